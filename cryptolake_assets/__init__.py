@@ -1,0 +1,1 @@
+"""CryptoLake: a crypto market-data lakehouse as a Dagster asset graph."""

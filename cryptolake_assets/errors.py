@@ -1,0 +1,67 @@
+"""The exceptions of CryptoLake, one a failure.
+
+Every message names the part, the cause and what to do next; the command line prints it and exits with 1.
+"""
+
+
+class CryptolakeError(Exception):
+    """Base of every error that a user can act on."""
+
+
+class SettingsError(CryptolakeError):
+    """A setting has a value that cannot be used."""
+
+    def __init__(self, problems: str) -> None:
+        super().__init__(f"settings: {problems}. Correct the variable in the environment or in .env.")
+
+
+class JavaNotFoundError(CryptolakeError):
+    """No Java 17 or 21 is at hand."""
+
+
+class DownloadError(CryptolakeError):
+    """A pinned file could not be fetched, or is not what its checksum says."""
+
+
+class PartError(CryptolakeError):
+    """A part of the platform (broker, Spark, …) did not start or died; the message names its log."""
+
+
+class PortInUseError(CryptolakeError):
+    """A port that a part needs is taken by another process."""
+
+
+class CaptureError(CryptolakeError):
+    """A capture directory or file cannot be replayed."""
+
+
+class UnknownSymbolError(CryptolakeError):
+    """A symbol was asked for that the exchange does not list."""
+
+
+class StreamUnavailableError(CryptolakeError):
+    """A trade stream was asked for that the source does not offer."""
+
+
+class ExchangeError(CryptolakeError):
+    """The exchange could not be reached or refused a request."""
+
+
+class BrokerError(CryptolakeError):
+    """Kafka could not be reached or refused a request."""
+
+
+class SparkError(CryptolakeError):
+    """The Spark Connect server could not be reached or failed a query."""
+
+
+class CheckpointInUseError(CryptolakeError):
+    """Another process holds the Bronze stream's checkpoint."""
+
+
+class TableNotFoundError(CryptolakeError):
+    """A table is missing from the catalog."""
+
+
+class QueryError(CryptolakeError):
+    """A user's SQL could not be run."""

@@ -1,0 +1,1 @@
+"""Iceberg: catalog, table schemas, readers and commits."""

@@ -1,0 +1,343 @@
+"""Every setting of CryptoLake, in one typed class.
+
+Values come from the environment first, then from `.env` in the project's root, then from the defaults here. Whatever
+follows from a setting (a topic's name, a directory, a URL) is a property of the class, so that it is said once.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import date
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cryptolake_assets.errors import SettingsError
+
+PACKAGE_DIR = Path(__file__).resolve().parent
+PROJECT_ROOT = PACKAGE_DIR.parent
+DEMO_CAPTURE_DIR = PACKAGE_DIR / "exchange" / "demo_capture"
+EXCHANGE_NAME = "binance_futures"
+"""The `exchange` of every trade that comes from Binance USD-M futures."""
+
+
+class Profile(StrEnum):
+    """Where the platform runs; each value is a set of defaults, never a branch in the code."""
+
+    LOCAL = "local"
+    CLUSTER = "cluster"
+
+
+class Source(StrEnum):
+    """Which exchange the producer talks to."""
+
+    REPLAY = "replay"
+    BINANCE = "binance"
+
+
+class TradeStream(StrEnum):
+    """Which trade stream is subscribed; ids of the two are different sequences."""
+
+    AUTO = "auto"
+    AGG_TRADE = "aggTrade"
+    TRADE = "trade"
+
+
+class Engine(StrEnum):
+    """What computes Silver and Gold."""
+
+    SPARK = "spark"
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _named(name: str, default: Any, description: str, **constraints: Any) -> Any:
+    """A field that is read from the environment variable `name`."""
+    return Field(default=default, validation_alias=name, description=description, **constraints)
+
+
+class Settings(BaseSettings):
+    """All settings; see `.env.example` for the same list with its defaults."""
+
+    model_config = SettingsConfigDict(
+        env_file=PROJECT_ROOT / ".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        frozen=True,
+    )
+
+    profile: Profile = _named(
+        "CRYPTOLAKE_PROFILE",
+        Profile.LOCAL,
+        "`local` (everything on this machine) or `cluster` (your Kafka, Spark, catalog and object store).",
+    )
+    home: Path = _named(
+        "CRYPTOLAKE_HOME",
+        PROJECT_ROOT / ".cryptolake",
+        "Directory of all state: warehouse, catalog, broker data, logs. Relative paths start at the project's root.",
+    )
+
+    source: Source = _named(
+        "CRYPTOLAKE_SOURCE",
+        Source.REPLAY,
+        "`replay` (the replay exchange, from recorded data) or `binance` (the live exchange).",
+    )
+    symbols: Annotated[tuple[str, ...], NoDecode] = _named(
+        "CRYPTOLAKE_SYMBOLS",
+        (),
+        "Symbols to follow, separated by commas. Empty: all that the capture holds, or BTCUSDT,ETHUSDT when live.",
+    )
+    trade_stream: TradeStream = _named(
+        "CRYPTOLAKE_TRADE_STREAM",
+        TradeStream.AUTO,
+        "`auto` (what the capture holds; `aggTrade` when live), `aggTrade` or `trade`.",
+    )
+    replay_dir: Path = _named(
+        "CRYPTOLAKE_REPLAY_DIR",
+        DEMO_CAPTURE_DIR,
+        "Directory of captures that the replay exchange serves. Relative paths start at the project's root.",
+    )
+    replay_speed: float = _named(
+        "CRYPTOLAKE_REPLAY_SPEED",
+        60.0,
+        "Replay speed: 1 is real time, 60 a minute a second, 0 as fast as the reader takes it.",
+        ge=0,
+    )
+    exchange_ws_url: str = _named(
+        "CRYPTOLAKE_EXCHANGE_WS_URL",
+        "",
+        "WebSocket base URL of the exchange. Empty: the replay exchange's, or Binance's when live.",
+    )
+    exchange_rest_url: str = _named(
+        "CRYPTOLAKE_EXCHANGE_REST_URL",
+        "",
+        "REST base URL of the exchange. Empty: the replay exchange's, or Binance's when live.",
+    )
+    start_date: date | None = _named(
+        "CRYPTOLAKE_START_DATE",
+        None,
+        "First partition, as YYYY-MM-DD. Empty: the capture's first day, or 2026-01-01 when live.",
+    )
+    watermark_grace_ms: int = _named(
+        "CRYPTOLAKE_WATERMARK_GRACE_MS",
+        2_000,
+        "How far the watermark stays behind the exchange's clock: trades that late are still expected.",
+        ge=0,
+        le=3_600_000,
+    )
+    coverage_interval_s: float = _named(
+        "CRYPTOLAKE_COVERAGE_INTERVAL_S",
+        5.0,
+        "Seconds between two writes of the producer's coverage to ops.stream_coverage.",
+        gt=0,
+        le=3_600,
+    )
+
+    kafka_bootstrap_servers: str = _named(
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "",
+        "Brokers, host:port separated by commas. Empty: the local broker that CryptoLake starts.",
+    )
+    kafka_topic_futures: str = _named(
+        "KAFKA_TOPIC_FUTURES",
+        "binance_futures_realtime",
+        "Topic of the trades; refused frames go to the same name with `_rejected` behind it.",
+        pattern=r"^[A-Za-z0-9._-]{1,200}$",
+    )
+    kafka_partitions: int = _named(
+        "CRYPTOLAKE_KAFKA_PARTITIONS", 4, "Partitions of the trade topic when it is created.", ge=1, le=10_000
+    )
+    kafka_replication: int = _named(
+        "CRYPTOLAKE_KAFKA_REPLICATION", 1, "Replication factor of the topics when they are created.", ge=1, le=9
+    )
+
+    spark_remote: str = _named(
+        "SPARK_REMOTE", "", "Spark Connect server, sc://host:port. Empty: the local one that CryptoLake starts."
+    )
+    spark_master: str = _named("SPARK_MASTER", "local[*]", "Master of the Spark Connect server that CryptoLake starts.")
+    spark_memory_mb: int = _named(
+        "CRYPTOLAKE_SPARK_MEMORY_MB", 2_048, "Heap of the local Spark Connect server, MiB.", ge=512
+    )
+    bronze_trigger_s: float = _named(
+        "CRYPTOLAKE_BRONZE_TRIGGER_S", 5.0, "Seconds between two micro-batches of the Bronze stream.", gt=0, le=3_600
+    )
+    bronze_max_offsets: int = _named(
+        "CRYPTOLAKE_BRONZE_MAX_OFFSETS", 1_000_000, "Most Kafka records in one micro-batch of the Bronze stream.", ge=1
+    )
+
+    iceberg_rest_uri: str = _named(
+        "ICEBERG_REST_URI", "", "Iceberg REST catalog. Empty: the SQLite catalog under CRYPTOLAKE_HOME."
+    )
+    warehouse: str = _named(
+        "CRYPTOLAKE_WAREHOUSE", "", "Warehouse location, a path or s3://bucket/prefix. Empty: under CRYPTOLAKE_HOME."
+    )
+    minio_endpoint: str = _named("MINIO_ENDPOINT", "", "S3 endpoint URL, for a warehouse in an S3 store.")
+    minio_root_user: str = _named("MINIO_ROOT_USER", "", "Access key of the S3 store.")
+    minio_root_password: SecretStr = _named("MINIO_ROOT_PASSWORD", SecretStr(""), "Secret key of the S3 store.")
+    s3_region: str = _named("CRYPTOLAKE_S3_REGION", "us-east-1", "Region of the S3 store.")
+
+    engine: Engine = _named("CRYPTOLAKE_ENGINE", Engine.SPARK, "What computes Silver and Gold: `spark`.")
+    follower_interval_s: int = _named(
+        "CRYPTOLAKE_FOLLOWER_INTERVAL_S", 5, "Seconds between two ticks of the sensor that follows Bronze.", ge=1
+    )
+    drop_ratio_limit: float = _named(
+        "CRYPTOLAKE_DROP_RATIO_LIMIT",
+        0.05,
+        "Largest share of an hour's trades that the quality rules may drop before the hour is held back.",
+        ge=0,
+        le=1,
+    )
+
+    kafka_port: Port = _named("CRYPTOLAKE_KAFKA_PORT", 9092, "Port of the local Kafka broker.")
+    kafka_controller_port: Port = _named(
+        "CRYPTOLAKE_KAFKA_CONTROLLER_PORT", 9093, "Port of the local Kafka controller."
+    )
+    spark_connect_port: Port = _named("CRYPTOLAKE_SPARK_CONNECT_PORT", 15002, "Port of the local Spark Connect server.")
+    spark_ui_port: Port = _named("CRYPTOLAKE_SPARK_UI_PORT", 4040, "Port of the local Spark UI.")
+    exchange_port: Port = _named("CRYPTOLAKE_EXCHANGE_PORT", 8090, "Port of the replay exchange.")
+    dagster_port: Port = _named("CRYPTOLAKE_DAGSTER_PORT", 3000, "Port of the Dagster webserver.")
+
+    log_level: str = _named(
+        "CRYPTOLAKE_LOG_LEVEL",
+        "INFO",
+        "Least severe log level that is written.",
+        pattern=r"^(DEBUG|INFO|WARNING|ERROR)$",
+    )
+
+    @field_validator("home", "replay_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return (PROJECT_ROOT / value.expanduser()).resolve()
+
+    @field_validator("symbols", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip().upper() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("symbols")
+    @classmethod
+    def _symbol_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for symbol in value:
+            if not (symbol.replace("_", "").isalnum() and symbol.isascii()):
+                raise ValueError(f"{symbol!r} is not a symbol such as BTCUSDT")
+        return tuple(dict.fromkeys(value))
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        seen: dict[int, str] = {}
+        for field in PORT_FIELDS:
+            port = getattr(self, field)
+            if port in seen:
+                raise ValueError(f"{env_name(field)} and {env_name(seen[port])} are both {port}; give each its own port")
+            seen[port] = field
+        return self
+
+    # What follows from the settings above.
+
+    @property
+    def topic_rejected(self) -> str:
+        """The dead-letter topic."""
+        return f"{self.kafka_topic_futures}_rejected"
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return self.kafka_bootstrap_servers or f"127.0.0.1:{self.kafka_port}"
+
+    @property
+    def spark_connect_url(self) -> str:
+        return self.spark_remote or f"sc://127.0.0.1:{self.spark_connect_port}"
+
+    @property
+    def ws_url(self) -> str:
+        """WebSocket base URL, without the routed path."""
+        if self.exchange_ws_url:
+            return self.exchange_ws_url.rstrip("/")
+        return "wss://fstream.binance.com" if self.source is Source.BINANCE else f"ws://127.0.0.1:{self.exchange_port}"
+
+    @property
+    def rest_url(self) -> str:
+        if self.exchange_rest_url:
+            return self.exchange_rest_url.rstrip("/")
+        return "https://fapi.binance.com" if self.source is Source.BINANCE else f"http://127.0.0.1:{self.exchange_port}"
+
+    @property
+    def warehouse_location(self) -> str:
+        """Where tables live: an absolute `file://` URI, or what the setting says (`s3://…`)."""
+        if "://" in self.warehouse:
+            return self.warehouse.rstrip("/")
+        return ((PROJECT_ROOT / self.warehouse) if self.warehouse else self.home / "warehouse").resolve().as_uri()
+
+    @property
+    def checkpoint_location(self) -> str:
+        """Where the Bronze stream keeps its checkpoints: beside the tables."""
+        return f"{self.warehouse_location}/_checkpoints"
+
+    @property
+    def catalog_db(self) -> Path:
+        """The SQLite catalog's file."""
+        return self.home / "catalog" / "catalog.db"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home / "dagster"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def run_dir(self) -> Path:
+        """Generated configuration, locks and progress files of the running parts."""
+        return self.home / "run"
+
+    @property
+    def lib_dir(self) -> Path:
+        """Fetched jars and the JVM's trust store: shared by all homes of this checkout, outside their state."""
+        return PROJECT_ROOT / ".venv" / "cryptolake"
+
+    def environment(self) -> dict[str, str]:
+        """This object as environment variables, so that a child process reads the same settings."""
+        out: dict[str, str] = {}
+        for field in type(self).model_fields:
+            value = getattr(self, field)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            elif isinstance(value, tuple):
+                value = ",".join(value)
+            out[env_name(field)] = "" if value is None else str(value)
+        return out
+
+
+PORT_FIELDS = tuple(name for name in Settings.model_fields if name.endswith("_port"))
+
+
+def env_name(field: str) -> str:
+    """The environment variable of a field of `Settings`."""
+    return str(Settings.model_fields[field].validation_alias)
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The process's settings. Raises `SettingsError` naming each wrong variable and what was expected."""
+    return load_settings()
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Reads the settings afresh; `overrides` (by field name) win over the environment."""
+    try:
+        return Settings(**{env_name(field): value for field, value in overrides.items()})
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            name = ".".join(str(part) for part in item["loc"]) or "settings"
+            given = "" if item["type"] == "value_error" and not item["loc"] else f" (given: {os.environ.get(name, item['input'])!r})"
+            problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{given}")
+        raise SettingsError("; ".join(problems)) from None

@@ -1,0 +1,1 @@
+"""The long-running side: producer, Kafka topics, Bronze stream and coverage. Imports no orchestrator."""

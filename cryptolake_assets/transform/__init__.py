@@ -1,0 +1,1 @@
+"""OHLCV, daily stats and quality rules. Imports no orchestrator."""
