@@ -68,7 +68,6 @@ class Settings(BaseSettings):
         env_file=PROJECT_ROOT / ".env",
         env_ignore_empty=True,
         extra="ignore",
-        populate_by_name=True,
         frozen=True,
     )
 
@@ -236,7 +235,7 @@ class Settings(BaseSettings):
         for field in PORT_FIELDS:
             port = getattr(self, field)
             if port in seen:
-                raise ValueError(f"{env_name(field)} and {env_name(seen[port])} are both {port}; give each its own port")
+                raise ValueError(f"{env_name(field)} and {env_name(seen[port])} are both {port}: give each its own")
             seen[port] = field
         return self
 
@@ -337,7 +336,8 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         problems = []
         for item in error.errors():
-            name = ".".join(str(part) for part in item["loc"]) or "settings"
-            given = "" if item["type"] == "value_error" and not item["loc"] else f" (given: {os.environ.get(name, item['input'])!r})"
-            problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}{given}")
+            message = item["msg"].removeprefix("Value error, ")
+            name = ".".join(str(part) for part in item["loc"])
+            given = os.environ.get(name, item["input"])
+            problems.append(f"{name}: {message} (given: {given!r})" if name else message)
         raise SettingsError("; ".join(problems)) from None
