@@ -1,0 +1,35 @@
+"""Assembles the graph; nothing else."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from cryptolake_assets.defs.bronze import futures_trades
+from cryptolake_assets.defs.follower import bronze_follower
+from cryptolake_assets.defs.gold import futures_daily_stats
+from cryptolake_assets.defs.resources import EngineResource, LakeResource, StreamResource
+from cryptolake_assets.defs.silver import futures_ohlcv_1m
+
+AUTOMATION_INTERVAL_S = 5
+
+
+def build_definitions() -> dg.Definitions:
+    """A fresh `Definitions`, so that tests can take one with other resources."""
+    return dg.Definitions(
+        assets=[futures_trades, futures_ohlcv_1m, futures_daily_stats],
+        sensors=[
+            bronze_follower,
+            dg.AutomationConditionSensorDefinition(
+                "automation",
+                target=dg.AssetSelection.all(),
+                minimum_interval_seconds=AUTOMATION_INTERVAL_S,
+                default_status=dg.DefaultSensorStatus.RUNNING,
+            ),
+        ],
+        resources={"lake": LakeResource(), "engine": EngineResource(), "stream": StreamResource()},
+        # A run is one short step: a process a step would only add seconds.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions()

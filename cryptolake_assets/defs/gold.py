@@ -1,0 +1,65 @@
+"""Gold: daily stats from Silver. A thin adapter of `transform.refresh_gold`."""
+
+from collections.abc import Iterator
+from datetime import date
+
+import dagster as dg
+
+from cryptolake_assets.defs import checks, silver
+from cryptolake_assets.defs.partitions import daily
+from cryptolake_assets.defs.resources import EngineResource, LakeResource
+from cryptolake_assets.lake.tables import GOLD_DAILY
+from cryptolake_assets.transform.checks import GOLD_CHECKS
+
+KEY = dg.AssetKey(["gold", "futures_daily_stats"])
+
+FOLLOWS_SILVER = (
+    dg.AutomationCondition.any_deps_updated().since_last_handled()
+    & ~dg.AutomationCondition.any_deps_match(
+        dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
+    )
+    & ~dg.AutomationCondition.in_progress()
+).with_label("follows_silver")
+"""A day runs once an hour of it was published, and waits while a blocking check of any of its hours has failed."""
+
+
+@dg.asset(
+    key=KEY,
+    deps=[silver.KEY],
+    partitions_def=daily(),
+    group_name="gold",
+    kinds={"spark", "iceberg"},
+    pool="gold_futures_daily_stats",
+    output_required=False,
+    automation_condition=FOLLOWS_SILVER,
+    check_specs=checks.blocking_specs(KEY, GOLD_CHECKS, daily()),
+    description="Daily statistics per symbol, from the one-minute bars; published by one commit once the checks pass.",
+)
+def futures_daily_stats(
+    context: dg.AssetExecutionContext, lake: LakeResource, engine: EngineResource
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    from cryptolake_assets.transform import refresh_gold
+
+    settings = lake.settings
+    candidate = refresh_gold.prepare(settings, engine.engine(), date.fromisoformat(context.partition_key))
+    check_results = list(checks.results(KEY, GOLD_CHECKS, candidate.outcomes))
+    if not candidate.passed:
+        yield from check_results
+        failed = ", ".join(outcome.name for outcome in candidate.outcomes if not outcome.passed)
+        raise dg.Failure(
+            f"gold: {context.partition_key} is held back, its rows stay as they were. Failed checks: {failed}.",
+            allow_retries=False,
+        )
+    publication = refresh_gold.commit(settings, candidate, context.run_id)
+    yield dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": candidate.rows.num_rows,
+            "dagster/table_name": GOLD_DAILY.full_name,
+            "snapshot_id": str(publication.snapshot_id),
+            "silver_snapshot_id": str(candidate.silver_snapshot),
+            "rows_changed": publication.rows_changed,
+            "bars_read": candidate.bars_read,
+            "engine": candidate.engine,
+        },
+        check_results=check_results,
+    )

@@ -1,0 +1,99 @@
+"""Resources: the settings, Spark through dagster-pyspark, and the long-running stream. Thin: the work is elsewhere.
+
+Heavy packages are imported in the methods that need them, so that definitions load without them.
+"""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from cryptolake_assets.errors import CryptolakeError, PartError
+from cryptolake_assets.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from cryptolake_assets.transform.engines import Engine
+
+
+class LakeResource(dg.ConfigurableResource):
+    """The lake as the settings describe it."""
+
+    @property
+    def settings(self) -> Settings:
+        return get_settings()
+
+
+class EngineResource(dg.ConfigurableResource):
+    """What computes Silver and Gold: Spark, by dagster-pyspark's resource on the Spark Connect server."""
+
+    def engine(self) -> "Engine":
+        from dagster_pyspark import LazyPySparkResource
+
+        from cryptolake_assets.lake.spark import spark_unreachable
+        from cryptolake_assets.transform.engines import SparkEngine
+
+        settings = get_settings()
+        try:
+            session = LazyPySparkResource(spark_config={"spark.remote": settings.spark_connect_url}).spark_session
+            session.version  # noqa: B018  the first call reaches the server
+        except Exception as error:
+            raise spark_unreachable(settings, error) from error
+        return SparkEngine(session)
+
+
+class StreamResource(dg.ConfigurableResource):
+    """The long-running Bronze stream: its state, its progress, and starting and stopping it."""
+
+    catch_up_timeout_s: float = 300.0
+
+    def is_running(self) -> bool:
+        from cryptolake_assets.stream.bronze import is_running
+
+        return is_running(get_settings())
+
+    def status(self) -> dict[str, Any]:
+        """State of the part and its lag in Kafka records."""
+        from cryptolake_assets.platform.lifecycle import status
+
+        part = next(part for part in status(get_settings()) if part.name == "bronze")
+        return {"state": part.state, "pid": part.pid, "log": part.log, "lag": self.lag()}
+
+    def start(self) -> None:
+        from cryptolake_assets.platform.lifecycle import start_part
+
+        start_part(get_settings(), "bronze")
+
+    def stop(self) -> None:
+        from cryptolake_assets.platform.lifecycle import stop_part
+
+        stop_part(get_settings(), "bronze")
+
+    def lag(self) -> int | None:
+        """Kafka records that are not in Bronze yet; None when the broker does not answer."""
+        from cryptolake_assets.stream.progress import bronze_lag
+
+        try:
+            return bronze_lag(get_settings())
+        except CryptolakeError:
+            return None
+
+    def catch_up(self) -> str:
+        """Returns once what Kafka holds now is in Bronze: waits for the stream, or takes it when no stream runs."""
+        from cryptolake_assets.stream.bronze import run_available_now
+        from cryptolake_assets.stream.kafka import end_offsets
+        from cryptolake_assets.stream.progress import committed_offsets, lag
+
+        settings = get_settings()
+        target = end_offsets(settings, settings.kafka_topic_futures)
+        deadline = time.monotonic() + self.catch_up_timeout_s
+        while lag(target, committed_offsets(settings)) > 0:
+            if not self.is_running():
+                run_available_now(settings)
+                return "available-now"
+            if time.monotonic() > deadline:
+                raise PartError(
+                    f"bronze: the stream runs but did not reach Kafka's end within {self.catch_up_timeout_s:.0f} s. "
+                    "See `cryptolake status` and `cryptolake logs bronze`."
+                )
+            time.sleep(0.5)
+        return "stream"

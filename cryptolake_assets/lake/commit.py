@@ -1,0 +1,130 @@
+"""Publishing recomputed rows: one atomic commit that replaces exactly them, or none when nothing differs.
+
+A window's files (a day of Silver, a month of Gold) are rewritten as one file in one `overwrite` snapshot. PyIceberg's
+own `Table.overwrite` would leave a delete snapshot and an append snapshot, and time travel would see the hole between.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.tables import TableSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.table import Table
+
+SNAPSHOTS_KEPT = 50
+"""PyIceberg's commit cost grows with the snapshots in the metadata."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What a commit did; `snapshot_id` is the table's snapshot after it, new or not."""
+
+    snapshot_id: int | None
+    rows_changed: int
+    rows_removed: int
+
+    @property
+    def committed(self) -> bool:
+        return self.rows_changed + self.rows_removed > 0
+
+
+def read_window(table: Table, window: str | BooleanExpression) -> pa.Table:
+    """The window's present rows."""
+    return table.scan(row_filter=window).to_arrow()
+
+
+def publish(
+    table: Table,
+    spec: TableSpec,
+    window: str | BooleanExpression,
+    candidate: pa.Table,
+    replaced_keys: pa.Table,
+    properties: Mapping[str, str],
+) -> Publication:
+    """Replaces the rows of `replaced_keys` (columns `spec.key`) by `candidate` (all columns; `updated_at` is set here).
+
+    `window` is the partition-aligned filter whose files are rewritten. A row equal to the present one keeps its
+    `updated_at`; without any difference nothing is committed.
+    """
+    present = read_window(table, window)
+    rows, changed, removed = _merge(spec, present, candidate, replaced_keys, datetime.now(UTC))
+    if changed + removed > 0:
+        replace_files(table, window, rows, properties)
+        expire_snapshots(table)
+    snapshot = table.current_snapshot()
+    return Publication(snapshot.snapshot_id if snapshot else None, changed, removed)
+
+
+def _merge(
+    spec: TableSpec, present: pa.Table, candidate: pa.Table, replaced_keys: pa.Table, now: datetime
+) -> tuple[pa.Table, int, int]:
+    """All rows that the window shall hold, sorted by key; how many differ, and how many went."""
+    key = ", ".join(spec.key)
+    values = [name for name in spec.column_names if name not in (*spec.key, "updated_at")]
+    same = " AND ".join(f"c.{name} IS NOT DISTINCT FROM p.{name}" for name in values) + " AND p.updated_at IS NOT NULL"
+    columns = ", ".join(f"c.{name}" for name in (*spec.key, *values))
+    ordered = ", ".join(spec.column_names)
+    with open_duckdb() as duck:
+        duck.register("present", present)
+        duck.register("candidate", candidate)
+        duck.register("replaced_keys", replaced_keys)
+        duck.execute(
+            f"""CREATE TEMP TABLE fresh AS
+            SELECT {columns}, CASE WHEN {same} THEN p.updated_at ELSE $now END AS updated_at, NOT ({same}) AS differs
+            FROM candidate c LEFT JOIN present p USING ({key})""",
+            {"now": now},
+        )
+        changed = _count(duck.execute("SELECT count(*) FROM fresh WHERE differs"))
+        removed = _count(
+            duck.execute(
+                f"SELECT count(*) FROM present SEMI JOIN replaced_keys USING ({key}) "
+                f"WHERE ({key}) NOT IN (SELECT ({key}) FROM fresh)"
+            )
+        )
+        rows = duck.sql(
+            f"""SELECT {ordered} FROM fresh
+            UNION ALL SELECT {ordered} FROM present ANTI JOIN replaced_keys USING ({key})
+            ORDER BY {key}"""
+        ).to_arrow_table()
+    return rows.cast(spec.arrow_schema()), changed, removed
+
+
+def _count(result: object) -> int:
+    row = result.fetchone()  # type: ignore[attr-defined]
+    return int(row[0])
+
+
+def replace_files(
+    table: Table, window: str | BooleanExpression, rows: pa.Table, properties: Mapping[str, str] | None = None
+) -> None:
+    """One overwrite snapshot: the window's files go, one sorted file with `rows` comes."""
+    from pyiceberg.io.pyarrow import _dataframe_to_data_files
+
+    old_files = [task.file for task in table.scan(row_filter=window).plan_files()]
+    with (
+        table.transaction() as transaction,
+        transaction.update_snapshot(snapshot_properties=dict(properties or {})).overwrite() as snapshot,
+    ):
+        for file in old_files:
+            snapshot.delete_data_file(file)
+        for file in _dataframe_to_data_files(table.metadata, rows, table.io, write_uuid=uuid.uuid4()):
+            snapshot.append_data_file(file)
+
+
+def expire_snapshots(table: Table, keep: int = SNAPSHOTS_KEPT) -> int:
+    """Drops the oldest snapshots once there are twice `keep`, down to `keep`; returns how many went."""
+    snapshots = sorted(table.metadata.snapshots, key=lambda item: item.sequence_number or 0)
+    if len(snapshots) < 2 * keep:
+        return 0
+    old = [item.snapshot_id for item in snapshots[:-keep]]
+    table.maintenance.expire_snapshots().by_ids(old).commit()
+    return len(old)

@@ -1,0 +1,84 @@
+"""`ops.stream_coverage`: what the producer writes there and what completeness reads from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import expire_snapshots, replace_files
+from cryptolake_assets.lake.tables import OPS_COVERAGE
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.completeness import Coverage
+
+if TYPE_CHECKING:
+    from cryptolake_assets.stream.coverage import CoverageRow
+
+
+class IcebergCoverageSink:
+    """Writes the producer's coverage rows. A row replaces one of the same key that reaches less far; one that reaches
+    as far or farther stays, so that a repeated replay takes nothing back that is proven."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def write(self, rows: Sequence[CoverageRow]) -> None:
+        """Commits the rows at once. Blocks; raises what the catalog raises."""
+        import pyarrow as pa
+        from pyiceberg.expressions import AlwaysTrue
+
+        table = load_table(self._settings, OPS_COVERAGE)
+        known = {
+            (item["symbol"], item["stream"], item["connected_from"]): item
+            for item in table.scan().to_arrow().to_pylist()
+        }
+        changed = False
+        for row in rows:
+            record = _record(row)
+            key = (record["symbol"], record["stream"], record["connected_from"])
+            if key not in known or known[key]["connected_to"] < record["connected_to"]:
+                known[key] = record
+                changed = True
+        if changed:
+            # The table is a few rows a connection: it is rewritten whole, as one file.
+            replace_files(table, AlwaysTrue(), pa.Table.from_pylist(list(known.values()), OPS_COVERAGE.arrow_schema()))
+            expire_snapshots(table)
+
+
+def _record(row: CoverageRow) -> dict[str, object]:
+    return {
+        "exchange": row.exchange,
+        "symbol": row.symbol,
+        "stream": row.stream,
+        "connected_from": _utc(row.connected_from_ms),
+        "connected_to": _utc(row.connected_to_ms),
+        "source": row.source,
+        "kafka_partition": row.kafka_partition,
+        "kafka_offset": row.kafka_offset,
+        "updated_at": datetime.now(UTC),
+    }
+
+
+def _utc(epoch_ms: int) -> datetime:
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC)
+
+
+def read_coverage(settings: Settings) -> list[Coverage]:
+    """All coverage rows."""
+    rows = load_table(settings, OPS_COVERAGE).scan().to_arrow().to_pylist()
+    return [
+        Coverage(
+            symbol=row["symbol"],
+            stream=row["stream"],
+            connected_from_ms=_epoch_ms(row["connected_from"]),
+            connected_to_ms=_epoch_ms(row["connected_to"]),
+            kafka_partition=row["kafka_partition"],
+            kafka_offset=row["kafka_offset"],
+        )
+        for row in rows
+    ]
+
+
+def _epoch_ms(value: datetime) -> int:
+    return round(value.timestamp() * 1000)

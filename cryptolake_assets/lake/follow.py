@@ -1,0 +1,168 @@
+"""How Silver follows Bronze: which hours are pending, which run is asked for next, and when an hour is done. Pure.
+
+The state is the sensor's cursor. A pending hour keeps the oldest Bronze sequence number that is not in Silver yet; it
+leaves only when the run that was asked for it succeeded. An hour whose run fails is asked for again, later and later,
+and holds up no other hour.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+RETRY_FIRST_S = 30.0
+RETRY_LONGEST_S = 3_600.0
+
+
+class RunState(StrEnum):
+    """What became of a run that was asked for."""
+
+    IN_FLIGHT = "in_flight"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass
+class PendingHour:
+    """What Silver still owes for an hour.
+
+    `from_sequence` is where the next run begins. `generation` numbers what came; `requested` is the generation that a
+    run was asked for. What came after the request waits in `later_from`.
+    """
+
+    from_sequence: int
+    generation: int
+    requested: int | None = None
+    later_from: int | None = None
+    attempts: int = 0
+    retry_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunWish:
+    """A Silver run to ask for. `key` is the same when the same tick is evaluated again, and never otherwise."""
+
+    hour: datetime
+    from_sequence: int
+    request: str
+    key: str
+
+
+@dataclass
+class FollowerState:
+    """The cursor: everything below or at `sequence` was seen; `coverage` is the coverage that was looked at last.
+
+    `epoch` is new with every new cursor, so that a lost one does not take the runs of its predecessor for its own.
+    """
+
+    sequence: int = 0
+    generation: int = 0
+    epoch: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    coverage: str = ""
+    pending: dict[str, PendingHour] = field(default_factory=dict)
+
+    @classmethod
+    def from_cursor(cls, cursor: str | None) -> FollowerState:
+        """A lost or unreadable cursor begins at the beginning: every hour is recomputed, which changes nothing."""
+        if not cursor:
+            return cls()
+        try:
+            data = json.loads(cursor)
+            pending = {hour: PendingHour(**entry) for hour, entry in data.pop("pending").items()}
+            return cls(**data, pending=pending)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return cls()
+
+    def to_cursor(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    def touch(self, hour: datetime, sequence: int) -> None:
+        """Something came for the hour: files from `sequence` on, or, with a sequence above the head, new coverage."""
+        self.generation += 1
+        key = hour.isoformat()
+        entry = self.pending.get(key)
+        if entry is None:
+            self.pending[key] = PendingHour(sequence, self.generation)
+            return
+        entry.generation = self.generation
+        if entry.requested is None:
+            entry.from_sequence = min(entry.from_sequence, sequence)
+            # New data may mend what failed.
+            entry.retry_at = 0.0
+        else:
+            entry.later_from = min(sequence, entry.later_from or sequence)
+
+    def _request(self, generation: int) -> str:
+        """How a run knows what it was asked for."""
+        return f"{self.epoch}.{generation}"
+
+    def settle(self, run_state: Callable[[datetime, str], RunState], now: float) -> None:
+        """Takes in what became of the runs asked for: `run_state` by hour and request."""
+        for key, entry in list(self.pending.items()):
+            if entry.requested is None:
+                continue
+            state = run_state(datetime.fromisoformat(key), self._request(entry.requested))
+            if state is RunState.SUCCEEDED:
+                if entry.later_from is None:
+                    del self.pending[key]
+                else:
+                    self.pending[key] = PendingHour(entry.later_from, entry.generation)
+            elif state is RunState.FAILED:
+                entry.from_sequence = min(entry.from_sequence, entry.later_from or entry.from_sequence)
+                arrived_since = entry.later_from is not None
+                entry.later_from = None
+                entry.requested = None
+                entry.attempts += 1
+                delay = min(RETRY_LONGEST_S, RETRY_FIRST_S * 2 ** min(entry.attempts - 1, 20))
+                entry.retry_at = now if arrived_since else now + delay
+
+    def wishes(self, is_busy: Callable[[datetime], bool], now: float, most: int) -> list[RunWish]:
+        """The runs to ask for now, oldest data first, at most `most`; hours that another run works on wait."""
+        due = [
+            (entry.from_sequence, key, entry)
+            for key, entry in self.pending.items()
+            if entry.requested is None and entry.retry_at <= now
+        ]
+        wishes: list[RunWish] = []
+        for from_sequence, key, entry in sorted(due, key=lambda item: item[:2]):
+            if len(wishes) >= most:
+                break
+            hour = datetime.fromisoformat(key)
+            if is_busy(hour):
+                continue
+            entry.requested = entry.generation
+            request = self._request(entry.generation)
+            wishes.append(RunWish(hour, from_sequence, request, f"{key}/{request}/{entry.attempts}"))
+        return wishes
+
+
+@dataclass(frozen=True)
+class Partitioned:
+    """Touched hours, split by whether they can be a partition; `outside` is hour to rows."""
+
+    inside: dict[datetime, int]
+    outside: dict[datetime, int]
+
+
+def split_hours(
+    oldest_sequences: Mapping[datetime, int],
+    rows: Mapping[datetime, int],
+    earliest: datetime,
+    latest: datetime,
+) -> Partitioned:
+    """Hours that begin in [earliest, latest] are inside; `inside` maps to sequences, `outside` to row counts."""
+    inside = {hour: sequence for hour, sequence in oldest_sequences.items() if earliest <= hour <= latest}
+    outside = {hour: rows.get(hour, 0) for hour in oldest_sequences if hour not in inside}
+    return Partitioned(inside, outside)
+
+
+def rows_by_hour(files: Iterable[tuple[datetime, int]]) -> dict[datetime, int]:
+    """Adds up (hour, rows)."""
+    totals: dict[datetime, int] = {}
+    for hour, rows in files:
+        totals[hour] = totals.get(hour, 0) + rows
+    return totals

@@ -1,0 +1,86 @@
+"""Spark's side of the lake: the server's configuration and a client session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.errors import SparkError
+from cryptolake_assets.lake.tables import CATALOG
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def spark_conf(settings: Settings) -> dict[str, str]:
+    """Configuration of the Spark Connect server: the Iceberg catalog and what exactness needs."""
+    name = f"spark.sql.catalog.{CATALOG}"
+    conf = {
+        "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
+        "spark.sql.defaultCatalog": CATALOG,
+        name: "org.apache.iceberg.spark.SparkCatalog",
+        # Another writer's commit must be seen by the next query.
+        f"{name}.cache-enabled": "false",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.ansi.enabled": "true",
+        "spark.sql.shuffle.partitions": "4",
+        "spark.sql.streaming.metricsEnabled": "true",
+        "spark.sql.adaptive.enabled": "true",
+        "spark.sql.catalogImplementation": "in-memory",
+    }
+    if settings.iceberg_rest_uri:
+        conf |= {
+            f"{name}.type": "rest",
+            f"{name}.uri": settings.iceberg_rest_uri,
+            f"{name}.warehouse": settings.warehouse,
+        }
+    else:
+        conf |= {
+            f"{name}.type": "jdbc",
+            f"{name}.uri": f"jdbc:sqlite:{settings.catalog_db}?busy_timeout=30000&journal_mode=WAL",
+            f"{name}.jdbc.schema-version": "V1",
+            f"{name}.warehouse": settings.warehouse_location,
+        }
+    if settings.minio_endpoint:
+        conf |= {
+            f"{name}.io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
+            f"{name}.s3.endpoint": settings.minio_endpoint,
+            f"{name}.s3.path-style-access": "true",
+            f"{name}.s3.access-key-id": settings.minio_root_user,
+            f"{name}.s3.secret-access-key": settings.minio_root_password.get_secret_value(),
+            f"{name}.client.region": settings.s3_region,
+        }
+    return conf
+
+
+def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
+    """A Spark Connect session; with `session_id` (a UUID) the same session is found again by a later process.
+
+    Raises `SparkError` when the server cannot be reached.
+    """
+    from pyspark.errors.exceptions.base import PySparkException
+    from pyspark.sql import SparkSession
+
+    url = settings.spark_connect_url
+    if session_id is not None:
+        separator = "" if url.endswith(("/", ";")) else (";" if "/;" in url else "/;")
+        url = f"{url}{separator}user_id=cryptolake;session_id={session_id}"
+    try:
+        session = SparkSession.builder.remote(url).getOrCreate()
+        session.version  # noqa: B018  the first call reaches the server
+    except (PySparkException, OSError) as error:
+        raise spark_unreachable(settings, error) from error
+    except Exception as error:
+        if type(error).__module__.startswith("grpc"):
+            raise spark_unreachable(settings, error) from error
+        raise
+    return session
+
+
+def spark_unreachable(settings: Settings, error: Exception) -> SparkError:
+    """The error for a Spark Connect server that does not answer."""
+    cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return SparkError(
+        f"spark: the Spark Connect server at {settings.spark_connect_url} cannot be reached ({cause}). "
+        "Start it with `cryptolake up`, or correct SPARK_REMOTE."
+    )

@@ -1,0 +1,284 @@
+"""The tables: names, columns, keys and partitioning, said once.
+
+Iceberg, Arrow and Spark schemas are made from here. The catalog's name is part of a table's full name and of the
+catalog's own records, so Spark and PyIceberg share `CATALOG`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.partitioning import PartitionSpec
+    from pyiceberg.schema import Schema
+
+CATALOG = "cryptolake"
+
+PRICE = "decimal(18, 8)"
+VOLUME = "decimal(38, 8)"
+QUOTE_VOLUME = "decimal(38, 16)"
+TIME = "timestamptz"
+"""Iceberg's timestamp with zone: UTC, microseconds."""
+
+SPARK_TYPES = {"long": "bigint", TIME: "timestamp"}
+"""Spark's names where they are not Iceberg's."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: Iceberg type name and what it means."""
+
+    name: str
+    type: str
+    doc: str
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table. `key` is unique in the tables that are not append-only; `partition` is (column, transform)."""
+
+    namespace: str
+    name: str
+    doc: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+    partition: tuple[str, str] | None = None
+    properties: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def identifier(self) -> tuple[str, str]:
+        """As PyIceberg names it, within the catalog."""
+        return (self.namespace, self.name)
+
+    @property
+    def full_name(self) -> str:
+        """As SQL names it: `cryptolake.silver.futures_ohlcv_1m`."""
+        return f"{CATALOG}.{self.namespace}.{self.name}"
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    def iceberg_schema(self) -> Schema:
+        """Field ids from 1 in column order; nothing is `required`, because Spark's streaming rows are nullable."""
+        from pyiceberg.schema import Schema
+        from pyiceberg.types import NestedField
+
+        return Schema(
+            *(
+                NestedField(field_id=number, name=column.name, type=column.type, required=False, doc=column.doc)
+                for number, column in enumerate(self.columns, start=1)
+            )
+        )
+
+    def arrow_schema(self) -> pa.Schema:
+        """The Arrow schema that PyIceberg accepts for writes to this table."""
+        from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+        return schema_to_pyarrow(self.iceberg_schema(), include_field_ids=False)
+
+    def spark_type(self, column: str) -> str:
+        """Spark SQL's type name of a column."""
+        kind = next(item.type for item in self.columns if item.name == column)
+        return SPARK_TYPES.get(kind, kind.replace(" ", ""))
+
+    def partition_spec(self) -> PartitionSpec:
+        from pyiceberg.partitioning import PartitionField, PartitionSpec
+        from pyiceberg.transforms import parse_transform
+
+        if self.partition is None:
+            return PartitionSpec()
+        column, transform = self.partition
+        source_id = self.column_names.index(column) + 1
+        return PartitionSpec(
+            PartitionField(
+                source_id=source_id, field_id=1000, transform=parse_transform(transform), name=f"{column}_{transform}"
+            )
+        )
+
+
+_COMMON = {
+    "format-version": "2",
+    "write.parquet.compression-codec": "zstd",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    "commit.retry.num-retries": "20",
+    "commit.retry.min-wait-ms": "50",
+}
+
+CONTRACT = (
+    Column("symbol", "string", "the exchange's symbol, such as BTCUSDT"),
+    Column("event_time", TIME, "trade time"),
+    Column("price", PRICE, "quote currency per unit"),
+    Column("qty", PRICE, "base currency"),
+    Column("side", "string", "the taker's: buy or sell"),
+    Column("trade_id", "long", "id in its stream's sequence"),
+    Column("exchange", "string", "such as binance_futures"),
+    Column("ingest_ts", TIME, "when the producer received the frame, by its own clock"),
+    Column("first_trade_id", "long", "first single trade of an aggregate; equals trade_id for a single trade"),
+    Column("last_trade_id", "long", "last single trade of an aggregate; equals trade_id for a single trade"),
+    Column("trade_type", "string", "the exchange's X: MARKET is an order-book execution"),
+    Column("stream", "string", "trade or aggTrade; their ids are different sequences"),
+)
+"""The contract of an event, as `cryptolake_assets.contract.TradeEvent` has it, with the lake's types."""
+
+_KAFKA = (
+    Column("kafka_partition", "int", "Kafka partition"),
+    Column("kafka_offset", "long", "Kafka offset"),
+    Column("kafka_timestamp", TIME, "Kafka record time"),
+)
+
+BRONZE_TRADES = TableSpec(
+    namespace="bronze",
+    name="futures_trades",
+    doc="Every trade as received, repeats included; append-only.",
+    columns=(*CONTRACT, *_KAFKA),
+    partition=("event_time", "hour"),
+    properties={"write.distribution-mode": "none", "write.spark.fanout.enabled": "true"},
+)
+
+BRONZE_REJECTED = TableSpec(
+    namespace="bronze",
+    name="futures_trades_rejected",
+    doc="Frames whose structure was refused, byte for byte, with the reason; append-only.",
+    columns=(
+        Column("raw", "binary", "the frame as received"),
+        Column("reason", "string", "code: detail"),
+        Column("stream", "string", "the connection's stream, where known"),
+        Column("ingest_ts", TIME, "when the frame was received"),
+        Column("kafka_topic", "string", "Kafka topic"),
+        *_KAFKA,
+    ),
+    partition=("ingest_ts", "day"),
+    properties={"write.distribution-mode": "none", "write.spark.fanout.enabled": "true"},
+)
+
+SILVER_OHLCV = TableSpec(
+    namespace="silver",
+    name="futures_ohlcv_1m",
+    doc="Exact one-minute bars, gated by blocking checks.",
+    columns=(
+        Column("symbol", "string", "the exchange's symbol"),
+        Column("window_start", TIME, "open time of the minute"),
+        Column("open", PRICE, "price of the first trade by (event_time, trade_id)"),
+        Column("high", PRICE, "highest price"),
+        Column("low", PRICE, "lowest price"),
+        Column("close", PRICE, "price of the last trade by (event_time, trade_id)"),
+        Column("volume", VOLUME, "base currency"),
+        Column("quote_volume", QUOTE_VOLUME, "quote currency"),
+        Column("vwap", PRICE, "quote_volume / volume, rounded half up"),
+        Column("trades", "long", "single trades"),
+        Column("taker_buy_volume", VOLUME, "base currency bought by takers"),
+        Column("taker_buy_quote_volume", QUOTE_VOLUME, "quote currency spent by buying takers"),
+        Column("first_trade_id", "long", "lowest single-trade id"),
+        Column("last_trade_id", "long", "highest single-trade id"),
+        Column("is_complete", "boolean", "coverage holds the whole minute and the watermark is past its end"),
+        Column("updated_at", TIME, "when the bar last changed; outside all equality"),
+    ),
+    key=("symbol", "window_start"),
+    partition=("window_start", "day"),
+)
+
+SILVER_QUARANTINE = TableSpec(
+    namespace="silver",
+    name="futures_trades_quarantine",
+    doc="Trades that broke a quality rule, with the rule's name; append-only.",
+    columns=(
+        *CONTRACT,
+        Column("rule", "string", "name of the first rule that the trade broke"),
+        Column("run_id", "string", "the run that found it"),
+        Column("source_snapshot", "long", "Bronze snapshot that was read"),
+    ),
+    partition=("event_time", "day"),
+)
+
+GOLD_DAILY = TableSpec(
+    namespace="gold",
+    name="futures_daily_stats",
+    doc="Daily statistics per symbol, from Silver.",
+    columns=(
+        Column("symbol", "string", "the exchange's symbol"),
+        Column("trade_date", "date", "UTC day"),
+        Column("open", PRICE, "open of the first bar"),
+        Column("high", PRICE, "highest price"),
+        Column("low", PRICE, "lowest price"),
+        Column("close", PRICE, "close of the last bar"),
+        Column("total_volume", VOLUME, "base currency"),
+        Column("total_quote_volume", QUOTE_VOLUME, "quote currency"),
+        Column("price_range", PRICE, "high - low"),
+        Column("trades", "long", "single trades"),
+        Column("vwap", PRICE, "total_quote_volume / total_volume, rounded half up"),
+        Column("taker_buy_ratio", PRICE, "taker buy volume / volume, rounded half up"),
+        Column("realised_volatility", "double", "square root of the sum of squared log returns of minute closes"),
+        Column("minutes_with_trades", "long", "bars of the day"),
+        Column("is_complete", "boolean", "coverage holds the whole day and the watermark is past its end"),
+        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+    ),
+    key=("symbol", "trade_date"),
+    partition=("trade_date", "month"),
+)
+
+OPS_COVERAGE = TableSpec(
+    namespace="ops",
+    name="stream_coverage",
+    doc="What the producer received without a hole, in exchange time, and where Kafka holds it.",
+    columns=(
+        Column("exchange", "string", "such as binance_futures"),
+        Column("symbol", "string", "the exchange's symbol"),
+        Column("stream", "string", "trade or aggTrade"),
+        Column("connected_from", TIME, "exchange time from which every frame was received"),
+        Column("connected_to", TIME, "exchange time up to which every frame is acknowledged by Kafka"),
+        Column("source", "string", "who connected: the exchange's WebSocket base"),
+        Column("kafka_partition", "int", "partition of the symbol's trades"),
+        Column("kafka_offset", "long", "every frame of the interval is below this offset"),
+        Column("updated_at", TIME, "when the row was written"),
+    ),
+    key=("symbol", "stream", "connected_from"),
+)
+
+OPS_RUN_METRICS = TableSpec(
+    namespace="ops",
+    name="run_metrics",
+    doc="What each Silver and Gold run read, kept and dropped; append-only.",
+    columns=(
+        Column("run_id", "string", "Dagster run"),
+        Column("asset", "string", "such as silver/futures_ohlcv_1m"),
+        Column("partition", "string", "Dagster partition"),
+        Column("engine", "string", "what computed it"),
+        Column("rows_in", "long", "rows read"),
+        Column("rows_valid", "long", "rows that reached the result"),
+        Column("rows_dropped", "long", "rows that a quality rule dropped"),
+        Column("rows_duplicate", "long", "repeats removed"),
+        Column("rows_other_type", "long", "trades that are not order-book executions"),
+        Column("rows_dropped_by_rule", "string", "JSON: rule to rows"),
+        Column("rows_written", "long", "rows changed in the table"),
+        Column("duration_ms", "long", "wall time"),
+        Column("source_snapshot", "long", "snapshot that was read"),
+        Column("snapshot", "long", "snapshot that was committed, if any"),
+        Column("finished_at", TIME, "when the run finished"),
+    ),
+    partition=("finished_at", "month"),
+)
+
+TABLES = (
+    BRONZE_TRADES,
+    BRONZE_REJECTED,
+    SILVER_OHLCV,
+    SILVER_QUARANTINE,
+    GOLD_DAILY,
+    OPS_COVERAGE,
+    OPS_RUN_METRICS,
+)
+
+
+def namespaces() -> Iterator[str]:
+    """Every namespace once, in order of the tables."""
+    yield from dict.fromkeys(table.namespace for table in TABLES)
+
+
+def table_properties(spec: TableSpec) -> dict[str, str]:
+    """Iceberg table properties: the common ones and the table's own."""
+    return {**_COMMON, "comment": spec.doc, **spec.properties}

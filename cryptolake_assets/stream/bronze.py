@@ -1,0 +1,275 @@
+"""The Bronze stream: Kafka to `bronze.futures_trades` and `bronze.futures_trades_rejected`, by Spark Structured
+Streaming into Iceberg's native sink, which records query and batch in each commit: exactly once in effect.
+
+Run as `python -m cryptolake_assets.stream.bronze` it keeps both queries going until SIGTERM; `run_available_now` takes
+what Kafka holds and returns. Whoever runs the queries holds the checkpoint's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, SparkError
+from cryptolake_assets.lake.spark import connect, spark_unreachable
+from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, CONTRACT, TableSpec
+from cryptolake_assets.log import configure_logging
+from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.stream.progress import REJECTED_QUERY, TRADES_QUERY, checkpoint, committed_offsets, lag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.streaming.query import StreamingQuery
+    from pyspark.sql.streaming.readwriter import DataStreamWriter
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 1.0
+DECIMAL_PATTERN = r"^-?[0-9]{1,10}(\\.[0-9]{1,8})?$"
+"""What fits decimal(18,8) without rounding; doubled backslash because it stands in a SQL literal."""
+
+
+def _wire_type(column: str, lake_type: str) -> str:
+    """How a contract column is written in Kafka's JSON: times as epoch µs, decimals as the exchange's own string."""
+    if lake_type.startswith("decimal"):
+        return "string"
+    return "bigint" if column.endswith(("_time", "_ts")) else BRONZE_TRADES.spark_type(column)
+
+
+def _wire_schema() -> str:
+    return ", ".join(f"{column.name} {_wire_type(column.name, column.type)}" for column in CONTRACT)
+
+
+def _contract_value(column: str, lake_type: str) -> str:
+    """SQL that turns a wire value into the lake's type."""
+    if lake_type.startswith("decimal"):
+        return f"try_cast(event.{column} AS {BRONZE_TRADES.spark_type(column)}) AS {column}"
+    if column.endswith(("_time", "_ts")):
+        return f"timestamp_micros(event.{column}) AS {column}"
+    return f"event.{column} AS {column}"
+
+
+_DECIMALS = [column.name for column in CONTRACT if column.type.startswith("decimal")]
+IS_CONTRACT = " AND ".join(
+    [f"event.{column.name} IS NOT NULL" for column in CONTRACT]
+    + [f"event.{name} RLIKE '{DECIMAL_PATTERN}'" for name in _DECIMALS]
+)
+"""Whether a record of the trade topic is an event of the contract; it is never NULL once `event` is there."""
+
+_KAFKA_COLUMNS = (
+    "partition AS kafka_partition",
+    "offset AS kafka_offset",
+    "timestamp AS kafka_timestamp",
+)
+
+
+def _kafka(spark: SparkSession, settings: Settings, topics: str) -> DataFrame:
+    return (
+        spark.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", settings.bootstrap_servers)
+        .option("subscribe", topics)
+        .option("startingOffsets", "earliest")
+        .option("maxOffsetsPerTrigger", settings.bronze_max_offsets)
+        .option("includeHeaders", "true")
+        .load()
+    )
+
+
+def _with_event(records: DataFrame) -> DataFrame:
+    return records.selectExpr("*", f"from_json(CAST(value AS STRING), '{_wire_schema()}') AS event")
+
+
+def trades(spark: SparkSession, settings: Settings) -> DataFrame:
+    """The trade topic as rows of `bronze.futures_trades`."""
+    records = _with_event(_kafka(spark, settings, settings.kafka_topic_futures))
+    return records.where(f"coalesce({IS_CONTRACT}, false)").selectExpr(
+        *(_contract_value(column.name, column.type) for column in CONTRACT), *_KAFKA_COLUMNS
+    )
+
+
+def _header(name: str) -> str:
+    return f"CAST(get(filter(headers, h -> h.key = '{name}'), 0).value AS STRING)"
+
+
+def rejected(spark: SparkSession, settings: Settings) -> DataFrame:
+    """The dead-letter topic, and what is no event of the contract on the trade topic, as rows of
+    `bronze.futures_trades_rejected`."""
+    topics = f"{settings.kafka_topic_futures},{settings.topic_rejected}"
+    dead_letter = f"topic = '{settings.topic_rejected}'"
+    return (
+        _with_event(_kafka(spark, settings, topics))
+        .where(f"{dead_letter} OR NOT coalesce({IS_CONTRACT}, false)")
+        .selectExpr(
+            "value AS raw",
+            f"coalesce({_header('reason')}, 'not_contract: no event of the contract') AS reason",
+            f"{_header('stream')} AS stream",
+            f"coalesce(timestamp_micros(try_cast({_header('received_at_us')} AS BIGINT)), timestamp) AS ingest_ts",
+            "topic AS kafka_topic",
+            *_KAFKA_COLUMNS,
+        )
+    )
+
+
+def _writer(frame: DataFrame, settings: Settings, query: str) -> DataStreamWriter:
+    return (
+        frame.writeStream.format("iceberg")
+        .outputMode("append")
+        .queryName(query)
+        .option("checkpointLocation", checkpoint(settings, query))
+        .option("fanout-enabled", "true")
+    )
+
+
+def _start(spark: SparkSession, settings: Settings, **trigger: Any) -> list[StreamingQuery]:
+    sources: list[tuple[str, TableSpec, DataFrame]] = [
+        (TRADES_QUERY, BRONZE_TRADES, trades(spark, settings)),
+        (REJECTED_QUERY, BRONZE_REJECTED, rejected(spark, settings)),
+    ]
+    return [
+        _writer(frame, settings, query).trigger(**trigger).toTable(table.full_name) for query, table, frame in sources
+    ]
+
+
+@contextmanager
+def checkpoint_lock(settings: Settings) -> Iterator[None]:
+    """Held by the one process that runs the queries. Raises `CheckpointInUseError` at once when another has it."""
+    from filelock import FileLock, Timeout
+
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    path = settings.run_dir / "bronze.lock"
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise CheckpointInUseError(
+            f"bronze: another process runs the Bronze stream and holds its checkpoint ({path}). "
+            "Stop it with `cryptolake down`, or leave the work to it."
+        ) from None
+
+
+def is_running(settings: Settings) -> bool:
+    """Whether some process holds the checkpoint's lock."""
+    try:
+        with checkpoint_lock(settings):
+            return False
+    except CheckpointInUseError:
+        return True
+
+
+def run_available_now(settings: Settings) -> int:
+    """Takes everything that Kafka holds now into Bronze and returns the number of Kafka records read."""
+    with checkpoint_lock(settings):
+        before = committed_offsets(settings)
+        queries = _start(_session(settings), settings, availableNow=True)
+        for query in queries:
+            query.awaitTermination()
+            _raise_failure(query)
+        read = lag(committed_offsets(settings), before)
+        log.info("available_now_finished", records=read)
+        return read
+
+
+def _session(settings: Settings) -> SparkSession:
+    """The stream's own Connect session: the same id for the same home, so a new process finds its queries again."""
+    session_id = str(uuid.uuid5(uuid.NAMESPACE_URL, settings.home.as_uri()))
+    try:
+        return connect(settings, session_id)
+    except SparkError as error:
+        # The server remembers a session that was closed and refuses its id.
+        if "SESSION_CLOSED" in str(error) or "SESSION_CHANGED" in str(error) or "INVALID_HANDLE" in str(error):
+            return connect(settings)
+        raise
+
+
+def _raise_failure(query: StreamingQuery) -> None:
+    failure = query.exception()
+    if failure is not None:
+        raise SparkError(
+            f"bronze: the query {query.name} failed: {str(failure).splitlines()[0][:500]}. See the log of part `spark`."
+        )
+
+
+class BronzeStream:
+    """Keeps both queries running and writes their progress to `run_dir/bronze.json`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> None:
+        """Until `stop`; raises `SparkError` when a query fails or the server goes away."""
+        with checkpoint_lock(self._settings):
+            spark = _session(self._settings)
+            queries = _start(spark, self._settings, processingTime=f"{self._settings.bronze_trigger_s} seconds")
+            log.info("bronze_stream_started", queries=[query.name for query in queries])
+            try:
+                while not self._stop.wait(POLL_S):
+                    self._report(queries)
+                for query in queries:
+                    query.stop()
+                self._write_progress({"state": "stopped"})
+                log.info("bronze_stream_stopped")
+            except CryptolakeError:
+                raise
+            except Exception as error:
+                if type(error).__module__.startswith(("grpc", "pyspark")):
+                    raise spark_unreachable(self._settings, error) from error
+                raise
+
+    def _report(self, queries: list[StreamingQuery]) -> None:
+        progress: dict[str, Any] = {"state": "running"}
+        for query in queries:
+            if not query.isActive:
+                _raise_failure(query)
+                raise SparkError(f"bronze: the query {query.name} has ended. See the log of part `spark`.")
+            last = query.lastProgress
+            if last is not None:
+                report = json.loads(last.json) if hasattr(last, "json") else dict(last)
+                progress[str(query.name)] = {
+                    "batch": report["batchId"],
+                    "at": report["timestamp"],
+                    "input_rows": report["numInputRows"],
+                    "rows_per_second": report.get("processedRowsPerSecond"),
+                }
+        self._write_progress(progress)
+
+    def _write_progress(self, progress: dict[str, Any]) -> None:
+        path = self._settings.run_dir / "bronze.json"
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps({**progress, "updated_at": datetime.now(UTC).isoformat()}))
+        partial.replace(path)
+
+
+def main() -> int:
+    """Entry point of the part `bronze`."""
+    settings = get_settings()
+    configure_logging(settings.log_level)
+    stream = BronzeStream(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stream.stop())
+    try:
+        stream.run()
+    except CryptolakeError as error:
+        log.error("bronze_stream_failed", error=str(error))
+        # A server that is starting or restarting must not be asked in a tight loop by the supervisor.
+        time.sleep(1)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""How far the Bronze stream is: Kafka offsets that are in Bronze, read from the stream's checkpoint.
+
+Spark writes `offsets/N` (the end offsets of micro-batch N) before a batch and `commits/N` after its table commit, so
+the newest batch with both is in the table. Source: Spark's Structured Streaming checkpoint layout, version 1.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+TRADES_QUERY = "bronze_futures_trades"
+REJECTED_QUERY = "bronze_futures_trades_rejected"
+
+
+def checkpoint(settings: Settings, query: str) -> str:
+    """The checkpoint's location of one query of the Bronze stream."""
+    return f"{settings.checkpoint_location}/{query}"
+
+
+def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str | None = None) -> dict[int, int]:
+    """Next offset per Kafka partition of the trade topic: everything below it is in the table. Empty before the first
+    batch."""
+    from pyarrow.fs import FileSystem
+
+    filesystem, path = FileSystem.from_uri(checkpoint(settings, query))
+    batch = max(_batches(filesystem, f"{path}/commits") & _batches(filesystem, f"{path}/offsets"), default=None)
+    if batch is None:
+        return {}
+    with filesystem.open_input_file(f"{path}/offsets/{batch}") as file:
+        lines = file.read().decode().splitlines()
+    by_topic = json.loads(lines[2])
+    return {int(number): offset for number, offset in by_topic.get(topic or settings.kafka_topic_futures, {}).items()}
+
+
+def _batches(filesystem: FileSystem, directory: str) -> set[int]:
+    from pyarrow.fs import FileSelector
+
+    infos = filesystem.get_file_info(FileSelector(directory, allow_not_found=True))
+    return {int(info.base_name) for info in infos if info.base_name.isdigit()}
+
+
+def lag(end_offsets: dict[int, int], committed: dict[int, int]) -> int:
+    """Kafka records that are not in the table yet."""
+    return sum(max(0, end - committed.get(number, 0)) for number, end in end_offsets.items())
+
+
+def bronze_lag(settings: Settings) -> int:
+    """Trades in Kafka that are not in Bronze yet. Raises `BrokerError` when the broker cannot be reached."""
+    from cryptolake_assets.stream.kafka import end_offsets
+
+    return lag(end_offsets(settings, settings.kafka_topic_futures), committed_offsets(settings))

@@ -1,0 +1,98 @@
+"""Blocking checks: what a candidate must hold before a reader may see it. Pure; they run on the table in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.tables import SILVER_OHLCV, TableSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cryptolake_assets.transform.ohlcv import RowCounts
+
+SAMPLE_ROWS = 10
+"""Failing rows that are shown with a check."""
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """One check's result; `failing_rows` are at most SAMPLE_ROWS, as text for people."""
+
+    name: str
+    passed: bool
+    description: str
+    failing_count: int = 0
+    failing_rows: list[dict[str, str]] = field(default_factory=list)
+
+
+ROW_CHECKS: Mapping[str, Mapping[str, str]] = {
+    "silver": {
+        "ohlc_order": "NOT (low <= open AND low <= close AND open <= high AND close <= high)",
+        "volumes_not_negative": "volume < 0 OR quote_volume < 0 OR taker_buy_volume < 0 OR taker_buy_quote_volume < 0",
+        "taker_buy_within_volume": "taker_buy_volume > volume OR taker_buy_quote_volume > quote_volume",
+        "trades_at_least_one": "trades < 1",
+        "no_nulls": " OR ".join(f"{name} IS NULL" for name in SILVER_OHLCV.column_names if name != "updated_at"),
+    },
+    "gold": {
+        "ohlc_order": "NOT (low <= open AND low <= close AND open <= high AND close <= high)",
+        "volumes_not_negative": "total_volume < 0 OR total_quote_volume < 0",
+        "trades_at_least_one": "trades < 1",
+        "minutes_in_a_day": "minutes_with_trades NOT BETWEEN 1 AND 1440",
+    },
+}
+"""Namespace to check name to a DuckDB predicate that is true on a row that fails."""
+
+SILVER_CHECKS = ("schema", "unique_key", *ROW_CHECKS["silver"], "drop_ratio", "row_count")
+GOLD_CHECKS = ("schema", "unique_key", *ROW_CHECKS["gold"])
+
+
+def check_candidate(spec: TableSpec, candidate: pa.Table) -> list[CheckOutcome]:
+    """Schema, unique key, and the row checks of the table's namespace."""
+    schema = spec.arrow_schema()
+    same_schema = candidate.schema.equals(schema)
+    outcomes = [CheckOutcome("schema", same_schema, "columns and types are those of the table")]
+    with open_duckdb() as duck:
+        duck.register("candidate", candidate)
+        key = ", ".join(spec.key)
+        duplicates = f"SELECT {key}, count(*) AS copies FROM candidate GROUP BY ALL HAVING count(*) > 1"
+        outcomes.append(_outcome(duck, "unique_key", duplicates, f"({key}) is unique"))
+        for name, predicate in ROW_CHECKS[spec.namespace].items():
+            failing = f"SELECT * FROM candidate WHERE {predicate}"
+            outcomes.append(_outcome(duck, name, failing, f"no row where {predicate}"))
+    return outcomes
+
+
+def check_counts(counts: RowCounts, expected_rows: int, drop_ratio_limit: float) -> list[CheckOutcome]:
+    """Drop ratio under its limit; every row that Bronze holds for the window is accounted for.
+
+    `expected_rows` is Bronze's own count of the window.
+    """
+    distinct = counts.rows_in - counts.rows_duplicate
+    dropped = counts.rows_dropped / distinct if distinct else 0.0
+    accounted = counts.rows_valid + counts.rows_dropped + counts.rows_duplicate + counts.rows_other_type
+    complete = counts.rows_in == expected_rows == accounted
+    return [
+        CheckOutcome(
+            "drop_ratio",
+            dropped <= drop_ratio_limit,
+            f"{counts.rows_dropped} of {distinct} trades dropped ({dropped:.2%}); the limit is {drop_ratio_limit:.2%}",
+        ),
+        CheckOutcome(
+            "row_count",
+            complete,
+            f"Bronze holds {expected_rows} rows; read {counts.rows_in}, accounted for {accounted}",
+        ),
+    ]
+
+
+def _outcome(duck: Any, name: str, failing_sql: str, description: str) -> CheckOutcome:
+    count = duck.execute(f"SELECT count(*) FROM ({failing_sql})").fetchone()[0]
+    sample: list[dict[str, str]] = []
+    if count:
+        limited = duck.sql(f"SELECT COLUMNS(*)::varchar FROM ({failing_sql}) LIMIT {SAMPLE_ROWS}")
+        sample = limited.to_arrow_table().to_pylist()
+    return CheckOutcome(name, count == 0, description, count, sample)

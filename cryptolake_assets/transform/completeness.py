@@ -1,0 +1,61 @@
+"""When a window of time is complete: coverage holds all of it and the watermark is past its end. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One row of `ops.stream_coverage`; times are exchange time in ms.
+
+    Every frame that the exchange sent for the symbol's stream between the two times is in Kafka below `kafka_offset`
+    of `kafka_partition`.
+    """
+
+    symbol: str
+    stream: str
+    connected_from_ms: int
+    connected_to_ms: int
+    kafka_partition: int
+    kafka_offset: int
+
+
+class CompletenessIndex:
+    """Answers whether a symbol's window is complete.
+
+    A coverage row counts once Bronze holds every Kafka record below its offset. Its end is drawn back by the grace:
+    trades that were still on their way when the connection's knowledge ended may be missing.
+    """
+
+    def __init__(self, rows: Iterable[Coverage], bronze_offsets: Mapping[int, int], grace_ms: int) -> None:
+        spans: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        for row in rows:
+            end_ms = row.connected_to_ms - grace_ms
+            if bronze_offsets.get(row.kafka_partition, 0) >= row.kafka_offset and end_ms > row.connected_from_ms:
+                spans[row.symbol, row.stream].append((row.connected_from_ms, end_ms))
+        self._spans = {key: _union(value) for key, value in spans.items()}
+
+    def is_complete(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> bool:
+        """Whether every trade of [start_ms, end_ms) has been received and is in Bronze."""
+        spans = self._spans.get((symbol, stream), [])
+        position = bisect_right(spans, (start_ms, 1 << 62)) - 1
+        return position >= 0 and spans[position][1] >= end_ms
+
+    def is_complete_on_any_stream(self, symbol: str, start_ms: int, end_ms: int) -> bool:
+        """The same, whichever stream of the symbol covers it."""
+        return any(self.is_complete(key[0], key[1], start_ms, end_ms) for key in self._spans if key[0] == symbol)
+
+
+def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans' union as disjoint spans in order."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged

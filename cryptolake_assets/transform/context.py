@@ -1,0 +1,79 @@
+"""What a run knows about the world when it starts: coverage, how far Bronze is, the exchange's clock, the symbols.
+
+It is read before the Bronze snapshot, so that the snapshot holds at least what is said here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+
+import structlog
+
+from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.stream.progress import committed_offsets
+from cryptolake_assets.transform.completeness import CompletenessIndex, Coverage
+from cryptolake_assets.transform.quarantine import held_out_of_range
+from cryptolake_assets.transform.rules import FUTURE_TOLERANCE_MS, RuleContext, known_symbols
+
+log = structlog.get_logger(__name__)
+
+EXCHANGE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class World:
+    """See the module's text. `exchange_time_ms` is the furthest exchange time known, None when nothing is."""
+
+    coverage: tuple[Coverage, ...]
+    bronze_offsets: dict[int, int]
+    exchange_time_ms: int | None
+    rules: RuleContext
+    completeness: CompletenessIndex
+
+
+def observe(settings: Settings) -> World:
+    """Reads the world; an exchange that does not answer is no failure, its clock is then that of the coverage."""
+    from cryptolake_assets.exchange.universe import default_start_date, resolve_subscriptions
+
+    offsets = committed_offsets(settings)
+    coverage = tuple(read_coverage(settings))
+    times = [row.connected_to_ms for row in coverage]
+    if (clock_ms := _exchange_time_ms(settings)) is not None:
+        times.append(clock_ms)
+    exchange_time_ms = max(times, default=None)
+    start = datetime.combine(default_start_date(settings), time(), UTC)
+    rules = RuleContext(
+        symbols=known_symbols(resolve_subscriptions(settings).symbols, (row.symbol for row in coverage)),
+        earliest=start,
+        latest=_latest(exchange_time_ms),
+        held=held_out_of_range(settings),
+    )
+    return World(
+        coverage=coverage,
+        bronze_offsets=offsets,
+        exchange_time_ms=exchange_time_ms,
+        rules=rules,
+        completeness=CompletenessIndex(coverage, offsets, settings.watermark_grace_ms),
+    )
+
+
+def _latest(exchange_time_ms: int | None) -> datetime:
+    if exchange_time_ms is None:
+        return datetime.now(UTC) + timedelta(milliseconds=FUTURE_TOLERANCE_MS)
+    return datetime.fromtimestamp((exchange_time_ms + FUTURE_TOLERANCE_MS) / 1000, UTC)
+
+
+def _exchange_time_ms(settings: Settings) -> int | None:
+    from cryptolake_assets.exchange.rest import ExchangeRest
+
+    exchange = ExchangeRest(settings.rest_url, timeout_s=EXCHANGE_TIMEOUT_S)
+    try:
+        return exchange.time_ms()
+    except CryptolakeError as error:
+        log.warning("exchange_clock_unknown", error=str(error))
+        return None
+    finally:
+        exchange.close()

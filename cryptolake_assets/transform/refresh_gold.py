@@ -1,0 +1,107 @@
+"""One Gold refresh: a UTC day's stats from Silver, checked, published by one commit."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from datetime import time as day_time
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import Publication, publish, read_window
+from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.lake.windows import DAY, between, gold_month
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform import metrics
+from cryptolake_assets.transform.checks import CheckOutcome, check_candidate
+from cryptolake_assets.transform.context import observe
+from cryptolake_assets.transform.daily import daily_stats_from_aggregates
+from cryptolake_assets.transform.engines import Engine
+from cryptolake_assets.transform.ohlcv import epoch_ms
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ASSET = "gold/futures_daily_stats"
+
+
+@dataclass(frozen=True)
+class GoldCandidate:
+    """A day's rows that are ready to be published."""
+
+    day: date
+    rows: pa.Table
+    replaced_keys: pa.Table
+    bars_read: int
+    outcomes: list[CheckOutcome]
+    engine: str
+    silver_snapshot: int
+    started: float
+
+    @property
+    def passed(self) -> bool:
+        return all(outcome.passed for outcome in self.outcomes)
+
+
+def prepare(settings: Settings, engine: Engine, day: date) -> GoldCandidate:
+    """Computes the day from the present Silver snapshot. Nothing is published."""
+    started = time.monotonic()
+    world = observe(settings)
+    snapshot = load_table(settings, SILVER_OHLCV).current_snapshot()
+    start_ms = epoch_ms(datetime.combine(day, day_time(), UTC))
+    end_ms = start_ms + round(DAY.total_seconds() * 1000)
+
+    present = read_window(load_table(settings, GOLD_DAILY), between("trade_date", day, day + DAY))
+    proven = {row["symbol"] for row in present.to_pylist() if row["is_complete"]}
+
+    def is_complete(symbol: str) -> bool:
+        return symbol in proven or world.completeness.is_complete_on_any_stream(symbol, start_ms, end_ms)
+
+    rows = GOLD_DAILY.arrow_schema().empty_table()
+    if snapshot is not None:
+        rows = daily_stats_from_aggregates(engine.daily_aggregates(snapshot.snapshot_id, day), day, is_complete)
+    return GoldCandidate(
+        day=day,
+        rows=rows,
+        replaced_keys=_keys(present, rows),
+        bars_read=sum(rows["minutes_with_trades"].to_pylist()),
+        outcomes=check_candidate(GOLD_DAILY, rows),
+        engine=engine.name,
+        silver_snapshot=snapshot.snapshot_id if snapshot else 0,
+        started=started,
+    )
+
+
+def commit(settings: Settings, candidate: GoldCandidate, run_id: str) -> Publication:
+    """Publishes a candidate that passed its checks, in one commit, and records the run."""
+    publication = publish(
+        load_table(settings, GOLD_DAILY),
+        GOLD_DAILY,
+        gold_month(candidate.day),
+        candidate.rows,
+        candidate.replaced_keys,
+        {"cryptolake.silver-snapshot": str(candidate.silver_snapshot), "cryptolake.run-id": run_id},
+    )
+    metrics.record(
+        settings,
+        metrics.RunMetrics(
+            run_id=run_id,
+            asset=ASSET,
+            partition=candidate.day.isoformat(),
+            engine=candidate.engine,
+            rows_in=candidate.bars_read,
+            rows_valid=candidate.bars_read,
+            rows_written=publication.rows_changed,
+            duration_ms=round((time.monotonic() - candidate.started) * 1000),
+            source_snapshot=candidate.silver_snapshot,
+            snapshot=publication.snapshot_id,
+        ),
+    )
+    return publication
+
+
+def _keys(*tables: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables([table.select(list(GOLD_DAILY.key)) for table in tables]).combine_chunks()

@@ -1,0 +1,76 @@
+"""Quality rules of stage 2: what a trade means, judged in Silver. Pure SQL text, the same for every engine.
+
+A trade that breaks a rule stays in Bronze, is kept in `silver.futures_trades_quarantine` with the rule's name, and
+never reaches a bar. The first rule that matches gives the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+FUTURE_TOLERANCE_MS = 60_000
+"""How far a trade may be ahead of the exchange's clock as it was known when Bronze was read."""
+
+
+@dataclass(frozen=True)
+class RuleContext:
+    """What the rules need to know: the listed symbols and the time range in which trades are possible.
+
+    `held` are trades (symbol, stream, trade_id) that were out of range when they came: they stay so, or a bar would
+    change once the clock has passed them.
+    """
+
+    symbols: tuple[str, ...]
+    earliest: datetime
+    latest: datetime
+    held: tuple[tuple[str, str, int], ...] = ()
+
+
+RULES = (
+    "unknown_symbol",
+    "price_not_positive",
+    "qty_negative",
+    "qty_zero",
+    "event_time_out_of_range",
+)
+
+
+def predicates(context: RuleContext) -> dict[str, str]:
+    """Rule name to a SQL predicate over the contract's columns; true where the rule is broken."""
+    held = "".join(
+        f" OR (symbol = {sql_string(symbol)} AND stream = {sql_string(stream)} AND trade_id = {trade_id})"
+        for symbol, stream, trade_id in context.held
+    )
+    return {
+        "unknown_symbol": f"symbol NOT IN ({', '.join(map(sql_string, context.symbols or ('',)))})",
+        "price_not_positive": "price <= 0",
+        "qty_negative": "qty < 0",
+        "qty_zero": "qty = 0",
+        "event_time_out_of_range": (
+            f"event_time < {sql_time(context.earliest)} OR event_time > {sql_time(context.latest)}{held}"
+        ),
+    }
+
+
+def broken_rule(context: RuleContext) -> str:
+    """A SQL expression: the name of the first rule that a trade breaks, or NULL."""
+    cases = " ".join(f"WHEN {predicate} THEN '{rule}'" for rule, predicate in predicates(context).items())
+    return f"CASE {cases} END"
+
+
+def sql_string(value: str) -> str:
+    """A SQL string literal; only names that the contract admits (printable ASCII) come here."""
+    escaped = value.replace("\\", "").replace("'", "''")
+    return f"'{escaped}'"
+
+
+def sql_time(value: datetime) -> str:
+    """A SQL literal of a UTC time, understood by Spark and DuckDB alike."""
+    return f"TIMESTAMP '{value.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S.%f')}+00:00'"
+
+
+def known_symbols(*sources: Iterable[str]) -> tuple[str, ...]:
+    """The union of the sources, sorted; the empty symbol is never known."""
+    return tuple(sorted({symbol for source in sources for symbol in source if symbol}))
