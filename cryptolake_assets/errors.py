@@ -31,6 +31,10 @@ class PortInUseError(CryptolakeError):
     """A port that a part needs is taken by another process."""
 
 
+class HomeError(CryptolakeError):
+    """CRYPTOLAKE_HOME cannot be used: not writable, its disk nearly full, or at work already."""
+
+
 class CaptureError(CryptolakeError):
     """A capture directory or file cannot be replayed."""
 
@@ -51,6 +55,10 @@ class BrokerError(CryptolakeError):
     """Kafka could not be reached or refused a request."""
 
 
+class BrokerRefusedError(BrokerError):
+    """Kafka is there and refuses for good: a right is missing or a setting does not fit. Waiting does not help."""
+
+
 class SparkError(CryptolakeError):
     """The Spark Connect server could not be reached or failed a query."""
 
@@ -65,3 +73,7 @@ class TableNotFoundError(CryptolakeError):
 
 class QueryError(CryptolakeError):
     """A user's SQL could not be run."""
+
+
+class DemoError(CryptolakeError):
+    """The demo could not be brought to its end."""

@@ -269,10 +269,14 @@ class Settings(BaseSettings):
 
     @property
     def warehouse_location(self) -> str:
-        """Where tables live: an absolute `file://` URI, or what the setting says (`s3://…`)."""
+        """Where tables live: `file://` and an absolute path, or what the setting says (`s3://…`).
+
+        The path is not percent-encoded: Hadoop's and PyIceberg's file systems take it as it stands.
+        """
         if "://" in self.warehouse:
             return self.warehouse.rstrip("/")
-        return ((PROJECT_ROOT / self.warehouse) if self.warehouse else self.home / "warehouse").resolve().as_uri()
+        path = PROJECT_ROOT / self.warehouse if self.warehouse else self.home / "warehouse"
+        return f"file://{path.resolve()}"
 
     @property
     def checkpoint_location(self) -> str:

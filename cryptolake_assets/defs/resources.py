@@ -53,20 +53,20 @@ class StreamResource(dg.ConfigurableResource):
 
     def status(self) -> dict[str, Any]:
         """State of the part and its lag in Kafka records."""
-        from cryptolake_assets.platform.lifecycle import status
+        from cryptolake_assets.platform.status import status
 
         part = next(part for part in status(get_settings()) if part.name == "bronze")
         return {"state": part.state, "pid": part.pid, "log": part.log, "lag": self.lag()}
 
     def start(self) -> None:
-        from cryptolake_assets.platform.lifecycle import start_part
+        from cryptolake_assets.platform.lifecycle import start
 
-        start_part(get_settings(), "bronze")
+        start(get_settings(), "bronze")
 
     def stop(self) -> None:
-        from cryptolake_assets.platform.lifecycle import stop_part
+        from cryptolake_assets.platform.lifecycle import stop
 
-        stop_part(get_settings(), "bronze")
+        stop(get_settings(), "bronze")
 
     def lag(self) -> int | None:
         """Kafka records that are not in Bronze yet; None when the broker does not answer."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.tables import TableSpec
 
 if TYPE_CHECKING:
@@ -83,12 +83,11 @@ def _merge(
             FROM candidate c LEFT JOIN present p USING ({key})""",
             {"now": now},
         )
-        changed = _count(duck.execute("SELECT count(*) FROM fresh WHERE differs"))
-        removed = _count(
-            duck.execute(
-                f"SELECT count(*) FROM present SEMI JOIN replaced_keys USING ({key}) "
-                f"WHERE ({key}) NOT IN (SELECT ({key}) FROM fresh)"
-            )
+        changed = scalar(duck, "SELECT count(*) FROM fresh WHERE differs")
+        removed = scalar(
+            duck,
+            f"SELECT count(*) FROM present SEMI JOIN replaced_keys USING ({key}) "
+            f"WHERE ({key}) NOT IN (SELECT ({key}) FROM fresh)",
         )
         rows = duck.sql(
             f"""SELECT {ordered} FROM fresh
@@ -96,11 +95,6 @@ def _merge(
             ORDER BY {key}"""
         ).to_arrow_table()
     return rows.cast(spec.arrow_schema()), changed, removed
-
-
-def _count(result: object) -> int:
-    row = result.fetchone()  # type: ignore[attr-defined]
-    return int(row[0])
 
 
 def replace_files(

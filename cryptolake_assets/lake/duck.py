@@ -17,3 +17,8 @@ def open_duckdb() -> duckdb.DuckDBPyConnection:
     # Arrow tables are registered by name, never picked up from a caller's variables.
     connection.execute("SET python_enable_replacements = false")
     return connection
+
+
+def scalar(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
+    """The one whole number that a query gives."""
+    return int(connection.sql(sql).fetchall()[0][0])

@@ -26,9 +26,7 @@ def checkpoint(settings: Settings, query: str) -> str:
 def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str | None = None) -> dict[int, int]:
     """Next offset per Kafka partition of the trade topic: everything below it is in the table. Empty before the first
     batch."""
-    from pyarrow.fs import FileSystem
-
-    filesystem, path = FileSystem.from_uri(checkpoint(settings, query))
+    filesystem, path = _open(checkpoint(settings, query))
     batch = max(_batches(filesystem, f"{path}/commits") & _batches(filesystem, f"{path}/offsets"), default=None)
     if batch is None:
         return {}
@@ -36,6 +34,15 @@ def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str 
         lines = file.read().decode().splitlines()
     by_topic = json.loads(lines[2])
     return {int(number): offset for number, offset in by_topic.get(topic or settings.kafka_topic_futures, {}).items()}
+
+
+def _open(location: str) -> tuple[FileSystem, str]:
+    from pyarrow.fs import FileSystem, LocalFileSystem
+
+    if location.startswith("file://"):
+        return LocalFileSystem(), location.removeprefix("file://")
+    filesystem, path = FileSystem.from_uri(location)
+    return filesystem, path
 
 
 def _batches(filesystem: FileSystem, directory: str) -> set[int]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.tables import SILVER_OHLCV, TableSpec
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
     from cryptolake_assets.transform.ohlcv import RowCounts
@@ -89,8 +90,8 @@ def check_counts(counts: RowCounts, expected_rows: int, drop_ratio_limit: float)
     ]
 
 
-def _outcome(duck: Any, name: str, failing_sql: str, description: str) -> CheckOutcome:
-    count = duck.execute(f"SELECT count(*) FROM ({failing_sql})").fetchone()[0]
+def _outcome(duck: duckdb.DuckDBPyConnection, name: str, failing_sql: str, description: str) -> CheckOutcome:
+    count = scalar(duck, f"SELECT count(*) FROM ({failing_sql})")
     sample: list[dict[str, str]] = []
     if count:
         limited = duck.sql(f"SELECT COLUMNS(*)::varchar FROM ({failing_sql}) LIMIT {SAMPLE_ROWS}")

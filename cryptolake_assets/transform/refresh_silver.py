@@ -12,7 +12,7 @@ import structlog
 from cryptolake_assets.lake.bronze_files import AddedFile, added_files, head_sequence, local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, publish, read_window
-from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, between, silver_day
 from cryptolake_assets.settings import Settings
@@ -182,12 +182,12 @@ def _bronze_rows(bronze: Table, hour: datetime, minutes: pa.Table | None) -> int
         return sum(file.rows for file in files)
     with open_duckdb() as duck:
         duck.register("minutes", minutes)
-        counted = duck.execute(
+        return scalar(
+            duck,
             f"""SELECT count(*) FROM ({_scan(files)}) AS trades
             SEMI JOIN minutes ON trades.symbol = minutes.symbol
-              AND date_trunc('minute', trades.event_time) = minutes.window_start"""
-        ).fetchone()
-    return int(counted[0]) if counted else 0
+              AND date_trunc('minute', trades.event_time) = minutes.window_start""",
+        )
 
 
 def _complete_minute(world: World) -> IsComplete:

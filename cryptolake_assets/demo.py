@@ -1,0 +1,336 @@
+"""`cryptolake demo`: brings the platform up, replays the capture, waits until the sensor and the automation have made
+Silver and Gold, and shows the bars beside the exchange's own. It computes nothing itself: it watches and prints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cryptolake_assets.errors import DemoError, PartError
+from cryptolake_assets.settings import Settings, Source
+from cryptolake_assets.transform.reconcile import Comparison, Verdict, compare
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+POLL_S = 0.5
+REPLAY_SILENCE_S = 60.0
+SETTLE_TIMEOUT_S = 240.0
+FATAL_STATES = ("FATAL", "EXITED")
+DAILY_COLUMNS = (
+    "open",
+    "high",
+    "low",
+    "close",
+    "total_volume",
+    "vwap",
+    "trades",
+    "taker_buy_ratio",
+    "realised_volatility",
+    "minutes_with_trades",
+    "is_complete",
+)
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What the replay put through."""
+
+    frames_sent: int
+    events_acked: int
+    rejected: int
+
+
+def run(settings: Settings, console: Console | None = None) -> None:
+    """The whole demo. Raises a `CryptolakeError` that names the part and its log; leaves the platform running."""
+    from cryptolake_assets.platform.lifecycle import up
+
+    console = console or Console(highlight=False)
+    if settings.source is not Source.REPLAY:
+        raise DemoError("demo: it replays recorded trades. Unset CRYPTOLAKE_SOURCE, or use `cryptolake up` to go live.")
+    started = time.monotonic()
+    already_up = _replay_state(settings) not in (None, "waiting")
+    up(settings, console=console)
+    if already_up and _replay_state(settings) != "waiting":
+        _replay_again(settings, console)
+    with _progress(console) as progress:
+        replay = _watch_replay(settings, progress)
+        _wait(progress, "Bronze: Kafka's records are in", settings, lambda: _bronze_is_current(settings))
+        _wait(progress, "Silver and Gold: made by the sensor and the automation", settings, _Settled(settings))
+    _show_counts(settings, console, replay)
+    _show_bars(settings, console)
+    _show_daily(settings, console)
+    console.print(
+        f"\nDone in {time.monotonic() - started:.0f} s. The platform goes on running; `make down` stops it.\n"
+        f"  Dagster   http://127.0.0.1:{settings.dagster_port}/asset-groups\n"
+        f"  Spark     http://127.0.0.1:{settings.spark_ui_port}\n"
+        f"  Exchange  http://127.0.0.1:{settings.exchange_port}/replay/status\n"
+        '  SQL       .venv/bin/cryptolake sql "SELECT * FROM cryptolake.silver.futures_ohlcv_1m"'
+    )
+
+
+def _replay_again(settings: Settings, console: Console) -> None:
+    from cryptolake_assets.platform.lifecycle import restart
+
+    console.print("the capture was replayed before: replaying it again")
+    restart(settings, "exchange", console)
+    restart(settings, "producer", console)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        yield progress
+
+
+def _replay_status(settings: Settings) -> dict[str, Any] | None:
+    """The replay exchange's own account; None while it does not answer."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=5, trust_env=False)
+        return dict(answer.json())
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
+def _replay_state(settings: Settings) -> str | None:
+    status = _replay_status(settings)
+    return None if status is None else str(status["state"])
+
+
+def _producer_progress(settings: Settings) -> dict[str, Any]:
+    try:
+        return dict(json.loads((settings.run_dir / "producer.json").read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
+    """Until the capture is at its end and the producer's last frame is acknowledged by Kafka."""
+    task = progress.add_task("Replay: exchange → producer → Kafka", total=None, note="")
+    last_move, last_seen = time.monotonic(), (0, 0)
+    while True:
+        status, producer = _replay_status(settings), _producer_progress(settings)
+        if status is not None:
+            acked, rejected = int(producer.get("events_acked", 0)), int(producer.get("rejected", 0))
+            seen = (int(status["frames_sent"]), acked + rejected)
+            progress.update(
+                task, total=status["frames_total"], completed=status["frames_passed"], note=f"{acked:,} trades in Kafka"
+            )
+            if status["state"] == "finished" and seen[1] >= seen[0] and producer.get("queue_depth") == 0:
+                progress.update(task, completed=status["frames_total"], total=status["frames_total"])
+                return ReplayResult(seen[0], acked, rejected)
+            if seen != last_seen:
+                last_move, last_seen = time.monotonic(), seen
+        if time.monotonic() - last_move > REPLAY_SILENCE_S:
+            raise DemoError(
+                f"demo: the replay has not moved for {REPLAY_SILENCE_S:.0f} s. "
+                f"See {settings.log_dir}/producer.log and {settings.log_dir}/exchange.log."
+            )
+        _check_parts(settings)
+        time.sleep(POLL_S)
+
+
+def _bronze_is_current(settings: Settings) -> str | None:
+    from cryptolake_assets.stream.progress import bronze_lag
+
+    lag = bronze_lag(settings)
+    return f"{lag:,} records behind" if lag else None
+
+
+def _wait(progress: Progress, what: str, settings: Settings, unfinished: Callable[[], str | None]) -> None:
+    """Until `unfinished` returns None; what it returns is shown. A part that dies or a timeout ends the demo."""
+    task = progress.add_task(what, total=None, note="")
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while (note := unfinished()) is not None:
+        progress.update(task, note=note)
+        if time.monotonic() > deadline:
+            raise DemoError(
+                f"demo: after {SETTLE_TIMEOUT_S:.0f} s still waiting ({what}): {note}. See the runs at "
+                f"http://127.0.0.1:{settings.dagster_port}/runs and the logs in {settings.log_dir}."
+            )
+        _check_parts(settings)
+        time.sleep(POLL_S)
+    progress.update(task, total=1, completed=1, note="done")
+
+
+def _check_parts(settings: Settings) -> None:
+    """Raises `PartError` when the supervisor has given a part up."""
+    from cryptolake_assets.platform.supervisor import Supervisor
+
+    for info in Supervisor(settings).processes().values():
+        if info.state in FATAL_STATES:
+            raise PartError(f"{info.name}: it has ended ({info.state}). See {settings.log_dir}/{info.name}.log.")
+
+
+class _Settled:
+    """Whether the follower has nothing pending and every day it touched has Gold that is newer than its Silver."""
+
+    def __init__(self, settings: Settings) -> None:
+        import dagster as dg
+
+        self._settings = settings
+        self._instance: DagsterInstance = dg.DagsterInstance.from_config(str(settings.dagster_home))
+        self._began = time.time()
+
+    def __call__(self) -> str | None:
+        """None when settled, else what is missing. Raises `DemoError` when a run has failed."""
+        import dagster as dg
+
+        from cryptolake_assets.lake.bronze_files import added_files, head_sequence
+        from cryptolake_assets.lake.catalog import load_table
+        from cryptolake_assets.lake.follow import FollowerState
+        from cryptolake_assets.lake.tables import BRONZE_TRADES
+
+        failed = self._instance.get_runs(
+            dg.RunsFilter(
+                statuses=[dg.DagsterRunStatus.FAILURE], created_after=datetime.fromtimestamp(self._began, UTC)
+            )
+        )
+        if failed:
+            raise DemoError(
+                f"demo: a Dagster run failed (partition {failed[0].tags.get('dagster/partition', '?')}). See "
+                f"http://127.0.0.1:{self._settings.dagster_port}/runs/{failed[0].run_id}"
+            )
+        bronze = load_table(self._settings, BRONZE_TRADES)
+        state = FollowerState.from_cursor(self._cursor())
+        if state.sequence < head_sequence(bronze):
+            return "the sensor has not seen the newest Bronze snapshot"
+        if state.pending:
+            return f"{len(state.pending)} hours pending"
+        hours = {file.hour for file in added_files(bronze, 0)}
+        silver = {hour: self._materialized(("silver", "futures_ohlcv_1m"), f"{hour:%Y-%m-%d-%H:%M}") for hour in hours}
+        for hour, made_at in sorted(silver.items()):
+            gold_at = self._materialized(("gold", "futures_daily_stats"), f"{hour:%Y-%m-%d}")
+            if made_at and gold_at < made_at:
+                return f"Gold of {hour:%Y-%m-%d}"
+        if not any(silver.values()):
+            return "no bar yet"
+        return self._coverage_to_come()
+
+    def _coverage_to_come(self) -> str | None:
+        """The last minutes are complete only once the producer's coverage has reached the capture's end."""
+        from cryptolake_assets.lake.coverage import read_coverage
+        from cryptolake_assets.transform.refresh_silver import minutes_now_complete
+
+        status = _replay_status(self._settings) or {}
+        end_ms = int(status.get("last_event_time_ms") or 0)
+        reached: dict[str, int] = {}
+        for row in read_coverage(self._settings):
+            reached[row.symbol] = max(reached.get(row.symbol, 0), row.connected_to_ms)
+        if not reached or min(reached.values()) < end_ms:
+            return "coverage of the last minute"
+        return "bars to be marked complete" if minutes_now_complete(self._settings) else None
+
+    def _cursor(self) -> str | None:
+        from dagster._core.scheduler.instigation import SensorInstigatorData
+
+        for state in self._instance.all_instigator_state():
+            data = state.instigator_data
+            if state.instigator_name == "bronze_follower" and isinstance(data, SensorInstigatorData):
+                return data.cursor
+        return None
+
+    def _materialized(self, key: tuple[str, str], partition: str) -> float:
+        """When the partition was materialized last; 0 when never."""
+        import dagster as dg
+
+        found = self._instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=dg.AssetKey(list(key)), asset_partitions=[partition]), limit=1
+        )
+        return found.records[0].timestamp if found.records else 0.0
+
+
+def _show_counts(settings: Settings, console: Console, replay: ReplayResult) -> None:
+    from cryptolake_assets.lake.query import run_sql
+
+    (row,) = run_sql(
+        settings,
+        "SELECT count(*) AS total, count(DISTINCT (exchange, symbol, stream, trade_id)) AS distinct_trades "
+        "FROM cryptolake.bronze.futures_trades",
+    ).to_pylist()
+    rejected = run_sql(settings, "SELECT count(*) AS n FROM cryptolake.bronze.futures_trades_rejected").to_pylist()
+    console.print(
+        f"\n[bold]Bronze[/bold]  {replay.frames_sent:,} frames this replay; in the table {row['total']:,} rows, "
+        f"{row['distinct_trades']:,} distinct trades, {row['total'] - row['distinct_trades']:,} repeats, "
+        f"{rejected[0]['n']:,} frames rejected"
+    )
+
+
+def _show_bars(settings: Settings, console: Console) -> None:
+    """The bars beside the official klines that the exchange serves."""
+    from cryptolake_assets.lake.query import run_sql
+
+    bars = run_sql(
+        settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m ORDER BY symbol, window_start"
+    ).to_pylist()
+    table = Table(title="Silver: one-minute bars (UTC) beside the exchange's own", title_justify="left")
+    for name in ("symbol", "minute"):
+        table.add_column(name, no_wrap=True)
+    for name in ("open", "high", "low", "close", "volume", "trades"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("official kline")
+    comparisons = _compare(settings, bars)
+    styles = {Verdict.EQUAL: "green", Verdict.DIFFERS: "bold red"}
+    for bar, comparison in zip(bars, comparisons, strict=True):
+        numbers = (_plain(bar[name]) for name in ("open", "high", "low", "close", "volume"))
+        verdict = f"[{styles.get(comparison.verdict, 'dim')}]{comparison}[/]"
+        table.add_row(bar["symbol"], f"{bar['window_start']:%m-%d %H:%M}", *numbers, str(bar["trades"]), verdict)
+    console.print(table)
+    if bars and all(item.verdict is Verdict.NO_REFERENCE for item in comparisons):
+        console.print("no official bars in this capture")
+        return
+    judged = [item for item in comparisons if item.verdict in (Verdict.EQUAL, Verdict.DIFFERS)]
+    equal = sum(1 for item in judged if item.verdict is Verdict.EQUAL)
+    console.print(f"{equal} of {len(judged)} complete bars equal the exchange's own in all nine fields")
+
+
+def _compare(settings: Settings, bars: list[dict[str, Any]]) -> list[Comparison]:
+    from cryptolake_assets.exchange.rest import ExchangeRest
+    from cryptolake_assets.transform.ohlcv import epoch_ms
+
+    klines = {}
+    with ExchangeRest(settings.rest_url) as exchange:
+        known = set(exchange.exchange_info().symbol_names)
+        for symbol in {bar["symbol"] for bar in bars} & known:
+            times = [epoch_ms(bar["window_start"]) for bar in bars if bar["symbol"] == symbol]
+            for kline in exchange.klines(symbol, "1m", min(times), max(times)):
+                klines[symbol, kline.open_time_ms] = kline
+    return [compare(bar, klines.get((bar["symbol"], epoch_ms(bar["window_start"])))) for bar in bars]
+
+
+def _show_daily(settings: Settings, console: Console) -> None:
+    from cryptolake_assets.lake.query import run_sql
+
+    rows = run_sql(
+        settings, "SELECT * FROM cryptolake.gold.futures_daily_stats ORDER BY symbol, trade_date"
+    ).to_pylist()
+    table = Table(title="Gold: daily stats", title_justify="left")
+    table.add_column("symbol", no_wrap=True)
+    table.add_column("date", no_wrap=True)
+    for name in DAILY_COLUMNS:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(row["symbol"], row["trade_date"].isoformat(), *(_plain(row[name]) for name in DAILY_COLUMNS))
+    console.print(table)
+
+
+def _plain(value: Any) -> str:
+    """A number as people write it: no exponent, no zeros behind the last digit."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    text = f"{value:f}" if not isinstance(value, int) else str(value)
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,74 @@
+"""SQL for people over the tables, by their full names: DuckDB on the Iceberg files, or Spark.
+
+DuckDB reads the files that PyIceberg plans for the current snapshot; its own Iceberg extension would have to be
+downloaded.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.errors import QueryError
+from cryptolake_assets.lake.bronze_files import local_path
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.tables import CATALOG, TABLES, TableSpec, namespaces
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+
+def run_sql(settings: Settings, sql: str, engine: str = "duckdb") -> pa.Table:
+    """The result of one statement. Raises `QueryError` with the engine's own message, `TableNotFoundError` for a
+    table that was not made yet."""
+    return _run_spark(settings, sql) if engine == "spark" else _run_duckdb(settings, sql)
+
+
+def _run_duckdb(settings: Settings, sql: str) -> pa.Table:
+    import duckdb
+
+    with open_duckdb() as connection:
+        connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
+        for namespace in namespaces():
+            connection.execute(f"CREATE SCHEMA {CATALOG}.{namespace}")
+        for spec in TABLES:
+            if re.search(rf"\b{spec.namespace}\.{spec.name}\b", sql, re.IGNORECASE):
+                _add_view(connection, settings, spec)
+        try:
+            connection.execute(f"USE {CATALOG}")
+            relation = connection.sql(sql)
+            if relation is None:
+                raise QueryError("sql: the statement gives no rows. Ask for rows, for example with SELECT.")
+            return relation.to_arrow_table()
+        except duckdb.Error as error:
+            known = ", ".join(spec.full_name for spec in TABLES)
+            raise QueryError(f"sql: {error}. Tables: {known}.") from None
+
+
+def _add_view(connection: duckdb.DuckDBPyConnection, settings: Settings, spec: TableSpec) -> None:
+    """The table's current snapshot as a view of its full name."""
+    table = load_table(settings, spec)
+    paths = [local_path(task.file.file_path) for task in table.scan().plan_files()]
+    if not paths:
+        connection.register("empty", spec.arrow_schema().empty_table())
+        connection.execute(f"CREATE TABLE {spec.full_name} AS SELECT * FROM empty")
+        return
+    columns = ", ".join(spec.column_names)
+    files = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    connection.execute(
+        f"CREATE VIEW {spec.full_name} AS SELECT {columns} FROM read_parquet([{files}], union_by_name = true)"
+    )
+
+
+def _run_spark(settings: Settings, sql: str) -> pa.Table:
+    from pyspark.errors.exceptions.base import PySparkException
+
+    from cryptolake_assets.lake.spark import connect
+
+    try:
+        return connect(settings).sql(sql).toArrow()
+    except PySparkException as error:
+        raise QueryError(f"sql: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,73 @@
+"""Our bars beside the exchange's own: the nine fields that both have, compared to the last digit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from cryptolake_assets.exchange.records import Kline
+
+FIELDS = (
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "quote_volume",
+    "trades",
+    "taker_buy_volume",
+    "taker_buy_quote_volume",
+)
+"""Names in `silver.futures_ohlcv_1m`, and the attributes of `Kline`."""
+
+
+class Verdict(StrEnum):
+    """What a comparison says."""
+
+    EQUAL = "equal"
+    DIFFERS = "differs"
+    INCOMPLETE = "incomplete"
+    NO_REFERENCE = "no official bar"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field that differs."""
+
+    field: str
+    ours: Decimal
+    official: Decimal
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One bar beside its kline."""
+
+    symbol: str
+    verdict: Verdict
+    differences: tuple[Difference, ...] = ()
+
+    def __str__(self) -> str:
+        if self.verdict is not Verdict.DIFFERS:
+            return self.verdict.value
+        return "differs: " + ", ".join(
+            f"{item.field} {item.ours:f}, official {item.official:f}" for item in self.differences
+        )
+
+
+def compare(bar: Mapping[str, Any], kline: Kline | None) -> Comparison:
+    """A row of Silver beside the exchange's kline of the same minute. An incomplete bar is not judged."""
+    symbol = str(bar["symbol"])
+    if kline is None:
+        return Comparison(symbol, Verdict.NO_REFERENCE)
+    if not bar["is_complete"]:
+        return Comparison(symbol, Verdict.INCOMPLETE)
+    differences = tuple(
+        Difference(name, Decimal(bar[name]), Decimal(getattr(kline, name)))
+        for name in FIELDS
+        if Decimal(bar[name]) != Decimal(getattr(kline, name))
+    )
+    return Comparison(symbol, Verdict.DIFFERS if differences else Verdict.EQUAL, differences)

@@ -1,0 +1,26 @@
+"""Fixtures of all tests: settings with an own home, so that no test touches the user's state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cryptolake_assets.settings import Settings, get_settings, load_settings
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Settings:
+    """Settings of an empty lake in a directory of its own, with a space in its name."""
+    from cryptolake_assets.lake.bootstrap import bootstrap
+
+    settings = load_settings(home=tmp_path / "own home")
+    bootstrap(settings)
+    return settings
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asks for the process's settings gets a home in the test's directory."""
+    monkeypatch.setenv("CRYPTOLAKE_HOME", str(tmp_path / "home"))
+    get_settings.cache_clear()

@@ -1,0 +1,104 @@
+"""Publishing: one commit that replaces exactly the recomputed rows, or none."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyiceberg.table.snapshots import Operation
+
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import SNAPSHOTS_KEPT, Publication, expire_snapshots, publish
+from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.lake.windows import silver_day
+from cryptolake_assets.settings import Settings
+
+MINUTE = datetime(2024, 7, 18, 23, 58, tzinfo=UTC)
+
+
+def bar(symbol: str, minute: int = 0, **changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(
+        ("open", "high", "low", "close", "volume", "vwap", "taker_buy_volume"), Decimal("1.00000000")
+    )
+    row |= dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), Decimal("1.0000000000000001"))
+    row |= dict.fromkeys(("trades", "first_trade_id", "last_trade_id"), 1)
+    row |= {"symbol": symbol, "window_start": MINUTE + timedelta(minutes=minute), "is_complete": True}
+    return {**row, "updated_at": None, **changes}
+
+
+def put(lake: Settings, rows: list[dict[str, Any]], replaced: list[dict[str, Any]] | None = None) -> Publication:
+    candidate = pa.Table.from_pylist(rows, schema=SILVER_OHLCV.arrow_schema())
+    keys = pa.Table.from_pylist(replaced or rows, schema=SILVER_OHLCV.arrow_schema()).select(list(SILVER_OHLCV.key))
+    return publish(load_table(lake, SILVER_OHLCV), SILVER_OHLCV, silver_day(MINUTE), candidate, keys, {"run": "1"})
+
+
+def stored(lake: Settings) -> dict[tuple[str, datetime], dict[str, Any]]:
+    rows = load_table(lake, SILVER_OHLCV).scan().to_arrow().to_pylist()
+    by_key = {(row["symbol"], row["window_start"]): row for row in rows}
+    assert len(by_key) == len(rows)
+    return by_key
+
+
+def test_the_same_rows_again_commit_nothing_and_keep_updated_at(lake: Settings) -> None:
+    first = put(lake, [bar("A"), bar("B")])
+    before = stored(lake)
+    again = put(lake, [bar("A"), bar("B")])
+    assert (first.rows_changed, again.rows_changed) == (2, 0)
+    assert again.snapshot_id == first.snapshot_id
+    assert stored(lake) == before
+
+
+def test_only_the_row_that_differs_moves(lake: Settings) -> None:
+    put(lake, [bar("A"), bar("B"), bar("B", 1)])
+    before = stored(lake)
+    publication = put(lake, [bar("B", high=Decimal("2.00000000"))])
+    after = stored(lake)
+    assert publication.rows_changed == 1
+    assert after["B", MINUTE]["high"] == 2
+    assert after["B", MINUTE]["updated_at"] > before["B", MINUTE]["updated_at"]
+    del before["B", MINUTE], after["B", MINUTE]
+    assert after == before
+
+
+def test_a_replaced_key_without_a_row_goes(lake: Settings) -> None:
+    put(lake, [bar("A"), bar("B")])
+    publication = put(lake, [bar("A")], replaced=[bar("A"), bar("B")])
+    assert (publication.rows_changed, publication.rows_removed) == (0, 1)
+    assert [key[0] for key in stored(lake)] == ["A"]
+
+
+def test_another_day_is_not_rewritten(lake: Settings) -> None:
+    next_day = bar("A", 5)
+    candidate = pa.Table.from_pylist([next_day], schema=SILVER_OHLCV.arrow_schema())
+    keys = candidate.select(list(SILVER_OHLCV.key))
+    window = silver_day(next_day["window_start"])
+    publish(load_table(lake, SILVER_OHLCV), SILVER_OHLCV, window, candidate, keys, {})
+    files = {task.file.file_path for task in load_table(lake, SILVER_OHLCV).scan().plan_files()}
+    put(lake, [bar("A")])
+    assert files < {task.file.file_path for task in load_table(lake, SILVER_OHLCV).scan().plan_files()}
+    assert len(stored(lake)) == 2
+
+
+def test_a_change_is_one_snapshot_and_one_file_so_that_time_travel_sees_no_hole(lake: Settings) -> None:
+    for number in range(1, 4):
+        put(lake, [bar("A", trades=number)])
+    table = load_table(lake, SILVER_OHLCV)
+    operations = [snapshot.summary.operation for snapshot in table.metadata.snapshots if snapshot.summary]
+    assert operations == [Operation.APPEND, Operation.OVERWRITE, Operation.OVERWRITE]
+    for snapshot in table.metadata.snapshots:
+        assert table.scan(snapshot_id=snapshot.snapshot_id).to_arrow().num_rows == 1
+    assert len(list(table.scan().plan_files())) == 1
+
+
+def test_snapshots_stay_bounded(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        put(lake, [bar("A", trades=number + 1)])
+    table = load_table(lake, SILVER_OHLCV)
+    assert expire_snapshots(table) == 0
+    assert SNAPSHOTS_KEPT > 6
+    assert expire_snapshots(table, keep=2) == 4
+    assert len(load_table(lake, SILVER_OHLCV).metadata.snapshots) == 2
+    assert stored(lake)["A", MINUTE]["trades"] == 6

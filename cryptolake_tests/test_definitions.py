@@ -1,0 +1,68 @@
+"""The graph loads fast, touches neither network nor JVM, and is on in a fresh home."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from cryptolake_assets.definitions import build_definitions
+
+HEAVY = ("pyspark", "pyiceberg", "pyarrow", "duckdb", "pandas", "dagster_pyspark", "aiokafka", "aiohttp")
+PROBE = f"""
+import json, socket, sys, time
+def refuse(*_): raise AssertionError("the network was touched")
+socket.socket.connect = refuse
+began = time.process_time()
+import cryptolake_assets.definitions
+print(json.dumps([time.process_time() - began, [name for name in {HEAVY!r} if name in sys.modules]]))
+"""
+
+
+def test_definitions_load_in_under_two_seconds_without_network_jvm_or_heavy_packages() -> None:
+    answer = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    seconds, heavy = json.loads(answer.stdout.splitlines()[-1])
+    assert heavy == []
+    assert seconds < 2.0
+
+
+@pytest.fixture(scope="module")
+def repository() -> dg.RepositoryDefinition:
+    return build_definitions().get_repository_def()
+
+
+def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    assert {key.to_user_string() for key in graph.materializable_asset_keys} == {
+        "bronze/futures_trades",
+        "silver/futures_ohlcv_1m",
+        "gold/futures_daily_stats",
+    }
+    hourly = graph.get(dg.AssetKey(["silver", "futures_ohlcv_1m"])).partitions_def
+    daily = graph.get(dg.AssetKey(["gold", "futures_daily_stats"])).partitions_def
+    assert isinstance(hourly, dg.HourlyPartitionsDefinition)
+    assert isinstance(daily, dg.DailyPartitionsDefinition)
+    assert hourly.get_first_partition_key() == "2024-07-18-00:00"
+    assert daily.get_first_partition_key() == "2024-07-18"
+
+
+@pytest.mark.parametrize("name", ["bronze_follower", "automation"])
+def test_sensors_are_on_in_a_fresh_home(repository: dg.RepositoryDefinition, name: str) -> None:
+    assert repository.get_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING
+
+
+def test_every_sensor_and_schedule_is_named_above(repository: dg.RepositoryDefinition) -> None:
+    assert {sensor.name for sensor in repository.sensor_defs} == {"bronze_follower", "automation"}
+    assert list(repository.schedule_defs) == []
+
+
+def test_every_check_blocks_and_has_its_assets_partitions(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
+    assert specs
+    for spec in specs:
+        assert spec.blocking
+        assert spec.partitions_def == graph.get(spec.asset_key).partitions_def

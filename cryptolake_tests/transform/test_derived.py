@@ -1,0 +1,67 @@
+"""What follows from a bar's sums, and which stream makes the bar."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.transform.ohlcv import bars_from_aggregates, ratio
+
+MINUTE = datetime(2024, 7, 19, tzinfo=UTC)
+volumes = st.decimals(min_value="0.00000001", max_value="99999999999999999999", places=8)
+quotes = st.decimals(min_value=0, max_value="999999999999999999999", places=16)
+
+
+@given(quotes, volumes)
+def test_ratio_rounds_half_up_as_decimal_does(numerator: Decimal, denominator: Decimal) -> None:
+    with localcontext() as context:
+        context.prec = 120
+        expected = (numerator / denominator).quantize(Decimal("1e-8"), ROUND_HALF_UP)
+        # A quotient is rational: with 120 digits only an exact half can round either way, and it is exact.
+        assert ratio(numerator, denominator) == expected
+
+
+@pytest.mark.parametrize(
+    ("numerator", "denominator", "expected"),
+    [("1", "3", "0.33333333"), ("2", "3", "0.66666667"), ("0.000000005", "1", "0.00000001"), ("0", "5", "0")],
+)
+def test_ratio_by_hand(numerator: str, denominator: str, expected: str) -> None:
+    assert ratio(Decimal(numerator), Decimal(denominator)) == Decimal(expected)
+
+
+def aggregate(stream: str, **changes: Any) -> dict[str, Any]:
+    row = {
+        "symbol": "BTCUSDT",
+        "stream": stream,
+        "window_start": MINUTE,
+        "trades": 2,
+        "first_trade_id": 1,
+        "last_trade_id": 2,
+    }
+    decimals = ("open", "high", "low", "close", "volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
+    return {**row, **dict.fromkeys(decimals, Decimal("1.00000000")), **changes}
+
+
+def bars(*rows: dict[str, Any], complete: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    made = bars_from_aggregates(pa.Table.from_pylist(list(rows)), lambda _, stream, __: stream in complete)
+    return made.to_pylist()
+
+
+def test_streams_are_never_mixed_and_single_trades_come_first() -> None:
+    (bar,) = bars(aggregate("aggTrade", trades=7), aggregate("trade", trades=5))
+    assert bar["trades"] == 5
+
+
+def test_the_complete_stream_makes_the_bar() -> None:
+    (bar,) = bars(aggregate("aggTrade", trades=7), aggregate("trade", trades=5), complete=("aggTrade",))
+    assert (bar["trades"], bar["is_complete"]) == (7, True)
+
+
+def test_a_minute_without_a_valid_trade_has_no_bar() -> None:
+    assert bars(aggregate("trade", trades=None)) == []

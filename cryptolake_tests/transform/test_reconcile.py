@@ -1,0 +1,38 @@
+"""Our bars beside official klines."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from cryptolake_assets.exchange.records import Kline
+from cryptolake_assets.transform.reconcile import FIELDS, Verdict, compare
+
+KLINE = Kline(0, "1.5", "2.0", "1.0", "1.70", "10.000", 59_999, "15.0", 3, "4", "6.1")
+
+
+def bar(**changes: Any) -> dict[str, Any]:
+    values = {name: Decimal(getattr(KLINE, name)) for name in FIELDS if name != "trades"}
+    return {"symbol": "BTCUSDT", "is_complete": True, "trades": 3, **values, **changes}
+
+
+def test_equal_in_all_nine_fields() -> None:
+    assert len(FIELDS) == 9
+    assert compare(bar(), KLINE).verdict is Verdict.EQUAL
+
+
+def test_one_digit_off_is_named_with_both_values() -> None:
+    result = compare(bar(high=Decimal("2.00000001")), KLINE)
+    assert result.verdict is Verdict.DIFFERS
+    assert str(result) == "differs: high 2.00000001, official 2.0"
+
+
+def test_every_field_is_compared() -> None:
+    for name in FIELDS:
+        result = compare(bar(**{name: 99}), KLINE)
+        assert [item.field for item in result.differences] == [name]
+
+
+def test_an_incomplete_bar_is_not_judged_and_no_kline_is_no_agreement() -> None:
+    assert compare(bar(is_complete=False, high=Decimal(9)), KLINE).verdict is Verdict.INCOMPLETE
+    assert compare(bar(), None).verdict is Verdict.NO_REFERENCE
