@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -25,20 +26,22 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 REPLAY_SILENCE_S = 60.0
 SETTLE_TIMEOUT_S = 240.0
+PIPE_WIDTH = 140
 FATAL_STATES = ("FATAL", "EXITED")
-DAILY_COLUMNS = (
-    "open",
-    "high",
-    "low",
-    "close",
-    "total_volume",
-    "vwap",
-    "trades",
-    "taker_buy_ratio",
-    "realised_volatility",
-    "minutes_with_trades",
-    "is_complete",
-)
+DAILY_COLUMNS = {
+    "open": "open",
+    "high": "high",
+    "low": "low",
+    "close": "close",
+    "total_volume": "volume",
+    "vwap": "vwap",
+    "trades": "trades",
+    "taker_buy_ratio": "taker buy",
+    "realised_volatility": "volatility",
+    "minutes_with_trades": "minutes",
+    "is_complete": "complete",
+}
+"""Columns of Gold that the demo shows, and their headings."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
     """The whole demo. Raises a `CryptolakeError` that names the part and its log; leaves the platform running."""
     from cryptolake_assets.platform.lifecycle import up
 
-    console = console or Console(highlight=False)
+    console = console or _console()
     if settings.source is not Source.REPLAY:
         raise DemoError("demo: it replays recorded trades. Unset CRYPTOLAKE_SOURCE, or use `cryptolake up` to go live.")
     started = time.monotonic()
@@ -74,8 +77,15 @@ def run(settings: Settings, console: Console | None = None) -> None:
         f"  Dagster   http://127.0.0.1:{settings.dagster_port}/asset-groups\n"
         f"  Spark     http://127.0.0.1:{settings.spark_ui_port}\n"
         f"  Exchange  http://127.0.0.1:{settings.exchange_port}/replay/status\n"
-        '  SQL       .venv/bin/cryptolake sql "SELECT * FROM cryptolake.silver.futures_ohlcv_1m"'
+        '  SQL       .venv/bin/cryptolake sql "SELECT * FROM cryptolake.silver.futures_ohlcv_1m"',
+        soft_wrap=True,
     )
+
+
+def _console() -> Console:
+    """The terminal; a file or pipe gets lines that are wide enough for the tables."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def _replay_again(settings: Settings, console: Console) -> None:
@@ -128,7 +138,12 @@ def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
             progress.update(
                 task, total=status["frames_total"], completed=status["frames_passed"], note=f"{acked:,} trades in Kafka"
             )
-            if status["state"] == "finished" and seen[1] >= seen[0] and producer.get("queue_depth") == 0:
+            if (
+                status["state"] == "finished"
+                and seen[1] >= seen[0]
+                and not producer.get("queued_frames")
+                and not producer.get("in_flight")
+            ):
                 progress.update(task, completed=status["frames_total"], total=status["frames_total"])
                 return ReplayResult(seen[0], acked, rejected)
             if seen != last_seen:
@@ -275,7 +290,7 @@ def _show_bars(settings: Settings, console: Console) -> None:
     bars = run_sql(
         settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m ORDER BY symbol, window_start"
     ).to_pylist()
-    table = Table(title="Silver: one-minute bars (UTC) beside the exchange's own", title_justify="left")
+    table = _table("Silver: one-minute bars (UTC) beside the exchange's own")
     for name in ("symbol", "minute"):
         table.add_column(name, no_wrap=True)
     for name in ("open", "high", "low", "close", "volume", "trades"):
@@ -316,14 +331,18 @@ def _show_daily(settings: Settings, console: Console) -> None:
     rows = run_sql(
         settings, "SELECT * FROM cryptolake.gold.futures_daily_stats ORDER BY symbol, trade_date"
     ).to_pylist()
-    table = Table(title="Gold: daily stats", title_justify="left")
+    table = _table("Gold: daily stats")
     table.add_column("symbol", no_wrap=True)
     table.add_column("date", no_wrap=True)
-    for name in DAILY_COLUMNS:
-        table.add_column(name.replace("_", " "), justify="right")
+    for heading in DAILY_COLUMNS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row["symbol"], row["trade_date"].isoformat(), *(_plain(row[name]) for name in DAILY_COLUMNS))
     console.print(table)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _plain(value: Any) -> str:

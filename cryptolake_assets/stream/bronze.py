@@ -132,6 +132,10 @@ def _writer(frame: DataFrame, settings: Settings, query: str) -> DataStreamWrite
 
 
 def _start(spark: SparkSession, settings: Settings, **trigger: Any) -> list[StreamingQuery]:
+    for left_over in spark.streams.active:
+        # A client that was killed leaves its queries running in the server; the checkpoint is ours now.
+        log.info("left_over_query_stopped", query=left_over.name)
+        left_over.stop()
     sources: list[tuple[str, TableSpec, DataFrame]] = [
         (TRADES_QUERY, BRONZE_TRADES, trades(spark, settings)),
         (REJECTED_QUERY, BRONZE_REJECTED, rejected(spark, settings)),
@@ -238,12 +242,11 @@ class BronzeStream:
                 raise SparkError(f"bronze: the query {query.name} has ended. See the log of part `spark`.")
             last = query.lastProgress
             if last is not None:
-                report = json.loads(last.json) if hasattr(last, "json") else dict(last)
                 progress[str(query.name)] = {
-                    "batch": report["batchId"],
-                    "at": report["timestamp"],
-                    "input_rows": report["numInputRows"],
-                    "rows_per_second": report.get("processedRowsPerSecond"),
+                    "batch": last.batchId,
+                    "at": last.timestamp,
+                    "input_rows": last.numInputRows,
+                    "rows_per_second": last.processedRowsPerSecond,
                 }
         self._write_progress(progress)
 

@@ -1,0 +1,124 @@
+"""Recorded aggregate trades of a capture directory, findable by id and by time. Never derived from single trades."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import astuple
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from cryptolake_assets.exchange.capture import read_frames, summarise
+from cryptolake_assets.exchange.official import read_agg_trade_files
+from cryptolake_assets.exchange.records import AggTrade
+
+_SCHEMA = """
+CREATE TABLE agg_trades (
+    symbol TEXT, id INTEGER, price TEXT, qty TEXT, first_id INTEGER, last_id INTEGER, time_ms INTEGER, maker INTEGER,
+    PRIMARY KEY (symbol, id)
+) WITHOUT ROWID;
+CREATE INDEX agg_trades_time ON agg_trades (symbol, time_ms, id);
+"""
+_SELECT = "SELECT id, price, qty, first_id, last_id, time_ms, maker FROM agg_trades WHERE symbol = ? "
+
+_Decimal = Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
+_Integer = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+
+class _AggTradeEvent(msgspec.Struct, tag_field="e", tag="aggTrade"):
+    s: str
+    a: _Integer
+    p: _Decimal
+    q: _Decimal
+    f: _Integer
+    l: _Integer  # noqa: E741 - the exchange's own name
+    T: _Integer
+    m: bool
+
+
+class _Combined(msgspec.Struct):
+    data: _AggTradeEvent
+
+
+_decode_combined = msgspec.json.Decoder(_Combined).decode
+_decode_event = msgspec.json.Decoder(_AggTradeEvent).decode
+
+
+class AggregateStore:
+    """The aggregates of a directory's CSV files and of its recorded `aggTrade` frames.
+
+    They are put into a temporary SQLite file on first use, so that memory stays bounded for days of aggregates. All
+    methods block and may be called from any thread; those that read raise `CaptureError` when a file is damaged.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._database: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+
+    def from_id(self, symbol: str, from_id: int, until_ms: int, limit: int) -> list[AggTrade]:
+        """Ascending by id from `from_id` on (inclusive), none later than `until_ms`."""
+        return self._select(
+            _SELECT + "AND id >= ? AND time_ms <= ? ORDER BY id LIMIT ?", (symbol, from_id, until_ms, limit)
+        )
+
+    def between(self, symbol: str, start_ms: int, end_ms: int, limit: int) -> list[AggTrade]:
+        """The first ones of [start_ms, end_ms], ascending."""
+        return self._select(
+            _SELECT + "AND time_ms BETWEEN ? AND ? ORDER BY time_ms, id LIMIT ?", (symbol, start_ms, end_ms, limit)
+        )
+
+    def latest(self, symbol: str, until_ms: int, limit: int) -> list[AggTrade]:
+        """The last ones up to `until_ms` (inclusive), ascending."""
+        rows = self._select(
+            _SELECT + "AND time_ms <= ? ORDER BY time_ms DESC, id DESC LIMIT ?", (symbol, until_ms, limit)
+        )
+        return rows[::-1]
+
+    def close(self) -> None:
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+                self._database = None
+
+    def _select(self, query: str, parameters: tuple[str | int, ...]) -> list[AggTrade]:
+        with self._lock:
+            if self._database is None:
+                self._database = self._load()
+            rows = self._database.execute(query, parameters).fetchall()
+        return [
+            AggTrade(agg_id, price, qty, first_id, last_id, time_ms, bool(maker))
+            for agg_id, price, qty, first_id, last_id, time_ms, maker in rows
+        ]
+
+    def _load(self) -> sqlite3.Connection:
+        database = sqlite3.connect("", check_same_thread=False)  # "" is SQLite's own temporary file
+        try:
+            database.executescript(_SCHEMA)
+            # A file of the exchange comes first and wins over a recorded frame of the same id.
+            for rows in (read_agg_trade_files(self._directory), _recorded_agg_trades(self._directory)):
+                database.executemany(
+                    "INSERT OR IGNORE INTO agg_trades VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    ((symbol, *astuple(row)) for symbol, row in rows),
+                )
+            database.commit()
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+
+def _recorded_agg_trades(directory: Path) -> Iterator[tuple[str, AggTrade]]:
+    if not any("aggTrade" in kinds for kinds in summarise(directory).trade_streams.values()):
+        return
+    for frame in read_frames(directory):
+        if '"aggTrade"' not in frame.raw:
+            continue
+        try:
+            event = _decode_combined(frame.raw).data if '"data"' in frame.raw else _decode_event(frame.raw)
+        except (msgspec.MsgspecError, RecursionError):
+            continue  # a broken frame is replayed, but is no record of a trade
+        yield event.s, AggTrade(event.a, event.p, event.q, event.f, event.l, event.T, event.m)

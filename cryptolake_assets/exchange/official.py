@@ -1,0 +1,118 @@
+"""Reads what the exchange published beside a capture: klines and aggregates as CSV, and exchangeInfo as JSON."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cryptolake_assets.errors import CaptureError
+from cryptolake_assets.exchange.records import AggTrade, Kline
+
+EXCHANGE_INFO_FILE = "exchangeInfo.json"
+_KLINE_HEADER = ("open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "count")
+_KLINE_COLUMNS = 11  # a twelfth, unused one may follow
+_AGG_TRADE_COLUMNS = 7
+_DECIMAL = re.compile(r"\A-?[0-9]+(?:\.[0-9]+)?\Z", re.ASCII)
+_INTEGER = re.compile(r"\A[0-9]{1,18}\Z", re.ASCII)
+_BOOLEANS = {"true": True, "false": False}
+
+
+def read_klines(directory: Path, symbol: str, interval: str) -> list[Kline]:
+    """The official klines of a directory for one symbol and interval, sorted by open time, decimals verbatim.
+
+    Source: every `<SYMBOL>-<interval>-….csv` in the archive's layout with its header. Without such a file the answer
+    is an empty list. Raises `CaptureError` for a row that is not a kline, or two files that contradict each other.
+    """
+    found: dict[int, Kline] = {}
+    for path in sorted(directory.glob("*.csv")):
+        if tuple(path.name.split("-")[:2]) != (symbol, interval) or not _is_kline_file(path):
+            continue
+        for line_number, row in _rows(path):
+            if line_number == 1:
+                continue
+            kline = _kline(path, line_number, row)
+            if found.setdefault(kline.open_time_ms, kline) != kline:
+                raise _row_error(path, line_number, "another file has a different kline for the same open time")
+    return [found[open_time_ms] for open_time_ms in sorted(found)]
+
+
+def read_agg_trade_files(directory: Path) -> Iterator[tuple[str, AggTrade]]:
+    """(symbol, aggregate trade) of every `<SYMBOL>-aggTrades-*.csv`, in file order, with or without a header line."""
+    for path in sorted(directory.glob("*-aggTrades-*.csv")):
+        symbol = path.name.split("-", 1)[0]
+        for line_number, row in _rows(path):
+            if line_number == 1 and row[0] == "agg_trade_id":
+                continue
+            yield symbol, _agg_trade(path, line_number, row)
+
+
+def read_exchange_info(directory: Path) -> dict[str, Any] | None:
+    """The recorded exchangeInfo document of a directory, or None without one."""
+    path = directory / EXCHANGE_INFO_FILE
+    if not path.is_file():
+        return None
+    try:
+        document = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        if not all(isinstance(entry["symbol"], str) for entry in document["symbols"]):
+            raise TypeError("a symbol is not a string")
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise CaptureError(
+            f"capture: {path} is not an exchangeInfo document ({error!r}). Replace the file by the answer of "
+            "/fapi/v1/exchangeInfo, or remove it: a minimal one is then made from the capture's symbols."
+        ) from error
+    return document
+
+
+def _is_kline_file(path: Path) -> bool:
+    header = next(_rows(path), (1, [""]))[1]
+    return tuple(header[: len(_KLINE_HEADER)]) == _KLINE_HEADER
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number from 1, values) of the non-empty lines."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.reader(file)
+            for row in reader:
+                if row:
+                    yield reader.line_num, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CaptureError(f"capture: {path} cannot be read ({error}). Replace or remove the file.") from error
+
+
+def _kline(path: Path, line_number: int, row: list[str]) -> Kline:
+    integers, decimals = (0, 6, 8), (1, 2, 3, 4, 5, 7, 9, 10)
+    _check_row(path, line_number, row, _KLINE_COLUMNS, integers, decimals)
+    return Kline(int(row[0]), row[1], row[2], row[3], row[4], row[5], int(row[6]), row[7], int(row[8]), row[9], row[10])
+
+
+def _agg_trade(path: Path, line_number: int, row: list[str]) -> AggTrade:
+    _check_row(path, line_number, row, _AGG_TRADE_COLUMNS, integers=(0, 3, 4, 5), decimals=(1, 2))
+    is_buyer_maker = _BOOLEANS.get(row[6].lower())
+    if is_buyer_maker is None:
+        raise _row_error(path, line_number, f"is_buyer_maker is {row[6]!r}, expected true or false")
+    return AggTrade(int(row[0]), row[1], row[2], int(row[3]), int(row[4]), int(row[5]), is_buyer_maker)
+
+
+def _check_row(
+    path: Path, line_number: int, row: list[str], columns: int, integers: tuple[int, ...], decimals: tuple[int, ...]
+) -> None:
+    if len(row) < columns:
+        raise _row_error(path, line_number, f"{len(row)} columns, expected at least {columns}")
+    for index in integers:
+        if not _INTEGER.match(row[index]):
+            raise _row_error(path, line_number, f"column {index + 1} is {row[index]!r}, expected an integer")
+    for index in decimals:
+        if not _DECIMAL.match(row[index]):
+            raise _row_error(path, line_number, f"column {index + 1} is {row[index]!r}, expected a decimal")
+
+
+def _row_error(path: Path, line_number: int, cause: str) -> CaptureError:
+    return CaptureError(
+        f"capture: {path}, line {line_number}: {cause}. Replace the file by the exchange's own, or remove it."
+    )

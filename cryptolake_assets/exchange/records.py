@@ -1,0 +1,69 @@
+"""The exchange's recorded facts as typed rows: klines and aggregate trades, numbers kept as the exchange wrote them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+TradeStreamName = Literal["trade", "aggTrade"]
+TRADE_STREAMS: tuple[TradeStreamName, ...] = ("trade", "aggTrade")
+"""The trade streams of the exchange; ids of the two are different sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kline:
+    """One official bar. Times are epoch milliseconds (UTC); decimals are the exchange's own strings."""
+
+    open_time_ms: int
+    open: str
+    high: str
+    low: str
+    close: str
+    volume: str
+    close_time_ms: int
+    quote_volume: str
+    trades: int
+    taker_buy_volume: str
+    taker_buy_quote_volume: str
+
+    def to_rest(self) -> list[Any]:
+        """The row as `/fapi/v1/klines` lays it out (12 values, the last one unused)."""
+        return [
+            self.open_time_ms,
+            self.open,
+            self.high,
+            self.low,
+            self.close,
+            self.volume,
+            self.close_time_ms,
+            self.quote_volume,
+            self.trades,
+            self.taker_buy_volume,
+            self.taker_buy_quote_volume,
+            "0",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class AggTrade:
+    """One aggregate trade. `transact_time_ms` is epoch milliseconds (UTC); decimals are the exchange's own strings."""
+
+    agg_trade_id: int
+    price: str
+    qty: str
+    first_trade_id: int
+    last_trade_id: int
+    transact_time_ms: int
+    is_buyer_maker: bool
+
+    def to_rest(self) -> dict[str, Any]:
+        """The row as `/fapi/v1/aggTrades` lays it out."""
+        return {
+            "a": self.agg_trade_id,
+            "p": self.price,
+            "q": self.qty,
+            "f": self.first_trade_id,
+            "l": self.last_trade_id,
+            "T": self.transact_time_ms,
+            "m": self.is_buyer_maker,
+        }

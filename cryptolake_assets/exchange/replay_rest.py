@@ -1,0 +1,244 @@
+"""The replay exchange's REST side: answers from recorded files only, as of the replayed clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from cryptolake_assets.errors import CaptureError
+from cryptolake_assets.exchange.aggregates import AggregateStore
+from cryptolake_assets.exchange.capture import CaptureSummary, read_klines
+from cryptolake_assets.exchange.official import read_exchange_info
+from cryptolake_assets.exchange.records import Kline
+
+log = structlog.get_logger(__name__)
+
+INTERVALS_MS = {
+    "1m": 60_000,
+    "3m": 180_000,
+    "5m": 300_000,
+    "15m": 900_000,
+    "30m": 1_800_000,
+    "1h": 3_600_000,
+    "2h": 7_200_000,
+    "4h": 14_400_000,
+    "6h": 21_600_000,
+    "8h": 28_800_000,
+    "12h": 43_200_000,
+    "1d": 86_400_000,
+    "3d": 259_200_000,
+    "1w": 604_800_000,
+    "1M": 0,  # has no fixed length
+}
+_HOUR_MS = 3_600_000
+_MAX_MS = (1 << 53) - 1
+_QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "USD", "BTC")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class RestError(Exception):
+    """A refusal with the exchange's own code and text."""
+
+    def __init__(self, code: int, text: str, status: int = 400) -> None:
+        super().__init__(text)
+        self.body = {"code": code, "msg": text}
+        self.status = status
+
+
+class RestSide:
+    """Routes and answers of `/fapi/v1/…`. `clock_ms` is the replayed time; nothing later is told."""
+
+    def __init__(self, summary: CaptureSummary, clock_ms: Callable[[], int]) -> None:
+        """Reads the klines and exchangeInfo of the capture's directory; raises `CaptureError` when one is damaged."""
+        self._clock_ms = clock_ms
+        self._klines = _all_klines(summary.directory)
+        self._aggregates = AggregateStore(summary.directory)
+        aggregate_symbols = {path.name.split("-")[0] for path in summary.directory.glob("*-aggTrades-*.csv")}
+        self._symbols = {*summary.symbols, *(symbol for symbol, _ in self._klines), *aggregate_symbols}
+        self._exchange_info = _exchange_info(summary)
+        self._weight = _WeightMeter()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/fapi/v1/ping", self._ping),
+            web.get("/fapi/v1/time", self._time),
+            web.get("/fapi/v1/exchangeInfo", self._get_exchange_info),
+            web.get("/fapi/v1/klines", self._get_klines),
+            web.get("/fapi/v1/aggTrades", self._get_agg_trades),
+        ]
+
+    def close(self) -> None:
+        self._aggregates.close()
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Gives refusals the exchange's shape, and says the weight that was used."""
+        if not request.path.startswith("/fapi/"):
+            return await handler(request)
+        try:
+            response = await handler(request)
+        except RestError as error:
+            response = _json(error.body, error.status)
+        except web.HTTPNotFound:
+            response = _json({"code": -5000, "msg": f"Path {request.path}, Method {request.method} is invalid"}, 404)
+        except CaptureError as error:
+            log.error("replay_answer_failed", path=request.path, error=str(error))
+            response = _json({"code": -1000, "msg": str(error)}, 500)
+        response.headers["X-MBX-USED-WEIGHT-1M"] = str(self._weight.used())
+        return response
+
+    async def _ping(self, _request: web.Request) -> web.Response:
+        self._weight.add(1)
+        return _json({})
+
+    async def _time(self, _request: web.Request) -> web.Response:
+        self._weight.add(1)
+        return _json({"serverTime": self._clock_ms()})
+
+    async def _get_exchange_info(self, _request: web.Request) -> web.Response:
+        self._weight.add(1)
+        return _json(self._exchange_info | {"serverTime": self._clock_ms()})
+
+    async def _get_klines(self, request: web.Request) -> web.Response:
+        limit = _integer(request, "limit", 500)
+        self._weight.add(1 if limit < 100 else 2 if limit < 500 else 5 if limit <= 1_000 else 10)
+        symbol = self._symbol(request)
+        interval = _mandatory(request, "interval")
+        if interval not in INTERVALS_MS:
+            raise RestError(-1120, "Invalid interval.")
+        start_ms, end_ms = _window(request)
+        _check_limit(limit, 1_500)
+        until_ms = min(end_ms, self._clock_ms())
+        rows = [
+            row for row in self._klines.get((symbol, interval), []) if (start_ms or 0) <= row.open_time_ms <= until_ms
+        ]
+        page = rows[-limit:] if start_ms is None else rows[:limit]
+        return _json([row.to_rest() for row in page])
+
+    async def _get_agg_trades(self, request: web.Request) -> web.Response:
+        self._weight.add(20)
+        symbol = self._symbol(request)
+        limit = _integer(request, "limit", 500)
+        _check_limit(limit, 1_000)
+        start_ms, end_ms = _window(request)
+        clock_ms = self._clock_ms()
+        until_ms = min(end_ms, clock_ms)
+        store = self._aggregates
+        if "fromId" in request.query:
+            if start_ms is not None or "endTime" in request.query:
+                raise RestError(-1128, "Combination of optional parameters invalid.")
+            answer = asyncio.to_thread(store.from_id, symbol, _integer(request, "fromId", 0), clock_ms, limit)
+        elif start_ms is not None:
+            if "endTime" in request.query and end_ms - start_ms > _HOUR_MS:
+                raise RestError(-1127, "More than 1 hours between startTime and endTime.")
+            answer = asyncio.to_thread(store.between, symbol, start_ms, min(until_ms, start_ms + _HOUR_MS), limit)
+        else:
+            answer = asyncio.to_thread(store.latest, symbol, until_ms, limit)
+        return _json([row.to_rest() for row in await answer])
+
+    def _symbol(self, request: web.Request) -> str:
+        symbol = _mandatory(request, "symbol").upper()
+        if symbol not in self._symbols:
+            raise RestError(-1121, "Invalid symbol.")
+        return symbol
+
+
+class _WeightMeter:
+    """Request weight used in the present wall-clock minute."""
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._used = 0
+
+    def add(self, weight: int) -> None:
+        self._used = self.used() + weight
+
+    def used(self) -> int:
+        minute = int(time.time() // 60)
+        if minute != self._minute:
+            self._minute, self._used = minute, 0
+        return self._used
+
+
+def _json(document: Any, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(document), status=status, content_type="application/json")
+
+
+def _mandatory(request: web.Request, name: str) -> str:
+    value = request.query.get(name, "").strip()
+    if not value:
+        raise RestError(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
+    return value
+
+
+def _integer(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise RestError(-1100, f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'.")
+    return int(text)
+
+
+def _window(request: web.Request) -> tuple[int | None, int]:
+    """(startTime or None, endTime or the largest time)."""
+    start_ms = _integer(request, "startTime", 0) if "startTime" in request.query else None
+    end_ms = _integer(request, "endTime", _MAX_MS)
+    if start_ms is not None and start_ms > end_ms:
+        raise RestError(-1023, "Start time is greater than end time.")
+    return start_ms, end_ms
+
+
+def _check_limit(limit: int, most: int) -> None:
+    if not 1 <= limit <= most:
+        raise RestError(-1130, "Data sent for parameter 'limit' is not valid.")
+
+
+def _all_klines(directory: Path) -> dict[tuple[str, str], list[Kline]]:
+    keys = {tuple(path.name.split("-")[:2]) for path in directory.glob("*-*-*.csv")}
+    found = {
+        (symbol, interval): read_klines(directory, symbol, interval)
+        for symbol, interval in sorted(keys)
+        if interval in INTERVALS_MS
+    }
+    return {key: rows for key, rows in found.items() if rows}
+
+
+def _exchange_info(summary: CaptureSummary) -> dict[str, Any]:
+    """The recorded document, restricted to the capture's symbols, or a minimal one that lists them."""
+    recorded = read_exchange_info(summary.directory)
+    if recorded is not None:
+        listed = [entry for entry in recorded["symbols"] if entry["symbol"] in summary.symbols]
+        missing = set(summary.symbols) - {entry["symbol"] for entry in listed}
+        return recorded | {"symbols": listed + [_minimal_symbol(symbol) for symbol in sorted(missing)]}
+    return {
+        "timezone": "UTC",
+        "futuresType": "U_MARGINED",
+        "rateLimits": [{"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 2_400}],
+        "exchangeFilters": [],
+        "assets": [],
+        "symbols": [_minimal_symbol(symbol) for symbol in summary.symbols],
+    }
+
+
+def _minimal_symbol(symbol: str) -> dict[str, Any]:
+    """What a symbol's name alone says; precisions and filters were not recorded, and are left out."""
+    pair = symbol.partition("_")[0]
+    quote = next((quote for quote in _QUOTES if pair.endswith(quote) and pair != quote), "")
+    return {
+        "symbol": symbol,
+        "pair": pair,
+        "contractType": "PERPETUAL",
+        "status": "TRADING",
+        "baseAsset": pair.removesuffix(quote),
+        "quoteAsset": quote,
+        "marginAsset": quote,
+    }

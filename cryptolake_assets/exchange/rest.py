@@ -1,0 +1,316 @@
+"""Clients of the exchange's REST interface, blocking and asyncio; decimals stay the exchange's own strings.
+
+Both clients share how a request is made, judged and parsed; they differ only in who waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
+from cryptolake_assets.exchange.records import AggTrade, Kline
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+KLINES_PAGE = 1_500
+AGG_TRADES_PAGE = 1_000
+_AGG_TRADES_WINDOW_MS = 3_600_000 - 1  # the exchange answers windows under one hour
+_INVALID_SYMBOL = -1121
+_RATE_LIMITED = (418, 429)
+
+
+class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
+    """One listed symbol; fields of the answer that nobody here needs are left out."""
+
+    symbol: str
+    status: str = ""
+    contract_type: str = ""
+    base_asset: str = ""
+    quote_asset: str = ""
+
+
+class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
+    """The answer of `/fapi/v1/exchangeInfo`; `server_time` is epoch milliseconds."""
+
+    symbols: tuple[SymbolInfo, ...]
+    server_time: int = 0
+
+    @property
+    def symbol_names(self) -> tuple[str, ...]:
+        return tuple(entry.symbol for entry in self.symbols)
+
+
+class _ServerTime(msgspec.Struct, rename="camel"):
+    server_time: int
+
+
+class _ErrorBody(msgspec.Struct):
+    code: int = 0
+    msg: str = ""
+
+
+class _AggTradeRow(msgspec.Struct):
+    a: int
+    p: str
+    q: str
+    f: int
+    l: int  # noqa: E741 - the exchange's own name
+    T: int
+    m: bool
+
+
+_KlineRow = tuple[int, str, str, str, str, str, int, str, int, str, str, Any]
+
+
+@dataclass(frozen=True)
+class RestRequest:
+    """One GET: its path, its query."""
+
+    path: str
+    params: dict[str, str | int] = field(default_factory=dict)
+
+
+class _TryAgainError(Exception):
+    """A failure that may pass; `retry_after_s` is what the exchange asked for, if it did."""
+
+    def __init__(self, cause: str, retry_after_s: float | None = None) -> None:
+        super().__init__(cause)
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often and how patiently a request is tried again. A rate limit that asks for a longer pause than
+    `max_retry_after_s` fails at once: trying earlier would only lengthen it."""
+
+    attempts: int = 5
+    max_backoff_s: float = 5.0
+    max_retry_after_s: float = 60.0
+
+    def wait_s(self, state: RetryCallState) -> float:
+        """What the exchange asked for, and on top of it a full-jitter exponential backoff."""
+        error = state.outcome.exception() if state.outcome is not None else None
+        asked_s = error.retry_after_s if isinstance(error, _TryAgainError) and error.retry_after_s else 0.0
+        return asked_s + wait_random_exponential(multiplier=0.1, max=self.max_backoff_s)(state)
+
+    def arguments(self) -> dict[str, Any]:
+        """For tenacity's `Retrying` and `AsyncRetrying`."""
+        return {
+            "retry": retry_if_exception_type((_TryAgainError, httpx.TransportError)),
+            "stop": stop_after_attempt(self.attempts),
+            "wait": self.wait_s,
+            "before_sleep": _log_retry,
+            "reraise": True,
+        }
+
+
+# Requests and answers: pure.
+
+
+def time_request() -> RestRequest:
+    return RestRequest("/fapi/v1/time")
+
+
+def exchange_info_request() -> RestRequest:
+    return RestRequest("/fapi/v1/exchangeInfo")
+
+
+def klines_request(symbol: str, interval: str, start_ms: int, end_ms: int) -> RestRequest:
+    """Klines whose open time is in [start_ms, end_ms], the first page of them."""
+    params: dict[str, str | int] = {"symbol": symbol, "interval": interval, "startTime": start_ms, "endTime": end_ms}
+    return RestRequest("/fapi/v1/klines", params | {"limit": KLINES_PAGE})
+
+
+def agg_trades_request(symbol: str, **window: int) -> RestRequest:
+    """`window`: either `fromId`, or `startTime` and `endTime`."""
+    return RestRequest("/fapi/v1/aggTrades", {"symbol": symbol, **window, "limit": AGG_TRADES_PAGE})
+
+
+def parse_time_ms(body: bytes) -> int:
+    return _parse(body, _ServerTime, "time").server_time
+
+
+def parse_exchange_info(body: bytes) -> ExchangeInfo:
+    return _parse(body, ExchangeInfo, "exchangeInfo")
+
+
+def parse_klines(body: bytes) -> list[Kline]:
+    return [Kline(*row[:11]) for row in _parse(body, list[_KlineRow], "klines")]
+
+
+def parse_agg_trades(body: bytes) -> list[AggTrade]:
+    rows = _parse(body, list[_AggTradeRow], "aggTrades")
+    return [AggTrade(row.a, row.p, row.q, row.f, row.l, row.T, row.m) for row in rows]
+
+
+def judge(request: RestRequest, response: httpx.Response, policy: RetryPolicy) -> bytes:
+    """The body of a good answer. Raises `UnknownSymbolError`, `ExchangeError`, or what makes the caller try again."""
+    status = response.status_code
+    if status == httpx.codes.OK:
+        return response.content
+    try:
+        body = msgspec.json.decode(response.content, type=_ErrorBody)
+    except msgspec.MsgspecError:
+        body = _ErrorBody(0, response.text[:200])
+    cause = f"{status} {body.code} {body.msg}".strip()
+    if body.code == _INVALID_SYMBOL:
+        raise UnknownSymbolError(
+            f"exchange: {request.params.get('symbol')} is not listed at {response.url.host}. "
+            "Correct CRYPTOLAKE_SYMBOLS; /fapi/v1/exchangeInfo lists what there is."
+        )
+    if status in _RATE_LIMITED:
+        retry_after_s = _retry_after_s(response)
+        if retry_after_s > policy.max_retry_after_s:
+            raise ExchangeError(
+                f"exchange: {request.path} is rate limited ({cause}) for {retry_after_s:.0f} s. Wait that long before "
+                "the next request; trying earlier lengthens the ban."
+            )
+        raise _TryAgainError(cause, retry_after_s)
+    if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        raise _TryAgainError(cause)
+    raise ExchangeError(f"exchange: {request.path} was refused ({cause}); query {request.params}. Correct the request.")
+
+
+def _parse(body: bytes, kind: type[T], what: str) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ExchangeError(
+            f"exchange: the answer of {what} is not in the known shape ({error}); it starts {body[:80]!r}. "
+            "Check that the REST URL is the exchange's (CRYPTOLAKE_EXCHANGE_REST_URL)."
+        ) from error
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() else 1.0
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    log.warning("exchange_retry", attempt=state.attempt_number, wait_s=round(state.upcoming_sleep, 3), cause=str(error))
+
+
+def _gave_up(base_url: str, request: RestRequest, policy: RetryPolicy, error: Exception) -> ExchangeError:
+    cause = str(error) or type(error).__name__
+    return ExchangeError(
+        f"exchange: {base_url}{request.path} did not answer after {policy.attempts} attempts ({cause}). "
+        "Check that the exchange is reachable; `cryptolake status` shows whether the replay exchange is up."
+    )
+
+
+class ExchangeRest:
+    """The blocking client. Every method raises `ExchangeError` when the exchange does not answer in time or refuses,
+    and `UnknownSymbolError` for a symbol that it does not list."""
+
+    def __init__(self, base_url: str, timeout_s: float = 10.0, policy: RetryPolicy | None = None) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._policy = policy or RetryPolicy()
+        self._client = httpx.Client(base_url=self._base_url, timeout=timeout_s)
+
+    def __enter__(self) -> ExchangeRest:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def time_ms(self) -> int:
+        """The exchange's time, epoch milliseconds."""
+        return parse_time_ms(self._get(time_request()))
+
+    def exchange_info(self) -> ExchangeInfo:
+        return parse_exchange_info(self._get(exchange_info_request()))
+
+    def klines(self, symbol: str, interval: str, start_ms: int, end_ms: int) -> list[Kline]:
+        """All klines whose open time is in [start_ms, end_ms], ascending, page by page."""
+        found: list[Kline] = []
+        while start_ms <= end_ms:
+            page = parse_klines(self._get(klines_request(symbol, interval, start_ms, end_ms)))
+            found += page
+            if len(page) < KLINES_PAGE:
+                break
+            start_ms = page[-1].open_time_ms + 1
+        return found
+
+    def agg_trades(self, symbol: str, first_id: int, last_id: int) -> list[AggTrade]:
+        """The aggregate trades with ids in [first_id, last_id], ascending; ids the exchange lacks are left out."""
+        found: list[AggTrade] = []
+        while first_id <= last_id:
+            page = parse_agg_trades(self._get(agg_trades_request(symbol, fromId=first_id)))
+            found += [row for row in page if row.agg_trade_id <= last_id]
+            if len(page) < AGG_TRADES_PAGE:
+                break
+            first_id = page[-1].agg_trade_id + 1
+        return found
+
+    def agg_trades_between(self, symbol: str, start_ms: int, end_ms: int) -> Iterator[AggTrade]:
+        """The aggregate trades whose time is in [start_ms, end_ms], ascending, streamed page by page."""
+        while start_ms <= end_ms:
+            window_end_ms = min(end_ms, start_ms + _AGG_TRADES_WINDOW_MS)
+            request = agg_trades_request(symbol, startTime=start_ms, endTime=window_end_ms)
+            page = parse_agg_trades(self._get(request))
+            yield from page
+            while len(page) == AGG_TRADES_PAGE:
+                # A millisecond can hold more trades than a page: from here on only ids move forward.
+                page = parse_agg_trades(self._get(agg_trades_request(symbol, fromId=page[-1].agg_trade_id + 1)))
+                inside = [row for row in page if row.transact_time_ms <= window_end_ms]
+                yield from inside
+                if len(inside) < len(page):
+                    break
+            start_ms = window_end_ms + 1
+
+    def _get(self, request: RestRequest) -> bytes:
+        try:
+            for attempt in Retrying(**self._policy.arguments()):
+                with attempt:
+                    return judge(request, self._client.get(request.path, params=request.params), self._policy)
+        except (_TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _gave_up(self._base_url, request, self._policy, error) from error
+        raise AssertionError("tenacity ends by an answer or an error")
+
+
+class AsyncExchangeRest:
+    """The asyncio client, with what the producer needs; errors as in `ExchangeRest`."""
+
+    def __init__(self, base_url: str, timeout_s: float = 10.0, policy: RetryPolicy | None = None) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._policy = policy or RetryPolicy()
+        self._client = httpx.AsyncClient(base_url=self._base_url, timeout=timeout_s)
+
+    async def __aenter__(self) -> AsyncExchangeRest:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def time_ms(self) -> int:
+        """The exchange's time, epoch milliseconds."""
+        return parse_time_ms(await self._get(time_request()))
+
+    async def exchange_info(self) -> ExchangeInfo:
+        return parse_exchange_info(await self._get(exchange_info_request()))
+
+    async def _get(self, request: RestRequest) -> bytes:
+        try:
+            async for attempt in AsyncRetrying(**self._policy.arguments()):
+                with attempt:
+                    return judge(request, await self._client.get(request.path, params=request.params), self._policy)
+        except (_TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _gave_up(self._base_url, request, self._policy, error) from error
+        raise AssertionError("tenacity ends by an answer or an error")
