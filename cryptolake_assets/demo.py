@@ -70,8 +70,8 @@ def run(settings: Settings, console: Console | None = None) -> None:
         _wait(progress, "Bronze: Kafka's records are in", settings, lambda: _bronze_is_current(settings))
         _wait(progress, "Silver and Gold: made by the sensor and the automation", settings, _Settled(settings))
     _show_counts(settings, console, replay)
-    _show_bars(settings, console)
-    _show_daily(settings, console)
+    show_bars(settings, console)
+    show_daily(settings, console)
     console.print(
         f"\nDone in {time.monotonic() - started:.0f} s. The platform goes on running; `make down` stops it.\n"
         f"  Dagster   http://127.0.0.1:{settings.dagster_port}/asset-groups\n"
@@ -283,7 +283,7 @@ def _show_counts(settings: Settings, console: Console, replay: ReplayResult) -> 
     )
 
 
-def _show_bars(settings: Settings, console: Console) -> None:
+def show_bars(settings: Settings, console: Console) -> None:
     """The bars beside the official klines that the exchange serves."""
     from cryptolake_assets.lake.query import run_sql
 
@@ -325,7 +325,7 @@ def _compare(settings: Settings, bars: list[dict[str, Any]]) -> list[Comparison]
     return [compare(bar, klines.get((bar["symbol"], epoch_ms(bar["window_start"])))) for bar in bars]
 
 
-def _show_daily(settings: Settings, console: Console) -> None:
+def show_daily(settings: Settings, console: Console) -> None:
     from cryptolake_assets.lake.query import run_sql
 
     rows = run_sql(

@@ -67,9 +67,9 @@ def _latest(exchange_time_ms: int | None) -> datetime:
 
 
 def _exchange_time_ms(settings: Settings) -> int | None:
-    from cryptolake_assets.exchange.rest import ExchangeRest
+    from cryptolake_assets.exchange.rest import ExchangeRest, RetryPolicy
 
-    exchange = ExchangeRest(settings.rest_url, timeout_s=EXCHANGE_TIMEOUT_S)
+    exchange = ExchangeRest(settings.rest_url, timeout_s=EXCHANGE_TIMEOUT_S, policy=RetryPolicy(attempts=2))
     try:
         return exchange.time_ms()
     except CryptolakeError as error:

@@ -128,10 +128,15 @@ def bars_from_aggregates(aggregates: pa.Table, is_complete: IsComplete) -> pa.Ta
 
 def ratio(numerator: Decimal, denominator: Decimal) -> Decimal:
     """numerator / denominator with 8 decimals, rounded half up, by integers; both are >= 0, the second > 0."""
-    scale = 16
-    top = int(numerator.scaleb(scale)) * 10**8
-    bottom = int(denominator.scaleb(scale))
-    return Decimal((2 * top + bottom) // (2 * bottom)).scaleb(-8)
+    top, bottom = _scaled(numerator) * 10**8, _scaled(denominator)
+    return Decimal(f"{(2 * top + bottom) // (2 * bottom)}E-8")
+
+
+def _scaled(value: Decimal) -> int:
+    """value * 10^16 as an integer. Not by `Decimal.scaleb`, which rounds to the context's 28 digits."""
+    _, digits, exponent = value.as_tuple()
+    power: int = 10 ** (16 + int(exponent))
+    return int("".join(map(str, digits))) * power
 
 
 def epoch_ms(value: datetime) -> int:

@@ -1,0 +1,61 @@
+"""Puts trades into the real Bronze table, and reads Silver back, for tests that need no stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.settings import Settings
+from cryptolake_tests.reference import Trade
+
+
+def trade(when: datetime, trade_id: int, price: str = "100.5", qty: str = "0.25", **changes: Any) -> Trade:
+    """A sound BTCUSDT trade of the `trade` stream."""
+    row = {
+        "symbol": "BTCUSDT",
+        "event_time": when,
+        "price": Decimal(price),
+        "qty": Decimal(qty),
+        "side": "buy" if trade_id % 3 else "sell",
+        "trade_id": trade_id,
+        "exchange": "binance_futures",
+        "ingest_ts": when + timedelta(milliseconds=40),
+        "first_trade_id": trade_id,
+        "last_trade_id": trade_id,
+        "trade_type": "MARKET",
+        "stream": "trade",
+        "kafka_partition": 0,
+        "kafka_offset": 0,
+        "kafka_timestamp": when,
+    }
+    return {**row, **changes}
+
+
+def append(settings: Settings, trades: Iterable[Trade]) -> int:
+    """One commit to Bronze, as a micro-batch makes it; returns its sequence number."""
+    table = load_table(settings, BRONZE_TRADES)
+    table.append(pa.Table.from_pylist(list(trades), schema=BRONZE_TRADES.arrow_schema()))
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    assert snapshot.sequence_number is not None
+    return snapshot.sequence_number
+
+
+def bars(settings: Settings, hour: datetime, hours: int = 1) -> dict[tuple[str, datetime], dict[str, Any]]:
+    """Silver's bars from `hour` on, by key."""
+    end = hour + timedelta(hours=hours)
+    rows = run_sql(
+        settings,
+        "SELECT * FROM cryptolake.silver.futures_ohlcv_1m "
+        f"WHERE window_start >= '{hour.isoformat()}' AND window_start < '{end.isoformat()}'",
+    ).to_pylist()
+    by_key = {(row["symbol"], row["window_start"]): row for row in rows}
+    assert len(by_key) == len(rows)
+    return by_key

@@ -1,0 +1,198 @@
+"""Silver on the real Spark server and catalog: exact, incremental, repeatable, and quarantined where it must be.
+
+Each test has a day of its own in the shared tables.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, localcontext
+from itertools import count
+from typing import Any
+
+import pytest
+
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform import refresh_gold, refresh_silver
+from cryptolake_assets.transform.engines import Engine, SparkEngine
+from cryptolake_tests.reference import Trade, reference_bars
+
+from .bronze import append, bars, trade
+
+_days = count(1)
+
+
+@pytest.fixture
+def hour() -> datetime:
+    """The first hour of a day that no other test uses."""
+    return datetime(2024, 8, 1, 10, tzinfo=UTC) + timedelta(days=next(_days))
+
+
+@pytest.fixture(scope="module")
+def engine(platform: Settings) -> Iterator[Engine]:
+    session = connect(platform)
+    yield SparkEngine(session)
+    session.stop()
+
+
+def refresh(settings: Settings, engine: Engine, hour: datetime, from_sequence: int | None = None) -> int:
+    """A Silver run; returns the number of bars that changed."""
+    candidate = refresh_silver.prepare(settings, engine, hour, from_sequence, "test")
+    assert candidate.passed, [outcome for outcome in candidate.outcomes if not outcome.passed]
+    return refresh_silver.commit(settings, candidate, "test").rows_changed
+
+
+def assert_bars_equal(settings: Settings, hour: datetime, trades: list[Trade]) -> None:
+    expected = reference_bars(trades)
+    got = bars(settings, hour)
+    assert got.keys() == expected.keys()
+    for key, bar in expected.items():
+        assert {name: got[key][name] for name in bar} == bar, key
+
+
+def random_trades(hour: datetime, seed: int, number: int) -> list[Trade]:
+    """Two symbols, many trades in one millisecond, hostile digits."""
+    source = random.Random(seed)  # noqa: S311  not for secrets
+    made = []
+    for trade_id in range(number):
+        when = hour + timedelta(milliseconds=source.choice([source.randrange(3_600_000), 60_000, 119_999]))
+        price = f"{Decimal(source.randrange(1, 10**17)).scaleb(-8):f}"
+        qty = f"{Decimal(source.randrange(1, 10 ** source.randrange(1, 13))).scaleb(-8):f}"
+        made.append(
+            trade(
+                when,
+                trade_id,
+                symbol=source.choice(["BTCUSDT", "ETHUSDT"]),
+                price=price,
+                qty=qty,
+                side=source.choice(["buy", "sell"]),
+                trade_type=source.choice(["MARKET"] * 9 + ["INSURANCE_FUND"]),
+            )
+        )
+    return made
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_shuffled_repeated_and_tied_trades_give_the_reference_bars(
+    platform: Settings, engine: Engine, hour: datetime, seed: int
+) -> None:
+    trades = random_trades(hour, seed, 3_000)
+    arrivals = trades + random.Random(seed).sample(trades, 300)  # noqa: S311
+    random.Random(seed + 1).shuffle(arrivals)  # noqa: S311
+    for start in range(0, len(arrivals), 1_100):
+        append(platform, arrivals[start : start + 1_100])
+    refresh(platform, engine, hour)
+    assert_bars_equal(platform, hour, trades)
+
+
+def test_a_late_trade_moves_its_own_minute_only(platform: Settings, engine: Engine, hour: datetime) -> None:
+    trades = [trade(hour + timedelta(seconds=20 * number), number) for number in range(12)]
+    refresh(platform, engine, hour, append(platform, trades))
+    before = bars(platform, hour)
+    late = trade(hour + timedelta(seconds=61), 999, price="250")
+    assert refresh(platform, engine, hour, append(platform, [late])) == 1
+    after = bars(platform, hour)
+    minute = ("BTCUSDT", hour + timedelta(minutes=1))
+    assert after[minute]["high"] == 250
+    assert after[minute]["updated_at"] > before[minute]["updated_at"]
+    assert {key: row for key, row in after.items() if key != minute} == {
+        key: row for key, row in before.items() if key != minute
+    }
+    assert_bars_equal(platform, hour, [*trades, late])
+
+
+def test_running_again_changes_nothing(platform: Settings, engine: Engine, hour: datetime) -> None:
+    trades = [trade(hour + timedelta(seconds=7 * number), number) for number in range(50)]
+    first = append(platform, trades)
+    refresh(platform, engine, hour, first)
+    before = bars(platform, hour)
+    repeats = append(platform, trades)
+    assert refresh(platform, engine, hour, repeats) == 0
+    assert refresh(platform, engine, hour) == 0
+    assert bars(platform, hour) == before
+
+
+def test_trades_that_break_a_rule_are_kept_apart_once_and_reach_no_bar(
+    platform: Settings, engine: Engine, hour: datetime
+) -> None:
+    sound = [trade(hour + timedelta(seconds=number), number) for number in range(40)]
+    broken = {
+        "price_not_positive": trade(hour, 1_001, price="-1"),
+        "qty_negative": trade(hour, 1_002, qty="-2"),
+        "qty_zero": trade(hour, 1_003, qty="0"),
+        "unknown_symbol": trade(hour, 1_004, symbol="NOPEUSDT"),
+        "event_time_out_of_range": trade(datetime(2099, 1, 1, tzinfo=UTC), 1_005 + hour.day * 10_000),
+    }
+    sequence = append(platform, [*sound, *broken.values()])
+    candidate = refresh_silver.prepare(
+        platform.model_copy(update={"drop_ratio_limit": 0.5}), engine, hour, sequence, "t"
+    )
+    assert candidate.passed
+    assert candidate.quarantined == len(broken)
+    assert candidate.counts.dropped_by_rule == {**dict.fromkeys(broken, 1), "event_time_out_of_range": 0}
+    refresh_silver.commit(platform, candidate, "t")
+    again = refresh_silver.prepare(platform.model_copy(update={"drop_ratio_limit": 0.5}), engine, hour, sequence, "t")
+    assert again.quarantined == 0
+    assert_bars_equal(platform, hour, sound)
+    held = run_sql(
+        platform,
+        "SELECT rule, trade_id FROM cryptolake.silver.futures_trades_quarantine "
+        f"WHERE event_time = '{hour.isoformat()}' OR trade_id = {1_005 + hour.day * 10_000}",
+    ).to_pylist()
+    assert {row["rule"]: row["trade_id"] for row in held} == {rule: row["trade_id"] for rule, row in broken.items()}
+
+
+def test_a_broken_copy_of_a_trade_does_not_take_the_sound_ones_place(
+    platform: Settings, engine: Engine, hour: datetime
+) -> None:
+    trades = [trade(hour + timedelta(seconds=number), number) for number in range(30)]
+    poison: dict[str, Any] = {**trades[3], "price": Decimal(-5), "qty": Decimal(0)}
+    append(platform, [poison, *trades])
+    refresh(platform, engine, hour)
+    assert_bars_equal(platform, hour, trades)
+
+
+def test_a_candidate_that_fails_its_gate_is_not_published_and_other_hours_go_on(
+    platform: Settings, engine: Engine, hour: datetime
+) -> None:
+    good = [trade(hour + timedelta(seconds=number), number) for number in range(30)]
+    refresh(platform, engine, hour, append(platform, good))
+    before = bars(platform, hour, hours=2)
+    bad = [trade(hour + timedelta(minutes=2, seconds=number), 500 + number, price="-1") for number in range(10)]
+    other = [trade(hour + timedelta(hours=1), 600)]
+    sequence = append(platform, bad + other)
+    held_back = refresh_silver.prepare(platform, engine, hour, sequence, "test")
+    assert [outcome.name for outcome in held_back.outcomes if not outcome.passed] == ["drop_ratio"]
+    assert bars(platform, hour, hours=2) == before
+    refresh(platform, engine, hour + timedelta(hours=1), sequence)
+    assert set(bars(platform, hour, hours=2)) - set(before) == {("BTCUSDT", hour + timedelta(hours=1))}
+
+
+def test_gold_is_the_days_bars_added_up_and_repeats_exactly(platform: Settings, engine: Engine, hour: datetime) -> None:
+    trades = random_trades(hour, 5, 500)
+    append(platform, trades)
+    refresh(platform, engine, hour)
+    day: date = hour.date()
+    first = refresh_gold.commit(platform, refresh_gold.prepare(platform, engine, day), "test")
+    assert first.rows_changed == 2
+    assert refresh_gold.commit(platform, refresh_gold.prepare(platform, engine, day), "test").rows_changed == 0
+    rows = run_sql(
+        platform, f"SELECT * FROM cryptolake.gold.futures_daily_stats WHERE trade_date = '{day}'"
+    ).to_pylist()
+    silver = bars(platform, hour)
+    for row in rows:
+        of_symbol = [bar for (symbol, _), bar in sorted(silver.items()) if symbol == row["symbol"]]
+        assert row["trades"] == sum(bar["trades"] for bar in of_symbol)
+        with localcontext() as context:
+            context.prec = 80
+            assert row["total_volume"] == sum(bar["volume"] for bar in of_symbol)
+            assert row["total_quote_volume"] == sum(bar["quote_volume"] for bar in of_symbol)
+        assert (row["open"], row["close"]) == (of_symbol[0]["open"], of_symbol[-1]["close"])
+        assert row["high"] - row["low"] == row["price_range"] > 0
+        assert row["minutes_with_trades"] == len(of_symbol)
+        assert 0 < row["taker_buy_ratio"] < 1
+        assert row["realised_volatility"] > 0

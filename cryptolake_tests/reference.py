@@ -1,0 +1,45 @@
+"""One-minute bars in plain Python: an independent statement of what Silver shall hold, to hold the engines against."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+from typing import Any
+
+Trade = dict[str, Any]
+"""The contract's columns, with Decimal numbers and aware times."""
+
+
+def reference_bars(trades: Iterable[Trade]) -> dict[tuple[str, datetime], dict[str, Any]]:
+    """Bars of sound MARKET trades, by (symbol, open time); repeats count once, order is (event_time, trade_id)."""
+    distinct = {(trade["exchange"], trade["symbol"], trade["stream"], trade["trade_id"]): trade for trade in trades}
+    minutes: dict[tuple[str, datetime], list[Trade]] = defaultdict(list)
+    for trade in distinct.values():
+        if trade["trade_type"] == "MARKET" and trade["price"] > 0 and trade["qty"] > 0:
+            minutes[trade["symbol"], trade["event_time"].replace(second=0, microsecond=0)].append(trade)
+    return {key: _bar(members) for key, members in minutes.items()}
+
+
+def _bar(trades: list[Trade]) -> dict[str, Any]:
+    ordered = sorted(trades, key=lambda trade: (trade["event_time"], trade["trade_id"]))
+    bought = [trade for trade in ordered if trade["side"] == "buy"]
+    with localcontext() as context:
+        context.prec = 80
+        volume = sum((trade["qty"] for trade in ordered), Decimal(0))
+        quote_volume = sum((trade["price"] * trade["qty"] for trade in ordered), Decimal(0))
+        return {
+            "open": ordered[0]["price"],
+            "high": max(trade["price"] for trade in ordered),
+            "low": min(trade["price"] for trade in ordered),
+            "close": ordered[-1]["price"],
+            "volume": volume,
+            "quote_volume": quote_volume,
+            "vwap": (quote_volume / volume).quantize(Decimal("1e-8"), ROUND_HALF_UP),
+            "trades": sum(trade["last_trade_id"] - trade["first_trade_id"] + 1 for trade in ordered),
+            "taker_buy_volume": sum((trade["qty"] for trade in bought), Decimal(0)),
+            "taker_buy_quote_volume": sum((trade["price"] * trade["qty"] for trade in bought), Decimal(0)),
+            "first_trade_id": min(trade["first_trade_id"] for trade in ordered),
+            "last_trade_id": max(trade["last_trade_id"] for trade in ordered),
+        }
