@@ -50,7 +50,7 @@ def futures_daily_stats(
             f"gold: {context.partition_key} is held back, its rows stay as they were. Failed checks: {failed}.",
             allow_retries=False,
         )
-    publication = refresh_gold.commit(settings, candidate, context.run_id)
+    publication = refresh_gold.commit(settings, candidate, context.run.run_id)
     yield dg.MaterializeResult(
         metadata={
             "dagster/row_count": candidate.rows.num_rows,

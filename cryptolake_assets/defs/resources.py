@@ -29,12 +29,14 @@ class EngineResource(dg.ConfigurableResource):
     def engine(self) -> "Engine":
         from dagster_pyspark import LazyPySparkResource
 
-        from cryptolake_assets.lake.spark import spark_unreachable
+        from cryptolake_assets.lake.spark import limit_retries, require_server, spark_unreachable
         from cryptolake_assets.transform.engines import SparkEngine
 
         settings = get_settings()
+        require_server(settings)
         try:
             session = LazyPySparkResource(spark_config={"spark.remote": settings.spark_connect_url}).spark_session
+            limit_retries(session)
             session.version  # noqa: B018  the first call reaches the server
         except Exception as error:
             raise spark_unreachable(settings, error) from error

@@ -41,10 +41,10 @@ def futures_ohlcv_1m(
 
     settings = lake.settings
     hour = hour_of(context.partition_key)
-    candidate = refresh_silver.prepare(settings, engine.engine(), hour, config.from_sequence, context.run_id)
+    candidate = refresh_silver.prepare(settings, engine.engine(), hour, config.from_sequence, context.run.run_id)
     check_results = list(checks.results(KEY, SILVER_CHECKS, candidate.outcomes))
     if not candidate.passed:
-        refresh_silver.record_run(settings, candidate, None, context.run_id)
+        refresh_silver.record_run(settings, candidate, None, context.run.run_id)
         yield from check_results
         failed = ", ".join(outcome.name for outcome in candidate.outcomes if not outcome.passed)
         raise dg.Failure(
@@ -52,7 +52,7 @@ def futures_ohlcv_1m(
             "Look at the checks' samples, mend the data or the rule, and materialize the hour again.",
             allow_retries=False,
         )
-    publication = refresh_silver.commit(settings, candidate, context.run_id)
+    publication = refresh_silver.commit(settings, candidate, context.run.run_id)
     counts = candidate.counts
     yield dg.MaterializeResult(
         metadata={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.errors import SparkError
@@ -10,6 +11,10 @@ from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+DEFAULT_PORT = 15002
+"""Spark Connect's own."""
+CONNECT_TIMEOUT_S = 5.0
 
 
 def spark_conf(settings: Settings) -> dict[str, str]:
@@ -53,6 +58,23 @@ def spark_conf(settings: Settings) -> dict[str, str]:
     return conf
 
 
+def require_server(settings: Settings) -> None:
+    """Raises `SparkError` at once when nobody listens; the Connect client itself would go on trying for 10 minutes."""
+    host, _, port = settings.spark_connect_url.removeprefix("sc://").partition("/")[0].partition(":")
+    try:
+        socket.create_connection((host, int(port or DEFAULT_PORT)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise spark_unreachable(settings, error) from None
+
+
+def limit_retries(session: SparkSession) -> None:
+    """Lets a lost server be an error after some ten seconds instead of ten minutes."""
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+
+    policy = DefaultPolicy(max_retries=8, max_backoff=3_000)
+    session.client.set_retry_policies([policy])  # type: ignore[attr-defined,operator]
+
+
 def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
     """A Spark Connect session; with `session_id` (a UUID) the same session is found again by a later process.
 
@@ -61,12 +83,14 @@ def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
     from pyspark.errors.exceptions.base import PySparkException
     from pyspark.sql import SparkSession
 
+    require_server(settings)
     url = settings.spark_connect_url
     if session_id is not None:
         separator = "" if url.endswith(("/", ";")) else (";" if "/;" in url else "/;")
         url = f"{url}{separator}user_id=cryptolake;session_id={session_id}"
     try:
         session = SparkSession.builder.remote(url).getOrCreate()
+        limit_retries(session)
         session.version  # noqa: B018  the first call reaches the server
     except (PySparkException, OSError) as error:
         raise spark_unreachable(settings, error) from error

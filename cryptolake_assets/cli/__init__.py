@@ -1,0 +1,53 @@
+"""The `cryptolake` command: thin commands over the platform, the stream and the lake.
+
+Everything heavy is imported by the command that needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from cryptolake_assets.errors import CryptolakeError
+
+
+class _Group(TyperGroup):
+    """Turns an error that a user can act on into a red message and exit code 1, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CryptolakeError as error:
+            typer.secho(str(error), fg=typer.colors.RED, err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    name="cryptolake",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="CryptoLake: exchange trades through Kafka and Spark into Iceberg, as exact bars and daily stats.",
+    epilog="Settings come from the environment and from .env; .env.example lists them all.",
+)
+
+
+@app.callback()
+def _configure() -> None:
+    from cryptolake_assets.log import configure_logging
+
+    configure_logging("WARNING")
+
+
+from cryptolake_assets.cli import data, platform  # noqa: E402, F401  (they register their commands on `app`)
+
+
+def main() -> None:
+    """Entry point of the `cryptolake` command."""
+    app()

@@ -1,0 +1,5 @@
+"""`python -m cryptolake_assets.cli`: the same as the `cryptolake` command."""
+
+from cryptolake_assets.cli import main
+
+main()

@@ -1,0 +1,115 @@
+"""Commands on the data: topics, tables, the Bronze stream, runs of Dagster assets, SQL."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cryptolake_assets.cli import app
+from cryptolake_assets.cli.output import Format
+
+
+class SqlEngine(StrEnum):
+    """What runs a user's SQL."""
+
+    DUCKDB = "duckdb"
+    SPARK = "spark"
+
+
+@app.command()
+def bootstrap() -> None:
+    """Make the namespaces and tables that are missing; safe to run again."""
+    from cryptolake_assets.lake.bootstrap import bootstrap as make_tables
+    from cryptolake_assets.settings import get_settings
+
+    made = make_tables(get_settings())
+    typer.echo("\n".join(f"made {name}" for name in made) or "all namespaces and tables are there")
+
+
+@app.command()
+def topics() -> None:
+    """Create the Kafka topics that are missing; safe to run again."""
+    from cryptolake_assets.settings import get_settings
+    from cryptolake_assets.stream.kafka import ensure_topics
+
+    for topic, created in ensure_topics(get_settings()).items():
+        typer.echo(f"{topic}: {'created' if created else 'is there'}")
+
+
+@app.command()
+def peek(
+    count: Annotated[int, typer.Option("-n", min=1, help="How many records.")] = 10,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Of the dead-letter topic.")] = False,
+    oldest: Annotated[bool, typer.Option("--oldest", help="The oldest records, not the newest.")] = False,
+) -> None:
+    """Show records of the trade topic: partition, offset, Kafka's time, key, headers and value."""
+    from cryptolake_assets.settings import get_settings
+    from cryptolake_assets.stream.kafka import peek as read
+
+    settings = get_settings()
+    topic = settings.topic_rejected if rejected else settings.kafka_topic_futures
+    records = read(settings, topic, count, from_end=not oldest)
+    for record in records:
+        at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        headers = " ".join(f"{name}={value.decode('utf-8', 'backslashreplace')}" for name, value in record.headers)
+        texts = [(item or b"").decode("utf-8", "backslashreplace") for item in (record.key, record.value)]
+        typer.echo(" ".join(filter(None, [f"{record.partition}/{record.offset}", at, texts[0], headers, texts[1]])))
+    if not records:
+        typer.echo(f"{topic} is empty", err=True)
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help='Such as "SELECT * FROM cryptolake.gold.futures_daily_stats".')],
+    output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.TABLE,
+    engine: Annotated[SqlEngine, typer.Option(help="DuckDB in this process, or the Spark server.")] = SqlEngine.DUCKDB,
+) -> None:
+    """Run SQL over the tables, by their full names."""
+    from cryptolake_assets.cli.output import print_table
+    from cryptolake_assets.lake.query import run_sql
+    from cryptolake_assets.settings import get_settings
+
+    print_table(run_sql(get_settings(), query, engine.value), output)
+
+
+@app.command("run-bronze")
+def run_bronze() -> None:
+    """Run the Bronze stream in the foreground, until Ctrl-C."""
+    from cryptolake_assets.stream import bronze
+
+    raise typer.Exit(bronze.main())
+
+
+@app.command("bronze-available-now")
+def bronze_available_now() -> None:
+    """Take what Kafka holds now into Bronze, and end."""
+    from cryptolake_assets.settings import get_settings
+    from cryptolake_assets.stream.bronze import run_available_now
+
+    typer.echo(f"{run_available_now(get_settings())} records were taken into Bronze")
+
+
+@app.command()
+def materialize(
+    asset: Annotated[str, typer.Argument(help="Asset key, such as silver/futures_ohlcv_1m.")],
+    partition: Annotated[
+        str, typer.Option(help="Partition, such as 2024-07-18-23:00 (an hour) or 2024-07-18 (a day).")
+    ],
+    wait: Annotated[bool, typer.Option(help="Return when the run has ended.")] = True,
+) -> None:
+    """Materialize one partition: on the running platform, or in a process of its own when there is none."""
+    from cryptolake_assets.platform.runs import materialize_here, materialize_on_platform, platform_answers
+    from cryptolake_assets.settings import get_settings
+
+    settings = get_settings()
+    if platform_answers(settings):
+        typer.echo(materialize_on_platform(settings, asset, partition, wait=wait))
+    elif wait:
+        raise typer.Exit(materialize_here(settings, asset, partition))
+    else:
+        typer.secho("the platform is not running: start it with `cryptolake up`", fg=typer.colors.RED, err=True)
+        sys.exit(1)

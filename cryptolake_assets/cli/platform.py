@@ -1,0 +1,200 @@
+"""Commands that run the platform: up, down, status, logs, health, setup, replay, demo."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cryptolake_assets.cli import app
+from cryptolake_assets.errors import SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cryptolake_assets.platform.status import PartStatus
+    from cryptolake_assets.settings import Settings
+
+FOLLOW_POLL_S = 0.3
+_STATE_STYLES = {"running": "green", "external": "cyan", "starting": "yellow", "stopped": "dim"}
+
+
+@app.command()
+def setup() -> None:
+    """Fetch what is missing: the pinned jars, after a check that a fitting Java is there."""
+    from cryptolake_assets.platform.jars import describe, ensure_jars, locked_jars
+    from cryptolake_assets.platform.jvm import find_java
+    from cryptolake_assets.settings import get_settings
+
+    console = _console()
+    java = find_java()
+    console.print(f"Java {java.version} ({java.origin}): {java.executable}", soft_wrap=True)
+    ensure_jars(get_settings(), console)
+    console.print(f"{describe(locked_jars())}: there, as pinned")
+
+
+@app.command()
+def up(
+    only: Annotated[list[str] | None, typer.Option(help="Start this part only; may be given several times.")] = None,
+) -> None:
+    """Start the platform, or bring a running one to the present settings; returns when every part serves."""
+    from cryptolake_assets.platform import lifecycle
+    from cryptolake_assets.settings import get_settings
+
+    settings = get_settings()
+    lifecycle.up(settings, only, _console())
+    _print_addresses(settings, _console())
+
+
+@app.command()
+def down() -> None:
+    """Stop every process of this home, and nothing else."""
+    from cryptolake_assets.platform import lifecycle
+    from cryptolake_assets.settings import get_settings
+
+    stopped = lifecycle.down(get_settings(), _console())
+    _console().print("nothing was running" if not stopped else f"stopped: {', '.join(stopped)}")
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")] = False) -> None:
+    """Show every part: state, pid, port, uptime, lag, progress, log."""
+    from cryptolake_assets.platform.status import status as part_status
+    from cryptolake_assets.settings import get_settings
+
+    rows = part_status(get_settings())
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        _print_status(rows)
+
+
+@app.command()
+def health() -> None:
+    """Say what is wrong with the platform; exit code 0 if nothing is."""
+    from cryptolake_assets.platform.status import problems
+    from cryptolake_assets.settings import get_settings
+
+    found = problems(get_settings())
+    for problem in found:
+        typer.secho(problem, fg=typer.colors.RED, err=True)
+    if found:
+        raise typer.Exit(1)
+    typer.secho("healthy: every part serves", fg=typer.colors.GREEN)
+
+
+@app.command()
+def logs(
+    part: Annotated[str, typer.Argument(help="Name of a part, as `cryptolake status` shows it, or `supervisord`.")],
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is written from now on.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last lines.")] = 50,
+) -> None:
+    """Show the last lines of a part's log."""
+    from cryptolake_assets.platform.lifecycle import tail_lines
+    from cryptolake_assets.platform.parts import PARTS
+    from cryptolake_assets.settings import get_settings
+
+    names = [*(known.name for known in PARTS), "supervisord"]
+    if part not in names:
+        raise SettingsError(f"no part is called {part} (parts: {', '.join(names)})")
+    path = get_settings().log_dir / f"{part}.log"
+    if not path.exists() and not follow:
+        typer.echo(f"{part} has not written a log yet ({path})", err=True)
+    for line in tail_lines(path, lines):
+        typer.echo(line)
+    if follow:
+        _follow(path)
+
+
+@app.command()
+def replay(
+    directory: Annotated[Path, typer.Argument(help="Directory of captures (*.ndjson, *.ndjson.gz).")],
+    speed: Annotated[
+        float | None, typer.Option(min=0, help="1 is real time, 60 a minute a second, 0 as fast as possible.")
+    ] = None,
+) -> None:
+    """Replay a directory of captures through the running platform, or start it on them."""
+    from cryptolake_assets.exchange.capture import summarise
+    from cryptolake_assets.platform import lifecycle
+    from cryptolake_assets.platform.parts import EXCHANGE
+    from cryptolake_assets.settings import Source, load_settings
+
+    console = _console()
+    directory = directory.expanduser().resolve()
+    summary = summarise(directory)
+    overrides = {"source": Source.REPLAY, "replay_dir": directory, **({} if speed is None else {"replay_speed": speed})}
+    settings = load_settings(**overrides)
+    console.print(f"{directory}: {summary.frame_count} frames of {', '.join(summary.symbols)}", soft_wrap=True)
+    if EXCHANGE not in lifecycle.up(settings, console=console):
+        lifecycle.restart(settings, EXCHANGE, console)
+    _print_addresses(settings, console)
+
+
+@app.command()
+def demo() -> None:
+    """Run the whole slice on the shipped capture and show its bars beside the exchange's official ones."""
+    from cryptolake_assets.demo import run
+    from cryptolake_assets.settings import get_settings
+
+    run(get_settings())
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _print_addresses(settings: Settings, console: Console) -> None:
+    console.print(f"Dagster: http://127.0.0.1:{settings.dagster_port}   logs: {settings.log_dir}", soft_wrap=True)
+
+
+def _print_status(rows: list[PartStatus]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for title in ("part", "state", "pid", "port", "uptime", "lag", "progress", "log"):
+        table.add_column(title, justify="right" if title in ("pid", "port", "uptime", "lag") else "left", no_wrap=True)
+    for row in rows:
+        cells = (row.pid, row.port, _duration(row.uptime_s), row.lag, row.detail, row.log)
+        table.add_row(
+            row.name,
+            Text(row.state, style=_STATE_STYLES.get(row.state, "red")),
+            *("" if cell is None else Text(str(cell)) for cell in cells),
+        )
+    console = Console(highlight=False)
+    # A path that is cut off is of no use: lines may be longer than the terminal is wide.
+    console.width = max(console.width, 240)
+    console.print(table, crop=False, no_wrap=True)
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s"
+
+
+def _follow(path: Path) -> None:
+    """Prints what is added to a file until interrupted; a file that was rotated away is opened anew."""
+    position = path.stat().st_size if path.exists() else 0
+    inode = path.stat().st_ino if path.exists() else None
+    while True:
+        if path.exists():
+            stat = path.stat()
+            if stat.st_ino != inode or stat.st_size < position:
+                inode, position = stat.st_ino, 0
+            if stat.st_size > position:
+                with path.open("rb") as file:
+                    file.seek(position)
+                    typer.echo(file.read().decode("utf-8", "replace"), nl=False)
+                    position = file.tell()
+        time.sleep(FOLLOW_POLL_S)

@@ -1,0 +1,318 @@
+"""The pinned jars of the broker and of Spark: fetched through Ivy, held against their checksums, never twice.
+
+`jars.lock` is the one place that says which jars there are. They are fetched without their dependencies, so nothing
+that is not in that file is ever loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+from xml.sax.saxutils import quoteattr
+
+import structlog
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cryptolake_assets.errors import DownloadError
+from cryptolake_assets.platform.jvm import find_java
+from cryptolake_assets.platform.truststore import network_options
+from cryptolake_assets.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+LOCK_FILE = Path(__file__).with_name("jars.lock")
+KAFKA = "kafka"
+SPARK = "spark"
+ATTEMPTS = 3
+RETRY_WAIT_S = 3.0
+_MISSED = re.compile(r"^:: ([^ #]+#[^ ;]+;[^ :]+): (.+)")
+"""Ivy's line about a jar that it could not get."""
+
+
+@dataclass(frozen=True)
+class Jar:
+    """One line of the lock: a Maven coordinate with what its file must be."""
+
+    group: str
+    organisation: str
+    name: str
+    version: str
+    sha256: str
+    size_bytes: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}-{self.version}.jar"
+
+    @property
+    def coordinate(self) -> str:
+        return f"{self.organisation}:{self.name}:{self.version}"
+
+
+def parse_lock(text: str) -> tuple[Jar, ...]:
+    """The jars of a lock file's text. Raises `DownloadError` naming the first line that is not one."""
+    jars = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            group, coordinate, sha256, size = line.split()
+            organisation, name, version = coordinate.split(":")
+            if len(bytes.fromhex(sha256)) != hashlib.sha256().digest_size:
+                raise ValueError("not a sha256")
+            jars.append(Jar(group, organisation, name, version, sha256, int(size)))
+        except ValueError as error:
+            raise DownloadError(
+                f"jars: line {number} of jars.lock is not `group coordinate sha256 size` ({error}): {line!r}. "
+                "Restore the file from the repository."
+            ) from None
+    return tuple(jars)
+
+
+@lru_cache(maxsize=1)
+def locked_jars() -> tuple[Jar, ...]:
+    """The jars that the platform needs, as pinned."""
+    return parse_lock(LOCK_FILE.read_text(encoding="utf-8"))
+
+
+def jar_dir(settings: Settings, group: str) -> Path:
+    """Where the jars of a group are; exists after `ensure_jars`."""
+    return settings.lib_dir / "jars" / group
+
+
+def describe(jars: Iterable[Jar]) -> str:
+    """Number and size for people, such as `52 jars, 117 MB`."""
+    jars = tuple(jars)
+    return f"{len(jars)} jar{'s' * (len(jars) != 1)}, {size_text(sum(jar.size_bytes for jar in jars))}"
+
+
+def size_text(size_bytes: int) -> str:
+    """A size for people: `48 MB`, `4 kB`."""
+    return f"{size_bytes / 1e6:.0f} MB" if size_bytes >= 1_000_000 else f"{size_bytes / 1e3:.0f} kB"
+
+
+def ensure_jars(settings: Settings, console: Console | None = None, jars: tuple[Jar, ...] | None = None) -> list[Jar]:
+    """Fetches what is missing or not as pinned; returns the jars that were fetched.
+
+    When all are there it only compares file times and sizes with those of the last full check.
+    Raises `DownloadError` naming the jar and the cause.
+    """
+    jars = locked_jars() if jars is None else jars
+    console = console or Console(stderr=True)
+    store = JarStore(settings.lib_dir, jars)
+    if store.is_checked():
+        return []
+    store.root.mkdir(parents=True, exist_ok=True)
+    with FileLock(settings.lib_dir / "jars.filelock"):
+        missing = store.missing()
+        if missing:
+            console.print(f"Downloading {describe(missing)}, to {store.root}", highlight=False, soft_wrap=True)
+            _fetch(settings.lib_dir, store, missing, console)
+        store.mark_checked()
+    return missing
+
+
+class JarStore:
+    """The fetched jars in `lib_dir`, and the stamp that remembers that they were checked."""
+
+    def __init__(self, lib_dir: Path, jars: tuple[Jar, ...]) -> None:
+        self.root = lib_dir / "jars"
+        self.jars = jars
+        self._stamp = self.root / "checked.json"
+
+    def path(self, jar: Jar) -> Path:
+        return self.root / jar.group / jar.file_name
+
+    def is_checked(self) -> bool:
+        """True if every file is the one that the last full check saw."""
+        try:
+            return bool(json.loads(self._stamp.read_text()) == self._seen())
+        except (OSError, ValueError):
+            return False
+
+    def mark_checked(self) -> None:
+        self._stamp.write_text(json.dumps(self._seen()))
+
+    def missing(self) -> list[Jar]:
+        """The jars whose file is absent or has another checksum; wrong files and files of no jar are removed."""
+        wanted = {self.path(jar) for jar in self.jars}
+        for extra in {*self.root.glob("*/*.jar")} - wanted:
+            extra.unlink()
+        return [jar for jar in self.jars if not self._is_right(jar)]
+
+    def take(self, jar: Jar, file: Path) -> None:
+        """Moves a fetched file to its place. Raises `DownloadError` if it is not what the lock says."""
+        if not file.is_file():
+            raise DownloadError(f"jars: {jar.coordinate} was not delivered. Run `make setup` again.")
+        found = sha256_of(file)
+        if found != jar.sha256:
+            size_bytes = file.stat().st_size
+            file.unlink()
+            raise DownloadError(
+                f"jars: {jar.coordinate} has sha256 {found} ({size_bytes} bytes), but {jar.sha256} "
+                f"({jar.size_bytes} bytes) is pinned; the file was deleted. Run `make setup` again; if it stays so, "
+                "a proxy or a repository mirror changes the file."
+            )
+        target = self.path(jar)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+
+    def _is_right(self, jar: Jar) -> bool:
+        path = self.path(jar)
+        if not path.is_file():
+            return False
+        if path.stat().st_size == jar.size_bytes and sha256_of(path) == jar.sha256:
+            return True
+        log.warning("jar_not_as_pinned", jar=jar.coordinate, path=str(path))
+        path.unlink()
+        return False
+
+    def _seen(self) -> dict[str, list[object]]:
+        seen: dict[str, list[object]] = {}
+        for jar in self.jars:
+            stat = self.path(jar).stat()
+            seen[f"{jar.group}/{jar.file_name}"] = [jar.sha256, stat.st_size, stat.st_mtime_ns]
+        return seen
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ivy_xml(jars: Iterable[Jar]) -> str:
+    """The Ivy module whose dependencies are exactly `jars`, without theirs."""
+    rows = "\n".join(
+        f"    <dependency org={quoteattr(jar.organisation)} name={quoteattr(jar.name)} rev={quoteattr(jar.version)}"
+        ' conf="default->default" transitive="false"/>'
+        for jar in jars
+    )
+    return (
+        '<ivy-module version="2.0">\n  <info organisation="cryptolake" module="jars"/>\n'
+        f'  <configurations><conf name="default"/></configurations>\n  <dependencies>\n{rows}\n  </dependencies>\n'
+        "</ivy-module>\n"
+    )
+
+
+def _fetch(lib_dir: Path, store: JarStore, jars: list[Jar], console: Console) -> None:
+    # Ivy runs in its own directory with relative paths: `[`, `(` and `$` of a path would be its pattern syntax.
+    work_dir = lib_dir / "ivy"
+    with _JarProgress(console, jars) as progress:
+        for group in dict.fromkeys(jar.group for jar in jars):
+            of_group = [jar for jar in jars if jar.group == group]
+            staging = work_dir / "staging"
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            (work_dir / "ivy.xml").write_text(ivy_xml(of_group), encoding="utf-8")
+            _run_ivy(work_dir, network_options(lib_dir), of_group, progress.fetched)
+            for jar in of_group:
+                try:
+                    store.take(jar, staging / jar.file_name)
+                except DownloadError:
+                    shutil.rmtree(work_dir, ignore_errors=True)  # or Ivy would deliver the wrong file once more
+                    raise
+                progress.fetched(jar)
+    shutil.rmtree(work_dir, ignore_errors=True)
+
+
+def _run_ivy(work_dir: Path, options: list[str], jars: list[Jar], fetched: Callable[[Jar], None]) -> None:
+    import pyspark
+
+    # Stays inside pyspark's directory of jars: the Ivy that Spark itself fetches packages with.
+    ivy_jar = next(Path(pyspark.__file__).parent.glob("jars/ivy-*.jar"), None)
+    if ivy_jar is None:
+        raise DownloadError("jars: pyspark's own Ivy jar is missing. Run `make setup` again.")
+    # Its user directory (`~/.ivy2` otherwise) must be given in full; an empty one keeps the user's out of it.
+    user_dir = (work_dir / "user").resolve()
+    command = [
+        *(str(find_java().executable), *options, f"-Divy.default.ivy.user.dir={user_dir}", "-jar", str(ivy_jar)),
+        *("-ivy", "ivy.xml", "-cache", "cache", "-retrieve", "staging/[artifact]-[revision].[ext]"),
+    ]
+    by_module = {f"{jar.organisation}#{jar.name};{jar.version}": jar for jar in jars}
+    for attempt in range(1, ATTEMPTS + 1):
+        lines: deque[str] = deque(maxlen=400)
+        with subprocess.Popen(
+            command, cwd=work_dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            _follow(process.stdout, by_module, fetched, lines)
+        if process.returncode == 0:
+            return
+        cause = failure_cause(lines)
+        if attempt == ATTEMPTS or "certificate" in cause:
+            break
+        log.warning("jar_download_failed", attempt=attempt, of=ATTEMPTS, cause=cause)
+        time.sleep(RETRY_WAIT_S * attempt)
+    raise DownloadError(f"jars: {cause}")
+
+
+def _follow(
+    output: IO[str] | None, by_module: dict[str, Jar], fetched: Callable[[Jar], None], lines: deque[str]
+) -> None:
+    for line in output or ():
+        lines.append(line.rstrip())
+        if "[SUCCESSFUL ]" in line:
+            jar = by_module.get(line.split("]", 1)[1].strip().split("!", 1)[0])
+            if jar is not None:
+                fetched(jar)
+
+
+def failure_cause(lines: Iterable[str]) -> str:
+    """What went wrong in Ivy's output, in one line that says what to do."""
+    lines = [line.strip() for line in lines if line.strip()]
+    text = "\n".join(lines)
+    missed = [match for line in lines if (match := _MISSED.match(line))]
+    named = [match[1] for match in missed]
+    what = ", ".join(dict.fromkeys(named)) or "the jars"
+    if "PKIX" in text or "SSLHandshakeException" in text:
+        return (
+            f"{what} could not be fetched: the repository's certificate is not trusted. "
+            "Set SSL_CERT_FILE to the PEM bundle of your network's CA and run `make setup` again."
+        )
+    if any(word in text for word in ("UnknownHost", "timed out", "Connection refused", "unreachable")):
+        return (
+            f"{what} could not be fetched: the repository of jars cannot be reached. "
+            "Check the network (and https_proxy, if you need one) and run `make setup` again."
+        )
+    reasons = [match[2] for match in missed] or [line for line in lines if "ERROR" in line or "xception" in line]
+    return f"{what} could not be fetched: {(reasons or ['Ivy failed without a message'])[0]}. Run `make setup` again."
+
+
+class _JarProgress:
+    """A bar on a terminal, else a line a jar."""
+
+    def __init__(self, console: Console, jars: list[Jar]) -> None:
+        self._console = console
+        self._left = dict.fromkeys(jars)
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), console=console
+        )
+        self._task = self._progress.add_task("resolving", total=sum(jar.size_bytes for jar in jars))
+
+    def __enter__(self) -> _JarProgress:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._progress.stop()
+
+    def fetched(self, jar: Jar) -> None:
+        if jar not in self._left:
+            return
+        del self._left[jar]
+        self._progress.update(self._task, advance=jar.size_bytes, description=jar.name)
+        if not self._console.is_terminal:
+            self._console.print(f"  {jar.file_name} ({size_text(jar.size_bytes)})", highlight=False)

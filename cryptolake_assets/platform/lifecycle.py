@@ -1,0 +1,349 @@
+"""Brings the platform up, takes it down, restarts a part: one call each, safe to run again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from cryptolake_assets.errors import HomeError, PartError
+from cryptolake_assets.platform import parts as catalogue
+from cryptolake_assets.platform import processes
+from cryptolake_assets.platform.jars import ensure_jars
+from cryptolake_assets.platform.jvm import find_java
+from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER, Part, Step, local_parts
+from cryptolake_assets.platform.supervisor import RUNNING_STATES, ProcessInfo, Supervisor
+from cryptolake_assets.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+LOCK_TIMEOUT_S = 180.0
+LEAST_FREE_BYTES = 1024**3
+DEATHS_ALLOWED = 1
+"""How often a part may die while it starts; the next time it is reported as failed."""
+POLL_S = 0.15
+REMIND_S = 15.0
+LOG_TAIL_LINES = 15
+
+
+def up(settings: Settings, parts: Iterable[str] | None = None, console: Console | None = None) -> list[str]:
+    """Makes the running platform what the settings say, and returns when every part serves.
+
+    Returns the names of the parts that were started, for the first time or anew.
+    Parts that run already with the same configuration are left alone; those whose configuration changed are restarted.
+    `parts` limits what is started (and what is waited for) to these names. Before anything is started it refuses a
+    wrong subscription, a full disk, a missing Java and a taken port. Raises a `CryptolakeError` naming the part.
+    """
+    console = console or Console(stderr=True, highlight=False)
+    chosen = local_parts(settings, parts)
+    _check_home(settings)
+    _check_subscriptions(settings, chosen)
+    if any(part.needs_java for part in chosen):
+        find_java()
+        ensure_jars(settings, console)
+    with _lifecycle_lock(settings, console):
+        supervisor = Supervisor(settings)
+        if not supervisor.is_running():
+            _end_leftovers(settings, console)
+            supervisor.forget()
+        _check_ports(settings, chosen, supervisor)
+        supervisor.write_config(_configurable(settings, chosen, supervisor))
+        if not supervisor.is_running():
+            supervisor.start_daemon()
+        restarted = _stop_dependents(supervisor, supervisor.reload())
+        return _Start(settings, supervisor, console).run(_with(chosen, settings, restarted))
+
+
+def restart(settings: Settings, name: str, console: Console | None = None) -> None:
+    """Stops one part, starts it again, and returns when it serves. Raises `PartError` when the platform is down."""
+    console = console or Console(stderr=True, highlight=False)
+    (part,) = local_parts(settings, [name]) or (None,)
+    supervisor = Supervisor(settings)
+    if part is None or name not in supervisor.processes():
+        raise PartError(f"{name}: it is not part of the running platform. Run `cryptolake up`.")
+    with _lifecycle_lock(settings, console):
+        supervisor.stop(name)
+        restarted = _stop_dependents(supervisor, [name])
+        _Start(settings, supervisor, console).run(_with((part,), settings, restarted), steps=())
+
+
+def stop(settings: Settings, name: str) -> None:
+    """Stops one part and leaves it stopped until the next `up`."""
+    local_parts(settings, [name])
+    Supervisor(settings).stop(name)
+
+
+def start(settings: Settings, name: str, console: Console | None = None) -> None:
+    """Starts one part of the running platform and returns when it serves. Raises `PartError`."""
+    console = console or Console(stderr=True, highlight=False)
+    supervisor = Supervisor(settings)
+    chosen = local_parts(settings, [name])
+    if name not in supervisor.processes():
+        raise PartError(f"{name}: it is not part of the running platform. Run `cryptolake up`.")
+    _Start(settings, supervisor, console).run(chosen, steps=())
+
+
+def down(settings: Settings, console: Console | None = None) -> list[str]:
+    """Stops every process of this home and nothing else; returns what was stopped.
+
+    Parts stop in reverse order, each with time to finish its work; what is left of a supervisor that was killed is
+    ended afterwards. With nothing running it does nothing.
+    """
+    console = console or Console(stderr=True, highlight=False)
+    if not settings.run_dir.is_dir():
+        return _end_leftovers(settings, console)
+    with _lifecycle_lock(settings, console):
+        supervisor = Supervisor(settings)
+        running = [info.name for info in supervisor.processes().values() if info.state in RUNNING_STATES]
+        if supervisor.is_running():
+            _stop_all(supervisor, running, console)
+            supervisor.shutdown()
+        stopped = [*running, *_end_leftovers(settings, console)]
+        supervisor.forget()
+    return stopped
+
+
+@contextmanager
+def _lifecycle_lock(settings: Settings, console: Console) -> Iterator[None]:
+    """One `up` or `down` of a home at a time; waits for another and says so."""
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.run_dir / "lifecycle.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.print("waiting for another `up` or `down` of this home")
+        try:
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
+        except Timeout:
+            raise HomeError(
+                f"home: another `cryptolake up` or `down` has held {settings.home} for {LOCK_TIMEOUT_S:.0f} s. "
+                "Let it finish or end it, then run this again."
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_home(settings: Settings) -> None:
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        free_bytes = shutil.disk_usage(settings.home).free
+    except OSError as error:
+        raise HomeError(
+            f"home: {settings.home} cannot be used ({error.strerror}). Set CRYPTOLAKE_HOME to a directory of yours."
+        ) from None
+    if not os.access(settings.home, os.W_OK | os.X_OK):
+        raise HomeError(f"home: {settings.home} cannot be written. Set CRYPTOLAKE_HOME to a directory of yours.")
+    if free_bytes < LEAST_FREE_BYTES:
+        raise HomeError(
+            f"home: only {free_bytes / 1e6:.0f} MB are free where {settings.home} is, and {LEAST_FREE_BYTES / 1e6:.0f} "
+            "MB are needed. Make room, or set CRYPTOLAKE_HOME to another disk."
+        )
+
+
+def _check_subscriptions(settings: Settings, chosen: tuple[Part, ...]) -> None:
+    if {part.name for part in chosen} & {EXCHANGE, PRODUCER}:
+        from cryptolake_assets.exchange.universe import resolve_subscriptions
+
+        resolve_subscriptions(settings)
+
+
+def _check_ports(settings: Settings, chosen: tuple[Part, ...], supervisor: Supervisor) -> None:
+    running = {info.name for info in supervisor.processes().values() if info.pid}
+    for part in chosen:
+        if part.name not in running:
+            processes.check_ports(part, settings)
+
+
+def _configurable(settings: Settings, chosen: tuple[Part, ...], supervisor: Supervisor) -> tuple[Part, ...]:
+    """The parts that get into the supervisor's configuration: the chosen ones and those that it runs already."""
+    known = {part.name for part in chosen} | set(supervisor.processes())
+    return tuple(part for part in local_parts(settings) if part.name in known)
+
+
+def _stop_dependents(supervisor: Supervisor, names: list[str]) -> list[str]:
+    """Stops running parts that have to restart with those in `names`; returns both."""
+    running = [info.name for info in supervisor.processes().values() if info.state in RUNNING_STATES]
+    dependents = [
+        part.name
+        for part in catalogue.PARTS
+        if part.name in running and part.name not in names and set(part.restarts_with) & set(names)
+    ]
+    for name in dependents:
+        supervisor.stop(name)
+    return [*names, *dependents]
+
+
+def _with(chosen: tuple[Part, ...], settings: Settings, names: Iterable[str]) -> tuple[Part, ...]:
+    wanted = {part.name for part in chosen} | set(names)
+    return tuple(part for part in local_parts(settings) if part.name in wanted)
+
+
+def _end_leftovers(settings: Settings, console: Console) -> list[str]:
+    leftovers = processes.instance_processes(settings.home)
+    if not leftovers:
+        return []
+    console.print(f"ending {len(leftovers)} processes that were left running")
+    return [f"pid {pid}" for pid in processes.end_processes(leftovers)]
+
+
+def _stop_all(supervisor: Supervisor, running: list[str], console: Console) -> None:
+    """Stops parts in reverse order of what they need; what does not need each other stops together."""
+    left = [part for part in catalogue.PARTS if part.name in running]
+    while left:
+        needed = {need for part in left for need in _needed_parts(part)}
+        level = [part for part in left if part.name not in needed]
+        console.print(f"stopping {', '.join(part.name for part in level)}")
+        with ThreadPoolExecutor(len(level)) as pool:
+            list(pool.map(supervisor.stop, [part.name for part in level]))
+        left = [part for part in left if part not in level]
+
+
+def _needed_parts(part: Part) -> set[str]:
+    """Names of the parts that `part` needs, through steps too."""
+    steps = {step.name: step.needs for step in catalogue.STEPS}
+    return {name for need in part.needs for name in steps.get(need, (need,))}
+
+
+class _Start:
+    """One run of starting parts and steps, each as soon as what it needs is there."""
+
+    def __init__(self, settings: Settings, supervisor: Supervisor, console: Console) -> None:
+        self._settings = settings
+        self._supervisor = supervisor
+        self._console = console
+        self._failed = threading.Event()
+        self._started: list[str] = []
+
+    def run(self, parts: tuple[Part, ...], steps: tuple[Step, ...] | None = None) -> list[str]:
+        """Returns the names of the parts that it started, once all serve.
+
+        Raises the first failure, after the others have stopped waiting.
+        """
+        names = {part.name for part in parts}
+        work: dict[str, Part | Step] = {part.name: part for part in parts}
+        work |= {
+            step.name: step for step in (catalogue.STEPS if steps is None else steps) if names & set(step.wanted_by)
+        }
+        pending = dict(work)
+        futures: dict[str, Future[None]] = {}
+        with ThreadPoolExecutor(max_workers=max(1, len(work))) as pool:
+            while pending:
+                ready = [name for name, item in pending.items() if not set(item.needs) & set(pending)]
+                for name in ready:
+                    item = pending.pop(name)
+                    needs = [futures[need] for need in item.needs if need in futures]
+                    futures[name] = pool.submit(self._after, needs, item)
+        for future in futures.values():
+            if (error := future.exception()) is not None and not isinstance(error, _Skipped):
+                raise error
+        return self._started
+
+    def _after(self, needs: list[Future[None]], item: Part | Step) -> None:
+        for need in needs:
+            if need.exception() is not None:
+                raise _Skipped
+        try:
+            if isinstance(item, Part):
+                self._start_part(item)
+            else:
+                self._timed(item.title, lambda: item.run(self._settings))
+        except Exception:
+            self._failed.set()
+            raise
+
+    def _timed(self, title: str, action: Callable[[], object]) -> None:
+        started = time.monotonic()
+        action()
+        self._console.print(f"  {title:<18} ready in {time.monotonic() - started:.1f} s")
+
+    def _start_part(self, part: Part) -> None:
+        info = self._supervisor.processes()[part.name]
+        if info.alive and part.is_ready(self._settings, info.started_s):
+            self._console.print(f"  {part.name:<18} runs already")
+            return
+        if info.alive and info.now_s - info.started_s > part.start_timeout_s:
+            self._console.print(f"  {part.name:<18} hangs, is restarted")
+            self._supervisor.stop(part.name)
+        self._console.print(f"  {part.name:<18} starting")
+        part.prepare(self._settings)
+        self._started.append(part.name)
+        self._timed(part.name, lambda: self._start_and_wait(part))
+
+    def _start_and_wait(self, part: Part) -> None:
+        log_file = part.log_file(self._settings)
+        log_start = log_file.stat().st_size if log_file.exists() else 0
+        self._supervisor.start(part.name)
+        started = time.monotonic()
+        reminded = started
+        watch = _Deaths()
+        while True:
+            info = self._supervisor.processes().get(part.name)
+            if info is None:
+                raise PartError(f"{part.name}: the supervisor has gone. Run `cryptolake up` again.")
+            if info.alive and part.is_ready(self._settings, info.started_s):
+                return
+            deaths = watch.count(info)
+            if deaths > DEATHS_ALLOWED or info.state == "FATAL":
+                self._give_up(part, f"died while starting ({_how(info)})", log_file, log_start)
+            waited_s = time.monotonic() - started
+            if waited_s > part.start_timeout_s:
+                self._give_up(part, f"was not ready after {waited_s:.0f} s", log_file, log_start)
+            if self._failed.is_set():
+                raise _Skipped
+            if time.monotonic() - reminded > REMIND_S:
+                reminded = time.monotonic()
+                self._console.print(f"  {part.name:<18} still starting after {waited_s:.0f} s")
+            time.sleep(POLL_S)
+
+    def _give_up(self, part: Part, what: str, log_file: Path, log_start: int) -> None:
+        self._supervisor.stop(part.name)
+        tail = tail_lines(log_file, LOG_TAIL_LINES, log_start)
+        said = "\n  " + "\n  ".join(tail) if tail else " (empty)"
+        raise PartError(
+            f"{part.name}: it {what} and was stopped. Log: {log_file}; its last lines:{said}\n"
+            f"Mend the cause, then run `cryptolake up` again; `cryptolake logs {part.name}` shows the whole log."
+        )
+
+
+class _Deaths:
+    """Counts how often a process that is being started died, from what the supervisor says of it."""
+
+    def __init__(self) -> None:
+        self._pid: int | None = None
+        self._deaths = 0
+
+    def count(self, info: ProcessInfo) -> int:
+        if self._pid is not None and info.pid != self._pid:
+            self._deaths += 1
+        self._pid = info.pid
+        return self._deaths
+
+
+class _Skipped(Exception):
+    """Not started because something that it needs, or another part, failed."""
+
+
+def _how(info: ProcessInfo) -> str:
+    return info.spawn_error or f"exit status {info.exit_status}"
+
+
+def tail_lines(path: Path, count: int, start: int = 0) -> list[str]:
+    """The last `count` lines of a text file, of what stands behind byte `start` where the file is that long."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(start if start <= size else 0)
+        return [line.decode("utf-8", "replace").rstrip() for line in deque(file, maxlen=count)]

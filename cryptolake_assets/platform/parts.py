@@ -1,0 +1,223 @@
+"""What the platform is made of: each part's command, ports, health and what it needs before it starts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.platform import kafka, probes, spark
+from cryptolake_assets.settings import PROJECT_ROOT, Settings, Source, env_name
+
+INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
+"""Every process of a platform carries its home in this variable; `down` finds them by it."""
+
+SERVER_SETTINGS = ("spark_memory_mb", "spark_master")
+"""Settings that only Spark's own process uses: a change of them concerns no other part."""
+
+WORKSPACE_FILE = PROJECT_ROOT / "workspace.yaml"
+
+KAFKA = "kafka"
+SPARK = "spark"
+EXCHANGE = "exchange"
+PRODUCER = "producer"
+BRONZE = "bronze"
+DAGSTER_WEBSERVER = "dagster-webserver"
+DAGSTER_DAEMON = "dagster-daemon"
+TOPICS = "topics"
+TABLES = "tables"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One supervised process. What depends on the settings is a function of them."""
+
+    name: str
+    command: Callable[[Settings], tuple[str, ...]]
+    is_ready: Callable[[Settings, float], bool]
+    """Health: settings and the process's start time (epoch seconds) to whether it serves."""
+    needs: tuple[str, ...] = ()
+    """Parts and steps that come before it."""
+    restarts_with: tuple[str, ...] = ()
+    """Parts whose deliberate restart ends what this one is doing: it is restarted with them."""
+    port_fields: tuple[str, ...] = ()
+    """Fields of `Settings` with the ports it listens on; the first is the one people use."""
+    environment: Callable[[Settings], dict[str, str]] = lambda _: {}
+    ignores: Callable[[str], bool] = lambda _: False
+    """Which settings (by field name) do not concern it; a change of any other restarts it."""
+    files: Callable[[Settings], dict[Path, str]] = lambda _: {}
+    """Generated configuration; a change of it restarts the part."""
+    prepare: Callable[[Settings], None] = lambda _: None
+    is_local: Callable[[Settings], bool] = lambda _: True
+    """Whether these settings want it on this machine."""
+    needs_java: bool = False
+    start_timeout_s: float = 120
+    stop_timeout_s: int = 15
+
+    def log_file(self, settings: Settings) -> Path:
+        return settings.log_dir / f"{self.name}.log"
+
+    def port(self, settings: Settings) -> int | None:
+        return int(getattr(settings, self.port_fields[0])) if self.port_fields else None
+
+    def spec(self, settings: Settings) -> dict[str, object]:
+        """What `launch` needs to become this part; equal specs mean that no restart is needed."""
+        carried = {
+            env_name(name) for name in Settings.model_fields if not (name in SERVER_SETTINGS or self.ignores(name))
+        }
+        return {
+            "command": list(self.command(settings)),
+            "directory": str(PROJECT_ROOT),
+            "environment": {
+                **{name: value for name, value in settings.environment().items() if name in carried},
+                "PYTHONUNBUFFERED": "1",
+                **self.environment(settings),
+                INSTANCE_VARIABLE: str(settings.home),
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that is done once between parts, in the process that brings the platform up."""
+
+    name: str
+    title: str
+    run: Callable[[Settings], object]
+    needs: tuple[str, ...] = ()
+    wanted_by: tuple[str, ...] = ()
+    """Parts that make this step necessary."""
+
+
+def _module(name: str, *arguments: str) -> Callable[[Settings], tuple[str, ...]]:
+    return lambda _: (sys.executable, "-m", name, *arguments)
+
+
+def _webserver_command(settings: Settings) -> tuple[str, ...]:
+    return (
+        *(sys.executable, "-m", "dagster_webserver", "-w", str(WORKSPACE_FILE)),
+        *("-h", "127.0.0.1", "-p", str(settings.dagster_port)),
+    )
+
+
+def _dagster_environment(settings: Settings) -> dict[str, str]:
+    return {"DAGSTER_HOME": str(settings.dagster_home)}
+
+
+def dagster_files(settings: Settings) -> dict[Path, str]:
+    """What DAGSTER_HOME must hold, by path."""
+    text = (PROJECT_ROOT / "dagster.yaml").read_text(encoding="utf-8")
+    return {settings.dagster_home / "dagster.yaml": text}
+
+
+def _cancel_orphaned_runs(settings: Settings) -> None:
+    from cryptolake_assets.platform.graphql import cancel_orphaned_runs
+
+    cancel_orphaned_runs(settings)
+
+
+def _create_topics(settings: Settings) -> object:
+    from cryptolake_assets.stream.kafka import ensure_topics
+
+    return ensure_topics(settings)
+
+
+def _bootstrap(settings: Settings) -> object:
+    from cryptolake_assets.lake.bootstrap import bootstrap
+
+    return bootstrap(settings)
+
+
+PARTS: tuple[Part, ...] = (
+    Part(
+        name=KAFKA,
+        command=kafka.command,
+        is_ready=lambda settings, _: probes.port_open(settings.kafka_port),
+        port_fields=("kafka_port", "kafka_controller_port"),
+        ignores=lambda _: True,
+        files=kafka.files,
+        prepare=kafka.format_storage,
+        is_local=lambda settings: not settings.kafka_bootstrap_servers,
+        needs_java=True,
+        stop_timeout_s=30,
+    ),
+    Part(
+        name=SPARK,
+        command=spark.command,
+        is_ready=lambda settings, _: probes.port_open(settings.spark_connect_port),
+        port_fields=("spark_connect_port", "spark_ui_port"),
+        environment=spark.environment,
+        ignores=lambda _: True,
+        files=spark.files,
+        prepare=spark.prepare,
+        is_local=lambda settings: not settings.spark_remote,
+        needs_java=True,
+        start_timeout_s=180,
+        stop_timeout_s=30,
+    ),
+    Part(
+        name=EXCHANGE,
+        command=_module("cryptolake_assets.exchange.replay"),
+        is_ready=lambda settings, _: probes.http_ok(f"http://127.0.0.1:{settings.exchange_port}/replay/status"),
+        port_fields=("exchange_port",),
+        is_local=lambda settings: settings.source is Source.REPLAY,
+    ),
+    Part(
+        name=PRODUCER,
+        command=_module("cryptolake_assets.stream.producer"),
+        is_ready=lambda settings, started: probes.reporting(settings.run_dir / "producer.json", started),
+        needs=(TOPICS, TABLES, EXCHANGE),
+    ),
+    Part(
+        name=BRONZE,
+        command=_module("cryptolake_assets.stream.bronze"),
+        is_ready=lambda settings, started: probes.reporting(settings.run_dir / "bronze.json", started),
+        needs=(TOPICS, TABLES, SPARK),
+        restarts_with=(SPARK,),
+        ignores=lambda name: name.startswith("replay_"),
+        start_timeout_s=180,
+        stop_timeout_s=40,
+    ),
+    Part(
+        name=DAGSTER_WEBSERVER,
+        command=_webserver_command,
+        is_ready=lambda settings, _: probes.http_ok(f"http://127.0.0.1:{settings.dagster_port}/server_info"),
+        port_fields=("dagster_port",),
+        environment=_dagster_environment,
+        ignores=lambda name: name == "replay_speed",
+        files=dagster_files,
+        start_timeout_s=180,
+    ),
+    Part(
+        name=DAGSTER_DAEMON,
+        command=_module("dagster._daemon", "run", "-w", str(WORKSPACE_FILE)),
+        is_ready=lambda settings, started: probes.daemon_healthy(settings.dagster_port, started),
+        # The webserver answers for the daemon's health; its tables are what the first sensor tick reads.
+        needs=(TABLES, DAGSTER_WEBSERVER),
+        environment=_dagster_environment,
+        ignores=lambda name: name == "replay_speed",
+        files=dagster_files,
+        prepare=_cancel_orphaned_runs,
+        start_timeout_s=180,
+    ),
+)
+
+STEPS: tuple[Step, ...] = (
+    Step(TOPICS, "Kafka topics", _create_topics, needs=(KAFKA,), wanted_by=(KAFKA, PRODUCER, BRONZE)),
+    Step(TABLES, "Iceberg tables", _bootstrap, wanted_by=(SPARK, PRODUCER, BRONZE, DAGSTER_DAEMON)),
+)
+
+
+def local_parts(settings: Settings, names: Iterable[str] | None = None) -> tuple[Part, ...]:
+    """The parts that these settings want on this machine, in order; only those in `names` if given.
+
+    Raises `SettingsError` for a name that is no part.
+    """
+    wanted = None if names is None else set(names)
+    if wanted is not None and (unknown := wanted - {part.name for part in PARTS}):
+        raise SettingsError(
+            f"no part is called {', '.join(sorted(unknown))} (parts: {', '.join(part.name for part in PARTS)})"
+        )
+    return tuple(part for part in PARTS if part.is_local(settings) and (wanted is None or part.name in wanted))

@@ -1,0 +1,93 @@
+"""Processes and ports of this machine: who listens where, and what still runs of a platform."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from cryptolake_assets.errors import PortInUseError
+from cryptolake_assets.platform.parts import INSTANCE_VARIABLE, Part
+from cryptolake_assets.platform.probes import port_open
+from cryptolake_assets.settings import Settings, env_name
+
+TERMINATE_TIMEOUT_S = 8.0
+
+
+def check_ports(part: Part, settings: Settings) -> None:
+    """Raises `PortInUseError` naming part, port, holder and the variable to change, if one is taken."""
+    for field in part.port_fields:
+        port = getattr(settings, field)
+        cause = port_refusal(port)
+        if cause:
+            raise PortInUseError(
+                f"{part.name}: port {port} {cause}. End that process, or set {env_name(field)} to a free port."
+            )
+
+
+def port_refusal(port: int) -> str:
+    """Why a server cannot listen on the loopback port; empty if it can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return f"cannot be used ({error.strerror})"
+            return f"is in use by {port_holder(port)}"
+    # A listener on all addresses does not stop the bind on every system.
+    return f"is in use by {port_holder(port)}" if port_open(port) else ""
+
+
+def port_holder(port: int) -> str:
+    """Pid and command of the process that listens on `port`, as far as this user may see it."""
+    for process in psutil.process_iter():
+        try:
+            sockets = process.net_connections(kind="tcp")
+            if any(s.status == psutil.CONN_LISTEN and s.laddr and s.laddr.port == port for s in sockets):
+                return f"pid {process.pid} ({shlex.join(process.cmdline())[:120]})"
+        except psutil.Error:
+            continue
+    return "a process of another user"
+
+
+def instance_processes(home: Path) -> list[psutil.Process]:
+    """Every process of this user that belongs to the platform of `home`, but for this one and its parents."""
+    spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return [process for process in _own_processes() if process.pid not in spared and _instance(process) == str(home)]
+
+
+def end_processes(processes: list[psutil.Process], timeout_s: float = TERMINATE_TIMEOUT_S) -> list[int]:
+    """Ends processes, by SIGTERM and after `timeout_s` by SIGKILL; returns the pids that were ended."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=timeout_s)
+    return [process.pid for process in processes]
+
+
+def _own_processes() -> Iterator[psutil.Process]:
+    user = os.getuid()
+    for process in psutil.process_iter():
+        try:
+            if process.uids().real == user and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except psutil.Error:
+            continue
+
+
+def _instance(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(INSTANCE_VARIABLE)
+    except (psutil.Error, OSError):
+        return None

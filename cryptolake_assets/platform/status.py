@@ -1,0 +1,181 @@
+"""How each part is: state, pid, port, lag, log; and what is wrong, if anything."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.platform import graphql, probes
+from cryptolake_assets.platform import parts as catalogue
+from cryptolake_assets.platform.jars import JarStore, locked_jars
+from cryptolake_assets.platform.jvm import find_java
+from cryptolake_assets.platform.lifecycle import LEAST_FREE_BYTES
+from cryptolake_assets.platform.parts import (
+    BRONZE,
+    DAGSTER_WEBSERVER,
+    EXCHANGE,
+    KAFKA,
+    PRODUCER,
+    SPARK,
+    Part,
+    local_parts,
+)
+from cryptolake_assets.platform.supervisor import ProcessInfo, Supervisor
+from cryptolake_assets.settings import Settings
+
+RUNNING = "running"
+EXTERNAL = "external"
+STOPPED = "stopped"
+UNHEALTHY = "unhealthy"
+RESTART_PAUSE_S = 120
+"""A start that soon after an end is one of a series."""
+_STATES = {
+    "STOPPED": STOPPED,
+    "BACKOFF": "restarting",
+    "STOPPING": "stopping",
+    "FATAL": "failed",
+    "EXITED": "failed",
+    "UNKNOWN": "failed",
+}
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """One row of `cryptolake status`."""
+
+    name: str
+    state: str
+    """running, starting, unhealthy (lives, but does not answer), restarting, failed, stopping, stopped, external."""
+    pid: int | None
+    port: int | None
+    uptime_s: float | None
+    lag: int | None
+    """Records behind: for bronze, trades in Kafka that are not in the table; for producer, frames in its queue."""
+    detail: str
+    log: str
+
+
+def status(settings: Settings) -> list[PartStatus]:
+    """Every part that these settings want, in order; with external brokers or Spark, those as `external`."""
+    infos = Supervisor(settings).processes()
+    local = {part.name for part in local_parts(settings)}
+    rows = [part for part in catalogue.PARTS if part.name in local or part.name in (KAFKA, SPARK)]
+    with ThreadPoolExecutor(len(rows)) as pool:
+        return list(
+            pool.map(
+                lambda part: (
+                    _local_status(part, settings, infos.get(part.name))
+                    if part.name in local
+                    else _external_status(part, settings)
+                ),
+                rows,
+            )
+        )
+
+
+def problems(settings: Settings) -> list[str]:
+    """What is wrong with the platform, each in a line that says what to do; empty when all is well."""
+    found = [*_machine_problems(settings)]
+    rows = status(settings)
+    if all(row.state in (STOPPED, EXTERNAL) for row in rows):
+        return [*found, "platform: nothing runs. Start it with `cryptolake up`."]
+    for row in rows:
+        if row.state not in (RUNNING, EXTERNAL):
+            found.append(
+                f"{row.name}: it is {row.state}{f' ({row.detail})' if row.detail else ''}. "
+                f"See `cryptolake logs {row.name}` ({row.log}); start it with `cryptolake up`."
+            )
+        elif row.state == EXTERNAL and row.detail.endswith("unreachable"):
+            found.append(f"{row.name}: {row.detail}. Check that it runs and that its address is right.")
+    if any(row.name == DAGSTER_WEBSERVER and row.state == RUNNING for row in rows):
+        try:
+            found += [f"dagster: the definitions do not load: {error}" for error in graphql.location_errors(settings)]
+        except CryptolakeError as error:
+            found.append(str(error))
+    return found
+
+
+def _machine_problems(settings: Settings) -> list[str]:
+    found = []
+    if any(part.needs_java for part in local_parts(settings)):
+        try:
+            find_java()
+        except CryptolakeError as error:
+            found.append(str(error))
+        if not JarStore(settings.lib_dir, locked_jars()).is_checked():
+            found.append("jars: not all are there as pinned. Run `make setup`.")
+    if settings.home.exists() and (free := shutil.disk_usage(settings.home).free) < LEAST_FREE_BYTES:
+        found.append(f"home: only {free / 1e6:.0f} MB are free where {settings.home} is. Make room.")
+    return found
+
+
+def _local_status(part: Part, settings: Settings, info: ProcessInfo | None) -> PartStatus:
+    state = STOPPED if info is None else _state(part, settings, info)
+    lag: int | None = None
+    detail = ""
+    if state == RUNNING:
+        lag, detail = _progress(part, settings)
+    elif info is not None and state in ("failed", "restarting"):
+        detail = info.spawn_error or f"exit status {info.exit_status}"
+    return PartStatus(
+        name=part.name,
+        state=state,
+        pid=info.pid if info else None,
+        port=part.port(settings),
+        uptime_s=info.now_s - info.started_s if info and info.pid else None,
+        lag=lag,
+        detail=detail,
+        log=str(part.log_file(settings)),
+    )
+
+
+def _state(part: Part, settings: Settings, info: ProcessInfo) -> str:
+    if not info.alive:
+        return _STATES.get(info.state, "failed")
+    if part.is_ready(settings, info.started_s):
+        return RUNNING
+    if 0 < info.started_s - info.stopped_s < RESTART_PAUSE_S:
+        return "restarting"
+    return "starting" if info.now_s - info.started_s < part.start_timeout_s else UNHEALTHY
+
+
+def _external_status(part: Part, settings: Settings) -> PartStatus:
+    address = settings.bootstrap_servers if part.name == KAFKA else settings.spark_connect_url.removeprefix("sc://")
+    servers = [server.split("/")[0].rpartition(":") for server in address.split(",")]
+    reachable = any(probes.port_open(int(port), host) for host, _, port in servers if port.isdigit())
+    detail = f"{address} {'reachable' if reachable else 'unreachable'}"
+    return PartStatus(part.name, EXTERNAL, None, None, None, None, detail, "")
+
+
+def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
+    """Lag and a few words on how far a running part is."""
+    if part.name == EXCHANGE:
+        return None, _exchange_progress(settings)
+    if part.name == PRODUCER:
+        report = probes.file_json(settings.run_dir / "producer.json")
+        counts = {key: report.get(key, 0) for key in ("frames", "events_acked", "rejected")}
+        words = f"{report.get('state', '')}, {', '.join(f'{n} {key}' for key, n in counts.items())}"
+        return _whole(report.get("queued_frames")), words.replace("_", " ")
+    if part.name == BRONZE:
+        from cryptolake_assets.stream.progress import bronze_lag
+
+        try:
+            return bronze_lag(settings), ""
+        except CryptolakeError as error:
+            return None, str(error).split(". ")[0]
+    return None, ""
+
+
+def _exchange_progress(settings: Settings) -> str:
+    report = probes.http_json(f"http://127.0.0.1:{settings.exchange_port}/replay/status")
+    if not report:
+        return "no answer"
+    clock = datetime.fromtimestamp(report["clock_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return f"{report['state']}, {report['frames_passed']} of {report['frames_total']} frames, clock {clock}"
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None

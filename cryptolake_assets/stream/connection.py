@@ -1,0 +1,291 @@
+"""One WebSocket connection to the exchange, kept open: reads, watches, opens again.
+
+The reader only stamps frames and puts them into the queue; it never waits for Kafka other than by that queue being
+full. How much of what the exchange sent is known to have arrived is the business of coverage; this module asks the two
+questions that it needs, the exchange's clock and "what have you sent so far".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import structlog
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.stream.coverage import ConnectionSpan
+from cryptolake_assets.stream.frame_queue import FrameQueue, ReceivedFrame, SpanMark
+
+log = structlog.get_logger(__name__)
+
+MAX_STREAMS: Final = 200
+"""Streams a connection: what the exchange wants clients to plan for."""
+_ANSWER_PATIENCE: Final = 5
+_RATE_LIMITED: Final = (403, 418, 429)
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+
+
+class ExchangeClock(Protocol):
+    """The exchange's own clock."""
+
+    async def time_ms(self) -> int:
+        """Exchange time, ms since 1970, UTC. Raises `ExchangeError` when it cannot be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """How a connection behaves; the defaults suit the exchange."""
+
+    open_timeout_s: float = 10.0
+    close_timeout_s: float = 2.0
+    clock_timeout_s: float = 5.0
+    ping_interval_s: float = 20.0
+    ping_timeout_s: float = 20.0
+    answer_timeout_s: float = 10.0
+    """After so long without an answer, and with nothing in the queue, a barrier falls back on the frames received."""
+    silent_alarm_s: float = 60.0
+    """A subscription without a frame for so long is worth an alarm: old URLs acknowledge and then send nothing."""
+    backoff_first_s: float = 0.5
+    backoff_cap_s: float = 30.0
+    healthy_after_s: float = 5.0
+    """A connection that brought frames and lasted so long starts the back-off anew."""
+    max_message_bytes: int = 1 << 20
+    max_buffered_frames: int = 1024
+
+
+def shards(symbols: Sequence[str]) -> list[tuple[str, ...]]:
+    """The symbols, `MAX_STREAMS` a connection."""
+    return [tuple(symbols[start : start + MAX_STREAMS]) for start in range(0, len(symbols), MAX_STREAMS)]
+
+
+class ExchangeConnection:
+    """Reads the trade streams of some symbols into a queue, reconnecting for as long as it runs."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        base_url: str,
+        symbols: tuple[str, ...],
+        stream: str,
+        queue: FrameQueue,
+        clock: ExchangeClock,
+        options: ConnectionOptions | None = None,
+    ) -> None:
+        names = "/".join(f"{symbol.lower()}@{stream}" for symbol in symbols)
+        self._url = f"{base_url}/market/stream?streams={names}"
+        self.name = name
+        self.symbols = symbols
+        self._queue = queue
+        self._clock = clock
+        self._options = options or ConnectionOptions()
+        self._log = log.bind(connection=name)
+        self._live: tuple[ClientConnection, ConnectionSpan] | None = None
+        self._waits_for_room = False
+        self._last_frame_at = 0.0
+        self.state = "closed"
+        """`connecting`, `streaming`, `silent` (subscribed, but nothing comes) or `closed`."""
+        self.reconnects = 0
+        self.exchange_time_ms: int | None = None
+        """The exchange's clock when it was last asked."""
+
+    @property
+    def span(self) -> ConnectionSpan | None:
+        """The present connection's span; None while there is no connection."""
+        return self._live[1] if self._live else None
+
+    async def run(self) -> None:
+        """Connects and reconnects until cancelled. Raises `ExchangeError` for a URL that cannot be right."""
+        attempt = 0
+        try:
+            while True:
+                started = time.monotonic()
+                self.state = "connecting"
+                frames, wait_at_least_s = await self._session()
+                self.state = "closed"
+                if frames and time.monotonic() - started >= self._options.healthy_after_s:
+                    attempt = 0
+                # Full jitter: many clients that were cut together must not come back together.
+                ceiling_s = min(self._options.backoff_cap_s, self._options.backoff_first_s * 2 ** min(attempt, 16))
+                pause_s = wait_at_least_s + random.uniform(0, ceiling_s)  # noqa: S311
+                attempt += 1
+                self.reconnects += 1
+                self._log.info("reconnects", in_s=round(pause_s, 2), attempt=attempt)
+                await asyncio.sleep(pause_s)
+        finally:
+            self.state = "closed"
+
+    async def ask(self) -> ConnectionSpan | None:
+        """Begins a barrier: asks the exchange's clock, then sends a request whose answer comes behind every frame that
+        the exchange sent before. The request's id is in the returned span's `requests` until the answer was read.
+
+        A request rather than a ping, because a pong may overtake frames that the server has queued, and because the
+        WebSocket library tells of a pong before it hands out the frames that came ahead of it.
+        """
+        if self._live is None:
+            return None
+        socket, span = self._live
+        if span.requests:
+            return span  # the previous one is still under way
+        asked_ms = await self._exchange_time()
+        request_id = random.getrandbits(48)  # recorded answers in a capture must not match it
+        span.requests[request_id] = asked_ms
+        try:
+            async with asyncio.timeout(self._options.answer_timeout_s):
+                await socket.send(f'{{"method":"LIST_SUBSCRIPTIONS","params":[],"id":{request_id}}}')
+        except (ConnectionClosed, TimeoutError):
+            span.requests.pop(request_id, None)
+            return None
+        self._expect_answer(span, request_id, _ANSWER_PATIENCE)
+        return span
+
+    def _expect_answer(self, span: ConnectionSpan, request_id: int, patience: int) -> None:
+        asyncio.get_running_loop().call_later(
+            self._options.answer_timeout_s, self._miss_answer, span, request_id, patience
+        )
+
+    def _miss_answer(self, span: ConnectionSpan, request_id: int, patience: int) -> None:
+        """Falls back on the frames received, unless the answer may wait in the queue behind frames that wait for
+        Kafka; then it is given some more time."""
+        if request_id not in span.requests or self.span is not span:
+            return
+        if patience and len(self._queue):
+            self._expect_answer(span, request_id, patience - 1)
+            return
+        del span.requests[request_id]
+        self._log.warning("barrier_unanswered")
+        self._queue.put_mark(SpanMark(span, ended=False))
+
+    async def _exchange_time(self) -> int | None:
+        try:
+            async with asyncio.timeout(self._options.clock_timeout_s):
+                self.exchange_time_ms = await self._clock.time_ms()
+        except (ExchangeError, TimeoutError) as error:
+            self._log.warning("exchange_clock_not_reachable", error=str(error) or type(error).__name__)
+            return None
+        return self.exchange_time_ms
+
+    async def _session(self) -> tuple[int, float]:
+        """One connection from opening to end: frames received, and seconds that the exchange asks us to stay away."""
+        span = ConnectionSpan(self.name, self.symbols, before_ms=await self._exchange_time())
+        opened = False
+        started = time.monotonic()
+        try:
+            async with connect(self._url, **self._connect_arguments()) as socket:
+                opened = True
+                self._live = (socket, span)
+                self.state = "streaming"
+                self._log.info("connection_opened", symbols=len(self.symbols), url=self._url[:200])
+                try:
+                    await self._stream(socket, span)
+                except asyncio.CancelledError:
+                    await socket.close()  # a stop is no error: the exchange is told 1000, not 1011
+                    raise
+        except InvalidURI as error:
+            raise ExchangeError(
+                f"exchange: {self._url[:200]} is no WebSocket address ({error}). Correct CRYPTOLAKE_EXCHANGE_WS_URL."
+            ) from error
+        except InvalidStatus as error:
+            status = error.response.status_code
+            wait_s = self._asked_to_wait_s(status, error.response.headers.get("Retry-After"))
+            self._log.warning("connection_refused", status=status, wait_s=wait_s)
+            return 0, wait_s
+        except ConnectionClosed as closed:
+            self._log.warning(
+                "connection_lost",
+                code=closed.rcvd.code if closed.rcvd else None,
+                reason=closed.rcvd.reason if closed.rcvd else str(closed),
+                frames=span.frames,
+                lasted_s=round(time.monotonic() - started, 1),
+            )
+        except (InvalidHandshake, OSError) as error:  # TimeoutError is an OSError
+            self._log.warning("connection_failed", error=f"{type(error).__name__}: {error}", frames=span.frames)
+        finally:
+            self._live = None
+            if opened:
+                self._queue.put_mark(SpanMark(span, ended=True))
+        return span.frames, 0.0
+
+    def _connect_arguments(self) -> dict[str, Any]:
+        options = self._options
+        arguments: dict[str, Any] = {
+            "compression": None,
+            "max_size": options.max_message_bytes,
+            "max_queue": options.max_buffered_frames,
+            "open_timeout": options.open_timeout_s,
+            "close_timeout": options.close_timeout_s,
+            # The library's keep-alive would end a connection whose pongs wait behind frames that wait for Kafka.
+            "ping_interval": None,
+        }
+        if urlsplit(self._url).hostname in _LOOPBACK:
+            arguments["proxy"] = None
+        return arguments
+
+    def _asked_to_wait_s(self, status: int, retry_after: str | None) -> float:
+        if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
+            return float(retry_after)
+        return self._options.backoff_cap_s if status in _RATE_LIMITED else 0.0
+
+    async def _stream(self, socket: ClientConnection, span: ConnectionSpan) -> None:
+        """Reads until the connection ends; raises what ended it."""
+        self._last_frame_at = time.monotonic()
+        tasks = [
+            asyncio.create_task(self._read(socket, span)),
+            asyncio.create_task(self._watch(socket)),
+            asyncio.create_task(self._note_opening(span)),
+        ]
+        try:
+            await tasks[0]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _note_opening(self, span: ConnectionSpan) -> None:
+        span.after_ms = await self._exchange_time()
+
+    async def _read(self, socket: ClientConnection, span: ConnectionSpan) -> None:
+        queue = self._queue
+        while True:
+            # Undecoded: text that is not UTF-8 is a frame to refuse, not a reason to lose the connection.
+            raw = await socket.recv(decode=False)
+            frame = ReceivedFrame(span, time.time_ns() // 1000, raw)
+            span.frames += 1
+            if not queue.try_put(frame):
+                self._waits_for_room = True
+                try:
+                    await queue.put(frame)
+                finally:
+                    self._waits_for_room = False
+            self._last_frame_at = time.monotonic()
+
+    async def _watch(self, socket: ClientConnection) -> None:
+        """Closes a connection on which neither a frame nor a pong comes, and tells when only pongs do."""
+        options = self._options
+        while True:
+            await asyncio.sleep(options.ping_interval_s)
+            asked_at = time.monotonic()
+            try:
+                async with asyncio.timeout(options.ping_timeout_s):
+                    await (await socket.ping())
+            except TimeoutError:
+                # Frames that wait for room in the queue hold back what is behind them, pongs too.
+                if self._last_frame_at < asked_at and not self._waits_for_room:
+                    self._log.warning("connection_silent", no_pong_for_s=options.ping_timeout_s)
+                    await socket.close(1001, "no pong")
+                    return
+            except ConnectionClosed:
+                return
+            silent_s = time.monotonic() - self._last_frame_at
+            if silent_s < options.silent_alarm_s or self._waits_for_room:
+                self.state = "streaming"
+            elif self.state != "silent":
+                self.state = "silent"
+                self._log.warning("subscribed_but_silent", silent_s=round(silent_s), url=self._url[:200])

@@ -1,0 +1,273 @@
+"""Kafka seen from outside the data path: topics, offsets, a look at what a topic holds, the dead-letter record.
+
+The functions without `_async` may be called from anywhere, with an event loop running in the thread or without one.
+All raise `BrokerError`, which names the servers, when the brokers cannot be reached, and its kind `BrokerRefusedError`
+when they refuse for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import structlog
+
+from cryptolake_assets.contract import RejectedFrame
+from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+
+log = structlog.get_logger(__name__)
+# The client's own log repeats itself at every attempt while a broker is away; what matters reaches ours as errors.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+REQUEST_TIMEOUT_S: Final = 15.0
+"""How long one question to the brokers may take in all before they count as unreachable."""
+PEEK_TIMEOUT_S: Final = 120.0
+"""The same for a peek, which may be asked for a whole topic."""
+MAX_REJECTED_BYTES: Final = 900_000
+"""Most raw bytes of a refused frame that are kept: under the brokers' default limit of 1,048,588 bytes a record."""
+
+_TOPIC_EXISTS: Final = 36
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class PeekedRecord:
+    """One record as it lies on a topic; `timestamp_ms` is Kafka's, ms since 1970, UTC."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """What every Kafka client of this project is made with: where the brokers are and how to speak to them."""
+    return {"bootstrap_servers": settings.bootstrap_servers, "client_id": "cryptolake"}
+
+
+def ensure_topics(settings: Settings) -> dict[str, bool]:
+    """Creates the trade topic and the dead-letter topic where they are missing.
+
+    Returns per topic whether it was created now. An existing topic is left as it is.
+    """
+    return _run(ensure_topics_async(settings))
+
+
+async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
+    """As `ensure_topics`."""
+    from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+    from aiokafka.errors import for_code
+
+    wanted = (settings.kafka_topic_futures, settings.topic_rejected)
+    async with _asking(settings, "create topics"):
+        admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000))
+        try:
+            await admin.start()
+            existing = set(await admin.list_topics())
+            # Asked for first, so that a user who may not create topics can still use those that are there.
+            missing = [topic for topic in wanted if topic not in existing]
+            created = dict.fromkeys(wanted, False)
+            if not missing:
+                return created
+            answer = await admin.create_topics(
+                [NewTopic(topic, settings.kafka_partitions, settings.kafka_replication) for topic in missing]
+            )
+        finally:
+            await admin.close()
+    for topic, code, *detail in answer.topic_errors:
+        if code not in (0, _TOPIC_EXISTS):
+            message = next((str(text) for text in detail if text), "")
+            raise BrokerRefusedError(
+                f"kafka: the brokers at {settings.bootstrap_servers} refused to create topic {topic} "
+                f"({for_code(code).__name__}{': ' + message if message else ''}). Check CRYPTOLAKE_KAFKA_PARTITIONS "
+                f"({settings.kafka_partitions}), CRYPTOLAKE_KAFKA_REPLICATION ({settings.kafka_replication}) and the "
+                "user's right to create topics."
+            )
+        created[topic] = code == 0
+    log.info("topics_created", topics=[topic for topic, now in created.items() if now])
+    return created
+
+
+def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """Per partition the offset that the next record will get."""
+    return _run(end_offsets_async(settings, topic))
+
+
+async def end_offsets_async(settings: Settings, topic: str) -> dict[int, int]:
+    """As `end_offsets`."""
+    async with _asking(settings, f"read the end offsets of {topic}"), _consumer(settings) as consumer:
+        partitions = await _partitions(settings, topic)
+        return {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
+
+
+def beginning_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """Per partition the offset of the oldest record that is still there."""
+    return _run(beginning_offsets_async(settings, topic))
+
+
+async def beginning_offsets_async(settings: Settings, topic: str) -> dict[int, int]:
+    """As `beginning_offsets`."""
+    async with _asking(settings, f"read the beginning offsets of {topic}"), _consumer(settings) as consumer:
+        partitions = await _partitions(settings, topic)
+        return {tp.partition: offset for tp, offset in (await consumer.beginning_offsets(partitions)).items()}
+
+
+def peek(settings: Settings, topic: str, count: int, from_end: bool = True) -> list[PeekedRecord]:
+    """At most `count` records of a topic: the newest, or the oldest when not `from_end`; in Kafka's time order.
+
+    Reads only what is there at the call; joins no consumer group and moves no one's offsets.
+    """
+    return _run(peek_async(settings, topic, count, from_end))
+
+
+async def peek_async(settings: Settings, topic: str, count: int, from_end: bool = True) -> list[PeekedRecord]:
+    """As `peek`."""
+    async with _asking(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
+        partitions = await _partitions(settings, topic)
+        begin = await consumer.beginning_offsets(partitions)
+        end = await consumer.end_offsets(partitions)
+        start = {tp: max(begin[tp], end[tp] - count) if from_end else begin[tp] for tp in partitions}
+        stop = {tp: end[tp] if from_end else min(end[tp], begin[tp] + count) for tp in partitions}
+        consumer.assign(partitions)
+        for tp in partitions:
+            consumer.seek(tp, start[tp])
+        records: list[PeekedRecord] = []
+        open_partitions = {tp for tp in partitions if start[tp] < stop[tp]}
+        while open_partitions:
+            for tp, batch in (await consumer.getmany(*open_partitions, timeout_ms=500)).items():
+                records.extend(
+                    PeekedRecord(tp.partition, item.offset, item.timestamp, item.key, item.value, tuple(item.headers))
+                    for item in batch
+                    if item.offset < stop[tp]
+                )
+            # The position also passes records that are gone (compaction, transaction markers).
+            open_partitions = {tp for tp in open_partitions if await consumer.position(tp) < stop[tp]}
+    records.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
+    return records[-count:] if from_end else records[:count]
+
+
+def dead_letter(frame: RejectedFrame, *, stream: str, received_at_us: int) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Value and headers of the dead-letter record of a refused frame; it has no key.
+
+    The value is the raw frame. Headers: `reason` (see `RejectedFrame`), `stream` (the subscribed one, `trade` or
+    `aggTrade`), `received_at_us` (ASCII digits, µs since 1970, UTC). Of a frame over `MAX_REJECTED_BYTES` the first so
+    many bytes are kept, and a header `truncated_from_bytes` holds its size.
+    """
+    headers = [
+        ("reason", frame.reason.encode()),
+        ("stream", stream.encode()),
+        ("received_at_us", str(received_at_us).encode()),
+    ]
+    if len(frame.raw) > MAX_REJECTED_BYTES:
+        headers.append(("truncated_from_bytes", str(len(frame.raw)).encode()))
+    return frame.raw[:MAX_REJECTED_BYTES], headers
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error of Kafka's client will come again however often one tries: rights, settings, versions."""
+    from aiokafka import errors
+
+    return isinstance(
+        error,
+        (
+            BrokerRefusedError,
+            errors.TopicAuthorizationFailedError,
+            errors.ClusterAuthorizationFailedError,
+            errors.SaslAuthenticationFailed,
+            errors.UnsupportedSaslMechanismError,
+            errors.IllegalSaslStateError,
+            errors.AuthenticationFailedError,
+            errors.AuthenticationMethodNotSupported,
+            errors.MessageSizeTooLargeError,
+            errors.RecordListTooLargeError,
+            errors.InvalidTopicError,
+            errors.UnsupportedVersionError,
+            errors.IncompatibleBrokerVersion,
+            errors.UnsupportedForMessageFormatError,
+            errors.PolicyViolationError,
+        ),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _asking(settings: Settings, purpose: str, limit_s: float = REQUEST_TIMEOUT_S) -> AsyncIterator[None]:
+    """Gives the block a time limit and turns what Kafka's client raises into a `BrokerError`."""
+    from aiokafka.errors import KafkaError
+
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except (KafkaError, OSError) as error:  # TimeoutError is an OSError
+        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if is_refusal(error):
+            raise BrokerRefusedError(
+                f"kafka: the brokers at {settings.bootstrap_servers} do not let us {purpose} ({cause}). Check the "
+                "user's rights and the security settings."
+            ) from error
+        raise BrokerError(
+            f"kafka: could not {purpose} at {settings.bootstrap_servers} ({cause}). Is the broker up "
+            "(`cryptolake status`), and is KAFKA_BOOTSTRAP_SERVERS right?"
+        ) from error
+
+
+@contextlib.asynccontextmanager
+async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    from aiokafka import AIOKafkaConsumer
+
+    consumer = AIOKafkaConsumer(
+        **client_options(settings),
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000),
+    )
+    try:
+        await consumer.start()
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def _partitions(settings: Settings, topic: str) -> Sequence[TopicPartition]:
+    from aiokafka import TopicPartition
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000))
+    try:
+        await admin.start()
+        # All topics: asking for one by name would create it where brokers create topics by themselves.
+        found = [described for described in await admin.describe_topics() if described["topic"] == topic]
+    finally:
+        await admin.close()
+    if not found:
+        raise BrokerError(
+            f"kafka: topic {topic} does not exist at {settings.bootstrap_servers}. Create it with `cryptolake topics`, "
+            "or check KAFKA_TOPIC_FUTURES."
+        )
+    return [TopicPartition(topic, number) for number in sorted(part["partition"] for part in found[0]["partitions"])]
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    if not _loop_is_running():
+        return asyncio.run(work)
+    # This thread's loop is busy with the caller: the work gets a loop in a thread of its own.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka") as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,393 @@
+"""The producer: trades from the exchange's sockets into Kafka, without losing one that was received.
+
+    connections (one reader each) ─► one bounded queue ─► one publisher task: parse, send ─► outbox ─► Kafka
+                                                                 └ marks: "all before this is acknowledged" ─► coverage
+
+Run as `python -m cryptolake_assets.stream.producer`. SIGTERM and SIGINT end it in order: it stops reading, sends what
+it has, writes its coverage and exits 0. It exits 1, with a message on stderr, when settings or rights are wrong, and
+when the rest could not be delivered in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from cryptolake_assets.contract import AcceptedFrame, RejectedFrame, parse_frame
+from cryptolake_assets.errors import CryptolakeError, ExchangeError
+from cryptolake_assets.exchange.rest import AsyncExchangeRest, RetryPolicy
+from cryptolake_assets.exchange.universe import Subscriptions, resolve_subscriptions
+from cryptolake_assets.log import configure_logging
+from cryptolake_assets.settings import EXCHANGE_NAME, Settings, Source, get_settings
+from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection, shards
+from cryptolake_assets.stream.coverage import ConnectionSpan, CoverageSink, CoverageWriter
+from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame, SpanMark
+from cryptolake_assets.stream.kafka import dead_letter
+from cryptolake_assets.stream.outbox import Outbox
+from cryptolake_assets.stream.producer_status import (
+    MAX_SYMBOLS_SHOWN,
+    ConnectionStatus,
+    ProducerStatus,
+    status_path,
+    write_status,
+)
+from cryptolake_assets.stream.publisher import KafkaPublisher, Message, Publisher
+from cryptolake_assets.stream.tasks import cancelled, unless
+
+log = structlog.get_logger(__name__)
+
+_FRAMES_AT_ONCE: Final = 500
+_START_RETRY_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerOptions:
+    """How the producer behaves beside what the settings say."""
+
+    connection: ConnectionOptions = field(default_factory=ConnectionOptions)
+    drain_timeout_s: float = 20.0
+    """How long a stop waits for the brokers to acknowledge the rest."""
+    claim_wait_s: float = 2.0
+    """How long a round of coverage waits for its barriers; late ones are written in the next round."""
+    status_interval_s: float = 1.0
+    stall_alarm_s: float = 5.0
+    """Messages under way for so long without an acknowledgement are worth an alarm."""
+    final_write_attempts: int = 3
+
+
+class Producer:
+    """Connections, queue, publisher task and coverage of one process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        subscriptions: Subscriptions,
+        *,
+        publisher: Publisher,
+        clock: ExchangeClock,
+        sink: CoverageSink,
+        options: ProducerOptions | None = None,
+    ) -> None:
+        self._settings = settings
+        self._options = options or ProducerOptions()
+        self._publisher = publisher
+        self._stream = subscriptions.stream
+        self._trades_topic = settings.kafka_topic_futures
+        self._queue = FrameQueue()
+        self._outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
+        self._coverage = CoverageWriter(
+            sink,
+            exchange=EXCHANGE_NAME,
+            stream=subscriptions.stream,
+            source=settings.ws_url,
+            partition_for=publisher.partition_for,
+        )
+        self._symbols = subscriptions.symbols
+        self._connections = [
+            ExchangeConnection(
+                name=f"{subscriptions.stream}-{number}",
+                base_url=settings.ws_url,
+                symbols=symbols,
+                stream=subscriptions.stream,
+                queue=self._queue,
+                clock=clock,
+                options=self._options.connection,
+            )
+            for number, symbols in enumerate(shards(subscriptions.symbols))
+        ]
+        self._claimed = asyncio.Event()
+        self._write_now = asyncio.Event()
+        self._stopping = False
+        self._working = False
+        self._frames = 0
+        self._rejected_unsaid = 0
+        self._rejected_said_at = float("-inf")
+        self._last_event_time_us: int | None = None
+        self._state = "starting"
+
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Works until `stop` is set, then drains. Returns whether everything received was acknowledged.
+
+        Raises `BrokerRefusedError` when Kafka refuses for good and `ExchangeError` for an unusable address.
+        """
+        status = asyncio.create_task(self._keep_status())
+        try:
+            self._state = "waiting_for_broker"
+            if not await unless(stop, self._outbox.start()):
+                return True
+            return await self._work(stop)
+        except BaseException:
+            self._state = "failed"
+            raise
+        finally:
+            await cancelled([status])
+            await self._publisher.stop()
+            if self._state != "failed":
+                self._state = "stopped"
+            self._write_status()
+
+    async def _work(self, stop: asyncio.Event) -> bool:
+        self._state = "streaming"
+        self._working = True
+        log.info("producer_started", symbols=len(self._symbols), stream=self._stream, source=self._settings.ws_url)
+        connections = [asyncio.create_task(connection.run()) for connection in self._connections]
+        resend = asyncio.create_task(self._outbox.run())
+        publish = asyncio.create_task(self._publish())
+        coverage = asyncio.create_task(self._keep_coverage())
+        parts: list[asyncio.Task[None]] = [*connections, resend, publish, coverage]
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            waits: list[asyncio.Future[Any]] = [stopped, self._outbox.fatal, *parts]
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()  # raises what ended a part that should not have ended
+            return await self._finish(connections, publish, coverage)
+        finally:
+            await cancelled([stopped, *parts])
+
+    async def _finish(
+        self,
+        connections: Sequence[asyncio.Task[None]],
+        publish: asyncio.Task[None],
+        coverage: asyncio.Task[None],
+    ) -> bool:
+        """Stops reading, sends the rest, writes the last coverage."""
+        self._state, self._working = "draining", False
+        log.info("producer_stops", queued_frames=len(self._queue), in_flight=self._outbox.in_flight)
+        await cancelled(connections)
+        self._queue.put_mark(EndOfFrames())
+        drained = True
+        try:
+            async with asyncio.timeout(self._options.drain_timeout_s):
+                await self._or_refused(publish)
+                await self._or_refused(asyncio.ensure_future(self._outbox.drained()))
+        except TimeoutError:
+            drained = False
+            log.error("drain_incomplete", queued_frames=len(self._queue), in_flight=self._outbox.in_flight)
+        self._stopping = True
+        self._write_now.set()
+        await coverage
+        for attempt in range(self._options.final_write_attempts):
+            if await self._coverage.write():
+                break
+            if attempt + 1 < self._options.final_write_attempts:
+                await asyncio.sleep(1.0)
+        log.info(
+            "producer_stopped",
+            frames=self._frames,
+            events_acked=self._acked(self._settings.kafka_topic_futures),
+            rejected=self._acked(self._settings.topic_rejected),
+            repeats_sent=self._outbox.repeats_sent,
+            drained=drained,
+        )
+        return drained
+
+    async def _or_refused(self, work: asyncio.Future[None]) -> None:
+        await asyncio.wait([work, self._outbox.fatal], return_when=asyncio.FIRST_COMPLETED)
+        if self._outbox.fatal.done():
+            self._outbox.fatal.result()
+        await work
+
+    # The publisher task.
+
+    async def _publish(self) -> None:
+        """From the queue through the contract into the outbox, in order, until `EndOfFrames`."""
+        partitions = {symbol: self._publisher.partition_for(symbol.encode()) for symbol in self._symbols}
+        while True:
+            for item in await self._queue.take(_FRAMES_AT_ONCE):
+                if isinstance(item, ReceivedFrame):
+                    await self._publish_frame(item, partitions)
+                elif isinstance(item, SpanMark):
+                    self._mark(item.span, None, ended=item.ended)
+                else:
+                    return
+            # Neither queue nor outbox waits while there is something to do; the readers need their turn.
+            await asyncio.sleep(0)
+
+    async def _publish_frame(self, frame: ReceivedFrame, partitions: dict[str, int]) -> None:
+        self._frames += 1
+        parsed = parse_frame(frame.raw, ingest_time_us=frame.received_at_us, exchange=EXCHANGE_NAME)
+        if isinstance(parsed, AcceptedFrame):
+            event = parsed.event
+            frame.span.see(parsed.exchange_time_ms)
+            self._last_event_time_us = event.event_time
+            key = event.symbol.encode()
+            partition = partitions.get(event.symbol)
+            if partition is None:  # not subscribed: kept all the same, Silver judges symbols
+                partition = self._publisher.partition_for(key)
+            await self._outbox.put(Message(self._trades_topic, event.encode(), key, partition))
+        elif isinstance(parsed, RejectedFrame):
+            value, headers = dead_letter(parsed, stream=self._stream, received_at_us=frame.received_at_us)
+            self._note_rejected(parsed)
+            await self._outbox.put(Message(self._settings.topic_rejected, value, headers=headers))
+        elif parsed.request_id in frame.span.requests:
+            self._mark(frame.span, frame.span.requests.pop(parsed.request_id), ended=False)
+
+    def _note_rejected(self, frame: RejectedFrame) -> None:
+        """Logs refused frames, at most one line a second: a broken feed must not fill the disk."""
+        self._rejected_unsaid += 1
+        now = time.monotonic()
+        if now - self._rejected_said_at >= 1.0:
+            log.warning("frames_rejected", frames=self._rejected_unsaid, reason=frame.reason, size_bytes=len(frame.raw))
+            self._rejected_unsaid, self._rejected_said_at = 0, now
+
+    def _mark(self, span: ConnectionSpan, asked_ms: int | None, *, ended: bool) -> None:
+        """Claims the connection's interval so far once everything before this point is acknowledged."""
+        self._outbox.mark(partial(self._claim, span, span.claim_to(asked_ms), ended))
+
+    def _claim(
+        self, span: ConnectionSpan, interval: tuple[int, int] | None, ended: bool, next_offsets: dict[int, int]
+    ) -> None:
+        if interval is not None:
+            self._coverage.claim(span.symbols, interval, next_offsets)
+        span.claims += 1
+        span.ended = span.ended or ended
+        self._claimed.set()
+        if ended:
+            self._write_now.set()
+
+    # Coverage and status.
+
+    async def _keep_coverage(self) -> None:
+        """Every interval, and when a connection has ended: barriers on all connections, then one write."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.coverage_interval_s):
+                    await self._write_now.wait()
+            self._write_now.clear()
+            if self._stopping:
+                return
+            claims = {c.span: c.span.claims for c in self._connections if c.span is not None}
+            asked = await asyncio.gather(*(connection.ask() for connection in self._connections))
+            await self._claims_of({span: claims[span] for span in asked if span in claims})
+            await self._coverage.write()
+
+    async def _claims_of(self, before: dict[ConnectionSpan, int]) -> None:
+        """Waits a little until each of the spans has made another claim (or has ended)."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._options.claim_wait_s):
+                while any(span.claims == count and not span.ended for span, count in before.items()):
+                    self._claimed.clear()
+                    await self._claimed.wait()
+
+    async def _keep_status(self) -> None:
+        while True:
+            self._note_stall()
+            self._write_status()
+            await asyncio.sleep(self._options.status_interval_s)
+
+    def _note_stall(self) -> None:
+        """Tells when the brokers stop acknowledging, and when they go on: Kafka's client waits for them silently."""
+        stalled_s = self._outbox.stalled_s
+        if self._state == "streaming" and stalled_s > self._options.stall_alarm_s:
+            self._state = "waiting_for_broker"
+            log.warning(
+                "broker_not_answering",
+                bootstrap_servers=self._settings.bootstrap_servers,
+                in_flight=self._outbox.in_flight,
+                queued_frames=len(self._queue),
+            )
+        elif self._state == "waiting_for_broker" and self._working and stalled_s <= self._options.stall_alarm_s:
+            self._state = "streaming"
+            log.info("broker_answers_again", in_flight=self._outbox.in_flight, queued_frames=len(self._queue))
+
+    def _write_status(self) -> None:
+        try:
+            write_status(status_path(self._settings), self.status())
+        except OSError as error:
+            log.error("status_not_written", error=str(error))
+
+    def status(self) -> ProducerStatus:
+        """The present state and counts."""
+        clocks = [c.exchange_time_ms for c in self._connections if c.exchange_time_ms is not None]
+        covered = self._coverage.covered_to_ms
+        return ProducerStatus(
+            state=self._state,
+            pid=os.getpid(),
+            stream=self._stream,
+            symbols=len(self._symbols),
+            connections=tuple(
+                ConnectionStatus(c.name, c.state, len(c.symbols), c.span.frames if c.span else 0, c.reconnects)
+                for c in self._connections
+            ),
+            frames=self._frames,
+            events_acked=self._acked(self._settings.kafka_topic_futures),
+            rejected=self._acked(self._settings.topic_rejected),
+            repeats_sent=self._outbox.repeats_sent,
+            in_flight=self._outbox.in_flight,
+            queued_frames=len(self._queue),
+            last_event_time_ms=self._last_event_time_us // 1000 if self._last_event_time_us is not None else None,
+            exchange_time_ms=max(clocks, default=None),
+            coverage_to_ms={
+                symbol: covered[symbol] for symbol in self._symbols[:MAX_SYMBOLS_SHOWN] if symbol in covered
+            },
+            coverage_failures=self._coverage.failures,
+            updated_at_ms=time.time_ns() // 1_000_000,
+        )
+
+    def _acked(self, topic: str) -> int:
+        return self._outbox.acked.get(topic, 0)
+
+
+async def _subscriptions(settings: Settings, rest: AsyncExchangeRest) -> Subscriptions:
+    """What to subscribe to, waiting for the live exchange to tell what it lists."""
+    while True:
+        try:
+            listed = (await rest.exchange_info()).symbol_names if settings.source is Source.BINANCE else None
+            return await asyncio.to_thread(resolve_subscriptions, settings, listed_symbols=listed)
+        except ExchangeError as error:
+            log.warning("exchange_not_reachable", error=str(error), retry_in_s=_START_RETRY_S)
+            await asyncio.sleep(_START_RETRY_S)
+
+
+async def serve(settings: Settings) -> int:
+    """Runs the producer of these settings until SIGTERM or SIGINT; returns the exit code."""
+    from cryptolake_assets.lake.coverage import IcebergCoverageSink
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # Few attempts: a clock that answers late is of no use, and the next round asks again.
+    policy = RetryPolicy(attempts=2, max_backoff_s=0.5, max_retry_after_s=1.0)
+    async with AsyncExchangeRest(settings.rest_url, timeout_s=3.0, policy=policy) as rest:
+        found: list[Subscriptions] = []
+
+        async def find() -> None:
+            found.append(await _subscriptions(settings, rest))
+
+        if not await unless(stop, find()):
+            return 0
+        producer = Producer(
+            settings,
+            found[0],
+            publisher=KafkaPublisher(settings),
+            clock=rest,
+            sink=IcebergCoverageSink(settings),
+        )
+        return 0 if await producer.run(stop) else 1
+
+
+def main() -> int:
+    """The process's entry."""
+    try:
+        settings = get_settings()
+        configure_logging(settings.log_level)
+        return asyncio.run(serve(settings))
+    except CryptolakeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

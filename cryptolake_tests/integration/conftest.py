@@ -1,0 +1,60 @@
+"""The real broker, Spark and catalog in a home of their own, once for the whole session."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.parts import KAFKA, SPARK
+from cryptolake_assets.settings import PORT_FIELDS, Settings, load_settings
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.integration)
+            # The platform's start counts towards the first test that asks for it.
+            item.add_marker(pytest.mark.timeout(600))
+
+
+def free_ports() -> dict[str, int]:
+    """A free port for every port setting, by field name."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORT_FIELDS]
+    try:
+        return {field: sock.getsockname()[1] for field, sock in zip(PORT_FIELDS, sockets, strict=True)}
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def settings_for(home: Path, **overrides: Any) -> Settings:
+    """Settings of a platform of its own, beside whatever else runs on this machine."""
+    return load_settings(**{"home": home, **free_ports(), **overrides})
+
+
+def _stop_spark_session() -> None:
+    """A session that outlives its server would be tried again and again when the process ends."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    if session is not None:
+        session.stop()
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings of a home where Kafka and Spark are up, the topics created and the tables made."""
+    settings = settings_for(tmp_path_factory.mktemp("platform"), spark_memory_mb=1536)
+    try:
+        lifecycle.up(settings, [KAFKA, SPARK])
+        yield settings
+    finally:
+        _stop_spark_session()
+        lifecycle.down(settings)

@@ -1,0 +1,163 @@
+"""The graph on the real Spark server and catalog: the follower asks for what is due, the gate holds back what fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import bronze as bronze_defs
+from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs.follower import tick
+from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.defs.resources import StreamResource
+from cryptolake_assets.lake.bronze_files import head_sequence
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.follow import FollowerState
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_tests.reference import reference_bars
+
+from .bronze import append, bars, trade
+
+HOUR = datetime(2024, 10, 5, 10, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(platform: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """The platform's settings as the process's, as a run of Dagster has them."""
+    for name, value in platform.environment().items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    yield get_settings()
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+def run_asset(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str, **more: Any) -> dg.ExecuteInProcessResult:
+    """One run of one partition, as the daemon launches it."""
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance, asset_selection=[key], partition_key=partition, raise_on_error=False, **more
+    )
+
+
+def run_request(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
+    assert request.partition_key is not None
+    return run_asset(
+        instance, silver.KEY, request.partition_key, run_config=request.run_config, tags=dict(request.tags)
+    )
+
+
+def evaluate(instance: dg.DagsterInstance, settings: Settings, cursor: str | None) -> dg.SensorResult | dg.SkipReason:
+    return tick(dg.build_sensor_context(instance=instance, cursor=cursor), settings, StreamResource())
+
+
+def cursor_at_head(settings: Settings) -> str:
+    return FollowerState(sequence=head_sequence(load_table(settings, BRONZE_TRADES))).to_cursor()
+
+
+def test_the_follower_asks_for_exactly_the_touched_hours_and_strays_hold_nothing_up(
+    settings: Settings, instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    cursor = cursor_at_head(settings)
+    sound = [trade(HOUR + timedelta(hours=number), 10 + number) for number in (0, 1)]
+    strays = [trade(datetime(2099, 1, 1, tzinfo=UTC), 8_000), trade(datetime(2019, 1, 1, tzinfo=UTC), 8_001)]
+    sequence = append(settings, [*sound, *strays])
+    with caplog.at_level(logging.WARNING):
+        result = evaluate(instance, settings, cursor)
+    assert isinstance(result, dg.SensorResult)
+    assert result.run_requests is not None
+    assert {request.partition_key for request in result.run_requests} == {
+        hour_key(HOUR),
+        hour_key(HOUR + timedelta(hours=1)),
+    }
+    assert {(event.asset_key, event.partition) for event in result.asset_events} == {
+        (bronze_defs.KEY, hour_key(HOUR)),
+        (bronze_defs.KEY, hour_key(HOUR + timedelta(hours=1))),
+    }
+    for request in result.run_requests:
+        assert request.run_config["ops"][silver.KEY.to_python_identifier()]["config"]["from_sequence"] == sequence
+        assert run_request(instance, request).success
+    assert bars(settings, HOUR, hours=2).keys() == reference_bars(sound).keys()
+    quarantined = run_sql(
+        settings,
+        "SELECT trade_id FROM cryptolake.silver.futures_trades_quarantine WHERE trade_id IN (8000, 8001)",
+    )
+    assert quarantined.num_rows == 2
+    after = evaluate(instance, settings, result.cursor)
+    assert isinstance(after, dg.SkipReason)
+    assert "0 hours pending" in str(after.skip_message)
+
+
+def test_an_hour_that_fails_its_gate_stays_pending_and_is_mended(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    hour = HOUR + timedelta(days=1)
+    good = [trade(hour + timedelta(seconds=number), number) for number in range(20)]
+    append(settings, good)
+    assert run_asset(instance, silver.KEY, hour_key(hour)).success
+    published = bars(settings, hour)
+
+    cursor = cursor_at_head(settings)
+    bad = [trade(hour + timedelta(seconds=number), 100 + number, price="-1") for number in range(15)]
+    elsewhere = hour + timedelta(hours=2)
+    append(settings, [*bad, trade(elsewhere, 200)])
+    first = evaluate(instance, settings, cursor)
+    assert isinstance(first, dg.SensorResult)
+    outcomes = {request.partition_key: run_request(instance, request) for request in first.run_requests or []}
+    failed = outcomes[hour_key(hour)]
+    assert not failed.success
+    assert outcomes[hour_key(elsewhere)].success
+    evaluations = {event.check_name: event for event in failed.get_asset_check_evaluations()}
+    assert not evaluations["drop_ratio"].passed
+    assert evaluations["unique_key"].passed
+    assert failed.asset_materializations_for_node(silver.KEY.to_python_identifier()) == []
+    assert bars(settings, hour) == published
+
+    # More good trades bring the share of bad ones under the limit: the hour is asked for again, from its first failure.
+    more = [trade(hour + timedelta(seconds=number), 300 + number) for number in range(400)]
+    append(settings, more)
+    second = evaluate(instance, settings, first.cursor)
+    assert isinstance(second, dg.SensorResult)
+    (request,) = second.run_requests or []
+    assert request.partition_key == hour_key(hour)
+    assert run_request(instance, request).success
+    expected = reference_bars(good + more)
+    got = bars(settings, hour)
+    assert {key: got[key]["trades"] for key in got} == {key: bar["trades"] for key, bar in expected.items()}
+
+
+def test_bronze_by_hand_takes_what_kafka_holds_and_counts_the_hour(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    result = run_asset(instance, bronze_defs.KEY, hour_key(HOUR))
+    assert result.success
+    (materialization,) = result.asset_materializations_for_node(bronze_defs.KEY.to_python_identifier())
+    counted = run_sql(
+        settings,
+        "SELECT count(*) AS n FROM cryptolake.bronze.futures_trades "
+        f"WHERE date_trunc('hour', event_time) = '{HOUR.isoformat()}'",
+    ).to_pylist()[0]["n"]
+    assert materialization.metadata["dagster/row_count"].value == counted
+    assert materialization.metadata["lag"].value == 0
+
+
+def test_gold_by_hand_materializes_the_day(settings: Settings, instance: dg.DagsterInstance) -> None:
+    hour = HOUR + timedelta(days=2)
+    append(settings, [trade(hour + timedelta(minutes=number), number) for number in range(5)])
+    assert run_asset(instance, silver.KEY, hour_key(hour)).success
+    assert run_asset(instance, gold.KEY, hour.date().isoformat()).success
+    rows = run_sql(settings, f"SELECT * FROM cryptolake.gold.futures_daily_stats WHERE trade_date = '{hour.date()}'")
+    assert rows.to_pylist()[0]["minutes_with_trades"] == 5

@@ -1,0 +1,269 @@
+"""The producer and the real broker: every frame that was received is in Kafka, whatever is killed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.exchange.replay import ReplayExchange
+from cryptolake_assets.exchange.rest import AsyncExchangeRest
+from cryptolake_assets.exchange.universe import resolve_subscriptions
+from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.platform.parts import KAFKA
+from cryptolake_assets.platform.supervisor import Supervisor
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.stream import kafka
+from cryptolake_assets.stream.outbox import Outbox
+from cryptolake_assets.stream.producer import Producer
+from cryptolake_assets.stream.producer_status import ProducerStatus, read_status
+from cryptolake_assets.stream.publisher import KafkaPublisher, Message
+from cryptolake_tests.exchange.sockets import NOON_MS
+from cryptolake_tests.stream.fakes import FakeClock, FakeExchange, MemorySink, trade, until
+
+DEMO_TRADES = {"BTCUSDT": 10_701, "ETHUSDT": 13_655}
+
+
+@pytest.fixture
+def own(platform: Settings, tmp_path: Path) -> Settings:
+    """The platform's broker, with topics and a home of the test's own."""
+    return platform.model_copy(
+        update={
+            "home": tmp_path,
+            "kafka_bootstrap_servers": platform.bootstrap_servers,
+            "kafka_topic_futures": f"trades-{uuid.uuid4().hex[:8]}",
+        }
+    )
+
+
+@asynccontextmanager
+async def producing(settings: Settings, sink: MemorySink) -> AsyncIterator[asyncio.Event]:
+    """A producer on the shipped capture's subscriptions; set the event to end it, else it ends with the block."""
+    stop = asyncio.Event()
+    async with AsyncExchangeRest(settings.rest_url) as rest:
+        producer = Producer(
+            settings, resolve_subscriptions(settings), publisher=KafkaPublisher(settings), clock=rest, sink=sink
+        )
+        run = asyncio.create_task(producer.run(stop))
+        try:
+            yield stop
+            stop.set()
+            assert await run
+        finally:
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+
+
+def at(exchange: ReplayExchange, settings: Settings) -> Settings:
+    """The settings with the replay exchange's addresses."""
+    return settings.model_copy(
+        update={
+            "exchange_ws_url": exchange.url.replace("http", "ws"),
+            "exchange_rest_url": exchange.url,
+            "coverage_interval_s": 0.5,
+        }
+    )
+
+
+def acknowledged(settings: Settings) -> Callable[[], int]:
+    def count() -> int:
+        status = read_status(settings)
+        return status.events_acked if status else 0
+
+    return count
+
+
+async def trades(settings: Settings) -> Counter[tuple[str, int]]:
+    """How often each (symbol, trade id) lies on the trade topic."""
+    records = await kafka.peek_async(settings, settings.kafka_topic_futures, 10**9, from_end=False)
+    events = [json.loads(record.value or b"") for record in records]
+    return Counter((event["symbol"], event["trade_id"]) for event in events)
+
+
+def distinct_per_symbol(found: Counter[tuple[str, int]]) -> dict[str, int]:
+    return dict(Counter(symbol for symbol, _ in found))
+
+
+def test_topics_are_created_once(own: Settings) -> None:
+    names = {own.kafka_topic_futures, own.topic_rejected}
+    assert kafka.ensure_topics(own) == dict.fromkeys(names, True)
+    assert kafka.ensure_topics(own) == dict.fromkeys(names, False)
+    for topic in names:
+        nothing = dict.fromkeys(range(own.kafka_partitions), 0)
+        assert kafka.end_offsets(own, topic) == kafka.beginning_offsets(own, topic) == nothing
+
+
+def test_a_topic_that_cannot_be_created_says_why(own: Settings) -> None:
+    with pytest.raises(BrokerRefusedError, match=r"InvalidReplicationFactor.*CRYPTOLAKE_KAFKA_REPLICATION \(3\)"):
+        kafka.ensure_topics(own.model_copy(update={"kafka_replication": 3}))
+
+
+def test_a_missing_topic_is_named_and_not_created_by_asking(own: Settings) -> None:
+    for _ in range(2):
+        with pytest.raises(BrokerError, match=f"topic {own.kafka_topic_futures} does not exist"):
+            kafka.end_offsets(own, own.kafka_topic_futures)
+
+
+async def test_every_frame_of_the_capture_lands_once_below_the_covered_offset(own: Settings) -> None:
+    sink = MemorySink()
+    async with ReplayExchange(own.replay_dir, speed=0).running() as exchange:
+        settings = at(exchange, own)
+        async with producing(settings, sink):
+            await until(lambda: acknowledged(settings)() == sum(DEMO_TRADES.values()), timeout_s=60)
+        clock_ms = exchange.clock.now_ms()
+    found = await trades(settings)
+    assert distinct_per_symbol(found) == DEMO_TRADES
+    assert max(found.values()) == 1
+    ends = await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
+    rows = {row.symbol: row for row in sink.rows.values()}
+    assert rows.keys() == DEMO_TRADES.keys()
+    for symbol, row in rows.items():
+        assert row.kafka_offset == ends[row.kafka_partition]
+        assert row.connected_to_ms == clock_ms
+        records = await kafka.peek_async(settings, settings.kafka_topic_futures, 10**9, from_end=False)
+        assert {record.partition for record in records if record.key == symbol.encode()} == {row.kafka_partition}
+        first_ms = min(
+            json.loads(record.value or b"")["event_time"] // 1000 for record in records if record.key == symbol.encode()
+        )
+        # The first frame of all is the only one that may lie before: it tells when the connection was there.
+        assert row.connected_from_ms <= first_ms + 5
+
+
+async def test_a_peek_shows_the_newest_or_the_oldest(own: Settings) -> None:
+    async with ReplayExchange(own.replay_dir, speed=0).running() as exchange:
+        settings = at(exchange, own)
+        async with producing(settings, MemorySink()):
+            await until(lambda: acknowledged(settings)() == sum(DEMO_TRADES.values()), timeout_s=60)
+    everything = await kafka.peek_async(settings, settings.kafka_topic_futures, 10**9)
+    assert len(everything) == sum(DEMO_TRADES.values())
+    newest = kafka.peek(settings, settings.kafka_topic_futures, 10)
+    assert newest == everything[-10:]
+    assert kafka.peek(settings, settings.kafka_topic_futures, 10, from_end=False) == everything[:10]
+
+
+async def test_nothing_is_lost_when_the_broker_is_killed(own: Settings, platform: Settings) -> None:
+    sink = MemorySink()
+    async with ReplayExchange(own.replay_dir, speed=60).running() as exchange:
+        settings = at(exchange, own)
+        async with producing(settings, sink):
+            await until(lambda: acknowledged(settings)() > 3_000, timeout_s=60)
+            pid = Supervisor(platform).processes()[KAFKA].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: acknowledged(settings)() == sum(DEMO_TRADES.values()), timeout_s=120)
+        clock_ms = exchange.clock.now_ms()
+    found = await trades(settings)
+    assert distinct_per_symbol(found) == DEMO_TRADES
+    assert {row.connected_to_ms for row in sink.rows.values()} == {clock_ms}
+
+
+async def test_a_restarted_session_loses_nothing(own: Settings) -> None:
+    publisher = KafkaPublisher(own)
+    outbox = Outbox(publisher, counted_topic=own.kafka_topic_futures)
+    await outbox.start()
+    resend = asyncio.create_task(outbox.run())
+    count = 5_000
+    try:
+        for number in range(count):
+            await outbox.put(Message(own.kafka_topic_futures, b"%d" % number, b"key", 0))
+            if number in (1_000, 3_000):
+                await publisher.restart()
+        async with asyncio.timeout(60):
+            await outbox.drained()
+    finally:
+        resend.cancel()
+        await asyncio.gather(resend, return_exceptions=True)
+        await publisher.stop()
+    records = await kafka.peek_async(own, own.kafka_topic_futures, 10**9, from_end=False)
+    assert {int(record.value or b"") for record in records} == set(range(count))
+    assert outbox.next_offsets[0] == len(records) == count + outbox.repeats_sent
+
+
+async def test_refused_frames_lie_on_the_dead_letter_topic(own: Settings) -> None:
+    exchange = FakeExchange()
+    async with exchange.running():
+        settings = own.model_copy(update={"exchange_ws_url": exchange.url})
+        stop = asyncio.Event()
+        producer = Producer(
+            settings,
+            resolve_subscriptions(settings),
+            publisher=KafkaPublisher(settings),
+            clock=FakeClock(),
+            sink=MemorySink(),
+        )
+        run = asyncio.create_task(producer.run(stop))
+        huge = b"\xff" * (1 << 20)
+        await exchange.send(trade(1, NOON_MS), b'{"data":{"e":"trade"', huge, trade(2, NOON_MS))
+        await until(lambda: (status := read_status(settings)) is not None and status.rejected == 2, timeout_s=30)
+        stop.set()
+        assert await run
+    letters = await kafka.peek_async(settings, settings.topic_rejected, 10, from_end=False)
+    by_size = sorted(letters, key=lambda letter: len(letter.value or b""))
+    assert by_size[0].value == b'{"data":{"e":"trade"'
+    assert dict(by_size[0].headers)["reason"].startswith(b"not_json: ")
+    assert by_size[1].value == huge[: kafka.MAX_REJECTED_BYTES]
+    assert dict(by_size[1].headers)["truncated_from_bytes"] == str(1 << 20).encode()
+    assert sorted(trade_id for _, trade_id in await trades(settings)) == [1, 2]
+
+
+def run_producer(settings: Settings) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cryptolake_assets.stream.producer"], env=os.environ | settings.environment()
+    )
+
+
+async def test_a_killed_producer_leaves_a_hole_in_coverage_and_none_elsewhere(own: Settings) -> None:
+    """Killed in the middle and started again: what was sent meanwhile is missing, and coverage says so."""
+    async with ReplayExchange(own.replay_dir, speed=30).running() as exchange:
+        settings = at(exchange, own)
+        bootstrap(settings)
+        first = run_producer(settings)
+        await until(lambda: acknowledged(settings)() > 3_000, timeout_s=60)
+        await until(
+            lambda: bool((s := read_status(settings)) and s.pid == first.pid and s.coverage_to_ms), timeout_s=60
+        )
+        first.kill()
+        await asyncio.to_thread(first.wait)
+        await asyncio.sleep(1)  # half a minute of the exchange's time
+        second = run_producer(settings)
+
+        def finished() -> bool:
+            status: ProducerStatus | None = read_status(settings)
+            if status is None or status.pid != second.pid:
+                return False
+            return min(status.coverage_to_ms.values(), default=0) >= exchange.clock.last_ns // 10**6
+
+        await until(finished, timeout_s=90)
+        second.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(second.wait, 60) == 0
+    emitted = await trades(settings)
+    sent_ms = {
+        (json.loads(raw)["data"]["s"], json.loads(raw)["data"]["t"]): json.loads(raw)["data"]["E"]
+        for raw in demo_frames(own)
+    }
+    rows = read_coverage(settings)
+    spans = sorted({(row.connected_from_ms, row.connected_to_ms) for row in rows})
+    assert len(spans) >= 2
+    missing = {key for key in sent_ms if key not in emitted}
+    assert missing, "the kill came too late to show anything"
+    for key, exchange_ms in sent_ms.items():
+        if any(begin <= exchange_ms < end for begin, end in spans):
+            assert key in emitted, f"{key} at {exchange_ms} is covered but not in Kafka"
+
+
+def demo_frames(settings: Settings) -> list[str]:
+    from cryptolake_assets.exchange.capture import read_frames
+
+    return [frame.raw for frame in read_frames(settings.replay_dir)]

@@ -1,0 +1,133 @@
+"""The lock of the jars and what is made of it; no network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from cryptolake_assets.errors import DownloadError
+from cryptolake_assets.platform import jars
+from cryptolake_assets.platform.jars import Jar, JarStore, describe, failure_cause, ivy_xml, locked_jars, parse_lock
+
+CONTENT = b"not really a jar"
+
+
+def make_jar(name: str = "a", content: bytes = CONTENT) -> Jar:
+    return Jar("kafka", "org.example", name, "1.0", hashlib.sha256(content).hexdigest(), len(content))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> JarStore:
+    """Two jars, both there, as pinned and checked."""
+    made = JarStore(tmp_path / "lib", (make_jar("a"), make_jar("b")))
+    for jar in made.jars:
+        made.path(jar).parent.mkdir(parents=True, exist_ok=True)
+        made.path(jar).write_bytes(CONTENT)
+    made.mark_checked()
+    return made
+
+
+def test_the_shipped_lock_is_complete() -> None:
+    locked = locked_jars()
+    by_group = {group: [jar for jar in locked if jar.group == group] for group in (jars.KAFKA, jars.SPARK)}
+    assert sum(map(len, by_group.values())) == len(locked)
+    assert {"kafka_2.13", "log4j-slf4j-impl"} <= {jar.name for jar in by_group[jars.KAFKA]}
+    assert {"spark-sql-kafka-0-10_2.13", "sqlite-jdbc"} <= {jar.name for jar in by_group[jars.SPARK]}
+    for group in by_group.values():
+        assert len({jar.name for jar in group}) == len(group), "two versions of a module on one class path"
+    assert describe(locked) == f"{len(locked)} jars, 117 MB"
+
+
+def test_the_lock_holds_no_address() -> None:
+    text = jars.LOCK_FILE.read_text() + Path(jars.__file__).read_text()
+    assert "://" not in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "kafka org.example:a:1.0 abc 12",
+        f"kafka org.example:a {'0' * 64} 12",
+        f"kafka org.example:a:1.0 {'0' * 64} many",
+        f"kafka org.example:a:1.0 {'0' * 64}",
+    ],
+)
+def test_a_broken_line_is_named(line: str) -> None:
+    with pytest.raises(DownloadError, match=r"line 2 of jars\.lock"):
+        parse_lock(f"# comment\n{line}\n")
+
+
+def test_checked_jars_are_not_read_again(store: JarStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jars, "sha256_of", lambda _: pytest.fail("a checked jar was read"))
+    assert store.is_checked()
+
+
+def test_a_missing_jar_is_noticed(store: JarStore) -> None:
+    store.path(store.jars[0]).unlink()
+    assert not store.is_checked()
+    assert store.missing() == [store.jars[0]]
+
+
+def test_a_changed_jar_is_removed_and_missing(store: JarStore) -> None:
+    path = store.path(store.jars[1])
+    path.write_bytes(CONTENT[::-1])
+    os.utime(path, ns=(1, 1))
+    assert not store.is_checked()
+    assert store.missing() == [store.jars[1]]
+    assert not path.exists()
+
+
+def test_another_lock_undoes_the_check(store: JarStore) -> None:
+    changed = JarStore(store.root.parent, (store.jars[0], make_jar("b", b"newer")))
+    assert not changed.is_checked()
+    assert changed.missing() == [changed.jars[1]]
+
+
+def test_a_jar_that_is_not_in_the_lock_is_removed(store: JarStore) -> None:
+    stray = store.root / "kafka" / "old-0.9.jar"
+    stray.write_bytes(CONTENT)
+    assert store.missing() == []
+    assert not stray.exists()
+
+
+def test_a_fetched_file_is_taken_only_as_pinned(store: JarStore, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.jar", tmp_path / "bad.jar"
+    good.write_bytes(CONTENT)
+    bad.write_bytes(b"<html>proxy says no</html>")
+    store.take(store.jars[0], good)
+    assert store.path(store.jars[0]).read_bytes() == CONTENT
+    with pytest.raises(DownloadError, match=rf"org\.example:b:1\.0 has sha256 .* but {store.jars[1].sha256}"):
+        store.take(store.jars[1], bad)
+    assert not bad.exists()
+    with pytest.raises(DownloadError, match="was not delivered"):
+        store.take(store.jars[1], bad)
+
+
+def test_ivy_is_asked_for_exactly_the_jars() -> None:
+    module = ET.fromstring(ivy_xml(locked_jars()))  # noqa: S314  (our own text)
+    asked = module.findall("dependencies/dependency")
+    assert [(d.get("org"), d.get("name"), d.get("rev")) for d in asked] == [
+        (jar.organisation, jar.name, jar.version) for jar in locked_jars()
+    ]
+    assert {dependency.get("transitive") for dependency in asked} == {"false"}
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("\t\tServer access error: PKIX path building failed", "SSL_CERT_FILE"),
+        ("\t\tServer access error: java.net.UnknownHostException: repo", "https_proxy"),
+        (
+            ":: resolving dependencies :: x#y;w\n\t\t:: org.example#a;1.0: not found",
+            "jars: org.example#a;1.0 could not be",
+        ),
+        ("\t\t:: org.example#a;1.0: not found", "not found. Run `make setup`"),
+        ("", "Ivy failed without a message"),
+    ],
+)
+def test_a_failed_download_says_what_to_do(output: str, expected: str) -> None:
+    assert expected in f"jars: {failure_cause(output.splitlines())}"

@@ -1,0 +1,257 @@
+"""Starting, watching and stopping parts under the real supervisor; the parts here are small Python servers."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from cryptolake_assets.errors import HomeError, PartError, PortInUseError
+from cryptolake_assets.platform import lifecycle, parts, probes, processes
+from cryptolake_assets.platform.parts import Part, Step
+from cryptolake_assets.platform.status import problems, status
+from cryptolake_assets.platform.supervisor import Supervisor
+from cryptolake_assets.settings import Settings, load_settings
+
+SERVER = """
+import http.server, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(sys.argv[2].encode())
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def serving(name: str, port_field: str, **changes: object) -> Part:
+    """A part that serves HTTP on a port of the settings and answers with the log level."""
+    part = Part(
+        name=name,
+        command=lambda s: (sys.executable, "-c", SERVER, str(getattr(s, port_field)), s.log_level),
+        is_ready=lambda s, _: probes.http_ok(f"http://127.0.0.1:{getattr(s, port_field)}/"),
+        port_fields=(port_field,),
+        ignores=lambda _: True,
+        stop_timeout_s=5,
+        start_timeout_s=20,
+    )
+    return replace(part, **changes)  # type: ignore[arg-type]
+
+
+def failing(name: str, text: str) -> Part:
+    """A part that says something and dies."""
+    code = f"import sys; print({text!r}); sys.exit(3)"
+    return Part(name=name, command=lambda _: (sys.executable, "-c", code), is_ready=lambda *_: False)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    fields = ("kafka_port", "kafka_controller_port", "spark_connect_port", "spark_ui_port", "exchange_port")
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in (*fields, "dagster_port")]
+    ports = {f: s.getsockname()[1] for f, s in zip((*fields, "dagster_port"), servers, strict=True)}
+    for server in servers:
+        server.close()
+    made = load_settings(home=tmp_path / "a home", **ports)
+    yield made
+    # Not `down`, which has tests of its own: this is quicker.
+    for process in processes.instance_processes(made.home):
+        process.kill()
+    wait_for(lambda: processes.instance_processes(made.home) == [])
+    Supervisor(made).forget()
+
+
+@pytest.fixture
+def platform(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Puts other parts and steps in the place of the real ones."""
+
+    def install(*chosen: Part, steps: tuple[Step, ...] = ()) -> None:
+        monkeypatch.setattr(parts, "PARTS", chosen)
+        monkeypatch.setattr(parts, "STEPS", steps)
+
+    return install
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def pid_of(settings: Settings, name: str) -> int | None:
+    return Supervisor(settings).processes()[name].pid
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.05)
+
+
+def test_up_starts_in_order_and_down_stops_it_all(settings: Settings, platform: Callable[..., None]) -> None:
+    seen: list[bool] = []
+    step = Step(
+        "step", "a step", lambda s: seen.append(probes.port_open(s.kafka_port)), needs=("one",), wanted_by=("two",)
+    )
+    two = serving("two", "exchange_port", needs=("step",), prepare=lambda _: seen.append(len(seen) == 1))
+    platform(two, serving("one", "kafka_port"), steps=(step,))
+    assert set(lifecycle.up(settings, console=quiet())) == {"one", "two"}
+    assert seen == [True, True], "the step ran when `one` served, and `two` started after the step"
+    assert lifecycle.up(settings, console=quiet()) == []
+    assert set(lifecycle.down(settings, quiet())) == {"one", "two"}
+    assert not probes.port_open(settings.kafka_port)
+    assert not probes.port_open(settings.exchange_port)
+    assert lifecycle.down(settings, quiet()) == []
+
+
+def test_only_some_parts(settings: Settings, platform: Callable[..., None]) -> None:
+    platform(serving("one", "kafka_port"), serving("two", "exchange_port"))
+    assert lifecycle.up(settings, ["two"], quiet()) == ["two"]
+    assert not probes.port_open(settings.kafka_port)
+    first = pid_of(settings, "two")
+    assert lifecycle.up(settings, ["one"], quiet()) == ["one"]
+    assert pid_of(settings, "two") == first
+
+
+def test_a_changed_part_is_restarted_and_no_other(settings: Settings, platform: Callable[..., None]) -> None:
+    steady = serving("one", "kafka_port", command=lambda s: (sys.executable, "-c", SERVER, str(s.kafka_port), ""))
+    platform(steady, serving("two", "exchange_port"))
+    lifecycle.up(settings, console=quiet())
+    before = pid_of(settings, "one")
+    changed = settings.model_copy(update={"log_level": "ERROR"})
+    assert lifecycle.up(changed, console=quiet()) == ["two"]
+    assert pid_of(settings, "one") == before
+
+
+def test_a_part_that_is_not_wanted_any_more_stops(settings: Settings, platform: Callable[..., None]) -> None:
+    optional = serving("two", "exchange_port", is_local=lambda s: s.log_level != "ERROR")
+    platform(serving("one", "kafka_port", ignores=lambda _: True), optional)
+    lifecycle.up(settings, console=quiet())
+    lifecycle.up(settings.model_copy(update={"log_level": "ERROR"}), console=quiet())
+    assert set(Supervisor(settings).processes()) == {"one"}
+    assert not probes.port_open(settings.exchange_port)
+
+
+def test_a_part_that_dies_is_named_with_its_last_words(settings: Settings, platform: Callable[..., None]) -> None:
+    later = serving("later", "exchange_port", needs=("broken",))
+    platform(failing("broken", "the disk is on fire"), later, serving("fine", "kafka_port"))
+    with pytest.raises(PartError) as error:
+        lifecycle.up(settings, console=quiet())
+    for text in ("broken:", "the disk is on fire", str(settings.log_dir / "broken.log"), "cryptolake up"):
+        assert text in str(error.value)
+    assert pid_of(settings, "later") is None
+    assert Supervisor(settings).processes()["broken"].state in ("STOPPED", "EXITED", "FATAL")
+
+
+def test_a_part_that_never_serves_is_given_up(settings: Settings, platform: Callable[..., None]) -> None:
+    platform(serving("mute", "kafka_port", is_ready=lambda *_: False, start_timeout_s=1))
+    with pytest.raises(PartError, match="mute: it was not ready after 1 s"):
+        lifecycle.up(settings, console=quiet())
+    assert pid_of(settings, "mute") is None
+
+
+def test_a_killed_part_comes_back(settings: Settings, platform: Callable[..., None]) -> None:
+    platform(serving("one", "kafka_port"))
+    lifecycle.up(settings, console=quiet())
+    first = pid_of(settings, "one")
+    assert first
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: pid_of(settings, "one") not in (None, first) and probes.port_open(settings.kafka_port))
+    assert status(settings)[0].state == "running"
+
+
+def test_restart_stop_and_start_of_one_part(settings: Settings, platform: Callable[..., None]) -> None:
+    platform(serving("one", "kafka_port"), serving("two", "exchange_port"))
+    with pytest.raises(PartError, match="not part of the running platform"):
+        lifecycle.restart(settings, "one", quiet())
+    lifecycle.up(settings, console=quiet())
+    first, other = pid_of(settings, "one"), pid_of(settings, "two")
+    lifecycle.restart(settings, "one", quiet())
+    assert pid_of(settings, "one") not in (None, first)
+    lifecycle.stop(settings, "one")
+    assert [row.state for row in status(settings)] == ["stopped", "running"]
+    assert any(problem.startswith("one: it is stopped") for problem in problems(settings))
+    lifecycle.start(settings, "one", quiet())
+    assert [row.state for row in status(settings)] == ["running", "running"]
+    assert pid_of(settings, "two") == other
+
+
+def test_a_part_restarts_with_the_one_it_works_on(settings: Settings, platform: Callable[..., None]) -> None:
+    platform(serving("one", "kafka_port"), serving("two", "exchange_port", restarts_with=("one",)))
+    lifecycle.up(settings, console=quiet())
+    before = pid_of(settings, "two")
+    lifecycle.restart(settings, "one", quiet())
+    assert pid_of(settings, "two") not in (None, before)
+
+
+def test_up_restarts_a_part_that_hangs(settings: Settings, platform: Callable[..., None], tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    code = f"import pathlib, time; pathlib.Path({str(report)!r}).write_text('1'); time.sleep(600)"
+    hanging = Part(
+        "one",
+        lambda _: (sys.executable, "-c", code),
+        lambda _, started: probes.reporting(report, started),
+        start_timeout_s=1,
+    )
+    platform(hanging)
+    lifecycle.up(settings, console=quiet())
+    before = pid_of(settings, "one")
+    assert lifecycle.up(settings, console=quiet()) == []
+    os.utime(report, (1, 1))
+    info = Supervisor(settings).processes()["one"]
+    wait_for(lambda: Supervisor(settings).processes()["one"].now_s - info.started_s > 1)
+    assert status(settings)[0].state == "unhealthy"
+    assert lifecycle.up(settings, console=quiet()) == ["one"]
+    assert pid_of(settings, "one") not in (None, before)
+
+
+def test_status_says_where_and_since_when(settings: Settings, platform: Callable[..., None]) -> None:
+    platform(serving("one", "kafka_port"))
+    lifecycle.up(settings, console=quiet())
+    (row,) = status(settings)
+    assert (row.name, row.state, row.port) == ("one", "running", settings.kafka_port)
+    assert row.pid == pid_of(settings, "one")
+    assert row.uptime_s is not None
+    assert 0 <= row.uptime_s < 60
+    assert Path(row.log).exists()
+
+
+def test_a_taken_port_is_refused_before_anything_starts(settings: Settings, platform: Callable[..., None]) -> None:
+    platform(serving("one", "exchange_port"), serving("two", "kafka_port"))
+    with socket.create_server(("127.0.0.1", settings.kafka_port)), pytest.raises(PortInUseError, match="two: port"):
+        lifecycle.up(settings, console=quiet())
+    assert not Supervisor(settings).is_running()
+
+
+def test_a_full_disk_is_refused(
+    settings: Settings, platform: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform(serving("one", "kafka_port"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
+    with pytest.raises(HomeError, match=r"only 5 MB are free .* CRYPTOLAKE_HOME"):
+        lifecycle.up(settings, console=quiet())
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path, platform: Callable[..., None]) -> None:
+    (tmp_path / "file").write_text("")
+    platform(serving("one", "kafka_port"))
+    with pytest.raises(HomeError, match=r"CRYPTOLAKE_HOME"):
+        lifecycle.up(load_settings(home=tmp_path / "file"), console=quiet())
+
+
+def test_the_log_of_an_earlier_failure_is_not_quoted(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("old\n")
+    start = log.stat().st_size
+    log.write_text("old\nnew 1\nnew 2\n")
+    assert lifecycle.tail_lines(log, 10, start) == ["new 1", "new 2"]
+    assert lifecycle.tail_lines(log, 1) == ["new 2"]
+    assert lifecycle.tail_lines(tmp_path / "absent", 5) == []

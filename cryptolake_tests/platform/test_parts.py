@@ -1,0 +1,172 @@
+"""The parts and the configuration that is generated for them."""
+
+from __future__ import annotations
+
+import json
+import select
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.platform import kafka, launch, spark
+from cryptolake_assets.platform.parts import PARTS, STEPS, Part, local_parts
+from cryptolake_assets.platform.properties import properties_text
+from cryptolake_assets.platform.supervisor import Supervisor, write_private
+from cryptolake_assets.settings import Settings, load_settings
+
+BY_NAME = {part.name: part for part in PARTS}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(home=tmp_path / "a home 100%")
+
+
+def read_properties(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def test_every_need_is_a_part_or_a_step() -> None:
+    names = {part.name for part in PARTS} | {step.name for step in STEPS}
+    assert {need for part in PARTS for need in part.needs} <= names
+    assert {need for step in STEPS for need in step.needs} <= names
+    for step in STEPS:
+        assert set(step.wanted_by) <= {part.name for part in PARTS}
+
+
+def test_external_brokers_and_spark_are_not_started() -> None:
+    assert [part.name for part in local_parts(load_settings())] == [part.name for part in PARTS]
+    external = load_settings(
+        kafka_bootstrap_servers="broker.example:9092", spark_remote="sc://spark.example:15002", source="binance"
+    )
+    assert [part.name for part in local_parts(external)] == [
+        *("producer", "bronze", "dagster-webserver", "dagster-daemon")
+    ]
+
+
+def test_an_unknown_part_is_refused(settings: Settings) -> None:
+    with pytest.raises(SettingsError, match="zookeeper"):
+        local_parts(settings, ["kafka", "zookeeper"])
+
+
+def test_the_broker_listens_on_loopback_and_asks_for_no_second_broker(settings: Settings) -> None:
+    values = read_properties(kafka.server_properties(settings))
+    assert values["listeners"] == "PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093"
+    assert {value for key, value in values.items() if key.endswith(("replication.factor", "min.isr"))} == {"1"}
+    assert values["group.initial.rebalance.delay.ms"] == "0"
+    assert values["log.dirs"] == str(settings.home / "kafka" / "data")
+
+
+def test_spark_binds_loopback_and_carries_the_lakes_configuration(settings: Settings) -> None:
+    conf = spark.server_conf(settings)
+    assert conf["spark.connect.grpc.binding.address"] == "127.0.0.1"
+    assert conf["spark.driver.bindAddress"] == "127.0.0.1"
+    assert spark.environment(settings)["SPARK_LOCAL_IP"] == "127.0.0.1"
+    assert conf["spark.sql.defaultCatalog"] == "cryptolake"
+    assert "jdk.incubator.vector" not in " ".join(spark.command(settings))
+
+
+def test_a_cluster_master_gets_the_jars_and_no_loopback(tmp_path: Path) -> None:
+    conf = spark.server_conf(load_settings(home=tmp_path, spark_master="spark://master.example:7077"))
+    assert "spark.driver.host" not in conf
+    assert "spark.jars" in conf
+
+
+def test_properties_survive_javas_reading() -> None:
+    text = properties_text({"a b": "c:\\d", "e": " f", "g": "ü\n😀"})
+    assert text == "a\\ b=c:\\\\d\ne=\\ f\ng=\\u00fc\\n\\ud83d\\ude00\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "restarted"),
+    [
+        ({"replay_speed": 1.0}, {"exchange", "producer"}),
+        ({"replay_dir": "/captures"}, {"exchange", "producer", "dagster-webserver", "dagster-daemon"}),
+        ({"spark_memory_mb": 4096}, {"spark"}),
+        ({}, set()),
+    ],
+)
+def test_a_change_restarts_those_it_concerns(
+    settings: Settings, change: dict[str, object], restarted: set[str]
+) -> None:
+    changed = settings.model_copy(update=change)
+
+    def digest(of: Settings, part: Part) -> str:
+        spec, files = part.spec(of), part.files(of)
+        return json.dumps([spec, {str(path): text for path, text in files.items()}], sort_keys=True)
+
+    assert {part.name for part in PARTS if digest(settings, part) != digest(changed, part)} == restarted
+
+
+def test_the_supervisors_files_are_private_and_complete(settings: Settings) -> None:
+    value = 'a "b" %s; c'
+    secret = load_settings(home=settings.home, minio_root_password=SecretStr(value))
+    supervisor = Supervisor(secret)
+    supervisor.write_config(PARTS)
+    text = supervisor.config_file.read_text()
+    assert [line for line in text.splitlines() if line.startswith("[program:")] == [
+        f"[program:{part.name}]" for part in PARTS
+    ]
+    assert "100%%" in text
+    for path in (supervisor.config_file, *(secret.run_dir / "parts").iterdir()):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    spec = json.loads((secret.run_dir / "parts" / "producer.json").read_text())
+    assert spec["environment"]["CRYPTOLAKE_INSTANCE"] == str(secret.home)
+    assert spec["environment"]["MINIO_ROOT_PASSWORD"] == value
+
+
+def test_the_same_settings_make_the_same_configuration(settings: Settings) -> None:
+    supervisor = Supervisor(settings)
+    supervisor.write_config(PARTS)
+    first = supervisor.config_file.read_text()
+    supervisor.write_config(PARTS)
+    assert supervisor.config_file.read_text() == first
+
+
+def test_a_path_that_the_supervisor_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot use a path"):
+        Supervisor(load_settings(home=tmp_path / "a ;b")).write_config(PARTS)
+
+
+def test_a_part_becomes_its_command_with_exact_values(tmp_path: Path) -> None:
+    value = 'quote " percent % semicolon ; hash # and \n line'
+    code = "import json, os, sys; print(json.dumps([os.environ['V'], os.getcwd(), sys.stdin.read(), sys.argv[1:]]))"
+    spec = {
+        "command": [sys.executable, "-c", code, value],
+        "environment": {"V": value},
+        "directory": str(tmp_path),
+    }
+    write_private(tmp_path / "spec.json", json.dumps(spec))
+    answer = subprocess.run(
+        [sys.executable, "-I", "-S", launch.__file__, str(tmp_path / "spec.json")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(answer.stdout) == [value, str(tmp_path), "", [value]]
+
+
+def test_the_supervisors_pipe_keeps_a_reader(tmp_path: Path) -> None:
+    code = "import sys; print(repr(sys.stdin.read()), flush=True); import time; time.sleep(600)"
+    spec = {"command": [sys.executable, "-c", code], "environment": {}, "directory": str(tmp_path)}
+    write_private(tmp_path / "spec.json", json.dumps(spec))
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", launch.__file__, str(tmp_path / "spec.json")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "''\n", "the part reads nothing and does not wait for it"
+            poller = select.poll()
+            poller.register(process.stdin, 0)
+            assert poller.poll(0) == [], "an error here would make supervisord poll without a pause"
+        finally:
+            process.kill()

@@ -1,0 +1,200 @@
+"""Stand-ins for the producer's tests: a publisher that can be told to fail, a coverage sink in memory, an exchange on a
+real socket whose every frame the test sends itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.stream.coverage import CoverageRow
+from cryptolake_assets.stream.publisher import DeliveryListener, Message, Verdict
+
+NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Returns once the condition holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what is waited for knows nothing of tests
+            await asyncio.sleep(0.005)
+
+
+def trade(trade_id: int, exchange_time_ms: int, symbol: str = "BTCUSDT", price: str = "1.50") -> str:
+    """A combined-stream frame."""
+    data = {"e": "trade", "E": exchange_time_ms, "T": exchange_time_ms, "s": symbol, "t": trade_id, "p": price}
+    data |= {"q": "1", "X": "MARKET", "m": False}
+    return json.dumps({"stream": f"{symbol.lower()}@trade", "data": data})
+
+
+class FakePublisher:
+    """Acknowledges at once, or when told to; fails as scripted. One offset sequence a (topic, partition)."""
+
+    def __init__(self, partitions: int = 2, start_offset: int = 0) -> None:
+        self.holds_back = False
+        """Whether acknowledgements wait for `release`."""
+        self.fails_send: list[BaseException] = []
+        """Raised by the next sends."""
+        self.fails_delivery: list[BaseException] = []
+        """Reported for the next messages instead of an acknowledgement."""
+        self.fails_start: list[BaseException] = []
+        self.verdicts: dict[type[BaseException], Verdict] = {}
+        self.offsets: list[int] = []
+        """Offsets that the next acknowledgements name, whatever is true."""
+        self.log: list[Message] = []
+        """What the broker holds, in order."""
+        self.restarts = 0
+        self.stopped = False
+        self._start_offsets = dict.fromkeys(range(partitions), start_offset)
+        self._next: dict[tuple[str, int], int] = {}
+        self._held: list[Message] = []
+        self._listener: DeliveryListener | None = None
+
+    @property
+    def start_offsets(self) -> dict[int, int]:
+        return self._start_offsets
+
+    async def start(self, listener: DeliveryListener) -> None:
+        if self.fails_start:
+            raise self.fails_start.pop(0)
+        self._listener = listener
+
+    def partition_for(self, key: bytes) -> int:
+        return sum(key) % len(self._start_offsets)
+
+    async def send(self, message: Message) -> None:
+        if self.fails_send:
+            raise self.fails_send.pop(0)
+        self._held.append(message)
+        if not self.holds_back:
+            self.release()
+
+    def release(self) -> None:
+        """Answers for everything that was held back."""
+        held, self._held = self._held, []
+        assert self._listener is not None
+        for message in held:
+            if self.fails_delivery:
+                self._listener.failed(message, self.fails_delivery.pop(0))
+                continue
+            partition = message.partition or 0
+            offset = self._next.get((message.topic, partition), self._start_offsets[partition])
+            self._next[message.topic, partition] = offset + 1
+            self.log.append(message)
+            self._listener.acknowledged(message, partition, self.offsets.pop(0) if self.offsets else offset)
+
+    def judge(self, error: BaseException) -> Verdict:
+        return self.verdicts.get(type(error), Verdict.RETRY)
+
+    async def restart(self) -> None:
+        self.restarts += 1
+        left, self._held = self._held, []
+        assert self._listener is not None
+        for message in left:
+            self._listener.failed(message, ConnectionError("closed"))
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    def trade_ids(self, topic: str) -> list[int]:
+        return [json.loads(message.value)["trade_id"] for message in self.log if message.topic == topic]
+
+
+class MemorySink:
+    """Keeps the rows by key; fails as often as told to."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, int], CoverageRow] = {}
+        self.writes: list[list[CoverageRow]] = []
+        self.failures_left = 0
+
+    def write(self, rows: Sequence[CoverageRow]) -> None:
+        if self.failures_left:
+            self.failures_left -= 1
+            raise OSError("the disk is full")
+        self.writes.append(list(rows))
+        self.rows |= {(row.symbol, row.connected_from_ms): row for row in rows}
+
+    def spans(self, symbol: str = "BTCUSDT") -> list[tuple[int, int]]:
+        """(from, to) of the symbol's rows, in order."""
+        rows = [row for row in self.rows.values() if row.symbol == symbol]
+        return sorted((row.connected_from_ms, row.connected_to_ms) for row in rows)
+
+
+class FakeClock:
+    """The exchange's clock, set by hand; None: it cannot be reached."""
+
+    def __init__(self, now_ms: int | None = NOON_MS) -> None:
+        self.now_ms = now_ms
+        self.asked = 0
+
+    async def time_ms(self) -> int:
+        self.asked += 1
+        if self.now_ms is None:
+            raise ExchangeError("exchange: no answer.")
+        return self.now_ms
+
+
+class FakeExchange:
+    """A WebSocket server; every connection waits for what the test does with it."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.sockets: list[ServerConnection] = []
+        """All connections so far, the newest last."""
+        self.paths: list[str] = []
+        self.answers = True
+        """Whether requests are answered, behind the frames sent before."""
+        self.refuses: list[tuple[int, dict[str, str]]] = []
+        """Status and headers for the next handshakes."""
+        self.on_open: Callable[[ServerConnection], object] | None = None
+        self.requests = 0
+        self._server: Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[FakeExchange]:
+        async with serve(
+            self._handle, "127.0.0.1", self.port, process_request=self._process, ping_interval=None, close_timeout=0.2
+        ) as self._server:
+            self.port = next(iter(self._server.sockets)).getsockname()[1]
+            yield self
+
+    def _process(self, connection: ServerConnection, request: Request) -> Response | None:
+        self.paths.append(request.path)
+        if not self.refuses:
+            return None
+        status, headers = self.refuses.pop(0)
+        response = connection.respond(status, "no\n")
+        response.headers.update(headers)
+        return response
+
+    async def _handle(self, socket: ServerConnection) -> None:
+        self.sockets.append(socket)
+        if self.on_open is not None:
+            result = self.on_open(socket)
+            if asyncio.iscoroutine(result):
+                await result
+        async for text in socket:
+            self.requests += 1
+            if self.answers:
+                await socket.send(json.dumps({"result": [], "id": json.loads(text)["id"]}))
+
+    async def connected(self, count: int = 1) -> ServerConnection:
+        """The connection number `count`, once it is there."""
+        await until(lambda: len(self.sockets) >= count)
+        return self.sockets[count - 1]
+
+    async def send(self, *frames: str | bytes) -> None:
+        """Sends frames on the newest connection."""
+        await self.connected()
+        for frame in frames:
+            await self.sockets[-1].send(frame, text=True)

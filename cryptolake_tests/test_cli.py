@@ -1,0 +1,208 @@
+"""The `cryptolake` command: help, refusals, and how results are printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from cryptolake_assets.cli import app
+from cryptolake_assets.cli.output import MAX_TABLE_ROWS, Format, print_table
+from cryptolake_assets.settings import PROJECT_ROOT, Settings, get_settings
+
+RUNNER = CliRunner()
+COMMANDS = (
+    *("up", "down", "status", "logs", "demo", "bootstrap", "topics", "peek", "replay", "sql", "health", "setup"),
+    *("run-bronze", "bronze-available-now", "materialize"),
+)
+
+
+def test_help_lists_every_command() -> None:
+    answer = RUNNER.invoke(app, ["--help"])
+    assert answer.exit_code == 0
+    for command in COMMANDS:
+        assert command in answer.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    answer = RUNNER.invoke(app, [command, "--help"])
+    assert answer.exit_code == 0
+    assert "Usage: cryptolake" in answer.output or f"{command} [OPTIONS]" in answer.output
+
+
+def test_the_command_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, cryptolake_assets.cli; "
+        "print(*{'pyspark', 'pyiceberg', 'pyarrow', 'dagster', 'duckdb', 'pandas', 'aiokafka'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == []
+
+
+def test_a_wrong_setting_is_one_red_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYPTOLAKE_PROFILE", "laptop")
+    get_settings.cache_clear()
+    answer = RUNNER.invoke(app, ["status"])
+    assert answer.exit_code == 1
+    assert answer.stderr.startswith("settings: CRYPTOLAKE_PROFILE")
+    assert answer.stderr.count("\n") == 1
+    assert "Traceback" not in answer.output
+
+
+def test_status_of_an_empty_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = RUNNER.invoke(app, ["status", "--json"])
+    assert answer.exit_code == 0
+    rows = json.loads(answer.stdout)
+    assert [row["name"] for row in rows] == [
+        *("kafka", "spark", "exchange", "producer", "bronze", "dagster-webserver", "dagster-daemon")
+    ]
+    assert {row["state"] for row in rows} == {"stopped"}
+    assert all(row["pid"] is None and row["log"].endswith(f"{row['name']}.log") for row in rows)
+    table = RUNNER.invoke(app, ["status"])
+    for row in rows:
+        assert row["name"] in table.stdout
+        assert row["log"] in table.stdout
+
+
+def test_down_with_nothing_running() -> None:
+    answer = RUNNER.invoke(app, ["down"])
+    assert answer.exit_code == 0
+    assert "nothing was running" in answer.stderr
+
+
+def test_health_names_what_is_wrong() -> None:
+    answer = RUNNER.invoke(app, ["health"])
+    assert answer.exit_code == 1
+    assert "nothing runs. Start it with `cryptolake up`" in answer.stderr
+
+
+def test_the_health_script_says_the_same(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, str(PROJECT_ROOT / "scripts" / "health_check.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CRYPTOLAKE_HOME": str(tmp_path)},
+        cwd=tmp_path,
+    )
+    assert answer.returncode == 1
+    assert "nothing runs" in answer.stderr
+
+
+def test_up_refuses_an_unknown_part() -> None:
+    answer = RUNNER.invoke(app, ["up", "--only", "zookeeper"])
+    assert answer.exit_code == 1
+    assert "no part is called zookeeper" in answer.stderr
+    assert "dagster-daemon" in answer.stderr
+
+
+def test_replay_refuses_a_directory_without_captures(tmp_path: Path) -> None:
+    answer = RUNNER.invoke(app, ["replay", str(tmp_path)])
+    assert answer.exit_code == 1
+    assert str(tmp_path) in answer.stderr
+
+
+def test_logs_shows_the_last_lines(tmp_path: Path) -> None:
+    log = get_settings().log_dir / "kafka.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"line {number}\n" for number in range(100)), encoding="utf-8")
+    answer = RUNNER.invoke(app, ["logs", "kafka", "-n", "2"])
+    assert answer.stdout == "line 98\nline 99\n"
+    assert RUNNER.invoke(app, ["logs", "zookeeper"]).exit_code == 1
+
+
+def test_materialize_without_a_platform_does_not_wait_for_one() -> None:
+    answer = RUNNER.invoke(app, ["materialize", "silver/futures_ohlcv_1m", "--partition", "2024-07-18", "--no-wait"])
+    assert answer.exit_code == 1
+    assert "cryptolake up" in answer.stderr
+
+
+@pytest.fixture
+def values() -> pa.Table:
+    """One row with every kind of value that a table of the lake can hold, and one of NULLs."""
+    when = datetime(2024, 7, 18, 23, 58, 0, 1000, tzinfo=UTC)
+    columns = {
+        "symbol": pa.array(["BTC,USDT", None]),
+        "tiny": pa.array([Decimal("0.0000000001"), None], pa.decimal128(38, 16)),
+        "whole": pa.array([Decimal("64000.00000000"), None], pa.decimal128(18, 8)),
+        "count": pa.array([7, None], pa.int64()),
+        "flag": pa.array([True, None]),
+        "at": pa.array([when, None], pa.timestamp("us", "UTC")),
+        "at_ns": pa.array([1_721_347_080_000_000_999, None], pa.timestamp("ns", "UTC")),
+        "local": pa.array([datetime(2024, 7, 18, 23, 58), None], pa.timestamp("us")),
+        "day": pa.array([date(2024, 7, 18), None]),
+        "ratio": pa.array([1e-10, None], pa.float64()),
+        "raw": pa.array([b'{"a":"\xff"}', None]),
+        "list": pa.array([[Decimal("1.50")], None], pa.list_(pa.decimal128(4, 2))),
+    }
+    return pa.table(columns)
+
+
+EXACT = {
+    "symbol": "BTC,USDT",
+    "tiny": "0.0000000001000000",
+    "whole": "64000.00000000",
+    "at": "2024-07-18T23:58:00.001000Z",
+    "at_ns": "2024-07-18T23:58:00Z",
+    "local": "2024-07-18T23:58:00",
+    "day": "2024-07-18",
+    "raw": '{"a":"\\xff"}',
+}
+
+
+def printed(table: pa.Table, form: Format) -> str:
+    out = io.StringIO()
+    print_table(table, form, out)
+    return out.getvalue()
+
+
+def test_csv_is_exact(values: pa.Table) -> None:
+    full, empty = csv.DictReader(io.StringIO(printed(values, Format.CSV)))
+    assert full == {**EXACT, "count": "7", "flag": "true", "ratio": "1e-10", "list": '["1.50"]'}
+    assert set(empty.values()) == {""}
+
+
+def test_json_is_exact(values: pa.Table) -> None:
+    full, empty = json.loads(printed(values, Format.JSON))
+    assert full == {**EXACT, "count": 7, "flag": True, "ratio": 1e-10, "list": ["1.50"]}
+    assert set(empty.values()) == {None}
+
+
+def test_the_table_cuts_nothing_off(values: pa.Table) -> None:
+    text = printed(values, Format.TABLE)
+    for value in EXACT.values():
+        assert value in text
+    assert "NULL" in text
+    assert "2 rows" in text
+
+
+def test_a_long_table_says_that_it_was_cut() -> None:
+    text = printed(pa.table({"n": list(range(MAX_TABLE_ROWS + 1))}), Format.TABLE)
+    assert f"{MAX_TABLE_ROWS + 1} rows; {MAX_TABLE_ROWS} are shown" in text
+
+
+def test_an_empty_result_keeps_its_columns() -> None:
+    empty = pa.table({"a": pa.array([], pa.int64())})
+    assert printed(empty, Format.CSV) == "a\n"
+    assert json.loads(printed(empty, Format.JSON)) == []
+
+
+def test_sql_on_an_empty_lake(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYPTOLAKE_HOME", str(lake.home))
+    get_settings.cache_clear()
+    answer = RUNNER.invoke(app, ["sql", "--format", "csv", "SELECT * FROM cryptolake.gold.futures_daily_stats"])
+    assert answer.exit_code == 0, answer.output
+    assert answer.stdout.startswith("symbol,trade_date,")
+    refused = RUNNER.invoke(app, ["sql", "SELEC 1"])
+    assert refused.exit_code == 1
+    assert "sql:" in refused.stderr

@@ -1,0 +1,250 @@
+"""What the repository says about itself: documents are true, locks are whole, rooms keep to their walls."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from typer.testing import CliRunner
+
+from cryptolake_assets import cli, settings
+from cryptolake_assets.lake.tables import TABLES
+from cryptolake_assets.platform.jars import LOCK_FILE, locked_jars
+
+ROOT = settings.PROJECT_ROOT
+PACKAGE = ROOT / "cryptolake_assets"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), PACKAGE / "exchange/demo_capture/README.md"])
+MODULES = sorted(
+    path for folder in (PACKAGE, ROOT / "cryptolake_tests", ROOT / "scripts") for path in folder.rglob("*.py")
+)
+WITHOUT_DAGSTER = ("contract.py", "exchange", "lake", "stream", "transform")
+MOST_LINES = 450
+
+_CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_TABLE_NAME = re.compile(r"\b(?:bronze|silver|gold|ops)\.[a-z][a-z0-9_]+\b")
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def commands(path: Path) -> Iterator[list[str]]:
+    """The shell commands of a document's code, in words: without variables before, comments behind and what is left
+    open (`…`). Lines that end in a backslash go on in the next."""
+    for language, block, span in _CODE.findall(path.read_text(encoding="utf-8")):
+        if language not in ("", "sh"):
+            continue
+        for line in (block or span).replace("\\\n", " ").splitlines():
+            try:
+                words = shlex.split(line, comments=True)
+            except ValueError:
+                continue
+            while words and (re.match(r"[A-Z_]+=", words[0]) or words[0] == "export"):
+                words.pop(0)
+            if words and not any("…" in word for word in words):
+                yield words
+
+
+def cryptolake_commands() -> list[tuple[str, list[str]]]:
+    """Each command once, with the first document that shows it."""
+    found = {
+        tuple(words[1:]): relative(path)
+        for path in reversed(DOCUMENTS)
+        for words in commands(path)
+        if words[0] in ("cryptolake", ".venv/bin/cryptolake") and len(words) > 1
+    }
+    return [(document, list(words)) for words, document in found.items()]
+
+
+def make_targets() -> list[tuple[str, str]]:
+    return sorted(
+        {
+            (relative(path), word)
+            for path in DOCUMENTS
+            for words in commands(path)
+            if words[0] == "make"
+            for word in words[1:]
+            if "=" not in word
+        }
+    )
+
+
+@cache
+def makefile_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_the_documents_show_commands() -> None:
+    assert {"demo", "test"} <= {target for document, target in make_targets() if document == "README.md"}
+    assert {"up", "sql", "materialize"} <= {words[0] for _, words in cryptolake_commands()}
+
+
+@pytest.mark.parametrize(("document", "target"), make_targets())
+def test_every_make_target_of_the_documents_exists(document: str, target: str) -> None:
+    assert target in makefile_targets(), f"{document}: make {target}"
+
+
+@pytest.mark.parametrize(
+    ("document", "words"), [pytest.param(*item, id=" ".join([item[0], *item[1][:2]])) for item in cryptolake_commands()]
+)
+def test_every_cryptolake_command_of_the_documents_is_understood(document: str, words: list[str]) -> None:
+    # The parser refuses unknown commands and options before it answers `--help`; nothing is run.
+    result = CliRunner().invoke(cli.app, [*words, "--help"])
+    assert result.exit_code == 0, f"{document}: cryptolake {' '.join(words)}: {result.output}"
+
+
+def test_an_unknown_command_or_option_would_be_noticed() -> None:
+    for words in (["nonsense"], ["status", "--nonsense"]):
+        assert CliRunner().invoke(cli.app, [*words, "--help"]).exit_code != 0
+
+
+def test_the_makefile_explains_every_target_that_people_call() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
+    assert makefile_targets() - explained == {"need-partition"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_links_between_documents_resolve(path: Path) -> None:
+    for link in _LINK.findall(path.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), f"{relative(path)} links to {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{relative(path)} links to {link}"
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that a Markdown file's headings get."""
+    headings = _HEADING.findall(path.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
+def test_tables_and_settings_that_a_document_names_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    tables = {f"{table.namespace}.{table.name}" for table in TABLES}
+    assert set(_TABLE_NAME.findall(text)) <= tables
+    variables = {settings.env_name(name) for name in settings.Settings.model_fields}
+    named = set(re.findall(r"\b(?:CRYPTOLAKE|KAFKA|SPARK|ICEBERG|MINIO)_[A-Z0-9_]*[A-Z0-9]\b(?!…|_)", text))
+    assert named <= variables
+
+
+def test_every_table_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [table.full_name for table in TABLES if f"`{table.full_name}`" not in text] == []
+
+
+def test_every_decision_is_linked_from_somewhere() -> None:
+    texts = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    assert [
+        path.name for path in (ROOT / "docs/decisions").glob("*.md") if f"decisions/{path.name})" not in texts
+    ] == []
+
+
+def test_the_picture_of_the_demo_asks_for_nothing_and_shows_equal_bars() -> None:
+    picture = (ROOT / "docs/images/demo.svg").read_text(encoding="utf-8")
+    assert not re.search(r"url\(\s*[\"']?https?:|<image|<script", picture)
+    assert picture.count(">equal<") == 14
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-jvm.lock"])
+def test_lock_files_pin_every_package_by_hash_and_name_no_address(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "://" not in text
+    lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    entries = [entry for entry in lines.replace("\\\n", " ").splitlines() if entry.strip()]
+    assert entries
+    for entry in entries:
+        assert re.match(r"[A-Za-z0-9._-]+(\[[a-z0-9,._-]+\])?==\S+ ", entry), entry[:80]
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), entry[:80]
+
+
+def test_every_dependency_of_the_project_is_locked() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    locks = {"requirements.lock": project["dependencies"]}
+    locks["requirements-dev.lock"] = project["dependencies"] + project["optional-dependencies"]["dev"]
+    for lock, requirements in locks.items():
+        locked = set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE))
+        wanted = {re.split(r"[\[=<>~! ;]", requirement)[0].lower() for requirement in requirements}
+        assert wanted <= locked
+
+
+def test_jars_are_pinned_by_checksum_and_without_address() -> None:
+    assert "://" not in LOCK_FILE.read_text(encoding="utf-8")
+    assert locked_jars()
+    for jar in locked_jars():
+        assert re.fullmatch(r"[0-9a-f]{64}", jar.sha256), jar.coordinate
+        assert jar.size_bytes > 0
+        assert "SNAPSHOT" not in jar.version
+
+
+@pytest.mark.parametrize("room", WITHOUT_DAGSTER)
+def test_rooms_below_the_graph_do_not_import_dagster(room: str) -> None:
+    paths = [PACKAGE / room] if room.endswith(".py") else sorted((PACKAGE / room).rglob("*.py"))
+    assert paths
+    offenders = [
+        f"{relative(path)}: {module}"
+        for path in paths
+        for module in imports(path)
+        if module.split(".")[0].startswith("dagster") or module.startswith("cryptolake_assets.defs")
+    ]
+    assert offenders == []
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def test_every_module_says_its_purpose() -> None:
+    assert [
+        relative(path)
+        for path in MODULES
+        if (text := path.read_text(encoding="utf-8")).strip() and not ast.get_docstring(ast.parse(text))
+    ] == []
+
+
+def test_no_module_is_too_long_to_read() -> None:
+    lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_the_workflow_runs_what_the_makefile_has_and_pins_its_actions() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    ran = {step["run"].removeprefix("make ") for step in steps if step.get("run", "").startswith("make ")}
+    assert {"setup", "lint", "types", "test", "demo", "down"} <= ran <= makefile_targets()
+    actions = [step["uses"] for step in steps if "uses" in step]
+    assert actions
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+(\.\d+)*", action) for action in actions)
+
+
+def test_the_ci_script_calls_targets_that_exist() -> None:
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    called = set(re.findall(r"\bmake ([a-z-]+)", script))
+    assert {"setup", "lint", "types", "test", "demo", "down"} <= called <= makefile_targets()
+
+
+def test_pre_commit_calls_the_environment_and_no_network() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert [repo["repo"] for repo in config["repos"]] == ["local"]
+    hooks = config["repos"][0]["hooks"]
+    assert {hook["language"] for hook in hooks} == {"system"}
+    assert {"ruff-check", "ruff-format", "mypy"} <= {hook["id"] for hook in hooks}

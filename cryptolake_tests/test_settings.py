@@ -1,0 +1,156 @@
+"""The settings class: what it refuses and how it says so, and `.env.example` held against it."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.settings import (
+    DEMO_CAPTURE_DIR,
+    PORT_FIELDS,
+    PROJECT_ROOT,
+    Settings,
+    Source,
+    TradeStream,
+    env_name,
+    load_settings,
+)
+
+EXAMPLE = PROJECT_ROOT / ".env.example"
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the developer's shell or .env counts here."""
+    for field in Settings.model_fields:
+        monkeypatch.delenv(env_name(field), raising=False)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("CRYPTOLAKE_PROFILE", "laptop", "'local' or 'cluster'"),
+        ("CRYPTOLAKE_SOURCE", "kraken", "'replay' or 'binance'"),
+        ("CRYPTOLAKE_TRADE_STREAM", "depth", "'auto', 'aggTrade' or 'trade'"),
+        ("CRYPTOLAKE_SYMBOLS", "BTCUSDT,b t c", "is not a symbol"),
+        ("CRYPTOLAKE_REPLAY_SPEED", "-1", "greater than or equal to 0"),
+        ("CRYPTOLAKE_START_DATE", "yesterday", "valid date"),
+        ("CRYPTOLAKE_KAFKA_PORT", "70000", "less than or equal to 65535"),
+        ("CRYPTOLAKE_KAFKA_PORT", "ninety", "valid integer"),
+        ("KAFKA_TOPIC_FUTURES", "with space", "match pattern"),
+        ("CRYPTOLAKE_LOG_LEVEL", "loud", "match pattern"),
+        ("CRYPTOLAKE_DROP_RATIO_LIMIT", "1.5", "less than or equal to 1"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as refusal:
+        load_settings()
+    assert variable in str(refusal.value)
+    assert expected in str(refusal.value)
+    assert repr(value) in str(refusal.value)
+
+
+def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYPTOLAKE_PROFILE", "laptop")
+    monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "0")
+    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_PROFILE.*CRYPTOLAKE_DAGSTER_PORT"):
+        load_settings()
+
+
+def test_two_parts_on_one_port_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "9092")
+    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_DAGSTER_PORT and CRYPTOLAKE_KAFKA_PORT are both 9092"):
+        load_settings()
+
+
+def test_relative_paths_start_at_the_project_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CRYPTOLAKE_HOME", "state")
+    monkeypatch.setenv("CRYPTOLAKE_REPLAY_DIR", "captures/july")
+    settings = load_settings()
+    assert settings.home == PROJECT_ROOT / "state"
+    assert settings.replay_dir == PROJECT_ROOT / "captures" / "july"
+
+
+def test_symbols_are_upper_case_and_once() -> None:
+    assert load_settings(symbols="btcusdt, ETHUSDT ,btcusdt,").symbols == ("BTCUSDT", "ETHUSDT")
+
+
+def test_what_follows_from_the_source() -> None:
+    replay = load_settings(exchange_port=18090)
+    live = load_settings(source="binance")
+    assert (replay.ws_url, replay.rest_url) == ("ws://127.0.0.1:18090", "http://127.0.0.1:18090")
+    assert live.ws_url.startswith("wss://")
+    assert live.rest_url.startswith("https://")
+
+
+def test_the_dead_letter_topic_follows_from_the_topic() -> None:
+    assert load_settings().kafka_topic_futures == "binance_futures_realtime"
+    assert load_settings(kafka_topic_futures="t").topic_rejected == "t_rejected"
+
+
+def test_a_child_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = {
+        "home": tmp_path / "a home; with # signs",
+        "source": Source.REPLAY,
+        "symbols": ("ETHUSDT", "BTCUSDT"),
+        "trade_stream": TradeStream.TRADE,
+        "start_date": date(2024, 7, 1),
+        "replay_speed": 0.5,
+        "kafka_port": 19092,
+        "minio_root_password": SecretStr('a "quoted" %s; secret'),
+    }
+    settings = load_settings(**values)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == settings
+
+
+def test_no_secret_is_printed() -> None:
+    assert "hunter2" not in repr(load_settings(minio_root_password=SecretStr("hunter2")))
+
+
+def test_ports_are_all_known() -> None:
+    assert len(PORT_FIELDS) == 6
+
+
+def example_entries() -> dict[str, tuple[str, str]]:
+    """Of `.env.example`: the text above each variable and the value behind it."""
+    entries: dict[str, tuple[str, str]] = {}
+    comment: list[str] = []
+    for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# "):
+            comment.append(line.removeprefix("# "))
+        elif line.startswith("#"):
+            name, _, value = line.removeprefix("#").partition("=")
+            assert name not in entries
+            entries[name] = (" ".join(comment), value)
+        else:
+            assert line == "", f"neither a comment nor empty: {line!r}"
+            comment = []
+    return entries
+
+
+def test_the_example_has_every_setting_and_nothing_else() -> None:
+    assert list(example_entries()) == [env_name(field) for field in Settings.model_fields], "run `make env-example`"
+
+
+def test_the_example_describes_every_setting() -> None:
+    described = {name: comment for name, (comment, _) in example_entries().items()}
+    assert described == {env_name(name): field.description for name, field in Settings.model_fields.items()}
+
+
+def test_the_examples_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = load_settings()
+    for name, (_, value) in example_entries().items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == defaults
+    assert defaults.replay_dir == DEMO_CAPTURE_DIR

@@ -1,0 +1,39 @@
+"""Draws docs/images/demo.svg: the demo's tables, as they stand in the running platform of the present settings."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+
+from cryptolake_assets.demo import show_bars, show_daily
+from cryptolake_assets.settings import get_settings
+
+PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "demo.svg"
+WIDTH = 136
+"""Characters a line: what the widest table needs."""
+
+# Rich's own format asks a server for its font; a picture in a README may not, and any monospaced font will do.
+SVG_FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
+    "font-family: Fira Code, monospace", "font-family: ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
+)
+
+
+def main() -> None:
+    settings = get_settings()
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), highlight=False, force_terminal=True)
+    console.print("[bold green]$[/] make demo\n")
+    show_bars(settings, console)
+    console.print()
+    show_daily(settings, console)
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    # With a fixed id the file changes only when what it shows does.
+    console.save_svg(str(PICTURE), title="make demo", code_format=SVG_FORMAT, unique_id="cryptolake-demo")
+    print(f"wrote {PICTURE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Writes .env.example from the settings class: every variable, its description and its default."""
+
+from __future__ import annotations
+
+import textwrap
+from enum import Enum
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from cryptolake_assets.settings import PROJECT_ROOT, Settings, env_name
+
+HEAD = """\
+# Settings of CryptoLake. Copy this file to .env and take the `#` away from what you change.
+# The environment wins over .env, .env over the defaults below.
+"""
+
+
+def default_text(value: object) -> str:
+    """A default as it would stand in the environment."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, Path) and value.is_relative_to(PROJECT_ROOT):
+        return str(value.relative_to(PROJECT_ROOT))
+    return "" if value is None else str(value)
+
+
+def env_example() -> str:
+    """The text of .env.example."""
+    blocks = [HEAD]
+    for name, field in Settings.model_fields.items():
+        comment = textwrap.fill(str(field.description), 116, initial_indent="# ", subsequent_indent="# ")
+        blocks.append(f"{comment}\n#{env_name(name)}={default_text(field.default)}\n")
+    return "\n".join(blocks)
+
+
+if __name__ == "__main__":
+    (PROJECT_ROOT / ".env.example").write_text(env_example(), encoding="utf-8")

@@ -1,0 +1,10 @@
+"""Exits 0 if every part of the platform serves, else 1; says what is wrong. The same as `cryptolake health`."""
+
+from __future__ import annotations
+
+import sys
+
+from cryptolake_assets.cli import app
+
+if __name__ == "__main__":
+    app(["health", *sys.argv[1:]])

@@ -1,0 +1,129 @@
+"""Makes the environment: .venv with the locked packages, a Java if none fits, the pinned jars.
+
+Needs nothing but Python 3.11 to 3.13. Safe to run again: what is there and unchanged is left alone. `--dev` adds what
+tests and checks need. Downloads go through pip and Ivy, so their settings (PIP_*, SSL_CERT_FILE, https_proxy) count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+STAMPS = VENV / "cryptolake"
+OLDEST, NEWEST = (3, 11), (3, 13)
+
+# What pip fetches for the locks on Linux and Python 3.11, measured; other systems differ by a few MB.
+PACKAGES_SIZE = "640 MB, of it Spark 455 MB"
+DEV_PACKAGES_SIZE = "36 MB"
+JAVA_SIZE = "34 MB"
+
+
+def main(arguments: list[str]) -> None:
+    check_python()
+    make_venv()
+    lock = ROOT / "requirements.lock"
+    if changed("packages", lock):
+        say(f"Python packages: downloading about {PACKAGES_SIZE}, into {VENV} (takes a few minutes)")
+        pip_install(lock)
+        remember("packages", lock)
+    if changed("project", ROOT / "pyproject.toml"):
+        say("CryptoLake itself, into .venv")
+        pip("install", "--no-deps", "--quiet", "--editable", str(ROOT))
+        remember("project", ROOT / "pyproject.toml")
+    if "--dev" in arguments:
+        dev_lock = ROOT / "requirements-dev.lock"
+        if changed("dev", dev_lock):
+            say(f"Packages for tests and checks: downloading about {DEV_PACKAGES_SIZE}")
+            pip_install(dev_lock)
+            remember("dev", dev_lock)
+        return
+    if not has_java():
+        say(f"Java: no version 17 or 21 was found on this machine; downloading one, {JAVA_SIZE}, into {VENV}")
+        pip_install(ROOT / "requirements-jvm.lock")
+    run(str(venv_python()), "-m", "cryptolake_assets.cli", "setup")
+    (STAMPS / "ready").write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
+
+
+def check_python() -> None:
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        fail(
+            f"Python {sys.version.split()[0]} ({sys.executable}) cannot be used: 3.11, 3.12 or 3.13 is needed. "
+            "Name one with `make setup PYTHON=/path/to/python3.11`."
+        )
+
+
+def make_venv() -> None:
+    """Makes .venv where there is none, or one whose Python is gone or does not fit."""
+    fits = f"import pip, sys; sys.exit(not {OLDEST} <= sys.version_info[:2] <= {NEWEST})"
+    if works(str(venv_python()), "-c", fits):
+        return
+    say(f"Python {sys.version.split()[0]}: {VENV}")
+    if subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)]).returncode != 0:
+        fail(
+            f"{sys.executable} could not make a virtual environment. On Debian and Ubuntu its part for that is a "
+            "package of its own: install python3-venv, then run `make setup` again."
+        )
+
+
+def has_java() -> bool:
+    code = "from cryptolake_assets.platform.jvm import find_java; find_java()"
+    return works(str(venv_python()), "-c", code)
+
+
+def pip_install(lock: Path) -> None:
+    # Without --no-deps older pips refuse, in hash mode, a package that a locked one wants with an extra.
+    pip("install", "--no-deps", "--require-hashes", "--requirement", str(lock))
+
+
+def pip(*arguments: str) -> None:
+    run(str(venv_python()), "-m", "pip", "--disable-pip-version-check", *arguments)
+
+
+def run(*command: str) -> None:
+    if subprocess.run(command, stdin=subprocess.DEVNULL).returncode != 0:
+        fail(f"set-up stopped at: {' '.join(command)}. The cause is above; mend it and run `make setup` again.")
+
+
+def works(*command: str) -> bool:
+    """Whether a command can be run and exits with 0; what it prints is dropped."""
+    try:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def changed(name: str, file: Path) -> bool:
+    """Whether `file` differs from what was installed the last time."""
+    stamp = STAMPS / f"{name}.sha256"
+    return not stamp.exists() or stamp.read_text() != fingerprint(file)
+
+
+def remember(name: str, file: Path) -> None:
+    STAMPS.mkdir(parents=True, exist_ok=True)
+    (STAMPS / f"{name}.sha256").write_text(fingerprint(file))
+
+
+def fingerprint(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def venv_python() -> Path:
+    return VENV / "bin" / "python"
+
+
+def say(text: str) -> None:
+    print(f"==> {text}", flush=True)
+
+
+def fail(text: str) -> None:
+    print(f"setup: {text}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
