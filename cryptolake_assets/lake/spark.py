@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from cryptolake_assets.errors import SparkError
 from cryptolake_assets.lake.tables import CATALOG
@@ -72,7 +72,8 @@ def limit_retries(session: SparkSession) -> None:
     from pyspark.sql.connect.client.retries import DefaultPolicy
 
     policy = DefaultPolicy(max_retries=8, max_backoff=3_000)
-    session.client.set_retry_policies([policy])  # type: ignore[attr-defined,operator]
+    # Only the Connect session has a client; the common type does not say so.
+    cast(Any, session).client.set_retry_policies([policy])
 
 
 def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
@@ -89,7 +90,8 @@ def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
         separator = "" if url.endswith(("/", ";")) else (";" if "/;" in url else "/;")
         url = f"{url}{separator}user_id=cryptolake;session_id={session_id}"
     try:
-        session = SparkSession.builder.remote(url).getOrCreate()
+        # Not getOrCreate: that would hand out a session of another server, if the process has one.
+        session: SparkSession = SparkSession.builder.remote(url).create()
         limit_retries(session)
         session.version  # noqa: B018  the first call reaches the server
     except (PySparkException, OSError) as error:

@@ -39,13 +39,20 @@ def settings_for(home: Path, **overrides: Any) -> Settings:
     return load_settings(**{"home": home, **free_ports(), **overrides})
 
 
-def _stop_spark_session() -> None:
+def stop_spark_session() -> None:
     """A session that outlives its server would be tried again and again when the process ends."""
     from pyspark.sql import SparkSession
 
     session = SparkSession.getActiveSession()
     if session is not None:
         session.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_spark_session() -> Iterator[None]:
+    """No module finds the session of another one, which may belong to another server."""
+    yield
+    stop_spark_session()
 
 
 @pytest.fixture(scope="session")
@@ -56,5 +63,5 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         lifecycle.up(settings, [KAFKA, SPARK])
         yield settings
     finally:
-        _stop_spark_session()
+        stop_spark_session()
         lifecycle.down(settings)

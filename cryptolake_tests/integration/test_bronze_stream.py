@@ -1,0 +1,87 @@
+"""Kafka to Bronze on the real broker and Spark: every record once, and what is no trade is kept with its reason."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from cryptolake_assets.contract import AcceptedFrame, RejectedFrame, parse_frame
+from cryptolake_assets.errors import CheckpointInUseError
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.settings import EXCHANGE_NAME, Settings
+from cryptolake_assets.stream.bronze import checkpoint_lock, is_running, run_available_now
+from cryptolake_assets.stream.kafka import dead_letter, end_offsets
+from cryptolake_assets.stream.progress import bronze_lag, committed_offsets
+from cryptolake_tests.captures import trade_frame
+
+RECEIVED_AT_US = 1_735_689_600_123_456
+TRADE_TIME_MS = 1_735_689_600_001
+"""2025-01-01, a day that no other test writes to."""
+GARBAGE = b'{"symbol": "BTCUSDT", "price": "12x"}\xff'
+TRUNCATED = b'{"stream":"btcusdt@trade","data":{"e":"tra'
+
+
+async def send(settings: Settings, *records: tuple[str, bytes, list[tuple[str, bytes]]]) -> None:
+    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
+        for topic, value, headers in records:
+            await producer.send_and_wait(topic, value, headers=headers)
+
+
+def event(trade_id: int, price: str = "0.00000001") -> bytes:
+    frame = trade_frame("BTCUSDT", trade_id, TRADE_TIME_MS, price, "9999999999.99999999", is_buyer_maker=True)
+    parsed = parse_frame(frame.encode(), ingest_time_us=RECEIVED_AT_US, exchange=EXCHANGE_NAME)
+    assert isinstance(parsed, AcceptedFrame)
+    return parsed.event.encode()
+
+
+def rows(settings: Settings, table: str, where: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = run_sql(settings, f"SELECT * FROM cryptolake.{table} WHERE {where}").to_pylist()
+    return found
+
+
+async def test_every_record_is_in_bronze_once_and_exact(platform: Settings) -> None:
+    before = bronze_lag(platform)
+    await send(platform, *((platform.kafka_topic_futures, event(number), []) for number in range(700, 705)))
+    assert bronze_lag(platform) == before + 5
+    assert run_available_now(platform) == before + 5
+    assert run_available_now(platform) == 0
+    assert committed_offsets(platform) == end_offsets(platform, platform.kafka_topic_futures)
+    stored = rows(platform, "bronze.futures_trades", "trade_id BETWEEN 700 AND 704 ORDER BY trade_id")
+    assert [row["trade_id"] for row in stored] == [700, 701, 702, 703, 704]
+    row = stored[0]
+    assert f"{row['price']:f}" == "0.00000001"
+    assert f"{row['qty']:f}" == "9999999999.99999999"
+    assert (row["side"], row["trade_type"], row["stream"]) == ("sell", "MARKET", "trade")
+    assert row["event_time"] == datetime(2025, 1, 1, 0, 0, 0, 1_000, tzinfo=UTC)
+    assert row["ingest_ts"] == datetime(2025, 1, 1, 0, 0, 0, 123_456, tzinfo=UTC)
+
+
+async def test_what_is_no_trade_is_kept_byte_for_byte_and_the_stream_goes_on(platform: Settings) -> None:
+    refused = parse_frame(TRUNCATED, ingest_time_us=RECEIVED_AT_US, exchange=EXCHANGE_NAME)
+    assert isinstance(refused, RejectedFrame)
+    value, headers = dead_letter(refused, stream="trade", received_at_us=RECEIVED_AT_US)
+    await send(
+        platform,
+        (platform.kafka_topic_futures, GARBAGE, []),
+        (platform.kafka_topic_futures, event(800, price="-1"), []),
+        (platform.topic_rejected, value, headers),
+    )
+    run_available_now(platform)
+    stored = {row["raw"]: row for row in rows(platform, "bronze.futures_trades_rejected", "true")}
+    assert stored[GARBAGE]["reason"].startswith("not_contract")
+    assert stored[TRUNCATED]["reason"] == refused.reason
+    assert stored[TRUNCATED]["stream"] == "trade"
+    assert stored[TRUNCATED]["ingest_ts"] == datetime(2025, 1, 1, 0, 0, 0, 123_456, tzinfo=UTC)
+    assert len(rows(platform, "bronze.futures_trades", "trade_id = 800")) == 1
+
+
+def test_one_process_at_a_time_holds_the_checkpoint(platform: Settings) -> None:
+    assert not is_running(platform)
+    with checkpoint_lock(platform):
+        assert is_running(platform)
+        with pytest.raises(CheckpointInUseError, match="another process"):
+            run_available_now(platform)
+    assert not is_running(platform)
