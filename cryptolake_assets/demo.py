@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from cryptolake_assets.errors import DemoError, PartError
+from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.transform.reconcile import Comparison, Verdict, compare
 
@@ -89,11 +90,13 @@ def _console() -> Console:
 
 
 def _replay_again(settings: Settings, console: Console) -> None:
-    from cryptolake_assets.platform.lifecycle import restart
+    from cryptolake_assets.platform.lifecycle import restart, start, stop
 
     console.print("the capture was replayed before: replaying it again")
-    restart(settings, "exchange", console)
-    restart(settings, "producer", console)
+    # The replay begins with the first subscription: it must be that of the producer whose frames are counted below.
+    stop(settings, PRODUCER)
+    restart(settings, EXCHANGE, console)
+    start(settings, PRODUCER, console)
 
 
 @contextmanager
