@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def settings_for(home: Path, **overrides: Any) -> Settings:
 
 def stop_spark_session() -> None:
     """A session that outlives its server would be tried again and again when the process ends."""
+    if "pyspark" not in sys.modules:
+        return
     from pyspark.sql import SparkSession
 
     session = SparkSession.getActiveSession()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,15 +17,9 @@ from cryptolake_assets.platform.status import status
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.kafka import end_offsets
+from cryptolake_tests.waiting import wait_for
 
 from .conftest import settings_for
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

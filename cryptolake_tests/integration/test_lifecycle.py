@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from cryptolake_assets.platform.parts import Part, Step
 from cryptolake_assets.platform.status import problems, status
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_tests.waiting import wait_for
 
 SERVER = """
 import http.server, signal, sys
@@ -87,13 +87,6 @@ def quiet() -> Console:
 
 def pid_of(settings: Settings, name: str) -> int | None:
     return Supervisor(settings).processes()[name].pid
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
 
 
 def test_up_starts_in_order_and_down_stops_it_all(settings: Settings, platform: Callable[..., None]) -> None:
