@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.lake.tables import POOLED_TABLES
+from cryptolake_assets.platform.pools import ensure_pools
+from cryptolake_assets.settings import PROJECT_ROOT, load_settings
 
 HEAVY = ("pyspark", "pyiceberg", "pyarrow", "duckdb", "pandas", "dagster_pyspark", "aiokafka", "aiohttp")
 PROBE = f"""
@@ -66,3 +71,19 @@ def test_every_check_blocks_and_has_its_assets_partitions(repository: dg.Reposit
     for spec in specs:
         assert spec.blocking
         assert spec.partitions_def == graph.get(spec.asset_key).partitions_def
+
+
+def test_every_table_that_runs_write_has_its_pool(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    pools = {pool for key in graph.materializable_asset_keys for pool in graph.get(key).pools or ()}
+    assert pools == {table.writer_pool for table in POOLED_TABLES}
+
+
+def test_a_pool_blocks_from_its_first_use_on(tmp_path: Path) -> None:
+    settings = load_settings(home=tmp_path)
+    settings.dagster_home.mkdir(parents=True)
+    shutil.copy(PROJECT_ROOT / "dagster.yaml", settings.dagster_home)
+    ensure_pools(settings)
+    with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+        for table in POOLED_TABLES:
+            assert instance.event_log_storage.get_concurrency_info(table.writer_pool).slot_count == 1

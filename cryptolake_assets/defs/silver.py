@@ -26,7 +26,7 @@ class SilverConfig(dg.Config):
     partitions_def=hourly(),
     group_name="silver",
     kinds={"spark", "iceberg"},
-    pool="silver_futures_ohlcv_1m",
+    pool=SILVER_OHLCV.writer_pool,
     output_required=False,
     check_specs=checks.blocking_specs(KEY, SILVER_CHECKS, hourly()),
     description=(

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import structlog
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
 from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.tables import TableSpec
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import Table
 
+log = structlog.get_logger(__name__)
+
+COMMIT_ATTEMPTS = 5
 SNAPSHOTS_KEPT = 50
 """PyIceberg's commit cost grows with the snapshots in the metadata."""
 
@@ -53,12 +59,27 @@ def publish(
     """Replaces the rows of `replaced_keys` (columns `spec.key`) by `candidate` (all columns; `updated_at` is set here).
 
     `window` is the partition-aligned filter whose files are rewritten. A row equal to the present one keeps its
-    `updated_at`; without any difference nothing is committed.
+    `updated_at`; without any difference nothing is committed. When another writer was faster the rows are merged anew
+    into what it left. Raises PyIceberg's `CommitFailedException` or `ValidationException` when that goes on.
     """
-    present = read_window(table, window)
-    rows, changed, removed = _merge(spec, present, candidate, replaced_keys, datetime.now(UTC))
+    from pyiceberg.exceptions import CommitFailedException, ValidationException
+
+    lost_race = retry_if_exception_type((CommitFailedException, ValidationException))
+    for attempt in Retrying(
+        retry=lost_race,
+        stop=stop_after_attempt(COMMIT_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        reraise=True,
+    ):
+        with attempt:
+            if attempt.retry_state.attempt_number > 1:
+                log.info("publication_merged_anew", table=spec.full_name, attempt=attempt.retry_state.attempt_number)
+                table = table.refresh()
+            present = read_window(table, window)
+            rows, changed, removed = _merge(spec, present, candidate, replaced_keys, datetime.now(UTC))
+            if changed + removed > 0:
+                replace_files(table, window, rows, properties)
     if changed + removed > 0:
-        replace_files(table, window, rows, properties)
         expire_snapshots(table)
     snapshot = table.current_snapshot()
     return Publication(snapshot.snapshot_id if snapshot else None, changed, removed)
@@ -115,10 +136,19 @@ def replace_files(
 
 
 def expire_snapshots(table: Table, keep: int = SNAPSHOTS_KEPT) -> int:
-    """Drops the oldest snapshots once there are twice `keep`, down to `keep`; returns how many went."""
+    """Drops the oldest snapshots once there are twice `keep`, down to `keep`; returns how many went.
+
+    It follows a commit that stands already: when another writer is faster it is left to the next commit.
+    """
+    from pyiceberg.exceptions import CommitFailedException
+
     snapshots = sorted(table.metadata.snapshots, key=lambda item: item.sequence_number or 0)
     if len(snapshots) < 2 * keep:
         return 0
     old = [item.snapshot_id for item in snapshots[:-keep]]
-    table.maintenance.expire_snapshots().by_ids(old).commit()
+    try:
+        table.maintenance.expire_snapshots().by_ids(old).commit()
+    except CommitFailedException as error:
+        log.info("snapshots_not_expired", table=".".join(table.name()), cause=str(error))
+        return 0
     return len(old)

@@ -59,6 +59,11 @@ class TableSpec:
         return f"{CATALOG}.{self.namespace}.{self.name}"
 
     @property
+    def writer_pool(self) -> str:
+        """The Dagster pool of the runs that write it: one at a time."""
+        return f"{self.namespace}_{self.name}"
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 
@@ -272,6 +277,9 @@ TABLES = (
     OPS_COVERAGE,
     OPS_RUN_METRICS,
 )
+
+POOLED_TABLES = (SILVER_OHLCV, GOLD_DAILY)
+"""Tables that runs of the graph write, each one run at a time."""
 
 
 def namespaces() -> Iterator[str]:

@@ -112,10 +112,12 @@ def dagster_files(settings: Settings) -> dict[Path, str]:
     return {settings.dagster_home / "dagster.yaml": text}
 
 
-def _cancel_orphaned_runs(settings: Settings) -> None:
+def _prepare_daemon(settings: Settings) -> None:
     from cryptolake_assets.platform.graphql import cancel_orphaned_runs
+    from cryptolake_assets.platform.pools import ensure_pools
 
     cancel_orphaned_runs(settings)
+    ensure_pools(settings)
 
 
 def _create_topics(settings: Settings) -> object:
@@ -199,7 +201,7 @@ PARTS: tuple[Part, ...] = (
         environment=_dagster_environment,
         ignores=lambda name: name == "replay_speed",
         files=dagster_files,
-        prepare=_cancel_orphaned_runs,
+        prepare=_prepare_daemon,
         start_timeout_s=180,
     ),
 )

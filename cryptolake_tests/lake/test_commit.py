@@ -8,8 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
 
+from cryptolake_assets.lake import commit
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import SNAPSHOTS_KEPT, Publication, expire_snapshots, publish
 from cryptolake_assets.lake.tables import SILVER_OHLCV
@@ -102,3 +104,20 @@ def test_snapshots_stay_bounded(lake: Settings, monkeypatch: pytest.MonkeyPatch)
     assert expire_snapshots(table, keep=2) == 4
     assert len(load_table(lake, SILVER_OHLCV).metadata.snapshots) == 2
     assert stored(lake)["A", MINUTE]["trades"] == 6
+
+
+def test_a_writer_that_lost_the_race_merges_into_what_the_other_left(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(lake, [bar("A")])
+    read = commit.read_window
+
+    def read_and_let_another_be_faster(table: Table, window: str) -> pa.Table:
+        rows = read(table, window)
+        monkeypatch.setattr(commit, "read_window", read)
+        put(lake, [bar("B")])
+        return rows
+
+    monkeypatch.setattr(commit, "read_window", read_and_let_another_be_faster)
+    put(lake, [bar("C")])
+    assert {key[0] for key in stored(lake)} == {"A", "B", "C"}
