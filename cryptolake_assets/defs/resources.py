@@ -60,6 +60,13 @@ class StreamResource(dg.ConfigurableResource):
         part = next(part for part in status(get_settings()) if part.name == "bronze")
         return {"state": part.state, "pid": part.pid, "log": part.log, "lag": self.lag()}
 
+    def progress(self) -> dict[str, Any]:
+        """Kafka offsets that are in Bronze, by partition, and the stream's last report (None before the first)."""
+        from cryptolake_assets.stream.progress import committed_offsets, read_report
+
+        settings = get_settings()
+        return {"committed_offsets": committed_offsets(settings), "report": read_report(settings)}
+
     def start(self) -> None:
         from cryptolake_assets.platform.lifecycle import start
 

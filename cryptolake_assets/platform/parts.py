@@ -10,6 +10,7 @@ from pathlib import Path
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.platform import kafka, probes, spark
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, Source, env_name
+from cryptolake_assets.stream.progress import report_path
 
 INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
 """Every process of a platform carries its home in this variable; `down` finds them by it."""
@@ -175,7 +176,7 @@ PARTS: tuple[Part, ...] = (
     Part(
         name=BRONZE,
         command=_module("cryptolake_assets.stream.bronze"),
-        is_ready=lambda settings, started: probes.reporting(settings.run_dir / "bronze.json", started),
+        is_ready=lambda settings, started: probes.reporting(report_path(settings), started),
         needs=(TOPICS, TABLES, SPARK),
         restarts_with=(SPARK,),
         ignores=lambda name: name.startswith("replay_"),

@@ -24,7 +24,14 @@ from cryptolake_assets.lake.spark import connect, spark_unreachable
 from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, CONTRACT, TableSpec
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_assets.stream.progress import REJECTED_QUERY, TRADES_QUERY, checkpoint, committed_offsets, lag
+from cryptolake_assets.stream.progress import (
+    REJECTED_QUERY,
+    TRADES_QUERY,
+    checkpoint,
+    committed_offsets,
+    lag,
+    report_path,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -251,7 +258,7 @@ class BronzeStream:
         self._write_progress(progress)
 
     def _write_progress(self, progress: dict[str, Any]) -> None:
-        path = self._settings.run_dir / "bronze.json"
+        path = report_path(self._settings)
         partial = path.with_suffix(".tmp")
         partial.write_text(json.dumps({**progress, "updated_at": datetime.now(UTC).isoformat()}))
         partial.replace(path)

@@ -7,7 +7,8 @@ the newest batch with both is in the table. Source: Spark's Structured Streaming
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.settings import Settings
 
@@ -50,6 +51,19 @@ def _batches(filesystem: FileSystem, directory: str) -> set[int]:
 
     infos = filesystem.get_file_info(FileSelector(directory, allow_not_found=True))
     return {int(info.base_name) for info in infos if info.base_name.isdigit()}
+
+
+def report_path(settings: Settings) -> Path:
+    """Where the running stream writes its report, as JSON."""
+    return settings.run_dir / "bronze.json"
+
+
+def read_report(settings: Settings) -> dict[str, Any] | None:
+    """The last report of the stream: state, and per query batch, rows and rate. None when there is none."""
+    try:
+        return dict(json.loads(report_path(settings).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
 
 
 def lag(end_offsets: dict[int, int], committed: dict[int, int]) -> int:

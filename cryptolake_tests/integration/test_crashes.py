@@ -24,7 +24,7 @@ from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.progress import bronze_lag
+from cryptolake_assets.stream.progress import bronze_lag, read_report
 from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.engines import SparkEngine
 from cryptolake_assets.transform.ohlcv import epoch_ms
@@ -122,6 +122,9 @@ def test_the_broker_and_the_bronze_stream_are_killed_and_nothing_is_lost_and_no_
     kill(replaying, SPARK)
     wait_until_all_is_in_bronze(replaying)
     assert distinct_trades(replaying) == FRAMES
+    report = read_report(replaying)
+    assert report is not None
+    assert report["state"] == "running"
     bars = refreshed_bars(replaying)
     found = verdicts(replaying, bars)
     assert found.count(Verdict.EQUAL) == 14

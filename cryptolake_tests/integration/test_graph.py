@@ -22,6 +22,7 @@ from cryptolake_assets.lake.follow import FollowerState
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.stream.kafka import end_offsets
 from cryptolake_tests.reference import reference_bars
 
 from .bronze import append, bars, trade
@@ -152,6 +153,10 @@ def test_bronze_by_hand_takes_what_kafka_holds_and_counts_the_hour(
     ).to_pylist()[0]["n"]
     assert materialization.metadata["dagster/row_count"].value == counted
     assert materialization.metadata["lag"].value == 0
+    stream = StreamResource()
+    assert stream.progress()["committed_offsets"] == end_offsets(settings, settings.kafka_topic_futures)
+    status = stream.status()
+    assert (status["state"], status["pid"], status["lag"]) == ("stopped", None, 0)
 
 
 def test_gold_by_hand_materializes_the_day(settings: Settings, instance: dg.DagsterInstance) -> None:
