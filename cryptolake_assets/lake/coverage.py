@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots, replace_files
 from cryptolake_assets.lake.tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.completeness import Coverage
 
-if TYPE_CHECKING:
-    from cryptolake_assets.stream.coverage import CoverageRow
+
+@dataclass(frozen=True, slots=True)
+class CoverageRow:
+    """One statement: every frame of (symbol, stream) that the exchange sent between `connected_from_ms` (included) and
+    `connected_to_ms` (excluded) is acknowledged by Kafka at an offset below `kafka_offset` of `kafka_partition`.
+
+    Times are exchange time, ms since 1970, UTC. Key: (symbol, stream, connected_from_ms).
+    """
+
+    exchange: str
+    symbol: str
+    stream: str
+    connected_from_ms: int
+    connected_to_ms: int
+    kafka_partition: int
+    kafka_offset: int
+    source: str
 
 
 class IcebergCoverageSink:
@@ -64,17 +78,19 @@ def _utc(epoch_ms: int) -> datetime:
     return datetime.fromtimestamp(epoch_ms / 1000, UTC)
 
 
-def read_coverage(settings: Settings) -> list[Coverage]:
+def read_coverage(settings: Settings) -> list[CoverageRow]:
     """All coverage rows."""
     rows = load_table(settings, OPS_COVERAGE).scan().to_arrow().to_pylist()
     return [
-        Coverage(
+        CoverageRow(
+            exchange=row["exchange"],
             symbol=row["symbol"],
             stream=row["stream"],
             connected_from_ms=_epoch_ms(row["connected_from"]),
             connected_to_ms=_epoch_ms(row["connected_to"]),
             kafka_partition=row["kafka_partition"],
             kafka_offset=row["kafka_offset"],
+            source=row["source"],
         )
         for row in rows
     ]

@@ -1,8 +1,6 @@
-"""Coverage: what can be said to be in Kafka without a hole.
+"""Coverage as the producer makes it: what can be said to be in Kafka without a hole.
 
-The statement of a row: every frame of (symbol, stream) that the exchange sent between `connected_from_ms` (included)
-and `connected_to_ms` (excluded), in exchange time, has been acknowledged by Kafka at an offset below `kafka_offset` of
-`kafka_partition`. A row may claim less than is true, never more.
+What a row states is said at `lake.coverage.CoverageRow`. It may claim less than is true, never more.
 """
 
 from __future__ import annotations
@@ -14,25 +12,13 @@ from typing import Final, Protocol
 
 import structlog
 
+from cryptolake_assets.lake.coverage import CoverageRow
+
 log = structlog.get_logger(__name__)
 
 MAX_STEP_MS: Final = 60_000
 """An exchange time this far from the others of its connection counts only once the next frame confirms it: one frame
 with a wrong clock must not stretch a claim by years."""
-
-
-@dataclass(frozen=True, slots=True)
-class CoverageRow:
-    """One statement; times are exchange time, ms since 1970, UTC. Key: (symbol, stream, connected_from_ms)."""
-
-    exchange: str
-    symbol: str
-    stream: str
-    connected_from_ms: int
-    connected_to_ms: int
-    kafka_partition: int
-    kafka_offset: int
-    source: str
 
 
 class CoverageSink(Protocol):

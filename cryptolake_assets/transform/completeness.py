@@ -5,23 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Coverage:
-    """One row of `ops.stream_coverage`; times are exchange time in ms.
-
-    Every frame that the exchange sent for the symbol's stream between the two times is in Kafka below `kafka_offset`
-    of `kafka_partition`.
-    """
-
-    symbol: str
-    stream: str
-    connected_from_ms: int
-    connected_to_ms: int
-    kafka_partition: int
-    kafka_offset: int
+from cryptolake_assets.lake.coverage import CoverageRow
 
 
 class CompletenessIndex:
@@ -31,7 +16,7 @@ class CompletenessIndex:
     trades that were still on their way when the connection's knowledge ended may be missing.
     """
 
-    def __init__(self, rows: Iterable[Coverage], bronze_offsets: Mapping[int, int], grace_ms: int) -> None:
+    def __init__(self, rows: Iterable[CoverageRow], bronze_offsets: Mapping[int, int], grace_ms: int) -> None:
         spans: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
         for row in rows:
             end_ms = row.connected_to_ms - grace_ms

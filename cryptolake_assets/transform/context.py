@@ -11,10 +11,10 @@ from datetime import UTC, datetime, time, timedelta
 import structlog
 
 from cryptolake_assets.errors import CryptolakeError
-from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.lake.coverage import CoverageRow, read_coverage
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.progress import committed_offsets
-from cryptolake_assets.transform.completeness import CompletenessIndex, Coverage
+from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_assets.transform.quarantine import held_out_of_range
 from cryptolake_assets.transform.rules import FUTURE_TOLERANCE_MS, RuleContext, known_symbols
 
@@ -27,7 +27,7 @@ EXCHANGE_TIMEOUT_S = 2.0
 class World:
     """See the module's text. `exchange_time_ms` is the furthest exchange time known, None when nothing is."""
 
-    coverage: tuple[Coverage, ...]
+    coverage: tuple[CoverageRow, ...]
     bronze_offsets: dict[int, int]
     exchange_time_ms: int | None
     rules: RuleContext

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
+from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink, read_coverage
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.coverage import CoverageRow
 
 ROW = CoverageRow(
     exchange="binance_futures",

@@ -12,7 +12,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.stream.coverage import CoverageRow
+from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.stream.publisher import DeliveryListener, Message, Verdict
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cryptolake_assets.stream.coverage import MAX_STEP_MS, ConnectionSpan, CoverageRow, CoverageWriter
+from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.stream.coverage import MAX_STEP_MS, ConnectionSpan, CoverageWriter
 from cryptolake_tests.stream.fakes import NOON_MS, MemorySink
 
 YEAR_2099_MS = 4_070_908_800_000

@@ -17,9 +17,9 @@ import pytest
 
 from cryptolake_assets.errors import BrokerRefusedError
 from cryptolake_assets.exchange.universe import Subscriptions
+from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.connection import ConnectionOptions
-from cryptolake_assets.stream.coverage import CoverageRow
 from cryptolake_assets.stream.producer import Producer, ProducerOptions
 from cryptolake_assets.stream.producer_status import read_status
 from cryptolake_assets.stream.publisher import Verdict

@@ -5,17 +5,18 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.transform.completeness import CompletenessIndex, Coverage
+from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.transform.completeness import CompletenessIndex
 
 GRACE_MS = 2_000
 MINUTE_MS = 60_000
 
 
-def covered(start_ms: int, end_ms: int, offset: int = 5, symbol: str = "BTCUSDT") -> Coverage:
-    return Coverage(symbol, "trade", start_ms, end_ms, kafka_partition=1, kafka_offset=offset)
+def covered(start_ms: int, end_ms: int, offset: int = 5, symbol: str = "BTCUSDT") -> CoverageRow:
+    return CoverageRow("binance_futures", symbol, "trade", start_ms, end_ms, 1, offset, "ws://127.0.0.1")
 
 
-def index(*rows: Coverage, bronze: int = 5) -> CompletenessIndex:
+def index(*rows: CoverageRow, bronze: int = 5) -> CompletenessIndex:
     return CompletenessIndex(rows, {1: bronze}, GRACE_MS)
 
 
