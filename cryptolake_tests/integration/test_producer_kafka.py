@@ -85,6 +85,12 @@ def acknowledged(settings: Settings) -> Callable[[], int]:
     return count
 
 
+def covered_to_ms(settings: Settings) -> int:
+    """How far the coverage of all symbols reaches, exchange time."""
+    status = read_status(settings)
+    return min(status.coverage_to_ms.values(), default=0) if status else 0
+
+
 async def trades(settings: Settings) -> Counter[tuple[str, int]]:
     """How often each (symbol, trade id) lies on the trade topic."""
     records = await kafka.peek_async(settings, settings.kafka_topic_futures, 10**9, from_end=False)
@@ -122,7 +128,9 @@ async def test_every_frame_of_the_capture_lands_once_below_the_covered_offset(ow
         settings = at(exchange, own)
         async with producing(settings, sink):
             await until(lambda: acknowledged(settings)() == sum(DEMO_TRADES.values()), timeout_s=60)
-        clock_ms = exchange.clock.now_ms()
+            clock_ms = exchange.clock.now_ms()
+            # A stop before the next round of coverage would end the rows at the last frame, just before the clock.
+            await until(lambda: covered_to_ms(settings) == clock_ms, timeout_s=30)
     found = await trades(settings)
     assert distinct_per_symbol(found) == DEMO_TRADES
     assert max(found.values()) == 1
