@@ -5,7 +5,7 @@ Both reach to the open hour and the open day, so that these can be materialized 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from functools import lru_cache
 
 import dagster as dg
@@ -17,11 +17,15 @@ HOUR_FORMAT = "%Y-%m-%d-%H:%M"
 DAY_FORMAT = "%Y-%m-%d"
 
 
+def _start() -> datetime:
+    """The first partition's start."""
+    return datetime.combine(default_start_date(get_settings()), time(), UTC)
+
+
 @lru_cache(maxsize=1)
 def hourly() -> dg.HourlyPartitionsDefinition:
-    start = default_start_date(get_settings())
     return dg.HourlyPartitionsDefinition(
-        start_date=datetime(start.year, start.month, start.day, tzinfo=UTC),
+        start_date=_start(),
         timezone="UTC",
         fmt=HOUR_FORMAT,
         end_offset=1,
@@ -30,9 +34,8 @@ def hourly() -> dg.HourlyPartitionsDefinition:
 
 @lru_cache(maxsize=1)
 def daily() -> dg.DailyPartitionsDefinition:
-    start = default_start_date(get_settings())
     return dg.DailyPartitionsDefinition(
-        start_date=datetime(start.year, start.month, start.day, tzinfo=UTC),
+        start_date=_start(),
         timezone="UTC",
         fmt=DAY_FORMAT,
         end_offset=1,

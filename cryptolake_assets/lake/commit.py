@@ -48,6 +48,13 @@ def read_window(table: Table, window: str | BooleanExpression) -> pa.Table:
     return table.scan(row_filter=window).to_arrow()
 
 
+def keys_of(spec: TableSpec, *tables: pa.Table) -> pa.Table:
+    """The keys (columns `spec.key`) of all rows of the tables."""
+    import pyarrow as pa
+
+    return pa.concat_tables([table.select(list(spec.key)) for table in tables]).combine_chunks()
+
+
 def publish(
     table: Table,
     spec: TableSpec,

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -254,16 +254,6 @@ def write_private(path: Path, text: str) -> None:
     with open(partial, "w", encoding="utf-8", opener=private) as file:
         file.write(text)
     partial.replace(path)
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float, interval_s: float = 0.2) -> bool:
-    """Polls until `condition` holds; False when `timeout_s` have passed first."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(interval_s)
-    return True
 
 
 def _value(value: str | Path) -> str:

@@ -9,7 +9,7 @@ from datetime import time as day_time
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.commit import Publication, publish, read_window
+from cryptolake_assets.lake.commit import Publication, keys_of, publish, read_window
 from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, between, gold_month
 from cryptolake_assets.settings import Settings
@@ -64,7 +64,7 @@ def prepare(settings: Settings, engine: Engine, day: date) -> GoldCandidate:
     return GoldCandidate(
         day=day,
         rows=rows,
-        replaced_keys=_keys(present, rows),
+        replaced_keys=keys_of(GOLD_DAILY, present, rows),
         bars_read=sum(rows["minutes_with_trades"].to_pylist()),
         outcomes=check_candidate(GOLD_DAILY, rows),
         engine=engine.name,
@@ -99,9 +99,3 @@ def commit(settings: Settings, candidate: GoldCandidate, run_id: str) -> Publica
         ),
     )
     return publication
-
-
-def _keys(*tables: pa.Table) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.concat_tables([table.select(list(GOLD_DAILY.key)) for table in tables]).combine_chunks()

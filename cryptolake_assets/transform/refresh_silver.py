@@ -11,7 +11,7 @@ import structlog
 
 from cryptolake_assets.lake.bronze_files import AddedFile, added_files, head_sequence, local_path
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.commit import Publication, publish, read_window
+from cryptolake_assets.lake.commit import Publication, keys_of, publish, read_window
 from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, between, silver_day
@@ -90,7 +90,7 @@ def prepare(
     return SilverCandidate(
         hour=hour,
         bars=bars,
-        replaced_keys=_keys(present, bars) if minutes is None else minutes,
+        replaced_keys=keys_of(SILVER_OHLCV, present, bars) if minutes is None else minutes,
         counts=counts,
         outcomes=[*check_candidate(SILVER_OHLCV, bars), *outcomes],
         engine=engine.name,
@@ -213,10 +213,3 @@ def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
     flags = [row["is_complete"] or tuple(row[name] for name in names) in proven for row in bars.to_pylist()]
     position = bars.schema.get_field_index("is_complete")
     return bars.set_column(position, bars.schema.field(position), pa.array(flags, pa.bool_()))
-
-
-def _keys(*tables: pa.Table) -> pa.Table:
-    """The keys of all rows of the tables."""
-    import pyarrow as pa
-
-    return pa.concat_tables([table.select(list(SILVER_OHLCV.key)) for table in tables]).combine_chunks()
