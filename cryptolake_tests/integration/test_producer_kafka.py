@@ -171,7 +171,8 @@ async def test_nothing_is_lost_when_the_broker_is_killed(own: Settings, platform
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
             await until(lambda: acknowledged(settings)() == sum(DEMO_TRADES.values()), timeout_s=120)
-        clock_ms = exchange.clock.now_ms()
+            clock_ms = exchange.clock.now_ms()
+            await until(lambda: covered_to_ms(settings) == clock_ms, timeout_s=30)
     found = await trades(settings)
     assert distinct_per_symbol(found) == DEMO_TRADES
     assert {row.connected_to_ms for row in sink.rows.values()} == {clock_ms}
