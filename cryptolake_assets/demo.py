@@ -240,7 +240,7 @@ class _Settled:
     def _coverage_to_come(self) -> str | None:
         """The last minutes are complete only once the producer's coverage has reached the capture's end."""
         from cryptolake_assets.lake.coverage import read_coverage
-        from cryptolake_assets.transform.refresh_silver import minutes_now_complete
+        from cryptolake_assets.transform.silver_candidate import minutes_now_complete
 
         status = _replay_status(self._settings) or {}
         end_ms = int(status.get("last_event_time_ms") or 0)

@@ -71,6 +71,14 @@ class TableNotFoundError(CryptolakeError):
     """A table is missing from the catalog."""
 
 
+class SnapshotExpiredError(CryptolakeError):
+    """A snapshot that was to be read has been expired."""
+
+
+class DeleteFilesError(CryptolakeError):
+    """A table holds row-level deletes, which only Spark could apply."""
+
+
 class QueryError(CryptolakeError):
     """A user's SQL could not be run."""
 

@@ -50,6 +50,8 @@ class TradeStream(StrEnum):
 class Engine(StrEnum):
     """What computes Silver and Gold."""
 
+    AUTO = "auto"
+    DUCKDB = "duckdb"
     SPARK = "spark"
 
 
@@ -181,7 +183,12 @@ class Settings(BaseSettings):
     minio_root_password: SecretStr = _named("MINIO_ROOT_PASSWORD", SecretStr(""), "Secret key of the S3 store.")
     s3_region: str = _named("CRYPTOLAKE_S3_REGION", "us-east-1", "Region of the S3 store.")
 
-    engine: Engine = _named("CRYPTOLAKE_ENGINE", Engine.SPARK, "What computes Silver and Gold: `spark`.")
+    engine: Engine = _named(
+        "CRYPTOLAKE_ENGINE",
+        Engine.AUTO,
+        "What computes Silver and Gold: `duckdb` (in process), `spark`, or `auto` (DuckDB in the profile `local`, "
+        "Spark in `cluster`).",
+    )
     follower_interval_s: int = _named(
         "CRYPTOLAKE_FOLLOWER_INTERVAL_S", 5, "Seconds between two ticks of the sensor that follows Bronze.", ge=1
     )
@@ -191,6 +198,13 @@ class Settings(BaseSettings):
         "Largest share of an hour's trades that the quality rules may drop before the hour is held back.",
         ge=0,
         le=1,
+    )
+
+    event_time_lag_limit_s: int = _named(
+        "CRYPTOLAKE_EVENT_TIME_LAG_LIMIT_S",
+        300,
+        "Seconds that a symbol's newest bar may be behind the exchange's clock before a check warns.",
+        ge=1,
     )
 
     kafka_port: Port = _named("CRYPTOLAKE_KAFKA_PORT", 9092, "Port of the local Kafka broker.")
@@ -240,6 +254,13 @@ class Settings(BaseSettings):
         return self
 
     # What follows from the settings above.
+
+    @property
+    def engine_in_use(self) -> Engine:
+        """The engine that `auto` stands for, or the one that was named."""
+        if self.engine is not Engine.AUTO:
+            return self.engine
+        return Engine.DUCKDB if self.profile is Profile.LOCAL else Engine.SPARK
 
     @property
     def topic_rejected(self) -> str:

@@ -1,11 +1,12 @@
-"""One-minute bars in plain Python: an independent statement of what Silver shall hold, to hold the engines against."""
+"""Bars and daily stats in plain Python: an independent statement of what Silver and Gold shall hold."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import date, datetime
 from decimal import ROUND_HALF_UP, Decimal, localcontext
+from itertools import pairwise
 from typing import Any
 
 Trade = dict[str, Any]
@@ -42,4 +43,36 @@ def _bar(trades: list[Trade]) -> dict[str, Any]:
             "taker_buy_quote_volume": sum((trade["price"] * trade["qty"] for trade in bought), Decimal(0)),
             "first_trade_id": min(trade["first_trade_id"] for trade in ordered),
             "last_trade_id": max(trade["last_trade_id"] for trade in ordered),
+        }
+
+
+def reference_daily(bars: dict[tuple[str, datetime], dict[str, Any]]) -> dict[tuple[str, date], dict[str, Any]]:
+    """Daily stats of reference bars, by (symbol, UTC day); `realised_volatility` with 50 digits."""
+    days: dict[tuple[str, date], list[dict[str, Any]]] = defaultdict(list)
+    for (symbol, start), bar in sorted(bars.items()):
+        days[symbol, start.date()].append(bar)
+    return {key: _day(members) for key, members in days.items()}
+
+
+def _day(bars: list[dict[str, Any]]) -> dict[str, Any]:
+    with localcontext() as context:
+        context.prec = 80
+        volume = sum((bar["volume"] for bar in bars), Decimal(0))
+        quote_volume = sum((bar["quote_volume"] for bar in bars), Decimal(0))
+        bought = sum((bar["taker_buy_volume"] for bar in bars), Decimal(0))
+        returns = [later["close"].ln() - earlier["close"].ln() for earlier, later in pairwise(bars)]
+        high, low = max(bar["high"] for bar in bars), min(bar["low"] for bar in bars)
+        return {
+            "open": bars[0]["open"],
+            "high": high,
+            "low": low,
+            "close": bars[-1]["close"],
+            "total_volume": volume,
+            "total_quote_volume": quote_volume,
+            "price_range": high - low,
+            "trades": sum(bar["trades"] for bar in bars),
+            "vwap": (quote_volume / volume).quantize(Decimal("1e-8"), ROUND_HALF_UP),
+            "taker_buy_ratio": (bought / volume).quantize(Decimal("1e-8"), ROUND_HALF_UP),
+            "realised_volatility": sum((step * step for step in returns), Decimal(0)).sqrt(),
+            "minutes_with_trades": len(bars),
         }

@@ -11,19 +11,22 @@ from dagster._utils.warnings import PreviewWarning
 from cryptolake_assets.transform.checks import CheckOutcome
 
 
-def blocking_specs(
-    asset: dg.AssetKey,
-    names: Iterable[str],
-    partitions: dg.PartitionsDefinition,
+def specs(
+    asset: dg.AssetKey, names: Iterable[str], partitions: dg.PartitionsDefinition, *, blocking: bool = True
 ) -> list[dg.AssetCheckSpec]:
-    """One blocking check spec a name, partitioned as its asset is: a failed hour holds back its own day only."""
+    """One check spec a name, partitioned as its asset is: a failed hour holds back its own day only."""
     with warnings.catch_warnings():
         # Partitioned checks are in preview; without them one failed hour would not hold its day (docs/decisions).
         warnings.simplefilter("ignore", PreviewWarning)
-        return [dg.AssetCheckSpec(name, asset=asset, blocking=True, partitions_def=partitions) for name in names]
+        return [dg.AssetCheckSpec(name, asset=asset, blocking=blocking, partitions_def=partitions) for name in names]
 
 
-def results(asset: dg.AssetKey, names: Iterable[str], outcomes: list[CheckOutcome]) -> Iterator[dg.AssetCheckResult]:
+def results(
+    asset: dg.AssetKey,
+    names: Iterable[str],
+    outcomes: Iterable[CheckOutcome],
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> Iterator[dg.AssetCheckResult]:
     """A result for every name; a check that had nothing to look at passes and says so."""
     by_name = {outcome.name: outcome for outcome in outcomes}
     for name in names:
@@ -32,7 +35,7 @@ def results(asset: dg.AssetKey, names: Iterable[str], outcomes: list[CheckOutcom
             asset_key=asset,
             check_name=name,
             passed=outcome.passed,
-            severity=dg.AssetCheckSeverity.ERROR,
+            severity=severity,
             description=outcome.description,
             metadata={"failing_rows": outcome.failing_count, "sample": dg.MetadataValue.md(_as_table(outcome))},
         )

@@ -115,7 +115,7 @@ def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> No
     """Touches the hours that hold bars which coverage has made complete since it was looked at last."""
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.stream.progress import committed_offsets
-    from cryptolake_assets.transform.refresh_silver import minutes_now_complete
+    from cryptolake_assets.transform.silver_candidate import minutes_now_complete
 
     snapshot_id = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id
     offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed_offsets(settings).items()))

@@ -28,11 +28,11 @@ FOLLOWS_SILVER = (
     deps=[silver.KEY],
     partitions_def=daily(),
     group_name="gold",
-    kinds={"spark", "iceberg"},
+    kinds={"duckdb", "spark", "iceberg"},
     pool=GOLD_DAILY.writer_pool,
     output_required=False,
     automation_condition=FOLLOWS_SILVER,
-    check_specs=checks.blocking_specs(KEY, GOLD_CHECKS, daily()),
+    check_specs=checks.specs(KEY, GOLD_CHECKS, daily()),
     description="Daily statistics per symbol, from the one-minute bars; published by one commit once the checks pass.",
 )
 def futures_daily_stats(
@@ -44,6 +44,7 @@ def futures_daily_stats(
     candidate = refresh_gold.prepare(settings, engine.engine(), date.fromisoformat(context.partition_key))
     check_results = list(checks.results(KEY, GOLD_CHECKS, candidate.outcomes))
     if not candidate.passed:
+        refresh_gold.record_run(settings, candidate, None, context.run.run_id)
         yield from check_results
         failed = ", ".join(outcome.name for outcome in candidate.outcomes if not outcome.passed)
         raise dg.Failure(
@@ -59,6 +60,7 @@ def futures_daily_stats(
             "silver_snapshot_id": str(candidate.silver_snapshot),
             "rows_changed": publication.rows_changed,
             "bars_read": candidate.bars_read,
+            "duration_ms": candidate.duration_ms,
             "engine": candidate.engine,
         },
         check_results=check_results,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from cryptolake_assets.errors import CryptolakeError, PartError
+from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -24,15 +25,24 @@ class LakeResource(dg.ConfigurableResource):
 
 
 class EngineResource(dg.ConfigurableResource):
-    """What computes Silver and Gold: Spark, by dagster-pyspark's resource on the Spark Connect server."""
+    """What computes Silver and Gold: DuckDB in the run's own process, or Spark by dagster-pyspark's resource on the
+    Spark Connect server."""
 
     def engine(self) -> "Engine":
+        settings = get_settings()
+        if settings.engine_in_use is EngineName.SPARK:
+            return self._spark(settings)
+
+        from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+
+        return DuckDBEngine(settings)
+
+    def _spark(self, settings: Settings) -> "Engine":
         from dagster_pyspark import LazyPySparkResource
 
         from cryptolake_assets.lake.spark import limit_retries, require_server, spark_unreachable
-        from cryptolake_assets.transform.engines import SparkEngine
+        from cryptolake_assets.transform.spark_engine import SparkEngine
 
-        settings = get_settings()
         require_server(settings)
         try:
             session = LazyPySparkResource(spark_config={"spark.remote": settings.spark_connect_url}).spark_session

@@ -1,4 +1,4 @@
-"""Which data files a table gained since a sequence number, and which hours they touch.
+"""Which data files Bronze gained since a sequence number, and which hold an interval of time.
 
 An Iceberg snapshot's sequence number grows with every commit, and every live manifest entry keeps the data sequence
 number of the commit that added its file (Iceberg table spec, "Sequence Numbers"). The live entries above a cursor are
@@ -8,25 +8,37 @@ the sequence number its input had, so it is not taken for new data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from cryptolake_assets.errors import DeleteFilesError, SnapshotExpiredError
+from cryptolake_assets.lake.windows import HOUR
+
 if TYPE_CHECKING:
+    from pyiceberg.manifest import ManifestFile
     from pyiceberg.table import Table
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SHORTEST_CUT_BOUND = 16
+"""Bytes from which on a bound of a text column may be a cut one (Iceberg's metrics mode `truncate(16)`)."""
 
 
 @dataclass(frozen=True)
-class AddedFile:
-    """A live data file of a table that is partitioned by hour."""
+class BronzeFile:
+    """A live data file of a table that is partitioned by the hour of `event_time`; the times are those of its rows.
+
+    `constants` are the text columns that hold one value in the whole file, by the file's bounds in the manifest.
+    """
 
     path: str
     hour: datetime
     rows: int
     sequence: int
+    earliest: datetime
+    latest: datetime
+    constants: Mapping[str, str]
 
 
 def head_sequence(table: Table) -> int:
@@ -35,25 +47,95 @@ def head_sequence(table: Table) -> int:
     return (snapshot.sequence_number or 0) if snapshot else 0
 
 
-def added_files(table: Table, after_sequence: int) -> list[AddedFile]:
+def added_files(table: Table, after_sequence: int) -> list[BronzeFile]:
     """Live files above `after_sequence`. Cost: the manifest list, and the manifests written since."""
     snapshot = table.current_snapshot()
     if snapshot is None:
         return []
-    files: list[AddedFile] = []
-    for manifest in snapshot.manifests(table.io):
-        if manifest.sequence_number <= after_sequence:
-            continue
-        for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True):
-            sequence = entry.sequence_number or 0
-            if sequence > after_sequence:
-                file = entry.data_file
-                hour = EPOCH + timedelta(hours=file.partition[0])
-                files.append(AddedFile(file.file_path, hour, file.record_count, sequence))
-    return files
+    return [
+        file
+        for manifest in snapshot.manifests(table.io)
+        if manifest.sequence_number > after_sequence
+        for file in _live_files(table, manifest)
+        if file.sequence > after_sequence
+    ]
 
 
-def oldest_sequence_by_hour(files: Iterable[AddedFile]) -> dict[datetime, int]:
+def files_between(table: Table, snapshot_id: int, first: datetime, last: datetime) -> list[BronzeFile]:
+    """Live files of a snapshot that may hold trades of first <= event_time < last.
+
+    Cost: the manifest list, and the manifests whose partitions reach into the interval; not the history.
+    """
+    snapshot = table.snapshot_by_id(snapshot_id)
+    if snapshot is None:
+        raise SnapshotExpiredError(
+            f"bronze: snapshot {snapshot_id} is no longer there. Run the refresh again; it reads the present one."
+        )
+    return [
+        file
+        for manifest in snapshot.manifests(table.io)
+        if _reaches_into(manifest, first, last)
+        for file in _live_files(table, manifest)
+        if file.earliest < last and file.latest >= first
+    ]
+
+
+def _reaches_into(manifest: ManifestFile, first: datetime, last: datetime) -> bool:
+    """By the manifest's summary of its partitions: the lowest and the highest hour since 1970, 4 bytes each."""
+    if not manifest.partitions:
+        return True
+    lowest, highest = manifest.partitions[0].lower_bound, manifest.partitions[0].upper_bound
+    if lowest is None or highest is None:
+        return True
+    return _hour(_number(lowest)) < last and _hour(_number(highest)) + HOUR > first
+
+
+def _live_files(table: Table, manifest: ManifestFile) -> Iterator[BronzeFile]:
+    from pyiceberg.manifest import DataFileContent
+    from pyiceberg.types import StringType
+
+    schema = table.schema()
+    time_id = schema.find_field("event_time").field_id
+    texts = {field.field_id: field.name for field in schema.fields if isinstance(field.field_type, StringType)}
+    for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True):
+        file = entry.data_file
+        if file.content is not DataFileContent.DATA:
+            raise DeleteFilesError(
+                f"{'.'.join(table.name())}: {file.file_path} holds row-level deletes, which nothing here writes or "
+                "reads. Rewrite the table without them: `CALL cryptolake.system.rewrite_data_files(...)` in Spark."
+            )
+        hour = _hour(file.partition[0])
+        lower, upper = file.lower_bounds or {}, file.upper_bounds or {}
+        yield BronzeFile(
+            path=file.file_path,
+            hour=hour,
+            rows=file.record_count,
+            sequence=entry.sequence_number or 0,
+            earliest=EPOCH + timedelta(microseconds=_number(lower[time_id])) if time_id in lower else hour,
+            latest=EPOCH + timedelta(microseconds=_number(upper[time_id])) if time_id in upper else hour + HOUR,
+            constants={
+                name: lower[number].decode()
+                for number, name in texts.items()
+                if _is_constant(lower.get(number), upper.get(number), (file.null_value_counts or {}).get(number))
+            },
+        )
+
+
+def _is_constant(lower: bytes | None, upper: bytes | None, nulls: int | None) -> bool:
+    """Bounds of text may be cut at 16 characters, so only shorter ones say what the value is."""
+    return lower is not None and lower == upper and nulls == 0 and len(lower) < SHORTEST_CUT_BOUND
+
+
+def _hour(number: int) -> datetime:
+    return EPOCH + timedelta(hours=number)
+
+
+def _number(bound: bytes) -> int:
+    """A bound of an int, long or timestamp column (Iceberg table spec, "Binary single-value serialization")."""
+    return int.from_bytes(bound, "little", signed=True)
+
+
+def oldest_sequence_by_hour(files: Iterable[BronzeFile]) -> dict[datetime, int]:
     """Per touched hour the lowest sequence number among its files."""
     oldest: dict[datetime, int] = {}
     for file in files:

@@ -32,11 +32,18 @@ SNAPSHOTS_KEPT = 50
 
 @dataclass(frozen=True)
 class Publication:
-    """What a commit did; `snapshot_id` is the table's snapshot after it, new or not."""
+    """What a commit did; `snapshot_id` is the table's snapshot after it, new or not.
+
+    `changed_keys` are the keys of the rows that are new or differ from what was there.
+    """
 
     snapshot_id: int | None
-    rows_changed: int
+    changed_keys: pa.Table
     rows_removed: int
+
+    @property
+    def rows_changed(self) -> int:
+        return int(self.changed_keys.num_rows)
 
     @property
     def committed(self) -> bool:
@@ -84,9 +91,9 @@ def publish(
                 table = table.refresh()
             present = read_window(table, window)
             rows, changed, removed = _merge(spec, present, candidate, replaced_keys, datetime.now(UTC))
-            if changed + removed > 0:
+            if changed.num_rows + removed > 0:
                 replace_files(table, window, rows, properties)
-    if changed + removed > 0:
+    if changed.num_rows + removed > 0:
         expire_snapshots(table)
     snapshot = table.current_snapshot()
     return Publication(snapshot.snapshot_id if snapshot else None, changed, removed)
@@ -94,8 +101,8 @@ def publish(
 
 def _merge(
     spec: TableSpec, present: pa.Table, candidate: pa.Table, replaced_keys: pa.Table, now: datetime
-) -> tuple[pa.Table, int, int]:
-    """All rows that the window shall hold, sorted by key; how many differ, and how many went."""
+) -> tuple[pa.Table, pa.Table, int]:
+    """All rows that the window shall hold, sorted by key; the keys of those that differ; how many went."""
     key = ", ".join(spec.key)
     values = [name for name in spec.column_names if name not in (*spec.key, "updated_at")]
     same = " AND ".join(f"c.{name} IS NOT DISTINCT FROM p.{name}" for name in values) + " AND p.updated_at IS NOT NULL"
@@ -111,7 +118,7 @@ def _merge(
             FROM candidate c LEFT JOIN present p USING ({key})""",
             {"now": now},
         )
-        changed = scalar(duck, "SELECT count(*) FROM fresh WHERE differs")
+        changed = duck.sql(f"SELECT {key} FROM fresh WHERE differs").to_arrow_table()
         removed = scalar(
             duck,
             f"SELECT count(*) FROM present SEMI JOIN replaced_keys USING ({key}) "

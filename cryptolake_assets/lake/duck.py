@@ -1,24 +1,70 @@
-"""An in-process DuckDB connection set up for exact, offline work."""
+"""In-process DuckDB connections set up for exact, offline work, and the reading of a table's files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.tables import TableSpec
 
 if TYPE_CHECKING:
     import duckdb
 
 
 def open_duckdb() -> duckdb.DuckDBPyConnection:
-    """A new in-memory connection: UTC, nothing downloaded or loaded at run time."""
-    import duckdb
+    """A connection for temporary tables, views and registered Arrow tables: UTC, offline. Close it after use.
 
-    connection = duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
+    All of a process share one in-memory database, because making one costs more than a small query; whatever is not
+    temporary would be seen by the others.
+    """
+    return _set_up(_shared_database().cursor())
+
+
+def own_duckdb() -> duckdb.DuckDBPyConnection:
+    """The same with a database of its own, for tables and views that have names in it."""
+    return _set_up(_new_database())
+
+
+def _set_up(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     connection.execute("SET TimeZone = 'UTC'")
     # Arrow tables are registered by name, never picked up from a caller's variables.
     connection.execute("SET python_enable_replacements = false")
     return connection
 
 
+def _new_database() -> duckdb.DuckDBPyConnection:
+    """Nothing is downloaded or loaded at run time."""
+    import duckdb
+
+    return duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
+
+
+@lru_cache(maxsize=1)
+def _shared_database() -> duckdb.DuckDBPyConnection:
+    return _new_database()
+
+
 def scalar(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
     """The one whole number that a query gives."""
     return int(connection.sql(sql).fetchall()[0][0])
+
+
+def scan(connection: duckdb.DuckDBPyConnection, paths: Sequence[str], spec: TableSpec, evolving: bool = False) -> str:
+    """What follows FROM to read these data files as rows of the table; it may be given an alias and conditions.
+
+    With `evolving`, columns are found by Iceberg's field ids and one that a file does not have yet is NULL; DuckDB then
+    does not know how many rows to expect and orders joins badly, so only where it matters.
+    """
+    if not paths:
+        name = f"no_files_of_{spec.name}"
+        connection.register(name, spec.arrow_schema().empty_table())
+        return name
+    files = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    if not evolving:
+        return f"read_parquet([{files}])"
+    fields = ", ".join(
+        f"{number}: {{name: '{column.name}', type: '{spec.duckdb_type(column.name)}', default_value: NULL}}"
+        for number, column in enumerate(spec.columns, start=1)
+    )
+    return f"read_parquet([{files}], schema = MAP {{{fields}}})"

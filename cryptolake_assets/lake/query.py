@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.errors import QueryError
 from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.duck import own_duckdb, scan
 from cryptolake_assets.lake.tables import CATALOG, TABLES, TableSpec, namespaces
 from cryptolake_assets.settings import Settings
 
@@ -30,7 +30,7 @@ def run_sql(settings: Settings, sql: str, engine: str = "duckdb") -> pa.Table:
 def _run_duckdb(settings: Settings, sql: str) -> pa.Table:
     import duckdb
 
-    with open_duckdb() as connection:
+    with own_duckdb() as connection:
         connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
         for namespace in namespaces():
             connection.execute(f"CREATE SCHEMA {CATALOG}.{namespace}")
@@ -52,15 +52,9 @@ def _add_view(connection: duckdb.DuckDBPyConnection, settings: Settings, spec: T
     """The table's current snapshot as a view of its full name."""
     table = load_table(settings, spec)
     paths = [local_path(task.file.file_path) for task in table.scan().plan_files()]
-    if not paths:
-        connection.register("empty", spec.arrow_schema().empty_table())
-        connection.execute(f"CREATE TABLE {spec.full_name} AS SELECT * FROM empty")
-        return
-    columns = ", ".join(spec.column_names)
-    files = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-    connection.execute(
-        f"CREATE VIEW {spec.full_name} AS SELECT {columns} FROM read_parquet([{files}], union_by_name = true)"
-    )
+    source = scan(connection, paths, spec, evolving=True)
+    # Registered tables live as long as the connection; a view on them is as good as one on files.
+    connection.execute(f"CREATE VIEW {spec.full_name} AS SELECT * FROM {source}")
 
 
 def _run_spark(settings: Settings, sql: str) -> pa.Table:

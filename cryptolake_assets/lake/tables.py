@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cryptolake_assets.lake.columns import PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, columns
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.partitioning import PartitionSpec
@@ -17,23 +20,11 @@ if TYPE_CHECKING:
 
 CATALOG = "cryptolake"
 
-PRICE = "decimal(18, 8)"
-VOLUME = "decimal(38, 8)"
-QUOTE_VOLUME = "decimal(38, 16)"
-TIME = "timestamptz"
-"""Iceberg's timestamp with zone: UTC, microseconds."""
-
 SPARK_TYPES = {"long": "bigint", TIME: "timestamp"}
 """Spark's names where they are not Iceberg's."""
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column: Iceberg type name and what it means."""
-
-    name: str
-    type: str
-    doc: str
+DUCKDB_TYPES = {"long": "BIGINT", "int": "INTEGER", "string": "VARCHAR", "binary": "BLOB", TIME: "TIMESTAMPTZ"}
+"""DuckDB's names where they are not Iceberg's."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +78,16 @@ class TableSpec:
 
     def spark_type(self, column: str) -> str:
         """Spark SQL's type name of a column."""
-        kind = next(item.type for item in self.columns if item.name == column)
+        kind = self._type(column)
         return SPARK_TYPES.get(kind, kind.replace(" ", ""))
+
+    def duckdb_type(self, column: str) -> str:
+        """DuckDB's type name of a column."""
+        kind = self._type(column)
+        return DUCKDB_TYPES.get(kind, kind.replace(" ", ""))
+
+    def _type(self, column: str) -> str:
+        return next(item.type for item in self.columns if item.name == column)
 
     def partition_spec(self) -> PartitionSpec:
         from pyiceberg.partitioning import PartitionField, PartitionSpec
@@ -161,28 +160,35 @@ BRONZE_REJECTED = TableSpec(
     properties={"write.distribution-mode": "none", "write.spark.fanout.enabled": "true"},
 )
 
+BRONZE_KLINES = TableSpec(
+    namespace="bronze",
+    name="futures_klines_1m",
+    doc="The exchange's own one-minute bars, to hold Silver against.",
+    columns=(
+        Column("symbol", "string", "the exchange's symbol"),
+        Column("open_time", TIME, "open time of the minute"),
+        Column("open", PRICE, "first price"),
+        Column("high", PRICE, "highest price"),
+        Column("low", PRICE, "lowest price"),
+        Column("close", PRICE, "last price"),
+        Column("volume", VOLUME, "base currency"),
+        Column("close_time", TIME, "last millisecond of the minute"),
+        Column("quote_volume", QUOTE_VOLUME, "quote currency"),
+        Column("trades", "long", "single trades"),
+        Column("taker_buy_volume", VOLUME, "base currency bought by takers"),
+        Column("taker_buy_quote_volume", QUOTE_VOLUME, "quote currency spent by buying takers"),
+        Column("source", "string", "where it was read: rest or archive"),
+        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+    ),
+    key=("symbol", "open_time"),
+    partition=("open_time", "day"),
+)
+
 SILVER_OHLCV = TableSpec(
     namespace="silver",
     name="futures_ohlcv_1m",
     doc="Exact one-minute bars, gated by blocking checks.",
-    columns=(
-        Column("symbol", "string", "the exchange's symbol"),
-        Column("window_start", TIME, "open time of the minute"),
-        Column("open", PRICE, "price of the first trade by (event_time, trade_id)"),
-        Column("high", PRICE, "highest price"),
-        Column("low", PRICE, "lowest price"),
-        Column("close", PRICE, "price of the last trade by (event_time, trade_id)"),
-        Column("volume", VOLUME, "base currency"),
-        Column("quote_volume", QUOTE_VOLUME, "quote currency"),
-        Column("vwap", PRICE, "quote_volume / volume, rounded half up"),
-        Column("trades", "long", "single trades"),
-        Column("taker_buy_volume", VOLUME, "base currency bought by takers"),
-        Column("taker_buy_quote_volume", QUOTE_VOLUME, "quote currency spent by buying takers"),
-        Column("first_trade_id", "long", "lowest single-trade id"),
-        Column("last_trade_id", "long", "highest single-trade id"),
-        Column("is_complete", "boolean", "coverage holds the whole minute and the watermark is past its end"),
-        Column("updated_at", TIME, "when the bar last changed; outside all equality"),
-    ),
+    columns=columns(BAR_MEASURES),
     key=("symbol", "window_start"),
     partition=("window_start", "day"),
 )
@@ -204,24 +210,7 @@ GOLD_DAILY = TableSpec(
     namespace="gold",
     name="futures_daily_stats",
     doc="Daily statistics per symbol, from Silver.",
-    columns=(
-        Column("symbol", "string", "the exchange's symbol"),
-        Column("trade_date", "date", "UTC day"),
-        Column("open", PRICE, "open of the first bar"),
-        Column("high", PRICE, "highest price"),
-        Column("low", PRICE, "lowest price"),
-        Column("close", PRICE, "close of the last bar"),
-        Column("total_volume", VOLUME, "base currency"),
-        Column("total_quote_volume", QUOTE_VOLUME, "quote currency"),
-        Column("price_range", PRICE, "high - low"),
-        Column("trades", "long", "single trades"),
-        Column("vwap", PRICE, "total_quote_volume / total_volume, rounded half up"),
-        Column("taker_buy_ratio", PRICE, "taker buy volume / volume, rounded half up"),
-        Column("realised_volatility", "double", "square root of the sum of squared log returns of minute closes"),
-        Column("minutes_with_trades", "long", "bars of the day"),
-        Column("is_complete", "boolean", "coverage holds the whole day and the watermark is past its end"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
-    ),
+    columns=columns(DAILY_MEASURES),
     key=("symbol", "trade_date"),
     partition=("trade_date", "month"),
 )
@@ -247,7 +236,7 @@ OPS_COVERAGE = TableSpec(
 OPS_RUN_METRICS = TableSpec(
     namespace="ops",
     name="run_metrics",
-    doc="What each Silver and Gold run read, kept and dropped; append-only.",
+    doc="What each Silver and Gold run read, kept and dropped, a row a partition; append-only.",
     columns=(
         Column("run_id", "string", "Dagster run"),
         Column("asset", "string", "such as silver/futures_ohlcv_1m"),
@@ -264,6 +253,8 @@ OPS_RUN_METRICS = TableSpec(
         Column("source_snapshot", "long", "snapshot that was read"),
         Column("snapshot", "long", "snapshot that was committed, if any"),
         Column("finished_at", TIME, "when the run finished"),
+        Column("rows_rejected", "long", "frames refused by the producer that were received in the partition's hour"),
+        Column("passed", "boolean", "whether the blocking checks passed; nothing is written when they fail"),
     ),
     partition=("finished_at", "month"),
 )
@@ -271,6 +262,7 @@ OPS_RUN_METRICS = TableSpec(
 TABLES = (
     BRONZE_TRADES,
     BRONZE_REJECTED,
+    BRONZE_KLINES,
     SILVER_OHLCV,
     SILVER_QUARANTINE,
     GOLD_DAILY,

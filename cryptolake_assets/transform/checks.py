@@ -48,6 +48,9 @@ ROW_CHECKS: Mapping[str, Mapping[str, str]] = {
 """Namespace to check name to a DuckDB predicate that is true on a row that fails."""
 
 SILVER_CHECKS = ("schema", "unique_key", *ROW_CHECKS["silver"], "drop_ratio", "row_count")
+SILVER_OBSERVATIONS = ("official_klines", "minutes_missing", "id_continuity", "event_time_lag")
+"""Non-blocking checks, see `transform.observations`."""
+
 GOLD_CHECKS = ("schema", "unique_key", *ROW_CHECKS["gold"])
 
 

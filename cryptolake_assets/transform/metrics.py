@@ -1,8 +1,9 @@
-"""`ops.run_metrics`: one row a run of Silver and Gold."""
+"""`ops.run_metrics`: one row a run and partition of Silver and Gold."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +35,8 @@ class RunMetrics:
     rows_dropped: int = 0
     rows_duplicate: int = 0
     rows_other_type: int = 0
+    rows_rejected: int = 0
+    passed: bool = True
     dropped_by_rule: dict[str, int] = field(default_factory=dict)
 
     def as_row(self) -> dict[str, Any]:
@@ -42,14 +45,18 @@ class RunMetrics:
         return row
 
 
-def record(settings: Settings, metrics: RunMetrics) -> None:
-    """Appends the row and logs it."""
+def record(settings: Settings, rows: Sequence[RunMetrics]) -> None:
+    """Appends the rows by one commit and logs each."""
     import pyarrow as pa
 
-    row = metrics.as_row()
-    log.info("run_finished", **row)
+    finished_at = datetime.now(UTC)
+    made = [row.as_row() for row in rows]
+    for row in made:
+        log.info("run_finished", **row)
     table = load_table(settings, OPS_RUN_METRICS)
     table.append(
-        pa.Table.from_pylist([{**row, "finished_at": datetime.now(UTC)}], schema=OPS_RUN_METRICS.arrow_schema())
+        pa.Table.from_pylist(
+            [{**row, "finished_at": finished_at} for row in made], schema=OPS_RUN_METRICS.arrow_schema()
+        )
     )
     expire_snapshots(table)

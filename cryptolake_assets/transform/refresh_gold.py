@@ -37,7 +37,7 @@ class GoldCandidate:
     outcomes: list[CheckOutcome]
     engine: str
     silver_snapshot: int
-    started: float
+    duration_ms: int
 
     @property
     def passed(self) -> bool:
@@ -69,7 +69,7 @@ def prepare(settings: Settings, engine: Engine, day: date) -> GoldCandidate:
         outcomes=check_candidate(GOLD_DAILY, rows),
         engine=engine.name,
         silver_snapshot=snapshot.snapshot_id if snapshot else 0,
-        started=started,
+        duration_ms=round((time.monotonic() - started) * 1000),
     )
 
 
@@ -83,19 +83,23 @@ def commit(settings: Settings, candidate: GoldCandidate, run_id: str) -> Publica
         candidate.replaced_keys,
         {"cryptolake.silver-snapshot": str(candidate.silver_snapshot), "cryptolake.run-id": run_id},
     )
-    metrics.record(
-        settings,
-        metrics.RunMetrics(
-            run_id=run_id,
-            asset=ASSET,
-            partition=candidate.day.isoformat(),
-            engine=candidate.engine,
-            rows_in=candidate.bars_read,
-            rows_valid=candidate.bars_read,
-            rows_written=publication.rows_changed,
-            duration_ms=round((time.monotonic() - candidate.started) * 1000),
-            source_snapshot=candidate.silver_snapshot,
-            snapshot=publication.snapshot_id,
-        ),
-    )
+    record_run(settings, candidate, publication, run_id)
     return publication
+
+
+def record_run(settings: Settings, candidate: GoldCandidate, publication: Publication | None, run_id: str) -> None:
+    """Writes the run's metrics; `publication` is None where a check failed."""
+    row = metrics.RunMetrics(
+        run_id=run_id,
+        asset=ASSET,
+        partition=candidate.day.isoformat(),
+        engine=candidate.engine,
+        rows_in=candidate.bars_read,
+        rows_valid=candidate.bars_read,
+        rows_written=publication.rows_changed if publication else 0,
+        duration_ms=candidate.duration_ms,
+        source_snapshot=candidate.silver_snapshot,
+        snapshot=publication.snapshot_id if publication else None,
+        passed=candidate.passed,
+    )
+    metrics.record(settings, [row])

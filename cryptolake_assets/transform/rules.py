@@ -60,6 +60,11 @@ def broken_rule(context: RuleContext) -> str:
     return f"CASE {cases} END"
 
 
+def sound(context: RuleContext) -> str:
+    """A SQL predicate: true where no rule is broken."""
+    return " AND ".join(f"NOT ({predicate})" for predicate in predicates(context).values())
+
+
 def sql_string(value: str) -> str:
     """A SQL string literal; only names that the contract admits (printable ASCII) come here."""
     escaped = value.replace("\\", "").replace("'", "''")

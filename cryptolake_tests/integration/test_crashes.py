@@ -19,14 +19,14 @@ import pytest
 from cryptolake_assets.exchange.rest import ExchangeRest
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.progress import bronze_lag, read_report
 from cryptolake_assets.transform import refresh_silver
-from cryptolake_assets.transform.engines import SparkEngine
+from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.ohlcv import epoch_ms
 from cryptolake_assets.transform.reconcile import Verdict, compare
 from cryptolake_tests.waiting import wait_for
@@ -87,11 +87,8 @@ def wait_until_all_is_in_bronze(settings: Settings) -> None:
 
 
 def refreshed_bars(settings: Settings) -> list[dict[str, Any]]:
-    engine = SparkEngine(connect(settings))
-    for hour in HOURS:
-        candidate = refresh_silver.prepare(settings, engine, hour, None, "test")
+    for candidate in refresh_silver.rebuild(settings, DuckDBEngine(settings), HOURS[0], HOURS[-1] + HOUR, "test"):
         assert candidate.passed
-        refresh_silver.commit(settings, candidate, "test")
     rows: list[dict[str, Any]] = run_sql(settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m").to_pylist()
     return rows
 

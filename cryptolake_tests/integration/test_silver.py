@@ -18,7 +18,10 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_gold, refresh_silver
-from cryptolake_assets.transform.engines import Engine, SparkEngine
+from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.engines import Engine
+from cryptolake_assets.transform.silver_candidate import SilverRun, prepare
+from cryptolake_assets.transform.spark_engine import SparkEngine
 from cryptolake_tests.reference import Trade, reference_bars
 
 from .bronze import append, bars, trade
@@ -32,8 +35,11 @@ def hour() -> datetime:
     return datetime(2024, 8, 1, 10, tzinfo=UTC) + timedelta(days=next(_days))
 
 
-@pytest.fixture(scope="module")
-def engine(platform: Settings) -> Iterator[Engine]:
+@pytest.fixture(scope="module", params=["duckdb", "spark"])
+def engine(platform: Settings, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    if request.param == "duckdb":
+        yield DuckDBEngine(platform)
+        return
     session = connect(platform)
     yield SparkEngine(session)
     session.stop()
@@ -41,9 +47,9 @@ def engine(platform: Settings) -> Iterator[Engine]:
 
 def refresh(settings: Settings, engine: Engine, hour: datetime, from_sequence: int | None = None) -> int:
     """A Silver run; returns the number of bars that changed."""
-    candidate = refresh_silver.prepare(settings, engine, hour, from_sequence, "test")
-    assert candidate.passed, [outcome for outcome in candidate.outcomes if not outcome.passed]
-    return refresh_silver.commit(settings, candidate, "test").rows_changed
+    candidate, publication = refresh_silver.refresh(settings, engine, hour, from_sequence, "test")
+    assert publication is not None, [outcome for outcome in candidate.outcomes if not outcome.passed]
+    return publication.rows_changed
 
 
 def assert_bars_equal(settings: Settings, hour: datetime, trades: list[Trade]) -> None:
@@ -120,28 +126,27 @@ def test_trades_that_break_a_rule_are_kept_apart_once_and_reach_no_bar(
     platform: Settings, engine: Engine, hour: datetime
 ) -> None:
     sound = [trade(hour + timedelta(seconds=number), number) for number in range(40)]
+    first_id = hour.toordinal() * 10_000  # the quarantine keeps an identity once, whichever test it came from
     broken = {
-        "price_not_positive": trade(hour, 1_001, price="-1"),
-        "qty_negative": trade(hour, 1_002, qty="-2"),
-        "qty_zero": trade(hour, 1_003, qty="0"),
-        "unknown_symbol": trade(hour, 1_004, symbol="NOPEUSDT"),
-        "event_time_out_of_range": trade(datetime(2099, 1, 1, tzinfo=UTC), 1_005 + hour.day * 10_000),
+        "price_not_positive": trade(hour, first_id + 1, price="-1"),
+        "qty_negative": trade(hour, first_id + 2, qty="-2"),
+        "qty_zero": trade(hour, first_id + 3, qty="0"),
+        "unknown_symbol": trade(hour, first_id + 4, symbol="NOPEUSDT"),
+        "event_time_out_of_range": trade(datetime(2099, 1, 1, tzinfo=UTC), first_id + 5),
     }
     sequence = append(platform, [*sound, *broken.values()])
-    candidate = refresh_silver.prepare(
-        platform.model_copy(update={"drop_ratio_limit": 0.5}), engine, hour, sequence, "t"
-    )
+    run = SilverRun(platform.model_copy(update={"drop_ratio_limit": 0.5}), engine, "t")
+    candidate = prepare(run, hour, sequence)
     assert candidate.passed
-    assert candidate.quarantined == len(broken)
+    assert run.quarantined == len(broken)
     assert candidate.counts.dropped_by_rule == {**dict.fromkeys(broken, 1), "event_time_out_of_range": 0}
-    refresh_silver.commit(platform, candidate, "t")
-    again = refresh_silver.prepare(platform.model_copy(update={"drop_ratio_limit": 0.5}), engine, hour, sequence, "t")
-    assert again.quarantined == 0
+    refresh_silver.publish_passed(run, [candidate])
+    assert SilverRun(platform, engine, "t").quarantined == 0
     assert_bars_equal(platform, hour, sound)
     held = run_sql(
         platform,
         "SELECT rule, trade_id FROM cryptolake.silver.futures_trades_quarantine "
-        f"WHERE event_time = '{hour.isoformat()}' OR trade_id = {1_005 + hour.day * 10_000}",
+        f"WHERE trade_id BETWEEN {first_id} AND {first_id + 9}",
     ).to_pylist()
     assert {row["rule"]: row["trade_id"] for row in held} == {rule: row["trade_id"] for rule, row in broken.items()}
 
@@ -165,7 +170,8 @@ def test_a_candidate_that_fails_its_gate_is_not_published_and_other_hours_go_on(
     bad = [trade(hour + timedelta(minutes=2, seconds=number), 500 + number, price="-1") for number in range(10)]
     other = [trade(hour + timedelta(hours=1), 600)]
     sequence = append(platform, bad + other)
-    held_back = refresh_silver.prepare(platform, engine, hour, sequence, "test")
+    held_back, publication = refresh_silver.refresh(platform, engine, hour, sequence, "test")
+    assert publication is None
     assert [outcome.name for outcome in held_back.outcomes if not outcome.passed] == ["drop_ratio"]
     assert bars(platform, hour, hours=2) == before
     refresh(platform, engine, hour + timedelta(hours=1), sequence)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.transform.ohlcv import bars_from_aggregates, ratio
+from cryptolake_assets.measures import ratio
+from cryptolake_assets.transform.ohlcv import bars_from_aggregates
 
 MINUTE = datetime(2024, 7, 19, tzinfo=UTC)
 volumes = st.decimals(min_value="0.00000001", max_value="99999999999999999999", places=8)

@@ -1,0 +1,20 @@
+"""What a column of a table is, and the types that the lake uses. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PRICE = "decimal(18, 8)"
+VOLUME = "decimal(38, 8)"
+QUOTE_VOLUME = "decimal(38, 16)"
+TIME = "timestamptz"
+"""Iceberg's timestamp with zone: UTC, microseconds."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: Iceberg type name and what it means."""
+
+    name: str
+    type: str
+    doc: str

@@ -1,0 +1,226 @@
+"""Silver's bars before they are published: which minutes of an hour are touched, their bars, and the gate's verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, files_between, head_sequence, local_path
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import keys_of, read_window
+from cryptolake_assets.lake.duck import open_duckdb, scalar, scan
+from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.lake.windows import HOUR, MINUTE, day_of, silver_day
+from cryptolake_assets.measures import DUCKDB
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.checks import CheckOutcome, check_candidate, check_counts
+from cryptolake_assets.transform.context import World, observe
+from cryptolake_assets.transform.engines import Engine
+from cryptolake_assets.transform.klines import read_klines
+from cryptolake_assets.transform.observations import bars_after, observe_hour
+from cryptolake_assets.transform.ohlcv import (
+    MINUTE_MS,
+    IsComplete,
+    MinuteAggregates,
+    RowCounts,
+    bars_from_aggregates,
+    epoch_ms,
+)
+from cryptolake_assets.transform.quarantine import advance_quarantine
+from cryptolake_assets.transform.rejected import count_rejected
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+    from pyiceberg.table import Table
+
+VALUES_OUTSIDE_EQUALITY = ("is_complete", "updated_at")
+
+
+@dataclass(frozen=True)
+class SilverCandidate:
+    """An hour's bars that wait for the gate, and what is known of them.
+
+    `bars` are all columns of the table; `replaced_keys` the bars that go when the candidate is published. `outcomes`
+    are the blocking checks, `observations` the others.
+    """
+
+    hour: datetime
+    bars: pa.Table
+    replaced_keys: pa.Table
+    counts: RowCounts
+    rows_rejected: int
+    outcomes: list[CheckOutcome]
+    observations: list[CheckOutcome]
+    duration_ms: int
+
+    @property
+    def passed(self) -> bool:
+        return all(outcome.passed for outcome in self.outcomes)
+
+    @property
+    def incomplete_minutes(self) -> int:
+        return int(self.bars.num_rows - sum(self.bars["is_complete"].to_pylist()))
+
+
+class SilverRun:
+    """What the hours of one run share: the world as it was when the run began, and the Bronze snapshot after that."""
+
+    def __init__(self, settings: Settings, engine: Engine, run_id: str) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.run_id = run_id
+        self.world: World = observe(settings)
+        self.bronze: Table = load_table(settings, BRONZE_TRADES)
+        self.bronze_snapshot: int | None = self.bronze.metadata.current_snapshot_id
+        self.bronze_sequence: int = head_sequence(self.bronze)
+        self.quarantined: int = advance_quarantine(settings, self.bronze, self.world.rules, run_id)
+        self._silver: Table = load_table(settings, SILVER_OHLCV)
+        self._present: dict[datetime, pa.Table] = {}
+
+    def present(self, hour: datetime) -> pa.Table:
+        """The hour's bars as they are published."""
+        import pyarrow.compute as pc
+
+        day = day_of(hour)
+        if day not in self._present:
+            self._present = {day: read_window(self._silver, silver_day(day))}
+        bars = self._present[day]
+        starts = bars["window_start"]
+        return bars.filter(pc.and_(pc.greater_equal(starts, hour), pc.less(starts, hour + HOUR)))
+
+
+def prepare(run: SilverRun, hour: datetime, from_sequence: int | None) -> SilverCandidate:
+    """Recomputes the minutes that Bronze files of `from_sequence` and later touch; the whole hour without it.
+
+    Bars that were incomplete and may be complete by now are recomputed too. Nothing is published.
+    """
+    if from_sequence is None:
+        return next(prepare_hours(run, [hour]))
+    started = time.monotonic()
+    minutes = _touched(run, hour, from_sequence)
+    if run.bronze_snapshot is None or not minutes.num_rows:
+        return _candidate(run, hour, minutes, None, started)
+    ((_, aggregates),) = run.engine.minute_aggregates(run.bronze_snapshot, [hour], minutes, run.world.rules)
+    return _candidate(run, hour, minutes, aggregates, started)
+
+
+def prepare_hours(run: SilverRun, hours: Sequence[datetime]) -> Iterator[SilverCandidate]:
+    """Recomputes every minute of consecutive hours, one candidate an hour. Nothing is published."""
+    started = time.monotonic()
+    if run.bronze_snapshot is None:
+        for hour in hours:
+            yield _candidate(run, hour, None, None, started)
+        return
+    for hour, aggregates in run.engine.minute_aggregates(run.bronze_snapshot, hours, None, run.world.rules):
+        yield _candidate(run, hour, None, aggregates, started)
+        started = time.monotonic()
+
+
+def _candidate(
+    run: SilverRun, hour: datetime, minutes: pa.Table | None, aggregates: MinuteAggregates | None, started: float
+) -> SilverCandidate:
+    """Bars, checks and observations of an hour; `aggregates` is None when no minute of it is touched."""
+    present = run.present(hour)
+    bars, counts, outcomes = SILVER_OHLCV.arrow_schema().empty_table(), RowCounts(), []
+    if aggregates is not None and run.bronze_snapshot is not None:
+        counts = aggregates.counts
+        bars = _keep_proven(bars_from_aggregates(aggregates.rows, _complete_minute(run.world)), present)
+        expected = _bronze_rows(run.bronze, run.bronze_snapshot, hour, minutes)
+        outcomes = check_counts(counts, expected, run.settings.drop_ratio_limit)
+    replaced_keys = keys_of(SILVER_OHLCV, present, bars) if minutes is None else minutes
+    return SilverCandidate(
+        hour=hour,
+        bars=bars,
+        replaced_keys=replaced_keys,
+        counts=counts,
+        rows_rejected=count_rejected(run.settings, hour),
+        outcomes=[*check_candidate(SILVER_OHLCV, bars), *outcomes],
+        observations=observe_hour(
+            hour,
+            bars_after(present, bars, replaced_keys),
+            read_klines(run.settings, hour),
+            run.world,
+            run.settings.event_time_lag_limit_s,
+        ),
+        duration_ms=round((time.monotonic() - started) * 1000),
+    )
+
+
+def minutes_now_complete(settings: Settings) -> set[datetime]:
+    """Hours of Silver that hold an incomplete bar whose minute is complete by what coverage says now."""
+    world = observe(settings)
+    incomplete = load_table(settings, SILVER_OHLCV).scan(
+        row_filter="is_complete = false", selected_fields=("symbol", "window_start")
+    )
+    return {
+        row["window_start"].replace(minute=0)
+        for row in incomplete.to_arrow().to_pylist()
+        if _may_be_complete(row, world)
+    }
+
+
+def _touched(run: SilverRun, hour: datetime, from_sequence: int) -> pa.Table:
+    """Distinct (symbol, window_start): of the hour's files from `from_sequence` on, and of bars to be completed."""
+    import pyarrow as pa
+
+    files = [file for file in added_files(run.bronze, from_sequence - 1) if file.hour == hour]
+    waiting = [
+        row for row in run.present(hour).to_pylist() if not row["is_complete"] and _may_be_complete(row, run.world)
+    ]
+    schema = pa.schema([SILVER_OHLCV.arrow_schema().field(name) for name in SILVER_OHLCV.key])
+    with open_duckdb() as duck:
+        waiting_keys = {name: [row[name] for row in waiting] for name in SILVER_OHLCV.key}
+        duck.register("waiting", pa.table(waiting_keys, schema=schema))
+        union = "SELECT symbol, window_start FROM waiting"
+        if files:
+            union += f" UNION SELECT symbol, {DUCKDB.minute} FROM {_scan(duck, files)}"
+        keys = duck.sql(f"SELECT DISTINCT * FROM ({union}) ORDER BY ALL").to_arrow_table()
+    return keys.cast(schema)
+
+
+def _scan(duck: duckdb.DuckDBPyConnection, files: list[BronzeFile]) -> str:
+    return scan(duck, [local_path(file.path) for file in files], BRONZE_TRADES)
+
+
+def _bronze_rows(bronze: Table, snapshot_id: int, hour: datetime, minutes: pa.Table | None) -> int:
+    """Bronze's own count of the window, independent of the engine."""
+    if minutes is None:
+        return sum(file.rows for file in files_between(bronze, snapshot_id, hour, hour + HOUR))
+    starts = minutes["window_start"].to_pylist()
+    files = files_between(bronze, snapshot_id, min(starts), max(starts) + MINUTE)
+    with open_duckdb() as duck:
+        duck.register("minutes", minutes)
+        return scalar(
+            duck,
+            f"""SELECT count(*) FROM {_scan(duck, files)} AS trades
+            SEMI JOIN minutes ON trades.symbol = minutes.symbol AND {DUCKDB.minute} = minutes.window_start""",
+        )
+
+
+def _complete_minute(world: World) -> IsComplete:
+    def is_complete(symbol: str, stream: str, start_ms: int) -> bool:
+        return world.completeness.is_complete(symbol, stream, start_ms, start_ms + MINUTE_MS)
+
+    return is_complete
+
+
+def _may_be_complete(row: dict[str, object], world: World) -> bool:
+    start_ms = epoch_ms(row["window_start"])  # type: ignore[arg-type]
+    return world.completeness.is_complete_on_any_stream(str(row["symbol"]), start_ms, start_ms + MINUTE_MS)
+
+
+def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
+    """A bar that was complete and has not changed stays complete, also while Bronze catches up with new coverage."""
+    import pyarrow as pa
+
+    names = [name for name in SILVER_OHLCV.column_names if name not in VALUES_OUTSIDE_EQUALITY]
+    proven = {tuple(row[name] for name in names) for row in present.to_pylist() if row["is_complete"]}
+    if not proven:
+        return bars
+    flags = [row["is_complete"] or tuple(row[name] for name in names) in proven for row in bars.to_pylist()]
+    position = bars.schema.get_field_index("is_complete")
+    return bars.set_column(position, bars.schema.field(position), pa.array(flags, pa.bool_()))

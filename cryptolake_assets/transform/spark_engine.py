@@ -1,0 +1,138 @@
+"""The Spark engine: the aggregations on a Spark session, in general that of the Spark Connect server.
+
+Trades that are not used keep their row, with nothing in it to measure, so that one query makes the bars and the account
+of what became of the rows.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.lake.windows import HOUR, MINUTE
+from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, select_list
+from cryptolake_assets.transform.ohlcv import MARKET, MinuteAggregates, RowCounts
+from cryptolake_assets.transform.rules import RULES, RuleContext, broken_rule, sql_time
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import SparkSession
+
+ACCOUNT = ",\n  ".join(
+    [
+        "sum(copies) AS rows_in",
+        "count_if(used) AS rows_valid",
+        "sum(copies - 1) AS rows_duplicate",
+        f"count_if(rule IS NULL AND trade_type <> '{MARKET}') AS rows_other_type",
+        *(f"count_if(rule = '{rule}') AS dropped_{rule}" for rule in RULES),
+    ]
+)
+"""What became of the rows of a minute."""
+
+CONTENT = "event_time, price, qty, side, first_trade_id, last_trade_id, trade_type"
+"""What the copies of a trade have to agree on."""
+
+
+class SparkEngine:
+    """Runs on the given session."""
+
+    name = "spark"
+
+    def __init__(self, spark: SparkSession) -> None:
+        self._spark = spark
+
+    def minute_aggregates(
+        self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None, context: RuleContext
+    ) -> Iterator[tuple[datetime, MinuteAggregates]]:
+        """One query for all of the hours."""
+        import pyarrow.compute as pc
+
+        with self._trades(snapshot_id, hours, minutes) as trades:
+            rows = self._spark.sql(careful_sql(trades, context)).toArrow()
+        starts = rows["window_start"]
+        for hour in hours:
+            of_hour = rows.filter(pc.and_(pc.greater_equal(starts, hour), pc.less(starts, hour + HOUR)))
+            yield hour, MinuteAggregates(_measured(of_hour), _count(of_hour))
+
+    def daily_aggregates(self, snapshot_id: int, day: date) -> pa.Table:
+        start = f"TIMESTAMP '{day.isoformat()} 00:00:00+00:00'"
+        return self._spark.sql(
+            f"SELECT symbol, {select_list(DAILY_MEASURES, SPARK)} "
+            f"FROM {SILVER_OHLCV.full_name} VERSION AS OF {snapshot_id} "
+            f"WHERE window_start >= {start} AND window_start < {start} + INTERVAL 1 DAY GROUP BY symbol"
+        ).toArrow()
+
+    @contextmanager
+    def _trades(self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None) -> Iterator[str]:
+        """A FROM clause over the trades of the hours, or of these minutes of them."""
+        first, last = hours[0], hours[-1] + HOUR
+        if minutes is not None:
+            starts = minutes["window_start"].to_pylist()
+            first, last = max(first, min(starts)), min(last, max(starts) + MINUTE)
+        source = (
+            f"SELECT * FROM {BRONZE_TRADES.full_name} VERSION AS OF {snapshot_id} "
+            f"WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"
+        )
+        if minutes is None:
+            yield f"({source})"
+            return
+        name = f"touched_{uuid.uuid4().hex}"
+        self._spark.createDataFrame(minutes).createOrReplaceTempView(name)
+        try:
+            wanted = f"SELECT /*+ BROADCAST */ symbol, window_start FROM {name}"
+            yield f"({source} AND (symbol, {SPARK.minute}) IN ({wanted}))"
+        finally:
+            self._spark.catalog.dropTempView(name)
+
+
+def careful_sql(trades: str, context: RuleContext) -> str:
+    """The query over the FROM clause `trades`: a sound copy of a trade goes before a broken one."""
+    return f"""
+WITH judged AS (
+  SELECT *, {SPARK.minute} AS window_start, {broken_rule(context)} AS rule FROM {trades}
+), distinct_trades AS (
+  SELECT symbol, stream, window_start, trade_id, count(*) AS copies,
+    min(struct(rule IS NOT NULL AS is_broken, {CONTENT}, rule)) AS trade
+  FROM judged GROUP BY exchange, symbol, stream, window_start, trade_id
+), counted AS (
+  SELECT symbol, stream, window_start, trade_id, copies, trade.*,
+    NOT trade.is_broken AND trade.trade_type = '{MARKET}' AS used
+  FROM distinct_trades
+), measured AS (
+  SELECT symbol, stream, window_start, copies, used, rule, trade_type, IF(used, price, NULL) AS price,
+    IF(used, qty, NULL) AS qty, IF(used, side, NULL) AS side, IF(used, first_trade_id, NULL) AS first_trade_id,
+    IF(used, last_trade_id, NULL) AS last_trade_id, IF(used, struct(event_time, trade_id), NULL) AS position
+  FROM counted
+)
+SELECT symbol, stream, window_start, {select_list(BAR_MEASURES, SPARK)},
+  {ACCOUNT}
+FROM measured GROUP BY symbol, stream, window_start
+"""
+
+
+def _measured(rows: pa.Table) -> pa.Table:
+    """The minutes that have a trade to make a bar of, without the account."""
+    import pyarrow.compute as pc
+
+    account = [name for name in rows.column_names if name.startswith(("rows_", "dropped_"))]
+    return rows.filter(pc.greater(rows["rows_valid"], 0)).drop_columns(account)
+
+
+def _count(rows: pa.Table) -> RowCounts:
+    """Adds up the account of all minutes."""
+    import pyarrow.compute as pc
+
+    def total(column: str) -> int:
+        return int(pc.sum(rows[column]).as_py() or 0)
+
+    return RowCounts(
+        rows_in=total("rows_in"),
+        rows_valid=total("rows_valid"),
+        rows_duplicate=total("rows_duplicate"),
+        rows_other_type=total("rows_other_type"),
+        dropped_by_rule={rule: total(f"dropped_{rule}") for rule in RULES},
+    )

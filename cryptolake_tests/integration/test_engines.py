@@ -1,0 +1,155 @@
+"""DuckDB and Spark make the same aggregates to the last digit: of the real capture, and of hostile generated trades."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import chain
+from typing import Any
+
+import pytest
+
+from cryptolake_assets.contract import AcceptedFrame, parse_frame
+from cryptolake_assets.exchange.capture import read_frames
+from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings
+from cryptolake_assets.transform import refresh_silver
+from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.engines import Engine
+from cryptolake_assets.transform.ohlcv import RowCounts
+from cryptolake_assets.transform.rules import RuleContext
+from cryptolake_assets.transform.spark_engine import SparkEngine
+from cryptolake_tests.reference import Trade
+
+from .bronze import append, trade
+
+CAPTURE_HOURS = [datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 0, tzinfo=UTC)]
+GENERATED_HOUR = datetime(2024, 12, 24, 10, tzinfo=UTC)
+CONTEXT = RuleContext(
+    symbols=("BTCUSDT", "ETHUSDT"),
+    earliest=datetime(2024, 1, 1, tzinfo=UTC),
+    latest=datetime(2026, 1, 1, tzinfo=UTC),
+    held=(("BTCUSDT", "trade", 77),),
+)
+
+
+@pytest.fixture(scope="module")
+def engines(platform: Settings) -> Iterator[tuple[Engine, Engine]]:
+    bootstrap(platform)
+    session = connect(platform)
+    yield DuckDBEngine(platform), SparkEngine(session)
+    session.stop()
+
+
+def captured_trades() -> Iterator[Trade]:
+    """The shipped capture as Bronze has it."""
+    for number, frame in enumerate(read_frames(DEMO_CAPTURE_DIR)):
+        parsed = parse_frame(frame.raw, ingest_time_us=frame.receive_time_ns // 1000, exchange=EXCHANGE_NAME)
+        if isinstance(parsed, AcceptedFrame):
+            event = parsed.event
+            when = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=event.event_time)
+            yield trade(
+                when,
+                event.trade_id,
+                price=event.price,
+                qty=event.qty,
+                symbol=event.symbol,
+                side=event.side,
+                trade_type=event.trade_type,
+                kafka_offset=number,
+            )
+
+
+def hostile_trades(number: int) -> list[Trade]:
+    """Extreme numbers and ids, ties, both streams, repeats, broken copies and conflicting ones, in a random order."""
+    source = random.Random(11)  # noqa: S311  not for secrets
+    made = []
+    for position in range(number):
+        when = GENERATED_HOUR + timedelta(microseconds=source.choice([source.randrange(3_600_000_000), 0, 59_999_999]))
+        trade_id = source.choice([position, position, 2**40 + position, 2**63 - 1 - position])
+        made.append(
+            trade(
+                when,
+                trade_id,
+                symbol=source.choice(["BTCUSDT", "ETHUSDT", "NOPEUSDT"]),
+                price=f"{Decimal(source.choice([1, 10**18 - 1, source.randrange(10**18), 0, -5])).scaleb(-8):f}",
+                qty=f"{Decimal(source.choice([1, 10**12 - 1, source.randrange(10**12), 0, -5])).scaleb(-8):f}",
+                side=source.choice(["buy", "sell"]),
+                trade_type=source.choice(["MARKET", "MARKET", "INSURANCE_FUND"]),
+                stream=source.choice(["trade", "aggTrade"]),
+                first_trade_id=position * 5,
+                last_trade_id=position * 5 + source.randrange(5),
+            )
+        )
+    repeats = source.sample(made, number // 5)
+    broken = [{**item, "price": Decimal(-1)} for item in source.sample(made, number // 20)]
+    conflicting = [{**item, "qty": item["qty"] + 1} for item in source.sample(made, number // 20)]
+    everything = made + repeats + broken + conflicting
+    source.shuffle(everything)
+    return everything
+
+
+def aggregated(
+    settings: Settings, engine: Engine, hours: list[datetime]
+) -> list[tuple[datetime, list[dict[str, Any]], RowCounts]]:
+    snapshot = load_table(settings, BRONZE_TRADES).current_snapshot()
+    assert snapshot is not None
+    return [
+        (
+            hour,
+            sorted(made.rows.to_pylist(), key=lambda row: (row["symbol"], row["stream"], row["window_start"])),
+            made.counts,
+        )
+        for hour, made in engine.minute_aggregates(snapshot.snapshot_id, hours, None, CONTEXT)
+    ]
+
+
+def test_the_real_capture(platform: Settings, engines: tuple[Engine, Engine]) -> None:
+    append(platform, captured_trades())
+    duckdb, spark = (aggregated(platform, engine, CAPTURE_HOURS) for engine in engines)
+    assert duckdb == spark
+    assert sum(counts.rows_valid for _, _, counts in duckdb) >= 24_356
+    assert len(list(chain.from_iterable(rows for _, rows, _ in duckdb))) == 18
+
+
+def test_hostile_generated_trades(platform: Settings, engines: tuple[Engine, Engine]) -> None:
+    trades = hostile_trades(6_000)
+    for start in range(0, len(trades), 2_500):
+        append(platform, trades[start : start + 2_500])
+    duckdb, spark = (aggregated(platform, engine, [GENERATED_HOUR]) for engine in engines)
+    assert duckdb == spark
+    ((_, rows, counts),) = duckdb
+    assert len(rows) > 100
+    assert counts.rows_in == len(trades)
+    assert counts.rows_valid > 0
+    assert counts.rows_duplicate > 0
+    assert counts.rows_other_type > 0
+    assert min(counts.dropped_by_rule[rule] for rule in ("unknown_symbol", "price_not_positive", "qty_negative")) > 0
+
+
+def test_a_day_of_silver(platform: Settings, engines: tuple[Engine, Engine]) -> None:
+    hour = GENERATED_HOUR + timedelta(days=1)
+    source = random.Random(3)  # noqa: S311
+    append(
+        platform,
+        [
+            trade(
+                hour + timedelta(seconds=7 * number),
+                number,
+                price=f"{Decimal(source.randrange(1, 10**17)).scaleb(-8):f}",
+            )
+            for number in range(500)
+        ],
+    )
+    refresh_silver.rebuild(platform, engines[0], hour, hour + HOUR, "test")
+    snapshot = load_table(platform, SILVER_OHLCV).current_snapshot()
+    assert snapshot is not None
+    duckdb, spark = (engine.daily_aggregates(snapshot.snapshot_id, hour.date()).to_pylist() for engine in engines)
+    assert duckdb == spark
+    assert len(duckdb[0]["closes"]) == 59
