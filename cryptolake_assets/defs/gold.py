@@ -13,14 +13,20 @@ from cryptolake_assets.transform.checks import GOLD_CHECKS
 
 KEY = dg.AssetKey(["gold", "futures_daily_stats"])
 
+SILVER_UPDATED = dg.AutomationCondition.any_deps_updated()
+
 FOLLOWS_SILVER = (
-    dg.AutomationCondition.any_deps_updated().since_last_handled()
+    SILVER_UPDATED.since(dg.AutomationCondition.newly_requested() & ~SILVER_UPDATED)
     & ~dg.AutomationCondition.any_deps_match(
         dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
     )
     & ~dg.AutomationCondition.in_progress()
 ).with_label("follows_silver")
-"""A day runs once an hour of it was published, and waits while a blocking check of any of its hours has failed."""
+"""A day runs once an hour of it was published, and waits while a blocking check of any of its hours has failed.
+
+Not `since_last_handled()`: an hour that is published between two ticks, while a run of its day reads the bars before,
+would be forgotten with that run. Only a request after the publication clears it.
+"""
 
 
 @dg.asset(

@@ -141,6 +141,60 @@ def test_an_hour_that_fails_its_gate_stays_pending_and_is_mended(
     assert {key: got[key]["trades"] for key in got} == {key: bar["trades"] for key, bar in expected.items()}
 
 
+def test_a_late_trade_corrects_its_minute_and_its_day_by_itself(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    hour = HOUR + timedelta(days=10)
+    two_days_later = hour + timedelta(days=2)
+    days = hour.date().isoformat(), two_days_later.date().isoformat()
+    on_time = [trade(hour, 1, price="100"), trade(hour + timedelta(minutes=1), 2, price="101")]
+    start = cursor_at_head(settings)
+    append(settings, [*on_time, trade(two_days_later, 3, price="102")])
+    cursor, automation = follow(instance, settings, start, None, expected_days=days)
+    silver_before, gold_before = bars(settings, hour, hours=49), daily(settings, *days)
+
+    late = trade(hour + timedelta(seconds=30), 4, price="250")
+    append(settings, [late])
+    _, automation = follow(instance, settings, cursor, automation, expected_days=days[:1])
+    settled = dg.evaluate_automation_conditions(build_definitions(), instance, cursor=automation)
+    assert settled.total_requested == 0
+    silver_after, gold_after = bars(settings, hour, hours=49), daily(settings, *days)
+    minute = ("BTCUSDT", hour)
+    assert silver_after[minute]["high"] == gold_after[days[0]]["high"] == 250
+    assert silver_after[minute]["updated_at"] > silver_before[minute]["updated_at"]
+    assert gold_after[days[0]]["updated_at"] > gold_before[days[0]]["updated_at"]
+    del silver_after[minute], silver_before[minute], gold_after[days[0]], gold_before[days[0]]
+    assert (silver_after, gold_after) == (silver_before, gold_before)
+
+
+def follow(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    cursor: str | None,
+    automation: dg.AutomationConditionCursor | None,
+    expected_days: tuple[str, ...],
+) -> tuple[str | None, dg.AutomationConditionCursor]:
+    """One tick of the follower, its runs, one tick of the automation, and its runs; the new cursors."""
+    definitions = build_definitions()
+    if automation is None:
+        automation = dg.evaluate_automation_conditions(definitions, instance).cursor
+    ticked = evaluate(instance, settings, cursor)
+    assert isinstance(ticked, dg.SensorResult)
+    for request in ticked.run_requests or []:
+        assert run_request(instance, request).success
+    evaluated = dg.evaluate_automation_conditions(definitions, instance, cursor=automation)
+    assert evaluated.get_requested_partitions(gold.KEY) == set(expected_days)
+    for day in expected_days:
+        assert run_asset(instance, gold.KEY, day).success
+    return ticked.cursor, evaluated.cursor
+
+
+def daily(settings: Settings, *days: str) -> dict[str, dict[str, Any]]:
+    """BTCUSDT's rows of Gold by day."""
+    rows = run_sql(settings, "SELECT * FROM cryptolake.gold.futures_daily_stats WHERE symbol = 'BTCUSDT'").to_pylist()
+    return {str(row["trade_date"]): row for row in rows if str(row["trade_date"]) in days}
+
+
 def test_bronze_by_hand_takes_what_kafka_holds_and_counts_the_hour(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:

@@ -64,7 +64,3 @@ def test_streams_are_never_mixed_and_single_trades_come_first() -> None:
 def test_the_complete_stream_makes_the_bar() -> None:
     (bar,) = bars(aggregate("aggTrade", trades=7), aggregate("trade", trades=5), complete=("aggTrade",))
     assert (bar["trades"], bar["is_complete"]) == (7, True)
-
-
-def test_a_minute_without_a_valid_trade_has_no_bar() -> None:
-    assert bars(aggregate("trade", trades=None)) == []
