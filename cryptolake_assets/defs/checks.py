@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import dagster as dg
 from dagster._utils.warnings import PreviewWarning
 
-from cryptolake_assets.transform.checks import CheckOutcome
+from cryptolake_assets.transform.checks import MEANINGS, CheckOutcome
 
 
 def specs(
@@ -18,7 +18,12 @@ def specs(
     with warnings.catch_warnings():
         # Partitioned checks are in preview; without them one failed hour would not hold its day (docs/decisions).
         warnings.simplefilter("ignore", PreviewWarning)
-        return [dg.AssetCheckSpec(name, asset=asset, blocking=blocking, partitions_def=partitions) for name in names]
+        return [
+            dg.AssetCheckSpec(
+                name, asset=asset, description=MEANINGS[name], blocking=blocking, partitions_def=partitions
+            )
+            for name in names
+        ]
 
 
 def results(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,24 @@ ROW_CHECKS: Mapping[str, Mapping[str, str]] = {
 }
 """Namespace to check name to a DuckDB predicate that is true on a row that fails."""
 
+MEANINGS: Mapping[str, str] = {
+    "schema": "Columns and types are those of the table.",
+    "unique_key": "One row a key.",
+    "ohlc_order": "low <= open, close <= high.",
+    "volumes_not_negative": "Volumes are >= 0.",
+    "taker_buy_within_volume": "Takers bought no more than was traded.",
+    "trades_at_least_one": "A bar stands for at least one trade.",
+    "no_nulls": "Every column has a value.",
+    "drop_ratio": "The quality rules dropped no larger share of the trades than the limit allows.",
+    "row_count": "Every row that Bronze holds for the window was read, and is accounted for.",
+    "minutes_in_a_day": "A day has 1 to 1440 bars.",
+    "official_klines": "Complete bars equal the exchange's own in all nine fields. Warns only.",
+    "minutes_missing": "No minute without a bar that coverage cannot account for. Warns only.",
+    "id_continuity": "The exchange's single-trade ids go on without holes or overlaps. Warns only.",
+    "event_time_lag": "Each symbol's newest bar is close to the exchange's clock. Warns only.",
+}
+"""Check name to what it demands, for people."""
+
 SILVER_CHECKS = ("schema", "unique_key", *ROW_CHECKS["silver"], "drop_ratio", "row_count")
 SILVER_OBSERVATIONS = ("official_klines", "minutes_missing", "id_continuity", "event_time_lag")
 """Non-blocking checks, see `transform.observations`."""
@@ -70,10 +88,13 @@ def check_candidate(spec: TableSpec, candidate: pa.Table) -> list[CheckOutcome]:
     return outcomes
 
 
-def check_counts(counts: RowCounts, expected_rows: int, drop_ratio_limit: float) -> list[CheckOutcome]:
+def check_counts(
+    counts: RowCounts, expected_rows: int, drop_ratio_limit: float, sample: Callable[[], list[dict[str, str]]]
+) -> list[CheckOutcome]:
     """Drop ratio under its limit; every row that Bronze holds for the window is accounted for.
 
-    `expected_rows` is Bronze's own count of the window.
+    `expected_rows` is Bronze's own count of the window; `sample` gives some of the dropped trades, and is asked only
+    when there are too many.
     """
     distinct = counts.rows_in - counts.rows_duplicate
     dropped = counts.rows_dropped / distinct if distinct else 0.0
@@ -83,12 +104,16 @@ def check_counts(counts: RowCounts, expected_rows: int, drop_ratio_limit: float)
         CheckOutcome(
             "drop_ratio",
             dropped <= drop_ratio_limit,
-            f"{counts.rows_dropped} of {distinct} trades dropped ({dropped:.2%}); the limit is {drop_ratio_limit:.2%}",
+            f"{counts.rows_dropped} of {distinct} trades dropped ({dropped:.2%}); the limit is {drop_ratio_limit:.2%}"
+            + "".join(f"; {rule}: {rows}" for rule, rows in counts.dropped_by_rule.items() if rows),
+            counts.rows_dropped,
+            sample()[:SAMPLE_ROWS] if dropped > drop_ratio_limit else [],
         ),
         CheckOutcome(
             "row_count",
             complete,
             f"Bronze holds {expected_rows} rows; read {counts.rows_in}, accounted for {accounted}",
+            abs(expected_rows - accounted),
         ),
     ]
 

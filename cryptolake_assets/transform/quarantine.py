@@ -6,14 +6,16 @@ crashed run neither loses nor doubles one.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.bronze_files import added_files, head_sequence, local_path
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.tables import CONTRACT, SILVER_QUARANTINE
+from cryptolake_assets.lake.duck import open_duckdb, scalar, scan
+from cryptolake_assets.lake.tables import BRONZE_TRADES, CONTRACT, SILVER_QUARANTINE
+from cryptolake_assets.lake.windows import between
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.rules import RuleContext, broken_rule
+from cryptolake_assets.transform.rules import RuleContext, broken_rule, sound
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,12 +44,17 @@ def advance_quarantine(settings: Settings, bronze: Table, context: RuleContext, 
 def _broken(paths: list[str], context: RuleContext, run_id: str, snapshot_id: int, quarantine: Table) -> pa.Table:
     contract = ", ".join(column.name for column in CONTRACT)
     with open_duckdb() as duck:
+        duck.execute(
+            f"""CREATE TEMP TABLE broken AS SELECT {contract}, {broken_rule(context)} AS rule
+            FROM {scan(duck, paths, BRONZE_TRADES)} WHERE NOT ({sound(context)})"""
+        )
+        if not scalar(duck, "SELECT count(*) FROM broken"):
+            return SILVER_QUARANTINE.arrow_schema().empty_table()
         duck.register("held", quarantine.scan(selected_fields=tuple(IDENTITY.split(", "))).to_arrow())
         found = duck.sql(
             f"""SELECT DISTINCT ON ({IDENTITY}) {contract}, rule, $run_id AS run_id, $snapshot AS source_snapshot
-            FROM (SELECT *, {broken_rule(context)} AS rule FROM read_parquet($paths)) ANTI JOIN held USING ({IDENTITY})
-            WHERE rule IS NOT NULL ORDER BY {IDENTITY}, ingest_ts""",
-            params={"paths": paths, "run_id": run_id, "snapshot": snapshot_id},
+            FROM broken ANTI JOIN held USING ({IDENTITY}) ORDER BY {IDENTITY}, ingest_ts""",
+            params={"run_id": run_id, "snapshot": snapshot_id},
         ).to_arrow_table()
     return found.select(list(SILVER_QUARANTINE.column_names)).cast(SILVER_QUARANTINE.arrow_schema())
 
@@ -60,3 +67,17 @@ def held_out_of_range(settings: Settings) -> tuple[tuple[str, str, int], ...]:
         .to_arrow()
     )
     return tuple((row["symbol"], row["stream"], row["trade_id"]) for row in rows.to_pylist())
+
+
+def quarantined_between(settings: Settings, first: datetime, last: datetime, limit: int) -> list[dict[str, str]]:
+    """Some trades of first <= event_time < last that broke a rule, as text for people."""
+    rows = (
+        load_table(settings, SILVER_QUARANTINE)
+        .scan(
+            row_filter=between("event_time", first, last),
+            selected_fields=("rule", "symbol", "event_time", "trade_id", "price", "qty"),
+            limit=limit,
+        )
+        .to_arrow()
+    )
+    return [{name: str(value) for name, value in row.items()} for row in rows.to_pylist()]

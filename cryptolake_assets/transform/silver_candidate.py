@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, files_between, head_sequence, local_path
@@ -16,7 +17,7 @@ from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, MINUTE, day_of, silver_day
 from cryptolake_assets.measures import DUCKDB
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.checks import CheckOutcome, check_candidate, check_counts
+from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome, check_candidate, check_counts
 from cryptolake_assets.transform.context import World, observe
 from cryptolake_assets.transform.engines import Engine
 from cryptolake_assets.transform.klines import read_klines
@@ -29,7 +30,7 @@ from cryptolake_assets.transform.ohlcv import (
     bars_from_aggregates,
     epoch_ms,
 )
-from cryptolake_assets.transform.quarantine import advance_quarantine
+from cryptolake_assets.transform.quarantine import advance_quarantine, quarantined_between
 from cryptolake_assets.transform.rejected import count_rejected
 
 if TYPE_CHECKING:
@@ -130,7 +131,12 @@ def _candidate(
         counts = aggregates.counts
         bars = _keep_proven(bars_from_aggregates(aggregates.rows, _complete_minute(run.world)), present)
         expected = _bronze_rows(run.bronze, run.bronze_snapshot, hour, minutes)
-        outcomes = check_counts(counts, expected, run.settings.drop_ratio_limit)
+        outcomes = check_counts(
+            counts,
+            expected,
+            run.settings.drop_ratio_limit,
+            partial(quarantined_between, run.settings, hour, hour + HOUR, SAMPLE_ROWS),
+        )
     replaced_keys = keys_of(SILVER_OHLCV, present, bars) if minutes is None else minutes
     return SilverCandidate(
         hour=hour,
