@@ -50,7 +50,8 @@ DUCKDB = Dialect(
 
 SPARK = Dialect(
     name="spark",
-    minute="date_trunc('MINUTE', event_time)",
+    # date_trunc asks for the time zone of every trade.
+    minute="timestamp_micros(unix_micros(event_time) div 60000000 * 60000000)",
     order="position",
     quote="(price * qty)",
     closes="transform(array_sort(collect_list(struct(window_start, close))), bar -> bar.close)",
@@ -61,12 +62,14 @@ SPARK = Dialect(
 class Measure(Column):
     """One column of the result, see the module's text.
 
-    `sql` is an aggregate with `{order}`, `{quote}` or `{closes}` for a dialect's fragments; `derive` makes the value
-    from the row of aggregates. A measure with neither is a key or is set by the refresh. One that is not `published`
-    is an aggregate that others are derived from.
+    `sql` is an aggregate with `{order}`, `{quote}` or `{closes}` for a dialect's fragments; `sql_in_units` takes its
+    place in Spark's fast query, whose trades have price and quantity as whole units of 10^-8 too (`p`, `q`). `derive`
+    makes the value from the row of aggregates. A measure with neither is a key or is set by the refresh. One that is
+    not `published` is an aggregate that others are derived from.
     """
 
     sql: str | None = None
+    sql_in_units: str | None = None
     derive: Callable[[Row], Any] | None = None
     published: bool = True
 
@@ -99,6 +102,28 @@ def _scaled(value: Decimal) -> int:
     return int("".join(map(str, digits))) * power
 
 
+def _units(value: str) -> str:
+    """A number of units as a decimal."""
+    return f"CAST({value} AS decimal(19,0)) * 0.00000001BD"
+
+
+def _unit_product_sum(condition: str | None = None) -> str:
+    """The exact sum of p x q in 64-bit numbers: both are cut into three limbs of six digits (`p2 p1 p0`), products of
+    one power are added up, and the five sums make a decimal(38,16). Three million trades a minute cannot overflow."""
+    powers = (
+        ("p2 * q2", "100000000BD"),
+        ("p2 * q1 + p1 * q2", "100BD"),
+        ("p2 * q0 + p1 * q1 + p0 * q2", "0.0001BD"),
+        ("p1 * q0 + p0 * q1", "0.0000000001BD"),
+        ("p0 * q0", "0.0000000000000001BD"),
+    )
+    return " + ".join(
+        f"CAST(CAST(sum({f'IF({condition}, {value}, 0)' if condition else value}) AS decimal(19,0))"
+        f" * {unit} AS decimal(34,16))"
+        for value, unit in powers
+    )
+
+
 def _vwap(row: Row) -> Decimal:
     return ratio(row["quote_volume"], row["volume"])
 
@@ -118,12 +143,24 @@ def _volatility(row: Row) -> float:
 BAR_MEASURES = (
     Measure("symbol", "string", "the exchange's symbol"),
     Measure("window_start", TIME, "open time of the minute"),
-    Measure("open", PRICE, "price of the first trade by (event_time, trade_id)", "min_by(price, {order})"),
-    Measure("high", PRICE, "highest price", "max(price)"),
-    Measure("low", PRICE, "lowest price", "min(price)"),
-    Measure("close", PRICE, "price of the last trade by (event_time, trade_id)", "max_by(price, {order})"),
-    Measure("volume", VOLUME, "base currency", "sum(qty)"),
-    Measure("quote_volume", QUOTE_VOLUME, "quote currency", "sum({quote})"),
+    Measure(
+        "open",
+        PRICE,
+        "price of the first trade by (event_time, trade_id)",
+        "min_by(price, {order})",
+        _units("min_by(p, {order})"),
+    ),
+    Measure("high", PRICE, "highest price", "max(price)", _units("max(p)")),
+    Measure("low", PRICE, "lowest price", "min(price)", _units("min(p)")),
+    Measure(
+        "close",
+        PRICE,
+        "price of the last trade by (event_time, trade_id)",
+        "max_by(price, {order})",
+        _units("max_by(p, {order})"),
+    ),
+    Measure("volume", VOLUME, "base currency", "sum(qty)", _units("sum(q)")),
+    Measure("quote_volume", QUOTE_VOLUME, "quote currency", "sum({quote})", _unit_product_sum()),
     Measure("vwap", PRICE, "quote_volume / volume, rounded half up", derive=_vwap),
     Measure("trades", "long", "single trades", "sum(last_trade_id - first_trade_id + 1)"),
     Measure(
@@ -131,12 +168,14 @@ BAR_MEASURES = (
         VOLUME,
         "base currency bought by takers",
         "coalesce(sum(qty) FILTER (WHERE side = 'buy'), 0)",
+        _units("sum(IF(is_buy, q, 0))"),
     ),
     Measure(
         "taker_buy_quote_volume",
         QUOTE_VOLUME,
         "quote currency spent by buying takers",
         "coalesce(sum({quote}) FILTER (WHERE side = 'buy'), 0)",
+        _unit_product_sum("is_buy"),
     ),
     Measure("first_trade_id", "long", "lowest single-trade id", "min(first_trade_id)"),
     Measure("last_trade_id", "long", "highest single-trade id", "max(last_trade_id)"),
@@ -178,14 +217,15 @@ def columns(measures: Sequence[Measure]) -> tuple[Column, ...]:
     return tuple(Column(measure.name, measure.type, measure.doc) for measure in measures if measure.published)
 
 
-def select_list(measures: Sequence[Measure], dialect: Dialect) -> str:
+def select_list(measures: Sequence[Measure], dialect: Dialect, *, in_units: bool = False) -> str:
     """The aggregates as a SELECT list, each in its own type, `expression AS name` by commas."""
     fragments = {"order": dialect.order, "quote": dialect.quote, "closes": dialect.closes}
-    return ",\n  ".join(
-        f"{_cast(measure.sql.format(**fragments), measure.type)} AS {measure.name}"
+    expressions = {
+        measure: ((in_units and measure.sql_in_units) or measure.sql).format(**fragments)
         for measure in measures
         if measure.sql is not None
-    )
+    }
+    return ",\n  ".join(f"{_cast(sql, measure.type)} AS {measure.name}" for measure, sql in expressions.items())
 
 
 def _cast(expression: str, kind: str) -> str:

@@ -95,6 +95,23 @@ def hostile_trades(number: int) -> list[Trade]:
     return everything
 
 
+def large_numbers(hour: datetime, number: int) -> list[Trade]:
+    """Sound trades with all digits in use, ties and exact repeats: what fits Spark's fast query."""
+    source = random.Random(12)  # noqa: S311  not for secrets
+    made = [
+        trade(
+            hour + timedelta(microseconds=source.choice([source.randrange(120_000_000), 0, 59_999_999])),
+            2**37 - 1 - position,
+            price=f"{Decimal(source.choice([1, 10**18 - 1, source.randrange(1, 10**18)])).scaleb(-8):f}",
+            qty=f"{Decimal(source.choice([1, 10**13 - 1, source.randrange(1, 10**13)])).scaleb(-8):f}",
+            side=source.choice(["buy", "sell"]),
+            trade_type=source.choice(["MARKET", "MARKET", "ADL"]),
+        )
+        for position in range(number)
+    ]
+    return made + source.sample(made, number // 4)
+
+
 def aggregated(
     settings: Settings, engine: Engine, hours: list[datetime]
 ) -> list[tuple[datetime, list[dict[str, Any]], RowCounts]]:
@@ -118,11 +135,15 @@ def test_the_real_capture(platform: Settings, engines: tuple[Engine, Engine]) ->
     assert len(list(chain.from_iterable(rows for _, rows, _ in duckdb))) == 18
 
 
-def test_hostile_generated_trades(platform: Settings, engines: tuple[Engine, Engine]) -> None:
+def test_hostile_generated_trades(
+    platform: Settings, engines: tuple[Engine, Engine], capsys: pytest.CaptureFixture[str]
+) -> None:
     trades = hostile_trades(6_000)
     for start in range(0, len(trades), 2_500):
         append(platform, trades[start : start + 2_500])
+    capsys.readouterr()
     duckdb, spark = (aggregated(platform, engine, [GENERATED_HOUR]) for engine in engines)
+    assert "spark_goes_the_careful_way" in capsys.readouterr().out
     assert duckdb == spark
     ((_, rows, counts),) = duckdb
     assert len(rows) > 100
@@ -131,6 +152,19 @@ def test_hostile_generated_trades(platform: Settings, engines: tuple[Engine, Eng
     assert counts.rows_duplicate > 0
     assert counts.rows_other_type > 0
     assert min(counts.dropped_by_rule[rule] for rule in ("unknown_symbol", "price_not_positive", "qty_negative")) > 0
+
+
+def test_large_numbers_stay_exact_on_sparks_fast_way(
+    platform: Settings, engines: tuple[Engine, Engine], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hour = GENERATED_HOUR + timedelta(hours=1)
+    append(platform, large_numbers(hour, 3_000))
+    capsys.readouterr()
+    duckdb, spark = (aggregated(platform, engine, [hour]) for engine in engines)
+    assert "spark_goes_the_careful_way" not in capsys.readouterr().out
+    assert duckdb == spark
+    ((_, rows, counts),) = duckdb
+    assert (len(rows), counts.rows_duplicate) == (2, 750)
 
 
 def test_a_day_of_silver(platform: Settings, engines: tuple[Engine, Engine]) -> None:
