@@ -14,6 +14,11 @@ def between(column: str, start: datetime | date, end: datetime | date) -> str:
     return f"{column} >= '{start.isoformat()}' and {column} < '{end.isoformat()}'"
 
 
+def hour_of(moment: datetime) -> datetime:
+    """Start of the hour."""
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
 def day_of(moment: datetime) -> datetime:
     """Start of the UTC day."""
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.duck import open_duckdb, scalar
+from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import SILVER_OHLCV, TableSpec
 
 if TYPE_CHECKING:
@@ -77,14 +77,18 @@ def check_candidate(spec: TableSpec, candidate: pa.Table) -> list[CheckOutcome]:
     schema = spec.arrow_schema()
     same_schema = candidate.schema.equals(schema)
     outcomes = [CheckOutcome("schema", same_schema, "columns and types are those of the table")]
+    key = ", ".join(spec.key)
+    repeated = f"SELECT {key}, count(*) AS copies FROM candidate GROUP BY ALL HAVING count(*) > 1"
+    rules = ROW_CHECKS[spec.namespace]
     with open_duckdb() as duck:
         duck.register("candidate", candidate)
-        key = ", ".join(spec.key)
-        duplicates = f"SELECT {key}, count(*) AS copies FROM candidate GROUP BY ALL HAVING count(*) > 1"
-        outcomes.append(_outcome(duck, "unique_key", duplicates, f"({key}) is unique"))
-        for name, predicate in ROW_CHECKS[spec.namespace].items():
-            failing = f"SELECT * FROM candidate WHERE {predicate}"
-            outcomes.append(_outcome(duck, name, failing, f"no row where {predicate}"))
+        failing = ", ".join(f"count(*) FILTER (WHERE {predicate})" for predicate in rules.values())
+        counts = duck.sql(f"SELECT (SELECT count(*) FROM ({repeated})), {failing} FROM candidate").fetchall()[0]
+        queries = [repeated, *(f"SELECT * FROM candidate WHERE {predicate}" for predicate in rules.values())]
+        descriptions = [f"({key}) is unique", *(f"no row where {predicate}" for predicate in rules.values())]
+        for name, count, query, description in zip(("unique_key", *rules), counts, queries, descriptions, strict=True):
+            sample = _sample(duck, query) if count else []
+            outcomes.append(CheckOutcome(name, count == 0, description, count, sample))
     return outcomes
 
 
@@ -118,10 +122,8 @@ def check_counts(
     ]
 
 
-def _outcome(duck: duckdb.DuckDBPyConnection, name: str, failing_sql: str, description: str) -> CheckOutcome:
-    count = scalar(duck, f"SELECT count(*) FROM ({failing_sql})")
-    sample: list[dict[str, str]] = []
-    if count:
-        limited = duck.sql(f"SELECT COLUMNS(*)::varchar FROM ({failing_sql}) LIMIT {SAMPLE_ROWS}")
-        sample = limited.to_arrow_table().to_pylist()
-    return CheckOutcome(name, count == 0, description, count, sample)
+def _sample(duck: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = (
+        duck.sql(f"SELECT COLUMNS(*)::varchar FROM ({query}) LIMIT {SAMPLE_ROWS}").to_arrow_table().to_pylist()
+    )
+    return rows

@@ -7,7 +7,9 @@ the careful way through a hash table. Everything else is aggregated as it is rea
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from datetime import time as day_time
 from typing import TYPE_CHECKING
@@ -48,13 +50,24 @@ class DuckDBEngine:
         self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None, context: RuleContext
     ) -> Iterator[tuple[datetime, MinuteAggregates]]:
         bronze = load_table(self._settings, BRONZE_TRADES)
-        for hour in hours:
+
+        def of_hour(hour: datetime) -> MinuteAggregates:
             first, last = hour, hour + HOUR
             if minutes is not None:
                 starts = minutes["window_start"].to_pylist()
                 first, last = max(first, min(starts)), min(last, max(starts) + MINUTE)
             files = files_between(bronze, snapshot_id, first, last)
-            yield hour, _aggregate_files(files, first, last, minutes, context)
+            return _aggregate_files(files, first, last, minutes, context)
+
+        # The next hour is under way while the caller makes bars of this one: not more, for the memory's sake.
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            under_way = deque([(hours[0], ahead.submit(of_hour, hours[0]))])
+            for following in hours[1:]:
+                under_way.append((following, ahead.submit(of_hour, following)))
+                hour, aggregates = under_way.popleft()
+                yield hour, aggregates.result()
+            hour, aggregates = under_way.popleft()
+            yield hour, aggregates.result()
 
     def daily_aggregates(self, snapshot_id: int, day: date) -> pa.Table:
         start = datetime.combine(day, day_time(), UTC)

@@ -1,4 +1,4 @@
-"""Reads the exchange's own one-minute bars of an hour from `bronze.futures_klines_1m`."""
+"""Reads the exchange's own one-minute bars from `bronze.futures_klines_1m`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import BRONZE_KLINES
-from cryptolake_assets.lake.windows import HOUR, between
+from cryptolake_assets.lake.windows import between
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.ohlcv import epoch_ms
 
 
-def read_klines(settings: Settings, hour: datetime) -> dict[tuple[str, int], Kline]:
-    """Klines of hour <= open time < hour + 1 h, by (symbol, open time in ms)."""
-    rows = load_table(settings, BRONZE_KLINES).scan(row_filter=between("open_time", hour, hour + HOUR)).to_arrow()
+def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tuple[str, int], Kline]:
+    """Klines of first <= open time < last, by (symbol, open time in ms)."""
+    rows = load_table(settings, BRONZE_KLINES).scan(row_filter=between("open_time", first, last)).to_arrow()
     return {(row["symbol"], epoch_ms(row["open_time"])): _kline(row) for row in rows.to_pylist()}
 
 

@@ -6,6 +6,7 @@ was and holds no other hour back.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
@@ -15,7 +16,7 @@ import structlog
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, publish
 from cryptolake_assets.lake.tables import SILVER_OHLCV
-from cryptolake_assets.lake.windows import HOUR, day_of, silver_day
+from cryptolake_assets.lake.windows import HOUR, day_of, hour_of, silver_day
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import metrics
 from cryptolake_assets.transform.engines import Engine
@@ -63,11 +64,17 @@ def publish_passed(run: SilverRun, candidates: Sequence[SilverCandidate]) -> Pub
             pa.concat_tables(candidate.replaced_keys for candidate in passed).combine_chunks(),
             {"cryptolake.bronze-sequence": str(run.bronze_sequence), "cryptolake.run-id": run.run_id},
         )
-    metrics.record(run.settings, [_metrics(run, candidate, publication) for candidate in candidates])
+    changed = _changed_by_hour(publication) if publication else Counter[datetime]()
+    metrics.record(
+        run.settings,
+        [_metrics(run, candidate, publication, changed[candidate.hour]) for candidate in candidates],
+    )
     return publication
 
 
-def _metrics(run: SilverRun, candidate: SilverCandidate, publication: Publication | None) -> metrics.RunMetrics:
+def _metrics(
+    run: SilverRun, candidate: SilverCandidate, publication: Publication | None, bars_changed: int
+) -> metrics.RunMetrics:
     """The row of one hour; an hour that failed has written nothing."""
     counts = candidate.counts
     written = publication if candidate.passed else None
@@ -83,7 +90,7 @@ def _metrics(run: SilverRun, candidate: SilverCandidate, publication: Publicatio
         rows_other_type=counts.rows_other_type,
         rows_rejected=candidate.rows_rejected,
         dropped_by_rule=counts.dropped_by_rule,
-        rows_written=_changed_bars(written, candidate.hour) if written else 0,
+        rows_written=bars_changed,
         duration_ms=candidate.duration_ms,
         source_snapshot=run.bronze_snapshot or 0,
         snapshot=written.snapshot_id if written else None,
@@ -91,6 +98,5 @@ def _metrics(run: SilverRun, candidate: SilverCandidate, publication: Publicatio
     )
 
 
-def _changed_bars(publication: Publication, hour: datetime) -> int:
-    """How many of the hour's bars the publication changed."""
-    return sum(hour <= start < hour + HOUR for start in publication.changed_keys["window_start"].to_pylist())
+def _changed_by_hour(publication: Publication) -> Counter[datetime]:
+    return Counter(hour_of(start) for start in publication.changed_keys["window_start"].to_pylist())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import BRONZE_REJECTED
-from cryptolake_assets.lake.windows import HOUR, between
+from cryptolake_assets.lake.windows import between, hour_of
 from cryptolake_assets.settings import Settings
 
 
-def count_rejected(settings: Settings, hour: datetime) -> int:
-    """Refused frames with hour <= ingest_ts < hour + 1 h. They have no event time that could be trusted."""
-    window = between("ingest_ts", hour, hour + HOUR)
-    return load_table(settings, BRONZE_REJECTED).scan(row_filter=window, selected_fields=("ingest_ts",)).count()
+def count_rejected(settings: Settings, first: datetime, last: datetime) -> Counter[datetime]:
+    """Refused frames of first <= ingest_ts < last, by hour of receipt: no event time of theirs could be trusted."""
+    window = between("ingest_ts", first, last)
+    found = load_table(settings, BRONZE_REJECTED).scan(row_filter=window, selected_fields=("ingest_ts",)).to_arrow()
+    return Counter(hour_of(moment) for moment in found["ingest_ts"].to_pylist())

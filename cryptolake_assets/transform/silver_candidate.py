@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, files_between, head_sequence, local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, read_window
 from cryptolake_assets.lake.duck import open_duckdb, scalar, scan
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
-from cryptolake_assets.lake.windows import HOUR, MINUTE, day_of, silver_day
+from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, day_of, silver_day
 from cryptolake_assets.measures import DUCKDB
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome, check_candidate, check_counts
@@ -79,19 +81,35 @@ class SilverRun:
         self.bronze_snapshot: int | None = self.bronze.metadata.current_snapshot_id
         self.bronze_sequence: int = head_sequence(self.bronze)
         self.quarantined: int = advance_quarantine(settings, self.bronze, self.world.rules, run_id)
-        self._silver: Table = load_table(settings, SILVER_OHLCV)
-        self._present: dict[datetime, pa.Table] = {}
+        self._day: _Day | None = None
 
-    def present(self, hour: datetime) -> pa.Table:
-        """The hour's bars as they are published."""
+    def day(self, hour: datetime) -> _Day:
+        """What the tables hold of the hour's day; read once a day."""
+        start = day_of(hour)
+        if self._day is None or self._day.start != start:
+            self._day = _Day(
+                start=start,
+                bars=read_window(load_table(self.settings, SILVER_OHLCV), silver_day(start)),
+                klines=read_klines(self.settings, start, start + DAY),
+                rejected=count_rejected(self.settings, start, start + DAY),
+            )
+        return self._day
+
+
+@dataclass(frozen=True)
+class _Day:
+    """A UTC day: its bars as they are published, official klines, and refused frames by hour of receipt."""
+
+    start: datetime
+    bars: pa.Table
+    klines: dict[tuple[str, int], Kline]
+    rejected: Counter[datetime]
+
+    def bars_of(self, hour: datetime) -> pa.Table:
         import pyarrow.compute as pc
 
-        day = day_of(hour)
-        if day not in self._present:
-            self._present = {day: read_window(self._silver, silver_day(day))}
-        bars = self._present[day]
-        starts = bars["window_start"]
-        return bars.filter(pc.and_(pc.greater_equal(starts, hour), pc.less(starts, hour + HOUR)))
+        starts = self.bars["window_start"]
+        return self.bars.filter(pc.and_(pc.greater_equal(starts, hour), pc.less(starts, hour + HOUR)))
 
 
 def prepare(run: SilverRun, hour: datetime, from_sequence: int | None) -> SilverCandidate:
@@ -125,7 +143,8 @@ def _candidate(
     run: SilverRun, hour: datetime, minutes: pa.Table | None, aggregates: MinuteAggregates | None, started: float
 ) -> SilverCandidate:
     """Bars, checks and observations of an hour; `aggregates` is None when no minute of it is touched."""
-    present = run.present(hour)
+    day = run.day(hour)
+    present = day.bars_of(hour)
     bars, counts, outcomes = SILVER_OHLCV.arrow_schema().empty_table(), RowCounts(), []
     if aggregates is not None and run.bronze_snapshot is not None:
         counts = aggregates.counts
@@ -143,12 +162,12 @@ def _candidate(
         bars=bars,
         replaced_keys=replaced_keys,
         counts=counts,
-        rows_rejected=count_rejected(run.settings, hour),
+        rows_rejected=day.rejected[hour],
         outcomes=[*check_candidate(SILVER_OHLCV, bars), *outcomes],
         observations=observe_hour(
             hour,
             bars_after(present, bars, replaced_keys),
-            read_klines(run.settings, hour),
+            day.klines,
             run.world,
             run.settings.event_time_lag_limit_s,
         ),
@@ -175,7 +194,9 @@ def _touched(run: SilverRun, hour: datetime, from_sequence: int) -> pa.Table:
 
     files = [file for file in added_files(run.bronze, from_sequence - 1) if file.hour == hour]
     waiting = [
-        row for row in run.present(hour).to_pylist() if not row["is_complete"] and _may_be_complete(row, run.world)
+        row
+        for row in run.day(hour).bars_of(hour).to_pylist()
+        if not row["is_complete"] and _may_be_complete(row, run.world)
     ]
     schema = pa.schema([SILVER_OHLCV.arrow_schema().field(name) for name in SILVER_OHLCV.key])
     with open_duckdb() as duck:
