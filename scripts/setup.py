@@ -1,7 +1,8 @@
 """Makes the environment: .venv with the locked packages, a Java if none fits, the pinned jars.
 
 Needs nothing but Python 3.11 to 3.13. Safe to run again: what is there and unchanged is left alone. `--dev` adds what
-tests and checks need. Downloads go through pip and Ivy, so their settings (PIP_*, SSL_CERT_FILE, https_proxy) count.
+tests and checks need, `--bench` what benchmarks compare with. Downloads go through pip and Ivy, so their settings
+(PIP_*, SSL_CERT_FILE, https_proxy) count.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 
 # What pip fetches for the locks on Linux and Python 3.11, measured; other systems differ by a few MB.
 PACKAGES_SIZE = "640 MB, of it Spark 455 MB"
-DEV_PACKAGES_SIZE = "36 MB"
+EXTRAS = {"dev": ("tests and checks", "36 MB"), "bench": ("benchmarks", "55 MB")}
 JAVA_SIZE = "34 MB"
 
 
@@ -35,12 +36,15 @@ def main(arguments: list[str]) -> None:
         say("CryptoLake itself, into .venv")
         pip("install", "--no-deps", "--quiet", "--editable", str(ROOT))
         remember("project", ROOT / "pyproject.toml")
-    if "--dev" in arguments:
-        dev_lock = ROOT / "requirements-dev.lock"
-        if changed("dev", dev_lock):
-            say(f"Packages for tests and checks: downloading about {DEV_PACKAGES_SIZE}")
-            pip_install(dev_lock)
-            remember("dev", dev_lock)
+    extras = [extra for extra in EXTRAS if f"--{extra}" in arguments]
+    for extra in extras:
+        purpose, size = EXTRAS[extra]
+        extra_lock = ROOT / f"requirements-{extra}.lock"
+        if changed(extra, extra_lock):
+            say(f"Packages for {purpose}: downloading about {size}")
+            pip_install(extra_lock)
+            remember(extra, extra_lock)
+    if extras:
         return
     if not has_java():
         say(f"Java: no version 17 or 21 was found on this machine; downloading one, {JAVA_SIZE}, into {VENV}")

@@ -1,0 +1,94 @@
+"""`python -m benchmarks`: measures, writes one JSON file a part, and rewrites the results page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import page, silver
+from benchmarks.results import RESULTS, Figure, Report
+from benchmarks.runner import BenchmarkError, Runner
+
+NEEDED_BYTES = {"silver": 12 * 10**9}
+"""Room that a part's state takes, about."""
+
+
+def _silver(runner: Runner, *, small: bool) -> list[Figure]:
+    return silver.run(runner, silver.SMALL if small else silver.Scale())
+
+
+PARTS: dict[str, Callable[..., list[Figure]]] = {"silver": _silver}
+
+console = Console(stderr=True, highlight=False)
+
+
+def main(
+    only: Annotated[str, typer.Option(help=f"One part: {', '.join(PARTS)}. All of them without it.")] = "",
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir",
+            envvar="CRYPTOLAKE_BENCH_DIR",
+            help="Where generated data and lakes are kept, to be used again. Without it in the system's temporary "
+            "directory.",
+        ),
+    ] = None,
+    small: Annotated[
+        bool, typer.Option(help="A hundredth of the size, to see that it works; results stay in the directory.")
+    ] = False,
+    only_page: Annotated[bool, typer.Option("--page", help="Measure nothing; rewrite docs/benchmarks.md.")] = False,
+) -> None:
+    """Measures CryptoLake against bare scripts on this machine."""
+    if only and only not in PARTS:
+        raise typer.BadParameter(f"no part is called {only}; there are {', '.join(PARTS)}")
+    if only_page:
+        page.rewrite()
+        return
+    state = directory or Path(tempfile.gettempdir()) / "cryptolake-bench"
+    state = (state / "small" if small else state).expanduser().resolve()
+    state.mkdir(parents=True, exist_ok=True)
+    for part in [only] if only else PARTS:
+        _check_room(state, part, small)
+        console.print(f"[bold]{part}[/bold], in {state}, on {os.cpu_count()} cores")
+        report = Report(part)
+        try:
+            figures = PARTS[part](Runner(state, console), small=small)
+        except BenchmarkError as error:
+            console.print(f"[red]{part}[/red]: {error}", soft_wrap=True)
+            sys.exit(1)
+        path = report.write(figures, state / "results" if small else RESULTS)
+        _show(figures)
+        console.print(f"written: {path}", soft_wrap=True)
+    if not small:
+        page.rewrite()
+
+
+def _check_room(state: Path, part: str, small: bool) -> None:
+    free, needed = shutil.disk_usage(state).free, 0 if small else NEEDED_BYTES[part]
+    if free < needed:
+        console.print(
+            f"[red]{part}[/red]: it keeps about {needed / 1e9:.0f} GB in {state}, and {free / 1e9:.1f} GB are free "
+            "there. Name another directory with --dir."
+        )
+        sys.exit(1)
+
+
+def _show(figures: list[Figure]) -> None:
+    table = Table("figure", "value", "unit", "target", "reached")
+    for figure in figures:
+        answer = {True: "[green]yes", False: "[red]no", None: ""}[figure.reached]
+        table.add_row(figure.figure, f"{figure.value:g}", figure.unit, figure.target, answer)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

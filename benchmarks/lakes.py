@@ -1,0 +1,226 @@
+"""Lakes to measure on: homes of their own with Bronze in a known layout, and their state put back after a run.
+
+Layouts: *fresh* is what the stream leaves (an unsorted file per minute of arrival and hour of event time), *linked* is
+a second table over the files of another lake (so that it can be compacted while the first stays as it is), *sorted*
+has what compaction leaves, written directly. Coverage, the stream's checkpoint and the symbols are set as they would
+be after the day was followed, so that bars are complete and no trade is unknown.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.trades import DAY_MS, HOUR_MS, MINUTE_MS, SYMBOLS, KafkaOffsets, Trades, bronze_rows, by_arrival
+from cryptolake_assets.settings import EXCHANGE_NAME, PORT_FIELDS, Settings, load_settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.manifest import DataFile, ManifestFile
+    from pyiceberg.table import Table
+
+PORTS_FILE = "ports.json"
+SEALED = "sealed"
+SORTED_ROW_GROUP = 131_072
+"""Rows of a row group in directly written sorted files, near what compaction leaves."""
+_FAR_OFFSET = 10**12
+_KAFKA_PARTITIONS = 4
+
+
+def lake_settings(home: Path, clock_url: str = "", **overrides: Any) -> Settings:
+    """Settings of the lake: the defaults, whatever the environment and `.env` say; ports as they were given out last.
+
+    `clock_url` is where the exchange's clock answers.
+    """
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    ports_file = home / PORTS_FILE
+    ports = json.loads(ports_file.read_text()) if ports_file.exists() else {}
+    own = {
+        "home": home,
+        "source": "binance",
+        "trade_stream": "trade",
+        "symbols": SYMBOLS,
+        "start_date": "2025-01-01",
+        "exchange_rest_url": clock_url,
+        "log_level": "WARNING",
+    }
+    return load_settings(**{**defaults, **own, **ports, **overrides})
+
+
+def give_ports(home: Path) -> None:
+    """Chooses a free port for every port setting and keeps them with the lake."""
+    import socket
+
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORT_FIELDS]
+    ports = {field: item.getsockname()[1] for field, item in zip(PORT_FIELDS, sockets, strict=True)}
+    for item in sockets:
+        item.close()
+    home.mkdir(parents=True, exist_ok=True)
+    (home / PORTS_FILE).write_text(json.dumps(ports))
+
+
+def create(home: Path, first_day_ms: int, days: int) -> Settings:
+    """An empty lake with all tables; coverage and checkpoint say that its days were received whole."""
+    from cryptolake_assets.lake.bootstrap import bootstrap
+    from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
+    from cryptolake_assets.stream.progress import TRADES_QUERY, checkpoint
+
+    give_ports(home)
+    settings = lake_settings(home)
+    bootstrap(settings)
+    # A connection lives a day.
+    IcebergCoverageSink(settings).write(
+        [
+            CoverageRow(
+                exchange=EXCHANGE_NAME,
+                symbol=symbol,
+                stream="trade",
+                connected_from_ms=first_day_ms + day * DAY_MS,
+                connected_to_ms=first_day_ms + (day + 1) * DAY_MS + (MINUTE_MS if day == days - 1 else 0),
+                kafka_partition=0,
+                kafka_offset=_FAR_OFFSET,
+                source="benchmarks",
+            )
+            for day in range(days)
+            for symbol in SYMBOLS
+        ]
+    )
+    directory = Path(checkpoint(settings, TRADES_QUERY).removeprefix("file://"))
+    offsets = {settings.kafka_topic_futures: {str(number): _FAR_OFFSET for number in range(_KAFKA_PARTITIONS)}}
+    for folder, lines in (("offsets", ["v1", "{}", json.dumps(offsets)]), ("commits", ["v1", "{}"])):
+        (directory / folder).mkdir(parents=True)
+        (directory / folder / "0").write_text("\n".join(lines))
+    return settings
+
+
+def bronze(settings: Settings) -> Table:
+    from cryptolake_assets.lake.catalog import load_table
+    from cryptolake_assets.lake.tables import BRONZE_TRADES
+
+    return load_table(settings, BRONZE_TRADES)
+
+
+def manifests(table: Table) -> list[ManifestFile]:
+    """Those of the current snapshot."""
+    snapshot = table.current_snapshot()
+    return list(snapshot.manifests(table.io)) if snapshot else []
+
+
+def data_files(table: Table, rows: pa.Table) -> list[DataFile]:
+    """Writes rows as data files of the table, one a partition, in the order given; nothing is committed."""
+    from pyiceberg.io.pyarrow import _dataframe_to_data_files
+
+    properties = {**table.metadata.properties, "write.parquet.row-group-limit": str(SORTED_ROW_GROUP)}
+    properties.pop("write.parquet.row-group-size-bytes", None)
+    metadata = table.metadata.model_copy(update={"properties": properties})
+    return list(_dataframe_to_data_files(metadata, rows, table.io, write_uuid=uuid.uuid4()))
+
+
+def append(table: Table, files: Iterable[DataFile]) -> None:
+    """One append snapshot with these files and one new manifest, as a micro-batch of the stream leaves it."""
+    with table.transaction() as transaction, transaction.update_snapshot().fast_append() as snapshot:
+        for file in files:
+            snapshot.append_data_file(file)
+
+
+def write_fresh(settings: Settings, trades: Trades) -> Iterator[float]:
+    """Bronze as the stream leaves it: a file per minute of arrival and hour of event time, a commit per hour of
+    arrivals. Yields the share that is done."""
+    table, offsets, done = bronze(settings), KafkaOffsets(), 0
+    for _, hour in by_arrival(trades, HOUR_MS):
+        files: list[DataFile] = []
+        for _, minute in by_arrival(hour, MINUTE_MS):
+            files += data_files(table, bronze_rows(minute, *offsets.assign(minute)))
+        append(table, files)
+        done += len(hour)
+        yield done / len(trades)
+
+
+def write_minutes(settings: Settings, trades: Trades, offsets: KafkaOffsets) -> None:
+    """Micro-batches: a commit per minute of arrival."""
+    table = bronze(settings)
+    for _, minute in by_arrival(trades, MINUTE_MS):
+        append(table, data_files(table, bronze_rows(minute, *offsets.assign(minute))))
+
+
+def write_sorted(settings: Settings, hours: Iterable[tuple[Trades, Any, Any]]) -> int:
+    """One commit with one file per hour, each of (sorted trades, Kafka partition, Kafka offset); returns the files."""
+    table = bronze(settings)
+    files = [file for hour in hours for file in data_files(table, bronze_rows(*hour))]
+    append(table, files)
+    return len(files)
+
+
+def link(settings: Settings, source: Settings) -> None:
+    """The files of `source`'s Bronze in this lake's empty one, without copying them, commit by commit."""
+    table, origin = bronze(settings), bronze(source)
+    for manifest in sorted(manifests(origin), key=lambda item: item.sequence_number):
+        append(table, [entry.data_file for entry in manifest.fetch_manifest_entry(origin.io)])
+
+
+def follow_to_head(settings: Settings) -> None:
+    """Brings the quarantine's cursor to Bronze's head, as it is when the stream was followed."""
+    from cryptolake_assets.transform.context import observe
+    from cryptolake_assets.transform.quarantine import advance_quarantine
+
+    advance_quarantine(settings, bronze(settings), observe(settings).rules, "benchmark")
+
+
+def empty_silver(settings: Settings) -> None:
+    """Makes Silver and the run metrics anew, so that a rebuild starts with nothing."""
+    from cryptolake_assets.lake.bootstrap import bootstrap
+    from cryptolake_assets.lake.catalog import get_catalog
+    from cryptolake_assets.lake.tables import OPS_RUN_METRICS, SILVER_OHLCV
+
+    catalog = get_catalog(settings)
+    for spec in (SILVER_OHLCV, OPS_RUN_METRICS):
+        location = catalog.load_table(spec.identifier).location().removeprefix("file://")
+        catalog.drop_table(spec.identifier)
+        shutil.rmtree(location)
+    bootstrap(settings)
+
+
+# The state of a lake, put back before each measurement. The processes that use the lake must have ended.
+
+
+def seal(home: Path) -> None:
+    """Remembers the lake as it is now: which files there are, and a copy of those that change."""
+    sealed = home.with_name(home.name + "." + SEALED)
+    shutil.rmtree(sealed, ignore_errors=True)
+    (sealed / "copies").mkdir(parents=True)
+    names = _names(home)
+    for name in names:
+        if not _is_fixed(name):
+            (sealed / "copies" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(home / name, sealed / "copies" / name)
+    (sealed / "names.json").write_text(json.dumps(names))
+
+
+def is_sealed(home: Path) -> bool:
+    return (home.with_name(home.name + "." + SEALED) / "names.json").exists()
+
+
+def restore(home: Path) -> None:
+    """Makes the lake what it was when it was sealed: empty Silver, the same snapshots, nothing left of later runs."""
+    sealed = home.with_name(home.name + "." + SEALED)
+    names = set(json.loads((sealed / "names.json").read_text()))
+    for name in _names(home):
+        if name not in names:
+            (home / name).unlink()
+    for name in names:
+        if not _is_fixed(name):
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(sealed / "copies" / name, home / name)
+
+
+def _names(home: Path) -> list[str]:
+    return sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _is_fixed(name: str) -> bool:
+    """Data files are never changed once written; the server's scratch and logs do not matter."""
+    return "/data/" in name or name.startswith(("spark/", "logs/")) or name == PORTS_FILE

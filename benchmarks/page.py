@@ -1,0 +1,127 @@
+"""The results page: the marked blocks of docs/benchmarks.md and their pictures, made from the JSON files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import RESULTS, ROOT, reached
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+IMAGES = ROOT / "docs" / "images"
+
+_WIDTH, _ROW, _LEFT, _RIGHT, _TOP = 760, 26, 290, 70, 34
+
+
+def rewrite(page: Path = PAGE, results: Path = RESULTS, images: Path = IMAGES) -> None:
+    """Writes every part's block anew; a part without results keeps its block."""
+    text = page.read_text(encoding="utf-8")
+    for path in sorted(results.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        part = content["part"]
+        block = f"<!-- {part}: written by `make bench` -->\n\n{_block(content)}\n<!-- {part}: end -->"
+        pattern = rf"<!-- {part}: written by `make bench` -->.*?<!-- {part}: end -->"
+        text, found = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)  # type: ignore[misc]
+        if not found:
+            raise ValueError(f"{page} has no block for the results of {part}")
+        for name, picture in PICTURES.get(part, {}).items():
+            (images / name).write_text(picture(content), encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
+
+
+def _block(content: Mapping[str, Any]) -> str:
+    machine = content["machine"]
+    loads = content["load"]
+    lines = [
+        f"Commit `{content['commit']}`, {content['began_at'][:10]}; {machine['cores']} cores of {machine['cpu']}, "
+        f"{machine['memory_bytes'] / 1e9:.0f} GB, {machine['os']}, Python {machine['python']}; load "
+        f"{loads['begin'][0]:.1f} at the begin and {loads['end'][0]:.1f} at the end; {content['took_s'] / 60:.0f} "
+        "minutes.",
+        "",
+        "| figure | measured | target | reached |",
+        "|---|---:|---:|---|",
+    ]
+    for figure in content["figures"]:
+        answer = {True: "yes", False: "**no**", None: ""}[reached(figure["value"], figure["target"])]
+        unit = "" if figure["unit"] == "ratio" else f" {figure['unit']}"
+        target = figure["target"].replace("<=", "at most").replace(">=", "at least")
+        lines.append(f"| `{figure['figure']}` | {figure['value']:g}{unit} | {target} | {answer} |")
+    for table in TABLES.get(content["part"], ()):
+        lines += ["", *table({figure["figure"]: figure["detail"] for figure in content["figures"]})]
+    return "\n".join(lines) + "\n"
+
+
+def _contestants(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rows = details["rebuild_fresh_vs_best_bare"]["contestants"]
+    lines = ["| 20 million trades to one-minute bars | seconds | CPU seconds | peak MB |", "|---|---:|---:|---:|"]
+    for name, row in sorted(rows.items(), key=lambda item: float(item[1]["seconds"])):
+        lines.append(f"| {name} | {row['seconds']:.2f} | {row['cpu_s']:.2f} | {row['peak_mb']:.0f} |")
+    return lines
+
+
+_REFRESH_ROWS = {
+    "bronze_rows": "trades in Bronze",
+    "median_s": "seconds, median",
+    "cpu_s": "CPU seconds, median",
+    "new_trades": "new trades",
+    "windows_touched": "bars recomputed",
+    "bronze_files_read": "Bronze files read",
+    "manifests_read": "manifests read, of all tables",
+    "bytes_read": "bytes read",
+    "silver_rows_written": "Silver rows written",
+    "bronze_files": "files in Bronze",
+    "bronze_manifests": "manifests of Bronze",
+    "silver_rows": "bars in Silver",
+}
+
+
+def _refreshes(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    found = details["refresh_100m_vs_1m"]["lakes"]
+    names = {"1m": "1 million", "100m": "100 million", "dense": "one dense day"}
+    lines = [
+        "| refresh after a minute of new trades | " + " | ".join(names[name] for name in found) + " |",
+        "|---|" + "---:|" * len(found),
+    ]
+    for key, title in _REFRESH_ROWS.items():
+        cells = [f"{row[key]:,}" if isinstance(row[key], int) else f"{row[key]:.3f}" for row in found.values()]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _picture(content: Mapping[str, Any]) -> str:
+    """A bar a contestant, by wall time; Spark is left to the table."""
+    details = {figure["figure"]: figure["detail"] for figure in content["figures"]}
+    rows = {
+        name: row for name, row in details["rebuild_fresh_vs_best_bare"]["contestants"].items() if "Spark" not in name
+    }
+    longest = max(float(row["seconds"]) for row in rows.values())
+    height = _TOP + _ROW * len(rows) + 8
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        'font-family="system-ui, sans-serif" font-size="13">',
+        "<title>Seconds from 20 million trades to exact one-minute bars</title>",
+        f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
+        '<text x="12" y="21" fill="#1f2933" font-weight="600">'
+        "Seconds from 20 million trades to exact one-minute bars; peak memory</text>",
+    ]
+    for number, (name, row) in enumerate(sorted(rows.items(), key=lambda item: float(item[1]["seconds"]))):
+        y = _TOP + number * _ROW
+        width = max(2.0, (_WIDTH - _LEFT - _RIGHT - 60) * float(row["seconds"]) / longest)
+        colour = "#0f766e" if name.startswith("CryptoLake") else "#9aa5b1"
+        parts += [
+            f'<text x="{_LEFT - 8}" y="{y + 16}" text-anchor="end" fill="#1f2933">{escape(name)}</text>',
+            f'<rect x="{_LEFT}" y="{y + 4}" width="{width:.1f}" height="{_ROW - 9}" rx="2" fill="{colour}"/>',
+            f'<text x="{_LEFT + width + 6:.1f}" y="{y + 16}" fill="#1f2933">{row["seconds"]:.1f} s, '
+            f"{row['peak_mb']:,.0f} MB</text>",
+        ]
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+TABLES: dict[str, tuple[Callable[[Mapping[str, Mapping[str, Any]]], list[str]], ...]] = {
+    "silver": (_contestants, _refreshes)
+}
+PICTURES: dict[str, dict[str, Callable[[Mapping[str, Any]], str]]] = {"silver": {"silver-benchmark.svg": _picture}}

@@ -1,0 +1,127 @@
+"""One lake that is followed: a minute of new trades is appended to Bronze, and the refresh after it is timed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import lakes
+from benchmarks.trades import MINUTE_MS, SYMBOLS, KafkaOffsets, Trades, bronze_rows
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.engines import Engine
+
+_IO = Path("/proc/self/io")
+
+
+class Follower:
+    """Keeps what each timed refresh took. `waiting` are the minutes to come."""
+
+    def __init__(self, settings: Settings, engine: Engine, waiting: Iterator[Trades], hour_ms: int) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._waiting = waiting
+        self._hour = datetime.fromtimestamp(hour_ms / 1000, UTC)
+        self._offsets = KafkaOffsets()
+        self._taken: list[dict[str, float]] = []
+
+    def take_minute(self, *, timed: bool) -> None:
+        """Appends the next minute and refreshes; keeps what it took if `timed`."""
+        trades, sequence = self._append()
+        wall, cpu, read = time.perf_counter(), time.process_time(), _bytes_read()
+        self._refresh(sequence)
+        taken = {
+            "seconds": time.perf_counter() - wall,
+            "cpu_s": time.process_time() - cpu,
+            "bytes_read": _bytes_read() - read,
+            "trades": len(trades),
+        }
+        if timed:
+            self._taken.append(taken)
+
+    def observed(self) -> dict[str, Any]:
+        """Medians over the timed refreshes, and every one's seconds."""
+        medians = {name: statistics.median(taken[name] for taken in self._taken) for name in self._taken[0]}
+        return {
+            "median_s": round(medians["seconds"], 4),
+            "cpu_s": round(medians["cpu_s"], 4),
+            "bytes_read": int(medians["bytes_read"]),
+            "new_trades": int(medians["trades"]),
+            "all_s": [round(taken["seconds"], 4) for taken in self._taken],
+        }
+
+    def looked_at(self) -> dict[str, Any]:
+        """What one more refresh, not timed, reads and writes, and how large the tables are."""
+        from cryptolake_assets.lake.bronze_files import files_between
+        from cryptolake_assets.lake.catalog import load_table
+        from cryptolake_assets.lake.tables import SILVER_OHLCV
+
+        trades, sequence = self._append()
+        with _counting_manifests() as read:
+            self._refresh(sequence)
+        minutes = trades.event_ms // MINUTE_MS
+        first = datetime.fromtimestamp(int(minutes.min()) * 60, UTC)
+        last = datetime.fromtimestamp(int(minutes.max()) * 60, UTC) + timedelta(minutes=1)
+        bronze = lakes.bronze(self._settings)
+        snapshot, silver = bronze.current_snapshot(), load_table(self._settings, SILVER_OHLCV).current_snapshot()
+        assert snapshot is not None
+        assert snapshot.summary is not None
+        assert silver is not None
+        assert silver.summary is not None
+        return {
+            "windows_touched": len(np.unique(minutes * len(SYMBOLS) + trades.symbol)),
+            "bronze_files_read": len(files_between(bronze, snapshot.snapshot_id, first, last)),
+            "manifests_read": len(read),
+            "silver_rows_written": int(silver.summary["added-records"] or 0),
+            "bronze_rows": int(snapshot.summary["total-records"] or 0),
+            "bronze_files": int(snapshot.summary["total-data-files"] or 0),
+            "bronze_manifests": len(lakes.manifests(bronze)),
+            "silver_rows": int(silver.summary["total-records"] or 0),
+            "silver_files": int(silver.summary["total-data-files"] or 0),
+        }
+
+    def _append(self) -> tuple[Trades, int]:
+        """The next minute of trades as a micro-batch, and its sequence number."""
+        trades = next(self._waiting)
+        table = lakes.bronze(self._settings)
+        lakes.append(table, lakes.data_files(table, bronze_rows(trades, *self._offsets.assign(trades))))
+        snapshot = table.current_snapshot()
+        assert snapshot is not None
+        return trades, snapshot.sequence_number or 0
+
+    def _refresh(self, sequence: int) -> None:
+        from cryptolake_assets.transform import refresh_silver
+
+        refresh_silver.refresh(self._settings, self._engine, self._hour, sequence, "benchmark")
+
+
+@contextmanager
+def _counting_manifests() -> Iterator[list[str]]:
+    """The paths of the manifests that PyIceberg reads meanwhile, of all tables."""
+    from pyiceberg.manifest import ManifestFile
+
+    read: list[str] = []
+    original = ManifestFile.fetch_manifest_entry
+
+    def counted(self: ManifestFile, *arguments: Any, **named: Any) -> Any:
+        read.append(self.manifest_path)
+        return original(self, *arguments, **named)
+
+    ManifestFile.fetch_manifest_entry = counted  # type: ignore[method-assign]
+    try:
+        yield read
+    finally:
+        ManifestFile.fetch_manifest_entry = original  # type: ignore[method-assign]
+
+
+def _bytes_read() -> int:
+    """Bytes that this process has read from files, as the kernel counts calls; 0 where it does not say."""
+    if not _IO.exists():
+        return 0
+    return int(_IO.read_text().splitlines()[0].split()[1])

@@ -1,0 +1,104 @@
+"""Figures, and the file that a part's run leaves: figures with machine, load and commit beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number. `target` is a comparison such as `<= 1.5`, or empty when the figure is only reported."""
+
+    figure: str
+    value: float
+    unit: str
+    target: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the target is reached; None without one."""
+        return reached(self.value, self.target)
+
+
+def reached(value: float, target: str) -> bool | None:
+    """Holds a value against a target: `<= 1.5`, `>= 2`; None for an empty one."""
+    if not target:
+        return None
+    comparison, limit = target.split()
+    return value <= float(limit) if comparison == "<=" else value >= float(limit)
+
+
+class Report:
+    """Begins when a part does, and is written when it has ended."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+        self._began_at = datetime.now(UTC)
+        self._began = time.monotonic()
+        self._load = load()
+
+    def write(self, figures: list[Figure], directory: Path) -> Path:
+        """Writes `<part>.json` into the directory and returns its path."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{self.part}.json"
+        content = {
+            "part": self.part,
+            "commit": commit(),
+            "machine": machine(),
+            "load": {"begin": self._load, "end": load()},
+            "began_at": self._began_at.isoformat(timespec="seconds"),
+            "took_s": round(time.monotonic() - self._began, 1),
+            "figures": [asdict(figure) for figure in figures],
+        }
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        return path
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cores": os.cpu_count(),
+        "cpu": _cpu_model(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def load() -> list[float]:
+    """Processes that run or want to, over the last 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+def commit() -> str:
+    """The commit that was measured, with `-dirty` behind it when files differ from it."""
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    return answer.stdout.strip() or "unknown"
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
