@@ -34,6 +34,8 @@ NOT_FAST = "CRYPTOLAKE_NOT_FAST"
 DOES_NOT_FIT = (NOT_FAST, "ARITHMETIC_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE", "CAST_OVERFLOW")
 """What the fast query's error says when the careful one is needed; the first is raised by the query itself."""
 
+PARTITIONS_AN_HOUR = 4
+
 LARGEST_FAST_ID = 2**37 - 1
 """A trade id that fits beside the microsecond of its minute (26 bits) into 63 bits."""
 
@@ -67,7 +69,8 @@ class SparkEngine:
         import pyarrow.compute as pc
 
         with self._trades(snapshot_id, hours, minutes) as trades:
-            rows = self._fast(trades, context)
+            # A few hundred thousand trades a partition of an ordinary day: larger hash tables spill to disk.
+            rows = self._fast(trades, context, partitions=PARTITIONS_AN_HOUR * len(hours))
             if rows is None:
                 rows = self._spark.sql(careful_sql(trades, context)).toArrow()
         starts = rows["window_start"]
@@ -83,12 +86,12 @@ class SparkEngine:
             f"WHERE window_start >= {start} AND window_start < {start} + INTERVAL 1 DAY GROUP BY symbol"
         ).toArrow()
 
-    def _fast(self, trades: str, context: RuleContext) -> pa.Table | None:
+    def _fast(self, trades: str, context: RuleContext, partitions: int) -> pa.Table | None:
         """The fast query's rows, or None when something does not fit."""
         from pyspark.errors.exceptions.base import PySparkException
 
         try:
-            return self._spark.sql(fast_sql(trades, context)).toArrow()
+            return self._spark.sql(fast_sql(trades, context, partitions)).toArrow()
         except PySparkException as error:
             cause = next((name for name in DOES_NOT_FIT if name in str(error)), None)
             if cause is None:
@@ -125,8 +128,8 @@ def _rule_number(context: RuleContext) -> str:
     return f"CASE {' '.join(f'WHEN {predicate} THEN {number}' for number, predicate in rules)} ELSE 0 END"
 
 
-def fast_sql(trades: str, context: RuleContext) -> str:
-    """The query on 64-bit numbers over the FROM clause `trades`.
+def fast_sql(trades: str, context: RuleContext, partitions: int) -> str:
+    """The query on 64-bit numbers over the FROM clause `trades`, shuffled into so many partitions.
 
     Price and quantity are units of 10^-8 (`p`, `q`), the time is microseconds of its minute (`place` later, with the
     id), and `flags` is 4 x rule_number + 2 if MARKET + 1 if the taker bought.
@@ -134,8 +137,8 @@ def fast_sql(trades: str, context: RuleContext) -> str:
     values = ("microsecond", "p", "q", "first_trade_id", "last_trade_id", "flags")
     return f"""
 WITH numbers AS (
-  SELECT /*+ REPARTITION(symbol, minute) */ symbol, stream, unix_micros(event_time) div 60000000 AS minute, trade_id,
-    unix_micros(event_time) % 60000000 AS microsecond, CAST(price * 100000000 AS bigint) AS p,
+  SELECT /*+ REPARTITION({partitions}, symbol, minute) */ symbol, stream, trade_id,
+    unix_micros(event_time) div 60000000 AS minute, unix_micros(event_time) % 60000000 AS microsecond, CAST(price * 100000000 AS bigint) AS p,
     CAST(qty * 100000000 AS bigint) AS q, first_trade_id, last_trade_id,
     CASE WHEN exchange <> '{EXCHANGE_NAME}' OR trade_id NOT BETWEEN 0 AND {LARGEST_FAST_ID}
       THEN raise_error('{NOT_FAST}')
