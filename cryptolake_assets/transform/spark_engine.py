@@ -138,8 +138,8 @@ def fast_sql(trades: str, context: RuleContext, partitions: int) -> str:
     return f"""
 WITH numbers AS (
   SELECT /*+ REPARTITION({partitions}, symbol, minute) */ symbol, stream, trade_id,
-    unix_micros(event_time) div 60000000 AS minute, unix_micros(event_time) % 60000000 AS microsecond, CAST(price * 100000000 AS bigint) AS p,
-    CAST(qty * 100000000 AS bigint) AS q, first_trade_id, last_trade_id,
+    unix_micros(event_time) div 60000000 AS minute, unix_micros(event_time) % 60000000 AS microsecond,
+    CAST(price * 100000000 AS bigint) AS p, CAST(qty * 100000000 AS bigint) AS q, first_trade_id, last_trade_id,
     CASE WHEN exchange <> '{EXCHANGE_NAME}' OR trade_id NOT BETWEEN 0 AND {LARGEST_FAST_ID}
       THEN raise_error('{NOT_FAST}')
       ELSE 4 * {_rule_number(context)} + IF(trade_type = '{MARKET}', 2, 0) + IF(side = 'buy', 1, 0) END AS flags

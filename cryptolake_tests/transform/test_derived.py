@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal, localcontext
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.measures import ratio
+from cryptolake_assets.measures import ratio, realised_volatility
 from cryptolake_assets.transform.ohlcv import bars_from_aggregates
 
 MINUTE = datetime(2024, 7, 19, tzinfo=UTC)
@@ -34,6 +35,20 @@ def test_ratio_rounds_half_up_as_decimal_does(numerator: Decimal, denominator: D
 )
 def test_ratio_by_hand(numerator: str, denominator: str, expected: str) -> None:
     assert ratio(Decimal(numerator), Decimal(denominator)) == Decimal(expected)
+
+
+@given(st.lists(st.decimals(min_value="0.00000001", max_value="9999999999", places=8), max_size=30))
+def test_realised_volatility_keeps_twelve_digits(closes: list[Decimal]) -> None:
+    with localcontext() as context:
+        context.prec = 60
+        steps = [later.ln() - earlier.ln() for earlier, later in pairwise(closes)]
+        expected = sum((step * step for step in steps), Decimal(0)).sqrt()
+    assert realised_volatility(closes) == pytest.approx(float(expected), rel=1e-12, abs=0)
+
+
+def test_realised_volatility_of_the_smallest_move() -> None:
+    closes = [Decimal("9999999999.99999998"), Decimal("9999999999.99999999")]
+    assert realised_volatility(closes) == pytest.approx(1.0000000000000000e-18, rel=1e-12)
 
 
 def aggregate(stream: str, **changes: Any) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""Which files hold an interval, which are new, and what the manifests say of their columns."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cryptolake_assets.errors import SnapshotExpiredError
+from cryptolake_assets.lake.bronze_files import added_files, files_between, head_sequence
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.lake.windows import HOUR, MINUTE
+from cryptolake_assets.settings import Settings
+from cryptolake_tests.integration.bronze import append, trade
+
+START = datetime(2024, 7, 19, 10, tzinfo=UTC)
+
+
+@pytest.fixture
+def snapshot_ids(lake: Settings) -> list[int]:
+    """Three commits: two in the first hour, one over the second and the fourth."""
+    ids = []
+    for trades in (
+        [trade(START, 1), trade(START + 9 * MINUTE, 2, symbol="ETHUSDT")],
+        [trade(START + 30 * MINUTE, 3), trade(START + 59 * MINUTE, 4, trade_type="ADL")],
+        [trade(START + HOUR, 5), trade(START + 3 * HOUR, 6)],
+    ):
+        append(lake, trades)
+        snapshot_id = load_table(lake, BRONZE_TRADES).metadata.current_snapshot_id
+        assert snapshot_id is not None
+        ids.append(snapshot_id)
+    return ids
+
+
+def between(lake: Settings, snapshot_id: int, first: datetime, last: datetime) -> list[tuple[datetime, datetime]]:
+    files = files_between(load_table(lake, BRONZE_TRADES), snapshot_id, first, last)
+    return sorted((file.earliest, file.latest) for file in files)
+
+
+def test_an_interval_needs_the_files_that_reach_into_it(lake: Settings, snapshot_ids: list[int]) -> None:
+    head = snapshot_ids[-1]
+    early, late = (START, START + 9 * MINUTE), (START + 30 * MINUTE, START + 59 * MINUTE)
+    assert between(lake, head, START, START + HOUR) == [early, late]
+    assert between(lake, head, START + 9 * MINUTE, START + 10 * MINUTE) == [early]
+    assert between(lake, head, START + 10 * MINUTE, START + 30 * MINUTE) == []
+    assert between(lake, head, START + HOUR, START + 2 * HOUR) == [(START + HOUR, START + HOUR)]
+    assert between(lake, head, START + 2 * HOUR, START + 3 * HOUR) == []
+    assert between(lake, snapshot_ids[0], START, START + HOUR) == [early]
+
+
+def test_columns_of_one_value_are_known_from_the_manifests(lake: Settings, snapshot_ids: list[int]) -> None:
+    table = load_table(lake, BRONZE_TRADES)
+    early, late = sorted(files_between(table, snapshot_ids[-1], START, START + HOUR), key=lambda file: file.earliest)
+    assert early.constants["trade_type"] == "MARKET"
+    assert early.constants["stream"] == late.constants["stream"] == "trade"
+    assert late.constants["symbol"] == "BTCUSDT"
+    assert "symbol" not in early.constants
+    assert "trade_type" not in late.constants
+
+
+def test_a_value_that_a_bound_may_have_cut_is_not_taken_for_constant(lake: Settings) -> None:
+    append(lake, [trade(START, 1, exchange="binance_futures_a"), trade(START, 2, exchange="binance_futures_b")])
+    table = load_table(lake, BRONZE_TRADES)
+    (file,) = files_between(table, table.metadata.current_snapshot_id or 0, START, START + HOUR)
+    assert "exchange" not in file.constants
+
+
+def test_only_files_above_the_cursor_are_new(lake: Settings, snapshot_ids: list[int]) -> None:
+    table = load_table(lake, BRONZE_TRADES)
+    assert head_sequence(table) == 3
+    assert {file.hour for file in added_files(table, 2)} == {START + HOUR, START + 3 * HOUR}
+    assert sum(file.rows for file in added_files(table, 0)) == 6
+    assert added_files(table, 3) == []
+
+
+def test_an_expired_snapshot_says_so(lake: Settings) -> None:
+    with pytest.raises(SnapshotExpiredError, match="Run the refresh again"):
+        files_between(load_table(lake, BRONZE_TRADES), 12345, START, START + timedelta(hours=1))

@@ -1,0 +1,76 @@
+"""The DuckDB engine cuts hours that are too large for memory, and the result is the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from cryptolake_assets.lake.bronze_files import files_between
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform import duckdb_engine
+from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.ohlcv import RowCounts
+from cryptolake_assets.transform.rules import RuleContext
+from cryptolake_tests.integration.bronze import append, trade
+
+START = datetime(2024, 7, 19, 10, tzinfo=UTC)
+CONTEXT = RuleContext(("BTCUSDT", "ETHUSDT"), START - timedelta(days=1), START + timedelta(days=1))
+
+
+@pytest.fixture
+def aggregated(lake: Settings) -> Callable[[], tuple[list[dict[str, Any]], RowCounts]]:
+    source = random.Random(5)  # noqa: S311  not for secrets
+    trades = [
+        trade(
+            START + timedelta(milliseconds=source.randrange(3_600_000)),
+            number,
+            symbol=source.choice(["BTCUSDT", "ETHUSDT", "NOPEUSDT"]),
+            qty=source.choice(["1", "0"]),
+            trade_type=source.choice(["MARKET", "ADL"]),
+        )
+        for number in range(600)
+    ]
+    append(lake, trades + trades[:100])
+
+    def aggregate() -> tuple[list[dict[str, Any]], RowCounts]:
+        table = load_table(lake, BRONZE_TRADES)
+        ((_, made),) = DuckDBEngine(lake).minute_aggregates(
+            table.metadata.current_snapshot_id or 0, [START], None, CONTEXT
+        )
+        return sorted(made.rows.to_pylist(), key=lambda row: (row["symbol"], row["window_start"])), made.counts
+
+    return aggregate
+
+
+def test_an_hour_in_parts_is_the_same_hour(
+    aggregated: Callable[[], tuple[list[dict[str, Any]], RowCounts]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = aggregated()
+    monkeypatch.setattr(duckdb_engine, "ROWS_AT_ONCE", 50)
+    assert aggregated() == whole
+    rows, counts = whole
+    assert len(rows) > 40
+    assert counts.rows_in == 700
+    assert counts.rows_duplicate == 100
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 7, 10, 1_000])
+def test_parts_are_whole_minutes_without_holes(
+    lake: Settings, aggregated: object, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
+) -> None:
+    monkeypatch.setattr(duckdb_engine, "ROWS_AT_ONCE", rows_at_once)
+    table = load_table(lake, BRONZE_TRADES)
+    files = files_between(table, table.metadata.current_snapshot_id or 0, START, START + HOUR)
+    parts = list(duckdb_engine._cut(files, START, START + HOUR))
+    assert (parts[0][0], parts[-1][1]) == (START, START + HOUR)
+    assert all(earlier[1] == later[0] for earlier, later in pairwise(parts))
+    assert all(first < last and first.second == 0 for first, last in parts)
+    assert len(parts) == min(60, -(-700 // rows_at_once))
