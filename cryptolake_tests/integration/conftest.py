@@ -12,7 +12,7 @@ import pytest
 
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import KAFKA, SPARK
-from cryptolake_assets.settings import PORT_FIELDS, Settings, load_settings
+from cryptolake_assets.settings import PORT_FIELDS, Settings, get_settings, load_settings
 
 HERE = Path(__file__).parent
 
@@ -68,3 +68,13 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     finally:
         stop_spark_session()
         lifecycle.down(settings)
+
+
+@pytest.fixture
+def settings(platform: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """The platform's settings as the process's own, as a run of Dagster has them."""
+    for name, value in platform.environment().items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    yield get_settings()
+    get_settings.cache_clear()

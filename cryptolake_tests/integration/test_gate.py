@@ -18,7 +18,7 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, between
-from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines import Engine
@@ -52,15 +52,6 @@ class WatchedEngine:
 
     def daily_aggregates(self, snapshot_id: int, day: Any) -> pa.Table:
         return self._engine.daily_aggregates(snapshot_id, day)
-
-
-@pytest.fixture
-def settings(platform: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    for name, value in platform.environment().items():
-        monkeypatch.setenv(name, value)
-    get_settings.cache_clear()
-    yield get_settings()
-    get_settings.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.follow import FollowerState
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_TRADES
-from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.kafka import end_offsets
 from cryptolake_assets.stream.progress import lag
 from cryptolake_tests.reference import reference_bars
@@ -29,16 +29,6 @@ from cryptolake_tests.reference import reference_bars
 from .bronze import append, bars, trade
 
 HOUR = datetime(2024, 10, 5, 10, tzinfo=UTC)
-
-
-@pytest.fixture
-def settings(platform: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """The platform's settings as the process's, as a run of Dagster has them."""
-    for name, value in platform.environment().items():
-        monkeypatch.setenv(name, value)
-    get_settings.cache_clear()
-    yield get_settings()
-    get_settings.cache_clear()
 
 
 @pytest.fixture
