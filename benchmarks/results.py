@@ -51,14 +51,17 @@ class Report:
         self._began_at = datetime.now(UTC)
         self._began = time.monotonic()
         self._load = load()
+        self._commit = commit()
 
     def write(self, figures: list[Figure], directory: Path) -> Path:
         """Writes `<part>.json` into the directory and returns its path."""
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{self.part}.json"
+        # What was measured is in doubt when files changed meanwhile.
+        at_end = commit()
         content = {
             "part": self.part,
-            "commit": commit(),
+            "commit": at_end if at_end == self._commit else f"{self._commit} to {at_end}",
             "machine": machine(),
             "load": {"begin": self._load, "end": load()},
             "began_at": self._began_at.isoformat(timespec="seconds"),

@@ -137,11 +137,14 @@ def restore(home: str) -> None:
 
 
 def spark_up(home: str) -> bool:
+    """Starts the server with as much memory as the bare script's Spark has."""
+    from benchmarks.bare.spark_local import HEAP_MB
     from cryptolake_assets.platform import lifecycle
     from cryptolake_assets.platform.parts import SPARK
 
     lakes.give_ports(Path(home))
-    lifecycle.up(lakes.lake_settings(Path(home)), [SPARK])
+    settings = lakes.lake_settings(Path(home)).model_copy(update={"spark_memory_mb": HEAP_MB})
+    lifecycle.up(settings, [SPARK])
     return True
 
 

@@ -23,7 +23,7 @@ from cryptolake_assets.platform.spark import spark_home
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-HEAP = "6g"
+HEAP_MB = 6144
 PRICE = "decimal(18,8)"
 START_TIMEOUT_S = 120.0
 
@@ -51,7 +51,7 @@ def measure(jvm: psutil.Process, spark: SparkSession, data: str, out: str, kind:
         clock,
         jvm_cpu_s=round(after.user + after.system - before.user - before.system, 2),
         jvm_rss_mb=peak_mb(jvm.pid),
-        jvm_heap=HEAP,
+        jvm_heap_mb=HEAP_MB,
         first_pass_s=first_pass_s,
     )
     spark.stop()
@@ -65,7 +65,7 @@ def gateway(scratch: Path) -> Iterator[int]:
     java = subprocess.Popen(
         [
             str(find_java().executable),
-            f"-Xmx{HEAP}",
+            f"-Xmx{HEAP_MB}m",
             *SPARK_JVM_OPTIONS,
             f"-Djava.io.tmpdir={scratch}",
             *("-cp", str(spark_home() / "jars" / "*")),

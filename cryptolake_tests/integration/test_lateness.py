@@ -128,7 +128,7 @@ def like(examples: int) -> settings:
     )
 
 
-@like(examples=25)
+@like(examples=12)
 @given(arrival=arrivals())
 def test_duckdb_gives_the_reference_after_every_batch(lake: Settings, arrival: Arrival) -> None:
     check(lake, DuckDBEngine(lake), arrival)
@@ -141,7 +141,7 @@ def spark(platform: Settings) -> Iterator[Engine]:
     session.stop()
 
 
-@like(examples=4)
+@like(examples=3)
 @given(arrival=arrivals())
 def test_spark_gives_the_reference_after_every_batch(platform: Settings, spark: Engine, arrival: Arrival) -> None:
     check(platform, spark, arrival)
