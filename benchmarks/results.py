@@ -88,14 +88,15 @@ def load() -> list[float]:
 
 
 def commit() -> str:
-    """The commit that was measured, with `-dirty` behind it when files differ from it."""
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    return answer.stdout.strip() or "unknown"
+    """The commit that was measured, with `-dirty` behind it when files differ from it, but for what a run writes."""
+    written = (":!benchmarks/results", ":!docs/benchmarks.md", ":!docs/images")
+    head = _git("rev-parse", "--short=12", "HEAD")
+    return (head or "unknown") + ("-dirty" if _git("status", "--porcelain", "--", ".", *written) else "")
+
+
+def _git(*arguments: str) -> str:
+    answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return answer.stdout.strip()
 
 
 def _cpu_model() -> str:

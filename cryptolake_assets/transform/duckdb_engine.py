@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-ROWS_AT_ONCE = 2_000_000
+ROWS_AT_ONCE = 1_000_000
 """Trades held in memory at a time; an hour with more is cut by minutes, which repeats do not cross."""
 
 MEASURED = "symbol, stream, window_start, event_time, trade_id, price, qty, side, first_trade_id, last_trade_id"
@@ -59,15 +59,15 @@ class DuckDBEngine:
             files = files_between(bronze, snapshot_id, first, last)
             return _aggregate_files(files, first, last, minutes, context)
 
-        # The next hour is under way while the caller makes bars of this one: not more, for the memory's sake.
-        with ThreadPoolExecutor(max_workers=1) as ahead:
-            under_way = deque([(hours[0], ahead.submit(of_hour, hours[0]))])
-            for following in hours[1:]:
+        # Two hours are under way while the caller makes bars of a third: not more, for the memory's sake.
+        with ThreadPoolExecutor(max_workers=2) as ahead:
+            under_way = deque((hour, ahead.submit(of_hour, hour)) for hour in hours[:2])
+            for following in hours[2:]:
                 under_way.append((following, ahead.submit(of_hour, following)))
                 hour, aggregates = under_way.popleft()
                 yield hour, aggregates.result()
-            hour, aggregates = under_way.popleft()
-            yield hour, aggregates.result()
+            for hour, aggregates in under_way:
+                yield hour, aggregates.result()
 
     def daily_aggregates(self, snapshot_id: int, day: date) -> pa.Table:
         start = datetime.combine(day, day_time(), UTC)
