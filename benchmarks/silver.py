@@ -193,7 +193,7 @@ class Rebuild:
                 detail(
                     OWN_SPARK[0],
                     best_spark,
-                    rule="the second pass of a warm JVM; the faster bare script; the least of the rounds",
+                    rule="the third pass of a JVM; the faster bare script; the least of the rounds",
                     compacted=against(OWN_SPARK[1], best_spark),
                     against_bare_decimal=against(OWN_SPARK[0], BARE_SPARK_DECIMAL.name),
                     passes={name: all_taken for name, all_taken in self._taken.items() if "Spark" in name},

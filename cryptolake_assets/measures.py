@@ -1,11 +1,13 @@
 """What bars and daily stats measure: each column's type, meaning and computation, said here and nowhere else.
 
-A measure is an aggregate in SQL (over the trades of a minute, or over the bars of a day), or it follows from other
-measures of its row by exact arithmetic in Python, or it is set by the refresh. The tables' schemas (`lake.tables`) and
-both engines' queries (`transform.engines`) are made from these lists, so a new statistic is one new entry here.
+A measure is an aggregate (over the trades of a minute, or over the bars of a day), or it follows from other measures of
+its row by exact arithmetic in Python, or it is set by the refresh. The tables' schemas (`lake.tables`) and both
+engines' queries (`transform.engines`) are made from these lists, so a new statistic is one new entry here.
 
-SQL is the same for every engine but for the fragments of `Dialect`. Numbers that engines would round in their own ways
-(ratios, logarithms) are never left to SQL: both engines hand over sums and closes, and one function makes the number.
+SQL is the same for every engine but for the fragments of `Dialect`. Aggregates over trades are said by function and
+operand rather than in SQL, so that Spark can also make them in two steps of 64-bit numbers (`transform.spark_fast`).
+Numbers that engines would round in their own ways (ratios, logarithms) are never left to SQL: both engines hand over
+sums and closes, and one function makes the number.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
@@ -58,18 +61,51 @@ SPARK = Dialect(
 )
 
 
+class Function(StrEnum):
+    """What is made of an operand over a minute's trades; first and last are by (event_time, trade_id)."""
+
+    FIRST = "first"
+    LAST = "last"
+    LOWEST = "lowest"
+    HIGHEST = "highest"
+    TOTAL = "total"
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """A function of an operand: `price`, `qty`, `quote` (their product) or an SQL expression of whole numbers.
+
+    `by_takers` narrows a total to trades whose taker bought.
+    """
+
+    function: Function
+    operand: str
+    by_takers: bool = False
+
+    def sql(self, dialect: Dialect) -> str:
+        operand = dialect.quote if self.operand == "quote" else self.operand
+        if self.by_takers:
+            return f"coalesce(sum({operand}) FILTER (WHERE side = 'buy'), 0)"
+        return {
+            Function.FIRST: f"min_by({operand}, {dialect.order})",
+            Function.LAST: f"max_by({operand}, {dialect.order})",
+            Function.LOWEST: f"min({operand})",
+            Function.HIGHEST: f"max({operand})",
+            Function.TOTAL: f"sum({operand})",
+        }[self.function]
+
+
 @dataclass(frozen=True)
 class Measure(Column):
     """One column of the result, see the module's text.
 
-    `sql` is an aggregate with `{order}`, `{quote}` or `{closes}` for a dialect's fragments; `sql_in_units` takes its
-    place in Spark's fast query, whose trades have price and quantity as whole units of 10^-8 too (`p`, `q`). `derive`
-    makes the value from the row of aggregates. A measure with neither is a key or is set by the refresh. One that is
-    not `published` is an aggregate that others are derived from.
+    It is aggregated from trades by `aggregate`, or from bars by `sql` (with `{closes}` for a dialect's fragment);
+    `derive` makes it from the row of aggregates. A measure with none of them is a key or is set by the refresh. One
+    that is not `published` is an aggregate that others are derived from.
     """
 
+    aggregate: Aggregate | None = None
     sql: str | None = None
-    sql_in_units: str | None = None
     derive: Callable[[Row], Any] | None = None
     published: bool = True
 
@@ -102,28 +138,6 @@ def _scaled(value: Decimal) -> int:
     return int("".join(map(str, digits))) * power
 
 
-def _units(value: str) -> str:
-    """A number of units as a decimal."""
-    return f"CAST({value} AS decimal(19,0)) * 0.00000001BD"
-
-
-def _unit_product_sum(condition: str | None = None) -> str:
-    """The exact sum of p x q in 64-bit numbers: both are cut into three limbs of six digits (`p2 p1 p0`), products of
-    one power are added up, and the five sums make a decimal(38,16). Three million trades a minute cannot overflow."""
-    powers = (
-        ("p2 * q2", "100000000BD"),
-        ("p2 * q1 + p1 * q2", "100BD"),
-        ("p2 * q0 + p1 * q1 + p0 * q2", "0.0001BD"),
-        ("p1 * q0 + p0 * q1", "0.0000000001BD"),
-        ("p0 * q0", "0.0000000000000001BD"),
-    )
-    return " + ".join(
-        f"CAST(CAST(sum({f'IF({condition}, {value}, 0)' if condition else value}) AS decimal(19,0))"
-        f" * {unit} AS decimal(34,16))"
-        for value, unit in powers
-    )
-
-
 def _vwap(row: Row) -> Decimal:
     return ratio(row["quote_volume"], row["volume"])
 
@@ -143,42 +157,28 @@ def _volatility(row: Row) -> float:
 BAR_MEASURES = (
     Measure("symbol", "string", "the exchange's symbol"),
     Measure("window_start", TIME, "open time of the minute"),
-    Measure(
-        "open",
-        PRICE,
-        "price of the first trade by (event_time, trade_id)",
-        "min_by(price, {order})",
-        _units("min_by(p, {order})"),
-    ),
-    Measure("high", PRICE, "highest price", "max(price)", _units("max(p)")),
-    Measure("low", PRICE, "lowest price", "min(price)", _units("min(p)")),
-    Measure(
-        "close",
-        PRICE,
-        "price of the last trade by (event_time, trade_id)",
-        "max_by(price, {order})",
-        _units("max_by(p, {order})"),
-    ),
-    Measure("volume", VOLUME, "base currency", "sum(qty)", _units("sum(q)")),
-    Measure("quote_volume", QUOTE_VOLUME, "quote currency", "sum({quote})", _unit_product_sum()),
+    Measure("open", PRICE, "price of the first trade by (event_time, trade_id)", Aggregate(Function.FIRST, "price")),
+    Measure("high", PRICE, "highest price", Aggregate(Function.HIGHEST, "price")),
+    Measure("low", PRICE, "lowest price", Aggregate(Function.LOWEST, "price")),
+    Measure("close", PRICE, "price of the last trade by (event_time, trade_id)", Aggregate(Function.LAST, "price")),
+    Measure("volume", VOLUME, "base currency", Aggregate(Function.TOTAL, "qty")),
+    Measure("quote_volume", QUOTE_VOLUME, "quote currency", Aggregate(Function.TOTAL, "quote")),
     Measure("vwap", PRICE, "quote_volume / volume, rounded half up", derive=_vwap),
-    Measure("trades", "long", "single trades", "sum(last_trade_id - first_trade_id + 1)"),
+    Measure("trades", "long", "single trades", Aggregate(Function.TOTAL, "last_trade_id - first_trade_id + 1")),
     Measure(
         "taker_buy_volume",
         VOLUME,
         "base currency bought by takers",
-        "coalesce(sum(qty) FILTER (WHERE side = 'buy'), 0)",
-        _units("sum(IF(is_buy, q, 0))"),
+        Aggregate(Function.TOTAL, "qty", by_takers=True),
     ),
     Measure(
         "taker_buy_quote_volume",
         QUOTE_VOLUME,
         "quote currency spent by buying takers",
-        "coalesce(sum({quote}) FILTER (WHERE side = 'buy'), 0)",
-        _unit_product_sum("is_buy"),
+        Aggregate(Function.TOTAL, "quote", by_takers=True),
     ),
-    Measure("first_trade_id", "long", "lowest single-trade id", "min(first_trade_id)"),
-    Measure("last_trade_id", "long", "highest single-trade id", "max(last_trade_id)"),
+    Measure("first_trade_id", "long", "lowest single-trade id", Aggregate(Function.LOWEST, "first_trade_id")),
+    Measure("last_trade_id", "long", "highest single-trade id", Aggregate(Function.HIGHEST, "last_trade_id")),
     Measure("is_complete", "boolean", "coverage holds the whole minute and the watermark is past its end"),
     Measure("updated_at", TIME, "when the bar last changed; outside all equality"),
 )
@@ -187,14 +187,14 @@ BAR_MEASURES = (
 DAILY_MEASURES = (
     Measure("symbol", "string", "the exchange's symbol"),
     Measure("trade_date", "date", "UTC day"),
-    Measure("open", PRICE, "open of the first bar", "min_by(open, window_start)"),
-    Measure("high", PRICE, "highest price", "max(high)"),
-    Measure("low", PRICE, "lowest price", "min(low)"),
-    Measure("close", PRICE, "close of the last bar", "max_by(close, window_start)"),
-    Measure("total_volume", VOLUME, "base currency", "sum(volume)"),
-    Measure("total_quote_volume", QUOTE_VOLUME, "quote currency", "sum(quote_volume)"),
-    Measure("price_range", PRICE, "high - low", "max(high) - min(low)"),
-    Measure("trades", "long", "single trades", "sum(trades)"),
+    Measure("open", PRICE, "open of the first bar", sql="min_by(open, window_start)"),
+    Measure("high", PRICE, "highest price", sql="max(high)"),
+    Measure("low", PRICE, "lowest price", sql="min(low)"),
+    Measure("close", PRICE, "close of the last bar", sql="max_by(close, window_start)"),
+    Measure("total_volume", VOLUME, "base currency", sql="sum(volume)"),
+    Measure("total_quote_volume", QUOTE_VOLUME, "quote currency", sql="sum(quote_volume)"),
+    Measure("price_range", PRICE, "high - low", sql="max(high) - min(low)"),
+    Measure("trades", "long", "single trades", sql="sum(trades)"),
     Measure("vwap", PRICE, "total_quote_volume / total_volume, rounded half up", derive=_daily_vwap),
     Measure("taker_buy_ratio", PRICE, "taker buy volume / volume, rounded half up", derive=_taker_buy_ratio),
     Measure(
@@ -203,11 +203,11 @@ DAILY_MEASURES = (
         "square root of the sum of squared log returns of minute closes",
         derive=_volatility,
     ),
-    Measure("minutes_with_trades", "long", "bars of the day", "count(*)"),
+    Measure("minutes_with_trades", "long", "bars of the day", sql="count(*)"),
     Measure("is_complete", "boolean", "coverage holds the whole day and the watermark is past its end"),
     Measure("updated_at", TIME, "when the row last changed; outside all equality"),
-    Measure("taker_buy_volume", VOLUME, "base currency bought by takers", "sum(taker_buy_volume)", published=False),
-    Measure("closes", f"list<{PRICE}>", "closes of the day's bars in order of time", "{closes}", published=False),
+    Measure("taker_buy_volume", VOLUME, "base currency bought by takers", sql="sum(taker_buy_volume)", published=False),
+    Measure("closes", f"list<{PRICE}>", "closes of the day's bars in order of time", sql="{closes}", published=False),
 )
 """Columns of `gold.futures_daily_stats`, over the bars of one (symbol, UTC day)."""
 
@@ -217,15 +217,21 @@ def columns(measures: Sequence[Measure]) -> tuple[Column, ...]:
     return tuple(Column(measure.name, measure.type, measure.doc) for measure in measures if measure.published)
 
 
-def select_list(measures: Sequence[Measure], dialect: Dialect, *, in_units: bool = False) -> str:
+def select_list(measures: Sequence[Measure], dialect: Dialect) -> str:
     """The aggregates as a SELECT list, each in its own type, `expression AS name` by commas."""
-    fragments = {"order": dialect.order, "quote": dialect.quote, "closes": dialect.closes}
-    expressions = {
-        measure: ((in_units and measure.sql_in_units) or measure.sql).format(**fragments)
-        for measure in measures
-        if measure.sql is not None
-    }
-    return ",\n  ".join(f"{_cast(sql, measure.type)} AS {measure.name}" for measure, sql in expressions.items())
+    return named(measures, lambda measure: _sql(measure, dialect))
+
+
+def named(measures: Sequence[Measure], sql: Callable[[Measure], str | None]) -> str:
+    """A SELECT list of the measures for which `sql` has an expression, each cast to its own type."""
+    expressions = ((measure, sql(measure)) for measure in measures)
+    return ",\n  ".join(f"{_cast(text, measure.type)} AS {measure.name}" for measure, text in expressions if text)
+
+
+def _sql(measure: Measure, dialect: Dialect) -> str | None:
+    if measure.aggregate is not None:
+        return measure.aggregate.sql(dialect)
+    return measure.sql.format(closes=dialect.closes) if measure.sql is not None else None
 
 
 def _cast(expression: str, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""Spark in a JVM of its own, on 1e-8 integers or on decimal(38,18): a first pass warms it up, the second counts."""
+"""Spark in a JVM of its own, on 1e-8 integers or on decimal(38,18): passes to warm it up, then the one that counts."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 HEAP_MB = 6144
 PRICE = "decimal(18,8)"
 START_TIMEOUT_S = 120.0
+WARM_PASSES = 2
+"""The JVM compiles what it runs: passes get shorter up to the third, as the server of a lake has long had it."""
 
 
 def main(data: str, out: str, kind: str) -> None:
@@ -39,9 +41,11 @@ def main(data: str, out: str, kind: str) -> None:
 
 
 def measure(jvm: psutil.Process, spark: SparkSession, data: str, out: str, kind: str) -> None:
-    started = time.perf_counter()
-    bars(spark, data, out, kind)
-    first_pass_s = round(time.perf_counter() - started, 3)
+    warming_s = []
+    for _ in range(WARM_PASSES):
+        started = time.perf_counter()
+        bars(spark, data, out, kind)
+        warming_s.append(round(time.perf_counter() - started, 3))
     before = jvm.cpu_times()
     clock = Clock()
     bars(spark, data, out, kind)
@@ -52,7 +56,7 @@ def measure(jvm: psutil.Process, spark: SparkSession, data: str, out: str, kind:
         jvm_cpu_s=round(after.user + after.system - before.user - before.system, 2),
         jvm_rss_mb=peak_mb(jvm.pid),
         jvm_heap_mb=HEAP_MB,
-        first_pass_s=first_pass_s,
+        warming_s=warming_s,
     )
     spark.stop()
 

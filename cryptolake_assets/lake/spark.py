@@ -31,6 +31,8 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.shuffle.partitions": "4",
         "spark.sql.streaming.metricsEnabled": "true",
         "spark.sql.adaptive.enabled": "true",
+        # The fast query of a large day waits for what tells repeated trades.
+        "spark.sql.broadcastTimeout": "3600s",
         "spark.sql.catalogImplementation": "in-memory",
     }
     if settings.iceberg_rest_uri:

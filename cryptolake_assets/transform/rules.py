@@ -60,6 +60,14 @@ def broken_rule(context: RuleContext) -> str:
     return f"CASE {cases} END"
 
 
+def rule_number(context: RuleContext) -> str:
+    """A SQL expression: the place in `RULES` of the first rule that a trade breaks, from 1; 0 if none."""
+    cases = " ".join(
+        f"WHEN {predicate} THEN {number}" for number, predicate in enumerate(predicates(context).values(), 1)
+    )
+    return f"CASE {cases} ELSE 0 END"
+
+
 def sound(context: RuleContext) -> str:
     """A SQL predicate: true where no rule is broken."""
     return " AND ".join(f"NOT ({predicate})" for predicate in predicates(context).values())

@@ -1,10 +1,8 @@
 """The Spark engine: the aggregations on a Spark session, in general that of the Spark Connect server.
 
-Two queries give the same rows. The fast one works on 64-bit numbers, which Spark aggregates in place by hashing; what
-does not fit (a trade id beyond 37 bits, a sum beyond 64, two copies of a trade that differ) makes it raise, and the
-careful one, on decimals and structs, is run instead. Trades that are not used keep their row, with nothing in it to
-measure, so that one query makes the bars and the account of what became of the rows. One shuffle serves both the
-removal of repeats and the bars, because a trade's repeats share its minute.
+Two queries give the same rows. The fast one (`spark_fast`) works on 64-bit numbers; when something does not fit it
+raises, and the careful one, on decimals and structs, is run instead. Either makes the bars and the account of what
+became of the rows at once: trades that are not used keep their row, with nothing in it to measure.
 """
 
 from __future__ import annotations
@@ -20,24 +18,15 @@ import structlog
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, select_list
-from cryptolake_assets.settings import EXCHANGE_NAME
 from cryptolake_assets.transform.ohlcv import MARKET, MinuteAggregates, RowCounts
-from cryptolake_assets.transform.rules import RULES, RuleContext, predicates, sql_time
+from cryptolake_assets.transform.rules import RULES, RuleContext, rule_number, sql_time
+from cryptolake_assets.transform.spark_fast import DOES_NOT_FIT, fast_sql
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import SparkSession
 
 log = structlog.get_logger(__name__)
-
-NOT_FAST = "CRYPTOLAKE_NOT_FAST"
-DOES_NOT_FIT = (NOT_FAST, "ARITHMETIC_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE", "CAST_OVERFLOW")
-"""What the fast query's error says when the careful one is needed; the first is raised by the query itself."""
-
-PARTITIONS_AN_HOUR = 4
-
-LARGEST_FAST_ID = 2**37 - 1
-"""A trade id that fits beside the microsecond of its minute (26 bits) into 63 bits."""
 
 ACCOUNT = ",\n  ".join(
     [
@@ -69,8 +58,7 @@ class SparkEngine:
         import pyarrow.compute as pc
 
         with self._trades(snapshot_id, hours, minutes) as trades:
-            # A few hundred thousand trades a partition of an ordinary day: larger hash tables spill to disk.
-            rows = self._fast(trades, context, partitions=PARTITIONS_AN_HOUR * len(hours))
+            rows = self._fast(trades, context)
             if rows is None:
                 rows = self._spark.sql(careful_sql(trades, context)).toArrow()
         starts = rows["window_start"]
@@ -86,12 +74,12 @@ class SparkEngine:
             f"WHERE window_start >= {start} AND window_start < {start} + INTERVAL 1 DAY GROUP BY symbol"
         ).toArrow()
 
-    def _fast(self, trades: str, context: RuleContext, partitions: int) -> pa.Table | None:
+    def _fast(self, trades: str, context: RuleContext) -> pa.Table | None:
         """The fast query's rows, or None when something does not fit."""
         from pyspark.errors.exceptions.base import PySparkException
 
         try:
-            return self._spark.sql(fast_sql(trades, context, partitions)).toArrow()
+            return self._spark.sql(fast_sql(trades, context)).toArrow()
         except PySparkException as error:
             cause = next((name for name in DOES_NOT_FIT if name in str(error)), None)
             if cause is None:
@@ -122,60 +110,11 @@ class SparkEngine:
             self._spark.catalog.dropTempView(name)
 
 
-def _rule_number(context: RuleContext) -> str:
-    """Number of the first rule that a trade breaks, from 1; 0 if none."""
-    rules = enumerate(predicates(context).values(), start=1)
-    return f"CASE {' '.join(f'WHEN {predicate} THEN {number}' for number, predicate in rules)} ELSE 0 END"
-
-
-def fast_sql(trades: str, context: RuleContext, partitions: int) -> str:
-    """The query on 64-bit numbers over the FROM clause `trades`, shuffled into so many partitions.
-
-    Price and quantity are units of 10^-8 (`p`, `q`), the time is microseconds of its minute (`place` later, with the
-    id), and `flags` is 4 x rule_number + 2 if MARKET + 1 if the taker bought.
-    """
-    values = ("microsecond", "p", "q", "first_trade_id", "last_trade_id", "flags")
-    return f"""
-WITH numbers AS (
-  SELECT /*+ REPARTITION({partitions}, symbol, minute) */ symbol, stream, trade_id,
-    unix_micros(event_time) div 60000000 AS minute, unix_micros(event_time) % 60000000 AS microsecond,
-    CAST(price * 100000000 AS bigint) AS p, CAST(qty * 100000000 AS bigint) AS q, first_trade_id, last_trade_id,
-    CASE WHEN exchange <> '{EXCHANGE_NAME}' OR trade_id NOT BETWEEN 0 AND {LARGEST_FAST_ID}
-      THEN raise_error('{NOT_FAST}')
-      ELSE 4 * {_rule_number(context)} + IF(trade_type = '{MARKET}', 2, 0) + IF(side = 'buy', 1, 0) END AS flags
-  FROM {trades}
-), distinct_trades AS (
-  SELECT symbol, stream, minute, trade_id, count(*) AS copies, {", ".join(f"min({name}) AS {name}" for name in values)},
-    min(xxhash64({", ".join(values)})) AS lowest_content, max(xxhash64({", ".join(values)})) AS highest_content
-  FROM numbers GROUP BY symbol, stream, minute, trade_id
-), guarded AS (
-  SELECT symbol, stream, minute, copies, flags div 4 AS rule_number, flags % 2 = 1 AS is_buy, flags IN (2, 3) AS used,
-    first_trade_id, last_trade_id, p, q,
-    CASE WHEN lowest_content <> highest_content THEN raise_error('{NOT_FAST}')
-      ELSE shiftleft(microsecond, 37) | trade_id END AS place
-  FROM distinct_trades
-), used_only AS (
-  SELECT symbol, stream, minute, copies, rule_number, used, is_buy, IF(used, place, NULL) AS position,
-    IF(used, first_trade_id, NULL) AS first_trade_id, IF(used, last_trade_id, NULL) AS last_trade_id,
-    IF(used, p, NULL) AS p, IF(used, q, NULL) AS q
-  FROM guarded
-), measured AS (
-  SELECT *, p div 1000000000000 AS p2, p div 1000000 % 1000000 AS p1, p % 1000000 AS p0,
-    q div 1000000000000 AS q2, q div 1000000 % 1000000 AS q1, q % 1000000 AS q0
-  FROM used_only
-)
-SELECT symbol, stream, timestamp_micros(minute * 60000000) AS window_start,
-  {select_list(BAR_MEASURES, SPARK, in_units=True)},
-  {ACCOUNT}
-FROM measured GROUP BY symbol, stream, minute
-"""
-
-
 def careful_sql(trades: str, context: RuleContext) -> str:
     """The query on decimals and structs over the FROM clause `trades`: a sound copy goes before a broken one."""
     return f"""
 WITH judged AS (
-  SELECT *, {SPARK.minute} AS window_start, {_rule_number(context)} AS rule_number FROM {trades}
+  SELECT *, {SPARK.minute} AS window_start, {rule_number(context)} AS rule_number FROM {trades}
 ), distinct_trades AS (
   SELECT symbol, stream, window_start, trade_id, count(*) AS copies,
     min(struct(rule_number > 0 AS is_broken, {CONTENT}, rule_number)) AS trade
