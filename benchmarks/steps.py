@@ -254,7 +254,7 @@ def _engine(settings: Settings, name: str) -> Iterator[Engine]:
     from cryptolake_assets.transform.spark_engine import SparkEngine
 
     with _spark_session(settings) as session:
-        yield SparkEngine(session)
+        yield SparkEngine(settings, session)
 
 
 @contextmanager

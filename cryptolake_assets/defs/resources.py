@@ -50,7 +50,7 @@ class EngineResource(dg.ConfigurableResource):
             session.version  # noqa: B018  the first call reaches the server
         except Exception as error:
             raise spark_unreachable(settings, error) from error
-        return SparkEngine(session)
+        return SparkEngine(settings, session)
 
 
 class StreamResource(dg.ConfigurableResource):

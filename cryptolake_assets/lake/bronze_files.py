@@ -80,6 +80,15 @@ def files_between(table: Table, snapshot_id: int, first: datetime, last: datetim
     ]
 
 
+def constants_of(files: Iterable[BronzeFile], columns: Iterable[str]) -> dict[str, str]:
+    """Of the text columns those that hold one value in all of the files, with it: they need not be read."""
+    all_constants = [file.constants for file in files]
+    values = {name: {constants.get(name) for constants in all_constants} for name in columns}
+    return {
+        name: value for name, found in values.items() if len(found) == 1 and (value := next(iter(found))) is not None
+    }
+
+
 def _reaches_into(manifest: ManifestFile, first: datetime, last: datetime) -> bool:
     """By the manifest's summary of its partitions: the lowest and the highest hour since 1970, 4 bytes each."""
     if not manifest.partitions:

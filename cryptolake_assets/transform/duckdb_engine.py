@@ -14,14 +14,14 @@ from datetime import UTC, date, datetime
 from datetime import time as day_time
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.bronze_files import BronzeFile, files_between, local_path
+from cryptolake_assets.lake.bronze_files import BronzeFile, constants_of, files_between, local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb, scan
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, silver_day
 from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, DUCKDB, select_list
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.ohlcv import MARKET, MinuteAggregates, RowCounts
+from cryptolake_assets.transform.ohlcv import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
 from cryptolake_assets.transform.rules import RULES, RuleContext, broken_rule, sound, sql_string, sql_time
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ ROWS_AT_ONCE = 1_000_000
 
 MEASURED = "symbol, stream, window_start, event_time, trade_id, price, qty, side, first_trade_id, last_trade_id"
 """The columns that the measures of a bar are made from."""
-
-OFTEN_CONSTANT = ("exchange", "stream", "trade_type")
-"""Text columns that mostly hold one value; where the manifests say so they are not read."""
 
 
 class DuckDBEngine:
@@ -119,7 +116,7 @@ def _load(
     chance are both taken for repeated, and told apart by all of their identity later.
     """
     files = [file for file in files if file.earliest < last and file.latest >= first]
-    constants = _constants(files)
+    constants = constants_of(files, OFTEN_CONSTANT)
     literals = "".join(f", {sql_string(value)} AS {name}" for name, value in constants.items())
     read = "".join(f", {name}" for name in OFTEN_CONSTANT if name not in constants)
     wanted = ""
@@ -138,17 +135,6 @@ def _load(
         WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"""
     )
     duck.execute(f"CREATE TEMP VIEW trades AS SELECT *{literals} FROM loaded")
-
-
-def _constants(files: list[BronzeFile]) -> dict[str, str]:
-    """Columns of `OFTEN_CONSTANT` that hold one value in all of the files."""
-    found: dict[str, str] = {}
-    for name in OFTEN_CONSTANT:
-        values = {file.constants.get(name) for file in files}
-        value = values.pop() if len(values) == 1 else None
-        if value is not None:
-            found[name] = value
-    return found
 
 
 def _aggregate(duck: duckdb.DuckDBPyConnection, context: RuleContext) -> MinuteAggregates:

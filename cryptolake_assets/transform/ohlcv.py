@@ -24,6 +24,9 @@ MARKET = "MARKET"
 STREAM_PREFERENCE = ("trade", "aggTrade")
 """Which stream makes the bar when both are equally complete: single trades equal the exchange's klines exactly."""
 
+OFTEN_CONSTANT = ("exchange", "stream", "trade_type")
+"""Text columns that mostly hold one value; where the manifests say so they are not read."""
+
 MINUTE_MS = 60_000
 
 

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cryptolake_assets.lake.bronze_files import constants_of, files_between
+from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, select_list
-from cryptolake_assets.transform.ohlcv import MARKET, MinuteAggregates, RowCounts
-from cryptolake_assets.transform.rules import RULES, RuleContext, rule_number, sql_time
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.ohlcv import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
+from cryptolake_assets.transform.rules import RULES, RuleContext, rule_number, sql_string, sql_time
 from cryptolake_assets.transform.spark_fast import DOES_NOT_FIT, fast_sql
 
 if TYPE_CHECKING:
@@ -39,16 +42,23 @@ ACCOUNT = ",\n  ".join(
 )
 """What became of the rows of a minute."""
 
+READ = (
+    *("exchange", "stream", "symbol", "event_time", "trade_id", "price", "qty", "side"),
+    *("first_trade_id", "last_trade_id", "trade_type"),
+)
+"""Bronze's columns that make bars."""
+
 CONTENT = "event_time, price, qty, side, first_trade_id, last_trade_id, trade_type"
 """What the copies of a trade have to agree on."""
 
 
 class SparkEngine:
-    """Runs on the given session."""
+    """Runs on the given session; the table's manifests are read here."""
 
     name = "spark"
 
-    def __init__(self, spark: SparkSession) -> None:
+    def __init__(self, settings: Settings, spark: SparkSession) -> None:
+        self._settings = settings
         self._spark = spark
 
     def minute_aggregates(
@@ -94,8 +104,11 @@ class SparkEngine:
         if minutes is not None:
             starts = minutes["window_start"].to_pylist()
             first, last = max(first, min(starts)), min(last, max(starts) + MINUTE)
+        files = files_between(load_table(self._settings, BRONZE_TRADES), snapshot_id, first, last)
+        constants = constants_of(files, OFTEN_CONSTANT)
+        read = ", ".join(f"{sql_string(constants[name])} AS {name}" if name in constants else name for name in READ)
         source = (
-            f"SELECT * FROM {BRONZE_TRADES.full_name} VERSION AS OF {snapshot_id} "
+            f"SELECT {read} FROM {BRONZE_TRADES.full_name} VERSION AS OF {snapshot_id} "
             f"WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"
         )
         if minutes is None:

@@ -137,7 +137,7 @@ def test_duckdb_gives_the_reference_after_every_batch(lake: Settings, arrival: A
 @pytest.fixture(scope="module")
 def spark(platform: Settings) -> Iterator[Engine]:
     session = connect(platform)
-    yield SparkEngine(session)
+    yield SparkEngine(platform, session)
     session.stop()
 
 

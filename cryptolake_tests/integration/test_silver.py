@@ -41,7 +41,7 @@ def engine(platform: Settings, request: pytest.FixtureRequest) -> Iterator[Engin
         yield DuckDBEngine(platform)
         return
     session = connect(platform)
-    yield SparkEngine(session)
+    yield SparkEngine(platform, session)
     session.stop()
 
 
