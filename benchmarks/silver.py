@@ -25,7 +25,7 @@ class Scale:
     history_day: int = 1_000_000
     long_days: int = 100
     dense_day: int = 20_000_000
-    rounds: int = 3
+    rounds: int = 5
     spark_rounds: int = 2
     warm_minutes: int = 2
     minutes: int = 7
