@@ -105,11 +105,11 @@ need-partition:
 # Tests and checks.
 
 test: $(DEV_READY) ## Run all tests: unit tests first, then those on the real broker, Spark and catalog
-	@$(BIN)/pytest -m "not integration"
+	@$(BIN)/pytest -m "not integration" -n auto --dist loadfile
 	@$(BIN)/pytest -m integration
 
 test-unit: $(DEV_READY) ## Run the unit tests
-	@$(BIN)/pytest -m "not integration"
+	@$(BIN)/pytest -m "not integration" -n auto --dist loadfile
 
 test-integration: $(DEV_READY) ## Run the tests on the real broker, Spark and catalog
 	@$(BIN)/pytest -m integration

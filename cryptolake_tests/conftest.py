@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 
@@ -24,3 +27,16 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What asks for the process's settings gets a home in the test's directory."""
     monkeypatch.setenv("CRYPTOLAKE_HOME", str(tmp_path / "home"))
     get_settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that sets logging up leaves nothing behind: loggers would keep writing to its captured output."""
+    configure = structlog.configure
+
+    def without_cache(**options: Any) -> None:
+        configure(**{**options, "cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", without_cache)
+    yield
+    structlog.reset_defaults()
