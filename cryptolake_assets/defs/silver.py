@@ -1,20 +1,28 @@
 """Silver: exact one-minute bars, checked before they are published. A thin adapter of `transform.refresh_silver`."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from cryptolake_assets.defs import bronze, checks
-from cryptolake_assets.defs.partitions import hour_of, hourly
+from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import EngineResource, LakeResource
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.transform.checks import SILVER_CHECKS, SILVER_OBSERVATIONS
 
 if TYPE_CHECKING:
-    from cryptolake_assets.transform.silver_candidate import SilverCandidate
+    from cryptolake_assets.lake.commit import Publication
+    from cryptolake_assets.transform.silver_candidate import SilverCandidate, SilverRun
+
+SilverEvent = dg.MaterializeResult | dg.AssetCheckResult | dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output
+Metadata = Mapping[str, Any]
 
 KEY = dg.AssetKey(["silver", "futures_ohlcv_1m"])
+
+
+HOURS_A_RUN = 24
+"""Hours of a backfill that share a run: a month is some 30 runs, not 720."""
 
 
 class SilverConfig(dg.Config):
@@ -31,6 +39,7 @@ class SilverConfig(dg.Config):
     group_name="silver",
     kinds={"duckdb", "spark", "iceberg"},
     pool=SILVER_OHLCV.writer_pool,
+    backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
     output_required=False,
     check_specs=[
         *checks.specs(KEY, SILVER_CHECKS, hourly()),
@@ -43,42 +52,86 @@ class SilverConfig(dg.Config):
 )
 def futures_ohlcv_1m(
     context: dg.AssetExecutionContext, config: SilverConfig, lake: LakeResource, engine: EngineResource
-) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    from cryptolake_assets.transform import refresh_silver
-    from cryptolake_assets.transform.silver_candidate import SilverRun, prepare
+) -> Iterator[SilverEvent]:
+    from cryptolake_assets.transform.silver_candidate import SilverRun
 
     run = SilverRun(lake.settings, engine.engine(), context.run.run_id)
-    candidate = prepare(run, hour_of(context.partition_key), config.from_sequence)
-    publication = refresh_silver.publish_passed(run, [candidate])
+    if context.has_partition_key:
+        yield from _refresh(run, context.partition_key, config.from_sequence)
+    else:
+        yield from _rebuild(run, context.partition_keys)
+        # The checks have spoken for their hours; Dagster waits for one output of each besides.
+        for spec in context.assets_def.check_specs:
+            if spec.key in context.selected_asset_check_keys:
+                yield dg.Output(None, output_name=spec.get_python_identifier())
+
+
+def _refresh(run: "SilverRun", key: str, from_sequence: int | None) -> Iterator[SilverEvent]:
+    """One hour: the minutes that are touched since the sequence number."""
+    from cryptolake_assets.transform.refresh_silver import publish_passed
+    from cryptolake_assets.transform.silver_candidate import prepare
+
+    candidate = prepare(run, hour_of(key), from_sequence)
+    publication = publish_passed(run, [candidate])
     check_results = [
         *checks.results(KEY, SILVER_CHECKS, candidate.outcomes),
         *checks.results(KEY, SILVER_OBSERVATIONS, candidate.observations, dg.AssetCheckSeverity.WARN),
     ]
     if publication is None:
         yield from check_results
-        failed = ", ".join(outcome.name for outcome in candidate.outcomes if not outcome.passed)
-        raise dg.Failure(
-            f"silver: {context.partition_key} is held back, its bars stay as they were. Failed checks: {failed}. "
-            "Look at the checks' samples, mend the data or the rule, and materialize the hour again.",
-            metadata=_metadata(candidate),
-            allow_retries=False,
-        )
-    yield dg.MaterializeResult(
-        metadata={
-            "dagster/table_name": SILVER_OHLCV.full_name,
-            "snapshot_id": str(publication.snapshot_id),
-            "bronze_snapshot_id": str(run.bronze_snapshot),
-            "bronze_sequence": run.bronze_sequence,
-            "rows_quarantined": run.quarantined,
-            "bars_changed": publication.rows_changed,
-            "engine": run.engine.name,
-            **_metadata(candidate),
-        },
-        check_results=check_results,
+        raise _held_back([candidate], metadata=_metadata(candidate))
+    yield dg.MaterializeResult(metadata=_published(run, candidate, publication), check_results=check_results)
+
+
+def _rebuild(run: "SilverRun", keys: Sequence[str]) -> Iterator[SilverEvent]:
+    """A range of hours: all of their minutes, a commit a day. Every hour has an event and checks of its own."""
+    from cryptolake_assets.transform.refresh_silver import rebuild_days
+
+    failed = []
+    for candidates, publication in rebuild_days(run, sorted(map(hour_of, keys))):
+        for candidate in candidates:
+            key = hour_key(candidate.hour)
+            yield from checks.evaluations(KEY, SILVER_CHECKS, candidate.outcomes, key)
+            yield from checks.evaluations(
+                KEY, SILVER_OBSERVATIONS, candidate.observations, key, dg.AssetCheckSeverity.WARN
+            )
+            if publication is not None and candidate.passed:
+                metadata = _published(run, candidate, publication)
+                yield dg.AssetMaterialization(KEY, partition=key, metadata=metadata)
+            else:
+                failed.append(candidate)
+    if failed:
+        raise _held_back(failed)
+
+
+def _held_back(candidates: Sequence["SilverCandidate"], metadata: Metadata | None = None) -> dg.Failure:
+    """What a run ends with when hours did not pass."""
+    hours = ", ".join(hour_key(candidate.hour) for candidate in candidates)
+    names = {outcome.name: None for candidate in candidates for outcome in candidate.outcomes if not outcome.passed}
+    return dg.Failure(
+        f"silver: {hours} held back, the bars stay as they were. Failed checks: {', '.join(names)}. "
+        "Look at the checks' samples, mend the data or the rule, and materialize again.",
+        metadata=metadata,
+        allow_retries=False,
     )
 
 
-def _metadata(candidate: "SilverCandidate") -> dict[str, dg.MetadataValue | int | dict[str, int]]:
+def _published(run: "SilverRun", candidate: "SilverCandidate", publication: "Publication") -> Metadata:
+    from cryptolake_assets.transform.refresh_silver import changed_by_hour
+
+    return {
+        "dagster/table_name": SILVER_OHLCV.full_name,
+        "snapshot_id": str(publication.snapshot_id),
+        "bronze_snapshot_id": str(run.bronze_snapshot),
+        "bronze_sequence": run.bronze_sequence,
+        "rows_quarantined": run.quarantined,
+        "bars_changed": changed_by_hour(publication)[candidate.hour],
+        "engine": run.engine.name,
+        **_metadata(candidate),
+    }
+
+
+def _metadata(candidate: "SilverCandidate") -> Metadata:
     """What became of the rows read."""
     counts = candidate.counts
     return {

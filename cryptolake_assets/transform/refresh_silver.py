@@ -7,7 +7,7 @@ was and holds no other hour back.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
 
@@ -41,12 +41,17 @@ def rebuild(settings: Settings, engine: Engine, first: datetime, last: datetime,
     """Recomputes every minute of the hours in [first, last), and publishes the hours that passed."""
     run = SilverRun(settings, engine, run_id)
     hours = [first + number * HOUR for number in range((last - first) // HOUR)]
-    candidates: list[SilverCandidate] = []
+    return [candidate for candidates, _ in rebuild_days(run, hours) for candidate in candidates]
+
+
+def rebuild_days(
+    run: SilverRun, hours: Sequence[datetime]
+) -> Iterator[tuple[list[SilverCandidate], Publication | None]]:
+    """Recomputes every minute of the consecutive hours; gives a UTC day's candidates once those that passed are
+    published, with that publication."""
     for _, of_day in groupby(hours, day_of):
-        prepared = list(prepare_hours(run, list(of_day)))
-        publish_passed(run, prepared)
-        candidates += prepared
-    return candidates
+        candidates = list(prepare_hours(run, list(of_day)))
+        yield candidates, publish_passed(run, candidates)
 
 
 def publish_passed(run: SilverRun, candidates: Sequence[SilverCandidate]) -> Publication | None:
@@ -64,7 +69,7 @@ def publish_passed(run: SilverRun, candidates: Sequence[SilverCandidate]) -> Pub
             pa.concat_tables(candidate.replaced_keys for candidate in passed).combine_chunks(),
             {"cryptolake.bronze-sequence": str(run.bronze_sequence), "cryptolake.run-id": run.run_id},
         )
-    changed = _changed_by_hour(publication) if publication else Counter[datetime]()
+    changed = changed_by_hour(publication) if publication else Counter[datetime]()
     metrics.record(
         run.settings,
         [_metrics(run, candidate, publication, changed[candidate.hour]) for candidate in candidates],
@@ -98,5 +103,6 @@ def _metrics(
     )
 
 
-def _changed_by_hour(publication: Publication) -> Counter[datetime]:
+def changed_by_hour(publication: Publication) -> Counter[datetime]:
+    """Bars that are new or differ, by their hour."""
     return Counter(hour_of(start) for start in publication.changed_keys["window_start"].to_pylist())

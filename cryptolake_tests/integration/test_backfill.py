@@ -1,0 +1,72 @@
+"""A backfill's run of many hours: every hour has its own event and checks, and one that fails holds no other back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import silver
+from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.checks import SILVER_CHECKS, SILVER_OBSERVATIONS
+from cryptolake_tests.reference import reference_bars
+
+from .bronze import append, bars, trade
+
+FIRST = datetime(2024, 11, 2, 22, tzinfo=UTC)
+HOURS = [FIRST + timedelta(hours=number) for number in range(4)]
+BAD = HOURS[2]
+
+
+def run_range(instance: dg.DagsterInstance, first: datetime, last: datetime) -> dg.ExecuteInProcessResult:
+    """One run of many partitions, as the daemon launches it for a backfill."""
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance,
+        asset_selection=[silver.KEY],
+        tags={
+            "dagster/asset_partition_range_start": hour_key(first),
+            "dagster/asset_partition_range_end": hour_key(last),
+        },
+        raise_on_error=False,
+    )
+
+
+def test_a_run_of_many_hours(settings: Settings) -> None:
+    good = [
+        trade(hour + timedelta(minutes=minute), 60 * n + minute) for n, hour in enumerate(HOURS) for minute in (1, 30)
+    ]
+    broken = [trade(BAD + timedelta(minutes=40), 900 + number, price="-1") for number in range(5)]
+    append(settings, [*good, *broken])
+    before = len(load_table(settings, SILVER_OHLCV).snapshots())
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = run_range(instance, HOURS[0], HOURS[-1])
+        materialized = instance.get_materialized_partitions(silver.KEY)
+    assert not result.success
+    passed = {hour_key(hour) for hour in HOURS if hour != BAD}
+    assert materialized == passed
+    evaluations = result.get_asset_check_evaluations()
+    assert {(event.check_name, event.partition) for event in evaluations} == {
+        (name, hour_key(hour)) for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS) for hour in HOURS
+    }
+    assert {event.partition for event in evaluations if event.blocking and not event.passed} == {hour_key(BAD)}
+
+    expected = reference_bars([item for item in good if not BAD <= item["event_time"] < BAD + timedelta(hours=1)])
+    assert set(bars(settings, FIRST, hours=len(HOURS))) == set(expected)
+    assert len(load_table(settings, SILVER_OHLCV).snapshots()) - before == 2, "one commit for each of the two days"
+    (failure,) = result.get_step_failure_events()
+    assert hour_key(BAD) in str(failure.step_failure_data.user_failure_data)
+
+
+def test_a_range_of_one_hour(settings: Settings) -> None:
+    hour = FIRST + timedelta(days=2)
+    append(settings, [trade(hour, 5_000)])
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = run_range(instance, hour, hour)
+    assert result.success
+    assert {event.partition for event in result.get_asset_check_evaluations()} == {hour_key(hour)}
+    assert len(bars(settings, hour)) == 1
