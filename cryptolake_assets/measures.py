@@ -12,8 +12,10 @@ sums and closes, and one function makes the number.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -82,6 +84,13 @@ class Aggregate:
     operand: str
     by_takers: bool = False
 
+    @property
+    def made_of(self) -> tuple[str, ...]:
+        """The trades' columns that it reads."""
+        operand = "price * qty" if self.operand == "quote" else self.operand
+        order = ("event_time", "trade_id") if self.function in (Function.FIRST, Function.LAST) else ()
+        return (*_names_in(operand), *order, *(("side",) if self.by_takers else ()))
+
     def sql(self, dialect: Dialect) -> str:
         operand = dialect.quote if self.operand == "quote" else self.operand
         if self.by_takers:
@@ -101,13 +110,15 @@ class Measure(Column):
 
     It is aggregated from trades by `aggregate`, or from bars by `sql` (with `{closes}` for a dialect's fragment);
     `derive` makes it from the row of aggregates. A measure with none of them is a key or is set by the refresh. One
-    that is not `published` is an aggregate that others are derived from.
+    that is not `published` is an aggregate that others are derived from. `of` names what SQL does not: the measures
+    that it is derived from, or the columns of a row's source.
     """
 
     aggregate: Aggregate | None = None
     sql: str | None = None
     derive: Callable[[Row], Any] | None = None
     published: bool = True
+    of: tuple[str, ...] = ()
 
 
 def ratio(numerator: Decimal, denominator: Decimal) -> Decimal:
@@ -155,15 +166,15 @@ def _volatility(row: Row) -> float:
 
 
 BAR_MEASURES = (
-    Measure("symbol", "string", "the exchange's symbol"),
-    Measure("window_start", TIME, "open time of the minute"),
+    Measure("symbol", "string", "the exchange's symbol", of=("symbol",)),
+    Measure("window_start", TIME, "open time of the minute", of=("event_time",)),
     Measure("open", PRICE, "price of the first trade by (event_time, trade_id)", Aggregate(Function.FIRST, "price")),
     Measure("high", PRICE, "highest price", Aggregate(Function.HIGHEST, "price")),
     Measure("low", PRICE, "lowest price", Aggregate(Function.LOWEST, "price")),
     Measure("close", PRICE, "price of the last trade by (event_time, trade_id)", Aggregate(Function.LAST, "price")),
     Measure("volume", VOLUME, "base currency", Aggregate(Function.TOTAL, "qty")),
     Measure("quote_volume", QUOTE_VOLUME, "quote currency", Aggregate(Function.TOTAL, "quote")),
-    Measure("vwap", PRICE, "quote_volume / volume, rounded half up", derive=_vwap),
+    Measure("vwap", PRICE, "quote_volume / volume, rounded half up", derive=_vwap, of=("quote_volume", "volume")),
     Measure("trades", "long", "single trades", Aggregate(Function.TOTAL, "last_trade_id - first_trade_id + 1")),
     Measure(
         "taker_buy_volume",
@@ -185,8 +196,8 @@ BAR_MEASURES = (
 """Columns of `silver.futures_ohlcv_1m`, over the sound MARKET trades of one (symbol, minute), repeats removed."""
 
 DAILY_MEASURES = (
-    Measure("symbol", "string", "the exchange's symbol"),
-    Measure("trade_date", "date", "UTC day"),
+    Measure("symbol", "string", "the exchange's symbol", of=("symbol",)),
+    Measure("trade_date", "date", "UTC day", of=("window_start",)),
     Measure("open", PRICE, "open of the first bar", sql="min_by(open, window_start)"),
     Measure("high", PRICE, "highest price", sql="max(high)"),
     Measure("low", PRICE, "lowest price", sql="min(low)"),
@@ -195,19 +206,39 @@ DAILY_MEASURES = (
     Measure("total_quote_volume", QUOTE_VOLUME, "quote currency", sql="sum(quote_volume)"),
     Measure("price_range", PRICE, "high - low", sql="max(high) - min(low)"),
     Measure("trades", "long", "single trades", sql="sum(trades)"),
-    Measure("vwap", PRICE, "total_quote_volume / total_volume, rounded half up", derive=_daily_vwap),
-    Measure("taker_buy_ratio", PRICE, "taker buy volume / volume, rounded half up", derive=_taker_buy_ratio),
+    Measure(
+        "vwap",
+        PRICE,
+        "total_quote_volume / total_volume, rounded half up",
+        derive=_daily_vwap,
+        of=("total_quote_volume", "total_volume"),
+    ),
+    Measure(
+        "taker_buy_ratio",
+        PRICE,
+        "taker buy volume / volume, rounded half up",
+        derive=_taker_buy_ratio,
+        of=("taker_buy_volume", "total_volume"),
+    ),
     Measure(
         "realised_volatility",
         "double",
         "square root of the sum of squared log returns of minute closes",
         derive=_volatility,
+        of=("closes",),
     ),
-    Measure("minutes_with_trades", "long", "bars of the day", sql="count(*)"),
+    Measure("minutes_with_trades", "long", "bars of the day", sql="count(*)", of=("window_start",)),
     Measure("is_complete", "boolean", "coverage holds the whole day and the watermark is past its end"),
     Measure("updated_at", TIME, "when the row last changed; outside all equality"),
     Measure("taker_buy_volume", VOLUME, "base currency bought by takers", sql="sum(taker_buy_volume)", published=False),
-    Measure("closes", f"list<{PRICE}>", "closes of the day's bars in order of time", sql="{closes}", published=False),
+    Measure(
+        "closes",
+        f"list<{PRICE}>",
+        "closes of the day's bars in order of time",
+        sql="{closes}",
+        published=False,
+        of=("close", "window_start"),
+    ),
 )
 """Columns of `gold.futures_daily_stats`, over the bars of one (symbol, UTC day)."""
 
@@ -215,6 +246,30 @@ DAILY_MEASURES = (
 def columns(measures: Sequence[Measure]) -> tuple[Column, ...]:
     """The published measures as a table's columns."""
     return tuple(Column(measure.name, measure.type, measure.doc) for measure in measures if measure.published)
+
+
+def lineage(measures: Sequence[Measure], source: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Of each published measure the `source` table's columns that it is made of, in that table's order; those that the
+    refresh sets from elsewhere are left out."""
+    by_name = {measure.name: measure for measure in measures}
+
+    def found(measure: Measure) -> set[str]:
+        names = {*(measure.aggregate.made_of if measure.aggregate else ()), *_names_in(measure.sql or "")}
+        for name in measure.of:
+            names |= found(by_name[name]) if measure.derive is not None else {name}
+        return names & set(source)
+
+    made_of = {measure.name: found(measure) for measure in measures if measure.published}
+    return {name: tuple(column for column in source if column in names) for name, names in made_of.items() if names}
+
+
+def definition_hash(measures: Sequence[Measure]) -> str:
+    """Moves when a measure is added or defined anew; the version of the code that makes a table of them."""
+    said = [
+        (measure.name, measure.type, str(measure.aggregate), measure.sql, getattr(measure.derive, "__name__", None))
+        for measure in measures
+    ]
+    return hashlib.sha256(repr(said).encode()).hexdigest()[:12]
 
 
 def select_list(measures: Sequence[Measure], dialect: Dialect) -> str:
@@ -232,6 +287,10 @@ def _sql(measure: Measure, dialect: Dialect) -> str | None:
     if measure.aggregate is not None:
         return measure.aggregate.sql(dialect)
     return measure.sql.format(closes=dialect.closes) if measure.sql is not None else None
+
+
+def _names_in(sql: str) -> list[str]:
+    return re.findall(r"[a-z_]+", sql)
 
 
 def _cast(expression: str, kind: str) -> str:

@@ -76,6 +76,20 @@ def test_gate_checks_block_and_every_check_has_its_assets_partitions(
         assert spec.partitions_def == graph.get(spec.asset_key).partitions_def
 
 
+def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    for key in graph.materializable_asset_keys:
+        node = graph.get(key)
+        assert node.owners, key
+        assert node.kinds, key
+        assert node.tags["layer"] == node.group_name
+        assert node.description, key
+        assert {"dagster/table_name", "dagster/column_schema"} <= set(node.metadata), key
+        if node.group_name != "bronze":  # which is not computed from a table
+            assert node.code_version, key
+            assert "dagster/column_lineage" in node.metadata
+
+
 def test_every_table_that_runs_write_has_its_pool(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     pools = {pool for key in graph.materializable_asset_keys for pool in graph.get(key).pools or ()}

@@ -3,6 +3,7 @@ Kafka's are in and says what the hour holds."""
 
 import dagster as dg
 
+from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.partitions import hour_of, hourly
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
 from cryptolake_assets.lake.tables import BRONZE_TRADES
@@ -15,6 +16,9 @@ KEY = dg.AssetKey(["bronze", "futures_trades"])
     partitions_def=hourly(),
     group_name="bronze",
     kinds={"kafka", "spark", "iceberg"},
+    owners=OWNERS,
+    tags={"layer": "bronze", "cadence": "stream"},
+    metadata=table_metadata(BRONZE_TRADES),
     description=(
         "Every trade as received, repeats included. Written by the Bronze stream; the sensor `bronze_follower` records "
         "what it added. By hand: waits for the stream, or takes what Kafka holds when it is down, then counts."
@@ -33,7 +37,7 @@ def futures_trades(
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": sum(file.rows for file in files),
-            "dagster/table_name": BRONZE_TRADES.full_name,
+            **table_metadata(BRONZE_TRADES),
             "snapshot_id": str(table.metadata.current_snapshot_id),
             "files": len(files),
             "caught_up_by": how,

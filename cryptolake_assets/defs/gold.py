@@ -6,12 +6,17 @@ from datetime import date
 import dagster as dg
 
 from cryptolake_assets.defs import checks, silver
+from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.partitions import daily
 from cryptolake_assets.defs.resources import EngineResource, LakeResource
-from cryptolake_assets.lake.tables import GOLD_DAILY
+from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.measures import DAILY_MEASURES, definition_hash
 from cryptolake_assets.transform.checks import GOLD_CHECKS
 
 KEY = dg.AssetKey(["gold", "futures_daily_stats"])
+
+TABLE = {**table_metadata(GOLD_DAILY), **column_lineage(DAILY_MEASURES, SILVER_OHLCV, silver.KEY)}
+"""Name, columns and their lineage."""
 
 SILVER_UPDATED = dg.AutomationCondition.any_deps_updated()
 
@@ -35,6 +40,10 @@ would be forgotten with that run. Only a request after the publication clears it
     partitions_def=daily(),
     group_name="gold",
     kinds={"duckdb", "spark", "iceberg"},
+    owners=OWNERS,
+    tags={"layer": "gold", "cadence": "day"},
+    code_version=definition_hash(DAILY_MEASURES),
+    metadata=TABLE,
     pool=GOLD_DAILY.writer_pool,
     output_required=False,
     automation_condition=FOLLOWS_SILVER,
@@ -61,7 +70,7 @@ def futures_daily_stats(
     yield dg.MaterializeResult(
         metadata={
             "dagster/row_count": candidate.rows.num_rows,
-            "dagster/table_name": GOLD_DAILY.full_name,
+            **TABLE,
             "snapshot_id": str(publication.snapshot_id),
             "silver_snapshot_id": str(candidate.silver_snapshot),
             "rows_changed": publication.rows_changed,

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from cryptolake_assets.defs import bronze, checks
+from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import EngineResource, LakeResource
-from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.measures import BAR_MEASURES, definition_hash
 from cryptolake_assets.transform.checks import SILVER_CHECKS, SILVER_OBSERVATIONS
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ Metadata = Mapping[str, Any]
 
 KEY = dg.AssetKey(["silver", "futures_ohlcv_1m"])
 
+
+TABLE = {**table_metadata(SILVER_OHLCV), **column_lineage(BAR_MEASURES, BRONZE_TRADES, bronze.KEY)}
+"""Name, columns and their lineage."""
 
 HOURS_A_RUN = 24
 """Hours of a backfill that share a run: a month is some 30 runs, not 720."""
@@ -38,6 +43,10 @@ class SilverConfig(dg.Config):
     partitions_def=hourly(),
     group_name="silver",
     kinds={"duckdb", "spark", "iceberg"},
+    owners=OWNERS,
+    tags={"layer": "silver", "cadence": "minute"},
+    code_version=definition_hash(BAR_MEASURES),
+    metadata=TABLE,
     pool=SILVER_OHLCV.writer_pool,
     backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
     output_required=False,
@@ -120,7 +129,7 @@ def _published(run: "SilverRun", candidate: "SilverCandidate", publication: "Pub
     from cryptolake_assets.transform.refresh_silver import changed_by_hour
 
     return {
-        "dagster/table_name": SILVER_OHLCV.full_name,
+        **TABLE,
         "snapshot_id": str(publication.snapshot_id),
         "bronze_snapshot_id": str(run.bronze_snapshot),
         "bronze_sequence": run.bronze_sequence,
