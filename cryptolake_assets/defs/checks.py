@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import dagster as dg
 from dagster._utils.warnings import PreviewWarning
@@ -33,15 +34,8 @@ def results(
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> Iterator[dg.AssetCheckResult]:
     """A result for every name, for a run of one partition."""
-    for outcome in _of_every_name(names, outcomes):
-        yield dg.AssetCheckResult(
-            asset_key=asset,
-            check_name=outcome.name,
-            passed=outcome.passed,
-            severity=severity,
-            description=outcome.description,
-            metadata=_metadata(outcome),
-        )
+    for said in _of_every_name(asset, names, outcomes, severity):
+        yield dg.AssetCheckResult(**said)
 
 
 def evaluations(
@@ -52,30 +46,28 @@ def evaluations(
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """The same for one partition of a run of many, where Dagster cannot tell of which one a result is."""
-    for outcome in _of_every_name(names, outcomes):
-        yield dg.AssetCheckEvaluation(
-            asset_key=asset,
-            check_name=outcome.name,
-            passed=outcome.passed,
-            severity=severity,
-            description=outcome.description,
-            metadata=_metadata(outcome),
-            blocking=severity is dg.AssetCheckSeverity.ERROR,
-            partition=partition,
-        )
+    for said in _of_every_name(asset, names, outcomes, severity):
+        yield dg.AssetCheckEvaluation(**said, blocking=severity is dg.AssetCheckSeverity.ERROR, partition=partition)
 
 
-def _of_every_name(names: Iterable[str], outcomes: Iterable[CheckOutcome]) -> Iterator[CheckOutcome]:
-    """A check that had nothing to look at passes and says so."""
+def _of_every_name(
+    asset: dg.AssetKey, names: Iterable[str], outcomes: Iterable[CheckOutcome], severity: dg.AssetCheckSeverity
+) -> Iterator[dict[str, Any]]:
+    """What a result or an evaluation says; a check that had nothing to look at passes and says so."""
     by_name = {outcome.name: outcome for outcome in outcomes}
-    return (by_name.get(name, CheckOutcome(name, True, "no rows were touched")) for name in names)
-
-
-def _metadata(outcome: CheckOutcome) -> dict[str, dg.MetadataValue]:
-    return {
-        "failing_rows": dg.MetadataValue.int(outcome.failing_count),
-        "sample": dg.MetadataValue.md(_as_table(outcome)),
-    }
+    for name in names:
+        outcome = by_name.get(name, CheckOutcome(name, True, "no rows were touched"))
+        yield {
+            "asset_key": asset,
+            "check_name": name,
+            "passed": outcome.passed,
+            "severity": severity,
+            "description": outcome.description,
+            "metadata": {
+                "failing_rows": dg.MetadataValue.int(outcome.failing_count),
+                "sample": dg.MetadataValue.md(_as_table(outcome)),
+            },
+        }
 
 
 def _as_table(outcome: CheckOutcome) -> str:

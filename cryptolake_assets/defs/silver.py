@@ -89,15 +89,18 @@ def _refresh(run: "SilverRun", key: str, from_sequence: int | None) -> Iterator[
     if publication is None:
         yield from check_results
         raise _held_back([candidate], metadata=_metadata(candidate))
-    yield dg.MaterializeResult(metadata=_published(run, candidate, publication), check_results=check_results)
+    yield dg.MaterializeResult(
+        metadata=_published(run, candidate, publication, publication.rows_changed), check_results=check_results
+    )
 
 
 def _rebuild(run: "SilverRun", keys: Sequence[str]) -> Iterator[SilverEvent]:
     """A range of hours: all of their minutes, a commit a day. Every hour has an event and checks of its own."""
-    from cryptolake_assets.transform.refresh_silver import rebuild_days
+    from cryptolake_assets.transform.refresh_silver import changed_by_hour, rebuild_days
 
     failed = []
     for candidates, publication in rebuild_days(run, sorted(map(hour_of, keys))):
+        changed = changed_by_hour(publication) if publication is not None else {}
         for candidate in candidates:
             key = hour_key(candidate.hour)
             yield from checks.evaluations(KEY, SILVER_CHECKS, candidate.outcomes, key)
@@ -105,7 +108,7 @@ def _rebuild(run: "SilverRun", keys: Sequence[str]) -> Iterator[SilverEvent]:
                 KEY, SILVER_OBSERVATIONS, candidate.observations, key, dg.AssetCheckSeverity.WARN
             )
             if publication is not None and candidate.passed:
-                metadata = _published(run, candidate, publication)
+                metadata = _published(run, candidate, publication, changed[candidate.hour])
                 yield dg.AssetMaterialization(KEY, partition=key, metadata=metadata)
             else:
                 failed.append(candidate)
@@ -125,16 +128,16 @@ def _held_back(candidates: Sequence["SilverCandidate"], metadata: Metadata | Non
     )
 
 
-def _published(run: "SilverRun", candidate: "SilverCandidate", publication: "Publication") -> Metadata:
-    from cryptolake_assets.transform.refresh_silver import changed_by_hour
-
+def _published(
+    run: "SilverRun", candidate: "SilverCandidate", publication: "Publication", bars_changed: int
+) -> Metadata:
     return {
         **TABLE,
         "snapshot_id": str(publication.snapshot_id),
         "bronze_snapshot_id": str(run.bronze_snapshot),
         "bronze_sequence": run.bronze_sequence,
         "rows_quarantined": run.quarantined,
-        "bars_changed": changed_by_hour(publication)[candidate.hour],
+        "bars_changed": bars_changed,
         "engine": run.engine.name,
         **_metadata(candidate),
     }
