@@ -21,6 +21,7 @@ from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, silver_day
 from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, DUCKDB, select_list
 from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.engines import narrowed
 from cryptolake_assets.transform.ohlcv import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
 from cryptolake_assets.transform.rules import RULES, RuleContext, broken_rule, sound, sql_string, sql_time
 
@@ -49,10 +50,7 @@ class DuckDBEngine:
         bronze = load_table(self._settings, BRONZE_TRADES)
 
         def of_hour(hour: datetime) -> MinuteAggregates:
-            first, last = hour, hour + HOUR
-            if minutes is not None:
-                starts = minutes["window_start"].to_pylist()
-                first, last = max(first, min(starts)), min(last, max(starts) + MINUTE)
+            first, last = narrowed(hour, hour + HOUR, minutes)
             files = files_between(bronze, snapshot_id, first, last)
             return _aggregate_files(files, first, last, minutes, context)
 

@@ -9,11 +9,20 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Protocol
 
+from cryptolake_assets.lake.windows import MINUTE
 from cryptolake_assets.transform.ohlcv import MinuteAggregates
 from cryptolake_assets.transform.rules import RuleContext
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def narrowed(first: datetime, last: datetime, minutes: pa.Table | None) -> tuple[datetime, datetime]:
+    """The interval [first, last), cut to where the given minutes (window_start) lie, if any are given."""
+    if minutes is None:
+        return first, last
+    starts = minutes["window_start"].to_pylist()
+    return max(first, min(starts)), min(last, max(starts) + MINUTE)
 
 
 class Engine(Protocol):

@@ -18,9 +18,10 @@ import structlog
 from cryptolake_assets.lake.bronze_files import constants_of, files_between
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
-from cryptolake_assets.lake.windows import HOUR, MINUTE
+from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, select_list
 from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.engines import narrowed
 from cryptolake_assets.transform.ohlcv import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
 from cryptolake_assets.transform.rules import RULES, RuleContext, rule_number, sql_string, sql_time
 from cryptolake_assets.transform.spark_fast import DOES_NOT_FIT, fast_sql
@@ -100,10 +101,7 @@ class SparkEngine:
     @contextmanager
     def _trades(self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None) -> Iterator[str]:
         """A FROM clause over the trades of the hours, or of these minutes of them."""
-        first, last = hours[0], hours[-1] + HOUR
-        if minutes is not None:
-            starts = minutes["window_start"].to_pylist()
-            first, last = max(first, min(starts)), min(last, max(starts) + MINUTE)
+        first, last = narrowed(hours[0], hours[-1] + HOUR, minutes)
         files = files_between(load_table(self._settings, BRONZE_TRADES), snapshot_id, first, last)
         constants = constants_of(files, OFTEN_CONSTANT)
         read = ", ".join(f"{sql_string(constants[name])} AS {name}" if name in constants else name for name in READ)
