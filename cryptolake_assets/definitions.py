@@ -7,6 +7,8 @@ import dagster as dg
 from cryptolake_assets.defs.bronze import futures_trades
 from cryptolake_assets.defs.follower import bronze_follower
 from cryptolake_assets.defs.gold import futures_daily_stats
+from cryptolake_assets.defs.health import restart_bronze_stream, stream_health, stream_health_now
+from cryptolake_assets.defs.jobs import CHECKS, JOBS, SCHEDULES
 from cryptolake_assets.defs.resources import EngineResource, LakeResource, StreamResource
 from cryptolake_assets.defs.silver import futures_ohlcv_1m
 
@@ -17,8 +19,12 @@ def build_definitions() -> dg.Definitions:
     """A fresh `Definitions`, so that tests can take one with other resources."""
     return dg.Definitions(
         assets=[futures_trades, futures_ohlcv_1m, futures_daily_stats],
+        asset_checks=[*CHECKS, stream_health_now],
+        jobs=[*JOBS, restart_bronze_stream],
+        schedules=SCHEDULES,
         sensors=[
             bronze_follower,
+            stream_health,
             dg.AutomationConditionSensorDefinition(
                 "automation",
                 target=dg.AssetSelection.all(),

@@ -222,7 +222,7 @@ class _Settled:
                 f"http://127.0.0.1:{self._settings.dagster_port}/runs/{failed[0].run_id}"
             )
         bronze = load_table(self._settings, BRONZE_TRADES)
-        state = FollowerState.from_cursor(self._cursor())
+        state = FollowerState.from_cursor(self._cursor()) or FollowerState()
         if state.sequence < head_sequence(bronze):
             return "the sensor has not seen the newest Bronze snapshot"
         if state.pending:
@@ -240,7 +240,8 @@ class _Settled:
     def _coverage_to_come(self) -> str | None:
         """The last minutes are complete only once the producer's coverage has reached the capture's end."""
         from cryptolake_assets.lake.coverage import read_coverage
-        from cryptolake_assets.transform.silver_candidate import minutes_now_complete
+        from cryptolake_assets.transform.context import observe
+        from cryptolake_assets.transform.silver_candidate import hours_to_complete
 
         status = _replay_status(self._settings) or {}
         end_ms = int(status.get("last_event_time_ms") or 0)
@@ -249,7 +250,8 @@ class _Settled:
             reached[row.symbol] = max(reached.get(row.symbol, 0), row.connected_to_ms)
         if not reached or min(reached.values()) < end_ms:
             return "coverage of the last minute"
-        return "bars to be marked complete" if minutes_now_complete(self._settings) else None
+        waiting = hours_to_complete(self._settings, observe(self._settings))
+        return "bars to be marked complete" if waiting else None
 
     def _cursor(self) -> str | None:
         from dagster._core.scheduler.instigation import SensorInstigatorData

@@ -6,6 +6,7 @@ follows from a setting (a topic's name, a directory, a URL) is a property of the
 
 from __future__ import annotations
 
+import math
 import os
 from datetime import date
 from enum import StrEnum
@@ -192,6 +193,28 @@ class Settings(BaseSettings):
     follower_interval_s: int = _named(
         "CRYPTOLAKE_FOLLOWER_INTERVAL_S", 5, "Seconds between two ticks of the sensor that follows Bronze.", ge=1
     )
+    silver_interval_s: int = _named(
+        "CRYPTOLAKE_SILVER_INTERVAL_S",
+        60,
+        "Least seconds between two refreshes of one hour of Silver; in a faster replay as many of the exchange's time.",
+        ge=0,
+        le=3_600,
+    )
+    gold_interval_min: int = _named(
+        "CRYPTOLAKE_GOLD_INTERVAL_MIN",
+        5,
+        "Minutes of the clock in which the open day of Gold is refreshed at most once.",
+        ge=1,
+        le=30,
+    )
+    stream_stall_s: int = _named(
+        "CRYPTOLAKE_STREAM_STALL_S",
+        120,
+        "Seconds without a sign of life of the Bronze stream, or without progress while Kafka holds more, after which "
+        "it is restarted. Half of it makes its heartbeat warn.",
+        ge=10,
+        le=3_600,
+    )
     drop_ratio_limit: float = _named(
         "CRYPTOLAKE_DROP_RATIO_LIMIT",
         0.05,
@@ -228,6 +251,13 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return (PROJECT_ROOT / value.expanduser()).resolve()
 
+    @field_validator("gold_interval_min")
+    @classmethod
+    def _divides_an_hour(cls, value: int) -> int:
+        if 60 % value:
+            raise ValueError("minutes of the clock that divide an hour are needed: 1, 2, 3, 5, 10, 15, 20 or 30")
+        return value
+
     @field_validator("symbols", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -261,6 +291,23 @@ class Settings(BaseSettings):
         if self.engine is not Engine.AUTO:
             return self.engine
         return Engine.DUCKDB if self.profile is Profile.LOCAL else Engine.SPARK
+
+    @property
+    def clock_factor(self) -> float:
+        """How many seconds of the exchange's clock may pass in one of ours: more than 1 in a fast replay."""
+        if self.source is Source.BINANCE:
+            return 1.0
+        return max(1.0, self.replay_speed) if self.replay_speed else math.inf
+
+    @property
+    def silver_interval_in_use_s(self) -> float:
+        """Seconds of this machine's clock between two refreshes of an hour: a replay's minute passes faster."""
+        return self.silver_interval_s / self.clock_factor
+
+    @property
+    def event_time_lag_limit_in_use_s(self) -> float:
+        """Seconds of the exchange's clock: in a fast replay the same work takes more of them."""
+        return self.event_time_lag_limit_s * self.clock_factor
 
     @property
     def topic_rejected(self) -> str:
@@ -303,6 +350,11 @@ class Settings(BaseSettings):
     def checkpoint_location(self) -> str:
         """Where the Bronze stream keeps its checkpoints: beside the tables."""
         return f"{self.warehouse_location}/_checkpoints"
+
+    @property
+    def follower_location(self) -> str:
+        """Where the follower of Bronze keeps a copy of its cursor: beside the tables."""
+        return f"{self.warehouse_location}/_follower/cursor.json"
 
     @property
     def catalog_db(self) -> Path:

@@ -15,7 +15,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.lake.tables import POOLED_TABLES
 from cryptolake_assets.platform.pools import ensure_pools
 from cryptolake_assets.settings import PROJECT_ROOT, load_settings
-from cryptolake_assets.transform.checks import SILVER_OBSERVATIONS
+from cryptolake_assets.transform.checks import DEPENDENCIES, HEARTBEAT, SILVER_OBSERVATIONS, UP_TO_DATE
 
 HEAVY = ("pyspark", "pyiceberg", "pyarrow", "duckdb", "pandas", "dagster_pyspark", "aiokafka", "aiohttp")
 PROBE = f"""
@@ -55,14 +55,22 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
     assert daily.get_first_partition_key() == "2024-07-18"
 
 
-@pytest.mark.parametrize("name", ["bronze_follower", "automation"])
-def test_sensors_are_on_in_a_fresh_home(repository: dg.RepositoryDefinition, name: str) -> None:
-    assert repository.get_sensor_def(name).default_status is dg.DefaultSensorStatus.RUNNING
+def test_sensors_and_schedules_are_on_in_a_fresh_home(repository: dg.RepositoryDefinition) -> None:
+    assert {sensor.name for sensor in repository.sensor_defs} == {"bronze_follower", "automation", "stream_health"}
+    for sensor in repository.sensor_defs:
+        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    for schedule in repository.schedule_defs:
+        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+        assert schedule.execution_timezone == "UTC"
 
 
-def test_every_sensor_and_schedule_is_named_above(repository: dg.RepositoryDefinition) -> None:
-    assert {sensor.name for sensor in repository.sensor_defs} == {"bronze_follower", "automation"}
-    assert list(repository.schedule_defs) == []
+def test_every_job_that_users_know_has_a_schedule_a_timeout_and_retries(repository: dg.RepositoryDefinition) -> None:
+    scheduled = {schedule.job_name for schedule in repository.schedule_defs}
+    for name in ("ingest_realtime_to_bronze", "bronze_to_silver_1m", "silver_to_gold_daily"):
+        assert name in scheduled
+        tags = repository.get_job(name).tags
+        assert int(tags["dagster/max_runtime"]) > 0
+        assert int(tags["dagster/max_retries"]) > 0
 
 
 def test_gate_checks_block_and_every_check_has_its_assets_partitions(
@@ -72,8 +80,9 @@ def test_gate_checks_block_and_every_check_has_its_assets_partitions(
     specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
     assert specs
     for spec in specs:
-        assert spec.blocking == (spec.name not in SILVER_OBSERVATIONS)
-        assert spec.partitions_def == graph.get(spec.asset_key).partitions_def
+        of_all_time = spec.name in (HEARTBEAT, UP_TO_DATE, DEPENDENCIES)
+        assert spec.blocking == (spec.name not in (*SILVER_OBSERVATIONS, HEARTBEAT, UP_TO_DATE))
+        assert spec.partitions_def == (None if of_all_time else graph.get(spec.asset_key).partitions_def)
 
 
 def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition) -> None:
@@ -84,6 +93,7 @@ def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition) -> Non
         assert node.kinds, key
         assert node.tags["layer"] == node.group_name
         assert node.description, key
+        assert node.freshness_policy, key
         assert {"dagster/table_name", "dagster/column_schema"} <= set(node.metadata), key
         if node.group_name != "bronze":  # which is not computed from a table
             assert node.code_version, key

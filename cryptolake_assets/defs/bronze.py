@@ -1,14 +1,19 @@
 """Bronze: the table that the stream writes, as an asset. Materializing an hour writes no trades; it makes sure that
 Kafka's are in and says what the hour holds."""
 
+from datetime import timedelta
+
 import dagster as dg
 
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.partitions import hour_of, hourly
-from cryptolake_assets.defs.resources import LakeResource, StreamResource
+from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 
 KEY = dg.AssetKey(["bronze", "futures_trades"])
+
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=10), fail_window=timedelta(minutes=20))
+"""While the stream lives it is reported every five minutes, with or without new trades."""
 
 
 @dg.asset(
@@ -19,6 +24,8 @@ KEY = dg.AssetKey(["bronze", "futures_trades"])
     owners=OWNERS,
     tags={"layer": "bronze", "cadence": "stream"},
     metadata=table_metadata(BRONZE_TRADES),
+    freshness_policy=FRESH,
+    retry_policy=RETRIES,
     description=(
         "Every trade as received, repeats included. Written by the Bronze stream; the sensor `bronze_follower` records "
         "what it added. By hand: waits for the stream, or takes what Kafka holds when it is down, then counts."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -12,13 +13,19 @@ from dagster._utils.warnings import PreviewWarning
 from cryptolake_assets.transform.checks import MEANINGS, CheckOutcome
 
 
+@contextmanager
+def preview_accepted() -> Iterator[None]:
+    """Partitioned checks are in preview; without them one failed hour would not hold its day (docs/decisions)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PreviewWarning)
+        yield
+
+
 def specs(
     asset: dg.AssetKey, names: Iterable[str], partitions: dg.PartitionsDefinition, *, blocking: bool = True
 ) -> list[dg.AssetCheckSpec]:
     """One check spec a name, partitioned as its asset is: a failed hour holds back its own day only."""
-    with warnings.catch_warnings():
-        # Partitioned checks are in preview; without them one failed hour would not hold its day (docs/decisions).
-        warnings.simplefilter("ignore", PreviewWarning)
+    with preview_accepted():
         return [
             dg.AssetCheckSpec(
                 name, asset=asset, description=MEANINGS[name], blocking=blocking, partitions_def=partitions
@@ -42,10 +49,11 @@ def evaluations(
     asset: dg.AssetKey,
     names: Iterable[str],
     outcomes: Iterable[CheckOutcome],
-    partition: str,
+    partition: str | None,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """The same for one partition of a run of many, where Dagster cannot tell of which one a result is."""
+    """The same where Dagster cannot tell of which partition a result is: in a run of many, and outside of runs (None is
+    for a check without partitions)."""
     for said in _of_every_name(asset, names, outcomes, severity):
         yield dg.AssetCheckEvaluation(**said, blocking=severity is dg.AssetCheckSeverity.ERROR, partition=partition)
 

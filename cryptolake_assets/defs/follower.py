@@ -1,9 +1,15 @@
 """The sensor that follows the Bronze stream: records what the stream added, asks for Silver runs of exactly the
-touched hours. The bookkeeping is `lake.follow`; here it meets Dagster's runs and events."""
+touched hours. The bookkeeping is `lake.follow`; here it meets Dagster's runs and events.
+
+A tick is bounded: in what it asks for, in the events it reports, and in what it reads of history. Its cursor is
+Dagster's, with a copy beside the tables that takes over when Dagster's is lost.
+"""
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -13,13 +19,21 @@ from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
 from cryptolake_assets.lake.follow import FollowerState, RunState, RunWish, rows_by_hour, split_hours
 from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_COVERAGE
+from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
+    from cryptolake_assets.transform.completeness import CompletenessIndex
+    from cryptolake_assets.transform.context import World
+
 REQUEST_TAG = "cryptolake/request"
-MOST_RUNS_A_TICK = 24
+MOST_RUNS_IN_FLIGHT = 24
+MOST_EVENTS_A_TICK = 100
+"""Some 60 events a second go into SQLite, and a tick may take a minute."""
+FULL_LOOK_S = 3_600.0
+"""How often all of Silver is looked through for bars that have become complete, and not only what was just covered."""
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -45,44 +59,56 @@ def bronze_follower(
 
 
 def tick(
-    context: dg.SensorEvaluationContext, settings: Settings, stream: StreamResource
+    context: dg.SensorEvaluationContext, settings: Settings, stream: StreamResource, now: float | None = None
 ) -> dg.SensorResult | dg.SkipReason:
-    """One evaluation; see the module's text."""
+    """One evaluation; see the module's text. `now` (epoch seconds) is the clock's time if not given."""
     from cryptolake_assets.lake.bronze_files import head_sequence
     from cryptolake_assets.lake.catalog import load_table
+    from cryptolake_assets.lake.files import write_text
 
-    state = FollowerState.from_cursor(context.cursor)
     table = load_table(settings, BRONZE_TRADES)
-    events, outside = _take_in_files(state, table, settings, stream)
+    state = _restore(context, table, settings)
+    outside = _take_in_files(state, table, settings)
     _take_in_coverage(state, settings, head_sequence(table))
 
-    now = time.time()
+    now = time.time() if now is None else now
     runs = _SilverRuns(context.instance)
+    interval_s = settings.silver_interval_in_use_s
     state.settle(runs.state_of_request, now)
-    wishes = state.wishes(runs.is_busy, now, MOST_RUNS_A_TICK)
+    wishes = state.wishes(runs.is_busy, now, MOST_RUNS_IN_FLIGHT, interval_s)
+    events = _reports(state.reports(now, MOST_EVENTS_A_TICK, interval_s), state.sequence, table, stream)
     if outside:
         context.log.warning(
             f"{sum(outside.values())} trades are dated outside the partitions and wait in quarantine: "
             + ", ".join(f"{hour:%Y-%m-%d %H:00} ({rows})" for hour, rows in sorted(outside.items())[:10])
         )
     cursor = state.to_cursor()
+    if cursor != context.cursor:
+        write_text(settings.follower_location, cursor)
     if not wishes and not events:
         context.update_cursor(cursor)
         return dg.SkipReason(_summary(state, outside, now))
     return dg.SensorResult(run_requests=[_request(wish) for wish in wishes], asset_events=events, cursor=cursor)
 
 
-def _take_in_files(
-    state: FollowerState, table: "Table", settings: Settings, stream: StreamResource
-) -> tuple[list[dg.AssetMaterialization], dict[datetime, int]]:
-    """Touches the hours of the files that came; returns their Bronze materializations, and what lies outside."""
+def _restore(context: dg.SensorEvaluationContext, table: "Table", settings: Settings) -> FollowerState:
+    """The state of the last tick: from Dagster, or from the copy beside the tables."""
+    from cryptolake_assets.lake.files import read_text
+
+    return FollowerState.restored(
+        context.cursor, lambda: read_text(settings.follower_location), str(table.metadata.table_uuid)
+    )
+
+
+def _take_in_files(state: FollowerState, table: "Table", settings: Settings) -> dict[datetime, int]:
+    """Touches the hours of the files that came; returns the rows by hour that lie outside the partitions."""
     from cryptolake_assets.lake.bronze_files import added_files, head_sequence, oldest_sequence_by_hour
     from cryptolake_assets.transform.context import observe
 
     files = added_files(table, state.sequence)
     state.sequence = max(state.sequence, head_sequence(table))
     if not files:
-        return [], {}
+        return {}
     world = observe(settings)
     rows = rows_by_hour((file.hour, file.rows) for file in files)
     last = hour_of(hourly().get_last_partition_key() or hour_key(world.rules.earliest))
@@ -93,41 +119,85 @@ def _take_in_files(
         # A run of the open hour takes the strays into quarantine though no hour of the graph was touched.
         open_hour = min(last, world.rules.latest - timedelta(minutes=1)).replace(minute=0, second=0, microsecond=0)
         state.touch(max(open_hour, world.rules.earliest), state.sequence + 1)
+    state.arrived({hour: rows[hour] for hour in hours.inside})
+    return hours.outside
+
+
+def _reports(
+    rows: Mapping[datetime, int], sequence: int, table: "Table", stream: StreamResource
+) -> list[dg.AssetMaterialization]:
+    """Bronze's materializations of the hours."""
+    if not rows:
+        return []
     lag = stream.lag()
-    events = [
+    return [
         dg.AssetMaterialization(
             asset_key=bronze.KEY,
             partition=hour_key(hour),
             metadata={
-                "rows_added": rows[hour],
+                "rows_added": added,
                 "dagster/table_name": BRONZE_TRADES.full_name,
                 "snapshot_id": str(table.metadata.current_snapshot_id),
-                "sequence": state.sequence,
+                "sequence": sequence,
                 **({} if lag is None else {"lag": lag}),
             },
         )
-        for hour in sorted(hours.inside)
+        for hour, added in rows.items()
     ]
-    return events, hours.outside
+
+
+@dataclass(frozen=True)
+class _CoverageSeen:
+    """What coverage proved when it was looked at last, and when all of Silver was held against it."""
+
+    looked_at: str
+    completeness: "CompletenessIndex"
+    full_look_s: float
+
+
+_coverage_seen: dict[Path, _CoverageSeen] = {}
+"""By home. Only saves reading, and only where it is what the cursor says was looked at: a process that has another one
+or none looks through all of Silver once."""
 
 
 def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> None:
     """Touches the hours that hold bars which coverage has made complete since it was looked at last."""
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.stream.progress import committed_offsets
-    from cryptolake_assets.transform.silver_candidate import minutes_now_complete
+    from cryptolake_assets.transform.context import observe
+    from cryptolake_assets.transform.ohlcv import epoch_ms
+    from cryptolake_assets.transform.silver_candidate import hours_to_complete
 
     snapshot_id = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id
     offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed_offsets(settings).items()))
-    seen = f"{snapshot_id}/{offsets}"
-    if seen == state.coverage:
+    looked_at = f"{snapshot_id}/{offsets}"
+    owed = {hour for hour in map(datetime.fromisoformat, state.look_again) if hour.isoformat() not in state.pending}
+    if looked_at == state.coverage and not owed:
         return
-    hours = minutes_now_complete(settings)
-    waiting = {hour for hour in hours if hour.isoformat() in state.pending}
-    for hour in hours - waiting:
-        state.touch(hour, head + 1)
-    # The run of a pending hour may have begun before this coverage was written: look again after it.
-    state.coverage = "" if waiting else seen
+    world = observe(settings)
+    hours = _completed(settings, world, state.coverage, looked_at)
+    for hour in owed:
+        hours |= hours_to_complete(settings, world, epoch_ms(hour), epoch_ms(hour + HOUR))
+    # The run of a pending hour may have begun before this coverage was written: such an hour is looked at after it.
+    waiting = {hour.isoformat() for hour in hours}.union(state.look_again) & state.pending.keys()
+    for hour in hours:
+        if hour.isoformat() not in waiting:
+            state.touch(hour, head + 1)
+    state.look_again = sorted(waiting)
+    state.coverage = looked_at
+
+
+def _completed(settings: Settings, world: "World", before: str, looked_at: str) -> set[datetime]:
+    """Hours with bars that may be marked complete: of what was covered since `before`, and now and then of all."""
+    from cryptolake_assets.transform.silver_candidate import hours_to_complete
+
+    seen = _coverage_seen.get(settings.home)
+    if seen is None or seen.looked_at != before or time.monotonic() - seen.full_look_s > FULL_LOOK_S:
+        _coverage_seen[settings.home] = _CoverageSeen(looked_at, world.completeness, time.monotonic())
+        return hours_to_complete(settings, world)
+    _coverage_seen[settings.home] = replace(seen, looked_at=looked_at, completeness=world.completeness)
+    gained = world.completeness.gained(seen.completeness)
+    return hours_to_complete(settings, world, *gained) if gained else set()
 
 
 class _SilverRuns:
@@ -162,6 +232,7 @@ def _request(wish: RunWish) -> dg.RunRequest:
         run_key=wish.key,
         partition_key=hour_key(wish.hour),
         asset_selection=[silver.KEY],
+        asset_check_keys=silver.CHECK_KEYS,
         run_config=dg.RunConfig(ops={SILVER_OP: silver.SilverConfig(from_sequence=wish.from_sequence)}),
         tags={REQUEST_TAG: wish.request},
     )

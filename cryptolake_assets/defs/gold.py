@@ -1,37 +1,35 @@
 """Gold: daily stats from Silver. A thin adapter of `transform.refresh_gold`."""
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cryptolake_assets.defs import checks, silver
+from cryptolake_assets.defs import checks, previews, silver
+from cryptolake_assets.defs.automation import follows_upstream
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.partitions import daily
-from cryptolake_assets.defs.resources import EngineResource, LakeResource
+from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
 from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.measures import DAILY_MEASURES, definition_hash
+from cryptolake_assets.settings import get_settings
 from cryptolake_assets.transform.checks import GOLD_CHECKS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 KEY = dg.AssetKey(["gold", "futures_daily_stats"])
 
 TABLE = {**table_metadata(GOLD_DAILY), **column_lineage(DAILY_MEASURES, SILVER_OHLCV, silver.KEY)}
 """Name, columns and their lineage."""
 
-SILVER_UPDATED = dg.AutomationCondition.any_deps_updated()
+PREVIEWED = ("symbol", "open", "high", "low", "close", "total_volume", "vwap", "realised_volatility", "is_complete")
 
-FOLLOWS_SILVER = (
-    SILVER_UPDATED.since(dg.AutomationCondition.newly_requested() & ~SILVER_UPDATED)
-    & ~dg.AutomationCondition.any_deps_match(
-        dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
-    )
-    & ~dg.AutomationCondition.in_progress()
-).with_label("follows_silver")
-"""A day runs once an hour of it was published, and waits while a blocking check of any of its hours has failed.
+DAYS_DRAWN = 30
 
-Not `since_last_handled()`: an hour that is published between two ticks, while a run of its day reads the bars before,
-would be forgotten with that run. Only a request after the publication clears it.
-"""
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=100), fail_window=timedelta(hours=4))
+"""Each materialization of Silver brings one of Gold, and Silver has one an hour at least."""
 
 
 @dg.asset(
@@ -46,7 +44,9 @@ would be forgotten with that run. Only a request after the publication clears it
     metadata=TABLE,
     pool=GOLD_DAILY.writer_pool,
     output_required=False,
-    automation_condition=FOLLOWS_SILVER,
+    automation_condition=follows_upstream(get_settings().gold_interval_min, "follows_silver"),
+    freshness_policy=FRESH,
+    retry_policy=RETRIES,
     check_specs=checks.specs(KEY, GOLD_CHECKS, daily()),
     description="Daily statistics per symbol, from the one-minute bars; published by one commit once the checks pass.",
 )
@@ -77,6 +77,36 @@ def futures_daily_stats(
             "bars_read": candidate.bars_read,
             "duration_ms": candidate.duration_ms,
             "engine": candidate.engine,
+            "preview": previews.preview(candidate.rows, PREVIEWED),
+            **_picture(refresh_gold.last_days(settings, candidate.day, DAYS_DRAWN), candidate.day),
         },
         check_results=check_results,
     )
+
+
+def _picture(days: "pa.Table", last: date) -> dict[str, dg.MarkdownMetadataValue]:
+    """The days up to this one."""
+    from cryptolake_assets.lake.windows import DAY
+    from cryptolake_assets.transform.pictures import Candle
+
+    candles = [
+        Candle(
+            symbol=row["symbol"],
+            start=_midnight(row["trade_date"]),
+            open=row["open"],
+            high=row["high"],
+            low=row["low"],
+            close=row["close"],
+            volume=row["total_volume"],
+            turnover=row["total_quote_volume"],
+        )
+        for row in days.to_pylist()
+    ]
+    if not candles:
+        return {}
+    end = _midnight(last) + DAY
+    return {"picture": previews.picture(candles, end - DAYS_DRAWN * DAY, end, DAY)}
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)

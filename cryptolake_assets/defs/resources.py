@@ -13,7 +13,12 @@ from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
+    from cryptolake_assets.stream.health import Signs
     from cryptolake_assets.transform.engines import Engine
+
+
+RETRIES = dg.RetryPolicy(max_retries=2, delay=3, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""Of a step that could not reach what it needs; data that fails its gate is not tried again."""
 
 
 class LakeResource(dg.ConfigurableResource):
@@ -28,9 +33,10 @@ class EngineResource(dg.ConfigurableResource):
     """What computes Silver and Gold: DuckDB in the run's own process, or Spark by dagster-pyspark's resource on the
     Spark Connect server."""
 
-    def engine(self) -> "Engine":
+    def engine(self, name: EngineName = EngineName.AUTO) -> "Engine":
+        """The engine of that name; with `auto` the one of the settings."""
         settings = get_settings()
-        if settings.engine_in_use is EngineName.SPARK:
+        if (settings.engine_in_use if name is EngineName.AUTO else name) is EngineName.SPARK:
             return self._spark(settings)
 
         from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
@@ -70,6 +76,22 @@ class StreamResource(dg.ConfigurableResource):
         part = next(part for part in status(get_settings()) if part.name == "bronze")
         return {"state": part.state, "pid": part.pid, "log": part.log, "lag": self.lag()}
 
+    def signs(self) -> "Signs":
+        """What is seen of it from outside, for `stream.health`."""
+        from cryptolake_assets.platform.status import process_state
+        from cryptolake_assets.platform.supervisor import Supervisor
+        from cryptolake_assets.stream.health import Signs
+        from cryptolake_assets.stream.progress import committed_offsets, report_age_s
+
+        settings = get_settings()
+        process = Supervisor(settings).processes().get("bronze")
+        return Signs(
+            state=process_state(process) if process is not None else None,
+            report_age_s=report_age_s(settings),
+            committed=sum(committed_offsets(settings).values()),
+            lag=self.lag(),
+        )
+
     def progress(self) -> dict[str, Any]:
         """Kafka offsets that are in Bronze, by partition, and the stream's last report (None before the first)."""
         from cryptolake_assets.stream.progress import committed_offsets, read_report
@@ -81,6 +103,12 @@ class StreamResource(dg.ConfigurableResource):
         from cryptolake_assets.platform.lifecycle import start
 
         start(get_settings(), "bronze")
+
+    def restart(self) -> None:
+        """Stops it, if it still lives, and returns when it serves again. Raises `PartError`."""
+        from cryptolake_assets.platform.lifecycle import restart
+
+        restart(get_settings(), "bronze")
 
     def stop(self) -> None:
         from cryptolake_assets.platform.lifecycle import stop

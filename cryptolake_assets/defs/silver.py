@@ -1,21 +1,24 @@
 """Silver: exact one-minute bars, checked before they are published. A thin adapter of `transform.refresh_silver`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pydantic
 
-from cryptolake_assets.defs import bronze, checks
+from cryptolake_assets.defs import bronze, checks, previews
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
-from cryptolake_assets.defs.resources import EngineResource, LakeResource
+from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.measures import BAR_MEASURES, definition_hash
+from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.transform.checks import SILVER_CHECKS, SILVER_OBSERVATIONS
 
 if TYPE_CHECKING:
     from cryptolake_assets.lake.commit import Publication
-    from cryptolake_assets.transform.silver_candidate import SilverCandidate, SilverRun
+    from cryptolake_assets.transform.silver_candidate import Scope, SilverCandidate, SilverRun
 
 SilverEvent = dg.MaterializeResult | dg.AssetCheckResult | dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output
 Metadata = Mapping[str, Any]
@@ -26,15 +29,50 @@ KEY = dg.AssetKey(["silver", "futures_ohlcv_1m"])
 TABLE = {**table_metadata(SILVER_OHLCV), **column_lineage(BAR_MEASURES, BRONZE_TRADES, bronze.KEY)}
 """Name, columns and their lineage."""
 
+PREVIEWED = ("symbol", "window_start", "open", "high", "low", "close", "volume", "trades", "is_complete")
+
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=75), fail_window=timedelta(minutes=150))
+"""Silver has a run an hour at least, by schedule. How far its bars reach is what the check `up_to_date` says."""
+
+CHECK_KEYS = [dg.AssetCheckKey(KEY, name) for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS)]
+"""The checks that the asset makes itself, of every refresh; others count whole hours and are left to the jobs."""
+
 HOURS_A_RUN = 24
 """Hours of a backfill that share a run: a month is some 30 runs, not 720."""
 
 
 class SilverConfig(dg.Config):
-    """What a Silver run recomputes."""
+    """What a Silver run recomputes of its hours, and with what: everything and by the settings without it."""
 
-    from_sequence: int | None = None
-    """Bronze sequence number from which files count as new; without it the whole hour is recomputed."""
+    from_sequence: int | None = pydantic.Field(
+        default=None, ge=0, description="Bronze sequence number from which files count as new; without it all of them."
+    )
+    symbols: list[str] = pydantic.Field(default=[], description="Only the bars of these symbols.")
+    window_start: str = pydantic.Field(default="", description="Only minutes from this time on: 2026-01-31T09:00:00Z.")
+    window_end: str = pydantic.Field(default="", description="Only minutes before this time.")
+    engine: EngineName = pydantic.Field(
+        default=EngineName.AUTO, description="duckdb, spark, or auto: as the settings say."
+    )
+
+    @pydantic.field_validator("window_start", "window_end")
+    @classmethod
+    def _a_time(cls, value: str) -> str:
+        _moment(value)
+        return value
+
+    def scope(self) -> "Scope":
+        from cryptolake_assets.transform.silver_candidate import Scope
+
+        symbols = tuple(symbol.upper() for symbol in self.symbols)
+        return Scope(symbols, _moment(self.window_start), _moment(self.window_end))
+
+
+def _moment(text: str) -> datetime | None:
+    """A time in UTC, if it does not say otherwise; None for no text. Raises `ValueError` for what is no time."""
+    if not text:
+        return None
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 @dg.asset(
@@ -48,6 +86,8 @@ class SilverConfig(dg.Config):
     code_version=definition_hash(BAR_MEASURES),
     metadata=TABLE,
     pool=SILVER_OHLCV.writer_pool,
+    freshness_policy=FRESH,
+    retry_policy=RETRIES,
     backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
     output_required=False,
     check_specs=[
@@ -64,23 +104,23 @@ def futures_ohlcv_1m(
 ) -> Iterator[SilverEvent]:
     from cryptolake_assets.transform.silver_candidate import SilverRun
 
-    run = SilverRun(lake.settings, engine.engine(), context.run.run_id)
+    run = SilverRun(lake.settings, engine.engine(config.engine), context.run.run_id)
     if context.has_partition_key:
-        yield from _refresh(run, context.partition_key, config.from_sequence)
+        yield from _refresh(run, context.partition_key, config)
     else:
-        yield from _rebuild(run, context.partition_keys)
+        yield from _rebuild(run, context.partition_keys, config.scope())
         # The checks have spoken for their hours; Dagster waits for one output of each besides.
         for spec in context.assets_def.check_specs:
             if spec.key in context.selected_asset_check_keys:
                 yield dg.Output(None, output_name=spec.get_python_identifier())
 
 
-def _refresh(run: "SilverRun", key: str, from_sequence: int | None) -> Iterator[SilverEvent]:
+def _refresh(run: "SilverRun", key: str, config: SilverConfig) -> Iterator[SilverEvent]:
     """One hour: the minutes that are touched since the sequence number."""
     from cryptolake_assets.transform.refresh_silver import publish_passed
     from cryptolake_assets.transform.silver_candidate import prepare
 
-    candidate = prepare(run, hour_of(key), from_sequence)
+    candidate = prepare(run, hour_of(key), config.from_sequence, config.scope())
     publication = publish_passed(run, [candidate])
     check_results = [
         *checks.results(KEY, SILVER_CHECKS, candidate.outcomes),
@@ -94,12 +134,12 @@ def _refresh(run: "SilverRun", key: str, from_sequence: int | None) -> Iterator[
     )
 
 
-def _rebuild(run: "SilverRun", keys: Sequence[str]) -> Iterator[SilverEvent]:
+def _rebuild(run: "SilverRun", keys: Sequence[str], scope: "Scope") -> Iterator[SilverEvent]:
     """A range of hours: all of their minutes, a commit a day. Every hour has an event and checks of its own."""
     from cryptolake_assets.transform.refresh_silver import changed_by_hour, rebuild_days
 
     failed = []
-    for candidates, publication in rebuild_days(run, sorted(map(hour_of, keys))):
+    for candidates, publication in rebuild_days(run, sorted(map(hour_of, keys)), scope):
         changed = changed_by_hour(publication) if publication is not None else {}
         for candidate in candidates:
             key = hour_key(candidate.hour)
@@ -128,6 +168,31 @@ def _held_back(candidates: Sequence["SilverCandidate"], metadata: Metadata | Non
     )
 
 
+def _picture(run: "SilverRun", candidate: "SilverCandidate") -> Metadata:
+    """Of an hour that is over: the open one would be drawn again every minute."""
+    from cryptolake_assets.lake.windows import HOUR, MINUTE
+    from cryptolake_assets.transform.ohlcv import epoch_ms
+    from cryptolake_assets.transform.pictures import Candle
+
+    end = candidate.hour + HOUR
+    if not candidate.hour_bars or (run.world.exchange_time_ms or 0) < epoch_ms(end):
+        return {}
+    candles = [
+        Candle(
+            symbol=bar["symbol"],
+            start=bar["window_start"],
+            open=bar["open"],
+            high=bar["high"],
+            low=bar["low"],
+            close=bar["close"],
+            volume=bar["volume"],
+            turnover=bar["quote_volume"],
+        )
+        for bar in candidate.hour_bars
+    ]
+    return {"picture": previews.picture(candles, candidate.hour, end, MINUTE)}
+
+
 def _published(
     run: "SilverRun", candidate: "SilverCandidate", publication: "Publication", bars_changed: int
 ) -> Metadata:
@@ -139,6 +204,8 @@ def _published(
         "rows_quarantined": run.quarantined,
         "bars_changed": bars_changed,
         "engine": run.engine.name,
+        "preview": previews.preview(candidate.bars, PREVIEWED),
+        **_picture(run, candidate),
         **_metadata(candidate),
     }
 

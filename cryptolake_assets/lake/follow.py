@@ -2,7 +2,8 @@
 
 The state is the sensor's cursor. A pending hour keeps the oldest Bronze sequence number that is not in Silver yet; it
 leaves only when the run that was asked for it succeeded. An hour whose run fails is asked for again, later and later,
-and holds up no other hour.
+and holds up no other hour. An hour that is open is asked for at most once in an interval, and what is in flight is
+bounded, so that a day of downtime is caught up by many small ticks.
 """
 
 from __future__ import annotations
@@ -56,26 +57,49 @@ class RunWish:
 class FollowerState:
     """The cursor: everything below or at `sequence` was seen; `coverage` is the coverage that was looked at last.
 
-    `epoch` is new with every new cursor, so that a lost one does not take the runs of its predecessor for its own.
+    `look_again` are the hours whose coverage is to be looked at again once they are not pending. `table` is the Bronze
+    table that the numbers belong to. `epoch` is new with every new state, so that one that begins anew does not take
+    the runs of its predecessor for its own. `unreported` holds rows by hour that came and that no event has told of;
+    `asked` and `reported` when an hour was asked for or reported last (epoch seconds), as long as that matters.
     """
 
     sequence: int = 0
     generation: int = 0
     epoch: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     coverage: str = ""
+    look_again: list[str] = field(default_factory=list)
+    table: str = ""
     pending: dict[str, PendingHour] = field(default_factory=dict)
+    unreported: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, float] = field(default_factory=dict)
+    reported: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def from_cursor(cls, cursor: str | None) -> FollowerState:
-        """A lost or unreadable cursor begins at the beginning: every hour is recomputed, which changes nothing."""
+    def from_cursor(cls, cursor: str | None) -> FollowerState | None:
+        """None for a lost or unreadable cursor."""
         if not cursor:
-            return cls()
+            return None
         try:
             data = json.loads(cursor)
             pending = {hour: PendingHour(**entry) for hour, entry in data.pop("pending").items()}
             return cls(**data, pending=pending)
         except (ValueError, TypeError, KeyError, AttributeError):
-            return cls()
+            return None
+
+    @classmethod
+    def restored(cls, cursor: str | None, copy: Callable[[], str | None], table: str) -> FollowerState:
+        """From the cursor, or else its copy, whichever can be read and belongs to `table`. Without any it begins at the
+        beginning: every hour is recomputed, which changes nothing."""
+        state = cls._of_table(cursor, table)
+        if state is None:
+            state = cls._of_table(copy(), table) or cls()
+        state.table = table
+        return state
+
+    @classmethod
+    def _of_table(cls, cursor: str | None, table: str) -> FollowerState | None:
+        state = cls.from_cursor(cursor)
+        return state if state is not None and state.table in ("", table) else None
 
     def to_cursor(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -120,24 +144,50 @@ class FollowerState:
                 delay = min(RETRY_LONGEST_S, RETRY_FIRST_S * 2 ** min(entry.attempts - 1, 20))
                 entry.retry_at = now if arrived_since else now + delay
 
-    def wishes(self, is_busy: Callable[[datetime], bool], now: float, most: int) -> list[RunWish]:
-        """The runs to ask for now, oldest data first, at most `most`; hours that another run works on wait."""
+    def wishes(
+        self, is_busy: Callable[[datetime], bool], now: float, most: int, interval_s: float = 0.0
+    ) -> list[RunWish]:
+        """The runs to ask for now, oldest data first, so that at most `most` are in flight.
+
+        Hours that another run works on wait, and those that were asked for less than `interval_s` ago.
+        """
+        self.asked = _recent(self.asked, now, interval_s)
         due = [
             (entry.from_sequence, key, entry)
             for key, entry in self.pending.items()
-            if entry.requested is None and entry.retry_at <= now
+            if entry.requested is None and entry.retry_at <= now and key not in self.asked
         ]
+        room = most - sum(entry.requested is not None for entry in self.pending.values())
         wishes: list[RunWish] = []
         for from_sequence, key, entry in sorted(due, key=lambda item: item[:2]):
-            if len(wishes) >= most:
+            if len(wishes) >= room:
                 break
             hour = datetime.fromisoformat(key)
             if is_busy(hour):
                 continue
             entry.requested = entry.generation
+            self.asked[key] = now
             request = self._request(entry.generation)
             wishes.append(RunWish(hour, from_sequence, request, f"{key}/{request}/{entry.attempts}"))
         return wishes
+
+    def arrived(self, rows: Mapping[datetime, int]) -> None:
+        """Rows came for these hours; an event shall tell of them."""
+        for hour, number in rows.items():
+            key = hour.isoformat()
+            self.unreported[key] = self.unreported.get(key, 0) + number
+
+    def reports(self, now: float, most: int, interval_s: float = 0.0) -> dict[datetime, int]:
+        """Rows by hour to tell of now: at most `most` hours, each at most once in `interval_s`, oldest first."""
+        self.reported = _recent(self.reported, now, interval_s)
+        due = sorted(key for key in self.unreported if key not in self.reported)[:most]
+        self.reported.update(dict.fromkeys(due, now))
+        return {datetime.fromisoformat(key): self.unreported.pop(key) for key in due}
+
+
+def _recent(times: Mapping[str, float], now: float, interval_s: float) -> dict[str, float]:
+    """Those that are less than `interval_s` ago."""
+    return {key: then for key, then in times.items() if now - interval_s < then <= now}
 
 
 @dataclass(frozen=True)

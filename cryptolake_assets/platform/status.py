@@ -132,9 +132,14 @@ def _local_status(part: Part, settings: Settings, info: ProcessInfo | None) -> P
     )
 
 
+def process_state(info: ProcessInfo) -> str:
+    """What the supervisor knows, in the words of `PartStatus.state`; whether a running process answers is not asked."""
+    return RUNNING if info.alive else _STATES.get(info.state, "failed")
+
+
 def _state(part: Part, settings: Settings, info: ProcessInfo) -> str:
     if not info.alive:
-        return _STATES.get(info.state, "failed")
+        return process_state(info)
     if part.is_ready(settings, info.started_s):
         return RUNNING
     if 0 < info.started_s - info.stopped_s < RESTART_PAUSE_S:

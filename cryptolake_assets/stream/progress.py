@@ -7,9 +7,11 @@ the newest batch with both is in the table. Source: Spark's Structured Streaming
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cryptolake_assets.lake.files import open_filesystem
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def checkpoint(settings: Settings, query: str) -> str:
 def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str | None = None) -> dict[int, int]:
     """Next offset per Kafka partition of the trade topic: everything below it is in the table. Empty before the first
     batch."""
-    filesystem, path = _open(checkpoint(settings, query))
+    filesystem, path = open_filesystem(checkpoint(settings, query))
     batch = max(_batches(filesystem, f"{path}/commits") & _batches(filesystem, f"{path}/offsets"), default=None)
     if batch is None:
         return {}
@@ -35,15 +37,6 @@ def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str 
         lines = file.read().decode().splitlines()
     by_topic = json.loads(lines[2])
     return {int(number): offset for number, offset in by_topic.get(topic or settings.kafka_topic_futures, {}).items()}
-
-
-def _open(location: str) -> tuple[FileSystem, str]:
-    from pyarrow.fs import FileSystem, LocalFileSystem
-
-    if location.startswith("file://"):
-        return LocalFileSystem(), location.removeprefix("file://")
-    filesystem, path = FileSystem.from_uri(location)
-    return filesystem, path
 
 
 def _batches(filesystem: FileSystem, directory: str) -> set[int]:
@@ -64,6 +57,16 @@ def read_report(settings: Settings) -> dict[str, Any] | None:
         return dict(json.loads(report_path(settings).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
+
+
+def report_age_s(settings: Settings) -> float | None:
+    """Seconds since the stream's last report; None when there is none."""
+    report = read_report(settings)
+    try:
+        written = datetime.fromisoformat(str(report["updated_at"])) if report else None
+    except (KeyError, ValueError):
+        return None
+    return (datetime.now(UTC) - written).total_seconds() if written else None
 
 
 def lag(end_offsets: dict[int, int], committed: dict[int, int]) -> int:

@@ -47,6 +47,11 @@ ROW_CHECKS: Mapping[str, Mapping[str, str]] = {
 }
 """Namespace to check name to a DuckDB predicate that is true on a row that fails."""
 
+PUBLISHED_COUNT = "published_count"
+UP_TO_DATE = "up_to_date"
+HEARTBEAT = "heartbeat"
+DEPENDENCIES = "dependencies"
+
 MEANINGS: Mapping[str, str] = {
     "schema": "Columns and types are those of the table.",
     "unique_key": "One row a key.",
@@ -61,7 +66,11 @@ MEANINGS: Mapping[str, str] = {
     "official_klines": "Complete bars equal the exchange's own in all nine fields. Warns only.",
     "minutes_missing": "No minute without a bar that coverage cannot account for. Warns only.",
     "id_continuity": "The exchange's single-trade ids go on without holes or overlaps. Warns only.",
-    "event_time_lag": "Each symbol's newest bar is close to the exchange's clock. Warns only.",
+    "event_time_lag": "Each symbol's newest bar of the hour was close to the exchange's clock. Warns only.",
+    PUBLISHED_COUNT: "The published bars stand for the trades that Bronze holds, counted anew.",
+    UP_TO_DATE: "Each traded symbol's newest bar is close to the exchange's clock, looked at all the time.",
+    HEARTBEAT: "The Bronze stream lives and gets on.",
+    DEPENDENCIES: "What a refresh of Silver needs is there: catalog, tables, engine.",
 }
 """Check name to what it demands, for people."""
 

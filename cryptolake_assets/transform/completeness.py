@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from cryptolake_assets.lake.coverage import CoverageRow
 
@@ -30,6 +30,11 @@ class CompletenessIndex:
         position = bisect_right(spans, (start_ms, 1 << 62)) - 1
         return position >= 0 and spans[position][1] >= end_ms
 
+    def gained(self, earlier: CompletenessIndex) -> tuple[int, int] | None:
+        """The extent [start_ms, end_ms) of all time that is covered here and was not `earlier`; None without any."""
+        fresh = [span for key, spans in self._spans.items() for span in _difference(spans, earlier._spans.get(key, []))]
+        return (min(start for start, _ in fresh), max(end for _, end in fresh)) if fresh else None
+
     def is_complete_on_any_stream(self, symbol: str, start_ms: int, end_ms: int) -> bool:
         """The same, whichever stream of the symbol covers it."""
         return any(self.is_complete(key[0], key[1], start_ms, end_ms) for key in self._spans if key[0] == symbol)
@@ -44,3 +49,18 @@ def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             merged.append((start, end))
     return merged
+
+
+def _difference(spans: Iterable[tuple[int, int]], taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What of `spans` lies outside `taken`, both disjoint and in order."""
+    left = []
+    for start, end in spans:
+        for taken_start, taken_end in taken:
+            if taken_end <= start or taken_start >= end:
+                continue
+            if taken_start > start:
+                left.append((start, taken_start))
+            start = taken_end
+        if start < end:
+            left.append((start, end))
+    return left

@@ -41,7 +41,7 @@ def observe(settings: Settings) -> World:
     offsets = committed_offsets(settings)
     coverage = tuple(read_coverage(settings))
     times = [row.connected_to_ms for row in coverage]
-    if (clock_ms := _exchange_time_ms(settings)) is not None:
+    if (clock_ms := exchange_clock_ms(settings)) is not None:
         times.append(clock_ms)
     exchange_time_ms = max(times, default=None)
     start = datetime.combine(default_start_date(settings), time(), UTC)
@@ -66,7 +66,8 @@ def _latest(exchange_time_ms: int | None) -> datetime:
     return datetime.fromtimestamp((exchange_time_ms + FUTURE_TOLERANCE_MS) / 1000, UTC)
 
 
-def _exchange_time_ms(settings: Settings) -> int | None:
+def exchange_clock_ms(settings: Settings) -> int | None:
+    """The exchange's clock now, ms since 1970; None when the exchange does not answer."""
     from cryptolake_assets.exchange.rest import ExchangeRest, RetryPolicy
 
     exchange = ExchangeRest(settings.rest_url, timeout_s=EXCHANGE_TIMEOUT_S, policy=RetryPolicy(attempts=2))

@@ -103,3 +103,8 @@ def record_run(settings: Settings, candidate: GoldCandidate, publication: Public
         passed=candidate.passed,
     )
     metrics.record(settings, [row])
+
+
+def last_days(settings: Settings, day: date, number: int) -> pa.Table:
+    """The published rows of the days up to `day`, `number` of them."""
+    return read_window(load_table(settings, GOLD_DAILY), between("trade_date", day - (number - 1) * DAY, day + DAY))

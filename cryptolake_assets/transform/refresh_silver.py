@@ -20,7 +20,14 @@ from cryptolake_assets.lake.windows import HOUR, day_of, hour_of, silver_day
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import metrics
 from cryptolake_assets.transform.engines import Engine
-from cryptolake_assets.transform.silver_candidate import SilverCandidate, SilverRun, prepare, prepare_hours
+from cryptolake_assets.transform.silver_candidate import (
+    EVERYTHING,
+    Scope,
+    SilverCandidate,
+    SilverRun,
+    prepare,
+    prepare_hours,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -45,12 +52,15 @@ def rebuild(settings: Settings, engine: Engine, first: datetime, last: datetime,
 
 
 def rebuild_days(
-    run: SilverRun, hours: Sequence[datetime]
+    run: SilverRun, hours: Sequence[datetime], scope: Scope = EVERYTHING
 ) -> Iterator[tuple[list[SilverCandidate], Publication | None]]:
-    """Recomputes every minute of the consecutive hours; gives a UTC day's candidates once those that passed are
-    published, with that publication."""
+    """Recomputes every minute of the consecutive hours, as far as it is in the scope; gives a UTC day's candidates once
+    those that passed are published, with that publication."""
     for _, of_day in groupby(hours, day_of):
-        candidates = list(prepare_hours(run, list(of_day)))
+        if scope.is_all:
+            candidates = list(prepare_hours(run, list(of_day)))
+        else:
+            candidates = [prepare(run, hour, None, scope) for hour in of_day]
         yield candidates, publish_passed(run, candidates)
 
 
@@ -86,7 +96,7 @@ def _metrics(
     return metrics.RunMetrics(
         run_id=run.run_id,
         asset=ASSET,
-        partition=candidate.hour.strftime("%Y-%m-%d-%H:%M"),
+        partition=partition_of(candidate.hour),
         engine=run.engine.name,
         rows_in=counts.rows_in,
         rows_valid=counts.rows_valid,
@@ -101,6 +111,11 @@ def _metrics(
         snapshot=written.snapshot_id if written else None,
         passed=candidate.passed,
     )
+
+
+def partition_of(hour: datetime) -> str:
+    """How the hour is called in `ops.run_metrics`: as its Dagster partition."""
+    return hour.strftime("%Y-%m-%d-%H:%M")
 
 
 def changed_by_hour(publication: Publication) -> Counter[datetime]:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,14 +16,14 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, read_window
 from cryptolake_assets.lake.duck import open_duckdb, scalar, scan
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
-from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, day_of, silver_day
+from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, day_of, hour_of, silver_day
 from cryptolake_assets.measures import DUCKDB
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome, check_candidate, check_counts
 from cryptolake_assets.transform.context import World, observe
 from cryptolake_assets.transform.engines import Engine
 from cryptolake_assets.transform.klines import read_klines
-from cryptolake_assets.transform.observations import bars_after, observe_hour
+from cryptolake_assets.transform.observations import Bar, bars_after, observe_hour
 from cryptolake_assets.transform.ohlcv import (
     MINUTE_MS,
     IsComplete,
@@ -48,11 +48,12 @@ class SilverCandidate:
     """An hour's bars that wait for the gate, and what is known of them.
 
     `bars` are all columns of the table; `replaced_keys` the bars that go when the candidate is published. `outcomes`
-    are the blocking checks, `observations` the others.
+    are the blocking checks, `observations` the others. `hour_bars` are all bars that the hour would then have.
     """
 
     hour: datetime
     bars: pa.Table
+    hour_bars: Sequence[Bar]
     replaced_keys: pa.Table
     counts: RowCounts
     rows_rejected: int
@@ -112,15 +113,45 @@ class _Day:
         return self.bars.filter(pc.and_(pc.greater_equal(starts, hour), pc.less(starts, hour + HOUR)))
 
 
-def prepare(run: SilverRun, hour: datetime, from_sequence: int | None) -> SilverCandidate:
+@dataclass(frozen=True)
+class Scope:
+    """A part of the bars: those of some symbols (all of them if empty) whose minutes begin in [start, end)."""
+
+    symbols: tuple[str, ...] = ()
+    start: datetime | None = None
+    end: datetime | None = None
+
+    @property
+    def is_all(self) -> bool:
+        return not self.symbols and self.start is None and self.end is None
+
+    def of(self, keys: pa.Table) -> pa.Table:
+        """The rows of `keys` (symbol, window_start) that lie in it."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if self.symbols:
+            keys = keys.filter(pc.is_in(keys["symbol"], value_set=pa.array(self.symbols, pa.string())))
+        if self.start is not None:
+            keys = keys.filter(pc.greater_equal(keys["window_start"], self.start))
+        if self.end is not None:
+            keys = keys.filter(pc.less(keys["window_start"], self.end))
+        return keys
+
+
+EVERYTHING = Scope()
+
+
+def prepare(run: SilverRun, hour: datetime, from_sequence: int | None, scope: Scope = EVERYTHING) -> SilverCandidate:
     """Recomputes the minutes that Bronze files of `from_sequence` and later touch; the whole hour without it.
 
-    Bars that were incomplete and may be complete by now are recomputed too. Nothing is published.
+    Bars that were incomplete and may be complete by now are recomputed too. `scope` narrows all that. Nothing is
+    published.
     """
-    if from_sequence is None:
+    if from_sequence is None and scope.is_all:
         return next(prepare_hours(run, [hour]))
     started = time.monotonic()
-    minutes = _touched(run, hour, from_sequence)
+    minutes = scope.of(_touched(run, hour, from_sequence))
     if run.bronze_snapshot is None or not minutes.num_rows:
         return _candidate(run, hour, minutes, None, started)
     ((_, aggregates),) = run.engine.minute_aggregates(run.bronze_snapshot, [hour], minutes, run.world.rules)
@@ -157,46 +188,52 @@ def _candidate(
             partial(quarantined_between, run.settings, hour, hour + HOUR, SAMPLE_ROWS),
         )
     replaced_keys = keys_of(SILVER_OHLCV, present, bars) if minutes is None else minutes
+    hour_bars = bars_after(present, bars, replaced_keys)
     return SilverCandidate(
         hour=hour,
         bars=bars,
+        hour_bars=hour_bars,
         replaced_keys=replaced_keys,
         counts=counts,
         rows_rejected=day.rejected[hour],
         outcomes=[*check_candidate(SILVER_OHLCV, bars), *outcomes],
         observations=observe_hour(
             hour,
-            bars_after(present, bars, replaced_keys),
+            hour_bars,
             day.klines,
             run.world,
-            run.settings.event_time_lag_limit_s,
+            run.settings.event_time_lag_limit_in_use_s,
         ),
         duration_ms=round((time.monotonic() - started) * 1000),
     )
 
 
-def minutes_now_complete(settings: Settings) -> set[datetime]:
-    """Hours of Silver that hold an incomplete bar whose minute is complete by what coverage says now."""
-    world = observe(settings)
-    incomplete = load_table(settings, SILVER_OHLCV).scan(
-        row_filter="is_complete = false", selected_fields=("symbol", "window_start")
-    )
-    return {
-        row["window_start"].replace(minute=0)
-        for row in incomplete.to_arrow().to_pylist()
-        if _may_be_complete(row, world)
-    }
+def hours_to_complete(settings: Settings, world: World, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
+    """Hours of Silver that hold an incomplete bar whose minute is complete by what coverage says now; only of minutes
+    that touch [start_ms, end_ms), so that history is not read for what has just been covered."""
+    wanted = "is_complete = false"
+    if start_ms:
+        wanted += f" and window_start > '{(_moment(start_ms) - MINUTE).isoformat()}'"
+    if end_ms is not None:
+        wanted += f" and window_start < '{_moment(end_ms).isoformat()}'"
+    incomplete = load_table(settings, SILVER_OHLCV).scan(row_filter=wanted, selected_fields=("symbol", "window_start"))
+    return {hour_of(row["window_start"]) for row in incomplete.to_arrow().to_pylist() if _may_be_complete(row, world)}
 
 
-def _touched(run: SilverRun, hour: datetime, from_sequence: int) -> pa.Table:
-    """Distinct (symbol, window_start): of the hour's files from `from_sequence` on, and of bars to be completed."""
+def _moment(epoch_ms: int) -> datetime:
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC)
+
+
+def _touched(run: SilverRun, hour: datetime, from_sequence: int | None) -> pa.Table:
+    """Distinct (symbol, window_start): of the hour's files from `from_sequence` on, and of bars to be completed; all
+    that the hour has or had without a sequence."""
     import pyarrow as pa
 
-    files = [file for file in added_files(run.bronze, from_sequence - 1) if file.hour == hour]
+    files = [file for file in added_files(run.bronze, (from_sequence or 1) - 1) if file.hour == hour]
     waiting = [
         row
         for row in run.day(hour).bars_of(hour).to_pylist()
-        if not row["is_complete"] and _may_be_complete(row, run.world)
+        if from_sequence is None or (not row["is_complete"] and _may_be_complete(row, run.world))
     ]
     schema = pa.schema([SILVER_OHLCV.arrow_schema().field(name) for name in SILVER_OHLCV.key])
     with open_duckdb() as duck:

@@ -14,6 +14,10 @@ HOUR = datetime(2024, 7, 18, 23, tzinfo=UTC)
 NEXT = HOUR + timedelta(hours=1)
 
 
+def restored(cursor: str | None) -> FollowerState:
+    return FollowerState.restored(cursor, lambda: None, "")
+
+
 def never_busy(_: datetime) -> bool:
     return False
 
@@ -75,10 +79,10 @@ def test_the_same_tick_asks_for_the_same_run_and_a_new_cursor_for_another() -> N
     state = FollowerState()
     state.touch(HOUR, 3)
     cursor = state.to_cursor()
-    first = FollowerState.from_cursor(cursor).wishes(never_busy, 0, 10)
-    second = FollowerState.from_cursor(cursor).wishes(never_busy, 0, 10)
+    first = restored(cursor).wishes(never_busy, 0, 10)
+    second = restored(cursor).wishes(never_busy, 0, 10)
     assert first == second
-    lost = FollowerState.from_cursor(None)
+    lost = restored(None)
     lost.touch(HOUR, 3)
     assert lost.wishes(never_busy, 0, 10)[0].key != first[0].key
 
@@ -94,7 +98,64 @@ def test_a_tick_is_bounded_and_takes_the_oldest_data_first() -> None:
 
 @given(st.text())
 def test_an_unreadable_cursor_begins_at_the_beginning(cursor: str) -> None:
-    assert FollowerState.from_cursor(cursor).sequence == 0
+    assert restored(cursor).sequence == 0
+
+
+def test_the_copy_takes_over_for_a_lost_cursor_and_only_for_the_same_table() -> None:
+    state = FollowerState(sequence=7, table="a")
+    state.touch(HOUR, 7)
+    copy = state.to_cursor()
+    assert FollowerState.restored(None, lambda: copy, "a") == state
+    assert FollowerState.restored("{", lambda: copy, "a") == state
+    newer = FollowerState(sequence=9, table="a")
+    assert FollowerState.restored(newer.to_cursor(), lambda: copy, "a") == newer
+    other_table = FollowerState.restored(newer.to_cursor(), lambda: copy, "b")
+    assert (other_table.sequence, other_table.table) == (0, "b")
+
+
+def test_an_hour_is_asked_for_once_in_an_interval() -> None:
+    state = FollowerState()
+    asked = []
+    for second in range(0, 600, 5):  # ten minutes of ticks, with new files before each of them
+        state.touch(HOUR, second + 1)
+        state.settle(lambda *_: RunState.SUCCEEDED, second)
+        asked += [second for _ in state.wishes(never_busy, second, 10, interval_s=60)]
+    assert asked == list(range(0, 600, 60))
+    state.touch(NEXT, 700)
+    assert [wish.hour for wish in state.wishes(never_busy, 599, 10, interval_s=60)] == [NEXT], "another hour is free"
+
+
+def test_what_is_in_flight_is_bounded_over_many_ticks() -> None:
+    state = FollowerState()
+    for number in range(24 * 30):
+        state.touch(HOUR + timedelta(hours=number), number + 1)
+    running: list[RunWish] = []
+    done: set[str] = set()
+    ticks = 0
+    while state.pending:
+        ticks += 1
+        state.settle(lambda _, request: RunState.SUCCEEDED if request in done else RunState.IN_FLIGHT, ticks)
+        state = restored(state.to_cursor())
+        running += state.wishes(never_busy, ticks, most=24)
+        assert len(running) <= 24
+        for wish in running[:5]:
+            assert wish.request not in done, "asked for twice"
+            done.add(wish.request)
+        running = running[5:]
+    assert len(done) == 24 * 30
+
+
+def test_rows_are_reported_once_in_bounded_portions() -> None:
+    state = FollowerState()
+    state.arrived({HOUR + timedelta(hours=number): 10 for number in range(5)})
+    first = state.reports(0.0, most=3, interval_s=60)
+    assert list(first) == [HOUR + timedelta(hours=number) for number in range(3)]
+    state.arrived({HOUR: 1})
+    second = state.reports(5.0, most=3, interval_s=60)
+    assert list(second) == [HOUR + timedelta(hours=number) for number in (3, 4)]
+    state.arrived({HOUR: 2})
+    assert state.reports(60.0, most=3, interval_s=60) == {HOUR: 3}
+    assert state.reports(600.0, most=3, interval_s=60) == {}
 
 
 def test_hours_outside_the_partitions_are_split_off_with_their_rows() -> None:
@@ -140,7 +201,7 @@ class Following(RuleBasedStateMachine):
         for wish in self.state.wishes(lambda hour: any(key[0] == hour for key in self.running), self.now, 2):
             self.running.setdefault((wish.hour, wish.request), self._readable(wish))
         if not is_saved:
-            self.state = FollowerState.from_cursor(before)
+            self.state = restored(before)
 
     def _readable(self, wish: RunWish) -> set[int]:
         return {number for number in self.files.get(wish.hour, set()) if number >= wish.from_sequence}

@@ -1,0 +1,181 @@
+"""The sensor that looks after the Bronze stream and after how far readers are behind: it reports the checks
+`heartbeat` and `up_to_date`, and asks for a restart of a stream that is dead or stalled."""
+
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from cryptolake_assets.defs import bronze, checks, silver
+from cryptolake_assets.defs.partitions import hour_key, hourly
+from cryptolake_assets.defs.resources import LakeResource, StreamResource
+from cryptolake_assets.settings import Settings, Source
+from cryptolake_assets.stream.health import Health, Signs, StreamHistory, Verdict
+from cryptolake_assets.transform.checks import HEARTBEAT, MEANINGS, UP_TO_DATE, CheckOutcome
+
+INTERVAL_S = 30
+REPORT_EVERY_S = 300.0
+"""What has not changed is reported anew that often: some hundred events a day in the event log, not thousands."""
+FAILS_AT = 3
+"""Bars that are behind by so many times the limit fail the check; up to that they warn."""
+
+Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
+
+HEALTH_CHECKS = [
+    dg.AssetCheckSpec(HEARTBEAT, asset=bronze.KEY, description=MEANINGS[HEARTBEAT]),
+    dg.AssetCheckSpec(UP_TO_DATE, asset=silver.KEY, description=MEANINGS[UP_TO_DATE]),
+]
+
+
+class RestartConfig(dg.Config):
+    """Why a restart was asked for."""
+
+    reason: str = "by hand"
+
+
+@dg.op(description="Restarts the Bronze stream, waits until it serves, and records that on its asset.")
+def restart_stream(context: dg.OpExecutionContext, config: RestartConfig, stream: StreamResource) -> None:
+    before = stream.status()
+    began = time.monotonic()
+    context.log.warning(f"restarting the Bronze stream: {config.reason}")
+    stream.restart()
+    after = stream.status()
+    context.log_event(
+        dg.AssetObservation(
+            bronze.KEY,
+            description=f"The Bronze stream was restarted: {config.reason}",
+            metadata={
+                "reason": config.reason,
+                "state_before": before["state"],
+                "pid_before": str(before["pid"]),
+                "pid_after": str(after["pid"]),
+                "lag_before": str(before["lag"]),
+                "seconds": round(time.monotonic() - began, 1),
+            },
+        )
+    )
+
+
+@dg.job(
+    tags={"layer": "bronze", "dagster/max_runtime": "900"},
+    description="Stops the Bronze stream, if it still lives, and starts it again.",
+)
+def restart_bronze_stream() -> None:
+    restart_stream()
+
+
+@dg.multi_asset_check(name="stream_health_now", specs=HEALTH_CHECKS, can_subset=True)
+def stream_health_now(context: dg.AssetCheckExecutionContext, lake: LakeResource, stream: StreamResource) -> Any:
+    """The same checks by hand: as they are at this moment, with no history to tell a standstill from a pause."""
+    now = time.time()
+    verdict = StreamHistory(well_at=now).judge(stream.signs(), now, lake.settings.stream_stall_s)
+    found = {HEARTBEAT: _heartbeat(verdict), UP_TO_DATE: _up_to_date(lake.settings, None)[0]}
+    for key in context.selected_asset_check_keys:
+        outcome, severity = found[key.name]
+        yield from checks.results(key.asset_key, [key.name], [outcome], severity)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The sensor's cursor: the stream's history, the exchange's clock at the last look (ms), what was reported last, by
+    check, and when (epoch seconds)."""
+
+    stream: str = ""
+    clock_ms: int | None = None
+    reported: tuple[str, ...] = ()
+    reported_at: float = 0.0
+
+    @classmethod
+    def from_cursor(cls, cursor: str | None) -> "Memory":
+        try:
+            values = json.loads(cursor or "")
+            return cls(**{**values, "reported": tuple(values["reported"])})
+        except (ValueError, TypeError, KeyError):
+            return cls()
+
+
+@dg.sensor(
+    name="stream_health",
+    minimum_interval_seconds=INTERVAL_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    job=restart_bronze_stream,
+    description="Reports the stream's heartbeat and how far bars are behind; restarts a dead or stalled stream.",
+)
+def stream_health(
+    context: dg.SensorEvaluationContext, lake: LakeResource, stream: StreamResource
+) -> dg.SensorResult | dg.SkipReason:
+    return look(context, lake.settings, stream.signs(), time.time())
+
+
+def look(
+    context: dg.SensorEvaluationContext, settings: Settings, signs: Signs, now: float
+) -> dg.SensorResult | dg.SkipReason:
+    """One evaluation at `now` (epoch seconds)."""
+    memory = Memory.from_cursor(context.cursor)
+    history = StreamHistory.from_json(memory.stream, now)
+    verdict = history.judge(signs, now, settings.stream_stall_s)
+    heartbeat = _heartbeat(verdict)
+    up_to_date, clock_ms = _up_to_date(settings, memory.clock_ms)
+
+    said = tuple(f"{outcome.name}:{outcome.passed}:{severity.value}" for outcome, severity in (heartbeat, up_to_date))
+    memory = replace(memory, stream=history.to_json(), clock_ms=clock_ms)
+    events: list[Event] = []
+    if said != memory.reported or now - memory.reported_at >= REPORT_EVERY_S:
+        memory = replace(memory, reported=said, reported_at=now)
+        events = [*_evaluations(bronze.KEY, heartbeat), *_evaluations(silver.KEY, up_to_date)]
+        if verdict.health is Health.GOOD:
+            events += _sign_of_life(clock_ms, verdict)
+    cursor = json.dumps(asdict(memory))
+    requests = [_restart(verdict, now)] if verdict.restart else []
+    if not events and not requests:
+        context.update_cursor(cursor)
+        return dg.SkipReason(f"stream: {verdict.reason}; {up_to_date[0].description}")
+    return dg.SensorResult(run_requests=requests, asset_events=events, cursor=cursor)
+
+
+def _heartbeat(verdict: Verdict) -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
+    severity = dg.AssetCheckSeverity.ERROR if verdict.health is Health.FAILED else dg.AssetCheckSeverity.WARN
+    return CheckOutcome(HEARTBEAT, verdict.health is Health.GOOD, verdict.reason), severity
+
+
+def _up_to_date(
+    settings: Settings, clock_before_ms: int | None
+) -> tuple[tuple[CheckOutcome, dg.AssetCheckSeverity], int | None]:
+    """The check, how severe its failure is, and the exchange's clock."""
+    from cryptolake_assets.transform.context import exchange_clock_ms, observe
+    from cryptolake_assets.transform.freshness import judge, symbol_lags
+
+    clock_ms = exchange_clock_ms(settings)
+    if clock_ms is None:
+        return (CheckOutcome(UP_TO_DATE, False, "the exchange's clock is not known"), dg.AssetCheckSeverity.WARN), None
+    limit_s = settings.event_time_lag_limit_in_use_s
+    clock = datetime.fromtimestamp(clock_ms / 1000, UTC)
+    stands_still = settings.source is Source.REPLAY and clock_ms == clock_before_ms
+    lags = [] if stands_still else symbol_lags(settings, observe(settings), clock, limit_s)
+    outcome = judge(lags, clock, limit_s, stands_still)
+    failed = not judge(lags, clock, FAILS_AT * limit_s, stands_still).passed
+    return (outcome, dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN), clock_ms
+
+
+def _evaluations(asset: dg.AssetKey, said: tuple[CheckOutcome, dg.AssetCheckSeverity]) -> list[dg.AssetCheckEvaluation]:
+    outcome, severity = said
+    return list(checks.evaluations(asset, [outcome.name], [outcome], None, severity))
+
+
+def _sign_of_life(clock_ms: int | None, verdict: Verdict) -> list[dg.AssetMaterialization]:
+    """Bronze's freshness goes by materialization: a stream that has nothing to take is fresh all the same."""
+    moment = datetime.now(UTC) if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
+    key = hour_key(moment)
+    if not hourly().has_partition_key(key):
+        return []
+    return [dg.AssetMaterialization(bronze.KEY, partition=key, metadata={"rows_added": 0, "heartbeat": verdict.reason})]
+
+
+def _restart(verdict: Verdict, now: float) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=f"restart/{now:.0f}",
+        run_config=dg.RunConfig(ops={restart_stream.name: RestartConfig(reason=verdict.reason)}),
+    )

@@ -1,0 +1,183 @@
+"""The jobs under the names that users of such platforms know, and their schedules.
+
+The sensors and conditions do the work as data comes; the schedules make sure of it: they look after the stream, and go
+over each hour and day once more when it has closed on the exchange's clock.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from cryptolake_assets.defs import bronze, checks, gold, silver
+from cryptolake_assets.defs.partitions import daily, hour_key, hour_of, hourly
+from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.checks import DEPENDENCIES, MEANINGS, PUBLISHED_COUNT
+
+HOUR = timedelta(hours=1)
+
+
+def _tags(layer: str, timeout: timedelta) -> dict[str, str]:
+    return {
+        "layer": layer,
+        "dagster/max_runtime": str(round(timeout.total_seconds())),
+        "dagster/max_retries": "2",
+        # The step's own retries deal with what fails; a run is repeated when its process is gone.
+        "dagster/retry_on_asset_or_op_failure": "false",
+    }
+
+
+# Checks that the jobs have beside those of the assets.
+
+
+@dg.asset_check(asset=bronze.KEY, name=DEPENDENCIES, blocking=True, description=MEANINGS[DEPENDENCIES])
+def dependencies(lake: LakeResource) -> dg.AssetCheckResult:
+    from cryptolake_assets.platform.dependencies import check_dependencies
+
+    outcome = check_dependencies(lake.settings)
+    (result,) = checks.results(bronze.KEY, [DEPENDENCIES], [outcome])
+    return result
+
+
+with checks.preview_accepted():
+
+    @dg.asset_check(
+        asset=silver.KEY,
+        name=PUBLISHED_COUNT,
+        blocking=True,
+        partitions_def=hourly(),
+        description=MEANINGS[PUBLISHED_COUNT],
+    )
+    def published_count(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+        from cryptolake_assets.transform.published import check_published
+
+        outcome = check_published(lake.settings, hour_of(context.partition_key))
+        (result,) = checks.results(silver.KEY, [PUBLISHED_COUNT], [outcome])
+        return result
+
+
+# Jobs.
+
+
+@dg.op(description="How the Bronze stream is: its state, and its lag in Kafka records.")
+def check_stream_health(context: dg.OpExecutionContext, stream: StreamResource) -> dict[str, Any]:
+    status = stream.status()
+    context.add_output_metadata({name: str(value) for name, value in status.items()})
+    context.log.info(f"the Bronze stream is {status['state']}, lag {status['lag']}")
+    return status
+
+
+@dg.op(retry_policy=RETRIES, description="Takes what Kafka holds into Bronze, if no stream does.")
+def catch_up_when_down(context: dg.OpExecutionContext, stream: StreamResource, status: dict[str, Any]) -> None:
+    if stream.is_running():
+        context.log.info("the stream runs: nothing to do")
+        return
+    how = stream.catch_up()
+    context.log_event(
+        dg.AssetObservation(
+            bronze.KEY,
+            description="The stream was down: what Kafka held was taken by a run.",
+            metadata={"caught_up_by": how, "state": status["state"], "lag_before": status["lag"] or 0},
+        )
+    )
+
+
+@dg.job(
+    tags=_tags("bronze", timedelta(minutes=30)), description="Stream health, then a catch-up if the stream is down."
+)
+def ingest_realtime_to_bronze() -> None:
+    catch_up_when_down(check_stream_health())
+
+
+bronze_to_silver_1m = dg.define_asset_job(
+    "bronze_to_silver_1m",
+    selection=dg.AssetSelection.assets(silver.KEY)
+    | dg.AssetSelection.checks(dg.AssetCheckKey(bronze.KEY, DEPENDENCIES)),
+    tags=_tags("silver", timedelta(minutes=30)),
+    description=(
+        "Dependencies, then an hour of Silver, then the published bars counted against Bronze. Run config: symbols, "
+        "window, engine."
+    ),
+)
+
+silver_to_gold_daily = dg.define_asset_job(
+    "silver_to_gold_daily",
+    selection=dg.AssetSelection.assets(gold.KEY),
+    tags=_tags("gold", timedelta(minutes=30)),
+    description="A day of Gold.",
+)
+
+
+# Schedules.
+
+
+def last_closed(settings: Settings, period: timedelta, now: datetime) -> datetime:
+    """Start of the last hour or day that has ended on the exchange's clock, with the watermark's grace; by `now` where
+    the exchange does not answer."""
+    from cryptolake_assets.transform.context import exchange_clock_ms
+
+    clock_ms = exchange_clock_ms(settings)
+    clock = now if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
+    watermark = clock - timedelta(milliseconds=settings.watermark_grace_ms)
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    return epoch + (watermark - epoch) // period * period - period
+
+
+def _request(
+    partitions: dg.TimeWindowPartitionsDefinition, start: datetime, key: str
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    if start >= partitions.start:
+        yield dg.RunRequest(partition_key=key)
+    else:
+        yield dg.SkipReason(f"{key} is before the first partition")
+
+
+@dg.schedule(
+    job=bronze_to_silver_1m,
+    cron_schedule="5 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    tags={"cadence": "hour"},
+    description="Five minutes past each hour: the hour that closed last on the exchange's clock.",
+)
+def bronze_to_silver_1m_hourly(
+    context: dg.ScheduleEvaluationContext, lake: LakeResource
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    hour = last_closed(lake.settings, HOUR, context.scheduled_execution_time)
+    yield from _request(hourly(), hour, hour_key(hour))
+
+
+@dg.schedule(
+    job=silver_to_gold_daily,
+    cron_schedule="15 0 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    tags={"cadence": "day"},
+    description="A quarter past midnight UTC: the day that closed last on the exchange's clock.",
+)
+def silver_to_gold_daily_daily(
+    context: dg.ScheduleEvaluationContext, lake: LakeResource
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    day = last_closed(lake.settings, 24 * HOUR, context.scheduled_execution_time)
+    yield from _request(daily(), day, f"{day:%Y-%m-%d}")
+
+
+ingest_realtime_to_bronze_schedule = dg.ScheduleDefinition(
+    job=ingest_realtime_to_bronze,
+    cron_schedule="*/10 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    tags={"cadence": "ten minutes"},
+    description="Every ten minutes: is the stream up, and if not, what Kafka holds.",
+)
+
+JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
+    ingest_realtime_to_bronze,
+    bronze_to_silver_1m,
+    silver_to_gold_daily,
+]
+SCHEDULES = [ingest_realtime_to_bronze_schedule, bronze_to_silver_1m_hourly, silver_to_gold_daily_daily]
+CHECKS = [dependencies, published_count]

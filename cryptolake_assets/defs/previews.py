@@ -1,0 +1,42 @@
+"""What a materialization shows of its rows: a few of them as a Markdown table, and a picture."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cryptolake_assets.transform.pictures import Candle
+
+MOST_ROWS = 8
+
+
+def preview(rows: "pa.Table", columns: Sequence[str]) -> dg.MarkdownMetadataValue:
+    """The first and the last rows; `columns` of them."""
+    picked = rows.select(list(columns))
+    shown = picked.to_pylist()
+    if picked.num_rows > MOST_ROWS:
+        half = MOST_ROWS // 2
+        gap: Mapping[str, Any] = dict.fromkeys(columns, "…")
+        shown = [*picked.slice(0, half).to_pylist(), gap, *picked.slice(picked.num_rows - half).to_pylist()]
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(_text(row[name]) for name in columns) for row in shown]
+    return dg.MetadataValue.md("\n".join(lines) if shown else "no rows")
+
+
+def picture(candles: "Iterable[Candle]", start: datetime, end: datetime, step: timedelta) -> dg.MarkdownMetadataValue:
+    """Candlesticks and volume of the busiest symbols."""
+    from cryptolake_assets.transform.pictures import as_markdown, candlesticks
+
+    return dg.MetadataValue.md(as_markdown(candlesticks(candles, start, end, step), "candlesticks and volume"))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
+    # Not str(): small decimals would come as 0E-8.
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)

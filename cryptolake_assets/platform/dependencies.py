@@ -1,0 +1,37 @@
+"""Whether what a refresh of Silver needs is there, asked before it begins."""
+
+from __future__ import annotations
+
+from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.spark import require_server
+from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_COVERAGE, OPS_RUN_METRICS, SILVER_OHLCV, SILVER_QUARANTINE
+from cryptolake_assets.settings import Engine, Settings
+from cryptolake_assets.transform.checks import DEPENDENCIES, CheckOutcome
+from cryptolake_assets.transform.context import exchange_clock_ms
+
+TABLES = (BRONZE_TRADES, OPS_COVERAGE, SILVER_OHLCV, SILVER_QUARANTINE, OPS_RUN_METRICS)
+
+
+def check_dependencies(settings: Settings) -> CheckOutcome:
+    """Fails on tables that cannot be read and on an engine that does not answer; an exchange that does not answer is
+    only told, because its clock is in the coverage too."""
+    failing = []
+    for table in TABLES:
+        try:
+            load_table(settings, table)
+        except Exception as error:  # whatever a catalog raises, of many kinds
+            failing.append({"part": table.full_name, "cause": f"{type(error).__name__}: {error}"[:300]})
+    if settings.engine_in_use is Engine.SPARK:
+        try:
+            require_server(settings)
+        except CryptolakeError as error:
+            failing.append({"part": "spark", "cause": str(error)})
+    clock = "answers" if exchange_clock_ms(settings) is not None else "does not answer"
+    return CheckOutcome(
+        DEPENDENCIES,
+        not failing,
+        f"{len(TABLES)} tables, engine {settings.engine_in_use}; the exchange {clock}",
+        len(failing),
+        failing,
+    )

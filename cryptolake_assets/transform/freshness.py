@@ -1,0 +1,99 @@
+"""How far each symbol's bars are behind the exchange's clock, whether or not any run has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.bronze_files import files_between, local_path
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.duck import open_duckdb, scan
+from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, between, day_of
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.checks import SAMPLE_ROWS, UP_TO_DATE, CheckOutcome
+from cryptolake_assets.transform.ohlcv import epoch_ms
+
+if TYPE_CHECKING:
+    from cryptolake_assets.transform.context import World
+
+LOOK_BACK = DAY
+"""Bars older than that are as good as none."""
+TRADES_LOOK_BACK = 2 * HOUR
+LONGEST_S = 10 * 365 * 86_400.0
+
+
+@dataclass(frozen=True)
+class SymbolLag:
+    """A symbol, how far the end of its newest bar is behind the clock, and whether nothing was traded since."""
+
+    symbol: str
+    lag: timedelta
+    is_quiet: bool = False
+
+
+def symbol_lags(settings: Settings, world: World, clock: datetime, limit_s: float) -> list[SymbolLag]:
+    """Of every symbol that is followed, in order."""
+    limit = timedelta(seconds=min(limit_s, LONGEST_S))
+    ends = _newest_ends(settings, clock)
+    gaps = {symbol: max(timedelta(0), clock - ends.get(symbol, clock - LOOK_BACK)) for symbol in world.rules.symbols}
+    maybe_quiet = {
+        symbol: clock - gap for symbol, gap in gaps.items() if gap > limit and _is_covered(world, symbol, clock - limit)
+    }
+    quiet = maybe_quiet.keys() - _traded_since(settings, maybe_quiet, clock)
+    return [SymbolLag(symbol, gap, symbol in quiet) for symbol, gap in sorted(gaps.items())]
+
+
+def judge(lags: Sequence[SymbolLag], clock: datetime, limit_s: float, stands_still: bool) -> CheckOutcome:
+    """The check `up_to_date`: it does not pass when a symbol that is traded is behind by more than the limit.
+
+    `stands_still` says that the clock is a replay's and has come to its end: nothing more can come.
+    """
+    if stands_still:
+        return CheckOutcome(
+            UP_TO_DATE, True, f"replay finished: the exchange's clock stands still at {clock:%Y-%m-%d %H:%M:%S}"
+        )
+    behind = [item for item in lags if not item.is_quiet and item.lag.total_seconds() > limit_s]
+    worst = max((item.lag.total_seconds() for item in lags if not item.is_quiet), default=0.0)
+    quiet = sum(item.is_quiet for item in lags)
+    return CheckOutcome(
+        UP_TO_DATE,
+        not behind,
+        f"largest lag {worst:.0f} s of {len(lags)} symbols, {quiet} without trades; limit {limit_s:.0f} s",
+        len(behind),
+        [{"symbol": item.symbol, "lag_s": f"{item.lag.total_seconds():.0f}"} for item in behind[:SAMPLE_ROWS]],
+    )
+
+
+def _newest_ends(settings: Settings, clock: datetime) -> dict[str, datetime]:
+    """End of the newest bar by symbol."""
+    recent = between("window_start", day_of(clock - LOOK_BACK), day_of(clock) + DAY)
+    bars = load_table(settings, SILVER_OHLCV).scan(recent, selected_fields=("symbol", "window_start")).to_arrow()
+    newest = bars.group_by("symbol").aggregate([("window_start", "max")]).to_pylist()
+    return {row["symbol"]: row["window_start_max"].astimezone(UTC) + MINUTE for row in newest}
+
+
+def _traded_since(settings: Settings, ends: dict[str, datetime], clock: datetime) -> set[str]:
+    """Symbols with trades in Bronze that are newer than `ends`; those of the last hours are looked at."""
+    bronze = load_table(settings, BRONZE_TRADES)
+    snapshot = bronze.metadata.current_snapshot_id
+    if snapshot is None or not ends:
+        return set()
+    first = max(min(ends.values()), clock - TRADES_LOOK_BACK)
+    files = files_between(bronze, snapshot, first, clock + HOUR)
+    if not files:
+        return set()
+    with open_duckdb() as duck:
+        newest = duck.sql(
+            "SELECT symbol, max(epoch_ms(event_time)) "
+            f"FROM {scan(duck, [local_path(file.path) for file in files], BRONZE_TRADES)} GROUP BY symbol"
+        ).fetchall()
+    return {symbol for symbol, newest_ms in newest if symbol in ends and newest_ms >= epoch_ms(ends[symbol])}
+
+
+def _is_covered(world: World, symbol: str, moment: datetime) -> bool:
+    """Whether the symbol's stream was received at that moment, and is in Bronze."""
+    at_ms = epoch_ms(moment)
+    return world.completeness.is_complete_on_any_stream(symbol, at_ms, at_ms + 1)

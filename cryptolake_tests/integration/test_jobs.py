@@ -1,0 +1,190 @@
+"""The jobs that users know, on the real broker, Spark and catalog, each run whole in an ephemeral instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import bronze as bronze_defs
+from cryptolake_assets.defs import jobs, silver
+from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import keys_of, publish, read_window
+from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.lake.windows import silver_day
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.stream.kafka import end_offsets
+from cryptolake_assets.stream.progress import bronze_lag, committed_offsets
+from cryptolake_assets.transform.checks import DEPENDENCIES, PUBLISHED_COUNT
+from cryptolake_tests.reference import reference_bars
+
+from .bronze import append, bars, trade
+from .test_bronze_stream import event, send
+
+HOUR = datetime(2024, 11, 20, 10, tzinfo=UTC)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+def run_job(instance: dg.DagsterInstance, name: str, **more: Any) -> dg.ExecuteInProcessResult:
+    job = build_definitions().resolve_job_def(name)
+    return job.execute_in_process(instance=instance, raise_on_error=False, **more)
+
+
+def run_silver(instance: dg.DagsterInstance, hour: datetime, **config: Any) -> dg.ExecuteInProcessResult:
+    return run_job(
+        instance,
+        "bronze_to_silver_1m",
+        partition_key=hour_key(hour),
+        run_config={"ops": {silver.KEY.to_python_identifier(): {"config": config}}} if config else None,
+    )
+
+
+def checked(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    return {event.check_name: event.passed for event in result.get_asset_check_evaluations()}
+
+
+def test_silver_is_made_after_its_dependencies_and_counted_afterwards(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    trades = [trade(HOUR + timedelta(seconds=30 * number), number) for number in range(60)]
+    append(settings, [*trades, *trades[:7], trade(HOUR, 900, price="-1")])
+    result = run_silver(instance, HOUR)
+    assert result.success
+    outcomes = checked(result)
+    assert outcomes[DEPENDENCIES]
+    assert outcomes[PUBLISHED_COUNT]
+    order = [event.step_key for event in result.all_events if event.is_step_success]
+    assert order.index("bronze__futures_trades_dependencies") < order.index(silver.KEY.to_python_identifier())
+    got = bars(settings, HOUR)
+    assert {key: bar["trades"] for key, bar in got.items()} == {
+        key: bar["trades"] for key, bar in reference_bars(trades).items()
+    }
+
+
+def test_published_bars_that_are_not_bronzes_are_found(settings: Settings, instance: dg.DagsterInstance) -> None:
+    hour = HOUR + timedelta(days=1)
+    append(settings, [trade(hour + timedelta(minutes=number), number) for number in range(10)])
+    assert run_silver(instance, hour).success
+    table = load_table(settings, SILVER_OHLCV)
+    present = read_window(table, silver_day(hour))
+    (position,) = [n for n, start in enumerate(present["window_start"].to_pylist()) if start.minute == 3]
+    spoilt = present.slice(position, 1)
+    column = spoilt.schema.get_field_index("trades")
+    spoilt = spoilt.set_column(column, spoilt.schema.field(column), pa.array([5], pa.int64()))
+    publish(table, SILVER_OHLCV, silver_day(hour), spoilt, keys_of(SILVER_OHLCV, spoilt), {})
+
+    result = run_check(instance, hour)
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert not evaluation.passed
+    assert "9 of 10 minutes agree" in str(evaluation.description)
+
+
+def run_check(instance: dg.DagsterInstance, hour: datetime) -> dg.ExecuteInProcessResult:
+    """The count alone, as by hand."""
+    key = dg.AssetCheckKey(silver.KEY, PUBLISHED_COUNT)
+    definitions = dg.Definitions(
+        assets=build_definitions().assets,
+        asset_checks=[jobs.published_count],
+        jobs=[dg.define_asset_job("count", selection=dg.AssetSelection.checks(key))],
+        resources=build_definitions().resources,
+        executor=dg.in_process_executor,
+    )
+    return definitions.resolve_job_def("count").execute_in_process(
+        instance=instance, partition_key=hour_key(hour), raise_on_error=False
+    )
+
+
+@pytest.mark.parametrize("engine", ["duckdb", "spark"])
+def test_symbols_window_and_engine_are_parameters(
+    settings: Settings, instance: dg.DagsterInstance, engine: str
+) -> None:
+    hour = HOUR + timedelta(days=2 if engine == "duckdb" else 3)
+    number = {"BTCUSDT": 0, "ETHUSDT": 1_000}
+    trades = [
+        trade(hour + timedelta(minutes=minute), first + minute, symbol=symbol)
+        for symbol, first in number.items()
+        for minute in range(30)
+    ]
+    append(settings, trades)
+    result = run_silver(
+        instance,
+        hour,
+        symbols=["ethusdt"],
+        window_start=(hour + timedelta(minutes=5)).isoformat(),
+        window_end=(hour + timedelta(minutes=8)).isoformat(),
+        engine=engine,
+    )
+    (materialization,) = result.asset_materializations_for_node(silver.KEY.to_python_identifier())
+    assert materialization.metadata["engine"].value == engine
+    assert set(bars(settings, hour)) == {("ETHUSDT", hour + timedelta(minutes=minute)) for minute in (5, 6, 7)}
+    assert not checked(result)[PUBLISHED_COUNT], "the rest of the hour is missing, and the count says so"
+    assert not result.success
+    assert run_silver(instance, hour).success
+    assert len(bars(settings, hour)) == 60
+
+
+def test_a_window_that_is_no_time_is_refused(instance: dg.DagsterInstance) -> None:
+    job = build_definitions().resolve_job_def("bronze_to_silver_1m")
+    with pytest.raises(dg.DagsterInvalidConfigError, match="window_start"):
+        job.execute_in_process(
+            instance=instance,
+            partition_key=hour_key(HOUR),
+            run_config={"ops": {silver.KEY.to_python_identifier(): {"config": {"window_start": "noon"}}}},
+        )
+
+
+async def test_what_kafka_holds_is_taken_when_the_stream_is_down(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    await send(settings, *((settings.kafka_topic_futures, event(number), []) for number in range(5_000, 5_003)))
+    assert bronze_lag(settings) > 0
+    result = run_job(instance, "ingest_realtime_to_bronze")
+    assert result.success
+    assert committed_offsets(settings) == end_offsets(settings, settings.kafka_topic_futures)
+    observed = instance.fetch_observations(bronze_defs.KEY, limit=1).records[0].asset_observation
+    assert observed is not None
+    assert observed.metadata["caught_up_by"].value == "available-now"
+    assert run_job(instance, "ingest_realtime_to_bronze").success
+
+
+def test_schedules_take_what_closed_last_on_the_exchanges_clock(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = datetime(2024, 7, 19, 0, 1, 10, tzinfo=UTC)
+    monkeypatch.setattr(
+        "cryptolake_assets.transform.context.exchange_clock_ms", lambda _: round(clock.timestamp() * 1000)
+    )
+    definitions = build_definitions()
+    for name, partition in (
+        ("bronze_to_silver_1m_hourly", "2024-07-18-23:00"),
+        ("silver_to_gold_daily_daily", "2024-07-18"),
+    ):
+        schedule = definitions.resolve_schedule_def(name)
+        context = dg.build_schedule_context(
+            scheduled_execution_time=datetime(2026, 3, 1, 0, 5, tzinfo=UTC), resources=definitions.resources
+        )
+        ticked = schedule.evaluate_tick(context)
+        assert [request.partition_key for request in ticked.run_requests or []] == [partition]
+
+
+def test_a_boundary_is_closed_once_the_watermark_has_passed_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    midnight = datetime(2026, 3, 1, tzinfo=UTC)
+    monkeypatch.setattr("cryptolake_assets.transform.context.exchange_clock_ms", lambda _: None)
+    grace = timedelta(milliseconds=settings.watermark_grace_ms)
+    hour = timedelta(hours=1)
+    assert jobs.last_closed(settings, hour, midnight + grace / 2) == midnight - 2 * hour
+    assert jobs.last_closed(settings, hour, midnight + grace) == midnight - hour
+    assert jobs.last_closed(settings, 24 * hour, midnight + grace) == midnight - 24 * hour

@@ -1,0 +1,32 @@
+"""How far bars are behind: judged by symbol, with quiet symbols and a finished replay told apart."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from cryptolake_assets.transform.freshness import SymbolLag, judge
+
+CLOCK = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def lag(symbol: str, seconds: float, *, is_quiet: bool = False) -> SymbolLag:
+    return SymbolLag(symbol, timedelta(seconds=seconds), is_quiet)
+
+
+def test_every_symbol_is_held_against_the_limit() -> None:
+    outcome = judge([lag("A", 10), lag("B", 301), lag("C", 900)], CLOCK, 300, stands_still=False)
+    assert not outcome.passed
+    assert outcome.failing_rows == [{"symbol": "B", "lag_s": "301"}, {"symbol": "C", "lag_s": "900"}]
+    assert "largest lag 900 s of 3 symbols" in outcome.description
+
+
+def test_a_symbol_that_nobody_trades_is_not_behind() -> None:
+    outcome = judge([lag("A", 10), lag("B", 5_000, is_quiet=True)], CLOCK, 300, stands_still=False)
+    assert outcome.passed
+    assert "1 without trades" in outcome.description
+
+
+def test_at_the_end_of_a_replay_nothing_is_behind() -> None:
+    outcome = judge([], CLOCK, 300, stands_still=True)
+    assert outcome.passed
+    assert "replay finished" in outcome.description
