@@ -94,8 +94,12 @@ def ingest_realtime_to_bronze() -> None:
 
 bronze_to_silver_1m = dg.define_asset_job(
     "bronze_to_silver_1m",
-    selection=dg.AssetSelection.assets(silver.KEY)
-    | dg.AssetSelection.checks(dg.AssetCheckKey(bronze.KEY, DEPENDENCIES)),
+    selection=dg.AssetSelection.assets(silver.KEY).without_checks()
+    | dg.AssetSelection.checks(
+        dg.AssetCheckKey(bronze.KEY, DEPENDENCIES),
+        *silver.CHECK_KEYS,
+        dg.AssetCheckKey(silver.KEY, PUBLISHED_COUNT),
+    ),
     tags=_tags("silver", timedelta(minutes=30)),
     description=(
         "Dependencies, then an hour of Silver, then the published bars counted against Bronze. Run config: symbols, "

@@ -50,8 +50,10 @@ class SilverConfig(dg.Config):
     symbols: list[str] = pydantic.Field(default=[], description="Only the bars of these symbols.")
     window_start: str = pydantic.Field(default="", description="Only minutes from this time on: 2026-01-31T09:00:00Z.")
     window_end: str = pydantic.Field(default="", description="Only minutes before this time.")
-    engine: EngineName = pydantic.Field(
-        default=EngineName.AUTO, description="duckdb, spark, or auto: as the settings say."
+    engine: str = pydantic.Field(
+        default=EngineName.AUTO.value,
+        pattern=f"^({'|'.join(EngineName)})$",
+        description=f"{', '.join(EngineName)}; auto: as the settings say.",
     )
 
     @pydantic.field_validator("window_start", "window_end")
@@ -104,7 +106,7 @@ def futures_ohlcv_1m(
 ) -> Iterator[SilverEvent]:
     from cryptolake_assets.transform.silver_candidate import SilverRun
 
-    run = SilverRun(lake.settings, engine.engine(config.engine), context.run.run_id)
+    run = SilverRun(lake.settings, engine.engine(EngineName(config.engine)), context.run.run_id)
     if context.has_partition_key:
         yield from _refresh(run, context.partition_key, config)
     else:

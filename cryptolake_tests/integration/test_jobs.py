@@ -14,6 +14,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import bronze as bronze_defs
 from cryptolake_assets.defs import jobs, silver
 from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
 from cryptolake_assets.lake.tables import SILVER_OHLCV
@@ -22,6 +23,7 @@ from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.kafka import end_offsets
 from cryptolake_assets.stream.progress import bronze_lag, committed_offsets
 from cryptolake_assets.transform.checks import DEPENDENCIES, PUBLISHED_COUNT
+from cryptolake_assets.transform.published import check_published
 from cryptolake_tests.reference import reference_bars
 
 from .bronze import append, bars, trade
@@ -84,25 +86,13 @@ def test_published_bars_that_are_not_bronzes_are_found(settings: Settings, insta
     spoilt = spoilt.set_column(column, spoilt.schema.field(column), pa.array([5], pa.int64()))
     publish(table, SILVER_OHLCV, silver_day(hour), spoilt, keys_of(SILVER_OHLCV, spoilt), {})
 
-    result = run_check(instance, hour)
-    (evaluation,) = result.get_asset_check_evaluations()
-    assert not evaluation.passed
-    assert "9 of 10 minutes agree" in str(evaluation.description)
-
-
-def run_check(instance: dg.DagsterInstance, hour: datetime) -> dg.ExecuteInProcessResult:
-    """The count alone, as by hand."""
-    key = dg.AssetCheckKey(silver.KEY, PUBLISHED_COUNT)
-    definitions = dg.Definitions(
-        assets=build_definitions().assets,
-        asset_checks=[jobs.published_count],
-        jobs=[dg.define_asset_job("count", selection=dg.AssetSelection.checks(key))],
-        resources=build_definitions().resources,
-        executor=dg.in_process_executor,
-    )
-    return definitions.resolve_job_def("count").execute_in_process(
-        instance=instance, partition_key=hour_key(hour), raise_on_error=False
-    )
+    outcome = check_published(settings, hour)
+    assert not outcome.passed
+    assert outcome.description == "9 of 10 minutes agree with Bronze, 14 trades"
+    minute = f"{hour + timedelta(minutes=3):%Y-%m-%d %H:%M}"
+    assert outcome.failing_rows == [
+        {"symbol": "BTCUSDT", "window_start": minute, "trades in Silver": "5", "in Bronze": "1"}
+    ]
 
 
 @pytest.mark.parametrize("engine", ["duckdb", "spark"])
@@ -134,14 +124,12 @@ def test_symbols_window_and_engine_are_parameters(
     assert len(bars(settings, hour)) == 60
 
 
-def test_a_window_that_is_no_time_is_refused(instance: dg.DagsterInstance) -> None:
-    job = build_definitions().resolve_job_def("bronze_to_silver_1m")
-    with pytest.raises(dg.DagsterInvalidConfigError, match="window_start"):
-        job.execute_in_process(
-            instance=instance,
-            partition_key=hour_key(HOUR),
-            run_config={"ops": {silver.KEY.to_python_identifier(): {"config": {"window_start": "noon"}}}},
-        )
+def test_a_window_that_is_no_time_is_refused(settings: Settings, instance: dg.DagsterInstance) -> None:
+    result = run_silver(instance, HOUR, window_start="noon")
+    assert not result.success
+    (failure,) = result.get_step_failure_events()
+    assert "window_start" in str(failure.step_failure_data.error)
+    assert result.asset_materializations_for_node(silver.KEY.to_python_identifier()) == []
 
 
 async def test_what_kafka_holds_is_taken_when_the_stream_is_down(
@@ -172,7 +160,9 @@ def test_schedules_take_what_closed_last_on_the_exchanges_clock(
     ):
         schedule = definitions.resolve_schedule_def(name)
         context = dg.build_schedule_context(
-            scheduled_execution_time=datetime(2026, 3, 1, 0, 5, tzinfo=UTC), resources=definitions.resources
+            scheduled_execution_time=datetime(2026, 3, 1, 0, 5, tzinfo=UTC),
+            repository_def=definitions.get_repository_def(),
+            resources={"lake": LakeResource()},
         )
         ticked = schedule.evaluate_tick(context)
         assert [request.partition_key for request in ticked.run_requests or []] == [partition]
