@@ -12,7 +12,7 @@ from cryptolake_assets.defs.jobs import CHECKS, JOBS, SCHEDULES
 from cryptolake_assets.defs.resources import EngineResource, LakeResource, StreamResource
 from cryptolake_assets.defs.silver import futures_ohlcv_1m
 
-AUTOMATION_INTERVAL_S = 5
+AUTOMATION_INTERVAL_S = 10
 
 
 def build_definitions() -> dg.Definitions:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from cryptolake_assets.cli import app
 from cryptolake_assets.cli.output import MAX_TABLE_ROWS, Format, print_table
+from cryptolake_assets.platform.parts import DAGSTER_PARTS
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, get_settings
 
 RUNNER = CliRunner()
@@ -64,9 +65,7 @@ def test_status_of_an_empty_home(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = RUNNER.invoke(app, ["status", "--json"])
     assert answer.exit_code == 0
     rows = json.loads(answer.stdout)
-    assert [row["name"] for row in rows] == [
-        *("kafka", "spark", "exchange", "producer", "bronze", "dagster-webserver", "dagster-daemon")
-    ]
+    assert [row["name"] for row in rows] == [*("kafka", "spark", "exchange", "producer", "bronze", *DAGSTER_PARTS)]
     assert {row["state"] for row in rows} == {"stopped"}
     assert all(row["pid"] is None and row["log"].endswith(f"{row['name']}.log") for row in rows)
     table = RUNNER.invoke(app, ["status"])

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from typer.testing import CliRunner
 
 from cryptolake_assets import cli, settings

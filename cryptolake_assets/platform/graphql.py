@@ -10,15 +10,6 @@ from cryptolake_assets.settings import Settings
 TIMEOUT_S = 20.0
 RUN_URL = "http://127.0.0.1:{port}/runs/{run_id}"
 
-_RUNS_IN_PROGRESS = """
-{ runsOrError(filter: {statuses: [STARTING, STARTED, CANCELING]}) {
-    __typename ... on Runs { results { runId } } ... on PythonError { message } } }
-"""
-_CANCEL_RUNS = """
-mutation ($ids: [String!]!) {
-  terminateRuns(runIds: $ids, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) {
-    __typename ... on PythonError { message } } }
-"""
 _LOCATION_ERRORS = """
 { workspaceOrError { __typename ... on PythonError { message } ... on Workspace { locationEntries {
     name locationOrLoadError { __typename ... on PythonError { message } } } } } }
@@ -59,30 +50,6 @@ def ask(settings: Settings, query: str, variables: dict[str, Any] | None = None)
         cause = "; ".join(str(error.get("message")) for error in errors or ()) or "no data"
         raise PartError(f"dagster-webserver: it refused a request: {cause}. See `cryptolake logs dagster-webserver`.")
     return data
-
-
-def cancel_orphaned_runs(settings: Settings) -> list[str]:
-    """Marks runs as cancelled that no process works on any more; returns their ids.
-
-    Meant for the moment before the daemon starts: runs are its children, and one that a kill or a power cut left in
-    progress would hold its pool for ever.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(materialize_lock(settings), timeout=0):
-            runs = ask(settings, _RUNS_IN_PROGRESS)["runsOrError"].get("results") or []
-            ids = [run["runId"] for run in runs]
-            if ids:
-                ask(settings, _CANCEL_RUNS, {"ids": ids})
-            return ids
-    except Timeout:  # `cryptolake materialize` is at work: the run in progress may be its own
-        return []
-
-
-def materialize_lock(settings: Settings) -> str:
-    """Path of the lock that a run outside the daemon holds while it works."""
-    return str(settings.run_dir / "materialize.lock")
 
 
 def location_errors(settings: Settings) -> list[str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptolake_assets.errors import SettingsError
-from cryptolake_assets.platform import kafka, probes, spark
+from cryptolake_assets.platform import code_servers, kafka, probes, spark
+from cryptolake_assets.platform.code_servers import CodeLocation
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, Source, env_name
 from cryptolake_assets.stream.progress import report_path
 
@@ -17,8 +18,6 @@ INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
 
 SERVER_SETTINGS = ("spark_memory_mb", "spark_master")
 """Settings that only Spark's own process uses: a change of them concerns no other part."""
-
-WORKSPACE_FILE = PROJECT_ROOT / "workspace.yaml"
 
 KAFKA = "kafka"
 SPARK = "spark"
@@ -96,11 +95,19 @@ def _module(name: str, *arguments: str) -> Callable[[Settings], tuple[str, ...]]
     return lambda _: (sys.executable, "-m", name, *arguments)
 
 
+def _workspace_file(settings: Settings) -> Path:
+    return settings.dagster_home / "workspace.yaml"
+
+
 def _webserver_command(settings: Settings) -> tuple[str, ...]:
     return (
-        *(sys.executable, "-m", "dagster_webserver", "-w", str(WORKSPACE_FILE)),
+        *(sys.executable, "-m", "dagster_webserver", "-w", str(_workspace_file(settings))),
         *("-h", "127.0.0.1", "-p", str(settings.dagster_port)),
     )
+
+
+def _daemon_command(settings: Settings) -> tuple[str, ...]:
+    return (sys.executable, "-m", "dagster._daemon", "run", "-w", str(_workspace_file(settings)))
 
 
 def _dagster_environment(settings: Settings) -> dict[str, str]:
@@ -110,14 +117,15 @@ def _dagster_environment(settings: Settings) -> dict[str, str]:
 def dagster_files(settings: Settings) -> dict[Path, str]:
     """What DAGSTER_HOME must hold, by path."""
     text = (PROJECT_ROOT / "dagster.yaml").read_text(encoding="utf-8")
-    return {settings.dagster_home / "dagster.yaml": text}
+    return {
+        settings.dagster_home / "dagster.yaml": text,
+        _workspace_file(settings): code_servers.workspace_text(settings),
+    }
 
 
 def _prepare_daemon(settings: Settings) -> None:
-    from cryptolake_assets.platform.graphql import cancel_orphaned_runs
     from cryptolake_assets.platform.pools import ensure_pools
 
-    cancel_orphaned_runs(settings)
     ensure_pools(settings)
 
 
@@ -132,6 +140,21 @@ def _bootstrap(settings: Settings) -> object:
 
     return bootstrap(settings)
 
+
+def _code_server(location: CodeLocation) -> Part:
+    return Part(
+        name=location.part,
+        command=lambda settings: code_servers.command(settings, location),
+        is_ready=lambda settings, _: code_servers.is_ready(settings, location),
+        environment=_dagster_environment,
+        files=dagster_files,
+        prepare=lambda settings: code_servers.prepare(settings, location),
+        start_timeout_s=180,
+        stop_timeout_s=20,
+    )
+
+
+CODE_SERVERS = tuple(_code_server(location) for location in code_servers.locations())
 
 PARTS: tuple[Part, ...] = (
     Part(
@@ -183,29 +206,33 @@ PARTS: tuple[Part, ...] = (
         start_timeout_s=180,
         stop_timeout_s=40,
     ),
+    *CODE_SERVERS,
     Part(
         name=DAGSTER_WEBSERVER,
         command=_webserver_command,
         is_ready=lambda settings, _: probes.http_ok(f"http://127.0.0.1:{settings.dagster_port}/server_info"),
+        needs=tuple(part.name for part in CODE_SERVERS),
         port_fields=("dagster_port",),
         environment=_dagster_environment,
-        ignores=lambda name: name == "replay_speed",
+        ignores=lambda _: True,
         files=dagster_files,
         start_timeout_s=180,
     ),
     Part(
         name=DAGSTER_DAEMON,
-        command=_module("dagster._daemon", "run", "-w", str(WORKSPACE_FILE)),
+        command=_daemon_command,
         is_ready=lambda settings, started: probes.daemon_healthy(settings.dagster_port, started),
         # The webserver answers for the daemon's health; its tables are what the first sensor tick reads.
         needs=(TABLES, DAGSTER_WEBSERVER),
         environment=_dagster_environment,
-        ignores=lambda name: name == "replay_speed",
+        ignores=lambda _: True,
         files=dagster_files,
         prepare=_prepare_daemon,
         start_timeout_s=180,
     ),
 )
+
+DAGSTER_PARTS = (*(part.name for part in CODE_SERVERS), DAGSTER_WEBSERVER, DAGSTER_DAEMON)
 
 STEPS: tuple[Step, ...] = (
     Step(TOPICS, "Kafka topics", _create_topics, needs=(KAFKA,), wanted_by=(KAFKA, PRODUCER, BRONZE)),

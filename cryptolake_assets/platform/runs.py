@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from cryptolake_assets.errors import PartError
 from cryptolake_assets.platform import graphql, probes
+from cryptolake_assets.platform.code_servers import materialize_lock
 from cryptolake_assets.platform.parts import dagster_files
 from cryptolake_assets.settings import Settings
 
@@ -50,5 +51,5 @@ def materialize_here(settings: Settings, asset: str, partition: str) -> int:
         *("-m", "cryptolake_assets.definitions", "--select", asset, "--partition", partition),
     ]
     environment = {**os.environ, **settings.environment(), "DAGSTER_HOME": str(settings.dagster_home)}
-    with FileLock(graphql.materialize_lock(settings)):
+    with FileLock(materialize_lock(settings)):
         return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL).returncode

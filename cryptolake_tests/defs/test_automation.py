@@ -35,7 +35,7 @@ class Days:
             check_specs=specs(silver.KEY, SILVER_CHECKS, hourly()),
             output_required=False,
         )
-        def gated() -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        def gated() -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
             results = [dg.AssetCheckResult(passed=passed, check_name=name) for name in SILVER_CHECKS]
             if passed:
                 yield dg.MaterializeResult(check_results=results)

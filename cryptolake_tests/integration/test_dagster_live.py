@@ -13,7 +13,7 @@ from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.graphql import ask
-from cryptolake_assets.platform.parts import DAGSTER_DAEMON, DAGSTER_WEBSERVER
+from cryptolake_assets.platform.parts import DAGSTER_PARTS
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.reference import Trade, reference_bars
 from cryptolake_tests.waiting import wait_for
@@ -53,7 +53,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, l
     ]
     append(settings, trades)
     try:
-        lifecycle.up(settings, [DAGSTER_WEBSERVER, DAGSTER_DAEMON])
+        lifecycle.up(settings, DAGSTER_PARTS)
         yield settings, trades
     finally:
         lifecycle.down(settings)

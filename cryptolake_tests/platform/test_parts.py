@@ -14,12 +14,13 @@ from pydantic import SecretStr
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.platform import kafka, launch, spark
-from cryptolake_assets.platform.parts import PARTS, STEPS, Part, local_parts
+from cryptolake_assets.platform.parts import CODE_SERVERS, DAGSTER_PARTS, PARTS, STEPS, Part, local_parts
 from cryptolake_assets.platform.properties import properties_text
 from cryptolake_assets.platform.supervisor import Supervisor, write_private
 from cryptolake_assets.settings import Settings, load_settings
 
 BY_NAME = {part.name: part for part in PARTS}
+CODE = {part.name for part in CODE_SERVERS}
 
 
 @pytest.fixture
@@ -44,9 +45,7 @@ def test_external_brokers_and_spark_are_not_started() -> None:
     external = load_settings(
         kafka_bootstrap_servers="broker.example:9092", spark_remote="sc://spark.example:15002", source="binance"
     )
-    assert [part.name for part in local_parts(external)] == [
-        *("producer", "bronze", "dagster-webserver", "dagster-daemon")
-    ]
+    assert [part.name for part in local_parts(external)] == [*("producer", "bronze", *DAGSTER_PARTS)]
 
 
 def test_an_unknown_part_is_refused(settings: Settings) -> None:
@@ -85,8 +84,8 @@ def test_properties_survive_javas_reading() -> None:
 @pytest.mark.parametrize(
     ("change", "restarted"),
     [
-        ({"replay_speed": 1.0}, {"exchange", "producer"}),
-        ({"replay_dir": "/captures"}, {"exchange", "producer", "dagster-webserver", "dagster-daemon"}),
+        ({"replay_speed": 1.0}, {"exchange", "producer", *CODE}),
+        ({"replay_dir": "/captures"}, {"exchange", "producer", *CODE}),
         ({"spark_memory_mb": 4096}, {"spark"}),
         ({}, set()),
     ],
