@@ -168,7 +168,7 @@ def _evaluations(asset: dg.AssetKey, said: tuple[CheckOutcome, dg.AssetCheckSeve
 def _sign_of_life(clock_ms: int | None, verdict: Verdict) -> list[dg.AssetMaterialization]:
     """Bronze's freshness goes by materialization: a stream that has nothing to take is fresh all the same."""
     moment = datetime.now(UTC) if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
-    key = hour_key(moment)
+    key = hour_key(moment.replace(minute=0, second=0, microsecond=0))
     if not hourly().has_partition_key(key):
         return []
     return [dg.AssetMaterialization(bronze.KEY, partition=key, metadata={"rows_added": 0, "heartbeat": verdict.reason})]

@@ -1,0 +1,154 @@
+"""The health sensor on a real stream: well, finished, hung and restarted; and bars that fall behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import bronze, silver
+from cryptolake_assets.defs.health import FAILS_AT, REPORT_EVERY_S, look
+from cryptolake_assets.defs.resources import StreamResource
+from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
+from cryptolake_assets.platform.supervisor import Supervisor
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform import refresh_silver
+from cryptolake_assets.transform.checks import HEARTBEAT, UP_TO_DATE
+from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_tests.waiting import wait_for
+
+from .conftest import settings_for, stop_spark_session
+from .test_crashes import HOURS, wait_until_all_is_in_bronze
+
+PARTS = [KAFKA, SPARK, EXCHANGE, BRONZE, PRODUCER]
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A platform whose replay has ended, with all bars in Silver."""
+    settings = settings_for(
+        tmp_path_factory.mktemp("health"),
+        bronze_trigger_s=2.0,
+        coverage_interval_s=1.0,
+        spark_memory_mb=1536,
+        stream_stall_s=10,
+    )
+    try:
+        lifecycle.up(settings, PARTS)
+        wait_until_all_is_in_bronze(settings)
+        for candidate in refresh_silver.rebuild(settings, DuckDBEngine(settings), HOURS[0], HOURS[-1] + HOUR, "test"):
+            assert candidate.passed
+        yield settings
+    finally:
+        stop_spark_session()
+        lifecycle.down(settings)
+
+
+class Watch:
+    """The sensor's looks, one after another, and what they said of each check."""
+
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
+        self._settings = settings
+        self._instance = instance
+        self._cursor: str | None = None
+        self.said: dict[str, list[tuple[bool, str, str]]] = {HEARTBEAT: [], UP_TO_DATE: []}
+        self.materialized: list[dg.AssetMaterialization] = []
+
+    def look(self, later_s: float = 0.0) -> list[dg.RunRequest]:
+        context = dg.build_sensor_context(instance=self._instance, cursor=self._cursor)
+        result = look(context, self._settings, StreamResource().signs(), time.time() + later_s)
+        if isinstance(result, dg.SkipReason):
+            self._cursor = context.cursor
+            return []
+        self._cursor = result.cursor
+        for event in result.asset_events:
+            if isinstance(event, dg.AssetCheckEvaluation):
+                self.said[event.check_name].append((event.passed, event.severity.value, str(event.description)))
+            elif isinstance(event, dg.AssetMaterialization):
+                self.materialized.append(event)
+            self._instance.report_runless_asset_event(event)
+        return list(result.run_requests or [])
+
+
+@pytest.fixture
+def watch(settings: Settings) -> Iterator[Watch]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Watch(settings, instance)
+
+
+def bronze_pid(settings: Settings) -> int:
+    pid = Supervisor(settings).processes()[BRONZE].pid
+    assert pid
+    return pid
+
+
+def test_at_a_replays_end_everything_is_well(settings: Settings, watch: Watch) -> None:
+    assert watch.look() == []
+    assert watch.said[HEARTBEAT][-1][0]
+    assert watch.said[UP_TO_DATE][-1][0]
+    assert [event.partition for event in watch.materialized] == ["2024-07-19-00:00"]
+    assert watch.look(later_s=REPORT_EVERY_S) == []
+    assert watch.said[UP_TO_DATE][-1][2].startswith("replay finished")
+
+
+def test_bars_that_fall_behind_warn_and_then_fail(
+    settings: Settings, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = datetime(2024, 7, 19, 0, 6, tzinfo=UTC).timestamp()
+    limit_s = settings.event_time_lag_limit_in_use_s
+    clock: dict[str, float] = {}
+    monkeypatch.setattr("cryptolake_assets.transform.context.exchange_clock_ms", lambda _: round(clock["s"] * 1000))
+    for seconds in (0, limit_s * 1.5, limit_s * (FAILS_AT + 0.5)):
+        clock["s"] = end + seconds
+        watch.look()
+    assert [said[:2] for said in watch.said[UP_TO_DATE]] == [(True, "WARN"), (False, "WARN"), (False, "ERROR")]
+
+
+def test_a_hung_stream_warns_fails_and_is_restarted(settings: Settings, watch: Watch) -> None:
+    before = bronze_pid(settings)
+    watch.look()
+    requests: list[dg.RunRequest] = []
+
+    def is_restart_asked_for() -> bool:
+        requests.extend(watch.look())
+        return bool(requests)
+
+    os.kill(before, signal.SIGSTOP)
+    try:
+        wait_for(is_restart_asked_for, timeout_s=60)
+    finally:
+        os.kill(before, signal.SIGCONT)
+    assert [said[:2] for said in watch.said[HEARTBEAT]] == [(True, "WARN"), (False, "WARN"), (False, "ERROR")]
+    (request,) = requests
+    job = build_definitions().resolve_job_def("restart_bronze_stream")
+    assert job.execute_in_process(instance=watch._instance, run_config=request.run_config).success
+    assert bronze_pid(settings) != before
+    observed = watch._instance.fetch_observations(bronze.KEY, limit=1).records[0].asset_observation
+    assert observed is not None
+    metadata: dict[str, Any] = {name: value.value for name, value in observed.metadata.items()}
+    assert metadata["reason"].startswith("no sign of life")
+    assert metadata["pid_before"] == str(before)
+    assert metadata["pid_after"] == str(bronze_pid(settings))
+    wait_for(lambda: not watch.look() and watch.said[HEARTBEAT][-1][0], timeout_s=60)
+
+
+def test_the_checks_by_hand(settings: Settings) -> None:
+    definitions = build_definitions()
+    keys = [dg.AssetCheckKey(bronze.KEY, HEARTBEAT), dg.AssetCheckKey(silver.KEY, UP_TO_DATE)]
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = dg.define_asset_job("now", selection=dg.AssetSelection.checks(*keys))
+        merged = dg.Definitions.merge(definitions, dg.Definitions(jobs=[job]))
+        result = merged.resolve_job_def("now").execute_in_process(instance=instance)
+    assert {event.check_name: event.passed for event in result.get_asset_check_evaluations()} == {
+        HEARTBEAT: True,
+        UP_TO_DATE: True,
+    }
