@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from cryptolake_assets.defs import maintenance
 from cryptolake_assets.defs.bronze import futures_trades
 from cryptolake_assets.defs.follower import bronze_follower
 from cryptolake_assets.defs.gold import futures_daily_stats
@@ -16,7 +17,10 @@ AUTOMATION_INTERVAL_S = 5
 def build_definitions() -> dg.Definitions:
     """A fresh `Definitions`, so that tests can take one with other resources."""
     return dg.Definitions(
-        assets=[futures_trades, futures_ohlcv_1m, futures_daily_stats],
+        assets=[futures_trades, futures_ohlcv_1m, futures_daily_stats, *maintenance.ASSETS],
+        asset_checks=[maintenance.small_files],
+        jobs=[*maintenance.JOBS.values()],
+        schedules=[*maintenance.SCHEDULES],
         sensors=[
             bronze_follower,
             dg.AutomationConditionSensorDefinition(

@@ -37,6 +37,20 @@ def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str 
     return {int(number): offset for number, offset in by_topic.get(topic or settings.kafka_topic_futures, {}).items()}
 
 
+def query_ids(settings: Settings) -> frozenset[str]:
+    """Ids of the stream's queries, as their commits carry them (`spark.sql.streaming.queryId`); none before the first
+    start."""
+    found = []
+    for query in (TRADES_QUERY, REJECTED_QUERY):
+        filesystem, path = _open(checkpoint(settings, query))
+        try:
+            with filesystem.open_input_file(f"{path}/metadata") as file:
+                found.append(str(json.loads(file.read())["id"]))
+        except FileNotFoundError:
+            continue
+    return frozenset(found)
+
+
 def _open(location: str) -> tuple[FileSystem, str]:
     from pyarrow.fs import FileSystem, LocalFileSystem
 
