@@ -216,7 +216,7 @@ class Settings(BaseSettings):
     compaction_min_files: int = _named(
         "CRYPTOLAKE_COMPACTION_MIN_FILES",
         5,
-        "Files from which a partition is compacted; an hour of Bronze with fewer waits until nothing came for 6 h.",
+        "Files from which a partition is compacted; an hour of Bronze with fewer waits until nothing came for one.",
         ge=2,
     )
     compaction_max_hours: int = _named(

@@ -79,9 +79,10 @@ def test_maintenance_is_scheduled_in_utc_on_in_a_fresh_home_and_ends(
     job = repository.get_job(f"maintenance_{work.value}")
     assert int(job.tags["dagster/max_runtime"]) > 0
     nodes = {node.name: node.definition for node in job.graph.nodes}
-    policy = nodes.pop(f"maintenance__{work.value}").retry_policy
-    assert policy is not None
-    assert policy.backoff is dg.Backoff.EXPONENTIAL
+    op = nodes.pop(f"maintenance__{work.value}")
+    assert isinstance(op, dg.OpDefinition)
+    assert op.retry_policy is not None
+    assert op.retry_policy.backoff is dg.Backoff.EXPONENTIAL
     with_check = work in (Work.COMPACTION, Work.SNAPSHOTS)
     assert list(nodes) == (["maintenance__compaction_small_files"] if with_check else [])
 

@@ -40,7 +40,7 @@ POOL = "maintenance"
 REWRITE_BELOW_BYTES = 384 * 1024 * 1024
 """Spark joins files below three quarters of its target size, 512 MiB."""
 
-LATE = timedelta(hours=6)
+LATE = timedelta(hours=1)
 """An hour with few files is compacted once nothing came for so long."""
 
 STRAY = HOUR
@@ -104,7 +104,7 @@ FIGURES = tuple(field.name for field in fields(TableState) if field.name != "tab
 @dataclass(frozen=True)
 class HourFiles:
     """An hour of Bronze: how many of its files could be joined, and when the newest of them came (None: before every
-    snapshot that the table still has)."""
+    snapshot that the table still has, so long ago)."""
 
     hour: datetime
     files: int
