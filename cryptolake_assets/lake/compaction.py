@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from cryptolake_assets.errors import SparkError
 from cryptolake_assets.lake.catalog import load_table
@@ -32,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 SORT_ORDER = "symbol, event_time, trade_id"
 
+CALL_ATTEMPTS = 8
 ROW_GROUP_ROWS = 100_000
 MANIFEST_BYTES = 64 * 1024
 MANIFESTS_ENOUGH = 50
@@ -145,16 +147,30 @@ def _name(spec: TableSpec) -> str:
 
 
 def call_procedure(spark: SparkSession, spec: TableSpec, procedure: str) -> list[Any]:
-    """Rows of a procedure of Iceberg's."""
+    """Rows of a procedure of Iceberg's. One that another writer got in the way of has changed nothing and is called
+    again; what it plans then is the present table."""
     from pyspark.errors.exceptions.base import PySparkException
 
     try:
-        return list(spark.sql(procedure).collect())
+        for attempt in Retrying(
+            retry=retry_if_exception(_lost_race),
+            stop=stop_after_attempt(CALL_ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.2, max=5),
+            reraise=True,
+        ):
+            with attempt:
+                rows = list(spark.sql(procedure).collect())
     except PySparkException as error:
         raise SparkError(
             f"spark: maintenance of {spec.full_name} failed ({str(error).splitlines()[0][:200]}). The "
             "table is as it was; see `cryptolake logs spark`, then run it again."
         ) from error
+    return rows
+
+
+def _lost_race(error: BaseException) -> bool:
+    """Spark Connect names the exception of the server in its message."""
+    return any(name in str(error) for name in ("iceberg.exceptions.Validation", "iceberg.exceptions.CommitFailed"))
 
 
 def _set_layout(table: Table) -> None:
