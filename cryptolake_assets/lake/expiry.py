@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -157,8 +158,16 @@ def _files_if_there(io: FileIO, manifest: ManifestFile) -> set[str]:
 
 
 def _delete(io: FileIO, path: str) -> bool:
+    if "://" not in path:
+        # What Spark writes on a local disk has a checksum file beside it.
+        checksum_of(Path(path)).unlink(missing_ok=True)
     try:
         io.delete(path)
     except FileNotFoundError:
         return False
     return True
+
+
+def checksum_of(path: Path) -> Path:
+    """Where Hadoop's local file system keeps the checksums of a file."""
+    return path.with_name(f".{path.name}.crc")

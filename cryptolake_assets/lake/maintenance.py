@@ -13,17 +13,18 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from cryptolake_assets.errors import MaintenanceInUseError
 from cryptolake_assets.lake import compaction
-from cryptolake_assets.lake.bronze_files import EPOCH
+from cryptolake_assets.lake.bronze_files import EPOCH, local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.expiry import due_snapshots, expire, history_of
 from cryptolake_assets.lake.layout import LiveFile, TableState, live_files, small_manifests, state_of
-from cryptolake_assets.lake.orphans import remove_orphans
+from cryptolake_assets.lake.orphans import remove_lone_checksums, remove_orphans
 from cryptolake_assets.lake.tables import BRONZE_TRADES, REWRITTEN_TABLES, TABLES, TableSpec
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.settings import Settings
@@ -260,8 +261,12 @@ class _Keeper:
     def _remove_orphans(self, spec: TableSpec, table: Table) -> str:
         if not table.metadata.snapshots:
             return ""
-        files = remove_orphans(self._spark, spec, timedelta(hours=self._settings.orphan_retention_h))
-        return f"{len(files)} files" if files else ""
+        retention = timedelta(hours=self._settings.orphan_retention_h)
+        number = len(remove_orphans(self._spark, spec, retention))
+        location = local_path(table.location())
+        if "://" not in location:
+            number += remove_lone_checksums(Path(location), retention)
+        return f"{number} files" if number else ""
 
 
 def due_partitions(files: Iterable[LiveFile], min_files: int) -> set[tuple[object, ...]]:

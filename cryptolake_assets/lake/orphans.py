@@ -2,12 +2,15 @@
 
 Spark's `remove_orphan_files` lists the directory and compares it with everything that the metadata names. It tells
 `file:/x`, `file:///x` and `/x` for the same file, and stops when it meets another scheme or host, rather than guess.
-The stream's checkpoints lie beside the tables' directories, so they are not looked at.
+The stream's checkpoints lie beside the tables' directories, so they are not looked at. It passes over hidden files,
+so the checksums that Hadoop keeps beside each local file are removed here once their file is gone.
 """
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -42,3 +45,16 @@ def remove_orphans(spark: SparkSession, spec: TableSpec, retention: timedelta) -
     if found:
         log.info("orphans_removed", table=spec.full_name, files=len(found), sample=found[:5])
     return found
+
+
+def remove_lone_checksums(directory: Path, retention: timedelta) -> int:
+    """Deletes checksum files below a local directory that are older than `retention` and whose file is gone."""
+    youngest = time.time() - retention.total_seconds()
+    lone = [
+        path
+        for path in directory.rglob(".*.crc")
+        if path.stat().st_mtime < youngest and not path.with_name(path.name[1 : -len(".crc")]).exists()
+    ]
+    for path in lone:
+        path.unlink(missing_ok=True)
+    return len(lone)

@@ -151,6 +151,9 @@ def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
     # The commits of the late hour's files are forgotten: it is old now.
     assert changes(maintain(settings, Work.COMPACTION, position)) == {"bronze.futures_trades": "1 hours"}
     maintain(settings, Work.SNAPSHOTS, position)
+    checksums = [path for path in warehouse.rglob(".*.crc") if ".metadata.json" not in path.name]
+    assert checksums
+    assert [path for path in checksums if not path.with_name(path.name[1:-4]).exists()] == []
     assert (rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)) == before
     for work in Work:
         assert changes(maintain(settings, work, position)) == {}, work

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,7 @@ from cryptolake_assets.lake.maintenance import (
     hours_of,
     maintain,
 )
+from cryptolake_assets.lake.orphans import remove_lone_checksums
 from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.settings import Settings
@@ -162,3 +165,13 @@ def test_manifests_are_due_from_a_number_on(lake: Settings, monkeypatch: pytest.
     monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 2)
     with pytest.raises(SparkError):
         maintain(lake.model_copy(update={"spark_connect_port": 1}), Work.MANIFESTS, StreamPosition(None))
+
+
+def test_checksums_go_once_their_file_is_gone_and_they_are_old(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("here", ".here.crc", ".gone.crc", ".young.crc", ".other"):
+        (tmp_path / "data" / name).write_bytes(b"")
+        if name != ".young.crc":
+            os.utime(tmp_path / "data" / name, (1, 1))
+    assert remove_lone_checksums(tmp_path, timedelta(hours=1)) == 1
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"here", ".here.crc", ".young.crc", ".other"}
