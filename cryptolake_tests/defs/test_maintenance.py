@@ -6,11 +6,14 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
+from typer.testing import CliRunner
 
+from cryptolake_assets.cli import app
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs.maintenance import CRON, as_markdown, key_of
 from cryptolake_assets.lake.layout import TableState
 from cryptolake_assets.lake.maintenance import Report, TableChange, Work
+from cryptolake_assets.lake.tables import TABLES
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_tests.integration.bronze import append, trade
 
@@ -75,3 +78,10 @@ def test_no_two_works_start_in_the_same_minute() -> None:
         first, _, step = minute.partition("/")
         minutes += range(int(first.split("-")[0]), 60, int(step)) if step else [int(minute)]
     assert len(minutes) == len(set(minutes)) == 10
+
+
+def test_the_command_shows_every_table(settings: Settings) -> None:
+    result = CliRunner().invoke(app, ["maintain", "--only", "snapshot_expiry"])
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if "nothing was due" in line]
+    assert [line.split()[0] for line in lines] == [".".join(spec.identifier) for spec in TABLES]
