@@ -25,7 +25,7 @@ GOLD := gold/futures_daily_stats
 
 .PHONY: help setup demo up down status health logs test test-unit test-integration lint format types bench lock \
 	env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
-	run-silver run-gold trigger-silver spark-sql-check need-partition
+	run-silver run-gold trigger-silver maintain spark-sql-check need-partition
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ run-gold: $(READY) need-partition ## Materialize a day of Gold and wait: PARTITI
 
 trigger-silver: $(READY) need-partition ## Launch an hour of Silver on the running platform: PARTITION=2024-07-18-23:00
 	@$(CRYPTOLAKE) materialize $(SILVER) --partition "$(PARTITION)" --no-wait
+
+maintain: $(READY) ## Compact, join manifests, expire snapshots, remove orphans; before and after
+	@$(CRYPTOLAKE) maintain
 
 spark-sql-check: $(READY) ## Count Bronze and Silver over Spark Connect
 	@$(CRYPTOLAKE) sql --engine spark "SELECT 'bronze.futures_trades' AS table_name, count(*) AS row_count FROM cryptolake.bronze.futures_trades UNION ALL SELECT 'silver.futures_ohlcv_1m', count(*) FROM cryptolake.silver.futures_ohlcv_1m"

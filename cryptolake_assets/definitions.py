@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from cryptolake_assets.defs import maintenance
 from cryptolake_assets.defs.bronze import futures_trades
 from cryptolake_assets.defs.follower import bronze_follower
 from cryptolake_assets.defs.gold import futures_daily_stats
@@ -18,10 +19,10 @@ AUTOMATION_INTERVAL_S = 10
 def build_definitions() -> dg.Definitions:
     """A fresh `Definitions`, so that tests can take one with other resources."""
     return dg.Definitions(
-        assets=[futures_trades, futures_ohlcv_1m, futures_daily_stats],
-        asset_checks=[*CHECKS, stream_health_now],
-        jobs=[*JOBS, restart_bronze_stream],
-        schedules=SCHEDULES,
+        assets=[futures_trades, futures_ohlcv_1m, futures_daily_stats, *maintenance.ASSETS],
+        asset_checks=[*CHECKS, stream_health_now, maintenance.small_files],
+        jobs=[*JOBS, restart_bronze_stream, *maintenance.JOBS.values()],
+        schedules=[*SCHEDULES, *maintenance.SCHEDULES],
         sensors=[
             bronze_follower,
             stream_health,

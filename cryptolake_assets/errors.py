@@ -67,6 +67,10 @@ class CheckpointInUseError(CryptolakeError):
     """Another process holds the Bronze stream's checkpoint."""
 
 
+class MaintenanceInUseError(CryptolakeError):
+    """Another process maintains the tables."""
+
+
 class TableNotFoundError(CryptolakeError):
     """A table is missing from the catalog."""
 

@@ -230,6 +230,49 @@ class Settings(BaseSettings):
         ge=1,
     )
 
+    compaction_grace_s: int = _named(
+        "CRYPTOLAKE_COMPACTION_GRACE_S",
+        300,
+        "Seconds after its end, and after its last new file, from which an hour of Bronze may be compacted.",
+        ge=0,
+    )
+    compaction_min_files: int = _named(
+        "CRYPTOLAKE_COMPACTION_MIN_FILES",
+        5,
+        "Files from which a partition is compacted; an hour of Bronze with fewer waits until nothing came for one.",
+        ge=2,
+    )
+    compaction_max_hours: int = _named(
+        "CRYPTOLAKE_COMPACTION_MAX_HOURS", 48, "Most hours of Bronze that one run compacts.", ge=1
+    )
+    snapshot_retention_s: int = _named(
+        "CRYPTOLAKE_SNAPSHOT_RETENTION_S",
+        3_600,
+        "Seconds for which a table's state stays readable after it was replaced: for readers, and for time travel.",
+        ge=600,
+    )
+    snapshots_kept: int = _named(
+        "CRYPTOLAKE_SNAPSHOTS_KEPT", 10, "Newest snapshots of a table that stay however old they are.", ge=1
+    )
+    orphan_retention_h: int = _named(
+        "CRYPTOLAKE_ORPHAN_RETENTION_H",
+        72,
+        "Hours for which a file that no snapshot needs stays: a writer may be about to commit it.",
+        ge=24,
+    )
+    small_file_bytes: int = _named(
+        "CRYPTOLAKE_SMALL_FILE_BYTES",
+        8_388_608,
+        "A data file is small below this many bytes, if its partition has another such file.",
+        ge=1,
+    )
+    small_file_limit: int = _named(
+        "CRYPTOLAKE_SMALL_FILE_LIMIT",
+        10_000,
+        "Small files of a table from which a check warns; an hour of Bronze has up to 3,000 before it is compacted.",
+        ge=1,
+    )
+
     kafka_port: Port = _named("CRYPTOLAKE_KAFKA_PORT", 9092, "Port of the local Kafka broker.")
     kafka_controller_port: Port = _named(
         "CRYPTOLAKE_KAFKA_CONTROLLER_PORT", 9093, "Port of the local Kafka controller."

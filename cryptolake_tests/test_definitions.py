@@ -12,6 +12,7 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.lake.maintenance import POOL, Work
 from cryptolake_assets.lake.tables import POOLED_TABLES
 from cryptolake_assets.platform.pools import ensure_pools
 from cryptolake_assets.settings import PROJECT_ROOT, load_settings
@@ -46,6 +47,7 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
         "bronze/futures_trades",
         "silver/futures_ohlcv_1m",
         "gold/futures_daily_stats",
+        *(f"maintenance/{work.value}" for work in Work),
     }
     hourly = graph.get(dg.AssetKey(["silver", "futures_ohlcv_1m"])).partitions_def
     daily = graph.get(dg.AssetKey(["gold", "futures_daily_stats"])).partitions_def
@@ -73,6 +75,24 @@ def test_every_job_that_users_know_has_a_schedule_a_timeout_and_retries(reposito
         assert int(tags["dagster/max_retries"]) > 0
 
 
+@pytest.mark.parametrize("work", Work)
+def test_maintenance_is_scheduled_in_utc_on_in_a_fresh_home_and_ends(
+    repository: dg.RepositoryDefinition, work: Work
+) -> None:
+    schedule = repository.get_schedule_def(f"maintenance_{work.value}_schedule")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    assert schedule.execution_timezone == "UTC"
+    job = repository.get_job(f"maintenance_{work.value}")
+    assert int(job.tags["dagster/max_runtime"]) > 0
+    nodes = {node.name: node.definition for node in job.graph.nodes}
+    op = nodes.pop(f"maintenance__{work.value}")
+    assert isinstance(op, dg.OpDefinition)
+    assert op.retry_policy is not None
+    assert op.retry_policy.backoff is dg.Backoff.EXPONENTIAL
+    with_check = work in (Work.COMPACTION, Work.SNAPSHOTS)
+    assert list(nodes) == (["maintenance__compaction_small_files"] if with_check else [])
+
+
 def test_gate_checks_block_and_every_check_has_its_assets_partitions(
     repository: dg.RepositoryDefinition,
 ) -> None:
@@ -81,7 +101,7 @@ def test_gate_checks_block_and_every_check_has_its_assets_partitions(
     assert specs
     for spec in specs:
         of_all_time = spec.name in (HEARTBEAT, UP_TO_DATE, DEPENDENCIES)
-        assert spec.blocking == (spec.name not in (*SILVER_OBSERVATIONS, HEARTBEAT, UP_TO_DATE))
+        assert spec.blocking == (spec.name not in (*SILVER_OBSERVATIONS, HEARTBEAT, UP_TO_DATE, "small_files"))
         assert spec.partitions_def == (None if of_all_time else graph.get(spec.asset_key).partitions_def)
 
 
@@ -94,6 +114,8 @@ def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition) -> Non
         assert node.tags["layer"] == node.group_name
         assert node.description, key
         assert node.freshness_policy, key
+        if node.group_name == "maintenance":  # which is of all tables
+            continue
         assert {"dagster/table_name", "dagster/column_schema"} <= set(node.metadata), key
         if node.group_name != "bronze":  # which is not computed from a table
             assert node.code_version, key
@@ -103,7 +125,7 @@ def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition) -> Non
 def test_every_table_that_runs_write_has_its_pool(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     pools = {pool for key in graph.materializable_asset_keys for pool in graph.get(key).pools or ()}
-    assert pools == {table.writer_pool for table in POOLED_TABLES}
+    assert pools == {*(table.writer_pool for table in POOLED_TABLES), POOL}
 
 
 def test_a_pool_blocks_from_its_first_use_on(tmp_path: Path) -> None:
@@ -112,5 +134,5 @@ def test_a_pool_blocks_from_its_first_use_on(tmp_path: Path) -> None:
     shutil.copy(PROJECT_ROOT / "dagster.yaml", settings.dagster_home)
     ensure_pools(settings)
     with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        for table in POOLED_TABLES:
-            assert instance.event_log_storage.get_concurrency_info(table.writer_pool).slot_count == 1
+        for pool in (*(table.writer_pool for table in POOLED_TABLES), POOL):
+            assert instance.event_log_storage.get_concurrency_info(pool).slot_count == 1

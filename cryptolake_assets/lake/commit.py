@@ -6,6 +6,7 @@ own `Table.overwrite` would leave a delete snapshot and an append snapshot, and 
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,18 +17,22 @@ import structlog
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from cryptolake_assets.lake.duck import open_duckdb, scalar
+from cryptolake_assets.lake.expiry import due_snapshots, expire, history_of
 from cryptolake_assets.lake.tables import TableSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.expressions import BooleanExpression
-    from pyiceberg.table import Table
+    from pyiceberg.table import Table, Transaction
+    from pyiceberg.table.update.snapshot import _OverwriteFiles
 
 log = structlog.get_logger(__name__)
 
 COMMIT_ATTEMPTS = 5
 SNAPSHOTS_KEPT = 50
 """PyIceberg's commit cost grows with the snapshots in the metadata."""
+READABLE_S = 300.0
+"""A reader of a snapshot that a commit replaces has so long at least; maintenance leaves it more."""
 
 
 @dataclass(frozen=True)
@@ -139,30 +144,54 @@ def replace_files(
     from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
     old_files = [task.file for task in table.scan(row_filter=window).plan_files()]
-    with (
-        table.transaction() as transaction,
-        transaction.update_snapshot(snapshot_properties=dict(properties or {})).overwrite() as snapshot,
-    ):
+    with table.transaction() as transaction, _overwrite(transaction, dict(properties or {})) as snapshot:
         for file in old_files:
             snapshot.delete_data_file(file)
         for file in _dataframe_to_data_files(table.metadata, rows, table.io, write_uuid=uuid.uuid4()):
             snapshot.append_data_file(file)
 
 
-def expire_snapshots(table: Table, keep: int = SNAPSHOTS_KEPT) -> int:
-    """Drops the oldest snapshots once there are twice `keep`, down to `keep`; returns how many went.
+def _overwrite(transaction: Transaction, properties: dict[str, str]) -> _OverwriteFiles:
+    """PyIceberg's overwrite, without the manifests that earlier ones left: they hold nothing but deleted entries, and
+    PyIceberg (0.12) carries every one of them along for ever, where Iceberg's Java library drops them."""
+    from pyiceberg.manifest import ManifestFile
+    from pyiceberg.table.snapshots import Operation
+    from pyiceberg.table.update.snapshot import _OverwriteFiles
+
+    class Overwrite(_OverwriteFiles):
+        def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
+            return [
+                manifest
+                for manifest in manifests
+                if manifest.has_added_files()
+                or manifest.has_existing_files()
+                or manifest.added_snapshot_id == self.snapshot_id
+            ]
+
+    metadata = transaction.table_metadata
+    return Overwrite(
+        operation=Operation.APPEND if metadata.current_snapshot_id is None else Operation.OVERWRITE,
+        transaction=transaction,
+        io=transaction._table.io,
+        snapshot_properties=properties,
+    )
+
+
+def expire_snapshots(table: Table, keep: int = SNAPSHOTS_KEPT, readable_s: float = READABLE_S) -> int:
+    """Drops the oldest snapshots once `keep` of them may go, down to `keep`, with the files that only they held.
+    Returns how many went; one that was replaced less than `readable_s` ago stays for its readers.
 
     It follows a commit that stands already: when another writer is faster it is left to the next commit.
     """
     from pyiceberg.exceptions import CommitFailedException
 
-    snapshots = sorted(table.metadata.snapshots, key=lambda item: item.sequence_number or 0)
-    if len(snapshots) < 2 * keep:
-        return 0
-    old = [item.snapshot_id for item in snapshots[:-keep]]
+    def choose(table: Table) -> list[int]:
+        cutoff_ms = round((time.time() - readable_s) * 1000)
+        due = due_snapshots(history_of(table), cutoff_ms, keep)
+        return due if len(due) >= keep else []
+
     try:
-        table.maintenance.expire_snapshots().by_ids(old).commit()
+        return expire(table, choose).snapshots
     except CommitFailedException as error:
         log.info("snapshots_not_expired", table=".".join(table.name()), cause=str(error))
         return 0
-    return len(old)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots, replace_files
@@ -32,7 +33,8 @@ class CoverageRow:
 
 class IcebergCoverageSink:
     """Writes the producer's coverage rows. A row replaces one of the same key that reaches less far; one that reaches
-    as far or farther stays, so that a repeated replay takes nothing back that is proven."""
+    as far or farther stays, so that a repeated replay takes nothing back that is proven. A row that another one says
+    already is not written: a replay that is repeated for ever leaves no more rows than its first pass."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -51,7 +53,9 @@ class IcebergCoverageSink:
         for row in rows:
             record = _record(row)
             key = (record["symbol"], record["stream"], record["connected_from"])
-            if key not in known or known[key]["connected_to"] < record["connected_to"]:
+            if not any(_says(other, record) for other in known.values()) and (
+                key not in known or known[key]["connected_to"] < record["connected_to"]
+            ):
                 known[key] = record
                 changed = True
         if changed:
@@ -60,7 +64,17 @@ class IcebergCoverageSink:
             expire_snapshots(table)
 
 
-def _record(row: CoverageRow) -> dict[str, object]:
+def _says(known: dict[str, Any], record: dict[str, Any]) -> bool:
+    """Whether a known record's interval holds the other one's, and counts whenever that one would."""
+    return (
+        all(known[name] == record[name] for name in ("exchange", "symbol", "stream", "kafka_partition"))
+        and bool(known["connected_from"] <= record["connected_from"])
+        and bool(known["connected_to"] >= record["connected_to"])
+        and bool(known["kafka_offset"] <= record["kafka_offset"])
+    )
+
+
+def _record(row: CoverageRow) -> dict[str, Any]:
     return {
         "exchange": row.exchange,
         "symbol": row.symbol,

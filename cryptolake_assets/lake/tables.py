@@ -273,6 +273,9 @@ TABLES = (
 POOLED_TABLES = (SILVER_OHLCV, GOLD_DAILY)
 """Tables that runs of the graph write, each one run at a time."""
 
+REWRITTEN_TABLES = (SILVER_OHLCV, GOLD_DAILY, OPS_COVERAGE)
+"""Tables whose every commit leaves one file a window: there is nothing to compact, and only their writer writes."""
+
 
 def namespaces() -> Iterator[str]:
     """Every namespace once, in order of the tables."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.lake.files import open_filesystem
+from cryptolake_assets.lake.files import open_filesystem, read_text
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str 
         lines = file.read().decode().splitlines()
     by_topic = json.loads(lines[2])
     return {int(number): offset for number, offset in by_topic.get(topic or settings.kafka_topic_futures, {}).items()}
+
+
+def query_ids(settings: Settings) -> frozenset[str]:
+    """Ids of the stream's queries, as their commits carry them (`spark.sql.streaming.queryId`); none before the first
+    start."""
+    texts = (read_text(f"{checkpoint(settings, query)}/metadata") for query in (TRADES_QUERY, REJECTED_QUERY))
+    return frozenset(str(json.loads(text)["id"]) for text in texts if text is not None)
 
 
 def _batches(filesystem: FileSystem, directory: str) -> set[int]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink, read_coverage
+from cryptolake_assets.lake.layout import manifests
+from cryptolake_assets.lake.tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
 
 ROW = CoverageRow(
@@ -37,3 +40,30 @@ def test_connections_and_symbols_are_rows_of_their_own(lake: Settings) -> None:
         ("ETHUSDT", 1_000),
         ("BTCUSDT", 6_000),
     }
+
+
+def test_what_a_known_row_says_is_not_written_again(lake: Settings) -> None:
+    sink = IcebergCoverageSink(lake)
+    sink.write([ROW])
+    repeated = replace(ROW, connected_from_ms=2_000, connected_to_ms=4_000, kafka_offset=15)
+    sink.write([repeated, replace(repeated, connected_from_ms=2_500, connected_to_ms=5_000)])
+    assert read_coverage(lake) == [ROW]
+    # These say more: a later end, a lower offset, another partition.
+    more = [
+        replace(repeated, connected_to_ms=5_001),
+        replace(repeated, connected_from_ms=2_100, kafka_offset=9),
+        replace(repeated, connected_from_ms=2_200, kafka_partition=3),
+    ]
+    sink.write(more)
+    assert sorted(read_coverage(lake), key=lambda row: row.connected_from_ms) == sorted(
+        [ROW, *more], key=lambda row: row.connected_from_ms
+    )
+
+
+def test_a_commit_leaves_one_file_and_two_manifests_however_many_came_before(lake: Settings) -> None:
+    sink = IcebergCoverageSink(lake)
+    for number in range(6):
+        sink.write([replace(ROW, connected_to_ms=5_000 + number, kafka_offset=10 + number)])
+    table = load_table(lake, OPS_COVERAGE)
+    found = [(manifest.added_files_count, manifest.deleted_files_count) for manifest in manifests(table)]
+    assert sorted(found) == [(0, 1), (1, 0)]

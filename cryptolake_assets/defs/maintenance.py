@@ -1,0 +1,175 @@
+"""Maintenance of the tables: an asset, a job and a schedule for each kind of work, and the check that small files stay
+few. Thin adapters of `lake.maintenance`."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from cryptolake_assets.defs.described import OWNERS
+from cryptolake_assets.defs.resources import LakeResource
+from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.lake.maintenance import POOL, Report, Work, maintain
+
+GROUP = "maintenance"
+MAX_RUNTIME_S = 1_800
+GRACE = timedelta(minutes=10)
+"""For a run's own length and its place in the queue."""
+RETRY = dg.RetryPolicy(max_retries=3, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""Spark may be restarting: again after about 15, 30 and 60 s."""
+
+DESCRIPTIONS = {
+    Work.COMPACTION: (
+        "Joins small files: each hour of Bronze that is over becomes one sorted file, and so do the partitions of the "
+        "other tables that grow by appends. No row changes, and nobody takes it for new data."
+    ),
+    Work.MANIFESTS: "Joins the manifests that every commit leaves, so that planning stays as fast as in a new table.",
+    Work.SNAPSHOTS: (
+        "Drops snapshots that were replaced longer ago than the retention, and deletes the files that only they "
+        "needed. Never one that the Bronze stream goes on from."
+    ),
+    Work.ORPHANS: "Deletes files that no snapshot needs and that are too old to be part of a commit under way.",
+}
+
+CRON = {
+    Work.COMPACTION: "12 * * * *",
+    Work.MANIFESTS: "5-59/15 * * * *",
+    Work.SNAPSHOTS: "9-59/15 * * * *",
+    Work.ORPHANS: "40 3 * * *",
+}
+"""UTC. Every five seconds a commit adds a file, a manifest and a snapshot to Bronze: manifests and snapshots make each
+commit and each look at the table slower, so they are kept low by the quarter hour."""
+
+
+EVERY = {
+    Work.COMPACTION: timedelta(hours=1),
+    Work.MANIFESTS: timedelta(minutes=15),
+    Work.SNAPSHOTS: timedelta(minutes=15),
+    Work.ORPHANS: timedelta(days=1),
+}
+"""The time between two runs by `CRON`: freshness warns when one is missing, and fails when three are."""
+
+
+def key_of(work: Work) -> dg.AssetKey:
+    return dg.AssetKey([GROUP, work.value])
+
+
+def _asset(work: Work) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=key_of(work),
+        group_name=GROUP,
+        kinds={"iceberg", "python" if work is Work.SNAPSHOTS else "spark"},
+        owners=OWNERS,
+        tags={"layer": GROUP, "cadence": "day" if work is Work.ORPHANS else "hour"},
+        code_version="1",
+        description=DESCRIPTIONS[work],
+        pool=POOL,
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            warn_window=2 * EVERY[work] + GRACE, fail_window=4 * EVERY[work] + GRACE
+        ),
+        retry_policy=RETRY,
+    )
+    def work_on_all_tables(lake: LakeResource) -> dg.MaterializeResult:
+        from cryptolake_assets.transform.upkeep import stream_position
+
+        try:
+            report = maintain(lake.settings, work, stream_position(lake.settings))
+        except CryptolakeError as error:
+            raise dg.Failure(str(error)) from error
+        return dg.MaterializeResult(metadata=_metadata(report))
+
+    return work_on_all_tables
+
+
+def _metadata(report: Report) -> dict[str, Any]:
+    """Totals as numbers, each table that changed as numbers too, and all tables to read."""
+    figures = report.totals() | {"tables_changed": len(report.changed)}
+    for change in report.changed:
+        for figure in ("files", "disk_files", "disk_bytes", "manifests", "snapshots"):
+            for when, state in (("before", change.before), ("after", change.after)):
+                figures[f"{change.before.table}/{figure}_{when}"] = getattr(state, figure)
+    return {
+        **{name: dg.MetadataValue.int(value) for name, value in figures.items()},
+        "tables": dg.MetadataValue.md(as_markdown(report)),
+    }
+
+
+def as_markdown(report: Report) -> str:
+    """A line a table; a figure that changed is shown as `before → after`."""
+    titles = ["table", "done", "files", "bytes", "small files", "manifests", "snapshots", "files on disk", "on disk"]
+    names = ("files", "size_bytes", "small_files", "manifests", "snapshots", "disk_files", "disk_bytes")
+    lines = [_line(titles), _line(["---", "---", *("---:" for _ in names)])]
+    for change in report.tables:
+        pairs = ((getattr(change.before, name), getattr(change.after, name)) for name in names)
+        cells = (f"{old:,}" if old == new else f"{old:,} → {new:,}" for old, new in pairs)
+        lines.append(_line([change.before.table, change.done or "nothing was due", *cells]))
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+ASSETS = [_asset(work) for work in Work]
+
+
+@dg.asset_check(
+    asset=key_of(Work.COMPACTION),
+    name="small_files",
+    blocking=False,
+    description=(
+        "No table has more small files than CRYPTOLAKE_SMALL_FILE_LIMIT. A file is small below "
+        "CRYPTOLAKE_SMALL_FILE_BYTES if its partition has another such file: those are what compaction can join."
+    ),
+)
+def small_files(lake: LakeResource) -> dg.AssetCheckResult:
+    from cryptolake_assets.lake.layout import small_files as count
+
+    limit = lake.settings.small_file_limit
+    numbers = count(lake.settings)
+    too_many = [table for table, number in numbers.items() if number > limit]
+    lines = [_line(["table", "small files"]), _line(["---", "---:"])]
+    lines += [_line([table, f"{number:,}"]) for table, number in numbers.items()]
+    return dg.AssetCheckResult(
+        passed=not too_many,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=(
+            f"more than {limit:,} small files in {', '.join(too_many)}: is compaction running?" if too_many else None
+        ),
+        metadata={
+            "limit": dg.MetadataValue.int(limit),
+            "small_files": dg.MetadataValue.int(sum(numbers.values())),
+            "most_in_a_table": dg.MetadataValue.int(max(numbers.values())),
+            "tables": dg.MetadataValue.md("\n".join(lines)),
+        },
+    )
+
+
+def _job(work: Work) -> Any:
+    """The check runs with compaction, and with snapshot expiry: a compaction that fails must not silence it."""
+    selection = dg.AssetSelection.assets(key_of(work)).without_checks()
+    if work in (Work.COMPACTION, Work.SNAPSHOTS):
+        selection = selection | dg.AssetSelection.checks(small_files)
+    return dg.define_asset_job(
+        f"maintenance_{work.value}",
+        selection=selection,
+        description=DESCRIPTIONS[work],
+        tags={"cryptolake/maintenance": work.value, "dagster/max_runtime": str(MAX_RUNTIME_S)},
+    )
+
+
+JOBS = {work: _job(work) for work in Work}
+
+SCHEDULES = [
+    dg.ScheduleDefinition(
+        name=f"maintenance_{work.value}_schedule",
+        job=JOBS[work],
+        cron_schedule=CRON[work],
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        tags={"cryptolake/maintenance": work.value},
+        description=DESCRIPTIONS[work],
+    )
+    for work in Work
+]

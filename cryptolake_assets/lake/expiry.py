@@ -1,0 +1,173 @@
+"""Expiry of snapshots: which may go, and the files that nobody needs once they are gone.
+
+PyIceberg takes snapshots out of a table's metadata and leaves their files on the disk. Here the files that only the
+expired snapshots held are deleted too; what a crash in between leaves is an orphan and goes with the others.
+
+Two rules keep readers and the Bronze stream whole. A snapshot goes by when it was replaced, not by when it was made:
+who began to read it while it was current keeps its files for the whole retention. And snapshots go from the oldest on,
+never the stream's newest one nor any that came after it: Spark's sink walks from the head back to its own last commit
+to learn which batch is in the table, and a gap on that way would make it write a batch twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from cryptolake_assets.lake.bronze_files import local_path
+
+if TYPE_CHECKING:
+    from pyiceberg.io import FileIO
+    from pyiceberg.manifest import ManifestFile
+    from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
+
+log = structlog.get_logger(__name__)
+
+QUERY_ID = "spark.sql.streaming.queryId"
+"""Property of a snapshot that Spark's streaming sink committed."""
+
+COMMIT_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Version:
+    """A snapshot as expiry sees it; `query_id` names the streaming query that committed it, if one did."""
+
+    snapshot_id: int
+    timestamp_ms: int
+    query_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Expired:
+    """What went: snapshots from the metadata, files (data, manifests, manifest lists) from the disk."""
+
+    snapshots: int = 0
+    files: int = 0
+
+
+def due_snapshots(history: Sequence[Version], cutoff_ms: int, keep: int, query_ids: Collection[str] = ()) -> list[int]:
+    """Ids of the snapshots that may go, of a branch's history from the oldest to its head.
+
+    Those that were replaced at or before `cutoff_ms` go, but for the newest `keep`, and nothing from the newest
+    streaming snapshot on: the newest of any query, and the newest of each query in `query_ids`.
+    """
+    end = max(0, len(history) - max(1, keep))
+    newest: dict[str, int] = {version.query_id: index for index, version in enumerate(history) if version.query_id}
+    needed = [newest[query] for query in query_ids if query in newest]
+    if newest:
+        needed.append(max(newest.values()))
+    end = min([end, *needed])
+    for index in range(end):
+        if history[index + 1].timestamp_ms > cutoff_ms:
+            return [version.snapshot_id for version in history[:index]]
+    return [version.snapshot_id for version in history[:end]]
+
+
+def history_of(table: Table) -> list[Version]:
+    """The main branch's snapshots, oldest first, as far back as the metadata goes."""
+    from pyiceberg.table.snapshots import ancestors_of
+
+    return [_version(snapshot) for snapshot in ancestors_of(table.current_snapshot(), table.metadata)][::-1]
+
+
+def _version(snapshot: Snapshot) -> Version:
+    summary = snapshot.summary
+    return Version(snapshot.snapshot_id, snapshot.timestamp_ms, summary[QUERY_ID] if summary else None)
+
+
+def expire(table: Table, choose: Callable[[Table], Iterable[int]]) -> Expired:
+    """Takes the chosen snapshots out of the metadata, then deletes the files that no snapshot left needs.
+
+    Branches and tags keep theirs. When another writer is faster, the choice is made anew. Raises PyIceberg's
+    `CommitFailedException` when that goes on.
+    """
+    from pyiceberg.exceptions import CommitFailedException
+
+    # ValueError: another one has expired one of the snapshots in between.
+    lost_race = retry_if_exception_type((CommitFailedException, ValueError))
+    for attempt in Retrying(
+        retry=lost_race,
+        stop=stop_after_attempt(COMMIT_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        reraise=True,
+    ):
+        with attempt:
+            if attempt.retry_state.attempt_number > 1:
+                table.refresh()
+            protected = {reference.snapshot_id for reference in table.metadata.refs.values()}
+            ids = set(choose(table)) - protected
+            if not ids:
+                return Expired()
+            gone = [snapshot for snapshot in table.metadata.snapshots if snapshot.snapshot_id in ids]
+            table.maintenance.expire_snapshots().by_ids(sorted(ids)).commit()
+    table.refresh()
+    deleted = _delete_unneeded(table, gone)
+    log.info("snapshots_expired", table=".".join(table.name()), snapshots=len(gone), files=deleted)
+    return Expired(len(gone), deleted)
+
+
+def _delete_unneeded(table: Table, gone: Iterable[Snapshot]) -> int:
+    """Deletes what the gone snapshots hold and no present one does; returns how many files that were."""
+    present = table.metadata.snapshots
+    try:
+        kept = dict(chain.from_iterable(_manifests(table.io, snapshot) for snapshot in present))
+        dropped = dict(chain.from_iterable(_manifests_if_there(table.io, snapshot) for snapshot in gone))
+        dropped = {path: manifest for path, manifest in dropped.items() if path not in kept}
+        data = set(chain.from_iterable(_files_if_there(table.io, manifest) for manifest in dropped.values()))
+        if data:
+            data.difference_update(*(_files(table.io, manifest, live_only=True) for manifest in kept.values()))
+    except FileNotFoundError as error:
+        # Another one expires snapshots at the same time. What is needed cannot be told: nothing is deleted.
+        log.info("unneeded_files_left", table=".".join(table.name()), cause=str(error))
+        return 0
+    lists = {local_path(snapshot.manifest_list) for snapshot in gone}
+    lists -= {local_path(snapshot.manifest_list) for snapshot in present}
+    # In this order a crash leaves nothing that points to a file which is not there.
+    return sum(_delete(table.io, path) for paths in (lists, dropped, data) for path in paths)
+
+
+def _manifests(io: FileIO, snapshot: Snapshot) -> list[tuple[str, ManifestFile]]:
+    return [(local_path(manifest.manifest_path), manifest) for manifest in snapshot.manifests(io)]
+
+
+def _manifests_if_there(io: FileIO, snapshot: Snapshot) -> list[tuple[str, ManifestFile]]:
+    with suppress(FileNotFoundError):
+        return _manifests(io, snapshot)
+    return []
+
+
+def _files(io: FileIO, manifest: ManifestFile, *, live_only: bool) -> set[str]:
+    """Data files that a manifest names; one that says a file is deleted names it too."""
+    entries = manifest.fetch_manifest_entry(io, discard_deleted=live_only)
+    return {local_path(entry.data_file.file_path) for entry in entries}
+
+
+def _files_if_there(io: FileIO, manifest: ManifestFile) -> set[str]:
+    with suppress(FileNotFoundError):
+        return _files(io, manifest, live_only=False)
+    return set()
+
+
+def _delete(io: FileIO, path: str) -> bool:
+    if "://" not in path:
+        # What Spark writes on a local disk has a checksum file beside it.
+        checksum_of(Path(path)).unlink(missing_ok=True)
+    try:
+        io.delete(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def checksum_of(path: Path) -> Path:
+    """Where Hadoop's local file system keeps the checksums of a file."""
+    return path.with_name(f".{path.name}.crc")

@@ -1,0 +1,87 @@
+"""Maintenance as the graph runs it: figures with each materialization, and a check that warns and holds nothing up."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner
+
+from cryptolake_assets.cli import app
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs.maintenance import CRON, as_markdown, key_of
+from cryptolake_assets.lake.layout import TableState
+from cryptolake_assets.lake.maintenance import Report, TableChange, Work
+from cryptolake_assets.lake.tables import TABLES
+from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_tests.integration.bronze import append, trade
+
+HOUR = datetime(2024, 7, 19, 10, tzinfo=UTC)
+
+
+@pytest.fixture
+def settings(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The lake's settings as the process's own; no exchange answers."""
+    for name, value in lake.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_PORT", "1")
+    monkeypatch.setenv("CRYPTOLAKE_SNAPSHOTS_KEPT", "1")
+    get_settings.cache_clear()
+    return get_settings()
+
+
+def run(work: Work) -> dg.ExecuteInProcessResult:
+    job = build_definitions().get_repository_def().get_job(f"maintenance_{work.value}")
+    with dg.DagsterInstance.ephemeral() as instance:
+        return job.execute_in_process(instance=instance, raise_on_error=False)
+
+
+@pytest.mark.parametrize(("limit", "passed"), [(3, True), (2, False)])
+def test_a_run_shows_figures_and_counts_small_files(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, limit: int, passed: bool
+) -> None:
+    for number in range(3):
+        append(settings, [trade(HOUR, number)])
+    monkeypatch.setenv("CRYPTOLAKE_SMALL_FILE_LIMIT", str(limit))
+    get_settings.cache_clear()
+    result = run(Work.SNAPSHOTS)
+    assert result.success, "a check that warns holds nothing up"
+    (event,) = result.asset_materializations_for_node("maintenance__snapshot_expiry")
+    assert event.asset_key == key_of(Work.SNAPSHOTS)
+    figures = {name: value.value for name, value in event.metadata.items()}
+    assert (figures["files_before"], figures["files_after"], figures["small_files_after"]) == (3, 3, 3)
+    assert (figures["snapshots_before"], figures["snapshots_after"]) == (3, 3), "they are younger than the retention"
+    assert figures["tables_changed"] == 0
+    assert "| bronze.futures_trades | nothing was due | 3 |" in str(figures["tables"])
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed, check.severity) == ("small_files", passed, dg.AssetCheckSeverity.WARN)
+    assert check.metadata["most_in_a_table"].value == 3
+    assert "cryptolake.bronze.futures_trades | 3" in str(check.metadata["tables"].value)
+    assert passed or "cryptolake.bronze.futures_trades" in str(check.description)
+
+
+def test_a_changed_figure_is_shown_before_and_after() -> None:
+    before = TableState("bronze.t", 1200, 5000, 1200, 700, 700, 4000, 90000)
+    after = TableState("bronze.t", 2, 4000, 0, 700, 701, 4010, 95000)
+    text = as_markdown(Report(Work.COMPACTION, [TableChange(before, after, "2 hours")]))
+    assert text.splitlines()[-1] == (
+        "| bronze.t | 2 hours | 1,200 → 2 | 5,000 → 4,000 | 1,200 → 0 | 700 | 700 → 701 | 4,000 → 4,010 "
+        "| 90,000 → 95,000 |"
+    )
+
+
+def test_no_two_works_start_in_the_same_minute() -> None:
+    minutes: list[int] = []
+    for cron in CRON.values():
+        minute = cron.split()[0]
+        first, _, step = minute.partition("/")
+        minutes += range(int(first.split("-")[0]), 60, int(step)) if step else [int(minute)]
+    assert len(minutes) == len(set(minutes)) == 10
+
+
+def test_the_command_shows_every_table(settings: Settings) -> None:
+    result = CliRunner().invoke(app, ["maintain", "--only", "snapshot_expiry"])
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if "nothing was due" in line]
+    assert [line.split()[0] for line in lines] == [".".join(spec.identifier) for spec in TABLES]

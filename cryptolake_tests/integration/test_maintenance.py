@@ -1,0 +1,226 @@
+"""Maintenance on the real Spark, catalog and Bronze stream: less of everything, and not one row lost or doubled.
+
+The tests share a platform of their own, without Dagster, and run in this order: the stream comes last.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cryptolake_assets.lake import compaction
+from cryptolake_assets.lake.bronze_files import added_files, head_sequence, local_path
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.expiry import history_of
+from cryptolake_assets.lake.layout import live_files, manifests
+from cryptolake_assets.lake.maintenance import Report, StreamPosition, Work, maintain
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_RUN_METRICS
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.stream.progress import TRADES_QUERY, checkpoint, query_ids
+from cryptolake_assets.transform import metrics
+from cryptolake_assets.transform.reconcile import Verdict
+from cryptolake_tests.waiting import wait_for
+
+from .bronze import append, trade
+from .conftest import settings_for, stop_spark_session
+from .test_crashes import FRAMES, SPEED, kill, refreshed_bars, verdicts, wait_until_all_is_in_bronze
+
+HOUR = datetime(2024, 7, 18, 5, tzinfo=UTC)
+LONG_OVER = StreamPosition(HOUR + timedelta(days=400))
+"""By this clock every hour is over, also the one that the stream writes."""
+OLD_S = 5 * 24 * 3_600
+
+BRONZE_ROWS = "SELECT * FROM cryptolake.bronze.futures_trades ORDER BY ALL"
+METRICS_ROWS = "SELECT * FROM cryptolake.ops.run_metrics ORDER BY ALL"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A platform with Kafka and Spark up, in a directory with a space in its name."""
+    settings = settings_for(
+        tmp_path_factory.mktemp("own home"),
+        replay_speed=SPEED,
+        bronze_trigger_s=1.0,
+        bronze_max_offsets=1_500,
+        coverage_interval_s=1.0,
+        spark_memory_mb=1536,
+        compaction_grace_s=0,
+    )
+    try:
+        lifecycle.up(settings, [KAFKA, SPARK])
+        yield settings
+    finally:
+        stop_spark_session()
+        lifecycle.down(settings)
+
+
+def eager(settings: Settings) -> Settings:
+    """Whatever may go goes at once: retentions below what the settings allow to people."""
+    return settings.model_copy(update={"snapshot_retention_s": 0, "snapshots_kept": 2, "compaction_min_files": 2})
+
+
+def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = run_sql(settings, sql).to_pylist()
+    return found
+
+
+def changes(report: Report) -> dict[str, str]:
+    return {change.before.table: change.done for change in report.changed}
+
+
+def age(path: Path) -> None:
+    moment = time.time() - OLD_S
+    os.utime(path, (moment, moment))
+
+
+def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 10)
+    for number in range(20):
+        late = trade(HOUR - timedelta(days=1), 900 + number)
+        append(home, [trade(HOUR + timedelta(seconds=number), number), *([late] if number < 3 else [])])
+    for number in range(6):
+        row = metrics.RunMetrics(f"run {number}", "silver/futures_ohlcv_1m", "p", "duckdb", 1, 1, 1, 1, 1, 1)
+        metrics.record(home, [row])
+    before = rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)
+    bronze = load_table(home, BRONZE_TRADES)
+    cursor = head_sequence(bronze)
+    kept = bronze.metadata.current_snapshot_id
+    assert len(live_files(bronze)) == 23
+
+    position = LONG_OVER
+    settings = home.model_copy(update={"snapshot_retention_s": 0, "snapshots_kept": 3})
+    assert changes(maintain(settings, Work.MANIFESTS, position)) == {"bronze.futures_trades": "20 small manifests"}
+    assert len(manifests(load_table(home, BRONZE_TRADES))) <= 2
+    assert added_files(load_table(home, BRONZE_TRADES), cursor) == []
+    cursor = head_sequence(load_table(home, BRONZE_TRADES))
+    compacted = maintain(settings, Work.COMPACTION, position)
+    # The late hour has three files only and is left for later.
+    assert changes(compacted) == {"bronze.futures_trades": "1 hours", "ops.run_metrics": "1 partitions"}
+    assert len(live_files(load_table(home, BRONZE_TRADES))) == 4
+    assert len(live_files(load_table(home, OPS_RUN_METRICS))) == 1
+    (change,) = [
+        change
+        for change in maintain(settings, Work.SNAPSHOTS, position).changed
+        if change.before.table == "bronze.futures_trades"
+    ]
+    assert (change.before.snapshots, change.after.snapshots) == (22, 3)
+    assert change.before.disk_files - change.after.disk_files >= 19
+
+    # Everything is older than the retention now; what lies there is needed, but for one file.
+    warehouse = Path(local_path(home.warehouse_location))
+    orphan, young = (warehouse / f"bronze/futures_trades/data/{name}.parquet" for name in ("orphan", "young"))
+    progress = warehouse / "_checkpoints" / TRADES_QUERY / "commits" / "0"
+    progress.parent.mkdir(parents=True)
+    for path in (orphan, progress):
+        path.write_bytes(b"left by a writer that was killed")
+    for path in warehouse.rglob("*"):
+        age(path)
+    young.write_bytes(b"about to be committed")
+    bronze = load_table(home, BRONZE_TRADES)
+    spellings = {task.file.file_path.partition("/own")[0][:7] for task in bronze.scan().plan_files()}
+    assert len(spellings) == 2, "the test needs both `file:/` and `file:///`"
+    files = {path for path in warehouse.rglob("*") if path.is_file()}
+    removed = maintain(settings, Work.ORPHANS, position)
+    gone = files - {path for path in warehouse.rglob("*") if path.is_file()}
+    assert orphan in gone
+    assert young.exists()
+    assert progress.exists()
+    assert set(changes(removed)) <= {f"{path.parts[-4]}.{path.parts[-3]}" for path in gone}
+    young.unlink()
+    progress.unlink()
+    progress.parent.rmdir()
+    progress.parent.parent.rmdir()
+
+    assert (rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)) == before
+    assert next(version.snapshot_id for version in history_of(load_table(home, BRONZE_TRADES))) == kept
+    travelled = load_table(home, BRONZE_TRADES).scan(snapshot_id=kept).to_arrow()
+    assert sorted(travelled["trade_id"].to_pylist()) == sorted(row["trade_id"] for row in before[0])
+    assert added_files(load_table(home, BRONZE_TRADES), cursor) == []
+    # The commits of the late hour's files are forgotten: it is old now.
+    assert changes(maintain(settings, Work.COMPACTION, position)) == {"bronze.futures_trades": "1 hours"}
+    maintain(settings, Work.SNAPSHOTS, position)
+    checksums = [path for path in warehouse.rglob(".*.crc") if ".metadata.json" not in path.name]
+    assert checksums
+    assert [path for path in checksums if not path.with_name(path.name[1:-4]).exists()] == []
+    assert (rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)) == before
+    for work in Work:
+        assert changes(maintain(settings, work, position)) == {}, work
+
+
+def test_beside_the_stream_and_after_kills_nothing_is_lost_or_doubled(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 2)
+    other_rows = len(rows(home, BRONZE_ROWS))
+    lifecycle.up(home, [KAFKA, SPARK, EXCHANGE, BRONZE])
+    lifecycle.up(home, [KAFKA, SPARK, EXCHANGE, BRONZE, PRODUCER])
+    done: list[str] = []
+    with Maintaining(home, done):
+        # Two batches or more are in by then, and others follow: a batch is small.
+        wait_for(lambda: any("hours" in item for item in done), timeout_s=180)
+        kill(home, BRONZE)
+        refreshed_bars(home)
+        wait_until_all_is_in_bronze(home)
+    for what in ("hours", "manifests", "snapshots"):
+        assert any(what in item for item in done), f"no {what} were due beside the stream"
+
+    # The stream loses the note that its last batch is in the table, and the table as much history as may go.
+    lifecycle.stop(home, BRONZE)
+    maintain_all(home, Work)
+    assert len(history_of(load_table(home, BRONZE_TRADES))) < 10
+    commits = Path(local_path(checkpoint(home, TRADES_QUERY))) / "commits"
+    last = max(int(path.name) for path in commits.iterdir() if path.name.isdigit())
+    for path in (commits / str(last), commits / f".{last}.crc"):
+        path.unlink(missing_ok=True)
+    lifecycle.start(home, BRONZE)
+    wait_for(lambda: (commits / str(last)).exists(), timeout_s=120)
+    wait_until_all_is_in_bronze(home)
+
+    trades = rows(home, "SELECT symbol, stream, trade_id FROM cryptolake.bronze.futures_trades")
+    assert len(trades) == FRAMES + other_rows
+    assert len({tuple(row.values()) for row in trades}) == FRAMES + other_rows
+    bars = [bar for bar in refreshed_bars(home) if bar["window_start"] >= HOUR + timedelta(hours=2)]
+    found = verdicts(home, bars)
+    assert (found.count(Verdict.EQUAL), found.count(Verdict.INCOMPLETE)) == (14, len(bars) - 14)
+
+
+def maintain_all(settings: Settings, works: Iterable[Work]) -> list[str]:
+    position = StreamPosition(LONG_OVER.exchange_time, query_ids(settings))
+    return [item for work in works for item in changes(maintain(eager(settings), work, position)).values()]
+
+
+class Maintaining:
+    """The works that change tables, again and again, beside what happens meanwhile; fails when one of them does."""
+
+    def __init__(self, settings: Settings, done: list[str]) -> None:
+        self._settings, self._done = settings, done
+        self._stop = threading.Event()
+        self._errors: list[BaseException] = []
+        self._thread = threading.Thread(target=self._work)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        assert self._errors == []
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._done += maintain_all(self._settings, (Work.COMPACTION, Work.MANIFESTS, Work.SNAPSHOTS))
+        except BaseException as error:
+            self._errors.append(error)
