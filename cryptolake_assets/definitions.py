@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dagster as dg
 
+from cryptolake_assets.defs.alerts import run_failures, run_recoveries
 from cryptolake_assets.defs.bronze import futures_trades
+from cryptolake_assets.defs.event_log import dagster_event_log, event_log_retention, event_log_retention_daily
 from cryptolake_assets.defs.follower import bronze_follower
 from cryptolake_assets.defs.gold import futures_daily_stats
 from cryptolake_assets.defs.resources import EngineResource, LakeResource, StreamResource
@@ -16,9 +18,13 @@ AUTOMATION_INTERVAL_S = 5
 def build_definitions() -> dg.Definitions:
     """A fresh `Definitions`, so that tests can take one with other resources."""
     return dg.Definitions(
-        assets=[futures_trades, futures_ohlcv_1m, futures_daily_stats],
+        assets=[futures_trades, futures_ohlcv_1m, futures_daily_stats, dagster_event_log],
+        jobs=[event_log_retention],
+        schedules=[event_log_retention_daily],
         sensors=[
             bronze_follower,
+            run_failures,
+            run_recoveries,
             dg.AutomationConditionSensorDefinition(
                 "automation",
                 target=dg.AssetSelection.all(),

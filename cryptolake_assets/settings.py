@@ -207,6 +207,34 @@ class Settings(BaseSettings):
         ge=1,
     )
 
+    notify_urls: SecretStr = _named(
+        "CRYPTOLAKE_NOTIFY_URLS",
+        SecretStr(""),
+        "Where alerts go, as apprise URLs separated by commas: `jsons://host/path` (a webhook), "
+        "`mailtos://user:password@host?to=a@example.com` and many more. Empty: the log only.",
+    )
+    alert_reminder_hours: float = _named(
+        "CRYPTOLAKE_ALERT_REMINDER_HOURS",
+        6.0,
+        "Hours between two alerts of a partition that goes on failing.",
+        gt=0,
+        le=8_760,
+    )
+    run_retention_days: float = _named(
+        "CRYPTOLAKE_RUN_RETENTION_DAYS",
+        7.0,
+        "Days for which Dagster keeps runs that succeeded, their logs, and superseded events of assets and checks.",
+        ge=1,
+        le=3_650,
+    )
+    failed_run_retention_days: float = _named(
+        "CRYPTOLAKE_FAILED_RUN_RETENTION_DAYS",
+        30.0,
+        "Days for which Dagster keeps runs that failed or were cancelled, their logs, and finished backfills.",
+        ge=1,
+        le=3_650,
+    )
+
     kafka_port: Port = _named("CRYPTOLAKE_KAFKA_PORT", 9092, "Port of the local Kafka broker.")
     kafka_controller_port: Port = _named(
         "CRYPTOLAKE_KAFKA_CONTROLLER_PORT", 9093, "Port of the local Kafka controller."

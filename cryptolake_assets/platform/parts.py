@@ -18,6 +18,9 @@ INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
 SERVER_SETTINGS = ("spark_memory_mb", "spark_master")
 """Settings that only Spark's own process uses: a change of them concerns no other part."""
 
+DAGSTER_SETTINGS = ("notify_urls", "alert_reminder_hours", "run_retention_days", "failed_run_retention_days")
+"""Settings that only Dagster's processes use: a change of them must not interrupt the stream."""
+
 WORKSPACE_FILE = PROJECT_ROOT / "workspace.yaml"
 
 KAFKA = "kafka"
@@ -165,6 +168,7 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.exchange.replay"),
         is_ready=lambda settings, _: probes.http_ok(f"http://127.0.0.1:{settings.exchange_port}/replay/status"),
         port_fields=("exchange_port",),
+        ignores=lambda name: name in DAGSTER_SETTINGS,
         is_local=lambda settings: settings.source is Source.REPLAY,
     ),
     Part(
@@ -172,6 +176,7 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.stream.producer"),
         is_ready=lambda settings, started: probes.reporting(settings.run_dir / "producer.json", started),
         needs=(TOPICS, TABLES, EXCHANGE),
+        ignores=lambda name: name in DAGSTER_SETTINGS,
     ),
     Part(
         name=BRONZE,
@@ -179,7 +184,7 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, started: probes.reporting(report_path(settings), started),
         needs=(TOPICS, TABLES, SPARK),
         restarts_with=(SPARK,),
-        ignores=lambda name: name.startswith("replay_"),
+        ignores=lambda name: name.startswith("replay_") or name in DAGSTER_SETTINGS,
         start_timeout_s=180,
         stop_timeout_s=40,
     ),
