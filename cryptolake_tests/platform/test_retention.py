@@ -365,7 +365,7 @@ def test_the_asset_reports_counts_and_bytes(instance: dg.DagsterInstance) -> Non
     job = build_definitions().resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=instance, asset_selection=[EVENT_LOG])
     (event,) = result.asset_materializations_for_node(EVENT_LOG.to_python_identifier())
-    said = {name: value.value for name, value in event.metadata.items()}
+    said: dict[str, Any] = {name: value.value for name, value in event.metadata.items()}
     assert said["complete"] is True
     assert said["runs_deleted"] > 0
     for name in asdict(census(instance)):
