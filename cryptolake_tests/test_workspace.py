@@ -80,15 +80,15 @@ def test_every_location_is_valid_with_deprecations_as_errors() -> None:
         assert f"Validation successful for code location {name}" in answer.stdout + answer.stderr
 
 
-@pytest.mark.parametrize("warning", ["DeprecationWarning", "dagster.SupersessionWarning"])
-def test_a_deprecation_in_a_location_is_an_error(tmp_path: Path, warning: str) -> None:
-    (tmp_path / "outdated.py").write_text(
-        "import warnings\nimport dagster\nfrom dagster._utils import warnings as dagster_warnings\n"
-        "dagster.SupersessionWarning = dagster_warnings.SupersessionWarning\n"
-        f"warnings.warn('this is outdated', {warning})\ndefs = dagster.Definitions()\n"
-    )
+def test_a_deprecation_in_a_location_is_an_error(tmp_path: Path) -> None:
+    for name, category in (("old", "DeprecationWarning"), ("superseded", "SupersessionWarning")):
+        (tmp_path / f"{name}.py").write_text(
+            "import warnings\nimport dagster\nfrom dagster._utils.warnings import SupersessionWarning\n"
+            f"warnings.warn('this is {name}', {category})\ndefs = dagster.Definitions()\n"
+        )
     workspace = tmp_path / "workspace.yaml"
-    workspace.write_text("load_from:\n  - python_file: outdated.py\n")
+    workspace.write_text("load_from:\n  - python_file: old.py\n  - python_file: superseded.py\n")
     answer = validate(workspace)
     assert answer.returncode == 1
-    assert "this is outdated" in answer.stdout + answer.stderr
+    for name in ("old", "superseded"):
+        assert f"this is {name}" in answer.stdout + answer.stderr

@@ -1,9 +1,16 @@
 """The sensors that tell people of failed runs, and of those that are well again. Thin adapters of
 `platform.run_alerts` and `platform.notify`."""
 
-import dagster as dg
+from typing import TYPE_CHECKING
 
+import dagster as dg
+import structlog
+
+from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import get_settings
+
+if TYPE_CHECKING:
+    from cryptolake_assets.platform.notify import Alert
 
 INTERVAL_S = 15
 
@@ -16,13 +23,9 @@ INTERVAL_S = 15
     description="Tells of failed runs of all code locations: in the log, and where CRYPTOLAKE_NOTIFY_URLS says.",
 )
 def run_failures(context: dg.RunFailureSensorContext) -> None:
-    from cryptolake_assets.platform.notify import notify
     from cryptolake_assets.platform.run_alerts import failure_alert
 
-    settings = get_settings()
-    alert = failure_alert(settings, context.instance, context.dagster_run)
-    if alert is not None:
-        notify(settings, alert)
+    _tell(failure_alert(get_settings(), context.instance, context.dagster_run))
 
 
 @dg.run_status_sensor(
@@ -34,10 +37,17 @@ def run_failures(context: dg.RunFailureSensorContext) -> None:
     description="Tells when what `run_failures` told of has succeeded.",
 )
 def run_recoveries(context: dg.RunStatusSensorContext) -> None:
-    from cryptolake_assets.platform.notify import notify
     from cryptolake_assets.platform.run_alerts import recovery_alert
 
+    _tell(recovery_alert(get_settings(), context.instance, context.dagster_run))
+
+
+def _tell(alert: "Alert | None") -> None:
+    from cryptolake_assets.platform.notify import notify
+
+    if alert is None:
+        return
     settings = get_settings()
-    alert = recovery_alert(settings, context.instance, context.dagster_run)
-    if alert is not None:
-        notify(settings, alert)
+    if not structlog.is_configured():  # a code server's own process
+        configure_logging(settings.log_level)
+    notify(settings, alert)

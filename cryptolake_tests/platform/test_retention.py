@@ -231,7 +231,7 @@ def status_of(instance: dg.DagsterInstance, run_id: str) -> str | None:
 
 def requests(instance: dg.DagsterInstance, cursor: Any) -> dict[str, list[str]]:
     result = dg.evaluate_automation_conditions(DEFINITIONS, instance, cursor=cursor)
-    return {key.to_user_string(): sorted(result.get_requested_partitions(key)) for key in (SILVER, GOLD)}
+    return {key.to_user_string(): sorted(filter(None, result.get_requested_partitions(key))) for key in (SILVER, GOLD)}
 
 
 def test_the_counts_go_down_and_the_state_stays(instance: dg.DagsterInstance) -> None:
@@ -262,6 +262,18 @@ def test_a_second_time_nothing_is_left_to_do(instance: dg.DagsterInstance) -> No
     again = purge(instance, limits())
     assert (again.runs, again.runs_trimmed, again.events, again.check_executions, again.tick_logs) == (0, 0, 0, 0, 0)
     assert census(instance).runs == once.runs
+
+
+def test_a_run_that_stays_for_its_state_has_no_log_and_no_file(instance: dg.DagsterInstance) -> None:
+    purged = purge(instance, limits())
+    assert purged.runs_trimmed > 0
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqliteEventLogStorage)
+    recent = {record.dagster_run.run_id for record in recent_runs(instance)}
+    kept = [one.run_id for one in instance.get_runs() if one.run_id not in recent]
+    assert set(storage.get_all_run_ids()) <= recent
+    with dg.DagsterInstance.from_config(instance.root_directory) as restarted:
+        assert restarted.all_logs(kept[0]) == []
 
 
 def test_work_is_bounded_and_goes_on_the_next_time(instance: dg.DagsterInstance) -> None:
