@@ -23,7 +23,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 SILVER := silver/futures_ohlcv_1m
 GOLD := gold/futures_daily_stats
 
-.PHONY: help setup demo up down status health logs test test-unit test-integration lint format types bench lock \
+.PHONY: help setup demo up down status health notify-test logs test test-unit test-integration lint format types validate bench lock \
 	env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
 	run-silver run-gold trigger-silver maintain spark-sql-check need-partition
 
@@ -66,6 +66,9 @@ status: $(READY) ## Show every part: state, pid, port, lag, log
 
 health: $(READY) ## Say what is wrong; exit code 0 if nothing is
 	@$(CRYPTOLAKE) health
+
+notify-test: $(READY) ## Send a test alert to where CRYPTOLAKE_NOTIFY_URLS says
+	@$(CRYPTOLAKE) notify-test
 
 # Kafka, the tables, Bronze, Silver, Gold.
 
@@ -127,6 +130,9 @@ format: $(DEV_READY) ## Mend style and format where that can be done by itself
 
 types: $(DEV_READY) ## Check types
 	@$(BIN)/mypy
+
+validate: $(DEV_READY) ## Load every code location of workspace.yaml, with deprecations as errors
+	@$(BIN)/python -m scripts.validate
 
 bench: $(BENCH_READY) ## Measure, and compare with bare scripts: ONLY=silver for a part, BENCH_DIR=… for a big disk
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only "$(ONLY)") $(if $(BENCH_DIR),--dir "$(BENCH_DIR)")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dagster as dg
 
 from cryptolake_assets.defs import maintenance
+from cryptolake_assets.defs.alerts import run_failures, run_recoveries
 from cryptolake_assets.defs.bronze import futures_trades
+from cryptolake_assets.defs.event_log import dagster_event_log, event_log_retention, event_log_retention_daily
 from cryptolake_assets.defs.follower import bronze_follower
 from cryptolake_assets.defs.gold import futures_daily_stats
 from cryptolake_assets.defs.health import restart_bronze_stream, stream_health, stream_health_now
@@ -19,13 +21,15 @@ AUTOMATION_INTERVAL_S = 10
 def build_definitions() -> dg.Definitions:
     """A fresh `Definitions`, so that tests can take one with other resources."""
     return dg.Definitions(
-        assets=[futures_trades, futures_ohlcv_1m, futures_daily_stats, *maintenance.ASSETS],
+        assets=[futures_trades, futures_ohlcv_1m, futures_daily_stats, *maintenance.ASSETS, dagster_event_log],
         asset_checks=[*CHECKS, stream_health_now, maintenance.small_files],
-        jobs=[*JOBS, restart_bronze_stream, *maintenance.JOBS.values()],
-        schedules=[*SCHEDULES, *maintenance.SCHEDULES],
+        jobs=[*JOBS, restart_bronze_stream, *maintenance.JOBS.values(), event_log_retention],
+        schedules=[*SCHEDULES, *maintenance.SCHEDULES, event_log_retention_daily],
         sensors=[
             bronze_follower,
             stream_health,
+            run_failures,
+            run_recoveries,
             dg.AutomationConditionSensorDefinition(
                 "automation",
                 target=dg.AssetSelection.all(),

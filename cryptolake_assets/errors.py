@@ -87,5 +87,13 @@ class QueryError(CryptolakeError):
     """A user's SQL could not be run."""
 
 
+class NotificationError(CryptolakeError):
+    """An alert did not reach a notification channel."""
+
+
+class RetentionError(CryptolakeError):
+    """Dagster's event log is kept in a storage that retention cannot work on."""
+
+
 class DemoError(CryptolakeError):
     """The demo could not be brought to its end."""

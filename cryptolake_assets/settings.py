@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.settings_graph import GraphSettings, named
 
 PACKAGE_DIR = Path(__file__).resolve().parent
 PROJECT_ROOT = PACKAGE_DIR.parent
@@ -59,12 +60,7 @@ class Engine(StrEnum):
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-def _named(name: str, default: Any, description: str, **constraints: Any) -> Any:
-    """A field that is read from the environment variable `name`."""
-    return Field(default=default, validation_alias=name, description=description, **constraints)
-
-
-class Settings(BaseSettings):
+class Settings(GraphSettings):
     """All settings; see `.env.example` for the same list with its defaults."""
 
     model_config = SettingsConfigDict(
@@ -74,66 +70,66 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    profile: Profile = _named(
+    profile: Profile = named(
         "CRYPTOLAKE_PROFILE",
         Profile.LOCAL,
         "`local` (everything on this machine) or `cluster` (your Kafka, Spark, catalog and object store).",
     )
-    home: Path = _named(
+    home: Path = named(
         "CRYPTOLAKE_HOME",
         PROJECT_ROOT / ".cryptolake",
         "Directory of all state: warehouse, catalog, broker data, logs. Relative paths start at the project's root.",
     )
 
-    source: Source = _named(
+    source: Source = named(
         "CRYPTOLAKE_SOURCE",
         Source.REPLAY,
         "`replay` (the replay exchange, from recorded data) or `binance` (the live exchange).",
     )
-    symbols: Annotated[tuple[str, ...], NoDecode] = _named(
+    symbols: Annotated[tuple[str, ...], NoDecode] = named(
         "CRYPTOLAKE_SYMBOLS",
         (),
         "Symbols to follow, separated by commas. Empty: all that the capture holds, or BTCUSDT,ETHUSDT when live.",
     )
-    trade_stream: TradeStream = _named(
+    trade_stream: TradeStream = named(
         "CRYPTOLAKE_TRADE_STREAM",
         TradeStream.AUTO,
         "`auto` (what the capture holds; `aggTrade` when live), `aggTrade` or `trade`.",
     )
-    replay_dir: Path = _named(
+    replay_dir: Path = named(
         "CRYPTOLAKE_REPLAY_DIR",
         DEMO_CAPTURE_DIR,
         "Directory of captures that the replay exchange serves. Relative paths start at the project's root.",
     )
-    replay_speed: float = _named(
+    replay_speed: float = named(
         "CRYPTOLAKE_REPLAY_SPEED",
         60.0,
         "Replay speed: 1 is real time, 60 a minute a second, 0 as fast as the reader takes it.",
         ge=0,
     )
-    exchange_ws_url: str = _named(
+    exchange_ws_url: str = named(
         "CRYPTOLAKE_EXCHANGE_WS_URL",
         "",
         "WebSocket base URL of the exchange. Empty: the replay exchange's, or Binance's when live.",
     )
-    exchange_rest_url: str = _named(
+    exchange_rest_url: str = named(
         "CRYPTOLAKE_EXCHANGE_REST_URL",
         "",
         "REST base URL of the exchange. Empty: the replay exchange's, or Binance's when live.",
     )
-    start_date: date | None = _named(
+    start_date: date | None = named(
         "CRYPTOLAKE_START_DATE",
         None,
         "First partition, as YYYY-MM-DD. Empty: the capture's first day, or 2026-01-01 when live.",
     )
-    watermark_grace_ms: int = _named(
+    watermark_grace_ms: int = named(
         "CRYPTOLAKE_WATERMARK_GRACE_MS",
         2_000,
         "How far the watermark stays behind the exchange's clock: trades that late are still expected.",
         ge=0,
         le=3_600_000,
     )
-    coverage_interval_s: float = _named(
+    coverage_interval_s: float = named(
         "CRYPTOLAKE_COVERAGE_INTERVAL_S",
         5.0,
         "Seconds between two writes of the producer's coverage to ops.stream_coverage.",
@@ -141,148 +137,64 @@ class Settings(BaseSettings):
         le=3_600,
     )
 
-    kafka_bootstrap_servers: str = _named(
+    kafka_bootstrap_servers: str = named(
         "KAFKA_BOOTSTRAP_SERVERS",
         "",
         "Brokers, host:port separated by commas. Empty: the local broker that CryptoLake starts.",
     )
-    kafka_topic_futures: str = _named(
+    kafka_topic_futures: str = named(
         "KAFKA_TOPIC_FUTURES",
         "binance_futures_realtime",
         "Topic of the trades; refused frames go to the same name with `_rejected` behind it.",
         pattern=r"^[A-Za-z0-9._-]{1,200}$",
     )
-    kafka_partitions: int = _named(
+    kafka_partitions: int = named(
         "CRYPTOLAKE_KAFKA_PARTITIONS", 4, "Partitions of the trade topic when it is created.", ge=1, le=10_000
     )
-    kafka_replication: int = _named(
+    kafka_replication: int = named(
         "CRYPTOLAKE_KAFKA_REPLICATION", 1, "Replication factor of the topics when they are created.", ge=1, le=9
     )
 
-    spark_remote: str = _named(
+    spark_remote: str = named(
         "SPARK_REMOTE", "", "Spark Connect server, sc://host:port. Empty: the local one that CryptoLake starts."
     )
-    spark_master: str = _named("SPARK_MASTER", "local[*]", "Master of the Spark Connect server that CryptoLake starts.")
-    spark_memory_mb: int = _named(
+    spark_master: str = named("SPARK_MASTER", "local[*]", "Master of the Spark Connect server that CryptoLake starts.")
+    spark_memory_mb: int = named(
         "CRYPTOLAKE_SPARK_MEMORY_MB", 2_048, "Heap of the local Spark Connect server, MiB.", ge=512
     )
-    bronze_trigger_s: float = _named(
+    bronze_trigger_s: float = named(
         "CRYPTOLAKE_BRONZE_TRIGGER_S", 5.0, "Seconds between two micro-batches of the Bronze stream.", gt=0, le=3_600
     )
-    bronze_max_offsets: int = _named(
+    bronze_max_offsets: int = named(
         "CRYPTOLAKE_BRONZE_MAX_OFFSETS", 1_000_000, "Most Kafka records in one micro-batch of the Bronze stream.", ge=1
     )
 
-    iceberg_rest_uri: str = _named(
+    iceberg_rest_uri: str = named(
         "ICEBERG_REST_URI", "", "Iceberg REST catalog. Empty: the SQLite catalog under CRYPTOLAKE_HOME."
     )
-    warehouse: str = _named(
+    warehouse: str = named(
         "CRYPTOLAKE_WAREHOUSE", "", "Warehouse location, a path or s3://bucket/prefix. Empty: under CRYPTOLAKE_HOME."
     )
-    minio_endpoint: str = _named("MINIO_ENDPOINT", "", "S3 endpoint URL, for a warehouse in an S3 store.")
-    minio_root_user: str = _named("MINIO_ROOT_USER", "", "Access key of the S3 store.")
-    minio_root_password: SecretStr = _named("MINIO_ROOT_PASSWORD", SecretStr(""), "Secret key of the S3 store.")
-    s3_region: str = _named("CRYPTOLAKE_S3_REGION", "us-east-1", "Region of the S3 store.")
+    minio_endpoint: str = named("MINIO_ENDPOINT", "", "S3 endpoint URL, for a warehouse in an S3 store.")
+    minio_root_user: str = named("MINIO_ROOT_USER", "", "Access key of the S3 store.")
+    minio_root_password: SecretStr = named("MINIO_ROOT_PASSWORD", SecretStr(""), "Secret key of the S3 store.")
+    s3_region: str = named("CRYPTOLAKE_S3_REGION", "us-east-1", "Region of the S3 store.")
 
-    engine: Engine = _named(
+    engine: Engine = named(
         "CRYPTOLAKE_ENGINE",
         Engine.AUTO,
         "What computes Silver and Gold: `duckdb` (in process), `spark`, or `auto` (DuckDB in the profile `local`, "
         "Spark in `cluster`).",
     )
-    follower_interval_s: int = _named(
-        "CRYPTOLAKE_FOLLOWER_INTERVAL_S", 5, "Seconds between two ticks of the sensor that follows Bronze.", ge=1
-    )
-    silver_interval_s: int = _named(
-        "CRYPTOLAKE_SILVER_INTERVAL_S",
-        60,
-        "Least seconds between two refreshes of one hour of Silver; in a faster replay as many of the exchange's time.",
-        ge=0,
-        le=3_600,
-    )
-    gold_interval_min: int = _named(
-        "CRYPTOLAKE_GOLD_INTERVAL_MIN",
-        5,
-        "Minutes of the clock in which the open day of Gold is refreshed at most once.",
-        ge=1,
-        le=30,
-    )
-    stream_stall_s: int = _named(
-        "CRYPTOLAKE_STREAM_STALL_S",
-        120,
-        "Seconds without a sign of life of the Bronze stream, or without progress while Kafka holds more, after which "
-        "it is restarted. Half of it makes its heartbeat warn.",
-        ge=10,
-        le=3_600,
-    )
-    drop_ratio_limit: float = _named(
-        "CRYPTOLAKE_DROP_RATIO_LIMIT",
-        0.05,
-        "Largest share of an hour's trades that the quality rules may drop before the hour is held back.",
-        ge=0,
-        le=1,
-    )
 
-    event_time_lag_limit_s: int = _named(
-        "CRYPTOLAKE_EVENT_TIME_LAG_LIMIT_S",
-        300,
-        "Seconds that a symbol's newest bar may be behind the exchange's clock before a check warns.",
-        ge=1,
-    )
+    kafka_port: Port = named("CRYPTOLAKE_KAFKA_PORT", 9092, "Port of the local Kafka broker.")
+    kafka_controller_port: Port = named("CRYPTOLAKE_KAFKA_CONTROLLER_PORT", 9093, "Port of the local Kafka controller.")
+    spark_connect_port: Port = named("CRYPTOLAKE_SPARK_CONNECT_PORT", 15002, "Port of the local Spark Connect server.")
+    spark_ui_port: Port = named("CRYPTOLAKE_SPARK_UI_PORT", 4040, "Port of the local Spark UI.")
+    exchange_port: Port = named("CRYPTOLAKE_EXCHANGE_PORT", 8090, "Port of the replay exchange.")
+    dagster_port: Port = named("CRYPTOLAKE_DAGSTER_PORT", 3000, "Port of the Dagster webserver.")
 
-    compaction_grace_s: int = _named(
-        "CRYPTOLAKE_COMPACTION_GRACE_S",
-        300,
-        "Seconds after its end, and after its last new file, from which an hour of Bronze may be compacted.",
-        ge=0,
-    )
-    compaction_min_files: int = _named(
-        "CRYPTOLAKE_COMPACTION_MIN_FILES",
-        5,
-        "Files from which a partition is compacted; an hour of Bronze with fewer waits until nothing came for one.",
-        ge=2,
-    )
-    compaction_max_hours: int = _named(
-        "CRYPTOLAKE_COMPACTION_MAX_HOURS", 48, "Most hours of Bronze that one run compacts.", ge=1
-    )
-    snapshot_retention_s: int = _named(
-        "CRYPTOLAKE_SNAPSHOT_RETENTION_S",
-        3_600,
-        "Seconds for which a table's state stays readable after it was replaced: for readers, and for time travel.",
-        ge=600,
-    )
-    snapshots_kept: int = _named(
-        "CRYPTOLAKE_SNAPSHOTS_KEPT", 10, "Newest snapshots of a table that stay however old they are.", ge=1
-    )
-    orphan_retention_h: int = _named(
-        "CRYPTOLAKE_ORPHAN_RETENTION_H",
-        72,
-        "Hours for which a file that no snapshot needs stays: a writer may be about to commit it.",
-        ge=24,
-    )
-    small_file_bytes: int = _named(
-        "CRYPTOLAKE_SMALL_FILE_BYTES",
-        8_388_608,
-        "A data file is small below this many bytes, if its partition has another such file.",
-        ge=1,
-    )
-    small_file_limit: int = _named(
-        "CRYPTOLAKE_SMALL_FILE_LIMIT",
-        10_000,
-        "Small files of a table from which a check warns; an hour of Bronze has up to 3,000 before it is compacted.",
-        ge=1,
-    )
-
-    kafka_port: Port = _named("CRYPTOLAKE_KAFKA_PORT", 9092, "Port of the local Kafka broker.")
-    kafka_controller_port: Port = _named(
-        "CRYPTOLAKE_KAFKA_CONTROLLER_PORT", 9093, "Port of the local Kafka controller."
-    )
-    spark_connect_port: Port = _named("CRYPTOLAKE_SPARK_CONNECT_PORT", 15002, "Port of the local Spark Connect server.")
-    spark_ui_port: Port = _named("CRYPTOLAKE_SPARK_UI_PORT", 4040, "Port of the local Spark UI.")
-    exchange_port: Port = _named("CRYPTOLAKE_EXCHANGE_PORT", 8090, "Port of the replay exchange.")
-    dagster_port: Port = _named("CRYPTOLAKE_DAGSTER_PORT", 3000, "Port of the Dagster webserver.")
-
-    log_level: str = _named(
+    log_level: str = named(
         "CRYPTOLAKE_LOG_LEVEL",
         "INFO",
         "Least severe log level that is written.",
@@ -293,13 +205,6 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return (PROJECT_ROOT / value.expanduser()).resolve()
-
-    @field_validator("gold_interval_min")
-    @classmethod
-    def _divides_an_hour(cls, value: int) -> int:
-        if 60 % value:
-            raise ValueError("minutes of the clock that divide an hour are needed: 1, 2, 3, 5, 10, 15, 20 or 30")
-        return value
 
     @field_validator("symbols", mode="before")
     @classmethod

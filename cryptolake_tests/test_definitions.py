@@ -48,6 +48,7 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
         "silver/futures_ohlcv_1m",
         "gold/futures_daily_stats",
         *(f"maintenance/{work.value}" for work in Work),
+        "maintenance/dagster_event_log",
     }
     hourly = graph.get(dg.AssetKey(["silver", "futures_ohlcv_1m"])).partitions_def
     daily = graph.get(dg.AssetKey(["gold", "futures_daily_stats"])).partitions_def
@@ -57,11 +58,23 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
     assert daily.get_first_partition_key() == "2024-07-18"
 
 
+SENSORS = {"bronze_follower", "automation", "stream_health", "run_failures", "run_recoveries"}
+SCHEDULES = {
+    "ingest_realtime_to_bronze_schedule",
+    "bronze_to_silver_1m_hourly",
+    "silver_to_gold_daily_daily",
+    "event_log_retention_daily",
+    *(f"maintenance_{work.value}_schedule" for work in Work),
+}
+
+
 def test_sensors_and_schedules_are_on_in_a_fresh_home(repository: dg.RepositoryDefinition) -> None:
-    assert {sensor.name for sensor in repository.sensor_defs} == {"bronze_follower", "automation", "stream_health"}
+    assert {sensor.name for sensor in repository.sensor_defs} == SENSORS
     for sensor in repository.sensor_defs:
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    assert {schedule.name for schedule in repository.schedule_defs} == SCHEDULES
     for schedule in repository.schedule_defs:
+        assert "dagster/max_runtime" in repository.get_job(schedule.job_name).run_tags
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
         assert schedule.execution_timezone == "UTC"
 

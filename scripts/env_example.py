@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, env_name
+from cryptolake_assets.settings_graph import GraphSettings
 
 HEAD = """\
 # Settings of CryptoLake. Copy this file to .env and take the `#` away from what you change.
@@ -32,7 +33,8 @@ def default_text(value: object) -> str:
 def env_example() -> str:
     """The text of .env.example."""
     blocks = [HEAD]
-    for name, field in Settings.model_fields.items():
+    # What everybody meets first stands first.
+    for name, field in sorted(Settings.model_fields.items(), key=lambda item: item[0] in GraphSettings.model_fields):
         comment = textwrap.fill(str(field.description), 116, initial_indent="# ", subsequent_indent="# ")
         blocks.append(f"{comment}\n#{env_name(name)}={default_text(field.default)}\n")
     return "\n".join(blocks)

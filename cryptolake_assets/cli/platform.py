@@ -87,6 +87,26 @@ def health() -> None:
     typer.secho("healthy: every part serves", fg=typer.colors.GREEN)
 
 
+@app.command("notify-test")
+def notify_test() -> None:
+    """Send a test alert on every channel of CRYPTOLAKE_NOTIFY_URLS and say of each whether it went."""
+    from datetime import UTC, datetime
+
+    from cryptolake_assets.platform.notify import Alert, AlertKind, notify
+    from cryptolake_assets.settings import get_settings
+
+    alert = Alert(AlertKind.TEST, job="notify-test", cause="a test: nothing failed", at=datetime.now(UTC))
+    deliveries = notify(get_settings(), alert)
+    for delivery in deliveries:
+        went = delivery.error is None
+        colour = typer.colors.GREEN if went else typer.colors.RED
+        typer.secho(f"{delivery.channel}: {'sent' if went else f'not sent: {delivery.error}'}", fg=colour, err=not went)
+    if not deliveries:
+        typer.echo("CRYPTOLAKE_NOTIFY_URLS names no channel: alerts go to the log only")
+    if any(delivery.error is not None for delivery in deliveries):
+        raise typer.Exit(1)
+
+
 @app.command()
 def logs(
     part: Annotated[str, typer.Argument(help="Name of a part, as `cryptolake status` shows it, or `supervisord`.")],

@@ -11,6 +11,7 @@ from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.platform import code_servers, kafka, probes, spark
 from cryptolake_assets.platform.code_servers import CodeLocation
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, Source, env_name
+from cryptolake_assets.settings_graph import GraphSettings
 from cryptolake_assets.stream.progress import report_path
 
 INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
@@ -18,6 +19,9 @@ INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
 
 SERVER_SETTINGS = ("spark_memory_mb", "spark_master")
 """Settings that only Spark's own process uses: a change of them concerns no other part."""
+
+GRAPH_SETTINGS = frozenset(GraphSettings.model_fields)
+"""Settings that only the graph uses: a change of them must not interrupt the stream."""
 
 KAFKA = "kafka"
 SPARK = "spark"
@@ -188,6 +192,7 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.exchange.replay"),
         is_ready=lambda settings, _: probes.http_ok(f"http://127.0.0.1:{settings.exchange_port}/replay/status"),
         port_fields=("exchange_port",),
+        ignores=lambda name: name in GRAPH_SETTINGS,
         is_local=lambda settings: settings.source is Source.REPLAY,
     ),
     Part(
@@ -195,6 +200,7 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.stream.producer"),
         is_ready=lambda settings, started: probes.reporting(settings.run_dir / "producer.json", started),
         needs=(TOPICS, TABLES, EXCHANGE),
+        ignores=lambda name: name in GRAPH_SETTINGS,
     ),
     Part(
         name=BRONZE,
@@ -202,7 +208,7 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, started: probes.reporting(report_path(settings), started),
         needs=(TOPICS, TABLES, SPARK),
         restarts_with=(SPARK,),
-        ignores=lambda name: name.startswith("replay_"),
+        ignores=lambda name: name.startswith("replay_") or name in GRAPH_SETTINGS,
         start_timeout_s=180,
         stop_timeout_s=40,
     ),

@@ -11,10 +11,14 @@ import pytest
 
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.transform.checks import (
+    DEPENDENCIES,
     GOLD_CHECKS,
+    HEARTBEAT,
     MEANINGS,
+    PUBLISHED_COUNT,
     SILVER_CHECKS,
     SILVER_OBSERVATIONS,
+    UP_TO_DATE,
     CheckOutcome,
     check_candidate,
     check_counts,
@@ -108,4 +112,5 @@ def test_a_row_that_was_not_read_or_not_accounted_for_fails(rows_in: int, expect
 
 
 def test_every_check_says_what_it_demands() -> None:
-    assert {*SILVER_CHECKS, *SILVER_OBSERVATIONS, *GOLD_CHECKS} == set(MEANINGS)
+    beside = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, DEPENDENCIES}
+    assert {*SILVER_CHECKS, *SILVER_OBSERVATIONS, *GOLD_CHECKS, *beside} == set(MEANINGS)

@@ -1,0 +1,53 @@
+"""The sensors that tell people of failed runs, and of those that are well again. Thin adapters of
+`platform.run_alerts` and `platform.notify`."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import structlog
+
+from cryptolake_assets.log import configure_logging
+from cryptolake_assets.settings import get_settings
+
+if TYPE_CHECKING:
+    from cryptolake_assets.platform.notify import Alert
+
+INTERVAL_S = 15
+
+
+@dg.run_failure_sensor(
+    name="run_failures",
+    minimum_interval_seconds=INTERVAL_S,
+    monitor_all_code_locations=True,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells of failed runs of all code locations: in the log, and where CRYPTOLAKE_NOTIFY_URLS says.",
+)
+def run_failures(context: dg.RunFailureSensorContext) -> None:
+    from cryptolake_assets.platform.run_alerts import failure_alert
+
+    _tell(failure_alert(get_settings(), context.instance, context.dagster_run))
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    name="run_recoveries",
+    minimum_interval_seconds=INTERVAL_S,
+    monitor_all_code_locations=True,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells when what `run_failures` told of has succeeded.",
+)
+def run_recoveries(context: dg.RunStatusSensorContext) -> None:
+    from cryptolake_assets.platform.run_alerts import recovery_alert
+
+    _tell(recovery_alert(get_settings(), context.instance, context.dagster_run))
+
+
+def _tell(alert: "Alert | None") -> None:
+    from cryptolake_assets.platform.notify import notify
+
+    if alert is None:
+        return
+    settings = get_settings()
+    if not structlog.is_configured():  # a code server's own process
+        configure_logging(settings.log_level)
+    notify(settings, alert)

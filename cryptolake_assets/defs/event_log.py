@@ -1,0 +1,63 @@
+"""The retention of Dagster's own records, as an asset with a schedule. A thin adapter of `platform.retention`."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from cryptolake_assets.defs.described import OWNERS
+from cryptolake_assets.settings import get_settings
+
+KEY = dg.AssetKey(["maintenance", "dagster_event_log"])
+WORK_S = 600.0
+"""How long one run deletes; what is left waits for the next."""
+
+
+@dg.asset(
+    key=KEY,
+    group_name="maintenance",
+    kinds={"dagster"},
+    owners=OWNERS,
+    tags={"layer": "maintenance", "cadence": "day"},
+    retry_policy=dg.RetryPolicy(max_retries=3, delay=30, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
+    description=(
+        "Dagster's runs, events and logs within their retention. What says how a partition or a check is now, or was "
+        "at any moment within the retention, stays."
+    ),
+)
+def dagster_event_log(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    from cryptolake_assets.platform.retention import Limits, census, purge
+
+    before = census(context.instance)
+    purged = purge(context.instance, Limits.of(get_settings(), datetime.now(UTC)), most_s=WORK_S)
+    after = census(context.instance)
+    return dg.MaterializeResult(
+        metadata={
+            **{f"{name}_before": count for name, count in vars(before).items()},
+            **{f"{name}_after": count for name, count in vars(after).items()},
+            "runs_deleted": purged.runs,
+            "runs_trimmed": purged.runs_trimmed,
+            "events_deleted": purged.events,
+            "check_executions_deleted": purged.check_executions,
+            "backfills_deleted": purged.backfills,
+            "tick_logs_deleted": purged.tick_logs,
+            "bytes_of_files_deleted": purged.bytes_of_files,
+            "complete": purged.is_complete,
+        }
+    )
+
+
+event_log_retention = dg.define_asset_job(
+    "event_log_retention",
+    selection=dg.AssetSelection.assets(KEY),
+    tags={"dagster/max_runtime": "1800"},
+    description="Bounds Dagster's own records; see CRYPTOLAKE_RUN_RETENTION_DAYS.",
+)
+
+event_log_retention_daily = dg.ScheduleDefinition(
+    name="event_log_retention_daily",
+    job=event_log_retention,
+    cron_schedule="17 3 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="At 03:17 UTC every day.",
+)

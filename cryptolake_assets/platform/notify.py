@@ -1,0 +1,263 @@
+"""Tells people that something failed: a structured log line always, and every channel of the settings (webhook, mail,
+chat). The channels are apprise's; here are what an alert says, how often it is sent, and for how long it is tried."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import structlog
+
+from cryptolake_assets.errors import NotificationError
+
+if TYPE_CHECKING:
+    from apprise.plugins.base import NotifyBase
+
+    from cryptolake_assets.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+DELIVERY_BUDGET_S = 9.0
+"""A tick of Dagster's run status sensors takes up to 5 runs and is ended after 60 s."""
+SOCKET_TIMEOUT_S = 3.0
+FIRST_PAUSE_S = 0.5
+MOST_CAUSE_CHARACTERS = 500
+
+_SEPARATOR = re.compile(r"[,\s]+(?=[A-Za-z0-9]+://)")
+
+
+class AlertKind(StrEnum):
+    """Why an alert is sent."""
+
+    FAILED = "failed"
+    STILL_FAILING = "still failing"
+    RECOVERED = "recovered"
+    TEST = "test"
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What is told. `partition` is a key or a range `first...last`; `at` and `since` are UTC."""
+
+    kind: AlertKind
+    job: str
+    assets: tuple[str, ...] = ()
+    partition: str | None = None
+    step: str | None = None
+    cause: str = ""
+    failed_checks: tuple[str, ...] = ()
+    run_id: str = ""
+    run_url: str = ""
+    at: datetime | None = None
+    since: datetime | None = None
+    """When it began to fail."""
+
+    @property
+    def subject(self) -> str:
+        """What failed: the assets, or the job when it has none, and the partition."""
+        what = ", ".join(self.assets) or self.job
+        return f"{what} [{self.partition}]" if self.partition else what
+
+    @property
+    def title(self) -> str:
+        return f"CryptoLake: {self.subject} {self.kind}" if self.kind is not AlertKind.TEST else "CryptoLake: test"
+
+    @property
+    def text(self) -> str:
+        """The alert for people, a fact a line."""
+        lines = {
+            "assets": ", ".join(self.assets),
+            "partition": self.partition,
+            "failed checks": ", ".join(self.failed_checks),
+            "cause": self.cause,
+            "job": self.job,
+            "step": self.step,
+            "run": self.run_url,
+            "at": _time_text(self.at),
+            "failing since": _time_text(self.since),
+        }
+        return "\n".join(f"{name}: {value}" for name, value in lines.items() if value)
+
+    def fields(self) -> dict[str, Any]:
+        """The alert for programs: JSON values."""
+        return {
+            **asdict(self),
+            "kind": self.kind.value,
+            "assets": list(self.assets),
+            "failed_checks": list(self.failed_checks),
+            "at": _time_text(self.at),
+            "since": _time_text(self.since),
+        }
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of an alert on one channel; `error` is None when it went."""
+
+    channel: str
+    error: str | None = None
+
+
+def kind_of_failure(
+    at: datetime, previous: datetime | None, first: datetime | None, remind: timedelta
+) -> AlertKind | None:
+    """Whether a failure that ended at `at` is told. Needs no memory but when the ones before it ended.
+
+    `previous` is the failure right before it, `first` the one that the row of failures began with; both None when the
+    run before it was a success or there was none. Reminders are due at whole multiples of `remind` since the first
+    failure; the first failure after one is told as "still failing".
+    """
+    if previous is None or first is None:
+        return AlertKind.FAILED
+    due, told = (at - first) // remind, (previous - first) // remind
+    return AlertKind.STILL_FAILING if due > told else None
+
+
+def first_line(text: str) -> str:
+    """The first line that says something, cut to a length that fits a message."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return line if len(line) <= MOST_CAUSE_CHARACTERS else line[: MOST_CAUSE_CHARACTERS - 1] + "…"
+
+
+def channel_urls(settings: Settings) -> list[str]:
+    """The settings' notification URLs. A comma inside a URL (two addressees) does not end it."""
+    text = settings.notify_urls.get_secret_value().strip().strip(",")
+    return [url for url in _SEPARATOR.split(text) if url]
+
+
+def notify(settings: Settings, alert: Alert) -> list[Delivery]:
+    """Logs the alert and sends it on every channel; returns what became of each, in the settings' order.
+
+    Never raises for a channel that does not take it: after `DELIVERY_BUDGET_S` at most that is logged as an error.
+    """
+    level = log.info if alert.kind in (AlertKind.RECOVERED, AlertKind.TEST) else log.error
+    level("alert", **{name: value for name, value in alert.fields().items() if value})
+    deliveries = _send_all(channel_urls(settings), alert)
+    for delivery in deliveries:
+        if delivery.error is not None:
+            log.error(
+                "alert_not_delivered",
+                channel=delivery.channel,
+                error=delivery.error,
+                run_id=alert.run_id,
+                next_step="check CRYPTOLAKE_NOTIFY_URLS, then `cryptolake notify-test`",
+            )
+    return deliveries
+
+
+def _send_all(urls: list[str], alert: Alert) -> list[Delivery]:
+    """All channels side by side, so that one that hangs takes no other's time."""
+    names = [f"{number} ({_scheme(url)})" for number, url in enumerate(urls, 1)]
+    errors: dict[str, str | None] = {}
+
+    def send(name: str, url: str) -> None:
+        try:
+            _send_with_retries(url, alert)
+            errors[name] = None
+        except NotificationError as error:
+            errors[name] = str(error)
+        except Exception as error:  # a fault of a plug-in must not hide that the others went
+            errors[name] = f"{type(error).__name__} in the notifier"
+
+    threads = [threading.Thread(target=send, args=pair, daemon=True) for pair in zip(names, urls, strict=True)]
+    for thread in threads:
+        thread.start()
+    deadline = datetime.now(UTC) + timedelta(seconds=DELIVERY_BUDGET_S)
+    for thread in threads:
+        thread.join(max(0.0, (deadline - datetime.now(UTC)).total_seconds()))
+    return [Delivery(name, errors.get(name, f"no answer within {DELIVERY_BUDGET_S:.0f} s")) for name in names]
+
+
+def _send_with_retries(url: str, alert: Alert) -> None:
+    """Raises `NotificationError` with the last reason when no try succeeded in time."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+    channel = _channel(url, alert)
+    retrying = Retrying(
+        retry=retry_if_exception_type(NotificationError),
+        wait=wait_exponential(FIRST_PAUSE_S, min=FIRST_PAUSE_S),
+        stop=stop_after_delay(DELIVERY_BUDGET_S - SOCKET_TIMEOUT_S),
+        reraise=True,
+    )
+    retrying(_send, channel, url, alert)
+
+
+def _send(channel: NotifyBase, url: str, alert: Alert) -> None:
+    from apprise import Apprise, NotifyFormat, NotifyType
+
+    types = {AlertKind.RECOVERED: NotifyType.SUCCESS, AlertKind.TEST: NotifyType.INFO}
+    sender = Apprise()
+    sender.add(channel)
+    with _said() as lines:
+        taken = sender.notify(
+            body=alert.text,
+            title=alert.title,
+            notify_type=types.get(alert.kind, NotifyType.FAILURE),
+            body_format=NotifyFormat.TEXT,
+        )
+    if not taken:
+        raise NotificationError(_without_secrets("; ".join(lines), url) or "the receiver did not take it")
+
+
+def _channel(url: str, alert: Alert) -> NotifyBase:
+    """The channel of a URL; a JSON webhook gets the alert's fields besides its text."""
+    import apprise
+    from apprise.plugins.custom_json import NotifyJSON
+
+    with _said():
+        channel = apprise.Apprise.instantiate(url)
+    if channel is None:
+        raise NotificationError("this is no notification URL that apprise knows")
+    channel.socket_connect_timeout = SOCKET_TIMEOUT_S
+    channel.socket_read_timeout = SOCKET_TIMEOUT_S
+    if isinstance(channel, NotifyJSON):
+        channel.payload_extras = {**channel.payload_extras, "alert": alert.fields()}
+    return channel
+
+
+@contextmanager
+def _said() -> Iterator[list[str]]:
+    """Collects what apprise warns of in this thread, and keeps it out of all logs: it may name addresses."""
+    lines: list[str] = []
+    thread = threading.get_ident()
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread:
+                lines.append(record.getMessage())
+
+    logger = logging.getLogger("apprise")
+    logger.propagate = False
+    collector = Collector(logging.WARNING)
+    logger.addHandler(collector)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(collector)
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """`text` without any part of the URL but its scheme and its host."""
+    parts = urlsplit(url)
+    values = [parts.username, parts.password, *parts.path.split("/"), *(value for _, value in parse_qsl(parts.query))]
+    secrets = {unquote(value) for value in values if value} | {value for value in values if value}
+    for secret in sorted((secret for secret in secrets if len(secret) > 2), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return first_line(text)
+
+
+def _scheme(url: str) -> str:
+    scheme, separator, _ = url.partition("://")
+    return scheme.lower() if separator else "not a URL"
+
+
+def _time_text(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

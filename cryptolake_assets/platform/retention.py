@@ -1,0 +1,448 @@
+"""Bounds Dagster's own records: finished runs, their events and logs, and events without a run.
+
+What Dagster knows at the retention's limit stays: of each (asset, partition) the newest event of each kind before the
+limit, of each (check, partition) the newest evaluation before it, and the runs of these. Everything that happened after
+the limit stays whole. So whoever asks for the present, or for any moment since, is told the same as before; and because
+a decision rests on rows before the limit alone, it cannot be overtaken by what Dagster writes meanwhile.
+
+Works on the tables of Dagster's SQL storages, which SQLite and PostgreSQL share.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from cryptolake_assets.errors import RetentionError
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+    from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+    from sqlalchemy import Connection, Table
+    from sqlalchemy.sql import ColumnElement, Executable, Select
+    from sqlalchemy.sql.selectable import ScalarSelect
+
+    Connect = Callable[[], AbstractContextManager[Connection]]
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+BATCH = 200
+LOCK_RETRIES = 5
+PAUSE_S = 0.02
+"""Between two batches, so that whoever waits for SQLite's one writer gets its turn."""
+EMPTY_TICK_LOG_AGE = timedelta(hours=1)
+RUNLESS = ""
+_TICK_LOG = re.compile(r"\d+\.(err|out|complete)")
+_SUCCEEDED = ("SUCCESS",)
+_NOT_SUCCEEDED = ("FAILURE", "CANCELED")
+_REPEATS = ("dagster/root_run_id", "dagster/parent_run_id")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Moments (UTC) before which things are deleted: runs that succeeded and superseded events; all other runs."""
+
+    successes: datetime
+    failures: datetime
+
+    @classmethod
+    def of(cls, settings: Settings, now: datetime) -> Limits:
+        return cls(
+            now - timedelta(days=settings.run_retention_days), now - timedelta(days=settings.failed_run_retention_days)
+        )
+
+
+@dataclass
+class Purged:
+    """What was deleted. `runs_trimmed` lost their logs and events, and stay because the state of a partition is
+    theirs; `is_complete` says that nothing was left for the next time."""
+
+    runs: int = 0
+    runs_trimmed: int = 0
+    events: int = 0
+    check_executions: int = 0
+    backfills: int = 0
+    tick_logs: int = 0
+    bytes_of_files: int = 0
+    is_complete: bool = True
+
+
+@dataclass(frozen=True)
+class Census:
+    """How much there is. `bytes_on_disk` is 0 where the storage is not on this machine."""
+
+    runs: int
+    events: int
+    check_executions: int
+    bytes_on_disk: int
+
+
+def census(instance: dg.DagsterInstance) -> Census:
+    """Counts what `purge` bounds."""
+    import sqlalchemy as db
+    from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
+    from dagster._core.storage.runs.schema import RunsTable
+
+    runs, events = _storages(instance)
+    tables = {
+        RunsTable: runs.connect,
+        SqlEventLogStorageTable: events.index_connection,
+        AssetCheckExecutionsTable: events.index_connection,
+    }
+    counts = []
+    for table, connect in tables.items():
+        with connect() as connection:
+            counts.append(connection.execute(db.select(db.func.count()).select_from(table)).scalar_one())
+    run_count, event_count, check_count = counts
+    return Census(run_count, event_count, check_count, sum(_size(path) for path in _state_directories(instance)))
+
+
+def purge(instance: dg.DagsterInstance, limits: Limits, *, most_s: float = 600.0) -> Purged:
+    """Deletes what is past the limits, oldest first, for at most about `most_s` seconds; what is left waits.
+
+    Safe beside a working daemon and webserver, and to be stopped anywhere: a run's row goes last. Raises
+    `RetentionError` for storages that are not Dagster's SQL ones.
+    """
+    runs, events = _storages(instance)
+    work = _Purge(instance, runs, events, limits, time.monotonic() + most_s)
+    for step in (work.successes, work.failures, work.backfills, work.tick_logs):
+        step()
+    log.info("event_log_purged", **vars(work.purged))
+    return work.purged
+
+
+@dataclass(frozen=True)
+class _State:
+    """Row ids that say what was so at a limit, and the newest ids of all.
+
+    SQLite gives the id of a deleted newest row a second time, and Dagster's cursors go by ids: that row always stays.
+    """
+
+    events: frozenset[int]
+    checks: frozenset[int]
+
+
+@dataclass
+class _Purge:
+    """One pass over the records."""
+
+    instance: dg.DagsterInstance
+    run_storage: SqlRunStorage
+    event_storage: SqlEventLogStorage
+    limits: Limits
+    deadline: float
+    purged: Purged = field(default_factory=Purged)
+
+    def successes(self) -> None:
+        """Runs that succeeded, then what was reported without a run."""
+        limit = self.limits.successes
+        state = self._state_at(limit)
+        self._runs(_SUCCEEDED, limit, state)
+        self._superseded([RUNLESS], limit, state)
+        if self.event_storage.is_run_sharded:
+            self._runless_copies(limit)
+
+    def failures(self) -> None:
+        """Runs that failed or were cancelled."""
+        self._runs(_NOT_SUCCEEDED, self.limits.failures, self._state_at(self.limits.failures))
+
+    def backfills(self) -> None:
+        """Finished backfills none of whose runs is left."""
+        import sqlalchemy as db
+        from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
+        from dagster._core.storage.runs.schema import BackfillTagsTable, BulkActionsTable, RunsTable
+
+        table = BulkActionsTable.c
+        old = db.select(table.id, table.key).where(
+            table.id < _newest(BulkActionsTable),
+            table.status.in_([status.value for status in BULK_ACTION_TERMINAL_STATUSES]),
+            table.timestamp < _naive(self.limits.failures),
+            ~db.exists().where(RunsTable.c.backfill_id == table.key),
+        )
+        for rows in self._pages(old, table.id, self.run_storage.connect):
+            _execute(
+                self.run_storage.connect,
+                db.delete(BackfillTagsTable).where(BackfillTagsTable.c.backfill_id.in_([row.key for row in rows])),
+                db.delete(BulkActionsTable).where(table.id.in_([row.id for row in rows])),
+            )
+            self.purged.backfills += len(rows)
+
+    def tick_logs(self) -> None:
+        """Files that Dagster makes for every tick of a sensor, and never deletes: empty ones, and old ones."""
+        now, oldest = datetime.now(UTC), self.limits.failures
+        for path in _tick_logs(Path(self.instance.storage_directory())):
+            if self._is_late():
+                return
+            try:
+                stat = path.stat()
+                changed = datetime.fromtimestamp(stat.st_mtime, UTC)
+                if changed < oldest or (stat.st_size == 0 and changed < now - EMPTY_TICK_LOG_AGE):
+                    path.unlink()
+                    self.purged.tick_logs += 1
+                    self.purged.bytes_of_files += stat.st_size
+            except FileNotFoundError:
+                continue
+
+    def _state_at(self, limit: datetime) -> _State:
+        """Of each asset's partition the newest event of each kind, of each check's the newest execution and the newest
+        that was completed. An ended run may leave an execution that never was."""
+        import sqlalchemy as db
+        from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
+
+        event, check = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c
+        events = (
+            db.select(db.func.max(event.id))
+            .where(event.asset_key.is_not(None), event.timestamp < _naive(limit))
+            .group_by(event.asset_key, event.dagster_event_type, event.partition)
+        )
+        checks = (
+            db.select(db.func.max(check.id))
+            .where(check.evaluation_event_timestamp < _naive(limit))
+            .group_by(check.asset_key, check.check_name, check.partition)
+        )
+        completed = checks.where(check.execution_status.in_(("SUCCEEDED", "FAILED")))
+        return _State(
+            frozenset(self._ids(events, db.select(db.func.max(event.id)))),
+            frozenset(self._ids(checks, completed, db.select(db.func.max(check.id)))),
+        )
+
+    def _ids(self, *queries: Select[Any]) -> set[int]:
+        def read(connection: Connection) -> set[int]:
+            return {row[0] for query in queries for row in connection.execute(query) if row[0] is not None}
+
+        return _transact(self.event_storage.index_connection, read)
+
+    # Runs.
+
+    def _runs(self, statuses: Sequence[str], limit: datetime, state: _State) -> None:
+        import sqlalchemy as db
+        from dagster._core.storage.runs.schema import RunsTable
+
+        table = RunsTable.c
+        ended = db.select(table.id, table.run_id).where(
+            table.id < _newest(RunsTable),
+            table.status.in_(statuses),
+            db.or_(
+                table.end_time < limit.timestamp(),
+                db.and_(table.end_time.is_(None), table.update_timestamp < _naive(limit)),
+            ),
+        )
+        for rows in self._pages(ended, table.id, self.run_storage.connect):
+            run_ids = [str(row.run_id) for row in rows]
+            self._superseded(run_ids, limit, state)
+            if self._is_late():
+                return
+            kept = self._owners(run_ids)
+            for run_id in run_ids:
+                bytes_deleted = self._delete_files(run_id)
+                if run_id not in kept:
+                    self.instance.compute_log_manager.delete_logs(prefix=[run_id])
+                    _retrying(partial(self.run_storage.delete_run, run_id))
+                    self.purged.runs += 1
+                elif bytes_deleted:
+                    self.purged.runs_trimmed += 1
+
+    def _owners(self, run_ids: Sequence[str]) -> set[str]:
+        """Those of the runs that something still refers to: the state of an asset or a check, a slot of a pool, or a
+        run that repeats them."""
+        import sqlalchemy as db
+        from dagster._core.storage.event_log import schema
+        from dagster._core.storage.runs.schema import RunTagsTable
+
+        columns = [
+            schema.SqlEventLogStorageTable.c.run_id,
+            schema.AssetCheckExecutionsTable.c.run_id,
+            schema.AssetKeyTable.c.last_run_id,
+            schema.ConcurrencySlotsTable.c.run_id,
+            schema.PendingStepsTable.c.run_id,
+        ]
+
+        def owners(connection: Connection) -> set[str]:
+            queries = [db.select(column).where(column.in_(run_ids)).distinct() for column in columns]
+            return {run_id for query in queries for (run_id,) in connection.execute(query)}
+
+        tags = RunTagsTable.c
+        repeated = db.select(tags.value).where(tags.key.in_(_REPEATS), tags.value.in_(run_ids))
+        return _transact(self.event_storage.index_connection, owners) | _transact(
+            self.run_storage.connect, lambda connection: {value for (value,) in connection.execute(repeated)}
+        )
+
+    def _delete_files(self, run_id: str) -> int:
+        """Deletes what the run has on this machine's disk: its captured output, and SQLite's file of its events."""
+        from dagster._core.storage.event_log import SqliteEventLogStorage
+
+        output = Path(self.instance.storage_directory()) / run_id
+        found = _size(output)
+        shutil.rmtree(output, ignore_errors=True)
+        if isinstance(self.event_storage, SqliteEventLogStorage):
+            shard = Path(self.event_storage.path_for_shard(run_id))
+            for path in (shard, *(shard.with_name(shard.name + end) for end in ("-wal", "-shm"))):
+                found += _size(path)
+                path.unlink(missing_ok=True)
+        self.purged.bytes_of_files += found
+        return found
+
+    # Rows.
+
+    def _superseded(self, run_ids: Sequence[str], limit: datetime, state: _State) -> None:
+        """Deletes the events and check executions of the runs before the limit that are no state.
+
+        Events without an asset go too: of a check only its execution is state, and that has a table of its own.
+        """
+        import sqlalchemy as db
+        from dagster._core.storage.event_log.schema import (
+            AssetCheckExecutionsTable,
+            AssetEventTagsTable,
+            SqlEventLogStorageTable,
+        )
+
+        event, tag, check = SqlEventLogStorageTable.c, AssetEventTagsTable.c, AssetCheckExecutionsTable.c
+        connect = self.event_storage.index_connection
+        old_events = db.select(event.id).where(event.run_id.in_(run_ids), event.timestamp < _naive(limit))
+        for rows in self._pages(old_events, event.id, connect):
+            if ids := [row.id for row in rows if row.id not in state.events]:
+                _execute(
+                    connect,
+                    db.delete(AssetEventTagsTable).where(tag.event_id.in_(ids)),
+                    db.delete(SqlEventLogStorageTable).where(event.id.in_(ids)),
+                )
+                self.purged.events += len(ids)
+        old_checks = db.select(check.id).where(
+            check.run_id.in_(run_ids), check.evaluation_event_timestamp < _naive(limit)
+        )
+        for rows in self._pages(old_checks, check.id, connect):
+            if ids := [row.id for row in rows if row.id not in state.checks]:
+                _execute(connect, db.delete(AssetCheckExecutionsTable).where(check.id.in_(ids)))
+                self.purged.check_executions += len(ids)
+
+    def _runless_copies(self, limit: datetime) -> None:
+        """SQLite keeps what was reported without a run a second time, in a file of its own; the state is not read
+        from there."""
+        import sqlalchemy as db
+        from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+
+        event, connect = SqlEventLogStorageTable.c, partial(self.event_storage.run_connection, RUNLESS)
+        old = db.select(event.id).where(event.id < _newest(SqlEventLogStorageTable), event.timestamp < _naive(limit))
+        for rows in self._pages(old, event.id, connect):
+            _execute(connect, db.delete(SqlEventLogStorageTable).where(event.id.in_([row.id for row in rows])))
+
+    def _pages(self, query: Select[Any], key: ColumnElement[int], connect: Connect) -> Iterator[list[Any]]:
+        """The rows of a query by rising `key`, a batch at a time, each in a transaction of its own."""
+        after = 0
+        while not self._is_late():
+            statement = query.where(key > after).order_by(key).limit(BATCH)
+            rows: list[Any] = _transact(connect, lambda connection, of=statement: list(connection.execute(of)))  # type: ignore[misc]
+            if rows:
+                after = rows[-1].id
+                yield rows
+            if len(rows) < BATCH:
+                return
+            time.sleep(PAUSE_S)
+
+    def _is_late(self) -> bool:
+        if time.monotonic() < self.deadline:
+            return False
+        self.purged.is_complete = False
+        return True
+
+
+def _storages(instance: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogStorage]:
+    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+    from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+
+    runs, events = instance.run_storage, instance.event_log_storage
+    if not (isinstance(runs, SqlRunStorage) and isinstance(events, SqlEventLogStorage)):
+        raise RetentionError(
+            f"dagster: {type(events).__name__} is no SQL storage of Dagster's, so its records cannot be bounded here. "
+            "Use SQLite or PostgreSQL in dagster.yaml, or turn the schedule off."
+        )
+    return runs, events
+
+
+def _newest(table: Table) -> ScalarSelect[Any]:
+    """The largest id of a table, whatever else the query looks at."""
+    import sqlalchemy as db
+
+    return db.select(db.func.max(table.alias("newest").c.id)).scalar_subquery()
+
+
+def _execute(connect: Connect, *statements: Executable) -> None:
+    """The statements in one transaction."""
+
+    def work(connection: Connection) -> None:
+        for statement in statements:
+            connection.execute(statement)
+
+    _transact(connect, work)
+
+
+def _transact(connect: Connect, work: Callable[[Connection], T]) -> T:
+    """`work` in one transaction."""
+
+    def once() -> T:
+        with connect() as connection:
+            return work(connection)
+
+    return _retrying(once)
+
+
+def _retrying(work: Callable[[], T]) -> T:
+    """Repeats what another process's lock on SQLite refused."""
+    from sqlalchemy.exc import OperationalError
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(OperationalError),
+        wait=wait_random_exponential(multiplier=0.5, max=10),
+        stop=stop_after_attempt(LOCK_RETRIES),
+        reraise=True,
+    )
+    return retrying(work)
+
+
+def _naive(at: datetime) -> datetime:
+    """As Dagster stores times: UTC, without saying so."""
+    return at.astimezone(UTC).replace(tzinfo=None)
+
+
+def _state_directories(instance: dg.DagsterInstance) -> list[Path]:
+    root = Path(instance.root_directory)
+    return [root / name for name in ("history", "schedules", "storage")]
+
+
+def _tick_logs(storage: Path) -> Iterator[Path]:
+    """`storage/<repository>/<sensor>/<tick>.err`."""
+    if storage.is_dir():
+        for path in storage.glob("*/*/*"):
+            if _TICK_LOG.fullmatch(path.name):
+                yield path
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a directory; 0 where there is none."""
+    total = 0
+    try:
+        if not path.is_dir():
+            return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    for file in path.rglob("*"):
+        try:
+            if file.is_file():
+                total += file.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total

@@ -1,0 +1,135 @@
+"""The settings that only the Dagster graph uses: how often it runs, what it tolerates, keeps and tells.
+
+A class of their own, so that a change of one restarts the code servers and does not interrupt the stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings
+
+
+def named(name: str, default: Any, description: str, **constraints: Any) -> Any:
+    """A field that is read from the environment variable `name`."""
+    return Field(default=default, validation_alias=name, description=description, **constraints)
+
+
+class GraphSettings(BaseSettings):
+    """Part of `settings.Settings`, which says where values come from."""
+
+    follower_interval_s: int = named(
+        "CRYPTOLAKE_FOLLOWER_INTERVAL_S", 5, "Seconds between two ticks of the sensor that follows Bronze.", ge=1
+    )
+    silver_interval_s: int = named(
+        "CRYPTOLAKE_SILVER_INTERVAL_S",
+        60,
+        "Least seconds between two refreshes of one hour of Silver; in a faster replay as many of the exchange's time.",
+        ge=0,
+        le=3_600,
+    )
+    gold_interval_min: int = named(
+        "CRYPTOLAKE_GOLD_INTERVAL_MIN",
+        5,
+        "Minutes of the clock in which the open day of Gold is refreshed at most once.",
+        ge=1,
+        le=30,
+    )
+    stream_stall_s: int = named(
+        "CRYPTOLAKE_STREAM_STALL_S",
+        120,
+        "Seconds without a sign of life of the Bronze stream, or without progress while Kafka holds more, after which "
+        "it is restarted. Half of it makes its heartbeat warn.",
+        ge=10,
+        le=3_600,
+    )
+    drop_ratio_limit: float = named(
+        "CRYPTOLAKE_DROP_RATIO_LIMIT",
+        0.05,
+        "Largest share of an hour's trades that the quality rules may drop before the hour is held back.",
+        ge=0,
+        le=1,
+    )
+    event_time_lag_limit_s: int = named(
+        "CRYPTOLAKE_EVENT_TIME_LAG_LIMIT_S",
+        300,
+        "Seconds that a symbol's newest bar may be behind the exchange's clock before a check warns.",
+        ge=1,
+    )
+    compaction_grace_s: int = named(
+        "CRYPTOLAKE_COMPACTION_GRACE_S",
+        300,
+        "Seconds after its end, and after its last new file, from which an hour of Bronze may be compacted.",
+        ge=0,
+    )
+    compaction_min_files: int = named(
+        "CRYPTOLAKE_COMPACTION_MIN_FILES",
+        5,
+        "Files from which a partition is compacted; an hour of Bronze with fewer waits until nothing came for one.",
+        ge=2,
+    )
+    compaction_max_hours: int = named(
+        "CRYPTOLAKE_COMPACTION_MAX_HOURS", 48, "Most hours of Bronze that one run compacts.", ge=1
+    )
+    snapshot_retention_s: int = named(
+        "CRYPTOLAKE_SNAPSHOT_RETENTION_S",
+        3_600,
+        "Seconds for which a table's state stays readable after it was replaced: for readers, and for time travel.",
+        ge=600,
+    )
+    snapshots_kept: int = named(
+        "CRYPTOLAKE_SNAPSHOTS_KEPT", 10, "Newest snapshots of a table that stay however old they are.", ge=1
+    )
+    orphan_retention_h: int = named(
+        "CRYPTOLAKE_ORPHAN_RETENTION_H",
+        72,
+        "Hours for which a file that no snapshot needs stays: a writer may be about to commit it.",
+        ge=24,
+    )
+    small_file_bytes: int = named(
+        "CRYPTOLAKE_SMALL_FILE_BYTES",
+        8_388_608,
+        "A data file is small below this many bytes, if its partition has another such file.",
+        ge=1,
+    )
+    small_file_limit: int = named(
+        "CRYPTOLAKE_SMALL_FILE_LIMIT",
+        10_000,
+        "Small files of a table from which a check warns; an hour of Bronze has up to 3,000 before it is compacted.",
+        ge=1,
+    )
+    notify_urls: SecretStr = named(
+        "CRYPTOLAKE_NOTIFY_URLS",
+        SecretStr(""),
+        "Where alerts go, as apprise URLs separated by commas: `jsons://host/path` (a webhook), "
+        "`mailtos://user:password@host?to=a@example.com` and many more. Empty: the log only.",
+    )
+    alert_reminder_hours: float = named(
+        "CRYPTOLAKE_ALERT_REMINDER_HOURS",
+        6.0,
+        "Hours between two alerts of a partition that goes on failing.",
+        gt=0,
+        le=8_760,
+    )
+    run_retention_days: float = named(
+        "CRYPTOLAKE_RUN_RETENTION_DAYS",
+        7.0,
+        "Days for which Dagster keeps runs that succeeded, their logs, and superseded events of assets and checks.",
+        ge=1,
+        le=3_650,
+    )
+    failed_run_retention_days: float = named(
+        "CRYPTOLAKE_FAILED_RUN_RETENTION_DAYS",
+        30.0,
+        "Days for which Dagster keeps runs that failed or were cancelled, their logs, and finished backfills.",
+        ge=1,
+        le=3_650,
+    )
+
+    @field_validator("gold_interval_min")
+    @classmethod
+    def _divides_an_hour(cls, value: int) -> int:
+        if 60 % value:
+            raise ValueError("minutes of the clock that divide an hour are needed: 1, 2, 3, 5, 10, 15, 20 or 30")
+        return value
