@@ -274,9 +274,21 @@ POOLED_TABLES = (SILVER_OHLCV, GOLD_DAILY)
 """Tables that runs of the graph write, each one run at a time."""
 
 
+MARTS_NAMESPACE = "marts"
+"""Where dbt makes its tables; their columns are in `dbt_project/`."""
+
+MARTS_POOL = MARTS_NAMESPACE
+"""The Dagster pool of dbt's runs: one of them merges at a time."""
+
+
+def pools() -> tuple[str, ...]:
+    """Every Dagster pool of the graph."""
+    return (*(table.writer_pool for table in POOLED_TABLES), MARTS_POOL)
+
+
 def namespaces() -> Iterator[str]:
-    """Every namespace once, in order of the tables."""
-    yield from dict.fromkeys(table.namespace for table in TABLES)
+    """Every namespace once, in order of the tables; dbt's comes last."""
+    yield from dict.fromkeys([*(table.namespace for table in TABLES), MARTS_NAMESPACE])
 
 
 def table_properties(spec: TableSpec) -> dict[str, str]:

@@ -1,0 +1,180 @@
+"""How often the marts are asked for, counted over simulated time on an ephemeral instance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from cryptolake_assets.definitions import build_definitions as build_main
+from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs.marts import market_overview, marts_of_days
+from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.marts_definitions import build_definitions
+
+TICK = timedelta(seconds=20)
+BARS = dg.AssetKey(["marts", "ohlcv_5m"])
+RETURNS = dg.AssetKey(["marts", "daily_returns"])
+OVERVIEW = dg.AssetKey(["marts", "market_overview"])
+OPEN_DAY = datetime(2024, 10, 5, tzinfo=UTC)
+CLOSED_DAY = OPEN_DAY - timedelta(days=3)
+
+
+def all_definitions() -> dg.Definitions:
+    """Both code locations as one, as the daemon sees them."""
+    main, marts = build_main(), build_definitions()
+    return dg.Definitions(
+        assets=[*(main.assets or ()), *(marts.assets or ())],
+        resources={**(main.resources or {}), **(marts.resources or {})},
+    )
+
+
+class Simulation:
+    """Ticks of the marts' automation; what is asked for succeeds before the next tick, unless told otherwise."""
+
+    def __init__(self, instance: dg.DagsterInstance, now: datetime) -> None:
+        self.instance, self.now = instance, now
+        self.definitions = all_definitions()
+        self.cursor: dg.AutomationConditionCursor | None = None
+        self.requests: list[tuple[datetime, dg.AssetKey, str | None]] = []
+        self.tick()
+
+    def tick(self) -> None:
+        result = dg.evaluate_automation_conditions(
+            self.definitions,
+            self.instance,
+            asset_selection=dg.AssetSelection.groups("marts"),
+            evaluation_time=self.now,
+            cursor=self.cursor,
+        )
+        self.cursor = result.cursor
+        for key in (BARS, RETURNS, OVERVIEW):
+            for partition in result.get_requested_partitions(key):
+                self.requests.append((self.now, key, partition))
+                self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
+        self.now += TICK
+
+    def run(self, length: timedelta, every: timedelta | None = None, hour: datetime | None = None) -> None:
+        """Time passes; every `every` the hour of Silver (the present one, if none is named) is published."""
+        end, due = self.now + length, self.now
+        while self.now < end:
+            if every is not None and self.now >= due:
+                self.publish(hour or self.now)
+                due += every
+            self.tick()
+
+    def publish(self, hour: datetime) -> None:
+        self.instance.report_runless_asset_event(
+            dg.AssetMaterialization(silver.KEY, partition=hour_key(hour.replace(minute=0, second=0)))
+        )
+
+    def judge(self, hour: datetime, passed: bool) -> None:
+        """A blocking check of an hour speaks."""
+        self.instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=silver.KEY,
+                check_name="drop_ratio",
+                passed=passed,
+                blocking=True,
+                partition=hour_key(hour.replace(minute=0, second=0)),
+            )
+        )
+
+    def count(self, key: dg.AssetKey) -> Counter[str | None]:
+        return Counter(partition for _, asked, partition in self.requests if asked == key)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+def test_the_open_day_runs_once_a_quarter_hour(instance: dg.DagsterInstance) -> None:
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
+    simulation.run(timedelta(minutes=58), every=timedelta(seconds=60))
+    day = OPEN_DAY.date().isoformat()
+    assert simulation.count(BARS) == {day: 3}, "at 10:15, 10:30 and 10:45"
+    assert simulation.count(OVERVIEW)[None] <= 4
+    assert [moment.minute // 15 for moment, key, _ in simulation.requests if key == BARS] == [1, 2, 3]
+
+
+def test_nothing_new_asks_for_nothing(instance: dg.DagsterInstance) -> None:
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
+    simulation.publish(simulation.now)
+    simulation.run(timedelta(minutes=20))
+    asked = len(simulation.requests)
+    assert asked
+    simulation.run(timedelta(minutes=40))
+    assert len(simulation.requests) == asked
+
+
+def test_a_day_that_closes_runs_once_more_and_soon(instance: dg.DagsterInstance) -> None:
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=23, minute=50, second=7))
+    last_hour = OPEN_DAY.replace(hour=23)
+    simulation.run(timedelta(minutes=11), every=timedelta(seconds=60), hour=last_hour)
+    closed = simulation.now
+    simulation.run(timedelta(minutes=14))
+    day = OPEN_DAY.date().isoformat()
+    after = [moment for moment, key, partition in simulation.requests if (key, partition) == (BARS, day)]
+    assert 1 <= len(after) <= 2, "perhaps at midnight, and once it came to rest"
+    assert after[-1] - closed < timedelta(minutes=4)
+
+
+def test_a_late_trade_of_an_old_day_runs_that_day_once(instance: dg.DagsterInstance) -> None:
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
+    simulation.publish(CLOSED_DAY)
+    simulation.run(timedelta(minutes=10))
+    assert simulation.count(BARS) == {CLOSED_DAY.date().isoformat(): 1}
+    assert simulation.requests[0][0] - OPEN_DAY.replace(hour=10, minute=1) < timedelta(minutes=4)
+
+
+def test_a_replay_of_an_old_day_does_not_run_it_all_the_time(instance: dg.DagsterInstance) -> None:
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
+    simulation.run(timedelta(minutes=35), every=TICK, hour=CLOSED_DAY)
+    assert simulation.count(BARS) == {CLOSED_DAY.date().isoformat(): 2}, "at 10:15 and 10:30"
+    simulation.run(timedelta(minutes=5))
+    assert simulation.count(BARS) == {CLOSED_DAY.date().isoformat(): 3}, "and when it had come to rest"
+
+
+def test_a_day_waits_while_a_blocking_check_of_one_of_its_hours_fails(instance: dg.DagsterInstance) -> None:
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
+    other_day = CLOSED_DAY - timedelta(days=1)
+    simulation.judge(CLOSED_DAY, passed=False)
+    simulation.publish(CLOSED_DAY + timedelta(hours=5))
+    simulation.publish(other_day)
+    simulation.run(timedelta(minutes=20))
+    assert simulation.count(BARS) == {other_day.date().isoformat(): 1}
+    simulation.judge(CLOSED_DAY, passed=True)
+    simulation.run(timedelta(minutes=20))
+    assert simulation.count(BARS) == {other_day.date().isoformat(): 1, CLOSED_DAY.date().isoformat(): 1}
+
+
+def test_returns_follow_gold(instance: dg.DagsterInstance) -> None:
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
+    day = CLOSED_DAY.date().isoformat()
+    instance.report_runless_asset_event(dg.AssetMaterialization(gold.KEY, partition=day))
+    simulation.run(timedelta(minutes=5))
+    assert simulation.count(RETURNS) == {day: 1}
+
+
+def test_a_run_that_failed_is_asked_for_again(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARK_REMOTE", "sc://127.0.0.1:1")
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    day = CLOSED_DAY.date().isoformat()
+    failed = job.execute_in_process(
+        instance=instance, asset_selection=[BARS], partition_key=day, raise_on_error=False
+    )
+    assert not failed.success
+    message = str(failed.get_step_failure_events()[0].step_failure_data.error)
+    assert "the Spark Connect server at sc://127.0.0.1:1 cannot be reached" in message
+    simulation.run(timedelta(minutes=30))
+    assert simulation.count(BARS) == {day: 1}, "at the next quarter of an hour, and then it had succeeded"
+
+
+def test_both_definitions_are_what_is_simulated() -> None:
+    assert {marts_of_days, market_overview} <= set(all_definitions().assets or ())
