@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jinja2 import Environment
 
-from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV, _COMMON
+from cryptolake_assets.lake.tables import _COMMON, GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.measures import BAR_MEASURES, columns
 from cryptolake_assets.platform.dbt import PROJECT_DIR, ensure_manifest
 from cryptolake_assets.settings import get_settings
@@ -29,7 +29,7 @@ def marts(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         node["name"]: node
         for node in manifest["nodes"].values()
-        if node["resource_type"] == "model" and node["schema"] == "marts"
+        if node["resource_type"] == "model" and node["config"]["materialized"] == "incremental"
     }
 
 
@@ -47,9 +47,7 @@ def test_bars_of_every_timeframe_have_silvers_columns(marts: dict[str, Any], tim
 
 
 def test_every_mart_has_a_contract_and_says_what_its_columns_are_made_of(marts: dict[str, Any]) -> None:
-    known = {
-        f"{table.namespace}.{name}" for table in (SILVER_OHLCV, GOLD_DAILY) for name in table.column_names
-    }
+    known = {f"{table.namespace}.{name}" for table in (SILVER_OHLCV, GOLD_DAILY) for name in table.column_names}
     for name, node in marts.items():
         assert node["contract"]["enforced"], name
         assert node["config"]["unique_key"], name
@@ -91,7 +89,6 @@ def test_a_window_is_of_whole_days(day: str, sound: bool) -> None:
 
     def refuse(message: str) -> None:
         said.append(message)
-
 
     environment = Environment(extensions=["jinja2.ext.do"])  # noqa: S701  SQL, not HTML
     environment.globals |= {

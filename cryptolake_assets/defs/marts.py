@@ -6,9 +6,7 @@ Imported by a code location of its own (`cryptolake_assets.marts_definitions`): 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -34,7 +32,7 @@ class MartsTranslator(DagsterDbtTranslator):
     def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
         spec = super().get_asset_spec(manifest, unique_id, project)
         node = manifest["nodes"].get(unique_id)
-        if node is None:  # a source
+        if node is None or node["config"]["materialized"] == "ephemeral":  # a source, or staging: no table of dbt's
             return spec
         is_latest = node["name"] == OVERVIEW
         return spec.replace_attributes(
@@ -73,7 +71,10 @@ def table_metadata(node: Mapping[str, Any]) -> dict[str, Any]:
             constraints=dg.TableConstraints([f"unique ({', '.join(key)})"]),
         ),
         "dagster/column_lineage": dg.TableColumnLineage(
-            {column["name"]: [_column(source) for source in column["config"]["meta"].get("of", ())] for column in columns}
+            {
+                column["name"]: [_column(source) for source in column["config"]["meta"].get("of", ())]
+                for column in columns
+            }
         ),
     }
 
@@ -85,14 +86,12 @@ def _column(source: str) -> dg.TableColumnDep:
 
 
 def dbt_resource() -> DbtCliResource:
-    return DbtCliResource(
-        project_dir=str(PROJECT_DIR), profiles_dir=str(PROJECT_DIR), dbt_executable=str(EXECUTABLE)
-    )
+    return DbtCliResource(project_dir=str(PROJECT_DIR), profiles_dir=str(PROJECT_DIR), dbt_executable=str(EXECUTABLE))
 
 
 @dbt_assets(
     manifest=MANIFEST,
-    select="models/marts",
+    select="cryptolake.marts",
     exclude=OVERVIEW,
     name="marts",
     partitions_def=daily(),

@@ -37,10 +37,7 @@ HELD_BACK = Condition.any_deps_match(
 CLOSED = (~Condition.in_latest_time_window()).with_label("the_day_is_over")
 
 FOLLOWS_ITS_DAY = (
-    (
-        (PENDING & (A_QUARTER_HOUR_BEGAN | (CLOSED & AT_REST)))
-        | (Condition.execution_failed() & A_QUARTER_HOUR_BEGAN)
-    )
+    ((PENDING & (A_QUARTER_HOUR_BEGAN | (CLOSED & AT_REST))) | (Condition.execution_failed() & A_QUARTER_HOUR_BEGAN))
     & ~HELD_BACK
     & ~Condition.in_progress()
 ).with_label("follows_its_day")

@@ -23,7 +23,10 @@ def platform_answers(settings: Settings) -> bool:
     return probes.http_ok(f"http://127.0.0.1:{settings.dagster_port}/server_info")
 
 
-MODULES = {graphql.LOCATION: "cryptolake_assets.definitions", graphql.MARTS_LOCATION: "cryptolake_assets.marts_definitions"}
+MODULES = {
+    graphql.LOCATION: "cryptolake_assets.definitions",
+    graphql.MARTS_LOCATION: "cryptolake_assets.marts_definitions",
+}
 """Where each code location of `workspace.yaml` is defined."""
 
 

@@ -166,9 +166,7 @@ def test_a_run_that_failed_is_asked_for_again(instance: dg.DagsterInstance, monk
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
     job = build_definitions().resolve_implicit_global_asset_job_def()
     day = CLOSED_DAY.date().isoformat()
-    failed = job.execute_in_process(
-        instance=instance, asset_selection=[BARS], partition_key=day, raise_on_error=False
-    )
+    failed = job.execute_in_process(instance=instance, asset_selection=[BARS], partition_key=day, raise_on_error=False)
     assert not failed.success
     message = str(failed.get_step_failure_events()[0].step_failure_data.error)
     assert "the Spark Connect server at sc://127.0.0.1:1 cannot be reached" in message

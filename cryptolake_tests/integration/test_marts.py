@@ -52,9 +52,7 @@ def trades_of(day: datetime, seed: int) -> list[Trade]:
 
 def bars_of(trades: Iterable[Trade], incomplete: Iterable[datetime] = ()) -> Bars:
     """Silver's bars of the trades; those of the named minutes are not complete."""
-    return {
-        key: {**bar, "is_complete": key[1] not in set(incomplete)} for key, bar in reference_bars(trades).items()
-    }
+    return {key: {**bar, "is_complete": key[1] not in set(incomplete)} for key, bar in reference_bars(trades).items()}
 
 
 def put_silver(settings: Settings, day: datetime, bars: Bars) -> None:
@@ -194,9 +192,11 @@ def test_marts_of_two_days_equal_plain_python_and_a_correction_moves_only_what_i
     judged = first.get_asset_check_evaluations()
     assert judged
     assert all(evaluation.passed for evaluation in judged)
-    for name in PARTITIONED:
-        (*_, event) = first.asset_materializations_for_node("marts")
-        assert event.metadata["snapshot_id"].value
+    events = first.asset_materializations_for_node("marts")
+    assert {(event.asset_key.path[1], event.partition) for event in events} == {
+        (name, day.date().isoformat()) for name in PARTITIONED for day in (FIRST, SECOND)
+    }
+    assert all({"snapshot_id", "dagster/row_count"} <= set(event.metadata) for event in events)
     before = {name: rows_of(settings, name) for name in PARTITIONED}
 
     # A late trade on the first day, and a bar that is no more (its only trade was of another type, say).

@@ -21,16 +21,21 @@
 
 {% macro exact_ratio(numerator, numerator_scale, denominator, denominator_scale) -%}
   {#- numerator / denominator with 8 decimals, rounded half up, as decimal(18,8); both >= 0, the second > 0.
-      Scales are those of the values; NULL where a step does not fit. Equals `cryptolake_assets.measures.ratio`. -#}
-  {%- set top = unscaled(numerator, numerator_scale) ~ ' * ' ~ power_of_ten(8 + denominator_scale - numerator_scale) -%}
-  {%- set bottom = unscaled(denominator, denominator_scale) -%}
-  {%- set rest = '(' ~ top ~ ') % (' ~ bottom ~ ')' -%}
-  cast(
-    cast(
-      cast(((({{ top }}) - ({{ rest }})) / ({{ bottom }})) as decimal(38, 0))
-      + case when {{ rest }} >= ({{ bottom }}) - ({{ rest }}) then 1 else 0 end
-    as decimal(18, 0)) * cast('0.00000001' as decimal(8, 8))
-  as decimal(18, 8))
+      Scales are those of the values; NULL where a step does not fit. Equals `cryptolake_assets.measures.ratio`.
+      The arrays of one element give names to numbers that would otherwise be computed many times. -#}
+  transform(
+    transform(
+      array(named_struct(
+        'top', {{ unscaled(numerator, numerator_scale) }} * {{ power_of_ten(8 + denominator_scale - numerator_scale) }},
+        'bottom', {{ unscaled(denominator, denominator_scale) }})),
+      v -> named_struct('top', v.top, 'bottom', v.bottom, 'rest', v.top % v.bottom)),
+    v -> cast(
+      cast(
+        cast((v.top - v.rest) / v.bottom as decimal(38, 0))
+        + case when v.rest >= v.bottom - v.rest then 1 else 0 end
+      as decimal(18, 0)) * cast('0.00000001' as decimal(8, 8))
+    as decimal(18, 8))
+  )[0]
 {%- endmacro %}
 
 {% macro bucket_width(price) -%}
