@@ -10,7 +10,8 @@ import dagster as dg
 from cryptolake_assets.defs.marts import dbt_resource, market_overview, marts_of_days
 from cryptolake_assets.defs.resources import LakeResource
 
-AUTOMATION_INTERVAL_S = 15
+AUTOMATION_INTERVAL_S = 30
+"""Conditions speak of minutes; an evaluation costs a third of a second."""
 
 
 def build_definitions() -> dg.Definitions:

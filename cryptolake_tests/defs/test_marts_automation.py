@@ -15,7 +15,7 @@ from cryptolake_assets.defs.marts import market_overview, marts_of_days
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.marts_definitions import build_definitions
 
-TICK = timedelta(seconds=20)
+TICK = timedelta(seconds=30)
 BARS = dg.AssetKey(["marts", "ohlcv_5m"])
 RETURNS = dg.AssetKey(["marts", "daily_returns"])
 OVERVIEW = dg.AssetKey(["marts", "market_overview"])
@@ -35,26 +35,25 @@ def all_definitions() -> dg.Definitions:
 class Simulation:
     """Ticks of the marts' automation; what is asked for succeeds before the next tick, unless told otherwise."""
 
-    def __init__(self, instance: dg.DagsterInstance, now: datetime) -> None:
-        self.instance, self.now = instance, now
+    def __init__(self, instance: dg.DagsterInstance, now: datetime, key: dg.AssetKey = BARS) -> None:
+        self.instance, self.now, self.key = instance, now, key
         self.definitions = all_definitions()
         self.cursor: dg.AutomationConditionCursor | None = None
-        self.requests: list[tuple[datetime, dg.AssetKey, str | None]] = []
+        self.requests: list[tuple[datetime, str | None]] = []
         self.tick()
 
     def tick(self) -> None:
         result = dg.evaluate_automation_conditions(
             self.definitions,
             self.instance,
-            asset_selection=dg.AssetSelection.groups("marts"),
+            asset_selection=dg.AssetSelection.assets(self.key),
             evaluation_time=self.now,
             cursor=self.cursor,
         )
         self.cursor = result.cursor
-        for key in (BARS, RETURNS, OVERVIEW):
-            for partition in result.get_requested_partitions(key):
-                self.requests.append((self.now, key, partition))
-                self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
+        for partition in result.get_requested_partitions(self.key):
+            self.requests.append((self.now, partition))
+            self.instance.report_runless_asset_event(dg.AssetMaterialization(self.key, partition=partition))
         self.now += TICK
 
     def run(self, length: timedelta, every: timedelta | None = None, hour: datetime | None = None) -> None:
@@ -83,8 +82,10 @@ class Simulation:
             )
         )
 
-    def count(self, key: dg.AssetKey) -> Counter[str | None]:
-        return Counter(partition for _, asked, partition in self.requests if asked == key)
+    @property
+    def counted(self) -> Counter[str | None]:
+        """Requests by partition."""
+        return Counter(partition for _, partition in self.requests)
 
 
 @pytest.fixture
@@ -95,21 +96,28 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 def test_the_open_day_runs_once_a_quarter_hour(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
-    simulation.run(timedelta(minutes=58), every=timedelta(seconds=60))
+    simulation.run(timedelta(minutes=46), every=timedelta(seconds=60))
     day = OPEN_DAY.date().isoformat()
-    assert simulation.count(BARS) == {day: 3}, "at 10:15, 10:30 and 10:45"
-    assert simulation.count(OVERVIEW)[None] <= 4
-    assert [moment.minute // 15 for moment, key, _ in simulation.requests if key == BARS] == [1, 2, 3]
+    assert simulation.counted == {day: 3}, "at 10:15, 10:30 and 10:45"
+    assert [moment.minute // 15 for moment, _ in simulation.requests] == [1, 2, 3]
+
+
+def test_the_overview_runs_soon_at_first_and_then_once_a_quarter_hour(instance: dg.DagsterInstance) -> None:
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7), OVERVIEW)
+    simulation.publish(simulation.now)
+    simulation.run(timedelta(minutes=4))
+    assert simulation.counted == {None: 1}
+    simulation.run(timedelta(minutes=26), every=timedelta(seconds=60))
+    assert simulation.counted == {None: 3}, "then at 10:15 and 10:30"
 
 
 def test_nothing_new_asks_for_nothing(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
     simulation.publish(simulation.now)
-    simulation.run(timedelta(minutes=20))
-    asked = len(simulation.requests)
-    assert asked
-    simulation.run(timedelta(minutes=40))
-    assert len(simulation.requests) == asked
+    simulation.run(timedelta(minutes=15))
+    assert len(simulation.requests) == 1
+    simulation.run(timedelta(minutes=16))
+    assert len(simulation.requests) == 1
 
 
 def test_a_day_that_closes_runs_once_more_and_soon(instance: dg.DagsterInstance) -> None:
@@ -119,7 +127,7 @@ def test_a_day_that_closes_runs_once_more_and_soon(instance: dg.DagsterInstance)
     closed = simulation.now
     simulation.run(timedelta(minutes=14))
     day = OPEN_DAY.date().isoformat()
-    after = [moment for moment, key, partition in simulation.requests if (key, partition) == (BARS, day)]
+    after = [moment for moment, partition in simulation.requests if partition == day]
     assert 1 <= len(after) <= 2, "perhaps at midnight, and once it came to rest"
     assert after[-1] - closed < timedelta(minutes=4)
 
@@ -128,16 +136,16 @@ def test_a_late_trade_of_an_old_day_runs_that_day_once(instance: dg.DagsterInsta
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
     simulation.publish(CLOSED_DAY)
     simulation.run(timedelta(minutes=10))
-    assert simulation.count(BARS) == {CLOSED_DAY.date().isoformat(): 1}
+    assert simulation.counted == {CLOSED_DAY.date().isoformat(): 1}
     assert simulation.requests[0][0] - OPEN_DAY.replace(hour=10, minute=1) < timedelta(minutes=4)
 
 
 def test_a_replay_of_an_old_day_does_not_run_it_all_the_time(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
     simulation.run(timedelta(minutes=35), every=TICK, hour=CLOSED_DAY)
-    assert simulation.count(BARS) == {CLOSED_DAY.date().isoformat(): 2}, "at 10:15 and 10:30"
+    assert simulation.counted == {CLOSED_DAY.date().isoformat(): 2}, "at 10:15 and 10:30"
     simulation.run(timedelta(minutes=5))
-    assert simulation.count(BARS) == {CLOSED_DAY.date().isoformat(): 3}, "and when it had come to rest"
+    assert simulation.counted == {CLOSED_DAY.date().isoformat(): 3}, "and when it had come to rest"
 
 
 def test_a_day_waits_while_a_blocking_check_of_one_of_its_hours_fails(instance: dg.DagsterInstance) -> None:
@@ -147,18 +155,18 @@ def test_a_day_waits_while_a_blocking_check_of_one_of_its_hours_fails(instance: 
     simulation.publish(CLOSED_DAY + timedelta(hours=5))
     simulation.publish(other_day)
     simulation.run(timedelta(minutes=20))
-    assert simulation.count(BARS) == {other_day.date().isoformat(): 1}
+    assert simulation.counted == {other_day.date().isoformat(): 1}
     simulation.judge(CLOSED_DAY, passed=True)
     simulation.run(timedelta(minutes=20))
-    assert simulation.count(BARS) == {other_day.date().isoformat(): 1, CLOSED_DAY.date().isoformat(): 1}
+    assert simulation.counted == {other_day.date().isoformat(): 1, CLOSED_DAY.date().isoformat(): 1}
 
 
 def test_returns_follow_gold(instance: dg.DagsterInstance) -> None:
-    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7), RETURNS)
     day = CLOSED_DAY.date().isoformat()
     instance.report_runless_asset_event(dg.AssetMaterialization(gold.KEY, partition=day))
     simulation.run(timedelta(minutes=5))
-    assert simulation.count(RETURNS) == {day: 1}
+    assert simulation.counted == {day: 1}
 
 
 def test_a_run_that_failed_is_asked_for_again(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +179,7 @@ def test_a_run_that_failed_is_asked_for_again(instance: dg.DagsterInstance, monk
     message = str(failed.get_step_failure_events()[0].step_failure_data.error)
     assert "the Spark Connect server at sc://127.0.0.1:1 cannot be reached" in message
     simulation.run(timedelta(minutes=30))
-    assert simulation.count(BARS) == {day: 1}, "at the next quarter of an hour, and then it had succeeded"
+    assert simulation.counted == {day: 1}, "at the next quarter of an hour, and then it had succeeded"
 
 
 def test_both_definitions_are_what_is_simulated() -> None:
