@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.lake.tables import POOLED_TABLES
+from cryptolake_assets.lake.tables import POOLED_TABLES, pools
 from cryptolake_assets.platform.pools import ensure_pools
 from cryptolake_assets.settings import PROJECT_ROOT, load_settings
 from cryptolake_assets.transform.checks import SILVER_OBSERVATIONS
@@ -92,8 +92,8 @@ def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition) -> Non
 
 def test_every_table_that_runs_write_has_its_pool(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
-    pools = {pool for key in graph.materializable_asset_keys for pool in graph.get(key).pools or ()}
-    assert pools == {table.writer_pool for table in POOLED_TABLES}
+    named = {pool for key in graph.materializable_asset_keys for pool in graph.get(key).pools or ()}
+    assert named == {table.writer_pool for table in POOLED_TABLES}
 
 
 def test_a_pool_blocks_from_its_first_use_on(tmp_path: Path) -> None:
@@ -102,5 +102,5 @@ def test_a_pool_blocks_from_its_first_use_on(tmp_path: Path) -> None:
     shutil.copy(PROJECT_ROOT / "dagster.yaml", settings.dagster_home)
     ensure_pools(settings)
     with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        for table in POOLED_TABLES:
-            assert instance.event_log_storage.get_concurrency_info(table.writer_pool).slot_count == 1
+        for pool in pools():
+            assert instance.event_log_storage.get_concurrency_info(pool).slot_count == 1

@@ -67,8 +67,12 @@ def _run_with_spark(settings: Settings, arguments: list[str]) -> None:
 
 def _run(arguments: list[str]) -> None:
     """dbt's own command line; it ends by `SystemExit`."""
+    import warnings
+
     from dbt.cli.main import cli
 
+    # dbt's adapter asks every statement's session for Hive, which a running server cannot be given.
+    warnings.filterwarnings("ignore", message="Failed to set spark.sql.catalogImplementation")
     cli.main(args=arguments, prog_name="cryptolake dbt")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import dagster as dg
 import pytest
@@ -71,16 +72,18 @@ class Simulation:
         )
 
     def judge(self, hour: datetime, passed: bool) -> None:
-        """A blocking check of an hour speaks."""
-        self.instance.report_runless_asset_event(
-            dg.AssetCheckEvaluation(
-                asset_key=silver.KEY,
-                check_name="drop_ratio",
-                passed=passed,
-                blocking=True,
-                partition=hour_key(hour.replace(minute=0, second=0)),
-            )
+        """A blocking check of an hour speaks, in a run of its own."""
+        evaluation = dg.AssetCheckEvaluation(
+            asset_key=silver.KEY,
+            check_name="drop_ratio",
+            passed=passed,
+            blocking=True,
+            partition=hour_key(hour.replace(minute=0, second=0)),
         )
+        event = dg.DagsterEvent(
+            dg.DagsterEventType.ASSET_CHECK_EVALUATION.value, "judge", event_specific_data=evaluation
+        )
+        self.instance.report_dagster_event(event, run_id=str(uuid4()))
 
     @property
     def counted(self) -> Counter[str | None]:
