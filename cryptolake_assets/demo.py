@@ -347,7 +347,7 @@ def show_daily(settings: Settings, console: Console) -> None:
 
 
 def show_marts(settings: Settings, console: Console) -> None:
-    """The marts' row counts, from the tables' own metadata; they come some minutes after Gold, and are not waited for."""
+    """The marts' row counts, from the tables' metadata; they come minutes after Gold and are not waited for."""
     from cryptolake_assets.lake.catalog import get_catalog
 
     catalog = get_catalog(settings)

@@ -98,6 +98,6 @@ def test_a_window_is_of_whole_days(day: str, sound: bool) -> None:
         "return": lambda value: value,
         "env_var": lambda *_: "",
     }
-    module = environment.from_string((PROJECT_DIR / "macros/window.sql").read_text()).module
+    module: Any = environment.from_string((PROJECT_DIR / "macros/window.sql").read_text()).module
     assert module.window_day("window_start").strip() == day or not sound
     assert bool(said) is not sound

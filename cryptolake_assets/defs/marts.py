@@ -142,7 +142,7 @@ def _with_table_state(event: Any, settings: Settings) -> Any:
         return event
     from cryptolake_assets.lake.catalog import get_catalog
 
-    name = event.metadata["unique_id"].value.rpartition(".")[2]
+    name = str(event.metadata["unique_id"].value).rpartition(".")[2]
     snapshot = get_catalog(settings).load_table((MARTS_NAMESPACE, name)).current_snapshot()
     if snapshot is None or snapshot.summary is None:
         return event
@@ -150,8 +150,8 @@ def _with_table_state(event: Any, settings: Settings) -> Any:
         {
             **event.metadata,
             "dagster/table_name": f"{CATALOG}.{MARTS_NAMESPACE}.{name}",
-            "dagster/row_count": int(snapshot.summary["total-records"]),
+            "dagster/row_count": int(snapshot.summary["total-records"] or 0),
             "snapshot_id": str(snapshot.snapshot_id),
-            "files": int(snapshot.summary["total-data-files"]),
+            "files": int(snapshot.summary["total-data-files"] or 0),
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -44,12 +44,12 @@ def exact() -> Any:
     return Environment(extensions=["jinja2.ext.do"]).from_string(text).module  # noqa: S701  SQL, not HTML
 
 
-def answers(spark: SparkSession, rows: list[tuple[Decimal, ...]], types: tuple[str, ...], sql: str) -> list[Any]:
+def answers(spark: SparkSession, rows: Sequence[tuple[Decimal, ...]], types: tuple[str, ...], sql: str) -> list[Any]:
     """`sql` of the columns a, b of each row, in order."""
     return [row.answer for row in spark.sql(f"SELECT {sql} AS answer {values_of(rows, types)} ORDER BY id").collect()]
 
 
-def values_of(rows: list[tuple[Decimal, ...]], types: tuple[str, ...]) -> str:
+def values_of(rows: Sequence[tuple[Decimal, ...]], types: tuple[str, ...]) -> str:
     """FROM clause of the rows, typed."""
     lines = []
     for number, row in enumerate(rows):

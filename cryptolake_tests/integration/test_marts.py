@@ -38,7 +38,7 @@ def trades_of(day: datetime, seed: int) -> list[Trade]:
     """A few thousand trades: all minutes of two hours, then here and there."""
     chance = random.Random(seed)  # noqa: S311  nothing to be guessed
     minutes = [*range(120), *sorted(chance.sample(range(120, 1440), 90))]
-    made = []
+    made: list[Trade] = []
     for symbol, price in SYMBOLS.items():
         for minute in minutes:
             for _ in range(chance.randint(1, 4)):
@@ -154,7 +154,8 @@ def check_returns(settings: Settings) -> None:
     got = by_key(rows_of(settings, "daily_returns"), "symbol", "trade_date")
     assert set(got) == {(symbol, row["trade_date"]) for symbol in SYMBOLS for row in days[symbol]}
     for symbol in SYMBOLS:
-        highest, previous = Decimal(0), None
+        highest = Decimal(0)
+        previous: Decimal | None = None
         for row in days[symbol]:
             mart = got[symbol, row["trade_date"]]
             highest = max(highest, row["close"])
