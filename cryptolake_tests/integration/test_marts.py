@@ -89,12 +89,14 @@ def put_gold(settings: Settings, bars: Bars, complete: Iterable[date] = ()) -> N
     )
 
 
-def run_marts(instance: dg.DagsterInstance, first: datetime, last: datetime) -> dg.ExecuteInProcessResult:
-    """One run of all partitioned marts over the days."""
+def run_marts(
+    instance: dg.DagsterInstance, first: datetime, last: datetime, names: Iterable[str] = PARTITIONED
+) -> dg.ExecuteInProcessResult:
+    """One run of partitioned marts over the days."""
     job = build_definitions().resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance,
-        asset_selection=[dg.AssetKey(["marts", name]) for name in PARTITIONED],
+        asset_selection=[dg.AssetKey(["marts", name]) for name in names],
         tags={
             "dagster/asset_partition_range_start": first.date().isoformat(),
             "dagster/asset_partition_range_end": last.date().isoformat(),
@@ -224,9 +226,10 @@ def test_marts_of_two_days_equal_plain_python_and_a_correction_moves_only_what_i
         (row["symbol"], row["window_start"]) for row in before["ohlcv_5m"]
     }
 
-    snapshots = {name: snapshot_of(settings, name) for name in PARTITIONED}
-    assert run_marts(instance, FIRST, FIRST).success
-    assert {name: snapshot_of(settings, name) for name in PARTITIONED} == snapshots, "nothing differs: no commit"
+    again = ("ohlcv_5m", "daily_returns")
+    snapshots = {name: snapshot_of(settings, name) for name in again}
+    assert run_marts(instance, FIRST, FIRST, again).success
+    assert {name: snapshot_of(settings, name) for name in again} == snapshots, "nothing differs: no commit"
     for name in ("ohlcv_5m", "ohlcv_1h", "volume_profile_hourly"):
         files = [task.file for task in get_catalog(settings).load_table(("marts", name)).scan().plan_files()]
         assert len(files) == 2, f"{name}: one file a day"
