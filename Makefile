@@ -11,6 +11,7 @@ UV ?= uv
 PARTITION ?=
 ONLY ?=
 BENCH_DIR ?=
+ARGS ?= build
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +19,7 @@ CRYPTOLAKE := $(BIN)/cryptolake
 READY := $(VENV)/cryptolake/ready
 DEV_READY := $(VENV)/cryptolake/dev.sha256
 BENCH_READY := $(VENV)/cryptolake/bench.sha256
+DBT_FILES := $(shell find dbt_project -type f -not -path '*/target/*' -not -path '*/logs/*')
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --custom-compile-command 'make lock'
 SILVER := silver/futures_ohlcv_1m
@@ -25,7 +27,7 @@ GOLD := gold/futures_daily_stats
 
 .PHONY: help setup demo up down status health notify-test logs test test-unit test-integration lint format types validate bench lock \
 	env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
-	run-silver run-gold trigger-silver maintain spark-sql-check need-partition
+	run-silver run-gold trigger-silver maintain spark-sql-check dbt dbt-docs need-partition
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +37,8 @@ help: ## Show this list
 setup: ## Make .venv, fetch packages, jars and (if none fits) a Java; sizes are printed first
 	@$(run-setup)
 
-$(READY): requirements.lock requirements-jvm.lock pyproject.toml cryptolake_assets/platform/jars.lock scripts/setup.py
+$(READY): requirements.lock requirements-jvm.lock pyproject.toml cryptolake_assets/platform/jars.lock scripts/setup.py \
+		$(DBT_FILES)
 	@$(run-setup)
 
 $(DEV_READY): requirements-dev.lock $(READY)
@@ -103,6 +106,12 @@ maintain: $(READY) ## Compact, join manifests, expire snapshots, remove orphans;
 
 spark-sql-check: $(READY) ## Count Bronze and Silver over Spark Connect
 	@$(CRYPTOLAKE) sql --engine spark "SELECT 'bronze.futures_trades' AS table_name, count(*) AS row_count FROM cryptolake.bronze.futures_trades UNION ALL SELECT 'silver.futures_ohlcv_1m', count(*) FROM cryptolake.silver.futures_ohlcv_1m"
+
+dbt: $(READY) ## Run dbt on the marts: ARGS="build --select ohlcv_1h", ARGS="source freshness"
+	@$(CRYPTOLAKE) dbt $(ARGS)
+
+dbt-docs: $(READY) ## Write the marts' documentation site under CRYPTOLAKE_HOME/dbt/target
+	@$(CRYPTOLAKE) dbt docs generate --static
 
 need-partition:
 	@if [ -z "$(PARTITION)" ]; then \

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from cryptolake_assets.errors import DemoError, PartError
+from cryptolake_assets.lake.tables import MARTS_NAMESPACE
 from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.transform.reconcile import Comparison, Verdict, compare
@@ -73,6 +74,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
     _show_counts(settings, console, replay)
     show_bars(settings, console)
     show_daily(settings, console)
+    show_marts(settings, console)
     console.print(
         f"\nDone in {time.monotonic() - started:.0f} s. The platform goes on running; `make down` stops it.\n"
         f"  Dagster   http://127.0.0.1:{settings.dagster_port}/asset-groups\n"
@@ -344,6 +346,24 @@ def show_daily(settings: Settings, console: Console) -> None:
     for row in rows:
         table.add_row(row["symbol"], row["trade_date"].isoformat(), *(_plain(row[name]) for name in DAILY_COLUMNS))
     console.print(table)
+
+
+def show_marts(settings: Settings, console: Console) -> None:
+    """The marts' row counts, from the tables' metadata; they come minutes after Gold and are not waited for."""
+    from cryptolake_assets.lake.catalog import get_catalog
+
+    catalog = get_catalog(settings)
+    counts = []
+    for identifier in sorted(catalog.list_tables(MARTS_NAMESPACE)):
+        snapshot = catalog.load_table(identifier).current_snapshot()
+        rows = snapshot.summary["total-records"] if snapshot is not None and snapshot.summary is not None else 0
+        counts.append(f"{identifier[-1]} {rows}")
+    console.print(
+        f"[bold]Marts[/bold]  {', '.join(counts)} rows"
+        if counts
+        else "[bold]Marts[/bold]  dbt makes them within minutes, once nothing more is published (`make dbt`: now)",
+        soft_wrap=True,
+    )
 
 
 def _table(title: str) -> Table:

@@ -63,6 +63,10 @@ class SparkError(CryptolakeError):
     """The Spark Connect server could not be reached or failed a query."""
 
 
+class DbtError(CryptolakeError):
+    """dbt could not read the project, or a command of it failed."""
+
+
 class CheckpointInUseError(CryptolakeError):
     """Another process holds the Bronze stream's checkpoint."""
 

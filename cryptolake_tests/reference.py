@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from itertools import pairwise
 from typing import Any
@@ -13,14 +13,22 @@ Trade = dict[str, Any]
 """The contract's columns, with Decimal numbers and aware times."""
 
 
-def reference_bars(trades: Iterable[Trade]) -> dict[tuple[str, datetime], dict[str, Any]]:
-    """Bars of sound MARKET trades, by (symbol, open time); repeats count once, order is (event_time, trade_id)."""
+def reference_bars(trades: Iterable[Trade], minutes: int = 1) -> dict[tuple[str, datetime], dict[str, Any]]:
+    """Bars of `minutes` (a divisor of a day) of sound MARKET trades, by (symbol, open time); repeats count once, order
+    is (event_time, trade_id)."""
     distinct = {(trade["exchange"], trade["symbol"], trade["stream"], trade["trade_id"]): trade for trade in trades}
-    minutes: dict[tuple[str, datetime], list[Trade]] = defaultdict(list)
+    windows: dict[tuple[str, datetime], list[Trade]] = defaultdict(list)
     for trade in distinct.values():
         if trade["trade_type"] == "MARKET" and trade["price"] > 0 and trade["qty"] > 0:
-            minutes[trade["symbol"], trade["event_time"].replace(second=0, microsecond=0)].append(trade)
-    return {key: _bar(members) for key, members in minutes.items()}
+            windows[trade["symbol"], open_time(trade["event_time"], minutes)].append(trade)
+    return {key: _bar(members) for key, members in windows.items()}
+
+
+def open_time(moment: datetime, minutes: int) -> datetime:
+    """Start of the window of `minutes`, counted from midnight UTC, that holds the moment."""
+    midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    length = timedelta(minutes=minutes)
+    return midnight + (moment - midnight) // length * length
 
 
 def _bar(trades: list[Trade]) -> dict[str, Any]:

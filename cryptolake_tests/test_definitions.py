@@ -13,7 +13,7 @@ import pytest
 
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.lake.maintenance import POOL, Work
-from cryptolake_assets.lake.tables import POOLED_TABLES
+from cryptolake_assets.lake.tables import POOLED_TABLES, pools
 from cryptolake_assets.platform.pools import ensure_pools
 from cryptolake_assets.settings import PROJECT_ROOT, load_settings
 from cryptolake_assets.transform.checks import DEPENDENCIES, HEARTBEAT, SILVER_OBSERVATIONS, UP_TO_DATE
@@ -137,8 +137,8 @@ def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition) -> Non
 
 def test_every_table_that_runs_write_has_its_pool(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
-    pools = {pool for key in graph.materializable_asset_keys for pool in graph.get(key).pools or ()}
-    assert pools == {*(table.writer_pool for table in POOLED_TABLES), POOL}
+    named = {pool for key in graph.materializable_asset_keys for pool in graph.get(key).pools or ()}
+    assert named == {*(table.writer_pool for table in POOLED_TABLES), POOL}
 
 
 def test_a_pool_blocks_from_its_first_use_on(tmp_path: Path) -> None:
@@ -147,5 +147,5 @@ def test_a_pool_blocks_from_its_first_use_on(tmp_path: Path) -> None:
     shutil.copy(PROJECT_ROOT / "dagster.yaml", settings.dagster_home)
     ensure_pools(settings)
     with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        for pool in (*(table.writer_pool for table in POOLED_TABLES), POOL):
+        for pool in (*pools(), POOL):
             assert instance.event_log_storage.get_concurrency_info(pool).slot_count == 1

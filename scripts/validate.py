@@ -7,11 +7,14 @@ from __future__ import annotations
 import builtins
 import importlib
 import os
+import subprocess
 import sys
 import tempfile
 import tomllib
 import warnings
 from pathlib import Path
+
+import yaml
 
 from cryptolake_assets.settings import PROJECT_ROOT
 
@@ -34,20 +37,37 @@ def _category(name: str) -> type[Warning]:
     return category
 
 
+def targets(workspace: Path) -> list[list[str]]:
+    """What `definitions validate` is to look at: each location alone, because only then is its code loaded in this
+    program's own process, where the filters count; then the whole workspace, as one graph."""
+    alone = []
+    for entry in yaml.safe_load(workspace.read_text(encoding="utf-8"))["load_from"]:
+        ((kind, where),) = entry.items()
+        if kind == "python_module":
+            alone.append(["-m", where["module_name"] if isinstance(where, dict) else where])
+        else:
+            alone.append(["-f", str(workspace.parent / where)])
+    return [*alone, ["-w", str(workspace)]]
+
+
 def main() -> None:
+    workspace = Path(sys.argv[1]) if len(sys.argv) > 1 else PROJECT_ROOT / "workspace.yaml"
+    failed = [target for target in targets(workspace) if subprocess.run([*COMMAND, *target]).returncode]
+    sys.exit(f"not valid: {', '.join(' '.join(target) for target in failed)}" if failed else 0)
+
+
+COMMAND = (sys.executable, "-c", "from scripts.validate import validate; validate()")
+
+
+def validate() -> None:
+    """One run of `dagster definitions validate` with this process's arguments."""
     apply_filters(PROJECT_ROOT / "pyproject.toml")
     from dagster._cli import cli
 
     with tempfile.TemporaryDirectory() as home:
         os.environ["DAGSTER_HOME"] = home
         (Path(home) / "dagster.yaml").write_text((PROJECT_ROOT / "dagster.yaml").read_text(encoding="utf-8"))
-        sys.argv = [
-            "dagster",
-            "definitions",
-            "validate",
-            "-w",
-            *(sys.argv[1:] or [str(PROJECT_ROOT / "workspace.yaml")]),
-        ]
+        sys.argv = ["dagster", "definitions", "validate", *sys.argv[1:]]
         cli()
 
 

@@ -93,12 +93,21 @@ def bronze_available_now() -> None:
     typer.echo(f"{run_available_now(get_settings())} records were taken into Bronze")
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def dbt(context: typer.Context) -> None:
+    """Run dbt on the marts' project, with the Spark server of the settings: `cryptolake dbt build`."""
+    from cryptolake_assets.platform.dbt import main
+
+    main(context.args or ["--help"])
+
+
 @app.command()
 def materialize(
     asset: Annotated[str, typer.Argument(help="Asset key, such as silver/futures_ohlcv_1m.")],
     partition: Annotated[
-        str, typer.Option(help="Partition, such as 2024-07-18-23:00 (an hour) or 2024-07-18 (a day).")
-    ],
+        str | None,
+        typer.Option(help="Partition, such as 2024-07-18-23:00 (an hour) or 2024-07-18 (a day), if it has any."),
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Return when the run has ended.")] = True,
 ) -> None:
     """Materialize one partition: on the running platform, or in a process of its own when there is none."""

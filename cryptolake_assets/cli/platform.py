@@ -25,7 +25,8 @@ _STATE_STYLES = {"running": "green", "external": "cyan", "starting": "yellow", "
 
 @app.command()
 def setup() -> None:
-    """Fetch what is missing: the pinned jars, after a check that a fitting Java is there."""
+    """Fetch what is missing: the pinned jars, after a check that a fitting Java is there. Parse the dbt project."""
+    from cryptolake_assets.platform.dbt import ensure_manifest
     from cryptolake_assets.platform.jars import describe, ensure_jars, locked_jars
     from cryptolake_assets.platform.jvm import find_java
     from cryptolake_assets.settings import get_settings
@@ -35,6 +36,7 @@ def setup() -> None:
     console.print(f"Java {java.version} ({java.origin}): {java.executable}", soft_wrap=True)
     ensure_jars(get_settings(), console)
     console.print(f"{describe(locked_jars())}: there, as pinned")
+    console.print(f"dbt manifest: {ensure_manifest(get_settings())}", soft_wrap=True)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """The retention of Dagster's own records, as an asset with a schedule. A thin adapter of `platform.retention`."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -18,6 +18,7 @@ WORK_S = 600.0
     kinds={"dagster"},
     owners=OWNERS,
     tags={"layer": "maintenance", "cadence": "day"},
+    freshness_policy=dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50)),
     retry_policy=dg.RetryPolicy(max_retries=3, delay=30, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
     description=(
         "Dagster's runs, events and logs within their retention. What says how a partition or a check is now, or was "

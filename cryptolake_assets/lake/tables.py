@@ -277,9 +277,21 @@ REWRITTEN_TABLES = (SILVER_OHLCV, GOLD_DAILY, OPS_COVERAGE)
 """Tables whose every commit leaves one file a window: there is nothing to compact, and only their writer writes."""
 
 
+MARTS_NAMESPACE = "marts"
+"""Where dbt makes its tables; their columns are in `dbt_project/`."""
+
+MARTS_POOL = MARTS_NAMESPACE
+"""The Dagster pool of dbt's runs: one of them merges at a time."""
+
+
+def pools() -> tuple[str, ...]:
+    """Every Dagster pool of the graph."""
+    return (*(table.writer_pool for table in POOLED_TABLES), MARTS_POOL)
+
+
 def namespaces() -> Iterator[str]:
-    """Every namespace once, in order of the tables."""
-    yield from dict.fromkeys(table.namespace for table in TABLES)
+    """Every namespace once, in order of the tables; dbt's comes last."""
+    yield from dict.fromkeys([*(table.namespace for table in TABLES), MARTS_NAMESPACE])
 
 
 def table_properties(spec: TableSpec) -> dict[str, str]:

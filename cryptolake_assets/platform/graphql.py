@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cryptolake_assets.errors import PartError
+from cryptolake_assets.lake.tables import MARTS_NAMESPACE
 from cryptolake_assets.settings import Settings
 
 TIMEOUT_S = 20.0
@@ -29,7 +30,13 @@ query ($id: ID!) { runOrError(runId: $id) { __typename ... on Run { status } ...
 """
 ASSET_JOB = "__ASSET_JOB"
 LOCATION = "cryptolake"
+MARTS_LOCATION = "cryptolake_marts"
 REPOSITORY = "__repository__"
+
+
+def location_of(asset_key: list[str]) -> str:
+    """The code location of `workspace.yaml` that defines the asset."""
+    return MARTS_LOCATION if asset_key[0] == MARTS_NAMESPACE else LOCATION
 
 
 def ask(settings: Settings, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -61,18 +68,18 @@ def location_errors(settings: Settings) -> list[str]:
     return [str(load["message"]) for load in loads if load.get("__typename") == "PythonError"]
 
 
-def launch_asset(settings: Settings, asset_key: list[str], partition: str) -> str:
-    """Launches a run of one asset's partition on the running platform; returns the run's id.
+def launch_asset(settings: Settings, asset_key: list[str], partition: str | None) -> str:
+    """Launches a run of one asset's partition (None: it has none) on the running platform; returns the run's id.
 
     Raises `PartError` with Dagster's reason when it is refused.
     """
     selector = {
-        "repositoryLocationName": LOCATION,
+        "repositoryLocationName": location_of(asset_key),
         "repositoryName": REPOSITORY,
         "pipelineName": ASSET_JOB,
         "assetSelection": [{"path": asset_key}],
     }
-    tags = [{"key": "dagster/partition", "value": partition}]
+    tags = [{"key": "dagster/partition", "value": partition}] if partition else []
     params = {"selector": selector, "mode": "default", "runConfigData": {}, "executionMetadata": {"tags": tags}}
     result = ask(settings, _LAUNCH, {"params": params})["launchRun"]
     if result["__typename"] != "LaunchRunSuccess":

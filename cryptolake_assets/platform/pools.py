@@ -7,7 +7,7 @@ for it in that pass: two runs of a pool that nobody has used yet would start tog
 from __future__ import annotations
 
 from cryptolake_assets.lake import maintenance
-from cryptolake_assets.lake.tables import POOLED_TABLES
+from cryptolake_assets.lake.tables import pools
 from cryptolake_assets.settings import Settings
 
 
@@ -16,5 +16,5 @@ def ensure_pools(settings: Settings) -> None:
     import dagster as dg
 
     with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        for pool in (*(table.writer_pool for table in POOLED_TABLES), maintenance.POOL):
+        for pool in (*pools(), maintenance.POOL):
             instance.event_log_storage.initialize_concurrency_limit_to_default(pool)

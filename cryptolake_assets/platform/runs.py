@@ -24,23 +24,31 @@ def platform_answers(settings: Settings) -> bool:
     return probes.http_ok(f"http://127.0.0.1:{settings.dagster_port}/server_info")
 
 
-def materialize_on_platform(settings: Settings, asset: str, partition: str, *, wait: bool) -> str:
+MODULES = {
+    graphql.LOCATION: "cryptolake_assets.definitions",
+    graphql.MARTS_LOCATION: "cryptolake_assets.marts_definitions",
+}
+"""Where each code location of `workspace.yaml` is defined."""
+
+
+def materialize_on_platform(settings: Settings, asset: str, partition: str | None, *, wait: bool) -> str:
     """Launches the run, which keeps its place among the others in the queue; returns a line about it.
 
     With `wait` it returns when the run has ended, and raises `PartError` if that was no success.
     """
+    name = f"{asset} [{partition}]" if partition else asset
     run_id = graphql.launch_asset(settings, asset.split("/"), partition)
     url = graphql.RUN_URL.format(port=settings.dagster_port, run_id=run_id)
     if not wait:
-        return f"launched {asset} [{partition}]: {url}"
+        return f"launched {name}: {url}"
     while (state := graphql.run_status(settings, run_id)) not in _ENDED:
         time.sleep(POLL_S)
     if state != "SUCCESS":
-        raise PartError(f"dagster: the run of {asset} [{partition}] ended as {state}. See {url}.")
-    return f"materialized {asset} [{partition}]: {url}"
+        raise PartError(f"dagster: the run of {name} ended as {state}. See {url}.")
+    return f"materialized {name}: {url}"
 
 
-def materialize_here(settings: Settings, asset: str, partition: str) -> int:
+def materialize_here(settings: Settings, asset: str, partition: str | None) -> int:
     """Runs it in a Dagster process of its own; returns that process's exit code."""
     for path, text in dagster_files(settings).items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +56,8 @@ def materialize_here(settings: Settings, asset: str, partition: str) -> int:
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "dagster", "asset", "materialize"),
-        *("-m", "cryptolake_assets.definitions", "--select", asset, "--partition", partition),
+        *("-m", MODULES[graphql.location_of(asset.split("/"))], "--select", asset),
+        *(("--partition", partition) if partition else ()),
     ]
     environment = {**os.environ, **settings.environment(), "DAGSTER_HOME": str(settings.dagster_home)}
     with FileLock(materialize_lock(settings)):

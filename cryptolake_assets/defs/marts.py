@@ -1,0 +1,161 @@
+"""The marts: dbt's models as assets, its tests as their checks. A thin adapter of the project in `dbt_project/`.
+
+Imported by a code location of its own (`cryptolake_assets.marts_definitions`): dagster-dbt's import is slow.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_assets
+
+from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs.described import OWNERS
+from cryptolake_assets.defs.marts_automation import FOLLOWS_ITS_DAY, FOLLOWS_THE_MARKET
+from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
+from cryptolake_assets.defs.resources import LakeResource
+from cryptolake_assets.lake.tables import CATALOG, MARTS_NAMESPACE, MARTS_POOL
+from cryptolake_assets.platform.dbt import EXECUTABLE, PROJECT_DIR, ensure_manifest
+from cryptolake_assets.settings import Settings, get_settings
+
+MANIFEST = ensure_manifest(get_settings())
+OVERVIEW = "market_overview"
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
+"""What is upstream has a run an hour at least, by schedule."""
+SOURCES = {"silver": silver.KEY, "gold": gold.KEY}
+
+
+class MartsTranslator(DagsterDbtTranslator):
+    """What the graph says of a model beside what its YAML says."""
+
+    def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
+        spec = super().get_asset_spec(manifest, unique_id, project)
+        node = manifest["nodes"].get(unique_id)
+        if node is None or node["config"]["materialized"] == "ephemeral":  # a source, or staging: no table of dbt's
+            return spec
+        is_latest = node["name"] == OVERVIEW
+        return spec.replace_attributes(
+            group_name=MARTS_NAMESPACE,
+            owners=OWNERS,
+            tags={**spec.tags, "layer": MARTS_NAMESPACE, "cadence": "quarter-hour"},
+            kinds={"dbt", "spark", "iceberg"},
+            code_version=definition_hash(manifest, node),
+            freshness_policy=FRESH,
+            automation_condition=FOLLOWS_THE_MARKET if is_latest else FOLLOWS_ITS_DAY,
+            metadata={**spec.metadata, **table_metadata(node)},
+        )
+
+
+def definition_hash(manifest: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+    """Moves when a model, or a macro of the project, does."""
+    macros = [macro["macro_sql"] for macro in manifest["macros"].values() if macro["package_name"] == "cryptolake"]
+    return hashlib.sha256("".join([node["raw_code"], *sorted(macros)]).encode()).hexdigest()[:12]
+
+
+def table_metadata(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, columns by the model's contract, and the columns of Silver and Gold that they are made of."""
+    key = node["config"]["unique_key"]
+    columns = node["columns"].values()
+    return {
+        "dagster/table_name": f"{CATALOG}.{node['schema']}.{node['name']}",
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(
+                    column["name"],
+                    column["data_type"],
+                    description=column["description"],
+                    constraints=dg.TableColumnConstraints(nullable=column["name"] not in key),
+                )
+                for column in columns
+            ],
+            constraints=dg.TableConstraints([f"unique ({', '.join(key)})"]),
+        ),
+        "dagster/column_lineage": dg.TableColumnLineage(
+            {
+                column["name"]: [_column(source) for source in column["config"]["meta"].get("of", ())]
+                for column in columns
+            }
+        ),
+    }
+
+
+def _column(source: str) -> dg.TableColumnDep:
+    """`silver.close` as a column of Silver's asset."""
+    layer, _, name = source.partition(".")
+    return dg.TableColumnDep(asset_key=SOURCES[layer], column_name=name)
+
+
+def dbt_resource() -> DbtCliResource:
+    return DbtCliResource(project_dir=str(PROJECT_DIR), profiles_dir=str(PROJECT_DIR), dbt_executable=str(EXECUTABLE))
+
+
+@dbt_assets(
+    manifest=MANIFEST,
+    select="cryptolake.marts",
+    exclude=OVERVIEW,
+    name="marts",
+    partitions_def=daily(),
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    dagster_dbt_translator=MartsTranslator(),
+    pool=MARTS_POOL,
+)
+def marts_of_days(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
+    """One dbt command for the run's day, or its whole range of days."""
+    window = context.partition_time_window
+    days = {"window_start": window.start.strftime(DAY_FORMAT), "window_end": window.end.strftime(DAY_FORMAT)}
+    yield from build(context, dbt, lake.settings, days)
+
+
+@dbt_assets(
+    manifest=MANIFEST,
+    select=OVERVIEW,
+    name="market_overview_model",
+    dagster_dbt_translator=MartsTranslator(),
+    pool=MARTS_POOL,
+)
+def market_overview(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
+    yield from build(context, dbt, lake.settings, {})
+
+
+def build(
+    context: dg.AssetExecutionContext, dbt: DbtCliResource, settings: Settings, variables: Mapping[str, str]
+) -> Iterator[Any]:
+    """`dbt build` of the selected models and their tests; each table's event says what the table holds.
+
+    Raises `SparkError` at once when the server is away.
+    """
+    from cryptolake_assets.lake.spark import require_server
+
+    require_server(settings)
+    target = settings.home / "dbt" / "runs" / context.run.run_id
+    arguments = ["build", "--exclude-resource-type", "unit_test", "--vars", json.dumps(variables)]
+    try:
+        for event in dbt.cli(arguments, context=context, target_path=target).stream():
+            yield _with_table_state(event, settings)
+    finally:
+        # What dbt said is in the run's own log.
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def _with_table_state(event: Any, settings: Settings) -> Any:
+    if not isinstance(event, dg.Output):
+        return event
+    from cryptolake_assets.lake.catalog import get_catalog
+
+    name = str(event.metadata["unique_id"].value).rpartition(".")[2]
+    snapshot = get_catalog(settings).load_table((MARTS_NAMESPACE, name)).current_snapshot()
+    if snapshot is None or snapshot.summary is None:
+        return event
+    return event.with_metadata(
+        {
+            **event.metadata,
+            "dagster/table_name": f"{CATALOG}.{MARTS_NAMESPACE}.{name}",
+            "dagster/row_count": int(snapshot.summary["total-records"] or 0),
+            "snapshot_id": str(snapshot.snapshot_id),
+            "files": int(snapshot.summary["total-data-files"] or 0),
+        }
+    )

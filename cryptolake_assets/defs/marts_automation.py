@@ -1,0 +1,54 @@
+"""When the marts run: at most once a quarter of an hour for a day that goes on changing, once more when it has come to
+rest, not while a blocking check of what they read fails, and again after a failure. Nothing published is forgotten."""
+
+import dagster as dg
+
+QUARTER_HOURS = "*/15 * * * *"
+EVEN_MINUTES = "0-58/2 * * * *"
+ODD_MINUTES = "1-59/2 * * * *"
+
+Condition = dg.AutomationCondition
+
+
+def _passed(cron: str) -> Condition:
+    return Condition.cron_tick_passed(cron, "UTC")
+
+
+UPDATED = Condition.any_deps_updated()
+
+PENDING = UPDATED.since(Condition.newly_requested() & ~UPDATED).with_label("has_unread_updates")
+"""Something was published after the last request; as with Gold, only a request that comes after it clears it."""
+
+A_QUARTER_HOUR_BEGAN = (
+    _passed(QUARTER_HOURS).since(Condition.newly_requested()).with_label("a_quarter_hour_began_since_the_last_request")
+)
+
+AT_REST = (
+    (_passed(ODD_MINUTES) & ~UPDATED.since(_passed(EVEN_MINUTES)))
+    .since(UPDATED | Condition.newly_requested())
+    .with_label("nothing_published_for_a_minute")
+)
+"""No update between an even minute and the odd one after it: one to three minutes after the last one."""
+
+HELD_BACK = Condition.any_deps_match(
+    Condition.any_checks_match(Condition.check_failed(), blocking_only=True)
+).with_label("a_blocking_check_failed")
+
+CLOSED = (~Condition.in_latest_time_window()).with_label("the_day_is_over")
+
+FOLLOWS_ITS_DAY = (
+    ((PENDING & (A_QUARTER_HOUR_BEGAN | (CLOSED & AT_REST))) | (Condition.execution_failed() & A_QUARTER_HOUR_BEGAN))
+    & ~HELD_BACK
+    & ~Condition.in_progress()
+).with_label("follows_its_day")
+"""For the marts of a day."""
+
+FOLLOWS_THE_MARKET = (
+    (
+        (PENDING & (A_QUARTER_HOUR_BEGAN | (Condition.missing() & AT_REST)))
+        | (Condition.execution_failed() & A_QUARTER_HOUR_BEGAN)
+    )
+    & ~Condition.in_progress()
+).with_label("follows_the_market")
+"""For what is always the latest. An hour that was held back anywhere in the past does not hold it: what it reads was
+published, so it has passed its checks."""

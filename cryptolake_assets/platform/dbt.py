@@ -1,0 +1,159 @@
+"""dbt on the project's own settings: the `cryptolake dbt` command, and the manifest that Dagster loads.
+
+A command that reads tables gets a Spark Connect session of its own, and the snapshots of Silver and Gold that all of
+its models and tests read: what is published while it runs waits for the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from cryptolake_assets.errors import CryptolakeError, DbtError
+from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV, TableSpec
+from cryptolake_assets.settings import PROJECT_ROOT, Settings, get_settings
+
+PROJECT_DIR = PROJECT_ROOT / "dbt_project"
+EXECUTABLE = Path(sys.executable).parent / "cryptolake-dbt"
+"""dbt by this module, for dagster-dbt, which runs one program."""
+
+SNAPSHOT_VARIABLES = {"CRYPTOLAKE_SILVER_SNAPSHOT": SILVER_OHLCV, "CRYPTOLAKE_GOLD_SNAPSHOT": GOLD_DAILY}
+"""Environment variables by which the macro `at_snapshot` knows what to read."""
+
+WITHOUT_SPARK = ("parse", "list", "ls", "deps", "clean", "init")
+_NOT_SOURCE = ("target", "logs", "dbt_packages", ".user.yml")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs dbt with these arguments and exits with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    settings = get_settings()
+    for name, value in environment(settings).items():
+        os.environ.setdefault(name, value)
+    try:
+        if needs_spark(arguments):
+            _run_with_spark(settings, arguments)
+        _run(arguments)
+    except CryptolakeError as error:
+        print(error, file=sys.stderr)  # noqa: T201  the message of a command
+        raise SystemExit(1) from None
+
+
+def needs_spark(arguments: Sequence[str]) -> bool:
+    """Whether the command reads or writes tables; asking for help or a version does not."""
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    return command is not None and command not in WITHOUT_SPARK and not {"--help", "-h"} & set(arguments)
+
+
+def _run_with_spark(settings: Settings, arguments: list[str]) -> None:
+    from cryptolake_assets.lake.spark import connect
+
+    # pyspark's own variable: dbt's adapter asks for "the session" and gets this one, on every thread.
+    os.environ["SPARK_REMOTE"] = settings.spark_connect_url
+    session = connect(settings)
+    try:
+        os.environ.update(pinned_snapshots(settings))
+        _run(arguments)
+    finally:
+        session.stop()
+
+
+def _run(arguments: list[str]) -> None:
+    """dbt's own command line; it ends by `SystemExit`."""
+    import warnings
+
+    from dbt.cli.main import cli
+
+    # dbt's adapter asks every statement's session for Hive, which a running server cannot be given.
+    warnings.filterwarnings("ignore", message="Failed to set spark.sql.catalogImplementation")
+    cli.main(args=arguments, prog_name="cryptolake dbt")
+
+
+def pinned_snapshots(settings: Settings) -> dict[str, str]:
+    """Snapshot ids of Silver and Gold by variable, as they are now; an empty table has none."""
+    from cryptolake_assets.lake.catalog import load_table
+
+    def current(spec: TableSpec) -> str:
+        snapshot = load_table(settings, spec).current_snapshot()
+        return str(snapshot.snapshot_id) if snapshot is not None else ""
+
+    return {name: os.environ.get(name) or current(spec) for name, spec in SNAPSHOT_VARIABLES.items()}
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """dbt's settings as environment variables; those of a user win."""
+    return {
+        "DBT_PROJECT_DIR": str(PROJECT_DIR),
+        "DBT_PROFILES_DIR": str(PROJECT_DIR),
+        "DBT_TARGET_PATH": str(settings.home / "dbt" / "target"),
+        "DBT_LOG_PATH": str(settings.log_dir),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    }
+
+
+def ensure_manifest(settings: Settings) -> Path:
+    """The manifest of the project as it is now: parsed anew when a file of it, or dbt, has changed.
+
+    Touches no network and no Spark. Raises `DbtError` with dbt's words when the project cannot be parsed.
+    """
+    from filelock import FileLock
+
+    directory = settings.lib_dir / "dbt"
+    manifest, stamp = directory / "manifest.json", directory / "manifest.sha256"
+    wanted = fingerprint()
+    if _read(stamp) == wanted and manifest.exists():
+        return manifest
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / "manifest.lock"):
+        if _read(stamp) != wanted or not manifest.exists():
+            _parse(settings, directory)
+            stamp.write_text(wanted, encoding="utf-8")
+    return manifest
+
+
+def _parse(settings: Settings, directory: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=directory) as target:
+        overrides = {"DBT_TARGET_PATH": target, "DBT_LOG_PATH": target}
+        result = subprocess.run(
+            [sys.executable, "-m", "cryptolake_assets.platform.dbt", "parse", "--no-partial-parse"],
+            env={**os.environ, **environment(settings), **overrides},
+            cwd=PROJECT_ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode != 0:
+            said = (result.stdout + result.stderr).strip()[-2_000:]
+            raise DbtError(f"dbt: {PROJECT_DIR} could not be parsed. Mend what dbt says:\n{said}")
+        shutil.move(Path(target) / "manifest.json", directory / "manifest.json")
+
+
+def fingerprint() -> str:
+    """Moves when a file of the project or the version of dbt does."""
+    digest = hashlib.sha256(f"{version('dbt-core')} {version('dbt-spark')}".encode())
+    for path in project_files():
+        digest.update(f"{path.relative_to(PROJECT_DIR)}\n".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def project_files() -> Iterator[Path]:
+    """The project's files in order, without what dbt itself leaves there."""
+    for path in sorted(PROJECT_DIR.rglob("*")):
+        if path.is_file() and path.relative_to(PROJECT_DIR).parts[0] not in _NOT_SOURCE:
+            yield path
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The marts' code location: what it holds, what it costs to load, and that the workspace finds it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+import yaml
+
+from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.lake.tables import MARTS_POOL
+from cryptolake_assets.marts_definitions import build_definitions
+from cryptolake_assets.platform import graphql
+from cryptolake_assets.platform.runs import MODULES
+from cryptolake_assets.settings import PROJECT_ROOT
+
+OVERVIEW = dg.AssetKey(["marts", "market_overview"])
+PROBE = """
+import json, socket, sys, time
+def refuse(*_): raise AssertionError("the network was touched")
+socket.socket.connect = refuse
+began = time.process_time()
+import cryptolake_assets.marts_definitions
+print(json.dumps([time.process_time() - began, [n for n in ("pyspark", "pyiceberg", "duckdb") if n in sys.modules]]))
+"""
+BUDGET_S = 6.0
+"""CPU seconds: dagster-dbt imports dbt, and dbt half of what it will ever need."""
+
+
+def test_the_location_loads_within_its_budget_without_network_or_spark() -> None:
+    answer = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    seconds, heavy = json.loads(answer.stdout.splitlines()[-1])
+    assert heavy == []
+    assert seconds < BUDGET_S
+
+
+def test_the_workspace_names_both_locations() -> None:
+    entries = yaml.safe_load((PROJECT_ROOT / "workspace.yaml").read_text())["load_from"]
+    modules = {entry["python_module"]["location_name"]: entry["python_module"]["module_name"] for entry in entries}
+    assert modules == MODULES
+    assert graphql.location_of(["marts", "ohlcv_5m"]) == graphql.MARTS_LOCATION
+    assert graphql.location_of(["silver", "futures_ohlcv_1m"]) == graphql.LOCATION
+
+
+@pytest.fixture(scope="module")
+def repository() -> dg.RepositoryDefinition:
+    return build_definitions().get_repository_def()
+
+
+def test_the_assets(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    bars = {f"marts/ohlcv_{timeframe}" for timeframe in ("5m", "15m", "1h", "4h", "1d")}
+    others = {"marts/daily_returns", "marts/volume_profile_hourly", "marts/market_overview"}
+    assert {key.to_user_string() for key in graph.materializable_asset_keys} == bars | others
+    for key in graph.materializable_asset_keys:
+        node = graph.get(key)
+        assert node.group_name == node.tags["layer"] == "marts"
+        assert {"dbt", "spark", "iceberg"} <= node.kinds
+        assert node.owners
+        assert node.description
+        assert node.code_version
+        assert node.pools == {MARTS_POOL}
+        assert {"dagster/table_name", "dagster/column_schema", "dagster/column_lineage"} <= set(node.metadata)
+        assert (node.partitions_def is None) == (key == OVERVIEW)
+        assert key == OVERVIEW or node.backfill_policy == dg.BackfillPolicy.single_run()
+
+
+def test_marts_are_downstream_of_silver_and_gold(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    assert graph.get(dg.AssetKey(["marts", "ohlcv_1h"])).parent_keys == {silver.KEY, gold.KEY}
+    assert graph.get(dg.AssetKey(["marts", "daily_returns"])).parent_keys == {gold.KEY}
+    assert graph.get(OVERVIEW).parent_keys == {silver.KEY}
+
+
+def test_tests_are_blocking_checks(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    for key in graph.materializable_asset_keys:
+        specs = [graph.get_check_spec(check) for check in graph.get_check_keys_for_assets({key})]
+        assert any(spec.name.startswith("unique_rows_") for spec in specs), key
+        assert all(spec.blocking for spec in specs), key
+
+
+def test_the_automation_is_on_in_a_fresh_home(repository: dg.RepositoryDefinition) -> None:
+    (sensor,) = repository.sensor_defs
+    assert sensor.name == "marts_automation"
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING

@@ -1,0 +1,303 @@
+"""The marts on the real Spark server, run as Dagster runs them, beside plain Python."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from cryptolake_assets.lake.catalog import get_catalog, load_table
+from cryptolake_assets.lake.commit import keys_of, publish, read_window
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.lake.windows import DAY, gold_month, silver_day
+from cryptolake_assets.marts_definitions import build_definitions
+from cryptolake_assets.platform.dbt import EXECUTABLE
+from cryptolake_assets.settings import Settings
+from cryptolake_tests.reference import Trade, open_time, reference_bars, reference_daily
+
+from .bronze import trade
+
+FIRST = datetime(2024, 9, 1, tzinfo=UTC)
+SECOND = FIRST + DAY
+SYMBOLS = {"AAAUSDT": Decimal("64250.5"), "BBBUSDT": Decimal("0.00001234")}
+MINUTES = {"5m": 5, "15m": 15, "1h": 60, "4h": 240, "1d": 1440}
+PARTITIONED = [*(f"ohlcv_{name}" for name in MINUTES), "daily_returns", "volume_profile_hourly"]
+Bars = dict[tuple[str, datetime], dict[str, Any]]
+
+
+def trades_of(day: datetime, seed: int) -> list[Trade]:
+    """A few thousand trades: all minutes of two hours, then here and there."""
+    chance = random.Random(seed)  # noqa: S311  nothing to be guessed
+    minutes = [*range(120), *sorted(chance.sample(range(120, 1440), 90))]
+    made: list[Trade] = []
+    for symbol, price in SYMBOLS.items():
+        for minute in minutes:
+            for _ in range(chance.randint(1, 4)):
+                price = max(price * (1 + Decimal(chance.randint(-20, 20)) / 10_000), Decimal("0.00000100"))
+                when = day + timedelta(minutes=minute, milliseconds=chance.randint(0, 59_999))
+                quantity = Decimal(chance.randint(1, 10**9)).scaleb(-6)
+                rounded = price.quantize(Decimal("1e-8"))
+                made.append(trade(when, len(made) + seed * 100_000, str(rounded), str(quantity), symbol=symbol))
+    return made
+
+
+def bars_of(trades: Iterable[Trade], incomplete: Iterable[datetime] = ()) -> Bars:
+    """Silver's bars of the trades; those of the named minutes are not complete."""
+    return {key: {**bar, "is_complete": key[1] not in set(incomplete)} for key, bar in reference_bars(trades).items()}
+
+
+def put_silver(settings: Settings, day: datetime, bars: Bars) -> None:
+    """Makes these the bars of the day's test symbols."""
+    rows = [{**bar, "symbol": key[0], "window_start": key[1], "updated_at": None} for key, bar in bars.items()]
+    candidate = pa.Table.from_pylist(rows, schema=SILVER_OHLCV.arrow_schema())
+    table = load_table(settings, SILVER_OHLCV)
+    present = read_window(table, silver_day(day))
+    present = present.filter(pa.compute.is_in(present["symbol"], pa.array(list(SYMBOLS))))
+    publish(table, SILVER_OHLCV, silver_day(day), candidate, keys_of(SILVER_OHLCV, present, candidate), {})
+
+
+def put_gold(settings: Settings, bars: Bars, complete: Iterable[date] = ()) -> None:
+    """Makes Gold's rows of the days of the bars."""
+    rows = [
+        {
+            **stats,
+            "realised_volatility": float(stats["realised_volatility"]),
+            "symbol": symbol,
+            "trade_date": day,
+            "is_complete": day in set(complete),
+            "updated_at": None,
+        }
+        for (symbol, day), stats in reference_daily(bars).items()
+    ]
+    candidate = pa.Table.from_pylist(rows, schema=GOLD_DAILY.arrow_schema())
+    publish(
+        load_table(settings, GOLD_DAILY),
+        GOLD_DAILY,
+        gold_month(FIRST.date()),
+        candidate,
+        keys_of(GOLD_DAILY, candidate),
+        {},
+    )
+
+
+def run_marts(
+    instance: dg.DagsterInstance, first: datetime, last: datetime, names: Iterable[str] = PARTITIONED
+) -> dg.ExecuteInProcessResult:
+    """One run of partitioned marts over the days."""
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(["marts", name]) for name in names],
+        tags={
+            "dagster/asset_partition_range_start": first.date().isoformat(),
+            "dagster/asset_partition_range_end": last.date().isoformat(),
+        },
+        raise_on_error=False,
+    )
+
+
+def rows_of(settings: Settings, mart: str) -> list[dict[str, Any]]:
+    """The mart's rows of the test symbols."""
+    rows = get_catalog(settings).load_table(("marts", mart)).scan().to_arrow().to_pylist()
+    return [row for row in rows if row["symbol"] in SYMBOLS]
+
+
+def by_key(rows: Iterable[Mapping[str, Any]], *key: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Rows by key; the values are the other columns, without `updated_at`."""
+    found = {
+        tuple(row[name] for name in key): {n: v for n, v in row.items() if n not in (*key, "updated_at")}
+        for row in rows
+    }
+    assert len(found) == len(list(rows))
+    return found
+
+
+def expected_bars(trades: list[Trade], minute_bars: Bars, minutes: int, complete_days: Iterable[date] = ()) -> Bars:
+    members: dict[tuple[str, datetime], list[bool]] = defaultdict(list)
+    for (symbol, start), bar in minute_bars.items():
+        members[symbol, open_time(start, minutes)].append(bar["is_complete"])
+    return {
+        key: {
+            **bar,
+            "is_complete": all(members[key]) and (len(members[key]) == minutes or key[1].date() in set(complete_days)),
+        }
+        for key, bar in reference_bars(trades, minutes).items()
+    }
+
+
+def expected_profile(minute_bars: Bars) -> dict[tuple[Any, ...], dict[str, Any]]:
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for (symbol, start), bar in minute_bars.items():
+        width = max(Decimal(10) ** (bar["vwap"].adjusted() - 2), Decimal("1e-8"))
+        key = symbol, open_time(start, 60), bar["vwap"] // width * width
+        row = found.setdefault(
+            key,
+            {"bucket_width": width, "volume": 0, "quote_volume": 0, "trades": 0, "minutes_with_trades": 0},
+        )
+        for name in ("volume", "quote_volume", "trades"):
+            row[name] += bar[name]
+        row["minutes_with_trades"] += 1
+    return found
+
+
+def check_returns(settings: Settings) -> None:
+    days: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in run_sql(settings, "SELECT * FROM cryptolake.gold.futures_daily_stats ORDER BY trade_date").to_pylist():
+        days[row["symbol"]].append(row)
+    got = by_key(rows_of(settings, "daily_returns"), "symbol", "trade_date")
+    assert set(got) == {(symbol, row["trade_date"]) for symbol in SYMBOLS for row in days[symbol]}
+    for symbol in SYMBOLS:
+        highest = Decimal(0)
+        previous: Decimal | None = None
+        for row in days[symbol]:
+            mart = got[symbol, row["trade_date"]]
+            highest = max(highest, row["close"])
+            with localcontext() as context:
+                context.prec = 60
+                drawdown = ((highest - row["close"]) / highest).quantize(Decimal("1e-8"), ROUND_HALF_UP)
+                log_return = float(row["close"].ln() - previous.ln()) if previous else None
+            assert mart["previous_close"] == previous
+            assert mart["log_return"] == (None if log_return is None else pytest.approx(log_return, rel=1e-12, abs=0))
+            assert (mart["highest_close"], mart["drawdown"]) == (highest, drawdown)
+            assert mart["realised_volatility"] == row["realised_volatility"]
+            assert mart["is_complete"] == row["is_complete"]
+            previous = row["close"]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+def test_marts_of_two_days_equal_plain_python_and_a_correction_moves_only_what_it_touches(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    trades = {day: trades_of(day, seed) for seed, day in enumerate((FIRST, SECOND), start=1)}
+    incomplete = [FIRST + timedelta(minutes=7)]
+    silver = {day: bars_of(trades[day], incomplete) for day in trades}
+    for day, bars in silver.items():
+        put_silver(settings, day, bars)
+    put_gold(settings, {**silver[FIRST], **silver[SECOND]}, complete=[FIRST.date()])
+
+    first = run_marts(instance, FIRST, SECOND)
+    assert first.success
+    compare(settings, trades[FIRST] + trades[SECOND], {**silver[FIRST], **silver[SECOND]}, [FIRST.date()])
+    judged = first.get_asset_check_evaluations()
+    assert judged
+    assert all(evaluation.passed for evaluation in judged)
+    events = first.asset_materializations_for_node("marts")
+    assert {(event.asset_key.path[1], event.partition) for event in events} == {
+        (name, day.date().isoformat()) for name in PARTITIONED for day in (FIRST, SECOND)
+    }
+    assert all({"snapshot_id", "dagster/row_count"} <= set(event.metadata) for event in events)
+    before = {name: rows_of(settings, name) for name in PARTITIONED}
+
+    # A late trade on the first day, and a bar that is no more (its only trade was of another type, say).
+    late_at = FIRST + timedelta(minutes=50, seconds=3)
+    gone = max(start for symbol, start in silver[FIRST] if symbol == "BBBUSDT")
+    late = trade(late_at, 1, "99999", "7", symbol="AAAUSDT")
+    left = [item for item in trades[FIRST] if (item["symbol"], open_time(item["event_time"], 1)) != ("BBBUSDT", gone)]
+    corrected = bars_of([*left, late], incomplete)
+    put_silver(settings, FIRST, corrected)
+    put_gold(settings, {**corrected, **silver[SECOND]}, complete=[FIRST.date()])
+    assert run_marts(instance, FIRST, FIRST).success
+    compare(settings, [*left, late, *trades[SECOND]], {**corrected, **silver[SECOND]}, [FIRST.date()])
+
+    for name, minutes in MINUTES.items():
+        after = {(row["symbol"], row["window_start"]): row for row in rows_of(settings, f"ohlcv_{name}")}
+        touched = {("AAAUSDT", open_time(late_at, minutes)), ("BBBUSDT", open_time(gone, minutes))}
+        for row in before[f"ohlcv_{name}"]:
+            key = row["symbol"], row["window_start"]
+            if key in touched:
+                assert key not in after or after[key]["updated_at"] > row["updated_at"]
+            else:
+                assert after[key] == row
+    assert ("BBBUSDT", gone.replace(minute=gone.minute // 5 * 5)) in {
+        (row["symbol"], row["window_start"]) for row in before["ohlcv_5m"]
+    }
+
+    again = ("ohlcv_5m", "daily_returns")
+    snapshots = {name: snapshot_of(settings, name) for name in again}
+    assert run_marts(instance, FIRST, FIRST, again).success
+    assert {name: snapshot_of(settings, name) for name in again} == snapshots, "nothing differs: no commit"
+    for name in ("ohlcv_5m", "ohlcv_1h", "volume_profile_hourly"):
+        files = [task.file for task in get_catalog(settings).load_table(("marts", name)).scan().plan_files()]
+        assert len(files) == 2, f"{name}: one file a day"
+
+
+def snapshot_of(settings: Settings, mart: str) -> int | None:
+    snapshot = get_catalog(settings).load_table(("marts", mart)).current_snapshot()
+    return snapshot.snapshot_id if snapshot else None
+
+
+def compare(settings: Settings, trades: list[Trade], minute_bars: Bars, complete_days: list[date]) -> None:
+    """Every mart of days beside its reference."""
+    for name, minutes in MINUTES.items():
+        got = by_key(rows_of(settings, f"ohlcv_{name}"), "symbol", "window_start")
+        assert got == expected_bars(trades, minute_bars, minutes, complete_days), name
+    got_profile = by_key(rows_of(settings, "volume_profile_hourly"), "symbol", "window_start", "bucket_low")
+    assert got_profile == expected_profile(minute_bars)
+    check_returns(settings)
+
+
+def test_the_overview_is_of_the_newest_day(settings: Settings, instance: dg.DagsterInstance) -> None:
+    day = datetime(2025, 3, 2, tzinfo=UTC)
+    earlier = [trade(day - timedelta(hours=3), 1, "100", symbol=symbol) for symbol in SYMBOLS]
+    later = [trade(day + timedelta(hours=22, minutes=n), 2 + n, str(103 - n), "2") for n in range(3)]
+    later = [{**item, "symbol": "AAAUSDT"} for item in later]
+    put_silver(settings, day - DAY, bars_of(earlier))
+    put_silver(settings, day, bars_of(later))
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    overview = dg.AssetKey(["marts", "market_overview"])
+    assert job.execute_in_process(instance=instance, asset_selection=[overview], raise_on_error=False).success
+    (row,) = get_catalog(settings).load_table(("marts", "market_overview")).scan().to_arrow().to_pylist()
+    del row["updated_at"]
+    assert row == {
+        "symbol": "AAAUSDT",
+        "latest_minute": day + timedelta(hours=22, minutes=2),
+        "is_complete": True,
+        "last_price": Decimal("101"),
+        "price_24h_ago": Decimal("100"),
+        "change_24h": Decimal("0.01"),
+        "high_24h": Decimal("103"),
+        "low_24h": Decimal("101"),
+        "volume_24h": Decimal("6"),
+        "quote_volume_24h": Decimal("612"),
+        "trades_24h": 3,
+    }
+
+
+def test_the_projects_own_tests_pass_and_name_what_is_wrong(settings: Settings, instance: dg.DagsterInstance) -> None:
+    day = datetime(2025, 5, 4, tzinfo=UTC)
+    bars = bars_of([trade(day + timedelta(minutes=n), n, symbol="AAAUSDT") for n in range(10)])
+    put_silver(settings, day, bars)
+    built = dbt("build", "--select", "ohlcv_5m", "ohlcv_1h", "daily_returns", day=day)
+    assert built.returncode == 0, built.stdout
+    assert built.stdout.count("START unit_test") == 2
+
+    table = get_catalog(settings).load_table(("marts", "ohlcv_5m"))
+    rows = table.scan(row_filter=silver_day(day)).to_arrow()
+    broken = pa.Table.from_pylist([{**rows.to_pylist()[0], "high": Decimal("1")}], schema=rows.schema)
+    table.append(broken.cast(table.schema().as_arrow()))
+    tested = dbt("test", "--select", "ohlcv_5m,test_type:data", day=day)
+    assert tested.returncode == 1
+    for name in ("unique_rows_ohlcv_5m", "sound_bars_ohlcv_5m", "as_much_as_silver_ohlcv_5m"):
+        assert f"FAIL 1 {name}" in tested.stdout, tested.stdout
+
+
+def dbt(*arguments: str, day: datetime) -> subprocess.CompletedProcess[str]:
+    """dbt as a user runs it, over one day."""
+    window = f"{{window_start: '{day.date()}', window_end: '{(day + DAY).date()}'}}"
+    return subprocess.run(
+        [str(EXECUTABLE), "--no-use-colors", *arguments, "--vars", window], capture_output=True, text=True
+    )

@@ -1,0 +1,103 @@
+"""What the dbt project says of its tables agrees with what the rest of the lake says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from jinja2 import Environment
+
+from cryptolake_assets.lake.tables import _COMMON, GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.measures import BAR_MEASURES, columns
+from cryptolake_assets.platform.dbt import PROJECT_DIR, ensure_manifest
+from cryptolake_assets.settings import get_settings
+
+TIMEFRAMES = ("5m", "15m", "1h", "4h", "1d")
+SPARK_TYPES = {"long": "bigint", "timestamptz": "timestamp"}
+
+
+@pytest.fixture(scope="module")
+def manifest() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(ensure_manifest(get_settings()).read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def marts(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The marts by name."""
+    return {
+        node["name"]: node
+        for node in manifest["nodes"].values()
+        if node["resource_type"] == "model" and node["config"]["materialized"] == "incremental"
+    }
+
+
+def test_the_marts(marts: dict[str, Any]) -> None:
+    others = {"daily_returns", "volume_profile_hourly", "market_overview"}
+    assert set(marts) == {f"ohlcv_{timeframe}" for timeframe in TIMEFRAMES} | others
+
+
+@pytest.mark.parametrize("timeframe", TIMEFRAMES)
+def test_bars_of_every_timeframe_have_silvers_columns(marts: dict[str, Any], timeframe: str) -> None:
+    said = [(column["name"], column["data_type"]) for column in marts[f"ohlcv_{timeframe}"]["columns"].values()]
+    assert said == [
+        (column.name, SPARK_TYPES.get(column.type, column.type.replace(" ", ""))) for column in columns(BAR_MEASURES)
+    ]
+
+
+def test_every_mart_has_a_contract_and_says_what_its_columns_are_made_of(marts: dict[str, Any]) -> None:
+    known = {f"{table.namespace}.{name}" for table in (SILVER_OHLCV, GOLD_DAILY) for name in table.column_names}
+    for name, node in marts.items():
+        assert node["contract"]["enforced"], name
+        assert node["config"]["unique_key"], name
+        assert node["description"], name
+        for column in node["columns"].values():
+            assert column["description"], (name, column["name"])
+            made_of = set(column["config"]["meta"].get("of", ()))
+            assert made_of <= known
+            assert bool(made_of) == (column["name"] != "updated_at"), (name, column["name"])
+
+
+def test_marts_are_stored_as_the_lakes_other_tables(marts: dict[str, Any]) -> None:
+    for node in marts.values():
+        assert node["config"]["tblproperties"] == _COMMON
+
+
+def test_every_mart_is_tested_and_exposed(manifest: dict[str, Any], marts: dict[str, Any]) -> None:
+    for node in marts.values():
+        children = manifest["child_map"][node["unique_id"]]
+        assert any(child.startswith("test.cryptolake.unique_rows_") for child in children), node["name"]
+        assert "exposure.cryptolake.dashboard" in children, node["name"]
+    assert manifest["unit_tests"]
+
+
+def test_sources_are_known_to_be_fresh_by_their_last_change(manifest: dict[str, Any]) -> None:
+    assert len(manifest["sources"]) == 2
+    for source in manifest["sources"].values():
+        assert source["loaded_at_field"] == "updated_at"
+        assert source["freshness"]["error_after"]["count"]
+
+
+@pytest.mark.parametrize(
+    ("day", "sound"), [("2024-07-18", True), ("", True), ("2024-07-18 12:00", False), ("2024-07-18' or true --", False)]
+)
+def test_a_window_is_of_whole_days(day: str, sound: bool) -> None:
+    import re
+
+    said: list[str] = []
+
+    def refuse(message: str) -> None:
+        said.append(message)
+
+    environment = Environment(extensions=["jinja2.ext.do"])  # noqa: S701  SQL, not HTML
+    environment.globals |= {
+        "var": lambda _: day,
+        "modules": {"re": re},
+        "exceptions": {"raise_compiler_error": refuse},
+        "return": lambda value: value,
+        "env_var": lambda *_: "",
+    }
+    module: Any = environment.from_string((PROJECT_DIR / "macros/window.sql").read_text()).module
+    assert module.window_day("window_start").strip() == day or not sound
+    assert bool(said) is not sound

@@ -1,0 +1,61 @@
+{% macro ohlcv_bars(minutes) %}
+{#- One-minute bars as bars of `minutes` that start at multiples of it since midnight UTC. -#}
+{%- set micros = minutes * 60 * 1000000 -%}
+with minutes as (
+  select
+    *,
+    timestamp_micros(unix_micros(window_start) div {{ micros }} * {{ micros }}) as bar_start
+  from {{ ref('stg_ohlcv_1m') }}
+  where {{ in_window('window_start') }}
+),
+
+bars as (
+  select
+    symbol,
+    bar_start,
+    min_by(open, window_start) as open,
+    max(high) as high,
+    min(low) as low,
+    max_by(close, window_start) as close,
+    sum(volume) as volume,
+    sum(quote_volume) as quote_volume,
+    sum(trades) as trades,
+    sum(taker_buy_volume) as taker_buy_volume,
+    sum(taker_buy_quote_volume) as taker_buy_quote_volume,
+    min(first_trade_id) as first_trade_id,
+    max(last_trade_id) as last_trade_id,
+    count(*) as minutes_with_trades,
+    every(is_complete) as minutes_are_complete
+  from minutes
+  group by symbol, bar_start
+),
+
+complete_days as (
+  select symbol, trade_date
+  from {{ ref('stg_daily_stats') }}
+  where is_complete and {{ in_window('trade_date', kind='date') }}
+)
+
+select
+  bars.symbol,
+  bars.bar_start as window_start,
+  bars.open,
+  bars.high,
+  bars.low,
+  bars.close,
+  {{ fits('bars.volume', 'decimal(38,8)', 'volume') }} as volume,
+  {{ fits('bars.quote_volume', 'decimal(38,16)', 'quote_volume') }} as quote_volume,
+  {{ fits(exact_ratio('bars.quote_volume', 16, 'bars.volume', 8), 'decimal(18,8)', 'vwap') }} as vwap,
+  {{ fits('bars.trades', 'bigint', 'trades') }} as trades,
+  {{ fits('bars.taker_buy_volume', 'decimal(38,8)', 'taker_buy_volume') }} as taker_buy_volume,
+  {{ fits('bars.taker_buy_quote_volume', 'decimal(38,16)', 'taker_buy_quote_volume') }} as taker_buy_quote_volume,
+  bars.first_trade_id,
+  bars.last_trade_id,
+  -- A minute without a bar is known to be empty only once the whole day is covered.
+  bars.minutes_are_complete and (bars.minutes_with_trades = {{ minutes }} or complete_days.symbol is not null)
+    as is_complete,
+  current_timestamp() as updated_at
+from bars
+left join complete_days
+  on complete_days.symbol = bars.symbol and complete_days.trade_date = cast(bars.bar_start as date)
+{% endmacro %}

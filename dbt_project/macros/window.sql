@@ -1,0 +1,28 @@
+{% macro window_day(name) -%}
+  {#- The variable as YYYY-MM-DD, or nothing. A window of whole days cuts no bar in two. -#}
+  {%- set day = var(name) | string | trim -%}
+  {%- if day and not modules.re.fullmatch('[0-9]{4}-[0-9]{2}-[0-9]{2}', day) -%}
+    {{ exceptions.raise_compiler_error(name ~ ": '" ~ day ~ "' is no UTC day such as 2024-07-18") }}
+  {%- endif -%}
+  {{- return(day) -}}
+{%- endmacro %}
+
+{% macro in_window(column, kind='timestamp', open_ended=false) -%}
+  {#- Whether a time (or a date: kind='date') is in the window of the variables. -#}
+  {%- set start, end = window_day('window_start'), window_day('window_end') -%}
+  {%- set zone = ' 00:00:00Z' if kind == 'timestamp' else '' -%}
+  {%- set bounds = [] -%}
+  {%- if start -%}
+    {%- do bounds.append(column ~ ' >= ' ~ kind ~ " '" ~ start ~ zone ~ "'") -%}
+  {%- endif -%}
+  {%- if end and not open_ended -%}
+    {%- do bounds.append(column ~ ' < ' ~ kind ~ " '" ~ end ~ zone ~ "'") -%}
+  {%- endif -%}
+  {{- return(bounds | join(' and ') or 'true') -}}
+{%- endmacro %}
+
+{% macro at_snapshot(relation, variable) -%}
+  {#- The source at the snapshot that the environment names: all models and tests of one command read the same rows. -#}
+  {%- set snapshot = env_var(variable, '') -%}
+  {{ relation }}{{ ' version as of ' ~ snapshot if snapshot }}
+{%- endmacro %}

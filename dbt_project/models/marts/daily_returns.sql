@@ -1,0 +1,45 @@
+-- A corrected day moves the return of the next one and the drawdown of all that follow: from the window's start on,
+-- every day is computed anew, to the end. Gold has one row a symbol and day.
+{{ config(
+  unique_key=['symbol', 'trade_date'],
+  incremental_predicates=[in_window('present.trade_date', kind='date', open_ended=true)],
+  partition_by=['years(trade_date)'],
+) }}
+with days as (
+  select
+    symbol,
+    trade_date,
+    close,
+    case
+      when lag(trade_date) over by_day = date_sub(trade_date, 1) then lag(close) over by_day
+    end as previous_close,
+    max(close) over by_day as highest_close,
+    realised_volatility,
+    is_complete
+  from {{ ref('stg_daily_stats') }}
+  window by_day as (partition by symbol order by trade_date)
+),
+
+ratios as (
+  select *, cast(close as double) / cast(previous_close as double) as quotient
+  from days
+)
+
+select
+  symbol,
+  trade_date,
+  close,
+  previous_close,
+  -- Near 1 the quotient has lost the move's digits, and far from it the difference has.
+  case
+    when quotient > 0.5 and quotient < 2
+      then log1p(cast(close - previous_close as double) / cast(previous_close as double))
+    else ln(quotient)
+  end as log_return,
+  realised_volatility,
+  highest_close,
+  {{ fits(exact_ratio('highest_close - close', 8, 'highest_close', 8), 'decimal(18,8)', 'drawdown') }} as drawdown,
+  is_complete,
+  current_timestamp() as updated_at
+from ratios
+where {{ in_window('trade_date', kind='date', open_ended=true) }}

@@ -1,0 +1,6 @@
+{{ config(
+  unique_key=['symbol', 'window_start'],
+  incremental_predicates=[in_window('present.window_start')],
+  partition_by=['years(window_start)'],
+) }}
+{{ ohlcv_bars(minutes=1440) }}

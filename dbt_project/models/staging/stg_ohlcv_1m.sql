@@ -1,0 +1,4 @@
+select
+  symbol, window_start, open, high, low, close, volume, quote_volume, vwap, trades,
+  taker_buy_volume, taker_buy_quote_volume, first_trade_id, last_trade_id, is_complete
+from {{ at_snapshot(source('silver', 'futures_ohlcv_1m'), 'CRYPTOLAKE_SILVER_SNAPSHOT') }}
