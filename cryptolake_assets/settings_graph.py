@@ -103,7 +103,7 @@ class GraphSettings(BaseSettings):
         "CRYPTOLAKE_NOTIFY_URLS",
         SecretStr(""),
         "Where alerts go, as apprise URLs separated by commas: `jsons://host/path` (a webhook), "
-        "`mailtos://user:password@host?to=a@example.com` and many more. Empty: the log only.",
+        "`mailtos://<user>:<password>@host?to=a@example.com` and many more. Empty: the log only.",
     )
     alert_reminder_hours: float = named(
         "CRYPTOLAKE_ALERT_REMINDER_HOURS",

@@ -116,7 +116,7 @@ def test_a_child_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch
 
 def test_no_secret_is_printed() -> None:
     assert "hunter2" not in repr(load_settings(minio_root_password=SecretStr("hunter2")))
-    assert "hunter2" not in repr(load_settings(notify_urls=SecretStr("json://user:hunter2@host")))
+    assert "hunter2" not in repr(load_settings(notify_urls=SecretStr("slack://hunter2")))
 
 
 def test_ports_are_all_known() -> None:

@@ -77,7 +77,10 @@ def test_every_location_is_valid_with_deprecations_as_errors() -> None:
     answer = validate(WORKSPACE)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     for name in locations():
-        assert f"Validation successful for code location {name}" in answer.stdout + answer.stderr
+        assert f"code location {name}\n" in answer.stdout
+    assert answer.stdout.count("Validation successful") + answer.stderr.count("Validation successful") == len(
+        locations()
+    )
 
 
 def test_a_deprecation_in_a_location_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """`dagster definitions validate` for every code location of workspace.yaml, with deprecation and supersession warnings
 as errors. Needs no network and no Java. The exceptions are those of the test suite, in pyproject.toml.
+
+Each location is loaded by a process of its own, inside that process: Dagster gives several locations of one workspace
+to servers, which would not have the filters.
 Usage: python -m scripts.validate [workspace file]"""
 
 from __future__ import annotations
@@ -7,6 +10,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,9 +18,9 @@ import tomllib
 import warnings
 from pathlib import Path
 
-import yaml
-
 from cryptolake_assets.settings import PROJECT_ROOT
+
+LOCATION = "--location"
 
 
 def apply_filters(pyproject: Path) -> int:
@@ -37,38 +41,54 @@ def _category(name: str) -> type[Warning]:
     return category
 
 
-def targets(workspace: Path) -> list[list[str]]:
-    """What `definitions validate` is to look at: each location alone, because only then is its code loaded in this
-    program's own process, where the filters count; then the whole workspace, as one graph."""
-    alone = []
-    for entry in yaml.safe_load(workspace.read_text(encoding="utf-8"))["load_from"]:
-        ((kind, where),) = entry.items()
-        if kind == "python_module":
-            alone.append(["-m", where["module_name"] if isinstance(where, dict) else where])
-        else:
-            alone.append(["-f", str(workspace.parent / where)])
-    return [*alone, ["-w", str(workspace)]]
+def locations(workspace: Path) -> dict[str, list[str]]:
+    """The command that validates each code location, by the location's name."""
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+    commands = {}
+    for origin in WorkspaceFileTarget(paths=[str(workspace)]).create_origins():
+        target = origin.loadable_target_origin
+        options = {
+            "--module-name": target.module_name,
+            "--python-file": target.python_file,
+            "--package-name": target.package_name,
+            "--working-directory": target.working_directory,
+            "--attribute": target.attribute,
+        }
+        chosen = [part for name, value in options.items() if value for part in (name, value)]
+        commands[origin.location_name] = [
+            target.executable_path or sys.executable,
+            "-m",
+            __spec__.name,
+            LOCATION,
+            *chosen,
+        ]
+    return commands
 
 
-def main() -> None:
-    workspace = Path(sys.argv[1]) if len(sys.argv) > 1 else PROJECT_ROOT / "workspace.yaml"
-    failed = [target for target in targets(workspace) if subprocess.run([*COMMAND, *target]).returncode]
-    sys.exit(f"not valid: {', '.join(' '.join(target) for target in failed)}" if failed else 0)
-
-
-COMMAND = (sys.executable, "-c", "from scripts.validate import validate; validate()")
-
-
-def validate() -> None:
-    """One run of `dagster definitions validate` with this process's arguments."""
+def validate_location(options: list[str]) -> None:
+    """Runs Dagster's command in this process, which ends with its exit code."""
     apply_filters(PROJECT_ROOT / "pyproject.toml")
     from dagster._cli import cli
 
     with tempfile.TemporaryDirectory() as home:
         os.environ["DAGSTER_HOME"] = home
-        (Path(home) / "dagster.yaml").write_text((PROJECT_ROOT / "dagster.yaml").read_text(encoding="utf-8"))
-        sys.argv = ["dagster", "definitions", "validate", *sys.argv[1:]]
+        shutil.copy(PROJECT_ROOT / "dagster.yaml", home)
+        sys.argv = ["dagster", "definitions", "validate", *options]
         cli()
+
+
+def main() -> None:
+    if sys.argv[1:2] == [LOCATION]:
+        validate_location(sys.argv[2:])
+        return
+    failed = []
+    for name, command in locations(Path(sys.argv[1]) if sys.argv[1:] else PROJECT_ROOT / "workspace.yaml").items():
+        print(f"code location {name}", flush=True)
+        if subprocess.run(command, cwd=PROJECT_ROOT).returncode:
+            failed.append(name)
+    print(f"not valid: {', '.join(failed)}" if failed else "every code location is valid")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

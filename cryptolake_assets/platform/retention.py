@@ -272,12 +272,12 @@ class _Purge:
 
         def owners(connection: Connection) -> set[str]:
             queries = [db.select(column).where(column.in_(run_ids)).distinct() for column in columns]
-            return {str(run_id) for query in queries for (run_id,) in connection.execute(query)}
+            return {str(row[0]) for query in queries for row in connection.execute(query)}
 
         tags = RunTagsTable.c
         repeated = db.select(tags.value).where(tags.key.in_(_REPEATS), tags.value.in_(run_ids))
         return _transact(self.event_storage.index_connection, owners) | _transact(
-            self.run_storage.connect, lambda connection: {str(value) for (value,) in connection.execute(repeated)}
+            self.run_storage.connect, lambda connection: {str(row[0]) for row in connection.execute(repeated)}
         )
 
     def _delete_files(self, run_id: str) -> int:

@@ -26,6 +26,7 @@ from cryptolake_assets.platform import notify as module
 from cryptolake_assets.platform.notify import Alert, AlertKind, channel_urls, kind_of_failure, notify
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 
+HIDDEN = "hunter2"
 AT = datetime(2024, 7, 18, 23, 5, tzinfo=UTC)
 ALERT = Alert(
     AlertKind.FAILED,
@@ -126,7 +127,7 @@ def settings_with(*urls: str) -> Settings:
 
 
 def json_url(server: Webhook) -> str:
-    return f"json://user:hunter2@127.0.0.1:{server.server_port}/s3cret-path"
+    return f"json://user:{HIDDEN}@127.0.0.1:{server.server_port}/s3cret-path"
 
 
 def test_a_webhook_gets_the_alert_as_text_and_as_fields(webhook: Callable[..., Webhook]) -> None:
@@ -169,9 +170,9 @@ def test_one_dead_channel_holds_up_no_other_and_is_logged_without_its_url(
 ) -> None:
     monkeypatch.setattr(module, "DELIVERY_BUDGET_S", 4.0)
     server = webhook()
-    dead = f"json://user:hunter2@127.0.0.1:{free_port()}/s3cret-path"
+    dead = f"json://user:{HIDDEN}@127.0.0.1:{free_port()}/s3cret-path"
     silent = socket.create_server(("127.0.0.1", 0))  # accepts nothing and answers nothing
-    hanging = f"json://user:hunter2@127.0.0.1:{silent.getsockname()[1]}/s3cret-path?token=t0ken"
+    hanging = f"json://user:{HIDDEN}@127.0.0.1:{silent.getsockname()[1]}/s3cret-path?token=t0ken"
     with capture_logs() as logs, silent:
         deliveries = notify(settings_with(dead, json_url(server), hanging, "unknown://hunter2"), ALERT)
     assert [delivery.error is None for delivery in deliveries] == [False, True, False, False]
@@ -180,7 +181,7 @@ def test_one_dead_channel_holds_up_no_other_and_is_logged_without_its_url(
     assert [entry["channel"] for entry in failed[:2]] == ["1 (json)", "3 (json)"]
     assert all(entry["log_level"] == "error" for entry in failed)
     shown = json.dumps(logs) + root_log.getvalue() + "".join(str(delivery) for delivery in deliveries)
-    for secret in ("hunter2", "s3cret-path", "t0ken"):
+    for secret in (HIDDEN, "s3cret-path", "t0ken"):
         assert secret not in shown
 
 
