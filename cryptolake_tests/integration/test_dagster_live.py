@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,11 +11,13 @@ from typing import Any
 import pytest
 
 from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs.follower import REQUEST_TAG
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.platform import lifecycle
-from cryptolake_assets.platform.graphql import ask
-from cryptolake_assets.platform.parts import DAGSTER_PARTS
+from cryptolake_assets.platform.graphql import ask, launch_asset, run_status
+from cryptolake_assets.platform.parts import DAGSTER_DAEMON, DAGSTER_PARTS
+from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.reference import Trade, reference_bars
 from cryptolake_tests.waiting import wait_for
@@ -40,6 +44,21 @@ query ($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs { resul
 MATERIALIZED = """
 query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
     partitionStats { numMaterialized numFailed } } } }
+"""
+
+
+GRAPH = """
+{ assetNodes { assetKey { path } groupName dependencyKeys { path } isPartitioned
+    freshnessStatusInfo { freshnessStatus } } }
+"""
+CHECKS = """
+query ($key: AssetKeyInput!, $name: String!) {
+  assetCheckExecutions(assetKey: $key, checkName: $name, limit: 50) {
+    status runId evaluation { partition success severity description } } }
+"""
+RUN_TAGS = """
+query ($filter: RunsFilter) { runsOrError(filter: $filter) {
+    ... on Runs { results { runId status tags { key value } } } } }
 """
 
 
@@ -89,4 +108,51 @@ def test_a_backfill_beside_the_follower(live: tuple[Settings, list[Trade]]) -> N
     got = bars(settings, FIRST, hours=len(HOURS))
     assert {key: bar["trades"] for key, bar in got.items()} == {
         key: bar["trades"] for key, bar in reference_bars(trades).items()
+    }
+
+
+def test_the_graph_a_partition_its_checks_and_its_freshness(live: tuple[Settings, list[Trade]]) -> None:
+    settings, _ = live
+    nodes = {tuple(node["assetKey"]["path"]): node for node in ask(settings, GRAPH)["assetNodes"]}
+    assert {node["groupName"] for node in nodes.values()} == {"bronze", "silver", "gold", "marts", "maintenance"}
+    upstream = {key: {tuple(item["path"]) for item in node["dependencyKeys"]} for key, node in nodes.items()}
+    assert upstream[tuple(gold.KEY.path)] == {tuple(silver.KEY.path)}
+    assert tuple(silver.KEY.path) in upstream["marts", "ohlcv_1h"]
+
+    hour = hour_key(WITH_TRADES[0])
+    run_id = launch_asset(settings, list(silver.KEY.path), hour)
+    wait_for(lambda: run_status(settings, run_id) in ("SUCCESS", "FAILURE", "CANCELED"), timeout_s=120)
+    assert run_status(settings, run_id) == "SUCCESS"
+    answer = ask(settings, CHECKS, {"key": {"path": silver.KEY.path}, "name": "row_count"})
+    (of_run,) = [item for item in answer["assetCheckExecutions"] if item["runId"] == run_id]
+    assert of_run["status"] == "SUCCEEDED"
+    assert of_run["evaluation"]["description"] == "Bronze holds 8 rows; read 8, accounted for 8"
+    nodes = {tuple(node["assetKey"]["path"]): node for node in ask(settings, GRAPH)["assetNodes"]}
+    assert nodes[tuple(silver.KEY.path)]["freshnessStatusInfo"]["freshnessStatus"] == "HEALTHY"
+
+
+def test_daemon_and_code_server_are_killed_and_every_hour_is_done_once(live: tuple[Settings, list[Trade]]) -> None:
+    settings, _ = live
+    hours = [FIRST + timedelta(days=4, hours=number) for number in range(6)]
+    late = [trade(hour + timedelta(minutes=3), 9_000 + number) for number, hour in enumerate(hours)]
+
+    def requested() -> list[dict[str, Any]]:
+        """The follower's runs of these hours."""
+        runs = ask(settings, RUN_TAGS, {"filter": {}})["runsOrError"]["results"]
+        tagged = [{**run, "tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in runs]
+        keys = {hour_key(hour) for hour in hours}
+        return [run for run in tagged if REQUEST_TAG in run["tags"] and run["tags"].get("dagster/partition") in keys]
+
+    append(settings, late)
+    wait_for(lambda: bool(requested()), timeout_s=60)
+    for part in (DAGSTER_DAEMON, "code-cryptolake"):
+        pid = Supervisor(settings).processes()[part].pid
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: len(bars(settings, hours[0], hours=len(hours))) == len(hours), timeout_s=240)
+    wait_for(lambda: all(run["status"] in ("SUCCESS", "FAILURE", "CANCELED") for run in requested()), timeout_s=240)
+    succeeded = [run["tags"][REQUEST_TAG] for run in requested() if run["status"] == "SUCCESS"]
+    assert len(succeeded) == len(set(succeeded)), "no request was made twice"
+    assert {key: bar["trades"] for key, bar in bars(settings, hours[0], hours=len(hours)).items()} == {
+        key: bar["trades"] for key, bar in reference_bars(late).items()
     }
