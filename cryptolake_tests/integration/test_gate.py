@@ -94,7 +94,7 @@ def test_a_failing_run_is_never_seen(settings: Settings, spark: SparkSession, mo
     monkeypatch.setattr(
         EngineResource,
         "engine",
-        lambda _: WatchedEngine(DuckDBEngine(settings), lambda: during.append(read(settings, spark))),
+        lambda *_: WatchedEngine(DuckDBEngine(settings), lambda: during.append(read(settings, spark))),
     )
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions().resolve_implicit_global_asset_job_def()

@@ -14,12 +14,13 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import bronze as bronze_defs
 from cryptolake_assets.defs import jobs, silver
 from cryptolake_assets.defs.partitions import hour_key
-from cryptolake_assets.defs.resources import LakeResource
+from cryptolake_assets.defs.resources import LakeResource, StreamResource
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import silver_day
 from cryptolake_assets.settings import Settings
+from cryptolake_assets.stream.bronze import checkpoint_lock
 from cryptolake_assets.stream.kafka import end_offsets
 from cryptolake_assets.stream.progress import bronze_lag, committed_offsets
 from cryptolake_assets.transform.checks import DEPENDENCIES, PUBLISHED_COUNT
@@ -29,7 +30,7 @@ from cryptolake_tests.reference import reference_bars
 from .bronze import append, bars, trade
 from .test_bronze_stream import event, send
 
-HOUR = datetime(2024, 11, 20, 10, tzinfo=UTC)
+HOUR = datetime(2024, 12, 12, 10, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -144,6 +145,20 @@ async def test_what_kafka_holds_is_taken_when_the_stream_is_down(
     assert observed is not None
     assert observed.metadata["caught_up_by"].value == "available-now"
     assert run_job(instance, "ingest_realtime_to_bronze").success
+
+
+def test_the_catch_up_is_asked_for_only_while_the_stream_is_down(settings: Settings) -> None:
+    schedule = build_definitions().resolve_schedule_def("ingest_realtime_to_bronze_schedule")
+    repository = build_definitions().get_repository_def()
+
+    def ticked() -> tuple[int, str | None]:
+        context = dg.build_schedule_context(repository_def=repository, resources={"stream": StreamResource()})
+        tick = schedule.evaluate_tick(context)
+        return len(tick.run_requests or []), tick.skip_message
+
+    assert ticked() == (1, None)
+    with checkpoint_lock(settings):
+        assert ticked() == (0, "the stream runs")
 
 
 def test_schedules_take_what_closed_last_on_the_exchanges_clock(
