@@ -13,11 +13,15 @@ import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import yaml
 
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
 
 log = structlog.get_logger(__name__)
 
@@ -89,20 +93,24 @@ def is_ready(settings: Settings, location: CodeLocation) -> bool:
 
 
 def prepare(settings: Settings, location: CodeLocation) -> None:
-    """Clears away what a server that was killed has left: its socket, and runs that nobody works on any more.
+    """Clears away what a server that was killed has left, its socket and runs that nobody works on any more, and makes
+    the instance's databases: two processes that make them at once leave them broken.
 
     Runs are a server's children; one that a kill or a power cut left in progress would hold its pool for ever.
     """
-    socket_path(settings, location).unlink(missing_ok=True)
-    if not (settings.dagster_home / "history").is_dir():
-        return
+    import dagster as dg
     from filelock import FileLock, Timeout
 
-    try:
-        with FileLock(materialize_lock(settings), timeout=0):
-            _cancel_orphans(settings, location)
-    except Timeout:  # `cryptolake materialize` is at work: the run in progress may be its own
-        return
+    socket_path(settings, location).unlink(missing_ok=True)
+    with (
+        FileLock(str(settings.run_dir / "dagster-instance.lock")),
+        dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance,
+    ):
+        try:
+            with FileLock(materialize_lock(settings), timeout=0):
+                _cancel_orphans(instance, location)
+        except Timeout:  # `cryptolake materialize` is at work: the run in progress may be its own
+            return
 
 
 def materialize_lock(settings: Settings) -> str:
@@ -110,13 +118,12 @@ def materialize_lock(settings: Settings) -> str:
     return str(settings.run_dir / "materialize.lock")
 
 
-def _cancel_orphans(settings: Settings, location: CodeLocation) -> None:
+def _cancel_orphans(instance: DagsterInstance, location: CodeLocation) -> None:
     import dagster as dg
 
     in_progress = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)):
-            origin = run.remote_job_origin
-            if origin is None or origin.location_name == location.name:
-                instance.report_run_canceled(run, message="The code server of this run has gone.")
-                log.info("orphaned_run_canceled", run_id=run.run_id, job=run.job_name)
+    for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)):
+        origin = run.remote_job_origin
+        if origin is None or origin.location_name == location.name:
+            instance.report_run_canceled(run, message="The code server of this run has gone.")
+            log.info("orphaned_run_canceled", run_id=run.run_id, job=run.job_name)
