@@ -103,8 +103,10 @@ def test_a_backfill_beside_the_follower(live: tuple[Settings, list[Trade]]) -> N
     assert [run["status"] for run in runs] == ["SUCCESS"] * DAYS, "one run a day"
 
     # The follower saw the same trades, and Gold follows by itself.
-    wait_for(lambda: stats(settings, gold.KEY.path)["numMaterialized"] == DAYS, timeout_s=180)
-    assert stats(settings, silver.KEY.path) == {"numMaterialized": len(HOURS), "numFailed": 0}
+    wait_for(lambda: stats(settings, gold.KEY.path)["numMaterialized"] >= DAYS, timeout_s=180)
+    # A schedule may have added the hour that has closed on the clock meanwhile.
+    assert stats(settings, silver.KEY.path)["numMaterialized"] >= len(HOURS)
+    assert stats(settings, silver.KEY.path)["numFailed"] == 0
     got = bars(settings, FIRST, hours=len(HOURS))
     assert {key: bar["trades"] for key, bar in got.items()} == {
         key: bar["trades"] for key, bar in reference_bars(trades).items()
