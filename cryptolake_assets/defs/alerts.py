@@ -12,7 +12,7 @@ from cryptolake_assets.settings import get_settings
 if TYPE_CHECKING:
     from cryptolake_assets.platform.notify import Alert
 
-INTERVAL_S = 15
+INTERVAL_S = 60
 
 
 @dg.run_failure_sensor(
