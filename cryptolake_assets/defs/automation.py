@@ -4,6 +4,13 @@ import dagster as dg
 
 UPSTREAM_UPDATED = dg.AutomationCondition.any_deps_updated()
 
+UNREAD_UPDATES = UPSTREAM_UPDATED.since(dg.AutomationCondition.newly_requested() & ~UPSTREAM_UPDATED)
+"""Something was published after the last request.
+
+Not `since_last_handled()`: what is published between two ticks, while a run reads what was before, would be forgotten
+with that run. Only a request after the publication clears it.
+"""
+
 UPSTREAM_HELD_BACK = dg.AutomationCondition.any_deps_match(
     dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
 )
@@ -15,16 +22,11 @@ def follows_upstream(interval_min: int, label: str) -> dg.AutomationCondition:
 
     The open partition runs at most once in each `interval_min` minutes of the clock (a divisor of 60); closed ones at
     once, because only a late trade or a backfill touches them.
-
-    Not `since_last_handled()`: what is published between two ticks, while a run reads what was before, would be
-    forgotten with that run. Only a request after the publication clears it.
     """
-    requested = dg.AutomationCondition.newly_requested()
     slot_began = dg.AutomationCondition.cron_tick_passed(f"*/{interval_min} * * * *")
-    had_its_slot = dg.AutomationCondition.in_latest_time_window() & requested.since(slot_began)
-    return (
-        UPSTREAM_UPDATED.since(requested & ~UPSTREAM_UPDATED)
-        & ~UPSTREAM_HELD_BACK
-        & ~dg.AutomationCondition.in_progress()
-        & ~had_its_slot
-    ).with_label(label)
+    had_its_slot = dg.AutomationCondition.in_latest_time_window() & dg.AutomationCondition.newly_requested().since(
+        slot_began
+    )
+    return (UNREAD_UPDATES & ~UPSTREAM_HELD_BACK & ~dg.AutomationCondition.in_progress() & ~had_its_slot).with_label(
+        label
+    )

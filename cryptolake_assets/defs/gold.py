@@ -90,16 +90,7 @@ def _picture(days: "pa.Table", last: date) -> dict[str, dg.MarkdownMetadataValue
     from cryptolake_assets.transform.pictures import Candle
 
     candles = [
-        Candle(
-            symbol=row["symbol"],
-            start=_midnight(row["trade_date"]),
-            open=row["open"],
-            high=row["high"],
-            low=row["low"],
-            close=row["close"],
-            volume=row["total_volume"],
-            turnover=row["total_quote_volume"],
-        )
+        Candle.of(row, _midnight(row["trade_date"]), volume="total_volume", turnover="total_quote_volume")
         for row in days.to_pylist()
     ]
     if not candles:

@@ -12,6 +12,7 @@ import dagster as dg
 from cryptolake_assets.defs import bronze, checks, silver
 from cryptolake_assets.defs.partitions import hour_key, hourly
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
+from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.stream.health import Health, Signs, StreamHistory, Verdict
 from cryptolake_assets.transform.checks import HEARTBEAT, MEANINGS, UP_TO_DATE, CheckOutcome
@@ -168,7 +169,7 @@ def _evaluations(asset: dg.AssetKey, said: tuple[CheckOutcome, dg.AssetCheckSeve
 def _sign_of_life(clock_ms: int | None, verdict: Verdict) -> list[dg.AssetMaterialization]:
     """Bronze's freshness goes by materialization: a stream that has nothing to take is fresh all the same."""
     moment = datetime.now(UTC) if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
-    key = hour_key(moment.replace(minute=0, second=0, microsecond=0))
+    key = hour_key(hour_of(moment))
     if not hourly().has_partition_key(key):
         return []
     return [dg.AssetMaterialization(bronze.KEY, partition=key, metadata={"rows_added": 0, "heartbeat": verdict.reason})]

@@ -14,10 +14,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from cryptolake_assets.defs import bronze, checks, gold, silver
 from cryptolake_assets.defs.partitions import daily, hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
+from cryptolake_assets.lake.windows import DAY, HOUR
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.checks import DEPENDENCIES, MEANINGS, PUBLISHED_COUNT
-
-HOUR = timedelta(hours=1)
 
 
 def _tags(layer: str, timeout: timedelta) -> dict[str, str]:
@@ -165,7 +164,7 @@ def bronze_to_silver_1m_hourly(
 def silver_to_gold_daily_daily(
     context: dg.ScheduleEvaluationContext, lake: LakeResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    day = last_closed(lake.settings, 24 * HOUR, context.scheduled_execution_time)
+    day = last_closed(lake.settings, DAY, context.scheduled_execution_time)
     yield from _request(daily(), day, f"{day:%Y-%m-%d}")
 
 

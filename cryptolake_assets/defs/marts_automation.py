@@ -3,6 +3,8 @@ rest, not while a blocking check of what they read fails, and again after a fail
 
 import dagster as dg
 
+from cryptolake_assets.defs.automation import UNREAD_UPDATES, UPSTREAM_HELD_BACK, UPSTREAM_UPDATED
+
 QUARTER_HOURS = "*/15 * * * *"
 EVEN_MINUTES = "0-58/2 * * * *"
 ODD_MINUTES = "1-59/2 * * * *"
@@ -14,10 +16,9 @@ def _passed(cron: str) -> Condition:
     return Condition.cron_tick_passed(cron, "UTC")
 
 
-UPDATED = Condition.any_deps_updated()
+UPDATED = UPSTREAM_UPDATED
 
-PENDING = UPDATED.since(Condition.newly_requested() & ~UPDATED).with_label("has_unread_updates")
-"""Something was published after the last request; as with Gold, only a request that comes after it clears it."""
+PENDING = UNREAD_UPDATES.with_label("has_unread_updates")
 
 A_QUARTER_HOUR_BEGAN = (
     _passed(QUARTER_HOURS).since(Condition.newly_requested()).with_label("a_quarter_hour_began_since_the_last_request")
@@ -30,9 +31,7 @@ AT_REST = (
 )
 """No update between an even minute and the odd one after it: one to three minutes after the last one."""
 
-HELD_BACK = Condition.any_deps_match(
-    Condition.any_checks_match(Condition.check_failed(), blocking_only=True)
-).with_label("a_blocking_check_failed")
+HELD_BACK = UPSTREAM_HELD_BACK.with_label("a_blocking_check_failed")
 
 CLOSED = (~Condition.in_latest_time_window()).with_label("the_day_is_over")
 

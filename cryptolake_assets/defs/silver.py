@@ -180,17 +180,7 @@ def _picture(run: "SilverRun", candidate: "SilverCandidate") -> Metadata:
     if not candidate.hour_bars or (run.world.exchange_time_ms or 0) < epoch_ms(end):
         return {}
     candles = [
-        Candle(
-            symbol=bar["symbol"],
-            start=bar["window_start"],
-            open=bar["open"],
-            high=bar["high"],
-            low=bar["low"],
-            close=bar["close"],
-            volume=bar["volume"],
-            turnover=bar["quote_volume"],
-        )
-        for bar in candidate.hour_bars
+        Candle.of(bar, bar["window_start"], volume="volume", turnover="quote_volume") for bar in candidate.hour_bars
     ]
     return {"picture": previews.picture(candles, candidate.hour, end, MINUTE)}
 

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.expiry import due_snapshots, expire, history_of
+from cryptolake_assets.lake.retries import commit_attempts
 from cryptolake_assets.lake.tables import TableSpec
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-COMMIT_ATTEMPTS = 5
 SNAPSHOTS_KEPT = 50
 """PyIceberg's commit cost grows with the snapshots in the metadata."""
 READABLE_S = 300.0
@@ -83,13 +82,7 @@ def publish(
     """
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
-    lost_race = retry_if_exception_type((CommitFailedException, ValidationException))
-    for attempt in Retrying(
-        retry=lost_race,
-        stop=stop_after_attempt(COMMIT_ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.1, max=2),
-        reraise=True,
-    ):
+    for attempt in commit_attempts(CommitFailedException, ValidationException):
         with attempt:
             if attempt.retry_state.attempt_number > 1:
                 log.info("publication_merged_anew", table=spec.full_name, attempt=attempt.retry_state.attempt_number)

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from cryptolake_assets.lake.bronze_files import local_path
+from cryptolake_assets.lake.retries import commit_attempts
 
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO
@@ -33,8 +33,6 @@ log = structlog.get_logger(__name__)
 
 QUERY_ID = "spark.sql.streaming.queryId"
 """Property of a snapshot that Spark's streaming sink committed."""
-
-COMMIT_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,7 @@ def expire(table: Table, choose: Callable[[Table], Iterable[int]]) -> Expired:
     from pyiceberg.exceptions import CommitFailedException
 
     # ValueError: another one has expired one of the snapshots in between.
-    lost_race = retry_if_exception_type((CommitFailedException, ValueError))
-    for attempt in Retrying(
-        retry=lost_race,
-        stop=stop_after_attempt(COMMIT_ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.1, max=2),
-        reraise=True,
-    ):
+    for attempt in commit_attempts(CommitFailedException, ValueError):
         with attempt:
             if attempt.retry_state.attempt_number > 1:
                 table.refresh()

@@ -6,11 +6,12 @@ Drawn here because a chart library would cost a run more than the run itself: a 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from html import escape
+from typing import Any
 
 WIDTH, PRICE_HEIGHT, VOLUME_HEIGHT, MARGIN = 640, 120, 32, 8
 PANEL = PRICE_HEIGHT + VOLUME_HEIGHT + 4 * MARGIN
@@ -30,6 +31,12 @@ class Candle:
     close: Decimal
     volume: Decimal
     turnover: Decimal
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], start: datetime, volume: str, turnover: str) -> Candle:
+        """Of a table's row: what the tables call alike is taken by name, volume and turnover from these columns."""
+        prices = {name: row[name] for name in ("open", "high", "low", "close")}
+        return cls(symbol=row["symbol"], start=start, **prices, volume=row[volume], turnover=row[turnover])
 
     @property
     def is_rising(self) -> bool:

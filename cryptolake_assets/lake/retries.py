@@ -1,0 +1,17 @@
+"""What a commit does when another writer of the table was faster."""
+
+from __future__ import annotations
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+COMMIT_ATTEMPTS = 5
+
+
+def commit_attempts(*lost_race: type[Exception]) -> Retrying:
+    """Tries again after these exceptions, with growing random pauses; raises the last one when that goes on."""
+    return Retrying(
+        retry=retry_if_exception_type(lost_race),
+        stop=stop_after_attempt(COMMIT_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        reraise=True,
+    )
