@@ -20,6 +20,7 @@ from cryptolake_tests.captures import trade_frame
 RECEIVED_AT_US = 1_735_689_600_123_456
 TRADE_TIME_MS = 1_735_689_600_001
 """2025-01-01, a day that no other test writes to."""
+OWN_DAY = "event_time >= '2025-01-01T00:00:00+00:00' AND event_time < '2025-01-02T00:00:00+00:00'"
 GARBAGE = b'{"symbol": "BTCUSDT", "price": "12x"}\xff'
 TRUNCATED = b'{"stream":"btcusdt@trade","data":{"e":"tra'
 
@@ -49,7 +50,7 @@ async def test_every_record_is_in_bronze_once_and_exact(platform: Settings) -> N
     assert run_available_now(platform) == before + 5
     assert run_available_now(platform) == 0
     assert committed_offsets(platform) == end_offsets(platform, platform.kafka_topic_futures)
-    stored = rows(platform, "bronze.futures_trades", "trade_id BETWEEN 700 AND 704 ORDER BY trade_id")
+    stored = rows(platform, "bronze.futures_trades", f"{OWN_DAY} AND trade_id BETWEEN 700 AND 704 ORDER BY trade_id")
     assert [row["trade_id"] for row in stored] == [700, 701, 702, 703, 704]
     row = stored[0]
     assert f"{row['price']:f}" == "0.00000001"
@@ -75,7 +76,7 @@ async def test_what_is_no_trade_is_kept_byte_for_byte_and_the_stream_goes_on(pla
     assert stored[TRUNCATED]["reason"] == refused.reason
     assert stored[TRUNCATED]["stream"] == "trade"
     assert stored[TRUNCATED]["ingest_ts"] == datetime(2025, 1, 1, 0, 0, 0, 123_456, tzinfo=UTC)
-    assert len(rows(platform, "bronze.futures_trades", "trade_id = 800")) == 1
+    assert len(rows(platform, "bronze.futures_trades", f"{OWN_DAY} AND trade_id = 800")) == 1
 
 
 def test_one_process_at_a_time_holds_the_checkpoint(platform: Settings) -> None:
