@@ -2,7 +2,8 @@
 touched hours. The bookkeeping is `lake.follow`; here it meets Dagster's runs and events.
 
 A tick is bounded: in what it asks for, in the events it reports, and in what it reads of history. Its cursor is
-Dagster's, with a copy beside the tables that takes over when Dagster's is lost.
+Dagster's, with a copy beside the tables that takes over when Dagster's is lost. A tick that finds nothing new asks for
+neither resources nor Dagster's instance: opening them costs ten times the look itself.
 """
 
 import time
@@ -10,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import dagster as dg
 
 from cryptolake_assets.defs import bronze, silver
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
-from cryptolake_assets.defs.resources import LakeResource, StreamResource
 from cryptolake_assets.lake.follow import FollowerState, RunState, RunWish, rows_by_hour, split_hours
 from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_COVERAGE
 from cryptolake_assets.lake.windows import HOUR
@@ -45,21 +45,38 @@ IN_FLIGHT = [
 SILVER_OP = silver.KEY.to_python_identifier()
 
 
+class Stream(Protocol):
+    """What is asked of the Bronze stream."""
+
+    def lag(self) -> int | None:
+        """Kafka records that are not in Bronze yet; None when the broker does not answer."""
+
+
+class _StreamOnDemand:
+    """The resource `stream`, opened when it is asked."""
+
+    def __init__(self, context: dg.SensorEvaluationContext) -> None:
+        self._context = context
+
+    def lag(self) -> int | None:
+        lag: int | None = self._context.resources.stream.lag()
+        return lag
+
+
 @dg.sensor(
     name="bronze_follower",
     target=dg.AssetSelection.assets(silver.KEY),
+    required_resource_keys={"stream"},
     minimum_interval_seconds=get_settings().follower_interval_s,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Follows the Bronze stream: one Bronze materialization a touched hour, one Silver run a pending hour.",
 )
-def bronze_follower(
-    context: dg.SensorEvaluationContext, lake: LakeResource, stream: StreamResource
-) -> dg.SensorResult | dg.SkipReason:
-    return tick(context, lake.settings, stream)
+def bronze_follower(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    return tick(context, get_settings(), _StreamOnDemand(context))
 
 
 def tick(
-    context: dg.SensorEvaluationContext, settings: Settings, stream: StreamResource, now: float | None = None
+    context: dg.SensorEvaluationContext, settings: Settings, stream: Stream, now: float | None = None
 ) -> dg.SensorResult | dg.SkipReason:
     """One evaluation; see the module's text. `now` (epoch seconds) is the clock's time if not given."""
     from cryptolake_assets.lake.bronze_files import head_sequence
@@ -72,7 +89,7 @@ def tick(
     _take_in_coverage(state, settings, head_sequence(table))
 
     now = time.time() if now is None else now
-    runs = _SilverRuns(context.instance)
+    runs = _SilverRuns(context)
     interval_s = settings.silver_interval_in_use_s
     state.settle(runs.state_of_request, now)
     wishes = state.wishes(runs.is_busy, now, MOST_RUNS_IN_FLIGHT, interval_s)
@@ -124,7 +141,7 @@ def _take_in_files(state: FollowerState, table: "Table", settings: Settings) -> 
 
 
 def _reports(
-    rows: Mapping[datetime, int], sequence: int, table: "Table", stream: StreamResource
+    rows: Mapping[datetime, int], sequence: int, table: "Table", stream: Stream
 ) -> list[dg.AssetMaterialization]:
     """Bronze's materializations of the hours."""
     if not rows:
@@ -203,14 +220,14 @@ def _completed(settings: Settings, world: "World", before: str, looked_at: str) 
 class _SilverRuns:
     """What Dagster knows about Silver runs. Backfills run under another job's name, so runs are found by partition."""
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self._instance = instance
+    def __init__(self, context: dg.SensorEvaluationContext) -> None:
+        self._context = context
 
     def _runs(
         self, hour: datetime, tags: Mapping[str, str], statuses: list[dg.DagsterRunStatus] | None
     ) -> list[dg.DagsterRun]:
         filters = dg.RunsFilter(tags={"dagster/partition": hour_key(hour), **tags}, statuses=statuses)
-        return [run for run in self._instance.get_runs(filters) if silver.KEY in (run.asset_selection or ())]
+        return [run for run in self._context.instance.get_runs(filters) if silver.KEY in (run.asset_selection or ())]
 
     def state_of_request(self, hour: datetime, request: str) -> RunState:
         """The newest run with that request; one that cannot be found has failed."""

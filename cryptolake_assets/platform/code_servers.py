@@ -59,10 +59,10 @@ def socket_path(settings: Settings, location: CodeLocation) -> Path:
 
 
 def command(settings: Settings, location: CodeLocation) -> tuple[str, ...]:
-    """A server whose code can be loaded anew from the UI."""
+    """The server itself, without the proxy that `dagster code-server` puts before it: that one costs more than it at rest."""
     return (
-        *(sys.executable, "-m", "dagster", "code-server", "start", "--use-python-environment-entry-point"),
-        *("--socket", str(socket_path(settings, location)), "--log-level", "warning"),
+        *(sys.executable, "-m", "dagster", "api", "grpc", "--use-python-environment-entry-point"),
+        *("--lazy-load-user-code", "--socket", str(socket_path(settings, location)), "--log-level", "warning"),
         *("--location-name", location.name, "--module-name", location.module),
         *("--working-directory", str(PROJECT_ROOT)),
     )
