@@ -15,7 +15,8 @@ from cryptolake_assets.defs.jobs import CHECKS, JOBS, SCHEDULES
 from cryptolake_assets.defs.resources import EngineResource, LakeResource, StreamResource
 from cryptolake_assets.defs.silver import futures_ohlcv_1m
 
-AUTOMATION_INTERVAL_S = 10
+AUTOMATION_INTERVAL_S = 15
+"""Conditions speak of minutes; an evaluation that asks for nothing costs a quarter of a second."""
 
 
 def build_definitions() -> dg.Definitions:

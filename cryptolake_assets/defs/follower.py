@@ -1,9 +1,10 @@
 """The sensor that follows the Bronze stream: records what the stream added, asks for Silver runs of exactly the
 touched hours. The bookkeeping is `lake.follow`; here it meets Dagster's runs and events.
 
-A tick is bounded: in what it asks for, in the events it reports, and in what it reads of history. Its cursor is
-Dagster's, with a copy beside the tables that takes over when Dagster's is lost. A tick that finds nothing new asks for
-neither resources nor Dagster's instance: opening them costs ten times the look itself.
+A look is bounded: in what it asks for, in the events it reports, and in what it reads of history. Its cursor is
+Dagster's, with a copy beside the tables that takes over when Dagster's is lost. A look that finds nothing new asks for
+neither resources nor Dagster's instance, and while nothing is owed a tick goes on looking for a while: what Dagster
+does for a tick, and opening those, costs ten times a look.
 """
 
 import time
@@ -11,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from cryptolake_assets.defs import bronze, silver
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
+from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.lake.follow import FollowerState, RunState, RunWish, rows_by_hour, split_hours
 from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_COVERAGE
 from cryptolake_assets.lake.windows import HOUR
@@ -32,6 +34,8 @@ REQUEST_TAG = "cryptolake/request"
 MOST_RUNS_IN_FLIGHT = 24
 MOST_EVENTS_A_TICK = 100
 """Some 60 events a second go into SQLite, and a tick may take a minute."""
+WATCH_S = 10.0
+"""How long a tick looks on while nothing comes. The daemon's end waits for a tick's."""
 FULL_LOOK_S = 3_600.0
 """How often all of Silver is looked through for bars that have become complete, and not only what was just covered."""
 IN_FLIGHT = [
@@ -45,40 +49,33 @@ IN_FLIGHT = [
 SILVER_OP = silver.KEY.to_python_identifier()
 
 
-class Stream(Protocol):
-    """What is asked of the Bronze stream."""
-
-    def lag(self) -> int | None:
-        """Kafka records that are not in Bronze yet; None when the broker does not answer."""
-
-
-class _StreamOnDemand:
-    """The resource `stream`, opened when it is asked."""
-
-    def __init__(self, context: dg.SensorEvaluationContext) -> None:
-        self._context = context
-
-    def lag(self) -> int | None:
-        lag: int | None = self._context.resources.stream.lag()
-        return lag
-
-
 @dg.sensor(
     name="bronze_follower",
     target=dg.AssetSelection.assets(silver.KEY),
-    required_resource_keys={"stream"},
     minimum_interval_seconds=get_settings().follower_interval_s,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Follows the Bronze stream: one Bronze materialization a touched hour, one Silver run a pending hour.",
 )
 def bronze_follower(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    return tick(context, get_settings(), _StreamOnDemand(context))
+    settings = get_settings()
+    until = time.monotonic() + WATCH_S
+    while True:
+        result = tick(context, settings, StreamResource())
+        state = FollowerState.from_cursor(context.cursor)
+        owed = state is None or not state.at_rest
+        if isinstance(result, dg.SensorResult):
+            # Looks before this one may have moved the cursor, and Dagster takes it from the context or the result.
+            context.update_cursor(result.cursor)
+            return dg.SensorResult(run_requests=result.run_requests, asset_events=result.asset_events)
+        if owed or time.monotonic() + settings.follower_interval_s > until:
+            return result
+        time.sleep(settings.follower_interval_s)
 
 
 def tick(
-    context: dg.SensorEvaluationContext, settings: Settings, stream: Stream, now: float | None = None
+    context: dg.SensorEvaluationContext, settings: Settings, stream: StreamResource, now: float | None = None
 ) -> dg.SensorResult | dg.SkipReason:
-    """One evaluation; see the module's text. `now` (epoch seconds) is the clock's time if not given."""
+    """One look; see the module's text. `now` (epoch seconds) is the clock's time if not given."""
     from cryptolake_assets.lake.bronze_files import head_sequence
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.lake.files import write_text
@@ -141,7 +138,7 @@ def _take_in_files(state: FollowerState, table: "Table", settings: Settings) -> 
 
 
 def _reports(
-    rows: Mapping[datetime, int], sequence: int, table: "Table", stream: Stream
+    rows: Mapping[datetime, int], sequence: int, table: "Table", stream: StreamResource
 ) -> list[dg.AssetMaterialization]:
     """Bronze's materializations of the hours."""
     if not rows:

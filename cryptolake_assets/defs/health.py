@@ -13,7 +13,7 @@ from cryptolake_assets.defs import bronze, checks, silver
 from cryptolake_assets.defs.partitions import hour_key, hourly
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
 from cryptolake_assets.lake.windows import hour_of
-from cryptolake_assets.settings import Settings, Source
+from cryptolake_assets.settings import Settings, Source, get_settings
 from cryptolake_assets.stream.health import Health, Signs, StreamHistory, Verdict
 from cryptolake_assets.transform.checks import HEARTBEAT, MEANINGS, UP_TO_DATE, CheckOutcome
 
@@ -105,10 +105,9 @@ class Memory:
     job=restart_bronze_stream,
     description="Reports the stream's heartbeat and how far bars are behind; restarts a dead or stalled stream.",
 )
-def stream_health(
-    context: dg.SensorEvaluationContext, lake: LakeResource, stream: StreamResource
-) -> dg.SensorResult | dg.SkipReason:
-    return look(context, lake.settings, stream.signs(), time.time())
+def stream_health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    # A sensor that asks Dagster for resources opens Dagster's instance, which costs more than the look.
+    return look(context, get_settings(), StreamResource().signs(), time.time())
 
 
 def look(

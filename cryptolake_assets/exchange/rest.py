@@ -5,8 +5,10 @@ Both clients share how a request is made, judged and parsed; they differ only in
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import httpx
@@ -209,6 +211,12 @@ def _gave_up(base_url: str, request: RestRequest, policy: RetryPolicy, error: Ex
     )
 
 
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """One for the process: to load the trusted certificates takes longer than a request."""
+    return httpx.create_ssl_context()
+
+
 class ExchangeRest:
     """The blocking client. Every method raises `ExchangeError` when the exchange does not answer in time or refuses,
     and `UnknownSymbolError` for a symbol that it does not list."""
@@ -216,7 +224,7 @@ class ExchangeRest:
     def __init__(self, base_url: str, timeout_s: float = 10.0, policy: RetryPolicy | None = None) -> None:
         self._base_url = base_url.rstrip("/")
         self._policy = policy or RetryPolicy()
-        self._client = httpx.Client(base_url=self._base_url, timeout=timeout_s)
+        self._client = httpx.Client(base_url=self._base_url, timeout=timeout_s, verify=_tls())
 
     def __enter__(self) -> ExchangeRest:
         return self
@@ -288,7 +296,7 @@ class AsyncExchangeRest:
     def __init__(self, base_url: str, timeout_s: float = 10.0, policy: RetryPolicy | None = None) -> None:
         self._base_url = base_url.rstrip("/")
         self._policy = policy or RetryPolicy()
-        self._client = httpx.AsyncClient(base_url=self._base_url, timeout=timeout_s)
+        self._client = httpx.AsyncClient(base_url=self._base_url, timeout=timeout_s, verify=_tls())
 
     async def __aenter__(self) -> AsyncExchangeRest:
         return self

@@ -101,6 +101,11 @@ class FollowerState:
         state = cls.from_cursor(cursor)
         return state if state is not None and state.table in ("", table) else None
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is owed: what comes next comes from outside."""
+        return not (self.pending or self.unreported or self.look_again)
+
     def to_cursor(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-POLL_S = 1.0
+POLL_S = 2.0
 DECIMAL_PATTERN = r"^-?[0-9]{1,10}(\\.[0-9]{1,8})?$"
 """What fits decimal(18,8) without rounding; doubled backslash because it stands in a SQL literal."""
 
