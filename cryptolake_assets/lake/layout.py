@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.marts import marts_tables
 from cryptolake_assets.lake.tables import TABLES
 from cryptolake_assets.settings import Settings
 
@@ -87,7 +88,7 @@ def small_files(settings: Settings) -> dict[str, int]:
     """Per table the small files, by the table's full name."""
     return {
         spec.full_name: count_small(live_files(load_table(settings, spec)), settings.small_file_bytes)
-        for spec in TABLES
+        for spec in (*TABLES, *marts_tables(settings))
     }
 
 

@@ -24,8 +24,9 @@ from cryptolake_assets.lake.bronze_files import EPOCH, local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.expiry import due_snapshots, expire, history_of
 from cryptolake_assets.lake.layout import LiveFile, TableState, live_files, small_manifests, state_of
+from cryptolake_assets.lake.marts import marts_tables
 from cryptolake_assets.lake.orphans import remove_lone_checksums, remove_orphans
-from cryptolake_assets.lake.tables import BRONZE_TRADES, REWRITTEN_TABLES, TABLES, TableSpec
+from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES, TableSpec
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.settings import Settings
 
@@ -167,7 +168,7 @@ def maintain(settings: Settings, work: Work, position: StreamPosition) -> Report
         keeper = _Keeper(settings, position)
         try:
             changes = []
-            for spec in TABLES:
+            for spec in (*TABLES, *marts_tables(settings)):
                 started = time.monotonic()
                 table = load_table(settings, spec)
                 before = state_of(table, settings.small_file_bytes)
@@ -214,7 +215,7 @@ class _Keeper:
                 return self._remove_orphans(spec, table)
 
     def _compact(self, spec: TableSpec, table: Table) -> str:
-        if spec in REWRITTEN_TABLES:
+        if spec.rewritten:
             return ""
         files = live_files(table)
         if spec is BRONZE_TRADES:
@@ -243,7 +244,7 @@ class _Keeper:
 
     def _rewrite_manifests(self, spec: TableSpec, table: Table) -> str:
         number = small_manifests(table)
-        if spec in REWRITTEN_TABLES or number <= compaction.MANIFESTS_ENOUGH:
+        if spec.rewritten or number <= compaction.MANIFESTS_ENOUGH:
             return ""
         compaction.rewrite_manifests(self._spark, spec)
         return f"{number} small manifests"

@@ -13,6 +13,7 @@ from cryptolake_assets.errors import QueryError
 from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import own_duckdb, scan
+from cryptolake_assets.lake.marts import marts_tables
 from cryptolake_assets.lake.tables import CATALOG, TABLES, TableSpec, namespaces
 from cryptolake_assets.settings import Settings
 
@@ -34,7 +35,7 @@ def _run_duckdb(settings: Settings, sql: str) -> pa.Table:
         connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
         for namespace in namespaces():
             connection.execute(f"CREATE SCHEMA {CATALOG}.{namespace}")
-        for spec in TABLES:
+        for spec in _known(settings):
             if re.search(rf"\b{spec.namespace}\.{spec.name}\b", sql, re.IGNORECASE):
                 _add_view(connection, settings, spec)
         try:
@@ -44,8 +45,12 @@ def _run_duckdb(settings: Settings, sql: str) -> pa.Table:
                 raise QueryError("sql: the statement gives no rows. Ask for rows, for example with SELECT.")
             return relation.to_arrow_table()
         except duckdb.Error as error:
-            known = ", ".join(spec.full_name for spec in TABLES)
+            known = ", ".join(spec.full_name for spec in _known(settings))
             raise QueryError(f"sql: {error}. Tables: {known}.") from None
+
+
+def _known(settings: Settings) -> tuple[TableSpec, ...]:
+    return (*TABLES, *marts_tables(settings))
 
 
 def _add_view(connection: duckdb.DuckDBPyConnection, settings: Settings, spec: TableSpec) -> None:

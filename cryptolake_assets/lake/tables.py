@@ -29,7 +29,10 @@ DUCKDB_TYPES = {"long": "BIGINT", "int": "INTEGER", "string": "VARCHAR", "binary
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table. `key` is unique in the tables that are not append-only; `partition` is (column, transform)."""
+    """One table. `key` is unique in the tables that are not append-only; `partition` is (column, transform).
+
+    A table is `rewritten` if its writer itself keeps the files few: nobody else compacts it or rewrites its manifests.
+    """
 
     namespace: str
     name: str
@@ -37,6 +40,7 @@ class TableSpec:
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
     partition: tuple[str, str] | None = None
+    rewritten: bool = False
     properties: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -191,6 +195,7 @@ SILVER_OHLCV = TableSpec(
     columns=columns(BAR_MEASURES),
     key=("symbol", "window_start"),
     partition=("window_start", "day"),
+    rewritten=True,
 )
 
 SILVER_QUARANTINE = TableSpec(
@@ -213,6 +218,7 @@ GOLD_DAILY = TableSpec(
     columns=columns(DAILY_MEASURES),
     key=("symbol", "trade_date"),
     partition=("trade_date", "month"),
+    rewritten=True,
 )
 
 OPS_COVERAGE = TableSpec(
@@ -231,6 +237,7 @@ OPS_COVERAGE = TableSpec(
         Column("updated_at", TIME, "when the row was written"),
     ),
     key=("symbol", "stream", "connected_from"),
+    rewritten=True,
 )
 
 OPS_RUN_METRICS = TableSpec(
@@ -272,9 +279,6 @@ TABLES = (
 
 POOLED_TABLES = (SILVER_OHLCV, GOLD_DAILY)
 """Tables that runs of the graph write, each one run at a time."""
-
-REWRITTEN_TABLES = (SILVER_OHLCV, GOLD_DAILY, OPS_COVERAGE)
-"""Tables whose every commit leaves one file a window: there is nothing to compact, and only their writer writes."""
 
 
 MARTS_NAMESPACE = "marts"

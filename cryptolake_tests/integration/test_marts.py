@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 from collections import defaultdict
@@ -18,7 +19,7 @@ from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
-from cryptolake_assets.lake.windows import DAY, gold_month, silver_day
+from cryptolake_assets.lake.windows import DAY, between, gold_month, silver_day
 from cryptolake_assets.marts_definitions import build_definitions
 from cryptolake_assets.platform.dbt import EXECUTABLE
 from cryptolake_assets.settings import Settings
@@ -295,9 +296,39 @@ def test_the_projects_own_tests_pass_and_name_what_is_wrong(settings: Settings, 
         assert f"FAIL 1 {name}" in tested.stdout, tested.stdout
 
 
-def dbt(*arguments: str, day: datetime) -> subprocess.CompletedProcess[str]:
+def test_the_files_of_a_month_are_joined_when_there_are_many(settings: Settings) -> None:
+    days = [datetime(2025, 6, 10, tzinfo=UTC) + number * DAY for number in range(3)]
+    mart = "ohlcv_4h"
+    files, snapshots = [], []
+    for number, day in enumerate(days):
+        put_silver(
+            settings,
+            day,
+            bars_of([trade(day + timedelta(hours=n), 100 * number + n, symbol="AAAUSDT") for n in (1, 9)]),
+        )
+        built = dbt("run", "--select", mart, day=day, most_files=2)
+        assert built.returncode == 0, built.stdout
+        table = get_catalog(settings).load_table(("marts", mart))
+        month = between("window_start", days[0], days[-1] + DAY)
+        files.append(len(list(table.scan(row_filter=month).plan_files())))
+        snapshots.append(table.current_snapshot())
+    assert files == [1, 2, 1], "the third file is one too many"
+    assert [snapshot.summary.operation.value for snapshot in snapshots if snapshot and snapshot.summary][
+        -1
+    ] == "replace"
+    rows = [row for row in rows_of(settings, mart) if days[0] <= row["window_start"] < days[-1] + DAY]
+    assert sorted(row["window_start"] for row in rows) == [
+        day + timedelta(hours=hour) for day in days for hour in (0, 8)
+    ]
+    asked = run_sql(
+        settings, f"SELECT count(*) AS bars FROM cryptolake.marts.{mart} WHERE window_start >= '2025-06-10'"
+    )
+    assert asked.to_pylist() == [{"bars": len(rows)}]
+
+
+def dbt(*arguments: str, day: datetime, **variables: Any) -> subprocess.CompletedProcess[str]:
     """dbt as a user runs it, over one day."""
-    window = f"{{window_start: '{day.date()}', window_end: '{(day + DAY).date()}'}}"
+    window = json.dumps({"window_start": str(day.date()), "window_end": str((day + DAY).date()), **variables})
     return subprocess.run(
         [str(EXECUTABLE), "--no-use-colors", *arguments, "--vars", window], capture_output=True, text=True
     )

@@ -48,6 +48,26 @@
   {%- endif -%}
 {% endmacro %}
 
+{#-
+  For marts whose partitions hold many windows: each new window adds a file to its partition. It joins them once there
+  are more than `most_files`, in the run itself, because nobody else may write where a MERGE could be under way.
+-#}
+{% macro join_files() -%}
+  {%- if execute -%}
+    {%- set numbers = 'select max(files) from (select count(*) as files from ' ~ this ~ '.files group by partition)' -%}
+    {%- set files = run_query(numbers).rows[0][0] or 0 -%}
+    {%- if files > var('most_files') | int -%}
+      {{- log(this ~ ': ' ~ files ~ ' files in a partition are joined', info=true) -}}
+      call cryptolake.system.rewrite_data_files(
+        table => '{{ this.schema }}.{{ this.identifier }}',
+        strategy => 'sort',
+        sort_order => '{{ config.get('unique_key') | join(', ') }}',
+        options => map('min-input-files', '2')
+      )
+    {%- endif -%}
+  {%- endif -%}
+{%- endmacro %}
+
 {% macro order_files() -%}
   {#- After the table was made: one sorted file a partition. The table keeps it; later runs have nothing to do. -#}
   {%- if execute and (flags.FULL_REFRESH or not load_relation(this)) -%}

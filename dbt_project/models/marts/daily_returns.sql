@@ -4,6 +4,7 @@
   unique_key=['symbol', 'trade_date'],
   incremental_predicates=[in_window('present.trade_date', kind='date', open_ended=true)],
   partition_by=['years(trade_date)'],
+  post_hook='{{ join_files() }}',
 ) }}
 with days as (
   select

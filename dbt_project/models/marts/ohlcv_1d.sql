@@ -2,5 +2,6 @@
   unique_key=['symbol', 'window_start'],
   incremental_predicates=[in_window('present.window_start')],
   partition_by=['years(window_start)'],
+  post_hook='{{ join_files() }}',
 ) }}
 {{ ohlcv_bars(minutes=1440) }}

@@ -1,0 +1,44 @@
+"""The tables that dbt makes: what they are is said in `dbt_project/`, so here it is read from the catalog."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.catalog import get_catalog
+from cryptolake_assets.lake.columns import Column
+from cryptolake_assets.lake.tables import MARTS_NAMESPACE, TableSpec
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+    from cryptolake_assets.settings import Settings
+
+
+def marts_tables(settings: Settings) -> tuple[TableSpec, ...]:
+    """The marts that there are, by name; none before dbt has run for the first time."""
+    from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+
+    catalog = get_catalog(settings)
+    try:
+        names = sorted(identifier[-1] for identifier in catalog.list_tables(MARTS_NAMESPACE))
+    except NoSuchNamespaceError:
+        return ()
+    found = []
+    for name in names:
+        try:
+            found.append(spec_of(catalog.load_table((MARTS_NAMESPACE, name))))
+        except NoSuchTableError:  # dropped since it was listed
+            continue
+    return tuple(found)
+
+
+def spec_of(table: Table) -> TableSpec:
+    """A table of the catalog as its specification: name, meaning and columns. The writer's own part is left out."""
+    namespace, name = table.name()[-2:]
+    return TableSpec(
+        namespace=namespace,
+        name=name,
+        doc=table.properties.get("comment", ""),
+        columns=tuple(Column(field.name, str(field.field_type), field.doc or "") for field in table.schema().fields),
+        rewritten=True,
+    )

@@ -1,0 +1,86 @@
+"""dbt's tables as the catalog knows them: listed, queried and maintained beside the lake's own."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+from pyiceberg.schema import Schema
+from pyiceberg.table import Table
+from pyiceberg.types import DateType, DecimalType, DoubleType, NestedField, StringType, TimestamptzType
+
+from cryptolake_assets.errors import QueryError
+from cryptolake_assets.lake.catalog import get_catalog
+from cryptolake_assets.lake.layout import small_files
+from cryptolake_assets.lake.maintenance import StreamPosition, Work, maintain
+from cryptolake_assets.lake.marts import marts_tables
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.settings import Settings, load_settings
+
+NAME = "cryptolake.marts.some_bars"
+POSITION = StreamPosition(datetime(2024, 7, 19, tzinfo=UTC))
+
+
+@pytest.fixture
+def mart(lake: Settings) -> Table:
+    """A table as dbt leaves one behind: two commits, a row each."""
+    catalog = get_catalog(lake)
+    catalog.create_namespace_if_not_exists("marts")
+    schema = Schema(
+        NestedField(1, "symbol", StringType(), doc="the exchange's symbol"),
+        NestedField(2, "window_start", TimestamptzType()),
+        NestedField(3, "trade_date", DateType()),
+        NestedField(4, "close", DecimalType(38, 8)),
+        NestedField(5, "log_return", DoubleType()),
+    )
+    table = catalog.create_table(("marts", "some_bars"), schema, properties={"comment": "Some bars."})
+    for minute in range(2):
+        moment = datetime(2024, 7, 18, 10, minute, tzinfo=UTC)
+        row = {
+            "symbol": "BTCUSDT",
+            "window_start": moment,
+            "trade_date": moment.date(),
+            "close": Decimal(f"64000.{minute}0000001"),
+            "log_return": 0.5,
+        }
+        table.append(pa.Table.from_pylist([row], schema=table.schema().as_arrow()))
+    return table
+
+
+def test_without_marts_there_are_none(lake: Settings) -> None:
+    assert marts_tables(lake) == ()
+
+
+@pytest.mark.usefixtures("mart")
+def test_a_mart_is_described_by_the_catalog(lake: Settings) -> None:
+    (spec,) = marts_tables(lake)
+    assert spec.full_name == NAME
+    assert spec.doc == "Some bars."
+    assert spec.columns[0].doc == "the exchange's symbol"
+    assert spec.duckdb_type("close") == "decimal(38,8)"
+
+
+@pytest.mark.usefixtures("mart")
+def test_sql_reads_marts_to_the_last_digit_and_names_them(lake: Settings) -> None:
+    rows = run_sql(lake, f"SELECT * FROM {NAME} ORDER BY window_start DESC").to_pylist()
+    assert [row["close"] for row in rows] == [Decimal("64000.10000001"), Decimal("64000.00000001")]
+    assert rows[0]["window_start"] == datetime(2024, 7, 18, 10, 1, tzinfo=UTC)
+    with pytest.raises(QueryError, match=NAME):
+        run_sql(lake, "SELECT * FROM marts.no_bars")
+
+
+def test_old_snapshots_of_marts_are_dropped(lake: Settings, mart: Table) -> None:
+    assert small_files(lake)[NAME] == 2
+    settings = load_settings(home=lake.home, snapshot_retention_s=600, snapshots_kept=1)
+    assert mart.refresh().metadata.snapshots
+    fresh = next(item for item in maintain(settings, Work.SNAPSHOTS, POSITION).tables if item.before.table in NAME)
+    assert fresh.done == ""
+    hour_later = time.time() + 3_600
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cryptolake_assets.lake.maintenance.time.time", lambda: hour_later)
+        late = next(item for item in maintain(settings, Work.SNAPSHOTS, POSITION).tables if item.before.table in NAME)
+    assert (late.before.snapshots, late.after.snapshots) == (2, 1)
+    assert run_sql(settings, f"SELECT count(*) AS number FROM {NAME}").to_pylist() == [{"number": 2}]
