@@ -83,6 +83,18 @@ class SnapshotExpiredError(CryptolakeError):
     """A snapshot that was to be read has been expired."""
 
 
+class AnswerTooLargeError(CryptolakeError):
+    """An answer would take more memory than the settings allow."""
+
+
+class ApiKeyError(CryptolakeError):
+    """A key of the HTTP API cannot be made or found."""
+
+
+class ApiError(CryptolakeError):
+    """The HTTP API could not be reached or refused a request."""
+
+
 class DeleteFilesError(CryptolakeError):
     """A table holds row-level deletes, which only Spark could apply."""
 

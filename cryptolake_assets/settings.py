@@ -18,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_graph import GraphSettings, named
 
 PACKAGE_DIR = Path(__file__).resolve().parent
@@ -60,7 +61,7 @@ class Engine(StrEnum):
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Settings(GraphSettings):
+class Settings(ApiSettings, GraphSettings):
     """All settings; see `.env.example` for the same list with its defaults."""
 
     model_config = SettingsConfigDict(
@@ -211,6 +212,13 @@ class Settings(GraphSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip().upper() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("api_cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
         return value
 
     @field_validator("symbols")

@@ -65,7 +65,9 @@ def test_status_of_an_empty_home(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = RUNNER.invoke(app, ["status", "--json"])
     assert answer.exit_code == 0
     rows = json.loads(answer.stdout)
-    assert [row["name"] for row in rows] == [*("kafka", "spark", "exchange", "producer", "bronze", *DAGSTER_PARTS)]
+    assert [row["name"] for row in rows] == [
+        *("kafka", "spark", "exchange", "producer", "bronze", *DAGSTER_PARTS, "api")
+    ]
     assert {row["state"] for row in rows} == {"stopped"}
     assert all(row["pid"] is None and row["log"].endswith(f"{row['name']}.log") for row in rows)
     table = RUNNER.invoke(app, ["status"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, env_name
+from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_graph import GraphSettings
 
 HEAD = """\
@@ -30,11 +31,16 @@ def default_text(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def _place(name: str) -> int:
+    """The pipeline's settings, then the readers', then the graph's."""
+    return 2 if name in GraphSettings.model_fields else 1 if name in ApiSettings.model_fields else 0
+
+
 def env_example() -> str:
     """The text of .env.example."""
     blocks = [HEAD]
     # What everybody meets first stands first.
-    for name, field in sorted(Settings.model_fields.items(), key=lambda item: item[0] in GraphSettings.model_fields):
+    for name, field in sorted(Settings.model_fields.items(), key=lambda item: _place(item[0])):
         comment = textwrap.fill(str(field.description), 116, initial_indent="# ", subsequent_indent="# ")
         blocks.append(f"{comment}\n#{env_name(name)}={default_text(field.default)}\n")
     return "\n".join(blocks)

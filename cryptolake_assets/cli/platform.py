@@ -172,7 +172,10 @@ def _console() -> Console:
 
 
 def _print_addresses(settings: Settings, console: Console) -> None:
-    console.print(f"Dagster: http://127.0.0.1:{settings.dagster_port}   logs: {settings.log_dir}", soft_wrap=True)
+    console.print(
+        f"Dagster: http://127.0.0.1:{settings.dagster_port}   API: {settings.api_url}   logs: {settings.log_dir}",
+        soft_wrap=True,
+    )
 
 
 def _print_status(rows: list[PartStatus]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots, replace_files
 from cryptolake_assets.lake.tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,31 @@ def read_coverage(settings: Settings) -> list[CoverageRow]:
         )
         for row in rows
     ]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A span of exchange time, ms since 1970, between two spans of coverage of one (symbol, stream)."""
+
+    symbol: str
+    stream: str
+    from_ms: int
+    to_ms: int
+
+
+def gaps_of(table: Table) -> list[Gap]:
+    """What the union of the coverage rows leaves out between each symbol's first and last moment, in order."""
+    rows = table.scan(selected_fields=("symbol", "stream", "connected_from", "connected_to")).to_arrow()
+    columns = [(name, "ascending") for name in ("symbol", "stream", "connected_from")]
+    gaps: list[Gap] = []
+    reached: dict[tuple[str, str], int] = {}
+    for row in rows.sort_by(columns).to_pylist():
+        of = (row["symbol"], row["stream"])
+        begin_ms, end_ms = _epoch_ms(row["connected_from"]), _epoch_ms(row["connected_to"])
+        if of in reached and begin_ms > reached[of]:
+            gaps.append(Gap(*of, reached[of], begin_ms))
+        reached[of] = max(end_ms, reached.get(of, end_ms))
+    return gaps
 
 
 def _epoch_ms(value: datetime) -> int:

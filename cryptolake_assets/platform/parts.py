@@ -11,6 +11,7 @@ from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.platform import code_servers, kafka, probes, spark
 from cryptolake_assets.platform.code_servers import CodeLocation
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, Source, env_name
+from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_graph import GraphSettings
 from cryptolake_assets.stream.progress import report_path
 
@@ -23,6 +24,9 @@ SERVER_SETTINGS = ("spark_memory_mb", "spark_master")
 GRAPH_SETTINGS = frozenset(GraphSettings.model_fields)
 """Settings that only the graph uses: a change of them must not interrupt the stream."""
 
+API_SETTINGS = frozenset(ApiSettings.model_fields)
+"""Settings that only the readers use: a change of them restarts nothing but these."""
+
 KAFKA = "kafka"
 SPARK = "spark"
 EXCHANGE = "exchange"
@@ -30,6 +34,7 @@ PRODUCER = "producer"
 BRONZE = "bronze"
 DAGSTER_WEBSERVER = "dagster-webserver"
 DAGSTER_DAEMON = "dagster-daemon"
+API = "api"
 TOPICS = "topics"
 TABLES = "tables"
 
@@ -151,6 +156,7 @@ def _code_server(location: CodeLocation) -> Part:
         command=lambda settings: code_servers.command(settings, location),
         is_ready=lambda settings, _: code_servers.is_ready(settings, location),
         environment=_dagster_environment,
+        ignores=lambda name: name in API_SETTINGS,
         files=dagster_files,
         prepare=lambda settings: code_servers.prepare(settings, location),
         start_timeout_s=180,
@@ -192,7 +198,7 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.exchange.replay"),
         is_ready=lambda settings, _: probes.http_ok(f"http://127.0.0.1:{settings.exchange_port}/replay/status"),
         port_fields=("exchange_port",),
-        ignores=lambda name: name in GRAPH_SETTINGS,
+        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS,
         is_local=lambda settings: settings.source is Source.REPLAY,
     ),
     Part(
@@ -200,7 +206,7 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.stream.producer"),
         is_ready=lambda settings, started: probes.reporting(settings.run_dir / "producer.json", started),
         needs=(TOPICS, TABLES, EXCHANGE),
-        ignores=lambda name: name in GRAPH_SETTINGS,
+        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS,
     ),
     Part(
         name=BRONZE,
@@ -208,7 +214,7 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, started: probes.reporting(report_path(settings), started),
         needs=(TOPICS, TABLES, SPARK),
         restarts_with=(SPARK,),
-        ignores=lambda name: name.startswith("replay_") or name in GRAPH_SETTINGS,
+        ignores=lambda name: name.startswith("replay_") or name in GRAPH_SETTINGS | API_SETTINGS,
         start_timeout_s=180,
         stop_timeout_s=40,
     ),
@@ -236,13 +242,21 @@ PARTS: tuple[Part, ...] = (
         prepare=_prepare_daemon,
         start_timeout_s=180,
     ),
+    Part(
+        name=API,
+        command=_module("cryptolake_assets.api"),
+        is_ready=lambda settings, _: probes.http_answers(f"{settings.api_url}/health"),
+        needs=(TABLES,),
+        port_fields=("api_port",),
+        ignores=lambda name: name.startswith("replay_"),
+    ),
 )
 
 DAGSTER_PARTS = (*(part.name for part in CODE_SERVERS), DAGSTER_WEBSERVER, DAGSTER_DAEMON)
 
 STEPS: tuple[Step, ...] = (
     Step(TOPICS, "Kafka topics", _create_topics, needs=(KAFKA,), wanted_by=(KAFKA, PRODUCER, BRONZE)),
-    Step(TABLES, "Iceberg tables", _bootstrap, wanted_by=(SPARK, PRODUCER, BRONZE, DAGSTER_DAEMON)),
+    Step(TABLES, "Iceberg tables", _bootstrap, wanted_by=(SPARK, PRODUCER, BRONZE, DAGSTER_DAEMON, API)),
 )
 
 

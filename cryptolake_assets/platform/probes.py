@@ -34,6 +34,17 @@ def http_ok(url: str) -> bool:
         return False
 
 
+def http_answers(url: str) -> bool:
+    """Whether a GET is answered, with whatever status."""
+    import httpx
+
+    try:
+        httpx.get(url, timeout=TIMEOUT_S, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return True
+
+
 def http_json(url: str) -> dict[str, Any]:
     """The JSON object that a GET answers; empty when there is none."""
     import httpx

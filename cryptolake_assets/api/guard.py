@@ -1,0 +1,80 @@
+"""Who may ask what, and how often: keys, scopes and rate limits, before anything else of a request is looked at."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cryptolake_assets.api import problems
+from cryptolake_assets.api.keys import ApiKey, KeyRing
+from cryptolake_assets.api.keys import Scope as KeyScope
+from cryptolake_assets.settings import Settings
+
+OPEN_PATHS = frozenset({"/health", "/openapi.json", "/"})
+"""Answered without a key, and then without details."""
+OPERATE_PATHS = frozenset({"/metrics"})
+KEY = "cryptolake.key"
+"""Where in the scope the request's key stands."""
+POLICY_VIOLATION = 1008
+
+
+class GuardMiddleware:
+    """Refuses what has no right; a request without a key is free where none is required."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._required = settings.api_keys_required
+        self._ring = KeyRing(settings)
+        self._limit = RateLimitItemPerMinute(settings.api_rate_per_minute)
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        text = _key_text(scope)
+        if text is None and not self._required:
+            scope[KEY] = None
+            await self._app(scope, receive, send)
+            return
+        problem = await self._refusal(scope, text)
+        if problem is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": problem.title})
+        else:
+            await problem.response()(scope, receive, send)
+
+    async def _refusal(self, scope: Scope, text: str | None) -> problems.Problem | None:
+        path = scope["path"]
+        key = self._ring.find(text) if text is not None else None
+        if key is None:
+            scope["cryptolake.anonymous"] = True
+            return None if text is None and path in OPEN_PATHS else problems.unauthorized()
+        scope[KEY] = key
+        wanted = KeyScope.OPERATE if path in OPERATE_PATHS else KeyScope.READ
+        if path not in OPEN_PATHS and wanted not in key.scopes:
+            return problems.forbidden(wanted.value)
+        return await self._over_the_limit(key)
+
+    async def _over_the_limit(self, key: ApiKey) -> problems.Problem | None:
+        if await self._limiter.hit(self._limit, key.id):
+            return None
+        stats = await self._limiter.get_window_stats(self._limit, key.id)
+        return problems.too_many_requests(max(1, math.ceil(stats.reset_time - time.time())))
+
+
+def _key_text(scope: Scope) -> str | None:
+    headers = Headers(scope=scope)
+    authorization = headers.get("authorization")
+    if authorization is not None:
+        kind, _, text = authorization.partition(" ")
+        return text.strip() if kind.lower() == "bearer" else ""
+    return headers.get("x-api-key")

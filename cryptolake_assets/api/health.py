@@ -1,0 +1,215 @@
+"""Routes for those who operate it: health of each dependency, and metrics for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import structlog
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from cryptolake_assets.api import schemas
+from cryptolake_assets.api.reader import Reader
+from cryptolake_assets.api.tables import ReaderOf
+from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.lake.tables import BRONZE_TRADES, GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.lake.windows import MINUTE
+from cryptolake_assets.platform import probes
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.stream.producer_status import read_status, status_path
+from cryptolake_assets.stream.progress import bronze_lag, report_age_s
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client.registry import Collector
+
+router = APIRouter()
+log = structlog.get_logger(__name__)
+
+KEPT_S = 2.0
+"""How long an answer about the dependencies is used again."""
+MEASURED = (BRONZE_TRADES, SILVER_OHLCV, GOLD_DAILY)
+
+
+class DependencyHealth(BaseModel):
+    name: str
+    state: str
+    detail: str
+
+
+class Health(BaseModel):
+    status: str
+    dependencies: list[DependencyHealth] | None = None
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """`problem` says what is wrong, None if nothing is. Without a `required` one no data can be served."""
+
+    name: str
+    problem: Callable[[Settings, Reader], str | None]
+    required: bool = False
+
+
+def _catalog(settings: Settings, reader: Reader) -> str | None:
+    at = reader.heads.refreshed_at
+    silent_s = None if at is None else time.monotonic() - at
+    if silent_s is None or silent_s > 10 * settings.api_refresh_s + 10:
+        return "it does not answer" if silent_s is None else f"it has not answered for {silent_s:.0f} s"
+    return None
+
+
+def _tables(_settings: Settings, reader: Reader) -> str | None:
+    try:
+        reader.heads.table(SILVER_OHLCV.identifier)
+    except CryptolakeError as error:
+        return str(error)
+    return None
+
+
+def _kafka(settings: Settings, _reader: Reader) -> str | None:
+    for server in settings.bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        if probes.port_open(int(port), host.strip("[]")):
+            return None
+    return f"nothing listens at {settings.bootstrap_servers}"
+
+
+def _producer(settings: Settings, _reader: Reader) -> str | None:
+    return None if probes.reporting(status_path(settings), 0) else "it has not reported for a minute"
+
+
+def _bronze(settings: Settings, _reader: Reader) -> str | None:
+    age_s = report_age_s(settings)
+    if age_s is None:
+        return "it has never reported"
+    return None if age_s < settings.stream_stall_s else f"it has not reported for {age_s:.0f} s"
+
+
+def _dagster(settings: Settings, _reader: Reader) -> str | None:
+    url = f"http://127.0.0.1:{settings.dagster_port}/server_info"
+    return None if probes.http_ok(url) else "the webserver does not answer"
+
+
+DEPENDENCIES = (
+    Dependency("catalog", _catalog, required=True),
+    Dependency("tables", _tables, required=True),
+    Dependency("kafka", _kafka),
+    Dependency("producer", _producer),
+    Dependency("bronze", _bronze),
+    Dependency("dagster", _dagster),
+)
+
+
+@router.get("/health", response_model=Health, responses={503: {"model": Health, "description": "No data can be had"}})
+async def health(request: Request, reader: ReaderOf) -> Response:
+    """`ok`; `degraded` when a part of the pipeline is down and data is served all the same; `down` (503) when no data
+    can be. Each dependency's state is shown to who has a key, or to all where none is required."""
+    state: _Cached = request.app.state.health
+    found = await reader.run(state.get, reader)
+    failing = [item for item in found if item[1] is not None]
+    down = any(dependency.required for dependency, _ in failing)
+    body: dict[str, Any] = {"status": "down" if down else "degraded" if failing else "ok"}
+    if not request.scope.get("cryptolake.anonymous"):
+        body["dependencies"] = [
+            {"name": dependency.name, "state": "down" if problem else "ok", "detail": problem or ""}
+            for dependency, problem in found
+        ]
+    return Response(orjson.dumps(body), 503 if down else 200, media_type="application/json")
+
+
+class _Cached:
+    """The dependencies' states, asked for at most every `KEPT_S` seconds."""
+
+    def __init__(self) -> None:
+        self._at = 0.0
+        self._found: list[tuple[Dependency, str | None]] = []
+
+    def get(self, reader: Reader) -> list[tuple[Dependency, str | None]]:
+        if not self._found or time.monotonic() - self._at > KEPT_S:
+            self._found = [(item, item.problem(reader.settings, reader)) for item in DEPENDENCIES]
+            self._at = time.monotonic()
+        return self._found
+
+
+def new_state() -> _Cached:
+    """What `app.state.health` is."""
+    return _Cached()
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **schemas.common()})
+async def metrics(request: Request, reader: ReaderOf) -> Response:
+    """Requests and latency by route; age, rows and event-time lag of the tables; the stream's lag; the cache."""
+    body = await reader.run(generate_latest, request.app.state.metrics.registry)
+    return Response(body, media_type=CONTENT_TYPE_LATEST)
+
+
+class LakeCollector:
+    """The lake's figures, read when Prometheus asks."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def describe(self) -> Iterable[Any]:
+        return ()
+
+    def collect(self) -> Iterable[Any]:
+        """Yields what can be had: a part that is down takes only its own figures away."""
+        for figures in (self._tables, self._event_time_lag, self._stream_lag, self._cache):
+            try:
+                yield from figures()
+            except (CryptolakeError, OSError) as error:
+                log.info("metrics_missing", figures=figures.__name__, cause=str(error))
+
+    def _tables(self) -> Iterable[Any]:
+        age = GaugeMetricFamily(
+            "cryptolake_table_snapshot_age_seconds", "Since the table's last commit.", labels=("table",)
+        )
+        rows = GaugeMetricFamily("cryptolake_table_rows", "Rows of the table.", labels=("table",))
+        for spec in MEASURED:
+            snapshot = self._reader.heads.table(spec.identifier).current_snapshot()
+            if snapshot is not None:
+                age.add_metric([spec.full_name], time.time() - snapshot.timestamp_ms / 1000)
+                summary = snapshot.summary.additional_properties if snapshot.summary else {}
+                rows.add_metric([spec.full_name], int(summary.get("total-records", 0)))
+        return (age, rows)
+
+    def _event_time_lag(self) -> Iterable[Any]:
+        status = read_status(self._reader.settings)
+        lag = GaugeMetricFamily(
+            "cryptolake_event_time_lag_seconds",
+            "From the end of a symbol's newest bar to the exchange's clock.",
+            labels=("symbol",),
+        )
+        if status is not None and status.exchange_time_ms is not None:
+            spans = self._reader.symbols.spans(self._reader.heads.table(SILVER_OHLCV.identifier))
+            for symbol, span in spans.items():
+                end_s = (span.last + MINUTE).timestamp()
+                lag.add_metric([symbol], max(0.0, status.exchange_time_ms / 1000 - end_s))
+        return (lag,)
+
+    def _stream_lag(self) -> Iterable[Any]:
+        records = GaugeMetricFamily("cryptolake_stream_lag_records", "Records in Kafka that are not in Bronze yet.")
+        records.add_metric([], bronze_lag(self._reader.settings))
+        return (records,)
+
+    def _cache(self) -> Iterable[Any]:
+        cache = self._reader.cache
+        size = GaugeMetricFamily("cryptolake_api_cache_bytes", "Finished answers in memory.")
+        size.add_metric([], cache.size_bytes)
+        number = GaugeMetricFamily("cryptolake_api_cache_answers", "Finished answers in memory.")
+        number.add_metric([], len(cache))
+        return (size, number)
+
+
+def collector_of(reader: Reader) -> Collector:
+    """For the registry."""
+    return LakeCollector(reader)

@@ -1,0 +1,116 @@
+"""API keys: made once, shown once, kept as hashes.
+
+A key is 256 random bits, so one round of SHA-256 hides it as well as a slow hash would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock
+
+from cryptolake_assets.errors import ApiKeyError
+from cryptolake_assets.settings import Settings
+
+PREFIX = "cl"
+
+
+class Scope(StrEnum):
+    """What a key may do."""
+
+    READ = "read"
+    """Ask for data."""
+    OPERATE = "operate"
+    """See how the platform does: metrics, and the details of its health."""
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key without its secret."""
+
+    id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    sha256: str
+    created_at: datetime
+
+
+def keys_path(settings: Settings) -> Path:
+    return settings.home / "api_keys.json"
+
+
+def create_key(settings: Settings, name: str, scopes: tuple[Scope, ...]) -> str:
+    """Makes a key and returns its text, which is kept nowhere."""
+    key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
+    text = f"{PREFIX}_{key_id}_{secret}"
+    with _locked(settings):
+        known = list_keys(settings)
+        _write(settings, [*known, ApiKey(key_id, name, scopes, _hash(text), datetime.now(UTC))])
+    return text
+
+
+def revoke_key(settings: Settings, key_id: str) -> ApiKey:
+    """Takes a key back; running APIs know within a second. Raises `ApiKeyError` for an unknown id."""
+    with _locked(settings):
+        known = list_keys(settings)
+        gone = next((key for key in known if key.id == key_id), None)
+        if gone is None:
+            raise ApiKeyError(f"keys: no key has the id {key_id}. `cryptolake keys list` shows them.")
+        _write(settings, [key for key in known if key.id != key_id])
+    return gone
+
+
+def list_keys(settings: Settings) -> list[ApiKey]:
+    """All keys. Raises `ApiKeyError` when the file cannot be read."""
+    path = keys_path(settings)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[ApiKey])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ApiKeyError(f"keys: {path} cannot be read ({error}). Mend it, or remove it and make new keys.") from None
+
+
+class KeyRing:
+    """The keys as a running API knows them: read again when the file has changed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stamp: tuple[int, int] | None = None
+        self._by_hash: dict[str, ApiKey] = {}
+
+    def find(self, text: str) -> ApiKey | None:
+        """The key whose text this is. The lookup is by hash, so its time tells nothing of a secret."""
+        try:
+            found = keys_path(self._settings).stat()
+            stamp = (found.st_mtime_ns, found.st_ino)
+        except FileNotFoundError:
+            return None
+        if stamp != self._stamp:
+            self._by_hash = {key.sha256: key for key in list_keys(self._settings)}
+            self._stamp = stamp
+        return self._by_hash.get(_hash(text))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _locked(settings: Settings) -> FileLock:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{keys_path(settings)}.lock")
+
+
+def _write(settings: Settings, keys: list[ApiKey]) -> None:
+    path = keys_path(settings)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(keys)))
+    draft.replace(path)

@@ -1,0 +1,254 @@
+"""Bars as they change, to WebSockets and event streams: the present ones first, then what each commit of Silver moved.
+
+One look at the table serves all clients. Each has a bounded queue; who does not keep up is cut off, and nobody waits
+for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import structlog
+from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
+from starlette.responses import Response, StreamingResponse
+
+from cryptolake_assets.api import schemas
+from cryptolake_assets.api.formats import records
+from cryptolake_assets.api.observe import ApiMetrics
+from cryptolake_assets.api.problems import Problem
+from cryptolake_assets.api.reader import Reader
+from cryptolake_assets.lake import filters
+from cryptolake_assets.lake.pages import Query as TableQuery
+from cryptolake_assets.lake.pages import read_page
+from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.lake.windows import MINUTE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+router = APIRouter()
+log = structlog.get_logger(__name__)
+
+QUEUE = 64
+"""Messages that a client may be behind."""
+HEARTBEAT_S = 15.0
+FIRST_BARS = 2
+"""Newest bars of a symbol with which a client begins."""
+TRY_AGAIN_LATER = 1013
+LOOK_BACK_ROWS = 10_000
+
+SymbolList = Annotated[
+    str, Query(pattern=r"^[A-Za-z0-9_]{1,32}(,[A-Za-z0-9_]{1,32}){0,199}$", examples=["BTCUSDT,ETHUSDT"])
+]
+
+
+@dataclass(eq=False)
+class Client:
+    """Who listens. `None` in the queue ends it; `cut` says that it was too slow."""
+
+    symbols: frozenset[str]
+    queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(QUEUE))
+    cut: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Hub:
+    """Follows Silver while somebody listens."""
+
+    def __init__(self, reader: Reader, metrics: ApiMetrics) -> None:
+        self._reader, self._metrics = reader, metrics
+        self._clients: set[Client] = set()
+        self._snapshot: int | None = None
+        self._seen: datetime | None = None
+        """The largest `updated_at` that was sent; the writer stamps every commit's changed rows with its own time."""
+
+    async def join(self, symbols: Iterable[str]) -> Client:
+        """A new client, with its first message queued. Raises a problem when there are too many already."""
+        if len(self._clients) >= self._reader.settings.api_clients:
+            raise Problem(503, "too-many-clients", "Too many clients", "All live connections are in use; try later.")
+        client = Client(frozenset(symbols))
+        snapshot_id, bars = await self._reader.run(self._newest, sorted(client.symbols))
+        if not self._clients:
+            self._snapshot, self._seen = snapshot_id, await self._reader.run(self._last_update)
+        client.queue.put_nowait(_message("snapshot", snapshot_id, bars))
+        self._clients.add(client)
+        self._metrics.live_clients.set(len(self._clients))
+        return client
+
+    def leave(self, client: Client) -> None:
+        self._clients.discard(client)
+        self._metrics.live_clients.set(len(self._clients))
+
+    async def table_changed(self) -> None:
+        """Sends what Silver's newest commit moved; called when the head of Silver has."""
+        if not self._clients:
+            return
+        snapshot_id, changed = await self._reader.run(self._changes)
+        if not changed:
+            return
+        by_symbol: dict[str, list[dict[str, Any]]] = {}
+        for bar in changed:
+            by_symbol.setdefault(bar["symbol"], []).append(bar)
+        messages: dict[frozenset[str], bytes] = {}
+        for client in tuple(self._clients):
+            bars = [bar for symbol in sorted(client.symbols) for bar in by_symbol.get(symbol, ())]
+            if not bars:
+                continue
+            if client.symbols not in messages:
+                messages[client.symbols] = _message("bars", snapshot_id, bars)
+            self._offer(client, messages[client.symbols])
+
+    def _offer(self, client: Client, message: bytes) -> None:
+        try:
+            client.queue.put_nowait(message)
+        except asyncio.QueueFull:
+            client.cut.set()
+            self._metrics.cut_clients.inc()
+            self.leave(client)
+            log.info("live_client_cut", symbols=sorted(client.symbols))
+
+    def close(self) -> None:
+        """Ends every client."""
+        for client in tuple(self._clients):
+            client.cut.set()
+            self.leave(client)
+
+    def _newest(self, symbols: Sequence[str]) -> tuple[int | None, list[dict[str, Any]]]:
+        table = self._reader.heads.table(SILVER_OHLCV.identifier)
+        snapshot_id = table.metadata.current_snapshot_id
+        spans = self._reader.symbols.spans(table)
+        bars: list[dict[str, Any]] = []
+        for symbol in symbols:
+            if symbol not in spans:
+                continue
+            where = filters.all_of(
+                filters.equal("symbol", symbol), filters.at_least("window_start", spans[symbol].last - MINUTE)
+            )
+            query = TableQuery(("window_start",), where, SILVER_OHLCV.column_names, limit=FIRST_BARS, descending=True)
+            page = read_page(table, snapshot_id, query, self._reader.settings.api_answer_bytes)
+            bars += reversed(records(page.rows))
+        return snapshot_id, bars
+
+    def _last_update(self) -> datetime | None:
+        rows = self._updated_since(None)
+        return max(rows.column("updated_at").to_pylist(), default=None)
+
+    def _changes(self) -> tuple[int | None, list[dict[str, Any]]]:
+        """Bars with a later `updated_at` than any that was seen, in order of (symbol, open time)."""
+        table = self._reader.heads.table(SILVER_OHLCV.identifier)
+        self._snapshot = table.metadata.current_snapshot_id
+        rows = self._updated_since(self._seen)
+        if rows.num_rows:
+            self._seen = max(rows.column("updated_at").to_pylist())
+        return self._snapshot, records(rows.sort_by([("symbol", "ascending"), ("window_start", "ascending")]))
+
+    def _updated_since(self, moment: datetime | None) -> pa.Table:
+        """Files whose statistics reach beyond the moment are few: a commit rewrites a day's one file."""
+        table = self._reader.heads.table(SILVER_OHLCV.identifier)
+        where = filters.all_of(*([] if moment is None else [filters.beyond("updated_at", moment)]))
+        query = TableQuery(
+            ("updated_at", "symbol", "window_start"),
+            where,
+            SILVER_OHLCV.column_names,
+            limit=LOOK_BACK_ROWS if moment is not None else 1,
+            descending=True,
+        )
+        return read_page(table, table.metadata.current_snapshot_id, query, self._reader.settings.api_answer_bytes).rows
+
+
+def _message(kind: str, snapshot_id: int | None, bars: list[dict[str, Any]]) -> bytes:
+    return orjson.dumps(
+        {
+            "type": kind,
+            "snapshot_id": None if snapshot_id is None else str(snapshot_id),
+            "timeframe": "1m",
+            "bars": bars,
+        }
+    )
+
+
+def _names(symbols: str) -> frozenset[str]:
+    return frozenset(name.upper() for name in symbols.split(","))
+
+
+@router.websocket("/ws/ohlcv")
+async def ws_ohlcv(socket: WebSocket, symbols: SymbolList) -> None:
+    """Text frames `{type, snapshot_id, timeframe, bars}`: `snapshot` first, then `bars` with each commit."""
+    hub: Hub = socket.app.state.hub
+    await socket.accept()
+    try:
+        client = await hub.join(_names(symbols))
+    except Problem as problem:
+        await socket.close(TRY_AGAIN_LATER, problem.title)
+        return
+    gone = asyncio.create_task(_until_gone(socket))
+    cut = asyncio.create_task(client.cut.wait())
+    try:
+        while True:
+            message = asyncio.create_task(client.queue.get())
+            sending = asyncio.create_task(_send_next(socket, message))
+            await asyncio.wait({sending, gone, cut}, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                sending.cancel()
+                message.cancel()
+                break
+            sending.result()
+        if cut.done() and not gone.done():
+            await asyncio.wait_for(socket.close(TRY_AGAIN_LATER, "too slow"), 1)
+    except (WebSocketDisconnect, RuntimeError, TimeoutError):
+        pass
+    finally:
+        gone.cancel()
+        cut.cancel()
+        hub.leave(client)
+
+
+async def _send_next(socket: WebSocket, message: asyncio.Task[bytes | None]) -> None:
+    content = await message
+    if content is not None:
+        await socket.send_text(content.decode())
+
+
+async def _until_gone(socket: WebSocket) -> None:
+    """Reads until the client goes; what it says is of no matter."""
+    try:
+        while True:
+            await socket.receive_text()
+    except (WebSocketDisconnect, KeyError, RuntimeError):
+        return
+
+
+@router.get(
+    "/sse/ohlcv",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        **schemas.common(),
+        422: schemas.problem("A parameter is missing or does not parse"),
+        503: schemas.problem("Too many clients, or the table does not exist (yet)"),
+    },
+)
+async def sse_ohlcv(request: Request, symbols: SymbolList) -> Response:
+    """The same messages as server-sent events."""
+    hub: Hub = request.app.state.hub
+    client = await hub.join(_names(symbols))
+    return StreamingResponse(_events(hub, client), media_type="text/event-stream")
+
+
+async def _events(hub: Hub, client: Client) -> AsyncIterator[bytes]:
+    try:
+        while not client.cut.is_set():
+            try:
+                message = await asyncio.wait_for(client.queue.get(), HEARTBEAT_S)
+            except TimeoutError:
+                yield b": still here\n\n"
+                continue
+            if message is None:
+                return
+            yield b"event: ohlcv\ndata: " + message + b"\n\n"
+    finally:
+        hub.leave(client)

@@ -1,0 +1,76 @@
+"""Requests counted and timed for Prometheus, and the headers that every answer carries."""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cryptolake_assets.api import problems
+
+SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
+NOT_STORED = (b"cache-control", b"no-store")
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class ApiMetrics:
+    """The API's own figures, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "cryptolake_api_requests", "Requests by route and status.", ("route", "status"), registry=self.registry
+        )
+        self.latency = Histogram(
+            "cryptolake_api_latency_seconds",
+            "From the request to the end of its answer.",
+            ("route",),
+            buckets=BUCKETS_S,
+            registry=self.registry,
+        )
+        self.live_clients = Gauge(
+            "cryptolake_api_live_clients", "Open WebSockets and event streams.", registry=self.registry
+        )
+        self.cut_clients = Counter(
+            "cryptolake_api_cut_clients", "Live clients that were too slow and were cut off.", registry=self.registry
+        )
+
+
+class ObserveMiddleware:
+    """Outermost: sees every answer, whoever made it."""
+
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status, begun = 500, False
+
+        async def observed(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                status, begun = message["status"], True
+                headers = message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append(NOT_STORED)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed)
+        except Exception as error:
+            if begun:
+                raise
+            await problems.unexpected(scope["path"], error).response()(scope, receive, observed)
+        finally:
+            route = scope.get("cryptolake.route") or getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.latency.labels(route).observe(time.perf_counter() - began)

@@ -1,0 +1,178 @@
+"""What a request may say: times, symbols, pages and formats, and how each is read. Pure."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from cryptolake_assets.api.problems import unknown_cursor
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(9999, 12, 31, tzinfo=UTC)
+LATEST_MS = int(LATEST.timestamp() * 1000)
+LIMIT = 1_000
+MAX_LIMIT = 10_000
+LEAP_SECOND = re.compile(r":60(?=[.Zz+\- ]|$)")
+DIGITS = re.compile(r"[0-9]{1,19}")
+
+
+class Format(StrEnum):
+    """How an answer is written."""
+
+    JSON = "json"
+    NDJSON = "ndjson"
+    CSV = "csv"
+    PARQUET = "parquet"
+    ARROW = "arrow"
+
+
+class Order(StrEnum):
+    """By time."""
+
+    ASC = "asc"
+    DESC = "desc"
+
+
+class Timeframe(StrEnum):
+    """Length of a bar."""
+
+    M1 = "1m"
+    M5 = "5m"
+    M15 = "15m"
+    H1 = "1h"
+    H4 = "4h"
+    D1 = "1d"
+
+
+def parse_time(value: object) -> object:
+    """RFC 3339 (a blank for the `T`, and a missing zone or time of day, are understood: UTC, 00:00), or epoch ms.
+
+    Times before 1970 or after 9999 are taken as these bounds; a leap second as the end of its minute. Raises
+    `ValueError`.
+    """
+    if isinstance(value, datetime):
+        return value
+    text = str(value).strip().replace("z", "Z")
+    if DIGITS.fullmatch(text):
+        return EARLIEST + timedelta(milliseconds=min(int(text), LATEST_MS))
+    # A `+` of the zone that nobody encoded arrives as a blank.
+    text = re.sub(r"(?<=\d) (?=\d\d:?\d\d$)(?<=:\d\d )", "+", text) if text.count(":") > 2 else text
+    try:
+        moment = datetime.fromisoformat(LEAP_SECOND.sub(":59.999999", text, count=1))
+    except ValueError:
+        raise ValueError("a time is wanted, such as 2025-01-31T12:00:00Z, 2025-01-31 12:00:00 or epoch ms") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        return EARLIEST if moment.year < EARLIEST.year else LATEST
+    return min(max(moment, EARLIEST), LATEST)
+
+
+def parse_as_of(value: object) -> object:
+    """A snapshot's id, epoch ms (an integer either way: the table says which) or a time."""
+    text = str(value).strip()
+    return int(text) if DIGITS.fullmatch(text) else parse_time(text)
+
+
+_TIME_SCHEMA = {
+    "anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer", "minimum": 0, "maximum": LATEST_MS}]
+}
+
+Time = Annotated[datetime, BeforeValidator(parse_time), WithJsonSchema(_TIME_SCHEMA)]
+
+AsOf = Annotated[
+    int | datetime,
+    BeforeValidator(parse_as_of),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+                {"type": "string", "format": "date-time"},
+            ]
+        }
+    ),
+]
+
+Symbol = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_]{1,32}$", description="The exchange's symbol.", examples=["BTCUSDT"])
+]
+
+
+class PageParams(BaseModel):
+    """What every table takes in its query string."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start: Time | None = Field(None, description="First time; RFC 3339 or epoch ms.", examples=["2025-01-01T00:00:00Z"])
+    end: Time | None = Field(
+        None,
+        description="Last time; what begins in it is included. RFC 3339 or epoch ms.",
+        examples=["2025-12-31T23:59:59Z"],
+    )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_LIMIT,
+        description=f"Most rows of a page. Without it {LIMIT} as JSON, and the whole range in other formats.",
+    )
+    cursor: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_-]{1,512}$", description="`next_cursor` of the page before; other parameters stay."
+    )
+    order: Order | None = Field(None, description="By time, oldest or newest first.")
+    as_of: AsOf | None = Field(None, description="The table as it was: a snapshot's id, or a time.")
+    format: Format | None = Field(None, description="Instead of the `Accept` header.")
+
+
+def encode_cursor(snapshot_id: int, place: tuple[Any, ...]) -> str:
+    """Where a page ended, opaque to clients."""
+    values = [_to_json(value) for value in place]
+    return base64.urlsafe_b64encode(json.dumps([snapshot_id, *values]).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, kinds: tuple[str, ...]) -> tuple[int, tuple[Any, ...]]:
+    """The snapshot and the place, its values of these Iceberg types. Raises a problem for what is no cursor."""
+    try:
+        values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        snapshot_id, *place = values
+        if not isinstance(snapshot_id, int) or len(place) != len(kinds):
+            raise ValueError("not of this table")
+        return snapshot_id, tuple(_from_json(value, kind) for value, kind in zip(place, kinds, strict=True))
+    except (ValueError, TypeError, OverflowError):
+        raise unknown_cursor() from None
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, date | datetime):
+        return value.isoformat()
+    return f"{value:f}" if isinstance(value, Decimal) else value
+
+
+def _from_json(value: Any, kind: str) -> Any:
+    """Raises `ValueError` or `TypeError` for a value of another kind."""
+    if kind == "timestamptz":
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise ValueError("no zone")
+        return min(max(moment.astimezone(UTC), EARLIEST), LATEST)
+    if kind == "date":
+        return date.fromisoformat(value)
+    if kind.startswith("decimal"):
+        return _decimal(value)
+    wanted: type = {"long": int, "int": int, "string": str}[kind]
+    if type(value) is not wanted or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+        raise ValueError("another type")
+    return value
+
+
+def _decimal(text: str) -> Decimal:
+    if not re.fullmatch(r"-?[0-9]{1,30}(\.[0-9]{1,16})?", text):
+        raise ValueError("no decimal")
+    return Decimal(text)

@@ -1,0 +1,196 @@
+"""What the routes ask of the lake: pages of a table as bytes, at a snapshot, and which symbols there are.
+
+Reading is done in threads, a bounded number at a time; what they hold in memory is bounded by the settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from cryptolake_assets.api import formats, problems
+from cryptolake_assets.api.answers import Answer, AnswerCache
+from cryptolake_assets.api.params import LIMIT, Format, Order, PageParams, decode_cursor, encode_cursor
+from cryptolake_assets.api.symbols import SymbolIndex
+from cryptolake_assets.lake import filters
+from cryptolake_assets.lake.heads import Heads, Identifier
+from cryptolake_assets.lake.pages import Page, Query, read_page
+from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.table import Table
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PAGED = (Format.JSON, Format.NDJSON)
+"""Formats that come in pages also when no limit was asked for."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A table as a route gives it. `key` orders the rows, its first column is the time that `start` and `end` mean."""
+
+    route: str
+    identifier: Identifier
+    key: tuple[str, ...]
+    rows_name: str
+    order: Order = Order.ASC
+    distinct: bool = False
+    """Whether the table may hold a row more than once."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: the page, equality filters by column, and what stands in the JSON beside the rows."""
+
+    resource: Resource
+    params: PageParams
+    fmt: Format
+    identity: str
+    """The request's path and query, for the ETag."""
+    equal: Mapping[str, str] = field(default_factory=dict)
+    envelope: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Reader:
+    """One of an API: the tables' heads, finished answers, and the threads that read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.heads = Heads(settings)
+        self.cache = AnswerCache(settings.api_cache_bytes)
+        self.symbols = SymbolIndex()
+        self._slots = asyncio.Semaphore(settings.api_readers)
+
+    async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs what blocks in a thread, when one of the slots is free."""
+        async with self._slots:
+            return await asyncio.to_thread(function, *args, **kwargs)
+
+    async def answer(self, asked: Asked) -> Answer:
+        """Raises a problem, `TableNotFoundError`, `AnswerTooLargeError`."""
+        return await self.run(self._answer, asked)
+
+    def _answer(self, asked: Asked) -> Answer:
+        resource, params = asked.resource, asked.params
+        table = self.heads.table(resource.identifier)
+        kinds = tuple(str(table.schema().find_type(name)) for name in resource.key)
+        snapshot_id, after = self._place(table, params, kinds)
+        limit = params.limit or (LIMIT if asked.fmt in PAGED else None)
+        columns = tuple(item.name for item in table.schema().fields)
+        page = read_page(
+            table,
+            snapshot_id,
+            Query(
+                key=resource.key,
+                where=_where(resource, params, asked.equal, kinds[0]),
+                columns=columns,
+                after=after,
+                limit=limit,
+                descending=(params.order or resource.order) is Order.DESC,
+                distinct=resource.distinct,
+            ),
+            self.settings.api_answer_bytes,
+        )
+        symbol = asked.equal.get("symbol")
+        if page.rows.num_rows == 0 and symbol is not None and symbol not in self.known_symbols():
+            raise problems.unknown_symbol(symbol)
+        return self._finished(asked, table, snapshot_id, page)
+
+    def known_symbols(self) -> frozenset[str]:
+        """Symbols that Silver has bars of. Raises `TableNotFoundError`."""
+        return frozenset(self.symbols.spans(self.heads.table(SILVER_OHLCV.identifier)))
+
+    def _place(self, table: Table, params: PageParams, kinds: tuple[str, ...]) -> tuple[int | None, tuple[Any, ...]]:
+        """The snapshot to read and the place behind which the page begins. Pages stay in the snapshot of the first one
+        while it is there; the order of the key makes going on in a later one miss or repeat nothing that stood."""
+        snapshot_id, after = resolve_as_of(table, params.as_of), ()
+        if params.cursor is None:
+            return snapshot_id, after
+        of_cursor, place = decode_cursor(params.cursor, kinds)
+        if params.as_of is None and table.snapshot_by_id(of_cursor) is not None:
+            snapshot_id = of_cursor
+        return snapshot_id, place
+
+    def _finished(self, asked: Asked, table: Table, snapshot_id: int | None, page: Page) -> Answer:
+        resource = asked.resource
+        next_cursor = None
+        if page.more and snapshot_id is not None:
+            last = page.rows.slice(page.rows.num_rows - 1).to_pylist()[0]
+            next_cursor = encode_cursor(snapshot_id, tuple(last[name] for name in resource.key))
+        envelope = {**asked.envelope, "snapshot_id": None if snapshot_id is None else str(snapshot_id)}
+        rows = page.rows
+        if asked.fmt is Format.JSON:
+            rows = rows.select([name for name in rows.column_names if name not in asked.envelope])
+        body = formats.encode(rows, asked.fmt, resource.rows_name, envelope, next_cursor)
+        return make_answer(
+            body,
+            asked.fmt,
+            resource.route,
+            resource.identifier,
+            head=table.metadata.current_snapshot_id,
+            snapshot_id=snapshot_id,
+            identity=asked.identity,
+            next_cursor=next_cursor,
+        )
+
+
+def make_answer(
+    body: bytes,
+    fmt: Format,
+    route: str,
+    identifier: Identifier,
+    head: int | None,
+    snapshot_id: int | None,
+    identity: str,
+    next_cursor: str | None = None,
+) -> Answer:
+    """The answer with its headers. Its ETag is made of snapshot, request and format, not of the bytes."""
+    digest = hashlib.blake2b(f"{fmt} {identity}".encode(), digest_size=8).hexdigest()
+    etag = f'"{snapshot_id or 0:x}-{digest}"'
+    headers = {
+        "content-type": formats.MEDIA_TYPES[fmt],
+        "content-length": str(len(body)),
+        "etag": etag,
+        "cache-control": "private, no-cache",
+        "vary": "Accept, Authorization, X-API-Key",
+        "x-snapshot-id": str(snapshot_id or ""),
+        **({"x-next-cursor": next_cursor} if next_cursor else {}),
+    }
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return Answer(body, etag, route, identifier, head, encoded)
+
+
+def resolve_as_of(table: Table, as_of: int | datetime | None) -> int | None:
+    """The snapshot that is meant; the current one without `as_of`. Raises a problem for one that is not there.
+
+    An integer that is no snapshot of the table is epoch ms.
+    """
+    if as_of is None:
+        return table.metadata.current_snapshot_id
+    if isinstance(as_of, int) and table.snapshot_by_id(as_of) is not None:
+        return as_of
+    at_ms = as_of if isinstance(as_of, int) else round(as_of.timestamp() * 1000)
+    found = table.snapshot_as_of_timestamp(at_ms)
+    if found is None or (isinstance(as_of, int) and as_of > 10**14):
+        raise problems.unknown_snapshot()
+    return found.snapshot_id
+
+
+def _where(resource: Resource, params: PageParams, equal: Mapping[str, str], kind: str) -> BooleanExpression:
+    def bound(moment: datetime) -> date | datetime:
+        return moment.date() if kind == "date" else moment
+
+    conditions = [filters.equal(name, value) for name, value in equal.items()]
+    if params.start is not None:
+        conditions.append(filters.at_least(resource.key[0], bound(params.start)))
+    if params.end is not None:
+        conditions.append(filters.at_most(resource.key[0], bound(params.end)))
+    return filters.all_of(*conditions)

@@ -1,0 +1,73 @@
+"""Which symbols a table of bars holds, from when to when. A data file never changes, so each is read once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bars of one symbol: first and last open time, and how many."""
+
+    first: datetime
+    last: datetime
+    bars: int
+
+
+class SymbolIndex:
+    """Spans by symbol, file by file. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._by_file: dict[str, Mapping[str, Span]] = {}
+        self._snapshot: int | None = None
+        self._spans: Mapping[str, Span] = {}
+        self._lock = threading.Lock()
+
+    def spans(self, table: Table) -> Mapping[str, Span]:
+        """Of the table's current snapshot, by symbol. Cost: the files that came since it was asked last."""
+        snapshot_id = table.metadata.current_snapshot_id
+        with self._lock:
+            if snapshot_id is None:
+                return {}
+            if snapshot_id != self._snapshot:
+                paths = [task.file.file_path for task in table.scan().plan_files()]
+                missing = [path for path in paths if path not in self._by_file]
+                with ThreadPoolExecutor(THREADS) as pool:
+                    found = dict(zip(missing, pool.map(lambda path: _read(table, path), missing), strict=True))
+                self._by_file = {path: found.get(path) or self._by_file.get(path, {}) for path in paths}
+                self._spans = _joined(self._by_file.values())
+                self._snapshot = snapshot_id
+            return self._spans
+
+
+def _read(table: Table, path: str) -> Mapping[str, Span]:
+    from pyarrow import parquet
+
+    with table.io.new_input(path).open() as file:
+        rows = parquet.read_table(file, columns=["symbol", "window_start"])
+    grouped = rows.group_by("symbol").aggregate(
+        [("window_start", "min"), ("window_start", "max"), ("window_start", "count")]
+    )
+    return {
+        row["symbol"]: Span(row["window_start_min"], row["window_start_max"], row["window_start_count"])
+        for row in grouped.to_pylist()
+    }
+
+
+def _joined(parts: object) -> Mapping[str, Span]:
+    spans: dict[str, Span] = {}
+    for part in parts:  # type: ignore[attr-defined]
+        for symbol, span in part.items():
+            known = spans.get(symbol, Span(span.first, span.last, 0))
+            spans[symbol] = Span(min(known.first, span.first), max(known.last, span.last), known.bars + span.bars)
+    return dict(sorted(spans.items()))

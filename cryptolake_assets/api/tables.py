@@ -1,0 +1,149 @@
+"""Routes of the tables: bars, trades, daily stats and returns, volume profile, overview, quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from cryptolake_assets.api import formats, schemas
+from cryptolake_assets.api.answers import SLOT, Answer
+from cryptolake_assets.api.params import Order, PageParams, Symbol, Timeframe
+from cryptolake_assets.api.reader import Asked, Reader, Resource
+from cryptolake_assets.lake.tables import BRONZE_TRADES, GOLD_DAILY, MARTS_NAMESPACE, OPS_RUN_METRICS, SILVER_OHLCV
+
+router = APIRouter()
+
+
+def bars_of(timeframe: Timeframe) -> Resource:
+    """Silver for minutes, a mart for anything longer."""
+    identifier = SILVER_OHLCV.identifier if timeframe is Timeframe.M1 else (MARTS_NAMESPACE, f"ohlcv_{timeframe.value}")
+    return Resource("/ohlcv/{timeframe}", identifier, ("window_start", "symbol"), "bars")
+
+
+TRADES = Resource("/trades", BRONZE_TRADES.identifier, ("event_time", "trade_id", "stream"), "trades", distinct=True)
+DAILY = Resource("/stats/daily", GOLD_DAILY.identifier, ("trade_date", "symbol"), "days")
+RETURNS = Resource("/returns/daily", (MARTS_NAMESPACE, "daily_returns"), ("trade_date", "symbol"), "days")
+PROFILE = Resource(
+    "/profile/hourly", (MARTS_NAMESPACE, "volume_profile_hourly"), ("window_start", "symbol", "bucket_low"), "buckets"
+)
+OVERVIEW = Resource("/overview", (MARTS_NAMESPACE, "market_overview"), ("latest_minute", "symbol"), "symbols")
+QUALITY = Resource(
+    "/quality", OPS_RUN_METRICS.identifier, ("finished_at", "run_id", "partition"), "runs", order=Order.DESC
+)
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+Row = dict[str, Any]
+"""A row of a mart; its columns are described by dbt (`/catalog` shows them)."""
+BarsPage = schemas.page_model(
+    "BarsPage", "bars", schemas.row_model("Bar", SILVER_OHLCV.columns, ("symbol",)), symbol=str, timeframe=Timeframe
+)
+TradesPage = schemas.page_model(
+    "TradesPage", "trades", schemas.row_model("Trade", BRONZE_TRADES.columns, ("symbol",)), symbol=str
+)
+DaysPage = schemas.page_model("DaysPage", "days", schemas.row_model("Day", GOLD_DAILY.columns))
+ReturnsPage = schemas.page_model("ReturnsPage", "days", Row)
+ProfilePage = schemas.page_model("ProfilePage", "buckets", Row)
+OverviewPage = schemas.page_model("OverviewPage", "symbols", Row)
+RunsPage = schemas.page_model("RunsPage", "runs", schemas.row_model("Run", OPS_RUN_METRICS.columns))
+
+
+def reader_of(request: Request) -> Reader:
+    found: Reader = request.app.state.reader
+    return found
+
+
+ReaderOf = Annotated[Reader, Depends(reader_of)]
+Params = Annotated[PageParams, Query()]
+OneSymbol = Annotated[Symbol, Query()]
+AnySymbol = Annotated[Symbol | None, Query()]
+
+
+class Ready(Response):
+    """An answer as it stands, or 304 when the client has it; it is left for the cache."""
+
+    def __init__(self, request: Request, answer: Answer) -> None:
+        request.scope[SLOT] = answer
+        self._answer = answer
+        self._if_none_match = request.headers.get("if-none-match")
+        self.background = None
+
+    async def __call__(self, _scope: AsgiScope, _receive: Receive, send: Send) -> None:
+        await self._answer.send(send, self._if_none_match)
+
+
+async def _table(
+    request: Request, reader: Reader, resource: Resource, params: PageParams, equal: dict[str, str], **envelope: str
+) -> Response:
+    fmt = formats.choose(params.format, request.headers.get("accept"))
+    identity = f"{request.url.path}?{request.url.query}"
+    return Ready(request, await reader.answer(Asked(resource, params, fmt, identity, equal, envelope)))
+
+
+def _route(path: str, model: type[BaseModel], *, of_a_symbol: bool) -> Callable[[Handler], Handler]:
+    return router.get(
+        path, response_model=model, responses=schemas.responses(of_a_symbol=of_a_symbol), response_class=JSONResponse
+    )
+
+
+@_route("/ohlcv/{timeframe}", BarsPage, of_a_symbol=True)
+async def ohlcv(
+    request: Request, reader: ReaderOf, timeframe: Timeframe, symbol: OneSymbol, params: Params
+) -> Response:
+    """Bars of a symbol whose open time is between `start` and `end`, both included."""
+    name = symbol.upper()
+    return await _table(
+        request, reader, bars_of(timeframe), params, {"symbol": name}, symbol=name, timeframe=timeframe.value
+    )
+
+
+@_route("/trades", TradesPage, of_a_symbol=True)
+async def trades(request: Request, reader: ReaderOf, symbol: OneSymbol, params: Params) -> Response:
+    """Trades of a symbol in order of (event time, id), each once."""
+    name = symbol.upper()
+    return await _table(request, reader, TRADES, params, {"symbol": name}, symbol=name)
+
+
+def _maybe(symbol: str | None) -> dict[str, str]:
+    return {} if symbol is None else {"symbol": symbol.upper()}
+
+
+@_route("/stats/daily", DaysPage, of_a_symbol=True)
+async def daily_stats(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
+    """Statistics of UTC days, of one symbol or all."""
+    return await _table(request, reader, DAILY, params, _maybe(symbol))
+
+
+@_route("/returns/daily", ReturnsPage, of_a_symbol=True)
+async def daily_returns(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
+    """Return, realised volatility and drawdown of UTC days."""
+    return await _table(request, reader, RETURNS, params, _maybe(symbol))
+
+
+@_route("/profile/hourly", ProfilePage, of_a_symbol=True)
+async def volume_profile(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
+    """Volume by hour and bucket of prices."""
+    return await _table(request, reader, PROFILE, params, _maybe(symbol))
+
+
+@_route("/overview", OverviewPage, of_a_symbol=True)
+async def overview(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
+    """Latest bar, and change and volume of the last 24 h, per symbol."""
+    return await _table(request, reader, OVERVIEW, params, _maybe(symbol))
+
+
+@_route("/quality", RunsPage, of_a_symbol=False)
+async def quality(
+    request: Request,
+    reader: ReaderOf,
+    params: Params,
+    asset: Annotated[str | None, Query(pattern=r"^[a-z0-9_/]{1,100}$", examples=["silver/futures_ohlcv_1m"])] = None,
+) -> Response:
+    """What each run of Silver and Gold read, kept and dropped; newest first."""
+    return await _table(request, reader, QUALITY, params, {} if asset is None else {"asset": asset})

@@ -1,0 +1,47 @@
+"""Conditions on a table's columns, for PyIceberg's scans."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyiceberg.expressions import BooleanExpression
+
+
+def equal(column: str, value: Any) -> BooleanExpression:
+    from pyiceberg.expressions import EqualTo
+
+    return _made(EqualTo, column, value)
+
+
+def at_least(column: str, value: Any) -> BooleanExpression:
+    from pyiceberg.expressions import GreaterThanOrEqual
+
+    return _made(GreaterThanOrEqual, column, value)
+
+
+def at_most(column: str, value: Any) -> BooleanExpression:
+    from pyiceberg.expressions import LessThanOrEqual
+
+    return _made(LessThanOrEqual, column, value)
+
+
+def beyond(column: str, value: Any) -> BooleanExpression:
+    """Greater, not equal."""
+    from pyiceberg.expressions import GreaterThan
+
+    return _made(GreaterThan, column, value)
+
+
+def all_of(*conditions: BooleanExpression) -> BooleanExpression:
+    """Every row without a condition."""
+    from pyiceberg.expressions import AlwaysTrue, And
+
+    return reduce(And, conditions) if conditions else AlwaysTrue()
+
+
+def _made(kind: Any, column: str, value: Any) -> BooleanExpression:
+    """Times and dates are given to PyIceberg as ISO text."""
+    made: BooleanExpression = kind(column, value.isoformat() if hasattr(value, "isoformat") else value)
+    return made

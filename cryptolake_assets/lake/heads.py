@@ -1,0 +1,133 @@
+"""The present state of every table, known without asking: one look at the catalog now and then, and only what changed
+is loaded. For readers that answer many questions a second."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.errors import TableNotFoundError
+from cryptolake_assets.lake.catalog import get_catalog
+from cryptolake_assets.lake.tables import CATALOG
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+Identifier = tuple[str, str]
+"""Namespace and name."""
+
+IN_USE_S = 600.0
+"""A table that nobody asked for in this time is not loaded ahead."""
+
+
+@dataclass
+class _Head:
+    location: str
+    table: Table | None = None
+    asked_at: float = 0.0
+
+
+class Heads:
+    """What the catalog says of its tables, as of the last `refresh`. Safe for threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._heads: dict[Identifier, _Head] = {}
+        self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        self.refreshed_at: float | None = None
+        """`time.monotonic()` of the last look that the catalog answered."""
+
+    def refresh(self) -> frozenset[Identifier]:
+        """Looks at the catalog and loads the tables in use that have changed; returns those that have.
+
+        Blocks; raises what the catalog raises, and then keeps what was known.
+        """
+        with self._looking:
+            return self._refresh()
+
+    def _refresh(self) -> frozenset[Identifier]:
+        catalog = get_catalog(self._settings)
+        located = self._locations(catalog)
+        changed = set()
+        for identifier, location in located.items():
+            known = self._heads.get(identifier)
+            if known is not None and known.location == location:
+                continue
+            changed.add(identifier)
+            asked_at = known.asked_at if known else 0.0
+            in_use = time.monotonic() - asked_at < IN_USE_S if asked_at else False
+            table = catalog.load_table(identifier) if in_use else None
+            with self._lock:
+                self._heads[identifier] = _Head(location, table, asked_at)
+        with self._lock:
+            for identifier in self._heads.keys() - located.keys():
+                del self._heads[identifier]
+                changed.add(identifier)
+        self.refreshed_at = time.monotonic()
+        return frozenset(changed)
+
+    def identifiers(self) -> tuple[Identifier, ...]:
+        """All tables, by name."""
+        return tuple(sorted(self._heads))
+
+    def table(self, identifier: Identifier) -> Table:
+        """The table as of the last `refresh`; loads it when it is asked for the first time. Raises
+        `TableNotFoundError`."""
+        from pyiceberg.exceptions import NoSuchTableError
+
+        head = self._heads.get(identifier)
+        if head is None:
+            raise _missing(identifier)
+        head.asked_at = time.monotonic()
+        if head.table is None:
+            try:
+                table = get_catalog(self._settings).load_table(identifier)
+            except NoSuchTableError:
+                raise _missing(identifier) from None
+            head.table = table
+        return head.table
+
+    def snapshot_id(self, identifier: Identifier) -> int | None:
+        """Of the table's state if it is loaded; never blocks. None for an empty, unknown or not yet loaded table."""
+        head = self._heads.get(identifier)
+        if head is None or head.table is None:
+            return None
+        head.asked_at = time.monotonic()
+        return head.table.metadata.current_snapshot_id
+
+    def _locations(self, catalog: Catalog) -> dict[Identifier, str]:
+        """Where each table's metadata lies: one query of an SQL catalog; a request a table of another one."""
+        from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
+        from sqlalchemy import select
+
+        if isinstance(catalog, SqlCatalog):
+            query = select(
+                IcebergTables.table_namespace, IcebergTables.table_name, IcebergTables.metadata_location
+            ).where(IcebergTables.catalog_name == CATALOG)
+            with catalog.engine.connect() as connection:
+                return {(row[0], row[1]): row[2] for row in connection.execute(query) if row[2]}
+        listed = [
+            (identifier[-2], identifier[-1])
+            for namespace in catalog.list_namespaces()
+            for identifier in catalog.list_tables(namespace)
+        ]
+        return {identifier: self._location(catalog, identifier) for identifier in listed}
+
+    def _location(self, catalog: Catalog, identifier: Identifier) -> str:
+        known = self._heads.get(identifier)
+        if known is not None and (not known.asked_at or time.monotonic() - known.asked_at > IN_USE_S):
+            known.table = None  # not looked at any more: loaded anew when it is asked for
+            return known.location
+        return catalog.load_table(identifier).metadata_location
+
+
+def _missing(identifier: Identifier) -> TableNotFoundError:
+    return TableNotFoundError(
+        f"catalog: table {CATALOG}.{'.'.join(identifier)} does not exist (yet). `cryptolake bootstrap` makes the "
+        "tables of the lake, dbt those of the marts once Silver has bars."
+    )

@@ -1,0 +1,171 @@
+"""Rows of a table in order of a key, a page at a time: only the files that the page needs are read.
+
+Files are planned by PyIceberg (partitions and statistics), ordered by their bounds of the key's first column, and read
+until no other file can hold a row of the page. Local and S3 warehouses are read alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from cryptolake_assets.errors import AnswerTooLargeError, SnapshotExpiredError
+from cryptolake_assets.lake import filters
+from cryptolake_assets.lake.duck import open_duckdb
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.table import DataScan, FileScanTask, Table
+
+FIRST_FILES = 2
+"""Files that are read at first; each further time twice as many."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked of a table. `key` orders the rows and is unique among them, or made so by `distinct`."""
+
+    key: tuple[str, ...]
+    where: BooleanExpression
+    columns: tuple[str, ...]
+    after: tuple[Any, ...] = ()
+    """Only rows behind this place; values of the first columns of the key."""
+    limit: int | None = None
+    descending: bool = False
+    distinct: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows in order (an Arrow table of the query's columns); `more` says whether others follow."""
+
+    rows: pa.Table
+    more: bool
+
+
+def read_page(table: Table, snapshot_id: int | None, query: Query, max_bytes: int) -> Page:
+    """Reads a page of a snapshot (None: of an empty table). Blocks.
+
+    Raises `SnapshotExpiredError`, and `AnswerTooLargeError` once more than `max_bytes` of rows are held in memory.
+    """
+    import pyarrow as pa
+
+    schema = _schema(table, query.columns)
+    if snapshot_id is None:
+        return Page(schema.empty_table(), False)
+    if table.snapshot_by_id(snapshot_id) is None:
+        raise SnapshotExpiredError(f"snapshot {snapshot_id} of {'.'.join(table.name())} is no longer there.")
+    scan = table.scan(
+        row_filter=_from_place(query), selected_fields=tuple({*query.columns, *query.key}), snapshot_id=snapshot_id
+    )
+    found = None
+    for tasks, rest in _batches(_ordered(table, scan, query)):
+        part = _read(table, scan, tasks)
+        found = part if found is None else pa.concat_tables([found, part])
+        if query.limit is not None:
+            found = _in_order(found, query, query.limit + 1)
+        if found.nbytes > max_bytes:
+            raise AnswerTooLargeError(
+                f"the answer is larger than {max_bytes >> 20} MiB. Ask for a shorter range, or for pages with `limit`."
+            )
+        if query.limit is not None and found.num_rows > query.limit and _is_before(found, rest, query):
+            break
+    if found is None:
+        return Page(schema.empty_table(), False)
+    if query.limit is None:
+        found = _in_order(found, query, None)
+    more = query.limit is not None and found.num_rows > query.limit
+    rows = found.slice(0, query.limit) if more else found
+    return Page(rows.select(list(query.columns)).cast(schema), more)
+
+
+def _schema(table: Table, columns: Sequence[str]) -> pa.Schema:
+    import pyarrow as pa
+    from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+    made = schema_to_pyarrow(table.schema().select(*columns), include_field_ids=False)
+    return pa.schema([made.field(name) for name in columns])
+
+
+def _from_place(query: Query) -> BooleanExpression:
+    """The filter, and that the key's first column is not on the wrong side of the place."""
+    if not query.after:
+        return query.where
+    side = filters.at_most if query.descending else filters.at_least
+    return filters.all_of(query.where, side(query.key[0], query.after[0]))
+
+
+@dataclass(frozen=True)
+class _Planned:
+    task: FileScanTask
+    nearest: Any
+    """The file's first value of the key's first column in the order of the query; None where it is not known."""
+
+
+def _ordered(table: Table, scan: DataScan, query: Query) -> list[_Planned]:
+    """The planned files in the order in which their rows begin; those without bounds come first."""
+    from pyiceberg.conversions import from_bytes
+
+    field = table.schema().find_field(query.key[0])
+    kind: Any = field.field_type
+    planned = []
+    for task in scan.plan_files():
+        bounds = (task.file.upper_bounds if query.descending else task.file.lower_bounds) or {}
+        bound = bounds.get(field.field_id)
+        planned.append(_Planned(task, None if bound is None else from_bytes(kind, bound)))
+    known = sorted(
+        (item for item in planned if item.nearest is not None), key=lambda item: item.nearest, reverse=query.descending
+    )
+    return [item for item in planned if item.nearest is None] + known
+
+
+def _batches(planned: list[_Planned]) -> Iterator[tuple[list[FileScanTask], _Planned | None]]:
+    """Files to read next, more each time, and the first one of the rest; files of unknown bounds are in the first."""
+    unknown = sum(item.nearest is None for item in planned)
+    begin, number = 0, unknown + FIRST_FILES
+    while begin < len(planned):
+        end = min(begin + number, len(planned))
+        yield [item.task for item in planned[begin:end]], planned[end] if end < len(planned) else None
+        begin, number = end, number * 2
+
+
+def _read(table: Table, scan: DataScan, tasks: list[FileScanTask]) -> pa.Table:
+    from pyiceberg.io.pyarrow import ArrowScan
+
+    rows = ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter, scan.case_sensitive).to_table(tasks)
+    # Spark's files and PyIceberg's differ in how they say text; what is joined later must not.
+    return rows.cast(_schema(table, rows.column_names))
+
+
+def _in_order(rows: pa.Table, query: Query, limit: int | None) -> pa.Table:
+    """The rows behind the place, in order, without repeats where the query says so."""
+    direction = "DESC" if query.descending else "ASC"
+    order = ", ".join(f"{name} {direction} NULLS LAST" for name in query.key)
+    distinct = f"DISTINCT ON ({', '.join(query.key)})" if query.distinct else ""
+    where, values = "", {}
+    if query.after:
+        names = query.key[: len(query.after)]
+        values = {f"place_{number}": value for number, value in enumerate(query.after)}
+        side = "<" if query.descending else ">"
+        where = f"WHERE ({', '.join(names)}) {side} ({', '.join(f'${name}' for name in values)})"
+    with open_duckdb() as duck:
+        duck.register("found", rows)
+        sql = f"SELECT {distinct} * FROM found {where} ORDER BY {order}" + (f" LIMIT {limit}" if limit else "")
+        return duck.sql(sql, params=values or None).to_arrow_table().cast(rows.schema)
+
+
+def _is_before(found: pa.Table, rest: _Planned | None, query: Query) -> bool:
+    """Whether every row that the rest of the files may hold comes behind the last one found."""
+    from pyiceberg.utils.datetime import date_to_days, datetime_to_micros
+
+    if rest is None:
+        return True
+    last = found.column(query.key[0])[found.num_rows - 1].as_py()
+    if isinstance(last, datetime):
+        last = datetime_to_micros(last)
+    elif isinstance(last, date):
+        last = date_to_days(last)
+    return bool(last > rest.nearest) if query.descending else bool(last < rest.nearest)

@@ -1,0 +1,139 @@
+"""A lake with bars of two symbols on three days, and the API on it: in process, and as a server on a socket."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pytest
+import uvicorn
+import yaml
+from fastapi import FastAPI
+
+from cryptolake_assets.api.app import create_app
+from cryptolake_assets.api.reader import Reader
+from cryptolake_assets.lake.catalog import get_catalog, load_table
+from cryptolake_assets.lake.columns import Column
+from cryptolake_assets.lake.commit import publish
+from cryptolake_assets.lake.tables import SILVER_OHLCV, TableSpec
+from cryptolake_assets.lake.windows import silver_day
+from cryptolake_assets.settings import PROJECT_ROOT, Settings
+from cryptolake_tests.waiting import wait_for
+
+FIRST_DAY = datetime(2025, 1, 30, tzinfo=UTC)
+DAYS = 3
+MINUTES = 4
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+
+
+def bar(symbol: str, start: datetime, **changes: Any) -> dict[str, Any]:
+    """A bar whose numbers tell which one it is; one price is the smallest there is."""
+    number = int(start.timestamp()) // 60 % 1000
+    row: dict[str, Any] = {
+        **dict.fromkeys(("open", "high", "low", "close", "vwap"), Decimal(number)),
+        **dict.fromkeys(("volume", "taker_buy_volume"), Decimal("0.00000001")),
+        **dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), Decimal("0.0000000000000001")),
+        **dict.fromkeys(("trades", "first_trade_id", "last_trade_id"), number),
+    }
+    return {**row, "symbol": symbol, "window_start": start, "is_complete": True, "updated_at": None, **changes}
+
+
+def put(lake: Settings, rows: list[dict[str, Any]]) -> int:
+    """Publishes bars of one day as a Silver run does; returns the snapshot's id."""
+    candidate = pa.Table.from_pylist(rows, schema=SILVER_OHLCV.arrow_schema())
+    window = silver_day(rows[0]["window_start"])
+    keys = candidate.select(list(SILVER_OHLCV.key))
+    published = publish(load_table(lake, SILVER_OHLCV), SILVER_OHLCV, window, candidate, keys, {"run": "test"})
+    assert published.snapshot_id is not None
+    return published.snapshot_id
+
+
+def starts() -> list[datetime]:
+    """Open times of each symbol's bars: the first minutes of each day."""
+    return [FIRST_DAY + timedelta(days=day, minutes=minute) for day in range(DAYS) for minute in range(MINUTES)]
+
+
+def trade(symbol: str, trade_id: int, event_time: datetime) -> dict[str, Any]:
+    """A row of Bronze."""
+    return {
+        **dict.fromkeys(("trade_id", "first_trade_id", "last_trade_id"), trade_id),
+        **dict.fromkeys(("event_time", "ingest_ts", "kafka_timestamp"), event_time),
+        **{"symbol": symbol, "price": Decimal("0.00000001"), "qty": Decimal(1), "side": "buy", "stream": "trade"},
+        **{"exchange": "binance_futures", "trade_type": "MARKET", "kafka_partition": 0, "kafka_offset": trade_id},
+    }
+
+
+def append(lake: Settings, spec: TableSpec, rows: list[dict[str, Any]]) -> None:
+    load_table(lake, spec).append(pa.Table.from_pylist(rows, schema=spec.arrow_schema()))
+
+
+def make_marts(lake: Settings) -> None:
+    """The tables that dbt makes, empty, as its project describes them."""
+    models = yaml.safe_load((PROJECT_ROOT / "dbt_project/models/marts/marts.yml").read_text(encoding="utf-8"))["models"]
+    kinds = {"bigint": "long", "timestamp": "timestamptz"}
+    for model in models:
+        columns = tuple(
+            Column(item["name"], kinds.get(item["data_type"], item["data_type"].replace(",", ", ")), "")
+            for item in model["columns"]
+            if "data_type" in item
+        )
+        spec = TableSpec("marts", model["name"], "", columns)
+        get_catalog(lake).create_table(spec.identifier, spec.iceberg_schema(), location=None)
+
+
+@pytest.fixture
+def bars(lake: Settings) -> Settings:
+    for day in range(DAYS):
+        of_day = [start for start in starts() if start.date() == (FIRST_DAY + timedelta(days=day)).date()]
+        put(lake, [bar(symbol, start) for symbol in SYMBOLS for start in of_day])
+    return lake
+
+
+class Api(httpx.Client):
+    """A client of a running API, and the inside of that API."""
+
+    def __init__(self, url: str, app: FastAPI) -> None:
+        super().__init__(base_url=url, trust_env=False, timeout=30)
+        self.url = url
+        self.reader: Reader = app.state.reader
+
+    @property
+    def ws_url(self) -> str:
+        return self.url.replace("http", "ws", 1)
+
+    def look(self) -> None:
+        """The API looks at the catalog now."""
+        self.reader.heads.refresh()
+
+
+@contextmanager
+def serving(settings: Settings, **changes: Any) -> Iterator[Api]:
+    """The API on a socket, in a thread of its own."""
+    app = create_app(settings.model_copy(update=changes))
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started or not thread.is_alive())
+    assert server.started
+    try:
+        with Api(f"http://127.0.0.1:{listener.getsockname()[1]}", app) as api:
+            yield api
+    finally:
+        server.should_exit = True
+        thread.join(15)
+        listener.close()
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def api(bars: Settings) -> Iterator[Api]:
+    with serving(bars) as made:
+        yield made

@@ -1,0 +1,76 @@
+"""Rows as bytes: exact in every format."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+from pyarrow import csv, ipc, parquet
+
+from cryptolake_assets.api.formats import choose, encode
+from cryptolake_assets.api.params import Format
+from cryptolake_assets.api.problems import Problem
+
+NUMBERS = ("0.0000000000000001", "1234567890123456789012.1234567890123456", "-0.0000000000000001", None)
+ROWS = pa.table(
+    {
+        "price": pa.array([Decimal(text) if text else None for text in NUMBERS], pa.decimal128(38, 16)),
+        "at": pa.array([datetime(2025, 1, 1, 0, 0, 0, 1, tzinfo=UTC)] * 4, pa.timestamp("us", "UTC")),
+        "window_start": pa.array([datetime(2025, 1, 1, tzinfo=UTC)] * 4, pa.timestamp("us", "UTC")),
+        "ratio": pa.array([0.1, 1e-300, 2.0, None]),
+    }
+)
+
+
+def test_json_has_every_digit_and_utc() -> None:
+    answer = json.loads(encode(ROWS, Format.JSON, "rows", {"symbol": "A"}, None))
+    assert [row["price"] for row in answer["rows"]] == list(NUMBERS)
+    assert answer["rows"][0]["at"] == "2025-01-01T00:00:00.000001Z"
+    assert answer["rows"][0]["window_start"] == "2025-01-01T00:00:00Z"
+    assert [row["ratio"] for row in answer["rows"]] == [0.1, 1e-300, 2.0, None]
+    assert (answer["symbol"], answer["next_cursor"]) == ("A", None)
+
+
+def test_ndjson_is_the_same_rows_a_line_each() -> None:
+    lines = encode(ROWS, Format.NDJSON, "rows", {}, None).decode().splitlines()
+    assert [json.loads(line) for line in lines] == json.loads(encode(ROWS, Format.JSON, "rows", {}, None))["rows"]
+
+
+def test_csv_has_every_digit() -> None:
+    text = csv.ConvertOptions(column_types={"price": pa.string()}, strings_can_be_null=True)
+    read = csv.read_csv(io.BytesIO(encode(ROWS, Format.CSV, "rows", {}, None)), convert_options=text)
+    assert read["price"].to_pylist() == list(NUMBERS)
+
+
+def test_parquet_and_arrow_keep_values_and_types() -> None:
+    by_parquet = parquet.read_table(io.BytesIO(encode(ROWS, Format.PARQUET, "rows", {}, None)))
+    by_arrow = ipc.open_stream(encode(ROWS, Format.ARROW, "rows", {}, None)).read_all()
+    assert by_parquet.equals(ROWS)
+    assert by_arrow.equals(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (None, Format.JSON),
+        ("*/*", Format.JSON),
+        ("text/csv", Format.CSV),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", Format.JSON),
+        ("application/json;q=0.1, application/vnd.apache.arrow.stream", Format.ARROW),
+        ("application/x-ndjson", Format.NDJSON),
+        ("text/csv;q=0, application/vnd.apache.parquet;q=0.5", Format.PARQUET),
+    ],
+)
+def test_the_most_wanted_format_is_chosen(accept: str | None, expected: Format) -> None:
+    assert choose(None, accept) is expected
+    assert choose(Format.CSV, accept) is Format.CSV
+
+
+def test_what_cannot_be_had_is_406() -> None:
+    with pytest.raises(Problem) as refusal:
+        choose(None, "image/png, text/csv;q=0")
+    assert refusal.value.status == 406

@@ -1,0 +1,72 @@
+"""The OpenAPI document held against the API, with made-up requests: no 5xx, nothing that the document does not say.
+
+`make fuzz` does the same with 10,000 cases.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+
+from cryptolake_assets.lake.catalog import get_catalog, load_table
+from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.settings import Settings
+from cryptolake_tests.api.conftest import Api, append, make_marts, serving, starts, trade
+
+CASES = int(os.environ.get("CRYPTOLAKE_FUZZ_CASES", "200"))
+PATHS = (
+    *("/ohlcv/{timeframe}", "/trades", "/stats/daily", "/returns/daily", "/profile/hourly", "/overview", "/quality"),
+    *("/symbols", "/gaps", "/catalog", "/health", "/metrics"),
+)
+ENDLESS = "/sse/ohlcv"
+"""It does not end by itself; test_live.py reads it."""
+MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+EXAMPLES = max(4, CASES // len(PATHS) // len(MODES))
+
+
+@pytest.fixture
+def api(bars: Settings) -> Iterator[Api]:
+    """A lake in which every table exists and has rows."""
+    make_marts(bars)
+    append(bars, BRONZE_TRADES, [trade("BTCUSDT", number, starts()[0]) for number in range(3)])
+    minutes = load_table(bars, SILVER_OHLCV).scan().to_arrow()
+    for timeframe in ("5m", "1d"):
+        load = get_catalog(bars).load_table(("marts", f"ohlcv_{timeframe}"))
+        load.append(minutes.cast(load.schema().as_arrow()))
+    with serving(bars) as made:
+        yield made
+
+
+def document(api: Api) -> Any:
+    return schemathesis.openapi.from_url(f"{api.url}/openapi.json")
+
+
+def test_every_path_is_tried(api: Api) -> None:
+    assert set(document(api).raw_schema["paths"]) == {*PATHS, ENDLESS}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_api_keeps_to_its_document(api: Api, path: str) -> None:
+    operation = document(api)[path]["GET"]
+    takes_something = bool(operation.definition.raw.get("parameters"))
+    for mode in MODES if takes_something else MODES[:1]:
+
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            derandomize="CRYPTOLAKE_FUZZ_CASES" not in os.environ,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def check(case: Any) -> None:
+            case.call_and_validate()
+
+        check()

@@ -1,0 +1,83 @@
+"""Keys, scopes and rate limits."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from cryptolake_assets.api.keys import Scope, create_key, keys_path, list_keys, revoke_key
+from cryptolake_assets.errors import ApiKeyError
+from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_tests.api.conftest import serving
+
+
+@pytest.fixture
+def guarded(bars: Settings) -> Settings:
+    return bars.model_copy(update={"api_require_keys": True})
+
+
+@pytest.mark.parametrize(
+    ("host", "required"),
+    [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("10.0.0.1", True), ("a.b", True)],
+)
+def test_any_other_address_than_loopback_asks_for_keys(host: str, required: bool) -> None:
+    assert load_settings(api_host=host).api_keys_required is required
+
+
+def test_without_a_key_there_is_nothing_but_a_word_of_health(guarded: Settings) -> None:
+    with serving(guarded) as client:
+        refused = client.get("/symbols")
+        assert (refused.status_code, refused.headers["www-authenticate"][:6]) == (401, "Bearer")
+        assert client.get("/symbols", headers={"X-API-Key": "cl_x_y"}).status_code == 401
+        assert set(client.get("/health").json()) == {"status"}
+        with pytest.raises(InvalidStatus), connect(f"{client.ws_url}/ws/ohlcv?symbols=BTCUSDT"):
+            pass
+
+
+def test_a_key_opens_what_its_scopes_say(guarded: Settings) -> None:
+    read = {"Authorization": f"Bearer {create_key(guarded, 'a', (Scope.READ,))}"}
+    operate = {"X-API-Key": create_key(guarded, "b", (Scope.OPERATE,))}
+    with serving(guarded) as client:
+        assert client.get("/symbols", headers=read).status_code == 200
+        assert client.get("/metrics", headers=read).json()["type"].endswith(":forbidden")
+        assert client.get("/metrics", headers=operate).status_code == 200
+        assert client.get("/symbols", headers=operate).status_code == 403
+        assert "dependencies" in client.get("/health", headers=read).json()
+        revoke_key(guarded, list_keys(guarded)[0].id)
+        assert client.get("/symbols", headers=read).status_code == 401
+
+
+def test_a_cached_answer_is_not_given_to_who_has_no_key(guarded: Settings) -> None:
+    key = {"X-API-Key": create_key(guarded, "a", (Scope.READ,))}
+    with serving(guarded) as client:
+        assert client.get("/symbols", headers=key).status_code == 200
+        assert client.get("/symbols").status_code == 401
+
+
+def test_keys_are_kept_as_hashes_for_the_owner_only(lake: Settings) -> None:
+    text = create_key(lake, "a", (Scope.READ,))
+    path = keys_path(lake)
+    assert text.split("_", 2)[2] not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(ApiKeyError, match="keys list"):
+        revoke_key(lake, "nothing")
+
+
+def test_a_key_has_its_rate(guarded: Settings) -> None:
+    slow = guarded.model_copy(update={"api_rate_per_minute": 3})
+    one, other = ({"X-API-Key": create_key(slow, name, (Scope.READ,))} for name in "ab")
+    with serving(slow) as client:
+        assert [client.get("/symbols", headers=one).status_code for _ in range(4)] == [200, 200, 200, 429]
+        refused = client.get("/symbols", headers=one)
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert client.get("/symbols", headers=other).status_code == 200
+
+
+def test_pages_of_named_origins_may_call(bars: Settings) -> None:
+    with serving(bars, api_cors_origins=("https://a.example",)) as client:
+        for origin, allowed in (("https://a.example", "https://a.example"), ("https://b.example", None)):
+            answer = client.get("/symbols", headers={"Origin": origin})
+            assert answer.headers.get("access-control-allow-origin") == allowed

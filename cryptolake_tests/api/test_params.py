@@ -1,0 +1,83 @@
+"""What a request may say, and how it is read."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.api.params import EARLIEST, LATEST, decode_cursor, encode_cursor, parse_time
+from cryptolake_assets.api.problems import Problem
+
+NOON = datetime(2025, 1, 31, 12, tzinfo=UTC)
+ZONED = st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2025-01-31T12:00:00Z",
+        "2025-01-31T12:00:00z",
+        "2025-01-31 12:00:00",
+        "2025-01-31T14:00:00+02:00",
+        "2025-01-31T14:00:00 02:00",
+        "2025-01-31T12:00",
+        str(int(NOON.timestamp() * 1000)),
+    ],
+)
+def test_a_time_in_its_many_forms(text: str) -> None:
+    assert parse_time(text) == NOON
+
+
+def test_a_date_is_its_first_moment() -> None:
+    assert parse_time("2025-01-31") == NOON.replace(hour=0)
+
+
+@pytest.mark.parametrize("text", ["", "noon", "2025-02-30", "1e3", "-5", "NaN", "2025-01-31T12:00:00+99:00"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"a time is wanted|offset"):
+        parse_time(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0001-01-01T00:00:00+14:00", EARLIEST),
+        ("9999-12-31T23:59:59-12:00", LATEST),
+        ("9999999999999999999", LATEST),
+        ("2016-12-31T23:59:60Z", datetime(2016, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)),
+    ],
+)
+def test_times_beyond_all_data_are_taken_as_the_bounds(text: str, expected: datetime) -> None:
+    assert parse_time(text) == expected
+
+
+@given(ZONED)
+def test_a_written_time_is_read_as_it_was(moment: datetime) -> None:
+    assert parse_time(moment.isoformat()) == moment
+
+
+@given(
+    st.integers(1, 2**63 - 1),
+    ZONED,
+    st.dates(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.text(max_size=20),
+    st.decimals(-(10**9), 10**9, places=8),
+)
+def test_a_cursor_keeps_snapshot_and_place(
+    snapshot_id: int, moment: datetime, day: date, number: int, text: str, price: Decimal
+) -> None:
+    place = (moment, day, number, text, price)
+    kinds = ("timestamptz", "date", "long", "string", "decimal(18, 8)")
+    assert decode_cursor(encode_cursor(snapshot_id, place), kinds) == (snapshot_id, place)
+
+
+@given(st.text(alphabet="ABCabc0189_-", min_size=1, max_size=60))
+def test_no_other_text_is_a_cursor(text: str) -> None:
+    with pytest.raises(Problem) as refusal:
+        decode_cursor(text, ("timestamptz", "string"))
+    assert refusal.value.status == 404

@@ -1,0 +1,248 @@
+"""The routes of tables: ranges, pages, snapshots, caching and errors, on real Iceberg tables."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pyarrow import ipc
+
+from cryptolake_assets.lake import pages
+from cryptolake_assets.lake.catalog import get_catalog, load_table
+from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_tests.api.conftest import DAYS, FIRST_DAY, MINUTES, Api, append, bar, put, serving, starts, trade
+
+AS_FIRST_CALLED = "/ohlcv/1m?symbol=BTCUSDT&start=2025-01-01%2000:00:00&end=2025-12-31%2023:59:59"
+
+
+def get(api: Api, query: str, **headers: str) -> Any:
+    answer = api.get(query, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def times(answer: Any) -> list[datetime]:
+    return [datetime.fromisoformat(item["window_start"]) for item in answer["bars"]]
+
+
+def test_the_first_users_call_works_as_it_stands(api: Api, bars: Settings) -> None:
+    answer = get(api, AS_FIRST_CALLED)
+    assert list(answer) == ["symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
+    assert (answer["symbol"], answer["timeframe"], answer["next_cursor"]) == ("BTCUSDT", "1m", None)
+    assert int(answer["snapshot_id"]) == load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id
+    assert times(answer) == starts()
+    assert answer["bars"][0]["volume"] == "0.00000001"
+    assert answer["bars"][0]["quote_volume"] == "0.0000000000000001"
+
+
+def test_the_end_includes_the_minute_it_falls_in(api: Api) -> None:
+    query = "/ohlcv/1m?symbol=BTCUSDT&start=2025-01-30T00:01:00Z&end="
+    assert times(get(api, query + "2025-01-30T00:02:30Z")) == starts()[1:3]
+    assert times(get(api, query + "2025-01-30T00:02:00Z")) == starts()[1:3]
+    assert times(get(api, query + "2025-01-30T00:01:59Z")) == starts()[1:2]
+
+
+def test_an_end_before_the_start_is_no_bars(api: Api) -> None:
+    assert get(api, "/ohlcv/1m?symbol=BTCUSDT&start=2025-02-01&end=2025-01-01")["bars"] == []
+
+
+@pytest.mark.parametrize("limit", range(1, DAYS * MINUTES + 2))
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_pages_of_any_size_are_the_whole_once(api: Api, limit: int, order: str) -> None:
+    query = f"/ohlcv/1m?symbol=ETHUSDT&limit={limit}&order={order}"
+    found, cursor = [], ""
+    while True:
+        answer = get(api, query + (f"&cursor={cursor}" if cursor else ""))
+        assert len(answer["bars"]) <= limit
+        found += times(answer)
+        cursor = answer["next_cursor"]
+        if not cursor:
+            break
+    assert found == (starts() if order == "asc" else starts()[::-1])
+
+
+def test_pages_stay_in_the_snapshot_of_the_first(api: Api, bars: Settings) -> None:
+    first = get(api, "/ohlcv/1m?symbol=BTCUSDT&limit=2")
+    put(bars, [bar("BTCUSDT", starts()[2], close=Decimal("77"))])
+    api.look()
+    second = get(api, f"/ohlcv/1m?symbol=BTCUSDT&limit=2&cursor={first['next_cursor']}")
+    assert second["snapshot_id"] == first["snapshot_id"]
+    assert second["bars"][0]["close"] != "77.00000000"
+    assert get(api, "/ohlcv/1m?symbol=BTCUSDT")["bars"][2]["close"] == "77.00000000"
+
+
+def test_a_short_page_reads_few_files(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    original = pages._read
+
+    def counted(table: Any, scan: Any, tasks: Any) -> Any:
+        read.append(len(tasks))
+        return original(table, scan, tasks)
+
+    monkeypatch.setattr(pages, "_read", counted)
+    get(api, "/ohlcv/1m?symbol=BTCUSDT&limit=3")
+    assert sum(read) == pages.FIRST_FILES < DAYS
+    read.clear()
+    get(api, f"/ohlcv/1m?symbol=BTCUSDT&start={FIRST_DAY.date()}&end={FIRST_DAY.date()}T23:59:00Z")
+    assert sum(read) == 1
+
+
+def test_a_trade_that_came_twice_is_told_once(api: Api, bars: Settings) -> None:
+    for numbers in ((1, 2, 3), (2, 3, 4)):
+        append(bars, BRONZE_TRADES, [trade("BTCUSDT", number, starts()[number // 3]) for number in numbers])
+    api.look()
+    found, cursor = [], ""
+    while True:
+        answer = get(api, f"/trades?symbol=BTCUSDT&limit=2{cursor}")
+        found += [item["trade_id"] for item in answer["trades"]]
+        if answer["next_cursor"] is None:
+            break
+        cursor = f"&cursor={answer['next_cursor']}"
+    assert found == [1, 2, 3, 4]
+    assert answer["trades"][0]["price"] == "0.00000001"
+
+
+def test_time_travel_by_snapshot_and_by_time(api: Api, bars: Settings) -> None:
+    before = load_table(bars, SILVER_OHLCV).current_snapshot()
+    assert before is not None
+    put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
+    api.look()
+    for as_of in (before.snapshot_id, before.timestamp_ms):
+        answer = get(api, f"/ohlcv/1m?symbol=BTCUSDT&limit=1&as_of={as_of}")
+        assert answer["snapshot_id"] == str(before.snapshot_id)
+        assert answer["bars"][0]["close"] != "77.00000000"
+    for unknown in ("1970-01-02", "5", str(2**62)):
+        refused = api.get(f"/ohlcv/1m?symbol=BTCUSDT&as_of={unknown}")
+        assert (refused.status_code, refused.json()["type"]) == (404, "urn:cryptolake:problem:unknown-snapshot")
+
+
+def test_a_repeated_request_comes_from_memory_until_the_table_changes(api: Api, bars: Settings) -> None:
+    cache = api.reader.cache
+    first = api.get(AS_FIRST_CALLED)
+    assert len(cache) == 1
+    again = api.get(AS_FIRST_CALLED)
+    assert again.content == first.content
+    assert again.headers["etag"] == first.headers["etag"]
+    unchanged = api.get(AS_FIRST_CALLED, headers={"If-None-Match": first.headers["etag"]})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
+    api.look()
+    changed = api.get(AS_FIRST_CALLED, headers={"If-None-Match": first.headers["etag"]})
+    assert changed.status_code == 200
+    assert changed.json()["bars"][0]["close"] == "77.00000000"
+
+
+def test_an_etag_belongs_to_one_format(api: Api) -> None:
+    etags = {api.get(f"{AS_FIRST_CALLED}&format={fmt}").headers["etag"] for fmt in ("json", "csv", "arrow")}
+    assert len(etags) == 3
+    by_accept = api.get(AS_FIRST_CALLED, headers={"Accept": "text/csv"})
+    assert by_accept.headers["content-type"].startswith("text/csv")
+    assert api.get(AS_FIRST_CALLED).headers["content-type"] == "application/json"
+
+
+def test_arrow_is_the_whole_range_with_exact_types(api: Api) -> None:
+    table = ipc.open_stream(api.get("/ohlcv/1m?symbol=BTCUSDT&format=arrow").content).read_all()
+    assert table.schema.equals(SILVER_OHLCV.arrow_schema(), check_metadata=False)
+    assert table["window_start"].to_pylist() == starts()
+
+
+def test_memory_is_bounded(bars: Settings) -> None:
+    small = bars.model_copy(update={"api_cache_mb": 1, "api_answer_mb": 1})
+    with serving(small) as api:
+        cache = api.reader.cache
+        for number in range(1_000):
+            assert api.get(f"/ohlcv/1m?symbol=BTCUSDT&end={1738540800000 + number}").status_code == 200
+            assert cache.size_bytes <= small.api_cache_bytes
+        assert 1 < len(cache) < 1_000
+
+
+def test_more_than_the_bound_is_413_but_json_comes_in_pages(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(bars), "api_answer_bytes", property(lambda _: 1_000))
+    with serving(bars) as api:
+        refused = api.get("/ohlcv/1m?symbol=BTCUSDT&format=parquet")
+        assert refused.status_code == 413
+        assert "limit" in refused.json()["detail"]
+        assert api.get("/ohlcv/1m?symbol=BTCUSDT&limit=1").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "code"),
+    [
+        ("/ohlcv/1m?symbol=NOPE", 404, "unknown-symbol"),
+        ("/trades?symbol=NOPE", 404, "unknown-symbol"),
+        ("/ohlcv/1m?symbol=BTCUSDT&start=noon", 422, "invalid-parameter"),
+        ("/ohlcv/1m?symbol=BTCUSDT&limit=0", 422, "invalid-parameter"),
+        ("/ohlcv/1m?symbol=BTC%20USDT", 422, "invalid-parameter"),
+        ("/ohlcv/1m", 422, "invalid-parameter"),
+        ("/ohlcv/2m?symbol=BTCUSDT", 422, "invalid-parameter"),
+        ("/ohlcv/1m?symbol=BTCUSDT&cursor=abc", 404, "unknown-cursor"),
+        ("/ohlcv/1h?symbol=BTCUSDT", 503, "missing-table"),
+        ("/nowhere", 404, "not-found"),
+    ],
+)
+def test_errors_are_problem_details(api: Api, query: str, status: int, code: str) -> None:
+    answer = api.get(query)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    problem = answer.json()
+    assert (problem["type"], problem["status"]) == (f"urn:cryptolake:problem:{code}", status)
+    assert {"title", "detail"} <= problem.keys()
+
+
+def test_a_failure_tells_the_client_nothing_of_its_cause(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret path /etc/x")
+
+    monkeypatch.setattr("cryptolake_assets.api.reader.read_page", fail)
+    answer = api.get(AS_FIRST_CALLED)
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_lake_without_tables_is_503(tmp_path: Any) -> None:
+    with serving(load_settings(home=tmp_path / "none")) as api:
+        assert api.get(AS_FIRST_CALLED).json()["status"] == 503
+        assert api.get("/health").status_code == 503
+
+
+def test_symbols_tell_from_when_to_when(api: Api, bars: Settings) -> None:
+    new = starts()[-1] + timedelta(minutes=1)
+    put(bars, [bar("SOLUSDT", new)])
+    api.look()
+    found = {item["symbol"]: item for item in get(api, "/symbols")["symbols"]}
+    assert found["BTCUSDT"] == {
+        "symbol": "BTCUSDT",
+        "first_minute": "2025-01-30T00:00:00Z",
+        "last_minute": "2025-02-01T00:03:00Z",
+        "bars": DAYS * MINUTES,
+    }
+    assert found["SOLUSDT"]["bars"] == 1
+
+
+def test_the_catalog_lists_tables_with_their_snapshots(api: Api, bars: Settings) -> None:
+    tables = {item["table"]: item for item in get(api, "/catalog")["tables"]}
+    assert len(tables) == sum(len(get_catalog(bars).list_tables(name)) for name in get_catalog(bars).list_namespaces())
+    silver = tables["cryptolake.silver.futures_ohlcv_1m"]
+    assert silver["rows"] == DAYS * MINUTES * 2
+    assert [item["name"] for item in silver["columns"]] == list(SILVER_OHLCV.column_names)
+    assert len(silver["snapshots"]) == DAYS
+
+
+def test_metrics_count_requests_and_describe_the_lake(api: Api) -> None:
+    api.get(AS_FIRST_CALLED)
+    api.get(AS_FIRST_CALLED)
+    lines = api.get("/metrics").text.splitlines()
+    assert 'cryptolake_api_requests_total{route="/ohlcv/{timeframe}",status="200"} 2.0' in lines
+    assert 'cryptolake_table_rows{table="cryptolake.silver.futures_ohlcv_1m"} 24.0' in lines
+
+
+def test_the_openapi_document_describes_every_route(api: Api) -> None:
+    document = json.loads(api.get("/openapi.json").content)
+    assert {"/ohlcv/{timeframe}", "/trades", "/stats/daily", "/gaps", "/quality", "/catalog", "/symbols"} <= set(
+        document["paths"]
+    )
+    assert document["components"]["schemas"]["Bar"]["properties"]["open"]["anyOf"][0]["type"] == "string"
