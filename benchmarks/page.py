@@ -121,7 +121,28 @@ def _picture(content: Mapping[str, Any]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def _requests(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    names = {
+        "warm": "the API, the day is in memory",
+        "bare": "bare route, the same bytes from memory",
+        "conditional": "the API, `If-None-Match`",
+        "bare_empty": "bare route, 304 and nothing else",
+    }
+    lines = ["| a day of one symbol, 8 connections | requests a second | p50 ms | p99 ms |", "|---|---:|---:|---:|"]
+    for figure in ("warm_vs_bare", "conditional_vs_bare"):
+        for kind, row in details[figure]["contestants"].items():
+            lines.append(f"| {names[kind]} | {row['per_s']:,.0f} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} |")
+    lines += ["", "| different days, one after the other | queries | p50 ms | p99 ms | peak MB |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for kind, title in (("api", "the API, each day for the first time"), ("per_request", "table and files read anew")):
+        row = details["cold_p99_ms"][kind]
+        times = f"{row['p50_ms']:.1f} | {row['p99_ms']:.1f}"
+        lines.append(f"| {title} | {row['queries']} | {times} | {row['peak_mb']:.0f} |")
+    return lines
+
+
 TABLES: dict[str, tuple[Callable[[Mapping[str, Mapping[str, Any]]], list[str]], ...]] = {
-    "silver": (_contestants, _refreshes)
+    "silver": (_contestants, _refreshes),
+    "api": (_requests,),
 }
 PICTURES: dict[str, dict[str, Callable[[Mapping[str, Any]], str]]] = {"silver": {"silver-benchmark.svg": _picture}}

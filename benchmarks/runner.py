@@ -46,7 +46,11 @@ class Runner:
 
     def step(self, title: str, name: str, **arguments: Any) -> Any:
         """Runs a function of `benchmarks.steps` in a process of its own and returns its result."""
-        return self._child(title, "benchmarks.steps", name, json.dumps(arguments, default=str))
+        return self.step_of("benchmarks.steps", title, name, **arguments)
+
+    def step_of(self, module: str, title: str, name: str, **arguments: Any) -> Any:
+        """Runs a step of that module in a process of its own and returns its result."""
+        return self._child(title, module, name, json.dumps(arguments, default=str))
 
     def bare(self, title: str, script: str, *arguments: Path | str) -> dict[str, Any]:
         """Runs a bare script and returns what it printed: name, query_s, cpu_s, rss_mb, …"""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -306,13 +306,14 @@ STEPS: dict[str, Callable[..., Any]] = {
 }
 
 
-def main(name: str, arguments: str) -> None:
+def main(steps: Mapping[str, Callable[..., Any]], name: str, arguments: str) -> None:
+    """Runs a step and prints its result."""
     from cryptolake_assets.log import configure_logging
 
     configure_logging("WARNING")
-    result = STEPS[name](**json.loads(arguments))
+    result = steps[name](**json.loads(arguments))
     print(json.dumps({"result": result}), flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(STEPS, *sys.argv[1:])

@@ -16,6 +16,7 @@ from cryptolake_assets.api.answers import AnswerMiddleware
 from cryptolake_assets.api.guard import GuardMiddleware
 from cryptolake_assets.api.observe import ApiMetrics, ObserveMiddleware
 from cryptolake_assets.api.reader import Reader
+from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 
@@ -30,6 +31,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await _look(reader, hub)
+        with suppress(CryptolakeError):
+            await reader.run(reader.warm_up)
         task = asyncio.create_task(_follow(reader, hub))
         try:
             yield

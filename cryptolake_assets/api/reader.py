@@ -104,6 +104,13 @@ class Reader:
             raise problems.unknown_symbol(symbol)
         return self._finished(asked, table, snapshot_id, page)
 
+    def warm_up(self) -> None:
+        """Imports what reading needs and looks at Silver once, so that no client waits for it."""
+        everything = PageParams.model_validate({"limit": 1})
+        asked = Asked(Resource("", SILVER_OHLCV.identifier, SILVER_OHLCV.key, "bars"), everything, Format.JSON, "")
+        self._answer(asked)
+        self.known_symbols()
+
     def known_symbols(self) -> frozenset[str]:
         """Symbols that Silver has bars of. Raises `TableNotFoundError`."""
         return frozenset(self.symbols.spans(self.heads.table(SILVER_OHLCV.identifier)))

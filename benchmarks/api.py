@@ -1,0 +1,91 @@
+"""Part `api`: a day of bars by HTTP, warm, conditional and cold, beside bare FastAPI routes and reading per request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from benchmarks.results import Figure
+from benchmarks.runner import Runner
+
+GENERATOR = 1
+"""Moves when `api_steps.make_year` makes something else of the same parameters."""
+STEPS = "benchmarks.api_steps"
+FIGURES = ("per_s", "p50_ms", "p99_ms")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the part is."""
+
+    days: int = 365
+    symbols: int = 10
+    rounds: int = 5
+    seconds: float = 3.0
+    cold_queries: int = 1_000
+
+
+SMALL = Scale(days=10, symbols=2, rounds=1, seconds=0.5, cold_queries=20)
+
+
+def run(runner: Runner, scale: Scale) -> list[Figure]:
+    """Prepares the lake, measures, and returns the figures."""
+    directory = runner.state / "api-year"
+    key = {"days": scale.days, "symbols": scale.symbols, "generator": GENERATOR}
+    if not runner.made_once(directory, key):
+        rows = runner.step_of(
+            STEPS,
+            "a year of bars",
+            "make_year",
+            home=directory / "home",
+            days=scale.days,
+            symbols=scale.symbols,
+        )
+        runner.remember(directory, key, rows)
+    home = directory / "home"
+    asked = {"days": scale.days, "symbols": scale.symbols}
+    cold = runner.step_of(
+        STEPS, "different days, each asked once", "cold", home=home, **asked, queries=scale.cold_queries, seed=7
+    )
+    per_request = runner.step_of(
+        STEPS,
+        "different days, the table read by each request",
+        "cold_per_request",
+        home=home,
+        **asked,
+        queries=min(100, scale.cold_queries),
+        seed=7,
+    )
+    rounds = [
+        runner.step_of(
+            STEPS,
+            f"the same day again and again, round {number + 1} of {scale.rounds}",
+            "warm",
+            home=home,
+            seconds=scale.seconds,
+        )
+        for number in range(scale.rounds)
+    ]
+    return [
+        _ratio("warm_vs_bare", rounds, "warm", "bare", ">= 0.5"),
+        _ratio("conditional_vs_bare", rounds, "conditional", "bare_empty", ">= 0.8"),
+        Figure("cold_p99_ms", round(cold["p99_ms"], 1), "ms", "<= 150", {"api": cold, "per_request": per_request}),
+        Figure("peak_mb", round(cold["peak_mb"], 1), "MB", "", {"rows": runner.recall(directory)}),
+    ]
+
+
+def _ratio(name: str, rounds: list[dict[str, Any]], ours: str, bare: str, target: str) -> Figure:
+    """Requests a second, ours by the bare route's of the same round; the median of the rounds."""
+    values = [one[ours]["per_s"] / one[bare]["per_s"] for one in rounds]
+    contestants = {
+        kind: {figure: round(median(one[kind][figure] for one in rounds), 3) for figure in FIGURES}
+        for kind in (ours, bare)
+    }
+    return Figure(
+        name,
+        round(median(values), 3),
+        "ratio",
+        target,
+        {"rounds": [round(value, 3) for value in values], "contestants": contestants},
+    )
