@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
-from cryptolake_assets.api import health, lakeinfo, live, problems, schemas, tables
+from cryptolake_assets.api import health, lakeinfo, live, operations, problems, schemas, tables
 from cryptolake_assets.api.answers import AnswerMiddleware
 from cryptolake_assets.api.guard import GuardMiddleware
 from cryptolake_assets.api.observe import ApiMetrics, ObserveMiddleware
@@ -53,8 +53,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.reader, app.state.metrics, app.state.hub = reader, metrics, hub
     app.state.health = health.new_state()
+    app.state.watched = operations.Watched(settings)
     metrics.registry.register(health.collector_of(reader))
-    for router in (tables.router, lakeinfo.router, health.router, live.router):
+    for router in (tables.router, lakeinfo.router, health.router, operations.router, live.router):
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)

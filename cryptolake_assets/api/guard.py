@@ -18,7 +18,7 @@ from cryptolake_assets.settings import Settings
 
 OPEN_PATHS = frozenset({"/health", "/openapi.json", "/"})
 """Answered without a key, and then without details."""
-OPERATE_PATHS = frozenset({"/metrics"})
+OPERATE_PATHS = frozenset({"/metrics", "/operations/parts", "/operations/assets"})
 KEY = "cryptolake.key"
 """Where in the scope the request's key stands."""
 POLICY_VIOLATION = 1008

@@ -16,6 +16,7 @@ import orjson
 import structlog
 from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from cryptolake_assets.api import schemas
 from cryptolake_assets.api.formats import records
@@ -236,7 +237,26 @@ async def sse_ohlcv(request: Request, symbols: SymbolList) -> Response:
     """The same messages as server-sent events."""
     hub: Hub = request.app.state.hub
     client = await hub.join(_names(symbols))
-    return StreamingResponse(_events(hub, client), media_type="text/event-stream")
+    return _EventStream(hub, client)
+
+
+class _EventStream(StreamingResponse):
+    """Ends at once when its client is cut, also while the client's socket takes nothing."""
+
+    def __init__(self, hub: Hub, client: Client) -> None:
+        super().__init__(_events(hub, client), media_type="text/event-stream")
+        self._cut = client.cut
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        streaming = asyncio.create_task(super().__call__(scope, receive, send))
+        cut = asyncio.create_task(self._cut.wait())
+        try:
+            await asyncio.wait({streaming, cut}, return_when=asyncio.FIRST_COMPLETED)
+            if streaming.done():
+                streaming.result()
+        finally:
+            streaming.cancel()
+            cut.cancel()
 
 
 async def _events(hub: Hub, client: Client) -> AsyncIterator[bytes]:

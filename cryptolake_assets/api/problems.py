@@ -11,7 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from cryptolake_assets.errors import AnswerTooLargeError, CryptolakeError, SnapshotExpiredError, TableNotFoundError
+from cryptolake_assets.errors import (
+    AnswerTooLargeError,
+    CryptolakeError,
+    PartError,
+    SnapshotExpiredError,
+    TableNotFoundError,
+)
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:cryptolake:problem:"
@@ -96,6 +102,13 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(TableNotFoundError)
     async def _missing(_request: Request, error: TableNotFoundError) -> Response:
         return missing_table(error).response()
+
+    @app.exception_handler(PartError)
+    async def _part(_request: Request, error: PartError) -> Response:
+        log.info("part_unavailable", cause=str(error))
+        return Problem(
+            503, "unavailable", "Unavailable", "Dagster does not answer; `cryptolake status` says more."
+        ).response()
 
     @app.exception_handler(AnswerTooLargeError)
     async def _too_large(_request: Request, error: AnswerTooLargeError) -> Response:

@@ -12,7 +12,7 @@ from pyarrow import ipc
 
 from cryptolake_assets.lake import pages
 from cryptolake_assets.lake.catalog import get_catalog, load_table
-from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, SILVER_OHLCV, SILVER_QUARANTINE
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.api.conftest import DAYS, FIRST_DAY, MINUTES, Api, append, bar, put, serving, starts, trade
 
@@ -221,6 +221,28 @@ def test_symbols_tell_from_when_to_when(api: Api, bars: Settings) -> None:
         "bars": DAYS * MINUTES,
     }
     assert found["SOLUSDT"]["bars"] == 1
+
+
+def test_what_was_dropped_is_told_by_reason(api: Api, bars: Settings) -> None:
+    moment = starts()[0]
+    refused = {"raw": b"x", "stream": "trade", "ingest_ts": moment, "kafka_topic": "t", "kafka_timestamp": moment}
+    reasons = ("not_json: line 1", "not_json: line 2", "bad_price: NaN")
+    append(bars, BRONZE_REJECTED, [{**refused, "reason": reason} for reason in reasons])
+    broken = {**trade("BTCUSDT", 1, moment), "rule": "price_not_positive", "run_id": "r", "source_snapshot": 1}
+    kafka = ("kafka_partition", "kafka_offset", "kafka_timestamp")
+    append(bars, SILVER_QUARANTINE, [{name: value for name, value in broken.items() if name not in kafka}])
+    api.look()
+    found = get(api, "/quality/rejected")["reasons"]
+    assert [(item["reason"], item["rows"]) for item in found] == [("not_json", 2), ("bad_price", 1)]
+    (found,) = get(api, "/quality/quarantined")["reasons"]
+    assert (found["reason"], found["symbol"], found["rows"]) == ("price_not_positive", "BTCUSDT", 1)
+    assert datetime.fromisoformat(found["first_at"]) == moment
+
+
+def test_without_dagster_its_routes_are_503_and_the_parts_are_stopped(api: Api) -> None:
+    for path in ("/operations/assets", "/quality/checks"):
+        assert (api.get(path).status_code, api.get(path).json()["title"]) == (503, "Unavailable")
+    assert {item["state"] for item in get(api, "/operations/parts")["parts"]} == {"stopped"}
 
 
 def test_the_catalog_lists_tables_with_their_snapshots(api: Api, bars: Settings) -> None:

@@ -19,6 +19,7 @@ from cryptolake_assets.platform.graphql import ask, launch_asset, run_status
 from cryptolake_assets.platform.parts import DAGSTER_DAEMON, DAGSTER_PARTS
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
+from cryptolake_tests.api.conftest import serving
 from cryptolake_tests.reference import Trade, reference_bars
 from cryptolake_tests.waiting import wait_for
 
@@ -131,6 +132,20 @@ def test_the_graph_a_partition_its_checks_and_its_freshness(live: tuple[Settings
     assert of_run["evaluation"]["description"] == "Bronze holds 8 rows; read 8, accounted for 8"
     nodes = {tuple(node["assetKey"]["path"]): node for node in ask(settings, GRAPH)["assetNodes"]}
     assert nodes[tuple(silver.KEY.path)]["freshnessStatusInfo"]["freshnessStatus"] == "HEALTHY"
+
+
+def test_the_api_tells_of_assets_and_checks(live: tuple[Settings, list[Trade]]) -> None:
+    settings, _ = live
+    with serving(settings) as api:
+        assets = {item["asset"]: item for item in api.get("/operations/assets").json()["assets"]}
+        assert assets["silver/futures_ohlcv_1m"]["freshness"] == "HEALTHY"
+        assert assets["silver/futures_ohlcv_1m"]["last_partition"] is not None
+        assert assets["marts/ohlcv_1h"]["last_materialized_at"] is None
+        checks = {(item["asset"], item["check"]): item for item in api.get("/quality/checks").json()["checks"]}
+        row_count = checks["silver/futures_ohlcv_1m", "row_count"]
+        assert (row_count["status"], row_count["blocking"]) == ("SUCCEEDED", True)
+        parts = {item["name"]: item["state"] for item in api.get("/operations/parts").json()["parts"]}
+        assert (parts["dagster-daemon"], parts["producer"]) == ("running", "stopped")
 
 
 def test_daemon_and_code_server_are_killed_and_every_hour_is_done_once(live: tuple[Settings, list[Trade]]) -> None:

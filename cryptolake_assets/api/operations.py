@@ -1,0 +1,226 @@
+"""Routes for whoever watches the platform: its parts and assets, the checks' last results, and what was dropped."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from cryptolake_assets.api import schemas
+from cryptolake_assets.api.params import Format
+from cryptolake_assets.api.reader import Reader, make_answer
+from cryptolake_assets.api.tables import ReaderOf, Ready
+from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.heads import Identifier
+from cryptolake_assets.lake.tables import BRONZE_REJECTED, SILVER_QUARANTINE
+from cryptolake_assets.platform import graphql
+
+if TYPE_CHECKING:
+    from cryptolake_assets.settings import Settings
+
+router = APIRouter(responses=schemas.common())
+
+KEPT_S = 3.0
+"""How long what the parts and Dagster said is told again."""
+UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: schemas.problem("Dagster's webserver does not answer")}
+MISSING: dict[int | str, dict[str, Any]] = {503: schemas.problem("The table does not exist (yet)")}
+
+_ASSETS = """
+{ assetNodes { assetKey { path } groupName isPartitioned
+    freshnessStatusInfo { freshnessStatus }
+    assetMaterializations(limit: 1) { timestamp partition runId }
+    assetChecksOrError { ... on AssetChecks { checks { name blocking
+      executionForLatestMaterialization { status timestamp runId
+        evaluation { severity description partition } } } } } } }
+"""
+
+
+class PartInfo(BaseModel):
+    name: str
+    state: str
+    port: int | None
+    uptime_s: float | None
+    lag: int | None
+    detail: str
+
+
+class Parts(BaseModel):
+    parts: list[PartInfo]
+
+
+class AssetInfo(BaseModel):
+    asset: str
+    group: str
+    freshness: str | None
+    last_materialized_at: datetime | None
+    last_partition: str | None
+    last_run_id: str | None
+
+
+class Assets(BaseModel):
+    dagster_url: str
+    assets: list[AssetInfo]
+
+
+class CheckInfo(BaseModel):
+    asset: str
+    check: str
+    blocking: bool
+    status: str | None
+    severity: str | None
+    checked_at: datetime | None
+    partition: str | None
+    description: str | None
+    run_id: str | None
+
+
+class Checks(BaseModel):
+    checks: list[CheckInfo]
+
+
+class Reason(BaseModel):
+    reason: str
+    symbol: str | None
+    rows: int
+    first_at: datetime
+    last_at: datetime
+
+
+class Dropped(BaseModel):
+    snapshot_id: schemas.SnapshotId
+    reasons: list[Reason]
+
+
+class Watched:
+    """What is asked of other processes, at most every `KEPT_S` seconds. One of an API."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._kept: dict[str, tuple[float, Any]] = {}
+
+    def parts(self) -> list[dict[str, Any]]:
+        """Of this machine, in order; without paths and process ids."""
+
+        def ask() -> list[dict[str, Any]]:
+            from cryptolake_assets.platform.status import status
+
+            rows = [asdict(row) for row in status(self._settings)]
+            return [{name: row[name] for name in PartInfo.model_fields} for row in rows]
+
+        found: list[dict[str, Any]] = self._once("parts", ask)
+        return found
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Dagster's assets with their last materialization and checks. Raises `PartError`."""
+        found: list[dict[str, Any]] = self._once("nodes", lambda: graphql.ask(self._settings, _ASSETS)["assetNodes"])
+        return found
+
+    def _once(self, name: str, ask: Any) -> Any:
+        at, found = self._kept.get(name, (0.0, None))
+        if found is None or time.monotonic() - at > KEPT_S:
+            found = ask()
+            self._kept[name] = (time.monotonic(), found)
+        return found
+
+
+@router.get("/operations/parts", response_model=Parts)
+async def parts(request: Request, reader: ReaderOf) -> Response:
+    """Every process of the platform on the API's machine: state, port, lag in records, progress."""
+    return _json({"parts": await reader.run(_watched(request).parts)})
+
+
+@router.get("/operations/assets", response_model=Assets, responses=UNAVAILABLE)
+async def assets(request: Request, reader: ReaderOf) -> Response:
+    """Dagster's assets: freshness and last materialization."""
+    nodes = await reader.run(_watched(request).nodes)
+    url = f"http://127.0.0.1:{reader.settings.dagster_port}"
+    return _json({"dagster_url": url, "assets": sorted(map(_asset, nodes), key=lambda item: str(item["asset"]))})
+
+
+@router.get("/quality/checks", response_model=Checks, responses=UNAVAILABLE)
+async def checks(request: Request, reader: ReaderOf) -> Response:
+    """The last result of every asset check."""
+    nodes = await reader.run(_watched(request).nodes)
+    found = [_check(node, item) for node in nodes for item in (node["assetChecksOrError"] or {}).get("checks", ())]
+    return _json({"checks": sorted(found, key=lambda item: (item["asset"], item["check"]))})
+
+
+@router.get("/quality/rejected", response_model=Dropped, responses=MISSING)
+async def rejected(request: Request, reader: ReaderOf) -> Response:
+    """Frames whose structure was refused, by the reason's code; times are those of their receipt."""
+    sql = """SELECT split_part(reason, ':', 1) AS reason, NULL::VARCHAR AS symbol, count(*) AS rows,
+      min(ingest_ts) AS first_at, max(ingest_ts) AS last_at FROM found GROUP BY 1 ORDER BY rows DESC, reason"""
+    columns = ("reason", "ingest_ts")
+    return Ready(
+        request, await reader.run(_dropped, reader, "/quality/rejected", BRONZE_REJECTED.identifier, columns, sql)
+    )
+
+
+@router.get("/quality/quarantined", response_model=Dropped, responses=MISSING)
+async def quarantined(request: Request, reader: ReaderOf) -> Response:
+    """Trades that broke a quality rule, by rule and symbol; times are those of the trades."""
+    sql = """SELECT rule AS reason, symbol, count(*) AS rows, min(event_time) AS first_at, max(event_time) AS last_at
+      FROM found GROUP BY rule, symbol ORDER BY rows DESC, rule, symbol"""
+    columns = ("rule", "symbol", "event_time")
+    identifier = SILVER_QUARANTINE.identifier
+    return Ready(request, await reader.run(_dropped, reader, "/quality/quarantined", identifier, columns, sql))
+
+
+def _dropped(reader: Reader, route: str, identifier: Identifier, columns: tuple[str, ...], sql: str) -> Any:
+    """These tables grow by what is wrong, so they are read whole; the answer is kept until they change."""
+    from cryptolake_assets.api.formats import records
+
+    table = reader.heads.table(identifier)
+    snapshot_id = table.metadata.current_snapshot_id
+    with open_duckdb() as duck:
+        duck.register("found", table.scan(selected_fields=columns).to_arrow())
+        rows = duck.sql(sql).to_arrow_table()
+    body = orjson.dumps({"snapshot_id": None if snapshot_id is None else str(snapshot_id), "reasons": records(rows)})
+    return make_answer(body, Format.JSON, route, identifier, snapshot_id, snapshot_id, route)
+
+
+def _asset(node: dict[str, Any]) -> dict[str, Any]:
+    last = next(iter(node["assetMaterializations"]), None) or {}
+    return {
+        "asset": "/".join(node["assetKey"]["path"]),
+        "group": node["groupName"],
+        "freshness": (node["freshnessStatusInfo"] or {}).get("freshnessStatus"),
+        "last_materialized_at": _instant(float(last["timestamp"]) / 1000) if last else None,
+        "last_partition": last.get("partition"),
+        "last_run_id": last.get("runId"),
+    }
+
+
+def _check(node: dict[str, Any], check: dict[str, Any]) -> dict[str, Any]:
+    execution = check["executionForLatestMaterialization"] or {}
+    evaluation = execution.get("evaluation") or {}
+    return {
+        "asset": "/".join(node["assetKey"]["path"]),
+        "check": check["name"],
+        "blocking": bool(check["blocking"]),
+        "status": execution.get("status"),
+        "severity": evaluation.get("severity"),
+        "checked_at": _instant(float(execution["timestamp"])) if execution else None,
+        "partition": evaluation.get("partition"),
+        "description": evaluation.get("description"),
+        "run_id": execution.get("runId"),
+    }
+
+
+def _instant(epoch_s: float) -> str:
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
+
+
+def _watched(request: Request) -> Watched:
+    found: Watched = request.app.state.watched
+    return found
