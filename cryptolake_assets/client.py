@@ -1,4 +1,4 @@
-"""A client of the HTTP API in three lines:
+"""A client of the HTTP API. In three lines:
 
 from cryptolake_assets.client import ohlcv
 
@@ -7,10 +7,12 @@ bars = ohlcv("BTCUSDT", "1h", start="2025-01-01", end="2025-01-31")   # a pandas
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any, Literal, overload
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from cryptolake_assets.errors import ApiError
+from cryptolake_assets.errors import ApiError, ApiRefusedError, ApiUnreachableError
 
 if TYPE_CHECKING:
     import httpx
@@ -23,7 +25,7 @@ Moment = str | int | date | datetime
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 PAGE_ROWS = 10_000
-TOO_LARGE = 413
+OK, NOT_MODIFIED, TOO_LARGE, UNAVAILABLE = 200, 304, 413, 503
 
 
 @overload
@@ -49,6 +51,73 @@ def ohlcv(symbol: str, timeframe: str = "1m", *, frame: str = "pandas", **option
     return table.to_pandas()
 
 
+class ApiClient:
+    """A connection to the API. Can be shared by threads."""
+
+    def __init__(self, url: str = DEFAULT_URL, key: str = "", timeout_s: float = 60.0) -> None:
+        import httpx
+
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def get(self, path: str, query: Mapping[str, str], *, etag: str | None = None) -> httpx.Response:
+        """The answer: a 2xx, or a 304 where the API still has what `etag` names.
+
+        Raises `ApiUnreachableError` when nothing answers, `ApiRefusedError` with the API's reason when it refuses.
+        """
+        answer = self._ask(path, query, {"If-None-Match": etag} if etag else {})
+        if answer.is_success or answer.status_code == NOT_MODIFIED:
+            return answer
+        raise _refusal(answer)
+
+    def health(self) -> dict[str, Any]:
+        """What `/health` says, whatever its status. Raises `ApiUnreachableError`, `ApiRefusedError`."""
+        answer = self._ask("/health", {}, {})
+        if answer.status_code not in (OK, UNAVAILABLE):
+            raise _refusal(answer)
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def _ask(self, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> httpx.Response:
+        import httpx
+
+        try:
+            return self._http.get(path, params=dict(query), headers=dict(headers))
+        except httpx.HTTPError as error:
+            raise ApiUnreachableError(
+                f"api: it does not answer at {self.url} ({type(error).__name__}). Start it with `cryptolake up`, or "
+                "give its address as `url`."
+            ) from None
+
+    def pages(self, path: str, query: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """The whole range as answers of the format that `query` names: one, or pages where one would be too large."""
+        try:
+            yield self.get(path, query)
+            return
+        except ApiRefusedError as error:
+            if error.status != TOO_LARGE:
+                raise
+        cursor: dict[str, str] = {}
+        while True:
+            page = self.get(path, {**query, "limit": str(PAGE_ROWS), **cursor})
+            yield page
+            if "x-next-cursor" not in page.headers:
+                return
+            cursor = {"cursor": page.headers["x-next-cursor"]}
+
+
 def _fetch(
     path: str,
     query: dict[str, str],
@@ -60,49 +129,24 @@ def _fetch(
     key: str = "",
     timeout_s: float = 60.0,
 ) -> pa.Table:
-    import httpx
     import pyarrow as pa
 
     times = {"start": start, "end": end, "as_of": as_of}
     query |= {name: _text(value) for name, value in times.items() if value is not None} | {"format": "arrow"}
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=False) as http:
-        answer = _get(http, path, query)
-        if answer.status_code != TOO_LARGE:
-            return _table(_sound(answer))
-        parts: list[pa.Table] = []
-        cursor: dict[str, str] = {}
-        while True:
-            page = _sound(_get(http, path, {**query, "limit": str(PAGE_ROWS), **cursor}))
-            parts.append(_table(page))
-            if "x-next-cursor" not in page.headers:
-                return pa.concat_tables(parts)
-            cursor = {"cursor": page.headers["x-next-cursor"]}
+    with ApiClient(url, key, timeout_s) as api:
+        return pa.concat_tables([_table(page) for page in api.pages(path, query)])
 
 
-def _get(http: httpx.Client, path: str, query: dict[str, str]) -> httpx.Response:
-    import httpx
-
-    try:
-        return http.get(path, params=query)
-    except httpx.HTTPError as error:
-        raise ApiError(
-            f"api: it does not answer at {http.base_url} ({type(error).__name__}). Start it with `cryptolake up`, or "
-            "give its address as `url`."
-        ) from None
-
-
-def _sound(answer: httpx.Response) -> httpx.Response:
-    """The answer; raises `ApiError` with what a refusal says."""
-    if answer.is_success:
-        return answer
+def _refusal(answer: httpx.Response) -> ApiRefusedError:
+    """What a refusal says: problem details (RFC 9457), or its status where there are none."""
     try:
         problem = answer.json()
         errors = [f"{item['parameter']}: {item['message']}" for item in problem.get("errors", ())]
         said = "; ".join([str(problem["detail"]), *errors])
-    except (ValueError, KeyError, TypeError):
-        said = f"HTTP {answer.status_code}"
-    raise ApiError(f"api: {said}")
+        code = str(problem["type"]).rpartition(":")[2]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        said, code = f"HTTP {answer.status_code}", ""
+    return ApiRefusedError(f"api: {said}", answer.status_code, code)
 
 
 def _table(answer: httpx.Response) -> pa.Table:
@@ -115,3 +159,6 @@ def _text(value: Moment) -> str:
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
     return value.isoformat() if isinstance(value, date) else str(value)
+
+
+__all__ = ["ApiClient", "ApiError", "Moment", "ohlcv"]

@@ -95,6 +95,18 @@ class ApiError(CryptolakeError):
     """The HTTP API could not be reached or refused a request."""
 
 
+class ApiUnreachableError(ApiError):
+    """Nothing answers where the HTTP API should be."""
+
+
+class ApiRefusedError(ApiError):
+    """The HTTP API refused a request: `status` is HTTP's, `code` the end of the problem's type, where it has one."""
+
+    def __init__(self, message: str, status: int, code: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
 class DeleteFilesError(CryptolakeError):
     """A table holds row-level deletes, which only Spark could apply."""
 

@@ -1,4 +1,4 @@
-"""The settings that only the readers use: where the HTTP API listens, who may ask, and how much memory it takes.
+"""The settings that only the readers use: where the API and the dashboard listen, who may ask, what memory they take.
 
 A class of their own, so that a change of one restarts the readers and does not interrupt the stream or the graph.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode
 
 from cryptolake_assets.settings_graph import named
@@ -60,6 +60,31 @@ class ApiSettings(BaseSettings):
         "CRYPTOLAKE_API_CLIENTS", 200, "Most WebSocket and event-stream clients of the HTTP API at the same time.", ge=1
     )
 
+    dashboard_host: str = named(
+        "CRYPTOLAKE_DASHBOARD_HOST",
+        "127.0.0.1",
+        "Address that the dashboard listens on. It asks nobody for a password: beyond loopback put a proxy before it "
+        "that does.",
+    )
+    dashboard_port: Annotated[int, Field(ge=1, le=65535)] = named(
+        "CRYPTOLAKE_DASHBOARD_PORT", 8501, "Port of the dashboard."
+    )
+    dashboard_api_url: str = named(
+        "CRYPTOLAKE_DASHBOARD_API_URL", "", "Base URL of the HTTP API that the dashboard reads. Empty: the local one."
+    )
+    dashboard_api_key: SecretStr = named(
+        "CRYPTOLAKE_DASHBOARD_API_KEY",
+        SecretStr(""),
+        "The dashboard's key of the HTTP API, with the scopes read and operate, where the API asks for keys.",
+    )
+    dashboard_refresh_s: float = named(
+        "CRYPTOLAKE_DASHBOARD_REFRESH_S",
+        2.0,
+        "Seconds between two looks of an open dashboard page at the API.",
+        gt=0,
+        le=3_600,
+    )
+
     @property
     def api_cache_bytes(self) -> int:
         return self.api_cache_mb * MEBIBYTE
@@ -71,12 +96,7 @@ class ApiSettings(BaseSettings):
     @property
     def api_on_loopback(self) -> bool:
         """Whether only this machine can reach the API."""
-        if self.api_host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.api_host).is_loopback
-        except ValueError:
-            return False
+        return _on_loopback(self.api_host)
 
     @property
     def api_keys_required(self) -> bool:
@@ -85,5 +105,28 @@ class ApiSettings(BaseSettings):
     @property
     def api_url(self) -> str:
         """Base URL of the API for a reader on this machine."""
-        host = self.api_host if self.api_on_loopback else "127.0.0.1"
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.api_port}"
+        return _local_url(self.api_host, self.api_port)
+
+    @property
+    def dashboard_url(self) -> str:
+        """Address of the dashboard for a browser on this machine."""
+        return _local_url(self.dashboard_host, self.dashboard_port)
+
+    @property
+    def dashboard_reads(self) -> str:
+        """Base URL of the API that the dashboard reads."""
+        return self.dashboard_api_url.rstrip("/") or self.api_url
+
+
+def _on_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _local_url(host: str, port: int) -> str:
+    host = host if _on_loopback(host) else "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

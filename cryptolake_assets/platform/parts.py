@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.platform import code_servers, kafka, probes, spark
 from cryptolake_assets.platform.code_servers import CodeLocation
-from cryptolake_assets.settings import PROJECT_ROOT, Settings, Source, env_name
+from cryptolake_assets.settings import PORT_FIELDS, PROJECT_ROOT, Settings, Source, env_name
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_graph import GraphSettings
 from cryptolake_assets.stream.progress import report_path
@@ -35,6 +35,7 @@ BRONZE = "bronze"
 DAGSTER_WEBSERVER = "dagster-webserver"
 DAGSTER_DAEMON = "dagster-daemon"
 API = "api"
+DASHBOARD = "dashboard"
 TOPICS = "topics"
 TABLES = "tables"
 
@@ -248,7 +249,15 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, _: probes.http_answers(f"{settings.api_url}/health"),
         needs=(TABLES,),
         port_fields=("api_port",),
-        ignores=lambda name: name.startswith("replay_"),
+        ignores=lambda name: name.startswith(("replay_", "dashboard_")),
+    ),
+    Part(
+        name=DASHBOARD,
+        command=_module("cryptolake_assets.dashboard"),
+        is_ready=lambda settings, _: probes.http_ok(f"{settings.dashboard_url}/_stcore/health"),
+        port_fields=("dashboard_port",),
+        # It reads the API only, and comes up without it: its pages say that the API is not there, until it is.
+        ignores=lambda name: name not in API_SETTINGS and name not in PORT_FIELDS,
     ),
 )
 

@@ -1,0 +1,226 @@
+// Candles, volume and VWAP of one symbol, drawn by TradingView's Lightweight Charts (beside this file).
+//
+// Python sends `data` with every run of the page's fragment:
+//   about       what the series is of; another one is fitted to the width
+//   generation  number of the series; another number means that it is drawn whole
+//   rows        the whole series, or null when Python knows that it was sent before
+//   changed     bars that are new or different since the whole series was sent
+//   places      decimals of prices; title; palette of both themes
+// A row is [open time in s, open, high, low, close, volume, vwap, trades, complete]; numbers are exact text, and the
+// legend shows that text. Only drawing uses floats.
+
+import {
+  CandlestickSeries,
+  CrosshairMode,
+  HistogramSeries,
+  LineSeries,
+  createChart,
+} from "./lightweight-charts.js";
+
+const [TIME, OPEN, HIGH, LOW, CLOSE, VOLUME, VWAP, TRADES, COMPLETE] = Array(9).keys();
+const PAN_BARS = 10;
+const LEGEND = [["O", OPEN], ["H", HIGH], ["L", LOW], ["C", CLOSE], ["Vol", VOLUME], ["VWAP", VWAP], ["Trades", TRADES]];
+const drawings = new WeakMap();
+
+export default function render({ data, parentElement, setTriggerValue }) {
+  let drawing = drawings.get(parentElement);
+  if (!drawing) {
+    drawing = new Drawing(parentElement);
+    drawings.set(parentElement, drawing);
+  }
+  drawing.show(data, setTriggerValue);
+  return () => {
+    drawing.remove();
+    drawings.delete(parentElement);
+  };
+}
+
+class Drawing {
+  constructor(parent) {
+    this.parent = parent;
+    this.root = parent.querySelector(".chart");
+    this.legend = parent.querySelector(".legend");
+    this.generation = null;
+    this.rows = new Map();
+    this.chart = createChart(this.root, {
+      autoSize: true,
+      crosshair: { mode: CrosshairMode.Normal },
+      layout: { attributionLogo: true, panes: { enableResize: true } },
+      // The legend stands in the margin above the candles.
+      rightPriceScale: { borderVisible: false, scaleMargins: { top: 0.16, bottom: 0.06 } },
+      timeScale: { borderVisible: false, timeVisible: true, secondsVisible: false },
+    });
+    const plain = { lastValueVisible: false, priceLineVisible: false };
+    this.candles = this.chart.addSeries(CandlestickSeries, {});
+    this.vwap = this.chart.addSeries(LineSeries, { ...plain, lineWidth: 1, crosshairMarkerVisible: false });
+    this.volume = this.chart.addSeries(HistogramSeries, { ...plain, priceFormat: { type: "volume" } }, 1);
+    this.chart.panes()[0].setStretchFactor(4);
+    this.chart.panes()[1].setStretchFactor(1);
+    this.chart.subscribeCrosshairMove((event) => {
+      this.hovered = event.time ?? null;
+      this.describe();
+    });
+    this.root.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  show(data, setTriggerValue) {
+    this.data = data;
+    this.dress();
+    if (data.generation !== this.generation) {
+      if (data.rows === null) {
+        // The browser has lost what was sent before: another page was shown meanwhile.
+        setTriggerValue("resync", data.generation);
+        return;
+      }
+      this.draw(data.rows, data.about !== this.about);
+      this.generation = data.generation;
+      this.about = data.about;
+    }
+    data.changed.forEach((row) => this.update(row));
+    this.describe();
+    this.root.dataset.bars = String(this.rows.size);
+    this.root.dataset.generation = this.generation;
+    this.root.dataset.last = this.newest ? JSON.stringify(this.newest) : "";
+  }
+
+  draw(rows, fit) {
+    const range = fit ? null : this.chart.timeScale().getVisibleRange();
+    this.rows = new Map(rows.map((row) => [row[TIME], row]));
+    this.newest = rows[rows.length - 1];
+    this.colour();
+    if (range) this.chart.timeScale().setVisibleRange(range);
+    else this.chart.timeScale().fitContent();
+    this.root.dataset.draws = String(Number(this.root.dataset.draws ?? 0) + 1);
+  }
+
+  colour() {
+    const rows = [...this.rows.values()];
+    this.candles.setData(rows.map((row) => this.candle(row)));
+    this.vwap.setData(rows.map((row) => ({ time: row[TIME], value: Number(row[VWAP]) })));
+    this.volume.setData(rows.map((row) => this.bar(row)));
+  }
+
+  // One bar: a new one, or other numbers of one that is there. Zoom and pan stay as they are.
+  update(row) {
+    const known = this.rows.get(row[TIME]);
+    if (known && known.every((value, index) => value === row[index])) return;
+    const historical = this.newest !== undefined && row[TIME] < this.newest[TIME];
+    if (historical && !known) {
+      // A minute between others that had no bar: the library inserts only at the end.
+      this.rows = new Map([...this.rows, [row[TIME], row]].sort((one, other) => one[0] - other[0]));
+      const range = this.chart.timeScale().getVisibleRange();
+      this.colour();
+      if (range) this.chart.timeScale().setVisibleRange(range);
+      return;
+    }
+    this.rows.set(row[TIME], row);
+    if (!historical) this.newest = row;
+    this.candles.update(this.candle(row), historical);
+    this.vwap.update({ time: row[TIME], value: Number(row[VWAP]) }, historical);
+    this.volume.update(this.bar(row), historical);
+    this.root.dataset.updates = String(Number(this.root.dataset.updates ?? 0) + 1);
+  }
+
+  candle(row) {
+    const rises = Number(row[CLOSE]) >= Number(row[OPEN]);
+    const colour = rises ? this.palette.up : this.palette.down;
+    return {
+      time: row[TIME],
+      open: Number(row[OPEN]),
+      high: Number(row[HIGH]),
+      low: Number(row[LOW]),
+      close: Number(row[CLOSE]),
+      // Rising bars are hollow, so that direction does not hang on colour alone; open minutes are pale.
+      color: rises ? this.palette.background : faded(colour, row[COMPLETE]),
+      borderColor: faded(colour, row[COMPLETE]),
+      wickColor: faded(colour, row[COMPLETE]),
+    };
+  }
+
+  bar(row) {
+    const rises = Number(row[CLOSE]) >= Number(row[OPEN]);
+    return { time: row[TIME], value: Number(row[VOLUME]), color: `${rises ? this.palette.up : this.palette.down}88` };
+  }
+
+  // Colours of the page's theme, which may change at any time.
+  dress() {
+    const style = getComputedStyle(this.root);
+    const themed = (name) => style.getPropertyValue(name).trim();
+    const background = themed("--st-background-color") || "#ffffff";
+    const key = `${background} ${this.data.places}`;
+    if (key === this.dressed) return;
+    this.dressed = key;
+    this.palette = { ...this.data.palette[isDark(background) ? "dark" : "light"], background };
+    const line = themed("--st-border-color") || "#8884";
+    this.chart.applyOptions({
+      layout: {
+        background: { color: background },
+        textColor: themed("--st-text-color") || "#333333",
+        fontFamily: themed("--st-font") || "sans-serif",
+        panes: { separatorColor: line },
+      },
+      grid: { vertLines: { color: line }, horzLines: { color: line } },
+    });
+    const minMove = Number(`1e-${this.data.places}`);
+    const priceFormat = { type: "price", precision: this.data.places, minMove };
+    this.candles.applyOptions({ priceFormat, priceLineColor: this.palette.neutral });
+    this.vwap.applyOptions({ priceFormat, color: this.palette.accent });
+    if (this.rows.size) this.colour();
+  }
+
+  // The legend: the bar under the pointer, or the newest one, in the very digits that were sent.
+  describe() {
+    const row = this.rows.get(this.hovered) ?? this.newest;
+    const parts = [element("strong", this.data.title)];
+    if (row) {
+      const moment = new Date(row[TIME] * 1000).toISOString().slice(0, 16).replace("T", " ");
+      parts.push(element("span", `${moment} UTC`));
+      LEGEND.forEach(([name, index]) => parts.push(element("span", `${name} `, element("b", String(row[index])))));
+      if (!row[COMPLETE]) parts.push(element("em", "not complete"));
+    }
+    this.legend.replaceChildren(...parts);
+    this.root.setAttribute("aria-label", `Candlestick chart. ${this.legend.textContent}`);
+  }
+
+  // Arrows pan, plus and minus zoom, Home fits, End goes to the newest bar.
+  key(event) {
+    const scale = this.chart.timeScale();
+    const range = scale.getVisibleLogicalRange();
+    if (!range) return;
+    const quarter = (range.to - range.from) / 4;
+    const moves = {
+      ArrowLeft: () => scale.setVisibleLogicalRange({ from: range.from - PAN_BARS, to: range.to - PAN_BARS }),
+      ArrowRight: () => scale.setVisibleLogicalRange({ from: range.from + PAN_BARS, to: range.to + PAN_BARS }),
+      "+": () => scale.setVisibleLogicalRange({ from: range.from + quarter, to: range.to - quarter }),
+      "-": () => scale.setVisibleLogicalRange({ from: range.from - quarter, to: range.to + quarter }),
+      Home: () => scale.fitContent(),
+      End: () => scale.scrollToRealTime(),
+    };
+    const move = moves[event.key === "=" ? "+" : event.key];
+    if (!move) return;
+    event.preventDefault();
+    move();
+  }
+
+  remove() {
+    this.chart.remove();
+  }
+}
+
+function element(tag, ...content) {
+  const made = document.createElement(tag);
+  made.append(...content);
+  return made;
+}
+
+function faded(colour, complete) {
+  return complete ? colour : `${colour}99`;
+}
+
+function isDark(colour) {
+  const probe = document.createElement("canvas").getContext("2d");
+  probe.fillStyle = colour;
+  const digits = Number.parseInt(probe.fillStyle.slice(1), 16);
+  const [red, green, blue] = [digits >> 16, (digits >> 8) & 255, digits & 255];
+  return 0.299 * red + 0.587 * green + 0.114 * blue < 128;
+}

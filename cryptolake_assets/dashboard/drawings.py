@@ -1,0 +1,100 @@
+"""Charts of days and of volume by price, as Altair draws them. Pure.
+
+Floats are for drawing only: what the pointer shows is the exact text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from cryptolake_assets.dashboard.palette import Palette
+from cryptolake_assets.dashboard.series import exact
+
+Days = Sequence[Mapping[str, Any]]
+Drawing = Any
+"""A chart of Altair's, whose methods are not typed."""
+
+HEIGHT_PX = 240
+PROFILE_HEIGHT_PX = 360
+WIDTH_PX = 480
+"""About what a chart is wide; bars are made thinner as there are more."""
+WIDEST_BAR_PX = 24
+PRICES = ("open", "high", "low", "close")
+
+
+def prices(days: Days, colours: Palette) -> Drawing:
+    """Open to close as bars over low to high as lines."""
+    rises = alt.condition("datum.close >= datum.open", alt.value(colours.up), alt.value(colours.down))
+    base = alt.Chart(_drawn(days, *PRICES), height=HEIGHT_PX).encode(_day(), color=rises, tooltip=_tooltip(*PRICES))
+    scale = alt.Scale(zero=False)
+    # The outline keeps a day whose close is its open in sight.
+    bars = base.mark_bar(size=_bar_px(days), strokeWidth=1.5).encode(
+        alt.Y("open:Q", title=None, scale=scale), alt.Y2("close:Q"), stroke=rises
+    )
+    return alt.layer(base.mark_rule().encode(alt.Y("low:Q", title=None, scale=scale), alt.Y2("high:Q")), bars)
+
+
+def returns(days: Days, colours: Palette) -> Drawing:
+    """Log returns as bars from zero."""
+    rises = alt.condition("datum.log_return >= 0", alt.value(colours.up), alt.value(colours.down))
+    chart = alt.Chart(_drawn(days, "log_return"), height=HEIGHT_PX).mark_bar(size=_bar_px(days))
+    return chart.encode(_day(), _share("log_return"), color=rises, tooltip=_tooltip("log_return"))
+
+
+def line(days: Days, name: str, colours: Palette) -> Drawing:
+    """A share of a day, such as its volatility."""
+    chart = alt.Chart(_drawn(days, name), height=HEIGHT_PX)
+    point = alt.OverlayMarkDef(color=colours.accent)
+    return chart.mark_line(point=point, color=colours.accent).encode(_day(), _share(name), tooltip=_tooltip(name))
+
+
+def profile(buckets: Sequence[Mapping[str, Any]], colours: Palette) -> Drawing:
+    """Volume by price: rows of `low`, `high` and `volume`, decimals."""
+    rows = [
+        {name: float(bucket[name]) for name in ("low", "high", "volume")}
+        | {f"{name}_text": exact(f"{bucket[name]:f}") for name in ("low", "high", "volume")}
+        for bucket in buckets
+    ]
+    titles = {"low": "price from", "high": "to", "volume": "volume"}
+    return (
+        alt.Chart(pd.DataFrame(rows), height=PROFILE_HEIGHT_PX)
+        .mark_bar(color=colours.up, stroke=colours.neutral, strokeWidth=0.5)
+        .encode(
+            alt.Y("low:Q", title="price", scale=alt.Scale(zero=False)),
+            alt.Y2("high:Q"),
+            alt.X("volume:Q", title="volume", axis=alt.Axis(tickCount=6), scale=alt.Scale(zero=True)),
+            alt.X2(datum=0),
+            tooltip=[alt.Tooltip(f"{name}_text:N", title=title) for name, title in titles.items()],
+        )
+    )
+
+
+def _drawn(days: Days, *names: str) -> pd.DataFrame:
+    """Oldest first: floats to draw, and the exact text beside them."""
+    rows = [
+        {"trade_date": day["trade_date"]}
+        | {name: None if day[name] is None else float(day[name]) for name in names}
+        | {f"{name}_text": exact(day[name]) for name in names}
+        for day in sorted(days, key=lambda day: str(day["trade_date"]))
+    ]
+    return pd.DataFrame(rows)
+
+
+def _bar_px(days: Days) -> int:
+    return max(1, min(WIDEST_BAR_PX, WIDTH_PX * 2 // (3 * max(1, len(days)))))
+
+
+def _day() -> alt.X:
+    return alt.X("trade_date:O", title=None, axis=alt.Axis(labelOverlap=True, labelAngle=0))
+
+
+def _share(name: str) -> alt.Y:
+    return alt.Y(f"{name}:Q", title=None, axis=alt.Axis(format=".2%"))
+
+
+def _tooltip(*names: str) -> list[alt.Tooltip]:
+    return [alt.Tooltip("trade_date:N", title="day"), *(alt.Tooltip(f"{name}_text:N", title=name) for name in names)]

@@ -1,0 +1,124 @@
+"""What the pages ask of the HTTP API: each answer kept with its ETag, so that asking again costs a 304."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from cachetools import LRUCache
+
+from cryptolake_assets.client import ApiClient
+from cryptolake_assets.errors import ApiRefusedError
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MEBIBYTE = 1024 * 1024
+KEPT_BYTES = 64 * MEBIBYTE
+TIMEOUT_S = 20.0
+MOST_ROWS = 10_000
+"""Of a page of the API: the bars of a chart."""
+MISSING_TABLE = "missing-table"
+
+
+class Lake:
+    """The API as the pages see it; one for all sessions. Every method raises `ApiError`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = ApiClient(settings.dashboard_reads, settings.dashboard_api_key.get_secret_value(), TIMEOUT_S)
+        self._kept: LRUCache[str, tuple[str, bytes]] = LRUCache(KEPT_BYTES, getsizeof=lambda item: len(item[1]))
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return self._client.url
+
+    def read(self, path: str, **query: Any) -> dict[str, Any]:
+        """The JSON that a path answers. Parameters that are None are left out; times are written as RFC 3339."""
+        said = _said(query)
+        identity = f"{path}?{sorted(said.items())}"
+        with self._lock:
+            etag, body = self._kept.get(identity, (None, b""))
+        answer = self._client.get(path, said, etag=etag)
+        if answer.is_success:
+            body = answer.content
+            self._keep(identity, answer.headers.get("etag"), body)
+        found: dict[str, Any] = orjson.loads(body)
+        return found
+
+    def page(self, path: str, **query: Any) -> dict[str, Any] | None:
+        """The same; None while the table does not exist."""
+        try:
+            return self.read(path, **query)
+        except ApiRefusedError as error:
+            if error.code == MISSING_TABLE:
+                return None
+            raise
+
+    def symbols(self) -> list[dict[str, Any]]:
+        """Symbols that have bars, with `first_minute` and `last_minute`."""
+        found: list[dict[str, Any]] = (self.page("/symbols") or {"symbols": []})["symbols"]
+        return found
+
+    def table(self, path: str, **query: Any) -> pa.Table | None:
+        """A whole range as an Arrow table, whatever its length; None while the table does not exist."""
+        try:
+            return self._table(path, _said(query))
+        except ApiRefusedError as error:
+            if error.code == MISSING_TABLE:
+                return None
+            raise
+
+    def health(self) -> dict[str, Any]:
+        """`status` and `dependencies`, also while no data can be had (503)."""
+        return self._client.health()
+
+    def file(self, path: str, fmt: str, **query: Any) -> bytes:
+        """The whole range as a CSV or Parquet file, whatever its length."""
+        said = _said(query)
+        if fmt == "parquet":
+            return _parquet(self._table(path, said))
+        parts = [page.content for page in self._client.pages(path, {**said, "format": "csv"})]
+        return parts[0] + b"".join(part.partition(b"\n")[2] for part in parts[1:])
+
+    def _table(self, path: str, said: Mapping[str, str]) -> pa.Table:
+        import pyarrow as pa
+        from pyarrow import ipc
+
+        pages = self._client.pages(path, {**said, "format": "arrow"})
+        return pa.concat_tables([ipc.open_stream(page.content).read_all() for page in pages])
+
+    def _keep(self, identity: str, etag: str | None, body: bytes) -> None:
+        if etag is None or len(body) > KEPT_BYTES // 4:
+            return
+        with self._lock:
+            self._kept[identity] = (etag, body)
+
+
+def moment(text: str) -> datetime:
+    """A time as the API writes it."""
+    return datetime.fromisoformat(text)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _said(query: Mapping[str, Any]) -> dict[str, str]:
+    """A query as text, without what was left open."""
+    return {name: _text(value) for name, value in query.items() if value is not None}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
+    return str(value)

@@ -1,0 +1,169 @@
+"""What all pages share: the API, what stands where nothing can be shown, exact tables, the choice of a symbol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import streamlit as st
+
+from cryptolake_assets.dashboard.lake import Lake
+from cryptolake_assets.dashboard.series import aligned, exact
+from cryptolake_assets.errors import ApiError, ApiRefusedError, ApiUnreachableError
+from cryptolake_assets.settings import get_settings
+
+ROW_PX = 35
+"""Height of a row of Streamlit's tables."""
+UNKNOWN = "?"
+UNAUTHORIZED = (401, 403)
+NO_BARS = (
+    "**No bars yet.** They appear here as soon as the first hour of Silver is published: `make demo` replays recorded "
+    "trades, `cryptolake up` follows the live market. [Operations](/operations) shows what is running."
+)
+
+Height = int | Literal["content"]
+
+
+@st.cache_resource
+def lake() -> Lake:
+    """The API, one client for all sessions."""
+    return Lake(get_settings())
+
+
+def refresh_s() -> float:
+    return get_settings().dashboard_refresh_s
+
+
+def guarded(page: Callable[[], None]) -> Callable[[], None]:
+    """The page; in its place, while the API cannot be read, why not. It comes back by itself."""
+
+    def shown() -> None:
+        try:
+            page()
+        except ApiError as error:
+            problem(error)
+            _until_back()
+
+    shown.__name__ = page.__name__
+    return shown
+
+
+def patiently(part: Callable[[], None]) -> None:
+    """A part that Streamlit runs again by itself: while the API cannot be read it says so, and nothing else is lost."""
+    try:
+        part()
+    except ApiError as error:
+        problem(error)
+
+
+def problem(error: ApiError) -> None:
+    """Why something cannot be shown, and what to do."""
+    if isinstance(error, ApiUnreachableError):
+        st.error(
+            f"**The API does not answer** at {lake().url}. `cryptolake up` starts it, `cryptolake logs api` tells why "
+            "it ended. This page comes back by itself.",
+            icon=":material/cloud_off:",
+        )
+    elif isinstance(error, ApiRefusedError) and error.status in UNAUTHORIZED:
+        st.error(
+            "**The API wants a key.** Make one with `cryptolake keys create dashboard --scope read --scope operate`, "
+            "set it as `CRYPTOLAKE_DASHBOARD_API_KEY`, and run `cryptolake up`.",
+            icon=":material/key:",
+        )
+    else:
+        st.error(str(error), icon=":material/error:")
+
+
+@st.fragment(run_every=2)
+def _until_back() -> None:
+    st.caption("Trying again every two seconds …")
+    if st.session_state.pop("tried", False):
+        try:
+            lake().read("/symbols")
+        except ApiError:
+            pass
+        else:
+            st.rerun()
+    st.session_state["tried"] = True
+
+
+def no_mart_yet(what: str) -> None:
+    """Where a table of dbt's does not exist."""
+    st.info(
+        f"**No {what} yet.** dbt makes them within minutes of the first one-minute bars; `make dbt` makes them now.",
+        icon=":material/hourglass_empty:",
+    )
+
+
+def choose_symbol(symbols: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The symbol that the page is about; it stands in the URL."""
+    by_name = {item["symbol"]: item for item in symbols}
+    name = st.selectbox("Symbol", list(by_name), key="symbol", bind="query-params")
+    return by_name[name] if name in by_name else symbols[0]
+
+
+def exact_table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    *,
+    key: str,
+    most_rows: int | None = None,
+    wide: str | None = None,
+) -> None:
+    """Rows as a table: `columns` from the API's names to headings, the one called `wide` with more room than others.
+
+    More rows than `most_rows` are to be scrolled to.
+    Numbers are text, in every digit that is stored: a column of decimals would be painted as floats.
+    """
+    import pyarrow as pa
+
+    shown = {heading: _column([row.get(name) for row in rows]) for name, heading in columns.items()}
+    config = {
+        heading: st.column_config.TextColumn(alignment="right")
+        for name, heading in columns.items()
+        if any(_is_number(row.get(name)) for row in rows)
+    }
+    if wide is not None:
+        config[columns[wide]] = st.column_config.TextColumn(width="large")
+    height: Height = "content" if most_rows is None or len(rows) <= most_rows else ROW_PX * (most_rows + 1)
+    st.dataframe(pa.table(shown), key=key, hide_index=True, column_config=config, height=height)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or value is None:
+        return False
+    return isinstance(value, int | float) or (
+        isinstance(value, str) and value.lstrip("-").replace(".", "", 1).isdigit()
+    )
+
+
+def _column(values: Sequence[Any]) -> list[str]:
+    given = [value for value in values if value is not None]
+    if given and all(isinstance(value, str) and _is_number(value) for value in given):
+        return aligned(values)
+    return [_cell(value) for value in values]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return exact(value)
+    return when(value) if isinstance(value, str) and value[10:11] == "T" and value.endswith("Z") else str(value)
+
+
+def when(text: str | None) -> str:
+    """A time of the API, to the second: `2024-07-18 23:57:00`, UTC."""
+    return "" if not text else text[:19].replace("T", " ")
+
+
+def ago(text: str) -> str:
+    """How long a time of the API is past."""
+    seconds = max(0, int((datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()))
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit} ago"
+    return f"{seconds} s ago"

@@ -1,0 +1,122 @@
+"""Daily: a symbol's UTC days: prices, returns, volatility and drawdown, the volume profile, and Gold as it stands."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+import streamlit as st
+
+from cryptolake_assets.dashboard import drawings, palette
+from cryptolake_assets.dashboard.lake import MOST_ROWS, moment
+from cryptolake_assets.dashboard.series import plain
+from cryptolake_assets.dashboard.shared import NO_BARS, UNKNOWN, choose_symbol, exact_table, lake, no_mart_yet
+
+Days = list[dict[str, Any]]
+
+SPANS: dict[str, int | None] = {"30d": 30, "90d": 90, "1y": 365, "all": None}
+TABLE = {
+    "trade_date": "day (UTC)",
+    "open": "open",
+    "high": "high",
+    "low": "low",
+    "close": "close",
+    "total_volume": "volume",
+    "total_quote_volume": "quote volume",
+    "vwap": "VWAP",
+    "price_range": "price range",
+    "trades": "trades",
+    "taker_buy_ratio": "taker buy ratio",
+    "realised_volatility": "realised volatility",
+    "minutes_with_trades": "minutes with trades",
+    "is_complete": "complete",
+}
+
+
+def render() -> None:
+    symbols = lake().symbols()
+    if not symbols:
+        st.info(NO_BARS, icon=":material/hourglass_empty:")
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom", key="choice"):
+        with st.container(width=180):
+            symbol = choose_symbol(symbols)
+        span = st.segmented_control("Days", tuple(SPANS), default="90d", key="days", required=True, bind="query-params")
+    length = SPANS[span or "90d"]
+    last = moment(symbol["last_minute"]).date()
+    start = None if length is None else last - timedelta(days=length - 1)
+    name = symbol["symbol"]
+    with st.spinner("Reading the days …"):
+        days = _days("/stats/daily", name, start)
+        returns = _days("/returns/daily", name, start)
+    if not days:
+        st.info(
+            f"**No daily statistics of {name} yet.** Gold follows Silver within minutes.",
+            icon=":material/hourglass_empty:",
+        )
+        return
+    _headline(days, returns)
+    colours = palette.DARK if st.context.theme.type == "dark" else palette.LIGHT
+    _charts(days, returns, colours)
+    _profile(name, start, colours)
+    st.subheader("Daily statistics", anchor=False)
+    exact_table(days, TABLE, key="daily", most_rows=15)
+
+
+def _days(path: str, symbol: str, start: date | None) -> Days | None:
+    """Newest first; None while the table does not exist."""
+    page = lake().page(path, symbol=symbol, start=start, order="desc", limit=MOST_ROWS)
+    return None if page is None else page["days"]
+
+
+def _headline(days: Days, returns: Days | None) -> None:
+    newest = days[0]
+    with st.container(horizontal=True, key="headline"):
+        st.metric("Close", plain(newest["close"]), width="content", help=f"Of {newest['trade_date']}, UTC")
+        if returns and returns[0]["log_return"] is not None:
+            st.metric("Log return", f"{returns[0]['log_return']:+.4%}", width="content")
+        volatility = newest["realised_volatility"]
+        st.metric("Realised volatility", UNKNOWN if volatility is None else f"{volatility:.4%}", width="content")
+        if returns:
+            st.metric("Drawdown", f"{float(returns[0]['drawdown']):.4%}", width="content")
+        st.metric("Volume", plain(newest["total_volume"]), width="content")
+        st.metric("Trades", f"{newest['trades']:,}", width="content")
+
+
+def _charts(days: Days, returns: Days | None, colours: palette.Palette) -> None:
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Price", anchor=False)
+        st.altair_chart(drawings.prices(days, colours), alt="Daily high to low, open to close")
+        st.subheader("Realised volatility", anchor=False)
+        st.altair_chart(drawings.line(days, "realised_volatility", colours), alt="Realised volatility by day")
+    with right:
+        st.subheader("Returns", anchor=False)
+        if returns is None:
+            no_mart_yet("daily returns")
+            return
+        known = [day for day in returns if day["log_return"] is not None]
+        if known:
+            st.altair_chart(drawings.returns(known, colours), alt="Log return by day")
+        else:
+            st.info("A return needs two days that follow each other.", icon=":material/hourglass_empty:")
+        st.subheader("Drawdown", anchor=False)
+        st.altair_chart(drawings.line(returns, "drawdown", colours), alt="Drawdown by day")
+
+
+def _profile(symbol: str, start: date | None, colours: palette.Palette) -> None:
+    """Volume by bucket of prices over the days, summed exactly."""
+    st.subheader("Volume profile", anchor=False)
+    table = lake().table("/profile/hourly", symbol=symbol, start=start)
+    if table is None:
+        no_mart_yet("volume profiles")
+        return
+    if not table.num_rows:
+        st.info("No hour of these days has a profile yet.", icon=":material/hourglass_empty:")
+        return
+    summed = table.group_by(["bucket_low", "bucket_width"]).aggregate([("volume", "sum")]).sort_by("bucket_low")
+    buckets = [
+        {"low": row["bucket_low"], "high": row["bucket_low"] + row["bucket_width"], "volume": row["volume_sum"]}
+        for row in summed.to_pylist()
+    ]
+    st.altair_chart(drawings.profile(buckets, colours), alt="Volume by price")

@@ -1,0 +1,125 @@
+"""Operations: the parts and their lag, the assets and their freshness, the tables, and the way to Dagster's pages."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import streamlit as st
+
+from cryptolake_assets.dashboard.shared import UNKNOWN, ago, exact_table, lake, patiently, refresh_s, when
+from cryptolake_assets.errors import ApiRefusedError
+
+STATES = {"running": "● running", "external": "● external", "starting": "◐ starting", "stopped": "○ stopped"}
+FRESHNESS = {"HEALTHY": "✓ fresh", "WARNING": "▲ late", "DEGRADED": "✗ stale"}
+PART_TABLE = {
+    "state": "state",
+    "name": "part",
+    "lag": "lag (records)",
+    "detail": "progress",
+    "port": "port",
+    "uptime": "up for",
+}
+TABLE_TABLE = {
+    "table": "table",
+    "rows": "rows",
+    "data_files": "data files",
+    "size": "MiB",
+    "committed": "last commit (UTC)",
+}
+MEBIBYTE = 1024 * 1024
+
+
+def render() -> None:
+    st.fragment(lambda: patiently(_draw), run_every=refresh_s())()
+
+
+def _draw() -> None:
+    health = lake().health()
+    parts: list[dict[str, Any]] = lake().read("/operations/parts")["parts"]
+    _headline(health, parts)
+    st.subheader("Parts", anchor=False)
+    exact_table([_part(part) for part in parts], PART_TABLE, key="parts", wide="detail")
+    _assets()
+    _tables()
+
+
+def _headline(health: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+    down = [item for item in health.get("dependencies", ()) if item["state"] != "ok"]
+    if down:
+        said = "; ".join(f"**{item['name']}**: {item['detail']}" for item in down)
+        shown = st.error if health["status"] == "down" else st.warning
+        shown(f"{said}. `cryptolake status` and `cryptolake logs <part>` say more.", icon=":material/warning:")
+    else:
+        st.success("Every dependency answers.", icon=":material/check:")
+    running = sum(part["state"] in ("running", "external") for part in parts)
+    by_name = {part["name"]: part for part in parts}
+    with st.container(horizontal=True, key="headline"):
+        st.metric("Parts running", f"{running} of {len(parts)}", width="content")
+        for name, title in (("bronze", "Bronze lag"), ("producer", "Producer lag")):
+            lag = by_name.get(name, {}).get("lag")
+            st.metric(title, UNKNOWN if lag is None else f"{lag:,}", width="content", help="Records still to come")
+
+
+def _part(part: dict[str, Any]) -> dict[str, Any]:
+    state = STATES.get(part["state"], f"✗ {part['state']}")
+    seconds = part["uptime_s"]
+    return {**part, "state": state, "uptime": "" if seconds is None else _duration(int(seconds))}
+
+
+def _duration(seconds: int) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _assets() -> None:
+    st.subheader("Assets", anchor=False)
+    try:
+        found = lake().read("/operations/assets")
+    except ApiRefusedError as error:
+        st.warning(f"**Dagster cannot be asked:** {error}", icon=":material/warning:")
+        return
+    url = found["dagster_url"]
+    with st.container(horizontal=True, key="dagster"):
+        for title, path in (
+            ("Dagster", ""),
+            ("Asset graph", "/asset-groups"),
+            ("Runs", "/runs"),
+            ("Automation", "/automation"),
+        ):
+            st.link_button(title, f"{url}{path}", icon=":material/open_in_new:")
+    rows = [
+        {
+            "asset": f"{url}/assets/{quote(item['asset'])}",
+            "freshness": FRESHNESS.get(item["freshness"] or "", UNKNOWN),
+            "last": when(item["last_materialized_at"]),
+            "ago": ago(item["last_materialized_at"]) if item["last_materialized_at"] else "never",
+            "partition": item["last_partition"] or "",
+        }
+        for item in found["assets"]
+    ]
+    st.dataframe(
+        rows,
+        key="assets",
+        hide_index=True,
+        column_config={
+            "asset": st.column_config.LinkColumn("asset (opens Dagster)", display_text=r"/assets/(.+)$"),
+            "last": "last materialized (UTC)",
+            "ago": "that is",
+        },
+    )
+
+
+def _tables() -> None:
+    st.subheader("Tables", anchor=False)
+    tables = lake().read("/catalog")["tables"]
+    rows = [
+        {
+            **table,
+            "size": f"{table['size_bytes'] / MEBIBYTE:.2f}",
+            "committed": when(table["snapshots"][0]["committed_at"]) if table["snapshots"] else "",
+        }
+        for table in tables
+    ]
+    exact_table(rows, TABLE_TABLE, key="tables")
