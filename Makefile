@@ -25,7 +25,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 SILVER := silver/futures_ohlcv_1m
 GOLD := gold/futures_daily_stats
 
-.PHONY: help setup demo up down status health notify-test logs test test-unit test-integration fuzz lint format types validate bench lock \
+.PHONY: help setup browser demo up down status health notify-test logs test test-unit test-integration fuzz lint format types validate bench lock \
 	env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
 	run-silver run-gold trigger-silver maintain spark-sql-check dbt dbt-docs need-partition
 
@@ -44,6 +44,9 @@ $(READY): requirements.lock requirements-jvm.lock pyproject.toml cryptolake_asse
 $(DEV_READY): requirements-dev.lock $(READY)
 	@$(run-setup) --dev
 	@touch $@
+
+browser: $(DEV_READY) ## Find or fetch a Chromium for the browser tests
+	@$(BIN)/python -m scripts.browser
 
 $(BENCH_READY): requirements-bench.lock $(READY)
 	@$(run-setup) --bench
@@ -119,14 +122,14 @@ need-partition:
 
 # Tests and checks.
 
-test: $(DEV_READY) ## Run all tests: unit tests first, then those on the real broker, Spark and catalog
+test: browser ## Run all tests: unit tests first, then those on the real broker, Spark and catalog
 	@$(BIN)/pytest -m "not integration" -n auto --dist loadfile
 	@$(BIN)/pytest -m integration
 
 test-unit: $(DEV_READY) ## Run the unit tests
 	@$(BIN)/pytest -m "not integration" -n auto --dist loadfile
 
-test-integration: $(DEV_READY) ## Run the tests on the real broker, Spark and catalog
+test-integration: browser ## Run the tests on the real broker, Spark and catalog
 	@$(BIN)/pytest -m integration
 
 fuzz: $(DEV_READY) ## Send 10,000 made-up requests to the API and hold the answers against its OpenAPI document

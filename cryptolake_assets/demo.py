@@ -77,6 +77,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
     show_marts(settings, console)
     console.print(
         f"\nDone in {time.monotonic() - started:.0f} s. The platform goes on running; `make down` stops it.\n"
+        f"  Dashboard {settings.dashboard_url}\n"
         f"  Dagster   http://127.0.0.1:{settings.dagster_port}/asset-groups\n"
         f"  API       {settings.api_url}/symbols\n"
         f"  Spark     http://127.0.0.1:{settings.spark_ui_port}\n"

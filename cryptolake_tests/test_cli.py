@@ -66,7 +66,7 @@ def test_status_of_an_empty_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.exit_code == 0
     rows = json.loads(answer.stdout)
     assert [row["name"] for row in rows] == [
-        *("kafka", "spark", "exchange", "producer", "bronze", *DAGSTER_PARTS, "api")
+        *("kafka", "spark", "exchange", "producer", "bronze", *DAGSTER_PARTS, "api", "dashboard")
     ]
     assert {row["state"] for row in rows} == {"stopped"}
     assert all(row["pid"] is None and row["log"].endswith(f"{row['name']}.log") for row in rows)
@@ -122,7 +122,8 @@ def test_logs_shows_the_last_lines(tmp_path: Path) -> None:
     assert RUNNER.invoke(app, ["logs", "zookeeper"]).exit_code == 1
 
 
-def test_materialize_without_a_platform_does_not_wait_for_one() -> None:
+def test_materialize_without_a_platform_does_not_wait_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "9")  # a platform may run on the usual one
     answer = RUNNER.invoke(app, ["materialize", "silver/futures_ohlcv_1m", "--partition", "2024-07-18", "--no-wait"])
     assert answer.exit_code == 1
     assert "cryptolake up" in answer.stderr

@@ -173,7 +173,8 @@ def _console() -> Console:
 
 def _print_addresses(settings: Settings, console: Console) -> None:
     console.print(
-        f"Dagster: http://127.0.0.1:{settings.dagster_port}   API: {settings.api_url}   logs: {settings.log_dir}",
+        f"Dashboard: {settings.dashboard_url}   Dagster: http://127.0.0.1:{settings.dagster_port}   "
+        f"API: {settings.api_url}   logs: {settings.log_dir}",
         soft_wrap=True,
     )
 

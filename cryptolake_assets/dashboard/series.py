@@ -48,12 +48,12 @@ def price_places(bars: Sequence[dict[str, Any]]) -> int:
     return places(bar[name] for bar in bars for name in PRICES)
 
 
-def rows(bars: Iterable[dict[str, Any]], decimals: int) -> list[Row]:
-    """Bars of the API, as rows for the chart, in the same order."""
+def rows(bars: Iterable[dict[str, Any]]) -> list[Row]:
+    """Bars of the API, as rows for the chart, in the same order. A row hangs on its own bar alone."""
     return [
         (
             int(datetime.fromisoformat(bar["window_start"]).timestamp()),
-            *(fixed(bar[name], decimals) for name in PRICES),
+            *(plain(bar[name]) for name in PRICES),
             plain(bar["volume"]),
             plain(bar["vwap"]),
             bar["trades"],

@@ -97,10 +97,15 @@ def no_mart_yet(what: str) -> None:
 
 
 def choose_symbol(symbols: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The symbol that the page is about; it stands in the URL."""
+    """The symbol that the page is about; it stands in the URL, also where nobody chose one: a link that was shared must
+    not mean another symbol once there are more."""
     by_name = {item["symbol"]: item for item in symbols}
-    name = st.selectbox("Symbol", list(by_name), key="symbol", bind="query-params")
-    return by_name[name] if name in by_name else symbols[0]
+    asked = st.query_params.get("symbol")
+    if st.session_state.get("symbol") not in by_name:
+        st.session_state["symbol"] = asked if asked in by_name else next(iter(by_name))
+    name = str(st.selectbox("Symbol", list(by_name), key="symbol"))
+    st.query_params["symbol"] = name
+    return by_name[name]
 
 
 def exact_table(
@@ -113,8 +118,8 @@ def exact_table(
 ) -> None:
     """Rows as a table: `columns` from the API's names to headings, the one called `wide` with more room than others.
 
-    More rows than `most_rows` are to be scrolled to.
-    Numbers are text, in every digit that is stored: a column of decimals would be painted as floats.
+    More rows than `most_rows` are to be scrolled to. Numbers are text, in every digit that is stored: a column of
+    decimals would be painted as floats.
     """
     import pyarrow as pa
 
@@ -127,7 +132,8 @@ def exact_table(
     if wide is not None:
         config[columns[wide]] = st.column_config.TextColumn(width="large")
     height: Height = "content" if most_rows is None or len(rows) <= most_rows else ROW_PX * (most_rows + 1)
-    st.dataframe(pa.table(shown), key=key, hide_index=True, column_config=config, height=height)
+    with st.container(key=key):
+        st.dataframe(pa.table(shown), hide_index=True, column_config=config, height=height)
 
 
 def _is_number(value: Any) -> bool:

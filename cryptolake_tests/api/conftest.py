@@ -114,10 +114,10 @@ class Api(httpx.Client):
 
 
 @contextmanager
-def serving(settings: Settings, **changes: Any) -> Iterator[Api]:
+def serving(settings: Settings, port: int = 0, **changes: Any) -> Iterator[Api]:
     """The API on a socket, in a thread of its own."""
     app = create_app(settings.model_copy(update=changes))
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -45,7 +45,9 @@ def test_external_brokers_and_spark_are_not_started() -> None:
     external = load_settings(
         kafka_bootstrap_servers="broker.example:9092", spark_remote="sc://spark.example:15002", source="binance"
     )
-    assert [part.name for part in local_parts(external)] == [*("producer", "bronze", *DAGSTER_PARTS, "api")]
+    assert [part.name for part in local_parts(external)] == [
+        *("producer", "bronze", *DAGSTER_PARTS, "api", "dashboard")
+    ]
 
 
 def test_an_unknown_part_is_refused(settings: Settings) -> None:

@@ -5,7 +5,7 @@
 //   generation  number of the series; another number means that it is drawn whole
 //   rows        the whole series, or null when Python knows that it was sent before
 //   changed     bars that are new or different since the whole series was sent
-//   places      decimals of prices; title; palette of both themes
+//   places      decimals that the series' prices need; title; palette of both themes
 // A row is [open time in s, open, high, low, close, volume, vwap, trades, complete]; numbers are exact text, and the
 // legend shows that text. Only drawing uses floats.
 
@@ -60,6 +60,9 @@ class Drawing {
       this.hovered = event.time ?? null;
       this.describe();
     });
+    this.chart.timeScale().subscribeVisibleLogicalRangeChange((range) => {
+      if (range) this.report({ from: range.from.toFixed(3), to: range.to.toFixed(3) });
+    });
     this.root.addEventListener("keydown", (event) => this.key(event));
   }
 
@@ -78,19 +81,31 @@ class Drawing {
     }
     data.changed.forEach((row) => this.update(row));
     this.describe();
-    this.root.dataset.bars = String(this.rows.size);
-    this.root.dataset.generation = this.generation;
-    this.root.dataset.last = this.newest ? JSON.stringify(this.newest) : "";
+    this.report({ about: this.about, bars: this.rows.size, last: JSON.stringify(this.newest ?? null) });
+  }
+
+  // What was done stands on the element, for whoever automates a browser.
+  report(facts) {
+    Object.assign(this.root.dataset, facts);
+  }
+
+  count(fact) {
+    this.report({ [fact]: Number(this.root.dataset[fact] ?? 0) + 1 });
   }
 
   draw(rows, fit) {
+    const began = performance.now();
     const range = fit ? null : this.chart.timeScale().getVisibleRange();
     this.rows = new Map(rows.map((row) => [row[TIME], row]));
     this.newest = rows[rows.length - 1];
     this.colour();
     if (range) this.chart.timeScale().setVisibleRange(range);
     else this.chart.timeScale().fitContent();
-    this.root.dataset.draws = String(Number(this.root.dataset.draws ?? 0) + 1);
+    this.count("draws");
+    // The second frame from now comes after the one in which the bars are painted.
+    requestAnimationFrame(() =>
+      requestAnimationFrame(() => this.report({ drawnMs: Math.round(performance.now() - began) })),
+    );
   }
 
   colour() {
@@ -111,6 +126,7 @@ class Drawing {
       const range = this.chart.timeScale().getVisibleRange();
       this.colour();
       if (range) this.chart.timeScale().setVisibleRange(range);
+      this.count("inserts");
       return;
     }
     this.rows.set(row[TIME], row);
@@ -118,7 +134,7 @@ class Drawing {
     this.candles.update(this.candle(row), historical);
     this.vwap.update({ time: row[TIME], value: Number(row[VWAP]) }, historical);
     this.volume.update(this.bar(row), historical);
-    this.root.dataset.updates = String(Number(this.root.dataset.updates ?? 0) + 1);
+    this.count("updates");
   }
 
   candle(row) {
@@ -168,18 +184,25 @@ class Drawing {
     if (this.rows.size) this.colour();
   }
 
-  // The legend: the bar under the pointer, or the newest one, in the very digits that were sent.
+  // The legend: the bar under the pointer, or the newest one.
   describe() {
     const row = this.rows.get(this.hovered) ?? this.newest;
     const parts = [element("strong", this.data.title)];
     if (row) {
       const moment = new Date(row[TIME] * 1000).toISOString().slice(0, 16).replace("T", " ");
       parts.push(element("span", `${moment} UTC`));
-      LEGEND.forEach(([name, index]) => parts.push(element("span", `${name} `, element("b", String(row[index])))));
+      LEGEND.forEach(([name, index]) => parts.push(element("span", `${name} `, element("b", this.text(row, index)))));
       if (!row[COMPLETE]) parts.push(element("em", "not complete"));
     }
     this.legend.replaceChildren(...parts);
     this.root.setAttribute("aria-label", `Candlestick chart. ${this.legend.textContent}`);
+  }
+
+  // The very digits that were sent; prices with as many decimals as the series has.
+  text(row, index) {
+    if (index < OPEN || index > CLOSE) return String(row[index]);
+    const [whole, decimals = ""] = row[index].split(".");
+    return this.data.places ? `${whole}.${decimals.padEnd(this.data.places, "0")}` : whole;
   }
 
   // Arrows pan, plus and minus zoom, Home fits, End goes to the newest bar.

@@ -128,9 +128,8 @@ def _draw(view: View, feed: Feed) -> None:
         st.info(f"**No bars of {view.symbol} in this range.** Choose a longer one.", icon=":material/search_off:")
         return
     _headline(bars)
-    decimals = price_places(bars)
     about = (view.symbol, view.timeframe, view.start, view.end)
-    chart.candles(feed, about, f"{view.symbol} · {view.timeframe}", rows(bars, decimals), decimals)
+    chart.candles(feed, about, f"{view.symbol} · {view.timeframe}", rows(bars), price_places(bars))
     said = f"{len(bars):,} bars, {when(bars[0]['window_start'])} to {when(bars[-1]['window_start'])} UTC"
     if page["next_cursor"]:
         said = f"The newest {said}; the range holds more: choose a longer timeframe, or download it."

@@ -99,16 +99,16 @@ def _assets() -> None:
         }
         for item in found["assets"]
     ]
-    st.dataframe(
-        rows,
-        key="assets",
-        hide_index=True,
-        column_config={
-            "asset": st.column_config.LinkColumn("asset (opens Dagster)", display_text=r"/assets/(.+)$"),
-            "last": "last materialized (UTC)",
-            "ago": "that is",
-        },
-    )
+    with st.container(key="assets"):
+        st.dataframe(
+            rows,
+            hide_index=True,
+            column_config={
+                "asset": st.column_config.LinkColumn("asset (opens Dagster)", display_text=r"/assets/(.+)$"),
+                "last": "last materialized (UTC)",
+                "ago": "that is",
+            },
+        )
 
 
 def _tables() -> None:

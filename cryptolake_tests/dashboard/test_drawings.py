@@ -1,0 +1,50 @@
+"""Charts are drawn from floats, and tell the exact text."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+from cryptolake_assets.dashboard import drawings, palette
+from cryptolake_assets.dashboard.views.quality import FAILED, PASSED, PENDING, WARNED, verdict
+
+DAYS: list[dict[str, Any]] = [
+    {"trade_date": "2024-07-19", **dict.fromkeys(drawings.PRICES, "63943.90000000"), "log_return": -1e-10},
+    {"trade_date": "2024-07-18", **dict.fromkeys(drawings.PRICES, "0.00000001"), "log_return": None},
+]
+
+
+def test_the_pointer_is_told_every_digit_and_days_go_from_left_to_right() -> None:
+    rows = next(iter(drawings.prices(DAYS, palette.LIGHT).to_dict()["datasets"].values()))
+    assert [row["trade_date"] for row in rows] == ["2024-07-18", "2024-07-19"]
+    assert [row["close_text"] for row in rows] == ["0.00000001", "63943.9"]
+    (row,) = next(iter(drawings.returns(DAYS[:1], palette.DARK).to_dict()["datasets"].values()))
+    assert row["log_return_text"] == "-0.0000000001"
+    line = next(iter(drawings.line(DAYS, "log_return", palette.LIGHT).to_dict()["datasets"].values()))
+    assert line[0]["log_return_text"] == ""
+
+
+def test_a_volume_profile_has_a_bar_from_zero_for_each_bucket() -> None:
+    buckets = [{"low": Decimal(100), "high": Decimal(200), "volume": Decimal("0.000000010")}]
+    made = drawings.profile(buckets, palette.LIGHT).to_dict()
+    assert next(iter(made["datasets"].values()))[0]["volume_text"] == "0.00000001"
+    assert made["encoding"]["x2"] == {"datum": 0}
+
+
+def test_up_and_down_are_told_apart_without_red_and_green() -> None:
+    for colours in (palette.LIGHT, palette.DARK):
+        reds, greens, blues = zip(
+            *(tuple(int(text[at : at + 2], 16) for at in (1, 3, 5)) for text in (colours.up, colours.down)), strict=True
+        )
+        assert abs(blues[0] - blues[1]) > 100, "the difference is one of blue, which nearly everybody sees"
+        assert reds[0] < reds[1]
+        assert greens
+    assert re.fullmatch(r"#[0-9a-f]{6}", palette.both()["dark"]["accent"])
+
+
+def test_verdicts() -> None:
+    assert verdict({"status": None, "severity": None}) == PENDING
+    assert verdict({"status": "SUCCEEDED", "severity": "WARN"}) == PASSED
+    assert verdict({"status": "FAILED", "severity": "WARN"}) == WARNED
+    assert verdict({"status": "FAILED", "severity": "ERROR"}) == FAILED

@@ -1,0 +1,163 @@
+"""What the chart is given: exact numbers, and enough to know every bar, whichever messages are lost."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.dashboard.series import (
+    MOST_CHANGED,
+    Feed,
+    Row,
+    aligned,
+    exact,
+    fixed,
+    places,
+    plain,
+    price_places,
+    rows,
+)
+
+DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=10**9, places=8).map(
+    lambda number: f"{number:f}"
+)
+
+
+def row(minute: int, close: str = "1", *, complete: bool = True) -> Row:
+    return (60 * minute, "1", "1", "1", close, "2", "1", 3, complete)
+
+
+class Browser:
+    """What `chart/chart.js` does with messages: the whole series once a generation, then what changed."""
+
+    def __init__(self) -> None:
+        self.generation = -1
+        self.bars: dict[int, Row] = {}
+        self.draws = 0
+
+    def take(self, message: dict[str, Any]) -> bool:
+        """False when it asks for the whole series."""
+        if message["generation"] != self.generation:
+            if message["rows"] is None:
+                return False
+            self.generation, self.bars = message["generation"], {bar[0]: bar for bar in message["rows"]}
+            self.draws += 1
+        self.bars |= {bar[0]: bar for bar in message["changed"]}
+        return True
+
+
+@given(st.lists(DECIMALS, min_size=1))
+def test_numbers_keep_their_value_and_get_equal_decimals(numbers: list[str]) -> None:
+    column = aligned(numbers)
+    assert [Decimal(text) for text in column] == [Decimal(text) for text in numbers]
+    assert len({len(text.partition(".")[2]) for text in column}) == 1
+    assert all("e" not in text.lower() for text in column)
+    assert places(numbers) == max(len(plain(text).partition(".")[2]) for text in numbers)
+
+
+def test_numbers_as_people_write_them() -> None:
+    assert plain("63943.90000000") == "63943.9"
+    assert plain("100") == "100"
+    assert plain("0.00000001") == "0.00000001"
+    assert fixed("63943.90000000", 2) == "63943.90"
+    assert fixed("5.00000000", 0) == "5"
+    assert aligned(["1.50", None, "2.25"]) == ["1.50", "", "2.25"]
+    assert exact(1e-10) == "0.0000000001"
+    assert exact(None) == ""
+    assert exact("67123.4500000001") == "67123.4500000001"
+
+
+def test_bars_of_the_api_as_rows() -> None:
+    bar = {
+        **dict.fromkeys(("open", "high", "low"), "63943.90000000"),
+        **{"close": "63952.65000000", "window_start": "2024-07-18T23:57:00Z", "volume": "24.11500000"},
+        **{"vwap": "63947.83210865", "trades": 291, "is_complete": False},
+    }
+    assert price_places([bar]) == 2
+    assert rows([bar]) == [
+        (1721347020, "63943.9", "63943.9", "63943.9", "63952.65", "24.115", "63947.83210865", 291, False)
+    ]
+
+
+def test_the_whole_series_is_sent_once_and_then_only_what_changed() -> None:
+    feed = Feed()
+    first = feed.message(("BTCUSDT",), [row(1), row(2)])
+    assert first["rows"] == [row(1), row(2)]
+    assert first["changed"] == []
+    second = feed.message(("BTCUSDT",), [row(1), row(2, "5"), row(3)])
+    assert second["rows"] is None
+    assert second["changed"] == [row(2, "5"), row(3)]
+    assert second["generation"] == first["generation"]
+
+
+def test_a_late_correction_of_an_old_bar_is_sent_too() -> None:
+    feed = Feed()
+    feed.message(("BTCUSDT",), [row(minute) for minute in range(100)])
+    late = [row(minute, "7" if minute == 3 else "1") for minute in range(100)]
+    assert feed.message(("BTCUSDT",), late)["changed"] == [row(3, "7")]
+
+
+def test_another_symbol_or_range_and_a_bar_that_is_gone_begin_anew() -> None:
+    feed = Feed()
+    browser = Browser()
+    for about, bars in (
+        (("BTCUSDT",), [row(1), row(2)]),
+        (("ETHUSDT",), [row(1)]),
+        (("ETHUSDT",), []),
+        (("ETHUSDT",), [row(5), row(6), row(7)]),
+        (("ETHUSDT",), [row(5), row(7)]),
+    ):
+        assert browser.take(feed.message(about, bars))
+        assert sorted(browser.bars) == [bar[0] for bar in bars]
+    assert browser.draws == 5
+
+
+def test_more_changes_than_are_carried_along_begin_anew() -> None:
+    feed, browser = Feed(), Browser()
+    browser.take(feed.message(("A",), [row(1)]))
+    many = [row(minute) for minute in range(1, MOST_CHANGED + 3)]
+    message = feed.message(("A",), many)
+    assert message["rows"] == many
+    assert browser.take(message)
+    assert len(browser.bars) == len(many)
+
+
+def test_a_window_that_moves_on_needs_no_new_drawing() -> None:
+    feed = Feed()
+    feed.message(("A",), [row(minute) for minute in range(10)])
+    message = feed.message(("A",), [row(minute) for minute in range(3, 13)])
+    assert message["rows"] is None
+    assert message["changed"] == [row(10), row(11), row(12)]
+
+
+Steps = st.lists(
+    st.tuples(
+        st.dictionaries(st.integers(0, 30), st.tuples(st.sampled_from("123"), st.booleans()), max_size=12),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_size=15,
+)
+
+
+@given(Steps)
+def test_whatever_changes_and_whichever_messages_are_lost_the_last_one_shows_the_table(
+    steps: list[tuple[dict[int, tuple[str, bool]], bool, bool]],
+) -> None:
+    feed, browser = Feed(), Browser()
+    table: dict[int, Row] = {}
+    for changes, arrives, page_run in [*steps, ({}, True, False)]:
+        table |= {minute: row(minute, close, complete=complete) for minute, (close, complete) in changes.items()}
+        bars = [table[minute] for minute in sorted(table)]
+        if page_run:
+            feed.rewind()
+        message = feed.message(("A",), bars)
+        if not arrives:
+            continue
+        if not browser.take(message):
+            feed.rewind()
+            assert browser.take(feed.message(("A",), bars))
+    assert browser.bars == {bar[0]: bar for bar in table.values()}

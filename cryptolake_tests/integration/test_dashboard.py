@@ -1,0 +1,250 @@
+"""The dashboard in a real Chromium, over a real API on a lake of made-up bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+from playwright.sync_api import Browser
+
+from cryptolake_assets.api.keys import Scope, create_key
+from cryptolake_assets.dashboard.lake import MOST_ROWS
+from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_tests.api.conftest import Api, bar, make_marts, put, serving
+from cryptolake_tests.browser import chromium
+from cryptolake_tests.dashboard.pages import View, dashboard, free_port, view
+
+FIRST = datetime(2025, 1, 30, tzinfo=UTC)
+FEW = 40
+MINUTE = timedelta(minutes=1)
+TINY = Decimal("0.00000012")
+
+
+def minutes(count: int, first: datetime = FIRST) -> list[datetime]:
+    return [first + number * MINUTE for number in range(count)]
+
+
+def rows_of(starts: list[datetime], symbol: str = "BTCUSDT") -> list[dict[str, Any]]:
+    return [bar(symbol, start, low=Decimal(1), high=Decimal(2000)) for start in starts]
+
+
+def publish(lake: Settings, symbol: str, starts: list[datetime]) -> None:
+    """Bars by the day, as Silver's runs write them."""
+    days: dict[object, list[datetime]] = {}
+    for start in starts:
+        days.setdefault(start.date(), []).append(start)
+    for of_day in days.values():
+        put(lake, rows_of(of_day, symbol))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    settings = load_settings(home=tmp_path_factory.mktemp("dashboard") / "own home")
+    bootstrap(settings)
+    publish(settings, "BTCUSDT", minutes(FEW))
+    put(settings, [bar("TINYUSDT", start, open=TINY, close=TINY, high=TINY, low=TINY) for start in minutes(FEW)])
+    return settings
+
+
+@pytest.fixture(scope="module")
+def api(lake: Settings) -> Iterator[Api]:
+    with serving(lake) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def url(lake: Settings, api: Api) -> Iterator[str]:
+    with dashboard(lake, api.url, lake.home / "dashboard.log") as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[View]:
+    with view(browser, url) as shown:
+        yield shown
+
+
+def query(shown: View) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlparse(shown.page.url).query).items()}
+
+
+def test_the_tables_numbers_are_the_apis_to_the_last_digit(page: View, api: Api) -> None:
+    page.open("/?symbol=TINYUSDT")
+    page.drawn(bars=FEW)
+    newest = api.get("/ohlcv/1m", params={"symbol": "TINYUSDT", "order": "desc", "limit": 1}).json()["bars"][0]
+    row = page.row("bars", 0, 11)
+    assert row[0] == newest["window_start"].replace("T", " ").removesuffix("Z")
+    assert row[1:5] == [newest[name] for name in ("open", "high", "low", "close")] == ["0.00000012"] * 4
+    assert row[5:7] == [newest["volume"], newest["quote_volume"]] == ["0.00000001", "0.0000000000000001"]
+    assert row[8] == str(newest["trades"])
+    assert page.last_bar()[1:6] == ["0.00000012"] * 4 + ["0.00000001"]
+    assert "0.00000012" in page.page.locator(".st-key-candles .legend").inner_text()
+
+
+def test_symbol_and_range_live_in_the_url_and_go_along_to_other_pages(page: View, browser: Browser, url: str) -> None:
+    page.open()
+    page.drawn(bars=FEW)
+    page.choose_symbol("TINYUSDT")
+    page.page.wait_for_selector('.st-key-candles .chart[data-about^="TINYUSDT/1m"]')
+    page.choose("6h")
+    page.page.wait_for_url("**range=6h*")
+    assert query(page) == {"symbol": "TINYUSDT", "range": "6h"}
+    with view(browser, url) as shared:
+        shared.open(page.page.url.removeprefix(url))
+        shared.page.wait_for_selector('.st-key-candles .chart[data-about^="TINYUSDT/1m"]')
+        assert query(shared) == query(page)
+    page.page.get_by_role("link", name="Daily").click()
+    page.says("No daily statistics of TINYUSDT yet")
+    assert query(page)["symbol"] == "TINYUSDT"
+
+
+def test_a_range_by_hand(page: View) -> None:
+    page.open("/?symbol=BTCUSDT&range=custom&from=2025-01-30T00:05&to=2025-01-30T00:07")
+    page.drawn(bars=3)
+    assert [page.cell("bars", 0, row)[11:16] for row in range(3)] == ["00:07", "00:06", "00:05"]
+
+
+def test_a_timeframe_without_bars_yet_says_so(page: View, lake: Settings, api: Api) -> None:
+    page.open("/?symbol=BTCUSDT&timeframe=1h")
+    page.says("No 1h bars yet.")
+    make_marts(lake)
+    api.look()
+    page.says("No bars of BTCUSDT in this range.")
+
+
+def test_a_download_is_every_bar_of_the_range(page: View, api: Api) -> None:
+    page.open("/?symbol=BTCUSDT")
+    page.drawn(bars=FEW)
+    with page.page.expect_download() as download:
+        page.page.get_by_role("button", name="CSV", exact=True).click()
+    wanted = api.get("/ohlcv/1m", params={"symbol": "BTCUSDT", "format": "csv"}).content
+    assert Path(download.value.path()).read_bytes() == wanted
+    assert download.value.suggested_filename == "BTCUSDT-1m.csv"
+    with page.page.expect_download() as download:
+        page.page.get_by_role("button", name="Parquet", exact=True).click()
+    from pyarrow import parquet
+
+    table = parquet.read_table(download.value.path())
+    assert table.num_rows == FEW
+    assert table["volume"][0].as_py() == Decimal("0.00000001")
+
+
+def test_keys_move_the_chart_and_it_can_be_reached_by_them(page: View) -> None:
+    page.open("/?symbol=BTCUSDT")
+    page.drawn(bars=FEW)
+    for _ in range(60):
+        page.page.keyboard.press("Tab")
+        if page.page.evaluate("document.activeElement.shadowRoot?.activeElement?.className") == "chart":
+            break
+    else:
+        pytest.fail("the chart cannot be reached by the Tab key")
+    for key in ("ArrowLeft", "+"):
+        before = page.fact("from")
+        page.page.keyboard.press(key)
+        page.page.wait_for_selector(f'.st-key-candles .chart:not([data-from="{before}"])')
+    assert "BTCUSDT" in (page.chart.get_attribute("aria-label") or "")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, url: str, scheme: str) -> None:
+    with view(browser, url, width=390, height=844, color_scheme=scheme) as shown:
+        shown.open("/?symbol=BTCUSDT")
+        shown.drawn(bars=FEW)
+        assert shown.page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
+        background = shown.page.evaluate(
+            "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
+        )
+        light = sum(int(part) for part in background.removeprefix("rgb(").removesuffix(")").split(",")[:3]) > 384
+        assert light == (scheme == "light")
+
+
+def test_zoom_is_kept_while_the_open_bar_moves(browser: Browser, tmp_path: Path) -> None:
+    lake = load_settings(home=tmp_path / "live home")
+    bootstrap(lake)
+    publish(lake, "BTCUSDT", minutes(FEW))
+    with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
+        shown.open("/?symbol=BTCUSDT")
+        shown.drawn(bars=FEW)
+        for key in ("+", "ArrowLeft"):
+            before = shown.fact("from")
+            shown.chart.press(key)
+            shown.page.wait_for_selector(f'.st-key-candles .chart:not([data-from="{before}"])')
+        zoomed = shown.number("from"), shown.number("to")
+        assert zoomed[1] - zoomed[0] < FEW
+        *closed, last = minutes(FEW)
+        moved = bar("BTCUSDT", last, low=Decimal(1), high=Decimal(2000), close=Decimal(77))
+        put(lake, [*rows_of(closed), moved])
+        shown.page.wait_for_selector('.st-key-candles .chart[data-updates="1"]')
+        assert shown.last_bar()[4] == "77"
+        put(lake, [*rows_of(closed), moved, *rows_of([last + MINUTE])])
+        shown.page.wait_for_selector('.st-key-candles .chart[data-updates="2"]')
+        assert shown.fact("bars") == str(FEW + 1)
+        assert shown.fact("draws") == "1"
+        assert (shown.number("from"), shown.number("to")) == zoomed
+        assert shown.cell("bars", 0, 0) == f"{last + MINUTE:%Y-%m-%d %H:%M:%S}"
+
+
+def test_ten_thousand_bars_are_drawn_in_less_than_two_seconds(browser: Browser, tmp_path: Path) -> None:
+    lake = load_settings(home=tmp_path / "large home")
+    bootstrap(lake)
+    publish(lake, "BTCUSDT", minutes(MOST_ROWS + 60))
+    with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
+        shown.open("/?symbol=BTCUSDT&range=all")
+        shown.drawn(bars=MOST_ROWS)
+        shown.says("the range holds more")
+        drawn_ms = shown.number("drawn-ms")
+        assert 0 < drawn_ms < 2_000
+
+
+def test_an_api_that_is_down_is_told_and_the_page_comes_back(browser: Browser, lake: Settings, tmp_path: Path) -> None:
+    port = free_port()
+    with dashboard(lake, f"http://127.0.0.1:{port}", tmp_path / "log") as url, view(browser, url) as shown:
+        shown.open("/?symbol=BTCUSDT")
+        shown.says("The API does not answer")
+        with serving(lake, port=port):
+            shown.drawn(bars=FEW)
+        shown.says("The API does not answer")
+        with serving(lake, port=port):
+            shown.page.get_by_text("The API does not answer").first.wait_for(state="detached")
+            shown.drawn(bars=FEW)
+
+
+def test_an_empty_lake_says_what_to_do(browser: Browser, tmp_path: Path) -> None:
+    lake = load_settings(home=tmp_path / "empty home")
+    bootstrap(lake)
+    with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
+        for path in ("/", "/daily"):
+            shown.open(path)
+            shown.says("No bars yet.")
+        shown.open("/quality")
+        shown.says("No run of Silver or Gold yet.")
+        publish(lake, "BTCUSDT", minutes(3))
+        api.look()
+        shown.open("/")
+        shown.drawn(bars=3)
+
+
+def test_an_api_that_wants_a_key(browser: Browser, lake: Settings, tmp_path: Path) -> None:
+    key = create_key(lake, "dashboard", (Scope.READ, Scope.OPERATE))
+    with serving(lake, api_require_keys=True) as api:
+        with dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
+            shown.open("/")
+            shown.says("The API wants a key.")
+        with (
+            dashboard(lake, api.url, tmp_path / "log", CRYPTOLAKE_DASHBOARD_API_KEY=key) as url,
+            view(browser, url) as shown,
+        ):
+            shown.open("/?symbol=BTCUSDT")
+            shown.drawn(bars=FEW)

@@ -1,0 +1,73 @@
+"""Sees to a Chromium for the browser tests: the machine's own, else Playwright's, else the system's package.
+
+Run by `make setup` with what tests need; `python -m scripts.browser` by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+from cryptolake_tests.browser import FETCHED, find_browser
+
+SIZE = "170 MB"
+
+
+def main() -> int:
+    """Exit code 1, with what to do, where no browser could be had."""
+    for fetch in (None, _playwright, _apt):
+        if fetch is not None:
+            fetch()
+        path = find_browser()
+        if path is not None and _starts(path):
+            print(f"Chromium for the browser tests: {path}")
+            return 0
+    print(
+        "browser: no Chromium or Chrome that starts was found, and none could be fetched. Install one (Debian and "
+        "Ubuntu: `sudo apt-get install chromium`), then run `make browser` again.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _starts(path: str) -> bool:
+    sandbox = [] if os.getuid() else ["--no-sandbox"]
+    command = [path, "--headless", *sandbox, "--disable-gpu", "--dump-dom", "about:blank"]
+    try:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=120).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _playwright() -> None:
+    _say(f"no Chromium or Chrome was found: downloading Playwright's, about {SIZE}, into {FETCHED}")
+    _run([sys.executable, "-m", "playwright", "install", "--no-shell", "chromium"])
+
+
+def _apt() -> None:
+    if os.getuid() != 0 or shutil.which("apt-get") is None:
+        return
+    _say(f"installing the system's package chromium by apt-get, about {SIZE}")
+    _run(["apt-get", "update", "-qq"])
+    _run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"])
+
+
+def _run(command: list[str]) -> None:
+    environment = {
+        **os.environ,
+        "PLAYWRIGHT_BROWSERS_PATH": str(FETCHED),
+        "DEBIAN_FRONTEND": "noninteractive",
+    }
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        _say(f"that failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+
+
+def _say(text: str) -> None:
+    print(f"==> {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
