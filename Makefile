@@ -25,7 +25,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 SILVER := silver/futures_ohlcv_1m
 GOLD := gold/futures_daily_stats
 
-.PHONY: help setup browser demo up down status health notify-test logs test test-unit test-integration fuzz lint format types validate bench lock \
+.PHONY: help setup browser pictures demo up down status health notify-test logs test test-unit test-integration fuzz lint format types validate bench lock \
 	env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
 	run-silver run-gold trigger-silver maintain spark-sql-check dbt dbt-docs need-partition
 
@@ -131,6 +131,9 @@ test-unit: $(DEV_READY) ## Run the unit tests
 
 test-integration: browser ## Run the tests on the real broker, Spark and catalog
 	@$(BIN)/pytest -m integration
+
+pictures: browser ## Take the dashboard's pictures for the documents anew, from the demo
+	@CRYPTOLAKE_PICTURES=docs/images $(BIN)/pytest cryptolake_tests/integration/test_demo_pages.py
 
 fuzz: $(DEV_READY) ## Send 10,000 made-up requests to the API and hold the answers against its OpenAPI document
 	@CRYPTOLAKE_FUZZ_CASES=10000 $(BIN)/pytest cryptolake_tests/api/test_fuzz.py

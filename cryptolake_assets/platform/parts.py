@@ -249,7 +249,7 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, _: probes.http_answers(f"{settings.api_url}/health"),
         needs=(TABLES,),
         port_fields=("api_port",),
-        ignores=lambda name: name.startswith(("replay_", "dashboard_")),
+        ignores=lambda name: name.startswith("replay_"),
     ),
     Part(
         name=DASHBOARD,

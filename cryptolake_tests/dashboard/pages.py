@@ -104,6 +104,11 @@ class View:
         locator.wait_for(state="attached")
         return locator.inner_text()
 
+    def has_cell(self, table: str, column: int, row: int, text: str) -> None:
+        """Waits until the cell holds the text."""
+        cell = self.page.locator(f".st-key-{table} #glide-cell-{column}-{row}", has_text=text)
+        cell.wait_for(state="attached")
+
     def row(self, table: str, row: int, columns: int) -> list[str]:
         return [self.cell(table, column, row) for column in range(columns)]
 

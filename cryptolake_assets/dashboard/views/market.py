@@ -23,7 +23,14 @@ from cryptolake_assets.dashboard.shared import (
     when,
 )
 
-TIMEFRAMES = ("1m", "5m", "15m", "1h", "4h", "1d")
+TIMEFRAMES = {
+    "1m": timedelta(minutes=1),
+    "5m": timedelta(minutes=5),
+    "15m": timedelta(minutes=15),
+    "1h": timedelta(hours=1),
+    "4h": timedelta(hours=4),
+    "1d": timedelta(days=1),
+}
 RANGES: dict[str, timedelta | None] = {
     "1h": timedelta(hours=1),
     "6h": timedelta(hours=6),
@@ -34,6 +41,7 @@ RANGES: dict[str, timedelta | None] = {
     "all": None,
 }
 CUSTOM = "custom"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TABLE_ROWS = 1_000
 TABLE = {
     "window_start": "open time (UTC)",
@@ -86,7 +94,7 @@ def _choose(symbols: list[dict[str, Any]]) -> tuple[View, bool]:
         with st.container(width=180):
             symbol = choose_symbol(symbols)
         timeframe = st.segmented_control(
-            "Timeframe", TIMEFRAMES, default="1m", key="timeframe", required=True, bind="query-params"
+            "Timeframe", tuple(TIMEFRAMES), default="1m", key="timeframe", required=True, bind="query-params"
         )
         chosen = st.segmented_control(
             "Range", (*RANGES, CUSTOM), default="1d", key="range", required=True, bind="query-params"
@@ -96,9 +104,16 @@ def _choose(symbols: list[dict[str, Any]]) -> tuple[View, bool]:
     if chosen == CUSTOM:
         start, end = _custom(first, last)
     else:
-        length = RANGES[chosen or "1d"]
-        start, end = None if length is None else last - length, None
+        start, end = first_open_time(last, RANGES[chosen or "1d"], TIMEFRAMES[timeframe or "1m"]), None
     return View(symbol["symbol"], timeframe or "1m", start, end), live
+
+
+def first_open_time(last: datetime, length: timedelta | None, timeframe: timedelta) -> datetime | None:
+    """Open time of the bar in which a range of that length begins, `last` being the newest minute; None for all."""
+    if length is None:
+        return None
+    start = last - length
+    return start - (start - EPOCH) % timeframe
 
 
 def _custom(first: datetime, last: datetime) -> tuple[datetime | None, datetime | None]:

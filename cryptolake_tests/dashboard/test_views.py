@@ -1,12 +1,14 @@
-"""Charts are drawn from floats, and tell the exact text."""
+"""What the pages make of answers: charts that are drawn from floats and tell the exact text, ranges, verdicts."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from cryptolake_assets.dashboard import drawings, palette
+from cryptolake_assets.dashboard.views.market import first_open_time
 from cryptolake_assets.dashboard.views.quality import FAILED, PASSED, PENDING, WARNED, verdict
 
 DAYS: list[dict[str, Any]] = [
@@ -41,6 +43,14 @@ def test_up_and_down_are_told_apart_without_red_and_green() -> None:
         assert reds[0] < reds[1]
         assert greens
     assert re.fullmatch(r"#[0-9a-f]{6}", palette.both()["dark"]["accent"])
+
+
+def test_a_range_begins_with_the_bar_that_holds_its_first_minute() -> None:
+    last = datetime(2024, 7, 19, 0, 5, tzinfo=UTC)
+    assert first_open_time(last, timedelta(days=1), timedelta(days=1)) == datetime(2024, 7, 18, tzinfo=UTC)
+    assert first_open_time(last, timedelta(hours=1), timedelta(hours=4)) == datetime(2024, 7, 18, 20, tzinfo=UTC)
+    assert first_open_time(last, timedelta(hours=1), timedelta(minutes=1)) == last - timedelta(hours=1)
+    assert first_open_time(last, None, timedelta(minutes=1)) is None
 
 
 def test_verdicts() -> None:

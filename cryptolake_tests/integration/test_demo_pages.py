@@ -1,0 +1,173 @@
+"""The demo as a person sees it: the whole platform on the shipped capture, its dashboard in a real Chromium.
+
+Takes the pictures of the documentation: `make pictures` puts them into docs/images.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser
+
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.parts import PARTS
+from cryptolake_assets.settings import Settings
+from cryptolake_tests.browser import chromium
+from cryptolake_tests.dashboard.pages import View, view
+
+from .conftest import settings_for
+
+BARS = 9
+"""Minutes of each symbol in the shipped capture, the first and the last of them cut."""
+PICTURES = os.environ.get("CRYPTOLAKE_PICTURES", "")
+COLUMNS = ("open", "high", "low", "close", "volume", "quote_volume", "vwap", "trades", "taker_buy_volume")
+
+
+def cryptolake(settings: Settings, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "cryptolake_assets.cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **settings.environment()},
+        timeout=420,
+    )
+    assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The platform after `make demo` and `make dbt`."""
+    settings = settings_for(tmp_path_factory.mktemp("demo"), spark_memory_mb=1536)
+    try:
+        assert settings.dashboard_url in cryptolake(settings, "demo")
+        cryptolake(settings, "dbt", "build")
+        yield settings
+    finally:
+        lifecycle.down(settings)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def api(demo: Settings) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=demo.api_url, trust_env=False, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def page(browser: Browser, demo: Settings) -> Iterator[View]:
+    with view(browser, demo.dashboard_url) as shown:
+        yield shown
+
+
+def picture(shown: View, name: str, directory: Path) -> None:
+    """Into docs/images when asked for, else to where the test leaves its files."""
+    path = (Path(PICTURES) if PICTURES else directory) / f"{name}.png"
+    shown.page.mouse.move(2, 2)
+    shown.page.screenshot(path=path)
+    assert path.stat().st_size > 10_000
+
+
+def plain(number: str) -> str:
+    return number.rstrip("0").rstrip(".") if "." in number else number
+
+
+def bars(api: httpx.Client, symbol: str, timeframe: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.get(f"/ohlcv/{timeframe}", params={"symbol": symbol, "order": "desc"}).json()[
+        "bars"
+    ]
+    return found
+
+
+def assert_table_is(shown: View, wanted: list[dict[str, Any]]) -> None:
+    """Every number of the table is the API's, digit by digit; zeros behind the last one apart."""
+    # The chart is drawn first: the table of the view before may still be there.
+    for number, bar in enumerate(wanted):
+        shown.has_cell("bars", 0, number, bar["window_start"].replace("T", " ").removesuffix("Z"))
+        row = shown.row("bars", number, 11)
+        assert [plain(text) for text in row[1:10]] == [plain(str(bar[name])) for name in COLUMNS]
+        assert row[10] == ("yes" if bar["is_complete"] else "no")
+
+
+def test_the_market_is_drawn_and_its_table_is_the_apis(page: View, api: httpx.Client, tmp_path: Path) -> None:
+    page.open("/?symbol=BTCUSDT")
+    page.drawn(bars=BARS)
+    wanted = bars(api, "BTCUSDT", "1m")
+    assert len(wanted) == BARS
+    assert_table_is(page, wanted)
+    assert page.last_bar()[4] == plain(wanted[0]["close"])
+    picture(page, "dashboard-market", tmp_path)
+
+
+def test_switching_symbol_and_timeframe(page: View, api: httpx.Client) -> None:
+    page.open("/?symbol=BTCUSDT")
+    page.drawn(bars=BARS)
+    page.choose_symbol("ETHUSDT")
+    page.page.wait_for_selector('.st-key-candles .chart[data-about^="ETHUSDT/1m"]')
+    for timeframe in ("5m", "1h", "1d"):
+        page.choose(timeframe)
+        page.page.wait_for_selector(f'.st-key-candles .chart[data-about^="ETHUSDT/{timeframe}"]')
+        wanted = bars(api, "ETHUSDT", timeframe)
+        page.drawn(bars=len(wanted))
+        assert_table_is(page, wanted)
+
+
+def test_the_days(page: View, api: httpx.Client, tmp_path: Path) -> None:
+    page.page.set_viewport_size({"width": 1280, "height": 1500})
+    page.open("/daily?symbol=BTCUSDT")
+    page.says("Daily statistics")
+    days = api.get("/stats/daily", params={"symbol": "BTCUSDT", "order": "desc"}).json()["days"]
+    for number, day in enumerate(days):
+        assert page.cell("daily", 0, number) == day["trade_date"]
+        assert plain(page.cell("daily", 4, number)) == plain(day["close"])
+    charts = page.page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg")
+    charts.nth(4).wait_for()
+    assert charts.count() == 5
+    picture(page, "dashboard-daily", tmp_path)
+
+
+def test_quality(page: View, api: httpx.Client, tmp_path: Path) -> None:
+    page.open("/quality")
+    page.says("Agreement with official klines")
+    page.says("No frame was refused.")
+    page.says("No trade broke a rule.")
+    checks = api.get("/quality/checks").json()["checks"]
+    passed = sum(check["status"] == "SUCCEEDED" for check in checks)
+    page.page.locator("[data-testid=stMetric]", has_text="Checks passed").get_by_text(
+        str(passed), exact=True
+    ).wait_for()
+    picture(page, "dashboard-quality", tmp_path)
+
+
+def test_operations(page: View, demo: Settings, tmp_path: Path) -> None:
+    page.open("/operations")
+    page.says("Every dependency answers.")
+    page.says(f"{len(PARTS)} of {len(PARTS)}")
+    names = [page.cell("parts", 1, number) for number in range(len(PARTS))]
+    assert names == [part.name for part in PARTS]
+    link = page.page.get_by_role("link", name="Asset graph")
+    assert link.get_attribute("href") == f"http://127.0.0.1:{demo.dagster_port}/asset-groups"
+    picture(page, "dashboard-operations", tmp_path)
+
+
+def test_on_a_phone_in_the_dark(browser: Browser, demo: Settings, tmp_path: Path) -> None:
+    with view(browser, demo.dashboard_url, width=390, height=844, color_scheme="dark") as shown:
+        shown.open("/?symbol=BTCUSDT")
+        shown.drawn(bars=BARS)
+        picture(shown, "dashboard-phone", tmp_path)
+        for path in ("/daily", "/quality", "/operations"):
+            shown.open(path)
+            assert shown.page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
