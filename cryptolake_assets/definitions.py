@@ -12,6 +12,7 @@ from cryptolake_assets.defs.follower import bronze_follower
 from cryptolake_assets.defs.gold import futures_daily_stats
 from cryptolake_assets.defs.health import restart_bronze_stream, stream_health, stream_health_now
 from cryptolake_assets.defs.jobs import CHECKS, JOBS, SCHEDULES
+from cryptolake_assets.defs.klines import futures_klines_1m
 from cryptolake_assets.defs.resources import EngineResource, LakeResource, StreamResource
 from cryptolake_assets.defs.silver import futures_ohlcv_1m
 
@@ -22,7 +23,14 @@ AUTOMATION_INTERVAL_S = 15
 def build_definitions() -> dg.Definitions:
     """A fresh `Definitions`, so that tests can take one with other resources."""
     return dg.Definitions(
-        assets=[futures_trades, futures_ohlcv_1m, futures_daily_stats, *maintenance.ASSETS, dagster_event_log],
+        assets=[
+            futures_trades,
+            futures_ohlcv_1m,
+            futures_klines_1m,
+            futures_daily_stats,
+            *maintenance.ASSETS,
+            dagster_event_log,
+        ],
         asset_checks=[*CHECKS, stream_health_now, maintenance.small_files],
         jobs=[*JOBS, restart_bronze_stream, *maintenance.JOBS.values(), event_log_retention],
         schedules=[*SCHEDULES, *maintenance.SCHEDULES, event_log_retention_daily],

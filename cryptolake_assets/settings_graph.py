@@ -5,6 +5,7 @@ A class of their own, so that a change of one restarts the code servers and does
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from pydantic import Field, SecretStr, field_validator
@@ -48,6 +49,14 @@ class GraphSettings(BaseSettings):
         "CRYPTOLAKE_DROP_RATIO_LIMIT",
         0.05,
         "Largest share of an hour's trades that the quality rules may drop before the hour is held back.",
+        ge=0,
+        le=1,
+    )
+    kline_tolerance: Decimal = named(
+        "CRYPTOLAKE_KLINE_TOLERANCE",
+        Decimal("0.001"),
+        "Largest relative difference in volumes and trades between a bar made of aggregates (`aggTrade`) and the "
+        "official kline; differences within it are listed all the same. Bars of single trades are held to every digit.",
         ge=0,
         le=1,
     )

@@ -46,6 +46,7 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == {
         "bronze/futures_trades",
         "silver/futures_ohlcv_1m",
+        "bronze/futures_klines_1m",
         "gold/futures_daily_stats",
         *(f"maintenance/{work.value}" for work in Work),
         "maintenance/dagster_event_log",

@@ -133,15 +133,16 @@ def _merge(
 def replace_files(
     table: Table, window: str | BooleanExpression, rows: pa.Table, properties: Mapping[str, str] | None = None
 ) -> None:
-    """One overwrite snapshot: the window's files go, one sorted file with `rows` comes."""
+    """One overwrite snapshot: the window's files go, one sorted file with `rows` comes; none when there are no rows."""
     from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
     old_files = [task.file for task in table.scan(row_filter=window).plan_files()]
     with table.transaction() as transaction, _overwrite(transaction, dict(properties or {})) as snapshot:
         for file in old_files:
             snapshot.delete_data_file(file)
-        for file in _dataframe_to_data_files(table.metadata, rows, table.io, write_uuid=uuid.uuid4()):
-            snapshot.append_data_file(file)
+        if rows.num_rows:
+            for file in _dataframe_to_data_files(table.metadata, rows, table.io, write_uuid=uuid.uuid4()):
+                snapshot.append_data_file(file)
 
 
 def _overwrite(transaction: Transaction, properties: dict[str, str]) -> _OverwriteFiles:

@@ -186,6 +186,7 @@ BRONZE_KLINES = TableSpec(
     ),
     key=("symbol", "open_time"),
     partition=("open_time", "day"),
+    rewritten=True,
 )
 
 SILVER_OHLCV = TableSpec(
@@ -209,6 +210,24 @@ SILVER_QUARANTINE = TableSpec(
         Column("source_snapshot", "long", "Bronze snapshot that was read"),
     ),
     partition=("event_time", "day"),
+)
+
+SILVER_KLINE_DIFFERENCES = TableSpec(
+    namespace="silver",
+    name="futures_kline_differences",
+    doc="Where a complete bar and the exchange's own differ: a row a field, with both values.",
+    columns=(
+        Column("symbol", "string", "the exchange's symbol"),
+        Column("window_start", TIME, "open time of the minute"),
+        Column("field", "string", "name of the field; `bar` where one of the two has no bar"),
+        Column("ours", QUOTE_VOLUME, "value in silver.futures_ohlcv_1m"),
+        Column("official", QUOTE_VOLUME, "value in bronze.futures_klines_1m"),
+        Column("tolerated", "boolean", "within the stated tolerance of bars made of aggregates"),
+        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+    ),
+    key=("symbol", "window_start", "field"),
+    partition=("window_start", "day"),
+    rewritten=True,
 )
 
 GOLD_DAILY = TableSpec(
@@ -272,12 +291,13 @@ TABLES = (
     BRONZE_KLINES,
     SILVER_OHLCV,
     SILVER_QUARANTINE,
+    SILVER_KLINE_DIFFERENCES,
     GOLD_DAILY,
     OPS_COVERAGE,
     OPS_RUN_METRICS,
 )
 
-POOLED_TABLES = (SILVER_OHLCV, GOLD_DAILY)
+POOLED_TABLES = (SILVER_OHLCV, GOLD_DAILY, BRONZE_KLINES)
 """Tables that runs of the graph write, each one run at a time."""
 
 

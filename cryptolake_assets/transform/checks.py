@@ -47,6 +47,7 @@ ROW_CHECKS: Mapping[str, Mapping[str, str]] = {
 }
 """Namespace to check name to a DuckDB predicate that is true on a row that fails."""
 
+OFFICIAL_KLINES = "official_klines"
 PUBLISHED_COUNT = "published_count"
 UP_TO_DATE = "up_to_date"
 HEARTBEAT = "heartbeat"
@@ -63,7 +64,7 @@ MEANINGS: Mapping[str, str] = {
     "drop_ratio": "The quality rules dropped no larger share of the trades than the limit allows.",
     "row_count": "Every row that Bronze holds for the window was read, and is accounted for.",
     "minutes_in_a_day": "A day has 1 to 1440 bars.",
-    "official_klines": "Complete bars equal the exchange's own in all nine fields. Warns only.",
+    OFFICIAL_KLINES: "Complete bars equal the exchange's own in all nine fields. Warns only.",
     "minutes_missing": "No minute without a bar that coverage cannot account for. Warns only.",
     "id_continuity": "The exchange's single-trade ids go on without holes or overlaps. Warns only.",
     "event_time_lag": "Each symbol's newest bar of the hour was close to the exchange's clock. Warns only.",
@@ -75,7 +76,7 @@ MEANINGS: Mapping[str, str] = {
 """Check name to what it demands, for people."""
 
 SILVER_CHECKS = ("schema", "unique_key", *ROW_CHECKS["silver"], "drop_ratio", "row_count")
-SILVER_OBSERVATIONS = ("official_klines", "minutes_missing", "id_continuity", "event_time_lag")
+SILVER_OBSERVATIONS = (OFFICIAL_KLINES, "minutes_missing", "id_continuity", "event_time_lag")
 """Non-blocking checks, see `transform.observations`."""
 
 GOLD_CHECKS = ("schema", "unique_key", *ROW_CHECKS["gold"])

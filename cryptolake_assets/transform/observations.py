@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_assets.transform.context import World
+from cryptolake_assets.transform.official import hold_against
 from cryptolake_assets.transform.ohlcv import MINUTE_MS, epoch_ms
-from cryptolake_assets.transform.reconcile import Verdict, compare
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,10 +33,11 @@ def observe_hour(
     klines: Mapping[tuple[str, int], Kline],
     world: World,
     lag_limit_s: float,
+    kline_tolerance: Decimal,
 ) -> list[CheckOutcome]:
     """All of them, in the order of `SILVER_OBSERVATIONS`."""
     return [
-        official_klines(bars, klines),
+        hold_against(hour, bars, klines, world.completeness, kline_tolerance).outcome,
         minutes_missing(bars, world.completeness),
         id_continuity(bars),
         event_time_lag(bars, hour, world.rules.symbols, world.exchange_time_ms, lag_limit_s),
@@ -47,21 +49,6 @@ def bars_after(present: pa.Table, bars: pa.Table, replaced_keys: pa.Table) -> li
     gone = {(row["symbol"], row["window_start"]) for row in replaced_keys.to_pylist()}
     kept = [row for row in present.to_pylist() if (row["symbol"], row["window_start"]) not in gone]
     return sorted(kept + bars.to_pylist(), key=lambda row: (row["symbol"], row["window_start"]))
-
-
-def official_klines(bars: Sequence[Bar], klines: Mapping[tuple[str, int], Kline]) -> CheckOutcome:
-    """Complete bars beside the exchange's own, by (symbol, open time in ms). Without any kline it does not pass."""
-    compared = [(bar, compare(bar, klines.get((bar["symbol"], epoch_ms(bar["window_start"]))))) for bar in bars]
-    judged = [item for item in compared if item[1].verdict in (Verdict.EQUAL, Verdict.DIFFERS)]
-    if not judged:
-        return CheckOutcome("official_klines", False, "no reference: there is no official kline for a complete bar")
-    differing = [
-        {"symbol": bar["symbol"], "window_start": _text(bar["window_start"]), "difference": str(comparison)}
-        for bar, comparison in judged
-        if comparison.verdict is Verdict.DIFFERS
-    ]
-    equal = len(judged) - len(differing)
-    return _outcome("official_klines", differing, f"{equal} of {len(judged)} complete bars equal the official klines")
 
 
 def minutes_missing(bars: Sequence[Bar], completeness: CompletenessIndex) -> CheckOutcome:

@@ -23,11 +23,17 @@ FIELDS = (
 )
 """Names in `silver.futures_ohlcv_1m`, and the attributes of `Kline`."""
 
+TOLERANT_FIELDS = ("volume", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
+"""What the exchange's aggregates may lack: they leave out what its klines count, such as auto-deleveraging."""
+
+EXACT = Decimal(0)
+
 
 class Verdict(StrEnum):
     """What a comparison says."""
 
     EQUAL = "equal"
+    TOLERATED = "equal within the tolerance"
     DIFFERS = "differs"
     INCOMPLETE = "incomplete"
     NO_REFERENCE = "no official bar"
@@ -40,6 +46,7 @@ class Difference:
     field: str
     ours: Decimal
     official: Decimal
+    tolerated: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,20 +61,31 @@ class Comparison:
         if self.verdict is not Verdict.DIFFERS:
             return self.verdict.value
         return "differs: " + ", ".join(
-            f"{item.field} {item.ours:f}, official {item.official:f}" for item in self.differences
+            f"{item.field} {item.ours:f}, official {item.official:f}" for item in self.differences if not item.tolerated
         )
 
 
-def compare(bar: Mapping[str, Any], kline: Kline | None) -> Comparison:
-    """A row of Silver beside the exchange's kline of the same minute. An incomplete bar is not judged."""
+def compare(bar: Mapping[str, Any], kline: Kline | None, tolerance: Decimal = EXACT) -> Comparison:
+    """A row of Silver beside the exchange's kline of the same minute. An incomplete bar is not judged.
+
+    `tolerance` is the share of the official value by which `TOLERANT_FIELDS` may differ; prices never may.
+    """
     symbol = str(bar["symbol"])
     if kline is None:
         return Comparison(symbol, Verdict.NO_REFERENCE)
     if not bar["is_complete"]:
         return Comparison(symbol, Verdict.INCOMPLETE)
     differences = tuple(
-        Difference(name, Decimal(bar[name]), Decimal(getattr(kline, name)))
+        _difference(name, Decimal(bar[name]), Decimal(getattr(kline, name)), tolerance)
         for name in FIELDS
         if Decimal(bar[name]) != Decimal(getattr(kline, name))
     )
-    return Comparison(symbol, Verdict.DIFFERS if differences else Verdict.EQUAL, differences)
+    if not differences:
+        return Comparison(symbol, Verdict.EQUAL)
+    tolerated = all(item.tolerated for item in differences)
+    return Comparison(symbol, Verdict.TOLERATED if tolerated else Verdict.DIFFERS, differences)
+
+
+def _difference(name: str, ours: Decimal, official: Decimal, tolerance: Decimal) -> Difference:
+    tolerated = name in TOLERANT_FIELDS and abs(ours - official) <= tolerance * official
+    return Difference(name, ours, official, tolerated)

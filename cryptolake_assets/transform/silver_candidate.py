@@ -203,6 +203,7 @@ def _candidate(
             day.klines,
             run.world,
             run.settings.event_time_lag_limit_in_use_s,
+            run.settings.kline_tolerance,
         ),
         duration_ms=round((time.monotonic() - started) * 1000),
     )

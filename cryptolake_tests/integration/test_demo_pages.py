@@ -141,7 +141,7 @@ def test_the_days(page: View, api: httpx.Client, tmp_path: Path) -> None:
 
 def test_quality(page: View, api: httpx.Client, tmp_path: Path) -> None:
     page.open("/quality")
-    page.says("Agreement with official klines")
+    page.says("complete bars equal the official klines")
     page.says("No frame was refused.")
     page.says("No trade broke a rule.")
     checks = api.get("/quality/checks").json()["checks"]

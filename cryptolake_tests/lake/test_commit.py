@@ -53,6 +53,15 @@ def test_the_same_rows_again_commit_nothing_and_keep_updated_at(lake: Settings) 
     assert stored(lake) == before
 
 
+def test_when_every_row_goes_the_table_is_empty_and_can_be_filled_again(lake: Settings) -> None:
+    put(lake, [bar("A"), bar("B")])
+    publication = put(lake, [], replaced=[bar("A"), bar("B")])
+    assert (publication.rows_changed, publication.rows_removed) == (0, 2)
+    assert stored(lake) == {}
+    put(lake, [bar("A")])
+    assert len(stored(lake)) == 1
+
+
 def test_only_the_row_that_differs_moves(lake: Settings) -> None:
     put(lake, [bar("A"), bar("B"), bar("B", 1)])
     before = stored(lake)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_assets.transform.observations import (
@@ -16,7 +15,6 @@ from cryptolake_assets.transform.observations import (
     event_time_lag,
     id_continuity,
     minutes_missing,
-    official_klines,
 )
 from cryptolake_assets.transform.ohlcv import epoch_ms
 
@@ -38,40 +36,6 @@ def bar(minute: int, first: int = 0, last: int = 0, symbol: str = "BTCUSDT", **c
         "is_complete": True,
     }
     return {**row, **changes}
-
-
-def kline(minute: int, **changes: Any) -> Kline:
-    values: dict[str, Any] = {
-        "open_time_ms": HOUR_MS + minute * 60_000,
-        **dict.fromkeys(("open", "high", "low", "close"), "64000.10"),
-        **dict.fromkeys(("volume", "taker_buy_volume"), "1.500"),
-        **dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), "96000.150"),
-        "close_time_ms": HOUR_MS + minute * 60_000 + 59_999,
-        "trades": 1,
-    }
-    return Kline(**{**values, **changes})
-
-
-def keyed(*klines: Kline) -> dict[tuple[str, int], Kline]:
-    return {("BTCUSDT", item.open_time_ms): item for item in klines}
-
-
-def test_without_a_kline_there_is_no_reference_and_no_pass() -> None:
-    outcome = official_klines([bar(0)], {})
-    assert (outcome.passed, outcome.description.startswith("no reference")) == (False, True)
-
-
-def test_an_incomplete_bar_is_not_judged() -> None:
-    assert not official_klines([bar(0, is_complete=False)], keyed(kline(0, high="1"))).passed
-    assert official_klines([bar(0, is_complete=False), bar(1)], keyed(kline(0, high="1"), kline(1))).passed
-
-
-def test_equal_bars_pass_and_one_digit_is_seen() -> None:
-    assert official_klines([bar(0), bar(1)], keyed(kline(0), kline(1))).description.startswith("2 of 2")
-    outcome = official_klines([bar(0), bar(1)], keyed(kline(0), kline(1, volume="1.50000001")))
-    assert (outcome.passed, outcome.failing_count) == (False, 1)
-    assert outcome.failing_rows[0]["window_start"] == "2024-07-19 00:01"
-    assert "volume 1.50000000, official 1.50000001" in outcome.failing_rows[0]["difference"]
 
 
 def test_a_minute_between_two_bars_is_missing_unless_coverage_holds_it() -> None:

@@ -1,0 +1,87 @@
+"""The exchange's own one-minute bars as an asset, and the judgement of Silver by them. A thin adapter of
+`transform.klines`.
+
+An hour is fetched after Silver has published it, so that what is judged is what readers see; Silver's own run judges
+too, by the klines that are there when it runs.
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from cryptolake_assets.defs import checks, silver
+from cryptolake_assets.defs.automation import follows_upstream
+from cryptolake_assets.defs.described import OWNERS, table_metadata
+from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
+from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.lake.tables import BRONZE_KLINES
+from cryptolake_assets.transform.checks import OFFICIAL_KLINES
+
+if TYPE_CHECKING:
+    from cryptolake_assets.transform.klines import FetchedHour
+    from cryptolake_assets.transform.official import Agreement
+
+KEY = dg.AssetKey(["bronze", "futures_klines_1m"])
+
+INTERVAL_MIN = 5
+"""The open hour is asked for at most so often."""
+
+HOURS_A_RUN = 24
+
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=100), fail_window=timedelta(hours=4))
+"""Each materialization of Silver brings one, and Silver has one an hour at least."""
+
+
+@dg.asset(
+    key=KEY,
+    deps=[silver.KEY],
+    partitions_def=hourly(),
+    group_name="bronze",
+    kinds={"rest", "iceberg"},
+    owners=OWNERS,
+    tags={"layer": "bronze", "cadence": "minutes"},
+    metadata=table_metadata(BRONZE_KLINES),
+    pool=BRONZE_KLINES.writer_pool,
+    automation_condition=follows_upstream(INTERVAL_MIN, "follows_silver"),
+    freshness_policy=FRESH,
+    retry_policy=RETRIES,
+    backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
+    output_required=False,
+    description=(
+        "The exchange's own one-minute bars of each hour that Silver publishes, as far as its minutes have closed. The "
+        "run holds Silver's bars against them: the check `official_klines`, and silver.futures_kline_differences."
+    ),
+)
+def futures_klines_1m(
+    context: dg.AssetExecutionContext, lake: LakeResource
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    from cryptolake_assets.transform.context import observe
+    from cryptolake_assets.transform.klines import fetch_hour, judge_hour
+
+    completeness = observe(lake.settings).completeness
+    done = [
+        (
+            fetch_hour(lake.settings, hour, context.run.run_id),
+            judge_hour(lake.settings, hour, completeness, context.run.run_id),
+        )
+        for hour in sorted(map(hour_of, context.partition_keys))
+    ]
+    # Said only when all of it is done: a run may not say a check twice, and a step that failed is tried again.
+    for fetched, agreement in done:
+        key = hour_key(fetched.hour)
+        yield from checks.evaluations(
+            silver.KEY, [OFFICIAL_KLINES], [agreement.outcome], key, dg.AssetCheckSeverity.WARN
+        )
+        yield dg.AssetMaterialization(KEY, partition=key, metadata=_metadata(fetched, agreement))
+
+
+def _metadata(fetched: "FetchedHour", agreement: "Agreement") -> dict[str, dg.MetadataValue]:
+    return {
+        "dagster/row_count": dg.MetadataValue.int(fetched.klines),
+        "snapshot_id": dg.MetadataValue.text(str(fetched.publication.snapshot_id)),
+        "klines_changed": dg.MetadataValue.int(fetched.publication.rows_changed),
+        "differences": dg.MetadataValue.int(len(agreement.differences)),
+        "agreement": dg.MetadataValue.text(agreement.outcome.description),
+    }

@@ -1,0 +1,173 @@
+"""Official klines over the replay exchange's real REST side, and Silver of real trades held against them."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from cryptolake_assets.contract import AcceptedFrame, parse_frame
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import klines, silver
+from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.exchange.capture import read_frames
+from cryptolake_assets.exchange.replay import ReplayExchange
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.tables import BRONZE_KLINES
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings
+from cryptolake_assets.transform.checks import OFFICIAL_KLINES
+from cryptolake_tests.waiting import wait_for
+
+from .bronze import append
+
+HOUR = datetime(2024, 7, 19, tzinfo=UTC)
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+LAST_MS = 1721347502000
+DIFFERENCES = "SELECT symbol, window_start, field, ours, official FROM cryptolake.silver.futures_kline_differences"
+
+
+def bronze_rows() -> list[dict[str, Any]]:
+    """The shipped capture's trades as the stream lands them."""
+    rows = []
+    for offset, frame in enumerate(read_frames(DEMO_CAPTURE_DIR)):
+        parsed = parse_frame(frame.raw, ingest_time_us=frame.receive_time_ns // 1000, exchange=EXCHANGE_NAME)
+        assert isinstance(parsed, AcceptedFrame)
+        event = parsed.event
+        moment = datetime.fromtimestamp(event.event_time / 1_000_000, UTC)
+        rows.append(
+            {
+                "symbol": event.symbol,
+                "event_time": moment,
+                "price": Decimal(event.price),
+                "qty": Decimal(event.qty),
+                **{name: getattr(event, name) for name in ("side", "trade_id", "exchange", "trade_type", "stream")},
+                **{name: getattr(event, name) for name in ("first_trade_id", "last_trade_id")},
+                "ingest_ts": moment,
+                "kafka_partition": 0,
+                "kafka_offset": offset,
+                "kafka_timestamp": moment,
+            }
+        )
+    return rows
+
+
+class Exchange:
+    """The replay exchange on a socket, in a thread of its own, its clock at the capture's end."""
+
+    def __init__(self, directory: Path) -> None:
+        self._replay = ReplayExchange(directory, speed=0)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._replay.start(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._replay.clock.advance_to, LAST_MS * 1_000_000)
+        wait_for(lambda: self._replay.clock.now_ms() == LAST_MS)
+        return self._replay.url
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._replay.stop(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+@pytest.fixture
+def captured(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Settings, dg.DagsterInstance]]:
+    """A lake that holds the capture's trades and their coverage; every byte of it is in Bronze."""
+    monkeypatch.setattr("cryptolake_assets.transform.context.committed_offsets", lambda _: {0: 10**9})
+    append(lake, bronze_rows())
+    first_ms = 1721347022000
+    IcebergCoverageSink(lake).write(
+        [CoverageRow(EXCHANGE_NAME, name, "trade", first_ms, LAST_MS, 0, 10**9, "ws://replay") for name in SYMBOLS]
+    )
+    for name, value in lake.environment().items():
+        monkeypatch.setenv(name, value)
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield lake, instance
+
+
+def materialize(instance: dg.DagsterInstance, key: dg.AssetKey, url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_REST_URL", url)
+    get_settings.cache_clear()
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(instance=instance, asset_selection=[key], partition_key=hour_key(HOUR))
+
+
+def judged(instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
+    """What the check on Silver said last."""
+    (record, *_) = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(silver.KEY, OFFICIAL_KLINES), limit=1
+    )
+    assert record.event is not None
+    evaluation = record.event.asset_check_evaluation
+    assert evaluation is not None
+    return evaluation
+
+
+def test_real_bars_equal_the_official_ones_and_a_drift_is_flagged_until_it_is_gone(
+    captured: tuple[Settings, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings, instance = captured
+    with Exchange(DEMO_CAPTURE_DIR) as url:
+        materialize(instance, silver.KEY, url, monkeypatch)
+        assert judged(instance).description == "no reference: there is no official kline for a complete bar"
+        assert not judged(instance).passed
+        result = materialize(instance, klines.KEY, url, monkeypatch)
+        assert judged(instance).passed
+        assert judged(instance).description == "10 of 10 complete bars equal the official klines"
+        assert judged(instance).partition == hour_key(HOUR)
+        (event,) = result.asset_materializations_for_node(klines.KEY.to_python_identifier())
+        assert event.partition == hour_key(HOUR)
+        assert run_sql(settings, DIFFERENCES).num_rows == 0
+        # A second time nothing is new, and nothing is written.
+        snapshot = load_table(settings, BRONZE_KLINES).metadata.current_snapshot_id
+        materialize(instance, klines.KEY, url, monkeypatch)
+        assert load_table(settings, BRONZE_KLINES).metadata.current_snapshot_id == snapshot
+
+    drifted = tmp_path / "drifted"
+    shutil.copytree(DEMO_CAPTURE_DIR, drifted)
+    path = next(drifted.glob("ETHUSDT-1m-*.csv"))
+    lines = path.read_text().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("1721347320000"))
+    values = lines[at].split(",")
+    official = Decimal(values[5]) + Decimal("0.001")
+    lines[at] = ",".join([*values[:5], str(official), *values[6:]])
+    path.write_text("\n".join(lines) + "\n")
+    with Exchange(drifted) as url:
+        materialize(instance, klines.KEY, url, monkeypatch)
+    assert not judged(instance).passed
+    assert judged(instance).description == "9 of 10 complete bars equal the official klines"
+    (row,) = run_sql(settings, DIFFERENCES).to_pylist()
+    assert (row["symbol"], row["window_start"], row["field"]) == ("ETHUSDT", HOUR.replace(minute=2), "volume")
+    assert row["official"] - row["ours"] == Decimal("0.001")
+    with Exchange(DEMO_CAPTURE_DIR) as url:
+        materialize(instance, klines.KEY, url, monkeypatch)
+    assert judged(instance).passed
+    assert run_sql(settings, DIFFERENCES).num_rows == 0
+
+
+def test_without_official_bars_nothing_passes(
+    captured: tuple[Settings, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings, instance = captured
+    bare = tmp_path / "bare"
+    shutil.copytree(DEMO_CAPTURE_DIR, bare, ignore=shutil.ignore_patterns("*.csv"))
+    with Exchange(bare) as url:
+        materialize(instance, silver.KEY, url, monkeypatch)
+        materialize(instance, klines.KEY, url, monkeypatch)
+    assert not judged(instance).passed
+    assert judged(instance).description is not None
+    assert "no reference" in (judged(instance).description or "")
+    assert load_table(settings, BRONZE_KLINES).scan().to_arrow().num_rows == 0
