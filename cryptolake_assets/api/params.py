@@ -55,13 +55,15 @@ def parse_time(value: object) -> object:
     """RFC 3339 (a blank for the `T`, and a missing zone or time of day, are understood: UTC, 00:00), or epoch ms.
 
     Times before 1970 or after 9999 are taken as these bounds; a leap second as the end of its minute. Raises
-    `ValueError`.
+    `ValueError`, also for an integer that is no time in ms: who sends µs or ns is told so.
     """
     if isinstance(value, datetime):
         return value
     text = str(value).strip().replace("z", "Z")
     if DIGITS.fullmatch(text):
-        return EARLIEST + timedelta(milliseconds=min(int(text), LATEST_MS))
+        if int(text) > LATEST_MS:
+            raise ValueError(f"a time in ms since 1970 is wanted, at most {LATEST_MS}; µs and ns are not understood")
+        return EARLIEST + timedelta(milliseconds=int(text))
     # A `+` of the zone that nobody encoded arrives as a blank.
     text = re.sub(r"(?<=\d) (?=\d\d:?\d\d$)(?<=:\d\d )", "+", text) if text.count(":") > 2 else text
     try:

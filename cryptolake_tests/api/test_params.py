@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.api.params import EARLIEST, LATEST, decode_cursor, encode_cursor, parse_time
+from cryptolake_assets.api.params import EARLIEST, LATEST, LATEST_MS, decode_cursor, encode_cursor, parse_time
 from cryptolake_assets.api.problems import Problem
 
 NOON = datetime(2025, 1, 31, 12, tzinfo=UTC)
@@ -42,12 +42,18 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         parse_time(text)
 
 
+@pytest.mark.parametrize("text", [str(LATEST_MS + 1), "1738324800000000", "1738324800000000000"])
+def test_an_epoch_in_another_unit_is_refused_and_not_taken_as_the_end_of_time(text: str) -> None:
+    assert parse_time(str(LATEST_MS)) == LATEST
+    with pytest.raises(ValueError, match="in ms"):
+        parse_time(text)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("0001-01-01T00:00:00+14:00", EARLIEST),
         ("9999-12-31T23:59:59-12:00", LATEST),
-        ("9999999999999999999", LATEST),
         ("2016-12-31T23:59:60Z", datetime(2016, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)),
     ],
 )

@@ -1,0 +1,76 @@
+"""The documents' curl lines, run by curl itself against a running API."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from cryptolake_assets.lake.tables import BRONZE_TRADES, GOLD_DAILY
+from cryptolake_assets.settings import PROJECT_ROOT, Settings
+from cryptolake_tests.api.conftest import Api, append, make_marts, serving, trade
+from cryptolake_tests.test_repository import commands
+
+ADDRESS = "http://127.0.0.1:8000"
+DOCUMENTS = (PROJECT_ROOT / "README.md", PROJECT_ROOT / "docs/api.md")
+
+
+def curl_lines(path: Path) -> list[list[str]]:
+    return [words for words in commands(path) if words[0] == "curl"]
+
+
+LINES = {shlex.join(words): words for path in DOCUMENTS for words in curl_lines(path)}
+
+
+def day(symbol: str) -> dict[str, Any]:
+    """A row of Gold."""
+    numbers = {column.name: Decimal(1) for column in GOLD_DAILY.columns if column.type.startswith("decimal")}
+    counts = {column.name: 1 for column in GOLD_DAILY.columns if column.type == "long"}
+    said = {"symbol": symbol, "trade_date": date(2025, 1, 30), "realised_volatility": 0.1, "is_complete": True}
+    return {**numbers, **counts, **said, "updated_at": datetime(2025, 1, 31, tzinfo=UTC)}
+
+
+@pytest.fixture
+def full(bars: Settings) -> Iterator[Api]:
+    """An API on a lake that has what the documents ask for."""
+    make_marts(bars)
+    append(bars, BRONZE_TRADES, [trade("ETHUSDT", number, datetime(2025, 1, 30, tzinfo=UTC)) for number in range(5)])
+    append(bars, GOLD_DAILY, [day("BTCUSDT")])
+    with serving(bars) as made:
+        yield made
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_the_documents_show_curl_lines(path: Path) -> None:
+    lines = curl_lines(path)
+    assert lines
+    assert all(any(word.startswith(ADDRESS) for word in words) for words in lines)
+
+
+def test_every_curl_line_of_the_documents_answers_with_data(full: Api) -> None:
+    for line, words in LINES.items():
+        here = [word.replace(ADDRESS, full.url) for word in words]
+        done = subprocess.run([*here, "--silent", "--show-error", "--fail"], capture_output=True, timeout=60)
+        assert done.returncode == 0, f"{line}: {done.stderr.decode()}"
+        if "format=csv" in line:
+            assert done.stdout.count(b"\n") > 1, line
+            continue
+        answer = orjson.loads(done.stdout)
+        rows = [value for value in answer.values() if isinstance(value, list)]
+        assert rows, line
+        assert all(rows), f"{line}: no rows"
+        assert answer["snapshot_id"], line
+
+
+def test_the_first_users_call_includes_the_minute_of_its_end(full: Api) -> None:
+    url = f"{full.url}/ohlcv/1m?symbol=BTCUSDT&start=2025-01-30%2000:00:00&end=2025-01-30%2000:02:59"
+    answer = orjson.loads(subprocess.run(["curl", "-sS", "--fail", url], capture_output=True, timeout=60).stdout)
+    assert list(answer) == ["symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
+    assert [bar["window_start"][11:16] for bar in answer["bars"]] == ["00:00", "00:01", "00:02"]
