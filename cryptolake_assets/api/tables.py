@@ -15,7 +15,14 @@ from cryptolake_assets.api import formats, schemas
 from cryptolake_assets.api.answers import SLOT, Answer
 from cryptolake_assets.api.params import Order, PageParams, Symbol, Timeframe
 from cryptolake_assets.api.reader import Asked, Reader, Resource
-from cryptolake_assets.lake.tables import BRONZE_TRADES, GOLD_DAILY, MARTS_NAMESPACE, OPS_RUN_METRICS, SILVER_OHLCV
+from cryptolake_assets.lake.tables import (
+    BRONZE_TRADES,
+    GOLD_DAILY,
+    MARTS_NAMESPACE,
+    OPS_RUN_METRICS,
+    SILVER_KLINE_DIFFERENCES,
+    SILVER_OHLCV,
+)
 
 router = APIRouter()
 
@@ -36,6 +43,13 @@ OVERVIEW = Resource("/overview", (MARTS_NAMESPACE, "market_overview"), ("latest_
 QUALITY = Resource(
     "/quality", OPS_RUN_METRICS.identifier, ("finished_at", "run_id", "partition"), "runs", order=Order.DESC
 )
+DIFFERENCES = Resource(
+    "/quality/klines",
+    SILVER_KLINE_DIFFERENCES.identifier,
+    ("window_start", "symbol", "field"),
+    "differences",
+    order=Order.DESC,
+)
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -51,6 +65,9 @@ DaysPage = schemas.page_model("DaysPage", "days", schemas.row_model("Day", GOLD_
 ReturnsPage = schemas.page_model("ReturnsPage", "days", Row)
 ProfilePage = schemas.page_model("ProfilePage", "buckets", Row)
 OverviewPage = schemas.page_model("OverviewPage", "symbols", Row)
+DifferencesPage = schemas.page_model(
+    "DifferencesPage", "differences", schemas.row_model("Difference", SILVER_KLINE_DIFFERENCES.columns)
+)
 RunsPage = schemas.page_model("RunsPage", "runs", schemas.row_model("Run", OPS_RUN_METRICS.columns))
 
 
@@ -147,3 +164,9 @@ async def quality(
 ) -> Response:
     """What each run of Silver and Gold read, kept and dropped; newest first."""
     return await _table(request, reader, QUALITY, params, {} if asset is None else {"asset": asset})
+
+
+@_route("/quality/klines", DifferencesPage, of_a_symbol=True)
+async def kline_differences(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
+    """Fields in which a complete bar and the exchange's own differ, with both values; newest first."""
+    return await _table(request, reader, DIFFERENCES, params, _maybe(symbol))

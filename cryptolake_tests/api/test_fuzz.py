@@ -22,6 +22,7 @@ from cryptolake_tests.api.conftest import Api, append, make_marts, serving, star
 CASES = int(os.environ.get("CRYPTOLAKE_FUZZ_CASES", "200"))
 PATHS = (
     *("/ohlcv/{timeframe}", "/trades", "/stats/daily", "/returns/daily", "/profile/hourly", "/overview", "/quality"),
+    "/quality/klines",
     *("/symbols", "/gaps", "/catalog", "/health", "/metrics", "/quality/rejected", "/quality/quarantined"),
     "/operations/parts",
 )

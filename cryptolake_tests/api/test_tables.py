@@ -12,7 +12,13 @@ from pyarrow import ipc
 
 from cryptolake_assets.lake import pages
 from cryptolake_assets.lake.catalog import get_catalog, load_table
-from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, SILVER_OHLCV, SILVER_QUARANTINE
+from cryptolake_assets.lake.tables import (
+    BRONZE_REJECTED,
+    BRONZE_TRADES,
+    SILVER_KLINE_DIFFERENCES,
+    SILVER_OHLCV,
+    SILVER_QUARANTINE,
+)
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.api.conftest import DAYS, FIRST_DAY, MINUTES, Api, append, bar, put, serving, starts, trade
 
@@ -239,10 +245,27 @@ def test_what_was_dropped_is_told_by_reason(api: Api, bars: Settings) -> None:
     assert datetime.fromisoformat(found["first_at"]) == moment
 
 
-def test_without_dagster_its_routes_are_503_and_the_parts_are_stopped(api: Api) -> None:
-    for path in ("/operations/assets", "/quality/checks"):
-        assert (api.get(path).status_code, api.get(path).json()["title"]) == (503, "Unavailable")
-    assert {item["state"] for item in get(api, "/operations/parts")["parts"]} == {"stopped"}
+def test_differences_from_official_klines_are_told_with_both_values(api: Api, bars: Settings) -> None:
+    one = {"symbol": "BTCUSDT", "window_start": starts()[0], "tolerated": False, "updated_at": starts()[0]}
+    values = {"ours": Decimal("0.00000001"), "official": Decimal("1.5")}
+    append(bars, SILVER_KLINE_DIFFERENCES, [{**one, **values, "field": name} for name in ("volume", "high")])
+    append(bars, SILVER_KLINE_DIFFERENCES, [{**one, **values, "field": "low", "window_start": starts()[1]}])
+    api.look()
+    found = get(api, "/quality/klines?symbol=BTCUSDT")["differences"]
+    assert [(item["window_start"], item["field"]) for item in found] == [
+        ("2025-01-30T00:01:00Z", "low"),
+        ("2025-01-30T00:00:00Z", "volume"),
+        ("2025-01-30T00:00:00Z", "high"),
+    ]
+    assert (found[0]["ours"], found[0]["official"]) == ("0.0000000100000000", "1.5000000000000000")
+    assert api.get("/quality/klines?symbol=NOPE").status_code == 404
+
+
+def test_without_dagster_its_routes_are_503_and_the_parts_are_stopped(bars: Settings) -> None:
+    with serving(bars, dagster_port=9) as api:  # a platform may run on the usual one
+        for path in ("/operations/assets", "/quality/checks"):
+            assert (api.get(path).status_code, api.get(path).json()["title"]) == (503, "Unavailable")
+        assert {item["state"] for item in get(api, "/operations/parts")["parts"]} == {"stopped"}
 
 
 def test_the_catalog_lists_tables_with_their_snapshots(api: Api, bars: Settings) -> None:

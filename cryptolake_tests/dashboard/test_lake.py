@@ -10,8 +10,6 @@ from cryptolake_assets.errors import ApiRefusedError, ApiUnreachableError
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.api.conftest import FIRST_DAY, Api, bar, make_marts, put, serving, starts
 
-pytest_plugins = ["cryptolake_tests.api.conftest"]
-
 
 def lake_of(settings: Settings, api: Api) -> Lake:
     return Lake(settings.model_copy(update={"dashboard_api_url": api.url}))

@@ -15,8 +15,9 @@ from playwright.sync_api import Browser
 from cryptolake_assets.api.keys import Scope, create_key
 from cryptolake_assets.dashboard.lake import MOST_ROWS
 from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.lake.tables import SILVER_KLINE_DIFFERENCES
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests.api.conftest import Api, bar, make_marts, put, serving
+from cryptolake_tests.api.conftest import Api, append, bar, make_marts, put, serving
 from cryptolake_tests.browser import chromium
 from cryptolake_tests.dashboard.pages import View, dashboard, free_port, view
 
@@ -234,6 +235,19 @@ def test_an_empty_lake_says_what_to_do(browser: Browser, tmp_path: Path) -> None
         api.look()
         shown.open("/")
         shown.drawn(bars=3)
+
+
+def test_quality_lists_every_difference_from_the_exchange(browser: Browser, tmp_path: Path) -> None:
+    lake = load_settings(home=tmp_path / "differing home", dagster_port=9)
+    bootstrap(lake)
+    row = {"symbol": "BTCUSDT", "window_start": FIRST, "field": "volume", "tolerated": False, "updated_at": FIRST}
+    append(lake, SILVER_KLINE_DIFFERENCES, [{**row, "ours": Decimal("1.5"), "official": Decimal("1.50000001")}])
+    with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
+        shown.open("/quality")
+        shown.says("The checks' results cannot be had")
+        assert shown.row("differences", 0, 6) == [
+            *("BTCUSDT", "2025-01-30 00:00:00", "volume", "1.5", "1.50000001", "no"),
+        ]
 
 
 def test_an_api_that_wants_a_key(browser: Browser, lake: Settings, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ VERDICTS = (FAILED, WARNED, PASSED, PENDING)
 """Worst first."""
 OFFICIAL = "official_klines"
 RUNS = 200
+DIFFERENCES = 500
 REFRESH_FACTOR = 5
 """Checks move with runs, not with trades: this page looks that much less often."""
 CHECK_TABLE = {
@@ -34,6 +35,14 @@ REASON_TABLE = {
     "rows": "rows",
     "first_at": "first (UTC)",
     "last_at": "last (UTC)",
+}
+DIFFERENCE_TABLE = {
+    "symbol": "symbol",
+    "window_start": "open time (UTC)",
+    "field": "field",
+    "ours": "ours",
+    "official": "official",
+    "tolerated": "tolerated",
 }
 GAP_TABLE = {"symbol": "symbol", "stream": "stream", "gap_from": "from (UTC)", "gap_to": "to (UTC)"}
 RUN_TABLE = {
@@ -76,6 +85,8 @@ def _draw() -> None:
     _headline(checks or [], gaps, rejected, quarantined)
     if checks is not None:
         _official(checks)
+    _differences()
+    if checks is not None:
         _checks(checks)
     left, right = st.columns(2)
     with left:
@@ -107,6 +118,15 @@ def _official(checks: Checks) -> None:
         said = check["description"] or "not compared yet"
         partition = f" ({check['partition']})" if check["partition"] else ""
         shown(f"**Agreement with official klines**{partition}: {said}", icon=":material/balance:")
+
+
+def _differences() -> None:
+    """Where bars and the exchange's own differ; nothing where they do not."""
+    page = lake().page("/quality/klines", limit=DIFFERENCES)
+    if page is None or not page["differences"]:
+        return
+    st.subheader("Differences from official klines", anchor=False)
+    exact_table(page["differences"], DIFFERENCE_TABLE, key="differences", most_rows=10)
 
 
 def _checks(checks: Checks) -> None:
