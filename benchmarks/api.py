@@ -71,7 +71,7 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
         _ratio("warm_vs_bare", rounds, "warm", "bare", ">= 0.5"),
         _ratio("conditional_vs_bare", rounds, "conditional", "bare_empty", ">= 0.8"),
         Figure("cold_p99_ms", round(cold["p99_ms"], 1), "ms", "<= 150", {"api": cold, "per_request": per_request}),
-        Figure("peak_mb", round(cold["peak_mb"], 1), "MB", "", {"rows": runner.recall(directory)}),
+        Figure("peak_mb", round(cold["peak_mb"], 1), "MB", "<= 600", {"rows": runner.recall(directory)}),
     ]
 
 

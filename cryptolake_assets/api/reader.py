@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+BARS_KEY = ("window_start", "symbol")
+"""Order of bars in answers: by time, as their files are."""
 PAGED = (Format.JSON, Format.NDJSON)
 """Formats that come in pages also when no limit was asked for."""
 
@@ -106,8 +108,9 @@ class Reader:
 
     def warm_up(self) -> None:
         """Imports what reading needs and looks at Silver once, so that no client waits for it."""
-        everything = PageParams.model_validate({"limit": 1})
-        asked = Asked(Resource("", SILVER_OHLCV.identifier, SILVER_OHLCV.key, "bars"), everything, Format.JSON, "")
+        first = PageParams.model_validate({"limit": 1})
+        # In order of time, so that the first file is enough: by symbol it would be the whole table.
+        asked = Asked(Resource("", SILVER_OHLCV.identifier, BARS_KEY, "bars"), first, Format.JSON, "")
         self._answer(asked)
         self.known_symbols()
 

@@ -14,7 +14,7 @@ from starlette.types import Scope as AsgiScope
 from cryptolake_assets.api import formats, schemas
 from cryptolake_assets.api.answers import SLOT, Answer
 from cryptolake_assets.api.params import Order, PageParams, Symbol, Timeframe
-from cryptolake_assets.api.reader import Asked, Reader, Resource
+from cryptolake_assets.api.reader import BARS_KEY, Asked, Reader, Resource
 from cryptolake_assets.lake.tables import (
     BRONZE_TRADES,
     GOLD_DAILY,
@@ -30,7 +30,7 @@ router = APIRouter()
 def bars_of(timeframe: Timeframe) -> Resource:
     """Silver for minutes, a mart for anything longer."""
     identifier = SILVER_OHLCV.identifier if timeframe is Timeframe.M1 else (MARTS_NAMESPACE, f"ohlcv_{timeframe.value}")
-    return Resource("/ohlcv/{timeframe}", identifier, ("window_start", "symbol"), "bars")
+    return Resource("/ohlcv/{timeframe}", identifier, BARS_KEY, "bars")
 
 
 TRADES = Resource("/trades", BRONZE_TRADES.identifier, ("event_time", "trade_id", "stream"), "trades", distinct=True)

@@ -261,6 +261,20 @@ def test_differences_from_official_klines_are_told_with_both_values(api: Api, ba
     assert api.get("/quality/klines?symbol=NOPE").status_code == 404
 
 
+def test_to_warm_up_one_file_is_read_and_not_the_table(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = pages._read
+
+    def noted(table: Any, scan: Any, tasks: list[Any]) -> Any:
+        read.append(len(tasks))
+        return real(table, scan, tasks)
+
+    monkeypatch.setattr(pages, "_read", noted)
+    monkeypatch.setattr(pages, "FIRST_FILES", 1)
+    with serving(bars):
+        assert read == [1]
+
+
 def test_without_dagster_its_routes_are_503_and_the_parts_are_stopped(bars: Settings) -> None:
     with serving(bars, dagster_port=9) as api:  # a platform may run on the usual one
         for path in ("/operations/assets", "/quality/checks"):
