@@ -15,6 +15,8 @@ from cryptolake_assets.exchange.records import AggTrade, Kline
 
 EXCHANGE_INFO_FILE = "exchangeInfo.json"
 _KLINE_HEADER = ("open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "count")
+KLINE_HEADER = (*_KLINE_HEADER, "taker_buy_volume", "taker_buy_quote_volume", "ignore")
+"""Of a file in the public archive's layout."""
 _KLINE_COLUMNS = 11  # a twelfth, unused one may follow
 _AGG_TRADE_COLUMNS = 7
 _DECIMAL = re.compile(r"\A-?[0-9]+(?:\.[0-9]+)?\Z", re.ASCII)

@@ -24,11 +24,11 @@ from typing import Any, Final
 import structlog
 
 from cryptolake_assets.contract import AcceptedFrame, RejectedFrame, parse_frame
-from cryptolake_assets.errors import CryptolakeError, ExchangeError
+from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.exchange.rest import AsyncExchangeRest, RetryPolicy
-from cryptolake_assets.exchange.universe import Subscriptions, resolve_subscriptions
+from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.log import configure_logging
-from cryptolake_assets.settings import EXCHANGE_NAME, Settings, Source, get_settings
+from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection, shards
 from cryptolake_assets.stream.coverage import ConnectionSpan, CoverageSink, CoverageWriter
 from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame, SpanMark
@@ -42,12 +42,12 @@ from cryptolake_assets.stream.producer_status import (
     write_status,
 )
 from cryptolake_assets.stream.publisher import KafkaPublisher, Message, Publisher
+from cryptolake_assets.stream.subscriptions import find_subscriptions
 from cryptolake_assets.stream.tasks import cancelled, unless
 
 log = structlog.get_logger(__name__)
 
 _FRAMES_AT_ONCE: Final = 500
-_START_RETRY_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,17 +339,6 @@ class Producer:
         return self._outbox.acked.get(topic, 0)
 
 
-async def _subscriptions(settings: Settings, rest: AsyncExchangeRest) -> Subscriptions:
-    """What to subscribe to, waiting for the live exchange to tell what it lists."""
-    while True:
-        try:
-            listed = (await rest.exchange_info()).symbol_names if settings.source is Source.BINANCE else None
-            return await asyncio.to_thread(resolve_subscriptions, settings, listed_symbols=listed)
-        except ExchangeError as error:
-            log.warning("exchange_not_reachable", error=str(error), retry_in_s=_START_RETRY_S)
-            await asyncio.sleep(_START_RETRY_S)
-
-
 async def serve(settings: Settings) -> int:
     """Runs the producer of these settings until SIGTERM or SIGINT; returns the exit code."""
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
@@ -364,7 +353,7 @@ async def serve(settings: Settings) -> int:
         found: list[Subscriptions] = []
 
         async def find() -> None:
-            found.append(await _subscriptions(settings, rest))
+            found.append(await find_subscriptions(settings, rest))
 
         if not await unless(stop, find()):
             return 0

@@ -1,0 +1,73 @@
+"""`cryptolake record`: the exchange's frames into files that can be replayed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cryptolake_assets.cli import app
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from cryptolake_assets.stream.recorder import Recorder
+
+SHOWN_EVERY_S = 0.5
+MEBIBYTE = 1024 * 1024
+
+
+@app.command()
+def record(
+    directory: Annotated[Path, typer.Argument(help="Where the capture files go; it may hold earlier recordings.")],
+    seconds: Annotated[float | None, typer.Option(min=1, help="End after so long; without it at Ctrl-C.")] = None,
+    rotate_min: Annotated[float, typer.Option(min=0.01, help="Minutes of a file.")] = 60,
+) -> None:
+    """Record the trade frames of the settings' source and symbols, for `cryptolake replay`."""
+    from rich.console import Console
+
+    from cryptolake_assets.errors import ExchangeError
+    from cryptolake_assets.settings import get_settings
+    from cryptolake_assets.stream.recorder import Recorder, add_klines
+
+    settings, console = get_settings(), Console(stderr=True, highlight=False)
+    directory = directory.expanduser().resolve()
+    recorder = Recorder(settings, directory, rotate_min * 60)
+    with console.status(f"connecting to {settings.ws_url}") as status:
+        asyncio.run(_until_stopped(recorder, seconds, status))
+    writer = recorder.writer
+    if writer is None or not writer.frames:
+        console.print("nothing came; nothing was recorded")
+        raise typer.Exit(1)
+    console.print(
+        f"{writer.frames:,} frames in {writer.files} files, {writer.size_bytes / MEBIBYTE:.1f} MiB: {directory}",
+        soft_wrap=True,
+    )
+    try:
+        console.print(f"{add_klines(settings, directory)} official klines of the recorded minutes")
+    except ExchangeError as error:
+        console.print(f"the frames are there; the official klines are not: {error}", soft_wrap=True)
+    console.print(f"replay it: cryptolake replay {directory}", soft_wrap=True)
+
+
+async def _until_stopped(recorder: Recorder, seconds: float | None, status: Status) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if seconds is not None:
+        loop.call_later(seconds, stop.set)
+    shown_at = 0.0
+
+    def tell() -> None:
+        nonlocal shown_at
+        if time.monotonic() - shown_at >= SHOWN_EVERY_S and recorder.writer is not None:
+            shown_at = time.monotonic()
+            states = ", ".join(sorted({connection.state for connection in recorder.connections}))
+            status.update(f"{recorder.writer.frames:,} frames, file {recorder.writer.files}, {states}; Ctrl-C ends it")
+
+    await recorder.run(stop, tell)

@@ -1,0 +1,130 @@
+"""Writes frames to capture files in the format that `capture` reads: compressed, rotated, and whole also after a kill.
+
+A file that is being written is called `….ndjson.gz.part`, which no reader takes; it gets its name when it is complete.
+What a killed writer left is taken over by the next one, up to the last frame that reached the disk.
+"""
+
+from __future__ import annotations
+
+import gzip
+import time
+import zlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from cryptolake_assets.errors import CaptureError
+
+log = structlog.get_logger(__name__)
+
+SUFFIX = ".ndjson.gz"
+PART = ".part"
+FLUSH_S = 2.0
+"""At most so much of what was received is lost with a kill of the machine."""
+_CHUNK_BYTES = 1 << 20
+
+
+class CaptureWriter:
+    """Appends frames of one recording to files in a directory, a new one every `rotate_s` seconds."""
+
+    def __init__(self, directory: Path, name: str, rotate_s: float, wall: Callable[[], float] = time.time) -> None:
+        """Makes the directory and takes over what a killed writer left in it. Raises `CaptureError`."""
+        self._directory, self._name, self._rotate_s, self._wall = directory, name, rotate_s, wall
+        self._file: gzip.GzipFile | None = None
+        self._path = directory
+        self._opened_at = self._flushed_at = 0.0
+        self.frames = 0
+        self.skipped = 0
+        """Frames that no text file can hold: they were not UTF-8."""
+        self.files = 0
+        self.size_bytes = 0
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot(directory, error) from error
+        recover(directory)
+
+    def write(self, received_at_us: int, raw: bytes) -> None:
+        """One frame, verbatim; a line break inside, which JSON has only between values, becomes a blank."""
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            self.skipped += 1
+            return
+        if b"\n" in raw or b"\r" in raw:
+            raw = raw.replace(b"\r", b" ").replace(b"\n", b" ")
+        now = self._wall()
+        file = self._file
+        if file is None or now - self._opened_at >= self._rotate_s:
+            file = self._open(now)
+        try:
+            file.write(b"%d %s\n" % (received_at_us, raw))
+            if now - self._flushed_at >= FLUSH_S:
+                file.flush(zlib.Z_SYNC_FLUSH)
+                self._flushed_at = now
+        except OSError as error:
+            raise _cannot(self._path, error) from error
+        self.frames += 1
+
+    def close(self) -> None:
+        """Completes the present file."""
+        if self._file is None:
+            return
+        try:
+            self._file.close()
+            self.size_bytes += self._path.stat().st_size
+            self._path.rename(self._path.with_name(self._path.name.removesuffix(PART)))
+        except OSError as error:
+            raise _cannot(self._path, error) from error
+        self._file = None
+
+    def _open(self, now: float) -> gzip.GzipFile:
+        self.close()
+        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        self._path = self._directory / f"{self._name}-{stamp}{SUFFIX}{PART}"
+        try:
+            file = gzip.GzipFile(self._path, "wb", compresslevel=6)
+        except OSError as error:
+            raise _cannot(self._path, error) from error
+        self._file = file
+        self._opened_at = self._flushed_at = now
+        self.files += 1
+        return file
+
+
+def recover(directory: Path) -> list[Path]:
+    """Completes files that a killed writer left: every whole line of them; returns the files that came of it."""
+    made = []
+    for part in sorted(directory.glob(f"*{SUFFIX}{PART}")):
+        content = _readable(part)
+        whole = content[: content.rfind(b"\n") + 1]
+        target = part.with_name(part.name.removesuffix(PART))
+        if whole:
+            draft = part.with_suffix(".recovering")
+            draft.write_bytes(gzip.compress(whole, 6))
+            draft.rename(target)
+            made.append(target)
+        part.unlink()
+        log.warning("capture_recovered", file=str(target), frames=whole.count(b"\n"))
+    return made
+
+
+def _readable(path: Path) -> bytes:
+    """What can be decompressed of a file that may end anywhere."""
+    inflate = zlib.decompressobj(wbits=31)
+    found = bytearray()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            try:
+                found += inflate.decompress(chunk)
+            except zlib.error:
+                break
+    return bytes(found)
+
+
+def _cannot(path: Path, error: OSError) -> CaptureError:
+    return CaptureError(
+        f"capture: {path} cannot be written ({error}). Name a directory with room that you may write to."
+    )

@@ -1,0 +1,114 @@
+"""Records the exchange's frames as they come into a directory that the replay exchange can serve: capture files, and
+beside them the exchange's own klines of the recorded minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from cryptolake_assets.exchange.capture import summarise
+from cryptolake_assets.exchange.capture_writer import CaptureWriter
+from cryptolake_assets.exchange.official import KLINE_HEADER, read_klines
+from cryptolake_assets.exchange.records import Kline
+from cryptolake_assets.exchange.rest import AsyncExchangeRest, ExchangeRest
+from cryptolake_assets.exchange.universe import Subscriptions
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.stream.connection import ExchangeConnection, shards
+from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame
+from cryptolake_assets.stream.subscriptions import find_subscriptions
+from cryptolake_assets.stream.tasks import cancelled
+
+log = structlog.get_logger(__name__)
+
+INTERVAL: Final = "1m"
+MINUTE_MS: Final = 60_000
+_FRAMES_AT_ONCE: Final = 500
+
+
+class Recorder:
+    """One recording: the connections of the settings' subscriptions, and the files that they are written to."""
+
+    def __init__(self, settings: Settings, directory: Path, rotate_s: float) -> None:
+        """Raises `CaptureError` for a directory that cannot be written to."""
+        self._settings, self._directory = settings, directory
+        self._queue = FrameQueue()
+        self._rotate_s = rotate_s
+        self.writer: CaptureWriter | None = None
+        self.connections: list[ExchangeConnection] = []
+
+    async def run(self, stop: asyncio.Event, tell: Callable[[], None] = lambda: None) -> None:
+        """Records until `stop`; `tell` is called after every batch of frames. Raises `CaptureError`, `ExchangeError`
+        and what is wrong with the settings."""
+        async with AsyncExchangeRest(self._settings.rest_url) as rest:
+            found = await find_subscriptions(self._settings, rest)
+            self.writer = await asyncio.to_thread(CaptureWriter, self._directory, found.stream, self._rotate_s)
+            self.connections = self._connections_of(found, rest)
+            reading = [asyncio.create_task(connection.run()) for connection in self.connections]
+            writing = asyncio.create_task(self._write(self.writer, tell))
+            stopped = asyncio.create_task(stop.wait())
+            try:
+                done, _ = await asyncio.wait([stopped, writing, *reading], return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # raises what ended a part that should not have ended
+                await cancelled(reading)
+                self._queue.put_mark(EndOfFrames())
+                await writing
+            finally:
+                await cancelled([stopped, writing, *reading])
+                self.writer.close()
+
+    def _connections_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[ExchangeConnection]:
+        return [
+            ExchangeConnection(
+                name=f"record-{number}",
+                base_url=self._settings.ws_url,
+                symbols=symbols,
+                stream=found.stream,
+                queue=self._queue,
+                clock=clock,
+            )
+            for number, symbols in enumerate(shards(found.symbols))
+        ]
+
+    async def _write(self, writer: CaptureWriter, tell: Callable[[], None]) -> None:
+        while True:
+            for item in await self._queue.take(_FRAMES_AT_ONCE):
+                if isinstance(item, ReceivedFrame):
+                    writer.write(item.received_at_us, item.raw)
+                elif isinstance(item, EndOfFrames):
+                    return
+            tell()
+            await asyncio.sleep(0)
+
+
+def add_klines(settings: Settings, directory: Path) -> int:
+    """Puts the exchange's klines of the directory's minutes, as far as they have closed, beside the captures; returns
+    how many are new. Raises `ExchangeError`, and `CaptureError` for a directory without captures."""
+    summary = summarise(directory)
+    first_ms = summary.first_event_time_ms // MINUTE_MS * MINUTE_MS
+    with ExchangeRest(settings.rest_url) as exchange:
+        last_ms = min(summary.last_event_time_ms, exchange.time_ms() // MINUTE_MS * MINUTE_MS - 1)
+        return sum(
+            _add(directory, symbol, exchange.klines(symbol, INTERVAL, first_ms, last_ms)) for symbol in summary.symbols
+        )
+
+
+def _add(directory: Path, symbol: str, klines: list[Kline]) -> int:
+    """Into `<SYMBOL>-1m-recorded.csv`, in the public archive's layout, beside those of earlier recordings."""
+    known = {kline.open_time_ms for kline in read_klines(directory, symbol, INTERVAL)}
+    new = [kline for kline in klines if kline.open_time_ms not in known]
+    if not new:
+        return 0
+    path = directory / f"{symbol}-{INTERVAL}-recorded.csv"
+    exists = path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not exists:
+            writer.writerow(KLINE_HEADER)
+        writer.writerows(kline.to_rest() for kline in new)
+    return len(new)
