@@ -1,15 +1,13 @@
 """The HTTP server under the API: uvicorn, with a bound on what a request may say before it is heard.
 
-Its parser collects a request's head without end, and its time grows with the square of a header's length: one client
-without a key would keep everybody waiting.
+Its parser collects a request's head without end, and its work grows with the square of a header's length: one client
+without a key could keep all others waiting.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
-from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cryptolake_assets.api.observe import SECURITY_HEADERS
@@ -19,48 +17,55 @@ MAX_HEAD_BYTES = 64 * 1024
 """Of a request line with its headers, beside what the socket gives at once."""
 GRACE_S = 3
 """What an open connection has to end by itself."""
-TOO_LONG = Problem(
-    431,
-    "request-too-large",
-    "Request too large",
-    f"Address and headers may have {MAX_HEAD_BYTES >> 10} KiB together.",
-)
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Refuses a request whose head is longer than `MAX_HEAD_BYTES`."""
+    """Refuses a request whose head does not end within `MAX_HEAD_BYTES`."""
 
     _head_bytes: int | None = 0
-    """Of the head that is being received; None while there is none."""
+    """Of the head that is being received; None while it is a body."""
 
     def data_received(self, data: bytes) -> None:
         if self._head_bytes is not None:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self._ends_in(data):
-                self._refuse()
-                return
         super().data_received(data)
-
-    def on_message_begin(self) -> None:
-        self._head_bytes = self._head_bytes or 0
-        super().on_message_begin()
+        if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse()
 
     def on_headers_complete(self) -> None:
         self._head_bytes = None
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        super().on_message_complete()
         self._head_bytes = 0
+        super().on_message_complete()
 
     def _refuse(self) -> None:
-        body = TOO_LONG.body()
-        headers = [
-            (b"content-type", MEDIA_TYPE.encode()),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-            *SECURITY_HEADERS,
-        ]
-        lines = [b"HTTP/1.1 431 Request Header Fields Too Large", *(b": ".join(item) for item in headers), b"", body]
-        self.transport.write(b"\r\n".join(lines))
+        if self.cycle is None or self.cycle.response_complete:  # otherwise it would stand in an earlier answer
+            self.transport.write(_too_large())
         self.transport.close()
+
+
+def _too_large() -> bytes:
+    said = f"The address and the headers may have {MAX_HEAD_BYTES >> 10} KiB together."
+    body = Problem(431, "request-too-large", "Request too large", said).body()
+    headers = [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+        *SECURITY_HEADERS,
+    ]
+    head = [b"HTTP/1.1 431 Request Header Fields Too Large", *(b": ".join(item) for item in headers)]
+    return b"\r\n".join([*head, b"", body])
+
+
+OPTIONS: dict[str, Any] = {
+    "http": BoundedProtocol,
+    "log_level": "warning",
+    "access_log": False,
+    "server_header": False,
+    "date_header": False,
+    "timeout_graceful_shutdown": GRACE_S,
+    "ws_max_size": 4096,
+}
+"""For uvicorn."""

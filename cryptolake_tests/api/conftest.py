@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from cryptolake_assets.api.app import create_app
 from cryptolake_assets.api.reader import Reader
+from cryptolake_assets.api.server import OPTIONS
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.columns import Column
 from cryptolake_assets.lake.commit import publish
@@ -118,7 +119,7 @@ def serving(settings: Settings, port: int = 0, **changes: Any) -> Iterator[Api]:
     """The API on a socket, in a thread of its own."""
     app = create_app(settings.model_copy(update=changes))
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, **{**OPTIONS, "log_level": "error", "timeout_graceful_shutdown": 1}))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     wait_for(lambda: server.started or not thread.is_alive())
