@@ -79,6 +79,10 @@ class TableNotFoundError(CryptolakeError):
     """A table is missing from the catalog."""
 
 
+class TableUnreadableError(CryptolakeError):
+    """Files that belong to a table's present state are not there."""
+
+
 class SnapshotExpiredError(CryptolakeError):
     """A snapshot that was to be read has been expired."""
 

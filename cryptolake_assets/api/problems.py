@@ -17,6 +17,7 @@ from cryptolake_assets.errors import (
     PartError,
     SnapshotExpiredError,
     TableNotFoundError,
+    TableUnreadableError,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -102,6 +103,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(TableNotFoundError)
     async def _missing(_request: Request, error: TableNotFoundError) -> Response:
         return missing_table(error).response()
+
+    @app.exception_handler(TableUnreadableError)
+    async def _unreadable(_request: Request, error: TableUnreadableError) -> Response:
+        return Problem(503, "unreadable-table", "Table unreadable", str(error)).response()
 
     @app.exception_handler(PartError)
     async def _part(_request: Request, error: PartError) -> Response:

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import structlog
+
 from cryptolake_assets.api import formats, problems
 from cryptolake_assets.api.answers import Answer, AnswerCache
 from cryptolake_assets.api.params import LIMIT, Format, Order, PageParams, decode_cursor, encode_cursor
 from cryptolake_assets.api.symbols import SymbolIndex
+from cryptolake_assets.errors import TableUnreadableError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.heads import Heads, Identifier
 from cryptolake_assets.lake.pages import Page, Query, read_page
@@ -25,6 +28,8 @@ from cryptolake_assets.settings import Settings
 if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import Table
+
+log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,9 +77,25 @@ class Reader:
         self._slots = asyncio.Semaphore(settings.api_readers)
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs what blocks in a thread, when one of the slots is free."""
+        """Runs what reads tables in a thread, when one of the slots is free."""
         async with self._slots:
-            return await asyncio.to_thread(function, *args, **kwargs)
+            return await asyncio.to_thread(self._read, lambda: function(*args, **kwargs))
+
+    def _read(self, read: Callable[[], R]) -> R:
+        """Once more where files are gone: they were expired since the last look at the catalog, or while they were
+        read. Raises `TableUnreadableError` when they are missing from the present state too."""
+        try:
+            return read()
+        except (FileNotFoundError, TableUnreadableError) as error:
+            log.info("read_anew", cause=str(error))
+        self.heads.refresh()
+        try:
+            return read()
+        except FileNotFoundError as error:
+            log.error("files_missing", cause=str(error))
+            raise TableUnreadableError(
+                "Files of the table are not there; the API's log names them. Restore them, or make the table anew."
+            ) from None
 
     async def answer(self, asked: Asked) -> Answer:
         """Raises a problem, `TableNotFoundError`, `AnswerTooLargeError`."""
@@ -125,7 +146,8 @@ class Reader:
         if params.cursor is None:
             return snapshot_id, after
         of_cursor, place = decode_cursor(params.cursor, kinds)
-        if params.as_of is None and table.snapshot_by_id(of_cursor) is not None:
+        named = params.as_of is not None and params.as_of == snapshot_id
+        if not named and _is_known_then(table, of_cursor, params.as_of):
             snapshot_id = of_cursor
         return snapshot_id, place
 
@@ -187,11 +209,20 @@ def resolve_as_of(table: Table, as_of: int | datetime | None) -> int | None:
         return table.metadata.current_snapshot_id
     if isinstance(as_of, int) and table.snapshot_by_id(as_of) is not None:
         return as_of
-    at_ms = as_of if isinstance(as_of, int) else round(as_of.timestamp() * 1000)
-    found = table.snapshot_as_of_timestamp(at_ms)
+    found = table.snapshot_as_of_timestamp(_epoch_ms(as_of))
     if found is None or (isinstance(as_of, int) and as_of > 10**14):
         raise problems.unknown_snapshot()
     return found.snapshot_id
+
+
+def _is_known_then(table: Table, snapshot_id: int, as_of: int | datetime | None) -> bool:
+    """Whether the snapshot is there, and was made by the time that is asked for."""
+    snapshot = table.snapshot_by_id(snapshot_id)
+    return snapshot is not None and (as_of is None or snapshot.timestamp_ms <= _epoch_ms(as_of))
+
+
+def _epoch_ms(as_of: int | datetime) -> int:
+    return as_of if isinstance(as_of, int) else round(as_of.timestamp() * 1000)
 
 
 def _where(resource: Resource, params: PageParams, equal: Mapping[str, str], kind: str) -> BooleanExpression:

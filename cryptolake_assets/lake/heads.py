@@ -8,7 +8,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.errors import TableNotFoundError
+import structlog
+
+from cryptolake_assets.errors import TableNotFoundError, TableUnreadableError
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.lake.tables import CATALOG
 from cryptolake_assets.settings import Settings
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 Identifier = tuple[str, str]
 """Namespace and name."""
+
+log = structlog.get_logger(__name__)
 
 IN_USE_S = 600.0
 """A table that nobody asked for in this time is not loaded ahead."""
@@ -61,7 +65,7 @@ class Heads:
             changed.add(identifier)
             asked_at = known.asked_at if known else 0.0
             in_use = time.monotonic() - asked_at < IN_USE_S if asked_at else False
-            table = catalog.load_table(identifier) if in_use else None
+            table = self._loaded_ahead(catalog, identifier) if in_use else None
             with self._lock:
                 self._heads[identifier] = _Head(location, table, asked_at)
         with self._lock:
@@ -77,7 +81,7 @@ class Heads:
 
     def table(self, identifier: Identifier) -> Table:
         """The table as of the last `refresh`; loads it when it is asked for the first time. Raises
-        `TableNotFoundError`."""
+        `TableNotFoundError`, `TableUnreadableError`."""
         from pyiceberg.exceptions import NoSuchTableError
 
         head = self._heads.get(identifier)
@@ -89,6 +93,8 @@ class Heads:
                 table = get_catalog(self._settings).load_table(identifier)
             except NoSuchTableError:
                 raise _missing(identifier) from None
+            except FileNotFoundError:
+                raise _unreadable(identifier) from None
             head.table = table
         return head.table
 
@@ -99,6 +105,16 @@ class Heads:
             return None
         head.asked_at = time.monotonic()
         return head.table.metadata.current_snapshot_id
+
+    def _loaded_ahead(self, catalog: Catalog, identifier: Identifier) -> Table | None:
+        """None for one that cannot be had: who asks for it is told, and the other tables go on."""
+        from pyiceberg.exceptions import NoSuchTableError
+
+        try:
+            return catalog.load_table(identifier)
+        except (NoSuchTableError, FileNotFoundError) as error:
+            log.warning("table_not_loaded", table=".".join(identifier), cause=str(error))
+            return None
 
     def _locations(self, catalog: Catalog) -> dict[Identifier, str]:
         """Where each table's metadata lies: one query of an SQL catalog; a request a table of another one."""
@@ -124,6 +140,13 @@ class Heads:
             known.table = None  # not looked at any more: loaded anew when it is asked for
             return known.location
         return catalog.load_table(identifier).metadata_location
+
+
+def _unreadable(identifier: Identifier) -> TableUnreadableError:
+    return TableUnreadableError(
+        f"catalog: files of table {CATALOG}.{'.'.join(identifier)} are not there. The log of the reader names them; "
+        "restore them, or drop the table and make it anew."
+    )
 
 
 def _missing(identifier: Identifier) -> TableNotFoundError:

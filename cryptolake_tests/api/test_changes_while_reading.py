@@ -1,0 +1,107 @@
+"""What becomes of answers when tables are expired, rewritten, dropped or damaged under the API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from cryptolake_assets.lake import expiry
+from cryptolake_assets.lake.bronze_files import local_path
+from cryptolake_assets.lake.catalog import get_catalog, load_table
+from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.settings import Settings
+from cryptolake_tests.api.conftest import Api, bar, put, serving, starts
+
+PAGE = "/ohlcv/1m?symbol=BTCUSDT&limit=2"
+
+
+def rewrite_and_expire(lake: Settings) -> None:
+    """Every bar gets another close, and nothing is left of the snapshots before."""
+    for day in range(3):
+        of_day = starts()[4 * day : 4 * day + 4]
+        put(lake, [bar("BTCUSDT", start, close=Decimal(77)) for start in of_day])
+    table = load_table(lake, SILVER_OHLCV)
+    head = table.metadata.current_snapshot_id
+    expiry.expire(table, lambda now: [item.snapshot_id for item in now.metadata.snapshots if item.snapshot_id != head])
+
+
+@pytest.fixture
+def stale(bars: Settings) -> Iterator[Api]:
+    """An API that has looked at the catalog once and does not look again by itself."""
+    with serving(bars, api_refresh_s=60) as made:
+        yield made
+
+
+def test_what_was_expired_since_the_last_look_is_read_anew(stale: Api, bars: Settings) -> None:
+    rewrite_and_expire(bars)
+    answer = stale.get(PAGE)
+    assert (answer.status_code, answer.json()["bars"][0]["close"]) == (200, "77.00000000")
+    assert answer.json()["snapshot_id"] == str(load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id)
+
+
+def test_pages_go_on_when_the_first_ones_snapshot_is_gone(stale: Api, bars: Settings) -> None:
+    first = stale.get(PAGE).json()
+    rewrite_and_expire(bars)
+    second = stale.get(f"{PAGE}&cursor={first['next_cursor']}")
+    assert [item["window_start"][11:16] for item in second.json()["bars"]] == ["00:02", "00:03"]
+    assert second.json()["snapshot_id"] != first["snapshot_id"]
+
+
+def test_a_snapshot_that_went_since_the_last_look_is_404(stale: Api, bars: Settings) -> None:
+    snapshot_id = load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id
+    rewrite_and_expire(bars)
+    answer = stale.get(f"{PAGE}&as_of={snapshot_id}")
+    assert (answer.status_code, answer.json()["type"]) == (404, "urn:cryptolake:problem:unknown-snapshot")
+
+
+def test_a_table_that_was_dropped_is_503(stale: Api, bars: Settings) -> None:
+    assert stale.get("/stats/daily").status_code == 200
+    get_catalog(bars).drop_table(GOLD_DAILY.identifier)
+    stale.look()
+    answer = stale.get("/stats/daily")
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:cryptolake:problem:missing-table")
+
+
+def test_a_table_whose_files_are_gone_is_503(stale: Api, bars: Settings) -> None:
+    for task in load_table(bars, SILVER_OHLCV).scan().plan_files():
+        Path(local_path(task.file.file_path)).unlink()
+    answer = stale.get(PAGE)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:cryptolake:problem:unreadable-table")
+    assert str(bars.home) not in answer.text
+
+
+def test_one_damaged_table_does_not_hold_up_the_others(api: Api, bars: Settings) -> None:
+    assert api.get("/stats/daily").status_code == 200
+    gold = load_table(bars, GOLD_DAILY)
+    with gold.transaction() as change:
+        change.set_properties({"a": "b"})
+    Path(local_path(load_table(bars, GOLD_DAILY).metadata_location)).unlink()
+    put(bars, [bar("BTCUSDT", starts()[0], close=Decimal(77))])
+    api.look()
+    assert api.get(PAGE).json()["bars"][0]["close"] == "77.00000000"
+    answer = api.get("/stats/daily")
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:cryptolake:problem:unreadable-table")
+
+
+def test_pages_as_of_a_time_to_come_stay_in_one_snapshot(api: Api, bars: Settings) -> None:
+    later = int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1000)
+    first = api.get(f"{PAGE}&as_of={later}").json()
+    put(bars, [bar("BTCUSDT", starts()[2], close=Decimal(77))])
+    api.look()
+    second = api.get(f"{PAGE}&as_of={later}&cursor={first['next_cursor']}").json()
+    assert second["snapshot_id"] == first["snapshot_id"]
+
+
+def test_a_cursor_does_not_lead_out_of_the_time_that_is_asked_for(api: Api, bars: Settings) -> None:
+    before = load_table(bars, SILVER_OHLCV).current_snapshot()
+    assert before is not None
+    put(bars, [bar("BTCUSDT", starts()[0], close=Decimal(77))])
+    api.look()
+    cursor = api.get(PAGE).json()["next_cursor"]
+    for as_of in (before.snapshot_id, before.timestamp_ms):
+        answer = api.get(f"{PAGE}&as_of={as_of}&cursor={cursor}").json()
+        assert answer["snapshot_id"] == str(before.snapshot_id)
