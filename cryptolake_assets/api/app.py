@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import structlog
@@ -17,7 +17,6 @@ from cryptolake_assets.api.guard import GuardMiddleware
 from cryptolake_assets.api.observe import ApiMetrics, ObserveMiddleware
 from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.errors import CryptolakeError
-from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -28,19 +27,23 @@ def create_app(settings: Settings) -> FastAPI:
     reader, metrics = Reader(settings), ApiMetrics()
     hub = live.Hub(reader, metrics)
 
+    async def look() -> None:
+        await asyncio.to_thread(reader.heads.refresh)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await _look(reader, hub)
+        await _tried(look)
         with suppress(CryptolakeError):
             await reader.run(reader.warm_up)
-        task = asyncio.create_task(_follow(reader, hub))
+        # Two, because the hub waits its turn to read, and the look at the catalog waits for nobody.
+        tasks = [asyncio.create_task(_repeat(settings.api_refresh_s, each)) for each in (look, hub.table_changed)]
         try:
             yield
         finally:
-            task.cancel()
+            for task in tasks:
+                task.cancel()
             hub.close()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     app = FastAPI(
         title="CryptoLake",
@@ -99,17 +102,15 @@ def _describe_problems(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-async def _follow(reader: Reader, hub: live.Hub) -> None:
-    """Looks at the catalog every so often, for as long as the API runs."""
+async def _repeat(seconds: float, each: Callable[[], Awaitable[None]]) -> None:
+    """For as long as the API runs; what fails is tried again."""
     while True:
-        await asyncio.sleep(reader.settings.api_refresh_s)
-        await _look(reader, hub)
+        await asyncio.sleep(seconds)
+        await _tried(each)
 
 
-async def _look(reader: Reader, hub: live.Hub) -> None:
+async def _tried(each: Callable[[], Awaitable[None]]) -> None:
     try:
-        changed = await asyncio.to_thread(reader.heads.refresh)
-        if SILVER_OHLCV.identifier in changed:
-            await hub.table_changed()
+        await each()
     except Exception as error:
-        log.warning("catalog_not_read", cause=repr(error))
+        log.warning("catalog_not_followed", cause=repr(error))

@@ -21,8 +21,9 @@ from starlette.types import Receive, Scope, Send
 from cryptolake_assets.api import schemas
 from cryptolake_assets.api.formats import records
 from cryptolake_assets.api.observe import ApiMetrics
-from cryptolake_assets.api.problems import Problem
+from cryptolake_assets.api.problems import Problem, unknown_symbol
 from cryptolake_assets.api.reader import Reader
+from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Query as TableQuery
 from cryptolake_assets.lake.pages import read_page
@@ -31,6 +32,7 @@ from cryptolake_assets.lake.windows import MINUTE
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyiceberg.table import Table
 
 router = APIRouter()
 log = structlog.get_logger(__name__)
@@ -40,7 +42,8 @@ QUEUE = 64
 HEARTBEAT_S = 15.0
 FIRST_BARS = 2
 """Newest bars of a symbol with which a client begins."""
-TRY_AGAIN_LATER = 1013
+TRY_AGAIN_LATER, POLICY_VIOLATION = 1013, 1008
+UNKNOWN = 404
 LOOK_BACK_ROWS = 10_000
 
 SymbolList = Annotated[
@@ -66,17 +69,24 @@ class Hub:
         self._snapshot: int | None = None
         self._seen: datetime | None = None
         """The largest `updated_at` that was sent; the writer stamps every commit's changed rows with its own time."""
+        self._turn = asyncio.Lock()
+        """A change is not looked for while somebody joins: what came after its first message would not reach it."""
 
     async def join(self, symbols: Iterable[str]) -> Client:
-        """A new client, with its first message queued. Raises a problem when there are too many already."""
-        if len(self._clients) >= self._reader.settings.api_clients:
-            raise Problem(503, "too-many-clients", "Too many clients", "All live connections are in use; try later.")
+        """A new client, with its first message queued. Raises a problem for an unknown symbol, and when there are too
+        many clients already; `TableNotFoundError`."""
         client = Client(frozenset(symbols))
-        snapshot_id, bars = await self._reader.run(self._newest, sorted(client.symbols))
-        if not self._clients:
-            self._snapshot, self._seen = snapshot_id, await self._reader.run(self._last_update)
-        client.queue.put_nowait(_message("snapshot", snapshot_id, bars))
-        self._clients.add(client)
+        async with self._turn:
+            if len(self._clients) >= self._reader.settings.api_clients:
+                raise Problem(
+                    503, "too-many-clients", "Too many clients", "All live connections are in use; try later."
+                )
+            if not self._clients:
+                # Before the bars are read: what changes in between is rather sent twice than not at all.
+                self._snapshot, self._seen = await self._reader.run(self._last_update)
+            snapshot_id, bars = await self._reader.run(self._newest, sorted(client.symbols))
+            client.queue.put_nowait(_message("snapshot", snapshot_id, bars))
+            self._clients.add(client)
         self._metrics.live_clients.set(len(self._clients))
         return client
 
@@ -85,12 +95,13 @@ class Hub:
         self._metrics.live_clients.set(len(self._clients))
 
     async def table_changed(self) -> None:
-        """Sends what Silver's newest commit moved; called when the head of Silver has."""
-        if not self._clients:
-            return
-        snapshot_id, changed = await self._reader.run(self._changes)
-        if not changed:
-            return
+        """Sends what was committed to Silver since the last time; where that cannot be read, the next time does."""
+        async with self._turn:
+            if not self._clients or self._reader.heads.snapshot_id(SILVER_OHLCV.identifier) == self._snapshot:
+                return
+            self._send(*await self._reader.run(self._changes))
+
+    def _send(self, snapshot_id: int | None, changed: list[dict[str, Any]]) -> None:
         by_symbol: dict[str, list[dict[str, Any]]] = {}
         for bar in changed:
             by_symbol.setdefault(bar["symbol"], []).append(bar)
@@ -125,7 +136,7 @@ class Hub:
         bars: list[dict[str, Any]] = []
         for symbol in symbols:
             if symbol not in spans:
-                continue
+                raise unknown_symbol(symbol)
             where = filters.all_of(
                 filters.equal("symbol", symbol), filters.at_least("window_start", spans[symbol].last - MINUTE)
             )
@@ -134,22 +145,22 @@ class Hub:
             bars += reversed(records(page.rows))
         return snapshot_id, bars
 
-    def _last_update(self) -> datetime | None:
-        rows = self._updated_since(None)
-        return max(rows.column("updated_at").to_pylist(), default=None)
+    def _last_update(self) -> tuple[int | None, datetime | None]:
+        table = self._reader.heads.table(SILVER_OHLCV.identifier)
+        rows = self._updated_since(table, None)
+        return table.metadata.current_snapshot_id, max(rows.column("updated_at").to_pylist(), default=None)
 
     def _changes(self) -> tuple[int | None, list[dict[str, Any]]]:
         """Bars with a later `updated_at` than any that was seen, in order of (symbol, open time)."""
         table = self._reader.heads.table(SILVER_OHLCV.identifier)
+        rows = self._updated_since(table, self._seen)
         self._snapshot = table.metadata.current_snapshot_id
-        rows = self._updated_since(self._seen)
         if rows.num_rows:
             self._seen = max(rows.column("updated_at").to_pylist())
         return self._snapshot, records(rows.sort_by([("symbol", "ascending"), ("window_start", "ascending")]))
 
-    def _updated_since(self, moment: datetime | None) -> pa.Table:
+    def _updated_since(self, table: Table, moment: datetime | None) -> pa.Table:
         """Files whose statistics reach beyond the moment are few: a commit rewrites a day's one file."""
-        table = self._reader.heads.table(SILVER_OHLCV.identifier)
         where = filters.all_of(*([] if moment is None else [filters.beyond("updated_at", moment)]))
         query = TableQuery(
             ("updated_at", "symbol", "window_start"),
@@ -184,7 +195,11 @@ async def ws_ohlcv(socket: WebSocket, symbols: SymbolList) -> None:
     try:
         client = await hub.join(_names(symbols))
     except Problem as problem:
-        await socket.close(TRY_AGAIN_LATER, problem.title)
+        await socket.close(POLICY_VIOLATION if problem.status == UNKNOWN else TRY_AGAIN_LATER, problem.title)
+        return
+    except CryptolakeError as error:
+        log.info("live_client_refused", cause=str(error))
+        await socket.close(TRY_AGAIN_LATER, "Table missing")
         return
     gone = asyncio.create_task(_until_gone(socket))
     cut = asyncio.create_task(client.cut.wait())
@@ -217,9 +232,9 @@ async def _send_next(socket: WebSocket, message: asyncio.Task[bytes | None]) -> 
 async def _until_gone(socket: WebSocket) -> None:
     """Reads until the client goes; what it says is of no matter."""
     try:
-        while True:
-            await socket.receive_text()
-    except (WebSocketDisconnect, KeyError, RuntimeError):
+        while (await socket.receive())["type"] != "websocket.disconnect":
+            pass
+    except (WebSocketDisconnect, RuntimeError):
         return
 
 
@@ -229,6 +244,7 @@ async def _until_gone(socket: WebSocket) -> None:
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
         **schemas.common(),
+        404: schemas.problem("Unknown symbol"),
         422: schemas.problem("A parameter is missing or does not parse"),
         503: schemas.problem("Too many clients, or the table does not exist (yet)"),
     },
@@ -245,11 +261,11 @@ class _EventStream(StreamingResponse):
 
     def __init__(self, hub: Hub, client: Client) -> None:
         super().__init__(_events(hub, client), media_type="text/event-stream")
-        self._cut = client.cut
+        self._hub, self._client = hub, client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         streaming = asyncio.create_task(super().__call__(scope, receive, send))
-        cut = asyncio.create_task(self._cut.wait())
+        cut = asyncio.create_task(self._client.cut.wait())
         try:
             await asyncio.wait({streaming, cut}, return_when=asyncio.FIRST_COMPLETED)
             if streaming.done():
@@ -257,6 +273,7 @@ class _EventStream(StreamingResponse):
         finally:
             streaming.cancel()
             cut.cancel()
+            self._hub.leave(self._client)  # the events may never have begun
 
 
 async def _events(hub: Hub, client: Client) -> AsyncIterator[bytes]:

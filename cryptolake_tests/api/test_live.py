@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from decimal import Decimal
+from typing import Any
 
 import httpx
 import pytest
@@ -14,6 +16,9 @@ from websockets.exceptions import ConnectionClosed
 from cryptolake_assets.api import live
 from cryptolake_assets.api.observe import ApiMetrics
 from cryptolake_assets.api.reader import Reader
+from cryptolake_assets.lake import pages
+from cryptolake_assets.lake.catalog import get_catalog
+from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.api.conftest import bar, put, serving, starts
 
@@ -93,3 +98,99 @@ async def test_there_is_a_most_number_of_clients(bars: Settings) -> None:
                     await asyncio.wait_for(refused.recv(), WAIT_S)
                 assert closed.value.rcvd is not None
                 assert closed.value.rcvd.code == live.TRY_AGAIN_LATER
+
+
+async def test_a_commit_while_a_client_joins_is_not_missed(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(bars)
+    reader.heads.refresh()
+    hub = live.Hub(reader, ApiMetrics())
+    newest, committed = hub._newest, threading.Event()
+
+    def slow(*given: Any) -> Any:
+        found = newest(*given)
+        put(bars, [bar("BTCUSDT", starts()[-1], close=Decimal("77"))])  # after the first message was read
+        reader.heads.refresh()
+        committed.set()
+        return found
+
+    monkeypatch.setattr(hub, "_newest", slow)
+    joining = asyncio.create_task(hub.join(["BTCUSDT"]))
+    await asyncio.to_thread(committed.wait, WAIT_S)
+    await hub.table_changed()
+    client = await joining
+    await hub.table_changed()
+    said = [json.loads(client.queue.get_nowait() or b"") for _ in range(client.queue.qsize())]
+    assert [item["bars"][-1]["close"] for item in said][-1] == "77.00000000"
+
+
+async def test_a_change_that_could_not_be_read_is_sent_with_the_next_look(
+    bars: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(bars, api_refresh_s=0.05) as api:
+        async with connect(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT") as socket:
+            await asyncio.wait_for(socket.recv(), WAIT_S)
+            failed: list[bool] = []
+
+            def fails_once(*given: Any) -> Any:
+                if not failed:
+                    failed.append(True)
+                    raise OSError("the disk is away")
+                return pages.read_page(*given)
+
+            monkeypatch.setattr("cryptolake_assets.api.live.read_page", fails_once)
+            put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
+            changed = json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))
+            assert (failed, changed["bars"][0]["close"]) == ([True], "77.00000000")
+
+
+async def test_a_look_by_someone_else_takes_no_message_away(bars: Settings) -> None:
+    with serving(bars, api_refresh_s=0.05) as api:
+        async with connect(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT") as socket:
+            await asyncio.wait_for(socket.recv(), WAIT_S)
+            put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
+            api.look()
+            assert json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))["type"] == "bars"
+
+
+async def test_what_a_client_says_is_of_no_matter(bars: Settings) -> None:
+    with serving(bars, api_refresh_s=0.05) as api:
+        async with connect(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT") as socket:
+            await asyncio.wait_for(socket.recv(), WAIT_S)
+            for said in ("hello", b"\x00\xff", ""):
+                await socket.send(said)
+            put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
+            assert json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))["type"] == "bars"
+
+
+async def test_an_unknown_symbol_and_a_missing_table_are_told(bars: Settings) -> None:
+    with serving(bars) as api:
+        assert api.get("/sse/ohlcv?symbols=BTCUSDT,NOPE").status_code == 404
+        assert await _closed(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT,NOPE") == (1008, "Unknown symbol")
+        get_catalog(bars).drop_table(SILVER_OHLCV.identifier)
+        api.look()
+        assert api.get("/sse/ohlcv?symbols=BTCUSDT").status_code == 503
+        assert await _closed(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT") == (live.TRY_AGAIN_LATER, "Table missing")
+
+
+async def _closed(url: str) -> tuple[int, str]:
+    async with connect(url) as socket:
+        with pytest.raises(ConnectionClosed) as closed:
+            await asyncio.wait_for(socket.recv(), WAIT_S)
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code, closed.value.rcvd.reason
+
+
+async def test_an_event_stream_whose_client_left_early_leaves_its_place(bars: Settings) -> None:
+    reader = Reader(bars)
+    reader.heads.refresh()
+    hub = live.Hub(reader, ApiMetrics())
+    stream = live._EventStream(hub, await hub.join(["BTCUSDT"]))
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def nowhere(_: Any) -> None:
+        await asyncio.Event().wait()
+
+    await asyncio.wait_for(stream({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, nowhere), WAIT_S)
+    assert not hub._clients
