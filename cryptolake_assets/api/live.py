@@ -90,6 +90,10 @@ class Hub:
         self._metrics.live_clients.set(len(self._clients))
         return client
 
+    @property
+    def clients(self) -> int:
+        return len(self._clients)
+
     def leave(self, client: Client) -> None:
         self._clients.discard(client)
         self._metrics.live_clients.set(len(self._clients))

@@ -18,6 +18,7 @@ import yaml
 from fastapi import FastAPI
 
 from cryptolake_assets.api.app import create_app
+from cryptolake_assets.api.live import Hub
 from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.api.server import OPTIONS
 from cryptolake_assets.lake.catalog import get_catalog, load_table
@@ -100,14 +101,20 @@ def bars(lake: Settings) -> Settings:
 class Api(httpx.Client):
     """A client of a running API, and the inside of that API."""
 
-    def __init__(self, url: str, app: FastAPI) -> None:
+    def __init__(self, url: str, app: FastAPI, server: uvicorn.Server) -> None:
         super().__init__(base_url=url, trust_env=False, timeout=30)
         self.url = url
         self.reader: Reader = app.state.reader
+        self.hub: Hub = app.state.hub
+        self._server = server
 
     @property
     def ws_url(self) -> str:
         return self.url.replace("http", "ws", 1)
+
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._server.server_state.connections)
 
     def look(self) -> None:
         """The API looks at the catalog now."""
@@ -125,7 +132,7 @@ def serving(settings: Settings, port: int = 0, **changes: Any) -> Iterator[Api]:
     wait_for(lambda: server.started or not thread.is_alive())
     assert server.started
     try:
-        with Api(f"http://127.0.0.1:{listener.getsockname()[1]}", app) as api:
+        with Api(f"http://127.0.0.1:{listener.getsockname()[1]}", app, server) as api:
             yield api
     finally:
         server.should_exit = True

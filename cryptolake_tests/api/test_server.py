@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 
+import pytest
+
+from cryptolake_assets.api import live, server
 from cryptolake_assets.api.server import MAX_HEAD_BYTES
-from cryptolake_tests.api.conftest import Api
+from cryptolake_assets.settings import Settings
+from cryptolake_tests.api.conftest import Api, serving
+from cryptolake_tests.waiting import wait_for
 
 BEGIN = b"GET /symbols HTTP/1.1\r\nHost: x\r\n"
 
@@ -46,3 +52,35 @@ def test_a_body_is_no_head(api: Api) -> None:
     with connected(api) as connection:
         connection.sendall(BEGIN + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body))
         assert everything(connection).startswith(b"HTTP/1.1 200 ")
+
+
+UPGRADE = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+@pytest.mark.parametrize("begin", [b"GET /sse/ohlcv", b"GET /ws/ohlcv"], ids=["events", "websocket"])
+def test_a_cut_client_that_reads_nothing_keeps_no_connection(
+    bars: Settings, monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
+    """More is sent than the sockets hold, so that closing would wait for the client."""
+    monkeypatch.setattr(server, "STUCK_S", 0.2)
+    monkeypatch.setattr(live, "_message", lambda *_: b"x" * 20_000_000)
+    with serving(bars) as api, connected(api) as connection:
+        connection.sendall(begin + b"?symbols=BTCUSDT HTTP/1.1\r\nHost: x\r\n" + UPGRADE * (b"/ws/" in begin) + b"\r\n")
+        wait_for(lambda: api.hub.clients == 1)
+        api.hub.close()
+        wait_for(lambda: not api.connections())
+
+
+def test_a_slow_reader_of_a_large_answer_gets_all_of_it(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "STUCK_S", 0.2)
+    monkeypatch.setattr("cryptolake_assets.api.reader.formats.encode", lambda *_: b"x" * 20_000_000)
+    with serving(bars) as api, connected(api) as connection:
+        connection.sendall(b"GET /ohlcv/1m?symbol=BTCUSDT HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        got = 0
+        while part := connection.recv(1_000_000):
+            got += len(part)
+            time.sleep(0.02)
+        assert got > 20_000_000
