@@ -21,7 +21,6 @@ OPEN_PATHS = frozenset({"/health", "/openapi.json", "/"})
 OPERATE_PATHS = frozenset({"/metrics", "/operations/parts", "/operations/assets"})
 KEY = "cryptolake.key"
 """Where in the scope the request's key stands."""
-POLICY_VIOLATION = 1008
 
 
 class GuardMiddleware:
@@ -30,6 +29,7 @@ class GuardMiddleware:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._required = settings.api_keys_required
+        self._origins = settings.api_cors_origins
         self._ring = KeyRing(settings)
         self._limit = RateLimitItemPerMinute(settings.api_rate_per_minute)
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
@@ -37,6 +37,9 @@ class GuardMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
+            return
+        if scope["type"] == "websocket" and self._is_of_another_page(Headers(scope=scope)):
+            await problems.other_origin().response()(scope, receive, send)
             return
         text = _key_text(scope)
         if text is None and not self._required:
@@ -46,11 +49,16 @@ class GuardMiddleware:
         problem = await self._refusal(scope, text)
         if problem is None:
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": problem.title})
         else:
             await problem.response()(scope, receive, send)
+
+    def _is_of_another_page(self, headers: Headers) -> bool:
+        """Whether a page of an origin that is not named opens it: browsers ask nobody before a WebSocket, and let the
+        page read it."""
+        origin = headers.get("origin")
+        if origin is None or "*" in self._origins or origin in self._origins:
+            return False
+        return origin.partition("://")[2] != headers.get("host")
 
     async def _refusal(self, scope: Scope, text: str | None) -> problems.Problem | None:
         path = scope["path"]

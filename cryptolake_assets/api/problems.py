@@ -87,6 +87,12 @@ def forbidden(scope: str) -> Problem:
     return Problem(403, "forbidden", "Not with this key", f"The key lacks the scope `{scope}`.")
 
 
+def other_origin() -> Problem:
+    return Problem(
+        403, "forbidden", "Not from this page", "Only pages of the origins in CRYPTOLAKE_API_CORS_ORIGINS may call."
+    )
+
+
 def too_many_requests(retry_after_s: int) -> Problem:
     problem = Problem(429, "too-many-requests", "Too many requests", f"Try again in {retry_after_s} s.")
     problem.headers["Retry-After"] = str(retry_after_s)
