@@ -51,6 +51,11 @@ def _matches(if_none_match: str, etag: str) -> bool:
     )
 
 
+def if_none_match_of(headers: Headers) -> str | None:
+    """All lines of that name as one."""
+    return ", ".join(headers.getlist("if-none-match")) or None
+
+
 class AnswerCache:
     """Answers by request, bounded by bytes."""
 
@@ -106,7 +111,7 @@ class AnswerMiddleware:
         if answer is not None:
             if answer.is_current(self._heads):
                 scope["cryptolake.route"] = answer.route
-                await answer.send(send, headers.get("if-none-match"))
+                await answer.send(send, if_none_match_of(headers))
                 return
             self._cache.drop(key)
         await self._app(scope, receive, send)

@@ -23,13 +23,13 @@ MEDIA_TYPES = {
     Format.ARROW: "application/vnd.apache.arrow.stream",
 }
 ACCEPTED = {
-    "*/*": Format.JSON,
-    "application/*": Format.JSON,
-    "text/*": Format.CSV,
-    "application/ndjson": Format.NDJSON,
-    **{media_type.partition(";")[0]: name for name, media_type in MEDIA_TYPES.items()},
+    "*/*": tuple(Format),
+    "application/*": tuple(name for name in Format if name is not Format.CSV),
+    "text/*": (Format.CSV,),
+    "application/ndjson": (Format.NDJSON,),
+    **{media_type.partition(";")[0]: (name,) for name, media_type in MEDIA_TYPES.items()},
 }
-"""By media type of an `Accept` header."""
+"""By media type of an `Accept` header, the most wanted format first."""
 
 WHOLE_SECONDS = ("window_start", "open_time", "latest_minute", "first_minute", "last_minute")
 """Times that begin a minute: they are written without a fraction."""
@@ -53,9 +53,11 @@ def choose(wanted: Format | None, accept: str | None) -> Format:
             ranked.append((-float(quality), place, name))
         except ValueError:
             continue
+    refused = {ACCEPTED[name] for negative, _, name in ranked if negative == 0 and name in ACCEPTED}
     for negative, _, name in sorted(ranked):
-        if negative < 0 and name in ACCEPTED:
-            return ACCEPTED[name]
+        for fmt in ACCEPTED.get(name, ()):
+            if negative < 0 and (fmt,) not in refused:
+                return fmt
     offered = ", ".join(media_type.partition(";")[0] for media_type in MEDIA_TYPES.values())
     raise Problem(406, "not-acceptable", "Not acceptable", f"Answers can be had as {offered}.")
 

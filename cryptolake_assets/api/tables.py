@@ -12,7 +12,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from cryptolake_assets.api import formats, schemas
-from cryptolake_assets.api.answers import SLOT, Answer
+from cryptolake_assets.api.answers import SLOT, Answer, if_none_match_of
 from cryptolake_assets.api.params import Order, PageParams, Symbol, Timeframe
 from cryptolake_assets.api.reader import BARS_KEY, Asked, Reader, Resource
 from cryptolake_assets.lake.tables import (
@@ -88,7 +88,7 @@ class Ready(Response):
     def __init__(self, request: Request, answer: Answer) -> None:
         request.scope[SLOT] = answer
         self._answer = answer
-        self._if_none_match = request.headers.get("if-none-match")
+        self._if_none_match = if_none_match_of(request.headers)
         self.background = None
 
     async def __call__(self, _scope: AsgiScope, _receive: Receive, send: Send) -> None:

@@ -63,6 +63,8 @@ def test_parquet_and_arrow_keep_values_and_types() -> None:
         ("application/json;q=0.1, application/vnd.apache.arrow.stream", Format.ARROW),
         ("application/x-ndjson", Format.NDJSON),
         ("text/csv;q=0, application/vnd.apache.parquet;q=0.5", Format.PARQUET),
+        ("application/json;q=0, */*", Format.NDJSON),
+        ("application/json;q=0, application/x-ndjson;q=0, application/*", Format.PARQUET),
     ],
 )
 def test_the_most_wanted_format_is_chosen(accept: str | None, expected: Format) -> None:
@@ -72,5 +74,5 @@ def test_the_most_wanted_format_is_chosen(accept: str | None, expected: Format) 
 
 def test_what_cannot_be_had_is_406() -> None:
     with pytest.raises(Problem) as refusal:
-        choose(None, "image/png, text/csv;q=0")
+        choose(None, "image/png, text/csv;q=0, text/*")
     assert refusal.value.status == 406

@@ -135,11 +135,22 @@ def test_a_repeated_request_comes_from_memory_until_the_table_changes(api: Api, 
     assert again.headers["etag"] == first.headers["etag"]
     unchanged = api.get(AS_FIRST_CALLED, headers={"If-None-Match": first.headers["etag"]})
     assert (unchanged.status_code, unchanged.content) == (304, b"")
+    lines = [("If-None-Match", '"other"'), ("If-None-Match", first.headers["etag"])]
+    assert api.request("GET", AS_FIRST_CALLED, headers=lines).status_code == 304
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
     api.look()
     changed = api.get(AS_FIRST_CALLED, headers={"If-None-Match": first.headers["etag"]})
     assert changed.status_code == 200
     assert changed.json()["bars"][0]["close"] == "77.00000000"
+
+
+def test_head_is_get_without_the_body(api: Api) -> None:
+    for path in (AS_FIRST_CALLED, "/health", "/ohlcv/1m?symbol=NOPE"):
+        whole, head = api.get(path), api.head(path)
+        assert (head.status_code, head.content) == (whole.status_code, b"")
+        assert head.headers == whole.headers
+    assert api.head("/sse/ohlcv?symbols=BTCUSDT").status_code == 405  # it would have no end
+    assert api.post("/symbols").headers["allow"] == "GET"
 
 
 def test_an_etag_belongs_to_one_format(api: Api) -> None:
