@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ async def health(request: Request, reader: ReaderOf) -> Response:
     """`ok`; `degraded` when a part of the pipeline is down and data is served all the same; `down` (503) when no data
     can be. Each dependency's state is shown to who has a key, or to all where none is required."""
     state: _Cached = request.app.state.health
-    found = await reader.run(state.get, reader)
+    found = await asyncio.to_thread(state.get, reader)
     failing = [item for item in found if item[1] is not None]
     down = any(dependency.required for dependency, _ in failing)
     body: dict[str, Any] = {"status": "down" if down else "degraded" if failing else "ok"}
@@ -146,9 +147,9 @@ def new_state() -> _Cached:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **schemas.common()})
-async def metrics(request: Request, reader: ReaderOf) -> Response:
+async def metrics(request: Request) -> Response:
     """Requests and latency by route; age, rows and event-time lag of the tables; the stream's lag; the cache."""
-    body = await reader.run(generate_latest, request.app.state.metrics.registry)
+    body = await asyncio.to_thread(generate_latest, request.app.state.metrics.registry)
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 

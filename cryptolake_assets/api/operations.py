@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -130,23 +131,23 @@ class Watched:
 
 
 @router.get("/operations/parts", response_model=Parts)
-async def parts(request: Request, reader: ReaderOf) -> Response:
+async def parts(request: Request) -> Response:
     """Every process of the platform on the API's machine: state, port, lag in records, progress."""
-    return _json({"parts": await reader.run(_watched(request).parts)})
+    return _json({"parts": await asyncio.to_thread(_watched(request).parts)})
 
 
 @router.get("/operations/assets", response_model=Assets, responses=UNAVAILABLE)
 async def assets(request: Request, reader: ReaderOf) -> Response:
     """Dagster's assets: freshness and last materialization."""
-    nodes = await reader.run(_watched(request).nodes)
+    nodes = await asyncio.to_thread(_watched(request).nodes)
     url = f"http://127.0.0.1:{reader.settings.dagster_port}"
     return _json({"dagster_url": url, "assets": sorted(map(_asset, nodes), key=lambda item: str(item["asset"]))})
 
 
 @router.get("/quality/checks", response_model=Checks, responses=UNAVAILABLE)
-async def checks(request: Request, reader: ReaderOf) -> Response:
+async def checks(request: Request) -> Response:
     """The last result of every asset check."""
-    nodes = await reader.run(_watched(request).nodes)
+    nodes = await asyncio.to_thread(_watched(request).nodes)
     found = [_check(node, item) for node in nodes for item in (node["assetChecksOrError"] or {}).get("checks", ())]
     return _json({"checks": sorted(found, key=lambda item: (item["asset"], item["check"]))})
 

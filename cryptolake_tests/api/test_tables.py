@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -316,3 +318,23 @@ def test_the_openapi_document_describes_every_route(api: Api) -> None:
         document["paths"]
     )
     assert document["components"]["schemas"]["Bar"]["properties"]["open"]["anyOf"][0]["type"] == "string"
+
+
+def test_health_and_metrics_do_not_wait_for_those_who_read(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, reading = threading.Event(), threading.Event()
+
+    def waits(*given: Any) -> Any:
+        reading.set()
+        assert free.wait(60)
+        return pages.read_page(*given)
+
+    with serving(bars, api_readers=1) as api, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr("cryptolake_assets.api.reader.read_page", waits)
+        slow = pool.submit(api.get, AS_FIRST_CALLED)
+        try:
+            assert reading.wait(60)
+            for path in ("/health", "/metrics", "/operations/parts"):
+                assert api.get(path, timeout=15).status_code == 200, path
+        finally:
+            free.set()
+        assert slow.result().status_code == 200
