@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def candles(feed: Feed, about: tuple[Any, ...], title: str, bars: list[Row], dec
     )
 
 
+@cache
 def _component() -> Any:
     """The component. Its files are declared here: Streamlit looks for a declaration only in packages that are called
     as their distribution is."""

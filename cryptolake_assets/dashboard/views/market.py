@@ -64,8 +64,15 @@ class View:
 
     symbol: str
     timeframe: str
+    range: str
     start: datetime | None
     end: datetime | None
+
+    @property
+    def about(self) -> tuple[Any, ...]:
+        """What the chart shows: a range that goes on with the market stays the same one while its start moves."""
+        ends = () if self.end is None and self.range != CUSTOM else (self.start, self.end)
+        return (self.symbol, self.timeframe, self.range, *ends)
 
     @property
     def path(self) -> str:
@@ -105,7 +112,7 @@ def _choose(symbols: list[dict[str, Any]]) -> tuple[View, bool]:
         start, end = _custom(first, last)
     else:
         start, end = first_open_time(last, RANGES[chosen or "1d"], TIMEFRAMES[timeframe or "1m"]), None
-    return View(symbol["symbol"], timeframe or "1m", start, end), live
+    return View(symbol["symbol"], timeframe or "1m", chosen or "1d", start, end), live
 
 
 def first_open_time(last: datetime, length: timedelta | None, timeframe: timedelta) -> datetime | None:
@@ -143,8 +150,7 @@ def _draw(view: View, feed: Feed) -> None:
         st.info(f"**No bars of {view.symbol} in this range.** Choose a longer one.", icon=":material/search_off:")
         return
     _headline(bars)
-    about = (view.symbol, view.timeframe, view.start, view.end)
-    chart.candles(feed, about, f"{view.symbol} · {view.timeframe}", rows(bars), price_places(bars))
+    chart.candles(feed, view.about, f"{view.symbol} · {view.timeframe}", rows(bars), price_places(bars))
     said = f"{len(bars):,} bars, {when(bars[0]['window_start'])} to {when(bars[-1]['window_start'])} UTC"
     if page["next_cursor"]:
         said = f"The newest {said}; the range holds more: choose a longer timeframe, or download it."
