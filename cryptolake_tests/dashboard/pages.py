@@ -18,7 +18,7 @@ from cryptolake_assets.platform.probes import http_ok
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.waiting import wait_for
 
-TIMEOUT_MS = 30_000
+TIMEOUT_MS = 60_000
 """The first page of a session can take long on a busy machine."""
 SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
 CHART = ".st-key-candles .chart"
