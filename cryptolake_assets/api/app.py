@@ -89,12 +89,12 @@ def _describe_problems(app: FastAPI) -> None:
     def openapi() -> dict[str, object]:
         document = generate()
         components = document.setdefault("components", {}).setdefault("schemas", {})
-        components["ProblemDetails"] = schemas.ProblemDetails.model_json_schema()
+        components |= schemas.problem_components()
         for path in document["paths"].values():
             for operation in path.values():
                 answer = operation["responses"].get("422")
                 if answer is not None and "application/json" in answer.get("content", {}):
-                    operation["responses"]["422"] = schemas.problem("A parameter is missing or does not parse")
+                    operation["responses"]["422"] = schemas.refusals(422)[422]
         for name in ("HTTPValidationError", "ValidationError"):
             components.pop(name, None)
         return document

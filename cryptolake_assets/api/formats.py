@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -39,8 +39,8 @@ SNAPSHOT_IDS = ("snapshot", "source_snapshot")
 """Columns of ids that JSON's readers would round: text, as `snapshot_id` is."""
 
 
-def choose(wanted: Format | None, accept: str | None) -> Format:
-    """`format=` first, then the most wanted media type that is known, JSON without either. Raises a problem (406)."""
+def choose(wanted: Format | None, accept: str | None, offered: Collection[Format] = tuple(Format)) -> Format:
+    """`format=` first, then the most wanted media type that is offered, JSON without either. Raises a problem (406)."""
     if wanted is not None:
         return wanted
     if not accept:
@@ -56,10 +56,10 @@ def choose(wanted: Format | None, accept: str | None) -> Format:
     refused = {ACCEPTED[name] for negative, _, name in ranked if negative == 0 and name in ACCEPTED}
     for negative, _, name in sorted(ranked):
         for fmt in ACCEPTED.get(name, ()):
-            if negative < 0 and (fmt,) not in refused:
+            if negative < 0 and (fmt,) not in refused and fmt in offered:
                 return fmt
-    offered = ", ".join(media_type.partition(";")[0] for media_type in MEDIA_TYPES.values())
-    raise Problem(406, "not-acceptable", "Not acceptable", f"Answers can be had as {offered}.")
+    names = ", ".join(MEDIA_TYPES[fmt].partition(";")[0] for fmt in offered)
+    raise Problem(406, "not-acceptable", "Not acceptable", f"Answers can be had as {names}.")
 
 
 def as_text(rows: pa.Table) -> pa.Table:
@@ -87,10 +87,12 @@ def records(rows: pa.Table) -> list[dict[str, Any]]:
     return found
 
 
-def encode(rows: pa.Table, fmt: Format, name: str, envelope: Mapping[str, Any], next_cursor: str | None) -> bytes:
-    """The answer's body. JSON is `envelope`, the rows under `name` and `next_cursor`; the others are the rows."""
+def encode(
+    rows: pa.Table, fmt: Format, name: str, envelope: Mapping[str, Any], behind: Mapping[str, Any] | None = None
+) -> bytes:
+    """The answer's body. JSON is `envelope`, the rows under `name` and `behind`; the others are the rows."""
     if fmt is Format.JSON:
-        return orjson.dumps({**envelope, name: records(rows), "next_cursor": next_cursor})
+        return orjson.dumps({**envelope, name: records(rows), **(behind or {})})
     if fmt is Format.NDJSON:
         return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in records(rows))
     return {Format.CSV: _csv, Format.PARQUET: _parquet, Format.ARROW: _arrow}[fmt](rows)

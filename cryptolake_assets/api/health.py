@@ -146,7 +146,7 @@ def new_state() -> _Cached:
     return _Cached()
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **schemas.common()})
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **schemas.refusals()})
 async def metrics(request: Request) -> Response:
     """Requests and latency by route; age, rows and event-time lag of the tables; the stream's lag; the cache."""
     body = await asyncio.to_thread(generate_latest, request.app.state.metrics.registry)

@@ -3,52 +3,59 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from cryptolake_assets.api import problems, schemas
-from cryptolake_assets.api.params import Format, Symbol
-from cryptolake_assets.api.reader import Reader, make_answer
-from cryptolake_assets.api.tables import ReaderOf, Ready
+from cryptolake_assets.api import formats, problems, schemas
+from cryptolake_assets.api.params import Format, StateParams, Symbol, Time
+from cryptolake_assets.api.reader import Reader, Whole, epoch_ms
+from cryptolake_assets.api.tables import ReaderOf, whole_table
 from cryptolake_assets.errors import TableNotFoundError
+from cryptolake_assets.lake.columns import TIME, Column
 from cryptolake_assets.lake.coverage import gaps_of
-from cryptolake_assets.lake.tables import CATALOG, OPS_COVERAGE, SILVER_OHLCV
+from cryptolake_assets.lake.tables import CATALOG, OPS_COVERAGE, SILVER_OHLCV, TableSpec
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyiceberg.table import Table
     from pyiceberg.table.snapshots import Snapshot
 
-router = APIRouter(responses=schemas.common())
+router = APIRouter()
 SNAPSHOTS_SHOWN = 50
-MISSING: dict[int | str, dict[str, Any]] = {503: schemas.problem("The table does not exist (yet)")}
 
 
-class SymbolSpan(BaseModel):
-    symbol: str
-    first_minute: datetime
-    last_minute: datetime
-    bars: int
+SPAN_COLUMNS = (
+    Column("symbol", "string", "the exchange's symbol"),
+    Column("first_minute", TIME, "open time of the first bar"),
+    Column("last_minute", TIME, "open time of the last bar"),
+    Column("bars", "long", "how many there are"),
+)
+GAP_COLUMNS = (
+    Column("symbol", "string", "the exchange's symbol"),
+    Column("stream", "string", "trade or aggTrade"),
+    Column("gap_from", TIME, "exchange time up to which every trade was received"),
+    Column("gap_to", TIME, "exchange time from which every trade is received again"),
+)
+Symbols = schemas.rows_model("Symbols", "symbols", schemas.row_model("SymbolSpan", SPAN_COLUMNS))
+Gaps = schemas.rows_model("Gaps", "gaps", schemas.row_model("Gap", GAP_COLUMNS))
 
 
-class Symbols(BaseModel):
-    snapshot_id: schemas.SnapshotId
-    symbols: list[SymbolSpan]
+class CatalogParams(BaseModel):
+    """What `/catalog` takes: its answer is nested, and of many tables."""
+
+    as_of: Time | None = Field(
+        None, description="Tables as they were at a time; those without a state of then are left out."
+    )
+    format: Literal[Format.JSON] | None = Field(None, description="Nothing else can be had.")
 
 
-class Gap(BaseModel):
-    symbol: str
-    stream: str
-    gap_from: datetime
-    gap_to: datetime
-
-
-class Gaps(BaseModel):
-    snapshot_id: schemas.SnapshotId
-    gaps: list[Gap]
+State = Annotated[StateParams, Query()]
+CatalogState = Annotated[CatalogParams, Query()]
 
 
 class ColumnInfo(BaseModel):
@@ -79,89 +86,94 @@ class CatalogInfo(BaseModel):
     tables: list[TableInfo]
 
 
-@router.get("/symbols", response_model=Symbols, responses=MISSING)
-async def symbols(request: Request, reader: ReaderOf) -> Response:
+@router.get("/symbols", response_model=Symbols, responses=schemas.of_rows())
+async def symbols(request: Request, reader: ReaderOf, params: State) -> Response:
     """Symbols with one-minute bars, from when to when."""
-    return Ready(request, await reader.run(_symbols, reader, str(request.url.path)))
+    whole = Whole("/symbols", SILVER_OHLCV.identifier, "symbols", partial(_spans, reader))
+    return await whole_table(request, reader, whole, params)
 
 
-def _symbols(reader: Reader, identity: str) -> Any:
-    table = reader.heads.table(SILVER_OHLCV.identifier)
-    snapshot_id = table.metadata.current_snapshot_id
-    found = [
-        {
-            "symbol": symbol,
-            "first_minute": _instant(span.first),
-            "last_minute": _instant(span.last),
-            "bars": span.bars,
-        }
-        for symbol, span in reader.symbols.spans(table).items()
+def _spans(reader: Reader, table: Table, snapshot_id: int | None) -> pa.Table:
+    spans = reader.symbols.spans_as_of(table, snapshot_id)
+    rows = [
+        {"symbol": symbol, "first_minute": span.first, "last_minute": span.last, "bars": span.bars}
+        for symbol, span in spans.items()
     ]
-    body = orjson.dumps({"snapshot_id": None if snapshot_id is None else str(snapshot_id), "symbols": found})
-    return make_answer(body, Format.JSON, "/symbols", SILVER_OHLCV.identifier, snapshot_id, snapshot_id, identity)
+    return _rows(SPAN_COLUMNS, rows)
 
 
-@router.get("/gaps", response_model=Gaps, responses={**MISSING, 404: schemas.problem("Unknown symbol")})
-async def gaps(request: Request, reader: ReaderOf, symbol: Annotated[Symbol | None, Query()] = None) -> Response:
+@router.get("/gaps", response_model=Gaps, responses=schemas.of_rows(of_a_symbol=True))
+async def gaps(
+    request: Request, reader: ReaderOf, params: State, symbol: Annotated[Symbol | None, Query()] = None
+) -> Response:
     """Spans of exchange time between two connections of which nobody can say that every trade was received."""
     name = symbol.upper() if symbol else None
-    return Ready(request, await reader.run(_gaps, reader, name, f"{request.url.path}?{request.url.query}"))
+    whole = Whole("/gaps", OPS_COVERAGE.identifier, "gaps", partial(_gaps, reader, name))
+    return await whole_table(request, reader, whole, params)
 
 
-def _gaps(reader: Reader, symbol: str | None, identity: str) -> Any:
-    table = reader.heads.table(OPS_COVERAGE.identifier)
-    snapshot_id = table.metadata.current_snapshot_id
+def _gaps(reader: Reader, symbol: str | None, table: Table, snapshot_id: int | None) -> pa.Table:
     found = [
-        {
-            "symbol": gap.symbol,
-            "stream": gap.stream,
-            "gap_from": _instant(datetime.fromtimestamp(gap.from_ms / 1000, UTC)),
-            "gap_to": _instant(datetime.fromtimestamp(gap.to_ms / 1000, UTC)),
-        }
-        for gap in gaps_of(table)
+        {"symbol": gap.symbol, "stream": gap.stream, "gap_from": _moment(gap.from_ms), "gap_to": _moment(gap.to_ms)}
+        for gap in gaps_of(table, snapshot_id)
         if symbol in (None, gap.symbol)
     ]
     if symbol is not None and not found and symbol not in reader.known_symbols():
         raise problems.unknown_symbol(symbol)
-    body = orjson.dumps({"snapshot_id": None if snapshot_id is None else str(snapshot_id), "gaps": found})
-    return make_answer(body, Format.JSON, "/gaps", OPS_COVERAGE.identifier, snapshot_id, snapshot_id, identity)
+    return _rows(GAP_COLUMNS, found)
 
 
-@router.get("/catalog", response_model=CatalogInfo)
-async def catalog(reader: ReaderOf) -> Response:
+def _rows(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> pa.Table:
+    """As a table that has these columns gives them."""
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=TableSpec("", "", "", columns).arrow_schema())
+
+
+@router.get("/catalog", response_model=CatalogInfo, responses=schemas.refusals(404, 406, 422))
+async def catalog(request: Request, reader: ReaderOf, params: CatalogState) -> Response:
     """Every table: what it means, its columns, its size and its newest snapshots."""
-    return Response(await reader.run(_catalog, reader), media_type="application/json")
+    formats.choose(Format.JSON if params.format else None, request.headers.get("accept"), (Format.JSON,))
+    return Response(await reader.run(_catalog, reader, params.as_of), media_type="application/json")
 
 
-def _catalog(reader: Reader) -> bytes:
+def _catalog(reader: Reader, as_of: datetime | None) -> bytes:
     tables = []
     for identifier in reader.heads.identifiers():
         try:
-            tables.append(_described(reader.heads.table(identifier)))
+            table = reader.heads.table(identifier)
         except TableNotFoundError:  # dropped since the catalog was looked at
             continue
+        snapshot = table.current_snapshot() if as_of is None else table.snapshot_as_of_timestamp(epoch_ms(as_of))
+        if snapshot is not None or as_of is None:
+            tables.append(_described(table, snapshot))
+    if as_of is not None and not tables:
+        raise problems.unknown_snapshot()
     return orjson.dumps({"tables": tables})
 
 
-def _described(table: Table) -> dict[str, Any]:
-    current = table.current_snapshot()
-    summary = _summary(current)
-    newest = sorted(table.metadata.snapshots, key=lambda item: item.timestamp_ms, reverse=True)[:SNAPSHOTS_SHOWN]
+def _described(table: Table, shown: Snapshot | None) -> dict[str, Any]:
+    """The table as it was in the snapshot that is shown, and what had been committed by then."""
+    summary = _summary(shown)
+    by_then = [item for item in table.metadata.snapshots if shown is None or item.timestamp_ms <= shown.timestamp_ms]
+    newest = sorted(by_then, key=lambda item: item.timestamp_ms, reverse=True)[:SNAPSHOTS_SHOWN]
+    schema = table.schema()
+    if shown is not None and shown != table.current_snapshot() and shown.schema_id is not None:
+        schema = table.schemas()[shown.schema_id]
     return {
         "table": ".".join((CATALOG, *table.name()[-2:])),
         "doc": table.properties.get("comment", ""),
-        "snapshot_id": str(current.snapshot_id) if current else None,
+        "snapshot_id": str(shown.snapshot_id) if shown else None,
         "rows": int(summary.get("total-records", 0)),
         "data_files": int(summary.get("total-data-files", 0)),
         "size_bytes": int(summary.get("total-files-size", 0)),
         "columns": [
-            {"name": field.name, "type": str(field.field_type), "doc": field.doc or ""}
-            for field in table.schema().fields
+            {"name": field.name, "type": str(field.field_type), "doc": field.doc or ""} for field in schema.fields
         ],
         "snapshots": [
             {
                 "snapshot_id": str(item.snapshot_id),
-                "committed_at": _instant(datetime.fromtimestamp(item.timestamp_ms / 1000, UTC)),
+                "committed_at": _instant(_moment(item.timestamp_ms)),
                 "operation": item.summary.operation.value if item.summary else "",
                 "rows": int(_summary(item)["total-records"]) if "total-records" in _summary(item) else None,
             }
@@ -172,6 +184,10 @@ def _described(table: Table) -> dict[str, Any]:
 
 def _summary(snapshot: Snapshot | None) -> dict[str, str]:
     return dict(snapshot.summary.additional_properties) if snapshot and snapshot.summary else {}
+
+
+def _moment(time_ms: int) -> datetime:
+    return datetime.fromtimestamp(time_ms / 1000, UTC)
 
 
 def _instant(moment: datetime) -> str:

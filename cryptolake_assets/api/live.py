@@ -247,10 +247,7 @@ async def _until_gone(socket: WebSocket) -> None:
     response_class=Response,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **schemas.common(),
-        404: schemas.problem("Unknown symbol"),
-        422: schemas.problem("A parameter is missing or does not parse"),
-        503: schemas.problem("Too many clients, or the table does not exist (yet)"),
+        **schemas.refusals(404, 422, 503),
     },
 )
 async def sse_ohlcv(request: Request, symbols: SymbolList) -> Response:

@@ -25,12 +25,10 @@ from cryptolake_assets.platform import graphql
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
 
-router = APIRouter(responses=schemas.common())
+router = APIRouter()
 
 KEPT_S = 3.0
 """How long what the parts and Dagster said is told again."""
-UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: schemas.problem("Dagster's webserver does not answer")}
-MISSING: dict[int | str, dict[str, Any]] = {503: schemas.problem("The table does not exist (yet)")}
 
 _ASSETS = """
 { assetNodes { assetKey { path } groupName isPartitioned
@@ -130,13 +128,13 @@ class Watched:
         return found
 
 
-@router.get("/operations/parts", response_model=Parts)
+@router.get("/operations/parts", response_model=Parts, responses=schemas.refusals())
 async def parts(request: Request) -> Response:
     """Every process of the platform on the API's machine: state, port, lag in records, progress."""
     return _json({"parts": await asyncio.to_thread(_watched(request).parts)})
 
 
-@router.get("/operations/assets", response_model=Assets, responses=UNAVAILABLE)
+@router.get("/operations/assets", response_model=Assets, responses=schemas.refusals(503))
 async def assets(request: Request, reader: ReaderOf) -> Response:
     """Dagster's assets: freshness and last materialization."""
     nodes = await asyncio.to_thread(_watched(request).nodes)
@@ -144,7 +142,7 @@ async def assets(request: Request, reader: ReaderOf) -> Response:
     return _json({"dagster_url": url, "assets": sorted(map(_asset, nodes), key=lambda item: str(item["asset"]))})
 
 
-@router.get("/quality/checks", response_model=Checks, responses=UNAVAILABLE)
+@router.get("/quality/checks", response_model=Checks, responses=schemas.refusals(503))
 async def checks(request: Request) -> Response:
     """The last result of every asset check."""
     nodes = await asyncio.to_thread(_watched(request).nodes)
@@ -152,7 +150,7 @@ async def checks(request: Request) -> Response:
     return _json({"checks": sorted(found, key=lambda item: (item["asset"], item["check"]))})
 
 
-@router.get("/quality/rejected", response_model=Dropped, responses=MISSING)
+@router.get("/quality/rejected", response_model=Dropped, responses=schemas.refusals(503))
 async def rejected(request: Request, reader: ReaderOf) -> Response:
     """Frames whose structure was refused, by the reason's code; times are those of their receipt."""
     sql = """SELECT split_part(reason, ':', 1) AS reason, NULL::VARCHAR AS symbol, count(*) AS rows,
@@ -163,7 +161,7 @@ async def rejected(request: Request, reader: ReaderOf) -> Response:
     )
 
 
-@router.get("/quality/quarantined", response_model=Dropped, responses=MISSING)
+@router.get("/quality/quarantined", response_model=Dropped, responses=schemas.refusals(503))
 async def quarantined(request: Request, reader: ReaderOf) -> Response:
     """Trades that broke a quality rule, by rule and symbol; times are those of the trades."""
     sql = """SELECT rule AS reason, symbol, count(*) AS rows, min(event_time) AS first_at, max(event_time) AS last_at

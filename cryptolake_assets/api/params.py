@@ -108,10 +108,17 @@ Symbol = Annotated[
 ]
 
 
-class PageParams(BaseModel):
-    """What every table takes in its query string."""
+class StateParams(BaseModel):
+    """What every route takes that answers rows of a table: which state of it, and how they are written."""
 
     model_config = ConfigDict(frozen=True)
+
+    as_of: AsOf | None = Field(None, description="The table as it was: a snapshot's id, or a time.")
+    format: Format | None = Field(None, description="Instead of the `Accept` header.")
+
+
+class RangeParams(StateParams):
+    """The same, of a range of time."""
 
     start: Time | None = Field(None, description="First time; RFC 3339 or epoch ms.", examples=["2025-01-01T00:00:00Z"])
     end: Time | None = Field(
@@ -119,6 +126,11 @@ class PageParams(BaseModel):
         description="Last time; what begins in it is included. RFC 3339 or epoch ms.",
         examples=["2025-12-31T23:59:59Z"],
     )
+
+
+class PageParams(RangeParams):
+    """What a table takes that comes in pages."""
+
     limit: int | None = Field(
         None,
         ge=1,
@@ -129,8 +141,6 @@ class PageParams(BaseModel):
         None, pattern=r"^[A-Za-z0-9_-]{1,512}$", description="`next_cursor` of the page before; other parameters stay."
     )
     order: Order | None = Field(None, description="By time, oldest or newest first.")
-    as_of: AsOf | None = Field(None, description="The table as it was: a snapshot's id, or a time.")
-    format: Format | None = Field(None, description="Instead of the `Accept` header.")
 
 
 def encode_cursor(snapshot_id: int, place: tuple[Any, ...]) -> str:

@@ -16,7 +16,7 @@ import structlog
 
 from cryptolake_assets.api import formats, problems
 from cryptolake_assets.api.answers import Answer, AnswerCache
-from cryptolake_assets.api.params import LIMIT, Format, Order, PageParams, decode_cursor, encode_cursor
+from cryptolake_assets.api.params import LIMIT, Format, Order, PageParams, StateParams, decode_cursor, encode_cursor
 from cryptolake_assets.api.symbols import SymbolIndex
 from cryptolake_assets.errors import TableUnreadableError
 from cryptolake_assets.lake import filters
@@ -26,6 +26,7 @@ from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import Table
 
@@ -161,7 +162,7 @@ class Reader:
         rows = page.rows
         if asked.fmt is Format.JSON:
             rows = rows.select([name for name in rows.column_names if name not in asked.envelope])
-        body = formats.encode(rows, asked.fmt, resource.rows_name, envelope, next_cursor)
+        body = formats.encode(rows, asked.fmt, resource.rows_name, envelope, {"next_cursor": next_cursor})
         return make_answer(
             body,
             asked.fmt,
@@ -172,6 +173,27 @@ class Reader:
             identity=asked.identity,
             next_cursor=next_cursor,
         )
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A table's rows that are made of what it holds, few enough to come at once."""
+
+    route: str
+    identifier: Identifier
+    rows_name: str
+    made: Callable[[Table, int | None], pa.Table]
+    """Of the table and a snapshot; None while the table is empty."""
+
+
+def whole_answer(reader: Reader, whole: Whole, params: StateParams, fmt: Format, identity: str) -> Answer:
+    """Blocks. Raises what `made` raises, a problem for an unknown snapshot, `TableNotFoundError`."""
+    table = reader.heads.table(whole.identifier)
+    snapshot_id = resolve_as_of(table, params.as_of)
+    envelope = {"snapshot_id": None if snapshot_id is None else str(snapshot_id)}
+    body = formats.encode(whole.made(table, snapshot_id), fmt, whole.rows_name, envelope)
+    head = table.metadata.current_snapshot_id
+    return make_answer(body, fmt, whole.route, whole.identifier, head, snapshot_id, identity)
 
 
 def make_answer(
@@ -209,7 +231,7 @@ def resolve_as_of(table: Table, as_of: int | datetime | None) -> int | None:
         return table.metadata.current_snapshot_id
     if isinstance(as_of, int) and table.snapshot_by_id(as_of) is not None:
         return as_of
-    found = table.snapshot_as_of_timestamp(_epoch_ms(as_of))
+    found = table.snapshot_as_of_timestamp(epoch_ms(as_of))
     if found is None or (isinstance(as_of, int) and as_of > 10**14):
         raise problems.unknown_snapshot()
     return found.snapshot_id
@@ -218,10 +240,11 @@ def resolve_as_of(table: Table, as_of: int | datetime | None) -> int | None:
 def _is_known_then(table: Table, snapshot_id: int, as_of: int | datetime | None) -> bool:
     """Whether the snapshot is there, and was made by the time that is asked for."""
     snapshot = table.snapshot_by_id(snapshot_id)
-    return snapshot is not None and (as_of is None or snapshot.timestamp_ms <= _epoch_ms(as_of))
+    return snapshot is not None and (as_of is None or snapshot.timestamp_ms <= epoch_ms(as_of))
 
 
-def _epoch_ms(as_of: int | datetime) -> int:
+def epoch_ms(as_of: int | datetime) -> int:
+    """A time as the catalog counts it; an integer is one already."""
     return as_of if isinstance(as_of, int) else round(as_of.timestamp() * 1000)
 
 

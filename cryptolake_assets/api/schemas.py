@@ -25,13 +25,21 @@ NextCursor = Annotated[str | None, Field(description="`cursor` of the next page;
 SnapshotId = Annotated[str | None, Field(description="The snapshot that was read; null while the table is empty.")]
 
 
+class ParameterError(BaseModel):
+    """What is wrong with one parameter."""
+
+    parameter: str
+    message: str
+
+
 class ProblemDetails(BaseModel):
-    """RFC 9457."""
+    """RFC 9457; `errors` with `invalid-parameter` only."""
 
     type: str
     title: str
     status: int
     detail: str
+    errors: list[ParameterError] = []
 
 
 def row_model(name: str, columns: tuple[Column, ...], without: tuple[str, ...] = ()) -> type[BaseModel]:
@@ -61,29 +69,53 @@ def page_model(name: str, rows_name: str, row: Any, **envelope: Any) -> type[Bas
     return create_model(name, **fields)
 
 
-def problem(description: str) -> dict[str, Any]:
-    """An error's entry in the OpenAPI document."""
+def rows_model(name: str, rows_name: str, row: Any, **envelope: Any) -> type[BaseModel]:
+    """Rows that come at once: the snapshot, what else stands beside them, and the rows."""
+    fields: dict[str, Any] = {key: (kind, ...) for key, kind in envelope.items()}
+    fields = {"snapshot_id": (SnapshotId, ...), **fields, rows_name: (list[row], ...)}
+    return create_model(name, **fields)
+
+
+Responses = dict[int | str, dict[str, Any]]
+"""By status, as FastAPI takes them."""
+
+REFUSALS = {
+    401: "Key needed",
+    403: "The key lacks a scope",
+    404: "Unknown symbol, snapshot or cursor",
+    406: "None of the accepted formats is offered",
+    413: "Larger than the memory bound; ask for a shorter range, or for pages",
+    422: "A parameter is missing or does not parse; `errors` names it",
+    429: "Too many requests; `Retry-After` says for how many seconds",
+    503: "The table does not exist (yet) or its files are gone, a part is down, or all live connections are in use",
+}
+"""What each status means, wherever it is answered."""
+OF_EVERY_ROUTE = (401, 403, 429)
+
+
+def refusals(*statuses: int) -> Responses:
+    """A route's errors for the OpenAPI document: these, and those of every route."""
     schema = {"$ref": "#/components/schemas/ProblemDetails"}
-    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
+    content = {MEDIA_TYPE: {"schema": schema}}
+    return {status: {"description": REFUSALS[status], "content": content} for status in (*OF_EVERY_ROUTE, *statuses)}
 
 
-def responses(*, of_a_symbol: bool) -> dict[int | str, dict[str, Any]]:
-    """What a table's route may answer."""
+def problem_components() -> dict[str, Any]:
+    """The schemas that `refusals` points to, by name."""
+    schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs"), "ProblemDetails": schema}
+
+
+def of_rows(*, of_a_symbol: bool = False, in_pages: bool = False) -> Responses:
+    """What a route of rows may answer. Without a symbol and pages, 404 is an unknown snapshot."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     content = {kind.partition(";")[0]: binary for name, kind in MEDIA_TYPES.items() if name is not Format.JSON}
-    missing = "Unknown symbol, snapshot or cursor" if of_a_symbol else "Unknown snapshot or cursor"
+    refused = refusals(404, 406, *([413] if in_pages else []), 422, 503)
+    things = [*(["symbol"] if of_a_symbol else []), "snapshot", *(["cursor"] if in_pages else [])]
+    refused[404] = {**refused[404], "description": f"Unknown {' or '.join(things)}"}
+    said = "A page, or the whole range as CSV, Parquet or Arrow" if in_pages else "All rows"
     return {
-        200: {"content": content, "description": "A page, or the whole range as CSV, Parquet or Arrow."},
-        304: {"description": "The client has it already (`If-None-Match`)."},
-        **common(),
-        404: problem(missing),
-        406: problem("None of the accepted formats is offered"),
-        413: problem("Larger than the memory bound (CSV, Parquet, Arrow)"),
-        422: problem("A parameter is missing or does not parse"),
-        503: problem("The table does not exist (yet)"),
+        200: {"content": content, "description": said},
+        304: {"description": "The client has it already (`If-None-Match`)"},
+        **refused,
     }
-
-
-def common() -> dict[int | str, dict[str, Any]]:
-    """What every route may answer."""
-    return {401: problem("Key needed"), 403: problem("The key lacks a scope"), 429: problem("Too many requests")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +33,15 @@ class SymbolIndex:
         self._spans: Mapping[str, Span] = {}
         self._lock = threading.Lock()
 
+    def spans_as_of(self, table: Table, snapshot_id: int | None) -> Mapping[str, Span]:
+        """Of a snapshot, by symbol. Cost: the files that the current one no longer has."""
+        if snapshot_id is None or snapshot_id == table.metadata.current_snapshot_id:
+            return self.spans(table)
+        with self._lock:
+            known = dict(self._by_file)
+        paths = [task.file.file_path for task in table.scan(snapshot_id=snapshot_id).plan_files()]
+        return _joined(_read_all(table, paths, known).values())
+
     def spans(self, table: Table) -> Mapping[str, Span]:
         """Of the table's current snapshot, by symbol. Cost: the files that came since it was asked last."""
         snapshot_id = table.metadata.current_snapshot_id
@@ -41,13 +50,20 @@ class SymbolIndex:
                 return {}
             if snapshot_id != self._snapshot:
                 paths = [task.file.file_path for task in table.scan().plan_files()]
-                missing = [path for path in paths if path not in self._by_file]
-                with ThreadPoolExecutor(THREADS) as pool:
-                    found = dict(zip(missing, pool.map(lambda path: _read(table, path), missing), strict=True))
-                self._by_file = {path: found.get(path) or self._by_file.get(path, {}) for path in paths}
+                self._by_file = _read_all(table, paths, self._by_file)
                 self._spans = _joined(self._by_file.values())
                 self._snapshot = snapshot_id
             return self._spans
+
+
+def _read_all(
+    table: Table, paths: Sequence[str], known: Mapping[str, Mapping[str, Span]]
+) -> dict[str, Mapping[str, Span]]:
+    """Spans of these files; only those that are not known are read."""
+    missing = [path for path in paths if path not in known]
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = dict(zip(missing, pool.map(lambda path: _read(table, path), missing), strict=True))
+    return {path: found[path] if path in found else known[path] for path in paths}
 
 
 def _read(table: Table, path: str) -> Mapping[str, Span]:

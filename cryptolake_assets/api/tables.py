@@ -13,8 +13,8 @@ from starlette.types import Scope as AsgiScope
 
 from cryptolake_assets.api import formats, schemas
 from cryptolake_assets.api.answers import SLOT, Answer, if_none_match_of
-from cryptolake_assets.api.params import Order, PageParams, Symbol, Timeframe
-from cryptolake_assets.api.reader import BARS_KEY, Asked, Reader, Resource
+from cryptolake_assets.api.params import Order, PageParams, StateParams, Symbol, Timeframe
+from cryptolake_assets.api.reader import BARS_KEY, Asked, Reader, Resource, Whole, whole_answer
 from cryptolake_assets.lake.tables import (
     BRONZE_TRADES,
     GOLD_DAILY,
@@ -103,10 +103,16 @@ async def _table(
     return Ready(request, await reader.answer(Asked(resource, params, fmt, identity, equal, envelope)))
 
 
+async def whole_table(request: Request, reader: Reader, whole: Whole, params: StateParams) -> Response:
+    """Rows that come at once, as the pages of the others do."""
+    fmt = formats.choose(params.format, request.headers.get("accept"))
+    identity = f"{request.url.path}?{request.url.query}"
+    return Ready(request, await reader.run(whole_answer, reader, whole, params, fmt, identity))
+
+
 def _route(path: str, model: type[BaseModel], *, of_a_symbol: bool) -> Callable[[Handler], Handler]:
-    return router.get(
-        path, response_model=model, responses=schemas.responses(of_a_symbol=of_a_symbol), response_class=JSONResponse
-    )
+    responses = schemas.of_rows(of_a_symbol=of_a_symbol, in_pages=True)
+    return router.get(path, response_model=model, responses=responses, response_class=JSONResponse)
 
 
 @_route("/ohlcv/{timeframe}", BarsPage, of_a_symbol=True)

@@ -123,9 +123,11 @@ class Gap:
     to_ms: int
 
 
-def gaps_of(table: Table) -> list[Gap]:
-    """What the union of the coverage rows leaves out between each symbol's first and last moment, in order."""
-    rows = table.scan(selected_fields=("symbol", "stream", "connected_from", "connected_to")).to_arrow()
+def gaps_of(table: Table, snapshot_id: int | None = None) -> list[Gap]:
+    """What the union of the coverage rows of a snapshot (None: the current one) leaves out between each symbol's first
+    and last moment, in order."""
+    fields = ("symbol", "stream", "connected_from", "connected_to")
+    rows = table.scan(selected_fields=fields, snapshot_id=snapshot_id).to_arrow()
     columns = [(name, "ascending") for name in ("symbol", "stream", "connected_from")]
     gaps: list[Gap] = []
     reached: dict[tuple[str, str], int] = {}

@@ -27,7 +27,7 @@ ROWS = pa.table(
 
 
 def test_json_has_every_digit_and_utc() -> None:
-    answer = json.loads(encode(ROWS, Format.JSON, "rows", {"symbol": "A"}, None))
+    answer = json.loads(encode(ROWS, Format.JSON, "rows", {"symbol": "A"}, {"next_cursor": None}))
     assert [row["price"] for row in answer["rows"]] == list(NUMBERS)
     assert answer["rows"][0]["at"] == "2025-01-01T00:00:00.000001Z"
     assert answer["rows"][0]["window_start"] == "2025-01-01T00:00:00Z"
@@ -36,19 +36,19 @@ def test_json_has_every_digit_and_utc() -> None:
 
 
 def test_ndjson_is_the_same_rows_a_line_each() -> None:
-    lines = encode(ROWS, Format.NDJSON, "rows", {}, None).decode().splitlines()
-    assert [json.loads(line) for line in lines] == json.loads(encode(ROWS, Format.JSON, "rows", {}, None))["rows"]
+    lines = encode(ROWS, Format.NDJSON, "rows", {}).decode().splitlines()
+    assert [json.loads(line) for line in lines] == json.loads(encode(ROWS, Format.JSON, "rows", {}))["rows"]
 
 
 def test_csv_has_every_digit() -> None:
     text = csv.ConvertOptions(column_types={"price": pa.string()}, strings_can_be_null=True)
-    read = csv.read_csv(io.BytesIO(encode(ROWS, Format.CSV, "rows", {}, None)), convert_options=text)
+    read = csv.read_csv(io.BytesIO(encode(ROWS, Format.CSV, "rows", {})), convert_options=text)
     assert read["price"].to_pylist() == list(NUMBERS)
 
 
 def test_parquet_and_arrow_keep_values_and_types() -> None:
-    by_parquet = parquet.read_table(io.BytesIO(encode(ROWS, Format.PARQUET, "rows", {}, None)))
-    by_arrow = ipc.open_stream(encode(ROWS, Format.ARROW, "rows", {}, None)).read_all()
+    by_parquet = parquet.read_table(io.BytesIO(encode(ROWS, Format.PARQUET, "rows", {})))
+    by_arrow = ipc.open_stream(encode(ROWS, Format.ARROW, "rows", {})).read_all()
     assert by_parquet.equals(ROWS)
     assert by_arrow.equals(ROWS)
 

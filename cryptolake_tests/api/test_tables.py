@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +11,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from pyarrow import ipc
+from pyarrow import ipc, parquet
 
 from cryptolake_assets.lake import pages
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.tables import (
     BRONZE_REJECTED,
     BRONZE_TRADES,
+    OPS_COVERAGE,
     SILVER_KLINE_DIFFERENCES,
     SILVER_OHLCV,
     SILVER_QUARANTINE,
@@ -240,6 +242,55 @@ def test_symbols_tell_from_when_to_when(api: Api, bars: Settings) -> None:
         "bars": DAYS * MINUTES,
     }
     assert found["SOLUSDT"]["bars"] == 1
+
+
+def test_symbols_and_gaps_are_had_as_of_a_snapshot_and_in_every_format(api: Api, bars: Settings) -> None:
+    covered = {"exchange": "binance_futures", "symbol": "BTCUSDT", "stream": "trade", "source": "x", "kafka_offset": 1}
+    for hour in (0, 2):
+        spans = {
+            "connected_from": FIRST_DAY + timedelta(hours=hour),
+            "connected_to": FIRST_DAY + timedelta(hours=hour + 1),
+        }
+        append(bars, OPS_COVERAGE, [{**covered, **spans, "kafka_partition": 0, "updated_at": FIRST_DAY}])
+    past = {
+        "/symbols": load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id,
+        "/gaps": load_table(bars, OPS_COVERAGE).metadata.current_snapshot_id,
+    }
+    put(bars, [bar("SOLUSDT", starts()[0])])
+    load_table(bars, OPS_COVERAGE).delete()
+    api.look()
+    for path, rows in (("/symbols", 2), ("/gaps", 1)):
+        now, then = get(api, path), get(api, f"{path}?as_of={past[path]}")
+        name = path.removeprefix("/")
+        assert (len(now[name]), len(then[name])) == ({"/symbols": 3, "/gaps": 0}[path], rows)
+        assert then["snapshot_id"] == str(past[path]) != now["snapshot_id"]
+        csv = api.get(f"{path}?as_of={past[path]}", headers={"Accept": "text/csv"})
+        assert (csv.headers["x-snapshot-id"], csv.text.count("\n")) == (then["snapshot_id"], rows + 1)
+        lines = api.get(f"{path}?as_of={past[path]}&format=ndjson").text.splitlines()
+        assert [json.loads(line) for line in lines] == then[name]
+        arrow = ipc.open_stream(api.get(f"{path}?as_of={past[path]}&format=arrow").content).read_all()
+        parquet_bytes = api.get(f"{path}?as_of={past[path]}&format=parquet").content
+        assert parquet.read_table(io.BytesIO(parquet_bytes)).to_pylist() == arrow.to_pylist()
+        assert arrow.num_rows == rows
+        assert api.get(f"{path}?as_of=1970-01-02").status_code == 404
+        assert api.get(f"{path}?format=xml").status_code == 422
+    assert then["gaps"][0]["gap_from"] == "2025-01-30T01:00:00.000000Z"
+
+
+def test_the_catalog_is_json_and_of_a_time_or_says_why_not(api: Api, bars: Settings) -> None:
+    silver = load_table(bars, SILVER_OHLCV).metadata
+    first = min(silver.snapshots, key=lambda item: item.timestamp_ms)
+    (then,) = get(api, f"/catalog?as_of={first.timestamp_ms}")["tables"]  # the other ones are empty
+    assert (then["snapshot_id"], then["rows"]) == (str(first.snapshot_id), MINUTES * 2)
+    assert [item["snapshot_id"] for item in then["snapshots"]] == [str(first.snapshot_id)]
+    assert get(api, "/catalog?format=json") == get(api, "/catalog", Accept="text/html,*/*;q=0.8")
+    for query, accept, status in (
+        ("", "text/csv", 406),
+        ("?format=csv", "*/*", 422),
+        (f"?as_of={first.snapshot_id}", "*/*", 422),  # one table's
+        ("?as_of=1970-01-02", "*/*", 404),
+    ):
+        assert api.get(f"/catalog{query}", headers={"Accept": accept}).status_code == status, query
 
 
 def test_what_was_dropped_is_told_by_reason(api: Api, bars: Settings) -> None:
