@@ -93,13 +93,13 @@ async def symbols(request: Request, reader: ReaderOf, params: State) -> Response
     return await whole_table(request, reader, whole, params)
 
 
-def _spans(reader: Reader, table: Table, snapshot_id: int | None) -> pa.Table:
+def _spans(reader: Reader, table: Table, snapshot_id: int | None) -> tuple[pa.Table, dict[str, Any]]:
     spans = reader.symbols.spans_as_of(table, snapshot_id)
     rows = [
         {"symbol": symbol, "first_minute": span.first, "last_minute": span.last, "bars": span.bars}
         for symbol, span in spans.items()
     ]
-    return _rows(SPAN_COLUMNS, rows)
+    return _rows(SPAN_COLUMNS, rows), {}
 
 
 @router.get("/gaps", response_model=Gaps, responses=schemas.of_rows(of_a_symbol=True))
@@ -112,7 +112,7 @@ async def gaps(
     return await whole_table(request, reader, whole, params)
 
 
-def _gaps(reader: Reader, symbol: str | None, table: Table, snapshot_id: int | None) -> pa.Table:
+def _gaps(reader: Reader, symbol: str | None, table: Table, snapshot_id: int | None) -> tuple[pa.Table, dict[str, Any]]:
     found = [
         {"symbol": gap.symbol, "stream": gap.stream, "gap_from": _moment(gap.from_ms), "gap_to": _moment(gap.to_ms)}
         for gap in gaps_of(table, snapshot_id)
@@ -120,7 +120,7 @@ def _gaps(reader: Reader, symbol: str | None, table: Table, snapshot_id: int | N
     ]
     if symbol is not None and not found and symbol not in reader.known_symbols():
         raise problems.unknown_symbol(symbol)
-    return _rows(GAP_COLUMNS, found)
+    return _rows(GAP_COLUMNS, found), {}
 
 
 def _rows(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> pa.Table:

@@ -6,23 +6,26 @@ import asyncio
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Request
-from pydantic import BaseModel
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from cryptolake_assets.api import schemas
-from cryptolake_assets.api.params import Format
-from cryptolake_assets.api.reader import Reader, make_answer
-from cryptolake_assets.api.tables import ReaderOf, Ready
-from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.heads import Identifier
+from cryptolake_assets.api.params import RangeParams
+from cryptolake_assets.api.reader import Whole
+from cryptolake_assets.api.tables import ReaderOf, whole_table
+from cryptolake_assets.lake import tallies
 from cryptolake_assets.lake.tables import BRONZE_REJECTED, SILVER_QUARANTINE
 from cryptolake_assets.platform import graphql
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.table import Table
+
     from cryptolake_assets.settings import Settings
 
 router = APIRouter()
@@ -83,17 +86,12 @@ class Checks(BaseModel):
     checks: list[CheckInfo]
 
 
-class Reason(BaseModel):
-    reason: str
-    symbol: str | None
-    rows: int
-    first_at: datetime
-    last_at: datetime
+From = Annotated[datetime | None, Field(description="From when on it was counted; null where nothing bounds it.")]
+Dropped = schemas.rows_model("Dropped", "reasons", schemas.row_model("Reason", tallies.COLUMNS), start=From)
 
-
-class Dropped(BaseModel):
-    snapshot_id: schemas.SnapshotId
-    reasons: list[Reason]
+REJECTED = tallies.Tally("ingest_ts", ("reason",), reason="split_part(reason, ':', 1)")
+QUARANTINED = tallies.Tally("event_time", ("rule", "symbol"), reason="rule", symbol="symbol")
+Range = Annotated[RangeParams, Query()]
 
 
 class Watched:
@@ -150,38 +148,29 @@ async def checks(request: Request) -> Response:
     return _json({"checks": sorted(found, key=lambda item: (item["asset"], item["check"]))})
 
 
-@router.get("/quality/rejected", response_model=Dropped, responses=schemas.refusals(503))
-async def rejected(request: Request, reader: ReaderOf) -> Response:
-    """Frames whose structure was refused, by the reason's code; times are those of their receipt."""
-    sql = """SELECT split_part(reason, ':', 1) AS reason, NULL::VARCHAR AS symbol, count(*) AS rows,
-      min(ingest_ts) AS first_at, max(ingest_ts) AS last_at FROM found GROUP BY 1 ORDER BY rows DESC, reason"""
-    columns = ("reason", "ingest_ts")
-    return Ready(
-        request, await reader.run(_dropped, reader, "/quality/rejected", BRONZE_REJECTED.identifier, columns, sql)
+@router.get("/quality/rejected", response_model=Dropped, responses=schemas.of_rows())
+async def rejected(request: Request, reader: ReaderOf, params: Range) -> Response:
+    """Frames whose structure was refused, by the reason's code; times are those of their receipt. Without `start`, the
+    30 days up to the newest one."""
+    whole = Whole("/quality/rejected", BRONZE_REJECTED.identifier, "reasons", partial(_dropped, REJECTED, params))
+    return await whole_table(request, reader, whole, params)
+
+
+@router.get("/quality/quarantined", response_model=Dropped, responses=schemas.of_rows())
+async def quarantined(request: Request, reader: ReaderOf, params: Range) -> Response:
+    """Trades that broke a quality rule, by rule and symbol; times are those of the trades. Without `start`, the 30 days
+    up to the newest one."""
+    made = partial(_dropped, QUARANTINED, params)
+    return await whole_table(
+        request, reader, Whole("/quality/quarantined", SILVER_QUARANTINE.identifier, "reasons", made), params
     )
 
 
-@router.get("/quality/quarantined", response_model=Dropped, responses=schemas.refusals(503))
-async def quarantined(request: Request, reader: ReaderOf) -> Response:
-    """Trades that broke a quality rule, by rule and symbol; times are those of the trades."""
-    sql = """SELECT rule AS reason, symbol, count(*) AS rows, min(event_time) AS first_at, max(event_time) AS last_at
-      FROM found GROUP BY rule, symbol ORDER BY rows DESC, rule, symbol"""
-    columns = ("rule", "symbol", "event_time")
-    identifier = SILVER_QUARANTINE.identifier
-    return Ready(request, await reader.run(_dropped, reader, "/quality/quarantined", identifier, columns, sql))
-
-
-def _dropped(reader: Reader, route: str, identifier: Identifier, columns: tuple[str, ...], sql: str) -> Any:
-    """These tables grow by what is wrong, so they are read whole; the answer is kept until they change."""
-    from cryptolake_assets.api.formats import records
-
-    table = reader.heads.table(identifier)
-    snapshot_id = table.metadata.current_snapshot_id
-    with open_duckdb() as duck:
-        duck.register("found", table.scan(selected_fields=columns).to_arrow())
-        rows = duck.sql(sql).to_arrow_table()
-    body = orjson.dumps({"snapshot_id": None if snapshot_id is None else str(snapshot_id), "reasons": records(rows)})
-    return make_answer(body, Format.JSON, route, identifier, snapshot_id, snapshot_id, route)
+def _dropped(
+    what: tallies.Tally, params: RangeParams, table: Table, snapshot_id: int | None
+) -> tuple[pa.Table, dict[str, Any]]:
+    found = tallies.tally(table, snapshot_id, what, params.start, params.end)
+    return found.rows, {"start": None if found.start is None else _instant(found.start.timestamp())}
 
 
 def _asset(node: dict[str, Any]) -> dict[str, Any]:

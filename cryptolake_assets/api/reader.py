@@ -182,16 +182,17 @@ class Whole:
     route: str
     identifier: Identifier
     rows_name: str
-    made: Callable[[Table, int | None], pa.Table]
-    """Of the table and a snapshot; None while the table is empty."""
+    made: Callable[[Table, int | None], tuple[pa.Table, Mapping[str, Any]]]
+    """The rows, and what JSON says beside them, of the table and a snapshot; None while the table is empty."""
 
 
 def whole_answer(reader: Reader, whole: Whole, params: StateParams, fmt: Format, identity: str) -> Answer:
     """Blocks. Raises what `made` raises, a problem for an unknown snapshot, `TableNotFoundError`."""
     table = reader.heads.table(whole.identifier)
     snapshot_id = resolve_as_of(table, params.as_of)
-    envelope = {"snapshot_id": None if snapshot_id is None else str(snapshot_id)}
-    body = formats.encode(whole.made(table, snapshot_id), fmt, whole.rows_name, envelope)
+    rows, beside = whole.made(table, snapshot_id)
+    envelope = {"snapshot_id": None if snapshot_id is None else str(snapshot_id), **beside}
+    body = formats.encode(rows, fmt, whole.rows_name, envelope)
     head = table.metadata.current_snapshot_id
     return make_answer(body, fmt, whole.route, whole.identifier, head, snapshot_id, identity)
 

@@ -63,7 +63,7 @@ def read_page(table: Table, snapshot_id: int | None, query: Query, max_bytes: in
     )
     found = None
     for tasks, rest in _batches(_ordered(table, scan, query)):
-        part = _read(table, scan, tasks)
+        part = read_files(table, scan, tasks)
         found = part if found is None else pa.concat_tables([found, part])
         if query.limit is not None:
             found = _in_order(found, query, query.limit + 1)
@@ -132,7 +132,8 @@ def _batches(planned: list[_Planned]) -> Iterator[tuple[list[FileScanTask], _Pla
         begin, number = end, number * 2
 
 
-def _read(table: Table, scan: DataScan, tasks: list[FileScanTask]) -> pa.Table:
+def read_files(table: Table, scan: DataScan, tasks: list[FileScanTask]) -> pa.Table:
+    """Rows of the files that the scan wants, with the types that the table says. Blocks."""
     from pyiceberg.io.pyarrow import ArrowScan
 
     rows = ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter, scan.case_sensitive).to_table(tasks)

@@ -29,7 +29,7 @@ PATHS = (
 ELSEWHERE = {"/sse/ohlcv", "/operations/assets", "/quality/checks"}
 """The first does not end by itself (test_live.py reads it); the others ask Dagster (test_dagster_live.py has one)."""
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-WITHOUT_PARAMETERS = 5
+WITHOUT_PARAMETERS = 3
 """Of the paths: there is one request to make of each."""
 EXAMPLES = max(4, -(-CASES // (len(PATHS) - WITHOUT_PARAMETERS) // len(MODES)))
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pyarrow import ipc, parquet
 
-from cryptolake_assets.lake import pages
+from cryptolake_assets.lake import pages, tallies
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.tables import (
     BRONZE_REJECTED,
@@ -87,13 +87,13 @@ def test_pages_stay_in_the_snapshot_of_the_first(api: Api, bars: Settings) -> No
 
 def test_a_short_page_reads_few_files(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    original = pages._read
+    original = pages.read_files
 
     def counted(table: Any, scan: Any, tasks: Any) -> Any:
         read.append(len(tasks))
         return original(table, scan, tasks)
 
-    monkeypatch.setattr(pages, "_read", counted)
+    monkeypatch.setattr(pages, "read_files", counted)
     get(api, "/ohlcv/1m?symbol=BTCUSDT&limit=3")
     assert sum(read) == pages.FIRST_FILES < DAYS
     read.clear()
@@ -309,6 +309,46 @@ def test_what_was_dropped_is_told_by_reason(api: Api, bars: Settings) -> None:
     assert datetime.fromisoformat(found["first_at"]) == moment
 
 
+def test_what_was_dropped_is_counted_of_a_range_and_no_other_file_is_read(
+    api: Api, bars: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = (0, 10, 20, 60, 61)
+    for day in days:
+        moment = FIRST_DAY + timedelta(days=day)
+        refused = {"raw": b"x" * 1_000, "stream": "trade", "ingest_ts": moment, "kafka_topic": "t"}
+        append(bars, BRONZE_REJECTED, [{**refused, "kafka_timestamp": moment, "reason": f"not_json: line {day}"}])
+    api.look()
+    read: list[int] = []
+    names: set[str] = set()
+    original = pages.read_files
+
+    def counted(table: Any, scan: Any, tasks: Any) -> Any:
+        read.append(len(tasks))
+        found = original(table, scan, tasks)
+        names.update(found.column_names)
+        return found
+
+    monkeypatch.setattr(pages, "read_files", counted)
+    monkeypatch.setattr(tallies, "FILES_AT_ONCE", 2)
+    for query, files in (
+        ("", [2]),  # the last 30 days
+        (f"?start={FIRST_DAY.date()}", [2, 2, 1]),
+        (f"?start={(FIRST_DAY + timedelta(days=9)).date()}&end={(FIRST_DAY + timedelta(days=20)).date()}", [2]),
+        (f"?start={(FIRST_DAY + timedelta(days=70)).date()}", []),
+    ):
+        read.clear()
+        answer = get(api, f"/quality/rejected{query}")
+        assert sum(item["rows"] for item in answer["reasons"]) == sum(files), query
+        assert read == files, query
+        assert len(answer["reasons"]) == (1 if files else 0)
+    assert names == {"reason", "ingest_ts"}
+    recent = get(api, "/quality/rejected")
+    assert datetime.fromisoformat(recent["start"]) == FIRST_DAY + timedelta(days=61 - 30)
+    first = min(load_table(bars, BRONZE_REJECTED).metadata.snapshots, key=lambda item: item.timestamp_ms)
+    csv = api.get(f"/quality/rejected?as_of={first.snapshot_id}&format=csv")
+    assert (csv.headers["x-snapshot-id"], csv.text.count("\n")) == (str(first.snapshot_id), 2)
+
+
 def test_differences_from_official_klines_are_told_with_both_values(api: Api, bars: Settings) -> None:
     one = {"symbol": "BTCUSDT", "window_start": starts()[0], "tolerated": False, "updated_at": starts()[0]}
     values = {"ours": Decimal("0.00000001"), "official": Decimal("1.5")}
@@ -327,13 +367,13 @@ def test_differences_from_official_klines_are_told_with_both_values(api: Api, ba
 
 def test_to_warm_up_one_file_is_read_and_not_the_table(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    real = pages._read
+    real = pages.read_files
 
     def noted(table: Any, scan: Any, tasks: list[Any]) -> Any:
         read.append(len(tasks))
         return real(table, scan, tasks)
 
-    monkeypatch.setattr(pages, "_read", noted)
+    monkeypatch.setattr(pages, "read_files", noted)
     monkeypatch.setattr(pages, "FIRST_FILES", 1)
     with serving(bars):
         assert read == [1]

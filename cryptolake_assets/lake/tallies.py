@@ -1,0 +1,108 @@
+"""Rows of a range of time counted by what is wrong with them: only files of the range, and of them three columns.
+
+Files are planned by PyIceberg (partitions and statistics) and counted a few at a time, so that a table of any length
+takes the memory of a few files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from cryptolake_assets.lake import filters, pages
+from cryptolake_assets.lake.columns import TIME, Column
+from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.tables import TableSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.table import DataScan, FileScanTask, Table
+
+FILES_AT_ONCE = 4
+RECENT = timedelta(days=30)
+"""What is counted without a start: so much up to the newest row."""
+COLUMNS = (
+    Column("reason", "string", "code of the reason, or name of the rule"),
+    Column("symbol", "string", "the exchange's symbol, where it is known"),
+    Column("rows", "long", "how many"),
+    Column("first_at", TIME, "time of the first one"),
+    Column("last_at", TIME, "time of the last one"),
+)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What is counted: the column of the time, and SQL for the reason and the symbol over `columns`."""
+
+    time: str
+    columns: tuple[str, ...]
+    reason: str
+    symbol: str = "NULL::VARCHAR"
+
+
+@dataclass(frozen=True)
+class Tallied:
+    """Counts (an Arrow table of `COLUMNS`, most first), and from when on; None where nothing bounds it."""
+
+    rows: pa.Table
+    start: datetime | None
+
+
+def tally(table: Table, snapshot_id: int | None, what: Tally, start: datetime | None, end: datetime | None) -> Tallied:
+    """Counts rows of a snapshot (None: of an empty table) whose time is in [start, end]. Blocks."""
+    import pyarrow as pa
+
+    if snapshot_id is None:
+        return Tallied(_schema().empty_table(), start)
+    scan = _scan(table, snapshot_id, what, start, end)
+    tasks = list(scan.plan_files())
+    if start is None and (newest := _newest(table, tasks, what)) is not None:
+        start = newest - RECENT
+        scan = _scan(table, snapshot_id, what, start, end)
+        tasks = list(scan.plan_files())
+    counted = _schema().empty_table()
+    for begin in range(0, len(tasks), FILES_AT_ONCE):
+        found = pages.read_files(table, scan, tasks[begin : begin + FILES_AT_ONCE])
+        counted = _summed(pa.concat_tables([counted, _counted(found, what)]))
+    return Tallied(counted, start)
+
+
+def _schema() -> pa.Schema:
+    return TableSpec("", "", "", COLUMNS).arrow_schema()
+
+
+def _scan(table: Table, snapshot_id: int, what: Tally, start: datetime | None, end: datetime | None) -> DataScan:
+    bounds = [filters.at_least(what.time, start)] if start else []
+    bounds += [filters.at_most(what.time, end)] if end else []
+    return table.scan(filters.all_of(*bounds), selected_fields=(*what.columns, what.time), snapshot_id=snapshot_id)
+
+
+def _newest(table: Table, tasks: list[FileScanTask], what: Tally) -> datetime | None:
+    """By the files' statistics, so at most so late; None without a file, or where one has none."""
+    from pyiceberg.conversions import from_bytes
+    from pyiceberg.utils.datetime import micros_to_timestamptz
+
+    field = table.schema().find_field(what.time)
+    kind: Any = field.field_type
+    bounds = [(task.file.upper_bounds or {}).get(field.field_id) for task in tasks]
+    known: list[Any] = [from_bytes(kind, bound) for bound in bounds if bound is not None]
+    return micros_to_timestamptz(max(known)) if known and len(known) == len(bounds) else None
+
+
+def _counted(found: pa.Table, what: Tally) -> pa.Table:
+    sql = f"""SELECT {what.reason} AS reason, {what.symbol} AS symbol, count(*) AS rows, min({what.time}) AS first_at,
+      max({what.time}) AS last_at FROM found GROUP BY 1, 2"""
+    return _run(sql, found)
+
+
+def _summed(found: pa.Table) -> pa.Table:
+    sql = """SELECT reason, symbol, CAST(sum(rows) AS BIGINT) AS rows, min(first_at) AS first_at,
+      max(last_at) AS last_at FROM found GROUP BY reason, symbol ORDER BY rows DESC, reason, symbol"""
+    return _run(sql, found)
+
+
+def _run(sql: str, found: pa.Table) -> pa.Table:
+    with open_duckdb() as duck:
+        duck.register("found", found)
+        return duck.sql(sql).to_arrow_table().cast(_schema())
