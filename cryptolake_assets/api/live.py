@@ -1,7 +1,7 @@
 """Bars as they change, to WebSockets and event streams: the present ones first, then what each commit of Silver moved.
 
 One look at the table serves all clients. Each has a bounded queue; who does not keep up is cut off, and nobody waits
-for it.
+for it, but for a moment in the middle of a change of many bars.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -25,13 +24,12 @@ from cryptolake_assets.api.problems import Problem, unknown_symbol
 from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake import filters
+from cryptolake_assets.lake.pages import Page, read_page
 from cryptolake_assets.lake.pages import Query as TableQuery
-from cryptolake_assets.lake.pages import read_page
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import MINUTE
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyiceberg.table import Table
 
 router = APIRouter()
@@ -42,9 +40,16 @@ QUEUE = 64
 HEARTBEAT_S = 15.0
 FIRST_BARS = 2
 """Newest bars of a symbol with which a client begins."""
+CHANGE_KEY = ("updated_at", "symbol", "window_start")
 TRY_AGAIN_LATER, POLICY_VIOLATION = 1013, 1008
 UNKNOWN = 404
-LOOK_BACK_ROWS = 10_000
+READ_ROWS = 10_000
+"""Of a change that are read at once; the rest of it comes next."""
+MESSAGE_BARS = 1_000
+"""Of one message at most: some 400 kB, and clients take 1 MiB unless told otherwise."""
+PATIENCE_S = 5.0
+"""What clients have to take a part of a change before the next one."""
+LOOK_S = 0.02
 
 SymbolList = Annotated[
     str, Query(pattern=r"^[A-Za-z0-9_]{1,32}(,[A-Za-z0-9_]{1,32}){0,199}$", examples=["BTCUSDT,ETHUSDT"])
@@ -67,8 +72,9 @@ class Hub:
         self._reader, self._metrics = reader, metrics
         self._clients: set[Client] = set()
         self._snapshot: int | None = None
-        self._seen: datetime | None = None
-        """The largest `updated_at` that was sent; the writer stamps every commit's changed rows with its own time."""
+        self._seen: tuple[Any, ...] = ()
+        """The largest `updated_at` that was sent; the writer stamps every commit's changed rows with its own time. In
+        the middle of a change, the whole place in `CHANGE_KEY`."""
         self._turn = asyncio.Lock()
         """A change is not looked for while somebody joins: what came after its first message would not reach it."""
 
@@ -100,23 +106,36 @@ class Hub:
 
     async def table_changed(self) -> None:
         """Sends what was committed to Silver since the last time; where that cannot be read, the next time does."""
-        async with self._turn:
-            if not self._clients or self._reader.heads.snapshot_id(SILVER_OHLCV.identifier) == self._snapshot:
+        while True:
+            async with self._turn:
+                if not self._clients or self._reader.heads.snapshot_id(SILVER_OHLCV.identifier) == self._snapshot:
+                    return
+                self._send(*await self._reader.run(self._changes))
+            await self._room()
+
+    async def _room(self) -> None:
+        """Until every client has taken enough for the next part, but not for ever; others may join meanwhile."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while any(client.queue.qsize() > client.queue.maxsize // 2 for client in self._clients):
+            if asyncio.get_running_loop().time() > deadline:
                 return
-            self._send(*await self._reader.run(self._changes))
+            await asyncio.sleep(LOOK_S)
 
     def _send(self, snapshot_id: int | None, changed: list[dict[str, Any]]) -> None:
         by_symbol: dict[str, list[dict[str, Any]]] = {}
         for bar in changed:
             by_symbol.setdefault(bar["symbol"], []).append(bar)
-        messages: dict[frozenset[str], bytes] = {}
+        messages: dict[frozenset[str], list[bytes]] = {}
         for client in tuple(self._clients):
             bars = [bar for symbol in sorted(client.symbols) for bar in by_symbol.get(symbol, ())]
             if not bars:
                 continue
             if client.symbols not in messages:
-                messages[client.symbols] = _message("bars", snapshot_id, bars)
-            self._offer(client, messages[client.symbols])
+                parts = (bars[begin : begin + MESSAGE_BARS] for begin in range(0, len(bars), MESSAGE_BARS))
+                messages[client.symbols] = [_message("bars", snapshot_id, part) for part in parts]
+            for message in messages[client.symbols]:
+                if not client.cut.is_set():
+                    self._offer(client, message)
 
     def _offer(self, client: Client, message: bytes) -> None:
         try:
@@ -149,31 +168,30 @@ class Hub:
             bars += reversed(records(page.rows))
         return snapshot_id, bars
 
-    def _last_update(self) -> tuple[int | None, datetime | None]:
+    def _last_update(self) -> tuple[int | None, tuple[Any, ...]]:
         table = self._reader.heads.table(SILVER_OHLCV.identifier)
-        rows = self._updated_since(table, None)
-        return table.metadata.current_snapshot_id, max(rows.column("updated_at").to_pylist(), default=None)
+        newest = TableQuery(CHANGE_KEY, filters.all_of(), CHANGE_KEY, limit=1, descending=True)
+        page = self._page(table, newest)
+        return table.metadata.current_snapshot_id, tuple(page.rows.column("updated_at").to_pylist())
 
     def _changes(self) -> tuple[int | None, list[dict[str, Any]]]:
-        """Bars with a later `updated_at` than any that was seen, in order of (symbol, open time)."""
+        """Bars with a later `updated_at` than any that was seen, or the next `READ_ROWS` of them, in order of (symbol,
+        open time). Files whose statistics reach beyond it are few: a commit rewrites a day's one file."""
         table = self._reader.heads.table(SILVER_OHLCV.identifier)
-        rows = self._updated_since(table, self._seen)
-        self._snapshot = table.metadata.current_snapshot_id
-        if rows.num_rows:
-            self._seen = max(rows.column("updated_at").to_pylist())
-        return self._snapshot, records(rows.sort_by([("symbol", "ascending"), ("window_start", "ascending")]))
+        within = len(self._seen) == len(CHANGE_KEY)
+        where = filters.all_of(*([filters.beyond("updated_at", *self._seen)] if self._seen and not within else []))
+        after = self._seen if within else ()
+        page = self._page(table, TableQuery(CHANGE_KEY, where, SILVER_OHLCV.column_names, after, READ_ROWS))
+        if page.rows.num_rows:
+            last = page.rows.slice(page.rows.num_rows - 1).to_pylist()[0]
+            self._seen = tuple(last[name] for name in CHANGE_KEY)
+        if not page.more:
+            self._snapshot, self._seen = table.metadata.current_snapshot_id, self._seen[:1]
+        rows = page.rows.sort_by([("symbol", "ascending"), ("window_start", "ascending")])
+        return table.metadata.current_snapshot_id, records(rows)
 
-    def _updated_since(self, table: Table, moment: datetime | None) -> pa.Table:
-        """Files whose statistics reach beyond the moment are few: a commit rewrites a day's one file."""
-        where = filters.all_of(*([] if moment is None else [filters.beyond("updated_at", moment)]))
-        query = TableQuery(
-            ("updated_at", "symbol", "window_start"),
-            where,
-            SILVER_OHLCV.column_names,
-            limit=LOOK_BACK_ROWS if moment is not None else 1,
-            descending=True,
-        )
-        return read_page(table, table.metadata.current_snapshot_id, query, self._reader.settings.api_answer_bytes).rows
+    def _page(self, table: Table, query: TableQuery) -> Page:
+        return read_page(table, table.metadata.current_snapshot_id, query, self._reader.settings.api_answer_bytes)
 
 
 def _message(kind: str, snapshot_id: int | None, bars: list[dict[str, Any]]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -20,7 +21,7 @@ from cryptolake_assets.lake import pages
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.api.conftest import bar, put, serving, starts
+from cryptolake_tests.api.conftest import FIRST_DAY, bar, put, serving, starts
 
 WAIT_S = 20
 
@@ -74,6 +75,50 @@ async def test_a_client_that_does_not_read_is_cut_and_the_other_gets_everything(
     assert slow.cut.is_set()
     assert not quick.cut.is_set()
     assert [item["bars"][0]["close"] for item in got[1:]] == [f"{700 + number}.00000000" for number in range(5)]
+
+
+async def test_a_change_of_many_bars_comes_whole_in_bounded_messages(
+    bars: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More bars than are read at once, and more messages than a queue holds; the next change is not repeated."""
+    monkeypatch.setattr(live, "QUEUE", 4)
+    monkeypatch.setattr(live, "MESSAGE_BARS", 500)
+    monkeypatch.setattr(live, "READ_ROWS", 1_000)
+    symbols = [f"S{number}USDT" for number in range(8)]
+    minutes = [FIRST_DAY + timedelta(minutes=minute) for minute in range(1_440)]
+    put(bars, [bar(symbol, minutes[0]) for symbol in symbols])
+    with serving(bars, api_refresh_s=0.05) as api:
+        async with connect(f"{api.ws_url}/ws/ohlcv?symbols={','.join(symbols)}") as socket:
+            await asyncio.wait_for(socket.recv(), WAIT_S)
+            put(bars, [bar(symbol, minute, close=Decimal("77")) for symbol in symbols for minute in minutes])
+            got: list[tuple[str, str]] = []
+            while len(got) < len(symbols) * len(minutes):
+                part = json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))["bars"]
+                assert 0 < len(part) <= 500
+                got += [(item["symbol"], item["window_start"]) for item in part]
+            assert len(got) == len(set(got)) == 11_520
+            put(bars, [bar(symbols[0], minutes[5], close=Decimal("78"))])
+            (last,) = json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))["bars"]
+            assert (last["symbol"], last["close"]) == (symbols[0], "78.00000000")
+
+
+async def test_who_takes_nothing_of_a_long_change_is_cut_and_the_other_gets_it_whole(
+    bars: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"QUEUE": 2, "MESSAGE_BARS": 1, "READ_ROWS": 1, "PATIENCE_S": 0.1}.items():
+        monkeypatch.setattr(live, name, value)
+    reader = Reader(bars)
+    reader.heads.refresh()
+    hub = live.Hub(reader, ApiMetrics())
+    slow, quick = await hub.join(["BTCUSDT"]), await hub.join(["BTCUSDT"])
+    put(bars, [bar("BTCUSDT", start, close=Decimal("77")) for start in starts()[:4]])
+    reader.heads.refresh()
+    sending = asyncio.create_task(hub.table_changed())
+    async with asyncio.timeout(WAIT_S):
+        said = [json.loads(await quick.queue.get() or b"") for _ in range(5)]
+    await asyncio.wait_for(sending, WAIT_S)
+    assert [len(item["bars"]) for item in said[1:]] == [1, 1, 1, 1]
+    assert (slow.cut.is_set(), quick.cut.is_set(), hub.clients) == (True, False, 1)
 
 
 async def test_a_cut_client_is_told_to_try_again_later(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
