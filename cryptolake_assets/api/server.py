@@ -1,12 +1,13 @@
-"""The HTTP server under the API: uvicorn, with a bound on what a request may say before it is heard.
+"""The HTTP server under the API: uvicorn, with bounds on what a request may say before it is heard, and for how long.
 
 Its parser collects a request's head without end, and its work grows with the square of a header's length: one client
-without a key could keep all others waiting.
+without a key could keep all others waiting. Nor does it mind how long a request takes to come.
 """
 
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request line with its headers, beside what the socket gives at once."""
+REQUEST_S = 10.0
+"""In which a request must have come, from the connection or its own first byte on, and the answer before it is out."""
 GRACE_S = 3
 """What an open connection has to end by itself."""
 STUCK_S = 5.0
@@ -32,23 +35,40 @@ _watched: WeakSet[ServerState] = WeakSet()
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Refuses a request whose head does not end within `MAX_HEAD_BYTES`."""
+    """Refuses a request whose head does not end within `MAX_HEAD_BYTES`, or that is not there within `REQUEST_S`; and
+    says what uvicorn says in plain text as the API's other errors."""
 
     _head_bytes: int | None = 0
     """Of the head that is being received; None while it is a body."""
+    _due: asyncio.TimerHandle | None = None
+    """Ends the connection, while a request is awaited."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if self.server_state not in _watched:
             _watched.add(self.server_state)
             self.loop.call_later(STUCK_S, _drop_stuck, self.loop, self.server_state, {})
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._head_bytes is not None:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse()
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return
+        if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES:
+            said = f"The address and the headers may have {MAX_HEAD_BYTES >> 10} KiB together."
+            self._refuse(Problem(431, "request-too-large", "Request too large", said))
+        elif self._answered:  # what came was no request: it has only ended uvicorn's own wait for one
+            self._await_request()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._await_request()
 
     def on_headers_complete(self) -> None:
         self._head_bytes = None
@@ -56,11 +76,40 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._head_bytes = 0
+        self._stop_waiting()
         super().on_message_complete()
 
-    def _refuse(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:  # otherwise it would stand in an earlier answer
-            self.transport.write(_too_large())
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Problem(400, "malformed-request", "Malformed request", f"{msg} HTTP/1.1 is wanted."))
+
+    @property
+    def _answered(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await_request(self) -> None:
+        if self._due is None:
+            self._due = self.loop.call_later(REQUEST_S, self._request_is_late)
+
+    def _stop_waiting(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _request_is_late(self) -> None:
+        self._due = None
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return
+        if not self._answered:
+            self._await_request()  # it waits behind an answer
+        elif self._head_bytes:
+            said = f"A request must be whole within {REQUEST_S:g} s."
+            self._refuse(Problem(408, "request-too-slow", "Request too slow", said))
+        else:
+            self.transport.close()
+
+    def _refuse(self, problem: Problem) -> None:
+        if self._answered:  # otherwise it would stand in an earlier answer
+            self.transport.write(_as_http(problem))
         self.transport.close()
 
 
@@ -85,16 +134,16 @@ class QuietWebSocket(WebSocketsSansIOProtocol):
             self.handshake_complete = True
 
 
-def _too_large() -> bytes:
-    said = f"The address and the headers may have {MAX_HEAD_BYTES >> 10} KiB together."
-    body = Problem(431, "request-too-large", "Request too large", said).body()
+def _as_http(problem: Problem) -> bytes:
+    body = problem.body()
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
         *SECURITY_HEADERS,
     ]
-    head = [b"HTTP/1.1 431 Request Header Fields Too Large", *(b": ".join(item) for item in headers)]
+    status = HTTPStatus(problem.status)
+    head = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b": ".join(item) for item in headers)]
     return b"\r\n".join([*head, b"", body])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 
@@ -36,6 +37,53 @@ def test_a_head_without_end_is_refused_while_it_comes(api: Api) -> None:
     assert head.startswith(b"HTTP/1.1 431 ")
     assert b"content-type: application/problem+json" in head
     assert json.loads(body)["type"] == "urn:cryptolake:problem:request-too-large"
+
+
+def test_what_is_no_http_is_told_so_as_the_other_errors_are(api: Api) -> None:
+    with connected(api) as connection:
+        connection.sendall(b"hello there\r\n\r\n")
+        head, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(body)["type"] == "urn:cryptolake:problem:malformed-request"
+
+
+def test_who_never_ends_a_request_is_dropped(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who says nothing, a part of a head, of a later head, nothing but blank lines, or a part of a body."""
+    monkeypatch.setattr(server, "REQUEST_S", 0.3)
+    with serving(bars) as api:
+        with connected(api) as connection:
+            assert everything(connection) == b""
+        with connected(api) as connection:
+            connection.sendall(BEGIN)
+            head, _, body = everything(connection).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 408 ")
+            assert json.loads(body)["type"] == "urn:cryptolake:problem:request-too-slow"
+        for more in (BEGIN, b"\r\n"):
+            with connected(api) as connection:
+                connection.sendall(BEGIN + b"\r\n")
+                found = connection.recv(65_536)
+                connection.sendall(more)
+                found += everything(connection)
+                assert re.findall(rb"HTTP/1.1 (\d+)", found) == [b"200", b"408"]
+        with connected(api) as connection:
+            connection.sendall(BEGIN + b"Content-Length: 10\r\n\r\nabc")
+            assert everything(connection).count(b"HTTP/1.1 ") == 1
+        wait_for(lambda: not api.connections())
+
+
+def test_an_answer_without_end_is_not_cut_for_what_its_client_says(
+    bars: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "REQUEST_S", 0.1)
+    monkeypatch.setattr(live, "HEARTBEAT_S", 0.2)
+    with serving(bars) as api, connected(api) as connection:
+        connection.sendall(b"GET /sse/ohlcv?symbols=BTCUSDT HTTP/1.1\r\nHost: x\r\n\r\n" + BEGIN)
+        found = b""
+        while found.count(b"still here") < 3:
+            part = connection.recv(65_536)
+            assert part, found
+            found += part
 
 
 def test_many_requests_of_one_connection_are_not_one_long_head(api: Api) -> None:
