@@ -19,12 +19,11 @@ from cryptolake_assets.settings import Settings
 OPEN_PATHS = frozenset({"/health", "/openapi.json", "/"})
 """Answered without a key, and then without details."""
 OPERATE_PATHS = frozenset({"/metrics", "/operations/parts", "/operations/assets"})
-KEY = "cryptolake.key"
-"""Where in the scope the request's key stands."""
 
 
 class GuardMiddleware:
-    """Refuses what has no right; a request without a key is free where none is required."""
+    """Refuses what has no right. Where no key is required none is looked at: what is open to all is not closed to who
+    says more, such as a browser or proxy with credentials for something else."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -41,12 +40,7 @@ class GuardMiddleware:
         if scope["type"] == "websocket" and self._is_of_another_page(Headers(scope=scope)):
             await problems.other_origin().response()(scope, receive, send)
             return
-        text = _key_text(scope)
-        if text is None and not self._required:
-            scope[KEY] = None
-            await self._app(scope, receive, send)
-            return
-        problem = await self._refusal(scope, text)
+        problem = await self._refusal(scope, _key_text(scope)) if self._required else None
         if problem is None:
             await self._app(scope, receive, send)
         else:
@@ -66,7 +60,6 @@ class GuardMiddleware:
         if key is None:
             scope["cryptolake.anonymous"] = True
             return None if text is None and path in OPEN_PATHS else problems.unauthorized()
-        scope[KEY] = key
         wanted = KeyScope.OPERATE if path in OPERATE_PATHS else KeyScope.READ
         if path not in OPEN_PATHS and wanted not in key.scopes:
             return problems.forbidden(wanted.value)
@@ -80,9 +73,7 @@ class GuardMiddleware:
 
 
 def _key_text(scope: Scope) -> str | None:
+    """Of `Authorization: Bearer`, else of `X-API-Key`; credentials of another kind are somebody else's."""
     headers = Headers(scope=scope)
-    authorization = headers.get("authorization")
-    if authorization is not None:
-        kind, _, text = authorization.partition(" ")
-        return text.strip() if kind.lower() == "bearer" else ""
-    return headers.get("x-api-key")
+    kind, _, text = headers.get("authorization", "").partition(" ")
+    return text.strip() if kind.lower() == "bearer" else headers.get("x-api-key")

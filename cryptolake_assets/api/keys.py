@@ -26,9 +26,10 @@ class Scope(StrEnum):
     """What a key may do."""
 
     READ = "read"
-    """Ask for data."""
+    """Ask for data, and for what the checks said; every route that needs no `operate`."""
     OPERATE = "operate"
-    """See how the platform does: metrics, and the details of its health."""
+    """See how the platform runs: `/metrics`, `/operations/parts` and `/operations/assets`, nothing else. The details of
+    `/health` come with a key of any scope."""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,27 @@ def test_a_key_opens_what_its_scopes_say(guarded: Settings) -> None:
         assert client.get("/symbols", headers=read).status_code == 401
 
 
+def test_where_no_key_is_required_none_is_looked_at(bars: Settings) -> None:
+    key = create_key(bars, "a", (Scope.READ,))
+    with serving(bars) as client:
+        for value in ("Basic YTpi", "Bearer of-something-else", "Bearer cl_0_wrong", "Digest", "", f"Bearer {key}"):
+            assert client.get("/symbols", headers={"Authorization": value}).status_code == 200, value
+            assert client.get("/metrics", headers={"Authorization": value}).status_code == 200, value
+            with connect(f"{client.ws_url}/ws/ohlcv?symbols=BTCUSDT", additional_headers={"Authorization": value}):
+                pass
+        assert "dependencies" in client.get("/health", headers={"X-API-Key": "wrong"}).json()
+
+
+def test_credentials_of_another_kind_do_not_hide_a_key(guarded: Settings) -> None:
+    basic = {"Authorization": "Basic YTpi"}
+    with serving(guarded) as client:
+        assert client.get("/symbols", headers=basic).status_code == 401
+        key = create_key(guarded, "a", (Scope.READ,))
+        assert client.get("/symbols", headers={**basic, "X-API-Key": key}).status_code == 200
+        assert set(client.get("/health", headers=basic).json()) == {"status"}
+        assert client.get("/health", headers={"Authorization": "Bearer cl_0_wrong"}).status_code == 401
+
+
 def test_a_cached_answer_is_not_given_to_who_has_no_key(guarded: Settings) -> None:
     key = {"X-API-Key": create_key(guarded, "a", (Scope.READ,))}
     with serving(guarded) as client:
