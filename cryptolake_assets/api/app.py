@@ -83,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _describe_problems(app: FastAPI) -> None:
-    """The shape of errors in the OpenAPI document, in place of FastAPI's own."""
+    """The shape of errors in the OpenAPI document, in place of FastAPI's own, and examples of answers."""
     generate = app.openapi
 
     def openapi() -> dict[str, object]:
@@ -95,6 +95,8 @@ def _describe_problems(app: FastAPI) -> None:
                 answer = operation["responses"].get("422")
                 if answer is not None and "application/json" in answer.get("content", {}):
                     operation["responses"]["422"] = schemas.refusals(422)[422]
+        for path, example in schemas.examples().items():
+            document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["example"] = example
         for name in ("HTTPValidationError", "ValidationError"):
             components.pop(name, None)
         return document

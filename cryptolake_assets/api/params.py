@@ -113,18 +113,20 @@ class StateParams(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    as_of: AsOf | None = Field(None, description="The table as it was: a snapshot's id, or a time.")
-    format: Format | None = Field(None, description="Instead of the `Accept` header.")
+    as_of: AsOf | None = Field(
+        None, description="The table as it was: a snapshot's id, or a time.", examples=["2025-01-31T12:00:00Z"]
+    )
+    format: Format | None = Field(None, description="Instead of the `Accept` header.", examples=["csv"])
 
 
 class RangeParams(StateParams):
     """The same, of a range of time."""
 
-    start: Time | None = Field(None, description="First time; RFC 3339 or epoch ms.", examples=["2025-01-01T00:00:00Z"])
+    start: Time | None = Field(None, description="First time; RFC 3339 or epoch ms.", examples=["2024-07-18T23:57:00Z"])
     end: Time | None = Field(
         None,
         description="Last time; what begins in it is included. RFC 3339 or epoch ms.",
-        examples=["2025-12-31T23:59:59Z"],
+        examples=["2024-07-18T23:59:59Z"],
     )
 
 
@@ -136,11 +138,12 @@ class PageParams(RangeParams):
         ge=1,
         le=MAX_LIMIT,
         description=f"Most rows of a page. Without it {LIMIT} as JSON, and the whole range in other formats.",
+        examples=[100],
     )
     cursor: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_-]{1,512}$", description="`next_cursor` of the page before; other parameters stay."
     )
-    order: Order | None = Field(None, description="By time, oldest or newest first.")
+    order: Order | None = Field(None, description="By time, oldest or newest first.", examples=["desc"])
 
 
 def encode_cursor(snapshot_id: int, place: tuple[Any, ...]) -> str:

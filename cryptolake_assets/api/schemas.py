@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 from pydantic import BaseModel, Field, create_model
 
 from cryptolake_assets.api.formats import MEDIA_TYPES, SNAPSHOT_IDS
@@ -104,6 +106,12 @@ def problem_components() -> dict[str, Any]:
     """The schemas that `refusals` points to, by name."""
     schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
     return {**schema.pop("$defs"), "ProblemDetails": schema}
+
+
+def examples() -> dict[str, Any]:
+    """Answers by path, as the API gave them on the demo's recorded trades; of lists the first ones."""
+    found: dict[str, Any] = orjson.loads(Path(__file__).with_name("examples.json").read_bytes())
+    return found
 
 
 def of_rows(*, of_a_symbol: bool = False, in_pages: bool = False) -> Responses:
