@@ -111,6 +111,10 @@ class ApiRefusedError(ApiError):
         self.status, self.code = status, code
 
 
+class ApiAnswerError(ApiError):
+    """Something answers where the HTTP API should be, but not as the API does."""
+
+
 class DeleteFilesError(CryptolakeError):
     """A table holds row-level deletes, which only Spark could apply."""
 

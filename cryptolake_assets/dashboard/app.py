@@ -24,20 +24,29 @@ _STYLE = """<style>
 @media (max-width: 640px) { [data-testid="stMetricValue"] { font-size: 1.25rem } }
 </style>"""
 """Streamlit leaves the height of two headings empty above a page, and its figures fill a phone."""
-CARRIED = ("symbol",)
-"""What of the URL goes along to another page."""
+ADDRESSES = "addresses"
+"""In the session: the URL's parameters of each page, as they were when it was left."""
 
 
 def main() -> None:
-    st.set_page_config("CryptoLake", Path(__file__).with_name("icon.svg"), layout="wide")
+    # Before the pages are told: else the tab's icon is the page's, which Streamlit fetches from outside the machine.
+    st.set_page_config(page_icon=Path(__file__).with_name("icon.svg"), layout="wide")
     page = st.navigation(PAGES, position="hidden")
-    carried = {name: st.query_params[name] for name in CARRIED if name in st.query_params}
+    st.set_page_config(page_title=f"{page.title} · CryptoLake")
     with st.container(horizontal=True, vertical_alignment="center", key="navigation"):
         st.markdown("**CryptoLake**", width="content")
         for item in PAGES:
-            st.page_link(item, query_params=carried)
+            st.page_link(item, query_params=_address(item.title))
     st.html(_STYLE)
     page.run()
+    st.session_state.setdefault(ADDRESSES, {})[page.title] = st.query_params.to_dict()
+
+
+def _address(title: str) -> dict[str, str]:
+    """Parameters of the way to a page: as it was left, and of the symbol that is chosen now."""
+    symbol = shared.chosen_symbol() or st.query_params.get("symbol")
+    left: dict[str, str] = st.session_state.get(ADDRESSES, {}).get(title, {})
+    return {**left, "symbol": symbol} if symbol else left
 
 
 main()

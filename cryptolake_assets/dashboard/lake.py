@@ -11,7 +11,7 @@ import orjson
 from cachetools import LRUCache
 
 from cryptolake_assets.client import ApiClient
-from cryptolake_assets.errors import ApiRefusedError
+from cryptolake_assets.errors import ApiAnswerError, ApiRefusedError
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,7 +47,13 @@ class Lake:
         if answer.is_success:
             body = answer.content
             self._keep(identity, answer.headers.get("etag"), body)
-        found: dict[str, Any] = orjson.loads(body)
+        try:
+            found: dict[str, Any] = orjson.loads(body)
+        except ValueError:
+            raise ApiAnswerError(
+                f"dashboard: what {self._client.url}{path} answers is not of CryptoLake's API. Set "
+                "`CRYPTOLAKE_DASHBOARD_API_URL` to the API's address, or take away what stands before it."
+            ) from None
         return found
 
     def page(self, path: str, **query: Any) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,6 +38,13 @@ def fixed(number: str, decimals: int) -> str:
     return f"{whole}.{rest[:decimals].ljust(decimals, '0')}" if decimals else whole
 
 
+def upright(numbers: Sequence[str]) -> list[str]:
+    """The texts of a column of numbers, filled up from the left to one width: sorted as text, as a table's heading does
+    it, numbers that are not negative come in order."""
+    width = max(map(len, numbers), default=0)
+    return [number.rjust(width) if number else number for number in numbers]
+
+
 def aligned(numbers: Sequence[str | None]) -> list[str]:
     """A column of numbers with as many decimals as the one that needs most: exact, and easy to compare."""
     decimals = places(number for number in numbers if number is not None)
@@ -65,8 +73,12 @@ def rows(bars: Iterable[dict[str, Any]]) -> list[Row]:
 
 @dataclass
 class Feed:
-    """What a browser's chart has been given, and what it is to be given next."""
+    """What a browser's chart has been given, and what it is to be given next.
 
+    A chart outlives the feed that drew it, where the dashboard was started again: no two feeds name a generation alike.
+    """
+
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
     generation: int = 0
     _about: tuple[Any, ...] = ()
     _first: int | None = None
@@ -94,7 +106,7 @@ class Feed:
         whole = bars if self._whole else None
         self._whole = False
         return {
-            "generation": self.generation,
+            "generation": f"{self.name}-{self.generation}",
             "about": "/".join(map(str, self._about)),
             "rows": whole,
             "changed": list(self._changed.values()),

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import streamlit as st
+import structlog
 
+from cryptolake_assets.dashboard import address
 from cryptolake_assets.dashboard.lake import Lake
-from cryptolake_assets.dashboard.series import aligned, exact
-from cryptolake_assets.errors import ApiError, ApiRefusedError, ApiUnreachableError
+from cryptolake_assets.dashboard.series import aligned, exact, upright
+from cryptolake_assets.errors import ApiAnswerError, ApiError, ApiRefusedError, ApiUnreachableError
 from cryptolake_assets.settings import get_settings
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+ILL_SHAPED = (KeyError, TypeError, ValueError)
+"""What code that reads an answer raises where the answer lacks something."""
 
 ROW_PX = 35
 """Height of a row of Streamlit's tables."""
 UNKNOWN = "?"
 UNAUTHORIZED = (401, 403)
+CHOSEN = "chosen_symbol"
+"""In the session: Streamlit forgets what a widget holds while another page is shown."""
 NO_BARS = (
     "**No bars yet.** They appear here as soon as the first hour of Silver is published: `make demo` replays recorded "
     "trades, `cryptolake up` follows the live market. [Operations](/operations) shows what is running."
 )
+
+RETRY_S = 3.0
 
 Height = int | Literal["content"]
 
@@ -39,22 +52,32 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
     """The page; in its place, while the API cannot be read, why not. It comes back by itself."""
 
     def shown() -> None:
-        try:
-            page()
-        except ApiError as error:
-            problem(error)
-            _until_back()
+        patiently(page, returns=True)
 
     shown.__name__ = page.__name__
     return shown
 
 
-def patiently(part: Callable[[], None]) -> None:
-    """A part that Streamlit runs again by itself: while the API cannot be read it says so, and nothing else is lost."""
+def patiently(part: Callable[[], None], *, returns: bool = False) -> None:
+    """A part of a page: while the API cannot be read it says so, and nothing else is lost.
+
+    With `returns` the page is run again as soon as the API answers: for parts that Streamlit does not run by itself.
+    """
     try:
         part()
-    except ApiError as error:
-        problem(error)
+    except (ApiError, *ILL_SHAPED) as error:
+        problem(error if isinstance(error, ApiError) else _ill_shaped(error))
+        if returns:
+            _until_back()
+
+
+def _ill_shaped(error: Exception) -> ApiAnswerError:
+    """An answer that lacks what the pages read; the log has where."""
+    log.exception("dashboard.ill_shaped_answer", url=lake().url)
+    return ApiAnswerError(
+        f"dashboard: an answer of {lake().url} is not shaped as this dashboard knows it ({type(error).__name__}: "
+        f"{error}). Run the API and the dashboard of one version: `cryptolake up` brings both to the present one."
+    )
 
 
 def problem(error: ApiError) -> None:
@@ -62,7 +85,7 @@ def problem(error: ApiError) -> None:
     if isinstance(error, ApiUnreachableError):
         st.error(
             f"**The API does not answer** at {lake().url}. `cryptolake up` starts it, `cryptolake logs api` tells why "
-            "it ended. This page comes back by itself.",
+            "it ended. What is missing here comes back by itself.",
             icon=":material/cloud_off:",
         )
     elif isinstance(error, ApiRefusedError) and error.status in UNAUTHORIZED:
@@ -75,17 +98,26 @@ def problem(error: ApiError) -> None:
         st.error(str(error), icon=":material/error:")
 
 
-@st.fragment(run_every=2)
+@st.fragment(run_every=RETRY_S)
 def _until_back() -> None:
-    st.caption("Trying again every two seconds …")
+    """Looks for the API, and runs the page again when it answers; not at once, as it has just failed."""
+    st.caption("Trying again every few seconds …")
     if st.session_state.pop("tried", False):
         try:
-            lake().read("/symbols")
-        except ApiError:
+            lake().symbols()
+        except (ApiError, *ILL_SHAPED):
             pass
         else:
             st.rerun()
     st.session_state["tried"] = True
+
+
+def attempt(read: Callable[[], T]) -> T | ApiRefusedError:
+    """What is read, or why the API refuses it: one table that cannot be read takes no other from the page."""
+    try:
+        return read()
+    except ApiRefusedError as error:
+        return error
 
 
 def no_mart_yet(what: str) -> None:
@@ -100,12 +132,21 @@ def choose_symbol(symbols: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The symbol that the page is about; it stands in the URL, also where nobody chose one: a link that was shared must
     not mean another symbol once there are more."""
     by_name = {item["symbol"]: item for item in symbols}
-    asked = st.query_params.get("symbol")
+    unknown = address.asked("symbol", lambda text: text.upper() if text.upper() in by_name else None)
     if st.session_state.get("symbol") not in by_name:
-        st.session_state["symbol"] = asked if asked in by_name else next(iter(by_name))
+        kept = st.session_state.get(CHOSEN)
+        st.session_state["symbol"] = kept if kept in by_name else next(iter(by_name))
     name = str(st.selectbox("Symbol", list(by_name), key="symbol"))
-    st.query_params["symbol"] = name
+    if unknown is not None:
+        st.toast(f"There is no symbol {unknown!r} here: this is {name}.", icon=":material/warning:", duration="long")
+    st.session_state[CHOSEN] = name
     return by_name[name]
+
+
+def chosen_symbol() -> str | None:
+    """The symbol that the pages are about, also where the page at hand has no choice of one."""
+    chosen: str | None = st.session_state.get("symbol") or st.session_state.get(CHOSEN)
+    return chosen
 
 
 def exact_table(
@@ -147,8 +188,9 @@ def _is_number(value: Any) -> bool:
 def _column(values: Sequence[Any]) -> list[str]:
     given = [value for value in values if value is not None]
     if given and all(isinstance(value, str) and _is_number(value) for value in given):
-        return aligned(values)
-    return [_cell(value) for value in values]
+        return upright(aligned(values))
+    cells = [_cell(value) for value in values]
+    return upright(cells) if given and all(map(_is_number, given)) else cells
 
 
 def _cell(value: Any) -> str:
@@ -159,6 +201,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, int | float):
         return exact(value)
     return when(value) if isinstance(value, str) and value[10:11] == "T" and value.endswith("Z") else str(value)
+
+
+def counted(number: int, name: str) -> str:
+    """`1 bar`, `2,000 bars`."""
+    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
 
 
 def when(text: str | None) -> str:

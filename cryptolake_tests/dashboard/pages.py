@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def dashboard(settings: Settings, api_url: str, log: Path, **variables: str) -> Iterator[str]:
+def dashboard(settings: Settings, api_url: str, log: Path, port: int | None = None, **variables: str) -> Iterator[str]:
     """The dashboard as a process of its own that reads `api_url`; yields its address."""
-    port = free_port()
+    port = port or free_port()
     environment = {
         **os.environ,
         **settings.environment(),
@@ -99,15 +99,20 @@ class View:
         return found
 
     def cell(self, table: str, column: int, row: int) -> str:
-        """The text of a table's cell."""
+        """The text of a table's cell, without the blanks that bring its column to one width."""
         locator = self.page.locator(f".st-key-{table} #glide-cell-{column}-{row}")
         locator.wait_for(state="attached")
-        return locator.inner_text()
+        return locator.inner_text().strip()
 
     def has_cell(self, table: str, column: int, row: int, text: str) -> None:
         """Waits until the cell holds the text."""
         cell = self.page.locator(f".st-key-{table} #glide-cell-{column}-{row}", has_text=text)
         cell.wait_for(state="attached")
+
+    def has_row(self, table: str, row: int, texts: list[str], read: Callable[[str], str] = str) -> None:
+        """Waits until the row's first cells are read as these: the chart is drawn first, the table of the view before
+        may still be there."""
+        wait_for(lambda: [read(text) for text in self.row(table, row, len(texts))] == texts, TIMEOUT_MS / 1_000)
 
     def row(self, table: str, row: int, columns: int) -> list[str]:
         return [self.cell(table, column, row) for column in range(columns)]
@@ -135,7 +140,7 @@ def view(browser: Browser, url: str, *, width: int = 1280, height: int = 1100, *
         shown = View(context.new_page(), url)
         yield shown
         outside = [it for it in shown.requests if not it.startswith((url, url.replace("http", "ws"), "blob:", "data:"))]
-        assert outside == []
+        assert outside == [], outside
         assert shown.errors == []
     finally:
         context.close()

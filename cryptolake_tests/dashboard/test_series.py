@@ -19,6 +19,7 @@ from cryptolake_assets.dashboard.series import (
     plain,
     price_places,
     rows,
+    upright,
 )
 
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=10**9, places=8).map(
@@ -34,7 +35,7 @@ class Browser:
     """What `chart/chart.js` does with messages: the whole series once a generation, then what changed."""
 
     def __init__(self) -> None:
-        self.generation = -1
+        self.generation = ""
         self.bars: dict[int, Row] = {}
         self.draws = 0
 
@@ -68,6 +69,13 @@ def test_numbers_as_people_write_them() -> None:
     assert exact(1e-10) == "0.0000000001"
     assert exact(None) == ""
     assert exact("67123.4500000001") == "67123.4500000001"
+
+
+@given(st.lists(DECIMALS, min_size=1))
+def test_a_column_sorted_as_text_is_sorted_by_its_numbers(numbers: list[str]) -> None:
+    column = upright(aligned(numbers))
+    assert [Decimal(text.strip()) for text in sorted(column)] == sorted(Decimal(text) for text in numbers)
+    assert len(set(map(len, column))) == 1
 
 
 def test_bars_of_the_api_as_rows() -> None:
@@ -131,6 +139,16 @@ def test_a_window_that_moves_on_needs_no_new_drawing() -> None:
     message = feed.message(("A",), [row(minute) for minute in range(3, 13)])
     assert message["rows"] is None
     assert message["changed"] == [row(10), row(11), row(12)]
+
+
+def test_a_feed_that_was_begun_again_names_no_generation_as_the_one_before() -> None:
+    browser = Browser()
+    assert browser.take(Feed().message(("A",), [row(1)]))
+    begun_again = Feed()
+    message = begun_again.message(("A",), [row(1), row(2)])
+    assert message["generation"] != browser.generation
+    assert browser.take(message)
+    assert sorted(browser.bars) == [60, 120]
 
 
 Steps = st.lists(

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from cryptolake_assets.dashboard import drawings, palette
+from cryptolake_assets.dashboard.views.daily import buckets
 from cryptolake_assets.dashboard.views.market import first_open_time
 from cryptolake_assets.dashboard.views.quality import FAILED, PASSED, PENDING, WARNED, verdict
 
@@ -51,6 +52,17 @@ def test_a_range_begins_with_the_bar_that_holds_its_first_minute() -> None:
     assert first_open_time(last, timedelta(hours=1), timedelta(hours=4)) == datetime(2024, 7, 18, 20, tzinfo=UTC)
     assert first_open_time(last, timedelta(hours=1), timedelta(minutes=1)) == last - timedelta(hours=1)
     assert first_open_time(last, None, timedelta(minutes=1)) is None
+
+
+def test_buckets_of_two_widths_are_added_to_the_wider_ones() -> None:
+    rows = [
+        {"bucket_low": Decimal(low), "bucket_width": Decimal(width), "volume_sum": Decimal(volume)}
+        for low, width, volume in (("99.9", "0.1", "1.5"), ("99.1", "0.1", "2"), ("100", "1", "0.00000001"))
+    ]
+    assert buckets(rows) == [
+        {"low": Decimal(99), "high": Decimal(100), "volume": Decimal("3.5")},
+        {"low": Decimal(100), "high": Decimal(101), "volume": Decimal("0.00000001")},
+    ]
 
 
 def test_verdicts() -> None:

@@ -2,7 +2,7 @@
 //
 // Python sends `data` with every run of the page's fragment:
 //   about       what the series is of; another one is fitted to the width
-//   generation  number of the series; another number means that it is drawn whole
+//   generation  name of the series; another name means that it is drawn whole
 //   rows        the whole series, or null when Python knows that it was sent before
 //   changed     bars that are new or different since the whole series was sent
 //   places      decimals that the series' prices need; title; palette of both themes

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import date, timedelta
+from decimal import Decimal, localcontext
 from typing import Any
 
 import streamlit as st
 
-from cryptolake_assets.dashboard import drawings, palette
+from cryptolake_assets.dashboard import address, drawings, palette
 from cryptolake_assets.dashboard.lake import MOST_ROWS, moment
 from cryptolake_assets.dashboard.series import plain
-from cryptolake_assets.dashboard.shared import NO_BARS, UNKNOWN, choose_symbol, exact_table, lake, no_mart_yet
+from cryptolake_assets.dashboard.shared import (
+    NO_BARS,
+    UNKNOWN,
+    attempt,
+    choose_symbol,
+    exact_table,
+    lake,
+    no_mart_yet,
+    problem,
+)
+from cryptolake_assets.errors import ApiRefusedError
 
 Days = list[dict[str, Any]]
 
+SPAN = "90d"
+"""What is shown where nothing was chosen."""
 SPANS: dict[str, int | None] = {"30d": 30, "90d": 90, "1y": 365, "all": None}
+EXACT_DIGITS = 60
+"""More than any sum of volumes needs."""
 TABLE = {
     "trade_date": "day (UTC)",
     "open": "open",
@@ -28,6 +44,8 @@ TABLE = {
     "trades": "trades",
     "taker_buy_ratio": "taker buy ratio",
     "realised_volatility": "realised volatility",
+    "log_return": "log return",
+    "drawdown": "drawdown",
     "minutes_with_trades": "minutes with trades",
     "is_complete": "complete",
 }
@@ -41,8 +59,9 @@ def render() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", key="choice"):
         with st.container(width=180):
             symbol = choose_symbol(symbols)
-        span = st.segmented_control("Days", tuple(SPANS), default="90d", key="days", required=True, bind="query-params")
-    length = SPANS[span or "90d"]
+        span = st.segmented_control("Days", tuple(SPANS), default=SPAN, key="days", required=True, bind="query-params")
+    address.write(symbol=symbol["symbol"])
+    length = SPANS[span or SPAN]
     last = moment(symbol["last_minute"]).date()
     start = None if length is None else last - timedelta(days=length - 1)
     name = symbol["symbol"]
@@ -60,7 +79,12 @@ def render() -> None:
     _charts(days, returns, colours)
     _profile(name, start, colours)
     st.subheader("Daily statistics", anchor=False)
-    exact_table(days, TABLE, key="daily", most_rows=15)
+    by_day = {day["trade_date"]: day for day in returns or ()}
+    rows = [
+        {**day, **{name: by_day.get(day["trade_date"], {}).get(name) for name in ("log_return", "drawdown")}}
+        for day in days
+    ]
+    exact_table(rows, TABLE, key="daily", most_rows=15)
 
 
 def _days(path: str, symbol: str, start: date | None) -> Days | None:
@@ -107,16 +131,28 @@ def _charts(days: Days, returns: Days | None, colours: palette.Palette) -> None:
 def _profile(symbol: str, start: date | None, colours: palette.Palette) -> None:
     """Volume by bucket of prices over the days, summed exactly."""
     st.subheader("Volume profile", anchor=False)
-    table = lake().table("/profile/hourly", symbol=symbol, start=start)
+    table = attempt(lambda: lake().table("/profile/hourly", symbol=symbol, start=start))
+    if isinstance(table, ApiRefusedError):
+        problem(table)
+        return
     if table is None:
         no_mart_yet("volume profiles")
         return
     if not table.num_rows:
         st.info("No hour of these days has a profile yet.", icon=":material/hourglass_empty:")
         return
-    summed = table.group_by(["bucket_low", "bucket_width"]).aggregate([("volume", "sum")]).sort_by("bucket_low")
-    buckets = [
-        {"low": row["bucket_low"], "high": row["bucket_low"] + row["bucket_width"], "volume": row["volume_sum"]}
-        for row in summed.to_pylist()
-    ]
-    st.altair_chart(drawings.profile(buckets, colours), alt="Volume by price")
+    summed = table.group_by(["bucket_low", "bucket_width"]).aggregate([("volume", "sum")])
+    st.altair_chart(drawings.profile(buckets(summed.to_pylist()), colours), alt="Volume by price")
+
+
+def buckets(rows: list[dict[str, Any]]) -> list[dict[str, Decimal]]:
+    """Rows of `bucket_low`, `bucket_width` and `volume_sum`, as buckets of one width: `low`, `high`, `volume`.
+
+    Widths are powers of ten that follow the price: hours of finer buckets are added to the widest ones.
+    """
+    width: Decimal = max(row["bucket_width"] for row in rows)
+    volumes: defaultdict[Decimal, Decimal] = defaultdict(Decimal)
+    with localcontext(prec=EXACT_DIGITS):
+        for row in rows:
+            volumes[row["bucket_low"] // width * width] += row["volume_sum"]
+    return [{"low": low, "high": low + width, "volume": volumes[low]} for low in sorted(volumes)]

@@ -9,19 +9,22 @@ from typing import Any
 
 import streamlit as st
 
-from cryptolake_assets.dashboard import chart
+from cryptolake_assets.dashboard import address, chart
 from cryptolake_assets.dashboard.lake import MOST_ROWS, moment
 from cryptolake_assets.dashboard.series import Feed, plain, price_places, rows
 from cryptolake_assets.dashboard.shared import (
     NO_BARS,
     choose_symbol,
+    counted,
     exact_table,
     lake,
     no_mart_yet,
     patiently,
+    problem,
     refresh_s,
     when,
 )
+from cryptolake_assets.errors import ApiError
 
 TIMEFRAMES = {
     "1m": timedelta(minutes=1),
@@ -41,6 +44,11 @@ RANGES: dict[str, timedelta | None] = {
     "all": None,
 }
 CUSTOM = "custom"
+TIMEFRAME, RANGE = "1m", "1d"
+"""What is shown where nothing was chosen."""
+FROM, TO = "from", "to"
+EARLIEST, LATEST = datetime(2017, 1, 1), datetime(2100, 1, 1)  # the widgets take times without a zone
+"""No exchange of ours is older."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TABLE_ROWS = 1_000
 TABLE = {
@@ -91,7 +99,8 @@ def render() -> None:
     view, live = _choose(symbols)
     feed: Feed = st.session_state.setdefault("feed", Feed())
     feed.rewind()
-    st.fragment(_bars, run_every=refresh_s() if live and view.end is None else None)(view, feed)
+    goes_on = live and view.end is None
+    st.fragment(_bars, run_every=refresh_s() if goes_on else None)(view, feed, goes_on=goes_on)
     _downloads(view)
     st.caption(chart.ATTRIBUTION)
 
@@ -101,18 +110,25 @@ def _choose(symbols: list[dict[str, Any]]) -> tuple[View, bool]:
         with st.container(width=180):
             symbol = choose_symbol(symbols)
         timeframe = st.segmented_control(
-            "Timeframe", tuple(TIMEFRAMES), default="1m", key="timeframe", required=True, bind="query-params"
+            "Timeframe", tuple(TIMEFRAMES), default=TIMEFRAME, key="timeframe", required=True, bind="query-params"
         )
         chosen = st.segmented_control(
-            "Range", (*RANGES, CUSTOM), default="1d", key="range", required=True, bind="query-params"
+            "Range", (*RANGES, CUSTOM), default=RANGE, key="range", required=True, bind="query-params"
         )
-        live = st.toggle("Live", value=True, key="live", help="Look for new and changed bars every few seconds.")
+        live = st.toggle(
+            "Live", value=True, key="live", bind="query-params", help="Look for new and changed bars every few seconds."
+        )
     first, last = moment(symbol["first_minute"]), moment(symbol["last_minute"])
+    ends: dict[str, str | None] = {FROM: None, TO: None}
+    start: datetime | None
+    end: datetime | None
     if chosen == CUSTOM:
         start, end = _custom(first, last)
+        ends = {FROM: _minute(start), TO: _minute(end)}
     else:
-        start, end = first_open_time(last, RANGES[chosen or "1d"], TIMEFRAMES[timeframe or "1m"]), None
-    return View(symbol["symbol"], timeframe or "1m", chosen or "1d", start, end), live
+        start, end = first_open_time(last, RANGES[chosen or RANGE], TIMEFRAMES[timeframe or TIMEFRAME]), None
+    address.write(symbol=symbol["symbol"], **ends)
+    return View(symbol["symbol"], timeframe or TIMEFRAME, chosen or RANGE, start, end), live
 
 
 def first_open_time(last: datetime, length: timedelta | None, timeframe: timedelta) -> datetime | None:
@@ -123,52 +139,108 @@ def first_open_time(last: datetime, length: timedelta | None, timeframe: timedel
     return start - (start - EPOCH) % timeframe
 
 
-def _custom(first: datetime, last: datetime) -> tuple[datetime | None, datetime | None]:
-    """Both ends by hand, in UTC; they stand in the URL as the rest does."""
+def _custom(first: datetime, last: datetime) -> tuple[datetime, datetime]:
+    """Both ends by hand, in UTC."""
+    for name, usual in ((FROM, first), (TO, last)):
+        unread = address.asked(name, _time)
+        st.session_state.setdefault(name, usual.replace(tzinfo=None))
+        if unread is not None:
+            st.toast(f"`{name}={unread}` is no minute such as 2025-01-31T00:05.", icon=":material/warning:")
     with st.container(horizontal=True, key="custom"):
-        start = st.datetime_input(
-            "From (UTC)", first.replace(tzinfo=None), key="from", step=60, bind="query-params", width=240
+        start, end = (
+            st.datetime_input(
+                label, key=name, step=60, min_value=EARLIEST, max_value=LATEST, width=240, format="YYYY-MM-DD"
+            )
+            for label, name in (("From (UTC)", FROM), ("To (UTC)", TO))
         )
-        end = st.datetime_input(
-            "To (UTC)", last.replace(tzinfo=None), key="to", step=60, bind="query-params", width=240
-        )
-    return tuple(None if moment is None else moment.replace(tzinfo=UTC) for moment in (start, end))  # type: ignore[return-value]
+    if start > end:
+        st.warning("**The range ends before it begins.**", icon=":material/warning:")
+    return start.replace(tzinfo=UTC), end.replace(tzinfo=UTC)
 
 
-def _bars(view: View, feed: Feed) -> None:
+def _time(text: str) -> datetime | None:
+    """A minute of the URL as the widgets take it; None for anything else."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if found.tzinfo is not None:
+        found = found.astimezone(UTC).replace(tzinfo=None)
+    return found.replace(second=0, microsecond=0) if EARLIEST <= found <= LATEST else None
+
+
+def _minute(time: datetime) -> str:
+    return time.replace(tzinfo=None).isoformat(timespec="minutes")
+
+
+def _bars(view: View, feed: Feed, *, goes_on: bool) -> None:
     """The live part: what is new is drawn without a reload of the page. Streamlit runs it every few seconds."""
-    patiently(lambda: _draw(view, feed))
+    notice = st.container(key="notice")  # always there, so that what comes after it stays in its place
+    patiently(lambda: _draw(view, feed, notice), returns=not goes_on)
 
 
-def _draw(view: View, feed: Feed) -> None:
-    page = lake().page(view.path, **view.query, order="desc", limit=MOST_ROWS)
+def _draw(view: View, feed: Feed, notice: Any) -> None:
+    page = _page(view, notice)
     if page is None:
         no_mart_yet(f"{view.timeframe} bars")
         return
-    bars = page["bars"][::-1]
+    bars = _of_range(view, page["bars"][::-1])
     if not bars:
         st.info(f"**No bars of {view.symbol} in this range.** Choose a longer one.", icon=":material/search_off:")
         return
-    _headline(bars)
+    cut = page["next_cursor"] is not None
+    said = counted(len(bars), "bar")
+    _headline(bars, f"in the newest {said}" if cut else "in the range")
     chart.candles(feed, view.about, f"{view.symbol} · {view.timeframe}", rows(bars), price_places(bars))
-    said = f"{len(bars):,} bars, {when(bars[0]['window_start'])} to {when(bars[-1]['window_start'])} UTC"
-    if page["next_cursor"]:
+    said += f", {when(bars[0]['window_start'])} to {when(bars[-1]['window_start'])} UTC"
+    if cut:
         said = f"The newest {said}; the range holds more: choose a longer timeframe, or download it."
+    if len(bars) > TABLE_ROWS:
+        said += f" · the table has the newest {TABLE_ROWS:,}"
     st.caption(f"{said} · snapshot {page['snapshot_id']}")
     exact_table(bars[: -TABLE_ROWS - 1 : -1], TABLE, key="bars", most_rows=10)
 
 
-def _headline(bars: list[dict[str, Any]]) -> None:
-    """The newest bar, and what the range adds up to."""
+def _page(view: View, notice: Any) -> dict[str, Any] | None:
+    """The view's bars, newest first; those of the last look, while the API cannot be read."""
+    shown: tuple[View, dict[str, Any] | None] | None = st.session_state.get("shown")
+    with notice:
+        try:
+            if shown is not None and shown[0] == view:
+                page = lake().page(view.path, **view.query, order="desc", limit=MOST_ROWS)
+            else:
+                with st.spinner("Reading the bars …"):
+                    page = lake().page(view.path, **view.query, order="desc", limit=MOST_ROWS)
+        except ApiError as error:
+            if shown is None or shown[0] != view:
+                raise
+            problem(error)
+            return shown[1]
+    st.session_state["shown"] = (view, page)
+    return page
+
+
+def _of_range(view: View, bars: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without those that were in the range when the page was opened, and are no more: its end moves on."""
+    length = RANGES.get(view.range)
+    if length is None or not bars:
+        return bars
+    first = first_open_time(moment(bars[-1]["window_start"]), length, TIMEFRAMES[view.timeframe])
+    since = "" if first is None else f"{first:%Y-%m-%dT%H:%M:%SZ}"
+    return [bar for bar in bars if bar["window_start"] >= since]
+
+
+def _headline(bars: list[dict[str, Any]], of: str) -> None:
+    """The newest bar, and what the bars add up to; `of` says which they are."""
     newest = bars[-1]
     rise = float(newest["close"]) / float(bars[0]["open"]) - 1
     highest = max(bars, key=lambda bar: float(bar["high"]))["high"]
     lowest = min(bars, key=lambda bar: float(bar["low"]))["low"]
     with st.container(horizontal=True, key="headline"):
-        st.metric("Close", plain(newest["close"]), f"{rise:+.2%} in the range", delta_color="off", width="content")
-        st.metric("High", plain(highest), width="content")
-        st.metric("Low", plain(lowest), width="content")
-        st.metric("Trades", f"{sum(bar['trades'] for bar in bars):,}", width="content")
+        st.metric("Close", plain(newest["close"]), f"{rise:+.2%} {of}", delta_color="off", width="content")
+        st.metric("High", plain(highest), width="content", help=of.capitalize())
+        st.metric("Low", plain(lowest), width="content", help=of.capitalize())
+        st.metric("Trades", f"{sum(bar['trades'] for bar in bars):,}", width="content", help=of.capitalize())
         st.metric("Newest bar", when(newest["window_start"])[:16], width="content", help="Open time, UTC")
 
 

@@ -7,7 +7,17 @@ from urllib.parse import quote
 
 import streamlit as st
 
-from cryptolake_assets.dashboard.shared import UNKNOWN, ago, exact_table, lake, patiently, refresh_s, when
+from cryptolake_assets.dashboard.shared import (
+    UNKNOWN,
+    ago,
+    attempt,
+    exact_table,
+    lake,
+    patiently,
+    problem,
+    refresh_s,
+    when,
+)
 from cryptolake_assets.errors import ApiRefusedError
 
 STATES = {"running": "● running", "external": "● external", "starting": "◐ starting", "stopped": "○ stopped"}
@@ -36,10 +46,14 @@ def render() -> None:
 
 def _draw() -> None:
     health = lake().health()
-    parts: list[dict[str, Any]] = lake().read("/operations/parts")["parts"]
+    read = attempt(lambda: lake().read("/operations/parts"))
+    parts: list[dict[str, Any]] = read["parts"] if isinstance(read, dict) else []
     _headline(health, parts)
     st.subheader("Parts", anchor=False)
-    exact_table([_part(part) for part in parts], PART_TABLE, key="parts", wide="detail")
+    if isinstance(read, dict):
+        exact_table([_part(part) for part in parts], PART_TABLE, key="parts", wide="detail")
+    else:
+        problem(read)
     _assets()
     _tables()
 
@@ -55,7 +69,7 @@ def _headline(health: dict[str, Any], parts: list[dict[str, Any]]) -> None:
     running = sum(part["state"] in ("running", "external") for part in parts)
     by_name = {part["name"]: part for part in parts}
     with st.container(horizontal=True, key="headline"):
-        st.metric("Parts running", f"{running} of {len(parts)}", width="content")
+        st.metric("Parts running", f"{running} of {len(parts)}" if parts else UNKNOWN, width="content")
         for name, title in (("bronze", "Bronze lag"), ("producer", "Producer lag")):
             lag = by_name.get(name, {}).get("lag")
             st.metric(title, UNKNOWN if lag is None else f"{lag:,}", width="content", help="Records still to come")
@@ -113,13 +127,16 @@ def _assets() -> None:
 
 def _tables() -> None:
     st.subheader("Tables", anchor=False)
-    tables = lake().read("/catalog")["tables"]
+    read = attempt(lambda: lake().read("/catalog"))
+    if not isinstance(read, dict):
+        problem(read)
+        return
     rows = [
         {
             **table,
             "size": f"{table['size_bytes'] / MEBIBYTE:.2f}",
             "committed": when(table["snapshots"][0]["committed_at"]) if table["snapshots"] else "",
         }
-        for table in tables
+        for table in read["tables"]
     ]
     exact_table(rows, TABLE_TABLE, key="tables")

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import streamlit as st
 
-from cryptolake_assets.dashboard.shared import exact_table, lake, patiently, refresh_s, when
+from cryptolake_assets.dashboard.shared import (
+    UNKNOWN,
+    attempt,
+    exact_table,
+    lake,
+    patiently,
+    problem,
+    refresh_s,
+    when,
+)
 from cryptolake_assets.errors import ApiRefusedError
 
 Checks = list[dict[str, Any]]
+Read = dict[str, Any] | ApiRefusedError | None
+"""An answer, why it was refused, or None while its table does not exist."""
 
 PASSED, WARNED, FAILED, PENDING = "✓ passed", "▲ warns", "✗ failed", "○ not run"
 VERDICTS = (FAILED, WARNED, PASSED, PENDING)
@@ -18,6 +30,10 @@ VERDICTS = (FAILED, WARNED, PASSED, PENDING)
 OFFICIAL = "official_klines"
 RUNS = 200
 DIFFERENCES = 500
+ROWS = 12
+"""Rows of a table in sight; more are to be scrolled to."""
+DROPPED = ("/gaps", "/quality/rejected", "/quality/quarantined")
+WINDOW = "Of the 30 days up to the newest one; the API tells of others by `start` and `end`."
 REFRESH_FACTOR = 5
 """Checks move with runs, not with trades: this page looks that much less often."""
 CHECK_TABLE = {
@@ -80,9 +96,8 @@ def _draw() -> None:
     except ApiRefusedError as error:
         checks = None
         st.warning(f"**The checks' results cannot be had:** {error}", icon=":material/warning:")
-    gaps = lake().page("/gaps")
-    rejected, quarantined = lake().page("/quality/rejected"), lake().page("/quality/quarantined")
-    _headline(checks or [], gaps, rejected, quarantined)
+    gaps, rejected, quarantined = (attempt(partial(lake().page, path)) for path in DROPPED)
+    _headline(checks, gaps, rejected, quarantined)
     if checks is not None:
         _official(checks)
     _differences()
@@ -97,16 +112,15 @@ def _draw() -> None:
     _runs()
 
 
-def _headline(checks: Checks, gaps: dict[str, Any] | None, *dropped: dict[str, Any] | None) -> None:
-    counts = Counter(map(verdict, checks))
+def _headline(checks: Checks | None, gaps: Read, *dropped: Read) -> None:
+    counts = None if checks is None else Counter(map(verdict, checks))
     with st.container(horizontal=True, key="headline"):
-        st.metric("Checks passed", counts[PASSED], width="content")
-        st.metric("Warn", counts[WARNED], width="content")
-        st.metric("Failed", counts[FAILED], width="content")
+        for name, of in (("Checks passed", PASSED), ("Warn", WARNED), ("Failed", FAILED)):
+            st.metric(name, UNKNOWN if counts is None else counts[of], width="content")
         for name, page in zip(("Frames refused", "Trades quarantined"), dropped, strict=True):
-            rows = sum(reason["rows"] for reason in (page or {"reasons": []})["reasons"])
-            st.metric(name, f"{rows:,}", width="content")
-        st.metric("Gaps open", len((gaps or {"gaps": []})["gaps"]), width="content")
+            rows = f"{sum(reason['rows'] for reason in page['reasons']):,}" if isinstance(page, dict) else UNKNOWN
+            st.metric(name, rows, width="content", help=WINDOW)
+        st.metric("Gaps open", len(gaps["gaps"]) if isinstance(gaps, dict) else UNKNOWN, width="content")
 
 
 def _official(checks: Checks) -> None:
@@ -122,11 +136,16 @@ def _official(checks: Checks) -> None:
 
 def _differences() -> None:
     """Where bars and the exchange's own differ; nothing where they do not."""
-    page = lake().page("/quality/klines", limit=DIFFERENCES)
-    if page is None or not page["differences"]:
+    page = attempt(partial(lake().page, "/quality/klines", limit=DIFFERENCES))
+    if page is None or (isinstance(page, dict) and not page["differences"]):
         return
     st.subheader("Differences from official klines", anchor=False)
-    exact_table(page["differences"], DIFFERENCE_TABLE, key="differences", most_rows=10)
+    if isinstance(page, ApiRefusedError):
+        problem(page)
+        return
+    exact_table(page["differences"], DIFFERENCE_TABLE, key="differences", most_rows=ROWS)
+    if page["next_cursor"]:
+        st.caption(f"The newest {DIFFERENCES}; `/quality/klines` of the API has all.")
 
 
 def _checks(checks: Checks) -> None:
@@ -138,32 +157,50 @@ def _checks(checks: Checks) -> None:
         sorted(rows, key=lambda row: VERDICTS.index(row["verdict"])),
         CHECK_TABLE,
         key="checks",
-        most_rows=12,
+        most_rows=ROWS,
         wide="description",
     )
 
 
-def _reasons(title: str, nothing: str, page: dict[str, Any] | None, key: str) -> None:
+def _reasons(title: str, nothing: str, page: Read, key: str) -> None:
     st.subheader(title, anchor=False)
-    if page is None or not page["reasons"]:
+    if not isinstance(page, dict):
+        _not_there(page)
+        return
+    if not page["reasons"]:
         st.success(nothing, icon=":material/check:")
         return
-    exact_table(page["reasons"], REASON_TABLE, key=key)
+    exact_table(page["reasons"], REASON_TABLE, key=key, most_rows=ROWS)
+    st.caption(WINDOW)
 
 
-def _gaps(page: dict[str, Any] | None) -> None:
+def _gaps(page: Read) -> None:
     st.subheader("Gaps", anchor=False)
-    if page is None or not page["gaps"]:
+    if not isinstance(page, dict):
+        _not_there(page)
+    elif not page["gaps"]:
         st.success("No gap is open between two connections.", icon=":material/check:")
-        return
-    exact_table(page["gaps"], GAP_TABLE, key="gaps")
+    else:
+        exact_table(page["gaps"], GAP_TABLE, key="gaps", most_rows=ROWS)
+
+
+def _not_there(page: ApiRefusedError | None) -> None:
+    """In place of what nobody can say: not that it is well."""
+    if page is None:
+        st.info("**Its table is not there yet.** `cryptolake bootstrap` makes it.", icon=":material/hourglass_empty:")
+    else:
+        problem(page)
 
 
 def _runs() -> None:
     st.subheader("Runs", anchor=False)
-    page = lake().page("/quality", limit=RUNS)
+    page = attempt(partial(lake().page, "/quality", limit=RUNS))
+    if isinstance(page, ApiRefusedError):
+        problem(page)
+        return
     if page is None or not page["runs"]:
         st.info("No run of Silver or Gold yet.", icon=":material/hourglass_empty:")
         return
-    exact_table(page["runs"], RUN_TABLE, key="runs", most_rows=12)
-    st.caption(f"Newest first; the last one ended {when(page['runs'][0]['finished_at'])} UTC")
+    exact_table(page["runs"], RUN_TABLE, key="runs", most_rows=ROWS)
+    shown = f" {RUNS}; `/quality` of the API has all" if page["next_cursor"] else ""
+    st.caption(f"Newest{shown or ' first'}; the last one ended {when(page['runs'][0]['finished_at'])} UTC")
