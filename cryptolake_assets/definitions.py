@@ -6,6 +6,7 @@ import dagster as dg
 
 from cryptolake_assets.defs import maintenance
 from cryptolake_assets.defs.alerts import run_failures, run_recoveries
+from cryptolake_assets.defs.archive import futures_trades_archive
 from cryptolake_assets.defs.bronze import futures_trades
 from cryptolake_assets.defs.event_log import dagster_event_log, event_log_retention, event_log_retention_daily
 from cryptolake_assets.defs.follower import bronze_follower
@@ -25,6 +26,7 @@ def build_definitions() -> dg.Definitions:
     return dg.Definitions(
         assets=[
             futures_trades,
+            futures_trades_archive,
             futures_ohlcv_1m,
             futures_klines_1m,
             futures_daily_stats,

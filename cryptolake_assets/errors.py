@@ -51,6 +51,22 @@ class ExchangeError(CryptolakeError):
     """The exchange could not be reached or refused a request."""
 
 
+class ArchiveMissingError(CryptolakeError):
+    """The public archive has no such file: not published yet, or the symbol was not listed that day."""
+
+
+class ArchiveChecksumError(CryptolakeError):
+    """A file of the public archive is not what its `.CHECKSUM` says."""
+
+
+class ArchiveFormatError(CryptolakeError):
+    """A file of the public archive does not hold what it should."""
+
+
+class ArchiveRangeError(CryptolakeError):
+    """A day was asked for that the lake has no partition for."""
+
+
 class BrokerError(CryptolakeError):
     """Kafka could not be reached or refused a request."""
 

@@ -26,6 +26,8 @@ PROJECT_ROOT = PACKAGE_DIR.parent
 DEMO_CAPTURE_DIR = PACKAGE_DIR / "exchange" / "demo_capture"
 EXCHANGE_NAME = "binance_futures"
 """The `exchange` of every trade that comes from Binance USD-M futures."""
+COIN_EXCHANGE_NAME = "binance_futures_coin"
+"""The same of Binance COIN-M futures, whose quantities are contracts."""
 
 
 class Profile(StrEnum):
@@ -117,6 +119,11 @@ class Settings(ApiSettings, GraphSettings):
         "CRYPTOLAKE_EXCHANGE_REST_URL",
         "",
         "REST base URL of the exchange. Empty: the replay exchange's, or Binance's when live.",
+    )
+    archive_base_url: str = named(
+        "CRYPTOLAKE_ARCHIVE_URL",
+        "",
+        "Base URL of the public archive's daily zips. Empty: the replay exchange's, or Binance's when live.",
     )
     start_date: date | None = named(
         "CRYPTOLAKE_START_DATE",
@@ -264,6 +271,19 @@ class Settings(ApiSettings, GraphSettings):
     def event_time_lag_limit_in_use_s(self) -> float:
         """Seconds of the exchange's clock: in a fast replay the same work takes more of them."""
         return self.event_time_lag_limit_s * self.clock_factor
+
+    @property
+    def archive_url(self) -> str:
+        """Base URL of the public archive; `/data/futures/…` follows."""
+        if self.archive_base_url:
+            return self.archive_base_url.rstrip("/")
+        live = self.source is Source.BINANCE
+        return "https://data.binance.vision" if live else f"http://127.0.0.1:{self.exchange_port}"
+
+    @property
+    def archive_dir(self) -> Path:
+        """Where the archive's files lie while they are fetched and loaded."""
+        return self.home / "archive"
 
     @property
     def topic_rejected(self) -> str:

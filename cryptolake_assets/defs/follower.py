@@ -10,7 +10,7 @@ does for a tick, and opening those, costs ten times a look.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ import dagster as dg
 from cryptolake_assets.defs import bronze, silver
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import StreamResource
-from cryptolake_assets.lake.follow import FollowerState, RunState, RunWish, rows_by_hour, split_hours
+from cryptolake_assets.lake.follow import WHOLE_HOUR, FollowerState, RunState, RunWish, rows_by_hour, split_hours
 from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_COVERAGE
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.settings import Settings, get_settings
@@ -46,6 +46,7 @@ IN_FLIGHT = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+HOUR_MS = 3_600_000
 SILVER_OP = silver.KEY.to_python_identifier()
 
 
@@ -199,6 +200,28 @@ def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> No
             state.touch(hour, head + 1)
     state.look_again = sorted(waiting)
     state.coverage = looked_at
+    _take_in_archive(state, settings, world)
+
+
+def _take_in_archive(state: FollowerState, settings: Settings, world: "World") -> None:
+    """Touches every hour of the days that were loaded from the archive since it was looked at last: a re-issued file
+    may lack trades that an earlier one had, which no new file tells of."""
+    from cryptolake_assets.lake.coverage import archive_rows_since
+    from cryptolake_assets.transform.ohlcv import epoch_ms
+
+    since = datetime.fromisoformat(state.archive) if state.archive else None
+    loaded = archive_rows_since(settings, since)
+    first_ms, last_ms = epoch_ms(world.rules.earliest), epoch_ms(world.rules.latest)
+    touched = {
+        hour_ms
+        for row, _ in loaded
+        for hour_ms in range(row.connected_from_ms // HOUR_MS * HOUR_MS, row.connected_to_ms, HOUR_MS)
+        if first_ms <= hour_ms <= last_ms
+    }
+    for hour_ms in sorted(touched):
+        state.touch(datetime.fromtimestamp(hour_ms / 1000, UTC), WHOLE_HOUR)
+    if loaded:
+        state.archive = max(at for _, at in loaded).isoformat()
 
 
 def _completed(settings: Settings, world: "World", before: str, looked_at: str) -> set[datetime]:
@@ -247,8 +270,8 @@ def _request(wish: RunWish) -> dg.RunRequest:
         partition_key=hour_key(wish.hour),
         asset_selection=[silver.KEY],
         asset_check_keys=silver.CHECK_KEYS,
-        run_config=dg.RunConfig(ops={SILVER_OP: silver.SilverConfig(from_sequence=wish.from_sequence)}),
-        tags={REQUEST_TAG: wish.request},
+        run_config=dg.RunConfig(ops={SILVER_OP: silver.SilverConfig(from_sequence=wish.from_sequence or None)}),
+        tags={REQUEST_TAG: wish.request, **({} if wish.from_sequence else {"dagster/priority": "-1"})},
     )
 
 

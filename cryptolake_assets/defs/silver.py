@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pydantic
 
-from cryptolake_assets.defs import bronze, checks, previews
+from cryptolake_assets.defs import archive, bronze, checks, previews
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
@@ -79,7 +79,7 @@ def _moment(text: str) -> datetime | None:
 
 @dg.asset(
     key=KEY,
-    deps=[bronze.KEY],
+    deps=[bronze.KEY, archive.KEY],
     partitions_def=hourly(),
     group_name="silver",
     kinds={"duckdb", "spark", "iceberg"},

@@ -82,7 +82,7 @@ class RestRequest:
     params: dict[str, str | int] = field(default_factory=dict)
 
 
-class _TryAgainError(Exception):
+class TryAgainError(Exception):
     """A failure that may pass; `retry_after_s` is what the exchange asked for, if it did."""
 
     def __init__(self, cause: str, retry_after_s: float | None = None) -> None:
@@ -102,16 +102,16 @@ class RetryPolicy:
     def wait_s(self, state: RetryCallState) -> float:
         """What the exchange asked for, and on top of it a full-jitter exponential backoff."""
         error = state.outcome.exception() if state.outcome is not None else None
-        asked_s = error.retry_after_s if isinstance(error, _TryAgainError) and error.retry_after_s else 0.0
+        asked_s = error.retry_after_s if isinstance(error, TryAgainError) and error.retry_after_s else 0.0
         return asked_s + wait_random_exponential(multiplier=0.1, max=self.max_backoff_s)(state)
 
     def arguments(self) -> dict[str, Any]:
         """For tenacity's `Retrying` and `AsyncRetrying`."""
         return {
-            "retry": retry_if_exception_type((_TryAgainError, httpx.TransportError)),
+            "retry": retry_if_exception_type((TryAgainError, httpx.TransportError)),
             "stop": stop_after_attempt(self.attempts),
             "wait": self.wait_s,
-            "before_sleep": _log_retry,
+            "before_sleep": log_retry,
             "reraise": True,
         }
 
@@ -171,15 +171,15 @@ def judge(request: RestRequest, response: httpx.Response, policy: RetryPolicy) -
             "Correct CRYPTOLAKE_SYMBOLS; /fapi/v1/exchangeInfo lists what there is."
         )
     if status in _RATE_LIMITED:
-        retry_after_s = _retry_after_s(response)
+        retry_after_s = retry_after_s_of(response)
         if retry_after_s > policy.max_retry_after_s:
             raise ExchangeError(
                 f"exchange: {request.path} is rate limited ({cause}) for {retry_after_s:.0f} s. Wait that long before "
                 "the next request; trying earlier lengthens the ban."
             )
-        raise _TryAgainError(cause, retry_after_s)
+        raise TryAgainError(cause, retry_after_s)
     if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        raise _TryAgainError(cause)
+        raise TryAgainError(cause)
     raise ExchangeError(f"exchange: {request.path} was refused ({cause}); query {request.params}. Correct the request.")
 
 
@@ -193,12 +193,12 @@ def _parse(body: bytes, kind: type[T], what: str) -> T:
         ) from error
 
 
-def _retry_after_s(response: httpx.Response) -> float:
+def retry_after_s_of(response: httpx.Response) -> float:
     text = response.headers.get("Retry-After", "")
     return float(text) if text.isascii() and text.isdigit() else 1.0
 
 
-def _log_retry(state: RetryCallState) -> None:
+def log_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome is not None else None
     log.warning("exchange_retry", attempt=state.attempt_number, wait_s=round(state.upcoming_sleep, 3), cause=str(error))
 
@@ -212,7 +212,7 @@ def _gave_up(base_url: str, request: RestRequest, policy: RetryPolicy, error: Ex
 
 
 @lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
     """One for the process: to load the trusted certificates takes longer than a request."""
     return httpx.create_ssl_context()
 
@@ -224,7 +224,7 @@ class ExchangeRest:
     def __init__(self, base_url: str, timeout_s: float = 10.0, policy: RetryPolicy | None = None) -> None:
         self._base_url = base_url.rstrip("/")
         self._policy = policy or RetryPolicy()
-        self._client = httpx.Client(base_url=self._base_url, timeout=timeout_s, verify=_tls())
+        self._client = httpx.Client(base_url=self._base_url, timeout=timeout_s, verify=tls())
 
     def __enter__(self) -> ExchangeRest:
         return self
@@ -285,7 +285,7 @@ class ExchangeRest:
             for attempt in Retrying(**self._policy.arguments()):
                 with attempt:
                     return judge(request, self._client.get(request.path, params=request.params), self._policy)
-        except (_TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
+        except (TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise _gave_up(self._base_url, request, self._policy, error) from error
         raise AssertionError("tenacity ends by an answer or an error")
 
@@ -296,7 +296,7 @@ class AsyncExchangeRest:
     def __init__(self, base_url: str, timeout_s: float = 10.0, policy: RetryPolicy | None = None) -> None:
         self._base_url = base_url.rstrip("/")
         self._policy = policy or RetryPolicy()
-        self._client = httpx.AsyncClient(base_url=self._base_url, timeout=timeout_s, verify=_tls())
+        self._client = httpx.AsyncClient(base_url=self._base_url, timeout=timeout_s, verify=tls())
 
     async def __aenter__(self) -> AsyncExchangeRest:
         return self
@@ -319,6 +319,6 @@ class AsyncExchangeRest:
             async for attempt in AsyncRetrying(**self._policy.arguments()):
                 with attempt:
                     return judge(request, await self._client.get(request.path, params=request.params), self._policy)
-        except (_TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
+        except (TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise _gave_up(self._base_url, request, self._policy, error) from error
         raise AssertionError("tenacity ends by an answer or an error")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from cryptolake_assets.lake.tables import TableSpec
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table, Transaction
     from pyiceberg.table.update.snapshot import _OverwriteFiles
 
@@ -137,12 +138,22 @@ def replace_files(
     from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
     old_files = [task.file for task in table.scan(row_filter=window).plan_files()]
+    new_files: Iterable[DataFile] = ()
+    if rows.num_rows:
+        new_files = _dataframe_to_data_files(table.metadata, rows, table.io, write_uuid=uuid.uuid4())
+    swap_files(table, old_files, new_files, properties)
+
+
+def swap_files(
+    table: Table, gone: Iterable[DataFile], come: Iterable[DataFile], properties: Mapping[str, str] | None = None
+) -> None:
+    """One overwrite snapshot that takes the files `gone` out and `come` in. Raises PyIceberg's
+    `CommitFailedException` or `ValidationException` when another writer has changed what it builds on."""
     with table.transaction() as transaction, _overwrite(transaction, dict(properties or {})) as snapshot:
-        for file in old_files:
+        for file in gone:
             snapshot.delete_data_file(file)
-        if rows.num_rows:
-            for file in _dataframe_to_data_files(table.metadata, rows, table.io, write_uuid=uuid.uuid4()):
-                snapshot.append_data_file(file)
+        for file in come:
+            snapshot.append_data_file(file)
 
 
 def _overwrite(transaction: Transaction, properties: dict[str, str]) -> _OverwriteFiles:

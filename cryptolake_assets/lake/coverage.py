@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots, replace_files
+from cryptolake_assets.lake.filters import is_null
+from cryptolake_assets.lake.retries import commit_attempts
 from cryptolake_assets.lake.tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
 
@@ -16,10 +18,19 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 
+LOADING = -1
+"""The `kafka_partition` of a row of the archive whose trades are being written: no topic has it, so it counts for
+nothing yet, but says that the exchange's clock is past its end."""
+
+NOT_LOADING = f"kafka_partition is null or kafka_partition != {LOADING}"
+"""The other rows, as a filter."""
+
+
 @dataclass(frozen=True, slots=True)
 class CoverageRow:
     """One statement: every frame of (symbol, stream) that the exchange sent between `connected_from_ms` (included) and
-    `connected_to_ms` (excluded) is acknowledged by Kafka at an offset below `kafka_offset` of `kafka_partition`.
+    `connected_to_ms` (excluded) is acknowledged by Kafka at an offset below `kafka_offset` of `kafka_partition`, or,
+    without these two, every trade of the span is in Bronze from the archive.
 
     Times are exchange time, ms since 1970, UTC. Key: (symbol, stream, connected_from_ms).
     """
@@ -29,9 +40,14 @@ class CoverageRow:
     stream: str
     connected_from_ms: int
     connected_to_ms: int
-    kafka_partition: int
-    kafka_offset: int
+    kafka_partition: int | None
+    kafka_offset: int | None
     source: str
+
+    @property
+    def of_archive(self) -> bool:
+        """Whether it speaks of the archive, not of the stream."""
+        return self.kafka_partition is None or self.kafka_partition == LOADING
 
 
 class IcebergCoverageSink:
@@ -48,9 +64,12 @@ class IcebergCoverageSink:
         from pyiceberg.expressions import AlwaysTrue
 
         table = load_table(self._settings, OPS_COVERAGE)
+        present = table.scan().to_arrow().to_pylist()
+        of_archive = [item for item in present if _is_of_archive(item)]
         known = {
             (item["symbol"], item["stream"], item["connected_from"]): item
-            for item in table.scan().to_arrow().to_pylist()
+            for item in present
+            if not _is_of_archive(item)
         }
         changed = False
         for row in rows:
@@ -63,8 +82,40 @@ class IcebergCoverageSink:
                 changed = True
         if changed:
             # The table is a few rows a connection: it is rewritten whole, as one file.
-            replace_files(table, AlwaysTrue(), pa.Table.from_pylist(list(known.values()), OPS_COVERAGE.arrow_schema()))
+            rows_left = [*of_archive, *known.values()]
+            replace_files(table, AlwaysTrue(), pa.Table.from_pylist(rows_left, OPS_COVERAGE.arrow_schema()))
             expire_snapshots(table)
+
+
+def _is_of_archive(item: Mapping[str, Any]) -> bool:
+    """`CoverageRow.of_archive` of a record."""
+    return item["kafka_partition"] is None or bool(item["kafka_partition"] == LOADING)
+
+
+def replace_archive_rows(
+    settings: Settings, exchange: str, symbol: str, from_ms: int, to_ms: int, rows: Sequence[CoverageRow]
+) -> None:
+    """Puts the rows in the place of the archive's of (exchange, symbol) that begin in [from_ms, to_ms). The producer
+    writes to the same table: what it left is taken in. Blocks; raises what the catalog raises."""
+    import pyarrow as pa
+    from pyiceberg.exceptions import CommitFailedException, ValidationException
+    from pyiceberg.expressions import AlwaysTrue
+
+    for attempt in commit_attempts(CommitFailedException, ValidationException):
+        with attempt:
+            table = load_table(settings, OPS_COVERAGE)
+            kept = [
+                item
+                for item in table.scan().to_arrow().to_pylist()
+                if not (
+                    _is_of_archive(item)
+                    and (item["exchange"], item["symbol"]) == (exchange, symbol)
+                    and from_ms <= _epoch_ms(item["connected_from"]) < to_ms
+                )
+            ]
+            records = [*kept, *map(_record, rows)]
+            replace_files(table, AlwaysTrue(), pa.Table.from_pylist(records, OPS_COVERAGE.arrow_schema()))
+    expire_snapshots(table)
 
 
 def _says(known: dict[str, Any], record: dict[str, Any]) -> bool:
@@ -97,20 +148,26 @@ def _utc(epoch_ms: int) -> datetime:
 
 def read_coverage(settings: Settings) -> list[CoverageRow]:
     """All coverage rows."""
-    rows = load_table(settings, OPS_COVERAGE).scan().to_arrow().to_pylist()
-    return [
-        CoverageRow(
-            exchange=row["exchange"],
-            symbol=row["symbol"],
-            stream=row["stream"],
-            connected_from_ms=_epoch_ms(row["connected_from"]),
-            connected_to_ms=_epoch_ms(row["connected_to"]),
-            kafka_partition=row["kafka_partition"],
-            kafka_offset=row["kafka_offset"],
-            source=row["source"],
-        )
-        for row in rows
-    ]
+    return [_row(item) for item in load_table(settings, OPS_COVERAGE).scan().to_arrow().to_pylist()]
+
+
+def archive_rows_since(settings: Settings, since: datetime | None) -> list[tuple[CoverageRow, datetime]]:
+    """The archive's rows whose trades are in Bronze and that were written after `since`, and when that was."""
+    rows = load_table(settings, OPS_COVERAGE).scan(row_filter=is_null("kafka_partition")).to_arrow().to_pylist()
+    return [(_row(item), item["updated_at"]) for item in rows if since is None or item["updated_at"] > since]
+
+
+def _row(item: Mapping[str, Any]) -> CoverageRow:
+    return CoverageRow(
+        exchange=item["exchange"],
+        symbol=item["symbol"],
+        stream=item["stream"],
+        connected_from_ms=_epoch_ms(item["connected_from"]),
+        connected_to_ms=_epoch_ms(item["connected_to"]),
+        kafka_partition=item["kafka_partition"],
+        kafka_offset=item["kafka_offset"],
+        source=item["source"],
+    )
 
 
 @dataclass(frozen=True)
@@ -127,7 +184,7 @@ def gaps_of(table: Table, snapshot_id: int | None = None) -> list[Gap]:
     """What the union of the coverage rows of a snapshot (None: the current one) leaves out between each symbol's first
     and last moment, in order."""
     fields = ("symbol", "stream", "connected_from", "connected_to")
-    rows = table.scan(selected_fields=fields, snapshot_id=snapshot_id).to_arrow()
+    rows = table.scan(row_filter=NOT_LOADING, selected_fields=fields, snapshot_id=snapshot_id).to_arrow()
     columns = [(name, "ascending") for name in ("symbol", "stream", "connected_from")]
     gaps: list[Gap] = []
     reached: dict[tuple[str, str], int] = {}

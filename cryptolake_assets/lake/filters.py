@@ -34,6 +34,21 @@ def beyond(column: str, value: Any) -> BooleanExpression:
     return _made(GreaterThan, column, value)
 
 
+def below(column: str, value: Any) -> BooleanExpression:
+    """Smaller, not equal."""
+    from pyiceberg.expressions import LessThan
+
+    return _made(LessThan, column, value)
+
+
+def is_null(column: str) -> BooleanExpression:
+    from pyiceberg.expressions import IsNull
+
+    made: Any = IsNull
+    condition: BooleanExpression = made(column)
+    return condition
+
+
 def all_of(*conditions: BooleanExpression) -> BooleanExpression:
     """Every row without a condition."""
     from pyiceberg.expressions import AlwaysTrue, And

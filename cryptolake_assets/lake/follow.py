@@ -18,6 +18,11 @@ from enum import StrEnum
 RETRY_FIRST_S = 30.0
 RETRY_LONGEST_S = 3_600.0
 
+WHOLE_HOUR = 0
+"""As a sequence number: every minute of the hour is to be recomputed, and those that have no trade any more go."""
+MOST_WHOLE_HOURS = 4
+"""So many of them are in flight at most: a month of history must not hold up the open hour."""
+
 
 class RunState(StrEnum):
     """What became of a run that was asked for."""
@@ -57,16 +62,18 @@ class RunWish:
 class FollowerState:
     """The cursor: everything below or at `sequence` was seen; `coverage` is the coverage that was looked at last.
 
-    `look_again` are the hours whose coverage is to be looked at again once they are not pending. `table` is the Bronze
-    table that the numbers belong to. `epoch` is new with every new state, so that one that begins anew does not take
-    the runs of its predecessor for its own. `unreported` holds rows by hour that came and that no event has told of;
-    `asked` and `reported` when an hour was asked for or reported last (epoch seconds), as long as that matters.
+    `look_again` are the hours whose coverage is to be looked at again once they are not pending. `archive` is when the
+    newest load of the archive was recorded that was looked at. `table` is the Bronze table that the numbers belong to.
+    `epoch` is new with every new state, so that one that begins anew does not take the runs of its predecessor for its
+    own. `unreported` holds rows by hour that came and that no event has told of; `asked` and `reported` when an hour
+    was asked for or reported last (epoch seconds), as long as that matters.
     """
 
     sequence: int = 0
     generation: int = 0
     epoch: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     coverage: str = ""
+    archive: str = ""
     look_again: list[str] = field(default_factory=list)
     table: str = ""
     pending: dict[str, PendingHour] = field(default_factory=dict)
@@ -110,7 +117,8 @@ class FollowerState:
         return json.dumps(asdict(self), separators=(",", ":"))
 
     def touch(self, hour: datetime, sequence: int) -> None:
-        """Something came for the hour: files from `sequence` on, or, with a sequence above the head, new coverage."""
+        """Something came for the hour: files from `sequence` on; with a sequence above the head, new coverage; with
+        `WHOLE_HOUR` a day of the archive."""
         self.generation += 1
         key = hour.isoformat()
         entry = self.pending.get(key)
@@ -123,7 +131,7 @@ class FollowerState:
             # New data may mend what failed.
             entry.retry_at = 0.0
         else:
-            entry.later_from = min(sequence, entry.later_from or sequence)
+            entry.later_from = sequence if entry.later_from is None else min(sequence, entry.later_from)
 
     def _request(self, generation: int) -> str:
         """How a run knows what it was asked for."""
@@ -141,8 +149,9 @@ class FollowerState:
                 else:
                     self.pending[key] = PendingHour(entry.later_from, entry.generation)
             elif state is RunState.FAILED:
-                entry.from_sequence = min(entry.from_sequence, entry.later_from or entry.from_sequence)
                 arrived_since = entry.later_from is not None
+                if entry.later_from is not None:
+                    entry.from_sequence = min(entry.from_sequence, entry.later_from)
                 entry.later_from = None
                 entry.requested = None
                 entry.attempts += 1
@@ -152,24 +161,27 @@ class FollowerState:
     def wishes(
         self, is_busy: Callable[[datetime], bool], now: float, most: int, interval_s: float = 0.0
     ) -> list[RunWish]:
-        """The runs to ask for now, oldest data first, so that at most `most` are in flight.
+        """The runs to ask for now, oldest data first and whole hours last, so that at most `most` are in flight.
 
         Hours that another run works on wait, and those that were asked for less than `interval_s` ago.
         """
         self.asked = _recent(self.asked, now, interval_s)
         due = [
-            (entry.from_sequence, key, entry)
+            (entry.from_sequence == WHOLE_HOUR, entry.from_sequence, key, entry)
             for key, entry in self.pending.items()
             if entry.requested is None and entry.retry_at <= now and key not in self.asked
         ]
-        room = most - sum(entry.requested is not None for entry in self.pending.values())
+        in_flight = [entry for entry in self.pending.values() if entry.requested is not None]
+        room = most - len(in_flight)
+        whole_hours = sum(entry.from_sequence == WHOLE_HOUR for entry in in_flight)
         wishes: list[RunWish] = []
-        for from_sequence, key, entry in sorted(due, key=lambda item: item[:2]):
-            if len(wishes) >= room:
+        for is_whole, from_sequence, key, entry in sorted(due, key=lambda item: item[:3]):
+            if len(wishes) >= room or (is_whole and whole_hours >= MOST_WHOLE_HOURS):
                 break
             hour = datetime.fromisoformat(key)
             if is_busy(hour):
                 continue
+            whole_hours += is_whole
             entry.requested = entry.generation
             self.asked[key] = now
             request = self._request(entry.generation)

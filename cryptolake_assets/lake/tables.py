@@ -121,11 +121,11 @@ CONTRACT = (
     Column("symbol", "string", "the exchange's symbol, such as BTCUSDT"),
     Column("event_time", TIME, "trade time"),
     Column("price", PRICE, "quote currency per unit"),
-    Column("qty", PRICE, "base currency"),
+    Column("qty", PRICE, "base currency; contracts where the exchange is binance_futures_coin"),
     Column("side", "string", "the taker's: buy or sell"),
     Column("trade_id", "long", "id in its stream's sequence"),
     Column("exchange", "string", "such as binance_futures"),
-    Column("ingest_ts", TIME, "when the producer received the frame, by its own clock"),
+    Column("ingest_ts", TIME, "when it was received, by the receiver's clock: a frame, or the archive's file"),
     Column("first_trade_id", "long", "first single trade of an aggregate; equals trade_id for a single trade"),
     Column("last_trade_id", "long", "last single trade of an aggregate; equals trade_id for a single trade"),
     Column("trade_type", "string", "the exchange's X: MARKET is an order-book execution"),
@@ -134,15 +134,15 @@ CONTRACT = (
 """The contract of an event, as `cryptolake_assets.contract.TradeEvent` has it, with the lake's types."""
 
 _KAFKA = (
-    Column("kafka_partition", "int", "Kafka partition"),
-    Column("kafka_offset", "long", "Kafka offset"),
-    Column("kafka_timestamp", TIME, "Kafka record time"),
+    Column("kafka_partition", "int", "Kafka partition; null in a trade of the archive"),
+    Column("kafka_offset", "long", "Kafka offset; null in a trade of the archive"),
+    Column("kafka_timestamp", TIME, "Kafka record time; null in a trade of the archive"),
 )
 
 BRONZE_TRADES = TableSpec(
     namespace="bronze",
     name="futures_trades",
-    doc="Every trade as received, repeats included; append-only.",
+    doc="Every trade as received, repeats included: appended by the stream, and by the day from the archive.",
     columns=(*CONTRACT, *_KAFKA),
     partition=("event_time", "hour"),
     properties={"write.distribution-mode": "none", "write.spark.fanout.enabled": "true"},
@@ -243,16 +243,16 @@ GOLD_DAILY = TableSpec(
 OPS_COVERAGE = TableSpec(
     namespace="ops",
     name="stream_coverage",
-    doc="What the producer received without a hole, in exchange time, and where Kafka holds it.",
+    doc="What was received without a hole, in exchange time, and where Kafka or the archive holds it.",
     columns=(
         Column("exchange", "string", "such as binance_futures"),
         Column("symbol", "string", "the exchange's symbol"),
         Column("stream", "string", "trade or aggTrade"),
         Column("connected_from", TIME, "exchange time from which every frame was received"),
         Column("connected_to", TIME, "exchange time up to which every frame is acknowledged by Kafka"),
-        Column("source", "string", "who connected: the exchange's WebSocket base"),
-        Column("kafka_partition", "int", "partition of the symbol's trades"),
-        Column("kafka_offset", "long", "every frame of the interval is below this offset"),
+        Column("source", "string", "the exchange's WebSocket base, or the archive's file with its sha256"),
+        Column("kafka_partition", "int", "partition of the symbol's trades; null for the archive, -1 while it loads"),
+        Column("kafka_offset", "long", "every frame of the interval is below this offset; null for the archive"),
         Column("updated_at", TIME, "when the row was written"),
     ),
     key=("symbol", "stream", "connected_from"),
@@ -301,6 +301,9 @@ POOLED_TABLES = (SILVER_OHLCV, GOLD_DAILY, BRONZE_KLINES)
 """Tables that runs of the graph write, each one run at a time."""
 
 
+ARCHIVE_POOL = "bronze_futures_trades_archive"
+"""The Dagster pool of the runs that load the archive into `BRONZE_TRADES`."""
+
 MARTS_NAMESPACE = "marts"
 """Where dbt makes its tables; their columns are in `dbt_project/`."""
 
@@ -310,7 +313,7 @@ MARTS_POOL = MARTS_NAMESPACE
 
 def pools() -> tuple[str, ...]:
     """Every Dagster pool of the graph."""
-    return (*(table.writer_pool for table in POOLED_TABLES), MARTS_POOL)
+    return (*(table.writer_pool for table in POOLED_TABLES), ARCHIVE_POOL, MARTS_POOL)
 
 
 def namespaces() -> Iterator[str]:

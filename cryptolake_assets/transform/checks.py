@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,10 @@ MEANINGS: Mapping[str, str] = {
     PUBLISHED_COUNT: "The published bars stand for the trades that Bronze holds, counted anew.",
     UP_TO_DATE: "Each traded symbol's newest bar is close to the exchange's clock, looked at all the time.",
     HEARTBEAT: "The Bronze stream lives and gets on.",
+    "checksum": "The file of the archive is what its .CHECKSUM says and holds aggregate trades only.",
+    "every_line": "Every line of the file became a row of Bronze.",
+    "within_the_day": "Every trade of the file is of its UTC day.",
+    "ids_consecutive": "Aggregate ids go on without holes; around a hole minutes stay incomplete. Warns only.",
     DEPENDENCIES: "What a refresh of Silver needs is there: catalog, tables, engine.",
 }
 """Check name to what it demands, for people."""
@@ -129,6 +133,23 @@ def check_counts(
             f"Bronze holds {expected_rows} rows; read {counts.rows_in}, accounted for {accounted}",
             abs(expected_rows - accounted),
         ),
+    ]
+
+
+def joined(outcomes: Sequence[CheckOutcome]) -> list[CheckOutcome]:
+    """One outcome a name, of several parts: it passes when all of them do."""
+    by_name: dict[str, list[CheckOutcome]] = {}
+    for outcome in outcomes:
+        by_name.setdefault(outcome.name, []).append(outcome)
+    return [
+        CheckOutcome(
+            name,
+            all(part.passed for part in parts),
+            "; ".join(part.description for part in parts),
+            sum(part.failing_count for part in parts),
+            [row for part in parts for row in part.failing_rows][:SAMPLE_ROWS],
+        )
+        for name, parts in by_name.items()
     ]
 
 

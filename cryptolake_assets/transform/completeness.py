@@ -6,21 +6,22 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.lake.coverage import LOADING, CoverageRow
 
 
 class CompletenessIndex:
     """Answers whether a symbol's window is complete.
 
     A coverage row counts once Bronze holds every Kafka record below its offset. Its end is drawn back by the grace:
-    trades that were still on their way when the connection's knowledge ended may be missing.
+    trades that were still on their way when the connection's knowledge ended may be missing. A row of the archive is
+    written when its trades are in Bronze, and speaks of a day that is over.
     """
 
     def __init__(self, rows: Iterable[CoverageRow], bronze_offsets: Mapping[int, int], grace_ms: int) -> None:
         spans: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
         for row in rows:
-            end_ms = row.connected_to_ms - grace_ms
-            if bronze_offsets.get(row.kafka_partition, 0) >= row.kafka_offset and end_ms > row.connected_from_ms:
+            end_ms = row.connected_to_ms - (0 if row.of_archive else grace_ms)
+            if _is_in_bronze(row, bronze_offsets) and end_ms > row.connected_from_ms:
                 spans[row.symbol, row.stream].append((row.connected_from_ms, end_ms))
         self._spans = {key: _union(value) for key, value in spans.items()}
 
@@ -38,6 +39,12 @@ class CompletenessIndex:
     def is_complete_on_any_stream(self, symbol: str, start_ms: int, end_ms: int) -> bool:
         """The same, whichever stream of the symbol covers it."""
         return any(self.is_complete(key[0], key[1], start_ms, end_ms) for key in self._spans if key[0] == symbol)
+
+
+def _is_in_bronze(row: CoverageRow, bronze_offsets: Mapping[int, int]) -> bool:
+    if row.kafka_partition is None or row.kafka_offset is None:
+        return True
+    return row.kafka_partition != LOADING and bronze_offsets.get(row.kafka_partition, 0) >= row.kafka_offset
 
 
 def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

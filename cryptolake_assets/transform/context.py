@@ -40,15 +40,17 @@ def observe(settings: Settings) -> World:
 
     offsets = committed_offsets(settings)
     coverage = tuple(read_coverage(settings))
-    times = [row.connected_to_ms for row in coverage]
+    times = [row.connected_to_ms for row in coverage if not row.of_archive]
     if (clock_ms := exchange_clock_ms(settings)) is not None:
         times.append(clock_ms)
     exchange_time_ms = max(times, default=None)
+    # A day of the archive is over, also where the clock is a replay's.
+    archived = [row.connected_to_ms for row in coverage if row.of_archive]
     start = datetime.combine(default_start_date(settings), time(), UTC)
     rules = RuleContext(
         symbols=known_symbols(resolve_subscriptions(settings).symbols, (row.symbol for row in coverage)),
         earliest=start,
-        latest=_latest(exchange_time_ms),
+        latest=_latest(max([exchange_time_ms, *archived]) if exchange_time_ms is not None else None),
         held=held_out_of_range(settings),
     )
     return World(

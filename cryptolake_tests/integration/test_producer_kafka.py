@@ -138,6 +138,7 @@ async def test_every_frame_of_the_capture_lands_once_below_the_covered_offset(ow
     rows = {row.symbol: row for row in sink.rows.values()}
     assert rows.keys() == DEMO_TRADES.keys()
     for symbol, row in rows.items():
+        assert row.kafka_partition is not None
         assert row.kafka_offset == ends[row.kafka_partition]
         assert row.connected_to_ms == clock_ms
         records = await kafka.peek_async(settings, settings.kafka_topic_futures, 10**9, from_end=False)

@@ -1,0 +1,186 @@
+"""History from the exchange's public archive as an asset: a UTC day of each symbol. A thin adapter of
+`transform.archive`.
+
+The rows go to the table of `bronze/futures_trades`; the sensor that follows it asks for the touched hours of Silver,
+and Gold follows those.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pydantic
+
+from cryptolake_assets.defs import checks
+from cryptolake_assets.defs.described import OWNERS, table_metadata
+from cryptolake_assets.defs.partitions import daily
+from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.lake.tables import ARCHIVE_POOL, BRONZE_TRADES
+from cryptolake_assets.transform.archive_checks import BLOCKING, WARNING
+
+if TYPE_CHECKING:
+    from cryptolake_assets.settings import Settings
+    from cryptolake_assets.transform.archive import LoadedDay, NotLoaded
+
+KEY = dg.AssetKey(["bronze", "futures_trades_archive"])
+
+DAYS_A_RUN = 7
+
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(days=365), fail_window=timedelta(days=3650))
+"""History is loaded when somebody asks for it: nothing is late before that is very long ago."""
+
+ArchiveEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output
+
+
+class ArchiveConfig(dg.Config):
+    """What a run loads of its days."""
+
+    symbols: list[str] = pydantic.Field(
+        default=[], description="Symbols, of USD-M or COIN-M (BTCUSD_PERP); without any those that are followed."
+    )
+    reload: bool = pydantic.Field(
+        default=False, description="Load a file again though the same one (by its sha256) was loaded before."
+    )
+
+
+@dg.asset(
+    key=KEY,
+    partitions_def=daily(),
+    group_name="bronze",
+    kinds={"http", "iceberg"},
+    owners=OWNERS,
+    tags={"layer": "bronze", "cadence": "on-demand"},
+    metadata=table_metadata(BRONZE_TRADES),
+    pool=ARCHIVE_POOL,
+    freshness_policy=FRESH,
+    retry_policy=RETRIES,
+    backfill_policy=dg.BackfillPolicy.multi_run(DAYS_A_RUN),
+    output_required=False,
+    check_specs=[*checks.specs(KEY, BLOCKING, daily()), *checks.specs(KEY, WARNING, daily(), blocking=False)],
+    description=(
+        "A UTC day of aggregate trades from the exchange's public archive, checksum verified, into "
+        "bronze.futures_trades: one commit a symbol, in the place of an earlier issue of the file. A trade that the "
+        "stream brought too stays one trade in Silver. A file that fails a check is refused and the good data stays."
+    ),
+)
+def futures_trades_archive(
+    context: dg.AssetExecutionContext, config: ArchiveConfig, lake: LakeResource
+) -> Iterator[ArchiveEvent]:
+    days = [
+        _Day(key, list(_load(context, lake.settings, config, date.fromisoformat(key))))
+        for key in sorted(context.partition_keys)
+    ]
+    # Said only when all of it is done: a run may not say a check twice, and a step that failed is tried again.
+    for day in days:
+        yield from day.events()
+    for spec in context.assets_def.check_specs:
+        if spec.key in context.selected_asset_check_keys:
+            yield dg.Output(None, output_name=spec.get_python_identifier())
+    failed = [day for day in days if not day.is_good]
+    if failed:
+        raise dg.Failure("; ".join(day.reason() for day in failed), allow_retries=False)
+
+
+def _load(
+    context: dg.AssetExecutionContext, settings: "Settings", config: ArchiveConfig, day: date
+) -> Iterator["LoadedDay | NotLoaded"]:
+    """A day's symbols, one after the other."""
+    from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
+    from cryptolake_assets.exchange.universe import resolve_subscriptions
+    from cryptolake_assets.transform.archive import NotLoaded, try_day
+
+    symbols = [symbol.upper() for symbol in config.symbols] or resolve_subscriptions(settings).symbols
+    with ArchiveClient(settings.archive_url) as client:
+        for symbol in symbols:
+            file = ArchiveFile(symbol, day)
+            told = _Teller(context, file.name)
+            result = try_day(
+                settings,
+                client,
+                file,
+                context.run.run_id,
+                reload=config.reload,
+                downloaded=told.downloaded,
+                written=told.written,
+            )
+            if isinstance(result, NotLoaded):
+                context.log.warning(result.reason)
+            else:
+                context.log.info(f"{file.name}: {result.outcome}, {result.rows:,} rows, {result.duration_ms} ms")
+            yield result
+
+
+class _Day:
+    """A partition's symbols as Dagster is told of them."""
+
+    def __init__(self, key: str, results: "Sequence[LoadedDay | NotLoaded]") -> None:
+        from cryptolake_assets.transform.archive import NotLoaded, Outcome
+
+        self.key = key
+        not_loaded = [result for result in results if isinstance(result, NotLoaded)]
+        self.missing = [result.reason for result in not_loaded if result.outcome is Outcome.MISSING]
+        self.refused = [result.reason for result in not_loaded if result.outcome is Outcome.REFUSED]
+        self.loaded = [result for result in results if not isinstance(result, NotLoaded)]
+        self._broken = [day for day in self.loaded if day.outcome is Outcome.REFUSED]
+
+    @property
+    def is_good(self) -> bool:
+        """Nothing was refused, and something is there: a symbol that was not listed that day has no file."""
+        return bool(self.loaded) and not self.refused and not self._broken
+
+    def reason(self) -> str:
+        failed = [
+            f"{day.file.name} is refused, what was loaded before stays. Failed checks: "
+            + ", ".join(outcome.name for outcome in day.outcomes if not outcome.passed)
+            for day in self._broken
+        ]
+        return "; ".join([*self.refused, *failed, *([] if self.loaded else self.missing)])
+
+    def events(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+        from cryptolake_assets.transform.archive_checks import CHECKSUM
+        from cryptolake_assets.transform.checks import CheckOutcome, joined
+
+        outcomes = joined([*(outcome for day in self.loaded for outcome in day.outcomes)])
+        if self.refused:
+            outcomes = [item for item in outcomes if item.name != CHECKSUM]
+            said = "; ".join(self.refused)
+            outcomes.append(CheckOutcome(CHECKSUM, False, said, len(self.refused)))
+        yield from checks.evaluations(KEY, BLOCKING, outcomes, self.key)
+        yield from checks.evaluations(KEY, WARNING, outcomes, self.key, dg.AssetCheckSeverity.WARN)
+        if self.is_good:
+            yield dg.AssetMaterialization(KEY, partition=self.key, metadata=self._metadata())
+
+    def _metadata(self) -> dict[str, dg.MetadataValue]:
+        lines = ["file | outcome | rows | rows replaced | sha256", "--- | --- | --- | --- | ---"]
+        lines += [
+            f"{day.file.name} | {day.outcome} | {day.rows:,} | {day.rows_removed:,} | {day.sha256}"
+            for day in self.loaded
+        ]
+        snapshots = [day.snapshot_id for day in self.loaded if day.snapshot_id is not None]
+        return {
+            "dagster/row_count": dg.MetadataValue.int(sum(day.rows for day in self.loaded)),
+            "rows_replaced": dg.MetadataValue.int(sum(day.rows_removed for day in self.loaded)),
+            "files": dg.MetadataValue.md("\n".join(lines)),
+            "not_published": dg.MetadataValue.text("; ".join(self.missing) or "none"),
+            **({"snapshot_id": dg.MetadataValue.text(str(snapshots[-1]))} if snapshots else {}),
+        }
+
+
+class _Teller:
+    """Says in the run's log how far a file is: a line a quarter of it, and one a million rows."""
+
+    def __init__(self, context: dg.AssetExecutionContext, name: str) -> None:
+        self._context, self._name = context, name
+        self._quarters = self._millions = 0
+
+    def downloaded(self, done: int, total: int | None) -> None:
+        quarters = done * 4 // total if total else 0
+        if quarters > self._quarters:
+            self._quarters = quarters
+            self._context.log.info(f"{self._name}: {done / 1e6:.1f} of {(total or 0) / 1e6:.1f} MB")
+
+    def written(self, rows: int) -> None:
+        if rows // 1_000_000 > self._millions:
+            self._millions = rows // 1_000_000
+            self._context.log.info(f"{self._name}: {rows:,} rows written")

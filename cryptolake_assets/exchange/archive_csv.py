@@ -1,0 +1,190 @@
+"""Reads the CSV of an archive zip of aggregate trades in blocks, as Arrow tables with exact decimals. No network.
+
+The layout is the same for USD-M and COIN-M: `agg_trade_id, price, quantity, first_trade_id, last_trade_id,
+transact_time, is_buyer_maker`, with or without that header, times in ms or µs. A line that is not an aggregate trade
+refuses the file: nothing is rounded, guessed or left out.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from cryptolake_assets.contract import DECIMAL_PATTERN
+from cryptolake_assets.errors import ArchiveFormatError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+HEADER = ("agg_trade_id", "price", "quantity", "first_trade_id", "last_trade_id", "transact_time", "is_buyer_maker")
+"""The columns. In the tables, `transact_time` is in µs since 1970, UTC, and price and quantity are decimal(18,8)."""
+
+BLOCK_BYTES = 8 << 20
+"""So much text is parsed at a time."""
+
+MICROSECONDS_FROM = 10**14
+"""Times from this number on are in µs (as ms they would be in the year 5138), those below in ms."""
+
+_INTEGERS = ("agg_trade_id", "first_trade_id", "last_trade_id", "transact_time")
+_DECIMALS = ("price", "quantity")
+_LAST_US = 253_402_300_800_000_000
+_BOM = b"\xef\xbb\xbf"
+_LINE = re.compile(
+    rf"[0-9]{{1,18}},{DECIMAL_PATTERN},{DECIMAL_PATTERN},(?:[0-9]{{1,18}},){{3}}(?:true|false|True|False|TRUE|FALSE)"
+)
+
+
+def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, pa.Table]]:
+    """(lines of the block that are not blank, table with the columns of `HEADER`), in the file's order.
+
+    Raises `ArchiveFormatError` for a damaged zip and for the first line that is no aggregate trade, with its number.
+    """
+    with _opened(path) as file:
+        number = 1
+        for block in _blocks(file, block_bytes):
+            text = block
+            if number == 1:
+                text = block.removeprefix(_BOM)
+                text = text[_header_bytes(path, text) :]
+                number += block.count(b"\n") - text.count(b"\n")
+            if text:
+                lines = text.count(b"\n") + (not text.endswith(b"\n"))
+                yield _filled_lines(text, lines), _parse(path, number, text)
+                number += lines
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The zip's one CSV, unpacked as it is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+            if len(names) != 1 or not names[0].endswith(".csv"):
+                raise _error(path, f"it holds {names[:5]}, expected one .csv")
+            with archive.open(names[0]) as file:
+                yield file
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise _error(path, f"the zip is damaged ({error})") from error
+
+
+def _blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """The text in blocks that end where a line does."""
+    rest = b""
+    while data := file.read(size):
+        end = data.rfind(b"\n") + 1
+        if not end:
+            rest += data
+            if len(rest) > size:
+                raise ArchiveFormatError(f"archive: {file.name}: a line is longer than {size} bytes. It is no CSV.")
+            continue
+        yield rest + data[:end]
+        rest = data[end:]
+    if rest:
+        yield rest
+
+
+def _header_bytes(path: Path, block: bytes) -> int:
+    """How much of the first block is its header line; 0 when it has none."""
+    line, newline, _ = block.partition(b"\n")
+    text = line.decode("ascii", "replace").strip()
+    if text[:1].isdigit():
+        return 0
+    names = tuple(name.strip().strip('"').lower() for name in text.split(","))
+    if names != HEADER:
+        raise _error(path, f"line 1 is {text[:100]!r}, neither the header {','.join(HEADER)} nor a trade")
+    return len(line) + len(newline)
+
+
+def _filled_lines(text: bytes, lines: int) -> int:
+    """Lines that hold something."""
+    if b"\n\n" not in text and b"\n\r\n" not in text and not text.startswith((b"\n", b"\r\n")):
+        return lines
+    return sum(1 for line in text.splitlines() if line)
+
+
+def _parse(path: Path, first_line: int, text: bytes) -> pa.Table:
+    """The block's rows. The slow look for the line to blame is taken only when there is one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv
+
+    types = {**dict.fromkeys(_INTEGERS, pa.int64()), **dict.fromkeys(_DECIMALS, pa.string())}
+    try:
+        table = csv.read_csv(
+            pa.py_buffer(text),
+            csv.ReadOptions(column_names=HEADER),
+            csv.ParseOptions(quote_char=False),
+            csv.ConvertOptions(
+                column_types={**types, "is_buyer_maker": pa.bool_()},
+                null_values=[],
+                true_values=["true", "True", "TRUE"],
+                false_values=["false", "False", "FALSE"],
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise _first_bad_line(path, first_line, text, _shape_problem, str(error)) from error
+    if b"x" in text or b"X" in text:  # Arrow takes 0x1F for a number
+        raise _first_bad_line(path, first_line, text, _shape_problem, "a number is not decimal")
+    for name in _DECIMALS:
+        matches = pc.match_substring_regex(table[name], rf"\A(?:{DECIMAL_PATTERN})\z")
+        if not pc.all(matches).as_py():
+            raise _first_bad_line(path, first_line, text, _shape_problem, f"{name} is no decimal(18,8)")
+    times = table["transact_time"]
+    scaled = pc.if_else(pc.less(times, MICROSECONDS_FROM), pc.multiply(times, 1000), times)
+    order = pc.less_equal(table["first_trade_id"], table["last_trade_id"])
+    in_range = pc.and_(
+        pc.and_(pc.greater_equal(table["agg_trade_id"], 0), pc.greater_equal(table["first_trade_id"], 0)),
+        pc.and_(pc.greater_equal(scaled, 0), pc.less(scaled, _LAST_US)),
+    )
+    if not pc.all(pc.and_(order, in_range)).as_py():
+        raise _first_bad_line(path, first_line, text, _meaning_problem, "ids or time out of range")
+    columns = {
+        **{name: table[name] for name in HEADER},
+        **{name: table[name].cast(pa.decimal128(18, 8)) for name in _DECIMALS},
+        "transact_time": scaled,
+    }
+    return pa.table(columns)
+
+
+def _first_bad_line(
+    path: Path, first_line: int, text: bytes, problem_of: Callable[[str], str], otherwise: str
+) -> ArchiveFormatError:
+    for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), first_line):
+        if line and (problem := problem_of(line)):
+            return _error(path, f"line {number} is {line[:120]!r}: {problem}")
+    return _error(path, f"a line from {first_line} on is no aggregate trade ({otherwise})")
+
+
+def _shape_problem(line: str) -> str:
+    """What is wrong with a line's values; empty when nothing is."""
+    if _LINE.fullmatch(line):
+        return ""
+    values = line.split(",")
+    if len(values) != len(HEADER):
+        return f"{len(values)} columns, expected {len(HEADER)}"
+    for name in _DECIMALS:
+        value = values[HEADER.index(name)]
+        if not re.fullmatch(DECIMAL_PATTERN, value):
+            return f"{name} {value!r} is no number with at most 10 digits before and 8 behind the point"
+    return "expected whole numbers for ids and time, decimals for price and quantity, true or false at the end"
+
+
+def _meaning_problem(line: str) -> str:
+    values = line.split(",")
+    first, last, time = (int(values[HEADER.index(name)]) for name in ("first_trade_id", "last_trade_id", _INTEGERS[3]))
+    if first > last:
+        return f"first_trade_id {first} is past last_trade_id {last}"
+    time_us = time if time >= MICROSECONDS_FROM else time * 1000
+    return "" if 0 <= time_us < _LAST_US and min(int(values[0]), first) >= 0 else "ids or time out of range"
+
+
+def _error(path: Path, cause: str) -> ArchiveFormatError:
+    return ArchiveFormatError(
+        f"archive: {path.name}: {cause}. The file is refused and what was loaded before stays. Compare it with the "
+        "archive's own; if that is the same, a re-issued file has to be waited for."
+    )

@@ -1,0 +1,164 @@
+"""Writes rows of Bronze as data files, one an hour, in row groups as they come: memory does not grow with the day.
+
+The files are sorted as their input is and laid out as compaction leaves them; they belong to no snapshot until a
+commit takes them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from cryptolake_assets.lake.compaction import ROW_GROUP_ROWS
+from cryptolake_assets.lake.tables import BRONZE_TRADES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table
+
+HOUR_US = 3_600_000_000
+_AS_DIFFERENCES = ("event_time", "ingest_ts", "trade_id", "first_trade_id", "last_trade_id")
+"""Stored as differences, which are small in sorted rows."""
+_BY_DICTIONARY = ("symbol", "price", "qty", "side", "exchange", "trade_type", "stream")
+
+
+class HourFiles:
+    """Takes rows in any order, best in that of time; `close()` gives the files, `abort()` deletes them."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._schema = _file_schema(table)
+        self._write_id = uuid.uuid4()
+        self._waiting: dict[int, list[pa.Table]] = defaultdict(list)
+        self._open: dict[int, _HourFile] = {}
+        self.rows = 0
+
+    def write(self, rows: pa.Table) -> None:
+        """Rows of `bronze.futures_trades`; text columns may be dictionary-encoded."""
+        for hour, part in _by_hour(rows):
+            waiting = self._waiting[hour]
+            waiting.append(part)
+            if sum(table.num_rows for table in waiting) >= ROW_GROUP_ROWS:
+                self._flush(hour)
+        self.rows += rows.num_rows
+
+    def close(self) -> list[DataFile]:
+        for hour in sorted(self._waiting):
+            self._flush(hour)
+        return [file.close() for _, file in sorted(self._open.items())]
+
+    def abort(self) -> None:
+        """Deletes what was written; what cannot be deleted is left to the removal of orphans."""
+        for file in self._open.values():
+            file.abort()
+
+    def _flush(self, hour: int) -> None:
+        import pyarrow as pa
+
+        if waiting := self._waiting.pop(hour, None):
+            if hour not in self._open:
+                self._open[hour] = _HourFile(self._table, hour, f"00000-{len(self._open)}-{self._write_id}.parquet")
+            self._open[hour].write(pa.concat_tables(waiting, promote_options="permissive"), self._schema)
+
+
+class _HourFile:
+    """One Parquet file of one hour (hours since 1970)."""
+
+    def __init__(self, table: Table, hour: int, name: str) -> None:
+        from pyiceberg.partitioning import PartitionFieldValue, PartitionKey
+        from pyiceberg.table.locations import load_location_provider
+
+        self._table = table
+        spec = table.spec()
+        self._key = PartitionKey([PartitionFieldValue(spec.fields[0], hour)], spec, table.schema())
+        locations = load_location_provider(table.location(), table.properties)
+        self._path = locations.new_data_location(data_file_name=name, partition_key=self._key)
+        self._output = table.io.new_output(self._path)
+        self._stream = self._output.create(overwrite=True)
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, rows: pa.Table, schema: pa.Schema) -> None:
+        """One row group or more."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        # A dictionary of one value is written at once, a million repeats of it are compared one by one.
+        columns = {name: rows[name] for name in schema.names}
+        given = pa.schema([schema.field(name).with_type(column.type) for name, column in columns.items()])
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                cast(IO[Any], self._stream),
+                given,
+                compression="zstd",
+                store_schema=False,
+                store_decimal_as_integer=True,
+                data_page_version="2.0",
+                use_dictionary=list(_BY_DICTIONARY),
+                column_encoding=dict.fromkeys(_AS_DIFFERENCES, "DELTA_BINARY_PACKED"),
+            )
+        self._writer.write_table(pa.table(columns, schema=given), row_group_size=ROW_GROUP_ROWS)
+
+    def close(self) -> DataFile:
+        from pyiceberg.io.pyarrow import (
+            compute_statistics_plan,
+            data_file_statistics_from_parquet_metadata,
+            parquet_path_to_id_mapping,
+        )
+        from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+
+        if self._writer is None:
+            raise ValueError(f"{self._path}: no row was written")
+        self._writer.close()
+        self._stream.close()
+        schema = self._table.schema()
+        statistics = data_file_statistics_from_parquet_metadata(
+            parquet_metadata=self._writer.writer.metadata,
+            stats_columns=compute_statistics_plan(schema, self._table.properties),
+            parquet_column_mapping=parquet_path_to_id_mapping(schema),
+        )
+        return DataFile.from_args(
+            content=DataFileContent.DATA,
+            file_path=self._path,
+            file_format=FileFormat.PARQUET,
+            partition=self._key.partition,
+            file_size_in_bytes=len(self._output),
+            sort_order_id=None,
+            spec_id=self._table.metadata.default_spec_id,
+            equality_ids=None,
+            key_metadata=None,
+            **statistics.to_serialized_dict(),
+        )
+
+    def abort(self) -> None:
+        with suppress(Exception):
+            self._stream.close()
+        with suppress(OSError):
+            self._table.io.delete(self._path)
+
+
+def _file_schema(table: Table) -> pa.Schema:
+    """The table's Arrow schema with Iceberg's field ids, in the order of the table."""
+    from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+    schema = schema_to_pyarrow(table.schema(), include_field_ids=True)
+    return cast("pa.Schema", schema.empty_table().select(list(BRONZE_TRADES.column_names)).schema)
+
+
+def _by_hour(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
+    """(hours since 1970, its rows in their order)."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not rows.num_rows:
+        return
+    hours = rows["event_time"].cast(pa.int64()).to_numpy() // HOUR_US
+    edges = np.flatnonzero(np.diff(hours)) + 1
+    bounds = [0, *edges.tolist(), len(hours)]
+    for low, high in pairwise(bounds):
+        yield int(hours[low]), rows.slice(low, high - low)

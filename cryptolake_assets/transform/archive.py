@@ -1,0 +1,313 @@
+"""History from the public archive: a day of a symbol's aggregate trades into `bronze.futures_trades`.
+
+Verified, parsed and written in blocks, checked, then committed at once in the place of the day's earlier issue. The
+trades have the ids of the live `aggTrade` stream, so Silver takes one that came from both for one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cryptolake_assets.errors import (
+    ArchiveChecksumError,
+    ArchiveFormatError,
+    ArchiveMissingError,
+    ArchiveRangeError,
+)
+from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Progress
+from cryptolake_assets.exchange.archive_csv import read_blocks
+from cryptolake_assets.exchange.universe import default_start_date
+from cryptolake_assets.lake.archive_rows import count_day, replace_day
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.coverage import LOADING, CoverageRow, read_coverage, replace_archive_rows
+from cryptolake_assets.lake.hour_files import HourFiles
+from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.archive_checks import DAY_MS, Inspection, day_start_ms
+from cryptolake_assets.transform.checks import CheckOutcome
+from cryptolake_assets.transform.ohlcv import MARKET
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.manifest import DataFile
+
+log = structlog.get_logger(__name__)
+
+STREAM = "aggTrade"
+"""The stream whose ids the archive's aggregates have."""
+
+Rows = Callable[[int], None]
+"""Told how many rows of the file are written so far."""
+
+
+class Outcome(StrEnum):
+    """What became of a day."""
+
+    LOADED = "loaded"
+    REPLACED = "replaced"
+    UNCHANGED = "unchanged"
+    REFUSED = "refused"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class LoadedDay:
+    """`rows` are the day's rows of the archive in Bronze afterwards (in a refused file: those it has); `rows_removed`
+    those of an earlier issue that went. `outcomes` are empty for a day that was there already."""
+
+    file: ArchiveFile
+    outcome: Outcome
+    sha256: str
+    rows: int
+    rows_removed: int = 0
+    size_bytes: int = 0
+    snapshot_id: int | None = None
+    duration_ms: int = 0
+    outcomes: tuple[CheckOutcome, ...] = ()
+
+
+@dataclass(frozen=True)
+class NotLoaded:
+    """A file that the archive does not have, or that is not what it should be: `outcome` and why."""
+
+    file: ArchiveFile
+    outcome: Outcome
+    reason: str
+
+
+def try_day(
+    settings: Settings,
+    client: ArchiveClient,
+    file: ArchiveFile,
+    run_id: str,
+    *,
+    reload: bool = False,
+    downloaded: Progress | None = None,
+    written: Rows | None = None,
+) -> LoadedDay | NotLoaded:
+    """`load_day` for callers that go on with other files: what is wrong with this one is an answer. Raises
+    `ArchiveRangeError` and `ExchangeError`."""
+    try:
+        return load_day(settings, client, file, run_id, reload=reload, downloaded=downloaded, written=written)
+    except ArchiveMissingError as error:
+        return NotLoaded(file, Outcome.MISSING, str(error))
+    except (ArchiveChecksumError, ArchiveFormatError) as error:
+        return NotLoaded(file, Outcome.REFUSED, str(error))
+
+
+def load_day(
+    settings: Settings,
+    client: ArchiveClient,
+    file: ArchiveFile,
+    run_id: str,
+    *,
+    reload: bool = False,
+    downloaded: Progress | None = None,
+    written: Rows | None = None,
+) -> LoadedDay:
+    """Loads a day, unless this very file (by its sha256) was loaded before; with `reload` all the same.
+
+    A file that fails a blocking check is refused: the answer says so, and what was loaded before stays. Raises
+    `ArchiveRangeError` for a day before the lake's first, `ArchiveMissingError`, `ArchiveChecksumError`,
+    `ArchiveFormatError` and `ExchangeError`; nothing is changed then either. One load at a time runs in a home.
+    """
+    from filelock import FileLock
+
+    _require_partition(settings, file)
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(settings.run_dir / "archive.lock"):
+        started = time.monotonic()
+        stated = client.checksum(file)
+        if not reload and _recorded(settings, file) == stated:
+            rows = count_day(load_table(settings, BRONZE_TRADES), file.market.exchange, file.symbol, file.day)
+            log.info("archive_day_unchanged", symbol=file.symbol, day=file.day.isoformat(), rows=rows)
+            return LoadedDay(file, Outcome.UNCHANGED, stated, rows)
+        path = client.fetch(file, stated, settings.archive_dir, downloaded)
+        loaded = _load(settings, client.url(file), file, path, stated, run_id, started, written)
+        path.unlink()
+        return loaded
+
+
+def _load(
+    settings: Settings,
+    url: str,
+    file: ArchiveFile,
+    path: Path,
+    sha256: str,
+    run_id: str,
+    started: float,
+    written: Rows | None,
+) -> LoadedDay:
+    from pyiceberg.exceptions import CommitFailedException, ValidationException
+
+    table = load_table(settings, BRONZE_TRADES)
+    size_bytes = path.stat().st_size
+    hour_files, inspection = HourFiles(table), Inspection(file)
+    try:
+        files = write_day(path, file, hour_files, inspection, written)
+    except BaseException:
+        hour_files.abort()
+        raise
+    outcomes = inspection.outcomes(sum(item.record_count for item in files))
+    if not inspection.passed(outcomes):
+        hour_files.abort()
+        log.error("archive_day_refused", symbol=file.symbol, day=file.day.isoformat(), file=file.name)
+        return LoadedDay(
+            file,
+            Outcome.REFUSED,
+            sha256,
+            inspection.rows,
+            size_bytes=size_bytes,
+            duration_ms=_since(started),
+            outcomes=tuple(outcomes),
+        )
+    _announce(settings, url, file)
+    properties = {
+        "cryptolake.run-id": run_id,
+        "cryptolake.archive-file": file.name,
+        "cryptolake.archive-sha256": sha256,
+    }
+    try:
+        replaced = replace_day(table, file.market.exchange, file.symbol, file.day, files, properties)
+    except (CommitFailedException, ValidationException):
+        hour_files.abort()
+        raise
+    _record_coverage(settings, file, inspection.covered(), f"{url}#sha256={sha256}", None)
+    outcome = Outcome.REPLACED if replaced.rows_removed else Outcome.LOADED
+    log.info(
+        "archive_day_loaded",
+        symbol=file.symbol,
+        day=file.day.isoformat(),
+        outcome=outcome.value,
+        rows=inspection.rows,
+        rows_removed=replaced.rows_removed,
+        files_rewritten=replaced.files_rewritten,
+        snapshot=replaced.snapshot_id,
+        duration_s=round(time.monotonic() - started, 1),
+    )
+    return LoadedDay(
+        file,
+        outcome,
+        sha256,
+        inspection.rows,
+        replaced.rows_removed,
+        size_bytes,
+        replaced.snapshot_id,
+        _since(started),
+        tuple(outcomes),
+    )
+
+
+def write_day(
+    path: Path, file: ArchiveFile, hour_files: HourFiles, inspection: Inspection, written: Rows | None = None
+) -> list[DataFile]:
+    """Writes the zip's rows as data files, as long as they pass; one block is parsed while another is written."""
+    received = datetime.now(UTC)
+    for lines, block in _ahead(read_blocks(path)):
+        inspection.see(lines, block)
+        if inspection.in_day:
+            hour_files.write(_bronze_rows(block, file, received))
+        if written is not None:
+            written(inspection.rows)
+    return hour_files.close()
+
+
+def _ahead(blocks: Iterator[tuple[int, pa.Table]]) -> Iterator[tuple[int, pa.Table]]:
+    """The blocks, the next one under way in a thread: unpacking, parsing and writing all leave the interpreter free."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        upcoming = worker.submit(next, blocks, None)
+        while (block := upcoming.result()) is not None:
+            upcoming = worker.submit(next, blocks, None)
+            yield block
+
+
+def _bronze_rows(block: pa.Table, file: ArchiveFile, received: datetime) -> pa.Table:
+    """Rows of `bronze.futures_trades`; text that is the same in all of them as a dictionary of one word."""
+    import pyarrow as pa
+
+    schema, number = BRONZE_TRADES.arrow_schema(), block.num_rows
+    maker = block["is_buyer_maker"].combine_chunks().cast(pa.int8())
+    columns = {
+        "symbol": _constant(file.symbol, number),
+        "event_time": block["transact_time"].cast(schema.field("event_time").type),
+        "price": block["price"],
+        "qty": block["quantity"],
+        "side": pa.DictionaryArray.from_arrays(maker, pa.array(["buy", "sell"])),
+        "trade_id": block["agg_trade_id"],
+        "exchange": _constant(file.market.exchange, number),
+        "ingest_ts": pa.repeat(pa.scalar(received, schema.field("ingest_ts").type), number),
+        "first_trade_id": block["first_trade_id"],
+        "last_trade_id": block["last_trade_id"],
+        "trade_type": _constant(MARKET, number),
+        "stream": _constant(STREAM, number),
+    }
+    for name in schema.names:
+        if name not in columns:
+            columns[name] = pa.nulls(number, schema.field(name).type)
+    return pa.table(columns)
+
+
+def _constant(value: str, number: int) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int8()), number), pa.array([value]))
+
+
+def _require_partition(settings: Settings, file: ArchiveFile) -> None:
+    first = default_start_date(settings)
+    if file.day < first:
+        raise ArchiveRangeError(
+            f"archive: {file.day} is before the lake's first day, {first}. Set CRYPTOLAKE_START_DATE={file.day} (or an "
+            "earlier day) and start the platform again, then load it."
+        )
+
+
+def _of_day(file: ArchiveFile, row: CoverageRow) -> bool:
+    start_ms = day_start_ms(file.day)
+    return (
+        row.of_archive
+        and (row.exchange, row.symbol) == (file.market.exchange, file.symbol)
+        and start_ms <= row.connected_from_ms < start_ms + DAY_MS
+    )
+
+
+def _recorded(settings: Settings, file: ArchiveFile) -> str | None:
+    """The sha256 of the issue whose trades are in Bronze; None when none is."""
+    sources = [row.source for row in read_coverage(settings) if _of_day(file, row) and row.kafka_partition != LOADING]
+    return sources[0].rpartition("#sha256=")[2] if sources else None
+
+
+def _announce(settings: Settings, url: str, file: ArchiveFile) -> None:
+    """Makes symbol and day known before the first trade can be read: who follows Bronze would take them for strays."""
+    if not any(_of_day(file, row) for row in read_coverage(settings)):
+        _record_coverage(settings, file, [(day_start_ms(file.day), day_start_ms(file.day) + DAY_MS)], url, LOADING)
+
+
+def _record_coverage(
+    settings: Settings, file: ArchiveFile, spans: list[tuple[int, int]], source: str, mark: int | None
+) -> None:
+    """What is covered of the day; `mark` is `LOADING` before its trades are in Bronze, None once they are."""
+    start_ms, exchange = day_start_ms(file.day), file.market.exchange
+    rows = [
+        CoverageRow(exchange, file.symbol, STREAM, from_ms, to_ms, mark, None if mark is None else 0, source)
+        for from_ms, to_ms in spans
+    ]
+    replace_archive_rows(settings, exchange, file.symbol, start_ms, start_ms + DAY_MS, rows)
+
+
+def _since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """Both included; empty when `last` is before `first`."""
+    return [date.fromordinal(number) for number in range(first.toordinal(), last.toordinal() + 1)]
