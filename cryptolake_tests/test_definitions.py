@@ -13,9 +13,10 @@ import pytest
 
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.lake.maintenance import POOL, Work
-from cryptolake_assets.lake.tables import POOLED_TABLES, pools
+from cryptolake_assets.lake.tables import ARCHIVE_POOL, POOLED_TABLES, pools
 from cryptolake_assets.platform.pools import ensure_pools
 from cryptolake_assets.settings import PROJECT_ROOT, load_settings
+from cryptolake_assets.transform.archive_checks import IDS_CONSECUTIVE
 from cryptolake_assets.transform.checks import DEPENDENCIES, HEARTBEAT, SILVER_OBSERVATIONS, UP_TO_DATE
 
 HEAVY = ("pyspark", "pyiceberg", "pyarrow", "duckdb", "pandas", "dagster_pyspark", "aiokafka", "aiohttp")
@@ -45,6 +46,7 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
     graph = repository.asset_graph
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == {
         "bronze/futures_trades",
+        "bronze/futures_trades_archive",
         "silver/futures_ohlcv_1m",
         "bronze/futures_klines_1m",
         "gold/futures_daily_stats",
@@ -115,7 +117,8 @@ def test_gate_checks_block_and_every_check_has_its_assets_partitions(
     assert specs
     for spec in specs:
         of_all_time = spec.name in (HEARTBEAT, UP_TO_DATE, DEPENDENCIES)
-        assert spec.blocking == (spec.name not in (*SILVER_OBSERVATIONS, HEARTBEAT, UP_TO_DATE, "small_files"))
+        warns_only = (*SILVER_OBSERVATIONS, HEARTBEAT, UP_TO_DATE, IDS_CONSECUTIVE, "small_files")
+        assert spec.blocking == (spec.name not in warns_only)
         assert spec.partitions_def == (None if of_all_time else graph.get(spec.asset_key).partitions_def)
 
 
@@ -139,7 +142,7 @@ def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition) -> Non
 def test_every_table_that_runs_write_has_its_pool(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     named = {pool for key in graph.materializable_asset_keys for pool in graph.get(key).pools or ()}
-    assert named == {*(table.writer_pool for table in POOLED_TABLES), POOL}
+    assert named == {*(table.writer_pool for table in POOLED_TABLES), ARCHIVE_POOL, POOL}
 
 
 def test_a_pool_blocks_from_its_first_use_on(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ AGG_TRADES = "aggTrades"
 
 _COIN_SYMBOL = re.compile(r"[A-Z0-9]+USD_(?:PERP|[0-9]{6})", re.ASCII)
 _CHECKSUM = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S+)\s*", re.ASCII)
-_READ_BYTES = 1 << 20
 _RATE_LIMITED = (418, 429)
 
 Progress = Callable[[int, int | None], None]
@@ -186,7 +185,8 @@ class ArchiveClient:
             total = there + int(length) if length.isascii() and length.isdigit() else None
             progress(there, total)
             with part.path.open("ab") as out:
-                for data in response.iter_raw(_READ_BYTES):
+                # As it comes: what is gathered to larger pieces is lost when the line breaks.
+                for data in response.iter_raw():
                     out.write(data)
                     there += len(data)
                     progress(there, total)

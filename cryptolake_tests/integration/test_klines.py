@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,14 +17,13 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import klines, silver
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.exchange.capture import read_frames
-from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_KLINES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings
 from cryptolake_assets.transform.checks import OFFICIAL_KLINES
-from cryptolake_tests.waiting import wait_for
+from cryptolake_tests.exchange.served import ServedExchange
 
 from .bronze import append
 
@@ -59,28 +56,6 @@ def bronze_rows() -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-class Exchange:
-    """The replay exchange on a socket, in a thread of its own, its clock at the capture's end."""
-
-    def __init__(self, directory: Path) -> None:
-        self._replay = ReplayExchange(directory, speed=0)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    def __enter__(self) -> str:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._replay.start(), self._loop).result(30)
-        self._loop.call_soon_threadsafe(self._replay.clock.advance_to, LAST_MS * 1_000_000)
-        wait_for(lambda: self._replay.clock.now_ms() == LAST_MS)
-        return self._replay.url
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._replay.stop(), self._loop).result(30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
 
 
 @pytest.fixture
@@ -120,7 +95,7 @@ def test_real_bars_equal_the_official_ones_and_a_drift_is_flagged_until_it_is_go
     captured: tuple[Settings, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings, instance = captured
-    with Exchange(DEMO_CAPTURE_DIR) as url:
+    with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
         materialize(instance, silver.KEY, url, monkeypatch)
         assert judged(instance).description == "no reference: there is no official kline for a complete bar"
         assert not judged(instance).passed
@@ -145,14 +120,14 @@ def test_real_bars_equal_the_official_ones_and_a_drift_is_flagged_until_it_is_go
     official = Decimal(values[5]) + Decimal("0.001")
     lines[at] = ",".join([*values[:5], str(official), *values[6:]])
     path.write_text("\n".join(lines) + "\n")
-    with Exchange(drifted) as url:
+    with ServedExchange(drifted, LAST_MS) as url:
         materialize(instance, klines.KEY, url, monkeypatch)
     assert not judged(instance).passed
     assert judged(instance).description == "9 of 10 complete bars equal the official klines"
     (row,) = run_sql(settings, DIFFERENCES).to_pylist()
     assert (row["symbol"], row["window_start"], row["field"]) == ("ETHUSDT", HOUR.replace(minute=2), "volume")
     assert row["official"] - row["ours"] == Decimal("0.001")
-    with Exchange(DEMO_CAPTURE_DIR) as url:
+    with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
         materialize(instance, klines.KEY, url, monkeypatch)
     assert judged(instance).passed
     assert run_sql(settings, DIFFERENCES).num_rows == 0
@@ -164,7 +139,7 @@ def test_without_official_bars_nothing_passes(
     settings, instance = captured
     bare = tmp_path / "bare"
     shutil.copytree(DEMO_CAPTURE_DIR, bare, ignore=shutil.ignore_patterns("*.csv"))
-    with Exchange(bare) as url:
+    with ServedExchange(bare, LAST_MS) as url:
         materialize(instance, silver.KEY, url, monkeypatch)
         materialize(instance, klines.KEY, url, monkeypatch)
     assert not judged(instance).passed

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from cryptolake_assets.lake.follow import FollowerState, RunState, RunWish, split_hours
+from cryptolake_assets.lake.follow import (
+    MOST_WHOLE_HOURS,
+    WHOLE_HOUR,
+    FollowerState,
+    RunState,
+    RunWish,
+    split_hours,
+)
 
 HOUR = datetime(2024, 7, 18, 23, tzinfo=UTC)
 NEXT = HOUR + timedelta(hours=1)
@@ -43,6 +50,34 @@ def test_what_comes_during_a_run_is_asked_for_after_it() -> None:
     state.settle(lambda *_: RunState.SUCCEEDED, 1)
     (wish,) = state.wishes(never_busy, 1, 10)
     assert wish.from_sequence == 9
+
+
+def test_a_whole_hour_that_comes_during_a_run_is_asked_for_after_it_and_not_forgotten_by_a_failure() -> None:
+    for outcome in (RunState.SUCCEEDED, RunState.FAILED):
+        state = FollowerState()
+        state.touch(HOUR, 7)
+        state.wishes(never_busy, 0, 10)
+        state.touch(HOUR, 9)
+        state.touch(HOUR, WHOLE_HOUR)
+        state.touch(HOUR, 11)
+        state = restored(state.to_cursor())
+        state.settle(lambda *_, outcome=outcome: outcome, 1)
+        (wish,) = state.wishes(never_busy, 1, 10)
+        assert wish.from_sequence == WHOLE_HOUR
+
+
+def test_history_leaves_room_for_what_comes_now() -> None:
+    state = FollowerState()
+    for number in range(24):
+        state.touch(HOUR - timedelta(hours=number + 1), WHOLE_HOUR)
+    state.touch(HOUR, 12)
+    wishes = state.wishes(never_busy, 0, 24)
+    assert wishes[0].hour == HOUR
+    assert len(wishes) == 1 + MOST_WHOLE_HOURS
+    state.settle(lambda hour, _: RunState.SUCCEEDED if hour == HOUR else RunState.IN_FLIGHT, 1)
+    assert state.wishes(never_busy, 1, 24) == []
+    state.touch(HOUR, 13)
+    assert [wish.hour for wish in state.wishes(never_busy, 1, 24)] == [HOUR]
 
 
 def test_a_failed_hour_is_tried_later_from_its_oldest_file_and_blocks_no_other() -> None:

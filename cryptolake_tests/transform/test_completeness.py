@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.lake.coverage import LOADING, CoverageRow
 from cryptolake_assets.transform.completeness import CompletenessIndex
 
 GRACE_MS = 2_000
@@ -48,6 +50,15 @@ def test_symbols_and_streams_are_apart() -> None:
     assert not complete.is_complete("ETHUSDT", "trade", 0, MINUTE_MS)
     assert not complete.is_complete("BTCUSDT", "aggTrade", 0, MINUTE_MS)
     assert complete.is_complete_on_any_stream("BTCUSDT", 0, MINUTE_MS)
+
+
+def test_a_day_of_the_archive_counts_without_kafka_and_without_grace() -> None:
+    day = CoverageRow("binance_futures", "BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS, None, None, "http://archive")
+    complete = index(day, bronze=0)
+    assert complete.is_complete("BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS)
+    assert not complete.is_complete("BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS + 1)
+    loading = replace(day, kafka_partition=LOADING, kafka_offset=0)
+    assert not index(loading, bronze=9).is_complete("BTCUSDT", "aggTrade", 0, MINUTE_MS)
 
 
 @given(

@@ -1,0 +1,153 @@
+"""The archive's CSV: every layout is read to the last digit, and every other line refuses the file."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.errors import ArchiveFormatError
+from cryptolake_assets.exchange.archive import ArchiveFile
+from cryptolake_assets.exchange.archive_csv import HEADER, read_blocks
+from cryptolake_tests.archives import Aggregate, aggregates, csv_text, write_zip
+
+DAY = date(2024, 7, 18)
+FILE = ArchiveFile("BTCUSDT", DAY)
+SOUND = aggregates(DAY, 5)
+
+
+def read(directory: Path, text: str, block_bytes: int = 1 << 20) -> pa.Table:
+    blocks = list(read_blocks(write_zip(directory, FILE, text), block_bytes))
+    for lines, table in blocks:
+        assert lines == table.num_rows
+    return pa.concat_tables(table for _, table in blocks)
+
+
+def as_read(rows: list[Aggregate]) -> list[dict[str, object]]:
+    return [
+        dict(
+            zip(
+                HEADER,
+                (
+                    row.agg_id,
+                    Decimal(row.price),
+                    Decimal(row.qty),
+                    row.first_id,
+                    row.last_id,
+                    row.time_ms * 1000,
+                    row.maker,
+                ),
+                strict=True,
+            )
+        )
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("time_factor", [1, 1000])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_header_or_none_ms_or_us(tmp_path: Path, header: bool, time_factor: int, newline: str) -> None:
+    text = csv_text((row.line(time_factor) for row in SOUND), header=header).replace("\n", newline)
+    found = read(tmp_path, text)
+    assert found.schema.field("price").type == found.schema.field("quantity").type == pa.decimal128(18, 8)
+    assert found.to_pylist() == as_read(SOUND)
+    assert read(tmp_path, text.removesuffix(newline)).to_pylist() == as_read(SOUND)
+
+
+def test_python_s_booleans_a_byte_order_mark_and_a_quoted_header_are_understood(tmp_path: Path) -> None:
+    lines = [row.line().replace("true", "True").replace("false", "False") for row in SOUND]
+    assert read(tmp_path, "\ufeff" + csv_text(lines)).to_pylist() == as_read(SOUND)
+    header = ",".join(f'"{name}"' for name in HEADER)
+    assert read(tmp_path, header + "\n" + csv_text(lines, header=False)).to_pylist() == as_read(SOUND)
+
+
+_amounts = st.decimals(0, Decimal("9999999999"), places=8).map(lambda value: f"{value:f}")
+_ids = st.integers(0, 10**17)
+_rows = st.builds(
+    lambda agg_id, price, qty, first, more, time_ms, maker: Aggregate(
+        agg_id, price, qty, first, first + more, time_ms, maker
+    ),
+    _ids,
+    _amounts,
+    _amounts,
+    _ids,
+    st.integers(0, 1_000),
+    st.integers(0, 4 * 10**12),
+    st.booleans(),
+)
+
+
+@given(rows=st.lists(_rows, min_size=1, max_size=30), block_bytes=st.integers(150, 600), header=st.booleans())
+def test_no_block_size_loses_or_changes_a_digit(rows: list[Aggregate], block_bytes: int, header: bool) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        text = csv_text((row.line() for row in rows), header=header)
+        assert read(Path(directory), text, block_bytes).to_pylist() == as_read(rows)
+
+
+REFUSED = {
+    "nine decimals": ("3,60000.123456789,1,30,30,1721260800002,true", "price"),
+    "nine decimals that are zero": ("3,1.000000000,1,30,30,1721260800002,true", "price"),
+    "an exponent": ("3,6E4,1,30,30,1721260800002,true", "price"),
+    "too large": ("3,1,12345678901,30,30,1721260800002,true", "quantity"),
+    "not a number": ("3,NaN,1,30,30,1721260800002,true", "price"),
+    "an empty price": ("3,,1,30,30,1721260800002,true", "price"),
+    "a column too few": ("3,1,1,30,30,1721260800002", "6 columns"),
+    "a column too many": ("3,1,1,30,30,1721260800002,true,true", "8 columns"),
+    "an id of another kind": ("x3,1,1,30,30,1721260800002,true", "whole numbers"),
+    "a hexadecimal id": ("0x3,1,1,30,30,1721260800002,true", "whole numbers"),
+    "a negative id": ("-3,1,1,30,30,1721260800002,true", "out of range"),
+    "a time as a float": ("3,1,1,30,30,1.7e12,true", "whole numbers"),
+    "a boolean of another kind": ("3,1,1,30,30,1721260800002,yes", "true or false"),
+    "ids in the wrong order": ("3,1,1,31,30,1721260800002,true", "past last_trade_id"),
+    "nanoseconds": ("3,1,1,30,30,1721260800002000000,true", ""),
+    "html": ("<html>", "1 columns"),
+    "a header in the middle": (",".join(HEADER), "price"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_line_that_is_no_aggregate_trade_is_named_and_refuses_the_file(tmp_path: Path, name: str) -> None:
+    line, cause = REFUSED[name]
+    lines = [row.line() for row in SOUND]
+    text = csv_text([*lines[:3], line, *lines[3:]])
+    with pytest.raises(ArchiveFormatError, match=r"BTCUSDT-aggTrades-2024-07-18\.zip: line 5 is") as refused:
+        read(tmp_path, text)
+    assert cause in str(refused.value)
+    assert "what was loaded before stays" in str(refused.value)
+
+
+def test_the_number_of_a_bad_line_is_right_in_a_later_block_too(tmp_path: Path) -> None:
+    rows = [row.line() for row in aggregates(DAY, 200)]
+    rows[150] = "oops"
+    with pytest.raises(ArchiveFormatError, match="line 152 is 'oops'"):
+        read(tmp_path, csv_text(rows), block_bytes=500)
+    with pytest.raises(ArchiveFormatError, match="line 151 is 'oops'"):
+        read(tmp_path, csv_text(rows, header=False), block_bytes=500)
+
+
+def test_a_first_line_that_is_neither_header_nor_trade(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveFormatError, match="neither the header"):
+        read(tmp_path, "id,price\n1,2\n")
+
+
+def test_a_zip_that_is_none_is_damaged_or_holds_something_else(tmp_path: Path) -> None:
+    path = tmp_path / FILE.name
+    path.write_bytes(b"<?xml version='1.0'?><Error/>")
+    with pytest.raises(ArchiveFormatError, match="the zip is damaged"):
+        list(read_blocks(path))
+    sound = write_zip(tmp_path, FILE, csv_text(row.line() for row in aggregates(DAY, 5_000))).read_bytes()
+    path.write_bytes(sound[: len(sound) // 2] + bytes(64) + sound[len(sound) // 2 + 64 :])
+    with pytest.raises(ArchiveFormatError, match="the zip is damaged"):
+        list(read_blocks(path))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(ArchiveFormatError, match=r"expected one \.csv"):
+        list(read_blocks(path))

@@ -1,0 +1,431 @@
+"""Days of the archive over HTTP into the real catalog: loaded once, replaced whole, one with the stream's trades."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from cryptolake_assets import cli
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import archive as archive_defs
+from cryptolake_assets.defs import silver
+from cryptolake_assets.defs.follower import tick
+from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.defs.resources import StreamResource
+from cryptolake_assets.errors import ArchiveChecksumError, ArchiveFormatError, ArchiveRangeError, ExchangeError
+from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
+from cryptolake_assets.exchange.rest import RetryPolicy
+from cryptolake_assets.lake.bronze_files import local_path
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import replace_files
+from cryptolake_assets.lake.coverage import LOADING, CoverageRow, IcebergCoverageSink, read_coverage
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.lake.windows import between
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
+from cryptolake_assets.transform import archive
+from cryptolake_assets.transform.archive import LoadedDay, Outcome, load_day
+from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.refresh_silver import rebuild
+from cryptolake_tests.archives import Aggregate, aggregates, write_day, write_zip
+from cryptolake_tests.exchange.served import BrokenLine, ServedExchange
+from cryptolake_tests.reference import Trade, reference_bars
+
+from .bronze import append, bars
+
+DAY = date(2024, 7, 18)
+MIDNIGHT = datetime(2024, 7, 18, tzinfo=UTC)
+FILE = ArchiveFile("BTCUSDT", DAY)
+COIN = ArchiveFile("BTCUSD_PERP", date(2026, 5, 8))
+RECORDED = Path(__file__).parents[1] / "data"
+QUICK = RetryPolicy(attempts=3, max_backoff_s=0.01, max_retry_after_s=1)
+HOURS = 3
+FEW = aggregates(DAY, 1_500, step_ms=7_001)
+"""Nearly three hours from midnight on."""
+
+
+class World:
+    """A lake, the replay exchange with a directory that tests put archive files into, and Dagster's instance."""
+
+    def __init__(self, settings: Settings, directory: Path, url: str, instance: dg.DagsterInstance) -> None:
+        self.settings, self.directory, self.url, self.instance = settings, directory, url, instance
+        self.cursor: str | None = None
+
+    def load(self, file: ArchiveFile = FILE, url: str | None = None, **options: Any) -> LoadedDay:
+        with ArchiveClient(url or self.url, policy=QUICK) as client:
+            return load_day(self.settings, client, file, "test", **options)
+
+    def bronze(self) -> list[Trade]:
+        return list(load_table(self.settings, BRONZE_TRADES).scan().to_arrow().to_pylist())
+
+    def follow(self) -> set[str]:
+        """Ticks of the follower and the Silver runs that they ask for, until nothing is owed; the runs' hours."""
+        job = build_definitions().resolve_implicit_global_asset_job_def()
+        asked: set[str] = set()
+        while True:
+            context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
+            result = tick(context, self.settings, StreamResource())
+            if isinstance(result, dg.SkipReason):
+                self.cursor = context.cursor
+                assert "0 hours pending" in str(result.skip_message)
+                return asked
+            self.cursor = result.cursor
+            for request in result.run_requests or []:
+                assert request.partition_key is not None
+                asked.add(request.partition_key)
+                assert job.execute_in_process(
+                    instance=self.instance,
+                    asset_selection=[silver.KEY],
+                    partition_key=request.partition_key,
+                    run_config=request.run_config,
+                    tags=dict(request.tags),
+                ).success
+
+    def materialize(self, day: date, **config: Any) -> dg.ExecuteInProcessResult:
+        job = build_definitions().resolve_implicit_global_asset_job_def()
+        op = archive_defs.KEY.to_python_identifier()
+        return job.execute_in_process(
+            instance=self.instance,
+            asset_selection=[archive_defs.KEY],
+            partition_key=day.isoformat(),
+            run_config={"ops": {op: {"config": config}}},
+            raise_on_error=False,
+        )
+
+    def assert_bars(self, trades: list[Trade], *, complete: bool | dict[str, bool]) -> None:
+        """Silver's first hours hold exactly the bars of these trades."""
+        expected = reference_bars(trades)
+        found = bars(self.settings, MIDNIGHT, HOURS)
+        assert found.keys() == expected.keys()
+        for key, bar in expected.items():
+            assert {name: found[key][name] for name in bar} == bar, key
+            assert found[key]["is_complete"] is (complete if isinstance(complete, bool) else complete[key[0]])
+
+
+@pytest.fixture
+def world(lake: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    directory = tmp_path / "served"
+    shutil.copytree(DEMO_CAPTURE_DIR, directory)
+    with ServedExchange(directory) as url, dg.DagsterInstance.ephemeral() as instance:
+        settings = lake.model_copy(
+            update={
+                "replay_dir": directory,
+                "exchange_rest_url": url,
+                "archive_base_url": url,
+                "silver_interval_s": 0,
+                "kafka_bootstrap_servers": "127.0.0.1:9",
+            }
+        )
+        for name, value in settings.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(StreamResource, "lag", lambda _: None)
+        get_settings.cache_clear()
+        yield World(settings, directory, url, instance)
+
+
+def archived(rows: list[Aggregate]) -> list[Trade]:
+    """What Bronze shall hold of them, but for the time of receipt."""
+    nothing = {"kafka_partition": None, "kafka_offset": None, "kafka_timestamp": None}
+    return [{**row.trade("BTCUSDT"), **nothing} for row in rows]
+
+
+def by_identity(trades: list[Trade]) -> dict[tuple[Any, ...], Trade]:
+    """Without the time of receipt; each trade must be there once."""
+    found = {}
+    for trade in trades:
+        key = (trade["exchange"], trade["symbol"], trade["stream"], trade["trade_id"], trade["kafka_offset"] is None)
+        assert key not in found
+        found[key] = {name: value for name, value in trade.items() if name != "ingest_ts"}
+    return found
+
+
+def test_a_day_is_loaded_once_and_every_value_is_the_archive_s(world: World) -> None:
+    write_day(world.directory, FILE, FEW)
+    first = world.load()
+    assert (first.outcome, first.rows) == (Outcome.LOADED, len(FEW))
+    assert all(outcome.passed for outcome in first.outcomes)
+    assert by_identity(world.bronze()) == by_identity(archived(FEW))
+    snapshot = load_table(world.settings, BRONZE_TRADES).metadata.current_snapshot_id
+    again = world.load()
+    assert (again.outcome, again.rows) == (Outcome.UNCHANGED, len(FEW))
+    assert load_table(world.settings, BRONZE_TRADES).metadata.current_snapshot_id == snapshot
+    reloaded = world.load(reload=True)
+    assert (reloaded.outcome, reloaded.rows_removed) == (Outcome.REPLACED, len(FEW))
+    assert by_identity(world.bronze()) == by_identity(archived(FEW))
+    (row,) = read_coverage(world.settings)
+    assert (row.symbol, row.stream, row.kafka_partition) == ("BTCUSDT", "aggTrade", None)
+    assert (row.connected_to_ms - row.connected_from_ms, row.source.rpartition("=")[2]) == (86_400_000, first.sha256)
+    assert list(world.settings.archive_dir.iterdir()) == []
+
+
+def test_files_of_an_hour_that_are_sorted_and_say_what_they_hold(world: World) -> None:
+    write_day(world.directory, FILE, FEW)
+    world.load()
+    table = load_table(world.settings, BRONZE_TRADES)
+    files = [task.file for task in table.scan().plan_files()]
+    assert sorted(file.record_count for file in files) == sorted(
+        Counter(row.time_ms // 3_600_000 for row in FEW).values()
+    )
+    mark = table.schema().find_field("kafka_offset").field_id
+    assert all(file.null_value_counts[mark] == file.record_count for file in files)
+    assert len(table.metadata.snapshots) == 1
+
+
+def test_the_same_trades_from_the_stream_and_the_archive_are_one(world: World) -> None:
+    live = [row.trade("BTCUSDT") for row in FEW[200:900]]
+    append(world.settings, live)
+    world.follow()
+    assert {key for key, _ in bars(world.settings, MIDNIGHT, HOURS).items()} == reference_bars(live).keys()
+    write_day(world.directory, FILE, FEW)
+    world.load()
+    assert len(world.bronze()) == len(FEW) + len(live)
+    assert world.follow() == {hour_key(MIDNIGHT + timedelta(hours=number)) for number in range(24)}
+    world.assert_bars(archived(FEW), complete=True)
+    repeats = run_sql(
+        world.settings, "SELECT max(rows_duplicate) AS most FROM cryptolake.ops.run_metrics WHERE rows_in > 0"
+    )
+    assert repeats.to_pylist()[0]["most"] > 0
+    assert run_sql(world.settings, "SELECT * FROM cryptolake.silver.futures_trades_quarantine").num_rows == 0
+    # A second time nothing is owed, and a reload changes no bar.
+    assert world.follow() == set()
+    before = bars(world.settings, MIDNIGHT, HOURS)
+    world.load(reload=True)
+    world.follow()
+    assert bars(world.settings, MIDNIGHT, HOURS) == before
+    assert len(world.bronze()) == len(FEW) + len(live)
+
+
+def test_a_re_issued_file_replaces_its_day_and_nothing_else(world: World) -> None:
+    live = [row.trade("BTCUSDT") for row in FEW[:20]]
+    single = [
+        {**row.trade("ETHUSDT"), "stream": "trade", "last_trade_id": row.agg_id, "first_trade_id": row.agg_id}
+        for row in FEW[:50]
+    ]
+    append(world.settings, [*live, *single])
+    write_day(world.directory, FILE, FEW)
+    world.load()
+    world.follow()
+    # Another price, a minute and the last hour without trades, and a trade that was not there before.
+    minute = [row for row in FEW if not 600_000 <= row.time_ms % 86_400_000 < 660_000]
+    issued = [row for row in minute if row.time_ms % 86_400_000 < 2 * 3_600_000]
+    issued[300] = Aggregate(**{**vars(issued[300]), "price": "99999.12345678"})
+    last = issued[-1]
+    issued.append(Aggregate(last.agg_id + 1, "1.5", "2", last.last_id + 1, last.last_id + 1, last.time_ms + 1, True))
+    write_day(world.directory, FILE, issued, header=False)
+    replaced = world.load()
+    assert (replaced.outcome, replaced.rows, replaced.rows_removed) == (Outcome.REPLACED, len(issued), len(FEW))
+    assert by_identity(world.bronze()) == by_identity([*archived(issued), *live, *single])
+    world.follow()
+    world.assert_bars([*archived(issued), *single], complete={"BTCUSDT": True, "ETHUSDT": False})
+    highest = max(bar["high"] for bar in bars(world.settings, MIDNIGHT, HOURS).values())
+    assert highest == Decimal("99999.12345678")
+
+
+def test_a_re_issue_after_files_were_joined_with_the_stream_s_takes_only_its_own_rows(world: World) -> None:
+    live = [row.trade("BTCUSDT") for row in FEW[:400]] + [row.trade("ETHUSDT") for row in FEW[:100]]
+    append(world.settings, live)
+    write_day(world.directory, FILE, FEW)
+    world.load()
+    table = load_table(world.settings, BRONZE_TRADES)
+    for number in range(HOURS):
+        hour = MIDNIGHT + timedelta(hours=number)
+        window = between("event_time", hour, hour + timedelta(hours=1))
+        replace_files(table, window, table.scan(row_filter=window).to_arrow())
+        table = table.refresh()
+    assert len(list(table.scan().plan_files())) == HOURS
+    issued = [Aggregate(**{**vars(row), "qty": "7.5"}) for row in FEW[:1_200]]
+    write_day(world.directory, FILE, issued)
+    replaced = world.load()
+    assert replaced.rows_removed == len(FEW)
+    assert by_identity(world.bronze()) == by_identity([*archived(issued), *live])
+
+
+def test_a_mismatch_is_refused_and_the_good_data_stays(world: World) -> None:
+    write_day(world.directory, FILE, FEW)
+    world.load()
+    world.follow()
+    before, published = by_identity(world.bronze()), bars(world.settings, MIDNIGHT, HOURS)
+    write_zip(world.directory, FILE, "1,1,1,1,1,1721260800000,true\n", checksum="ab" * 32)
+    with pytest.raises(ArchiveChecksumError, match="what was loaded before stays"):
+        world.load()
+    write_zip(world.directory, FILE, "1,1.123456789,1,1,1,1721260800000,true\n")
+    with pytest.raises(ArchiveFormatError, match="line 1 is"):
+        world.load()
+    # Trades of another day, and a file without any.
+    write_day(world.directory, FILE, [*FEW, *aggregates(date(2024, 7, 19), 3, first_id=90_000)])
+    refused = world.load()
+    assert (refused.outcome, refused.rows) == (Outcome.REFUSED, len(FEW) + 3)
+    failed = {item.name: item.failing_count for item in refused.outcomes if not item.passed}
+    assert failed["within_the_day"] == 3
+    write_day(world.directory, FILE, [])
+    assert world.load().outcome is Outcome.REFUSED
+    assert by_identity(world.bronze()) == before
+    world.follow()
+    assert bars(world.settings, MIDNIGHT, HOURS) == published
+    written = world.settings.home / "warehouse"
+    named = {Path(task.file.file_path).name for task in load_table(world.settings, BRONZE_TRADES).scan().plan_files()}
+    assert {path.name for path in written.glob("bronze/futures_trades/data/**/*.parquet")} == named
+
+
+def test_an_interrupted_load_is_gone_on_with(world: World) -> None:
+    size = write_day(world.directory, FILE, FEW).stat().st_size
+    with BrokenLine(world.url, [size // 2, 1, 1, 1, 1]) as line, pytest.raises(ExchangeError, match="goes on"):
+        world.load(url=line.url)
+    assert world.bronze() == []
+    with BrokenLine(world.url, []) as line:
+        assert world.load(url=line.url).outcome is Outcome.LOADED
+        assert [text for text in line.sent if "Range: bytes=" in text]
+    assert by_identity(world.bronze()) == by_identity(archived(FEW))
+
+
+def test_a_crash_between_the_commit_and_its_record_doubles_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_day(world.directory, FILE, FEW)
+    record = archive._record_coverage
+
+    def crash(settings: Settings, file: ArchiveFile, spans: Any, source: str, mark: int | None) -> None:
+        if mark is None:
+            raise KeyboardInterrupt
+        record(settings, file, spans, source, mark)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archive, "_record_coverage", crash)
+        with pytest.raises(KeyboardInterrupt):
+            world.load()
+    (row,) = read_coverage(world.settings)
+    assert row.kafka_partition == LOADING
+    # The trades are there, of a known symbol, and their minutes are not complete yet.
+    world.follow()
+    world.assert_bars(archived(FEW), complete=False)
+    assert world.load().outcome is Outcome.REPLACED
+    assert by_identity(world.bronze()) == by_identity(archived(FEW))
+    world.follow()
+    world.assert_bars(archived(FEW), complete=True)
+
+
+def test_minutes_around_missing_ids_stay_incomplete(world: World) -> None:
+    holed = [row for row in FEW if not 100 <= row.agg_id - FEW[0].agg_id < 110]
+    write_day(world.directory, FILE, holed)
+    loaded = world.load()
+    (warned,) = [item for item in loaded.outcomes if not item.passed]
+    assert (warned.name, warned.failing_count) == ("ids_consecutive", 10)
+    world.follow()
+    around = range(99 * 7_001 // 60_000, 110 * 7_001 // 60_000 + 1)
+    incomplete = {start for (_, start), bar in bars(world.settings, MIDNIGHT, HOURS).items() if not bar["is_complete"]}
+    assert incomplete <= {MIDNIGHT + timedelta(minutes=number) for number in around}
+    assert incomplete
+
+
+def test_single_trades_and_aggregates_are_never_mixed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cryptolake_assets.transform.context.committed_offsets", lambda _: {0: 10**9})
+    single = [
+        {**row.trade("BTCUSDT"), "stream": "trade", "trade_id": number, "qty": Decimal("5")}
+        for number, row in enumerate(FEW[:100])
+    ]
+    append(world.settings, single)
+    minute_ms = FEW[0].time_ms
+    IcebergCoverageSink(world.settings).write(
+        [CoverageRow("binance_futures", "BTCUSDT", "trade", minute_ms, minute_ms + 62_000, 0, 1, "ws://replay")]
+    )
+    write_day(world.directory, FILE, FEW)
+    world.load()
+    world.follow()
+    found = bars(world.settings, MIDNIGHT, HOURS)
+    # The minute that the stream covers is made of single trades, the others of the archive's.
+    of_archive, of_stream = reference_bars(archived(FEW)), reference_bars(single)
+    first = ("BTCUSDT", MIDNIGHT)
+    assert found[first]["volume"] == of_stream[first]["volume"]
+    assert {key: bar["volume"] for key, bar in found.items() if key != first} == {
+        key: bar["volume"] for key, bar in of_archive.items() if key != first
+    }
+    assert all(bar["is_complete"] for bar in found.values())
+
+
+def test_the_producer_s_coverage_and_the_archive_s_leave_each_other_alone(world: World) -> None:
+    write_day(world.directory, FILE, FEW)
+    world.load()
+    row = CoverageRow("binance_futures", "BTCUSDT", "aggTrade", FEW[0].time_ms, FEW[0].time_ms + 9_000, 1, 5, "ws://x")
+    IcebergCoverageSink(world.settings).write([row])
+    assert len(read_coverage(world.settings)) == 2
+    world.load(reload=True)
+    found = read_coverage(world.settings)
+    assert row in found
+    assert sum(item.of_archive for item in found) == 1
+
+
+def test_a_recorded_day_of_coin_m_futures(world: World) -> None:
+    for suffix in ("", ".CHECKSUM"):
+        shutil.copy(RECORDED / f"{COIN.name}{suffix}", world.directory)
+    loaded = world.load(COIN)
+    assert (loaded.outcome, loaded.rows) == (Outcome.LOADED, 105_280)
+    assert all(outcome.passed for outcome in loaded.outcomes)
+    first = datetime(2026, 5, 8, tzinfo=UTC)
+    candidates = rebuild(world.settings, DuckDBEngine(world.settings), first, first + timedelta(days=1), "test")
+    assert all(candidate.passed for candidate in candidates)
+    found = bars(world.settings, first, 24)
+    assert len(found) == 1_437
+    assert all(bar["is_complete"] for bar in found.values())
+    assert sum(bar["trades"] for bar in found.values()) == 240_198
+    assert found == {key: {**found[key], **bar} for key, bar in reference_bars(world.bronze()).items()}
+
+
+def test_a_day_before_the_lake_s_first(world: World) -> None:
+    with pytest.raises(ArchiveRangeError, match="CRYPTOLAKE_START_DATE=2024-07-17"):
+        world.load(ArchiveFile("BTCUSDT", date(2024, 7, 17)))
+
+
+def test_the_asset_says_what_it_loaded_what_is_missing_and_what_it_refused(world: World) -> None:
+    write_day(world.directory, FILE, FEW)
+    done = world.materialize(DAY)
+    assert done.success
+    (event,) = done.asset_materializations_for_node(archive_defs.KEY.to_python_identifier())
+    assert event.partition == DAY.isoformat()
+    assert event.metadata["dagster/row_count"].value == len(FEW)
+    assert "ETHUSDT-aggTrades-2024-07-18.zip" in str(event.metadata["not_published"].value)
+    evaluations = {item.check_name: item for item in done.get_asset_check_evaluations()}
+    assert evaluations.keys() == {"checksum", "every_line", "within_the_day", "ids_consecutive"}
+    assert all(item.passed and item.partition == DAY.isoformat() for item in evaluations.values())
+
+    write_zip(world.directory, FILE, "1,1,1,1,1,1721260800000,true\n", checksum="ab" * 32)
+    refused = world.materialize(DAY, symbols=["btcusdt"])
+    assert not refused.success
+    assert refused.asset_materializations_for_node(archive_defs.KEY.to_python_identifier()) == []
+    failed = {item.check_name for item in refused.get_asset_check_evaluations() if not item.passed}
+    assert failed == {"checksum"}
+    assert by_identity(world.bronze()) == by_identity(archived(FEW))
+    assert not world.materialize(DAY, symbols=["ETHUSDT"]).success
+
+
+def test_the_command_loads_a_range_and_prints_a_table(world: World) -> None:
+    write_day(world.directory, FILE, FEW)
+    following = date(2024, 7, 19)
+    write_day(world.directory, ArchiveFile("BTCUSDT", following), aggregates(following, 10, first_id=50_000))
+    words = ["archive", "--symbol", "BTCUSDT", "--from", "2024-07-18", "--to", "2024-07-19"]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("loaded") >= 2
+    assert f"{len(FEW)}" in done.output
+    assert CliRunner().invoke(cli.app, words).output.count("unchanged") == 2
+    missing = CliRunner().invoke(cli.app, [*words[:-1], "2024-07-20"])
+    assert missing.exit_code == 1
+    assert "missing" in missing.output
+    assert "published some hours after it has ended" in missing.output
+
+
+def test_the_files_have_the_table_s_columns_and_types(world: World) -> None:
+    write_day(world.directory, FILE, FEW)
+    world.load()
+    for task in load_table(world.settings, BRONZE_TRADES).scan().plan_files():
+        schema = pq.read_schema(Path(local_path(task.file.file_path)))
+        assert schema.remove_metadata().equals(BRONZE_TRADES.arrow_schema(), check_metadata=False)

@@ -1,0 +1,64 @@
+"""The archive's rows beside Spark: its engine reads them, and its compaction joins them with the stream's."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.compaction import compact_hours
+from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.lake.windows import DAY, HOUR, between
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.archive import Outcome, load_day
+from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.silver_candidate import SilverRun, prepare_hours
+from cryptolake_assets.transform.spark_engine import SparkEngine
+from cryptolake_tests.archives import aggregates, write_day
+from cryptolake_tests.exchange.served import ServedExchange
+from cryptolake_tests.exchange.sockets import numbered_capture
+
+from .bronze import append
+
+FILE = ArchiveFile("BTCUSDT", date(2025, 9, 1))
+START = datetime(2025, 9, 1, tzinfo=UTC)
+ROWS = aggregates(FILE.day, 1_500)
+
+pytestmark = pytest.mark.filterwarnings("ignore:Parquet writer option:UserWarning")
+
+
+def test_both_engines_make_the_same_bars_and_a_reload_after_compaction_replaces_its_rows_only(
+    settings: Settings, tmp_path: Path
+) -> None:
+    append(settings, [row.trade("BTCUSDT") for row in ROWS[:300]])
+    directory = numbered_capture(tmp_path / "served", 3, 10)
+    write_day(directory, FILE, ROWS)
+    session = connect(settings)
+    try:
+        with ServedExchange(directory) as url, ArchiveClient(url) as client:
+            assert load_day(settings, client, FILE, "test").outcome is Outcome.LOADED
+            hours = [START + number * HOUR for number in range(3)]
+            candidates = [
+                list(prepare_hours(SilverRun(settings, engine, "test"), hours))
+                for engine in (DuckDBEngine(settings), SparkEngine(settings, session))
+            ]
+            for ours, theirs in zip(*candidates, strict=True):
+                assert ours.passed
+                assert theirs.passed
+                assert ours.bars.num_rows
+                assert ours.bars.sort_by("window_start").equals(theirs.bars.sort_by("window_start"))
+            done = compact_hours(settings, session, START, START + timedelta(hours=3))
+            assert (done.files_after, done.rows) == (3, len(ROWS) + 300)
+            write_day(directory, FILE, ROWS[:1_000])
+            replaced = load_day(settings, client, FILE, "test")
+            assert (replaced.outcome, replaced.rows_removed) == (Outcome.REPLACED, len(ROWS))
+    finally:
+        session.stop()
+    left = load_table(settings, BRONZE_TRADES).scan(row_filter=between("event_time", START, START + DAY)).to_arrow()
+    of_archive = [row for row in left.to_pylist() if row["kafka_offset"] is None]
+    assert (left.num_rows, len(of_archive)) == (1_300, 1_000)
+    assert {row["trade_id"] for row in of_archive} == {row.agg_id for row in ROWS[:1_000]}
