@@ -14,11 +14,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import api, page, silver
+from benchmarks import api, ingest, page, silver
 from benchmarks.results import RESULTS, Figure, Report
 from benchmarks.runner import BenchmarkError, Runner
 
-NEEDED_BYTES = {"silver": 12 * 10**9, "api": 10**9}
+NEEDED_BYTES = {"silver": 12 * 10**9, "api": 10**9, "ingest": 10**9}
 """Room that a part's state takes, about."""
 
 
@@ -30,7 +30,11 @@ def _api(runner: Runner, *, small: bool) -> list[Figure]:
     return api.run(runner, api.SMALL if small else api.Scale())
 
 
-PARTS: dict[str, Callable[..., list[Figure]]] = {"silver": _silver, "api": _api}
+def _ingest(runner: Runner, *, small: bool) -> list[Figure]:
+    return ingest.run(runner, ingest.SMALL if small else ingest.Scale())
+
+
+PARTS: dict[str, Callable[..., list[Figure]]] = {"silver": _silver, "api": _api, "ingest": _ingest}
 
 console = Console(stderr=True, highlight=False)
 

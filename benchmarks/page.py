@@ -141,8 +141,21 @@ def _requests(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def _archive_day(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    found = details["archive_vs_bare"]
+    names = {
+        "ours": "CryptoLake, from the request to the commit",
+        "bare": "pyarrow, bare, from the zip to a Parquet file",
+    }
+    lines = [f"| a day of {found['rows']:,} aggregates | seconds | CPU seconds | peak MB |", "|---|---:|---:|---:|"]
+    for kind, row in found["contestants"].items():
+        lines.append(f"| {names[kind]} | {row['query_s']:.2f} | {row['cpu_s']:.2f} | {row['rss_mb']:.0f} |")
+    return lines
+
+
 TABLES: dict[str, tuple[Callable[[Mapping[str, Mapping[str, Any]]], list[str]], ...]] = {
     "silver": (_contestants, _refreshes),
     "api": (_requests,),
+    "ingest": (_archive_day,),
 }
 PICTURES: dict[str, dict[str, Callable[[Mapping[str, Any]], str]]] = {"silver": {"silver-benchmark.svg": _picture}}

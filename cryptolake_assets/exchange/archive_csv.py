@@ -11,9 +11,10 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from cryptolake_assets.contract import DECIMAL_PATTERN
 from cryptolake_assets.errors import ArchiveFormatError
@@ -21,10 +22,12 @@ from cryptolake_assets.errors import ArchiveFormatError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+T = TypeVar("T")
+
 HEADER = ("agg_trade_id", "price", "quantity", "first_trade_id", "last_trade_id", "transact_time", "is_buyer_maker")
 """The columns. In the tables, `transact_time` is in µs since 1970, UTC, and price and quantity are decimal(18,8)."""
 
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 4 << 20
 """So much text is parsed at a time."""
 
 MICROSECONDS_FROM = 10**14
@@ -32,6 +35,7 @@ MICROSECONDS_FROM = 10**14
 
 _INTEGERS = ("agg_trade_id", "first_trade_id", "last_trade_id", "transact_time")
 _DECIMALS = ("price", "quantity")
+_TOO_LARGE = 10**10
 _LAST_US = 253_402_300_800_000_000
 _BOM = b"\xef\xbb\xbf"
 _LINE = re.compile(
@@ -46,16 +50,26 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[in
     """
     with _opened(path) as file:
         number = 1
-        for block in _blocks(file, block_bytes):
+        for block in ahead(_blocks(file, block_bytes)):
             text = block
             if number == 1:
                 text = block.removeprefix(_BOM)
                 text = text[_header_bytes(path, text) :]
                 number += block.count(b"\n") - text.count(b"\n")
             if text:
+                table = _parse(path, number, text)
                 lines = text.count(b"\n") + (not text.endswith(b"\n"))
-                yield _filled_lines(text, lines), _parse(path, number, text)
+                yield _filled_lines(text, lines, table.num_rows), table
                 number += lines
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, the next one under way in a thread: unpacking, parsing and writing leave the interpreter free."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        upcoming = worker.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = worker.submit(next, items, None)
+            yield item
 
 
 @contextmanager
@@ -100,11 +114,9 @@ def _header_bytes(path: Path, block: bytes) -> int:
     return len(line) + len(newline)
 
 
-def _filled_lines(text: bytes, lines: int) -> int:
-    """Lines that hold something."""
-    if b"\n\n" not in text and b"\n\r\n" not in text and not text.startswith((b"\n", b"\r\n")):
-        return lines
-    return sum(1 for line in text.splitlines() if line)
+def _filled_lines(text: bytes, lines: int, rows: int) -> int:
+    """Lines that hold something; they are counted only where they are not as many as the rows."""
+    return lines if lines == rows else sum(1 for line in text.splitlines() if line)
 
 
 def _parse(path: Path, first_line: int, text: bytes) -> pa.Table:
@@ -113,7 +125,7 @@ def _parse(path: Path, first_line: int, text: bytes) -> pa.Table:
     import pyarrow.compute as pc
     from pyarrow import csv
 
-    types = {**dict.fromkeys(_INTEGERS, pa.int64()), **dict.fromkeys(_DECIMALS, pa.string())}
+    types = {**dict.fromkeys(_INTEGERS, pa.int64()), **dict.fromkeys(_DECIMALS, pa.decimal128(18, 8))}
     try:
         table = csv.read_csv(
             pa.py_buffer(text),
@@ -128,27 +140,29 @@ def _parse(path: Path, first_line: int, text: bytes) -> pa.Table:
         )
     except pa.ArrowInvalid as error:
         raise _first_bad_line(path, first_line, text, _shape_problem, str(error)) from error
-    if b"x" in text or b"X" in text:  # Arrow takes 0x1F for a number
-        raise _first_bad_line(path, first_line, text, _shape_problem, "a number is not decimal")
-    for name in _DECIMALS:
-        matches = pc.match_substring_regex(table[name], rf"\A(?:{DECIMAL_PATTERN})\z")
-        if not pc.all(matches).as_py():
-            raise _first_bad_line(path, first_line, text, _shape_problem, f"{name} is no decimal(18,8)")
+    if b"x" in text or b"X" in text:  # Arrow takes 0x1F for a whole number
+        raise _first_bad_line(path, first_line, text, _shape_problem, "a number in another notation")
+    low, high = _extremes(table)
+    if any(max(-low[name], high[name]) >= _TOO_LARGE for name in _DECIMALS):
+        raise _first_bad_line(path, first_line, text, _shape_problem, "a number is no decimal(18,8)")
     times = table["transact_time"]
-    scaled = pc.if_else(pc.less(times, MICROSECONDS_FROM), pc.multiply(times, 1000), times)
-    order = pc.less_equal(table["first_trade_id"], table["last_trade_id"])
-    in_range = pc.and_(
-        pc.and_(pc.greater_equal(table["agg_trade_id"], 0), pc.greater_equal(table["first_trade_id"], 0)),
-        pc.and_(pc.greater_equal(scaled, 0), pc.less(scaled, _LAST_US)),
-    )
-    if not pc.all(pc.and_(order, in_range)).as_py():
+    if high["transact_time"] < MICROSECONDS_FROM:
+        times = pc.multiply(times, 1000)
+    elif low["transact_time"] < MICROSECONDS_FROM:
+        times = pc.if_else(pc.less(times, MICROSECONDS_FROM), pc.multiply(times, 1000), times)
+    ordered = pc.all(pc.less_equal(table["first_trade_id"], table["last_trade_id"])).as_py()
+    if not ordered or min(low[name] for name in _INTEGERS) < 0 or high["transact_time"] >= _LAST_US:
         raise _first_bad_line(path, first_line, text, _meaning_problem, "ids or time out of range")
-    columns = {
-        **{name: table[name] for name in HEADER},
-        **{name: table[name].cast(pa.decimal128(18, 8)) for name in _DECIMALS},
-        "transact_time": scaled,
-    }
-    return pa.table(columns)
+    return table.set_column(HEADER.index("transact_time"), "transact_time", times)
+
+
+def _extremes(table: pa.Table) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Least and greatest value of each column of numbers; 0 in an empty table."""
+    import pyarrow.compute as pc
+
+    found = {name: pc.min_max(table[name]).as_py() for name in (*_INTEGERS, *_DECIMALS)}
+    least, greatest = ({name: pair[end] or 0 for name, pair in found.items()} for end in ("min", "max"))
+    return least, greatest
 
 
 def _first_bad_line(

@@ -29,7 +29,11 @@ _BY_DICTIONARY = ("symbol", "price", "qty", "side", "exchange", "trade_type", "s
 
 
 class HourFiles:
-    """Takes rows in any order, best in that of time; `close()` gives the files, `abort()` deletes them."""
+    """Takes rows in any order, best in that of time; `close()` gives the files, `abort()` deletes them.
+
+    A file is finished once a row two hours later came: an open one holds some 10 MB. Rows that come for its hour after
+    that make another file.
+    """
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -37,6 +41,8 @@ class HourFiles:
         self._write_id = uuid.uuid4()
         self._waiting: dict[int, list[pa.Table]] = defaultdict(list)
         self._open: dict[int, _HourFile] = {}
+        self._made: list[_HourFile] = []
+        self._finished: list[DataFile] = []
         self.rows = 0
 
     def write(self, rows: pa.Table) -> None:
@@ -46,16 +52,18 @@ class HourFiles:
             waiting.append(part)
             if sum(table.num_rows for table in waiting) >= ROW_GROUP_ROWS:
                 self._flush(hour)
+            for earlier in [other for other in {*self._waiting, *self._open} if other < hour - 1]:
+                self._finish(earlier)
         self.rows += rows.num_rows
 
     def close(self) -> list[DataFile]:
-        for hour in sorted(self._waiting):
-            self._flush(hour)
-        return [file.close() for _, file in sorted(self._open.items())]
+        for hour in sorted({*self._waiting, *self._open}):
+            self._finish(hour)
+        return self._finished
 
     def abort(self) -> None:
         """Deletes what was written; what cannot be deleted is left to the removal of orphans."""
-        for file in self._open.values():
+        for file in self._made:
             file.abort()
 
     def _flush(self, hour: int) -> None:
@@ -63,8 +71,15 @@ class HourFiles:
 
         if waiting := self._waiting.pop(hour, None):
             if hour not in self._open:
-                self._open[hour] = _HourFile(self._table, hour, f"00000-{len(self._open)}-{self._write_id}.parquet")
+                name = f"00000-{len(self._made)}-{self._write_id}.parquet"
+                self._open[hour] = _HourFile(self._table, hour, name)
+                self._made.append(self._open[hour])
             self._open[hour].write(pa.concat_tables(waiting, promote_options="permissive"), self._schema)
+
+    def _finish(self, hour: int) -> None:
+        self._flush(hour)
+        if file := self._open.pop(hour, None):
+            self._finished.append(file.close())
 
 
 class _HourFile:
@@ -122,6 +137,7 @@ class _HourFile:
             stats_columns=compute_statistics_plan(schema, self._table.properties),
             parquet_column_mapping=parquet_path_to_id_mapping(schema),
         )
+        self._writer = None  # with its buffers
         return DataFile.from_args(
             content=DataFileContent.DATA,
             file_path=self._path,

@@ -7,8 +7,7 @@ trades have the ids of the live `aggTrade` stream, so Silver takes one that came
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -24,7 +23,7 @@ from cryptolake_assets.errors import (
     ArchiveRangeError,
 )
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Progress
-from cryptolake_assets.exchange.archive_csv import read_blocks
+from cryptolake_assets.exchange.archive_csv import ahead, read_blocks
 from cryptolake_assets.exchange.universe import default_start_date
 from cryptolake_assets.lake.archive_rows import count_day, replace_day
 from cryptolake_assets.lake.catalog import load_table
@@ -211,30 +210,21 @@ def write_day(
     path: Path, file: ArchiveFile, hour_files: HourFiles, inspection: Inspection, written: Rows | None = None
 ) -> list[DataFile]:
     """Writes the zip's rows as data files, as long as they pass; one block is parsed while another is written."""
-    received = datetime.now(UTC)
-    for lines, block in _ahead(read_blocks(path)):
+    received, schema = datetime.now(UTC), BRONZE_TRADES.arrow_schema()
+    for lines, block in ahead(read_blocks(path)):
         inspection.see(lines, block)
         if inspection.in_day:
-            hour_files.write(_bronze_rows(block, file, received))
+            hour_files.write(_bronze_rows(block, file, received, schema))
         if written is not None:
             written(inspection.rows)
     return hour_files.close()
 
 
-def _ahead(blocks: Iterator[tuple[int, pa.Table]]) -> Iterator[tuple[int, pa.Table]]:
-    """The blocks, the next one under way in a thread: unpacking, parsing and writing all leave the interpreter free."""
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        upcoming = worker.submit(next, blocks, None)
-        while (block := upcoming.result()) is not None:
-            upcoming = worker.submit(next, blocks, None)
-            yield block
-
-
-def _bronze_rows(block: pa.Table, file: ArchiveFile, received: datetime) -> pa.Table:
+def _bronze_rows(block: pa.Table, file: ArchiveFile, received: datetime, schema: pa.Schema) -> pa.Table:
     """Rows of `bronze.futures_trades`; text that is the same in all of them as a dictionary of one word."""
     import pyarrow as pa
 
-    schema, number = BRONZE_TRADES.arrow_schema(), block.num_rows
+    number = block.num_rows
     maker = block["is_buyer_maker"].combine_chunks().cast(pa.int8())
     columns = {
         "symbol": _constant(file.symbol, number),

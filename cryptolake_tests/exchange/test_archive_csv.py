@@ -94,8 +94,8 @@ def test_no_block_size_loses_or_changes_a_digit(rows: list[Aggregate], block_byt
 
 REFUSED = {
     "nine decimals": ("3,60000.123456789,1,30,30,1721260800002,true", "price"),
-    "nine decimals that are zero": ("3,1.000000000,1,30,30,1721260800002,true", "price"),
-    "an exponent": ("3,6E4,1,30,30,1721260800002,true", "price"),
+    "nine decimals in the quantity": ("3,1,0.000000001,30,30,1721260800002,true", "quantity"),
+    "a small exponent": ("3,1E-9,1,30,30,1721260800002,true", "price"),
     "too large": ("3,1,12345678901,30,30,1721260800002,true", "quantity"),
     "not a number": ("3,NaN,1,30,30,1721260800002,true", "price"),
     "an empty price": ("3,,1,30,30,1721260800002,true", "price"),

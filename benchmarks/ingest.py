@@ -1,0 +1,67 @@
+"""Part `ingest`: how fast data comes into Bronze, beside bare scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.results import Figure
+from benchmarks.runner import Runner
+
+GENERATOR = 1
+"""Moves when `ingest_steps.make_archive` makes something else of the same parameters."""
+STEPS = "benchmarks.ingest_steps"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the part is. `archive_rows` are the aggregates of the day that is loaded."""
+
+    archive_rows: int = 2_000_000
+    rounds: int = 5
+
+
+SMALL = Scale(20_000, rounds=1)
+
+
+def run(runner: Runner, scale: Scale) -> list[Figure]:
+    """Prepares what is missing, measures, and returns the figures."""
+    return _archive(runner, scale)
+
+
+def _archive(runner: Runner, scale: Scale) -> list[Figure]:
+    """A day of the public archive: the whole load, from the first request to the commit, and the bare conversion of
+    the same file, in turns."""
+    directory = runner.state / f"archive-{scale.archive_rows}"
+    key = {"rows": scale.archive_rows, "generator": GENERATOR}
+    if not runner.made_once(directory, key):
+        title = f"generating {scale.archive_rows:,} aggregates"
+        runner.remember(
+            directory, key, runner.step_of(STEPS, title, "make_archive", directory=directory, rows=scale.archive_rows)
+        )
+    made = runner.recall(directory)
+    served = directory / "served"
+    rounds: list[dict[str, Any]] = []
+    for number in range(scale.rounds):
+        place = f"round {number + 1} of {scale.rounds}"
+        bare = runner.bare(f"bare conversion, {place}", "archive_csv", served / made["name"], directory / "out.parquet")
+        ours = runner.step_of(STEPS, f"load of the day, {place}", "load_archive", home=_fresh(directory), served=served)
+        rounds.append({"bare": bare, "ours": ours})
+    ratios = [one["bare"]["query_s"] / one["ours"]["query_s"] for one in rounds]
+    contestants = {
+        kind: {name: round(median(one[kind][name] for one in rounds), 3) for name in ("query_s", "cpu_s", "rss_mb")}
+        for kind in ("bare", "ours")
+    }
+    rows_per_s = round(scale.archive_rows / contestants["ours"]["query_s"])
+    detail = {**made, "rounds": [round(value, 3) for value in ratios], "contestants": contestants}
+    return [
+        Figure("archive_vs_bare", round(median(ratios), 3), "ratio", ">= 0.7", detail),
+        Figure("archive_rows_per_s", rows_per_s, "rows/s", ">= 200000"),
+        Figure("archive_peak_mb", contestants["ours"]["rss_mb"], "MB", "", {"bare": contestants["bare"]["rss_mb"]}),
+    ]
+
+
+def _fresh(directory: Path) -> Path:
+    return directory / "home"
