@@ -25,7 +25,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 SILVER := silver/futures_ohlcv_1m
 GOLD := gold/futures_daily_stats
 
-.PHONY: help setup browser pictures demo up down status health notify-test logs test test-unit test-integration fuzz lint format types validate bench lock \
+.PHONY: help setup archive browser pictures demo up down status health notify-test logs test test-unit test-integration fuzz lint format types validate bench lock \
 	env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
 	run-silver run-gold trigger-silver maintain spark-sql-check dbt dbt-docs need-partition
 
@@ -77,6 +77,9 @@ notify-test: $(READY) ## Send a test alert to where CRYPTOLAKE_NOTIFY_URLS says
 	@$(CRYPTOLAKE) notify-test
 
 # Kafka, the tables, Bronze, Silver, Gold.
+
+archive: $(READY) ## Load days of the public archive into Bronze: FROM=2024-07-01 TO=2024-07-03 SYMBOL=BTCUSDT
+	@$(CRYPTOLAKE) archive $(if $(SYMBOL),--symbol "$(SYMBOL)") --from "$(FROM)" $(if $(TO),--to "$(TO)")
 
 kafka-create-topics: $(READY) ## Create the topics that are missing
 	@$(CRYPTOLAKE) topics
