@@ -21,7 +21,7 @@ from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.lake.follow import WHOLE_HOUR, FollowerState, RunState, RunWish, rows_by_hour, split_hours
 from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_COVERAGE
-from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.lake.windows import HOUR, day_of
 from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ IN_FLIGHT = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-HOUR_MS = 3_600_000
 SILVER_OP = silver.KEY.to_python_identifier()
 
 
@@ -207,19 +206,13 @@ def _take_in_archive(state: FollowerState, settings: Settings, world: "World") -
     """Touches every hour of the days that were loaded from the archive since it was looked at last: a re-issued file
     may lack trades that an earlier one had, which no new file tells of."""
     from cryptolake_assets.lake.coverage import archive_rows_since
-    from cryptolake_assets.transform.ohlcv import epoch_ms
 
     since = datetime.fromisoformat(state.archive) if state.archive else None
     loaded = archive_rows_since(settings, since)
-    first_ms, last_ms = epoch_ms(world.rules.earliest), epoch_ms(world.rules.latest)
-    touched = {
-        hour_ms
-        for row, _ in loaded
-        for hour_ms in range(row.connected_from_ms // HOUR_MS * HOUR_MS, row.connected_to_ms, HOUR_MS)
-        if first_ms <= hour_ms <= last_ms
-    }
-    for hour_ms in sorted(touched):
-        state.touch(datetime.fromtimestamp(hour_ms / 1000, UTC), WHOLE_HOUR)
+    for day in sorted({day_of(datetime.fromtimestamp(row.connected_from_ms / 1000, UTC)) for row, _ in loaded}):
+        for hour in (day + number * HOUR for number in range(24)):
+            if world.rules.earliest <= hour <= world.rules.latest:
+                state.touch(hour, WHOLE_HOUR)
     if loaded:
         state.archive = max(at for _, at in loaded).isoformat()
 

@@ -289,7 +289,8 @@ def _record_coverage(
     start_ms, exchange = day_start_ms(file.day), file.market.exchange
     rows = [
         CoverageRow(exchange, file.symbol, STREAM, from_ms, to_ms, mark, None if mark is None else 0, source)
-        for from_ms, to_ms in spans
+        # A day of which nothing is covered is remembered all the same.
+        for from_ms, to_ms in spans or [(start_ms, start_ms)]
     ]
     replace_archive_rows(settings, exchange, file.symbol, start_ms, start_ms + DAY_MS, rows)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.transform import archive_checks
 from cryptolake_assets.transform.checks import (
     DEPENDENCIES,
     GOLD_CHECKS,
@@ -112,5 +113,5 @@ def test_a_row_that_was_not_read_or_not_accounted_for_fails(rows_in: int, expect
 
 
 def test_every_check_says_what_it_demands() -> None:
-    beside = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, DEPENDENCIES}
+    beside = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, DEPENDENCIES, *archive_checks.BLOCKING, *archive_checks.WARNING}
     assert {*SILVER_CHECKS, *SILVER_OBSERVATIONS, *GOLD_CHECKS, *beside} == set(MEANINGS)
