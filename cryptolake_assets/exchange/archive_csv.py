@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -64,11 +65,11 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[in
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items, the next one under way in a thread: unpacking, parsing and writing leave the interpreter free."""
+    """The items, two of them ahead in a thread: unpacking, parsing and writing leave the interpreter free."""
     with ThreadPoolExecutor(max_workers=1) as worker:
-        upcoming = worker.submit(next, items, None)
-        while (item := upcoming.result()) is not None:
-            upcoming = worker.submit(next, items, None)
+        upcoming = deque(worker.submit(next, items, None) for _ in range(2))
+        while (item := upcoming.popleft().result()) is not None:
+            upcoming.append(worker.submit(next, items, None))
             yield item
 
 
