@@ -16,6 +16,7 @@ from cryptolake_assets.api.answers import SLOT, Answer, if_none_match_of
 from cryptolake_assets.api.params import Order, PageParams, StateParams, Symbol, Timeframe
 from cryptolake_assets.api.reader import BARS_KEY, Asked, Reader, Resource, Whole, whole_answer
 from cryptolake_assets.lake.tables import (
+    BRONZE_GAPS,
     BRONZE_TRADES,
     GOLD_DAILY,
     MARTS_NAMESPACE,
@@ -51,6 +52,10 @@ DIFFERENCES = Resource(
     order=Order.DESC,
 )
 
+MISSING = Resource(
+    "/gaps/trades", BRONZE_GAPS.identifier, ("missing_after", "symbol", "first_missing_id"), "gaps", order=Order.DESC
+)
+
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 Row = dict[str, Any]
@@ -68,6 +73,7 @@ OverviewPage = schemas.page_model("OverviewPage", "symbols", Row)
 DifferencesPage = schemas.page_model(
     "DifferencesPage", "differences", schemas.row_model("Difference", SILVER_KLINE_DIFFERENCES.columns)
 )
+MissingPage = schemas.page_model("MissingPage", "gaps", schemas.row_model("TradeGap", BRONZE_GAPS.columns))
 RunsPage = schemas.page_model("RunsPage", "runs", schemas.row_model("Run", OPS_RUN_METRICS.columns))
 
 
@@ -176,3 +182,9 @@ async def quality(
 async def kline_differences(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
     """Fields in which a complete bar and the exchange's own differ, with both values; newest first."""
     return await _table(request, reader, DIFFERENCES, params, _maybe(symbol))
+
+
+@_route("/gaps/trades", MissingPage, of_a_symbol=True)
+async def missing_trades(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
+    """Ids of trades that the stream lacked, open gaps and closed ones; newest first."""
+    return await _table(request, reader, MISSING, params, _maybe(symbol))

@@ -20,7 +20,7 @@ from cryptolake_assets.defs import bronze, silver
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.lake.follow import WHOLE_HOUR, FollowerState, RunState, RunWish, rows_by_hour, split_hours
-from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_COVERAGE
+from cryptolake_assets.lake.tables import BRONZE_GAPS, BRONZE_TRADES, OPS_COVERAGE
 from cryptolake_assets.lake.windows import HOUR, day_of
 from cryptolake_assets.settings import Settings, get_settings
 
@@ -184,7 +184,8 @@ def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> No
 
     snapshot_id = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id
     offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed_offsets(settings).items()))
-    looked_at = f"{snapshot_id}/{offsets}"
+    gaps_id = load_table(settings, BRONZE_GAPS).metadata.current_snapshot_id
+    looked_at = f"{snapshot_id}/{gaps_id}/{offsets}"
     owed = {hour for hour in map(datetime.fromisoformat, state.look_again) if hour.isoformat() not in state.pending}
     if looked_at == state.coverage and not owed:
         return

@@ -164,6 +164,32 @@ BRONZE_REJECTED = TableSpec(
     properties={"write.distribution-mode": "none", "write.spark.fanout.enabled": "true"},
 )
 
+BRONZE_GAPS = TableSpec(
+    namespace="bronze",
+    name="futures_trade_gaps",
+    doc="Trades that the producer saw to be missing, by the exchange's ids: a row a gap, and what became of it.",
+    columns=(
+        Column("exchange", "string", "such as binance_futures"),
+        Column("symbol", "string", "the exchange's symbol"),
+        Column("stream", "string", "trade or aggTrade: whose ids they are"),
+        Column("first_missing_id", "long", "first id that did not come"),
+        Column("last_missing_id", "long", "last one"),
+        Column("ids_missing", "long", "how many of them did not come yet"),
+        Column("missing_after", TIME, "event time of the trade before"),
+        Column("missing_before", TIME, "event time of the trade behind"),
+        Column("detected_at", TIME, "when the producer saw it, by its own clock"),
+        Column("closed_at", TIME, "when nothing was missing any more; empty while the gap is open"),
+        Column("closed_by", "string", "what brought the trades: stream"),
+        Column("outcome", "string", "arrived: every trade came later"),
+        Column("kafka_partition", "int", "partition of the symbol's trades; of a closed gap"),
+        Column("kafka_offset", "long", "the trades that closed the gap are below this offset"),
+        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+    ),
+    key=("exchange", "symbol", "stream", "first_missing_id"),
+    partition=("missing_after", "month"),
+    rewritten=True,
+)
+
 BRONZE_KLINES = TableSpec(
     namespace="bronze",
     name="futures_klines_1m",
@@ -288,6 +314,7 @@ OPS_RUN_METRICS = TableSpec(
 TABLES = (
     BRONZE_TRADES,
     BRONZE_REJECTED,
+    BRONZE_GAPS,
     BRONZE_KLINES,
     SILVER_OHLCV,
     SILVER_QUARANTINE,

@@ -6,7 +6,7 @@ What a row states is said at `lake.coverage.CoverageRow`. It may claim less than
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -106,12 +106,15 @@ class CoverageWriter:
         stream: str,
         source: str,
         partition_for: Callable[[bytes], int],
+        first: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
+        """`first` is awaited before what was claimed until then is written, and must return True for that."""
         self._sink = sink
         self._exchange = exchange
         self._stream = stream
         self._source = source
         self._partition_for = partition_for
+        self._first = first
         self._due: dict[tuple[str, int], CoverageRow] = {}
         self._claimed: dict[str, tuple[int, int]] = {}
         self._writing = asyncio.Lock()
@@ -141,9 +144,12 @@ class CoverageWriter:
     async def write(self) -> bool:
         """Writes what is due, in a thread; what could not be written stays due. Returns whether nothing is left."""
         async with self._writing:
-            if not self._due:
-                return True
             rows, self._due = self._due, {}
+            if self._first is not None and not await self._first():
+                self._due = rows | self._due
+                return False
+            if not rows:
+                return not self._due
             try:
                 await asyncio.to_thread(self._sink.write, list(rows.values()))
             except Exception as error:

@@ -27,11 +27,13 @@ from cryptolake_assets.contract import AcceptedFrame, RejectedFrame, parse_frame
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.exchange.rest import AsyncExchangeRest, RetryPolicy
 from cryptolake_assets.exchange.universe import Subscriptions
+from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection, shards
 from cryptolake_assets.stream.coverage import ConnectionSpan, CoverageSink, CoverageWriter
 from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame, SpanMark
+from cryptolake_assets.stream.gaps import GapSink, GapTracker, GapWriter
 from cryptolake_assets.stream.kafka import dead_letter
 from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.producer_status import (
@@ -76,6 +78,7 @@ class Producer:
         publisher: Publisher,
         clock: ExchangeClock,
         sink: CoverageSink,
+        gaps: GapSink,
         options: ProducerOptions | None = None,
     ) -> None:
         self._settings = settings
@@ -85,12 +88,15 @@ class Producer:
         self._trades_topic = settings.kafka_topic_futures
         self._queue = FrameQueue()
         self._outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
+        self._gaps = GapTracker(EXCHANGE_NAME, subscriptions.stream)
+        self._gap_writer = GapWriter(gaps, self._gaps)
         self._coverage = CoverageWriter(
             sink,
             exchange=EXCHANGE_NAME,
             stream=subscriptions.stream,
             source=settings.ws_url,
             partition_for=publisher.partition_for,
+            first=self._gap_writer.write,
         )
         self._symbols = subscriptions.symbols
         self._connections = [
@@ -220,6 +226,8 @@ class Producer:
         if isinstance(parsed, AcceptedFrame):
             event = parsed.event
             frame.span.see(parsed.exchange_time_ms)
+            if event.stream == self._stream:
+                self._gaps.see(event.symbol, event.trade_id, event.event_time)
             self._last_event_time_us = event.event_time
             key = event.symbol.encode()
             partition = partitions.get(event.symbol)
@@ -243,11 +251,17 @@ class Producer:
 
     def _mark(self, span: ConnectionSpan, asked_ms: int | None, *, ended: bool) -> None:
         """Claims the connection's interval so far once everything before this point is acknowledged."""
-        self._outbox.mark(partial(self._claim, span, span.claim_to(asked_ms), ended))
+        self._outbox.mark(partial(self._claim, span, span.claim_to(asked_ms), ended, self._gaps.take_closed()))
 
     def _claim(
-        self, span: ConnectionSpan, interval: tuple[int, int] | None, ended: bool, next_offsets: dict[int, int]
+        self,
+        span: ConnectionSpan,
+        interval: tuple[int, int] | None,
+        ended: bool,
+        closed: list[TradeGap],
+        next_offsets: dict[int, int],
     ) -> None:
+        self._gap_writer.close(closed, self._publisher.partition_for, next_offsets)
         if interval is not None:
             self._coverage.claim(span.symbols, interval, next_offsets)
         span.claims += 1
@@ -332,6 +346,7 @@ class Producer:
                 symbol: covered[symbol] for symbol in self._symbols[:MAX_SYMBOLS_SHOWN] if symbol in covered
             },
             coverage_failures=self._coverage.failures,
+            ids_missing=self._gaps.ids_missing,
             updated_at_ms=time.time_ns() // 1_000_000,
         )
 
@@ -342,6 +357,7 @@ class Producer:
 async def serve(settings: Settings) -> int:
     """Runs the producer of these settings until SIGTERM or SIGINT; returns the exit code."""
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
+    from cryptolake_assets.lake.gaps import IcebergGapSink
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -363,6 +379,7 @@ async def serve(settings: Settings) -> int:
             publisher=KafkaPublisher(settings),
             clock=rest,
             sink=IcebergCoverageSink(settings),
+            gaps=IcebergGapSink(settings),
         )
         return 0 if await producer.run(stop) else 1
 

@@ -51,6 +51,8 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     """Per symbol (of the first `MAX_SYMBOLS_SHOWN`) how far the coverage reaches that was written."""
     coverage_failures: int
     """Failed writes of coverage since the last good one."""
+    ids_missing: int
+    """Trades that did not come, of all open gaps."""
     updated_at_ms: int
 
 

@@ -7,6 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from cryptolake_assets.lake.coverage import LOADING, CoverageRow
+from cryptolake_assets.lake.gaps import TradeGap
+
+MICROSECONDS = 1_000
+
+
+Spans = defaultdict[tuple[str, str], list[tuple[int, int]]]
+"""By symbol and stream: [start, end) in ms."""
 
 
 class CompletenessIndex:
@@ -14,16 +21,33 @@ class CompletenessIndex:
 
     A coverage row counts once Bronze holds every Kafka record below its offset. Its end is drawn back by the grace:
     trades that were still on their way when the connection's knowledge ended may be missing. A row of the archive is
-    written when its trades are in Bronze, and speaks of a day that is over.
+    written when its trades are in Bronze, and speaks of a day that is over. What a connection covers is without the
+    time of `gaps` that are open, or whose late trades are not in Bronze yet; the archive has what the stream lacked.
     """
 
-    def __init__(self, rows: Iterable[CoverageRow], bronze_offsets: Mapping[int, int], grace_ms: int) -> None:
-        spans: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    def __init__(
+        self,
+        rows: Iterable[CoverageRow],
+        bronze_offsets: Mapping[int, int],
+        grace_ms: int,
+        gaps: Iterable[TradeGap] = (),
+    ) -> None:
+        streamed: Spans = defaultdict(list)
+        archived: Spans = defaultdict(list)
+        missing: Spans = defaultdict(list)
         for row in rows:
             end_ms = row.connected_to_ms - (0 if row.of_archive else grace_ms)
             if _is_in_bronze(row, bronze_offsets) and end_ms > row.connected_from_ms:
+                spans = archived if row.of_archive else streamed
                 spans[row.symbol, row.stream].append((row.connected_from_ms, end_ms))
-        self._spans = {key: _union(value) for key, value in spans.items()}
+        for gap in gaps:
+            if gap.closed_at is None or not _holds(bronze_offsets, gap.kafka_partition, gap.kafka_offset):
+                span = gap.after_us // MICROSECONDS, gap.before_us // MICROSECONDS + 1
+                missing[gap.symbol, gap.stream].append(span)
+        self._spans = {
+            key: _union([*archived[key], *_difference(_union(streamed[key]), _union(missing[key]))])
+            for key in streamed.keys() | archived.keys()
+        }
 
     def is_complete(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> bool:
         """Whether every trade of [start_ms, end_ms) has been received and is in Bronze."""
@@ -42,9 +66,12 @@ class CompletenessIndex:
 
 
 def _is_in_bronze(row: CoverageRow, bronze_offsets: Mapping[int, int]) -> bool:
-    if row.kafka_partition is None or row.kafka_offset is None:
-        return True
-    return row.kafka_partition != LOADING and bronze_offsets.get(row.kafka_partition, 0) >= row.kafka_offset
+    return row.kafka_partition != LOADING and _holds(bronze_offsets, row.kafka_partition, row.kafka_offset)
+
+
+def _holds(bronze_offsets: Mapping[int, int], partition: int | None, offset: int | None) -> bool:
+    """Whether Bronze holds every record below the offset; what did not come over Kafka is there when it is told of."""
+    return partition is None or offset is None or bronze_offsets.get(partition, 0) >= offset
 
 
 def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

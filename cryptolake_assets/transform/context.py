@@ -12,6 +12,7 @@ import structlog
 
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.coverage import CoverageRow, read_coverage
+from cryptolake_assets.lake.gaps import read_gaps
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.progress import committed_offsets
 from cryptolake_assets.transform.completeness import CompletenessIndex
@@ -40,6 +41,8 @@ def observe(settings: Settings) -> World:
 
     offsets = committed_offsets(settings)
     coverage = tuple(read_coverage(settings))
+    # After the coverage: a gap is written before the coverage that holds its time.
+    gaps = read_gaps(settings)
     times = [row.connected_to_ms for row in coverage if not row.of_archive]
     if (clock_ms := exchange_clock_ms(settings)) is not None:
         times.append(clock_ms)
@@ -58,7 +61,7 @@ def observe(settings: Settings) -> World:
         bronze_offsets=offsets,
         exchange_time_ms=exchange_time_ms,
         rules=rules,
-        completeness=CompletenessIndex(coverage, offsets, settings.watermark_grace_ms),
+        completeness=CompletenessIndex(coverage, offsets, settings.watermark_grace_ms, gaps),
     )
 
 

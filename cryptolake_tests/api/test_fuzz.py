@@ -23,7 +23,16 @@ CASES = int(os.environ.get("CRYPTOLAKE_FUZZ_CASES", "200"))
 PATHS = (
     *("/ohlcv/{timeframe}", "/trades", "/stats/daily", "/returns/daily", "/profile/hourly", "/overview", "/quality"),
     "/quality/klines",
-    *("/symbols", "/gaps", "/catalog", "/health", "/metrics", "/quality/rejected", "/quality/quarantined"),
+    *(
+        "/symbols",
+        "/gaps",
+        "/gaps/trades",
+        "/catalog",
+        "/health",
+        "/metrics",
+        "/quality/rejected",
+        "/quality/quarantined",
+    ),
     "/operations/parts",
 )
 ELSEWHERE = {"/sse/ohlcv", "/operations/assets", "/quality/checks"}

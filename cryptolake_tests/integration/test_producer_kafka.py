@@ -31,7 +31,7 @@ from cryptolake_assets.stream.producer import Producer
 from cryptolake_assets.stream.producer_status import ProducerStatus, read_status
 from cryptolake_assets.stream.publisher import KafkaPublisher, Message
 from cryptolake_tests.exchange.sockets import NOON_MS
-from cryptolake_tests.stream.fakes import FakeClock, FakeExchange, MemorySink, trade, until
+from cryptolake_tests.stream.fakes import FakeClock, FakeExchange, MemoryGaps, MemorySink, trade, until
 
 DEMO_TRADES = {"BTCUSDT": 10_701, "ETHUSDT": 13_655}
 
@@ -54,7 +54,12 @@ async def producing(settings: Settings, sink: MemorySink) -> AsyncIterator[async
     stop = asyncio.Event()
     async with AsyncExchangeRest(settings.rest_url) as rest:
         producer = Producer(
-            settings, resolve_subscriptions(settings), publisher=KafkaPublisher(settings), clock=rest, sink=sink
+            settings,
+            resolve_subscriptions(settings),
+            publisher=KafkaPublisher(settings),
+            clock=rest,
+            sink=sink,
+            gaps=MemoryGaps(),
         )
         run = asyncio.create_task(producer.run(stop))
         try:
@@ -212,6 +217,7 @@ async def test_refused_frames_lie_on_the_dead_letter_topic(own: Settings) -> Non
             publisher=KafkaPublisher(settings),
             clock=FakeClock(),
             sink=MemorySink(),
+            gaps=MemoryGaps(),
         )
         run = asyncio.create_task(producer.run(stop))
         huge = b"\xff" * (1 << 20)

@@ -13,6 +13,7 @@ from websockets.http11 import Request, Response
 
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.stream.publisher import DeliveryListener, Message, Verdict
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z
@@ -124,6 +125,25 @@ class MemorySink:
         """(from, to) of the symbol's rows, in order."""
         rows = [row for row in self.rows.values() if row.symbol == symbol]
         return sorted((row.connected_from_ms, row.connected_to_ms) for row in rows)
+
+
+class MemoryGaps:
+    """Keeps the gaps by key; fails as often as told to."""
+
+    def __init__(self) -> None:
+        self.gaps: dict[tuple[str, str, str, int], TradeGap] = {}
+        self.writes = 0
+        self.failures_left = 0
+
+    def write(self, gaps: Sequence[TradeGap]) -> None:
+        if self.failures_left:
+            self.failures_left -= 1
+            raise OSError("the disk is full")
+        self.writes += 1
+        self.gaps |= {gap.key: gap for gap in gaps}
+
+    def open_gaps(self) -> list[TradeGap]:
+        return [gap for gap in self.gaps.values() if gap.closed_at is None]
 
 
 class FakeClock:

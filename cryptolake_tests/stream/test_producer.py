@@ -28,6 +28,7 @@ from cryptolake_tests.stream.fakes import (
     FakeClock,
     FakeExchange,
     FakePublisher,
+    MemoryGaps,
     MemorySink,
     trade,
     until,
@@ -51,6 +52,7 @@ class Stage:
     exchange: FakeExchange
     publisher: FakePublisher
     sink: MemorySink
+    gaps: MemoryGaps
     clock: FakeClock
     settings: Settings
     stop: asyncio.Event
@@ -83,18 +85,24 @@ async def stage(
     options: ProducerOptions = OPTIONS,
     **changes: Any,
 ) -> AsyncIterator[Stage]:
-    exchange, sink = FakeExchange(), MemorySink()
+    exchange, sink, gaps = FakeExchange(), MemorySink(), MemoryGaps()
     publisher = publisher or FakePublisher()
     clock = clock or FakeClock()
     async with exchange.running():
         settings = load_settings(**{"exchange_ws_url": exchange.url, "coverage_interval_s": 0.05, **changes})
         stop = asyncio.Event()
         producer = Producer(
-            settings, Subscriptions(symbols, "trade"), publisher=publisher, clock=clock, sink=sink, options=options
+            settings,
+            Subscriptions(symbols, "trade"),
+            publisher=publisher,
+            clock=clock,
+            sink=sink,
+            gaps=gaps,
+            options=options,
         )
         run = asyncio.create_task(producer.run(stop))
         try:
-            yield Stage(exchange, publisher, sink, clock, settings, stop, run)
+            yield Stage(exchange, publisher, sink, gaps, clock, settings, stop, run)
         finally:
             run.cancel()
             await asyncio.gather(run, return_exceptions=True)
@@ -127,6 +135,24 @@ async def test_refused_frames_go_to_the_dead_letters_and_the_stream_goes_on() ->
         assert headers["reason"].startswith(b"not_json: ")
         assert headers["stream"] == b"trade"
         assert headers["received_at_us"].isdigit()
+        assert await on.ended()
+
+
+async def test_missing_ids_are_told_of_before_the_coverage_of_their_time() -> None:
+    async with stage() as on:
+        on.gaps.failures_left = 3
+        await on.exchange.send(
+            trade(1, NOON_MS), trade(2, NOON_MS + 10), trade(5, NOON_MS + 900), trade(6, NOON_MS + 901)
+        )
+        await until(lambda: on.sink.rows)
+        assert on.gaps.failures_left == 0, "no coverage while the ledger cannot be written"
+        (gap,) = on.gaps.gaps.values()
+        assert (gap.first_missing_id, gap.last_missing_id, gap.closed_at) == (3, 4, None)
+        assert (gap.after_us, gap.before_us) == ((NOON_MS + 10) * 1000, (NOON_MS + 900) * 1000)
+        await on.exchange.send(trade(4, NOON_MS + 20), trade(3, NOON_MS + 20))
+        await until(lambda: not on.gaps.open_gaps())
+        (gap,) = on.gaps.gaps.values()
+        assert gap.kafka_offset == 6, "below it are all that came"
         assert await on.ended()
 
 

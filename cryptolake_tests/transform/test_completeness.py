@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptolake_assets.lake.coverage import LOADING, CoverageRow
+from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.transform.completeness import CompletenessIndex
 
 GRACE_MS = 2_000
@@ -43,6 +45,34 @@ def test_a_hole_between_two_connections_touches_its_minutes_only() -> None:
     assert both.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
     assert not both.is_complete("BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
     assert both.is_complete("BTCUSDT", "trade", 2 * MINUTE_MS, 3 * MINUTE_MS)
+
+
+def gap(after_ms: int, before_ms: int) -> TradeGap:
+    seen = datetime(2024, 7, 18, tzinfo=UTC)
+    return TradeGap("binance_futures", "BTCUSDT", "trade", 5, 9, 5, after_ms * 1000, before_ms * 1000, seen)
+
+
+def test_an_open_gap_touches_the_minutes_from_the_trade_before_to_the_one_behind() -> None:
+    rows = [covered(0, 10 * MINUTE_MS)]
+    found = CompletenessIndex(rows, {1: 5}, 0, [gap(MINUTE_MS, 2 * MINUTE_MS - 1)])
+    complete = [found.is_complete("BTCUSDT", "trade", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)]
+    assert complete == [True, False, True, True]
+    found = CompletenessIndex(rows, {1: 5}, 0, [gap(MINUTE_MS - 1, 2 * MINUTE_MS)])
+    complete = [found.is_complete("BTCUSDT", "trade", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)]
+    assert complete == [False, False, False, True]
+
+
+def test_a_closed_gap_counts_until_bronze_holds_its_late_trades() -> None:
+    late = replace(gap(10, 20), closed_at=datetime(2024, 7, 18, tzinfo=UTC), kafka_partition=1, kafka_offset=8)
+    for bronze, complete in ((7, False), (8, True)):
+        found = CompletenessIndex([covered(0, 10 * MINUTE_MS)], {1: bronze}, 0, [late])
+        assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS) == complete
+
+
+def test_the_archive_has_what_the_stream_lacked() -> None:
+    day = CoverageRow("binance_futures", "BTCUSDT", "trade", 0, 10 * MINUTE_MS, None, None, "http://archive")
+    found = CompletenessIndex([covered(0, 10 * MINUTE_MS), day], {1: 5}, 0, [gap(10, 20)])
+    assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
 
 
 def test_symbols_and_streams_are_apart() -> None:

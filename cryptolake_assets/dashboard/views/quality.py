@@ -32,6 +32,18 @@ RUNS = 200
 DIFFERENCES = 500
 ROWS = 12
 """Rows of a table in sight; more are to be scrolled to."""
+MISSING_TABLE = {
+    "symbol": "symbol",
+    "stream": "stream",
+    "first_missing_id": "first id",
+    "last_missing_id": "last id",
+    "ids_missing": "still missing",
+    "missing_after": "after (UTC)",
+    "missing_before": "before (UTC)",
+    "outcome": "outcome",
+    "closed_at": "closed (UTC)",
+}
+MISSING = 500
 DROPPED = ("/gaps", "/quality/rejected", "/quality/quarantined")
 WINDOW = "Of the 30 days up to the newest one; the API tells of others by `start` and `end`."
 REFRESH_FACTOR = 5
@@ -109,6 +121,7 @@ def _draw() -> None:
     with right:
         _reasons("Quarantined in Silver", "No trade broke a rule.", quarantined, "quarantined")
     _gaps(gaps)
+    _missing()
     _runs()
 
 
@@ -182,6 +195,20 @@ def _gaps(page: Read) -> None:
         st.success("No gap is open between two connections.", icon=":material/check:")
     else:
         exact_table(page["gaps"], GAP_TABLE, key="gaps", most_rows=ROWS)
+
+
+def _missing() -> None:
+    """Trades that the stream lacked by their ids, also those that came later."""
+    st.subheader("Missing trades", anchor=False)
+    page = attempt(partial(lake().page, "/gaps/trades", limit=MISSING))
+    if not isinstance(page, dict):
+        _not_there(page)
+    elif not page["gaps"]:
+        st.success("No id was missing.", icon=":material/check:")
+    else:
+        exact_table(page["gaps"], MISSING_TABLE, key="missing", most_rows=ROWS)
+        if page["next_cursor"]:
+            st.caption(f"The newest {MISSING}; `/gaps/trades` of the API has all.")
 
 
 def _not_there(page: ApiRefusedError | None) -> None:

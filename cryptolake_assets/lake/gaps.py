@@ -1,0 +1,157 @@
+"""`bronze.futures_trade_gaps`: the ledger of trades that the producer saw to be missing, and what became of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import keys_of, publish
+from cryptolake_assets.lake.filters import all_of, at_least, below
+from cryptolake_assets.lake.tables import BRONZE_GAPS
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+log = structlog.get_logger(__name__)
+
+STREAM_CLOSED = "stream"
+"""`closed_by` of a gap whose trades came after all, over the stream."""
+
+
+class GapOutcome(StrEnum):
+    """What became of a gap that is closed."""
+
+    ARRIVED = "arrived"
+    """Every missing trade came later: the exchange sent out of order, or again."""
+
+
+@dataclass(frozen=True, slots=True)
+class TradeGap:
+    """Ids of (exchange, symbol, stream) that are missing between two trades that were received.
+
+    `after_us` and `before_us` are the event times of these two (µs since 1970, UTC): the missing trades happened in
+    between. `ids_missing` is how many of `first_missing_id` to `last_missing_id` did not come yet. An open gap has no
+    `closed_at`, `closed_by` and `outcome`; the trades that closed one are in Kafka below `kafka_offset`.
+    Key: (exchange, symbol, stream, first_missing_id).
+    """
+
+    exchange: str
+    symbol: str
+    stream: str
+    first_missing_id: int
+    last_missing_id: int
+    ids_missing: int
+    after_us: int
+    before_us: int
+    detected_at: datetime
+    closed_at: datetime | None = None
+    closed_by: str | None = None
+    outcome: GapOutcome | None = None
+    kafka_partition: int | None = None
+    kafka_offset: int | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        return self.exchange, self.symbol, self.stream, self.first_missing_id
+
+
+class IcebergGapSink:
+    """Writes the producer's gaps. A gap that was closed stays closed: a replay that is repeated finds it again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def write(self, gaps: Sequence[TradeGap]) -> None:
+        """Upserts the gaps. Blocks; raises what the catalog raises. Nothing is committed that is there already."""
+        by_month: dict[datetime, list[TradeGap]] = defaultdict(list)
+        for gap in gaps:
+            by_month[_month(_time(gap.after_us))].append(gap)
+        for month, of_month in sorted(by_month.items()):
+            self._write_month(load_table(self._settings, BRONZE_GAPS), month, of_month)
+
+    def open_gaps(self) -> list[TradeGap]:
+        """Those that are open. Blocks; raises what the catalog raises."""
+        return [gap for gap in read_gaps(self._settings) if gap.closed_at is None]
+
+    def _write_month(self, table: Table, month: datetime, gaps: Sequence[TradeGap]) -> None:
+        import pyarrow as pa
+
+        window = all_of(at_least("missing_after", month), below("missing_after", _month(month + timedelta(days=32))))
+        closed = {
+            (row["exchange"], row["symbol"], row["stream"], row["first_missing_id"])
+            for row in table.scan(row_filter=window).to_arrow().to_pylist()
+            if row["closed_at"] is not None
+        }
+        records = [_record(gap) for gap in gaps if gap.closed_at is not None or gap.key not in closed]
+        if not records:
+            return
+        candidate = pa.Table.from_pylist(records, BRONZE_GAPS.arrow_schema())
+        publish(table, BRONZE_GAPS, window, candidate, keys_of(BRONZE_GAPS, candidate), {})
+
+
+def read_gaps(settings: Settings) -> list[TradeGap]:
+    """The whole ledger."""
+    return [_gap(row) for row in load_table(settings, BRONZE_GAPS).scan().to_arrow().to_pylist()]
+
+
+def _record(gap: TradeGap) -> dict[str, Any]:
+    return {
+        "exchange": gap.exchange,
+        "symbol": gap.symbol,
+        "stream": gap.stream,
+        "first_missing_id": gap.first_missing_id,
+        "last_missing_id": gap.last_missing_id,
+        "ids_missing": gap.ids_missing,
+        "missing_after": _time(gap.after_us),
+        "missing_before": _time(gap.before_us),
+        "detected_at": gap.detected_at,
+        "closed_at": gap.closed_at,
+        "closed_by": gap.closed_by,
+        "outcome": None if gap.outcome is None else gap.outcome.value,
+        "kafka_partition": gap.kafka_partition,
+        "kafka_offset": gap.kafka_offset,
+        "updated_at": None,
+    }
+
+
+def _gap(row: dict[str, Any]) -> TradeGap:
+    return TradeGap(
+        exchange=row["exchange"],
+        symbol=row["symbol"],
+        stream=row["stream"],
+        first_missing_id=row["first_missing_id"],
+        last_missing_id=row["last_missing_id"],
+        ids_missing=row["ids_missing"],
+        after_us=_epoch_us(row["missing_after"]),
+        before_us=_epoch_us(row["missing_before"]),
+        detected_at=row["detected_at"],
+        closed_at=row["closed_at"],
+        closed_by=row["closed_by"],
+        outcome=None if row["outcome"] is None else GapOutcome(row["outcome"]),
+        kafka_partition=row["kafka_partition"],
+        kafka_offset=row["kafka_offset"],
+    )
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def _time(epoch_us: int) -> datetime:
+    return _EPOCH + epoch_us * _MICROSECOND
+
+
+def _epoch_us(time: datetime) -> int:
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def _month(time: datetime) -> datetime:
+    return datetime(time.year, time.month, 1, tzinfo=UTC)

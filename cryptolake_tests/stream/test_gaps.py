@@ -1,0 +1,129 @@
+"""Which trades are missing: every hole in the ids, none that is none, and closed when they come after all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.lake.gaps import GapOutcome, TradeGap
+from cryptolake_assets.stream.gaps import MAX_OPEN, MAX_STEP_IDS, GapTracker, GapWriter
+from cryptolake_tests.stream.fakes import MemoryGaps
+
+NOW = datetime(2024, 7, 18, 12, tzinfo=UTC)
+
+
+def tracker() -> GapTracker:
+    return GapTracker("binance_futures", "trade", lambda: NOW)
+
+
+def fed(ids: Iterable[int], into: GapTracker | None = None, symbol: str = "BTCUSDT") -> GapTracker:
+    """The event time of each trade is its id in µs."""
+    found = into or tracker()
+    for trade_id in ids:
+        found.see(symbol, trade_id, trade_id)
+    return found
+
+
+def opened(found: GapTracker) -> list[tuple[int, int, int]]:
+    return sorted((gap.first_missing_id, gap.last_missing_id, gap.ids_missing) for gap in found.take_open().values())
+
+
+def gap(first: int, last: int) -> TradeGap:
+    return TradeGap("binance_futures", "BTCUSDT", "trade", first, last, last - first + 1, first - 1, last + 1, NOW)
+
+
+def test_a_hole_is_between_the_trade_before_and_the_one_behind() -> None:
+    assert list(fed([1, 2, 6, 7]).take_open().values()) == [gap(3, 5)]
+
+
+def test_repeats_and_a_replay_from_the_start_are_no_holes() -> None:
+    assert opened(fed([1, 2, 3, 2, 3, 4, 1, 2, 3, 4, 5])) == []
+
+
+def test_symbols_have_sequences_of_their_own() -> None:
+    found = fed([1, 3], fed([100, 101], symbol="ETHUSDT"))
+    assert [gap.symbol for gap in found.take_open().values()] == ["BTCUSDT"]
+
+
+def test_a_gap_is_closed_by_its_last_trade() -> None:
+    found = fed([1, 5, 3])
+    assert opened(found) == [(2, 4, 2)]
+    assert found.take_closed() == []
+    fed([2, 2, 4], found)
+    (closed,) = found.take_closed()
+    assert (closed.first_missing_id, closed.ids_missing, closed.outcome) == (2, 0, GapOutcome.ARRIVED)
+    assert (closed.closed_at, closed.closed_by) == (NOW, "stream")
+    assert opened(found) == []
+    assert found.ids_missing == 0
+
+
+def test_one_id_out_of_all_reason_opens_nothing_unless_the_next_goes_on_from_it() -> None:
+    far = 5 + MAX_STEP_IDS * 10
+    assert opened(fed([4, 5, far, 6, 8])) == [(7, 7, 1)]
+    assert opened(fed([4, 5, far, far + 1])) == [(6, far - 1, far - 6)]
+
+
+def test_what_an_earlier_process_left_open_is_closed_by_a_replay() -> None:
+    found = tracker()
+    found.resume([gap(3, 5), TradeGap("other", "BTCUSDT", "trade", 2, 2, 1, 1, 3, NOW)])
+    fed(range(1, 9), found)
+    assert [closed.first_missing_id for closed in found.take_closed()] == [3]
+
+
+def test_what_is_still_missing_in_a_replay_stays_one_gap() -> None:
+    found = tracker()
+    found.resume([gap(3, 5)])
+    fed([1, 2, 6, 7], found)
+    assert opened(found) == []
+    assert found.ids_missing == 3
+
+
+def test_memory_is_bounded_on_a_stream_of_holes() -> None:
+    found = fed(range(0, 4 * MAX_OPEN, 2))
+    gaps = found.take_open()
+    assert len(gaps) == MAX_OPEN
+    assert sum(gap.ids_missing for gap in gaps.values()) == found.ids_missing == 2 * MAX_OPEN - 1
+    assert max(gap.last_missing_id for gap in gaps.values()) == 4 * MAX_OPEN - 3
+
+
+@given(st.sets(st.integers(1, 60)), st.randoms(use_true_random=False))
+def test_every_deleted_range_is_found_and_closed_when_its_trades_come_in_any_order(
+    deleted: set[int], random: object
+) -> None:
+    emitted = range(62)
+    found = fed(trade_id for trade_id in emitted if trade_id not in deleted)
+    missing = {
+        trade_id
+        for first, last, number in opened(found)
+        for trade_id in range(first, last + 1)
+        if number == last - first + 1
+    }
+    assert missing == deleted
+    late = sorted(deleted)
+    random.shuffle(late)  # type: ignore[attr-defined]
+    fed([*late, *late], found)
+    assert found.ids_missing == 0
+    assert {gap.ids_missing for gap in found.take_closed()} <= {0}
+
+
+async def test_what_could_not_be_written_stays_due_and_a_closed_gap_stays_closed() -> None:
+    sink, found = MemoryGaps(), tracker()
+    writer = GapWriter(sink, found)
+    fed([1, 3], found)
+    sink.failures_left = 1
+    assert not await writer.write()
+    fed([2], found)
+    writer.close(found.take_closed(), lambda _: 1, {1: 7})
+    assert await writer.write()
+    (written,) = sink.gaps.values()
+    assert (written.outcome, written.kafka_partition, written.kafka_offset) == (GapOutcome.ARRIVED, 1, 7)
+
+
+async def test_nothing_is_written_where_nothing_is_missing() -> None:
+    sink, found = MemoryGaps(), tracker()
+    fed([1, 2], found)
+    assert await GapWriter(sink, found).write()
+    assert sink.writes == 0
