@@ -197,14 +197,27 @@ class GapWriter:
             partition = partition_for(gap.symbol.encode())
             self._due[gap.key] = replace(gap, kafka_partition=partition, kafka_offset=next_offsets.get(partition, 0))
 
+    async def resume(self) -> bool:
+        """Takes over what an earlier process left open, before the first trade; what cannot be read now is read with
+        the first writing."""
+        async with self._writing:
+            try:
+                await self._take_over()
+            except Exception as error:
+                log.error("gaps_not_read", error=f"{type(error).__name__}: {error}")
+            return self._resumed
+
+    async def _take_over(self) -> None:
+        if not self._resumed:
+            self._tracker.resume(await asyncio.to_thread(self._sink.open_gaps))
+            self._resumed = True
+
     async def write(self) -> bool:
         """Writes what is due, in a thread. Returns whether nothing is left that was found before the call."""
         async with self._writing:
             due: dict[GapKey, TradeGap] = {}
             try:
-                if not self._resumed:
-                    self._tracker.resume(await asyncio.to_thread(self._sink.open_gaps))
-                    self._resumed = True
+                await self._take_over()
                 due, self._due = self._due | self._tracker.take_open(), {}
                 if due:
                     await asyncio.to_thread(self._sink.write, list(due.values()))

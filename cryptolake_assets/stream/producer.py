@@ -143,6 +143,7 @@ class Producer:
             self._write_status()
 
     async def _work(self, stop: asyncio.Event) -> bool:
+        await self._gap_writer.resume()
         self._state = "streaming"
         self._working = True
         log.info("producer_started", symbols=len(self._symbols), stream=self._stream, source=self._settings.ws_url)

@@ -13,23 +13,30 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.exchange.capture import read_frames
 from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.exchange.rest import AsyncExchangeRest
 from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.lake.bootstrap import bootstrap
-from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
+from cryptolake_assets.lake.gaps import GapOutcome, IcebergGapSink, read_gaps
 from cryptolake_assets.platform.parts import KAFKA
 from cryptolake_assets.platform.supervisor import Supervisor
-from cryptolake_assets.settings import Settings
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
 from cryptolake_assets.stream import kafka
+from cryptolake_assets.stream.coverage import CoverageSink
+from cryptolake_assets.stream.gaps import GapSink
 from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.producer import Producer
 from cryptolake_assets.stream.producer_status import ProducerStatus, read_status
 from cryptolake_assets.stream.publisher import KafkaPublisher, Message
+from cryptolake_assets.transform.completeness import CompletenessIndex
+from cryptolake_tests.captures import MINUTE_MS, write_capture
 from cryptolake_tests.exchange.sockets import NOON_MS
 from cryptolake_tests.stream.fakes import FakeClock, FakeExchange, MemoryGaps, MemorySink, trade, until
 
@@ -49,7 +56,9 @@ def own(platform: Settings, tmp_path: Path) -> Settings:
 
 
 @asynccontextmanager
-async def producing(settings: Settings, sink: MemorySink) -> AsyncIterator[asyncio.Event]:
+async def producing(
+    settings: Settings, sink: CoverageSink, gaps: GapSink | None = None
+) -> AsyncIterator[asyncio.Event]:
     """A producer on the shipped capture's subscriptions; set the event to end it, else it ends with the block."""
     stop = asyncio.Event()
     async with AsyncExchangeRest(settings.rest_url) as rest:
@@ -59,7 +68,7 @@ async def producing(settings: Settings, sink: MemorySink) -> AsyncIterator[async
             publisher=KafkaPublisher(settings),
             clock=rest,
             sink=sink,
-            gaps=MemoryGaps(),
+            gaps=gaps or MemoryGaps(),
         )
         run = asyncio.create_task(producer.run(stop))
         try:
@@ -153,6 +162,74 @@ async def test_every_frame_of_the_capture_lands_once_below_the_covered_offset(ow
         )
         # The first frame of all is the only one that may lie before: it tells when the connection was there.
         assert row.connected_from_ms <= first_ms + 5
+
+
+def deleted_ranges(seed: int, number: int) -> dict[str, list[tuple[int, int]]]:
+    """Ranges of ids of the shipped capture, of each symbol, apart from each other and from the capture's ends."""
+    chance = Random(seed)  # noqa: S311
+    ids: dict[str, list[int]] = {}
+    for frame in read_frames(DEMO_CAPTURE_DIR):
+        data = json.loads(frame.raw)["data"]
+        ids.setdefault(data["s"], []).append(data["t"])
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for symbol, known in ids.items():
+        starts = sorted(chance.sample(range(min(known) + 100, max(known) - 100, 60), number))
+        ranges[symbol] = [(start, start + chance.randrange(50)) for start in starts]
+    return ranges
+
+
+async def test_every_deleted_range_is_in_the_ledger_and_closed_when_its_trades_come(
+    own: Settings, tmp_path: Path
+) -> None:
+    """The exchange leaves ranges out; then it sends the same hours again, whole."""
+    ranges = deleted_ranges(seed=7, number=12)
+    left_out = {
+        (symbol, it) for symbol, spans in ranges.items() for first, last in spans for it in range(first, last + 1)
+    }
+    kept, missing_ms = [], set()
+    for frame in read_frames(DEMO_CAPTURE_DIR):
+        data = json.loads(frame.raw)["data"]
+        if (data["s"], data["t"]) in left_out:
+            missing_ms.add((data["s"], data["T"] // MINUTE_MS * MINUTE_MS))
+        else:
+            kept.append((frame.receive_time_ns, frame.raw))
+    capture = write_capture(tmp_path / "capture" / "left-out.ndjson.gz", kept)
+    bootstrap(own)
+    coverage, gaps = IcebergCoverageSink(own), IcebergGapSink(own)
+
+    async def replayed(directory: Path, done: Callable[[Settings], bool]) -> Settings:
+        async with ReplayExchange(directory, speed=0).running() as exchange:
+            settings = at(exchange, own)
+            async with producing(settings, coverage, gaps):
+                await until(lambda: done(settings) and covered_to_ms(settings) == exchange.clock.now_ms(), timeout_s=90)
+        return settings
+
+    settings = await replayed(capture, lambda settings: acknowledged(settings)() == len(kept))
+    found = {
+        symbol: sorted((gap.first_missing_id, gap.last_missing_id) for gap in read_gaps(own) if gap.symbol == symbol)
+        for symbol in ranges
+    }
+    assert found == ranges
+    assert all(gap.closed_at is None for gap in read_gaps(own))
+    ends = await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
+    complete = CompletenessIndex(read_coverage(own), ends, 0, read_gaps(own))
+    for symbol, start_ms in missing_ms:
+        assert not complete.is_complete(symbol, "trade", start_ms, start_ms + MINUTE_MS)
+
+    await replayed(DEMO_CAPTURE_DIR, lambda settings: acknowledged(settings)() == sum(DEMO_TRADES.values()))
+    assert {gap.outcome for gap in read_gaps(own)} == {GapOutcome.ARRIVED}
+    assert gaps.open_gaps() == []
+    whole = CompletenessIndex(read_coverage(own), ends, 0, read_gaps(own))
+    assert not any(whole.is_complete(symbol, "trade", at_ms, at_ms + MINUTE_MS) for symbol, at_ms in missing_ms), (
+        "the late trades are in Kafka, but not below the offsets that Bronze holds"
+    )
+    ends = await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
+    whole = CompletenessIndex(read_coverage(own), ends, 0, read_gaps(own))
+    inner = sorted({at_ms for _, at_ms in missing_ms})[1:-1]
+    assert inner
+    for symbol in ranges:
+        assert all(whole.is_complete(symbol, "trade", at_ms, at_ms + MINUTE_MS) for at_ms in inner)
+    assert distinct_per_symbol(await trades(settings)) == DEMO_TRADES
 
 
 async def test_a_peek_shows_the_newest_or_the_oldest(own: Settings) -> None:
