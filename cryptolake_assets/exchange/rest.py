@@ -314,6 +314,10 @@ class AsyncExchangeRest:
     async def exchange_info(self) -> ExchangeInfo:
         return parse_exchange_info(await self._get(exchange_info_request()))
 
+    async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade]:
+        """A page of aggregate trades from `first_id` on, ascending."""
+        return parse_agg_trades(await self._get(agg_trades_request(symbol, fromId=first_id)))
+
     async def _get(self, request: RestRequest) -> bytes:
         try:
             async for attempt in AsyncRetrying(**self._policy.arguments()):

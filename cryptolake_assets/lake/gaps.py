@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-STREAM_CLOSED = "stream"
-"""`closed_by` of a gap whose trades came after all, over the stream."""
+
+class ClosedBy(StrEnum):
+    """What brought the last of a gap's trades."""
+
+    STREAM = "stream"
+    REST = "rest"
 
 
 class GapOutcome(StrEnum):
@@ -31,6 +35,8 @@ class GapOutcome(StrEnum):
 
     ARRIVED = "arrived"
     """Every missing trade came later: the exchange sent out of order, or again."""
+    REPAIRED = "repaired"
+    """They were fetched from the exchange's history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class TradeGap:
     before_us: int
     detected_at: datetime
     closed_at: datetime | None = None
-    closed_by: str | None = None
+    closed_by: ClosedBy | None = None
     outcome: GapOutcome | None = None
     kafka_partition: int | None = None
     kafka_offset: int | None = None
@@ -114,7 +120,7 @@ def _record(gap: TradeGap) -> dict[str, Any]:
         "missing_before": _time(gap.before_us),
         "detected_at": gap.detected_at,
         "closed_at": gap.closed_at,
-        "closed_by": gap.closed_by,
+        "closed_by": None if gap.closed_by is None else gap.closed_by.value,
         "outcome": None if gap.outcome is None else gap.outcome.value,
         "kafka_partition": gap.kafka_partition,
         "kafka_offset": gap.kafka_offset,
@@ -134,7 +140,7 @@ def _gap(row: dict[str, Any]) -> TradeGap:
         before_us=_epoch_us(row["missing_before"]),
         detected_at=row["detected_at"],
         closed_at=row["closed_at"],
-        closed_by=row["closed_by"],
+        closed_by=None if row["closed_by"] is None else ClosedBy(row["closed_by"]),
         outcome=None if row["outcome"] is None else GapOutcome(row["outcome"]),
         kafka_partition=row["kafka_partition"],
         kafka_offset=row["kafka_offset"],

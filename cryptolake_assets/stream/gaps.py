@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from cryptolake_assets.lake.gaps import STREAM_CLOSED, GapOutcome, TradeGap
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, TradeGap
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +68,19 @@ class _Sequence:
     open: list[_Open] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class MissingRange:
+    """Ids of a symbol that did not come, both ends included."""
+
+    symbol: str
+    first: int
+    last: int
+
+    @property
+    def ids(self) -> int:
+        return self.last - self.first + 1
+
+
 class GapTracker:
     """Finds the gaps of one stream. Trades that came before, or that come again, are none."""
 
@@ -101,7 +114,7 @@ class GapTracker:
         if known is None:
             known = self._sequences[symbol] = _Sequence()
         if trade_id <= known.reach_id:
-            self._came_late(known, trade_id)
+            self._came_late(known, trade_id, ClosedBy.STREAM)
         last = known.last_id
         if last is None or trade_id == last + 1:
             known.last_id, known.last_us = trade_id, event_time_us
@@ -113,6 +126,17 @@ class GapTracker:
             known.last_id, known.last_us, known.doubtful_id = trade_id, event_time_us, None
         else:
             known.doubtful_id = trade_id
+
+    def fill(self, symbol: str, trade_id: int) -> None:
+        """Takes note of a trade that was fetched."""
+        if known := self._sequences.get(symbol):
+            self._came_late(known, trade_id, ClosedBy.REST)
+
+    def missing(self) -> list[MissingRange]:
+        """What did not come, oldest gap first."""
+        gaps = [item for known in self._sequences.values() for item in known.open]
+        gaps.sort(key=lambda item: item.gap.detected_at)
+        return [MissingRange(item.gap.symbol, first, last) for item in gaps for first, last in item.ranges]
 
     def take_open(self) -> dict[GapKey, TradeGap]:
         """The open gaps that are new or were filled a little since the last call, by key."""
@@ -157,21 +181,23 @@ class GapTracker:
             known.open.append(newest)
         self._changed[newest.gap.key] = newest.gap
 
-    def _came_late(self, known: _Sequence, trade_id: int) -> None:
+    def _came_late(self, known: _Sequence, trade_id: int, by: ClosedBy) -> None:
         for item in known.open:
             if item.gap.first_missing_id <= trade_id <= item.gap.last_missing_id and item.take(trade_id):
                 if item.ranges:
                     self._changed[item.gap.key] = item.gap
                 else:
                     known.open.remove(item)
-                    self._close(item.gap)
+                    self._close(item.gap, by)
                 return
 
-    def _close(self, gap: TradeGap) -> None:
+    def _close(self, gap: TradeGap, by: ClosedBy) -> None:
+        outcome = GapOutcome.ARRIVED if by is ClosedBy.STREAM else GapOutcome.REPAIRED
         self._changed.pop(gap.key, None)
-        self._closed.append(replace(gap, closed_at=self._clock(), closed_by=STREAM_CLOSED, outcome=GapOutcome.ARRIVED))
+        self._closed.append(replace(gap, closed_at=self._clock(), closed_by=by, outcome=outcome))
         log.info(
-            "missing_trades_arrived",
+            "gap_closed",
+            closed_by=by.value,
             symbol=gap.symbol,
             stream=self._stream,
             first_missing_id=gap.first_missing_id,

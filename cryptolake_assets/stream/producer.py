@@ -29,7 +29,7 @@ from cryptolake_assets.exchange.rest import AsyncExchangeRest, RetryPolicy
 from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.log import configure_logging
-from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings
+from cryptolake_assets.settings import EXCHANGE_NAME, Settings, TradeStream, get_settings
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection, shards
 from cryptolake_assets.stream.coverage import ConnectionSpan, CoverageSink, CoverageWriter
 from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame, SpanMark
@@ -44,6 +44,7 @@ from cryptolake_assets.stream.producer_status import (
     write_status,
 )
 from cryptolake_assets.stream.publisher import KafkaPublisher, Message, Publisher
+from cryptolake_assets.stream.repair import GapRepairer, TradeHistory
 from cryptolake_assets.stream.subscriptions import find_subscriptions
 from cryptolake_assets.stream.tasks import cancelled, unless
 
@@ -79,6 +80,7 @@ class Producer:
         clock: ExchangeClock,
         sink: CoverageSink,
         gaps: GapSink,
+        history: TradeHistory,
         options: ProducerOptions | None = None,
     ) -> None:
         self._settings = settings
@@ -90,6 +92,8 @@ class Producer:
         self._outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
         self._gaps = GapTracker(EXCHANGE_NAME, subscriptions.stream)
         self._gap_writer = GapWriter(gaps, self._gaps)
+        self._repairer = GapRepairer(self._gaps, history, self._put_fetched)
+        self._fetched = ConnectionSpan("rest", ())
         self._coverage = CoverageWriter(
             sink,
             exchange=EXCHANGE_NAME,
@@ -147,7 +151,10 @@ class Producer:
         self._state = "streaming"
         self._working = True
         log.info("producer_started", symbols=len(self._symbols), stream=self._stream, source=self._settings.ws_url)
-        connections = [asyncio.create_task(connection.run()) for connection in self._connections]
+        readers = [connection.run() for connection in self._connections]
+        if self._stream == TradeStream.AGG_TRADE.value:  # single trades cannot be asked for without a key
+            readers.append(self._repairer.run())
+        connections = [asyncio.create_task(reader) for reader in readers]
         resend = asyncio.create_task(self._outbox.run())
         publish = asyncio.create_task(self._publish())
         coverage = asyncio.create_task(self._keep_coverage())
@@ -226,9 +233,12 @@ class Producer:
         parsed = parse_frame(frame.raw, ingest_time_us=frame.received_at_us, exchange=EXCHANGE_NAME)
         if isinstance(parsed, AcceptedFrame):
             event = parsed.event
-            frame.span.see(parsed.exchange_time_ms)
-            if event.stream == self._stream:
-                self._gaps.see(event.symbol, event.trade_id, event.event_time)
+            if frame.span is self._fetched:
+                self._gaps.fill(event.symbol, event.trade_id)
+            else:
+                frame.span.see(parsed.exchange_time_ms)
+                if event.stream == self._stream:
+                    self._gaps.see(event.symbol, event.trade_id, event.event_time)
             self._last_event_time_us = event.event_time
             key = event.symbol.encode()
             partition = partitions.get(event.symbol)
@@ -241,6 +251,9 @@ class Producer:
             await self._outbox.put(Message(self._settings.topic_rejected, value, headers=headers))
         elif parsed.request_id in frame.span.requests:
             self._mark(frame.span, frame.span.requests.pop(parsed.request_id), ended=False)
+
+    async def _put_fetched(self, raw: bytes) -> None:
+        await self._queue.put(ReceivedFrame(self._fetched, time.time_ns() // 1000, raw))
 
     def _note_rejected(self, frame: RejectedFrame) -> None:
         """Logs refused frames, at most one line a second: a broken feed must not fill the disk."""
@@ -366,7 +379,10 @@ async def serve(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     # Few attempts: a clock that answers late is of no use, and the next round asks again.
     policy = RetryPolicy(attempts=2, max_backoff_s=0.5, max_retry_after_s=1.0)
-    async with AsyncExchangeRest(settings.rest_url, timeout_s=3.0, policy=policy) as rest:
+    async with (
+        AsyncExchangeRest(settings.rest_url, timeout_s=3.0, policy=policy) as rest,
+        AsyncExchangeRest(settings.rest_url) as history,
+    ):
         found: list[Subscriptions] = []
 
         async def find() -> None:
@@ -381,6 +397,7 @@ async def serve(settings: Settings) -> int:
             clock=rest,
             sink=IcebergCoverageSink(settings),
             gaps=IcebergGapSink(settings),
+            history=history,
         )
         return 0 if await producer.run(stop) else 1
 

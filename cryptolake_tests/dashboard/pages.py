@@ -38,7 +38,7 @@ def dashboard(settings: Settings, api_url: str, log: Path, port: int | None = No
         **settings.environment(),
         "CRYPTOLAKE_DASHBOARD_PORT": str(port),
         "CRYPTOLAKE_DASHBOARD_API_URL": api_url,
-        "CRYPTOLAKE_DASHBOARD_REFRESH_S": "0.5",
+        "CRYPTOLAKE_DASHBOARD_REFRESH_S": "2",
         **variables,
     }
     with log.open("wb") as output:

@@ -24,10 +24,10 @@ from cryptolake_assets.exchange.rest import AsyncExchangeRest
 from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
-from cryptolake_assets.lake.gaps import GapOutcome, IcebergGapSink, read_gaps
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, read_gaps
 from cryptolake_assets.platform.parts import KAFKA
 from cryptolake_assets.platform.supervisor import Supervisor
-from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, TradeStream
 from cryptolake_assets.stream import kafka
 from cryptolake_assets.stream.coverage import CoverageSink
 from cryptolake_assets.stream.gaps import GapSink
@@ -36,9 +36,9 @@ from cryptolake_assets.stream.producer import Producer
 from cryptolake_assets.stream.producer_status import ProducerStatus, read_status
 from cryptolake_assets.stream.publisher import KafkaPublisher, Message
 from cryptolake_assets.transform.completeness import CompletenessIndex
-from cryptolake_tests.captures import MINUTE_MS, write_capture
+from cryptolake_tests.captures import MINUTE_MS, agg_trade_frame, write_capture
 from cryptolake_tests.exchange.sockets import NOON_MS
-from cryptolake_tests.stream.fakes import FakeClock, FakeExchange, MemoryGaps, MemorySink, trade, until
+from cryptolake_tests.stream.fakes import FakeClock, FakeExchange, MemoryGaps, MemoryHistory, MemorySink, trade, until
 
 DEMO_TRADES = {"BTCUSDT": 10_701, "ETHUSDT": 13_655}
 
@@ -69,6 +69,7 @@ async def producing(
             clock=rest,
             sink=sink,
             gaps=gaps or MemoryGaps(),
+            history=rest,
         )
         run = asyncio.create_task(producer.run(stop))
         try:
@@ -232,6 +233,38 @@ async def test_every_deleted_range_is_in_the_ledger_and_closed_when_its_trades_c
     assert distinct_per_symbol(await trades(settings)) == DEMO_TRADES
 
 
+async def test_gaps_of_aggregates_are_fetched_from_the_exchange_and_published(own: Settings, tmp_path: Path) -> None:
+    """The stream leaves ranges out; the exchange's REST has them. What is in Kafka in the end is what was emitted."""
+    number, start_ms = 3_000, 1_700_000_040_000
+    chance = Random(11)  # noqa: S311
+    starts = sorted(chance.sample(range(50, number - 100, 60), 15))
+    ranges = [(first, first + chance.randrange(40)) for first in starts]
+    left_out = {agg_id for first, last in ranges for agg_id in range(first, last + 1)}
+    times_ms = [start_ms + 40 * agg_id for agg_id in range(number)]
+    frames = [
+        (times_ms[agg_id] * 10**6, agg_trade_frame("BTCUSDT", agg_id, times_ms[agg_id]))
+        for agg_id in range(number)
+        if agg_id not in left_out
+    ]
+    capture = write_capture(tmp_path / "capture" / "left-out.ndjson.gz", frames)
+    lines = [f"{agg_id},100.0,1,{2 * agg_id},{2 * agg_id + 1},{times_ms[agg_id]},false" for agg_id in range(number)]
+    (capture / "BTCUSDT-aggTrades-2023-11-14.csv").write_text("\n".join(lines) + "\n")
+    own = own.model_copy(update={"trade_stream": TradeStream.AGG_TRADE, "replay_dir": capture, "symbols": ("BTCUSDT",)})
+    bootstrap(own)
+    gaps = IcebergGapSink(own)
+    async with ReplayExchange(capture, speed=0).running() as exchange:
+        settings = at(exchange, own)
+        async with producing(settings, IcebergCoverageSink(own), gaps):
+            await until(lambda: acknowledged(settings)() >= number, timeout_s=90)
+            await until(lambda: bool(read_gaps(own)) and not gaps.open_gaps(), timeout_s=30)
+    ledger = sorted(read_gaps(own), key=lambda gap: gap.first_missing_id)
+    assert [(gap.first_missing_id, gap.last_missing_id) for gap in ledger] == ranges
+    assert {(gap.closed_by, gap.outcome, gap.ids_missing) for gap in ledger} == {
+        (ClosedBy.REST, GapOutcome.REPAIRED, 0)
+    }
+    assert set(await trades(settings)) == {("BTCUSDT", agg_id) for agg_id in range(number)}
+
+
 async def test_a_peek_shows_the_newest_or_the_oldest(own: Settings) -> None:
     async with ReplayExchange(own.replay_dir, speed=0).running() as exchange:
         settings = at(exchange, own)
@@ -295,6 +328,7 @@ async def test_refused_frames_lie_on_the_dead_letter_topic(own: Settings) -> Non
             clock=FakeClock(),
             sink=MemorySink(),
             gaps=MemoryGaps(),
+            history=MemoryHistory(),
         )
         run = asyncio.create_task(producer.run(stop))
         huge = b"\xff" * (1 << 20)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.gaps import GapOutcome, IcebergGapSink, TradeGap, read_gaps
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, TradeGap, read_gaps
 from cryptolake_assets.lake.tables import BRONZE_GAPS
 from cryptolake_assets.settings import Settings
 
@@ -17,7 +17,7 @@ CLOSED = replace(
     GAP,
     ids_missing=0,
     closed_at=SEEN,
-    closed_by="stream",
+    closed_by=ClosedBy.STREAM,
     outcome=GapOutcome.ARRIVED,
     kafka_partition=3,
     kafka_offset=44,

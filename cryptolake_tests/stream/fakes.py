@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.exchange.records import AggTrade
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.stream.publisher import DeliveryListener, Message, Verdict
@@ -144,6 +145,24 @@ class MemoryGaps:
 
     def open_gaps(self) -> list[TradeGap]:
         return [gap for gap in self.gaps.values() if gap.closed_at is None]
+
+
+class MemoryHistory:
+    """The exchange's aggregates by id, in pages; fails as often as told to."""
+
+    def __init__(self, rows: Iterable[AggTrade] = (), page: int = 1_000) -> None:
+        self.rows = sorted(rows, key=lambda row: row.agg_trade_id)
+        self.page = page
+        self.asked: list[int] = []
+        self.failures_left = 0
+
+    async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade]:
+        assert symbol
+        self.asked.append(first_id)
+        if self.failures_left:
+            self.failures_left -= 1
+            raise ExchangeError("exchange: no answer.")
+        return [row for row in self.rows if row.agg_trade_id >= first_id][: self.page]
 
 
 class FakeClock:

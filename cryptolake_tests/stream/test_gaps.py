@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.lake.gaps import GapOutcome, TradeGap
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, TradeGap
 from cryptolake_assets.stream.gaps import MAX_OPEN, MAX_STEP_IDS, GapTracker, GapWriter
 from cryptolake_tests.stream.fakes import MemoryGaps
 
@@ -55,7 +55,7 @@ def test_a_gap_is_closed_by_its_last_trade() -> None:
     fed([2, 2, 4], found)
     (closed,) = found.take_closed()
     assert (closed.first_missing_id, closed.ids_missing, closed.outcome) == (2, 0, GapOutcome.ARRIVED)
-    assert (closed.closed_at, closed.closed_by) == (NOW, "stream")
+    assert (closed.closed_at, closed.closed_by) == (NOW, ClosedBy.STREAM)
     assert opened(found) == []
     assert found.ids_missing == 0
 

@@ -29,6 +29,7 @@ from cryptolake_tests.stream.fakes import (
     FakeExchange,
     FakePublisher,
     MemoryGaps,
+    MemoryHistory,
     MemorySink,
     trade,
     until,
@@ -98,6 +99,7 @@ async def stage(
             clock=clock,
             sink=sink,
             gaps=gaps,
+            history=MemoryHistory(),
             options=options,
         )
         run = asyncio.create_task(producer.run(stop))
