@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from cryptolake_assets.defs import maintenance
+from cryptolake_assets.defs import coingecko, fear_greed, maintenance
 from cryptolake_assets.defs.alerts import run_failures, run_recoveries
 from cryptolake_assets.defs.archive import futures_trades_archive
 from cryptolake_assets.defs.bronze import futures_trades
@@ -30,12 +30,28 @@ def build_definitions() -> dg.Definitions:
             futures_ohlcv_1m,
             futures_klines_1m,
             futures_daily_stats,
+            fear_greed.fear_greed_raw,
+            fear_greed.fear_greed_daily,
+            *coingecko.ASSETS,
             *maintenance.ASSETS,
             dagster_event_log,
         ],
         asset_checks=[*CHECKS, stream_health_now, maintenance.small_files],
-        jobs=[*JOBS, restart_bronze_stream, *maintenance.JOBS.values(), event_log_retention],
-        schedules=[*SCHEDULES, *maintenance.SCHEDULES, event_log_retention_daily],
+        jobs=[
+            *JOBS,
+            fear_greed.fear_greed,
+            coingecko.coingecko,
+            restart_bronze_stream,
+            *maintenance.JOBS.values(),
+            event_log_retention,
+        ],
+        schedules=[
+            *SCHEDULES,
+            fear_greed.fear_greed_schedule,
+            coingecko.coingecko_schedule,
+            *maintenance.SCHEDULES,
+            event_log_retention_daily,
+        ],
         sensors=[
             bronze_follower,
             stream_health,

@@ -67,6 +67,10 @@ class ArchiveRangeError(CryptolakeError):
     """A day was asked for that the lake has no partition for."""
 
 
+class AnswerRefusedError(CryptolakeError):
+    """A batch source answered in a shape that is not known, or with values that cannot be."""
+
+
 class BrokerError(CryptolakeError):
     """Kafka could not be reached or refused a request."""
 

@@ -312,6 +312,20 @@ class Settings(ApiSettings, GraphSettings):
         return "https://fapi.binance.com" if self.source is Source.BINANCE else f"http://127.0.0.1:{self.exchange_port}"
 
     @property
+    def fear_greed_base_url(self) -> str:
+        return self._batch_url(self.fear_greed_url, "https://api.alternative.me", "")
+
+    @property
+    def coingecko_base_url(self) -> str:
+        return self._batch_url(self.coingecko_url, "https://api.coingecko.com/api/v3", "/api/v3")
+
+    def _batch_url(self, said: str, live: str, replay_path: str) -> str:
+        """Base URL of a batch source: with the replay exchange nothing outside of this machine is asked."""
+        if said:
+            return said.rstrip("/")
+        return live if self.source is Source.BINANCE else f"{self.rest_url}{replay_path}"
+
+    @property
     def warehouse_location(self) -> str:
         """Where tables live: `file://` and an absolute path, or what the setting says (`s3://…`).
 

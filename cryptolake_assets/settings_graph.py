@@ -6,18 +6,15 @@ A class of their own, so that a change of one restarts the code servers and does
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings
+from pydantic import SecretStr, field_validator
 
+from cryptolake_assets.settings_batch import BatchSettings, named
 
-def named(name: str, default: Any, description: str, **constraints: Any) -> Any:
-    """A field that is read from the environment variable `name`."""
-    return Field(default=default, validation_alias=name, description=description, **constraints)
+__all__ = ["GraphSettings", "named"]
 
 
-class GraphSettings(BaseSettings):
+class GraphSettings(BatchSettings):
     """Part of `settings.Settings`, which says where values come from."""
 
     follower_interval_s: int = named(

@@ -17,6 +17,7 @@ from cryptolake_assets.lake.tables import ARCHIVE_POOL, POOLED_TABLES, pools
 from cryptolake_assets.platform.pools import ensure_pools
 from cryptolake_assets.settings import PROJECT_ROOT, load_settings
 from cryptolake_assets.transform.archive_checks import IDS_CONSECUTIVE
+from cryptolake_assets.transform.batch_checks import BATCH_OBSERVATIONS
 from cryptolake_assets.transform.checks import DEPENDENCIES, HEARTBEAT, SILVER_OBSERVATIONS, UP_TO_DATE
 
 HEAVY = ("pyspark", "pyiceberg", "pyarrow", "duckdb", "pandas", "dagster_pyspark", "aiokafka", "aiohttp")
@@ -50,6 +51,11 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
         "silver/futures_ohlcv_1m",
         "bronze/futures_klines_1m",
         "gold/futures_daily_stats",
+        "bronze/fear_greed_raw",
+        "silver/fear_greed_daily",
+        "bronze/coingecko_raw",
+        "silver/coingecko_markets",
+        "silver/coingecko_global",
         *(f"maintenance/{work.value}" for work in Work),
         "maintenance/dagster_event_log",
     }
@@ -61,11 +67,15 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
     assert daily.get_first_partition_key() == "2024-07-18"
 
 
+OF_NOW = (HEARTBEAT, UP_TO_DATE, "small_files")
+"""Checks that warn of how things are at the moment."""
 SENSORS = {"bronze_follower", "automation", "stream_health", "run_failures", "run_recoveries"}
 SCHEDULES = {
     "ingest_realtime_to_bronze_schedule",
     "bronze_to_silver_1m_hourly",
     "silver_to_gold_daily_daily",
+    "fear_greed_schedule",
+    "coingecko_schedule",
     "event_log_retention_daily",
     *(f"maintenance_{work.value}_schedule" for work in Work),
 }
@@ -84,7 +94,7 @@ def test_sensors_and_schedules_are_on_in_a_fresh_home(repository: dg.RepositoryD
 
 def test_every_job_that_users_know_has_a_schedule_a_timeout_and_retries(repository: dg.RepositoryDefinition) -> None:
     scheduled = {schedule.job_name for schedule in repository.schedule_defs}
-    for name in ("ingest_realtime_to_bronze", "bronze_to_silver_1m", "silver_to_gold_daily"):
+    for name in ("ingest_realtime_to_bronze", "bronze_to_silver_1m", "silver_to_gold_daily", "fear_greed", "coingecko"):
         assert name in scheduled
         tags = repository.get_job(name).tags
         assert int(tags["dagster/max_runtime"]) > 0
@@ -117,7 +127,7 @@ def test_gate_checks_block_and_every_check_has_its_assets_partitions(
     assert specs
     for spec in specs:
         of_all_time = spec.name in (HEARTBEAT, UP_TO_DATE, DEPENDENCIES)
-        warns_only = (*SILVER_OBSERVATIONS, HEARTBEAT, UP_TO_DATE, IDS_CONSECUTIVE, "small_files")
+        warns_only = (*SILVER_OBSERVATIONS, *BATCH_OBSERVATIONS, *OF_NOW, IDS_CONSECUTIVE)
         assert spec.blocking == (spec.name not in warns_only)
         assert spec.partitions_def == (None if of_all_time else graph.get(spec.asset_key).partitions_def)
 

@@ -19,7 +19,8 @@ from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.checks import DEPENDENCIES, MEANINGS, PUBLISHED_COUNT
 
 
-def _tags(layer: str, timeout: timedelta) -> dict[str, str]:
+def run_tags(layer: str, timeout: timedelta) -> dict[str, str]:
+    """Of a job's runs: their layer, how long they may take, and what is tried again."""
     return {
         "layer": layer,
         "dagster/max_runtime": str(round(timeout.total_seconds())),
@@ -85,7 +86,7 @@ def catch_up_when_down(context: dg.OpExecutionContext, stream: StreamResource, s
 
 
 @dg.job(
-    tags=_tags("bronze", timedelta(minutes=30)), description="Stream health, then a catch-up if the stream is down."
+    tags=run_tags("bronze", timedelta(minutes=30)), description="Stream health, then a catch-up if the stream is down."
 )
 def ingest_realtime_to_bronze() -> None:
     catch_up_when_down(check_stream_health())
@@ -99,7 +100,7 @@ bronze_to_silver_1m = dg.define_asset_job(
         *silver.CHECK_KEYS,
         dg.AssetCheckKey(silver.KEY, PUBLISHED_COUNT),
     ),
-    tags=_tags("silver", timedelta(minutes=30)),
+    tags=run_tags("silver", timedelta(minutes=30)),
     description=(
         "Dependencies, then an hour of Silver, then the published bars counted against Bronze. Run config: symbols, "
         "window, engine."
@@ -109,7 +110,7 @@ bronze_to_silver_1m = dg.define_asset_job(
 silver_to_gold_daily = dg.define_asset_job(
     "silver_to_gold_daily",
     selection=dg.AssetSelection.assets(gold.KEY),
-    tags=_tags("gold", timedelta(minutes=30)),
+    tags=run_tags("gold", timedelta(minutes=30)),
     description="A day of Gold.",
 )
 

@@ -21,6 +21,7 @@ from aiohttp import web
 from cryptolake_assets.errors import CaptureError, CryptolakeError, PartError, PortInUseError
 from cryptolake_assets.exchange.capture import CapturedFrame, CaptureSummary, read_frames, summarise
 from cryptolake_assets.exchange.replay_archive import ArchiveSide
+from cryptolake_assets.exchange.replay_batch import BatchSide
 from cryptolake_assets.exchange.replay_client import ClientLimits, ReplayClient, Route, RoutedFrame
 from cryptolake_assets.exchange.replay_clock import ReplayClock
 from cryptolake_assets.exchange.replay_rest import RestSide
@@ -79,9 +80,10 @@ class ReplayExchange:
             self.summary.first_receive_time_ns + offset_ns, self.summary.last_receive_time_ns + offset_ns, self.speed
         )
         self._rest = await asyncio.to_thread(RestSide, self.summary, self.clock.now_ms)
+        self.batch = await asyncio.to_thread(BatchSide, self.directory, self.clock.now_ms)
         app = web.Application(middlewares=[self._rest.middleware])
         archive = ArchiveSide(self.directory)
-        app.add_routes([*self._rest.routes(), *archive.routes(), *self._websocket_routes()])
+        app.add_routes([*self._rest.routes(), *archive.routes(), *self.batch.routes(), *self._websocket_routes()])
         app.add_routes([web.get("/replay/status", self._get_status)])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 PRICE = "decimal(18, 8)"
 VOLUME = "decimal(38, 8)"
 QUOTE_VOLUME = "decimal(38, 16)"
+COIN_PRICE = "decimal(38, 26)"
+"""Of any coin in US dollars: from 10^-26 to below 10^12."""
+PERCENTAGE = "decimal(38, 20)"
 TIME = "timestamptz"
 """Iceberg's timestamp with zone: UTC, microseconds."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cryptolake_assets.lake.batch_columns import COINGECKO_GLOBAL, COINGECKO_MARKETS, FEAR_GREED, RAW_ANSWER
 from cryptolake_assets.lake.columns import PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
 from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, columns
 
@@ -266,6 +267,45 @@ GOLD_DAILY = TableSpec(
     rewritten=True,
 )
 
+
+def raw_answers(name: str, doc: str) -> TableSpec:
+    """The Bronze table of a batch source: every answer, accepted or refused; append-only."""
+    return TableSpec(namespace="bronze", name=name, doc=doc, columns=RAW_ANSWER, partition=("fetched_at", "month"))
+
+
+BRONZE_FEAR_GREED_RAW = raw_answers("fear_greed_raw", "Answers of the Fear & Greed index, as received.")
+
+BRONZE_COINGECKO_RAW = raw_answers("coingecko_raw", "Answers of CoinGecko, as received.")
+
+SILVER_FEAR_GREED = TableSpec(
+    namespace="silver",
+    name="fear_greed_daily",
+    doc="The Fear & Greed index, a UTC day a row.",
+    columns=FEAR_GREED,
+    key=("index_date",),
+    rewritten=True,
+)
+
+SILVER_COINGECKO_MARKETS = TableSpec(
+    namespace="silver",
+    name="coingecko_markets",
+    doc="Coins by market cap, a snapshot an hour; in US dollars.",
+    columns=COINGECKO_MARKETS,
+    key=("snapshot_hour", "coin_id"),
+    partition=("snapshot_hour", "day"),
+    rewritten=True,
+)
+
+SILVER_COINGECKO_GLOBAL = TableSpec(
+    namespace="silver",
+    name="coingecko_global",
+    doc="All coins together, a snapshot an hour; in US dollars.",
+    columns=COINGECKO_GLOBAL,
+    key=("snapshot_hour",),
+    partition=("snapshot_hour", "month"),
+    rewritten=True,
+)
+
 OPS_COVERAGE = TableSpec(
     namespace="ops",
     name="stream_coverage",
@@ -320,11 +360,25 @@ TABLES = (
     SILVER_QUARANTINE,
     SILVER_KLINE_DIFFERENCES,
     GOLD_DAILY,
+    BRONZE_FEAR_GREED_RAW,
+    BRONZE_COINGECKO_RAW,
+    SILVER_FEAR_GREED,
+    SILVER_COINGECKO_MARKETS,
+    SILVER_COINGECKO_GLOBAL,
     OPS_COVERAGE,
     OPS_RUN_METRICS,
 )
 
-POOLED_TABLES = (SILVER_OHLCV, GOLD_DAILY, BRONZE_KLINES)
+POOLED_TABLES = (
+    SILVER_OHLCV,
+    GOLD_DAILY,
+    BRONZE_KLINES,
+    BRONZE_FEAR_GREED_RAW,
+    BRONZE_COINGECKO_RAW,
+    SILVER_FEAR_GREED,
+    SILVER_COINGECKO_MARKETS,
+    SILVER_COINGECKO_GLOBAL,
+)
 """Tables that runs of the graph write, each one run at a time."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import SILVER_OHLCV, TableSpec
+from cryptolake_assets.transform import batch_checks
 
 if TYPE_CHECKING:
     import duckdb
@@ -75,6 +76,7 @@ MEANINGS: Mapping[str, str] = {
     "every_line": "Every line of the file became a row of Bronze.",
     "within_the_day": "Every trade of the file is of its UTC day.",
     "ids_consecutive": "Aggregate ids go on without holes; around a hole minutes stay incomplete. Warns only.",
+    **batch_checks.MEANINGS,
     DEPENDENCIES: "What a refresh of Silver needs is there: catalog, tables, engine.",
 }
 """Check name to what it demands, for people."""
@@ -86,14 +88,14 @@ SILVER_OBSERVATIONS = (OFFICIAL_KLINES, "minutes_missing", "id_continuity", "eve
 GOLD_CHECKS = ("schema", "unique_key", *ROW_CHECKS["gold"])
 
 
-def check_candidate(spec: TableSpec, candidate: pa.Table) -> list[CheckOutcome]:
-    """Schema, unique key, and the row checks of the table's namespace."""
+def check_candidate(spec: TableSpec, candidate: pa.Table, rules: Mapping[str, str] | None = None) -> list[CheckOutcome]:
+    """Schema, unique key, and the row checks: `rules`, or those of the table's namespace."""
     schema = spec.arrow_schema()
     same_schema = candidate.schema.equals(schema)
     outcomes = [CheckOutcome("schema", same_schema, "columns and types are those of the table")]
     key = ", ".join(spec.key)
     repeated = f"SELECT {key}, count(*) AS copies FROM candidate GROUP BY ALL HAVING count(*) > 1"
-    rules = ROW_CHECKS[spec.namespace]
+    rules = ROW_CHECKS[spec.namespace] if rules is None else rules
     with open_duckdb() as duck:
         duck.register("candidate", candidate)
         failing = ", ".join(f"count(*) FILTER (WHERE {predicate})" for predicate in rules.values())

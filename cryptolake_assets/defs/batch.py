@@ -1,0 +1,124 @@
+"""What the assets of every batch source share: when a source can be asked, and how a run says what came of it."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from cryptolake_assets.defs import checks
+from cryptolake_assets.defs.described import table_metadata
+from cryptolake_assets.defs.partitions import daily
+from cryptolake_assets.lake.tables import TableSpec
+from cryptolake_assets.settings import Settings, Source
+from cryptolake_assets.sources.source import BatchSource
+from cryptolake_assets.transform.batch_checks import BATCH_RULES, blocking
+from cryptolake_assets.transform.checks import CheckOutcome
+
+if TYPE_CHECKING:
+    from cryptolake_assets.lake.commit import Publication
+    from cryptolake_assets.transform.extract import Extraction, SilverCandidate
+
+
+def can_be_asked(settings: Settings, url: str, recorded: str) -> bool:
+    """Whether there is something to ask: live, at an address of the user's (`url`), or where the replayed
+    capture has recorded answers, by their file's name."""
+    return bool(url) or settings.source is Source.BINANCE or (settings.replay_dir / recorded).is_file()
+
+
+def silver_metadata(spec: TableSpec, raw: TableSpec) -> dict[str, Any]:
+    """Name, columns and their lineage: all of it is read from the answers' bodies, and the hour from when they came."""
+    source = dg.AssetKey(list(raw.identifier))
+    made_of = {name: "asked_at" if name == "snapshot_hour" else "body" for name in spec.column_names}
+    made_of.pop("updated_at")
+    lineage = {name: [dg.TableColumnDep(asset_key=source, column_name=of)] for name, of in made_of.items()}
+    return {**table_metadata(spec), "dagster/column_lineage": dg.TableColumnLineage(lineage)}
+
+
+def code_version(spec: TableSpec) -> str:
+    """Moves when a column, its type or a blocking check does."""
+    said = [*(f"{column.name} {column.type}" for column in spec.columns), *BATCH_RULES[spec.name].values()]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
+
+
+def check_specs(key: dg.AssetKey, spec: TableSpec, *warning: str) -> list[dg.AssetCheckSpec]:
+    """The blocking checks on a candidate of the table, and those that only warn."""
+    return [
+        *checks.specs(key, blocking(spec), daily()),
+        *checks.specs(key, warning, daily(), blocking=False),
+    ]
+
+
+def clock_of(settings: Settings) -> datetime | dg.SkipReason:
+    """The source's clock, or why a tick has nothing to ask."""
+    from cryptolake_assets.errors import CryptolakeError
+    from cryptolake_assets.transform.extract import source_clock
+
+    try:
+        clock = source_clock(settings)
+    except CryptolakeError as error:
+        return dg.SkipReason(str(error))
+    if clock < daily().start:
+        return dg.SkipReason(f"{clock:%Y-%m-%d} is before the first partition")
+    return clock
+
+
+def extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Extraction") -> dg.MaterializeResult:
+    """What came. A refused answer fails the run, once Bronze holds it with its reason: Silver stays as it is."""
+    said: dict[str, Any] = {
+        "dagster/row_count": done.answers,
+        **table_metadata(source.raw),
+        "snapshot_id": str(done.snapshot_id),
+        "bytes": done.size_bytes,
+        "rows_accepted": done.rows,
+        "answers_refused": len(done.refused),
+    }
+    if done.refused:
+        reasons = "; ".join(f"{url}: {reason}" for url, reason in done.refused)
+        key = dg.AssetKey(list(source.raw.identifier))
+        context.log_event(dg.AssetObservation(key, partition=context.partition_key, description=reasons, metadata=said))
+        raise dg.Failure(
+            f"{source.name}: an answer was refused and is kept in {source.raw.full_name}; Silver stays as it was. "
+            f"{reasons}. The schedule asks again within the hour.",
+            allow_retries=False,
+        )
+    return dg.MaterializeResult(metadata=said)
+
+
+def candidate_of(settings: Settings, source: BatchSource, spec: TableSpec, day: date) -> "SilverCandidate":
+    from cryptolake_assets.transform.extract import prepare
+
+    return prepare(settings, source, spec, day, BATCH_RULES[spec.name])
+
+
+def results_of(key: dg.AssetKey, candidate: "SilverCandidate") -> list[dg.AssetCheckResult]:
+    return list(checks.results(key, blocking(candidate.spec), candidate.outcomes))
+
+
+def held_back(
+    candidate: "SilverCandidate", results: Sequence[dg.AssetCheckResult], partition: str
+) -> Iterator[dg.AssetCheckResult]:
+    """The end of a run whose candidate failed a check."""
+    yield from results
+    failed = ", ".join(outcome.name for outcome in candidate.outcomes if not outcome.passed)
+    raise dg.Failure(
+        f"silver: {candidate.spec.full_name} of {partition} is held back, its rows stay as they were. "
+        f"Failed checks: {failed}.",
+        allow_retries=False,
+    )
+
+
+def warnings_of(key: dg.AssetKey, outcomes: Sequence[CheckOutcome]) -> list[dg.AssetCheckResult]:
+    names = [outcome.name for outcome in outcomes]
+    return list(checks.results(key, names, outcomes, dg.AssetCheckSeverity.WARN))
+
+
+def published(candidate: "SilverCandidate", publication: "Publication") -> dict[str, Any]:
+    """A Silver materialization's metadata."""
+    return {
+        "dagster/row_count": candidate.rows.num_rows,
+        **table_metadata(candidate.spec),
+        "snapshot_id": str(publication.snapshot_id),
+        "rows_changed": publication.rows_changed,
+    }

@@ -1,0 +1,150 @@
+"""CoinGecko as assets: answers in Bronze, a snapshot an hour of coins and of the whole market in Silver.
+
+A thin adapter of `transform.extract`.
+"""
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+
+import dagster as dg
+
+from cryptolake_assets.defs import batch
+from cryptolake_assets.defs.described import OWNERS, table_metadata
+from cryptolake_assets.defs.jobs import run_tags
+from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
+from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.exchange.recorded import COINGECKO_GLOBAL_FILE
+from cryptolake_assets.lake.tables import (
+    BRONZE_COINGECKO_RAW,
+    SILVER_COINGECKO_GLOBAL,
+    SILVER_COINGECKO_MARKETS,
+    TableSpec,
+)
+from cryptolake_assets.lake.windows import hour_of
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.sources.coingecko import SOURCE, plan
+from cryptolake_assets.transform.batch_checks import ROWS_LEFT_OUT
+from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome
+
+RAW_KEY = dg.AssetKey(list(BRONZE_COINGECKO_RAW.identifier))
+
+
+def _is_asked(settings: Settings) -> bool:
+    return batch.can_be_asked(settings, settings.coingecko_url, COINGECKO_GLOBAL_FILE)
+
+
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=3), fail_window=timedelta(hours=12))
+"""An asset that was never materialized, because nobody can be asked, is not late."""
+
+
+@dg.asset(
+    key=RAW_KEY,
+    partitions_def=daily(),
+    group_name="bronze",
+    kinds={"rest", "iceberg"},
+    owners=OWNERS,
+    tags={"layer": "bronze", "cadence": "hour"},
+    metadata=table_metadata(BRONZE_COINGECKO_RAW),
+    pool=BRONZE_COINGECKO_RAW.writer_pool,
+    freshness_policy=FRESH,
+    retry_policy=RETRIES,
+    description=(
+        "Answers of CoinGecko, byte for byte; refused ones with the reason. It tells the present only: a run of an "
+        "earlier day asks nothing."
+    ),
+)
+def coingecko_raw(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    from cryptolake_assets.transform import extract
+
+    settings = lake.settings
+    clock = extract.source_clock(settings)
+    day = date.fromisoformat(context.partition_key)
+    if day != clock.date():
+        context.log.info(f"CoinGecko's clock says {clock:%Y-%m-%d}: nothing is asked for {day}")
+        return dg.MaterializeResult(metadata={**table_metadata(BRONZE_COINGECKO_RAW), "rows_accepted": 0})
+    done = extract.extract(settings, SOURCE, plan(settings.coingecko_pages), clock, day, context.run.run_id)
+    return batch.extracted(context, SOURCE, done)
+
+
+def _silver(spec: TableSpec, description: str) -> dg.AssetsDefinition:
+    key = dg.AssetKey(list(spec.identifier))
+
+    @dg.asset(
+        key=key,
+        deps=[RAW_KEY],
+        partitions_def=daily(),
+        group_name="silver",
+        kinds={"duckdb", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "silver", "cadence": "hour"},
+        code_version=batch.code_version(spec),
+        metadata=batch.silver_metadata(spec, BRONZE_COINGECKO_RAW),
+        pool=spec.writer_pool,
+        output_required=False,
+        freshness_policy=FRESH,
+        retry_policy=RETRIES,
+        check_specs=batch.check_specs(key, spec, ROWS_LEFT_OUT),
+        description=description,
+    )
+    def snapshots(
+        context: dg.AssetExecutionContext, lake: LakeResource
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        from cryptolake_assets.transform.extract import commit
+
+        candidate = batch.candidate_of(lake.settings, SOURCE, spec, date.fromisoformat(context.partition_key))
+        results = batch.results_of(key, candidate)
+        if not candidate.passed:
+            yield from batch.held_back(candidate, results, context.partition_key)
+        publication = commit(lake.settings, candidate, context.run.run_id)
+        yield dg.MaterializeResult(
+            metadata=batch.published(candidate, publication),
+            check_results=[*results, *batch.warnings_of(key, [_left_out(candidate.left_out)])],
+        )
+
+    return snapshots
+
+
+def _left_out(rows: list[str]) -> CheckOutcome:
+    sample = [{"row": row} for row in rows[:SAMPLE_ROWS]]
+    return CheckOutcome(ROWS_LEFT_OUT, not rows, f"{len(rows)} rows with a number too long", len(rows), sample)
+
+
+coingecko_markets = _silver(
+    SILVER_COINGECKO_MARKETS, "Coins by market cap, a snapshot an hour, from the accepted answers of the day."
+)
+coingecko_global = _silver(
+    SILVER_COINGECKO_GLOBAL, "All coins together, a snapshot an hour, from the accepted answers of the day."
+)
+ASSETS = [coingecko_raw, coingecko_markets, coingecko_global]
+
+coingecko = dg.define_asset_job(
+    "coingecko",
+    selection=dg.AssetSelection.assets(*(asset.key for asset in ASSETS)),
+    tags=run_tags("bronze", timedelta(minutes=30)),
+    description="CoinGecko's coins and whole market: answers into Bronze, the hour's snapshot into Silver.",
+)
+
+
+@dg.schedule(
+    job=coingecko,
+    cron_schedule="*/10 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    tags={"cadence": "hour"},
+    description="Once an hour. Asks nobody when a capture without recorded answers is replayed.",
+)
+def coingecko_schedule(
+    context: dg.ScheduleEvaluationContext, lake: LakeResource
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    settings = lake.settings
+    if not _is_asked(settings):
+        yield dg.SkipReason(f"the capture that is replayed has no {COINGECKO_GLOBAL_FILE}")
+        return
+    clock = batch.clock_of(settings)
+    if isinstance(clock, dg.SkipReason):
+        yield clock
+        return
+    now = context.scheduled_execution_time
+    yield dg.RunRequest(
+        run_key=f"{hour_of(clock):%Y-%m-%dT%H}/{now:%Y-%m-%dT%H}", partition_key=clock.strftime(DAY_FORMAT)
+    )

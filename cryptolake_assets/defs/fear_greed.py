@@ -1,0 +1,152 @@
+"""The Fear & Greed index as assets: answers in Bronze, days in Silver. A thin adapter of `transform.extract`.
+
+The first run takes the whole history; later ones the days since the newest that is held.
+"""
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+
+import dagster as dg
+
+from cryptolake_assets.defs import batch
+from cryptolake_assets.defs.described import OWNERS, table_metadata
+from cryptolake_assets.defs.jobs import run_tags
+from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
+from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.exchange.recorded import FEAR_GREED_FILE
+from cryptolake_assets.lake.tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.sources.fear_greed import SOURCE, plan
+from cryptolake_assets.transform.batch_checks import DAYS_MISSING, NEWEST_ROW
+
+RAW_KEY = dg.AssetKey(list(BRONZE_FEAR_GREED_RAW.identifier))
+KEY = dg.AssetKey(list(SILVER_FEAR_GREED.identifier))
+AGAIN_FROM_HOUR = 12
+"""UTC. A day that is held is asked for once more in the second half of the day: a value may be corrected."""
+
+
+def _is_asked(settings: Settings) -> bool:
+    return batch.can_be_asked(settings, settings.fear_greed_url, FEAR_GREED_FILE)
+
+
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
+"""An asset that was never materialized, because nobody can be asked, is not late."""
+
+
+class FearGreedConfig(dg.Config):
+    """`full_history` asks for every day again, not only for those since the newest that is held."""
+
+    full_history: bool = False
+
+
+@dg.asset(
+    key=RAW_KEY,
+    partitions_def=daily(),
+    group_name="bronze",
+    kinds={"rest", "iceberg"},
+    owners=OWNERS,
+    tags={"layer": "bronze", "cadence": "day"},
+    metadata=table_metadata(BRONZE_FEAR_GREED_RAW),
+    pool=BRONZE_FEAR_GREED_RAW.writer_pool,
+    freshness_policy=FRESH,
+    retry_policy=RETRIES,
+    description="Answers of the Fear & Greed index, byte for byte; refused ones with the reason.",
+)
+def fear_greed_raw(
+    context: dg.AssetExecutionContext, config: FearGreedConfig, lake: LakeResource
+) -> dg.MaterializeResult:
+    from cryptolake_assets.transform import extract
+
+    settings = lake.settings
+    day = date.fromisoformat(context.partition_key)
+    clock = extract.source_clock(settings)
+    newest = None if config.full_history else extract.newest_day(settings, SILVER_FEAR_GREED)
+    requests = plan(newest, day, clock.date())
+    done = extract.extract(settings, SOURCE, requests, clock, day, context.run.run_id)
+    return batch.extracted(context, SOURCE, done)
+
+
+@dg.asset(
+    key=KEY,
+    deps=[RAW_KEY],
+    partitions_def=daily(),
+    group_name="silver",
+    kinds={"duckdb", "iceberg"},
+    owners=OWNERS,
+    tags={"layer": "silver", "cadence": "day"},
+    code_version=batch.code_version(SILVER_FEAR_GREED),
+    metadata=batch.silver_metadata(SILVER_FEAR_GREED, BRONZE_FEAR_GREED_RAW),
+    pool=SILVER_FEAR_GREED.writer_pool,
+    output_required=False,
+    freshness_policy=FRESH,
+    retry_policy=RETRIES,
+    check_specs=batch.check_specs(KEY, SILVER_FEAR_GREED, DAYS_MISSING, NEWEST_ROW),
+    description="The Fear & Greed index by UTC day, from the accepted answers; upserted by one commit.",
+)
+def fear_greed_daily(
+    context: dg.AssetExecutionContext, lake: LakeResource
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    from cryptolake_assets.transform import extract, index_checks
+
+    settings = lake.settings
+    candidate = batch.candidate_of(settings, SOURCE, SILVER_FEAR_GREED, date.fromisoformat(context.partition_key))
+    results = batch.results_of(KEY, candidate)
+    if not candidate.passed:
+        yield from batch.held_back(candidate, results, context.partition_key)
+    publication = extract.commit(settings, candidate, context.run.run_id)
+    held = extract.held(settings, SILVER_FEAR_GREED)
+    for changed in sorted(publication.changed_keys.column("index_date").to_pylist()):
+        key = changed.strftime(DAY_FORMAT)
+        # What is downstream of another day than the run's learns of it too.
+        if key != context.partition_key and daily().has_partition_key(key):
+            context.log_event(dg.AssetMaterialization(KEY, partition=key, metadata={"made_by": context.partition_key}))
+    outcomes = [
+        index_checks.days_missing(held),
+        index_checks.newest_row(held, extract.source_clock(settings).date()),
+    ]
+    yield dg.MaterializeResult(
+        metadata={**batch.published(candidate, publication), "days_held": len(held)},
+        check_results=[*results, *batch.warnings_of(KEY, outcomes)],
+    )
+
+
+fear_greed = dg.define_asset_job(
+    "fear_greed",
+    selection=dg.AssetSelection.assets(RAW_KEY, KEY),
+    tags=run_tags("bronze", timedelta(minutes=30)),
+    description="The Fear & Greed index: its answer into Bronze, its days into Silver.",
+)
+
+
+@dg.schedule(
+    job=fear_greed,
+    cron_schedule="*/2 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    tags={"cadence": "day"},
+    description=(
+        "At most once an hour until the source's present day is held, then once more in the afternoon (UTC). Asks "
+        "nobody when a capture without a recorded index is replayed."
+    ),
+)
+def fear_greed_schedule(
+    context: dg.ScheduleEvaluationContext, lake: LakeResource
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    from cryptolake_assets.transform.extract import newest_day
+
+    settings = lake.settings
+    if not _is_asked(settings):
+        yield dg.SkipReason(f"the capture that is replayed has no {FEAR_GREED_FILE}")
+        return
+    clock = batch.clock_of(settings)
+    if isinstance(clock, dg.SkipReason):
+        yield clock
+        return
+    now, day = context.scheduled_execution_time, clock.date()
+    newest = newest_day(settings, SILVER_FEAR_GREED)
+    if newest is None or newest < day:
+        yield dg.RunRequest(run_key=f"{day}/{now:%Y-%m-%dT%H}", partition_key=day.strftime(DAY_FORMAT))
+    elif now.hour < AGAIN_FROM_HOUR:
+        yield dg.SkipReason(f"{day} is held")
+    else:
+        yield dg.RunRequest(run_key=f"{day}/{now:%Y-%m-%d}", partition_key=day.strftime(DAY_FORMAT))

@@ -1,0 +1,219 @@
+"""The replay exchange's batch side: recorded answers of the Fear & Greed index and of CoinGecko, and their faults.
+
+Answers are as of the replayed clock.
+
+Files of the capture's directory: `fear_greed.json` (the answer of `/fng/?limit=0`, or its array `data`),
+`coingecko_markets_<page>.json` and `coingecko_global.json` (answers, served byte for byte). Without a file the index
+and the pages are empty, and `/global` is 404: nothing is made up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from cryptolake_assets.errors import CaptureError
+from cryptolake_assets.exchange.recorded import COINGECKO_GLOBAL_FILE, COINGECKO_PAGE_FILES, FEAR_GREED_FILE
+
+log = structlog.get_logger(__name__)
+
+_COINGECKO = "/api/v3"
+_HTML = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>"
+
+Clock = Callable[[], int]
+
+
+class FaultKind(StrEnum):
+    """What a source does instead of answering."""
+
+    RATE_LIMIT = "rate_limit"
+    HTML = "html"
+    OTHER_SHAPE = "other_shape"
+    SERVER_ERROR = "server_error"
+    SLOW = "slow"
+
+
+class Fault(msgspec.Struct, forbid_unknown_fields=True):
+    """The next `times` requests of a source meet it; `seconds` is `Retry-After`, or how slow the answer is."""
+
+    source: Literal["fear_greed", "coingecko"]
+    kind: FaultKind
+    times: int = 1
+    seconds: int = 1
+
+
+class _Day(msgspec.Struct, omit_defaults=True):
+    value: str
+    value_classification: str
+    timestamp: str
+    time_until_update: str = ""
+
+
+class _Index(msgspec.Struct):
+    data: list[_Day]
+    name: str = "Fear and Greed Index"
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """An answer, and the time from which it may be told, ms since 1970."""
+
+    body: bytes
+    from_ms: int
+
+
+class BatchSide:
+    """Routes and answers. `clock_ms` is the replayed time; nothing later is told."""
+
+    def __init__(self, directory: Path, clock_ms: Clock) -> None:
+        """Reads the recorded answers; raises `CaptureError` for one that cannot be understood."""
+        self._clock_ms = clock_ms
+        self._index = _read_index(directory / FEAR_GREED_FILE)
+        self._pages = {_page_number(path): _read_page(path) for path in sorted(directory.glob(COINGECKO_PAGE_FILES))}
+        self._global = _read_global(directory / COINGECKO_GLOBAL_FILE)
+        self._faults: list[Fault] = []
+        self.requests: list[str] = []
+        """Path and query of each request so far, and its key if it had one: `/fng/?limit=0`."""
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/fng/", self._get_index),
+            web.get(f"{_COINGECKO}/coins/markets", self._get_markets),
+            web.get(f"{_COINGECKO}/global", self._get_global),
+            web.post("/replay/batch-faults", self._post_fault),
+        ]
+
+    def add(self, fault: Fault) -> None:
+        """The faults of a source come in the order in which they were added."""
+        self._faults.append(fault)
+
+    async def _post_fault(self, request: web.Request) -> web.Response:
+        try:
+            self.add(msgspec.json.decode(await request.read(), type=Fault))
+        except msgspec.MsgspecError as error:
+            raise web.HTTPBadRequest(text=f"not a fault: {error}") from None
+        return web.json_response({"faults": msgspec.to_builtins(self._faults)})
+
+    async def _get_index(self, request: web.Request) -> web.Response:
+        if (fault := await self._meet("fear_greed", request)) is not None:
+            return fault
+        limit = _whole(request, "limit", 1)
+        seconds = self._clock_ms() // 1000
+        days = [day for day in self._index.data if int(day.timestamp) <= seconds]
+        days = days[:limit] if limit else days
+        answer = {"name": self._index.name, "data": days, "metadata": {"error": None}}
+        return _json(msgspec.json.encode(answer))
+
+    async def _get_markets(self, request: web.Request) -> web.Response:
+        if (fault := await self._meet("coingecko", request)) is not None:
+            return fault
+        if request.query.get("vs_currency") != "usd":
+            return _error(422, "Missing parameter vs_currency")
+        page = self._pages.get(_whole(request, "page", 1))
+        return _json(page.body if page is not None and page.from_ms <= self._clock_ms() else b"[]")
+
+    async def _get_global(self, request: web.Request) -> web.Response:
+        if (fault := await self._meet("coingecko", request)) is not None:
+            return fault
+        if self._global is None or self._global.from_ms > self._clock_ms():
+            return _error(404, "nothing was recorded for this time")
+        return _json(self._global.body)
+
+    async def _meet(self, source: str, request: web.Request) -> web.Response | None:
+        """The fault's answer, if one is due; a slow answer is a good one in the end."""
+        key = request.headers.get("x-cg-demo-api-key")
+        self.requests.append(request.path_qs + (f" key={key}" if key else ""))
+        fault = next((fault for fault in self._faults if fault.source == source), None)
+        if fault is None:
+            return None
+        fault.times -= 1
+        if fault.times < 1:
+            self._faults.remove(fault)
+        log.info("replay_fault", source=source, kind=fault.kind.value)
+        if fault.kind is FaultKind.SLOW:
+            await asyncio.sleep(fault.seconds)
+            return None
+        return _faulty(fault)
+
+
+def _faulty(fault: Fault) -> web.Response:
+    if fault.kind is FaultKind.RATE_LIMIT:
+        answer = _error(429, "You've exceeded the Rate Limit.")
+        answer.headers["Retry-After"] = str(fault.seconds)
+        return answer
+    if fault.kind is FaultKind.HTML:
+        return web.Response(text=_HTML, content_type="text/html")
+    if fault.kind is FaultKind.SERVER_ERROR:
+        return web.Response(text="<html>502 Bad Gateway</html>", status=502, content_type="text/html")
+    return _json(b'{"result": [], "version": 2}')
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
+
+
+def _error(status: int, text: str) -> web.Response:
+    body = {"status": {"error_code": status, "error_message": text}}
+    return web.json_response(body, status=status)
+
+
+def _whole(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
+
+
+def _read_index(path: Path) -> _Index:
+    """Newest day first, as it was recorded; empty without the file."""
+    if not path.is_file():
+        return _Index([])
+    found = _decode(path, _Index | list[_Day])
+    index = found if isinstance(found, _Index) else _Index(found)
+    if not all(day.timestamp.isascii() and day.timestamp.isdigit() for day in index.data):
+        raise _not_recorded(path, "a timestamp is no number of seconds")
+    return index
+
+
+def _read_page(path: Path) -> _Recorded:
+    coins = _decode(path, list[dict[str, Any]])
+    moments = [coin["last_updated"] for coin in coins if isinstance(coin.get("last_updated"), str)]
+    try:
+        latest = max((datetime.fromisoformat(text) for text in moments), default=datetime(1970, 1, 1, tzinfo=UTC))
+    except (ValueError, TypeError) as error:
+        raise _not_recorded(path, str(error)) from None
+    return _Recorded(path.read_bytes(), int(latest.timestamp() * 1000))
+
+
+def _read_global(path: Path) -> _Recorded | None:
+    if not path.is_file():
+        return None
+    data = _decode(path, dict[str, Any]).get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("updated_at"), int):
+        raise _not_recorded(path, "it has no data.updated_at")
+    return _Recorded(path.read_bytes(), data["updated_at"] * 1000)
+
+
+def _page_number(path: Path) -> int:
+    text = path.stem.rpartition("_")[2]
+    if not (text.isascii() and text.isdigit()):
+        raise _not_recorded(path, "its name does not end in the number of a page")
+    return int(text)
+
+
+def _decode(path: Path, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise _not_recorded(path, str(error)) from error
+
+
+def _not_recorded(path: Path, cause: str) -> CaptureError:
+    return CaptureError(f"capture: {path} is no recorded answer of its source ({cause}). Replace or remove the file.")

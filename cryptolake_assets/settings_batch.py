@@ -1,0 +1,37 @@
+"""The settings of the batch sources: where they are, and how much is asked of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings
+
+
+def named(name: str, default: Any, description: str, **constraints: Any) -> Any:
+    """A field that is read from the environment variable `name`."""
+    return Field(default=default, validation_alias=name, description=description, **constraints)
+
+
+class BatchSettings(BaseSettings):
+    """Part of `settings.Settings`, which says where values come from."""
+
+    fear_greed_url: str = named(
+        "CRYPTOLAKE_FEAR_GREED_URL",
+        "",
+        "Base URL of the Fear & Greed index. Empty: the replay exchange's, or https://api.alternative.me when live.",
+    )
+    coingecko_url: str = named(
+        "CRYPTOLAKE_COINGECKO_URL",
+        "",
+        "Base URL of CoinGecko's API. Empty: the replay exchange's, or https://api.coingecko.com/api/v3 when live.",
+    )
+    coingecko_api_key: SecretStr = named(
+        "CRYPTOLAKE_COINGECKO_API_KEY", SecretStr(""), "Demo key of CoinGecko's API. Empty: it is asked without one."
+    )
+    coingecko_pages: int = named(
+        "CRYPTOLAKE_COINGECKO_PAGES", 2, "Pages of 250 coins, by market cap, that are read every hour.", ge=1, le=40
+    )
+    coingecko_calls_a_minute: int = named(
+        "CRYPTOLAKE_COINGECKO_CALLS_A_MINUTE", 30, "Most calls of CoinGecko's API in a minute.", ge=1, le=1_000
+    )

@@ -1,0 +1,144 @@
+"""CoinGecko: coins by market cap and the whole market, as they are now. Pure.
+
+Source: https://docs.coingecko.com (`/coins/markets`, `/global`). A snapshot belongs to the hour in which it was asked.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.lake.tables import (
+    BRONZE_COINGECKO_RAW,
+    SILVER_COINGECKO_GLOBAL,
+    SILVER_COINGECKO_MARKETS,
+    TableSpec,
+)
+from cryptolake_assets.lake.windows import hour_of
+from cryptolake_assets.sources.shape import Fields, array_of, as_type, parse_json
+from cryptolake_assets.sources.source import Judged, Plan, Row, SourceRequest
+
+if TYPE_CHECKING:
+    from cryptolake_assets.settings import Settings
+
+MARKETS, GLOBAL = "markets", "global"
+PER_PAGE = 250
+KEY_HEADER = "x-cg-demo-api-key"
+_NUMBERS = {
+    "current_price": "price",
+    "market_cap": "market_cap",
+    "fully_diluted_valuation": "fully_diluted_valuation",
+    "total_volume": "total_volume",
+    "high_24h": "high_24h",
+    "low_24h": "low_24h",
+    "price_change_percentage_24h": "price_change_percentage_24h",
+    "circulating_supply": "circulating_supply",
+    "total_supply": "total_supply",
+    "max_supply": "max_supply",
+    "ath": "all_time_high",
+    "atl": "all_time_low",
+}
+"""CoinGecko's names, and ours; a coin may lack any of them."""
+
+
+class CoinGecko:
+    """See `source.BatchSource`."""
+
+    name = "coingecko"
+    raw = BRONZE_COINGECKO_RAW
+    has_history = False
+
+    def base_url(self, settings: Settings) -> str:
+        return settings.coingecko_base_url
+
+    def headers(self, settings: Settings) -> dict[str, str]:
+        key = settings.coingecko_api_key.get_secret_value()
+        return {KEY_HEADER: key} if key else {}
+
+    def calls_a_minute(self, settings: Settings) -> int:
+        return settings.coingecko_calls_a_minute
+
+    def judge(self, endpoint: str, body: bytes, asked_at: datetime) -> Judged:
+        return (parse_markets if endpoint == MARKETS else parse_global)(body, hour_of(asked_at))
+
+
+SOURCE = CoinGecko()
+
+
+def plan(pages: int) -> Plan:
+    """Pages of coins until one is refused or not full, then the whole market."""
+    for page in range(1, pages + 1):
+        query: dict[str, str | int] = {
+            "vs_currency": "usd",
+            "order": "market_cap_desc",
+            "per_page": PER_PAGE,
+            "page": page,
+        }
+        judged = yield SourceRequest(MARKETS, "/coins/markets", query)
+        if judged is None or len(judged.rows[SILVER_COINGECKO_MARKETS.name]) + len(judged.left_out) < PER_PAGE:
+            break
+    yield SourceRequest(GLOBAL, "/global")
+
+
+def parse_markets(body: bytes, hour: datetime) -> Judged:
+    """Rows of `silver.coingecko_markets`; a coin with a number of more digits than its column has is left out."""
+    rows: list[Row] = []
+    left_out: list[str] = []
+    found: set[str] = set()
+    for number, item in enumerate(array_of(parse_json(body), "answer")):
+        coin = Fields(item, f"answer[{number}]")
+        row = _coin(coin, hour)
+        if row["coin_id"] in found:
+            raise AnswerRefusedError(f"coin {row['coin_id']} comes twice")
+        found.add(row["coin_id"])
+        try:
+            rows.append(_typed(row, SILVER_COINGECKO_MARKETS))
+        except ValueError as error:
+            left_out.append(f"{row['coin_id']}: {error}")
+    return Judged({SILVER_COINGECKO_MARKETS.name: rows}, tuple(left_out))
+
+
+def parse_global(body: bytes, hour: datetime) -> Judged:
+    """The one row of `silver.coingecko_global`."""
+    data = Fields(parse_json(body), "answer").object("data")
+    shares = data.object("market_cap_percentage")
+    row = {
+        "snapshot_hour": hour,
+        "total_market_cap": data.object("total_market_cap").number("usd"),
+        "total_volume": data.object("total_volume").number("usd"),
+        "btc_dominance": shares.number("btc"),
+        "eth_dominance": shares.number("eth"),
+        "market_cap_change_percentage_24h": data.number("market_cap_change_percentage_24h_usd", optional=True),
+        "active_cryptocurrencies": data.whole("active_cryptocurrencies"),
+        "markets": data.whole("markets"),
+        "source_updated_at": data.seconds("updated_at"),
+    }
+    try:
+        return Judged({SILVER_COINGECKO_GLOBAL.name: [_typed(row, SILVER_COINGECKO_GLOBAL)]})
+    except ValueError as error:
+        raise AnswerRefusedError(str(error)) from None
+
+
+def _coin(coin: Fields, hour: datetime) -> Row:
+    return {
+        "snapshot_hour": hour,
+        **{ours: coin.text(theirs) for theirs, ours in (("id", "coin_id"), ("symbol", "symbol"), ("name", "name"))},
+        "market_cap_rank": coin.whole("market_cap_rank", optional=True),
+        **{ours: coin.number(theirs, optional=True) for theirs, ours in _NUMBERS.items()},
+        "source_updated_at": coin.moment("last_updated", optional=True),
+    }
+
+
+def _typed(row: Row, table: TableSpec) -> Row:
+    """The row with each decimal at its column's scale. Raises `ValueError` naming the column that one does not fit."""
+    kinds = {column.name: column.type for column in table.columns}
+    typed = dict(row)
+    for name, value in row.items():
+        if isinstance(value, Decimal):
+            try:
+                typed[name] = as_type(value, kinds[name])
+            except ValueError as error:
+                raise ValueError(f"{name} {error}") from None
+    return typed

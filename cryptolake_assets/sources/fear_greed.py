@@ -1,0 +1,91 @@
+"""The Fear & Greed index of alternative.me: a number from 0 to 100 a UTC day. Pure.
+
+Source: https://alternative.me/crypto/fear-and-greed-index/ (`/fng/`). `limit=0` is the whole history, newest day first;
+values and times are text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.lake.tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
+from cryptolake_assets.sources.shape import Fields, parse_json
+from cryptolake_assets.sources.source import Judged, Plan, Row, SourceRequest
+
+if TYPE_CHECKING:
+    from cryptolake_assets.settings import Settings
+
+DAYS = "days"
+FIRST_DAY = date(2018, 2, 1)
+KNOWN_MISSING = frozenset({date(2018, 4, 14), date(2018, 4, 15), date(2018, 4, 16), date(2024, 10, 26)})
+"""Days for which the index was never published."""
+LOWEST, HIGHEST = 0, 100
+OVERLAP_DAYS = 3
+"""Days that are asked for again, in case one was corrected."""
+_DAY_S = 86_400
+_LAST_S = 253_402_300_799
+
+
+class FearGreed:
+    """See `source.BatchSource`."""
+
+    name = "fear_greed"
+    raw = BRONZE_FEAR_GREED_RAW
+    has_history = True
+
+    def base_url(self, settings: Settings) -> str:
+        return settings.fear_greed_base_url
+
+    def headers(self, _settings: Settings) -> dict[str, str]:
+        return {}
+
+    def calls_a_minute(self, _settings: Settings) -> int:
+        return 60
+
+    def judge(self, _endpoint: str, body: bytes, asked_at: datetime) -> Judged:
+        return Judged({SILVER_FEAR_GREED.name: parse_days(body, asked_at.date())})
+
+
+SOURCE = FearGreed()
+
+
+def plan(newest: date | None, wanted: date, today: date) -> Plan:
+    """The whole history where nothing is held (`newest` is None), otherwise the days from `newest` or `wanted` on."""
+    limit = 0 if newest is None else (today - min(newest, wanted)).days + 1 + OVERLAP_DAYS
+    yield SourceRequest(DAYS, "/fng/", {"limit": max(0, limit)})
+
+
+def parse_days(body: bytes, today: date) -> list[Row]:
+    """Rows of `silver.fear_greed_daily`, oldest first. Raises `AnswerRefusedError` for another shape, a value outside
+    0 to 100, a day twice, a day that has not begun, or an error that the source itself reports."""
+    answer = Fields(parse_json(body), "answer")
+    error = answer.object("metadata").raw("error")
+    if error is not None:
+        raise AnswerRefusedError(f"the source says: {str(error)[:200]}")
+    rows = [_day(Fields(row, f"data[{number}]"), today) for number, row in enumerate(answer.array("data"))]
+    days = [row["index_date"] for row in rows]
+    if len(set(days)) < len(days):
+        raise AnswerRefusedError(f"day {next(day for day in days if days.count(day) > 1)} comes twice")
+    return sorted(rows, key=lambda row: row["index_date"])
+
+
+def _day(row: Fields, today: date) -> Row:
+    value, second = row.digits("value"), row.digits("timestamp")
+    if not LOWEST <= value <= HIGHEST:
+        raise AnswerRefusedError(f"value {value} is outside {LOWEST} to {HIGHEST}")
+    if second % _DAY_S or second > _LAST_S:
+        raise AnswerRefusedError(f"timestamp {second} is no start of a UTC day")
+    day = datetime.fromtimestamp(second, UTC).date()
+    if not FIRST_DAY <= day <= today:
+        raise AnswerRefusedError(f"day {day} is not from {FIRST_DAY} to {today}")
+    return {"index_date": day, "value": value, "classification": row.text("value_classification")}
+
+
+def missing_days(held: Collection[date], last: date) -> list[date]:
+    """Days from the index's first to `last` that are not held, oldest first."""
+    there = set(held)
+    days = (FIRST_DAY + timedelta(days=number) for number in range((last - FIRST_DAY).days + 1))
+    return [day for day in days if day not in there]

@@ -1,0 +1,152 @@
+"""JSON of others, read strictly: numbers exactly as they were written, a wrong shape refused with its place. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal, localcontext
+from typing import Any
+
+from cryptolake_assets.errors import AnswerRefusedError
+
+_SHOWN_BYTES = 80
+_DECIMAL_TYPE = re.compile(r"decimal\((\d+), (\d+)\)")
+_LAST_SECOND = 253_402_300_799  # 9999-12-31
+
+
+def parse_json(body: bytes) -> Any:
+    """The document; every number is a `Decimal`. Raises `AnswerRefusedError` for what is not JSON, or holds a key
+    twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise AnswerRefusedError("an object has a key twice")
+        return found
+
+    def constant(text: str) -> Any:
+        raise AnswerRefusedError(f"{text} is no number of JSON")
+
+    try:
+        return json.loads(
+            body.decode(), parse_float=Decimal, parse_int=Decimal, parse_constant=constant, object_pairs_hook=unique
+        )
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise AnswerRefusedError(f"not JSON ({type(error).__name__}); it starts {body[:_SHOWN_BYTES]!r}") from None
+
+
+def array_of(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise AnswerRefusedError(f"{place} is {_kind(value)}, expected an array")
+    return value
+
+
+class Fields:
+    """An object's values by name; each method raises `AnswerRefusedError` naming the place. With `optional`, null and a
+    missing key are None."""
+
+    def __init__(self, value: Any, place: str) -> None:
+        if not isinstance(value, dict):
+            raise AnswerRefusedError(f"{place} is {_kind(value)}, expected an object")
+        self._values: Mapping[str, Any] = value
+        self._place = place
+
+    def raw(self, name: str) -> Any:
+        if name not in self._values:
+            raise AnswerRefusedError(f"{self._place} has no {name}")
+        return self._values[name]
+
+    def object(self, name: str) -> Fields:
+        return Fields(self.raw(name), self._at(name))
+
+    def array(self, name: str) -> list[Any]:
+        return array_of(self.raw(name), self._at(name))
+
+    def text(self, name: str) -> str:
+        value = self.raw(name)
+        if not isinstance(value, str) or not value.strip():
+            raise self._wrong(name, "text")
+        return value
+
+    def number(self, name: str, *, optional: bool = False) -> Decimal | None:
+        value = self._values.get(name) if optional else self.raw(name)
+        if value is None and optional:
+            return None
+        if not isinstance(value, Decimal):
+            raise self._wrong(name, "a number")
+        return value
+
+    def whole(self, name: str, *, optional: bool = False) -> int | None:
+        value = self.number(name, optional=optional)
+        if value is None:
+            return None
+        if not fits(value, 18, 0):
+            raise self._wrong(name, "a whole number of at most 18 digits")
+        return int(value)
+
+    def digits(self, name: str) -> int:
+        """A whole number >= 0 written as text."""
+        value = self.raw(name)
+        if not (isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value)):
+            raise self._wrong(name, "digits in quotes")
+        return int(value)
+
+    def seconds(self, name: str) -> datetime:
+        """A time as seconds since 1970, a number."""
+        value = self.whole(name)
+        if value is None or not 0 <= value <= _LAST_SECOND:
+            raise self._wrong(name, "seconds since 1970")
+        return datetime.fromtimestamp(value, UTC)
+
+    def moment(self, name: str, *, optional: bool = False) -> datetime | None:
+        """A time as RFC 3339 with its zone."""
+        value: Any = self._values.get(name) if optional else self.raw(name)
+        if value is None and optional:
+            return None
+        try:
+            found: datetime = datetime.fromisoformat(value)
+            if found.tzinfo is None:
+                raise ValueError
+            return found.astimezone(UTC)
+        except (TypeError, ValueError, OverflowError):
+            raise self._wrong(name, "a time such as 2026-05-18T12:49:21.599Z") from None
+
+    def _at(self, name: str) -> str:
+        return f"{self._place}.{name}"
+
+    def _wrong(self, name: str, expected: str) -> AnswerRefusedError:
+        return AnswerRefusedError(f"{self._at(name)} is {_kind(self._values[name])}, expected {expected}")
+
+
+def fits(value: Decimal, precision: int, scale: int) -> bool:
+    """Whether decimal(precision, scale) holds the value without losing a digit. Costs nothing for 1e400."""
+    _, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int):  # NaN or infinite
+        return False
+    text = "".join(map(str, digits)).lstrip("0")
+    significant = text.rstrip("0")
+    if not significant:
+        return True
+    exponent += len(text) - len(significant)
+    return -exponent <= scale and len(significant) + exponent <= precision - scale
+
+
+def as_type(value: Decimal, column_type: str) -> Decimal:
+    """The same number with the scale of `decimal(p, s)`. Raises `ValueError` when it does not fit."""
+    match = _DECIMAL_TYPE.fullmatch(column_type)
+    if match is None:
+        raise ValueError(f"{column_type} is no decimal type")
+    precision, scale = map(int, match.groups())
+    if not fits(value, precision, scale):
+        raise ValueError(f"{str(value)[:60]} does not fit {column_type}")
+    with localcontext() as context:
+        context.prec = precision
+        return value.quantize(Decimal(1).scaleb(-scale))
+
+
+def _kind(value: Any) -> str:
+    """A value for a message."""
+    text = repr(value) if isinstance(value, str) else str(value)
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else text[:_SHOWN_BYTES]

@@ -1,0 +1,200 @@
+"""Batch sources into the lake: every answer into Bronze as it came, those in the known shape from there into Silver.
+
+Silver is made from Bronze alone, so it can be made again without asking; a refused answer changes nothing in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from cryptolake_assets.errors import AnswerRefusedError, ExchangeError
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import Publication, keys_of, publish
+from cryptolake_assets.lake.tables import TableSpec
+from cryptolake_assets.lake.windows import DAY, between, day_of
+from cryptolake_assets.settings import Settings, Source
+from cryptolake_assets.sources.http import Answer, Patience, source_http
+from cryptolake_assets.sources.source import BatchSource, Judged, Plan, Row, by_key
+from cryptolake_assets.transform.checks import CheckOutcome, check_candidate
+from cryptolake_assets.transform.context import exchange_clock_ms
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.expressions import BooleanExpression
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What a run asked and got: (address, reason) of each answer that was refused."""
+
+    answers: int
+    size_bytes: int
+    rows: int
+    refused: tuple[tuple[str, str], ...]
+    snapshot_id: int | None
+
+
+@dataclass(frozen=True)
+class SilverCandidate:
+    """Rows of a table made from accepted answers, and what the blocking checks say of them."""
+
+    spec: TableSpec
+    rows: pa.Table
+    outcomes: list[CheckOutcome]
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return all(outcome.passed for outcome in self.outcomes)
+
+
+def source_clock(settings: Settings) -> datetime:
+    """The time by which days and hours of a source count: that of the exchange that is replayed, or now. Raises
+    `ExchangeError` when the replay exchange does not answer."""
+    if settings.source is Source.BINANCE:
+        return datetime.now(UTC)
+    clock_ms = exchange_clock_ms(settings)
+    if clock_ms is None:
+        raise ExchangeError(
+            f"exchange: {settings.rest_url} does not answer, so the replayed time is not known. "
+            "See `cryptolake status` and `cryptolake logs exchange`."
+        )
+    return datetime.fromtimestamp(clock_ms / 1000, UTC)
+
+
+def extract(
+    settings: Settings,
+    source: BatchSource,
+    plan: Plan,
+    asked_at: datetime,
+    partition: date,
+    run_id: str,
+    patience: Patience | None = None,
+) -> Extraction:
+    """Makes the requests of the plan and appends each answer to Bronze by one commit, judged. Never raises for what the
+    source does."""
+    records: list[Row] = []
+    rows = 0
+    with source_http(
+        source.base_url(settings), source.headers(settings), source.calls_a_minute(settings), patience
+    ) as http:
+        request = next(plan, None)
+        while request is not None:
+            answer = http.get(request)
+            judged, reason = _judge(source, answer, asked_at)
+            records.append(_record(answer, reason, asked_at, partition, run_id))
+            rows += sum(len(found) for found in judged.rows.values()) if judged else 0
+            try:
+                request = plan.send(judged)
+            except StopIteration:
+                request = None
+    table = load_table(settings, source.raw)
+    if records:
+        table.append(_table(source.raw, records))
+    refused = tuple((row["url"], row["refused"]) for row in records if row["refused"])
+    log.info("source_extracted", source=source.name, answers=len(records), rows=rows, refused=refused)
+    return Extraction(
+        answers=len(records),
+        size_bytes=sum(len(row["body"]) for row in records),
+        rows=rows,
+        refused=refused,
+        snapshot_id=table.refresh().metadata.current_snapshot_id,
+    )
+
+
+def prepare(
+    settings: Settings, source: BatchSource, spec: TableSpec, partition: date, rules: Mapping[str, str]
+) -> SilverCandidate:
+    """Rows of `spec` from the accepted answers of the partition; of two answers the later one counts. Where a source
+    has history, later partitions' answers are read too: making an old day again does not bring old values back."""
+    rows: list[Row] = []
+    left_out: list[str] = []
+    for record in _accepted(settings, source, partition):
+        judged = source.judge(record["endpoint"], record["body"], record["asked_at"])
+        rows += judged.rows.get(spec.name, [])
+        left_out += judged.left_out
+    candidate = _table(spec, [{**row, "updated_at": None} for row in by_key(spec, rows)])
+    return SilverCandidate(spec, candidate, check_candidate(spec, candidate, rules), left_out)
+
+
+def commit(settings: Settings, candidate: SilverCandidate, run_id: str) -> Publication:
+    """Upserts the candidate by one commit; without a difference there is none."""
+    spec, rows = candidate.spec, candidate.rows
+    return publish(
+        load_table(settings, spec), spec, _window(spec, rows), rows, keys_of(spec, rows), {"cryptolake.run-id": run_id}
+    )
+
+
+def newest_day(settings: Settings, spec: TableSpec) -> date | None:
+    """The UTC day of the newest row; None while there is none."""
+    newest = max(held(settings, spec), default=None)
+    return newest.date() if isinstance(newest, datetime) else newest
+
+
+def held(settings: Settings, spec: TableSpec) -> Sequence[Any]:
+    """The values of the first key column."""
+    column = spec.key[0]
+    found: list[Any] = load_table(settings, spec).scan(selected_fields=(column,)).to_arrow().column(column).to_pylist()
+    return found
+
+
+def _judge(source: BatchSource, answer: Answer, asked_at: datetime) -> tuple[Judged | None, str | None]:
+    if answer.failure is not None:
+        return None, answer.failure
+    try:
+        return source.judge(answer.request.endpoint, answer.body, asked_at), None
+    except AnswerRefusedError as error:
+        return None, str(error)
+
+
+def _record(answer: Answer, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:
+    """A row of Bronze."""
+    return {
+        "fetched_at": answer.fetched_at,
+        "asked_at": asked_at,
+        "partition_date": partition,
+        "endpoint": answer.request.endpoint,
+        "url": answer.url,
+        "status": answer.status,
+        "etag": answer.etag,
+        "sha256": hashlib.sha256(answer.body).hexdigest(),
+        "body": answer.body,
+        "refused": reason,
+        "run_id": run_id,
+    }
+
+
+def _accepted(settings: Settings, source: BatchSource, partition: date) -> list[Row]:
+    """Oldest first."""
+    operator = ">=" if source.has_history else "=="
+    wanted = f"partition_date {operator} '{partition.isoformat()}' and refused is null"
+    found: list[Row] = load_table(settings, source.raw).scan(row_filter=wanted).to_arrow().to_pylist()
+    return sorted(found, key=lambda row: (row["fetched_at"], row["url"]))
+
+
+def _window(spec: TableSpec, rows: pa.Table) -> str | BooleanExpression:
+    """The partitions that the rows are in, whole."""
+    from pyiceberg.expressions import AlwaysTrue
+
+    if spec.partition is None or not rows.num_rows:
+        return AlwaysTrue()
+    column, transform = spec.partition
+    moments = rows.column(column).to_pylist()
+    first, last = day_of(min(moments)), day_of(max(moments))
+    if transform == "month":
+        first, last = first.replace(day=1), (last.replace(day=1) + 32 * DAY).replace(day=1) - DAY
+    return between(column, first, last + DAY)
+
+
+def _table(spec: TableSpec, rows: list[Row]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=spec.arrow_schema())

@@ -1,0 +1,37 @@
+"""The replay exchange on a socket, in a thread of its own, for tests that block."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+from cryptolake_assets.exchange.replay import ReplayExchange
+from cryptolake_tests.waiting import wait_for
+
+
+class ExchangeThread:
+    """Its clock stands at `clock_ms` once it is entered; faults and requests are those of `batch`."""
+
+    def __init__(self, directory: Path, clock_ms: int) -> None:
+        self.replay = ReplayExchange(directory, speed=0)
+        self._clock_ms = clock_ms
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> ExchangeThread:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self.replay.start(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self.replay.clock.advance_to, self._clock_ms * 1_000_000)
+        wait_for(lambda: self.replay.clock.now_ms() == self._clock_ms)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self.replay.stop(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        return self.replay.url

@@ -1,0 +1,271 @@
+"""The batch sources through the graph: the double over a real socket, real tables, and every fault of sources."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import coingecko, fear_greed
+from cryptolake_assets.defs.resources import LakeResource
+from cryptolake_assets.exchange.recorded import FEAR_GREED_FILE
+from cryptolake_assets.exchange.replay_batch import Fault, FaultKind
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.tables import SILVER_FEAR_GREED
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
+from cryptolake_tests.captures import trade_frame, write_capture
+from cryptolake_tests.exchanges import ExchangeThread
+
+RECORDED = Path(__file__).parents[1] / "sources" / "recorded"
+FIRST_MS, SECOND_MS = 1_721_260_900_000, 1_721_347_502_000  # in 2024-07-18 and in 2024-07-19
+JUNE_MS = 1_780_315_200_000  # 2026-06-01T12:00:00Z
+Lake = tuple[Settings, dg.DagsterInstance]
+
+
+@pytest.fixture
+def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    monkeypatch.setattr("cryptolake_assets.sources.http.Patience.max_backoff_s", 0.01)
+    for name, value in lake.environment().items():
+        monkeypatch.setenv(name, value)
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield lake, instance
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    """The index from 2024-07-10 to 07-19, and frames from the first of the two days on: the clock may stand in both."""
+    frames = [(moment * 10**6, trade_frame("BTCUSDT", moment, moment)) for moment in (FIRST_MS, SECOND_MS)]
+    directory = write_capture(tmp_path / "captured" / "frames.ndjson", frames)
+    days = json.loads((DEMO_CAPTURE_DIR / FEAR_GREED_FILE).read_text())
+    (directory / FEAR_GREED_FILE).write_text(json.dumps([day for day in days if int(day["timestamp"]) >= 1720569600]))
+    return directory
+
+
+def run(
+    lake: Lake, job: str, exchange: ExchangeThread, monkeypatch: pytest.MonkeyPatch, day: str, **config: Any
+) -> Any:
+    monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_REST_URL", exchange.url)
+    get_settings.cache_clear()
+    return (
+        build_definitions()
+        .resolve_job_def(job)
+        .execute_in_process(instance=lake[1], partition_key=day, raise_on_error=False, run_config=config or None)
+    )
+
+
+def index(lake: Lake) -> dict[date, int]:
+    rows = run_sql(lake[0], "SELECT index_date, value FROM cryptolake.silver.fear_greed_daily").to_pylist()
+    assert len({row["index_date"] for row in rows}) == len(rows)
+    return {row["index_date"]: row["value"] for row in rows}
+
+
+def snapshot(lake: Lake) -> int | None:
+    return load_table(lake[0], SILVER_FEAR_GREED).metadata.current_snapshot_id
+
+
+def answers(lake: Lake, table: str = "fear_greed_raw") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = run_sql(
+        lake[0], f"SELECT * FROM cryptolake.bronze.{table} ORDER BY fetched_at"
+    ).to_pylist()
+    return found
+
+
+def check(result: Any, name: str) -> dg.AssetCheckEvaluation:
+    (found,) = [it for it in result.get_asset_check_evaluations() if it.check_name == name]
+    assert isinstance(found, dg.AssetCheckEvaluation)
+    return found
+
+
+def test_the_whole_history_first_then_the_days_since_and_a_repeat_changes_nothing(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExchangeThread(capture, FIRST_MS) as exchange:
+        first = run(empty, "fear_greed", exchange, monkeypatch, "2024-07-18")
+        assert first.success
+        assert exchange.replay.batch.requests == ["/fng/?limit=0"]
+        assert sorted(index(empty)) == [date(2024, 7, day) for day in range(10, 19)]
+        before = snapshot(empty)
+        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-18").success
+        assert exchange.replay.batch.requests[1:] == ["/fng/?limit=4"]
+        assert snapshot(empty) == before
+    with ExchangeThread(capture, SECOND_MS) as exchange:
+        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
+        assert exchange.replay.batch.requests == ["/fng/?limit=5"]
+    assert index(empty)[date(2024, 7, 19)] == 60
+    assert len(index(empty)) == 10
+    held = answers(empty)
+    assert [row["refused"] for row in held] == [None, None, None]
+    assert json.loads(held[0]["body"])["metadata"] == {"error": None}
+    # The capture begins in 2024: six years of days are missing, and not known to be.
+    assert not check(first, "days_missing").passed
+    assert check(first, "days_missing").severity is dg.AssetCheckSeverity.WARN
+    assert check(first, "index_range").passed
+
+
+def test_the_shipped_history_has_no_unknown_hole_and_other_days_are_told(
+    empty: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExchangeThread(DEMO_CAPTURE_DIR, SECOND_MS) as exchange:
+        result = run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19")
+    assert result.success
+    assert len(index(empty)) == 2_358
+    assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
+    told = result.asset_materializations_for_node("silver__fear_greed_daily")
+    assert {event.partition for event in told} == {"2024-07-18", "2024-07-19"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (FaultKind.RATE_LIMIT, "status 429"),
+        (FaultKind.SERVER_ERROR, "status 502"),
+        (FaultKind.HTML, "not JSON"),
+        (FaultKind.OTHER_SHAPE, "answer has no metadata"),
+    ],
+)
+def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, kind: FaultKind, reason: str
+) -> None:
+    with ExchangeThread(capture, FIRST_MS) as exchange:
+        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-18").success
+    before, good = snapshot(empty), index(empty)
+    with ExchangeThread(capture, SECOND_MS) as exchange:
+        exchange.replay.batch.add(Fault("fear_greed", kind, times=10, seconds=3_600 if "limit" in kind else 0))
+        failed = run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19")
+    assert not failed.success
+    assert failed.asset_materializations_for_node("silver__fear_greed_daily") == []
+    assert (snapshot(empty), index(empty)) == (before, good)
+    last = answers(empty)[-1]
+    assert last["refused"].startswith(reason)
+    assert len(last["sha256"]) == 64
+    assert last["body"]
+    with ExchangeThread(capture, SECOND_MS) as exchange:
+        exchange.replay.batch.add(Fault("fear_greed", FaultKind.RATE_LIMIT, times=1, seconds=0))
+        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
+    assert index(empty)[date(2024, 7, 19)] == 60
+
+
+def test_a_value_out_of_range_never_reaches_silver(empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = json.loads((capture / FEAR_GREED_FILE).read_text())
+    days[-3]["value"] = "101"
+    (capture / FEAR_GREED_FILE).write_text(json.dumps(days))
+    with ExchangeThread(capture, FIRST_MS) as exchange:
+        assert not run(empty, "fear_greed", exchange, monkeypatch, "2024-07-18").success
+    assert index(empty) == {}
+    assert answers(empty)[0]["refused"] == "value 101 is outside 0 to 100"
+
+
+def test_a_corrected_day_is_upserted_and_an_old_partition_brings_no_old_value_back(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExchangeThread(capture, FIRST_MS) as exchange:
+        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-18").success
+    days = json.loads((capture / FEAR_GREED_FILE).read_text())
+    corrected = next(day for day in days if day["timestamp"] == "1721260800")
+    corrected["value"] = "1"
+    (capture / FEAR_GREED_FILE).write_text(json.dumps(days))
+    with ExchangeThread(capture, SECOND_MS) as exchange:
+        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
+        assert index(empty)[date(2024, 7, 18)] == 1
+        config = {"ops": {"bronze__fear_greed_raw": {"config": {"full_history": True}}}}
+        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19", **config).success
+        assert exchange.replay.batch.requests[-1] == "/fng/?limit=0"
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    again = job.execute_in_process(
+        instance=empty[1], asset_selection=[fear_greed.KEY], partition_key="2024-07-18", raise_on_error=False
+    )
+    assert not again.success  # the replay exchange, whose clock it asks for, is gone
+    assert index(empty)[date(2024, 7, 18)] == 1
+
+
+@pytest.fixture
+def june(tmp_path: Path) -> Path:
+    """A capture of 2026-06-01 with CoinGecko's recorded answers."""
+    frames = [(JUNE_MS * 10**6, trade_frame("BTCUSDT", 1, JUNE_MS))]
+    directory = write_capture(tmp_path / "june" / "frames.ndjson", frames)
+    for path in RECORDED.glob("*.json"):
+        shutil.copy(path, directory)
+    return directory
+
+
+def test_coingecko_by_the_hour_exact_and_once(empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYPTOLAKE_COINGECKO_API_KEY", "demo-key")
+    with ExchangeThread(june, JUNE_MS) as exchange:
+        for _ in range(2):
+            result = run(empty, "coingecko", exchange, monkeypatch, "2026-06-01")
+            assert result.success
+        assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
+        page = "/api/v3/coins/markets?vs_currency=usd&order=market_cap_desc&per_page=250&page=1 key=demo-key"
+        assert exchange.replay.batch.requests == [page, "/api/v3/global key=demo-key"] * 2
+        earlier = run(empty, "coingecko", exchange, monkeypatch, "2026-05-30")
+        assert earlier.success
+        assert len(exchange.replay.batch.requests) == 4
+    (coin,) = run_sql(empty[0], "SELECT * FROM cryptolake.silver.coingecko_markets").to_pylist()
+    assert (coin["coin_id"], coin["price"]) == ("bitcoin", Decimal(77671))
+    assert coin["snapshot_hour"] == datetime(2026, 6, 1, 12, tzinfo=UTC)
+    (market,) = run_sql(empty[0], "SELECT * FROM cryptolake.silver.coingecko_global").to_pylist()
+    assert market["btc_dominance"] == Decimal("57.9539332566265")
+    held = answers(empty, "coingecko_raw")
+    assert [row["endpoint"] for row in held] == ["markets", "global"] * 2
+    assert held[0]["body"] == (june / "coingecko_markets_1.json").read_bytes()
+    assert not any("demo-key" in str(row.values()) for row in held)
+
+
+def test_a_page_that_is_refused_leaves_both_tables_and_the_next_run_mends_it(
+    empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExchangeThread(june, JUNE_MS) as exchange:
+        exchange.replay.batch.add(Fault("coingecko", FaultKind.HTML))
+        assert not run(empty, "coingecko", exchange, monkeypatch, "2026-06-01").success
+        assert [row["refused"] is None for row in answers(empty, "coingecko_raw")] == [False, True]
+        assert run_sql(empty[0], "SELECT * FROM cryptolake.silver.coingecko_global").num_rows == 0
+        assert run(empty, "coingecko", exchange, monkeypatch, "2026-06-01").success
+    assert run_sql(empty[0], "SELECT * FROM cryptolake.silver.coingecko_markets").num_rows == 1
+    assert run_sql(empty[0], "SELECT * FROM cryptolake.silver.coingecko_global").num_rows == 1
+
+
+def asked(
+    lake: Lake, schedule: dg.ScheduleDefinition, now: datetime, monkeypatch: pytest.MonkeyPatch, **variables: Any
+) -> list[tuple[str | None, str | None]] | str | None:
+    """(partition, run key) of a tick's requests, or why it skipped."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    get_settings.cache_clear()
+    context = dg.build_schedule_context(
+        instance=lake[1],
+        scheduled_execution_time=now,
+        resources={"lake": LakeResource()},
+        repository_def=build_definitions().get_repository_def(),
+    )
+    ticked = schedule.evaluate_tick(context)
+    return [(it.partition_key, it.run_key) for it in ticked.run_requests or []] or ticked.skip_message
+
+
+def test_the_schedules_ask_once_an_hour_until_the_day_is_held_and_nobody_without_a_recording(
+    empty: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    index_schedule, coins_schedule = fear_greed.fear_greed_schedule, coingecko.coingecko_schedule
+    morning, noon = datetime(2026, 11, 26, 9, 2, tzinfo=UTC), datetime(2026, 11, 26, 12, 4, tzinfo=UTC)
+    with ExchangeThread(DEMO_CAPTURE_DIR, SECOND_MS) as exchange:
+        url = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url}
+        first = [("2024-07-19", "2024-07-19/2026-11-26T09")]
+        assert asked(empty, index_schedule, morning, monkeypatch, **url) == first
+        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
+        assert asked(empty, index_schedule, morning, monkeypatch, **url) == "2024-07-19 is held"
+        again = [("2024-07-19", "2024-07-19/2026-11-26")]
+        assert asked(empty, index_schedule, noon, monkeypatch, **url) == again
+        skipped = asked(empty, coins_schedule, noon, monkeypatch, **url)
+        assert skipped == "the capture that is replayed has no coingecko_global.json"
+    assert "does not answer" in str(asked(empty, index_schedule, noon, monkeypatch, **url))
+    bare = write_capture(tmp_path / "bare" / "a.ndjson", [(FIRST_MS * 10**6, trade_frame("BTCUSDT", 1, FIRST_MS))])
+    skipped = asked(empty, index_schedule, noon, monkeypatch, CRYPTOLAKE_REPLAY_DIR=bare)
+    assert skipped == "the capture that is replayed has no fear_greed.json"
