@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jinja2 import Environment
 
-from cryptolake_assets.lake.tables import _COMMON, GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.lake.tables import _COMMON, GOLD_DAILY, SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED, SILVER_OHLCV
 from cryptolake_assets.measures import BAR_MEASURES, columns
 from cryptolake_assets.platform.dbt import PROJECT_DIR, ensure_manifest
 from cryptolake_assets.settings import get_settings
@@ -34,7 +34,7 @@ def marts(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_the_marts(marts: dict[str, Any]) -> None:
-    others = {"daily_returns", "volume_profile_hourly", "market_overview"}
+    others = {"daily_returns", "volume_profile_hourly", "market_overview", "sentiment_vs_market"}
     assert set(marts) == {f"ohlcv_{timeframe}" for timeframe in TIMEFRAMES} | others
 
 
@@ -48,6 +48,8 @@ def test_bars_of_every_timeframe_have_silvers_columns(marts: dict[str, Any], tim
 
 def test_every_mart_has_a_contract_and_says_what_its_columns_are_made_of(marts: dict[str, Any]) -> None:
     known = {f"{table.namespace}.{name}" for table in (SILVER_OHLCV, GOLD_DAILY) for name in table.column_names}
+    batch = (SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)
+    known |= {f"{table.name}.{name}" for table in batch for name in table.column_names}
     for name, node in marts.items():
         assert node["contract"]["enforced"], name
         assert node["config"]["unique_key"], name
@@ -73,7 +75,7 @@ def test_every_mart_is_tested_and_exposed(manifest: dict[str, Any], marts: dict[
 
 
 def test_sources_are_known_to_be_fresh_by_their_last_change(manifest: dict[str, Any]) -> None:
-    assert len(manifest["sources"]) == 2
+    assert len(manifest["sources"]) == 4
     for source in manifest["sources"].values():
         assert source["loaded_at_field"] == "updated_at"
         assert source["freshness"]["error_after"]["count"]

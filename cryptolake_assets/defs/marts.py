@@ -18,7 +18,13 @@ from cryptolake_assets.defs.described import OWNERS
 from cryptolake_assets.defs.marts_automation import FOLLOWS_ITS_DAY, FOLLOWS_THE_MARKET
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.defs.resources import LakeResource
-from cryptolake_assets.lake.tables import CATALOG, MARTS_NAMESPACE, MARTS_POOL
+from cryptolake_assets.lake.tables import (
+    CATALOG,
+    MARTS_NAMESPACE,
+    MARTS_POOL,
+    SILVER_COINGECKO_GLOBAL,
+    SILVER_FEAR_GREED,
+)
 from cryptolake_assets.platform.dbt import EXECUTABLE, PROJECT_DIR, ensure_manifest
 from cryptolake_assets.settings import Settings, get_settings
 
@@ -26,7 +32,12 @@ MANIFEST = ensure_manifest(get_settings())
 OVERVIEW = "market_overview"
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
 """What is upstream has a run an hour at least, by schedule."""
-SOURCES = {"silver": silver.KEY, "gold": gold.KEY}
+SOURCES = {
+    "silver": silver.KEY,
+    "gold": gold.KEY,
+    **{spec.name: dg.AssetKey(list(spec.identifier)) for spec in (SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)},
+}
+"""By the first word of a column's `of`."""
 
 
 class MartsTranslator(DagsterDbtTranslator):

@@ -1,6 +1,6 @@
 """dbt on the project's own settings: the `cryptolake dbt` command, and the manifest that Dagster loads.
 
-A command that reads tables gets a Spark Connect session of its own, and the snapshots of Silver and Gold that all of
+A command that reads tables gets a Spark Connect session of its own, and the snapshots of its sources that all of
 its models and tests read: what is published while it runs waits for the next one.
 """
 
@@ -17,14 +17,25 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cryptolake_assets.errors import CryptolakeError, DbtError
-from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV, TableSpec
+from cryptolake_assets.lake.tables import (
+    GOLD_DAILY,
+    SILVER_COINGECKO_GLOBAL,
+    SILVER_FEAR_GREED,
+    SILVER_OHLCV,
+    TableSpec,
+)
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, get_settings
 
 PROJECT_DIR = PROJECT_ROOT / "dbt_project"
 EXECUTABLE = Path(sys.executable).parent / "cryptolake-dbt"
 """dbt by this module, for dagster-dbt, which runs one program."""
 
-SNAPSHOT_VARIABLES = {"CRYPTOLAKE_SILVER_SNAPSHOT": SILVER_OHLCV, "CRYPTOLAKE_GOLD_SNAPSHOT": GOLD_DAILY}
+SNAPSHOT_VARIABLES = {
+    "CRYPTOLAKE_SILVER_SNAPSHOT": SILVER_OHLCV,
+    "CRYPTOLAKE_GOLD_SNAPSHOT": GOLD_DAILY,
+    "CRYPTOLAKE_FEAR_GREED_SNAPSHOT": SILVER_FEAR_GREED,
+    "CRYPTOLAKE_COINGECKO_SNAPSHOT": SILVER_COINGECKO_GLOBAL,
+}
 """Environment variables by which the macro `at_snapshot` knows what to read."""
 
 WITHOUT_SPARK = ("parse", "list", "ls", "deps", "clean", "init")
@@ -77,7 +88,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def pinned_snapshots(settings: Settings) -> dict[str, str]:
-    """Snapshot ids of Silver and Gold by variable, as they are now; an empty table has none."""
+    """Snapshot ids of what is read by variable, as they are now; an empty table has none."""
     from cryptolake_assets.lake.catalog import load_table
 
     def current(spec: TableSpec) -> str:

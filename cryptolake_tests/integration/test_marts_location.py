@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs import fear_greed, gold, silver
 from cryptolake_assets.lake.tables import MARTS_POOL
 from cryptolake_assets.marts_definitions import build_definitions
 from cryptolake_assets.platform import graphql
@@ -53,7 +53,12 @@ def repository() -> dg.RepositoryDefinition:
 def test_the_assets(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     bars = {f"marts/ohlcv_{timeframe}" for timeframe in ("5m", "15m", "1h", "4h", "1d")}
-    others = {"marts/daily_returns", "marts/volume_profile_hourly", "marts/market_overview"}
+    others = {
+        "marts/daily_returns",
+        "marts/volume_profile_hourly",
+        "marts/market_overview",
+        "marts/sentiment_vs_market",
+    }
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == bars | others
     for key in graph.materializable_asset_keys:
         node = graph.get(key)
@@ -72,6 +77,8 @@ def test_marts_are_downstream_of_silver_and_gold(repository: dg.RepositoryDefini
     graph = repository.asset_graph
     assert graph.get(dg.AssetKey(["marts", "ohlcv_1h"])).parent_keys == {silver.KEY, gold.KEY}
     assert graph.get(dg.AssetKey(["marts", "daily_returns"])).parent_keys == {gold.KEY}
+    beside = {gold.KEY, fear_greed.KEY, dg.AssetKey(["silver", "coingecko_global"])}
+    assert graph.get(dg.AssetKey(["marts", "sentiment_vs_market"])).parent_keys == beside
     assert graph.get(OVERVIEW).parent_keys == {silver.KEY}
 
 

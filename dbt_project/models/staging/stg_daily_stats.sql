@@ -1,2 +1,3 @@
-select symbol, trade_date, close, realised_volatility, is_complete
+select
+  symbol, trade_date, close, vwap, total_volume, total_quote_volume, realised_volatility, is_complete
 from {{ at_snapshot(source('gold', 'futures_daily_stats'), 'CRYPTOLAKE_GOLD_SNAPSHOT') }}

@@ -1,0 +1,132 @@
+"""The mart `sentiment_vs_market` on the real Spark server, run as Dagster runs it, beside what its sources hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from cryptolake_assets.lake.catalog import get_catalog, load_table
+from cryptolake_assets.lake.commit import keys_of, publish
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED, TableSpec
+from cryptolake_assets.settings import Settings
+
+from .bronze import trade
+from .test_marts import FIRST, SECOND, SYMBOLS, bars_of, dbt, put_gold, run_marts
+
+MART = "sentiment_vs_market"
+CAP = Decimal("2621040321355.0405123456789012")
+DOMINANCE = Decimal("57.95393325662650000001")
+
+
+def put(settings: Settings, spec: TableSpec, rows: list[dict[str, Any]]) -> None:
+    from pyiceberg.expressions import AlwaysTrue
+
+    table = pa.Table.from_pylist([{**row, "updated_at": None} for row in rows], schema=spec.arrow_schema())
+    publish(load_table(settings, spec), spec, AlwaysTrue(), table, keys_of(spec, table), {})
+
+
+def day(moment: datetime, value: int, classification: str = "Greed") -> dict[str, Any]:
+    return {"index_date": moment.date(), "value": value, "classification": classification}
+
+
+def market(hour: datetime, **values: Any) -> dict[str, Any]:
+    numbers = {"total_market_cap": Decimal(1), "btc_dominance": Decimal(1), **values}
+    return {"snapshot_hour": hour, **numbers}
+
+
+def rows_of(settings: Settings) -> dict[tuple[str, date], dict[str, Any]]:
+    rows = get_catalog(settings).load_table(("marts", MART)).scan().to_arrow().to_pylist()
+    found = {(row["symbol"], row["trade_date"]): row for row in rows if row["symbol"] in SYMBOLS}
+    assert len(found) == len([row for row in rows if row["symbol"] in SYMBOLS])
+    return found
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+def test_the_index_and_the_market_stand_beside_their_day_exactly(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    trades = [
+        {**trade(start + timedelta(minutes=minute), 100 * number + minute, "64250.5", "0.1"), "symbol": symbol}
+        for number, start in enumerate((FIRST, SECOND))
+        for symbol in SYMBOLS
+        for minute in range(3)
+    ]
+    put_gold(settings, bars_of(trades), complete=[FIRST.date()])
+    put(settings, SILVER_FEAR_GREED, [day(FIRST, 74), day(SECOND + timedelta(days=1), 12)])
+    hours = [market(SECOND + timedelta(hours=hour)) for hour in (0, 22)]
+    latest = market(SECOND + timedelta(hours=23), total_market_cap=CAP, btc_dominance=DOMINANCE)
+    put(settings, SILVER_COINGECKO_GLOBAL, [latest, *hours, market(FIRST - timedelta(hours=1))])
+
+    first = run_marts(instance, FIRST, SECOND, [MART])
+    assert first.success
+    judged = {evaluation.check_name: evaluation.passed for evaluation in first.get_asset_check_evaluations()}
+    assert all(judged.values())
+    assert any(name.startswith("as_much_as_gold") for name in judged)
+    assert "sentiment_is_of_its_day" in judged
+
+    gold = {
+        (row["symbol"], row["trade_date"]): row
+        for row in run_sql(settings, "SELECT * FROM cryptolake.gold.futures_daily_stats").to_pylist()
+    }
+    found = rows_of(settings)
+    assert set(found) == {(symbol, start.date()) for symbol in SYMBOLS for start in (FIRST, SECOND)}
+    for key, row in found.items():
+        for name in ("close", "vwap", "total_volume", "total_quote_volume", "realised_volatility", "is_complete"):
+            assert row[name] == gold[key][name], (key, name)
+        on_first = key[1] == FIRST.date()
+        assert (row["fear_greed"], row["fear_greed_classification"]) == ((74, "Greed") if on_first else (None, None))
+        assert (row["total_market_cap"], row["btc_dominance"]) == ((None, None) if on_first else (CAP, DOMINANCE))
+
+    # The index of the second day comes late: only that day's rows change; again, and nothing does.
+    put(settings, SILVER_FEAR_GREED, [day(SECOND, 40, "Fear")])
+    assert run_marts(instance, SECOND, SECOND, [MART]).success
+    after = rows_of(settings)
+    for key, row in found.items():
+        if key[1] == FIRST.date():
+            assert after[key] == row
+        else:
+            assert (after[key]["fear_greed"], after[key]["close"]) == (40, row["close"])
+    snapshot = get_catalog(settings).load_table(("marts", MART)).metadata.current_snapshot_id
+    assert run_marts(instance, FIRST, SECOND, [MART]).success
+    assert get_catalog(settings).load_table(("marts", MART)).metadata.current_snapshot_id == snapshot
+
+
+def test_a_mart_that_is_not_its_sources_is_named(settings: Settings) -> None:
+    start = datetime(2025, 7, 1, tzinfo=UTC)
+    trades = [{**trade(start, 1, "100", "1"), "symbol": "AAAUSDT"}]
+    candidate = bars_of(trades)
+    put_gold_of(settings, candidate, start)
+    put(settings, SILVER_FEAR_GREED, [day(start, 50)])
+    built = dbt("run", "--select", MART, day=start)
+    assert built.returncode == 0, built.stdout
+    put(settings, SILVER_FEAR_GREED, [day(start, 51)])
+    tested = dbt("test", "--select", f"{MART},test_type:data", day=start)
+    assert tested.returncode == 1
+    assert "FAIL 1 sentiment_is_of_its_day" in tested.stdout, tested.stdout
+
+
+def put_gold_of(settings: Settings, bars: dict[tuple[str, datetime], dict[str, Any]], start: datetime) -> None:
+    from cryptolake_assets.lake.tables import GOLD_DAILY
+    from cryptolake_assets.lake.windows import gold_month
+    from cryptolake_tests.reference import reference_daily
+
+    rows = [
+        {**stats, "symbol": symbol, "trade_date": of, "is_complete": True, "updated_at": None}
+        | {"realised_volatility": float(stats["realised_volatility"])}
+        for (symbol, of), stats in reference_daily(bars).items()
+    ]
+    table = pa.Table.from_pylist(rows, schema=GOLD_DAILY.arrow_schema())
+    month = gold_month(start.date())
+    publish(load_table(settings, GOLD_DAILY), GOLD_DAILY, month, table, keys_of(GOLD_DAILY, table), {})
