@@ -21,6 +21,9 @@ from cryptolake_assets.lake.tables import (
     GOLD_DAILY,
     MARTS_NAMESPACE,
     OPS_RUN_METRICS,
+    SILVER_COINGECKO_GLOBAL,
+    SILVER_COINGECKO_MARKETS,
+    SILVER_FEAR_GREED,
     SILVER_KLINE_DIFFERENCES,
     SILVER_OHLCV,
 )
@@ -41,6 +44,12 @@ PROFILE = Resource(
     "/profile/hourly", (MARTS_NAMESPACE, "volume_profile_hourly"), ("window_start", "symbol", "bucket_low"), "buckets"
 )
 OVERVIEW = Resource("/overview", (MARTS_NAMESPACE, "market_overview"), ("latest_minute", "symbol"), "symbols")
+SENTIMENT = Resource("/sentiment", SILVER_FEAR_GREED.identifier, ("index_date",), "days")
+SENTIMENT_MARKET = Resource(
+    "/sentiment/market", (MARTS_NAMESPACE, "sentiment_vs_market"), ("trade_date", "symbol"), "days"
+)
+COINS = Resource("/coins", SILVER_COINGECKO_MARKETS.identifier, ("snapshot_hour", "coin_id"), "coins")
+COINS_GLOBAL = Resource("/coins/global", SILVER_COINGECKO_GLOBAL.identifier, ("snapshot_hour",), "hours")
 QUALITY = Resource(
     "/quality", OPS_RUN_METRICS.identifier, ("finished_at", "run_id", "partition"), "runs", order=Order.DESC
 )
@@ -70,6 +79,14 @@ DaysPage = schemas.page_model("DaysPage", "days", schemas.row_model("Day", GOLD_
 ReturnsPage = schemas.page_model("ReturnsPage", "days", Row)
 ProfilePage = schemas.page_model("ProfilePage", "buckets", Row)
 OverviewPage = schemas.page_model("OverviewPage", "symbols", Row)
+SentimentPage = schemas.page_model(
+    "SentimentPage", "days", schemas.row_model("SentimentDay", SILVER_FEAR_GREED.columns)
+)
+SentimentMarketPage = schemas.page_model("SentimentMarketPage", "days", Row)
+CoinsPage = schemas.page_model("CoinsPage", "coins", schemas.row_model("Coin", SILVER_COINGECKO_MARKETS.columns))
+CoinsGlobalPage = schemas.page_model(
+    "CoinsGlobalPage", "hours", schemas.row_model("CoinsHour", SILVER_COINGECKO_GLOBAL.columns)
+)
 DifferencesPage = schemas.page_model(
     "DifferencesPage", "differences", schemas.row_model("Difference", SILVER_KLINE_DIFFERENCES.columns)
 )
@@ -165,6 +182,35 @@ async def volume_profile(request: Request, reader: ReaderOf, params: Params, sym
 async def overview(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
     """Latest bar, and change and volume of the last 24 h, per symbol."""
     return await _table(request, reader, OVERVIEW, params, _maybe(symbol))
+
+
+@_route("/sentiment", SentimentPage, of_a_symbol=False)
+async def sentiment(request: Request, reader: ReaderOf, params: Params) -> Response:
+    """The Fear & Greed index by UTC day, 0 (extreme fear) to 100 (extreme greed)."""
+    return await _table(request, reader, SENTIMENT, params, {})
+
+
+@_route("/sentiment/market", SentimentMarketPage, of_a_symbol=True)
+async def sentiment_market(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
+    """The index, the market cap of all coins and Bitcoin's share of it beside a symbol's UTC day."""
+    return await _table(request, reader, SENTIMENT_MARKET, params, _maybe(symbol))
+
+
+@_route("/coins", CoinsPage, of_a_symbol=False)
+async def coins(
+    request: Request,
+    reader: ReaderOf,
+    params: Params,
+    coin_id: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_.\-]{1,100}$", examples=["bitcoin"])] = None,
+) -> Response:
+    """CoinGecko's coins by market cap, a snapshot an hour, in US dollars."""
+    return await _table(request, reader, COINS, params, {} if coin_id is None else {"coin_id": coin_id})
+
+
+@_route("/coins/global", CoinsGlobalPage, of_a_symbol=False)
+async def coins_global(request: Request, reader: ReaderOf, params: Params) -> Response:
+    """All of CoinGecko's coins together, a snapshot an hour, in US dollars."""
+    return await _table(request, reader, COINS_GLOBAL, params, {})
 
 
 @_route("/quality", RunsPage, of_a_symbol=False)

@@ -33,6 +33,7 @@ PATHS = (
         "/quality/rejected",
         "/quality/quarantined",
     ),
+    *("/sentiment", "/sentiment/market", "/coins", "/coins/global"),
     "/operations/parts",
 )
 ELSEWHERE = {"/sse/ohlcv", "/operations/assets", "/quality/checks"}
