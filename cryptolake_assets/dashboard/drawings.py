@@ -52,6 +52,18 @@ def line(days: Days, name: str, colours: Palette) -> Drawing:
     return chart.mark_line(point=point, color=colours.accent).encode(_day(), _share(name), tooltip=_tooltip(name))
 
 
+def sentiment(days: Days, colours: Palette) -> Drawing:
+    """The Fear & Greed index: rows of `index_date`, `value` and `classification`, on its whole scale."""
+    rows = [{"trade_date": day["index_date"], **day} for day in sorted(days, key=lambda day: str(day["index_date"]))]
+    chart = alt.Chart(pd.DataFrame(rows), height=HEIGHT_PX)
+    point = alt.OverlayMarkDef(color=colours.accent, size=12)
+    return chart.mark_line(point=point, color=colours.accent).encode(
+        _day(),
+        alt.Y("value:Q", title=None, scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(values=[0, 25, 50, 75, 100])),
+        tooltip=[alt.Tooltip(f"{name}:N") for name in ("trade_date", "value", "classification")],
+    )
+
+
 def profile(buckets: Sequence[Mapping[str, Any]], colours: Palette) -> Drawing:
     """Volume by price: rows of `low`, `high` and `volume`, decimals."""
     rows = [

@@ -28,6 +28,17 @@ def test_the_pointer_is_told_every_digit_and_days_go_from_left_to_right() -> Non
     assert line[0]["log_return_text"] == ""
 
 
+def test_the_index_is_drawn_on_its_whole_scale_from_left_to_right() -> None:
+    days = [
+        {"index_date": f"2024-07-{day}", "value": value, "classification": "Greed"}
+        for day, value in ((19, 60), (18, 69))
+    ]
+    made = drawings.sentiment(days, palette.LIGHT).to_dict()
+    rows = next(iter(made["datasets"].values()))
+    assert [(row["trade_date"], row["value"]) for row in rows] == [("2024-07-18", 69), ("2024-07-19", 60)]
+    assert made["encoding"]["y"]["scale"]["domain"] == [0, 100]
+
+
 def test_a_volume_profile_has_a_bar_from_zero_for_each_bucket() -> None:
     buckets = [{"low": Decimal(100), "high": Decimal(200), "volume": Decimal("0.000000010")}]
     made = drawings.profile(buckets, palette.LIGHT).to_dict()

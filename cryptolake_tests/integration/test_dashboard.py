@@ -15,7 +15,7 @@ from playwright.sync_api import Browser
 from cryptolake_assets.api.keys import Scope, create_key
 from cryptolake_assets.dashboard.lake import MOST_ROWS
 from cryptolake_assets.lake.bootstrap import bootstrap
-from cryptolake_assets.lake.tables import SILVER_KLINE_DIFFERENCES
+from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_FEAR_GREED, SILVER_KLINE_DIFFERENCES
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.api.conftest import Api, append, bar, make_marts, put, serving
 from cryptolake_tests.browser import chromium
@@ -320,6 +320,29 @@ def test_an_empty_lake_says_what_to_do(browser: Browser, tmp_path: Path) -> None
         api.look()
         shown.open("/")
         shown.drawn(bars=3)
+
+
+def test_fear_and_greed_beside_the_price_once_it_is_there(browser: Browser, tmp_path: Path) -> None:
+    lake = load_settings(home=tmp_path / "sentiment home")
+    bootstrap(lake)
+    publish(lake, "BTCUSDT", minutes(3))
+    prices = dict.fromkeys(("open", "high", "low", "close", "vwap", "total_volume", "price_range"), Decimal(7))
+    day = {"symbol": "BTCUSDT", "trade_date": FIRST.date(), **prices, "trades": 3, "updated_at": FIRST}
+    append(lake, GOLD_DAILY, [day])
+    index = {"classification": "Greed", "updated_at": FIRST}
+    with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
+        charts = shown.page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg")
+        shown.open("/daily?symbol=BTCUSDT")
+        shown.says("No index of these days yet.")
+        charts.nth(1).wait_for()  # price and volatility
+        assert charts.count() == 2
+        days = [FIRST.date() + timedelta(days=number) for number in (-1, 0, 1)]  # the last is behind the newest bar
+        append(lake, SILVER_FEAR_GREED, [{"index_date": of, "value": of.day, **index} for of in days])
+        api.look()
+        shown.open("/daily?symbol=BTCUSDT")
+        shown.page.locator("[data-testid=stMetric]", has_text="Fear & Greed").get_by_text("30", exact=True).wait_for()
+        charts.nth(2).wait_for()
+        assert charts.count() == 3
 
 
 def test_quality_lists_every_difference_from_the_exchange(browser: Browser, tmp_path: Path) -> None:

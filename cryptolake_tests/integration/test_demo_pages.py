@@ -21,6 +21,7 @@ from cryptolake_assets.platform.parts import PARTS
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.browser import chromium
 from cryptolake_tests.dashboard.pages import View, view
+from cryptolake_tests.waiting import wait_for
 
 from .conftest import settings_for
 
@@ -124,17 +125,27 @@ def test_switching_symbol_and_timeframe(page: View, api: httpx.Client) -> None:
         assert_table_is(page, wanted)
 
 
+def sentiment(api: httpx.Client) -> list[dict[str, Any]]:
+    """Newest first."""
+    found: list[dict[str, Any]] = api.get("/sentiment", params={"order": "desc"}).json()["days"]
+    return found
+
+
 def test_the_days(page: View, api: httpx.Client, tmp_path: Path) -> None:
     page.page.set_viewport_size({"width": 1280, "height": 1500})
+    # The schedule asks the replay exchange within minutes.
+    wait_for(lambda: bool(sentiment(api)), 240)
     page.open("/daily?symbol=BTCUSDT")
+    metric = page.page.locator("[data-testid=stMetric]", has_text="Fear & Greed")
+    metric.get_by_text(str(sentiment(api)[0]["value"]), exact=True).wait_for()
     page.says("Daily statistics")
     days = api.get("/stats/daily", params={"symbol": "BTCUSDT", "order": "desc"}).json()["days"]
     for number, day in enumerate(days):
         assert page.cell("daily", 0, number) == day["trade_date"]
         assert plain(page.cell("daily", 4, number)) == plain(day["close"])
     charts = page.page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg")
-    charts.nth(4).wait_for()
-    assert charts.count() == 5
+    charts.nth(5).wait_for()
+    assert charts.count() == 6
     picture(page, "dashboard-daily", tmp_path)
 
 

@@ -74,9 +74,10 @@ def render() -> None:
             icon=":material/hourglass_empty:",
         )
         return
-    _headline(days, returns)
+    sentiment = _days("/sentiment", None, start, last)
+    _headline(days, returns, sentiment)
     colours = palette.DARK if st.context.theme.type == "dark" else palette.LIGHT
-    _charts(days, returns, colours)
+    _charts(days, returns, sentiment, colours)
     _profile(name, start, colours)
     st.subheader("Daily statistics", anchor=False)
     by_day = {day["trade_date"]: day for day in returns or ()}
@@ -87,13 +88,13 @@ def render() -> None:
     exact_table(rows, TABLE, key="daily", most_rows=15)
 
 
-def _days(path: str, symbol: str, start: date | None) -> Days | None:
+def _days(path: str, symbol: str | None, start: date | None, end: date | None = None) -> Days | None:
     """Newest first; None while the table does not exist."""
-    page = lake().page(path, symbol=symbol, start=start, order="desc", limit=MOST_ROWS)
+    page = lake().page(path, symbol=symbol, start=start, end=end, order="desc", limit=MOST_ROWS)
     return None if page is None else page["days"]
 
 
-def _headline(days: Days, returns: Days | None) -> None:
+def _headline(days: Days, returns: Days | None, sentiment: Days | None) -> None:
     newest = days[0]
     with st.container(horizontal=True, key="headline"):
         st.metric("Close", plain(newest["close"]), width="content", help=f"Of {newest['trade_date']}, UTC")
@@ -103,17 +104,26 @@ def _headline(days: Days, returns: Days | None) -> None:
         st.metric("Realised volatility", UNKNOWN if volatility is None else f"{volatility:.4%}", width="content")
         if returns:
             st.metric("Drawdown", f"{float(returns[0]['drawdown']):.4%}", width="content")
+        if sentiment:
+            index = sentiment[0]
+            said = f"Of {index['index_date']}: {index['classification']}. 0 is extreme fear, 100 extreme greed."
+            st.metric("Fear & Greed", str(index["value"]), width="content", help=said)
         st.metric("Volume", plain(newest["total_volume"]), width="content")
         st.metric("Trades", f"{newest['trades']:,}", width="content")
 
 
-def _charts(days: Days, returns: Days | None, colours: palette.Palette) -> None:
+def _charts(days: Days, returns: Days | None, sentiment: Days | None, colours: palette.Palette) -> None:
     left, right = st.columns(2)
+    with right:
+        _sentiment(sentiment, colours)
     with left:
         st.subheader("Price", anchor=False)
         st.altair_chart(drawings.prices(days, colours), alt="Daily high to low, open to close")
         st.subheader("Realised volatility", anchor=False)
         st.altair_chart(drawings.line(days, "realised_volatility", colours), alt="Realised volatility by day")
+        if returns:
+            st.subheader("Drawdown", anchor=False)
+            st.altair_chart(drawings.line(returns, "drawdown", colours), alt="Drawdown by day")
     with right:
         st.subheader("Returns", anchor=False)
         if returns is None:
@@ -124,8 +134,15 @@ def _charts(days: Days, returns: Days | None, colours: palette.Palette) -> None:
             st.altair_chart(drawings.returns(known, colours), alt="Log return by day")
         else:
             st.info("A return needs two days that follow each other.", icon=":material/hourglass_empty:")
-        st.subheader("Drawdown", anchor=False)
-        st.altair_chart(drawings.line(returns, "drawdown", colours), alt="Drawdown by day")
+
+
+def _sentiment(sentiment: Days | None, colours: palette.Palette) -> None:
+    """The Fear & Greed index, beside the price."""
+    st.subheader("Fear & Greed", anchor=False)
+    if sentiment:
+        st.altair_chart(drawings.sentiment(sentiment, colours), alt="Fear & Greed index by day, 0 to 100")
+    else:
+        st.info("**No index of these days yet.**", icon=":material/hourglass_empty:")
 
 
 def _profile(symbol: str, start: date | None, colours: palette.Palette) -> None:
