@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -62,6 +62,13 @@ def clock_of(settings: Settings) -> datetime | dg.SkipReason:
     if clock < daily().start:
         return dg.SkipReason(f"{clock:%Y-%m-%d} is before the first partition")
     return clock
+
+
+def last_run_at(context: dg.ScheduleEvaluationContext, job: str) -> datetime:
+    """When a run of the job was made last, of whatever outcome; long ago where there is none. A schedule's run keys are
+    compared within one tick only, so what earlier ticks asked for is found here."""
+    records = context.instance.get_run_records(dg.RunsFilter(job_name=job), limit=1)
+    return records[0].create_timestamp.astimezone(UTC) if records else datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Extraction") -> dg.MaterializeResult:

@@ -144,7 +144,8 @@ def coingecko_schedule(
     if isinstance(clock, dg.SkipReason):
         yield clock
         return
-    now = context.scheduled_execution_time
-    yield dg.RunRequest(
-        run_key=f"{hour_of(clock):%Y-%m-%dT%H}/{now:%Y-%m-%dT%H}", partition_key=clock.strftime(DAY_FORMAT)
-    )
+    last = batch.last_run_at(context, coingecko.name)
+    if hour_of(last) < hour_of(context.scheduled_execution_time):
+        yield dg.RunRequest(partition_key=clock.strftime(DAY_FORMAT))
+    else:
+        yield dg.SkipReason(f"this hour has had its run at {last:%H:%M}")

@@ -15,14 +15,15 @@ from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.exchange.recorded import FEAR_GREED_FILE
 from cryptolake_assets.lake.tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
+from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.sources.fear_greed import SOURCE, plan
 from cryptolake_assets.transform.batch_checks import DAYS_MISSING, NEWEST_ROW
 
 RAW_KEY = dg.AssetKey(list(BRONZE_FEAR_GREED_RAW.identifier))
 KEY = dg.AssetKey(list(SILVER_FEAR_GREED.identifier))
-AGAIN_FROM_HOUR = 12
-"""UTC. A day that is held is asked for once more in the second half of the day: a value may be corrected."""
+AGAIN_AFTER = timedelta(hours=24)
+"""Also while the source's present day is held: a value may be corrected."""
 
 
 def _is_asked(settings: Settings) -> bool:
@@ -125,8 +126,8 @@ fear_greed = dg.define_asset_job(
     default_status=dg.DefaultScheduleStatus.RUNNING,
     tags={"cadence": "day"},
     description=(
-        "At most once an hour until the source's present day is held, then once more in the afternoon (UTC). Asks "
-        "nobody when a capture without a recorded index is replayed."
+        "At most once an hour while the source's present day is not held, and once in 24 hours. Asks nobody when a "
+        "capture without a recorded index is replayed."
     ),
 )
 def fear_greed_schedule(
@@ -144,9 +145,9 @@ def fear_greed_schedule(
         return
     now, day = context.scheduled_execution_time, clock.date()
     newest = newest_day(settings, SILVER_FEAR_GREED)
-    if newest is None or newest < day:
-        yield dg.RunRequest(run_key=f"{day}/{now:%Y-%m-%dT%H}", partition_key=day.strftime(DAY_FORMAT))
-    elif now.hour < AGAIN_FROM_HOUR:
-        yield dg.SkipReason(f"{day} is held")
+    held = newest is not None and newest >= day
+    last = batch.last_run_at(context, fear_greed.name)
+    if now - last >= AGAIN_AFTER or (not held and hour_of(last) < hour_of(now)):
+        yield dg.RunRequest(partition_key=day.strftime(DAY_FORMAT))
     else:
-        yield dg.RunRequest(run_key=f"{day}/{now:%Y-%m-%d}", partition_key=day.strftime(DAY_FORMAT))
+        yield dg.SkipReason(f"{day} is {'held' if held else 'not held'}; last run at {last:%Y-%m-%d %H:%M}")

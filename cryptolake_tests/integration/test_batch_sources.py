@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ Lake = tuple[Settings, dg.DagsterInstance]
 
 
 @pytest.fixture
-def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lake]:
     monkeypatch.setattr("cryptolake_assets.sources.http.Patience.max_backoff_s", 0.01)
     for name, value in lake.environment().items():
         monkeypatch.setenv(name, value)
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         yield lake, instance
 
 
@@ -235,37 +235,56 @@ def test_a_page_that_is_refused_leaves_both_tables_and_the_next_run_mends_it(
 
 def asked(
     lake: Lake, schedule: dg.ScheduleDefinition, now: datetime, monkeypatch: pytest.MonkeyPatch, **variables: Any
-) -> list[tuple[str | None, str | None]] | str | None:
-    """(partition, run key) of a tick's requests, or why it skipped."""
+) -> list[str | None] | str | None:
+    """The partitions of a tick's requests, or why it skipped."""
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
     get_settings.cache_clear()
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance=lake[1],
         scheduled_execution_time=now,
         resources={"lake": LakeResource()},
         repository_def=build_definitions().get_repository_def(),
-    )
-    ticked = schedule.evaluate_tick(context)
-    return [(it.partition_key, it.run_key) for it in ticked.run_requests or []] or ticked.skip_message
+    ) as context:
+        ticked = schedule.evaluate_tick(context)
+    return [it.partition_key for it in ticked.run_requests or []] or ticked.skip_message
 
 
-def test_the_schedules_ask_once_an_hour_until_the_day_is_held_and_nobody_without_a_recording(
+def test_the_index_is_asked_hourly_until_its_day_is_held_and_then_daily(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule, now = fear_greed.fear_greed_schedule, datetime.now(UTC)
+    later, next_day = now + timedelta(hours=1), now + timedelta(hours=24, minutes=2)
+    with ExchangeThread(capture, SECOND_MS) as exchange:
+        url = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url}
+        assert asked(empty, schedule, now, monkeypatch, **url) == ["2024-07-19"]
+        exchange.replay.batch.add(Fault("fear_greed", FaultKind.HTML))
+        assert not run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
+        assert "2024-07-19 is not held" in str(asked(empty, schedule, now, monkeypatch, **url))
+        assert asked(empty, schedule, later, monkeypatch, **url) == ["2024-07-19"]
+        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
+        assert "2024-07-19 is held" in str(asked(empty, schedule, later, monkeypatch, **url))
+        assert asked(empty, schedule, next_day, monkeypatch, **url) == ["2024-07-19"]
+    assert "does not answer" in str(asked(empty, schedule, next_day, monkeypatch, **url))
+
+
+def test_coins_are_asked_for_once_an_hour(empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, now = coingecko.coingecko_schedule, datetime.now(UTC)
+    with ExchangeThread(june, JUNE_MS) as exchange:
+        variables = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url, "CRYPTOLAKE_REPLAY_DIR": june}
+        assert asked(empty, schedule, now, monkeypatch, **variables) == ["2026-06-01"]
+        assert run(empty, "coingecko", exchange, monkeypatch, "2026-06-01").success
+        (record,) = empty[1].get_run_records(limit=1)
+        assert "has had its run" in str(asked(empty, schedule, record.create_timestamp, monkeypatch))
+        assert asked(empty, schedule, record.create_timestamp + timedelta(hours=1), monkeypatch) == ["2026-06-01"]
+
+
+def test_a_capture_without_recorded_answers_asks_nobody(
     empty: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    index_schedule, coins_schedule = fear_greed.fear_greed_schedule, coingecko.coingecko_schedule
-    morning, noon = datetime(2026, 11, 26, 9, 2, tzinfo=UTC), datetime(2026, 11, 26, 12, 4, tzinfo=UTC)
-    with ExchangeThread(DEMO_CAPTURE_DIR, SECOND_MS) as exchange:
-        url = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url}
-        first = [("2024-07-19", "2024-07-19/2026-11-26T09")]
-        assert asked(empty, index_schedule, morning, monkeypatch, **url) == first
-        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
-        assert asked(empty, index_schedule, morning, monkeypatch, **url) == "2024-07-19 is held"
-        again = [("2024-07-19", "2024-07-19/2026-11-26")]
-        assert asked(empty, index_schedule, noon, monkeypatch, **url) == again
-        skipped = asked(empty, coins_schedule, noon, monkeypatch, **url)
-        assert skipped == "the capture that is replayed has no coingecko_global.json"
-    assert "does not answer" in str(asked(empty, index_schedule, noon, monkeypatch, **url))
+    now = datetime.now(UTC)
     bare = write_capture(tmp_path / "bare" / "a.ndjson", [(FIRST_MS * 10**6, trade_frame("BTCUSDT", 1, FIRST_MS))])
-    skipped = asked(empty, index_schedule, noon, monkeypatch, CRYPTOLAKE_REPLAY_DIR=bare)
-    assert skipped == "the capture that is replayed has no fear_greed.json"
+    schedules = {"fear_greed.json": fear_greed.fear_greed_schedule, "coingecko_": coingecko.coingecko_schedule}
+    for name, schedule in schedules.items():
+        skipped = asked(empty, schedule, now, monkeypatch, CRYPTOLAKE_REPLAY_DIR=bare)
+        assert f"the capture that is replayed has no {name}" in str(skipped)

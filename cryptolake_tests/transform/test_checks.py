@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cryptolake_assets.lake.tables import SILVER_OHLCV
-from cryptolake_assets.transform import archive_checks
+from cryptolake_assets.transform import archive_checks, batch_checks
 from cryptolake_assets.transform.checks import (
     DEPENDENCIES,
     GOLD_CHECKS,
@@ -114,4 +114,6 @@ def test_a_row_that_was_not_read_or_not_accounted_for_fails(rows_in: int, expect
 
 def test_every_check_says_what_it_demands() -> None:
     beside = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, DEPENDENCIES, *archive_checks.BLOCKING, *archive_checks.WARNING}
+    beside |= {name for rules in batch_checks.BATCH_RULES.values() for name in rules}
+    beside |= set(batch_checks.BATCH_OBSERVATIONS)
     assert {*SILVER_CHECKS, *SILVER_OBSERVATIONS, *GOLD_CHECKS, *beside} == set(MEANINGS)
