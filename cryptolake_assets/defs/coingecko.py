@@ -106,7 +106,9 @@ def _silver(spec: TableSpec, description: str) -> dg.AssetsDefinition:
 
 def _left_out(rows: list[str]) -> CheckOutcome:
     sample = [{"row": row} for row in rows[:SAMPLE_ROWS]]
-    return CheckOutcome(ROWS_LEFT_OUT, not rows, f"{len(rows)} rows with a number too long", len(rows), sample)
+    return CheckOutcome(
+        ROWS_LEFT_OUT, not rows, f"{len(rows)} rows with a number that cannot be, or too long", len(rows), sample
+    )
 
 
 coingecko_markets = _silver(

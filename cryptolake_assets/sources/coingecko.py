@@ -83,7 +83,8 @@ def plan(pages: int) -> Plan:
 
 
 def parse_markets(body: bytes, hour: datetime) -> Judged:
-    """Rows of `silver.coingecko_markets`; a coin with a number of more digits than its column has is left out."""
+    """Rows of `silver.coingecko_markets`; a coin with a number that its column cannot hold, or that cannot be, is left
+    out: it must not hold back the others, and neither the snapshots of the day's other hours."""
     rows: list[Row] = []
     left_out: list[str] = []
     found: set[str] = set()
@@ -94,6 +95,7 @@ def parse_markets(body: bytes, hour: datetime) -> Judged:
             raise AnswerRefusedError(f"coin {row['coin_id']} comes twice")
         found.add(row["coin_id"])
         try:
+            _check_signs(row)
             rows.append(_typed(row, SILVER_COINGECKO_MARKETS))
         except ValueError as error:
             left_out.append(f"{row['coin_id']}: {error}")
@@ -116,6 +118,8 @@ def parse_global(body: bytes, hour: datetime) -> Judged:
         "source_updated_at": data.seconds("updated_at"),
     }
     try:
+        _check_signs(row)
+        _check_shares(row)
         return Judged({SILVER_COINGECKO_GLOBAL.name: [_typed(row, SILVER_COINGECKO_GLOBAL)]})
     except ValueError as error:
         raise AnswerRefusedError(str(error)) from None
@@ -129,6 +133,19 @@ def _coin(coin: Fields, hour: datetime) -> Row:
         **{ours: coin.number(theirs, optional=True) for theirs, ours in _NUMBERS.items()},
         "source_updated_at": coin.moment("last_updated", optional=True),
     }
+
+
+def _check_signs(row: Row) -> None:
+    """Raises `ValueError` naming the column of a number that is negative and is no change."""
+    for name, value in row.items():
+        if isinstance(value, Decimal | int) and "change" not in name and value < (name == "market_cap_rank"):
+            raise ValueError(f"{name} is {str(value)[:60]}")
+
+
+def _check_shares(row: Row) -> None:
+    for name in ("btc_dominance", "eth_dominance"):
+        if row[name] > 100:
+            raise ValueError(f"{name} is {str(row[name])[:60]}, more than 100 per cent")
 
 
 def _typed(row: Row, table: TableSpec) -> Row:

@@ -26,7 +26,7 @@ class SourceRequest:
 @dataclass(frozen=True)
 class Judged:
     """An answer in the known shape: rows by table (`TableSpec.name`), without `updated_at`; `left_out` says in words
-    which rows have a number that their column cannot hold."""
+    which rows have a number that cannot be, or that their column cannot hold."""
 
     rows: Mapping[str, list[Row]]
     left_out: tuple[str, ...] = ()

@@ -48,7 +48,7 @@ MEANINGS: Mapping[str, str] = {
     "key_present": "A row says its hour and its coin.",
     DAYS_MISSING: "No day is missing but those for which the index was never published. Warns only.",
     NEWEST_ROW: "The newest row is of the source's present day, or of the day before. Warns only.",
-    ROWS_LEFT_OUT: "Every number that the source sent fits its column. Warns only.",
+    ROWS_LEFT_OUT: "Every coin that the source sent has numbers that can be and that fit. Warns only.",
 }
 
 

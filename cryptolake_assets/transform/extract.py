@@ -119,8 +119,9 @@ def prepare(
     left_out: list[str] = []
     for record in _accepted(settings, source, partition):
         judged = source.judge(record["endpoint"], record["body"], record["asked_at"])
-        rows += judged.rows.get(spec.name, [])
-        left_out += judged.left_out
+        if spec.name in judged.rows:
+            rows += judged.rows[spec.name]
+            left_out += judged.left_out
     candidate = _table(spec, [{**row, "updated_at": None} for row in by_key(spec, rows)])
     return SilverCandidate(spec, candidate, check_candidate(spec, candidate, rules), left_out)
 

@@ -233,6 +233,21 @@ def test_a_page_that_is_refused_leaves_both_tables_and_the_next_run_mends_it(
     assert run_sql(empty[0], "SELECT * FROM cryptolake.silver.coingecko_global").num_rows == 1
 
 
+def test_a_coin_that_cannot_be_is_named_and_holds_nobody_back(
+    empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = june / "coingecko_markets_1.json"
+    (coin,) = json.loads(page.read_text())
+    page.write_text(json.dumps([coin, {**coin, "id": "odd", "current_price": -1}]))
+    with ExchangeThread(june, JUNE_MS) as exchange:
+        result = run(empty, "coingecko", exchange, monkeypatch, "2026-06-01")
+    assert result.success
+    said = {(it.asset_key.path[1], it.check_name): it for it in result.get_asset_check_evaluations()}
+    assert {key for key, it in said.items() if not it.passed} == {("coingecko_markets", "rows_left_out")}
+    (row,) = run_sql(empty[0], "SELECT coin_id FROM cryptolake.silver.coingecko_markets").to_pylist()
+    assert row["coin_id"] == "bitcoin"
+
+
 def asked(
     lake: Lake, schedule: dg.ScheduleDefinition, now: datetime, monkeypatch: pytest.MonkeyPatch, **variables: Any
 ) -> list[str | None] | str | None:

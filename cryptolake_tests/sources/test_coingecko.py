@@ -58,7 +58,7 @@ def test_digits_that_a_float_would_lose_are_kept() -> None:
     assert row["market_cap"] == Decimal("123456789012345678.5")
 
 
-@pytest.mark.parametrize("price", ["#1e12", "#1e-27", "#1e400", "#0.123456789012345678901234567"])
+@pytest.mark.parametrize("price", ["#1e12", "#1e-27", "#1e400", "#0.123456789012345678901234567", "#-1"])
 def test_a_coin_that_does_not_fit_is_left_out_and_named(price: str) -> None:
     judged = parse_markets(coins(current_price=price), HOUR)
     assert judged.rows[SILVER_COINGECKO_MARKETS.name] == []
@@ -95,6 +95,17 @@ def test_other_shapes_of_the_market_are_refused(name: str) -> None:
     document = json.loads(GLOBAL)
     del document["data"][name]
     with pytest.raises(AnswerRefusedError, match=f"has no {name}"):
+        parse_global(json.dumps(document).encode(), HOUR)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [("market_cap_percentage", "btc", 100.5), ("market_cap_percentage", "eth", -1), ("total_volume", "usd", -1)],
+)
+def test_a_market_that_cannot_be_is_refused(place: str, name: str, value: float) -> None:
+    document = json.loads(GLOBAL)
+    document["data"][place][name] = value
+    with pytest.raises(AnswerRefusedError, match=r"is -?1"):
         parse_global(json.dumps(document).encode(), HOUR)
 
 
