@@ -57,7 +57,9 @@ def evaluate(instance: dg.DagsterInstance, settings: Settings, cursor: str | Non
 
 
 def cursor_at_head(settings: Settings) -> str:
-    return FollowerState(sequence=head_sequence(load_table(settings, BRONZE_TRADES))).to_cursor()
+    """As of a follower that has seen all that there is, loaded days of the archive too."""
+    seen = datetime.now(UTC).isoformat()
+    return FollowerState(sequence=head_sequence(load_table(settings, BRONZE_TRADES)), archive=seen).to_cursor()
 
 
 def test_the_follower_asks_for_exactly_the_touched_hours_and_strays_hold_nothing_up(
