@@ -26,9 +26,9 @@ from cryptolake_tests.exchange.sockets import numbered_capture
 
 from .bronze import append
 
-FILE = ArchiveFile("BTCUSDT", date(2024, 8, 1))
+FILE = ArchiveFile("BTCUSDT", date(2024, 7, 25))
 """Older than what other tests on the same lake take for the newest."""
-START = datetime(2024, 8, 1, tzinfo=UTC)
+START = datetime(2024, 7, 25, tzinfo=UTC)
 ROWS = aggregates(FILE.day, 1_500)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Parquet writer option:UserWarning")
