@@ -223,7 +223,7 @@ class GapWriter:
             partition = partition_for(gap.symbol.encode())
             self._due[gap.key] = replace(gap, kafka_partition=partition, kafka_offset=next_offsets.get(partition, 0))
 
-    async def resume(self) -> bool:
+    async def resume(self) -> None:
         """Takes over what an earlier process left open, before the first trade; what cannot be read now is read with
         the first writing."""
         async with self._writing:
@@ -231,7 +231,6 @@ class GapWriter:
                 await self._take_over()
             except Exception as error:
                 log.error("gaps_not_read", error=f"{type(error).__name__}: {error}")
-            return self._resumed
 
     async def _take_over(self) -> None:
         if not self._resumed:

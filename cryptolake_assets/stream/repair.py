@@ -71,7 +71,7 @@ class GapRepairer:
     async def repair(self) -> None:
         """One look at all that is missing; what failed lately waits."""
         missing = self._tracker.missing()
-        self._tried = {key: tried for key, tried in self._tried.items() if key in set(missing)}
+        self._tried = {wanted: self._tried[wanted] for wanted in missing if wanted in self._tried}
         for wanted in missing:
             tried = self._tried.get(wanted)
             if tried is not None and self._monotonic() < tried.not_before:
