@@ -18,8 +18,10 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.exchange.choice import parse_choice
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_graph import GraphSettings, named
+from cryptolake_assets.settings_stream import StreamSettings
 
 PACKAGE_DIR = Path(__file__).resolve().parent
 PROJECT_ROOT = PACKAGE_DIR.parent
@@ -63,7 +65,7 @@ class Engine(StrEnum):
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Settings(ApiSettings, GraphSettings):
+class Settings(ApiSettings, GraphSettings, StreamSettings):
     """All settings; see `.env.example` for the same list with its defaults."""
 
     model_config = SettingsConfigDict(
@@ -92,7 +94,8 @@ class Settings(ApiSettings, GraphSettings):
     symbols: Annotated[tuple[str, ...], NoDecode] = named(
         "CRYPTOLAKE_SYMBOLS",
         (),
-        "Symbols to follow, separated by commas. Empty: all that the capture holds, or BTCUSDT,ETHUSDT when live.",
+        "Symbols to follow, separated by commas: names, patterns (`*USDC`), or the busiest ones (`top:50`). Empty: all "
+        "that the capture holds, or BTCUSDT,ETHUSDT when live.",
     )
     trade_stream: TradeStream = named(
         "CRYPTOLAKE_TRADE_STREAM",
@@ -209,17 +212,15 @@ class Settings(ApiSettings, GraphSettings):
         pattern=r"^(DEBUG|INFO|WARNING|ERROR)$",
     )
 
-    @field_validator("home", "replay_dir")
+    @field_validator("home", "replay_dir", "symbols_file")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return (PROJECT_ROOT / value.expanduser()).resolve()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else (PROJECT_ROOT / value.expanduser()).resolve()
 
     @field_validator("symbols", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip().upper() for part in value.split(",") if part.strip())
-        return value
+        return split_symbols(value) if isinstance(value, str) else value
 
     @field_validator("api_cors_origins", mode="before")
     @classmethod
@@ -231,9 +232,7 @@ class Settings(ApiSettings, GraphSettings):
     @field_validator("symbols")
     @classmethod
     def _symbol_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for symbol in value:
-            if not (symbol.replace("_", "").isalnum() and symbol.isascii()):
-                raise ValueError(f"{symbol!r} is not a symbol such as BTCUSDT")
+        parse_choice(value)
         return tuple(dict.fromkeys(value))
 
     @model_validator(mode="after")
@@ -247,6 +246,21 @@ class Settings(ApiSettings, GraphSettings):
         return self
 
     # What follows from the settings above.
+
+    @property
+    def symbol_items(self) -> tuple[str, ...]:
+        """The items of the choice of symbols: those of the file where there is one. Raises `SettingsError`."""
+        if self.symbols_file is None:
+            return self.symbols
+        try:
+            items = split_symbols(self.symbols_file.read_text(encoding="utf-8"))
+            parse_choice(items)
+        except (OSError, ValueError) as error:
+            raise SettingsError(
+                f"settings: the symbols in {self.symbols_file} cannot be read ({error}). Correct the file, or "
+                "CRYPTOLAKE_SYMBOLS_FILE."
+            ) from error
+        return items
 
     @property
     def engine_in_use(self) -> Engine:
@@ -380,6 +394,11 @@ class Settings(ApiSettings, GraphSettings):
                 value = ",".join(value)
             out[env_name(field)] = "" if value is None else str(value)
         return out
+
+
+def split_symbols(text: str) -> tuple[str, ...]:
+    """The items of a list of symbols, separated by commas or line ends, in capitals."""
+    return tuple(item.strip().upper() for item in text.replace("\n", ",").split(",") if item.strip())
 
 
 PORT_FIELDS = tuple(name for name in Settings.model_fields if name.endswith("_port"))

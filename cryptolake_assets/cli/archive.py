@@ -47,6 +47,8 @@ def archive(
     if not days:
         raise typer.BadParameter("the last day is before the first")
     wanted = [symbol.upper() for symbol in symbols or ()] or list(resolve_subscriptions(settings).symbols)
+    if not wanted:
+        raise typer.BadParameter("CRYPTOLAKE_SYMBOLS names no symbol; name those to load", param_hint="--symbol")
     rows = _Loading(settings, console).run([(symbol, day) for symbol in dict.fromkeys(wanted) for day in days], reload)
     _show(rows)
     if any(row["outcome"] in ("refused", "missing") for row in rows):

@@ -1,4 +1,5 @@
-"""Reads what the exchange published beside a capture: klines and aggregates as CSV, and exchangeInfo as JSON."""
+"""Reads what the exchange published beside a capture: klines and aggregates as CSV, exchangeInfo and
+tickers as JSON."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.records import AggTrade, Kline
 
 EXCHANGE_INFO_FILE = "exchangeInfo.json"
+TICKERS_FILE = "ticker-24hr.json"
 _KLINE_HEADER = ("open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "count")
 KLINE_HEADER = (*_KLINE_HEADER, "taker_buy_volume", "taker_buy_quote_volume", "ignore")
 """Of a file in the public archive's layout."""
@@ -68,6 +70,23 @@ def read_exchange_info(directory: Path) -> dict[str, Any] | None:
             "/fapi/v1/exchangeInfo, or remove it: a minimal one is then made from the capture's symbols."
         ) from error
     return document
+
+
+def read_tickers(directory: Path) -> list[dict[str, Any]]:
+    """The recorded answer of `/fapi/v1/ticker/24hr` of a directory, or an empty list without one."""
+    path = directory / TICKERS_FILE
+    if not path.is_file():
+        return []
+    try:
+        tickers = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+        if not all(isinstance(ticker["symbol"], str) for ticker in tickers):
+            raise TypeError("a symbol is not a string")
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
+        raise CaptureError(
+            f"capture: {path} is not a list of tickers ({error!r}). Replace the file by the answer of "
+            "/fapi/v1/ticker/24hr, or remove it."
+        ) from error
+    return tickers
 
 
 def _is_kline_file(path: Path) -> bool:

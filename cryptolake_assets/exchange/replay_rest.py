@@ -15,7 +15,7 @@ from aiohttp import web
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.aggregates import AggregateStore
 from cryptolake_assets.exchange.capture import CaptureSummary, read_klines
-from cryptolake_assets.exchange.official import read_exchange_info
+from cryptolake_assets.exchange.official import read_exchange_info, read_tickers
 from cryptolake_assets.exchange.records import Kline
 
 log = structlog.get_logger(__name__)
@@ -64,6 +64,7 @@ class RestSide:
         aggregate_symbols = {path.name.split("-")[0] for path in summary.directory.glob("*-aggTrades-*.csv")}
         self._symbols = {*summary.symbols, *(symbol for symbol, _ in self._klines), *aggregate_symbols}
         self._exchange_info = _exchange_info(summary)
+        self._tickers = [one for one in read_tickers(summary.directory) if one["symbol"] in self._symbols]
         self._weight = _WeightMeter()
 
     def routes(self) -> list[web.RouteDef]:
@@ -71,6 +72,7 @@ class RestSide:
             web.get("/fapi/v1/ping", self._ping),
             web.get("/fapi/v1/time", self._time),
             web.get("/fapi/v1/exchangeInfo", self._get_exchange_info),
+            web.get("/fapi/v1/ticker/24hr", self._get_tickers),
             web.get("/fapi/v1/klines", self._get_klines),
             web.get("/fapi/v1/aggTrades", self._get_agg_trades),
         ]
@@ -106,6 +108,13 @@ class RestSide:
     async def _get_exchange_info(self, _request: web.Request) -> web.Response:
         self._weight.add(1)
         return _json(self._exchange_info | {"serverTime": self._clock_ms()})
+
+    async def _get_tickers(self, request: web.Request) -> web.Response:
+        self._weight.add(1 if "symbol" in request.query else 40)
+        if "symbol" not in request.query:
+            return _json(self._tickers)
+        symbol = self._symbol(request)
+        return _json(next((ticker for ticker in self._tickers if ticker["symbol"] == symbol), {}))
 
     async def _get_klines(self, request: web.Request) -> web.Response:
         limit = _integer(request, "limit", 500)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -50,6 +51,11 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def symbol_names(self) -> tuple[str, ...]:
         return tuple(entry.symbol for entry in self.symbols)
+
+
+class _Ticker(msgspec.Struct, rename="camel"):
+    symbol: str
+    quote_volume: str = "0"
 
 
 class _ServerTime(msgspec.Struct, rename="camel"):
@@ -127,6 +133,10 @@ def exchange_info_request() -> RestRequest:
     return RestRequest("/fapi/v1/exchangeInfo")
 
 
+def volumes_request() -> RestRequest:
+    return RestRequest("/fapi/v1/ticker/24hr")
+
+
 def klines_request(symbol: str, interval: str, start_ms: int, end_ms: int) -> RestRequest:
     """Klines whose open time is in [start_ms, end_ms], the first page of them."""
     params: dict[str, str | int] = {"symbol": symbol, "interval": interval, "startTime": start_ms, "endTime": end_ms}
@@ -144,6 +154,15 @@ def parse_time_ms(body: bytes) -> int:
 
 def parse_exchange_info(body: bytes) -> ExchangeInfo:
     return _parse(body, ExchangeInfo, "exchangeInfo")
+
+
+def parse_volumes(body: bytes) -> dict[str, Decimal]:
+    """Quote volumes of 24 hours by symbol."""
+    tickers = _parse(body, list[_Ticker], "ticker/24hr")
+    try:
+        return {ticker.symbol: Decimal(ticker.quote_volume) for ticker in tickers}
+    except InvalidOperation as error:
+        raise ExchangeError(f"exchange: a volume of ticker/24hr is no number ({error}). Try again later.") from error
 
 
 def parse_klines(body: bytes) -> list[Kline]:
@@ -313,6 +332,10 @@ class AsyncExchangeRest:
 
     async def exchange_info(self) -> ExchangeInfo:
         return parse_exchange_info(await self._get(exchange_info_request()))
+
+    async def volumes(self) -> dict[str, Decimal]:
+        """Quote volumes of 24 hours by symbol; weighs 40."""
+        return parse_volumes(await self._get(volumes_request()))
 
     async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade]:
         """A page of aggregate trades from `first_id` on, ascending."""

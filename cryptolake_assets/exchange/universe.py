@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
+from decimal import Decimal
 
 from cryptolake_assets.errors import StreamUnavailableError, UnknownSymbolError
 from cryptolake_assets.exchange.capture import CaptureSummary, first_day, summarise
+from cryptolake_assets.exchange.choice import TRADING, ListedSymbol, SymbolChoice, parse_choice
 from cryptolake_assets.exchange.records import TRADE_STREAMS, TradeStreamName
 from cryptolake_assets.settings import Settings, Source, TradeStream
 
@@ -29,23 +31,36 @@ class Subscriptions:
         return tuple(f"{symbol.lower()}@{self.stream}" for symbol in self.symbols)
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What the exchange says of its symbols; `volumes` are quote volumes of 24 hours."""
+
+    symbols: Sequence[ListedSymbol]
+    volumes: Mapping[str, Decimal] = field(default_factory=dict)
+
+
 def resolve_subscriptions(
     settings: Settings,
     *,
     summary: CaptureSummary | None = None,
-    listed_symbols: Sequence[str] | None = None,
+    listing: Listing | None = None,
+    followed: Collection[str] = (),
 ) -> Subscriptions:
-    """The subscriptions that the settings ask for.
+    """The subscriptions that the settings ask for; `followed` is what is followed now.
 
     On the replay exchange they are held against `summary` (read from the capture's directory when not given). Live,
-    symbols are held against `listed_symbols` (of exchangeInfo) where given. Raises `UnknownSymbolError`,
-    `StreamUnavailableError`, and `CaptureError` when the capture cannot be read.
+    symbols are held against `listing` where given; without it, only those that are chosen by name are known. Raises
+    `UnknownSymbolError`, `StreamUnavailableError`, `SettingsError`, and `CaptureError` when the capture cannot be read.
     """
+    choice = parse_choice(settings.symbol_items)
     if settings.source is Source.REPLAY:
-        return _of_capture(settings, summary or summarise(settings.replay_dir))
-    symbols = settings.symbols or LIVE_SYMBOLS
-    if listed_symbols is not None:
-        _check_known(symbols, listed_symbols, "the exchange lists")
+        return _of_capture(settings, choice, summary or summarise(settings.replay_dir), listing, followed)
+    symbols: tuple[str, ...] = LIVE_SYMBOLS
+    if choice != SymbolChoice():
+        symbols = choice.resolve(listing.symbols, listing.volumes, followed) if listing else choice.names
+    if listing is not None:
+        _check_known(symbols, [entry.symbol for entry in listing.symbols], "the exchange lists")
+        _check_some(symbols, settings.symbol_items, "the exchange lists")
     return Subscriptions(symbols, "trade" if settings.trade_stream is TradeStream.TRADE else "aggTrade")
 
 
@@ -57,10 +72,22 @@ def default_start_date(settings: Settings) -> date:
     return first_day(settings.replay_dir) if settings.source is Source.REPLAY else LIVE_START_DATE
 
 
-def _of_capture(settings: Settings, summary: CaptureSummary) -> Subscriptions:
+def _of_capture(
+    settings: Settings,
+    choice: SymbolChoice,
+    summary: CaptureSummary,
+    listing: Listing | None,
+    followed: Collection[str],
+) -> Subscriptions:
     with_trades = tuple(symbol for symbol in summary.symbols if summary.trade_streams[symbol])
-    symbols = settings.symbols or with_trades
-    _check_known(symbols, summary.symbols, f"the capture {summary.directory} holds")
+    symbols = with_trades
+    if choice != SymbolChoice():
+        listed = [_OfCapture(symbol) for symbol in with_trades] if listing is None else listing.symbols
+        symbols = choice.resolve(listed, listing.volumes if listing else {}, followed)
+    holds = f"the capture {summary.directory} holds"
+    _check_known(symbols, summary.symbols, holds)
+    if listing is not None or not choice.busiest:
+        _check_some(symbols, settings.symbol_items, holds)
     wanted = TRADE_STREAMS if settings.trade_stream is TradeStream.AUTO else (_name(settings.trade_stream),)
     for stream in wanted:
         if symbols and all(stream in summary.trade_streams[symbol] for symbol in symbols):
@@ -71,6 +98,15 @@ def _of_capture(settings: Settings, summary: CaptureSummary) -> Subscriptions:
         "CRYPTOLAKE_TRADE_STREAM=auto, or CRYPTOLAKE_SYMBOLS to symbols of one stream, or another "
         "CRYPTOLAKE_REPLAY_DIR."
     )
+
+
+@dataclass(frozen=True)
+class _OfCapture:
+    """A symbol of a capture as one that is listed."""
+
+    symbol: str
+    quote_asset: str = ""
+    status: str = TRADING
 
 
 def _name(stream: TradeStream) -> TradeStreamName:
@@ -86,6 +122,13 @@ def _check_known(symbols: Sequence[str], known: Sequence[str], who: str) -> None
     if unknown:
         raise UnknownSymbolError(
             f"symbols: {_named(unknown)} unknown; {who} {_named(known) or 'none'}. Correct CRYPTOLAKE_SYMBOLS."
+        )
+
+
+def _check_some(symbols: Sequence[str], items: Sequence[str], who: str) -> None:
+    if items and not symbols:
+        raise UnknownSymbolError(
+            f"symbols: none of those that {who} is meant by {_named(items)}. Correct CRYPTOLAKE_SYMBOLS."
         )
 
 

@@ -13,6 +13,7 @@ from cryptolake_assets.platform.code_servers import CodeLocation
 from cryptolake_assets.settings import PORT_FIELDS, PROJECT_ROOT, Settings, Source, env_name
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_graph import GraphSettings
+from cryptolake_assets.settings_stream import StreamSettings
 from cryptolake_assets.stream.progress import report_path
 
 INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
@@ -26,6 +27,9 @@ GRAPH_SETTINGS = frozenset(GraphSettings.model_fields)
 
 API_SETTINGS = frozenset(ApiSettings.model_fields)
 """Settings that only the readers use: a change of them restarts nothing but these."""
+
+FOLLOWING = frozenset(StreamSettings.model_fields) | {"symbols"}
+"""Settings of what is followed, which concern the producer and those who judge what it brings."""
 
 KAFKA = "kafka"
 SPARK = "spark"
@@ -59,6 +63,8 @@ class Part:
     """Which settings (by field name) do not concern it; a change of any other restarts it."""
     files: Callable[[Settings], dict[Path, str]] = lambda _: {}
     """Generated configuration; a change of it restarts the part."""
+    watched_files: Callable[[Settings], dict[Path, str]] = lambda _: {}
+    """The same, that the part itself looks at while it runs."""
     prepare: Callable[[Settings], None] = lambda _: None
     is_local: Callable[[Settings], bool] = lambda _: True
     """Whether these settings want it on this machine."""
@@ -133,6 +139,15 @@ def dagster_files(settings: Settings) -> dict[Path, str]:
     }
 
 
+def _symbols_file(settings: Settings) -> Path:
+    return settings.symbols_file or settings.run_dir / "symbols.txt"
+
+
+def _producer_files(settings: Settings) -> dict[Path, str]:
+    """The choice of symbols, unless it stands in a file of the user's."""
+    return {} if settings.symbols_file else {_symbols_file(settings): "".join(f"{one}\n" for one in settings.symbols)}
+
+
 def _prepare_daemon(settings: Settings) -> None:
     from cryptolake_assets.platform.pools import ensure_pools
 
@@ -199,7 +214,7 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.exchange.replay"),
         is_ready=lambda settings, _: probes.http_ok(f"http://127.0.0.1:{settings.exchange_port}/replay/status"),
         port_fields=("exchange_port",),
-        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS,
+        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING,
         is_local=lambda settings: settings.source is Source.REPLAY,
     ),
     Part(
@@ -207,7 +222,9 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.stream.producer"),
         is_ready=lambda settings, started: probes.reporting(settings.run_dir / "producer.json", started),
         needs=(TOPICS, TABLES, EXCHANGE),
-        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS,
+        environment=lambda settings: {env_name("symbols_file"): str(_symbols_file(settings))},
+        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | {"symbols"},
+        watched_files=_producer_files,
     ),
     Part(
         name=BRONZE,
@@ -215,7 +232,7 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, started: probes.reporting(report_path(settings), started),
         needs=(TOPICS, TABLES, SPARK),
         restarts_with=(SPARK,),
-        ignores=lambda name: name.startswith("replay_") or name in GRAPH_SETTINGS | API_SETTINGS,
+        ignores=lambda name: name.startswith("replay_") or name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING,
         start_timeout_s=180,
         stop_timeout_s=40,
     ),
@@ -249,7 +266,7 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, _: probes.http_answers(f"{settings.api_url}/health"),
         needs=(TABLES,),
         port_fields=("api_port",),
-        ignores=lambda name: name.startswith("replay_"),
+        ignores=lambda name: name.startswith("replay_") or name in FOLLOWING,
     ),
     Part(
         name=DASHBOARD,

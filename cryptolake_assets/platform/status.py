@@ -162,8 +162,10 @@ def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
     if part.name == PRODUCER:
         report = probes.file_json(settings.run_dir / "producer.json")
         counts = {key: report.get(key, 0) for key in ("frames", "events_acked", "rejected")}
-        words = f"{report.get('state', '')}, {', '.join(f'{n} {key}' for key, n in counts.items())}"
-        return _whole(report.get("queued_frames")), words.replace("_", " ")
+        words = f"{report.get('state', '')}, {', '.join(f'{n} {key}' for key, n in counts.items())}".replace("_", " ")
+        if silent := report.get("silent_symbols"):
+            words += f", silent: {', '.join(silent[:5])}{' …' if len(silent) > 5 else ''}"
+        return _whole(report.get("queued_frames")), words
     if part.name == BRONZE:
         from cryptolake_assets.stream.progress import bronze_lag
 

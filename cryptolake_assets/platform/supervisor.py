@@ -226,7 +226,7 @@ class Supervisor:
         digest = hashlib.sha256(json.dumps([spec, files], sort_keys=True).encode()).hexdigest()
         spec_file = self._run_dir / "parts" / f"{part.name}.json"
         write_private(spec_file, spec)
-        for path, text in part.files(self._settings).items():
+        for path, text in (part.files(self._settings) | part.watched_files(self._settings)).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_private(path, text)
         command = shlex.join([sys.executable, "-I", "-S", str(LAUNCHER), str(spec_file)])

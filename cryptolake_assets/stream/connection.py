@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 MAX_STREAMS: Final = 200
 """Streams a connection: what the exchange wants clients to plan for."""
 _ANSWER_PATIENCE: Final = 5
+_LOOK_S: Final = 0.02
 _RATE_LIMITED: Final = (403, 418, 429)
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
@@ -78,7 +79,9 @@ class ExchangeConnection:
         queue: FrameQueue,
         clock: ExchangeClock,
         options: ConnectionOptions | None = None,
+        turn: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`turn` is awaited before each opening: who has many connections spaces them."""
         names = "/".join(f"{symbol.lower()}@{stream}" for symbol in symbols)
         self._url = f"{base_url}/market/stream?streams={names}"
         self.name = name
@@ -87,7 +90,10 @@ class ExchangeConnection:
         self._clock = clock
         self._options = options or ConnectionOptions()
         self._log = log.bind(connection=name)
+        self._turn = turn
         self._live: tuple[ClientConnection, ConnectionSpan] | None = None
+        self.opened = asyncio.Event()
+        """Set for good once its subscription was open for the first time and the exchange's clock was asked since."""
         self._waits_for_room = False
         self._last_frame_at = 0.0
         self.state = "closed"
@@ -106,8 +112,10 @@ class ExchangeConnection:
         attempt = 0
         try:
             while True:
-                started = time.monotonic()
                 self.state = "connecting"
+                if self._turn is not None:
+                    await self._turn()
+                started = time.monotonic()
                 frames, wait_at_least_s = await self._session()
                 self.state = "closed"
                 if frames and time.monotonic() - started >= self._options.healthy_after_s:
@@ -145,6 +153,14 @@ class ExchangeConnection:
             return None
         self._expect_answer(span, request_id, _ANSWER_PATIENCE)
         return span
+
+    async def handed_over(self) -> None:
+        """Returns once everything that the exchange had sent by now has been taken from the queue, and claimed up to
+        now; at once where there is no connection."""
+        for _ in range(2):  # a barrier that is under way already may be older
+            span = await self.ask()
+            while span is not None and span is self.span and span.requests:  # noqa: ASYNC110 - emptied elsewhere
+                await asyncio.sleep(_LOOK_S)
 
     def _expect_answer(self, span: ConnectionSpan, request_id: int, patience: int) -> None:
         asyncio.get_running_loop().call_later(
@@ -250,6 +266,7 @@ class ExchangeConnection:
 
     async def _note_opening(self, span: ConnectionSpan) -> None:
         span.after_ms = await self._exchange_time()
+        self.opened.set()
 
     async def _read(self, socket: ClientConnection, span: ConnectionSpan) -> None:
         queue = self._queue

@@ -11,14 +11,14 @@ when the rest could not be delivered in time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
+from itertools import count
 from typing import Any, Final
 
 import structlog
@@ -30,8 +30,9 @@ from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings, TradeStream, get_settings
-from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection, shards
+from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
 from cryptolake_assets.stream.coverage import ConnectionSpan, CoverageSink, CoverageWriter
+from cryptolake_assets.stream.fleet import Fleet, FleetOptions
 from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame, SpanMark
 from cryptolake_assets.stream.gaps import GapSink, GapTracker, GapWriter
 from cryptolake_assets.stream.kafka import dead_letter
@@ -45,7 +46,8 @@ from cryptolake_assets.stream.producer_status import (
 )
 from cryptolake_assets.stream.publisher import KafkaPublisher, Message, Publisher
 from cryptolake_assets.stream.repair import GapRepairer, TradeHistory
-from cryptolake_assets.stream.subscriptions import find_subscriptions
+from cryptolake_assets.stream.rounds import CoverageRounds
+from cryptolake_assets.stream.subscriptions import find_subscriptions, keep_choice
 from cryptolake_assets.stream.tasks import cancelled, unless
 
 log = structlog.get_logger(__name__)
@@ -58,6 +60,8 @@ class ProducerOptions:
     """How the producer behaves beside what the settings say."""
 
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
+    fleet: FleetOptions | None = None
+    """None: what the settings say."""
     drain_timeout_s: float = 20.0
     """How long a stop waits for the brokers to acknowledge the rest."""
     claim_wait_s: float = 2.0
@@ -102,28 +106,37 @@ class Producer:
             partition_for=publisher.partition_for,
             first=self._gap_writer.write,
         )
-        self._symbols = subscriptions.symbols
-        self._connections = [
-            ExchangeConnection(
-                name=f"{subscriptions.stream}-{number}",
-                base_url=settings.ws_url,
-                symbols=symbols,
-                stream=subscriptions.stream,
-                queue=self._queue,
-                clock=clock,
-                options=self._options.connection,
-            )
-            for number, symbols in enumerate(shards(subscriptions.symbols))
-        ]
-        self._claimed = asyncio.Event()
-        self._write_now = asyncio.Event()
-        self._stopping = False
+        self._clock = clock
+        self._connections_made = count()
+        self.fleet = Fleet(
+            subscriptions.symbols, self._connection, self._options.fleet or FleetOptions(settings.connection_life_s)
+        )
+        """The connections; tell it when other symbols are to be followed."""
+        self._rounds = CoverageRounds(
+            self.fleet,
+            self._coverage,
+            self._gaps.latest,
+            interval_s=settings.coverage_interval_s,
+            claim_wait_s=self._options.claim_wait_s,
+        )
         self._working = False
         self._frames = 0
         self._rejected_unsaid = 0
         self._rejected_said_at = float("-inf")
         self._last_event_time_us: int | None = None
         self._state = "starting"
+
+    def _connection(self, symbols: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
+        return ExchangeConnection(
+            name=f"{self._stream}-{next(self._connections_made)}",
+            base_url=self._settings.ws_url,
+            symbols=symbols,
+            stream=self._stream,
+            queue=self._queue,
+            clock=self._clock,
+            options=self._options.connection,
+            turn=turn,
+        )
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Works until `stop` is set, then drains. Returns whether everything received was acknowledged.
@@ -150,14 +163,14 @@ class Producer:
         await self._gap_writer.resume()
         self._state = "streaming"
         self._working = True
-        log.info("producer_started", symbols=len(self._symbols), stream=self._stream, source=self._settings.ws_url)
-        readers = [connection.run() for connection in self._connections]
+        log.info("producer_started", symbols=len(self.fleet.symbols), stream=self._stream, source=self._settings.ws_url)
+        readers = [self.fleet.run()]
         if self._stream == TradeStream.AGG_TRADE.value:  # single trades cannot be asked for without a key
             readers.append(self._repairer.run())
         connections = [asyncio.create_task(reader) for reader in readers]
         resend = asyncio.create_task(self._outbox.run())
         publish = asyncio.create_task(self._publish())
-        coverage = asyncio.create_task(self._keep_coverage())
+        coverage = asyncio.create_task(self._rounds.run())
         parts: list[asyncio.Task[None]] = [*connections, resend, publish, coverage]
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -188,8 +201,7 @@ class Producer:
         except TimeoutError:
             drained = False
             log.error("drain_incomplete", queued_frames=len(self._queue), in_flight=self._outbox.in_flight)
-        self._stopping = True
-        self._write_now.set()
+        self._rounds.stop()
         await coverage
         for attempt in range(self._options.final_write_attempts):
             if await self._coverage.write():
@@ -216,11 +228,12 @@ class Producer:
 
     async def _publish(self) -> None:
         """From the queue through the contract into the outbox, in order, until `EndOfFrames`."""
-        partitions = {symbol: self._publisher.partition_for(symbol.encode()) for symbol in self._symbols}
+        # Bounded: also symbols that are not subscribed are kept, Silver judges them.
+        partition_of = lru_cache(maxsize=4096)(lambda symbol: self._publisher.partition_for(symbol.encode()))
         while True:
             for item in await self._queue.take(_FRAMES_AT_ONCE):
                 if isinstance(item, ReceivedFrame):
-                    await self._publish_frame(item, partitions)
+                    await self._publish_frame(item, partition_of)
                 elif isinstance(item, SpanMark):
                     self._mark(item.span, None, ended=item.ended)
                 else:
@@ -228,7 +241,7 @@ class Producer:
             # Neither queue nor outbox waits while there is something to do; the readers need their turn.
             await asyncio.sleep(0)
 
-    async def _publish_frame(self, frame: ReceivedFrame, partitions: dict[str, int]) -> None:
+    async def _publish_frame(self, frame: ReceivedFrame, partition_of: Callable[[str], int]) -> None:
         self._frames += 1
         parsed = parse_frame(frame.raw, ingest_time_us=frame.received_at_us, exchange=EXCHANGE_NAME)
         if isinstance(parsed, AcceptedFrame):
@@ -240,11 +253,8 @@ class Producer:
                 if event.stream == self._stream:
                     self._gaps.see(event.symbol, event.trade_id, event.event_time)
             self._last_event_time_us = event.event_time
-            key = event.symbol.encode()
-            partition = partitions.get(event.symbol)
-            if partition is None:  # not subscribed: kept all the same, Silver judges symbols
-                partition = self._publisher.partition_for(key)
-            await self._outbox.put(Message(self._trades_topic, event.encode(), key, partition))
+            partition = partition_of(event.symbol)
+            await self._outbox.put(Message(self._trades_topic, event.encode(), event.symbol.encode(), partition))
         elif isinstance(parsed, RejectedFrame):
             value, headers = dead_letter(parsed, stream=self._stream, received_at_us=frame.received_at_us)
             self._note_rejected(parsed)
@@ -280,33 +290,9 @@ class Producer:
             self._coverage.claim(span.symbols, interval, next_offsets)
         span.claims += 1
         span.ended = span.ended or ended
-        self._claimed.set()
-        if ended:
-            self._write_now.set()
+        self._rounds.claim_made(ended=ended)
 
-    # Coverage and status.
-
-    async def _keep_coverage(self) -> None:
-        """Every interval, and when a connection has ended: barriers on all connections, then one write."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.coverage_interval_s):
-                    await self._write_now.wait()
-            self._write_now.clear()
-            if self._stopping:
-                return
-            claims = {c.span: c.span.claims for c in self._connections if c.span is not None}
-            asked = await asyncio.gather(*(connection.ask() for connection in self._connections))
-            await self._claims_of({span: claims[span] for span in asked if span in claims})
-            await self._coverage.write()
-
-    async def _claims_of(self, before: dict[ConnectionSpan, int]) -> None:
-        """Waits a little until each of the spans has made another claim (or has ended)."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._options.claim_wait_s):
-                while any(span.claims == count and not span.ended for span, count in before.items()):
-                    self._claimed.clear()
-                    await self._claimed.wait()
+    # Status.
 
     async def _keep_status(self) -> None:
         while True:
@@ -337,16 +323,16 @@ class Producer:
 
     def status(self) -> ProducerStatus:
         """The present state and counts."""
-        clocks = [c.exchange_time_ms for c in self._connections if c.exchange_time_ms is not None]
+        clocks = [c.exchange_time_ms for c in self.fleet.connections if c.exchange_time_ms is not None]
         covered = self._coverage.covered_to_ms
         return ProducerStatus(
             state=self._state,
             pid=os.getpid(),
             stream=self._stream,
-            symbols=len(self._symbols),
+            symbols=len(self.fleet.symbols),
             connections=tuple(
                 ConnectionStatus(c.name, c.state, len(c.symbols), c.span.frames if c.span else 0, c.reconnects)
-                for c in self._connections
+                for c in self.fleet.connections
             ),
             frames=self._frames,
             events_acked=self._acked(self._settings.kafka_topic_futures),
@@ -357,10 +343,12 @@ class Producer:
             last_event_time_ms=self._last_event_time_us // 1000 if self._last_event_time_us is not None else None,
             exchange_time_ms=max(clocks, default=None),
             coverage_to_ms={
-                symbol: covered[symbol] for symbol in self._symbols[:MAX_SYMBOLS_SHOWN] if symbol in covered
+                symbol: covered[symbol] for symbol in self.fleet.symbols[:MAX_SYMBOLS_SHOWN] if symbol in covered
             },
             coverage_failures=self._coverage.failures,
             ids_missing=self._gaps.ids_missing,
+            silent_symbols=self._rounds.silent_symbols[:MAX_SYMBOLS_SHOWN],
+            renewals=self.fleet.renewals,
             updated_at_ms=time.time_ns() // 1_000_000,
         )
 
@@ -384,6 +372,7 @@ async def serve(settings: Settings) -> int:
         AsyncExchangeRest(settings.rest_url) as history,
     ):
         found: list[Subscriptions] = []
+        items = settings.symbol_items
 
         async def find() -> None:
             found.append(await find_subscriptions(settings, rest))
@@ -399,7 +388,11 @@ async def serve(settings: Settings) -> int:
             gaps=IcebergGapSink(settings),
             history=history,
         )
-        return 0 if await producer.run(stop) else 1
+        choice = asyncio.create_task(keep_choice(settings, items, history, producer.fleet))
+        try:
+            return 0 if await producer.run(stop) else 1
+        finally:
+            await cancelled([choice])
 
 
 def main() -> int:

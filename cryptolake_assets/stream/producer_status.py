@@ -53,6 +53,10 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     """Failed writes of coverage since the last good one."""
     ids_missing: int
     """Trades that did not come, of all open gaps."""
+    silent_symbols: tuple[str, ...]
+    """Symbols (at most `MAX_SYMBOLS_SHOWN`) that are quiet for longer than their own rate explains."""
+    renewals: int
+    """Connections that were relieved by a new one beside them."""
     updated_at_ms: int
 
 

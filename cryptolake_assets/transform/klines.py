@@ -14,6 +14,7 @@ from cryptolake_assets.exchange.rest import ExchangeRest
 from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, publish, read_window
+from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.tables import BRONZE_KLINES, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV, TableSpec
 from cryptolake_assets.lake.windows import DAY, HOUR, between, day_of
 from cryptolake_assets.settings import Settings
@@ -49,7 +50,7 @@ def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tup
 def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
     """Reads the hour's klines of every symbol that is followed, as far as its minutes have closed on the exchange's
     clock, and publishes them by one commit. Raises `ExchangeError` when the exchange does not answer."""
-    symbols = resolve_subscriptions(settings).symbols
+    symbols = _followed(settings, hour)
     with ExchangeRest(settings.rest_url) as exchange:
         closed_ms = exchange.time_ms() // MINUTE_MS * MINUTE_MS
         last_ms = min(epoch_ms(hour + HOUR), closed_ms) - 1
@@ -64,6 +65,18 @@ def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
     publication = _replace(settings, BRONZE_KLINES, window, found, found, run_id)
     log.info("klines_fetched", hour=hour.isoformat(), klines=len(found), changed=publication.rows_changed)
     return FetchedHour(hour, len(found), publication)
+
+
+def _followed(settings: Settings, hour: datetime) -> list[str]:
+    """Symbols that the settings name, and those that were followed in the hour: a choice by pattern or by volume does
+    not say which."""
+    first_ms, end_ms = epoch_ms(hour), epoch_ms(hour + HOUR)
+    covered = {
+        row.symbol
+        for row in read_coverage(settings)
+        if not row.of_archive and row.connected_from_ms < end_ms and row.connected_to_ms > first_ms
+    }
+    return sorted({*resolve_subscriptions(settings).symbols, *covered})
 
 
 def judge_hour(settings: Settings, hour: datetime, completeness: CompletenessIndex, run_id: str) -> Agreement:

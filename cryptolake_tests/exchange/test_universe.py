@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cryptolake_assets.errors import CaptureError, StreamUnavailableError, UnknownSymbolError
+from cryptolake_assets.errors import CaptureError, SettingsError, StreamUnavailableError, UnknownSymbolError
 from cryptolake_assets.exchange.capture import CaptureSummary
 from cryptolake_assets.exchange.records import TradeStreamName
-from cryptolake_assets.exchange.universe import Subscriptions, default_start_date, resolve_subscriptions
+from cryptolake_assets.exchange.rest import SymbolInfo
+from cryptolake_assets.exchange.universe import Listing, Subscriptions, default_start_date, resolve_subscriptions
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, load_settings
 
 
@@ -81,13 +83,43 @@ def test_unknown_symbols_are_named_with_a_bounded_list_of_known_ones() -> None:
         resolve_subscriptions(_settings(symbols="S1,NOPE"), summary=_summary(**held))
 
 
+def _listing(*symbols: str, volumes: dict[str, Decimal] | None = None) -> Listing:
+    return Listing([SymbolInfo(symbol, "TRADING", quote_asset="USDT") for symbol in symbols], volumes or {})
+
+
 def test_live() -> None:
     live = {"source": "binance"}
     assert resolve_subscriptions(_settings(**live)) == Subscriptions(("BTCUSDT", "ETHUSDT"), "aggTrade")
     explicit = _settings(**live, symbols="ADAUSDT", trade_stream="trade")
-    assert resolve_subscriptions(explicit, listed_symbols=["ADAUSDT"]) == Subscriptions(("ADAUSDT",), "trade")
+    assert resolve_subscriptions(explicit, listing=_listing("ADAUSDT")) == Subscriptions(("ADAUSDT",), "trade")
     with pytest.raises(UnknownSymbolError, match="ADAUSDT unknown; the exchange lists BTCUSDT"):
-        resolve_subscriptions(explicit, listed_symbols=["BTCUSDT"])
+        resolve_subscriptions(explicit, listing=_listing("BTCUSDT"))
+    chosen = _settings(**live, symbols="SOLUSDT,B*,top:1")
+    assert resolve_subscriptions(chosen).symbols == ("SOLUSDT",)  # what needs a listing is not known without one
+    listing = _listing("BTCUSDT", "BNBUSDT", "ETHUSDT", "SOLUSDT", volumes={"ETHUSDT": Decimal(1)})
+    assert resolve_subscriptions(chosen, listing=listing).symbols == ("SOLUSDT", "BNBUSDT", "BTCUSDT", "ETHUSDT")
+    with pytest.raises(UnknownSymbolError, match=r"none of those that the exchange lists is meant by \*USDC"):
+        resolve_subscriptions(_settings(**live, symbols="*usdc"), listing=listing)
+
+
+def test_patterns_on_a_capture() -> None:
+    summary = _summary(BTCUSDT=("trade",), BTCUSDC=("trade",), ETHUSDT=("trade",))
+    assert resolve_subscriptions(_settings(symbols="BTC*"), summary=summary).symbols == ("BTCUSDC", "BTCUSDT")
+    with pytest.raises(UnknownSymbolError, match=r"is meant by X\*"):
+        resolve_subscriptions(_settings(symbols="X*"), summary=summary)
+
+
+def test_the_symbols_file_stands_for_the_setting(tmp_path: Path) -> None:
+    path = tmp_path / "symbols.txt"
+    path.write_text("ethusdt,\n  btcusdt\n")
+    settings = _settings(symbols="ADAUSDT", symbols_file=path)
+    assert settings.symbol_items == ("ETHUSDT", "BTCUSDT")
+    path.write_text("no/symbol")
+    with pytest.raises(SettingsError, match=r"symbols\.txt cannot be read .*NO/SYMBOL.*CRYPTOLAKE_SYMBOLS_FILE"):
+        _ = settings.symbol_items
+    path.unlink()
+    with pytest.raises(SettingsError, match="No such file"):
+        _ = settings.symbol_items
 
 
 def test_default_start_date(tmp_path: Path) -> None:

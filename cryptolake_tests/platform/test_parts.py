@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.platform import kafka, launch, spark
-from cryptolake_assets.platform.parts import CODE_SERVERS, DAGSTER_PARTS, PARTS, STEPS, Part, local_parts
+from cryptolake_assets.platform.parts import CODE_SERVERS, DAGSTER_PARTS, PARTS, PRODUCER, STEPS, Part, local_parts
 from cryptolake_assets.platform.properties import properties_text
 from cryptolake_assets.platform.supervisor import Supervisor, write_private
 from cryptolake_assets.settings import Settings, load_settings
@@ -89,6 +89,8 @@ def test_properties_survive_javas_reading() -> None:
         ({"replay_speed": 1.0}, {"exchange", "producer", *CODE}),
         ({"replay_dir": "/captures"}, {"exchange", "producer", *CODE}),
         ({"spark_memory_mb": 4096}, {"spark"}),
+        ({"symbols": ("ETHUSDT",)}, set(CODE)),  # the producer looks at the file
+        ({"connection_life_s": 600.0}, {"producer", *CODE}),
         ({}, set()),
     ],
 )
@@ -102,6 +104,20 @@ def test_a_change_restarts_those_it_concerns(
         return json.dumps([spec, {str(path): text for path, text in files.items()}], sort_keys=True)
 
     assert {part.name for part in PARTS if digest(settings, part) != digest(changed, part)} == restarted
+
+
+def test_the_producer_is_told_of_the_symbols_by_a_file(settings: Settings, tmp_path: Path) -> None:
+    (producer,) = (part for part in PARTS if part.name == PRODUCER)
+    changed = settings.model_copy(update={"symbols": ("ETHUSDT", "BTC*")})
+    ((path, text),) = producer.watched_files(changed).items()
+    assert text == "ETHUSDT\nBTC*\n"
+    environment = producer.spec(changed)["environment"]
+    assert isinstance(environment, dict)
+    assert environment["CRYPTOLAKE_SYMBOLS_FILE"] == str(path)
+    assert "CRYPTOLAKE_SYMBOLS" not in environment
+    own = settings.model_copy(update={"symbols_file": tmp_path / "mine.txt"})
+    assert producer.watched_files(own) == {}
+    assert producer.spec(own)["environment"]["CRYPTOLAKE_SYMBOLS_FILE"] == str(tmp_path / "mine.txt")  # type: ignore[index]
 
 
 def test_the_supervisors_files_are_private_and_complete(settings: Settings) -> None:

@@ -9,20 +9,28 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
+from websockets.exceptions import ConnectionClosed
 
 from cryptolake_assets.errors import BrokerRefusedError
+from cryptolake_assets.exchange.rest import AsyncExchangeRest
 from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.connection import ConnectionOptions
+from cryptolake_assets.stream.fleet import FleetOptions
 from cryptolake_assets.stream.producer import Producer, ProducerOptions
 from cryptolake_assets.stream.producer_status import read_status
 from cryptolake_assets.stream.publisher import Verdict
+from cryptolake_assets.stream.subscriptions import keep_choice
+from cryptolake_assets.stream.tasks import cancelled
 from cryptolake_tests.stream.fakes import (
     NOON_MS,
     FakeClock,
@@ -43,6 +51,7 @@ OPTIONS = ProducerOptions(
     claim_wait_s=0.5,
     status_interval_s=0.02,
     stall_alarm_s=0.1,
+    fleet=FleetOptions(life_s=3_600.0, connect_apart_s=0.0),
 )
 
 
@@ -58,6 +67,7 @@ class Stage:
     settings: Settings
     stop: asyncio.Event
     run: asyncio.Task[bool]
+    producer: Producer
 
     @property
     def topic(self) -> str:
@@ -104,7 +114,7 @@ async def stage(
         )
         run = asyncio.create_task(producer.run(stop))
         try:
-            yield Stage(exchange, publisher, sink, gaps, clock, settings, stop, run)
+            yield Stage(exchange, publisher, sink, gaps, clock, settings, stop, run, producer)
         finally:
             run.cancel()
             await asyncio.gather(run, return_exceptions=True)
@@ -385,3 +395,62 @@ def test_sigterm_ends_a_process_that_waits_for_its_broker(tmp_path: Any) -> None
             break
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
+
+
+async def test_a_renewed_connection_leaves_no_hole_in_the_coverage() -> None:
+    options = replace(OPTIONS, fleet=FleetOptions(life_s=0.15, connect_apart_s=0.0))
+    async with stage(options=options) as on:
+        await on.opened()
+        for number in range(400):
+            on.clock.now_ms = NOON_MS + number * 100
+            open_sockets = [socket for socket in on.exchange.sockets if socket.close_code is None]
+            for socket in open_sockets:
+                with suppress(ConnectionClosed):
+                    await socket.send(trade(number, NOON_MS + number * 100))
+            await asyncio.sleep(0.002)
+        await until(lambda: on.producer.fleet.renewals >= 2)
+        assert await on.ended()
+        assert set(on.sent()) == set(range(400))
+        assert on.gaps.gaps == {}
+        spans = on.sink.spans()
+        assert len(spans) >= 3
+        assert all(start <= end for (_, end), (start, _) in pairwise(spans))
+        assert spans[0][0] == NOON_MS
+
+
+async def test_a_silent_symbol_is_told_and_its_connection_renewed() -> None:
+    async with stage(symbols=("BTCUSDT", "ETHUSDT")) as on:
+        await on.opened()
+        for number in range(2):  # a rate is known from the second look on
+            now_ms = on.clock.now_ms = NOON_MS + 1_000 * (number + 1)
+            await on.exchange.send(trade(number, now_ms - 1), trade(number, now_ms - 1, "ETHUSDT"))
+            await until(lambda: on.producer.status().coverage_to_ms.get("ETHUSDT") == on.clock.now_ms)
+        on.clock.now_ms = NOON_MS + 120_000
+        await on.exchange.send(trade(2, NOON_MS + 119_000))
+        await until(lambda: on.producer.status().silent_symbols == ("ETHUSDT",))
+        await until(lambda: on.producer.fleet.renewals == 1)
+        await on.exchange.send(trade(2, NOON_MS + 119_500, "ETHUSDT"))
+        await until(lambda: on.producer.status().silent_symbols == ())
+        assert await on.ended()
+
+
+async def test_other_symbols_are_followed_once_their_file_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "symbols.txt"
+    path.write_text("BTCUSDT\n")
+    async with stage(symbols=("BTCUSDT",), symbols_file=path) as on, AsyncExchangeRest("http://127.0.0.1:1") as rest:
+        await on.opened()
+        keeping = asyncio.create_task(keep_choice(on.settings, ("BTCUSDT",), rest, on.producer.fleet))
+        try:
+            with capture_logs() as logs:
+                path.write_text("NOPE\n")
+                await until(lambda: [entry for entry in logs if entry["event"] == "symbols_not_changed"])
+            assert on.producer.fleet.symbols == ("BTCUSDT",)
+            path.write_text("BTCUSDT\nETHUSDT\n")
+            await until(lambda: on.exchange.paths[-1] == "/market/stream?streams=btcusdt@trade/ethusdt@trade")
+            await until(lambda: on.exchange.sockets[0].close_code is not None)
+            await on.exchange.send(trade(1, NOON_MS, "ETHUSDT"))
+            await until(lambda: on.sent() == [1])
+            assert on.producer.status().symbols == 2
+        finally:
+            await cancelled([keeping])
+        assert await on.ended()

@@ -1,0 +1,110 @@
+"""Which symbols are followed: by name, by pattern, or the busiest ones. Pure.
+
+BTCUSDT         this one
+*USDC  1000?*   all that are traded and match (`*` and `?` as in file names)
+top:50          the 50 with the largest quote volume of 24 hours, of those quoted in USDT
+top:20:USDC     the same, quoted in USDC
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from typing import Final, Protocol
+
+TRADING: Final = "TRADING"
+_NAME: Final = re.compile(r"[A-Z0-9_]{1,32}")
+_PATTERN: Final = re.compile(r"[A-Z0-9_*?]{1,32}")
+_TOP: Final = re.compile(r"TOP:([1-9][0-9]{0,3})(?::([A-Z0-9]{1,10}))?")
+_DEFAULT_QUOTE: Final = "USDT"
+_KEPT_SHARE: Final = 5
+"""A followed symbol stays until it is out of the first N and a fifth: ranks near the edge change all the time."""
+
+
+class ListedSymbol(Protocol):
+    """A symbol that the exchange lists."""
+
+    @property
+    def symbol(self) -> str: ...
+
+    @property
+    def quote_asset(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Busiest:
+    """The first `number` by volume, of those quoted in `quote_asset`."""
+
+    number: int
+    quote_asset: str
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolChoice:
+    """A choice that was read by `parse_choice`."""
+
+    names: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    busiest: tuple[Busiest, ...] = ()
+
+    @property
+    def needs_listing(self) -> bool:
+        """Whether names alone do not say what is followed."""
+        return bool(self.patterns or self.busiest)
+
+    def resolve(
+        self,
+        listed: Sequence[ListedSymbol],
+        volumes: Mapping[str, Decimal],
+        followed: Collection[str] = (),
+    ) -> tuple[str, ...]:
+        """The symbols: names first, then patterns, then the busiest.
+
+        `volumes` are quote volumes of 24 hours; `followed` is what is followed now. Names are taken as they are,
+        whether they are listed or not.
+        """
+        trading = [entry for entry in listed if entry.status == TRADING]
+        found = list(self.names)
+        for pattern in self.patterns:
+            found += sorted(entry.symbol for entry in trading if fnmatchcase(entry.symbol, pattern))
+        for wanted in self.busiest:
+            found += _busiest(wanted, trading, volumes, followed)
+        return tuple(dict.fromkeys(found))
+
+
+def parse_choice(items: Sequence[str]) -> SymbolChoice:
+    """Raises `ValueError` for an item that is none of the module's kinds."""
+    names, patterns, busiest = [], [], []
+    for item in items:
+        if _NAME.fullmatch(item):
+            names.append(item)
+        elif _PATTERN.fullmatch(item):
+            patterns.append(item)
+        elif top := _TOP.fullmatch(item):
+            busiest.append(Busiest(int(top[1]), top[2] or _DEFAULT_QUOTE))
+        else:
+            raise ValueError(f"{item!r} is not a symbol such as BTCUSDT, a pattern such as *USDC, or top:50")
+    return SymbolChoice(tuple(dict.fromkeys(names)), tuple(patterns), tuple(busiest))
+
+
+def _busiest(
+    wanted: Busiest, trading: Sequence[ListedSymbol], volumes: Mapping[str, Decimal], followed: Collection[str]
+) -> list[str]:
+    candidates = [entry.symbol for entry in trading if entry.quote_asset == wanted.quote_asset]
+    ranked = sorted((symbol for symbol in candidates if symbol in volumes), key=lambda one: (-volumes[one], one))
+    edge = ranked[wanted.number : wanted.number + -(-wanted.number // _KEPT_SHARE)]
+    kept = [symbol for symbol in edge if symbol in followed]
+    first = ranked[: wanted.number]
+    # Each that is kept takes the place of the last that is new.
+    for symbol in kept:
+        new = next((one for one in reversed(first) if one not in followed), None)
+        if new is None:
+            break
+        first[first.index(new)] = symbol
+    return first

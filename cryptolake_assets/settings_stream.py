@@ -1,0 +1,33 @@
+"""The settings of the exchange's live connections: what they follow while they run, and how long they live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic_settings import BaseSettings
+
+from cryptolake_assets.settings_batch import named
+
+
+class StreamSettings(BaseSettings):
+    """Part of `settings.Settings`, which says where values come from."""
+
+    symbols_file: Path | None = named(
+        "CRYPTOLAKE_SYMBOLS_FILE",
+        None,
+        "File with the symbols to follow, one or more a line, in place of CRYPTOLAKE_SYMBOLS. It is looked at while "
+        "the producer runs: a change takes effect without a restart. Relative paths start at the project's root.",
+    )
+    symbols_refresh_s: float = named(
+        "CRYPTOLAKE_SYMBOLS_REFRESH_S",
+        3_600.0,
+        "Seconds between two looks at what the exchange lists, where symbols are chosen by pattern or by volume.",
+        ge=1,
+    )
+    connection_life_s: float = named(
+        "CRYPTOLAKE_CONNECTION_LIFE_S",
+        82_800.0,
+        "Seconds after which a WebSocket connection is relieved by a new one beside it; the exchange ends it after 24 "
+        "hours.",
+        ge=1,
+    )

@@ -1,0 +1,82 @@
+"""Choosing symbols by name, pattern and volume."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.exchange.choice import SymbolChoice, parse_choice
+from cryptolake_assets.exchange.rest import SymbolInfo
+
+LISTED = [
+    SymbolInfo("BTCUSDT", "TRADING", quote_asset="USDT"),
+    SymbolInfo("ETHUSDT", "TRADING", quote_asset="USDT"),
+    SymbolInfo("SOLUSDT", "TRADING", quote_asset="USDT"),
+    SymbolInfo("OLDUSDT", "SETTLING", quote_asset="USDT"),
+    SymbolInfo("BTCUSDC", "TRADING", quote_asset="USDC"),
+    SymbolInfo("1000PEPEUSDC", "TRADING", quote_asset="USDC"),
+    SymbolInfo("BTCUSDT_261225", "TRADING", quote_asset="USDT"),
+]
+VOLUMES = {
+    "BTCUSDT": Decimal("900.5"),
+    "ETHUSDT": Decimal("1000"),
+    "SOLUSDT": Decimal("30"),
+    "OLDUSDT": Decimal("99999"),
+    "BTCUSDC": Decimal("99"),
+}
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        (["SOLUSDT", "BTCUSDT"], ("SOLUSDT", "BTCUSDT")),
+        (["NOTLISTED"], ("NOTLISTED",)),
+        (["*USDC"], ("1000PEPEUSDC", "BTCUSDC")),
+        (["BTCUSD?"], ("BTCUSDC", "BTCUSDT")),
+        (["BTC*", "BTCUSDT"], ("BTCUSDT", "BTCUSDC", "BTCUSDT_261225")),
+        (["TOP:2"], ("ETHUSDT", "BTCUSDT")),
+        (["TOP:9:USDC"], ("BTCUSDC",)),
+        (["OLD*"], ()),
+        (["SOLUSDT", "TOP:1", "*PEPE*"], ("SOLUSDT", "1000PEPEUSDC", "ETHUSDT")),
+    ],
+)
+def test_what_is_chosen(items: list[str], expected: tuple[str, ...]) -> None:
+    assert parse_choice(items).resolve(LISTED, VOLUMES) == expected
+
+
+@pytest.mark.parametrize("item", ["b t c", "BTC/USDT", "TOP:0", "TOP:", "TOP:5:", "top:5:usdt", "BTCUSDT:5", "", "É*"])
+def test_what_is_no_choice(item: str) -> None:
+    with pytest.raises(ValueError, match="is not a symbol"):
+        parse_choice([item])
+
+
+def test_names_alone_need_no_listing() -> None:
+    assert parse_choice([]) == SymbolChoice()
+    assert not parse_choice(["BTCUSDT"]).needs_listing
+    assert parse_choice(["BTC*"]).needs_listing
+    assert parse_choice(["TOP:5"]).needs_listing
+
+
+@given(
+    volumes=st.dictionaries(st.sampled_from([f"S{number}" for number in range(30)]), st.decimals(0, 10**6, places=2)),
+    followed=st.sets(st.sampled_from([f"S{number}" for number in range(30)])),
+    number=st.integers(1, 12),
+)
+def test_the_busiest_are_as_many_as_asked_and_followed_ones_stay_near_the_edge(
+    volumes: dict[str, Decimal], followed: set[str], number: int
+) -> None:
+    listed = [SymbolInfo(f"S{one}", "TRADING", quote_asset="USDT") for one in range(30)]
+    choice = parse_choice([f"TOP:{number}"])
+    found = choice.resolve(listed, volumes, followed)
+    assert len(found) == len(set(found)) == min(number, len(volumes))
+    ranked = sorted(volumes, key=lambda one: (-volumes[one], one))
+    reach = set(ranked[: number + -(-number // 5)])
+    assert set(found) <= reach
+    # Nobody leaves who is in reach, unless all places are taken by followed ones.
+    assert not (followed & reach) - set(found) or set(found) <= followed
+    assert choice.resolve(listed, volumes, found) == tuple(found) or set(choice.resolve(listed, volumes, found)) == set(
+        found
+    )

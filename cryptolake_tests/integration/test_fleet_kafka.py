@@ -1,0 +1,97 @@
+"""Connections that are renewed and symbols that are changed while the replay runs: the real broker misses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+
+from cryptolake_assets.exchange.capture import read_frames
+from cryptolake_assets.exchange.replay import ReplayExchange
+from cryptolake_assets.exchange.rest import AsyncExchangeRest
+from cryptolake_assets.exchange.universe import Subscriptions
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
+from cryptolake_assets.stream import kafka
+from cryptolake_assets.stream.producer import Producer
+from cryptolake_assets.stream.publisher import KafkaPublisher
+from cryptolake_assets.stream.subscriptions import keep_choice
+from cryptolake_assets.stream.tasks import cancelled
+from cryptolake_tests.stream.fakes import MemoryGaps, MemorySink, until
+
+
+def emitted() -> dict[str, list[int]]:
+    """Trade ids by symbol, as the shipped capture's exchange sends them."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for frame in read_frames(DEMO_CAPTURE_DIR):
+        data = json.loads(frame.raw)["data"]
+        found[data["s"]].append(data["t"])
+    return found
+
+
+async def landed(settings: Settings) -> dict[str, set[int]]:
+    """The same, of what lies on the topic."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for record in await kafka.peek_async(settings, settings.kafka_topic_futures, 10**9, from_end=False):
+        event = json.loads(record.value or b"")
+        found[event["symbol"]].add(event["trade_id"])
+    return found
+
+
+async def test_renewals_and_a_change_of_symbols_lose_no_trade(platform: Settings, tmp_path: Path) -> None:
+    symbols = tmp_path / "symbols.txt"
+    symbols.write_text("BTCUSDT\n")
+    sink, gaps, stop = MemorySink(), MemoryGaps(), asyncio.Event()
+    async with (
+        ReplayExchange(DEMO_CAPTURE_DIR, speed=30).running() as exchange,
+        AsyncExchangeRest(exchange.url) as rest,
+    ):
+        settings = platform.model_copy(
+            update={
+                "home": tmp_path,
+                "kafka_bootstrap_servers": platform.bootstrap_servers,
+                "kafka_topic_futures": f"trades-{uuid.uuid4().hex[:8]}",
+                "exchange_ws_url": exchange.url.replace("http", "ws"),
+                "exchange_rest_url": exchange.url,
+                "coverage_interval_s": 0.5,
+                "connection_life_s": 2.0,
+                "symbols_file": symbols,
+            }
+        )
+        producer = Producer(
+            settings,
+            Subscriptions(("BTCUSDT",), "trade"),
+            publisher=KafkaPublisher(settings),
+            clock=rest,
+            sink=sink,
+            gaps=gaps,
+            history=rest,
+        )
+        run = asyncio.create_task(producer.run(stop))
+        choice = asyncio.create_task(keep_choice(settings, ("BTCUSDT",), rest, producer.fleet))
+        try:
+            await until(lambda: sink.spans("BTCUSDT"), timeout_s=30)
+            symbols.write_text("BTCUSDT\nETHUSDT\n")
+            await until(lambda: sink.spans("ETHUSDT"), timeout_s=30)
+            symbols.write_text("ETHUSDT\nBTCUSDT\n")  # another order is no change
+            await until(
+                lambda: min(producer.status().coverage_to_ms.values()) >= exchange.summary.last_event_time_ms,
+                timeout_s=60,
+            )
+            assert producer.fleet.renewals >= 4
+            stop.set()
+            assert await run
+        finally:
+            await cancelled([choice, run])
+    sent, found = emitted(), await landed(settings)
+    assert found["BTCUSDT"] == set(sent["BTCUSDT"])
+    first = min(found["ETHUSDT"])
+    assert first > sent["ETHUSDT"][0]
+    assert found["ETHUSDT"] == {trade_id for trade_id in sent["ETHUSDT"] if trade_id >= first}
+    assert all(gap.closed_at is not None for gap in gaps.gaps.values())
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        spans = sink.spans(symbol)
+        assert len(spans) >= 3
+        assert all(start <= end for (_, end), (start, _) in pairwise(spans)), spans
