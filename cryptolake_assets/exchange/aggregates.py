@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 from collections.abc import Iterator
 from dataclasses import astuple
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import msgspec
 
 from cryptolake_assets.exchange.capture import read_frames, summarise
 from cryptolake_assets.exchange.official import read_agg_trade_files
+from cryptolake_assets.exchange.recorded_store import Parameters, RecordedStore
 from cryptolake_assets.exchange.records import AggTrade
 
 _SCHEMA = """
@@ -47,68 +47,41 @@ _decode_combined = msgspec.json.Decoder(_Combined).decode
 _decode_event = msgspec.json.Decoder(_AggTradeEvent).decode
 
 
-class AggregateStore:
-    """The aggregates of a directory's CSV files and of its recorded `aggTrade` frames.
+class AggregateStore(RecordedStore):
+    """The aggregates of a directory's CSV files and of its recorded `aggTrade` frames."""
 
-    They are put into a temporary SQLite file on first use, so that memory stays bounded for days of aggregates. All
-    methods block and may be called from any thread; those that read raise `CaptureError` when a file is damaged.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._database: sqlite3.Connection | None = None
-        self._lock = threading.Lock()
+    _SCHEMA = _SCHEMA
+    _INSERT = "INSERT OR IGNORE INTO agg_trades VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
     def from_id(self, symbol: str, from_id: int, until_ms: int, limit: int) -> list[AggTrade]:
         """Ascending by id from `from_id` on (inclusive), none later than `until_ms`."""
-        return self._select(
+        return self._aggregates(
             _SELECT + "AND id >= ? AND time_ms <= ? ORDER BY id LIMIT ?", (symbol, from_id, until_ms, limit)
         )
 
     def between(self, symbol: str, start_ms: int, end_ms: int, limit: int) -> list[AggTrade]:
         """The first ones of [start_ms, end_ms], ascending."""
-        return self._select(
+        return self._aggregates(
             _SELECT + "AND time_ms BETWEEN ? AND ? ORDER BY time_ms, id LIMIT ?", (symbol, start_ms, end_ms, limit)
         )
 
     def latest(self, symbol: str, until_ms: int, limit: int) -> list[AggTrade]:
         """The last ones up to `until_ms` (inclusive), ascending."""
-        rows = self._select(
+        rows = self._aggregates(
             _SELECT + "AND time_ms <= ? ORDER BY time_ms DESC, id DESC LIMIT ?", (symbol, until_ms, limit)
         )
         return rows[::-1]
 
-    def close(self) -> None:
-        with self._lock:
-            if self._database is not None:
-                self._database.close()
-                self._database = None
-
-    def _select(self, query: str, parameters: tuple[str | int, ...]) -> list[AggTrade]:
-        with self._lock:
-            if self._database is None:
-                self._database = self._load()
-            rows = self._database.execute(query, parameters).fetchall()
+    def _aggregates(self, query: str, parameters: Parameters) -> list[AggTrade]:
         return [
             AggTrade(agg_id, price, qty, first_id, last_id, time_ms, bool(maker))
-            for agg_id, price, qty, first_id, last_id, time_ms, maker in rows
+            for agg_id, price, qty, first_id, last_id, time_ms, maker in self._select(query, parameters)
         ]
 
-    def _load(self) -> sqlite3.Connection:
-        database = sqlite3.connect("", check_same_thread=False)  # "" is SQLite's own temporary file
-        try:
-            database.executescript(_SCHEMA)
-            # A file of the exchange comes first and wins over a recorded frame of the same id.
-            for rows in (read_agg_trade_files(self._directory), _recorded_agg_trades(self._directory)):
-                database.executemany(
-                    "INSERT OR IGNORE INTO agg_trades VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    ((symbol, *astuple(row)) for symbol, row in rows),
-                )
-            database.commit()
-        except BaseException:
-            database.close()
-            raise
-        return database
+    def _recorded(self) -> Iterator[Parameters]:
+        # A file of the exchange comes first and wins over a recorded frame of the same id.
+        for symbol, row in chain(read_agg_trade_files(self._directory), _recorded_agg_trades(self._directory)):
+            yield (symbol, *astuple(row))
 
 
 def _recorded_agg_trades(directory: Path) -> Iterator[tuple[str, AggTrade]]:

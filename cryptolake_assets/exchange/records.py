@@ -1,8 +1,9 @@
-"""The exchange's recorded facts as typed rows: klines and aggregate trades, numbers kept as the exchange wrote them."""
+"""The exchange's recorded facts as typed rows: klines, trades, aggregates; numbers kept as the exchange wrote them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 TradeStreamName = Literal["trade", "aggTrade"]
@@ -66,4 +67,26 @@ class AggTrade:
             "l": self.last_trade_id,
             "T": self.transact_time_ms,
             "m": self.is_buyer_maker,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class HistoricalTrade:
+    """One trade of the order book. `time_ms` is epoch milliseconds (UTC); decimals are the exchange's own strings."""
+
+    trade_id: int
+    price: str
+    qty: str
+    time_ms: int
+    is_buyer_maker: bool
+
+    def to_rest(self) -> dict[str, Any]:
+        """The row as `/fapi/v1/historicalTrades` lays it out; `isRPITrade` is no part of a recorded frame."""
+        return {
+            "id": self.trade_id,
+            "price": self.price,
+            "qty": self.qty,
+            "quoteQty": format(Decimal(self.price) * Decimal(self.qty), "f"),
+            "time": self.time_ms,
+            "isBuyerMaker": self.is_buyer_maker,
         }

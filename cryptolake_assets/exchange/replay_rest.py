@@ -17,6 +17,7 @@ from cryptolake_assets.exchange.aggregates import AggregateStore
 from cryptolake_assets.exchange.capture import CaptureSummary, read_klines
 from cryptolake_assets.exchange.official import read_exchange_info, read_tickers
 from cryptolake_assets.exchange.records import Kline
+from cryptolake_assets.exchange.trades import TradeStore
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,7 @@ class RestSide:
         self._clock_ms = clock_ms
         self._klines = _all_klines(summary.directory)
         self._aggregates = AggregateStore(summary.directory)
+        self._trades = TradeStore(summary.directory)
         aggregate_symbols = {path.name.split("-")[0] for path in summary.directory.glob("*-aggTrades-*.csv")}
         self._symbols = {*summary.symbols, *(symbol for symbol, _ in self._klines), *aggregate_symbols}
         self._exchange_info = _exchange_info(summary)
@@ -75,10 +77,12 @@ class RestSide:
             web.get("/fapi/v1/ticker/24hr", self._get_tickers),
             web.get("/fapi/v1/klines", self._get_klines),
             web.get("/fapi/v1/aggTrades", self._get_agg_trades),
+            web.get("/fapi/v1/historicalTrades", self._get_historical_trades),
         ]
 
     def close(self) -> None:
         self._aggregates.close()
+        self._trades.close()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -151,6 +155,20 @@ class RestSide:
             answer = asyncio.to_thread(store.between, symbol, start_ms, min(until_ms, start_ms + _HOUR_MS), limit)
         else:
             answer = asyncio.to_thread(store.latest, symbol, until_ms, limit)
+        return _json([row.to_rest() for row in await answer])
+
+    async def _get_historical_trades(self, request: web.Request) -> web.Response:
+        self._weight.add(20)
+        if not request.headers.get("X-MBX-APIKEY", "").strip():
+            raise RestError(-2014, "API-key format invalid.", 401)
+        symbol = self._symbol(request)
+        limit = _integer(request, "limit", 100)
+        _check_limit(limit, 500)
+        clock_ms, store = self._clock_ms(), self._trades
+        if "fromId" in request.query:
+            answer = asyncio.to_thread(store.from_id, symbol, _integer(request, "fromId", 0), clock_ms, limit)
+        else:
+            answer = asyncio.to_thread(store.latest, symbol, clock_ms, limit)
         return _json([row.to_rest() for row in await answer])
 
     def _symbol(self, request: web.Request) -> str:

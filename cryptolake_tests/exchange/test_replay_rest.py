@@ -108,6 +108,45 @@ async def test_aggregates_of_frames_and_files(tmp_path: Path) -> None:
         assert row == {"a": 3, "p": "100.0", "q": "1", "f": 6, "l": 7, "T": NOON_MS + 30, "m": False}
 
 
+async def _historical(client: httpx.AsyncClient, **params: Any) -> Any:
+    params = {"symbol": "BTCUSDT"} | params
+    answer = await client.get("/fapi/v1/historicalTrades", params=params, headers={"X-MBX-APIKEY": "any"})
+    return answer.json()
+
+
+async def test_trades_of_the_order_book_by_id_for_who_has_a_key(tmp_path: Path) -> None:
+    """Trades 0 to 9; 3 is the insurance fund's, 4 names no kind, 5 is broken; 9 happened after the capture's end."""
+    frames = [trade_frame("BTCUSDT", i, NOON_MS + i * 10, "0.1", "0.00000003", is_buyer_maker=i == 1) for i in range(9)]
+    frames[3] = frames[3].replace('"MARKET"', '"INSURANCE_FUND"')
+    frames[4] = frames[4].replace('"X":"MARKET",', "")
+    frames[5] = frames[5].replace('"p":"0.1"', '"p":"x"')
+    late = trade_frame("BTCUSDT", 9, NOON_MS + 700_000).replace(f'"E":{NOON_MS + 700_000}', f'"E":{NOON_MS + 90}')
+    write_capture(
+        tmp_path / "a.ndjson", [((NOON_MS + i * 10) * 10**6, raw) for i, raw in enumerate([*frames, late, late])]
+    )
+    exchange = ReplayExchange(tmp_path, 0)
+    async with exchange.running(), httpx.AsyncClient(base_url=exchange.url) as client:
+
+        async def ids(**params: int) -> list[int]:
+            return [row["id"] for row in await _historical(client, **params)]
+
+        assert await ids(fromId=0) == [0]  # the clock waits at the first frame
+        await _play(exchange)
+        assert await ids() == [0, 1, 2, 6, 7, 8]
+        assert await ids(limit=2) == [7, 8]
+        assert await ids(fromId=2, limit=3) == [2, 6, 7]
+        assert await ids(fromId=9) == []
+        row = {"id": 1, "price": "0.1", "qty": "0.00000003", "quoteQty": "0.000000003", "time": NOON_MS + 10}
+        assert await _historical(client, fromId=1, limit=1) == [row | {"isBuyerMaker": True}]
+        assert (await _historical(client, limit=501))["code"] == -1130
+        assert (await _historical(client, symbol="NOPE"))["code"] == -1121
+        for headers in ({}, {"X-MBX-APIKEY": ""}):
+            refused = await client.get("/fapi/v1/historicalTrades", params={"symbol": "BTCUSDT"}, headers=headers)
+            assert refused.status_code == 401
+            assert refused.json() == {"code": -2014, "msg": "API-key format invalid."}
+        assert int(refused.headers["X-MBX-USED-WEIGHT-1M"]) >= 20
+
+
 @pytest.mark.parametrize(
     ("path", "params", "code"),
     [
