@@ -19,6 +19,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.exchange.choice import parse_choice
+from cryptolake_assets.exchange.replay_faults import parse_faults
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_graph import GraphSettings, named
 from cryptolake_assets.settings_stream import StreamSettings
@@ -112,6 +113,12 @@ class Settings(ApiSettings, GraphSettings, StreamSettings):
         60.0,
         "Replay speed: 1 is real time, 60 a minute a second, 0 as fast as the reader takes it.",
         ge=0,
+    )
+    replay_faults: str = named(
+        "CRYPTOLAKE_REPLAY_FAULTS",
+        "",
+        'Faults of the replay exchange, as JSON: `[{"kind": "drop", "share": 0.01}]`. Empty: none. The switches are in '
+        "docs/operations.md.",
     )
     exchange_ws_url: str = named(
         "CRYPTOLAKE_EXCHANGE_WS_URL",
@@ -234,6 +241,15 @@ class Settings(ApiSettings, GraphSettings, StreamSettings):
     def _symbol_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         parse_choice(value)
         return tuple(dict.fromkeys(value))
+
+    @field_validator("replay_faults")
+    @classmethod
+    def _fault_switches(cls, value: str) -> str:
+        try:
+            parse_faults(value)
+        except SettingsError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:

@@ -9,7 +9,7 @@ import asyncio
 import errno
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,8 @@ from cryptolake_assets.exchange.replay_archive import ArchiveSide
 from cryptolake_assets.exchange.replay_batch import BatchSide
 from cryptolake_assets.exchange.replay_client import ClientLimits, ReplayClient, Route, RoutedFrame
 from cryptolake_assets.exchange.replay_clock import ReplayClock
+from cryptolake_assets.exchange.replay_control import ControlSide
+from cryptolake_assets.exchange.replay_faults import FaultBoard, ReplayFault, parse_faults
 from cryptolake_assets.exchange.replay_rest import RestSide
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import get_settings
@@ -53,12 +55,16 @@ class ReplayExchange:
         host: str = "127.0.0.1",
         port: int = 0,
         limits: ClientLimits | None = None,
+        faults: Iterable[ReplayFault] = (),
     ) -> None:
         self.directory = directory
         self.speed = speed
         self.port = port
         self._host = host
         self._limits = limits or ClientLimits()
+        self._faults = FaultBoard()
+        self._faults.switch_on(faults)
+        self.control = ControlSide(directory, self._faults, self.status, self._flush_clients)
         self._clients: set[ReplayClient] = set()
         self._subscribed = asyncio.Event()
         self._frames_passed = 0
@@ -79,12 +85,12 @@ class ReplayExchange:
         self.clock = ReplayClock(
             self.summary.first_receive_time_ns + offset_ns, self.summary.last_receive_time_ns + offset_ns, self.speed
         )
-        self._rest = await asyncio.to_thread(RestSide, self.summary, self.clock.now_ms)
-        self.batch = await asyncio.to_thread(BatchSide, self.directory, self.clock.now_ms)
+        self._rest = await asyncio.to_thread(RestSide, self.summary, self.clock.now_ms, self._faults)
+        self.batch = await asyncio.to_thread(BatchSide, self.directory, self.clock.now_ms, self._faults)
         app = web.Application(middlewares=[self._rest.middleware])
         archive = ArchiveSide(self.directory)
         app.add_routes([*self._rest.routes(), *archive.routes(), *self.batch.routes(), *self._websocket_routes()])
-        app.add_routes([web.get("/replay/status", self._get_status)])
+        app.add_routes(self.control.routes())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
@@ -171,7 +177,9 @@ class ReplayExchange:
             await socket.prepare(request)
             if request.transport is None:  # the peer left during the handshake
                 return socket
-            client = ReplayClient(socket, request.transport, route, combined=combined, limits=self._limits)
+            client = ReplayClient(
+                socket, request.transport, route, combined=combined, limits=self._limits, faults=self._faults
+            )
             client.subscribe(name for name in named.split("/") if name)
             await self._serve(client)
             return socket
@@ -184,7 +192,9 @@ class ReplayExchange:
         log.info("replay_client_joined", clients=len(self._clients), subscriptions=list(client.subscriptions))
         if client.subscribed:
             self._subscribed.set()
-        tasks = [asyncio.create_task(client.send_queued()), asyncio.create_task(client.keep_alive())]
+        tasks = [
+            asyncio.create_task(work) for work in (client.send_queued(), client.keep_alive(), client.end_of_life())
+        ]
         try:
             await client.receive(self._subscribed)
         finally:
@@ -196,8 +206,9 @@ class ReplayExchange:
             await asyncio.gather(*tasks, return_exceptions=True)
             log.info("replay_client_left", clients=len(self._clients), frames_sent=client.frames_sent)
 
-    async def _get_status(self, _request: web.Request) -> web.Response:
-        return web.json_response(self.status())
+    def _flush_clients(self) -> None:
+        for client in self._clients:
+            client.flush()
 
     # The pump: from the capture to the clients' queues.
 
@@ -210,6 +221,7 @@ class ReplayExchange:
         except CaptureError as error:
             log.error("replay_failed", error=str(error), frames_passed=self._frames_passed)
             raise
+        self._flush_clients()
         self._finished = True
         log.info("replay_finished", clock_ms=self.clock.now_ms(), frames_passed=self._frames_passed)
 
@@ -225,9 +237,9 @@ class ReplayExchange:
         upcoming = next(frames, None)
         while upcoming is not None:
             target_ns = self.clock.target_ns()
-            batch: list[CapturedFrame] = []
+            batch: list[tuple[int, CapturedFrame]] = []
             while upcoming is not None and upcoming[0] <= target_ns and len(batch) < _PACED_BATCH:
-                batch.append(upcoming[1])
+                batch.append(upcoming)
                 upcoming = next(frames, None)
             self._hand_out(batch)
             self.clock.hold_before(upcoming[0] if upcoming is not None else None)
@@ -245,16 +257,17 @@ class ReplayExchange:
             batch = list(islice(frames, _UNPACED_BATCH))
             if not batch:
                 return
-            self._hand_out([frame for _, frame in batch])
+            self._hand_out(batch)
             await asyncio.gather(*(client.drained.wait() for client in self._clients))
             await asyncio.sleep(0)  # waiting for what is already there does not let others run
             self.clock.advance_to(batch[-1][0])
 
-    def _hand_out(self, batch: list[CapturedFrame]) -> None:
+    def _hand_out(self, batch: list[tuple[int, CapturedFrame]]) -> None:
+        first = self._frames_passed
         self._frames_passed += len(batch)
         clients = [client for client in self._clients if client.subscribed]
         if clients and batch:
-            routed = [RoutedFrame(frame.raw) for frame in batch]
+            routed = [RoutedFrame(frame.raw, number, due_ns) for number, (due_ns, frame) in enumerate(batch, first)]
             for client in clients:
                 client.offer(routed)
 
@@ -269,13 +282,13 @@ def _facts(summary: CaptureSummary) -> dict[str, Any]:
     }
 
 
-async def serve(directory: Path, speed: float, port: int) -> None:
+async def serve(directory: Path, speed: float, port: int, faults: Iterable[ReplayFault] = ()) -> None:
     """Runs the exchange until SIGTERM or SIGINT. Raises `CaptureError` or `PortInUseError`."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with ReplayExchange(directory, speed, port=port).running() as exchange:
+    async with ReplayExchange(directory, speed, port=port, faults=faults).running() as exchange:
         waits = [asyncio.ensure_future(stopping.wait()), asyncio.ensure_future(exchange.wait_failed())]
         done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
@@ -289,7 +302,8 @@ def main() -> int:
     try:
         settings = get_settings()
         configure_logging(settings.log_level)
-        asyncio.run(serve(settings.replay_dir, settings.replay_speed, settings.exchange_port))
+        faults = parse_faults(settings.replay_faults)
+        asyncio.run(serve(settings.replay_dir, settings.replay_speed, settings.exchange_port, faults))
     except CryptolakeError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,4 +1,4 @@
-"""The replay exchange's batch side: recorded answers of the Fear & Greed index and of CoinGecko, and their faults.
+"""The replay exchange's batch side: recorded answers of the Fear & Greed index and of CoinGecko.
 
 Answers are as of the replayed clock.
 
@@ -13,9 +13,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import structlog
@@ -23,6 +22,7 @@ from aiohttp import web
 
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.recorded import COINGECKO_GLOBAL_FILE, COINGECKO_PAGE_FILES, FEAR_GREED_FILE
+from cryptolake_assets.exchange.replay_faults import FaultBoard, SourceFault, SourceFaultKind
 
 log = structlog.get_logger(__name__)
 
@@ -30,25 +30,6 @@ _COINGECKO = "/api/v3"
 _HTML = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>"
 
 Clock = Callable[[], int]
-
-
-class FaultKind(StrEnum):
-    """What a source does instead of answering."""
-
-    RATE_LIMIT = "rate_limit"
-    HTML = "html"
-    OTHER_SHAPE = "other_shape"
-    SERVER_ERROR = "server_error"
-    SLOW = "slow"
-
-
-class Fault(msgspec.Struct, forbid_unknown_fields=True):
-    """The next `times` requests of a source meet it; `seconds` is `Retry-After`, or how slow the answer is."""
-
-    source: Literal["fear_greed", "coingecko"]
-    kind: FaultKind
-    times: int = 1
-    seconds: int = 1
 
 
 class _Day(msgspec.Struct, omit_defaults=True):
@@ -72,15 +53,15 @@ class _Recorded:
 
 
 class BatchSide:
-    """Routes and answers. `clock_ms` is the replayed time; nothing later is told."""
+    """Routes and answers. `clock_ms` is the replayed time; nothing later is told. `faults` says what goes wrong."""
 
-    def __init__(self, directory: Path, clock_ms: Clock) -> None:
+    def __init__(self, directory: Path, clock_ms: Clock, faults: FaultBoard) -> None:
         """Reads the recorded answers; raises `CaptureError` for one that cannot be understood."""
         self._clock_ms = clock_ms
+        self._faults = faults
         self._index = _read_index(directory / FEAR_GREED_FILE)
         self._pages = {_page_number(path): _read_page(path) for path in sorted(directory.glob(COINGECKO_PAGE_FILES))}
         self._global = _read_global(directory / COINGECKO_GLOBAL_FILE)
-        self._faults: list[Fault] = []
         self.requests: list[str] = []
         """Path and query of each request so far, and its key if it had one: `/fng/?limit=0`."""
 
@@ -89,19 +70,7 @@ class BatchSide:
             web.get("/fng/", self._get_index),
             web.get(f"{_COINGECKO}/coins/markets", self._get_markets),
             web.get(f"{_COINGECKO}/global", self._get_global),
-            web.post("/replay/batch-faults", self._post_fault),
         ]
-
-    def add(self, fault: Fault) -> None:
-        """The faults of a source come in the order in which they were added."""
-        self._faults.append(fault)
-
-    async def _post_fault(self, request: web.Request) -> web.Response:
-        try:
-            self.add(msgspec.json.decode(await request.read(), type=Fault))
-        except msgspec.MsgspecError as error:
-            raise web.HTTPBadRequest(text=f"not a fault: {error}") from None
-        return web.json_response({"faults": msgspec.to_builtins(self._faults)})
 
     async def _get_index(self, request: web.Request) -> web.Response:
         if (fault := await self._meet("fear_greed", request)) is not None:
@@ -132,27 +101,24 @@ class BatchSide:
         """The fault's answer, if one is due; a slow answer is a good one in the end."""
         key = request.headers.get("x-cg-demo-api-key")
         self.requests.append(request.path_qs + (f" key={key}" if key else ""))
-        fault = next((fault for fault in self._faults if fault.source == source), None)
+        fault = self._faults.of_source(source)
         if fault is None:
             return None
-        fault.times -= 1
-        if fault.times < 1:
-            self._faults.remove(fault)
         log.info("replay_fault", source=source, kind=fault.kind.value)
-        if fault.kind is FaultKind.SLOW:
+        if fault.kind is SourceFaultKind.SLOW:
             await asyncio.sleep(fault.seconds)
             return None
         return _faulty(fault)
 
 
-def _faulty(fault: Fault) -> web.Response:
-    if fault.kind is FaultKind.RATE_LIMIT:
+def _faulty(fault: SourceFault) -> web.Response:
+    if fault.kind is SourceFaultKind.RATE_LIMIT:
         answer = _error(429, "You've exceeded the Rate Limit.")
         answer.headers["Retry-After"] = str(fault.seconds)
         return answer
-    if fault.kind is FaultKind.HTML:
+    if fault.kind is SourceFaultKind.HTML:
         return web.Response(text=_HTML, content_type="text/html")
-    if fault.kind is FaultKind.SERVER_ERROR:
+    if fault.kind is SourceFaultKind.SERVER_ERROR:
         return web.Response(text="<html>502 Bad Gateway</html>", status=502, content_type="text/html")
     return _json(b'{"result": [], "version": 2}')
 

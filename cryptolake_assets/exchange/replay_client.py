@@ -15,9 +15,13 @@ import msgspec
 import structlog
 from aiohttp import WSMsgType, web
 
+from cryptolake_assets.exchange.replay_faults import Cut, FaultBoard, Stall
+from cryptolake_assets.exchange.replay_line import FaultLine, Step
+
 log = structlog.get_logger(__name__)
 
 _SEND_BATCH = 256
+_LIFE_LOOK_S = 1.0
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS")
 
 
@@ -38,10 +42,11 @@ class Route(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """What a client may cost; the defaults of the pings are the exchange's."""
+    """What a client may cost; the defaults of the pings and of a connection's life are the exchange's."""
 
     ping_interval_s: float = 180.0
     pong_timeout_s: float = 600.0
+    connection_life_s: float = 86_400.0
     max_queue_frames: int = 200_000
     max_queue_bytes: int = 64 << 20
 
@@ -53,17 +58,28 @@ class _Envelope(msgspec.Struct):
     s: str = ""
 
 
+class _Numbered(msgspec.Struct):
+    t: int | None = None
+    a: int | None = None
+
+
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_ids = msgspec.json.Decoder(_Numbered).decode
 
 
 class RoutedFrame:
-    """A recorded frame with the stream it belongs to (None: to everybody) and its two forms on the wire."""
+    """A recorded frame with the stream it belongs to (None: to everybody) and its two forms on the wire.
 
-    __slots__ = ("_data", "combined", "raw_stream", "stream")
+    `number` is its place in the capture, `due_ns` when it was due, exchange time.
+    """
 
-    def __init__(self, raw: str) -> None:
+    __slots__ = ("combined", "due_ns", "number", "raw_stream", "stream")
+
+    def __init__(self, raw: str, number: int, due_ns: int) -> None:
         """Frames of combined streams are sent as recorded; those recorded from a raw stream get their envelope."""
         self.combined = self.raw_stream = raw
+        self.number = number
+        self.due_ns = due_ns
         self.stream: str | None = None
         try:
             envelope = _decode_envelope(raw)
@@ -75,6 +91,15 @@ class RoutedFrame:
         elif envelope.e in ("trade", "aggTrade", "bookTicker") and envelope.s:
             self.stream = f"{envelope.s.lower()}@{envelope.e}"
             self.combined = f'{{"stream":"{self.stream}","data":{raw}}}'
+
+    @property
+    def trade_id(self) -> int | None:
+        """The id of its trade or aggregate; None where it has none."""
+        try:
+            ids = _decode_ids(self.raw_stream)
+        except (msgspec.MsgspecError, RecursionError):
+            return None
+        return ids.t if ids.t is not None else ids.a
 
 
 class ReplayClient:
@@ -88,13 +113,17 @@ class ReplayClient:
         *,
         combined: bool,
         limits: ClientLimits,
+        faults: FaultBoard,
     ) -> None:
         self._socket = socket
         self._transport = transport
         self._route = route
         self._combined = combined
         self._limits = limits
-        self._queue: deque[tuple[str, bool]] = deque()  # text, and whether it is a recorded frame
+        self._faults = faults
+        self._line = FaultLine(faults)
+        self._stalled = False
+        self._queue: deque[tuple[str, RoutedFrame | None]] = deque()  # text, and the recorded frame that it is
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._ponged = asyncio.Event()
@@ -128,8 +157,12 @@ class ReplayClient:
         served = self._served
         for frame in frames:
             if frame.stream is None or frame.stream in served:
-                self._enqueue(frame.combined if self._combined else frame.raw_stream, is_frame=True)
+                self._enqueue(frame.combined if self._combined else frame.raw_stream, frame)
         self._check_queue()
+
+    def flush(self) -> None:
+        """Sends what a fault holds back, once everything before it is sent."""
+        self._enqueue("", None)
 
     def cut(self, reason: str) -> None:
         """Drops the connection at once, without a closing handshake: the peer may not be reading."""
@@ -168,13 +201,46 @@ class ReplayClient:
                 self._queued_bytes = max(0, self._queued_bytes - sum(len(text) for text, _ in batch))
             self.drained.set()
 
-    async def _deliver(self, batch: Sequence[tuple[str, bool]]) -> None:
-        """Puts one batch on the socket. Every recorded frame passes here, once per client: faults (cut, stall,
-        duplicate, reorder, drop, corrupt) belong here and nowhere else."""
+    async def _deliver(self, batch: Sequence[tuple[str, RoutedFrame | None]]) -> None:
+        """Puts one batch on the socket. Every recorded frame passes here, once per client, and here faults are met."""
         send = self._socket.send_str
-        for text, is_frame in batch:
-            await send(text)
-            self.frames_sent += is_frame
+        for text, frame in batch:
+            if frame is None:
+                await self._carry_out(self._line.flush())
+                if text and not self.gone:
+                    await send(text)
+            elif self._line.idle:
+                await send(text)
+                self.frames_sent += 1
+            else:
+                await self._carry_out(self._line.take(frame, text))
+            if self.gone:
+                return
+
+    async def _carry_out(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            if isinstance(step, str):
+                await self._socket.send_str(step)
+                self.frames_sent += 1
+            elif isinstance(step, Cut):
+                self.cut("fault")
+                return
+            else:
+                await self._stall(step)
+
+    async def _stall(self, fault: Stall) -> None:
+        log.info("replay_client_stalled", for_s=fault.for_s, frames_sent=self.frames_sent)
+        self._stalled = True
+        await asyncio.sleep(fault.for_s)
+        self._stalled = False
+
+    async def end_of_life(self) -> None:
+        """Closes the connection when it has lived as long as the exchange lets one live."""
+        began, life_s = time.monotonic(), self._limits.connection_life_s
+        while not self._faults.life_is_over(time.monotonic() - began, life_s):  # noqa: ASYNC110 - a fault may end it
+            await asyncio.sleep(min(_LIFE_LOOK_S, life_s / 10, self._faults.shortest_life_s / 10))
+        log.info("replay_connection_life_over", lived_s=round(time.monotonic() - began, 1))
+        await self.close()
 
     async def keep_alive(self) -> None:
         """Pings the client, and drops one that leaves pings unanswered for too long."""
@@ -185,7 +251,8 @@ class ReplayClient:
             try:
                 async with asyncio.timeout(limits.pong_timeout_s):
                     while not self._ponged.is_set():
-                        await self._socket.ping(str(time.time_ns() // 10**6).encode())
+                        if not self._stalled:
+                            await self._socket.ping(str(time.time_ns() // 10**6).encode())
                         with contextlib.suppress(TimeoutError):
                             await asyncio.wait_for(self._ponged.wait(), limits.ping_interval_s)
             except TimeoutError:
@@ -197,11 +264,12 @@ class ReplayClient:
         """Reads the client's messages until it leaves; sets `on_subscribed` when it subscribes to something."""
         async for message in self._socket:
             if message.type is WSMsgType.PING:
-                await self._socket.pong(message.data)
+                if not self._stalled:
+                    await self._socket.pong(message.data)
             elif message.type is WSMsgType.PONG:
                 self._ponged.set()
             elif message.type is WSMsgType.TEXT:
-                self._enqueue(msgspec.json.encode(self._execute(message.data)).decode(), is_frame=False)
+                self._enqueue(msgspec.json.encode(self._execute(message.data)).decode(), None)
                 self._check_queue()
                 if self.subscribed:
                     on_subscribed.set()
@@ -231,10 +299,10 @@ class ReplayClient:
         result = list(self._subscriptions) if method == "LIST_SUBSCRIPTIONS" else None
         return {"result": result, "id": request_id}
 
-    def _enqueue(self, text: str, *, is_frame: bool) -> None:
+    def _enqueue(self, text: str, frame: RoutedFrame | None) -> None:
         if self.gone:
             return
-        self._queue.append((text, is_frame))
+        self._queue.append((text, frame))
         self._queued_bytes += len(text)
         self.drained.clear()
         self._wake.set()

@@ -17,6 +17,7 @@ from cryptolake_assets.exchange.aggregates import AggregateStore
 from cryptolake_assets.exchange.capture import CaptureSummary, read_klines
 from cryptolake_assets.exchange.official import read_exchange_info, read_tickers
 from cryptolake_assets.exchange.records import Kline
+from cryptolake_assets.exchange.replay_faults import FaultBoard, RestLimit
 from cryptolake_assets.exchange.trades import TradeStore
 
 log = structlog.get_logger(__name__)
@@ -55,11 +56,13 @@ class RestError(Exception):
 
 
 class RestSide:
-    """Routes and answers of `/fapi/v1/…`. `clock_ms` is the replayed time; nothing later is told."""
+    """Routes and answers of `/fapi/v1/…`. `clock_ms` is the replayed time; nothing later is told. `faults` says when
+    requests are refused."""
 
-    def __init__(self, summary: CaptureSummary, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, summary: CaptureSummary, clock_ms: Callable[[], int], faults: FaultBoard) -> None:
         """Reads the klines and exchangeInfo of the capture's directory; raises `CaptureError` when one is damaged."""
         self._clock_ms = clock_ms
+        self._faults = faults
         self._klines = _all_klines(summary.directory)
         self._aggregates = AggregateStore(summary.directory)
         self._trades = TradeStore(summary.directory)
@@ -89,6 +92,9 @@ class RestSide:
         """Gives refusals the exchange's shape, and says the weight that was used."""
         if not request.path.startswith("/fapi/"):
             return await handler(request)
+        if (limit := self._faults.refusal(request.path, time.monotonic())) is not None:
+            log.info("replay_rest_limit", path=request.path, status=limit.status)
+            return _limited(limit)
         try:
             response = await handler(request)
         except RestError as error:
@@ -197,6 +203,17 @@ class _WeightMeter:
 
 def _json(document: Any, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(document), status=status, content_type="application/json")
+
+
+def _limited(limit: RestLimit) -> web.Response:
+    if limit.status == web.HTTPTooManyRequests.status_code:
+        text = "Too many requests; current limit of IP is 2400 requests per minute."
+    else:
+        until_ms = time.time_ns() // 10**6 + limit.retry_after_s * 1_000
+        text = f"Way too many requests; IP banned until {until_ms}."
+    response = _json({"code": -1003, "msg": f"{text} Please use the websocket for live updates."}, limit.status)
+    response.headers["Retry-After"] = str(limit.retry_after_s)
+    return response
 
 
 def _mandatory(request: web.Request, name: str) -> str:

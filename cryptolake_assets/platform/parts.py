@@ -223,7 +223,7 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, started: probes.reporting(settings.run_dir / "producer.json", started),
         needs=(TOPICS, TABLES, EXCHANGE),
         environment=lambda settings: {env_name("symbols_file"): str(_symbols_file(settings))},
-        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | {"symbols"},
+        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | {"symbols", "replay_faults"},
         watched_files=_producer_files,
     ),
     Part(

@@ -17,7 +17,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import coingecko, fear_greed
 from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.exchange.recorded import FEAR_GREED_FILE
-from cryptolake_assets.exchange.replay_batch import Fault, FaultKind
+from cryptolake_assets.exchange.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import SILVER_FEAR_GREED
@@ -126,20 +126,22 @@ def test_the_shipped_history_has_no_unknown_hole_and_other_days_are_told(
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (FaultKind.RATE_LIMIT, "status 429"),
-        (FaultKind.SERVER_ERROR, "status 502"),
-        (FaultKind.HTML, "not JSON"),
-        (FaultKind.OTHER_SHAPE, "answer has no metadata"),
+        (SourceFaultKind.RATE_LIMIT, "status 429"),
+        (SourceFaultKind.SERVER_ERROR, "status 502"),
+        (SourceFaultKind.HTML, "not JSON"),
+        (SourceFaultKind.OTHER_SHAPE, "answer has no metadata"),
     ],
 )
 def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
-    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, kind: FaultKind, reason: str
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, kind: SourceFaultKind, reason: str
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:
         assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-18").success
     before, good = snapshot(empty), index(empty)
     with ExchangeThread(capture, SECOND_MS) as exchange:
-        exchange.replay.batch.add(Fault("fear_greed", kind, times=10, seconds=3_600 if "limit" in kind else 0))
+        exchange.replay.control.switch_on(
+            SourceFault("fear_greed", kind, times=10, seconds=3_600 if "limit" in kind else 0)
+        )
         failed = run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19")
     assert not failed.success
     assert failed.asset_materializations_for_node("silver__fear_greed_daily") == []
@@ -149,7 +151,7 @@ def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
     assert len(last["sha256"]) == 64
     assert last["body"]
     with ExchangeThread(capture, SECOND_MS) as exchange:
-        exchange.replay.batch.add(Fault("fear_greed", FaultKind.RATE_LIMIT, times=1, seconds=0))
+        exchange.replay.control.switch_on(SourceFault("fear_greed", SourceFaultKind.RATE_LIMIT, times=1, seconds=0))
         assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
     assert index(empty)[date(2024, 7, 19)] == 60
 
@@ -224,7 +226,7 @@ def test_a_page_that_is_refused_leaves_both_tables_and_the_next_run_mends_it(
     empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(june, JUNE_MS) as exchange:
-        exchange.replay.batch.add(Fault("coingecko", FaultKind.HTML))
+        exchange.replay.control.switch_on(SourceFault("coingecko", SourceFaultKind.HTML))
         assert not run(empty, "coingecko", exchange, monkeypatch, "2026-06-01").success
         assert [row["refused"] is None for row in answers(empty, "coingecko_raw")] == [False, True]
         assert run_sql(empty[0], "SELECT * FROM cryptolake.silver.coingecko_global").num_rows == 0
@@ -273,7 +275,7 @@ def test_the_index_is_asked_hourly_until_its_day_is_held_and_then_daily(
     with ExchangeThread(capture, SECOND_MS) as exchange:
         url = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url}
         assert asked(empty, schedule, now, monkeypatch, **url) == ["2024-07-19"]
-        exchange.replay.batch.add(Fault("fear_greed", FaultKind.HTML))
+        exchange.replay.control.switch_on(SourceFault("fear_greed", SourceFaultKind.HTML))
         assert not run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
         assert "2024-07-19 is not held" in str(asked(empty, schedule, now, monkeypatch, **url))
         assert asked(empty, schedule, later, monkeypatch, **url) == ["2024-07-19"]

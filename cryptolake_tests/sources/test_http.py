@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from cryptolake_assets.exchange.replay_batch import Fault, FaultKind
+from cryptolake_assets.exchange.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_assets.sources.http import Patience, SourceHttp
 from cryptolake_assets.sources.source import SourceRequest
@@ -33,10 +33,10 @@ def client(exchange: ExchangeThread) -> Iterator[SourceHttp]:
     made.close()
 
 
-def fault(exchange: ExchangeThread, kind: FaultKind, times: int = 1, seconds: int = 1) -> None:
+def fault(exchange: ExchangeThread, kind: SourceFaultKind, times: int = 1, seconds: int = 1) -> None:
     """Switched over HTTP, as a user would."""
     body = {"source": "fear_greed", "kind": kind.value, "times": times, "seconds": seconds}
-    httpx.post(f"{exchange.url}/replay/batch-faults", json=body, trust_env=False).raise_for_status()
+    httpx.post(f"{exchange.url}/replay/faults", json=body, trust_env=False).raise_for_status()
 
 
 def test_the_index_is_told_as_of_the_replayed_clock(client: SourceHttp, exchange: ExchangeThread) -> None:
@@ -49,7 +49,7 @@ def test_the_index_is_told_as_of_the_replayed_clock(client: SourceHttp, exchange
 
 
 def test_a_rate_limit_is_waited_for_and_then_answered(client: SourceHttp, exchange: ExchangeThread) -> None:
-    fault(exchange, FaultKind.RATE_LIMIT, seconds=1)
+    fault(exchange, SourceFaultKind.RATE_LIMIT, seconds=1)
     began = time.monotonic()
     assert client.get(INDEX).failure is None
     assert time.monotonic() - began >= 1.0
@@ -57,7 +57,7 @@ def test_a_rate_limit_is_waited_for_and_then_answered(client: SourceHttp, exchan
 
 
 def test_a_rate_limit_that_is_too_long_is_left_alone(client: SourceHttp, exchange: ExchangeThread) -> None:
-    fault(exchange, FaultKind.RATE_LIMIT, times=5, seconds=3_600)
+    fault(exchange, SourceFaultKind.RATE_LIMIT, times=5, seconds=3_600)
     answer = client.get(INDEX)
     assert (answer.status, answer.failure, answer.retry_after_s) == (429, "status 429", 3_600)
     assert len(exchange.replay.batch.requests) == 1
@@ -66,18 +66,18 @@ def test_a_rate_limit_that_is_too_long_is_left_alone(client: SourceHttp, exchang
 def test_an_error_of_the_server_is_tried_again_and_an_html_page_is_not(
     client: SourceHttp, exchange: ExchangeThread
 ) -> None:
-    fault(exchange, FaultKind.SERVER_ERROR, times=2)
+    fault(exchange, SourceFaultKind.SERVER_ERROR, times=2)
     assert client.get(INDEX).failure is None
-    fault(exchange, FaultKind.SERVER_ERROR, times=3)
+    fault(exchange, SourceFaultKind.SERVER_ERROR, times=3)
     assert client.get(INDEX).failure == "status 502"
     before = len(exchange.replay.batch.requests)
-    fault(exchange, FaultKind.HTML)
+    fault(exchange, SourceFaultKind.HTML)
     assert client.get(INDEX).body.startswith(b"<!DOCTYPE html>")
     assert len(exchange.replay.batch.requests) == before + 1
 
 
 def test_a_slow_source_is_given_up(exchange: ExchangeThread) -> None:
-    exchange.replay.batch.add(Fault("fear_greed", FaultKind.SLOW, times=2, seconds=5))
+    exchange.replay.control.switch_on(SourceFault("fear_greed", SourceFaultKind.SLOW, times=2, seconds=5))
     client = SourceHttp(exchange.url, {}, 1_000, Patience(attempts=2, max_backoff_s=0.01), timeout_s=0.2)
     answer = client.get(INDEX)
     client.close()

@@ -1,0 +1,74 @@
+"""What can be asked of a running replay exchange and done to it, under `/replay/…`: status, faults, emitted ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.exchange.emitted import emitted_trades, id_ranges
+from cryptolake_assets.exchange.replay_faults import FaultBoard, ReplayFault, parse_faults
+
+log = structlog.get_logger(__name__)
+
+
+class ControlSide:
+    """Routes and answers. `status` gives the exchange's state; `flush` is called after a change of the faults."""
+
+    def __init__(
+        self, directory: Path, faults: FaultBoard, status: Callable[[], dict[str, Any]], flush: Callable[[], None]
+    ) -> None:
+        self._directory = directory
+        self._faults = faults
+        self._status = status
+        self._flush = flush
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/replay/status", self._get_status),
+            web.get("/replay/ledger", self._get_ledger),
+            web.get("/replay/faults", self._get_faults),
+            web.post("/replay/faults", self._post_faults),
+            web.delete("/replay/faults", self._delete_faults),
+        ]
+
+    def switch_on(self, *faults: ReplayFault) -> None:
+        """Adds faults to those that are on."""
+        self._faults.switch_on(faults)
+        log.info("replay_faults_switched_on", faults=[switch["kind"] for switch in self._faults.describe()])
+        self._flush()
+
+    def switch_off(self) -> None:
+        """Ends all faults."""
+        self._faults.switch_off()
+        log.info("replay_faults_switched_off")
+        self._flush()
+
+    async def _get_status(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._status())
+
+    async def _get_ledger(self, _request: web.Request) -> web.Response:
+        """Ids that were emitted by now, by stream, as ranges with both ends included."""
+        status = self._status()
+        frames = status["frames_passed"]
+        ranges = await asyncio.to_thread(lambda: id_ranges(emitted_trades(self._directory, frames)))
+        return web.json_response({"clock_ms": status["clock_ms"], "frames_passed": frames, "emitted": ranges})
+
+    async def _get_faults(self, _request: web.Request) -> web.Response:
+        return web.json_response({"faults": self._faults.describe()})
+
+    async def _post_faults(self, request: web.Request) -> web.Response:
+        try:
+            self.switch_on(*parse_faults(await request.read()))
+        except SettingsError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        return await self._get_faults(request)
+
+    async def _delete_faults(self, request: web.Request) -> web.Response:
+        self.switch_off()
+        return await self._get_faults(request)

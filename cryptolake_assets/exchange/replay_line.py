@@ -1,0 +1,272 @@
+"""What the faults make of the frames of one connection: lost, changed, again, later; cut, stalled. Pure.
+
+A line is fed each frame in order and gives what is to be done on the wire. It has a stage for each fault: what one
+stage lets through the next one gets.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from cryptolake_assets.exchange.replay_faults import (
+    Corrupt,
+    Cut,
+    Drop,
+    Duplicate,
+    FaultBoard,
+    Interruption,
+    Reorder,
+    Silent,
+    Stall,
+    Switch,
+    chance,
+)
+
+Step = str | Cut | Stall
+"""A text to send, or what happens to the connection."""
+
+
+class NumberedFrame(Protocol):
+    """A frame of the capture."""
+
+    @property
+    def stream(self) -> str | None:
+        """The stream that it belongs to; None: to everybody's."""
+
+    @property
+    def number(self) -> int:
+        """Its place in the capture, from 0."""
+
+    @property
+    def due_ns(self) -> int:
+        """When it was due, exchange time."""
+
+    @property
+    def trade_id(self) -> int | None:
+        """The id of its trade or aggregate; None where it has none."""
+
+
+class Delivery(NamedTuple):
+    """A frame on its way to a client, and its text so far."""
+
+    frame: NumberedFrame
+    text: str
+
+
+class Stage(Protocol):
+    """What one fault makes of frames."""
+
+    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+        """What comes of it now; may hold it back."""
+
+    def flush(self) -> Sequence[Delivery]:
+        """What was held back."""
+
+
+class _Passing:
+    """A stage that holds nothing back."""
+
+    def flush(self) -> Sequence[Delivery]:
+        return ()
+
+
+class SilentStage(_Passing):
+    def __init__(self, fault: Silent, switch: Switch) -> None:
+        self._fault, self._switch = fault, switch
+        self._seen: dict[str | None, int] = {}
+        self._began_ns: dict[str | None, int] = {}
+        self._over: set[str | None] = set()
+
+    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+        fault, stream = self._fault, delivery.frame.stream
+        if not fault.concerns(stream) or stream in self._over:
+            return (delivery,)
+        due_ns = delivery.frame.due_ns
+        if stream not in self._began_ns:
+            seen = self._seen.get(stream, 0)
+            self._seen[stream] = seen + 1
+            if seen < fault.after_frames:
+                return (delivery,)
+            if not self._switch.happens():
+                self._over.add(stream)
+                return (delivery,)
+            self._began_ns[stream] = due_ns
+        if fault.for_s and due_ns >= self._began_ns[stream] + fault.for_s * 1e9:
+            self._over.add(stream)
+            return (delivery,)
+        return ()
+
+
+class DropStage(_Passing):
+    def __init__(self, fault: Drop, switch: Switch) -> None:
+        self._fault, self._switch = fault, switch
+        self._left: dict[str | None, int] = {}
+        """Frames of a stream that still go with the first one of a run."""
+
+    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+        fault, frame = self._fault, delivery.frame
+        if not fault.concerns(frame.stream):
+            return (delivery,)
+        left = self._left.get(frame.stream, 0)
+        if not left and chance(fault.seed, "drop", frame.number) < fault.share:
+            left = 1 + int(chance(fault.seed, "run", frame.number) * fault.run)
+        self._left[frame.stream] = max(0, left - 1)
+        if (left or self._named(frame)) and self._switch.happens():
+            return ()
+        return (delivery,)
+
+    def _named(self, frame: NumberedFrame) -> bool:
+        if not self._fault.ids or (trade_id := frame.trade_id) is None:
+            return False
+        return any(first <= trade_id <= last for first, last in self._fault.ids)
+
+
+class CorruptStage(_Passing):
+    def __init__(self, fault: Corrupt, switch: Switch) -> None:
+        self._fault, self._switch = fault, switch
+
+    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+        fault, frame = self._fault, delivery.frame
+        hit = fault.concerns(frame.stream) and chance(fault.seed, "corrupt", frame.number) < fault.share
+        if hit and self._switch.happens():
+            return (Delivery(frame, garbled(delivery.text, chance(fault.seed, "place", frame.number))),)
+        return (delivery,)
+
+
+class _Later:
+    """Frames that wait until so many others have passed."""
+
+    def __init__(self) -> None:
+        self._passed = 0
+        self._waiting: list[tuple[int, int, Delivery]] = []
+
+    def hold(self, delivery: Delivery, frames: int) -> None:
+        heapq.heappush(self._waiting, (self._passed + frames, self._passed, delivery))
+
+    def tick(self) -> None:
+        self._passed += 1
+
+    def due(self) -> list[Delivery]:
+        found = []
+        while self._waiting and self._waiting[0][0] <= self._passed:
+            found.append(heapq.heappop(self._waiting)[2])
+        return found
+
+    def flush(self) -> Sequence[Delivery]:
+        """All of them, in the order in which they would have come."""
+        found = [delivery for _, _, delivery in sorted(self._waiting)]
+        self._waiting.clear()
+        return found
+
+
+class DuplicateStage(_Later):
+    def __init__(self, fault: Duplicate, switch: Switch) -> None:
+        super().__init__()
+        self._fault, self._switch = fault, switch
+
+    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+        fault, frame = self._fault, delivery.frame
+        self.tick()
+        due = self.due()
+        hit = fault.concerns(frame.stream) and chance(fault.seed, "duplicate", frame.number) < fault.share
+        if hit and self._switch.happens():
+            self.hold(delivery, 1 + int(chance(fault.seed, "within", frame.number) * fault.within))
+        return (delivery, *due)
+
+
+class ReorderStage(_Later):
+    def __init__(self, fault: Reorder, switch: Switch) -> None:
+        super().__init__()
+        self._fault, self._switch = fault, switch
+
+    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+        fault, frame = self._fault, delivery.frame
+        self.tick()
+        due = self.due()
+        hit = fault.concerns(frame.stream) and chance(fault.seed, "reorder", frame.number) < fault.share
+        if hit and self._switch.happens():
+            self.hold(delivery, 1 + int(chance(fault.seed, "window", frame.number) * fault.window))
+            return due
+        return (delivery, *due)
+
+
+class _Interrupter:
+    """When a cut or a stall is due on a connection."""
+
+    def __init__(self, fault: Interruption, switch: Switch) -> None:
+        self._fault, self._switch = fault, switch
+        self._frames = 0
+        self._since_ns: int | None = None
+
+    def is_due(self, frame: NumberedFrame) -> bool:
+        fault = self._fault
+        self._frames += 1
+        if self._since_ns is None:
+            self._since_ns = frame.due_ns
+        by_frames = bool(fault.every_frames) and self._frames >= fault.every_frames
+        by_time = bool(fault.every_s) and frame.due_ns >= self._since_ns + fault.every_s * 1e9
+        if not (by_frames or by_time) or not self._switch.happens():
+            return False
+        self._frames, self._since_ns = 0, frame.due_ns
+        return True
+
+
+class FaultLine:
+    """The faults of a board on one connection. A change of the board holds from the next frame on."""
+
+    def __init__(self, board: FaultBoard) -> None:
+        self._board = board
+        self._build()
+
+    @property
+    def idle(self) -> bool:
+        """Whether frames pass as they are."""
+        return self._version == self._board.version and not self._stages and not self._interrupters
+
+    def take(self, frame: NumberedFrame, text: str) -> Iterator[Step]:
+        """What the next frame brings about, step by step."""
+        if self._version != self._board.version:
+            yield from self.flush()
+            self._build()
+        yield from self._through((Delivery(frame, text),), self._stages)
+
+    def flush(self) -> Iterator[Step]:
+        """What was held back: before an answer, and when the replay has ended."""
+        for number, stage in enumerate(self._stages):
+            yield from self._through(stage.flush(), self._stages[number + 1 :])
+
+    def _build(self) -> None:
+        board = self._board
+        self._version = board.version
+        self._stages: list[Stage] = []
+        self._interrupters: list[tuple[Cut | Stall, _Interrupter]] = []
+        for switch in board.of(Silent, Drop, Corrupt, Duplicate, Reorder, Cut, Stall):
+            match switch.fault:
+                case Silent() as fault:
+                    self._stages.append(SilentStage(fault, switch))
+                case Drop() as fault:
+                    self._stages.append(DropStage(fault, switch))
+                case Corrupt() as fault:
+                    self._stages.append(CorruptStage(fault, switch))
+                case Duplicate() as fault:
+                    self._stages.append(DuplicateStage(fault, switch))
+                case Reorder() as fault:
+                    self._stages.append(ReorderStage(fault, switch))
+                case Cut() | Stall() as fault:
+                    self._interrupters.append((fault, _Interrupter(fault, switch)))
+
+    def _through(self, deliveries: Sequence[Delivery], stages: Sequence[Stage]) -> Iterator[Step]:
+        for stage in stages:
+            deliveries = [out for delivery in deliveries for out in stage.take(delivery)]
+        for delivery in deliveries:
+            yield delivery.text
+            for fault, interrupter in self._interrupters:
+                if interrupter.is_due(delivery.frame):
+                    yield fault
+
+
+def garbled(text: str, place: float) -> str:
+    """The text broken off at `place` (in [0, 1)) of it, with a character behind that ends no JSON."""
+    return f"{text[: 1 + int(place * (len(text) - 1))]}\x1a"
