@@ -21,6 +21,7 @@ from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.exchange.choice import parse_choice
 from cryptolake_assets.exchange.replay_faults import parse_faults
 from cryptolake_assets.settings_api import ApiSettings
+from cryptolake_assets.settings_exchange import ExchangeSettings
 from cryptolake_assets.settings_graph import GraphSettings, named
 from cryptolake_assets.settings_stream import StreamSettings
 
@@ -66,7 +67,7 @@ class Engine(StrEnum):
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Settings(ApiSettings, GraphSettings, StreamSettings):
+class Settings(ApiSettings, GraphSettings, StreamSettings, ExchangeSettings):
     """All settings; see `.env.example` for the same list with its defaults."""
 
     model_config = SettingsConfigDict(

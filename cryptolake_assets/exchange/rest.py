@@ -19,7 +19,8 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
-from cryptolake_assets.exchange.records import AggTrade, Kline
+from cryptolake_assets.exchange.records import AggTrade, HistoricalTrade, Kline
+from cryptolake_assets.exchange.weight import WeightBudget
 
 log = structlog.get_logger(__name__)
 
@@ -27,9 +28,13 @@ T = TypeVar("T")
 
 KLINES_PAGE = 1_500
 AGG_TRADES_PAGE = 1_000
+HISTORICAL_TRADES_PAGE = 500
+_KEY_HEADER = "X-MBX-APIKEY"
+_USED_HEADER = "X-MBX-USED-WEIGHT-1M"
 _AGG_TRADES_WINDOW_MS = 3_600_000 - 1  # the exchange answers windows under one hour
 _INVALID_SYMBOL = -1121
 _RATE_LIMITED = (418, 429)
+_NO_RIGHT = (401, 403)
 
 
 class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
@@ -77,15 +82,25 @@ class _AggTradeRow(msgspec.Struct):
     m: bool
 
 
+class _HistoricalTradeRow(msgspec.Struct, rename="camel"):
+    id: int
+    price: str
+    qty: str
+    time: int
+    is_buyer_maker: bool
+
+
 _KlineRow = tuple[int, str, str, str, str, str, int, str, int, str, str, Any]
 
 
 @dataclass(frozen=True)
 class RestRequest:
-    """One GET: its path, its query."""
+    """One GET: its path, its query, its request weight, and whether the exchange wants a key with it."""
 
     path: str
     params: dict[str, str | int] = field(default_factory=dict)
+    weight: int = 1
+    wants_key: bool = False
 
 
 class TryAgainError(Exception):
@@ -134,18 +149,24 @@ def exchange_info_request() -> RestRequest:
 
 
 def volumes_request() -> RestRequest:
-    return RestRequest("/fapi/v1/ticker/24hr")
+    return RestRequest("/fapi/v1/ticker/24hr", weight=40)
 
 
 def klines_request(symbol: str, interval: str, start_ms: int, end_ms: int) -> RestRequest:
     """Klines whose open time is in [start_ms, end_ms], the first page of them."""
     params: dict[str, str | int] = {"symbol": symbol, "interval": interval, "startTime": start_ms, "endTime": end_ms}
-    return RestRequest("/fapi/v1/klines", params | {"limit": KLINES_PAGE})
+    return RestRequest("/fapi/v1/klines", params | {"limit": KLINES_PAGE}, weight=10)
 
 
 def agg_trades_request(symbol: str, **window: int) -> RestRequest:
     """`window`: either `fromId`, or `startTime` and `endTime`."""
-    return RestRequest("/fapi/v1/aggTrades", {"symbol": symbol, **window, "limit": AGG_TRADES_PAGE})
+    return RestRequest("/fapi/v1/aggTrades", {"symbol": symbol, **window, "limit": AGG_TRADES_PAGE}, weight=20)
+
+
+def historical_trades_request(symbol: str, first_id: int) -> RestRequest:
+    """Trades of the order book from `first_id` on."""
+    params: dict[str, str | int] = {"symbol": symbol, "fromId": first_id, "limit": HISTORICAL_TRADES_PAGE}
+    return RestRequest("/fapi/v1/historicalTrades", params, weight=20, wants_key=True)
 
 
 def parse_time_ms(body: bytes) -> int:
@@ -174,6 +195,11 @@ def parse_agg_trades(body: bytes) -> list[AggTrade]:
     return [AggTrade(row.a, row.p, row.q, row.f, row.l, row.T, row.m) for row in rows]
 
 
+def parse_historical_trades(body: bytes) -> list[HistoricalTrade]:
+    rows = _parse(body, list[_HistoricalTradeRow], "historicalTrades")
+    return [HistoricalTrade(row.id, row.price, row.qty, row.time, row.is_buyer_maker) for row in rows]
+
+
 def judge(request: RestRequest, response: httpx.Response, policy: RetryPolicy) -> bytes:
     """The body of a good answer. Raises `UnknownSymbolError`, `ExchangeError`, or what makes the caller try again."""
     status = response.status_code
@@ -199,7 +225,10 @@ def judge(request: RestRequest, response: httpx.Response, policy: RetryPolicy) -
         raise TryAgainError(cause, retry_after_s)
     if status >= httpx.codes.INTERNAL_SERVER_ERROR:
         raise TryAgainError(cause)
-    raise ExchangeError(f"exchange: {request.path} was refused ({cause}); query {request.params}. Correct the request.")
+    advice = (
+        "Correct CRYPTOLAKE_BINANCE_API_KEY." if request.wants_key and status in _NO_RIGHT else "Correct the request."
+    )
+    raise ExchangeError(f"exchange: {request.path} was refused ({cause}); query {request.params}. {advice}")
 
 
 def _parse(body: bytes, kind: type[T], what: str) -> T:
@@ -312,9 +341,22 @@ class ExchangeRest:
 class AsyncExchangeRest:
     """The asyncio client, with what the producer needs; errors as in `ExchangeRest`."""
 
-    def __init__(self, base_url: str, timeout_s: float = 10.0, policy: RetryPolicy | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        timeout_s: float = 10.0,
+        policy: RetryPolicy | None = None,
+        *,
+        api_key: str = "",
+        budget: WeightBudget | None = None,
+        urgent: bool = True,
+    ) -> None:
+        """`budget` is shared by the clients of a process; requests of one that is not `urgent` wait for their share."""
         self._base_url = base_url.rstrip("/")
         self._policy = policy or RetryPolicy()
+        self._api_key = api_key
+        self._budget = budget or WeightBudget()
+        self._urgent = urgent
         self._client = httpx.AsyncClient(base_url=self._base_url, timeout=timeout_s, verify=tls())
 
     async def __aenter__(self) -> AsyncExchangeRest:
@@ -341,11 +383,34 @@ class AsyncExchangeRest:
         """A page of aggregate trades from `first_id` on, ascending."""
         return parse_agg_trades(await self._get(agg_trades_request(symbol, fromId=first_id)))
 
+    @property
+    def has_key(self) -> bool:
+        """Whether `historical_trades_from` can be asked."""
+        return bool(self._api_key)
+
+    async def historical_trades_from(self, symbol: str, first_id: int) -> list[HistoricalTrade]:
+        """A page of trades of the order book from `first_id` on, ascending; wants a key."""
+        return parse_historical_trades(await self._get(historical_trades_request(symbol, first_id)))
+
     async def _get(self, request: RestRequest) -> bytes:
         try:
             async for attempt in AsyncRetrying(**self._policy.arguments()):
                 with attempt:
-                    return judge(request, await self._client.get(request.path, params=request.params), self._policy)
+                    return judge(request, await self._answer(request), self._policy)
         except (TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise _gave_up(self._base_url, request, self._policy, error) from error
         raise AssertionError("tenacity ends by an answer or an error")
+
+    async def _answer(self, request: RestRequest) -> httpx.Response:
+        """Sends the request once the budget allows it, and notes what the answer says of the budget."""
+        budget, used = self._budget, None
+        await budget.take(request.weight, self._policy.max_retry_after_s, urgent=self._urgent)
+        headers = {_KEY_HEADER: self._api_key} if request.wants_key and self._api_key else None
+        try:
+            response = await self._client.get(request.path, params=request.params, headers=headers)
+            used = response.headers.get(_USED_HEADER)
+        finally:
+            budget.answered(request.weight, used)
+        if response.status_code in _RATE_LIMITED:
+            budget.block(retry_after_s_of(response))
+        return response

@@ -80,6 +80,17 @@ def files_between(table: Table, snapshot_id: int, first: datetime, last: datetim
     ]
 
 
+def newest_hour(table: Table) -> datetime | None:
+    """The latest hour that holds a trade, by the manifest list alone; None while the table is empty."""
+    snapshot = table.current_snapshot()
+    hours = [
+        _hour(_number(manifest.partitions[0].upper_bound))
+        for manifest in (snapshot.manifests(table.io) if snapshot else ())
+        if manifest.partitions and manifest.partitions[0].upper_bound is not None
+    ]
+    return max(hours, default=None)
+
+
 def constants_of(files: Iterable[BronzeFile], columns: Iterable[str]) -> dict[str, str]:
     """Of the text columns those that hold one value in all of the files, with it: they need not be read."""
     all_constants = [file.constants for file in files]

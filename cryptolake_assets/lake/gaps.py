@@ -37,6 +37,20 @@ class GapOutcome(StrEnum):
     """Every missing trade came later: the exchange sent out of order, or again."""
     REPAIRED = "repaired"
     """They were fetched from the exchange's history."""
+    NOT_ORDER_BOOK = "not_order_book"
+    """The exchange has trades before and behind the ids and none with them: they belong to the insurance fund or to
+    auto-deleveraging, which its history of trades does not tell. Nothing of the order book is lost."""
+
+
+class OpenBecause(StrEnum):
+    """Why a gap is not repaired."""
+
+    NEEDS_KEY = "needs_key"
+    """The history of single trades is told to holders of a key only (CRYPTOLAKE_BINANCE_API_KEY)."""
+    BEYOND_LIMIT = "beyond_limit"
+    """The gap was larger than CRYPTOLAKE_GAP_REPAIR_MAX_IDS: this older part is left to the public archive."""
+    NOT_AT_EXCHANGE = "not_at_exchange"
+    """The exchange was asked and did not have all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +59,8 @@ class TradeGap:
 
     `after_us` and `before_us` are the event times of these two (µs since 1970, UTC): the missing trades happened in
     between. `ids_missing` is how many of `first_missing_id` to `last_missing_id` did not come yet. An open gap has no
-    `closed_at`, `closed_by` and `outcome`; the trades that closed one are in Kafka below `kafka_offset`.
+    `closed_at`, `closed_by` and `outcome`, and says in `open_because` what hinders its repair; the trades that closed
+    one are in Kafka below `kafka_offset`. `ids_not_order_book` of the ids turned out to be none that one can have.
     Key: (exchange, symbol, stream, first_missing_id).
     """
 
@@ -63,6 +78,8 @@ class TradeGap:
     outcome: GapOutcome | None = None
     kafka_partition: int | None = None
     kafka_offset: int | None = None
+    ids_not_order_book: int = 0
+    open_because: OpenBecause | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -70,7 +87,8 @@ class TradeGap:
 
 
 class IcebergGapSink:
-    """Writes the producer's gaps. A gap that was closed stays closed: a replay that is repeated finds it again."""
+    """Writes the producer's gaps. A gap that was closed stays as it is: a replay that is repeated finds it again, and
+    so does a producer that reads the end of the topic."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -96,7 +114,7 @@ class IcebergGapSink:
             for row in table.scan(row_filter=window).to_arrow().to_pylist()
             if row["closed_at"] is not None
         }
-        records = [_record(gap) for gap in gaps if gap.closed_at is not None or gap.key not in closed]
+        records = [_record(gap) for gap in gaps if gap.key not in closed]
         if not records:
             return
         candidate = pa.Table.from_pylist(records, BRONZE_GAPS.arrow_schema())
@@ -125,6 +143,8 @@ def _record(gap: TradeGap) -> dict[str, Any]:
         "kafka_partition": gap.kafka_partition,
         "kafka_offset": gap.kafka_offset,
         "updated_at": None,
+        "ids_not_order_book": gap.ids_not_order_book,
+        "open_because": None if gap.open_because is None else gap.open_because.value,
     }
 
 
@@ -144,6 +164,9 @@ def _gap(row: dict[str, Any]) -> TradeGap:
         outcome=None if row["outcome"] is None else GapOutcome(row["outcome"]),
         kafka_partition=row["kafka_partition"],
         kafka_offset=row["kafka_offset"],
+        # A lake of an earlier version has these two once `cryptolake bootstrap` has added them.
+        ids_not_order_book=row.get("ids_not_order_book") or 0,
+        open_because=None if row.get("open_because") is None else OpenBecause(row["open_because"]),
     )
 
 

@@ -181,10 +181,17 @@ BRONZE_GAPS = TableSpec(
         Column("detected_at", TIME, "when the producer saw it, by its own clock"),
         Column("closed_at", TIME, "when nothing was missing any more; empty while the gap is open"),
         Column("closed_by", "string", "what brought the last of the trades: stream or rest"),
-        Column("outcome", "string", "arrived: every trade came later; repaired: fetched from the exchange's history"),
+        Column(
+            "outcome",
+            "string",
+            "arrived: every trade came later; repaired: fetched from the exchange's history; "
+            "not_order_book: the exchange tells no such trades",
+        ),
         Column("kafka_partition", "int", "partition of the symbol's trades; of a closed gap"),
         Column("kafka_offset", "long", "the trades that closed the gap are below this offset"),
         Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        Column("ids_not_order_book", "long", "of the ids, those that are no trades of the order book"),
+        Column("open_because", "string", "why it was not repaired: needs_key, beyond_limit or not_at_exchange"),
     ),
     key=("exchange", "symbol", "stream", "first_missing_id"),
     partition=("missing_after", "month"),

@@ -116,7 +116,7 @@ class CoverageWriter:
         self._partition_for = partition_for
         self._first = first
         self._due: dict[tuple[str, int], CoverageRow] = {}
-        self._claimed: dict[str, tuple[int, int]] = {}
+        self._claimed: dict[tuple[str, int], int] = {}
         self._writing = asyncio.Lock()
         self.covered_to_ms: dict[str, int] = {}
         """Per symbol how far the coverage reaches that was written last."""
@@ -126,9 +126,9 @@ class CoverageWriter:
     def claim(self, symbols: Sequence[str], interval: tuple[int, int], next_offsets: dict[int, int]) -> None:
         """States the interval (exchange time, ms) for the symbols; `next_offsets` is per partition of the topic."""
         for symbol in symbols:
-            if self._claimed.get(symbol) == interval:
+            if self._claimed.get((symbol, interval[0])) == interval[1]:
                 continue
-            self._claimed[symbol] = interval
+            self._claimed[symbol, interval[0]] = interval[1]
             partition = self._partition_for(symbol.encode())
             self._due[symbol, interval[0]] = CoverageRow(
                 self._exchange,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -139,22 +139,40 @@ async def peek_async(settings: Settings, topic: str, count: int, from_end: bool 
         end = await consumer.end_offsets(partitions)
         start = {tp: max(begin[tp], end[tp] - count) if from_end else begin[tp] for tp in partitions}
         stop = {tp: end[tp] if from_end else min(end[tp], begin[tp] + count) for tp in partitions}
-        consumer.assign(partitions)
-        for tp in partitions:
-            consumer.seek(tp, start[tp])
-        records: list[PeekedRecord] = []
-        open_partitions = {tp for tp in partitions if start[tp] < stop[tp]}
-        while open_partitions:
-            for tp, batch in (await consumer.getmany(*open_partitions, timeout_ms=500)).items():
-                records.extend(
-                    PeekedRecord(tp.partition, item.offset, item.timestamp, item.key, item.value, tuple(item.headers))
-                    for item in batch
-                    if item.offset < stop[tp]
-                )
-            # The position also passes records that are gone (compaction, transaction markers).
-            open_partitions = {tp for tp in open_partitions if await consumer.position(tp) < stop[tp]}
+        records = await _read(consumer, start, stop)
     records.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
     return records[-count:] if from_end else records[:count]
+
+
+async def read_async(settings: Settings, topic: str, spans: Mapping[int, tuple[int, int]]) -> list[PeekedRecord]:
+    """What lies in [first, end) of each named partition and is still there, by partition and offset."""
+    async with _asking(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
+        named = [tp for tp in await _partitions(settings, topic) if tp.partition in spans]
+        begin = await consumer.beginning_offsets(named)
+        start = {tp: max(begin[tp], spans[tp.partition][0]) for tp in named}
+        records = await _read(consumer, start, {tp: spans[tp.partition][1] for tp in named})
+    return sorted(records, key=lambda record: (record.partition, record.offset))
+
+
+async def _read(
+    consumer: AIOKafkaConsumer, start: Mapping[TopicPartition, int], stop: Mapping[TopicPartition, int]
+) -> list[PeekedRecord]:
+    """What lies in [start, stop) of each partition, in no order."""
+    consumer.assign(list(start))
+    for tp, offset in start.items():
+        consumer.seek(tp, offset)
+    records: list[PeekedRecord] = []
+    open_partitions = {tp for tp in start if start[tp] < stop[tp]}
+    while open_partitions:
+        for tp, batch in (await consumer.getmany(*open_partitions, timeout_ms=500)).items():
+            records.extend(
+                PeekedRecord(tp.partition, item.offset, item.timestamp, item.key, item.value, tuple(item.headers))
+                for item in batch
+                if item.offset < stop[tp]
+            )
+        # The position also passes records that are gone (compaction, transaction markers).
+        open_partitions = {tp for tp in open_partitions if await consumer.position(tp) < stop[tp]}
+    return records
 
 
 def dead_letter(frame: RejectedFrame, *, stream: str, received_at_us: int) -> tuple[bytes, list[tuple[str, bytes]]]:

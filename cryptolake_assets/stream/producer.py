@@ -11,6 +11,7 @@ when the rest could not be delivered in time.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -27,15 +28,19 @@ from cryptolake_assets.contract import AcceptedFrame, RejectedFrame, parse_frame
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.exchange.rest import AsyncExchangeRest, RetryPolicy
 from cryptolake_assets.exchange.universe import Subscriptions
+from cryptolake_assets.exchange.weight import WeightBudget
 from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.log import configure_logging
-from cryptolake_assets.settings import EXCHANGE_NAME, Settings, TradeStream, get_settings
+from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings
+from cryptolake_assets.stream.catch_up import CatchUp, CatchUpOptions
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
 from cryptolake_assets.stream.coverage import ConnectionSpan, CoverageSink, CoverageWriter
 from cryptolake_assets.stream.fleet import Fleet, FleetOptions
 from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame, SpanMark
 from cryptolake_assets.stream.gaps import GapSink, GapTracker, GapWriter
+from cryptolake_assets.stream.history import StreamHistory, TradeHistory
 from cryptolake_assets.stream.kafka import dead_letter
+from cryptolake_assets.stream.last_trades import FETCHED_HEADERS, LastTrades, NewestTrades
 from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.producer_status import (
     MAX_SYMBOLS_SHOWN,
@@ -45,7 +50,7 @@ from cryptolake_assets.stream.producer_status import (
     write_status,
 )
 from cryptolake_assets.stream.publisher import KafkaPublisher, Message, Publisher
-from cryptolake_assets.stream.repair import GapRepairer, TradeHistory
+from cryptolake_assets.stream.repair import GapRepairer
 from cryptolake_assets.stream.rounds import CoverageRounds
 from cryptolake_assets.stream.subscriptions import find_subscriptions, keep_choice
 from cryptolake_assets.stream.tasks import cancelled, unless
@@ -62,6 +67,7 @@ class ProducerOptions:
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     fleet: FleetOptions | None = None
     """None: what the settings say."""
+    catch_up: CatchUpOptions = field(default_factory=CatchUpOptions)
     drain_timeout_s: float = 20.0
     """How long a stop waits for the brokers to acknowledge the rest."""
     claim_wait_s: float = 2.0
@@ -85,8 +91,10 @@ class Producer:
         sink: CoverageSink,
         gaps: GapSink,
         history: TradeHistory,
+        last_trades: LastTrades | None = None,
         options: ProducerOptions | None = None,
     ) -> None:
+        """Without `last_trades` nothing is known of what an earlier process received."""
         self._settings = settings
         self._options = options or ProducerOptions()
         self._publisher = publisher
@@ -94,9 +102,18 @@ class Producer:
         self._trades_topic = settings.kafka_topic_futures
         self._queue = FrameQueue()
         self._outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
-        self._gaps = GapTracker(EXCHANGE_NAME, subscriptions.stream)
+        self._last_trades = last_trades
+        self._gaps = GapTracker(EXCHANGE_NAME, subscriptions.stream, most_ids=settings.gap_repair_max_ids)
         self._gap_writer = GapWriter(gaps, self._gaps)
-        self._repairer = GapRepairer(self._gaps, history, self._put_fetched)
+        stream_history = StreamHistory(history, subscriptions.stream)
+        self._repairer = GapRepairer(self._gaps, stream_history, self._put_fetched)
+        self._catch_up = CatchUp(
+            self._gaps,
+            stream_history,
+            spans=lambda: [c.span for c in self.fleet.connections if c.span is not None],
+            is_idle=lambda: not len(self._queue),
+            options=self._options.catch_up,
+        )
         self._fetched = ConnectionSpan("rest", ())
         self._coverage = CoverageWriter(
             sink,
@@ -164,9 +181,7 @@ class Producer:
         self._state = "streaming"
         self._working = True
         log.info("producer_started", symbols=len(self.fleet.symbols), stream=self._stream, source=self._settings.ws_url)
-        readers = [self.fleet.run()]
-        if self._stream == TradeStream.AGG_TRADE.value:  # single trades cannot be asked for without a key
-            readers.append(self._repairer.run())
+        readers = [self.fleet.run(), self._repairer.run(), self._catch_up.run()]
         connections = [asyncio.create_task(reader) for reader in readers]
         resend = asyncio.create_task(self._outbox.run())
         publish = asyncio.create_task(self._publish())
@@ -228,6 +243,10 @@ class Producer:
 
     async def _publish(self) -> None:
         """From the queue through the contract into the outbox, in order, until `EndOfFrames`."""
+        if self._last_trades is not None:
+            start_offsets = self._publisher.start_offsets
+            known = await self._last_trades.find(self.fleet.symbols, self._stream, start_offsets)
+            self._gaps.take_up(known.on_topic, known.in_bronze)
         # Bounded: also symbols that are not subscribed are kept, Silver judges them.
         partition_of = lru_cache(maxsize=4096)(lambda symbol: self._publisher.partition_for(symbol.encode()))
         while True:
@@ -246,15 +265,17 @@ class Producer:
         parsed = parse_frame(frame.raw, ingest_time_us=frame.received_at_us, exchange=EXCHANGE_NAME)
         if isinstance(parsed, AcceptedFrame):
             event = parsed.event
-            if frame.span is self._fetched:
-                self._gaps.fill(event.symbol, event.trade_id)
+            is_fetched = frame.span is self._fetched
+            if is_fetched:
+                self._gaps.fill(event.symbol, event.trade_id, event.event_time)
             else:
                 frame.span.see(parsed.exchange_time_ms)
                 if event.stream == self._stream:
                     self._gaps.see(event.symbol, event.trade_id, event.event_time)
             self._last_event_time_us = event.event_time
-            partition = partition_of(event.symbol)
-            await self._outbox.put(Message(self._trades_topic, event.encode(), event.symbol.encode(), partition))
+            key, partition = event.symbol.encode(), partition_of(event.symbol)
+            headers = FETCHED_HEADERS if is_fetched else None
+            await self._outbox.put(Message(self._trades_topic, event.encode(), key, partition, headers))
         elif isinstance(parsed, RejectedFrame):
             value, headers = dead_letter(parsed, stream=self._stream, received_at_us=frame.received_at_us)
             self._note_rejected(parsed)
@@ -275,17 +296,22 @@ class Producer:
 
     def _mark(self, span: ConnectionSpan, asked_ms: int | None, *, ended: bool) -> None:
         """Claims the connection's interval so far once everything before this point is acknowledged."""
-        self._outbox.mark(partial(self._claim, span, span.claim_to(asked_ms), ended, self._gaps.take_closed()))
+        interval = span.claim_to(asked_ms)
+        by_ids = self._gaps.proven_before(span.symbols, interval)
+        self._outbox.mark(partial(self._claim, span, interval, by_ids, ended, self._gaps.take_closed()))
 
     def _claim(
         self,
         span: ConnectionSpan,
         interval: tuple[int, int] | None,
+        by_ids: dict[str, tuple[int, int]],
         ended: bool,
         closed: list[TradeGap],
         next_offsets: dict[int, int],
     ) -> None:
         self._gap_writer.close(closed, self._publisher.partition_for, next_offsets)
+        for symbol, proven in by_ids.items():
+            self._coverage.claim((symbol,), proven, next_offsets)
         if interval is not None:
             self._coverage.claim(span.symbols, interval, next_offsets)
         span.claims += 1
@@ -367,9 +393,12 @@ async def serve(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     # Few attempts: a clock that answers late is of no use, and the next round asks again.
     policy = RetryPolicy(attempts=2, max_backoff_s=0.5, max_retry_after_s=1.0)
+    # The history waits for as long as the exchange asks, and holds its budget for all symbols.
+    patient = RetryPolicy(max_retry_after_s=math.inf)
+    budget, key = WeightBudget(settings.rest_weight_share), settings.binance_api_key.get_secret_value()
     async with (
-        AsyncExchangeRest(settings.rest_url, timeout_s=3.0, policy=policy) as rest,
-        AsyncExchangeRest(settings.rest_url) as history,
+        AsyncExchangeRest(settings.rest_url, timeout_s=3.0, policy=policy, budget=budget) as rest,
+        AsyncExchangeRest(settings.rest_url, policy=patient, api_key=key, budget=budget, urgent=False) as history,
     ):
         found: list[Subscriptions] = []
         items = settings.symbol_items
@@ -387,6 +416,7 @@ async def serve(settings: Settings) -> int:
             sink=IcebergCoverageSink(settings),
             gaps=IcebergGapSink(settings),
             history=history,
+            last_trades=NewestTrades(settings),
         )
         choice = asyncio.create_task(keep_choice(settings, items, history, producer.fleet))
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from aiohttp import web
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
 from cryptolake_assets.exchange.capture import read_klines
 from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_assets.exchange.rest import AsyncExchangeRest, ExchangeRest, RetryPolicy
+from cryptolake_assets.exchange.rest import HISTORICAL_TRADES_PAGE, AsyncExchangeRest, ExchangeRest, RetryPolicy
+from cryptolake_assets.exchange.weight import WeightBudget
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.captures import write_capture
 from cryptolake_tests.exchange.sockets import NOON_MS, numbered_capture, open_socket, until
@@ -170,3 +172,39 @@ async def test_an_exchange_that_is_not_there(server: ScriptedServer) -> None:
         for error in await _both(url):
             assert isinstance(error, ExchangeError), error
             assert "did not answer after 3 attempts" in str(error)
+
+
+async def test_single_trades_are_told_to_holders_of_a_key(tmp_path: Path) -> None:
+    numbered_capture(tmp_path, 1_200, 60_000)
+    async with ReplayExchange(tmp_path, 0).running() as exchange:
+        async with open_socket(exchange, "/stream?streams=btcusdt@trade"):
+            await until(lambda: exchange.status()["state"] == "finished")
+        async with AsyncExchangeRest(exchange.url, policy=QUICK) as without:
+            assert not without.has_key
+            with pytest.raises(ExchangeError, match=r"401 -2014 .* Correct CRYPTOLAKE_BINANCE_API_KEY"):
+                await without.historical_trades_from("BTCUSDT", 1)
+        async with AsyncExchangeRest(exchange.url, policy=QUICK, api_key="secret") as client:
+            assert client.has_key
+            page = await client.historical_trades_from("BTCUSDT", 100)
+            assert [row.trade_id for row in page] == list(range(100, 100 + HISTORICAL_TRADES_PAGE))
+            with pytest.raises(UnknownSymbolError):
+                await client.historical_trades_from("NOPE", 1)
+
+
+async def test_a_pause_that_the_exchange_asks_for_is_kept_by_all_clients_of_a_budget(server: ScriptedServer) -> None:
+    server.script = [(429, {"Retry-After": "1"}, '{"code":-1003,"msg":"Too many requests"}'), (200, {}, "[]"), TIME]
+    budget = WeightBudget()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    async with (
+        AsyncExchangeRest(server.url, 5, QUICK, budget=budget, urgent=False) as history,
+        AsyncExchangeRest(server.url, 5, replace(QUICK, max_retry_after_s=0.5), budget=budget) as clock,
+    ):
+        waiting = asyncio.create_task(history.agg_trades_from("BTCUSDT", 1))
+        await until(lambda: budget.blocked_s > 0)
+        with pytest.raises(ExchangeError, match="wants no request for another 1 s"):
+            await clock.time_ms()
+        assert server.requests == 1, "nothing was sent meanwhile"
+        assert await waiting == []
+        assert loop.time() - started >= 1
+        assert await clock.time_ms() == 5

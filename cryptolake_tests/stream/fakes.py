@@ -12,7 +12,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.exchange.records import AggTrade
+from cryptolake_assets.exchange.records import AggTrade, HistoricalTrade
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.stream.publisher import DeliveryListener, Message, Verdict
@@ -148,21 +148,37 @@ class MemoryGaps:
 
 
 class MemoryHistory:
-    """The exchange's aggregates by id, in pages; fails as often as told to."""
+    """The exchange's history by id, in pages, the same for every symbol; fails as often as told to."""
 
-    def __init__(self, rows: Iterable[AggTrade] = (), page: int = 1_000) -> None:
+    def __init__(
+        self,
+        rows: Iterable[AggTrade] = (),
+        page: int = 1_000,
+        trades: Iterable[HistoricalTrade] = (),
+        has_key: bool = False,
+    ) -> None:
         self.rows = sorted(rows, key=lambda row: row.agg_trade_id)
+        self.trades = sorted(trades, key=lambda row: row.trade_id)
         self.page = page
+        self.has_key = has_key
         self.asked: list[int] = []
         self.failures_left = 0
 
     async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade]:
+        self._ask(symbol, first_id)
+        return [row for row in self.rows if row.agg_trade_id >= first_id][: self.page]
+
+    async def historical_trades_from(self, symbol: str, first_id: int) -> list[HistoricalTrade]:
+        assert self.has_key
+        self._ask(symbol, first_id)
+        return [row for row in self.trades if row.trade_id >= first_id][: self.page]
+
+    def _ask(self, symbol: str, first_id: int) -> None:
         assert symbol
         self.asked.append(first_id)
         if self.failures_left:
             self.failures_left -= 1
             raise ExchangeError("exchange: no answer.")
-        return [row for row in self.rows if row.agg_trade_id >= first_id][: self.page]
 
 
 class FakeClock:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, TradeGap
-from cryptolake_assets.stream.gaps import MAX_OPEN, MAX_STEP_IDS, GapTracker, GapWriter
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause, TradeGap
+from cryptolake_assets.stream.gaps import MAX_OPEN, MAX_STEP_IDS, GapTracker, GapWriter, KnownTrade, LastTrade
 from cryptolake_tests.stream.fakes import MemoryGaps
 
 NOW = datetime(2024, 7, 18, 12, tzinfo=UTC)
@@ -79,6 +79,100 @@ def test_what_is_still_missing_in_a_replay_stays_one_gap() -> None:
     fed([1, 2, 6, 7], found)
     assert opened(found) == []
     assert found.ids_missing == 3
+
+
+def test_what_an_earlier_process_had_last_makes_the_first_trade_show_a_hole() -> None:
+    found = tracker()
+    found.take_up((), {"BTCUSDT": LastTrade(10, 10), "ETHUSDT": LastTrade(10, 10)})
+    fed([11, 12], found, "ETHUSDT")
+    fed([20], found)
+    (hole,) = found.take_open().values()
+    assert (hole.symbol, hole.first_missing_id, hole.last_missing_id) == ("BTCUSDT", 11, 19)
+    assert (hole.after_us, hole.before_us) == (10, 20)
+
+
+def test_a_replay_from_before_what_is_known_is_followed_from_its_first_trade() -> None:
+    found = tracker()
+    found.take_up((), {"BTCUSDT": LastTrade(100, 100)})
+    fed([1, 2, 3], found)
+    assert opened(found) == []
+    fed([6], found)
+    assert opened(found) == [(4, 5, 2)]
+
+
+def on_topic(*ids: int, fetched: tuple[int, ...] = ()) -> list[KnownTrade]:
+    return [KnownTrade("BTCUSDT", number, number, number in fetched) for number in ids]
+
+
+def test_holes_at_the_end_of_the_topic_are_taken_up() -> None:
+    """A producer was killed before it could tell of them; of one it had fetched the trades already."""
+    found = tracker()
+    found.resume([gap(3, 4)])
+    found.take_up(on_topic(1, 2, 5, 9, 10, 12, 3, 4, 11, fetched=(3, 4, 11)), {"BTCUSDT": LastTrade(11, 11)})
+    assert opened(found) == [(6, 8, 3)]
+    assert [(closed.first_missing_id, closed.outcome) for closed in found.take_closed()] == [
+        (3, GapOutcome.REPAIRED),
+        (11, GapOutcome.REPAIRED),
+    ]
+    assert found.last("BTCUSDT") == LastTrade(12, 12)
+
+
+def test_a_replay_on_the_topic_that_began_anew_has_no_hole() -> None:
+    found = tracker()
+    found.take_up(on_topic(90, 91, 1, 2), {})
+    fed([1, 2, 3], found)
+    assert opened(found) == []
+    assert found.last("BTCUSDT") == LastTrade(3, 3)
+
+
+def test_trades_that_only_the_exchange_has_are_a_hole() -> None:
+    found = fed([1])
+    found.reach("BTCUSDT", LastTrade(4, 40))
+    found.reach("BTCUSDT", LastTrade(3, 30))
+    found.reach("ETHUSDT", LastTrade(3, 30))
+    (hole,) = found.take_open().values()
+    assert (hole.first_missing_id, hole.last_missing_id, hole.after_us, hole.before_us) == (2, 4, 1, 40)
+    assert opened(fed([5], found)) == []
+
+
+def test_a_hole_around_an_open_one_is_the_rest_of_it() -> None:
+    """A producer was killed before Kafka had the trade behind a gap that is in the ledger."""
+    found = tracker()
+    found.resume([gap(3, 5)])
+    found.take_up((), {"BTCUSDT": LastTrade(2, 2)})
+    fed([9], found)
+    assert opened(found) == [(6, 8, 3)]
+    found = tracker()
+    found.resume([gap(4, 5)])
+    found.take_up((), {"BTCUSDT": LastTrade(2, 2)})
+    fed([9], found)
+    assert opened(found) == [(3, 3, 1), (6, 8, 3)]
+    assert found.ids_missing == 6
+
+
+def test_ids_outside_of_the_order_book_close_a_gap() -> None:
+    found = fed([1, 6])
+    found.settle("BTCUSDT", 3, 4)
+    assert opened(found) == [(2, 5, 2)]
+    fed([5], found)
+    found.settle("BTCUSDT", 1, 2)
+    (closed,) = found.take_closed()
+    assert (closed.outcome, closed.ids_not_order_book, closed.closed_by) == (GapOutcome.REPAIRED, 3, ClosedBy.REST)
+    fed([8], found)
+    found.settle("BTCUSDT", 7, 7)
+    assert [gap.outcome for gap in found.take_closed()] == [GapOutcome.NOT_ORDER_BOOK]
+
+
+def test_of_a_gap_beyond_the_limit_the_older_part_stays_and_says_so() -> None:
+    found = GapTracker("binance_futures", "trade", lambda: NOW, most_ids=3)
+    fed([1, 10], found)
+    older, newer = found.take_open().values()
+    assert (older.first_missing_id, older.last_missing_id, older.open_because) == (2, 6, OpenBecause.BEYOND_LIMIT)
+    assert (newer.first_missing_id, newer.last_missing_id, newer.open_because) == (7, 9, None)
+    assert [(wanted.first, wanted.last) for wanted in found.missing()] == [(7, 9)]
+    again = GapTracker("binance_futures", "trade", lambda: NOW, most_ids=3)
+    again.resume([older, newer])
+    assert [(wanted.first, wanted.last) for wanted in again.missing()] == [(7, 9)]
 
 
 def test_memory_is_bounded_on_a_stream_of_holes() -> None:

@@ -1,0 +1,80 @@
+"""The newest trade of each symbol in Bronze, from the newest files: a few seconds' work however long the history is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from cryptolake_assets.lake.bronze_files import EPOCH, files_between, newest_hour
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.io import FileIO
+
+LOOK_BACK: Final = timedelta(hours=24)
+"""Before the newest trade of all: a symbol without one for longer is not found."""
+MOST_ROWS: Final = 5_000_000
+"""Most rows of files that are read, the newest files first."""
+
+_COLUMNS: Final = ["symbol", "stream", "exchange", "trade_id", "event_time"]
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def last_trades(settings: Settings, exchange: str, stream: str, symbols: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Id and event time (µs since 1970, UTC) of each symbol's trade with the highest id, as far as it was found.
+
+    Files are read from the newest trade backwards until every symbol was met. Blocks; raises what the catalog raises.
+    """
+    table = load_table(settings, BRONZE_TRADES)
+    newest = newest_hour(table)
+    snapshot = table.current_snapshot()
+    if newest is None or snapshot is None:
+        return {}
+    files = files_between(table, snapshot.snapshot_id, newest - LOOK_BACK, newest + HOUR)
+    files.sort(key=lambda file: file.latest, reverse=True)
+    found: dict[str, tuple[int, int]] = {}
+    rows = 0
+    # A file may begin with trades that are older than the newest of another one: those that reach as far count too.
+    begins = newest + HOUR
+    for file in files:
+        met_all = len(found) == len(symbols) and file.latest < begins
+        if met_all or rows >= MOST_ROWS:
+            break
+        if not _may_hold(file.constants.get("symbol"), symbols) or not _may_hold(
+            file.constants.get("stream"), (stream,)
+        ):
+            continue
+        rows += file.rows
+        begins = min(begins, file.earliest)
+        for symbol, last in _newest(_read(table.io, file.path), exchange, stream, symbols).items():
+            found[symbol] = max(found.get(symbol, last), last)
+    return found
+
+
+def _may_hold(constant: str | None, wanted: Collection[str]) -> bool:
+    return constant is None or constant in wanted
+
+
+def _read(io: FileIO, path: str) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    with io.new_input(path).open() as source:
+        return pq.ParquetFile(source).read(columns=_COLUMNS)
+
+
+def _newest(rows: pa.Table, exchange: str, stream: str, symbols: Collection[str]) -> dict[str, tuple[int, int]]:
+    import pyarrow.compute as pc
+
+    rows = rows.filter(
+        (pc.field("exchange") == exchange) & (pc.field("stream") == stream) & pc.field("symbol").isin(list(symbols))
+    )
+    highest = rows.group_by("symbol").aggregate([("trade_id", "max")])
+    newest = rows.join(
+        highest, keys=["symbol", "trade_id"], right_keys=["symbol", "trade_id_max"], join_type="inner"
+    ).to_pylist()
+    return {row["symbol"]: (row["trade_id"], (row["event_time"] - EPOCH) // _MICROSECOND) for row in newest}

@@ -1,0 +1,32 @@
+"""The settings of how the exchange's REST history is asked for missing trades."""
+
+from __future__ import annotations
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+from cryptolake_assets.settings_graph import named
+
+
+class ExchangeSettings(BaseSettings):
+    """Part of `settings.Settings`, which says where values come from."""
+
+    binance_api_key: SecretStr = named(
+        "CRYPTOLAKE_BINANCE_API_KEY",
+        SecretStr(""),
+        "API key of the exchange, without any right: the history of single trades is not told without one. Empty: "
+        "missing single trades stay missing; aggregates need no key.",
+    )
+    rest_weight_share: float = named(
+        "CRYPTOLAKE_REST_WEIGHT_SHARE",
+        0.5,
+        "Share of the exchange's request weight (2,400 a minute) that the repair of gaps uses.",
+        gt=0,
+        le=1,
+    )
+    gap_repair_max_ids: int = named(
+        "CRYPTOLAKE_GAP_REPAIR_MAX_IDS",
+        500_000,
+        "Most ids of one gap that are asked for, the newest ones; the rest stays an open gap, for the public archive.",
+        ge=1,
+    )

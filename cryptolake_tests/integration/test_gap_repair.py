@@ -1,0 +1,315 @@
+"""Ranges are missing from the stream, at its end and across a kill too: all are found, what can be is repaired.
+
+The replay exchange drops the ranges and keeps the ledger of what it emitted; Kafka, the catalog and the producers are
+the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+
+import pytest
+from pydantic import SecretStr
+
+from cryptolake_assets.contract import AcceptedFrame, parse_frame
+from cryptolake_assets.exchange.emitted import emitted_trades
+from cryptolake_assets.exchange.replay import ReplayExchange
+from cryptolake_assets.exchange.replay_faults import Drop, RestLimit
+from cryptolake_assets.exchange.rest import AsyncExchangeRest
+from cryptolake_assets.exchange.universe import resolve_subscriptions
+from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink, read_coverage
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
+from cryptolake_assets.settings import Settings, TradeStream
+from cryptolake_assets.stream import kafka, last_trades
+from cryptolake_assets.stream.catch_up import CatchUpOptions
+from cryptolake_assets.stream.gaps import GapTracker, LastTrade
+from cryptolake_assets.stream.last_trades import NewestTrades
+from cryptolake_assets.stream.outbox import Outbox
+from cryptolake_assets.stream.producer import Producer, ProducerOptions
+from cryptolake_assets.stream.producer_status import read_status
+from cryptolake_assets.stream.publisher import KafkaPublisher, Message
+from cryptolake_assets.transform.completeness import CompletenessIndex
+from cryptolake_tests.captures import MINUTE_MS, agg_trade_frame, trade_frame, write_capture
+from cryptolake_tests.exchange.sockets import NOON_MS
+from cryptolake_tests.integration.bronze import append
+from cryptolake_tests.integration.bronze import trade as bronze_trade
+from cryptolake_tests.stream.fakes import until
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+TRADES, STEP_MS = 3_000, 40
+"""Of each symbol: two minutes, which the replay passes in 12 s."""
+SPEED = 10.0
+RANGES = 8
+"""Random ones of each symbol; the very last trades are missing besides."""
+QUICK = ProducerOptions(catch_up=CatchUpOptions(look_every_s=0.2, quiet_s=0.5, silent_s=1.0, settle_s=0.2))
+
+
+@dataclass
+class Scene:
+    """A capture, and what the exchange leaves out of its stream."""
+
+    settings: Settings
+    stream: str
+    ranges: dict[str, list[tuple[int, int]]]
+    not_order_book: set[tuple[str, int]] = field(default_factory=set)
+
+    @property
+    def drops(self) -> list[Drop]:
+        return [
+            Drop(ids=tuple(ranges), streams=(f"{symbol.lower()}@{self.stream}",))
+            for symbol, ranges in self.ranges.items()
+        ]
+
+    @property
+    def dropped(self) -> set[tuple[str, int]]:
+        return {
+            (symbol, number)
+            for symbol, ranges in self.ranges.items()
+            for first, last in ranges
+            for number in range(first, last + 1)
+        }
+
+    def ledger(self) -> list[TradeGap]:
+        return sorted(read_gaps(self.settings), key=lambda gap: (gap.symbol, gap.first_missing_id))
+
+    def told(self) -> set[tuple[str, int]]:
+        """Ids that the ledger names."""
+        return {
+            (gap.symbol, number)
+            for gap in self.ledger()
+            for number in range(gap.first_missing_id, gap.last_missing_id + 1)
+        }
+
+    def emitted(self) -> set[tuple[str, int]]:
+        return {(trade.symbol, trade.trade_id) for trade in emitted_trades(self.settings.replay_dir)}
+
+
+def scene(platform: Settings, directory: Path, stream: str, seed: int, **changes: object) -> Scene:
+    """Both symbols at once; every 500th single trade is one of the insurance fund, and the stream lacks it too."""
+    chance = Random(seed)  # noqa: S311
+    of_aggregates = stream == "aggTrade"
+    fund = set() if of_aggregates else set(range(250, TRADES - 100, 500))
+    frames = []
+    for number in range(TRADES):
+        for symbol in SYMBOLS:
+            time_ms = NOON_MS + number * STEP_MS
+            raw = (agg_trade_frame if of_aggregates else trade_frame)(symbol, number, time_ms)
+            raw = raw.replace('"MARKET"', '"INSURANCE_FUND"') if number in fund else raw
+            frames.append((time_ms * 10**6, raw))
+    capture = write_capture(directory / "capture" / "whole.ndjson.gz", frames)
+    ranges = {}
+    for symbol in SYMBOLS:
+        starts = chance.sample(range(100, TRADES - 200, 60), RANGES)
+        found = [(start, start + chance.randrange(50)) for start in starts]
+        found += [(number, number) for number in fund] + [(TRADES - 30, TRADES - 1)]
+        ranges[symbol] = sorted(found)
+    settings = platform.model_copy(
+        update={
+            "home": directory,
+            "kafka_bootstrap_servers": platform.bootstrap_servers,
+            "kafka_topic_futures": f"trades-{uuid.uuid4().hex[:8]}",
+            "trade_stream": TradeStream(stream),
+            "replay_dir": capture,
+            "symbols": SYMBOLS,
+            "coverage_interval_s": 0.5,
+            **changes,
+        }
+    )
+    bootstrap(settings)
+    return Scene(settings, stream, ranges, {(symbol, number) for symbol in SYMBOLS for number in fund})
+
+
+def at(exchange: ReplayExchange, on: Scene) -> None:
+    """Points the scene's settings at the exchange."""
+    addresses = {"exchange_ws_url": exchange.url.replace("http", "ws"), "exchange_rest_url": exchange.url}
+    on.settings = on.settings.model_copy(update=addresses)
+
+
+@asynccontextmanager
+async def producing(on: Scene) -> AsyncIterator[None]:
+    """A producer as the process makes it, that asks for quiet symbols sooner."""
+    settings, stop = on.settings, asyncio.Event()
+    key = settings.binance_api_key.get_secret_value()
+    async with (
+        AsyncExchangeRest(settings.rest_url) as rest,
+        AsyncExchangeRest(settings.rest_url, api_key=key) as history,
+    ):
+        producer = Producer(
+            settings,
+            resolve_subscriptions(settings),
+            publisher=KafkaPublisher(settings),
+            clock=rest,
+            sink=IcebergCoverageSink(settings),
+            gaps=IcebergGapSink(settings),
+            history=history,
+            last_trades=NewestTrades(settings),
+            options=QUICK,
+        )
+        run = asyncio.create_task(producer.run(stop))
+        try:
+            yield
+            stop.set()
+            assert await run
+        finally:
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+
+
+async def on_topic(settings: Settings) -> Counter[tuple[str, int]]:
+    """How often each trade lies on the topic."""
+    records = await kafka.peek_async(settings, settings.kafka_topic_futures, 10**9, from_end=False)
+    events = [json.loads(record.value or b"") for record in records]
+    return Counter((event["symbol"], event["trade_id"]) for event in events)
+
+
+def run_producer(settings: Settings) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cryptolake_assets.stream.producer"], env=os.environ | settings.environment()
+    )
+
+
+async def a_producer_was_killed(exchange: ReplayExchange, on: Scene) -> None:
+    """A process of its own works in the first third of the replay; then, for a while, nobody does."""
+    first = run_producer(on.settings)
+    try:
+        await until(lambda: (s := read_status(on.settings)) is not None and s.events_acked > 1_000, timeout_s=60)
+    finally:
+        first.kill()
+        await asyncio.to_thread(first.wait)
+    cut_ms = exchange.clock.now_ms()
+    await until(lambda: exchange.clock.now_ms() > cut_ms + 10_000)
+
+
+def complete_minutes(on: Scene, offsets: dict[int, int]) -> set[tuple[str, int]]:
+    index = CompletenessIndex(read_coverage(on.settings), offsets, 0, read_gaps(on.settings))
+    minutes = range(NOON_MS, NOON_MS + TRADES * STEP_MS, MINUTE_MS)
+    return {
+        (symbol, start_ms)
+        for symbol in SYMBOLS
+        for start_ms in minutes
+        if index.is_complete(symbol, on.stream, start_ms, start_ms + MINUTE_MS)
+    }
+
+
+@pytest.mark.parametrize("stream", ["aggTrade", "trade"])
+async def test_what_the_exchange_has_is_all_found_and_repaired(platform: Settings, tmp_path: Path, stream: str) -> None:
+    on = scene(platform, tmp_path, stream, seed=5, binance_api_key=SecretStr("of the test"))
+    limit = RestLimit(retry_after_s=1, times=2, paths=("/fapi/v1/aggTrades", "/fapi/v1/historicalTrades"))
+    async with ReplayExchange(on.settings.replay_dir, SPEED, faults=[*on.drops, limit]).running() as exchange:
+        at(exchange, on)
+        await a_producer_was_killed(exchange, on)
+        async with producing(on):
+            await until(lambda: exchange.status()["state"] == "finished", timeout_s=60)
+            lost = on.dropped
+            await until(lambda: on.told() >= lost and not IcebergGapSink(on.settings).open_gaps(), timeout_s=60)
+    ledger = on.ledger()
+    found = [
+        (symbol, span)
+        for symbol, ranges in on.ranges.items()
+        for span in ranges
+        if any(g.symbol == symbol and g.first_missing_id <= span[0] and span[1] <= g.last_missing_id for g in ledger)
+    ]
+    assert len(found) == sum(map(len, on.ranges.values())), "K of K"
+    assert {gap.closed_by for gap in ledger} == {ClosedBy.REST}
+    assert all(gap.open_because is None and gap.ids_missing == 0 for gap in ledger)
+    across_the_kill = max(ledger, key=lambda gap: gap.before_us - gap.after_us)
+    assert across_the_kill.before_us - across_the_kill.after_us > 10_000_000
+    whole = on.emitted()
+    assert len(whole) == TRADES * len(SYMBOLS)
+    assert set(await on_topic(on.settings)) == whole - (on.not_order_book if stream == "trade" else set())
+    of_fund = [gap for gap in ledger if gap.outcome is GapOutcome.NOT_ORDER_BOOK]
+    others = sum(gap.ids_not_order_book for gap in ledger)
+    assert others == len(on.not_order_book)
+    assert bool(of_fund) == (stream == "trade")
+    assert {gap.outcome for gap in ledger} - {GapOutcome.NOT_ORDER_BOOK} == {GapOutcome.REPAIRED}
+
+
+async def test_without_a_key_the_holes_of_single_trades_stay_and_say_so(platform: Settings, tmp_path: Path) -> None:
+    on = scene(platform, tmp_path, "trade", seed=6)
+    async with ReplayExchange(on.settings.replay_dir, SPEED, faults=on.drops).running() as exchange:
+        at(exchange, on)
+        await a_producer_was_killed(exchange, on)
+        async with producing(on):
+            await until(lambda: exchange.status()["state"] == "finished", timeout_s=60)
+            # Nothing behind the last range shows that it is missing, and nobody can be asked.
+            shown = {(symbol, number) for symbol, number in on.dropped if number < TRADES - 30}
+            await until(
+                lambda: on.told() >= shown and {gap.open_because for gap in on.ledger()} == {OpenBecause.NEEDS_KEY},
+                timeout_s=60,
+            )
+    emitted, told = on.emitted(), on.told()
+    received = set(await on_topic(on.settings))
+    at_the_end = {(symbol, number) for symbol in SYMBOLS for number in range(TRADES - 30, TRADES)}
+    assert emitted - received == told | at_the_end
+    assert all(gap.closed_at is None for gap in on.ledger())
+    offsets = await kafka.end_offsets_async(on.settings, on.settings.kafka_topic_futures)
+    assert complete_minutes(on, offsets) == set()
+
+
+async def put(settings: Settings, frames: Iterable[str]) -> None:
+    """The frames as events on the topic."""
+    publisher = KafkaPublisher(settings)
+    outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
+    await outbox.start()
+    for frame in frames:
+        parsed = parse_frame(frame, ingest_time_us=0, exchange="binance_futures")
+        assert isinstance(parsed, AcceptedFrame)
+        key = parsed.event.symbol.encode()
+        partition = publisher.partition_for(key)
+        await outbox.put(Message(settings.kafka_topic_futures, parsed.event.encode(), key, partition))
+    await outbox.drained()
+    await publisher.stop()
+
+
+async def test_a_producer_goes_on_from_the_later_one_of_topic_and_bronze(
+    platform: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = scene(platform, tmp_path, "trade", seed=1)
+    settings = on.settings
+    nothing = await NewestTrades(settings).find(SYMBOLS, "trade", {0: 0, 1: 0})
+    assert (nothing.on_topic, nothing.in_bronze) == ([], {})
+    old = [trade_frame("ETHUSDT", number, NOON_MS + number) for number in range(5)]
+    await put(settings, [*old, *(trade_frame("BTCUSDT", number, NOON_MS) for number in range(60) if number != 55)])
+    ends = await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
+    await put(settings, [trade_frame("BTCUSDT", 99, NOON_MS)])
+
+    async def found(*symbols: str) -> GapTracker:
+        newest = await NewestTrades(settings).find(symbols, "trade", ends)
+        tracker = GapTracker("binance_futures", "trade")
+        tracker.take_up(newest.on_topic, newest.in_bronze)
+        return tracker
+
+    tracker = await found(*SYMBOLS, "SOLUSDT")
+    assert tracker.last("BTCUSDT") == LastTrade(59, NOON_MS * 1000), "not what came behind the offsets"
+    assert tracker.last("ETHUSDT") == LastTrade(4, (NOON_MS + 4) * 1000)
+    assert tracker.last("SOLUSDT") is None
+    assert [(wanted.symbol, wanted.first, wanted.last) for wanted in tracker.missing()] == [("BTCUSDT", 55, 55)]
+
+    covered = [
+        CoverageRow("binance_futures", symbol, "trade", NOON_MS + partition, NOON_MS + 9, partition, end, "test")
+        for symbol in SYMBOLS[:1]
+        for partition, end in ends.items()
+    ]
+    IcebergCoverageSink(settings).write(covered)
+    monkeypatch.setattr(last_trades, "OVERLAP", 2)
+    assert (await found("BTCUSDT")).missing() == [], "what is older than the coverage was told of then"
+    assert (await found("BTCUSDT")).last("BTCUSDT") == LastTrade(59, NOON_MS * 1000)
+
+    when = datetime.fromtimestamp(NOON_MS / 1000, UTC)
+    append(settings, [bronze_trade(when, 3, symbol="ETHUSDT"), bronze_trade(when, 77), bronze_trade(when, 1)])
+    tracker = await found(*SYMBOLS)
+    assert tracker.last("BTCUSDT") == LastTrade(77, NOON_MS * 1000)
+    assert tracker.last("ETHUSDT") == LastTrade(4, (NOON_MS + 4) * 1000)
