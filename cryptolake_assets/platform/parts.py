@@ -12,6 +12,7 @@ from cryptolake_assets.platform import code_servers, kafka, probes, spark
 from cryptolake_assets.platform.code_servers import CodeLocation
 from cryptolake_assets.settings import PORT_FIELDS, PROJECT_ROOT, Settings, Source, env_name
 from cryptolake_assets.settings_api import ApiSettings
+from cryptolake_assets.settings_exchange import ExchangeSettings
 from cryptolake_assets.settings_graph import GraphSettings
 from cryptolake_assets.settings_stream import StreamSettings
 from cryptolake_assets.stream.progress import report_path
@@ -30,6 +31,9 @@ API_SETTINGS = frozenset(ApiSettings.model_fields)
 
 FOLLOWING = frozenset(StreamSettings.model_fields) | {"symbols"}
 """Settings of what is followed, which concern the producer and those who judge what it brings."""
+
+REPAIR_SETTINGS = frozenset(ExchangeSettings.model_fields)
+"""Settings that only the producer uses, for missing trades."""
 
 KAFKA = "kafka"
 SPARK = "spark"
@@ -214,7 +218,7 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.exchange.replay"),
         is_ready=lambda settings, _: probes.http_ok(f"http://127.0.0.1:{settings.exchange_port}/replay/status"),
         port_fields=("exchange_port",),
-        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING,
+        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING | REPAIR_SETTINGS,
         is_local=lambda settings: settings.source is Source.REPLAY,
     ),
     Part(
@@ -232,7 +236,9 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, started: probes.reporting(report_path(settings), started),
         needs=(TOPICS, TABLES, SPARK),
         restarts_with=(SPARK,),
-        ignores=lambda name: name.startswith("replay_") or name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING,
+        ignores=lambda name: (
+            name.startswith("replay_") or name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING | REPAIR_SETTINGS
+        ),
         start_timeout_s=180,
         stop_timeout_s=40,
     ),
@@ -266,7 +272,7 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, _: probes.http_answers(f"{settings.api_url}/health"),
         needs=(TABLES,),
         port_fields=("api_port",),
-        ignores=lambda name: name.startswith("replay_") or name in FOLLOWING,
+        ignores=lambda name: name.startswith("replay_") or name in FOLLOWING | REPAIR_SETTINGS,
     ),
     Part(
         name=DASHBOARD,

@@ -41,6 +41,7 @@ MISSING_TABLE = {
     "missing_after": "after (UTC)",
     "missing_before": "before (UTC)",
     "outcome": "outcome",
+    "open_because": "open because",
     "closed_at": "closed (UTC)",
 }
 MISSING = 500
