@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,6 +174,28 @@ def test_of_a_gap_beyond_the_limit_the_older_part_stays_and_says_so() -> None:
     again = GapTracker("binance_futures", "trade", lambda: NOW, most_ids=3)
     again.resume([older, newer])
     assert [(wanted.first, wanted.last) for wanted in again.missing()] == [(7, 9)]
+
+
+def test_ids_prove_the_time_behind_the_last_open_gap() -> None:
+    found = tracker()
+    at = partial(found.see, "BTCUSDT")
+    for number, second in ((1, 10), (2, 20), (5, 50), (6, 60)):
+        at(number, second * 1_000_000)
+
+    def proven(connected_from_s: int) -> tuple[int, int] | None:
+        interval = connected_from_s * 1000, 10**9
+        return found.proven_before(["BTCUSDT", "ETHUSDT"], interval).get("BTCUSDT")
+
+    assert proven(100) == (50_001, 60_000)
+    assert proven(51) is None, "the connection covers it by itself"
+    assert found.proven_before(["BTCUSDT"], None) == {}
+    at(3, 30_000_000)
+    found.fill("BTCUSDT", 4, 40_000_000)
+    assert proven(51) == (10_001, 60_000)
+    found.take_up((), {"BTCUSDT": LastTrade(90, 900_000_000)})
+    assert proven(1000) is None, "what lies between is not known"
+    at(91, 910_000_000)
+    assert proven(1000) == (900_001, 910_000)
 
 
 def test_memory_is_bounded_on_a_stream_of_holes() -> None:
