@@ -186,8 +186,8 @@ class GapTracker:
         if trade_id <= known.reach_id:
             self._came_late(known, (trade_id, trade_id), ClosedBy.STREAM)
         last = known.last_id
-        # The exchange's ids never go back: a stream that begins before what is known is a replay.
-        is_replay = known.known_from_before and last is not None and trade_id <= last
+        # Neither ids nor times of the exchange go back: a stream that begins before what is known is a replay.
+        is_replay = known.known_from_before and (trade_id <= (last or 0) or event_time_us < known.last_us)
         if last is None or is_replay:
             self._begin(known, trade_id, event_time_us)
         elif trade_id == last + 1:

@@ -60,6 +60,7 @@ class NewestTrades:
         self._settings = settings
 
     async def find(self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int]) -> Newest:
+        symbols = frozenset(symbols)
         in_bronze: dict[str, LastTrade] = {}
         on_topic: list[KnownTrade] = []
         try:

@@ -99,6 +99,9 @@ def test_a_replay_from_before_what_is_known_is_followed_from_its_first_trade() -
     assert opened(found) == []
     fed([6], found)
     assert opened(found) == [(4, 5, 2)]
+    another = tracker()
+    another.take_up((), {"BTCUSDT": LastTrade(100, 100_000)})
+    assert opened(fed([200, 201], another)) == [], "another recording, of an earlier day"
 
 
 def on_topic(*ids: int, fetched: tuple[int, ...] = ()) -> list[KnownTrade]:
