@@ -110,11 +110,11 @@ class IcebergGapSink:
 
         window = all_of(at_least("missing_after", month), below("missing_after", _month(month + timedelta(days=32))))
         closed = {
-            (row["exchange"], row["symbol"], row["stream"], row["first_missing_id"])
+            (row["exchange"], row["symbol"], row["stream"], row["first_missing_id"]): row["last_missing_id"]
             for row in table.scan(row_filter=window).to_arrow().to_pylist()
             if row["closed_at"] is not None
         }
-        records = [_record(gap) for gap in gaps if gap.key not in closed]
+        records = [_record(gap) for gap in gaps if gap.last_missing_id > closed.get(gap.key, -1)]
         if not records:
             return
         candidate = pa.Table.from_pylist(records, BRONZE_GAPS.arrow_schema())

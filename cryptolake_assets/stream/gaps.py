@@ -169,7 +169,10 @@ class GapTracker:
         """Goes on from what an earlier process left: the end of the topic, in its order, and the newest trades of
         elsewhere. Holes in the former are gaps that it may not have told of. Before the first trade comes."""
         for trade in trades:
-            take = self.fill if trade.is_fetched else self.see
+            last_id = self._sequences.setdefault(trade.symbol, _Sequence()).last_id
+            # Fetched because nothing came by the stream: the sequence goes on with it.
+            is_newest = last_id is not None and trade.trade_id > last_id
+            take = self.fill if trade.is_fetched and not is_newest else self.see
             take(trade.symbol, trade.trade_id, trade.event_time_us)
         for symbol, newest in last.items():
             known = self._sequences.setdefault(symbol, _Sequence())

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, TradeGap, read_gaps
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
 from cryptolake_assets.lake.tables import BRONZE_GAPS
 from cryptolake_assets.settings import Settings
 
@@ -42,3 +42,11 @@ def test_a_closed_gap_is_not_opened_again_and_nothing_new_is_no_commit(lake: Set
     sink.write([CLOSED])
     assert read_gaps(lake) == [CLOSED]
     assert load_table(lake, BRONZE_GAPS).metadata.current_snapshot_id == before
+
+
+def test_a_gap_that_goes_beyond_the_closed_one_is_told(lake: Settings) -> None:
+    sink = IcebergGapSink(lake)
+    sink.write([CLOSED])
+    wider = replace(GAP, last_missing_id=GAP.last_missing_id + 5, open_because=OpenBecause.NEEDS_KEY)
+    sink.write([wider])
+    assert sink.open_gaps() == [wider]

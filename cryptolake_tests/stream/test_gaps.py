@@ -121,6 +121,12 @@ def test_holes_at_the_end_of_the_topic_are_taken_up() -> None:
     assert found.last("BTCUSDT") == LastTrade(12, 12)
 
 
+def test_what_was_fetched_last_is_gone_on_from() -> None:
+    found = tracker()
+    found.take_up(on_topic(3, 4, 50, 51, 52, 53, fetched=(3, 4, 52, 53)), {})
+    assert opened(fed([55], found)) == [(54, 54, 1)]
+
+
 def test_a_replay_on_the_topic_that_began_anew_has_no_hole() -> None:
     found = tracker()
     found.take_up(on_topic(90, 91, 1, 2), {})
