@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from cryptolake_assets.api import schemas
+from cryptolake_assets.api.present import of_the_present
 from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.api.tables import ReaderOf
 from cryptolake_assets.errors import CryptolakeError
@@ -110,7 +111,12 @@ DEPENDENCIES = (
 )
 
 
-@router.get("/health", response_model=Health, responses={503: {"model": Health, "description": "No data can be had"}})
+@router.get(
+    "/health",
+    response_model=Health,
+    responses={503: {"model": Health, "description": "No data can be had"}},
+    dependencies=[Depends(of_the_present)],
+)
 async def health(request: Request, reader: ReaderOf) -> Response:
     """`ok`; `degraded` when a part of the pipeline is down and data is served all the same; `down` (503) when no data
     can be. Each dependency's state is shown to who has a key, or to all where none is required."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from cryptolake_assets.api import formats, problems, schemas
-from cryptolake_assets.api.params import Format, StateParams, Symbol, Time
+from cryptolake_assets.api.params import Format, JsonOnly, StateParams, Symbol, Time
 from cryptolake_assets.api.reader import Reader, Whole, epoch_ms
 from cryptolake_assets.api.tables import ReaderOf, whole_table
 from cryptolake_assets.errors import TableNotFoundError
@@ -51,7 +51,7 @@ class CatalogParams(BaseModel):
     as_of: Time | None = Field(
         None, description="Tables as they were at a time; those without a state of then are left out."
     )
-    format: Literal[Format.JSON] | None = Field(None, description="Nothing else can be had.")
+    format: JsonOnly | None = Field(None, description="Nothing else can be had.")
 
 
 State = Annotated[StateParams, Query()]

@@ -10,12 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from cryptolake_assets.api import schemas
 from cryptolake_assets.api.params import RangeParams
+from cryptolake_assets.api.present import json_of_the_present
 from cryptolake_assets.api.reader import Whole
 from cryptolake_assets.api.tables import ReaderOf, whole_table
 from cryptolake_assets.lake import tallies
@@ -92,6 +93,7 @@ Dropped = schemas.rows_model("Dropped", "reasons", schemas.row_model("Reason", t
 REJECTED = tallies.Tally("ingest_ts", ("reason",), reason="split_part(reason, ':', 1)")
 QUARANTINED = tallies.Tally("event_time", ("rule", "symbol"), reason="rule", symbol="symbol")
 Range = Annotated[RangeParams, Query()]
+PRESENT = [Depends(json_of_the_present)]
 
 
 class Watched:
@@ -126,13 +128,15 @@ class Watched:
         return found
 
 
-@router.get("/operations/parts", response_model=Parts, responses=schemas.refusals())
+@router.get("/operations/parts", response_model=Parts, responses=schemas.refusals(406, 422), dependencies=PRESENT)
 async def parts(request: Request) -> Response:
     """Every process of the platform on the API's machine: state, port, lag in records, progress."""
     return _json({"parts": await asyncio.to_thread(_watched(request).parts)})
 
 
-@router.get("/operations/assets", response_model=Assets, responses=schemas.refusals(503))
+@router.get(
+    "/operations/assets", response_model=Assets, responses=schemas.refusals(406, 422, 503), dependencies=PRESENT
+)
 async def assets(request: Request, reader: ReaderOf) -> Response:
     """Dagster's assets: freshness and last materialization."""
     nodes = await asyncio.to_thread(_watched(request).nodes)
@@ -140,7 +144,7 @@ async def assets(request: Request, reader: ReaderOf) -> Response:
     return _json({"dagster_url": url, "assets": sorted(map(_asset, nodes), key=lambda item: str(item["asset"]))})
 
 
-@router.get("/quality/checks", response_model=Checks, responses=schemas.refusals(503))
+@router.get("/quality/checks", response_model=Checks, responses=schemas.refusals(406, 422, 503), dependencies=PRESENT)
 async def checks(request: Request) -> Response:
     """The last result of every asset check."""
     nodes = await asyncio.to_thread(_watched(request).nodes)
