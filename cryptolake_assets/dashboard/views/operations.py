@@ -89,10 +89,9 @@ def _duration(seconds: int) -> str:
 
 def _assets() -> None:
     st.subheader("Assets", anchor=False)
-    try:
-        found = lake().read("/operations/assets")
-    except ApiRefusedError as error:
-        st.warning(f"**Dagster cannot be asked:** {error}", icon=":material/warning:")
+    found = attempt(lambda: lake().read("/operations/assets"))
+    if isinstance(found, ApiRefusedError):
+        st.warning(f"**Dagster cannot be asked:** {found}", icon=":material/warning:")
         return
     url = found["dagster_url"]
     with st.container(horizontal=True, key="dagster"):

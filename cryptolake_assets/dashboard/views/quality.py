@@ -104,11 +104,10 @@ def verdict(check: dict[str, Any]) -> str:
 
 
 def _draw() -> None:
-    try:
-        checks: Checks | None = lake().read("/quality/checks")["checks"]
-    except ApiRefusedError as error:
-        checks = None
-        st.warning(f"**The checks' results cannot be had:** {error}", icon=":material/warning:")
+    read = attempt(lambda: lake().read("/quality/checks"))
+    checks: Checks | None = read["checks"] if isinstance(read, dict) else None
+    if isinstance(read, ApiRefusedError):
+        st.warning(f"**The checks' results cannot be had:** {read}", icon=":material/warning:")
     gaps, rejected, quarantined = (attempt(partial(lake().page, path)) for path in DROPPED)
     _headline(checks, gaps, rejected, quarantined)
     if checks is not None:
