@@ -96,7 +96,8 @@ def _describe_problems(app: FastAPI) -> None:
                 if answer is not None and "application/json" in answer.get("content", {}):
                     operation["responses"]["422"] = schemas.refusals(422)[422]
         for path, example in schemas.examples().items():
-            document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["example"] = example
+            content = document["paths"][path]["get"]["responses"]["200"]["content"]
+            content[schemas.kind_of_answer(content)]["example"] = example
         for name in ("HTTPValidationError", "ValidationError"):
             components.pop(name, None)
         return document

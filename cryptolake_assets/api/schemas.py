@@ -108,10 +108,21 @@ def problem_components() -> dict[str, Any]:
     return {**schema.pop("$defs"), "ProblemDetails": schema}
 
 
+EXAMPLES = Path(__file__).with_name("examples.json")
+"""Made by `scripts/api_examples.py`."""
+
+
 def examples() -> dict[str, Any]:
-    """Answers by path, as the API gave them on the demo's recorded trades; of lists the first ones."""
-    found: dict[str, Any] = orjson.loads(Path(__file__).with_name("examples.json").read_bytes())
+    """Answers by path, as the API gave them on the demo's recorded trades; of lists the first ones. What is no JSON is
+    text."""
+    found: dict[str, Any] = orjson.loads(EXAMPLES.read_bytes())
     return found
+
+
+def kind_of_answer(content: dict[str, Any]) -> str:
+    """Of what a route may answer, the media type that its example is of."""
+    json = MEDIA_TYPES[Format.JSON]
+    return json if json in content else next(iter(content))
 
 
 def of_rows(*, of_a_symbol: bool = False, in_pages: bool = False) -> Responses:

@@ -7,11 +7,14 @@ from datetime import datetime
 from decimal import Decimal
 
 import jsonschema_rs
+from prometheus_client.parser import text_string_to_metric_families
 
 from cryptolake_assets.api import schemas
 from cryptolake_assets.exchange.capture import read_frames
-from cryptolake_assets.settings import PROJECT_ROOT
-from cryptolake_tests.api.conftest import Api
+from cryptolake_assets.settings import PROJECT_ROOT, Settings
+from cryptolake_tests.api.conftest import Api, make_marts
+
+ROUTES_OF_MARTS = ("/returns/daily", "/profile/hourly", "/overview", "/sentiment/market")
 
 
 def test_the_openapi_document_describes_every_route(api: Api) -> None:
@@ -22,15 +25,47 @@ def test_the_openapi_document_describes_every_route(api: Api) -> None:
     assert document["components"]["schemas"]["Bar"]["properties"]["open"]["anyOf"][0]["type"] == "string"
 
 
-def test_the_documents_examples_fit_its_schemas_and_are_of_the_recorded_trades(api: Api) -> None:
+def test_every_route_has_an_example_that_fits_its_schema(api: Api) -> None:
+    """`scripts/api_examples.py` makes them."""
     document = json.loads(api.get("/openapi.json").content)
     examples = schemas.examples()
+    assert set(document["paths"]) == set(examples)
     for path, example in examples.items():
-        said = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]
+        content = document["paths"][path]["get"]["responses"]["200"]["content"]
+        said = content[schemas.kind_of_answer(content)]
         assert said["example"] == example
-        schema = {**said["schema"], "components": document["components"]}
-        assert not list(jsonschema_rs.validator_for(schema).iter_errors(example)), path
-    (shown,) = examples["/ohlcv/{timeframe}"]["bars"]
+        if "schema" in said:
+            schema = {**said["schema"], "components": document["components"]}
+            assert not list(jsonschema_rs.validator_for(schema).iter_errors(example)), path
+
+
+def test_examples_of_tables_have_the_columns_of_the_tables(api: Api, bars: Settings) -> None:
+    """Also those of the marts, whose rows have no schema in the document."""
+    make_marts(bars)
+    api.look()
+    for path, example in schemas.examples().items():
+        if path in ROUTES_OF_MARTS:
+            ((rows_name, (row, *_)),) = [item for item in example.items() if isinstance(item[1], list)]
+            text = api.get(path, params={"format": "csv"}).text
+            assert list(row) == text.strip().replace('"', "").split(","), (path, rows_name)
+
+
+def test_examples_that_are_no_json_are_what_their_readers_understand(api: Api) -> None:
+    examples = schemas.examples()
+    figures = {family.name for family in text_string_to_metric_families(examples["/metrics"])}
+    told = {family.name for family in text_string_to_metric_families(api.get("/metrics").text)}
+    assert {"cryptolake_api_requests", "cryptolake_table_rows", "cryptolake_stream_lag_records"} <= figures
+    assert told <= figures
+    event, data = examples["/sse/ohlcv"].strip().splitlines()
+    message = json.loads(data.removeprefix("data: "))
+    assert (event, message["type"]) == ("event: ohlcv", "snapshot")
+    with api.stream("GET", "/sse/ohlcv?symbols=BTCUSDT") as answer:
+        told_now = json.loads(next(line for line in answer.iter_lines() if line.startswith("data: "))[6:])
+    assert (list(message), list(message["bars"][0])) == (list(told_now), list(told_now["bars"][0]))
+
+
+def test_examples_are_of_the_recorded_trades() -> None:
+    (shown,) = schemas.examples()["/ohlcv/{timeframe}"]["bars"]
     start = datetime.fromisoformat(shown["window_start"])
     volume, trades = Decimal(0), 0
     for frame in read_frames(PROJECT_ROOT / "cryptolake_assets/exchange/demo_capture"):

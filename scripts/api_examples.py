@@ -1,0 +1,85 @@
+"""Writes the OpenAPI document's examples of answers, as the API of the present settings gives them.
+
+.venv/bin/python -m scripts.api_examples             after `make demo` and `make dbt`
+.venv/bin/python -m scripts.api_examples /coins …     of these routes only; the others stay
+
+The demo has no answers of CoinGecko: recorded ones lie in `cryptolake_tests/sources/recorded`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cryptolake_assets.api import schemas
+from cryptolake_assets.settings import get_settings
+
+SYMBOL, TIMEFRAME = "BTCUSDT", "1m"
+ROWS = 1
+"""Of a page."""
+ITEMS = 2
+"""Of any other list."""
+
+
+def main(wanted: list[str]) -> None:
+    settings = get_settings()
+    key = settings.dashboard_api_key.get_secret_value()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(base_url=settings.api_url, headers=headers, trust_env=False, timeout=60) as api:
+        paths = api.get("/openapi.json").raise_for_status().json()["paths"]
+        known = schemas.examples()
+        found = {
+            path: example(api, path, said["get"]) if not wanted or path in wanted else known[path]
+            for path, said in paths.items()
+        }
+    lines = ",\n".join(f"  {json.dumps(path)}: {json.dumps(answer)}" for path, answer in found.items())
+    schemas.EXAMPLES.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    print(f"wrote {schemas.EXAMPLES.relative_to(Path.cwd())}")
+
+
+def example(api: httpx.Client, path: str, said: dict[str, Any]) -> Any:
+    """A short answer of a path: JSON as it is, any other text as a string."""
+    takes = {parameter["name"]: parameter.get("required", False) for parameter in said.get("parameters", ())}
+    query = {"limit": str(ROWS)} if "limit" in takes else {}
+    query |= {name: SYMBOL for name in ("symbol", "symbols") if takes.get(name)}
+    with api.stream("GET", path.format(timeframe=TIMEFRAME), params=query) as answer:
+        answer.raise_for_status()
+        kind = answer.headers["content-type"].partition(";")[0]
+        if kind == "text/event-stream":
+            return first_event(answer)
+        answer.read()
+    return shortened(answer.json()) if kind == "application/json" else first_samples(answer.text)
+
+
+def shortened(value: Any) -> Any:
+    """The same with the first items of every list."""
+    if isinstance(value, dict):
+        return {name: shortened(item) for name, item in value.items()}
+    return [shortened(item) for item in value[:ITEMS]] if isinstance(value, list) else value
+
+
+def first_event(answer: httpx.Response) -> str:
+    """Of a stream that has no end."""
+    lines = []
+    for line in answer.iter_lines():
+        lines.append(line)
+        if not line:
+            break
+    return "\n".join([*lines, ""])
+
+
+def first_samples(metrics: str) -> str:
+    """Of each figure its help, its type and the first sample."""
+    lines: list[str] = []
+    for line in metrics.splitlines():
+        if line.startswith("#") or lines[-1].startswith("#"):
+            lines.append(line)
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
