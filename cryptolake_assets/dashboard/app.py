@@ -21,9 +21,26 @@ _STYLE = """<style>
 .stMainBlockContainer { padding-top: 1.5rem }
 .stMetric { padding-right: 1rem }
 [data-testid="stMetricValue"] { font-size: 1.6rem }
+.stButtonGroup [role="radiogroup"] { flex-wrap: wrap; row-gap: 0.25rem }
 @media (max-width: 640px) { [data-testid="stMetricValue"] { font-size: 1.25rem } }
 </style>"""
-"""Streamlit leaves the height of two headings empty above a page, and its figures fill a phone."""
+"""Streamlit leaves the height of two headings empty above a page, its figures fill a phone, and choices that are wider
+than one are to be scrolled to."""
+_CURRENT = """<script>
+window.cryptolakeLinks?.disconnect()
+{
+  const navigation = document.querySelector(".st-key-navigation")
+  const mark = () => navigation.querySelectorAll("a").forEach((link, number) => {
+    if (number === PLACE) link.setAttribute("aria-current", "page")
+    else link.removeAttribute("aria-current")
+  })
+  window.cryptolakeLinks = new MutationObserver(mark)
+  window.cryptolakeLinks.observe(navigation, { childList: true, subtree: true })
+  mark()
+}
+</script>"""
+"""Tells of a link that it is of the page at hand, which Streamlit tells by bold letters only; also of links that come
+later than this."""
 ADDRESSES = "addresses"
 """In the session: the URL's parameters of each page, as they were when it was left."""
 
@@ -37,6 +54,8 @@ def main() -> None:
         st.markdown("**CryptoLake**", width="content")
         for item in PAGES:
             st.page_link(item, query_params=_address(item.title))
+        place = [item.title for item in PAGES].index(page.title)
+        st.html(_CURRENT.replace("PLACE", str(place)), width="content", unsafe_allow_javascript=True)
     st.html(_STYLE)
     page.run()
     st.session_state.setdefault(ADDRESSES, {})[page.title] = st.query_params.to_dict()

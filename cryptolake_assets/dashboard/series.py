@@ -13,6 +13,8 @@ Row = tuple[int, str, str, str, str, str, str, int, bool]
 """Open time in s, open, high, low, close, volume, VWAP, trades, whether complete; see `chart/chart.js`."""
 
 PRICES = ("open", "high", "low", "close")
+LARGEST_FLOAT = 2.0**53
+"""Browsers refuse larger whole numbers."""
 MOST_CHANGED = 500
 """Changed bars that are sent along with every message; more of them begin a new series."""
 
@@ -43,6 +45,13 @@ def upright(numbers: Sequence[str]) -> list[str]:
     it, numbers that are not negative come in order."""
     width = max(map(len, numbers), default=0)
     return [number.rjust(width) if number else number for number in numbers]
+
+
+def told_apart(texts: Sequence[str]) -> dict[float, str] | None:
+    """The texts of a column of numbers by their floats; None where floats do not tell all of them apart."""
+    by_number = {float(text): text for text in texts if text}
+    small = all(abs(number) < LARGEST_FLOAT for number in by_number)
+    return by_number if small and len(by_number) == len({text for text in texts if text}) else None
 
 
 def aligned(numbers: Sequence[str | None]) -> list[str]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import streamlit as st
 import structlog
 
 from cryptolake_assets.dashboard import address
 from cryptolake_assets.dashboard.lake import Lake
-from cryptolake_assets.dashboard.series import aligned, exact, upright
+from cryptolake_assets.dashboard.series import aligned, exact, told_apart, upright
 from cryptolake_assets.errors import ApiAnswerError, ApiError, ApiRefusedError, ApiUnreachableError
 from cryptolake_assets.settings import get_settings
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
 
 T = TypeVar("T")
 
@@ -165,16 +168,32 @@ def exact_table(
     import pyarrow as pa
 
     shown = {heading: _column([row.get(name) for row in rows]) for name, heading in columns.items()}
-    config = {
-        heading: st.column_config.TextColumn(alignment="right")
-        for name, heading in columns.items()
-        if any(_is_number(row.get(name)) for row in rows)
-    }
+    numeric = [heading for name, heading in columns.items() if any(_is_number(row.get(name)) for row in rows)]
+    signed = {heading: texts for heading in numeric if (texts := _signed(shown[heading]))}
+    config = {heading: st.column_config.TextColumn(alignment="right") for heading in numeric if heading not in signed}
     if wide is not None:
         config[columns[wide]] = st.column_config.TextColumn(width="large")
     height: Height = "content" if most_rows is None or len(rows) <= most_rows else ROW_PX * (most_rows + 1)
     with st.container(key=key):
-        st.dataframe(pa.table(shown), hide_index=True, column_config=config, height=height)
+        table = painted(shown, signed) if signed else pa.table(shown)
+        st.dataframe(table, hide_index=True, column_config=config, height=height, placeholder="")
+
+
+def _signed(cells: Sequence[str]) -> dict[float, str] | None:
+    """The texts of a column of numbers by their floats, if some are negative and floats tell them apart."""
+    texts = [cell.strip() for cell in cells]
+    negative = any(text.startswith("-") for text in texts) and all(map(_is_number, filter(None, texts)))
+    return told_apart(texts) if negative else None
+
+
+def painted(columns: Mapping[str, Sequence[str]], signed: Mapping[str, Mapping[float, str]]) -> Styler:
+    """Columns of text, those of `signed` as floats that are painted as their texts: a heading sorts text from the left
+    to the right, which puts negative numbers the wrong way round."""
+    import pandas as pd
+
+    numbers = {heading: [float(cell) if cell.strip() else None for cell in columns[heading]] for heading in signed}
+    frame = pd.DataFrame({**columns, **numbers})
+    return frame.style.format({heading: texts.__getitem__ for heading, texts in signed.items()}, na_rep="")
 
 
 def _is_number(value: Any) -> bool:

@@ -22,6 +22,17 @@ TIMEOUT_MS = 60_000
 """The first page of a session can take long on a busy machine."""
 SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
 CHART = ".st-key-candles .chart"
+NOTE_PAINTED = """
+window.painted = new Map()
+const fillText = CanvasRenderingContext2D.prototype.fillText
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y, ...more) {
+  const at = this.getTransform().transformPoint(new DOMPoint(x, y))
+  window.painted.set(text.trim(), [at.x / devicePixelRatio, at.y / devicePixelRatio])
+  return fillText.call(this, text, x, y, ...more)
+}
+"""
+"""Keeps where each text was painted last."""
+DOUBLE_CLICK_MS = 600
 
 
 def free_port() -> int:
@@ -67,6 +78,7 @@ class View:
         self.requests: list[str] = []
         self.errors: list[str] = []
         page.set_default_timeout(TIMEOUT_MS)
+        page.add_init_script(NOTE_PAINTED)
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
@@ -116,6 +128,22 @@ class View:
 
     def row(self, table: str, row: int, columns: int) -> list[str]:
         return [self.cell(table, column, row) for column in range(columns)]
+
+    def sort(self, table: str, heading: str) -> None:
+        """Clicks a heading, which is painted: the smallest first, the largest first when it is clicked again."""
+        grid = self.page.locator(f".st-key-{table} [data-testid=stDataFrame]")
+        (before,) = [text for text in grid.locator("th").all_inner_texts() if text.endswith(heading)]
+        wait_for(lambda: before in self.painted(), TIMEOUT_MS / 1_000)
+        x, y = self.page.evaluate("text => window.painted.get(text)", before)
+        # A click that follows another one at once would be the second half of a double one.
+        self.page.evaluate("until => new Promise(done => setTimeout(done, until))", DOUBLE_CLICK_MS)
+        grid.click(position={"x": x + 2, "y": y})
+        after = {heading: f"↑ {heading}", f"↑ {heading}": f"↓ {heading}"}[before]
+        grid.locator("th", has_text=after).wait_for(state="attached")
+
+    def painted(self) -> set[str]:
+        """Every text that a table has painted since the page was opened; its cells are what is read aloud."""
+        return set(self.page.evaluate("[...window.painted.keys()]"))
 
     def choose(self, label: str) -> None:
         """Clicks an option of the page's choices by its text."""

@@ -19,6 +19,7 @@ from cryptolake_assets.dashboard.series import (
     plain,
     price_places,
     rows,
+    told_apart,
     upright,
 )
 
@@ -76,6 +77,12 @@ def test_a_column_sorted_as_text_is_sorted_by_its_numbers(numbers: list[str]) ->
     column = upright(aligned(numbers))
     assert [Decimal(text.strip()) for text in sorted(column)] == sorted(Decimal(text) for text in numbers)
     assert len(set(map(len, column))) == 1
+
+
+def test_numbers_are_told_apart_by_floats_or_stay_text() -> None:
+    assert told_apart(["-0.5", "", "0.0000000001"]) == {-0.5: "-0.5", 1e-10: "0.0000000001"}
+    assert told_apart(["-0.1000000000000000000", "-0.1000000000000000001"]) is None
+    assert told_apart(["-9007199254740993"]) is None
 
 
 def test_bars_of_the_api_as_rows() -> None:

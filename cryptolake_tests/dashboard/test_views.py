@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from cryptolake_assets.dashboard import drawings, palette
+from cryptolake_assets.dashboard.shared import painted
 from cryptolake_assets.dashboard.views.daily import buckets
 from cryptolake_assets.dashboard.views.market import first_open_time
 from cryptolake_assets.dashboard.views.quality import FAILED, PASSED, PENDING, WARNED, verdict
@@ -63,6 +64,17 @@ def test_a_range_begins_with_the_bar_that_holds_its_first_minute() -> None:
     assert first_open_time(last, timedelta(hours=1), timedelta(hours=4)) == datetime(2024, 7, 18, 20, tzinfo=UTC)
     assert first_open_time(last, timedelta(hours=1), timedelta(minutes=1)) == last - timedelta(hours=1)
     assert first_open_time(last, None, timedelta(minutes=1)) is None
+
+
+def test_negative_numbers_are_floats_that_are_painted_as_they_are_stored() -> None:
+    texts = {-0.0123456789012345: "-0.0123456789012345", -1e-10: "-0.0000000001"}
+    columns = {"day": ["a", "b", "c"], "log return": [*texts.values(), ""]}
+    styler = painted(columns, {"log return": texts})
+    assert styler.data["log return"].tolist()[:2] == list(texts)
+    html = styler.to_html()
+    assert [re.findall(rf'data row{row} col1" >(.*?)<', html) for row in range(3)] == [
+        [text] for text in (*texts.values(), "")
+    ]
 
 
 def test_buckets_of_two_widths_are_added_to_the_wider_ones() -> None:

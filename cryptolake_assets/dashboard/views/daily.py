@@ -103,7 +103,8 @@ def _headline(days: Days, returns: Days | None, sentiment: Days | None) -> None:
         volatility = newest["realised_volatility"]
         st.metric("Realised volatility", UNKNOWN if volatility is None else f"{volatility:.4%}", width="content")
         if returns:
-            st.metric("Drawdown", f"{float(returns[0]['drawdown']):.4%}", width="content")
+            said = "How far the close is below the highest one so far"
+            st.metric("Drawdown", f"{float(returns[0]['drawdown']):.4%}", width="content", help=said)
         if sentiment:
             index = sentiment[0]
             said = f"Of {index['index_date']}: {index['classification']}. 0 is extreme fear, 100 extreme greed."

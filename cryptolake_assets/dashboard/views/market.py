@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -51,6 +51,8 @@ EARLIEST, LATEST = datetime(2017, 1, 1), datetime(2100, 1, 1)  # the widgets tak
 """No exchange of ours is older."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TABLE_ROWS = 1_000
+REFUSAL_S = 2.0
+"""How soon a download that failed says why."""
 TABLE = {
     "window_start": "open time (UTC)",
     "open": "open",
@@ -245,11 +247,12 @@ def _headline(bars: list[dict[str, Any]], of: str) -> None:
 
 
 def _downloads(view: View) -> None:
+    refused: dict[str, ApiError] = {}
     with st.container(horizontal=True, key="downloads"):
         for fmt, mime in (("csv", "text/csv"), ("parquet", "application/vnd.apache.parquet")):
             st.download_button(
                 fmt.upper() if fmt == "csv" else "Parquet",
-                _file(view, fmt),
+                _file(view, fmt, refused),
                 file_name=f"{view.symbol}-{view.timeframe}.{fmt}",
                 mime=mime,
                 icon=":material/download:",
@@ -257,13 +260,25 @@ def _downloads(view: View) -> None:
                 key=f"download-{fmt}",
                 help="Every bar of the range, with every digit.",
             )
+    st.fragment(_refusals, run_every=REFUSAL_S)(refused)
 
 
-def _file(view: View, fmt: str) -> Callable[[], bytes]:
-    """Fetched when it is asked for."""
+def _refusals(refused: Mapping[str, ApiError]) -> None:
+    """Why files could not be had. Looked for, because files are fetched outside of the page's script."""
+    for error in tuple(refused.values()):
+        problem(error)
+
+
+def _file(view: View, fmt: str, refused: dict[str, ApiError]) -> Callable[[], bytes]:
+    """Fetched when it is asked for; leaves in `refused` why it cannot be had, of which Streamlit says nothing."""
     at, query = lake(), dict(view.query)
 
     def fetch() -> bytes:
-        return at.file(view.path, fmt, **query)
+        refused.pop(fmt, None)
+        try:
+            return at.file(view.path, fmt, **query)
+        except ApiError as error:
+            refused[fmt] = error
+            raise
 
     return fetch

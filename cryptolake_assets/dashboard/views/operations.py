@@ -21,7 +21,14 @@ from cryptolake_assets.dashboard.shared import (
 from cryptolake_assets.errors import ApiRefusedError
 
 STATES = {"running": "● running", "external": "● external", "starting": "◐ starting", "stopped": "○ stopped"}
-FRESHNESS = {"HEALTHY": "✓ fresh", "WARNING": "▲ late", "DEGRADED": "✗ stale"}
+FRESHNESS = {
+    "HEALTHY": "✓ fresh",
+    "WARNING": "▲ late",
+    "DEGRADED": "✗ stale",
+    "UNKNOWN": "○ not yet",
+    "NOT_APPLICABLE": "not watched",
+}
+"""By Dagster's words. Of an asset that has not been made yet it cannot say; others have no policy."""
 PART_TABLE = {
     "state": "state",
     "name": "part",
