@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -74,3 +75,15 @@ def test_the_first_users_call_includes_the_minute_of_its_end(full: Api) -> None:
     answer = orjson.loads(subprocess.run(["curl", "-sS", "--fail", url], capture_output=True, timeout=60).stdout)
     assert list(answer) == ["symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
     assert [bar["window_start"][11:16] for bar in answer["bars"]] == ["00:00", "00:01", "00:02"]
+
+
+def test_every_type_of_problem_is_listed() -> None:
+    """Whichever the API's code names."""
+    sources = "".join(
+        path.read_text(encoding="utf-8") for path in (PROJECT_ROOT / "cryptolake_assets/api").glob("*.py")
+    )
+    named = set(re.findall(r'Problem\(\s*(?:\d+|[a-z.]+),\s*"([a-z-]+)"', sources))
+    named |= set(re.findall(r'\b40[45]: "([a-z-]+)"', sources))
+    assert {"unknown-symbol", "too-many-clients", "not-found"} <= named
+    text = (PROJECT_ROOT / "docs/api.md").read_text(encoding="utf-8")
+    assert named <= set(re.findall(r"`([a-z-]+)`", text))
