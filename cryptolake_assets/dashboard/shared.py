@@ -39,6 +39,8 @@ NO_BARS = (
 RETRY_S = 3.0
 
 Height = int | Literal["content"]
+Widths = Mapping[str, int | Literal["large"]]
+"""Of columns whose texts are longer than those of others, by the API's names; px or Streamlit's word."""
 
 
 @st.cache_resource
@@ -158,9 +160,9 @@ def exact_table(
     *,
     key: str,
     most_rows: int | None = None,
-    wide: str | None = None,
+    wide: Widths | None = None,
 ) -> None:
-    """Rows as a table: `columns` from the API's names to headings, the one called `wide` with more room than others.
+    """Rows as a table: `columns` from the API's names to headings, those of `wide` as wide as it says.
 
     More rows than `most_rows` are to be scrolled to. Numbers are text, in every digit that is stored: a column of
     decimals would be painted as floats.
@@ -171,8 +173,7 @@ def exact_table(
     numeric = [heading for name, heading in columns.items() if any(_is_number(row.get(name)) for row in rows)]
     signed = {heading: texts for heading in numeric if (texts := _signed(shown[heading]))}
     config = {heading: st.column_config.TextColumn(alignment="right") for heading in numeric if heading not in signed}
-    if wide is not None:
-        config[columns[wide]] = st.column_config.TextColumn(width="large")
+    config |= {columns[name]: st.column_config.TextColumn(width=width) for name, width in (wide or {}).items()}
     height: Height = "content" if most_rows is None or len(rows) <= most_rows else ROW_PX * (most_rows + 1)
     with st.container(key=key):
         table = painted(shown, signed) if signed else pa.table(shown)

@@ -25,7 +25,7 @@ FRESHNESS = {
     "HEALTHY": "✓ fresh",
     "WARNING": "▲ late",
     "DEGRADED": "✗ stale",
-    "UNKNOWN": "○ not yet",
+    "UNKNOWN": "○ not known yet",
     "NOT_APPLICABLE": "not watched",
 }
 """By Dagster's words. Of an asset that has not been made yet it cannot say; others have no policy."""
@@ -58,7 +58,7 @@ def _draw() -> None:
     _headline(health, parts)
     st.subheader("Parts", anchor=False)
     if isinstance(read, dict):
-        exact_table([_part(part) for part in parts], PART_TABLE, key="parts", wide="detail")
+        exact_table([_part(part) for part in parts], PART_TABLE, key="parts", wide={"detail": "large"})
     else:
         problem(read)
     _assets()

@@ -171,7 +171,7 @@ def _checks(checks: Checks) -> None:
         CHECK_TABLE,
         key="checks",
         most_rows=ROWS,
-        wide="description",
+        wide={"check": 250, "description": 300},
     )
 
 
