@@ -158,7 +158,7 @@ def test_the_picture_of_the_demo_asks_for_nothing_and_shows_equal_bars() -> None
     assert picture.count(">equal<") == 14
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-jvm.lock"])
+@pytest.mark.parametrize("name", [path.name for path in sorted(ROOT.glob("requirements*.lock"))])
 def test_lock_files_pin_every_package_by_hash_and_name_no_address(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert "://" not in text
@@ -175,7 +175,10 @@ def test_every_dependency_of_the_project_is_locked() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     locks = {"requirements.lock": project["dependencies"]}
-    locks["requirements-dev.lock"] = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    locks["requirements-fast.lock"] = project["dependencies"] + extras["fast"]
+    # What users may install is tested.
+    locks["requirements-dev.lock"] = project["dependencies"] + extras["dev"] + extras["fast"]
     for lock, requirements in locks.items():
         locked = set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE))
         wanted = {re.split(r"[\[=<>~! ;]", requirement)[0].lower() for requirement in requirements}

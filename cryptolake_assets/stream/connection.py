@@ -16,12 +16,19 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.settings import ProducerIo
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.frame_queue import FrameQueue, ReceivedFrame, SpanMark
+from cryptolake_assets.stream.sockets import (
+    CONNECTION_CLOSED,
+    INVALID_HANDSHAKE,
+    INVALID_STATUS,
+    INVALID_URI,
+    ExchangeSocket,
+    open_socket,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +37,8 @@ MAX_STREAMS: Final = 200
 _ANSWER_PATIENCE: Final = 5
 _LOOK_S: Final = 0.02
 _RATE_LIMITED: Final = (403, 418, 429)
+_NOT_SENT: Final[tuple[type[Exception], ...]] = (*CONNECTION_CLOSED, TimeoutError)
+_NOT_OPENED: Final[tuple[type[Exception], ...]] = (*INVALID_HANDSHAKE, OSError)  # TimeoutError is an OSError
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -59,6 +68,8 @@ class ConnectionOptions:
     """A connection that brought frames and lasted so long starts the back-off anew."""
     max_message_bytes: int = 1 << 20
     max_buffered_frames: int = 1024
+    io: ProducerIo = ProducerIo.DEFAULT
+    """The WebSocket library; not `AUTO`."""
 
 
 def shards(symbols: Sequence[str]) -> list[tuple[str, ...]]:
@@ -91,7 +102,7 @@ class ExchangeConnection:
         self._options = options or ConnectionOptions()
         self._log = log.bind(connection=name)
         self._turn = turn
-        self._live: tuple[ClientConnection, ConnectionSpan] | None = None
+        self._live: tuple[ExchangeSocket, ConnectionSpan] | None = None
         self.opened = asyncio.Event()
         """Set for good once its subscription was open for the first time and the exchange's clock was asked since."""
         self._waits_for_room = False
@@ -148,7 +159,7 @@ class ExchangeConnection:
         try:
             async with asyncio.timeout(self._options.answer_timeout_s):
                 await socket.send(f'{{"method":"LIST_SUBSCRIPTIONS","params":[],"id":{request_id}}}')
-        except (ConnectionClosed, TimeoutError):
+        except _NOT_SENT:
             span.requests.pop(request_id, None)
             return None
         self._expect_answer(span, request_id, _ANSWER_PATIENCE)
@@ -194,7 +205,7 @@ class ExchangeConnection:
         opened = False
         started = time.monotonic()
         try:
-            async with connect(self._url, **self._connect_arguments()) as socket:
+            async with open_socket(self._options.io, self._url, **self._connect_arguments()) as socket:
                 opened = True
                 self._live = (socket, span)
                 self.state = "streaming"
@@ -204,16 +215,16 @@ class ExchangeConnection:
                 except asyncio.CancelledError:
                     await socket.close()  # a stop is no error: the exchange is told 1000, not 1011
                     raise
-        except InvalidURI as error:
+        except INVALID_URI as error:
             raise ExchangeError(
                 f"exchange: {self._url[:200]} is no WebSocket address ({error}). Correct CRYPTOLAKE_EXCHANGE_WS_URL."
             ) from error
-        except InvalidStatus as error:
+        except INVALID_STATUS as error:
             status = error.response.status_code
             wait_s = self._asked_to_wait_s(status, error.response.headers.get("Retry-After"))
             self._log.warning("connection_refused", status=status, wait_s=wait_s)
             return 0, wait_s
-        except ConnectionClosed as closed:
+        except CONNECTION_CLOSED as closed:
             self._log.warning(
                 "connection_lost",
                 code=closed.rcvd.code if closed.rcvd else None,
@@ -221,7 +232,7 @@ class ExchangeConnection:
                 frames=span.frames,
                 lasted_s=round(time.monotonic() - started, 1),
             )
-        except (InvalidHandshake, OSError) as error:  # TimeoutError is an OSError
+        except _NOT_OPENED as error:
             self._log.warning("connection_failed", error=f"{type(error).__name__}: {error}", frames=span.frames)
         finally:
             self._live = None
@@ -249,7 +260,7 @@ class ExchangeConnection:
             return float(retry_after)
         return self._options.backoff_cap_s if status in _RATE_LIMITED else 0.0
 
-    async def _stream(self, socket: ClientConnection, span: ConnectionSpan) -> None:
+    async def _stream(self, socket: ExchangeSocket, span: ConnectionSpan) -> None:
         """Reads until the connection ends; raises what ended it."""
         self._last_frame_at = time.monotonic()
         tasks = [
@@ -268,7 +279,7 @@ class ExchangeConnection:
         span.after_ms = await self._exchange_time()
         self.opened.set()
 
-    async def _read(self, socket: ClientConnection, span: ConnectionSpan) -> None:
+    async def _read(self, socket: ExchangeSocket, span: ConnectionSpan) -> None:
         queue = self._queue
         while True:
             # Undecoded: text that is not UTF-8 is a frame to refuse, not a reason to lose the connection.
@@ -283,7 +294,7 @@ class ExchangeConnection:
                     self._waits_for_room = False
             self._last_frame_at = time.monotonic()
 
-    async def _watch(self, socket: ClientConnection) -> None:
+    async def _watch(self, socket: ExchangeSocket) -> None:
         """Closes a connection on which neither a frame nor a pong comes, and tells when only pongs do."""
         options = self._options
         while True:
@@ -298,7 +309,7 @@ class ExchangeConnection:
                     self._log.warning("connection_silent", no_pong_for_s=options.ping_timeout_s)
                     await socket.close(1001, "no pong")
                     return
-            except ConnectionClosed:
+            except CONNECTION_CLOSED:
                 return
             silent_s = time.monotonic() - self._last_frame_at
             if silent_s < options.silent_alarm_s or self._waits_for_room:

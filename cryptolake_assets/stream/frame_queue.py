@@ -54,6 +54,8 @@ class FrameQueue:
         self._max_bytes = max_bytes
         self._room = asyncio.Event()
         self._news = asyncio.Event()
+        self._is_quiet = True
+        """Whether `_news` is to be set with the next item."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -64,13 +66,18 @@ class FrameQueue:
 
     def try_put(self, frame: ReceivedFrame) -> bool:
         """Adds a frame unless the queue is full; returns whether it was added."""
-        if self.is_full:
+        items = self._items
+        if len(items) >= self._max_frames or self._bytes >= self._max_bytes:
             return False
-        self._items.append(frame)
+        items.append(frame)
         self._bytes += len(frame.raw)
-        if not self._news.is_set():
-            self._news.set()
+        if self._is_quiet:
+            self._wake()
         return True
+
+    def _wake(self) -> None:
+        self._is_quiet = False
+        self._news.set()
 
     async def put(self, frame: ReceivedFrame) -> None:
         """Adds a frame, waiting while the queue is full."""
@@ -81,15 +88,21 @@ class FrameQueue:
     def put_mark(self, mark: SpanMark | EndOfFrames) -> None:
         """Adds a mark at once, full or not: marks are few and small, and must not be lost at a stop."""
         self._items.append(mark)
-        self._news.set()
+        self._wake()
 
     async def take(self, most: int) -> list[QueueItem]:
         """The oldest items, at most so many, waiting for one."""
         while not self._items:
             self._news.clear()
+            self._is_quiet = True
             await self._news.wait()
-        items = [self._items.popleft() for _ in range(min(most, len(self._items)))]
-        self._bytes -= sum(len(item.raw) for item in items if isinstance(item, ReceivedFrame))
+        if len(self._items) <= most:
+            items = list(self._items)
+            self._items.clear()
+            self._bytes = 0
+        else:
+            items = [self._items.popleft() for _ in range(most)]
+            self._bytes -= sum(len(item.raw) for item in items if isinstance(item, ReceivedFrame))
         if not self._room.is_set():
             self._room.set()
         return items

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -54,7 +54,7 @@ class Outbox:
         self._retry_first_s = retry_first_s
         self._retry_s = retry_first_s
         self._stretches: deque[_Stretch] = deque([_Stretch()])
-        self._failed: deque[Message] = deque()
+        self._failed: list[Message] = []
         self._failed_event = asyncio.Event()
         self._room = asyncio.Event()
         self._restart_needed = False
@@ -87,21 +87,29 @@ class Outbox:
                 pause_s = min(RETRY_MAX_S, pause_s * 2)
         self.next_offsets = dict(self._publisher.start_offsets)
 
-    async def put(self, message: Message) -> None:
-        """Takes a message over for good; waits while too many are under way or the broker does not take more."""
+    async def room(self) -> None:
+        """Waits while too many messages are under way."""
         while self.in_flight >= self._max_in_flight:
             self._room.clear()
             await self._room.wait()
+
+    async def put(self, message: Message) -> None:
+        """Takes a message over for good, once there is room."""
+        await self.room()
+        self.add([message])
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Takes messages over for good, room or not: whoever adds waits for `room` before each handful."""
+        if not messages:
+            return
         stretch = self._stretches[-1]
-        stretch.waiting += 1
-        message.tag = stretch
+        stretch.waiting += len(messages)
+        for message in messages:
+            message.tag = stretch
         if not self.in_flight:
             self._silent_since = time.monotonic()
-        self.in_flight += 1
-        try:
-            await self._publisher.send(message)
-        except Exception as error:
-            self.failed(message, error)
+        self.in_flight += len(messages)
+        self._publisher.send(messages)
 
     @property
     def stalled_s(self) -> float:
@@ -122,43 +130,61 @@ class Outbox:
 
     # What the publisher reports.
 
-    def acknowledged(self, message: Message, partition: int, offset: int) -> None:
-        if message.topic == self._topic:
-            expected = self.next_offsets.get(partition, 0)
-            if offset < expected and message not in self._went_back:
-                # A broker that knows a batch only as a duplicate names no offset, and a coverage statement needs one.
-                # The second answer is believed even then: somebody made the topic anew.
-                self._went_back.add(message)
-                self.failed(message, BrokerError(f"kafka: offset {offset} of partition {partition} is an old one."))
-                return
-            if self._went_back:
-                self._went_back.discard(message)
-            self.next_offsets[partition] = offset + 1
-        self.acked[message.topic] = self.acked.get(message.topic, 0) + 1
+    def acknowledged(self, messages: Sequence[Message], partition: int, first_offset: int) -> None:
+        topic = messages[0].topic
+        if topic == self._topic:
+            next_offset = first_offset + len(messages)
+            if self._went_back or first_offset < self.next_offsets.get(partition, 0):
+                messages = self._believed(messages, partition, first_offset)
+                if not messages:
+                    return
+            self.next_offsets[partition] = next_offset
+        self.acked[topic] = self.acked.get(topic, 0) + len(messages)
         self._retry_s = self._retry_first_s
         self._silent_since = time.monotonic()
-        self.in_flight -= 1
+        self.in_flight -= len(messages)
         if not self._room.is_set():
             self._room.set()
-        stretch: _Stretch = message.tag
-        stretch.waiting -= 1
-        if not stretch.waiting and stretch.closed_by is not None:
-            self._finish_stretches()
+        for message in messages:
+            message.tag.waiting -= 1
+        self._finish_stretches()
 
-    def failed(self, message: Message, error: BaseException) -> None:
+    def _believed(self, messages: Sequence[Message], partition: int, first_offset: int) -> Sequence[Message]:
+        """Those of the messages that count as acknowledged; the others are sent again.
+
+        A broker that knows a batch only as a duplicate names no offset, and a coverage statement needs one. The second
+        answer is believed even then: somebody made the topic anew.
+        """
+        believed: Sequence[Message] = messages
+        if first_offset < self.next_offsets.get(partition, 0):
+            believed = [message for message in messages if message in self._went_back]
+            doubted = [message for message in messages if message not in self._went_back]
+            if doubted:
+                self._went_back.update(doubted)
+                error = BrokerError(f"kafka: offset {first_offset} of partition {partition} is an old one.")
+                self.failed(doubted, error)
+        self._went_back.difference_update(believed)
+        return believed
+
+    def failed(self, messages: Sequence[Message], error: BaseException) -> None:
         verdict = self._publisher.judge(error)
         if verdict is Verdict.FATAL:
             self._give_up(
                 BrokerRefusedError(
-                    f"kafka: the brokers refuse records on topic {message.topic} for good "
+                    f"kafka: the brokers refuse records on topic {messages[0].topic} for good "
                     f"({type(error).__name__}: {error}). Check the user's rights and the topic's settings."
                 )
             )
             return
         self._restart_needed = self._restart_needed or verdict is Verdict.RESTART
         if not self._failed:
-            log.warning("delivery_failed", topic=message.topic, error=f"{type(error).__name__}: {error}")
-        self._failed.append(message)
+            log.warning(
+                "delivery_failed",
+                topic=messages[0].topic,
+                messages=len(messages),
+                error=f"{type(error).__name__}: {error}",
+            )
+        self._failed.extend(messages)
         self._failed_event.set()
 
     async def run(self) -> None:
@@ -171,15 +197,11 @@ class Outbox:
             if self._restart_needed and not await self._restarted():
                 self._failed_event.set()
                 continue
-            again, self._failed = self._failed, deque()
+            again, self._failed = self._failed, []
             if again:
                 log.info("sending_again", messages=len(again))
-            for message in again:
-                self.repeats_sent += 1
-                try:
-                    await self._publisher.send(message)
-                except Exception as error:
-                    self.failed(message, error)
+                self.repeats_sent += len(again)
+                self._publisher.send(again)
 
     async def _restarted(self) -> bool:
         log.warning("kafka_session_restarts")
@@ -200,6 +222,6 @@ class Outbox:
             self.fatal.set_exception(error)
 
     def _finish_stretches(self) -> None:
-        while (first := self._stretches[0]).closed_by is not None and not first.waiting:
+        while not (first := self._stretches[0]).waiting and first.closed_by is not None:
             self._stretches.popleft()
             first.closed_by(dict(self.next_offsets))

@@ -18,13 +18,12 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
-from cryptolake_assets.contract import AcceptedFrame, RejectedFrame, parse_frame
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.exchange.rest import AsyncExchangeRest, RetryPolicy
 from cryptolake_assets.exchange.universe import Subscriptions
@@ -35,13 +34,14 @@ from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings
 from cryptolake_assets.stream.catch_up import CatchUp, CatchUpOptions
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
 from cryptolake_assets.stream.coverage import ConnectionSpan, CoverageSink, CoverageWriter
+from cryptolake_assets.stream.dispatch import Dispatcher
 from cryptolake_assets.stream.fleet import Fleet, FleetOptions
-from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame, SpanMark
+from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame
 from cryptolake_assets.stream.gaps import GapSink, GapTracker, GapWriter
 from cryptolake_assets.stream.history import StreamHistory, TradeHistory
-from cryptolake_assets.stream.kafka import dead_letter
-from cryptolake_assets.stream.last_trades import FETCHED_HEADERS, LastTrades, NewestTrades
+from cryptolake_assets.stream.last_trades import LastTrades, NewestTrades
 from cryptolake_assets.stream.outbox import Outbox
+from cryptolake_assets.stream.producer_io import io_in_use, make_publisher
 from cryptolake_assets.stream.producer_status import (
     MAX_SYMBOLS_SHOWN,
     ConnectionStatus,
@@ -49,15 +49,13 @@ from cryptolake_assets.stream.producer_status import (
     status_path,
     write_status,
 )
-from cryptolake_assets.stream.publisher import KafkaPublisher, Message, Publisher
+from cryptolake_assets.stream.publisher import Publisher
 from cryptolake_assets.stream.repair import GapRepairer
 from cryptolake_assets.stream.rounds import CoverageRounds
 from cryptolake_assets.stream.subscriptions import find_subscriptions, keep_choice
 from cryptolake_assets.stream.tasks import cancelled, unless
 
 log = structlog.get_logger(__name__)
-
-_FRAMES_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,6 @@ class Producer:
         self._options = options or ProducerOptions()
         self._publisher = publisher
         self._stream = subscriptions.stream
-        self._trades_topic = settings.kafka_topic_futures
         self._queue = FrameQueue()
         self._outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
         self._last_trades = last_trades
@@ -115,6 +112,16 @@ class Producer:
             options=self._options.catch_up,
         )
         self._fetched = ConnectionSpan("rest", ())
+        self._dispatcher = Dispatcher(
+            settings,
+            subscriptions.stream,
+            queue=self._queue,
+            outbox=self._outbox,
+            gaps=self._gaps,
+            fetched=self._fetched,
+            partition_for=publisher.partition_for,
+            mark=self._mark,
+        )
         self._coverage = CoverageWriter(
             sink,
             exchange=EXCHANGE_NAME,
@@ -137,10 +144,6 @@ class Producer:
             claim_wait_s=self._options.claim_wait_s,
         )
         self._working = False
-        self._frames = 0
-        self._rejected_unsaid = 0
-        self._rejected_said_at = float("-inf")
-        self._last_event_time_us: int | None = None
         self._state = "starting"
 
     def _connection(self, symbols: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
@@ -225,7 +228,7 @@ class Producer:
                 await asyncio.sleep(1.0)
         log.info(
             "producer_stopped",
-            frames=self._frames,
+            frames=self._dispatcher.frames,
             events_acked=self._acked(self._settings.kafka_topic_futures),
             rejected=self._acked(self._settings.topic_rejected),
             repeats_sent=self._outbox.repeats_sent,
@@ -239,62 +242,20 @@ class Producer:
             self._outbox.fatal.result()
         await work
 
-    # The publisher task.
+    # Frames and marks.
 
     async def _publish(self) -> None:
-        """From the queue through the contract into the outbox, in order, until `EndOfFrames`."""
+        """From the queue through the contract into the outbox; goes on from the trades that Kafka and Bronze hold."""
         if self._last_trades is not None:
             start_offsets = self._publisher.start_offsets
             known = await self._last_trades.find(self.fleet.symbols, self._stream, start_offsets)
             self._gaps.take_up(known.on_topic, known.in_bronze)
-        # Bounded: also symbols that are not subscribed are kept, Silver judges them.
-        partition_of = lru_cache(maxsize=4096)(lambda symbol: self._publisher.partition_for(symbol.encode()))
-        while True:
-            for item in await self._queue.take(_FRAMES_AT_ONCE):
-                if isinstance(item, ReceivedFrame):
-                    await self._publish_frame(item, partition_of)
-                elif isinstance(item, SpanMark):
-                    self._mark(item.span, None, ended=item.ended)
-                else:
-                    return
-            # Neither queue nor outbox waits while there is something to do; the readers need their turn.
-            await asyncio.sleep(0)
-
-    async def _publish_frame(self, frame: ReceivedFrame, partition_of: Callable[[str], int]) -> None:
-        self._frames += 1
-        parsed = parse_frame(frame.raw, ingest_time_us=frame.received_at_us, exchange=EXCHANGE_NAME)
-        if isinstance(parsed, AcceptedFrame):
-            event = parsed.event
-            is_fetched = frame.span is self._fetched
-            if is_fetched:
-                self._gaps.fill(event.symbol, event.trade_id, event.event_time)
-            else:
-                frame.span.see(parsed.exchange_time_ms)
-                if event.stream == self._stream:
-                    self._gaps.see(event.symbol, event.trade_id, event.event_time)
-            self._last_event_time_us = event.event_time
-            key, partition = event.symbol.encode(), partition_of(event.symbol)
-            headers = FETCHED_HEADERS if is_fetched else None
-            await self._outbox.put(Message(self._trades_topic, event.encode(), key, partition, headers))
-        elif isinstance(parsed, RejectedFrame):
-            value, headers = dead_letter(parsed, stream=self._stream, received_at_us=frame.received_at_us)
-            self._note_rejected(parsed)
-            await self._outbox.put(Message(self._settings.topic_rejected, value, headers=headers))
-        elif parsed.request_id in frame.span.requests:
-            self._mark(frame.span, frame.span.requests.pop(parsed.request_id), ended=False)
+        await self._dispatcher.run()
 
     async def _put_fetched(self, raw: bytes) -> None:
         await self._queue.put(ReceivedFrame(self._fetched, time.time_ns() // 1000, raw))
 
-    def _note_rejected(self, frame: RejectedFrame) -> None:
-        """Logs refused frames, at most one line a second: a broken feed must not fill the disk."""
-        self._rejected_unsaid += 1
-        now = time.monotonic()
-        if now - self._rejected_said_at >= 1.0:
-            log.warning("frames_rejected", frames=self._rejected_unsaid, reason=frame.reason, size_bytes=len(frame.raw))
-            self._rejected_unsaid, self._rejected_said_at = 0, now
-
-    def _mark(self, span: ConnectionSpan, asked_ms: int | None, *, ended: bool) -> None:
+    def _mark(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:
         """Claims the connection's interval so far once everything before this point is acknowledged."""
         interval = span.claim_to(asked_ms)
         by_ids = self._gaps.proven_before(span.symbols, interval)
@@ -350,7 +311,7 @@ class Producer:
     def status(self) -> ProducerStatus:
         """The present state and counts."""
         clocks = [c.exchange_time_ms for c in self.fleet.connections if c.exchange_time_ms is not None]
-        covered = self._coverage.covered_to_ms
+        covered, last_event_us = self._coverage.covered_to_ms, self._dispatcher.last_event_time_us
         return ProducerStatus(
             state=self._state,
             pid=os.getpid(),
@@ -360,13 +321,13 @@ class Producer:
                 ConnectionStatus(c.name, c.state, len(c.symbols), c.span.frames if c.span else 0, c.reconnects)
                 for c in self.fleet.connections
             ),
-            frames=self._frames,
+            frames=self._dispatcher.frames,
             events_acked=self._acked(self._settings.kafka_topic_futures),
             rejected=self._acked(self._settings.topic_rejected),
             repeats_sent=self._outbox.repeats_sent,
             in_flight=self._outbox.in_flight,
             queued_frames=len(self._queue),
-            last_event_time_ms=self._last_event_time_us // 1000 if self._last_event_time_us is not None else None,
+            last_event_time_ms=None if last_event_us is None else last_event_us // 1000,
             exchange_time_ms=max(clocks, default=None),
             coverage_to_ms={
                 symbol: covered[symbol] for symbol in self.fleet.symbols[:MAX_SYMBOLS_SHOWN] if symbol in covered
@@ -387,6 +348,8 @@ async def serve(settings: Settings) -> int:
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
     from cryptolake_assets.lake.gaps import IcebergGapSink
 
+    io = io_in_use(settings)
+    log.info("producer_libraries", io=io.value)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -411,12 +374,13 @@ async def serve(settings: Settings) -> int:
         producer = Producer(
             settings,
             found[0],
-            publisher=KafkaPublisher(settings),
+            publisher=make_publisher(settings, io),
             clock=rest,
             sink=IcebergCoverageSink(settings),
             gaps=IcebergGapSink(settings),
             history=history,
             last_trades=NewestTrades(settings),
+            options=ProducerOptions(ConnectionOptions(io=io)),
         )
         choice = asyncio.create_task(keep_choice(settings, items, history, producer.fleet))
         try:

@@ -16,7 +16,7 @@ from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
 from cryptolake_assets.stream import kafka
 from cryptolake_assets.stream.producer import Producer
-from cryptolake_assets.stream.publisher import KafkaPublisher
+from cryptolake_assets.stream.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_assets.stream.subscriptions import keep_choice
 from cryptolake_assets.stream.tasks import cancelled
 from cryptolake_tests.stream.fakes import MemoryGaps, MemorySink, until
@@ -63,7 +63,7 @@ async def test_renewals_and_a_change_of_symbols_lose_no_trade(platform: Settings
         producer = Producer(
             settings,
             Subscriptions(("BTCUSDT",), "trade"),
-            publisher=KafkaPublisher(settings),
+            publisher=AiokafkaPublisher(settings),
             clock=rest,
             sink=sink,
             gaps=gaps,

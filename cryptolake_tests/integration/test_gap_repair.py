@@ -40,7 +40,8 @@ from cryptolake_assets.stream.last_trades import NewestTrades
 from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.producer import Producer, ProducerOptions
 from cryptolake_assets.stream.producer_status import read_status
-from cryptolake_assets.stream.publisher import KafkaPublisher, Message
+from cryptolake_assets.stream.publisher import Message
+from cryptolake_assets.stream.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_tests.captures import MINUTE_MS, agg_trade_frame, trade_frame, write_capture
 from cryptolake_tests.exchange.sockets import NOON_MS
@@ -152,7 +153,7 @@ async def producing(on: Scene) -> AsyncIterator[None]:
         producer = Producer(
             settings,
             resolve_subscriptions(settings),
-            publisher=KafkaPublisher(settings),
+            publisher=AiokafkaPublisher(settings),
             clock=rest,
             sink=IcebergCoverageSink(settings),
             gaps=IcebergGapSink(settings),
@@ -267,7 +268,7 @@ async def test_without_a_key_the_holes_of_single_trades_stay_and_say_so(platform
 
 async def put(settings: Settings, frames: Iterable[str]) -> None:
     """The frames as events on the topic."""
-    publisher = KafkaPublisher(settings)
+    publisher = AiokafkaPublisher(settings)
     outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
     await outbox.start()
     for frame in frames:

@@ -27,19 +27,23 @@ from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, read_gaps
 from cryptolake_assets.platform.parts import KAFKA
 from cryptolake_assets.platform.supervisor import Supervisor
-from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, TradeStream
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, ProducerIo, Settings, TradeStream
 from cryptolake_assets.stream import kafka
+from cryptolake_assets.stream.connection import ConnectionOptions
 from cryptolake_assets.stream.coverage import CoverageSink
 from cryptolake_assets.stream.gaps import GapSink
 from cryptolake_assets.stream.outbox import Outbox
-from cryptolake_assets.stream.producer import Producer
+from cryptolake_assets.stream.producer import Producer, ProducerOptions
+from cryptolake_assets.stream.producer_io import make_publisher
 from cryptolake_assets.stream.producer_status import ProducerStatus, read_status
-from cryptolake_assets.stream.publisher import KafkaPublisher, Message
+from cryptolake_assets.stream.publisher import Message
 from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_tests.captures import MINUTE_MS, agg_trade_frame, write_capture
 from cryptolake_tests.exchange.sockets import NOON_MS
 from cryptolake_tests.stream.fakes import FakeClock, FakeExchange, MemoryGaps, MemoryHistory, MemorySink, trade, until
 
+BOTH = pytest.mark.parametrize("io", [ProducerIo.DEFAULT, ProducerIo.FAST])
+"""What loses nothing with one set of libraries loses nothing with the other."""
 DEMO_TRADES = {"BTCUSDT": 10_701, "ETHUSDT": 13_655}
 
 
@@ -57,7 +61,7 @@ def own(platform: Settings, tmp_path: Path) -> Settings:
 
 @asynccontextmanager
 async def producing(
-    settings: Settings, sink: CoverageSink, gaps: GapSink | None = None
+    settings: Settings, sink: CoverageSink, gaps: GapSink | None = None, io: ProducerIo = ProducerIo.DEFAULT
 ) -> AsyncIterator[asyncio.Event]:
     """A producer on the shipped capture's subscriptions; set the event to end it, else it ends with the block."""
     stop = asyncio.Event()
@@ -65,11 +69,12 @@ async def producing(
         producer = Producer(
             settings,
             resolve_subscriptions(settings),
-            publisher=KafkaPublisher(settings),
+            publisher=make_publisher(settings, io),
             clock=rest,
             sink=sink,
             gaps=gaps or MemoryGaps(),
             history=rest,
+            options=ProducerOptions(ConnectionOptions(io=io)),
         )
         run = asyncio.create_task(producer.run(stop))
         try:
@@ -137,11 +142,12 @@ def test_a_missing_topic_is_named_and_not_created_by_asking(own: Settings) -> No
             kafka.end_offsets(own, own.kafka_topic_futures)
 
 
-async def test_every_frame_of_the_capture_lands_once_below_the_covered_offset(own: Settings) -> None:
+@BOTH
+async def test_every_frame_of_the_capture_lands_once_below_the_covered_offset(own: Settings, io: ProducerIo) -> None:
     sink = MemorySink()
     async with ReplayExchange(own.replay_dir, speed=0).running() as exchange:
         settings = at(exchange, own)
-        async with producing(settings, sink):
+        async with producing(settings, sink, io=io):
             await until(lambda: acknowledged(settings)() == sum(DEMO_TRADES.values()), timeout_s=60)
             clock_ms = exchange.clock.now_ms()
             # A stop before the next round of coverage would end the rows at the last frame, just before the clock.
@@ -277,11 +283,12 @@ async def test_a_peek_shows_the_newest_or_the_oldest(own: Settings) -> None:
     assert kafka.peek(settings, settings.kafka_topic_futures, 10, from_end=False) == everything[:10]
 
 
-async def test_nothing_is_lost_when_the_broker_is_killed(own: Settings, platform: Settings) -> None:
+@BOTH
+async def test_nothing_is_lost_when_the_broker_is_killed(own: Settings, platform: Settings, io: ProducerIo) -> None:
     sink = MemorySink()
     async with ReplayExchange(own.replay_dir, speed=60).running() as exchange:
         settings = at(exchange, own)
-        async with producing(settings, sink):
+        async with producing(settings, sink, io=io):
             await until(lambda: acknowledged(settings)() > 3_000, timeout_s=60)
             pid = Supervisor(platform).processes()[KAFKA].pid
             assert pid is not None
@@ -294,8 +301,9 @@ async def test_nothing_is_lost_when_the_broker_is_killed(own: Settings, platform
     assert {row.connected_to_ms for row in sink.rows.values()} == {clock_ms}
 
 
-async def test_a_restarted_session_loses_nothing(own: Settings) -> None:
-    publisher = KafkaPublisher(own)
+@BOTH
+async def test_a_restarted_session_loses_nothing(own: Settings, io: ProducerIo) -> None:
+    publisher = make_publisher(own, io)
     outbox = Outbox(publisher, counted_topic=own.kafka_topic_futures)
     await outbox.start()
     resend = asyncio.create_task(outbox.run())
@@ -316,7 +324,8 @@ async def test_a_restarted_session_loses_nothing(own: Settings) -> None:
     assert outbox.next_offsets[0] == len(records) == count + outbox.repeats_sent
 
 
-async def test_refused_frames_lie_on_the_dead_letter_topic(own: Settings) -> None:
+@BOTH
+async def test_refused_frames_lie_on_the_dead_letter_topic(own: Settings, io: ProducerIo) -> None:
     exchange = FakeExchange()
     async with exchange.running():
         settings = own.model_copy(update={"exchange_ws_url": exchange.url})
@@ -324,11 +333,12 @@ async def test_refused_frames_lie_on_the_dead_letter_topic(own: Settings) -> Non
         producer = Producer(
             settings,
             resolve_subscriptions(settings),
-            publisher=KafkaPublisher(settings),
+            publisher=make_publisher(settings, io),
             clock=FakeClock(),
             sink=MemorySink(),
             gaps=MemoryGaps(),
             history=MemoryHistory(),
+            options=ProducerOptions(ConnectionOptions(io=io)),
         )
         run = asyncio.create_task(producer.run(stop))
         huge = b"\xff" * (1 << 20)
@@ -351,8 +361,10 @@ def run_producer(settings: Settings) -> subprocess.Popen[bytes]:
     )
 
 
-async def test_a_killed_producer_leaves_a_hole_in_coverage_and_none_elsewhere(own: Settings) -> None:
+@BOTH
+async def test_a_killed_producer_leaves_a_hole_in_coverage_and_none_elsewhere(own: Settings, io: ProducerIo) -> None:
     """Killed in the middle and started again: what was sent meanwhile is missing, and coverage says so."""
+    own = own.model_copy(update={"producer_io": io})
     async with ReplayExchange(own.replay_dir, speed=30).running() as exchange:
         settings = at(exchange, own)
         bootstrap(settings)

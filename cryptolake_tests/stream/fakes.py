@@ -41,7 +41,7 @@ class FakePublisher:
         self.holds_back = False
         """Whether acknowledgements wait for `release`."""
         self.fails_send: list[BaseException] = []
-        """Raised by the next sends."""
+        """Reported for the next messages, which are not taken."""
         self.fails_delivery: list[BaseException] = []
         """Reported for the next messages instead of an acknowledgement."""
         self.fails_start: list[BaseException] = []
@@ -69,12 +69,15 @@ class FakePublisher:
     def partition_for(self, key: bytes) -> int:
         return sum(key) % len(self._start_offsets)
 
-    async def send(self, message: Message) -> None:
-        if self.fails_send:
-            raise self.fails_send.pop(0)
-        self._held.append(message)
-        if not self.holds_back:
-            self.release()
+    def send(self, messages: Sequence[Message]) -> None:
+        assert self._listener is not None
+        for message in messages:
+            if self.fails_send:
+                self._listener.failed([message], self.fails_send.pop(0))
+                continue
+            self._held.append(message)
+            if not self.holds_back:
+                self.release()
 
     def release(self) -> None:
         """Answers for everything that was held back."""
@@ -82,13 +85,13 @@ class FakePublisher:
         assert self._listener is not None
         for message in held:
             if self.fails_delivery:
-                self._listener.failed(message, self.fails_delivery.pop(0))
+                self._listener.failed([message], self.fails_delivery.pop(0))
                 continue
             partition = message.partition or 0
             offset = self._next.get((message.topic, partition), self._start_offsets[partition])
             self._next[message.topic, partition] = offset + 1
             self.log.append(message)
-            self._listener.acknowledged(message, partition, self.offsets.pop(0) if self.offsets else offset)
+            self._listener.acknowledged([message], partition, self.offsets.pop(0) if self.offsets else offset)
 
     def judge(self, error: BaseException) -> Verdict:
         return self.verdicts.get(type(error), Verdict.RETRY)
@@ -97,8 +100,8 @@ class FakePublisher:
         self.restarts += 1
         left, self._held = self._held, []
         assert self._listener is not None
-        for message in left:
-            self._listener.failed(message, ConnectionError("closed"))
+        if left:
+            self._listener.failed(left, ConnectionError("closed"))
 
     async def stop(self) -> None:
         self.stopped = True

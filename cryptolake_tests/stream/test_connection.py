@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 
 from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.settings import ProducerIo
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeConnection, shards
 from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrame, SpanMark
 from cryptolake_tests.stream.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
@@ -19,6 +21,15 @@ from cryptolake_tests.stream.fakes import NOON_MS, FakeClock, FakeExchange, trad
 FAST = ConnectionOptions(
     close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.05, answer_timeout_s=0.2, healthy_after_s=0.0
 )
+
+
+io = ProducerIo.DEFAULT
+
+
+@pytest.fixture(params=[ProducerIo.DEFAULT, ProducerIo.FAST], autouse=True)
+def _each_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test of this module runs with both WebSocket libraries."""
+    monkeypatch.setattr(sys.modules[__name__], "io", request.param)
 
 
 @asynccontextmanager
@@ -36,7 +47,7 @@ async def connected(
         stream="trade",
         queue=queue,
         clock=clock or FakeClock(),
-        options=options,
+        options=replace(options, io=io),
     )
     task = asyncio.create_task(link.run())
     try:
@@ -200,6 +211,7 @@ async def test_an_address_that_cannot_be_right_is_an_error() -> None:
         stream="trade",
         queue=FrameQueue(),
         clock=FakeClock(),
+        options=ConnectionOptions(io=io),
     )
     with pytest.raises(ExchangeError, match="CRYPTOLAKE_EXCHANGE_WS_URL"):
         await link.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,9 @@ from cryptolake_assets.contract import RejectedFrame
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream import kafka
-from cryptolake_assets.stream.publisher import KafkaPublisher, Verdict
+from cryptolake_assets.stream.publisher import Verdict
+from cryptolake_assets.stream.publisher_aiokafka import AiokafkaPublisher
+from cryptolake_assets.stream.publisher_confluent import ConfluentPublisher, DeliveryError
 
 ASKED: list[Callable[[Settings], object]] = [
     kafka.ensure_topics,
@@ -48,7 +51,7 @@ def test_a_frame_too_large_for_the_brokers_is_cut_and_says_so() -> None:
 def test_failures_are_judged() -> None:
     from aiokafka import errors
 
-    publisher = KafkaPublisher(load_settings())
+    publisher = AiokafkaPublisher(load_settings())
     for error in (
         errors.KafkaTimeoutError(),
         errors.KafkaConnectionError(),
@@ -67,3 +70,24 @@ def test_failures_are_judged() -> None:
         assert publisher.judge(error) is Verdict.FATAL, error
     for error in (errors.OutOfOrderSequenceNumber(), errors.ProducerFenced(), errors.UnknownError()):
         assert publisher.judge(error) is Verdict.RESTART, error
+
+
+def test_failures_of_librdkafka_are_judged_alike() -> None:
+    from confluent_kafka import KafkaError, KafkaException
+
+    publisher = ConfluentPublisher(load_settings())
+
+    def judged(code: int, **more: Any) -> Verdict:
+        verdict = publisher.judge(DeliveryError(KafkaError(code, **more)))
+        assert publisher.judge(KafkaException(KafkaError(code, **more))) is verdict
+        return verdict
+
+    assert judged(KafkaError._PURGE_QUEUE) is Verdict.RETRY
+    assert judged(KafkaError.NOT_LEADER_FOR_PARTITION, retriable=True) is Verdict.RETRY
+    assert publisher.judge(BufferError("full")) is Verdict.RETRY
+    assert publisher.judge(BrokerError("away")) is Verdict.RETRY
+    for code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_PARTITION):
+        assert judged(code) is Verdict.FATAL
+    assert publisher.judge(BrokerRefusedError("no")) is Verdict.FATAL
+    assert judged(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, fatal=True) is Verdict.RESTART
+    assert judged(KafkaError.UNKNOWN) is Verdict.RESTART
