@@ -53,7 +53,7 @@ $(BENCH_READY): requirements-bench.lock $(READY)
 	@$(run-setup) --bench
 	@touch $@
 
-fast: $(FAST_READY) ## Install the producer's faster libraries: half the CPU time a trade
+fast: $(FAST_READY) ## Install the producer's faster libraries
 
 $(FAST_READY): requirements-fast.lock $(READY)
 	@$(run-setup) --fast

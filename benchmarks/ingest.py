@@ -1,12 +1,16 @@
-"""Part `ingest`: how fast data comes into Bronze, beside bare scripts."""
+"""Part `ingest`: how fast data comes into Kafka and Bronze, beside bare scripts and another program."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import bronze, producer
+from benchmarks.bronze import BronzeScale
+from benchmarks.producer import ProducerScale
 from benchmarks.results import Figure
 from benchmarks.runner import Runner
 
@@ -21,14 +25,27 @@ class Scale:
 
     archive_rows: int = 2_000_000
     rounds: int = 5
+    producer: ProducerScale = field(default_factory=ProducerScale)
+    bronze: BronzeScale = field(default_factory=BronzeScale)
 
 
-SMALL = Scale(20_000, rounds=1)
+SMALL = Scale(20_000, 1, ProducerScale(20_000, 500, 2, 1, 1), BronzeScale(20_000, 1, 0))
 
 
 def run(runner: Runner, scale: Scale) -> list[Figure]:
     """Prepares what is missing, measures, and returns the figures."""
-    return _archive(runner, scale)
+    figures = _archive(runner, scale)
+    home = runner.state / "ingest" / "home"
+    shutil.rmtree(home.parent, ignore_errors=True)
+    try:
+        servers = runner.step_of(producer.STEPS, "starting Kafka", "kafka_up", home=home)
+        return [
+            *producer.measure(runner, home, servers, scale.producer),
+            *bronze.measure(runner, home, scale.bronze),
+            *figures,
+        ]
+    finally:
+        runner.step_of(producer.STEPS, "stopping Kafka and Spark", "down", home=home)
 
 
 def _archive(runner: Runner, scale: Scale) -> list[Figure]:

@@ -51,7 +51,8 @@ def _block(content: Mapping[str, Any]) -> str:
         target = figure["target"].replace("<=", "at most").replace(">=", "at least")
         lines.append(f"| `{figure['figure']}` | {figure['value']:g}{unit} | {target} | {answer} |")
     for table in TABLES.get(content["part"], ()):
-        lines += ["", *table({figure["figure"]: figure["detail"] for figure in content["figures"]})]
+        if rows := table({figure["figure"]: figure["detail"] for figure in content["figures"]}):
+            lines += ["", *rows]
     return "\n".join(lines) + "\n"
 
 
@@ -153,9 +154,36 @@ def _archive_day(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def _producers(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if "producer_cpu_s_per_million" not in details:
+        return []
+    found = details["producer_cpu_s_per_million"]
+    names = {
+        "default": "CryptoLake, socket to acknowledged, websockets and aiokafka",
+        "fast": "CryptoLake, socket to acknowledged, picows and confluent-kafka",
+        "cryptofeed": "cryptofeed, Binance Futures handler and Kafka backend",
+        "parse, msgspec": "bare: JSON to JSON by msgspec",
+    }
+    lines = ["| one process | CPU seconds per million | frames a second | peak MB |", "|---|---:|---:|---:|"]
+    for kind, row in sorted(found["contestants"].items(), key=lambda item: float(item[1]["cpu_s_per_million"])):
+        cells = f"{row['cpu_s_per_million']:.2f} | {row['frames_per_s']:,.0f} | {row['rss_mb']:.0f}"
+        lines.append(f"| {names.get(kind, f'bare: {kind}')} | {cells} |")
+    lines += ["", "| a steady rate | p50 ms | p99 ms | share of a core |", "|---|---:|---:|---:|"]
+    for figure in ("ack_p99_ms_5k", "ack_p99_ms_20k"):
+        row = details[figure]
+        title = f"{row['per_s']:,} frames a second, {'picows' if row['io'] == 'fast' else 'websockets'}"
+        cells = f"{row['p50_ms']:.1f} | {sorted(row['p99_ms'])[len(row['p99_ms']) // 2]:.1f} | {row['cpu_share']:.2f}"
+        lines.append(f"| {title} | {cells} |")
+    rates = details["bronze_vs_bare_spark"]["rows_per_s"]
+    lines += ["", "| from Kafka, on one Spark server | rows a second |", "|---|---:|"]
+    lines.append(f"| bare query to Parquet files | {rates['bare']:,} |")
+    lines.append(f"| CryptoLake to Bronze, both of its queries | {rates['ours']:,} |")
+    return lines
+
+
 TABLES: dict[str, tuple[Callable[[Mapping[str, Mapping[str, Any]]], list[str]], ...]] = {
     "silver": (_contestants, _refreshes),
     "api": (_requests,),
-    "ingest": (_archive_day,),
+    "ingest": (_producers, _archive_day),
 }
 PICTURES: dict[str, dict[str, Callable[[Mapping[str, Any]], str]]] = {"silver": {"silver-benchmark.svg": _picture}}

@@ -56,16 +56,6 @@ class TradeStream(StrEnum):
     TRADE = "trade"
 
 
-class ProducerIo(StrEnum):
-    """Which libraries the producer reads the exchange and writes Kafka with."""
-
-    AUTO = "auto"
-    DEFAULT = "default"
-    """websockets and aiokafka."""
-    FAST = "fast"
-    """picows and confluent-kafka, of the extra `fast`."""
-
-
 class Engine(StrEnum):
     """What computes Silver and Gold."""
 
@@ -164,13 +154,6 @@ class Settings(ApiSettings, GraphSettings, StreamSettings, ExchangeSettings):
         "Seconds between two writes of the producer's coverage to ops.stream_coverage.",
         gt=0,
         le=3_600,
-    )
-
-    producer_io: ProducerIo = named(
-        "CRYPTOLAKE_PRODUCER_IO",
-        ProducerIo.AUTO,
-        "Libraries of the producer: `default` (websockets, aiokafka), `fast` (picows, confluent-kafka; the extra "
-        "`fast`), or `auto` (`fast` where it is installed).",
     )
 
     kafka_bootstrap_servers: str = named(

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
 from cryptolake_assets.settings_batch import named
+
+
+class ProducerIo(StrEnum):
+    """Which libraries the producer reads the exchange and writes Kafka with."""
+
+    AUTO = "auto"
+    DEFAULT = "default"
+    """websockets and aiokafka."""
+    FAST = "fast"
+    """picows and confluent-kafka, of the extra `fast`."""
 
 
 class StreamSettings(BaseSettings):
@@ -30,4 +41,10 @@ class StreamSettings(BaseSettings):
         "Seconds after which a WebSocket connection is relieved by a new one beside it; the exchange ends it after 24 "
         "hours.",
         ge=1,
+    )
+    producer_io: ProducerIo = named(
+        "CRYPTOLAKE_PRODUCER_IO",
+        ProducerIo.AUTO,
+        "Libraries of the producer: `default` (websockets, aiokafka), `fast` (picows, confluent-kafka; the extra "
+        "`fast`), or `auto` (`fast` where it is installed).",
     )

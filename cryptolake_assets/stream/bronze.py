@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from cryptolake_assets.contract import DECIMAL_PATTERN
 from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, SparkError
 from cryptolake_assets.lake.spark import connect, spark_unreachable
 from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, CONTRACT, TableSpec
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POLL_S = 2.0
-DECIMAL_PATTERN = r"^-?[0-9]{1,10}(\\.[0-9]{1,8})?$"
-"""What fits decimal(18,8) without rounding; doubled backslash because it stands in a SQL literal."""
 
 
 def _wire_type(column: str, lake_type: str) -> str:
@@ -61,18 +60,36 @@ def _wire_schema() -> str:
 def _contract_value(column: str, lake_type: str) -> str:
     """SQL that turns a wire value into the lake's type."""
     if lake_type.startswith("decimal"):
-        return f"try_cast(event.{column} AS {BRONZE_TRADES.spark_type(column)}) AS {column}"
+        return f"try_cast({column} AS {BRONZE_TRADES.spark_type(column)}) AS {column}"
     if column.endswith(("_time", "_ts")):
-        return f"timestamp_micros(event.{column}) AS {column}"
-    return f"event.{column} AS {column}"
+        return f"timestamp_micros({column}) AS {column}"
+    return column
 
 
-_DECIMALS = [column.name for column in CONTRACT if column.type.startswith("decimal")]
+def _matches(text: str, pattern: str) -> str:
+    """SQL: whether the whole text matches; in a literal each backslash is doubled."""
+    literal = rf"\A{pattern}\z".replace("\\", "\\\\")
+    return f"{text} RLIKE '{literal}'"
+
+
 IS_CONTRACT = " AND ".join(
-    [f"event.{column.name} IS NOT NULL" for column in CONTRACT]
-    + [f"event.{name} RLIKE '{DECIMAL_PATTERN}'" for name in _DECIMALS]
+    [f"{column.name} IS NOT NULL" for column in CONTRACT]
+    + [_matches(column.name, DECIMAL_PATTERN) for column in CONTRACT if column.type.startswith("decimal")]
 )
-"""Whether a record of the trade topic is an event of the contract; it is never NULL once `event` is there."""
+"""Whether what `_with_event` made of a record is an event of the contract; NULL counts as no."""
+
+
+def _wire_pattern(column: str, lake_type: str) -> str:
+    """How the producer writes a value of the contract; within what `IS_CONTRACT` accepts."""
+    if lake_type.startswith("decimal"):
+        return f'"{DECIMAL_PATTERN}"'
+    return r'"[ !#-\[\]-~]*+"' if _wire_type(column, lake_type) == "string" else "(?:0|[1-9][0-9]{0,17})"
+
+
+_WIRE_FIELDS = [f'"{column.name}":{_wire_pattern(column.name, column.type)}' for column in CONTRACT]
+WIRE_PATTERN = r"\{" + ",".join(_WIRE_FIELDS) + r"\}"
+"""A record as the producer writes it: such a one is an event of the contract, and is not taken apart to know that.
+Anything else may still be one."""
 
 _KAFKA_COLUMNS = (
     "partition AS kafka_partition",
@@ -81,20 +98,25 @@ _KAFKA_COLUMNS = (
 )
 
 
-def _kafka(spark: SparkSession, settings: Settings, topics: str) -> DataFrame:
+def _kafka(spark: SparkSession, settings: Settings, topics: str, *, headers: bool = False) -> DataFrame:
     return (
         spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", settings.bootstrap_servers)
         .option("subscribe", topics)
         .option("startingOffsets", "earliest")
         .option("maxOffsetsPerTrigger", settings.bronze_max_offsets)
-        .option("includeHeaders", "true")
+        .option("includeHeaders", str(headers).lower())
         .load()
     )
 
 
 def _with_event(records: DataFrame) -> DataFrame:
-    return records.selectExpr("*", f"from_json(CAST(value AS STRING), '{_wire_schema()}') AS event")
+    """Adds the contract's columns as the wire has them, all NULL for a record that holds no JSON object.
+
+    By a generator: a filter on the fields of a struct is pushed below it, and the JSON is taken apart anew for each
+    field that the filter names.
+    """
+    return records.selectExpr("*", f"inline_outer(array(from_json(CAST(value AS STRING), '{_wire_schema()}')))")
 
 
 def trades(spark: SparkSession, settings: Settings) -> DataFrame:
@@ -114,8 +136,11 @@ def rejected(spark: SparkSession, settings: Settings) -> DataFrame:
     `bronze.futures_trades_rejected`."""
     topics = f"{settings.kafka_topic_futures},{settings.topic_rejected}"
     dead_letter = f"topic = '{settings.topic_rejected}'"
+    suspects = _kafka(spark, settings, topics, headers=True).where(
+        f"{dead_letter} OR NOT coalesce({_matches('CAST(value AS STRING)', WIRE_PATTERN)}, false)"
+    )
     return (
-        _with_event(_kafka(spark, settings, topics))
+        _with_event(suspects)
         .where(f"{dead_letter} OR NOT coalesce({IS_CONTRACT}, false)")
         .selectExpr(
             "value AS raw",

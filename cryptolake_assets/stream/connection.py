@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.settings import ProducerIo
+from cryptolake_assets.settings_stream import ProducerIo
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.frame_queue import FrameQueue, ReceivedFrame, SpanMark
 from cryptolake_assets.stream.sockets import (
@@ -281,18 +281,19 @@ class ExchangeConnection:
 
     async def _read(self, socket: ExchangeSocket, span: ConnectionSpan) -> None:
         queue = self._queue
+        receive, put, now_ns, now_s = socket.recv, queue.try_put, time.time_ns, time.monotonic  # looked up once
         while True:
             # Undecoded: text that is not UTF-8 is a frame to refuse, not a reason to lose the connection.
-            raw = await socket.recv(decode=False)
-            frame = ReceivedFrame(span, time.time_ns() // 1000, raw)
+            raw = await receive(decode=False)
+            frame = ReceivedFrame(span, now_ns() // 1000, raw)
             span.frames += 1
-            if not queue.try_put(frame):
+            if not put(frame):
                 self._waits_for_room = True
                 try:
                     await queue.put(frame)
                 finally:
                     self._waits_for_room = False
-            self._last_frame_at = time.monotonic()
+            self._last_frame_at = now_s()
 
     async def _watch(self, socket: ExchangeSocket) -> None:
         """Closes a connection on which neither a frame nor a pong comes, and tells when only pongs do."""

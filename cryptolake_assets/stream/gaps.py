@@ -186,9 +186,12 @@ class GapTracker:
         known = self._sequences.get(symbol)
         if known is None:
             known = self._sequences[symbol] = _Sequence()
+        last = known.last_id
+        if last is not None and trade_id == last + 1 and trade_id > known.reach_id and event_time_us >= known.last_us:
+            self._go_on(known, trade_id, event_time_us)  # as nearly all do
+            return
         if trade_id <= known.reach_id:
             self._came_late(known, (trade_id, trade_id), ClosedBy.STREAM)
-        last = known.last_id
         # Neither ids nor times of the exchange go back: a stream that begins before what is known is a replay.
         is_replay = known.known_from_before and (trade_id <= (last or 0) or event_time_us < known.last_us)
         if last is None or is_replay:

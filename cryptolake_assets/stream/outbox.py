@@ -145,6 +145,9 @@ class Outbox:
         self.in_flight -= len(messages)
         if not self._room.is_set():
             self._room.set()
+        if len(self._stretches) == 1:
+            self._stretches[0].waiting -= len(messages)
+            return
         for message in messages:
             message.tag.waiting -= 1
         self._finish_stretches()

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from typing import Final
 
 from cryptolake_assets.errors import SettingsError
-from cryptolake_assets.settings import ProducerIo, Settings
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.settings_stream import ProducerIo
 from cryptolake_assets.stream.publisher import Publisher
 
 FAST_PACKAGES: Final = ("picows", "confluent_kafka")

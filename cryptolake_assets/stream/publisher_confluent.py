@@ -77,8 +77,8 @@ class _ConfluentSession:
         self._listener = listener
         self._under_way: defaultdict[int, deque[Message]] = defaultdict(deque)
         """Per partition of the topic, in the order in which they were sent."""
-        self._run: list[Message] = []
-        """Acknowledged and not yet reported: neighbours on `_run_partition`, up to just before `_run_end`."""
+        self._run: list[Any] = []
+        """Records acknowledged and not yet reported: neighbours on `_run_partition`, up to just before `_run_end`."""
         self._run_partition = -1
         self._run_end = -1
         self._news = asyncio.Event()
@@ -111,30 +111,40 @@ class _ConfluentSession:
         )
 
     def _delivered(self, error: KafkaError | None, record: Any) -> None:
-        """Called by the library for each message, while it is polled: in the order of the partition, unless it fails.
-
-        A callback names no message, so the oldest one is compared; two of the same bytes are as good as each other.
-        """
-        partition = record.partition()
-        under_way, value = self._under_way[partition], record.value()
-        message = under_way.popleft()
-        if message.value != value:
-            under_way.appendleft(message)
-            message = next(other for other in under_way if other.value == value)
-            under_way.remove(message)
-        if error is not None:
-            self._report_run()
-            self._listener.failed([message], DeliveryError(error))
-            return
-        offset = record.offset()
-        if offset == self._run_end and partition == self._run_partition:
-            self._run.append(message)
-            self._run_end = offset + 1
+        """Called by the library for each message, while it is polled: in the partition's order, unless it fails."""
+        offset, partition = record.offset(), record.partition()
+        if error is None and offset == self._run_end and partition == self._run_partition:
+            self._run.append(record)
+            self._run_end += 1
             return
         self._report_run()
-        self._run, self._run_partition, self._run_end = [message], partition, offset + 1
+        if error is not None:
+            self._listener.failed(self._sent([record], partition), DeliveryError(error))
+            return
+        self._run, self._run_partition, self._run_end = [record], partition, offset + 1
+
+    def _sent(self, records: list[Any], partition: int) -> list[Message]:
+        """The messages that these neighbours were sent for, which are under way no longer.
+
+        A callback names no message. They are the oldest of the partition, in order, if both ends have their bytes: one
+        that was left out before the last would have moved it. Else each is looked for; two of the same bytes are as
+        good as each other.
+        """
+        under_way = self._under_way[partition]
+        found = [under_way.popleft() for _ in range(min(len(records), len(under_way)))]
+        ends = (0, -1)
+        if len(found) == len(records) and all(found[end].value == records[end].value() for end in ends):
+            return found
+        under_way.extendleft(reversed(found))
+        found = []
+        for record in records:
+            value = record.value()
+            found.append(next(message for message in under_way if message.value == value))
+            under_way.remove(found[-1])
+        return found
 
     def _delivered_alone(self, message: Message, error: KafkaError | None, record: Any) -> None:
+        self._report_run()  # offsets are told in their order
         if error is not None:
             self._listener.failed([message], DeliveryError(error))
         else:
@@ -143,7 +153,7 @@ class _ConfluentSession:
     def _report_run(self) -> None:
         run, end, self._run, self._run_end = self._run, self._run_end, [], -1
         if run:
-            self._listener.acknowledged(run, self._run_partition, end - len(run))
+            self._listener.acknowledged(self._sent(run, self._run_partition), self._run_partition, end - len(run))
 
     def _serve(self) -> None:
         try:

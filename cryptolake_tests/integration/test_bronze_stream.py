@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +12,9 @@ from aiokafka import AIOKafkaProducer
 from cryptolake_assets.contract import AcceptedFrame, RejectedFrame, parse_frame
 from cryptolake_assets.errors import CheckpointInUseError
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings
-from cryptolake_assets.stream.bronze import checkpoint_lock, is_running, run_available_now
+from cryptolake_assets.stream.bronze import checkpoint_lock, is_running, rejected, run_available_now, trades
 from cryptolake_assets.stream.kafka import dead_letter, end_offsets
 from cryptolake_assets.stream.progress import bronze_lag, committed_offsets
 from cryptolake_tests.captures import trade_frame
@@ -77,6 +79,31 @@ async def test_what_is_no_trade_is_kept_byte_for_byte_and_the_stream_goes_on(pla
     assert stored[TRUNCATED]["stream"] == "trade"
     assert stored[TRUNCATED]["ingest_ts"] == datetime(2025, 1, 1, 0, 0, 0, 123_456, tzinfo=UTC)
     assert len(rows(platform, "bronze.futures_trades", f"{OWN_DAY} AND trade_id = 800")) == 1
+
+
+async def test_a_trade_may_be_written_in_another_way_than_the_producers(platform: Settings) -> None:
+    """Whatever takes a short way past what the producer writes judges other JSON by its fields all the same."""
+    fields = json.loads(event(801))
+    another = json.dumps(dict(reversed(fields.items())), indent=1).encode()
+    lacking = json.dumps({name: value for name, value in fields.items() if name != "side"}).encode()
+    longer = event(802)[:-1] + b',"qty":"1e5"}'
+    others = (b"[1]", b"null", b"", b'"text"', lacking, longer)
+    await send(platform, *((platform.kafka_topic_futures, value, []) for value in (another, *others)))
+    run_available_now(platform)
+    stored = {row["raw"] for row in rows(platform, "bronze.futures_trades_rejected", "true")}
+    assert another not in stored
+    assert stored.issuperset(others)
+    assert len(rows(platform, "bronze.futures_trades", f"{OWN_DAY} AND trade_id = 801")) == 1
+    assert rows(platform, "bronze.futures_trades", f"{OWN_DAY} AND trade_id = 802") == []
+
+
+def test_each_record_is_taken_apart_once(platform: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Spark would do it anew for every field that a filter names."""
+    spark = connect(platform)
+    for frame in (trades(spark, platform), rejected(spark, platform)):
+        capsys.readouterr()
+        frame.explain()
+        assert capsys.readouterr().out.count("from_json(") == 1
 
 
 def test_one_process_at_a_time_holds_the_checkpoint(platform: Settings) -> None:

@@ -27,7 +27,8 @@ from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, read_gaps
 from cryptolake_assets.platform.parts import KAFKA
 from cryptolake_assets.platform.supervisor import Supervisor
-from cryptolake_assets.settings import DEMO_CAPTURE_DIR, ProducerIo, Settings, TradeStream
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, TradeStream
+from cryptolake_assets.settings_stream import ProducerIo
 from cryptolake_assets.stream import kafka
 from cryptolake_assets.stream.connection import ConnectionOptions
 from cryptolake_assets.stream.coverage import CoverageSink

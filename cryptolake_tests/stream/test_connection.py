@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.settings import ProducerIo
+from cryptolake_assets.settings_stream import ProducerIo
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeConnection, shards
 from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrame, SpanMark
 from cryptolake_tests.stream.fakes import NOON_MS, FakeClock, FakeExchange, trade, until

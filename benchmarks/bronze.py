@@ -1,0 +1,44 @@
+"""Rows a second from Kafka to Bronze, beside a bare Spark query: a figure of part `ingest`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.results import Figure
+from benchmarks.runner import Runner
+
+STEPS = "benchmarks.bronze_steps"
+TOPIC = "bronze"
+
+
+@dataclass(frozen=True)
+class BronzeScale:
+    rows: int = 2_000_000
+    rounds: int = 3
+    warm_up: int = 1
+    """Rounds that do not count: the server compiles what it runs."""
+
+
+def measure(runner: Runner, home: Path, scale: BronzeScale) -> list[Figure]:
+    """Both in turns on the same Spark server. The broker of `home` runs."""
+    given = {"home": home, "topic": TOPIC, "rows": scale.rows}
+    filled = runner.step_of(STEPS, f"writing {scale.rows:,} events", "fill", **given)
+    assert filled == scale.rows
+    runner.step_of(STEPS, "starting Spark", "spark_up", home=home)
+    rounds: list[dict[str, dict[str, Any]]] = []
+    for number in range(-scale.warm_up, scale.rounds):
+        place = f"round {number + 1} of {scale.rounds}" if number >= 0 else "warming up"
+        rounds.append(
+            {
+                "bare": runner.step_of(STEPS, f"bare Spark to Parquet, {place}", "bare", **given, out=home / "bare"),
+                "ours": runner.step_of(STEPS, f"Kafka to Bronze, {place}", "stream", **given),
+            }
+        )
+    counted = rounds[scale.warm_up :]
+    ratios = [round(one["ours"]["rows_per_s"] / one["bare"]["rows_per_s"], 3) for one in counted]
+    rows_per_s = {kind: round(median(one[kind]["rows_per_s"] for one in counted)) for kind in ("bare", "ours")}
+    detail = {"rows": scale.rows, "rounds": ratios, "rows_per_s": rows_per_s}
+    return [Figure("bronze_vs_bare_spark", round(median(ratios), 3), "ratio", ">= 0.8", detail)]

@@ -1,0 +1,127 @@
+"""What part `ingest` runs between Kafka and Bronze: the stream of the product, and a bare query on the same server."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import lakes
+from benchmarks.bare.clock import Clock
+from benchmarks.bare.produce import by_confluent
+from benchmarks.events import events
+from benchmarks.runner import progress
+from benchmarks.steps import main
+
+HEAP_MB = 4096
+FILL_AT_ONCE = 250_000
+
+
+def spark_up(home: str) -> bool:
+    """Starts the project's Spark Connect server beside the broker that runs already."""
+    from cryptolake_assets.platform import lifecycle
+    from cryptolake_assets.platform.parts import KAFKA, SPARK
+
+    settings = lakes.lake_settings(Path(home)).model_copy(update={"spark_memory_mb": HEAP_MB})
+    lifecycle.up(settings, [KAFKA, SPARK])
+    return True
+
+
+def fill(home: str, topic: str, rows: int) -> int:
+    """The topic with so many events, as the producer writes them."""
+    from cryptolake_assets.stream import kafka
+
+    settings = lakes.lake_settings(Path(home), kafka_topic_futures=topic)
+    kafka.ensure_topics(settings)
+    for done in range(0, rows, FILL_AT_ONCE):
+        by_confluent(settings.bootstrap_servers, topic, list(events(min(FILL_AT_ONCE, rows - done))))
+        progress(done / rows)
+    return sum(kafka.end_offsets(settings, topic).values())
+
+
+def stream(home: str, topic: str, rows: int) -> dict[str, Any]:
+    """The product's stream, available-now: both queries, into empty tables."""
+    from cryptolake_assets.lake.bootstrap import bootstrap
+    from cryptolake_assets.lake.catalog import get_catalog
+    from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES
+    from cryptolake_assets.stream.bronze import run_available_now
+    from cryptolake_assets.stream.progress import REJECTED_QUERY, TRADES_QUERY, checkpoint
+
+    settings = lakes.lake_settings(Path(home), kafka_topic_futures=topic)
+    catalog = get_catalog(settings)
+    for spec in (BRONZE_TRADES, BRONZE_REJECTED):
+        location = catalog.load_table(spec.identifier).location().removeprefix("file://")
+        catalog.drop_table(spec.identifier)
+        shutil.rmtree(location)
+    for query in (TRADES_QUERY, REJECTED_QUERY):
+        shutil.rmtree(checkpoint(settings, query).removeprefix("file://"), ignore_errors=True)
+    bootstrap(settings)
+    clock = Clock()
+    run_available_now(settings)
+    reading = clock.reading()
+    snapshot = lakes.bronze(settings).current_snapshot()
+    assert snapshot is not None
+    assert snapshot.summary is not None
+    assert int(snapshot.summary["total-records"] or 0) == rows, snapshot.summary
+    return {**reading, "rows_per_s": round(rows / reading["query_s"])}
+
+
+def bare(home: str, topic: str, rows: int, out: str) -> dict[str, Any]:
+    """A streaming query that any Spark user would write: JSON by `from_json` into typed columns, to Parquet files."""
+    from cryptolake_assets.lake.spark import connect
+
+    settings = lakes.lake_settings(Path(home), kafka_topic_futures=topic)
+    shutil.rmtree(out, ignore_errors=True)
+    spark = connect(settings)
+    fields = (
+        "symbol string, event_time bigint, price string, qty string, side string, trade_id bigint, exchange string, "
+        "ingest_ts bigint, first_trade_id bigint, last_trade_id bigint, trade_type string, stream string"
+    )
+    clock = Clock()
+    query = (
+        spark.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", settings.bootstrap_servers)
+        .option("subscribe", topic)
+        .option("startingOffsets", "earliest")
+        .option("maxOffsetsPerTrigger", settings.bronze_max_offsets)
+        .load()
+        .selectExpr(f"from_json(CAST(value AS STRING), '{fields}') AS event", "partition", "offset", "timestamp")
+        .selectExpr(
+            "event.symbol AS symbol",
+            "timestamp_micros(event.event_time) AS event_time",
+            "CAST(event.price AS decimal(18,8)) AS price",
+            "CAST(event.qty AS decimal(18,8)) AS qty",
+            "event.side AS side",
+            "event.trade_id AS trade_id",
+            "event.exchange AS exchange",
+            "timestamp_micros(event.ingest_ts) AS ingest_ts",
+            "event.first_trade_id AS first_trade_id",
+            "event.last_trade_id AS last_trade_id",
+            "event.trade_type AS trade_type",
+            "event.stream AS stream",
+            "partition AS kafka_partition",
+            "offset AS kafka_offset",
+            "timestamp AS kafka_timestamp",
+        )
+        .writeStream.format("parquet")
+        .option("path", f"{out}/data")
+        .option("checkpointLocation", f"{out}/checkpoint")
+        .trigger(availableNow=True)
+        .start()
+    )
+    query.awaitTermination()
+    reading = clock.reading()
+    failure = query.exception()
+    assert failure is None, failure
+    written = spark.read.parquet(f"{out}/data").count()
+    spark.stop()
+    assert written == rows, (written, rows)
+    return {**reading, "rows_per_s": round(rows / reading["query_s"])}
+
+
+STEPS: dict[str, Callable[..., Any]] = {step.__name__: step for step in (spark_up, fill, stream, bare)}
+
+if __name__ == "__main__":
+    main(STEPS, *sys.argv[1:])

@@ -1,0 +1,210 @@
+"""What part `ingest` runs of the producer, in processes of its own: from the exchange's socket to Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from benchmarks import lakes
+from benchmarks.bare.clock import Clock
+from benchmarks.feed import SYMBOLS, serving
+from benchmarks.results import ROOT
+from benchmarks.steps import main
+from cryptolake_assets.stream.producer_status import ProducerStatus
+from cryptolake_assets.stream.publisher import DeliveryListener, Message, Publisher
+
+POLL_S = 0.02
+LIMIT_S = 180
+BUILD_TOOLS = ("cython", "setuptools", "wheel")
+
+
+def kafka_up(home: str) -> str:
+    """Starts the project's broker for that home; its address."""
+    from cryptolake_assets.lake.bootstrap import bootstrap
+    from cryptolake_assets.platform import lifecycle
+    from cryptolake_assets.platform.parts import KAFKA
+
+    lakes.give_ports(Path(home))
+    settings = lakes.lake_settings(Path(home))
+    bootstrap(settings)
+    lifecycle.up(settings, [KAFKA])
+    return settings.bootstrap_servers
+
+
+def feed_port(home: str) -> int:
+    """Where frames are served."""
+    return lakes.lake_settings(Path(home)).exchange_port
+
+
+def make_topic(home: str, topic: str) -> bool:
+    """A topic as those of the project."""
+    from cryptolake_assets.stream import kafka
+
+    kafka.ensure_topics(lakes.lake_settings(Path(home), kafka_topic_futures=topic))
+    return True
+
+
+def down(home: str) -> bool:
+    """Stops what runs for that home."""
+    from cryptolake_assets.platform import lifecycle
+
+    lifecycle.down(lakes.lake_settings(Path(home)))
+    return True
+
+
+class _Stopwatch:
+    """Notes when messages were acknowledged, and passes on."""
+
+    def __init__(self, listener: DeliveryListener) -> None:
+        self._listener = listener
+        self.acknowledgements: list[tuple[int, Sequence[Message]]] = []
+
+    def acknowledged(self, messages: Sequence[Message], partition: int, first_offset: int) -> None:
+        self.acknowledgements.append((time.time_ns() // 1000, messages))
+        self._listener.acknowledged(messages, partition, first_offset)
+
+    def failed(self, messages: Sequence[Message], error: BaseException) -> None:
+        self._listener.failed(messages, error)
+
+    def latencies_ms(self) -> list[float]:
+        """From the moment a frame was sent to its acknowledgement; in order of the latter."""
+        return [
+            (at_us - json.loads(message.value)["event_time"]) / 1000
+            for at_us, messages in self.acknowledgements
+            for message in messages
+        ]
+
+
+def _timed(publisher: Publisher) -> list[_Stopwatch]:
+    """Puts a stopwatch between the publisher and whoever starts it; it is in the list then."""
+    found: list[_Stopwatch] = []
+    start = publisher.start
+
+    async def start_timed(listener: DeliveryListener) -> None:
+        found.append(_Stopwatch(listener))
+        await start(found[-1])
+
+    publisher.start = start_timed  # type: ignore[method-assign]
+    return found
+
+
+def produce(home: str, io: str, frames: int, per_s: int) -> dict[str, Any]:
+    """The whole producer in this process: from the first frame sent to the last one acknowledged; what that took."""
+    return asyncio.run(_produce(Path(home), io, frames, per_s))
+
+
+async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, Any]:
+    from httpx import AsyncClient
+
+    from cryptolake_assets.exchange.rest import AsyncExchangeRest
+    from cryptolake_assets.exchange.universe import resolve_subscriptions
+    from cryptolake_assets.lake.coverage import IcebergCoverageSink
+    from cryptolake_assets.lake.gaps import IcebergGapSink
+    from cryptolake_assets.settings import TradeStream
+    from cryptolake_assets.settings_stream import ProducerIo
+    from cryptolake_assets.stream.connection import ConnectionOptions
+    from cryptolake_assets.stream.producer import Producer, ProducerOptions
+    from cryptolake_assets.stream.producer_io import make_publisher
+
+    base, warm_up = lakes.lake_settings(home), frames // 10
+    stop = asyncio.Event()
+    with serving(base.exchange_port, 0 if per_s else warm_up + frames) as address:
+        settings = base.model_copy(
+            update={
+                "exchange_ws_url": f"ws://{address}",
+                "exchange_rest_url": f"http://{address}",
+                "symbols": SYMBOLS,
+                "trade_stream": TradeStream.AGG_TRADE,
+            }
+        )
+        publisher = make_publisher(settings, ProducerIo(io))
+        stopwatch = _timed(publisher) if per_s else []
+        async with AsyncExchangeRest(settings.rest_url) as rest, AsyncClient(timeout=30) as client:
+            producer = Producer(
+                settings,
+                resolve_subscriptions(settings),
+                publisher=publisher,
+                clock=rest,
+                sink=IcebergCoverageSink(settings),
+                gaps=IcebergGapSink(settings),
+                history=rest,
+                options=ProducerOptions(ConnectionOptions(io=ProducerIo(io))),
+            )
+            run = asyncio.create_task(producer.run(stop))
+
+            async def until(done: Callable[[ProducerStatus], bool]) -> None:
+                async with asyncio.timeout(LIMIT_S):
+                    while not done(producer.status()):
+                        assert not run.done(), "the producer ended"
+                        await asyncio.sleep(POLL_S)
+
+            async def begin(number: int, rate: int) -> None:
+                await client.get(f"http://{address}/feed?frames={number}&per_s={rate}")
+
+            await until(lambda status: any(item.state == "streaming" for item in status.connections))
+            # What a process does for the first time, imports for the first coverage above all, is not measured.
+            await begin(warm_up, per_s)
+            await until(lambda status: status.events_acked == warm_up and bool(status.coverage_to_ms))
+            clock = Clock()
+            if stopwatch:
+                stopwatch[0].acknowledgements.clear()
+            await begin(frames, per_s)
+            await until(lambda status: status.events_acked == warm_up + frames)
+            reading = clock.reading()
+            status = producer.status()
+            stop.set()
+            assert await run, "the producer could not deliver what it had"
+    assert (status.rejected, status.repeats_sent, status.ids_missing) == (0, 0, 0), status
+    result = {**reading, "frames": frames, "cpu_s_per_million": round(reading["cpu_s"] / frames * 1e6, 3)}
+    if stopwatch:
+        percentiles = quantiles(stopwatch[0].latencies_ms(), n=100)
+        result |= {"p50_ms": round(percentiles[49], 1), "p99_ms": round(percentiles[98], 1)}
+    return result
+
+
+def make_cryptofeed(directory: str) -> str:
+    """An environment with cryptofeed, by the hashes of its lock; its Python. It is built here: it has no wheels."""
+    lock, python = ROOT / "requirements-cryptofeed.lock", Path(directory) / "bin" / "python"
+    venv.EnvBuilder(clear=True, with_pip=True).create(directory)
+    blocks = re.split(r"^(?=[A-Za-z0-9])", lock.read_text(), flags=re.MULTILINE)
+    tools = Path(directory) / "build-tools.txt"
+    tools.write_text(
+        "".join(block for block in blocks if block.lower().startswith(("cython==", "setuptools==", "wheel==")))
+    )
+    install = (str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps")
+    for what in ((str(tools),), (str(lock), "--no-build-isolation")):
+        subprocess.run([*install, "--require-hashes", "-r", *what], check=True, stdout=sys.stderr)
+    return str(python)
+
+
+def cryptofeed(home: str, python: str, topic: str, frames: int) -> dict[str, Any]:
+    """The same frames and broker through cryptofeed."""
+    settings = lakes.lake_settings(Path(home))
+    with serving(settings.exchange_port, 2 * frames) as address:
+        answer = subprocess.run(
+            [python, "-m", "benchmarks.bare.cryptofeed_kafka", address, settings.bootstrap_servers, topic, str(frames)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=LIMIT_S,
+            check=True,
+        )
+    result: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])["result"]
+    return result
+
+
+STEPS: dict[str, Callable[..., Any]] = {
+    step.__name__: step for step in (kafka_up, feed_port, make_topic, down, produce, make_cryptofeed, cryptofeed)
+}
+
+if __name__ == "__main__":
+    main(STEPS, *sys.argv[1:])
