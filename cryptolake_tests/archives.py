@@ -1,4 +1,4 @@
-"""Makes files of the public archive for tests: zips of aggregate trades, and their checksums."""
+"""Makes files of the public archive for tests: zips of aggregate trades and of klines, and their checksums."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pathlib import Path
 
 from cryptolake_assets.exchange.archive import ArchiveFile, sha256_of
 from cryptolake_assets.exchange.archive_csv import HEADER
+from cryptolake_assets.exchange.official import KLINE_HEADER, read_klines
+from cryptolake_assets.exchange.records import Kline
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.reference import Trade
 
 
@@ -87,6 +90,34 @@ def write_zip(directory: Path, file: ArchiveFile, text: str, *, checksum: str | 
         archive.writestr(file.name.replace(".zip", ".csv"), text)
     (directory / f"{file.name}.CHECKSUM").write_text(f"{checksum or sha256_of(path)}  {file.name}\n")
     return path
+
+
+def recorded_klines(symbol: str, day: date) -> list[Kline]:
+    """The exchange's own klines that are shipped beside the demo's capture, those of one UTC day."""
+    first_ms = ArchiveFile(symbol, day).start_ms
+    found = read_klines(DEMO_CAPTURE_DIR, symbol, "1m")
+    return [kline for kline in found if first_ms <= kline.open_time_ms < first_ms + 86_400_000]
+
+
+def quiet_klines(day: date, number: int, price: str = "60000.10") -> list[Kline]:
+    """The day's first minutes as the exchange tells of them when nothing was traded."""
+    first_ms = ArchiveFile("BTCUSDT", day).start_ms
+    times = range(first_ms, first_ms + number * 60_000, 60_000)
+    return [Kline(time, price, price, price, price, "0.000", time + 59_999, "0.00000", 0, "0", "0") for time in times]
+
+
+def kline_line(kline: Kline, time_factor: int = 1) -> str:
+    """A line of the archive. With a `time_factor` of 1000 the times are in µs, the last one the minute's last µs."""
+    values = kline.to_rest()
+    values[0] *= time_factor
+    values[6] = (values[6] + 1) * time_factor - 1
+    return ",".join(str(value) for value in values)
+
+
+def write_klines(directory: Path, file: ArchiveFile, klines: Sequence[Kline], *, header: bool = True) -> Path:
+    """The zip of a day of klines, its times in ms, and its checksum."""
+    lines = [",".join(KLINE_HEADER)] if header else []
+    return write_zip(directory, file, "".join(f"{line}\n" for line in [*lines, *map(kline_line, klines)]))
 
 
 def write_day(directory: Path, file: ArchiveFile, day: Sequence[Aggregate], *, header: bool = True) -> Path:

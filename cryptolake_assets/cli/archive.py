@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
     from cryptolake_assets.settings import Settings
     from cryptolake_assets.transform.archive import LoadedDay
 
@@ -34,8 +35,12 @@ def archive(
     reload: Annotated[
         bool, typer.Option("--reload", help="Also files that were loaded before and have not changed.")
     ] = False,
+    klines: Annotated[
+        bool, typer.Option("--klines/--no-klines", help="With the day's official one-minute klines, to compare with.")
+    ] = True,
 ) -> None:
-    """Load days of aggregate trades from the exchange's public archive into Bronze; safe to run again."""
+    """Load days of aggregate trades, and their official klines, from the exchange's public archive into Bronze; safe to
+    run again."""
     from rich.console import Console
 
     from cryptolake_assets.exchange.universe import resolve_subscriptions
@@ -49,20 +54,22 @@ def archive(
     wanted = [symbol.upper() for symbol in symbols or ()] or list(resolve_subscriptions(settings).symbols)
     if not wanted:
         raise typer.BadParameter("CRYPTOLAKE_SYMBOLS names no symbol; name those to load", param_hint="--symbol")
-    rows = _Loading(settings, console).run([(symbol, day) for symbol in dict.fromkeys(wanted) for day in days], reload)
+    loading = _Loading(settings, console, klines=klines, reload=reload)
+    rows = loading.run([(symbol, day) for symbol in dict.fromkeys(wanted) for day in days])
     _show(rows)
-    if any(row["outcome"] in ("refused", "missing") for row in rows):
+    if any(row["outcome"] in ("refused", "missing") or row["klines"] == "refused" for row in rows):
         raise typer.Exit(1)
 
 
 class _Loading:
-    """Loads one file after the other beneath a progress bar; what fails is told at once, and the others go on."""
+    """Loads one day after the other beneath a progress bar; what fails is told at once, and the others go on."""
 
-    def __init__(self, settings: Settings, console: Console) -> None:
+    def __init__(self, settings: Settings, console: Console, *, klines: bool, reload: bool) -> None:
         self._settings, self._console = settings, console
+        self._klines, self._reload = klines, reload
         self._run_id = f"cli-{uuid.uuid4().hex[:12]}"
 
-    def run(self, wanted: list[tuple[str, Any]], reload: bool) -> list[dict[str, Any]]:
+    def run(self, wanted: list[tuple[str, date]]) -> list[dict[str, Any]]:
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
         from cryptolake_assets.exchange.archive import ArchiveClient
@@ -74,35 +81,46 @@ class _Loading:
         ):
             whole = bar.add_task("", total=None)
             return [
-                self._one(client, symbol, day, reload, bar, whole, f"{number} of {len(wanted)}")
+                self._one(client, symbol, day, bar, whole, f"{number} of {len(wanted)}")
                 for number, (symbol, day) in enumerate(wanted, 1)
             ]
 
     def _one(
-        self, client: Any, symbol: str, day: Any, reload: bool, bar: Progress, task: TaskID, place: str
+        self, client: ArchiveClient, symbol: str, day: date, bar: Progress, task: TaskID, place: str
     ) -> dict[str, Any]:
-        from cryptolake_assets.exchange.archive import ArchiveFile
-        from cryptolake_assets.transform.archive import NotLoaded, try_day
+        from cryptolake_assets.transform.archive import NotLoaded
+        from cryptolake_assets.transform.history import Told, load_history
 
-        file = ArchiveFile(symbol, day)
-        bar.update(task, description=f"{file.name} ({place})", completed=0, total=None)
+        def begun(file: ArchiveFile) -> None:
+            bar.update(task, description=f"{file.name} ({place})", completed=0, total=None)
 
         def downloaded(done: int, total: int | None) -> None:
             bar.update(task, completed=done, total=total)
 
         def written(rows: int) -> None:
-            bar.update(task, description=f"{file.name} ({place}): {rows:,} rows")
+            bar.update(task, description=f"{symbol} {day} ({place}): {rows:,} rows")
 
-        result = try_day(
-            self._settings, client, file, self._run_id, reload=reload, downloaded=downloaded, written=written
+        result = load_history(
+            self._settings,
+            client,
+            symbol,
+            day,
+            self._run_id,
+            klines=self._klines,
+            reload=self._reload,
+            told=Told(begun, downloaded, written),
         )
-        if isinstance(result, NotLoaded):
-            self._console.print(result.reason, style="red", markup=False, soft_wrap=True)
-            return {"symbol": symbol, "day": day, "outcome": result.outcome.value}
-        for outcome in result.outcomes:
+        for part in (result.trades, result.klines):
+            if isinstance(part, NotLoaded):
+                self._console.print(part.reason, style="red", markup=False, soft_wrap=True)
+        of_klines = "left out" if result.klines is None else result.klines.outcome.value
+        if isinstance(result.trades, NotLoaded):
+            return {"symbol": symbol, "day": day, "outcome": result.trades.outcome.value, "klines": of_klines}
+        for outcome in result.trades.outcomes:
             if not outcome.passed:
-                self._console.print(f"{file.name}: {outcome.name}: {outcome.description}", soft_wrap=True)
-        return _row(result)
+                name = result.trades.file.name
+                self._console.print(f"{name}: {outcome.name}: {outcome.description}", soft_wrap=True)
+        return {**_row(result.trades), "klines": of_klines}
 
 
 def _row(loaded: LoadedDay) -> dict[str, Any]:
@@ -129,7 +147,8 @@ def _show(rows: list[dict[str, Any]]) -> None:
     fields = [("symbol", pa.string()), ("day", pa.date32()), ("outcome", pa.string())]
     fields += [(name, pa.int64()) for name in integers[:2]]
     fields += [("megabytes", pa.float64()), ("seconds", pa.float64()), ("rows_per_s", pa.int64())]
-    print_table(pa.Table.from_pylist(rows, pa.schema([*fields, ("sha256", pa.string())])), Format.TABLE)
+    fields += [("sha256", pa.string()), ("klines", pa.string())]
+    print_table(pa.Table.from_pylist(rows, pa.schema(fields)), Format.TABLE)
     loaded = [row for row in rows if row["outcome"] in ("loaded", "replaced")]
     if loaded:
         typer.echo("Silver and Gold follow by themselves where the platform runs (`cryptolake up`).")

@@ -1,8 +1,8 @@
 """History from the exchange's public archive as an asset: a UTC day of each symbol. A thin adapter of
-`transform.archive`.
+`transform.history`.
 
-The rows go to the table of `bronze/futures_trades`; the sensor that follows it asks for the touched hours of Silver,
-and Gold follows those.
+The rows go to the tables of `bronze/futures_trades` and `bronze/futures_klines_1m`; the sensor that follows the trades
+asks for the touched hours of Silver, and Gold follows those.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,14 +14,15 @@ import pydantic
 
 from cryptolake_assets.defs import checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
-from cryptolake_assets.defs.partitions import daily
+from cryptolake_assets.defs.partitions import daily, hour_key
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.lake.tables import ARCHIVE_POOL, BRONZE_TRADES
-from cryptolake_assets.transform.archive_checks import BLOCKING, WARNING
+from cryptolake_assets.transform.archive_checks import BLOCKING, KLINES_OF_DAY, WARNING
 
 if TYPE_CHECKING:
+    from cryptolake_assets.exchange.archive import ArchiveFile
     from cryptolake_assets.settings import Settings
-    from cryptolake_assets.transform.archive import LoadedDay, NotLoaded
+    from cryptolake_assets.transform.history import DayOfHistory
 
 KEY = dg.AssetKey(["bronze", "futures_trades_archive"])
 
@@ -42,6 +43,9 @@ class ArchiveConfig(dg.Config):
     reload: bool = pydantic.Field(
         default=False, description="Load a file again though the same one (by its sha256) was loaded before."
     )
+    klines: bool = pydantic.Field(
+        default=True, description="With the official one-minute klines of the day, to hold Silver against."
+    )
 
 
 @dg.asset(
@@ -57,11 +61,15 @@ class ArchiveConfig(dg.Config):
     retry_policy=RETRIES,
     backfill_policy=dg.BackfillPolicy.multi_run(DAYS_A_RUN),
     output_required=False,
-    check_specs=[*checks.specs(KEY, BLOCKING, daily()), *checks.specs(KEY, WARNING, daily(), blocking=False)],
+    check_specs=[
+        *checks.specs(KEY, BLOCKING, daily()),
+        *checks.specs(KEY, (*WARNING, KLINES_OF_DAY), daily(), blocking=False),
+    ],
     description=(
         "A UTC day of aggregate trades from the exchange's public archive, checksum verified, into "
         "bronze.futures_trades: one commit a symbol, in the place of an earlier issue of the file. A trade that the "
-        "stream brought too stays one trade in Silver. A file that fails a check is refused and the good data stays."
+        "stream brought too stays one trade in Silver. A file that fails a check is refused and the good data stays. "
+        "With it come the day's official klines, which Silver is held against."
     ),
 )
 def futures_trades_archive(
@@ -84,40 +92,46 @@ def futures_trades_archive(
 
 def _load(
     context: dg.AssetExecutionContext, settings: "Settings", config: ArchiveConfig, day: date
-) -> Iterator["LoadedDay | NotLoaded"]:
+) -> Iterator["DayOfHistory"]:
     """A day's symbols, one after the other."""
-    from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
+    from cryptolake_assets.exchange.archive import ArchiveClient
     from cryptolake_assets.exchange.universe import resolve_subscriptions
-    from cryptolake_assets.transform.archive import NotLoaded, try_day
+    from cryptolake_assets.transform.archive import NotLoaded
+    from cryptolake_assets.transform.history import Told, load_history
 
     symbols = [symbol.upper() for symbol in config.symbols] or resolve_subscriptions(settings).symbols
     with ArchiveClient(settings.archive_url) as client:
         for symbol in symbols:
-            file = ArchiveFile(symbol, day)
-            told = _Teller(context, file.name)
-            result = try_day(
+            told = _Teller(context)
+            result = load_history(
                 settings,
                 client,
-                file,
+                symbol,
+                day,
                 context.run.run_id,
+                klines=config.klines,
                 reload=config.reload,
-                downloaded=told.downloaded,
-                written=told.written,
+                told=Told(told.begun, told.downloaded, told.written),
             )
-            if isinstance(result, NotLoaded):
-                context.log.warning(result.reason)
-            else:
-                context.log.info(f"{file.name}: {result.outcome}, {result.rows:,} rows, {result.duration_ms} ms")
+            for part in (result.klines, result.trades):
+                if isinstance(part, NotLoaded):
+                    context.log.warning(part.reason)
+            if not isinstance(result.trades, NotLoaded):
+                loaded = result.trades
+                context.log.info(f"{loaded.file.name}: {loaded.outcome}, {loaded.rows:,} rows, {loaded.duration_ms} ms")
             yield result
 
 
 class _Day:
     """A partition's symbols as Dagster is told of them."""
 
-    def __init__(self, key: str, results: "Sequence[LoadedDay | NotLoaded]") -> None:
+    def __init__(self, key: str, days: "Sequence[DayOfHistory]") -> None:
         from cryptolake_assets.transform.archive import NotLoaded, Outcome
 
         self.key = key
+        self._klines = [day.klines for day in days if day.klines is not None and not day.is_missing]
+        self._agreements = {hour: agreement for day in days for hour, agreement in day.agreements.items()}
+        results = [day.trades for day in days]
         not_loaded = [result for result in results if isinstance(result, NotLoaded)]
         self.missing = [result.reason for result in not_loaded if result.outcome is Outcome.MISSING]
         self.refused = [result.reason for result in not_loaded if result.outcome is Outcome.REFUSED]
@@ -138,8 +152,10 @@ class _Day:
         return "; ".join([*self.refused, *failed, *([] if self.loaded else self.missing)])
 
     def events(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+        from cryptolake_assets.defs import silver
         from cryptolake_assets.transform.archive_checks import CHECKSUM
-        from cryptolake_assets.transform.checks import CheckOutcome, joined
+        from cryptolake_assets.transform.archive_klines import check_klines
+        from cryptolake_assets.transform.checks import OFFICIAL_KLINES, CheckOutcome, joined
 
         outcomes = joined([*(outcome for day in self.loaded for outcome in day.outcomes)])
         if self.refused:
@@ -148,18 +164,33 @@ class _Day:
             outcomes.append(CheckOutcome(CHECKSUM, False, said, len(self.refused)))
         yield from checks.evaluations(KEY, BLOCKING, outcomes, self.key)
         yield from checks.evaluations(KEY, WARNING, outcomes, self.key, dg.AssetCheckSeverity.WARN)
+        if self._klines:
+            of_klines = joined([check_klines(result) for result in self._klines])
+            yield from checks.evaluations(KEY, [KLINES_OF_DAY], of_klines, self.key, dg.AssetCheckSeverity.WARN)
+        for hour, agreement in sorted(self._agreements.items()):
+            yield from checks.evaluations(
+                silver.KEY, [OFFICIAL_KLINES], [agreement.outcome], hour_key(hour), dg.AssetCheckSeverity.WARN
+            )
         if self.is_good:
             yield dg.AssetMaterialization(KEY, partition=self.key, metadata=self._metadata())
 
     def _metadata(self) -> dict[str, dg.MetadataValue]:
+        from cryptolake_assets.transform.archive import NotLoaded
+
         lines = ["file | outcome | rows | rows replaced | sha256", "--- | --- | --- | --- | ---"]
         lines += [
             f"{day.file.name} | {day.outcome} | {day.rows:,} | {day.rows_removed:,} | {day.sha256}"
             for day in self.loaded
         ]
+        klines = [result for result in self._klines if not isinstance(result, NotLoaded)]
+        lines += [
+            f"{result.file.name} | {result.outcome} | {result.klines:,} | {result.removed:,} | {result.sha256}"
+            for result in klines
+        ]
         snapshots = [day.snapshot_id for day in self.loaded if day.snapshot_id is not None]
         return {
             "dagster/row_count": dg.MetadataValue.int(sum(day.rows for day in self.loaded)),
+            "klines": dg.MetadataValue.int(sum(result.klines for result in klines)),
             "rows_replaced": dg.MetadataValue.int(sum(day.rows_removed for day in self.loaded)),
             "files": dg.MetadataValue.md("\n".join(lines)),
             "not_published": dg.MetadataValue.text("; ".join(self.missing) or "none"),
@@ -170,9 +201,12 @@ class _Day:
 class _Teller:
     """Says in the run's log how far a file is: a line a quarter of it, and one a million rows."""
 
-    def __init__(self, context: dg.AssetExecutionContext, name: str) -> None:
-        self._context, self._name = context, name
+    def __init__(self, context: dg.AssetExecutionContext) -> None:
+        self._context, self._name = context, ""
         self._quarters = self._millions = 0
+
+    def begun(self, file: "ArchiveFile") -> None:
+        self._name, self._quarters, self._millions = file.name, 0, 0
 
     def downloaded(self, done: int, total: int | None) -> None:
         quarters = done * 4 // total if total else 0

@@ -50,8 +50,9 @@ FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=100), fail_
     backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
     output_required=False,
     description=(
-        "The exchange's own one-minute bars of each hour that Silver publishes, as far as its minutes have closed. The "
-        "run holds Silver's bars against them: the check `official_klines`, and silver.futures_kline_differences."
+        "The exchange's own one-minute bars of each hour that Silver publishes, as far as its minutes have closed; "
+        "what the public archive has brought is not asked for again. The run holds Silver's bars against them: the "
+        "check `official_klines`, and silver.futures_kline_differences."
     ),
 )
 def futures_klines_1m(
@@ -79,7 +80,8 @@ def futures_klines_1m(
 
 def _metadata(fetched: "FetchedHour", agreement: "Agreement") -> dict[str, dg.MetadataValue]:
     return {
-        "dagster/row_count": dg.MetadataValue.int(fetched.klines),
+        "dagster/row_count": dg.MetadataValue.int(fetched.klines + fetched.of_archive),
+        "klines_of_archive": dg.MetadataValue.int(fetched.of_archive),
         "snapshot_id": dg.MetadataValue.text(str(fetched.publication.snapshot_id)),
         "klines_changed": dg.MetadataValue.int(fetched.publication.rows_changed),
         "differences": dg.MetadataValue.int(len(agreement.differences)),

@@ -1,7 +1,8 @@
 """The exchange's public archive: names of its daily files, and their download with checksum, progress and resume.
 
-A file lies at `<base>/data/futures/{um,cm}/daily/<kind>/<SYMBOL>/<name>.zip`, its sha256 beside it as
-`<name>.zip.CHECKSUM` (`<hex>  <name>.zip`). Files are re-issued now and then under the same name.
+A file lies at `<base>/data/futures/{um,cm}/daily/<kind>/<SYMBOL>/<name>.zip`, one of klines a folder deeper (`…/1m/`),
+its sha256 beside it as `<name>.zip.CHECKSUM` (`<hex>  <name>.zip`). Files are re-issued now and then under the same
+name.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
-from enum import StrEnum
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 
 import httpx
@@ -21,13 +21,13 @@ from tenacity import RetryCallState, Retrying
 
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveMissingError, ExchangeError
 from cryptolake_assets.exchange.rest import RetryPolicy, TryAgainError, retry_after_s_of, tls
-from cryptolake_assets.settings import COIN_EXCHANGE_NAME, EXCHANGE_NAME
+from cryptolake_assets.exchange.venues import Market, market_of
 
 log = structlog.get_logger(__name__)
 
 AGG_TRADES = "aggTrades"
+KLINES = "klines"
 
-_COIN_SYMBOL = re.compile(r"[A-Z0-9]+USD_(?:PERP|[0-9]{6})", re.ASCII)
 _CHECKSUM = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S+)\s*", re.ASCII)
 _RATE_LIMITED = (418, 429)
 
@@ -35,43 +35,32 @@ Progress = Callable[[int, int | None], None]
 """Told of (bytes that are there, bytes of the whole file; None when the server does not say)."""
 
 
-class Market(StrEnum):
-    """A futures market, by the archive's name for it."""
-
-    USD_M = "um"
-    COIN_M = "cm"
-
-    @property
-    def exchange(self) -> str:
-        """The `exchange` of its trades."""
-        return COIN_EXCHANGE_NAME if self is Market.COIN_M else EXCHANGE_NAME
-
-
-def market_of(symbol: str) -> Market:
-    """COIN-M symbols are quoted in USD and name their contract: `BTCUSD_PERP`, `BTCUSD_250926`. All others are USD-M,
-    `BTCUSDT_250926` too."""
-    return Market.COIN_M if _COIN_SYMBOL.fullmatch(symbol) else Market.USD_M
-
-
 @dataclass(frozen=True)
 class ArchiveFile:
-    """A day of aggregate trades of one symbol."""
+    """A day of one symbol: its aggregate trades, or with an `interval` (`1m`) its klines."""
 
     symbol: str
     day: date
+    interval: str = ""
 
     @property
     def market(self) -> Market:
         return market_of(self.symbol)
 
     @property
+    def start_ms(self) -> int:
+        """Epoch milliseconds of the UTC day's begin."""
+        return round(datetime.combine(self.day, time(), UTC).timestamp() * 1000)
+
+    @property
     def name(self) -> str:
-        return f"{self.symbol}-{AGG_TRADES}-{self.day.isoformat()}.zip"
+        return f"{self.symbol}-{self.interval or AGG_TRADES}-{self.day.isoformat()}.zip"
 
     @property
     def path(self) -> str:
         """Below the archive's base URL."""
-        return f"/data/futures/{self.market}/daily/{AGG_TRADES}/{self.symbol}/{self.name}"
+        folder = f"{KLINES}/{self.symbol}/{self.interval}" if self.interval else f"{AGG_TRADES}/{self.symbol}"
+        return f"/data/futures/{self.market}/daily/{folder}/{self.name}"
 
 
 def parse_checksum(text: str, name: str) -> str:

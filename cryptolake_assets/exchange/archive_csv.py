@@ -38,7 +38,7 @@ _INTEGERS = ("agg_trade_id", "first_trade_id", "last_trade_id", "transact_time")
 _DECIMALS = ("price", "quantity")
 _TOO_LARGE = 10**10
 _LAST_US = 253_402_300_800_000_000
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _LINE = re.compile(
     rf"[0-9]{{1,18}},{DECIMAL_PATTERN},{DECIMAL_PATTERN},(?:[0-9]{{1,18}},){{3}}(?:true|false|True|False|TRUE|FALSE)"
 )
@@ -49,12 +49,12 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[in
 
     Raises `ArchiveFormatError` for a damaged zip and for the first line that is no aggregate trade, with its number.
     """
-    with _opened(path) as file:
+    with opened_csv(path) as file:
         number = 1
         for block in ahead(_blocks(file, block_bytes)):
             text = block
             if number == 1:
-                text = block.removeprefix(_BOM)
+                text = block.removeprefix(BOM)
                 text = text[_header_bytes(path, text) :]
                 number += block.count(b"\n") - text.count(b"\n")
             if text:
@@ -74,17 +74,17 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened_csv(path: Path) -> Iterator[IO[bytes]]:
     """The zip's one CSV, unpacked as it is read."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
             if len(names) != 1 or not names[0].endswith(".csv"):
-                raise _error(path, f"it holds {names[:5]}, expected one .csv")
+                raise refusal(path, f"it holds {names[:5]}, expected one .csv")
             with archive.open(names[0]) as file:
                 yield file
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise _error(path, f"the zip is damaged ({error})") from error
+        raise refusal(path, f"the zip is damaged ({error})") from error
 
 
 def _blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
@@ -111,7 +111,7 @@ def _header_bytes(path: Path, block: bytes) -> int:
         return 0
     names = tuple(name.strip().strip('"').lower() for name in text.split(","))
     if names != HEADER:
-        raise _error(path, f"line 1 is {text[:100]!r}, neither the header {','.join(HEADER)} nor a trade")
+        raise refusal(path, f"line 1 is {text[:100]!r}, neither the header {','.join(HEADER)} nor a trade")
     return len(line) + len(newline)
 
 
@@ -171,8 +171,8 @@ def _first_bad_line(
 ) -> ArchiveFormatError:
     for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), first_line):
         if line and (problem := problem_of(line)):
-            return _error(path, f"line {number} is {line[:120]!r}: {problem}")
-    return _error(path, f"a line from {first_line} on is no aggregate trade ({otherwise})")
+            return refusal(path, f"line {number} is {line[:120]!r}: {problem}")
+    return refusal(path, f"a line from {first_line} on is no aggregate trade ({otherwise})")
 
 
 def _shape_problem(line: str) -> str:
@@ -198,7 +198,8 @@ def _meaning_problem(line: str) -> str:
     return "" if 0 <= time_us < _LAST_US and min(int(values[0]), first) >= 0 else "ids or time out of range"
 
 
-def _error(path: Path, cause: str) -> ArchiveFormatError:
+def refusal(path: Path, cause: str) -> ArchiveFormatError:
+    """The error of a file that is not what it should be."""
     return ArchiveFormatError(
         f"archive: {path.name}: {cause}. The file is refused and what was loaded before stays. Compare it with the "
         "archive's own; if that is the same, a re-issued file has to be waited for."

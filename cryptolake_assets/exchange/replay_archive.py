@@ -12,7 +12,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from cryptolake_assets.exchange.archive import market_of, sha256_of
+from cryptolake_assets.exchange.archive import sha256_of
+from cryptolake_assets.exchange.venues import market_of
 
 _NAME = re.compile(r"(?P<symbol>[A-Z0-9_]+)-(?P<kind>[A-Za-z0-9]+)-[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?\.zip", re.ASCII)
 _CHECKSUM = ".CHECKSUM"

@@ -31,7 +31,7 @@ from cryptolake_assets.lake.coverage import LOADING, CoverageRow, read_coverage,
 from cryptolake_assets.lake.hour_files import HourFiles
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.archive_checks import DAY_MS, Inspection, day_start_ms
+from cryptolake_assets.transform.archive_checks import DAY_MS, Inspection
 from cryptolake_assets.transform.checks import CheckOutcome
 from cryptolake_assets.transform.ohlcv import MARKET
 
@@ -262,7 +262,7 @@ def _require_partition(settings: Settings, file: ArchiveFile) -> None:
 
 
 def _of_day(file: ArchiveFile, row: CoverageRow) -> bool:
-    start_ms = day_start_ms(file.day)
+    start_ms = file.start_ms
     return (
         row.of_archive
         and (row.exchange, row.symbol) == (file.market.exchange, file.symbol)
@@ -279,14 +279,14 @@ def _recorded(settings: Settings, file: ArchiveFile) -> str | None:
 def _announce(settings: Settings, url: str, file: ArchiveFile) -> None:
     """Makes symbol and day known before the first trade can be read: who follows Bronze would take them for strays."""
     if not any(_of_day(file, row) for row in read_coverage(settings)):
-        _record_coverage(settings, file, [(day_start_ms(file.day), day_start_ms(file.day) + DAY_MS)], url, LOADING)
+        _record_coverage(settings, file, [(file.start_ms, file.start_ms + DAY_MS)], url, LOADING)
 
 
 def _record_coverage(
     settings: Settings, file: ArchiveFile, spans: list[tuple[int, int]], source: str, mark: int | None
 ) -> None:
     """What is covered of the day; `mark` is `LOADING` before its trades are in Bronze, None once they are."""
-    start_ms, exchange = day_start_ms(file.day), file.market.exchange
+    start_ms, exchange = file.start_ms, file.market.exchange
     rows = [
         CoverageRow(exchange, file.symbol, STREAM, from_ms, to_ms, mark, None if mark is None else 0, source)
         # A day of which nothing is covered is remembered all the same.

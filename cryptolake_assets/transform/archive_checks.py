@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.exchange.archive import ArchiveFile
 from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome
-from cryptolake_assets.transform.ohlcv import epoch_ms
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,11 +21,8 @@ WITHIN_THE_DAY = "within_the_day"
 IDS_CONSECUTIVE = "ids_consecutive"
 BLOCKING = (CHECKSUM, EVERY_LINE, WITHIN_THE_DAY)
 WARNING = (IDS_CONSECUTIVE,)
-
-
-def day_start_ms(day: date) -> int:
-    """Epoch milliseconds of the UTC day's begin."""
-    return epoch_ms(datetime.combine(day, time(), UTC))
+KLINES_OF_DAY = "klines_of_the_day"
+"""Of the klines beside the trades, see `transform.archive_klines`; it warns too."""
 
 
 class Inspection:
@@ -36,7 +32,7 @@ class Inspection:
         self.file = file
         self.rows = 0
         self.lines = 0
-        self._start_us = day_start_ms(file.day) * 1000
+        self._start_us = file.start_ms * 1000
         self._outside = 0
         self._outside_sample: list[dict[str, str]] = []
         self._last: tuple[int, int] | None = None

@@ -76,6 +76,7 @@ MEANINGS: Mapping[str, str] = {
     "every_line": "Every line of the file became a row of Bronze.",
     "within_the_day": "Every trade of the file is of its UTC day.",
     "ids_consecutive": "Aggregate ids go on without holes; around a hole minutes stay incomplete. Warns only.",
+    "klines_of_the_day": "The archive has a sound official kline of every minute of the day. Warns only.",
     **batch_checks.MEANINGS,
     DEPENDENCIES: "What a refresh of Silver needs is there: catalog, tables, engine.",
 }

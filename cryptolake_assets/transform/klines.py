@@ -1,7 +1,12 @@
-"""The exchange's own one-minute bars: fetched by the hour into `bronze.futures_klines_1m`, and held against Silver."""
+"""The exchange's own one-minute bars: fetched by the hour into `bronze.futures_klines_1m`, and held against Silver.
+
+What the archive has brought (`transform.archive_klines`) is final and is not asked for again.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -29,15 +34,19 @@ log = structlog.get_logger(__name__)
 
 INTERVAL = "1m"
 REST = "rest"
+ARCHIVE = "archive"
+MINUTES_OF_AN_HOUR = 60
 _MONEY = ("open", "high", "low", "close", "volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
 
 
 @dataclass(frozen=True)
 class FetchedHour:
-    """What a run did: official bars that were read, and what of them was new or other than before."""
+    """What a run did: official bars that were read, those that the archive had brought before and were not asked for,
+    and what was new or other than before."""
 
     hour: datetime
     klines: int
+    of_archive: int
     publication: Publication
 
 
@@ -49,22 +58,49 @@ def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tup
 
 def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
     """Reads the hour's klines of every symbol that is followed, as far as its minutes have closed on the exchange's
-    clock, and publishes them by one commit. Raises `ExchangeError` when the exchange does not answer."""
+    clock and the archive did not bring them, and publishes them by one commit. Raises `ExchangeError` when the exchange
+    does not answer; it is not asked where the archive has brought all."""
     symbols = _followed(settings, hour)
+    archived = _archived(settings, hour)
+    brought = Counter(symbol for symbol, _ in archived)
+    wanted = [symbol for symbol in symbols if brought[symbol] < MINUTES_OF_AN_HOUR]
+    found = [
+        record(symbol, kline, REST)
+        for symbol, kline in (_ask(settings, hour, wanted) if wanted else ())
+        if (symbol, kline.open_time_ms) not in archived
+    ]
+    publication = replace_klines(settings, day_of(hour), found, found, run_id)
+    log.info("klines_fetched", hour=hour.isoformat(), klines=len(found), changed=publication.rows_changed)
+    return FetchedHour(hour, len(found), len(archived), publication)
+
+
+def replace_klines(
+    settings: Settings, day: datetime, rows: list[dict[str, Any]], replaced: list[dict[str, Any]], run_id: str
+) -> Publication:
+    """Publishes `rows`, all of the UTC day, in the place of those with the keys of `replaced`, by one commit."""
+    return _replace(settings, BRONZE_KLINES, between("open_time", day, day + DAY), rows, replaced, run_id)
+
+
+def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> list[tuple[str, Kline]]:
     with ExchangeRest(settings.rest_url) as exchange:
         closed_ms = exchange.time_ms() // MINUTE_MS * MINUTE_MS
         last_ms = min(epoch_ms(hour + HOUR), closed_ms) - 1
-        found = [
-            _record(symbol, kline)
+        if last_ms < epoch_ms(hour):
+            return []
+        return [
+            (symbol, kline)
             for symbol in symbols
-            if last_ms >= epoch_ms(hour)
             for kline in exchange.klines(symbol, INTERVAL, epoch_ms(hour), last_ms)
         ]
-    day = day_of(hour)
-    window = between("open_time", day, day + DAY)
-    publication = _replace(settings, BRONZE_KLINES, window, found, found, run_id)
-    log.info("klines_fetched", hour=hour.isoformat(), klines=len(found), changed=publication.rows_changed)
-    return FetchedHour(hour, len(found), publication)
+
+
+def _archived(settings: Settings, hour: datetime) -> set[tuple[str, int]]:
+    """(symbol, open time in ms) of the hour's klines that the archive brought."""
+    rows = load_table(settings, BRONZE_KLINES).scan(
+        row_filter=f"{between('open_time', hour, hour + HOUR)} and source = '{ARCHIVE}'",
+        selected_fields=("symbol", "open_time"),
+    )
+    return {(row["symbol"], epoch_ms(row["open_time"])) for row in rows.to_arrow().to_pylist()}
 
 
 def _followed(settings: Settings, hour: datetime) -> list[str]:
@@ -116,7 +152,7 @@ def _table(spec: TableSpec, rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=spec.arrow_schema())
 
 
-def _record(symbol: str, kline: Kline) -> dict[str, Any]:
+def record(symbol: str, kline: Kline, source: str) -> dict[str, Any]:
     """A row of `bronze.futures_klines_1m`."""
     return {
         "symbol": symbol,
@@ -124,7 +160,7 @@ def _record(symbol: str, kline: Kline) -> dict[str, Any]:
         "close_time": _moment(kline.close_time_ms),
         **{name: Decimal(getattr(kline, name)) for name in _MONEY},
         "trades": kline.trades,
-        "source": REST,
+        "source": source,
         "updated_at": None,
     }
 

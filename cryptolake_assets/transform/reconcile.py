@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from cryptolake_assets.exchange.records import Kline
+from cryptolake_assets.exchange.venues import Market, market_of
 
 FIELDS = (
     "open",
@@ -25,6 +26,9 @@ FIELDS = (
 
 TOLERANT_FIELDS = ("volume", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
 """What the exchange's aggregates may lack: they leave out what its klines count, such as auto-deleveraging."""
+
+OF_COIN_M = tuple(name for name in FIELDS if name not in ("quote_volume", "taker_buy_quote_volume"))
+"""What can be compared of COIN-M futures: where others state the quote's volume their klines state the base asset's."""
 
 EXACT = Decimal(0)
 
@@ -71,13 +75,14 @@ def compare(bar: Mapping[str, Any], kline: Kline | None, tolerance: Decimal = EX
     `tolerance` is the share of the official value by which `TOLERANT_FIELDS` may differ; prices never may.
     """
     symbol = str(bar["symbol"])
+    fields = OF_COIN_M if market_of(symbol) is Market.COIN_M else FIELDS
     if kline is None:
         return Comparison(symbol, Verdict.NO_REFERENCE)
     if not bar["is_complete"]:
         return Comparison(symbol, Verdict.INCOMPLETE)
     differences = tuple(
         _difference(name, Decimal(bar[name]), Decimal(getattr(kline, name)), tolerance)
-        for name in FIELDS
+        for name in fields
         if Decimal(bar[name]) != Decimal(getattr(kline, name))
     )
     if not differences:

@@ -11,16 +11,18 @@ import httpx
 import pytest
 
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveMissingError, ExchangeError
-from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Market, market_of, parse_checksum, sha256_of
+from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, parse_checksum, sha256_of
 from cryptolake_assets.exchange.rest import RetryPolicy
+from cryptolake_assets.exchange.venues import Market, market_of
 from cryptolake_assets.settings import load_settings
-from cryptolake_tests.archives import aggregates, write_day
+from cryptolake_tests.archives import aggregates, recorded_klines, write_day, write_klines
 from cryptolake_tests.exchange.served import BrokenLine, ServedExchange
 from cryptolake_tests.exchange.sockets import numbered_capture
 
 DAY = date(2024, 7, 18)
 FILE = ArchiveFile("BTCUSDT", DAY)
 COIN = ArchiveFile("BTCUSD_PERP", DAY)
+KLINES = ArchiveFile("BTCUSDT", DAY, "1m")
 QUICK = RetryPolicy(attempts=3, max_backoff_s=0.01, max_retry_after_s=1)
 
 
@@ -30,6 +32,7 @@ def capture(tmp_path: Path) -> Path:
     directory = numbered_capture(tmp_path / "capture", 3, 10)
     write_day(directory, FILE, aggregates(DAY, 3_000))
     write_day(directory, COIN, aggregates(DAY, 10))
+    write_klines(directory, KLINES, recorded_klines("BTCUSDT", DAY))
     return directory
 
 
@@ -57,6 +60,11 @@ def test_a_symbol_says_its_market(symbol: str, market: Market) -> None:
 def test_paths_and_exchanges() -> None:
     assert FILE.path == "/data/futures/um/daily/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2024-07-18.zip"
     assert COIN.path == "/data/futures/cm/daily/aggTrades/BTCUSD_PERP/BTCUSD_PERP-aggTrades-2024-07-18.zip"
+    klines = ArchiveFile("BTCUSDT", DAY, "1m"), ArchiveFile("BTCUSD_PERP", DAY, "1m")
+    assert [file.path for file in klines] == [
+        "/data/futures/um/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2024-07-18.zip",
+        "/data/futures/cm/daily/klines/BTCUSD_PERP/1m/BTCUSD_PERP-1m-2024-07-18.zip",
+    ]
     assert (FILE.market.exchange, COIN.market.exchange) == ("binance_futures", "binance_futures_coin")
 
 
@@ -76,13 +84,13 @@ def test_a_checksum_file_names_its_file() -> None:
 def test_what_is_fetched_is_what_was_recorded_and_progress_is_told(url: str, capture: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int | None]] = []
     with ArchiveClient(url, policy=QUICK) as client:
-        for file in (FILE, COIN):
+        for file in (FILE, COIN, KLINES):
             path = client.fetch(file, client.checksum(file), tmp_path / "out", lambda *say: told.append(say))
             assert path.read_bytes() == (capture / file.name).read_bytes()
     size = (capture / FILE.name).stat().st_size
     assert told[0] == (0, size)
     assert (size, size) in told
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([FILE.name, COIN.name])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([FILE.name, COIN.name, KLINES.name])
 
 
 def test_the_checksum_of_a_zip_without_one_is_its_own(url: str, capture: Path) -> None:

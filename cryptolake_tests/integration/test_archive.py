@@ -35,9 +35,10 @@ from cryptolake_assets.lake.windows import between
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
 from cryptolake_assets.transform import archive
 from cryptolake_assets.transform.archive import LoadedDay, Outcome, load_day
+from cryptolake_assets.transform.archive_klines import kline_file
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
-from cryptolake_tests.archives import Aggregate, aggregates, write_day, write_zip
+from cryptolake_tests.archives import Aggregate, aggregates, quiet_klines, write_day, write_klines, write_zip
 from cryptolake_tests.exchange.served import BrokenLine, ServedExchange
 from cryptolake_tests.reference import Trade, reference_bars
 
@@ -401,14 +402,17 @@ def test_a_day_before_the_lake_s_first(world: World) -> None:
 
 def test_the_asset_says_what_it_loaded_what_is_missing_and_what_it_refused(world: World) -> None:
     write_day(world.directory, FILE, FEW)
+    write_klines(world.directory, kline_file("BTCUSDT", DAY), quiet_klines(DAY, 1_440))
     done = world.materialize(DAY)
     assert done.success
     (event,) = done.asset_materializations_for_node(archive_defs.KEY.to_python_identifier())
     assert event.partition == DAY.isoformat()
     assert event.metadata["dagster/row_count"].value == len(FEW)
+    assert event.metadata["klines"].value == 1_440
     assert "ETHUSDT-aggTrades-2024-07-18.zip" in str(event.metadata["not_published"].value)
     evaluations = {item.check_name: item for item in done.get_asset_check_evaluations()}
-    assert evaluations.keys() == {"checksum", "every_line", "within_the_day", "ids_consecutive"}
+    trades = {"checksum", "every_line", "within_the_day", "ids_consecutive"}
+    assert evaluations.keys() == {*trades, "klines_of_the_day"}
     assert all(item.passed and item.partition == DAY.isoformat() for item in evaluations.values())
 
     write_zip(world.directory, FILE, "1,1,1,1,1,1721260800000,true\n", checksum="ab" * 32)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptolake_assets.exchange.archive import ArchiveFile
-from cryptolake_assets.transform.archive_checks import DAY_MS, MOST_HOLES, Inspection, day_start_ms
+from cryptolake_assets.transform.archive_checks import DAY_MS, MOST_HOLES, Inspection
 
 DAY = date(2024, 7, 18)
-START_MS = day_start_ms(DAY)
+START_MS = ArchiveFile("BTCUSDT", DAY).start_ms
 
 
 def inspected(rows: list[tuple[int, int]], cut: int = 1_000) -> Inspection:

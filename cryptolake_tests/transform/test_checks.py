@@ -115,5 +115,5 @@ def test_a_row_that_was_not_read_or_not_accounted_for_fails(rows_in: int, expect
 def test_every_check_says_what_it_demands() -> None:
     beside = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, DEPENDENCIES, *archive_checks.BLOCKING, *archive_checks.WARNING}
     beside |= {name for rules in batch_checks.BATCH_RULES.values() for name in rules}
-    beside |= set(batch_checks.BATCH_OBSERVATIONS)
+    beside |= {*batch_checks.BATCH_OBSERVATIONS, archive_checks.KLINES_OF_DAY}
     assert {*SILVER_CHECKS, *SILVER_OBSERVATIONS, *GOLD_CHECKS, *beside} == set(MEANINGS)

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from cryptolake_assets.exchange.records import Kline
-from cryptolake_assets.transform.reconcile import FIELDS, Verdict, compare
+from cryptolake_assets.transform.reconcile import FIELDS, OF_COIN_M, Verdict, compare
 
 KLINE = Kline(0, "1.5", "2.0", "1.0", "1.70", "10.000", 59_999, "15.0", 3, "4", "6.1")
 
@@ -36,3 +36,11 @@ def test_every_field_is_compared() -> None:
 def test_an_incomplete_bar_is_not_judged_and_no_kline_is_no_agreement() -> None:
     assert compare(bar(is_complete=False, high=Decimal(9)), KLINE).verdict is Verdict.INCOMPLETE
     assert compare(bar(), None).verdict is Verdict.NO_REFERENCE
+
+
+def test_of_coin_m_all_but_the_quote_s_volumes_is_compared() -> None:
+    other = {"symbol": "BTCUSD_PERP", "quote_volume": Decimal(7), "taker_buy_quote_volume": Decimal(8)}
+    assert compare(bar(**other), KLINE).verdict is Verdict.EQUAL
+    for name in OF_COIN_M:
+        assert [item.field for item in compare(bar(**other, **{name: 99}), KLINE).differences] == [name]
+    assert compare(bar(**other | {"symbol": "BTCUSDT"}), KLINE).verdict is Verdict.DIFFERS

@@ -1,0 +1,259 @@
+"""Days of klines from the archive over HTTP into the real catalog, and real bars held against them without REST.
+
+The trades are the recorded ones, written as aggregates of one trade each: such a file is made, its trades are real.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner
+
+from cryptolake_assets import cli
+from cryptolake_assets.contract import AcceptedFrame, parse_frame
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import archive as archive_defs
+from cryptolake_assets.defs import silver
+from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
+from cryptolake_assets.exchange.capture import read_frames
+from cryptolake_assets.exchange.records import Kline
+from cryptolake_assets.exchange.rest import RetryPolicy
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.tables import BRONZE_KLINES
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings
+from cryptolake_assets.transform.archive import Outcome
+from cryptolake_assets.transform.archive_klines import LoadedKlines, kline_file
+from cryptolake_assets.transform.checks import OFFICIAL_KLINES
+from cryptolake_assets.transform.context import observe
+from cryptolake_assets.transform.history import DayOfHistory, load_history
+from cryptolake_assets.transform.klines import fetch_hour, judge_hour, read_klines
+from cryptolake_tests.archives import Aggregate, quiet_klines, recorded_klines, write_day, write_klines, write_zip
+from cryptolake_tests.exchange.served import BrokenLine, ServedExchange
+
+DAY = date(2024, 7, 19)
+MIDNIGHT = datetime(2024, 7, 19, tzinfo=UTC)
+NOWHERE = "http://127.0.0.1:9"
+QUICK = RetryPolicy(attempts=2, max_backoff_s=0.01, max_retry_after_s=1)
+FULL_MINUTES = 5
+"""The recording holds so many whole minutes from midnight on."""
+OFFICIAL = {symbol: recorded_klines(symbol, DAY)[:FULL_MINUTES] for symbol in ("BTCUSDT", "ETHUSDT")}
+DIFFERENCES = "SELECT symbol, window_start, field, ours, official FROM cryptolake.silver.futures_kline_differences"
+
+
+def recorded_aggregates(symbol: str) -> list[Aggregate]:
+    """The recorded order-book trades of the whole minutes, in their order, each as an aggregate of one trade."""
+    trades = []
+    for frame in read_frames(DEMO_CAPTURE_DIR):
+        parsed = parse_frame(frame.raw, ingest_time_us=0, exchange=EXCHANGE_NAME)
+        if isinstance(parsed, AcceptedFrame) and parsed.event.symbol == symbol and parsed.event.trade_type == "MARKET":
+            trades.append(parsed.event)
+    last_ms = OFFICIAL[symbol][-1].close_time_ms
+    whole = sorted(
+        (event for event in trades if kline_file(symbol, DAY).start_ms <= event.event_time // 1000 <= last_ms),
+        key=lambda event: event.trade_id,
+    )
+    return [
+        Aggregate(
+            number,
+            event.price,
+            event.qty,
+            event.trade_id,
+            event.trade_id,
+            event.event_time // 1000,
+            event.side == "sell",
+        )
+        for number, event in enumerate(whole, 1)
+    ]
+
+
+class World:
+    """A lake whose exchange answers no REST, and an archive that tests put files into."""
+
+    def __init__(self, settings: Settings, directory: Path, url: str) -> None:
+        self.settings, self.directory, self.url = settings, directory, url
+
+    def load(self, symbol: str = "BTCUSDT", *, klines: bool = True, url: str = "") -> DayOfHistory:
+        with ArchiveClient(url or self.url, policy=QUICK) as client:
+            return load_history(self.settings, client, symbol, DAY, "test", klines=klines)
+
+    def load_klines(self, symbol: str = "BTCUSDT", url: str = "") -> LoadedKlines:
+        loaded = self.load(symbol, url=url).klines
+        assert isinstance(loaded, LoadedKlines)
+        return loaded
+
+    def rows(self) -> dict[tuple[str, datetime], dict[str, object]]:
+        found = load_table(self.settings, BRONZE_KLINES).scan().to_arrow().to_pylist()
+        return {(row["symbol"], row["open_time"]): row for row in found}
+
+    def klines(self, symbol: str = "BTCUSDT") -> list[Kline]:
+        found = read_klines(self.settings, MIDNIGHT, MIDNIGHT + timedelta(days=1))
+        return [kline for (name, _), kline in sorted(found.items(), key=lambda item: item[0]) if name == symbol]
+
+    def snapshot(self) -> int | None:
+        return load_table(self.settings, BRONZE_KLINES).metadata.current_snapshot_id
+
+
+@pytest.fixture
+def world(lake: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    directory = tmp_path / "served"
+    shutil.copytree(DEMO_CAPTURE_DIR, directory, ignore=shutil.ignore_patterns("*.csv"))
+    with ServedExchange(directory) as url:
+        settings = lake.model_copy(
+            update={
+                "replay_dir": directory,
+                "exchange_rest_url": NOWHERE,
+                "archive_base_url": url,
+                "kafka_bootstrap_servers": "127.0.0.1:9",
+            }
+        )
+        for name, value in settings.environment().items():
+            monkeypatch.setenv(name, value)
+        get_settings.cache_clear()
+        yield World(settings, directory, url)
+
+
+def numbers(klines: list[Kline]) -> list[list[Decimal]]:
+    """Without the zeros that a column's scale adds behind the digits."""
+    return [[Decimal(value) for value in kline.to_rest()] for kline in klines]
+
+
+def test_a_day_is_loaded_once_and_every_value_is_the_archive_s(world: World) -> None:
+    write_klines(world.directory, kline_file("BTCUSDT", DAY), OFFICIAL["BTCUSDT"])
+    first = world.load_klines()
+    assert (first.outcome, first.klines, first.changed, first.hours) == (Outcome.LOADED, 5, 5, (MIDNIGHT,))
+    assert numbers(world.klines()) == numbers(OFFICIAL["BTCUSDT"])
+    assert {row["source"] for row in world.rows().values()} == {"archive"}
+    snapshot = world.snapshot()
+    assert world.load_klines().outcome is Outcome.UNCHANGED
+    assert world.snapshot() == snapshot
+    assert list(world.settings.archive_dir.iterdir()) == []
+    # Without klines nothing of them is asked.
+    assert world.load(klines=False).klines is None
+
+
+def test_a_broken_download_is_gone_on_with(world: World) -> None:
+    size = write_klines(world.directory, kline_file("BTCUSDT", DAY), quiet_klines(DAY, 1_440)).stat().st_size
+    with BrokenLine(world.url, [size // 2]) as line:
+        assert world.load_klines(url=line.url).klines == 1_440
+        assert [text for text in line.sent if "Range: bytes=" in text]
+
+
+def test_a_re_issue_replaces_the_archive_s_day_and_fills_what_rest_lacks(world: World) -> None:
+    file = kline_file("BTCUSDT", DAY)
+    issued = quiet_klines(DAY, 120)
+    write_klines(world.directory, file, issued[:60])
+    write_klines(world.directory, kline_file("ETHUSDT", DAY), issued[:3])
+    world.load_klines()
+    world.load_klines("ETHUSDT")
+    others = {key: row for key, row in world.rows().items() if key[0] == "ETHUSDT"}
+    # Of the second hour REST has brought two minutes, one of them other than the archive's.
+    served = world.directory.parent / "rest"
+    shutil.copytree(world.directory, served)
+    changed = replace(issued[61], close="60001.00", high="60001.00")
+    lines = ["open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,"]
+    lines[0] += "taker_buy_quote_volume,ignore"
+    lines += [",".join(map(str, kline.to_rest())) for kline in (issued[60], changed)]
+    (served / "BTCUSDT-1m-2024-07-19.csv").write_text("\n".join(lines) + "\n")
+    hour = MIDNIGHT + timedelta(hours=1)
+    with ServedExchange(served, round((hour + timedelta(hours=1)).timestamp() * 1000)) as url:
+        rest = world.settings.model_copy(update={"exchange_rest_url": url, "symbols": ("BTCUSDT",)})
+        fetched = fetch_hour(rest, hour, "test")
+    assert (fetched.klines, fetched.of_archive) == (2, 0)
+    # The first hour is whole: REST is not asked, and would not answer.
+    of_archive = fetch_hour(world.settings.model_copy(update={"symbols": ("BTCUSDT",)}), MIDNIGHT, "test")
+    assert (of_archive.klines, of_archive.of_archive) == (0, 63)
+    reissued = [*issued[:30], replace(issued[30], volume="1.500"), *issued[32:]]
+    write_klines(world.directory, file, reissued, header=False)
+    loaded = world.load_klines()
+    assert (loaded.outcome, loaded.klines, loaded.removed) == (Outcome.REPLACED, 119, 1)
+    assert loaded.hours == (MIDNIGHT, hour)
+    assert numbers(world.klines()) == numbers(reissued)
+    assert {row["source"] for key, row in world.rows().items() if key[0] == "BTCUSDT"} == {"archive"}
+    assert {key: row for key, row in world.rows().items() if key[0] == "ETHUSDT"} == others
+    assert world.load_klines().outcome is Outcome.UNCHANGED
+
+
+def test_a_refused_or_missing_file_changes_nothing_and_the_trades_are_loaded_all_the_same(world: World) -> None:
+    file = kline_file("BTCUSDT", DAY)
+    write_klines(world.directory, file, OFFICIAL["BTCUSDT"])
+    world.load_klines()
+    before = world.rows()
+    write_day(world.directory, ArchiveFile("BTCUSDT", DAY), recorded_aggregates("BTCUSDT"))
+    write_zip(world.directory, file, "1,2,3\n")
+    result = world.load()
+    assert result.klines is not None
+    assert (result.klines.outcome, result.trades.outcome) == (Outcome.REFUSED, Outcome.LOADED)
+    write_klines(world.directory, file, OFFICIAL["BTCUSDT"][:2])
+    (world.directory / f"{file.name}.CHECKSUM").write_text(f"{'ab' * 32}  {file.name}\n")
+    result = world.load()
+    assert result.klines is not None
+    assert (result.klines.outcome, result.trades.outcome) == (Outcome.REFUSED, Outcome.UNCHANGED)
+    (world.directory / file.name).unlink()
+    (world.directory / f"{file.name}.CHECKSUM").unlink()
+    result = world.load()
+    assert result.klines is not None
+    assert result.klines.outcome is Outcome.MISSING
+    assert world.rows() == before
+
+
+def test_real_bars_of_the_archive_equal_its_klines_without_rest_and_a_re_issue_is_judged(world: World) -> None:
+    for symbol, klines in OFFICIAL.items():
+        write_day(world.directory, ArchiveFile(symbol, DAY), recorded_aggregates(symbol))
+        write_klines(world.directory, kline_file(symbol, DAY), klines)
+    op = archive_defs.KEY.to_python_identifier()
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = build_definitions().resolve_implicit_global_asset_job_def()
+
+        def load() -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
+            done = job.execute_in_process(
+                instance=instance,
+                asset_selection=[archive_defs.KEY],
+                partition_key=DAY.isoformat(),
+                run_config={"ops": {op: {"config": {"symbols": list(OFFICIAL)}}}},
+            )
+            return {item.asset_check_key: item for item in done.get_asset_check_evaluations()}
+
+        said = load()
+        of_day = said[dg.AssetCheckKey(archive_defs.KEY, "klines_of_the_day")]
+        assert not of_day.passed
+        assert of_day.description is not None
+        assert "BTCUSDT-1m-2024-07-19.zip: 5 of 1440 minutes" in of_day.description
+        done = job.execute_in_process(instance=instance, asset_selection=[silver.KEY], partition_key=hour_key(MIDNIGHT))
+        (judged,) = (item for item in done.get_asset_check_evaluations() if item.check_name == OFFICIAL_KLINES)
+        assert judged.passed
+        assert judged.description == "10 of 10 complete bars equal the official klines"
+        assert dg.AssetCheckKey(silver.KEY, OFFICIAL_KLINES) not in load()
+
+        # The trades stay as they are and a kline is issued anew: the archive's run itself says what that means.
+        first, *others = OFFICIAL["ETHUSDT"]
+        write_klines(world.directory, kline_file("ETHUSDT", DAY), [replace(first, high="9999.99"), *others])
+        again = load()[dg.AssetCheckKey(silver.KEY, OFFICIAL_KLINES)]
+        assert (again.passed, again.partition) == (False, hour_key(MIDNIGHT))
+        assert again.description == "9 of 10 complete bars equal the official klines"
+    (row,) = run_sql(world.settings, DIFFERENCES).to_pylist()
+    assert (row["symbol"], row["window_start"], row["field"]) == ("ETHUSDT", MIDNIGHT, "high")
+    agreement = judge_hour(world.settings, MIDNIGHT, observe(world.settings).completeness, "test")
+    assert len(agreement.differences) == 1
+
+
+def test_the_command_loads_klines_and_leaves_them_out_when_told(world: World) -> None:
+    write_day(world.directory, ArchiveFile("BTCUSDT", DAY), recorded_aggregates("BTCUSDT"))
+    write_klines(world.directory, kline_file("BTCUSDT", DAY), OFFICIAL["BTCUSDT"])
+    words = ["archive", "--symbol", "BTCUSDT", "--from", "2024-07-19"]
+    left_out = CliRunner().invoke(cli.app, [*words, "--no-klines"], env={"COLUMNS": "200"})
+    assert left_out.exit_code == 0, left_out.output
+    assert world.rows() == {}
+    done = CliRunner().invoke(cli.app, words, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert len(world.rows()) == 5
+    write_zip(world.directory, kline_file("BTCUSDT", DAY), "1,2,3\n")
+    assert CliRunner().invoke(cli.app, words).exit_code == 1
