@@ -11,7 +11,7 @@ import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 MAX_TIME_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999: the latest time that every engine behind us can hold."""
@@ -19,8 +19,9 @@ MAX_ID: Final = 2**63 - 1
 MAX_REASON_CHARS: Final = 200
 
 UNKNOWN_TRADE_TYPE: Final = "NA"
-"""Trade type of a `trade` frame that names none: the exchange's own word for it. Such a trade is kept, and like every
-type other than `MARKET` it is outside the exchange's klines; calling it `MARKET` would be a guess."""
+"""Trade type of a futures' `trade` frame that names none: the exchange's own word for it. Such a trade is kept, and
+like every type other than `MARKET` it is outside the exchange's klines; calling it `MARKET` would be a guess. Spot's
+frames never name one, and all of its trades are executions of the order book."""
 
 DECIMAL_PATTERN: Final = r"-?[0-9]{1,10}(?:\.[0-9]{1,8})?"
 _is_decimal = re.compile(DECIMAL_PATTERN).fullmatch
@@ -44,7 +45,7 @@ class TradeEvent(Struct, frozen=True, gc=False):
     price: str
     """The exchange's digits; fits decimal(18,8)."""
     qty: str
-    """The exchange's digits, in the base asset; fits decimal(18,8)."""
+    """The exchange's digits, in the base asset, or contracts where the market counts them; fits decimal(18,8)."""
     side: Literal["buy", "sell"]
     """The taker's side."""
     trade_id: int
@@ -98,7 +99,7 @@ class _Trade(Struct, tag_field="e", tag="trade", gc=False):
     price: str = field(name="p")
     qty: str = field(name="q")
     buyer_is_maker: bool = field(name="m")
-    trade_type: _TradeType = field(name="X", default=UNKNOWN_TRADE_TYPE)
+    trade_type: _TradeType | UnsetType = field(name="X", default=UNSET)
 
 
 class _AggTrade(Struct, tag_field="e", tag="aggTrade", gc=False):
@@ -124,12 +125,12 @@ _decode_any = msgspec.json.Decoder().decode
 
 
 def parse_frame(
-    raw: bytes | str, *, ingest_time_us: int, exchange: str
+    raw: bytes | str, *, ingest_time_us: int, exchange: str, unnamed_trade_type: str = UNKNOWN_TRADE_TYPE
 ) -> AcceptedFrame | RejectedFrame | IgnoredFrame:
     """One WebSocket message, a combined-stream envelope or its bare data object, as a trade event.
 
-    Takes `trade` and `aggTrade`; `ingest_time_us` is the receive time, µs since 1970. Unknown fields are tolerated, a
-    missing trade type is `UNKNOWN_TRADE_TYPE` (`MARKET` for aggregates, which the exchange forms of such trades only).
+    Takes `trade` and `aggTrade`; `ingest_time_us` is the receive time, µs since 1970. Unknown fields are tolerated; a
+    missing trade type is `unnamed_trade_type` (`MARKET` for aggregates, which the exchange forms of such trades only).
     Never raises: whatever cannot be accepted comes back as `RejectedFrame` with the raw bytes.
     """
     try:
@@ -146,7 +147,9 @@ def parse_frame(
     if isinstance(trade, _Trade):
         first_id = last_id = trade.trade_id
         trade_type = trade.trade_type
-        if not _is_printable(trade_type):
+        if trade_type is UNSET:
+            trade_type = unnamed_trade_type
+        elif not _is_printable(trade_type):
             return _refuse(raw, "trade type")
         stream: Literal["trade", "aggTrade"] = "trade"
     else:

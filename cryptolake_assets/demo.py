@@ -325,7 +325,7 @@ def _compare(settings: Settings, bars: list[dict[str, Any]]) -> list[Comparison]
     from cryptolake_assets.transform.ohlcv import epoch_ms
 
     klines = {}
-    with ExchangeRest(settings.rest_url) as exchange:
+    with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
         known = set(exchange.exchange_info().symbol_names)
         for symbol in {bar["symbol"] for bar in bars} & known:
             times = [epoch_ms(bar["window_start"]) for bar in bars if bar["symbol"] == symbol]

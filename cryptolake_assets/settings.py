@@ -20,6 +20,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.exchange.choice import parse_choice
 from cryptolake_assets.exchange.replay_faults import parse_faults
+from cryptolake_assets.exchange.venues import USD_M
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_exchange import ExchangeSettings
 from cryptolake_assets.settings_graph import GraphSettings, named
@@ -28,10 +29,8 @@ from cryptolake_assets.settings_stream import StreamSettings
 PACKAGE_DIR = Path(__file__).resolve().parent
 PROJECT_ROOT = PACKAGE_DIR.parent
 DEMO_CAPTURE_DIR = PACKAGE_DIR / "exchange" / "demo_capture"
-EXCHANGE_NAME = "binance_futures"
-"""The `exchange` of every trade that comes from Binance USD-M futures."""
-COIN_EXCHANGE_NAME = "binance_futures_coin"
-"""The same of Binance COIN-M futures, whose quantities are contracts."""
+EXCHANGE_NAME = USD_M.exchange
+"""The `exchange` of every trade of the default market."""
 
 
 class Profile(StrEnum):
@@ -97,7 +96,7 @@ class Settings(ApiSettings, GraphSettings, StreamSettings, ExchangeSettings):
         "CRYPTOLAKE_SYMBOLS",
         (),
         "Symbols to follow, separated by commas: names, patterns (`*USDC`), or the busiest ones (`top:50`). Empty: all "
-        "that the capture holds, or BTCUSDT,ETHUSDT when live.",
+        "that the capture holds, or those of BTC and ETH when live.",
     )
     trade_stream: TradeStream = named(
         "CRYPTOLAKE_TRADE_STREAM",
@@ -305,7 +304,7 @@ class Settings(ApiSettings, GraphSettings, StreamSettings, ExchangeSettings):
 
     @property
     def archive_url(self) -> str:
-        """Base URL of the public archive; `/data/futures/…` follows."""
+        """Base URL of the public archive; `/data/…` follows."""
         if self.archive_base_url:
             return self.archive_base_url.rstrip("/")
         live = self.source is Source.BINANCE
@@ -331,16 +330,17 @@ class Settings(ApiSettings, GraphSettings, StreamSettings, ExchangeSettings):
 
     @property
     def ws_url(self) -> str:
-        """WebSocket base URL, without the routed path."""
+        """WebSocket base URL, without the path of the market's streams."""
         if self.exchange_ws_url:
             return self.exchange_ws_url.rstrip("/")
-        return "wss://fstream.binance.com" if self.source is Source.BINANCE else f"ws://127.0.0.1:{self.exchange_port}"
+        return self.venue.ws_base_url if self.source is Source.BINANCE else f"ws://127.0.0.1:{self.exchange_port}"
 
     @property
     def rest_url(self) -> str:
+        """REST base URL, without the path of the market's interface."""
         if self.exchange_rest_url:
             return self.exchange_rest_url.rstrip("/")
-        return "https://fapi.binance.com" if self.source is Source.BINANCE else f"http://127.0.0.1:{self.exchange_port}"
+        return self.venue.rest_base_url if self.source is Source.BINANCE else f"http://127.0.0.1:{self.exchange_port}"
 
     @property
     def fear_greed_base_url(self) -> str:

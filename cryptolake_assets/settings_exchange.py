@@ -1,16 +1,22 @@
-"""The settings of how the exchange's REST history is asked for missing trades."""
+"""The settings of which market is followed, and how its REST history is asked for missing trades."""
 
 from __future__ import annotations
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
+from cryptolake_assets.exchange.venues import VENUES, Market, Venue
 from cryptolake_assets.settings_graph import named
 
 
 class ExchangeSettings(BaseSettings):
     """Part of `settings.Settings`, which says where values come from."""
 
+    market: Market = named(
+        "CRYPTOLAKE_MARKET",
+        Market.USD_M,
+        "Market that is followed: `usdm` (USD-M futures), `coinm` (COIN-M futures) or `spot`; docs/markets.md.",
+    )
     binance_api_key: SecretStr = named(
         "CRYPTOLAKE_BINANCE_API_KEY",
         SecretStr(""),
@@ -20,7 +26,7 @@ class ExchangeSettings(BaseSettings):
     rest_weight_share: float = named(
         "CRYPTOLAKE_REST_WEIGHT_SHARE",
         0.5,
-        "Share of the exchange's request weight (2,400 a minute) that the repair of gaps uses.",
+        "Share of the exchange's request weight (2,400 a minute for futures) that the repair of gaps uses.",
         gt=0,
         le=1,
     )
@@ -30,3 +36,8 @@ class ExchangeSettings(BaseSettings):
         "Most ids of one gap that are asked for, the newest ones; the rest stays an open gap, for the public archive.",
         ge=1,
     )
+
+    @property
+    def venue(self) -> Venue:
+        """All that follows from the market."""
+        return VENUES[self.market]

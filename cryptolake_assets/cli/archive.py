@@ -30,7 +30,10 @@ def archive(
     ] = None,
     symbols: Annotated[
         list[str] | None,
-        typer.Option("--symbol", help="Of USD-M or COIN-M (BTCUSD_PERP), more than once; without it those followed."),
+        typer.Option(
+            "--symbol",
+            help="Such as BTCUSDT or BTCUSD_PERP, more than once; without it those followed.",
+        ),
     ] = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="Also files that were loaded before and have not changed.")

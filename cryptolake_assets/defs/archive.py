@@ -38,7 +38,8 @@ class ArchiveConfig(dg.Config):
     """What a run loads of its days."""
 
     symbols: list[str] = pydantic.Field(
-        default=[], description="Symbols, of USD-M or COIN-M (BTCUSD_PERP); without any those that are followed."
+        default=[],
+        description="Symbols, such as BTCUSDT or BTCUSD_PERP; without any those that are followed.",
     )
     reload: bool = pydantic.Field(
         default=False, description="Load a file again though the same one (by its sha256) was loaded before."

@@ -1,8 +1,8 @@
 """The exchange's public archive: names of its daily files, and their download with checksum, progress and resume.
 
-A file lies at `<base>/data/futures/{um,cm}/daily/<kind>/<SYMBOL>/<name>.zip`, one of klines a folder deeper (`…/1m/`),
-its sha256 beside it as `<name>.zip.CHECKSUM` (`<hex>  <name>.zip`). Files are re-issued now and then under the same
-name.
+A file lies at `<base>/data/{futures/um,futures/cm,spot}/daily/<kind>/<SYMBOL>/<name>.zip`, one of klines a folder
+deeper (`…/1m/`), its sha256 beside it as `<name>.zip.CHECKSUM` (`<hex>  <name>.zip`). Files are re-issued now and then
+under the same name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tenacity import RetryCallState, Retrying
 
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveMissingError, ExchangeError
 from cryptolake_assets.exchange.rest import RetryPolicy, TryAgainError, retry_after_s_of, tls
-from cryptolake_assets.exchange.venues import Market, market_of
+from cryptolake_assets.exchange.venues import Family, Venue, venue_of
 
 log = structlog.get_logger(__name__)
 
@@ -37,15 +37,16 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class ArchiveFile:
-    """A day of one symbol: its aggregate trades, or with an `interval` (`1m`) its klines."""
+    """A day of one symbol of a family of markets: its aggregate trades, or with an `interval` (`1m`) its klines."""
 
     symbol: str
     day: date
     interval: str = ""
+    family: Family = Family.FUTURES
 
     @property
-    def market(self) -> Market:
-        return market_of(self.symbol)
+    def venue(self) -> Venue:
+        return venue_of(self.symbol, self.family)
 
     @property
     def start_ms(self) -> int:
@@ -60,7 +61,7 @@ class ArchiveFile:
     def path(self) -> str:
         """Below the archive's base URL."""
         folder = f"{KLINES}/{self.symbol}/{self.interval}" if self.interval else f"{AGG_TRADES}/{self.symbol}"
-        return f"/data/futures/{self.market}/daily/{folder}/{self.name}"
+        return f"{self.venue.archive_path}/daily/{folder}/{self.name}"
 
 
 def parse_checksum(text: str, name: str) -> str:

@@ -1,7 +1,8 @@
 """Reads the CSV of an archive zip of aggregate trades in blocks, as Arrow tables with exact decimals. No network.
 
-The layout is the same for USD-M and COIN-M: `agg_trade_id, price, quantity, first_trade_id, last_trade_id,
-transact_time, is_buyer_maker`, with or without that header, times in ms or µs. A line that is not an aggregate trade
+The layout is the same for every market: `agg_trade_id, price, quantity, first_trade_id, last_trade_id, transact_time,
+is_buyer_maker`, with or without that header, times in ms or µs; Spot's lines have an eighth value, `is_best_match`,
+which says nothing and is left out. A line that is not an aggregate trade
 refuses the file: nothing is rounded, guessed or left out.
 """
 
@@ -11,9 +12,10 @@ import re
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -34,18 +36,24 @@ BLOCK_BYTES = 4 << 20
 MICROSECONDS_FROM = 10**14
 """Times from this number on are in µs (as ms they would be in the year 5138), those below in ms."""
 
+SPOT_HEADER = (*HEADER, "is_best_match")
+
 _INTEGERS = ("agg_trade_id", "first_trade_id", "last_trade_id", "transact_time")
 _DECIMALS = ("price", "quantity")
 _TOO_LARGE = 10**10
 _LAST_US = 253_402_300_800_000_000
 BOM = b"\xef\xbb\xbf"
+_BOOLEAN = "(?:true|false|True|False|TRUE|FALSE)"
 _LINE = re.compile(
-    rf"[0-9]{{1,18}},{DECIMAL_PATTERN},{DECIMAL_PATTERN},(?:[0-9]{{1,18}},){{3}}(?:true|false|True|False|TRUE|FALSE)"
+    rf"[0-9]{{1,18}},{DECIMAL_PATTERN},{DECIMAL_PATTERN},(?:[0-9]{{1,18}},){{3}}{_BOOLEAN}(?:,{_BOOLEAN})?"
 )
 
 
-def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, pa.Table]]:
-    """(lines of the block that are not blank, table with the columns of `HEADER`), in the file's order.
+def read_blocks(
+    path: Path, block_bytes: int = BLOCK_BYTES, columns: Sequence[str] = HEADER
+) -> Iterator[tuple[int, pa.Table]]:
+    """(lines of the block that are not blank, table with the columns of `HEADER`), in the file's order. `columns` are
+    those of the file: `HEADER`, or `SPOT_HEADER`.
 
     Raises `ArchiveFormatError` for a damaged zip and for the first line that is no aggregate trade, with its number.
     """
@@ -55,10 +63,10 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[in
             text = block
             if number == 1:
                 text = block.removeprefix(BOM)
-                text = text[_header_bytes(path, text) :]
+                text = text[_header_bytes(path, text, columns) :]
                 number += block.count(b"\n") - text.count(b"\n")
             if text:
-                table = _parse(path, number, text)
+                table = _parse(path, number, text, columns)
                 lines = text.count(b"\n") + (not text.endswith(b"\n"))
                 yield _filled_lines(text, lines, table.num_rows), table
                 number += lines
@@ -103,15 +111,15 @@ def _blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
         yield rest
 
 
-def _header_bytes(path: Path, block: bytes) -> int:
+def _header_bytes(path: Path, block: bytes, columns: Sequence[str]) -> int:
     """How much of the first block is its header line; 0 when it has none."""
     line, newline, _ = block.partition(b"\n")
     text = line.decode("ascii", "replace").strip()
     if text[:1].isdigit():
         return 0
     names = tuple(name.strip().strip('"').lower() for name in text.split(","))
-    if names != HEADER:
-        raise refusal(path, f"line 1 is {text[:100]!r}, neither the header {','.join(HEADER)} nor a trade")
+    if names != tuple(columns):
+        raise refusal(path, f"line 1 is {text[:100]!r}, neither the header {','.join(columns)} nor a trade")
     return len(line) + len(newline)
 
 
@@ -120,32 +128,35 @@ def _filled_lines(text: bytes, lines: int, rows: int) -> int:
     return lines if lines == rows else sum(1 for line in text.splitlines() if line)
 
 
-def _parse(path: Path, first_line: int, text: bytes) -> pa.Table:
+def _parse(path: Path, first_line: int, text: bytes, columns: Sequence[str]) -> pa.Table:
     """The block's rows. The slow look for the line to blame is taken only when there is one."""
     import pyarrow as pa
     import pyarrow.compute as pc
     from pyarrow import csv
 
+    shape_problem = partial(_shape_problem, columns)
     types = {**dict.fromkeys(_INTEGERS, pa.int64()), **dict.fromkeys(_DECIMALS, pa.decimal128(18, 8))}
+    types |= {name: pa.bool_() for name in columns if name not in types}
     try:
         table = csv.read_csv(
             pa.py_buffer(text),
-            csv.ReadOptions(column_names=HEADER),
+            csv.ReadOptions(column_names=list(columns)),
             csv.ParseOptions(quote_char=False),
             csv.ConvertOptions(
-                column_types={**types, "is_buyer_maker": pa.bool_()},
+                column_types=types,
                 null_values=[],
                 true_values=["true", "True", "TRUE"],
                 false_values=["false", "False", "FALSE"],
             ),
         )
     except pa.ArrowInvalid as error:
-        raise _first_bad_line(path, first_line, text, _shape_problem, str(error)) from error
+        raise _first_bad_line(path, first_line, text, shape_problem, str(error)) from error
+    table = table.select(HEADER)
     if b"x" in text or b"X" in text:  # Arrow takes 0x1F for a whole number
-        raise _first_bad_line(path, first_line, text, _shape_problem, "a number in another notation")
+        raise _first_bad_line(path, first_line, text, shape_problem, "a number in another notation")
     low, high = _extremes(table)
     if any(max(-low[name], high[name]) >= _TOO_LARGE for name in _DECIMALS):
-        raise _first_bad_line(path, first_line, text, _shape_problem, "a number is no decimal(18,8)")
+        raise _first_bad_line(path, first_line, text, shape_problem, "a number is no decimal(18,8)")
     times = table["transact_time"]
     if high["transact_time"] < MICROSECONDS_FROM:
         times = pc.multiply(times, 1000)
@@ -175,13 +186,13 @@ def _first_bad_line(
     return refusal(path, f"a line from {first_line} on is no aggregate trade ({otherwise})")
 
 
-def _shape_problem(line: str) -> str:
+def _shape_problem(columns: Sequence[str], line: str) -> str:
     """What is wrong with a line's values; empty when nothing is."""
+    values = line.split(",")
+    if len(values) != len(columns):
+        return f"{len(values)} columns, expected {len(columns)}"
     if _LINE.fullmatch(line):
         return ""
-    values = line.split(",")
-    if len(values) != len(HEADER):
-        return f"{len(values)} columns, expected {len(HEADER)}"
     for name in _DECIMALS:
         value = values[HEADER.index(name)]
         if not re.fullmatch(DECIMAL_PATTERN, value):

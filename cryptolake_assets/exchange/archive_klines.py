@@ -12,11 +12,11 @@ from pathlib import Path
 from cryptolake_assets.contract import DECIMAL_PATTERN
 from cryptolake_assets.exchange.archive import ArchiveFile
 from cryptolake_assets.exchange.archive_csv import BOM, MICROSECONDS_FROM, opened_csv, refusal
+from cryptolake_assets.exchange.intervals import MINUTE_MS
 from cryptolake_assets.exchange.official import KLINE_HEADER
 from cryptolake_assets.exchange.records import Kline
 
 INTERVAL = "1m"
-MINUTE_MS = 60_000
 
 _MOST_BYTES = 8 << 20
 """A day of one-minute klines has some 200 kB."""

@@ -67,13 +67,13 @@ def read_exchange_info(directory: Path) -> dict[str, Any] | None:
     except (OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
         raise CaptureError(
             f"capture: {path} is not an exchangeInfo document ({error!r}). Replace the file by the answer of "
-            "/fapi/v1/exchangeInfo, or remove it: a minimal one is then made from the capture's symbols."
+            "exchangeInfo, or remove it: a minimal one is then made from the capture's symbols."
         ) from error
     return document
 
 
 def read_tickers(directory: Path) -> list[dict[str, Any]]:
-    """The recorded answer of `/fapi/v1/ticker/24hr` of a directory, or an empty list without one."""
+    """The recorded answer of `ticker/24hr` of a directory, or an empty list without one."""
     path = directory / TICKERS_FILE
     if not path.is_file():
         return []
@@ -84,7 +84,7 @@ def read_tickers(directory: Path) -> list[dict[str, Any]]:
     except (OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
         raise CaptureError(
             f"capture: {path} is not a list of tickers ({error!r}). Replace the file by the answer of "
-            "/fapi/v1/ticker/24hr, or remove it."
+            "ticker/24hr, or remove it."
         ) from error
     return tickers
 

@@ -28,7 +28,7 @@ class Kline:
     taker_buy_quote_volume: str
 
     def to_rest(self) -> list[Any]:
-        """The row as `/fapi/v1/klines` lays it out (12 values, the last one unused)."""
+        """The row as REST's `klines` lays it out (12 values, the last one unused)."""
         return [
             self.open_time_ms,
             self.open,
@@ -58,7 +58,7 @@ class AggTrade:
     is_buyer_maker: bool
 
     def to_rest(self) -> dict[str, Any]:
-        """The row as `/fapi/v1/aggTrades` lays it out."""
+        """The row as REST's `aggTrades` lays it out."""
         return {
             "a": self.agg_trade_id,
             "p": self.price,
@@ -81,7 +81,7 @@ class HistoricalTrade:
     is_buyer_maker: bool
 
     def to_rest(self) -> dict[str, Any]:
-        """The row as `/fapi/v1/historicalTrades` lays it out; `isRPITrade` is no part of a recorded frame."""
+        """The row as REST's `historicalTrades` lays it out; `isRPITrade` is no part of a recorded frame."""
         return {
             "id": self.trade_id,
             "price": self.price,

@@ -1,4 +1,4 @@
-"""The replay exchange: a server that speaks Binance USD-M futures' protocol from a directory of captures.
+"""The replay exchange: a server that speaks Binance's protocol from a directory of captures, that of their market.
 
 Run as `python -m cryptolake_assets.exchange.replay`; reads the settings, binds the loopback address, ends on SIGTERM.
 """
@@ -20,6 +20,7 @@ from aiohttp import web
 
 from cryptolake_assets.errors import CaptureError, CryptolakeError, PartError, PortInUseError
 from cryptolake_assets.exchange.capture import CapturedFrame, CaptureSummary, read_frames, summarise
+from cryptolake_assets.exchange.capture_market import venue_of_capture
 from cryptolake_assets.exchange.replay_archive import ArchiveSide
 from cryptolake_assets.exchange.replay_batch import BatchSide
 from cryptolake_assets.exchange.replay_client import ClientLimits, ReplayClient, Route, RoutedFrame
@@ -85,10 +86,11 @@ class ReplayExchange:
         self.clock = ReplayClock(
             self.summary.first_receive_time_ns + offset_ns, self.summary.last_receive_time_ns + offset_ns, self.speed
         )
-        self._rest = await asyncio.to_thread(RestSide, self.summary, self.clock.now_ms, self._faults)
+        self.venue = venue_of_capture(self.directory)
+        self._rest = await asyncio.to_thread(RestSide, self.summary, self.clock.now_ms, self._faults, self.venue)
         self.batch = await asyncio.to_thread(BatchSide, self.directory, self.clock.now_ms, self._faults)
         app = web.Application(middlewares=[self._rest.middleware])
-        archive = ArchiveSide(self.directory)
+        archive = ArchiveSide(self.directory, self.venue.family)
         app.add_routes([*self._rest.routes(), *archive.routes(), *self.batch.routes(), *self._websocket_routes()])
         app.add_routes(self.control.routes())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -141,6 +143,7 @@ class ReplayExchange:
         state = "finished" if self._finished else "running" if self.clock.started else "waiting"
         return {
             "directory": str(self.directory),
+            "market": self.venue.market.value,
             "speed": self.speed,
             "state": state,
             "clock_ms": self.clock.now_ms(),
@@ -158,7 +161,8 @@ class ReplayExchange:
 
     def _websocket_routes(self) -> list[web.RouteDef]:
         routes = []
-        for prefix, route in (("/market", Route.MARKET), ("/public", Route.PUBLIC), ("", Route.LEGACY)):
+        routed = (("/market", Route.MARKET), ("/public", Route.PUBLIC)) if self.venue.ws_routed else ()
+        for prefix, route in (*routed, ("", Route.LEGACY)):
             combined, raw = (
                 self._websocket_handler(route, combined=True),
                 self._websocket_handler(route, combined=False),

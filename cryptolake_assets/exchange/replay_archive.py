@@ -13,23 +13,23 @@ from pathlib import Path
 from aiohttp import web
 
 from cryptolake_assets.exchange.archive import sha256_of
-from cryptolake_assets.exchange.venues import market_of
+from cryptolake_assets.exchange.venues import VENUES, Family, venue_of
 
 _NAME = re.compile(r"(?P<symbol>[A-Z0-9_]+)-(?P<kind>[A-Za-z0-9]+)-[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?\.zip", re.ASCII)
 _CHECKSUM = ".CHECKSUM"
 
 
 class ArchiveSide:
-    """Routes and answers of `/data/futures/…`."""
+    """Routes and answers of `/data/…`, of the markets of one family."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, family: Family) -> None:
         self._directory = directory
+        self._family = family
 
     def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/data/futures/{market:um|cm}/{span:daily|monthly}/{kind}/{symbol}/{name}", self._get),
-            web.get("/data/futures/{market:um|cm}/{span:daily|monthly}/{kind}/{symbol}/{interval}/{name}", self._get),
-        ]
+        paths = "|".join(venue.archive_path.strip("/") for venue in VENUES.values() if venue.family is self._family)
+        below = f"/{{market:{paths}}}/{{span:daily|monthly}}/{{kind}}/{{symbol}}"
+        return [web.get(f"{below}/{{name}}", self._get), web.get(f"{below}/{{interval}}/{{name}}", self._get)]
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         of_checksum = request.match_info["name"].endswith(_CHECKSUM)
@@ -51,7 +51,7 @@ class ArchiveSide:
         if (
             parts is None
             or (parts["symbol"], parts["kind"]) != (given["symbol"], kind)
-            or given["market"] != market_of(given["symbol"])
+            or f"/{given['market']}" != venue_of(given["symbol"], self._family).archive_path
         ):
             raise web.HTTPNotFound(text=f"{request.path} is no path of the archive")
         whole = self._directory / request.path.lstrip("/")

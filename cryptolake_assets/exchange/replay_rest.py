@@ -15,33 +15,18 @@ from aiohttp import web
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.aggregates import AggregateStore
 from cryptolake_assets.exchange.capture import CaptureSummary, read_klines
+from cryptolake_assets.exchange.intervals import INTERVALS_MS
+from cryptolake_assets.exchange.listing import minimal_exchange_info, minimal_symbol
 from cryptolake_assets.exchange.official import read_exchange_info, read_tickers
 from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.exchange.replay_faults import FaultBoard, RestLimit
 from cryptolake_assets.exchange.trades import TradeStore
+from cryptolake_assets.exchange.venues import USD_M, VENUES, Venue
 
 log = structlog.get_logger(__name__)
 
-INTERVALS_MS = {
-    "1m": 60_000,
-    "3m": 180_000,
-    "5m": 300_000,
-    "15m": 900_000,
-    "30m": 1_800_000,
-    "1h": 3_600_000,
-    "2h": 7_200_000,
-    "4h": 14_400_000,
-    "6h": 21_600_000,
-    "8h": 28_800_000,
-    "12h": 43_200_000,
-    "1d": 86_400_000,
-    "3d": 259_200_000,
-    "1w": 604_800_000,
-    "1M": 0,  # has no fixed length
-}
-_HOUR_MS = 3_600_000
+_INTERFACES = tuple(f"{venue.rest_path}/" for venue in VENUES.values())
 _MAX_MS = (1 << 53) - 1
-_QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "USD", "BTC")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -56,31 +41,35 @@ class RestError(Exception):
 
 
 class RestSide:
-    """Routes and answers of `/fapi/v1/…`. `clock_ms` is the replayed time; nothing later is told. `faults` says when
-    requests are refused."""
+    """Routes and answers below the venue's path. `clock_ms` is the replayed time; nothing later is told. `faults` says
+    when requests are refused."""
 
-    def __init__(self, summary: CaptureSummary, clock_ms: Callable[[], int], faults: FaultBoard) -> None:
+    def __init__(
+        self, summary: CaptureSummary, clock_ms: Callable[[], int], faults: FaultBoard, venue: Venue = USD_M
+    ) -> None:
         """Reads the klines and exchangeInfo of the capture's directory; raises `CaptureError` when one is damaged."""
         self._clock_ms = clock_ms
         self._faults = faults
+        self._venue = venue
         self._klines = _all_klines(summary.directory)
         self._aggregates = AggregateStore(summary.directory)
         self._trades = TradeStore(summary.directory)
         aggregate_symbols = {path.name.split("-")[0] for path in summary.directory.glob("*-aggTrades-*.csv")}
         self._symbols = {*summary.symbols, *(symbol for symbol, _ in self._klines), *aggregate_symbols}
-        self._exchange_info = _exchange_info(summary)
+        self._exchange_info = _exchange_info(summary, venue)
         self._tickers = [one for one in read_tickers(summary.directory) if one["symbol"] in self._symbols]
         self._weight = _WeightMeter()
 
     def routes(self) -> list[web.RouteDef]:
+        below = self._venue.rest_path
         return [
-            web.get("/fapi/v1/ping", self._ping),
-            web.get("/fapi/v1/time", self._time),
-            web.get("/fapi/v1/exchangeInfo", self._get_exchange_info),
-            web.get("/fapi/v1/ticker/24hr", self._get_tickers),
-            web.get("/fapi/v1/klines", self._get_klines),
-            web.get("/fapi/v1/aggTrades", self._get_agg_trades),
-            web.get("/fapi/v1/historicalTrades", self._get_historical_trades),
+            web.get(f"{below}/ping", self._ping),
+            web.get(f"{below}/time", self._time),
+            web.get(f"{below}/exchangeInfo", self._get_exchange_info),
+            web.get(f"{below}/ticker/24hr", self._get_tickers),
+            web.get(f"{below}/klines", self._get_klines),
+            web.get(f"{below}/aggTrades", self._get_agg_trades),
+            web.get(f"{below}/historicalTrades", self._get_historical_trades),
         ]
 
     def close(self) -> None:
@@ -90,7 +79,7 @@ class RestSide:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Gives refusals the exchange's shape, and says the weight that was used."""
-        if not request.path.startswith("/fapi/"):
+        if not request.path.startswith(_INTERFACES):
             return await handler(request)
         if (limit := self._faults.refusal(request.path, time.monotonic())) is not None:
             log.info("replay_rest_limit", path=request.path, status=limit.status)
@@ -116,11 +105,11 @@ class RestSide:
         return _json({"serverTime": self._clock_ms()})
 
     async def _get_exchange_info(self, _request: web.Request) -> web.Response:
-        self._weight.add(1)
+        self._weight.add(self._venue.weights.exchange_info)
         return _json(self._exchange_info | {"serverTime": self._clock_ms()})
 
     async def _get_tickers(self, request: web.Request) -> web.Response:
-        self._weight.add(1 if "symbol" in request.query else 40)
+        self._weight.add(1 if "symbol" in request.query else self._venue.weights.tickers)
         if "symbol" not in request.query:
             return _json(self._tickers)
         symbol = self._symbol(request)
@@ -128,22 +117,22 @@ class RestSide:
 
     async def _get_klines(self, request: web.Request) -> web.Response:
         limit = _integer(request, "limit", 500)
-        self._weight.add(1 if limit < 100 else 2 if limit < 500 else 5 if limit <= 1_000 else 10)
+        self._weight.add(self._venue.weights.of_klines(limit))
         symbol = self._symbol(request)
         interval = _mandatory(request, "interval")
         if interval not in INTERVALS_MS:
             raise RestError(-1120, "Invalid interval.")
         start_ms, end_ms = _window(request)
-        _check_limit(limit, 1_500)
+        _check_limit(limit, self._venue.most_klines)
         until_ms = min(end_ms, self._clock_ms())
         rows = [
             row for row in self._klines.get((symbol, interval), []) if (start_ms or 0) <= row.open_time_ms <= until_ms
         ]
-        page = rows[-limit:] if start_ms is None else rows[:limit]
+        page = rows[-limit:] if start_ms is None or self._venue.klines_newest_first else rows[:limit]
         return _json([row.to_rest() for row in page])
 
     async def _get_agg_trades(self, request: web.Request) -> web.Response:
-        self._weight.add(20)
+        self._weight.add(self._venue.weights.agg_trades)
         symbol = self._symbol(request)
         limit = _integer(request, "limit", 500)
         _check_limit(limit, 1_000)
@@ -156,15 +145,17 @@ class RestSide:
                 raise RestError(-1128, "Combination of optional parameters invalid.")
             answer = asyncio.to_thread(store.from_id, symbol, _integer(request, "fromId", 0), clock_ms, limit)
         elif start_ms is not None:
-            if "endTime" in request.query and end_ms - start_ms > _HOUR_MS:
-                raise RestError(-1127, "More than 1 hours between startTime and endTime.")
-            answer = asyncio.to_thread(store.between, symbol, start_ms, min(until_ms, start_ms + _HOUR_MS), limit)
+            if (window_ms := self._venue.agg_trades_window_ms) is not None:
+                if "endTime" in request.query and end_ms - start_ms > window_ms:
+                    raise RestError(-1127, "More than 1 hours between startTime and endTime.")
+                until_ms = min(until_ms, start_ms + window_ms)
+            answer = asyncio.to_thread(store.between, symbol, start_ms, until_ms, limit)
         else:
             answer = asyncio.to_thread(store.latest, symbol, until_ms, limit)
         return _json([row.to_rest() for row in await answer])
 
     async def _get_historical_trades(self, request: web.Request) -> web.Response:
-        self._weight.add(20)
+        self._weight.add(self._venue.weights.historical_trades)
         if not request.headers.get("X-MBX-APIKEY", "").strip():
             raise RestError(-2014, "API-key format invalid.", 401)
         symbol = self._symbol(request)
@@ -256,33 +247,11 @@ def _all_klines(directory: Path) -> dict[tuple[str, str], list[Kline]]:
     return {key: rows for key, rows in found.items() if rows}
 
 
-def _exchange_info(summary: CaptureSummary) -> dict[str, Any]:
+def _exchange_info(summary: CaptureSummary, venue: Venue) -> dict[str, Any]:
     """The recorded document, restricted to the capture's symbols, or a minimal one that lists them."""
     recorded = read_exchange_info(summary.directory)
     if recorded is not None:
         listed = [entry for entry in recorded["symbols"] if entry["symbol"] in summary.symbols]
         missing = set(summary.symbols) - {entry["symbol"] for entry in listed}
-        return recorded | {"symbols": listed + [_minimal_symbol(symbol) for symbol in sorted(missing)]}
-    return {
-        "timezone": "UTC",
-        "futuresType": "U_MARGINED",
-        "rateLimits": [{"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": 2_400}],
-        "exchangeFilters": [],
-        "assets": [],
-        "symbols": [_minimal_symbol(symbol) for symbol in summary.symbols],
-    }
-
-
-def _minimal_symbol(symbol: str) -> dict[str, Any]:
-    """What a symbol's name alone says; precisions and filters were not recorded, and are left out."""
-    pair = symbol.partition("_")[0]
-    quote = next((quote for quote in _QUOTES if pair.endswith(quote) and pair != quote), "")
-    return {
-        "symbol": symbol,
-        "pair": pair,
-        "contractType": "PERPETUAL",
-        "status": "TRADING",
-        "baseAsset": pair.removesuffix(quote),
-        "quoteAsset": quote,
-        "marginAsset": quote,
-    }
+        return recorded | {"symbols": listed + [minimal_symbol(symbol, venue) for symbol in sorted(missing)]}
+    return minimal_exchange_info(summary.symbols, venue)

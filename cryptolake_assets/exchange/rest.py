@@ -19,19 +19,19 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
+from cryptolake_assets.exchange.intervals import INTERVALS_MS, MINUTE_MS
 from cryptolake_assets.exchange.records import AggTrade, HistoricalTrade, Kline
+from cryptolake_assets.exchange.venues import USD_M, Venue
 from cryptolake_assets.exchange.weight import WeightBudget
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-KLINES_PAGE = 1_500
 AGG_TRADES_PAGE = 1_000
 HISTORICAL_TRADES_PAGE = 500
 _KEY_HEADER = "X-MBX-APIKEY"
 _USED_HEADER = "X-MBX-USED-WEIGHT-1M"
-_AGG_TRADES_WINDOW_MS = 3_600_000 - 1  # the exchange answers windows under one hour
 _INVALID_SYMBOL = -1121
 _RATE_LIMITED = (418, 429)
 _NO_RIGHT = (401, 403)
@@ -42,13 +42,15 @@ class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
 
     symbol: str
     status: str = ""
+    contract_status: str = ""
+    """What COIN-M calls the status; `parse_exchange_info` makes it the status."""
     contract_type: str = ""
     base_asset: str = ""
     quote_asset: str = ""
 
 
 class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
-    """The answer of `/fapi/v1/exchangeInfo`; `server_time` is epoch milliseconds."""
+    """The answer of `exchangeInfo`; `server_time` is epoch milliseconds."""
 
     symbols: tuple[SymbolInfo, ...]
     server_time: int = 0
@@ -95,7 +97,8 @@ _KlineRow = tuple[int, str, str, str, str, str, int, str, int, str, str, Any]
 
 @dataclass(frozen=True)
 class RestRequest:
-    """One GET: its path, its query, its request weight, and whether the exchange wants a key with it."""
+    """One GET: its path below the market's own (`/fapi/v1`), its query, its request weight, and whether the exchange
+    wants a key with it."""
 
     path: str
     params: dict[str, str | int] = field(default_factory=dict)
@@ -141,32 +144,34 @@ class RetryPolicy:
 
 
 def time_request() -> RestRequest:
-    return RestRequest("/fapi/v1/time")
+    return RestRequest("/time")
 
 
-def exchange_info_request() -> RestRequest:
-    return RestRequest("/fapi/v1/exchangeInfo")
+def exchange_info_request(venue: Venue) -> RestRequest:
+    return RestRequest("/exchangeInfo", weight=venue.weights.exchange_info)
 
 
-def volumes_request() -> RestRequest:
-    return RestRequest("/fapi/v1/ticker/24hr", weight=40)
+def volumes_request(venue: Venue) -> RestRequest:
+    return RestRequest("/ticker/24hr", weight=venue.weights.tickers)
 
 
-def klines_request(symbol: str, interval: str, start_ms: int, end_ms: int) -> RestRequest:
-    """Klines whose open time is in [start_ms, end_ms], the first page of them."""
+def klines_request(venue: Venue, symbol: str, interval: str, start_ms: int, end_ms: int) -> RestRequest:
+    """Klines whose open time is in [start_ms, end_ms], a page of them."""
     params: dict[str, str | int] = {"symbol": symbol, "interval": interval, "startTime": start_ms, "endTime": end_ms}
-    return RestRequest("/fapi/v1/klines", params | {"limit": KLINES_PAGE}, weight=10)
+    limit = venue.most_klines
+    return RestRequest("/klines", params | {"limit": limit}, weight=venue.weights.of_klines(limit))
 
 
-def agg_trades_request(symbol: str, **window: int) -> RestRequest:
+def agg_trades_request(venue: Venue, symbol: str, **window: int) -> RestRequest:
     """`window`: either `fromId`, or `startTime` and `endTime`."""
-    return RestRequest("/fapi/v1/aggTrades", {"symbol": symbol, **window, "limit": AGG_TRADES_PAGE}, weight=20)
+    params: dict[str, str | int] = {"symbol": symbol, **window, "limit": AGG_TRADES_PAGE}
+    return RestRequest("/aggTrades", params, weight=venue.weights.agg_trades)
 
 
-def historical_trades_request(symbol: str, first_id: int) -> RestRequest:
+def historical_trades_request(venue: Venue, symbol: str, first_id: int) -> RestRequest:
     """Trades of the order book from `first_id` on."""
     params: dict[str, str | int] = {"symbol": symbol, "fromId": first_id, "limit": HISTORICAL_TRADES_PAGE}
-    return RestRequest("/fapi/v1/historicalTrades", params, weight=20, wants_key=True)
+    return RestRequest("/historicalTrades", params, weight=venue.weights.historical_trades, wants_key=True)
 
 
 def parse_time_ms(body: bytes) -> int:
@@ -174,7 +179,9 @@ def parse_time_ms(body: bytes) -> int:
 
 
 def parse_exchange_info(body: bytes) -> ExchangeInfo:
-    return _parse(body, ExchangeInfo, "exchangeInfo")
+    info = _parse(body, ExchangeInfo, "exchangeInfo")
+    symbols = (msgspec.structs.replace(entry, status=entry.status or entry.contract_status) for entry in info.symbols)
+    return msgspec.structs.replace(info, symbols=tuple(symbols))
 
 
 def parse_volumes(body: bytes) -> dict[str, Decimal]:
@@ -213,7 +220,7 @@ def judge(request: RestRequest, response: httpx.Response, policy: RetryPolicy) -
     if body.code == _INVALID_SYMBOL:
         raise UnknownSymbolError(
             f"exchange: {request.params.get('symbol')} is not listed at {response.url.host}. "
-            "Correct CRYPTOLAKE_SYMBOLS; /fapi/v1/exchangeInfo lists what there is."
+            "Correct CRYPTOLAKE_SYMBOLS or CRYPTOLAKE_MARKET; exchangeInfo lists what there is."
         )
     if status in _RATE_LIMITED:
         retry_after_s = retry_after_s_of(response)
@@ -269,8 +276,12 @@ class ExchangeRest:
     """The blocking client. Every method raises `ExchangeError` when the exchange does not answer in time or refuses,
     and `UnknownSymbolError` for a symbol that it does not list."""
 
-    def __init__(self, base_url: str, timeout_s: float = 10.0, policy: RetryPolicy | None = None) -> None:
-        self._base_url = base_url.rstrip("/")
+    def __init__(
+        self, base_url: str, timeout_s: float = 10.0, policy: RetryPolicy | None = None, *, venue: Venue = USD_M
+    ) -> None:
+        """`venue` says below which path the interface lies and what it allows."""
+        self._venue = venue
+        self._base_url = base_url.rstrip("/") + venue.rest_path
         self._policy = policy or RetryPolicy()
         self._client = httpx.Client(base_url=self._base_url, timeout=timeout_s, verify=tls())
 
@@ -288,24 +299,24 @@ class ExchangeRest:
         return parse_time_ms(self._get(time_request()))
 
     def exchange_info(self) -> ExchangeInfo:
-        return parse_exchange_info(self._get(exchange_info_request()))
+        return parse_exchange_info(self._get(exchange_info_request(self._venue)))
 
     def klines(self, symbol: str, interval: str, start_ms: int, end_ms: int) -> list[Kline]:
         """All klines whose open time is in [start_ms, end_ms], ascending, page by page."""
         found: list[Kline] = []
+        # Not more than a page at a time: markets differ in which end of a longer window they answer.
+        step_ms = self._venue.most_klines * INTERVALS_MS.get(interval, MINUTE_MS)
         while start_ms <= end_ms:
-            page = parse_klines(self._get(klines_request(symbol, interval, start_ms, end_ms)))
-            found += page
-            if len(page) < KLINES_PAGE:
-                break
-            start_ms = page[-1].open_time_ms + 1
+            last_ms = min(end_ms, start_ms + step_ms - 1)
+            found += parse_klines(self._get(klines_request(self._venue, symbol, interval, start_ms, last_ms)))
+            start_ms = last_ms + 1
         return found
 
     def agg_trades(self, symbol: str, first_id: int, last_id: int) -> list[AggTrade]:
         """The aggregate trades with ids in [first_id, last_id], ascending; ids the exchange lacks are left out."""
         found: list[AggTrade] = []
         while first_id <= last_id:
-            page = parse_agg_trades(self._get(agg_trades_request(symbol, fromId=first_id)))
+            page = parse_agg_trades(self._get(agg_trades_request(self._venue, symbol, fromId=first_id)))
             found += [row for row in page if row.agg_trade_id <= last_id]
             if len(page) < AGG_TRADES_PAGE:
                 break
@@ -315,13 +326,15 @@ class ExchangeRest:
     def agg_trades_between(self, symbol: str, start_ms: int, end_ms: int) -> Iterator[AggTrade]:
         """The aggregate trades whose time is in [start_ms, end_ms], ascending, streamed page by page."""
         while start_ms <= end_ms:
-            window_end_ms = min(end_ms, start_ms + _AGG_TRADES_WINDOW_MS)
-            request = agg_trades_request(symbol, startTime=start_ms, endTime=window_end_ms)
+            window_ms = self._venue.agg_trades_window_ms
+            window_end_ms = end_ms if window_ms is None else min(end_ms, start_ms + window_ms - 1)
+            request = agg_trades_request(self._venue, symbol, startTime=start_ms, endTime=window_end_ms)
             page = parse_agg_trades(self._get(request))
             yield from page
             while len(page) == AGG_TRADES_PAGE:
                 # A millisecond can hold more trades than a page: from here on only ids move forward.
-                page = parse_agg_trades(self._get(agg_trades_request(symbol, fromId=page[-1].agg_trade_id + 1)))
+                request = agg_trades_request(self._venue, symbol, fromId=page[-1].agg_trade_id + 1)
+                page = parse_agg_trades(self._get(request))
                 inside = [row for row in page if row.transact_time_ms <= window_end_ms]
                 yield from inside
                 if len(inside) < len(page):
@@ -347,12 +360,15 @@ class AsyncExchangeRest:
         timeout_s: float = 10.0,
         policy: RetryPolicy | None = None,
         *,
+        venue: Venue = USD_M,
         api_key: str = "",
         budget: WeightBudget | None = None,
         urgent: bool = True,
     ) -> None:
-        """`budget` is shared by the clients of a process; requests of one that is not `urgent` wait for their share."""
-        self._base_url = base_url.rstrip("/")
+        """`venue` says below which path the interface lies and what it allows. `budget` is shared by the clients of a
+        process; requests of one that is not `urgent` wait for their share."""
+        self._venue = venue
+        self._base_url = base_url.rstrip("/") + venue.rest_path
         self._policy = policy or RetryPolicy()
         self._api_key = api_key
         self._budget = budget or WeightBudget()
@@ -373,15 +389,15 @@ class AsyncExchangeRest:
         return parse_time_ms(await self._get(time_request()))
 
     async def exchange_info(self) -> ExchangeInfo:
-        return parse_exchange_info(await self._get(exchange_info_request()))
+        return parse_exchange_info(await self._get(exchange_info_request(self._venue)))
 
     async def volumes(self) -> dict[str, Decimal]:
         """Quote volumes of 24 hours by symbol; weighs 40."""
-        return parse_volumes(await self._get(volumes_request()))
+        return parse_volumes(await self._get(volumes_request(self._venue)))
 
     async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade]:
         """A page of aggregate trades from `first_id` on, ascending."""
-        return parse_agg_trades(await self._get(agg_trades_request(symbol, fromId=first_id)))
+        return parse_agg_trades(await self._get(agg_trades_request(self._venue, symbol, fromId=first_id)))
 
     @property
     def has_key(self) -> bool:
@@ -390,7 +406,7 @@ class AsyncExchangeRest:
 
     async def historical_trades_from(self, symbol: str, first_id: int) -> list[HistoricalTrade]:
         """A page of trades of the order book from `first_id` on, ascending; wants a key."""
-        return parse_historical_trades(await self._get(historical_trades_request(symbol, first_id)))
+        return parse_historical_trades(await self._get(historical_trades_request(self._venue, symbol, first_id)))
 
     async def _get(self, request: RestRequest) -> bytes:
         try:

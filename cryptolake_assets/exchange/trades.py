@@ -1,4 +1,4 @@
-"""Recorded single trades of a capture directory, findable by id, as `/fapi/v1/historicalTrades` tells them."""
+"""Recorded single trades of a capture directory, findable by id, as REST's `historicalTrades` tells them."""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 
-from cryptolake_assets.errors import StreamUnavailableError, UnknownSymbolError
+from cryptolake_assets.errors import SettingsError, StreamUnavailableError, UnknownSymbolError
 from cryptolake_assets.exchange.capture import CaptureSummary, first_day, summarise
+from cryptolake_assets.exchange.capture_market import check_market
 from cryptolake_assets.exchange.choice import TRADING, ListedSymbol, SymbolChoice, parse_choice
 from cryptolake_assets.exchange.records import TRADE_STREAMS, TradeStreamName
 from cryptolake_assets.settings import Settings, Source, TradeStream
 
-LIVE_SYMBOLS = ("BTCUSDT", "ETHUSDT")
 LIVE_START_DATE = date(2026, 1, 1)
 _NAMED_IN_MESSAGES = 20
 
@@ -53,9 +53,14 @@ def resolve_subscriptions(
     `UnknownSymbolError`, `StreamUnavailableError`, `SettingsError`, and `CaptureError` when the capture cannot be read.
     """
     choice = parse_choice(settings.symbol_items)
+    if choice.busiest and not settings.venue.klines_count_quote:
+        raise SettingsError(
+            f"symbols: {settings.venue.title} tells no quote volume to find the busiest by. Name symbols, or a pattern."
+        )
     if settings.source is Source.REPLAY:
+        check_market(settings.replay_dir, settings.market)
         return _of_capture(settings, choice, summary or summarise(settings.replay_dir), listing, followed)
-    symbols: tuple[str, ...] = LIVE_SYMBOLS
+    symbols: tuple[str, ...] = settings.venue.live_symbols
     if choice != SymbolChoice():
         symbols = choice.resolve(listing.symbols, listing.volumes, followed) if listing else choice.names
     if listing is not None:

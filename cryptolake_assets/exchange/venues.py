@@ -1,31 +1,197 @@
-"""The exchange's markets: how they differ, said once. Pure.
+"""The exchange's markets: what tells them apart, said once. Pure.
 
-This module is imported when the Dagster definitions load: nothing heavy may be imported here.
+Whatever depends on the market asks its `Venue`; nobody else knows an address, a path or a weight of one. Sources: the
+exchange's documents of USD-M, COIN-M and Spot (REST, WebSocket streams, public archive), looked up in 2026.
+
+This module is imported with the settings and when the Dagster definitions load: nothing heavy may be imported here.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 
-from cryptolake_assets.settings import COIN_EXCHANGE_NAME, EXCHANGE_NAME
-
-_COIN_SYMBOL = re.compile(r"[A-Z0-9]+USD_(?:PERP|[0-9]{6})", re.ASCII)
+HOUR_MS = 3_600_000
 
 
 class Market(StrEnum):
-    """A futures market, by the archive's name for it."""
+    """A market of Binance, as `CRYPTOLAKE_MARKET` names it."""
 
-    USD_M = "um"
-    COIN_M = "cm"
+    USD_M = "usdm"
+    COIN_M = "coinm"
+    SPOT = "spot"
+
+
+class Family(StrEnum):
+    """Markets that share no symbol, so that one lake can hold them; symbols of two families may be the same word."""
+
+    FUTURES = "futures"
+    SPOT = "spot"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What requests weigh. `klines` are (largest limit, weight), ascending."""
+
+    per_minute: int
+    exchange_info: int
+    agg_trades: int
+    historical_trades: int
+    tickers: int
+    klines: tuple[tuple[int, int], ...]
+
+    def of_klines(self, limit: int) -> int:
+        """The weight of a page of at most `limit` klines."""
+        return next((weight for most, weight in self.klines if limit <= most), self.klines[-1][1])
+
+
+@dataclass(frozen=True)
+class Venue:
+    """One market."""
+
+    market: Market
+    family: Family
+    title: str
+    exchange: str
+    """The `exchange` of its rows."""
+    symbols: re.Pattern[str]
+    """What its symbols look like, among those of its family; the first venue in `VENUES` that fits is the symbol's."""
+    live_symbols: tuple[str, ...]
+    """Followed when nothing else is said."""
+
+    ws_base_url: str
+    ws_path: str
+    """Of combined streams; `?streams=…` follows."""
+    ws_routed: bool
+    """Whether kinds of streams have paths of their own; the plain path then acknowledges and stays silent."""
+    unnamed_trade_type: str
+    """Type of a `trade` frame that names none (`X`). Spot's never do, and all of them are order-book executions."""
+
+    rest_base_url: str
+    rest_path: str
+    """Before every endpoint: `/fapi/v1`."""
+    weights: Weights
+    most_klines: int
+    """Largest page of klines."""
+    klines_newest_first: bool
+    """Whether a page holds the newest klines of the window that was asked for, not the oldest."""
+    agg_trades_window_ms: int | None
+    """`startTime` and `endTime` of aggregates must be less than so far apart; None: no limit."""
+
+    archive_path: str
+    """Below the archive's base URL; `/daily/…` follows."""
+    archive_best_match: bool
+    """Whether a line of the archive's aggregates ends with an eighth column, `is_best_match`."""
+
+    qty_unit: str
+    kline_quote_volume: str
+    """What klines count as quote volume. Only the quote currency's can be held against bars (see `reconcile`), and
+    tells which symbols are the busiest."""
 
     @property
-    def exchange(self) -> str:
-        """The `exchange` of its trades."""
-        return COIN_EXCHANGE_NAME if self is Market.COIN_M else EXCHANGE_NAME
+    def klines_count_quote(self) -> bool:
+        return self.kline_quote_volume == QUOTE
 
 
-def market_of(symbol: str) -> Market:
-    """COIN-M symbols are quoted in USD and name their contract: `BTCUSD_PERP`, `BTCUSD_250926`. All others are USD-M,
-    `BTCUSDT_250926` too."""
-    return Market.COIN_M if _COIN_SYMBOL.fullmatch(symbol) else Market.USD_M
+BASE, CONTRACTS, QUOTE = "base currency", "contracts", "quote currency"
+
+_FUTURES_WEIGHTS = Weights(
+    per_minute=2_400,
+    exchange_info=1,
+    agg_trades=20,
+    historical_trades=20,
+    tickers=40,
+    klines=((99, 1), (499, 2), (1_000, 5), (1_500, 10)),
+)
+
+COIN_M = Venue(
+    market=Market.COIN_M,
+    family=Family.FUTURES,
+    title="Binance COIN-M futures",
+    exchange="binance_futures_coin",
+    symbols=re.compile(r"[A-Z0-9]+USD_(?:PERP|[0-9]{6})", re.ASCII),
+    live_symbols=("BTCUSD_PERP", "ETHUSD_PERP"),
+    ws_base_url="wss://dstream.binance.com",
+    ws_path="/stream",
+    ws_routed=False,
+    unnamed_trade_type="NA",
+    rest_base_url="https://dapi.binance.com",
+    rest_path="/dapi/v1",
+    weights=_FUTURES_WEIGHTS,
+    most_klines=1_500,
+    klines_newest_first=True,
+    agg_trades_window_ms=HOUR_MS,
+    archive_path="/data/futures/cm",
+    archive_best_match=False,
+    qty_unit=CONTRACTS,
+    kline_quote_volume=BASE,
+)
+
+USD_M = Venue(
+    market=Market.USD_M,
+    family=Family.FUTURES,
+    title="Binance USD-M futures",
+    exchange="binance_futures",
+    symbols=re.compile(r".*"),
+    live_symbols=("BTCUSDT", "ETHUSDT"),
+    ws_base_url="wss://fstream.binance.com",
+    ws_path="/market/stream",
+    ws_routed=True,
+    unnamed_trade_type="NA",
+    rest_base_url="https://fapi.binance.com",
+    rest_path="/fapi/v1",
+    weights=_FUTURES_WEIGHTS,
+    most_klines=1_500,
+    klines_newest_first=False,
+    agg_trades_window_ms=HOUR_MS,
+    archive_path="/data/futures/um",
+    archive_best_match=False,
+    qty_unit=BASE,
+    kline_quote_volume=QUOTE,
+)
+
+SPOT = Venue(
+    market=Market.SPOT,
+    family=Family.SPOT,
+    title="Binance Spot",
+    exchange="binance_spot",
+    symbols=re.compile(r".*"),
+    live_symbols=("BTCUSDT", "ETHUSDT"),
+    ws_base_url="wss://stream.binance.com:9443",
+    ws_path="/stream",
+    ws_routed=False,
+    unnamed_trade_type="MARKET",
+    rest_base_url="https://api.binance.com",
+    rest_path="/api/v3",
+    weights=Weights(
+        per_minute=6_000,
+        exchange_info=20,
+        agg_trades=4,
+        historical_trades=25,
+        tickers=80,
+        klines=((1_000, 2),),
+    ),
+    most_klines=1_000,
+    klines_newest_first=False,
+    agg_trades_window_ms=None,
+    archive_path="/data/spot",
+    archive_best_match=True,
+    qty_unit=BASE,
+    kline_quote_volume=QUOTE,
+)
+
+VENUES = {venue.market: venue for venue in (COIN_M, USD_M, SPOT)}
+"""By market; COIN-M ahead of USD-M, whose symbols have no form of their own."""
+
+
+def venue_of(symbol: str, family: Family = Family.FUTURES) -> Venue:
+    """The symbol's venue in a family. COIN-M symbols are quoted in USD and name their contract: `BTCUSD_PERP`,
+    `BTCUSD_250926`; all other futures are USD-M, `BTCUSDT_250926` too."""
+    return next(venue for venue in VENUES.values() if venue.family is family and venue.symbols.fullmatch(symbol))
+
+
+def exchanges_of(followed: Venue) -> tuple[str, ...]:
+    """The `exchange` of the rows that a lake may hold in which this venue is followed; its own first."""
+    beside = (venue.exchange for venue in VENUES.values() if venue.family is followed.family)
+    return tuple(dict.fromkeys((followed.exchange, *beside)))

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.exchange.venues import USD_M
 from cryptolake_assets.settings_stream import ProducerIo
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.frame_queue import FrameQueue, ReceivedFrame, SpanMark
@@ -85,6 +86,7 @@ class ExchangeConnection:
         *,
         name: str,
         base_url: str,
+        path: str = USD_M.ws_path,
         symbols: tuple[str, ...],
         stream: str,
         queue: FrameQueue,
@@ -94,7 +96,7 @@ class ExchangeConnection:
     ) -> None:
         """`turn` is awaited before each opening: who has many connections spaces them."""
         names = "/".join(f"{symbol.lower()}@{stream}" for symbol in symbols)
-        self._url = f"{base_url}/market/stream?streams={names}"
+        self._url = f"{base_url}{path}?streams={names}"
         self.name = name
         self.symbols = symbols
         self._queue = queue

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from cryptolake_assets.contract import AcceptedFrame, IgnoredFrame, RejectedFrame, parse_frame
-from cryptolake_assets.settings import EXCHANGE_NAME, Settings
+from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrame, SpanMark
 from cryptolake_assets.stream.gaps import GapTracker
@@ -51,6 +51,7 @@ class Dispatcher:
     ) -> None:
         """`fetched` is the span of frames that did not come over a connection; `mark` is told of the places in the
         frames' order about which coverage is to be stated."""
+        self._venue = settings.venue
         self._trades_topic = settings.kafka_topic_futures
         self._rejected_topic = settings.topic_rejected
         self._stream = stream
@@ -91,9 +92,15 @@ class Dispatcher:
         # Looked up once for many frames.
         fetched, stream, topic = self._fetched, self._stream, self._trades_topic
         route_of, see_trade = self._route, self._gaps.see
+        exchange, unnamed_trade_type = self._venue.exchange, self._venue.unnamed_trade_type
         for item in items:
             if type(item) is ReceivedFrame:
-                parsed = parse_frame(item.raw, ingest_time_us=item.received_at_us, exchange=EXCHANGE_NAME)
+                parsed = parse_frame(
+                    item.raw,
+                    ingest_time_us=item.received_at_us,
+                    exchange=exchange,
+                    unnamed_trade_type=unnamed_trade_type,
+                )
                 if type(parsed) is AcceptedFrame:
                     event, span = parsed.event, item.span
                     symbol = event.symbol

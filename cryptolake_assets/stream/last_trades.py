@@ -12,7 +12,7 @@ import structlog
 
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.last_trades import last_trades
-from cryptolake_assets.settings import EXCHANGE_NAME, Settings
+from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.gaps import KnownTrade, LastTrade
 from cryptolake_assets.stream.kafka import PeekedRecord, read_async
 
@@ -77,7 +77,7 @@ class NewestTrades:
         return Newest(on_topic, in_bronze)
 
     def _in_bronze(self, symbols: Collection[str], stream: str) -> dict[str, LastTrade]:
-        found = last_trades(self._settings, EXCHANGE_NAME, stream, symbols)
+        found = last_trades(self._settings, self._settings.venue.exchange, stream, symbols)
         return {symbol: LastTrade(*last) for symbol, last in found.items()}
 
     async def _on_topic(
@@ -98,8 +98,9 @@ class NewestTrades:
     def _told_offsets(self, symbols: Collection[str], stream: str) -> dict[int, int]:
         """Per partition the offset below which everything of its symbols is covered or told to be missing."""
         of_symbol: dict[tuple[int, str], int] = {}
+        exchange = self._settings.venue.exchange
         for row in read_coverage(self._settings):
-            if not row.of_archive and row.symbol in symbols and (row.exchange, row.stream) == (EXCHANGE_NAME, stream):
+            if not row.of_archive and row.symbol in symbols and (row.exchange, row.stream) == (exchange, stream):
                 key = row.kafka_partition or 0, row.symbol
                 of_symbol[key] = max(of_symbol.get(key, 0), row.kafka_offset or 0)
         told: dict[int, int] = {}

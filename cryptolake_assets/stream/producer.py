@@ -30,7 +30,7 @@ from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.exchange.weight import WeightBudget
 from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.log import configure_logging
-from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings
+from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.stream.catch_up import CatchUp, CatchUpOptions
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
 from cryptolake_assets.stream.coverage import ConnectionSpan, CoverageSink, CoverageWriter
@@ -100,7 +100,7 @@ class Producer:
         self._queue = FrameQueue()
         self._outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
         self._last_trades = last_trades
-        self._gaps = GapTracker(EXCHANGE_NAME, subscriptions.stream, most_ids=settings.gap_repair_max_ids)
+        self._gaps = GapTracker(settings.venue.exchange, subscriptions.stream, most_ids=settings.gap_repair_max_ids)
         self._gap_writer = GapWriter(gaps, self._gaps)
         stream_history = StreamHistory(history, subscriptions.stream)
         self._repairer = GapRepairer(self._gaps, stream_history, self._put_fetched)
@@ -124,7 +124,7 @@ class Producer:
         )
         self._coverage = CoverageWriter(
             sink,
-            exchange=EXCHANGE_NAME,
+            exchange=settings.venue.exchange,
             stream=subscriptions.stream,
             source=settings.ws_url,
             partition_for=publisher.partition_for,
@@ -150,6 +150,7 @@ class Producer:
         return ExchangeConnection(
             name=f"{self._stream}-{next(self._connections_made)}",
             base_url=self._settings.ws_url,
+            path=self._settings.venue.ws_path,
             symbols=symbols,
             stream=self._stream,
             queue=self._queue,
@@ -358,10 +359,13 @@ async def serve(settings: Settings) -> int:
     policy = RetryPolicy(attempts=2, max_backoff_s=0.5, max_retry_after_s=1.0)
     # The history waits for as long as the exchange asks, and holds its budget for all symbols.
     patient = RetryPolicy(max_retry_after_s=math.inf)
-    budget, key = WeightBudget(settings.rest_weight_share), settings.binance_api_key.get_secret_value()
+    venue, key = settings.venue, settings.binance_api_key.get_secret_value()
+    budget = WeightBudget(settings.rest_weight_share, venue.weights.per_minute)
     async with (
-        AsyncExchangeRest(settings.rest_url, timeout_s=3.0, policy=policy, budget=budget) as rest,
-        AsyncExchangeRest(settings.rest_url, policy=patient, api_key=key, budget=budget, urgent=False) as history,
+        AsyncExchangeRest(settings.rest_url, timeout_s=3.0, policy=policy, venue=venue, budget=budget) as rest,
+        AsyncExchangeRest(
+            settings.rest_url, policy=patient, venue=venue, api_key=key, budget=budget, urgent=False
+        ) as history,
     ):
         found: list[Subscriptions] = []
         items = settings.symbol_items

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from cryptolake_assets.exchange.capture import summarise
+from cryptolake_assets.exchange.capture_market import write_market
 from cryptolake_assets.exchange.capture_writer import CaptureWriter
 from cryptolake_assets.exchange.official import KLINE_HEADER, read_klines
 from cryptolake_assets.exchange.records import Kline
@@ -44,9 +45,10 @@ class Recorder:
     async def run(self, stop: asyncio.Event, tell: Callable[[], None] = lambda: None) -> None:
         """Records until `stop`; `tell` is called after every batch of frames. Raises `CaptureError`, `ExchangeError`
         and what is wrong with the settings."""
-        async with AsyncExchangeRest(self._settings.rest_url) as rest:
+        async with AsyncExchangeRest(self._settings.rest_url, venue=self._settings.venue) as rest:
             found = await find_subscriptions(self._settings, rest)
             self.writer = await asyncio.to_thread(CaptureWriter, self._directory, found.stream, self._rotate_s)
+            write_market(self._directory, self._settings.market)
             self.connections = self._connections_of(found, rest)
             reading = [asyncio.create_task(connection.run()) for connection in self.connections]
             writing = asyncio.create_task(self._write(self.writer, tell))
@@ -67,6 +69,7 @@ class Recorder:
             ExchangeConnection(
                 name=f"record-{number}",
                 base_url=self._settings.ws_url,
+                path=self._settings.venue.ws_path,
                 symbols=symbols,
                 stream=found.stream,
                 queue=self._queue,
@@ -91,7 +94,7 @@ def add_klines(settings: Settings, directory: Path) -> int:
     how many are new. Raises `ExchangeError`, and `CaptureError` for a directory without captures."""
     summary = summarise(directory)
     first_ms = summary.first_event_time_ms // MINUTE_MS * MINUTE_MS
-    with ExchangeRest(settings.rest_url) as exchange:
+    with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
         last_ms = min(summary.last_event_time_ms, exchange.time_ms() // MINUTE_MS * MINUTE_MS - 1)
         return sum(
             _add(directory, symbol, exchange.klines(symbol, INTERVAL, first_ms, last_ms)) for symbol in summary.symbols

@@ -23,7 +23,7 @@ from cryptolake_assets.errors import (
     ArchiveRangeError,
 )
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Progress
-from cryptolake_assets.exchange.archive_csv import ahead, read_blocks
+from cryptolake_assets.exchange.archive_csv import HEADER, SPOT_HEADER, ahead, read_blocks
 from cryptolake_assets.exchange.universe import default_start_date
 from cryptolake_assets.lake.archive_rows import count_day, replace_day
 from cryptolake_assets.lake.catalog import load_table
@@ -127,7 +127,7 @@ def load_day(
         started = time.monotonic()
         stated = client.checksum(file)
         if not reload and _recorded(settings, file) == stated:
-            rows = count_day(load_table(settings, BRONZE_TRADES), file.market.exchange, file.symbol, file.day)
+            rows = count_day(load_table(settings, BRONZE_TRADES), file.venue.exchange, file.symbol, file.day)
             log.info("archive_day_unchanged", symbol=file.symbol, day=file.day.isoformat(), rows=rows)
             return LoadedDay(file, Outcome.UNCHANGED, stated, rows)
         path = client.fetch(file, stated, settings.archive_dir, downloaded)
@@ -176,7 +176,7 @@ def _load(
         "cryptolake.archive-sha256": sha256,
     }
     try:
-        replaced = replace_day(table, file.market.exchange, file.symbol, file.day, files, properties)
+        replaced = replace_day(table, file.venue.exchange, file.symbol, file.day, files, properties)
     except (CommitFailedException, ValidationException):
         hour_files.abort()
         raise
@@ -211,7 +211,8 @@ def write_day(
 ) -> list[DataFile]:
     """Writes the zip's rows as data files, as long as they pass; one block is parsed while another is written."""
     received, schema = datetime.now(UTC), BRONZE_TRADES.arrow_schema()
-    for lines, block in ahead(read_blocks(path)):
+    columns = SPOT_HEADER if file.venue.archive_best_match else HEADER
+    for lines, block in ahead(read_blocks(path, columns=columns)):
         inspection.see(lines, block)
         if inspection.in_day:
             hour_files.write(_bronze_rows(block, file, received, schema))
@@ -233,7 +234,7 @@ def _bronze_rows(block: pa.Table, file: ArchiveFile, received: datetime, schema:
         "qty": block["quantity"],
         "side": pa.DictionaryArray.from_arrays(maker, pa.array(["buy", "sell"])),
         "trade_id": block["agg_trade_id"],
-        "exchange": _constant(file.market.exchange, number),
+        "exchange": _constant(file.venue.exchange, number),
         "ingest_ts": pa.repeat(pa.scalar(received, schema.field("ingest_ts").type), number),
         "first_trade_id": block["first_trade_id"],
         "last_trade_id": block["last_trade_id"],
@@ -265,7 +266,7 @@ def _of_day(file: ArchiveFile, row: CoverageRow) -> bool:
     start_ms = file.start_ms
     return (
         row.of_archive
-        and (row.exchange, row.symbol) == (file.market.exchange, file.symbol)
+        and (row.exchange, row.symbol) == (file.venue.exchange, file.symbol)
         and start_ms <= row.connected_from_ms < start_ms + DAY_MS
     )
 
@@ -286,7 +287,7 @@ def _record_coverage(
     settings: Settings, file: ArchiveFile, spans: list[tuple[int, int]], source: str, mark: int | None
 ) -> None:
     """What is covered of the day; `mark` is `LOADING` before its trades are in Bronze, None once they are."""
-    start_ms, exchange = file.start_ms, file.market.exchange
+    start_ms, exchange = file.start_ms, file.venue.exchange
     rows = [
         CoverageRow(exchange, file.symbol, STREAM, from_ms, to_ms, mark, None if mark is None else 0, source)
         # A day of which nothing is covered is remembered all the same.

@@ -17,6 +17,7 @@ from filelock import FileLock
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveFormatError, ArchiveMissingError
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Progress
 from cryptolake_assets.exchange.archive_klines import INTERVAL, read_kline_zip
+from cryptolake_assets.exchange.venues import Family
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal
 from cryptolake_assets.lake.tables import BRONZE_KLINES
@@ -55,9 +56,9 @@ class LoadedKlines:
         return self.klines == MINUTES_OF_A_DAY
 
 
-def kline_file(symbol: str, day: date) -> ArchiveFile:
+def kline_file(symbol: str, day: date, family: Family = Family.FUTURES) -> ArchiveFile:
     """The archive's file of the symbol's one-minute klines of the UTC day."""
-    return ArchiveFile(symbol, day, INTERVAL)
+    return ArchiveFile(symbol, day, INTERVAL, family)
 
 
 def try_klines(

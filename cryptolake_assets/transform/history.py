@@ -63,14 +63,14 @@ def load_history(
 ) -> DayOfHistory:
     """Loads the UTC day of the symbol. What is wrong with a file is an answer, and the other one is loaded all the
     same. Raises `ArchiveRangeError` and `ExchangeError`."""
-    told = told or Told()
+    told, family = told or Told(), settings.venue.family
     of_klines = None
     if klines:
-        file = kline_file(symbol, day)
+        file = kline_file(symbol, day, family)
         if told.begun is not None:
             told.begun(file)
         of_klines = try_klines(settings, client, file, run_id, told.downloaded)
-    file = ArchiveFile(symbol, day)
+    file = ArchiveFile(symbol, day, family=family)
     if told.begun is not None:
         told.begun(file)
     trades = try_day(settings, client, file, run_id, reload=reload, downloaded=told.downloaded, written=told.written)

@@ -82,7 +82,7 @@ def replace_klines(
 
 
 def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> list[tuple[str, Kline]]:
-    with ExchangeRest(settings.rest_url) as exchange:
+    with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
         closed_ms = exchange.time_ms() // MINUTE_MS * MINUTE_MS
         last_ms = min(epoch_ms(hour + HOUR), closed_ms) - 1
         if last_ms < epoch_ms(hour):

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from cryptolake_assets.exchange.records import Kline
-from cryptolake_assets.exchange.venues import Market, market_of
+from cryptolake_assets.exchange.venues import venue_of
 
 FIELDS = (
     "open",
@@ -75,7 +75,8 @@ def compare(bar: Mapping[str, Any], kline: Kline | None, tolerance: Decimal = EX
     `tolerance` is the share of the official value by which `TOLERANT_FIELDS` may differ; prices never may.
     """
     symbol = str(bar["symbol"])
-    fields = OF_COIN_M if market_of(symbol) is Market.COIN_M else FIELDS
+    # Spot's symbols look like those of USD-M, and so do its klines.
+    fields = FIELDS if venue_of(symbol).klines_count_quote else OF_COIN_M
     if kline is None:
         return Comparison(symbol, Verdict.NO_REFERENCE)
     if not bar["is_complete"]:

@@ -13,7 +13,7 @@ import pytest
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveMissingError, ExchangeError
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, parse_checksum, sha256_of
 from cryptolake_assets.exchange.rest import RetryPolicy
-from cryptolake_assets.exchange.venues import Market, market_of
+from cryptolake_assets.exchange.venues import Family
 from cryptolake_assets.settings import load_settings
 from cryptolake_tests.archives import aggregates, recorded_klines, write_day, write_klines
 from cryptolake_tests.exchange.served import BrokenLine, ServedExchange
@@ -42,21 +42,6 @@ def url(capture: Path) -> Iterator[str]:
         yield served
 
 
-@pytest.mark.parametrize(
-    ("symbol", "market"),
-    [
-        ("BTCUSDT", Market.USD_M),
-        ("BTCUSDT_250926", Market.USD_M),
-        ("ETHUSDC", Market.USD_M),
-        ("1000SHIBUSDT", Market.USD_M),
-        ("BTCUSD_PERP", Market.COIN_M),
-        ("ADAUSD_250926", Market.COIN_M),
-    ],
-)
-def test_a_symbol_says_its_market(symbol: str, market: Market) -> None:
-    assert market_of(symbol) is market
-
-
 def test_paths_and_exchanges() -> None:
     assert FILE.path == "/data/futures/um/daily/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2024-07-18.zip"
     assert COIN.path == "/data/futures/cm/daily/aggTrades/BTCUSD_PERP/BTCUSD_PERP-aggTrades-2024-07-18.zip"
@@ -65,7 +50,13 @@ def test_paths_and_exchanges() -> None:
         "/data/futures/um/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2024-07-18.zip",
         "/data/futures/cm/daily/klines/BTCUSD_PERP/1m/BTCUSD_PERP-1m-2024-07-18.zip",
     ]
-    assert (FILE.market.exchange, COIN.market.exchange) == ("binance_futures", "binance_futures_coin")
+    spot = ArchiveFile("BTCUSDT", DAY, family=Family.SPOT), ArchiveFile("BTCUSDT", DAY, "1m", Family.SPOT)
+    assert [file.path for file in spot] == [
+        "/data/spot/daily/aggTrades/BTCUSDT/BTCUSDT-aggTrades-2024-07-18.zip",
+        "/data/spot/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2024-07-18.zip",
+    ]
+    found = [file.venue.exchange for file in (FILE, COIN, spot[0])]
+    assert found == ["binance_futures", "binance_futures_coin", "binance_spot"]
 
 
 def test_where_the_archive_is() -> None:

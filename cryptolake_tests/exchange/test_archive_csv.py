@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cryptolake_assets.errors import ArchiveFormatError
 from cryptolake_assets.exchange.archive import ArchiveFile
-from cryptolake_assets.exchange.archive_csv import HEADER, read_blocks
+from cryptolake_assets.exchange.archive_csv import HEADER, SPOT_HEADER, read_blocks
 from cryptolake_tests.archives import Aggregate, aggregates, csv_text, write_zip
 
 DAY = date(2024, 7, 18)
@@ -67,6 +67,20 @@ def test_python_s_booleans_a_byte_order_mark_and_a_quoted_header_are_understood(
     assert read(tmp_path, "\ufeff" + csv_text(lines)).to_pylist() == as_read(SOUND)
     header = ",".join(f'"{name}"' for name in HEADER)
     assert read(tmp_path, header + "\n" + csv_text(lines, header=False)).to_pylist() == as_read(SOUND)
+
+
+def test_spot_s_eighth_value_says_nothing_and_is_asked_for(tmp_path: Path) -> None:
+    lines = [f"{row.line(1000).replace('true', 'True').replace('false', 'False')},True" for row in SOUND]
+    path = write_zip(tmp_path, FILE, csv_text(lines, header=False))
+    blocks = [table for _, table in read_blocks(path, columns=SPOT_HEADER)]
+    assert pa.concat_tables(blocks).to_pylist() == as_read(SOUND)
+    assert blocks[0].column_names == list(HEADER)
+    with pytest.raises(ArchiveFormatError, match="8 columns, expected 7"):
+        read(tmp_path, csv_text(lines, header=False))
+    for bad in (SOUND[1].line(1000), f"{SOUND[1].line(1000)},maybe"):
+        path = write_zip(tmp_path, FILE, csv_text([lines[0], bad], header=False))
+        with pytest.raises(ArchiveFormatError, match="line 2 is"):
+            list(read_blocks(path, columns=SPOT_HEADER))
 
 
 _amounts = st.decimals(0, Decimal("9999999999"), places=8).map(lambda value: f"{value:f}")

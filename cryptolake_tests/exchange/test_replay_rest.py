@@ -202,6 +202,7 @@ async def test_status(demo: tuple[ReplayExchange, httpx.AsyncClient]) -> None:
     status = (await client.get("/replay/status")).json()
     assert status == {
         "directory": str(DEMO_CAPTURE_DIR),
+        "market": "usdm",
         "speed": 0,
         "state": "waiting",
         "clock_ms": 1_721_347_022_711,

@@ -63,7 +63,7 @@ def test_both_engines_make_the_same_bars_and_a_reload_after_compaction_replaces_
         session.stop()
         # What follows Bronze in other tests must not find a day that was loaded.
         start_ms = FILE.start_ms
-        replace_archive_rows(settings, FILE.market.exchange, FILE.symbol, start_ms, start_ms + DAY_MS, [])
+        replace_archive_rows(settings, FILE.venue.exchange, FILE.symbol, start_ms, start_ms + DAY_MS, [])
     left = load_table(settings, BRONZE_TRADES).scan(row_filter=between("event_time", START, START + DAY)).to_arrow()
     of_archive = [row for row in left.to_pylist() if row["kafka_offset"] is None]
     assert (left.num_rows, len(of_archive)) == (1_300, 1_000)

@@ -1,0 +1,50 @@
+"""The exchangeInfo of a capture that has none: what symbols' names alone say, in their market's own shape. Pure.
+
+Precisions, filters and contract sizes are not in a name, and are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from cryptolake_assets.exchange.venues import Market, Venue
+
+_QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "USD", "BTC")
+_HEADS: dict[Market, dict[str, Any]] = {
+    Market.USD_M: {"futuresType": "U_MARGINED", "assets": []},
+    Market.COIN_M: {},
+    Market.SPOT: {},
+}
+
+
+def minimal_exchange_info(symbols: Iterable[str], venue: Venue) -> dict[str, Any]:
+    """The document for these symbols, without `serverTime`."""
+    limit = {
+        "rateLimitType": "REQUEST_WEIGHT",
+        "interval": "MINUTE",
+        "intervalNum": 1,
+        "limit": venue.weights.per_minute,
+    }
+    return {
+        "timezone": "UTC",
+        "rateLimits": [limit],
+        "exchangeFilters": [],
+        **_HEADS[venue.market],
+        "symbols": [minimal_symbol(symbol, venue) for symbol in symbols],
+    }
+
+
+def minimal_symbol(symbol: str, venue: Venue) -> dict[str, Any]:
+    """One symbol's entry."""
+    pair, _, contract = symbol.partition("_")
+    quote = next((quote for quote in _QUOTES if pair.endswith(quote) and pair != quote), "")
+    base = pair.removesuffix(quote)
+    common = {"symbol": symbol, "baseAsset": base, "quoteAsset": quote}
+    if venue.market is Market.SPOT:
+        return {**common, "status": "TRADING", "isSpotTradingAllowed": True}
+    of_futures = {**common, "pair": pair, "contractType": "PERPETUAL"}
+    if venue.market is Market.COIN_M:
+        kind = "PERPETUAL" if contract == "PERP" else "CURRENT_QUARTER"
+        return {**of_futures, "contractType": kind, "contractStatus": "TRADING", "marginAsset": base}
+    return {**of_futures, "status": "TRADING", "marginAsset": quote}
