@@ -99,6 +99,10 @@ class TableNotFoundError(CryptolakeError):
     """A table is missing from the catalog."""
 
 
+class LakeMarketError(CryptolakeError):
+    """The lake holds another family of markets than the one that is followed."""
+
+
 class TableUnreadableError(CryptolakeError):
     """Files that belong to a table's present state are not there."""
 

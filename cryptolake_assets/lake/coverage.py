@@ -32,7 +32,7 @@ class CoverageRow:
     `connected_to_ms` (excluded) is acknowledged by Kafka at an offset below `kafka_offset` of `kafka_partition`, or,
     without these two, every trade of the span is in Bronze from the archive.
 
-    Times are exchange time, ms since 1970, UTC. Key: (symbol, stream, connected_from_ms).
+    Times are exchange time, ms since 1970, UTC. Key: (exchange, symbol, stream, connected_from_ms).
     """
 
     exchange: str
@@ -67,14 +67,14 @@ class IcebergCoverageSink:
         present = table.scan().to_arrow().to_pylist()
         of_archive = [item for item in present if _is_of_archive(item)]
         known = {
-            (item["symbol"], item["stream"], item["connected_from"]): item
+            (item["exchange"], item["symbol"], item["stream"], item["connected_from"]): item
             for item in present
             if not _is_of_archive(item)
         }
         changed = False
         for row in rows:
             record = _record(row)
-            key = (record["symbol"], record["stream"], record["connected_from"])
+            key = (record["exchange"], record["symbol"], record["stream"], record["connected_from"])
             if not any(_says(other, record) for other in known.values()) and (
                 key not in known or known[key]["connected_to"] < record["connected_to"]
             ):

@@ -328,7 +328,7 @@ OPS_COVERAGE = TableSpec(
         Column("kafka_offset", "long", "every frame of the interval is below this offset; null for the archive"),
         Column("updated_at", TIME, "when the row was written"),
     ),
-    key=("symbol", "stream", "connected_from"),
+    key=("exchange", "symbol", "stream", "connected_from"),
     rewritten=True,
 )
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, time, timedelta
 import structlog
 
 from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.exchange.venues import exchanges_of
 from cryptolake_assets.lake.coverage import CoverageRow, read_coverage
 from cryptolake_assets.lake.gaps import read_gaps
 from cryptolake_assets.settings import Settings
@@ -40,9 +41,10 @@ def observe(settings: Settings) -> World:
     from cryptolake_assets.exchange.universe import default_start_date, resolve_subscriptions
 
     offsets = committed_offsets(settings)
-    coverage = tuple(read_coverage(settings))
+    exchanges = exchanges_of(settings.venue)
+    coverage = tuple(row for row in read_coverage(settings) if row.exchange in exchanges)
     # After the coverage: a gap is written before the coverage that holds its time.
-    gaps = read_gaps(settings)
+    gaps = [gap for gap in read_gaps(settings) if gap.exchange in exchanges]
     times = [row.connected_to_ms for row in coverage if not row.of_archive]
     if (clock_ms := exchange_clock_ms(settings)) is not None:
         times.append(clock_ms)
@@ -55,6 +57,7 @@ def observe(settings: Settings) -> World:
         earliest=start,
         latest=_latest(max([exchange_time_ms, *archived]) if exchange_time_ms is not None else None),
         held=held_out_of_range(settings),
+        exchanges=exchanges,
     )
     return World(
         coverage=coverage,
@@ -75,7 +78,8 @@ def exchange_clock_ms(settings: Settings) -> int | None:
     """The exchange's clock now, ms since 1970; None when the exchange does not answer."""
     from cryptolake_assets.exchange.rest import ExchangeRest, RetryPolicy
 
-    exchange = ExchangeRest(settings.rest_url, timeout_s=EXCHANGE_TIMEOUT_S, policy=RetryPolicy(attempts=2))
+    policy = RetryPolicy(attempts=2)
+    exchange = ExchangeRest(settings.rest_url, timeout_s=EXCHANGE_TIMEOUT_S, policy=policy, venue=settings.venue)
     try:
         return exchange.time_ms()
     except CryptolakeError as error:

@@ -116,6 +116,9 @@ def _load(
     files = [file for file in files if file.earliest < last and file.latest >= first]
     constants = constants_of(files, OFTEN_CONSTANT)
     literals = "".join(f", {sql_string(value)} AS {name}" for name, value in constants.items())
+    source = scan(duck, [local_path(file.path) for file in files], BRONZE_TRADES)
+    if constants:
+        source = f"(SELECT * REPLACE ({literals.removeprefix(', ')}) FROM {source})"
     read = "".join(f", {name}" for name in OFTEN_CONSTANT if name not in constants)
     wanted = ""
     if minutes is not None:
@@ -127,9 +130,8 @@ def _load(
         f"""CREATE TEMP TABLE loaded AS
         SELECT symbol, event_time, trade_id, price, qty, side, first_trade_id, last_trade_id{read},
           {DUCKDB.minute} AS window_start, hash(symbol, trade_id) AS id,
-          {sound(context)} AND {sql_string(constants["trade_type"]) if "trade_type" in constants else "trade_type"}
-            = '{MARKET}' AS used
-        FROM {scan(duck, [local_path(file.path) for file in files], BRONZE_TRADES)} AS found {wanted}
+          {sound(context)} AND trade_type = '{MARKET}' AS used
+        FROM {source} AS found {wanted}
         WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"""
     )
     duck.execute(f"CREATE TEMP VIEW trades AS SELECT *{literals} FROM loaded")

@@ -10,13 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from cryptolake_assets.exchange.venues import USD_M, exchanges_of
+
 FUTURE_TOLERANCE_MS = 60_000
 """How far a trade may be ahead of the exchange's clock as it was known when Bronze was read."""
 
 
 @dataclass(frozen=True)
 class RuleContext:
-    """What the rules need to know: the listed symbols and the time range in which trades are possible.
+    """What the rules need to know: the listed symbols, the time range in which trades are possible, and the exchanges
+    whose trades make bars, the one that is followed first: bars have no exchange, so symbols must not mean two things.
 
     `held` are trades (symbol, stream, trade_id) that were out of range when they came: they stay so, or a bar would
     change once the clock has passed them.
@@ -26,9 +29,11 @@ class RuleContext:
     earliest: datetime
     latest: datetime
     held: tuple[tuple[str, str, int], ...] = ()
+    exchanges: tuple[str, ...] = exchanges_of(USD_M)
 
 
 RULES = (
+    "other_exchange",
     "unknown_symbol",
     "price_not_positive",
     "qty_negative",
@@ -44,6 +49,7 @@ def predicates(context: RuleContext) -> dict[str, str]:
         for symbol, stream, trade_id in context.held
     )
     return {
+        "other_exchange": f"exchange NOT IN ({', '.join(map(sql_string, context.exchanges))})",
         "unknown_symbol": f"symbol NOT IN ({', '.join(map(sql_string, context.symbols or ('',)))})",
         "price_not_positive": "price <= 0",
         "qty_negative": "qty < 0",

@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cryptolake_assets.measures import BAR_MEASURES, Aggregate, Function, Measure, named
-from cryptolake_assets.settings import EXCHANGE_NAME
 from cryptolake_assets.transform.ohlcv import MARKET
-from cryptolake_assets.transform.rules import RULES, RuleContext, rule_number
+from cryptolake_assets.transform.rules import RULES, RuleContext, rule_number, sql_string
 
 NOT_FAST = "CRYPTOLAKE_NOT_FAST"
 DOES_NOT_FIT = (NOT_FAST, "ARITHMETIC_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE", "CAST_OVERFLOW")
@@ -113,6 +112,7 @@ def fast_sql(trades: str, context: RuleContext) -> str:
     limbs = ", ".join(f"{value} {limb} AS {value}{2 - place}" for value in "pq" for place, limb in enumerate(LIMBS))
     block = "xxhash64(symbol, stream, trade_id div 64)"
     bit = "CAST(trade_id & 63 AS int)"
+    followed = sql_string(context.exchanges[0])
     content = "IF(slot < 0, NULL, xxhash64(place, p, q, first_trade_id, last_trade_id, flags))"
     return f"""
 WITH blocks AS (
@@ -127,7 +127,7 @@ WITH blocks AS (
   SELECT symbol, stream, trade_id, {block} AS block, unix_micros(event_time) div 60000000 AS minute,
     shiftleft(unix_micros(event_time) % 60000000, 37) | trade_id AS place,
     {_units("price")} AS p, {_units("qty")} AS q, first_trade_id, last_trade_id,
-    CASE WHEN exchange <> '{EXCHANGE_NAME}' OR trade_id NOT BETWEEN 0 AND {LARGEST_ID} THEN raise_error('{NOT_FAST}')
+    CASE WHEN exchange <> {followed} OR trade_id NOT BETWEEN 0 AND {LARGEST_ID} THEN raise_error('{NOT_FAST}')
       ELSE 4 * {rule_number(context)} + IF(trade_type = '{MARKET}', 2, 0) + IF(side = 'buy', 1, 0) END AS flags
   FROM {trades}
 ), slotted AS (

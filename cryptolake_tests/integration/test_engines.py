@@ -83,6 +83,7 @@ def hostile_trades(number: int) -> list[Trade]:
                 side=source.choice(["buy", "sell"]),
                 trade_type=source.choice(["MARKET", "MARKET", "INSURANCE_FUND"]),
                 stream=source.choice(["trade", "aggTrade"]),
+                exchange=source.choice(["binance_futures", "binance_futures", "binance_futures_coin", "binance_spot"]),
                 first_trade_id=position * 5,
                 last_trade_id=position * 5 + source.randrange(5),
             )
@@ -158,7 +159,8 @@ def test_hostile_generated_trades(
     assert counts.rows_valid > 0
     assert counts.rows_duplicate > 0
     assert counts.rows_other_type > 0
-    assert min(counts.dropped_by_rule[rule] for rule in ("unknown_symbol", "price_not_positive", "qty_negative")) > 0
+    rules = ("other_exchange", "unknown_symbol", "price_not_positive", "qty_negative")
+    assert min(counts.dropped_by_rule[rule] for rule in rules) > 0
 
 
 def test_large_numbers_stay_exact_on_sparks_fast_way(

@@ -67,3 +67,11 @@ def test_a_commit_leaves_one_file_and_two_manifests_however_many_came_before(lak
     table = load_table(lake, OPS_COVERAGE)
     found = [(manifest.added_files_count, manifest.deleted_files_count) for manifest in manifests(table)]
     assert sorted(found) == [(0, 1), (1, 0)]
+
+
+def test_another_market_s_symbol_of_the_same_name_is_another_one(lake: Settings) -> None:
+    spot = replace(ROW, exchange="binance_spot", connected_to_ms=9_000, kafka_offset=99)
+    sink = IcebergCoverageSink(lake)
+    sink.write([ROW])
+    sink.write([spot])
+    assert sorted(read_coverage(lake), key=lambda row: row.exchange) == [ROW, spot]

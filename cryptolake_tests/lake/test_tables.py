@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
+
 import msgspec
+import pytest
 
 from cryptolake_assets.contract import TradeEvent
-from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.errors import LakeMarketError
+from cryptolake_assets.exchange.venues import Market
+from cryptolake_assets.lake.bootstrap import FAMILY_PROPERTY, bootstrap
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.tables import CONTRACT, SILVER_OHLCV, TABLES
-from cryptolake_assets.settings import Settings
+from cryptolake_assets.lake.tables import BRONZE_TRADES, CONTRACT, SILVER_OHLCV, TABLES
+from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_tests.integration.bronze import append, trade
 
 
 def test_every_table_is_in_the_catalog_with_its_columns_and_partitioning(lake: Settings) -> None:
@@ -33,3 +40,28 @@ def test_bootstrap_adds_a_column_that_is_new(lake: Settings) -> None:
 def test_the_contract_is_the_event_that_the_producer_sends() -> None:
     fields = [field.encode_name for field in msgspec.structs.fields(TradeEvent)]
     assert fields == [column.name for column in CONTRACT]
+
+
+def test_a_lake_of_futures_takes_both_futures_and_no_spot(lake: Settings) -> None:
+    assert bootstrap(lake.model_copy(update={"market": Market.COIN_M})) == []
+    with pytest.raises(LakeMarketError, match="holds trades of futures, and CRYPTOLAKE_MARKET is spot"):
+        bootstrap(lake.model_copy(update={"market": Market.SPOT}))
+
+
+def test_a_lake_of_spot_takes_nothing_else(tmp_path: Path) -> None:
+    spot = load_settings(home=tmp_path, market="spot")
+    bootstrap(spot)
+    assert bootstrap(spot) == []
+    for market in ("usdm", "coinm"):
+        with pytest.raises(LakeMarketError, match="holds trades of spot"):
+            bootstrap(load_settings(home=tmp_path, market=market))
+
+
+def test_a_lake_that_is_older_than_the_choice_of_markets_is_of_futures(lake: Settings) -> None:
+    append(lake, [trade(datetime(2024, 7, 19, tzinfo=UTC), 1)])
+    with load_table(lake, BRONZE_TRADES).transaction() as transaction:
+        transaction.remove_properties(FAMILY_PROPERTY)
+    with pytest.raises(LakeMarketError, match="holds trades of futures"):
+        bootstrap(lake.model_copy(update={"market": Market.SPOT}))
+    assert bootstrap(lake) == []
+    assert load_table(lake, BRONZE_TRADES).properties[FAMILY_PROPERTY] == "futures"

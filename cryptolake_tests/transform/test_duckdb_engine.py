@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,8 @@ from cryptolake_tests.integration.bronze import append, trade
 
 START = datetime(2024, 7, 19, 10, tzinfo=UTC)
 CONTEXT = RuleContext(("BTCUSDT", "ETHUSDT"), START - timedelta(days=1), START + timedelta(days=1))
+
+SPOT_CONTEXT = replace(CONTEXT, exchanges=("binance_spot",))
 
 
 @pytest.fixture
@@ -74,3 +77,22 @@ def test_parts_are_whole_minutes_without_holes(
     assert all(earlier[1] == later[0] for earlier, later in pairwise(parts))
     assert all(first < last and first.second == 0 for first, last in parts)
     assert len(parts) == min(60, -(-700 // rows_at_once))
+
+
+@pytest.mark.parametrize("exchanges", [{"binance_futures"}, {"binance_futures", "binance_spot"}, {"binance_spot"}])
+def test_another_market_s_trades_of_the_same_symbol_make_no_bar(lake: Settings, exchanges: set[str]) -> None:
+    moment = START + timedelta(minutes=1)
+    of_futures = [trade(moment, number, price="10") for number in range(3)]
+    of_spot = [trade(moment, number, price="99", qty="5", exchange="binance_spot") for number in range(7)]
+    append(lake, [row for row in of_futures + of_spot if row["exchange"] in exchanges])
+    table = load_table(lake, BRONZE_TRADES)
+    for context, own in ((CONTEXT, of_futures), (SPOT_CONTEXT, of_spot)):
+        made = DuckDBEngine(lake).minute_aggregates(table.metadata.current_snapshot_id or 0, [START], None, context)
+        ((_, aggregates),) = made
+        followed = own[0]["exchange"] in exchanges
+        assert [row["high"] for row in aggregates.rows.to_pylist()] == ([own[0]["price"]] if followed else [])
+        others = sum(
+            len(rows) for rows in (of_futures, of_spot) if rows is not own and rows[0]["exchange"] in exchanges
+        )
+        assert aggregates.counts.dropped_by_rule["other_exchange"] == others
+        assert aggregates.counts.rows_valid == (len(own) if followed else 0)
