@@ -22,22 +22,37 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import archive as archive_defs
 from cryptolake_assets.defs import silver
 from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.errors import ArchiveMissingError
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
 from cryptolake_assets.exchange.capture import read_frames
 from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.exchange.rest import RetryPolicy
+from cryptolake_assets.exchange.venues import Family
+from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.tables import BRONZE_KLINES
-from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings
+from cryptolake_assets.lake.tables import BRONZE_KLINES, BRONZE_TRADES
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings, load_settings
 from cryptolake_assets.transform.archive import Outcome
 from cryptolake_assets.transform.archive_klines import LoadedKlines, kline_file
 from cryptolake_assets.transform.checks import OFFICIAL_KLINES
 from cryptolake_assets.transform.context import observe
+from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.history import DayOfHistory, load_history
 from cryptolake_assets.transform.klines import fetch_hour, judge_hour, read_klines
-from cryptolake_tests.archives import Aggregate, quiet_klines, recorded_klines, write_day, write_klines, write_zip
+from cryptolake_assets.transform.refresh_silver import rebuild
+from cryptolake_tests.archives import (
+    Aggregate,
+    csv_text,
+    kline_line,
+    quiet_klines,
+    recorded_klines,
+    write_day,
+    write_klines,
+    write_zip,
+)
 from cryptolake_tests.exchange.served import BrokenLine, ServedExchange
+from cryptolake_tests.markets import spot_capture
 
 DAY = date(2024, 7, 19)
 MIDNIGHT = datetime(2024, 7, 19, tzinfo=UTC)
@@ -257,3 +272,30 @@ def test_the_command_loads_klines_and_leaves_them_out_when_told(world: World) ->
     assert len(world.rows()) == 5
     write_zip(world.directory, kline_file("BTCUSDT", DAY), "1,2,3\n")
     assert CliRunner().invoke(cli.app, words).exit_code == 1
+
+
+def test_a_day_of_spot_in_its_own_layout_and_lake(tmp_path: Path) -> None:
+    directory = tmp_path / "served"
+    spot_capture(directory)
+    settings = load_settings(home=tmp_path / "home", market="spot", replay_dir=directory, exchange_rest_url=NOWHERE)
+    bootstrap(settings)
+    trades = recorded_aggregates("BTCUSDT")
+    file = ArchiveFile("BTCUSDT", DAY, family=Family.SPOT)
+    # Spot's files have an eighth value, Python's words for booleans, no header, and since 2025 µs.
+    lines = [f"{row.line(1000).replace('true', 'True').replace('false', 'False')},True" for row in trades]
+    write_zip(directory, file, csv_text(lines, header=False))
+    lines = [kline_line(kline, 1000) for kline in OFFICIAL["BTCUSDT"]]
+    write_zip(directory, kline_file("BTCUSDT", DAY, Family.SPOT), "".join(f"{line}\n" for line in lines))
+    with ServedExchange(directory) as url, ArchiveClient(url, policy=QUICK) as client:
+        loaded = load_history(settings, client, "BTCUSDT", DAY, "test")
+        with pytest.raises(ArchiveMissingError):
+            client.checksum(ArchiveFile("BTCUSDT", DAY))
+    assert loaded.klines is not None
+    assert (loaded.trades.outcome, loaded.klines.outcome) == (Outcome.LOADED, Outcome.LOADED)
+    rows = load_table(settings, BRONZE_TRADES).scan().to_arrow().to_pylist()
+    assert {row["exchange"] for row in rows} == {"binance_spot"}
+    assert len(rows) == len(trades)
+    end = MIDNIGHT + timedelta(hours=1)
+    assert all(one.passed for one in rebuild(settings, DuckDBEngine(settings), MIDNIGHT, end, "test"))
+    agreement = judge_hour(settings, MIDNIGHT, observe(settings).completeness, "test")
+    assert agreement.outcome.description == "5 of 5 complete bars equal the official klines"

@@ -1,0 +1,112 @@
+"""Spot and COIN-M by the whole path, each on a platform of its own: the replay exchange, the producer, the broker and
+the Bronze stream as processes that know the market by the settings only; then Silver's bars, held against klines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from cryptolake_assets.exchange.venues import Market
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
+from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.transform.context import observe
+from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.klines import fetch_hour, judge_hour
+from cryptolake_assets.transform.refresh_silver import rebuild
+from cryptolake_tests.markets import COIN_SYMBOL, coin_capture, spot_capture
+from cryptolake_tests.reference import Trade, reference_bars
+from cryptolake_tests.waiting import wait_for
+
+from .bronze import bars
+from .conftest import settings_for, stop_spark_session
+
+
+@dataclass
+class Followed:
+    """A platform that has followed a whole capture; `frames` are the trades in it."""
+
+    settings: Settings
+    frames: list[Any]
+
+    def bronze(self) -> list[Trade]:
+        return list(load_table(self.settings, BRONZE_TRADES).scan().to_arrow().to_pylist())
+
+
+@pytest.fixture(scope="module", params=[Market.COIN_M, Market.SPOT])
+def followed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Followed]:
+    market: Market = request.param
+    directory = tmp_path_factory.mktemp(f"{market}-capture")
+    frames: list[Any] = list(coin_capture(directory) if market is Market.COIN_M else spot_capture(directory))
+    home = tmp_path_factory.mktemp(f"{market}-home")
+    settings = settings_for(
+        home, market=market, replay_dir=directory, replay_speed=0, spark_memory_mb=1024, bronze_trigger_s=1
+    )
+    try:
+        lifecycle.up(settings, [KAFKA, SPARK, EXCHANGE, PRODUCER, BRONZE])
+        table = load_table(settings, BRONZE_TRADES)
+        wait_for(lambda: table.refresh().scan().count() >= len(frames), timeout_s=120)
+        last_ms = max(_time_ms(frame) for frame in frames)
+        wait_for(lambda: max((row.connected_to_ms for row in read_coverage(settings)), default=0) >= last_ms)
+        yield Followed(settings, frames)
+    finally:
+        stop_spark_session()
+        lifecycle.down(settings)
+
+
+def _time_ms(frame: Any) -> int:
+    return int(frame["T"] if isinstance(frame, dict) else frame.time_ms)
+
+
+@pytest.fixture
+def settings(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    for name, value in followed.settings.environment().items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    yield followed.settings
+    get_settings.cache_clear()
+
+
+def hours_of(rows: list[Trade]) -> list[datetime]:
+    return sorted({row["event_time"].replace(minute=0, second=0, microsecond=0) for row in rows})
+
+
+def test_every_frame_is_a_row_of_the_market_and_silver_agrees_with_its_klines(
+    followed: Followed, settings: Settings
+) -> None:
+    rows, market = followed.bronze(), settings.market
+    assert {row["exchange"] for row in rows} == {settings.venue.exchange}
+    assert {row["trade_type"] for row in rows} == {"MARKET"}
+    if market is Market.SPOT:
+        assert {row["stream"] for row in rows} == {"trade"}
+        expected = {(event["s"], event["t"]): (event["p"], event["q"], event["T"]) for event in followed.frames}
+    else:
+        assert {row["stream"] for row in rows} == {"aggTrade"}
+        expected = {(COIN_SYMBOL, item.agg_id): (item.price, item.qty, item.time_ms) for item in followed.frames}
+    assert len(rows) == len(expected)
+    for row in rows:
+        price, qty, time_ms = expected[row["symbol"], row["trade_id"]]
+        assert (row["price"], row["qty"]) == (Decimal(price), Decimal(qty))
+        assert row["event_time"] == datetime.fromtimestamp(time_ms / 1000, UTC)
+    hours = hours_of(rows)
+    first = hours[0]
+    candidates = rebuild(settings, DuckDBEngine(settings), first, hours[-1] + timedelta(hours=1), "test")
+    assert all(candidate.passed for candidate in candidates)
+    found = bars(settings, first, len(hours))
+    assert found == {key: {**found[key], **bar} for key, bar in reference_bars(rows).items()}
+    complete = [key for key, bar in found.items() if bar["is_complete"]]
+    assert len(complete) >= 2
+    completeness = observe(settings).completeness
+    for hour in hours:
+        assert fetch_hour(settings, hour, "test").klines > 0
+        agreement = judge_hour(settings, hour, completeness, "test")
+        assert agreement.differences == []
+        assert agreement.outcome.passed, agreement.outcome.description
