@@ -19,11 +19,11 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.exchange.choice import parse_choice
-from cryptolake_assets.exchange.replay_faults import parse_faults
 from cryptolake_assets.exchange.venues import USD_M
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_exchange import ExchangeSettings
 from cryptolake_assets.settings_graph import GraphSettings, named
+from cryptolake_assets.settings_replay import ReplaySettings
 from cryptolake_assets.settings_stream import StreamSettings
 
 PACKAGE_DIR = Path(__file__).resolve().parent
@@ -66,7 +66,7 @@ class Engine(StrEnum):
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Settings(ApiSettings, GraphSettings, StreamSettings, ExchangeSettings):
+class Settings(ApiSettings, GraphSettings, StreamSettings, ExchangeSettings, ReplaySettings):
     """All settings; see `.env.example` for the same list with its defaults."""
 
     model_config = SettingsConfigDict(
@@ -107,18 +107,6 @@ class Settings(ApiSettings, GraphSettings, StreamSettings, ExchangeSettings):
         "CRYPTOLAKE_REPLAY_DIR",
         DEMO_CAPTURE_DIR,
         "Directory of captures that the replay exchange serves. Relative paths start at the project's root.",
-    )
-    replay_speed: float = named(
-        "CRYPTOLAKE_REPLAY_SPEED",
-        60.0,
-        "Replay speed: 1 is real time, 60 a minute a second, 0 as fast as the reader takes it.",
-        ge=0,
-    )
-    replay_faults: str = named(
-        "CRYPTOLAKE_REPLAY_FAULTS",
-        "",
-        'Faults of the replay exchange, as JSON: `[{"kind": "drop", "share": 0.01}]`. Empty: none. The switches are in '
-        "docs/operations.md.",
     )
     exchange_ws_url: str = named(
         "CRYPTOLAKE_EXCHANGE_WS_URL",
@@ -241,15 +229,6 @@ class Settings(ApiSettings, GraphSettings, StreamSettings, ExchangeSettings):
     def _symbol_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         parse_choice(value)
         return tuple(dict.fromkeys(value))
-
-    @field_validator("replay_faults")
-    @classmethod
-    def _fault_switches(cls, value: str) -> str:
-        try:
-            parse_faults(value)
-        except SettingsError as error:
-            raise ValueError(str(error)) from None
-        return value
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:
