@@ -40,7 +40,7 @@ class ControlSide:
     def switch_on(self, *faults: ReplayFault) -> None:
         """Adds faults to those that are on."""
         self._faults.switch_on(faults)
-        log.info("replay_faults_switched_on", faults=[switch["kind"] for switch in self._faults.describe()])
+        log.info("replay_faults_switched_on", faults=[switch["kind"] for switch in self.describe()])
         self._flush()
 
     def switch_off(self) -> None:
@@ -48,6 +48,10 @@ class ControlSide:
         self._faults.switch_off()
         log.info("replay_faults_switched_off")
         self._flush()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The faults that are on, each with how often it has `happened`."""
+        return self._faults.describe()
 
     async def _get_status(self, _request: web.Request) -> web.Response:
         return web.json_response(self._status())
@@ -60,7 +64,7 @@ class ControlSide:
         return web.json_response({"clock_ms": status["clock_ms"], "frames_passed": frames, "emitted": ranges})
 
     async def _get_faults(self, _request: web.Request) -> web.Response:
-        return web.json_response({"faults": self._faults.describe()})
+        return web.json_response({"faults": self.describe()})
 
     async def _post_faults(self, request: web.Request) -> web.Response:
         try:
