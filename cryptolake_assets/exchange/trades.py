@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from cryptolake_assets.contract import AcceptedFrame, parse_frame
 from cryptolake_assets.exchange.capture import read_frames, summarise
+from cryptolake_assets.exchange.capture_market import venue_of_capture
 from cryptolake_assets.exchange.recorded_store import Parameters, RecordedStore
 from cryptolake_assets.exchange.records import HistoricalTrade
 
@@ -14,8 +15,8 @@ _SELECT = "SELECT id, price, qty, time_ms, maker FROM trades WHERE symbol = ? AN
 
 
 class TradeStore(RecordedStore):
-    """The trades of a directory's recorded `trade` frames that were filled in the order book (`X` is `MARKET`): those
-    of the insurance fund and of ADL are not told, as the exchange's document says."""
+    """The trades of a directory's recorded `trade` frames that were filled in the order book (`X` is `MARKET`, as all
+    of Spot's are): those of the insurance fund and of ADL are not told, as the exchange's document says."""
 
     _SCHEMA = """
         CREATE TABLE trades (
@@ -41,8 +42,9 @@ class TradeStore(RecordedStore):
     def _recorded(self) -> Iterator[Parameters]:
         if not any("trade" in kinds for kinds in summarise(self._directory).trade_streams.values()):
             return
+        unnamed = venue_of_capture(self._directory).unnamed_trade_type
         for frame in read_frames(self._directory):
-            parsed = parse_frame(frame.raw, ingest_time_us=0, exchange="")
+            parsed = parse_frame(frame.raw, ingest_time_us=0, exchange="", unnamed_trade_type=unnamed)
             # A broken frame is replayed, but is no record of a trade.
             if isinstance(parsed, AcceptedFrame) and parsed.event.stream == "trade":
                 event = parsed.event

@@ -153,6 +153,15 @@ async def test_the_asyncio_client_and_the_sockets(tmp_path: Path) -> None:
             assert json.loads(await socket.recv())["data"]["M"] is True
 
 
+def test_single_trades_of_spot_are_told_by_id(tmp_path: Path) -> None:
+    first = spot_capture(tmp_path)[0]
+    query: dict[str, str | int] = {"symbol": first["s"], "fromId": first["t"], "limit": 1}
+    with ServedExchange(tmp_path, HISTORY_MS) as url:
+        found = httpx.get(f"{url}/api/v3/historicalTrades", params=query, headers={"X-MBX-APIKEY": "a"})
+    (row,) = found.json()
+    assert (row["id"], row["price"], row["qty"], row["time"]) == (first["t"], first["p"], first["q"], first["T"])
+
+
 def test_windows_of_aggregates_have_no_bound_in_spot_and_one_hour_in_futures(tmp_path: Path) -> None:
     coin = tmp_path / "coin"
     rows = coin_capture(coin)
