@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from cryptolake_assets.defs import coingecko, fear_greed, maintenance
+from cryptolake_assets.defs import coingecko, fear_greed, futures_rest, maintenance
 from cryptolake_assets.defs.alerts import run_failures, run_recoveries
 from cryptolake_assets.defs.archive import futures_trades_archive
 from cryptolake_assets.defs.bronze import futures_trades
@@ -33,6 +33,7 @@ def build_definitions() -> dg.Definitions:
             fear_greed.fear_greed_raw,
             fear_greed.fear_greed_daily,
             *coingecko.ASSETS,
+            *futures_rest.ASSETS,
             *maintenance.ASSETS,
             dagster_event_log,
         ],
@@ -41,6 +42,7 @@ def build_definitions() -> dg.Definitions:
             *JOBS,
             fear_greed.fear_greed,
             coingecko.coingecko,
+            *futures_rest.JOBS,
             restart_bronze_stream,
             *maintenance.JOBS.values(),
             event_log_retention,
@@ -49,6 +51,7 @@ def build_definitions() -> dg.Definitions:
             *SCHEDULES,
             fear_greed.fear_greed_schedule,
             coingecko.coingecko_schedule,
+            *futures_rest.SCHEDULES,
             *maintenance.SCHEDULES,
             event_log_retention_daily,
         ],

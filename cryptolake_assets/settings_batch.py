@@ -35,3 +35,11 @@ class BatchSettings(BaseSettings):
     coingecko_calls_a_minute: int = named(
         "CRYPTOLAKE_COINGECKO_CALLS_A_MINUTE", 30, "Most calls of CoinGecko's API in a minute.", ge=1, le=1_000
     )
+    futures_calls_a_minute: int = named(
+        "CRYPTOLAKE_FUTURES_CALLS_A_MINUTE",
+        60,
+        "Most calls in a minute for funding rates, and as many for open interest; each has a weight of 1, of the 2,400 "
+        "that the exchange allows.",
+        ge=1,
+        le=100,
+    )

@@ -56,6 +56,10 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
         "bronze/coingecko_raw",
         "silver/coingecko_markets",
         "silver/coingecko_global",
+        "bronze/futures_funding_raw",
+        "silver/futures_funding_rates",
+        "bronze/futures_open_interest_raw",
+        "silver/futures_open_interest",
         *(f"maintenance/{work.value}" for work in Work),
         "maintenance/dagster_event_log",
     }
@@ -76,6 +80,8 @@ SCHEDULES = {
     "silver_to_gold_daily_daily",
     "fear_greed_schedule",
     "coingecko_schedule",
+    "futures_funding_schedule",
+    "futures_open_interest_schedule",
     "event_log_retention_daily",
     *(f"maintenance_{work.value}_schedule" for work in Work),
 }
@@ -94,7 +100,8 @@ def test_sensors_and_schedules_are_on_in_a_fresh_home(repository: dg.RepositoryD
 
 def test_every_job_that_users_know_has_a_schedule_a_timeout_and_retries(repository: dg.RepositoryDefinition) -> None:
     scheduled = {schedule.job_name for schedule in repository.schedule_defs}
-    for name in ("ingest_realtime_to_bronze", "bronze_to_silver_1m", "silver_to_gold_daily", "fear_greed", "coingecko"):
+    batches = ("fear_greed", "coingecko", "futures_funding", "futures_open_interest")
+    for name in ("ingest_realtime_to_bronze", "bronze_to_silver_1m", "silver_to_gold_daily", *batches):
         assert name in scheduled
         tags = repository.get_job(name).tags
         assert int(tags["dagster/max_runtime"]) > 0

@@ -27,6 +27,7 @@ from cryptolake_assets.lake.tables import (
     SILVER_KLINE_DIFFERENCES,
     SILVER_OHLCV,
 )
+from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
 
 router = APIRouter()
 
@@ -50,6 +51,8 @@ SENTIMENT_MARKET = Resource(
 )
 COINS = Resource("/coins", SILVER_COINGECKO_MARKETS.identifier, ("snapshot_hour", "coin_id"), "coins")
 COINS_GLOBAL = Resource("/coins/global", SILVER_COINGECKO_GLOBAL.identifier, ("snapshot_hour",), "hours")
+FUNDING = Resource("/funding", SILVER_FUNDING.identifier, SILVER_FUNDING.key, "rates")
+OPEN_INTEREST = Resource("/open-interest", SILVER_OPEN_INTEREST.identifier, SILVER_OPEN_INTEREST.key, "values")
 QUALITY = Resource(
     "/quality", OPS_RUN_METRICS.identifier, ("finished_at", "run_id", "partition"), "runs", order=Order.DESC
 )
@@ -86,6 +89,10 @@ SentimentMarketPage = schemas.page_model("SentimentMarketPage", "days", Row)
 CoinsPage = schemas.page_model("CoinsPage", "coins", schemas.row_model("Coin", SILVER_COINGECKO_MARKETS.columns))
 CoinsGlobalPage = schemas.page_model(
     "CoinsGlobalPage", "hours", schemas.row_model("CoinsHour", SILVER_COINGECKO_GLOBAL.columns)
+)
+FundingPage = schemas.page_model("FundingPage", "rates", schemas.row_model("FundingRate", SILVER_FUNDING.columns))
+OpenInterestPage = schemas.page_model(
+    "OpenInterestPage", "values", schemas.row_model("OpenInterest", SILVER_OPEN_INTEREST.columns)
 )
 DifferencesPage = schemas.page_model(
     "DifferencesPage", "differences", schemas.row_model("Difference", SILVER_KLINE_DIFFERENCES.columns)
@@ -211,6 +218,18 @@ async def coins(
 async def coins_global(request: Request, reader: ReaderOf, params: Params) -> Response:
     """All of CoinGecko's coins together, a snapshot an hour, in US dollars."""
     return await _table(request, reader, COINS_GLOBAL, params, {})
+
+
+@_route("/funding", FundingPage, of_a_symbol=True)
+async def funding(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
+    """Funding rates that were charged, of one symbol or all."""
+    return await _table(request, reader, FUNDING, params, _maybe(symbol))
+
+
+@_route("/open-interest", OpenInterestPage, of_a_symbol=True)
+async def open_interest(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
+    """Open interest by five minutes (`source` history), and when it was asked (present)."""
+    return await _table(request, reader, OPEN_INTEREST, params, _maybe(symbol))
 
 
 @_route("/quality", RunsPage, of_a_symbol=False)

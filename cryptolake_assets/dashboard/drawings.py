@@ -19,6 +19,7 @@ Drawing = Any
 """A chart of Altair's, whose methods are not typed."""
 
 HEIGHT_PX = 240
+SMALL_HEIGHT_PX = 120
 PROFILE_HEIGHT_PX = 360
 WIDTH_PX = 480
 """About what a chart is wide; bars are made thinner as there are more."""
@@ -50,6 +51,16 @@ def line(days: Days, name: str, colours: Palette) -> Drawing:
     chart = alt.Chart(_drawn(days, name), height=HEIGHT_PX)
     point = alt.OverlayMarkDef(color=colours.accent)
     return chart.mark_line(point=point, color=colours.accent).encode(_day(), _share(name), tooltip=_tooltip(name))
+
+
+def funding(days: Days, colours: Palette) -> Drawing:
+    """What longs paid shorts in a day, as bars from zero: rows of `trade_date` and `funding_rate`."""
+    rises = alt.condition("datum.funding_rate >= 0", alt.value(colours.up), alt.value(colours.down))
+    chart = alt.Chart(_drawn(days, "funding_rate"), height=SMALL_HEIGHT_PX).mark_bar(size=_bar_px(days))
+    axis = alt.Axis(format=".3%", tickCount=4)
+    return chart.encode(
+        _day(), alt.Y("funding_rate:Q", title=None, axis=axis), color=rises, tooltip=_tooltip("funding_rate")
+    )
 
 
 def sentiment(days: Days, colours: Palette) -> Drawing:

@@ -27,6 +27,7 @@ from cryptolake_assets.exchange.replay_client import ClientLimits, ReplayClient,
 from cryptolake_assets.exchange.replay_clock import ReplayClock
 from cryptolake_assets.exchange.replay_control import ControlSide
 from cryptolake_assets.exchange.replay_faults import FaultBoard, ReplayFault, parse_faults
+from cryptolake_assets.exchange.replay_market import MarketSide
 from cryptolake_assets.exchange.replay_rest import RestSide
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import get_settings
@@ -89,9 +90,13 @@ class ReplayExchange:
         self.venue = venue_of_capture(self.directory)
         self._rest = await asyncio.to_thread(RestSide, self.summary, self.clock.now_ms, self._faults, self.venue)
         self.batch = await asyncio.to_thread(BatchSide, self.directory, self.clock.now_ms, self._faults)
+        market = await asyncio.to_thread(
+            MarketSide, self.directory, self.clock.now_ms, self.batch, self._rest.add_weight
+        )
         app = web.Application(middlewares=[self._rest.middleware])
         archive = ArchiveSide(self.directory, self.venue.family)
-        app.add_routes([*self._rest.routes(), *archive.routes(), *self.batch.routes(), *self._websocket_routes()])
+        app.add_routes([*self._rest.routes(), *archive.routes(), *self.batch.routes()])
+        app.add_routes([*market.routes(), *self._websocket_routes()])
         app.add_routes(self.control.routes())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()

@@ -144,7 +144,7 @@ class SourceFault(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The next `times` requests of a batch source meet it, one fault after the other; `seconds` is `Retry-After`, or
     how slow the answer is."""
 
-    source: Literal["fear_greed", "coingecko"]
+    source: Literal["fear_greed", "coingecko", "futures_funding", "futures_open_interest"]
     kind: SourceFaultKind
     times: Count = 1
     seconds: Count = 1

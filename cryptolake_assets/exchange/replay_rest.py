@@ -20,24 +20,15 @@ from cryptolake_assets.exchange.listing import minimal_exchange_info, minimal_sy
 from cryptolake_assets.exchange.official import read_exchange_info, read_tickers
 from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.exchange.replay_faults import FaultBoard, RestLimit
+from cryptolake_assets.exchange.rest_parameters import RestError, check_limit, integer, mandatory, window
 from cryptolake_assets.exchange.trades import TradeStore
 from cryptolake_assets.exchange.venues import USD_M, VENUES, Venue
 
 log = structlog.get_logger(__name__)
 
-_INTERFACES = tuple(f"{venue.rest_path}/" for venue in VENUES.values())
-_MAX_MS = (1 << 53) - 1
+_INTERFACES = (*(f"{venue.rest_path}/" for venue in VENUES.values()), "/futures/data/")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class RestError(Exception):
-    """A refusal with the exchange's own code and text."""
-
-    def __init__(self, code: int, text: str, status: int = 400) -> None:
-        super().__init__(text)
-        self.body = {"code": code, "msg": text}
-        self.status = status
 
 
 class RestSide:
@@ -75,6 +66,10 @@ class RestSide:
     def close(self) -> None:
         self._aggregates.close()
         self._trades.close()
+
+    def add_weight(self, weight: int) -> None:
+        """Counts a request that somebody else answers."""
+        self._weight.add(weight)
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -116,14 +111,14 @@ class RestSide:
         return _json(next((ticker for ticker in self._tickers if ticker["symbol"] == symbol), {}))
 
     async def _get_klines(self, request: web.Request) -> web.Response:
-        limit = _integer(request, "limit", 500)
+        limit = integer(request, "limit", 500)
         self._weight.add(self._venue.weights.of_klines(limit))
         symbol = self._symbol(request)
-        interval = _mandatory(request, "interval")
+        interval = mandatory(request, "interval")
         if interval not in INTERVALS_MS:
             raise RestError(-1120, "Invalid interval.")
-        start_ms, end_ms = _window(request)
-        _check_limit(limit, self._venue.most_klines)
+        start_ms, end_ms = window(request)
+        check_limit(limit, self._venue.most_klines)
         until_ms = min(end_ms, self._clock_ms())
         rows = [
             row for row in self._klines.get((symbol, interval), []) if (start_ms or 0) <= row.open_time_ms <= until_ms
@@ -134,16 +129,16 @@ class RestSide:
     async def _get_agg_trades(self, request: web.Request) -> web.Response:
         self._weight.add(self._venue.weights.agg_trades)
         symbol = self._symbol(request)
-        limit = _integer(request, "limit", 500)
-        _check_limit(limit, 1_000)
-        start_ms, end_ms = _window(request)
+        limit = integer(request, "limit", 500)
+        check_limit(limit, 1_000)
+        start_ms, end_ms = window(request)
         clock_ms = self._clock_ms()
         until_ms = min(end_ms, clock_ms)
         store = self._aggregates
         if "fromId" in request.query:
             if start_ms is not None or "endTime" in request.query:
                 raise RestError(-1128, "Combination of optional parameters invalid.")
-            answer = asyncio.to_thread(store.from_id, symbol, _integer(request, "fromId", 0), clock_ms, limit)
+            answer = asyncio.to_thread(store.from_id, symbol, integer(request, "fromId", 0), clock_ms, limit)
         elif start_ms is not None:
             if (window_ms := self._venue.agg_trades_window_ms) is not None:
                 if "endTime" in request.query and end_ms - start_ms > window_ms:
@@ -159,17 +154,17 @@ class RestSide:
         if not request.headers.get("X-MBX-APIKEY", "").strip():
             raise RestError(-2014, "API-key format invalid.", 401)
         symbol = self._symbol(request)
-        limit = _integer(request, "limit", 100)
-        _check_limit(limit, 500)
+        limit = integer(request, "limit", 100)
+        check_limit(limit, 500)
         clock_ms, store = self._clock_ms(), self._trades
         if "fromId" in request.query:
-            answer = asyncio.to_thread(store.from_id, symbol, _integer(request, "fromId", 0), clock_ms, limit)
+            answer = asyncio.to_thread(store.from_id, symbol, integer(request, "fromId", 0), clock_ms, limit)
         else:
             answer = asyncio.to_thread(store.latest, symbol, clock_ms, limit)
         return _json([row.to_rest() for row in await answer])
 
     def _symbol(self, request: web.Request) -> str:
-        symbol = _mandatory(request, "symbol").upper()
+        symbol = mandatory(request, "symbol").upper()
         if symbol not in self._symbols:
             raise RestError(-1121, "Invalid symbol.")
         return symbol
@@ -205,36 +200,6 @@ def _limited(limit: RestLimit) -> web.Response:
     response = _json({"code": -1003, "msg": f"{text} Please use the websocket for live updates."}, limit.status)
     response.headers["Retry-After"] = str(limit.retry_after_s)
     return response
-
-
-def _mandatory(request: web.Request, name: str) -> str:
-    value = request.query.get(name, "").strip()
-    if not value:
-        raise RestError(-1102, f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.")
-    return value
-
-
-def _integer(request: web.Request, name: str, default: int) -> int:
-    text = request.query.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise RestError(-1100, f"Illegal characters found in parameter '{name}'; legal range is '^[0-9]{{1,20}}$'.")
-    return int(text)
-
-
-def _window(request: web.Request) -> tuple[int | None, int]:
-    """(startTime or None, endTime or the largest time)."""
-    start_ms = _integer(request, "startTime", 0) if "startTime" in request.query else None
-    end_ms = _integer(request, "endTime", _MAX_MS)
-    if start_ms is not None and start_ms > end_ms:
-        raise RestError(-1023, "Start time is greater than end time.")
-    return start_ms, end_ms
-
-
-def _check_limit(limit: int, most: int) -> None:
-    if not 1 <= limit <= most:
-        raise RestError(-1130, "Data sent for parameter 'limit' is not valid.")
 
 
 def _all_klines(directory: Path) -> dict[tuple[str, str], list[Kline]]:

@@ -1,113 +1,20 @@
 """The tables: names, columns, keys and partitioning, said once.
 
-Iceberg, Arrow and Spark schemas are made from here. The catalog's name is part of a table's full name and of the
-catalog's own records, so Spark and PyIceberg share `CATALOG`.
+Iceberg, Arrow and Spark schemas are made from here (`table_spec`). Tables of funding, open interest, mark prices and
+liquidations are in `tables_market`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.batch_columns import COINGECKO_GLOBAL, COINGECKO_MARKETS, FEAR_GREED, RAW_ANSWER
+from cryptolake_assets.lake.batch_columns import COINGECKO_GLOBAL, COINGECKO_MARKETS, FEAR_GREED
 from cryptolake_assets.lake.columns import PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.lake.table_spec import CATALOG as CATALOG
+from cryptolake_assets.lake.table_spec import TableSpec as TableSpec
+from cryptolake_assets.lake.table_spec import raw_answers
+from cryptolake_assets.lake.tables_market import MARKET_TABLES, POOLED_MARKET_TABLES
 from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, columns
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyiceberg.partitioning import PartitionSpec
-    from pyiceberg.schema import Schema
-
-CATALOG = "cryptolake"
-
-SPARK_TYPES = {"long": "bigint", TIME: "timestamp"}
-"""Spark's names where they are not Iceberg's."""
-
-DUCKDB_TYPES = {"long": "BIGINT", "int": "INTEGER", "string": "VARCHAR", "binary": "BLOB", TIME: "TIMESTAMPTZ"}
-"""DuckDB's names where they are not Iceberg's."""
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """One table. `key` is unique in the tables that are not append-only; `partition` is (column, transform).
-
-    A table is `rewritten` if its writer itself keeps the files few: nobody else compacts it or rewrites its manifests.
-    """
-
-    namespace: str
-    name: str
-    doc: str
-    columns: tuple[Column, ...]
-    key: tuple[str, ...] = ()
-    partition: tuple[str, str] | None = None
-    rewritten: bool = False
-    properties: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def identifier(self) -> tuple[str, str]:
-        """As PyIceberg names it, within the catalog."""
-        return (self.namespace, self.name)
-
-    @property
-    def full_name(self) -> str:
-        """As SQL names it: `cryptolake.silver.futures_ohlcv_1m`."""
-        return f"{CATALOG}.{self.namespace}.{self.name}"
-
-    @property
-    def writer_pool(self) -> str:
-        """The Dagster pool of the runs that write it: one at a time."""
-        return f"{self.namespace}_{self.name}"
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
-
-    def iceberg_schema(self) -> Schema:
-        """Field ids from 1 in column order; nothing is `required`, because Spark's streaming rows are nullable."""
-        from pyiceberg.schema import Schema
-        from pyiceberg.types import NestedField
-
-        return Schema(
-            *(
-                NestedField(field_id=number, name=column.name, type=column.type, required=False, doc=column.doc)
-                for number, column in enumerate(self.columns, start=1)
-            )
-        )
-
-    def arrow_schema(self) -> pa.Schema:
-        """The Arrow schema that PyIceberg accepts for writes to this table."""
-        from pyiceberg.io.pyarrow import schema_to_pyarrow
-
-        return schema_to_pyarrow(self.iceberg_schema(), include_field_ids=False)
-
-    def spark_type(self, column: str) -> str:
-        """Spark SQL's type name of a column."""
-        kind = self._type(column)
-        return SPARK_TYPES.get(kind, kind.replace(" ", ""))
-
-    def duckdb_type(self, column: str) -> str:
-        """DuckDB's type name of a column."""
-        kind = self._type(column)
-        return DUCKDB_TYPES.get(kind, kind.replace(" ", ""))
-
-    def _type(self, column: str) -> str:
-        return next(item.type for item in self.columns if item.name == column)
-
-    def partition_spec(self) -> PartitionSpec:
-        from pyiceberg.partitioning import PartitionField, PartitionSpec
-        from pyiceberg.transforms import parse_transform
-
-        if self.partition is None:
-            return PartitionSpec()
-        column, transform = self.partition
-        source_id = self.column_names.index(column) + 1
-        return PartitionSpec(
-            PartitionField(
-                source_id=source_id, field_id=1000, transform=parse_transform(transform), name=f"{column}_{transform}"
-            )
-        )
-
 
 _COMMON = {
     "format-version": "2",
@@ -275,11 +182,6 @@ GOLD_DAILY = TableSpec(
 )
 
 
-def raw_answers(name: str, doc: str) -> TableSpec:
-    """The Bronze table of a batch source: every answer, accepted or refused; append-only."""
-    return TableSpec(namespace="bronze", name=name, doc=doc, columns=RAW_ANSWER, partition=("fetched_at", "month"))
-
-
 BRONZE_FEAR_GREED_RAW = raw_answers("fear_greed_raw", "Answers of the Fear & Greed index, as received.")
 
 BRONZE_COINGECKO_RAW = raw_answers("coingecko_raw", "Answers of CoinGecko, as received.")
@@ -372,6 +274,7 @@ TABLES = (
     SILVER_FEAR_GREED,
     SILVER_COINGECKO_MARKETS,
     SILVER_COINGECKO_GLOBAL,
+    *MARKET_TABLES,
     OPS_COVERAGE,
     OPS_RUN_METRICS,
 )
@@ -385,6 +288,7 @@ POOLED_TABLES = (
     SILVER_FEAR_GREED,
     SILVER_COINGECKO_MARKETS,
     SILVER_COINGECKO_GLOBAL,
+    *POOLED_MARKET_TABLES,
 )
 """Tables that runs of the graph write, each one run at a time."""
 

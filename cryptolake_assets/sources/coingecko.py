@@ -14,10 +14,9 @@ from cryptolake_assets.lake.tables import (
     BRONZE_COINGECKO_RAW,
     SILVER_COINGECKO_GLOBAL,
     SILVER_COINGECKO_MARKETS,
-    TableSpec,
 )
 from cryptolake_assets.lake.windows import hour_of
-from cryptolake_assets.sources.shape import Fields, array_of, as_type, parse_json
+from cryptolake_assets.sources.shape import Fields, array_of, parse_json, typed
 from cryptolake_assets.sources.source import Judged, Plan, Row, SourceRequest
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def parse_markets(body: bytes, hour: datetime) -> Judged:
         found.add(row["coin_id"])
         try:
             _check_signs(row)
-            rows.append(_typed(row, SILVER_COINGECKO_MARKETS))
+            rows.append(typed(row, SILVER_COINGECKO_MARKETS))
         except ValueError as error:
             left_out.append(f"{row['coin_id']}: {error}")
     return Judged({SILVER_COINGECKO_MARKETS.name: rows}, tuple(left_out))
@@ -120,7 +119,7 @@ def parse_global(body: bytes, hour: datetime) -> Judged:
     try:
         _check_signs(row)
         _check_shares(row)
-        return Judged({SILVER_COINGECKO_GLOBAL.name: [_typed(row, SILVER_COINGECKO_GLOBAL)]})
+        return Judged({SILVER_COINGECKO_GLOBAL.name: [typed(row, SILVER_COINGECKO_GLOBAL)]})
     except ValueError as error:
         raise AnswerRefusedError(str(error)) from None
 
@@ -146,16 +145,3 @@ def _check_shares(row: Row) -> None:
     for name in ("btc_dominance", "eth_dominance"):
         if row[name] > 100:
             raise ValueError(f"{name} is {str(row[name])[:60]}, more than 100 per cent")
-
-
-def _typed(row: Row, table: TableSpec) -> Row:
-    """The row with each decimal at its column's scale. Raises `ValueError` naming the column that one does not fit."""
-    kinds = {column.name: column.type for column in table.columns}
-    typed = dict(row)
-    for name, value in row.items():
-        if isinstance(value, Decimal):
-            try:
-                typed[name] = as_type(value, kinds[name])
-            except ValueError as error:
-                raise ValueError(f"{name} {error}") from None
-    return typed

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.errors import AnswerRefusedError
 
+if TYPE_CHECKING:
+    from cryptolake_assets.lake.table_spec import TableSpec
+
 _SHOWN_BYTES = 80
 _DECIMAL_TYPE = re.compile(r"decimal\((\d+), (\d+)\)")
+_QUOTED = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?", re.ASCII)
 _LAST_SECOND = 253_402_300_799  # 9999-12-31
 
 
@@ -93,6 +97,24 @@ class Fields:
             raise self._wrong(name, "digits in quotes")
         return int(value)
 
+    def quoted(self, name: str, *, optional: bool = False) -> Decimal | None:
+        """A number written as text, such as "-0.00018534". With `optional`, the empty text is None too."""
+        value = self._values.get(name) if optional else self.raw(name)
+        if optional and value in (None, ""):
+            return None
+        if not (isinstance(value, str) and _QUOTED.fullmatch(value)):
+            raise self._wrong(name, "a number in quotes")
+        return Decimal(value)
+
+    def milliseconds(self, name: str) -> datetime:
+        """A time as milliseconds since 1970: a number, or its digits in quotes."""
+        value = self.raw(name)
+        if isinstance(value, str):
+            value = Decimal(self.digits(name))
+        if not (isinstance(value, Decimal) and fits(value, 18, 0) and 0 <= value <= _LAST_SECOND * 1000):
+            raise self._wrong(name, "milliseconds since 1970")
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(value))
+
     def seconds(self, name: str) -> datetime:
         """A time as seconds since 1970, a number."""
         value = self.whole(name)
@@ -144,6 +166,19 @@ def as_type(value: Decimal, column_type: str) -> Decimal:
     with localcontext() as context:
         context.prec = precision
         return value.quantize(Decimal(1).scaleb(-scale))
+
+
+def typed(row: dict[str, Any], table: TableSpec) -> dict[str, Any]:
+    """The row with each decimal at its column's scale. Raises `ValueError` naming the column that one does not fit."""
+    kinds = {column.name: column.type for column in table.columns}
+    found = dict(row)
+    for name, value in row.items():
+        if isinstance(value, Decimal):
+            try:
+                found[name] = as_type(value, kinds[name])
+            except ValueError as error:
+                raise ValueError(f"{name} {error}") from None
+    return found
 
 
 def _kind(value: Any) -> str:

@@ -10,12 +10,19 @@ from cryptolake_assets.lake.tables import (
     SILVER_FEAR_GREED,
     TableSpec,
 )
+from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
 
 DAYS_MISSING = "days_missing"
 NEWEST_ROW = "newest_row"
 ROWS_LEFT_OUT = "rows_left_out"
-BATCH_OBSERVATIONS = (DAYS_MISSING, NEWEST_ROW, ROWS_LEFT_OUT)
+FUNDING_HOLES = "funding_holes"
+PERIODS_MISSING = "periods_missing"
+SYMBOLS_BEHIND = "symbols_behind"
+BATCH_OBSERVATIONS = (DAYS_MISSING, NEWEST_ROW, ROWS_LEFT_OUT, FUNDING_HOLES, PERIODS_MISSING, SYMBOLS_BEHIND)
 """Checks that only warn."""
+
+MOST_FUNDING = "0.1"
+"""The exchange's own caps are at most a few per cent a funding; a larger rate is another unit."""
 
 
 def _none_empty(spec: TableSpec, *but: str) -> str:
@@ -38,6 +45,16 @@ BATCH_RULES: Mapping[str, Mapping[str, str]] = {
         "dominance_range": "btc_dominance NOT BETWEEN 0 AND 100 OR eth_dominance NOT BETWEEN 0 AND 100",
         "no_nulls": _none_empty(SILVER_COINGECKO_GLOBAL, "market_cap_change_percentage_24h"),
     },
+    SILVER_FUNDING.name: {
+        "funding_rate_range": f"funding_rate NOT BETWEEN -{MOST_FUNDING} AND {MOST_FUNDING}",
+        "mark_price_positive": "mark_price <= 0",
+        "no_nulls": _none_empty(SILVER_FUNDING, "mark_price"),
+    },
+    SILVER_OPEN_INTEREST.name: {
+        "open_interest_not_negative": "open_interest < 0 OR open_interest_value < 0",
+        "no_nulls": _none_empty(SILVER_OPEN_INTEREST, "open_interest_value"),
+        "value_of_history": "source = 'history' AND open_interest_value IS NULL",
+    },
 }
 """A comparison with NULL is not true, so what may be empty passes."""
 
@@ -46,6 +63,13 @@ MEANINGS: Mapping[str, str] = {
     "not_negative": "Prices, market caps, volumes and supplies are >= 0.",
     "dominance_range": "Shares of the market are 0 to 100 per cent.",
     "key_present": "A row says its hour and its coin.",
+    "funding_rate_range": f"Rates are at most {MOST_FUNDING} of a position, either way.",
+    "mark_price_positive": "A mark price, where there is one, is above 0.",
+    "open_interest_not_negative": "Open interest and its value are >= 0.",
+    "value_of_history": "A statistic of the history has its value in quote currency.",
+    FUNDING_HOLES: "No funding is missing between a symbol's first and newest. Warns only.",
+    PERIODS_MISSING: "No five minutes of the reach of the exchange's history are missing. Warns only.",
+    SYMBOLS_BEHIND: "Each symbol's newest row is close to the exchange's clock. Warns only.",
     DAYS_MISSING: "No day is missing but those for which the index was never published. Warns only.",
     NEWEST_ROW: "The newest row is of the source's present day, or of the day before. Warns only.",
     ROWS_LEFT_OUT: "Every coin that the source sent has numbers that can be and that fit. Warns only.",

@@ -33,7 +33,7 @@ PATHS = (
         "/quality/rejected",
         "/quality/quarantined",
     ),
-    *("/sentiment", "/sentiment/market", "/coins", "/coins/global"),
+    *("/sentiment", "/sentiment/market", "/coins", "/coins/global", "/funding", "/open-interest"),
     "/operations/parts",
 )
 ELSEWHERE = {"/sse/ohlcv", "/operations/assets", "/quality/checks"}

@@ -9,7 +9,7 @@ from typing import Any
 
 from cryptolake_assets.dashboard import drawings, palette
 from cryptolake_assets.dashboard.shared import painted
-from cryptolake_assets.dashboard.views.daily import buckets
+from cryptolake_assets.dashboard.views.daily import buckets, funding_days
 from cryptolake_assets.dashboard.views.market import first_open_time
 from cryptolake_assets.dashboard.views.quality import FAILED, PASSED, PENDING, WARNED, verdict
 
@@ -38,6 +38,20 @@ def test_the_index_is_drawn_on_its_whole_scale_from_left_to_right() -> None:
     rows = next(iter(made["datasets"].values()))
     assert [(row["trade_date"], row["value"]) for row in rows] == [("2024-07-18", 69), ("2024-07-19", 60)]
     assert made["encoding"]["y"]["scale"]["domain"] == [0, 100]
+
+
+def test_fundings_are_summed_exactly_by_utc_day_and_drawn_from_zero() -> None:
+    rates = [
+        {"funding_time": f"2024-07-{day}T{hour}:00:00.002000Z", "funding_rate": rate}
+        for day, hour, rate in ((19, "08", "0.000000000001"), (19, "00", "0.100000000000"), (18, "16", "-0.0001"))
+    ]
+    days = funding_days(rates)
+    assert days == [
+        {"trade_date": "2024-07-19", "funding_rate": "0.100000000001", "fundings": 2},
+        {"trade_date": "2024-07-18", "funding_rate": "-0.0001", "fundings": 1},
+    ]
+    rows = next(iter(drawings.funding(days, palette.LIGHT).to_dict()["datasets"].values()))
+    assert [row["funding_rate_text"] for row in rows] == ["-0.0001", "0.100000000001"]
 
 
 def test_a_volume_profile_has_a_bar_from_zero_for_each_bucket() -> None:

@@ -16,6 +16,7 @@ from cryptolake_assets.api.keys import Scope, create_key
 from cryptolake_assets.dashboard.lake import MOST_ROWS
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_FEAR_GREED, SILVER_KLINE_DIFFERENCES
+from cryptolake_assets.lake.tables_market import SILVER_FUNDING
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.api.conftest import Api, append, bar, make_marts, put, serving
 from cryptolake_tests.browser import chromium
@@ -342,6 +343,26 @@ def test_fear_and_greed_beside_the_price_once_it_is_there(browser: Browser, tmp_
         shown.open("/daily?symbol=BTCUSDT")
         shown.page.locator("[data-testid=stMetric]", has_text="Fear & Greed").get_by_text("30", exact=True).wait_for()
         charts.nth(2).wait_for()
+        assert charts.count() == 3
+
+
+def test_funding_beside_the_price_once_it_is_there(browser: Browser, tmp_path: Path) -> None:
+    lake = load_settings(home=tmp_path / "funding home")
+    bootstrap(lake)
+    publish(lake, "BTCUSDT", minutes(3))
+    prices = dict.fromkeys(("open", "high", "low", "close", "vwap", "total_volume", "price_range"), Decimal(7))
+    day = {"symbol": "BTCUSDT", "trade_date": FIRST.date(), **prices, "trades": 3, "updated_at": FIRST}
+    append(lake, GOLD_DAILY, [day])
+    rates = [
+        {"symbol": "BTCUSDT", "funding_time": FIRST + timedelta(hours=8 * number), "funding_rate": Decimal("0.0001")}
+        for number in range(-3, 6)
+    ]
+    append(lake, SILVER_FUNDING, rates)
+    with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
+        charts = shown.page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg")
+        shown.open("/daily?symbol=BTCUSDT")
+        shown.page.get_by_role("heading", name="Funding").wait_for()
+        charts.nth(2).wait_for()  # price, volatility, funding
         assert charts.count() == 3
 
 

@@ -75,9 +75,10 @@ def render() -> None:
         )
         return
     sentiment = _days("/sentiment", None, start, last)
+    funding = _funding(name, start, last)
     _headline(days, returns, sentiment)
     colours = palette.DARK if st.context.theme.type == "dark" else palette.LIGHT
-    _charts(days, returns, sentiment, colours)
+    _charts(days, returns, sentiment, funding, colours)
     _profile(name, start, colours)
     st.subheader("Daily statistics", anchor=False)
     by_day = {day["trade_date"]: day for day in returns or ()}
@@ -113,10 +114,13 @@ def _headline(days: Days, returns: Days | None, sentiment: Days | None) -> None:
         st.metric("Trades", f"{newest['trades']:,}", width="content")
 
 
-def _charts(days: Days, returns: Days | None, sentiment: Days | None, colours: palette.Palette) -> None:
+def _charts(days: Days, returns: Days | None, sentiment: Days | None, funding: Days, colours: palette.Palette) -> None:
     left, right = st.columns(2)
     with right:
         _sentiment(sentiment, colours)
+        if funding:
+            st.subheader("Funding", anchor=False, help="Funding rates charged in the day, summed. Above 0 longs pay.")
+            st.altair_chart(drawings.funding(funding, colours), alt="Sum of the funding rates by day")
     with left:
         st.subheader("Price", anchor=False)
         st.altair_chart(drawings.prices(days, colours), alt="Daily high to low, open to close")
@@ -144,6 +148,22 @@ def _sentiment(sentiment: Days | None, colours: palette.Palette) -> None:
         st.altair_chart(drawings.sentiment(sentiment, colours), alt="Fear & Greed index by day, 0 to 100")
     else:
         st.info("**No index of these days yet.**", icon=":material/hourglass_empty:")
+
+
+def _funding(symbol: str, start: date | None, end: date) -> Days:
+    """The funding rates that were charged, summed by UTC day; none where there are none, or none are fetched."""
+    page = lake().page("/funding", symbol=symbol, start=start, order="desc", limit=MOST_ROWS)
+    return [day for day in funding_days(page["rates"] if page else []) if day["trade_date"] <= end.isoformat()]
+
+
+def funding_days(rates: list[dict[str, Any]]) -> Days:
+    """Rows of `trade_date`, `funding_rate` (exact, as text) and `fundings`, from rows of `/funding`."""
+    days: defaultdict[str, list[Decimal]] = defaultdict(list)
+    for rate in rates:
+        days[rate["funding_time"][:10]].append(Decimal(rate["funding_rate"]))
+    return [
+        {"trade_date": day, "funding_rate": f"{sum(found):f}", "fundings": len(found)} for day, found in days.items()
+    ]
 
 
 def _profile(symbol: str, start: date | None, colours: palette.Palette) -> None:

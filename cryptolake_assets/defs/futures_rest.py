@@ -1,0 +1,224 @@
+"""Funding rates and open interest of the futures exchange as assets: answers in Bronze, typed rows in Silver.
+
+A thin adapter of `transform.extract`; an entry of `BATCHES` makes the two assets, the job and the schedule of a source.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from cryptolake_assets.defs import batch
+from cryptolake_assets.defs.described import OWNERS, table_metadata
+from cryptolake_assets.defs.jobs import run_tags
+from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
+from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.exchange.recorded import FUNDING_FILES, OPEN_INTEREST_FILES
+from cryptolake_assets.lake.table_spec import TableSpec
+from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
+from cryptolake_assets.lake.windows import hour_of
+from cryptolake_assets.settings import Settings, Source
+from cryptolake_assets.sources import funding, open_interest
+from cryptolake_assets.sources.source import BatchSource, Plan
+from cryptolake_assets.transform.batch_checks import FUNDING_HOLES, PERIODS_MISSING, SYMBOLS_BEHIND
+from cryptolake_assets.transform.checks import CheckOutcome
+
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=3), fail_window=timedelta(hours=12))
+"""An asset that was never materialized, because nobody can be asked, is not late."""
+
+Times = Mapping[str, Sequence[datetime]]
+
+
+@dataclass(frozen=True)
+class FuturesBatch:
+    """One source: `plan` makes its requests of (newest time held by symbol, start of the wanted day, exchange's clock,
+    symbols); `missing` warns of holes in the times that are held since `reach` before the clock (None: all of them)."""
+
+    source: BatchSource
+    silver: TableSpec
+    plan: Callable[[Mapping[str, datetime], datetime, datetime, tuple[str, ...]], Plan]
+    missing: Callable[[Times], CheckOutcome]
+    missing_name: str
+    behind: timedelta
+    """A symbol whose newest row is older warns."""
+    recorded: str
+    """Pattern of the files that a capture has where the source can be asked."""
+    what: str
+    where: str = ""
+    reach: timedelta | None = None
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+
+def _funding_holes(held: Times) -> CheckOutcome:
+    from cryptolake_assets.transform.market_checks import funding_holes
+
+    return funding_holes(held)
+
+
+def _periods_missing(held: Times) -> CheckOutcome:
+    from cryptolake_assets.transform.market_checks import periods_missing
+
+    return periods_missing(held)
+
+
+BATCHES = (
+    FuturesBatch(
+        source=funding.SOURCE,
+        silver=SILVER_FUNDING,
+        plan=funding.plan,
+        missing=_funding_holes,
+        missing_name=FUNDING_HOLES,
+        behind=timedelta(hours=9),
+        recorded=FUNDING_FILES,
+        what="funding rates",
+    ),
+    FuturesBatch(
+        source=open_interest.SOURCE,
+        silver=SILVER_OPEN_INTEREST,
+        plan=open_interest.plan,
+        missing=_periods_missing,
+        missing_name=PERIODS_MISSING,
+        behind=timedelta(hours=2),
+        recorded=OPEN_INTEREST_FILES,
+        what="open interest",
+        where=f"source = '{open_interest.HISTORY}'",
+        reach=open_interest.REACH,
+    ),
+)
+
+
+def can_be_asked(settings: Settings, of: FuturesBatch) -> bool:
+    """Live, or where the replayed capture has recorded answers."""
+    return settings.source is Source.BINANCE or any(settings.replay_dir.glob(of.recorded))
+
+
+def _held(settings: Settings, of: FuturesBatch, clock: datetime) -> dict[str, list[datetime]]:
+    from cryptolake_assets.transform.held import times_held
+
+    return times_held(settings, of.silver, of.where, None if of.reach is None else clock - of.reach)
+
+
+def _symbols(settings: Settings) -> tuple[str, ...]:
+    from cryptolake_assets.exchange.universe import resolve_subscriptions
+
+    return resolve_subscriptions(settings).symbols
+
+
+def _raw(of: FuturesBatch) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=dg.AssetKey(list(of.source.raw.identifier)),
+        partitions_def=daily(),
+        group_name="bronze",
+        kinds={"rest", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "bronze", "cadence": "hour"},
+        metadata=table_metadata(of.source.raw),
+        pool=of.source.raw.writer_pool,
+        freshness_policy=FRESH,
+        retry_policy=RETRIES,
+        description=f"The exchange's answers on {of.what}, byte for byte; refused ones with the reason.",
+    )
+    def answers(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        from cryptolake_assets.transform import extract
+
+        settings = lake.settings
+        day = date.fromisoformat(context.partition_key)
+        clock = extract.source_clock(settings)
+        newest = {symbol: times[-1] for symbol, times in _held(settings, of, clock).items()}
+        requests = of.plan(newest, datetime.combine(day, time(), UTC), clock, _symbols(settings))
+        done = extract.extract(settings, of.source, requests, clock, day, context.run.run_id)
+        return batch.extracted(context, of.source, done)
+
+    return answers
+
+
+def _silver(of: FuturesBatch) -> dg.AssetsDefinition:
+    key = dg.AssetKey(list(of.silver.identifier))
+
+    @dg.asset(
+        key=key,
+        deps=[dg.AssetKey(list(of.source.raw.identifier))],
+        partitions_def=daily(),
+        group_name="silver",
+        kinds={"duckdb", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "silver", "cadence": "hour"},
+        code_version=batch.code_version(of.silver),
+        metadata=batch.silver_metadata(of.silver, of.source.raw),
+        pool=of.silver.writer_pool,
+        output_required=False,
+        freshness_policy=FRESH,
+        retry_policy=RETRIES,
+        check_specs=batch.check_specs(key, of.silver, of.missing_name, SYMBOLS_BEHIND),
+        description=f"{of.silver.doc} From the accepted answers; upserted by one commit.",
+    )
+    def rows(
+        context: dg.AssetExecutionContext, lake: LakeResource
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        from cryptolake_assets.transform.extract import commit, source_clock
+        from cryptolake_assets.transform.market_checks import symbols_behind
+
+        settings = lake.settings
+        candidate = batch.candidate_of(settings, of.source, of.silver, date.fromisoformat(context.partition_key))
+        results = batch.results_of(key, candidate)
+        if not candidate.passed:
+            yield from batch.held_back(candidate, results, context.partition_key)
+        publication = commit(settings, candidate, context.run.run_id)
+        clock = source_clock(settings)
+        held = _held(settings, of, clock)
+        outcomes = [of.missing(held), symbols_behind(held, _symbols(settings), clock, of.behind)]
+        yield dg.MaterializeResult(
+            metadata=batch.published(candidate, publication),
+            check_results=[*results, *batch.warnings_of(key, outcomes)],
+        )
+
+    return rows
+
+
+def _job(of: FuturesBatch) -> UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        of.name,
+        selection=dg.AssetSelection.assets(
+            dg.AssetKey(list(of.source.raw.identifier)), dg.AssetKey(list(of.silver.identifier))
+        ),
+        tags=run_tags("bronze", timedelta(minutes=30)),
+        description=f"The exchange's {of.what}: answers into Bronze, rows into Silver.",
+    )
+
+
+def _schedule(of: FuturesBatch, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"{of.name}_schedule",
+        job=job,
+        cron_schedule="*/10 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        tags={"cadence": "hour"},
+        description="Once an hour. Asks nobody when a capture without recorded answers is replayed.",
+    )
+    def hourly(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        settings = lake.settings
+        if not can_be_asked(settings, of):
+            yield dg.SkipReason(f"the capture that is replayed has no {of.recorded}")
+            return
+        clock = batch.clock_of(settings)
+        if isinstance(clock, dg.SkipReason):
+            yield clock
+            return
+        last = batch.last_run_at(context, of.name)
+        if hour_of(last) < hour_of(context.scheduled_execution_time):
+            yield dg.RunRequest(partition_key=clock.strftime(DAY_FORMAT))
+        else:
+            yield dg.SkipReason(f"this hour has had its run at {last:%H:%M}")
+
+    return hourly
+
+
+ASSETS = [made for of in BATCHES for made in (_raw(of), _silver(of))]
+JOBS = [_job(of) for of in BATCHES]
+SCHEDULES = [_schedule(of, job) for of, job in zip(BATCHES, JOBS, strict=True)]

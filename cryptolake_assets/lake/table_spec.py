@@ -1,0 +1,112 @@
+"""What a table is: name, columns, key and partitioning, and the schemas that are made of them.
+
+The catalog's name is part of a table's full name and of the catalog's own records, so Spark and PyIceberg share
+`CATALOG`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.batch_columns import RAW_ANSWER
+from cryptolake_assets.lake.columns import TIME, Column
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.partitioning import PartitionSpec
+    from pyiceberg.schema import Schema
+
+CATALOG = "cryptolake"
+
+SPARK_TYPES = {"long": "bigint", TIME: "timestamp"}
+"""Spark's names where they are not Iceberg's."""
+
+DUCKDB_TYPES = {"long": "BIGINT", "int": "INTEGER", "string": "VARCHAR", "binary": "BLOB", TIME: "TIMESTAMPTZ"}
+"""DuckDB's names where they are not Iceberg's."""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table. `key` is unique in the tables that are not append-only; `partition` is (column, transform).
+
+    A table is `rewritten` if its writer itself keeps the files few: nobody else compacts it or rewrites its manifests.
+    """
+
+    namespace: str
+    name: str
+    doc: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+    partition: tuple[str, str] | None = None
+    rewritten: bool = False
+    properties: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def identifier(self) -> tuple[str, str]:
+        """As PyIceberg names it, within the catalog."""
+        return (self.namespace, self.name)
+
+    @property
+    def full_name(self) -> str:
+        """As SQL names it: `cryptolake.silver.futures_ohlcv_1m`."""
+        return f"{CATALOG}.{self.namespace}.{self.name}"
+
+    @property
+    def writer_pool(self) -> str:
+        """The Dagster pool of the runs that write it: one at a time."""
+        return f"{self.namespace}_{self.name}"
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    def iceberg_schema(self) -> Schema:
+        """Field ids from 1 in column order; nothing is `required`, because Spark's streaming rows are nullable."""
+        from pyiceberg.schema import Schema
+        from pyiceberg.types import NestedField
+
+        return Schema(
+            *(
+                NestedField(field_id=number, name=column.name, type=column.type, required=False, doc=column.doc)
+                for number, column in enumerate(self.columns, start=1)
+            )
+        )
+
+    def arrow_schema(self) -> pa.Schema:
+        """The Arrow schema that PyIceberg accepts for writes to this table."""
+        from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+        return schema_to_pyarrow(self.iceberg_schema(), include_field_ids=False)
+
+    def spark_type(self, column: str) -> str:
+        """Spark SQL's type name of a column."""
+        kind = self._type(column)
+        return SPARK_TYPES.get(kind, kind.replace(" ", ""))
+
+    def duckdb_type(self, column: str) -> str:
+        """DuckDB's type name of a column."""
+        kind = self._type(column)
+        return DUCKDB_TYPES.get(kind, kind.replace(" ", ""))
+
+    def _type(self, column: str) -> str:
+        return next(item.type for item in self.columns if item.name == column)
+
+    def partition_spec(self) -> PartitionSpec:
+        from pyiceberg.partitioning import PartitionField, PartitionSpec
+        from pyiceberg.transforms import parse_transform
+
+        if self.partition is None:
+            return PartitionSpec()
+        column, transform = self.partition
+        source_id = self.column_names.index(column) + 1
+        return PartitionSpec(
+            PartitionField(
+                source_id=source_id, field_id=1000, transform=parse_transform(transform), name=f"{column}_{transform}"
+            )
+        )
+
+
+def raw_answers(name: str, doc: str) -> TableSpec:
+    """The Bronze table of a batch source: every answer, accepted or refused; append-only."""
+    return TableSpec(namespace="bronze", name=name, doc=doc, columns=RAW_ANSWER, partition=("fetched_at", "month"))

@@ -1,0 +1,202 @@
+"""Funding rates and open interest through the graph: the replay exchange over a real socket, real tables, faults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from cryptolake_assets.defs import futures_rest
+from cryptolake_assets.exchange.replay_faults import SourceFault, SourceFaultKind
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.tables_market import SILVER_FUNDING
+from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.sources.futures_rest import epoch_ms
+from cryptolake_tests.captures import trade_frame, write_capture
+from cryptolake_tests.exchanges import ExchangeThread
+from cryptolake_tests.integration.test_batch_sources import Lake, answers, asked, check, run
+
+DAY = datetime(2024, 7, 19, tzinfo=UTC)
+FIRST_MS, SECOND_MS = epoch_ms(DAY - timedelta(hours=2)), epoch_ms(DAY + timedelta(minutes=7))
+PARTITIONS = ("2024-07-18", "2024-07-19")
+
+
+@pytest.fixture
+def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lake]:
+    monkeypatch.setattr("cryptolake_assets.sources.http.Patience.max_backoff_s", 0.01)
+    for name, value in lake.environment().items():
+        monkeypatch.setenv(name, value)
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield lake, instance
+
+
+def rate(symbol: str, moment: datetime, number: int) -> dict[str, Any]:
+    return {
+        "symbol": symbol,
+        "fundingTime": epoch_ms(moment),
+        "fundingRate": f"{Decimal(number).scaleb(-8):.8f}",
+        "markPrice": "64000.12345678",
+    }
+
+
+def statistic(symbol: str, moment: datetime) -> dict[str, Any]:
+    amount = f"{moment.hour}.{moment.minute:03}"
+    return {"symbol": symbol, "sumOpenInterest": amount, "sumOpenInterestValue": "1.5", "timestamp": epoch_ms(moment)}
+
+
+@pytest.fixture
+def capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two symbols' frames around midnight; 1,100 fundings of BTCUSDT, more than a page, and one day of ETHUSDT; five
+    minutes' statistics of three hours."""
+    frames = [
+        (moment * 10**6, trade_frame(symbol, moment, moment))
+        for moment in (FIRST_MS, SECOND_MS)
+        for symbol in ("BTCUSDT", "ETHUSDT")
+    ]
+    directory = write_capture(tmp_path / "captured" / "frames.ndjson", frames)
+    rates = [rate("BTCUSDT", DAY - number * timedelta(hours=8), number - 550) for number in range(1_100)]
+    (directory / "funding_rate_BTCUSDT.json").write_text(json.dumps(rates))
+    rates = [rate("ETHUSDT", DAY - number * timedelta(hours=8), 7) for number in range(4)]
+    (directory / "funding_rate_ETHUSDT.json").write_text(json.dumps(rates))
+    times = [DAY - timedelta(hours=3) + number * timedelta(minutes=5) for number in range(40)]
+    both = [statistic(symbol, moment) for moment in times for symbol in ("BTCUSDT", "ETHUSDT")]
+    (directory / "open_interest_history.json").write_text(json.dumps(both))
+    monkeypatch.setenv("CRYPTOLAKE_REPLAY_DIR", str(directory))
+    get_settings.cache_clear()
+    return directory
+
+
+def rows(lake: Lake, query: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = run_sql(lake[0], query).to_pylist()
+    return found
+
+
+def fundings(lake: Lake) -> list[dict[str, Any]]:
+    return rows(lake, "SELECT * FROM cryptolake.silver.futures_funding_rates ORDER BY symbol, funding_time")
+
+
+def test_the_whole_history_page_by_page_then_the_rates_since_and_a_repeat_changes_nothing(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExchangeThread(capture, FIRST_MS) as exchange:
+        first = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[0])
+        assert first.success
+        assert len(exchange.replay.batch.requests) == 3  # two pages of BTCUSDT, one of ETHUSDT
+        held = fundings(empty)
+        assert [row["symbol"] for row in held] == ["BTCUSDT"] * 1_099 + ["ETHUSDT"] * 3
+        before = load_table(empty[0], SILVER_FUNDING).metadata.current_snapshot_id
+        assert run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[0]).success
+        assert load_table(empty[0], SILVER_FUNDING).metadata.current_snapshot_id == before
+    with ExchangeThread(capture, SECOND_MS) as exchange:
+        second = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
+        assert second.success
+        since = epoch_ms(DAY - timedelta(hours=8))
+        assert f"startTime={since}" in exchange.replay.batch.requests[0]
+        assert len(exchange.replay.batch.requests) == 2
+    newest = fundings(empty)[1_099]
+    assert (newest["funding_time"], newest["funding_rate"]) == (DAY, Decimal("-0.00000550"))
+    assert newest["mark_price"] == Decimal("64000.12345678")
+    assert all(evaluation.passed for evaluation in second.get_asset_check_evaluations())
+    assert [row["refused"] for row in answers(empty, "futures_funding_raw")] == [None] * 7
+
+
+def test_a_hole_warns_and_a_rate_that_cannot_be_is_held_back(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = capture / "funding_rate_BTCUSDT.json"
+    rates = [row for row in json.loads(path.read_text()) if row["fundingTime"] != epoch_ms(DAY - timedelta(days=9))]
+    path.write_text(json.dumps(rates))
+    with ExchangeThread(capture, FIRST_MS) as exchange:
+        first = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[0])
+    assert first.success
+    assert not check(first, "funding_holes").passed
+    assert check(first, "funding_holes").severity is dg.AssetCheckSeverity.WARN
+    good = fundings(empty)
+    rates[0]["fundingRate"] = "1.00000000"  # a percentage, not a share
+    path.write_text(json.dumps(rates))
+    with ExchangeThread(capture, SECOND_MS) as exchange:
+        failed = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
+    assert not failed.success
+    assert not check(failed, "funding_rate_range").passed
+    assert fundings(empty) == good
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (SourceFaultKind.RATE_LIMIT, "status 429"),
+        (SourceFaultKind.SERVER_ERROR, "status 502"),
+        (SourceFaultKind.HTML, "not JSON"),
+        (SourceFaultKind.OTHER_SHAPE, "answer is"),
+    ],
+)
+def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, kind: SourceFaultKind, reason: str
+) -> None:
+    with ExchangeThread(capture, FIRST_MS) as exchange:
+        assert run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[0]).success
+    good = fundings(empty)
+    with ExchangeThread(capture, SECOND_MS) as exchange:
+        exchange.replay.control.switch_on(SourceFault("futures_funding", kind, times=10, seconds=3_600 if "limit" in kind else 0))
+        failed = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
+    assert not failed.success
+    assert failed.asset_materializations_for_node("silver__futures_funding_rates") == []
+    assert fundings(empty) == good
+    assert str(answers(empty, "futures_funding_raw")[-1]["refused"]).startswith(reason)
+    with ExchangeThread(capture, SECOND_MS) as exchange:
+        exchange.replay.control.switch_on(SourceFault("futures_funding", SourceFaultKind.RATE_LIMIT, times=1, seconds=0))
+        assert run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1]).success
+    assert len(fundings(empty)) == len(good) + 2
+
+
+def test_open_interest_of_both_endpoints_since_the_newest(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_all = "SELECT * FROM cryptolake.silver.futures_open_interest ORDER BY symbol, source, observed_at"
+    with ExchangeThread(capture, FIRST_MS) as exchange:
+        first = run(empty, "futures_open_interest", exchange, monkeypatch, PARTITIONS[0])
+        assert first.success
+        assert len(exchange.replay.batch.requests) == 2 * 19  # a month in windows of 500, and the present value
+    held = rows(empty, of_all)
+    assert [(row["symbol"], row["source"]) for row in held] == [
+        (symbol, source) for symbol in ("BTCUSDT", "ETHUSDT") for source in ("history",) * 13 + ("present",)
+    ]
+    assert held[0]["observed_at"] == DAY - timedelta(hours=3)
+    assert (held[0]["open_interest"], held[0]["open_interest_value"]) == (Decimal("21.000"), Decimal("1.5"))
+    assert held[13]["open_interest_value"] is None
+    with ExchangeThread(capture, SECOND_MS) as exchange:
+        second = run(empty, "futures_open_interest", exchange, monkeypatch, PARTITIONS[1])
+        assert second.success
+        assert len(exchange.replay.batch.requests) == 2 * 2
+        assert f"startTime={epoch_ms(DAY - timedelta(hours=2))}" in exchange.replay.batch.requests[0]
+    assert all(evaluation.passed for evaluation in second.get_asset_check_evaluations())
+    history = [row for row in rows(empty, of_all) if row["symbol"] == "ETHUSDT" and row["source"] == "history"]
+    assert [row["observed_at"] for row in history] == [
+        DAY - timedelta(hours=3) + number * timedelta(minutes=5) for number in range(38)
+    ]
+
+
+def test_both_are_asked_for_once_an_hour_and_not_at_all_where_nothing_is_recorded(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = datetime.now(UTC)
+    with ExchangeThread(capture, SECOND_MS) as exchange:
+        url = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url}
+        for schedule in futures_rest.SCHEDULES:
+            assert asked(empty, schedule, now, monkeypatch, **url) == [PARTITIONS[1]]
+        assert run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1]).success
+        (record,) = empty[1].get_run_records(limit=1)
+        funding = futures_rest.SCHEDULES[0]
+        assert "has had its run" in str(asked(empty, funding, record.create_timestamp, monkeypatch))
+        assert asked(empty, funding, record.create_timestamp + timedelta(hours=1), monkeypatch) == [PARTITIONS[1]]
+    bare = write_capture(tmp_path / "bare" / "a.ndjson", [(FIRST_MS * 10**6, trade_frame("BTCUSDT", 1, FIRST_MS))])
+    for schedule, pattern in zip(futures_rest.SCHEDULES, ("funding_rate", "open_interest"), strict=True):
+        skipped = asked(empty, schedule, now, monkeypatch, CRYPTOLAKE_REPLAY_DIR=bare)
+        assert f"the capture that is replayed has no {pattern}" in str(skipped)

@@ -1,0 +1,139 @@
+"""Funding rates: the recorded answer, paging, and answers that are refused."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.lake.tables_market import SILVER_FUNDING
+from cryptolake_assets.sources.funding import FIRST, PAGE, SOURCE, parse_rates, plan
+from cryptolake_assets.sources.futures_rest import epoch_ms
+from cryptolake_assets.sources.source import Judged, Row, SourceRequest
+
+RECORDED = Path(__file__).parent / "recorded" / "binance" / "funding_rate.json"
+CLOCK = datetime(2026, 11, 26, tzinfo=UTC)
+FUNDING = {"symbol": "BTCUSDT", "fundingRate": "0.00010000", "fundingTime": 1_721_347_200_000, "markPrice": "64000.1"}
+
+
+def body(*rows: Any) -> bytes:
+    return json.dumps(rows).encode()
+
+
+def test_the_recorded_answer() -> None:
+    (row,) = parse_rates(RECORDED.read_bytes(), "LTCUSDT", CLOCK)
+    assert row == {
+        "funding_time": datetime(2020, 10, 16, 0, 0, 0, 2000, tzinfo=UTC),
+        "symbol": "LTCUSDT",
+        "funding_rate": Decimal("0.00018534"),
+        "mark_price": None,
+    }
+    assert str(row["funding_rate"]) == "0.000185340000"
+    assert SOURCE.judge("fundingRate/LTCUSDT", RECORDED.read_bytes(), CLOCK).rows == {SILVER_FUNDING.name: [row]}
+
+
+def test_a_mark_price_that_is_the_empty_text_is_none() -> None:
+    (row,) = parse_rates(body({**FUNDING, "markPrice": ""}), "BTCUSDT", CLOCK)
+    assert row["mark_price"] is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (body({**FUNDING, "fundingRate": 0.0001}), "expected a number in quotes"),
+        (body({**FUNDING, "fundingRate": "1e-4"}), "expected a number in quotes"),
+        (body({**FUNDING, "fundingRate": "NaN"}), "expected a number in quotes"),
+        (body({**FUNDING, "fundingRate": ""}), "expected a number in quotes"),
+        (body({**FUNDING, "fundingRate": "\u0661"}), "expected a number in quotes"),
+        (body({**FUNDING, "fundingRate": "1234567"}), "funding_rate 1234567 does not fit"),
+        (body({**FUNDING, "markPrice": "0.123456789"}), "mark_price .* does not fit"),
+        (body({**FUNDING, "fundingTime": -1}), "expected milliseconds"),
+        (body({**FUNDING, "fundingTime": 1e30}), "expected milliseconds"),
+        (body({**FUNDING, "fundingTime": 10**18}), "expected milliseconds"),
+        (body({**FUNDING, "fundingTime": epoch_ms(CLOCK) + 120_000}), "after the exchange's clock"),
+        (body({**FUNDING, "symbol": "ETHUSDT"}), "a row is of 'ETHUSDT', asked was BTCUSDT"),
+        (body({name: FUNDING[name] for name in ("symbol", "fundingRate")}), "has no fundingTime"),
+        (body(FUNDING, FUNDING), "comes after"),
+        (body(FUNDING, {**FUNDING, "fundingTime": 1}), "comes after"),
+        (body(None), "expected an object"),
+        (b'{"code": -1121, "msg": "Invalid symbol."}', "expected an array"),
+        (b"<html>", "not JSON"),
+        (b"\xff", "not JSON"),
+    ],
+)
+def test_another_shape_is_refused_with_its_reason(answer: bytes, reason: str) -> None:
+    with pytest.raises(AnswerRefusedError, match=reason):
+        parse_rates(answer, "BTCUSDT", CLOCK)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(sorted(FUNDING)), JSON)
+def test_a_hostile_value_is_refused_or_fits_its_column(name: str, value: Any) -> None:
+    try:
+        rows = parse_rates(body({**FUNDING, name: value}), "BTCUSDT", CLOCK)
+    except AnswerRefusedError:
+        return
+    import pyarrow as pa
+
+    pa.Table.from_pylist([{**row, "updated_at": None} for row in rows], schema=SILVER_FUNDING.arrow_schema())
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**7), st.decimals("-0.1", "0.1", places=8)), min_size=1, max_size=20))
+def test_rates_come_back_exactly_in_order_of_time(sent: list[tuple[int, Decimal]]) -> None:
+    moments, time_ms = [], 0
+    for step, _ in sent:
+        time_ms += step
+        moments.append(time_ms)
+    answer = [
+        {**FUNDING, "fundingTime": moment, "fundingRate": f"{rate:f}"}
+        for moment, (_, rate) in zip(moments, sent, strict=True)
+    ]
+    rows = parse_rates(body(*answer), "BTCUSDT", CLOCK)
+    assert [(epoch_ms(row["funding_time"]), row["funding_rate"]) for row in rows] == list(
+        zip(moments, (rate for _, rate in sent), strict=True)
+    )
+
+
+def requests(newest: dict[str, datetime], wanted: datetime, pages: dict[str, list[list[Row]]]) -> list[SourceRequest]:
+    """The plan's requests, each answered by the symbol's next page (refused where there is none)."""
+    steps = plan(newest, wanted, CLOCK, tuple(pages))
+    made, request = [], next(steps, None)
+    while request is not None:
+        made.append(request)
+        left = pages[str(request.params["symbol"])]
+        judged = Judged({SILVER_FUNDING.name: left.pop(0)}) if left else None
+        try:
+            request = steps.send(judged)
+        except StopIteration:
+            break
+    return made
+
+
+def full_page(start: datetime) -> list[Row]:
+    return [{"funding_time": start + number * timedelta(hours=8)} for number in range(PAGE)]
+
+
+def test_the_whole_history_page_by_page_then_the_rates_since_the_newest() -> None:
+    first = full_page(FIRST)
+    made = requests({}, CLOCK, {"BTCUSDT": [first, []], "ETHUSDT": []})
+    starts = [(request.params["symbol"], request.params["startTime"]) for request in made]
+    after = epoch_ms(first[-1]["funding_time"]) + 1
+    assert starts == [("BTCUSDT", epoch_ms(FIRST)), ("BTCUSDT", after), ("ETHUSDT", epoch_ms(FIRST))]
+    assert {request.endpoint for request in made} == {"fundingRate/BTCUSDT", "fundingRate/ETHUSDT"}
+    day = CLOCK - timedelta(days=2)
+    newest = {"BTCUSDT": CLOCK - timedelta(hours=8), "ETHUSDT": day - timedelta(days=9)}
+    again = requests(newest, day, {"BTCUSDT": [], "ETHUSDT": []})
+    assert [request.params["startTime"] for request in again] == [epoch_ms(day), epoch_ms(newest["ETHUSDT"])]
