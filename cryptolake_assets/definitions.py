@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from cryptolake_assets.defs import coingecko, fear_greed, futures_rest, maintenance
+from cryptolake_assets.defs import coingecko, fear_greed, futures_rest, maintenance, market_streams
 from cryptolake_assets.defs.alerts import run_failures, run_recoveries
 from cryptolake_assets.defs.archive import futures_trades_archive
 from cryptolake_assets.defs.bronze import futures_trades
@@ -34,6 +34,7 @@ def build_definitions() -> dg.Definitions:
             fear_greed.fear_greed_daily,
             *coingecko.ASSETS,
             *futures_rest.ASSETS,
+            *market_streams.ASSETS,
             *maintenance.ASSETS,
             dagster_event_log,
         ],
@@ -57,6 +58,7 @@ def build_definitions() -> dg.Definitions:
         ],
         sensors=[
             bronze_follower,
+            market_streams.market_follower,
             stream_health,
             run_failures,
             run_recoveries,

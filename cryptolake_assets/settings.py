@@ -23,6 +23,7 @@ from cryptolake_assets.exchange.venues import USD_M
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_exchange import ExchangeSettings
 from cryptolake_assets.settings_graph import GraphSettings, named
+from cryptolake_assets.settings_market import MarketSettings
 from cryptolake_assets.settings_replay import ReplaySettings
 from cryptolake_assets.settings_stream import StreamSettings
 
@@ -66,7 +67,7 @@ class Engine(StrEnum):
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Settings(ApiSettings, GraphSettings, StreamSettings, ExchangeSettings, ReplaySettings):
+class Settings(ApiSettings, GraphSettings, MarketSettings, StreamSettings, ExchangeSettings, ReplaySettings):
     """All settings; see `.env.example` for the same list with its defaults."""
 
     model_config = SettingsConfigDict(

@@ -54,6 +54,19 @@ def agg_trade_frame(symbol: str, agg_id: int, time_ms: int, price: str = "100.0"
     )
 
 
+def mark_price_frame(symbol: str, time_ms: int, mark: str = "100.0", index: str = "99.5", rate: str = "0.0001") -> str:
+    """A combined-stream `markPrice@1s` frame as the exchange writes it; the next funding is an hour away."""
+    data = {"e": "markPriceUpdate", "E": time_ms, "s": symbol, "p": mark, "P": mark, "i": index, "r": rate}
+    return _encode({"stream": f"{symbol.lower()}@markPrice@1s", "data": data | {"T": time_ms + 3_600_000}})
+
+
+def force_order_frame(symbol: str, time_ms: int, side: str = "SELL", qty: str = "1", price: str = "100.0") -> str:
+    """A combined-stream `forceOrder` frame as the exchange writes it, of an order that was filled."""
+    order = {"s": symbol, "S": side, "o": "LIMIT", "f": "IOC", "q": qty, "p": price, "ap": price, "X": "FILLED"}
+    data = {"e": "forceOrder", "E": time_ms, "o": order | {"l": qty, "z": qty, "T": time_ms}}
+    return _encode({"stream": f"{symbol.lower()}@forceOrder", "data": data})
+
+
 def write_capture(path: Path, frames: Iterable[tuple[int, str]]) -> Path:
     """Writes (receive time in ns, frame) lines to `path`, gzipped by its name; returns the directory."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from cryptolake_assets.settings import PROJECT_ROOT, load_settings
 from cryptolake_assets.transform.archive_checks import IDS_CONSECUTIVE, KLINES_OF_DAY
 from cryptolake_assets.transform.batch_checks import BATCH_OBSERVATIONS
 from cryptolake_assets.transform.checks import DEPENDENCIES, HEARTBEAT, SILVER_OBSERVATIONS, UP_TO_DATE
+from cryptolake_assets.transform.market_rules import MARKET_OBSERVATIONS
 
 HEAVY = ("pyspark", "pyiceberg", "pyarrow", "duckdb", "pandas", "dagster_pyspark", "aiokafka", "aiohttp")
 PROBE = f"""
@@ -60,6 +61,8 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
         "silver/futures_funding_rates",
         "bronze/futures_open_interest_raw",
         "silver/futures_open_interest",
+        "silver/futures_mark_price_1m",
+        "silver/futures_liquidations_1m",
         *(f"maintenance/{work.value}" for work in Work),
         "maintenance/dagster_event_log",
     }
@@ -73,7 +76,7 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
 
 OF_NOW = (HEARTBEAT, UP_TO_DATE, "small_files")
 """Checks that warn of how things are at the moment."""
-SENSORS = {"bronze_follower", "automation", "stream_health", "run_failures", "run_recoveries"}
+SENSORS = {"bronze_follower", "market_follower", "automation", "stream_health", "run_failures", "run_recoveries"}
 SCHEDULES = {
     "ingest_realtime_to_bronze_schedule",
     "bronze_to_silver_1m_hourly",
@@ -134,7 +137,10 @@ def test_gate_checks_block_and_every_check_has_its_assets_partitions(
     assert specs
     for spec in specs:
         of_all_time = spec.name in (HEARTBEAT, UP_TO_DATE, DEPENDENCIES)
-        warns_only = (*SILVER_OBSERVATIONS, *BATCH_OBSERVATIONS, *OF_NOW, IDS_CONSECUTIVE, KLINES_OF_DAY)
+        warns_only = (
+            *(*SILVER_OBSERVATIONS, *BATCH_OBSERVATIONS, *MARKET_OBSERVATIONS),
+            *(*OF_NOW, IDS_CONSECUTIVE, KLINES_OF_DAY),
+        )
         assert spec.blocking == (spec.name not in warns_only)
         assert spec.partitions_def == (None if of_all_time else graph.get(spec.asset_key).partitions_def)
 

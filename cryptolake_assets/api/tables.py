@@ -27,7 +27,12 @@ from cryptolake_assets.lake.tables import (
     SILVER_KLINE_DIFFERENCES,
     SILVER_OHLCV,
 )
-from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
+from cryptolake_assets.lake.tables_market import (
+    SILVER_FUNDING,
+    SILVER_LIQUIDATIONS,
+    SILVER_MARK_PRICE,
+    SILVER_OPEN_INTEREST,
+)
 
 router = APIRouter()
 
@@ -53,6 +58,10 @@ COINS = Resource("/coins", SILVER_COINGECKO_MARKETS.identifier, ("snapshot_hour"
 COINS_GLOBAL = Resource("/coins/global", SILVER_COINGECKO_GLOBAL.identifier, ("snapshot_hour",), "hours")
 FUNDING = Resource("/funding", SILVER_FUNDING.identifier, SILVER_FUNDING.key, "rates")
 OPEN_INTEREST = Resource("/open-interest", SILVER_OPEN_INTEREST.identifier, SILVER_OPEN_INTEREST.key, "values")
+MARK_PRICE = Resource("/mark-price/1m", SILVER_MARK_PRICE.identifier, ("window_start", "symbol"), "minutes")
+LIQUIDATIONS = Resource(
+    "/liquidations/1m", SILVER_LIQUIDATIONS.identifier, ("window_start", "symbol", "side"), "minutes"
+)
 QUALITY = Resource(
     "/quality", OPS_RUN_METRICS.identifier, ("finished_at", "run_id", "partition"), "runs", order=Order.DESC
 )
@@ -93,6 +102,12 @@ CoinsGlobalPage = schemas.page_model(
 FundingPage = schemas.page_model("FundingPage", "rates", schemas.row_model("FundingRate", SILVER_FUNDING.columns))
 OpenInterestPage = schemas.page_model(
     "OpenInterestPage", "values", schemas.row_model("OpenInterest", SILVER_OPEN_INTEREST.columns)
+)
+MarkPricePage = schemas.page_model(
+    "MarkPricePage", "minutes", schemas.row_model("MarkPriceMinute", SILVER_MARK_PRICE.columns)
+)
+LiquidationsPage = schemas.page_model(
+    "LiquidationsPage", "minutes", schemas.row_model("LiquidationsMinute", SILVER_LIQUIDATIONS.columns)
 )
 DifferencesPage = schemas.page_model(
     "DifferencesPage", "differences", schemas.row_model("Difference", SILVER_KLINE_DIFFERENCES.columns)
@@ -230,6 +245,18 @@ async def funding(request: Request, reader: ReaderOf, params: Params, symbol: An
 async def open_interest(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
     """Open interest by five minutes (`source` history), and when it was asked (present)."""
     return await _table(request, reader, OPEN_INTEREST, params, _maybe(symbol))
+
+
+@_route("/mark-price/1m", MarkPricePage, of_a_symbol=True)
+async def mark_price(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
+    """Mark price, index and funding rate by the minute; nothing where that stream is not in use."""
+    return await _table(request, reader, MARK_PRICE, params, _maybe(symbol))
+
+
+@_route("/liquidations/1m", LiquidationsPage, of_a_symbol=True)
+async def liquidations(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
+    """Liquidations by minute and side: a sample, because the exchange tells of at most one a symbol and second."""
+    return await _table(request, reader, LIQUIDATIONS, params, _maybe(symbol))
 
 
 @_route("/quality", RunsPage, of_a_symbol=False)

@@ -1,10 +1,12 @@
-"""The tables of the market beside trades: funding rates and open interest.
+"""The tables of the market beside trades: funding rates, open interest, and those of the streams' contracts.
 
 They join the one list in `tables`.
 """
 
 from __future__ import annotations
 
+from cryptolake_assets.contracts import force_order, mark_price
+from cryptolake_assets.contracts.registry import STREAM_TYPES
 from cryptolake_assets.lake.columns import FUNDING_RATE, PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
 from cryptolake_assets.lake.table_spec import TableSpec, raw_answers
 
@@ -50,7 +52,12 @@ SILVER_OPEN_INTEREST = TableSpec(
     rewritten=True,
 )
 
-MARKET_TABLES = (BRONZE_FUNDING_RAW, SILVER_FUNDING, BRONZE_OPEN_INTEREST_RAW, SILVER_OPEN_INTEREST)
+_OF_BATCHES = (BRONZE_FUNDING_RAW, SILVER_FUNDING, BRONZE_OPEN_INTEREST_RAW, SILVER_OPEN_INTEREST)
 
-POOLED_MARKET_TABLES = MARKET_TABLES
+SILVER_MARK_PRICE = mark_price.SILVER
+SILVER_LIQUIDATIONS = force_order.SILVER
+
+MARKET_TABLES = (*_OF_BATCHES, *(spec for of in STREAM_TYPES for spec in (of.bronze, of.silver)))
+
+POOLED_MARKET_TABLES = (*_OF_BATCHES, *(of.silver for of in STREAM_TYPES))
 """Those that runs of the graph write, each one run at a time."""

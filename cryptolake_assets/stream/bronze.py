@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cryptolake_assets.contract import DECIMAL_PATTERN
+from cryptolake_assets.contracts.registry import streams_in_use
+from cryptolake_assets.contracts.stream_type import StreamType
 from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, SparkError
 from cryptolake_assets.lake.spark import connect, spark_unreachable
 from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, CONTRACT, TableSpec
@@ -31,11 +33,14 @@ from cryptolake_assets.stream.progress import (
     checkpoint,
     committed_offsets,
     lag,
+    query_of,
+    rejected_query_of,
     report_path,
 )
+from cryptolake_assets.stream.wire import KAFKA_COLUMNS, Wire, sound_rows, with_event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
@@ -91,11 +96,6 @@ WIRE_PATTERN = r"\{" + ",".join(_WIRE_FIELDS) + r"\}"
 """A record as the producer writes it: such a one is an event of the contract, and is not taken apart to know that.
 Anything else may still be one."""
 
-_KAFKA_COLUMNS = (
-    "partition AS kafka_partition",
-    "offset AS kafka_offset",
-    "timestamp AS kafka_timestamp",
-)
 
 
 def _kafka(spark: SparkSession, settings: Settings, topics: str, *, headers: bool = False) -> DataFrame:
@@ -123,7 +123,7 @@ def trades(spark: SparkSession, settings: Settings) -> DataFrame:
     """The trade topic as rows of `bronze.futures_trades`."""
     records = _with_event(_kafka(spark, settings, settings.kafka_topic_futures))
     return records.where(f"coalesce({IS_CONTRACT}, false)").selectExpr(
-        *(_contract_value(column.name, column.type) for column in CONTRACT), *_KAFKA_COLUMNS
+        *(_contract_value(column.name, column.type) for column in CONTRACT), *KAFKA_COLUMNS
     )
 
 
@@ -139,18 +139,25 @@ def rejected(spark: SparkSession, settings: Settings) -> DataFrame:
     suspects = _kafka(spark, settings, topics, headers=True).where(
         f"{dead_letter} OR NOT coalesce({_matches('CAST(value AS STRING)', WIRE_PATTERN)}, false)"
     )
-    return (
-        _with_event(suspects)
-        .where(f"{dead_letter} OR NOT coalesce({IS_CONTRACT}, false)")
-        .selectExpr(
-            "value AS raw",
-            f"coalesce({_header('reason')}, 'not_contract: no event of the contract') AS reason",
-            f"{_header('stream')} AS stream",
-            f"coalesce(timestamp_micros(try_cast({_header('received_at_us')} AS BIGINT)), timestamp) AS ingest_ts",
-            "topic AS kafka_topic",
-            *_KAFKA_COLUMNS,
-        )
-    )
+    no_events = _with_event(suspects).where(f"{dead_letter} OR NOT coalesce({IS_CONTRACT}, false)")
+    return no_events.selectExpr(*_refused())
+
+
+def _rejected_rows(records: DataFrame, wire: Wire) -> DataFrame:
+    """What is no event of a contract on its topic, as rows of `bronze.futures_trades_rejected`."""
+    return with_event(records, wire).where(f"NOT {wire.is_sound}").selectExpr(*_refused())
+
+
+def _refused() -> list[str]:
+    """The columns of `bronze.futures_trades_rejected`, of Kafka's with their headers."""
+    return [
+        "value AS raw",
+        f"coalesce({_header('reason')}, 'not_contract: no event of the contract') AS reason",
+        f"{_header('stream')} AS stream",
+        f"coalesce(timestamp_micros(try_cast({_header('received_at_us')} AS BIGINT)), timestamp) AS ingest_ts",
+        "topic AS kafka_topic",
+        *KAFKA_COLUMNS,
+    ]
 
 
 def _writer(frame: DataFrame, settings: Settings, query: str) -> DataStreamWriter:
@@ -172,9 +179,28 @@ def _start(spark: SparkSession, settings: Settings, **trigger: Any) -> list[Stre
         (TRADES_QUERY, BRONZE_TRADES, trades(spark, settings)),
         (REJECTED_QUERY, BRONZE_REJECTED, rejected(spark, settings)),
     ]
-    return [
+    queries = [
         _writer(frame, settings, query).trigger(**trigger).toTable(table.full_name) for query, table, frame in sources
     ]
+    return queries + _start_others(spark, settings, streams_in_use(settings), **trigger)
+
+
+def _start_others(
+    spark: SparkSession, settings: Settings, types: Sequence[StreamType], **trigger: Any
+) -> list[StreamingQuery]:
+    """Two queries a stream beside the trades, with checkpoints of their own: its events, and what is none on its topic.
+    They run less often, so that the trades have the machine."""
+    if "processingTime" in trigger:
+        trigger = {"processingTime": f"{settings.extra_streams_trigger_s} seconds"}
+    queries = []
+    for of in types:
+        wire, topic = Wire(of.contract, of.optional), of.topic(settings)
+        for query, table, frame in (
+            (query_of(of), of.bronze, sound_rows(_kafka(spark, settings, topic), wire)),
+            (rejected_query_of(of), BRONZE_REJECTED, _rejected_rows(_kafka(spark, settings, topic), wire)),
+        ):
+            queries.append(_writer(frame, settings, query).trigger(**trigger).toTable(table.full_name))
+    return queries
 
 
 @contextmanager

@@ -93,10 +93,12 @@ class ExchangeConnection:
         clock: ExchangeClock,
         options: ConnectionOptions | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
+        url: str | None = None,
     ) -> None:
-        """`turn` is awaited before each opening: who has many connections spaces them."""
+        """`turn` is awaited before each opening: who has many connections spaces them. `url` is the whole address, where
+        it is not that of the exchange's combined stream."""
         names = "/".join(f"{symbol.lower()}@{stream}" for symbol in symbols)
-        self._url = f"{base_url}{path}?streams={names}"
+        self._url = url or f"{base_url}{path}?streams={names}"
         self.name = name
         self.symbols = symbols
         self._queue = queue

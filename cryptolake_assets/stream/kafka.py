@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import structlog
 
 from cryptolake_assets.contract import RejectedFrame
+from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
 from cryptolake_assets.settings import Settings
 
@@ -57,7 +58,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
 
 
 def ensure_topics(settings: Settings) -> dict[str, bool]:
-    """Creates the trade topic and the dead-letter topic where they are missing.
+    """Creates the trade topic, the dead-letter topic and those of the other streams in use where they are missing.
 
     Returns per topic whether it was created now. An existing topic is left as it is.
     """
@@ -69,7 +70,8 @@ async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
     from aiokafka.admin import AIOKafkaAdminClient, NewTopic
     from aiokafka.errors import for_code
 
-    wanted = (settings.kafka_topic_futures, settings.topic_rejected)
+    extra = await asyncio.to_thread(streams_in_use, settings)
+    wanted = (settings.kafka_topic_futures, settings.topic_rejected, *(of.topic(settings) for of in extra))
     async with _asking(settings, "create topics"):
         admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000))
         try:

@@ -40,6 +40,7 @@ from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, Receiv
 from cryptolake_assets.stream.gaps import GapSink, GapTracker, GapWriter
 from cryptolake_assets.stream.history import StreamHistory, TradeHistory
 from cryptolake_assets.stream.last_trades import LastTrades, NewestTrades
+from cryptolake_assets.stream.market_feed import MarketFeed
 from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.producer_io import io_in_use, make_publisher
 from cryptolake_assets.stream.producer_status import (
@@ -143,6 +144,14 @@ class Producer:
             interval_s=settings.coverage_interval_s,
             claim_wait_s=self._options.claim_wait_s,
         )
+        self._market = MarketFeed(
+            settings,
+            lambda: self.fleet.symbols,
+            put=self._outbox.put,
+            clock=clock,
+            options=self._options.connection,
+            fleet=self._options.fleet,
+        )
         self._working = False
         self._state = "starting"
 
@@ -186,6 +195,8 @@ class Producer:
         self._working = True
         log.info("producer_started", symbols=len(self.fleet.symbols), stream=self._stream, source=self._settings.ws_url)
         readers = [self.fleet.run(), self._repairer.run(), self._catch_up.run()]
+        if self._market.types:
+            readers.append(self._market.run())
         connections = [asyncio.create_task(reader) for reader in readers]
         resend = asyncio.create_task(self._outbox.run())
         publish = asyncio.create_task(self._publish())

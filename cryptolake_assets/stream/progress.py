@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cryptolake_assets.contracts.registry import STREAM_TYPES
+from cryptolake_assets.contracts.stream_type import StreamType
 from cryptolake_assets.lake.files import open_filesystem, read_text
 from cryptolake_assets.settings import Settings
 
@@ -19,6 +21,16 @@ if TYPE_CHECKING:
 
 TRADES_QUERY = "bronze_futures_trades"
 REJECTED_QUERY = "bronze_futures_trades_rejected"
+
+
+def query_of(of: StreamType) -> str:
+    """The query that takes a stream beside the trades into Bronze."""
+    return f"bronze_{of.bronze.name}"
+
+
+def rejected_query_of(of: StreamType) -> str:
+    """The query that keeps what is no event on that stream's topic."""
+    return f"{query_of(of)}_rejected"
 
 
 def checkpoint(settings: Settings, query: str) -> str:
@@ -42,7 +54,8 @@ def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str 
 def query_ids(settings: Settings) -> frozenset[str]:
     """Ids of the stream's queries, as their commits carry them (`spark.sql.streaming.queryId`); none before the first
     start."""
-    texts = (read_text(f"{checkpoint(settings, query)}/metadata") for query in (TRADES_QUERY, REJECTED_QUERY))
+    others = (query for of in STREAM_TYPES for query in (query_of(of), rejected_query_of(of)))
+    texts = (read_text(f"{checkpoint(settings, query)}/metadata") for query in (TRADES_QUERY, REJECTED_QUERY, *others))
     return frozenset(str(json.loads(text)["id"]) for text in texts if text is not None)
 
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import csv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.exchange.capture import summarise
 from cryptolake_assets.exchange.capture_market import write_market
 from cryptolake_assets.exchange.capture_writer import CaptureWriter
@@ -65,16 +67,21 @@ class Recorder:
                 self.writer.close()
 
     def _connections_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[ExchangeConnection]:
+        """Of the trades, and of the other streams in use."""
+        addresses: list[tuple[str, Callable[[tuple[str, ...]], str | None]]] = [(found.stream, lambda _: None)]
+        addresses += [(of.name, partial(of.address, self._settings)) for of in streams_in_use(self._settings)]
         return [
             ExchangeConnection(
-                name=f"record-{number}",
+                name=f"record-{stream}-{number}",
                 base_url=self._settings.ws_url,
                 path=self._settings.venue.ws_path,
                 symbols=symbols,
-                stream=found.stream,
+                stream=stream,
                 queue=self._queue,
                 clock=clock,
+                url=address(symbols),
             )
+            for stream, address in addresses
             for number, symbols in enumerate(shards(found.symbols))
         ]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import SILVER_OHLCV, TableSpec
-from cryptolake_assets.transform import batch_checks
+from cryptolake_assets.transform import batch_checks, market_rules
 
 if TYPE_CHECKING:
     import duckdb
@@ -78,6 +78,7 @@ MEANINGS: Mapping[str, str] = {
     "ids_consecutive": "Aggregate ids go on without holes; around a hole minutes stay incomplete. Warns only.",
     "klines_of_the_day": "The archive has a sound official kline of every minute of the day. Warns only.",
     **batch_checks.MEANINGS,
+    **market_rules.MEANINGS,
     DEPENDENCIES: "What a refresh of Silver needs is there: catalog, tables, engine.",
 }
 """Check name to what it demands, for people."""

@@ -34,6 +34,7 @@ PATHS = (
         "/quality/quarantined",
     ),
     *("/sentiment", "/sentiment/market", "/coins", "/coins/global", "/funding", "/open-interest"),
+    *("/mark-price/1m", "/liquidations/1m"),
     "/operations/parts",
 )
 ELSEWHERE = {"/sse/ohlcv", "/operations/assets", "/quality/checks"}

@@ -1,0 +1,232 @@
+"""The streams beside the trades as assets: Bronze that the stream writes, and hours of Silver made of it.
+
+A thin adapter of `transform.market_minutes`; both assets of a stream are made from its entry in the registry. The
+sensor follows Bronze as `bronze_follower` does, with the same bookkeeping (`lake.follow`); an hour is recomputed as a
+whole, at most once in five minutes while it is open.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from cryptolake_assets.contracts.registry import STREAM_TYPES, streams_in_use
+from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.defs import checks
+from cryptolake_assets.defs.described import OWNERS, table_metadata
+from cryptolake_assets.defs.follower import IN_FLIGHT, REQUEST_TAG
+from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
+from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.lake.follow import FollowerState, RunState, rows_by_hour
+from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.transform.market_rules import blocking, warning
+
+MOST_RUNS_IN_FLIGHT = 2
+"""Of a stream: it is not worth holding up the trades."""
+INTERVAL_S = 300.0
+"""Between two refreshes of an hour; in a faster replay as many of the exchange's seconds."""
+LOOK_S = 30
+MOST_EVENTS = 20
+"""Of a stream in one look."""
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
+"""An asset that was never materialized, because its stream is not in use, is not late."""
+
+
+def bronze_key(of: StreamType) -> dg.AssetKey:
+    return dg.AssetKey(list(of.bronze.identifier))
+
+
+def silver_key(of: StreamType) -> dg.AssetKey:
+    return dg.AssetKey(list(of.silver.identifier))
+
+
+def _code_version(of: StreamType) -> str:
+    """Moves when a column, its type, the SQL or a blocking check does."""
+    said = [*(f"{column.name} {column.type}" for column in of.silver.columns), of.minutes, *of.checks.values()]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
+
+
+def _lineage(of: StreamType) -> dg.TableColumnLineage:
+    """Every column of Silver is made of the whole event; its SQL says how."""
+    columns = [column.name for column in of.contract if column.name not in ("exchange", "ingest_ts")]
+    return dg.TableColumnLineage(
+        {
+            name: [
+                dg.TableColumnDep(asset_key=bronze_key(of), column_name=source)
+                for source in ([name] if name in columns else columns)
+            ]
+            for name in of.silver.column_names
+            if name != "updated_at"
+        }
+    )
+
+
+def _bronze(of: StreamType) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key=bronze_key(of),
+        partitions_def=hourly(),
+        group_name="bronze",
+        kinds={"kafka", "spark", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "bronze", "cadence": "stream"},
+        metadata=table_metadata(of.bronze),
+        description=f"{of.bronze.doc} Written by the Bronze stream where `CRYPTOLAKE_EXTRA_STREAMS` has it.",
+    )
+
+
+def _silver(of: StreamType) -> dg.AssetsDefinition:
+    key = silver_key(of)
+
+    @dg.asset(
+        key=key,
+        deps=[bronze_key(of)],
+        partitions_def=hourly(),
+        group_name="silver",
+        kinds={"duckdb", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "silver", "cadence": "minute"},
+        code_version=_code_version(of),
+        metadata={**table_metadata(of.silver), "dagster/column_lineage": _lineage(of)},
+        pool=of.silver.writer_pool,
+        output_required=False,
+        freshness_policy=FRESH,
+        retry_policy=RETRIES,
+        check_specs=[
+            *checks.specs(key, blocking(of), hourly()),
+            *checks.specs(key, warning(of), hourly(), blocking=False),
+        ],
+        description=f"{of.silver.doc} An hour is recomputed from Bronze, checked in memory, published by one commit.",
+    )
+    def minutes(
+        context: dg.AssetExecutionContext, lake: LakeResource
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        from cryptolake_assets.transform.market_minutes import commit, prepare
+
+        candidate = prepare(lake.settings, of, hour_of(context.partition_key))
+        results = [
+            *checks.results(key, blocking(of), candidate.outcomes),
+            *checks.results(key, warning(of), candidate.observations, dg.AssetCheckSeverity.WARN),
+        ]
+        if not candidate.passed:
+            yield from results
+            failed = ", ".join(outcome.name for outcome in candidate.outcomes if not outcome.passed)
+            raise dg.Failure(
+                f"silver: {of.silver.full_name} of {context.partition_key} is held back, its rows stay as they were. "
+                f"Failed checks: {failed}. Look at the checks' samples.",
+                allow_retries=False,
+            )
+        publication = commit(lake.settings, candidate, context.run.run_id)
+        said: dict[str, Any] = {
+            "dagster/row_count": candidate.rows.num_rows,
+            **table_metadata(of.silver),
+            "snapshot_id": str(publication.snapshot_id),
+            "bronze_snapshot_id": str(candidate.bronze_snapshot),
+            "events": candidate.events,
+            "repeats": candidate.repeats,
+            "rows_changed": publication.rows_changed,
+        }
+        yield dg.MaterializeResult(metadata=said, check_results=results)
+
+    return minutes
+
+
+BRONZE = [_bronze(of) for of in STREAM_TYPES]
+SILVER = [_silver(of) for of in STREAM_TYPES]
+ASSETS: list[dg.AssetSpec | dg.AssetsDefinition] = [*BRONZE, *SILVER]
+
+
+@dg.sensor(
+    name="market_follower",
+    target=dg.AssetSelection.assets(*(silver_key(of) for of in STREAM_TYPES)),
+    minimum_interval_seconds=LOOK_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Follows Bronze of the streams beside the trades: one run a touched hour of Silver.",
+)
+def market_follower(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    settings = get_settings()
+    types = streams_in_use(settings)
+    if not types:
+        return dg.SkipReason("no stream beside the trades is in use (CRYPTOLAKE_EXTRA_STREAMS)")
+    return tick(context, settings, types)
+
+
+def tick(
+    context: dg.SensorEvaluationContext, settings: Settings, types: tuple[StreamType, ...], now: float | None = None
+) -> dg.SensorResult | dg.SkipReason:
+    """One look at each stream; `now` (epoch seconds) is the clock's time if not given."""
+    now = time.time() if now is None else now
+    cursors: dict[str, str] = json.loads(context.cursor or "{}")
+    requests: list[dg.RunRequest] = []
+    events: list[dg.AssetMaterialization] = []
+    for of in types:
+        state = _look(context, settings, of, cursors.get(of.name), now, requests, events)
+        cursors[of.name] = state.to_cursor()
+    cursor = json.dumps(cursors, separators=(",", ":"))
+    if not requests and not events:
+        context.update_cursor(cursor)
+        return dg.SkipReason("nothing new in Bronze of " + ", ".join(of.name for of in types))
+    return dg.SensorResult(run_requests=requests, asset_events=events, cursor=cursor)
+
+
+def _look(
+    context: dg.SensorEvaluationContext,
+    settings: Settings,
+    of: StreamType,
+    cursor: str | None,
+    now: float,
+    requests: list[dg.RunRequest],
+    events: list[dg.AssetMaterialization],
+) -> FollowerState:
+    """Takes in what Bronze gained and adds what is to be asked for and told of."""
+    from cryptolake_assets.lake.bronze_files import added_files, head_sequence, oldest_sequence_by_hour
+    from cryptolake_assets.lake.catalog import load_table
+
+    table = load_table(settings, of.bronze)
+    state = FollowerState.restored(cursor, lambda: None, str(table.metadata.table_uuid))
+    files = added_files(table, state.sequence)
+    state.sequence = max(state.sequence, head_sequence(table))
+    rows = rows_by_hour((file.hour, file.rows) for file in files)
+    for hour, sequence in oldest_sequence_by_hour(files).items():
+        if not hourly().has_partition_key(hour_key(hour)):
+            context.log.warning(f"{of.name}: {rows[hour]} events of {hour_key(hour)} are outside the partitions")
+            continue
+        state.touch(hour, sequence)
+        state.arrived({hour: rows[hour]})
+    interval_s = INTERVAL_S / settings.clock_factor
+    for hour, added in state.reports(now, MOST_EVENTS, interval_s).items():
+        metadata = {"rows_added": added, "dagster/table_name": of.bronze.full_name}
+        events.append(dg.AssetMaterialization(bronze_key(of), partition=hour_key(hour), metadata=metadata))
+
+    def runs(tags: dict[str, str], statuses: list[dg.DagsterRunStatus] | None) -> list[dg.DagsterRun]:
+        found = context.instance.get_runs(dg.RunsFilter(tags=tags, statuses=statuses))
+        return [run for run in found if silver_key(of) in (run.asset_selection or ())]
+
+    def state_of(hour: Any, request: str) -> RunState:
+        asked = runs({"dagster/partition": hour_key(hour), REQUEST_TAG: request}, None)
+        if not asked:
+            return RunState.FAILED
+        if asked[0].status is dg.DagsterRunStatus.SUCCESS:
+            return RunState.SUCCEEDED
+        return RunState.IN_FLIGHT if asked[0].status in IN_FLIGHT else RunState.FAILED
+
+    state.settle(state_of, now)
+    wishes = state.wishes(
+        lambda hour: bool(runs({"dagster/partition": hour_key(hour)}, IN_FLIGHT)),
+        now,
+        MOST_RUNS_IN_FLIGHT,
+        interval_s,
+    )
+    requests += [
+        dg.RunRequest(
+            run_key=f"{of.name}/{wish.key}",
+            partition_key=hour_key(wish.hour),
+            asset_selection=[silver_key(of)],
+            tags={REQUEST_TAG: wish.request, "dagster/priority": "-1"},
+        )
+        for wish in wishes
+    ]
+    return state

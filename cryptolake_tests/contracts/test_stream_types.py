@@ -1,0 +1,220 @@
+"""The contracts of the streams beside the trades: the exchange's documented frames, hostile ones, and their tables."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.contract import MAX_REASON_CHARS, IgnoredFrame, RejectedFrame
+from cryptolake_assets.contracts.force_order import LiquidationEvent
+from cryptolake_assets.contracts.mark_price import MarkPriceEvent
+from cryptolake_assets.contracts.registry import STREAM_TYPES, streams_in_use
+from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
+from cryptolake_assets.settings import Source, load_settings
+from cryptolake_assets.settings_market import EXTRA_STREAMS
+from cryptolake_assets.stream.wire import Wire
+
+MARK_PRICE, FORCE_ORDER = STREAM_TYPES
+RECEIVED_US = 1_700_000_000_123_456
+
+# The examples in the exchange's document of its WebSocket market streams.
+MARK_FRAME: dict[str, Any] = {
+    "e": "markPriceUpdate",
+    "E": 1562305380000,
+    "s": "BTCUSDT",
+    "p": "11794.15000000",
+    "i": "11784.62659091",
+    "P": "11784.25641265",
+    "r": "0.00038167",
+    "T": 1562306400000,
+}
+ORDER: dict[str, Any] = {
+    **{"s": "BTCUSDT", "S": "SELL", "o": "LIMIT", "f": "IOC", "q": "0.014", "p": "9910", "ap": "9910", "X": "FILLED"},
+    **{"l": "0.014", "z": "0.014", "T": 1568014460893},
+}
+FORCE_FRAME: dict[str, Any] = {"e": "forceOrder", "E": 1568014460893, "o": ORDER}
+FRAMES = {MARK_PRICE.name: MARK_FRAME, FORCE_ORDER.name: FORCE_FRAME}
+
+
+def raw(data: Any, stream: str | None = None) -> bytes:
+    return json.dumps(data if stream is None else {"stream": stream, "data": data}).encode()
+
+
+def test_the_documented_mark_price_bare_and_in_its_envelope() -> None:
+    event = MARK_PRICE.parse(raw(MARK_FRAME), RECEIVED_US)
+    assert event == MarkPriceEvent(
+        symbol="BTCUSDT",
+        event_time=1562305380000000,
+        mark_price="11794.15000000",
+        index_price="11784.62659091",
+        settle_price="11784.25641265",
+        funding_rate="0.00038167",
+        next_funding_time=1562306400000000,
+        exchange="binance_futures",
+        ingest_ts=RECEIVED_US,
+    )
+    newer = {**MARK_FRAME, "ap": "11794.15000000", "st": 1}  # fields that came later are tolerated
+    assert MARK_PRICE.parse(raw(newer, "btcusdt@markPrice@1s"), RECEIVED_US) == event
+
+
+def test_a_contract_with_a_delivery_date_has_no_funding() -> None:
+    event = MARK_PRICE.parse(raw({**MARK_FRAME, "r": "", "T": 0}), RECEIVED_US)
+    assert isinstance(event, MarkPriceEvent)
+    assert (event.funding_rate, event.next_funding_time) == (None, None)
+
+
+def test_the_documented_liquidation() -> None:
+    event = FORCE_ORDER.parse(raw(FORCE_FRAME, "btcusdt@forceOrder"), RECEIVED_US)
+    assert event == LiquidationEvent(
+        symbol="BTCUSDT",
+        event_time=1568014460893000,
+        side="sell",
+        order_type="LIMIT",
+        time_in_force="IOC",
+        qty="0.014",
+        price="9910",
+        average_price="9910",
+        status="FILLED",
+        last_filled_qty="0.014",
+        filled_qty="0.014",
+        exchange="binance_futures",
+        ingest_ts=RECEIVED_US,
+    )
+
+
+@pytest.mark.parametrize(
+    ("of", "frame", "reason"),
+    [
+        (MARK_PRICE, b"{", "not_json: "),
+        (MARK_PRICE, b"\xff", "not_json: "),
+        (MARK_PRICE, b"[" * 10_000, "not_json: "),
+        (MARK_PRICE, b"7", "not_an_object: "),
+        (MARK_PRICE, raw({"error": {"code": 2, "msg": "Invalid request"}}), "exchange_error: "),
+        (MARK_PRICE, raw({"e": "trade"}), "wrong_shape: Invalid value 'trade' - at `$.e`"),
+        (MARK_PRICE, raw({**MARK_FRAME, "p": 1.5}, "a@markPrice@1s"), "wrong_shape: Expected `str`, got `float`"),
+        (MARK_PRICE, raw({**MARK_FRAME, "p": "1.123456789"}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "p": "NaN"}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "p": "1\n"}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "i": ""}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "E": -1}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "E": 10**16}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "s": "BTC\u00dc"}), "wrong_shape: "),
+        (MARK_PRICE, raw({key: MARK_FRAME[key] for key in "eEspi"}), "wrong_shape: Object missing required field"),
+        (FORCE_ORDER, raw({**FORCE_FRAME, "o": [ORDER]}), "wrong_shape: "),
+        (FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "S": "sell"}}), "wrong_shape: "),
+        (FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "z": "12345678901"}}), "wrong_shape: "),
+    ],
+)
+def test_a_frame_that_has_not_the_structure_is_refused_whole_and_with_its_reason(
+    of: StreamType, frame: bytes, reason: str
+) -> None:
+    parsed = of.parse(frame, RECEIVED_US)
+    assert isinstance(parsed, RejectedFrame)
+    assert parsed.raw == frame
+    assert parsed.reason.startswith(reason)
+
+
+def test_an_answer_to_a_request_is_no_event() -> None:
+    for of in STREAM_TYPES:
+        assert isinstance(of.parse(raw({"result": None, "id": 1}), RECEIVED_US), IgnoredFrame)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+DECIMALS = {"decimal(18, 8)": (10, 8), "decimal(18, 12)": (6, 12)}
+
+
+@pytest.mark.parametrize("of", STREAM_TYPES, ids=lambda of: of.name)
+@given(data=st.data())
+def test_a_hostile_value_is_refused_or_fits_the_columns(of: StreamType, data: st.DataObject) -> None:
+    frame = json.loads(json.dumps(FRAMES[of.name]))
+    inside = frame if of is MARK_PRICE else frame[data.draw(st.sampled_from(["o", "E"]))] or frame
+    inside = inside if isinstance(inside, dict) else frame
+    inside[data.draw(st.sampled_from(sorted(inside)))] = data.draw(JSON)
+    parsed = of.parse(raw(frame, "x@y"), RECEIVED_US)
+    if isinstance(parsed, RejectedFrame):
+        assert parsed.reason.isascii()
+        assert parsed.reason.isprintable()
+        assert len(parsed.reason) <= MAX_REASON_CHARS
+        return
+    sent = json.loads(msgspec.json.encode(parsed))
+    for column in of.contract:
+        value = sent[column.name]
+        if value is None:
+            assert column.name in of.optional
+        elif column.type in DECIMALS:
+            whole, scale = DECIMALS[column.type]
+            assert abs(Decimal(value)) < 10**whole
+            assert -int(Decimal(value).as_tuple().exponent) <= scale
+        elif column.type == "timestamptz":
+            assert 0 <= value < 253_402_300_800_000_000
+        else:
+            assert value.isascii()
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_refused_and_kept(frame: bytes) -> None:
+    for of in STREAM_TYPES:
+        parsed = of.parse(frame, RECEIVED_US)
+        assert isinstance(parsed, RejectedFrame)
+        assert parsed.raw == frame
+
+
+@pytest.mark.parametrize("of", STREAM_TYPES, ids=lambda of: of.name)
+def test_a_stream_is_whole(of: StreamType) -> None:
+    """Its event is its contract; its tables are among all tables; its checks have a meaning."""
+    event = of.parse(raw(FRAMES[of.name]), RECEIVED_US)
+    names = [field.encode_name for field in msgspec.structs.fields(event)]  # type: ignore[arg-type]
+    assert names == [column.name for column in of.contract]
+    assert {"symbol", "event_time", "exchange", "ingest_ts", *of.identity, *of.optional} <= set(names)
+    assert of.bronze in TABLES
+    assert of.silver in TABLES
+    assert of.bronze.columns[-3:] != BRONZE_TRADES.columns[-3:]  # their meaning differs, their names do not
+    assert of.bronze.column_names[-3:] == BRONZE_TRADES.column_names[-3:]
+    assert of.counted in of.silver.column_names
+    assert of.name in EXTRA_STREAMS
+
+
+def test_streams_have_names_topics_and_tables_of_their_own() -> None:
+    settings = load_settings()
+    for said in (
+        [of.name for of in STREAM_TYPES],
+        [of.topic(settings) for of in STREAM_TYPES],
+        [of.bronze.name for of in STREAM_TYPES],
+        [of.silver.name for of in STREAM_TYPES],
+    ):
+        assert len(set(said)) == len(STREAM_TYPES)
+    assert {of.name for of in STREAM_TYPES} == set(EXTRA_STREAMS)
+
+
+def test_an_address_names_each_symbols_stream() -> None:
+    settings = load_settings(exchange_ws_url="ws://127.0.0.1:1/")
+    url = MARK_PRICE.address(settings, ("BTCUSDT", "ETHUSDT"))
+    assert url == "ws://127.0.0.1:1/market/stream?streams=btcusdt@markPrice@1s/ethusdt@markPrice@1s"
+
+
+def test_which_streams_are_in_use() -> None:
+    assert streams_in_use(load_settings()) == ()  # the shipped capture has none
+    assert streams_in_use(load_settings(source=Source.BINANCE)) == ()
+    assert streams_in_use(load_settings(source=Source.BINANCE, extra_streams="forceOrder, markPrice")) == STREAM_TYPES
+    assert streams_in_use(load_settings(extra_streams="none")) == ()
+    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_EXTRA_STREAMS.*'depth' is none of"):
+        load_settings(extra_streams="markPrice,depth")
+
+
+def test_what_is_optional_may_be_null_on_the_topic_and_nothing_else() -> None:
+    sound = Wire(MARK_PRICE.contract, MARK_PRICE.optional).is_sound
+    assert "event.mark_price IS NOT NULL AND" in sound
+    assert "event.funding_rate IS NOT NULL" not in sound
+    assert "(event.funding_rate IS NULL OR event.funding_rate RLIKE '^-?[0-9]{1,6}(\\\\.[0-9]{1,12})?$')" in sound
