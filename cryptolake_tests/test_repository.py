@@ -23,7 +23,18 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), PACKAGE 
 MODULES = sorted(
     path for folder in (PACKAGE, ROOT / "cryptolake_tests", ROOT / "scripts") for path in folder.rglob("*.py")
 )
-WITHOUT_DAGSTER = ("api", "client.py", "contract.py", "dashboard", "exchange", "lake", "sources", "stream", "transform")
+WITHOUT_DAGSTER = (
+    "api",
+    "client.py",
+    "contract.py",
+    "contracts",
+    "dashboard",
+    "exchange",
+    "lake",
+    "sources",
+    "stream",
+    "transform",
+)
 MOST_LINES = 450
 
 _CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)

@@ -36,7 +36,7 @@ def bootstrap(settings: Settings) -> list[str]:
             made.append(namespace)
         except NamespaceAlreadyExistsError:
             continue
-    made.extend(spec.full_name for spec in TABLES if _ensure_table(settings, spec))
+    made.extend(spec.full_name for spec in TABLES if ensure_table(settings, spec))
     _ensure_family(settings)
     log.info("bootstrap_finished", made=made)
     return made
@@ -60,7 +60,7 @@ def _ensure_family(settings: Settings) -> None:
             transaction.set_properties({FAMILY_PROPERTY: family.value})
 
 
-def _ensure_table(settings: Settings, spec: TableSpec) -> bool:
+def ensure_table(settings: Settings, spec: TableSpec) -> bool:
     from pyiceberg.exceptions import NoSuchTableError, TableAlreadyExistsError
 
     catalog = get_catalog(settings)

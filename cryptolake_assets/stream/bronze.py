@@ -182,10 +182,10 @@ def _start(spark: SparkSession, settings: Settings, **trigger: Any) -> list[Stre
     queries = [
         _writer(frame, settings, query).trigger(**trigger).toTable(table.full_name) for query, table, frame in sources
     ]
-    return queries + _start_others(spark, settings, streams_in_use(settings), **trigger)
+    return queries + start_others(spark, settings, streams_in_use(settings), **trigger)
 
 
-def _start_others(
+def start_others(
     spark: SparkSession, settings: Settings, types: Sequence[StreamType], **trigger: Any
 ) -> list[StreamingQuery]:
     """Two queries a stream beside the trades, with checkpoints of their own: its events, and what is none on its topic.

@@ -1,4 +1,4 @@
-"""The routes of funding rates and open interest: exact digits, one symbol or all, ranges, pages, formats."""
+"""The routes of funding rates, open interest, mark prices and liquidations: exact digits, symbols, ranges, formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
+from cryptolake_assets.lake.tables_market import (
+    SILVER_FUNDING,
+    SILVER_LIQUIDATIONS,
+    SILVER_MARK_PRICE,
+    SILVER_OPEN_INTEREST,
+)
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.api.conftest import FIRST_DAY, SYMBOLS, Api, append, serving
 
@@ -78,3 +83,24 @@ def test_open_interest_of_both_sources(api: Api) -> None:
     assert get(api, "/open-interest?symbol=ETHUSDT")["values"] == []
     table = parquet.read_table(io.BytesIO(api.get("/open-interest?format=parquet").content))
     assert table.num_rows == 4
+
+
+def test_minutes_of_mark_prices_and_liquidations(api: Api, bars: Settings) -> None:
+    assert get(api, "/mark-price/1m?symbol=BTCUSDT")["minutes"] == []
+    minute = {"symbol": "BTCUSDT", "window_start": FIRST_DAY}
+    prices = dict.fromkeys(("open", "high", "low", "close", "index_close"), Decimal("64000.00000001"))
+    append(bars, SILVER_MARK_PRICE, [{**minute, **prices, "funding_rate": None, "updates": 60}])
+    sides = [
+        {**minute, "side": side, "orders": 2, "qty": Decimal("0.01"), "notional": Decimal("0.0000000000000001")}
+        for side in ("buy", "sell")
+    ]
+    append(bars, SILVER_LIQUIDATIONS, sides)
+    api.look()
+    (found,) = get(api, "/mark-price/1m?symbol=btcusdt&start=2025-01-30&end=2025-01-30T00:00:30Z")["minutes"]
+    assert found["window_start"] == "2025-01-30T00:00:00Z"
+    assert (found["close"], found["funding_rate"], found["updates"]) == ("64000.00000001", None, 60)
+    first = get(api, "/liquidations/1m?limit=1")
+    rest = get(api, f"/liquidations/1m?limit=1&cursor={first['next_cursor']}")
+    assert [row["side"] for row in (*first["minutes"], *rest["minutes"])] == ["buy", "sell"]
+    assert first["minutes"][0]["notional"] == "0.0000000000000001"
+    assert api.get("/liquidations/1m?symbol=NOTHING").status_code == 404

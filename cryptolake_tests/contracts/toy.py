@@ -1,0 +1,94 @@
+"""A stream of another exchange, as small as it can be: the example of docs/add-a-stream.md.
+
+Its socket is at `/feed/<symbols>`, and a frame is `{"pair": "BTC-EUR", "at": <ms>, "bid": "1.5"}`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from cryptolake_assets.contract import IgnoredFrame, RejectedFrame
+from cryptolake_assets.contracts.stream_type import Decimal18, FrameReader, Parsed, StreamType, TimeMs, Word
+from cryptolake_assets.lake.columns import PRICE, TIME, Column
+from cryptolake_assets.lake.table_spec import TableSpec
+
+if TYPE_CHECKING:
+    from cryptolake_assets.settings import Settings
+
+# The adapter: where it is found, and what its frames are.
+
+
+def address(settings: Settings, symbols: tuple[str, ...]) -> str:
+    return f"{settings.ws_url}/feed/{','.join(symbols)}"
+
+
+class _Frame(Struct):
+    pair: Word
+    at: TimeMs
+    bid: Decimal18
+
+
+_reader = FrameReader(_Frame)
+
+
+def parse(raw: bytes, received_at_us: int) -> Parsed:
+    frame = _reader.read(raw)
+    if isinstance(frame, RejectedFrame | IgnoredFrame):
+        return frame
+    return ToyEvent(frame.pair, frame.at * 1000, frame.bid, "toy", received_at_us)
+
+
+# The contract: the event on the topic, the same as columns, the rows of a minute and what they must hold.
+
+
+class ToyEvent(Struct, frozen=True, gc=False):
+    symbol: str
+    event_time: int
+    bid: str
+    exchange: str
+    ingest_ts: int
+
+
+STREAM = StreamType(
+    name="toyBid",
+    exchange="toy",
+    topic_suffix="toy_bids",
+    contract=(
+        Column("symbol", "string", "pair"),
+        Column("event_time", TIME, "when the exchange sent it"),
+        Column("bid", PRICE, "best bid"),
+        Column("exchange", "string", "toy"),
+        Column("ingest_ts", TIME, "when it was received"),
+    ),
+    optional=frozenset(),
+    identity=("exchange", "symbol", "event_time"),
+    address=address,
+    recorded=lambda name: name.startswith("toy"),
+    parse=parse,
+    bronze_name="toy_bids",
+    bronze_doc="Bids as received.",
+    silver=TableSpec(
+        namespace="silver",
+        name="toy_bids_1m",
+        doc="Bids by the minute.",
+        columns=(
+            Column("symbol", "string", "pair"),
+            Column("window_start", TIME, "start of the minute"),
+            Column("close", PRICE, "last bid"),
+            Column("bids", "long", "how many there were"),
+            Column("updated_at", TIME, "when the row last changed"),
+        ),
+        key=("symbol", "window_start"),
+        partition=("window_start", "day"),
+        rewritten=True,
+    ),
+    minutes="""
+        SELECT symbol, date_trunc('minute', event_time) AS window_start,
+            arg_max(bid, event_time) AS close, count(*) AS bids
+        FROM events GROUP BY ALL""",
+    counted="bids",
+    checks={"bid_positive": "close <= 0"},
+    meanings={"bid_positive": "Bids are above 0."},
+)

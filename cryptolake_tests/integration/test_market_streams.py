@@ -1,0 +1,238 @@
+"""The streams beside the trades on the real broker, Spark and catalog, and through the graph; and one of another
+exchange that is nothing but an adapter and a contract."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from cryptolake_assets.contracts import registry
+from cryptolake_assets.contracts.registry import STREAM_TYPES
+from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import market_streams
+from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.lake.bootstrap import ensure_table
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.stream.bronze import run_available_now
+from cryptolake_assets.stream.connection import ConnectionOptions
+from cryptolake_assets.stream.kafka import ensure_topics, ensure_topics_async
+from cryptolake_assets.stream.market_feed import MarketFeed
+from cryptolake_assets.stream.outbox import Outbox
+from cryptolake_assets.stream.progress import query_ids
+from cryptolake_assets.stream.publisher import KafkaPublisher
+from cryptolake_assets.transform import market_minutes
+from cryptolake_tests.captures import force_order_frame, mark_price_frame
+from cryptolake_tests.contracts import toy
+from cryptolake_tests.stream.fakes import FakeClock, FakeExchange, until
+
+MARK_PRICE, FORCE_ORDER = STREAM_TYPES
+HOUR = datetime(2024, 7, 19, 5, tzinfo=UTC)
+HOUR_MS = int(HOUR.timestamp()) * 1000
+GARBAGE = b'{"symbol": "BTCUSDT", "mark_price": "12x"}'
+FAST = ConnectionOptions(backoff_first_s=0.01, backoff_cap_s=0.02, close_timeout_s=0.2)
+
+
+@pytest.fixture
+def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Those of the platform, with both streams in use and their topics there."""
+    monkeypatch.setenv("CRYPTOLAKE_EXTRA_STREAMS", "markPrice,forceOrder")
+    changed = settings.model_copy(update={"extra_streams": ("markPrice", "forceOrder")})
+    monkeypatch.setattr(market_streams, "get_settings", lambda: changed)
+    ensure_topics(changed)
+    return changed
+
+
+def event(of: StreamType, frame: str) -> bytes:
+    import msgspec
+
+    return msgspec.json.encode(of.parse(frame.encode(), HOUR_MS * 1000))
+
+
+def send(settings: Settings, *records: tuple[str, bytes]) -> None:
+    async def sending() -> None:
+        async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
+            for topic, value in records:
+                await producer.send_and_wait(topic, value)
+
+    asyncio.run(sending())
+
+
+def rows(settings: Settings, query: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = run_sql(settings, query).to_pylist()
+    return found
+
+
+def marks(settings: Settings, hour: datetime = HOUR) -> list[dict[str, Any]]:
+    until_hour = hour + timedelta(hours=1)
+    return rows(
+        settings,
+        f"SELECT * FROM cryptolake.silver.futures_mark_price_1m WHERE window_start >= '{hour.isoformat()}' "
+        f"AND window_start < '{until_hour.isoformat()}' ORDER BY symbol, window_start",
+    )
+
+
+def materialize(instance: dg.DagsterInstance, of: StreamType, hour: datetime) -> dg.ExecuteInProcessResult:
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance,
+        asset_selection=[market_streams.silver_key(of)],
+        partition_key=hour_key(hour),
+        raise_on_error=False,
+    )
+
+
+def test_every_event_is_in_bronze_once_and_what_is_none_with_the_refused(settings: Settings, tmp_path: Path) -> None:
+    topic = MARK_PRICE.topic(settings)
+    sound = [
+        event(MARK_PRICE, mark_price_frame("BTCUSDT", HOUR_MS + at, f"64000.{at:08}", rate="-0.00000001"))
+        for at in range(0, 3_000, 1_000)
+    ]
+    without = event(MARK_PRICE, mark_price_frame("BTCUSDT_240927", HOUR_MS, rate=""))
+    order = event(FORCE_ORDER, force_order_frame("BTCUSDT", HOUR_MS, qty="0.014", price="9910"))
+    send(settings, *((topic, value) for value in (*sound, without, GARBAGE)), (FORCE_ORDER.topic(settings), order))
+    run_available_now(settings)
+    run_available_now(settings)
+    stored = rows(
+        settings,
+        f"SELECT * FROM cryptolake.bronze.futures_mark_prices WHERE event_time >= '{HOUR.isoformat()}' "
+        f"AND event_time < '{(HOUR + timedelta(minutes=1)).isoformat()}' ORDER BY symbol, event_time",
+    )
+    assert [row["mark_price"] for row in stored if row["symbol"] == "BTCUSDT"] == [
+        Decimal(f"64000.{at:08}") for at in range(0, 3_000, 1_000)
+    ]
+    assert {row["funding_rate"] for row in stored} == {Decimal("-0.00000001"), None}
+    assert stored[0]["next_funding_time"] == HOUR + timedelta(hours=1)
+    assert stored[0]["kafka_offset"] is not None
+    (kept,) = rows(settings, "SELECT * FROM cryptolake.bronze.futures_liquidations WHERE filled_qty = 0.014")
+    assert (kept["side"], kept["average_price"], kept["status"]) == ("sell", 9910, "FILLED")
+    (refused,) = [
+        row
+        for row in rows(settings, "SELECT * FROM cryptolake.bronze.futures_trades_rejected")
+        if row["raw"] == GARBAGE
+    ]
+    assert refused["kafka_topic"] == topic
+    assert refused["reason"].startswith("not_contract")
+    assert len(query_ids(settings)) == 6  # maintenance keeps the way back to each query's last commit
+
+
+def test_an_hour_goes_through_the_graph_and_one_that_fails_its_gate_stays(settings: Settings, tmp_path: Path) -> None:
+    hour = HOUR + timedelta(hours=1)
+    topic, hour_ms = MARK_PRICE.topic(settings), HOUR_MS + 3_600_000
+    frames = [mark_price_frame("ETHUSDT", hour_ms + at, str(3_000 + at)) for at in (0, 1_000, 60_000)]
+    send(settings, *((topic, event(MARK_PRICE, frame)) for frame in (*frames, frames[0])))
+    run_available_now(settings)
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        done = materialize(instance, MARK_PRICE, hour)
+        assert done.success
+        assert all(evaluation.passed for evaluation in done.get_asset_check_evaluations())
+        first, second = marks(settings, hour)
+        assert (first["open"], first["close"], first["updates"]) == (3_000, 4_000, 2)
+        assert (second["open"], second["index_close"]) == (63_000, Decimal("99.5"))
+        (told,) = done.asset_materializations_for_node("silver__futures_mark_price_1m")
+        assert (told.metadata["events"].value, told.metadata["repeats"].value) == (3, 1)
+        send(settings, (topic, event(MARK_PRICE, mark_price_frame("ETHUSDT", hour_ms + 2_000, "0"))))
+        run_available_now(settings)
+        failed = materialize(instance, MARK_PRICE, hour)
+        assert not failed.success
+        (check,) = [it for it in failed.get_asset_check_evaluations() if not it.passed]
+        assert check.check_name == "prices_positive"
+        assert marks(settings, hour) == [first, second]
+
+
+def test_the_sensor_asks_for_the_touched_hours_until_their_runs_succeed(settings: Settings, tmp_path: Path) -> None:
+    hour = HOUR + timedelta(hours=3)
+    send(
+        settings,
+        (FORCE_ORDER.topic(settings), event(FORCE_ORDER, force_order_frame("BTCUSDT", HOUR_MS + 3 * 3_600_000, "BUY"))),
+    )
+    run_available_now(settings)
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+
+        def look(cursor: str | None, now: float) -> tuple[list[dg.RunRequest], list[Any], str]:
+            with dg.build_sensor_context(
+                instance, cursor=cursor, repository_def=build_definitions().get_repository_def()
+            ) as context:
+                found = market_streams.tick(context, settings, (FORCE_ORDER,), now)
+                if isinstance(found, dg.SkipReason):
+                    return [], [], str(context.cursor)
+                return list(found.run_requests or ()), list(found.asset_events), str(found.cursor)
+
+        asked, told, cursor = look(None, 0.0)
+        assert hour_key(hour) in [request.partition_key for request in asked]
+        assert hour_key(hour) in [materialization.partition for materialization in told]
+        request = next(request for request in asked if request.partition_key == hour_key(hour))
+        job = build_definitions().resolve_implicit_global_asset_job_def()
+        done = job.execute_in_process(
+            instance=instance,
+            asset_selection=list(request.asset_selection or ()),
+            partition_key=request.partition_key,
+            tags=dict(request.tags),
+        )
+        assert done.success
+        for now in (1_000.0, 2_000.0, 3_000.0):
+            asked, _, cursor = look(cursor, now)
+            assert hour_key(hour) not in [request.partition_key for request in asked]
+    (row,) = rows(
+        settings,
+        "SELECT * FROM cryptolake.silver.futures_liquidations_1m "
+        f"WHERE window_start = '{hour.isoformat()}' AND symbol = 'BTCUSDT'",
+    )
+    assert (row["side"], row["orders"], row["qty"], row["notional"]) == ("buy", 1, 1, 100)
+
+
+def test_the_sensor_skips_where_no_stream_is_in_use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    off = settings.model_copy(update={"extra_streams": ("none",)})
+    monkeypatch.setattr(market_streams, "get_settings", lambda: off)
+    with dg.build_sensor_context() as context:
+        skipped = market_streams.market_follower(context)
+    assert isinstance(skipped, dg.SkipReason)
+    assert "no stream beside the trades is in use" in str(skipped.skip_message)
+
+
+async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "STREAM_TYPES", (*STREAM_TYPES, toy.STREAM))
+    exchange = FakeExchange()
+    async with exchange.running():
+        own = settings.model_copy(
+            update={"extra_streams": (toy.STREAM.name,), "exchange_ws_url": exchange.url, "symbols": ("BTC-EUR",)}
+        )
+        await ensure_topics_async(own)
+        for spec in (toy.STREAM.bronze, toy.STREAM.silver):
+            await asyncio.to_thread(ensure_table, own, spec)
+        publisher = KafkaPublisher(own)
+        outbox = Outbox(publisher, counted_topic=own.kafka_topic_futures)
+        await outbox.start()
+        feed = MarketFeed(own, own.symbols, put=outbox.put, clock=FakeClock(), options=FAST)
+        running = asyncio.create_task(feed.run())
+        await exchange.send(
+            *(json.dumps({"pair": "BTC-EUR", "at": HOUR_MS + at, "bid": f"1.{at}"}) for at in (1, 2, 60_000))
+        )
+        await exchange.send('{"pair": "BTC-EUR", "at": 1}')
+        await until(lambda: sum(outbox.acked.values()) == 4)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await publisher.stop()
+    assert exchange.paths == ["/feed/BTC-EUR"]
+    await asyncio.to_thread(run_available_now, own)
+    candidate = await asyncio.to_thread(market_minutes.prepare, own, toy.STREAM, HOUR)
+    assert candidate.passed
+    await asyncio.to_thread(market_minutes.commit, own, candidate, "toy")
+    found = await asyncio.to_thread(market_minutes.load_table, own, toy.STREAM.silver)
+    minutes = found.scan().to_arrow().sort_by("window_start").to_pylist()
+    assert [(row["close"], row["bids"]) for row in minutes] == [(Decimal("1.2"), 2), (Decimal("1.60000"), 1)]
+    refused = await asyncio.to_thread(rows, own, "SELECT * FROM cryptolake.bronze.futures_trades_rejected")
+    assert [row["reason"] for row in refused if row["stream"] == toy.STREAM.name] == [
+        "wrong_shape: Object missing required field `bid`"
+    ]
