@@ -112,7 +112,8 @@ class FrameReader:
     def read(self, raw: bytes) -> Any:
         """The struct; `RejectedFrame` for what has not its structure, `IgnoredFrame` for an answer to a request."""
         try:
-            return self._combined.decode(raw).data
+            envelope: Any = self._combined.decode(raw)
+            return envelope.data
         except (ValueError, RecursionError) as error:
             cause = str(error)
         try:

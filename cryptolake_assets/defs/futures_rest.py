@@ -21,12 +21,16 @@ from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INT
 from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.sources import funding, open_interest
+from cryptolake_assets.sources.futures_rest import bounded
 from cryptolake_assets.sources.source import BatchSource, Plan
 from cryptolake_assets.transform.batch_checks import FUNDING_HOLES, PERIODS_MISSING, SYMBOLS_BEHIND
 from cryptolake_assets.transform.checks import CheckOutcome
 
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=3), fail_window=timedelta(hours=12))
 """An asset that was never materialized, because nobody can be asked, is not late."""
+
+MOST_REQUESTS = 1_000
+"""Of a run: a quarter of an hour at 60 calls a minute. What is left of a long history is for the next runs."""
 
 Times = Mapping[str, Sequence[datetime]]
 
@@ -103,10 +107,10 @@ def _held(settings: Settings, of: FuturesBatch, clock: datetime) -> dict[str, li
     return times_held(settings, of.silver, of.where, None if of.reach is None else clock - of.reach)
 
 
-def _symbols(settings: Settings) -> tuple[str, ...]:
-    from cryptolake_assets.exchange.universe import resolve_subscriptions
+def _symbols(settings: Settings, clock: datetime) -> tuple[str, ...]:
+    from cryptolake_assets.transform.held import followed
 
-    return resolve_subscriptions(settings).symbols
+    return followed(settings, clock)
 
 
 def _raw(of: FuturesBatch) -> dg.AssetsDefinition:
@@ -130,7 +134,9 @@ def _raw(of: FuturesBatch) -> dg.AssetsDefinition:
         day = date.fromisoformat(context.partition_key)
         clock = extract.source_clock(settings)
         newest = {symbol: times[-1] for symbol, times in _held(settings, of, clock).items()}
-        requests = of.plan(newest, datetime.combine(day, time(), UTC), clock, _symbols(settings))
+        # Those of which something is held come first: a new symbol's whole history must not keep them waiting.
+        symbols = tuple(sorted(_symbols(settings, clock), key=lambda symbol: symbol not in newest))
+        requests = bounded(of.plan(newest, datetime.combine(day, time(), UTC), clock, symbols), MOST_REQUESTS)
         done = extract.extract(settings, of.source, requests, clock, day, context.run.run_id)
         return batch.extracted(context, of.source, done)
 
@@ -171,7 +177,7 @@ def _silver(of: FuturesBatch) -> dg.AssetsDefinition:
         publication = commit(settings, candidate, context.run.run_id)
         clock = source_clock(settings)
         held = _held(settings, of, clock)
-        outcomes = [of.missing(held), symbols_behind(held, _symbols(settings), clock, of.behind)]
+        outcomes = [of.missing(held), symbols_behind(held, _symbols(settings, clock), clock, of.behind)]
         yield dg.MaterializeResult(
             metadata=batch.published(candidate, publication),
             check_results=[*results, *batch.warnings_of(key, outcomes)],

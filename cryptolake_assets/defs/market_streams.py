@@ -29,7 +29,7 @@ MOST_RUNS_IN_FLIGHT = 2
 """Of a stream: it is not worth holding up the trades."""
 INTERVAL_S = 300.0
 """Between two refreshes of an hour; in a faster replay as many of the exchange's seconds."""
-LOOK_S = 30
+LOOK_S = 60
 MOST_EVENTS = 20
 """Of a stream in one look."""
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
@@ -198,7 +198,7 @@ def _look(
         state.arrived({hour: rows[hour]})
     interval_s = INTERVAL_S / settings.clock_factor
     for hour, added in state.reports(now, MOST_EVENTS, interval_s).items():
-        metadata = {"rows_added": added, "dagster/table_name": of.bronze.full_name}
+        metadata: dict[str, Any] = {"rows_added": added, "dagster/table_name": of.bronze.full_name}
         events.append(dg.AssetMaterialization(bronze_key(of), partition=hour_key(hour), metadata=metadata))
 
     def runs(tags: dict[str, str], statuses: list[dg.DagsterRunStatus] | None) -> list[dg.DagsterRun]:

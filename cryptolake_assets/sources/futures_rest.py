@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from cryptolake_assets.sources.source import Plan
+
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
 
@@ -24,6 +26,19 @@ class FuturesRest:
 
     def calls_a_minute(self, settings: Settings) -> int:
         return settings.futures_calls_a_minute
+
+
+def bounded(plan: Plan, most: int) -> Plan:
+    """The plan's first requests, at most so many: the next run goes on where this one ends."""
+    request = next(plan, None)
+    for _ in range(most):
+        if request is None:
+            return
+        judged = yield request
+        try:
+            request = plan.send(judged)
+        except StopIteration:
+            return
 
 
 def endpoint_of(path: str, symbol: str) -> str:

@@ -95,7 +95,7 @@ class ExchangeConnection:
         turn: Callable[[], Awaitable[None]] | None = None,
         url: str | None = None,
     ) -> None:
-        """`turn` is awaited before each opening: who has many connections spaces them. `url` is the whole address, where
+        """`turn` is awaited before each opening: who has many connections spaces them. `url` is the whole address where
         it is not that of the exchange's combined stream."""
         names = "/".join(f"{symbol.lower()}@{stream}" for symbol in symbols)
         self._url = url or f"{base_url}{path}?streams={names}"

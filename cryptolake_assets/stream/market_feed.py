@@ -161,7 +161,7 @@ class _Feed:
             await self._put(Message(self._rejected_topic, value, headers=headers))
         elif isinstance(parsed, IgnoredFrame):
             # A connection that is relieved waits for its last answer to be read.
-            frame.span.requests.pop(parsed.request_id, None)
+            frame.span.requests.pop(parsed.request_id or 0, None)
         else:
             await self._put(Message(self._topic, _encode(parsed), parsed.symbol.encode()))
 

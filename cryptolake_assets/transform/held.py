@@ -1,12 +1,24 @@
-"""Which times a table of the market holds, by symbol: what a source is asked from, and what its checks look at."""
+"""Which symbols are followed, and which times a table of the market holds of each: what a source is asked from, and
+what its checks look at."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
+from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.table_spec import TableSpec
+from cryptolake_assets.lake.windows import DAY
 from cryptolake_assets.settings import Settings
+
+
+def followed(settings: Settings, clock: datetime) -> tuple[str, ...]:
+    """Symbols that the settings name, and those that were followed in the day before the exchange's clock: a choice by
+    pattern or by volume does not say which."""
+    since_ms = (clock - DAY).timestamp() * 1000
+    covered = {row.symbol for row in read_coverage(settings) if not row.of_archive and row.connected_to_ms > since_ms}
+    return tuple(sorted({*resolve_subscriptions(settings).symbols, *covered}))
 
 
 def times_held(

@@ -47,4 +47,4 @@ def test_its_names_and_the_test_that_it_points_to_are_there() -> None:
     (test,) = [span for span in SPANS if span.startswith("test_a_stream")]
     text = (PROJECT_ROOT / "cryptolake_tests/integration/test_market_streams.py").read_text(encoding="utf-8")
     assert f"async def {test}(" in text
-    assert toy.STREAM.address
+    assert toy.STREAM.address is toy.address

@@ -21,6 +21,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import market_streams
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.bootstrap import ensure_table
+from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.bronze import run_available_now
@@ -214,7 +215,7 @@ async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
         publisher = KafkaPublisher(own)
         outbox = Outbox(publisher, counted_topic=own.kafka_topic_futures)
         await outbox.start()
-        feed = MarketFeed(own, own.symbols, put=outbox.put, clock=FakeClock(), options=FAST)
+        feed = MarketFeed(own, lambda: own.symbols, put=outbox.put, clock=FakeClock(), options=FAST)
         running = asyncio.create_task(feed.run())
         await exchange.send(
             *(json.dumps({"pair": "BTC-EUR", "at": HOUR_MS + at, "bid": f"1.{at}"}) for at in (1, 2, 60_000))
@@ -229,7 +230,7 @@ async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
     candidate = await asyncio.to_thread(market_minutes.prepare, own, toy.STREAM, HOUR)
     assert candidate.passed
     await asyncio.to_thread(market_minutes.commit, own, candidate, "toy")
-    found = await asyncio.to_thread(market_minutes.load_table, own, toy.STREAM.silver)
+    found = await asyncio.to_thread(load_table, own, toy.STREAM.silver)
     minutes = found.scan().to_arrow().sort_by("window_start").to_pylist()
     assert [(row["close"], row["bids"]) for row in minutes] == [(Decimal("1.2"), 2), (Decimal("1.60000"), 1)]
     refused = await asyncio.to_thread(rows, own, "SELECT * FROM cryptolake.bronze.futures_trades_rejected")

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from cryptolake_assets.errors import AnswerRefusedError
 from cryptolake_assets.lake.tables_market import SILVER_OPEN_INTEREST
-from cryptolake_assets.sources.futures_rest import epoch_ms
+from cryptolake_assets.sources.futures_rest import bounded, epoch_ms
 from cryptolake_assets.sources.open_interest import PAGE, PERIOD, REACH, SOURCE, parse_history, parse_present, plan
+from cryptolake_assets.sources.source import Judged, Plan, SourceRequest
 from cryptolake_tests.sources.test_funding import JSON
 
 RECORDED = Path(__file__).parent / "recorded" / "binance"
@@ -133,3 +134,21 @@ def test_the_present_value_is_asked_for_of_the_present_day_only() -> None:
     assert len(paths) == 2 * (1 + 18)
     earlier = plan({}, DAY - timedelta(days=1), CLOCK, ("BTCUSDT",))
     assert "/fapi/v1/openInterest" not in [request.path for request in earlier]
+
+
+def test_a_run_is_bounded_and_keeps_what_the_answers_say() -> None:
+    def asking() -> Plan:
+        for number in range(5):
+            judged = yield SourceRequest("endpoint", f"/{number}")
+            said.append(judged)
+
+    said: list[Judged | None] = []
+    answers = [Judged({}), None, Judged({})]
+    steps = bounded(asking(), 3)
+    paths = [next(steps).path, *(steps.send(answer).path for answer in answers[:2])]
+    with pytest.raises(StopIteration):
+        steps.send(answers[2])
+    assert paths == ["/0", "/1", "/2"]
+    assert said == answers
+    assert [request.path for request in bounded(asking(), 9)] == [f"/{number}" for number in range(5)]
+    assert list(bounded(asking(), 0)) == []

@@ -14,6 +14,7 @@ from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.settings import load_settings
 from cryptolake_assets.stream import market_feed
 from cryptolake_assets.stream.connection import ConnectionOptions
+from cryptolake_assets.stream.fleet import FleetOptions
 from cryptolake_assets.stream.market_feed import MarketFeed
 from cryptolake_assets.stream.publisher import Message
 from cryptolake_tests.captures import mark_price_frame, trade_frame, write_capture
@@ -79,7 +80,7 @@ async def test_what_was_received_is_handed_over_at_a_stop_and_a_lost_connection_
     exchange = FakeExchange()
     async with exchange.running():
         settings = load_settings(exchange_ws_url=exchange.url)
-        feed = MarketFeed(settings, ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST, types=(MARK_PRICE,))
+        feed = MarketFeed(settings, lambda: ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST, types=(MARK_PRICE,))
         running = asyncio.create_task(feed.run())
         await exchange.send(mark_price_frame("BTCUSDT", NOON_MS))
         await exchange.sockets[0].close()
@@ -106,7 +107,7 @@ async def test_a_stop_does_not_wait_for_brokers_that_are_away(monkeypatch: pytes
     exchange = FakeExchange()
     async with exchange.running():
         settings = load_settings(exchange_ws_url=exchange.url)
-        feed = MarketFeed(settings, ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST, types=(MARK_PRICE,))
+        feed = MarketFeed(settings, lambda: ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST, types=(MARK_PRICE,))
         running = asyncio.create_task(feed.run())
         await exchange.send(mark_price_frame("BTCUSDT", NOON_MS))
         running.cancel()
@@ -130,7 +131,7 @@ async def test_a_capture_that_holds_a_stream_is_replayed_with_it(tmp_path: Path)
         ws_url = exchange.url.replace("http", "ws")
         settings = load_settings(exchange_ws_url=ws_url, replay_dir=directory)
         assert streams_in_use(settings) == (MARK_PRICE,)
-        feed = MarketFeed(settings, ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST)
+        feed = MarketFeed(settings, lambda: ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST)
         running = asyncio.create_task(feed.run())
         await until(lambda: len(sent) == 5)
         running.cancel()
@@ -138,3 +139,41 @@ async def test_a_capture_that_holds_a_stream_is_replayed_with_it(tmp_path: Path)
     assert [event["mark_price"] for event in events(sent, MARK_PRICE.topic(settings))] == [
         f"{100 + at}.5" for at in range(0, 5_000, 1_000)
     ]
+
+
+async def test_the_stream_follows_the_symbols_of_the_trades_and_a_relieved_connection_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(market_feed, "FOLLOW_S", 0.02)
+    symbols = ["BTCUSDT"]
+    sent: list[Message] = []
+
+    async def put(message: Message) -> None:
+        sent.append(message)
+
+    exchange = FakeExchange()
+    async with exchange.running():
+        settings = load_settings(exchange_ws_url=exchange.url)
+        fleet = FleetOptions(3_600.0, connect_apart_s=0.0, handover_timeout_s=30.0)
+        feed = MarketFeed(
+            settings,
+            lambda: tuple(symbols),
+            put=put,
+            clock=FakeClock(),
+            options=FAST,
+            fleet=fleet,
+            types=(MARK_PRICE,),
+        )
+        running = asyncio.create_task(feed.run())
+        old = await exchange.connected()
+        symbols.append("ETHUSDT")
+        await exchange.connected(2)
+        # The old one is asked for its last word, and closed once the answer was read: long before the time is over.
+        async with asyncio.timeout(10):
+            await old.wait_closed()
+        await exchange.send(mark_price_frame("ETHUSDT", NOON_MS))
+        await until(lambda: sent)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert exchange.paths[-1] == "/market/stream?streams=btcusdt@markPrice@1s/ethusdt@markPrice@1s"
+    assert sent[0].key == b"ETHUSDT"

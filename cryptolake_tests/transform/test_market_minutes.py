@@ -109,7 +109,7 @@ def test_an_hour_is_published_by_one_commit_and_again_without_any(lake: Settings
         (MARK_PRICE, mark(0, "0"), "prices_positive"),
         (MARK_PRICE, mark(0, "1", index_price=Decimal(-1)), "prices_positive"),
         (MARK_PRICE, mark(0, "1", funding_rate=Decimal("0.2")), "rate_range"),
-        (MARK_PRICE, mark(0, "1", symbol=None), "no_nulls"),
+        (MARK_PRICE, {**mark(0, "1"), "symbol": None}, "no_nulls"),
         (FORCE_ORDER, order(0, "sell", "-1", "5"), "liquidations_not_negative"),
         (FORCE_ORDER, order(0, "both", "1", "5"), "side_known"),
     ],
