@@ -27,6 +27,7 @@ from cryptolake_assets.lake.spark import connect, spark_unreachable
 from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, CONTRACT, TableSpec
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.stream.other_queries import OtherQueries
 from cryptolake_assets.stream.progress import (
     REJECTED_QUERY,
     TRADES_QUERY,
@@ -40,7 +41,7 @@ from cryptolake_assets.stream.progress import (
 from cryptolake_assets.stream.wire import KAFKA_COLUMNS, Wire, sound_rows, with_event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
@@ -179,28 +180,32 @@ def _start(spark: SparkSession, settings: Settings, **trigger: Any) -> list[Stre
         (TRADES_QUERY, BRONZE_TRADES, trades(spark, settings)),
         (REJECTED_QUERY, BRONZE_REJECTED, rejected(spark, settings)),
     ]
-    queries = [
+    return [
         _writer(frame, settings, query).trigger(**trigger).toTable(table.full_name) for query, table, frame in sources
     ]
-    return queries + start_others(spark, settings, streams_in_use(settings), **trigger)
 
 
-def start_others(
+def starters_of_others(
     spark: SparkSession, settings: Settings, types: Sequence[StreamType], **trigger: Any
-) -> list[StreamingQuery]:
-    """Two queries a stream beside the trades, with checkpoints of their own: its events, and what is none on its topic.
-    They run less often, so that the trades have the machine."""
-    if "processingTime" in trigger:
-        trigger = {"processingTime": f"{settings.extra_streams_trigger_s} seconds"}
-    queries = []
-    for of in types:
-        wire, topic = Wire(of.contract, of.optional), of.topic(settings)
-        for query, table, frame in (
-            (query_of(of), of.bronze, sound_rows(_kafka(spark, settings, topic), wire)),
-            (rejected_query_of(of), BRONZE_REJECTED, _rejected_rows(_kafka(spark, settings, topic), wire)),
-        ):
-            queries.append(_writer(frame, settings, query).trigger(**trigger).toTable(table.full_name))
-    return queries
+) -> dict[str, Callable[[], StreamingQuery]]:
+    """How the queries of the streams beside the trades are started, by name: two a stream, with checkpoints of their
+    own, for its events and for what is none on its topic."""
+
+    def starter(query: str, table: TableSpec, rows: Callable[[DataFrame, Wire], DataFrame], of: StreamType) -> Any:
+        def start() -> StreamingQuery:
+            frame = rows(_kafka(spark, settings, of.topic(settings)), Wire(of.contract, of.optional))
+            return _writer(frame, settings, query).trigger(**trigger).toTable(table.full_name)
+
+        return start
+
+    return {
+        query: starter(query, table, rows, of)
+        for of in types
+        for query, table, rows in (
+            (query_of(of), of.bronze, sound_rows),
+            (rejected_query_of(of), BRONZE_REJECTED, _rejected_rows),
+        )
+    }
 
 
 @contextmanager
@@ -233,7 +238,10 @@ def run_available_now(settings: Settings) -> int:
     """Takes everything that Kafka holds now into Bronze and returns the number of Kafka records read."""
     with checkpoint_lock(settings):
         before = committed_offsets(settings)
-        queries = _start(_session(settings), settings, availableNow=True)
+        spark = _session(settings)
+        queries = _start(spark, settings, availableNow=True)
+        others = starters_of_others(spark, settings, streams_in_use(settings), availableNow=True)
+        queries += [start() for start in others.values()]
         for query in queries:
             query.awaitTermination()
             _raise_failure(query)
@@ -263,7 +271,8 @@ def _raise_failure(query: StreamingQuery) -> None:
 
 
 class BronzeStream:
-    """Keeps both queries running and writes their progress to `run_dir/bronze.json`."""
+    """Keeps the trades' queries running, and those of the streams beside them; writes their progress to
+    `run_dir/bronze.json`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -277,10 +286,18 @@ class BronzeStream:
         with checkpoint_lock(self._settings):
             spark = _session(self._settings)
             queries = _start(spark, self._settings, processingTime=f"{self._settings.bronze_trigger_s} seconds")
-            log.info("bronze_stream_started", queries=[query.name for query in queries])
+            # Less often than the trades, which have the machine.
+            interval = f"{self._settings.extra_streams_trigger_s} seconds"
+            types = streams_in_use(self._settings)
+            others = OtherQueries(starters_of_others(spark, self._settings, types, processingTime=interval))
+            log.info(
+                "bronze_stream_started", queries=[query.name for query in queries], others=[of.name for of in types]
+            )
             try:
                 while not self._stop.wait(POLL_S):
-                    self._report(queries)
+                    others.look_after()
+                    self._report(queries, others.running)
+                others.stop()
                 for query in queries:
                     query.stop()
                 self._write_progress({"state": "stopped"})
@@ -292,12 +309,13 @@ class BronzeStream:
                     raise spark_unreachable(self._settings, error) from error
                 raise
 
-    def _report(self, queries: list[StreamingQuery]) -> None:
+    def _report(self, queries: list[StreamingQuery], others: list[StreamingQuery]) -> None:
         progress: dict[str, Any] = {"state": "running"}
         for query in queries:
             if not query.isActive:
                 _raise_failure(query)
                 raise SparkError(f"bronze: the query {query.name} has ended. See the log of part `spark`.")
+        for query in (*queries, *others):
             last = query.lastProgress
             if last is not None:
                 progress[str(query.name)] = {
