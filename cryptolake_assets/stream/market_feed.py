@@ -43,11 +43,11 @@ class MarketFeed:
         self,
         settings: Settings,
         symbols: Callable[[], Sequence[str]],
-        *,
         put: Callable[[Message], Awaitable[None]],
         clock: ExchangeClock,
         options: ConnectionOptions,
         fleet: FleetOptions | None = None,
+        *,
         types: Sequence[StreamType] | None = None,
     ) -> None:
         """`symbols` says which are followed at the moment; `types` are those in use unless given. Raises `CaptureError`
@@ -63,6 +63,8 @@ class MarketFeed:
 
     async def run(self) -> None:
         """Until cancelled; then what was received is handed over before it returns. Raises what ends a connection."""
+        if not self._feeds:
+            await asyncio.Event().wait()
         log.info("market_streams_started", streams=[of.name for of in self.types])
         tasks = [asyncio.create_task(feed.run()) for feed in self._feeds]
         try:

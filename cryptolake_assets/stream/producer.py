@@ -145,12 +145,7 @@ class Producer:
             claim_wait_s=self._options.claim_wait_s,
         )
         self._market = MarketFeed(
-            settings,
-            lambda: self.fleet.symbols,
-            put=self._outbox.put,
-            clock=clock,
-            options=self._options.connection,
-            fleet=self._options.fleet,
+            settings, lambda: self.fleet.symbols, self._outbox.put, clock, self._options.connection, self._options.fleet
         )
         self._working = False
         self._state = "starting"
@@ -194,9 +189,7 @@ class Producer:
         self._state = "streaming"
         self._working = True
         log.info("producer_started", symbols=len(self.fleet.symbols), stream=self._stream, source=self._settings.ws_url)
-        readers = [self.fleet.run(), self._repairer.run(), self._catch_up.run()]
-        if self._market.types:
-            readers.append(self._market.run())
+        readers = [self.fleet.run(), self._repairer.run(), self._catch_up.run(), self._market.run()]
         connections = [asyncio.create_task(reader) for reader in readers]
         resend = asyncio.create_task(self._outbox.run())
         publish = asyncio.create_task(self._publish())

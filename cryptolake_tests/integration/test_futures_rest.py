@@ -144,14 +144,18 @@ def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
         assert run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[0]).success
     good = fundings(empty)
     with ExchangeThread(capture, SECOND_MS) as exchange:
-        exchange.replay.control.switch_on(SourceFault("futures_funding", kind, times=10, seconds=3_600 if "limit" in kind else 0))
+        exchange.replay.control.switch_on(
+            SourceFault("futures_funding", kind, times=10, seconds=3_600 if "limit" in kind else 0)
+        )
         failed = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
     assert not failed.success
     assert failed.asset_materializations_for_node("silver__futures_funding_rates") == []
     assert fundings(empty) == good
     assert str(answers(empty, "futures_funding_raw")[-1]["refused"]).startswith(reason)
     with ExchangeThread(capture, SECOND_MS) as exchange:
-        exchange.replay.control.switch_on(SourceFault("futures_funding", SourceFaultKind.RATE_LIMIT, times=1, seconds=0))
+        exchange.replay.control.switch_on(
+            SourceFault("futures_funding", SourceFaultKind.RATE_LIMIT, times=1, seconds=0)
+        )
         assert run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1]).success
     assert len(fundings(empty)) == len(good) + 2
 
