@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.contracts.registry import streams_in_use
+from cryptolake_assets.errors import CaptureError, SettingsError
 from cryptolake_assets.platform import code_servers, kafka, probes, spark
 from cryptolake_assets.platform.code_servers import CodeLocation
 from cryptolake_assets.settings import PORT_FIELDS, PROJECT_ROOT, Settings, Source, env_name
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_exchange import ExchangeSettings
 from cryptolake_assets.settings_graph import GraphSettings
+from cryptolake_assets.settings_market import NO_STREAMS
 from cryptolake_assets.settings_stream import StreamSettings
 from cryptolake_assets.stream.progress import report_path
 
@@ -158,6 +160,18 @@ def _prepare_daemon(settings: Settings) -> None:
     ensure_pools(settings)
 
 
+def _streams_of_bronze(settings: Settings) -> dict[str, str]:
+    """Which streams it takes beside the trades, said by name: what is replayed is not its business, but for that.
+
+    What is wrong with a capture is told by the exchange.
+    """
+    try:
+        names = ",".join(of.name for of in streams_in_use(settings))
+    except CaptureError:
+        names = ""
+    return {env_name("extra_streams"): names or NO_STREAMS}
+
+
 def _create_topics(settings: Settings) -> object:
     from cryptolake_assets.stream.kafka import ensure_topics
 
@@ -236,6 +250,7 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, started: probes.reporting(report_path(settings), started),
         needs=(TOPICS, TABLES, SPARK),
         restarts_with=(SPARK,),
+        environment=_streams_of_bronze,
         ignores=lambda name: (
             name.startswith("replay_") or name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING | REPAIR_SETTINGS
         ),

@@ -98,7 +98,6 @@ WIRE_PATTERN = r"\{" + ",".join(_WIRE_FIELDS) + r"\}"
 Anything else may still be one."""
 
 
-
 def _kafka(spark: SparkSession, settings: Settings, topics: str, *, headers: bool = False) -> DataFrame:
     return (
         spark.readStream.format("kafka")

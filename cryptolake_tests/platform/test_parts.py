@@ -14,10 +14,21 @@ from pydantic import SecretStr
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.platform import kafka, launch, spark
-from cryptolake_assets.platform.parts import CODE_SERVERS, DAGSTER_PARTS, PARTS, PRODUCER, STEPS, Part, local_parts
+from cryptolake_assets.platform.parts import (
+    BRONZE,
+    CODE_SERVERS,
+    DAGSTER_PARTS,
+    PARTS,
+    PRODUCER,
+    STEPS,
+    Part,
+    local_parts,
+)
 from cryptolake_assets.platform.properties import properties_text
 from cryptolake_assets.platform.supervisor import Supervisor, write_private
 from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_tests.captures import mark_price_frame, write_capture
+from cryptolake_tests.stream.fakes import NOON_MS
 
 BY_NAME = {part.name: part for part in PARTS}
 CODE = {part.name for part in CODE_SERVERS}
@@ -87,7 +98,7 @@ def test_properties_survive_javas_reading() -> None:
     ("change", "restarted"),
     [
         ({"replay_speed": 1.0}, {"exchange", "producer", *CODE}),
-        ({"replay_dir": "/captures"}, {"exchange", "producer", *CODE}),
+        ({"replay_dir": Path("/captures")}, {"exchange", "producer", *CODE}),
         ({"spark_memory_mb": 4096}, {"spark"}),
         ({"symbols": ("ETHUSDT",)}, set(CODE)),  # the producer looks at the file
         ({"connection_life_s": 600.0}, {"producer", *CODE}),
@@ -104,6 +115,21 @@ def test_a_change_restarts_those_it_concerns(
         return json.dumps([spec, {str(path): text for path, text in files.items()}], sort_keys=True)
 
     assert {part.name for part in PARTS if digest(settings, part) != digest(changed, part)} == restarted
+
+
+def test_bronze_is_told_of_the_streams_that_a_capture_holds(settings: Settings, tmp_path: Path) -> None:
+    (bronze,) = (part for part in PARTS if part.name == BRONZE)
+
+    def told(of: Settings) -> str:
+        environment: dict[str, str] = bronze.spec(of)["environment"]  # type: ignore[assignment]
+        assert "CRYPTOLAKE_REPLAY_DIR" not in environment
+        return environment["CRYPTOLAKE_EXTRA_STREAMS"]
+
+    frames = [(NOON_MS * 10**6, mark_price_frame("BTCUSDT", NOON_MS))]
+    directory = write_capture(tmp_path / "captured" / "frames.ndjson", frames)
+    assert told(settings) == "none"
+    assert told(settings.model_copy(update={"replay_dir": directory})) == "markPrice"
+    assert told(settings.model_copy(update={"extra_streams": ("forceOrder", "markPrice")})) == "markPrice,forceOrder"
 
 
 def test_the_producer_is_told_of_the_symbols_by_a_file(settings: Settings, tmp_path: Path) -> None:

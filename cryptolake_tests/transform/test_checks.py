@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cryptolake_assets.lake.tables import SILVER_OHLCV
-from cryptolake_assets.transform import archive_checks, batch_checks
+from cryptolake_assets.transform import archive_checks, batch_checks, market_rules
 from cryptolake_assets.transform.checks import (
     DEPENDENCIES,
     GOLD_CHECKS,
@@ -116,4 +116,5 @@ def test_every_check_says_what_it_demands() -> None:
     beside = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, DEPENDENCIES, *archive_checks.BLOCKING, *archive_checks.WARNING}
     beside |= {name for rules in batch_checks.BATCH_RULES.values() for name in rules}
     beside |= {*batch_checks.BATCH_OBSERVATIONS, archive_checks.KLINES_OF_DAY}
+    beside |= set(market_rules.MEANINGS)
     assert {*SILVER_CHECKS, *SILVER_OBSERVATIONS, *GOLD_CHECKS, *beside} == set(MEANINGS)
