@@ -192,7 +192,8 @@ def starters_of_others(
 
     def starter(query: str, table: TableSpec, rows: Callable[[DataFrame, Wire], DataFrame], of: StreamType) -> Any:
         def start() -> StreamingQuery:
-            frame = rows(_kafka(spark, settings, of.topic(settings)), Wire(of.contract, of.optional))
+            records = _kafka(spark, settings, of.topic(settings), headers=rows is _rejected_rows)
+            frame = rows(records, Wire(of.contract, of.optional))
             return _writer(frame, settings, query).trigger(**trigger).toTable(table.full_name)
 
         return start

@@ -29,8 +29,8 @@ from cryptolake_assets.stream.connection import ConnectionOptions
 from cryptolake_assets.stream.kafka import ensure_topics, ensure_topics_async
 from cryptolake_assets.stream.market_feed import MarketFeed
 from cryptolake_assets.stream.outbox import Outbox
+from cryptolake_assets.stream.producer_io import io_in_use, make_publisher
 from cryptolake_assets.stream.progress import query_ids
-from cryptolake_assets.stream.publisher import KafkaPublisher
 from cryptolake_assets.transform import market_minutes
 from cryptolake_tests.captures import force_order_frame, mark_price_frame
 from cryptolake_tests.contracts import toy
@@ -212,7 +212,7 @@ async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
         await ensure_topics_async(own)
         for spec in (toy.STREAM.bronze, toy.STREAM.silver):
             await asyncio.to_thread(ensure_table, own, spec)
-        publisher = KafkaPublisher(own)
+        publisher = make_publisher(own, io_in_use(own))
         outbox = Outbox(publisher, counted_topic=own.kafka_topic_futures)
         await outbox.start()
         feed = MarketFeed(own, lambda: own.symbols, put=outbox.put, clock=FakeClock(), options=FAST)
