@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cryptolake_assets.contracts import force_order, mark_price
 from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.settings_market import AUTO_STREAMS
 
@@ -13,6 +14,8 @@ STREAM_TYPES: tuple[StreamType, ...] = (mark_price.STREAM, force_order.STREAM)
 def streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
     """Those that the settings name; with `auto` those that the replayed capture holds, and none when live. Raises
     `CaptureError` when the capture cannot be read."""
+    if settings.market is not Market.USD_M:  # which is what they are of
+        return ()
     if settings.extra_streams != (AUTO_STREAMS,):
         return tuple(of for of in STREAM_TYPES if of.name in settings.extra_streams)
     if settings.source is not Source.REPLAY:

@@ -16,6 +16,7 @@ from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.exchange.recorded import FUNDING_FILES, OPEN_INTEREST_FILES
+from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.table_spec import TableSpec
 from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.lake.windows import hour_of
@@ -97,7 +98,9 @@ BATCHES = (
 
 
 def can_be_asked(settings: Settings, of: FuturesBatch) -> bool:
-    """Live, or where the replayed capture has recorded answers."""
+    """Of USD-M futures: live, or where the replayed capture has recorded answers."""
+    if settings.market is not Market.USD_M:
+        return False
     return settings.source is Source.BINANCE or any(settings.replay_dir.glob(of.recorded))
 
 
