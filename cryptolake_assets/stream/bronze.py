@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POLL_S = 2.0
+REJECTED_SELDOMER = 4
+"""How many batches of trades there are to one look for what was refused."""
 
 
 def _wire_type(column: str, lake_type: str) -> str:
@@ -170,18 +172,21 @@ def _writer(frame: DataFrame, settings: Settings, query: str) -> DataStreamWrite
     )
 
 
-def _start(spark: SparkSession, settings: Settings, **trigger: Any) -> list[StreamingQuery]:
+def _stop_left_over(spark: SparkSession) -> None:
     for left_over in spark.streams.active:
         # A client that was killed leaves its queries running in the server; the checkpoint is ours now.
         log.info("left_over_query_stopped", query=left_over.name)
         left_over.stop()
-    sources: list[tuple[str, TableSpec, DataFrame]] = [
-        (TRADES_QUERY, BRONZE_TRADES, trades(spark, settings)),
-        (REJECTED_QUERY, BRONZE_REJECTED, rejected(spark, settings)),
-    ]
-    return [
-        _writer(frame, settings, query).trigger(**trigger).toTable(table.full_name) for query, table, frame in sources
-    ]
+
+
+def _start_trades(spark: SparkSession, settings: Settings, **trigger: Any) -> StreamingQuery:
+    frame = trades(spark, settings)
+    return _writer(frame, settings, TRADES_QUERY).trigger(**trigger).toTable(BRONZE_TRADES.full_name)
+
+
+def _start_rejected(spark: SparkSession, settings: Settings, **trigger: Any) -> StreamingQuery:
+    frame = rejected(spark, settings)
+    return _writer(frame, settings, REJECTED_QUERY).trigger(**trigger).toTable(BRONZE_REJECTED.full_name)
 
 
 def starters_of_others(
@@ -239,12 +244,14 @@ def run_available_now(settings: Settings) -> int:
     with checkpoint_lock(settings):
         before = committed_offsets(settings)
         spark = _session(settings)
-        queries = _start(spark, settings, availableNow=True)
+        _stop_left_over(spark)
+        # One after the other: what was refused reads the trades' topic too, and would take half of the machine.
+        _await(_start_trades(spark, settings, availableNow=True))
+        queries = [_start_rejected(spark, settings, availableNow=True)]
         others = starters_of_others(spark, settings, streams_in_use(settings), availableNow=True)
         queries += [start() for start in others.values()]
         for query in queries:
-            query.awaitTermination()
-            _raise_failure(query)
+            _await(query)
         read = lag(committed_offsets(settings), before)
         log.info("available_now_finished", records=read)
         return read
@@ -260,6 +267,11 @@ def _session(settings: Settings) -> SparkSession:
         if "SESSION_CLOSED" in str(error) or "SESSION_CHANGED" in str(error) or "INVALID_HANDLE" in str(error):
             return connect(settings)
         raise
+
+
+def _await(query: StreamingQuery) -> None:
+    query.awaitTermination()
+    _raise_failure(query)
 
 
 def _raise_failure(query: StreamingQuery) -> None:
@@ -285,7 +297,13 @@ class BronzeStream:
         """Until `stop`; raises `SparkError` when a query fails or the server goes away."""
         with checkpoint_lock(self._settings):
             spark = _session(self._settings)
-            queries = _start(spark, self._settings, processingTime=f"{self._settings.bronze_trigger_s} seconds")
+            _stop_left_over(spark)
+            trigger_s = self._settings.bronze_trigger_s
+            queries = [
+                _start_trades(spark, self._settings, processingTime=f"{trigger_s} seconds"),
+                # Less often: it reads the trades' topic as well, and nobody waits for what was refused.
+                _start_rejected(spark, self._settings, processingTime=f"{REJECTED_SELDOMER * trigger_s} seconds"),
+            ]
             # Less often than the trades, which have the machine.
             interval = f"{self._settings.extra_streams_trigger_s} seconds"
             types = streams_in_use(self._settings)
