@@ -18,6 +18,7 @@ from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.stream.progress import bronze_lag
 from cryptolake_assets.transform.context import observe
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.klines import fetch_hour, judge_hour
@@ -56,6 +57,8 @@ def followed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         wait_for(lambda: table.refresh().scan().count() >= len(frames), timeout_s=120)
         last_ms = max(_time_ms(frame) for frame in frames)
         wait_for(lambda: max((row.connected_to_ms for row in read_coverage(settings)), default=0) >= last_ms)
+        # A batch is in the table before the checkpoint says so, and completeness asks the checkpoint.
+        wait_for(lambda: bronze_lag(settings) == 0)
         yield Followed(settings, frames)
     finally:
         stop_spark_session()

@@ -128,6 +128,7 @@ def test_trades_that_break_a_rule_are_kept_apart_once_and_reach_no_bar(
     sound = [trade(hour + timedelta(seconds=number), number) for number in range(40)]
     first_id = hour.toordinal() * 10_000  # the quarantine keeps an identity once, whichever test it came from
     broken = {
+        "other_exchange": trade(hour, first_id + 6, exchange="binance_spot"),
         "price_not_positive": trade(hour, first_id + 1, price="-1"),
         "qty_negative": trade(hour, first_id + 2, qty="-2"),
         "qty_zero": trade(hour, first_id + 3, qty="0"),
