@@ -177,7 +177,7 @@ def _producers(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rates = details["bronze_vs_bare_spark"]["rows_per_s"]
     lines += ["", "| from Kafka, on one Spark server | rows a second |", "|---|---:|"]
     lines.append(f"| bare query to Parquet files | {rates['bare']:,} |")
-    lines.append(f"| CryptoLake to Bronze, both of its queries | {rates['ours']:,} |")
+    lines.append(f"| CryptoLake to Bronze, until the last trade is committed | {rates['ours']:,} |")
     return lines
 
 
