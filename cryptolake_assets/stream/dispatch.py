@@ -7,7 +7,6 @@ that can be done once for many is.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
@@ -23,6 +22,7 @@ from cryptolake_assets.stream.kafka import dead_letter
 from cryptolake_assets.stream.last_trades import FETCHED_HEADERS
 from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.publisher import Message
+from cryptolake_assets.stream.refusals import RefusalLog
 
 log = structlog.get_logger(__name__)
 
@@ -68,8 +68,7 @@ class Dispatcher:
             return key, partition_for(key)
 
         self._route = route
-        self._rejected_unsaid = 0
-        self._rejected_said_at = float("-inf")
+        self._refusals = RefusalLog(stream)
         self.frames = 0
         """Frames taken from the queue, of any kind."""
         self.last_event_time_us: int | None = None
@@ -135,14 +134,6 @@ class Dispatcher:
         return True
 
     def _reject(self, frame: RejectedFrame, received_at_us: int) -> Message:
-        self._note_rejected(frame)
+        self._refusals.note(frame)
         value, headers = dead_letter(frame, stream=self._stream, received_at_us=received_at_us)
         return Message(self._rejected_topic, value, headers=headers)
-
-    def _note_rejected(self, frame: RejectedFrame) -> None:
-        """Logs refused frames, at most one line a second: a broken feed must not fill the disk."""
-        self._rejected_unsaid += 1
-        now = time.monotonic()
-        if now - self._rejected_said_at >= 1.0:
-            log.warning("frames_rejected", frames=self._rejected_unsaid, reason=frame.reason, size_bytes=len(frame.raw))
-            self._rejected_unsaid, self._rejected_said_at = 0, now

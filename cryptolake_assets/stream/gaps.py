@@ -143,11 +143,6 @@ class GapTracker:
         """Of all open gaps."""
         return sum(item.gap.ids_missing for known in self._sequences.values() for item in known.open)
 
-    def latest(self, symbol: str) -> tuple[int, int] | None:
-        """The furthest trade of a symbol, (id, event time in ms); None before the first."""
-        last = self.last(symbol)
-        return None if last is None else (last.trade_id, last.event_time_us // 1000)
-
     def resume(self, gaps: Sequence[TradeGap]) -> None:
         """Takes over what an earlier process left open: trades that come now may still close it."""
         for gap in sorted(gaps, key=lambda gap: gap.first_missing_id):

@@ -8,7 +8,6 @@ is covered is said of trades alone.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Final
@@ -25,6 +24,7 @@ from cryptolake_assets.stream.fleet import Fleet, FleetOptions
 from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame
 from cryptolake_assets.stream.kafka import dead_letter
 from cryptolake_assets.stream.publisher import Message
+from cryptolake_assets.stream.refusals import RefusalLog
 from cryptolake_assets.stream.tasks import cancelled
 
 log = structlog.get_logger(__name__)
@@ -97,8 +97,7 @@ class _Feed:
         self._rejected_topic = settings.topic_rejected
         self._put = put
         self._queue = FrameQueue()
-        self._rejected_unsaid = 0
-        self._rejected_said_at = float("-inf")
+        self._refusals = RefusalLog(of.name)
         self._made = count()
         self._fleet = Fleet(symbols(), self._connection, fleet)
 
@@ -159,18 +158,10 @@ class _Feed:
         parsed = self._of.parse(frame.raw, frame.received_at_us)
         if isinstance(parsed, RejectedFrame):
             value, headers = dead_letter(parsed, stream=self._of.name, received_at_us=frame.received_at_us)
-            self._note_rejected(parsed)
+            self._refusals.note(parsed)
             await self._put(Message(self._rejected_topic, value, headers=headers))
         elif isinstance(parsed, IgnoredFrame):
             # A connection that is relieved waits for its last answer to be read.
             frame.span.requests.pop(parsed.request_id or 0, None)
         else:
             await self._put(Message(self._topic, _encode(parsed), parsed.symbol.encode()))
-
-    def _note_rejected(self, frame: RejectedFrame) -> None:
-        """At most one line a second."""
-        self._rejected_unsaid += 1
-        now = time.monotonic()
-        if now - self._rejected_said_at >= 1.0:
-            log.warning("frames_rejected", stream=self._of.name, frames=self._rejected_unsaid, reason=frame.reason)
-            self._rejected_unsaid, self._rejected_said_at = 0, now

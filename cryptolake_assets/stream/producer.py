@@ -140,7 +140,7 @@ class Producer:
         self._rounds = CoverageRounds(
             self.fleet,
             self._coverage,
-            self._gaps.latest,
+            self._gaps.last,
             interval_s=settings.coverage_interval_s,
             claim_wait_s=self._options.claim_wait_s,
         )

@@ -10,6 +10,7 @@ import structlog
 
 from cryptolake_assets.stream.coverage import ConnectionSpan, CoverageWriter
 from cryptolake_assets.stream.fleet import Fleet
+from cryptolake_assets.stream.gaps import LastTrade
 from cryptolake_assets.stream.silence import SilenceWatch
 
 log = structlog.get_logger(__name__)
@@ -18,7 +19,7 @@ log = structlog.get_logger(__name__)
 class CoverageRounds:
     """A round every `interval_s`, and one when a connection has ended.
 
-    `latest` gives a symbol's furthest trade, (id, event time in ms). `claim_wait_s` is how long a round waits for its
+    `last` gives a symbol's newest trade. `claim_wait_s` is how long a round waits for its
     barriers; late ones are written in the next round.
     """
 
@@ -26,14 +27,14 @@ class CoverageRounds:
         self,
         fleet: Fleet,
         coverage: CoverageWriter,
-        latest: Callable[[str], tuple[int, int] | None],
+        last: Callable[[str], LastTrade | None],
         *,
         interval_s: float,
         claim_wait_s: float,
     ) -> None:
         self._fleet = fleet
         self._coverage = coverage
-        self._latest = latest
+        self._last = last
         self._interval_s = interval_s
         self._claim_wait_s = claim_wait_s
         self._silence = SilenceWatch()
@@ -88,7 +89,9 @@ class CoverageRounds:
                 arrived_to_ms = self._coverage.covered_to_ms.get(symbol)
                 if arrived_to_ms is None:
                     continue
-                silence = self._silence.look(symbol, self._latest(symbol), arrived_to_ms)
+                last = self._last(symbol)
+                latest = None if last is None else (last.trade_id, last.event_time_us // 1000)
+                silence = self._silence.look(symbol, latest, arrived_to_ms)
                 if silence is not None:
                     log.warning(
                         "symbol_silent",

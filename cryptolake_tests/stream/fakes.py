@@ -15,9 +15,16 @@ from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.exchange.records import AggTrade, HistoricalTrade
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.lake.gaps import TradeGap
+from cryptolake_assets.stream.connection import ConnectionOptions
 from cryptolake_assets.stream.publisher import DeliveryListener, Message, Verdict
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z
+
+
+QUICK = ConnectionOptions(
+    close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, answer_timeout_s=0.3, healthy_after_s=0.0
+)
+"""Connections that come back at once."""
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:

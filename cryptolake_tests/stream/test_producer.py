@@ -24,7 +24,6 @@ from cryptolake_assets.exchange.rest import AsyncExchangeRest
 from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_assets.stream.connection import ConnectionOptions
 from cryptolake_assets.stream.fleet import FleetOptions
 from cryptolake_assets.stream.producer import Producer, ProducerOptions
 from cryptolake_assets.stream.producer_status import read_status
@@ -33,6 +32,7 @@ from cryptolake_assets.stream.subscriptions import keep_choice
 from cryptolake_assets.stream.tasks import cancelled
 from cryptolake_tests.stream.fakes import (
     NOON_MS,
+    QUICK,
     FakeClock,
     FakeExchange,
     FakePublisher,
@@ -44,9 +44,7 @@ from cryptolake_tests.stream.fakes import (
 )
 
 OPTIONS = ProducerOptions(
-    connection=ConnectionOptions(
-        close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, answer_timeout_s=0.3, healthy_after_s=0.0
-    ),
+    connection=QUICK,
     drain_timeout_s=5.0,
     claim_wait_s=0.5,
     status_interval_s=0.02,

@@ -12,12 +12,12 @@ from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.catch_up import CatchUpOptions
-from cryptolake_assets.stream.connection import ConnectionOptions
 from cryptolake_assets.stream.gaps import KnownTrade, LastTrade
 from cryptolake_assets.stream.last_trades import FETCHED_HEADERS, Newest
 from cryptolake_assets.stream.producer import Producer, ProducerOptions
 from cryptolake_tests.stream.fakes import (
     NOON_MS,
+    QUICK,
     FakeClock,
     FakeExchange,
     FakePublisher,
@@ -29,9 +29,7 @@ from cryptolake_tests.stream.fakes import (
 )
 
 OPTIONS = ProducerOptions(
-    connection=ConnectionOptions(
-        close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, answer_timeout_s=0.3, healthy_after_s=0.0
-    ),
+    connection=QUICK,
     catch_up=CatchUpOptions(look_every_s=0.02, quiet_s=0.1, silent_s=60.0, settle_s=0.02),
     drain_timeout_s=5.0,
     claim_wait_s=0.5,
