@@ -236,7 +236,8 @@ async def ws_ohlcv(socket: WebSocket, symbols: SymbolList) -> None:
                 break
             sending.result()
         if cut.done() and not gone.done():
-            await asyncio.wait_for(socket.close(TRY_AGAIN_LATER, "too slow"), 1)
+            async with asyncio.timeout(1):
+                await socket.close(TRY_AGAIN_LATER, "too slow")
     except (WebSocketDisconnect, RuntimeError, TimeoutError):
         pass
     finally:
@@ -299,7 +300,8 @@ async def _events(hub: Hub, client: Client) -> AsyncIterator[bytes]:
     try:
         while not client.cut.is_set():
             try:
-                message = await asyncio.wait_for(client.queue.get(), HEARTBEAT_S)
+                async with asyncio.timeout(HEARTBEAT_S):
+                    message = await client.queue.get()
             except TimeoutError:
                 yield b": still here\n\n"
                 continue

@@ -254,7 +254,8 @@ class ReplayClient:
                         if not self._stalled:
                             await self._socket.ping(str(time.time_ns() // 10**6).encode())
                         with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(self._ponged.wait(), limits.ping_interval_s)
+                            async with asyncio.timeout(limits.ping_interval_s):
+                                await self._ponged.wait()
             except TimeoutError:
                 self.cut("no_pong")
             except ConnectionError:

@@ -30,6 +30,7 @@ from cryptolake_assets.stream.sockets import (
     ExchangeSocket,
     open_socket,
 )
+from cryptolake_assets.stream.tasks import heed_cancellation
 
 log = structlog.get_logger(__name__)
 
@@ -132,6 +133,7 @@ class ExchangeConnection:
                     await self._turn()
                 started = time.monotonic()
                 frames, wait_at_least_s = await self._session()
+                heed_cancellation()
                 self.state = "closed"
                 if frames and time.monotonic() - started >= self._options.healthy_after_s:
                     attempt = 0

@@ -25,3 +25,12 @@ async def cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def heed_cancellation() -> None:
+    """Raises the `CancelledError` that a library has swallowed: `asyncio.wait_for` of Python 3.11, with which picows
+    closes a connection, drops one that comes in the moment in which its work ends. To be called by a loop whose turns
+    would else go on for ever."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -6,16 +6,19 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection
 
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.settings_stream import ProducerIo
+from cryptolake_assets.stream import connection, sockets
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeConnection, shards
 from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrame, SpanMark
+from cryptolake_assets.stream.sockets import ExchangeSocket
 from cryptolake_tests.stream.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
 
 FAST = ConnectionOptions(
@@ -178,6 +181,29 @@ async def test_data_that_came_too_briefly_is_not_healthy(monkeypatch: pytest.Mon
     async with exchange.running(), connected(exchange, options=options):
         await until(lambda: len(ceilings) >= 3)
     assert ceilings[:3] == [0.5, 1.0, 2.0]
+
+
+async def test_a_stop_that_the_library_swallows_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `asyncio.wait_for` of Python 3.11 does, with which picows closes, if the stop comes as its work ends."""
+    closing = asyncio.Event()
+
+    @asynccontextmanager
+    async def deaf(*arguments: Any, **options: Any) -> AsyncIterator[ExchangeSocket]:
+        try:
+            async with sockets.open_socket(*arguments, **options) as socket:
+                yield socket
+        finally:
+            closing.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(10)
+
+    monkeypatch.setattr(connection, "open_socket", deaf)
+    async with FakeExchange().running() as exchange, connected(exchange) as (link, _):
+        await exchange.connected(1)
+        await exchange.sockets[0].close(1001)
+        await closing.wait()
+    assert link.state == "closed"
+    assert len(exchange.sockets) == 1
 
 
 @pytest.mark.parametrize("status", [429, 418])
