@@ -25,8 +25,8 @@ frames never name one, and all of its trades are executions of the order book.""
 
 DECIMAL_PATTERN: Final = r"-?[0-9]{1,10}(?:\.[0-9]{1,8})?"
 _is_decimal = re.compile(DECIMAL_PATTERN).fullmatch
-# Patterns in the decoder would cost 2 µs a frame; price and quantity joined and matched once cost 0.4 µs.
-_are_decimals = re.compile(rf"{DECIMAL_PATTERN}\|{DECIMAL_PATTERN}").fullmatch
+# Patterns in the decoder would cost 2 µs a frame; price, quantity and symbol joined and matched once cost 0.4 µs.
+_are_texts = re.compile(rf"{DECIMAL_PATTERN}\n{DECIMAL_PATTERN}\n[ -~]*").fullmatch
 _MAX_SYMBOL_CHARS: Final = 64
 _MAX_TRADE_TYPE_CHARS: Final = 32
 
@@ -125,7 +125,7 @@ _decode_any = msgspec.json.Decoder().decode
 
 
 def parse_frame(
-    raw: bytes | str, *, ingest_time_us: int, exchange: str, unnamed_trade_type: str = UNKNOWN_TRADE_TYPE
+    raw: bytes | str, ingest_time_us: int, exchange: str, unnamed_trade_type: str = UNKNOWN_TRADE_TYPE
 ) -> AcceptedFrame | RejectedFrame | IgnoredFrame:
     """One WebSocket message, a combined-stream envelope or its bare data object, as a trade event.
 
@@ -142,7 +142,7 @@ def parse_frame(
         except (ValueError, RecursionError) as error:
             return _refuse(raw, str(error))
     price, qty, symbol = trade.price, trade.qty, trade.symbol
-    if not (_are_decimals(f"{price}|{qty}") and _is_printable(symbol)):
+    if not _are_texts(f"{price}\n{qty}\n{symbol}"):
         return _refuse(raw, "price, quantity or symbol")
     if isinstance(trade, _Trade):
         first_id = last_id = trade.trade_id

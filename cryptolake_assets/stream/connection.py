@@ -1,7 +1,6 @@
 """One WebSocket connection to the exchange, kept open: reads, watches, opens again.
 
-The reader only stamps frames and puts them into the queue; it never waits for Kafka other than by that queue being
-full. How much of what the exchange sent is known to have arrived is the business of coverage; this module asks the two
+How much of what the exchange sent is known to have arrived is the business of coverage; this module asks the two
 questions that it needs, the exchange's clock and "what have you sent so far".
 """
 
@@ -21,7 +20,8 @@ from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.exchange.venues import USD_M
 from cryptolake_assets.settings_stream import ProducerIo
 from cryptolake_assets.stream.coverage import ConnectionSpan
-from cryptolake_assets.stream.frame_queue import FrameQueue, ReceivedFrame, SpanMark
+from cryptolake_assets.stream.frame_queue import FrameQueue, SpanMark
+from cryptolake_assets.stream.reader import FrameReader
 from cryptolake_assets.stream.sockets import (
     CONNECTION_CLOSED,
     INVALID_HANDSHAKE,
@@ -30,7 +30,7 @@ from cryptolake_assets.stream.sockets import (
     ExchangeSocket,
     open_socket,
 )
-from cryptolake_assets.stream.tasks import heed_cancellation
+from cryptolake_assets.stream.tasks import cancelled, heed_cancellation
 
 log = structlog.get_logger(__name__)
 
@@ -110,8 +110,6 @@ class ExchangeConnection:
         self._live: tuple[ExchangeSocket, ConnectionSpan] | None = None
         self.opened = asyncio.Event()
         """Set for good once its subscription was open for the first time and the exchange's clock was asked since."""
-        self._waits_for_room = False
-        self._last_frame_at = 0.0
         self.state = "closed"
         """`connecting`, `streaming`, `silent` (subscribed, but nothing comes) or `closed`."""
         self.reconnects = 0
@@ -268,40 +266,22 @@ class ExchangeConnection:
 
     async def _stream(self, socket: ExchangeSocket, span: ConnectionSpan) -> None:
         """Reads until the connection ends; raises what ended it."""
-        self._last_frame_at = time.monotonic()
+        reader = FrameReader(socket, span, self._queue)
         tasks = [
-            asyncio.create_task(self._read(socket, span)),
-            asyncio.create_task(self._watch(socket)),
+            asyncio.create_task(reader.run()),
+            asyncio.create_task(self._watch(socket, reader)),
             asyncio.create_task(self._note_opening(span)),
         ]
         try:
             await tasks[0]
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancelled(tasks)
 
     async def _note_opening(self, span: ConnectionSpan) -> None:
         span.after_ms = await self._exchange_time()
         self.opened.set()
 
-    async def _read(self, socket: ExchangeSocket, span: ConnectionSpan) -> None:
-        queue = self._queue
-        receive, put, now_ns, now_s = socket.recv, queue.try_put, time.time_ns, time.monotonic  # looked up once
-        while True:
-            # Undecoded: text that is not UTF-8 is a frame to refuse, not a reason to lose the connection.
-            raw = await receive(decode=False)
-            frame = ReceivedFrame(span, now_ns() // 1000, raw)
-            span.frames += 1
-            if not put(frame):
-                self._waits_for_room = True
-                try:
-                    await queue.put(frame)
-                finally:
-                    self._waits_for_room = False
-            self._last_frame_at = now_s()
-
-    async def _watch(self, socket: ExchangeSocket) -> None:
+    async def _watch(self, socket: ExchangeSocket, reader: FrameReader) -> None:
         """Closes a connection on which neither a frame nor a pong comes, and tells when only pongs do."""
         options = self._options
         while True:
@@ -312,14 +292,14 @@ class ExchangeConnection:
                     await (await socket.ping())
             except TimeoutError:
                 # Frames that wait for room in the queue hold back what is behind them, pongs too.
-                if self._last_frame_at < asked_at and not self._waits_for_room:
+                if reader.last_frame_at < asked_at and not reader.waits_for_room:
                     self._log.warning("connection_silent", no_pong_for_s=options.ping_timeout_s)
                     await socket.close(1001, "no pong")
                     return
             except CONNECTION_CLOSED:
                 return
-            silent_s = time.monotonic() - self._last_frame_at
-            if silent_s < options.silent_alarm_s or self._waits_for_room:
+            silent_s = time.monotonic() - reader.last_frame_at
+            if silent_s < options.silent_alarm_s or reader.waits_for_room:
                 self.state = "streaming"
             elif self.state != "silent":
                 self.state = "silent"

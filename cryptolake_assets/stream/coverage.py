@@ -53,12 +53,23 @@ class ConnectionSpan:
     _from_ms: int | None = None
     _to_ms: int | None = None
 
-    def see(self, exchange_time_ms: int) -> None:
-        """Takes note of the exchange time of the next frame."""
-        last = self.last_ms
-        if last is not None and last <= exchange_time_ms <= last + MAX_STEP_MS:
-            self.last_ms = exchange_time_ms
+    def see(self, *exchange_times_ms: int) -> None:
+        """Takes note of the exchange times of the next frames."""
+        if self._are_next(exchange_times_ms):
+            self.last_ms, self._doubtful_ms = exchange_times_ms[-1], None
             return
+        for exchange_time_ms in exchange_times_ms:
+            self._see(exchange_time_ms)
+
+    def _are_next(self, times_ms: Sequence[int]) -> bool:
+        """Whether they go on from the latest one in order, as nearly all do."""
+        last = self.last_ms
+        if last is None or not times_ms:
+            return False
+        return last <= times_ms[0] and times_ms[-1] <= last + MAX_STEP_MS and list(times_ms) == sorted(times_ms)
+
+    def _see(self, exchange_time_ms: int) -> None:
+        last = self.last_ms
         reference = last if last is not None else self.before_ms
         if reference is not None and abs(exchange_time_ms - reference) <= MAX_STEP_MS:
             confirmed = exchange_time_ms

@@ -16,7 +16,7 @@ import structlog
 from cryptolake_assets.contract import AcceptedFrame, IgnoredFrame, RejectedFrame, parse_frame
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.coverage import ConnectionSpan
-from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrame, SpanMark
+from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrames, SpanMark
 from cryptolake_assets.stream.gaps import GapTracker
 from cryptolake_assets.stream.kafka import dead_letter
 from cryptolake_assets.stream.last_trades import FETCHED_HEADERS
@@ -51,7 +51,8 @@ class Dispatcher:
     ) -> None:
         """`fetched` is the span of frames that did not come over a connection; `mark` is told of the places in the
         frames' order about which coverage is to be stated."""
-        self._venue = settings.venue
+        self._exchange = settings.venue.exchange
+        self._unnamed_trade_type = settings.venue.unnamed_trade_type
         self._trades_topic = settings.kafka_topic_futures
         self._rejected_topic = settings.topic_rejected
         self._stream = stream
@@ -68,6 +69,8 @@ class Dispatcher:
             return key, partition_for(key)
 
         self._route = route
+        self._messages: list[Message] = []
+        """Made, and not yet in the outbox."""
         self._refusals = RefusalLog(stream)
         self.frames = 0
         """Frames taken from the queue, of any kind."""
@@ -78,7 +81,6 @@ class Dispatcher:
         """Until `EndOfFrames`."""
         while True:
             items = await self._queue.take(FRAMES_AT_ONCE)
-            self.frames += sum(type(item) is ReceivedFrame for item in items)
             await self._outbox.room()
             if not self._dispatch(items):
                 return
@@ -87,51 +89,67 @@ class Dispatcher:
 
     def _dispatch(self, items: Sequence[QueueItem]) -> bool:
         """Returns whether more can follow."""
-        messages: list[Message] = []
-        # Looked up once for many frames.
-        fetched, stream, topic = self._fetched, self._stream, self._trades_topic
-        route_of, see_trade = self._route, self._gaps.see
-        exchange, unnamed_trade_type = self._venue.exchange, self._venue.unnamed_trade_type
         for item in items:
-            if type(item) is ReceivedFrame:
-                parsed = parse_frame(
-                    item.raw,
-                    ingest_time_us=item.received_at_us,
-                    exchange=exchange,
-                    unnamed_trade_type=unnamed_trade_type,
-                )
-                if type(parsed) is AcceptedFrame:
-                    event, span = parsed.event, item.span
-                    symbol = event.symbol
-                    headers = None
-                    if span is fetched:
-                        self._gaps.fill(symbol, event.trade_id, event.event_time)
-                        headers = FETCHED_HEADERS
-                    else:
-                        span.see(parsed.exchange_time_ms)
-                        if event.stream == stream:
-                            see_trade(symbol, event.trade_id, event.event_time)
-                    self.last_event_time_us = event.event_time
-                    key, partition = route_of(symbol)
-                    messages.append(Message(topic, event.encode(), key, partition, headers))
-                    continue
-                if type(parsed) is RejectedFrame:
-                    messages.append(self._reject(parsed, item.received_at_us))
-                    continue
-                if type(parsed) is not IgnoredFrame or parsed.request_id not in item.span.requests:
-                    continue
-                asked_ms, span, ended = item.span.requests.pop(parsed.request_id), item.span, False
-            elif type(item) is SpanMark:
-                asked_ms, span, ended = None, item.span, item.ended
+            if isinstance(item, ReceivedFrames):
+                self.frames += len(item.raws)
+                if item.span is self._fetched:
+                    self._take_fetched(item)
+                else:
+                    self._take_streamed(item)
+            elif isinstance(item, SpanMark):
+                self._mark_here(item.span, None, item.ended)
             else:
-                self._outbox.add(messages)
+                self._send()
                 return False
-            # What was received before the mark has to be under way before it.
-            self._outbox.add(messages)
-            messages = []
-            self._mark(span, asked_ms, ended)
-        self._outbox.add(messages)
+        self._send()
         return True
+
+    def _take_streamed(self, frames: ReceivedFrames) -> None:
+        # Looked up once for many frames.
+        span, received_at_us, messages = frames.span, frames.received_at_us, self._messages
+        stream, topic, exchange, unnamed = self._stream, self._trades_topic, self._exchange, self._unnamed_trade_type
+        route_of, see_trade = self._route, self._gaps.see
+        exchange_times_ms: list[int] = []
+        for raw in frames.raws:
+            parsed = parse_frame(raw, received_at_us, exchange, unnamed)
+            if type(parsed) is AcceptedFrame:
+                event = parsed.event
+                symbol = event.symbol
+                exchange_times_ms.append(parsed.exchange_time_ms)
+                if event.stream == stream:
+                    see_trade(symbol, event.trade_id, event.event_time)
+                self.last_event_time_us = event.event_time
+                key, partition = route_of(symbol)
+                messages.append(Message(topic, event.encode(), key, partition))
+            elif type(parsed) is RejectedFrame:
+                messages.append(self._reject(parsed, received_at_us))
+            elif type(parsed) is IgnoredFrame and parsed.request_id in span.requests:
+                # What came before the answer is what it speaks of.
+                span.see(*exchange_times_ms)
+                exchange_times_ms.clear()
+                self._mark_here(span, span.requests.pop(parsed.request_id), False)
+        span.see(*exchange_times_ms)
+
+    def _take_fetched(self, frames: ReceivedFrames) -> None:
+        for raw in frames.raws:
+            parsed = parse_frame(raw, frames.received_at_us, self._exchange, self._unnamed_trade_type)
+            if isinstance(parsed, AcceptedFrame):
+                event = parsed.event
+                self._gaps.fill(event.symbol, event.trade_id, event.event_time)
+                self.last_event_time_us = event.event_time
+                key, partition = self._route(event.symbol)
+                self._messages.append(Message(self._trades_topic, event.encode(), key, partition, FETCHED_HEADERS))
+            elif isinstance(parsed, RejectedFrame):
+                self._messages.append(self._reject(parsed, frames.received_at_us))
+
+    def _mark_here(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:
+        # What was received before the mark has to be under way before it.
+        self._send()
+        self._mark(span, asked_ms, ended)
+
+    def _send(self) -> None:
+        self._outbox.add(self._messages)
+        self._messages.clear()
 
     def _reject(self, frame: RejectedFrame, received_at_us: int) -> Message:
         self._refusals.note(frame)

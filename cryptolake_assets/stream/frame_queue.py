@@ -19,14 +19,14 @@ MAX_FRAMES: Final = 50_000
 MAX_BYTES: Final = 64 * 1024 * 1024
 
 
-class ReceivedFrame(Struct, frozen=True, eq=False, gc=False):
-    """One WebSocket message as it came."""
+class ReceivedFrames(Struct, frozen=True, eq=False, gc=False):
+    """WebSocket messages as they came, one behind the other and within a fraction of a millisecond."""
 
     span: ConnectionSpan
-    """The connection that it came by."""
+    """The connection that they came by."""
     received_at_us: int
-    """µs since 1970, UTC, by this machine's clock."""
-    raw: bytes
+    """When the first of them came, µs since 1970, UTC, by this machine's clock."""
+    raws: list[bytes]
 
 
 class SpanMark(Struct, frozen=True, eq=False):
@@ -41,68 +41,63 @@ class EndOfFrames(Struct, frozen=True, eq=False):
     """Nothing follows: the publisher task ends here."""
 
 
-QueueItem = ReceivedFrame | SpanMark | EndOfFrames
+QueueItem = ReceivedFrames | SpanMark | EndOfFrames
 
 
 class FrameQueue:
-    """First in, first out; many readers put, one publisher task gets."""
+    """First in, first out; many readers put, one publisher task takes."""
 
     def __init__(self, max_frames: int = MAX_FRAMES, max_bytes: int = MAX_BYTES) -> None:
-        self._items: deque[QueueItem] = deque()
+        self._items: deque[tuple[QueueItem, int]] = deque()
+        """With the bytes of each."""
+        self._frames = 0
         self._bytes = 0
         self._max_frames = max_frames
         self._max_bytes = max_bytes
         self._room = asyncio.Event()
         self._news = asyncio.Event()
-        self._is_quiet = True
-        """Whether `_news` is to be set with the next item."""
 
     def __len__(self) -> int:
-        return len(self._items)
+        """Frames that wait."""
+        return self._frames
 
     @property
     def is_full(self) -> bool:
-        return len(self._items) >= self._max_frames or self._bytes >= self._max_bytes
+        return self._frames >= self._max_frames or self._bytes >= self._max_bytes
 
-    def try_put(self, frame: ReceivedFrame) -> bool:
-        """Adds a frame unless the queue is full; returns whether it was added."""
-        items = self._items
-        if len(items) >= self._max_frames or self._bytes >= self._max_bytes:
-            return False
-        items.append(frame)
-        self._bytes += len(frame.raw)
-        if self._is_quiet:
-            self._wake()
-        return True
-
-    def _wake(self) -> None:
-        self._is_quiet = False
-        self._news.set()
-
-    async def put(self, frame: ReceivedFrame) -> None:
-        """Adds a frame, waiting while the queue is full."""
-        while not self.try_put(frame):
+    async def room(self) -> None:
+        """Waits while the queue is full."""
+        while self.is_full:
             self._room.clear()
             await self._room.wait()
 
+    def put(self, frames: ReceivedFrames) -> None:
+        """Adds frames, room or not: whoever puts waits for `room` before it takes a handful from its socket."""
+        size_bytes = sum(map(len, frames.raws))
+        self._frames += len(frames.raws)
+        self._bytes += size_bytes
+        self._items.append((frames, size_bytes))
+        self._news.set()
+
     def put_mark(self, mark: SpanMark | EndOfFrames) -> None:
         """Adds a mark at once, full or not: marks are few and small, and must not be lost at a stop."""
-        self._items.append(mark)
-        self._wake()
+        self._items.append((mark, 0))
+        self._news.set()
 
-    async def take(self, most: int) -> list[QueueItem]:
-        """The oldest items, at most so many, waiting for one."""
+    async def take(self, enough: int) -> list[QueueItem]:
+        """The oldest items, with no more frames than are enough but for a handful, waiting for one item."""
         while not self._items:
             self._news.clear()
-            self._is_quiet = True
             await self._news.wait()
-        if len(self._items) <= most:
-            items = list(self._items)
-            self._items.clear()
-            self._bytes = 0
-        else:
-            items = [self._items.popleft() for _ in range(most)]
-            self._bytes -= sum(len(item.raw) for item in items if isinstance(item, ReceivedFrame))
+        items: list[QueueItem] = []
+        frames = 0
+        while self._items and frames < enough:
+            item, size_bytes = self._items.popleft()
+            items.append(item)
+            if type(item) is ReceivedFrames:
+                frames += len(item.raws)
+                self._bytes -= size_bytes
+        self._frames -= frames
         if not self._room.is_set():
             self._room.set()
         return items

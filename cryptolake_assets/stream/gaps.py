@@ -72,7 +72,7 @@ def _number(ranges: Sequence[tuple[int, int]]) -> int:
     return sum(last - first + 1 for first, last in ranges)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sequence:
     """What is known of one symbol's ids."""
 
@@ -183,7 +183,9 @@ class GapTracker:
             known = self._sequences[symbol] = _Sequence()
         last = known.last_id
         if last is not None and trade_id == last + 1 and trade_id > known.reach_id and event_time_us >= known.last_us:
-            self._go_on(known, trade_id, event_time_us)  # as nearly all do
+            # As nearly all do: `_go_on`, without the cost of calling it.
+            known.last_id, known.last_us = trade_id, event_time_us
+            known.doubtful_id, known.known_from_before = None, False
             return
         if trade_id <= known.reach_id:
             self._came_late(known, (trade_id, trade_id), ClosedBy.STREAM)

@@ -20,8 +20,9 @@ from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.contracts.stream_type import StreamType
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
+from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.fleet import Fleet, FleetOptions
-from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame
+from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
 from cryptolake_assets.stream.kafka import dead_letter
 from cryptolake_assets.stream.publisher import Message
 from cryptolake_assets.stream.refusals import RefusalLog
@@ -148,20 +149,21 @@ class _Feed:
         """From the queue through the contract to the outbox, in order, until `EndOfFrames`."""
         while True:
             for item in await self._queue.take(_FRAMES_AT_ONCE):
-                if isinstance(item, ReceivedFrame):
-                    await self._publish_frame(item)
+                if isinstance(item, ReceivedFrames):
+                    for raw in item.raws:
+                        await self._publish_frame(item.span, raw, item.received_at_us)
                 elif isinstance(item, EndOfFrames):
                     return
             await asyncio.sleep(0)
 
-    async def _publish_frame(self, frame: ReceivedFrame) -> None:
-        parsed = self._of.parse(frame.raw, frame.received_at_us)
+    async def _publish_frame(self, span: ConnectionSpan, raw: bytes, received_at_us: int) -> None:
+        parsed = self._of.parse(raw, received_at_us)
         if isinstance(parsed, RejectedFrame):
-            value, headers = dead_letter(parsed, stream=self._of.name, received_at_us=frame.received_at_us)
+            value, headers = dead_letter(parsed, stream=self._of.name, received_at_us=received_at_us)
             self._refusals.note(parsed)
             await self._put(Message(self._rejected_topic, value, headers=headers))
         elif isinstance(parsed, IgnoredFrame):
             # A connection that is relieved waits for its last answer to be read.
-            frame.span.requests.pop(parsed.request_id or 0, None)
+            span.requests.pop(parsed.request_id or 0, None)
         else:
             await self._put(Message(self._topic, _encode(parsed), parsed.symbol.encode()))

@@ -36,7 +36,7 @@ from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock
 from cryptolake_assets.stream.coverage import ConnectionSpan, CoverageSink, CoverageWriter
 from cryptolake_assets.stream.dispatch import Dispatcher
 from cryptolake_assets.stream.fleet import Fleet, FleetOptions
-from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame
+from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
 from cryptolake_assets.stream.gaps import GapSink, GapTracker, GapWriter
 from cryptolake_assets.stream.history import StreamHistory, TradeHistory
 from cryptolake_assets.stream.last_trades import LastTrades, NewestTrades
@@ -258,7 +258,8 @@ class Producer:
         await self._dispatcher.run()
 
     async def _put_fetched(self, raw: bytes) -> None:
-        await self._queue.put(ReceivedFrame(self._fetched, time.time_ns() // 1000, raw))
+        await self._queue.room()
+        self._queue.put(ReceivedFrames(self._fetched, time.time_ns() // 1000, [raw]))
 
     def _mark(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:
         """Claims the connection's interval so far once everything before this point is acknowledged."""

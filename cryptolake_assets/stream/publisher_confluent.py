@@ -1,16 +1,15 @@
 """The publisher of the optional extra `fast`: librdkafka by confluent-kafka.
 
-The library has threads, buffers and repetition of its own, and calls back for each message while it is polled. What
-was acknowledged at one poll is reported at once: neighbours of a partition as one run.
+The library has threads, buffers and repetition of its own, and calls back for each message while it is polled.
+Messages that were handed over together are reported together.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
@@ -66,99 +65,96 @@ def client_configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
+class _UnderWay:
+    """Messages of one partition that were handed over together: acknowledged together, or failed together.
+
+    The library calls back for each. Which message that was is not asked, and its record is not kept: to keep them until
+    the last one has come costs more than all the rest of the delivery.
+    """
+
+    __slots__ = ("_error", "_left", "_listener", "messages")
+
+    def __init__(self, messages: Sequence[Message], listener: DeliveryListener) -> None:
+        self.messages = messages
+        self._listener = listener
+        self._left = len(messages)
+        self._error: KafkaError | None = None
+
+    def cut(self, number: int) -> Sequence[Message]:
+        """Leaves the first so many; returns the others, which the library did not take."""
+        rest, self.messages, self._left = self.messages[number:], self.messages[:number], number
+        return rest
+
+    def told(self, error: KafkaError | None, record: Any) -> None:
+        """Called by the library, in the partition's order."""
+        self._left -= 1
+        if error is not None:
+            self._error = error
+        if not self._left:
+            self._report(record)
+
+    def _report(self, last: Any) -> None:
+        if self._error is not None:
+            # Sent again as a whole: a repeat is allowed, and the order is kept.
+            self._listener.failed(self.messages, DeliveryError(self._error))
+            return
+        # Counted from the last one: what comes behind it is what its acknowledgement is about.
+        first_offset = last.offset() - len(self.messages) + 1
+        self._listener.acknowledged(self.messages, last.partition(), first_offset)
+
+
 class _ConfluentSession:
     """One librdkafka producer, polled for as long as messages are under way."""
 
-    def __init__(self, configuration: dict[str, Any], topic: str, listener: DeliveryListener) -> None:
+    def __init__(self, configuration: dict[str, Any], listener: DeliveryListener) -> None:
         from confluent_kafka import Producer
 
-        self.producer: Producer = Producer({**configuration, "on_delivery": self._delivered})
-        self._topic = topic
+        self.producer: Producer = Producer(configuration)
         self._listener = listener
-        self._under_way: defaultdict[int, deque[Message]] = defaultdict(deque)
-        """Per partition of the topic, in the order in which they were sent."""
-        self._run: list[Any] = []
-        """Records acknowledged and not yet reported: neighbours on `_run_partition`, up to just before `_run_end`."""
-        self._run_partition = -1
-        self._run_end = -1
         self._news = asyncio.Event()
         self._polling = asyncio.create_task(self._poll())
 
     def send(self, messages: Sequence[Message]) -> None:
-        produce, topic, under_way = self.producer.produce, self._topic, self._under_way
+        by_place: defaultdict[tuple[str, int], list[Message]] = defaultdict(list)
         for message in messages:
             partition = message.partition
-            try:
-                if message.topic == topic and partition is not None and message.headers is None:
-                    produce(topic, message.value, message.key, partition)
-                    under_way[partition].append(message)
-                else:
-                    self._produce_alone(message)
-            except Exception as error:
-                self._listener.failed([message], error)
+            if partition is None or message.headers is not None:
+                self._produce_alone(message)
+            else:
+                by_place[message.topic, partition].append(message)
+        for (topic, partition), together in by_place.items():
+            self._produce(topic, partition, together)
         self._news.set()
 
+    def _produce(self, topic: str, partition: int, messages: list[Message]) -> None:
+        under_way = _UnderWay(messages, self._listener)
+        produce, told, number = self.producer.produce, under_way.told, 0
+        try:
+            for message in messages:
+                produce(topic, message.value, message.key, partition, told)
+                number += 1
+        except Exception as error:
+            # Those behind it as well: they would only overtake it.
+            self._listener.failed(under_way.cut(number), error)
+
     def _produce_alone(self, message: Message) -> None:
-        """With a callback of the message's own, which costs a microsecond more."""
+        """For messages that may go anywhere, or that have headers."""
         place: dict[str, Any] = {} if message.partition is None else {"partition": message.partition}
-        self.producer.produce(
-            message.topic,
-            message.value,
-            message.key,
-            headers=message.headers,  # type: ignore[arg-type] # a list is invariant
-            on_delivery=partial(self._delivered_alone, message),
-            **place,
-        )
-
-    def _delivered(self, error: KafkaError | None, record: Any) -> None:
-        """Called by the library for each message, while it is polled: in the partition's order, unless it fails."""
-        offset, partition = record.offset(), record.partition()
-        if error is None and offset == self._run_end and partition == self._run_partition:
-            self._run.append(record)
-            self._run_end += 1
-            return
-        self._report_run()
-        if error is not None:
-            self._listener.failed(self._sent([record], partition), DeliveryError(error))
-            return
-        self._run, self._run_partition, self._run_end = [record], partition, offset + 1
-
-    def _sent(self, records: list[Any], partition: int) -> list[Message]:
-        """The messages that these neighbours were sent for, which are under way no longer.
-
-        A callback names no message. They are the oldest of the partition, in order, if both ends have their bytes: one
-        that was left out before the last would have moved it. Else each is looked for; two of the same bytes are as
-        good as each other.
-        """
-        under_way = self._under_way[partition]
-        found = [under_way.popleft() for _ in range(min(len(records), len(under_way)))]
-        ends = (0, -1)
-        if len(found) == len(records) and all(found[end].value == records[end].value() for end in ends):
-            return found
-        under_way.extendleft(reversed(found))
-        found = []
-        for record in records:
-            value = record.value()
-            found.append(next(message for message in under_way if message.value == value))
-            under_way.remove(found[-1])
-        return found
-
-    def _delivered_alone(self, message: Message, error: KafkaError | None, record: Any) -> None:
-        self._report_run()  # offsets are told in their order
-        if error is not None:
-            self._listener.failed([message], DeliveryError(error))
-        else:
-            self._listener.acknowledged([message], record.partition(), record.offset())
-
-    def _report_run(self) -> None:
-        run, end, self._run, self._run_end = self._run, self._run_end, [], -1
-        if run:
-            self._listener.acknowledged(self._sent(run, self._run_partition), self._run_partition, end - len(run))
+        try:
+            self.producer.produce(
+                message.topic,
+                message.value,
+                message.key,
+                headers=message.headers,  # type: ignore[arg-type] # a list is invariant
+                on_delivery=_UnderWay([message], self._listener).told,
+                **place,
+            )
+        except Exception as error:
+            self._listener.failed([message], error)
 
     def _serve(self) -> None:
         try:
             self.producer.poll(0)
-            self._report_run()
         except Exception as error:
             # Raised by whoever is told; the other messages are to be told of all the same.
             context = {"message": "a listener of the Kafka publisher failed", "exception": error}
@@ -193,7 +189,7 @@ class ConfluentPublisher(SessionPublisher):
         from confluent_kafka import KafkaException
 
         topic = self._settings.kafka_topic_futures
-        session = _ConfluentSession(client_configuration(self._settings), topic, listener)
+        session = _ConfluentSession(client_configuration(self._settings), listener)
         try:
             # The producer itself connects when it likes; whether it can is asked here, in a thread, as it blocks.
             await asyncio.to_thread(session.producer.list_topics, topic, START_TIMEOUT_S)

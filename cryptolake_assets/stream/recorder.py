@@ -22,7 +22,7 @@ from cryptolake_assets.exchange.rest import AsyncExchangeRest, ExchangeRest
 from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.connection import ExchangeConnection, shards
-from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrame
+from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
 from cryptolake_assets.stream.subscriptions import find_subscriptions
 from cryptolake_assets.stream.tasks import cancelled
 
@@ -88,8 +88,9 @@ class Recorder:
     async def _write(self, writer: CaptureWriter, tell: Callable[[], None]) -> None:
         while True:
             for item in await self._queue.take(_FRAMES_AT_ONCE):
-                if isinstance(item, ReceivedFrame):
-                    writer.write(item.received_at_us, item.raw)
+                if isinstance(item, ReceivedFrames):
+                    for raw in item.raws:
+                        writer.write(item.received_at_us, raw)
                 elif isinstance(item, EndOfFrames):
                     return
             tell()

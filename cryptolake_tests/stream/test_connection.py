@@ -17,7 +17,7 @@ from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.settings_stream import ProducerIo
 from cryptolake_assets.stream import connection, sockets
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeConnection, shards
-from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrame, SpanMark
+from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrames, SpanMark
 from cryptolake_assets.stream.sockets import ExchangeSocket
 from cryptolake_tests.stream.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
 
@@ -61,15 +61,17 @@ async def connected(
 
 
 async def taken(queue: FrameQueue, count: int) -> list[QueueItem]:
+    """As many frames and marks; frames that came together are one item."""
     items: list[QueueItem] = []
     async with asyncio.timeout(10):
-        while len(items) < count:
-            items += await queue.take(count - len(items))
+        while count > 0:
+            items += (more := await queue.take(1))
+            count -= sum(len(item.raws) if isinstance(item, ReceivedFrames) else 1 for item in more)
     return items
 
 
 def raws(items: list[QueueItem]) -> list[bytes]:
-    return [item.raw for item in items if isinstance(item, ReceivedFrame)]
+    return [raw for item in items if isinstance(item, ReceivedFrames) for raw in item.raws]
 
 
 def record_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -99,7 +101,7 @@ async def test_frames_arrive_in_order_stamped_and_as_they_were_sent() -> None:
         await exchange.send(*frames)
         items = await taken(queue, len(frames))
         assert raws(items) == frames
-        stamps = [item.received_at_us for item in items if isinstance(item, ReceivedFrame)]
+        stamps = [item.received_at_us for item in items if isinstance(item, ReceivedFrames)]
         assert before_us <= stamps[0] <= stamps[-1] <= time.time_ns() // 1000
         assert exchange.paths == ["/market/stream?streams=btcusdt@trade/ethusdt@trade"]
         assert link.state == "streaming"
@@ -116,8 +118,8 @@ async def test_a_closed_connection_is_opened_again_and_its_end_is_marked(code: i
         assert raws(items) == [b"first", b"second"]
         assert isinstance(items[1], SpanMark)
         assert items[1].ended
-        assert isinstance(items[0], ReceivedFrame)
-        assert isinstance(items[2], ReceivedFrame)
+        assert isinstance(items[0], ReceivedFrames)
+        assert isinstance(items[2], ReceivedFrames)
         assert items[1].span is items[0].span
         assert items[2].span is not items[0].span
         assert link.reconnects == 1

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeConnection
 from cryptolake_assets.stream.fleet import Fleet, FleetOptions, Pace
-from cryptolake_assets.stream.frame_queue import FrameQueue, ReceivedFrame
+from cryptolake_assets.stream.frame_queue import FrameQueue, ReceivedFrames
 from cryptolake_tests.stream.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
 
 FAST = ConnectionOptions(close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, answer_timeout_s=0.5)
@@ -50,8 +50,10 @@ class Scene:
         """Takes the part of the publisher task: answers end barriers."""
         while True:
             for item in await queue.take(100):
-                if isinstance(item, ReceivedFrame):
-                    document = json.loads(item.raw)
+                if not isinstance(item, ReceivedFrames):
+                    continue
+                for raw in item.raws:
+                    document = json.loads(raw)
                     if "data" in document:
                         self.received.add(document["data"]["t"])
                     else:

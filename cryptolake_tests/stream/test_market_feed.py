@@ -85,9 +85,9 @@ async def test_what_was_received_is_handed_over_at_a_stop_and_a_lost_connection_
         await exchange.send(mark_price_frame("BTCUSDT", NOON_MS))
         await exchange.sockets[0].close()
         await exchange.connected(2)
-        # The mark of the lost connection lies in the queue before it.
+        await until(lambda: feed.queued_frames == 0)  # the first one waits in `put`
         await exchange.send(mark_price_frame("BTCUSDT", NOON_MS + 1_000))
-        await until(lambda: feed.queued_frames == 2)
+        await until(lambda: feed.queued_frames == 1)
         running.cancel()
         await asyncio.sleep(0)
         assert sent == []
