@@ -112,9 +112,10 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
     from cryptolake_assets.settings import TradeStream
     from cryptolake_assets.settings_stream import ProducerIo
     from cryptolake_assets.stream.connection import ConnectionOptions
-    from cryptolake_assets.stream.producer import Producer, ProducerOptions
+    from cryptolake_assets.stream.producer import Producer, ProducerOptions, collect_seldom
     from cryptolake_assets.stream.producer_io import make_publisher
 
+    collect_seldom()  # as its process does
     base, warm_up = lakes.lake_settings(home), frames // 10
     stop = asyncio.Event()
     with serving(base.exchange_port, 0 if per_s else warm_up + frames) as address:

@@ -61,7 +61,7 @@ class TradeEvent(Struct, frozen=True, gc=False):
 
     def encode(self) -> bytes:
         """The event as JSON."""
-        return _encode(self)
+        return encode_event(self)
 
 
 class AcceptedFrame(Struct, frozen=True, gc=False):
@@ -118,7 +118,8 @@ class _Combined(Struct, gc=False):
     data: _Trade | _AggTrade
 
 
-_encode = msgspec.json.Encoder().encode
+encode_event: Final = msgspec.json.Encoder().encode
+"""`TradeEvent.encode`, for those who have many."""
 _decode_combined = msgspec.json.Decoder(_Combined).decode
 _decode_bare = msgspec.json.Decoder(_Trade | _AggTrade).decode
 _decode_any = msgspec.json.Decoder().decode

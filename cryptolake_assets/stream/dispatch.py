@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from cryptolake_assets.contract import AcceptedFrame, IgnoredFrame, RejectedFrame, parse_frame
+from cryptolake_assets.contract import AcceptedFrame, IgnoredFrame, RejectedFrame, TradeEvent, encode_event, parse_frame
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrames, SpanMark
@@ -110,6 +110,7 @@ class Dispatcher:
         stream, topic, exchange, unnamed = self._stream, self._trades_topic, self._exchange, self._unnamed_trade_type
         route_of, see_trade = self._route, self._gaps.see
         exchange_times_ms: list[int] = []
+        event: TradeEvent | None = None
         for raw in frames.raws:
             parsed = parse_frame(raw, received_at_us, exchange, unnamed)
             if type(parsed) is AcceptedFrame:
@@ -118,9 +119,8 @@ class Dispatcher:
                 exchange_times_ms.append(parsed.exchange_time_ms)
                 if event.stream == stream:
                     see_trade(symbol, event.trade_id, event.event_time)
-                self.last_event_time_us = event.event_time
                 key, partition = route_of(symbol)
-                messages.append(Message(topic, event.encode(), key, partition))
+                messages.append(Message(topic, encode_event(event), key, partition))
             elif type(parsed) is RejectedFrame:
                 messages.append(self._reject(parsed, received_at_us))
             elif type(parsed) is IgnoredFrame and parsed.request_id in span.requests:
@@ -129,6 +129,8 @@ class Dispatcher:
                 exchange_times_ms.clear()
                 self._mark_here(span, span.requests.pop(parsed.request_id), False)
         span.see(*exchange_times_ms)
+        if event is not None:
+            self.last_event_time_us = event.event_time
 
     def _take_fetched(self, frames: ReceivedFrames) -> None:
         for raw in frames.raws:
@@ -138,7 +140,8 @@ class Dispatcher:
                 self._gaps.fill(event.symbol, event.trade_id, event.event_time)
                 self.last_event_time_us = event.event_time
                 key, partition = self._route(event.symbol)
-                self._messages.append(Message(self._trades_topic, event.encode(), key, partition, FETCHED_HEADERS))
+                value = encode_event(event)
+                self._messages.append(Message(self._trades_topic, value, key, partition, FETCHED_HEADERS))
             elif isinstance(parsed, RejectedFrame):
                 self._messages.append(self._reject(parsed, frames.received_at_us))
 
