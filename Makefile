@@ -20,13 +20,15 @@ READY := $(VENV)/cryptolake/ready
 DEV_READY := $(VENV)/cryptolake/dev.sha256
 BENCH_READY := $(VENV)/cryptolake/bench.sha256
 FAST_READY := $(VENV)/cryptolake/fast.sha256
+CLUSTER_READY := $(VENV)/cryptolake/cluster.sha256
+CLUSTER_TOOLS := $(VENV)/cryptolake/tools
 DBT_FILES := $(shell find dbt_project -type f -not -path '*/target/*' -not -path '*/logs/*')
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --custom-compile-command 'make lock'
 SILVER := silver/futures_ohlcv_1m
 GOLD := gold/futures_daily_stats
 
-.PHONY: help setup archive browser fast pictures demo up down status health notify-test logs test test-unit test-integration fuzz lint format types validate bench lock \
+.PHONY: help setup archive browser fast pictures demo up down status health notify-test logs test test-unit test-integration cluster-tools test-cluster fuzz lint format types validate bench lock \
 	env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
 	run-silver run-gold trigger-silver maintain spark-sql-check dbt dbt-docs need-partition
 
@@ -57,6 +59,10 @@ fast: $(FAST_READY) ## Install the producer's faster libraries
 
 $(FAST_READY): requirements-fast.lock $(READY)
 	@$(run-setup) --fast
+	@touch $@
+
+$(CLUSTER_READY): requirements-cluster.lock $(READY)
+	@$(run-setup) --cluster
 	@touch $@
 
 run-setup = if [ -z "$(PYTHON)" ]; then \
@@ -133,17 +139,23 @@ need-partition:
 # Tests and checks.
 
 test: browser ## Run all tests: unit tests first, then those on the real broker, Spark and catalog
-	@$(BIN)/pytest -m "not integration" -n auto --dist loadfile
+	@$(BIN)/pytest -m "not integration and not cluster" -n auto --dist loadfile
 	@$(BIN)/pytest -m integration
 
 test-unit: $(DEV_READY) ## Run the unit tests
-	@$(BIN)/pytest -m "not integration" -n auto --dist loadfile
+	@$(BIN)/pytest -m "not integration and not cluster" -n auto --dist loadfile
 
 test-integration: browser ## Run the tests on the real broker, Spark and catalog
 	@$(BIN)/pytest -m integration
 
 pictures: browser ## Take the dashboard's pictures for the documents anew, from the demo
 	@CRYPTOLAKE_PICTURES=docs/images $(BIN)/pytest cryptolake_tests/integration/test_demo_pages.py
+
+cluster-tools: $(DEV_READY) $(CLUSTER_READY) ## Fetch what the cluster's tests run on: an S3 store, PostgreSQL, a JDK
+	@sh scripts/cluster_tools.sh $(CLUSTER_TOOLS)
+
+test-cluster: cluster-tools ## Run the main job on a cluster of native processes: Spark, S3, REST catalog, PostgreSQL
+	@CRYPTOLAKE_VERSITYGW=$(CURDIR)/$(CLUSTER_TOOLS)/versitygw $(BIN)/pytest -m cluster
 
 fuzz: $(DEV_READY) ## Send 10,000 made-up requests to the API and hold the answers against its OpenAPI document
 	@CRYPTOLAKE_FUZZ_CASES=10000 $(BIN)/pytest cryptolake_tests/api/test_fuzz.py
@@ -168,6 +180,7 @@ bench: $(BENCH_READY) ## Measure, and compare with bare scripts: ONLY=silver for
 lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --extra fast -c requirements.lock pyproject.toml -o requirements-fast.lock
+	$(LOCK) --extra cluster -c requirements.lock pyproject.toml -o requirements-cluster.lock
 	$(LOCK) --extra dev --extra fast -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(LOCK) --extra bench --extra fast -c requirements.lock pyproject.toml -o requirements-bench.lock
 	printf 'cryptofeed==2.4.1\naiokafka>=0.14\nCython\nsetuptools\nwheel\n' | $(LOCK) - -o requirements-cryptofeed.lock

@@ -23,6 +23,7 @@ from cryptolake_assets.exchange.venues import USD_M
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_exchange import ExchangeSettings
 from cryptolake_assets.settings_graph import GraphSettings, named
+from cryptolake_assets.settings_lake import LakeSettings
 from cryptolake_assets.settings_market import MarketSettings
 from cryptolake_assets.settings_replay import ReplaySettings
 from cryptolake_assets.settings_stream import StreamSettings
@@ -67,7 +68,9 @@ class Engine(StrEnum):
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Settings(ApiSettings, GraphSettings, MarketSettings, StreamSettings, ExchangeSettings, ReplaySettings):
+class Settings(
+    ApiSettings, GraphSettings, LakeSettings, MarketSettings, StreamSettings, ExchangeSettings, ReplaySettings
+):
     """All settings; see `.env.example` for the same list with its defaults."""
 
     model_config = SettingsConfigDict(
@@ -176,17 +179,6 @@ class Settings(ApiSettings, GraphSettings, MarketSettings, StreamSettings, Excha
         "CRYPTOLAKE_BRONZE_MAX_OFFSETS", 1_000_000, "Most Kafka records in one micro-batch of the Bronze stream.", ge=1
     )
 
-    iceberg_rest_uri: str = named(
-        "ICEBERG_REST_URI", "", "Iceberg REST catalog. Empty: the SQLite catalog under CRYPTOLAKE_HOME."
-    )
-    warehouse: str = named(
-        "CRYPTOLAKE_WAREHOUSE", "", "Warehouse location, a path or s3://bucket/prefix. Empty: under CRYPTOLAKE_HOME."
-    )
-    minio_endpoint: str = named("MINIO_ENDPOINT", "", "S3 endpoint URL, for a warehouse in an S3 store.")
-    minio_root_user: str = named("MINIO_ROOT_USER", "", "Access key of the S3 store.")
-    minio_root_password: SecretStr = named("MINIO_ROOT_PASSWORD", SecretStr(""), "Secret key of the S3 store.")
-    s3_region: str = named("CRYPTOLAKE_S3_REGION", "us-east-1", "Region of the S3 store.")
-
     engine: Engine = named(
         "CRYPTOLAKE_ENGINE",
         Engine.AUTO,
@@ -199,6 +191,13 @@ class Settings(ApiSettings, GraphSettings, MarketSettings, StreamSettings, Excha
     spark_connect_port: Port = named("CRYPTOLAKE_SPARK_CONNECT_PORT", 15002, "Port of the local Spark Connect server.")
     spark_ui_port: Port = named("CRYPTOLAKE_SPARK_UI_PORT", 4040, "Port of the local Spark UI.")
     exchange_port: Port = named("CRYPTOLAKE_EXCHANGE_PORT", 8090, "Port of the replay exchange.")
+    code_server_port: int = named(
+        "CRYPTOLAKE_CODE_SERVER_PORT",
+        4000,
+        "Port of the first code server, where CRYPTOLAKE_CODE_SERVER_HOST is set; the next one has the next port.",
+        ge=1,
+        le=65_000,
+    )
     dagster_port: Port = named("CRYPTOLAKE_DAGSTER_PORT", 3000, "Port of the Dagster webserver.")
 
     log_level: str = named(
@@ -342,20 +341,28 @@ class Settings(ApiSettings, GraphSettings, MarketSettings, StreamSettings, Excha
 
         The path is not percent-encoded: Hadoop's and PyIceberg's file systems take it as it stands.
         """
-        if "://" in self.warehouse:
-            return self.warehouse.rstrip("/")
-        path = PROJECT_ROOT / self.warehouse if self.warehouse else self.home / "warehouse"
-        return f"file://{path.resolve()}"
+        return _location(self.warehouse) or _location(str(self.home / "warehouse"))
 
     @property
     def checkpoint_location(self) -> str:
-        """Where the Bronze stream keeps its checkpoints: beside the tables."""
-        return f"{self.warehouse_location}/_checkpoints"
+        """Where the Bronze stream keeps its checkpoints: beside the tables, unless a setting says otherwise."""
+        return _location(self.checkpoints) or f"{self.warehouse_location}/_checkpoints"
+
+    def namespace_location_of(self, namespace: str) -> str | None:
+        """Where a namespace's tables lie; None: where the catalog puts them."""
+        return _location(self.namespace_location.replace("{namespace}", namespace)) or None
+
+    @property
+    def uses_s3(self) -> bool:
+        """Whether any file of the lake lies in an S3 store."""
+        locations = (self.warehouse, self.checkpoints, self.namespace_location)
+        return bool(self.minio_endpoint) or any(one.startswith(("s3://", "s3a://")) for one in locations)
 
     @property
     def follower_location(self) -> str:
-        """Where the follower of Bronze keeps a copy of its cursor: beside the tables."""
-        return f"{self.warehouse_location}/_follower/cursor.json"
+        """Where the follower of Bronze keeps a copy of its cursor: beside the checkpoints that it follows."""
+        place = _location(self.checkpoints)
+        return f"{place or self.warehouse_location}/_follower/cursor.json"
 
     @property
     def catalog_db(self) -> Path:
@@ -396,6 +403,13 @@ class Settings(ApiSettings, GraphSettings, MarketSettings, StreamSettings, Excha
 def split_symbols(text: str) -> tuple[str, ...]:
     """The items of a list of symbols, separated by commas or line ends, in capitals."""
     return tuple(item.strip().upper() for item in text.replace("\n", ",").split(",") if item.strip())
+
+
+def _location(text: str) -> str:
+    """A location as it is written in tables: `file://` and an absolute path, or a URL as it stands; empty stays so."""
+    if not text or "://" in text:
+        return text.rstrip("/")
+    return f"file://{(PROJECT_ROOT / text).resolve()}"
 
 
 PORT_FIELDS = tuple(name for name in Settings.model_fields if name.endswith("_port"))

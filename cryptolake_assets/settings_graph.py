@@ -133,6 +133,25 @@ class GraphSettings(BatchSettings):
         le=3_650,
     )
 
+    dagster_host: str = named(
+        "CRYPTOLAKE_DAGSTER_HOST",
+        "127.0.0.1",
+        "Address that the Dagster webserver listens on. It asks nobody for a password: beyond loopback put a proxy "
+        "before it that does.",
+    )
+    dagster_database: SecretStr = named(
+        "CRYPTOLAKE_DAGSTER_DATABASE",
+        SecretStr(""),
+        "Where Dagster keeps runs, events and schedules, postgresql://user:password@host:5432/database. Empty: SQLite "
+        "under CRYPTOLAKE_HOME.",
+    )
+    code_server_host: str = named(
+        "CRYPTOLAKE_CODE_SERVER_HOST",
+        "",
+        "Host of the code servers, where webserver and daemon are on other machines; they then listen on all "
+        "addresses, from CRYPTOLAKE_CODE_SERVER_PORT on. Empty: on sockets of this machine.",
+    )
+
     @field_validator("gold_interval_min")
     @classmethod
     def _divides_an_hour(cls, value: int) -> int:

@@ -188,6 +188,7 @@ def test_every_dependency_of_the_project_is_locked() -> None:
     locks = {"requirements.lock": project["dependencies"]}
     extras = project["optional-dependencies"]
     locks["requirements-fast.lock"] = project["dependencies"] + extras["fast"]
+    locks["requirements-cluster.lock"] = project["dependencies"] + extras["cluster"]
     # What users may install is tested.
     locks["requirements-dev.lock"] = project["dependencies"] + extras["dev"] + extras["fast"]
     for lock, requirements in locks.items():

@@ -120,7 +120,7 @@ def test_no_secret_is_printed() -> None:
 
 
 def test_ports_are_all_known() -> None:
-    assert len(PORT_FIELDS) == 8
+    assert len(PORT_FIELDS) == 9
 
 
 def example_entries() -> dict[str, tuple[str, str]]:

@@ -24,6 +24,7 @@ EXTRAS = {
     "dev": ("tests and checks", "85 MB"),
     "bench": ("benchmarks", "60 MB"),
     "fast": ("the producer's speed", "6 MB"),
+    "cluster": ("PostgreSQL", "5 MB"),
 }
 JAVA_SIZE = "34 MB"
 

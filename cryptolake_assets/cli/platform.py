@@ -27,7 +27,7 @@ _STATE_STYLES = {"running": "green", "external": "cyan", "starting": "yellow", "
 def setup() -> None:
     """Fetch what is missing: the pinned jars, after a check that a fitting Java is there. Parse the dbt project."""
     from cryptolake_assets.platform.dbt import ensure_manifest
-    from cryptolake_assets.platform.jars import describe, ensure_jars, locked_jars
+    from cryptolake_assets.platform.jars import describe, ensure_jars, needed_jars
     from cryptolake_assets.platform.jvm import find_java
     from cryptolake_assets.settings import get_settings
 
@@ -35,7 +35,7 @@ def setup() -> None:
     java = find_java()
     console.print(f"Java {java.version} ({java.origin}): {java.executable}", soft_wrap=True)
     ensure_jars(get_settings(), console)
-    console.print(f"{describe(locked_jars())}: there, as pinned")
+    console.print(f"{describe(needed_jars(get_settings()))}: there, as pinned")
     console.print(f"dbt manifest: {ensure_manifest(get_settings())}", soft_wrap=True)
 
 
@@ -50,6 +50,26 @@ def up(
     settings = get_settings()
     lifecycle.up(settings, only, _console())
     _print_addresses(settings, _console())
+
+
+@app.command()
+def run(part: Annotated[str, typer.Argument(help="The part, as `cryptolake status` names it.")]) -> None:
+    """Become one part, in the foreground: for containers and other supervisors than ours."""
+    from cryptolake_assets.platform.launch import become
+    from cryptolake_assets.platform.parts import PARTS
+    from cryptolake_assets.platform.supervisor import write_private
+    from cryptolake_assets.settings import get_settings
+
+    settings = get_settings()
+    chosen = next((one for one in PARTS if one.name == part), None)
+    if chosen is None:
+        raise SettingsError(f"no part is called {part} (parts: {', '.join(one.name for one in PARTS)})")
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    for path, text in (chosen.files(settings) | chosen.watched_files(settings)).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_private(path, text)
+    chosen.prepare(settings)
+    become(chosen.spec(settings))
 
 
 @app.command()

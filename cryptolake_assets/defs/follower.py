@@ -98,7 +98,7 @@ def tick(
         )
     cursor = state.to_cursor()
     if cursor != context.cursor:
-        write_text(settings.follower_location, cursor)
+        write_text(settings, settings.follower_location, cursor)
     if not wishes and not events:
         context.update_cursor(cursor)
         return dg.SkipReason(_summary(state, outside, now))
@@ -110,7 +110,7 @@ def _restore(context: dg.SensorEvaluationContext, table: "Table", settings: Sett
     from cryptolake_assets.lake.files import read_text
 
     return FollowerState.restored(
-        context.cursor, lambda: read_text(settings.follower_location), str(table.metadata.table_uuid)
+        context.cursor, lambda: read_text(settings, settings.follower_location), str(table.metadata.table_uuid)
     )
 
 

@@ -32,7 +32,8 @@ def bootstrap(settings: Settings) -> list[str]:
         if namespace in existing:
             continue
         try:
-            catalog.create_namespace(namespace)
+            location = settings.namespace_location_of(namespace)
+            catalog.create_namespace(namespace, {"location": location} if location else {})
             made.append(namespace)
         except NamespaceAlreadyExistsError:
             continue
@@ -64,12 +65,15 @@ def ensure_table(settings: Settings, spec: TableSpec) -> bool:
     from pyiceberg.exceptions import NoSuchTableError, TableAlreadyExistsError
 
     catalog = get_catalog(settings)
+    # Not every catalog puts a table where its namespace is.
+    namespace = settings.namespace_location_of(spec.namespace)
     try:
         table = catalog.load_table(spec.identifier)
     except NoSuchTableError:
         try:
             catalog.create_table(
                 spec.identifier,
+                location=f"{namespace}/{spec.name}" if namespace else None,
                 schema=spec.iceberg_schema(),
                 partition_spec=spec.partition_spec(),
                 properties=table_properties(spec),

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.errors import TableNotFoundError
+from cryptolake_assets.lake.duck import use_store
+from cryptolake_assets.lake.files import s3_filesystem
+from cryptolake_assets.lake.stores import SQLITE_TIMEOUT_S, catalog_properties
 from cryptolake_assets.lake.tables import CATALOG, TableSpec
 from cryptolake_assets.settings import Settings
 
@@ -14,30 +17,12 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
-SQLITE_TIMEOUT_S = 30
-"""How long a writer waits for another one's lock on the SQLite catalog."""
-
-
-def catalog_properties(settings: Settings) -> dict[str, str]:
-    """PyIceberg's properties of the catalog that the settings name: SQLite, or REST, on a local path or S3."""
-    if settings.iceberg_rest_uri:
-        properties = {"type": "rest", "uri": settings.iceberg_rest_uri, "warehouse": settings.warehouse}
-    else:
-        uri = f"sqlite:///{settings.catalog_db}?timeout={SQLITE_TIMEOUT_S}"
-        properties = {"type": "sql", "uri": uri, "warehouse": settings.warehouse_location}
-    if settings.minio_endpoint:
-        properties |= {
-            "s3.endpoint": settings.minio_endpoint,
-            "s3.access-key-id": settings.minio_root_user,
-            "s3.secret-access-key": settings.minio_root_password.get_secret_value(),
-            "s3.region": settings.s3_region,
-        }
-    return properties
-
 
 def get_catalog(settings: Settings) -> Catalog:
     """The catalog; one object a process and catalog."""
-    if not settings.iceberg_rest_uri:
+    if settings.uses_s3:
+        use_store(lambda: s3_filesystem(settings))
+    if not (settings.iceberg_rest_uri or settings.catalog_uri.get_secret_value()):
         settings.catalog_db.parent.mkdir(parents=True, exist_ok=True)
     return _catalog(tuple(sorted(catalog_properties(settings).items())))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import atexit
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from cryptolake_assets.lake.tables import TableSpec
 
 if TYPE_CHECKING:
     import duckdb
+    from pyarrow.fs import FileSystem
 
 
 def open_duckdb() -> duckdb.DuckDBPyConnection:
@@ -33,11 +36,50 @@ def _set_up(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def use_store(make: Callable[[], FileSystem]) -> None:
+    """Lets DuckDB read `s3://` by a file system, in all of the process's databases. The first one stays.
+
+    DuckDB's own reader of S3 is an extension, which is downloaded when it is first used.
+    """
+    if not _stores:
+        _stores.append(make())
+        if _shared_database.cache_info().currsize:
+            _register(_shared_database(), _stores[0])
+
+
+_stores: list[FileSystem] = []
+
+
+def _register(database: duckdb.DuckDBPyConnection, filesystem: FileSystem) -> None:
+    import duckdb
+    from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
+
+    class Store(ArrowFSWrapper):  # type: ignore[misc]
+        """Takes a bucket for the first part of the path, as PyArrow does, and not for a host."""
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path.partition("://")[2] or path
+
+    store = Store(filesystem)
+    database.register_filesystem(store)
+
+    def let_go() -> None:
+        with suppress(duckdb.Error):  # it may be closed
+            database.unregister_filesystem(store.protocol)
+
+    # A database that still holds one at the end makes the binding complain of leaks on stderr.
+    atexit.register(let_go)
+
+
 def _new_database() -> duckdb.DuckDBPyConnection:
     """Nothing is downloaded or loaded at run time."""
     import duckdb
 
-    return duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
+    database = duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
+    for filesystem in _stores:
+        _register(database, filesystem)
+    return database
 
 
 @lru_cache(maxsize=1)

@@ -1,26 +1,54 @@
-"""Small files beside the tables, on whatever file system the warehouse is."""
+"""Small files beside the tables, on whatever file system the lake is: the local disk or an S3 store."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileSystem, S3FileSystem
+
+_S3 = ("s3://", "s3a://")
 
 
-def open_filesystem(location: str) -> tuple[FileSystem, str]:
+def open_filesystem(settings: Settings, location: str) -> tuple[FileSystem, str]:
     """The file system of a location (`file://` and a path, `s3://…`) and the path on it."""
     from pyarrow.fs import FileSystem, LocalFileSystem
 
     if location.startswith("file://"):
         return LocalFileSystem(), location.removeprefix("file://")
+    for scheme in _S3:
+        if location.startswith(scheme):
+            return s3_filesystem(settings), location.removeprefix(scheme)
     filesystem, path = FileSystem.from_uri(location)
     return filesystem, path
 
 
-def read_text(location: str) -> str | None:
+def s3_filesystem(settings: Settings) -> S3FileSystem:
+    """The S3 store of the settings; without keys the environment's are found as Amazon's tools find them."""
+    from pyarrow.fs import S3FileSystem
+
+    arguments: dict[str, object] = {
+        "region": settings.s3_region,
+        "force_virtual_addressing": not settings.s3_path_style,
+    }
+    if settings.minio_endpoint:
+        endpoint = urlsplit(settings.minio_endpoint)
+        arguments |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
+    if settings.minio_root_user:
+        arguments |= {
+            "access_key": settings.minio_root_user,
+            "secret_key": settings.minio_root_password.get_secret_value(),
+            "session_token": settings.s3_session_token.get_secret_value() or None,
+        }
+    return S3FileSystem(**arguments)
+
+
+def read_text(settings: Settings, location: str) -> str | None:
     """The file's text; None when there is none."""
-    filesystem, path = open_filesystem(location)
+    filesystem, path = open_filesystem(settings, location)
     try:
         with filesystem.open_input_file(path) as file:
             return str(file.read().decode())
@@ -28,9 +56,13 @@ def read_text(location: str) -> str | None:
         return None
 
 
-def write_text(location: str, text: str) -> None:
+def write_text(settings: Settings, location: str, text: str) -> None:
     """Replaces the file: a reader sees the old text or the new one. One writer at a time."""
-    filesystem, path = open_filesystem(location)
+    filesystem, path = open_filesystem(settings, location)
+    if location.startswith(_S3):  # an object appears when it is whole
+        with filesystem.open_output_stream(path) as file:
+            file.write(text.encode())
+        return
     filesystem.create_dir(path.rpartition("/")[0], recursive=True)
     draft = f"{path}.draft"
     with filesystem.open_output_stream(draft) as file:

@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING, Any, cast
 
 from cryptolake_assets.errors import SparkError
+from cryptolake_assets.lake.stores import spark_catalog
 from cryptolake_assets.lake.tables import CATALOG
 from cryptolake_assets.settings import Settings
 
@@ -19,13 +20,11 @@ CONNECT_TIMEOUT_S = 5.0
 
 def spark_conf(settings: Settings) -> dict[str, str]:
     """Configuration of the Spark Connect server: the Iceberg catalog and what exactness needs."""
-    name = f"spark.sql.catalog.{CATALOG}"
-    conf = {
+    return {
         "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
         "spark.sql.defaultCatalog": CATALOG,
-        name: "org.apache.iceberg.spark.SparkCatalog",
         # Another writer's commit must be seen by the next query.
-        f"{name}.cache-enabled": "false",
+        f"spark.sql.catalog.{CATALOG}.cache-enabled": "false",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.ansi.enabled": "true",
         "spark.sql.shuffle.partitions": "4",
@@ -34,30 +33,7 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         # The fast query of a large day waits for what tells repeated trades.
         "spark.sql.broadcastTimeout": "3600s",
         "spark.sql.catalogImplementation": "in-memory",
-    }
-    if settings.iceberg_rest_uri:
-        conf |= {
-            f"{name}.type": "rest",
-            f"{name}.uri": settings.iceberg_rest_uri,
-            f"{name}.warehouse": settings.warehouse,
-        }
-    else:
-        conf |= {
-            f"{name}.type": "jdbc",
-            f"{name}.uri": f"jdbc:sqlite:{settings.catalog_db}?busy_timeout=30000&journal_mode=WAL",
-            f"{name}.jdbc.schema-version": "V1",
-            f"{name}.warehouse": settings.warehouse_location,
-        }
-    if settings.minio_endpoint:
-        conf |= {
-            f"{name}.io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
-            f"{name}.s3.endpoint": settings.minio_endpoint,
-            f"{name}.s3.path-style-access": "true",
-            f"{name}.s3.access-key-id": settings.minio_root_user,
-            f"{name}.s3.secret-access-key": settings.minio_root_password.get_secret_value(),
-            f"{name}.client.region": settings.s3_region,
-        }
-    return conf
+    } | spark_catalog(settings)
 
 
 def require_server(settings: Settings) -> None:

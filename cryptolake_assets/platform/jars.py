@@ -35,6 +35,10 @@ log = structlog.get_logger(__name__)
 LOCK_FILE = Path(__file__).with_name("jars.lock")
 KAFKA = "kafka"
 SPARK = "spark"
+STORE = "store"
+"""Spark's clients of S3 and PostgreSQL; fetched only where the settings name one of them."""
+CATALOG = "catalog"
+"""Iceberg's own REST catalog, on which the tests of the cluster run."""
 ATTEMPTS = 3
 RETRY_WAIT_S = 3.0
 _MISSED = re.compile(r"^:: ([^ #]+#[^ ;]+;[^ :]+): (.+)")
@@ -83,8 +87,19 @@ def parse_lock(text: str) -> tuple[Jar, ...]:
 
 @lru_cache(maxsize=1)
 def locked_jars() -> tuple[Jar, ...]:
-    """The jars that the platform needs, as pinned."""
+    """All jars that are pinned."""
     return parse_lock(LOCK_FILE.read_text(encoding="utf-8"))
+
+
+def spark_groups(settings: Settings) -> tuple[str, ...]:
+    """The groups of jars that Spark needs with these settings."""
+    on_postgres = not settings.iceberg_rest_uri and settings.catalog_uri.get_secret_value()
+    return (SPARK, STORE) if settings.uses_s3 or on_postgres else (SPARK,)
+
+
+def needed_jars(settings: Settings) -> tuple[Jar, ...]:
+    """The pinned jars that the platform needs with these settings."""
+    return tuple(jar for jar in locked_jars() if jar.group in (KAFKA, *spark_groups(settings)))
 
 
 def jar_dir(settings: Settings, group: str) -> Path:
@@ -109,7 +124,7 @@ def ensure_jars(settings: Settings, console: Console | None = None, jars: tuple[
     When all are there it only compares file times and sizes with those of the last full check.
     Raises `DownloadError` naming the jar and the cause.
     """
-    jars = locked_jars() if jars is None else jars
+    jars = needed_jars(settings) if jars is None else jars
     console = console or Console(stderr=True)
     store = JarStore(settings.lib_dir, jars)
     if store.is_checked():
@@ -147,7 +162,7 @@ class JarStore:
 
     def missing(self) -> list[Jar]:
         """The jars whose file is absent or has another checksum; wrong files and files of no jar are removed."""
-        wanted = {self.path(jar) for jar in self.jars}
+        wanted = {self.path(jar) for jar in (*self.jars, *locked_jars())}
         for extra in {*self.root.glob("*/*.jar")} - wanted:
             extra.unlink()
         return [jar for jar in self.jars if not self._is_right(jar)]

@@ -10,11 +10,16 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main(spec_file: str) -> None:
-    """Runs what `spec_file` says: JSON with `command`, `environment` and `directory`."""
-    spec = json.loads(Path(spec_file).read_text(encoding="utf-8"))
+    """Runs what `spec_file` says, as JSON."""
+    become(json.loads(Path(spec_file).read_text(encoding="utf-8")))
+
+
+def become(spec: dict[str, Any]) -> None:
+    """Replaces this process by a part: `command`, `environment` and `directory`."""
     # Nothing comes on standard input. The supervisor's pipe for it stays open under another number all the same:
     # supervisord (4.3) polls without a pause on a pipe whose reader is gone, once its number was a socket's before.
     os.set_inheritable(os.dup(0), True)

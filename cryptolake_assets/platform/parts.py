@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.errors import CaptureError, SettingsError
+from cryptolake_assets.lake.stores import postgres_url
 from cryptolake_assets.platform import code_servers, kafka, probes, spark
 from cryptolake_assets.platform.code_servers import CodeLocation
 from cryptolake_assets.settings import PORT_FIELDS, PROJECT_ROOT, Settings, Source, env_name
@@ -124,7 +127,7 @@ def _workspace_file(settings: Settings) -> Path:
 def _webserver_command(settings: Settings) -> tuple[str, ...]:
     return (
         *(sys.executable, "-m", "dagster_webserver", "-w", str(_workspace_file(settings))),
-        *("-h", "127.0.0.1", "-p", str(settings.dagster_port)),
+        *("-h", settings.dagster_host, "-p", str(settings.dagster_port)),
     )
 
 
@@ -140,9 +143,16 @@ def dagster_files(settings: Settings) -> dict[Path, str]:
     """What DAGSTER_HOME must hold, by path."""
     text = (PROJECT_ROOT / "dagster.yaml").read_text(encoding="utf-8")
     return {
-        settings.dagster_home / "dagster.yaml": text,
+        settings.dagster_home / "dagster.yaml": text + _storage_text(settings),
         _workspace_file(settings): code_servers.workspace_text(settings),
     }
+
+
+def _storage_text(settings: Settings) -> str:
+    """The part of dagster.yaml that names the database; nothing for SQLite."""
+    url = settings.dagster_database.get_secret_value()
+    storage = {"storage": {"postgres": {"postgres_url": postgres_url(url)}}}
+    return f"\n{yaml.safe_dump(storage)}" if url else ""
 
 
 def _symbols_file(settings: Settings) -> Path:

@@ -54,7 +54,9 @@ def server_conf(settings: Settings) -> dict[str, str]:
     if settings.spark_master.startswith("local"):
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     else:
-        conf["spark.jars"] = ",".join(str(path) for path in sorted(jars.jar_dir(settings, jars.SPARK).glob("*.jar")))
+        conf["spark.jars"] = ",".join(
+            str(path) for directory in _jar_dirs(settings) for path in sorted(directory.glob("*.jar"))
+        )
     return conf
 
 
@@ -77,12 +79,16 @@ def command(settings: Settings) -> tuple[str, ...]:
         f"-Djava.io.tmpdir={scratch}",
         f"-Dlog4j2.configurationFile={(config_dir(settings) / 'log4j2.properties').as_uri()}",
         "-cp",
-        os.pathsep.join([str(spark_home() / "jars" / "*"), str(jars.jar_dir(settings, jars.SPARK) / "*")]),
+        os.pathsep.join(str(directory / "*") for directory in (spark_home() / "jars", *_jar_dirs(settings))),
         "org.apache.spark.deploy.SparkSubmit",
         *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer"),
         *("--properties-file", str(config_dir(settings) / "spark.properties")),
         "spark-internal",
     )
+
+
+def _jar_dirs(settings: Settings) -> list[Path]:
+    return [jars.jar_dir(settings, group) for group in jars.spark_groups(settings)]
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -24,6 +24,7 @@ from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.contracts.stream_type import StreamType
 from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, SparkError
 from cryptolake_assets.lake.spark import connect, spark_unreachable
+from cryptolake_assets.lake.stores import hadoop_location
 from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, CONTRACT, TableSpec
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import Settings, get_settings
@@ -167,7 +168,7 @@ def _writer(frame: DataFrame, settings: Settings, query: str) -> DataStreamWrite
         frame.writeStream.format("iceberg")
         .outputMode("append")
         .queryName(query)
-        .option("checkpointLocation", checkpoint(settings, query))
+        .option("checkpointLocation", hadoop_location(checkpoint(settings, query)))
         .option("fanout-enabled", "true")
     )
 

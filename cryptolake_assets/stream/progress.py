@@ -41,7 +41,7 @@ def checkpoint(settings: Settings, query: str) -> str:
 def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str | None = None) -> dict[int, int]:
     """Next offset per Kafka partition of the trade topic: everything below it is in the table. Empty before the first
     batch."""
-    filesystem, path = open_filesystem(checkpoint(settings, query))
+    filesystem, path = open_filesystem(settings, checkpoint(settings, query))
     batch = max(_batches(filesystem, f"{path}/commits") & _batches(filesystem, f"{path}/offsets"), default=None)
     if batch is None:
         return {}
@@ -55,7 +55,10 @@ def query_ids(settings: Settings) -> frozenset[str]:
     """Ids of the stream's queries, as their commits carry them (`spark.sql.streaming.queryId`); none before the first
     start."""
     others = (query for of in STREAM_TYPES for query in (query_of(of), rejected_query_of(of)))
-    texts = (read_text(f"{checkpoint(settings, query)}/metadata") for query in (TRADES_QUERY, REJECTED_QUERY, *others))
+    texts = (
+        read_text(settings, f"{checkpoint(settings, query)}/metadata")
+        for query in (TRADES_QUERY, REJECTED_QUERY, *others)
+    )
     return frozenset(str(json.loads(text)["id"]) for text in texts if text is not None)
 
 

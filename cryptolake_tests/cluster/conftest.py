@@ -1,0 +1,101 @@
+"""A cluster of native processes, once for the whole session, and the settings of a platform that works on it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.settings import Profile, Settings, get_settings, load_settings
+from cryptolake_tests.cluster import natives
+from cryptolake_tests.cluster.natives import SparkCluster
+from cryptolake_tests.integration.conftest import free_ports, stop_spark_session
+
+HERE = Path(__file__).parent
+BUCKETS = ("lake", "bronze", "silver", "gold", "ops", "marts", "checkpoints")
+WORKERS = 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.timeout(600))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The engines, and the settings that name them."""
+
+    spark: SparkCluster
+    settings: Settings
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """PostgreSQL, S3, the REST catalog, and Spark with two workers; nothing of CryptoLake runs yet."""
+    with ExitStack() as stack:
+        # Not pytest's own directory: PostgreSQL's user could not look into it.
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cryptolake-cluster-")))
+        root.chmod(0o755)
+        home = root / "home"
+
+        def place(name: str) -> Path:
+            directory = root / name
+            directory.mkdir()
+            return directory
+
+        token = secrets.token_urlsafe(24)
+        database = stack.enter_context(natives.postgres(place("postgres"), secrets.token_urlsafe(16)))
+        for name in ("catalog", "dagster"):
+            database.create(name)
+        store = stack.enter_context(natives.s3_store(place("s3"), BUCKETS, secrets.token_urlsafe(24)))
+        base = load_settings(home=home)
+        catalog = stack.enter_context(natives.rest_catalog(place("catalog"), base, database, store, token))
+        spark = stack.enter_context(natives.spark_cluster(place("spark"), WORKERS))
+        settings = load_settings(
+            home=home,
+            **free_ports(),
+            profile=Profile.CLUSTER,
+            iceberg_rest_uri=catalog,
+            iceberg_rest_token=token,
+            warehouse="s3://lake/warehouse",
+            namespace_location="s3://{namespace}",
+            checkpoints="s3://checkpoints/bronze",
+            minio_endpoint=store.endpoint,
+            minio_root_user=store.access_key,
+            minio_root_password=store.secret_key,
+            dagster_database=database.uri("dagster"),
+            spark_master=spark.url,
+            spark_memory_mb=1536,
+            replay_speed=16.0,
+            bronze_trigger_s=2.0,
+            coverage_interval_s=1.0,
+        )
+        try:
+            yield Cluster(spark, settings)
+        finally:
+            stop_spark_session()
+            lifecycle.down(settings)
+
+
+@pytest.fixture(autouse=True)
+def settings(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """The cluster's settings as the process's own."""
+    for name, value in cluster.settings.environment().items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    yield get_settings()
+    get_settings.cache_clear()
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """What a command of its own runs in."""
+    return {**os.environ, **settings.environment()}

@@ -1,0 +1,180 @@
+"""The main job on a cluster: replay → Kafka → Bronze on S3 by the REST catalog → Silver and Gold on Spark → dbt → API,
+with Dagster on PostgreSQL. The Bronze stream is killed and a worker is lost on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from pyarrow.fs import FileSelector
+
+from cryptolake_assets.client import ohlcv
+from cryptolake_assets.exchange.rest import ExchangeRest
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.files import open_filesystem
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.tables import BRONZE_TRADES, GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
+from cryptolake_assets.platform.supervisor import Supervisor
+from cryptolake_assets.settings import Engine, Settings
+from cryptolake_assets.stream.progress import bronze_lag
+from cryptolake_assets.transform import refresh_silver
+from cryptolake_assets.transform.ohlcv import epoch_ms
+from cryptolake_assets.transform.reconcile import Verdict, compare
+from cryptolake_assets.transform.spark_engine import SparkEngine
+from cryptolake_tests.cluster.conftest import Cluster, environment_of
+from cryptolake_tests.waiting import wait_for
+
+FRAMES = 24_356
+"""Trades of the shipped capture."""
+OFFICIAL_BARS = 14
+HOURS = (datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 1, tzinfo=UTC))
+"""Of the capture's trades."""
+
+
+def cryptolake(settings: Settings, *arguments: str) -> str:
+    """A command as a person gives it; fails with what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cryptolake_assets.cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment_of(settings),
+        timeout=560,
+    )
+    assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
+    return done.stdout
+
+
+def sent(settings: Settings) -> int:
+    answer = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=10, trust_env=False)
+    return int(answer.json()["frames_sent"])
+
+
+def kill_bronze(settings: Settings) -> None:
+    """kill -9; its supervisor starts it again."""
+    pid = Supervisor(settings).processes()[BRONZE].pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: Supervisor(settings).processes()[BRONZE].pid not in (None, 0, pid), timeout_s=120)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the main job left."""
+
+    settings: Settings
+    rows_after_crashes: int
+    trades_after_crashes: int
+
+
+@pytest.fixture(scope="module")
+def outcome(cluster: Cluster) -> Outcome:
+    """The platform after a replay in the middle of which the Bronze stream and a worker were killed, and after
+    `cryptolake demo`, which replays once more and waits for Silver and Gold, and after the marts."""
+    settings = cluster.settings
+    # The replay begins with the first subscription: everything that is to be killed is up by then.
+    lifecycle.up(settings, [KAFKA, SPARK, EXCHANGE, BRONZE])
+    lifecycle.up(settings, [KAFKA, SPARK, EXCHANGE, BRONZE, PRODUCER])
+    wait_for(lambda: sent(settings) > FRAMES / 4, timeout_s=120)
+    kill_bronze(settings)
+    wait_for(lambda: sent(settings) > FRAMES / 2, timeout_s=120)
+    cluster.spark.workers[0].kill()
+    wait_for(lambda: sent(settings) == FRAMES, timeout_s=180)
+    wait_for(lambda: bronze_lag(settings) == 0, timeout_s=240)
+    trades = load_table(settings, BRONZE_TRADES).scan(selected_fields=("symbol", "trade_id")).to_arrow()
+    distinct = set(zip(*(column.to_pylist() for column in trades.columns), strict=True))
+    cluster.spark.add_worker()
+    assert settings.dashboard_url in cryptolake(settings, "demo")
+    cryptolake(settings, "dbt", "build")
+    return Outcome(settings, trades.num_rows, len(distinct))
+
+
+def test_a_killed_stream_and_a_lost_worker_lose_nothing_and_double_nothing(outcome: Outcome) -> None:
+    assert outcome.trades_after_crashes == FRAMES
+    assert outcome.rows_after_crashes == FRAMES
+
+
+def test_tables_and_checkpoints_lie_in_their_buckets(outcome: Outcome) -> None:
+    for table in (BRONZE_TRADES, SILVER_OHLCV, GOLD_DAILY):
+        location = load_table(outcome.settings, table).location()
+        assert location.startswith(f"s3://{table.namespace}/"), location
+    filesystem, path = open_filesystem(outcome.settings, outcome.settings.checkpoint_location)
+    assert filesystem.get_file_info(FileSelector(path, recursive=True))
+
+
+def test_silver_was_made_by_spark(outcome: Outcome) -> None:
+    assert outcome.settings.engine_in_use is Engine.SPARK
+
+
+def test_bars_read_through_the_api_equal_the_official_klines(outcome: Outcome) -> None:
+    found: list[Verdict] = []
+    with ExchangeRest(outcome.settings.rest_url) as exchange:
+        for symbol in ("BTCUSDT", "ETHUSDT"):
+            for bar in ohlcv(symbol, frame="arrow", url=outcome.settings.api_url).to_pylist():
+                open_ms = epoch_ms(bar["window_start"])
+                (kline,) = exchange.klines(symbol, "1m", open_ms, open_ms)
+                found.append(compare(bar, kline).verdict)
+    assert found.count(Verdict.EQUAL) == OFFICIAL_BARS
+    assert Verdict.DIFFERS not in found
+
+
+def test_dbt_made_the_marts(outcome: Outcome) -> None:
+    fives = ohlcv("BTCUSDT", "5m", frame="arrow", url=outcome.settings.api_url)
+    ones = ohlcv("BTCUSDT", frame="arrow", url=outcome.settings.api_url)
+    assert sum(fives["trades"].to_pylist()) == sum(ones["trades"].to_pylist())
+
+
+def test_dagster_keeps_its_runs_in_postgresql(outcome: Outcome) -> None:
+    import psycopg2
+
+    with psycopg2.connect(outcome.settings.dagster_database.get_secret_value()) as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT count(*) FROM runs WHERE status = 'SUCCESS'")
+        ((runs,),) = cursor.fetchall()
+    assert runs > 0
+
+
+def tasks_under_way(settings: Settings) -> int:
+    """Tasks that Spark's executors work on, as Spark's own REST API tells it."""
+    base = f"http://127.0.0.1:{settings.spark_ui_port}/api/v1/applications"
+    ((application, *_),) = [httpx.get(base, timeout=10, trust_env=False).json()]
+    executors = httpx.get(f"{base}/{application['id']}/executors", timeout=10, trust_env=False).json()
+    return sum(executor["activeTasks"] for executor in executors)
+
+
+def test_a_worker_lost_in_the_middle_of_a_silver_run_costs_no_bar(outcome: Outcome, cluster: Cluster) -> None:
+    settings = outcome.settings
+    lifecycle.stop(settings, BRONZE)  # its tasks are not those that are waited for
+    before = silver_bars(settings)
+
+    session = connect(settings)
+
+    def rebuild() -> bool:
+        engine = SparkEngine(settings, session)
+        return all(made.passed for made in refresh_silver.rebuild(settings, engine, *HOURS, "test"))
+
+    with ThreadPoolExecutor(1) as pool:
+        wait_for(lambda: tasks_under_way(settings) == 0)
+        run = pool.submit(rebuild)
+        wait_for(lambda: run.done() or tasks_under_way(settings) > 0, poll_s=0.02)
+        cluster.spark.workers[1].kill()
+        assert not run.done()
+        assert run.result()
+    assert silver_bars(settings) == before
+    assert len(before) == 18
+
+
+def silver_bars(settings: Settings) -> list[dict[str, object]]:
+    """Without what differs from run to run."""
+    rows = run_sql(settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m ORDER BY symbol, window_start")
+    return [{name: value for name, value in row.items() if name != "updated_at"} for row in rows.to_pylist()]

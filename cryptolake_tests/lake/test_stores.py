@@ -1,0 +1,109 @@
+"""One set of settings, told to PyIceberg, to Spark and to Hadoop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from cryptolake_assets.lake.stores import catalog_properties, hadoop_location, spark_catalog
+from cryptolake_assets.settings import Settings, load_settings
+
+SPARK = "spark.sql.catalog.cryptolake"
+S3: dict[str, Any] = {
+    "warehouse": "s3://lake/wh",
+    "minio_endpoint": "http://127.0.0.1:9000",
+    "minio_root_user": "user",
+    "minio_root_password": SecretStr("secret"),
+}
+
+
+def settings(tmp_path: Path, **changes: Any) -> Settings:
+    return load_settings(home=tmp_path, **changes)
+
+
+def test_sqlite_on_the_local_disk_is_what_there_is_without_settings(tmp_path: Path) -> None:
+    here = settings(tmp_path)
+    assert catalog_properties(here) == {
+        "type": "sql",
+        "uri": f"sqlite:///{tmp_path}/catalog/catalog.db?timeout=30",
+        "warehouse": f"file://{tmp_path}/warehouse",
+    }
+    conf = spark_catalog(here)
+    assert conf[f"{SPARK}.uri"] == f"jdbc:sqlite:{tmp_path}/catalog/catalog.db?busy_timeout=30000&journal_mode=WAL"
+    assert conf[f"{SPARK}.warehouse"] == f"file://{tmp_path}/warehouse"
+    assert not [name for name in conf if "s3" in name]
+
+
+def test_postgresql(tmp_path: Path) -> None:
+    here = settings(
+        tmp_path, catalog_uri=SecretStr("postgresql://lake:p%40ss%2F@db.example:5432/iceberg?sslmode=require")
+    )
+    assert catalog_properties(here)["uri"] == (
+        "postgresql+psycopg2://lake:p%40ss%2F@db.example:5432/iceberg?sslmode=require"
+    )
+    conf = spark_catalog(here)
+    assert conf[f"{SPARK}.type"] == "jdbc"
+    assert conf[f"{SPARK}.uri"] == "jdbc:postgresql://db.example:5432/iceberg?sslmode=require"
+    assert (conf[f"{SPARK}.jdbc.user"], conf[f"{SPARK}.jdbc.password"]) == ("lake", "p@ss/")
+
+
+@pytest.mark.parametrize(
+    ("rights", "expected"),
+    [
+        ({}, {}),
+        (
+            {"iceberg_rest_token": SecretStr("t")},
+            {"token": "t", "oauth2-server-uri": "http://rest:8181/v1/oauth/tokens"},
+        ),
+        (
+            {
+                "iceberg_rest_credential": SecretStr("id:secret"),
+                "iceberg_rest_scope": "PRINCIPAL_ROLE:ALL",
+                "iceberg_rest_oauth2_uri": "http://idp/token",
+            },
+            {"credential": "id:secret", "scope": "PRINCIPAL_ROLE:ALL", "oauth2-server-uri": "http://idp/token"},
+        ),
+    ],
+)
+def test_rest(tmp_path: Path, rights: dict[str, Any], expected: dict[str, str]) -> None:
+    here = settings(tmp_path, iceberg_rest_uri="http://rest:8181", iceberg_rest_warehouse="lake", **rights)
+    wanted = {"type": "rest", "uri": "http://rest:8181", "warehouse": "lake", **expected}
+    assert catalog_properties(here) == wanted
+    named = {name.removeprefix(f"{SPARK}."): value for name, value in spark_catalog(here).items() if name != SPARK}
+    assert named == wanted | ({"rest.auth.type": "oauth2"} if rights else {})
+
+
+def test_an_s3_store_is_told_to_all_three(tmp_path: Path) -> None:
+    here = settings(tmp_path, **S3)
+    properties, conf = catalog_properties(here), spark_catalog(here)
+    assert properties["s3.endpoint"] == conf[f"{SPARK}.s3.endpoint"] == conf["spark.hadoop.fs.s3a.endpoint"]
+    assert properties["s3.secret-access-key"] == conf[f"{SPARK}.s3.secret-access-key"] == "secret"
+    assert conf["spark.hadoop.fs.s3a.secret.key"] == "secret"
+    assert conf[f"{SPARK}.io-impl"].endswith("S3FileIO")
+    assert conf[f"{SPARK}.s3.path-style-access"] == conf["spark.hadoop.fs.s3a.path.style.access"] == "true"
+    assert conf["spark.hadoop.fs.s3a.connection.ssl.enabled"] == "false"
+    assert "s3.force-virtual-addressing" not in properties
+
+
+def test_amazons_own_store_takes_its_keys_from_the_environment(tmp_path: Path) -> None:
+    here = settings(tmp_path, warehouse="s3://lake", s3_path_style=False, s3_region="eu-central-1")
+    properties, conf = catalog_properties(here), spark_catalog(here)
+    assert here.uses_s3
+    assert properties["s3.force-virtual-addressing"] == "true"
+    assert not [name for name in (*properties, *conf) if "endpoint" in name and "region" not in name]
+    assert not [name for name in (*properties, *conf) if "access-key" in name or "access.key" in name]
+    assert conf["spark.hadoop.fs.s3a.endpoint.region"] == conf[f"{SPARK}.client.region"] == "eu-central-1"
+
+
+def test_where_things_lie(tmp_path: Path) -> None:
+    here = settings(tmp_path, **S3)
+    assert here.checkpoint_location == "s3://lake/wh/_checkpoints"
+    assert here.namespace_location_of("bronze") is None
+    own = settings(tmp_path, **S3, checkpoints="s3://checkpoints/", namespace_location="s3://{namespace}/")
+    assert (own.checkpoint_location, own.namespace_location_of("gold")) == ("s3://checkpoints", "s3://gold")
+    assert own.follower_location == "s3://checkpoints/_follower/cursor.json"
+    assert hadoop_location(own.checkpoint_location) == "s3a://checkpoints"
+    assert hadoop_location(settings(tmp_path).checkpoint_location) == f"file://{tmp_path}/warehouse/_checkpoints"
