@@ -20,6 +20,8 @@ from cryptolake_assets.errors import ApiKeyError
 from cryptolake_assets.settings import Settings
 
 PREFIX = "cl"
+LEAST_LENGTH = 40
+"""Of a key that is drawn elsewhere: 160 bits, were it hexadecimal."""
 
 
 class Scope(StrEnum):
@@ -55,6 +57,22 @@ def create_key(settings: Settings, name: str, scopes: tuple[Scope, ...]) -> str:
         known = list_keys(settings)
         _write(settings, [*known, ApiKey(key_id, name, scopes, _hash(text), datetime.now(UTC))])
     return text
+
+
+def register_key(settings: Settings, name: str, scopes: tuple[Scope, ...], text: str) -> bool:
+    """Makes a key of a text that was drawn elsewhere, in place of an earlier one of this name; False where it is there
+    already, with these scopes. Raises `ApiKeyError` for a text that is easily guessed."""
+    if len(text) < LEAST_LENGTH or len(set(text)) < LEAST_LENGTH // 4:
+        raise ApiKeyError(
+            f"keys: the key for {name} is no secret. Give {LEAST_LENGTH} random characters at least: `make env` does."
+        )
+    with _locked(settings):
+        known = list_keys(settings)
+        if any((key.name, key.scopes, key.sha256) == (name, scopes, _hash(text)) for key in known):
+            return False
+        others = [key for key in known if key.name != name]
+        _write(settings, [*others, ApiKey(secrets.token_hex(4), name, scopes, _hash(text), datetime.now(UTC))])
+    return True
 
 
 def revoke_key(settings: Settings, key_id: str) -> ApiKey:

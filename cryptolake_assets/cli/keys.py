@@ -1,14 +1,18 @@
-"""Commands on the keys of the HTTP API: create, list, revoke."""
+"""Commands on the keys of the HTTP API: create, register, list, revoke."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cryptolake_assets.cli import app
 
-keys = typer.Typer(no_args_is_help=True, help="Keys of the HTTP API: create, list, revoke.")
+if TYPE_CHECKING:
+    from cryptolake_assets.api.keys import Scope
+
+keys = typer.Typer(no_args_is_help=True, help="Keys of the HTTP API: create, register, list, revoke.")
 app.add_typer(keys, name="keys")
 
 
@@ -20,14 +24,34 @@ def create(
     ] = None,
 ) -> None:
     """Make a key and print it: it is shown this once, and kept as a hash."""
-    from cryptolake_assets.api.keys import Scope, create_key
+    from cryptolake_assets.api.keys import create_key
     from cryptolake_assets.settings import get_settings
 
+    typer.echo(create_key(get_settings(), name, _scopes(scope)))
+
+
+@keys.command()
+def register(
+    name: Annotated[str, typer.Argument(help="Whose key it is; an earlier key of this name goes.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="`read` (data) or `operate` (metrics); may be given several times.")
+    ] = None,
+) -> None:
+    """Make a key of the text on standard input, for a reader that was given it before: safe to run again."""
+    from cryptolake_assets.api.keys import register_key
+    from cryptolake_assets.settings import get_settings
+
+    made = register_key(get_settings(), name, _scopes(scope), sys.stdin.read().strip())
+    typer.echo(f"{name}: {'registered' if made else 'is there'}")
+
+
+def _scopes(names: list[str] | None) -> tuple[Scope, ...]:
+    from cryptolake_assets.api.keys import Scope
+
     try:
-        scopes = tuple(dict.fromkeys(Scope(item) for item in scope or ["read"]))
+        return tuple(dict.fromkeys(Scope(item) for item in names or ["read"]))
     except ValueError as error:
         raise typer.BadParameter(f"{error}; scopes are {', '.join(Scope)}") from None
-    typer.echo(create_key(get_settings(), name, scopes))
 
 
 @keys.command(name="list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import stat
 
 import pytest
@@ -10,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 from websockets.sync.client import connect
 
-from cryptolake_assets.api.keys import Scope, create_key, keys_path, list_keys, revoke_key
+from cryptolake_assets.api.keys import KeyRing, Scope, create_key, keys_path, list_keys, register_key, revoke_key
 from cryptolake_assets.errors import ApiKeyError
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.api.conftest import serving
@@ -87,6 +88,23 @@ def test_keys_are_kept_as_hashes_for_the_owner_only(lake: Settings) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(ApiKeyError, match="keys list"):
         revoke_key(lake, "nothing")
+
+
+def test_a_key_that_was_drawn_elsewhere_is_registered_once_and_replaced_by_its_name(lake: Settings) -> None:
+    both = (Scope.READ, Scope.OPERATE)
+    first, second = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+    assert register_key(lake, "dashboard", both, first)
+    assert not register_key(lake, "dashboard", both, first)
+    assert KeyRing(lake).find(first) is not None
+    assert register_key(lake, "dashboard", both, second)
+    ring = KeyRing(lake)
+    assert ring.find(first) is None
+    found = ring.find(second)
+    assert found is not None
+    assert (found.name, found.scopes) == ("dashboard", both)
+    for guessed in ("", "secret", "a" * 64):
+        with pytest.raises(ApiKeyError, match="is no secret"):
+            register_key(lake, "dashboard", both, guessed)
 
 
 def test_a_key_has_its_rate(guarded: Settings) -> None:
