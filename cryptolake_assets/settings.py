@@ -188,9 +188,13 @@ class Settings(
 
     kafka_port: Port = named("CRYPTOLAKE_KAFKA_PORT", 9092, "Port of the local Kafka broker.")
     kafka_controller_port: Port = named("CRYPTOLAKE_KAFKA_CONTROLLER_PORT", 9093, "Port of the local Kafka controller.")
+    spark_connect_host: str = named(
+        "CRYPTOLAKE_SPARK_CONNECT_HOST",
+        "127.0.0.1",
+        "Address that the local Spark Connect server listens on. It asks nobody for a password.",
+    )
     spark_connect_port: Port = named("CRYPTOLAKE_SPARK_CONNECT_PORT", 15002, "Port of the local Spark Connect server.")
     spark_ui_port: Port = named("CRYPTOLAKE_SPARK_UI_PORT", 4040, "Port of the local Spark UI.")
-    exchange_port: Port = named("CRYPTOLAKE_EXCHANGE_PORT", 8090, "Port of the replay exchange.")
     code_server_port: int = named(
         "CRYPTOLAKE_CODE_SERVER_PORT",
         4000,
@@ -198,7 +202,6 @@ class Settings(
         ge=1,
         le=65_000,
     )
-    dagster_port: Port = named("CRYPTOLAKE_DAGSTER_PORT", 3000, "Port of the Dagster webserver.")
 
     log_level: str = named(
         "CRYPTOLAKE_LOG_LEVEL",
@@ -287,7 +290,7 @@ class Settings(
         if self.archive_base_url:
             return self.archive_base_url.rstrip("/")
         live = self.source is Source.BINANCE
-        return "https://data.binance.vision" if live else f"http://127.0.0.1:{self.exchange_port}"
+        return "https://data.binance.vision" if live else f"http://{self.replay_address}"
 
     @property
     def archive_dir(self) -> Path:
@@ -312,14 +315,14 @@ class Settings(
         """WebSocket base URL, without the path of the market's streams."""
         if self.exchange_ws_url:
             return self.exchange_ws_url.rstrip("/")
-        return self.venue.ws_base_url if self.source is Source.BINANCE else f"ws://127.0.0.1:{self.exchange_port}"
+        return self.venue.ws_base_url if self.source is Source.BINANCE else f"ws://{self.replay_address}"
 
     @property
     def rest_url(self) -> str:
         """REST base URL, without the path of the market's interface."""
         if self.exchange_rest_url:
             return self.exchange_rest_url.rstrip("/")
-        return self.venue.rest_base_url if self.source is Source.BINANCE else f"http://127.0.0.1:{self.exchange_port}"
+        return self.venue.rest_base_url if self.source is Source.BINANCE else f"http://{self.replay_address}"
 
     @property
     def fear_greed_base_url(self) -> str:

@@ -6,8 +6,9 @@ A class of their own, so that a change of one restarts the code servers and does
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Annotated
 
-from pydantic import SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from cryptolake_assets.settings_batch import BatchSettings, named
 
@@ -139,6 +140,14 @@ class GraphSettings(BatchSettings):
         "Address that the Dagster webserver listens on. It asks nobody for a password: beyond loopback put a proxy "
         "before it that does.",
     )
+    dagster_port: Annotated[int, Field(ge=1, le=65535)] = named(
+        "CRYPTOLAKE_DAGSTER_PORT", 3000, "Port of the Dagster webserver."
+    )
+    dagster_url: str = named(
+        "CRYPTOLAKE_DAGSTER_URL",
+        "",
+        "Base URL of the Dagster webserver, where the other parts are on other machines. Empty: the local one.",
+    )
     dagster_database: SecretStr = named(
         "CRYPTOLAKE_DAGSTER_DATABASE",
         SecretStr(""),
@@ -148,9 +157,15 @@ class GraphSettings(BatchSettings):
     code_server_host: str = named(
         "CRYPTOLAKE_CODE_SERVER_HOST",
         "",
-        "Host of the code servers, where webserver and daemon are on other machines; they then listen on all "
-        "addresses, from CRYPTOLAKE_CODE_SERVER_PORT on. Empty: on sockets of this machine.",
+        "Host of the code servers, where webserver and daemon are on other machines; `{part}` in it is the name of "
+        "each one's part. They then listen on all addresses, from CRYPTOLAKE_CODE_SERVER_PORT on. Empty: on sockets of "
+        "this machine.",
     )
+
+    @property
+    def dagster_address(self) -> str:
+        """Base URL of the Dagster webserver."""
+        return self.dagster_url.rstrip("/") or f"http://127.0.0.1:{self.dagster_port}"
 
     @field_validator("gold_interval_min")
     @classmethod

@@ -1,18 +1,31 @@
-"""The settings of the replay exchange: how fast it replays, and what it does wrong."""
+"""The settings of the replay exchange: where it is, how fast it replays, and what it does wrong."""
 
 from __future__ import annotations
 
-from pydantic import field_validator
+from typing import Annotated
+
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.exchange.replay_faults import parse_faults
 from cryptolake_assets.settings_batch import named
 
+LOOPBACK = ("127.0.0.1", "localhost")
+
 
 class ReplaySettings(BaseSettings):
     """Part of `settings.Settings`, which says where values come from."""
 
+    exchange_host: str = named(
+        "CRYPTOLAKE_EXCHANGE_HOST",
+        "127.0.0.1",
+        "Host of the replay exchange. Of another one than loopback it listens on all addresses; it asks nobody for a "
+        "password.",
+    )
+    exchange_port: Annotated[int, Field(ge=1, le=65535)] = named(
+        "CRYPTOLAKE_EXCHANGE_PORT", 8090, "Port of the replay exchange."
+    )
     replay_speed: float = named(
         "CRYPTOLAKE_REPLAY_SPEED",
         60.0,
@@ -25,6 +38,16 @@ class ReplaySettings(BaseSettings):
         'Faults of the replay exchange, as JSON: `[{"kind": "drop", "share": 0.01}]`. Empty: none. The switches are in '
         "docs/operations.md.",
     )
+
+    @property
+    def replay_address(self) -> str:
+        """Host and port of the replay exchange."""
+        return f"{self.exchange_host}:{self.exchange_port}"
+
+    @property
+    def exchange_bind_host(self) -> str:
+        """Address that the replay exchange listens on."""
+        return "127.0.0.1" if self.exchange_host in LOOPBACK else "0.0.0.0"  # noqa: S104 - other machines ask it
 
     @field_validator("replay_faults")
     @classmethod

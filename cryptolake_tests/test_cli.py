@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import secrets
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -208,3 +209,27 @@ def test_sql_on_an_empty_lake(lake: Settings, monkeypatch: pytest.MonkeyPatch) -
     refused = RUNNER.invoke(app, ["sql", "SELEC 1"])
     assert refused.exit_code == 1
     assert "sql:" in refused.stderr
+
+
+def test_ready_asks_one_part_whoever_runs_it(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYPTOLAKE_HOME", str(lake.home))
+    get_settings.cache_clear()
+    silent = RUNNER.invoke(app, ["ready", "producer"])
+    assert silent.exit_code == 1
+    assert "producer does not serve" in silent.stderr
+    lake.run_dir.mkdir(parents=True, exist_ok=True)
+    (lake.run_dir / "producer.json").write_text("{}")
+    assert RUNNER.invoke(app, ["ready", "producer"]).exit_code == 0
+    unknown = RUNNER.invoke(app, ["ready", "nonsense"])
+    assert unknown.exit_code == 1
+    assert "no part is called nonsense" in unknown.stderr
+
+
+def test_a_key_is_registered_from_standard_input(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYPTOLAKE_HOME", str(lake.home))
+    get_settings.cache_clear()
+    command = ["keys", "register", "prometheus", "--scope", "operate"]
+    text = secrets.token_urlsafe(32)
+    assert RUNNER.invoke(app, command, input=f"{text}\n").stdout == "prometheus: registered\n"
+    assert RUNNER.invoke(app, command, input=text).stdout == "prometheus: is there\n"
+    assert RUNNER.invoke(app, command, input="short").exit_code == 1

@@ -61,13 +61,13 @@ def test_a_wrong_value_is_refused_by_name(
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_PROFILE", "laptop")
     monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "0")
-    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_PROFILE.*CRYPTOLAKE_DAGSTER_PORT"):
+    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_DAGSTER_PORT.*CRYPTOLAKE_PROFILE"):
         load_settings()
 
 
 def test_two_parts_on_one_port_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "9092")
-    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_DAGSTER_PORT and CRYPTOLAKE_KAFKA_PORT are both 9092"):
+    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_KAFKA_PORT and CRYPTOLAKE_DAGSTER_PORT are both 9092"):
         load_settings()
 
 
@@ -155,3 +155,17 @@ def test_the_examples_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
     assert load_settings() == defaults
     assert defaults.replay_dir == DEMO_CAPTURE_DIR
+
+
+def test_parts_on_other_machines_are_found_by_their_hosts() -> None:
+    here = load_settings()
+    assert here.dagster_address == f"http://127.0.0.1:{here.dagster_port}"
+    assert here.ws_url == f"ws://127.0.0.1:{here.exchange_port}"
+    assert here.exchange_bind_host == "127.0.0.1"
+    there = load_settings(dagster_url="http://dagster:3000/", exchange_host="exchange")
+    assert there.dagster_address == "http://dagster:3000"
+    assert there.ws_url == f"ws://exchange:{there.exchange_port}"
+    assert there.rest_url == there.archive_url == f"http://exchange:{there.exchange_port}"
+    assert there.exchange_bind_host == "0.0.0.0"
+    live = load_settings(source="binance", exchange_host="exchange")
+    assert "exchange:" not in live.ws_url + live.rest_url + live.archive_url

@@ -97,7 +97,7 @@ def _bronze(settings: Settings, _reader: Reader) -> str | None:
 
 
 def _dagster(settings: Settings, _reader: Reader) -> str | None:
-    url = f"http://127.0.0.1:{settings.dagster_port}/server_info"
+    url = f"{settings.dagster_address}/server_info"
     return None if probes.http_ok(url) else "the webserver does not answer"
 
 

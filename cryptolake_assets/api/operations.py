@@ -140,7 +140,7 @@ async def parts(request: Request) -> Response:
 async def assets(request: Request, reader: ReaderOf) -> Response:
     """Dagster's assets: freshness and last materialization."""
     nodes = await asyncio.to_thread(_watched(request).nodes)
-    url = f"http://127.0.0.1:{reader.settings.dagster_port}"
+    url = reader.settings.dagster_address
     return _json({"dagster_url": url, "assets": sorted(map(_asset, nodes), key=lambda item: str(item["asset"]))})
 
 

@@ -1,6 +1,6 @@
 """The replay exchange: a server that speaks Binance's protocol from a directory of captures, that of their market.
 
-Run as `python -m cryptolake_assets.exchange.replay`; reads the settings, binds the loopback address, ends on SIGTERM.
+Run as `python -m cryptolake_assets.exchange.replay`; reads the settings, which say where it listens; ends on SIGTERM.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cryptolake_assets.exchange.replay_faults import FaultBoard, ReplayFault, pa
 from cryptolake_assets.exchange.replay_market import MarketSide
 from cryptolake_assets.exchange.replay_rest import RestSide
 from cryptolake_assets.log import configure_logging
-from cryptolake_assets.settings import get_settings
+from cryptolake_assets.settings import Settings, get_settings
 
 log = structlog.get_logger(__name__)
 
@@ -291,13 +291,20 @@ def _facts(summary: CaptureSummary) -> dict[str, Any]:
     }
 
 
-async def serve(directory: Path, speed: float, port: int, faults: Iterable[ReplayFault] = ()) -> None:
+async def serve(settings: Settings) -> None:
     """Runs the exchange until SIGTERM or SIGINT. Raises `CaptureError` or `PortInUseError`."""
+    exchange = ReplayExchange(
+        settings.replay_dir,
+        settings.replay_speed,
+        host=settings.exchange_bind_host,
+        port=settings.exchange_port,
+        faults=parse_faults(settings.replay_faults),
+    )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    async with ReplayExchange(directory, speed, port=port, faults=faults).running() as exchange:
+    async with exchange.running():
         waits = [asyncio.ensure_future(stopping.wait()), asyncio.ensure_future(exchange.wait_failed())]
         done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
@@ -311,8 +318,7 @@ def main() -> int:
     try:
         settings = get_settings()
         configure_logging(settings.log_level)
-        faults = parse_faults(settings.replay_faults)
-        asyncio.run(serve(settings.replay_dir, settings.replay_speed, settings.exchange_port, faults))
+        asyncio.run(serve(settings))
     except CryptolakeError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -74,6 +74,11 @@ def _address(settings: Settings, location: CodeLocation) -> tuple[str, ...]:
     return ("--socket", str(socket_path(settings, location)))
 
 
+def host(settings: Settings, location: CodeLocation) -> str:
+    """Where webserver and daemon find it, if not on a socket."""
+    return settings.code_server_host.replace("{part}", location.part)
+
+
 def port(settings: Settings, location: CodeLocation) -> int:
     """Where it listens, if not on a socket."""
     return settings.code_server_port + locations().index(location)
@@ -81,13 +86,12 @@ def port(settings: Settings, location: CodeLocation) -> int:
 
 def workspace_text(settings: Settings) -> str:
     """The workspace as webserver and daemon read it: the locations by their sockets, or by host and port."""
-    host = settings.code_server_host
     servers = [
         {
             "grpc_server": {
                 **(
-                    {"host": host, "port": port(settings, location)}
-                    if host
+                    {"host": host(settings, location), "port": port(settings, location)}
+                    if settings.code_server_host
                     else {"socket": str(socket_path(settings, location))}
                 ),
                 "location_name": location.name,

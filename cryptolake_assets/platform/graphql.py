@@ -9,7 +9,7 @@ from cryptolake_assets.lake.tables import MARTS_NAMESPACE
 from cryptolake_assets.settings import Settings
 
 TIMEOUT_S = 20.0
-RUN_URL = "http://127.0.0.1:{port}/runs/{run_id}"
+RUN_URL = "{address}/runs/{run_id}"
 
 _LOCATION_ERRORS = """
 { workspaceOrError { __typename ... on PythonError { message } ... on Workspace { locationEntries {
@@ -43,7 +43,7 @@ def ask(settings: Settings, query: str, variables: dict[str, Any] | None = None)
     """The `data` of a GraphQL answer. Raises `PartError` when the webserver cannot be reached or refuses."""
     import httpx
 
-    url = f"http://127.0.0.1:{settings.dagster_port}/graphql"
+    url = f"{settings.dagster_address}/graphql"
     try:
         answer = httpx.post(
             url, json={"query": query, "variables": variables or {}}, timeout=TIMEOUT_S, trust_env=False

@@ -25,7 +25,7 @@ from cryptolake_assets.stream.progress import report_path
 INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
 """Every process of a platform carries its home in this variable; `down` finds them by it."""
 
-SERVER_SETTINGS = ("spark_memory_mb", "spark_master")
+SERVER_SETTINGS = ("spark_memory_mb", "spark_master", "spark_connect_host")
 """Settings that only Spark's own process uses: a change of them concerns no other part."""
 
 GRAPH_SETTINGS = frozenset(GraphSettings.model_fields)
@@ -282,7 +282,7 @@ PARTS: tuple[Part, ...] = (
     Part(
         name=DAGSTER_DAEMON,
         command=_daemon_command,
-        is_ready=lambda settings, started: probes.daemon_healthy(settings.dagster_port, started),
+        is_ready=lambda settings, started: probes.daemon_healthy(settings.dagster_address, started),
         # The webserver answers for the daemon's health; its tables are what the first sensor tick reads.
         needs=(TABLES, DAGSTER_WEBSERVER),
         environment=_dagster_environment,

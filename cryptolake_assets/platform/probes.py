@@ -74,11 +74,11 @@ def reporting(path: Path, started_s: float) -> bool:
     return written_s >= started_s and time.time() - written_s < REPORT_MAX_AGE_S
 
 
-def daemon_healthy(dagster_port: int, started_s: float) -> bool:
+def daemon_healthy(dagster_address: str, started_s: float) -> bool:
     """Whether the webserver has seen a heartbeat of every required daemon since `started_s` (epoch seconds)."""
     import httpx
 
-    url = f"http://127.0.0.1:{dagster_port}/graphql"
+    url = f"{dagster_address}/graphql"
     try:
         answer = httpx.post(url, json={"query": _DAEMON_QUERY}, timeout=TIMEOUT_S * 5, trust_env=False).json()
         statuses = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]

@@ -44,7 +44,7 @@ def server_conf(settings: Settings) -> dict[str, str]:
         **spark_conf(settings),
         "spark.master": settings.spark_master,
         "spark.app.name": "cryptolake",
-        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.address": settings.spark_connect_host,
         "spark.connect.grpc.binding.port": str(settings.spark_connect_port),
         "spark.ui.port": str(settings.spark_ui_port),
         # Otherwise the next free port would be taken without a word.

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import SecretStr
 
 from cryptolake_assets.errors import SettingsError
-from cryptolake_assets.platform import kafka, launch, spark
+from cryptolake_assets.platform import code_servers, kafka, launch, spark
 from cryptolake_assets.platform.parts import (
     BRONZE,
     CODE_SERVERS,
@@ -213,3 +214,17 @@ def test_the_supervisors_pipe_keeps_a_reader(tmp_path: Path) -> None:
             assert poller.poll(0) == [], "an error here would make supervisord poll without a pause"
         finally:
             process.kill()
+
+
+def test_code_servers_on_machines_of_their_own_have_the_names_of_their_parts() -> None:
+    workspace = yaml.safe_load(code_servers.workspace_text(load_settings(code_server_host="{part}.example")))
+    found = [entry["grpc_server"] for entry in workspace["load_from"]]
+    assert {(one["host"], one["port"]) for one in found} == {
+        (f"{location.part}.example", 4000 + number) for number, location in enumerate(code_servers.locations())
+    }
+
+
+def test_the_spark_connect_server_listens_where_it_is_told() -> None:
+    assert spark.server_conf(load_settings())["spark.connect.grpc.binding.address"] == "127.0.0.1"
+    told = spark.server_conf(load_settings(spark_connect_host="0.0.0.0"))
+    assert told["spark.connect.grpc.binding.address"] == "0.0.0.0"
