@@ -151,8 +151,8 @@ class GraphSettings(BatchSettings):
     dagster_database: SecretStr = named(
         "CRYPTOLAKE_DAGSTER_DATABASE",
         SecretStr(""),
-        "Where Dagster keeps runs, events and schedules, postgresql://user:password@host:5432/database. Empty: SQLite "
-        "under CRYPTOLAKE_HOME.",
+        "Where Dagster keeps runs, events and schedules, postgresql://<user>:<password>@host:5432/database. Empty: "
+        "SQLite under CRYPTOLAKE_HOME.",
     )
     code_server_host: str = named(
         "CRYPTOLAKE_CODE_SERVER_HOST",

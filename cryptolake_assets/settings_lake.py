@@ -34,7 +34,7 @@ class LakeSettings(BaseSettings):
     catalog_uri: SecretStr = named(
         "CRYPTOLAKE_CATALOG_URI",
         SecretStr(""),
-        "JDBC catalog in PostgreSQL, postgresql://user:password@host:5432/database. Empty: SQLite under "
+        "JDBC catalog in PostgreSQL, postgresql://<user>:<password>@host:5432/database. Empty: SQLite under "
         "CRYPTOLAKE_HOME.",
     )
     warehouse: str = named(

