@@ -139,6 +139,10 @@ class ApiAnswerError(ApiError):
     """Something answers where the HTTP API should be, but not as the API does."""
 
 
+class CatalogSetupError(CryptolakeError):
+    """The warehouse could not be made at the REST catalog."""
+
+
 class DeleteFilesError(CryptolakeError):
     """A table holds row-level deletes, which only Spark could apply."""
 

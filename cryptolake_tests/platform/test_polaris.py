@@ -1,0 +1,120 @@
+"""The warehouse at a Polaris catalog: what is asked of its management API, and how refusals are told."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+
+import pytest
+
+from cryptolake_assets.errors import CatalogSetupError
+from cryptolake_assets.lake.tables import namespaces
+from cryptolake_assets.platform.polaris import ensure_warehouse, warehouse
+from cryptolake_assets.settings import Settings, load_settings
+
+
+class Polaris(ThreadingHTTPServer):
+    """Answers as Polaris 1.7.0 does by its specification, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[tuple[str, str, dict[str, object]]] = []
+        self.catalogs: set[str] = set()
+        self.drawn = "drawn"
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/api/catalog"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Polaris
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.endswith("/oauth/tokens"):
+            form = parse_qs(body.decode())
+            basic = base64.b64encode(f"cryptolake:{self.server.drawn}".encode()).decode()
+            right = form == {"grant_type": ["client_credentials"], "scope": ["PRINCIPAL_ROLE:ALL"]}
+            if right and self.headers["Authorization"] == f"Basic {basic}":
+                self.answer(200, {"access_token": "token", "token_type": "bearer"})
+            else:
+                self.answer(401, {"error": "unauthorized_client"})
+            return
+        self.remember(body)
+        name = json.loads(body)["catalog"]["name"]
+        self.answer(409 if name in self.server.catalogs else 201, {})
+        self.server.catalogs.add(name)
+
+    def do_PUT(self) -> None:
+        self.remember(self.rfile.read(int(self.headers["Content-Length"])))
+        self.answer(201, {})
+
+    def remember(self, body: bytes) -> None:
+        assert self.headers["Authorization"] == "Bearer token"
+        self.server.asked.append((self.command, self.path, json.loads(body)))
+
+    def answer(self, status: int, body: dict[str, object]) -> None:
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def polaris() -> Iterator[Polaris]:
+    with Polaris() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def settings_of(address: str, drawn: str = "drawn") -> Settings:
+    return load_settings(
+        iceberg_rest_uri=address,
+        iceberg_rest_warehouse="cryptolake",
+        iceberg_rest_credential=f"cryptolake:{drawn}",
+        iceberg_rest_scope="PRINCIPAL_ROLE:ALL",
+        warehouse="s3://lake",
+        namespace_location="s3://{namespace}/{namespace}",
+        minio_endpoint="http://minio:9000",
+    )
+
+
+def test_the_warehouse_is_made_once_and_its_tables_may_be_touched(polaris: Polaris) -> None:
+    settings = settings_of(polaris.address)
+    assert ensure_warehouse(settings)
+    assert not ensure_warehouse(settings)
+    grants = "/api/management/v1/catalogs/cryptolake/catalog-roles/catalog_admin/grants"
+    grant = {"grant": {"type": "catalog", "privilege": "CATALOG_MANAGE_CONTENT"}}
+    catalogs = ("POST", "/api/management/v1/catalogs", warehouse(settings))
+    assert polaris.asked == [catalogs, ("PUT", grants, grant)] * 2
+
+
+def test_every_namespace_lies_where_polaris_allows_it_by_name() -> None:
+    settings = settings_of("http://iceberg-rest:8181/api/catalog")
+    storage = warehouse(settings)["catalog"]["storageConfigInfo"]
+    for namespace in namespaces():
+        location = settings.namespace_location_of(namespace)
+        assert location in {f"{allowed}/{namespace}" for allowed in storage["allowedLocations"]}
+    assert "s3://lake" in storage["allowedLocations"]
+    assert (storage["endpoint"], storage["pathStyleAccess"]) == ("http://minio:9000", True)
+
+
+def test_a_refusal_names_the_request_and_the_next_step(polaris: Polaris) -> None:
+    with pytest.raises(CatalogSetupError, match=r"POST .*/oauth/tokens was answered with 401.*ICEBERG_REST_CREDENTIAL"):
+        ensure_warehouse(settings_of(polaris.address, "another"))
+    with pytest.raises(CatalogSetupError, match="is not the address of a Polaris catalog"):
+        ensure_warehouse(settings_of("http://iceberg-rest:8181"))
+    with pytest.raises(CatalogSetupError, match="cannot be reached"):
+        ensure_warehouse(settings_of("http://127.0.0.1:9/api/catalog"))
