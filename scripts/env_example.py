@@ -11,10 +11,17 @@ from pydantic import SecretStr
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, env_name
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_graph import GraphSettings
+from scripts.env_secrets import CHOICES, SECRETS
 
 HEAD = """\
 # Settings of CryptoLake. Copy this file to .env and take the `#` away from what you change.
 # The environment wins over .env, .env over the defaults below.
+"""
+
+
+CLUSTER_HEAD = """\
+# What only docker-compose.yml reads. `make env` gives each of these a value in .env, and MINIO_ROOT_USER,
+# MINIO_ROOT_PASSWORD and CRYPTOLAKE_DASHBOARD_API_KEY too; secrets are drawn.
 """
 
 
@@ -41,9 +48,16 @@ def env_example() -> str:
     blocks = [HEAD]
     # What everybody meets first stands first.
     for name, field in sorted(Settings.model_fields.items(), key=lambda item: _place(item[0])):
-        comment = textwrap.fill(str(field.description), 116, initial_indent="# ", subsequent_indent="# ")
-        blocks.append(f"{comment}\n#{env_name(name)}={default_text(field.default)}\n")
+        blocks.append(_block(str(field.description), env_name(name), default_text(field.default)))
+    blocks.append(CLUSTER_HEAD)
+    blocks += [_block(text, name, default) for name, (default, text) in CHOICES.items() if text]
+    blocks += [_block(text, name, "") for name, text in SECRETS.items() if text]
     return "\n".join(blocks)
+
+
+def _block(description: str, name: str, default: str) -> str:
+    comment = textwrap.fill(description, 116, initial_indent="# ", subsequent_indent="# ")
+    return f"{comment}\n#{name}={default}\n"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,243 @@
+"""docker-compose.yml without an engine: its schema, images, rights, ports, variables, and the README's lines on it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cryptolake_assets import cli
+from cryptolake_assets.settings import PROJECT_ROOT
+from cryptolake_tests.compose.reader import (
+    COMPOSE,
+    DOCKERFILE,
+    ONE_SHOT,
+    OWN,
+    OWN_IMAGE,
+    PAGES,
+    SERVICES,
+    USERS_KNOW,
+    VARIABLE,
+    compose,
+    services,
+    settings_in,
+    text_of,
+)
+from scripts.env_secrets import CHOICES, SECRETS, completed, write
+
+# The file itself.
+
+
+def test_the_file_holds_to_the_compose_specification() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_a_wrong_file_would_be_noticed(tmp_path: Path) -> None:
+    wrong = tmp_path / "docker-compose.yml"
+    wrong.write_text(COMPOSE.read_text(encoding="utf-8").replace("    restart: on-failure:5\n", "    restarts: x\n"))
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(wrong)]
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode != 0
+
+
+def test_the_services_that_users_know_are_there() -> None:
+    assert set(SERVICES) >= USERS_KNOW
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_image_is_pinned_and_from_the_plain_hub(name: str) -> None:
+    image, _, tag = services()[name]["image"].partition(":")
+    assert re.search(r"\d+\.\d+|RELEASE\.\d{4}-\d{2}-\d{2}T", tag), services()[name]["image"]
+    assert re.fullmatch(r"[a-z0-9-]+(/[a-z0-9-]+)?", image), "no host name in it"
+
+
+def test_the_own_image_is_of_this_version_and_of_pinned_ones() -> None:
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {services()[name]["image"] for name in OWN} == {f"{OWN_IMAGE}:{project['version']}"}
+    dockerfile = DOCKERFILE.read_text(encoding="utf-8")
+    bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    assert all(base == "base" or re.fullmatch(r"python:3\.11\.\d+-slim-[a-z]+", base) for base in bases)
+    copied = {
+        word for line in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE) for word in line.split()
+    }
+    assert copied
+    for path in copied:
+        assert (PROJECT_ROOT / path).exists(), path
+        ignored = (PROJECT_ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        assert f"!{path}" in ignored, f"{path} does not reach the builder"
+    assert "--require-hashes" in dockerfile
+    assert dockerfile.rindex("USER cryptolake") > dockerfile.rindex("COPY")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_watched_restarted_and_bounded(name: str) -> None:
+    service = services()[name]
+    limits = service["deploy"]["resources"]["limits"]
+    assert limits["memory"]
+    assert limits["cpus"]
+    if name in ONE_SHOT:
+        # `up --wait` takes an end for a failure unless somebody waits for just that.
+        waited_for = [
+            other
+            for other in services().values()
+            if other.get("depends_on", {}).get(name, {}).get("condition") == "service_completed_successfully"
+        ]
+        assert waited_for or service.get("profiles") == ["tools"]
+    else:
+        assert service["restart"] == "unless-stopped"
+        assert {"test", "interval", "timeout", "retries"} <= set(service["healthcheck"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_has_few_rights(name: str) -> None:
+    service = services()[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    is_root = str(service["user"]).split(":")[0] in ("0", "root")
+    assert not is_root or (name, service["cap_add"], service["network_mode"]) == ("minio-volume", ["CHOWN"], "none")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_dependencies_are_there_and_can_be_met(name: str) -> None:
+    for other, how in (services()[name].get("depends_on") or {}).items():
+        wanted = "service_completed_successfully" if other in ONE_SHOT else "service_healthy"
+        assert how["condition"] == wanted, f"{name} waits for {other}"
+        assert how.get("required", True) != ("profiles" in services()[other])
+
+
+def test_volumes_are_named_and_files_are_there() -> None:
+    for name in SERVICES:
+        for volume in services()[name].get("volumes") or ():
+            source = volume.split(":")[0]
+            if source.startswith("./"):
+                assert (PROJECT_ROOT / source).exists(), f"{name}: {source}"
+                assert volume.endswith(":ro")
+            else:
+                assert source in compose()["volumes"], f"{name}: {source}"
+
+
+# Ports.
+
+
+def test_ports_are_those_that_users_know_on_the_address_that_was_chosen() -> None:
+    found: dict[str, int] = {}
+    for name in SERVICES:
+        for port in services()[name].get("ports", ()):
+            match = re.fullmatch(r"\$\{CLUSTER_BIND_ADDRESS:-127\.0\.0\.1\}:(\d+):\d+", port)
+            assert match, f"{name}: {port}"
+            found[name] = int(match[1])
+    assert found == PAGES
+    assert len(set(found.values())) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("api", "api_port"), ("dashboard", "dashboard_port"), ("dagster-webserver", "dagster_port")],
+)
+def test_published_ports_are_those_of_the_settings(name: str, field: str, bare_environment: pytest.MonkeyPatch) -> None:
+    (port,) = services()[name]["ports"]
+    assert int(port.rpartition(":")[2]) == getattr(settings_in(name, bare_environment), field)
+
+
+def test_addresses_inside_are_services_and_their_ports(bare_environment: pytest.MonkeyPatch) -> None:
+    settings = settings_in("cli", bare_environment)
+    assert settings.bootstrap_servers == "kafka:9092"
+    assert settings.spark_connect_url == f"sc://spark-connect:{settings.spark_connect_port}"
+    assert settings.dagster_address == f"http://dagster-webserver:{settings.dagster_port}"
+    assert settings.ws_url == f"ws://exchange:{settings.exchange_port}"
+    for address in (settings.iceberg_rest_uri, settings.minio_endpoint, settings.dagster_address, settings.rest_url):
+        assert re.split(r"[:/]+", address)[1] in SERVICES
+    dashboard = settings_in("dashboard", bare_environment)
+    assert dashboard.dashboard_reads == f"http://api:{dashboard.api_port}"
+
+
+# Variables and secrets.
+
+
+def test_every_variable_is_described() -> None:
+    used = {match[1] for match in VARIABLE.finditer(COMPOSE.read_text(encoding="utf-8"))}
+    used |= {secret["environment"] for secret in compose()["secrets"].values()}
+    example = (PROJECT_ROOT / ".env.example").read_text(encoding="utf-8")
+    assert used <= set(re.findall(r"^#([A-Z_]+)=", example, re.MULTILINE))
+    assert {*SECRETS} <= used
+
+
+def test_no_secret_is_in_the_file() -> None:
+    secret = re.compile(r"PASSWORD|SECRET|TOKEN|KEY$|KEY_ID$|_CREDENTIAL$|MC_HOST|ROOT_USER$")
+    for name in SERVICES:
+        for key, value in (services()[name].get("environment") or {}).items():
+            if secret.search(key):
+                assert "${" in str(value), f"{name}: {key}"
+    for match in VARIABLE.finditer(COMPOSE.read_text(encoding="utf-8")):
+        if match[1] in SECRETS:
+            assert match[2] == "?", f"{match[1]} has a default"
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_only_those_who_need_a_secret_have_it(name: str) -> None:
+    has = {match[1] for match in VARIABLE.finditer(text_of(services()[name].get("environment") or {}))} & {*SECRETS}
+    lake = {"POLARIS_CLIENT_SECRET", "MINIO_ROOT_PASSWORD"}
+    wanted = {
+        **{part: set() for part in ("spark-master", "spark-worker", "exchange")},
+        **{part: lake | {"DAGSTER_DB_PASSWORD"} for part in OWN if part.startswith("dagster-")},
+        "dashboard": {"CRYPTOLAKE_DASHBOARD_API_KEY"},
+        "bootstrap": lake | {"CRYPTOLAKE_DASHBOARD_API_KEY", "PROMETHEUS_API_KEY"},
+    }
+    assert has == wanted.get(name, lake)
+
+
+def test_secrets_are_drawn_once_for_the_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("# mine\nexport GRAFANA_PASSWORD='chosen'\nPOSTGRES_PASSWORD=\nCRYPTOLAKE_SYMBOLS=BTCUSDT\n")
+    path.chmod(0o644)
+    added = write(path)
+    first = path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "GRAFANA_PASSWORD" not in added
+    assert first.startswith("# mine\nexport GRAFANA_PASSWORD='chosen'\nPOSTGRES_PASSWORD=")
+    values = dict(line.split("=", 1) for line in first.splitlines()[2:])
+    assert {*SECRETS, *CHOICES} <= {*values, "GRAFANA_PASSWORD"}
+    assert len({values[name] for name in SECRETS if name in values}) == len(SECRETS) - 1
+    assert all(len(values[name]) >= 40 for name in SECRETS if name in values)
+    assert write(path) == []
+    assert path.read_text() == first
+
+
+def test_no_profile_is_an_answer_too() -> None:
+    text, added = completed("COMPOSE_PROFILES=\n")
+    assert "COMPOSE_PROFILES" not in added
+    assert text.startswith("COMPOSE_PROFILES=\n")
+
+
+# The README's check of it.
+
+
+def validation_lines() -> list[str]:
+    text = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.partition("### Validate Bronze end-to-end")[2].partition("```sh\n")[2].partition("```")[0]
+    return block.splitlines()
+
+
+def test_the_ci_runs_the_lines_of_the_readme() -> None:
+    workflow = yaml.safe_load((PROJECT_ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    ran = [step["run"].strip() for step in workflow["jobs"]["cluster"]["steps"] if "run" in step and "if" not in step]
+    assert len(ran) >= 8
+    assert ran == validation_lines()
+
+
+def test_the_lines_of_the_readme_are_understood() -> None:
+    text = "\n".join(validation_lines())
+    called = re.findall(r"docker compose run --rm -T cli ([^|\n]+)", text)
+    assert {"topics", "bootstrap", "sql", "peek", "bronze-available-now"} == {line.split()[0] for line in called}
+    for line in called:
+        words = shlex.split(line.replace('" | tail', '"').rstrip(" )"))
+        assert CliRunner().invoke(cli.app, [*words, "--help"]).exit_code == 0, words
+    assert {*re.findall(r"docker compose (?:up --wait|stop) ([a-z-]+)", text)} <= set(SERVICES)
