@@ -23,6 +23,7 @@ from cryptolake_assets.exchange.venues import USD_M
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_exchange import ExchangeSettings
 from cryptolake_assets.settings_graph import GraphSettings, named
+from cryptolake_assets.settings_kafka import KafkaSettings
 from cryptolake_assets.settings_lake import LakeSettings
 from cryptolake_assets.settings_market import MarketSettings
 from cryptolake_assets.settings_replay import ReplaySettings
@@ -69,7 +70,14 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Settings(
-    ApiSettings, GraphSettings, LakeSettings, MarketSettings, StreamSettings, ExchangeSettings, ReplaySettings
+    KafkaSettings,
+    ApiSettings,
+    GraphSettings,
+    LakeSettings,
+    MarketSettings,
+    StreamSettings,
+    ExchangeSettings,
+    ReplaySettings,
 ):
     """All settings; see `.env.example` for the same list with its defaults."""
 
@@ -147,24 +155,6 @@ class Settings(
         le=3_600,
     )
 
-    kafka_bootstrap_servers: str = named(
-        "KAFKA_BOOTSTRAP_SERVERS",
-        "",
-        "Brokers, host:port separated by commas. Empty: the local broker that CryptoLake starts.",
-    )
-    kafka_topic_futures: str = named(
-        "KAFKA_TOPIC_FUTURES",
-        "binance_futures_realtime",
-        "Topic of the trades; refused frames go to the same name with `_rejected` behind it.",
-        pattern=r"^[A-Za-z0-9._-]{1,200}$",
-    )
-    kafka_partitions: int = named(
-        "CRYPTOLAKE_KAFKA_PARTITIONS", 4, "Partitions of the trade topic when it is created.", ge=1, le=10_000
-    )
-    kafka_replication: int = named(
-        "CRYPTOLAKE_KAFKA_REPLICATION", 1, "Replication factor of the topics when they are created.", ge=1, le=9
-    )
-
     spark_remote: str = named(
         "SPARK_REMOTE", "", "Spark Connect server, sc://host:port. Empty: the local one that CryptoLake starts."
     )
@@ -210,7 +200,9 @@ class Settings(
         pattern=r"^(DEBUG|INFO|WARNING|ERROR)$",
     )
 
-    @field_validator("home", "replay_dir", "symbols_file")
+    @field_validator(
+        "home", "replay_dir", "symbols_file", "kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file"
+    )
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else (PROJECT_ROOT / value.expanduser()).resolve()
@@ -305,6 +297,12 @@ class Settings(
     @property
     def bootstrap_servers(self) -> str:
         return self.kafka_bootstrap_servers or f"127.0.0.1:{self.kafka_port}"
+
+    @property
+    def bootstrap_addresses(self) -> tuple[tuple[str, int], ...]:
+        """The brokers as (host, port)."""
+        parts = (server.rpartition(":") for server in self.bootstrap_servers.split(","))
+        return tuple((host.strip("[]"), int(port)) for host, _, port in parts)
 
     @property
     def spark_connect_url(self) -> str:

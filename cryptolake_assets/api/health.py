@@ -26,7 +26,7 @@ from cryptolake_assets.lake.windows import MINUTE
 from cryptolake_assets.platform import probes
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.producer_status import read_status, status_path
-from cryptolake_assets.stream.progress import bronze_lag, report_age_s
+from cryptolake_assets.stream.progress import bronze_lags, report_age_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,11 +78,10 @@ def _tables(_settings: Settings, reader: Reader) -> str | None:
 
 
 def _kafka(settings: Settings, _reader: Reader) -> str | None:
-    for server in settings.bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        if probes.port_open(int(port), host.strip("[]")):
-            return None
-    return f"nothing listens at {settings.bootstrap_servers}"
+    from cryptolake_assets.stream.kafka import access_problem
+
+    problem = access_problem(settings)
+    return None if problem is None else f"{settings.bootstrap_servers}: {problem}"
 
 
 def _producer(settings: Settings, _reader: Reader) -> str | None:
@@ -205,8 +204,16 @@ class LakeCollector:
 
     def _stream_lag(self) -> Iterable[Any]:
         records = GaugeMetricFamily("cryptolake_stream_lag_records", "Records in Kafka that are not in Bronze yet.")
-        records.add_metric([], bronze_lag(self._reader.settings))
-        return (records,)
+        partitions = GaugeMetricFamily(
+            "cryptolake_stream_partition_lag_records",
+            "The same, of one partition of the trade topic.",
+            labels=("partition",),
+        )
+        lags = bronze_lags(self._reader.settings)
+        records.add_metric([], sum(lag.records for lag in lags))
+        for lag in lags:
+            partitions.add_metric([str(lag.partition)], lag.records)
+        return (records, partitions)
 
     def _cache(self) -> Iterable[Any]:
         cache = self._reader.cache

@@ -32,12 +32,29 @@ def bootstrap() -> None:
 
 @app.command()
 def topics() -> None:
-    """Create the Kafka topics that are missing; safe to run again."""
+    """Create the Kafka topics that are missing, and say where others differ from the settings; safe to run again."""
     from cryptolake_assets.settings import get_settings
-    from cryptolake_assets.stream.kafka import ensure_topics
+    from cryptolake_assets.stream.kafka import ensure_topics, topic_differences
 
-    for topic, created in ensure_topics(get_settings()).items():
+    settings = get_settings()
+    for topic, created in ensure_topics(settings).items():
         typer.echo(f"{topic}: {'created' if created else 'is there'}")
+    for difference in topic_differences(settings):
+        typer.secho(difference, fg=typer.colors.YELLOW, err=True)
+
+
+@app.command()
+def lag(output: Annotated[Format, typer.Option("--format", help="How it is printed.")] = Format.TABLE) -> None:
+    """Show how far Bronze is behind Kafka, by topic and partition: next offsets of both, and records between them."""
+    import pyarrow as pa
+
+    from cryptolake_assets.cli.output import print_table
+    from cryptolake_assets.settings import get_settings
+    from cryptolake_assets.stream.progress import lags_in_use
+
+    columns = ("topic", "partition", "end_offset", "bronze_offset", "records")
+    lags = lags_in_use(get_settings())
+    print_table(pa.table({name: [getattr(lag, name) for lag in lags] for name in columns}), output)
 
 
 @app.command()

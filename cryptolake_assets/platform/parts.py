@@ -18,6 +18,7 @@ from cryptolake_assets.settings import PORT_FIELDS, PROJECT_ROOT, Settings, Sour
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_exchange import ExchangeSettings
 from cryptolake_assets.settings_graph import GraphSettings
+from cryptolake_assets.settings_kafka import KafkaSettings
 from cryptolake_assets.settings_market import NO_STREAMS
 from cryptolake_assets.settings_stream import StreamSettings
 from cryptolake_assets.stream.progress import report_path
@@ -39,6 +40,9 @@ FOLLOWING = frozenset(StreamSettings.model_fields) | {"symbols"}
 
 REPAIR_SETTINGS = frozenset(ExchangeSettings.model_fields)
 """Settings that only the producer uses, for missing trades."""
+
+KAFKA_SETTINGS = frozenset(KafkaSettings.model_fields)
+"""Settings of Kafka's clients, its secrets among them: not for a part that is none."""
 
 KAFKA = "kafka"
 SPARK = "spark"
@@ -242,7 +246,7 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.exchange.replay"),
         is_ready=lambda settings, _: probes.http_ok(f"http://127.0.0.1:{settings.exchange_port}/replay/status"),
         port_fields=("exchange_port",),
-        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING | REPAIR_SETTINGS,
+        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING | REPAIR_SETTINGS | KAFKA_SETTINGS,
         is_local=lambda settings: settings.source is Source.REPLAY,
     ),
     Part(

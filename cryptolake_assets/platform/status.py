@@ -89,7 +89,9 @@ def problems(settings: Settings) -> list[str]:
                 f"See `cryptolake logs {row.name}` ({row.log}); start it with `cryptolake up`."
             )
         elif row.state == EXTERNAL and row.detail.endswith("unreachable"):
-            found.append(f"{row.name}: {row.detail}. Check that it runs and that its address is right.")
+            found.append(
+                f"{row.name}: {row.detail}. Check that it runs, and that its address and security settings are right."
+            )
     if any(row.name == DAGSTER_WEBSERVER and row.state == RUNNING for row in rows):
         try:
             found += [f"dagster: the definitions do not load: {error}" for error in graphql.location_errors(settings)]
@@ -148,10 +150,15 @@ def _state(part: Part, settings: Settings, info: ProcessInfo) -> str:
 
 
 def _external_status(part: Part, settings: Settings) -> PartStatus:
-    address = settings.bootstrap_servers if part.name == KAFKA else settings.spark_connect_url.removeprefix("sc://")
-    servers = [server.split("/")[0].rpartition(":") for server in address.split(",")]
-    reachable = any(probes.port_open(int(port), host) for host, _, port in servers if port.isdigit())
-    detail = f"{address} {'reachable' if reachable else 'unreachable'}"
+    if part.name == KAFKA:
+        from cryptolake_assets.stream.kafka import access_problem
+
+        problem = access_problem(settings)
+        detail = f"{settings.bootstrap_servers} {'reachable' if problem is None else f'({problem}) unreachable'}"
+    else:
+        address = settings.spark_connect_url.removeprefix("sc://")
+        host, _, port = address.split("/")[0].rpartition(":")
+        detail = f"{address} {'reachable' if port.isdigit() and probes.port_open(int(port), host) else 'unreachable'}"
     return PartStatus(part.name, EXTERNAL, None, None, None, None, detail, "")
 
 

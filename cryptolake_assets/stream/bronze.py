@@ -28,6 +28,7 @@ from cryptolake_assets.lake.stores import hadoop_location
 from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, CONTRACT, TableSpec
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.stream.kafka_access import refused_by_java, spark_options
 from cryptolake_assets.stream.other_queries import OtherQueries
 from cryptolake_assets.stream.progress import (
     REJECTED_QUERY,
@@ -104,7 +105,7 @@ Anything else may still be one."""
 def _kafka(spark: SparkSession, settings: Settings, topics: str, *, headers: bool = False) -> DataFrame:
     return (
         spark.readStream.format("kafka")
-        .option("kafka.bootstrap.servers", settings.bootstrap_servers)
+        .options(**spark_options(settings))
         .option("subscribe", topics)
         .option("startingOffsets", "earliest")
         .option("maxOffsetsPerTrigger", settings.bronze_max_offsets)
@@ -247,12 +248,12 @@ def run_available_now(settings: Settings) -> int:
         spark = _session(settings)
         _stop_left_over(spark)
         # One after the other: what was refused reads the trades' topic too, and would take half of the machine.
-        _await(_start_trades(spark, settings, availableNow=True))
+        _await(settings, _start_trades(spark, settings, availableNow=True))
         queries = [_start_rejected(spark, settings, availableNow=True)]
         others = starters_of_others(spark, settings, streams_in_use(settings), availableNow=True)
         queries += [start() for start in others.values()]
         for query in queries:
-            _await(query)
+            _await(settings, query)
         read = lag(committed_offsets(settings), before)
         log.info("available_now_finished", records=read)
         return read
@@ -270,16 +271,17 @@ def _session(settings: Settings) -> SparkSession:
         raise
 
 
-def _await(query: StreamingQuery) -> None:
+def _await(settings: Settings, query: StreamingQuery) -> None:
     query.awaitTermination()
-    _raise_failure(query)
+    _raise_failure(settings, query)
 
 
-def _raise_failure(query: StreamingQuery) -> None:
+def _raise_failure(settings: Settings, query: StreamingQuery) -> None:
     failure = query.exception()
     if failure is not None:
-        raise SparkError(
-            f"bronze: the query {query.name} failed: {str(failure).splitlines()[0][:500]}. See the log of part `spark`."
+        first_line = str(failure).splitlines()[0][:500]
+        raise refused_by_java(settings, first_line) or SparkError(
+            f"bronze: the query {query.name} failed: {first_line}. See the log of part `spark`."
         )
 
 
@@ -332,7 +334,7 @@ class BronzeStream:
         progress: dict[str, Any] = {"state": "running"}
         for query in queries:
             if not query.isActive:
-                _raise_failure(query)
+                _raise_failure(self._settings, query)
                 raise SparkError(f"bronze: the query {query.name} has ended. See the log of part `spark`.")
         for query in (*queries, *others):
             last = query.lastProgress

@@ -19,11 +19,13 @@ import structlog
 
 from cryptolake_assets.contract import RejectedFrame
 from cryptolake_assets.contracts.registry import streams_in_use
-from cryptolake_assets.errors import BrokerError, BrokerRefusedError
-from cryptolake_assets.settings import Settings
+from cryptolake_assets.errors import BrokerError, BrokerRefusedError, SettingsError
+from cryptolake_assets.settings import Settings, env_name
+from cryptolake_assets.stream.kafka_access import aiokafka_options, broker_error, cause_of, find_problem
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, TopicPartition
+    from aiokafka.admin import AIOKafkaAdminClient
 
 log = structlog.get_logger(__name__)
 # The client's own log repeats itself at every attempt while a broker is away; what matters reaches ours as errors.
@@ -52,41 +54,33 @@ class PeekedRecord:
     headers: tuple[tuple[str, bytes], ...]
 
 
-def client_options(settings: Settings) -> dict[str, Any]:
-    """What every Kafka client of this project is made with: where the brokers are and how to speak to them."""
-    return {"bootstrap_servers": settings.bootstrap_servers, "client_id": "cryptolake"}
-
-
 def ensure_topics(settings: Settings) -> dict[str, bool]:
     """Creates the trade topic, the dead-letter topic and those of the other streams in use where they are missing.
 
-    Returns per topic whether it was created now. An existing topic is left as it is.
+    Returns per topic whether it was created now. An existing topic is left as it is; where it has other partitions or
+    another replication than the settings say, the log tells (as `topic_differences` does).
     """
     return _run(ensure_topics_async(settings))
 
 
 async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
     """As `ensure_topics`."""
-    from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+    from aiokafka.admin import NewTopic
     from aiokafka.errors import for_code
 
-    extra = await asyncio.to_thread(streams_in_use, settings)
-    wanted = (settings.kafka_topic_futures, settings.topic_rejected, *(of.topic(settings) for of in extra))
-    async with _asking(settings, "create topics"):
-        admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000))
-        try:
-            await admin.start()
-            existing = set(await admin.list_topics())
-            # Asked for first, so that a user who may not create topics can still use those that are there.
-            missing = [topic for topic in wanted if topic not in existing]
-            created = dict.fromkeys(wanted, False)
-            if not missing:
-                return created
-            answer = await admin.create_topics(
-                [NewTopic(topic, settings.kafka_partitions, settings.kafka_replication) for topic in missing]
-            )
-        finally:
-            await admin.close()
+    wanted = await _wanted_topics(settings)
+    async with _asking(settings, "create topics"), _admin(settings) as admin:
+        # Asked for first, so that a user who may not create topics can still use those that are there.
+        layouts = _layouts(await admin.describe_topics(), wanted)
+        missing = [topic for topic in wanted if topic not in layouts]
+        created = dict.fromkeys(wanted, False)
+        for difference in _differences(settings, layouts):
+            log.warning("topic_differs", difference=difference)
+        if not missing:
+            return created
+        answer = await admin.create_topics(
+            [NewTopic(topic, settings.kafka_partitions, settings.kafka_replication) for topic in missing]
+        )
     for topic, code, *detail in answer.topic_errors:
         if code not in (0, _TOPIC_EXISTS):
             message = next((str(text) for text in detail if text), "")
@@ -99,6 +93,69 @@ async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
         created[topic] = code == 0
     log.info("topics_created", topics=[topic for topic, now in created.items() if now])
     return created
+
+
+def topic_differences(settings: Settings) -> list[str]:
+    """Where topics that are there have other partitions or another replication than the settings say: a line each,
+    with what to do. A missing topic is no difference."""
+    return _run(topic_differences_async(settings))
+
+
+async def topic_differences_async(settings: Settings) -> list[str]:
+    """As `topic_differences`."""
+    wanted = await _wanted_topics(settings)
+    async with _asking(settings, "describe topics"), _admin(settings) as admin:
+        return _differences(settings, _layouts(await admin.describe_topics(), wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class TopicLayout:
+    """How many partitions a topic has, and how many replicas the partition with the fewest."""
+
+    partitions: int
+    replication: int
+
+
+async def _wanted_topics(settings: Settings) -> tuple[str, ...]:
+    extra = await asyncio.to_thread(streams_in_use, settings)
+    return (settings.kafka_topic_futures, settings.topic_rejected, *(of.topic(settings) for of in extra))
+
+
+def _layouts(described: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> dict[str, TopicLayout]:
+    return {
+        topic["topic"]: TopicLayout(
+            len(topic["partitions"]), min((len(part["replicas"]) for part in topic["partitions"]), default=0)
+        )
+        for topic in described
+        if topic["topic"] in wanted
+    }
+
+
+def _differences(settings: Settings, layouts: Mapping[str, TopicLayout]) -> list[str]:
+    found = []
+    for topic, layout in layouts.items():
+        if layout.partitions != settings.kafka_partitions:
+            found.append(
+                f"{topic} has {layout.partitions} partitions, and {env_name('kafka_partitions')} is "
+                f"{settings.kafka_partitions}. It is used as it is: with another number a symbol's trades would go to "
+                "another partition. Set the variable to what the topic has, or name a new topic."
+            )
+        if layout.replication != settings.kafka_replication:
+            found.append(
+                f"{topic} has {layout.replication} replicas, and {env_name('kafka_replication')} is "
+                f"{settings.kafka_replication}. It is used as it is. Reassign its partitions with Kafka's own tools, "
+                "or set the variable to what the topic has."
+            )
+    return found
+
+
+def access_problem(settings: Settings) -> str | None:
+    """What keeps a client out of Kafka, in a few words; None when a broker lets one in."""
+    try:
+        problem = _run(find_problem(settings))
+    except SettingsError as error:
+        return str(error)
+    return None if problem is None else cause_of(problem)
 
 
 def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
@@ -194,32 +251,6 @@ def dead_letter(frame: RejectedFrame, *, stream: str, received_at_us: int) -> tu
     return frame.raw[:MAX_REJECTED_BYTES], headers
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Whether an error of Kafka's client will come again however often one tries: rights, settings, versions."""
-    from aiokafka import errors
-
-    return isinstance(
-        error,
-        (
-            BrokerRefusedError,
-            errors.TopicAuthorizationFailedError,
-            errors.ClusterAuthorizationFailedError,
-            errors.SaslAuthenticationFailed,
-            errors.UnsupportedSaslMechanismError,
-            errors.IllegalSaslStateError,
-            errors.AuthenticationFailedError,
-            errors.AuthenticationMethodNotSupported,
-            errors.MessageSizeTooLargeError,
-            errors.RecordListTooLargeError,
-            errors.InvalidTopicError,
-            errors.UnsupportedVersionError,
-            errors.IncompatibleBrokerVersion,
-            errors.UnsupportedForMessageFormatError,
-            errors.PolicyViolationError,
-        ),
-    )
-
-
 @contextlib.asynccontextmanager
 async def _asking(settings: Settings, purpose: str, limit_s: float = REQUEST_TIMEOUT_S) -> AsyncIterator[None]:
     """Gives the block a time limit and turns what Kafka's client raises into a `BrokerError`."""
@@ -229,16 +260,7 @@ async def _asking(settings: Settings, purpose: str, limit_s: float = REQUEST_TIM
         async with asyncio.timeout(limit_s):
             yield
     except (KafkaError, OSError) as error:  # TimeoutError is an OSError
-        cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        if is_refusal(error):
-            raise BrokerRefusedError(
-                f"kafka: the brokers at {settings.bootstrap_servers} do not let us {purpose} ({cause}). Check the "
-                "user's rights and the security settings."
-            ) from error
-        raise BrokerError(
-            f"kafka: could not {purpose} at {settings.bootstrap_servers} ({cause}). Is the broker up "
-            "(`cryptolake status`), and is KAFKA_BOOTSTRAP_SERVERS right?"
-        ) from error
+        raise await broker_error(settings, purpose, error) from error
 
 
 @contextlib.asynccontextmanager
@@ -246,7 +268,7 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     from aiokafka import AIOKafkaConsumer
 
     consumer = AIOKafkaConsumer(
-        **client_options(settings),
+        **aiokafka_options(settings),
         enable_auto_commit=False,
         auto_offset_reset="none",
         request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000),
@@ -258,17 +280,24 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
         await consumer.stop()
 
 
-async def _partitions(settings: Settings, topic: str) -> Sequence[TopicPartition]:
-    from aiokafka import TopicPartition
+@contextlib.asynccontextmanager
+async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     from aiokafka.admin import AIOKafkaAdminClient
 
-    admin = AIOKafkaAdminClient(**client_options(settings), request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000))
+    admin = AIOKafkaAdminClient(**aiokafka_options(settings), request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000))
     try:
         await admin.start()
-        # All topics: asking for one by name would create it where brokers create topics by themselves.
-        found = [described for described in await admin.describe_topics() if described["topic"] == topic]
+        yield admin
     finally:
         await admin.close()
+
+
+async def _partitions(settings: Settings, topic: str) -> Sequence[TopicPartition]:
+    from aiokafka import TopicPartition
+
+    async with _admin(settings) as admin:
+        # All topics: asking for one by name would create it where brokers create topics by themselves.
+        found = [described for described in await admin.describe_topics() if described["topic"] == topic]
     if not found:
         raise BrokerError(
             f"kafka: topic {topic} does not exist at {settings.bootstrap_servers}. Create it with `cryptolake topics`, "

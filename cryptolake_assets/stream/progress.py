@@ -7,11 +7,12 @@ the newest batch with both is in the table. Source: Spark's Structured Streaming
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.contracts.registry import STREAM_TYPES
+from cryptolake_assets.contracts.registry import STREAM_TYPES, streams_in_use
 from cryptolake_assets.contracts.stream_type import StreamType
 from cryptolake_assets.lake.files import open_filesystem, read_text
 from cryptolake_assets.settings import Settings
@@ -97,8 +98,41 @@ def lag(end_offsets: dict[int, int], committed: dict[int, int]) -> int:
     return sum(max(0, end - committed.get(number, 0)) for number, end in end_offsets.items())
 
 
-def bronze_lag(settings: Settings) -> int:
-    """Trades in Kafka that are not in Bronze yet. Raises `BrokerError` when the broker cannot be reached."""
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """How far one partition of a topic is in Bronze; offsets are those of the next record."""
+
+    topic: str
+    partition: int
+    end_offset: int
+    bronze_offset: int
+
+    @property
+    def records(self) -> int:
+        """Records in Kafka that are not in the table yet."""
+        return max(0, self.end_offset - self.bronze_offset)
+
+
+def bronze_lags(settings: Settings, query: str = TRADES_QUERY, topic: str | None = None) -> list[PartitionLag]:
+    """Every partition of the trade topic, or of the topic that `query` reads, in order.
+
+    Raises `BrokerError` when the brokers cannot be reached.
+    """
     from cryptolake_assets.stream.kafka import end_offsets
 
-    return lag(end_offsets(settings, settings.kafka_topic_futures), committed_offsets(settings))
+    topic = topic or settings.kafka_topic_futures
+    ends = end_offsets(settings, topic)
+    committed = committed_offsets(settings, query, topic)
+    return [PartitionLag(topic, number, end, committed.get(number, 0)) for number, end in sorted(ends.items())]
+
+
+def lags_in_use(settings: Settings) -> list[PartitionLag]:
+    """The same of every topic whose events are taken into Bronze: the trades, and the other streams in use."""
+    others = [(query_of(of), of.topic(settings)) for of in streams_in_use(settings)]
+    queries = [(TRADES_QUERY, settings.kafka_topic_futures), *others]
+    return [lag for query, topic in queries for lag in bronze_lags(settings, query, topic)]
+
+
+def bronze_lag(settings: Settings) -> int:
+    """Trades in Kafka that are not in Bronze yet. Raises `BrokerError` when the broker cannot be reached."""
+    return sum(lag.records for lag in bronze_lags(settings))

@@ -154,11 +154,3 @@ class SessionPublisher(ABC):
         old, self._session = self._session, None
         if old is not None:
             await old.close()
-
-
-def not_reached(settings: Settings, error: BaseException) -> str:
-    """What to say when a producer could not connect."""
-    return (
-        f"kafka: the producer could not connect to {settings.bootstrap_servers} ({type(error).__name__}: {error}). "
-        "Is the broker up (`cryptolake status`), and is KAFKA_BOOTSTRAP_SERVERS right?"
-    )

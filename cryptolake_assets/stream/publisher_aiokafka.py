@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from cryptolake_assets.errors import BrokerError, BrokerRefusedError
-from cryptolake_assets.stream import kafka
+from cryptolake_assets.errors import BrokerError
+from cryptolake_assets.stream.kafka_access import aiokafka_options, broker_error, is_refusal
 from cryptolake_assets.stream.publisher import (
     BATCH_BYTES,
     COMPRESSION,
@@ -27,7 +27,6 @@ from cryptolake_assets.stream.publisher import (
     Session,
     SessionPublisher,
     Verdict,
-    not_reached,
 )
 from cryptolake_assets.stream.tasks import cancelled
 
@@ -176,7 +175,7 @@ class AiokafkaPublisher(SessionPublisher):
         from aiokafka.errors import KafkaError
 
         producer = AIOKafkaProducer(
-            **kafka.client_options(self._settings),
+            **aiokafka_options(self._settings),
             enable_idempotence=True,
             acks="all",
             compression_type=COMPRESSION,
@@ -190,15 +189,14 @@ class AiokafkaPublisher(SessionPublisher):
                 await producer.start()
         except (KafkaError, OSError) as error:
             await session.close()
-            kind = BrokerRefusedError if kafka.is_refusal(error) else BrokerError
-            raise kind(not_reached(self._settings, error)) from error
+            raise await broker_error(self._settings, "connect the producer", error) from error
         return session
 
     def judge(self, error: BaseException) -> Verdict:
         from aiokafka import errors
 
         # aiokafka asserts that a partition exists: the topic has fewer of them than it had at the start.
-        if kafka.is_refusal(error) or isinstance(error, AssertionError):
+        if is_refusal(error) or isinstance(error, AssertionError):
             return Verdict.FATAL
         # A batch that was given up leaves a hole in the idempotent sequence: the broker refuses what follows. A session
         # that fails for reasons unknown is not trusted either.

@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.errors import BrokerError
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream import kafka
+from cryptolake_assets.stream.kafka_access import broker_error, is_refusal, librdkafka_options
 from cryptolake_assets.stream.publisher import (
     BATCH_BYTES,
     COMPRESSION,
@@ -26,7 +26,6 @@ from cryptolake_assets.stream.publisher import (
     Session,
     SessionPublisher,
     Verdict,
-    not_reached,
 )
 from cryptolake_assets.stream.tasks import cancelled
 
@@ -48,10 +47,8 @@ class DeliveryError(BrokerError):
 
 def client_configuration(settings: Settings) -> dict[str, Any]:
     """How librdkafka is made to do what aiokafka's producer does: acks=all, idempotent, in order, zstd."""
-    options = kafka.client_options(settings)
     return {
-        "bootstrap.servers": options["bootstrap_servers"],
-        "client.id": options["client_id"],
+        **librdkafka_options(settings),
         "enable.idempotence": True,
         "compression.type": COMPRESSION,
         "batch.size": BATCH_BYTES,
@@ -196,8 +193,8 @@ class ConfluentPublisher(SessionPublisher):
         except KafkaException as error:
             await session.close()
             cause = DeliveryError(error.args[0])
-            kind = BrokerRefusedError if self.judge(cause) is Verdict.FATAL else BrokerError
-            raise kind(not_reached(self._settings, cause)) from error
+            refused = self.judge(cause) is Verdict.FATAL
+            raise await broker_error(self._settings, "connect the producer", cause, refused=refused) from error
         return session
 
     def judge(self, error: BaseException) -> Verdict:
@@ -213,14 +210,14 @@ class ConfluentPublisher(SessionPublisher):
             if error.error.code() in purged or (error.error.retriable() and not error.error.fatal()):
                 return Verdict.RETRY
             return Verdict.RESTART
-        if kafka.is_refusal(error):
+        if is_refusal(error):
             return Verdict.FATAL
         # A full buffer, or a session that is not there.
         return Verdict.RETRY if isinstance(error, (BufferError, BrokerError, OSError)) else Verdict.RESTART
 
 
 def _refusals() -> frozenset[int]:
-    """Errors that come again however often one tries: rights, settings, versions. As `kafka.is_refusal`."""
+    """Errors that come again however often one tries: rights, settings, versions. As `kafka_access.is_refusal`."""
     from confluent_kafka import KafkaError
 
     return frozenset(

@@ -1,0 +1,155 @@
+"""The settings of Kafka: where the brokers are, how a client proves who it is, and how topics are made."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings
+
+from cryptolake_assets.settings_batch import named
+
+_SERVER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
+_MOST_PORT = 65_535
+
+
+class SecurityProtocol(StrEnum):
+    """What a listener of the brokers speaks."""
+
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_PLAINTEXT = "SASL_PLAINTEXT"
+    SASL_SSL = "SASL_SSL"
+
+    @property
+    def has_tls(self) -> bool:
+        return self in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL)
+
+    @property
+    def has_sasl(self) -> bool:
+        return self in (SecurityProtocol.SASL_PLAINTEXT, SecurityProtocol.SASL_SSL)
+
+
+class SaslMechanism(StrEnum):
+    """How a user and a password are shown to the brokers."""
+
+    PLAIN = "PLAIN"
+    SCRAM_SHA_256 = "SCRAM-SHA-256"
+    SCRAM_SHA_512 = "SCRAM-SHA-512"
+
+
+class KafkaSettings(BaseSettings):
+    """Part of `settings.Settings`, which says where values come from."""
+
+    kafka_bootstrap_servers: str = named(
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "",
+        "Brokers, host:port separated by commas. Empty: the local broker that CryptoLake starts.",
+    )
+    kafka_security_protocol: SecurityProtocol = named(
+        "CRYPTOLAKE_KAFKA_SECURITY_PROTOCOL",
+        SecurityProtocol.PLAINTEXT,
+        "What the brokers' listener speaks: `PLAINTEXT`, `SSL` (TLS), `SASL_PLAINTEXT` or `SASL_SSL` (a user and a "
+        "password, over TLS). The local broker speaks PLAINTEXT, on loopback.",
+    )
+    kafka_sasl_mechanism: SaslMechanism = named(
+        "CRYPTOLAKE_KAFKA_SASL_MECHANISM",
+        SaslMechanism.SCRAM_SHA_512,
+        "How user and password are shown: `SCRAM-SHA-512`, `SCRAM-SHA-256`, or `PLAIN` (the password itself is sent).",
+    )
+    kafka_sasl_username: str = named("CRYPTOLAKE_KAFKA_SASL_USERNAME", "", "User at the brokers, for SASL.")
+    kafka_sasl_password: SecretStr = named("CRYPTOLAKE_KAFKA_SASL_PASSWORD", SecretStr(""), "That user's password.")
+    kafka_ssl_ca_file: Path | None = named(
+        "CRYPTOLAKE_KAFKA_SSL_CA_FILE",
+        None,
+        "PEM file of the CA certificates that the brokers' certificates are held against. Empty: those that the system "
+        "(for Spark, Java) trusts. Relative paths start at the project's root.",
+    )
+    kafka_ssl_cert_file: Path | None = named(
+        "CRYPTOLAKE_KAFKA_SSL_CERT_FILE",
+        None,
+        "PEM file of the client's own certificate, and of those between it and the CA, where the brokers ask for one.",
+    )
+    kafka_ssl_key_file: Path | None = named(
+        "CRYPTOLAKE_KAFKA_SSL_KEY_FILE", None, "PEM file of that certificate's private key; may be the same file."
+    )
+    kafka_ssl_key_password: SecretStr = named(
+        "CRYPTOLAKE_KAFKA_SSL_KEY_PASSWORD", SecretStr(""), "Password of that key. Empty: it is not encrypted."
+    )
+    kafka_topic_futures: str = named(
+        "KAFKA_TOPIC_FUTURES",
+        "binance_futures_realtime",
+        "Topic of the trades; refused frames go to the same name with `_rejected` behind it.",
+        pattern=r"^[A-Za-z0-9._-]{1,200}$",
+    )
+    kafka_partitions: int = named(
+        "CRYPTOLAKE_KAFKA_PARTITIONS", 4, "Partitions of the topics when they are created.", ge=1, le=10_000
+    )
+    kafka_replication: int = named(
+        "CRYPTOLAKE_KAFKA_REPLICATION", 1, "Replication factor of the topics when they are created.", ge=1, le=9
+    )
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _servers(cls, value: str) -> str:
+        servers = [server.strip() for server in value.split(",") if server.strip()]
+        for server in servers:
+            match = _SERVER.fullmatch(server)
+            if match is None or not 1 <= int(match.group(1)) <= _MOST_PORT:
+                raise ValueError(f"{server!r} is not host:port, such as broker.example:9093")
+        return ",".join(servers)
+
+    @field_validator("kafka_sasl_username")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError("a user's name has no line end or other control character")
+        return value
+
+    @model_validator(mode="after")
+    def _access_fits_together(self) -> Self:
+        """Refuses what cannot work, or would be left unused without a word."""
+        protocol = f"{_variable('kafka_security_protocol')} is {self.kafka_security_protocol}"
+        if self.kafka_security_protocol is not SecurityProtocol.PLAINTEXT and not self.kafka_bootstrap_servers:
+            raise ValueError(
+                f"{protocol}, but {_variable('kafka_bootstrap_servers')} is empty: the local broker speaks PLAINTEXT. "
+                "Name your brokers, or leave the protocol at PLAINTEXT"
+            )
+        user = ("kafka_sasl_username", "kafka_sasl_password")
+        if self.kafka_security_protocol.has_sasl:
+            if lacking := [_variable(field) for field in user if not self._is_set(field)]:
+                raise ValueError(f"{protocol}, which needs a user and a password: set {' and '.join(lacking)}")
+        elif unused := [_variable(field) for field in user if self._is_set(field)]:
+            raise ValueError(f"{protocol}, which knows no user: set it to SASL_SSL, or unset {' and '.join(unused)}")
+        files = ("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", "kafka_ssl_key_password")
+        unused = [_variable(field) for field in files if self._is_set(field)]
+        if unused and not self.kafka_security_protocol.has_tls:
+            raise ValueError(
+                f"{protocol}, which is not encrypted: set it to {'SASL_' * self.kafka_security_protocol.has_sasl}SSL, "
+                f"or unset {' and '.join(unused)}"
+            )
+        self._key_fits_together()
+        return self
+
+    def _key_fits_together(self) -> None:
+        certificate, key = (self._is_set(field) for field in ("kafka_ssl_cert_file", "kafka_ssl_key_file"))
+        names = [_variable(field) for field in ("kafka_ssl_cert_file", "kafka_ssl_key_file")]
+        if certificate != key:
+            there, lacking = names if certificate else reversed(names)
+            raise ValueError(
+                f"{there} is set and {lacking} is not: a client's certificate works with its key only. Set both (they "
+                "may name one file), or neither"
+            )
+        if self._is_set("kafka_ssl_key_password") and not key:
+            raise ValueError(f"{_variable('kafka_ssl_key_password')} is set without {names[1]}: name the key's file")
+
+    def _is_set(self, field: str) -> bool:
+        value = getattr(self, field)
+        return bool(value.get_secret_value() if isinstance(value, SecretStr) else value)
+
+
+def _variable(field: str) -> str:
+    return str(KafkaSettings.model_fields[field].validation_alias)
