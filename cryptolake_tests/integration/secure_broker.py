@@ -1,0 +1,162 @@
+"""The platform's own broker with what a cluster's brokers ask of a client: TLS, users and passwords, certificates."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka.admin
+
+from cryptolake_assets.platform import kafka, probes
+from cryptolake_assets.platform.properties import properties_text
+from cryptolake_assets.settings import Settings
+from cryptolake_tests.certificates import Authority
+from cryptolake_tests.waiting import wait_for
+
+USER, PASSWORD = "lake, =writer", 'a "quoted\\" pass, =word é'
+"""What each client has to escape in its own way."""
+TOPIC_PREFIXES = ("trades-", "binance_futures")
+"""The user may create, describe, read and write topics that begin so; it has no other right."""
+GUEST = "guest"
+"""A user with the same password, and no right at all."""
+KEY_SEAL = "key's password"
+CERTIFICATE_NAME = "lake-client"
+_HOST = "127.0.0.1"
+_admin: Any = confluent_kafka.admin  # its types do not name what it exports
+_LISTENERS = {"SASL_SSL": "SASL_SSL", "SASL_PLAINTEXT": "SASL_PLAINTEXT", "MUTUAL": "SSL"}
+"""Its listeners for clients, and what each speaks."""
+
+
+@dataclass(frozen=True)
+class SecureBroker:
+    """A running broker: its ports by listener, and the files that a client needs."""
+
+    ports: dict[str, int]
+    authority: Authority
+    certificate: Path
+    key: Path
+
+    def access(self, listener: str = "SASL_SSL", **changes: Any) -> dict[str, Any]:
+        """The settings, by field name, with which a client gets in at a listener; `changes` to try others."""
+        protocol = _LISTENERS[listener]
+        fields: dict[str, Any] = {
+            "kafka_bootstrap_servers": f"{_HOST}:{self.ports[listener]}",
+            "kafka_security_protocol": protocol,
+        }
+        if protocol.startswith("SASL"):
+            fields |= {"kafka_sasl_username": USER, "kafka_sasl_password": PASSWORD}
+        if protocol.endswith("SSL"):
+            fields["kafka_ssl_ca_file"] = self.authority.ca_file
+        if listener == "MUTUAL":
+            fields |= {
+                "kafka_ssl_cert_file": self.certificate,
+                "kafka_ssl_key_file": self.key,
+                "kafka_ssl_key_password": KEY_SEAL,
+            }
+        return fields | changes
+
+
+@contextmanager
+def secure_broker(settings: Settings) -> Iterator[SecureBroker]:
+    """The broker of these settings' home, with listeners of its own; ended with the block."""
+    authority = Authority(settings.home / "certificates")
+    certificate, key = authority.sign(CERTIFICATE_NAME, sealed_with=KEY_SEAL)
+    broker = SecureBroker(_free_ports(), authority, certificate, key)
+    for path, text in kafka.files(settings).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Of a name that comes twice Java takes the last.
+        more = properties_text(_values(settings, broker)) if path.name == "server.properties" else ""
+        path.write_text(text + more, encoding="utf-8")
+    kafka.format_storage(settings)
+    log = settings.home / "broker.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(kafka.command(settings), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    try:
+        wait_for(lambda: _serves(process, log, broker))
+        _make_users(settings)
+        yield broker
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _serves(process: subprocess.Popen[bytes], log: Path, broker: SecureBroker) -> bool:
+    assert process.poll() is None, log.read_text(encoding="utf-8")[-2_000:]
+    return all(probes.port_open(port) for port in broker.ports.values())
+
+
+def _free_ports() -> dict[str, int]:
+    sockets = [socket.create_server((_HOST, 0)) for _ in _LISTENERS]
+    try:
+        return {name: sock.getsockname()[1] for name, sock in zip(_LISTENERS, sockets, strict=True)}
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def _values(settings: Settings, broker: SecureBroker) -> dict[str, object]:
+    """Beside the platform's own listeners, which the broker itself and this module use."""
+    inner = f"PLAINTEXT://{_HOST}:{settings.kafka_port}"
+    outer = ",".join(f"{name}://{_HOST}:{port}" for name, port in broker.ports.items())
+    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    values: dict[str, object] = {
+        "listeners": f"{inner},{outer},CONTROLLER://{_HOST}:{settings.kafka_controller_port}",
+        "advertised.listeners": f"{inner},{outer}",
+        "listener.security.protocol.map": ",".join(
+            f"{name}:{protocol}"
+            for name, protocol in {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", **_LISTENERS}.items()
+        ),
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": broker.authority.keystore("broker"),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": broker.authority.ca_file,
+        "listener.name.mutual.ssl.client.auth": "required",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": f"User:ANONYMOUS;User:CN={CERTIFICATE_NAME};User:plain",
+    }
+    for listener in ("sasl_ssl", "sasl_plaintext"):
+        prefix = f"listener.name.{listener}"
+        values |= {
+            f"{prefix}.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+            f"{prefix}.plain.sasl.jaas.config": f'{plain} user_plain="plain-secret";',
+            f"{prefix}.scram-sha-256.sasl.jaas.config": scram,
+            f"{prefix}.scram-sha-512.sasl.jaas.config": scram,
+        }
+    return values
+
+
+def _make_users(settings: Settings) -> None:
+    admin = _admin.AdminClient({"bootstrap.servers": f"{_HOST}:{settings.kafka_port}"})
+    wanted = [
+        _admin.UserScramCredentialUpsertion(user, _admin.ScramCredentialInfo(mechanism, 4096), PASSWORD.encode())
+        for user in (USER, GUEST)
+        for mechanism in (_admin.ScramMechanism.SCRAM_SHA_256, _admin.ScramMechanism.SCRAM_SHA_512)
+    ]
+    for answer in admin.alter_user_scram_credentials(wanted).values():
+        answer.result(30)
+    rights = [
+        _admin.AclBinding(
+            _admin.ResourceType.TOPIC,
+            prefix,
+            _admin.ResourcePatternType.PREFIXED,
+            f"User:{USER}",
+            "*",
+            operation,
+            _admin.AclPermissionType.ALLOW,
+        )
+        for prefix in TOPIC_PREFIXES
+        for operation in (
+            _admin.AclOperation.CREATE,
+            _admin.AclOperation.DESCRIBE,
+            _admin.AclOperation.READ,
+            _admin.AclOperation.WRITE,
+        )
+    ]
+    for answer in admin.create_acls(rights).values():
+        answer.result(30)

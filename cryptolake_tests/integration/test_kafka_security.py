@@ -1,0 +1,321 @@
+"""Brokers that ask who one is: every client gets in by the settings; a refusal is told once, and what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cryptolake_assets import cli
+from cryptolake_assets.api.health import LakeCollector
+from cryptolake_assets.contract import AcceptedFrame, parse_frame
+from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.parts import KAFKA, SPARK
+from cryptolake_assets.platform.status import problems, status
+from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings, load_settings
+from cryptolake_assets.settings_stream import ProducerIo
+from cryptolake_assets.stream import kafka
+from cryptolake_assets.stream.bronze import run_available_now, trades
+from cryptolake_assets.stream.outbox import Outbox
+from cryptolake_assets.stream.producer_io import make_publisher
+from cryptolake_assets.stream.progress import bronze_lag, bronze_lags
+from cryptolake_assets.stream.publisher import Message
+from cryptolake_tests.captures import trade_frame
+from cryptolake_tests.certificates import Authority
+
+from .conftest import settings_for, stop_spark_session
+from .secure_broker import GUEST, PASSWORD, SecureBroker, secure_broker
+
+BOTH = pytest.mark.parametrize("io", [ProducerIo.DEFAULT, ProducerIo.FAST])
+WRONG = {"kafka_sasl_password": "not it"}
+TRADE_TIME_MS = 1_735_689_600_001
+ROUNDS_S = 20.0
+"""Longer than a refusal takes, shorter than any number of repetitions."""
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
+    with secure_broker(settings_for(tmp_path_factory.mktemp("secure"))) as running:
+        yield running
+
+
+@pytest.fixture
+def own(broker: SecureBroker, tmp_path: Path) -> Settings:
+    """A user's settings for these brokers, with topics of the test's own."""
+    return settings_for(tmp_path, kafka_topic_futures=f"trades-{uuid.uuid4().hex[:8]}", **broker.access())
+
+
+def other(settings: Settings, **fields: Any) -> Settings:
+    """The settings with other ones, validated as a user's are."""
+    kept = {name: getattr(settings, name) for name in Settings.model_fields if not name.startswith("kafka_s")}
+    return load_settings(**{**kept, **fields})
+
+
+def event(trade_id: int) -> bytes:
+    frame = trade_frame("BTCUSDT", trade_id, TRADE_TIME_MS, "0.1", "1", is_buyer_maker=True)
+    parsed = parse_frame(frame.encode(), ingest_time_us=TRADE_TIME_MS * 1000, exchange=EXCHANGE_NAME)
+    assert isinstance(parsed, AcceptedFrame)
+    return parsed.event.encode()
+
+
+async def deliver(settings: Settings, io: ProducerIo, values: Sequence[bytes]) -> dict[int, int]:
+    """Through the outbox, as the producer does; returns the next offset of each partition."""
+    publisher = make_publisher(settings, io)
+    outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
+    try:
+        async with asyncio.timeout(60):
+            await outbox.start()
+            for number, value in enumerate(values):
+                partition = number % len(outbox.next_offsets)
+                await outbox.put(Message(settings.kafka_topic_futures, value, b"BTCUSDT", partition))
+            await outbox.drained()
+    finally:
+        await publisher.stop()
+    return outbox.next_offsets
+
+
+WAYS_IN = [
+    pytest.param("SASL_SSL", {}, id="scram-512"),
+    pytest.param("SASL_SSL", {"kafka_sasl_mechanism": "SCRAM-SHA-256"}, id="scram-256"),
+    pytest.param(
+        "SASL_SSL",
+        {"kafka_sasl_mechanism": "PLAIN", "kafka_sasl_username": "plain", "kafka_sasl_password": "plain-secret"},
+        id="plain",
+    ),
+    pytest.param("SASL_PLAINTEXT", {}, id="scram-without-tls"),
+    pytest.param("MUTUAL", {}, id="certificate"),
+]
+
+
+@pytest.mark.parametrize(("listener", "changes"), WAYS_IN)
+@BOTH
+async def test_both_publishers_deliver(
+    own: Settings, broker: SecureBroker, listener: str, changes: dict[str, Any], io: ProducerIo
+) -> None:
+    settings = other(own, **broker.access(listener, **changes))
+    values = [b"%d" % number for number in range(1_000)]
+    offsets = await deliver(settings, io, values)
+    assert offsets == await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
+    found = await kafka.peek_async(settings, settings.kafka_topic_futures, 2_000, from_end=False)
+    assert sorted(int(record.value or b"") for record in found) == list(range(1_000))
+
+
+def test_topics_are_made_as_the_settings_say_and_differences_are_told(own: Settings, broker: SecureBroker) -> None:
+    mine = own.model_copy(update={"kafka_partitions": 3})
+    assert set(kafka.ensure_topics(mine).values()) == {True}
+    assert len(kafka.end_offsets(mine, mine.kafka_topic_futures)) == 3
+    assert kafka.topic_differences(mine) == []
+    more = mine.model_copy(update={"kafka_partitions": 6, "kafka_replication": 3})
+    assert set(kafka.ensure_topics(more).values()) == {False}
+    partitions, replicas = kafka.topic_differences(more)[:2]
+    assert partitions.startswith(f"{mine.kafka_topic_futures} has 3 partitions, and CRYPTOLAKE_KAFKA_PARTITIONS is 6.")
+    assert replicas.startswith(f"{mine.kafka_topic_futures} has 1 replicas, and CRYPTOLAKE_KAFKA_REPLICATION is 3.")
+    told = CliRunner().invoke(cli.app, ["topics"], env=environment(more))
+    assert told.exit_code == 0
+    assert f"{mine.topic_rejected}: is there" in told.output
+    assert partitions in told.output
+    assert replicas in told.output
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    get_settings.cache_clear()
+    return settings.environment()
+
+
+@BOTH
+async def test_a_wrong_password_is_refused_once_and_says_what_to_do(
+    own: Settings, broker: SecureBroker, io: ProducerIo
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(BrokerRefusedError, match=r"SaslAuthenticationFailed.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as told:
+        await deliver(other(own, **broker.access(**WRONG)), io, [b"1"])
+    assert time.monotonic() - began < ROUNDS_S
+    assert "not it" not in str(told.value)
+
+
+@BOTH
+async def test_a_password_that_was_changed_is_noticed_by_a_new_session(
+    own: Settings, broker: SecureBroker, io: ProducerIo
+) -> None:
+    """A publisher that was let in before asks again: the library itself would try for ever."""
+    publisher = make_publisher(own, io)
+    outbox = Outbox(publisher, counted_topic=own.kafka_topic_futures)
+    await outbox.start()
+    try:
+        publisher._settings = other(own, **broker.access(**WRONG))  # type: ignore[attr-defined]
+        with pytest.raises(BrokerRefusedError, match="CRYPTOLAKE_KAFKA_SASL_PASSWORD"):
+            await publisher.restart()
+    finally:
+        await publisher.stop()
+
+
+def test_the_producers_process_ends_with_the_message(own: Settings, broker: SecureBroker) -> None:
+    settings = other(own, **broker.access(**WRONG))
+    ended = subprocess.run(
+        [sys.executable, "-m", "cryptolake_assets.stream.producer"],
+        env=os.environ | settings.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert "CRYPTOLAKE_KAFKA_SASL_PASSWORD" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "not it" not in ended.stdout + ended.stderr
+
+
+REFUSALS = [
+    pytest.param(
+        "SASL_SSL", {"kafka_sasl_username": "nobody"}, r"SaslAuthenticationFailed.*SASL_USERNAME", id="unknown-user"
+    ),
+    pytest.param("SASL_SSL", {"kafka_sasl_username": GUEST}, r"Authorization.*the user's? .*right", id="no-right"),
+    pytest.param(
+        "SASL_SSL", {"kafka_ssl_ca_file": None}, r"CERTIFICATE_VERIFY_FAILED.*KAFKA_SSL_CA_FILE", id="unknown-ca"
+    ),
+    pytest.param(
+        "MUTUAL",
+        dict.fromkeys(("kafka_ssl_cert_file", "kafka_ssl_key_file", "kafka_ssl_key_password")),
+        r"SSL.*KAFKA_SSL_CERT_FILE",
+        id="no-certificate",
+    ),
+]
+
+
+@pytest.mark.parametrize(("listener", "changes", "message"), REFUSALS)
+def test_a_refusal_names_its_cause_and_the_setting(
+    own: Settings, broker: SecureBroker, listener: str, changes: dict[str, Any], message: str
+) -> None:
+    fields = {name: value for name, value in broker.access(listener, **changes).items() if value is not None}
+    with pytest.raises(BrokerRefusedError, match=message):
+        kafka.ensure_topics(other(own, **fields))
+
+
+def test_a_certificate_for_another_host_is_refused(own: Settings, broker: SecureBroker) -> None:
+    servers = f"localhost:{broker.ports['SASL_SSL']}"
+    with pytest.raises(BrokerRefusedError, match=r"localhost.*KAFKA_SSL_CA_FILE.*KAFKA_BOOTSTRAP_SERVERS to names"):
+        kafka.ensure_topics(other(own, **broker.access(kafka_bootstrap_servers=servers)))
+
+
+def test_a_certificate_that_another_authority_signed_does_not_let_in(
+    own: Settings, broker: SecureBroker, tmp_path: Path
+) -> None:
+    certificate, key = Authority(tmp_path / "others", "another CA").sign("lake-client")
+    fields = broker.access("MUTUAL", kafka_ssl_cert_file=certificate, kafka_ssl_key_file=key)
+    del fields["kafka_ssl_key_password"]
+    with pytest.raises(BrokerRefusedError, match="KAFKA_SSL_CERT_FILE"):
+        kafka.ensure_topics(other(own, **fields))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "listener"), [("PLAINTEXT", "SASL_SSL"), ("PLAINTEXT", "SASL_PLAINTEXT"), ("SSL", "SASL_PLAINTEXT")]
+)
+def test_another_protocol_than_the_listeners_is_suggested(
+    own: Settings, broker: SecureBroker, protocol: str, listener: str
+) -> None:
+    servers = f"127.0.0.1:{broker.ports[listener]}"
+    with pytest.raises(BrokerError, match="CRYPTOLAKE_KAFKA_SECURITY_PROTOCOL"):
+        kafka.ensure_topics(other(own, kafka_bootstrap_servers=servers, kafka_security_protocol=protocol))
+
+
+# Spark, and what is told of it.
+
+
+@pytest.fixture(scope="module")
+def lake(broker: SecureBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A home with Spark, the tables and, at the secure brokers, the topics."""
+    settings = settings_for(tmp_path_factory.mktemp("lake"), spark_memory_mb=1024, **broker.access())
+    try:
+        lifecycle.up(settings, [SPARK])
+        kafka.ensure_topics(settings)
+        yield settings
+    finally:
+        stop_spark_session()
+        lifecycle.down(settings)
+
+
+def test_spark_reads_the_topic_into_bronze_and_the_lag_is_told(lake: Settings, broker: SecureBroker) -> None:
+    before = bronze_lag(lake)
+    asyncio.run(deliver(lake, ProducerIo.DEFAULT, [event(number) for number in range(10)]))
+    lags = bronze_lags(lake)
+    assert sum(lag.records for lag in lags) == bronze_lag(lake) == before + 10
+    assert [lag.partition for lag in lags] == [0, 1, 2, 3]
+    assert all(lag.records >= 2 for lag in lags)
+    assert run_available_now(lake) == before + 10
+    assert [lag.records for lag in bronze_lags(lake)] == [0, 0, 0, 0]
+
+    # The same lake by another way in: a client's certificate.
+    by_certificate = other(lake, **broker.access("MUTUAL"))
+    asyncio.run(deliver(by_certificate, ProducerIo.FAST, [event(number) for number in range(10, 15)]))
+    assert run_available_now(by_certificate) == 5
+    found = run_sql(lake, "SELECT trade_id FROM cryptolake.bronze.futures_trades ORDER BY trade_id").to_pylist()
+    assert [row["trade_id"] for row in found] == list(range(15))
+
+
+def test_commands_and_metrics_tell_the_lag_of_each_partition(lake: Settings) -> None:
+    run_available_now(lake)
+    asyncio.run(deliver(lake, ProducerIo.DEFAULT, [event(number) for number in range(100, 103)]))
+    told = CliRunner().invoke(cli.app, ["lag", "--format", "csv"], env=environment(lake))
+    assert told.exit_code == 0, told.output
+    head, *lines = told.output.splitlines()
+    assert head == "topic,partition,end_offset,bronze_offset,records"
+    assert [line.split(",")[1::3] for line in lines] == [["0", "1"], ["1", "1"], ["2", "1"], ["3", "0"]]
+
+    class OfSettings:
+        settings = lake
+
+    records, partitions = LakeCollector(OfSettings())._stream_lag()  # type: ignore[arg-type]
+    assert [sample.value for sample in records.samples] == [3]
+    assert {sample.labels["partition"]: sample.value for sample in partitions.samples} == {
+        "0": 1,
+        "1": 1,
+        "2": 1,
+        "3": 0,
+    }
+    run_available_now(lake)
+
+
+def test_status_and_health_say_whether_the_brokers_let_one_in(lake: Settings, broker: SecureBroker) -> None:
+    def detail(settings: Settings) -> str:
+        return next(row.detail for row in status(settings) if row.name == KAFKA)
+
+    assert detail(lake) == f"{lake.bootstrap_servers} reachable"
+    wrong = other(lake, **broker.access(**WRONG))
+    assert "SaslAuthenticationFailed" in detail(wrong)
+    assert any("SaslAuthenticationFailed" in line and "security settings" in line for line in problems(wrong))
+    assert not any(line.startswith(f"{KAFKA}:") for line in problems(lake))
+
+
+def test_spark_with_a_wrong_password_is_refused_and_says_what_to_do(lake: Settings, broker: SecureBroker) -> None:
+    began = time.monotonic()
+    with pytest.raises(BrokerRefusedError, match=r"SaslAuthentication.*CRYPTOLAKE_KAFKA_SASL_PASSWORD"):
+        run_available_now(other(lake, **broker.access(**WRONG)))
+    assert time.monotonic() - began < 60
+
+
+def test_no_secret_is_in_a_plan_or_a_log(
+    lake: Settings, broker: SecureBroker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for listener in ("SASL_SSL", "MUTUAL"):
+        settings = other(lake, **broker.access(listener))
+        capsys.readouterr()
+        trades(connect(settings), settings).explain(True)
+        plan = capsys.readouterr().out
+        assert "kafka" in plan
+        assert "PRIVATE KEY" not in plan
+        assert not any(word in plan for word in PASSWORD.split('"'))
+    logs = "".join(path.read_text(encoding="utf-8", errors="replace") for path in lake.log_dir.iterdir())
+    assert "PRIVATE KEY" not in logs
+    assert PASSWORD not in logs
+    assert "not it" not in logs
