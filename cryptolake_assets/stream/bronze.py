@@ -272,17 +272,25 @@ def _session(settings: Settings) -> SparkSession:
 
 
 def _await(settings: Settings, query: StreamingQuery) -> None:
-    query.awaitTermination()
+    from pyspark.errors import StreamingQueryException
+
+    try:
+        query.awaitTermination()
+    except StreamingQueryException as error:
+        raise _failure(settings, query, error) from error
     _raise_failure(settings, query)
 
 
 def _raise_failure(settings: Settings, query: StreamingQuery) -> None:
-    failure = query.exception()
-    if failure is not None:
-        first_line = str(failure).splitlines()[0][:500]
-        raise refused_by_java(settings, first_line) or SparkError(
-            f"bronze: the query {query.name} failed: {first_line}. See the log of part `spark`."
-        )
+    if (error := query.exception()) is not None:
+        raise _failure(settings, query, error)
+
+
+def _failure(settings: Settings, query: StreamingQuery, error: object) -> CryptolakeError:
+    first_line = str(error).splitlines()[0][:500]
+    return refused_by_java(settings, first_line) or SparkError(
+        f"bronze: the query {query.name} failed: {first_line}. See the log of part `spark`."
+    )
 
 
 class BronzeStream:

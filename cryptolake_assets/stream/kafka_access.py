@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 CLIENT_ID: Final = "cryptolake"
 PROBE_TIMEOUT_S: Final = 5.0
 """How long one broker may take to let a client in before it counts as away."""
+ALERT_WAIT_S: Final = 1.0
 
 _JAVA_LOGIN: Final = {
     SaslMechanism.PLAIN: "org.apache.kafka.common.security.plain.PlainLoginModule",
@@ -220,12 +222,27 @@ async def find_problem(settings: Settings) -> Exception | None:
                 await connection.send(MetadataRequest([]))
                 return None
         except (KafkaError, OSError) as error:
+            if settings.kafka_security_protocol.has_tls and not is_refusal(error):
+                error = await asyncio.to_thread(_alert, options["ssl_context"], host, port) or error
             if found is None or is_refusal(error):
                 found = error
         finally:
             if connection is not None:
                 connection.close()
     return found
+
+
+def _alert(context: ssl.SSLContext, host: str, port: int) -> ssl.SSLError | None:
+    """What a broker says behind the handshake, where TLS 1.3 tells that it wants another certificate; asyncio's streams
+    show it as an end."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), PROBE_TIMEOUT_S) as plain:
+        try:
+            with context.wrap_socket(plain, server_hostname=host) as secured:
+                secured.settimeout(ALERT_WAIT_S)
+                secured.recv(1)
+        except ssl.SSLError as error:
+            return error
+    return None
 
 
 async def broker_error(settings: Settings, purpose: str, error: Exception, *, refused: bool = False) -> BrokerError:

@@ -133,13 +133,12 @@ def _values(settings: Settings, broker: SecureBroker) -> dict[str, object]:
 
 def _make_users(settings: Settings) -> None:
     admin = _admin.AdminClient({"bootstrap.servers": f"{_HOST}:{settings.kafka_port}"})
-    wanted = [
-        _admin.UserScramCredentialUpsertion(user, _admin.ScramCredentialInfo(mechanism, 4096), PASSWORD.encode())
-        for user in (USER, GUEST)
-        for mechanism in (_admin.ScramMechanism.SCRAM_SHA_256, _admin.ScramMechanism.SCRAM_SHA_512)
-    ]
-    for answer in admin.alter_user_scram_credentials(wanted).values():
-        answer.result(30)
+    # A user can be altered once in a request.
+    for mechanism in (_admin.ScramMechanism.SCRAM_SHA_256, _admin.ScramMechanism.SCRAM_SHA_512):
+        how = _admin.ScramCredentialInfo(mechanism, 4096)
+        wanted = [_admin.UserScramCredentialUpsertion(user, how, PASSWORD.encode()) for user in (USER, GUEST)]
+        for answer in admin.alter_user_scram_credentials(wanted).values():
+            answer.result(30)
     rights = [
         _admin.AclBinding(
             _admin.ResourceType.TOPIC,

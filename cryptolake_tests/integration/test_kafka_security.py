@@ -312,10 +312,10 @@ def test_no_secret_is_in_a_plan_or_a_log(
         capsys.readouterr()
         trades(connect(settings), settings).explain(True)
         plan = capsys.readouterr().out
-        assert "kafka" in plan
+        assert f"kafka.bootstrap.servers={settings.bootstrap_servers}" in plan, "the plan shows no options at all"
         assert "PRIVATE KEY" not in plan
-        assert not any(word in plan for word in PASSWORD.split('"'))
+        assert PASSWORD[-5:] not in plan
     logs = "".join(path.read_text(encoding="utf-8", errors="replace") for path in lake.log_dir.iterdir())
     assert "PRIVATE KEY" not in logs
-    assert PASSWORD not in logs
+    assert PASSWORD[-5:] not in logs
     assert "not it" not in logs
