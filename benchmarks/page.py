@@ -1,36 +1,38 @@
-"""The results page: the marked blocks of docs/benchmarks.md and their pictures, made from the JSON files."""
+"""The results in docs: the marked blocks of its pages and their pictures, made from the JSON files."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results import RESULTS, ROOT, reached
 
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "scale.md")
 IMAGES = ROOT / "docs" / "images"
 
 _WIDTH, _ROW, _LEFT, _RIGHT, _TOP = 760, 26, 290, 70, 34
 
 
-def rewrite(page: Path = PAGE, results: Path = RESULTS, images: Path = IMAGES) -> None:
+def rewrite(pages: Sequence[Path] = PAGES, results: Path = RESULTS, images: Path = IMAGES) -> None:
     """Writes every part's block anew; a part without results keeps its block."""
-    text = page.read_text(encoding="utf-8")
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
     for path in sorted(results.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         part = content["part"]
         block = f"<!-- {part}: written by `make bench` -->\n\n{_block(content)}\n<!-- {part}: end -->"
         pattern = rf"<!-- {part}: written by `make bench` -->.*?<!-- {part}: end -->"
-        text, found = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)  # type: ignore[misc]
-        if not found:
-            raise ValueError(f"{page} has no block for the results of {part}")
+        page = next((page for page, text in texts.items() if re.search(pattern, text, re.DOTALL)), None)
+        if page is None:
+            raise ValueError(f"no page has a block for the results of {part}: {', '.join(map(str, pages))}")
+        texts[page] = re.sub(pattern, lambda _, block=block: block, texts[page], flags=re.DOTALL)  # type: ignore[misc]
         for name, picture in PICTURES.get(part, {}).items():
             (images / name).write_text(picture(content), encoding="utf-8")
-    page.write_text(text, encoding="utf-8")
+    for page, text in texts.items():
+        page.write_text(text, encoding="utf-8")
 
 
 def _block(content: Mapping[str, Any]) -> str:
@@ -181,9 +183,21 @@ def _producers(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def _rebuilds(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [
+        "| rows of a day | workers of one core | seconds | rows a second |",
+        "|---:|---:|---:|---:|",
+        *(
+            f"| {row['rows']:,} | {row['workers']} | {row['seconds']:.2f} | {row['rows_per_s']:,} |"
+            for row in details["data_4x_vs_1x"]["rebuilds"]
+        ),
+    ]
+
+
 TABLES: dict[str, tuple[Callable[[Mapping[str, Mapping[str, Any]]], list[str]], ...]] = {
     "silver": (_contestants, _refreshes),
     "api": (_requests,),
     "ingest": (_producers, _archive_day),
+    "scale": (_rebuilds,),
 }
 PICTURES: dict[str, dict[str, Callable[[Mapping[str, Any]], str]]] = {"silver": {"silver-benchmark.svg": _picture}}

@@ -89,7 +89,7 @@ def load() -> list[float]:
 
 def commit() -> str:
     """The commit that was measured, with `-dirty` behind it when files differ from it, but for what a run writes."""
-    written = (":!benchmarks/results", ":!docs/benchmarks.md", ":!docs/images")
+    written = (":!benchmarks/results", ":!docs/benchmarks.md", ":!docs/scale.md", ":!docs/images")
     head = _git("rev-parse", "--short=12", "HEAD")
     return (head or "unknown") + ("-dirty" if _git("status", "--porcelain", "--", ".", *written) else "")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.standalone import SparkCluster, spark_cluster
 from cryptolake_assets.settings import Profile, Settings, get_settings, load_settings
 from cryptolake_tests.cluster import natives
-from cryptolake_tests.cluster.natives import SparkCluster
 from cryptolake_tests.integration.conftest import free_ports, stop_spark_session
 
 HERE = Path(__file__).parent
@@ -59,7 +59,7 @@ def cluster() -> Iterator[Cluster]:
         store = stack.enter_context(natives.s3_store(place("s3"), BUCKETS, secrets.token_urlsafe(24)))
         base = load_settings(home=home)
         catalog = stack.enter_context(natives.rest_catalog(place("catalog"), base, database, store, token))
-        spark = stack.enter_context(natives.spark_cluster(place("spark"), WORKERS))
+        spark = stack.enter_context(spark_cluster(place("spark"), WORKERS))
         settings = load_settings(
             home=home,
             **free_ports(),

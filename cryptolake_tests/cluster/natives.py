@@ -1,4 +1,4 @@
-"""The engines of a cluster as processes of this machine: PostgreSQL, an S3 store, Iceberg's REST catalog, Spark.
+"""The engines of a cluster beside Spark as processes of this machine: PostgreSQL, an S3 store, Iceberg's REST catalog.
 
 Each is started from its own program, listens on loopback alone, keeps its files in a directory of its own, and is ended
 by its process id. `scripts/cluster_tools.sh` fetches what the machine lacks.
@@ -9,24 +9,20 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cryptolake_assets.platform import jars
 from cryptolake_assets.platform.jvm import find_java
-from cryptolake_assets.platform.spark import spark_home
+from cryptolake_assets.platform.servers import LOOPBACK, free_port, running, start
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.waiting import wait_for
 
 HERE: Final = Path(__file__).parent
 CATALOG_SERVER: Final = HERE / "LoopbackCatalog.java"
-LOOPBACK: Final = "127.0.0.1"
-START_TIMEOUT_S: Final = 120
 POSTGRES_USER: Final = "postgres"
 """PostgreSQL refuses to run as root; Debian's package has this user for it."""
 
@@ -36,89 +32,6 @@ class ToolMissingError(Exception):
 
     def __init__(self, program: str) -> None:
         super().__init__(f"cluster: `{program}` is not on this machine. Run `make cluster-tools`, which fetches it.")
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.create_server((LOOPBACK, 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
-def answers(port: int) -> bool:
-    """Whether somebody listens there."""
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((LOOPBACK, port)) == 0
-
-
-@dataclass
-class Native:
-    """A process of the cluster."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-    stop_signal: signal.Signals = signal.SIGTERM
-
-    def tail(self) -> str:
-        """The end of its log."""
-        return self.log.read_text(errors="replace")[-3_000:]
-
-    def kill(self) -> None:
-        """Ends it and its children at once, as a machine that loses its power."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(30)
-
-    def stop(self) -> None:
-        """Ends it in order, or at once when it does not."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, self.stop_signal)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.kill()
-
-
-def start(
-    name: str,
-    command: Sequence[str],
-    port: int,
-    directory: Path,
-    *,
-    environment: Mapping[str, str] | None = None,
-    user: str | None = None,
-    stop_signal: signal.Signals = signal.SIGTERM,
-) -> Native:
-    """Starts a program and waits until it listens; fails with the end of its log when it does not."""
-    log = directory / f"{name}.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=directory,
-            env={**os.environ, **(environment or {})},
-            user=user,
-            start_new_session=True,
-        )
-    native = Native(name, process, log, stop_signal)
-    try:
-        wait_for(lambda: process.poll() is not None or answers(port), START_TIMEOUT_S)
-        assert process.poll() is None, f"{name} ended:\n{native.tail()}"
-    except BaseException:
-        native.stop()
-        raise
-    return native
-
-
-@contextmanager
-def running(native: Native) -> Iterator[Native]:
-    """Until the block ends."""
-    try:
-        yield native
-    finally:
-        native.stop()
 
 
 # PostgreSQL.
@@ -245,58 +158,3 @@ def rest_catalog(directory: Path, settings: Settings, database: Postgres, store:
     )
     with running(start("rest-catalog", command, port, directory)):
         yield f"http://{LOOPBACK}:{port}"
-
-
-# Spark.
-
-
-@dataclass
-class SparkCluster:
-    """A standalone master and its workers."""
-
-    url: str
-    directory: Path
-    workers: list[Native] = field(default_factory=list)
-
-    def add_worker(self) -> Native:
-        """One more worker, of one core."""
-        port, number = free_port(), len(self.workers) + 1
-        arguments = ("--host", LOOPBACK, "--port", str(port), "--webui-port", str(free_port()))
-        size = ("--cores", "1", "--memory", "1536m", "--work-dir", str(self.directory / f"work-{number}"))
-        command = _spark_class("org.apache.spark.deploy.worker.Worker", *arguments, *size, self.url)
-        worker = start(f"worker-{number}", command, port, self.directory, environment=_spark_environment())
-        self.workers.append(worker)
-        return worker
-
-
-def _spark_class(name: str, *arguments: str) -> tuple[str, ...]:
-    class_path = str(spark_home() / "jars" / "*")
-    return (str(find_java().executable), "-Xmx512m", "-cp", class_path, name, *arguments)
-
-
-def _spark_environment() -> dict[str, str]:
-    """Workers start executors with the Java of JAVA_HOME: one that has all modules."""
-    java_home = find_java().executable.resolve().parent.parent
-    return {
-        "SPARK_HOME": str(spark_home()),
-        "SPARK_SCALA_VERSION": "2.13",  # Spark's scripts find it in the names of its jars
-        "JAVA_HOME": str(java_home),
-        "SPARK_LOCAL_IP": LOOPBACK,
-    }
-
-
-@contextmanager
-def spark_cluster(directory: Path, workers: int) -> Iterator[SparkCluster]:
-    """A master with so many workers."""
-    port = free_port()
-    arguments = ("--host", LOOPBACK, "--port", str(port), "--webui-port", str(free_port()))
-    command = _spark_class("org.apache.spark.deploy.master.Master", *arguments)
-    with running(start("master", command, port, directory, environment=_spark_environment())):
-        cluster = SparkCluster(f"spark://{LOOPBACK}:{port}", directory)
-        try:
-            for _ in range(workers):
-                cluster.add_worker()
-            yield cluster
-        finally:
-            for worker in cluster.workers:
-                worker.stop()
