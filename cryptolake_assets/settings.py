@@ -162,6 +162,9 @@ class Settings(
     spark_memory_mb: int = named(
         "CRYPTOLAKE_SPARK_MEMORY_MB", 2_048, "Heap of the local Spark Connect server, MiB.", ge=512
     )
+    spark_shuffle_partitions: int = named(
+        "CRYPTOLAKE_SPARK_SHUFFLE_PARTITIONS", 4, "Most Spark tasks of one aggregation: some two a core.", ge=1
+    )
     bronze_trigger_s: float = named(
         "CRYPTOLAKE_BRONZE_TRIGGER_S", 5.0, "Seconds between two micro-batches of the Bronze stream.", gt=0, le=3_600
     )

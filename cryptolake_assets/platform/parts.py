@@ -26,7 +26,7 @@ from cryptolake_assets.stream.progress import report_path
 INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
 """Every process of a platform carries its home in this variable; `down` finds them by it."""
 
-SERVER_SETTINGS = ("spark_memory_mb", "spark_master", "spark_connect_host")
+SERVER_SETTINGS = ("spark_memory_mb", "spark_master", "spark_connect_host", "spark_shuffle_partitions")
 """Settings that only Spark's own process uses: a change of them concerns no other part."""
 
 GRAPH_SETTINGS = frozenset(GraphSettings.model_fields)
