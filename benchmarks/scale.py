@@ -28,7 +28,7 @@ SHARED_SIZE = 2
 class Scale:
     """How large the part is. `trades` are those of the smallest day."""
 
-    trades: int = 2_000_000
+    trades: int = 1_000_000
     rounds: int = 3
     warm_up: int = 2
     """Rebuilds that do not count: driver and executors compile what they run."""
