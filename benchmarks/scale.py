@@ -52,6 +52,9 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
     with runner.exchange_clock(int(DAY.timestamp() * 1000) + DAY_MS):
         two = _measure(runner, home, scale, workers=2, sizes=SIZES)
         one = _measure(runner, home, scale, workers=1, sizes=(SHARED_SIZE,))
+    read = {**one["rows"], **two["rows"]}
+    if any(read[size] != made[size]["rows"] for size in read):
+        raise BenchmarkError(f"not all rows were read: {read}, of {made}")
     if two["bars_sha256"] != one["bars_sha256"]:
         raise BenchmarkError("one worker and two made different bars of the same trades")
     runner.say("  the bars by one worker and by two are equal")

@@ -64,7 +64,7 @@ def spark_up(home: str, master: str) -> bool:
 def rebuilds(
     home: str, clock_url: str, all_sizes: Sequence[int], sizes: Sequence[int], shared: int, warm_up: int, rounds: int
 ) -> dict[str, Any]:
-    """Seconds of every round by the size of the day, and a digest of the shared day's bars."""
+    """By the size of the day the seconds of every round and the rows read; a digest of the shared day's bars."""
     from cryptolake_assets.lake.spark import connect
     from cryptolake_assets.transform.refresh_silver import rebuild
     from cryptolake_assets.transform.spark_engine import SparkEngine
@@ -72,6 +72,7 @@ def rebuilds(
     settings = lakes.lake_settings(Path(home), clock_url)
     session = connect(settings)
     engine = SparkEngine(settings, session)
+    rows: dict[int, int] = {}
 
     def seconds_of(size: int) -> float:
         lakes.empty_silver(settings)
@@ -80,6 +81,7 @@ def rebuilds(
         taken = clock.reading()["query_s"]
         failed = [outcome for candidate in candidates for outcome in candidate.outcomes if not outcome.passed]
         assert not failed, failed[:3]
+        rows[size] = sum(candidate.counts.rows_in for candidate in candidates)
         return taken
 
     try:
@@ -91,7 +93,7 @@ def rebuilds(
                 seconds[size].append(seconds_of(size))
             progress((number + 1) / rounds)
         seconds_of(shared)
-        return {"seconds": seconds, "bars_sha256": _digest(settings)}
+        return {"seconds": seconds, "rows": rows, "bars_sha256": _digest(settings)}
     finally:
         session.stop()
 
