@@ -27,7 +27,7 @@ def _day(all_sizes: Sequence[int], size: int) -> datetime:
 
 
 def lake(home: str, trades: int, sizes: Sequence[int], seed: int) -> dict[int, dict[str, int]]:
-    """A lake with a day a size, in the layout that compaction leaves; rows, files and bytes of each."""
+    """A lake with a day a size, a sorted file an hour, written directly; rows, files and bytes of each."""
     first_ms = int(_day(sizes, sizes[0]).timestamp() * 1000)
     settings = lakes.create(Path(home), first_ms, len(sizes))
     made: dict[int, dict[str, int]] = {}
