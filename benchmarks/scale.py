@@ -20,7 +20,7 @@ GENERATOR = 1
 STEPS = "benchmarks.scale_steps"
 SIZES = (1, 2, 4)
 """How many times the trades of the first day each day has."""
-SHARED_SIZE = 2
+SHARED_SIZE = 4
 """The day that one worker and two workers rebuild."""
 
 
@@ -28,7 +28,7 @@ SHARED_SIZE = 2
 class Scale:
     """How large the part is. `trades` are those of the smallest day."""
 
-    trades: int = 1_000_000
+    trades: int = 4_000_000
     rounds: int = 3
     warm_up: int = 2
     """Rebuilds that do not count: driver and executors compile what they run."""
