@@ -139,6 +139,10 @@ class ApiAnswerError(ApiError):
     """Something answers where the HTTP API should be, but not as the API does."""
 
 
+class CatalogUnreachableError(CryptolakeError):
+    """The Iceberg catalog cannot be reached, or refuses what it is asked with."""
+
+
 class CatalogSetupError(CryptolakeError):
     """The warehouse could not be made at the REST catalog."""
 

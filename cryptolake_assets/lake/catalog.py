@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.errors import TableNotFoundError
+from cryptolake_assets.errors import CatalogUnreachableError, TableNotFoundError
 from cryptolake_assets.lake.duck import use_store
 from cryptolake_assets.lake.files import s3_filesystem
 from cryptolake_assets.lake.stores import SQLITE_TIMEOUT_S, catalog_properties
@@ -19,16 +19,68 @@ if TYPE_CHECKING:
 
 
 def get_catalog(settings: Settings) -> Catalog:
-    """The catalog; one object a process and catalog."""
+    """The catalog; one object a process and catalog.
+
+    Raises `CatalogUnreachableError` when a REST catalog or PostgreSQL does not answer or refuses.
+    """
     if settings.uses_s3:
         use_store(lambda: s3_filesystem(settings))
-    if not (settings.iceberg_rest_uri or settings.catalog_uri.get_secret_value()):
-        settings.catalog_db.parent.mkdir(parents=True, exist_ok=True)
-    return _catalog(tuple(sorted(catalog_properties(settings).items())))
+    properties = tuple(sorted(catalog_properties(settings).items()))
+    if settings.iceberg_rest_uri:
+        return _rest(settings, properties)
+    if settings.catalog_uri.get_secret_value():
+        return _postgres(settings, properties)
+    settings.catalog_db.parent.mkdir(parents=True, exist_ok=True)
+    return _catalog(properties)
+
+
+_Properties = tuple[tuple[str, str], ...]
+
+
+def _rest(settings: Settings, properties: _Properties) -> Catalog:
+    from pyiceberg.exceptions import RESTError
+    from requests import RequestException
+
+    where = f"catalog: the REST catalog at {settings.iceberg_rest_uri}"
+    try:
+        return _catalog(properties)
+    except RequestException as error:
+        raise CatalogUnreachableError(
+            f"{where} cannot be reached ({_cause(error)}). Start it, or correct ICEBERG_REST_URI."
+        ) from error
+    except RESTError as error:
+        raise CatalogUnreachableError(
+            f"{where} refuses ({_cause(error)}). Look at ICEBERG_REST_TOKEN or ICEBERG_REST_CREDENTIAL with "
+            "ICEBERG_REST_SCOPE, and at the warehouse's name in ICEBERG_REST_WAREHOUSE."
+        ) from error
+
+
+def _postgres(settings: Settings, properties: _Properties) -> Catalog:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return _catalog(properties)
+    except ModuleNotFoundError as error:
+        raise CatalogUnreachableError(
+            f"catalog: PostgreSQL's driver is not installed ({error.name}). Install the extra: "
+            "pip install 'cryptolake[cluster]'."
+        ) from error
+    except SQLAlchemyError as error:
+        where = settings.catalog_uri.get_secret_value().rpartition("@")[2]
+        cause = _cause(getattr(error, "orig", None) or error)
+        raise CatalogUnreachableError(
+            f"catalog: PostgreSQL at {where} cannot be used ({cause}). Start it, or correct CRYPTOLAKE_CATALOG_URI."
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """What it says first."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 @lru_cache(maxsize=8)
-def _catalog(properties: tuple[tuple[str, str], ...]) -> Catalog:
+def _catalog(properties: _Properties) -> Catalog:
     from pyiceberg.catalog import load_catalog
 
     catalog = load_catalog(CATALOG, **dict(properties))

@@ -16,6 +16,7 @@ from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.standalone import SparkCluster, spark_cluster
 from cryptolake_assets.settings import Profile, Settings, get_settings, load_settings
 from cryptolake_tests.cluster import natives
+from cryptolake_tests.cluster.natives import Postgres
 from cryptolake_tests.integration.conftest import free_ports, stop_spark_session
 
 HERE = Path(__file__).parent
@@ -35,6 +36,7 @@ class Cluster:
     """The engines, and the settings that name them."""
 
     spark: SparkCluster
+    database: Postgres
     settings: Settings
 
 
@@ -42,8 +44,9 @@ class Cluster:
 def cluster() -> Iterator[Cluster]:
     """PostgreSQL, S3, the REST catalog, and Spark with two workers; nothing of CryptoLake runs yet."""
     with ExitStack() as stack:
-        # Not pytest's own directory: PostgreSQL's user could not look into it.
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cryptolake-cluster-")))
+        # Not pytest's own directory, nor one of root's: PostgreSQL's user could not look into it.
+        parent = "/tmp" if os.geteuid() == 0 else None
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cryptolake-cluster-", dir=parent)))
         root.chmod(0o755)
         home = root / "home"
 
@@ -80,7 +83,7 @@ def cluster() -> Iterator[Cluster]:
             coverage_interval_s=1.0,
         )
         try:
-            yield Cluster(spark, settings)
+            yield Cluster(spark, database, settings)
         finally:
             stop_spark_session()
             lifecycle.down(settings)

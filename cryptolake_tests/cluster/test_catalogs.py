@@ -1,0 +1,71 @@
+"""The other catalog of a cluster, PostgreSQL by JDBC, and what is said when a catalog refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cryptolake_assets.lake.catalog import get_catalog
+from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.parts import SPARK
+from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_tests.cluster.conftest import Cluster, environment_of
+from cryptolake_tests.integration.conftest import free_ports, stop_spark_session
+
+
+@pytest.fixture
+def on_postgresql(cluster: Cluster, tmp_path: Path) -> Iterator[Settings]:
+    """A lake whose catalog is in PostgreSQL and whose files are in the store, with a Spark of its own."""
+    cluster.database.create("lake")
+    # The store is that of the cluster, as the environment says.
+    settings = load_settings(
+        home=tmp_path,
+        **free_ports(),
+        iceberg_rest_uri="",
+        namespace_location="",
+        catalog_uri=cluster.database.uri("lake"),
+        warehouse="s3://lake/by-jdbc",
+        spark_master="local[2]",
+        spark_memory_mb=1024,
+    )
+    stop_spark_session()
+    try:
+        lifecycle.up(settings, [SPARK])
+        yield settings
+    finally:
+        stop_spark_session()
+        lifecycle.down(settings)
+
+
+def test_pyiceberg_and_spark_share_a_catalog_in_postgresql(on_postgresql: Settings) -> None:
+    session, catalog = connect(on_postgresql), get_catalog(on_postgresql)
+    assert ("silver", "futures_ohlcv_1m") in catalog.list_tables("silver")
+    session.sql("CREATE TABLE cryptolake.ops.shared (number BIGINT) USING iceberg")
+    session.sql("INSERT INTO cryptolake.ops.shared VALUES (1), (2)")
+    table = catalog.load_table("ops.shared")
+    assert table.location().startswith("s3://lake/by-jdbc/")
+    assert sorted(table.scan().to_arrow()["number"].to_pylist()) == [1, 2]
+    table.append(pa.table({"number": pa.array([3], pa.int64())}))
+    ((total,),) = session.sql("SELECT sum(number) FROM cryptolake.ops.shared").collect()
+    assert total == 6
+
+
+def test_a_wrong_token_is_told_with_what_to_do(cluster: Cluster) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cryptolake_assets.cli", "bootstrap"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**environment_of(cluster.settings), "ICEBERG_REST_TOKEN": "another"},
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "refuses" in done.stderr
+    assert "ICEBERG_REST_TOKEN" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,67 @@
+"""A catalog that does not answer, or refuses, is told with what to do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from cryptolake_assets.errors import CatalogUnreachableError
+from cryptolake_assets.lake.catalog import get_catalog
+from cryptolake_assets.platform.servers import free_port
+from cryptolake_assets.settings import Settings, load_settings
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """A catalog that wants another token."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Refusing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def at_rest(tmp_path: Path, uri: str) -> Settings:
+    token = SecretStr("a-token-that-nobody-knows")
+    return load_settings(home=tmp_path, iceberg_rest_uri=uri, iceberg_rest_token=token, iceberg_rest_warehouse="lake")
+
+
+def test_a_rest_catalog_that_refuses_the_token(tmp_path: Path) -> None:
+    with refusing() as uri, pytest.raises(CatalogUnreachableError, match=r"refuses.*ICEBERG_REST_TOKEN") as told:
+        get_catalog(at_rest(tmp_path, uri))
+    assert uri in str(told.value)
+    assert "nobody-knows" not in str(told.value)
+
+
+def test_a_rest_catalog_that_is_away(tmp_path: Path) -> None:
+    with pytest.raises(CatalogUnreachableError, match=r"cannot be reached.*correct ICEBERG_REST_URI"):
+        get_catalog(at_rest(tmp_path, f"http://127.0.0.1:{free_port()}"))
+
+
+def test_postgresql_that_is_away_or_without_its_driver(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}/lake"
+    uri = SecretStr(f"postgresql://somebody:{'hidden'}@{address}")
+    with pytest.raises(CatalogUnreachableError, match=r"cryptolake\[cluster\]|_CATALOG_URI") as told:
+        get_catalog(load_settings(home=tmp_path, catalog_uri=uri))
+    assert "hidden" not in str(told.value)
