@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 from cryptolake_assets.platform.probes import http_ok
+from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.waiting import wait_for
 
@@ -33,11 +33,6 @@ CanvasRenderingContext2D.prototype.fillText = function (text, x, y, ...more) {
 """
 """Keeps where each text was painted last."""
 DOUBLE_CLICK_MS = 600
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

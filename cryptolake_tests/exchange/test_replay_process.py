@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 
 COMMAND = [sys.executable, "-m", "cryptolake_assets.exchange.replay"]
@@ -27,14 +28,8 @@ def _environment(port: int, directory: Path) -> dict[str, str]:
     }
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_serves_until_sigterm(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(COMMAND, env=_environment(port, DEMO_CAPTURE_DIR), stderr=log, cwd=tmp_path)
         try:
@@ -73,7 +68,7 @@ def _run(port: int, directory: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_directory_without_captures(tmp_path: Path) -> None:
-    done = _run(_free_port(), tmp_path)
+    done = _run(free_port(), tmp_path)
     assert done.returncode == 1
     assert "holds no *.ndjson" in done.stderr
     assert "Traceback" not in done.stderr

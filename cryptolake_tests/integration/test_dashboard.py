@@ -17,10 +17,11 @@ from cryptolake_assets.dashboard.lake import MOST_ROWS
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_FEAR_GREED, SILVER_KLINE_DIFFERENCES
 from cryptolake_assets.lake.tables_market import SILVER_FUNDING
+from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.api.conftest import Api, append, bar, make_marts, put, serving
 from cryptolake_tests.browser import chromium
-from cryptolake_tests.dashboard.pages import View, dashboard, free_port, view
+from cryptolake_tests.dashboard.pages import View, dashboard, view
 
 FIRST = datetime(2025, 1, 30, tzinfo=UTC)
 FEW = 40

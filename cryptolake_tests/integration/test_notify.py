@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from cryptolake_assets import cli
 from cryptolake_assets.platform import notify as module
 from cryptolake_assets.platform.notify import Alert, AlertKind, channel_urls, kind_of_failure, notify
+from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 
 HIDDEN = "hunter2"
@@ -115,11 +116,6 @@ def root_log() -> Iterator[io.StringIO]:
     assert "is caught" in text.getvalue()
     yield text
     logging.getLogger().removeHandler(handler)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def settings_with(*urls: str) -> Settings:
