@@ -122,12 +122,14 @@ async def _wanted_topics(settings: Settings) -> tuple[str, ...]:
 
 
 def _layouts(described: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> dict[str, TopicLayout]:
+    """In the order of those wanted; the brokers' own is another every time."""
+    partitions = {topic["topic"]: topic["partitions"] for topic in described}
     return {
-        topic["topic"]: TopicLayout(
-            len(topic["partitions"]), min((len(part["replicas"]) for part in topic["partitions"]), default=0)
+        topic: TopicLayout(
+            len(partitions[topic]), min((len(part["replicas"]) for part in partitions[topic]), default=0)
         )
-        for topic in described
-        if topic["topic"] in wanted
+        for topic in wanted
+        if topic in partitions
     }
 
 
