@@ -132,12 +132,10 @@ def s3_store(directory: Path, buckets: Sequence[str], secret_key: str) -> Iterat
 @contextmanager
 def rest_catalog(directory: Path, settings: Settings, database: Postgres, store: Store, token: str) -> Iterator[str]:
     """Iceberg's own server over tables in PostgreSQL and files in the store; its address. It asks for the token."""
-    locked = tuple(jar for jar in jars.locked_jars() if jar.group == jars.CATALOG)
-    jars.ensure_jars(settings, jars=locked)
+    groups = jars.CATALOG, jars.STORE
+    jars.ensure_jars(settings, jars=tuple(jar for jar in jars.locked_jars() if jar.group in groups))
     port = free_port()
-    class_path = os.pathsep.join(
-        str(jars.jar_dir(settings, group) / "*") for group in (jars.CATALOG, jars.STORE) if group
-    )
+    class_path = os.pathsep.join(str(jars.jar_dir(settings, group) / "*") for group in groups)
     properties = {
         "catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
         "uri": f"jdbc:{database.uri('catalog').replace(f'{database.user}:{database.password}@', '')}",
