@@ -6,6 +6,8 @@ set -eu
 tools=$1
 mkdir -p "$tools"
 tools=$(cd "$tools" && pwd)
+PATH=$PATH:/usr/local/go/bin # where Go's own installer puts it, on the PATH or not
+export HOME="${HOME:-$tools}" PATH
 store=github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 # need WHAT PACKAGE: says what is missing, and installs it where apt is there and may be used.
