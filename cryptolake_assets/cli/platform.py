@@ -16,7 +16,6 @@ from cryptolake_assets.errors import SettingsError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cryptolake_assets.platform.parts import Part
     from cryptolake_assets.platform.status import PartStatus
     from cryptolake_assets.settings import Settings
 
@@ -57,11 +56,12 @@ def up(
 def run(part: Annotated[str, typer.Argument(help="The part, as `cryptolake status` names it.")]) -> None:
     """Become one part, in the foreground: for containers and other supervisors than ours."""
     from cryptolake_assets.platform.launch import become
+    from cryptolake_assets.platform.parts import part_named
     from cryptolake_assets.platform.supervisor import write_private
     from cryptolake_assets.settings import get_settings
 
     settings = get_settings()
-    chosen = _part(part)
+    chosen = part_named(part)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     for path, text in (chosen.files(settings) | chosen.watched_files(settings)).items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,9 +73,10 @@ def run(part: Annotated[str, typer.Argument(help="The part, as `cryptolake statu
 @app.command()
 def ready(part: Annotated[str, typer.Argument(help="The part, as `cryptolake status` names it.")]) -> None:
     """Exit with 0 if a part serves on this machine, whoever supervises it: for health checks of containers."""
+    from cryptolake_assets.platform.parts import part_named
     from cryptolake_assets.settings import get_settings
 
-    if not _part(part).is_ready(get_settings(), 0.0):
+    if not part_named(part).is_ready(get_settings(), 0.0):
         typer.secho(f"{part} does not serve", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
 
@@ -191,16 +192,6 @@ def demo() -> None:
     from cryptolake_assets.settings import get_settings
 
     run(get_settings())
-
-
-def _part(name: str) -> Part:
-    """The part of this name. Raises `SettingsError`."""
-    from cryptolake_assets.platform.parts import PARTS
-
-    for part in PARTS:
-        if part.name == name:
-            return part
-    raise SettingsError(f"no part is called {name} (parts: {', '.join(part.name for part in PARTS)})")
 
 
 def _console() -> Console:

@@ -328,7 +328,19 @@ def local_parts(settings: Settings, names: Iterable[str] | None = None) -> tuple
     """
     wanted = None if names is None else set(names)
     if wanted is not None and (unknown := wanted - {part.name for part in PARTS}):
-        raise SettingsError(
-            f"no part is called {', '.join(sorted(unknown))} (parts: {', '.join(part.name for part in PARTS)})"
-        )
+        raise _unknown(unknown)
     return tuple(part for part in PARTS if part.is_local(settings) and (wanted is None or part.name in wanted))
+
+
+def part_named(name: str) -> Part:
+    """Raises `SettingsError` for a name that is no part."""
+    found = next((part for part in PARTS if part.name == name), None)
+    if found is None:
+        raise _unknown({name})
+    return found
+
+
+def _unknown(names: Iterable[str]) -> SettingsError:
+    return SettingsError(
+        f"no part is called {', '.join(sorted(names))} (parts: {', '.join(part.name for part in PARTS)})"
+    )

@@ -97,8 +97,3 @@ def settings(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sett
     get_settings.cache_clear()
     yield get_settings()
     get_settings.cache_clear()
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    """What a command of its own runs in."""
-    return {**os.environ, **settings.environment()}

@@ -138,7 +138,7 @@ def rest_catalog(directory: Path, settings: Settings, database: Postgres, store:
     class_path = os.pathsep.join(str(jars.jar_dir(settings, group) / "*") for group in groups)
     properties = {
         "catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
-        "uri": f"jdbc:{database.uri('catalog').replace(f'{database.user}:{database.password}@', '')}",
+        "uri": f"jdbc:postgresql://{LOOPBACK}:{database.port}/catalog",
         "jdbc.user": database.user,
         "jdbc.password": database.password,
         "jdbc.schema-version": "V1",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from pydantic import SecretStr
 
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import SPARK
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests.cluster.conftest import Cluster, environment_of
+from cryptolake_tests.cluster.conftest import Cluster
+from cryptolake_tests.commands import run_cryptolake
 from cryptolake_tests.integration.conftest import free_ports, stop_spark_session
 
 
@@ -57,14 +57,8 @@ def test_pyiceberg_and_spark_share_a_catalog_in_postgresql(on_postgresql: Settin
 
 
 def test_a_wrong_token_is_told_with_what_to_do(cluster: Cluster) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cryptolake_assets.cli", "bootstrap"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={**environment_of(cluster.settings), "ICEBERG_REST_TOKEN": "another"},
-        timeout=120,
-    )
+    wrong = cluster.settings.model_copy(update={"iceberg_rest_token": SecretStr("another")})
+    done = run_cryptolake(wrong, "bootstrap", timeout_s=120)
     assert done.returncode != 0
     assert "refuses" in done.stderr
     assert "ICEBERG_REST_TOKEN" in done.stderr

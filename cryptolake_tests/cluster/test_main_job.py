@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,28 +29,16 @@ from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.ohlcv import epoch_ms
 from cryptolake_assets.transform.reconcile import Verdict, compare
 from cryptolake_assets.transform.spark_engine import SparkEngine
-from cryptolake_tests.cluster.conftest import Cluster, environment_of
+from cryptolake_tests.cluster.conftest import Cluster
+from cryptolake_tests.commands import cryptolake
 from cryptolake_tests.waiting import wait_for
 
+COMMAND_TIMEOUT_S = 560
 FRAMES = 24_356
 """Trades of the shipped capture."""
 OFFICIAL_BARS = 14
 HOURS = (datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 1, tzinfo=UTC))
 """Of the capture's trades."""
-
-
-def cryptolake(settings: Settings, *arguments: str) -> str:
-    """A command as a person gives it; fails with what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cryptolake_assets.cli", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=environment_of(settings),
-        timeout=560,
-    )
-    assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
-    return done.stdout
 
 
 def sent(settings: Settings) -> int:
@@ -94,8 +80,8 @@ def outcome(cluster: Cluster) -> Outcome:
     trades = load_table(settings, BRONZE_TRADES).scan(selected_fields=("symbol", "trade_id")).to_arrow()
     distinct = set(zip(*(column.to_pylist() for column in trades.columns), strict=True))
     cluster.spark.add_worker()
-    assert settings.dashboard_url in cryptolake(settings, "demo")
-    cryptolake(settings, "dbt", "build")
+    assert settings.dashboard_url in cryptolake(settings, "demo", timeout_s=COMMAND_TIMEOUT_S)
+    cryptolake(settings, "dbt", "build", timeout_s=COMMAND_TIMEOUT_S)
     return Outcome(settings, trades.num_rows, len(distinct))
 
 

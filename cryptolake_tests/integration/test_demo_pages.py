@@ -6,8 +6,6 @@ Takes the pictures of the documentation: `make pictures` puts them into docs/ima
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,28 +18,17 @@ from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import PARTS
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.browser import chromium
+from cryptolake_tests.commands import cryptolake
 from cryptolake_tests.dashboard.pages import View, view
 from cryptolake_tests.waiting import wait_for
 
 from .conftest import settings_for
 
+COMMAND_TIMEOUT_S = 420
 BARS = 9
 """Minutes of each symbol in the shipped capture, the first and the last of them cut."""
 PICTURES = os.environ.get("CRYPTOLAKE_PICTURES", "")
 COLUMNS = ("open", "high", "low", "close", "volume", "quote_volume", "vwap", "trades", "taker_buy_volume")
-
-
-def cryptolake(settings: Settings, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "cryptolake_assets.cli", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **settings.environment()},
-        timeout=420,
-    )
-    assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +36,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """The platform after `make demo` and `make dbt`."""
     settings = settings_for(tmp_path_factory.mktemp("demo"), spark_memory_mb=1536)
     try:
-        assert settings.dashboard_url in cryptolake(settings, "demo")
-        cryptolake(settings, "dbt", "build")
+        assert settings.dashboard_url in cryptolake(settings, "demo", timeout_s=COMMAND_TIMEOUT_S)
+        cryptolake(settings, "dbt", "build", timeout_s=COMMAND_TIMEOUT_S)
         yield settings
     finally:
         lifecycle.down(settings)
