@@ -34,11 +34,12 @@ class SecurityProtocol(StrEnum):
 
 
 class SaslMechanism(StrEnum):
-    """How a user and a password are shown to the brokers."""
+    """How a user and a password are shown to the brokers, or to whom they are shown instead."""
 
     PLAIN = "PLAIN"
     SCRAM_SHA_256 = "SCRAM-SHA-256"
     SCRAM_SHA_512 = "SCRAM-SHA-512"
+    OAUTHBEARER = "OAUTHBEARER"
 
 
 class KafkaSettings(BaseSettings):
@@ -58,10 +59,24 @@ class KafkaSettings(BaseSettings):
     kafka_sasl_mechanism: SaslMechanism = named(
         "CRYPTOLAKE_KAFKA_SASL_MECHANISM",
         SaslMechanism.SCRAM_SHA_512,
-        "How user and password are shown: `SCRAM-SHA-512`, `SCRAM-SHA-256`, or `PLAIN` (the password itself is sent).",
+        "How user and password are shown: `SCRAM-SHA-512`, `SCRAM-SHA-256`, or `PLAIN` (the password itself is sent). "
+        "With `OAUTHBEARER` they are a client's id and secret, and are shown to an OAuth 2 server for a token.",
     )
-    kafka_sasl_username: str = named("CRYPTOLAKE_KAFKA_SASL_USERNAME", "", "User at the brokers, for SASL.")
-    kafka_sasl_password: SecretStr = named("CRYPTOLAKE_KAFKA_SASL_PASSWORD", SecretStr(""), "That user's password.")
+    kafka_sasl_username: str = named(
+        "CRYPTOLAKE_KAFKA_SASL_USERNAME", "", "User at the brokers, for SASL; with `OAUTHBEARER` the client's id."
+    )
+    kafka_sasl_password: SecretStr = named(
+        "CRYPTOLAKE_KAFKA_SASL_PASSWORD", SecretStr(""), "That user's password; with `OAUTHBEARER` the client's secret."
+    )
+    kafka_oauth_token_url: str = named(
+        "CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL",
+        "",
+        "Token endpoint of the OAuth 2 server (grant `client_credentials`), for `OAUTHBEARER`.",
+        pattern=r"^$|^https?://[^\s/]+(/\S*)?$",
+    )
+    kafka_oauth_scope: str = named(
+        "CRYPTOLAKE_KAFKA_OAUTH_SCOPE", "", "Scope to ask for there, separated by spaces. Empty: the server's default."
+    )
     kafka_ssl_ca_file: Path | None = named(
         "CRYPTOLAKE_KAFKA_SSL_CA_FILE",
         None,
@@ -102,11 +117,11 @@ class KafkaSettings(BaseSettings):
                 raise ValueError(f"{server!r} is not host:port, such as broker.example:9093")
         return ",".join(servers)
 
-    @field_validator("kafka_sasl_username")
+    @field_validator("kafka_sasl_username", "kafka_oauth_scope")
     @classmethod
     def _one_line(cls, value: str) -> str:
         if not value.isprintable():
-            raise ValueError("a user's name has no line end or other control character")
+            raise ValueError("it has no line end or other control character")
         return value
 
     @model_validator(mode="after")
@@ -124,6 +139,7 @@ class KafkaSettings(BaseSettings):
                 raise ValueError(f"{protocol}, which needs a user and a password: set {' and '.join(lacking)}")
         elif unused := [_variable(field) for field in user if self._is_set(field)]:
             raise ValueError(f"{protocol}, which knows no user: set it to SASL_SSL, or unset {' and '.join(unused)}")
+        self._token_fits_together()
         files = ("kafka_ssl_ca_file", "kafka_ssl_cert_file", "kafka_ssl_key_file", "kafka_ssl_key_password")
         unused = [_variable(field) for field in files if self._is_set(field)]
         if unused and not self.kafka_security_protocol.has_tls:
@@ -133,6 +149,25 @@ class KafkaSettings(BaseSettings):
             )
         self._key_fits_together()
         return self
+
+    @property
+    def kafka_uses_oauth(self) -> bool:
+        """Whether the brokers are shown a token, which an OAuth 2 server gives."""
+        return self.kafka_security_protocol.has_sasl and self.kafka_sasl_mechanism is SaslMechanism.OAUTHBEARER
+
+    def _token_fits_together(self) -> None:
+        mechanism = f"{_variable('kafka_sasl_mechanism')} is {self.kafka_sasl_mechanism}"
+        if self.kafka_uses_oauth:
+            if not self._is_set("kafka_oauth_token_url"):
+                raise ValueError(f"{mechanism}: set {_variable('kafka_oauth_token_url')}, where its tokens come from")
+            return
+        fields = ("kafka_oauth_token_url", "kafka_oauth_scope")
+        if unused := [_variable(field) for field in fields if self._is_set(field)]:
+            raise ValueError(
+                f"{' and '.join(unused)} would not be used: {_variable('kafka_security_protocol')} is "
+                f"{self.kafka_security_protocol} and {mechanism}. For tokens set these to SASL_SSL and "
+                f"{SaslMechanism.OAUTHBEARER}"
+            )
 
     def _key_fits_together(self) -> None:
         certificate, key = (self._is_set(field) for field in ("kafka_ssl_cert_file", "kafka_ssl_key_file"))

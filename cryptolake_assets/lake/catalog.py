@@ -56,13 +56,14 @@ def _rest(settings: Settings, properties: _Properties) -> Catalog:
 
 
 def _postgres(settings: Settings, properties: _Properties) -> Catalog:
+    from pyiceberg.exceptions import NotInstalledError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         return _catalog(properties)
-    except ModuleNotFoundError as error:
+    except NotInstalledError as error:
         raise CatalogUnreachableError(
-            f"catalog: PostgreSQL's driver is not installed ({error.name}). Install the extra: "
+            f"catalog: PostgreSQL's driver is not installed ({error.__cause__ or error}). Install the extra: "
             "pip install 'cryptolake[cluster]'."
         ) from error
     except SQLAlchemyError as error:

@@ -21,7 +21,15 @@ from cryptolake_assets.contract import RejectedFrame
 from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError, SettingsError
 from cryptolake_assets.settings import Settings, env_name
-from cryptolake_assets.stream.kafka_access import aiokafka_options, broker_error, cause_of, find_problem
+from cryptolake_assets.stream.kafka_access import aiokafka_options
+from cryptolake_assets.stream.kafka_refusals import (
+    broker_error,
+    cause_of,
+    find_problem,
+    is_refusal,
+    refusal,
+    refused_by_java,
+)
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -39,6 +47,7 @@ MAX_REJECTED_BYTES: Final = 900_000
 """Most raw bytes of a refused frame that are kept: under the brokers' default limit of 1,048,588 bytes a record."""
 
 _TOPIC_EXISTS: Final = 36
+_JAVA_CLIENT_NOT_MADE: Final = "Failed to create new KafkaAdminClient"
 _T = TypeVar("_T")
 
 
@@ -158,6 +167,17 @@ def access_problem(settings: Settings) -> str | None:
     except SettingsError as error:
         return str(error)
     return None if problem is None else cause_of(problem)
+
+
+def refusal_of_spark(settings: Settings, message: str) -> BrokerRefusedError | None:
+    """The error for what Java's client said in Spark; None where it is no refusal.
+
+    A client that got no token only says that it could not be made: then this process knocks with the same settings.
+    """
+    if _JAVA_CLIENT_NOT_MADE not in message:
+        return refused_by_java(settings, message)
+    problem = _run(find_problem(settings))
+    return refusal(settings, "read with Spark", problem) if problem is not None and is_refusal(problem) else None
 
 
 def end_offsets(settings: Settings, topic: str) -> dict[int, int]:

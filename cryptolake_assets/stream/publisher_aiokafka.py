@@ -15,7 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptolake_assets.errors import BrokerError
-from cryptolake_assets.stream.kafka_access import aiokafka_options, broker_error, is_refusal
+from cryptolake_assets.stream.kafka_access import aiokafka_options
+from cryptolake_assets.stream.kafka_refusals import broker_error, is_refusal
 from cryptolake_assets.stream.publisher import (
     BATCH_BYTES,
     COMPRESSION,

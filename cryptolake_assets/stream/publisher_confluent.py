@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cryptolake_assets.errors import BrokerError
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.kafka_access import broker_error, is_refusal, librdkafka_options
+from cryptolake_assets.stream.kafka_access import librdkafka_options
+from cryptolake_assets.stream.kafka_refusals import broker_error, is_refusal
 from cryptolake_assets.stream.publisher import (
     BATCH_BYTES,
     COMPRESSION,
@@ -217,7 +218,7 @@ class ConfluentPublisher(SessionPublisher):
 
 
 def _refusals() -> frozenset[int]:
-    """Errors that come again however often one tries: rights, settings, versions. As `kafka_access.is_refusal`."""
+    """Errors that come again however often one tries: rights, settings, versions. As `kafka_refusals.is_refusal`."""
     from confluent_kafka import KafkaError
 
     return frozenset(

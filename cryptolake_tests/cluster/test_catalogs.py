@@ -9,10 +9,12 @@ import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
+from cryptolake_assets.errors import CatalogUnreachableError
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import SPARK
+from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.cluster.conftest import Cluster
 from cryptolake_tests.commands import run_cryptolake
@@ -63,3 +65,13 @@ def test_a_wrong_token_is_told_with_what_to_do(cluster: Cluster) -> None:
     assert "refuses" in done.stderr
     assert "ICEBERG_REST_TOKEN" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_postgresql_that_is_away_is_told_with_what_to_do(tmp_path: Path) -> None:
+    """Here and not among the unit tests because it needs the driver, which comes with the extra `cluster`."""
+    address = f"127.0.0.1:{free_port()}/lake"
+    uri = SecretStr(f"postgresql://somebody:{'hidden'}@{address}")
+    with pytest.raises(CatalogUnreachableError, match=r"cannot be used.*CRYPTOLAKE_CATALOG_URI") as told:
+        get_catalog(load_settings(home=tmp_path, catalog_uri=uri))
+    assert address in str(told.value)
+    assert "hidden" not in str(told.value)

@@ -1,7 +1,9 @@
-"""The platform's own broker with what a cluster's brokers ask of a client: TLS, users and passwords, certificates."""
+"""The platform's own broker with what a cluster's brokers ask of a client: TLS, users and passwords, certificates,
+tokens."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from cryptolake_assets.platform import kafka, probes
 from cryptolake_assets.platform.properties import properties_text
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.certificates import Authority
+from cryptolake_tests.token_server import AUDIENCE, TokenServer, serving
 from cryptolake_tests.waiting import wait_for
 
 USER, PASSWORD = "lake, =writer", 'a "quoted\\" pass, =word é'
@@ -40,6 +43,18 @@ class SecureBroker:
     authority: Authority
     certificate: Path
     key: Path
+    tokens: TokenServer
+
+    def by_token(self, **changes: Any) -> dict[str, Any]:
+        """As `access`, with a token."""
+        fields = {
+            "kafka_sasl_mechanism": "OAUTHBEARER",
+            "kafka_sasl_username": self.tokens.client_id,
+            "kafka_sasl_password": self.tokens.client_secret,
+            "kafka_oauth_token_url": self.tokens.token_url,
+            "kafka_oauth_scope": self.tokens.scope,
+        }
+        return self.access(**(fields | changes))
 
     def access(self, listener: str = "SASL_SSL", **changes: Any) -> dict[str, Any]:
         """The settings, by field name, with which a client gets in at a listener; `changes` to try others."""
@@ -66,7 +81,14 @@ def secure_broker(settings: Settings) -> Iterator[SecureBroker]:
     """The broker of these settings' home, with listeners of its own; ended with the block."""
     authority = Authority(settings.home / "certificates")
     certificate, key = authority.sign(CERTIFICATE_NAME, sealed_with=KEY_SEAL)
-    broker = SecureBroker(_free_ports(), authority, certificate, key)
+    broker = SecureBroker(_free_ports(), authority, certificate, key, TokenServer(subject=USER))
+    with serving(broker.tokens), _running(settings, broker):
+        _make_users(settings)
+        yield broker
+
+
+@contextmanager
+def _running(settings: Settings, broker: SecureBroker) -> Iterator[None]:
     for path, text in kafka.files(settings).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         # Of a name that comes twice Java takes the last.
@@ -74,12 +96,19 @@ def secure_broker(settings: Settings) -> Iterator[SecureBroker]:
         path.write_text(text + more, encoding="utf-8")
     kafka.format_storage(settings)
     log = settings.home / "broker.log"
+    # Where tokens may be held against keys is for Java to allow, not for the broker's configuration.
+    allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={broker.tokens.keys_url}"
     with log.open("wb") as out:
-        process = subprocess.Popen(kafka.command(settings), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        process = subprocess.Popen(
+            kafka.command(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=os.environ | {"JAVA_TOOL_OPTIONS": allowed},
+        )
     try:
         wait_for(lambda: _serves(process, log, broker))
-        _make_users(settings)
-        yield broker
+        yield
     finally:
         process.terminate()
         process.wait(60)
@@ -105,6 +134,7 @@ def _values(settings: Settings, broker: SecureBroker) -> dict[str, object]:
     outer = ",".join(f"{name}://{_HOST}:{port}" for name, port in broker.ports.items())
     plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    bearer = "org.apache.kafka.common.security.oauthbearer"
     values: dict[str, object] = {
         "listeners": f"{inner},{outer},CONTROLLER://{_HOST}:{settings.kafka_controller_port}",
         "advertised.listeners": f"{inner},{outer}",
@@ -123,10 +153,14 @@ def _values(settings: Settings, broker: SecureBroker) -> dict[str, object]:
     for listener in ("sasl_ssl", "sasl_plaintext"):
         prefix = f"listener.name.{listener}"
         values |= {
-            f"{prefix}.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+            f"{prefix}.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
             f"{prefix}.plain.sasl.jaas.config": f'{plain} user_plain="plain-secret";',
             f"{prefix}.scram-sha-256.sasl.jaas.config": scram,
             f"{prefix}.scram-sha-512.sasl.jaas.config": scram,
+            f"{prefix}.oauthbearer.sasl.jaas.config": f"{bearer}.OAuthBearerLoginModule required;",
+            f"{prefix}.oauthbearer.sasl.server.callback.handler.class": f"{bearer}.OAuthBearerValidatorCallbackHandler",
+            f"{prefix}.oauthbearer.sasl.oauthbearer.jwks.endpoint.url": broker.tokens.keys_url,
+            f"{prefix}.oauthbearer.sasl.oauthbearer.expected.audience": AUDIENCE,
         }
     return values
 

@@ -22,6 +22,7 @@ from cryptolake_assets.errors import BrokerError, BrokerRefusedError
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import KAFKA, SPARK
+from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.platform.status import problems, status
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings, load_settings
 from cryptolake_assets.settings_stream import ProducerIo
@@ -96,6 +97,7 @@ WAYS_IN = [
     pytest.param("SASL_PLAINTEXT", {}, id="scram-without-tls"),
     pytest.param("MUTUAL", {}, id="certificate"),
 ]
+TOKENS = pytest.mark.parametrize("protocol", ["SASL_SSL", "SASL_PLAINTEXT"])
 
 
 @pytest.mark.parametrize(("listener", "changes"), WAYS_IN)
@@ -109,6 +111,19 @@ async def test_both_publishers_deliver(
     assert offsets == await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
     found = await kafka.peek_async(settings, settings.kafka_topic_futures, 2_000, from_end=False)
     assert sorted(int(record.value or b"") for record in found) == list(range(1_000))
+
+
+@TOKENS
+@BOTH
+async def test_both_publishers_deliver_with_a_token(
+    own: Settings, broker: SecureBroker, protocol: str, io: ProducerIo
+) -> None:
+    settings = other(own, **broker.by_token(listener=protocol))
+    given = broker.tokens.given
+    assert await deliver(settings, io, [b"%d" % number for number in range(100)])
+    assert broker.tokens.given > given
+    found = await kafka.peek_async(settings, settings.kafka_topic_futures, 200, from_end=False)
+    assert sorted(int(record.value or b"") for record in found) == list(range(100))
 
 
 def test_topics_are_made_as_the_settings_say_and_differences_are_told(own: Settings, broker: SecureBroker) -> None:
@@ -173,6 +188,40 @@ def test_the_producers_process_ends_with_the_message(own: Settings, broker: Secu
     assert "CRYPTOLAKE_KAFKA_SASL_PASSWORD" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "another-word-77" not in ended.stdout + ended.stderr
+
+
+@BOTH
+async def test_a_token_that_is_not_given_is_refused_once_and_says_what_to_do(
+    own: Settings, broker: SecureBroker, io: ProducerIo
+) -> None:
+    began = time.monotonic()
+    told = r"SaslAuthenticationFailed.*/token answered 401: invalid_client.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL"
+    with pytest.raises(BrokerRefusedError, match=told) as raised:
+        await deliver(other(own, **broker.by_token(**WRONG)), io, [b"1"])
+    assert time.monotonic() - began < ROUNDS_S
+    assert "another-word-77" not in str(raised.value)
+
+
+@BOTH
+async def test_a_token_that_the_brokers_do_not_take_is_refused(
+    own: Settings, broker: SecureBroker, io: ProducerIo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker.tokens, "audience", "another service")
+    with pytest.raises(BrokerRefusedError, match=r"does not take the token.*invalid_token.*audience"):
+        await deliver(other(own, **broker.by_token()), io, [b"1"])
+
+
+def test_a_token_server_that_is_away_is_not_a_refusal(
+    own: Settings, broker: SecureBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker.tokens, "status", 503)
+    with pytest.raises(BrokerError, match=r"/token answered 503.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
+        kafka.ensure_topics(other(own, **broker.by_token()))
+    assert not isinstance(told.value, BrokerRefusedError)
+    nobody = f"http://127.0.0.1:{free_port()}/token"
+    with pytest.raises(BrokerError, match=r"/token does not answer") as told:
+        kafka.ensure_topics(other(own, **broker.by_token(kafka_oauth_token_url=nobody)))
+    assert not isinstance(told.value, BrokerRefusedError)
 
 
 REFUSALS = [
@@ -254,12 +303,13 @@ def test_spark_reads_the_topic_into_bronze_and_the_lag_is_told(lake: Settings, b
     assert run_available_now(lake) == before + 10
     assert [lag.records for lag in bronze_lags(lake)] == [0, 0, 0, 0]
 
-    # The same lake by another way in: a client's certificate.
-    by_certificate = other(lake, **broker.access("MUTUAL"))
-    asyncio.run(deliver(by_certificate, ProducerIo.FAST, [event(number) for number in range(10, 15)]))
-    assert run_available_now(by_certificate) == 5
+    # The same lake by other ways in: a client's certificate, and a token.
+    for first_id, fields in (10, broker.access("MUTUAL")), (15, broker.by_token()):
+        another = other(lake, **fields)
+        asyncio.run(deliver(another, ProducerIo.FAST, [event(number) for number in range(first_id, first_id + 5)]))
+        assert run_available_now(another) == 5
     found = run_sql(lake, "SELECT trade_id FROM cryptolake.bronze.futures_trades ORDER BY trade_id").to_pylist()
-    assert [row["trade_id"] for row in found] == list(range(15))
+    assert [row["trade_id"] for row in found] == list(range(20))
 
 
 def test_commands_and_metrics_tell_the_lag_of_each_partition(lake: Settings) -> None:
@@ -304,9 +354,15 @@ def test_spark_with_a_wrong_password_is_refused_and_says_what_to_do(lake: Settin
     assert WRONG["kafka_sasl_password"] not in str(told.value)
 
 
+def test_spark_without_a_token_is_refused_and_says_what_to_do(lake: Settings, broker: SecureBroker) -> None:
+    with pytest.raises(BrokerRefusedError, match=r"CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
+        run_available_now(other(lake, **broker.by_token(**WRONG)))
+    assert WRONG["kafka_sasl_password"] not in str(told.value)
+
+
 def test_no_secret_is_in_a_log_of_spark(lake: Settings, broker: SecureBroker) -> None:
-    for listener in ("SASL_SSL", "MUTUAL"):
-        run_available_now(other(lake, **broker.access(listener)))
+    for fields in (broker.access("SASL_SSL"), broker.access("MUTUAL"), broker.by_token()):
+        run_available_now(other(lake, **fields))
     logs = "".join(path.read_text(encoding="utf-8", errors="replace") for path in lake.log_dir.iterdir())
     assert "SparkConnectServer" in logs
     assert "PRIVATE KEY" not in logs

@@ -13,15 +13,9 @@ from cryptolake_assets.errors import BrokerError, BrokerRefusedError, SettingsEr
 from cryptolake_assets.platform.parts import PARTS
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream import kafka
-from cryptolake_assets.stream.kafka_access import (
-    aiokafka_options,
-    broker_error,
-    is_refusal,
-    librdkafka_options,
-    refused_by_java,
-    spark_options,
-    ssl_context,
-)
+from cryptolake_assets.stream.kafka_access import aiokafka_options, librdkafka_options, spark_options, ssl_context
+from cryptolake_assets.stream.kafka_refusals import broker_error, is_refusal, refused_by_java
+from cryptolake_assets.stream.oauth import ClientCredentials
 from cryptolake_tests.certificates import Authority
 
 SERVERS = "a.example:9093,b.example:9093"
@@ -86,6 +80,41 @@ def test_every_client_shows_the_same_user_to_the_same_brokers(authority: Authori
     }
 
 
+CLIENT = {
+    **USER,
+    "kafka_security_protocol": "SASL_SSL",
+    "kafka_sasl_mechanism": "OAUTHBEARER",
+    "kafka_oauth_token_url": "https://identity.example/token",
+}
+
+
+@pytest.mark.parametrize("scope", ["", "kafka.read kafka.write"])
+def test_every_client_fetches_its_token_at_the_same_place(scope: str) -> None:
+    settings = secure(**CLIENT, kafka_oauth_scope=scope)
+    options = aiokafka_options(settings)
+    assert isinstance(options["sasl_oauth_token_provider"], ClientCredentials)
+    assert options["sasl_mechanism"] == "OAUTHBEARER"
+    assert "sasl_plain_username" not in options
+    in_c = librdkafka_options(settings)
+    assert {name: value for name, value in in_c.items() if name.startswith("sasl.")} == {
+        "sasl.mechanism": "OAUTHBEARER",
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.client.id": "lake",
+        "sasl.oauthbearer.client.secret": 'p"a\\ss',
+        "sasl.oauthbearer.token.endpoint.url": "https://identity.example/token",
+        **({"sasl.oauthbearer.scope": scope} if scope else {}),
+    }
+    in_java = spark_options(settings)
+    assert {name: value for name, value in in_java.items() if ".sasl." in name} == {
+        "kafka.sasl.mechanism": "OAUTHBEARER",
+        "kafka.sasl.jaas.config": "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required "
+        'clientId="lake" clientSecret="p\\"a\\\\ss"' + (f' scope="{scope}"' if scope else "") + ";",
+        "kafka.sasl.login.callback.handler.class": "org.apache.kafka.common.security.oauthbearer."
+        "OAuthBearerLoginCallbackHandler",
+        "kafka.sasl.oauthbearer.token.endpoint.url": "https://identity.example/token",
+    }
+
+
 @pytest.mark.parametrize("one_file", [False, True])
 def test_a_clients_certificate_goes_to_java_with_its_key_in_the_clear_and_nothing_else(
     authority: Authority, tmp_path: Path, one_file: bool
@@ -147,8 +176,17 @@ def test_a_clients_certificate_goes_to_java_with_its_key_in_the_clear_and_nothin
             {"kafka_security_protocol": "SSL", "kafka_ssl_key_password": "x"},
             "CRYPTOLAKE_KAFKA_SSL_KEY_PASSWORD is set without CRYPTOLAKE_KAFKA_SSL_KEY_FILE",
         ),
+        (
+            {**USER, "kafka_security_protocol": "SASL_SSL", "kafka_sasl_mechanism": "OAUTHBEARER"},
+            "OAUTHBEARER: set CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL, where its tokens come from",
+        ),
+        (
+            {**CLIENT, "kafka_sasl_mechanism": "PLAIN", "kafka_oauth_scope": "one"},
+            "CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL and CRYPTOLAKE_KAFKA_OAUTH_SCOPE would not be used",
+        ),
+        ({**CLIENT, "kafka_oauth_token_url": "identity.example"}, "CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL"),
         ({"kafka_security_protocol": "TLS"}, "'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'"),
-        ({**USER, "kafka_sasl_mechanism": "GSSAPI"}, "'PLAIN', 'SCRAM-SHA-256' or 'SCRAM-SHA-512'"),
+        ({**USER, "kafka_sasl_mechanism": "GSSAPI"}, "'PLAIN', 'SCRAM-SHA-256', 'SCRAM-SHA-512' or 'OAUTHBEARER'"),
         ({**USER, "kafka_sasl_username": "lake\n"}, "no line end"),
     ],
 )

@@ -1,0 +1,121 @@
+"""An OAuth 2 server that gives one client its tokens, signed, and shows the brokers the key to hold them against."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+KEY_ID: Final = "one"
+AUDIENCE: Final = "kafka"
+
+
+@dataclass
+class TokenServer:
+    """What it gives and to whom; tests change it while it runs."""
+
+    subject: str
+    """Whom the brokers take the client for."""
+    client_id: str = "lake-client"
+    client_secret: str = 'a "secret" =é'  # noqa: S105
+    scope: str = "kafka.write kafka.read"
+    audience: str = AUDIENCE
+    life_s: int | None = 300
+    """None: tokens are given without a word on their life."""
+    status: int = 200
+    body: bytes = b""
+    """What to answer instead of a token; the brokers' key is shown all the same."""
+    url: str = ""
+    given: int = 0
+    _key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65_537, 2048))
+
+    @property
+    def token_url(self) -> str:
+        return f"{self.url}/token"
+
+    @property
+    def keys_url(self) -> str:
+        return f"{self.url}/keys"
+
+    def keys(self) -> dict[str, Any]:
+        """The public key as a JSON Web Key Set (RFC 7517)."""
+        public = self._key.public_key().public_numbers()
+        n = _base64(public.n.to_bytes(256))
+        return {"keys": [{"kty": "RSA", "alg": "RS256", "use": "sig", "kid": KEY_ID, "n": n, "e": "AQAB"}]}
+
+    def answer(self, authorization: str, form: Mapping[str, str]) -> tuple[int, bytes]:
+        """To a request for a token."""
+        if self.status != 200 or self.body:
+            return self.status, self.body
+        status, values = self._granted(authorization, form)
+        return status, json.dumps(values).encode()
+
+    def _granted(self, authorization: str, form: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+        """By the grant of client credentials (RFC 6749, section 4.4)."""
+        known = base64.b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()
+        if authorization != f"Basic {known}":
+            return 401, {"error": "invalid_client", "error_description": "no such client, or another secret"}
+        if form.get("grant_type") != "client_credentials" or form.get("scope") != self.scope:
+            return 400, {"error": "invalid_scope"}
+        self.given += 1
+        given: dict[str, Any] = {"access_token": self._token(), "token_type": "Bearer"}
+        return 200, given if self.life_s is None else {**given, "expires_in": self.life_s}
+
+    def _token(self) -> str:
+        """A JSON Web Token (RFC 7519)."""
+        now = int(time.time())
+        claims = {"sub": self.subject, "aud": self.audience, "iss": self.url, "scope": self.scope, "iat": now}
+        claims |= {"exp": now + (self.life_s or 300), "jti": uuid.uuid4().hex}
+        head = {"alg": "RS256", "typ": "JWT", "kid": KEY_ID}
+        text = ".".join(_base64(json.dumps(part).encode()) for part in (head, claims))
+        return f"{text}.{_base64(self._key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+
+
+def _base64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+@contextmanager
+def serving(tokens: TokenServer) -> Iterator[None]:
+    """Answers on loopback, at `tokens.url`, for as long as the block runs."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(200, json.dumps(tokens.keys()).encode())
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            form = {name: values[0] for name, values in parse_qs(body).items()}
+            self._send(*tokens.answer(self.headers.get("Authorization", ""), form))
+
+        def _send(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    tokens.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
