@@ -19,10 +19,14 @@ FETCHED = PROJECT_ROOT / ".venv" / "cryptolake" / "browsers"
 
 
 def find_browser() -> str | None:
-    """Path of a Chromium or Chrome; None where there is none."""
-    for name in NAMES:
-        if found := shutil.which(name):
-            return found
+    """Path of a Chromium or Chrome; None where there is none.
+
+    A package's lies in the system's own directories, which a PATH may leave out.
+    """
+    for path in (None, os.defpath):
+        for name in NAMES:
+            if found := shutil.which(name, path=path):
+                return found
     patterns = ("chromium-*/chrome-*/chrome", "chromium-*/chrome-*/*.app/Contents/MacOS/*")
     return next((str(path) for pattern in patterns for path in sorted(FETCHED.glob(pattern))), None)
 

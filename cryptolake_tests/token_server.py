@@ -31,6 +31,8 @@ class TokenServer:
     client_secret: str = 'a "secret" =é'  # noqa: S105
     scope: str = "kafka.write kafka.read"
     audience: str = AUDIENCE
+    token: str = ""
+    """The one token to give; none: a signed one is made each time."""
     life_s: int | None = 300
     """None: tokens are given without a word on their life."""
     status: int = 200
@@ -64,15 +66,16 @@ class TokenServer:
     def _granted(self, authorization: str, form: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
         """By the grant of client credentials (RFC 6749, section 4.4)."""
         known = base64.b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()
-        if authorization != f"Basic {known}":
+        in_form = (form.get("client_id"), form.get("client_secret")) == (self.client_id, self.client_secret)
+        if authorization != f"Basic {known}" and not in_form:  # either way (RFC 6749, section 2.3.1)
             return 401, {"error": "invalid_client", "error_description": "no such client, or another secret"}
         if form.get("grant_type") != "client_credentials" or form.get("scope") != self.scope:
             return 400, {"error": "invalid_scope"}
         self.given += 1
-        given: dict[str, Any] = {"access_token": self._token(), "token_type": "Bearer"}
+        given: dict[str, Any] = {"access_token": self.token or self._signed(), "token_type": "Bearer"}
         return 200, given if self.life_s is None else {**given, "expires_in": self.life_s}
 
-    def _token(self) -> str:
+    def _signed(self) -> str:
         """A JSON Web Token (RFC 7519)."""
         now = int(time.time())
         claims = {"sub": self.subject, "aud": self.audience, "iss": self.url, "scope": self.scope, "iat": now}

@@ -19,6 +19,7 @@ from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.cluster.conftest import Cluster
 from cryptolake_tests.commands import run_cryptolake
 from cryptolake_tests.integration.conftest import free_ports, stop_spark_session
+from cryptolake_tests.token_server import TokenServer, serving
 
 
 @pytest.fixture
@@ -58,6 +59,44 @@ def test_pyiceberg_and_spark_share_a_catalog_in_postgresql(on_postgresql: Settin
     assert total == 6
 
 
+@pytest.fixture
+def by_credential(cluster: Cluster, tmp_path: Path) -> Iterator[Settings]:
+    """The cluster's lake for one who has no token, but a credential that another server exchanges for one."""
+    server = TokenServer(subject="lake", scope="catalog", token=cluster.settings.iceberg_rest_token.get_secret_value())
+    with serving(server):
+        yield load_settings(
+            home=tmp_path,
+            **free_ports(),
+            iceberg_rest_token="",
+            iceberg_rest_credential=f"{server.client_id}:{server.client_secret}",
+            iceberg_rest_oauth2_uri=server.token_url,
+            iceberg_rest_scope=server.scope,
+            spark_master="local[1]",
+            spark_memory_mb=1024,
+        )
+
+
+def test_pyiceberg_and_spark_exchange_a_credential_for_a_token(by_credential: Settings) -> None:
+    stop_spark_session()
+    try:
+        lifecycle.up(by_credential, [SPARK])
+        session, catalog = connect(by_credential), get_catalog(by_credential)
+        assert ("silver", "futures_ohlcv_1m") in catalog.list_tables("silver")
+        session.sql("CREATE TABLE cryptolake.ops.by_credential (number BIGINT) USING iceberg")
+        session.sql("INSERT INTO cryptolake.ops.by_credential VALUES (1), (2)")
+        assert sorted(catalog.load_table("ops.by_credential").scan().to_arrow()["number"].to_pylist()) == [1, 2]
+    finally:
+        stop_spark_session()
+        lifecycle.down(by_credential)
+
+
+def test_a_credential_that_is_not_exchanged_is_told_with_what_to_do(by_credential: Settings) -> None:
+    wrong = by_credential.model_copy(update={"iceberg_rest_credential": SecretStr("lake-client:another-word-77")})
+    with pytest.raises(CatalogUnreachableError, match=r"refuses.*ICEBERG_REST_CREDENTIAL") as told:
+        get_catalog(wrong)
+    assert "another-word-77" not in str(told.value)
+
+
 def test_a_wrong_token_is_told_with_what_to_do(cluster: Cluster) -> None:
     wrong = cluster.settings.model_copy(update={"iceberg_rest_token": SecretStr("another")})
     done = run_cryptolake(wrong, "bootstrap", timeout_s=120)
@@ -72,6 +111,6 @@ def test_a_postgresql_that_is_away_is_told_with_what_to_do(tmp_path: Path) -> No
     address = f"127.0.0.1:{free_port()}/lake"
     uri = SecretStr(f"postgresql://somebody:{'hidden'}@{address}")
     with pytest.raises(CatalogUnreachableError, match=r"cannot be used.*CRYPTOLAKE_CATALOG_URI") as told:
-        get_catalog(load_settings(home=tmp_path, catalog_uri=uri))
+        get_catalog(load_settings(home=tmp_path, iceberg_rest_uri="", catalog_uri=uri))
     assert address in str(told.value)
     assert "hidden" not in str(told.value)
