@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from cryptolake_assets.contract import DECIMAL_PATTERN
 from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.contracts.stream_type import StreamType
 from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, SparkError
@@ -41,7 +40,7 @@ from cryptolake_assets.stream.progress import (
     rejected_query_of,
     report_path,
 )
-from cryptolake_assets.stream.wire import KAFKA_COLUMNS, Wire, sound_rows, with_event
+from cryptolake_assets.stream.wire import KAFKA_COLUMNS, VALUE, Wire, matches, sound_rows, with_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,50 +56,7 @@ REJECTED_SELDOMER = 4
 """How many batches of trades there are to one look for what was refused."""
 
 
-def _wire_type(column: str, lake_type: str) -> str:
-    """How a contract column is written in Kafka's JSON: times as epoch µs, decimals as the exchange's own string."""
-    if lake_type.startswith("decimal"):
-        return "string"
-    return "bigint" if column.endswith(("_time", "_ts")) else BRONZE_TRADES.spark_type(column)
-
-
-def _wire_schema() -> str:
-    return ", ".join(f"{column.name} {_wire_type(column.name, column.type)}" for column in CONTRACT)
-
-
-def _contract_value(column: str, lake_type: str) -> str:
-    """SQL that turns a wire value into the lake's type."""
-    if lake_type.startswith("decimal"):
-        return f"try_cast({column} AS {BRONZE_TRADES.spark_type(column)}) AS {column}"
-    if column.endswith(("_time", "_ts")):
-        return f"timestamp_micros({column}) AS {column}"
-    return column
-
-
-def _matches(text: str, pattern: str) -> str:
-    """SQL: whether the whole text matches; in a literal each backslash is doubled."""
-    literal = rf"\A{pattern}\z".replace("\\", "\\\\")
-    return f"{text} RLIKE '{literal}'"
-
-
-IS_CONTRACT = " AND ".join(
-    [f"{column.name} IS NOT NULL" for column in CONTRACT]
-    + [_matches(column.name, DECIMAL_PATTERN) for column in CONTRACT if column.type.startswith("decimal")]
-)
-"""Whether what `_with_event` made of a record is an event of the contract; NULL counts as no."""
-
-
-def _wire_pattern(column: str, lake_type: str) -> str:
-    """How the producer writes a value of the contract; within what `IS_CONTRACT` accepts."""
-    if lake_type.startswith("decimal"):
-        return f'"{DECIMAL_PATTERN}"'
-    return r'"[ !#-\[\]-~]*+"' if _wire_type(column, lake_type) == "string" else "(?:0|[1-9][0-9]{0,17})"
-
-
-_WIRE_FIELDS = [f'"{column.name}":{_wire_pattern(column.name, column.type)}' for column in CONTRACT]
-WIRE_PATTERN = r"\{" + ",".join(_WIRE_FIELDS) + r"\}"
-"""A record as the producer writes it: such a one is an event of the contract, and is not taken apart to know that.
-Anything else may still be one."""
+TRADES = Wire(CONTRACT)
 
 
 def _kafka(spark: SparkSession, settings: Settings, topics: str, *, headers: bool = False) -> DataFrame:
@@ -115,21 +71,9 @@ def _kafka(spark: SparkSession, settings: Settings, topics: str, *, headers: boo
     )
 
 
-def _with_event(records: DataFrame) -> DataFrame:
-    """Adds the contract's columns as the wire has them, all NULL for a record that holds no JSON object.
-
-    By a generator: a filter on the fields of a struct is pushed below it, and the JSON is taken apart anew for each
-    field that the filter names.
-    """
-    return records.selectExpr("*", f"inline_outer(array(from_json(CAST(value AS STRING), '{_wire_schema()}')))")
-
-
 def trades(spark: SparkSession, settings: Settings) -> DataFrame:
     """The trade topic as rows of `bronze.futures_trades`."""
-    records = _with_event(_kafka(spark, settings, settings.kafka_topic_futures))
-    return records.where(f"coalesce({IS_CONTRACT}, false)").selectExpr(
-        *(_contract_value(column.name, column.type) for column in CONTRACT), *KAFKA_COLUMNS
-    )
+    return sound_rows(_kafka(spark, settings, settings.kafka_topic_futures), TRADES)
 
 
 def _header(name: str) -> str:
@@ -142,10 +86,9 @@ def rejected(spark: SparkSession, settings: Settings) -> DataFrame:
     topics = f"{settings.kafka_topic_futures},{settings.topic_rejected}"
     dead_letter = f"topic = '{settings.topic_rejected}'"
     suspects = _kafka(spark, settings, topics, headers=True).where(
-        f"{dead_letter} OR NOT coalesce({_matches('CAST(value AS STRING)', WIRE_PATTERN)}, false)"
+        f"{dead_letter} OR NOT coalesce({matches(VALUE, TRADES.written)}, false)"
     )
-    no_events = _with_event(suspects).where(f"{dead_letter} OR NOT coalesce({IS_CONTRACT}, false)")
-    return no_events.selectExpr(*_refused())
+    return with_event(suspects, TRADES).where(f"{dead_letter} OR NOT {TRADES.is_sound}").selectExpr(*_refused())
 
 
 def _rejected_rows(records: DataFrame, wire: Wire) -> DataFrame:

@@ -23,12 +23,18 @@ KAFKA_COLUMNS = (
     "offset AS kafka_offset",
     "timestamp AS kafka_timestamp",
 )
+VALUE = "CAST(value AS STRING)"
 _DECIMAL = re.compile(r"decimal\((\d+), (\d+)\)")
+_TEXT_PATTERN = r'"[ !#-\[\]-~]*+"'
+_INTEGER_PATTERN = "(?:0|[1-9][0-9]{0,17})"
 
 
 @dataclass(frozen=True)
 class Wire:
-    """The columns of a contract; those in `optional` may be null or missing."""
+    """The columns of a contract; those in `optional` may be null or missing.
+
+    The SQL is about columns of the contract's names, as `with_event` makes them.
+    """
 
     contract: Sequence[Column]
     optional: Collection[str] = ()
@@ -40,23 +46,40 @@ class Wire:
 
     @cached_property
     def values(self) -> list[str]:
-        """SQL of each column of the lake, from the column `event`."""
+        """SQL of each column of the lake."""
         return [_value(column) for column in self.contract]
 
     @cached_property
     def is_sound(self) -> str:
         """SQL: whether a record is an event of the contract; never NULL."""
-        parts = [f"event.{column.name} IS NOT NULL" for column in self.contract if column.name not in self.optional]
+        parts = [f"{column.name} IS NOT NULL" for column in self.contract if column.name not in self.optional]
         for column in self.contract:
-            if pattern := _pattern(column):
-                fits = f"event.{column.name} RLIKE '{pattern}'"
-                parts.append(f"(event.{column.name} IS NULL OR {fits})" if column.name in self.optional else fits)
+            if pattern := _decimal_pattern(column):
+                fits = matches(column.name, pattern)
+                parts.append(f"({column.name} IS NULL OR {fits})" if column.name in self.optional else fits)
         return f"coalesce({' AND '.join(parts)}, false)"
+
+    @cached_property
+    def written(self) -> str:
+        """What a record looks like as the producer writes it, for contracts of texts, times, decimals and ids without
+        optional columns: a pattern. A record that matches is an event of the contract, and need not be taken apart to
+        know that; any other may still be one."""
+        return r"\{" + ",".join(f'"{column.name}":{_written(column)}' for column in self.contract) + r"\}"
+
+
+def matches(text: str, pattern: str) -> str:
+    """SQL: whether the whole text matches; in a literal each backslash is doubled."""
+    literal = rf"\A{pattern}\z".replace("\\", "\\\\")
+    return f"{text} RLIKE '{literal}'"
 
 
 def with_event(records: DataFrame, wire: Wire) -> DataFrame:
-    """Kafka's records with the JSON of their value as `event`."""
-    return records.selectExpr("*", f"from_json(CAST(value AS STRING), '{wire.schema}') AS event")
+    """Kafka's records with the contract's columns as the wire has them, all NULL where a value holds no JSON object.
+
+    By a generator: a filter on the fields of a struct is pushed below it, and the JSON is taken apart anew for each
+    field that the filter names.
+    """
+    return records.selectExpr("*", f"inline_outer(array(from_json({VALUE}, '{wire.schema}')))")
 
 
 def sound_rows(records: DataFrame, wire: Wire) -> DataFrame:
@@ -77,16 +100,22 @@ def _wire_type(column: Column) -> str:
 def _value(column: Column) -> str:
     """SQL that turns a wire value into the lake's type."""
     if column.type.startswith("decimal"):
-        return f"try_cast(event.{column.name} AS {_spark_type(column)}) AS {column.name}"
+        return f"try_cast({column.name} AS {_spark_type(column)}) AS {column.name}"
     if column.type == TIME:
-        return f"timestamp_micros(event.{column.name}) AS {column.name}"
-    return f"event.{column.name} AS {column.name}"
+        return f"timestamp_micros({column.name}) AS {column.name}"
+    return column.name
 
 
-def _pattern(column: Column) -> str | None:
-    """What fits the column's decimal type without rounding; doubled backslashes because it stands in a SQL literal."""
+def _decimal_pattern(column: Column) -> str | None:
+    """What fits the column's decimal type without rounding; None for another type."""
     match = _DECIMAL.fullmatch(column.type)
     if match is None:
         return None
     precision, scale = map(int, match.groups())
-    return rf"^-?[0-9]{{1,{precision - scale}}}(\\.[0-9]{{1,{scale}}})?$"
+    return rf"-?[0-9]{{1,{precision - scale}}}(?:\.[0-9]{{1,{scale}}})?"
+
+
+def _written(column: Column) -> str:
+    if pattern := _decimal_pattern(column):
+        return f'"{pattern}"'
+    return _TEXT_PATTERN if _wire_type(column) == "string" else _INTEGER_PATTERN

@@ -215,6 +215,6 @@ def test_which_streams_are_in_use() -> None:
 
 def test_what_is_optional_may_be_null_on_the_topic_and_nothing_else() -> None:
     sound = Wire(MARK_PRICE.contract, MARK_PRICE.optional).is_sound
-    assert "event.mark_price IS NOT NULL AND" in sound
-    assert "event.funding_rate IS NOT NULL" not in sound
-    assert "(event.funding_rate IS NULL OR event.funding_rate RLIKE '^-?[0-9]{1,6}(\\\\.[0-9]{1,12})?$')" in sound
+    assert "mark_price IS NOT NULL AND" in sound
+    assert "funding_rate IS NOT NULL" not in sound
+    assert "(funding_rate IS NULL OR funding_rate RLIKE '\\\\A-?[0-9]{1,6}(?:\\\\.[0-9]{1,12})?\\\\z')" in sound

@@ -9,7 +9,7 @@ import pytest
 from cryptolake_assets.contract import AcceptedFrame, parse_frame
 from cryptolake_assets.exchange.capture import read_frames
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME
-from cryptolake_assets.stream.bronze import WIRE_PATTERN
+from cryptolake_assets.stream.bronze import TRADES
 from cryptolake_tests.captures import agg_trade_frame
 
 GOOD = agg_trade_frame("BTCUSDT", 17, 1_700_000_000_000)
@@ -22,7 +22,7 @@ def written(frame: str) -> str:
 
 
 def test_what_the_producer_writes_is_known_by_its_looks() -> None:
-    looks = re.compile(WIRE_PATTERN).fullmatch
+    looks = re.compile(TRADES.written).fullmatch
     assert all(looks(written(frame.raw)) for frame in read_frames(DEMO_CAPTURE_DIR))
     assert looks(written(GOOD))
 
@@ -47,4 +47,4 @@ def test_what_the_producer_writes_is_known_by_its_looks() -> None:
 def test_anything_else_is_not(old: str, new: str) -> None:
     changed = written(GOOD).replace(old, new, 1)
     assert changed != written(GOOD)
-    assert not re.compile(WIRE_PATTERN).fullmatch(changed)
+    assert not re.compile(TRADES.written).fullmatch(changed)
