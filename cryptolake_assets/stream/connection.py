@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -72,11 +72,6 @@ class ConnectionOptions:
     max_buffered_frames: int = 1024
     io: ProducerIo = ProducerIo.DEFAULT
     """The WebSocket library; not `AUTO`."""
-
-
-def shards(symbols: Sequence[str]) -> list[tuple[str, ...]]:
-    """The symbols, `MAX_STREAMS` a connection."""
-    return [tuple(symbols[start : start + MAX_STREAMS]) for start in range(0, len(symbols), MAX_STREAMS)]
 
 
 class ExchangeConnection:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 import structlog
+from msgspec import DecodeError, Struct, ValidationError, json
 
 from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.exchange.capture import summarise
@@ -21,7 +23,8 @@ from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.exchange.rest import AsyncExchangeRest, ExchangeRest
 from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.connection import ExchangeConnection, shards
+from cryptolake_assets.stream.connection import ExchangeConnection
+from cryptolake_assets.stream.fleet import Fleet, FleetOptions
 from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
 from cryptolake_assets.stream.subscriptions import find_subscriptions
 from cryptolake_assets.stream.tasks import cancelled
@@ -34,15 +37,27 @@ _FRAMES_AT_ONCE: Final = 500
 
 
 class Recorder:
-    """One recording: the connections of the settings' subscriptions, and the files that they are written to."""
+    """One recording: the connections of the settings' subscriptions, and the files that they are written to.
 
-    def __init__(self, settings: Settings, directory: Path, rotate_s: float) -> None:
+    A connection is relieved before the exchange ends it; the frames of the overlap are recorded twice, none is missed.
+    """
+
+    def __init__(
+        self, settings: Settings, directory: Path, rotate_s: float, options: FleetOptions | None = None
+    ) -> None:
         """Raises `CaptureError` for a directory that cannot be written to."""
         self._settings, self._directory = settings, directory
         self._queue = FrameQueue()
         self._rotate_s = rotate_s
+        self._options = options or FleetOptions(settings.connection_life_s)
+        self._made = count()
         self.writer: CaptureWriter | None = None
-        self.connections: list[ExchangeConnection] = []
+        self.fleets: list[Fleet] = []
+
+    @property
+    def connections(self) -> list[ExchangeConnection]:
+        """All that are there."""
+        return [connection for fleet in self.fleets for connection in fleet.connections]
 
     async def run(self, stop: asyncio.Event, tell: Callable[[], None] = lambda: None) -> None:
         """Records until `stop`; `tell` is called after every batch of frames. Raises `CaptureError`, `ExchangeError`
@@ -51,8 +66,8 @@ class Recorder:
             found = await find_subscriptions(self._settings, rest)
             self.writer = await asyncio.to_thread(CaptureWriter, self._directory, found.stream, self._rotate_s)
             write_market(self._directory, self._settings.market)
-            self.connections = self._connections_of(found, rest)
-            reading = [asyncio.create_task(connection.run()) for connection in self.connections]
+            self.fleets = self._fleets_of(found, rest)
+            reading = [asyncio.create_task(fleet.run()) for fleet in self.fleets]
             writing = asyncio.create_task(self._write(self.writer, tell))
             stopped = asyncio.create_task(stop.wait())
             try:
@@ -66,24 +81,34 @@ class Recorder:
                 await cancelled([stopped, writing, *reading])
                 self.writer.close()
 
-    def _connections_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[ExchangeConnection]:
+    def _fleets_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[Fleet]:
         """Of the trades, and of the other streams in use."""
         addresses: list[tuple[str, Callable[[tuple[str, ...]], str | None]]] = [(found.stream, lambda _: None)]
         addresses += [(of.name, partial(of.address, self._settings)) for of in streams_in_use(self._settings)]
         return [
-            ExchangeConnection(
-                name=f"record-{stream}-{number}",
-                base_url=self._settings.ws_url,
-                path=self._settings.venue.ws_path,
-                symbols=symbols,
-                stream=stream,
-                queue=self._queue,
-                clock=clock,
-                url=address(symbols),
-            )
+            Fleet(found.symbols, partial(self._connection, clock, stream, address), self._options)
             for stream, address in addresses
-            for number, symbols in enumerate(shards(found.symbols))
         ]
+
+    def _connection(
+        self,
+        clock: AsyncExchangeRest,
+        stream: str,
+        address: Callable[[tuple[str, ...]], str | None],
+        symbols: tuple[str, ...],
+        turn: Callable[[], Awaitable[None]],
+    ) -> ExchangeConnection:
+        return ExchangeConnection(
+            name=f"record-{stream}-{next(self._made)}",
+            base_url=self._settings.ws_url,
+            path=self._settings.venue.ws_path,
+            symbols=symbols,
+            stream=stream,
+            queue=self._queue,
+            clock=clock,
+            turn=turn,
+            url=address(symbols),
+        )
 
     async def _write(self, writer: CaptureWriter, tell: Callable[[], None]) -> None:
         while True:
@@ -91,10 +116,29 @@ class Recorder:
                 if isinstance(item, ReceivedFrames):
                     for raw in item.raws:
                         writer.write(item.received_at_us, raw)
+                    if item.span.requests:
+                        _note_answers(item)
                 elif isinstance(item, EndOfFrames):
                     return
             tell()
             await asyncio.sleep(0)
+
+
+class _Answer(Struct):
+    """The exchange's answer to a request; frames of a stream have no `id`."""
+
+    id: int | None = None
+
+
+def _note_answers(frames: ReceivedFrames) -> None:
+    """A connection that is relieved waits until its last answer was read."""
+    for raw in frames.raws:
+        try:
+            answer = json.decode(raw, type=_Answer)
+        except (DecodeError, ValidationError):
+            continue
+        if answer.id is not None:
+            frames.span.requests.pop(answer.id, None)
 
 
 def add_klines(settings: Settings, directory: Path) -> int:

@@ -16,7 +16,7 @@ from websockets.asyncio.server import ServerConnection
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.settings_stream import ProducerIo
 from cryptolake_assets.stream import connection, sockets
-from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeConnection, shards
+from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeConnection
 from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrames, SpanMark
 from cryptolake_assets.stream.sockets import ExchangeSocket
 from cryptolake_tests.stream.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
@@ -84,13 +84,6 @@ def record_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr("cryptolake_assets.stream.connection.random.uniform", uniform)
     return ceilings
-
-
-def test_symbols_are_spread_over_connections() -> None:
-    symbols = [f"S{number}" for number in range(401)]
-    parts = shards(symbols)
-    assert [len(part) for part in parts] == [200, 200, 1]
-    assert [symbol for part in parts for symbol in part] == symbols
 
 
 async def test_frames_arrive_in_order_stamped_and_as_they_were_sent() -> None:

@@ -12,7 +12,9 @@ from cryptolake_assets.exchange.capture import capture_files, read_frames, summa
 from cryptolake_assets.exchange.official import read_klines
 from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, load_settings
+from cryptolake_assets.stream.fleet import FleetOptions
 from cryptolake_assets.stream.recorder import Recorder, add_klines
+from cryptolake_tests.stream.fakes import until
 
 FRAMES = 24_356
 TIMEOUT_S = 120
@@ -74,6 +76,24 @@ async def test_a_recording_can_be_recorded_again(tmp_path: Path) -> None:
         settings = at(exchange).model_copy(update={"replay_dir": tmp_path / "first"})
         await record(settings, tmp_path / "second", FRAMES)
     assert trades(tmp_path / "second") == trades(tmp_path / "first")
+
+
+async def test_connections_are_relieved_and_no_frame_is_missed(tmp_path: Path) -> None:
+    """Frames of an overlap are there twice."""
+    stop = asyncio.Event()
+    async with ReplayExchange(DEMO_CAPTURE_DIR, speed=60).running() as exchange, asyncio.timeout(TIMEOUT_S):
+        options = FleetOptions(life_s=0.5, connect_apart_s=0.0)
+        recorder = Recorder(at(exchange), tmp_path, 3_600, options)
+        recording = asyncio.create_task(recorder.run(stop))
+        await until(lambda: exchange.status()["state"] == "finished", timeout_s=TIMEOUT_S)
+        for connection in list(recorder.connections):
+            await connection.handed_over()
+        stop.set()
+        await recording
+    (fleet,) = recorder.fleets
+    assert fleet.renewals >= 3
+    assert not [c for c in recorder.connections if c.reconnects]
+    assert set(trades(tmp_path)) == {frame.raw for frame in read_frames(DEMO_CAPTURE_DIR)}
 
 
 async def test_what_cannot_be_written_ends_the_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
