@@ -6,6 +6,7 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings
@@ -14,6 +15,7 @@ from cryptolake_assets.settings_batch import named
 
 _SERVER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
 _MOST_PORT = 65_535
+_TOKEN_URL = re.compile(r"https?://[^\s/@?#]+(?:/[^\s?#]*)?")
 
 
 class SecurityProtocol(StrEnum):
@@ -72,7 +74,6 @@ class KafkaSettings(BaseSettings):
         "CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL",
         "",
         "Token endpoint of the OAuth 2 server (grant `client_credentials`), for `OAUTHBEARER`.",
-        pattern=r"^$|^https?://[^\s/]+(/\S*)?$",
     )
     kafka_oauth_scope: str = named(
         "CRYPTOLAKE_KAFKA_OAUTH_SCOPE", "", "Scope to ask for there, separated by spaces. Empty: the server's default."
@@ -117,6 +118,14 @@ class KafkaSettings(BaseSettings):
                 raise ValueError(f"{server!r} is not host:port, such as broker.example:9093")
         return ",".join(servers)
 
+    @field_validator("kafka_oauth_token_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        """Messages name it: there is no room for a secret in it."""
+        if value and not (_TOKEN_URL.fullmatch(value) and urlsplit(value).port != 0):
+            raise ValueError("it is not http(s)://host[:port]/path, without a user, a query or a fragment")
+        return value
+
     @field_validator("kafka_sasl_username", "kafka_oauth_scope")
     @classmethod
     def _one_line(cls, value: str) -> str:
@@ -160,6 +169,10 @@ class KafkaSettings(BaseSettings):
         if self.kafka_uses_oauth:
             if not self._is_set("kafka_oauth_token_url"):
                 raise ValueError(f"{mechanism}: set {_variable('kafka_oauth_token_url')}, where its tokens come from")
+            if ":" in self.kafka_sasl_username:
+                raise ValueError(
+                    f"{mechanism}: {_variable('kafka_sasl_username')} has a colon, which HTTP Basic forbids"
+                )
             return
         fields = ("kafka_oauth_token_url", "kafka_oauth_scope")
         if unused := [_variable(field) for field in fields if self._is_set(field)]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 import time
 import uuid
@@ -28,7 +29,7 @@ class TokenServer:
     subject: str
     """Whom the brokers take the client for."""
     client_id: str = "lake-client"
-    client_secret: str = 'a "secret" =é'  # noqa: S105
+    client_secret: str = 'a "secret-88" =é'  # noqa: S105
     scope: str = "kafka.write kafka.read"
     audience: str = AUDIENCE
     token: str = ""
@@ -90,7 +91,7 @@ def _base64(raw: bytes) -> str:
 
 
 @contextmanager
-def serving(tokens: TokenServer) -> Iterator[None]:
+def serving(tokens: TokenServer, tls: ssl.SSLContext | None = None) -> Iterator[None]:
     """Answers on loopback, at `tokens.url`, for as long as the block runs."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -113,7 +114,9 @@ def serving(tokens: TokenServer) -> Iterator[None]:
             """Says nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    tokens.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    tokens.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

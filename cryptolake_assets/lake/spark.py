@@ -54,6 +54,19 @@ def limit_retries(session: SparkSession) -> None:
     cast(Any, session).client.set_retry_policies([policy])
 
 
+def _leave_dropped_sessions_alone() -> None:
+    """Takes away the finalizer of Connect's sessions, which closes a session that nobody holds any more.
+
+    The garbage collector runs it wherever it happens to be at work, also in a thread that holds a lock of gRPC; closing
+    then waits for workers that wait for that lock, for ever (seen with PySpark 4.1). A dropped session can be left: its
+    channel goes with it, and the server forgets a session that is not used.
+    """
+    from pyspark.sql.connect.session import SparkSession
+
+    if hasattr(SparkSession, "__del__"):
+        del SparkSession.__del__
+
+
 def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
     """A Spark Connect session; with `session_id` (a UUID) the same session is found again by a later process.
 
@@ -63,6 +76,7 @@ def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
     from pyspark.sql import SparkSession
 
     require_server(settings)
+    _leave_dropped_sessions_alone()
     url = settings.spark_connect_url
     if session_id is not None:
         separator = "" if url.endswith(("/", ";")) else (";" if "/;" in url else "/;")

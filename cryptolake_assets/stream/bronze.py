@@ -27,7 +27,7 @@ from cryptolake_assets.lake.stores import hadoop_location
 from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, CONTRACT, TableSpec
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_assets.stream.kafka import refusal_of_spark
+from cryptolake_assets.stream.kafka import error_of_spark
 from cryptolake_assets.stream.kafka_access import spark_options
 from cryptolake_assets.stream.other_queries import OtherQueries
 from cryptolake_assets.stream.progress import (
@@ -232,7 +232,7 @@ def _raise_failure(settings: Settings, query: StreamingQuery) -> None:
 
 def _failure(settings: Settings, query: StreamingQuery, error: object) -> CryptolakeError:
     first_line = str(error).splitlines()[0][:500]
-    return refusal_of_spark(settings, first_line) or SparkError(
+    return error_of_spark(settings, first_line) or SparkError(
         f"bronze: the query {query.name} failed: {first_line}. See the log of part `spark`."
     )
 

@@ -22,14 +22,7 @@ from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError, SettingsError
 from cryptolake_assets.settings import Settings, env_name
 from cryptolake_assets.stream.kafka_access import aiokafka_options
-from cryptolake_assets.stream.kafka_refusals import (
-    broker_error,
-    cause_of,
-    find_problem,
-    is_refusal,
-    refusal,
-    refused_by_java,
-)
+from cryptolake_assets.stream.kafka_refusals import broker_error, cause_of, find_problem, refused_by_java, told
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -169,15 +162,18 @@ def access_problem(settings: Settings) -> str | None:
     return None if problem is None else cause_of(problem)
 
 
-def refusal_of_spark(settings: Settings, message: str) -> BrokerRefusedError | None:
-    """The error for what Java's client said in Spark; None where it is no refusal.
+def error_of_spark(settings: Settings, message: str) -> BrokerError | None:
+    """The error for what Java's client said in Spark; None where it is not about the brokers.
 
     A client that got no token only says that it could not be made: then this process knocks with the same settings.
     """
-    if _JAVA_CLIENT_NOT_MADE not in message:
-        return refused_by_java(settings, message)
-    problem = _run(find_problem(settings))
-    return refusal(settings, "read with Spark", problem) if problem is not None and is_refusal(problem) else None
+    if (refused := refused_by_java(settings, message)) is not None:
+        return refused
+    if _JAVA_CLIENT_NOT_MADE in message:
+        with contextlib.suppress(SettingsError):
+            if (problem := _run(find_problem(settings))) is not None:
+                return told(settings, "read with Spark", problem)
+    return None
 
 
 def end_offsets(settings: Settings, topic: str) -> dict[int, int]:

@@ -57,7 +57,7 @@ async def find_problem(settings: Settings) -> Exception | None:
     from aiokafka.errors import KafkaError
     from aiokafka.protocol.metadata import MetadataRequest
 
-    from cryptolake_assets.stream.oauth import TokenHeedingConnection
+    from cryptolake_assets.stream.oauth import TokenHeedingConnection, TokenServerAwayError
 
     options = aiokafka_options(settings)
     del options["bootstrap_servers"]
@@ -71,9 +71,10 @@ async def find_problem(settings: Settings) -> Exception | None:
                 await connection.send(MetadataRequest([]))
                 return None
         except (KafkaError, OSError) as error:
-            if settings.kafka_security_protocol.has_tls and not is_refusal(error):
+            is_token = isinstance(error, TokenServerAwayError)
+            if settings.kafka_security_protocol.has_tls and not is_token and not is_refusal(error):
                 error = await asyncio.to_thread(_alert, options["ssl_context"], host, port) or error
-            if found is None or is_refusal(error):
+            if found is None or is_refusal(error) or (is_token and not is_refusal(found)):
                 found = error
         finally:
             connection.close()
@@ -103,8 +104,18 @@ async def broker_error(settings: Settings, purpose: str, error: Exception, *, re
             problem = await find_problem(settings)
             if problem is not None and (is_refusal(problem) or isinstance(problem, TokenServerAwayError)):
                 error = problem
+    return told(settings, purpose, error, refused=refused)
+
+
+def told(settings: Settings, purpose: str, error: Exception, *, refused: bool = False) -> BrokerError:
+    """As `broker_error`, of an error that says enough itself."""
+    from cryptolake_assets.stream.oauth import TokenServerAwayError
+
     if refused or is_refusal(error):
-        return refusal(settings, purpose, error)
+        return BrokerRefusedError(
+            f"kafka: could not {purpose}: the brokers at {settings.bootstrap_servers} refuse ({cause_of(error)}). "
+            f"{_remedy(settings, error)}"
+        )
     if isinstance(error, TokenServerAwayError):
         return BrokerError(
             f"kafka: could not {purpose}: {error}. Is that server up, and is {env_name('kafka_oauth_token_url')} right?"
@@ -113,14 +124,6 @@ async def broker_error(settings: Settings, purpose: str, error: Exception, *, re
         f"kafka: could not {purpose} at {settings.bootstrap_servers} ({cause_of(error)}). Is the broker up "
         "(`cryptolake status`), is KAFKA_BOOTSTRAP_SERVERS right, and does that listener speak "
         f"{settings.kafka_security_protocol} ({env_name('kafka_security_protocol')})?"
-    )
-
-
-def refusal(settings: Settings, purpose: str, error: Exception) -> BrokerRefusedError:
-    """The error for a refusal, with what to do. `purpose` follows on "could not"."""
-    return BrokerRefusedError(
-        f"kafka: could not {purpose}: the brokers at {settings.bootstrap_servers} refuse ({cause_of(error)}). "
-        f"{_remedy(settings, error)}"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from msgspec import DecodeError, Struct, ValidationError, json
+from msgspec import Struct, json
 
 from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.exchange.capture import summarise
@@ -135,7 +135,7 @@ def _note_answers(frames: ReceivedFrames) -> None:
     for raw in frames.raws:
         try:
             answer = json.decode(raw, type=_Answer)
-        except (DecodeError, ValidationError):
+        except (ValueError, RecursionError):
             continue
         if answer.id is not None:
             frames.span.requests.pop(answer.id, None)

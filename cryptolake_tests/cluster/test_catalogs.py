@@ -85,6 +85,7 @@ def test_pyiceberg_and_spark_exchange_a_credential_for_a_token(by_credential: Se
         session.sql("CREATE TABLE cryptolake.ops.by_credential (number BIGINT) USING iceberg")
         session.sql("INSERT INTO cryptolake.ops.by_credential VALUES (1), (2)")
         assert sorted(catalog.load_table("ops.by_credential").scan().to_arrow()["number"].to_pylist()) == [1, 2]
+        catalog.drop_table("ops.by_credential")
     finally:
         stop_spark_session()
         lifecycle.down(by_credential)

@@ -26,7 +26,7 @@ from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.platform.status import problems, status
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings, load_settings
 from cryptolake_assets.settings_stream import ProducerIo
-from cryptolake_assets.stream import kafka
+from cryptolake_assets.stream import kafka, oauth
 from cryptolake_assets.stream.bronze import run_available_now
 from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.producer_io import make_publisher
@@ -55,6 +55,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
 def own(broker: SecureBroker, tmp_path: Path) -> Settings:
     """A user's settings for these brokers, with topics of the test's own."""
     return settings_for(tmp_path, kafka_topic_futures=f"trades-{uuid.uuid4().hex[:8]}", **broker.access())
+
+
+@pytest.fixture(autouse=True)
+def no_token_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oauth, "_given", {})
 
 
 def other(settings: Settings, **fields: Any) -> Settings:
@@ -215,9 +220,12 @@ def test_a_token_server_that_is_away_is_not_a_refusal(
     own: Settings, broker: SecureBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker.tokens, "status", 503)
-    with pytest.raises(BrokerError, match=r"/token answered 503.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
-        kafka.ensure_topics(other(own, **broker.by_token()))
-    assert not isinstance(told.value, BrokerRefusedError)
+    fields = broker.by_token()
+    one_is_down = f"127.0.0.1:{free_port()},{fields['kafka_bootstrap_servers']}"
+    for servers in (fields["kafka_bootstrap_servers"], one_is_down):
+        with pytest.raises(BrokerError, match=r"/token answered 503.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
+            kafka.ensure_topics(other(own, **(fields | {"kafka_bootstrap_servers": servers})))
+        assert not isinstance(told.value, BrokerRefusedError)
     nobody = f"http://127.0.0.1:{free_port()}/token"
     with pytest.raises(BrokerError, match=r"/token does not answer") as told:
         kafka.ensure_topics(other(own, **broker.by_token(kafka_oauth_token_url=nobody)))
@@ -358,6 +366,10 @@ def test_spark_without_a_token_is_refused_and_says_what_to_do(lake: Settings, br
     with pytest.raises(BrokerRefusedError, match=r"CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
         run_available_now(other(lake, **broker.by_token(**WRONG)))
     assert WRONG["kafka_sasl_password"] not in str(told.value)
+    nobody = f"http://127.0.0.1:{free_port()}/token"
+    with pytest.raises(BrokerError, match=r"read with Spark: .*/token does not answer") as away:
+        run_available_now(other(lake, **broker.by_token(kafka_oauth_token_url=nobody)))
+    assert not isinstance(away.value, BrokerRefusedError)
 
 
 def test_no_secret_is_in_a_log_of_spark(lake: Settings, broker: SecureBroker) -> None:
@@ -367,4 +379,6 @@ def test_no_secret_is_in_a_log_of_spark(lake: Settings, broker: SecureBroker) ->
     assert "SparkConnectServer" in logs
     assert "PRIVATE KEY" not in logs
     assert PASSWORD[-5:] not in logs
+    assert "secret-88" in broker.tokens.client_secret  # its other signs are escaped
+    assert "secret-88" not in logs
     assert WRONG["kafka_sasl_password"] not in logs

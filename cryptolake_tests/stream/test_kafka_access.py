@@ -184,7 +184,17 @@ def test_a_clients_certificate_goes_to_java_with_its_key_in_the_clear_and_nothin
             {**CLIENT, "kafka_sasl_mechanism": "PLAIN", "kafka_oauth_scope": "one"},
             "CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL and CRYPTOLAKE_KAFKA_OAUTH_SCOPE would not be used",
         ),
-        ({**CLIENT, "kafka_oauth_token_url": "identity.example"}, "CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL"),
+        *(
+            ({**CLIENT, "kafka_oauth_token_url": url}, "CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL")
+            for url in (
+                "identity.example",
+                "https://identity.example:port/token",
+                "https://identity.example:70000/token",
+                "https://id" + ":p@identity.example/token",
+                "https://identity.example/token?code=1",
+            )
+        ),
+        ({**CLIENT, "kafka_sasl_username": "la:ke"}, "CRYPTOLAKE_KAFKA_SASL_USERNAME has a colon"),
         ({"kafka_security_protocol": "TLS"}, "'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'"),
         ({**USER, "kafka_sasl_mechanism": "GSSAPI"}, "'PLAIN', 'SCRAM-SHA-256', 'SCRAM-SHA-512' or 'OAUTHBEARER'"),
         ({**USER, "kafka_sasl_username": "lake\n"}, "no line end"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,9 @@ from aiokafka.errors import SaslAuthenticationFailed
 
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_assets.stream import oauth
 from cryptolake_assets.stream.oauth import ClientCredentials, TokenServerAwayError
+from cryptolake_tests.certificates import Authority
 from cryptolake_tests.token_server import TokenServer, serving
 
 
@@ -20,6 +25,11 @@ def running() -> Iterator[TokenServer]:
     server = TokenServer(subject="lake")
     with serving(server):
         yield server
+
+
+@pytest.fixture(autouse=True)
+def nothing_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oauth, "_given", {})
 
 
 @pytest.fixture
@@ -43,15 +53,19 @@ def client_of(server: TokenServer, **changes: Any) -> Settings:
     return load_settings(**(fields | changes))
 
 
-async def test_a_token_is_kept_for_the_most_part_of_its_life(server: TokenServer) -> None:
-    clock, life_s = 1_000.0, 500
+@pytest.mark.parametrize(("life_s", "shown_for_s"), [(3_600, 60.0), (50, 40.0)])
+async def test_a_token_serves_many_connections_but_not_for_long(
+    server: TokenServer, life_s: int, shown_for_s: float
+) -> None:
+    clock = 1_000.0 * life_s
     server.life_s = life_s
     tokens = ClientCredentials(client_of(server), lambda: clock)
     first = await tokens.token()
     assert first.count(".") == 2
-    clock += 0.79 * life_s
+    clock += shown_for_s - 1
     assert await tokens.token() == first
-    clock += 0.02 * life_s
+    assert await ClientCredentials(client_of(server), lambda: clock).token() == first, "another client's as well"
+    clock += 2
     assert await tokens.token() != first
     assert server.given == 2
 
@@ -78,7 +92,10 @@ async def test_a_refusal_tells_what_the_server_says(server: TokenServer, wrong: 
     assert "another-word-77" not in str(raised.value)
 
 
-@pytest.mark.parametrize("body", [b"<html>Sign in</html>", b'{"token": "x"}', b'{"access_token": 1}', b"[]"])
+NO_TOKENS = [b"<html>Sign in</html>", b'{"token": "x"}', b'{"access_token": 1}', b"[]", b'{"access_token": "\xff"}']
+
+
+@pytest.mark.parametrize("body", NO_TOKENS)
 async def test_what_is_no_token_server_is_told(server: TokenServer, body: bytes) -> None:
     server.body = body
     with pytest.raises(SaslAuthenticationFailed, match="gave no token"):
@@ -102,3 +119,30 @@ async def test_a_server_that_does_not_answer_is_away(server: TokenServer) -> Non
     nowhere = f"http://127.0.0.1:{free_port()}/token"
     with pytest.raises(TokenServerAwayError, match=f"{nowhere} does not answer"):
         await ClientCredentials(client_of(server, kafka_oauth_token_url=nowhere)).token()
+
+
+async def test_a_server_that_says_nothing_is_away(server: TokenServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oauth, "TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/token"
+        with pytest.raises(TokenServerAwayError, match="did not answer"):
+            await ClientCredentials(client_of(server, kafka_oauth_token_url=url)).token()
+
+
+async def test_a_certificate_that_nobody_trusts_is_a_refusal(
+    server: TokenServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that the system trusts is none."""
+    authority = Authority(tmp_path)
+    certificate, key = authority.sign("identity")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    other = TokenServer(subject="lake")
+    with serving(other, context):
+        oauth._trusted.cache_clear()
+        with pytest.raises(SaslAuthenticationFailed, match=r"certificate of .* is not trusted"):
+            await ClientCredentials(client_of(other)).token()
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca_file))
+        oauth._trusted.cache_clear()
+        assert await ClientCredentials(client_of(other)).token()
+    oauth._trusted.cache_clear()
