@@ -148,6 +148,11 @@ class GraphSettings(BatchSettings):
         "",
         "Base URL of the Dagster webserver, where the other parts are on other machines. Empty: the local one.",
     )
+    dagster_pages_url: str = named(
+        "CRYPTOLAKE_DAGSTER_PAGES_URL",
+        "",
+        "Base URL of Dagster's pages as people's browsers reach it, for links. Empty: the same as the parts use.",
+    )
     dagster_database: SecretStr = named(
         "CRYPTOLAKE_DAGSTER_DATABASE",
         SecretStr(""),
@@ -166,6 +171,11 @@ class GraphSettings(BatchSettings):
     def dagster_address(self) -> str:
         """Base URL of the Dagster webserver."""
         return self.dagster_url.rstrip("/") or f"http://127.0.0.1:{self.dagster_port}"
+
+    @property
+    def dagster_pages(self) -> str:
+        """Base URL of the links to Dagster's pages."""
+        return self.dagster_pages_url.rstrip("/") or self.dagster_address
 
     @field_validator("gold_interval_min")
     @classmethod

@@ -140,7 +140,7 @@ async def parts(request: Request) -> Response:
 async def assets(request: Request, reader: ReaderOf) -> Response:
     """Dagster's assets: freshness and last materialization."""
     nodes = await asyncio.to_thread(_watched(request).nodes)
-    url = reader.settings.dagster_address
+    url = reader.settings.dagster_pages
     return _json({"dagster_url": url, "assets": sorted(map(_asset, nodes), key=lambda item: str(item["asset"]))})
 
 

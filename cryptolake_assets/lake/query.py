@@ -31,13 +31,14 @@ def run_sql(settings: Settings, sql: str, engine: str = "duckdb") -> pa.Table:
 def _run_duckdb(settings: Settings, sql: str) -> pa.Table:
     import duckdb
 
+    # Before the database: it is made with the store that the catalog makes known.
+    files = [(spec, _data_files(settings, spec)) for spec in _known(settings) if _is_named(spec, sql)]
     with own_duckdb() as connection:
         connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
         for namespace in namespaces():
             connection.execute(f"CREATE SCHEMA {CATALOG}.{namespace}")
-        for spec in _known(settings):
-            if re.search(rf"\b{spec.namespace}\.{spec.name}\b", sql, re.IGNORECASE):
-                _add_view(connection, settings, spec)
+        for spec, paths in files:
+            _add_view(connection, spec, paths)
         try:
             connection.execute(f"USE {CATALOG}")
             relation = connection.sql(sql)
@@ -53,10 +54,17 @@ def _known(settings: Settings) -> tuple[TableSpec, ...]:
     return (*TABLES, *marts_tables(settings))
 
 
-def _add_view(connection: duckdb.DuckDBPyConnection, settings: Settings, spec: TableSpec) -> None:
-    """The table's current snapshot as a view of its full name."""
-    table = load_table(settings, spec)
-    paths = [local_path(task.file.file_path) for task in table.scan().plan_files()]
+def _is_named(spec: TableSpec, sql: str) -> bool:
+    return re.search(rf"\b{spec.namespace}\.{spec.name}\b", sql, re.IGNORECASE) is not None
+
+
+def _data_files(settings: Settings, spec: TableSpec) -> list[str]:
+    """Of the table's current snapshot."""
+    return [local_path(task.file.file_path) for task in load_table(settings, spec).scan().plan_files()]
+
+
+def _add_view(connection: duckdb.DuckDBPyConnection, spec: TableSpec, paths: list[str]) -> None:
+    """A table's files as a view of its full name."""
     source = scan(connection, paths, spec, evolving=True)
     # Registered tables live as long as the connection; a view on them is as good as one on files.
     connection.execute(f"CREATE VIEW {spec.full_name} AS SELECT * FROM {source}")

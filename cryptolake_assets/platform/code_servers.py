@@ -108,7 +108,7 @@ def is_ready(settings: Settings, location: CodeLocation) -> bool:
     from dagster._grpc.client import DagsterGrpcClient
 
     try:
-        DagsterGrpcClient(**_reached(settings, location, "127.0.0.1")).list_repositories()
+        DagsterGrpcClient(**_reached(settings, location, host(settings, location))).list_repositories()
     except DagsterUserCodeUnreachableError:
         return False
     return True

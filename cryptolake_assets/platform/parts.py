@@ -244,7 +244,7 @@ PARTS: tuple[Part, ...] = (
     Part(
         name=EXCHANGE,
         command=_module("cryptolake_assets.exchange.replay"),
-        is_ready=lambda settings, _: probes.http_ok(f"http://127.0.0.1:{settings.exchange_port}/replay/status"),
+        is_ready=lambda settings, _: probes.http_ok(f"http://{settings.replay_address}/replay/status"),
         port_fields=("exchange_port",),
         ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING | REPAIR_SETTINGS | KAFKA_SETTINGS,
         is_local=lambda settings: settings.source is Source.REPLAY,
@@ -275,7 +275,7 @@ PARTS: tuple[Part, ...] = (
     Part(
         name=DAGSTER_WEBSERVER,
         command=_webserver_command,
-        is_ready=lambda settings, _: probes.http_ok(f"http://127.0.0.1:{settings.dagster_port}/server_info"),
+        is_ready=lambda settings, _: probes.http_ok(f"{settings.dagster_address}/server_info"),
         needs=tuple(part.name for part in CODE_SERVERS),
         port_fields=("dagster_port",),
         environment=_dagster_environment,

@@ -57,7 +57,7 @@ def _of_run(settings: Settings, before: _Before, kind: AlertKind) -> Alert:
         assets=_assets(before.instance, run),
         partition=_partition(run),
         run_id=run.run_id,
-        run_url=RUN_URL.format(address=settings.dagster_address, run_id=run.run_id),
+        run_url=RUN_URL.format(address=settings.dagster_pages, run_id=run.run_id),
         at=before.run_ended_at,
         since=before.failing_since,
     )

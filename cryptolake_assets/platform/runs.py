@@ -38,7 +38,7 @@ def materialize_on_platform(settings: Settings, asset: str, partition: str | Non
     """
     name = f"{asset} [{partition}]" if partition else asset
     run_id = graphql.launch_asset(settings, asset.split("/"), partition)
-    url = graphql.RUN_URL.format(address=settings.dagster_address, run_id=run_id)
+    url = graphql.RUN_URL.format(address=settings.dagster_pages, run_id=run_id)
     if not wait:
         return f"launched {name}: {url}"
     while (state := graphql.run_status(settings, run_id)) not in _ENDED:

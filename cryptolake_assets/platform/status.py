@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from cryptolake_assets.errors import CryptolakeError
@@ -29,6 +29,7 @@ from cryptolake_assets.settings import Settings
 RUNNING = "running"
 EXTERNAL = "external"
 STOPPED = "stopped"
+UNSEEN = "unseen"
 UNHEALTHY = "unhealthy"
 RESTART_PAUSE_S = 120
 """A start that soon after an end is one of a series."""
@@ -48,7 +49,8 @@ class PartStatus:
 
     name: str
     state: str
-    """running, starting, unhealthy (lives, but does not answer), restarting, failed, stopping, stopped, external."""
+    """running, starting, unhealthy (lives, but does not answer), restarting, failed, stopping, stopped, external (under
+    another supervisor), unseen (the others are, and it does not answer here)."""
     pid: int | None
     port: int | None
     uptime_s: float | None
@@ -59,31 +61,39 @@ class PartStatus:
 
 
 def status(settings: Settings) -> list[PartStatus]:
-    """Every part that these settings want, in order; with external brokers or Spark, those as `external`."""
+    """Every part that these settings want, in order; with external brokers or Spark, those as `external`.
+
+    Where Dagster is on another machine and no supervisor of this home runs, another one looks after the parts: those
+    that answer are `external`.
+    """
     infos = Supervisor(settings).processes()
     local = {part.name for part in local_parts(settings)}
     rows = [part for part in catalogue.PARTS if part.name in local or part.name in (KAFKA, SPARK)]
+    elsewhere = bool(settings.dagster_url) and not infos
+
+    def look(part: Part) -> PartStatus:
+        if part.name not in local:
+            return _external_status(part, settings)
+        if elsewhere:
+            return _status_elsewhere(part, settings)
+        return _local_status(part, settings, infos.get(part.name))
+
     with ThreadPoolExecutor(len(rows)) as pool:
-        return list(
-            pool.map(
-                lambda part: (
-                    _local_status(part, settings, infos.get(part.name))
-                    if part.name in local
-                    else _external_status(part, settings)
-                ),
-                rows,
-            )
-        )
+        found = list(pool.map(look, rows))
+    if elsewhere and any(row.state == EXTERNAL and row.name in local for row in found):
+        return [replace(row, state=UNSEEN) if row.state == STOPPED else row for row in found]
+    return found
 
 
 def problems(settings: Settings) -> list[str]:
     """What is wrong with the platform, each in a line that says what to do; empty when all is well."""
     found = [*_machine_problems(settings)]
     rows = status(settings)
-    if all(row.state in (STOPPED, EXTERNAL) for row in rows):
+    local = {part.name for part in local_parts(settings)}
+    if all(row.state == STOPPED for row in rows if row.name in local):
         return [*found, "platform: nothing runs. Start it with `cryptolake up`."]
     for row in rows:
-        if row.state not in (RUNNING, EXTERNAL):
+        if row.state not in (RUNNING, EXTERNAL, UNSEEN):
             found.append(
                 f"{row.name}: it is {row.state}{f' ({row.detail})' if row.detail else ''}. "
                 f"See `cryptolake logs {row.name}` ({row.log}); start it with `cryptolake up`."
@@ -132,6 +142,14 @@ def _local_status(part: Part, settings: Settings, info: ProcessInfo | None) -> P
         detail=detail,
         log=str(part.log_file(settings)),
     )
+
+
+def _status_elsewhere(part: Part, settings: Settings) -> PartStatus:
+    """Of a part that no supervisor here knows: whether it answers, and how far it is."""
+    if not part.is_ready(settings, 0.0):
+        return PartStatus(part.name, STOPPED, None, part.port(settings), None, None, "", str(part.log_file(settings)))
+    lag, detail = _progress(part, settings)
+    return PartStatus(part.name, EXTERNAL, None, part.port(settings), None, lag, detail, "")
 
 
 def process_state(info: ProcessInfo) -> str:
@@ -184,7 +202,7 @@ def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
 
 
 def _exchange_progress(settings: Settings) -> str:
-    report = probes.http_json(f"http://127.0.0.1:{settings.exchange_port}/replay/status")
+    report = probes.http_json(f"http://{settings.replay_address}/replay/status")
     if not report:
         return "no answer"
     clock = datetime.fromtimestamp(report["clock_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

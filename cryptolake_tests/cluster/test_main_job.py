@@ -114,6 +114,13 @@ def test_bars_read_through_the_api_equal_the_official_klines(outcome: Outcome) -
     assert Verdict.DIFFERS not in found
 
 
+def test_sql_by_hand_reads_the_store(outcome: Outcome) -> None:
+    """In a process of its own: one that has read tables before knows the store already."""
+    query = "SELECT count(DISTINCT (symbol, trade_id)) AS trades FROM cryptolake.bronze.futures_trades"
+    told = cryptolake(outcome.settings, "sql", "--format", "csv", query, timeout_s=120)
+    assert told.split() == ["trades", str(FRAMES)]
+
+
 def test_dbt_made_the_marts(outcome: Outcome) -> None:
     fives = ohlcv("BTCUSDT", "5m", frame="arrow", url=outcome.settings.api_url)
     ones = ohlcv("BTCUSDT", frame="arrow", url=outcome.settings.api_url)

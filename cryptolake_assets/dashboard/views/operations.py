@@ -20,7 +20,13 @@ from cryptolake_assets.dashboard.shared import (
 )
 from cryptolake_assets.errors import ApiRefusedError
 
-STATES = {"running": "● running", "external": "● external", "starting": "◐ starting", "stopped": "○ stopped"}
+STATES = {
+    "running": "● running",
+    "external": "● external",
+    "starting": "◐ starting",
+    "stopped": "○ stopped",
+    "unseen": "○ not seen",
+}
 FRESHNESS = {
     "HEALTHY": "✓ fresh",
     "WARNING": "▲ late",

@@ -1,0 +1,50 @@
+"""Parts that other supervisors run, as containers are: what of them can be seen from here."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from cryptolake_assets.exchange.replay import ReplayExchange
+from cryptolake_assets.platform.servers import free_port
+from cryptolake_assets.platform.status import problems, status
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, PORT_FIELDS, Settings, load_settings
+
+
+def on_free_ports(home: Path, **changes: Any) -> Settings:
+    """Nobody listens on them; Dagster is said to be on another machine."""
+    fields = {field: free_port() for field in PORT_FIELDS} | changes
+    return load_settings(home=home, **{"dagster_url": f"http://127.0.0.1:{free_port()}", **fields})
+
+
+def states(settings: Settings) -> set[str]:
+    return {row.state for row in status(settings)}
+
+
+async def test_what_answers_under_another_supervisor_is_external(tmp_path: Path) -> None:
+    async with ReplayExchange(DEMO_CAPTURE_DIR, speed=0).running() as exchange:
+        settings = on_free_ports(tmp_path, exchange_port=int(exchange.url.rpartition(":")[2]))
+        settings.run_dir.mkdir(parents=True)
+        (settings.run_dir / "producer.json").write_text('{"state": "streaming", "queued_frames": 3, "frames": 7}')
+        rows = {row.name: row for row in await asyncio.to_thread(status, settings)}
+        told = await asyncio.to_thread(problems, settings)
+    producer = rows["producer"]
+    assert (producer.state, producer.lag) == ("external", 3)
+    assert producer.detail.startswith("streaming, 7 frames")
+    assert rows["exchange"].state == "external"
+    assert rows["dashboard"].state == "unseen"
+    assert not [line for line in told if "nothing runs" in line or line.startswith(("dashboard", "producer"))]
+
+
+def test_where_nothing_answers_nothing_runs(tmp_path: Path) -> None:
+    settings = on_free_ports(tmp_path)
+    assert states(settings) == {"stopped"}
+    assert any("nothing runs" in line for line in problems(settings))
+
+
+def test_on_one_machine_only_the_own_supervisor_counts(tmp_path: Path) -> None:
+    settings = on_free_ports(tmp_path, dagster_url="")
+    settings.run_dir.mkdir(parents=True)
+    (settings.run_dir / "producer.json").write_text("{}")
+    assert states(settings) == {"stopped"}
