@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ def become(spec: dict[str, Any]) -> None:
     # supervisord (4.3) polls without a pause on a pipe whose reader is gone, once its number was a socket's before.
     os.set_inheritable(os.dup(0), True)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # A shell starts what is to run in the background with these ignored, and Dagster treats a stop as an interrupt.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     os.chdir(spec["directory"])
     os.execve(spec["command"][0], spec["command"], {**os.environ, **spec["environment"]})  # noqa: S606
 

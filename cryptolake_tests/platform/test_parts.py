@@ -216,6 +216,20 @@ def test_the_supervisors_pipe_keeps_a_reader(tmp_path: Path) -> None:
             process.kill()
 
 
+def test_a_part_heeds_an_interrupt_also_when_a_shell_started_it_in_the_background(tmp_path: Path) -> None:
+    code = "import signal; print([signal.getsignal(n) == signal.SIG_IGN for n in (signal.SIGINT, signal.SIGQUIT)])"
+    spec = {"command": [sys.executable, "-c", code], "environment": {}, "directory": str(tmp_path)}
+    write_private(tmp_path / "spec.json", json.dumps(spec))
+    background = ["sh", "-c", 'trap "" INT QUIT; exec "$@"', "sh"]
+    answer = subprocess.run(
+        [*background, sys.executable, "-I", "-S", launch.__file__, str(tmp_path / "spec.json")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout == "[False, False]\n"
+
+
 def test_code_servers_on_machines_of_their_own_have_the_names_of_their_parts() -> None:
     workspace = yaml.safe_load(code_servers.workspace_text(load_settings(code_server_host="{part}.example")))
     found = [entry["grpc_server"] for entry in workspace["load_from"]]
