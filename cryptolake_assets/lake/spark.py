@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,6 +46,12 @@ def require_server(settings: Settings) -> None:
         raise spark_unreachable(settings, error) from None
 
 
+def _ask_nothing_at_exit(session: SparkSession) -> None:
+    """Of each session PySpark asks the server at the process's end to forget its models of machine learning: there are
+    none, and where the server has gone that takes ten seconds a session."""
+    atexit.unregister(cast(Any, session).client._cleanup_ml_cache)
+
+
 def limit_retries(session: SparkSession) -> None:
     """Lets a lost server be an error after some ten seconds instead of ten minutes."""
     from pyspark.sql.connect.client.retries import DefaultPolicy
@@ -54,7 +61,7 @@ def limit_retries(session: SparkSession) -> None:
     cast(Any, session).client.set_retry_policies([policy])
 
 
-def _leave_dropped_sessions_alone() -> None:
+def _leave_finalizer_out() -> None:
     """Takes away the finalizer of Connect's sessions, which closes a session that nobody holds any more.
 
     The garbage collector runs it wherever it happens to be at work, also in a thread that holds a lock of gRPC; closing
@@ -76,7 +83,7 @@ def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
     from pyspark.sql import SparkSession
 
     require_server(settings)
-    _leave_dropped_sessions_alone()
+    _leave_finalizer_out()
     url = settings.spark_connect_url
     if session_id is not None:
         separator = "" if url.endswith(("/", ";")) else (";" if "/;" in url else "/;")
@@ -85,6 +92,7 @@ def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
         # Not getOrCreate: that would hand out a session of another server, if the process has one.
         session: SparkSession = SparkSession.builder.remote(url).create()
         limit_retries(session)
+        _ask_nothing_at_exit(session)
         session.version  # noqa: B018  the first call reaches the server
     except (PySparkException, OSError) as error:
         raise spark_unreachable(settings, error) from error
