@@ -10,11 +10,10 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.results import ROOT, load
+from cryptolake_tests import web
 
 LOG_TAIL_LINES = 25
 
@@ -125,24 +125,16 @@ class Runner:
         """Serves the exchange's `/fapi/v1/time`, which a refresh asks for: always the same moment."""
         body = json.dumps({"serverTime": now_ms}).encode()
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(web.QuietHandler):
             def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """No line per request."""
+                self.answer(200, body)
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         self.clock_url = f"http://127.0.0.1:{server.server_address[1]}"
         try:
-            yield
+            with web.serving(server):
+                yield
         finally:
-            server.shutdown()
             self.clock_url = ""
 
     @contextmanager

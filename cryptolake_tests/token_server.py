@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from cryptolake_tests import web
 
 KEY_ID: Final = "one"
 AUDIENCE: Final = "kafka"
@@ -94,34 +95,18 @@ def _base64(raw: bytes) -> str:
 def serving(tokens: TokenServer, tls: ssl.SSLContext | None = None) -> Iterator[None]:
     """Answers on loopback, at `tokens.url`, for as long as the block runs."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(web.QuietHandler):
         def do_GET(self) -> None:
-            self._send(200, json.dumps(tokens.keys()).encode())
+            self.answer(200, json.dumps(tokens.keys()).encode())
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             form = {name: values[0] for name, values in parse_qs(body).items()}
-            self._send(*tokens.answer(self.headers.get("Authorization", ""), form))
-
-        def _send(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
+            self.answer(*tokens.answer(self.headers.get("Authorization", ""), form))
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     tokens.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with web.serving(server):
         yield
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

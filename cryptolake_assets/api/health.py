@@ -96,8 +96,7 @@ def _bronze(settings: Settings, _reader: Reader) -> str | None:
 
 
 def _dagster(settings: Settings, _reader: Reader) -> str | None:
-    url = f"{settings.dagster_address}/server_info"
-    return None if probes.http_ok(url) else "the webserver does not answer"
+    return None if probes.webserver_answers(settings.dagster_address) else "the webserver does not answer"
 
 
 DEPENDENCIES = (

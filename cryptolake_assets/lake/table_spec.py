@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 CATALOG = "cryptolake"
 
-SPARK_TYPES = {"long": "bigint", TIME: "timestamp"}
+_SPARK_TYPES = {"long": "bigint", TIME: "timestamp"}
 """Spark's names where they are not Iceberg's."""
 
 DUCKDB_TYPES = {"long": "BIGINT", "int": "INTEGER", "string": "VARCHAR", "binary": "BLOB", TIME: "TIMESTAMPTZ"}
 """DuckDB's names where they are not Iceberg's."""
+
+
+def spark_type(iceberg_type: str) -> str:
+    """Spark's name of a type."""
+    return _SPARK_TYPES.get(iceberg_type, iceberg_type.replace(" ", ""))
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,7 @@ class TableSpec:
 
     def spark_type(self, column: str) -> str:
         """Spark SQL's type name of a column."""
-        kind = self._type(column)
-        return SPARK_TYPES.get(kind, kind.replace(" ", ""))
+        return spark_type(self._type(column))
 
     def duckdb_type(self, column: str) -> str:
         """DuckDB's type name of a column."""

@@ -275,7 +275,7 @@ PARTS: tuple[Part, ...] = (
     Part(
         name=DAGSTER_WEBSERVER,
         command=_webserver_command,
-        is_ready=lambda settings, _: probes.http_ok(f"{settings.dagster_address}/server_info"),
+        is_ready=lambda settings, _: probes.webserver_answers(settings.dagster_address),
         needs=tuple(part.name for part in CODE_SERVERS),
         port_fields=("dagster_port",),
         environment=_dagster_environment,

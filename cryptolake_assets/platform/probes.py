@@ -74,6 +74,11 @@ def reporting(path: Path, started_s: float) -> bool:
     return written_s >= started_s and time.time() - written_s < REPORT_MAX_AGE_S
 
 
+def webserver_answers(dagster_address: str) -> bool:
+    """Whether the Dagster webserver serves."""
+    return http_ok(f"{dagster_address}/server_info")
+
+
 def daemon_healthy(dagster_address: str, started_s: float) -> bool:
     """Whether the webserver has seen a heartbeat of every required daemon since `started_s` (epoch seconds)."""
     import httpx

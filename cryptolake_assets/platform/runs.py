@@ -21,7 +21,7 @@ _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
 def platform_answers(settings: Settings) -> bool:
     """Whether the Dagster webserver of these settings serves."""
-    return probes.http_ok(f"{settings.dagster_address}/server_info")
+    return probes.webserver_answers(settings.dagster_address)
 
 
 MODULES = {

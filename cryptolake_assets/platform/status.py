@@ -74,9 +74,7 @@ def status(settings: Settings) -> list[PartStatus]:
     def look(part: Part) -> PartStatus:
         if part.name not in local:
             return _external_status(part, settings)
-        if elsewhere:
-            return _status_elsewhere(part, settings)
-        return _local_status(part, settings, infos.get(part.name))
+        return _local_status(part, settings, infos.get(part.name), elsewhere=elsewhere)
 
     with ThreadPoolExecutor(len(rows)) as pool:
         found = list(pool.map(look, rows))
@@ -124,11 +122,15 @@ def _machine_problems(settings: Settings) -> list[str]:
     return found
 
 
-def _local_status(part: Part, settings: Settings, info: ProcessInfo | None) -> PartStatus:
-    state = STOPPED if info is None else _state(part, settings, info)
+def _local_status(part: Part, settings: Settings, info: ProcessInfo | None, *, elsewhere: bool) -> PartStatus:
+    """`elsewhere`: what the supervisor here does not know may run under another one."""
+    if info is not None:
+        state = _state(part, settings, info)
+    else:
+        state = EXTERNAL if elsewhere and part.is_ready(settings, 0.0) else STOPPED
     lag: int | None = None
     detail = ""
-    if state == RUNNING:
+    if state in (RUNNING, EXTERNAL):
         lag, detail = _progress(part, settings)
     elif info is not None and state in ("failed", "restarting"):
         detail = info.spawn_error or f"exit status {info.exit_status}"
@@ -140,16 +142,8 @@ def _local_status(part: Part, settings: Settings, info: ProcessInfo | None) -> P
         uptime_s=info.now_s - info.started_s if info and info.pid else None,
         lag=lag,
         detail=detail,
-        log=str(part.log_file(settings)),
+        log="" if state == EXTERNAL else str(part.log_file(settings)),
     )
-
-
-def _status_elsewhere(part: Part, settings: Settings) -> PartStatus:
-    """Of a part that no supervisor here knows: whether it answers, and how far it is."""
-    if not part.is_ready(settings, 0.0):
-        return PartStatus(part.name, STOPPED, None, part.port(settings), None, None, "", str(part.log_file(settings)))
-    lag, detail = _progress(part, settings)
-    return PartStatus(part.name, EXTERNAL, None, part.port(settings), None, lag, detail, "")
 
 
 def process_state(info: ProcessInfo) -> str:

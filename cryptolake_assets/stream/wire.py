@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.columns import TIME, Column
-from cryptolake_assets.lake.table_spec import SPARK_TYPES
+from cryptolake_assets.lake.table_spec import spark_type
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -87,20 +87,16 @@ def sound_rows(records: DataFrame, wire: Wire) -> DataFrame:
     return with_event(records, wire).where(wire.is_sound).selectExpr(*wire.values, *KAFKA_COLUMNS)
 
 
-def _spark_type(column: Column) -> str:
-    return SPARK_TYPES.get(column.type, column.type.replace(" ", ""))
-
-
 def _wire_type(column: Column) -> str:
     if column.type.startswith("decimal"):
         return "string"
-    return "bigint" if column.type == TIME else _spark_type(column)
+    return "bigint" if column.type == TIME else spark_type(column.type)
 
 
 def _value(column: Column) -> str:
     """SQL that turns a wire value into the lake's type."""
     if column.type.startswith("decimal"):
-        return f"try_cast({column.name} AS {_spark_type(column)}) AS {column.name}"
+        return f"try_cast({column.name} AS {spark_type(column.type)}) AS {column.name}"
     if column.type == TIME:
         return f"timestamp_micros({column.name}) AS {column.name}"
     return column.name

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,31 +15,21 @@ from cryptolake_assets.errors import CatalogUnreachableError
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_tests import web
 
 
-class _Refusing(BaseHTTPRequestHandler):
+class _Refusing(web.QuietHandler):
     """A catalog that wants another token."""
 
     def do_GET(self) -> None:
-        self.send_response(401)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        self.answer(401)
 
 
 @contextmanager
 def refusing() -> Iterator[str]:
     server = HTTPServer(("127.0.0.1", 0), _Refusing)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with web.serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def at_rest(tmp_path: Path, uri: str) -> Settings:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from urllib.parse import parse_qs
 
 import pytest
@@ -15,6 +14,7 @@ from cryptolake_assets.errors import CatalogSetupError
 from cryptolake_assets.lake.tables import namespaces
 from cryptolake_assets.platform.polaris import ensure_warehouse, warehouse
 from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_tests import web
 
 
 class Polaris(ThreadingHTTPServer):
@@ -31,7 +31,7 @@ class Polaris(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/api/catalog"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(web.QuietHandler):
     server: Polaris
 
     def do_POST(self) -> None:
@@ -41,42 +41,32 @@ class Handler(BaseHTTPRequestHandler):
             basic = base64.b64encode(f"cryptolake:{self.server.drawn}".encode()).decode()
             right = form == {"grant_type": ["client_credentials"], "scope": ["PRINCIPAL_ROLE:ALL"]}
             if right and self.headers["Authorization"] == f"Basic {basic}":
-                self.answer(200, {"access_token": "token", "token_type": "bearer"})
+                self.tell(200, {"access_token": "token", "token_type": "bearer"})
             else:
-                self.answer(401, {"error": "unauthorized_client"})
+                self.tell(401, {"error": "unauthorized_client"})
             return
         self.remember(body)
         name = json.loads(body)["catalog"]["name"]
-        self.answer(409 if name in self.server.catalogs else 201, {})
+        self.tell(409 if name in self.server.catalogs else 201, {})
         self.server.catalogs.add(name)
 
     def do_PUT(self) -> None:
         self.remember(self.rfile.read(int(self.headers["Content-Length"])))
-        self.answer(201, {})
+        self.tell(201, {})
 
     def remember(self, body: bytes) -> None:
         assert self.headers["Authorization"] == "Bearer token"
         self.server.asked.append((self.command, self.path, json.loads(body)))
 
-    def answer(self, status: int, body: dict[str, object]) -> None:
-        text = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
+    def tell(self, status: int, values: dict[str, object]) -> None:
+        self.answer(status, json.dumps(values).encode())
 
 
 @pytest.fixture
 def polaris() -> Iterator[Polaris]:
-    with Polaris() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = Polaris()
+    with web.serving(server):
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def settings_of(address: str, drawn: str = "drawn") -> Settings:
