@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.results import ROOT, load
-from cryptolake_tests import web
+from cryptolake_tests.support import web
 
 LOG_TAIL_LINES = 25
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 import structlog
 
 from cryptolake_assets.settings import Settings, get_settings, load_settings
+
+if TYPE_CHECKING:
+    from cryptolake_tests.support.api import Api
 
 # A busy machine is no fault of a test.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -25,6 +28,24 @@ def lake(tmp_path: Path) -> Settings:
     settings = load_settings(home=tmp_path / "own home")
     bootstrap(settings)
     return settings
+
+
+@pytest.fixture
+def bars(lake: Settings) -> Settings:
+    """A lake with bars of two symbols on three days."""
+    from cryptolake_tests.support.api import put_days
+
+    put_days(lake)
+    return lake
+
+
+@pytest.fixture
+def api(bars: Settings) -> Iterator[Api]:
+    """The API on a lake with bars."""
+    from cryptolake_tests.support.api import serving
+
+    with serving(bars) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

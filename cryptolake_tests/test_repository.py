@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from typer.testing import CliRunner
 from cryptolake_assets import cli, settings
 from cryptolake_assets.lake.tables import TABLES
 from cryptolake_assets.platform.jars import LOCK_FILE, locked_jars
+from cryptolake_tests.support.documents import commands
 
 ROOT = settings.PROJECT_ROOT
 PACKAGE = ROOT / "cryptolake_assets"
@@ -37,7 +37,6 @@ WITHOUT_DAGSTER = (
 )
 MOST_LINES = 450
 
-_CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _TABLE_NAME = re.compile(r"\b(?:bronze|silver|gold|ops)\.[a-z][a-z0-9_]+\b")
@@ -45,23 +44,6 @@ _TABLE_NAME = re.compile(r"\b(?:bronze|silver|gold|ops)\.[a-z][a-z0-9_]+\b")
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def commands(path: Path) -> Iterator[list[str]]:
-    """The shell commands of a document's code, in words: without variables before, comments behind and what is left
-    open (`…`). Lines that end in a backslash go on in the next."""
-    for language, block, span in _CODE.findall(path.read_text(encoding="utf-8")):
-        if language not in ("", "sh"):
-            continue
-        for line in (block or span).replace("\\\n", " ").splitlines():
-            try:
-                words = shlex.split(line, comments=True)
-            except ValueError:
-                continue
-            while words and (re.match(r"[A-Z_]+=", words[0]) or words[0] == "export"):
-                words.pop(0)
-            if words and not any("…" in word for word in words):
-                yield words
 
 
 def cryptolake_commands() -> list[tuple[str, list[str]]]:
@@ -226,6 +208,27 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module
+
+
+def test_no_test_module_imports_another() -> None:
+    paths = sorted((ROOT / "cryptolake_tests").rglob("*.py"))
+    offenders = [
+        f"{relative(path)}: {name}"
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in _imported(node)
+        if name.startswith(".") or (name.startswith("cryptolake_tests") and name.split(".")[1:2] != ["support"])
+    ]
+    assert offenders == [], "what two test modules use belongs into cryptolake_tests/support"
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """The modules that a statement names; a relative one begins with a dot."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    module = "." * node.level + (node.module or "")
+    return [f"{module}.{alias.name}" if module == "cryptolake_tests" else module for alias in node.names]
 
 
 def test_every_module_says_its_purpose() -> None:

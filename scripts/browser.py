@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 
-from cryptolake_tests.browser import FETCHED, find_browser
+from cryptolake_tests.support.browser import FETCHED, find_browser
 
 SIZE = "170 MB"
 

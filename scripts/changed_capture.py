@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.captures import shifted_capture, with_changed_trade
+from cryptolake_tests.support.captures import shifted_capture, with_changed_trade
 
 FROM_SYMBOL, TO_SYMBOL = "BTCUSDT", "SOLUSDT"
 

@@ -14,7 +14,7 @@ from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.api.conftest import Api, bar, put, serving, starts
+from cryptolake_tests.support.api import Api, bar, put, serving, starts
 
 PAGE = "/ohlcv/1m?symbol=BTCUSDT&limit=2"
 

@@ -9,7 +9,7 @@ import pytest
 from cryptolake_assets import client
 from cryptolake_assets.errors import ApiError
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.api.conftest import Api, serving, starts
+from cryptolake_tests.support.api import Api, serving, starts
 
 
 def test_bars_in_three_lines(api: Api) -> None:

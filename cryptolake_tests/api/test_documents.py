@@ -16,8 +16,8 @@ import pytest
 
 from cryptolake_assets.lake.tables import BRONZE_TRADES, GOLD_DAILY
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
-from cryptolake_tests.api.conftest import Api, append, make_marts, serving, trade
-from cryptolake_tests.test_repository import commands
+from cryptolake_tests.support.api import Api, append, make_marts, serving, trade
+from cryptolake_tests.support.documents import commands
 
 ADDRESS = "http://127.0.0.1:8000"
 DOCUMENTS = (PROJECT_ROOT / "README.md", PROJECT_ROOT / "docs/api.md")

@@ -17,7 +17,7 @@ from schemathesis import GenerationMode
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.api.conftest import Api, append, make_marts, serving, starts, trade
+from cryptolake_tests.support.api import Api, append, make_marts, serving, starts, trade
 
 CASES = int(os.environ.get("CRYPTOLAKE_FUZZ_CASES", "200"))
 PATHS = (

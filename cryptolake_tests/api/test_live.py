@@ -21,7 +21,7 @@ from cryptolake_assets.lake import pages
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.api.conftest import FIRST_DAY, bar, put, serving, starts
+from cryptolake_tests.support.api import FIRST_DAY, bar, put, serving, starts
 
 WAIT_S = 20
 

@@ -18,7 +18,7 @@ from cryptolake_assets.lake.tables_market import (
     SILVER_OPEN_INTEREST,
 )
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.api.conftest import FIRST_DAY, SYMBOLS, Api, append, serving
+from cryptolake_tests.support.api import FIRST_DAY, SYMBOLS, Api, append, serving
 
 HOURS = (0, 8, 16)
 

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cryptolake_assets.api import schemas
 from cryptolake_assets.exchange.capture import read_frames
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
-from cryptolake_tests.api.conftest import Api, make_marts
+from cryptolake_tests.support.api import Api, make_marts
 
 ROUTES_OF_MARTS = ("/returns/daily", "/profile/hourly", "/overview", "/sentiment/market")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.api.conftest import Api, serving
+from cryptolake_tests.support.api import Api, serving
 
 ROUTES = ("/operations/parts", "/operations/assets", "/quality/checks", "/health")
 WITH_DAGSTER = ("/operations/assets", "/quality/checks")

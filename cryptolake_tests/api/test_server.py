@@ -12,8 +12,8 @@ import pytest
 from cryptolake_assets.api import live, server
 from cryptolake_assets.api.server import MAX_HEAD_BYTES
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.api.conftest import Api, serving
-from cryptolake_tests.waiting import wait_for
+from cryptolake_tests.support.api import Api, serving
+from cryptolake_tests.support.waiting import wait_for
 
 BEGIN = b"GET /symbols HTTP/1.1\r\nHost: x\r\n"
 

@@ -24,7 +24,7 @@ from cryptolake_assets.lake.tables import (
     SILVER_QUARANTINE,
 )
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests.api.conftest import DAYS, FIRST_DAY, MINUTES, Api, append, bar, put, serving, starts, trade
+from cryptolake_tests.support.api import DAYS, FIRST_DAY, MINUTES, Api, append, bar, put, serving, starts, trade
 
 AS_FIRST_CALLED = "/ohlcv/1m?symbol=BTCUSDT&start=2025-01-01%2000:00:00&end=2025-12-31%2023:59:59"
 

@@ -7,17 +7,16 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from cryptolake_assets.platform import lifecycle
-from cryptolake_assets.platform.standalone import SparkCluster, spark_cluster
+from cryptolake_assets.platform.standalone import spark_cluster
 from cryptolake_assets.settings import Profile, Settings, get_settings, load_settings
-from cryptolake_tests.cluster import natives
-from cryptolake_tests.cluster.natives import Postgres
-from cryptolake_tests.integration.conftest import free_ports, stop_spark_session
+from cryptolake_tests.support import natives
+from cryptolake_tests.support.natives import Cluster
+from cryptolake_tests.support.platforms import free_ports, stop_spark_session
 
 HERE = Path(__file__).parent
 BUCKETS = ("lake", "bronze", "silver", "gold", "ops", "marts", "checkpoints")
@@ -29,15 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.timeout(600))
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """The engines, and the settings that name them."""
-
-    spark: SparkCluster
-    database: Postgres
-    settings: Settings
 
 
 @pytest.fixture(scope="session")

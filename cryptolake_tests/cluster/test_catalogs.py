@@ -16,10 +16,10 @@ from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import SPARK
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests.cluster.conftest import Cluster
-from cryptolake_tests.commands import run_cryptolake
-from cryptolake_tests.integration.conftest import free_ports, stop_spark_session
-from cryptolake_tests.token_server import TokenServer, serving
+from cryptolake_tests.support.commands import run_cryptolake
+from cryptolake_tests.support.natives import Cluster
+from cryptolake_tests.support.platforms import free_ports, stop_spark_session
+from cryptolake_tests.support.token_server import TokenServer, serving
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.ohlcv import epoch_ms
 from cryptolake_assets.transform.reconcile import Verdict, compare
 from cryptolake_assets.transform.spark_engine import SparkEngine
-from cryptolake_tests.cluster.conftest import Cluster
-from cryptolake_tests.commands import cryptolake
-from cryptolake_tests.waiting import wait_for
+from cryptolake_tests.support.commands import cryptolake
+from cryptolake_tests.support.natives import Cluster
+from cryptolake_tests.support.waiting import wait_for
 
 COMMAND_TIMEOUT_S = 560
 FRAMES = 24_356

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cryptolake_assets import cli
 from cryptolake_assets.settings import PROJECT_ROOT
-from cryptolake_tests.compose.reader import (
+from cryptolake_tests.support.compose import (
     COMPOSE,
     DOCKERFILE,
     ONE_SHOT,

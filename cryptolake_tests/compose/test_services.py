@@ -21,7 +21,7 @@ from cryptolake_assets.platform import code_servers, jars, kafka, spark
 from cryptolake_assets.platform.parts import PARTS
 from cryptolake_assets.settings import PROJECT_ROOT, Engine, Settings, env_name, load_settings
 from cryptolake_assets.stream.progress import checkpoint
-from cryptolake_tests.compose.reader import (
+from cryptolake_tests.support.compose import (
     DOCKERFILE,
     OWN,
     compose,

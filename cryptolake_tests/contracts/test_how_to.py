@@ -8,7 +8,7 @@ from dataclasses import fields
 from cryptolake_assets.contracts import binance, stream_type
 from cryptolake_assets.contracts.stream_type import StreamType
 from cryptolake_assets.settings import PROJECT_ROOT
-from cryptolake_tests.contracts import toy
+from cryptolake_tests.support import toy
 
 HOW_TO = (PROJECT_ROOT / "docs" / "add-a-stream.md").read_text(encoding="utf-8")
 SPANS = set(re.findall(r"`([^`\n]+)`", HOW_TO))

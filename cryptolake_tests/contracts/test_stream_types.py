@@ -21,26 +21,11 @@ from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
 from cryptolake_assets.settings import Source, load_settings
 from cryptolake_assets.settings_market import EXTRA_STREAMS
 from cryptolake_assets.stream.wire import Wire
+from cryptolake_tests.support.documented_frames import FORCE_FRAME, MARK_FRAME, ORDER
 
 MARK_PRICE, FORCE_ORDER = STREAM_TYPES
 RECEIVED_US = 1_700_000_000_123_456
 
-# The examples in the exchange's document of its WebSocket market streams.
-MARK_FRAME: dict[str, Any] = {
-    "e": "markPriceUpdate",
-    "E": 1562305380000,
-    "s": "BTCUSDT",
-    "p": "11794.15000000",
-    "i": "11784.62659091",
-    "P": "11784.25641265",
-    "r": "0.00038167",
-    "T": 1562306400000,
-}
-ORDER: dict[str, Any] = {
-    **{"s": "BTCUSDT", "S": "SELL", "o": "LIMIT", "f": "IOC", "q": "0.014", "p": "9910", "ap": "9910", "X": "FILLED"},
-    **{"l": "0.014", "z": "0.014", "T": 1568014460893},
-}
-FORCE_FRAME: dict[str, Any] = {"e": "forceOrder", "E": 1568014460893, "o": ORDER}
 FRAMES = {MARK_PRICE.name: MARK_FRAME, FORCE_ORDER.name: FORCE_FRAME}
 
 

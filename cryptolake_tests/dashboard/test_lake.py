@@ -8,7 +8,7 @@ from cryptolake_assets import client
 from cryptolake_assets.dashboard.lake import Lake
 from cryptolake_assets.errors import ApiRefusedError, ApiUnreachableError
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.api.conftest import FIRST_DAY, Api, bar, make_marts, put, serving, starts
+from cryptolake_tests.support.api import FIRST_DAY, Api, bar, make_marts, put, serving, starts
 
 
 def lake_of(settings: Settings, api: Api) -> Lake:

@@ -15,7 +15,7 @@ from cryptolake_assets.lake.layout import TableState
 from cryptolake_assets.lake.maintenance import Report, TableChange, Work
 from cryptolake_assets.lake.tables import TABLES
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_tests.integration.bronze import append, trade
+from cryptolake_tests.support.bronze import append, trade
 
 HOUR = datetime(2024, 7, 19, 10, tzinfo=UTC)
 

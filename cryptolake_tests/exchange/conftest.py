@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.captures import HostileFrame, with_hostile_frames
+from cryptolake_tests.support.captures import HostileFrame, with_hostile_frames
 
 
 @pytest.fixture(scope="session")

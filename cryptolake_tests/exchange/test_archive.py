@@ -15,9 +15,9 @@ from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, parse
 from cryptolake_assets.exchange.rest import RetryPolicy
 from cryptolake_assets.exchange.venues import Family
 from cryptolake_assets.settings import load_settings
-from cryptolake_tests.archives import aggregates, recorded_klines, write_day, write_klines
-from cryptolake_tests.exchange.served import BrokenLine, ServedExchange
-from cryptolake_tests.exchange.sockets import numbered_capture
+from cryptolake_tests.support.archives import aggregates, recorded_klines, write_day, write_klines
+from cryptolake_tests.support.served import BrokenLine, ServedExchange
+from cryptolake_tests.support.sockets import numbered_capture
 
 DAY = date(2024, 7, 18)
 FILE = ArchiveFile("BTCUSDT", DAY)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cryptolake_assets.errors import ArchiveFormatError
 from cryptolake_assets.exchange.archive import ArchiveFile
 from cryptolake_assets.exchange.archive_csv import HEADER, SPOT_HEADER, read_blocks
-from cryptolake_tests.archives import Aggregate, aggregates, csv_text, write_zip
+from cryptolake_tests.support.archives import Aggregate, aggregates, csv_text, write_zip
 
 DAY = date(2024, 7, 18)
 FILE = ArchiveFile("BTCUSDT", DAY)

@@ -12,7 +12,7 @@ from cryptolake_assets.errors import ArchiveFormatError
 from cryptolake_assets.exchange.archive import ArchiveFile
 from cryptolake_assets.exchange.archive_klines import read_kline_zip
 from cryptolake_assets.exchange.official import KLINE_HEADER
-from cryptolake_tests.archives import kline_line, recorded_klines, write_zip
+from cryptolake_tests.support.archives import kline_line, recorded_klines, write_zip
 
 DAY = date(2024, 7, 18)
 FILE = ArchiveFile("BTCUSDT", DAY, "1m")

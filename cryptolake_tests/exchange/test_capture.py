@@ -13,7 +13,7 @@ import pytest
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.capture import MAX_LINE_BYTES, first_day, read_frames, summarise
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.captures import HostileFrame, agg_trade_frame, trade_frame, write_capture
+from cryptolake_tests.support.captures import HostileFrame, agg_trade_frame, trade_frame, write_capture
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z
 NOON_NS = NOON_MS * 10**6

@@ -11,7 +11,7 @@ import pytest
 
 from cryptolake_assets.exchange.capture import first_day, read_frames, read_klines, summarise
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.captures import HostileFrame, shifted_capture, with_changed_trade
+from cryptolake_tests.support.captures import HostileFrame, shifted_capture, with_changed_trade
 
 
 def test_shifted(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from cryptolake_assets.exchange.replay_faults import (
 )
 from cryptolake_assets.exchange.rest import AsyncExchangeRest, RetryPolicy
 from cryptolake_assets.settings import load_settings
-from cryptolake_tests.exchange.sockets import ask, numbered_capture, open_socket, take, trade_ids, until
+from cryptolake_tests.support.sockets import ask, numbered_capture, open_socket, take, trade_ids, until
 
 STREAM = "/market/stream?streams=btcusdt@trade"
 

@@ -23,7 +23,7 @@ from cryptolake_assets.exchange.replay_faults import (
     Stall,
 )
 from cryptolake_assets.exchange.replay_line import FaultLine, Step, garbled
-from cryptolake_tests.captures import agg_trade_frame
+from cryptolake_tests.support.captures import agg_trade_frame
 
 SECOND_NS = 10**9
 shares = st.floats(0.01, 1.0)

@@ -13,7 +13,7 @@ import pytest
 
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_tests.captures import trade_frame, write_capture
+from cryptolake_tests.support.captures import trade_frame, write_capture
 
 RECORDED = Path(__file__).parents[1] / "sources" / "recorded" / "binance"
 NOON_MS = 1_702_296_000_000  # 2023-12-11

@@ -14,8 +14,8 @@ import pytest
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.captures import agg_trade_frame, trade_frame, write_capture
-from cryptolake_tests.exchange.sockets import NOON_MS, numbered_capture, open_socket, take, until
+from cryptolake_tests.support.captures import agg_trade_frame, trade_frame, write_capture
+from cryptolake_tests.support.sockets import NOON_MS, numbered_capture, open_socket, take, until
 
 FIRST_OPEN_MS = 1_721_346_960_000
 BTC_1M = {"symbol": "BTCUSDT", "interval": "1m"}

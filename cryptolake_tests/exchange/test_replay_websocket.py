@@ -15,8 +15,8 @@ from cryptolake_assets.exchange.capture import read_frames
 from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.exchange.replay_client import ClientLimits, Route
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.captures import HostileFrame, agg_trade_frame, trade_frame, write_capture
-from cryptolake_tests.exchange.sockets import (
+from cryptolake_tests.support.captures import HostileFrame, agg_trade_frame, trade_frame, write_capture
+from cryptolake_tests.support.sockets import (
     NOON_MS,
     SKEW_MS,
     ask,

@@ -17,8 +17,8 @@ from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.exchange.rest import HISTORICAL_TRADES_PAGE, AsyncExchangeRest, ExchangeRest, RetryPolicy
 from cryptolake_assets.exchange.weight import WeightBudget
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.captures import write_capture
-from cryptolake_tests.exchange.sockets import NOON_MS, numbered_capture, open_socket, until
+from cryptolake_tests.support.captures import write_capture
+from cryptolake_tests.support.sockets import NOON_MS, numbered_capture, open_socket, until
 
 QUICK = RetryPolicy(attempts=3, max_backoff_s=0.01, max_retry_after_s=2)
 

@@ -17,9 +17,9 @@ from cryptolake_assets.exchange.rest import AsyncExchangeRest, ExchangeRest, par
 from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.exchange.venues import COIN_M, SPOT, USD_M, VENUES, Family, Market, Venue, exchanges_of, venue_of
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, PROJECT_ROOT, load_settings
-from cryptolake_tests.exchange.served import ServedExchange
-from cryptolake_tests.exchange.sockets import open_socket
-from cryptolake_tests.markets import COIN_SYMBOL, coin_capture, spot_capture
+from cryptolake_tests.support.markets import COIN_SYMBOL, coin_capture, spot_capture
+from cryptolake_tests.support.served import ServedExchange
+from cryptolake_tests.support.sockets import open_socket
 
 HISTORY_MS = 1_800_000_000_000
 """Past every capture of these tests."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import KAFKA, SPARK
-from cryptolake_assets.settings import PORT_FIELDS, Settings, get_settings, load_settings
+from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_tests.support.platforms import settings_for, stop_spark_session
 
 HERE = Path(__file__).parent
 
@@ -23,32 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.integration)
             # The platform's start counts towards the first test that asks for it.
             item.add_marker(pytest.mark.timeout(600))
-
-
-def free_ports() -> dict[str, int]:
-    """A free port for every port setting, by field name."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORT_FIELDS]
-    try:
-        return {field: sock.getsockname()[1] for field, sock in zip(PORT_FIELDS, sockets, strict=True)}
-    finally:
-        for sock in sockets:
-            sock.close()
-
-
-def settings_for(home: Path, **overrides: Any) -> Settings:
-    """Settings of a platform of its own, beside whatever else runs on this machine."""
-    return load_settings(**{"home": home, **free_ports(), **overrides})
-
-
-def stop_spark_session() -> None:
-    """A session that outlives its server would be tried again and again when the process ends."""
-    if "pyspark" not in sys.modules:
-        return
-    from pyspark.sql import SparkSession
-
-    session = SparkSession.getActiveSession()
-    if session is not None:
-        session.stop()
 
 
 @pytest.fixture(scope="module", autouse=True)

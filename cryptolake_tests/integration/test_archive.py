@@ -38,11 +38,10 @@ from cryptolake_assets.transform.archive import LoadedDay, Outcome, load_day
 from cryptolake_assets.transform.archive_klines import kline_file
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
-from cryptolake_tests.archives import Aggregate, aggregates, quiet_klines, write_day, write_klines, write_zip
-from cryptolake_tests.exchange.served import BrokenLine, ServedExchange
-from cryptolake_tests.reference import Trade, reference_bars
-
-from .bronze import append, bars
+from cryptolake_tests.support.archives import Aggregate, aggregates, quiet_klines, write_day, write_klines, write_zip
+from cryptolake_tests.support.bronze import append, bars
+from cryptolake_tests.support.reference import Trade, reference_bars
+from cryptolake_tests.support.served import BrokenLine, ServedExchange
 
 DAY = date(2024, 7, 18)
 MIDNIGHT = datetime(2024, 7, 18, tzinfo=UTC)

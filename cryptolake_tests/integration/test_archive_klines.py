@@ -41,7 +41,7 @@ from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.history import DayOfHistory, load_history
 from cryptolake_assets.transform.klines import fetch_hour, judge_hour, read_klines
 from cryptolake_assets.transform.refresh_silver import rebuild
-from cryptolake_tests.archives import (
+from cryptolake_tests.support.archives import (
     Aggregate,
     csv_text,
     kline_line,
@@ -51,8 +51,8 @@ from cryptolake_tests.archives import (
     write_klines,
     write_zip,
 )
-from cryptolake_tests.exchange.served import BrokenLine, ServedExchange
-from cryptolake_tests.markets import spot_capture
+from cryptolake_tests.support.markets import spot_capture
+from cryptolake_tests.support.served import BrokenLine, ServedExchange
 
 DAY = date(2024, 7, 19)
 MIDNIGHT = datetime(2024, 7, 19, tzinfo=UTC)

@@ -20,11 +20,10 @@ from cryptolake_assets.transform.archive_checks import DAY_MS
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.silver_candidate import SilverRun, prepare_hours
 from cryptolake_assets.transform.spark_engine import SparkEngine
-from cryptolake_tests.archives import aggregates, write_day
-from cryptolake_tests.exchange.served import ServedExchange
-from cryptolake_tests.exchange.sockets import numbered_capture
-
-from .bronze import append
+from cryptolake_tests.support.archives import aggregates, write_day
+from cryptolake_tests.support.bronze import append
+from cryptolake_tests.support.served import ServedExchange
+from cryptolake_tests.support.sockets import numbered_capture
 
 FILE = ArchiveFile("BTCUSDT", date(2024, 7, 25))
 """Older than what other tests on the same lake take for the newest."""

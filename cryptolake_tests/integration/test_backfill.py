@@ -13,9 +13,8 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.checks import SILVER_CHECKS, SILVER_OBSERVATIONS
-from cryptolake_tests.reference import reference_bars
-
-from .bronze import append, bars, trade
+from cryptolake_tests.support.bronze import append, bars, trade
+from cryptolake_tests.support.reference import reference_bars
 
 FIRST = datetime(2024, 11, 2, 22, tzinfo=UTC)
 HOURS = [FIRST + timedelta(hours=number) for number in range(4)]

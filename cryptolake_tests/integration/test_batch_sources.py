@@ -8,27 +8,25 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import coingecko, fear_greed
-from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.exchange.recorded import FEAR_GREED_FILE
 from cryptolake_assets.exchange.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import SILVER_FEAR_GREED
-from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
-from cryptolake_tests.captures import trade_frame, write_capture
-from cryptolake_tests.exchanges import ExchangeThread
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
+from cryptolake_tests.support.batch import Lake, answers, asked, check, run
+from cryptolake_tests.support.captures import trade_frame, write_capture
+from cryptolake_tests.support.exchanges import ExchangeThread
 
 RECORDED = Path(__file__).parents[1] / "sources" / "recorded"
 FIRST_MS, SECOND_MS = 1_721_260_900_000, 1_721_347_502_000  # in 2024-07-18 and in 2024-07-19
 JUNE_MS = 1_780_315_200_000  # 2026-06-01T12:00:00Z
-Lake = tuple[Settings, dg.DagsterInstance]
 
 
 @pytest.fixture
@@ -50,18 +48,6 @@ def capture(tmp_path: Path) -> Path:
     return directory
 
 
-def run(
-    lake: Lake, job: str, exchange: ExchangeThread, monkeypatch: pytest.MonkeyPatch, day: str, **config: Any
-) -> Any:
-    monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_REST_URL", exchange.url)
-    get_settings.cache_clear()
-    return (
-        build_definitions()
-        .resolve_job_def(job)
-        .execute_in_process(instance=lake[1], partition_key=day, raise_on_error=False, run_config=config or None)
-    )
-
-
 def index(lake: Lake) -> dict[date, int]:
     rows = run_sql(lake[0], "SELECT index_date, value FROM cryptolake.silver.fear_greed_daily").to_pylist()
     assert len({row["index_date"] for row in rows}) == len(rows)
@@ -70,19 +56,6 @@ def index(lake: Lake) -> dict[date, int]:
 
 def snapshot(lake: Lake) -> int | None:
     return load_table(lake[0], SILVER_FEAR_GREED).metadata.current_snapshot_id
-
-
-def answers(lake: Lake, table: str = "fear_greed_raw") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = run_sql(
-        lake[0], f"SELECT * FROM cryptolake.bronze.{table} ORDER BY fetched_at"
-    ).to_pylist()
-    return found
-
-
-def check(result: Any, name: str) -> dg.AssetCheckEvaluation:
-    (found,) = [it for it in result.get_asset_check_evaluations() if it.check_name == name]
-    assert isinstance(found, dg.AssetCheckEvaluation)
-    return found
 
 
 def test_the_whole_history_first_then_the_days_since_and_a_repeat_changes_nothing(
@@ -248,23 +221,6 @@ def test_a_coin_that_cannot_be_is_named_and_holds_nobody_back(
     assert {key for key, it in said.items() if not it.passed} == {("coingecko_markets", "rows_left_out")}
     (row,) = run_sql(empty[0], "SELECT coin_id FROM cryptolake.silver.coingecko_markets").to_pylist()
     assert row["coin_id"] == "bitcoin"
-
-
-def asked(
-    lake: Lake, schedule: dg.ScheduleDefinition, now: datetime, monkeypatch: pytest.MonkeyPatch, **variables: Any
-) -> list[str | None] | str | None:
-    """The partitions of a tick's requests, or why it skipped."""
-    for name, value in variables.items():
-        monkeypatch.setenv(name, str(value))
-    get_settings.cache_clear()
-    with dg.build_schedule_context(
-        instance=lake[1],
-        scheduled_execution_time=now,
-        resources={"lake": LakeResource()},
-        repository_def=build_definitions().get_repository_def(),
-    ) as context:
-        ticked = schedule.evaluate_tick(context)
-    return [it.partition_key for it in ticked.run_requests or []] or ticked.skip_message
 
 
 def test_the_index_is_asked_hourly_until_its_day_is_held_and_then_daily(

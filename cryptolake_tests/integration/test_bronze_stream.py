@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
 
-from cryptolake_assets.contract import AcceptedFrame, RejectedFrame, parse_frame
+from cryptolake_assets.contract import RejectedFrame, parse_frame
 from cryptolake_assets.errors import CheckpointInUseError
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark import connect
@@ -17,27 +16,11 @@ from cryptolake_assets.settings import EXCHANGE_NAME, Settings
 from cryptolake_assets.stream.bronze import checkpoint_lock, is_running, rejected, run_available_now, trades
 from cryptolake_assets.stream.kafka import dead_letter, end_offsets
 from cryptolake_assets.stream.progress import bronze_lag, committed_offsets
-from cryptolake_tests.captures import trade_frame
+from cryptolake_tests.support.records import RECEIVED_AT_US, event, send
 
-RECEIVED_AT_US = 1_735_689_600_123_456
-TRADE_TIME_MS = 1_735_689_600_001
-"""2025-01-01, a day that no other test writes to."""
 OWN_DAY = "event_time >= '2025-01-01T00:00:00+00:00' AND event_time < '2025-01-02T00:00:00+00:00'"
 GARBAGE = b'{"symbol": "BTCUSDT", "price": "12x"}\xff'
 TRUNCATED = b'{"stream":"btcusdt@trade","data":{"e":"tra'
-
-
-async def send(settings: Settings, *records: tuple[str, bytes, list[tuple[str, bytes]]]) -> None:
-    async with AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers) as producer:
-        for topic, value, headers in records:
-            await producer.send_and_wait(topic, value, headers=headers)
-
-
-def event(trade_id: int, price: str = "0.00000001") -> bytes:
-    frame = trade_frame("BTCUSDT", trade_id, TRADE_TIME_MS, price, "9999999999.99999999", is_buyer_maker=True)
-    parsed = parse_frame(frame.encode(), ingest_time_us=RECEIVED_AT_US, exchange=EXCHANGE_NAME)
-    assert isinstance(parsed, AcceptedFrame)
-    return parsed.event.encode()
 
 
 def rows(settings: Settings, table: str, where: str) -> list[dict[str, Any]]:

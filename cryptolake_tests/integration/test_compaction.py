@@ -25,8 +25,7 @@ from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.settings import Settings
-
-from .bronze import append, trade
+from cryptolake_tests.support.bronze import append, trade
 
 _days = count(1)
 KEY = ("symbol", "event_time", "trade_id")

@@ -5,38 +5,29 @@ Each test has a platform of its own, without Dagster: Silver is refreshed here, 
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from cryptolake_assets.exchange.rest import ExchangeRest
 from cryptolake_assets.lake.coverage import read_coverage
-from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
-from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.progress import bronze_lag, read_report
-from cryptolake_assets.transform import refresh_silver
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.ohlcv import epoch_ms
-from cryptolake_assets.transform.reconcile import Verdict, compare
-from cryptolake_tests.waiting import wait_for
-
-from .conftest import settings_for, stop_spark_session
-
-FRAMES = 24_356
-HOURS = (datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 0, tzinfo=UTC))
-SPEED = 16.0
-"""The capture's eight minutes take thirty seconds: room for a crash in the middle."""
+from cryptolake_assets.stream.progress import read_report
+from cryptolake_assets.transform.reconcile import Verdict
+from cryptolake_tests.support.platforms import settings_for, stop_spark_session
+from cryptolake_tests.support.replaying import (
+    FRAMES,
+    SPEED,
+    distinct_trades,
+    kill,
+    refreshed_bars,
+    replay,
+    verdicts,
+    wait_until_all_is_in_bronze,
+)
+from cryptolake_tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -54,59 +45,6 @@ def replaying(tmp_path: Path) -> Iterator[Settings]:
     finally:
         stop_spark_session()
         lifecycle.down(settings)
-
-
-def replay(settings: Settings) -> dict[str, Any]:
-    answer = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=10, trust_env=False)
-    return dict(answer.json())
-
-
-def kill(settings: Settings, part: str) -> None:
-    """kill -9 of the part's process, as the supervisor knows it."""
-    pid = Supervisor(settings).processes()[part].pid
-    assert pid
-    os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: Supervisor(settings).processes()[part].pid not in (None, 0, pid), timeout_s=120)
-
-
-def produced(settings: Settings) -> dict[str, Any]:
-    return dict(json.loads((settings.run_dir / "producer.json").read_text()))
-
-
-def wait_until_all_is_in_bronze(settings: Settings) -> None:
-    wait_for(lambda: replay(settings)["state"] == "finished", timeout_s=120)
-    wait_for(lambda: not produced(settings)["in_flight"] and not produced(settings)["queued_frames"], timeout_s=120)
-    end_ms = replay(settings)["last_event_time_ms"]
-    wait_for(
-        lambda: (
-            {row.symbol for row in read_coverage(settings) if row.connected_to_ms >= end_ms} == {"BTCUSDT", "ETHUSDT"}
-        ),
-        timeout_s=60,
-    )
-    wait_for(lambda: bronze_lag(settings) == 0, timeout_s=180)
-
-
-def refreshed_bars(settings: Settings) -> list[dict[str, Any]]:
-    for candidate in refresh_silver.rebuild(settings, DuckDBEngine(settings), HOURS[0], HOURS[-1] + HOUR, "test"):
-        assert candidate.passed
-    rows: list[dict[str, Any]] = run_sql(settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m").to_pylist()
-    return rows
-
-
-def verdicts(settings: Settings, bars: list[dict[str, Any]]) -> list[Verdict]:
-    """Each bar beside the official kline of its minute."""
-    found = []
-    with ExchangeRest(settings.rest_url) as exchange:
-        for bar in bars:
-            open_ms = epoch_ms(bar["window_start"])
-            (kline,) = exchange.klines(bar["symbol"], "1m", open_ms, open_ms)
-            found.append(compare(bar, kline).verdict)
-    return found
-
-
-def distinct_trades(settings: Settings) -> int:
-    rows = run_sql(settings, "SELECT DISTINCT exchange, symbol, stream, trade_id FROM cryptolake.bronze.futures_trades")
-    return int(rows.num_rows)
 
 
 def test_the_broker_and_the_bronze_stream_are_killed_and_nothing_is_lost_and_no_bar_changes(

@@ -19,12 +19,11 @@ from cryptolake_assets.platform.graphql import ask, launch_asset, run_status
 from cryptolake_assets.platform.parts import DAGSTER_DAEMON, DAGSTER_PARTS
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.api.conftest import serving
-from cryptolake_tests.reference import Trade, reference_bars
-from cryptolake_tests.waiting import wait_for
-
-from .bronze import append, bars, trade
-from .conftest import settings_for
+from cryptolake_tests.support.api import serving
+from cryptolake_tests.support.bronze import append, bars, trade
+from cryptolake_tests.support.platforms import settings_for
+from cryptolake_tests.support.reference import Trade, reference_bars
+from cryptolake_tests.support.waiting import wait_for
 
 FIRST = datetime(2024, 11, 10, tzinfo=UTC)
 DAYS = 2

@@ -19,9 +19,9 @@ from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_FEAR_GREED, SILVER_
 from cryptolake_assets.lake.tables_market import SILVER_FUNDING
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests.api.conftest import Api, append, bar, make_marts, put, serving
-from cryptolake_tests.browser import chromium
-from cryptolake_tests.dashboard.pages import View, dashboard, view
+from cryptolake_tests.support.api import Api, append, bar, make_marts, put, serving
+from cryptolake_tests.support.browser import chromium
+from cryptolake_tests.support.pages import View, dashboard, view
 
 FIRST = datetime(2025, 1, 30, tzinfo=UTC)
 FEW = 40

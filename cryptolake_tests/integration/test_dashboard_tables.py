@@ -15,9 +15,9 @@ from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.lake.tables import GOLD_DAILY
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests.api.conftest import Api, append, bar, make_marts, put, serving
-from cryptolake_tests.browser import chromium
-from cryptolake_tests.dashboard.pages import View, dashboard, view
+from cryptolake_tests.support.api import Api, append, bar, make_marts, put, serving
+from cryptolake_tests.support.browser import chromium
+from cryptolake_tests.support.pages import View, dashboard, view
 
 FIRST = datetime(2025, 1, 30, tzinfo=UTC)
 LOG_RETURNS = (None, -0.0123456789012345, 0.05, -1e-10, 1e-10, -0.5, 0.0)

@@ -17,12 +17,11 @@ from playwright.sync_api import Browser
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import PARTS
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.browser import chromium
-from cryptolake_tests.commands import cryptolake
-from cryptolake_tests.dashboard.pages import View, view
-from cryptolake_tests.waiting import wait_for
-
-from .conftest import settings_for
+from cryptolake_tests.support.browser import chromium
+from cryptolake_tests.support.commands import cryptolake
+from cryptolake_tests.support.pages import View, view
+from cryptolake_tests.support.platforms import settings_for
+from cryptolake_tests.support.waiting import wait_for
 
 COMMAND_TIMEOUT_S = 420
 BARS = 9

@@ -25,9 +25,8 @@ from cryptolake_assets.transform.engines import Engine
 from cryptolake_assets.transform.ohlcv import RowCounts
 from cryptolake_assets.transform.rules import RuleContext
 from cryptolake_assets.transform.spark_engine import SparkEngine
-from cryptolake_tests.reference import Trade
-
-from .bronze import append, trade
+from cryptolake_tests.support.bronze import append, trade
+from cryptolake_tests.support.reference import Trade
 
 CAPTURE_HOURS = [datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 0, tzinfo=UTC)]
 GENERATED_HOUR = datetime(2024, 12, 24, 10, tzinfo=UTC)

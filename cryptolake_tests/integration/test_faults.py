@@ -45,8 +45,8 @@ from cryptolake_assets.stream.connection import ConnectionOptions
 from cryptolake_assets.stream.fleet import FleetOptions
 from cryptolake_assets.stream.producer import Producer, ProducerOptions
 from cryptolake_assets.stream.publisher_aiokafka import AiokafkaPublisher
-from cryptolake_tests.captures import agg_trade_frame, trade_frame, write_capture
-from cryptolake_tests.stream.fakes import MemorySink, until
+from cryptolake_tests.support.captures import agg_trade_frame, trade_frame, write_capture
+from cryptolake_tests.support.fakes import MemorySink, until
 
 FIRST_MS = 1_709_200_800_000
 """2024-02-29T10:00:00Z, in a day that no other test writes to."""

@@ -19,7 +19,7 @@ from cryptolake_assets.stream.producer import Producer
 from cryptolake_assets.stream.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_assets.stream.subscriptions import keep_choice
 from cryptolake_assets.stream.tasks import cancelled
-from cryptolake_tests.stream.fakes import MemoryGaps, MemorySink, until
+from cryptolake_tests.support.fakes import MemoryGaps, MemorySink, until
 
 
 def emitted() -> dict[str, list[int]]:

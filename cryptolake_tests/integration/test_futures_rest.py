@@ -19,9 +19,9 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables_market import SILVER_FUNDING
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.sources.futures_rest import epoch_ms
-from cryptolake_tests.captures import trade_frame, write_capture
-from cryptolake_tests.exchanges import ExchangeThread
-from cryptolake_tests.integration.test_batch_sources import Lake, answers, asked, check, run
+from cryptolake_tests.support.batch import Lake, answers, asked, check, run
+from cryptolake_tests.support.captures import trade_frame, write_capture
+from cryptolake_tests.support.exchanges import ExchangeThread
 
 DAY = datetime(2024, 7, 19, tzinfo=UTC)
 FIRST_MS, SECOND_MS = epoch_ms(DAY - timedelta(hours=2)), epoch_ms(DAY + timedelta(minutes=7))

@@ -43,11 +43,11 @@ from cryptolake_assets.stream.producer_status import read_status
 from cryptolake_assets.stream.publisher import Message
 from cryptolake_assets.stream.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_assets.transform.completeness import CompletenessIndex
-from cryptolake_tests.captures import MINUTE_MS, agg_trade_frame, trade_frame, write_capture
-from cryptolake_tests.exchange.sockets import NOON_MS
-from cryptolake_tests.integration.bronze import append
-from cryptolake_tests.integration.bronze import trade as bronze_trade
-from cryptolake_tests.stream.fakes import until
+from cryptolake_tests.support.bronze import append
+from cryptolake_tests.support.bronze import trade as bronze_trade
+from cryptolake_tests.support.captures import MINUTE_MS, agg_trade_frame, trade_frame, write_capture
+from cryptolake_tests.support.fakes import until
+from cryptolake_tests.support.sockets import NOON_MS
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 TRADES, STEP_MS = 4_500, 40

@@ -24,8 +24,7 @@ from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines import Engine
 from cryptolake_assets.transform.ohlcv import MinuteAggregates
 from cryptolake_assets.transform.rules import RuleContext
-
-from .bronze import append, trade
+from cryptolake_tests.support.bronze import append, trade
 
 if TYPE_CHECKING:
     import pyarrow as pa

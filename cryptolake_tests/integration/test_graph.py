@@ -24,9 +24,8 @@ from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.kafka import end_offsets
 from cryptolake_assets.stream.progress import lag
-from cryptolake_tests.reference import reference_bars
-
-from .bronze import append, bars, trade
+from cryptolake_tests.support.bronze import append, bars, trade
+from cryptolake_tests.support.reference import reference_bars
 
 HOUR = datetime(2024, 10, 5, 10, tzinfo=UTC)
 

@@ -25,10 +25,9 @@ from cryptolake_assets.stream.kafka import end_offsets
 from cryptolake_assets.stream.progress import bronze_lag, committed_offsets
 from cryptolake_assets.transform.checks import DEPENDENCIES, PUBLISHED_COUNT
 from cryptolake_assets.transform.published import check_published
-from cryptolake_tests.reference import reference_bars
-
-from .bronze import append, bars, trade
-from .test_bronze_stream import event, send
+from cryptolake_tests.support.bronze import append, bars, trade
+from cryptolake_tests.support.records import event, send
+from cryptolake_tests.support.reference import reference_bars
 
 HOUR = datetime(2024, 12, 12, 10, tzinfo=UTC)
 

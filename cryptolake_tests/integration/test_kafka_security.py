@@ -32,11 +32,10 @@ from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.producer_io import make_publisher
 from cryptolake_assets.stream.progress import bronze_lag, bronze_lags
 from cryptolake_assets.stream.publisher import Message
-from cryptolake_tests.captures import trade_frame
-from cryptolake_tests.certificates import Authority
-
-from .conftest import settings_for, stop_spark_session
-from .secure_broker import GUEST, PASSWORD, SecureBroker, secure_broker
+from cryptolake_tests.support.captures import trade_frame
+from cryptolake_tests.support.certificates import Authority
+from cryptolake_tests.support.platforms import settings_for, stop_spark_session
+from cryptolake_tests.support.secure_broker import GUEST, PASSWORD, SecureBroker, secure_broker
 
 BOTH = pytest.mark.parametrize("io", [ProducerIo.DEFAULT, ProducerIo.FAST])
 WRONG = {"kafka_sasl_password": "another-word-77"}

@@ -23,9 +23,8 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_KLINES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings
 from cryptolake_assets.transform.checks import OFFICIAL_KLINES
-from cryptolake_tests.exchange.served import ServedExchange
-
-from .bronze import append
+from cryptolake_tests.support.bronze import append
+from cryptolake_tests.support.served import ServedExchange
 
 HOUR = datetime(2024, 7, 19, tzinfo=UTC)
 SYMBOLS = ("BTCUSDT", "ETHUSDT")

@@ -21,9 +21,8 @@ from cryptolake_assets.transform import refresh_gold, refresh_silver
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines import Engine
 from cryptolake_assets.transform.spark_engine import SparkEngine
-from cryptolake_tests.reference import Trade, reference_bars, reference_daily
-
-from .bronze import append, bars, trade
+from cryptolake_tests.support.bronze import append, bars, trade
+from cryptolake_tests.support.reference import Trade, reference_bars, reference_daily
 
 _examples = count()
 

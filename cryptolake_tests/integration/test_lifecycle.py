@@ -22,7 +22,7 @@ from cryptolake_assets.platform.parts import Part, Step
 from cryptolake_assets.platform.status import problems, status
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests.waiting import wait_for
+from cryptolake_tests.support.waiting import wait_for
 
 SERVER = """
 import http.server, signal, sys

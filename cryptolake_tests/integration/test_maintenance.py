@@ -29,11 +29,17 @@ from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.progress import TRADES_QUERY, checkpoint, query_ids
 from cryptolake_assets.transform import metrics
 from cryptolake_assets.transform.reconcile import Verdict
-from cryptolake_tests.waiting import wait_for
-
-from .bronze import append, trade
-from .conftest import settings_for, stop_spark_session
-from .test_crashes import FRAMES, SPEED, kill, refreshed_bars, verdicts, wait_until_all_is_in_bronze
+from cryptolake_tests.support.bronze import append, trade
+from cryptolake_tests.support.platforms import settings_for, stop_spark_session
+from cryptolake_tests.support.replaying import (
+    FRAMES,
+    SPEED,
+    kill,
+    refreshed_bars,
+    verdicts,
+    wait_until_all_is_in_bronze,
+)
+from cryptolake_tests.support.waiting import wait_for
 
 HOUR = datetime(2024, 7, 18, 5, tzinfo=UTC)
 LONG_OVER = StreamPosition(HOUR + timedelta(days=400))

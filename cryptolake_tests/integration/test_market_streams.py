@@ -32,9 +32,9 @@ from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.producer_io import io_in_use, make_publisher
 from cryptolake_assets.stream.progress import query_ids
 from cryptolake_assets.transform import market_minutes
-from cryptolake_tests.captures import force_order_frame, mark_price_frame
-from cryptolake_tests.contracts import toy
-from cryptolake_tests.stream.fakes import FakeClock, FakeExchange, until
+from cryptolake_tests.support import toy
+from cryptolake_tests.support.captures import force_order_frame, mark_price_frame
+from cryptolake_tests.support.fakes import FakeClock, FakeExchange, until
 
 MARK_PRICE, FORCE_ORDER = STREAM_TYPES
 HOUR = datetime(2024, 7, 19, 5, tzinfo=UTC)

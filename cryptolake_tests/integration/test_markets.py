@@ -23,12 +23,11 @@ from cryptolake_assets.transform.context import observe
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.klines import fetch_hour, judge_hour
 from cryptolake_assets.transform.refresh_silver import rebuild
-from cryptolake_tests.markets import COIN_SYMBOL, coin_capture, spot_capture
-from cryptolake_tests.reference import Trade, reference_bars
-from cryptolake_tests.waiting import wait_for
-
-from .bronze import bars
-from .conftest import settings_for, stop_spark_session
+from cryptolake_tests.support.bronze import bars
+from cryptolake_tests.support.markets import COIN_SYMBOL, coin_capture, spot_capture
+from cryptolake_tests.support.platforms import settings_for, stop_spark_session
+from cryptolake_tests.support.reference import Trade, reference_bars
+from cryptolake_tests.support.waiting import wait_for
 
 
 @dataclass

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -18,21 +16,24 @@ import pytest
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
-from cryptolake_assets.lake.windows import DAY, between, gold_month, silver_day
+from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.lake.windows import DAY, between, silver_day
 from cryptolake_assets.marts_definitions import build_definitions
-from cryptolake_assets.platform.dbt import EXECUTABLE
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.reference import Trade, open_time, reference_bars, reference_daily
-
-from .bronze import trade
-
-FIRST = datetime(2024, 9, 1, tzinfo=UTC)
-SECOND = FIRST + DAY
-SYMBOLS = {"AAAUSDT": Decimal("64250.5"), "BBBUSDT": Decimal("0.00001234")}
-MINUTES = {"5m": 5, "15m": 15, "1h": 60, "4h": 240, "1d": 1440}
-PARTITIONED = [*(f"ohlcv_{name}" for name in MINUTES), "daily_returns", "volume_profile_hourly"]
-Bars = dict[tuple[str, datetime], dict[str, Any]]
+from cryptolake_tests.support.bronze import trade
+from cryptolake_tests.support.marts import (
+    FIRST,
+    MINUTES,
+    PARTITIONED,
+    SECOND,
+    SYMBOLS,
+    Bars,
+    bars_of,
+    dbt,
+    put_gold,
+    run_marts,
+)
+from cryptolake_tests.support.reference import Trade, open_time, reference_bars
 
 
 def trades_of(day: datetime, seed: int) -> list[Trade]:
@@ -51,11 +52,6 @@ def trades_of(day: datetime, seed: int) -> list[Trade]:
     return made
 
 
-def bars_of(trades: Iterable[Trade], incomplete: Iterable[datetime] = ()) -> Bars:
-    """Silver's bars of the trades; those of the named minutes are not complete."""
-    return {key: {**bar, "is_complete": key[1] not in set(incomplete)} for key, bar in reference_bars(trades).items()}
-
-
 def put_silver(settings: Settings, day: datetime, bars: Bars) -> None:
     """Makes these the bars of the day's test symbols."""
     rows = [{**bar, "symbol": key[0], "window_start": key[1], "updated_at": None} for key, bar in bars.items()]
@@ -64,46 +60,6 @@ def put_silver(settings: Settings, day: datetime, bars: Bars) -> None:
     present = read_window(table, silver_day(day))
     present = present.filter(pa.compute.is_in(present["symbol"], pa.array(list(SYMBOLS))))
     publish(table, SILVER_OHLCV, silver_day(day), candidate, keys_of(SILVER_OHLCV, present, candidate), {})
-
-
-def put_gold(settings: Settings, bars: Bars, complete: Iterable[date] = ()) -> None:
-    """Makes Gold's rows of the days of the bars."""
-    rows = [
-        {
-            **stats,
-            "realised_volatility": float(stats["realised_volatility"]),
-            "symbol": symbol,
-            "trade_date": day,
-            "is_complete": day in set(complete),
-            "updated_at": None,
-        }
-        for (symbol, day), stats in reference_daily(bars).items()
-    ]
-    candidate = pa.Table.from_pylist(rows, schema=GOLD_DAILY.arrow_schema())
-    publish(
-        load_table(settings, GOLD_DAILY),
-        GOLD_DAILY,
-        gold_month(FIRST.date()),
-        candidate,
-        keys_of(GOLD_DAILY, candidate),
-        {},
-    )
-
-
-def run_marts(
-    instance: dg.DagsterInstance, first: datetime, last: datetime, names: Iterable[str] = PARTITIONED
-) -> dg.ExecuteInProcessResult:
-    """One run of partitioned marts over the days."""
-    job = build_definitions().resolve_implicit_global_asset_job_def()
-    return job.execute_in_process(
-        instance=instance,
-        asset_selection=[dg.AssetKey(["marts", name]) for name in names],
-        tags={
-            "dagster/asset_partition_range_start": first.date().isoformat(),
-            "dagster/asset_partition_range_end": last.date().isoformat(),
-        },
-        raise_on_error=False,
-    )
 
 
 def rows_of(settings: Settings, mart: str) -> list[dict[str, Any]]:
@@ -324,11 +280,3 @@ def test_the_files_of_a_month_are_joined_when_there_are_many(settings: Settings)
         settings, f"SELECT count(*) AS bars FROM cryptolake.marts.{mart} WHERE window_start >= '2025-06-10'"
     )
     assert asked.to_pylist() == [{"bars": len(rows)}]
-
-
-def dbt(*arguments: str, day: datetime, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """dbt as a user runs it, over one day."""
-    window = json.dumps({"window_start": str(day.date()), "window_end": str((day + DAY).date()), **variables})
-    return subprocess.run(
-        [str(EXECUTABLE), "--no-use-colors", *arguments, "--vars", window], capture_output=True, text=True
-    )

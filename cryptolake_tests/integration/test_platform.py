@@ -17,9 +17,8 @@ from cryptolake_assets.platform.status import status
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.kafka import end_offsets
-from cryptolake_tests.waiting import wait_for
-
-from .conftest import settings_for
+from cryptolake_tests.support.platforms import settings_for
+from cryptolake_tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,9 @@ from cryptolake_assets.stream.producer_io import make_publisher
 from cryptolake_assets.stream.producer_status import ProducerStatus, read_status
 from cryptolake_assets.stream.publisher import Message
 from cryptolake_assets.transform.completeness import CompletenessIndex
-from cryptolake_tests.captures import MINUTE_MS, agg_trade_frame, write_capture
-from cryptolake_tests.exchange.sockets import NOON_MS
-from cryptolake_tests.stream.fakes import FakeClock, FakeExchange, MemoryGaps, MemoryHistory, MemorySink, trade, until
+from cryptolake_tests.support.captures import MINUTE_MS, agg_trade_frame, write_capture
+from cryptolake_tests.support.fakes import FakeClock, FakeExchange, MemoryGaps, MemoryHistory, MemorySink, trade, until
+from cryptolake_tests.support.sockets import NOON_MS
 
 BOTH = pytest.mark.parametrize("io", [ProducerIo.DEFAULT, ProducerIo.FAST])
 """What loses nothing with one set of libraries loses nothing with the other."""

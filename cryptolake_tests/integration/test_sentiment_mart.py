@@ -16,9 +16,8 @@ from cryptolake_assets.lake.commit import keys_of, publish
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED, TableSpec
 from cryptolake_assets.settings import Settings
-
-from .bronze import trade
-from .test_marts import FIRST, SECOND, SYMBOLS, bars_of, dbt, put_gold, run_marts
+from cryptolake_tests.support.bronze import trade
+from cryptolake_tests.support.marts import FIRST, SECOND, SYMBOLS, bars_of, dbt, put_gold, run_marts
 
 MART = "sentiment_vs_market"
 CAP = Decimal("2621040321355.0405123456789012")
@@ -120,7 +119,7 @@ def test_a_mart_that_is_not_its_sources_is_named(settings: Settings) -> None:
 def put_gold_of(settings: Settings, bars: dict[tuple[str, datetime], dict[str, Any]], start: datetime) -> None:
     from cryptolake_assets.lake.tables import GOLD_DAILY
     from cryptolake_assets.lake.windows import gold_month
-    from cryptolake_tests.reference import reference_daily
+    from cryptolake_tests.support.reference import reference_daily
 
     rows = [
         {**stats, "symbol": symbol, "trade_date": of, "is_complete": True, "updated_at": None}

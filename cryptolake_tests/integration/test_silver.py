@@ -22,9 +22,8 @@ from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines import Engine
 from cryptolake_assets.transform.silver_candidate import SilverRun, prepare
 from cryptolake_assets.transform.spark_engine import SparkEngine
-from cryptolake_tests.reference import Trade, reference_bars
-
-from .bronze import append, bars, trade
+from cryptolake_tests.support.bronze import append, bars, trade
+from cryptolake_tests.support.reference import Trade, reference_bars
 
 _days = count(1)
 

@@ -24,10 +24,9 @@ from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.checks import HEARTBEAT, UP_TO_DATE
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
-from cryptolake_tests.waiting import wait_for
-
-from .conftest import settings_for, stop_spark_session
-from .test_crashes import HOURS, wait_until_all_is_in_bronze
+from cryptolake_tests.support.platforms import settings_for, stop_spark_session
+from cryptolake_tests.support.replaying import HOURS, wait_until_all_is_in_bronze
+from cryptolake_tests.support.waiting import wait_for
 
 PARTS = [KAFKA, SPARK, EXCHANGE, BRONZE, PRODUCER]
 

@@ -12,7 +12,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.integration.bronze import append, trade
+from cryptolake_tests.support.bronze import append, trade
 
 START = datetime(2024, 7, 19, 10, tzinfo=UTC)
 

@@ -15,7 +15,7 @@ from cryptolake_assets.errors import CatalogUnreachableError
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests import web
+from cryptolake_tests.support import web
 
 
 class _Refusing(web.QuietHandler):

@@ -21,7 +21,7 @@ from cryptolake_assets.lake.commit import replace_files
 from cryptolake_assets.lake.expiry import QUERY_ID, Version, due_snapshots, expire, history_of
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.integration.bronze import append, trade
+from cryptolake_tests.support.bronze import append, trade
 
 HOUR = datetime(2024, 7, 19, 10, tzinfo=UTC)
 

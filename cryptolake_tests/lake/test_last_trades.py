@@ -15,7 +15,7 @@ from cryptolake_assets.lake.last_trades import LOOK_BACK, last_trades
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.integration.bronze import append, trade
+from cryptolake_tests.support.bronze import append, trade
 
 START = datetime(2024, 7, 19, 10, tzinfo=UTC)
 BOTH = ("BTCUSDT", "ETHUSDT")

@@ -31,7 +31,7 @@ from cryptolake_assets.lake.orphans import remove_lone_checksums
 from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.integration.bronze import append, trade
+from cryptolake_tests.support.bronze import append, trade
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 START = datetime(2024, 7, 19, 10, tzinfo=UTC)

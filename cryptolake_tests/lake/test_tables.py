@@ -15,7 +15,7 @@ from cryptolake_assets.lake.bootstrap import FAMILY_PROPERTY, bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import BRONZE_TRADES, CONTRACT, SILVER_OHLCV, TABLES
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests.integration.bronze import append, trade
+from cryptolake_tests.support.bronze import append, trade
 
 
 def test_every_table_is_in_the_catalog_with_its_columns_and_partitioning(lake: Settings) -> None:

@@ -28,8 +28,8 @@ from cryptolake_assets.platform.parts import (
 from cryptolake_assets.platform.properties import properties_text
 from cryptolake_assets.platform.supervisor import Supervisor, write_private
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests.captures import mark_price_frame, write_capture
-from cryptolake_tests.stream.fakes import NOON_MS
+from cryptolake_tests.support.captures import mark_price_frame, write_capture
+from cryptolake_tests.support.fakes import NOON_MS
 
 BY_NAME = {part.name: part for part in PARTS}
 CODE = {part.name for part in CODE_SERVERS}

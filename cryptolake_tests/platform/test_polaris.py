@@ -14,7 +14,7 @@ from cryptolake_assets.errors import CatalogSetupError
 from cryptolake_assets.lake.tables import namespaces
 from cryptolake_assets.platform.polaris import ensure_warehouse, warehouse
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests import web
+from cryptolake_tests.support import web
 
 
 class Polaris(ThreadingHTTPServer):

@@ -17,6 +17,7 @@ from cryptolake_assets.lake.tables_market import SILVER_FUNDING
 from cryptolake_assets.sources.funding import FIRST, PAGE, SOURCE, parse_rates, plan
 from cryptolake_assets.sources.futures_rest import epoch_ms
 from cryptolake_assets.sources.source import Judged, Row, SourceRequest
+from cryptolake_tests.support.strategies import JSON
 
 RECORDED = Path(__file__).parent / "recorded" / "binance" / "funding_rate.json"
 CLOCK = datetime(2026, 11, 26, tzinfo=UTC)
@@ -71,13 +72,6 @@ def test_a_mark_price_that_is_the_empty_text_is_none() -> None:
 def test_another_shape_is_refused_with_its_reason(answer: bytes, reason: str) -> None:
     with pytest.raises(AnswerRefusedError, match=reason):
         parse_rates(answer, "BTCUSDT", CLOCK)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
-)
 
 
 @given(st.sampled_from(sorted(FUNDING)), JSON)

@@ -13,7 +13,7 @@ from cryptolake_assets.exchange.replay_faults import SourceFault, SourceFaultKin
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_assets.sources.http import Patience, SourceHttp
 from cryptolake_assets.sources.source import SourceRequest
-from cryptolake_tests.exchanges import ExchangeThread
+from cryptolake_tests.support.exchanges import ExchangeThread
 
 AT_MS = 1_721_347_502_000
 INDEX = SourceRequest("days", "/fng/", {"limit": 3})

@@ -18,7 +18,7 @@ from cryptolake_assets.lake.tables_market import SILVER_OPEN_INTEREST
 from cryptolake_assets.sources.futures_rest import bounded, epoch_ms
 from cryptolake_assets.sources.open_interest import PAGE, PERIOD, REACH, SOURCE, parse_history, parse_present, plan
 from cryptolake_assets.sources.source import Judged, Plan, SourceRequest
-from cryptolake_tests.sources.test_funding import JSON
+from cryptolake_tests.support.strategies import JSON
 
 RECORDED = Path(__file__).parent / "recorded" / "binance"
 CLOCK = datetime(2026, 11, 26, 9, 31, tzinfo=UTC)

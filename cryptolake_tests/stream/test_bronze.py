@@ -10,7 +10,7 @@ from cryptolake_assets.contract import AcceptedFrame, parse_frame
 from cryptolake_assets.exchange.capture import read_frames
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME
 from cryptolake_assets.stream.bronze import TRADES
-from cryptolake_tests.captures import agg_trade_frame
+from cryptolake_tests.support.captures import agg_trade_frame
 
 GOOD = agg_trade_frame("BTCUSDT", 17, 1_700_000_000_000)
 

@@ -7,7 +7,7 @@ from cryptolake_assets.stream.catch_up import CatchUp, CatchUpOptions
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.gaps import GapTracker, LastTrade
 from cryptolake_assets.stream.history import StreamHistory
-from cryptolake_tests.stream.fakes import NOON_MS, MemoryHistory
+from cryptolake_tests.support.fakes import NOON_MS, MemoryHistory
 
 OPTIONS = CatchUpOptions(settle_s=0.0)
 

@@ -19,7 +19,7 @@ from cryptolake_assets.stream import connection, sockets
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeConnection
 from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrames, SpanMark
 from cryptolake_assets.stream.sockets import ExchangeSocket
-from cryptolake_tests.stream.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
+from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
 
 FAST = ConnectionOptions(
     close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.05, answer_timeout_s=0.2, healthy_after_s=0.0

@@ -6,7 +6,7 @@ import pytest
 
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.stream.coverage import MAX_STEP_MS, ConnectionSpan, CoverageWriter
-from cryptolake_tests.stream.fakes import NOON_MS, MemorySink
+from cryptolake_tests.support.fakes import NOON_MS, MemorySink
 
 YEAR_2099_MS = 4_070_908_800_000
 YEAR_2019_MS = 1_546_300_800_000

@@ -15,7 +15,7 @@ from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeConnection
 from cryptolake_assets.stream.fleet import Fleet, FleetOptions, Pace
 from cryptolake_assets.stream.frame_queue import FrameQueue, ReceivedFrames
-from cryptolake_tests.stream.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
+from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
 
 FAST = ConnectionOptions(close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, answer_timeout_s=0.5)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause, TradeGap
 from cryptolake_assets.stream.gaps import MAX_OPEN, MAX_STEP_IDS, GapTracker, GapWriter, KnownTrade, LastTrade
-from cryptolake_tests.stream.fakes import MemoryGaps
+from cryptolake_tests.support.fakes import MemoryGaps
 
 NOW = datetime(2024, 7, 18, 12, tzinfo=UTC)
 

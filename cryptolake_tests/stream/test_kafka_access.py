@@ -16,7 +16,7 @@ from cryptolake_assets.stream import kafka
 from cryptolake_assets.stream.kafka_access import aiokafka_options, librdkafka_options, spark_options, ssl_context
 from cryptolake_assets.stream.kafka_refusals import broker_error, is_refusal, refused_by_java
 from cryptolake_assets.stream.oauth import ClientCredentials
-from cryptolake_tests.certificates import Authority
+from cryptolake_tests.support.certificates import Authority
 
 SERVERS = "a.example:9093,b.example:9093"
 USER = {"kafka_sasl_username": "lake", "kafka_sasl_password": 'p"a\\ss'}

@@ -6,8 +6,8 @@ from cryptolake_assets.contract import AcceptedFrame, parse_frame
 from cryptolake_assets.stream.gaps import KnownTrade
 from cryptolake_assets.stream.kafka import PeekedRecord
 from cryptolake_assets.stream.last_trades import FETCHED_HEADERS, trades_of
-from cryptolake_tests.captures import agg_trade_frame, trade_frame
-from cryptolake_tests.stream.fakes import NOON_MS
+from cryptolake_tests.support.captures import agg_trade_frame, trade_frame
+from cryptolake_tests.support.fakes import NOON_MS
 
 
 def record(frame: str, *, is_fetched: bool = False) -> PeekedRecord:

@@ -17,10 +17,10 @@ from cryptolake_assets.stream.connection import ConnectionOptions
 from cryptolake_assets.stream.fleet import FleetOptions
 from cryptolake_assets.stream.market_feed import MarketFeed
 from cryptolake_assets.stream.publisher import Message
-from cryptolake_tests.captures import mark_price_frame, trade_frame, write_capture
-from cryptolake_tests.contracts.test_stream_types import FORCE_FRAME
-from cryptolake_tests.stream.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
-from cryptolake_tests.stream.test_producer import stage
+from cryptolake_tests.support.captures import mark_price_frame, trade_frame, write_capture
+from cryptolake_tests.support.documented_frames import FORCE_FRAME
+from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
+from cryptolake_tests.support.producing import stage
 
 MARK_PRICE, FORCE_ORDER = STREAM_TYPES
 FAST = ConnectionOptions(backoff_first_s=0.01, backoff_cap_s=0.02, close_timeout_s=0.2)

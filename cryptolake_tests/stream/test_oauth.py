@@ -16,8 +16,8 @@ from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream import oauth
 from cryptolake_assets.stream.oauth import ClientCredentials, TokenServerAwayError
-from cryptolake_tests.certificates import Authority
-from cryptolake_tests.token_server import TokenServer, serving
+from cryptolake_tests.support.certificates import Authority
+from cryptolake_tests.support.token_server import TokenServer, serving
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
 from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.publisher import Message, Verdict
-from cryptolake_tests.stream.fakes import FakePublisher, until
+from cryptolake_tests.support.fakes import FakePublisher, until
 
 
 def message(number: int, topic: str = "trades", partition: int = 0) -> Message:

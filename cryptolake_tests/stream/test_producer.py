@@ -8,9 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,101 +20,21 @@ from websockets.exceptions import ConnectionClosed
 
 from cryptolake_assets.errors import BrokerRefusedError
 from cryptolake_assets.exchange.rest import AsyncExchangeRest
-from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.lake.coverage import CoverageRow
-from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.fleet import FleetOptions
-from cryptolake_assets.stream.producer import Producer, ProducerOptions
+from cryptolake_assets.stream.producer import ProducerOptions
 from cryptolake_assets.stream.producer_status import read_status
 from cryptolake_assets.stream.publisher import Verdict
 from cryptolake_assets.stream.subscriptions import keep_choice
 from cryptolake_assets.stream.tasks import cancelled
-from cryptolake_tests.stream.fakes import (
+from cryptolake_tests.support.fakes import (
     NOON_MS,
-    QUICK,
     FakeClock,
-    FakeExchange,
     FakePublisher,
-    MemoryGaps,
-    MemoryHistory,
-    MemorySink,
     trade,
     until,
 )
-
-OPTIONS = ProducerOptions(
-    connection=QUICK,
-    drain_timeout_s=5.0,
-    claim_wait_s=0.5,
-    status_interval_s=0.02,
-    stall_alarm_s=0.1,
-    fleet=FleetOptions(life_s=3_600.0, connect_apart_s=0.0),
-)
-
-
-@dataclass
-class Stage:
-    """Everything around one producer."""
-
-    exchange: FakeExchange
-    publisher: FakePublisher
-    sink: MemorySink
-    gaps: MemoryGaps
-    clock: FakeClock
-    settings: Settings
-    stop: asyncio.Event
-    run: asyncio.Task[bool]
-    producer: Producer
-
-    @property
-    def topic(self) -> str:
-        return self.settings.kafka_topic_futures
-
-    def sent(self, topic: str | None = None) -> list[int]:
-        return self.publisher.trade_ids(topic or self.topic)
-
-    async def opened(self) -> None:
-        """The connection is there and the clock was asked before and after its opening: it may move now."""
-        await until(lambda: self.exchange.sockets and self.clock.asked >= 2)
-
-    async def ended(self) -> bool:
-        """Stops the producer in order; whether it drained."""
-        self.stop.set()
-        async with asyncio.timeout(10):
-            return await self.run
-
-
-@asynccontextmanager
-async def stage(
-    *,
-    publisher: FakePublisher | None = None,
-    symbols: tuple[str, ...] = ("BTCUSDT",),
-    clock: FakeClock | None = None,
-    options: ProducerOptions = OPTIONS,
-    **changes: Any,
-) -> AsyncIterator[Stage]:
-    exchange, sink, gaps = FakeExchange(), MemorySink(), MemoryGaps()
-    publisher = publisher or FakePublisher()
-    clock = clock or FakeClock()
-    async with exchange.running():
-        settings = load_settings(**{"exchange_ws_url": exchange.url, "coverage_interval_s": 0.05, **changes})
-        stop = asyncio.Event()
-        producer = Producer(
-            settings,
-            Subscriptions(symbols, "trade"),
-            publisher=publisher,
-            clock=clock,
-            sink=sink,
-            gaps=gaps,
-            history=MemoryHistory(),
-            options=options,
-        )
-        run = asyncio.create_task(producer.run(stop))
-        try:
-            yield Stage(exchange, publisher, sink, gaps, clock, settings, stop, run, producer)
-        finally:
-            run.cancel()
-            await asyncio.gather(run, return_exceptions=True)
+from cryptolake_tests.support.producing import OPTIONS, stage
 
 
 async def test_trades_go_to_the_trade_topic_keyed_by_symbol() -> None:

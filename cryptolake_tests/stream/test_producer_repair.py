@@ -15,7 +15,7 @@ from cryptolake_assets.stream.catch_up import CatchUpOptions
 from cryptolake_assets.stream.gaps import KnownTrade, LastTrade
 from cryptolake_assets.stream.last_trades import FETCHED_HEADERS, Newest
 from cryptolake_assets.stream.producer import Producer, ProducerOptions
-from cryptolake_tests.stream.fakes import (
+from cryptolake_tests.support.fakes import (
     NOON_MS,
     QUICK,
     FakeClock,

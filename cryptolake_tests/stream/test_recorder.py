@@ -14,7 +14,7 @@ from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, load_settings
 from cryptolake_assets.stream.fleet import FleetOptions
 from cryptolake_assets.stream.recorder import Recorder, add_klines
-from cryptolake_tests.stream.fakes import until
+from cryptolake_tests.support.fakes import until
 
 FRAMES = 24_356
 TIMEOUT_S = 120

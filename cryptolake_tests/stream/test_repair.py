@@ -11,7 +11,7 @@ from cryptolake_assets.stream import repair
 from cryptolake_assets.stream.gaps import GapTracker, MissingRange
 from cryptolake_assets.stream.history import StreamHistory, agg_trade_frame, trade_frame
 from cryptolake_assets.stream.repair import GapRepairer
-from cryptolake_tests.stream.fakes import NOON_MS, MemoryHistory
+from cryptolake_tests.support.fakes import NOON_MS, MemoryHistory
 
 
 def row(agg_id: int) -> AggTrade:

@@ -13,8 +13,8 @@ from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.exchange.rest import AsyncExchangeRest
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.subscriptions import find_subscriptions
-from cryptolake_tests.captures import trade_frame, write_capture
-from cryptolake_tests.exchange.sockets import NOON_MS
+from cryptolake_tests.support.captures import trade_frame, write_capture
+from cryptolake_tests.support.sockets import NOON_MS
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDC")
 

@@ -20,7 +20,7 @@ from cryptolake_assets.transform import duckdb_engine
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.ohlcv import RowCounts
 from cryptolake_assets.transform.rules import RuleContext
-from cryptolake_tests.integration.bronze import append, trade
+from cryptolake_tests.support.bronze import append, trade
 
 START = datetime(2024, 7, 19, 10, tzinfo=UTC)
 CONTEXT = RuleContext(("BTCUSDT", "ETHUSDT"), START - timedelta(days=1), START + timedelta(days=1))

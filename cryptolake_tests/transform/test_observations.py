@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from typing import Any
+from datetime import timedelta
 
 import pyarrow as pa
 
@@ -16,26 +14,7 @@ from cryptolake_assets.transform.observations import (
     id_continuity,
     minutes_missing,
 )
-from cryptolake_assets.transform.ohlcv import epoch_ms
-
-HOUR = datetime(2024, 7, 19, tzinfo=UTC)
-HOUR_MS = epoch_ms(HOUR)
-NOTHING_COVERED = CompletenessIndex([], {}, 0)
-
-
-def bar(minute: int, first: int = 0, last: int = 0, symbol: str = "BTCUSDT", **changes: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "symbol": symbol,
-        "window_start": HOUR + timedelta(minutes=minute),
-        **dict.fromkeys(("open", "high", "low", "close"), Decimal("64000.10000000")),
-        **dict.fromkeys(("volume", "taker_buy_volume"), Decimal("1.50000000")),
-        **dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), Decimal("96000.1500000000000000")),
-        "trades": last - first + 1,
-        "first_trade_id": first,
-        "last_trade_id": last,
-        "is_complete": True,
-    }
-    return {**row, **changes}
+from cryptolake_tests.support.hour_bars import HOUR, HOUR_MS, NOTHING_COVERED, bar
 
 
 def test_a_minute_between_two_bars_is_missing_unless_coverage_holds_it() -> None:

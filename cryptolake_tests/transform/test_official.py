@@ -10,7 +10,7 @@ from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_assets.transform.official import Agreement, Bar, hold_against
-from cryptolake_tests.transform.test_observations import HOUR, HOUR_MS, NOTHING_COVERED, bar
+from cryptolake_tests.support.hour_bars import HOUR, HOUR_MS, NOTHING_COVERED, bar
 
 MINUTE_MS = 60_000
 TOLERANCE = Decimal("0.001")

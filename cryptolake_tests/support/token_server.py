@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from cryptolake_tests import web
+from cryptolake_tests.support import web
 
 KEY_ID: Final = "one"
 AUDIENCE: Final = "kafka"

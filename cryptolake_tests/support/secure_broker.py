@@ -19,9 +19,9 @@ import confluent_kafka.admin
 from cryptolake_assets.platform import kafka, probes
 from cryptolake_assets.platform.properties import properties_text
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.certificates import Authority
-from cryptolake_tests.token_server import AUDIENCE, TokenServer, serving
-from cryptolake_tests.waiting import wait_for
+from cryptolake_tests.support.certificates import Authority
+from cryptolake_tests.support.token_server import AUDIENCE, TokenServer, serving
+from cryptolake_tests.support.waiting import wait_for
 
 USER, PASSWORD = "lake, =writer", 'a "quoted\\" pass, =word é'
 """What each client has to escape in its own way."""

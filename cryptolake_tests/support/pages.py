@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page
 from cryptolake_assets.platform.probes import http_ok
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.waiting import wait_for
+from cryptolake_tests.support.waiting import wait_for
 
 TIMEOUT_MS = 60_000
 """The first page of a session can take long on a busy machine."""

@@ -13,7 +13,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.reference import Trade
+from cryptolake_tests.support.reference import Trade
 
 
 def trade(when: datetime, trade_id: int, price: str = "100.5", qty: str = "0.25", **changes: Any) -> Trade:

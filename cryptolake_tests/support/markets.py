@@ -24,13 +24,13 @@ from cryptolake_assets.exchange.capture_market import MARKET_FILE
 from cryptolake_assets.exchange.official import KLINE_HEADER
 from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.archives import Aggregate
-from cryptolake_tests.captures import MINUTE_MS, write_capture
+from cryptolake_tests.support.archives import Aggregate
+from cryptolake_tests.support.captures import MINUTE_MS, write_capture
 
 COIN_SYMBOL = "BTCUSD_PERP"
 CONTRACT_USD = Decimal(100)
 """What a BTCUSD_PERP contract stands for."""
-RECORDED_DAY = Path(__file__).parent / "data" / f"{COIN_SYMBOL}-aggTrades-2026-05-08.zip"
+RECORDED_DAY = Path(__file__).parents[1] / "data" / f"{COIN_SYMBOL}-aggTrades-2026-05-08.zip"
 
 
 def recorded_coin_aggregates(number: int) -> list[Aggregate]:

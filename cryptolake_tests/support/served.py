@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_tests.waiting import wait_for
+from cryptolake_tests.support.waiting import wait_for
 
 
 class ServedExchange:

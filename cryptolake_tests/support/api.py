@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pyarrow as pa
-import pytest
 import uvicorn
 import yaml
 from fastapi import FastAPI
@@ -27,7 +26,7 @@ from cryptolake_assets.lake.commit import publish
 from cryptolake_assets.lake.tables import SILVER_OHLCV, TableSpec
 from cryptolake_assets.lake.windows import silver_day
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
-from cryptolake_tests.waiting import wait_for
+from cryptolake_tests.support.waiting import wait_for
 
 FIRST_DAY = datetime(2025, 1, 30, tzinfo=UTC)
 DAYS = 3
@@ -62,6 +61,13 @@ def starts() -> list[datetime]:
     return [FIRST_DAY + timedelta(days=day, minutes=minute) for day in range(DAYS) for minute in range(MINUTES)]
 
 
+def put_days(lake: Settings) -> None:
+    """Publish the bars of `starts()` for each symbol, a snapshot a day."""
+    for day in range(DAYS):
+        of_day = [start for start in starts() if start.date() == (FIRST_DAY + timedelta(days=day)).date()]
+        put(lake, [bar(symbol, start) for symbol in SYMBOLS for start in of_day])
+
+
 def trade(symbol: str, trade_id: int, event_time: datetime) -> dict[str, Any]:
     """A row of Bronze."""
     return {
@@ -88,14 +94,6 @@ def make_marts(lake: Settings) -> None:
         )
         spec = TableSpec("marts", model["name"], "", columns)
         get_catalog(lake).create_table(spec.identifier, spec.iceberg_schema(), location=None)
-
-
-@pytest.fixture
-def bars(lake: Settings) -> Settings:
-    for day in range(DAYS):
-        of_day = [start for start in starts() if start.date() == (FIRST_DAY + timedelta(days=day)).date()]
-        put(lake, [bar(symbol, start) for symbol in SYMBOLS for start in of_day])
-    return lake
 
 
 class Api(httpx.Client):
@@ -139,9 +137,3 @@ def serving(settings: Settings, port: int = 0, **changes: Any) -> Iterator[Api]:
         thread.join(15)
         listener.close()
         assert not thread.is_alive()
-
-
-@pytest.fixture
-def api(bars: Settings) -> Iterator[Api]:
-    with serving(bars) as made:
-        yield made

@@ -19,6 +19,7 @@ from typing import Final
 from cryptolake_assets.platform import jars
 from cryptolake_assets.platform.jvm import find_java
 from cryptolake_assets.platform.servers import LOOPBACK, free_port, running, start
+from cryptolake_assets.platform.standalone import SparkCluster
 from cryptolake_assets.settings import Settings
 
 HERE: Final = Path(__file__).parent
@@ -156,3 +157,12 @@ def rest_catalog(directory: Path, settings: Settings, database: Postgres, store:
     )
     with running(start("rest-catalog", command, port, directory)):
         yield f"http://{LOOPBACK}:{port}"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The engines, and the settings that name them."""
+
+    spark: SparkCluster
+    database: Postgres
+    settings: Settings

@@ -11,7 +11,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_tests.captures import trade_frame, write_capture
+from cryptolake_tests.support.captures import trade_frame, write_capture
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z
 SKEW_MS = 1_500  # the receive clock of these captures is behind the exchange's

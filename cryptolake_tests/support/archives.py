@@ -14,7 +14,7 @@ from cryptolake_assets.exchange.archive_csv import HEADER
 from cryptolake_assets.exchange.official import KLINE_HEADER, read_klines
 from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.reference import Trade
+from cryptolake_tests.support.reference import Trade
 
 
 @dataclass(frozen=True)

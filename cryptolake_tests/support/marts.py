@@ -1,0 +1,82 @@
+"""Bars and daily rows put into the lake, and the marts made of them by Dagster or by dbt."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import keys_of, publish
+from cryptolake_assets.lake.tables import GOLD_DAILY
+from cryptolake_assets.lake.windows import DAY, gold_month
+from cryptolake_assets.marts_definitions import build_definitions
+from cryptolake_assets.platform.dbt import EXECUTABLE
+from cryptolake_assets.settings import Settings
+from cryptolake_tests.support.reference import Trade, reference_bars, reference_daily
+
+FIRST = datetime(2024, 9, 1, tzinfo=UTC)
+SECOND = FIRST + DAY
+SYMBOLS = {"AAAUSDT": Decimal("64250.5"), "BBBUSDT": Decimal("0.00001234")}
+MINUTES = {"5m": 5, "15m": 15, "1h": 60, "4h": 240, "1d": 1440}
+PARTITIONED = [*(f"ohlcv_{name}" for name in MINUTES), "daily_returns", "volume_profile_hourly"]
+Bars = dict[tuple[str, datetime], dict[str, Any]]
+
+
+def bars_of(trades: Iterable[Trade], incomplete: Iterable[datetime] = ()) -> Bars:
+    """Silver's bars of the trades; those of the named minutes are not complete."""
+    return {key: {**bar, "is_complete": key[1] not in set(incomplete)} for key, bar in reference_bars(trades).items()}
+
+
+def put_gold(settings: Settings, bars: Bars, complete: Iterable[date] = ()) -> None:
+    """Makes Gold's rows of the days of the bars."""
+    rows = [
+        {
+            **stats,
+            "realised_volatility": float(stats["realised_volatility"]),
+            "symbol": symbol,
+            "trade_date": day,
+            "is_complete": day in set(complete),
+            "updated_at": None,
+        }
+        for (symbol, day), stats in reference_daily(bars).items()
+    ]
+    candidate = pa.Table.from_pylist(rows, schema=GOLD_DAILY.arrow_schema())
+    publish(
+        load_table(settings, GOLD_DAILY),
+        GOLD_DAILY,
+        gold_month(FIRST.date()),
+        candidate,
+        keys_of(GOLD_DAILY, candidate),
+        {},
+    )
+
+
+def run_marts(
+    instance: dg.DagsterInstance, first: datetime, last: datetime, names: Iterable[str] = PARTITIONED
+) -> dg.ExecuteInProcessResult:
+    """One run of partitioned marts over the days."""
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(["marts", name]) for name in names],
+        tags={
+            "dagster/asset_partition_range_start": first.date().isoformat(),
+            "dagster/asset_partition_range_end": last.date().isoformat(),
+        },
+        raise_on_error=False,
+    )
+
+
+def dbt(*arguments: str, day: datetime, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """dbt as a user runs it, over one day."""
+    window = json.dumps({"window_start": str(day.date()), "window_end": str((day + DAY).date()), **variables})
+    return subprocess.run(
+        [str(EXECUTABLE), "--no-use-colors", *arguments, "--vars", window], capture_output=True, text=True
+    )
