@@ -6,6 +6,7 @@ import logging
 import sys
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 
 def configure_logging(level: str = "INFO") -> None:
@@ -17,7 +18,10 @@ def configure_logging(level: str = "INFO") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
-            structlog.dev.ConsoleRenderer() if interactive else structlog.processors.dict_tracebacks,
+            # Tracebacks without the frames' local variables: they hold secrets, and drawing a table takes seconds.
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+            if interactive
+            else structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             *([] if interactive else [structlog.processors.JSONRenderer()]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),

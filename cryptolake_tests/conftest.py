@@ -19,15 +19,32 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
 
+PLAIN_LOG = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.dev.set_exc_info,
+    structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=True),
+    structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+]
+
+
+@pytest.fixture(scope="session")
+def empty_lakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the home of an empty lake in it, to be copied and not used."""
+    from cryptolake_tests.support.lakes import HOME, make_empty
+
+    directory = tmp_path_factory.mktemp("empty-lake")
+    make_empty(load_settings(home=directory / HOME))
+    return directory
+
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Settings:
+def lake(empty_lakes: Path, tmp_path: Path) -> Settings:
     """Settings of an empty lake in a directory of its own, with a space in its name."""
-    from cryptolake_assets.lake.bootstrap import bootstrap
+    from cryptolake_tests.support.lakes import HOME, copy_empty
 
-    settings = load_settings(home=tmp_path / "own home")
-    bootstrap(settings)
-    return settings
+    copy_empty(empty_lakes, tmp_path)
+    return load_settings(home=tmp_path / HOME)
 
 
 @pytest.fixture
@@ -64,5 +81,7 @@ def _own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         configure(**{**options, "cache_logger_on_first_use": False})
 
     monkeypatch.setattr(structlog, "configure", without_cache)
+    # The default renderer draws tracebacks with the locals of every frame, which takes seconds for a table's.
+    configure(processors=PLAIN_LOG)
     yield
     structlog.reset_defaults()

@@ -23,7 +23,7 @@ def test_its_files_are_there() -> None:
 
 def test_its_code_is_that_of_the_example() -> None:
     blocks = re.findall(r"```python\n(.*?)```", HOW_TO, re.DOTALL)
-    example = (PROJECT_ROOT / "cryptolake_tests" / "contracts" / "toy.py").read_text(encoding="utf-8")
+    example = (PROJECT_ROOT / "cryptolake_tests" / "support" / "toy.py").read_text(encoding="utf-8")
     assert len(blocks) == 2
     for block in blocks:
         for part in block.strip().split("\n\n\n"):
