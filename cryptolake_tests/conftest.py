@@ -41,10 +41,9 @@ def empty_lakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def lake(empty_lakes: Path, tmp_path: Path) -> Settings:
     """Settings of an empty lake in a directory of its own, with a space in its name."""
-    from cryptolake_tests.support.lakes import HOME, copy_empty
+    from cryptolake_tests.support.lakes import open_copy
 
-    copy_empty(empty_lakes, tmp_path)
-    return load_settings(home=tmp_path / HOME)
+    return open_copy(empty_lakes, tmp_path)
 
 
 @pytest.fixture
@@ -62,6 +61,18 @@ def api(bars: Settings) -> Iterator[Api]:
     from cryptolake_tests.support.api import serving
 
     with serving(bars) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_api(empty_lakes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """The API on a lake with bars, for the tests of a module that only read."""
+    from cryptolake_tests.support.api import put_days, serving
+    from cryptolake_tests.support.lakes import open_copy
+
+    settings = open_copy(empty_lakes, tmp_path_factory.mktemp("shared"))
+    put_days(settings)
+    with serving(settings) as made:
         yield made
 
 

@@ -12,8 +12,8 @@ from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import Api, serving, starts
 
 
-def test_bars_in_three_lines(api: Api) -> None:
-    bars = client.ohlcv("BTCUSDT", start="2025-01-30", end="2025-01-30 23:59:59", url=api.url)
+def test_bars_in_three_lines(shared_api: Api) -> None:
+    bars = client.ohlcv("BTCUSDT", start="2025-01-30", end="2025-01-30 23:59:59", url=shared_api.url)
     assert list(bars["window_start"]) == starts()[:4]
     assert bars["volume"][0] == Decimal("0.00000001")
 
@@ -26,10 +26,10 @@ def test_a_range_beyond_the_bound_comes_in_pages(bars: Settings, monkeypatch: py
     assert table["window_start"].to_pylist() == starts()
 
 
-def test_the_reason_of_a_refusal_is_told(api: Api) -> None:
+def test_the_reason_of_a_refusal_is_told(shared_api: Api) -> None:
     with pytest.raises(ApiError, match="no data of NOPE"):
-        client.ohlcv("NOPE", url=api.url)
+        client.ohlcv("NOPE", url=shared_api.url)
     with pytest.raises(ApiError, match=r"start: .*a time is wanted"):
-        client.ohlcv("BTCUSDT", start="noon", url=api.url)
+        client.ohlcv("BTCUSDT", start="noon", url=shared_api.url)
     with pytest.raises(ApiError, match="cryptolake up"):
         client.ohlcv("BTCUSDT", url="http://127.0.0.1:9")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from schemathesis import GenerationMode
 
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
-from cryptolake_assets.settings import Settings
-from cryptolake_tests.support.api import Api, append, make_marts, serving, starts, trade
+from cryptolake_tests.support.api import Api, append, make_marts, put_days, serving, starts, trade
+from cryptolake_tests.support.lakes import open_copy
 
 CASES = int(os.environ.get("CRYPTOLAKE_FUZZ_CASES", "200"))
 PATHS = (
@@ -47,9 +48,11 @@ FEW_REQUESTS: tuple[list[str], ...] = ([], ["format"])
 EXAMPLES = max(4, -(-CASES // (len(PATHS) - WITHOUT_PARAMETERS) // len(MODES)))
 
 
-@pytest.fixture
-def api(bars: Settings) -> Iterator[Api]:
+@pytest.fixture(scope="module")
+def api(empty_lakes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A lake in which every table exists and has rows."""
+    bars = open_copy(empty_lakes, tmp_path_factory.mktemp("fuzz"))
+    put_days(bars)
     make_marts(bars)
     append(bars, BRONZE_TRADES, [trade("BTCUSDT", number, starts()[0]) for number in range(3)])
     minutes = load_table(bars, SILVER_OHLCV).scan().to_arrow()

@@ -61,6 +61,7 @@ async def test_a_client_that_does_not_read_is_cut_and_the_other_gets_everything(
     bars: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "QUEUE", 3)
+    monkeypatch.setattr(live, "PATIENCE_S", 0.2)
     reader = Reader(bars)
     reader.heads.refresh()
     hub = live.Hub(reader, ApiMetrics())

@@ -17,17 +17,17 @@ from cryptolake_tests.support.api import Api, make_marts
 ROUTES_OF_MARTS = ("/returns/daily", "/profile/hourly", "/overview", "/sentiment/market")
 
 
-def test_the_openapi_document_describes_every_route(api: Api) -> None:
-    document = json.loads(api.get("/openapi.json").content)
+def test_the_openapi_document_describes_every_route(shared_api: Api) -> None:
+    document = json.loads(shared_api.get("/openapi.json").content)
     assert {"/ohlcv/{timeframe}", "/trades", "/stats/daily", "/gaps", "/quality", "/catalog", "/symbols"} <= set(
         document["paths"]
     )
     assert document["components"]["schemas"]["Bar"]["properties"]["open"]["anyOf"][0]["type"] == "string"
 
 
-def test_every_route_has_an_example_that_fits_its_schema(api: Api) -> None:
+def test_every_route_has_an_example_that_fits_its_schema(shared_api: Api) -> None:
     """`scripts/api_examples.py` makes them."""
-    document = json.loads(api.get("/openapi.json").content)
+    document = json.loads(shared_api.get("/openapi.json").content)
     examples = schemas.examples()
     assert set(document["paths"]) == set(examples)
     for path, example in examples.items():
@@ -50,16 +50,16 @@ def test_examples_of_tables_have_the_columns_of_the_tables(api: Api, bars: Setti
             assert list(row) == text.strip().replace('"', "").split(","), (path, rows_name)
 
 
-def test_examples_that_are_no_json_are_what_their_readers_understand(api: Api) -> None:
+def test_examples_that_are_no_json_are_what_their_readers_understand(shared_api: Api) -> None:
     examples = schemas.examples()
     figures = {family.name for family in text_string_to_metric_families(examples["/metrics"])}
-    told = {family.name for family in text_string_to_metric_families(api.get("/metrics").text)}
+    told = {family.name for family in text_string_to_metric_families(shared_api.get("/metrics").text)}
     assert {"cryptolake_api_requests", "cryptolake_table_rows", "cryptolake_stream_lag_records"} <= figures
     assert told <= figures
     event, data = examples["/sse/ohlcv"].strip().splitlines()
     message = json.loads(data.removeprefix("data: "))
     assert (event, message["type"]) == ("event: ohlcv", "snapshot")
-    with api.stream("GET", "/sse/ohlcv?symbols=BTCUSDT") as answer:
+    with shared_api.stream("GET", "/sse/ohlcv?symbols=BTCUSDT") as answer:
         told_now = json.loads(next(line for line in answer.iter_lines() if line.startswith("data: "))[6:])
     assert (list(message), list(message["bars"][0])) == (list(told_now), list(told_now["bars"][0]))
 
@@ -75,13 +75,13 @@ def test_examples_are_of_the_recorded_trades() -> None:
     assert (Decimal(shown["volume"]), shown["trades"]) == (volume, trades)
 
 
-def test_the_document_says_a_routes_problems_in_one_way(api: Api) -> None:
-    document = json.loads(api.get("/openapi.json").content)
+def test_the_document_says_a_routes_problems_in_one_way(shared_api: Api) -> None:
+    document = json.loads(shared_api.get("/openapi.json").content)
     for path, operations in document["paths"].items():
         for status, answer in operations["get"]["responses"].items():
             if int(status) >= 400 and path != "/health":
                 assert answer["content"] == schemas.refusals(int(status))[int(status)]["content"], (path, status)
-    refused = api.get("/ohlcv/1m?symbol=BTCUSDT&limit=0").json()
+    refused = shared_api.get("/ohlcv/1m?symbol=BTCUSDT&limit=0").json()
     schema = {"$ref": "#/components/schemas/ProblemDetails", "components": document["components"]}
     assert jsonschema_rs.validator_for(schema).is_valid(refused)
     assert refused["errors"][0]["parameter"] == "limit"

@@ -21,20 +21,20 @@ def api(bars: Settings) -> Iterator[Api]:
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/catalog"])
-def test_another_format_is_refused_with_the_one_that_is_there(api: Api, path: str) -> None:
+def test_another_format_is_refused_with_the_one_that_is_there(shared_api: Api, path: str) -> None:
     for wanted in ("csv", "parquet", "xml", ""):
-        refused = api.get(path, params={"format": wanted})
+        refused = shared_api.get(path, params={"format": wanted})
         assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json"), wanted
         (error,) = refused.json()["errors"]
         assert error["parameter"] == "format"
         assert "'json'" in error["message"]
-    assert api.get(path, params={"format": "json"}).status_code == (503 if path in WITH_DAGSTER else 200)
+    assert shared_api.get(path, params={"format": "json"}).status_code == (503 if path in WITH_DAGSTER else 200)
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_an_earlier_state_is_refused(api: Api, path: str) -> None:
+def test_an_earlier_state_is_refused(shared_api: Api, path: str) -> None:
     for wanted in ("2025-01-30", "4380632660656785949", ""):
-        refused = api.get(path, params={"as_of": wanted})
+        refused = shared_api.get(path, params={"as_of": wanted})
         assert refused.status_code == 422, wanted
         (error,) = refused.json()["errors"]
         assert error["parameter"] == "as_of"
@@ -42,18 +42,18 @@ def test_an_earlier_state_is_refused(api: Api, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/operations/parts", "/operations/assets", "/quality/checks", "/catalog"])
-def test_who_accepts_no_json_is_told_what_there_is(api: Api, path: str) -> None:
-    refused = api.get(path, headers={"Accept": "text/csv"})
+def test_who_accepts_no_json_is_told_what_there_is(shared_api: Api, path: str) -> None:
+    refused = shared_api.get(path, headers={"Accept": "text/csv"})
     assert refused.status_code == 406
     assert "application/json" in refused.json()["detail"]
 
 
-def test_health_is_told_whatever_its_prober_accepts(api: Api) -> None:
-    assert api.get("/health", headers={"Accept": "text/plain"}).status_code == 200
+def test_health_is_told_whatever_its_prober_accepts(shared_api: Api) -> None:
+    assert shared_api.get("/health", headers={"Accept": "text/plain"}).status_code == 200
 
 
-def test_the_document_says_so(api: Api) -> None:
-    paths = json.loads(api.get("/openapi.json").content)["paths"]
+def test_the_document_says_so(shared_api: Api) -> None:
+    paths = json.loads(shared_api.get("/openapi.json").content)["paths"]
     for path in ROUTES:
         said = paths[path]["get"]
         (parameter,) = said["parameters"]

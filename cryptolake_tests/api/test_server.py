@@ -30,8 +30,8 @@ def everything(connection: socket.socket) -> bytes:
     return found
 
 
-def test_a_head_without_end_is_refused_while_it_comes(api: Api) -> None:
-    with connected(api) as connection:
+def test_a_head_without_end_is_refused_while_it_comes(shared_api: Api) -> None:
+    with connected(shared_api) as connection:
         connection.sendall(BEGIN + b"X: " + b"a" * MAX_HEAD_BYTES)
         head, _, body = everything(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 431 ")
@@ -39,8 +39,8 @@ def test_a_head_without_end_is_refused_while_it_comes(api: Api) -> None:
     assert json.loads(body)["type"] == "urn:cryptolake:problem:request-too-large"
 
 
-def test_what_is_no_http_is_told_so_as_the_other_errors_are(api: Api) -> None:
-    with connected(api) as connection:
+def test_what_is_no_http_is_told_so_as_the_other_errors_are(shared_api: Api) -> None:
+    with connected(shared_api) as connection:
         connection.sendall(b"hello there\r\n\r\n")
         head, _, body = everything(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -86,18 +86,18 @@ def test_an_answer_without_end_is_not_cut_for_what_its_client_says(
             found += part
 
 
-def test_many_requests_of_one_connection_are_not_one_long_head(api: Api) -> None:
+def test_many_requests_of_one_connection_are_not_one_long_head(shared_api: Api) -> None:
     one = BEGIN + b"X: " + b"a" * 10_000 + b"\r\n"
-    with connected(api) as connection:
+    with connected(shared_api) as connection:
         for _ in range(10):
             connection.sendall(one + b"\r\n")
         connection.sendall(one + b"Connection: close\r\n\r\n")
         assert everything(connection).count(b"HTTP/1.1 200 ") == 11
 
 
-def test_a_body_is_no_head(api: Api) -> None:
+def test_a_body_is_no_head(shared_api: Api) -> None:
     body = b"a" * 2 * MAX_HEAD_BYTES
-    with connected(api) as connection:
+    with connected(shared_api) as connection:
         connection.sendall(BEGIN + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body))
         assert everything(connection).startswith(b"HTTP/1.1 200 ")
 

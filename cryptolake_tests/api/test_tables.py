@@ -49,24 +49,24 @@ def test_the_first_users_call_works_as_it_stands(api: Api, bars: Settings) -> No
     assert answer["bars"][0]["quote_volume"] == "0.0000000000000001"
 
 
-def test_the_end_includes_the_minute_it_falls_in(api: Api) -> None:
+def test_the_end_includes_the_minute_it_falls_in(shared_api: Api) -> None:
     query = "/ohlcv/1m?symbol=BTCUSDT&start=2025-01-30T00:01:00Z&end="
-    assert times(get(api, query + "2025-01-30T00:02:30Z")) == starts()[1:3]
-    assert times(get(api, query + "2025-01-30T00:02:00Z")) == starts()[1:3]
-    assert times(get(api, query + "2025-01-30T00:01:59Z")) == starts()[1:2]
+    assert times(get(shared_api, query + "2025-01-30T00:02:30Z")) == starts()[1:3]
+    assert times(get(shared_api, query + "2025-01-30T00:02:00Z")) == starts()[1:3]
+    assert times(get(shared_api, query + "2025-01-30T00:01:59Z")) == starts()[1:2]
 
 
-def test_an_end_before_the_start_is_no_bars(api: Api) -> None:
-    assert get(api, "/ohlcv/1m?symbol=BTCUSDT&start=2025-02-01&end=2025-01-01")["bars"] == []
+def test_an_end_before_the_start_is_no_bars(shared_api: Api) -> None:
+    assert get(shared_api, "/ohlcv/1m?symbol=BTCUSDT&start=2025-02-01&end=2025-01-01")["bars"] == []
 
 
 @pytest.mark.parametrize("limit", range(1, DAYS * MINUTES + 2))
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_pages_of_any_size_are_the_whole_once(api: Api, limit: int, order: str) -> None:
+def test_pages_of_any_size_are_the_whole_once(shared_api: Api, limit: int, order: str) -> None:
     query = f"/ohlcv/1m?symbol=ETHUSDT&limit={limit}&order={order}"
     found, cursor = [], ""
     while True:
-        answer = get(api, query + (f"&cursor={cursor}" if cursor else ""))
+        answer = get(shared_api, query + (f"&cursor={cursor}" if cursor else ""))
         assert len(answer["bars"]) <= limit
         found += times(answer)
         cursor = answer["next_cursor"]
@@ -148,37 +148,42 @@ def test_a_repeated_request_comes_from_memory_until_the_table_changes(api: Api, 
     assert changed.json()["bars"][0]["close"] == "77.00000000"
 
 
-def test_head_is_get_without_the_body(api: Api) -> None:
+def test_head_is_get_without_the_body(shared_api: Api) -> None:
     for path in (AS_FIRST_CALLED, "/health", "/ohlcv/1m?symbol=NOPE"):
-        whole, head = api.get(path), api.head(path)
+        whole, head = shared_api.get(path), shared_api.head(path)
         assert (head.status_code, head.content) == (whole.status_code, b"")
         assert head.headers == whole.headers
-    assert api.head("/sse/ohlcv?symbols=BTCUSDT").status_code == 405  # it would have no end
-    assert api.post("/symbols").headers["allow"] == "GET"
+    assert shared_api.head("/sse/ohlcv?symbols=BTCUSDT").status_code == 405  # it would have no end
+    assert shared_api.post("/symbols").headers["allow"] == "GET"
 
 
-def test_an_etag_belongs_to_one_format(api: Api) -> None:
-    etags = {api.get(f"{AS_FIRST_CALLED}&format={fmt}").headers["etag"] for fmt in ("json", "csv", "arrow")}
+def test_an_etag_belongs_to_one_format(shared_api: Api) -> None:
+    etags = {shared_api.get(f"{AS_FIRST_CALLED}&format={fmt}").headers["etag"] for fmt in ("json", "csv", "arrow")}
     assert len(etags) == 3
-    by_accept = api.get(AS_FIRST_CALLED, headers={"Accept": "text/csv"})
+    by_accept = shared_api.get(AS_FIRST_CALLED, headers={"Accept": "text/csv"})
     assert by_accept.headers["content-type"].startswith("text/csv")
-    assert api.get(AS_FIRST_CALLED).headers["content-type"] == "application/json"
+    assert shared_api.get(AS_FIRST_CALLED).headers["content-type"] == "application/json"
 
 
-def test_arrow_is_the_whole_range_with_exact_types(api: Api) -> None:
-    table = ipc.open_stream(api.get("/ohlcv/1m?symbol=BTCUSDT&format=arrow").content).read_all()
+def test_arrow_is_the_whole_range_with_exact_types(shared_api: Api) -> None:
+    table = ipc.open_stream(shared_api.get("/ohlcv/1m?symbol=BTCUSDT&format=arrow").content).read_all()
     assert table.schema.equals(SILVER_OHLCV.arrow_schema(), check_metadata=False)
     assert table["window_start"].to_pylist() == starts()
 
 
-def test_memory_is_bounded(bars: Settings) -> None:
-    small = bars.model_copy(update={"api_cache_mb": 1, "api_answer_mb": 1})
-    with serving(small) as api:
+def test_memory_is_bounded(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound, requests = 50_000, 60
+    monkeypatch.setattr(type(bars), "api_cache_bytes", property(lambda _: bound))
+    with serving(bars) as api:
         cache = api.reader.cache
-        for number in range(1_000):
-            assert api.get(f"/ohlcv/1m?symbol=BTCUSDT&end={1738540800000 + number}").status_code == 200
-            assert cache.size_bytes <= small.api_cache_bytes
-        assert 1 < len(cache) < 1_000
+        lengths = []
+        for number in range(requests):
+            answer = api.get(f"/ohlcv/1m?symbol=BTCUSDT&end={1738540800000 + number}")
+            assert answer.status_code == 200
+            lengths.append(len(answer.content))
+            assert cache.size_bytes <= bound
+        assert sum(lengths) > 2 * bound, "the answers do not fit, so the oldest had to go"
+        assert 1 < len(cache) < requests
 
 
 def test_more_than_the_bound_is_413_but_json_comes_in_pages(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +210,8 @@ def test_more_than_the_bound_is_413_but_json_comes_in_pages(bars: Settings, monk
         ("/nowhere", 404, "not-found"),
     ],
 )
-def test_errors_are_problem_details(api: Api, query: str, status: int, code: str) -> None:
-    answer = api.get(query)
+def test_errors_are_problem_details(shared_api: Api, query: str, status: int, code: str) -> None:
+    answer = shared_api.get(query)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     problem = answer.json()
     assert (problem["type"], problem["status"]) == (f"urn:cryptolake:problem:{code}", status)

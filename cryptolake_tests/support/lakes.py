@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from cryptolake_assets.lake.bootstrap import bootstrap
-from cryptolake_assets.settings import Settings
+from cryptolake_assets.settings import Settings, load_settings
 
 HOME = "own home"
 CATALOG_PATHS = {
@@ -24,9 +24,12 @@ def make_empty(settings: Settings) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def copy_empty(source: Path, target: Path) -> None:
-    """Copy the home in `source` to `target`. Paths occur in the tables' metadata files, which are JSON, and in the
-    catalog; an empty table has no manifest, which would hold more of them."""
+def open_copy(source: Path, target: Path) -> Settings:
+    """Copy the home in `source` to `target` and return the copy's settings.
+
+    Paths occur in the tables' metadata files, which are JSON, and in the catalog; an empty table has no manifest, which
+    would hold more of them.
+    """
     shutil.copytree(source / HOME, target / HOME)
     for path in (target / HOME).rglob("*.metadata.json"):
         path.write_text(path.read_text().replace(str(source), str(target)))
@@ -34,6 +37,5 @@ def copy_empty(source: Path, target: Path) -> None:
     with closing(sqlite3.connect(catalog)) as connection, connection:
         for table, columns in CATALOG_PATHS.items():
             for column in columns:
-                connection.execute(
-                    f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(source), str(target))
-                )
+                connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(source), str(target)))
+    return load_settings(home=target / HOME)
