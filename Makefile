@@ -1,6 +1,8 @@
 # Thin targets over `cryptolake` (see `.venv/bin/cryptolake --help`) and scripts/setup.py.
 
 SHELL := /bin/sh
+# Without compiled modules every part and every test process compiles the packages' sources again, a second each.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
 # The first Python that fits; another one: make setup PYTHON=/path/to/python3.12
@@ -28,7 +30,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 SILVER := silver/futures_ohlcv_1m
 GOLD := gold/futures_daily_stats
 
-.PHONY: help setup archive browser fast pictures demo up down status health notify-test logs test test-unit test-integration cluster-tools test-cluster fuzz lint format types validate bench lock \
+.PHONY: help setup archive browser fast pictures demo up down status health notify-test logs test test-unit test-integration nightly mutate cluster-tools test-cluster fuzz lint format types validate bench lock \
 	env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
 	run-silver run-gold trigger-silver maintain spark-sql-check dbt dbt-docs need-partition \
 	env cluster-up cluster-down cluster-status need-docker
@@ -161,15 +163,25 @@ need-partition:
 
 # Tests and checks.
 
-test: browser ## Run all tests: unit tests first, then those on the real broker, Spark and catalog
-	@$(BIN)/pytest -m "not integration and not cluster" -n auto --dist loadfile
-	@$(BIN)/pytest -m integration
+# Modules go to workers as they become free, the longest first (cryptolake_tests/support/progress.py).
+PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
+UNIT := $(PYTEST) -m "not integration and not cluster and not nightly" -n 4 --durations=20
+INTEGRATION := $(PYTEST) -m "integration and not nightly" -n 2 --durations=40
 
-test-unit: $(DEV_READY) ## Run the unit tests
-	@$(BIN)/pytest -m "not integration and not cluster" -n auto --dist loadfile
+test: browser ## Run all tests: unit, then the broker, Spark and catalog; ONLY=stream or ONLY=lake/test_commit.py for a part
+	@if [ -n "$(ONLY)" ]; then $(PYTEST) -m "not cluster" -n 2 "cryptolake_tests/$(ONLY)"; \
+	else $(UNIT) && $(INTEGRATION); fi
+
+test-unit: $(DEV_READY) ## Run the unit tests; ONLY=stream for a room
+	@$(UNIT) $(if $(ONLY),"cryptolake_tests/$(ONLY)")
 
 test-integration: browser ## Run the tests on the real broker, Spark and catalog
-	@$(BIN)/pytest -m integration
+	@$(INTEGRATION)
+
+nightly: browser ## Run what is long and rare: variants of whole runs, ten times the examples, 10,000 requests to the API
+	@HYPOTHESIS_PROFILE=nightly $(UNIT)
+	@$(PYTEST) -m nightly -n 2 --durations=20
+	@$(MAKE) --no-print-directory fuzz
 
 pictures: browser ## Take the dashboard's pictures for the documents anew, from the demo
 	@CRYPTOLAKE_PICTURES=docs/images $(BIN)/pytest cryptolake_tests/integration/test_demo_pages.py

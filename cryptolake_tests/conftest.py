@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +15,30 @@ from cryptolake_assets.settings import Settings, get_settings, load_settings
 
 if TYPE_CHECKING:
     from cryptolake_tests.support.api import Api
+    from cryptolake_tests.support.platforms import StartPlatform
+
+pytest_plugins = ["cryptolake_tests.support.part_logs", "cryptolake_tests.support.progress"]
 
 # A busy machine is no fault of a test.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("busy")
+hypothesis.settings.register_profile("nightly", hypothesis.settings.get_profile("busy"), max_examples=1_000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy"))
 
-PLAIN_LOG = [
+PLAIN_LOG: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
     structlog.dev.set_exc_info,
     structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=True),
     structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
 ]
+
+
+@pytest.fixture(scope="session")
+def start_platform() -> StartPlatform:
+    """Parts of a platform that run until a block ends; who asks for it is an integration test."""
+    from cryptolake_tests.support.platforms import running
+
+    return running
 
 
 @pytest.fixture(scope="session")

@@ -18,16 +18,8 @@ from cryptolake_tests.support import natives
 from cryptolake_tests.support.natives import Cluster
 from cryptolake_tests.support.platforms import free_ports, stop_spark_session
 
-HERE = Path(__file__).parent
 BUCKETS = ("lake", "bronze", "silver", "gold", "ops", "marts", "checkpoints")
 WORKERS = 2
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session")

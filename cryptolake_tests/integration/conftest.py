@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import KAFKA, SPARK
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_tests.support.platforms import settings_for, stop_spark_session
-
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.integration)
-            # The platform's start counts towards the first test that asks for it.
-            item.add_marker(pytest.mark.timeout(600))
+from cryptolake_tests.support.platforms import StartPlatform, settings_for, stop_spark_session
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,15 +19,10 @@ def _own_spark_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def platform(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of a home where Kafka and Spark are up, the topics created and the tables made."""
-    settings = settings_for(tmp_path_factory.mktemp("platform"), spark_memory_mb=1536)
-    try:
-        lifecycle.up(settings, [KAFKA, SPARK])
+    with start_platform(settings_for(tmp_path_factory.mktemp("platform")), [KAFKA, SPARK]) as settings:
         yield settings
-    finally:
-        stop_spark_session()
-        lifecycle.down(settings)
 
 
 @pytest.fixture

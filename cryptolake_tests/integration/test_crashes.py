@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from cryptolake_assets.lake.coverage import read_coverage
-from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.progress import read_report
 from cryptolake_assets.transform.reconcile import Verdict
-from cryptolake_tests.support.platforms import settings_for, stop_spark_session
+from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.replaying import (
     FRAMES,
     SPEED,
@@ -31,20 +30,14 @@ from cryptolake_tests.support.waiting import wait_for
 
 
 @pytest.fixture
-def replaying(tmp_path: Path) -> Iterator[Settings]:
+def replaying(start_platform: StartPlatform, tmp_path: Path) -> Iterator[Settings]:
     """A platform that replays the shipped capture and is about a third through it."""
-    settings = settings_for(
-        tmp_path, replay_speed=SPEED, bronze_trigger_s=2.0, coverage_interval_s=1.0, spark_memory_mb=1536
-    )
-    try:
-        # The replay begins with the first subscription: everything else is up by then.
-        lifecycle.up(settings, [KAFKA, SPARK, EXCHANGE, BRONZE])
-        lifecycle.up(settings, [KAFKA, SPARK, EXCHANGE, BRONZE, PRODUCER])
+    settings = settings_for(tmp_path, replay_speed=SPEED, bronze_trigger_s=2.0, coverage_interval_s=1.0)
+    # The replay begins with the first subscription: everything else is up by then.
+    others = [KAFKA, SPARK, EXCHANGE, BRONZE]
+    with start_platform(settings, others, [*others, PRODUCER]):
         wait_for(lambda: replay(settings)["frames_sent"] > FRAMES / 3, timeout_s=120)
         yield settings
-    finally:
-        stop_spark_session()
-        lifecycle.down(settings)
 
 
 def test_the_broker_and_the_bronze_stream_are_killed_and_nothing_is_lost_and_no_bar_changes(

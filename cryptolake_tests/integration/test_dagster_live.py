@@ -14,14 +14,13 @@ from cryptolake_assets.defs import gold, silver
 from cryptolake_assets.defs.follower import REQUEST_TAG
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.bootstrap import bootstrap
-from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.graphql import ask, launch_asset, run_status
 from cryptolake_assets.platform.parts import DAGSTER_DAEMON, DAGSTER_PARTS
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import serving
 from cryptolake_tests.support.bronze import append, bars, trade
-from cryptolake_tests.support.platforms import settings_for
+from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.reference import Trade, reference_bars
 from cryptolake_tests.support.waiting import wait_for
 
@@ -63,7 +62,9 @@ query ($filter: RunsFilter) { runsOrError(filter: $filter) {
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, list[Trade]]]:
+def live(
+    start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Settings, list[Trade]]]:
     """Webserver and daemon over a lake whose Bronze holds trades of two days."""
     settings = settings_for(tmp_path_factory.mktemp("dagster"))
     bootstrap(settings)
@@ -71,11 +72,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, l
         trade(hour + timedelta(minutes=7 * n), 100 * k + n) for k, hour in enumerate(WITH_TRADES) for n in range(8)
     ]
     append(settings, trades)
-    try:
-        lifecycle.up(settings, DAGSTER_PARTS)
+    with start_platform(settings, DAGSTER_PARTS):
         yield settings, trades
-    finally:
-        lifecycle.down(settings)
 
 
 def stats(settings: Settings, path: Sequence[str]) -> dict[str, int]:

@@ -20,7 +20,7 @@ from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.browser import chromium
 from cryptolake_tests.support.commands import cryptolake
 from cryptolake_tests.support.pages import View, view
-from cryptolake_tests.support.platforms import settings_for
+from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.waiting import wait_for
 
 COMMAND_TIMEOUT_S = 420
@@ -31,7 +31,7 @@ COLUMNS = ("open", "high", "low", "close", "volume", "quote_volume", "vwap", "tr
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def demo(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """The platform after `make demo` and `make dbt`."""
     settings = settings_for(tmp_path_factory.mktemp("demo"), spark_memory_mb=1536)
     try:

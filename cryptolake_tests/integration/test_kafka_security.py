@@ -20,7 +20,6 @@ from cryptolake_assets.api.health import LakeCollector
 from cryptolake_assets.contract import AcceptedFrame, parse_frame
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import KAFKA, SPARK
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.platform.status import problems, status
@@ -34,7 +33,7 @@ from cryptolake_assets.stream.progress import bronze_lag, bronze_lags
 from cryptolake_assets.stream.publisher import Message
 from cryptolake_tests.support.captures import trade_frame
 from cryptolake_tests.support.certificates import Authority
-from cryptolake_tests.support.platforms import settings_for, stop_spark_session
+from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.secure_broker import GUEST, PASSWORD, SecureBroker, secure_broker
 
 BOTH = pytest.mark.parametrize("io", [ProducerIo.DEFAULT, ProducerIo.FAST])
@@ -45,7 +44,7 @@ ROUNDS_S = 20.0
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
+def broker(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
     with secure_broker(settings_for(tmp_path_factory.mktemp("secure"))) as running:
         yield running
 
@@ -288,16 +287,14 @@ def test_another_protocol_than_the_listeners_is_suggested(
 
 
 @pytest.fixture(scope="module")
-def lake(broker: SecureBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def lake(
+    start_platform: StartPlatform, broker: SecureBroker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
     """A home with Spark, the tables and, at the secure brokers, the topics."""
     settings = settings_for(tmp_path_factory.mktemp("lake"), spark_memory_mb=1024, **broker.access())
-    try:
-        lifecycle.up(settings, [SPARK])
+    with start_platform(settings, [SPARK]):
         kafka.ensure_topics(settings)
         yield settings
-    finally:
-        stop_spark_session()
-        lifecycle.down(settings)
 
 
 def test_spark_reads_the_topic_into_bronze_and_the_lag_is_told(lake: Settings, broker: SecureBroker) -> None:

@@ -30,7 +30,7 @@ from cryptolake_assets.stream.progress import TRADES_QUERY, checkpoint, query_id
 from cryptolake_assets.transform import metrics
 from cryptolake_assets.transform.reconcile import Verdict
 from cryptolake_tests.support.bronze import append, trade
-from cryptolake_tests.support.platforms import settings_for, stop_spark_session
+from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.replaying import (
     FRAMES,
     SPEED,
@@ -51,7 +51,7 @@ METRICS_ROWS = "SELECT * FROM cryptolake.ops.run_metrics ORDER BY ALL"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def home(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A platform with Kafka and Spark up, in a directory with a space in its name."""
     settings = settings_for(
         tmp_path_factory.mktemp("own home"),
@@ -59,15 +59,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         bronze_trigger_s=1.0,
         bronze_max_offsets=1_500,
         coverage_interval_s=1.0,
-        spark_memory_mb=1536,
         compaction_grace_s=0,
     )
-    try:
-        lifecycle.up(settings, [KAFKA, SPARK])
+    with start_platform(settings, [KAFKA, SPARK]):
         yield settings
-    finally:
-        stop_spark_session()
-        lifecycle.down(settings)
 
 
 def eager(settings: Settings) -> Settings:

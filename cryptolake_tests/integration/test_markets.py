@@ -15,7 +15,6 @@ from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.tables import BRONZE_TRADES
-from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.stream.progress import bronze_lag
@@ -25,7 +24,7 @@ from cryptolake_assets.transform.klines import fetch_hour, judge_hour
 from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.bronze import bars
 from cryptolake_tests.support.markets import COIN_SYMBOL, coin_capture, spot_capture
-from cryptolake_tests.support.platforms import settings_for, stop_spark_session
+from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.reference import Trade, reference_bars
 from cryptolake_tests.support.waiting import wait_for
 
@@ -42,7 +41,9 @@ class Followed:
 
 
 @pytest.fixture(scope="module", params=[Market.COIN_M, Market.SPOT])
-def followed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Followed]:
+def followed(
+    start_platform: StartPlatform, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Followed]:
     market: Market = request.param
     directory = tmp_path_factory.mktemp(f"{market}-capture")
     frames: list[Any] = list(coin_capture(directory) if market is Market.COIN_M else spot_capture(directory))
@@ -50,8 +51,7 @@ def followed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     settings = settings_for(
         home, market=market, replay_dir=directory, replay_speed=0, spark_memory_mb=1024, bronze_trigger_s=1
     )
-    try:
-        lifecycle.up(settings, [KAFKA, SPARK, EXCHANGE, PRODUCER, BRONZE])
+    with start_platform(settings, [KAFKA, SPARK, EXCHANGE, PRODUCER, BRONZE]):
         table = load_table(settings, BRONZE_TRADES)
         wait_for(lambda: table.refresh().scan().count() >= len(frames), timeout_s=120)
         last_ms = max(_time_ms(frame) for frame in frames)
@@ -59,9 +59,6 @@ def followed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         # A batch is in the table before the checkpoint says so, and completeness asks the checkpoint.
         wait_for(lambda: bronze_lag(settings) == 0)
         yield Followed(settings, frames)
-    finally:
-        stop_spark_session()
-        lifecycle.down(settings)
 
 
 def _time_ms(frame: Any) -> int:

@@ -17,15 +17,14 @@ from cryptolake_assets.platform.status import status
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.kafka import end_offsets
-from cryptolake_tests.support.platforms import settings_for
+from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
-def broker_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    settings = settings_for(tmp_path_factory.mktemp("a home"))
-    yield settings
-    lifecycle.down(settings)
+def broker_home(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with start_platform(settings_for(tmp_path_factory.mktemp("a home")), [KAFKA]) as settings:
+        yield settings
     assert processes.instance_processes(settings.home) == []
 
 

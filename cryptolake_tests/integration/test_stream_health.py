@@ -17,14 +17,13 @@ from cryptolake_assets.defs import bronze, silver
 from cryptolake_assets.defs.health import FAILS_AT, REPORT_EVERY_S, look
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.lake.windows import HOUR
-from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.checks import HEARTBEAT, UP_TO_DATE
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
-from cryptolake_tests.support.platforms import settings_for, stop_spark_session
+from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.replaying import HOURS, wait_until_all_is_in_bronze
 from cryptolake_tests.support.waiting import wait_for
 
@@ -32,24 +31,19 @@ PARTS = [KAFKA, SPARK, EXCHANGE, BRONZE, PRODUCER]
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def platform(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A platform whose replay has ended, with all bars in Silver."""
     settings = settings_for(
         tmp_path_factory.mktemp("health"),
         bronze_trigger_s=2.0,
         coverage_interval_s=1.0,
-        spark_memory_mb=1536,
         stream_stall_s=10,
     )
-    try:
-        lifecycle.up(settings, PARTS)
+    with start_platform(settings, PARTS):
         wait_until_all_is_in_bronze(settings)
         for candidate in refresh_silver.rebuild(settings, DuckDBEngine(settings), HOURS[0], HOURS[-1] + HOUR, "test"):
             assert candidate.passed
         yield settings
-    finally:
-        stop_spark_session()
-        lifecycle.down(settings)
 
 
 class Watch:

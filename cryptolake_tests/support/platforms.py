@@ -1,28 +1,65 @@
-"""Platforms of tests: settings with free ports, and no Spark session that outlives its server."""
+"""Platforms of tests: settings with free ports, parts that run until a block ends, no Spark session left over.
+
+A test or fixture that starts the broker or Spark asks for the fixture `start_platform`, which marks it `integration`.
+"""
 
 from __future__ import annotations
 
+import os
+import random
 import socket
 import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.settings import PORT_FIELDS, Settings, load_settings
+from cryptolake_tests.support import part_logs
 
-
-def free_ports() -> dict[str, int]:
-    """A free port for every port setting, by field name."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORT_FIELDS]
-    try:
-        return {field: sock.getsockname()[1] for field, sock in zip(PORT_FIELDS, sockets, strict=True)}
-    finally:
-        for sock in sockets:
-            sock.close()
+StartPlatform = Callable[..., AbstractContextManager[Settings]]
+"""`running`, as the fixture `start_platform` gives it."""
+SPARK_MEMORY_MB = 1536
+FIRST_PORT, PORTS_EACH, WORKERS = 12_000, 2_000, 10
 
 
 def settings_for(home: Path, **overrides: Any) -> Settings:
     """Settings of a platform of its own, beside whatever else runs on this machine."""
-    return load_settings(**{"home": home, **free_ports(), **overrides})
+    return load_settings(**{"home": home, "spark_memory_mb": SPARK_MEMORY_MB, **free_ports(), **overrides})
+
+
+def free_ports() -> dict[str, int]:
+    """A free port for every port setting, by field name.
+
+    They lie below the ports that systems give to outgoing connections, and each worker of a run has a range of its own:
+    nothing takes one between this look and the part's start.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = FIRST_PORT + worker % WORKERS * PORTS_EACH
+    ports = random.sample(range(first, first + PORTS_EACH), PORTS_EACH)
+    return dict(zip(PORT_FIELDS, filter(_is_free, ports), strict=False))
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def running(settings: Settings, *stages: Collection[str] | None) -> Iterator[Settings]:
+    """Bring parts up, stage after stage (all of them where none is named), and the platform down after the block."""
+    part_logs.watch(settings.log_dir)
+    try:
+        for parts in stages or (None,):
+            lifecycle.up(settings, parts)
+        yield settings
+    finally:
+        stop_spark_session()
+        lifecycle.down(settings)
 
 
 def stop_spark_session() -> None:

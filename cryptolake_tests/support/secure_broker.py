@@ -19,6 +19,7 @@ import confluent_kafka.admin
 from cryptolake_assets.platform import kafka, probes
 from cryptolake_assets.platform.properties import properties_text
 from cryptolake_assets.settings import Settings
+from cryptolake_tests.support import part_logs
 from cryptolake_tests.support.certificates import Authority
 from cryptolake_tests.support.token_server import AUDIENCE, TokenServer, serving
 from cryptolake_tests.support.waiting import wait_for
@@ -100,6 +101,7 @@ def _running(settings: Settings, broker: SecureBroker) -> Iterator[None]:
         path.write_text(text + more, encoding="utf-8")
     kafka.format_storage(settings)
     log = settings.home / "broker.log"
+    part_logs.watch(log.parent)
     # Where tokens may be held against keys is for Java to allow, not for the broker's configuration.
     allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={broker.tokens.keys_url}"
     with log.open("wb") as out:

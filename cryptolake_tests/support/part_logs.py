@@ -1,0 +1,63 @@
+"""What the parts of the tests' platforms logged during one test: shown with the report of a test that failed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+WORRYING_LINES = 20
+LAST_LINES = 8
+MAX_LINE_CHARS = 400
+_worrying = re.compile(r"error|warn|exception|traceback|fatal|refused|killed", re.IGNORECASE).search
+
+_directories: set[Path] = set()
+_sizes_at_start: dict[Path, int] = {}
+
+
+def watch(directory: Path) -> None:
+    """Include the `*.log` files of this directory in the reports from now on."""
+    _directories.add(directory)
+
+
+def new_lines(path: Path, from_byte: int) -> list[str]:
+    """Return what the file gained; all of it when it was rotated meanwhile."""
+    with path.open("rb") as file:
+        if path.stat().st_size >= from_byte:
+            file.seek(from_byte)
+        return file.read().decode(errors="replace").splitlines()
+
+
+def excerpt(lines: list[str]) -> list[str]:
+    """Return the last lines, and before them the last ones that look like trouble."""
+    head, tail = lines[:-LAST_LINES], lines[-LAST_LINES:]
+    chosen = [line for line in head if _worrying(line)][-WORRYING_LINES:]
+    left_out = len(head) - len(chosen)
+    note = [f"({left_out} lines left out)"] if left_out else []
+    return [line[:MAX_LINE_CHARS] for line in (*note, *chosen, *tail)]
+
+
+def sections() -> Iterator[tuple[str, str]]:
+    """Yield (title, text) of each log that gained lines since the test began."""
+    for path in _log_files():
+        if lines := new_lines(path, _sizes_at_start.get(path, 0)):
+            yield f"{path.stem}: {len(lines)} lines logged during the test ({path})", "\n".join(excerpt(lines))
+
+
+def _log_files() -> list[Path]:
+    return sorted(path for directory in _directories if directory.is_dir() for path in directory.glob("*.log"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _sizes_at_start.clear()
+    _sizes_at_start.update({path: path.stat().st_size for path in _log_files()})
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.failed:
+        report.sections.extend(sections())
+    return report  # type: ignore[return-value]
