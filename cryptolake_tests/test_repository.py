@@ -244,14 +244,24 @@ def test_no_module_is_too_long_to_read() -> None:
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
 
 
-def test_the_workflow_runs_what_the_makefile_has_and_pins_its_actions() -> None:
-    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
-    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
-    ran = {step["run"].removeprefix("make ") for step in steps if step.get("run", "").startswith("make ")}
-    assert {"setup", "lint", "types", "test", "demo", "down"} <= ran <= makefile_targets()
-    actions = [step["uses"] for step in steps if "uses" in step]
-    assert actions
-    assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+(\.\d+)*", action) for action in actions)
+def workflow_steps(name: str) -> list[dict[str, str]]:
+    workflow = yaml.safe_load((ROOT / ".github/workflows" / name).read_text(encoding="utf-8"))
+    return [step for job in workflow["jobs"].values() for step in job["steps"]]
+
+
+def make_calls(steps: list[dict[str, str]]) -> set[str]:
+    return {step["run"].removeprefix("make ") for step in steps if step.get("run", "").startswith("make ")}
+
+
+def test_the_workflows_run_what_the_makefile_has_and_pin_their_actions() -> None:
+    in_ci, nightly = workflow_steps("ci.yml"), workflow_steps("nightly.yml")
+    needed = {"setup", "lint", "types", "validate", "test-unit", "test-integration", "test-cluster", "demo", "down"}
+    assert needed <= make_calls(in_ci) <= makefile_targets()
+    assert {"nightly"} <= make_calls(nightly) <= makefile_targets()
+    actions = [step["uses"] for step in [*in_ci, *nightly] if "uses" in step]
+    assert len(actions) >= 4
+    for action in actions:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+(\.\d+)*", action), action
 
 
 def test_the_ci_script_calls_targets_that_exist() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from cryptolake_assets.exchange.capture import first_day, read_frames, read_klines, summarise
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.support.captures import HostileFrame, shifted_capture, with_changed_trade
+from cryptolake_tests.support.captures import HostileFrame, joined_captures, shifted_capture, with_changed_trade
 
 
 def test_shifted(tmp_path: Path) -> None:
@@ -39,6 +39,18 @@ def test_changed_trade(tmp_path: Path) -> None:
     kline = next(k for k in read_klines(tmp_path, changed.symbol, "1m") if k.open_time_ms == changed.window_start_ms)
     assert kline.open_time_ms <= data["T"] <= kline.close_time_ms
     assert Decimal(changed.price) > Decimal(kline.high)
+
+
+def test_joined_captures_hold_every_frame_in_order_of_receipt(tmp_path: Path) -> None:
+    other = shifted_capture(DEMO_CAPTURE_DIR, tmp_path / "other", {"BTCUSDT": "SOLUSDT"}, 0, 7, "0.002")
+    joined = list(read_frames(joined_captures(tmp_path / "joined", DEMO_CAPTURE_DIR, other)))
+    parts = [*read_frames(DEMO_CAPTURE_DIR), *read_frames(other)]
+    assert sorted(joined, key=repr) == sorted(parts, key=repr)
+    times = [frame.receive_time_ns for frame in joined]
+    assert times == sorted(times)
+    assert {path.name for path in (tmp_path / "joined").glob("*.csv")} == {
+        path.name for path in DEMO_CAPTURE_DIR.glob("*.csv")
+    }
 
 
 def test_hostile_frames(hostile_capture: tuple[Path, list[HostileFrame]]) -> None:

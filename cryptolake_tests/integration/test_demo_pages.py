@@ -14,7 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser
 
-from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.platform.parts import PARTS
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.browser import chromium
@@ -24,6 +24,7 @@ from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.waiting import wait_for
 
 COMMAND_TIMEOUT_S = 420
+EQUAL_BARS = "14 of 14 complete bars equal"
 BARS = 9
 """Minutes of each symbol in the shipped capture, the first and the last of them cut."""
 PICTURES = os.environ.get("CRYPTOLAKE_PICTURES", "")
@@ -33,13 +34,14 @@ COLUMNS = ("open", "high", "low", "close", "volume", "quote_volume", "vwap", "tr
 @pytest.fixture(scope="module")
 def demo(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """The platform after `make demo` and `make dbt`."""
-    settings = settings_for(tmp_path_factory.mktemp("demo"), spark_memory_mb=1536)
-    try:
-        assert settings.dashboard_url in cryptolake(settings, "demo", timeout_s=COMMAND_TIMEOUT_S)
+    settings = settings_for(tmp_path_factory.mktemp("demo"))
+    # `cryptolake demo` starts the parts itself.
+    with start_platform(settings):
+        shown = cryptolake(settings, "demo", timeout_s=COMMAND_TIMEOUT_S)
+        assert settings.dashboard_url in shown
+        assert EQUAL_BARS in shown
         cryptolake(settings, "dbt", "build", timeout_s=COMMAND_TIMEOUT_S)
         yield settings
-    finally:
-        lifecycle.down(settings)
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +169,14 @@ def test_on_a_phone_in_the_dark(browser: Browser, demo: Settings, tmp_path: Path
         for path in ("/daily", "/quality", "/operations"):
             shown.open(path)
             assert shown.page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
+
+
+def test_a_second_demo_finds_repeats_only_and_changes_no_bar(demo: Settings) -> None:
+    query = "SELECT * FROM cryptolake.silver.futures_ohlcv_1m ORDER BY symbol, window_start"
+    before = run_sql(demo, query).to_pylist()
+    shown = cryptolake(demo, "demo", timeout_s=COMMAND_TIMEOUT_S)
+    assert "24,356 distinct trades, 24,356 repeats" in shown
+    assert EQUAL_BARS in shown
+    after = run_sql(demo, query).to_pylist()
+    assert len(after) == 2 * BARS
+    assert after == before

@@ -145,6 +145,15 @@ def with_hostile_frames(source_dir: Path, target_dir: Path) -> list[HostileFrame
     return hostile
 
 
+def joined_captures(target_dir: Path, *source_dirs: Path) -> Path:
+    """Write all frames of the captures in order of receive time, and their klines; return `target_dir`."""
+    frames = [frame for directory in source_dirs for frame in read_frames(directory)]
+    _write_frames(target_dir, sorted(frames, key=lambda frame: frame.receive_time_ns))
+    for directory in source_dirs:
+        _copy_klines(directory, target_dir)
+    return target_dir
+
+
 _CHANGED_FIELDS: dict[str, dict[str, Any]] = {
     "wrong_type": {"p": ["64000.10"]},
     "nan_price": {"p": "NaN"},

@@ -50,11 +50,11 @@ def _is_free(port: int) -> bool:
 
 
 @contextmanager
-def running(settings: Settings, *stages: Collection[str] | None) -> Iterator[Settings]:
-    """Bring parts up, stage after stage (all of them where none is named), and the platform down after the block."""
+def running(settings: Settings, *stages: Collection[str]) -> Iterator[Settings]:
+    """Bring parts up, stage after stage, and the platform down after the block, whoever started it."""
     part_logs.watch(settings.log_dir)
     try:
-        for parts in stages or (None,):
+        for parts in stages:
             lifecycle.up(settings, parts)
         yield settings
     finally:
