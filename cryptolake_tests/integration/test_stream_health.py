@@ -1,4 +1,5 @@
-"""The health sensor on a real stream: well, finished, hung and restarted; and bars that fall behind."""
+"""A real stream in trouble: kill -9 of its broker, of itself and of Spark in the middle of a replay, then the health
+sensor on it: well, finished, hung and restarted; and bars that fall behind."""
 
 from __future__ import annotations
 
@@ -16,33 +17,47 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import bronze, silver
 from cryptolake_assets.defs.health import FAILS_AT, REPORT_EVERY_S, look
 from cryptolake_assets.defs.resources import StreamResource
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform import refresh_silver
+from cryptolake_assets.stream.progress import read_report
 from cryptolake_assets.transform.checks import HEARTBEAT, UP_TO_DATE
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.reconcile import Verdict
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
-from cryptolake_tests.support.replaying import HOURS, wait_until_all_is_in_bronze
+from cryptolake_tests.support.replaying import (
+    FRAMES,
+    SPEED,
+    distinct_trades,
+    kill,
+    refreshed_bars,
+    replay,
+    verdicts,
+    wait_until_all_is_in_bronze,
+)
 from cryptolake_tests.support.waiting import wait_for
-
-PARTS = [KAFKA, SPARK, EXCHANGE, BRONZE, PRODUCER]
 
 
 @pytest.fixture(scope="module")
 def platform(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A platform whose replay has ended, with all bars in Silver."""
+    """A platform at a replay's end, all bars in Silver; on the way broker, Bronze stream and Spark were killed."""
     settings = settings_for(
         tmp_path_factory.mktemp("health"),
+        replay_speed=SPEED,
         bronze_trigger_s=2.0,
         coverage_interval_s=1.0,
         stream_stall_s=10,
     )
-    with start_platform(settings, PARTS):
+    # The replay begins with the first subscription: everything else is up by then.
+    others = [KAFKA, SPARK, EXCHANGE, BRONZE]
+    with start_platform(settings, others, [*others, PRODUCER]):
+        wait_for(lambda: replay(settings)["frames_sent"] > FRAMES / 3, timeout_s=120)
+        kill(settings, KAFKA)
+        kill(settings, BRONZE)
+        wait_for(lambda: replay(settings)["frames_sent"] > FRAMES / 2, timeout_s=120)
+        # Without its server the stream has to notice, end, and come back by itself.
+        kill(settings, SPARK)
         wait_until_all_is_in_bronze(settings)
-        for candidate in refresh_silver.rebuild(settings, DuckDBEngine(settings), HOURS[0], HOURS[-1] + HOUR, "test"):
-            assert candidate.passed
+        refreshed_bars(settings)
         yield settings
 
 
@@ -82,6 +97,17 @@ def bronze_pid(settings: Settings) -> int:
     pid = Supervisor(settings).processes()[BRONZE].pid
     assert pid
     return pid
+
+
+def test_killed_broker_stream_and_spark_lose_nothing_and_change_no_bar(settings: Settings) -> None:
+    assert distinct_trades(settings) == FRAMES
+    report = read_report(settings)
+    assert report is not None
+    assert report["state"] == "running"
+    bars = refreshed_bars(settings)
+    found = verdicts(settings, bars)
+    assert found.count(Verdict.EQUAL) == 14
+    assert found.count(Verdict.INCOMPLETE) == len(bars) - 14 == 4
 
 
 def test_at_a_replays_end_everything_is_well(settings: Settings, watch: Watch) -> None:

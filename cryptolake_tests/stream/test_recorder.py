@@ -61,8 +61,8 @@ async def test_a_recording_is_the_capture_again_with_the_official_bars(tmp_path:
 
 
 async def test_files_are_rotated_while_the_recording_goes_on(tmp_path: Path) -> None:
-    async with ReplayExchange(DEMO_CAPTURE_DIR, speed=60).running() as exchange:
-        recorder = await record(at(exchange), tmp_path, FRAMES, rotate_s=2)
+    async with ReplayExchange(DEMO_CAPTURE_DIR, speed=240).running() as exchange:
+        recorder = await record(at(exchange), tmp_path, FRAMES, rotate_s=0.5)
     assert recorder.writer is not None
     assert recorder.writer.files == len(capture_files(tmp_path)) > 1
     assert len(trades(tmp_path)) == FRAMES
@@ -81,8 +81,8 @@ async def test_a_recording_can_be_recorded_again(tmp_path: Path) -> None:
 async def test_connections_are_relieved_and_no_frame_is_missed(tmp_path: Path) -> None:
     """Frames of an overlap are there twice."""
     stop = asyncio.Event()
-    async with ReplayExchange(DEMO_CAPTURE_DIR, speed=60).running() as exchange, asyncio.timeout(TIMEOUT_S):
-        options = FleetOptions(life_s=0.5, connect_apart_s=0.0)
+    async with ReplayExchange(DEMO_CAPTURE_DIR, speed=240).running() as exchange, asyncio.timeout(TIMEOUT_S):
+        options = FleetOptions(life_s=0.15, connect_apart_s=0.0)
         recorder = Recorder(at(exchange), tmp_path, 3_600, options)
         recording = asyncio.create_task(recorder.run(stop))
         await until(lambda: exchange.status()["state"] == "finished", timeout_s=TIMEOUT_S)

@@ -1,7 +1,9 @@
 """Lanes, order and progress of a test run.
 
-A test that asks for a fixture of `LANES` belongs to that lane; one that asks for none is a unit test. Modules run in
-order of the seconds that `durations.json` has for them, the longest first, so that workers end at about the same time.
+A test that asks for a fixture of `LANES` belongs to that lane. One that asks for none is a component test where it lies
+in a folder of `COMPONENT_FOLDERS` (whole graphs, processes and pages, without broker and Spark), else a unit test.
+Modules run in order of the seconds that `durations.json` has for them, the longest first, so that workers end at about
+the same time.
 `CRYPTOLAKE_TEST_DURATIONS=FILE` writes those seconds anew after a run of all tests on a quiet machine.
 """
 
@@ -22,6 +24,7 @@ DEFAULT_S = 1.0
 """Of a module that the file does not know yet."""
 LANES = {"cluster": "cluster", "start_platform": "integration"}
 """Fixture to marker."""
+COMPONENT_FOLDERS = {"integration"}
 INTEGRATION_TIMEOUT_S = 600
 """A platform's start counts towards the first test that asks for it."""
 REPORT_EVERY_S = 15.0
@@ -37,12 +40,18 @@ def module_of(node_id: str) -> str:
     return node_id.partition("::")[0]
 
 
+def lane_of(item: pytest.Item) -> str | None:
+    """Return the marker of the test's lane, None for a unit test."""
+    fixtures = getattr(item, "fixturenames", ())
+    by_fixture = next((marker for fixture, marker in LANES.items() if fixture in fixtures), None)
+    return by_fixture or ("component" if item.path.parent.name in COMPONENT_FOLDERS else None)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     known = known_durations()
     for item in items:
-        lane = next((mark for fixture, mark in LANES.items() if fixture in getattr(item, "fixturenames", ())), None)
-        if lane is not None:
+        if (lane := lane_of(item)) is not None:
             item.add_marker(lane)
             item.add_marker(pytest.mark.timeout(INTEGRATION_TIMEOUT_S))
     items.sort(key=lambda item: -known.get(module_of(item.nodeid), DEFAULT_S))  # stable: a module's order stays
