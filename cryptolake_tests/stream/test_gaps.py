@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import count
 
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause, TradeGap
-from cryptolake_assets.stream.gaps import MAX_OPEN, MAX_STEP_IDS, GapTracker, GapWriter, KnownTrade, LastTrade
+from cryptolake_assets.stream.gaps import (
+    MAX_OPEN,
+    MAX_STEP_IDS,
+    GapTracker,
+    GapWriter,
+    KnownTrade,
+    LastTrade,
+    MissingRange,
+)
 from cryptolake_tests.support.fakes import MemoryGaps
 
 NOW = datetime(2024, 7, 18, 12, tzinfo=UTC)
@@ -67,6 +78,26 @@ def test_one_id_out_of_all_reason_opens_nothing_unless_the_next_goes_on_from_it(
     assert opened(fed([4, 5, far, far + 1])) == [(6, far - 1, far - 6)]
 
 
+def test_largest_step_that_opens_a_gap_at_once() -> None:
+    first = 4_217_896_584
+    assert opened(fed([first, first + MAX_STEP_IDS])) == [(first + 1, first + MAX_STEP_IDS - 1, MAX_STEP_IDS - 1)]
+    assert opened(fed([first, first + MAX_STEP_IDS + 1])) == []
+
+
+def test_duplicate_of_the_trade_before_at_the_same_time_is_no_gap() -> None:
+    found = tracker()
+    for trade_id in (5, 6, 5, 7):
+        found.see("BTCUSDT", trade_id, 10)
+    assert opened(found) == []
+
+
+def test_trade_older_than_the_one_before_continues_the_sequence() -> None:
+    found = tracker()
+    for trade_id, time_us in ((1, 10), (2, 5), (5, 12)):
+        found.see("BTCUSDT", trade_id, time_us)
+    assert opened(found) == [(3, 4, 2)]
+
+
 def test_what_an_earlier_process_left_open_is_closed_by_a_replay() -> None:
     found = tracker()
     found.resume([gap(3, 5), TradeGap("other", "BTCUSDT", "trade", 2, 2, 1, 1, 3, NOW)])
@@ -104,6 +135,39 @@ def test_a_replay_from_before_what_is_known_is_followed_from_its_first_trade() -
     assert opened(fed([200, 201], another)) == [], "another recording, of an earlier day"
 
 
+def test_known_id_below_the_last_one_at_the_same_time_begins_a_replay() -> None:
+    found = tracker()
+    found.take_up((), {"BTCUSDT": LastTrade(100, 100)})
+    found.see("BTCUSDT", 50, 100)
+    found.see("BTCUSDT", 53, 100)
+    assert opened(found) == [(51, 52, 2)]
+
+
+def test_gap_after_a_restart_is_found_when_both_trades_are_of_the_same_time() -> None:
+    found = tracker()
+    found.take_up((), {"BTCUSDT": LastTrade(10, 10)})
+    found.see("BTCUSDT", 15, 10)
+    assert opened(found) == [(11, 14, 4)]
+
+
+def test_symbol_without_trades_has_no_last_trade() -> None:
+    found = tracker()
+    found.resume([gap(3, 5)])
+    assert found.last("BTCUSDT") is None
+    assert found.last("ETHUSDT") is None
+
+
+def test_resumed_gap_counts_all_its_ids_again() -> None:
+    """The ledger does not name the ids that arrived before the restart."""
+    found = tracker()
+    found.resume([replace(gap(3, 5), ids_missing=1, ids_not_order_book=2)])
+    assert found.ids_missing == 3
+    found.settle("BTCUSDT", 3, 4)
+    assert [(open_gap.ids_missing, open_gap.ids_not_order_book) for open_gap in found.take_open().values()] == [(1, 2)]
+    found.fill("BTCUSDT", 5, 5)
+    assert [(closed.ids_missing, closed.ids_not_order_book) for closed in found.take_closed()] == [(0, 2)]
+
+
 def on_topic(*ids: int, fetched: tuple[int, ...] = ()) -> list[KnownTrade]:
     return [KnownTrade("BTCUSDT", number, number, number in fetched) for number in ids]
 
@@ -139,9 +203,13 @@ def test_trades_that_only_the_exchange_has_are_a_hole() -> None:
     found = fed([1])
     found.reach("BTCUSDT", LastTrade(4, 40))
     found.reach("BTCUSDT", LastTrade(3, 30))
+    found.reach("BTCUSDT", LastTrade(4, 40))
     found.reach("ETHUSDT", LastTrade(3, 30))
     (hole,) = found.take_open().values()
     assert (hole.first_missing_id, hole.last_missing_id, hole.after_us, hole.before_us) == (2, 4, 1, 40)
+    assert hole.symbol == "BTCUSDT"
+    assert found.last("BTCUSDT") == LastTrade(4, 40)
+    assert found.last("ETHUSDT") is None
     assert opened(fed([5], found)) == []
 
 
@@ -158,6 +226,27 @@ def test_a_hole_around_an_open_one_is_the_rest_of_it() -> None:
     fed([9], found)
     assert opened(found) == [(3, 3, 1), (6, 8, 3)]
     assert found.ids_missing == 6
+
+
+def test_open_gap_at_the_edge_of_a_new_one_keeps_its_ids() -> None:
+    for resumed, expected in ((gap(3, 3), (4, 8, 5)), (gap(8, 8), (3, 7, 5)), (gap(5, 12), (3, 4, 2))):
+        found = tracker()
+        found.resume([resumed])
+        found.take_up((), {"BTCUSDT": LastTrade(2, 2)})
+        fed([9], found)
+        assert expected in opened(found)
+        ids = [trade_id for wanted in found.missing() for trade_id in range(wanted.first, wanted.last + 1)]
+        assert sorted(ids) == [trade_id for trade_id in range(3, max(8, resumed.last_missing_id) + 1) if trade_id != 9]
+
+
+def test_settled_ids_may_reach_beyond_both_ends_of_a_gap() -> None:
+    found = fed([1, 6])
+    found.settle("BTCUSDT", 4, 10)
+    assert [(wanted.first, wanted.last) for wanted in found.missing()] == [(2, 3)]
+    found.settle("BTCUSDT", 0, 3)
+    assert [(closed.outcome, closed.ids_not_order_book) for closed in found.take_closed()] == [
+        (GapOutcome.NOT_ORDER_BOOK, 4)
+    ]
 
 
 def test_ids_outside_of_the_order_book_close_a_gap() -> None:
@@ -183,6 +272,132 @@ def test_of_a_gap_beyond_the_limit_the_older_part_stays_and_says_so() -> None:
     again = GapTracker("binance_futures", "trade", lambda: NOW, most_ids=3)
     again.resume([older, newer])
     assert [(wanted.first, wanted.last) for wanted in again.missing()] == [(7, 9)]
+
+
+def parts(most_ids: int, *ids: int) -> tuple[GapTracker, TradeGap, TradeGap]:
+    """Return a tracker whose gap is larger than its limit, and the gap's older and newer part."""
+    found = fed(ids, GapTracker("binance_futures", "trade", lambda: NOW, most_ids=most_ids))
+    older, newer = found.take_open().values()
+    return found, older, newer
+
+
+def test_one_id_beyond_the_limit_is_a_gap_of_its_own() -> None:
+    found, older, newer = parts(3, 1, 6)
+    assert (older.symbol, older.first_missing_id, older.last_missing_id) == ("BTCUSDT", 2, 2)
+    assert (newer.symbol, newer.first_missing_id, newer.last_missing_id) == ("BTCUSDT", 3, 5)
+    assert found.ids_missing == 4
+
+
+def test_first_fetched_trade_bounds_the_part_that_is_not_repaired() -> None:
+    found, older, newer = parts(3, 1, 10)
+    found.fill("BTCUSDT", 8, 8)
+    assert older.key not in found.take_open(), "trade 7 is still missing"
+    found.fill("BTCUSDT", 7, 7)
+    assert found.take_open() == {
+        older.key: replace(older, before_us=7),
+        newer.key: replace(newer, ids_missing=1),
+    }
+
+
+def test_time_of_a_fetched_trade_bounds_a_gap_only_from_within() -> None:
+    for time_us, before_us in ((0, None), (1, 1), (9, 9), (10, None), (11, None)):
+        found, older, _ = parts(3, 1, 10)
+        found.fill("BTCUSDT", 7, time_us)
+        changed = found.take_open().get(older.key)
+        assert (changed and changed.before_us) == before_us
+
+
+def test_reason_is_noted_on_the_gap_that_holds_the_range() -> None:
+    found = fed([1, 5, 9])
+    earlier, later = found.take_open().values()
+    with capture_logs() as logs:
+        found.explain(MissingRange("BTCUSDT", 2, 3), OpenBecause.NEEDS_KEY)
+        assert found.take_open() == {earlier.key: replace(earlier, open_because=OpenBecause.NEEDS_KEY)}
+        found.explain(MissingRange("BTCUSDT", 4, 4), OpenBecause.NEEDS_KEY)
+        assert found.take_open() == {}, "it is known already"
+        found.explain(MissingRange("BTCUSDT", 8, 8), OpenBecause.NOT_AT_EXCHANGE)
+        assert found.take_open() == {later.key: replace(later, open_because=OpenBecause.NOT_AT_EXCHANGE)}
+        found.explain(MissingRange("BTCUSDT", 5, 5), OpenBecause.NEEDS_KEY)
+        assert found.take_open() == {}, "no gap holds it"
+    common = {"event": "gap_stays_open", "log_level": "warning", "symbol": "BTCUSDT", "stream": "trade"}
+    assert logs == [
+        {**common, "because": "needs_key", "first_missing_id": 2, "last_missing_id": 4},
+        {**common, "because": "not_at_exchange", "first_missing_id": 6, "last_missing_id": 8},
+    ]
+
+
+def test_closed_gap_has_no_reason_to_be_open() -> None:
+    found = fed([1, 3])
+    found.explain(MissingRange("BTCUSDT", 2, 2), OpenBecause.NEEDS_KEY)
+    fed([2], found)
+    assert [closed.open_because for closed in found.take_closed()] == [None]
+
+
+def test_new_gaps_are_logged_with_their_ids() -> None:
+    found = GapTracker("binance_futures", "aggTrade", lambda: NOW, most_ids=3)
+    with capture_logs() as logs:
+        fed([1, 10], found, "ETHUSDT")
+    common = {"event": "trades_missing", "log_level": "warning", "symbol": "ETHUSDT", "stream": "aggTrade"}
+    assert logs == [
+        {**common, "first_missing_id": 2, "last_missing_id": 6, "ids": 5, "because": OpenBecause.BEYOND_LIMIT},
+        {**common, "first_missing_id": 7, "last_missing_id": 9, "ids": 3, "because": None},
+    ]
+
+
+def test_closed_gaps_are_logged_with_their_outcome() -> None:
+    found = fed([1, 3, 6, 8])
+    with capture_logs() as logs:
+        fed([2], found)
+        found.fill("BTCUSDT", 4, 4)
+        found.fill("BTCUSDT", 5, 5)
+        found.settle("BTCUSDT", 7, 7)
+    common = {"event": "gap_closed", "log_level": "info", "symbol": "BTCUSDT", "stream": "trade"}
+    assert logs == [
+        {**common, "closed_by": "stream", "outcome": "arrived", "first_missing_id": 2, "last_missing_id": 2},
+        {**common, "closed_by": "rest", "outcome": "repaired", "first_missing_id": 4, "last_missing_id": 5},
+        {**common, "closed_by": "rest", "outcome": "not_order_book", "first_missing_id": 7, "last_missing_id": 7},
+    ]
+
+
+def test_gaps_are_repaired_in_the_order_of_their_detection() -> None:
+    seconds = count()
+    found = GapTracker("binance_futures", "trade", lambda: NOW + timedelta(seconds=next(seconds)))
+    fed([1], found)
+    fed([1, 4], found, "ETHUSDT")
+    fed([3], found)
+    fed([6], found, "ETHUSDT")
+    assert found.missing() == [
+        MissingRange("ETHUSDT", 2, 3),
+        MissingRange("BTCUSDT", 2, 2),
+        MissingRange("ETHUSDT", 5, 5),
+    ]
+
+
+def test_proven_time_is_in_whole_milliseconds_and_begins_well_before_the_connection() -> None:
+    found = tracker()
+    for trade_id, time_us in ((1, 10_000_700), (2, 60_000_900)):
+        found.see("BTCUSDT", trade_id, time_us)
+
+    def proven(connected_from_ms: int) -> dict[str, tuple[int, int]]:
+        return found.proven_before(["ETHUSDT", "BTCUSDT"], (connected_from_ms, 10**9))
+
+    assert proven(11_002) == {"BTCUSDT": (10_001, 60_000)}
+    assert proven(11_001) == {}
+
+
+def test_ids_prove_nothing_within_one_millisecond() -> None:
+    found = tracker()
+    for trade_id, time_us in ((1, 10_000_100), (2, 10_001_900)):
+        found.see("BTCUSDT", trade_id, time_us)
+    assert found.proven_before(["BTCUSDT"], (10**6, 10**9)) == {}
+
+
+def test_newest_trade_of_elsewhere_that_is_on_the_topic_keeps_what_the_topic_proves() -> None:
+    found = tracker()
+    topic = [KnownTrade("BTCUSDT", number, number * 10_000_000, is_fetched=False) for number in (1, 2)]
+    found.take_up(topic, {"BTCUSDT": LastTrade(2, 20_000_000)})
+    found.see("BTCUSDT", 3, 30_000_000)
+    assert found.proven_before(["BTCUSDT"], (10**6, 10**9)) == {"BTCUSDT": (10_001, 30_000)}
 
 
 def test_ids_prove_the_time_behind_the_last_open_gap() -> None:
@@ -213,6 +428,33 @@ def test_memory_is_bounded_on_a_stream_of_holes() -> None:
     assert len(gaps) == MAX_OPEN
     assert sum(gap.ids_missing for gap in gaps.values()) == found.ids_missing == 2 * MAX_OPEN - 1
     assert max(gap.last_missing_id for gap in gaps.values()) == 4 * MAX_OPEN - 3
+
+
+def test_one_gap_too_many_is_joined_to_the_newest_and_still_repaired() -> None:
+    found = fed(range(0, 2 * MAX_OPEN + 2, 2))
+    last = 2 * MAX_OPEN
+    opened_before = found.take_open()
+    fed([last + 4], found)
+    newest = gap(last - 1, last - 1)
+    joined = replace(newest, last_missing_id=last + 3, ids_missing=4, before_us=last + 4)
+    assert opened_before[newest.key] == newest
+    assert found.take_open() == {newest.key: joined}
+    assert found.missing()[-2:] == [
+        MissingRange("BTCUSDT", last - 1, last - 1),
+        MissingRange("BTCUSDT", last + 1, last + 3),
+    ]
+    fed([last - 1, last + 1, last + 2], found)
+    assert found.take_closed() == []
+    fed([last + 3], found)
+    assert [closed.key for closed in found.take_closed()] == [newest.key]
+    assert found.ids_missing == MAX_OPEN - 1
+
+
+def test_joined_gap_never_ends_before_a_younger_trade() -> None:
+    found = fed(range(0, 2 * MAX_OPEN + 2, 2))
+    newest = list(found.take_open().values())[-1]
+    found.see("BTCUSDT", 2 * MAX_OPEN + 2, 5)
+    assert [joined.before_us for joined in found.take_open().values()] == [newest.before_us]
 
 
 @given(st.sets(st.integers(1, 60)), st.randoms(use_true_random=False))
@@ -253,3 +495,69 @@ async def test_nothing_is_written_where_nothing_is_missing() -> None:
     fed([1, 2], found)
     assert await GapWriter(sink, found).write()
     assert sink.writes == 0
+
+
+class FailingReads(MemoryGaps):
+    """A ledger that cannot be read as often as told to."""
+
+    reads_left_to_fail = 1
+
+    def open_gaps(self) -> list[TradeGap]:
+        if self.reads_left_to_fail:
+            self.reads_left_to_fail -= 1
+            raise OSError("the catalog is down")
+        return super().open_gaps()
+
+
+async def test_open_gaps_of_an_earlier_process_are_taken_over_once() -> None:
+    sink, found = MemoryGaps(), tracker()
+    sink.write([gap(3, 5)])
+    writer = GapWriter(sink, found)
+    await writer.resume()
+    assert found.ids_missing == 3
+    await writer.resume()
+    assert await writer.write()
+    assert found.ids_missing == 3
+    assert found.missing() == [MissingRange("BTCUSDT", 3, 5)]
+
+
+async def test_open_gaps_are_read_with_the_first_write_when_the_ledger_could_not_be_read() -> None:
+    sink, found = FailingReads(), tracker()
+    sink.write([gap(3, 5)])
+    writer = GapWriter(sink, found)
+    with capture_logs() as logs:
+        await writer.resume()
+    assert logs == [{"event": "gaps_not_read", "log_level": "error", "error": "OSError: the catalog is down"}]
+    assert found.ids_missing == 0
+    assert await writer.write()
+    assert found.ids_missing == 3
+
+
+async def test_nothing_is_lost_when_the_ledger_can_neither_be_read_nor_written() -> None:
+    sink, found = FailingReads(), tracker()
+    sink.failures_left = 1
+    writer = GapWriter(sink, found)
+    fed([1, 3, 5], found)
+    common = {"event": "gaps_not_written", "log_level": "error"}
+    with capture_logs() as logs:
+        assert not await writer.write()
+        assert not await writer.write()
+        assert await writer.write()
+    assert logs == [
+        {**common, "gaps": 0, "error": "OSError: the catalog is down"},
+        {**common, "gaps": 2, "error": "OSError: the disk is full"},
+    ]
+    assert list(sink.gaps.values()) == [gap(2, 2), gap(4, 4)]
+
+
+async def test_closed_gap_names_the_partition_of_its_symbol_and_the_offset_of_its_trades() -> None:
+    sink, found = MemoryGaps(), tracker()
+    writer = GapWriter(sink, found)
+    fed([1, 3, 2], found)
+    fed([1, 3, 2], found, "ETHUSDT")
+    writer.close(found.take_closed(), {b"BTCUSDT": 1, b"ETHUSDT": 2}.__getitem__, {1: 7})
+    assert await writer.write()
+    assert {written.symbol: (written.kafka_partition, written.kafka_offset) for written in sink.gaps.values()} == {
+        "BTCUSDT": (1, 7),
+        "ETHUSDT": (2, 0),
+    }
