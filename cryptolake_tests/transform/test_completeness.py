@@ -102,3 +102,91 @@ def test_equals_the_definition_second_by_second(spans: list[tuple[int, int]], st
     expected = all(moment in known for moment in range(start, start + length))
     got = CompletenessIndex(rows, {1: 5}, 0).is_complete("BTCUSDT", "trade", start, start + length)
     assert got == expected
+
+
+def test_connections_that_touch_cover_the_time_across() -> None:
+    both = CompletenessIndex([covered(0, 90_000), covered(90_000, 200_000)], {1: 5}, 0)
+    assert both.is_complete("BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
+
+
+def test_open_gap_takes_out_whole_milliseconds() -> None:
+    inside = replace(gap(0, 0), after_us=10_900, before_us=20_900)
+    found = CompletenessIndex([covered(0, 100)], {1: 5}, 0, [inside])
+    assert found.is_complete("BTCUSDT", "trade", 0, 10)
+    assert not found.is_complete("BTCUSDT", "trade", 0, 11)
+    assert not found.is_complete("BTCUSDT", "trade", 20, 30)
+    assert found.is_complete("BTCUSDT", "trade", 21, 30)
+
+
+def test_partition_of_which_bronze_holds_nothing_covers_nothing() -> None:
+    for offset, complete in ((0, True), (1, False)):
+        row = replace(covered(0, MINUTE_MS, offset=offset), kafka_partition=2)
+        assert CompletenessIndex([row], {1: 5}, 0).is_complete("BTCUSDT", "trade", 0, MINUTE_MS) == complete
+
+
+def test_closed_gap_counts_no_more_when_its_trades_did_not_come_over_kafka() -> None:
+    closed = replace(gap(10, 20), closed_at=datetime(2024, 7, 18, tzinfo=UTC))
+    for late in (closed, replace(closed, kafka_partition=1), replace(closed, kafka_offset=8)):
+        found = CompletenessIndex([covered(0, MINUTE_MS)], {1: 5}, 0, [late])
+        assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+
+
+def test_gained_time_spans_all_that_is_newly_covered() -> None:
+    earlier = CompletenessIndex([covered(100, 200)], {1: 5}, 0)
+    later = CompletenessIndex([covered(50, 210), covered(70, 90, symbol="ETHUSDT")], {1: 5}, 0)
+    assert later.gained(earlier) == (50, 210)
+    assert earlier.gained(later) is None
+    assert later.gained(later) is None
+    other = CompletenessIndex([covered(100, 200), covered(150, 300, symbol="ETHUSDT")], {1: 5}, 0)
+    assert other.gained(earlier) == (150, 300), "time of another symbol counts"
+
+
+def test_repaired_gap_is_gained() -> None:
+    rows = [covered(0, MINUTE_MS)]
+    before = CompletenessIndex(rows, {1: 5}, 0, [gap(10, 19), gap(40, 49)])
+    assert CompletenessIndex(rows, {1: 5}, 0, [gap(10, 19)]).gained(before) == (40, 50)
+    assert CompletenessIndex(rows, {1: 5}, 0).gained(before) == (10, 50)
+
+
+Windows = list[tuple[int, int]]
+windows = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15)), max_size=4)
+gaps_us = st.lists(st.tuples(st.integers(0, 50_999), st.integers(0, 9_999)), max_size=4)
+
+
+def built(streamed: Windows, archived: Windows, missing: Windows) -> CompletenessIndex:
+    archive = replace(covered(0, 0), kafka_partition=None, kafka_offset=None)
+    rows = [covered(start, start + length) for start, length in streamed]
+    rows += [replace(archive, connected_from_ms=start, connected_to_ms=start + length) for start, length in archived]
+    gaps = [replace(gap(0, 0), after_us=after, before_us=after + length) for after, length in missing]
+    return CompletenessIndex(rows, {1: 5}, 0, gaps)
+
+
+def covered_ms(streamed: Windows, archived: Windows, missing: Windows) -> set[int]:
+    """Return the covered milliseconds one by one."""
+    lacking = {ms for after, length in missing for ms in range(after // 1000, (after + length) // 1000 + 1)}
+    of_stream, of_archive = (
+        {ms for start, length in spans for ms in range(start, start + length)} for spans in (streamed, archived)
+    )
+    return of_stream - lacking | of_archive
+
+
+@given(windows, windows, gaps_us, st.integers(0, 60), st.integers(1, 10))
+def test_window_is_complete_when_each_of_its_milliseconds_is_covered(
+    streamed: Windows, archived: Windows, missing: Windows, start: int, length: int
+) -> None:
+    expected = set(range(start, start + length)) <= covered_ms(streamed, archived, missing)
+    index = built(streamed, archived, missing)
+    assert index.is_complete("BTCUSDT", "trade", start, start + length) == expected
+    assert index.is_complete_on_any_stream("BTCUSDT", start, start + length) == expected
+
+
+ledgers = st.tuples(windows, windows, gaps_us)
+
+
+@given(ledgers, ledgers)
+def test_gained_time_is_the_extent_of_the_milliseconds_that_were_not_covered(
+    now: tuple[Windows, Windows, Windows], earlier: tuple[Windows, Windows, Windows]
+) -> None:
+    fresh = covered_ms(*now) - covered_ms(*earlier)
+    gained = built(*now).gained(built(*earlier))
+    assert gained == ((min(fresh), max(fresh) + 1) if fresh else None)
