@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
+import pyarrow as pa
 import pytest
 
+from cryptolake_assets.lake.columns import Column
+from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV, TableSpec
 from cryptolake_assets.measures import (
     BAR_MEASURES,
     DAILY_MEASURES,
+    DUCKDB,
     Aggregate,
     Function,
     Measure,
+    Row,
+    columns,
     definition_hash,
     lineage,
+    select_list,
+    with_derived,
 )
 
 
@@ -44,3 +55,56 @@ def test_the_hash_moves_with_a_definition_and_not_by_itself() -> None:
     other = replace(high, aggregate=Aggregate(Function.LAST, "price"))
     changed = [other if measure is high else measure for measure in BAR_MEASURES]
     assert definition_hash(changed) != definition_hash(BAR_MEASURES)
+
+
+def test_hash_moves_when_another_function_derives_a_measure() -> None:
+    def another(row: Row) -> object:
+        return row["volume"]
+
+    changed = [replace(measure, derive=another) if measure.name == "vwap" else measure for measure in BAR_MEASURES]
+    assert definition_hash(changed) != definition_hash(BAR_MEASURES)
+
+
+def test_table_has_the_published_measures_as_columns() -> None:
+    measures = (
+        Measure("symbol", "string", "the exchange's symbol"),
+        Measure("closes", "list<double>", "derived from only", sql="{closes}", published=False),
+        Measure("trades", "long", "single trades", sql="sum(trades)"),
+    )
+    assert columns(measures) == (
+        Column("symbol", "string", "the exchange's symbol"),
+        Column("trades", "long", "single trades"),
+    )
+
+
+def test_daily_row_is_made_of_the_bars_of_the_day() -> None:
+    midnight = datetime(2024, 7, 19, tzinfo=UTC)
+    names = ("window_start", "open", "high", "low", "close", "volume", "quote_volume", "trades", "taker_buy_volume")
+    bars: list[tuple[object, ...]] = [
+        (midnight + timedelta(minutes=2), *map(Decimal, (4, 9, 2, 8, 2, 10)), 7, Decimal(1)),
+        (midnight, *map(Decimal, (1, 3, 1, 2, 1, 2)), 5, Decimal(0)),
+        (midnight + timedelta(minutes=1), *map(Decimal, (2, 5, 2, 4, 3, 9)), 6, Decimal(1)),
+    ]
+    schema = pa.schema([SILVER_OHLCV.arrow_schema().field(name) for name in names])
+    rows = [dict(zip(names, values, strict=True)) for values in bars]
+    with open_duckdb() as duck:
+        duck.register("bars", pa.Table.from_pylist(rows, schema))
+        (made,) = duck.sql(f"SELECT {select_list(DAILY_MEASURES, DUCKDB)} FROM bars").to_arrow_table().to_pylist()
+    assert made == {
+        "open": 1,
+        "high": 9,
+        "low": 1,
+        "close": 8,
+        "total_volume": 6,
+        "total_quote_volume": 21,
+        "price_range": 8,
+        "trades": 18,
+        "minutes_with_trades": 3,
+        "taker_buy_volume": 2,
+        "closes": [2, 4, 8],
+    }
+    day = with_derived(DAILY_MEASURES, made)
+    assert day["vwap"] == Decimal("3.5")
+    assert day["taker_buy_ratio"] == Decimal("0.33333333")
+    assert day["realised_volatility"] == pytest.approx(math.sqrt(2) * math.log(2), rel=1e-12)
+    assert {name: day[name] for name in made} == made
