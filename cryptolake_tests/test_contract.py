@@ -301,3 +301,76 @@ def test_a_number_is_accepted_exactly_when_it_fits(text: str) -> None:
     fits = DECIMAL.fullmatch(text) is not None
     assert isinstance(parse(TRADE | {"p": text}), AcceptedFrame) is fits
     assert isinstance(parse(TRADE | {"q": text}), AcceptedFrame) is fits
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (b"[]", "not_an_object: the frame is of type array"),
+        (b'"text"', "not_an_object: the frame is of type string"),
+        (b"7", "not_an_object: the frame is of type integer"),
+        (b"7.5", "not_an_object: the frame is of type number"),
+        (b"true", "not_an_object: the frame is of type boolean"),
+        (b"null", "not_an_object: the frame is of type null"),
+        (b'{"data":[]}', "wrong_type: data is of type array, not an object"),
+        (b'{"data":null}', "wrong_type: data is of type null, not an object"),
+        (b'{"data":"e"}', "wrong_type: data is of type string, not an object"),
+    ],
+)
+def test_reason_names_the_type_of_a_frame_that_is_no_event(frame: bytes, expected: str) -> None:
+    assert reason(frame) == expected
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (b'{"error":{"code":2,"msg":"Invalid request"},"id":1}', "{'code': 2, 'msg': 'Invalid request'}"),
+        (b'{"error":"busy","code":1,"msg":"Wait."}', "busy"),
+        (b'{"code":-1121,"msg":"Invalid symbol."}', "Invalid symbol."),
+    ],
+)
+def test_reason_holds_what_the_exchange_says_of_an_error(frame: bytes, expected: str) -> None:
+    assert reason(frame) == f"exchange_error: {expected}"
+
+
+@pytest.mark.parametrize("frame", [b'{"code":-1121}', b'{"msg":"Hello."}', b'{"id":1}', b'{"result":null}'])
+def test_half_an_answer_is_neither_an_error_nor_an_answer(frame: bytes) -> None:
+    assert reason(frame) == "missing_field: e"
+
+
+@pytest.mark.parametrize("answer", [{"error": "busy"}, {"code": 1, "msg": "Wait."}, {"result": None, "id": 1}])
+def test_event_with_the_fields_of_an_answer_is_judged_as_an_event(answer: dict[str, Any]) -> None:
+    assert reason(json.dumps({"e": "kline"} | answer)) == "unexpected_event: kline"
+    assert reason(json.dumps({"data": {"e": "kline"}} | answer)) == "unexpected_event: kline"
+    assert accepted(json.dumps(TRADE | answer)) == accepted(TRADE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"E": 0, "T": 0, "t": 0},
+        {"E": MAX_TIME_MS, "T": MAX_TIME_MS, "t": MAX_ID},
+        {"s": ""},
+        {"s": "x" * 64},
+    ],
+)
+def test_reason_names_the_wrong_field_and_not_one_at_its_bounds(change: dict[str, Any]) -> None:
+    assert reason(TRADE | change | {"p": 5}) == "wrong_type: p is of type integer, not a string"
+
+
+def test_reason_shows_numbers_of_128_bits_and_the_beginning_of_long_texts() -> None:
+    bounds = f"outside 0 to {MAX_ID}"
+    assert reason(TRADE | {"t": 2**128 - 1}) == f"out_of_range: t is {2**128 - 1}, {bounds}"
+    assert reason(TRADE | {"t": 2**128}) == f"out_of_range: t is far, {bounds}"
+    assert reason(TRADE | {"s": "x" * 500}) == f"symbol_format: s is '{'x' * 65}'"
+
+
+def test_reason_is_one_printable_line() -> None:
+    assert reason(TRADE | {"e": "a\n\u0001b"}) == "unexpected_event: a??b"
+
+
+@pytest.mark.parametrize("fields", [without(TRADE, "X"), AGG_TRADE | {"X": 5}, TRADE | {"X": "x" * 32}])
+def test_field_that_comes_twice_is_rejected_with_the_decoders_reason(fields: dict[str, Any]) -> None:
+    """The decoder stops at the first value, which is wrong; the last one, which JSON means, is not."""
+    frame = json.dumps(fields).replace('"p":', '"p": 5, "p":')
+    assert reason(frame).startswith("not_accepted: Expected `str`, got `int`")
