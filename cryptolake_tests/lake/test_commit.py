@@ -8,15 +8,27 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyiceberg.exceptions import CommitFailedException, ValidationException
+from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.manifest import ManifestEntryStatus
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Operation
+from structlog.testing import capture_logs
 
 from cryptolake_assets.lake import commit
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.commit import SNAPSHOTS_KEPT, Publication, expire_snapshots, publish
+from cryptolake_assets.lake.commit import (
+    SNAPSHOTS_KEPT,
+    Publication,
+    expire_snapshots,
+    keys_of,
+    publish,
+    replace_files,
+)
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import silver_day
 from cryptolake_assets.settings import Settings
+from cryptolake_tests.support.zones import machine_zone
 
 MINUTE = datetime(2024, 7, 18, 23, 58, tzinfo=UTC)
 
@@ -131,3 +143,130 @@ def test_a_writer_that_lost_the_race_merges_into_what_the_other_left(
     monkeypatch.setattr(commit, "read_window", read_and_let_another_be_faster)
     put(lake, [bar("C")])
     assert {key[0] for key in stored(lake)} == {"A", "B", "C"}
+
+
+def bars_table(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=SILVER_OHLCV.arrow_schema())
+
+
+def test_keys_are_those_of_all_tables_in_order() -> None:
+    keys = keys_of(SILVER_OHLCV, bars_table(bar("A"), bar("B", 1)), bars_table(bar("C", 2)))
+    assert keys.column_names == ["symbol", "window_start"]
+    assert [(row["symbol"], row["window_start"] - MINUTE) for row in keys.to_pylist()] == [
+        ("A", timedelta(0)),
+        ("B", timedelta(minutes=1)),
+        ("C", timedelta(minutes=2)),
+    ]
+
+
+def test_publication_names_the_snapshot_that_the_table_has_after_it(lake: Settings) -> None:
+    nothing = put(lake, [])
+    assert (nothing.snapshot_id, nothing.committed) == (None, False)
+    made = put(lake, [bar("A")])
+    snapshot = load_table(lake, SILVER_OHLCV).current_snapshot()
+    assert snapshot is not None
+    assert (made.snapshot_id, made.committed) == (snapshot.snapshot_id, True)
+
+
+def test_snapshot_carries_the_properties_of_its_publication(lake: Settings) -> None:
+    for number in (1, 2):
+        put(lake, [bar("A", trades=number)])
+        snapshot = load_table(lake, SILVER_OHLCV).current_snapshot()
+        assert snapshot is not None
+        assert snapshot.summary is not None
+        assert snapshot.summary["run"] == "1"
+
+
+def test_updated_at_is_the_time_of_the_commit_in_any_zone(lake: Settings) -> None:
+    before = datetime.now(UTC)
+    with machine_zone("Asia/Tokyo"):
+        put(lake, [bar("A")])
+    assert before <= stored(lake)["A", MINUTE]["updated_at"] <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("lost_race", [CommitFailedException, ValidationException])
+def test_lost_race_is_logged_and_the_commit_retried(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch, lost_race: type[Exception]
+) -> None:
+    replace_really = commit.replace_files
+
+    def lose(*_: object) -> None:
+        monkeypatch.setattr(commit, "replace_files", replace_really)
+        raise lost_race("another writer was faster")
+
+    monkeypatch.setattr(commit, "replace_files", lose)
+    with capture_logs() as logs:
+        put(lake, [bar("A")])
+        put(lake, [bar("B")])
+    assert {key[0] for key in stored(lake)} == {"A", "B"}
+    assert logs == [
+        {
+            "event": "publication_merged_anew",
+            "log_level": "info",
+            "table": SILVER_OHLCV.full_name,
+            "attempt": 2,
+        }
+    ]
+
+
+def test_every_commit_expires_old_snapshots_and_none_is_expired_without_one(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expired: list[int] = []
+    monkeypatch.setattr(commit, "expire_snapshots", lambda table: expired.append(len(table.metadata.snapshots)))
+    put(lake, [bar("A")])
+    put(lake, [bar("A")])
+    assert expired == [1]
+    put(lake, [bar("B")], replaced=[bar("A"), bar("B")])
+    assert expired == [1, 2], "one row is new and one is gone"
+
+
+def test_snapshots_expire_once_as_many_may_go_as_are_kept(lake: Settings) -> None:
+    for number in range(4):
+        table = load_table(lake, SILVER_OHLCV)
+        assert expire_snapshots(table, keep=2, readable_s=0) == 0, "fewer than two may go"
+        put(lake, [bar("A", trades=number + 1)])
+    assert expire_snapshots(load_table(lake, SILVER_OHLCV), keep=2, readable_s=0) == 2
+
+
+def test_expiry_that_loses_the_race_is_left_to_the_next_commit(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(*_: object) -> None:
+        raise CommitFailedException("another writer was faster")
+
+    monkeypatch.setattr(commit, "expire", lose)
+    with capture_logs() as logs:
+        assert expire_snapshots(load_table(lake, SILVER_OHLCV)) == 0
+    assert logs == [
+        {
+            "event": "snapshots_not_expired",
+            "log_level": "info",
+            "table": "silver.futures_ohlcv_1m",
+            "cause": "another writer was faster",
+        }
+    ]
+
+
+def test_files_that_share_a_manifest_with_a_replaced_one_stay(lake: Settings) -> None:
+    replace_files(load_table(lake, SILVER_OHLCV), AlwaysTrue(), bars_table(bar("A"), bar("A", 5)))
+    for number in (2, 3, 4):
+        put(lake, [bar("A", trades=number)])
+    assert {minute - MINUTE: row["trades"] for (_, minute), row in stored(lake).items()} == {
+        timedelta(0): 4,
+        timedelta(minutes=5): 1,
+    }
+
+
+def test_snapshot_names_the_file_that_it_deleted_and_none_that_earlier_ones_did(lake: Settings) -> None:
+    files = []
+    for number in range(1, 5):
+        put(lake, [bar("A", trades=number)])
+        files += [task.file.file_path for task in load_table(lake, SILVER_OHLCV).scan().plan_files()]
+    table = load_table(lake, SILVER_OHLCV)
+    snapshot = table.current_snapshot()
+    assert snapshot is not None
+    entries = [
+        (entry.status, entry.data_file.file_path)
+        for manifest in snapshot.manifests(table.io)
+        for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=False)
+    ]
+    assert sorted(entries) == [(ManifestEntryStatus.ADDED, files[-1]), (ManifestEntryStatus.DELETED, files[-2])]
