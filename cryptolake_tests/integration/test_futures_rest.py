@@ -21,11 +21,20 @@ from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.sources.futures_rest import epoch_ms
 from cryptolake_tests.support.batch import Lake, answers, asked, check, run
 from cryptolake_tests.support.captures import trade_frame, write_capture
+from cryptolake_tests.support.checks import passed, verdicts
 from cryptolake_tests.support.exchanges import ExchangeThread
 
 DAY = datetime(2024, 7, 19, tzinfo=UTC)
 FIRST_MS, SECOND_MS = epoch_ms(DAY - timedelta(hours=2)), epoch_ms(DAY + timedelta(minutes=7))
 PARTITIONS = ("2024-07-18", "2024-07-19")
+CHECKS_OF_FUNDING = {
+    *("schema", "unique_key", "no_nulls", "funding_rate_range", "mark_price_positive"),
+    *("funding_holes", "symbols_behind"),
+}
+CHECKS_OF_OPEN_INTEREST = {
+    *("schema", "unique_key", "no_nulls", "open_interest_not_negative", "value_of_history"),
+    *("periods_missing", "symbols_behind"),
+}
 
 
 @pytest.fixture
@@ -103,7 +112,7 @@ def test_the_whole_history_page_by_page_then_the_rates_since_and_a_repeat_change
     newest = fundings(empty)[1_099]
     assert (newest["funding_time"], newest["funding_rate"]) == (DAY, Decimal("-0.00000550"))
     assert newest["mark_price"] == Decimal("64000.12345678")
-    assert all(evaluation.passed for evaluation in second.get_asset_check_evaluations())
+    assert verdicts(second) == passed(futures_funding_rates=CHECKS_OF_FUNDING)
     assert [row["refused"] for row in answers(empty, "futures_funding_raw")] == [None] * 7
 
 
@@ -180,7 +189,7 @@ def test_open_interest_of_both_endpoints_since_the_newest(
         assert second.success
         assert len(exchange.replay.batch.requests) == 2 * 2
         assert f"startTime={epoch_ms(DAY - timedelta(hours=2))}" in exchange.replay.batch.requests[0]
-    assert all(evaluation.passed for evaluation in second.get_asset_check_evaluations())
+    assert verdicts(second) == passed(futures_open_interest=CHECKS_OF_OPEN_INTEREST)
     history = [row for row in rows(empty, of_all) if row["symbol"] == "ETHUSDT" and row["source"] == "history"]
     assert [row["observed_at"] for row in history] == [
         DAY - timedelta(hours=3) + number * timedelta(minutes=5) for number in range(38)
@@ -193,8 +202,9 @@ def test_both_are_asked_for_once_an_hour_and_not_at_all_where_nothing_is_recorde
     now = datetime.now(UTC)
     with ExchangeThread(capture, SECOND_MS) as exchange:
         url = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url}
-        for schedule in futures_rest.SCHEDULES:
-            assert asked(empty, schedule, now, monkeypatch, **url) == [PARTITIONS[1]]
+        assert [asked(empty, schedule, now, monkeypatch, **url) for schedule in futures_rest.SCHEDULES] == [
+            [PARTITIONS[1]]
+        ] * 2
         assert run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1]).success
         (record,) = empty[1].get_run_records(limit=1)
         funding = futures_rest.SCHEDULES[0]

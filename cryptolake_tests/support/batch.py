@@ -19,7 +19,7 @@ Lake = tuple[Settings, dg.DagsterInstance]
 
 def run(
     lake: Lake, job: str, exchange: ExchangeThread, monkeypatch: pytest.MonkeyPatch, day: str, **config: Any
-) -> Any:
+) -> dg.ExecuteInProcessResult:
     monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_REST_URL", exchange.url)
     get_settings.cache_clear()
     return (
