@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cryptolake_assets.errors import AnswerRefusedError
@@ -18,7 +18,7 @@ from cryptolake_assets.lake.tables_market import SILVER_OPEN_INTEREST
 from cryptolake_assets.sources.futures_rest import bounded, epoch_ms
 from cryptolake_assets.sources.open_interest import PAGE, PERIOD, REACH, SOURCE, parse_history, parse_present, plan
 from cryptolake_assets.sources.source import Judged, Plan, SourceRequest
-from cryptolake_tests.support.strategies import JSON
+from cryptolake_tests.support.strategies import HOSTILE
 
 RECORDED = Path(__file__).parent / "recorded" / "binance"
 CLOCK = datetime(2026, 11, 26, 9, 31, tzinfo=UTC)
@@ -85,24 +85,28 @@ def test_a_value_of_the_future_is_refused() -> None:
         SOURCE.judge("openInterest/BTCUSDT", late, CLOCK)
 
 
-@given(st.sampled_from(sorted(STATISTIC)), JSON)
+@given(st.sampled_from(sorted(STATISTIC)), HOSTILE)
+@example("sumOpenInterest", "0.00000001")
 def test_a_hostile_value_is_refused_or_fits_its_column(name: str, value: Any) -> None:
     try:
-        rows = parse_history(body([{**STATISTIC, name: value}]), "BTCUSDT")
+        (row,) = parse_history(body([{**STATISTIC, name: value}]), "BTCUSDT")
     except AnswerRefusedError:
+        assert (name, value) != ("sumOpenInterest", "0.00000001")
         return
     import pyarrow as pa
 
-    pa.Table.from_pylist([{**row, "updated_at": None} for row in rows], schema=SILVER_OPEN_INTEREST.arrow_schema())
+    pa.Table.from_pylist([{**row, "updated_at": None}], schema=SILVER_OPEN_INTEREST.arrow_schema())
 
 
-@given(st.sampled_from(sorted(PRESENT)), JSON)
+@given(st.sampled_from(sorted(PRESENT)), HOSTILE)
+@example("openInterest", "0.00000001")
 def test_a_hostile_present_value_is_refused_or_kept_whole(name: str, value: Any) -> None:
     try:
         (row,) = parse_present(body({**PRESENT, name: value}), "BTCUSDT")
     except AnswerRefusedError:
+        assert (name, value) != ("openInterest", "0.00000001")
         return
-    assert row["open_interest"].is_finite()
+    assert row["open_interest"] == Decimal(value if name == "openInterest" else PRESENT["openInterest"])
 
 
 def windows(newest: dict[str, datetime], wanted: datetime) -> list[tuple[datetime, datetime]]:

@@ -51,11 +51,16 @@ def test_a_monstrous_number_is_cheap_to_refuse(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
-    [b"", b"<!DOCTYPE html>", b'{"a": NaN}', b"[Infinity]", b'{"a": 1, "a": 2}', b"\xff\xfe", b"[" * 100_000, b"{"],
+    ("body", "reason"),
+    [
+        *((text, "not JSON") for text in (b"", b"<!DOCTYPE html>", b"\xff\xfe", b"[" * 100_000, b"{")),
+        (b'{"a": NaN}', "NaN"),
+        (b"[Infinity]", "Infinity"),
+        (b'{"a": 1, "a": 2}', "key twice"),
+    ],
 )
-def test_what_is_not_json_is_refused(body: bytes) -> None:
-    with pytest.raises(AnswerRefusedError):
+def test_what_is_not_json_is_refused(body: bytes, reason: str) -> None:
+    with pytest.raises(AnswerRefusedError, match=reason):
         parse_json(body)
 
 

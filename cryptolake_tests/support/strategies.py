@@ -9,3 +9,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+NUMBER_TEXTS = (
+    st.integers(0, 14).flatmap(lambda places: st.decimals(-(10**11), 10**11, places=places)).map("{:f}".format)
+)
+"""Numbers in quotes, of which some fit a price's or a rate's column and others do not."""
+HOSTILE = JSON | NUMBER_TEXTS
+"""Values for a field: of any type, and numbers that a parser may accept, so that tests see both verdicts."""
