@@ -36,7 +36,9 @@ from cryptolake_tests.support.compose import (
 
 @pytest.mark.parametrize("name", OWN)
 def test_every_command_exists(name: str) -> None:
-    for words in own_commands(services()[name]):
+    commands = own_commands(services()[name])
+    assert all(commands), "a command is empty"
+    for words in commands:
         if words[0] == "cryptolake":
             assert CliRunner().invoke(cli.app, [*words[1:], "--help"]).exit_code == 0, words
             if words[1] in ("run", "ready"):
@@ -74,9 +76,13 @@ def test_the_settings_of_every_service_are_accepted(name: str, bare_environment:
     ours = {key for key in services()[name]["environment"] if key.startswith(("CRYPTOLAKE_", "ICEBERG_", "MINIO_"))}
     assert ours <= known, f"{name}: no settings of these names"
     settings = settings_in(name, bare_environment)
-    assert settings.source == "replay" or name in ("spark-master", "spark-worker")
+    assert settings.source == "replay"
     live = settings_in(name, bare_environment, CRYPTOLAKE_SOURCE="binance", CRYPTOLAKE_SYMBOLS="BTCUSDT")
-    assert "exchange:" not in live.ws_url + live.rest_url or name in ("spark-master", "spark-worker")
+    if name in ("spark-master", "spark-worker"):
+        assert "CRYPTOLAKE_SOURCE" not in services()[name]["environment"], "they ask no exchange"
+    else:
+        assert settings.rest_url == f"http://exchange:{settings.exchange_port}"
+        assert (live.ws_url, live.rest_url) == ("wss://fstream.binance.com", "https://fapi.binance.com")
 
 
 def test_catalog_and_store_are_told_to_every_engine(bare_environment: pytest.MonkeyPatch) -> None:
@@ -123,8 +129,9 @@ def test_code_servers_are_found_by_webserver_and_daemon(bare_environment: pytest
         for service in services().values()
         for alias in service.get("networks", {}).get("default", {}).get("aliases", ())
     }
-    for location in code_servers.locations():
-        assert aliases[code_servers.host(settings, location)] == location.part
+    locations = code_servers.locations()
+    assert locations
+    assert aliases == {code_servers.host(settings, location): location.part for location in locations}
     assert settings.dagster_database.get_secret_value().startswith("postgresql://dagster:")
 
 
@@ -179,6 +186,7 @@ def test_every_metric_of_the_dashboard_is_one_of_the_product() -> None:
     assert used
     assert used <= exported
     labels = set(re.findall(r"\{\{(\w+)\}\}", json.dumps(dashboard())))
+    assert labels
     assert labels <= set(re.findall(r'"(route|status|table|symbol)"', source))
 
 
