@@ -199,8 +199,10 @@ async def test_rotation_is_switched_at_run_time_and_ends_with_the_switch(tmp_pat
             body = {"kind": "rotation", "connection_life_s": 0.1, "times": 1}
             answer = await client.post("/replay/faults", json=body)
             assert answer.json() == {"faults": [body | {"seed": 0, "happened": 0}]}
-            with pytest.raises(ConnectionClosed):
+            with pytest.raises(ConnectionClosed) as closed:
                 await take(socket, 1)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1001
         assert (await client.get("/replay/faults")).json()["faults"][0]["happened"] == 1
         assert (await client.delete("/replay/faults")).json() == {"faults": []}
         refused = await client.post("/replay/faults", content="{}")

@@ -187,7 +187,7 @@ async def test_single_trades_are_told_to_holders_of_a_key(tmp_path: Path) -> Non
             assert client.has_key
             page = await client.historical_trades_from("BTCUSDT", 100)
             assert [row.trade_id for row in page] == list(range(100, 100 + HISTORICAL_TRADES_PAGE))
-            with pytest.raises(UnknownSymbolError):
+            with pytest.raises(UnknownSymbolError, match="NOPE"):
                 await client.historical_trades_from("NOPE", 1)
 
 

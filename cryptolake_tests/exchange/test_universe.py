@@ -126,5 +126,5 @@ def test_default_start_date(tmp_path: Path) -> None:
     assert default_start_date(_settings()) == date(2024, 7, 18)
     assert default_start_date(_settings(start_date="2024-07-01")) == date(2024, 7, 1)
     assert default_start_date(_settings(source="binance", replay_dir=tmp_path)) == date(2026, 1, 1)
-    with pytest.raises(CaptureError):
+    with pytest.raises(CaptureError, match="CRYPTOLAKE_REPLAY_DIR"):
         default_start_date(_settings(replay_dir=tmp_path))

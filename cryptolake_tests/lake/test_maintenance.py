@@ -163,7 +163,7 @@ def test_manifests_are_due_from_a_number_on(lake: Settings, monkeypatch: pytest.
     for number in range(3):
         append(lake, [trade(START, number)])
     monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 2)
-    with pytest.raises(SparkError):
+    with pytest.raises(SparkError, match=r"sc://127\.0\.0\.1:1"):
         maintain(lake.model_copy(update={"spark_connect_port": 1}), Work.MANIFESTS, StreamPosition(None))
 
 

@@ -126,10 +126,11 @@ def test_the_first_readable_bundle_counts(tmp_path: Path, monkeypatch: pytest.Mo
     for variable in truststore.CA_BUNDLE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     assert truststore.ca_bundle() is None
-    assert not any("trustStore" in option for option in truststore.network_options(tmp_path))
+    assert "trustStore" not in str(truststore.network_options(tmp_path))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "absent.pem"))
     monkeypatch.setenv("PIP_CERT", str(bundle))
     assert truststore.ca_bundle() == bundle
+    assert "-Djavax.net.ssl.trustStore=" in str(truststore.network_options(tmp_path))
 
 
 def test_a_proxy_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,7 @@ def test_the_warehouse_is_made_once_and_its_tables_may_be_touched(polaris: Polar
 def test_every_namespace_lies_where_polaris_allows_it_by_name() -> None:
     settings = settings_of("http://iceberg-rest:8181/api/catalog")
     storage = warehouse(settings)["catalog"]["storageConfigInfo"]
+    assert {"bronze", "silver", "gold", "ops", "marts"} <= set(namespaces())
     for namespace in namespaces():
         location = settings.namespace_location_of(namespace)
         assert location in {f"{allowed}/{namespace}" for allowed in storage["allowedLocations"]}

@@ -23,7 +23,7 @@ def written(frame: str) -> str:
 
 def test_what_the_producer_writes_is_known_by_its_looks() -> None:
     looks = re.compile(TRADES.written).fullmatch
-    assert all(looks(written(frame.raw)) for frame in read_frames(DEMO_CAPTURE_DIR))
+    assert [bool(looks(written(frame.raw))) for frame in read_frames(DEMO_CAPTURE_DIR)] == [True] * 24_356
     assert looks(written(GOOD))
 
 

@@ -73,5 +73,5 @@ def test_one_that_cannot_be_started_holds_nobody_up() -> None:
 def test_what_is_no_failure_of_a_query_is_raised() -> None:
     stage = Stage()
     stage.raises = [ConnectionError("the server is gone")]
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ConnectionError, match="the server is gone"):
         stage.look(0.0)

@@ -209,7 +209,7 @@ async def test_a_start_waits_for_the_broker() -> None:
 async def test_a_start_ends_when_the_broker_refuses() -> None:
     publisher = FakePublisher()
     publisher.fails_start = [BrokerRefusedError("kafka: no")]
-    with pytest.raises(BrokerRefusedError):
+    with pytest.raises(BrokerRefusedError, match="kafka: no"):
         async with running(publisher):
             pass
 
