@@ -48,6 +48,7 @@ def test_both_engines_make_the_same_bars_and_a_reload_after_compaction_replaces_
                 list(prepare_hours(SilverRun(settings, engine, "test"), hours))
                 for engine in (DuckDBEngine(settings), SparkEngine(settings, session))
             ]
+            assert [[candidate.hour for candidate in made] for made in candidates] == [hours, hours]
             for ours, theirs in zip(*candidates, strict=True):
                 assert ours.passed
                 assert theirs.passed

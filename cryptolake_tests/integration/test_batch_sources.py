@@ -22,7 +22,7 @@ from cryptolake_assets.lake.tables import SILVER_FEAR_GREED
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
 from cryptolake_tests.support.batch import Lake, answers, asked, check, run
 from cryptolake_tests.support.captures import trade_frame, write_capture
-from cryptolake_tests.support.checks import passed, verdicts
+from cryptolake_tests.support.checks import materialized, passed, verdicts
 from cryptolake_tests.support.exchanges import ExchangeThread
 
 RECORDED = Path(__file__).parents[1] / "sources" / "recorded"
@@ -122,7 +122,7 @@ def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
         )
         failed = run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19")
     assert not failed.success
-    assert failed.asset_materializations_for_node("silver__fear_greed_daily") == []
+    assert materialized(failed) == set()
     assert (snapshot(empty), index(empty)) == (before, good)
     last = answers(empty)[-1]
     assert last["refused"].startswith(reason)

@@ -128,6 +128,7 @@ def test_the_days(page: View, api: httpx.Client, tmp_path: Path) -> None:
     metric.get_by_text(str(sentiment(api)[0]["value"]), exact=True).wait_for()
     page.says("Daily statistics")
     days = api.get("/stats/daily", params={"symbol": "BTCUSDT", "order": "desc"}).json()["days"]
+    assert {day["trade_date"] for day in days} == {"2024-07-18", "2024-07-19"}
     for number, day in enumerate(days):
         assert page.cell("daily", 0, number) == day["trade_date"]
         assert plain(page.cell("daily", 4, number)) == plain(day["close"])

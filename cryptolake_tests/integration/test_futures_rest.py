@@ -21,7 +21,7 @@ from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.sources.futures_rest import epoch_ms
 from cryptolake_tests.support.batch import Lake, answers, asked, check, run
 from cryptolake_tests.support.captures import trade_frame, write_capture
-from cryptolake_tests.support.checks import passed, verdicts
+from cryptolake_tests.support.checks import materialized, passed, verdicts
 from cryptolake_tests.support.exchanges import ExchangeThread
 
 DAY = datetime(2024, 7, 19, tzinfo=UTC)
@@ -158,7 +158,7 @@ def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
         )
         failed = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
     assert not failed.success
-    assert failed.asset_materializations_for_node("silver__futures_funding_rates") == []
+    assert materialized(failed) == set()
     assert fundings(empty) == good
     assert str(answers(empty, "futures_funding_raw")[-1]["refused"]).startswith(reason)
     with ExchangeThread(capture, SECOND_MS) as exchange:

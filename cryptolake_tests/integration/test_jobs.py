@@ -88,7 +88,8 @@ def test_published_bars_that_are_not_bronzes_are_found(settings: Settings, insta
 
     outcome = check_published(settings, hour)
     assert not outcome.passed
-    assert outcome.description == "9 of 10 minutes agree with Bronze, 14 trades"
+    assert "9 of 10 minutes" in outcome.description
+    assert "14 trades" in outcome.description
     minute = f"{hour + timedelta(minutes=3):%Y-%m-%d %H:%M}"
     assert outcome.failing_rows == [
         {"symbol": "BTCUSDT", "window_start": minute, "trades in Silver": "5", "in Bronze": "1"}

@@ -96,11 +96,11 @@ def test_real_bars_equal_the_official_ones_and_a_drift_is_flagged_until_it_is_go
     settings, instance = captured
     with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
         materialize(instance, silver.KEY, url, monkeypatch)
-        assert judged(instance).description == "no reference: there is no official kline for a complete bar"
+        assert str(judged(instance).description).startswith("no reference: ")
         assert not judged(instance).passed
         result = materialize(instance, klines.KEY, url, monkeypatch)
         assert judged(instance).passed
-        assert judged(instance).description == "10 of 10 complete bars equal the official klines"
+        assert str(judged(instance).description).startswith("10 of 10 ")
         assert judged(instance).partition == hour_key(HOUR)
         (event,) = result.asset_materializations_for_node(klines.KEY.to_python_identifier())
         assert event.partition == hour_key(HOUR)
@@ -122,7 +122,7 @@ def test_real_bars_equal_the_official_ones_and_a_drift_is_flagged_until_it_is_go
     with ServedExchange(drifted, LAST_MS) as url:
         materialize(instance, klines.KEY, url, monkeypatch)
     assert not judged(instance).passed
-    assert judged(instance).description == "9 of 10 complete bars equal the official klines"
+    assert str(judged(instance).description).startswith("9 of 10 ")
     (row,) = run_sql(settings, DIFFERENCES).to_pylist()
     assert (row["symbol"], row["window_start"], row["field"]) == ("ETHUSDT", HOUR.replace(minute=2), "volume")
     assert row["official"] - row["ours"] == Decimal("0.001")

@@ -98,7 +98,7 @@ def test_every_frame_is_a_row_of_the_market_and_silver_agrees_with_its_klines(
     hours = hours_of(rows)
     first = hours[0]
     candidates = rebuild(settings, DuckDBEngine(settings), first, hours[-1] + timedelta(hours=1), "test")
-    assert all(candidate.passed for candidate in candidates)
+    assert [(candidate.hour, candidate.passed) for candidate in candidates] == [(hour, True) for hour in hours]
     found = bars(settings, first, len(hours))
     assert found == {key: {**found[key], **bar} for key, bar in reference_bars(rows).items()}
     complete = [key for key, bar in found.items() if bar["is_complete"]]

@@ -17,7 +17,8 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED, TableSpec
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import trade
-from cryptolake_tests.support.marts import FIRST, SECOND, SYMBOLS, bars_of, dbt, put_gold, run_marts
+from cryptolake_tests.support.checks import verdicts
+from cryptolake_tests.support.marts import FIRST, SECOND, SYMBOLS, bars_of, dbt, every_check_passed, put_gold, run_marts
 
 MART = "sentiment_vs_market"
 CAP = Decimal("2621040321355.0405123456789012")
@@ -70,10 +71,9 @@ def test_the_index_and_the_market_stand_beside_their_day_exactly(
 
     first = run_marts(instance, FIRST, SECOND, [MART])
     assert first.success
-    judged = {evaluation.check_name: evaluation.passed for evaluation in first.get_asset_check_evaluations()}
-    assert all(judged.values())
-    assert any(name.startswith("as_much_as_gold") for name in judged)
-    assert "sentiment_is_of_its_day" in judged
+    judged = verdicts(first)
+    assert judged == every_check_passed([MART])
+    assert judged[MART].keys() >= {"as_much_as_gold_sentiment_vs_market_", "sentiment_is_of_its_day"}
 
     gold = {
         (row["symbol"], row["trade_date"]): row

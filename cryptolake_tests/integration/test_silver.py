@@ -190,6 +190,8 @@ def test_gold_is_the_days_bars_added_up_and_repeats_exactly(platform: Settings, 
         platform, f"SELECT * FROM cryptolake.gold.futures_daily_stats WHERE trade_date = '{day}'"
     ).to_pylist()
     silver = bars(platform, hour)
+    assert sorted(row["symbol"] for row in rows) == sorted({symbol for symbol, _ in silver})
+    assert len(rows) == first.rows_changed
     for row in rows:
         of_symbol = [bar for (symbol, _), bar in sorted(silver.items()) if symbol == row["symbol"]]
         assert row["trades"] == sum(bar["trades"] for bar in of_symbol)

@@ -1,4 +1,4 @@
-"""Asset check evaluations of a run, by asset and name."""
+"""What a run says of its assets: check verdicts by table and name, and which tables it materialized."""
 
 from __future__ import annotations
 
@@ -21,3 +21,9 @@ def verdicts(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, bool]]:
 def passed(**names: set[str]) -> dict[str, dict[str, bool]]:
     """Return the verdicts of a run in which exactly these checks were evaluated, by table, and all passed."""
     return {table: dict.fromkeys(of_table, True) for table, of_table in names.items()}
+
+
+def materialized(result: dg.ExecuteInProcessResult) -> set[str]:
+    """Return the tables that a run materialized; no step's name is needed, and a wrong one cannot hide an event."""
+    events = result.get_asset_materialization_events()
+    return {event.asset_key.path[-1] for event in events if event.asset_key is not None}

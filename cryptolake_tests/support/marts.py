@@ -80,3 +80,13 @@ def dbt(*arguments: str, day: datetime, **variables: Any) -> subprocess.Complete
     return subprocess.run(
         [str(EXECUTABLE), "--no-use-colors", *arguments, "--vars", window], capture_output=True, text=True
     )
+
+
+def every_check_passed(names: Iterable[str]) -> dict[str, dict[str, bool]]:
+    """Return the verdicts of a run of these marts in which every dbt test of theirs was evaluated and passed."""
+    found: dict[str, dict[str, bool]] = {name: {} for name in names}
+    for key in build_definitions().get_repository_def().asset_graph.asset_check_keys:
+        if key.asset_key.path[-1] in found:
+            found[key.asset_key.path[-1]][key.name] = True
+    assert all(found.values()), "a mart has no test"
+    return found

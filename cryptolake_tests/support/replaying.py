@@ -60,8 +60,8 @@ def wait_until_all_is_in_bronze(settings: Settings) -> None:
 
 
 def refreshed_bars(settings: Settings) -> list[dict[str, Any]]:
-    for candidate in refresh_silver.rebuild(settings, DuckDBEngine(settings), HOURS[0], HOURS[-1] + HOUR, "test"):
-        assert candidate.passed
+    candidates = refresh_silver.rebuild(settings, DuckDBEngine(settings), HOURS[0], HOURS[-1] + HOUR, "test")
+    assert [(candidate.hour, candidate.passed) for candidate in candidates] == [(hour, True) for hour in HOURS]
     rows: list[dict[str, Any]] = run_sql(settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m").to_pylist()
     return rows
 
