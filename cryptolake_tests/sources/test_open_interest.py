@@ -106,7 +106,7 @@ def test_a_hostile_present_value_is_refused_or_kept_whole(name: str, value: Any)
     except AnswerRefusedError:
         assert (name, value) != ("openInterest", "0.00000001")
         return
-    assert row["open_interest"] == Decimal(value if name == "openInterest" else PRESENT["openInterest"])
+    assert row["open_interest"] == Decimal(str(value if name == "openInterest" else PRESENT["openInterest"]))
 
 
 def windows(newest: dict[str, datetime], wanted: datetime) -> list[tuple[datetime, datetime]]:
