@@ -162,6 +162,7 @@ async def test_a_wrong_password_is_refused_once_and_says_what_to_do(
     assert "another-word-77" not in str(told.value)
 
 
+@pytest.mark.nightly
 @BOTH
 async def test_a_password_that_was_changed_is_noticed_by_a_new_session(
     own: Settings, broker: SecureBroker, io: ProducerIo
@@ -358,6 +359,7 @@ def test_spark_with_a_wrong_password_is_refused_and_says_what_to_do(lake: Settin
     assert WRONG["kafka_sasl_password"] not in str(told.value)
 
 
+@pytest.mark.nightly
 def test_spark_without_a_token_is_refused_and_says_what_to_do(lake: Settings, broker: SecureBroker) -> None:
     with pytest.raises(BrokerRefusedError, match=r"CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
         run_available_now(other(lake, **broker.by_token(**WRONG)))

@@ -252,6 +252,7 @@ def test_the_projects_own_tests_pass_and_name_what_is_wrong(settings: Settings, 
         assert f"FAIL 1 {name}" in tested.stdout, tested.stdout
 
 
+@pytest.mark.nightly
 def test_the_files_of_a_month_are_joined_when_there_are_many(settings: Settings) -> None:
     days = [datetime(2025, 6, 10, tzinfo=UTC) + number * DAY for number in range(3)]
     mart = "ohlcv_4h"

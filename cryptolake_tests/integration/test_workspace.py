@@ -73,6 +73,7 @@ def validate(workspace: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.nightly
 def test_every_location_is_valid_with_deprecations_as_errors() -> None:
     answer = validate(WORKSPACE)
     assert answer.returncode == 0, answer.stdout + answer.stderr
