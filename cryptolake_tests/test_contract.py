@@ -201,6 +201,13 @@ def test_a_missing_field_is_refused_by_name(fields: dict[str, Any]) -> None:
 
 def test_an_aggregate_whose_ids_run_backwards_is_refused() -> None:
     assert reason(AGG_TRADE | {"f": 5, "l": 4}) == "id_order: f 5 is past l 4"
+    raw = json.dumps(AGG_TRADE | {"f": 5, "l": 4}).encode()
+    assert parse(raw) == RejectedFrame(raw, "id_order: f 5 is past l 4")
+
+
+def test_an_aggregate_may_be_of_one_trade() -> None:
+    event = accepted(AGG_TRADE | {"f": 5, "l": 5})
+    assert (event.first_trade_id, event.last_trade_id) == (5, 5)
 
 
 @pytest.mark.parametrize(
