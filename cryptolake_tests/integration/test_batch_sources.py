@@ -130,7 +130,9 @@ def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
     assert last["body"]
     with ExchangeThread(capture, SECOND_MS) as exchange:
         exchange.replay.control.switch_on(SourceFault("fear_greed", SourceFaultKind.RATE_LIMIT, times=1, seconds=0))
-        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
+        mended = run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19")
+    assert mended.success
+    assert materialized(mended) == {"fear_greed_raw", "fear_greed_daily"}
     assert index(empty)[date(2024, 7, 19)] == 60
 
 

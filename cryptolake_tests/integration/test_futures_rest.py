@@ -165,7 +165,9 @@ def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
         exchange.replay.control.switch_on(
             SourceFault("futures_funding", SourceFaultKind.RATE_LIMIT, times=1, seconds=0)
         )
-        assert run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1]).success
+        mended = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
+    assert mended.success
+    assert materialized(mended) == {"futures_funding_raw", "futures_funding_rates"}
     assert len(fundings(empty)) == len(good) + 2
 
 
