@@ -170,7 +170,8 @@ need-partition:
 
 # Modules go to workers as they become free, the longest first (cryptolake_tests/support/progress.py).
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
-UNIT := $(PYTEST) -m "not integration and not component and not cluster and not nightly" -n 4 --durations=20
+UNIT := $(PYTEST) -m "not integration and not component and not cluster and not nightly" -n 4 --durations=20 \
+	--ignore cryptolake_tests/integration --ignore cryptolake_tests/cluster
 INTEGRATION := $(PYTEST) -m "(integration or component) and not nightly" -n 3 --durations=40
 
 test: browser ## Run all tests: unit, then the broker, Spark and catalog; ONLY=stream or ONLY=lake/test_commit.py for a part

@@ -283,10 +283,11 @@ def test_symbols_and_gaps_are_had_as_of_a_snapshot_and_in_every_format(api: Api,
 
 
 def test_the_catalog_is_json_and_of_a_time_or_says_why_not(api: Api, bars: Settings) -> None:
-    silver = load_table(bars, SILVER_OHLCV).metadata
-    first = min(silver.snapshots, key=lambda item: item.timestamp_ms)
+    (first,) = load_table(bars, SILVER_OHLCV).metadata.snapshots
+    put(bars, [bar("BTCUSDT", starts()[-1] + timedelta(minutes=1))])
+    api.look()
     (then,) = get(api, f"/catalog?as_of={first.timestamp_ms}")["tables"]  # the other ones are empty
-    assert (then["snapshot_id"], then["rows"]) == (str(first.snapshot_id), MINUTES * 2)
+    assert (then["snapshot_id"], then["rows"]) == (str(first.snapshot_id), DAYS * MINUTES * 2)
     assert [item["snapshot_id"] for item in then["snapshots"]] == [str(first.snapshot_id)]
     assert get(api, "/catalog?format=json") == get(api, "/catalog", Accept="text/html,*/*;q=0.8")
     for query, accept, status in (
@@ -392,12 +393,15 @@ def test_without_dagster_its_routes_are_503_and_the_parts_are_stopped(bars: Sett
 
 
 def test_the_catalog_lists_tables_with_their_snapshots(api: Api, bars: Settings) -> None:
+    changed = put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
+    api.look()
     tables = {item["table"]: item for item in get(api, "/catalog")["tables"]}
     assert len(tables) == sum(len(get_catalog(bars).list_tables(name)) for name in get_catalog(bars).list_namespaces())
     silver = tables["cryptolake.silver.futures_ohlcv_1m"]
     assert silver["rows"] == DAYS * MINUTES * 2
     assert [item["name"] for item in silver["columns"]] == list(SILVER_OHLCV.column_names)
-    assert len(silver["snapshots"]) == DAYS
+    assert len(silver["snapshots"]) == 2
+    assert str(changed) in {item["snapshot_id"] for item in silver["snapshots"]}
 
 
 def test_metrics_count_requests_and_describe_the_lake(api: Api) -> None:

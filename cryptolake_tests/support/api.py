@@ -62,10 +62,9 @@ def starts() -> list[datetime]:
 
 
 def put_days(lake: Settings) -> None:
-    """Publish the bars of `starts()` for each symbol, a snapshot a day."""
-    for day in range(DAYS):
-        of_day = [start for start in starts() if start.date() == (FIRST_DAY + timedelta(days=day)).date()]
-        put(lake, [bar(symbol, start) for symbol in SYMBOLS for start in of_day])
+    """Publish the bars of `starts()` for each symbol: a file a day, as Silver runs leave them, in one snapshot."""
+    now = datetime.now(UTC)
+    append(lake, SILVER_OHLCV, [bar(symbol, start, updated_at=now) for start in starts() for symbol in SYMBOLS])
 
 
 def trade(symbol: str, trade_id: int, event_time: datetime) -> dict[str, Any]:
@@ -127,7 +126,7 @@ def serving(settings: Settings, port: int = 0, **changes: Any) -> Iterator[Api]:
     server = uvicorn.Server(uvicorn.Config(app, **{**OPTIONS, "log_level": "error", "timeout_graceful_shutdown": 1}))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    wait_for(lambda: server.started or not thread.is_alive())
+    wait_for(lambda: server.started or not thread.is_alive(), poll_s=0.005)
     assert server.started
     try:
         with Api(f"http://127.0.0.1:{listener.getsockname()[1]}", app, server) as api:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60, poll_s: float = 0.1) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 180, poll_s: float = 0.1) -> None:
     """Returns once the condition holds; fails the test when it does not within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
