@@ -26,7 +26,8 @@ MAX_STEP_IDS: Final = 10_000_000
 """An id this far above the last one counts only once the next trade goes on from it: one frame with a wrong id must not
 open a gap that nobody can fill."""
 MAX_OPEN: Final = 1_000
-"""Open gaps of one symbol; one more is joined to the newest, so that memory stays bounded on a stream with many."""
+"""Open gaps of one symbol; one more is joined to the newest of its kind (to be repaired, or beyond the limit), so that
+memory stays bounded on a stream with many."""
 
 
 BRIDGED_MS: Final = 1_000
@@ -319,8 +320,10 @@ class GapTracker:
             ids=number,
             because=because,
         )
-        if len(known.open) >= MAX_OPEN:
-            newest = known.open[-1]
+        # Repaired and unrepaired gaps are never joined: the ids of one would be treated as those of the other.
+        is_beyond = because is OpenBecause.BEYOND_LIMIT
+        alike = (item for item in reversed(known.open) if (item.gap.open_because is OpenBecause.BEYOND_LIMIT) is is_beyond)
+        if len(known.open) >= MAX_OPEN and (newest := next(alike, None)) is not None:
             newest.ranges.append(ids)
             newest.gap = replace(
                 newest.gap,

@@ -450,6 +450,25 @@ def test_one_gap_too_many_is_joined_to_the_newest_and_still_repaired() -> None:
     assert found.ids_missing == MAX_OPEN - 1
 
 
+def test_gaps_that_are_repaired_are_not_joined_to_those_beyond_the_limit() -> None:
+    found = GapTracker("binance_futures", "trade", lambda: NOW, most_ids=3)
+    fed(range(0, 2 * MAX_OPEN, 2), found)
+    last = 2 * MAX_OPEN - 2
+    fed([last + 10, last + 12, last + 22], found)
+    by_kind: dict[bool, list[TradeGap]] = {True: [], False: []}
+    for item in found.take_open().values():
+        by_kind[item.open_because is OpenBecause.BEYOND_LIMIT].append(item)
+    (beyond,) = by_kind[True]
+    assert (beyond.first_missing_id, beyond.last_missing_id, beyond.ids_missing) == (last + 1, last + 18, 6 + 6)
+    assert len(by_kind[False]) == MAX_OPEN - 1
+    repaired = [item for item in found.missing() if item.first > last]
+    assert [(item.first, item.last) for item in repaired] == [
+        (last + 7, last + 9),
+        (last + 11, last + 11),
+        (last + 19, last + 21),
+    ]
+
+
 def test_joined_gap_never_ends_before_a_younger_trade() -> None:
     found = fed(range(0, 2 * MAX_OPEN + 2, 2))
     newest = list(found.take_open().values())[-1]
