@@ -191,6 +191,7 @@ mutate: $(MUTATE_READY) ## Change the pure owners of the promises a little, a th
 nightly: browser ## Run what is long and rare: variants of whole runs, ten times the examples, 10,000 requests to the API
 	@HYPOTHESIS_PROFILE=nightly $(UNIT)
 	@$(PYTEST) -m nightly -n 2 --durations=20
+	@HYPOTHESIS_PROFILE=nightly $(PYTEST) cryptolake_tests/integration/test_lateness.py --durations=5
 	@$(MAKE) --no-print-directory fuzz
 
 pictures: browser ## Take the dashboard's pictures for the documents anew, from the demo

@@ -322,7 +322,9 @@ class GapTracker:
         )
         # Repaired and unrepaired gaps are never joined: the ids of one would be treated as those of the other.
         is_beyond = because is OpenBecause.BEYOND_LIMIT
-        alike = (item for item in reversed(known.open) if (item.gap.open_because is OpenBecause.BEYOND_LIMIT) is is_beyond)
+        alike = (
+            item for item in reversed(known.open) if (item.gap.open_because is OpenBecause.BEYOND_LIMIT) is is_beyond
+        )
         if len(known.open) >= MAX_OPEN and (newest := next(alike, None)) is not None:
             newest.ranges.append(ids)
             newest.gap = replace(

@@ -14,7 +14,6 @@ import httpx
 import pytest
 from playwright.sync_api import Browser
 
-from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.platform.parts import PARTS
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.browser import chromium
@@ -24,6 +23,7 @@ from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.waiting import wait_for
 
 COMMAND_TIMEOUT_S = 420
+pytestmark = pytest.mark.nightly
 EQUAL_BARS = "14 of 14 complete bars equal"
 BARS = 9
 """Minutes of each symbol in the shipped capture, the first and the last of them cut."""
@@ -170,14 +170,3 @@ def test_on_a_phone_in_the_dark(browser: Browser, demo: Settings, tmp_path: Path
         for path in ("/daily", "/quality", "/operations"):
             shown.open(path)
             assert shown.page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
-
-
-def test_a_second_demo_finds_repeats_only_and_changes_no_bar(demo: Settings) -> None:
-    query = "SELECT * FROM cryptolake.silver.futures_ohlcv_1m ORDER BY symbol, window_start"
-    before = run_sql(demo, query).to_pylist()
-    shown = cryptolake(demo, "demo", timeout_s=COMMAND_TIMEOUT_S)
-    assert "24,356 distinct trades, 24,356 repeats" in shown
-    assert EQUAL_BARS in shown
-    after = run_sql(demo, query).to_pylist()
-    assert len(after) == 2 * BARS
-    assert after == before

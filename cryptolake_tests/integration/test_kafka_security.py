@@ -298,6 +298,7 @@ def lake(
         yield settings
 
 
+@pytest.mark.nightly
 def test_spark_reads_the_topic_into_bronze_and_the_lag_is_told(lake: Settings, broker: SecureBroker) -> None:
     before = bronze_lag(lake)
     asyncio.run(deliver(lake, ProducerIo.DEFAULT, [event(number) for number in range(10)]))
@@ -317,6 +318,7 @@ def test_spark_reads_the_topic_into_bronze_and_the_lag_is_told(lake: Settings, b
     assert [row["trade_id"] for row in found] == list(range(20))
 
 
+@pytest.mark.nightly
 def test_commands_and_metrics_tell_the_lag_of_each_partition(lake: Settings) -> None:
     run_available_now(lake)
     asyncio.run(deliver(lake, ProducerIo.DEFAULT, [event(number) for number in range(100, 103)]))
@@ -340,6 +342,7 @@ def test_commands_and_metrics_tell_the_lag_of_each_partition(lake: Settings) -> 
     run_available_now(lake)
 
 
+@pytest.mark.nightly
 def test_status_and_health_say_whether_the_brokers_let_one_in(lake: Settings, broker: SecureBroker) -> None:
     def detail(settings: Settings) -> str:
         return next(row.detail for row in status(settings) if row.name == KAFKA)
@@ -351,6 +354,7 @@ def test_status_and_health_say_whether_the_brokers_let_one_in(lake: Settings, br
     assert not any(line.startswith(f"{KAFKA}:") for line in problems(lake))
 
 
+@pytest.mark.nightly
 def test_spark_with_a_wrong_password_is_refused_and_says_what_to_do(lake: Settings, broker: SecureBroker) -> None:
     began = time.monotonic()
     with pytest.raises(BrokerRefusedError, match=r"SaslAuthentication.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as told:
@@ -370,6 +374,7 @@ def test_spark_without_a_token_is_refused_and_says_what_to_do(lake: Settings, br
     assert not isinstance(away.value, BrokerRefusedError)
 
 
+@pytest.mark.nightly
 def test_no_secret_is_in_a_log_of_spark(lake: Settings, broker: SecureBroker) -> None:
     for fields in (broker.access("SASL_SSL"), broker.access("MUTUAL"), broker.by_token()):
         run_available_now(other(lake, **fields))

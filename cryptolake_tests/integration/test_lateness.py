@@ -3,6 +3,7 @@ plain Python aggregation of the trades so far says, and only rows that changed h
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -118,8 +119,9 @@ def check(lake: Settings, engine: Engine, arrival: Arrival) -> None:
 
 
 def like(examples: int) -> settings:
+    nightly = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
     return settings(
-        max_examples=examples,
+        max_examples=4 * examples if nightly else examples,
         deadline=None,
         derandomize=True,
         phases=(Phase.explicit, Phase.generate),  # an example takes seconds: shrinking would take minutes
@@ -127,7 +129,7 @@ def like(examples: int) -> settings:
     )
 
 
-@like(examples=12)
+@like(examples=6)
 @given(arrival=arrivals())
 def test_duckdb_gives_the_reference_after_every_batch(lake: Settings, arrival: Arrival) -> None:
     check(lake, DuckDBEngine(lake), arrival)
@@ -140,7 +142,7 @@ def spark(platform: Settings) -> Iterator[Engine]:
     session.stop()
 
 
-@like(examples=3)
+@like(examples=2)
 @given(arrival=arrivals())
 def test_spark_gives_the_reference_after_every_batch(platform: Settings, spark: Engine, arrival: Arrival) -> None:
     check(platform, spark, arrival)
