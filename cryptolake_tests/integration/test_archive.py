@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -69,9 +70,14 @@ class World:
     def bronze(self) -> list[Trade]:
         return list(load_table(self.settings, BRONZE_TRADES).scan().to_arrow().to_pylist())
 
-    def follow(self) -> set[str]:
-        """Ticks of the follower and the Silver runs that they ask for, until nothing is owed; the runs' hours."""
+    def follow(self, *, every_hour: bool = False) -> set[str]:
+        """Ticks of the follower and the Silver runs that they ask for, until nothing is owed; the runs' hours.
+
+        A day of the archive completes all of its hours. Those without a trade are only recorded as done, except with
+        `every_hour`: a run takes half a second and there is nothing to make.
+        """
         job = build_definitions().resolve_implicit_global_asset_job_def()
+        traded = {hour_key(MIDNIGHT + timedelta(hours=number)) for number in range(HOURS)}
         asked: set[str] = set()
         while True:
             context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
@@ -84,13 +90,24 @@ class World:
             for request in result.run_requests or []:
                 assert request.partition_key is not None
                 asked.add(request.partition_key)
-                assert job.execute_in_process(
-                    instance=self.instance,
-                    asset_selection=[silver.KEY],
-                    partition_key=request.partition_key,
-                    run_config=request.run_config,
-                    tags=dict(request.tags),
-                ).success
+                if every_hour or request.partition_key in traded:
+                    assert job.execute_in_process(
+                        instance=self.instance,
+                        asset_selection=[silver.KEY],
+                        partition_key=request.partition_key,
+                        run_config=request.run_config,
+                        tags=dict(request.tags),
+                    ).success
+                else:
+                    self.instance.add_run(
+                        dg.DagsterRun(
+                            job.name,
+                            run_id=str(uuid.uuid4()),
+                            asset_selection={silver.KEY},
+                            tags={**request.tags, "dagster/partition": request.partition_key},
+                            status=dg.DagsterRunStatus.SUCCESS,
+                        )
+                    )
 
     def materialize(self, day: date, **config: Any) -> dg.ExecuteInProcessResult:
         job = build_definitions().resolve_implicit_global_asset_job_def()
@@ -190,7 +207,7 @@ def test_the_same_trades_from_the_stream_and_the_archive_are_one(world: World) -
     write_day(world.directory, FILE, FEW)
     world.load()
     assert len(world.bronze()) == len(FEW) + len(live)
-    assert world.follow() == {hour_key(MIDNIGHT + timedelta(hours=number)) for number in range(24)}
+    assert world.follow(every_hour=True) == {hour_key(MIDNIGHT + timedelta(hours=number)) for number in range(24)}
     world.assert_bars(archived(FEW), complete=True)
     repeats = run_sql(
         world.settings, "SELECT max(rows_duplicate) AS most FROM cryptolake.ops.run_metrics WHERE rows_in > 0"
