@@ -33,3 +33,19 @@ def settings(platform: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
     get_settings.cache_clear()
     yield get_settings()
     get_settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _retry_steps_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that failed is tried again without its pause of seconds; how often stays as the assets say."""
+    from dagster._core.execution.plan.active import ActiveExecution
+
+    sleep_til_ready = ActiveExecution.sleep_til_ready
+
+    def ready_now(execution: ActiveExecution) -> None:
+        if execution._waiting_to_retry:
+            execution._waiting_to_retry = dict.fromkeys(execution._waiting_to_retry, 0.0)
+        else:
+            sleep_til_ready(execution)
+
+    monkeypatch.setattr(ActiveExecution, "sleep_til_ready", ready_now)

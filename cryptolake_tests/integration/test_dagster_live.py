@@ -27,8 +27,9 @@ from cryptolake_tests.support.waiting import wait_for
 
 FIRST = datetime(2024, 11, 10, tzinfo=UTC)
 DAYS = 2
-HOURS = [FIRST + timedelta(hours=number) for number in range(24 * DAYS)]
-WITH_TRADES = HOURS[5::24]
+HOURS = [FIRST + timedelta(hours=number) for number in range(26)]
+"""A whole day, which is a run of a backfill, and two hours of the next, which are another."""
+WITH_TRADES = [HOURS[5], HOURS[25]]
 KEPT_ON = {(LOCATION, "bronze_follower"), (LOCATION, "automation")}
 """Sensors that these tests are about. Every other one launches runs that need the broker or Spark, fail, and are tried
 again."""
@@ -134,7 +135,7 @@ def test_a_backfill_beside_the_follower(live: tuple[Settings, list[Trade]]) -> N
     # A schedule may have added the hour that has closed on the clock meanwhile.
     assert stats(settings, silver.KEY.path)["numMaterialized"] >= len(HOURS)
     assert stats(settings, silver.KEY.path)["numFailed"] == 0
-    got = bars(settings, FIRST, hours=len(HOURS))
+    got = bars(settings, FIRST, hours=24 * DAYS)
     assert {key: bar["trades"] for key, bar in got.items()} == {
         key: bar["trades"] for key, bar in reference_bars(trades).items()
     }

@@ -219,6 +219,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, url: str,
         assert light == (scheme == "light")
 
 
+@pytest.mark.nightly
 def test_zoom_is_kept_while_the_open_bar_moves(browser: Browser, tmp_path: Path) -> None:
     lake = load_settings(home=tmp_path / "live home")
     bootstrap(lake)
@@ -245,6 +246,7 @@ def test_zoom_is_kept_while_the_open_bar_moves(browser: Browser, tmp_path: Path)
         shown.has_row("bars", 0, [f"{last + MINUTE:%Y-%m-%d %H:%M:%S}"])
 
 
+@pytest.mark.nightly
 def test_ten_thousand_bars_are_drawn_in_less_than_two_seconds(browser: Browser, tmp_path: Path) -> None:
     lake = load_settings(home=tmp_path / "large home")
     bootstrap(lake)
@@ -271,6 +273,7 @@ def test_an_api_that_is_down_is_told_and_the_page_comes_back(browser: Browser, l
             shown.drawn(bars=FEW, draws=1)
 
 
+@pytest.mark.nightly
 def test_a_range_that_does_not_go_on_comes_back_too(browser: Browser, lake: Settings, tmp_path: Path) -> None:
     port = free_port()
     with dashboard(lake, f"http://127.0.0.1:{port}", tmp_path / "log") as url, view(browser, url) as shown:
@@ -283,6 +286,7 @@ def test_a_range_that_does_not_go_on_comes_back_too(browser: Browser, lake: Sett
             shown.page.wait_for_selector('.st-key-candles .chart[data-about="BTCUSDT/1m/6h"]')
 
 
+@pytest.mark.nightly
 def test_an_open_page_goes_on_with_a_dashboard_that_was_started_again(browser: Browser, tmp_path: Path) -> None:
     lake = load_settings(home=tmp_path / "restarted home")
     bootstrap(lake)
