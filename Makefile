@@ -14,6 +14,7 @@ PARTITION ?=
 ONLY ?=
 BENCH_DIR ?=
 ARGS ?= build
+WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -168,11 +169,12 @@ need-partition:
 
 # Tests and checks.
 
-# Modules go to workers as they become free, the longest first (cryptolake_tests/support/progress.py).
+# Modules go to workers as they become free, the longest first (cryptolake_tests/support/progress.py). Three workers keep
+# two cores busy, because platforms wait a good deal; each takes about 3 GB.
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 UNIT := $(PYTEST) -m "not integration and not component and not cluster and not nightly" -n 4 --durations=20 \
 	--ignore cryptolake_tests/integration --ignore cryptolake_tests/cluster
-INTEGRATION := $(PYTEST) -m "(integration or component) and not nightly" -n 3 --durations=40
+INTEGRATION := $(PYTEST) -m "(integration or component) and not nightly" -n $(WORKERS) --durations=40
 
 test: browser ## Run all tests: unit, then the broker, Spark and catalog; ONLY=stream or ONLY=lake/test_commit.py for a part
 	@if [ -n "$(ONLY)" ]; then $(PYTEST) -m "not cluster" -n 2 "cryptolake_tests/$(ONLY)"; \
