@@ -25,7 +25,8 @@ hypothesis.settings.register_profile("nightly", hypothesis.settings.get_profile(
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy"))
 
 # A test's JVM ends before the optimizing compiler pays off: with the quick one alone Spark starts and answers its first
-# queries in about 60 % of the CPU time. With it Java would keep 48 MB for compiled code, which Spark fills in ten minutes.
+# queries in about 60 % of the CPU time. With it Java would keep 48 MB for compiled code, and Spark fills them in ten
+# minutes.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
 
 PLAIN_LOG: list[Any] = [

@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 LOCK_TIMEOUT_S = 180.0
 LEAST_FREE_BYTES = 1024**3
 DEATHS_ALLOWED = 2
-"""How often a part may die while it starts; the next time it is reported as failed. After a crash Spark 4.1 may end each
-of Bronze's two queries once: it reports the progress of a repeated batch before it has asked Kafka for offsets."""
+"""How often a part may die while it starts; the next time it is reported as failed. After a crash Spark 4.1 may end
+each of Bronze's two queries once: it reports a repeated batch's progress before it has asked Kafka for offsets."""
 POLL_S = 0.15
 REMIND_S = 15.0
 LOG_TAIL_LINES = 15
