@@ -100,8 +100,8 @@ DRILLS = {
         Drill("drop", (drop((40, 40), (100, 120), (300, 301)),)),
         Drill("single_trades", (drop((100, 109), (590, 599)),), stream=TradeStream.TRADE),
         Drill("corrupt", (Corrupt(share=0.02, times=4),)),
-        # A minute without a trade is silence, of the exchange's clock.
-        Drill("watched", (Silent(after_frames=150, times=1),), 30.0, step_ms=10 * STEP_MS),
+        # A minute of the exchange's clock is silence; at this speed the alarm comes long before the replay's end.
+        Drill("watched", (Silent(after_frames=150, times=1),), 12.0, step_ms=10 * STEP_MS),
         Drill("rotation", (Rotation(connection_life_s=1.5, times=2),), SLOW),
         Drill("relieved", (Rotation(connection_life_s=4.0),), SLOW, connection_life_s=1.0),
         Drill("limited", (drop((100, 109)), RestLimit(times=3, paths=REST))),
