@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ StartPlatform = Callable[..., AbstractContextManager[Settings]]
 """`running`, as the fixture `start_platform` gives it."""
 SPARK_MEMORY_MB = 1536
 FIRST_PORT, PORTS_EACH, WORKERS = 12_000, 2_000, 10
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_first = FIRST_PORT + _worker % WORKERS * PORTS_EACH
+_candidates = cycle(random.sample(range(_first, _first + PORTS_EACH), PORTS_EACH))
 
 
 def settings_for(home: Path, **overrides: Any) -> Settings:
@@ -29,16 +33,13 @@ def settings_for(home: Path, **overrides: Any) -> Settings:
     return load_settings(**{"home": home, "spark_memory_mb": SPARK_MEMORY_MB, **free_ports(), **overrides})
 
 
-def free_ports() -> dict[str, int]:
-    """A free port for every port setting, by field name.
+def free_ports(names: Collection[str] = PORT_FIELDS) -> dict[str, int]:
+    """Return a free port for each name, by default for every port setting.
 
-    They lie below the ports that systems give to outgoing connections, and each worker of a run has a range of its own:
-    nothing takes one between this look and the part's start.
+    They lie below the ports that systems give to outgoing connections, each worker of a run has a range of its own, and
+    a port is not given again before all others were: nothing takes one between this look and the part's start.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    first = FIRST_PORT + worker % WORKERS * PORTS_EACH
-    ports = random.sample(range(first, first + PORTS_EACH), PORTS_EACH)
-    return dict(zip(PORT_FIELDS, filter(_is_free, ports), strict=False))
+    return {name: next(filter(_is_free, _candidates)) for name in names}
 
 
 def _is_free(port: int) -> bool:

@@ -4,7 +4,6 @@ tokens."""
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from cryptolake_assets.platform.properties import properties_text
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support import part_logs
 from cryptolake_tests.support.certificates import Authority
+from cryptolake_tests.support.platforms import free_ports
 from cryptolake_tests.support.token_server import AUDIENCE, TokenServer, serving
 from cryptolake_tests.support.waiting import wait_for
 
@@ -83,7 +83,7 @@ def secure_broker(settings: Settings) -> Iterator[SecureBroker]:
     """The broker of these settings' home, with listeners of its own; ended with the block."""
     authority = Authority(settings.home / "certificates")
     certificate, key = authority.sign(CERTIFICATE_NAME, sealed_with=KEY_SEAL)
-    broker = SecureBroker(_free_ports(), authority, certificate, key, TokenServer(subject=USER))
+    broker = SecureBroker(free_ports(_LISTENERS), authority, certificate, key, TokenServer(subject=USER))
     with serving(broker.tokens), _running(settings, broker):
         _make_users(settings)
         yield broker
@@ -121,15 +121,6 @@ def _running(settings: Settings, broker: SecureBroker) -> Iterator[None]:
 def _serves(process: subprocess.Popen[bytes], log: Path, broker: SecureBroker) -> bool:
     assert process.poll() is None, log.read_text(encoding="utf-8")[-2_000:]
     return all(probes.port_open(port) for port in broker.ports.values())
-
-
-def _free_ports() -> dict[str, int]:
-    sockets = [socket.create_server((_HOST, 0)) for _ in _LISTENERS]
-    try:
-        return {name: sock.getsockname()[1] for name, sock in zip(_LISTENERS, sockets, strict=True)}
-    finally:
-        for sock in sockets:
-            sock.close()
 
 
 def _values(settings: Settings, broker: SecureBroker) -> dict[str, object]:
