@@ -172,7 +172,7 @@ need-partition:
 # Modules go to workers as they become free, the longest first (cryptolake_tests/support/progress.py). Three workers keep
 # two cores busy, because platforms wait a good deal; each takes about 3 GB.
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
-UNIT := $(PYTEST) -m "not integration and not component and not cluster and not nightly" -n 4 --durations=20 \
+UNIT := $(PYTEST) -m "not integration and not component and not cluster and not nightly" -n 3 --durations=20 \
 	--ignore cryptolake_tests/integration --ignore cryptolake_tests/cluster
 INTEGRATION := $(PYTEST) -m "(integration or component) and not nightly" -n $(WORKERS) --durations=40
 

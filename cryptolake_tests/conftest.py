@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,9 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy"))
 # queries in about 60 % of the CPU time. With it Java would keep 48 MB for compiled code, and Spark fills them in ten
 # minutes.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
+
+# Python's collector looks at everything that an import of Dagster or of a server made, again and again, in vain.
+gc.set_threshold(50_000, 20, 100)
 
 PLAIN_LOG: list[Any] = [
     structlog.contextvars.merge_contextvars,
