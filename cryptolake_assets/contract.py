@@ -13,6 +13,9 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from cryptolake_assets.contracts.control import ControlFrame, read_control
+from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
+
 MAX_TIME_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999: the latest time that every engine behind us can hold."""
 MAX_ID: Final = 2**63 - 1
@@ -25,14 +28,13 @@ frames never name one, and all of its trades are executions of the order book.""
 
 DECIMAL_PATTERN: Final = r"-?[0-9]{1,10}(?:\.[0-9]{1,8})?"
 _is_decimal = re.compile(DECIMAL_PATTERN).fullmatch
-# Patterns in the decoder would cost 2 µs a frame; price, quantity and symbol joined and matched once cost 0.4 µs.
-_are_texts = re.compile(rf"{DECIMAL_PATTERN}\n{DECIMAL_PATTERN}\n[ -~]*").fullmatch
-_MAX_SYMBOL_CHARS: Final = 64
+# Patterns in the decoder would cost 2 µs a frame; price and quantity joined and matched once cost 0.4 µs.
+_are_decimals = re.compile(rf"{DECIMAL_PATTERN}\n{DECIMAL_PATTERN}").fullmatch
 _MAX_TRADE_TYPE_CHARS: Final = 32
 
 _TimeMs = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
 _Id = Annotated[int, Meta(ge=0, le=MAX_ID)]
-_Symbol = Annotated[str, Meta(max_length=_MAX_SYMBOL_CHARS)]
+_Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_BYTES)]
 _TradeType = Annotated[str, Meta(max_length=_MAX_TRADE_TYPE_CHARS)]
 
 
@@ -80,15 +82,8 @@ class RejectedFrame(Struct, frozen=True, gc=False):
     """A stable code, then a colon and the detail; printable ASCII, at most `MAX_REASON_CHARS` characters.
 
     Codes: `not_json`, `not_an_object`, `missing_field`, `wrong_type`, `price_format`, `qty_format`, `symbol_format`,
-    `trade_type_format`, `out_of_range`, `id_order`, `unexpected_event`, `exchange_error`, `not_accepted`.
+    `trade_type_format`, `out_of_range`, `id_order`, `unexpected_event`, `not_accepted`.
     """
-
-
-class IgnoredFrame(Struct, frozen=True, gc=False):
-    """A frame that carries no market data: the exchange's answer to a request, such as a subscription."""
-
-    request_id: int | None = None
-    """The id that the request had, where it was an integer."""
 
 
 class _Trade(Struct, tag_field="e", tag="trade", gc=False):
@@ -127,12 +122,13 @@ _decode_any = msgspec.json.Decoder().decode
 
 def parse_frame(
     raw: bytes | str, ingest_time_us: int, exchange: str, unnamed_trade_type: str = UNKNOWN_TRADE_TYPE
-) -> AcceptedFrame | RejectedFrame | IgnoredFrame:
+) -> AcceptedFrame | RejectedFrame | ControlFrame:
     """One WebSocket message, a combined-stream envelope or its bare data object, as a trade event.
 
     Takes `trade` and `aggTrade`; `ingest_time_us` is the receive time, µs since 1970. Unknown fields are tolerated; a
     missing trade type is `unnamed_trade_type` (`MARKET` for aggregates, which the exchange forms of such trades only).
-    Never raises: whatever cannot be accepted comes back as `RejectedFrame` with the raw bytes.
+    Never raises: whatever cannot be accepted comes back as `RejectedFrame` with the raw bytes. The empty symbol is
+    accepted: Silver quarantines it as unknown.
     """
     try:
         trade = _decode_combined(raw).data
@@ -143,7 +139,7 @@ def parse_frame(
         except (ValueError, RecursionError) as error:
             return _refuse(raw, str(error))
     price, qty, symbol = trade.price, trade.qty, trade.symbol
-    if not _are_texts(f"{price}\n{qty}\n{symbol}"):
+    if not (_are_decimals(f"{price}\n{qty}") and (is_symbol(symbol) or not symbol)):
         return _refuse(raw, "price, quantity or symbol")
     if isinstance(trade, _Trade):
         first_id = last_id = trade.trade_id
@@ -208,7 +204,7 @@ def _is_printable(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _refuse(raw: bytes | str, cause: str) -> RejectedFrame | IgnoredFrame:
+def _refuse(raw: bytes | str, cause: str) -> RejectedFrame | ControlFrame:
     try:
         message = _decode_any(raw)
     except RecursionError:
@@ -217,14 +213,10 @@ def _refuse(raw: bytes | str, cause: str) -> RejectedFrame | IgnoredFrame:
         return _rejected(raw, f"out_of_range: {json_error}")
     except ValueError as json_error:
         return _rejected(raw, f"not_json: {json_error}")
+    if control := read_control(message):
+        return control
     if not isinstance(message, dict):
         return _rejected(raw, f"not_an_object: the frame is of type {_type_name(message)}")
-    if "data" not in message and "e" not in message:
-        if "error" in message or ("code" in message and "msg" in message):
-            return _rejected(raw, f"exchange_error: {message.get('error', message.get('msg'))}")
-        if "result" in message and "id" in message:
-            request_id = message["id"]
-            return IgnoredFrame(request_id if type(request_id) is int else None)
     data = message.get("data", message)
     if not isinstance(data, dict):
         return _rejected(raw, f"wrong_type: data is of type {_type_name(data)}, not an object")
@@ -253,7 +245,7 @@ def _value_problem(name: str, rule: str, value: object) -> str | None:
     if rule in ("price", "qty", "symbol", "trade_type"):
         if not isinstance(value, str):
             return f"wrong_type: {name} is of type {_type_name(value)}, not a string"
-        return None if _is_text(rule, value) else f"{rule}_format: {name} is {value[: _MAX_SYMBOL_CHARS + 1]!r}"
+        return None if _is_text(rule, value) else f"{rule}_format: {name} is {value[: MAX_SYMBOL_BYTES + 1]!r}"
     if rule == "bool":
         return None if isinstance(value, bool) else f"wrong_type: {name} is of type {_type_name(value)}, not a boolean"
     if not isinstance(value, int) or isinstance(value, bool):
@@ -269,8 +261,9 @@ def _value_problem(name: str, rule: str, value: object) -> str | None:
 def _is_text(rule: str, value: str) -> bool:
     if rule in ("price", "qty"):
         return _is_decimal(value) is not None
-    longest = _MAX_SYMBOL_CHARS if rule == "symbol" else _MAX_TRADE_TYPE_CHARS
-    return len(value) <= longest and _is_printable(value)
+    if rule == "symbol":
+        return is_symbol(value) or not value
+    return len(value) <= _MAX_TRADE_TYPE_CHARS and _is_printable(value)
 
 
 def _type_name(value: object) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,10 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cryptolake_assets.contracts.registry import STREAM_TYPES, streams_in_use
 from cryptolake_assets.errors import DemoError, PartError
+from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.lake.tables import MARTS_NAMESPACE
 from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER
 from cryptolake_assets.settings import Settings, Source
+from cryptolake_assets.stream.producer_status import StreamCounts, read_status
 from cryptolake_assets.transform.reconcile import Comparison, Verdict, compare
 
 if TYPE_CHECKING:
@@ -48,11 +52,10 @@ DAILY_COLUMNS = {
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What the replay put through."""
+    """Frames that the exchange sent, and those of them that were control messages."""
 
     frames_sent: int
-    events_acked: int
-    rejected: int
+    control: int
 
 
 def run(settings: Settings, console: Console | None = None) -> None:
@@ -126,11 +129,15 @@ def _replay_state(settings: Settings) -> str | None:
     return None if status is None else str(status["state"])
 
 
-def _producer_progress(settings: Settings) -> dict[str, Any]:
-    try:
-        return dict(json.loads((settings.run_dir / "producer.json").read_text()))
-    except (OSError, ValueError):
-        return {}
+def frames_short(sent: Mapping[str, int], streams: Mapping[str, StreamCounts]) -> dict[str, int]:
+    """Return how many of the frames that the exchange sent have not become an event, a dead letter or a counted control
+    message yet, by the exchange's kind of stream (`aggTrade`, `markPrice@1s`); kinds without such frames are left out.
+    """
+    settled = Counter[str]()
+    for kind in sent:
+        names = {of.name for of in STREAM_TYPES if of.recorded(f"symbol@{kind}")} or {kind}
+        settled[kind] = sum(counts.settled for name, counts in streams.items() if name in names)
+    return {kind: number - settled[kind] for kind, number in sent.items() if number > settled[kind]}
 
 
 def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
@@ -138,26 +145,27 @@ def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
     task = progress.add_task("Replay: exchange → producer → Kafka", total=None, note="")
     last_move, last_seen = time.monotonic(), (0, 0)
     while True:
-        status, producer = _replay_status(settings), _producer_progress(settings)
-        if status is not None:
-            acked, rejected = int(producer.get("events_acked", 0)), int(producer.get("rejected", 0))
-            seen = (int(status["frames_sent"]), acked + rejected)
+        status, producer = _replay_status(settings), read_status(settings)
+        if status is not None and producer is not None:
+            short = frames_short(status["frames_sent_by_kind"], producer.streams)
+            settled = sum(counts.settled for counts in producer.streams.values())
             progress.update(
-                task, total=status["frames_total"], completed=status["frames_passed"], note=f"{acked:,} trades in Kafka"
+                task,
+                total=status["frames_total"],
+                completed=status["frames_passed"],
+                note=f"{producer.events_acked:,} trades in Kafka",
             )
-            if (
-                status["state"] == "finished"
-                and seen[1] >= seen[0]
-                and not producer.get("queued_frames")
-                and not producer.get("in_flight")
-            ):
+            if status["state"] == "finished" and not (short or producer.queued_frames or producer.in_flight):
                 progress.update(task, completed=status["frames_total"], total=status["frames_total"])
-                return ReplayResult(seen[0], acked, rejected)
-            if seen != last_seen:
+                return ReplayResult(status["frames_sent"], sum(counts.control for counts in producer.streams.values()))
+            if (seen := (status["frames_passed"], settled)) != last_seen:
                 last_move, last_seen = time.monotonic(), seen
+            missing = ", ".join(f"{number:,} frames of {kind}" for kind, number in short.items())
+        else:
+            missing = "what the replay exchange and the producer say of themselves"
         if time.monotonic() - last_move > REPLAY_SILENCE_S:
             raise DemoError(
-                f"demo: the replay has not moved for {REPLAY_SILENCE_S:.0f} s. "
+                f"demo: the replay has not moved for {REPLAY_SILENCE_S:.0f} s; missing: {missing or 'none'}. "
                 f"See {settings.log_dir}/producer.log and {settings.log_dir}/exchange.log."
             )
         _check_parts(settings)
@@ -226,7 +234,7 @@ class _Settled:
                 f"http://127.0.0.1:{self._settings.dagster_port}/runs/{failed[0].run_id}"
             )
         bronze = load_table(self._settings, BRONZE_TRADES)
-        state = FollowerState.from_cursor(self._cursor()) or FollowerState()
+        state = FollowerState.from_cursor(self._cursor("bronze_follower")) or FollowerState()
         if state.sequence < head_sequence(bronze):
             return "the sensor has not seen the newest Bronze snapshot"
         if state.pending:
@@ -237,9 +245,24 @@ class _Settled:
             gold_at = self._materialized(("gold", "futures_daily_stats"), f"{hour:%Y-%m-%d}")
             if made_at and gold_at < made_at:
                 return f"Gold of {hour:%Y-%m-%d}"
-        if not any(silver.values()):
-            return "no bar yet"
+        if pending := self._market_streams_pending():
+            return pending
         return self._coverage_to_come()
+
+    def _market_streams_pending(self) -> str | None:
+        """Return what Silver of the streams that are replayed with the trades still waits for."""
+        from cryptolake_assets.lake.bronze_files import head_sequence
+        from cryptolake_assets.lake.catalog import load_table
+        from cryptolake_assets.lake.follow import FollowerState
+
+        cursors = json.loads(self._cursor("market_follower") or "{}")
+        for of in streams_in_use(self._settings):
+            state = FollowerState.from_cursor(cursors.get(of.name)) or FollowerState()
+            if state.sequence < head_sequence(load_table(self._settings, of.bronze)):
+                return f"the sensor has not seen the newest snapshot of {of.bronze.full_name}"
+            if state.pending:
+                return f"{len(state.pending)} hours of {of.silver.full_name} pending"
+        return None
 
     def _coverage_to_come(self) -> str | None:
         """The last minutes are complete only once the producer's coverage has reached the capture's end."""
@@ -249,20 +272,23 @@ class _Settled:
 
         status = _replay_status(self._settings) or {}
         end_ms = int(status.get("last_event_time_ms") or 0)
-        reached: dict[str, int] = {}
+        # The home may know other symbols, of which this capture says nothing.
+        reached = dict.fromkeys(resolve_subscriptions(self._settings).symbols, 0)
         for row in read_coverage(self._settings):
-            reached[row.symbol] = max(reached.get(row.symbol, 0), row.connected_to_ms)
-        if not reached or min(reached.values()) < end_ms:
-            return "coverage of the last minute"
+            if row.symbol in reached:
+                reached[row.symbol] = max(reached[row.symbol], row.connected_to_ms)
+        short = [symbol for symbol, to_ms in reached.items() if to_ms < end_ms]
+        if short:
+            return f"coverage of the last minute of {', '.join(short[:5])}"
         waiting = hours_to_complete(self._settings, observe(self._settings))
         return "bars to be marked complete" if waiting else None
 
-    def _cursor(self) -> str | None:
+    def _cursor(self, sensor: str) -> str | None:
         from dagster._core.scheduler.instigation import SensorInstigatorData
 
         for state in self._instance.all_instigator_state():
             data = state.instigator_data
-            if state.instigator_name == "bronze_follower" and isinstance(data, SensorInstigatorData):
+            if state.instigator_name == sensor and isinstance(data, SensorInstigatorData):
                 return data.cursor
         return None
 
@@ -288,7 +314,7 @@ def _show_counts(settings: Settings, console: Console, replay: ReplayResult) -> 
     console.print(
         f"\n[bold]Bronze[/bold]  {replay.frames_sent:,} frames this replay; in the table {row['total']:,} rows, "
         f"{row['distinct_trades']:,} distinct trades, {row['total'] - row['distinct_trades']:,} repeats, "
-        f"{rejected[0]['n']:,} frames rejected"
+        f"{rejected[0]['n']:,} frames rejected, {replay.control:,} control messages"
     )
 
 

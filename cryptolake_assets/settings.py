@@ -20,6 +20,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.exchange.choice import parse_choice
 from cryptolake_assets.exchange.venues import USD_M
+from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings_api import ApiSettings
 from cryptolake_assets.settings_exchange import ExchangeSettings
 from cryptolake_assets.settings_graph import GraphSettings, named
@@ -405,8 +406,8 @@ class Settings(
 
 
 def split_symbols(text: str) -> tuple[str, ...]:
-    """The items of a list of symbols, separated by commas or line ends, in capitals."""
-    return tuple(item.strip().upper() for item in text.replace("\n", ",").split(",") if item.strip())
+    """The items of a list of symbols, separated by commas or line ends, ASCII letters in capitals."""
+    return tuple(in_capitals(item.strip()) for item in text.replace("\n", ",").split(",") if item.strip())
 
 
 def _location(text: str) -> str:

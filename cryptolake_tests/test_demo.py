@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cryptolake_assets.demo import show_bars
+from cryptolake_assets.demo import frames_short, show_bars
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
+from cryptolake_assets.stream.producer_status import StreamCounts
 from cryptolake_tests.support.api import bar, put, starts
 from cryptolake_tests.support.captures import shifted_capture
 from cryptolake_tests.support.exchanges import ExchangeThread
@@ -24,3 +25,11 @@ def test_a_capture_without_klines_is_compared_with_nothing_and_says_so(lake: Set
     lines = shown.getvalue().splitlines()
     assert len([line for line in lines if "SOLUSDT" in line and "no official bar" in line]) == 2
     assert lines[-1] == "no official bars in this capture"
+
+
+def test_frames_short_are_named_by_their_stream() -> None:
+    sent = {"aggTrade": 160, "markPrice@1s": 240, "forceOrder": 0}
+    streams = {"aggTrade": StreamCounts(158, 1, 1), "markPrice": StreamCounts(200, 0, 0)}
+    assert frames_short(sent, streams) == {"markPrice@1s": 40}
+    assert frames_short(sent, {"aggTrade": StreamCounts(10, 0, 0)}) == {"aggTrade": 150, "markPrice@1s": 240}
+    assert frames_short(sent, {**streams, "markPrice": StreamCounts(0, 0, 240)}) == {}

@@ -107,7 +107,7 @@ async def gaps(
     request: Request, reader: ReaderOf, params: State, symbol: Annotated[Symbol | None, Query()] = None
 ) -> Response:
     """Spans of exchange time between two connections of which nobody can say that every trade was received."""
-    name = symbol.upper() if symbol else None
+    name = symbol
     whole = Whole("/gaps", OPS_COVERAGE.identifier, "gaps", partial(_gaps, reader, name))
     return await whole_table(request, reader, whole, params)
 

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import structlog
 from fastapi import APIRouter, Query, Request, WebSocket, WebSocketDisconnect
+from pydantic import AfterValidator
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from cryptolake_assets.api import schemas
 from cryptolake_assets.api.formats import records
 from cryptolake_assets.api.observe import ApiMetrics
+from cryptolake_assets.api.params import parse_symbol
 from cryptolake_assets.api.problems import Problem, unknown_symbol
 from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.errors import CryptolakeError
@@ -28,6 +30,7 @@ from cryptolake_assets.lake.pages import Page, read_page
 from cryptolake_assets.lake.pages import Query as TableQuery
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import MINUTE
+from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -51,8 +54,27 @@ PATIENCE_S = 5.0
 """What clients have to take a part of a change before the next one."""
 LOOK_S = 0.02
 
+MAX_SYMBOLS = 200
+
+
+def parse_symbols(text: str) -> str:
+    """Return the comma-separated symbols as the exchange spells them. Raises `ValueError` for other texts."""
+    names = text.split(",")
+    if len(names) > MAX_SYMBOLS:
+        raise ValueError(f"at most {MAX_SYMBOLS} symbols can be followed at once")
+    return ",".join(map(parse_symbol, names))
+
+
 SymbolList = Annotated[
-    str, Query(pattern=r"^[A-Za-z0-9_]{1,32}(,[A-Za-z0-9_]{1,32}){0,199}$", examples=["BTCUSDT,ETHUSDT"])
+    str,
+    AfterValidator(parse_symbols),
+    Query(
+        min_length=1,
+        max_length=MAX_SYMBOLS * (MAX_SYMBOL_BYTES + 1),
+        description="Symbols, separated by commas.",
+        examples=["BTCUSDT,ETHUSDT"],
+        json_schema_extra={"format": "symbols"},
+    ),
 ]
 
 
@@ -206,7 +228,7 @@ def _message(kind: str, snapshot_id: int | None, bars: list[dict[str, Any]]) -> 
 
 
 def _names(symbols: str) -> frozenset[str]:
-    return frozenset(name.upper() for name in symbols.split(","))
+    return frozenset(symbols.split(","))
 
 
 @router.websocket("/ws/ohlcv")

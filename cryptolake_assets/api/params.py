@@ -10,9 +10,10 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from cryptolake_assets.api.problems import unknown_cursor
+from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, SYMBOL_MEANING, in_capitals, is_symbol
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)
@@ -107,8 +108,24 @@ AsOf = Annotated[
     ),
 ]
 
+
+def parse_symbol(text: str) -> str:
+    """Return the symbol as the exchange spells it. Raises `ValueError` for a text that is no symbol."""
+    if not is_symbol(text):
+        raise ValueError(f"a symbol has {SYMBOL_MEANING}")
+    return in_capitals(text)
+
+
 Symbol = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9_]{1,32}$", description="The exchange's symbol.", examples=["BTCUSDT"])
+    str,
+    AfterValidator(parse_symbol),
+    Field(
+        min_length=1,
+        max_length=MAX_SYMBOL_BYTES,
+        description=f"The exchange's symbol: {SYMBOL_MEANING}.",
+        examples=["BTCUSDT"],
+        json_schema_extra={"format": "symbol"},
+    ),
 ]
 
 

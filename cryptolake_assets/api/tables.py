@@ -165,7 +165,7 @@ async def ohlcv(
     request: Request, reader: ReaderOf, timeframe: Timeframe, symbol: OneSymbol, params: Params
 ) -> Response:
     """Bars of a symbol whose open time is between `start` and `end`, both included."""
-    name = symbol.upper()
+    name = symbol
     return await _table(
         request, reader, bars_of(timeframe), params, {"symbol": name}, symbol=name, timeframe=timeframe.value
     )
@@ -174,12 +174,12 @@ async def ohlcv(
 @_route("/trades", TradesPage, of_a_symbol=True)
 async def trades(request: Request, reader: ReaderOf, symbol: OneSymbol, params: Params) -> Response:
     """Trades of a symbol in order of (event time, id), each once."""
-    name = symbol.upper()
+    name = symbol
     return await _table(request, reader, TRADES, params, {"symbol": name}, symbol=name)
 
 
 def _maybe(symbol: str | None) -> dict[str, str]:
-    return {} if symbol is None else {"symbol": symbol.upper()}
+    return {} if symbol is None else {"symbol": symbol}
 
 
 @_route("/stats/daily", DaysPage, of_a_symbol=True)

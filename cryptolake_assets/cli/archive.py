@@ -54,7 +54,9 @@ def archive(
     days = days_between(first.date(), (last or first).date())
     if not days:
         raise typer.BadParameter("the last day is before the first")
-    wanted = [symbol.upper() for symbol in symbols or ()] or list(resolve_subscriptions(settings).symbols)
+    from cryptolake_assets.model.symbols import in_capitals
+
+    wanted = [in_capitals(symbol) for symbol in symbols or ()] or list(resolve_subscriptions(settings).symbols)
     if not wanted:
         raise typer.BadParameter("CRYPTOLAKE_SYMBOLS names no symbol; name those to load", param_hint="--symbol")
     loading = _Loading(settings, console, klines=klines, reload=reload)

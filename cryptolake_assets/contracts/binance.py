@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from cryptolake_assets.model.symbols import in_url, stream_name
+
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
 
@@ -18,7 +20,7 @@ def address_of(kind: str) -> Callable[[Settings, tuple[str, ...]], str]:
     """The combined stream of `<symbol>@<kind>` of each symbol."""
 
     def address(settings: Settings, symbols: tuple[str, ...]) -> str:
-        names = "/".join(f"{symbol.lower()}@{kind}" for symbol in symbols)
+        names = "/".join(in_url(stream_name(symbol, kind)) for symbol in symbols)
         return f"{settings.ws_url}/market/stream?streams={names}"
 
     return address

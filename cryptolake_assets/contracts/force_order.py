@@ -12,9 +12,18 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from cryptolake_assets.contract import IgnoredFrame, RejectedFrame
+from cryptolake_assets.contract import RejectedFrame
 from cryptolake_assets.contracts.binance import EXCHANGE, address_of, recorded_as
-from cryptolake_assets.contracts.stream_type import Decimal18, FrameReader, Parsed, StreamType, TimeMs, Word
+from cryptolake_assets.contracts.control import ControlFrame
+from cryptolake_assets.contracts.stream_type import (
+    Decimal18,
+    FrameReader,
+    Parsed,
+    StreamType,
+    Symbol,
+    TimeMs,
+    Word,
+)
 from cryptolake_assets.lake.columns import PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
 from cryptolake_assets.lake.table_spec import TableSpec
 
@@ -38,7 +47,7 @@ class LiquidationEvent(Struct, frozen=True, gc=False):
 
 
 class _Order(Struct, gc=False):
-    symbol: Word = field(name="s")
+    symbol: Symbol = field(name="s")
     side: Literal["BUY", "SELL"] = field(name="S")
     order_type: Word = field(name="o")
     time_in_force: Word = field(name="f")
@@ -56,13 +65,13 @@ class _Frame(Struct, tag_field="e", tag="forceOrder", gc=False):
     order: _Order = field(name="o")
 
 
-_reader = FrameReader(_Frame)
+_reader = FrameReader(_Frame, symbol="order.symbol")
 
 
 def parse(raw: bytes, received_at_us: int) -> Parsed:
     """A frame as an event; what it may be else says `StreamType`."""
     frame = _reader.read(raw)
-    if isinstance(frame, RejectedFrame | IgnoredFrame):
+    if isinstance(frame, RejectedFrame | ControlFrame):
         return frame
     order = frame.order
     return LiquidationEvent(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from msgspec import Struct, field
 
-from cryptolake_assets.contract import IgnoredFrame, RejectedFrame
+from cryptolake_assets.contract import RejectedFrame
 from cryptolake_assets.contracts.binance import EXCHANGE, address_of, recorded_as
+from cryptolake_assets.contracts.control import ControlFrame
 from cryptolake_assets.contracts.stream_type import (
     Decimal18,
     Decimal18OrNone,
@@ -17,8 +18,8 @@ from cryptolake_assets.contracts.stream_type import (
     Parsed,
     RateOrNone,
     StreamType,
+    Symbol,
     TimeMs,
-    Word,
 )
 from cryptolake_assets.lake.columns import FUNDING_RATE, PRICE, TIME, Column
 from cryptolake_assets.lake.table_spec import TableSpec
@@ -40,7 +41,7 @@ class MarkPriceEvent(Struct, frozen=True, gc=False):
 
 class _Frame(Struct, tag_field="e", tag="markPriceUpdate", gc=False):
     time_ms: TimeMs = field(name="E")
-    symbol: Word = field(name="s")
+    symbol: Symbol = field(name="s")
     mark_price: Decimal18 = field(name="p")
     index_price: Decimal18 = field(name="i")
     next_funding_ms: TimeMs = field(name="T")
@@ -54,7 +55,7 @@ _reader = FrameReader(_Frame)
 def parse(raw: bytes, received_at_us: int) -> Parsed:
     """A frame as an event; what it may be else says `StreamType`."""
     frame = _reader.read(raw)
-    if isinstance(frame, RejectedFrame | IgnoredFrame):
+    if isinstance(frame, RejectedFrame | ControlFrame):
         return frame
     return MarkPriceEvent(
         symbol=frame.symbol,

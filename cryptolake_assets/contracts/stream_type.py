@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 import msgspec
 from msgspec import Meta, Struct
 
-from cryptolake_assets.contract import DECIMAL_PATTERN, MAX_REASON_CHARS, MAX_TIME_MS, IgnoredFrame, RejectedFrame
+from cryptolake_assets.contract import DECIMAL_PATTERN, MAX_REASON_CHARS, MAX_TIME_MS, RejectedFrame
+from cryptolake_assets.contracts.control import ControlFrame, read_control
 from cryptolake_assets.lake.columns import TIME, Column
 from cryptolake_assets.lake.table_spec import TableSpec
+from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
 
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
@@ -29,6 +32,8 @@ Decimal18OrNone = Annotated[str, Meta(pattern=rf"\A(?:{DECIMAL_PATTERN})?\Z")]
 """The same, or the empty text."""
 RateOrNone = Annotated[str, Meta(pattern=r"\A(?:-?[0-9]{1,6}(?:\.[0-9]{1,12})?)?\Z")]
 """The exchange's digits, that fit decimal(18,12), or the empty text."""
+Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_BYTES)]
+"""Held against `is_symbol` by `FrameReader`."""
 Word = Annotated[str, Meta(max_length=64, pattern=r"\A[\x20-\x7e]*\Z")]
 """Printable ASCII."""
 
@@ -47,7 +52,7 @@ class Event(Protocol):
     def symbol(self) -> str: ...
 
 
-Parsed = Event | RejectedFrame | IgnoredFrame
+Parsed = Event | RejectedFrame | ControlFrame
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,21 @@ class StreamType:
 class FrameReader:
     """Decodes combined-stream frames, or their bare data objects, as one kind of struct."""
 
-    def __init__(self, kind: type[Struct]) -> None:
+    def __init__(self, kind: type[Struct], symbol: str = "symbol") -> None:
+        """`symbol` is the struct's attribute that holds the symbol, such as `order.symbol`."""
         combined = msgspec.defstruct(f"Combined{kind.__name__}", [("data", kind)])
         self._combined = msgspec.json.Decoder(combined)
         self._bare = msgspec.json.Decoder(kind)
+        self._symbol_of = attrgetter(symbol)
 
     def read(self, raw: bytes) -> Any:
-        """The struct; `RejectedFrame` for what has not its structure, `IgnoredFrame` for an answer to a request."""
+        """Return the struct; `RejectedFrame` for a frame of another structure, `ControlFrame` for a control message."""
+        frame = self._decode(raw)
+        if isinstance(frame, RejectedFrame | ControlFrame) or is_symbol(symbol := self._symbol_of(frame)):
+            return frame
+        return rejected(raw, f"symbol_format: the symbol is {symbol[: MAX_SYMBOL_BYTES + 1]!r}")
+
+    def _decode(self, raw: bytes) -> Any:
         try:
             envelope: Any = self._combined.decode(raw)
             return envelope.data
@@ -128,18 +141,14 @@ def rejected(raw: bytes, reason: str) -> RejectedFrame:
     return RejectedFrame(raw, "".join(char if char.isprintable() else "?" for char in shown)[:MAX_REASON_CHARS])
 
 
-def _refuse(raw: bytes, in_envelope: str, bare: str) -> RejectedFrame | IgnoredFrame:
+def _refuse(raw: bytes, in_envelope: str, bare: str) -> RejectedFrame | ControlFrame:
     """By what is wrong with the frame as an envelope and as a bare data object."""
     try:
         message = msgspec.json.decode(raw)
     except (ValueError, RecursionError) as error:
         return rejected(raw, f"not_json: {error}")
+    if control := read_control(message):
+        return control
     if not isinstance(message, dict):
         return rejected(raw, "not_an_object: the frame is no object")
-    if "data" not in message and "e" not in message:
-        if "error" in message or ("code" in message and "msg" in message):
-            return rejected(raw, f"exchange_error: {message.get('error', message.get('msg'))}")
-        if "result" in message and "id" in message:
-            request_id = message["id"]
-            return IgnoredFrame(request_id if type(request_id) is int else None)
     return rejected(raw, f"wrong_shape: {in_envelope if 'data' in message else bare}")

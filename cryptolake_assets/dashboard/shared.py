@@ -13,6 +13,7 @@ from cryptolake_assets.dashboard import address
 from cryptolake_assets.dashboard.lake import Lake
 from cryptolake_assets.dashboard.series import aligned, exact, told_apart, upright
 from cryptolake_assets.errors import ApiAnswerError, ApiError, ApiRefusedError, ApiUnreachableError
+from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings import get_settings
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def choose_symbol(symbols: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The symbol that the page is about; it stands in the URL, also where nobody chose one: a link that was shared must
     not mean another symbol once there are more."""
     by_name = {item["symbol"]: item for item in symbols}
-    unknown = address.asked("symbol", lambda text: text.upper() if text.upper() in by_name else None)
+    unknown = address.asked("symbol", lambda text: in_capitals(text) if in_capitals(text) in by_name else None)
     if st.session_state.get("symbol") not in by_name:
         kept = st.session_state.get(CHOSEN)
         st.session_state["symbol"] = kept if kept in by_name else next(iter(by_name))

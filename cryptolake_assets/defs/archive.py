@@ -17,6 +17,7 @@ from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.partitions import daily, hour_key
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.lake.tables import ARCHIVE_POOL, BRONZE_TRADES
+from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.transform.archive_checks import BLOCKING, KLINES_OF_DAY, WARNING
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _load(
     from cryptolake_assets.transform.archive import NotLoaded
     from cryptolake_assets.transform.history import Told, load_history
 
-    symbols = [symbol.upper() for symbol in config.symbols] or resolve_subscriptions(settings).symbols
+    symbols = [in_capitals(symbol) for symbol in config.symbols] or resolve_subscriptions(settings).symbols
     with ArchiveClient(settings.archive_url) as client:
         for symbol in symbols:
             told = _Teller(context)

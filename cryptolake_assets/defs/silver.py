@@ -13,6 +13,7 @@ from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.measures import BAR_MEASURES, definition_hash
+from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.transform.checks import SILVER_CHECKS, SILVER_OBSERVATIONS
 
@@ -65,7 +66,7 @@ class SilverConfig(dg.Config):
     def scope(self) -> "Scope":
         from cryptolake_assets.transform.silver_candidate import Scope
 
-        symbols = tuple(symbol.upper() for symbol in self.symbols)
+        symbols = tuple(in_capitals(symbol) for symbol in self.symbols)
         return Scope(symbols, _moment(self.window_start), _moment(self.window_end))
 
 

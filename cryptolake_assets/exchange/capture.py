@@ -1,7 +1,10 @@
 """Reads a directory of captures: recorded WebSocket frames, and what they hold.
 
-A capture is a file of `<receive time> <frame>` lines, `.ndjson` or `.ndjson.gz`. Several files of a directory are one
-recording: they are merged by receive time. Reading streams, whatever the size of the files.
+A capture is a file of `<receive time> <frame>` lines, `.ndjson` or `.ndjson.gz`. The receive time is epoch ns, µs or
+seconds, or ISO 8601 in UTC with up to nine digits after the second. Lines that hold no frame are skipped: empty ones,
+the `wss://… <-> time` line that recorders write at each connection, and a last line that the recorder did not finish.
+Several files of a directory are one recording: they are merged by receive time. Reading streams, whatever the size of
+the files.
 
 This module is imported when the Dagster definitions load: nothing heavy may be imported here.
 """
@@ -23,10 +26,12 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import structlog
 
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.official import read_klines
 from cryptolake_assets.exchange.records import TRADE_STREAMS, Kline, TradeStreamName
+from cryptolake_assets.model.symbols import is_symbol, stream_name
 
 __all__ = [
     "CaptureSummary",
@@ -39,6 +44,8 @@ __all__ = [
     "summarise",
 ]
 
+log = structlog.get_logger(__name__)
+
 MAX_LINE_BYTES = 1 << 20
 """Longest line of a capture; WebSocket clients refuse larger frames by default."""
 PLAUSIBLE_SKEW_NS = 600 * 10**9
@@ -48,7 +55,11 @@ clock, but a wrong date inside a frame; such a frame is replayed like any other,
 _SKEW_SAMPLE = 1_001
 _HEAD_FRAMES = 1_000
 _HEAD_TRADES = 33
-_LINE = re.compile(rb"(?:([0-9]{19})|([0-9]{16})|([0-9]{10})(?:\.([0-9]+))?)(?:: ?| )(.*)", re.DOTALL)
+_LINE = re.compile(
+    rb"(?:([0-9]{19})|([0-9]{16})|([0-9]{10})(?:\.([0-9]+))?"
+    rb"|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?Z)(?:: ?| )(.*)",
+    re.DOTALL,
+)
 _URL_PREFIXES = (b"ws://", b"wss://")
 
 
@@ -161,9 +172,17 @@ def _read_file(path: Path) -> Iterator[CapturedFrame]:
                 line_number += 1
                 if len(line) > MAX_LINE_BYTES:
                     raise _line_error(path, line_number, f"longer than {MAX_LINE_BYTES} bytes")
-                frame = _parse_line(path, line_number, line)
-                if frame is not None:
-                    yield frame
+                try:
+                    frame = _parse_line(path, line_number, line)
+                except CaptureError:
+                    if line.endswith(b"\n"):
+                        raise
+                    frame = None
+                if frame is None or (not line.endswith(b"\n") and not _is_json(frame.raw)):
+                    if line.strip() and not line.startswith(_URL_PREFIXES):
+                        log.warning("capture_line_unfinished", file=str(path), line=line_number, size_bytes=len(line))
+                    continue
+                yield frame
     except (OSError, EOFError, zlib.error) as error:
         raise CaptureError(
             f"capture: {path} cannot be read after line {line_number} ({error}). The file is damaged or incomplete: "
@@ -178,19 +197,19 @@ def _open(path: Path) -> io.BufferedReader:
 
 
 def _parse_line(path: Path, line_number: int, line: bytes) -> CapturedFrame | None:
-    """The frame of a line; None for an empty line, and for the URL that some recorders write first."""
+    """Return the frame of a line; None for a line that holds none."""
     line = line.rstrip(b"\r\n")
-    if not line or (line_number == 1 and line.startswith(_URL_PREFIXES)):
+    if not line or line.startswith(_URL_PREFIXES):
         return None
     match = _LINE.fullmatch(line)
     if match is None:
         raise _line_error(
             path,
             line_number,
-            f"no receive time at the start of {line[:40]!r}; expected 19 digits (ns), 16 digits (µs) or seconds, "
-            "a space, and the frame",
+            f"no receive time at the start of {line[:40]!r}; expected 19 digits (ns), 16 digits (µs), seconds or "
+            "ISO 8601 (2026-01-31T12:00:00.1234567Z), a space, and the frame",
         )
-    nanoseconds, microseconds, seconds, fraction, text = match.groups()
+    nanoseconds, microseconds, seconds, fraction, moment, moment_fraction, text = match.groups()
     try:
         raw = text.decode()
     except UnicodeDecodeError as error:
@@ -199,9 +218,28 @@ def _parse_line(path: Path, line_number: int, line: bytes) -> CapturedFrame | No
         receive_time_ns = int(nanoseconds)
     elif microseconds:
         receive_time_ns = int(microseconds) * 1_000
+    elif seconds:
+        receive_time_ns = int(seconds) * 10**9 + _fraction_ns(fraction)
     else:
-        receive_time_ns = int(seconds) * 10**9 + int((fraction or b"")[:9].ljust(9, b"0"))
+        try:
+            epoch_s = int(datetime.fromisoformat(f"{moment.decode()}+00:00").timestamp())
+        except ValueError as error:
+            raise _line_error(path, line_number, f"{moment.decode()} is no time ({error})") from None
+        receive_time_ns = epoch_s * 10**9 + _fraction_ns(moment_fraction)
     return CapturedFrame(receive_time_ns, raw)
+
+
+def _fraction_ns(digits: bytes | None) -> int:
+    """Return the digits after a second's point as nanoseconds."""
+    return int((digits or b"")[:9].ljust(9, b"0"))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
 
 
 def _line_error(path: Path, line_number: int, cause: str) -> CaptureError:
@@ -244,7 +282,7 @@ class _Tally:
         if stream:
             self.streams[stream] = None
         # An event counts for the symbol whose stream carried it; a frame whose two names disagree counts for none.
-        if event.s and (not stream or stream.partition("@")[0] == event.s.lower()):
+        if is_symbol(event.s) and (not stream or stream.startswith(stream_name(event.s, ""))):
             kinds = self.symbols.setdefault(event.s, {})
             for kind in TRADE_STREAMS:
                 if event.e == kind and event.T is not None:

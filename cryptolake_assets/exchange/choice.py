@@ -15,10 +15,11 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Final, Protocol
 
+from cryptolake_assets.model.symbols import is_symbol
+
 TRADING: Final = "TRADING"
-_NAME: Final = re.compile(r"[A-Z0-9_]{1,32}")
-_PATTERN: Final = re.compile(r"[A-Z0-9_*?]{1,32}")
-_TOP: Final = re.compile(r"TOP:([1-9][0-9]{0,3})(?::([A-Z0-9]{1,10}))?")
+_WILDCARDS: Final = re.compile(r"[*?]")
+_TOP: Final = re.compile(r"TOP:([1-9][0-9]{0,3})(?::([^:]+))?")
 _DEFAULT_QUOTE: Final = "USDT"
 _KEPT_SHARE: Final = 5
 """A followed symbol stays until it is out of the first N and a fifth: ranks near the edge change all the time."""
@@ -82,15 +83,21 @@ def parse_choice(items: Sequence[str]) -> SymbolChoice:
     """Raises `ValueError` for an item that is none of the module's kinds."""
     names, patterns, busiest = [], [], []
     for item in items:
-        if _NAME.fullmatch(item):
+        if is_symbol(item):
             names.append(item)
-        elif _PATTERN.fullmatch(item):
+        elif _is_pattern(item):
             patterns.append(item)
-        elif top := _TOP.fullmatch(item):
+        elif (top := _TOP.fullmatch(item)) and is_symbol(top[2] or _DEFAULT_QUOTE):
             busiest.append(Busiest(int(top[1]), top[2] or _DEFAULT_QUOTE))
         else:
             raise ValueError(f"{item!r} is not a symbol such as BTCUSDT, a pattern such as *USDC, or top:50")
     return SymbolChoice(tuple(dict.fromkeys(names)), tuple(patterns), tuple(busiest))
+
+
+def _is_pattern(item: str) -> bool:
+    """Return whether the item has wildcards, and otherwise only what a symbol may hold."""
+    without = _WILDCARDS.sub("", item)
+    return without != item and (not without or is_symbol(without) or set(without) == {"."})
 
 
 def _busiest(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from cryptolake_assets.contract import AcceptedFrame, parse_frame
 from cryptolake_assets.exchange.capture import read_frames
+from cryptolake_assets.model.symbols import stream_name
 
 
 class EmittedTrade(NamedTuple):
@@ -39,7 +40,7 @@ def id_ranges(trades: Iterable[EmittedTrade]) -> dict[str, list[tuple[int, int]]
     """Ids by stream (`btcusdt@aggTrade`) as ranges with both ends included, ascending."""
     by_stream: dict[str, set[int]] = {}
     for trade in trades:
-        by_stream.setdefault(f"{trade.symbol.lower()}@{trade.stream}", set()).add(trade.trade_id)
+        by_stream.setdefault(stream_name(trade.symbol, trade.stream), set()).add(trade.trade_id)
     return {stream: _ranges(sorted(ids)) for stream, ids in by_stream.items()}
 
 

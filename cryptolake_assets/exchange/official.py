@@ -34,7 +34,7 @@ def read_klines(directory: Path, symbol: str, interval: str) -> list[Kline]:
     """
     found: dict[int, Kline] = {}
     for path in sorted(directory.glob("*.csv")):
-        if tuple(path.name.split("-")[:2]) != (symbol, interval) or not _is_kline_file(path):
+        if not path.name.startswith(f"{symbol}-{interval}-") or not _is_kline_file(path):
             continue
         for line_number, row in _rows(path):
             if line_number == 1:
@@ -48,7 +48,7 @@ def read_klines(directory: Path, symbol: str, interval: str) -> list[Kline]:
 def read_agg_trade_files(directory: Path) -> Iterator[tuple[str, AggTrade]]:
     """(symbol, aggregate trade) of every `<SYMBOL>-aggTrades-*.csv`, in file order, with or without a header line."""
     for path in sorted(directory.glob("*-aggTrades-*.csv")):
-        symbol = path.name.split("-", 1)[0]
+        symbol = path.name.rpartition("-aggTrades-")[0]
         for line_number, row in _rows(path):
             if line_number == 1 and row[0] == "agg_trade_id":
                 continue

@@ -9,7 +9,9 @@ import asyncio
 import errno
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
@@ -18,9 +20,11 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.errors import CaptureError, CryptolakeError, PartError, PortInUseError
 from cryptolake_assets.exchange.capture import CapturedFrame, CaptureSummary, read_frames, summarise
 from cryptolake_assets.exchange.capture_market import venue_of_capture
+from cryptolake_assets.exchange.choice import parse_choice
 from cryptolake_assets.exchange.replay_archive import ArchiveSide
 from cryptolake_assets.exchange.replay_batch import BatchSide
 from cryptolake_assets.exchange.replay_client import ClientLimits, ReplayClient, Route, RoutedFrame
@@ -29,12 +33,15 @@ from cryptolake_assets.exchange.replay_control import ControlSide
 from cryptolake_assets.exchange.replay_faults import FaultBoard, ReplayFault, parse_faults
 from cryptolake_assets.exchange.replay_market import MarketSide
 from cryptolake_assets.exchange.replay_rest import RestSide
+from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import Settings, get_settings
 
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.005
+SUBSCRIPTION_WAIT_S = 15.0
+"""Connections are opened a second apart: a client that has more to subscribe to does so well within this time."""
 _LONGEST_SLEEP_S = 0.5
 _PACED_BATCH = 2_000
 _UNPACED_BATCH = 256
@@ -58,7 +65,10 @@ class ReplayExchange:
         port: int = 0,
         limits: ClientLimits | None = None,
         faults: Iterable[ReplayFault] = (),
+        expected_streams: Collection[str] = (),
     ) -> None:
+        """The replay starts once clients have subscribed to all `expected_streams` (names such as `btcusdt@aggTrade`),
+        or once no further one was subscribed to for `SUBSCRIPTION_WAIT_S`."""
         self.directory = directory
         self.speed = speed
         self.port = port
@@ -67,10 +77,11 @@ class ReplayExchange:
         self._faults = FaultBoard()
         self._faults.switch_on(faults)
         self.control = ControlSide(directory, self._faults, self.status, self._flush_clients)
+        self._expected_streams = frozenset(expected_streams)
         self._clients: set[ReplayClient] = set()
         self._subscribed = asyncio.Event()
         self._frames_passed = 0
-        self._frames_sent_before = 0  # by clients that left
+        self._frames_sent_before: Counter[str] = Counter()  # by clients that left
         self._finished = False
         self._runner: web.AppRunner | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -146,6 +157,7 @@ class ReplayExchange:
     def status(self) -> dict[str, Any]:
         """What `GET /replay/status` answers; times are epoch milliseconds of the exchange's clock."""
         state = "finished" if self._finished else "running" if self.clock.started else "waiting"
+        sent = sum((client.frames_sent for client in self._clients), self._frames_sent_before)
         return {
             "directory": str(self.directory),
             "market": self.venue.market.value,
@@ -156,7 +168,8 @@ class ReplayExchange:
             "last_event_time_ms": self.summary.last_event_time_ms,
             "frames_total": self.summary.frame_count,
             "frames_passed": self._frames_passed,
-            "frames_sent": self._frames_sent_before + sum(client.frames_sent for client in self._clients),
+            "frames_sent": sent.total(),
+            "frames_sent_by_kind": dict(sent),
             "clients": len(self._clients),
             "symbols": list(self.summary.symbols),
             "trade_streams": {symbol: list(kinds) for symbol, kinds in self.summary.trade_streams.items()},
@@ -187,7 +200,13 @@ class ReplayExchange:
             if request.transport is None:  # the peer left during the handshake
                 return socket
             client = ReplayClient(
-                socket, request.transport, route, combined=combined, limits=self._limits, faults=self._faults
+                socket,
+                request.transport,
+                route,
+                combined=combined,
+                limits=self._limits,
+                faults=self._faults,
+                clock_ms=self.clock.now_ms,
             )
             client.subscribe(name for name in named.split("/") if name)
             await self._serve(client)
@@ -213,7 +232,7 @@ class ReplayExchange:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            log.info("replay_client_left", clients=len(self._clients), frames_sent=client.frames_sent)
+            log.info("replay_client_left", clients=len(self._clients), frames_sent=client.frames_sent.total())
 
     def _flush_clients(self) -> None:
         for client in self._clients:
@@ -223,6 +242,7 @@ class ReplayExchange:
 
     async def _run_pump(self) -> None:
         await self._subscribed.wait()
+        await self._all_subscribed()
         self.clock.start()
         log.info("replay_started", clock_ms=self.clock.now_ms())
         try:
@@ -233,6 +253,17 @@ class ReplayExchange:
         self._flush_clients()
         self._finished = True
         log.info("replay_finished", clock_ms=self.clock.now_ms(), frames_passed=self._frames_passed)
+
+    async def _all_subscribed(self) -> None:
+        """Wait until the expected streams are subscribed to, for as long as clients go on subscribing."""
+        missing, since = self._expected_streams, time.monotonic()
+        while missing and time.monotonic() - since < SUBSCRIPTION_WAIT_S:
+            left = self._expected_streams.difference(*(client.subscriptions for client in self._clients))
+            if left != missing:
+                missing, since = left, time.monotonic()
+            await asyncio.sleep(TICK_S)
+        if missing:
+            log.warning("replay_subscriptions_missing", streams=len(missing), first=sorted(missing)[:20])
 
     def _due_frames(self) -> Iterator[tuple[int, CapturedFrame]]:
         """(exchange time at which a frame is due, frame); never decreasing, even where the receive clock stepped."""
@@ -291,6 +322,24 @@ def _facts(summary: CaptureSummary) -> dict[str, Any]:
     }
 
 
+def _streams_to_expect(settings: Settings) -> frozenset[str]:
+    """Return the streams that the producer of these settings subscribes to; none where the listing decides on them."""
+    if parse_choice(settings.symbol_items).needs_listing:
+        return frozenset()
+    try:
+        trades = resolve_subscriptions(settings)
+    except CryptolakeError as error:  # the producer says so too, and other clients may be served
+        log.warning("replay_subscriptions_unknown", error=str(error))
+        return frozenset()
+    extra = {
+        name
+        for of in streams_in_use(settings)
+        for name in summarise(settings.replay_dir).stream_names
+        if of.recorded(name)
+    }
+    return frozenset(trades.stream_names) | extra
+
+
 async def serve(settings: Settings) -> None:
     """Runs the exchange until SIGTERM or SIGINT. Raises `CaptureError` or `PortInUseError`."""
     exchange = ReplayExchange(
@@ -299,6 +348,7 @@ async def serve(settings: Settings) -> None:
         host=settings.exchange_bind_host,
         port=settings.exchange_port,
         faults=parse_faults(settings.replay_faults),
+        expected_streams=await asyncio.to_thread(_streams_to_expect, settings),
     )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

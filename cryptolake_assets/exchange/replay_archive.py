@@ -14,8 +14,9 @@ from aiohttp import web
 
 from cryptolake_assets.exchange.archive import sha256_of
 from cryptolake_assets.exchange.venues import VENUES, Family, venue_of
+from cryptolake_assets.model.symbols import is_symbol
 
-_NAME = re.compile(r"(?P<symbol>[A-Z0-9_]+)-(?P<kind>[A-Za-z0-9]+)-[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?\.zip", re.ASCII)
+_NAME = re.compile(r"(?P<symbol>.+)-(?P<kind>[A-Za-z0-9]+)-[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?\.zip", re.ASCII)
 _CHECKSUM = ".CHECKSUM"
 
 
@@ -50,6 +51,7 @@ class ArchiveSide:
         kind = given.get("interval", given["kind"])
         if (
             parts is None
+            or not is_symbol(parts["symbol"])
             or (parts["symbol"], parts["kind"]) != (given["symbol"], kind)
             or f"/{given['market']}" != venue_of(given["symbol"], self._family).archive_path
         ):

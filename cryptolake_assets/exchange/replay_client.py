@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -15,8 +16,10 @@ import msgspec
 import structlog
 from aiohttp import WSMsgType, web
 
-from cryptolake_assets.exchange.replay_faults import Cut, FaultBoard, Stall
-from cryptolake_assets.exchange.replay_line import FaultLine, Step
+from cryptolake_assets.contracts.control import read_control
+from cryptolake_assets.exchange.replay_faults import Cut, FaultBoard, Shutdown, Stall
+from cryptolake_assets.exchange.replay_line import Delivery, FaultLine, NumberedFrame, Step
+from cryptolake_assets.model.symbols import stream_name
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +59,7 @@ class _Envelope(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()  # not `Raw | None`: msgspec then refuses every object
     e: str = ""
     s: str = ""
+    o: Any = None
 
 
 class _Numbered(msgspec.Struct):
@@ -67,8 +71,27 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_ids = msgspec.json.Decoder(_Numbered).decode
 
 
+RAW_STREAMS = {
+    **{
+        kind: kind
+        for kind in ("trade", "aggTrade", "bookTicker", "kline", "continuous_kline", "avgPrice", "forceOrder")
+    },
+    "depthUpdate": "depth",
+    "markPriceUpdate": "markPrice@1s",
+    "24hrTicker": "ticker",
+    "24hrMiniTicker": "miniTicker",
+    "1hTicker": "ticker_1h",
+    "contractInfo": "contractInfo",
+    "compositeIndex": "compositeIndex",
+    "assetIndexUpdate": "assetIndex",
+}
+"""The kind of stream of an event (`e`) that was recorded from a raw stream."""
+
+
 class RoutedFrame:
     """A recorded frame with the stream it belongs to (None: to everybody) and its two forms on the wire.
+
+    Control messages, such as `serverShutdown`, and what cannot be read as an event go to everybody.
 
     `number` is its place in the capture, `due_ns` when it was due, exchange time.
     """
@@ -86,10 +109,13 @@ class RoutedFrame:
         except (msgspec.MsgspecError, RecursionError):
             return
         if envelope.stream:
-            self.stream = envelope.stream
             self.raw_stream = bytes(envelope.data).decode() or raw
-        elif envelope.e in ("trade", "aggTrade", "bookTicker") and envelope.s:
-            self.stream = f"{envelope.s.lower()}@{envelope.e}"
+            # A notice of the server may stand in an envelope, and is for every connection.
+            is_notice = "@" not in envelope.stream and read_control(msgspec.json.decode(raw)) is not None
+            self.stream = None if is_notice else envelope.stream
+        elif kind := RAW_STREAMS.get(envelope.e):
+            of = envelope.o if isinstance(envelope.o, dict) else {}
+            self.stream = stream_name(envelope.s or str(of.get("s", "")), kind)
             self.combined = f'{{"stream":"{self.stream}","data":{raw}}}'
 
     @property
@@ -114,6 +140,7 @@ class ReplayClient:
         combined: bool,
         limits: ClientLimits,
         faults: FaultBoard,
+        clock_ms: Callable[[], int],
     ) -> None:
         self._socket = socket
         self._transport = transport
@@ -121,6 +148,7 @@ class ReplayClient:
         self._combined = combined
         self._limits = limits
         self._faults = faults
+        self._clock_ms = clock_ms
         self._line = FaultLine(faults)
         self._stalled = False
         self._queue: deque[tuple[str, RoutedFrame | None]] = deque()  # text, and the recorded frame that it is
@@ -131,7 +159,9 @@ class ReplayClient:
         """Set while nothing waits to be sent, and for good once the client is gone."""
         self.drained.set()
         self.gone = False
-        self.frames_sent = 0
+        self.frames_sent: Counter[str] = Counter()
+        """By the kind of their stream; those of no stream by the kind of the client's first subscription."""
+        self._ends_at = math.inf
         self._subscriptions: dict[str, None] = {}
         self._served: frozenset[str] = frozenset()
 
@@ -167,7 +197,9 @@ class ReplayClient:
     def cut(self, reason: str) -> None:
         """Drops the connection at once, without a closing handshake: the peer may not be reading."""
         if not self.gone:
-            log.warning("replay_client_cut", reason=reason, queued=len(self._queue), frames_sent=self.frames_sent)
+            log.warning(
+                "replay_client_cut", reason=reason, queued=len(self._queue), frames_sent=self.frames_sent.total()
+            )
             self.leave()
             self._transport.abort()
 
@@ -211,25 +243,40 @@ class ReplayClient:
                     await send(text)
             elif self._line.idle:
                 await send(text)
-                self.frames_sent += 1
+                self._count(frame)
             else:
                 await self._carry_out(self._line.take(frame, text))
             if self.gone:
                 return
 
+    def _count(self, frame: NumberedFrame) -> None:
+        stream = frame.stream or next(iter(self._subscriptions), "")
+        self.frames_sent[stream.partition("@")[2]] += 1
+
     async def _carry_out(self, steps: Iterable[Step]) -> None:
         for step in steps:
-            if isinstance(step, str):
-                await self._socket.send_str(step)
-                self.frames_sent += 1
-            elif isinstance(step, Cut):
-                self.cut("fault")
-                return
-            else:
-                await self._stall(step)
+            match step:
+                case Delivery():
+                    await self._socket.send_str(step.text)
+                    self._count(step.frame)
+                case Cut():
+                    self.cut("fault")
+                    return
+                case Shutdown():
+                    await self._announce_shutdown(step)
+                case Stall():
+                    await self._stall(step)
+
+    async def _announce_shutdown(self, fault: Shutdown) -> None:
+        """Tell the client that its connection ends soon, as the exchange does before maintenance."""
+        log.info("replay_shutdown_announced", notice_s=fault.notice_s)
+        event = f'{{"e":"serverShutdown","E":{self._clock_ms()}}}'
+        await self._socket.send_str(f'{{"stream":"!serverShutdown","data":{event}}}' if self._combined else event)
+        self.frames_sent[next(iter(self._subscriptions), "").partition("@")[2]] += 1
+        self._ends_at = time.monotonic() + fault.notice_s
 
     async def _stall(self, fault: Stall) -> None:
-        log.info("replay_client_stalled", for_s=fault.for_s, frames_sent=self.frames_sent)
+        log.info("replay_client_stalled", for_s=fault.for_s, frames_sent=self.frames_sent.total())
         self._stalled = True
         await asyncio.sleep(fault.for_s)
         self._stalled = False
@@ -237,10 +284,14 @@ class ReplayClient:
     async def end_of_life(self) -> None:
         """Closes the connection when it has lived as long as the exchange lets one live."""
         began, life_s = time.monotonic(), self._limits.connection_life_s
-        while not self._faults.life_is_over(time.monotonic() - began, life_s):  # noqa: ASYNC110 - a fault may end it
+        while not self._life_is_over(time.monotonic() - began):  # noqa: ASYNC110 - a fault may end it
             await asyncio.sleep(min(_LIFE_LOOK_S, life_s / 10, self._faults.shortest_life_s / 10))
         log.info("replay_connection_life_over", lived_s=round(time.monotonic() - began, 1))
         await self.close()
+
+    def _life_is_over(self, lived_s: float) -> bool:
+        is_announced = time.monotonic() >= self._ends_at
+        return is_announced or self._faults.life_is_over(lived_s, self._limits.connection_life_s)
 
     async def keep_alive(self) -> None:
         """Pings the client, and drops one that leaves pings unanswered for too long."""

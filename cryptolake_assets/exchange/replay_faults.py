@@ -69,6 +69,13 @@ class Stall(Interruption, tag="stall", frozen=True, kw_only=True):
     for_s: PositiveSeconds
 
 
+class Shutdown(Interruption, tag="shutdown", frozen=True, kw_only=True):
+    """The exchange announces the end of the connection (`serverShutdown`), and closes it `notice_s` seconds of our
+    clock later. Frames go on coming until then."""
+
+    notice_s: Seconds = 10.0
+
+
 class Silent(FrameFault, tag="silent", frozen=True, kw_only=True):
     """Subscriptions are acknowledged, and no frame comes on them: from the stream's frame number `after_frames` of a
     connection on, for `for_s` seconds of the exchange's clock (0: as long as the connection lives). Each stream of
@@ -150,7 +157,7 @@ class SourceFault(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     seconds: Count = 1
 
 
-_ExchangeFault = Cut | Stall | Silent | Duplicate | Reorder | Drop | Corrupt | Rotation | RestLimit
+_ExchangeFault = Cut | Stall | Shutdown | Silent | Duplicate | Reorder | Drop | Corrupt | Rotation | RestLimit
 ReplayFault = _ExchangeFault | SourceFault
 
 

@@ -18,14 +18,12 @@ from cryptolake_assets.exchange.replay_faults import (
     FaultBoard,
     Interruption,
     Reorder,
+    Shutdown,
     Silent,
     Stall,
     Switch,
     chance,
 )
-
-Step = str | Cut | Stall
-"""A text to send, or what happens to the connection."""
 
 
 class NumberedFrame(Protocol):
@@ -53,6 +51,10 @@ class Delivery(NamedTuple):
 
     frame: NumberedFrame
     text: str
+
+
+Step = Delivery | Cut | Stall | Shutdown
+"""A frame to send, or what happens to the connection."""
 
 
 class Stage(Protocol):
@@ -241,8 +243,8 @@ class FaultLine:
         board = self._board
         self._version = board.version
         self._stages: list[Stage] = []
-        self._interrupters: list[tuple[Cut | Stall, _Interrupter]] = []
-        for switch in board.of(Silent, Drop, Corrupt, Duplicate, Reorder, Cut, Stall):
+        self._interrupters: list[tuple[Cut | Stall | Shutdown, _Interrupter]] = []
+        for switch in board.of(Silent, Drop, Corrupt, Duplicate, Reorder, Cut, Stall, Shutdown):
             match switch.fault:
                 case Silent() as fault:
                     self._stages.append(SilentStage(fault, switch))
@@ -254,14 +256,14 @@ class FaultLine:
                     self._stages.append(DuplicateStage(fault, switch))
                 case Reorder() as fault:
                     self._stages.append(ReorderStage(fault, switch))
-                case Cut() | Stall() as fault:
+                case Cut() | Stall() | Shutdown() as fault:
                     self._interrupters.append((fault, _Interrupter(fault, switch)))
 
     def _through(self, deliveries: Sequence[Delivery], stages: Sequence[Stage]) -> Iterator[Step]:
         for stage in stages:
             deliveries = [out for delivery in deliveries for out in stage.take(delivery)]
         for delivery in deliveries:
-            yield delivery.text
+            yield delivery
             for fault, interrupter in self._interrupters:
                 if interrupter.is_due(delivery.frame):
                     yield fault

@@ -22,6 +22,7 @@ from cryptolake_assets.exchange.recorded import (
 )
 from cryptolake_assets.exchange.replay_batch import BatchSide
 from cryptolake_assets.exchange.rest_parameters import RestError, check_limit, integer, mandatory, window
+from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.sources.funding import PATH as FUNDING_PATH
 from cryptolake_assets.sources.open_interest import HISTORY_PATH, PRESENT_PATH
 
@@ -61,7 +62,7 @@ class MarketSide:
         limit = integer(request, "limit", 100)
         check_limit(limit, _FUNDING_PAGE)
         start_ms, end_ms = window(request)
-        symbol = request.query.get("symbol", "").upper()
+        symbol = in_capitals(request.query.get("symbol", ""))
         until_ms = min(end_ms, self._clock_ms())
         held = self._funding.get(symbol, [])
         found = [row for time_ms, row in held if (start_ms or 0) <= time_ms <= until_ms]
@@ -70,7 +71,7 @@ class MarketSide:
     async def _get_statistics(self, request: web.Request) -> web.Response:
         if (fault := await self._batch.meet("futures_open_interest", request)) is not None:
             return fault
-        symbol = mandatory(request, "symbol").upper()
+        symbol = in_capitals(mandatory(request, "symbol"))
         if mandatory(request, "period") != "5m":  # no other was recorded
             return _json([])
         limit = integer(request, "limit", 30)
@@ -88,7 +89,7 @@ class MarketSide:
         self._add_weight(1)
         if (fault := await self._batch.meet("futures_open_interest", request)) is not None:
             return fault
-        symbol = mandatory(request, "symbol").upper()
+        symbol = in_capitals(mandatory(request, "symbol"))
         clock_ms = self._clock_ms()
         known = [
             *(

@@ -23,6 +23,7 @@ from cryptolake_assets.exchange.replay_faults import FaultBoard, RestLimit
 from cryptolake_assets.exchange.rest_parameters import RestError, check_limit, integer, mandatory, window
 from cryptolake_assets.exchange.trades import TradeStore
 from cryptolake_assets.exchange.venues import USD_M, VENUES, Venue
+from cryptolake_assets.model.symbols import in_capitals
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +46,9 @@ class RestSide:
         self._klines = _all_klines(summary.directory)
         self._aggregates = AggregateStore(summary.directory)
         self._trades = TradeStore(summary.directory)
-        aggregate_symbols = {path.name.split("-")[0] for path in summary.directory.glob("*-aggTrades-*.csv")}
+        aggregate_symbols = {
+            path.name.rpartition("-aggTrades-")[0] for path in summary.directory.glob("*-aggTrades-*.csv")
+        }
         self._symbols = {*summary.symbols, *(symbol for symbol, _ in self._klines), *aggregate_symbols}
         self._exchange_info = _exchange_info(summary, venue)
         self._tickers = [one for one in read_tickers(summary.directory) if one["symbol"] in self._symbols]
@@ -164,7 +167,7 @@ class RestSide:
         return _json([row.to_rest() for row in await answer])
 
     def _symbol(self, request: web.Request) -> str:
-        symbol = mandatory(request, "symbol").upper()
+        symbol = in_capitals(mandatory(request, "symbol"))
         if symbol not in self._symbols:
             raise RestError(-1121, "Invalid symbol.")
         return symbol
@@ -203,12 +206,13 @@ def _limited(limit: RestLimit) -> web.Response:
 
 
 def _all_klines(directory: Path) -> dict[tuple[str, str], list[Kline]]:
-    keys = {tuple(path.name.split("-")[:2]) for path in directory.glob("*-*-*.csv")}
-    found = {
-        (symbol, interval): read_klines(directory, symbol, interval)
-        for symbol, interval in sorted(keys)
-        if interval in INTERVALS_MS
+    # A symbol may have hyphens too.
+    keys = {
+        (path.name.partition(f"-{interval}-")[0], interval)
+        for interval in INTERVALS_MS
+        for path in directory.glob(f"*-{interval}-*.csv")
     }
+    found = {(symbol, interval): read_klines(directory, symbol, interval) for symbol, interval in sorted(keys)}
     return {key: rows for key, rows in found.items() if rows}
 
 

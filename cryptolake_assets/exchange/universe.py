@@ -12,6 +12,7 @@ from cryptolake_assets.exchange.capture import CaptureSummary, first_day, summar
 from cryptolake_assets.exchange.capture_market import check_market
 from cryptolake_assets.exchange.choice import TRADING, ListedSymbol, SymbolChoice, parse_choice
 from cryptolake_assets.exchange.records import TRADE_STREAMS, TradeStreamName
+from cryptolake_assets.model.symbols import stream_name
 from cryptolake_assets.settings import Settings, Source, TradeStream
 
 LIVE_START_DATE = date(2026, 1, 1)
@@ -28,7 +29,7 @@ class Subscriptions:
     @property
     def stream_names(self) -> tuple[str, ...]:
         """Names on the wire, such as `btcusdt@aggTrade`."""
-        return tuple(f"{symbol.lower()}@{self.stream}" for symbol in self.symbols)
+        return tuple(stream_name(symbol, self.stream) for symbol in self.symbols)
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,42 @@ def _of_capture(
     listing: Listing | None,
     followed: Collection[str],
 ) -> Subscriptions:
+    wanted = TRADE_STREAMS if settings.trade_stream is TradeStream.AUTO else (_name(settings.trade_stream),)
+    if choice == SymbolChoice():
+        return _all_of_capture(summary, wanted)
     with_trades = tuple(symbol for symbol in summary.symbols if summary.trade_streams[symbol])
-    symbols = with_trades
-    if choice != SymbolChoice():
-        listed = [_OfCapture(symbol) for symbol in with_trades] if listing is None else listing.symbols
-        symbols = choice.resolve(listed, listing.volumes if listing else {}, followed)
+    listed = [_OfCapture(symbol) for symbol in with_trades] if listing is None else listing.symbols
+    symbols = choice.resolve(listed, listing.volumes if listing else {}, followed)
     holds = f"the capture {summary.directory} holds"
     _check_known(symbols, summary.symbols, holds)
     if listing is not None or not choice.busiest:
         _check_some(symbols, settings.symbol_items, holds)
-    wanted = TRADE_STREAMS if settings.trade_stream is TradeStream.AUTO else (_name(settings.trade_stream),)
     for stream in wanted:
         if symbols and all(stream in summary.trade_streams[symbol] for symbol in symbols):
             return Subscriptions(symbols, stream)
-    raise StreamUnavailableError(
+    raise _unavailable(summary, symbols, wanted)
+
+
+def _all_of_capture(summary: CaptureSummary, wanted: Sequence[TradeStreamName]) -> Subscriptions:
+    """Return every symbol that has trades of one kind of stream: the kind that most symbols have.
+
+    A capture of other streams alone is replayed too: its symbols are subscribed to, and no trade comes.
+    """
+    by_stream = {
+        stream: tuple(symbol for symbol in summary.symbols if stream in summary.trade_streams[symbol])
+        for stream in wanted
+    }
+    stream = max(wanted, key=lambda name: len(by_stream[name]))
+    symbols = by_stream[stream] if any(summary.trade_streams.values()) else summary.symbols
+    if not symbols:
+        raise _unavailable(summary, symbols, wanted)
+    return Subscriptions(symbols, stream)
+
+
+def _unavailable(
+    summary: CaptureSummary, symbols: Sequence[str], wanted: Sequence[TradeStreamName]
+) -> StreamUnavailableError:
+    return StreamUnavailableError(
         f"capture: {summary.directory} does not hold {' or '.join(wanted)} frames of every symbol that is asked for "
         f"({_named(symbols) or 'none'}). It holds {_named(_holdings(summary)) or 'no trades'}. Set "
         "CRYPTOLAKE_TRADE_STREAM=auto, or CRYPTOLAKE_SYMBOLS to symbols of one stream, or another "

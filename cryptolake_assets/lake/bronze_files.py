@@ -92,11 +92,16 @@ def newest_hour(table: Table) -> datetime | None:
 
 
 def constants_of(files: Iterable[BronzeFile], columns: Iterable[str]) -> dict[str, str]:
-    """Of the text columns those that hold one value in all of the files, with it: they need not be read."""
+    """Return the text columns that hold one value in all of the files, with it: they need not be read.
+
+    A value with a backslash is left out: it is not the same literal in every engine.
+    """
     all_constants = [file.constants for file in files]
     values = {name: {constants.get(name) for constants in all_constants} for name in columns}
     return {
-        name: value for name, found in values.items() if len(found) == 1 and (value := next(iter(found))) is not None
+        name: value
+        for name, found in values.items()
+        if len(found) == 1 and (value := next(iter(found))) is not None and "\\" not in value
     }
 
 

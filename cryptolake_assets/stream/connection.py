@@ -18,6 +18,7 @@ import structlog
 
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.exchange.venues import USD_M
+from cryptolake_assets.model.symbols import in_url, stream_name
 from cryptolake_assets.settings_stream import ProducerIo
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.frame_queue import FrameQueue, SpanMark
@@ -93,7 +94,7 @@ class ExchangeConnection:
     ) -> None:
         """`turn` is awaited before each opening: who has many connections spaces them. `url` is the whole address where
         it is not that of the exchange's combined stream."""
-        names = "/".join(f"{symbol.lower()}@{stream}" for symbol in symbols)
+        names = "/".join(in_url(stream_name(symbol, stream)) for symbol in symbols)
         self._url = url or f"{base_url}{path}?streams={names}"
         self.name = name
         self.symbols = symbols

@@ -13,16 +13,17 @@ from typing import Final
 
 import structlog
 
-from cryptolake_assets.contract import AcceptedFrame, IgnoredFrame, RejectedFrame, TradeEvent, encode_event, parse_frame
+from cryptolake_assets.contract import AcceptedFrame, RejectedFrame, TradeEvent, encode_event, parse_frame
+from cryptolake_assets.contracts.control import ControlFrame
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.coverage import ConnectionSpan
+from cryptolake_assets.stream.frame_accounts import FrameAccounts
 from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrames, SpanMark
 from cryptolake_assets.stream.gaps import GapTracker
 from cryptolake_assets.stream.kafka import dead_letter
 from cryptolake_assets.stream.last_trades import FETCHED_HEADERS
 from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.publisher import Message
-from cryptolake_assets.stream.refusals import RefusalLog
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,7 @@ class Dispatcher:
         fetched: ConnectionSpan,
         partition_for: Callable[[bytes], int],
         mark: Mark,
+        accounts: FrameAccounts,
     ) -> None:
         """`fetched` is the span of frames that did not come over a connection; `mark` is told of the places in the
         frames' order about which coverage is to be stated."""
@@ -71,7 +73,7 @@ class Dispatcher:
         self._route = route
         self._messages: list[Message] = []
         """Made, and not yet in the outbox."""
-        self._refusals = RefusalLog(stream)
+        self._accounts = accounts
         self.frames = 0
         """Frames taken from the queue, of any kind."""
         self.last_event_time_us: int | None = None
@@ -108,7 +110,7 @@ class Dispatcher:
         # Looked up once for many frames.
         span, received_at_us, messages = frames.span, frames.received_at_us, self._messages
         stream, topic, exchange, unnamed = self._stream, self._trades_topic, self._exchange, self._unnamed_trade_type
-        route_of, see_trade = self._route, self._gaps.see
+        route_of, see_trade, accounts = self._route, self._gaps.see, self._accounts
         exchange_times_ms: list[int] = []
         event: TradeEvent | None = None
         for raw in frames.raws:
@@ -122,13 +124,19 @@ class Dispatcher:
                 key, partition = route_of(symbol)
                 messages.append(Message(topic, encode_event(event), key, partition))
             elif type(parsed) is RejectedFrame:
-                messages.append(self._reject(parsed, received_at_us))
-            elif type(parsed) is IgnoredFrame and parsed.request_id in span.requests:
-                # What came before the answer is what it speaks of.
-                span.see(*exchange_times_ms)
-                exchange_times_ms.clear()
-                self._mark_here(span, span.requests.pop(parsed.request_id), False)
+                accounts.reject(parsed)
+                messages.append(self._dead_letter(parsed, received_at_us))
+            elif type(parsed) is ControlFrame:
+                if parsed.request_id in span.requests:
+                    # What came before the answer is what it speaks of.
+                    span.see(*exchange_times_ms)
+                    accounts.accepted += len(exchange_times_ms)
+                    exchange_times_ms.clear()
+                    self._mark_here(span, span.requests.pop(parsed.request_id), False)
+                else:
+                    accounts.heed(parsed, span)
         span.see(*exchange_times_ms)
+        accounts.accepted += len(exchange_times_ms)
         if event is not None:
             self.last_event_time_us = event.event_time
 
@@ -143,7 +151,7 @@ class Dispatcher:
                 value = encode_event(event)
                 self._messages.append(Message(self._trades_topic, value, key, partition, FETCHED_HEADERS))
             elif isinstance(parsed, RejectedFrame):
-                self._messages.append(self._reject(parsed, frames.received_at_us))
+                self._messages.append(self._dead_letter(parsed, frames.received_at_us))
 
     def _mark_here(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:
         # What was received before the mark has to be under way before it.
@@ -154,7 +162,6 @@ class Dispatcher:
         self._outbox.add(self._messages)
         self._messages.clear()
 
-    def _reject(self, frame: RejectedFrame, received_at_us: int) -> Message:
-        self._refusals.note(frame)
+    def _dead_letter(self, frame: RejectedFrame, received_at_us: int) -> Message:
         value, headers = dead_letter(frame, stream=self._stream, received_at_us=received_at_us)
         return Message(self._rejected_topic, value, headers=headers)

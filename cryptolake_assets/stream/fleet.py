@@ -16,6 +16,7 @@ import structlog
 
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.stream.connection import MAX_STREAMS, ExchangeConnection
+from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.tasks import cancelled
 
 log = structlog.get_logger(__name__)
@@ -111,6 +112,12 @@ class Fleet:
             if shard.connection is connection:
                 shard.renew_at = 0.0
                 self._changed.set()
+
+    def renew_span(self, span: ConnectionSpan) -> None:
+        """The same for the connection that has this span, if it is still there."""
+        for connection in self.connections:
+            if connection.span is span:
+                self.renew(connection)
 
     async def run(self) -> None:
         """Runs all connections until cancelled. Raises what one of them raises."""

@@ -15,17 +15,19 @@ from typing import Final
 import msgspec
 import structlog
 
-from cryptolake_assets.contract import IgnoredFrame, RejectedFrame
+from cryptolake_assets.contract import RejectedFrame
+from cryptolake_assets.contracts.control import ControlFrame
 from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.contracts.stream_type import StreamType
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.fleet import Fleet, FleetOptions
+from cryptolake_assets.stream.frame_accounts import FrameAccounts
 from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
 from cryptolake_assets.stream.kafka import dead_letter
+from cryptolake_assets.stream.producer_status import StreamCounts
 from cryptolake_assets.stream.publisher import Message
-from cryptolake_assets.stream.refusals import RefusalLog
 from cryptolake_assets.stream.tasks import cancelled
 
 log = structlog.get_logger(__name__)
@@ -61,6 +63,11 @@ class MarketFeed:
     def queued_frames(self) -> int:
         """Frames that were received and wait for the outbox."""
         return sum(feed.queued_frames for feed in self._feeds)
+
+    @property
+    def counts(self) -> dict[str, StreamCounts]:
+        """Frames by stream and by what became of them."""
+        return {feed.accounts.stream: feed.accounts.counts for feed in self._feeds}
 
     async def run(self) -> None:
         """Until cancelled; then what was received is handed over before it returns. Raises what ends a connection."""
@@ -98,9 +105,9 @@ class _Feed:
         self._rejected_topic = settings.topic_rejected
         self._put = put
         self._queue = FrameQueue()
-        self._refusals = RefusalLog(of.name)
         self._made = count()
         self._fleet = Fleet(symbols(), self._connection, fleet)
+        self.accounts = FrameAccounts(of.name, self._fleet.renew_span)
 
     def _connection(self, symbols: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
         return ExchangeConnection(
@@ -160,10 +167,14 @@ class _Feed:
         parsed = self._of.parse(raw, received_at_us)
         if isinstance(parsed, RejectedFrame):
             value, headers = dead_letter(parsed, stream=self._of.name, received_at_us=received_at_us)
-            self._refusals.note(parsed)
+            self.accounts.reject(parsed)
             await self._put(Message(self._rejected_topic, value, headers=headers))
-        elif isinstance(parsed, IgnoredFrame):
-            # A connection that is relieved waits for its last answer to be read.
-            span.requests.pop(parsed.request_id or 0, None)
+        elif isinstance(parsed, ControlFrame):
+            if parsed.request_id in span.requests:
+                # A connection that is relieved waits for its last answer to be read.
+                del span.requests[parsed.request_id]
+            else:
+                self.accounts.heed(parsed, span)
         else:
             await self._put(Message(self._topic, _encode(parsed), parsed.symbol.encode()))
+            self.accounts.accepted += 1

@@ -37,6 +37,7 @@ from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock
 from cryptolake_assets.stream.coverage import ConnectionSpan, CoverageSink, CoverageWriter
 from cryptolake_assets.stream.dispatch import Dispatcher
 from cryptolake_assets.stream.fleet import Fleet, FleetOptions
+from cryptolake_assets.stream.frame_accounts import FrameAccounts
 from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
 from cryptolake_assets.stream.gaps import GapSink, GapTracker, GapWriter
 from cryptolake_assets.stream.history import StreamHistory, TradeHistory
@@ -114,6 +115,7 @@ class Producer:
             options=self._options.catch_up,
         )
         self._fetched = ConnectionSpan("rest", ())
+        self._accounts = FrameAccounts(subscriptions.stream, lambda span: self.fleet.renew_span(span))
         self._dispatcher = Dispatcher(
             settings,
             subscriptions.stream,
@@ -123,6 +125,7 @@ class Producer:
             fetched=self._fetched,
             partition_for=publisher.partition_for,
             mark=self._mark,
+            accounts=self._accounts,
         )
         self._coverage = CoverageWriter(
             sink,
@@ -329,11 +332,12 @@ class Producer:
                 for c in self.fleet.connections
             ),
             frames=self._dispatcher.frames,
+            streams={self._stream: self._accounts.counts, **self._market.counts},
             events_acked=self._acked(self._settings.kafka_topic_futures),
             rejected=self._acked(self._settings.topic_rejected),
             repeats_sent=self._outbox.repeats_sent,
             in_flight=self._outbox.in_flight,
-            queued_frames=len(self._queue),
+            queued_frames=len(self._queue) + self._market.queued_frames,
             last_event_time_ms=None if last_event_us is None else last_event_us // 1000,
             exchange_time_ms=max(clocks, default=None),
             coverage_to_ms={

@@ -24,6 +24,22 @@ class ConnectionStatus(msgspec.Struct, frozen=True):
     reconnects: int
 
 
+class StreamCounts(msgspec.Struct, frozen=True):
+    """Frames of one stream by what became of them."""
+
+    accepted: int
+    """Became events; Kafka has acknowledged all of them but those in flight."""
+    rejected: int
+    """Went to the dead-letter topic."""
+    control: int
+    """Control messages of the exchange; answers to the producer's own requests are not counted."""
+
+    @property
+    def settled(self) -> int:
+        """Frames of all three kinds."""
+        return self.accepted + self.rejected + self.control
+
+
 class ProducerStatus(msgspec.Struct, frozen=True):
     """What the producer says of itself. Times are ms since 1970, UTC; counts are since the process started."""
 
@@ -35,6 +51,8 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     connections: tuple[ConnectionStatus, ...]
     frames: int
     """Messages taken from the connections, of any kind."""
+    streams: dict[str, StreamCounts]
+    """By stream, such as `aggTrade` and `markPrice`."""
     events_acked: int
     """Trades that Kafka has acknowledged."""
     rejected: int

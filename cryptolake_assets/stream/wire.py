@@ -25,7 +25,8 @@ KAFKA_COLUMNS = (
 )
 VALUE = "CAST(value AS STRING)"
 _DECIMAL = re.compile(r"decimal\((\d+), (\d+)\)")
-_TEXT_PATTERN = r'"[ !#-\[\]-~]*+"'
+_TEXT_PATTERN = r'"[^"\\\x00-\x1f\x7f-\x9f\ufffd]*+"'
+"""Without U+FFFD, as which Spark reads bytes that are not UTF-8."""
 _INTEGER_PATTERN = "(?:0|[1-9][0-9]{0,17})"
 
 

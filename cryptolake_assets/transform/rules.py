@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptolake_assets.exchange.venues import USD_M, exchanges_of
+from cryptolake_assets.model.symbols import is_symbol
 
 FUTURE_TOLERANCE_MS = 60_000
 """How far a trade may be ahead of the exchange's clock as it was known when Bronze was read."""
@@ -47,10 +48,13 @@ def predicates(context: RuleContext) -> dict[str, str]:
     held = "".join(
         f" OR (symbol = {sql_string(symbol)} AND stream = {sql_string(stream)} AND trade_id = {trade_id})"
         for symbol, stream, trade_id in context.held
+        if "\\" not in symbol  # such a symbol is never known
     )
     return {
         "other_exchange": f"exchange NOT IN ({', '.join(map(sql_string, context.exchanges))})",
-        "unknown_symbol": f"symbol NOT IN ({', '.join(map(sql_string, context.symbols or ('',)))})",
+        "unknown_symbol": (
+            f"symbol NOT IN ({', '.join(map(sql_string, context.symbols))})" if context.symbols else "true"
+        ),
         "price_not_positive": "price <= 0",
         "qty_negative": "qty < 0",
         "qty_zero": "qty = 0",
@@ -80,9 +84,10 @@ def sound(context: RuleContext) -> str:
 
 
 def sql_string(value: str) -> str:
-    """A SQL string literal; only names that the contract admits (printable ASCII) come here."""
-    escaped = value.replace("\\", "").replace("'", "''")
-    return f"'{escaped}'"
+    """Return a SQL string literal that all engines read alike. Raises `ValueError` for what they would not."""
+    if "\\" in value:
+        raise ValueError(f"{value!r} is not the same literal in every engine: a backslash is an escape to Spark alone")
+    return "'" + value.replace("'", "''") + "'"
 
 
 def sql_time(value: datetime) -> str:
@@ -91,5 +96,5 @@ def sql_time(value: datetime) -> str:
 
 
 def known_symbols(*sources: Iterable[str]) -> tuple[str, ...]:
-    """The union of the sources, sorted; the empty symbol is never known."""
-    return tuple(sorted({symbol for source in sources for symbol in source if symbol}))
+    """Return the union of the sources' symbols, sorted; texts that are no symbols are never known."""
+    return tuple(sorted({symbol for source in sources for symbol in source if is_symbol(symbol)}))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
 from cryptolake_assets.lake.catalog import get_catalog, load_table
@@ -20,6 +21,9 @@ from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_tests.support.api import Api, append, make_marts, put_days, serving, starts, trade
 from cryptolake_tests.support.lakes import open_copy
 
+schemathesis.openapi.format(
+    "symbol", st.text(st.characters(categories=["L", "M", "Nd"], include_characters="_-"), min_size=1, max_size=16)
+)
 CASES = int(os.environ.get("CRYPTOLAKE_FUZZ_CASES", "200"))
 PATHS = (
     *("/ohlcv/{timeframe}", "/trades", "/stats/daily", "/returns/daily", "/profile/hourly", "/overview", "/quality"),

@@ -32,6 +32,9 @@ def _lines(directory: Path, name: str, *lines: str) -> Path:
         ("1626992741.06217: x", 1_626_992_741_062_170_000),
         ("1626992741.0621712345678 x", 1_626_992_741_062_171_234),
         ("1626992741: x", 1_626_992_741_000_000_000),
+        ("2023-11-15T12:00:00.0000001Z x", NOON_NS + 100),
+        ("2023-11-15T12:00:00Z x", NOON_NS),
+        ("2023-11-15T12:00:00.123456789Z x", NOON_NS + 123_456_789),
     ],
 )
 def test_receive_times_in_every_unit(tmp_path: Path, text: str, expected_ns: int) -> None:
@@ -45,12 +48,27 @@ def test_frames_are_verbatim(tmp_path: Path) -> None:
     assert [frame.raw for frame in read_frames(directory)] == raws
 
 
-def test_url_in_the_first_line_and_empty_lines_are_skipped(tmp_path: Path) -> None:
-    directory = _lines(tmp_path, "a.ndjson", "wss://host/stream?streams=a <-> 1626992740.1", "", f"{NOON_NS} x", "")
-    assert [frame.raw for frame in read_frames(directory)] == ["x"]
-    later = _lines(tmp_path, "a.ndjson", f"{NOON_NS} x", "wss://host/stream")
-    with pytest.raises(CaptureError, match=r"a\.ndjson, line 2: no receive time"):
-        list(read_frames(later))
+def test_lines_of_urls_and_empty_lines_are_skipped_anywhere(tmp_path: Path) -> None:
+    url = "wss://host/stream?streams=a <-> 1626992740.1"
+    directory = _lines(tmp_path, "a.ndjson", url, "", f"{NOON_NS} x", "", url, f"{NOON_NS} y\r", url)
+    assert [frame.raw for frame in read_frames(directory)] == ["x", "y"]
+
+
+@pytest.mark.parametrize("rest", ['{"e":"tra', "", '{"a":1}x'])
+def test_last_line_that_was_not_finished_is_left_out(tmp_path: Path, rest: str) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_text(f'{NOON_NS} {{"a":1}}\n{NOON_NS} {rest}')
+    assert [frame.raw for frame in read_frames(tmp_path)] == ['{"a":1}']
+    path.write_text(f'{NOON_NS} {{"a":1}}\n{NOON_NS // 10**6}')
+    assert [frame.raw for frame in read_frames(tmp_path)] == ['{"a":1}']
+    path.write_text(f'{NOON_NS} {{"a":1}}\n{NOON_NS} {{"a":2}}')
+    assert [frame.raw for frame in read_frames(tmp_path)] == ['{"a":1}', '{"a":2}'], "a whole frame without a line end"
+
+
+def test_time_that_no_calendar_has_is_refused_by_name(tmp_path: Path) -> None:
+    directory = _lines(tmp_path, "a.ndjson", "2023-13-15T12:00:00Z x")
+    with pytest.raises(CaptureError, match=r"a\.ndjson, line 1: 2023-13-15T12:00:00 is no time"):
+        list(read_frames(directory))
 
 
 def test_files_are_merged_by_receive_time_with_mixed_units(tmp_path: Path) -> None:

@@ -19,12 +19,14 @@ LISTED = [
     SymbolInfo("BTCUSDC", "TRADING", quote_asset="USDC"),
     SymbolInfo("1000PEPEUSDC", "TRADING", quote_asset="USDC"),
     SymbolInfo("BTCUSDT_261225", "TRADING", quote_asset="USDT"),
+    SymbolInfo("币安人生USDT", "TRADING", quote_asset="币安"),
 ]
 VOLUMES = {
     "BTCUSDT": Decimal("900.5"),
     "ETHUSDT": Decimal("1000"),
     "SOLUSDT": Decimal("30"),
     "OLDUSDT": Decimal("99999"),
+    "币安人生USDT": Decimal("7"),
     "BTCUSDC": Decimal("99"),
 }
 
@@ -40,6 +42,10 @@ VOLUMES = {
         (["TOP:2"], ("ETHUSDT", "BTCUSDT")),
         (["TOP:9:USDC"], ("BTCUSDC",)),
         (["OLD*"], ()),
+        (["币安人生USDT"], ("币安人生USDT",)),
+        (["币?人*"], ("币安人生USDT",)),
+        (["*_261225"], ("BTCUSDT_261225",)),
+        (["TOP:1:币安"], ("币安人生USDT",)),
         (["SOLUSDT", "TOP:1", "*PEPE*"], ("SOLUSDT", "1000PEPEUSDC", "ETHUSDT")),
     ],
 )
@@ -47,7 +53,9 @@ def test_what_is_chosen(items: list[str], expected: tuple[str, ...]) -> None:
     assert parse_choice(items).resolve(LISTED, VOLUMES) == expected
 
 
-@pytest.mark.parametrize("item", ["b t c", "BTC/USDT", "TOP:0", "TOP:", "TOP:5:", "top:5:usdt", "BTCUSDT:5", "", "É*"])
+@pytest.mark.parametrize(
+    "item", ["b t c", "BTC/USDT", "TOP:0", "TOP:", "TOP:5:", "top:5:usdt", "BTCUSDT:5", "", ".", "A,*", "TOP:5:U T"]
+)
 def test_what_is_no_choice(item: str) -> None:
     with pytest.raises(ValueError, match="is not a symbol"):
         parse_choice([item])

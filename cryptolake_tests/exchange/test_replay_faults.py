@@ -23,6 +23,7 @@ from cryptolake_assets.exchange.replay_faults import (
     Reorder,
     RestLimit,
     Rotation,
+    Shutdown,
     Silent,
     SourceFault,
     SourceFaultKind,
@@ -251,3 +252,28 @@ def test_a_rotation_counts_the_connections_that_it_ends() -> None:
     board = FaultBoard()
     board.switch_on([Rotation(connection_life_s=5.0, times=1)])
     assert [board.life_is_over(lived, 100.0) for lived in (4.9, 5.0, 5.0, 100.0)] == [False, True, False, True]
+
+
+async def test_shutdown_is_announced_and_frames_come_until_the_connection_ends(tmp_path: Path) -> None:
+    capture = numbered_capture(tmp_path, 1_000, 5)
+    fault = Shutdown(every_frames=20, notice_s=0.2, times=1)
+    async with (
+        ReplayExchange(capture, 1.0, faults=[fault]).running() as exchange,
+        open_socket(exchange, STREAM) as socket,
+    ):
+        frames: list[dict[str, Any]] = []
+
+        async def receive() -> None:
+            while True:
+                frames.append(json.loads(await socket.recv()))
+
+        with pytest.raises(ConnectionClosed) as closed:
+            await receive()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+        (place,) = [place for place, frame in enumerate(frames) if frame["stream"] == "!serverShutdown"]
+        assert frames[place]["data"]["e"] == "serverShutdown"
+        assert [frame["data"]["t"] for frame in frames if frame["stream"] == "btcusdt@trade"] == [
+            *range(len(frames) - 1)
+        ]
+        assert place == 20 < len(frames) - 1 < 1_000

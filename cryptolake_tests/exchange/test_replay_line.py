@@ -19,10 +19,11 @@ from cryptolake_assets.exchange.replay_faults import (
     FaultBoard,
     Reorder,
     ReplayFault,
+    Shutdown,
     Silent,
     Stall,
 )
-from cryptolake_assets.exchange.replay_line import FaultLine, Step, garbled
+from cryptolake_assets.exchange.replay_line import Delivery, FaultLine, garbled
 from cryptolake_tests.support.captures import agg_trade_frame
 
 SECOND_NS = 10**9
@@ -51,9 +52,11 @@ def board(*faults: ReplayFault) -> FaultBoard:
     return made
 
 
-def steps(line: FaultLine, frames: Iterable[Frame], *, flush: bool = True) -> list[Step]:
+def steps(line: FaultLine, frames: Iterable[Frame], *, flush: bool = True) -> list[str | Cut | Stall | Shutdown]:
+    """Return what comes of the frames: the texts of those that are delivered, and faults of the connection."""
     found = [step for frame in frames for step in line.take(frame, str(frame.number))]
-    return [*found, *line.flush()] if flush else found
+    found += line.flush() if flush else ()
+    return [step.text if isinstance(step, Delivery) else step for step in found]
 
 
 def sent(fault: ReplayFault, frames: Iterable[Frame]) -> list[int]:
@@ -132,6 +135,8 @@ def test_a_silent_stream_is_silent_from_a_frame_on_and_for_a_while() -> None:
 def test_cuts_and_stalls_come_behind_the_frame_that_makes_them_due() -> None:
     cut, stall = Cut(every_frames=3), Stall(every_s=4.0, for_s=0.5, times=1)
     assert steps(FaultLine(board(cut)), of(7)) == ["0", "1", "2", cut, "3", "4", "5", cut, "6"]
+    shutdown = Shutdown(every_frames=2, times=1)
+    assert steps(FaultLine(board(shutdown)), of(4)) == ["0", "1", shutdown, "2", "3"]
     assert steps(FaultLine(board(stall)), of(10)) == ["0", "1", "2", "3", "4", stall, *"56789"]
 
 

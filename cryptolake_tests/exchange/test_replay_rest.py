@@ -211,6 +211,7 @@ async def test_status(demo: tuple[ReplayExchange, httpx.AsyncClient]) -> None:
         "frames_total": 24_356,
         "frames_passed": 0,
         "frames_sent": 0,
+        "frames_sent_by_kind": {},
         "clients": 0,
         "symbols": ["ETHUSDT", "BTCUSDT"],
         "trade_streams": {"ETHUSDT": ["trade"], "BTCUSDT": ["trade"]},

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket as std_socket
 from pathlib import Path
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -283,3 +285,61 @@ async def test_stop_says_goodbye(tmp_path: Path) -> None:
             await take(socket, 10)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1001
+
+
+async def test_the_replay_starts_once_all_expected_streams_are_subscribed(tmp_path: Path) -> None:
+    numbered_capture(tmp_path, 50, 1)
+    numbered_capture(tmp_path, 50, 1, symbol="币安人生USDT")
+    expected = ("btcusdt@trade", "币安人生usdt@trade")
+    async with (
+        ReplayExchange(tmp_path, 0, expected_streams=expected).running() as exchange,
+        open_socket(exchange, "/market/stream?streams=btcusdt@trade") as first,
+    ):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await first.recv()
+        assert exchange.status()["state"] == "waiting"
+        other = "/market/stream?streams=%E5%B8%81%E5%AE%89%E4%BA%BA%E7%94%9Fusdt@trade"
+        async with open_socket(exchange, other) as second:
+            assert trade_ids(await take(second, 50)) == list(range(50))
+            assert trade_ids(await take(first, 50)) == list(range(50))
+            await until(lambda: exchange.status()["state"] == "finished")
+            assert exchange.status()["frames_sent_by_kind"] == {"trade": 100}
+
+
+async def test_the_replay_does_not_wait_for_ever_for_a_stream_that_nobody_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryptolake_assets.exchange.replay.SUBSCRIPTION_WAIT_S", 0.1)
+    numbered_capture(tmp_path, 5, 1)
+    async with (
+        ReplayExchange(tmp_path, 0, expected_streams=("btcusdt@trade", "ethusdt@trade")).running() as exchange,
+        open_socket(exchange, "/market/stream?streams=btcusdt@trade") as socket,
+    ):
+        assert trade_ids(await take(socket, 5)) == list(range(5))
+
+
+async def test_frames_recorded_from_raw_streams_go_to_the_subscribers_of_their_stream(tmp_path: Path) -> None:
+    events = [
+        {"e": "trade", "s": "BTCUSDT", "t": 1},
+        {"e": "depthUpdate", "s": "BTCUSDT", "U": 1, "u": 2},
+        {"e": "markPriceUpdate", "s": "BTCUSDT", "p": "1"},
+        {"e": "forceOrder", "o": {"s": "币安人生USDT"}},
+        {"e": "24hrTicker", "s": "BTCUSDT", "o": "1.5"},
+        {"result": None, "id": 1},
+        {"stream": "!serverShutdown", "data": {"e": "serverShutdown", "E": NOON_MS}},
+        {"e": "unheard_of", "s": "BTCUSDT"},
+    ]
+    write_capture(tmp_path / "a.ndjson", [(NOON_MS * 10**6, json.dumps(event)) for event in events])
+    paths = ("btcusdt@trade", "btcusdt@depth", "btcusdt@markPrice@1s", "币安人生usdt@forceOrder")
+    async with (
+        ReplayExchange(tmp_path, 0, expected_streams=paths).running() as exchange,
+        contextlib.AsyncExitStack() as at,
+    ):
+        sockets = [
+            await at.enter_async_context(open_socket(exchange, f"/stream?streams={quote(path)}")) for path in paths
+        ]
+        for socket, event in zip(sockets, events, strict=False):
+            own, *to_all = map(json.loads, await take(socket, 4))
+            assert own["data"] == event
+            assert to_all == events[5:]

@@ -52,6 +52,9 @@ def test_the_shipped_capture() -> None:
         ({"A": ("trade",), "B": ("aggTrade",)}, "B", "auto", Subscriptions(("B",), "aggTrade")),
         ({"A": ("trade", "aggTrade"), "B": ("aggTrade",)}, "", "auto", Subscriptions(("A", "B"), "aggTrade")),
         ({"A": ("trade",), "B": ()}, "", "auto", Subscriptions(("A",), "trade")),
+        ({"A": ("trade",), "B": ("aggTrade",)}, "", "auto", Subscriptions(("A",), "trade")),
+        ({"A": ("trade",), "B": ("aggTrade",), "C": ("aggTrade",)}, "", "auto", Subscriptions(("B", "C"), "aggTrade")),
+        ({"A": (), "B": ()}, "", "auto", Subscriptions(("A", "B"), "trade")),
     ],
 )
 def test_what_the_capture_holds(
@@ -65,9 +68,9 @@ def test_what_the_capture_holds(
     ("held", "symbols", "stream"),
     [
         ({"A": ("trade",)}, "", "aggTrade"),
-        ({"A": ("trade",), "B": ("aggTrade",)}, "", "auto"),
+        ({"A": ("trade",), "B": ("aggTrade",)}, "A,B", "auto"),
         ({"A": ("trade",), "B": ()}, "A,B", "auto"),
-        ({"A": ()}, "", "auto"),
+        ({"A": ()}, "A", "auto"),
     ],
 )
 def test_a_stream_that_the_capture_lacks(

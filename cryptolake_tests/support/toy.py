@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from cryptolake_assets.contract import IgnoredFrame, RejectedFrame
-from cryptolake_assets.contracts.stream_type import Decimal18, FrameReader, Parsed, StreamType, TimeMs, Word
+from cryptolake_assets.contract import RejectedFrame
+from cryptolake_assets.contracts.control import ControlFrame
+from cryptolake_assets.contracts.stream_type import Decimal18, FrameReader, Parsed, StreamType, Symbol, TimeMs
 from cryptolake_assets.lake.columns import PRICE, TIME, Column
 from cryptolake_assets.lake.table_spec import TableSpec
 
@@ -25,17 +26,17 @@ def address(settings: Settings, symbols: tuple[str, ...]) -> str:
 
 
 class _Frame(Struct):
-    pair: Word
+    pair: Symbol
     at: TimeMs
     bid: Decimal18
 
 
-_reader = FrameReader(_Frame)
+_reader = FrameReader(_Frame, symbol="pair")
 
 
 def parse(raw: bytes, received_at_us: int) -> Parsed:
     frame = _reader.read(raw)
-    if isinstance(frame, RejectedFrame | IgnoredFrame):
+    if isinstance(frame, RejectedFrame | ControlFrame):
         return frame
     return ToyEvent(frame.pair, frame.at * 1000, frame.bid, "toy", received_at_us)
 

@@ -1,0 +1,111 @@
+"""Messages of the exchange that carry no market data: answers, errors, the shutdown notice, heartbeats. Pure.
+
+The shapes are listed here for all streams. A message of another shape is not a control message: the producer sends it
+to the dead-letter topic. Sources:
+https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams/Live-Subscribing-Unsubscribing-to-streams,
+https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from msgspec import Struct
+
+
+class ControlKind(StrEnum):
+    """What a control message is about."""
+
+    ANSWER = "answer"
+    """To a request of the client, such as a subscription."""
+    ERROR = "error"
+    """The exchange could not carry out a request."""
+    SHUTDOWN = "shutdown"
+    """The server ends its connections soon: the client opens another one first."""
+    HEARTBEAT = "heartbeat"
+    REST_ANSWER = "rest_answer"
+    """Recorders write answers of REST, such as a depth snapshot, between the frames of a capture."""
+
+
+class ControlFrame(Struct, frozen=True, gc=False):
+    """A control message."""
+
+    kind: ControlKind
+    request_id: int | None = None
+    """The id of the request that is answered; None when it was no integer."""
+    detail: str = ""
+    """Of an error: what the exchange says, on one line."""
+
+
+_INTEGER: Final = (int,)
+_LIST: Final = (list,)
+_ID: Final = (int, str, type(None))
+_ANY: Final = (object,)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The fields of a control message with their types; `optional` ones may be missing, others may not be there."""
+
+    kind: ControlKind
+    required: Mapping[str, tuple[type, ...]]
+    optional: Mapping[str, tuple[type, ...]]
+    is_open: bool = False
+    """Whether further fields may be there."""
+    event: str | None = None
+    """The value of `e`."""
+
+    def fits(self, message: Mapping[str, Any]) -> bool:
+        known = {**self.required, **self.optional}
+        return (
+            self.required.keys() <= message.keys()
+            and (self.is_open or message.keys() <= known.keys())
+            and all(_is_of(message[name], types) for name, types in known.items() if name in message)
+            and self.event == message.get("e")
+        )
+
+
+_STATUS: Final = {"id": _ID, "status": _INTEGER, "rateLimits": _LIST}
+_SHAPES: Final = (
+    _Shape(ControlKind.ANSWER, {"result": _ANY, "id": _ID}, _STATUS),
+    _Shape(ControlKind.ERROR, {"error": (dict, str)}, {**_STATUS, "code": _INTEGER, "msg": (str,)}),
+    _Shape(ControlKind.ERROR, {"code": _INTEGER, "msg": (str,)}, _STATUS),
+    _Shape(ControlKind.SHUTDOWN, {"e": (str,)}, {"E": _INTEGER}, event="serverShutdown"),
+    _Shape(ControlKind.HEARTBEAT, {"e": (str,)}, {"E": _INTEGER}, event="heartbeat"),
+    _Shape(ControlKind.HEARTBEAT, {"ping": _INTEGER}, {}),
+    _Shape(ControlKind.HEARTBEAT, {"pong": _INTEGER}, {}),
+    # REST: depth, time, exchangeInfo, openInterest.
+    _Shape(
+        ControlKind.REST_ANSWER,
+        {"lastUpdateId": _INTEGER, "bids": _LIST, "asks": _LIST},
+        {"E": _INTEGER, "T": _INTEGER, "symbol": (str,), "pair": (str,)},
+    ),
+    _Shape(ControlKind.REST_ANSWER, {"serverTime": _INTEGER}, {}),
+    _Shape(ControlKind.REST_ANSWER, {"timezone": (str,), "serverTime": _INTEGER, "symbols": _LIST}, {}, is_open=True),
+    _Shape(ControlKind.REST_ANSWER, {"symbol": (str,), "openInterest": (str,), "time": _INTEGER}, {}, is_open=True),
+)
+
+
+def read_control(message: object) -> ControlFrame | None:
+    """Return the control message that a decoded frame is, combined or raw; None for any other frame."""
+    if not isinstance(message, dict):
+        return None
+    if message.keys() == {"stream", "data"} and isinstance(message["data"], dict):
+        message = message["data"]
+    shape = next((shape for shape in _SHAPES if shape.fits(message)), None)
+    if shape is None:
+        return None
+    request_id = message.get("id")
+    return ControlFrame(
+        shape.kind,
+        request_id if type(request_id) is int else None,
+        str(message.get("error") or message.get("msg")) if shape.kind is ControlKind.ERROR else "",
+    )
+
+
+def _is_of(value: object, types: tuple[type, ...]) -> bool:
+    """Return whether the value is of one of the types; true and false are no integers."""
+    return isinstance(value, types) and not (isinstance(value, bool) and types is not _ANY)

@@ -1,0 +1,1 @@
+"""What flows and where it lands. Pure."""
