@@ -84,6 +84,12 @@ class RejectedFrame(Struct, frozen=True, gc=False):
     Codes: `not_json`, `not_an_object`, `missing_field`, `wrong_type`, `price_format`, `qty_format`, `symbol_format`,
     `trade_type_format`, `out_of_range`, `id_order`, `unexpected_event`, `not_accepted`.
     """
+    symbol: str | None = None
+    """The symbol that the frame names, if it can be read."""
+    stream_name: str | None = None
+    """The stream that the frame names, such as `btcusdt@trade`, if it can be read."""
+    trade_id: int | None = None
+    """The id of the trade or aggregate that the frame names, if it can be read."""
 
 
 class _Trade(Struct, tag_field="e", tag="trade", gc=False):
@@ -152,7 +158,7 @@ def parse_frame(
     else:
         first_id, last_id = trade.first_trade_id, trade.last_trade_id
         if first_id > last_id:
-            return _rejected(raw, f"id_order: f {first_id} is past l {last_id}")
+            return _refuse(raw, "id order")
         trade_type, stream = "MARKET", "aggTrade"
     return AcceptedFrame(
         TradeEvent(
@@ -208,19 +214,19 @@ def _refuse(raw: bytes | str, cause: str) -> RejectedFrame | ControlFrame:
     try:
         message = _decode_any(raw)
     except RecursionError:
-        return _rejected(raw, "not_json: nested too deeply")
+        return rejected(raw, "not_json: nested too deeply")
     except msgspec.ValidationError as json_error:
-        return _rejected(raw, f"out_of_range: {json_error}")
+        return rejected(raw, f"out_of_range: {json_error}")
     except ValueError as json_error:
-        return _rejected(raw, f"not_json: {json_error}")
+        return rejected(raw, f"not_json: {json_error}")
     if control := read_control(message):
         return control
     if not isinstance(message, dict):
-        return _rejected(raw, f"not_an_object: the frame is of type {_type_name(message)}")
+        return rejected(raw, f"not_an_object: the frame is of type {_type_name(message)}")
     data = message.get("data", message)
     if not isinstance(data, dict):
-        return _rejected(raw, f"wrong_type: data is of type {_type_name(data)}, not an object")
-    return _rejected(raw, _structure_problem(data) or f"not_accepted: {cause}")
+        return rejected(raw, f"wrong_type: data is of type {_type_name(data)}, not an object", message)
+    return rejected(raw, _structure_problem(data) or f"not_accepted: {cause}", message)
 
 
 def _structure_problem(data: dict[str, Any]) -> str | None:
@@ -238,7 +244,10 @@ def _structure_problem(data: dict[str, Any]) -> str | None:
             return f"missing_field: {name}"
         if problem := _value_problem(name, rule, data[name]):
             return problem
-    return _value_problem("X", "trade_type", data["X"]) if kind == "trade" and "X" in data else None
+    if kind == "aggTrade":
+        first_id, last_id = data["f"], data["l"]
+        return f"id_order: f {first_id} is past l {last_id}" if first_id > last_id else None
+    return _value_problem("X", "trade_type", data["X"]) if "X" in data else None
 
 
 def _value_problem(name: str, rule: str, value: object) -> str | None:
@@ -272,9 +281,38 @@ def _type_name(value: object) -> str:
     return names.get(type(value), "null")
 
 
-def _rejected(raw: bytes | str, reason: str) -> RejectedFrame:
+def rejected(raw: bytes | str, reason: str, message: object = None) -> RejectedFrame:
+    """Return the frame with a reason of printable ASCII and of bounded length, and what it names.
+
+    `message` is the decoded frame; without it, as for a frame that is cut off, the names are looked for in its bytes.
+    """
     # Text may hold lone surrogates, which UTF-8 has no bytes for.
     data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
     shown = reason[:MAX_REASON_CHARS].encode("ascii", "backslashreplace").decode("ascii")
-    clean = "".join(char if char.isprintable() else "?" for char in shown)
-    return RejectedFrame(data, clean[:MAX_REASON_CHARS])
+    clean = "".join(char if char.isprintable() else "?" for char in shown)[:MAX_REASON_CHARS]
+    if isinstance(message, dict):
+        return RejectedFrame(data, clean, *_named_by(message))
+    name, symbol = _STREAM_IN_BYTES.search(data), _SYMBOL_IN_BYTES.search(data)
+    return RejectedFrame(data, clean, _text_of(symbol), _text_of(name))
+
+
+_STREAM_IN_BYTES: Final = re.compile(rb'"stream" ?: ?"([^"\\\x00-\x1f]{1,256})"')
+_SYMBOL_IN_BYTES: Final = re.compile(rb'"s" ?: ?"([^"\\\x00-\x1f]{1,64})"')
+
+
+def _text_of(match: re.Match[bytes] | None) -> str | None:
+    return None if match is None else match[1].decode("utf-8", "replace")
+
+
+def _named_by(message: dict[str, Any]) -> tuple[str | None, str | None, int | None]:
+    """Return symbol, stream name and trade id of a decoded frame, each None where it cannot be read."""
+    data = message.get("data", message)
+    fields = data if isinstance(data, dict) else {}
+    order = fields.get("o")  # of a liquidation
+    symbol = fields.get("s", order.get("s") if isinstance(order, dict) else None)
+    name, trade_id = message.get("stream"), fields.get("t" if fields.get("e") == "trade" else "a")
+    return (
+        symbol if isinstance(symbol, str) else None,
+        name if isinstance(name, str) else None,
+        trade_id if type(trade_id) is int and 0 <= trade_id <= MAX_ID else None,
+    )

@@ -205,7 +205,7 @@ def test_a_missing_field_is_refused_by_name(fields: dict[str, Any]) -> None:
 def test_an_aggregate_whose_ids_run_backwards_is_refused() -> None:
     assert reason(AGG_TRADE | {"f": 5, "l": 4}) == "id_order: f 5 is past l 4"
     raw = json.dumps(AGG_TRADE | {"f": 5, "l": 4}).encode()
-    assert parse(raw) == RejectedFrame(raw, "id_order: f 5 is past l 4")
+    assert parse(raw) == RejectedFrame(raw, "id_order: f 5 is past l 4", "SUSHIUSDT", None, 73541)
 
 
 def test_an_aggregate_may_be_of_one_trade() -> None:
@@ -362,3 +362,27 @@ def test_field_that_comes_twice_is_rejected_with_the_decoders_reason(fields: dic
     """The decoder stops at the first value, which is wrong; the last one, which JSON means, is not."""
     frame = json.dumps(fields).replace('"p":', '"p": 5, "p":')
     assert reason(frame).startswith("not_accepted: Expected `str`, got `int`")
+
+
+@pytest.mark.parametrize(
+    ("frame", "named"),
+    [
+        ({"stream": "btcusdt@trade", "data": TRADE | {"p": "1e2"}}, ("ETHUSDT", "btcusdt@trade", 4217896584)),
+        (AGG_TRADE | {"q": 5}, ("SUSHIUSDT", None, 73541)),
+        ({"stream": 5, "data": {"e": "trade", "s": 7, "t": "8"}}, (None, None, None)),
+        ({"stream": "a@b", "data": []}, (None, "a@b", None)),
+    ],
+)
+def test_rejected_frame_keeps_what_it_names(frame: dict[str, Any], named: tuple[object, ...]) -> None:
+    result = parse(json.dumps(frame))
+    assert isinstance(result, RejectedFrame)
+    assert (result.symbol, result.stream_name, result.trade_id) == named
+
+
+def test_frame_that_is_cut_off_keeps_what_it_names() -> None:
+    whole = json.dumps(
+        {"stream": "币安人生usdt@trade", "data": TRADE | {"s": "币安人生USDT"}}, ensure_ascii=False
+    ).encode()
+    result = parse(whole[:-4])
+    assert isinstance(result, RejectedFrame)
+    assert (result.symbol, result.stream_name, result.trade_id) == ("币安人生USDT", "币安人生usdt@trade", None)

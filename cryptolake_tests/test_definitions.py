@@ -20,7 +20,7 @@ from cryptolake_assets.platform.pools import ensure_pools
 from cryptolake_assets.settings import PROJECT_ROOT, load_settings
 from cryptolake_assets.transform.archive_checks import IDS_CONSECUTIVE, KLINES_OF_DAY
 from cryptolake_assets.transform.batch_checks import BATCH_OBSERVATIONS
-from cryptolake_assets.transform.checks import DEPENDENCIES, HEARTBEAT, SILVER_OBSERVATIONS, UP_TO_DATE
+from cryptolake_assets.transform.checks import DEPENDENCIES, FRAMES_ACCEPTED, HEARTBEAT, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_assets.transform.market_rules import MARKET_OBSERVATIONS
 
 LIGHT = {"dagster", "filelock", "httpx", "msgspec", "pydantic", "pydantic-settings", "pyyaml", "rich", "structlog"}
@@ -95,7 +95,7 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
     assert daily.get_first_partition_key() == "2024-07-18"
 
 
-OF_NOW = (HEARTBEAT, UP_TO_DATE, "small_files")
+OF_NOW = (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, "small_files")
 """Checks that warn of how things are at the moment."""
 SENSORS = {"bronze_follower", "market_follower", "automation", "stream_health", "run_failures", "run_recoveries"}
 SCHEDULES = {
@@ -157,7 +157,7 @@ def test_gate_checks_block_and_every_check_has_its_assets_partitions(
     specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
     assert specs
     for spec in specs:
-        of_all_time = spec.name in (HEARTBEAT, UP_TO_DATE, DEPENDENCIES)
+        of_all_time = spec.name in (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, DEPENDENCIES)
         warns_only = (
             *(*SILVER_OBSERVATIONS, *BATCH_OBSERVATIONS, *MARKET_OBSERVATIONS),
             *(*OF_NOW, IDS_CONSECUTIVE, KLINES_OF_DAY),

@@ -25,7 +25,7 @@ from cryptolake_assets.lake.tables import BRONZE_TRADES, GOLD_DAILY, SILVER_OHLC
 from cryptolake_assets.lake.windows import MINUTE
 from cryptolake_assets.platform import probes
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.producer_status import read_status, status_path
+from cryptolake_assets.stream.producer_status import read_status, rejecting_problem, status_path
 from cryptolake_assets.stream.progress import bronze_lags, report_age_s
 
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ def _kafka(settings: Settings, _reader: Reader) -> str | None:
 
 
 def _producer(settings: Settings, _reader: Reader) -> str | None:
-    return None if probes.reporting(status_path(settings), 0) else "it has not reported for a minute"
+    if not probes.reporting(status_path(settings), 0):
+        return "it has not reported for a minute"
+    return rejecting_problem(settings)
 
 
 def _bronze(settings: Settings, _reader: Reader) -> str | None:

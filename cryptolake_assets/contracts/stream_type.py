@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 import msgspec
 from msgspec import Meta, Struct
 
-from cryptolake_assets.contract import DECIMAL_PATTERN, MAX_REASON_CHARS, MAX_TIME_MS, RejectedFrame
+from cryptolake_assets.contract import DECIMAL_PATTERN, MAX_TIME_MS, RejectedFrame, rejected
 from cryptolake_assets.contracts.control import ControlFrame, read_control
 from cryptolake_assets.lake.columns import TIME, Column
 from cryptolake_assets.lake.table_spec import TableSpec
@@ -121,7 +121,9 @@ class FrameReader:
         frame = self._decode(raw)
         if isinstance(frame, RejectedFrame | ControlFrame) or is_symbol(symbol := self._symbol_of(frame)):
             return frame
-        return rejected(raw, f"symbol_format: the symbol is {symbol[: MAX_SYMBOL_BYTES + 1]!r}")
+        return rejected(
+            raw, f"symbol_format: the symbol is {symbol[: MAX_SYMBOL_BYTES + 1]!r}", msgspec.json.decode(raw)
+        )
 
     def _decode(self, raw: bytes) -> Any:
         try:
@@ -135,12 +137,6 @@ class FrameReader:
             return _refuse(raw, cause, str(error))
 
 
-def rejected(raw: bytes, reason: str) -> RejectedFrame:
-    """With a reason of printable ASCII and of bounded length."""
-    shown = reason[:MAX_REASON_CHARS].encode("ascii", "backslashreplace").decode("ascii")
-    return RejectedFrame(raw, "".join(char if char.isprintable() else "?" for char in shown)[:MAX_REASON_CHARS])
-
-
 def _refuse(raw: bytes, in_envelope: str, bare: str) -> RejectedFrame | ControlFrame:
     """By what is wrong with the frame as an envelope and as a bare data object."""
     try:
@@ -151,4 +147,4 @@ def _refuse(raw: bytes, in_envelope: str, bare: str) -> RejectedFrame | ControlF
         return control
     if not isinstance(message, dict):
         return rejected(raw, "not_an_object: the frame is no object")
-    return rejected(raw, f"wrong_shape: {in_envelope if 'data' in message else bare}")
+    return rejected(raw, f"wrong_shape: {in_envelope if 'data' in message else bare}", message)

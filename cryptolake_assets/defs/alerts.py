@@ -11,6 +11,7 @@ from cryptolake_assets.settings import get_settings
 
 if TYPE_CHECKING:
     from cryptolake_assets.platform.notify import Alert
+    from cryptolake_assets.settings import Settings
 
 INTERVAL_S = 60
 
@@ -25,7 +26,8 @@ INTERVAL_S = 60
 def run_failures(context: dg.RunFailureSensorContext) -> None:
     from cryptolake_assets.platform.run_alerts import failure_alert
 
-    _tell(failure_alert(get_settings(), context.instance, context.dagster_run))
+    settings = get_settings()
+    tell(settings, failure_alert(settings, context.instance, context.dagster_run))
 
 
 @dg.run_status_sensor(
@@ -39,15 +41,16 @@ def run_failures(context: dg.RunFailureSensorContext) -> None:
 def run_recoveries(context: dg.RunStatusSensorContext) -> None:
     from cryptolake_assets.platform.run_alerts import recovery_alert
 
-    _tell(recovery_alert(get_settings(), context.instance, context.dagster_run))
+    settings = get_settings()
+    tell(settings, recovery_alert(settings, context.instance, context.dagster_run))
 
 
-def _tell(alert: "Alert | None") -> None:
+def tell(settings: "Settings", alert: "Alert | None") -> None:
+    """Send an alert, if there is one, from a sensor's process."""
     from cryptolake_assets.platform.notify import notify
 
     if alert is None:
         return
-    settings = get_settings()
     if not structlog.is_configured():  # a code server's own process
         configure_logging(settings.log_level)
     notify(settings, alert)

@@ -1,21 +1,29 @@
-"""The sensor that looks after the Bronze stream and after how far readers are behind: it reports the checks
-`heartbeat` and `up_to_date`, and asks for a restart of a stream that is dead or stalled."""
+"""The sensor that looks after the stream: the checks `heartbeat`, `frames_accepted` and `up_to_date`.
+
+It asks for a restart of a Bronze stream that is dead or stalled, and sends an alert when the producer rejects all
+frames of a symbol, and when it accepts them again.
+"""
 
 import json
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from cryptolake_assets.defs import bronze, checks, silver
+from cryptolake_assets.defs.alerts import tell
 from cryptolake_assets.defs.partitions import hour_key, hourly
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
 from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.settings import Settings, Source, get_settings
 from cryptolake_assets.stream.health import Health, Signs, StreamHistory, Verdict
-from cryptolake_assets.transform.checks import HEARTBEAT, MEANINGS, UP_TO_DATE, CheckOutcome
+from cryptolake_assets.stream.producer_status import rejecting_problem
+from cryptolake_assets.transform.checks import FRAMES_ACCEPTED, HEARTBEAT, MEANINGS, UP_TO_DATE, CheckOutcome
+
+if TYPE_CHECKING:
+    from cryptolake_assets.platform.notify import Alert
 
 INTERVAL_S = 30
 REPORT_EVERY_S = 300.0
@@ -27,6 +35,7 @@ Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 HEALTH_CHECKS = [
     dg.AssetCheckSpec(HEARTBEAT, asset=bronze.KEY, description=MEANINGS[HEARTBEAT]),
+    dg.AssetCheckSpec(FRAMES_ACCEPTED, asset=bronze.KEY, description=MEANINGS[FRAMES_ACCEPTED]),
     dg.AssetCheckSpec(UP_TO_DATE, asset=silver.KEY, description=MEANINGS[UP_TO_DATE]),
 ]
 
@@ -73,7 +82,11 @@ def stream_health_now(context: dg.AssetCheckExecutionContext, lake: LakeResource
     """The same checks by hand: as they are at this moment, with no history to tell a standstill from a pause."""
     now = time.time()
     verdict = StreamHistory(well_at=now).judge(stream.signs(), now, lake.settings.stream_stall_s)
-    found = {HEARTBEAT: _heartbeat(verdict), UP_TO_DATE: _up_to_date(lake.settings, None)[0]}
+    found = {
+        HEARTBEAT: _heartbeat(verdict),
+        FRAMES_ACCEPTED: _frames_accepted(lake.settings),
+        UP_TO_DATE: _up_to_date(lake.settings, None)[0],
+    }
     for key in context.selected_asset_check_keys:
         outcome, severity = found[key.name]
         yield from checks.results(key.asset_key, [key.name], [outcome], severity)
@@ -88,6 +101,8 @@ class Memory:
     clock_ms: int | None = None
     reported: tuple[str, ...] = ()
     reported_at: float = 0.0
+    rejecting: bool = False
+    """Whether the last look found symbols of which the producer accepts nothing."""
 
     @classmethod
     def from_cursor(cls, cursor: str | None) -> "Memory":
@@ -120,12 +135,22 @@ def look(
     heartbeat = _heartbeat(verdict)
     up_to_date, clock_ms = _up_to_date(settings, memory.clock_ms)
 
-    said = tuple(f"{outcome.name}:{outcome.passed}:{severity.value}" for outcome, severity in (heartbeat, up_to_date))
-    memory = replace(memory, stream=history.to_json(), clock_ms=clock_ms)
+    accepted = _frames_accepted(settings)
+    rejecting = not accepted[0].passed
+    if rejecting != memory.rejecting:
+        tell(settings, _alert(accepted[0], now))
+
+    judged = (heartbeat, accepted, up_to_date)
+    said = tuple(f"{outcome.name}:{outcome.passed}:{severity.value}" for outcome, severity in judged)
+    memory = replace(memory, stream=history.to_json(), clock_ms=clock_ms, rejecting=rejecting)
     events: list[Event] = []
     if said != memory.reported or now - memory.reported_at >= REPORT_EVERY_S:
         memory = replace(memory, reported=said, reported_at=now)
-        events = [*_evaluations(bronze.KEY, heartbeat), *_evaluations(silver.KEY, up_to_date)]
+        events = [
+            *_evaluations(bronze.KEY, heartbeat),
+            *_evaluations(bronze.KEY, accepted),
+            *_evaluations(silver.KEY, up_to_date),
+        ]
         if verdict.health is Health.GOOD:
             events += _sign_of_life(clock_ms, verdict)
     cursor = json.dumps(asdict(memory))
@@ -139,6 +164,25 @@ def look(
 def _heartbeat(verdict: Verdict) -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
     severity = dg.AssetCheckSeverity.ERROR if verdict.health is Health.FAILED else dg.AssetCheckSeverity.WARN
     return CheckOutcome(HEARTBEAT, verdict.health is Health.GOOD, verdict.reason), severity
+
+
+def _frames_accepted(settings: Settings) -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
+    problem = rejecting_problem(settings)
+    outcome = CheckOutcome(FRAMES_ACCEPTED, problem is None, problem or "frames of every symbol are accepted")
+    return outcome, dg.AssetCheckSeverity.ERROR
+
+
+def _alert(accepted: CheckOutcome, now: float) -> "Alert":
+    from cryptolake_assets.platform.notify import Alert, AlertKind
+
+    return Alert(
+        AlertKind.RECOVERED if accepted.passed else AlertKind.FAILED,
+        job="producer",
+        assets=(bronze.KEY.to_user_string(),),
+        cause=accepted.description,
+        failed_checks=() if accepted.passed else (FRAMES_ACCEPTED,),
+        at=datetime.fromtimestamp(now, UTC),
+    )
 
 
 def _up_to_date(

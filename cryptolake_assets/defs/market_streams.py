@@ -29,7 +29,7 @@ MOST_RUNS_IN_FLIGHT = 2
 """Of a stream: it is not worth holding up the trades."""
 INTERVAL_S = 300.0
 """Between two refreshes of an hour; in a faster replay as many of the exchange's seconds."""
-LOOK_S = 60
+LOOK_S = 10
 MOST_EVENTS = 20
 """Of a stream in one look."""
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))

@@ -51,6 +51,9 @@ class OpenBecause(StrEnum):
     """The gap was larger than CRYPTOLAKE_GAP_REPAIR_MAX_IDS: this older part is left to the public archive."""
     NOT_AT_EXCHANGE = "not_at_exchange"
     """The exchange was asked and did not have all of it."""
+    REJECTED = "rejected"
+    """The exchange sent the trades, and the contract rejected them: their frames are dead letters. They are asked for
+    again when the producer starts, which may be of a release that accepts them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ BRONZE_GAPS = TableSpec(
         Column("kafka_offset", "long", "the trades that closed the gap are below this offset"),
         Column("updated_at", TIME, "when the row last changed; outside all equality"),
         Column("ids_not_order_book", "long", "of the ids, those that are no trades of the order book"),
-        Column("open_because", "string", "why it was not repaired: needs_key, beyond_limit or not_at_exchange"),
+        Column("open_because", "string", "why it is not repaired: needs_key, beyond_limit, not_at_exchange, rejected"),
     ),
     key=("exchange", "symbol", "stream", "first_missing_id"),
     partition=("missing_after", "month"),

@@ -25,6 +25,7 @@ from cryptolake_assets.platform.parts import (
 )
 from cryptolake_assets.platform.supervisor import ProcessInfo, Supervisor
 from cryptolake_assets.settings import Settings
+from cryptolake_assets.stream.producer_status import rejecting_problem
 
 RUNNING = "running"
 EXTERNAL = "external"
@@ -100,6 +101,12 @@ def problems(settings: Settings) -> list[str]:
             found.append(
                 f"{row.name}: {row.detail}. Check that it runs, and that its address and security settings are right."
             )
+    if rejecting := rejecting_problem(settings):
+        found.append(
+            f"producer: {rejecting}. The minutes since then are not complete; "
+            '`cryptolake sql "SELECT reason, count(*) FROM cryptolake.bronze.futures_trades_rejected GROUP BY ALL"` '
+            "shows why."
+        )
     if any(row.name == DAGSTER_WEBSERVER and row.state == RUNNING for row in rows):
         try:
             found += [f"dagster: the definitions do not load: {error}" for error in graphql.location_errors(settings)]
@@ -182,6 +189,8 @@ def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
         report = probes.file_json(settings.run_dir / "producer.json")
         counts = {key: report.get(key, 0) for key in ("frames", "events_acked", "rejected")}
         words = f"{report.get('state', '')}, {', '.join(f'{n} {key}' for key, n in counts.items())}".replace("_", " ")
+        if rejecting := rejecting_problem(settings):
+            words += f", not accepted: {rejecting}"
         if silent := report.get("silent_symbols"):
             words += f", silent: {', '.join(silent[:5])}{' …' if len(silent) > 5 else ''}"
         return _whole(report.get("queued_frames")), words

@@ -49,6 +49,11 @@ class ConnectionSpan:
     """Claims made so far, that is, marks of this connection that were acknowledged."""
     ended: bool = False
     """Whether the last of them was made after the connection's end."""
+    rejecting: dict[str, int | None] = field(default_factory=dict)
+    """Symbols of which a frame was rejected and no trade accepted since, with the exchange time of the last frame that
+    was accepted before: what came of them after it is not known."""
+    _accepted_from_ms: dict[str, int] = field(default_factory=dict)
+    """Symbols whose first frames were rejected: the exchange time from which their trades were accepted."""
     _doubtful_ms: int | None = None
     _from_ms: int | None = None
     _to_ms: int | None = None
@@ -83,6 +88,32 @@ class ConnectionSpan:
         if self.first_ms is None:
             self.first_ms = exchange_time_ms
         self.last_ms = max(confirmed, self.last_ms or confirmed)
+
+    def reject(self, symbols: Sequence[str]) -> None:
+        """Take note of a rejected frame that may have been one of these symbols."""
+        for symbol in symbols:
+            self.rejecting.setdefault(symbol, self.last_ms)
+
+    def accept_again(self, symbol: str, from_ms: int | None) -> None:
+        """Take note of an accepted trade after rejected frames: its id tells whether a trade was among these.
+
+        Without an earlier trade of the symbol it cannot tell, and coverage begins `from_ms` (exchange time).
+        """
+        del self.rejecting[symbol]
+        if from_ms is not None:
+            self._accepted_from_ms[symbol] = from_ms
+
+    def claims_of(self, interval: tuple[int, int]) -> dict[tuple[int, int], list[str]]:
+        """Return the interval of `claim_to` by what of it holds for which symbols."""
+        claims: dict[tuple[int, int], list[str]] = {}
+        for symbol in self.symbols:
+            begin, end = interval
+            begin = max(begin, self._accepted_from_ms.get(symbol, begin))
+            if symbol in self.rejecting:
+                end = min(end, self.rejecting[symbol] or begin)
+            if end > begin:
+                claims.setdefault((begin, end), []).append(symbol)
+        return claims
 
     def claim_to(self, asked_ms: int | None) -> tuple[int, int] | None:
         """The interval that holds once everything received so far is acknowledged, or None when there is none yet.

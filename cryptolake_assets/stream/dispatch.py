@@ -112,6 +112,7 @@ class Dispatcher:
         stream, topic, exchange, unnamed = self._stream, self._trades_topic, self._exchange, self._unnamed_trade_type
         route_of, see_trade, accounts = self._route, self._gaps.see, self._accounts
         exchange_times_ms: list[int] = []
+        rejecting = span.rejecting
         event: TradeEvent | None = None
         for raw in frames.raws:
             parsed = parse_frame(raw, received_at_us, exchange, unnamed)
@@ -120,11 +121,19 @@ class Dispatcher:
                 symbol = event.symbol
                 exchange_times_ms.append(parsed.exchange_time_ms)
                 if event.stream == stream:
+                    if rejecting and symbol in rejecting:
+                        is_first = self._gaps.last(symbol) is None
+                        accounts.accept_again(symbol, span, event.event_time // 1000 + 1 if is_first else None)
                     see_trade(symbol, event.trade_id, event.event_time)
                 key, partition = route_of(symbol)
                 messages.append(Message(topic, encode_event(event), key, partition))
             elif type(parsed) is RejectedFrame:
-                accounts.reject(parsed)
+                span.see(*exchange_times_ms)
+                accounts.accepted += len(exchange_times_ms)
+                exchange_times_ms.clear()
+                accounts.reject(parsed, span)
+                if parsed.symbol in span.symbols and parsed.trade_id is not None:
+                    self._gaps.reject(parsed.symbol, parsed.trade_id, was_fetched=False)
                 messages.append(self._dead_letter(parsed, received_at_us))
             elif type(parsed) is ControlFrame:
                 if parsed.request_id in span.requests:
@@ -150,7 +159,12 @@ class Dispatcher:
                 key, partition = self._route(event.symbol)
                 value = encode_event(event)
                 self._messages.append(Message(self._trades_topic, value, key, partition, FETCHED_HEADERS))
-            elif isinstance(parsed, RejectedFrame):
+            elif isinstance(parsed, RejectedFrame) and (
+                # Of one trade there is one dead letter, however often it is asked for.
+                parsed.symbol is None
+                or parsed.trade_id is None
+                or self._gaps.reject(parsed.symbol, parsed.trade_id, was_fetched=True)
+            ):
                 self._messages.append(self._dead_letter(parsed, frames.received_at_us))
 
     def _mark_here(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:

@@ -10,8 +10,9 @@ import structlog
 
 from cryptolake_assets.contract import RejectedFrame
 from cryptolake_assets.contracts.control import ControlFrame, ControlKind
+from cryptolake_assets.model.symbols import is_symbol, stream_name
 from cryptolake_assets.stream.coverage import ConnectionSpan
-from cryptolake_assets.stream.producer_status import StreamCounts
+from cryptolake_assets.stream.producer_status import MAX_SYMBOLS_SHOWN, RejectedSymbol, StreamCounts
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +30,8 @@ class FrameAccounts:
         self.accepted = 0
         self.rejected = 0
         self.control = 0
+        self.rejecting: dict[str, RejectedSymbol] = {}
+        """Symbols of which frames were rejected and none accepted since, the latest last."""
         self._not_logged = 0
         self._logged_at = float("-inf")
 
@@ -36,9 +39,16 @@ class FrameAccounts:
     def counts(self) -> StreamCounts:
         return StreamCounts(self.accepted, self.rejected, self.control)
 
-    def reject(self, frame: RejectedFrame) -> None:
-        """Count a rejected frame, and log those since the last line when one is due."""
+    def reject(self, frame: RejectedFrame, span: ConnectionSpan) -> None:
+        """Count a rejected frame of a connection, and log those since the last line when one is due."""
         self.rejected += 1
+        symbols = _symbols_of(frame, span)
+        span.reject(symbols)
+        if len(symbols) == 1:
+            known = self.rejecting.pop(symbols[0], None)
+            self.rejecting[symbols[0]] = RejectedSymbol(1 + (known.frames if known else 0), frame.reason)
+            while len(self.rejecting) > MAX_SYMBOLS_SHOWN:
+                del self.rejecting[next(iter(self.rejecting))]
         self._not_logged += 1
         now = time.monotonic()
         if now - self._logged_at >= LOG_INTERVAL_S:
@@ -51,6 +61,11 @@ class FrameAccounts:
             )
             self._not_logged, self._logged_at = 0, now
 
+    def accept_again(self, symbol: str, span: ConnectionSpan, from_ms: int | None) -> None:
+        """Take note of an accepted frame of a symbol of which frames were rejected."""
+        span.accept_again(symbol, from_ms)
+        self.rejecting.pop(symbol, None)
+
     def heed(self, frame: ControlFrame, span: ConnectionSpan) -> None:
         """Count a control message; a shutdown notice has its connection replaced before the exchange ends it."""
         self.control += 1
@@ -59,3 +74,12 @@ class FrameAccounts:
         elif frame.kind is ControlKind.SHUTDOWN:
             log.info("shutdown_announced", stream=self.stream, connection=span.name)
             self._replace(span)
+
+
+def _symbols_of(frame: RejectedFrame, span: ConnectionSpan) -> tuple[str, ...]:
+    """Return the connection's symbols that a rejected frame may be of: all of them when it does not say."""
+    if frame.symbol in span.symbols:
+        return (frame.symbol,)
+    if (name := frame.stream_name) is not None:
+        return tuple(symbol for symbol in span.symbols if name.startswith(stream_name(symbol, "")))
+    return () if frame.symbol is not None and is_symbol(frame.symbol) else span.symbols

@@ -1,16 +1,15 @@
 """Which trades are missing, by the exchange's ids: they go on by one for each symbol and stream.
 
-`GapTracker` is pure: it is fed the trades in the order in which they came. `GapWriter` brings what it found into the
-ledger; coverage is written after it, so that no minute is called complete whose gap nobody has told of.
+`GapTracker` is pure: it is fed the trades in the order in which they came.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from itertools import chain, islice
+from typing import Final
 
 import structlog
 
@@ -30,18 +29,10 @@ MAX_OPEN: Final = 1_000
 memory stays bounded on a stream with many."""
 
 
+MAX_REJECTED: Final = 10_000
+"""Rejected ids that are remembered of one symbol; the oldest are forgotten, and may become dead letters again."""
 BRIDGED_MS: Final = 1_000
 """A sequence of ids that begins so long before a connection began with an earlier one."""
-
-
-class GapSink(Protocol):
-    """Where gaps go."""
-
-    def write(self, gaps: Sequence[TradeGap]) -> None:
-        """Stores the gaps; a later one of the same key replaces the earlier one. Blocks; raises when it fails."""
-
-    def open_gaps(self) -> list[TradeGap]:
-        """Those that an earlier process left open. Blocks; raises when they cannot be read."""
 
 
 @dataclass
@@ -87,6 +78,8 @@ class _Sequence:
     reach_id: int = -1
     """No open gap goes beyond it."""
     open: list[_Open] = field(default_factory=list)
+    rejected: dict[int, None] = field(default_factory=dict)
+    """Ids of trades that came and were rejected, the latest last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +144,14 @@ class GapTracker:
                 # Which of them came meanwhile is not in the ledger.
                 number = gap.last_missing_id - gap.first_missing_id + 1
                 whole = replace(gap, ids_missing=number, ids_not_order_book=0)
+                if gap.open_because is OpenBecause.REJECTED:
+                    whole = replace(whole, open_because=None)  # this process may be of a release that accepts them
                 ranges = [(gap.first_missing_id, gap.last_missing_id)]
                 known = self._sequences.setdefault(gap.symbol, _Sequence())
                 known.open.append(_Open(whole, ranges))
                 known.reach_id = max(known.reach_id, gap.last_missing_id)
+                if gap.open_because is OpenBecause.REJECTED:
+                    known.rejected |= dict.fromkeys(islice(_ids_of(ranges), MAX_REJECTED))
 
     def last(self, symbol: str) -> LastTrade | None:
         """The newest trade of the symbol's sequence."""
@@ -224,6 +221,21 @@ class GapTracker:
                     item.gap = replace(gap, before_us=event_time_us)
                     self._changed[gap.key] = item.gap
 
+    def reject(self, symbol: str, trade_id: int, *, was_fetched: bool) -> bool:
+        """Take note of a trade that came and was rejected; return whether it was not known to be.
+
+        One that the exchange's history sends too is not asked for again.
+        """
+        known = self._sequences.setdefault(symbol, _Sequence())
+        is_new = trade_id not in known.rejected
+        known.rejected[trade_id] = None
+        if len(known.rejected) > MAX_REJECTED:
+            del known.rejected[next(iter(known.rejected))]
+        for item in known.open if was_fetched else ():
+            if item.gap.first_missing_id <= trade_id <= item.gap.last_missing_id and _are_all_in(item, known.rejected):
+                self._explain(item, OpenBecause.REJECTED)
+        return is_new
+
     def settle(self, symbol: str, first: int, last: int) -> None:
         """Takes note that these ids are no trades of the order book."""
         if known := self._sequences.get(symbol):
@@ -233,18 +245,23 @@ class GapTracker:
         """Notes why a range is still missing."""
         known = self._sequences[wanted.symbol]
         for item in known.open:
-            gap = item.gap
-            if gap.first_missing_id <= wanted.first <= gap.last_missing_id and gap.open_because is not because:
-                item.gap = replace(gap, open_because=because)
-                self._changed[gap.key] = item.gap
-                log.warning(
-                    "gap_stays_open",
-                    because=because.value,
-                    symbol=gap.symbol,
-                    stream=self._stream,
-                    first_missing_id=gap.first_missing_id,
-                    last_missing_id=gap.last_missing_id,
-                )
+            if item.gap.first_missing_id <= wanted.first <= item.gap.last_missing_id:
+                self._explain(item, OpenBecause.REJECTED if _are_all_in(item, known.rejected) else because)
+
+    def _explain(self, item: _Open, because: OpenBecause) -> None:
+        gap = item.gap
+        if gap.open_because is because:
+            return
+        item.gap = replace(gap, open_because=because)
+        self._changed[gap.key] = item.gap
+        log.warning(
+            "gap_stays_open",
+            because=because.value,
+            symbol=gap.symbol,
+            stream=self._stream,
+            first_missing_id=gap.first_missing_id,
+            last_missing_id=gap.last_missing_id,
+        )
 
     def proven_before(self, symbols: Iterable[str], interval: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
         """The time [from, to) of which a symbol's ids say that every trade came, where that begins with an earlier
@@ -267,7 +284,7 @@ class GapTracker:
             item
             for known in self._sequences.values()
             for item in known.open
-            if item.gap.open_because is not OpenBecause.BEYOND_LIMIT
+            if item.gap.open_because not in (OpenBecause.BEYOND_LIMIT, OpenBecause.REJECTED)
         ]
         gaps.sort(key=lambda item: item.gap.detected_at)
         return [MissingRange(item.gap.symbol, first, last) for item in gaps for first, last in item.ranges]
@@ -375,6 +392,15 @@ class GapTracker:
         )
 
 
+def _ids_of(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
+    return chain.from_iterable(range(first, last + 1) for first, last in ranges)
+
+
+def _are_all_in(item: _Open, ids: Collection[int]) -> bool:
+    """Return whether every id that a gap misses is one of these."""
+    return _number(item.ranges) <= len(ids) and all(number in ids for number in _ids_of(item.ranges))
+
+
 def _outside(ids: tuple[int, int], gaps: Sequence[_Open]) -> list[tuple[int, int]]:
     """What of the ids no gap spans."""
     left = [ids]
@@ -384,51 +410,3 @@ def _outside(ids: tuple[int, int], gaps: Sequence[_Open]) -> list[tuple[int, int
             parts = [((first, min(last, taken[0] - 1)), (max(first, taken[1] + 1), last)) for first, last in left]
             left = [part for both in parts for part in both if part[0] <= part[1]]
     return left
-
-
-class GapWriter:
-    """Writes what a tracker has found; what could not be written stays due."""
-
-    def __init__(self, sink: GapSink, tracker: GapTracker) -> None:
-        self._sink = sink
-        self._tracker = tracker
-        self._due: dict[GapKey, TradeGap] = {}
-        self._resumed = False
-        self._writing = asyncio.Lock()
-
-    def close(
-        self, gaps: Sequence[TradeGap], partition_for: Callable[[bytes], int], next_offsets: dict[int, int]
-    ) -> None:
-        """Takes gaps whose late trades Kafka has acknowledged, below `next_offsets` (per partition of the topic)."""
-        for gap in gaps:
-            partition = partition_for(gap.symbol.encode())
-            self._due[gap.key] = replace(gap, kafka_partition=partition, kafka_offset=next_offsets.get(partition, 0))
-
-    async def resume(self) -> None:
-        """Takes over what an earlier process left open, before the first trade; what cannot be read now is read with
-        the first writing."""
-        async with self._writing:
-            try:
-                await self._take_over()
-            except Exception as error:
-                log.error("gaps_not_read", error=f"{type(error).__name__}: {error}")
-
-    async def _take_over(self) -> None:
-        if not self._resumed:
-            self._tracker.resume(await asyncio.to_thread(self._sink.open_gaps))
-            self._resumed = True
-
-    async def write(self) -> bool:
-        """Writes what is due, in a thread. Returns whether nothing is left that was found before the call."""
-        async with self._writing:
-            due: dict[GapKey, TradeGap] = {}
-            try:
-                await self._take_over()
-                due, self._due = self._due | self._tracker.take_open(), {}
-                if due:
-                    await asyncio.to_thread(self._sink.write, list(due.values()))
-            except Exception as error:
-                self._due = due | self._due
-                log.error("gaps_not_written", gaps=len(self._due), error=f"{type(error).__name__}: {error}")
-                return False
-            return True

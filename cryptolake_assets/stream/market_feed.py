@@ -26,7 +26,7 @@ from cryptolake_assets.stream.fleet import Fleet, FleetOptions
 from cryptolake_assets.stream.frame_accounts import FrameAccounts
 from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
 from cryptolake_assets.stream.kafka import dead_letter
-from cryptolake_assets.stream.producer_status import StreamCounts
+from cryptolake_assets.stream.producer_status import RejectedSymbol, StreamCounts
 from cryptolake_assets.stream.publisher import Message
 from cryptolake_assets.stream.tasks import cancelled
 
@@ -68,6 +68,11 @@ class MarketFeed:
     def counts(self) -> dict[str, StreamCounts]:
         """Frames by stream and by what became of them."""
         return {feed.accounts.stream: feed.accounts.counts for feed in self._feeds}
+
+    @property
+    def rejecting(self) -> dict[str, RejectedSymbol]:
+        """Symbols of which a stream accepts nothing at the moment."""
+        return {symbol: known for feed in self._feeds for symbol, known in feed.accounts.rejecting.items()}
 
     async def run(self) -> None:
         """Until cancelled; then what was received is handed over before it returns. Raises what ends a connection."""
@@ -167,7 +172,7 @@ class _Feed:
         parsed = self._of.parse(raw, received_at_us)
         if isinstance(parsed, RejectedFrame):
             value, headers = dead_letter(parsed, stream=self._of.name, received_at_us=received_at_us)
-            self.accounts.reject(parsed)
+            self.accounts.reject(parsed, span)
             await self._put(Message(self._rejected_topic, value, headers=headers))
         elif isinstance(parsed, ControlFrame):
             if parsed.request_id in span.requests:
@@ -178,3 +183,5 @@ class _Feed:
         else:
             await self._put(Message(self._topic, _encode(parsed), parsed.symbol.encode()))
             self.accounts.accepted += 1
+            if parsed.symbol in span.rejecting:
+                self.accounts.accept_again(parsed.symbol, span, None)

@@ -39,7 +39,8 @@ from cryptolake_assets.stream.dispatch import Dispatcher
 from cryptolake_assets.stream.fleet import Fleet, FleetOptions
 from cryptolake_assets.stream.frame_accounts import FrameAccounts
 from cryptolake_assets.stream.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
-from cryptolake_assets.stream.gaps import GapSink, GapTracker, GapWriter
+from cryptolake_assets.stream.gap_writer import GapSink, GapWriter
+from cryptolake_assets.stream.gaps import GapTracker
 from cryptolake_assets.stream.history import StreamHistory, TradeHistory
 from cryptolake_assets.stream.last_trades import LastTrades, NewestTrades
 from cryptolake_assets.stream.market_feed import MarketFeed
@@ -268,13 +269,14 @@ class Producer:
     def _mark(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:
         """Claims the connection's interval so far once everything before this point is acknowledged."""
         interval = span.claim_to(asked_ms)
+        claims = span.claims_of(interval) if interval is not None else {}
         by_ids = self._gaps.proven_before(span.symbols, interval)
-        self._outbox.mark(partial(self._claim, span, interval, by_ids, ended, self._gaps.take_closed()))
+        self._outbox.mark(partial(self._claim, span, claims, by_ids, ended, self._gaps.take_closed()))
 
     def _claim(
         self,
         span: ConnectionSpan,
-        interval: tuple[int, int] | None,
+        claims: dict[tuple[int, int], list[str]],
         by_ids: dict[str, tuple[int, int]],
         ended: bool,
         closed: list[TradeGap],
@@ -283,8 +285,8 @@ class Producer:
         self._gap_writer.close(closed, self._publisher.partition_for, next_offsets)
         for symbol, proven in by_ids.items():
             self._coverage.claim((symbol,), proven, next_offsets)
-        if interval is not None:
-            self._coverage.claim(span.symbols, interval, next_offsets)
+        for claimed, symbols in claims.items():
+            self._coverage.claim(symbols, claimed, next_offsets)
         span.claims += 1
         span.ended = span.ended or ended
         self._rounds.claim_made(ended=ended)
@@ -345,6 +347,7 @@ class Producer:
             },
             coverage_failures=self._coverage.failures,
             ids_missing=self._gaps.ids_missing,
+            rejecting={**self._market.rejecting, **self._accounts.rejecting},
             silent_symbols=self._rounds.silent_symbols[:MAX_SYMBOLS_SHOWN],
             renewals=self.fleet.renewals,
             updated_at_ms=time.time_ns() // 1_000_000,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ import msgspec
 from cryptolake_assets.settings import Settings
 
 MAX_SYMBOLS_SHOWN: Final = 200
+NAMED_IN_MESSAGES: Final = 5
 
 
 class ConnectionStatus(msgspec.Struct, frozen=True):
@@ -38,6 +40,14 @@ class StreamCounts(msgspec.Struct, frozen=True):
     def settled(self) -> int:
         """Frames of all three kinds."""
         return self.accepted + self.rejected + self.control
+
+
+class RejectedSymbol(msgspec.Struct, frozen=True):
+    """A symbol of which frames were rejected and none accepted since."""
+
+    frames: int
+    reason: str
+    """Of the latest one."""
 
 
 class ProducerStatus(msgspec.Struct, frozen=True):
@@ -71,11 +81,26 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     """Failed writes of coverage since the last good one."""
     ids_missing: int
     """Trades that did not come, of all open gaps."""
+    rejecting: dict[str, RejectedSymbol]
+    """Symbols (at most `MAX_SYMBOLS_SHOWN` of a stream) of which nothing is accepted at the moment."""
     silent_symbols: tuple[str, ...]
     """Symbols (at most `MAX_SYMBOLS_SHOWN`) that are quiet for longer than their own rate explains."""
     renewals: int
     """Connections that were relieved by a new one beside them."""
     updated_at_ms: int
+
+
+def rejecting_problem(settings: Settings) -> str | None:
+    """Return which symbols the producer accepts nothing of at the moment, with counts and reasons; None without any."""
+    status = read_status(settings)
+    if status is None or not status.rejecting:
+        return None
+    named = [
+        f"{symbol}: {known.frames:,} frames rejected since the last accepted one ({known.reason})"
+        for symbol, known in islice(reversed(status.rejecting.items()), NAMED_IN_MESSAGES)
+    ]
+    more = len(status.rejecting) - len(named)
+    return "; ".join(named) + (f"; and {more} more symbols" if more > 0 else "")
 
 
 def status_path(settings: Settings) -> Path:

@@ -52,6 +52,7 @@ OFFICIAL_KLINES = "official_klines"
 PUBLISHED_COUNT = "published_count"
 UP_TO_DATE = "up_to_date"
 HEARTBEAT = "heartbeat"
+FRAMES_ACCEPTED = "frames_accepted"
 DEPENDENCIES = "dependencies"
 
 MEANINGS: Mapping[str, str] = {
@@ -72,6 +73,7 @@ MEANINGS: Mapping[str, str] = {
     PUBLISHED_COUNT: "The published bars stand for the trades that Bronze holds, counted anew.",
     UP_TO_DATE: "Each traded symbol's newest bar is close to the exchange's clock, looked at all the time.",
     HEARTBEAT: "The Bronze stream lives and gets on.",
+    FRAMES_ACCEPTED: "The producer accepts frames of every symbol that sends any, looked at all the time.",
     "checksum": "The file of the archive is what its .CHECKSUM says and holds aggregate trades only.",
     "every_line": "Every line of the file became a row of Bronze.",
     "within_the_day": "Every trade of the file is of its UTC day.",

@@ -32,7 +32,7 @@ from cryptolake_assets.settings_stream import ProducerIo
 from cryptolake_assets.stream import kafka
 from cryptolake_assets.stream.connection import ConnectionOptions
 from cryptolake_assets.stream.coverage import CoverageSink
-from cryptolake_assets.stream.gaps import GapSink
+from cryptolake_assets.stream.gap_writer import GapSink
 from cryptolake_assets.stream.outbox import Outbox
 from cryptolake_assets.stream.producer import Producer, ProducerOptions
 from cryptolake_assets.stream.producer_io import make_publisher

@@ -21,7 +21,7 @@ from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, 
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.progress import read_report
-from cryptolake_assets.transform.checks import HEARTBEAT, UP_TO_DATE
+from cryptolake_assets.transform.checks import FRAMES_ACCEPTED, HEARTBEAT, UP_TO_DATE
 from cryptolake_assets.transform.reconcile import Verdict
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.replaying import (
@@ -68,7 +68,7 @@ class Watch:
         self._settings = settings
         self._instance = instance
         self._cursor: str | None = None
-        self.said: dict[str, list[tuple[bool, str, str]]] = {HEARTBEAT: [], UP_TO_DATE: []}
+        self.said: dict[str, list[tuple[bool, str, str]]] = {HEARTBEAT: [], FRAMES_ACCEPTED: [], UP_TO_DATE: []}
         self.materialized: list[dg.AssetMaterialization] = []
 
     def look(self, later_s: float = 0.0) -> list[dg.RunRequest]:
@@ -162,12 +162,17 @@ def test_a_hung_stream_warns_fails_and_is_restarted(settings: Settings, watch: W
 
 def test_the_checks_by_hand(settings: Settings) -> None:
     definitions = build_definitions()
-    keys = [dg.AssetCheckKey(bronze.KEY, HEARTBEAT), dg.AssetCheckKey(silver.KEY, UP_TO_DATE)]
+    keys = [
+        dg.AssetCheckKey(bronze.KEY, HEARTBEAT),
+        dg.AssetCheckKey(bronze.KEY, FRAMES_ACCEPTED),
+        dg.AssetCheckKey(silver.KEY, UP_TO_DATE),
+    ]
     with dg.DagsterInstance.ephemeral() as instance:
         job = dg.define_asset_job("now", selection=dg.AssetSelection.checks(*keys))
         merged = dg.Definitions.merge(definitions, dg.Definitions(jobs=[job]))
         result = merged.resolve_job_def("now").execute_in_process(instance=instance)
     assert {event.check_name: event.passed for event in result.get_asset_check_evaluations()} == {
         HEARTBEAT: True,
+        FRAMES_ACCEPTED: True,
         UP_TO_DATE: True,
     }

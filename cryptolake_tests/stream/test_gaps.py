@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause, TradeGap
+from cryptolake_assets.stream.gap_writer import GapWriter
 from cryptolake_assets.stream.gaps import (
     MAX_OPEN,
     MAX_STEP_IDS,
     GapTracker,
-    GapWriter,
     KnownTrade,
     LastTrade,
     MissingRange,
@@ -580,3 +580,44 @@ async def test_closed_gap_names_the_partition_of_its_symbol_and_the_offset_of_it
         "BTCUSDT": (1, 7),
         "ETHUSDT": (2, 0),
     }
+
+
+def test_trade_that_history_sends_and_the_contract_rejects_is_not_asked_for_again() -> None:
+    found = fed([1, 4])
+    assert found.reject("BTCUSDT", 2, was_fetched=True)
+    assert found.missing() == [MissingRange("BTCUSDT", 2, 3)], "id 3 is still to be had"
+    assert found.reject("BTCUSDT", 3, was_fetched=True)
+    assert found.missing() == []
+    (gap,) = found.take_open().values()
+    assert (gap.open_because, gap.ids_missing, gap.closed_at) == (OpenBecause.REJECTED, 2, None)
+    assert not found.reject("BTCUSDT", 3, was_fetched=True), "known: no second dead letter"
+
+
+def test_trade_that_the_stream_sent_and_history_lacks_is_rejected_not_missing_at_the_exchange() -> None:
+    found = tracker()
+    fed([1], found)
+    assert found.reject("BTCUSDT", 2, was_fetched=False)
+    fed([3, 5], found)
+    assert found.missing() == [MissingRange("BTCUSDT", 2, 2), MissingRange("BTCUSDT", 4, 4)], (
+        "history may have it sound"
+    )
+    for wanted in found.missing():
+        found.explain(wanted, OpenBecause.NOT_AT_EXCHANGE)
+    assert {gap.first_missing_id: gap.open_because for gap in found.take_open().values()} == {
+        2: OpenBecause.REJECTED,
+        4: OpenBecause.NOT_AT_EXCHANGE,
+    }
+    assert found.missing() == [MissingRange("BTCUSDT", 4, 4)]
+
+
+def test_rejected_trades_are_asked_for_again_by_the_next_process_and_become_no_second_dead_letter() -> None:
+    left = replace(gap(2, 3), open_because=OpenBecause.REJECTED)
+    found = tracker()
+    found.resume([left])
+    assert found.missing() == [MissingRange("BTCUSDT", 2, 3)]
+    assert not found.reject("BTCUSDT", 2, was_fetched=True)
+    assert not found.reject("BTCUSDT", 3, was_fetched=True)
+    assert found.missing() == []
+    found.fill("BTCUSDT", 2, 2)
+    found.fill("BTCUSDT", 3, 3)
+    assert [closed.outcome for closed in found.take_closed()] == [GapOutcome.REPAIRED]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cryptolake_assets.exchange.records import HistoricalTrade
 from cryptolake_assets.exchange.universe import Subscriptions
-from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.catch_up import CatchUpOptions
 from cryptolake_assets.stream.gaps import KnownTrade, LastTrade
@@ -148,3 +149,16 @@ async def test_without_a_key_the_hole_stays_and_its_time_is_not_covered() -> Non
         await until(lambda: on.sink.spans())
         await until(lambda: [gap.open_because for gap in on.gaps.gaps.values()] == ["needs_key"])
         assert min(span[0] for span in on.sink.spans()) == second(20)
+
+
+async def test_fetched_trade_that_is_rejected_is_one_dead_letter_and_asked_for_once() -> None:
+    sound, odd, last = rows([1, 2, 3])
+    history = MemoryHistory(trades=[sound, replace(odd, qty="5.551115123125783e-17"), last], has_key=True)
+    async with stage(history) as on:
+        await on.exchange.send(trade(1, second(1)), trade(3, second(3)))
+        await until(lambda: [gap.open_because for gap in on.gaps.gaps.values()] == [OpenBecause.REJECTED])
+        asked = list(history.asked)
+        await asyncio.sleep(0.2)  # several looks
+        assert history.asked == asked
+        letters = [message for message in on.publisher.log if message.topic == on.settings.topic_rejected]
+        assert [json.loads(letter.value)["t"] for letter in letters] == [2]

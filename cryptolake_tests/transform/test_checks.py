@@ -13,6 +13,7 @@ from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.transform import archive_checks, batch_checks, market_rules
 from cryptolake_assets.transform.checks import (
     DEPENDENCIES,
+    FRAMES_ACCEPTED,
     GOLD_CHECKS,
     HEARTBEAT,
     MEANINGS,
@@ -113,7 +114,8 @@ def test_a_row_that_was_not_read_or_not_accounted_for_fails(rows_in: int, expect
 
 
 def test_every_check_says_what_it_demands() -> None:
-    beside = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, DEPENDENCIES, *archive_checks.BLOCKING, *archive_checks.WARNING}
+    beside = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, FRAMES_ACCEPTED, DEPENDENCIES}
+    beside |= {*archive_checks.BLOCKING, *archive_checks.WARNING}
     beside |= {name for rules in batch_checks.BATCH_RULES.values() for name in rules}
     beside |= {*batch_checks.BATCH_OBSERVATIONS, archive_checks.KLINES_OF_DAY}
     beside |= set(market_rules.MEANINGS)

@@ -1,0 +1,76 @@
+"""The check of rejected frames: it fails with names, counts and reasons, and an alert is sent once either way."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import dagster as dg
+import msgspec
+import pytest
+
+from cryptolake_assets.api.health import DEPENDENCIES
+from cryptolake_assets.defs.health import look
+from cryptolake_assets.platform.notify import Alert, AlertKind
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.stream.health import Signs
+from cryptolake_assets.stream.producer_status import ProducerStatus, RejectedSymbol, status_path, write_status
+from cryptolake_assets.transform.checks import FRAMES_ACCEPTED
+
+WELL = Signs(state="running", report_age_s=1.0, committed=100, lag=0)
+
+
+def report(settings: Settings, **rejecting: RejectedSymbol) -> None:
+    """Write a producer's status in which nothing but `rejecting` matters."""
+    fields: dict[str, Any] = dict.fromkeys(ProducerStatus.__struct_fields__, 0)
+    fields |= {"state": "streaming", "stream": "trade", "connections": [], "streams": {}, "coverage_to_ms": {}}
+    fields |= {"silent_symbols": [], "rejecting": msgspec.to_builtins(rejecting)}
+    write_status(status_path(settings), msgspec.convert(fields, ProducerStatus))
+
+
+def test_symbol_whose_frames_are_rejected_fails_the_check_and_is_alerted(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts: list[Alert] = []
+    monkeypatch.setattr("cryptolake_assets.platform.notify.notify", lambda _, alert: alerts.append(alert))
+    verdicts: list[tuple[bool, str | None]] = []
+    cursor: str | None = None
+    steps: list[dict[str, RejectedSymbol]] = [
+        {},
+        {"币安人生USDT": RejectedSymbol(60, "symbol_format: s is ...")},
+        {"币安人生USDT": RejectedSymbol(61, "symbol_format: s is ...")},
+        {},
+    ]
+    with dg.DagsterInstance.ephemeral() as instance:
+        for number, rejecting in enumerate(steps):
+            report(lake, **rejecting)
+            context = dg.build_sensor_context(instance=instance, cursor=cursor)
+            result = look(context, lake, WELL, time.time() + number)
+            cursor = context.cursor if isinstance(result, dg.SkipReason) else result.cursor
+            events = [] if isinstance(result, dg.SkipReason) else result.asset_events
+            verdicts += [
+                (event.passed, event.description)
+                for event in events
+                if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == FRAMES_ACCEPTED
+            ]
+    assert json.loads(cursor or "{}")["rejecting"] is False
+    said = "币安人生USDT: 60 frames rejected since the last accepted one (symbol_format: s is ...)"
+    assert verdicts == [
+        (True, "frames of every symbol are accepted"),
+        (False, said),
+        (True, "frames of every symbol are accepted"),
+    ]
+    assert [(alert.kind, alert.cause) for alert in alerts] == [
+        (AlertKind.FAILED, said),
+        (AlertKind.RECOVERED, "frames of every symbol are accepted"),
+    ]
+
+
+def test_health_of_the_api_names_the_symbol(lake: Settings) -> None:
+    (producer,) = [dependency for dependency in DEPENDENCIES if dependency.name == "producer"]
+    report(lake, ETHUSDT=RejectedSymbol(2, "price_format: p is '6.21e-2'"))
+    problem = producer.problem(lake, None)  # type: ignore[arg-type]
+    assert problem == "ETHUSDT: 2 frames rejected since the last accepted one (price_format: p is '6.21e-2')"
+    report(lake)
+    assert producer.problem(lake, None) is None  # type: ignore[arg-type]
