@@ -2,8 +2,11 @@
 
 The layout is the same for every market: `agg_trade_id, price, quantity, first_trade_id, last_trade_id, transact_time,
 is_buyer_maker`, with or without that header, times in ms or µs; Spot's lines have an eighth value, `is_best_match`,
-which says nothing and is left out. A line that is not an aggregate trade
-refuses the file: nothing is rounded, guessed or left out.
+which says nothing and is left out. A line that is not an aggregate trade is set aside with its reason, and the others
+are read: nothing is rounded or guessed. A file without any aggregate trade is refused.
+
+An aggregate id without a trade has a line of its own, with price 0, quantity 0 and the trade ids -1: the id is there,
+and nothing was traded.
 """
 
 from __future__ import annotations
@@ -12,12 +15,12 @@ import re
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 from cryptolake_assets.contract import DECIMAL_PATTERN
 from cryptolake_assets.errors import ArchiveFormatError
@@ -44,19 +47,44 @@ _TOO_LARGE = 10**10
 _LAST_US = 253_402_300_800_000_000
 BOM = b"\xef\xbb\xbf"
 _BOOLEAN = "(?:true|false|True|False|TRUE|FALSE)"
+NO_TRADE: Final = -1
+"""First and last trade id of an aggregate id without a trade."""
+_ZERO = r"0(?:\.0*)?"
+_WITHOUT_TRADE = re.compile(rf"[0-9]{{1,18}},{_ZERO},{_ZERO},-1,-1,[0-9]{{1,18}},{_BOOLEAN}(?:,{_BOOLEAN})?")
 _LINE = re.compile(
     rf"[0-9]{{1,18}},{DECIMAL_PATTERN},{DECIMAL_PATTERN},(?:[0-9]{{1,18}},){{3}}{_BOOLEAN}(?:,{_BOOLEAN})?"
 )
 
 
-def read_blocks(
-    path: Path, block_bytes: int = BLOCK_BYTES, columns: Sequence[str] = HEADER
-) -> Iterator[tuple[int, pa.Table]]:
-    """(lines of the block that are not blank, table with the columns of `HEADER`), in the file's order. `columns` are
-    those of the file: `HEADER`, or `SPOT_HEADER`.
+@dataclass(frozen=True)
+class BadLine:
+    """A line that is no aggregate trade: its number in the file, its text, and why."""
 
-    Raises `ArchiveFormatError` for a damaged zip and for the first line that is no aggregate trade, with its number.
+    number: int
+    text: str
+    reason: str
+    agg_trade_id: int | None = None
+    """Where it can be read."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some of a file's lines. `rows` and `without_trade` have the columns of `HEADER`; the latter are aggregate ids
+    without a trade. `lines` are those that are not blank."""
+
+    lines: int
+    rows: pa.Table
+    without_trade: pa.Table
+    set_aside: tuple[BadLine, ...] = ()
+
+
+def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES, columns: Sequence[str] = HEADER) -> Iterator[Block]:
+    """Read the file in blocks, in its order. `columns` are those of the file: `HEADER`, or `SPOT_HEADER`.
+
+    Raises `ArchiveFormatError` for a damaged zip and for a file without an aggregate trade, with its first bad line.
     """
+    first_bad: BadLine | None = None
+    holds_trades = False
     with opened_csv(path) as file:
         number = 1
         for block in ahead(_blocks(file, block_bytes)):
@@ -66,10 +94,14 @@ def read_blocks(
                 text = text[_header_bytes(path, text, columns) :]
                 number += block.count(b"\n") - text.count(b"\n")
             if text:
-                table = _parse(path, number, text, columns)
-                lines = text.count(b"\n") + (not text.endswith(b"\n"))
-                yield _filled_lines(text, lines, table.num_rows), table
-                number += lines
+                read = _parse(number, text, columns)
+                holds_trades = holds_trades or bool(read.rows.num_rows or read.without_trade.num_rows)
+                first_bad = first_bad or next(iter(read.set_aside), None)
+                yield read
+                number += text.count(b"\n") + (not text.endswith(b"\n"))
+    if first_bad is not None and not holds_trades:
+        shown = first_bad.text[:120]
+        raise refusal(path, f"no line is an aggregate trade; line {first_bad.number} is {shown!r}: {first_bad.reason}")
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
@@ -123,18 +155,73 @@ def _header_bytes(path: Path, block: bytes, columns: Sequence[str]) -> int:
     return len(line) + len(newline)
 
 
-def _filled_lines(text: bytes, lines: int, rows: int) -> int:
-    """Lines that hold something; they are counted only where they are not as many as the rows."""
+def _filled_lines(text: bytes, rows: int) -> int:
+    """Lines that hold something; they are counted one by one only where they are not as many as the rows."""
+    lines = text.count(b"\n") + (not text.endswith(b"\n"))
     return lines if lines == rows else sum(1 for line in text.splitlines() if line)
 
 
-def _parse(path: Path, first_line: int, text: bytes, columns: Sequence[str]) -> pa.Table:
-    """The block's rows. The slow look for the line to blame is taken only when there is one."""
-    import pyarrow as pa
+def _parse(first_line: int, text: bytes, columns: Sequence[str]) -> Block:
+    """Read a block. Its lines are looked at one by one only when there is something odd."""
+
+    table = _read_csv(text, columns)
+    if table is not None and b"x" not in text and b"X" not in text:  # Arrow takes 0x1F for a whole number
+        rows, without_trade = _split(table)
+        if _is_sound(rows) and _is_sound(without_trade, are_trades=False):
+            return Block(_filled_lines(text, table.num_rows), _in_us(rows), _in_us(without_trade))
+    return _parse_lines(first_line, text, columns)
+
+
+def _split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the rows of trades, and those of aggregate ids without a trade."""
     import pyarrow.compute as pc
+
+    if (pc.min(table["first_trade_id"]).as_py() or 0) >= 0:
+        return table, table.slice(0, 0)
+    are_without = pc.and_(pc.equal(table["first_trade_id"], NO_TRADE), pc.equal(table["last_trade_id"], NO_TRADE))
+    are_without = pc.and_(are_without, pc.and_(pc.equal(table["price"], 0), pc.equal(table["quantity"], 0)))
+    return table.filter(pc.invert(are_without)), table.filter(are_without)
+
+
+def _parse_lines(first_line: int, text: bytes, columns: Sequence[str]) -> Block:
+    """Read a block that has an odd line: the sound ones are parsed as usual, each of the others is set aside."""
+    sound: list[str] = []
+    without_trade: list[str] = []
+    set_aside: list[BadLine] = []
+    for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), first_line):
+        if not line:
+            continue
+        if len(line.split(",")) == len(columns) and _WITHOUT_TRADE.fullmatch(line) and not _meaning_problem(line):
+            without_trade.append(line)
+        elif problem := _shape_problem(columns, line) or _meaning_problem(line):
+            set_aside.append(BadLine(number, line, problem, _id_of(line)))
+        else:
+            sound.append(line)
+    lines = len(sound) + len(without_trade) + len(set_aside)
+    return Block(lines, _rows_of(sound, columns), _rows_of(without_trade, columns), tuple(set_aside))
+
+
+def _rows_of(lines: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    # Without a line Arrow knows no column: one is read and left out.
+    table = _read_csv("\n".join(lines or [_ANY_LINE[len(columns)]]).encode(), columns)
+    if table is None:
+        raise AssertionError("lines of the pattern are rows")
+    return _in_us(table.slice(0, len(lines)))
+
+
+_ANY_LINE = {len(HEADER): "0,0,0,0,0,0,true", len(SPOT_HEADER): "0,0,0,0,0,0,true,true"}
+
+
+def _id_of(line: str) -> int | None:
+    first, comma, _ = line.partition(",")
+    return int(first) if comma and re.fullmatch("[0-9]{1,18}", first) else None
+
+
+def _read_csv(text: bytes, columns: Sequence[str]) -> pa.Table | None:
+    """Return the lines as a table with the columns of `HEADER`, times as they stand; None when one does not fit."""
+    import pyarrow as pa
     from pyarrow import csv
 
-    shape_problem = partial(_shape_problem, columns)
     types = {**dict.fromkeys(_INTEGERS, pa.int64()), **dict.fromkeys(_DECIMALS, pa.decimal128(18, 8))}
     types |= {name: pa.bool_() for name in columns if name not in types}
     try:
@@ -149,22 +236,37 @@ def _parse(path: Path, first_line: int, text: bytes, columns: Sequence[str]) -> 
                 false_values=["false", "False", "FALSE"],
             ),
         )
-    except pa.ArrowInvalid as error:
-        raise _first_bad_line(path, first_line, text, shape_problem, str(error)) from error
-    table = table.select(HEADER)
-    if b"x" in text or b"X" in text:  # Arrow takes 0x1F for a whole number
-        raise _first_bad_line(path, first_line, text, shape_problem, "a number in another notation")
+    except pa.ArrowInvalid:
+        return None
+    return table.select(HEADER)
+
+
+def _is_sound(table: pa.Table, *, are_trades: bool = True) -> bool:
+    """Return whether every number fits its column, and those of trades are in their order."""
+    import pyarrow.compute as pc
+
+    if not table.num_rows:
+        return True
     low, high = _extremes(table)
-    if any(max(-low[name], high[name]) >= _TOO_LARGE for name in _DECIMALS):
-        raise _first_bad_line(path, first_line, text, shape_problem, "a number is no decimal(18,8)")
+    if min(low["agg_trade_id"], low["transact_time"]) < 0 or high["transact_time"] >= _LAST_US:
+        return False
+    return not are_trades or bool(
+        low["first_trade_id"] >= 0
+        and max(*(-low[name] for name in _DECIMALS), *(high[name] for name in _DECIMALS)) < _TOO_LARGE
+        and pc.all(pc.less_equal(table["first_trade_id"], table["last_trade_id"])).as_py()
+    )
+
+
+def _in_us(table: pa.Table) -> pa.Table:
+    """Return the rows with their times, ms or µs each, in µs."""
+    import pyarrow.compute as pc
+
     times = table["transact_time"]
-    if high["transact_time"] < MICROSECONDS_FROM:
+    bounds = pc.min_max(times).as_py()
+    if table.num_rows and bounds["max"] < MICROSECONDS_FROM:
         times = pc.multiply(times, 1000)
-    elif low["transact_time"] < MICROSECONDS_FROM:
+    elif table.num_rows and bounds["min"] < MICROSECONDS_FROM:
         times = pc.if_else(pc.less(times, MICROSECONDS_FROM), pc.multiply(times, 1000), times)
-    ordered = pc.all(pc.less_equal(table["first_trade_id"], table["last_trade_id"])).as_py()
-    if not ordered or min(low[name] for name in _INTEGERS) < 0 or high["transact_time"] >= _LAST_US:
-        raise _first_bad_line(path, first_line, text, _meaning_problem, "ids or time out of range")
     return table.set_column(HEADER.index("transact_time"), "transact_time", times)
 
 
@@ -175,15 +277,6 @@ def _extremes(table: pa.Table) -> tuple[dict[str, Any], dict[str, Any]]:
     found = {name: pc.min_max(table[name]).as_py() for name in (*_INTEGERS, *_DECIMALS)}
     least, greatest = ({name: pair[end] or 0 for name, pair in found.items()} for end in ("min", "max"))
     return least, greatest
-
-
-def _first_bad_line(
-    path: Path, first_line: int, text: bytes, problem_of: Callable[[str], str], otherwise: str
-) -> ArchiveFormatError:
-    for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), first_line):
-        if line and (problem := problem_of(line)):
-            return refusal(path, f"line {number} is {line[:120]!r}: {problem}")
-    return refusal(path, f"a line from {first_line} on is no aggregate trade ({otherwise})")
 
 
 def _shape_problem(columns: Sequence[str], line: str) -> str:
@@ -206,7 +299,7 @@ def _meaning_problem(line: str) -> str:
     if first > last:
         return f"first_trade_id {first} is past last_trade_id {last}"
     time_us = time if time >= MICROSECONDS_FROM else time * 1000
-    return "" if 0 <= time_us < _LAST_US and min(int(values[0]), first) >= 0 else "ids or time out of range"
+    return "" if 0 <= time_us < _LAST_US else "the time is out of range"
 
 
 def refusal(path: Path, cause: str) -> ArchiveFormatError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.catalog import load_table
@@ -26,6 +27,17 @@ NOT_LOADING = f"kafka_partition is null or kafka_partition != {LOADING}"
 """The other rows, as a filter."""
 
 
+class Evidence(StrEnum):
+    """What proves that every trade of a span is there."""
+
+    BARRIER = "barrier"
+    """A connection's request, whose answer came after every frame that the exchange had sent before it."""
+    IDS = "ids"
+    """Ids that continue each other from one trade to another."""
+    KLINES = "klines"
+    """The exchange's own count and volume of each minute."""
+
+
 @dataclass(frozen=True, slots=True)
 class CoverageRow:
     """One statement: every frame of (symbol, stream) that the exchange sent between `connected_from_ms` (included) and
@@ -43,6 +55,11 @@ class CoverageRow:
     kafka_partition: int | None
     kafka_offset: int | None
     source: str
+    evidence: Evidence | None = None
+    """None in rows of earlier releases."""
+    first_id: int | None = None
+    last_id: int | None = None
+    """Of a row of the archive: the ids that continue each other, both ends included."""
 
     @property
     def of_archive(self) -> bool:
@@ -92,11 +109,12 @@ def _is_of_archive(item: Mapping[str, Any]) -> bool:
     return item["kafka_partition"] is None or bool(item["kafka_partition"] == LOADING)
 
 
-def replace_archive_rows(
-    settings: Settings, exchange: str, symbol: str, from_ms: int, to_ms: int, rows: Sequence[CoverageRow]
+def change_archive_rows(
+    settings: Settings, exchange: str, symbol: str, change: Callable[[list[CoverageRow]], list[CoverageRow]]
 ) -> None:
-    """Puts the rows in the place of the archive's of (exchange, symbol) that begin in [from_ms, to_ms). The producer
-    writes to the same table: what it left is taken in. Blocks; raises what the catalog raises."""
+    """Replace the archive's rows of (exchange, symbol) by what `change` makes of them; a row that stays keeps the time
+    at which it was written. The producer writes to the same table: its rows are kept. Blocks; raises what the catalog
+    raises."""
     import pyarrow as pa
     from pyiceberg.exceptions import CommitFailedException, ValidationException
     from pyiceberg.expressions import AlwaysTrue
@@ -104,16 +122,17 @@ def replace_archive_rows(
     for attempt in commit_attempts(CommitFailedException, ValidationException):
         with attempt:
             table = load_table(settings, OPS_COVERAGE)
-            kept = [
-                item
-                for item in table.scan().to_arrow().to_pylist()
-                if not (
-                    _is_of_archive(item)
-                    and (item["exchange"], item["symbol"]) == (exchange, symbol)
-                    and from_ms <= _epoch_ms(item["connected_from"]) < to_ms
-                )
-            ]
-            records = [*kept, *map(_record, rows)]
+            present = table.scan().to_arrow().to_pylist()
+            before = {
+                _row(item): item
+                for item in present
+                if _is_of_archive(item) and (item["exchange"], item["symbol"]) == (exchange, symbol)
+            }
+            after = change(list(before))
+            if set(after) == before.keys():
+                return
+            kept = [item for item in present if _row(item) not in before]
+            records = [*kept, *(before.get(row) or _record(row) for row in after)]
             replace_files(table, AlwaysTrue(), pa.Table.from_pylist(records, OPS_COVERAGE.arrow_schema()))
     expire_snapshots(table)
 
@@ -139,6 +158,9 @@ def _record(row: CoverageRow) -> dict[str, Any]:
         "kafka_partition": row.kafka_partition,
         "kafka_offset": row.kafka_offset,
         "updated_at": datetime.now(UTC),
+        "evidence": None if row.evidence is None else row.evidence.value,
+        "first_id": row.first_id,
+        "last_id": row.last_id,
     }
 
 
@@ -167,6 +189,10 @@ def _row(item: Mapping[str, Any]) -> CoverageRow:
         kafka_partition=item["kafka_partition"],
         kafka_offset=item["kafka_offset"],
         source=item["source"],
+        # A lake of an earlier release has these once `cryptolake bootstrap` has added them.
+        evidence=None if item.get("evidence") is None else Evidence(item["evidence"]),
+        first_id=item.get("first_id"),
+        last_id=item.get("last_id"),
     )
 
 

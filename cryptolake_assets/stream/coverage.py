@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.lake.coverage import CoverageRow, Evidence
 
 log = structlog.get_logger(__name__)
 
@@ -165,7 +165,13 @@ class CoverageWriter:
         self.failures = 0
         """Failed writes since the last good one."""
 
-    def claim(self, symbols: Sequence[str], interval: tuple[int, int], next_offsets: dict[int, int]) -> None:
+    def claim(
+        self,
+        symbols: Sequence[str],
+        interval: tuple[int, int],
+        next_offsets: dict[int, int],
+        evidence: Evidence = Evidence.BARRIER,
+    ) -> None:
         """States the interval (exchange time, ms) for the symbols; `next_offsets` is per partition of the topic."""
         for symbol in symbols:
             if self._claimed.get((symbol, interval[0])) == interval[1]:
@@ -181,6 +187,7 @@ class CoverageWriter:
                 partition,
                 next_offsets.get(partition, 0),
                 self._source,
+                evidence,
             )
 
     async def write(self) -> bool:

@@ -29,6 +29,7 @@ from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.exchange.rest import AsyncExchangeRest, RetryPolicy
 from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.exchange.weight import WeightBudget
+from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import Settings, get_settings
@@ -284,7 +285,7 @@ class Producer:
     ) -> None:
         self._gap_writer.close(closed, self._publisher.partition_for, next_offsets)
         for symbol, proven in by_ids.items():
-            self._coverage.claim((symbol,), proven, next_offsets)
+            self._coverage.claim((symbol,), proven, next_offsets, Evidence.IDS)
         for claimed, symbols in claims.items():
             self._coverage.claim(symbols, claimed, next_offsets)
         span.claims += 1

@@ -27,11 +27,13 @@ from cryptolake_assets.exchange.archive_csv import HEADER, SPOT_HEADER, ahead, r
 from cryptolake_assets.exchange.universe import default_start_date
 from cryptolake_assets.lake.archive_rows import count_day, replace_day
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.coverage import LOADING, CoverageRow, read_coverage, replace_archive_rows
+from cryptolake_assets.lake.coverage import LOADING, CoverageRow, read_coverage
+from cryptolake_assets.lake.dead_letters import keep_set_aside
 from cryptolake_assets.lake.hour_files import HourFiles
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.archive_checks import DAY_MS, Inspection
+from cryptolake_assets.transform.archive_coverage import STREAM, is_of_day, replace_day_rows, rows_of_day
 from cryptolake_assets.transform.checks import CheckOutcome
 from cryptolake_assets.transform.ohlcv import MARKET
 
@@ -41,8 +43,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-STREAM = "aggTrade"
-"""The stream whose ids the archive's aggregates have."""
+SHA256_MARK = "#sha256="
+"""In the source of what a file proves: before the sha256 of its zip."""
 
 Rows = Callable[[int], None]
 """Told how many rows of the file are written so far."""
@@ -180,7 +182,8 @@ def _load(
     except (CommitFailedException, ValidationException):
         hour_files.abort()
         raise
-    _record_coverage(settings, file, inspection.covered(), f"{url}#sha256={sha256}", None)
+    keep_set_aside(settings, f"archive:{file.name}", inspection.set_aside)
+    replace_day_rows(settings, file, rows_of_day(file, inspection.runs(), f"{url}{SHA256_MARK}{sha256}"))
     outcome = Outcome.REPLACED if replaced.rows_removed else Outcome.LOADED
     log.info(
         "archive_day_loaded",
@@ -212,10 +215,9 @@ def write_day(
     """Writes the zip's rows as data files, as long as they pass; one block is parsed while another is written."""
     received, schema = datetime.now(UTC), BRONZE_TRADES.arrow_schema()
     columns = SPOT_HEADER if file.venue.archive_best_match else HEADER
-    for lines, block in ahead(read_blocks(path, columns=columns)):
-        inspection.see(lines, block)
-        if inspection.in_day:
-            hour_files.write(_bronze_rows(block, file, received, schema))
+    for block in ahead(read_blocks(path, columns=columns)):
+        if (rows := inspection.see(block)).num_rows:
+            hour_files.write(_bronze_rows(rows, file, received, schema))
         if written is not None:
             written(inspection.rows)
     return hour_files.close()
@@ -262,38 +264,29 @@ def _require_partition(settings: Settings, file: ArchiveFile) -> None:
         )
 
 
-def _of_day(file: ArchiveFile, row: CoverageRow) -> bool:
-    start_ms = file.start_ms
-    return (
-        row.of_archive
-        and (row.exchange, row.symbol) == (file.venue.exchange, file.symbol)
-        and start_ms <= row.connected_from_ms < start_ms + DAY_MS
-    )
-
-
 def _recorded(settings: Settings, file: ArchiveFile) -> str | None:
     """The sha256 of the issue whose trades are in Bronze; None when none is."""
-    sources = [row.source for row in read_coverage(settings) if _of_day(file, row) and row.kafka_partition != LOADING]
-    return sources[0].rpartition("#sha256=")[2] if sources else None
+    sources = [
+        row.source for row in _rows_of(settings, file) if SHA256_MARK in row.source and row.kafka_partition != LOADING
+    ]
+    return sources[0].rpartition(SHA256_MARK)[2] if sources else None
 
 
 def _announce(settings: Settings, url: str, file: ArchiveFile) -> None:
     """Makes symbol and day known before the first trade can be read: who follows Bronze would take them for strays."""
-    if not any(_of_day(file, row) for row in read_coverage(settings)):
-        _record_coverage(settings, file, [(file.start_ms, file.start_ms + DAY_MS)], url, LOADING)
+    if not _rows_of(settings, file):
+        exchange, end_ms = file.venue.exchange, file.start_ms + DAY_MS
+        loading = CoverageRow(exchange, file.symbol, STREAM, file.start_ms, end_ms, LOADING, 0, url)
+        replace_day_rows(settings, file, [loading])
 
 
-def _record_coverage(
-    settings: Settings, file: ArchiveFile, spans: list[tuple[int, int]], source: str, mark: int | None
-) -> None:
-    """What is covered of the day; `mark` is `LOADING` before its trades are in Bronze, None once they are."""
-    start_ms, exchange = file.start_ms, file.venue.exchange
-    rows = [
-        CoverageRow(exchange, file.symbol, STREAM, from_ms, to_ms, mark, None if mark is None else 0, source)
-        # A day of which nothing is covered is remembered all the same.
-        for from_ms, to_ms in spans or [(start_ms, start_ms)]
+def _rows_of(settings: Settings, file: ArchiveFile) -> list[CoverageRow]:
+    """Return the archive's coverage rows of the file's day."""
+    return [
+        row
+        for row in read_coverage(settings)
+        if (row.exchange, row.symbol) == (file.venue.exchange, file.symbol) and is_of_day(row, file.start_ms)
     ]
-    replace_archive_rows(settings, exchange, file.symbol, start_ms, start_ms + DAY_MS, rows)
 
 
 def _since(started: float) -> int:

@@ -1,28 +1,49 @@
-"""What a day of the archive must hold: checked block by block while it is read, judged before it is committed. Pure."""
+"""What a day of the archive must hold: checked block by block while it is read, judged before it is committed. Pure.
+
+The rows prove the time between ids that continue each other, whatever their order in the file. Its begin and its end
+prove nothing: the neighbouring day does, or the klines of the minute.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.exchange.archive import ArchiveFile
+from cryptolake_assets.exchange.archive_csv import BadLine, Block
 from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 DAY_MS = 86_400_000
 MOST_HOLES = 1_000
 """A file with more of them is not taken for a record of its day at all: nothing of it is covered."""
+MOST_SET_ASIDE = 10_000
+"""Lines that are kept as dead letters; of more only the number is known."""
 
 CHECKSUM = "checksum"
 EVERY_LINE = "every_line"
 WITHIN_THE_DAY = "within_the_day"
+ROWS_SET_ASIDE = "rows_set_aside"
 IDS_CONSECUTIVE = "ids_consecutive"
-BLOCKING = (CHECKSUM, EVERY_LINE, WITHIN_THE_DAY)
-WARNING = (IDS_CONSECUTIVE,)
+BLOCKING = (CHECKSUM, EVERY_LINE)
+WARNING = (WITHIN_THE_DAY, ROWS_SET_ASIDE, IDS_CONSECUTIVE)
 KLINES_OF_DAY = "klines_of_the_day"
 """Of the klines beside the trades, see `transform.archive_klines`; it warns too."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Ids that continue each other, both ends included, and the times of the two (µs since 1970, UTC)."""
+
+    first_id: int
+    last_id: int
+    first_us: int
+    last_us: int
 
 
 class Inspection:
@@ -31,71 +52,117 @@ class Inspection:
     def __init__(self, file: ArchiveFile) -> None:
         self.file = file
         self.rows = 0
+        """Trades of the day."""
         self.lines = 0
+        self.without_trade = 0
+        self.set_aside: list[BadLine] = []
+        """At most `MOST_SET_ASIDE` of them."""
+        self.set_aside_number = 0
         self._start_us = file.start_ms * 1000
         self._outside = 0
-        self._outside_sample: list[dict[str, str]] = []
-        self._last: tuple[int, int] | None = None
-        self._missing = 0
-        self._backward = 0
-        self._holes: list[tuple[int, int, int, int]] = []
-        """(id before, id behind, time before, time behind in µs)."""
-        self._hole_number = 0
+        self._runs: list[np.ndarray] = []
+        """Columns of `Run`, of each block."""
 
-    @property
-    def in_day(self) -> bool:
-        """Whether all rows so far are of the file's UTC day."""
-        return not self._outside
+    def see(self, block: Block) -> pa.Table:
+        """Take a block in; return its trades of the file's UTC day."""
+        self.lines += block.lines
+        self._put_aside(list(block.set_aside))
+        rows, without_trade = self._within(block.rows), self._within(block.without_trade)
+        self.rows += rows.num_rows
+        self.without_trade += without_trade.num_rows
+        self._note_ids(rows, without_trade)
+        return rows
 
-    def see(self, lines: int, block: pa.Table) -> None:
-        """`block` has the columns of `archive_csv.HEADER`."""
+    def _within(self, rows: pa.Table) -> pa.Table:
+        import pyarrow.compute as pc
+
+        times = rows["transact_time"]
+        bounds = pc.min_max(times).as_py()
+        end_us = self._start_us + DAY_MS * 1000
+        if not rows.num_rows or (bounds["min"] >= self._start_us and bounds["max"] < end_us):
+            return rows
+        is_within = pc.and_(pc.greater_equal(times, self._start_us), pc.less(times, end_us))
+        outside = rows.filter(pc.invert(is_within)).to_pylist()
+        self._outside += len(outside)
+        self._put_aside(
+            [
+                BadLine(
+                    0,
+                    ",".join(str(value) for value in row.values()),
+                    f"{_text(row['transact_time'])} is not of {self.file.day}",
+                    row["agg_trade_id"],
+                )
+                for row in outside
+            ]
+        )
+        return rows.filter(is_within)
+
+    def _put_aside(self, lines: list[BadLine]) -> None:
+        self.set_aside_number += len(lines)
+        self.set_aside += lines[: MOST_SET_ASIDE - len(self.set_aside)]
+
+    def _note_ids(self, *tables: pa.Table) -> None:
         import numpy as np
 
-        self.lines += lines
-        self.rows += block.num_rows
-        if not block.num_rows:
-            return
-        times, ids = block["transact_time"].to_numpy(), block["agg_trade_id"].to_numpy()
-        outside = np.flatnonzero((times < self._start_us) | (times >= self._start_us + DAY_MS * 1000))
-        self._outside += len(outside)
-        for row in outside[: SAMPLE_ROWS - len(self._outside_sample)]:
-            self._outside_sample.append({"agg_trade_id": str(ids[row]), "transact_time": _text(int(times[row]))})
-        if self._last is not None:
-            ids, times = np.concatenate([[self._last[0]], ids]), np.concatenate([[self._last[1]], times])
-        steps = np.diff(ids)
-        self._backward += int(np.count_nonzero(steps <= 0))
-        ahead = np.flatnonzero(steps > 1)
-        self._missing += int((steps[ahead] - 1).sum())
-        self._hole_number += len(ahead)
-        for row in ahead[: MOST_HOLES - len(self._holes)]:
-            self._holes.append((int(ids[row]), int(ids[row + 1]), int(times[row]), int(times[row + 1])))
-        self._last = (int(ids[-1]), int(times[-1]))
+        ids = np.concatenate([table["agg_trade_id"].to_numpy() for table in tables])
+        times = np.concatenate([table["transact_time"].to_numpy() for table in tables])
+        if len(ids):
+            self._runs.append(_runs_of(np.stack([ids, ids, times, times], axis=1)))
+
+    def runs(self) -> list[Run]:
+        """Return the file's ids as runs, ascending."""
+        import numpy as np
+
+        if not self._runs:
+            return []
+        self._runs = [_runs_of(np.concatenate(self._runs))]
+        return [Run(*map(int, row)) for row in self._runs[0]]
 
     def outcomes(self, rows_written: int) -> list[CheckOutcome]:
         """`rows_written` are those that the data files hold, by their own count. The checksum was verified before."""
-        whole = self.rows == self.lines and self.rows > 0 and (not self.in_day or rows_written == self.rows)
-        broken = self._missing + self._backward
+        accounted = self.rows + self.without_trade + self.set_aside_number
+        whole = accounted == self.lines and rows_written == self.rows and self.rows + self.without_trade > 0
+        runs = self.runs()
+        holes = list(pairwise(runs))
+        missing = sum(after.first_id - before.last_id - 1 for before, after in holes)
         sample = [
-            {"after_id": str(before), "before_id": str(behind), "from": _text(left), "to": _text(right)}
-            for before, behind, left, right in self._holes[:SAMPLE_ROWS]
+            {
+                "after_id": str(before.last_id),
+                "before_id": str(after.first_id),
+                "from": _text(before.last_us),
+                "to": _text(after.first_us),
+            }
+            for before, after in holes[:SAMPLE_ROWS]
         ]
+        bad = [
+            {"line": str(line.number), "reason": line.reason, "text": line.text[:200]}
+            for line in self.set_aside[:SAMPLE_ROWS]
+        ]
+        said = f"{self.lines} lines: {self.rows} trades, {rows_written} written, {self.set_aside_number} set aside"
+        if self.without_trade:
+            said += f", {self.without_trade} ids without a trade"
         return [
             CheckOutcome(CHECKSUM, True, f"the content of {self.file.name} fits its .CHECKSUM"),
-            CheckOutcome(
-                EVERY_LINE, whole, f"{self.lines} lines, {self.rows} rows read, {rows_written} written", not whole
-            ),
+            CheckOutcome(EVERY_LINE, whole, said, not whole),
             CheckOutcome(
                 WITHIN_THE_DAY,
-                self.in_day,
-                f"{self._outside} of {self.rows} trades are not of {self.file.day}",
+                not self._outside,
+                f"{self._outside} of {self.lines} trades are not of {self.file.day}",
                 self._outside,
-                self._outside_sample,
+                [row for row in bad if row["line"] == "0"],
+            ),
+            CheckOutcome(
+                ROWS_SET_ASIDE,
+                not self.set_aside_number,
+                f"{self.set_aside_number} of {self.lines} lines are set aside; their minutes are not complete",
+                self.set_aside_number,
+                bad,
             ),
             CheckOutcome(
                 IDS_CONSECUTIVE,
-                not broken,
-                f"{self._missing} aggregate ids missing in {self._hole_number} holes, {self._backward} out of order",
-                broken,
+                not missing,
+                f"{missing} aggregate ids missing in {len(holes)} holes",
+                missing,
                 sample,
             ),
         ]
@@ -104,21 +171,21 @@ class Inspection:
     def passed(outcomes: list[CheckOutcome]) -> bool:
         return all(outcome.passed for outcome in outcomes if outcome.name in BLOCKING)
 
-    def covered(self) -> list[tuple[int, int]]:
-        """Spans [from, to) in ms of the day in which no trade is missing: what lies between the holes, whose missing
-        trades happened somewhere from the time before to the time behind."""
-        start_ms = self._start_us // 1000
-        if self._backward or self._hole_number > len(self._holes):
-            return []
-        spans, begin = [], start_ms
-        for _, _, left_us, right_us in self._holes:
-            end = left_us // 1000
-            if end > begin:
-                spans.append((begin, end))
-            begin = max(begin, right_us // 1000 + 1)
-        if begin < start_ms + DAY_MS:
-            spans.append((begin, start_ms + DAY_MS))
-        return spans
+
+def _runs_of(rows: np.ndarray) -> np.ndarray:
+    """Return rows of (first id, last id, time of the first, time of the last) joined where ids continue each other."""
+    import numpy as np
+
+    if not np.all(rows[1:, 0] > rows[:-1, 1]):
+        # Out of order, or twice: by the first id, and of equal ones the longest last.
+        rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    reached = np.maximum.accumulate(rows[:, 1])
+    begins = np.flatnonzero(np.concatenate([[True], rows[1:, 0] > reached[:-1] + 1]))
+    ends = np.concatenate([begins[1:] - 1, [len(rows) - 1]])
+    last_ids = reached[ends]
+    # The time of a run's last id: of the row that reaches it, which is the run's last one unless ids come twice.
+    reaching = np.maximum.accumulate(np.where(rows[:, 1] == reached, np.arange(len(rows)), 0))[ends]
+    return np.stack([rows[begins, 0], last_ids, rows[begins, 2], rows[reaching, 3]], axis=1)
 
 
 def _text(time_us: int) -> str:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from cryptolake_assets.lake.coverage import LOADING, CoverageRow
+from cryptolake_assets.lake.coverage import LOADING, CoverageRow, Evidence
 from cryptolake_assets.lake.gaps import TradeGap
 
 MICROSECONDS = 1_000
@@ -23,6 +23,7 @@ class CompletenessIndex:
     trades that were still on their way when the connection's knowledge ended may be missing. A row of the archive is
     written when its trades are in Bronze, and speaks of a day that is over. What a connection covers is without the
     time of `gaps` that are open, or whose late trades are not in Bronze yet; the archive has what the stream lacked.
+    What klines prove is kept apart: such a minute cannot be held against the klines.
     """
 
     def __init__(
@@ -34,26 +35,34 @@ class CompletenessIndex:
     ) -> None:
         streamed: Spans = defaultdict(list)
         archived: Spans = defaultdict(list)
+        by_klines: Spans = defaultdict(list)
         missing: Spans = defaultdict(list)
         for row in rows:
             end_ms = row.connected_to_ms - (0 if row.of_archive else grace_ms)
             if _is_in_bronze(row, bronze_offsets) and end_ms > row.connected_from_ms:
                 spans = archived if row.of_archive else streamed
+                spans = by_klines if row.evidence is Evidence.KLINES else spans
                 spans[row.symbol, row.stream].append((row.connected_from_ms, end_ms))
         for gap in gaps:
             if gap.closed_at is None or not _holds(bronze_offsets, gap.kafka_partition, gap.kafka_offset):
                 span = gap.after_us // MICROSECONDS, gap.before_us // MICROSECONDS + 1
                 missing[gap.symbol, gap.stream].append(span)
-        self._spans = {
+        self._independent = {
             key: _union([*archived[key], *_difference(_union(streamed[key]), _union(missing[key]))])
-            for key in streamed.keys() | archived.keys()
+            for key in streamed.keys() | archived.keys() | by_klines.keys()
         }
+        """Without what klines prove."""
+        self._spans = {key: _union([*spans, *by_klines[key]]) for key, spans in self._independent.items()}
 
     def is_complete(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> bool:
         """Whether every trade of [start_ms, end_ms) has been received and is in Bronze."""
-        spans = self._spans.get((symbol, stream), [])
-        position = bisect_right(spans, (start_ms, 1 << 62)) - 1
-        return position >= 0 and spans[position][1] >= end_ms
+        return _hold(self._spans.get((symbol, stream), []), start_ms, end_ms)
+
+    def is_by_klines(self, symbol: str, start_ms: int, end_ms: int) -> bool:
+        """Return whether nothing but the exchange's klines proves that the window is complete."""
+        return self.is_complete_on_any_stream(symbol, start_ms, end_ms) and not any(
+            _hold(spans, start_ms, end_ms) for key, spans in self._independent.items() if key[0] == symbol
+        )
 
     def gained(self, earlier: CompletenessIndex) -> tuple[int, int] | None:
         """The extent [start_ms, end_ms) of all time that is covered here and was not `earlier`; None without any."""
@@ -72,6 +81,12 @@ def _is_in_bronze(row: CoverageRow, bronze_offsets: Mapping[int, int]) -> bool:
 def _holds(bronze_offsets: Mapping[int, int], partition: int | None, offset: int | None) -> bool:
     """Whether Bronze holds every record below the offset; what did not come over Kafka is there when it is told of."""
     return partition is None or offset is None or bronze_offsets.get(partition, 0) >= offset
+
+
+def _hold(spans: Sequence[tuple[int, int]], start_ms: int, end_ms: int) -> bool:
+    """Return whether one of the disjoint spans, in order, holds the window."""
+    position = bisect_right(spans, (start_ms, 1 << 62)) - 1
+    return position >= 0 and spans[position][1] >= end_ms
 
 
 def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import hour_of, silver_day
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.archive import LoadedDay, NotLoaded, Outcome, Rows, try_day
+from cryptolake_assets.transform.archive_coverage import prove_by_klines
 from cryptolake_assets.transform.archive_klines import LoadedKlines, kline_file, try_klines
 from cryptolake_assets.transform.context import observe
 from cryptolake_assets.transform.klines import judge_hour
@@ -74,6 +75,8 @@ def load_history(
     if told.begun is not None:
         told.begun(file)
     trades = try_day(settings, client, file, run_id, reload=reload, downloaded=told.downloaded, written=told.written)
+    if isinstance(trades, LoadedDay) and trades.outcome is not Outcome.REFUSED:
+        prove_by_klines(settings, file)
     if not isinstance(of_klines, LoadedKlines) or trades.outcome in (Outcome.LOADED, Outcome.REPLACED):
         return DayOfHistory(trades, of_klines)
     return DayOfHistory(trades, of_klines, _judge(settings, of_klines, run_id))

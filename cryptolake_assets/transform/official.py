@@ -40,13 +40,18 @@ def hold_against(
     """The hour's complete bars beside the exchange's own in all nine fields; a bar of single trades to every digit, one
     of aggregates within `tolerance`. A minute that was received whole and has no bar differs from a kline with trades.
 
-    Without any kline of a complete bar the check does not pass: it says that there is no reference.
+    Without any kline of a complete bar the check does not pass: it says that there is no reference. A minute that
+    nothing but its kline proves to be complete is not judged: it would agree with itself.
     """
     verdicts: Counter[Verdict] = Counter()
     differences: list[dict[str, Any]] = []
     failing: list[dict[str, str]] = []
+    by_klines = 0
     for bar in bars:
         symbol, start_ms = bar["symbol"], epoch_ms(bar["window_start"])
+        if completeness.is_by_klines(symbol, start_ms, start_ms + MINUTE_MS):
+            by_klines += 1
+            continue
         exact = completeness.is_complete(symbol, SINGLE_TRADES, start_ms, start_ms + MINUTE_MS)
         comparison = compare(bar, klines.get((symbol, start_ms)), EXACT if exact else tolerance)
         verdicts[comparison.verdict] += 1
@@ -63,10 +68,14 @@ def hold_against(
     judged = verdicts[Verdict.EQUAL] + verdicts[Verdict.TOLERATED] + verdicts[Verdict.DIFFERS]
     if not judged:
         said = "no reference: there is no official kline for a complete bar"
+        if by_klines:
+            said = f"no reference: {by_klines} bars are complete by nothing but the official klines"
         return Agreement(CheckOutcome(OFFICIAL_KLINES, False, said), [])
     said = f"{verdicts[Verdict.EQUAL]} of {judged} complete bars equal the official klines"
     if verdicts[Verdict.TOLERATED]:
         said += f", {verdicts[Verdict.TOLERATED]} more within {tolerance:f} of them"
+    if by_klines:
+        said += f"; {by_klines} bars that nothing but their klines proves are not judged"
     outcome = CheckOutcome(OFFICIAL_KLINES, not failing, said, len(failing), failing[:SAMPLE_ROWS])
     return Agreement(outcome, differences)
 

@@ -1,4 +1,4 @@
-"""The archive's CSV: every layout is read to the last digit, and every other line refuses the file."""
+"""The archive's CSV: every layout is read to the last digit, and every other line is set aside with its reason."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ SOUND = aggregates(DAY, 5)
 
 def read(directory: Path, text: str, block_bytes: int = 1 << 20) -> pa.Table:
     blocks = list(read_blocks(write_zip(directory, FILE, text), block_bytes))
-    for lines, table in blocks:
-        assert lines == table.num_rows
-    return pa.concat_tables(table for _, table in blocks)
+    for block in blocks:
+        assert block.lines == block.rows.num_rows
+        assert (block.without_trade.num_rows, block.set_aside) == (0, ())
+    return pa.concat_tables(block.rows for block in blocks)
 
 
 def as_read(rows: list[Aggregate]) -> list[dict[str, object]]:
@@ -72,15 +73,16 @@ def test_python_s_booleans_a_byte_order_mark_and_a_quoted_header_are_understood(
 def test_spot_s_eighth_value_says_nothing_and_is_asked_for(tmp_path: Path) -> None:
     lines = [f"{row.line(1000).replace('true', 'True').replace('false', 'False')},True" for row in SOUND]
     path = write_zip(tmp_path, FILE, csv_text(lines, header=False))
-    blocks = [table for _, table in read_blocks(path, columns=SPOT_HEADER)]
+    blocks = [block.rows for block in read_blocks(path, columns=SPOT_HEADER)]
     assert pa.concat_tables(blocks).to_pylist() == as_read(SOUND)
     assert blocks[0].column_names == list(HEADER)
-    with pytest.raises(ArchiveFormatError, match="8 columns, expected 7"):
+    with pytest.raises(ArchiveFormatError, match=r"line 1 .* 8 columns, expected 7"):
         read(tmp_path, csv_text(lines, header=False))
     for bad in (SOUND[1].line(1000), f"{SOUND[1].line(1000)},maybe"):
         path = write_zip(tmp_path, FILE, csv_text([lines[0], bad], header=False))
-        with pytest.raises(ArchiveFormatError, match="line 2 is"):
-            list(read_blocks(path, columns=SPOT_HEADER))
+        (block,) = read_blocks(path, columns=SPOT_HEADER)
+        assert block.rows.to_pylist() == as_read(SOUND[:1])
+        assert [(line.number, line.text) for line in block.set_aside] == [(2, bad)]
 
 
 _amounts = st.decimals(0, Decimal("9999999999"), places=8).map(lambda value: f"{value:f}")
@@ -106,7 +108,7 @@ def test_no_block_size_loses_or_changes_a_digit(rows: list[Aggregate], block_byt
         assert read(Path(directory), text, block_bytes).to_pylist() == as_read(rows)
 
 
-REFUSED = {
+BAD_LINES = {
     "nine decimals": ("3,60000.123456789,1,30,30,1721260800002,true", "price"),
     "nine decimals in the quantity": ("3,1,0.000000001,30,30,1721260800002,true", "quantity"),
     "a small exponent": ("3,1E-9,1,30,30,1721260800002,true", "price"),
@@ -117,7 +119,10 @@ REFUSED = {
     "a column too many": ("3,1,1,30,30,1721260800002,true,true", "8 columns"),
     "an id of another kind": ("x3,1,1,30,30,1721260800002,true", "whole numbers"),
     "a hexadecimal id": ("0x3,1,1,30,30,1721260800002,true", "whole numbers"),
-    "a negative id": ("-3,1,1,30,30,1721260800002,true", "out of range"),
+    "a negative id": ("-3,1,1,30,30,1721260800002,true", "whole numbers"),
+    "a negative trade id": ("3,1,1,-1,30,1721260800002,true", "whole numbers"),
+    "no trade and yet a price": ("3,1,0,-1,-1,1721260800002,true", "whole numbers"),
+    "a denormal quantity": ("3,1,5.551115123125783e-17,30,30,1721260800002,true", "quantity"),
     "a time as a float": ("3,1,1,30,30,1.7e12,true", "whole numbers"),
     "a boolean of another kind": ("3,1,1,30,30,1721260800002,yes", "true or false"),
     "ids in the wrong order": ("3,1,1,31,30,1721260800002,true", "past last_trade_id"),
@@ -127,24 +132,47 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_line_that_is_no_aggregate_trade_is_named_and_refuses_the_file(tmp_path: Path, name: str) -> None:
-    line, cause = REFUSED[name]
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_line_that_is_no_aggregate_trade_is_set_aside_and_the_others_are_read(tmp_path: Path, name: str) -> None:
+    line, cause = BAD_LINES[name]
     lines = [row.line() for row in SOUND]
-    text = csv_text([*lines[:3], line, *lines[3:]])
-    with pytest.raises(ArchiveFormatError, match=r"BTCUSDT-aggTrades-2024-07-18\.zip: line 5 is") as refused:
-        read(tmp_path, text)
-    assert cause in str(refused.value)
-    assert "what was loaded before stays" in str(refused.value)
+    path = write_zip(tmp_path, FILE, csv_text([*lines[:3], line, *lines[3:]]))
+    (block,) = read_blocks(path)
+    assert block.rows.to_pylist() == as_read(SOUND)
+    assert block.lines == len(SOUND) + 1
+    (bad,) = block.set_aside
+    assert (bad.number, bad.text) == (5, line)
+    assert cause in bad.reason
+    assert bad.agg_trade_id == (3 if line.startswith("3,") else None)
 
 
 def test_the_number_of_a_bad_line_is_right_in_a_later_block_too(tmp_path: Path) -> None:
     rows = [row.line() for row in aggregates(DAY, 200)]
     rows[150] = "oops"
-    with pytest.raises(ArchiveFormatError, match="line 152 is 'oops'"):
-        read(tmp_path, csv_text(rows), block_bytes=500)
-    with pytest.raises(ArchiveFormatError, match="line 151 is 'oops'"):
-        read(tmp_path, csv_text(rows, header=False), block_bytes=500)
+    for header, number in ((True, 152), (False, 151)):
+        blocks = list(read_blocks(write_zip(tmp_path, FILE, csv_text(rows, header=header)), block_bytes=500))
+        assert [line.number for block in blocks for line in block.set_aside] == [number]
+        assert sum(block.rows.num_rows for block in blocks) == 199
+
+
+def test_file_without_an_aggregate_trade_is_refused_with_its_first_bad_line(tmp_path: Path) -> None:
+    path = write_zip(tmp_path, FILE, csv_text(["oops", "again"], header=False).replace("oops", "1"))
+    with pytest.raises(ArchiveFormatError, match=r"no line is an aggregate trade; line 1 is '1': 1 columns") as refused:
+        list(read_blocks(path))
+    assert "what was loaded before stays" in str(refused.value)
+
+
+@pytest.mark.parametrize("columns", [HEADER, SPOT_HEADER])
+def test_ids_without_a_trade_are_told_from_trades(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    end = ",True" if columns is SPOT_HEADER else ""
+    lines = [f"{row.line()}{end}" for row in SOUND]
+    without = [f"{number},0.00000000,0,-1,-1,1721260800002,true{end}" for number in (7, 8)]
+    path = write_zip(tmp_path, FILE, csv_text([lines[0], without[0], *lines[1:], without[1]], header=False))
+    (block,) = read_blocks(path, columns=columns)
+    assert block.rows.to_pylist() == as_read(SOUND)
+    assert block.without_trade["agg_trade_id"].to_pylist() == [7, 8]
+    assert block.without_trade["transact_time"].to_pylist() == [1721260800002000] * 2
+    assert (block.lines, block.set_aside) == (len(SOUND) + 2, ())
 
 
 def test_a_first_line_that_is_neither_header_nor_trade(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.lake.coverage import CoverageRow, Evidence
 from cryptolake_assets.stream.coverage import MAX_STEP_MS, ConnectionSpan, CoverageWriter
 from cryptolake_tests.support.fakes import NOON_MS, MemorySink
 
@@ -102,8 +102,8 @@ async def test_a_row_names_partition_and_offset_of_its_symbol() -> None:
     assert await coverage.write()
     assert sink.writes == [
         [
-            CoverageRow("binance_futures", "BTCUSDT", "trade", 10, 20, 3, 77, "ws://x"),
-            CoverageRow("binance_futures", "X", "trade", 10, 20, 1, 5, "ws://x"),
+            CoverageRow("binance_futures", "BTCUSDT", "trade", 10, 20, 3, 77, "ws://x", Evidence.BARRIER),
+            CoverageRow("binance_futures", "X", "trade", 10, 20, 1, 5, "ws://x", Evidence.BARRIER),
         ]
     ]
 

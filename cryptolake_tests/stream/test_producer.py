@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 from cryptolake_assets.errors import BrokerRefusedError
 from cryptolake_assets.exchange.rest import AsyncExchangeRest
-from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.lake.coverage import CoverageRow, Evidence
 from cryptolake_assets.stream.fleet import FleetOptions
 from cryptolake_assets.stream.producer import ProducerOptions
 from cryptolake_assets.stream.producer_status import read_status
@@ -103,7 +103,15 @@ async def test_coverage_runs_from_the_first_frame_to_the_exchanges_clock() -> No
         await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
         partition = on.publisher.partition_for(b"BTCUSDT")
         assert on.sink.rows["BTCUSDT", NOON_MS] == CoverageRow(
-            "binance_futures", "BTCUSDT", "trade", NOON_MS, NOON_MS + 1_000, partition, 42, on.exchange.url
+            "binance_futures",
+            "BTCUSDT",
+            "trade",
+            NOON_MS,
+            NOON_MS + 1_000,
+            partition,
+            42,
+            on.exchange.url,
+            Evidence.BARRIER,
         )
         assert await on.ended()
         assert on.publisher.stopped

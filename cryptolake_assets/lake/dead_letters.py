@@ -1,0 +1,40 @@
+"""Lines of the archive's files that are no trades, kept with their reason beside the stream's rejected frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from cryptolake_assets.exchange.archive_csv import BadLine
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.filters import equal
+from cryptolake_assets.lake.tables import BRONZE_REJECTED
+from cryptolake_assets.settings import Settings
+
+
+def keep_set_aside(settings: Settings, source: str, lines: Sequence[BadLine]) -> int:
+    """Append the lines that are not there yet, without Kafka coordinates; return how many these are.
+
+    `source` names the file and stands for the stream. Blocks; raises what the catalog raises.
+    """
+    import pyarrow as pa
+
+    if not lines:
+        return 0
+    table = load_table(settings, BRONZE_REJECTED)
+    held = table.scan(row_filter=equal("stream", source), selected_fields=("raw", "reason")).to_arrow().to_pylist()
+    known = {(row["raw"], row["reason"]) for row in held}
+    received = datetime.now(UTC)
+    schema = BRONZE_REJECTED.arrow_schema()
+    rows = [
+        {**dict.fromkeys(schema.names), "raw": raw, "reason": reason, "stream": source, "ingest_ts": received}
+        for raw, reason in dict.fromkeys((line.text.encode(), _reason(line)) for line in lines)
+        if (raw, reason) not in known
+    ]
+    if rows:
+        table.append(pa.Table.from_pylist(rows, schema))
+    return len(rows)
+
+
+def _reason(line: BadLine) -> str:
+    return f"line {line.number}: {line.reason}" if line.number else line.reason
