@@ -190,8 +190,14 @@ BAR_MEASURES = (
     ),
     Measure("first_trade_id", "long", "lowest single-trade id", Aggregate(Function.LOWEST, "first_trade_id")),
     Measure("last_trade_id", "long", "highest single-trade id", Aggregate(Function.HIGHEST, "last_trade_id")),
-    Measure("is_complete", "boolean", "coverage holds the whole minute and the watermark is past its end"),
+    Measure("is_complete", "boolean", "every trade of the minute is proven to be in the bar"),
     Measure("updated_at", TIME, "when the bar last changed; outside all equality"),
+    Measure(
+        "trades_dropped",
+        "long",
+        "order-book trades of the minute that a quality rule keeps out of the bar",
+        of=("price", "qty", "trade_type"),
+    ),
 )
 """Columns of `silver.futures_ohlcv_1m`, over the sound MARKET trades of one (symbol, minute), repeats removed."""
 
@@ -228,8 +234,14 @@ DAILY_MEASURES = (
         of=("closes",),
     ),
     Measure("minutes_with_trades", "long", "bars of the day", sql="count(*)", of=("window_start",)),
-    Measure("is_complete", "boolean", "coverage holds the whole day and the watermark is past its end"),
+    Measure("is_complete", "boolean", "every trade of the day is proven to be in its bars"),
     Measure("updated_at", TIME, "when the row last changed; outside all equality"),
+    Measure(
+        "trades_dropped",
+        "long",
+        "order-book trades of the day that a quality rule keeps out of its bars",
+        sql="coalesce(sum(trades_dropped), 0)",
+    ),
     Measure("taker_buy_volume", VOLUME, "base currency bought by takers", sql="sum(taker_buy_volume)", published=False),
     Measure(
         "closes",

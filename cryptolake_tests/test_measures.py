@@ -79,11 +79,14 @@ def test_table_has_the_published_measures_as_columns() -> None:
 
 def test_daily_row_is_made_of_the_bars_of_the_day() -> None:
     midnight = datetime(2024, 7, 19, tzinfo=UTC)
-    names = ("window_start", "open", "high", "low", "close", "volume", "quote_volume", "trades", "taker_buy_volume")
+    names = (
+        *("window_start", "open", "high", "low", "close", "volume", "quote_volume"),
+        *("trades", "taker_buy_volume", "trades_dropped"),
+    )
     bars: list[tuple[object, ...]] = [
-        (midnight + timedelta(minutes=2), *map(Decimal, (4, 9, 2, 8, 2, 10)), 7, Decimal(1)),
-        (midnight, *map(Decimal, (1, 3, 1, 2, 1, 2)), 5, Decimal(0)),
-        (midnight + timedelta(minutes=1), *map(Decimal, (2, 5, 2, 4, 3, 9)), 6, Decimal(1)),
+        (midnight + timedelta(minutes=2), *map(Decimal, (4, 9, 2, 8, 2, 10)), 7, Decimal(1), 2),
+        (midnight, *map(Decimal, (1, 3, 1, 2, 1, 2)), 5, Decimal(0), None),
+        (midnight + timedelta(minutes=1), *map(Decimal, (2, 5, 2, 4, 3, 9)), 6, Decimal(1), 1),
     ]
     schema = pa.schema([SILVER_OHLCV.arrow_schema().field(name) for name in names])
     rows = [dict(zip(names, values, strict=True)) for values in bars]
@@ -102,6 +105,7 @@ def test_daily_row_is_made_of_the_bars_of_the_day() -> None:
         "minutes_with_trades": 3,
         "taker_buy_volume": 2,
         "closes": [2, 4, 8],
+        "trades_dropped": 3,
     }
     day = with_derived(DAILY_MEASURES, made)
     assert day["vwap"] == Decimal("3.5")

@@ -22,7 +22,7 @@ def daily_stats_from_aggregates(aggregates: pa.Table, day: date, is_complete: Ca
         {
             **with_derived(DAILY_MEASURES, aggregate),
             "trade_date": day,
-            "is_complete": is_complete(aggregate["symbol"]),
+            "is_complete": not aggregate["trades_dropped"] and is_complete(aggregate["symbol"]),
             "updated_at": None,
         }
         for aggregate in aggregates.to_pylist()

@@ -23,7 +23,15 @@ from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, DUCKDB, sel
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines import narrowed
 from cryptolake_assets.transform.ohlcv import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
-from cryptolake_assets.transform.rules import RULES, RuleContext, broken_rule, sound, sql_string, sql_time
+from cryptolake_assets.transform.rules import (
+    MISSING_TRADE_RULES,
+    RULES,
+    RuleContext,
+    broken_rule,
+    sound,
+    sql_string,
+    sql_time,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -69,7 +77,7 @@ class DuckDBEngine:
         silver = load_table(self._settings, SILVER_OHLCV)
         tasks = silver.scan(snapshot_id=snapshot_id, row_filter=silver_day(start)).plan_files()
         with open_duckdb() as duck:
-            source = scan(duck, [local_path(task.file.file_path) for task in tasks], SILVER_OHLCV)
+            source = scan(duck, [local_path(task.file.file_path) for task in tasks], SILVER_OHLCV, evolving=True)
             return duck.sql(
                 f"SELECT symbol, {select_list(DAILY_MEASURES, DUCKDB)} FROM {source} "
                 f"WHERE window_start >= {sql_time(start)} AND window_start < {sql_time(start + DAY)} GROUP BY symbol"
@@ -158,13 +166,19 @@ def _aggregate(duck: duckdb.DuckDBPyConnection, context: RuleContext) -> MinuteA
           GROUP BY exchange, symbol, stream, window_start, trade_id
         )"""
     )
+    missing_rules = ", ".join(f"'{rule}'" for rule in MISSING_TRADE_RULES)
     rows = duck.sql(
-        f"""SELECT symbol, stream, window_start, {select_list(BAR_MEASURES, DUCKDB)}, count(*) AS rows_valid
-        FROM (
-          SELECT {MEASURED} FROM trades WHERE used AND id NOT IN (SELECT id FROM repeated)
-          UNION ALL SELECT {MEASURED} FROM careful WHERE used
-        )
-        GROUP BY symbol, stream, window_start"""
+        f"""SELECT bars.*, coalesce(trades_dropped, 0) AS trades_dropped FROM (
+          SELECT symbol, stream, window_start, {select_list(BAR_MEASURES, DUCKDB)}, count(*) AS rows_valid
+          FROM (
+            SELECT {MEASURED} FROM trades WHERE used AND id NOT IN (SELECT id FROM repeated)
+            UNION ALL SELECT {MEASURED} FROM careful WHERE used
+          )
+          GROUP BY symbol, stream, window_start
+        ) AS bars LEFT JOIN (
+          SELECT symbol, stream, window_start, count(*) AS trades_dropped FROM careful
+          WHERE rule IN ({missing_rules}) AND trade_type = '{MARKET}' GROUP BY ALL
+        ) AS dropped USING (symbol, stream, window_start)"""
     ).to_arrow_table()
     return MinuteAggregates(rows.drop_columns("rows_valid"), _count(duck, rows))
 

@@ -56,8 +56,8 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class MinuteAggregates:
-    """What an engine makes of trades: `rows` holds `symbol`, `stream`, `window_start` and the aggregates of
-    `BAR_MEASURES`, one row per (symbol, stream, minute) that has a sound MARKET trade."""
+    """What an engine makes of trades: `rows` holds `symbol`, `stream`, `window_start`, the aggregates of `BAR_MEASURES`
+    and `trades_dropped`, one row per (symbol, stream, minute) that has a sound MARKET trade."""
 
     rows: pa.Table
     counts: RowCounts
@@ -76,7 +76,9 @@ def bars_from_aggregates(aggregates: pa.Table, is_complete: IsComplete) -> pa.Ta
 
     chosen: dict[tuple[str, datetime], tuple[tuple[bool, int], dict[str, Any]]] = {}
     for aggregate in aggregates.to_pylist():
-        complete = is_complete(aggregate["symbol"], aggregate["stream"], epoch_ms(aggregate["window_start"]))
+        complete = not aggregate["trades_dropped"] and is_complete(
+            aggregate["symbol"], aggregate["stream"], epoch_ms(aggregate["window_start"])
+        )
         row = {**with_derived(BAR_MEASURES, aggregate), "is_complete": complete, "updated_at": None}
         preference = STREAM_PREFERENCE.index(row["stream"]) if row["stream"] in STREAM_PREFERENCE else 9
         rank = (not complete, preference)

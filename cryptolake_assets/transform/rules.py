@@ -43,6 +43,10 @@ RULES = (
 )
 
 
+MISSING_TRADE_RULES = ("price_not_positive", "qty_negative", "qty_zero")
+"""Rules that keep an order-book trade of a known symbol and minute out of its bar, which is not whole then."""
+
+
 def predicates(context: RuleContext) -> dict[str, str]:
     """Rule name to a SQL predicate over the contract's columns; true where the rule is broken."""
     held = "".join(
@@ -76,6 +80,11 @@ def rule_number(context: RuleContext) -> str:
         f"WHEN {predicate} THEN {number}" for number, predicate in enumerate(predicates(context).values(), 1)
     )
     return f"CASE {cases} ELSE 0 END"
+
+
+def missing_rule_numbers() -> str:
+    """Return the places in `RULES` of `MISSING_TRADE_RULES`, from 1, separated by commas."""
+    return ", ".join(str(number) for number, rule in enumerate(RULES, 1) if rule in MISSING_TRADE_RULES)
 
 
 def sound(context: RuleContext) -> str:

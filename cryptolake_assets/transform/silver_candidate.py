@@ -217,7 +217,8 @@ def hours_to_complete(settings: Settings, world: World, start_ms: int = 0, end_m
         wanted += f" and window_start > '{(_moment(start_ms) - MINUTE).isoformat()}'"
     if end_ms is not None:
         wanted += f" and window_start < '{_moment(end_ms).isoformat()}'"
-    incomplete = load_table(settings, SILVER_OHLCV).scan(row_filter=wanted, selected_fields=("symbol", "window_start"))
+    fields = ("symbol", "window_start", "trades_dropped")
+    incomplete = load_table(settings, SILVER_OHLCV).scan(row_filter=wanted, selected_fields=fields)
     return {hour_of(row["window_start"]) for row in incomplete.to_arrow().to_pylist() if _may_be_complete(row, world)}
 
 
@@ -275,6 +276,8 @@ def _complete_minute(world: World) -> IsComplete:
 
 def _may_be_complete(row: dict[str, object], world: World) -> bool:
     start_ms = epoch_ms(row["window_start"])  # type: ignore[arg-type]
+    if row["trades_dropped"]:
+        return False
     return world.completeness.is_complete_on_any_stream(str(row["symbol"]), start_ms, start_ms + MINUTE_MS)
 
 
@@ -282,10 +285,15 @@ def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
     """A bar that was complete and has not changed stays complete, also while Bronze catches up with new coverage."""
     import pyarrow as pa
 
-    names = [name for name in SILVER_OHLCV.column_names if name not in VALUES_OUTSIDE_EQUALITY]
+    # Rows of earlier releases have no count of dropped trades; a bar with some is never complete.
+    apart = (*VALUES_OUTSIDE_EQUALITY, "trades_dropped")
+    names = [name for name in SILVER_OHLCV.column_names if name not in apart]
     proven = {tuple(row[name] for name in names) for row in present.to_pylist() if row["is_complete"]}
     if not proven:
         return bars
-    flags = [row["is_complete"] or tuple(row[name] for name in names) in proven for row in bars.to_pylist()]
+    flags = [
+        row["is_complete"] or (not row["trades_dropped"] and tuple(row[name] for name in names) in proven)
+        for row in bars.to_pylist()
+    ]
     position = bars.schema.get_field_index("is_complete")
     return bars.set_column(position, bars.schema.field(position), pa.array(flags, pa.bool_()))

@@ -23,7 +23,14 @@ from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, sele
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines import narrowed
 from cryptolake_assets.transform.ohlcv import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
-from cryptolake_assets.transform.rules import RULES, RuleContext, rule_number, sql_string, sql_time
+from cryptolake_assets.transform.rules import (
+    RULES,
+    RuleContext,
+    missing_rule_numbers,
+    rule_number,
+    sql_string,
+    sql_time,
+)
 from cryptolake_assets.transform.spark_fast import DOES_NOT_FIT, fast_sql
 
 if TYPE_CHECKING:
@@ -39,6 +46,7 @@ ACCOUNT = ",\n  ".join(
         "sum(copies - 1) AS rows_duplicate",
         "count_if(rule_number = 0 AND NOT used) AS rows_other_type",
         *(f"count_if(rule_number = {number}) AS dropped_{rule}" for number, rule in enumerate(RULES, start=1)),
+        f"count_if(rule_number IN ({missing_rule_numbers()}) AND is_order_book) AS trades_dropped",
     ]
 )
 """What became of the rows of a minute."""
@@ -132,10 +140,10 @@ WITH judged AS (
   FROM judged GROUP BY exchange, symbol, stream, window_start, trade_id
 ), counted AS (
   SELECT symbol, stream, window_start, trade_id, copies, trade.*,
-    NOT trade.is_broken AND trade.trade_type = '{MARKET}' AS used
+    NOT trade.is_broken AND trade.trade_type = '{MARKET}' AS used, trade.trade_type = '{MARKET}' AS is_order_book
   FROM distinct_trades
 ), measured AS (
-  SELECT symbol, stream, window_start, copies, used, rule_number, IF(used, price, NULL) AS price,
+  SELECT symbol, stream, window_start, copies, used, rule_number, is_order_book, IF(used, price, NULL) AS price,
     IF(used, qty, NULL) AS qty, IF(used, side, NULL) AS side, IF(used, first_trade_id, NULL) AS first_trade_id,
     IF(used, last_trade_id, NULL) AS last_trade_id, IF(used, struct(event_time, trade_id), NULL) AS position
   FROM counted

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from cryptolake_assets.measures import BAR_MEASURES, Aggregate, Function, Measure, named
 from cryptolake_assets.transform.ohlcv import MARKET
-from cryptolake_assets.transform.rules import RULES, RuleContext, rule_number, sql_string
+from cryptolake_assets.transform.rules import RULES, RuleContext, missing_rule_numbers, rule_number, sql_string
 
 NOT_FAST = "CRYPTOLAKE_NOT_FAST"
 DOES_NOT_FIT = (NOT_FAST, "ARITHMETIC_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE", "CAST_OVERFLOW")
@@ -45,6 +45,7 @@ ACCOUNT = (
     "sum(copies - trades_in_slot) AS rows_duplicate",
     "sum(IF(rule_number = 0 AND NOT used, trades_in_slot, 0)) AS rows_other_type",
     *(f"sum(IF(rule_number = {number}, trades_in_slot, 0)) AS dropped_{rule}" for number, rule in enumerate(RULES, 1)),
+    f"sum(IF(rule_number IN ({missing_rule_numbers()}) AND flags % 4 >= 2, trades_in_slot, 0)) AS trades_dropped",
 )
 """What became of the rows of a minute; the same columns as the careful query's."""
 

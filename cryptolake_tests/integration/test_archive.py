@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -29,13 +30,14 @@ from cryptolake_assets.exchange.rest import RetryPolicy
 from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import replace_files
-from cryptolake_assets.lake.coverage import LOADING, CoverageRow, IcebergCoverageSink, read_coverage
+from cryptolake_assets.lake.coverage import LOADING, CoverageRow, Evidence, IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import between
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
 from cryptolake_assets.transform import archive
 from cryptolake_assets.transform.archive import LoadedDay, Outcome, load_day
+from cryptolake_assets.transform.archive_checks import MOST_HOLES
 from cryptolake_assets.transform.archive_klines import kline_file
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
@@ -52,7 +54,7 @@ RECORDED = Path(__file__).parents[1] / "data"
 QUICK = RetryPolicy(attempts=3, max_backoff_s=0.01, max_retry_after_s=1)
 HOURS = 3
 FEW = aggregates(DAY, 1_500, step_ms=7_001)
-CHECKS_OF_TRADES = {"checksum", "every_line", "within_the_day", "ids_consecutive"}
+CHECKS_OF_TRADES = {"checksum", "every_line", "within_the_day", "rows_set_aside", "ids_consecutive"}
 """Nearly three hours from midnight on."""
 
 
@@ -121,13 +123,19 @@ class World:
         )
 
     def assert_bars(self, trades: list[Trade], *, complete: bool | dict[str, bool]) -> None:
-        """Silver's first hours hold exactly the bars of these trades."""
+        """Silver's first hours hold exactly the bars of these trades.
+
+        A day that is `complete` is so between its first and its last minute: a file's begin and end prove nothing.
+        """
         expected = reference_bars(trades)
         found = bars(self.settings, MIDNIGHT, HOURS)
         assert found.keys() == expected.keys()
         for key, bar in expected.items():
             assert {name: found[key][name] for name in bar} == bar, key
-            assert found[key]["is_complete"] is (complete if isinstance(complete, bool) else complete[key[0]])
+            of_symbol = [start for symbol, start in expected if symbol == key[0]]
+            is_inside = min(of_symbol) < key[1] < max(of_symbol)
+            is_complete = complete if isinstance(complete, bool) else complete[key[0]]
+            assert found[key]["is_complete"] is (is_complete and is_inside), key
 
 
 @pytest.fixture
@@ -182,7 +190,9 @@ def test_a_day_is_loaded_once_and_every_value_is_the_archive_s(world: World) -> 
     assert by_identity(world.bronze()) == by_identity(archived(FEW))
     (row,) = read_coverage(world.settings)
     assert (row.symbol, row.stream, row.kafka_partition) == ("BTCUSDT", "aggTrade", None)
-    assert (row.connected_to_ms - row.connected_from_ms, row.source.rpartition("=")[2]) == (86_400_000, first.sha256)
+    assert (row.connected_from_ms, row.connected_to_ms) == (FEW[0].time_ms + 1, FEW[-1].time_ms)
+    assert (row.first_id, row.last_id) == (FEW[0].agg_id, FEW[-1].agg_id)
+    assert (row.evidence, row.source.rpartition("=")[2]) == (Evidence.IDS, first.sha256)
     assert list(world.settings.archive_dir.iterdir()) == []
 
 
@@ -277,12 +287,12 @@ def test_a_mismatch_is_refused_and_the_good_data_stays(world: World) -> None:
     with pytest.raises(ArchiveChecksumError, match="what was loaded before stays"):
         world.load()
     write_zip(world.directory, FILE, "1,1.123456789,1,1,1,1721260800000,true\n")
-    with pytest.raises(ArchiveFormatError, match="line 1 is"):
+    with pytest.raises(ArchiveFormatError, match="no line is an aggregate trade; line 1 is"):
         world.load()
-    # Trades of another day, and a file without any.
-    write_day(world.directory, FILE, [*FEW, *aggregates(date(2024, 7, 19), 3, first_id=90_000)])
+    # Trades of another day alone, and a file without any.
+    write_day(world.directory, FILE, aggregates(date(2024, 7, 19), 3, first_id=90_000))
     refused = world.load()
-    assert (refused.outcome, refused.rows) == (Outcome.REFUSED, len(FEW) + 3)
+    assert (refused.outcome, refused.rows) == (Outcome.REFUSED, 0)
     failed = {item.name: item.failing_count for item in refused.outcomes if not item.passed}
     assert failed["within_the_day"] == 3
     write_day(world.directory, FILE, [])
@@ -310,15 +320,12 @@ def test_a_crash_between_the_commit_and_its_record_doubles_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_day(world.directory, FILE, FEW)
-    record = archive._record_coverage
 
-    def crash(settings: Settings, file: ArchiveFile, spans: Any, source: str, mark: int | None) -> None:
-        if mark is None:
-            raise KeyboardInterrupt
-        record(settings, file, spans, source, mark)
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(archive, "_record_coverage", crash)
+        patched.setattr(archive, "keep_set_aside", crash)
         with pytest.raises(KeyboardInterrupt):
             world.load()
     (row,) = read_coverage(world.settings)
@@ -340,18 +347,20 @@ def test_minutes_around_missing_ids_stay_incomplete(world: World) -> None:
     assert (warned.name, warned.failing_count) == ("ids_consecutive", 10)
     world.follow()
     around = range(99 * 7_001 // 60_000, 110 * 7_001 // 60_000 + 1)
-    incomplete = {start for (_, start), bar in bars(world.settings, MIDNIGHT, HOURS).items() if not bar["is_complete"]}
-    assert incomplete <= {MIDNIGHT + timedelta(minutes=number) for number in around}
-    assert incomplete
+    found = bars(world.settings, MIDNIGHT, HOURS)
+    incomplete = {start for (_, start), bar in found.items() if not bar["is_complete"]}
+    bounds = {min(start for _, start in found), max(start for _, start in found)}
+    assert incomplete - bounds <= {MIDNIGHT + timedelta(minutes=number) for number in around}
+    assert incomplete - bounds
 
 
 def test_a_file_that_is_no_record_of_its_day_is_loaded_remembered_and_completes_nothing(world: World) -> None:
-    backward = [*FEW[:50], *reversed(FEW[50:60]), *FEW[60:200]]
-    write_day(world.directory, FILE, backward)
+    holed = [replace(row, agg_id=number * 2) for number, row in enumerate(FEW[: MOST_HOLES + 2])]
+    write_day(world.directory, FILE, holed)
     loaded = world.load()
     assert [item.name for item in loaded.outcomes if not item.passed] == ["ids_consecutive"]
     world.follow()
-    world.assert_bars(archived(FEW[:200]), complete=False)
+    world.assert_bars(archived(holed), complete=False)
     assert world.load().outcome is Outcome.UNCHANGED
     write_day(world.directory, FILE, FEW[:100])
     assert world.load().outcome is Outcome.REPLACED
@@ -381,7 +390,8 @@ def test_single_trades_and_aggregates_are_never_mixed(world: World, monkeypatch:
     assert {key: bar["volume"] for key, bar in found.items() if key != first} == {
         key: bar["volume"] for key, bar in of_archive.items() if key != first
     }
-    assert all(bar["is_complete"] for bar in found.values())
+    incomplete = [start for (_, start), bar in found.items() if not bar["is_complete"]]
+    assert incomplete == [max(start for _, start in found)], "the end of a file proves nothing"
 
 
 def test_the_producer_s_coverage_and_the_archive_s_leave_each_other_alone(world: World) -> None:
@@ -407,7 +417,8 @@ def test_a_recorded_day_of_coin_m_futures(world: World) -> None:
     assert [candidate.passed for candidate in candidates] == [True] * 24
     found = bars(world.settings, first, 24)
     assert len(found) == 1_437
-    assert all(bar["is_complete"] for bar in found.values())
+    incomplete = sorted(start for (_, start), bar in found.items() if not bar["is_complete"])
+    assert incomplete == [first, first + timedelta(minutes=1_439)], "begin and end of a file prove nothing"
     assert sum(bar["trades"] for bar in found.values()) == 240_198
     assert found == {key: {**found[key], **bar} for key, bar in reference_bars(world.bronze()).items()}
 

@@ -10,13 +10,12 @@ import pytest
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.compaction import compact_hours
-from cryptolake_assets.lake.coverage import replace_archive_rows
+from cryptolake_assets.lake.coverage import change_archive_rows
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import DAY, HOUR, between
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.archive import Outcome, load_day
-from cryptolake_assets.transform.archive_checks import DAY_MS
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.silver_candidate import SilverRun, prepare_hours
 from cryptolake_assets.transform.spark_engine import SparkEngine
@@ -62,8 +61,7 @@ def test_both_engines_make_the_same_bars_and_a_reload_after_compaction_replaces_
     finally:
         session.stop()
         # What follows Bronze in other tests must not find a day that was loaded.
-        start_ms = FILE.start_ms
-        replace_archive_rows(settings, FILE.venue.exchange, FILE.symbol, start_ms, start_ms + DAY_MS, [])
+        change_archive_rows(settings, FILE.venue.exchange, FILE.symbol, lambda _: [])
     left = load_table(settings, BRONZE_TRADES).scan(row_filter=between("event_time", START, START + DAY)).to_arrow()
     of_archive = [row for row in left.to_pylist() if row["kafka_offset"] is None]
     assert (left.num_rows, len(of_archive)) == (1_300, 1_000)

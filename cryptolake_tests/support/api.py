@@ -43,7 +43,15 @@ def bar(symbol: str, start: datetime, **changes: Any) -> dict[str, Any]:
         **dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), Decimal("0.0000000000000001")),
         **dict.fromkeys(("trades", "first_trade_id", "last_trade_id"), number),
     }
-    return {**row, "symbol": symbol, "window_start": start, "is_complete": True, "updated_at": None, **changes}
+    return {
+        **row,
+        "symbol": symbol,
+        "window_start": start,
+        "is_complete": True,
+        "updated_at": None,
+        "trades_dropped": 0,
+        **changes,
+    }
 
 
 def put(lake: Settings, rows: list[dict[str, Any]]) -> int:

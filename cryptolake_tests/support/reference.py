@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal, localcontext
@@ -21,7 +21,12 @@ def reference_bars(trades: Iterable[Trade], minutes: int = 1) -> dict[tuple[str,
     for trade in distinct.values():
         if trade["trade_type"] == "MARKET" and trade["price"] > 0 and trade["qty"] > 0:
             windows[trade["symbol"], open_time(trade["event_time"], minutes)].append(trade)
-    return {key: _bar(members) for key, members in windows.items()}
+    dropped = Counter(
+        (trade["symbol"], open_time(trade["event_time"], minutes))
+        for trade in distinct.values()
+        if trade["trade_type"] == "MARKET" and not (trade["price"] > 0 and trade["qty"] > 0)
+    )
+    return {key: {**_bar(members), "trades_dropped": dropped[key]} for key, members in windows.items()}
 
 
 def open_time(moment: datetime, minutes: int) -> datetime:
@@ -83,4 +88,5 @@ def _day(bars: list[dict[str, Any]]) -> dict[str, Any]:
             "taker_buy_ratio": (bought / volume).quantize(Decimal("1e-8"), ROUND_HALF_UP),
             "realised_volatility": sum((step * step for step in returns), Decimal(0)).sqrt(),
             "minutes_with_trades": len(bars),
+            "trades_dropped": sum(bar["trades_dropped"] for bar in bars),
         }

@@ -49,6 +49,7 @@ def bar(minute: int = 0, **changes: Any) -> dict[str, Any]:
         "last_trade_id": 3,
         "is_complete": True,
         "updated_at": None,
+        "trades_dropped": 0,
     }
     return {**row, **changes}
 

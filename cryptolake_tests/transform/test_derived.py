@@ -59,6 +59,7 @@ def aggregate(stream: str, **changes: Any) -> dict[str, Any]:
         "trades": 2,
         "first_trade_id": 1,
         "last_trade_id": 2,
+        "trades_dropped": 0,
     }
     decimals = ("open", "high", "low", "close", "volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
     return {**row, **dict.fromkeys(decimals, Decimal("1.00000000")), **changes}

@@ -25,7 +25,8 @@ bars as (
     min(first_trade_id) as first_trade_id,
     max(last_trade_id) as last_trade_id,
     count(*) as minutes_with_trades,
-    every(is_complete) as minutes_are_complete
+    every(is_complete) as minutes_are_complete,
+    sum(trades_dropped) as trades_dropped
   from minutes
   group by symbol, bar_start
 ),
@@ -54,7 +55,8 @@ select
   -- A minute without a bar is known to be empty only once the whole day is covered.
   bars.minutes_are_complete and (bars.minutes_with_trades = {{ minutes }} or complete_days.symbol is not null)
     as is_complete,
-  current_timestamp() as updated_at
+  current_timestamp() as updated_at,
+  bars.trades_dropped
 from bars
 left join complete_days
   on complete_days.symbol = bars.symbol and complete_days.trade_date = cast(bars.bar_start as date)

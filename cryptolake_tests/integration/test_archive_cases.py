@@ -1,0 +1,241 @@
+"""Days of the archive of kinds that were refused or called complete without evidence, by loader, Silver and Gold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
+from cryptolake_assets.exchange.venues import Market
+from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.coverage import Evidence, read_coverage
+from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, GOLD_DAILY
+from cryptolake_assets.settings import Settings, get_settings, load_settings
+from cryptolake_assets.transform import refresh_gold
+from cryptolake_assets.transform.archive import LoadedDay
+from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.history import DayOfHistory, load_history
+from cryptolake_assets.transform.refresh_silver import rebuild
+from cryptolake_tests.support.archives import aggregates, write_day
+from cryptolake_tests.support.bronze import bars
+from cryptolake_tests.support.captures import trade_frame, write_capture
+from cryptolake_tests.support.served import ServedExchange
+
+CASES = Path(__file__).parents[1] / "data" / "cases"
+Bar = dict[str, Any]
+
+
+class Lake:
+    """A lake of one market, and an exchange that serves the files of a case."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self.settings, self._url = settings, url
+
+    def load(self, symbol: str, day: date, *, klines: bool = False, reload: bool = False) -> DayOfHistory:
+        with ArchiveClient(self._url) as client:
+            return load_history(self.settings, client, symbol, day, "test", klines=klines, reload=reload)
+
+    def trades(self, symbol: str, day: date, **options: bool) -> LoadedDay:
+        loaded = self.load(symbol, day, **options).trades
+        assert isinstance(loaded, LoadedDay), loaded
+        return loaded
+
+    def bars(self, day: date, first_hour: int = 0, hours: int = 24) -> dict[tuple[str, str], Bar]:
+        """Make Silver's hours; return the bars by symbol and minute."""
+        start = datetime(day.year, day.month, day.day, first_hour, tzinfo=UTC)
+        made = rebuild(self.settings, DuckDBEngine(self.settings), start, start + timedelta(hours=hours), "test")
+        self.passed = [candidate.passed for candidate in made]
+        return {(symbol, f"{at:%H:%M}"): bar for (symbol, at), bar in bars(self.settings, start, hours).items()}
+
+    def day(self, day: date) -> dict[str, Bar]:
+        """Make Gold's day; return its rows by symbol."""
+        candidate = refresh_gold.prepare(self.settings, DuckDBEngine(self.settings), day)
+        assert candidate.passed
+        refresh_gold.commit(self.settings, candidate, "test")
+        rows = load_table(self.settings, GOLD_DAILY).scan().to_arrow().to_pylist()
+        return {row["symbol"]: row for row in rows if row["trade_date"] == day}
+
+
+@contextmanager
+def lake_of(case: Path, market: Market, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    # The replay exchange needs a frame; it serves the archive's files from its directory.
+    directory = home / "served"
+    directory.mkdir()
+    write_capture(directory / "a.ndjson", [(1_700_000_000 * 10**9, trade_frame("BTCUSDT", 1, 1_700_000_000_000))])
+    (directory / "market").write_text(market)
+    for path in case.glob("*.zip*"):
+        (directory / path.name).write_bytes(path.read_bytes())
+    with ServedExchange(directory) as url:
+        settings = load_settings(
+            home=home / "lake",
+            market=market,
+            replay_dir=directory,
+            exchange_rest_url=url,
+            archive_base_url=url,
+            start_date=date(2017, 1, 1),
+            kafka_bootstrap_servers="127.0.0.1:9",
+        )
+        for name, value in settings.environment().items():
+            monkeypatch.setenv(name, value)
+        get_settings.cache_clear()
+        bootstrap(settings)
+        yield Lake(settings, url)
+
+
+@pytest.fixture
+def lake_of_case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    name, market = request.param
+    with lake_of(CASES / name, market, tmp_path, monkeypatch) as lake:
+        yield lake
+
+
+def case(name: str, market: Market = Market.USD_M) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("lake_of_case", [(name, market)], indirect=True, ids=[name])
+
+
+def failed(loaded: LoadedDay) -> dict[str, int]:
+    return {outcome.name: outcome.failing_count for outcome in loaded.outcomes if not outcome.passed}
+
+
+def numbers(bar: Bar, *names: str) -> list[Decimal]:
+    return [Decimal(bar[name]) for name in names]
+
+
+@case("sentinel", Market.SPOT)
+def test_ids_without_a_trade_are_there_and_touch_no_bar(lake_of_case: Lake) -> None:
+    day = date(2017, 12, 4)
+    loaded = lake_of_case.trades("BTCUSDT", day)
+    assert (failed(loaded), loaded.rows) == ({}, 3)
+    found = lake_of_case.bars(day, 9, 1)
+    assert numbers(found["BTCUSDT", "09:06"], "open", "close", "volume", "trades") == [
+        Decimal("11500"),
+        Decimal("11501.5"),
+        Decimal("0.3"),
+        2,
+    ]
+    assert numbers(found["BTCUSDT", "09:07"], "open", "close", "volume", "trades") == [
+        Decimal("11502"),
+        Decimal("11502"),
+        Decimal("0.3"),
+        2,
+    ]
+    assert {bar["trades_dropped"] for bar in found.values()} == {0}
+
+
+@case("truncated", Market.SPOT)
+def test_day_that_breaks_off_is_incomplete_from_where_it_does(lake_of_case: Lake) -> None:
+    day = date(2021, 12, 14)
+    lake_of_case.load("BTCUSDT", day, klines=True)
+    lake_of_case.load("BTCUSDT", day + timedelta(days=1))
+    found = lake_of_case.bars(day, 0, 10)
+    incomplete = [minute for (_, minute), bar in found.items() if not bar["is_complete"]]
+    assert incomplete == ["09:29"]
+    assert found["BTCUSDT", "09:29"]["trades"] == 1
+    assert lake_of_case.day(day)["BTCUSDT"]["is_complete"] is False
+    by_klines = [row for row in read_coverage(lake_of_case.settings) if row.evidence is Evidence.KLINES]
+    assert by_klines, "the first minute begins before the first trade, and its kline agrees"
+
+
+@case("shuffled")
+def test_order_of_the_rows_hides_nothing_and_holes_are_counted(lake_of_case: Lake) -> None:
+    day = date(2023, 10, 1)
+    eth, btc = (lake_of_case.trades(symbol, day) for symbol in ("ETHUSDT", "BTCUSDT"))
+    assert failed(eth) == {}
+    assert failed(btc) == {"ids_consecutive": 795}
+    assert "795 aggregate ids missing in 1 holes" in {outcome.description for outcome in btc.outcomes}
+    found = lake_of_case.bars(day)
+    names = ("open", "close", "volume", "quote_volume")
+    assert numbers(found["BTCUSDT", "00:00"], *names) == [
+        Decimal("26951"),
+        Decimal("26947"),
+        Decimal("0.015"),
+        Decimal("404.235"),
+    ]
+    assert numbers(found["ETHUSDT", "12:00"], *names) == [
+        Decimal("1600.5"),
+        Decimal("1609.5"),
+        Decimal(10),
+        Decimal(16050),
+    ]
+    assert {bar["is_complete"] for bar in found.values()} == {False}
+
+
+@case("holes")
+def test_holes_and_ends_are_not_complete_until_the_next_day_goes_on(lake_of_case: Lake, tmp_path: Path) -> None:
+    day = date(2024, 7, 4)
+    loaded = lake_of_case.trades("BTCUSDT", day)
+    (holes,) = [outcome for outcome in loaded.outcomes if outcome.name == "ids_consecutive"]
+    assert (holes.failing_count, holes.failing_rows[0]["after_id"], holes.failing_rows[0]["before_id"]) == (
+        8,
+        "2228503271",
+        "2228503280",
+    )
+    found = lake_of_case.bars(day, 1, 1)
+    assert {minute: bar["trades"] for (_, minute), bar in found.items()} == {"01:09": 6, "01:11": 1, "01:12": 1}
+    assert {bar["is_complete"] for bar in found.values()} == {False}
+    following = aggregates(day + timedelta(days=1), 3, first_id=2228503282)
+    write_day(tmp_path / "served", ArchiveFile("BTCUSDT", day + timedelta(days=1)), following)
+    lake_of_case.trades("BTCUSDT", day + timedelta(days=1))
+    assert (2228503281, 2228503282) in {(row.first_id, row.last_id) for row in read_coverage(lake_of_case.settings)}
+    assert {minute for (_, minute), bar in lake_of_case.bars(day, 1, 1).items() if bar["is_complete"]} == {"01:12"}
+    # Another issue of the next day, whose ids do not go on, takes that back for bars made from now on.
+    write_day(tmp_path / "served", ArchiveFile("BTCUSDT", day + timedelta(days=1)), following[1:])
+    lake_of_case.trades("BTCUSDT", day + timedelta(days=1))
+    spans = [(row.first_id, row.last_id) for row in read_coverage(lake_of_case.settings)]
+    assert (2228503281, 2228503282) not in spans, "no row joins the days"
+
+
+@case("zero-qty")
+def test_row_that_the_table_cannot_hold_is_set_aside_and_the_next_is_stored(lake_of_case: Lake) -> None:
+    day = date(2023, 3, 21)
+    loaded = lake_of_case.trades("BTCUSDT", day)
+    assert (failed(loaded), loaded.rows) == ({"rows_set_aside": 1}, 1)
+    stored = load_table(lake_of_case.settings, BRONZE_TRADES).scan().to_arrow().to_pylist()
+    assert [(row["trade_id"], row["qty"]) for row in stored] == [(2, Decimal("0.5"))]
+    (letter,) = load_table(lake_of_case.settings, BRONZE_REJECTED).scan().to_arrow().to_pylist()
+    assert letter["raw"] == b"1,27000.1,5.551115123125783e-17,1,1,1679360400000,true"
+    assert "quantity" in letter["reason"]
+    assert letter["stream"] == f"archive:{loaded.file.name}"
+    lake_of_case.trades("BTCUSDT", day, reload=True)
+    assert load_table(lake_of_case.settings, BRONZE_REJECTED).scan().count() == 1, "one dead letter however often"
+    assert lake_of_case.bars(day, 1, 1)["BTCUSDT", "01:00"]["is_complete"] is False
+
+
+@case("zero-qty")
+def test_minute_from_which_trades_are_dropped_does_not_read_as_whole(
+    lake_of_case: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = date(2023, 5, 1)
+    assert failed(lake_of_case.trades("ETHUSDT", day)) == {}
+    lake_of_case.bars(day, 0, 1)
+    assert lake_of_case.passed == [False], "held back by drop_ratio"
+    lenient = lake_of_case.settings.model_copy(update={"drop_ratio_limit": 0.9})
+    monkeypatch.setattr(lake_of_case, "settings", lenient)
+    found = lake_of_case.bars(day, 0, 1)
+    assert lake_of_case.passed == [True]
+    assert found
+    assert {bar["is_complete"] for bar in found.values()} == {False}
+    assert [bar["trades_dropped"] for bar in found.values()][1:-1] == [40] * (len(found) - 2)
+    stats = lake_of_case.day(day)["ETHUSDT"]
+    assert (stats["is_complete"], stats["trades_dropped"]) == (False, 100)
+
+
+def test_two_days_whose_ids_go_on_are_whole_at_their_border(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    day, following = date(2024, 3, 5), date(2024, 3, 6)
+    first = aggregates(day, 1_440, first_id=50_000, step_ms=60_000)
+    second = aggregates(following, 3, first_id=51_440, step_ms=60_000)
+    with lake_of(tmp_path / "nothing", Market.USD_M, tmp_path, monkeypatch) as lake:
+        write_day(tmp_path / "served", ArchiveFile("BTCUSDT", following), second)
+        write_day(tmp_path / "served", ArchiveFile("BTCUSDT", day), first)
+        lake.trades("BTCUSDT", following)
+        lake.trades("BTCUSDT", day)
+        last_hour, next_hour = lake.bars(day, 23, 1), lake.bars(following, 0, 1)
+        assert [minute for (_, minute), bar in last_hour.items() if not bar["is_complete"]] == []
+        assert [minute for (_, minute), bar in next_hour.items() if not bar["is_complete"]] == ["00:02"]
