@@ -74,6 +74,16 @@ class AcceptedFrame(Struct, frozen=True, gc=False):
     """`E`: when the exchange sent the frame, on its own clock."""
 
 
+class IdWithoutTrade(Struct, frozen=True, gc=False):
+    """An aggregate id to which no trade belongs: price 0, quantity 0 and the trade ids -1 are the exchange's marker."""
+
+    symbol: str
+    trade_id: int
+    event_time: int
+    """µs since 1970, UTC."""
+    exchange_time_ms: int
+
+
 class RejectedFrame(Struct, frozen=True, gc=False):
     """A frame whose structure cannot be accepted."""
 
@@ -128,7 +138,7 @@ _decode_any = msgspec.json.Decoder().decode
 
 def parse_frame(
     raw: bytes | str, ingest_time_us: int, exchange: str, unnamed_trade_type: str = UNKNOWN_TRADE_TYPE
-) -> AcceptedFrame | RejectedFrame | ControlFrame:
+) -> AcceptedFrame | IdWithoutTrade | RejectedFrame | ControlFrame:
     """One WebSocket message, a combined-stream envelope or its bare data object, as a trade event.
 
     Takes `trade` and `aggTrade`; `ingest_time_us` is the receive time, µs since 1970. Unknown fields are tolerated; a
@@ -210,7 +220,7 @@ def _is_printable(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _refuse(raw: bytes | str, cause: str) -> RejectedFrame | ControlFrame:
+def _refuse(raw: bytes | str, cause: str) -> IdWithoutTrade | RejectedFrame | ControlFrame:
     try:
         message = _decode_any(raw)
     except RecursionError:
@@ -226,7 +236,22 @@ def _refuse(raw: bytes | str, cause: str) -> RejectedFrame | ControlFrame:
     data = message.get("data", message)
     if not isinstance(data, dict):
         return rejected(raw, f"wrong_type: data is of type {_type_name(data)}, not an object", message)
-    return rejected(raw, _structure_problem(data) or f"not_accepted: {cause}", message)
+    if (problem := _structure_problem(data)) and (without_trade := _id_without_trade(data)):
+        return without_trade
+    return rejected(raw, problem or f"not_accepted: {cause}", message)
+
+
+_ZERO: Final = re.compile(r"0(?:\.0*)?")
+
+
+def _id_without_trade(data: dict[str, Any]) -> IdWithoutTrade | None:
+    """Return the id that the data object marks as one without a trade; None for any other object."""
+    marks = {"f": 0, "l": 0}
+    if (data.get("e"), data.get("f"), data.get("l")) != ("aggTrade", -1, -1) or _structure_problem({**data, **marks}):
+        return None
+    if not (_ZERO.fullmatch(data["p"]) and _ZERO.fullmatch(data["q"]) and data["s"]):
+        return None
+    return IdWithoutTrade(data["s"], data["a"], data["T"] * 1000, data["E"])
 
 
 def _structure_problem(data: dict[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ from cryptolake_assets.contract import (
     MAX_REASON_CHARS,
     MAX_TIME_MS,
     AcceptedFrame,
+    IdWithoutTrade,
     RejectedFrame,
     TradeEvent,
     parse_frame,
@@ -50,7 +51,7 @@ AGG_TRADE: dict[str, Any] = {
 DECIMAL = re.compile(r"-?[0-9]{1,10}(\.[0-9]{1,8})?", re.ASCII)
 
 
-def parse(frame: object, *, combined: bool = True) -> AcceptedFrame | RejectedFrame | ControlFrame:
+def parse(frame: object, *, combined: bool = True) -> AcceptedFrame | IdWithoutTrade | RejectedFrame | ControlFrame:
     if isinstance(frame, dict):
         frame = json.dumps({"stream": "x@trade", "data": frame} if combined else frame)
     assert isinstance(frame, str | bytes)
@@ -240,7 +241,7 @@ def test_frames_that_are_no_events_are_refused(frame: bytes | str, code: str) ->
     assert result.raw == (frame if isinstance(frame, bytes) else frame.encode("utf-8", "surrogatepass"))
 
 
-def check_outcome(result: AcceptedFrame | RejectedFrame | ControlFrame, raw: bytes) -> None:
+def check_outcome(result: AcceptedFrame | IdWithoutTrade | RejectedFrame | ControlFrame, raw: bytes) -> None:
     """What holds for every frame whatsoever."""
     if isinstance(result, RejectedFrame):
         assert result.raw == raw
@@ -386,3 +387,15 @@ def test_frame_that_is_cut_off_keeps_what_it_names() -> None:
     result = parse(whole[:-4])
     assert isinstance(result, RejectedFrame)
     assert (result.symbol, result.stream_name, result.trade_id) == ("币安人生USDT", "币安人生usdt@trade", None)
+
+
+WITHOUT_TRADE = AGG_TRADE | {"p": "0.00000000", "q": "0", "f": -1, "l": -1}
+
+
+def test_aggregate_id_without_a_trade_is_told_from_a_trade() -> None:
+    assert parse(WITHOUT_TRADE) == IdWithoutTrade("SUSHIUSDT", 73541, 1626992741166000, 1626992741321)
+
+
+@pytest.mark.parametrize("change", [{"p": "1"}, {"q": "0.1"}, {"f": 3}, {"l": 3}, {"s": ""}, {"a": -1}, {"p": "zero"}])
+def test_half_a_marker_is_rejected(change: dict[str, Any]) -> None:
+    assert isinstance(parse(WITHOUT_TRADE | change), RejectedFrame)

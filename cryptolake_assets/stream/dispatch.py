@@ -13,7 +13,14 @@ from typing import Final
 
 import structlog
 
-from cryptolake_assets.contract import AcceptedFrame, RejectedFrame, TradeEvent, encode_event, parse_frame
+from cryptolake_assets.contract import (
+    AcceptedFrame,
+    IdWithoutTrade,
+    RejectedFrame,
+    TradeEvent,
+    encode_event,
+    parse_frame,
+)
 from cryptolake_assets.contracts.control import ControlFrame
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.coverage import ConnectionSpan
@@ -28,6 +35,7 @@ from cryptolake_assets.stream.publisher import Message
 log = structlog.get_logger(__name__)
 
 FRAMES_AT_ONCE: Final = 500
+AGG_TRADE: Final = "aggTrade"
 MAX_ROUTES: Final = 4_096
 """Symbols whose key and partition are remembered."""
 
@@ -135,6 +143,10 @@ class Dispatcher:
                 if parsed.symbol in span.symbols and parsed.trade_id is not None:
                     self._gaps.reject(parsed.symbol, parsed.trade_id, was_fetched=False)
                 messages.append(self._dead_letter(parsed, received_at_us))
+            elif type(parsed) is IdWithoutTrade:
+                exchange_times_ms.append(parsed.exchange_time_ms)
+                if stream == AGG_TRADE:
+                    see_trade(parsed.symbol, parsed.trade_id, parsed.event_time)
             elif type(parsed) is ControlFrame:
                 if parsed.request_id in span.requests:
                     # What came before the answer is what it speaks of.
@@ -159,6 +171,8 @@ class Dispatcher:
                 key, partition = self._route(event.symbol)
                 value = encode_event(event)
                 self._messages.append(Message(self._trades_topic, value, key, partition, FETCHED_HEADERS))
+            elif isinstance(parsed, IdWithoutTrade):
+                self._gaps.settle(parsed.symbol, parsed.trade_id, parsed.trade_id)
             elif isinstance(parsed, RejectedFrame) and (
                 # Of one trade there is one dead letter, however often it is asked for.
                 parsed.symbol is None

@@ -41,7 +41,7 @@ def hold_against(
     of aggregates within `tolerance`. A minute that was received whole and has no bar differs from a kline with trades.
 
     Without any kline of a complete bar the check does not pass: it says that there is no reference. A minute that
-    nothing but its kline proves to be complete is not judged: it would agree with itself.
+    nothing but its kline proves to be complete does not count as agreement: it would agree with itself.
     """
     verdicts: Counter[Verdict] = Counter()
     differences: list[dict[str, Any]] = []
@@ -49,11 +49,12 @@ def hold_against(
     by_klines = 0
     for bar in bars:
         symbol, start_ms = bar["symbol"], epoch_ms(bar["window_start"])
-        if completeness.is_by_klines(symbol, start_ms, start_ms + MINUTE_MS):
-            by_klines += 1
-            continue
         exact = completeness.is_complete(symbol, SINGLE_TRADES, start_ms, start_ms + MINUTE_MS)
         comparison = compare(bar, klines.get((symbol, start_ms)), EXACT if exact else tolerance)
+        agrees = comparison.verdict in (Verdict.EQUAL, Verdict.TOLERATED)
+        if agrees and completeness.is_by_klines(symbol, start_ms, start_ms + MINUTE_MS):
+            by_klines += 1
+            continue
         verdicts[comparison.verdict] += 1
         differences += [
             _row(symbol, start_ms, item.field, item.ours, item.official, item.tolerated)
@@ -75,7 +76,7 @@ def hold_against(
     if verdicts[Verdict.TOLERATED]:
         said += f", {verdicts[Verdict.TOLERATED]} more within {tolerance:f} of them"
     if by_klines:
-        said += f"; {by_klines} bars that nothing but their klines proves are not judged"
+        said += f"; {by_klines} bars that nothing but their klines proves do not count"
     outcome = CheckOutcome(OFFICIAL_KLINES, not failing, said, len(failing), failing[:SAMPLE_ROWS])
     return Agreement(outcome, differences)
 

@@ -20,6 +20,7 @@ from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_gold, refresh_silver
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines import Engine
+from cryptolake_assets.transform.rules import MISSING_TRADE_RULES
 from cryptolake_assets.transform.silver_candidate import SilverRun, prepare
 from cryptolake_assets.transform.spark_engine import SparkEngine
 from cryptolake_tests.support.bronze import append, bars, trade
@@ -142,7 +143,8 @@ def test_trades_that_break_a_rule_are_kept_apart_once_and_reach_no_bar(
     assert candidate.counts.dropped_by_rule == {**dict.fromkeys(broken, 1), "event_time_out_of_range": 0}
     refresh_silver.publish_passed(run, [candidate])
     assert SilverRun(platform, engine, "t").quarantined == 0
-    assert_bars_equal(platform, hour, sound)
+    of_minute = [broken[rule] for rule in MISSING_TRADE_RULES]
+    assert_bars_equal(platform, hour, [*sound, *of_minute])
     held = run_sql(
         platform,
         "SELECT rule, trade_id FROM cryptolake.silver.futures_trades_quarantine "
