@@ -81,6 +81,8 @@ def extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Ext
         "rows_accepted": done.rows,
         "answers_refused": len(done.refused),
     }
+    if done.set_aside:
+        said["set_aside"] = "; ".join(f"{url}: {reason}" for url, reason in done.set_aside)
     if done.refused:
         reasons = "; ".join(f"{url}: {reason}" for url, reason in done.refused)
         key = dg.AssetKey(list(source.raw.identifier))

@@ -81,6 +81,7 @@ def futures_klines_1m(
 def _metadata(fetched: "FetchedHour", agreement: "Agreement") -> dict[str, dg.MetadataValue]:
     return {
         "dagster/row_count": dg.MetadataValue.int(fetched.klines + fetched.of_archive),
+        **({"not_listed": dg.MetadataValue.text(", ".join(fetched.not_listed))} if fetched.not_listed else {}),
         "klines_of_archive": dg.MetadataValue.int(fetched.of_archive),
         "snapshot_id": dg.MetadataValue.text(str(fetched.publication.snapshot_id)),
         "klines_changed": dg.MetadataValue.int(fetched.publication.rows_changed),

@@ -1,17 +1,18 @@
 """Reads the CSV of an archive zip of one-minute klines; decimals stay the exchange's own digits. No network.
 
 The layout is the same for every market: `official.KLINE_HEADER`, with or without that line, times in ms or µs. A line
-that is no kline of the file's day, or not behind the one before it, refuses the file.
+that is no kline of a minute of the file's day is set aside with its reason: the exchange does not mend these files.
 """
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 from cryptolake_assets.contract import DECIMAL_PATTERN
 from cryptolake_assets.exchange.archive import ArchiveFile
-from cryptolake_assets.exchange.archive_csv import BOM, MICROSECONDS_FROM, opened_csv, refusal
+from cryptolake_assets.exchange.archive_csv import BOM, MICROSECONDS_FROM, BadLine, opened_csv, refusal
 from cryptolake_assets.exchange.intervals import MINUTE_MS
 from cryptolake_assets.exchange.official import KLINE_HEADER
 from cryptolake_assets.exchange.records import Kline
@@ -32,24 +33,30 @@ _PATTERNS = {
 _COLUMNS = {name: re.compile(_PATTERNS[name], re.ASCII) for name in KLINE_HEADER}
 
 
-def read_kline_zip(path: Path, file: ArchiveFile) -> list[Kline]:
-    """The klines of the file's UTC day, ascending by open time. Raises `ArchiveFormatError` for a damaged zip, for an
-    empty file, and for the first line that is no such kline, with its number."""
+def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[BadLine]]:
+    """Return the klines of the file's UTC day, ascending by open time, and the lines that are none.
+
+    Raises `ArchiveFormatError` for a damaged zip and for a file without a kline, with its first bad line.
+    """
     with opened_csv(path) as content:
         text = content.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:
         raise refusal(path, f"it has more than {_MOST_BYTES} bytes, which no day of one-minute klines has")
-    found: list[Kline] = []
+    found: dict[int, Kline] = {}
+    set_aside: list[BadLine] = []
     for number, line in enumerate(text.removeprefix(BOM).decode("utf-8", "replace").splitlines(), 1):
         if not line or (number == 1 and _is_header(path, line)):
             continue
-        kline = _kline(path, number, line)
-        if problem := _problem(kline, file, found[-1] if found else None):
-            raise _bad_line(path, number, line, problem)
-        found.append(kline)
+        kline = _kline(line)
+        problem = kline if isinstance(kline, str) else _problem(kline, file)
+        if not problem and isinstance(kline, Kline) and found.setdefault(kline.open_time_ms, kline) != kline:
+            problem = "another line has another kline of the same minute"
+        if problem:
+            set_aside.append(BadLine(number, line, problem))
     if not found:
-        raise refusal(path, "it holds no klines")
-    return found
+        first = f"; line {set_aside[0].number}: {set_aside[0].reason}" if set_aside else ""
+        raise refusal(path, f"it holds no klines{first}")
+    return [found[open_time_ms] for open_time_ms in sorted(found)], set_aside
 
 
 def _is_header(path: Path, line: str) -> bool:
@@ -61,13 +68,14 @@ def _is_header(path: Path, line: str) -> bool:
     return True
 
 
-def _kline(path: Path, number: int, line: str) -> Kline:
+def _kline(line: str) -> Kline | str:
+    """Return the kline of a line, or what is wrong with it."""
     values = line.split(",")
     if len(values) != len(KLINE_HEADER):
-        raise _bad_line(path, number, line, f"{len(values)} columns, expected {len(KLINE_HEADER)}")
+        return f"{len(values)} columns, expected {len(KLINE_HEADER)}"
     for (name, pattern), value in zip(_COLUMNS.items(), values, strict=True):
         if not pattern.fullmatch(value):
-            raise _bad_line(path, number, line, f"{name} {value!r} is no number that fits its column")
+            return f"{name} {value!r} is no number that fits its column"
     return Kline(
         open_time_ms=_ms(int(values[0])),
         open=values[1],
@@ -88,17 +96,19 @@ def _ms(time: int) -> int:
     return time // 1000 if time >= MICROSECONDS_FROM else time
 
 
-def _problem(kline: Kline, file: ArchiveFile, before: Kline | None) -> str:
+def _problem(kline: Kline, file: ArchiveFile) -> str:
     """What a kline of these digits cannot be; empty when nothing is wrong."""
     day_ms = file.start_ms
     if not day_ms <= kline.open_time_ms < day_ms + 86_400_000:
         return f"it is not of {file.day}"
     if kline.open_time_ms % MINUTE_MS or kline.close_time_ms != kline.open_time_ms + MINUTE_MS - 1:
         return "open_time and close_time are not the bounds of a minute"
-    if before is not None and kline.open_time_ms <= before.open_time_ms:
-        return "it does not come behind the line before"
+    low, high = Decimal(kline.low), Decimal(kline.high)
+    if (
+        not low
+        <= min(Decimal(kline.open), Decimal(kline.close))
+        <= max(Decimal(kline.open), Decimal(kline.close))
+        <= high
+    ):
+        return "open and close are not between low and high"
     return ""
-
-
-def _bad_line(path: Path, number: int, line: str, problem: str) -> Exception:
-    return refusal(path, f"line {number} is {line[:160]!r}: {problem}")

@@ -82,22 +82,27 @@ def plan(pages: int) -> Plan:
 
 
 def parse_markets(body: bytes, hour: datetime) -> Judged:
-    """Rows of `silver.coingecko_markets`; a coin with a number that its column cannot hold, or that cannot be, is left
-    out: it must not hold back the others, and neither the snapshots of the day's other hours."""
+    """Return rows of `silver.coingecko_markets`; an odd coin is left out with its reason and holds no other back.
+
+    Raises `AnswerRefusedError` when no coin can be read: the answer then has another shape.
+    """
     rows: list[Row] = []
     left_out: list[str] = []
     found: set[str] = set()
     for number, item in enumerate(array_of(parse_json(body), "answer")):
-        coin = Fields(item, f"answer[{number}]")
-        row = _coin(coin, hour)
-        if row["coin_id"] in found:
-            raise AnswerRefusedError(f"coin {row['coin_id']} comes twice")
-        found.add(row["coin_id"])
+        place = f"answer[{number}]"
         try:
+            row = _coin(Fields(item, place), hour)
+            place = str(row["coin_id"])
+            if place in found:
+                raise AnswerRefusedError("it comes twice")
+            found.add(place)
             _check_signs(row)
             rows.append(typed(row, SILVER_COINGECKO_MARKETS))
-        except ValueError as error:
-            left_out.append(f"{row['coin_id']}: {error}")
+        except (AnswerRefusedError, ValueError) as error:
+            left_out.append(f"{place}: {error}")
+    if left_out and not found:
+        raise AnswerRefusedError(left_out[0])
     return Judged({SILVER_COINGECKO_MARKETS.name: rows}, tuple(left_out))
 
 

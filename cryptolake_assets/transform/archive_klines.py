@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveFormatError, ArchiveMissingError
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Progress
+from cryptolake_assets.exchange.archive_csv import BadLine
 from cryptolake_assets.exchange.archive_klines import INTERVAL, read_kline_zip
 from cryptolake_assets.exchange.venues import Family
 from cryptolake_assets.lake.catalog import load_table
@@ -25,7 +26,7 @@ from cryptolake_assets.lake.windows import DAY, hour_of
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.archive import NotLoaded, Outcome
 from cryptolake_assets.transform.archive_checks import KLINES_OF_DAY
-from cryptolake_assets.transform.checks import CheckOutcome
+from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.transform.klines import ARCHIVE, record, replace_klines
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class LoadedKlines:
     removed: int = 0
     hours: tuple[datetime, ...] = ()
     duration_ms: int = 0
+    set_aside: tuple[BadLine, ...] = ()
+    """Lines of the file that are no klines."""
 
     @property
     def is_whole(self) -> bool:
@@ -88,7 +91,7 @@ def load_klines(
         stated = client.checksum(file)
         path = client.fetch(file, stated, settings.archive_dir, downloaded)
         try:
-            klines = read_kline_zip(path, file)
+            klines, set_aside = read_kline_zip(path, file)
         finally:
             path.unlink()
         rows = [record(file.symbol, kline, ARCHIVE) for kline in klines]
@@ -117,6 +120,7 @@ def load_klines(
         publication.rows_removed,
         tuple(sorted({hour_of(moment) for moment in changed})),
         round((time.monotonic() - started) * 1000),
+        tuple(set_aside),
     )
 
 
@@ -126,7 +130,11 @@ def check_klines(result: LoadedKlines | NotLoaded) -> CheckOutcome:
         return CheckOutcome(KLINES_OF_DAY, False, result.reason, 1)
     lacking = MINUTES_OF_A_DAY - result.klines
     said = f"{result.file.name}: {result.klines} of {MINUTES_OF_A_DAY} minutes"
-    return CheckOutcome(KLINES_OF_DAY, not lacking, said, lacking)
+    if result.set_aside:
+        first = result.set_aside[0]
+        said += f"; {len(result.set_aside)} lines are set aside, the first is line {first.number}: {first.reason}"
+    sample = [{"line": str(line.number), "reason": line.reason} for line in result.set_aside[:SAMPLE_ROWS]]
+    return CheckOutcome(KLINES_OF_DAY, not lacking and not result.set_aside, said, lacking, sample)
 
 
 def _archived(settings: Settings, file: ArchiveFile) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from cryptolake_assets.lake.tables import TableSpec
 from cryptolake_assets.lake.windows import DAY, between, day_of
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.sources.http import Answer, Patience, source_http
+from cryptolake_assets.sources.shape import parse_json
 from cryptolake_assets.sources.source import BatchSource, Judged, Plan, Row, by_key
 from cryptolake_assets.transform.checks import CheckOutcome, check_candidate
 from cryptolake_assets.transform.context import exchange_clock_ms
@@ -30,16 +31,22 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+INVALID_SYMBOL = -1121
+"""The exchange's code of an error."""
+NOT_LISTED = "the exchange does not list the symbol"
+
 
 @dataclass(frozen=True)
 class Extraction:
-    """What a run asked and got: (address, reason) of each answer that was refused."""
+    """What a run asked and got: (address, reason) of each answer that was refused, and of each symbol that the exchange
+    does not list: the latter hold nothing back."""
 
     answers: int
     size_bytes: int
     rows: int
     refused: tuple[tuple[str, str], ...]
     snapshot_id: int | None
+    set_aside: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,14 +106,20 @@ def extract(
     table = load_table(settings, source.raw)
     if records:
         table.append(_table(source.raw, records))
-    refused = tuple((row["url"], row["refused"]) for row in records if row["refused"])
-    log.info("source_extracted", source=source.name, answers=len(records), rows=rows, refused=refused)
+    said = [(row["url"], row["refused"]) for row in records if row["refused"]]
+    set_aside = tuple(item for item in said if item[1] == NOT_LISTED)
+    # An answer for nobody is no partial success: something is wrong with all of them.
+    refused = tuple(item for item in said if item[1] != NOT_LISTED or len(set_aside) == len(records))
+    log.info(
+        "source_extracted", source=source.name, answers=len(records), rows=rows, refused=refused, set_aside=set_aside
+    )
     return Extraction(
         answers=len(records),
         size_bytes=sum(len(row["body"]) for row in records),
         rows=rows,
         refused=refused,
         snapshot_id=table.refresh().metadata.current_snapshot_id,
+        set_aside=() if refused and len(set_aside) == len(records) else set_aside,
     )
 
 
@@ -149,11 +162,19 @@ def held(settings: Settings, spec: TableSpec) -> Sequence[Any]:
 
 def _judge(source: BatchSource, answer: Answer, asked_at: datetime) -> tuple[Judged | None, str | None]:
     if answer.failure is not None:
-        return None, answer.failure
+        return None, NOT_LISTED if _is_not_listed(answer) else answer.failure
     try:
         return source.judge(answer.request.endpoint, answer.body, asked_at), None
     except AnswerRefusedError as error:
         return None, str(error)
+
+
+def _is_not_listed(answer: Answer) -> bool:
+    """Return whether the exchange says that it does not list the symbol that it was asked for."""
+    try:
+        return bool(parse_json(answer.body)["code"] == INVALID_SYMBOL)
+    except (AnswerRefusedError, TypeError, KeyError):
+        return False
 
 
 def _record(answer: Answer, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from cryptolake_assets.errors import UnknownSymbolError
 from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.exchange.rest import ExchangeRest
 from cryptolake_assets.exchange.universe import resolve_subscriptions
@@ -48,6 +49,8 @@ class FetchedHour:
     klines: int
     of_archive: int
     publication: Publication
+    not_listed: tuple[str, ...] = ()
+    """Symbols that the exchange does not know any more; they hold the others back in nothing."""
 
 
 def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tuple[str, int], Kline]:
@@ -64,14 +67,11 @@ def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
     archived = _archived(settings, hour)
     brought = Counter(symbol for symbol, _ in archived)
     wanted = [symbol for symbol in symbols if brought[symbol] < MINUTES_OF_AN_HOUR]
-    found = [
-        record(symbol, kline, REST)
-        for symbol, kline in (_ask(settings, hour, wanted) if wanted else ())
-        if (symbol, kline.open_time_ms) not in archived
-    ]
+    answered, not_listed = _ask(settings, hour, wanted) if wanted else ([], ())
+    found = [record(symbol, kline, REST) for symbol, kline in answered if (symbol, kline.open_time_ms) not in archived]
     publication = replace_klines(settings, day_of(hour), found, found, run_id)
     log.info("klines_fetched", hour=hour.isoformat(), klines=len(found), changed=publication.rows_changed)
-    return FetchedHour(hour, len(found), len(archived), publication)
+    return FetchedHour(hour, len(found), len(archived), publication, not_listed)
 
 
 def replace_klines(
@@ -81,17 +81,24 @@ def replace_klines(
     return _replace(settings, BRONZE_KLINES, between("open_time", day, day + DAY), rows, replaced, run_id)
 
 
-def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> list[tuple[str, Kline]]:
+def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> tuple[list[tuple[str, Kline]], tuple[str, ...]]:
+    """Return the symbols' klines of the hour, and the symbols that the exchange does not list."""
+    found: list[tuple[str, Kline]] = []
+    not_listed: list[str] = []
     with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
         closed_ms = exchange.time_ms() // MINUTE_MS * MINUTE_MS
         last_ms = min(epoch_ms(hour + HOUR), closed_ms) - 1
         if last_ms < epoch_ms(hour):
-            return []
-        return [
-            (symbol, kline)
-            for symbol in symbols
-            for kline in exchange.klines(symbol, INTERVAL, epoch_ms(hour), last_ms)
-        ]
+            return [], ()
+        for symbol in symbols:
+            try:
+                klines = exchange.klines(symbol, INTERVAL, epoch_ms(hour), last_ms)
+            except UnknownSymbolError as error:
+                log.warning("symbol_not_listed", symbol=symbol, hour=hour.isoformat(), error=str(error))
+                not_listed.append(symbol)
+                continue
+            found += [(symbol, kline) for kline in klines if kline.open_time_ms % MINUTE_MS == 0]
+    return found, tuple(not_listed)
 
 
 def _archived(settings: Settings, hour: datetime) -> set[tuple[str, int]]:

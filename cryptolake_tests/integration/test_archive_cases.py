@@ -16,10 +16,11 @@ from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import Evidence, read_coverage
-from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, GOLD_DAILY
+from cryptolake_assets.lake.tables import BRONZE_KLINES, BRONZE_REJECTED, BRONZE_TRADES, GOLD_DAILY
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 from cryptolake_assets.transform import refresh_gold
 from cryptolake_assets.transform.archive import LoadedDay
+from cryptolake_assets.transform.archive_klines import LoadedKlines, check_klines
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.history import DayOfHistory, load_history
 from cryptolake_assets.transform.refresh_silver import rebuild
@@ -239,3 +240,17 @@ def test_two_days_whose_ids_go_on_are_whole_at_their_border(tmp_path: Path, monk
         last_hour, next_hour = lake.bars(day, 23, 1), lake.bars(following, 0, 1)
         assert [minute for (_, minute), bar in last_hour.items() if not bar["is_complete"]] == []
         assert [minute for (_, minute), bar in next_hour.items() if not bar["is_complete"]] == ["00:02"]
+
+
+@case("off-minute-klines", Market.SPOT)
+def test_kline_that_is_off_the_minute_holds_no_other_back(lake_of_case: Lake) -> None:
+    day = date(2017, 12, 4)
+    loaded = lake_of_case.load("BTCUSDT", day, klines=True).klines
+    assert isinstance(loaded, LoadedKlines)
+    assert [bad.text.split(",")[0] for bad in loaded.set_aside] == ["1512378374789", "1512378434789"]
+    outcome = check_klines(loaded)
+    assert not outcome.passed
+    assert "bounds of a minute" in outcome.description
+    stored = load_table(lake_of_case.settings, BRONZE_KLINES).scan().to_arrow()["open_time"].to_pylist()
+    assert len(stored) == loaded.klines > 0
+    assert {moment.second for moment in stored} == {0}

@@ -82,12 +82,30 @@ def test_a_coin_may_lack_numbers_but_not_its_id() -> None:
         (coins(current_price="77671"), "expected a number"),
         (coins(market_cap_rank=1.5), "expected a whole number"),
         (coins(last_updated="yesterday"), "expected a time"),
-        (MARKETS.strip()[:-1] + b"," + MARKETS.strip()[1:], "coin bitcoin comes twice"),
     ],
 )
 def test_other_shapes_of_coins_are_refused(body: bytes, reason: str) -> None:
     with pytest.raises(AnswerRefusedError, match=reason):
         parse_markets(body, HOUR)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"symbol": ""}, "answer[1].symbol"),
+        ({"current_price": "64000.5"}, "answer[1].current_price"),
+        ({"last_updated": "2026-05-08T12:00:00"}, "answer[1].last_updated"),
+        ({"id": None}, "answer[1].id"),
+        ({"id": "bitcoin"}, "bitcoin: it comes twice"),
+    ],
+)
+def test_odd_coin_is_named_and_holds_no_other_back(change: dict[str, object], reason: str) -> None:
+    (sound,) = json.loads(MARKETS)
+    page = [sound, {**sound, "id": "odd"} | change, {**sound, "id": "another"}]
+    judged = parse_markets(json.dumps(page).encode(), HOUR)
+    assert [row["coin_id"] for row in judged.rows[SILVER_COINGECKO_MARKETS.name]] == ["bitcoin", "another"]
+    (left_out,) = judged.left_out
+    assert reason in left_out
 
 
 @pytest.mark.parametrize("name", ["total_market_cap", "market_cap_percentage", "updated_at", "markets"])
