@@ -15,8 +15,9 @@ import pytest
 from cryptolake_assets.defs import futures_rest
 from cryptolake_assets.exchange.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.tables_market import SILVER_FUNDING
+from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.sources.futures_rest import epoch_ms
 from cryptolake_tests.support.batch import Lake, answers, asked, check, run
@@ -216,3 +217,19 @@ def test_both_are_asked_for_once_an_hour_and_not_at_all_where_nothing_is_recorde
     for schedule, pattern in zip(futures_rest.SCHEDULES, ("funding_rate", "open_interest"), strict=True):
         skipped = asked(empty, schedule, now, monkeypatch, CRYPTOLAKE_REPLAY_DIR=bare)
         assert f"the capture that is replayed has no {pattern}" in str(skipped)
+
+
+@pytest.mark.parametrize("job", ["futures_funding", "futures_open_interest"])
+def test_symbol_that_is_no_longer_listed_holds_no_others_back(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    gone = CoverageRow("binance_futures", "GONEUSDT", "trade", FIRST_MS - 3_600_000, FIRST_MS, 0, 1, "ws://x")
+    IcebergCoverageSink(empty[0]).write([gone])
+    with ExchangeThread(capture, FIRST_MS) as exchange:
+        assert run(empty, job, exchange, monkeypatch, PARTITIONS[0]).success
+    said = {row["endpoint"].partition("/")[2]: row["refused"] for row in answers(empty, f"{job}_raw")}
+    # Of funding the exchange answers with no rates.
+    of_gone = None if job == "futures_funding" else "the exchange does not list the symbol"
+    assert said == {"BTCUSDT": None, "ETHUSDT": None, "GONEUSDT": of_gone}
+    table = {"futures_funding": SILVER_FUNDING, "futures_open_interest": SILVER_OPEN_INTEREST}[job]
+    assert set(load_table(empty[0], table).scan().to_arrow()["symbol"].to_pylist()) == {"BTCUSDT", "ETHUSDT"}

@@ -145,3 +145,19 @@ def test_without_official_bars_nothing_passes(
     assert judged(instance).description is not None
     assert "no reference" in (judged(instance).description or "")
     assert load_table(settings, BRONZE_KLINES).scan().to_arrow().num_rows == 0
+
+
+def test_symbol_that_is_no_longer_listed_holds_no_klines_of_others_back(
+    captured: tuple[Settings, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, instance = captured
+    gone = CoverageRow(EXCHANGE_NAME, "GONEUSDT", "trade", 1721347022000, LAST_MS, 0, 10**9, "ws://replay")
+    IcebergCoverageSink(settings).write([gone])
+    with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
+        materialize(instance, silver.KEY, url, monkeypatch)
+        result = materialize(instance, klines.KEY, url, monkeypatch)
+    assert result.success
+    (made,) = result.asset_materializations_for_node(klines.KEY.to_python_identifier())
+    assert made.metadata["not_listed"].value == "GONEUSDT"
+    stored = load_table(settings, BRONZE_KLINES).scan().to_arrow()["symbol"].to_pylist()
+    assert set(stored) == set(SYMBOLS)
