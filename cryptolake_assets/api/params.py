@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from cryptolake_assets.api.problems import unknown_cursor
+from cryptolake_assets.api.problems import cursor_of_another_request, unknown_cursor
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, SYMBOL_MEANING, in_capitals, is_symbol
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -167,22 +168,34 @@ class PageParams(RangeParams):
     order: Order | None = Field(None, description="By time, oldest or newest first.", examples=["desc"])
 
 
-def encode_cursor(snapshot_id: int, place: tuple[Any, ...]) -> str:
-    """Where a page ended, opaque to clients."""
+def encode_cursor(asked: str, snapshot_id: int, place: tuple[Any, ...]) -> str:
+    """Return where a page ended, opaque to clients; `asked` says of which request: route, filters and order."""
     values = [_to_json(value) for value in place]
-    return base64.urlsafe_b64encode(json.dumps([snapshot_id, *values]).encode()).decode().rstrip("=")
+    said = json.dumps([_mark_of(asked), snapshot_id, *values])
+    return base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, kinds: tuple[str, ...]) -> tuple[int, tuple[Any, ...]]:
-    """The snapshot and the place, its values of these Iceberg types. Raises a problem for what is no cursor."""
+def decode_cursor(cursor: str, asked: str, kinds: tuple[str, ...]) -> tuple[int, tuple[Any, ...]]:
+    """Return the snapshot and the place, its values of these Iceberg types.
+
+    Raises a problem for a text that is no cursor, or one of another request.
+    """
     try:
         values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        snapshot_id, *place = values
-        if not isinstance(snapshot_id, int) or len(place) != len(kinds):
+        mark, snapshot_id, *place = values
+        if not isinstance(mark, str) or not isinstance(snapshot_id, int):
+            raise ValueError("no cursor")
+        if mark != _mark_of(asked):
+            raise cursor_of_another_request()
+        if len(place) != len(kinds):
             raise ValueError("not of this table")
         return snapshot_id, tuple(_from_json(value, kind) for value, kind in zip(place, kinds, strict=True))
     except (ValueError, TypeError, OverflowError):
         raise unknown_cursor() from None
+
+
+def _mark_of(asked: str) -> str:
+    return hashlib.blake2b(asked.encode(), digest_size=6).hexdigest()
 
 
 def _to_json(value: Any) -> Any:

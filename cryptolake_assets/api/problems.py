@@ -55,6 +55,16 @@ def unknown_cursor() -> Problem:
     )
 
 
+def cursor_of_another_request() -> Problem:
+    return Problem(
+        400,
+        "cursor-of-another-request",
+        "Cursor of another request",
+        "The cursor belongs to another route, symbol, order or snapshot. Send it with the parameters of the page that "
+        "gave it, or begin without a cursor.",
+    )
+
+
 def unknown_snapshot() -> Problem:
     return Problem(
         404,

@@ -66,6 +66,12 @@ class Asked:
     equal: Mapping[str, str] = field(default_factory=dict)
     envelope: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def page_set(self) -> str:
+        """What all pages of one request share: route, table, filters and order."""
+        order = self.params.order or self.resource.order
+        return repr((self.resource.route, self.resource.identifier, sorted(self.equal.items()), order.value))
+
 
 class Reader:
     """One of an API: the tables' heads, finished answers, and the threads that read."""
@@ -106,7 +112,7 @@ class Reader:
         resource, params = asked.resource, asked.params
         table = self.heads.table(resource.identifier)
         kinds = tuple(str(table.schema().find_type(name)) for name in resource.key)
-        snapshot_id, after = self._place(table, params, kinds)
+        snapshot_id, after = self._place(table, asked, kinds)
         limit = params.limit or (LIMIT if asked.fmt in PAGED else None)
         columns = tuple(item.name for item in table.schema().fields)
         page = read_page(
@@ -140,24 +146,28 @@ class Reader:
         """Symbols that Silver has bars of. Raises `TableNotFoundError`."""
         return frozenset(self.symbols.spans(self.heads.table(SILVER_OHLCV.identifier)))
 
-    def _place(self, table: Table, params: PageParams, kinds: tuple[str, ...]) -> tuple[int | None, tuple[Any, ...]]:
+    def _place(self, table: Table, asked: Asked, kinds: tuple[str, ...]) -> tuple[int | None, tuple[Any, ...]]:
         """The snapshot to read and the place behind which the page begins. Pages stay in the snapshot of the first one
         while it is there; the order of the key makes going on in a later one miss or repeat nothing that stood."""
+        params = asked.params
         snapshot_id, after = resolve_as_of(table, params.as_of), ()
         if params.cursor is None:
             return snapshot_id, after
-        of_cursor, place = decode_cursor(params.cursor, kinds)
-        named = params.as_of is not None and params.as_of == snapshot_id
-        if not named and _is_known_then(table, of_cursor, params.as_of):
-            snapshot_id = of_cursor
-        return snapshot_id, place
+        of_cursor, place = decode_cursor(params.cursor, asked.page_set, kinds)
+        begun = table.snapshot_by_id(of_cursor)
+        if params.as_of is not None:
+            is_named = params.as_of == snapshot_id
+            is_later = begun is not None and begun.timestamp_ms > epoch_ms(params.as_of)
+            if (is_named and of_cursor != snapshot_id) or (not is_named and is_later):
+                raise problems.cursor_of_another_request()
+        return snapshot_id if begun is None else of_cursor, place
 
     def _finished(self, asked: Asked, table: Table, snapshot_id: int | None, page: Page) -> Answer:
         resource = asked.resource
         next_cursor = None
         if page.more and snapshot_id is not None:
             last = page.rows.slice(page.rows.num_rows - 1).to_pylist()[0]
-            next_cursor = encode_cursor(snapshot_id, tuple(last[name] for name in resource.key))
+            next_cursor = encode_cursor(asked.page_set, snapshot_id, tuple(last[name] for name in resource.key))
         envelope = {**asked.envelope, "snapshot_id": None if snapshot_id is None else str(snapshot_id)}
         rows = page.rows
         if asked.fmt is Format.JSON:
@@ -236,12 +246,6 @@ def resolve_as_of(table: Table, as_of: int | datetime | None) -> int | None:
     if found is None or (isinstance(as_of, int) and as_of > 10**14):
         raise problems.unknown_snapshot()
     return found.snapshot_id
-
-
-def _is_known_then(table: Table, snapshot_id: int, as_of: int | datetime | None) -> bool:
-    """Whether the snapshot is there, and was made by the time that is asked for."""
-    snapshot = table.snapshot_by_id(snapshot_id)
-    return snapshot is not None and (as_of is None or snapshot.timestamp_ms <= epoch_ms(as_of))
 
 
 def epoch_ms(as_of: int | datetime) -> int:

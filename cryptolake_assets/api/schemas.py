@@ -82,6 +82,7 @@ Responses = dict[int | str, dict[str, Any]]
 """By status, as FastAPI takes them."""
 
 REFUSALS = {
+    400: "The cursor belongs to another route, symbol, order or snapshot",
     401: "Key needed",
     403: "The key lacks a scope",
     404: "Unknown symbol, snapshot or cursor",
@@ -129,7 +130,7 @@ def of_rows(*, of_a_symbol: bool = False, in_pages: bool = False) -> Responses:
     """What a route of rows may answer. Without a symbol and pages, 404 is an unknown snapshot."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     content = {kind.partition(";")[0]: binary for name, kind in MEDIA_TYPES.items() if name is not Format.JSON}
-    refused = refusals(404, 406, *([413] if in_pages else []), 422, 503)
+    refused = refusals(*([400] if in_pages else []), 404, 406, *([413] if in_pages else []), 422, 503)
     things = [*(["symbol"] if of_a_symbol else []), "snapshot", *(["cursor"] if in_pages else [])]
     refused[404] = {**refused[404], "description": f"Unknown {' or '.join(things)}"}
     said = "A page, or the whole range as CSV, Parquet or Arrow" if in_pages else "All rows"

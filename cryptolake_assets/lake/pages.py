@@ -142,9 +142,12 @@ def read_files(table: Table, scan: DataScan, tasks: list[FileScanTask]) -> pa.Ta
 
 
 def _in_order(rows: pa.Table, query: Query, limit: int | None) -> pa.Table:
-    """The rows behind the place, in order, without repeats where the query says so."""
+    """The rows behind the place, in order; of those with one key the first by all of its columns where the query says
+    so, whatever the order of files and rows."""
     direction = "DESC" if query.descending else "ASC"
     order = ", ".join(f"{name} {direction} NULLS LAST" for name in query.key)
+    if query.distinct:
+        order += "".join(f", {name} NULLS LAST" for name in query.columns if name not in query.key)
     distinct = f"DISTINCT ON ({', '.join(query.key)})" if query.distinct else ""
     where, values = "", {}
     if query.after:

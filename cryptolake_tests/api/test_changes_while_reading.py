@@ -103,5 +103,8 @@ def test_a_cursor_does_not_lead_out_of_the_time_that_is_asked_for(api: Api, bars
     api.look()
     cursor = api.get(PAGE).json()["next_cursor"]
     for as_of in (before.snapshot_id, before.timestamp_ms):
-        answer = api.get(f"{PAGE}&as_of={as_of}&cursor={cursor}").json()
+        refused = api.get(f"{PAGE}&as_of={as_of}&cursor={cursor}")
+        assert (refused.status_code, refused.json()["title"]) == (400, "Cursor of another request")
+        first = api.get(f"{PAGE}&as_of={as_of}").json()
+        answer = api.get(f"{PAGE}&as_of={as_of}&cursor={first['next_cursor']}").json()
         assert answer["snapshot_id"] == str(before.snapshot_id)

@@ -79,11 +79,14 @@ def test_a_cursor_keeps_snapshot_and_place(
 ) -> None:
     place = (moment, day, number, text, price)
     kinds = ("timestamptz", "date", "long", "string", "decimal(18, 8)")
-    assert decode_cursor(encode_cursor(snapshot_id, place), kinds) == (snapshot_id, place)
+    assert decode_cursor(encode_cursor("route", snapshot_id, place), "route", kinds) == (snapshot_id, place)
+    with pytest.raises(Problem) as refusal:
+        decode_cursor(encode_cursor("route", snapshot_id, place), "another", kinds)
+    assert (refusal.value.status, refusal.value.title) == (400, "Cursor of another request")
 
 
 @given(st.text(alphabet="ABCabc0189_-", min_size=1, max_size=60))
 def test_no_other_text_is_a_cursor(text: str) -> None:
     with pytest.raises(Problem) as refusal:
-        decode_cursor(text, ("timestamptz", "string"))
+        decode_cursor(text, "route", ("timestamptz", "string"))
     assert refusal.value.status == 404

@@ -116,6 +116,38 @@ def test_a_trade_that_came_twice_is_told_once(api: Api, bars: Settings) -> None:
     assert answer["trades"][0]["price"] == "0.00000001"
 
 
+def test_one_of_the_copies_of_a_trade_is_told_whatever_the_files_are(api: Api, bars: Settings) -> None:
+    """Copies that differ: the answer is the same for every page size and order of the files."""
+    copies = [trade("BTCUSDT", 7, starts()[0]) | {"qty": Decimal(qty)} for qty in (5, 3, 9)]
+    for copy in copies:
+        append(bars, BRONZE_TRADES, [copy, trade("BTCUSDT", 8, starts()[1])])
+    api.look()
+    query = "/trades?symbol=BTCUSDT"
+    pages = [f"{query}&order={order}&limit={limit}" for order in ("asc", "desc") for limit in (1, 2, 9)]
+    found = [item for page in pages for item in get(api, page)["trades"] if item["trade_id"] == 7]
+    assert [item["qty"] for item in found] == ["3.00000000"] * len(found)
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "/ohlcv/1m?symbol=ETHUSDT&limit=2",
+        "/ohlcv/1m?symbol=BTCUSDT&limit=2&order=desc",
+        "/ohlcv/5m?symbol=BTCUSDT&limit=2",
+        "/stats/daily?symbol=BTCUSDT&limit=2",
+    ],
+)
+def test_cursor_is_refused_by_other_requests(shared_api: Api, elsewhere: str) -> None:
+    cursor = get(shared_api, "/ohlcv/1m?symbol=BTCUSDT&limit=2")["next_cursor"]
+    refused = shared_api.get(f"{elsewhere}&cursor={cursor}")
+    assert (refused.status_code, refused.json()["type"].rpartition(":")[2]) in (
+        (400, "cursor-of-another-request"),
+        (503, "missing-table"),
+    )
+    assert get(shared_api, f"/ohlcv/1m?symbol=BTCUSDT&limit=9&cursor={cursor}")["bars"]
+
+
 def test_time_travel_by_snapshot_and_by_time(api: Api, bars: Settings) -> None:
     before = load_table(bars, SILVER_OHLCV).current_snapshot()
     assert before is not None
