@@ -126,7 +126,19 @@ def _drop_stuck(loop: asyncio.AbstractEventLoop, server: ServerState, left_befor
 
 
 class QuietWebSocket(WebSocketsSansIOProtocol):
-    """Knows that a handshake is over when it was answered by an error; uvicorn's own logs a fault then."""
+    """Knows that a handshake is over when it was answered by an error; uvicorn's own logs a fault then.
+
+    Closes a connection whose handshake is not over in time: its parser waits without end, for a line that is too long
+    too.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(REQUEST_S, self._handshake_is_late)
+
+    def _handshake_is_late(self) -> None:
+        if not self.handshake_complete:
+            self.transport.close()
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)

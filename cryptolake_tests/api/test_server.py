@@ -132,3 +132,30 @@ def test_a_slow_reader_of_a_large_answer_gets_all_of_it(bars: Settings, monkeypa
             got += len(part)
             time.sleep(0.02)
         assert got > 20_000_000
+
+
+HANDSHAKE = (
+    b"GET /ws/ohlcv?symbols=BTCUSDT HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"",
+        b"\r\n",
+        b"Sec-WebSocket-Version: 13\r\n\r\n",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 12\r\n\r\n",
+        b"X: " + b"a" * 9_000 + b"\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        b"X: " + b"a" * 9_000,
+    ],
+)
+def test_handshake_that_is_not_finished_or_too_long_is_ended(
+    bars: Settings, monkeypatch: pytest.MonkeyPatch, rest: bytes
+) -> None:
+    monkeypatch.setattr(server, "REQUEST_S", 0.3)
+    with serving(bars) as api, connected(api) as connection:
+        connection.settimeout(5)
+        connection.sendall(HANDSHAKE + rest)
+        everything(connection)
+        wait_for(lambda: api.connections() == 0)
