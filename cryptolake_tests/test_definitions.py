@@ -18,7 +18,7 @@ from cryptolake_assets.lake.maintenance import POOL, Work
 from cryptolake_assets.lake.tables import ARCHIVE_POOL, POOLED_TABLES, pools
 from cryptolake_assets.platform.pools import ensure_pools
 from cryptolake_assets.settings import PROJECT_ROOT, load_settings
-from cryptolake_assets.transform.archive_checks import IDS_CONSECUTIVE, KLINES_OF_DAY
+from cryptolake_assets.transform.archive_checks import KLINES_OF_DAY, WARNING
 from cryptolake_assets.transform.batch_checks import BATCH_OBSERVATIONS
 from cryptolake_assets.transform.checks import DEPENDENCIES, FRAMES_ACCEPTED, HEARTBEAT, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_assets.transform.market_rules import MARKET_OBSERVATIONS
@@ -160,7 +160,7 @@ def test_gate_checks_block_and_every_check_has_its_assets_partitions(
         of_all_time = spec.name in (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, DEPENDENCIES)
         warns_only = (
             *(*SILVER_OBSERVATIONS, *BATCH_OBSERVATIONS, *MARKET_OBSERVATIONS),
-            *(*OF_NOW, IDS_CONSECUTIVE, KLINES_OF_DAY),
+            *(*OF_NOW, *WARNING, KLINES_OF_DAY),
         )
         assert spec.blocking == (spec.name not in warns_only)
         assert spec.partitions_def == (None if of_all_time else graph.get(spec.asset_key).partitions_def)

@@ -128,6 +128,8 @@ def ssl_context(settings: Settings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=settings.kafka_ssl_ca_file)
     except (OSError, ssl.SSLError) as error:
         raise _unusable("kafka_ssl_ca_file", settings.kafka_ssl_ca_file, "CA certificates", error) from error
+    # Some builds of Python leave the lower bound to the machine.
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.kafka_ssl_cert_file is not None:
         password = settings.kafka_ssl_key_password.get_secret_value()
         try:
