@@ -131,7 +131,7 @@ kafka-create-topics: $(READY) ## Create the topics that are missing
 kafka-peek: $(READY) ## Show the newest events on the topic
 	@$(CRYPTOLAKE) peek
 
-bootstrap: $(READY) ## Make the namespaces and tables that are missing
+bootstrap: $(READY) ## Make the namespaces and tables that are missing, apply pending migrations
 	@$(CRYPTOLAKE) bootstrap
 
 bootstrap-iceberg: bootstrap ## The same as bootstrap

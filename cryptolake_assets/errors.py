@@ -103,6 +103,10 @@ class LakeMarketError(CryptolakeError):
     """The lake holds another family of markets than the one that is followed."""
 
 
+class LakeSchemaError(CryptolakeError):
+    """A later release has migrated the lake."""
+
+
 class TableUnreadableError(CryptolakeError):
     """Files that belong to a table's present state are not there."""
 

@@ -22,12 +22,11 @@ class SqlEngine(StrEnum):
 
 @app.command()
 def bootstrap() -> None:
-    """Make the namespaces and tables that are missing; safe to run again."""
+    """Make the namespaces and tables that are missing, apply pending migrations; safe to run again."""
     from cryptolake_assets.lake.bootstrap import bootstrap as make_tables
     from cryptolake_assets.settings import get_settings
 
-    made = make_tables(get_settings())
-    typer.echo("\n".join(f"made {name}" for name in made) or "all namespaces and tables are there")
+    typer.echo("\n".join(make_tables(get_settings())) or "all namespaces and tables are there, in the present schema")
 
 
 @app.command()

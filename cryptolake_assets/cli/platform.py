@@ -93,15 +93,18 @@ def down() -> None:
 
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")] = False) -> None:
-    """Show every part: state, pid, port, uptime, lag, progress, log."""
+    """Show every part: state, pid, port, uptime, lag, progress, log; and the schema of the lake."""
+    from cryptolake_assets.lake.migrations import lake_schema
     from cryptolake_assets.platform.status import status as part_status
     from cryptolake_assets.settings import get_settings
 
     rows = part_status(get_settings())
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
-    else:
-        _print_status(rows)
+        return
+    _print_status(rows)
+    if schema := lake_schema(get_settings()):
+        typer.echo(f"lake: {schema}")
 
 
 @app.command()

@@ -1,4 +1,5 @@
-"""Makes namespaces and tables; safe to run again and while the platform works. A lake belongs to a family of markets.
+"""Makes namespaces and tables, and brings those of earlier releases to the present schema; safe to run again and while
+the platform works. A lake belongs to a family of markets.
 
 Bars, klines and coverage are found by symbol. `BTCUSDT` is one thing in USD-M futures and another one in Spot, so these
 two have lakes of their own; USD-M and COIN-M share no symbol and may share a lake.
@@ -11,6 +12,7 @@ import structlog
 from cryptolake_assets.errors import LakeMarketError
 from cryptolake_assets.exchange.venues import Family
 from cryptolake_assets.lake.catalog import get_catalog
+from cryptolake_assets.lake.migrations import migrate, require_known_schema
 from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES, TableSpec, namespaces, table_properties
 from cryptolake_assets.settings import Settings
 
@@ -21,12 +23,14 @@ FAMILY_PROPERTY = "cryptolake.family"
 
 
 def bootstrap(settings: Settings) -> list[str]:
-    """Makes what is missing and adds columns that are new in `tables.py`; returns what was made, by full name. Raises
-    `LakeMarketError` for a lake of other markets."""
+    """Make what is missing and apply pending migrations; return what was done, a line each.
+
+    Raises `LakeMarketError` for a lake of other markets and `LakeSchemaError` for one of a later release.
+    """
     from pyiceberg.exceptions import NamespaceAlreadyExistsError
 
     catalog = get_catalog(settings)
-    made: list[str] = []
+    done: list[str] = []
     existing = {".".join(name) for name in catalog.list_namespaces()}
     for namespace in namespaces():
         if namespace in existing:
@@ -34,13 +38,17 @@ def bootstrap(settings: Settings) -> list[str]:
         try:
             location = settings.namespace_location_of(namespace)
             catalog.create_namespace(namespace, {"location": location} if location else {})
-            made.append(namespace)
+            done.append(f"made {namespace}")
         except NamespaceAlreadyExistsError:
             continue
-    made.extend(spec.full_name for spec in TABLES if ensure_table(settings, spec))
+    # The first table holds the number of the schema: a lake of a later release is left as it is.
+    done += [f"made {BRONZE_TRADES.full_name}"] if ensure_table(settings, BRONZE_TRADES) else []
+    require_known_schema(settings)
+    done += [f"made {spec.full_name}" for spec in TABLES if ensure_table(settings, spec)]
     _ensure_family(settings)
-    log.info("bootstrap_finished", made=made)
-    return made
+    done += [f"applied {migration}" for migration in migrate(settings)]
+    log.info("bootstrap_finished", done=done)
+    return done
 
 
 def _ensure_family(settings: Settings) -> None:
@@ -62,28 +70,22 @@ def _ensure_family(settings: Settings) -> None:
 
 
 def ensure_table(settings: Settings, spec: TableSpec) -> bool:
-    from pyiceberg.exceptions import NoSuchTableError, TableAlreadyExistsError
+    """Make the table unless it is there; return whether it was made."""
+    from pyiceberg.exceptions import TableAlreadyExistsError
 
     catalog = get_catalog(settings)
+    if catalog.table_exists(spec.identifier):
+        return False
     # Not every catalog puts a table where its namespace is.
     namespace = settings.namespace_location_of(spec.namespace)
     try:
-        table = catalog.load_table(spec.identifier)
-    except NoSuchTableError:
-        try:
-            catalog.create_table(
-                spec.identifier,
-                location=f"{namespace}/{spec.name}" if namespace else None,
-                schema=spec.iceberg_schema(),
-                partition_spec=spec.partition_spec(),
-                properties=table_properties(spec),
-            )
-        except TableAlreadyExistsError:
-            return False
-        return True
-    missing = set(spec.column_names) - set(table.schema().column_names)
-    if missing:
-        with table.update_schema() as update:
-            update.union_by_name(spec.iceberg_schema())
-        log.info("columns_added", table=spec.full_name, columns=sorted(missing))
-    return bool(missing)
+        catalog.create_table(
+            spec.identifier,
+            location=f"{namespace}/{spec.name}" if namespace else None,
+            schema=spec.iceberg_schema(),
+            partition_spec=spec.partition_spec(),
+            properties=table_properties(spec),
+        )
+    except TableAlreadyExistsError:
+        return False
+    return True

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.lake.migrations import lake_schema
 from cryptolake_assets.platform import graphql, probes
 from cryptolake_assets.platform import parts as catalogue
 from cryptolake_assets.platform.jars import JarStore, needed_jars
@@ -87,6 +88,8 @@ def status(settings: Settings) -> list[PartStatus]:
 def problems(settings: Settings) -> list[str]:
     """What is wrong with the platform, each in a line that says what to do; empty when all is well."""
     found = [*_machine_problems(settings)]
+    if (schema := lake_schema(settings)) and schema.pending:
+        found.append(f"lake: {schema}. Run `cryptolake bootstrap`.")
     rows = status(settings)
     local = {part.name for part in local_parts(settings)}
     if all(row.state == STOPPED for row in rows if row.name in local):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -14,8 +17,11 @@ from filelock import FileLock
 
 from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.lake.migrations import MIGRATIONS, lake_schema
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.tables import TABLES
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 from cryptolake_assets.transform import refresh_gold
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
@@ -24,11 +30,31 @@ from cryptolake_assets.transform.refresh_silver import rebuild
 LAKES = Path(__file__).parents[1] / "data" / "lakes"
 PLACE = Path("/var/tmp/cryptolake-lake")
 HOUR = datetime(2024, 7, 19, tzinfo=UTC)
-TABLES = {
+ORDERS = {
     "silver.futures_ohlcv_1m": "symbol, window_start",
     "gold.futures_daily_stats": "symbol, trade_date",
 }
 LATER_COLUMNS = ("trades_dropped",)
+
+
+KILLED_BOOTSTRAP = """
+import os, signal, sys
+from pyiceberg.catalog.sql import SqlCatalog
+from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.settings import get_settings
+
+commit_table, moment = SqlCatalog.commit_table, sys.argv[1]
+
+def commit(self, *arguments):
+    if moment == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    commit_table(self, *arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+SqlCatalog.commit_table = commit
+bootstrap(get_settings())
+"""
+"""A bootstrap that is killed before or after the first commit that it makes to a table."""
 
 
 @pytest.fixture(params=["usdm", "spot"])
@@ -62,7 +88,7 @@ def old_lake(
 
 
 def rows(settings: Settings, table: str) -> list[dict[str, Any]]:
-    found = run_sql(settings, f"SELECT * FROM cryptolake.{table} ORDER BY {TABLES[table]}").to_pylist()
+    found = run_sql(settings, f"SELECT * FROM cryptolake.{table} ORDER BY {ORDERS[table]}").to_pylist()
     return [{name: plain(value) for name, value in row.items() if name != "updated_at"} for row in found]
 
 
@@ -81,9 +107,9 @@ def test_old_lake_answers_as_it_did_and_gains_the_present_columns(
     old_lake: tuple[Settings, dict[str, Any]],
 ) -> None:
     settings, recorded = old_lake
-    assert "cryptolake.silver.futures_ohlcv_1m" in bootstrap(settings)
+    assert f"applied {MIGRATIONS[0]}" in bootstrap(settings)
     assert bootstrap(settings) == [], "the second time there is nothing to do"
-    for table in TABLES:
+    for table in ORDERS:
         found = rows(settings, table)
         assert [without(row) for row in found] == recorded[table]
         assert {row["trades_dropped"] for row in found} == {None}
@@ -93,6 +119,29 @@ def test_old_lake_answers_as_it_did_and_gains_the_present_columns(
     coverage = read_coverage(settings)
     assert len(coverage) == recorded["ops.stream_coverage"]
     assert {row.evidence for row in coverage} == {None}
+
+
+def killed_bootstrap(moment: str) -> int:
+    return subprocess.run([sys.executable, "-c", KILLED_BOOTSTRAP, moment], check=False, timeout=120).returncode
+
+
+@pytest.mark.parametrize("old_lake", ["usdm"], indirect=True)
+def test_migration_that_is_killed_at_any_commit_goes_on(old_lake: tuple[Settings, dict[str, Any]]) -> None:
+    settings, recorded = old_lake
+    assert killed_bootstrap("before") == -signal.SIGKILL
+    kills = 0
+    while (code := killed_bootstrap("after")) == -signal.SIGKILL:
+        kills += 1
+        assert killed_bootstrap("before") in (-signal.SIGKILL, 0)
+    assert code == 0
+    assert kills > 3, "a commit of each table that changes, and that of the number"
+    schema = lake_schema(settings)
+    assert schema is not None
+    assert schema.pending == ()
+    assert bootstrap(settings) == []
+    for spec in TABLES:
+        assert set(load_table(settings, spec).schema().column_names) == set(spec.column_names)
+    assert [without(row) for row in rows(settings, "silver.futures_ohlcv_1m")] == recorded["silver.futures_ohlcv_1m"]
 
 
 def test_bars_of_an_old_lake_made_anew_are_the_same_digits(
@@ -109,7 +158,7 @@ def test_bars_of_an_old_lake_made_anew_are_the_same_digits(
     day = refresh_gold.prepare(settings, engine, HOUR.date())
     assert day.passed
     refresh_gold.commit(settings, day, "now")
-    for table in TABLES:
+    for table in ORDERS:
         found = rows(settings, table)
         assert [without(row, "is_complete") for row in found] == [
             without(row, "is_complete") for row in recorded[table]

@@ -13,7 +13,7 @@ from cryptolake_assets.errors import LakeMarketError
 from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.bootstrap import FAMILY_PROPERTY, bootstrap
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.tables import BRONZE_TRADES, CONTRACT, SILVER_OHLCV, TABLES
+from cryptolake_assets.lake.tables import BRONZE_TRADES, CONTRACT, TABLES
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
 
@@ -28,13 +28,6 @@ def test_every_table_is_in_the_catalog_with_its_columns_and_partitioning(lake: S
 
 def test_bootstrap_again_makes_nothing(lake: Settings) -> None:
     assert bootstrap(lake) == []
-
-
-def test_bootstrap_adds_a_column_that_is_new(lake: Settings) -> None:
-    with load_table(lake, SILVER_OHLCV).update_schema() as update:
-        update.delete_column("vwap")
-    assert bootstrap(lake) == [SILVER_OHLCV.full_name]
-    assert set(load_table(lake, SILVER_OHLCV).schema().column_names) == set(SILVER_OHLCV.column_names)
 
 
 def test_the_contract_is_the_event_that_the_producer_sends() -> None:

@@ -1,0 +1,131 @@
+"""Numbered changes of the schema of an existing lake. `cryptolake bootstrap` applies those that are pending, in order.
+
+To change the schema: change `tables.py`, append a `Migration` with the next number to `MIGRATIONS`, and record the
+schema in `cryptolake_tests/lake/test_migrations.py`. A migration may run again from its start: after a crash, beside
+another one, and on a lake whose tables are new. It commits table by table and retries a lost race.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from cryptolake_assets.errors import CryptolakeError, LakeSchemaError
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.retries import commit_attempts
+from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES, TableSpec
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+log = structlog.get_logger(__name__)
+
+SCHEMA_PROPERTY: Final = "cryptolake.schema"
+"""Of the table of trades: the number of the last migration that was applied. A lake without it has had none."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One change of the schema; `apply` is idempotent."""
+
+    number: int
+    name: str
+    apply: Callable[[Settings], None]
+
+    def __str__(self) -> str:
+        return f"migration {self.number} ({self.name})"
+
+
+def _add_all_columns(settings: Settings) -> None:
+    for spec in TABLES:
+        add_columns(settings, spec)
+
+
+MIGRATIONS: Final = (Migration(1, "columns of evidence and dropped trades", _add_all_columns),)
+
+
+@dataclass(frozen=True)
+class LakeSchema:
+    """The number of the last migration that was applied to the lake, and the migrations that are pending."""
+
+    number: int
+    pending: tuple[Migration, ...]
+
+    def __str__(self) -> str:
+        if not self.pending:
+            return f"schema {self.number}"
+        return f"schema {self.number}, pending: {', '.join(map(str, self.pending))}"
+
+
+def lake_schema(settings: Settings) -> LakeSchema | None:
+    """Return the state of the lake's schema; None where there is no lake, or its catalog does not answer."""
+    is_local = not settings.iceberg_rest_uri and not settings.catalog_uri.get_secret_value()
+    if is_local and not settings.catalog_db.exists():
+        return None
+    try:
+        number = _applied(load_table(settings, BRONZE_TRADES))
+    except (CryptolakeError, OSError) as error:
+        log.warning("schema_unknown", error=str(error))
+        return None
+    return LakeSchema(number, _after(number, MIGRATIONS))
+
+
+def require_known_schema(settings: Settings, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Raise `LakeSchemaError` for a lake that a later release has migrated."""
+    number, latest = _applied(load_table(settings, BRONZE_TRADES)), migrations[-1].number
+    if number > latest:
+        raise LakeSchemaError(
+            f"lake: its schema {number} is newer than {latest}, the latest that this release knows. Install the "
+            "release that migrated it, or a later one."
+        )
+
+
+def migrate(settings: Settings, migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
+    """Apply the pending migrations, in order; return them. Raise what a migration raises: it stays pending then."""
+    applied = []
+    for migration in _after(_applied(load_table(settings, BRONZE_TRADES)), migrations):
+        migration.apply(settings)
+        _record(settings, migration.number)
+        log.info("migration_applied", number=migration.number, name=migration.name)
+        applied.append(migration)
+    return applied
+
+
+def add_columns(settings: Settings, spec: TableSpec) -> None:
+    """Add the columns that `spec` has and the table lacks; they are null in the rows that are there."""
+    from pyiceberg.exceptions import CommitFailedException
+
+    for attempt in commit_attempts(CommitFailedException):
+        with attempt:
+            table = load_table(settings, spec)
+            present = table.schema().column_names
+            missing = [field for field in spec.iceberg_schema().fields if field.name not in present]
+            if missing:
+                with table.update_schema() as update:
+                    for field in missing:
+                        update.add_column(field.name, field.field_type, field.doc)
+                log.info("columns_added", table=spec.full_name, columns=[field.name for field in missing])
+
+
+def _applied(table: Table) -> int:
+    return int(table.properties.get(SCHEMA_PROPERTY, 0))
+
+
+def _after(number: int, migrations: Sequence[Migration]) -> tuple[Migration, ...]:
+    return tuple(migration for migration in migrations if migration.number > number)
+
+
+def _record(settings: Settings, number: int) -> None:
+    """Record the number; one that another process has recorded meanwhile and that is higher stays."""
+    from pyiceberg.exceptions import CommitFailedException
+
+    for attempt in commit_attempts(CommitFailedException):
+        with attempt:
+            table = load_table(settings, BRONZE_TRADES)
+            if _applied(table) < number:
+                with table.transaction() as transaction:
+                    transaction.set_properties({SCHEMA_PROPERTY: str(number)})

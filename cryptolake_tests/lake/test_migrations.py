@@ -1,0 +1,121 @@
+"""Pending migrations are applied once, in order, and go on where a failure or another process left them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cryptolake_assets.errors import LakeSchemaError
+from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.migrations import (
+    MIGRATIONS,
+    SCHEMA_PROPERTY,
+    Migration,
+    lake_schema,
+    migrate,
+    require_known_schema,
+)
+from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_COVERAGE, SILVER_OHLCV, TABLES
+from cryptolake_assets.platform.status import problems
+from cryptolake_assets.settings import Settings, load_settings
+
+LATEST = MIGRATIONS[-1].number
+SCHEMAS = {1: "ff95e4617f8eebd8"}
+"""Of each migration, the schema of `tables.py` after it: a hash of all tables' columns and types."""
+
+
+def schema_hash() -> str:
+    lines = [f"{spec.full_name} {column.name} {column.type}" for spec in TABLES for column in spec.columns]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+def set_number(settings: Settings, number: int | None) -> None:
+    with load_table(settings, BRONZE_TRADES).transaction() as transaction:
+        if number is None:
+            transaction.remove_properties(SCHEMA_PROPERTY)
+        else:
+            transaction.set_properties({SCHEMA_PROPERTY: str(number)})
+
+
+def test_change_of_the_tables_has_a_migration() -> None:
+    assert [migration.number for migration in MIGRATIONS] == list(range(1, LATEST + 1))
+    assert list(SCHEMAS) == list(range(1, LATEST + 1))
+    assert schema_hash() == SCHEMAS[LATEST], "tables.py has changed: append a migration, and its hash here"
+
+
+def test_new_lake_is_of_the_latest_schema(lake: Settings) -> None:
+    schema = lake_schema(lake)
+    assert schema is not None
+    assert (schema.number, schema.pending, str(schema)) == (LATEST, (), f"schema {LATEST}")
+
+
+def test_home_without_a_lake_has_no_schema_and_gets_none(tmp_path: Path) -> None:
+    settings = load_settings(home=tmp_path / "home")
+    assert lake_schema(settings) is None
+    assert not settings.catalog_db.exists()
+
+
+def test_lake_without_a_number_gains_the_present_columns(lake: Settings) -> None:
+    for spec, columns in ((SILVER_OHLCV, ("trades_dropped",)), (OPS_COVERAGE, ("evidence", "first_id", "last_id"))):
+        with load_table(lake, spec).update_schema() as update:
+            for column in columns:
+                update.delete_column(column)
+    set_number(lake, None)
+    schema = lake_schema(lake)
+    assert schema is not None
+    assert str(schema).startswith("schema 0, pending: migration 1 (")
+    assert any(line.startswith("lake: schema 0, pending") and "bootstrap" in line for line in problems(lake))
+    assert bootstrap(lake) == [f"applied {migration}" for migration in MIGRATIONS]
+    for spec in TABLES:
+        table = load_table(lake, spec)
+        expected = {field.name: str(field.field_type) for field in spec.iceberg_schema().fields}
+        assert {field.name: str(field.field_type) for field in table.schema().fields} == expected
+    assert bootstrap(lake) == []
+
+
+def noting(calls: list[int], number: int, fails: Callable[[], bool] = lambda: False) -> Migration:
+    def apply(_: Settings) -> None:
+        calls.append(number)
+        if fails():
+            raise OSError("no answer")
+
+    return Migration(number, f"change {number}", apply)
+
+
+def test_failed_migration_stays_pending_and_holds_later_ones_back(lake: Settings) -> None:
+    calls: list[int] = []
+    broken = [True]
+    first, second, third = LATEST + 1, LATEST + 2, LATEST + 3
+    changes = [
+        *MIGRATIONS,
+        noting(calls, first),
+        noting(calls, second, lambda: broken.pop() if broken else False),
+        noting(calls, third),
+    ]
+    with pytest.raises(OSError, match="no answer"):
+        migrate(lake, changes)
+    assert calls == [first, second]
+    assert [migration.number for migration in migrate(lake, changes)] == [second, third]
+    assert calls == [first, second, second, third], "what was applied is not applied again"
+    assert migrate(lake, changes) == []
+
+
+def test_number_that_another_process_recorded_is_not_lowered(lake: Settings) -> None:
+    def overtaken(settings: Settings) -> None:
+        set_number(settings, LATEST + 5)
+
+    migrate(lake, [*MIGRATIONS, Migration(LATEST + 1, "overtaken", overtaken)])
+    assert load_table(lake, BRONZE_TRADES).properties[SCHEMA_PROPERTY] == str(LATEST + 5)
+
+
+def test_lake_of_a_later_release_is_left_alone(lake: Settings) -> None:
+    set_number(lake, LATEST + 1)
+    before = load_table(lake, OPS_COVERAGE).metadata_location
+    with pytest.raises(LakeSchemaError, match=rf"schema {LATEST + 1} is newer than {LATEST}.*Install the release"):
+        bootstrap(lake)
+    assert load_table(lake, OPS_COVERAGE).metadata_location == before
+    require_known_schema(lake, [*MIGRATIONS, noting([], LATEST + 1)])
