@@ -171,7 +171,7 @@ def _load(
             duration_ms=_since(started),
             outcomes=tuple(outcomes),
         )
-    _announce(settings, url, file)
+    earlier = _announce(settings, url, file)
     properties = {
         "cryptolake.run-id": run_id,
         "cryptolake.archive-file": file.name,
@@ -181,6 +181,8 @@ def _load(
         replaced = replace_day(table, file.venue.exchange, file.symbol, file.day, files, properties)
     except (CommitFailedException, ValidationException):
         hour_files.abort()
+        if earlier:
+            replace_day_rows(settings, file, earlier)
         raise
     keep_set_aside(settings, f"archive:{file.name}", inspection.set_aside)
     replace_day_rows(settings, file, rows_of_day(file, inspection.runs(), f"{url}{SHA256_MARK}{sha256}"))
@@ -272,12 +274,14 @@ def _recorded(settings: Settings, file: ArchiveFile) -> str | None:
     return sources[0].rpartition(SHA256_MARK)[2] if sources else None
 
 
-def _announce(settings: Settings, url: str, file: ArchiveFile) -> None:
-    """Makes symbol and day known before the first trade can be read: who follows Bronze would take them for strays."""
-    if not _rows_of(settings, file):
-        exchange, end_ms = file.venue.exchange, file.start_ms + DAY_MS
-        loading = CoverageRow(exchange, file.symbol, STREAM, file.start_ms, end_ms, LOADING, 0, url)
-        replace_day_rows(settings, file, [loading])
+def _announce(settings: Settings, url: str, file: ArchiveFile) -> list[CoverageRow]:
+    """Make symbol and day known before the first trade can be read: who follows Bronze would take them for strays. What
+    an earlier issue proved is taken back before its rows go; return it."""
+    earlier = [row for row in _rows_of(settings, file) if row.kafka_partition != LOADING]
+    exchange, end_ms = file.venue.exchange, file.start_ms + DAY_MS
+    loading = CoverageRow(exchange, file.symbol, STREAM, file.start_ms, end_ms, LOADING, 0, url)
+    replace_day_rows(settings, file, [loading])
+    return earlier
 
 
 def _rows_of(settings: Settings, file: ArchiveFile) -> list[CoverageRow]:

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
+from pyiceberg.exceptions import CommitFailedException
 from typer.testing import CliRunner
 
 from cryptolake_assets import cli
@@ -337,6 +338,38 @@ def test_a_crash_between_the_commit_and_its_record_doubles_nothing(
     assert by_identity(world.bronze()) == by_identity(archived(FEW))
     world.follow()
     world.assert_bars(archived(FEW), complete=True)
+
+
+def test_coverage_of_an_earlier_issue_goes_before_its_rows_do(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_day(world.directory, FILE, FEW)
+    world.load()
+    world.follow()
+    proven = set(read_coverage(world.settings))
+    lacking = [row for row in FEW if not 100 <= row.agg_id - FEW[0].agg_id < 110]
+    write_day(world.directory, FILE, lacking)
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def lose_the_race(*_: object) -> None:
+        raise CommitFailedException("another writer was faster")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archive, "replace_day", lose_the_race)
+        with pytest.raises(CommitFailedException):
+            world.load()
+    assert set(read_coverage(world.settings)) == proven, "its rows are there still, and so is what they prove"
+    with monkeypatch.context() as patched:
+        patched.setattr(archive, "keep_set_aside", crash)
+        with pytest.raises(KeyboardInterrupt):
+            world.load()
+    world.follow()
+    minutes = {FEW[index].time_ms // 60_000 * 60_000 for index in range(100, 110)}
+    found = bars(world.settings, MIDNIGHT, HOURS)
+    affected = [bar for bar in found.values() if round(bar["window_start"].timestamp() * 1000) in minutes]
+    assert affected
+    assert {bar["is_complete"] for bar in affected} == {False}
+    assert world.load().outcome is Outcome.REPLACED
 
 
 def test_minutes_around_missing_ids_stay_incomplete(world: World) -> None:
