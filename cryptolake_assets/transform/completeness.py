@@ -33,36 +33,56 @@ class CompletenessIndex:
         grace_ms: int,
         gaps: Iterable[TradeGap] = (),
     ) -> None:
-        streamed: Spans = defaultdict(list)
-        archived: Spans = defaultdict(list)
-        by_klines: Spans = defaultdict(list)
+        streamed: defaultdict[Evidence, Spans] = defaultdict(lambda: defaultdict(list))
+        archived: defaultdict[Evidence, Spans] = defaultdict(lambda: defaultdict(list))
         missing: Spans = defaultdict(list)
         for row in rows:
             end_ms = row.connected_to_ms - (0 if row.of_archive else grace_ms)
             if _is_in_bronze(row, bronze_offsets) and end_ms > row.connected_from_ms:
-                spans = archived if row.of_archive else streamed
-                spans = by_klines if row.evidence is Evidence.KLINES else spans
+                # Rows of earlier releases do not say it: the archive's were made around missing ids.
+                evidence = row.evidence or (Evidence.IDS if row.of_archive else Evidence.BARRIER)
+                spans = (archived if row.of_archive else streamed)[evidence]
                 spans[row.symbol, row.stream].append((row.connected_from_ms, end_ms))
         for gap in gaps:
             if gap.closed_at is None or not _holds(bronze_offsets, gap.kafka_partition, gap.kafka_offset):
                 span = gap.after_us // MICROSECONDS, gap.before_us // MICROSECONDS + 1
                 missing[gap.symbol, gap.stream].append(span)
-        self._independent = {
-            key: _union([*archived[key], *_difference(_union(streamed[key]), _union(missing[key]))])
-            for key in streamed.keys() | archived.keys() | by_klines.keys()
+        self._by = {
+            evidence: {
+                key: _union(
+                    [*archived[evidence][key], *_difference(_union(streamed[evidence][key]), _union(missing[key]))]
+                )
+                for key in archived[evidence].keys() | streamed[evidence].keys()
+            }
+            for evidence in Evidence
         }
+        self._independent = _together(self._by[Evidence.IDS], self._by[Evidence.BARRIER])
         """Without what klines prove."""
-        self._spans = {key: _union([*spans, *by_klines[key]]) for key, spans in self._independent.items()}
+        self._spans = _together(self._independent, self._by[Evidence.KLINES])
 
     def is_complete(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> bool:
         """Whether every trade of [start_ms, end_ms) has been received and is in Bronze."""
         return _hold(self._spans.get((symbol, stream), []), start_ms, end_ms)
 
+    def evidence(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> Evidence | None:
+        """Return what proves that the window is complete; None when nothing does.
+
+        A window of which each part is proven has the weakest evidence that it needs: ids, then barriers, then klines.
+        """
+        key = symbol, stream
+        for evidence, spans in (
+            (Evidence.IDS, self._by[Evidence.IDS]),
+            (Evidence.BARRIER, self._independent),
+            (Evidence.KLINES, self._spans),
+        ):
+            if _hold(spans.get(key, []), start_ms, end_ms):
+                return evidence
+        return None
+
     def is_by_klines(self, symbol: str, start_ms: int, end_ms: int) -> bool:
-        """Return whether nothing but the exchange's klines proves that the window is complete."""
-        return self.is_complete_on_any_stream(symbol, start_ms, end_ms) and not any(
-            _hold(spans, start_ms, end_ms) for key, spans in self._independent.items() if key[0] == symbol
-        )
+        """Return whether nothing but the exchange's klines proves that the window is complete, on any stream."""
+        found = {self.evidence(*key, start_ms, end_ms) for key in self._spans if key[0] == symbol}
+        return found - {None} == {Evidence.KLINES}
 
     def gained(self, earlier: CompletenessIndex) -> tuple[int, int] | None:
         """The extent [start_ms, end_ms) of all time that is covered here and was not `earlier`; None without any."""
@@ -87,6 +107,13 @@ def _hold(spans: Sequence[tuple[int, int]], start_ms: int, end_ms: int) -> bool:
     """Return whether one of the disjoint spans, in order, holds the window."""
     position = bisect_right(spans, (start_ms, 1 << 62)) - 1
     return position >= 0 and spans[position][1] >= end_ms
+
+
+def _together(
+    some: Mapping[tuple[str, str], list[tuple[int, int]]], others: Mapping[tuple[str, str], list[tuple[int, int]]]
+) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """Return the union of both by symbol and stream."""
+    return {key: _union([*some.get(key, []), *others.get(key, [])]) for key in some.keys() | others.keys()}
 
 
 def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

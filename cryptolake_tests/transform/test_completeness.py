@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.lake.coverage import LOADING, CoverageRow
+from cryptolake_assets.lake.coverage import LOADING, CoverageRow, Evidence
 from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.transform.completeness import CompletenessIndex
 
@@ -28,6 +28,48 @@ def test_a_minute_inside_coverage_is_complete_once_the_watermark_is_past_it() ->
     complete = index(covered(0, MINUTE_MS + GRACE_MS))
     assert complete.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
     assert not index(covered(0, MINUTE_MS + GRACE_MS - 1)).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+
+
+def test_window_names_the_weakest_evidence_that_it_needs() -> None:
+    def by(evidence: Evidence | None, minute: int, *, of_archive: bool = False) -> CoverageRow:
+        row = replace(covered(minute * MINUTE_MS, (minute + 1) * MINUTE_MS + GRACE_MS), evidence=evidence)
+        if not of_archive:
+            return row
+        return replace(row, kafka_partition=None, kafka_offset=None, connected_to_ms=(minute + 1) * MINUTE_MS)
+
+    found = index(
+        by(Evidence.IDS, 0, of_archive=True),
+        by(Evidence.BARRIER, 1),
+        by(Evidence.KLINES, 2, of_archive=True),
+        by(None, 4),
+        by(None, 5, of_archive=True),
+        by(Evidence.IDS, 6),
+        by(Evidence.BARRIER, 6),
+    )
+
+    def evidence(first: int, last: int) -> Evidence | None:
+        return found.evidence("BTCUSDT", "trade", first * MINUTE_MS, (last + 1) * MINUTE_MS)
+
+    assert [evidence(minute, minute) for minute in range(7)] == [
+        Evidence.IDS,
+        Evidence.BARRIER,
+        Evidence.KLINES,
+        None,
+        Evidence.BARRIER,
+        Evidence.IDS,
+        Evidence.IDS,
+    ]
+    assert (evidence(0, 1), evidence(0, 2), evidence(2, 4)) == (Evidence.BARRIER, Evidence.KLINES, None)
+    by_klines = [found.is_by_klines("BTCUSDT", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)]
+    assert by_klines == [False, False, True, False]
+
+
+def test_window_that_ids_of_another_stream_prove_is_not_by_klines() -> None:
+    by_klines = replace(covered(0, MINUTE_MS + GRACE_MS), evidence=Evidence.KLINES)
+    assert index(by_klines).is_by_klines("BTCUSDT", 0, MINUTE_MS)
+    other = replace(by_klines, evidence=Evidence.IDS, stream="aggTrade")
+    assert not index(by_klines, other).is_by_klines("BTCUSDT", 0, MINUTE_MS)
+    assert not index(by_klines, replace(other, symbol="ETHUSDT")).is_by_klines("ETHUSDT", 0, MINUTE_MS)
 
 
 def test_a_minute_that_began_before_the_connection_is_not() -> None:
