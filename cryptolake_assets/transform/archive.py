@@ -7,10 +7,11 @@ trades have the ids of the live `aggTrade` stream, so Silver takes one that came
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from cryptolake_assets.errors import (
     ArchiveRangeError,
 )
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Progress
-from cryptolake_assets.exchange.archive_csv import HEADER, SPOT_HEADER, ahead, read_blocks
+from cryptolake_assets.exchange.archive_csv import HEADER, SPOT_HEADER, Block, ahead, read_blocks
 from cryptolake_assets.exchange.universe import default_start_date
 from cryptolake_assets.lake.archive_rows import count_day, replace_day
 from cryptolake_assets.lake.catalog import load_table
@@ -32,7 +33,7 @@ from cryptolake_assets.lake.dead_letters import keep_set_aside
 from cryptolake_assets.lake.hour_files import HourFiles
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.archive_checks import DAY_MS, Inspection
+from cryptolake_assets.transform.archive_checks import DAY_MS, Inspection, contradicting_ids
 from cryptolake_assets.transform.archive_coverage import STREAM, is_of_day, replace_day_rows, rows_of_day
 from cryptolake_assets.transform.checks import CheckOutcome
 from cryptolake_assets.transform.ohlcv import MARKET
@@ -155,6 +156,10 @@ def _load(
     hour_files, inspection = HourFiles(table), Inspection(file)
     try:
         files = write_day(path, file, hour_files, inspection, written)
+        if inspection.has_repeats and len(ids := contradicting_ids(partial(_read, path, file), file)):
+            hour_files.abort()
+            hour_files, inspection = HourFiles(table), Inspection(file, ids)
+            files = write_day(path, file, hour_files, inspection, written)
     except BaseException:
         hour_files.abort()
         raise
@@ -216,13 +221,16 @@ def write_day(
 ) -> list[DataFile]:
     """Writes the zip's rows as data files, as long as they pass; one block is parsed while another is written."""
     received, schema = datetime.now(UTC), BRONZE_TRADES.arrow_schema()
-    columns = SPOT_HEADER if file.venue.archive_best_match else HEADER
-    for block in ahead(read_blocks(path, columns=columns)):
+    for block in ahead(_read(path, file)):
         if (rows := inspection.see(block)).num_rows:
             hour_files.write(_bronze_rows(rows, file, received, schema))
         if written is not None:
             written(inspection.rows)
     return hour_files.close()
+
+
+def _read(path: Path, file: ArchiveFile) -> Iterator[Block]:
+    return read_blocks(path, columns=SPOT_HEADER if file.venue.archive_best_match else HEADER)
 
 
 def _bronze_rows(block: pa.Table, file: ArchiveFile, received: datetime, schema: pa.Schema) -> pa.Table:

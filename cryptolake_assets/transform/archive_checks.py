@@ -6,10 +6,11 @@ prove nothing: the neighbouring day does, or the klines of the minute.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.exchange.archive import ArchiveFile
 from cryptolake_assets.exchange.archive_csv import BadLine, Block
@@ -49,8 +50,10 @@ class Run:
 class Inspection:
     """Takes in the blocks of one file in their order."""
 
-    def __init__(self, file: ArchiveFile) -> None:
+    def __init__(self, file: ArchiveFile, contradicting: pa.Array | None = None) -> None:
+        """`contradicting` are ids whose rows contradict each other, see `contradicting_ids`."""
         self.file = file
+        self._contradicting = contradicting
         self.rows = 0
         """Trades of the day."""
         self.lines = 0
@@ -59,7 +62,10 @@ class Inspection:
         """At most `MOST_SET_ASIDE` of them."""
         self.set_aside_number = 0
         self._start_us = file.start_ms * 1000
-        self._outside = 0
+        self._outside: list[BadLine] = []
+        """At most `SAMPLE_ROWS` of them."""
+        self._outside_number = 0
+        self._ids = 0
         self._runs: list[np.ndarray] = []
         """Columns of `Run`, of each block."""
 
@@ -67,35 +73,35 @@ class Inspection:
         """Take a block in; return its trades of the file's UTC day."""
         self.lines += block.lines
         self._put_aside(list(block.set_aside))
-        rows, without_trade = self._within(block.rows), self._within(block.without_trade)
+        rows, without_trade = self._accepted(block.rows), self._accepted(block.without_trade)
         self.rows += rows.num_rows
         self.without_trade += without_trade.num_rows
         self._note_ids(rows, without_trade)
         return rows
 
-    def _within(self, rows: pa.Table) -> pa.Table:
-        import pyarrow.compute as pc
+    @property
+    def has_repeats(self) -> bool:
+        """Whether an id comes more than once so far."""
+        return self._ids > sum(run.last_id - run.first_id + 1 for run in self.runs())
 
-        times = rows["transact_time"]
-        bounds = pc.min_max(times).as_py()
-        end_us = self._start_us + DAY_MS * 1000
-        if not rows.num_rows or (bounds["min"] >= self._start_us and bounds["max"] < end_us):
-            return rows
-        is_within = pc.and_(pc.greater_equal(times, self._start_us), pc.less(times, end_us))
-        outside = rows.filter(pc.invert(is_within)).to_pylist()
-        self._outside += len(outside)
-        self._put_aside(
-            [
-                BadLine(
-                    0,
-                    ",".join(str(value) for value in row.values()),
-                    f"{_text(row['transact_time'])} is not of {self.file.day}",
-                    row["agg_trade_id"],
+    def _accepted(self, rows: pa.Table) -> pa.Table:
+        rows, outside = parted(rows, self.file)
+        lines = _lines(outside, lambda row: f"{_text(row['transact_time'])} is not of {self.file.day}")
+        self._put_aside(lines)
+        self._outside_number += len(lines)
+        self._outside += lines[: SAMPLE_ROWS - len(self._outside)]
+        if self._contradicting is not None:
+            import pyarrow.compute as pc
+
+            contradicts = pc.is_in(rows["agg_trade_id"], value_set=self._contradicting)
+            self._put_aside(
+                _lines(
+                    rows.filter(contradicts),
+                    lambda row: f"aggregate id {row['agg_trade_id']} comes more than once, with other values",
                 )
-                for row in outside
-            ]
-        )
-        return rows.filter(is_within)
+            )
+            rows = rows.filter(pc.invert(contradicts))
+        return rows
 
     def _put_aside(self, lines: list[BadLine]) -> None:
         self.set_aside_number += len(lines)
@@ -106,6 +112,7 @@ class Inspection:
 
         ids = np.concatenate([table["agg_trade_id"].to_numpy() for table in tables])
         times = np.concatenate([table["transact_time"].to_numpy() for table in tables])
+        self._ids += len(ids)
         if len(ids):
             self._runs.append(_runs_of(np.stack([ids, ids, times, times], axis=1)))
 
@@ -134,10 +141,6 @@ class Inspection:
             }
             for before, after in holes[:SAMPLE_ROWS]
         ]
-        bad = [
-            {"line": str(line.number), "reason": line.reason, "text": line.text[:200]}
-            for line in self.set_aside[:SAMPLE_ROWS]
-        ]
         said = f"{self.lines} lines: {self.rows} trades, {rows_written} written, {self.set_aside_number} set aside"
         if self.without_trade:
             said += f", {self.without_trade} ids without a trade"
@@ -146,17 +149,17 @@ class Inspection:
             CheckOutcome(EVERY_LINE, whole, said, not whole),
             CheckOutcome(
                 WITHIN_THE_DAY,
-                not self._outside,
-                f"{self._outside} of {self.lines} trades are not of {self.file.day}",
-                self._outside,
-                [row for row in bad if row["line"] == "0"],
+                not self._outside_number,
+                f"{self._outside_number} of {self.lines} trades are not of {self.file.day}",
+                self._outside_number,
+                _sample(self._outside),
             ),
             CheckOutcome(
                 ROWS_SET_ASIDE,
                 not self.set_aside_number,
                 f"{self.set_aside_number} of {self.lines} lines are set aside; their minutes are not complete",
                 self.set_aside_number,
-                bad,
+                _sample(self.set_aside[:SAMPLE_ROWS]),
             ),
             CheckOutcome(
                 IDS_CONSECUTIVE,
@@ -170,6 +173,52 @@ class Inspection:
     @staticmethod
     def passed(outcomes: list[CheckOutcome]) -> bool:
         return all(outcome.passed for outcome in outcomes if outcome.name in BLOCKING)
+
+
+def parted(rows: pa.Table, file: ArchiveFile) -> tuple[pa.Table, pa.Table]:
+    """Return the rows of the file's UTC day, and the others."""
+    import pyarrow.compute as pc
+
+    times, start_us = rows["transact_time"], file.start_ms * 1000
+    bounds, end_us = pc.min_max(times).as_py(), start_us + DAY_MS * 1000
+    if not rows.num_rows or (bounds["min"] >= start_us and bounds["max"] < end_us):
+        return rows, rows.slice(0, 0)
+    is_within = pc.and_(pc.greater_equal(times, start_us), pc.less(times, end_us))
+    return rows.filter(is_within), rows.filter(pc.invert(is_within))
+
+
+def contradicting_ids(blocks: Callable[[], Iterable[Block]], file: ArchiveFile) -> pa.Array:
+    """Return the aggregate ids that rows of the file's day have with different values; nobody can tell which are right.
+
+    `blocks` reads the file; it is called twice, and only the rows of ids that come more than once are kept in memory.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def tables() -> Iterator[pa.Table]:
+        for block in blocks():
+            yield from (parted(table, file)[0] for table in (block.rows, block.without_trade))
+
+    ids, counts = np.unique(
+        np.concatenate([table["agg_trade_id"].to_numpy() for table in tables()]), return_counts=True
+    )
+    repeated = pa.array(ids[counts > 1])
+    rows = pa.concat_tables(table.filter(pc.is_in(table["agg_trade_id"], value_set=repeated)) for table in tables())
+    readings = rows.group_by(rows.column_names).aggregate([]).group_by("agg_trade_id").aggregate([([], "count_all")])
+    return readings.filter(pc.greater(readings["count_all"], 1))["agg_trade_id"].combine_chunks()
+
+
+def _lines(rows: pa.Table, reason: Callable[[dict[str, Any]], str]) -> list[BadLine]:
+    """Return rows that are set aside as lines; where they stood in the file is not known any more."""
+    return [
+        BadLine(0, ",".join(str(value) for value in row.values()), reason(row), row["agg_trade_id"])
+        for row in rows.to_pylist()
+    ]
+
+
+def _sample(lines: Sequence[BadLine]) -> list[dict[str, str]]:
+    return [{"line": str(line.number), "reason": line.reason, "text": line.text[:200]} for line in lines]
 
 
 def _runs_of(rows: np.ndarray) -> np.ndarray:

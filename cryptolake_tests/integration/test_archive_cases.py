@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -226,6 +227,36 @@ def test_minute_from_which_trades_are_dropped_does_not_read_as_whole(
     assert [bar["trades_dropped"] for bar in found.values()][1:-1] == [40] * (len(found) - 2)
     stats = lake_of_case.day(day)["ETHUSDT"]
     assert (stats["is_complete"], stats["trades_dropped"]) == (False, 100)
+
+
+def test_copies_of_an_id_that_contradict_each_other_are_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = date(2022, 8, 9)
+    # Two trades a minute; a repeat, and two ids of which the file has two readings.
+    made = aggregates(day, 20, first_id=700, step_ms=30_000)
+    other = [replace(made[5], price="1.5"), replace(made[12], qty="9", time_ms=made[12].time_ms + 1)]
+    file = ArchiveFile("SOLUSDT", day)
+    with lake_of(tmp_path / "nothing", Market.USD_M, tmp_path, monkeypatch) as lake:
+        write_day(tmp_path / "served", file, [*made, made[3], *other])
+        loaded = lake.trades("SOLUSDT", day)
+        assert failed(loaded) == {"rows_set_aside": 4, "ids_consecutive": 2}
+        assert loaded.rows == 19, "the repeat agrees with its first copy"
+        stored = load_table(lake.settings, BRONZE_TRADES).scan().to_arrow()["trade_id"].to_pylist()
+        assert set(stored) == {item.agg_id for item in made} - {705, 712}
+        letters = load_table(lake.settings, BRONZE_REJECTED).scan().to_arrow().to_pylist()
+        assert {letter["reason"] for letter in letters} == {
+            f"aggregate id {number} comes more than once, with other values" for number in (705, 712)
+        }
+        assert len(letters) == 4
+        found = lake.bars(day, 0, 1)
+        incomplete = [minute for (_, minute), bar in found.items() if not bar["is_complete"]]
+        assert incomplete == ["00:00", "00:02", "00:03", "00:05", "00:06", "00:09"]
+        # A file without contradictions takes their place.
+        write_day(tmp_path / "served", file, made)
+        assert failed(lake.trades("SOLUSDT", day)) == {}
+        found = lake.bars(day, 0, 1)
+        assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["00:00", "00:09"]
 
 
 def test_two_days_whose_ids_go_on_are_whole_at_their_border(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

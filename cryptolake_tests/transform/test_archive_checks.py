@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cryptolake_assets.exchange.archive import ArchiveFile
 from cryptolake_assets.exchange.archive_csv import BadLine, Block
 from cryptolake_assets.lake.coverage import CoverageRow, Evidence
-from cryptolake_assets.transform.archive_checks import DAY_MS, MOST_HOLES, Inspection, Run
+from cryptolake_assets.transform.archive_checks import DAY_MS, MOST_HOLES, Inspection, Run, contradicting_ids
 from cryptolake_assets.transform.archive_coverage import BORDER, rows_of_day, with_borders
 
 DAY = date(2024, 7, 18)
@@ -103,6 +103,26 @@ def test_line_that_is_set_aside_is_told_and_its_time_is_not_covered() -> None:
     assert covered(day) == [(31, 40)]
     (outcome,) = [item for item in day.outcomes(3) if item.name == "rows_set_aside"]
     assert outcome.failing_rows == [{"line": "2", "reason": "2 columns, expected 7", "text": "2,oops"}]
+
+
+def test_ids_with_different_values_contradict_each_other_in_any_block() -> None:
+    blocks = [
+        Block(4, table([(1, 10), (2, 20), (3, 30), (2, 20)]), table([])),
+        Block(3, table([(3, 31), (4, 40)]), table([(5, 50)])),
+        # Of another day, equal, and as an id without a trade too.
+        Block(3, table([(1, DAY_MS), (4, 40), (5, 50)]), table([(4, 41)])),
+    ]
+    assert sorted(contradicting_ids(lambda: blocks, FILE).to_pylist()) == [3, 4]
+    day = Inspection(FILE, contradicting_ids(lambda: blocks, FILE))
+    first = Inspection(FILE)
+    for block in blocks:
+        day.see(block)
+        first.see(block)
+    assert first.has_repeats
+    assert [run.first_id for run in day.runs()] == [1, 5]
+    assert covered(day) == [(11, 20)]
+    assert [line.agg_trade_id for line in day.set_aside] == [3, 3, 4, 1, 4, 4]
+    assert not inspected([(3, 3), (1, 1), (2, 2)], cut=2).has_repeats
 
 
 def test_an_empty_file_and_lost_rows_fail() -> None:
