@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cryptolake_assets.api import problems
 from cryptolake_assets.api.keys import ApiKey, KeyRing
 from cryptolake_assets.api.keys import Scope as KeyScope
+from cryptolake_assets.model.hosts import host_name, is_loopback
 from cryptolake_assets.settings import Settings
 
 OPEN_PATHS = frozenset({"/health", "/openapi.json", "/"})
@@ -29,6 +30,8 @@ class GuardMiddleware:
         self._app = app
         self._required = settings.api_keys_required
         self._origins = settings.api_cors_origins
+        self._only_loopback = is_loopback(settings.api_host)
+        self._named_hosts = {host_name(origin.partition("://")[2]) for origin in settings.api_cors_origins}
         self._ring = KeyRing(settings)
         self._limit = RateLimitItemPerMinute(settings.api_rate_per_minute)
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
@@ -36,6 +39,9 @@ class GuardMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
+            return
+        if self._is_under_another_name(Headers(scope=scope)):
+            await problems.unknown_host().response()(scope, receive, send)
             return
         if scope["type"] == "websocket" and self._is_of_another_page(Headers(scope=scope)):
             await problems.other_origin().response()(scope, receive, send)
@@ -45,6 +51,11 @@ class GuardMiddleware:
             await self._app(scope, receive, send)
         else:
             await problem.response()(scope, receive, send)
+
+    def _is_under_another_name(self, headers: Headers) -> bool:
+        """Whether a request to a server on loopback names another host: a page of that name would be its own origin."""
+        name = host_name(headers.get("host", ""))
+        return self._only_loopback and name != "" and not is_loopback(name) and name not in self._named_hosts
 
     def _is_of_another_page(self, headers: Headers) -> bool:
         """Whether a page of an origin that is not named opens it: browsers ask nobody before a WebSocket, and let the

@@ -65,6 +65,16 @@ def cursor_of_another_request() -> Problem:
     )
 
 
+def unknown_host() -> Problem:
+    return Problem(
+        421,
+        "unknown-host",
+        "Unknown host",
+        "The API listens on loopback alone and answers under its names. Name the page's origin in "
+        "CRYPTOLAKE_API_CORS_ORIGINS, or let the API listen elsewhere (CRYPTOLAKE_API_HOST).",
+    )
+
+
 def unknown_snapshot() -> Problem:
     return Problem(
         404,

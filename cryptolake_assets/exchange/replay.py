@@ -29,12 +29,13 @@ from cryptolake_assets.exchange.replay_archive import ArchiveSide
 from cryptolake_assets.exchange.replay_batch import BatchSide
 from cryptolake_assets.exchange.replay_client import ClientLimits, ReplayClient, Route, RoutedFrame
 from cryptolake_assets.exchange.replay_clock import ReplayClock
-from cryptolake_assets.exchange.replay_control import ControlSide
+from cryptolake_assets.exchange.replay_control import ControlSide, Handler
 from cryptolake_assets.exchange.replay_faults import FaultBoard, ReplayFault, parse_faults
 from cryptolake_assets.exchange.replay_market import MarketSide
 from cryptolake_assets.exchange.replay_rest import RestSide
 from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.log import configure_logging
+from cryptolake_assets.model.hosts import host_name, is_loopback
 from cryptolake_assets.settings import Settings, get_settings
 
 log = structlog.get_logger(__name__)
@@ -104,7 +105,9 @@ class ReplayExchange:
         market = await asyncio.to_thread(
             MarketSide, self.directory, self.clock.now_ms, self.batch, self._rest.add_weight
         )
-        app = web.Application(middlewares=[self._rest.middleware])
+        app = web.Application(
+            middlewares=[self._own_names_only, self.control.same_origin_only, self._rest.middleware],
+        )
         archive = ArchiveSide(self.directory, self.venue.family)
         app.add_routes([*self._rest.routes(), *archive.routes(), *self.batch.routes()])
         app.add_routes([*market.routes(), *self._websocket_routes()])
@@ -174,6 +177,15 @@ class ReplayExchange:
             "symbols": list(self.summary.symbols),
             "trade_streams": {symbol: list(kinds) for symbol, kinds in self.summary.trade_streams.items()},
         }
+
+    @web.middleware
+    async def _own_names_only(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """On loopback, reject requests under any other name: a page of another site would be the same origin."""
+        if is_loopback(self._host) and not is_loopback(host_name(request.host)):
+            raise web.HTTPMisdirectedRequest(
+                text=f"the replay exchange listens on {self._host} alone; set CRYPTOLAKE_EXCHANGE_HOST for other names"
+            )
+        return await handler(request)
 
     # The clients.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from cryptolake_assets.exchange.emitted import emitted_trades, id_ranges
 from cryptolake_assets.exchange.replay_faults import FaultBoard, ReplayFault, parse_faults
 
 log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ControlSide:
@@ -36,6 +38,16 @@ class ControlSide:
             web.post("/replay/faults", self._post_faults),
             web.delete("/replay/faults", self._delete_faults),
         ]
+
+    @staticmethod
+    @web.middleware
+    async def same_origin_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Reject changes that a page of another origin asks for."""
+        origin = request.headers.get("Origin")
+        is_change = request.path.startswith("/replay/") and request.method not in ("GET", "HEAD")
+        if is_change and origin is not None and origin.partition("://")[2] != request.host:
+            raise web.HTTPForbidden(text=f"a page of {origin[:200]} may not change the replay")
+        return await handler(request)
 
     def switch_on(self, *faults: ReplayFault) -> None:
         """Adds faults to those that are on."""
@@ -67,6 +79,9 @@ class ControlSide:
         return web.json_response({"faults": self.describe()})
 
     async def _post_faults(self, request: web.Request) -> web.Response:
+        # A page of another site may send a form or plain text without asking; JSON the browser asks about first.
+        if request.content_type != "application/json":
+            raise web.HTTPUnsupportedMediaType(text="say Content-Type: application/json")
         try:
             self.switch_on(*parse_faults(await request.read()))
         except SettingsError as error:

@@ -156,3 +156,23 @@ def test_pages_of_other_origins_open_no_websocket(bars: Settings) -> None:
                 socket.recv(20)
         for origin in ("https://b.example", "null", "http://["):
             assert refused(url, Origin=origin).status_code == 403
+
+
+def test_server_on_loopback_answers_under_the_names_of_loopback_alone(bars: Settings) -> None:
+    with serving(bars, api_cors_origins=("https://charts.example",)) as api:
+        answers = {
+            host: api.get("/symbols", headers={"Host": host}).status_code
+            for host in ("localhost:1", "[::1]:8000", "charts.example", "evil.example", "127.0.0.1.evil.example")
+        }
+    assert answers == {
+        "localhost:1": 200,
+        "[::1]:8000": 200,
+        "charts.example": 200,
+        "evil.example": 421,
+        "127.0.0.1.evil.example": 421,
+    }
+
+
+def test_server_on_all_addresses_answers_under_any_name(bars: Settings) -> None:
+    with serving(bars, api_host="0.0.0.0") as api:
+        assert api.get("/health", headers={"Host": "lake.example"}).status_code == 200

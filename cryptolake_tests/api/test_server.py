@@ -15,7 +15,7 @@ from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import Api, serving
 from cryptolake_tests.support.waiting import wait_for
 
-BEGIN = b"GET /symbols HTTP/1.1\r\nHost: x\r\n"
+BEGIN = b"GET /symbols HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def connected(api: Api) -> socket.socket:
@@ -78,7 +78,7 @@ def test_an_answer_without_end_is_not_cut_for_what_its_client_says(
     monkeypatch.setattr(server, "REQUEST_S", 0.1)
     monkeypatch.setattr(live, "HEARTBEAT_S", 0.2)
     with serving(bars) as api, connected(api) as connection:
-        connection.sendall(b"GET /sse/ohlcv?symbols=BTCUSDT HTTP/1.1\r\nHost: x\r\n\r\n" + BEGIN)
+        connection.sendall(b"GET /sse/ohlcv?symbols=BTCUSDT HTTP/1.1\r\nHost: localhost\r\n\r\n" + BEGIN)
         found = b""
         while found.count(b"still here") < 3:
             part = connection.recv(65_536)
@@ -116,7 +116,8 @@ def test_a_cut_client_that_reads_nothing_keeps_no_connection(
     monkeypatch.setattr(server, "STUCK_S", 0.2)
     monkeypatch.setattr(live, "_message", lambda *_: b"x" * 20_000_000)
     with serving(bars) as api, connected(api) as connection:
-        connection.sendall(begin + b"?symbols=BTCUSDT HTTP/1.1\r\nHost: x\r\n" + UPGRADE * (b"/ws/" in begin) + b"\r\n")
+        host = b"?symbols=BTCUSDT HTTP/1.1\r\nHost: localhost\r\n"
+        connection.sendall(begin + host + UPGRADE * (b"/ws/" in begin) + b"\r\n")
         wait_for(lambda: api.hub.clients == 1)
         api.hub.close()
         wait_for(lambda: not api.connections())
@@ -126,7 +127,7 @@ def test_a_slow_reader_of_a_large_answer_gets_all_of_it(bars: Settings, monkeypa
     monkeypatch.setattr(server, "STUCK_S", 0.2)
     monkeypatch.setattr("cryptolake_assets.api.reader.formats.encode", lambda *_: b"x" * 20_000_000)
     with serving(bars) as api, connected(api) as connection:
-        connection.sendall(b"GET /ohlcv/1m?symbol=BTCUSDT HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        connection.sendall(b"GET /ohlcv/1m?symbol=BTCUSDT HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         got = 0
         while part := connection.recv(1_000_000):
             got += len(part)

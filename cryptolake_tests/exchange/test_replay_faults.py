@@ -206,7 +206,7 @@ async def test_rotation_is_switched_at_run_time_and_ends_with_the_switch(tmp_pat
             assert closed.value.rcvd.code == 1001
         assert (await client.get("/replay/faults")).json()["faults"][0]["happened"] == 1
         assert (await client.delete("/replay/faults")).json() == {"faults": []}
-        refused = await client.post("/replay/faults", content="{}")
+        refused = await client.post("/replay/faults", json={})
         assert refused.status_code == 400
         assert "not a fault switch" in refused.text
         async with open_socket(exchange, "/stream") as socket:
@@ -277,3 +277,30 @@ async def test_shutdown_is_announced_and_frames_come_until_the_connection_ends(t
             *range(len(frames) - 1)
         ]
         assert place == 20 < len(frames) - 1 < 1_000
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Type": "application/json"}, 200),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content-Type": "application/json", "Origin": "https://evil.example"}, 403),
+        ({"Content-Type": "application/json", "Origin": "null"}, 403),
+        ({"Content-Type": "application/json", "Host": "evil.example"}, 421),
+    ],
+)
+async def test_replay_is_changed_by_json_of_its_own_origin_alone(
+    tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    numbered_capture(tmp_path, 3, 1)
+    async with (
+        ReplayExchange(tmp_path, 0).running() as exchange,
+        httpx.AsyncClient(base_url=exchange.url, trust_env=False) as client,
+    ):
+        answer = await client.post("/replay/faults", content='{"kind": "drop", "share": 0.5}', headers=headers)
+        assert answer.status_code == status
+        left = (await client.get("/replay/faults")).json()["faults"]
+        assert len(left) == (status == 200)
+        own = {"Origin": exchange.url}
+        assert (await client.delete("/replay/faults", headers=own)).status_code == 200
