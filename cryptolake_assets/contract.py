@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from cryptolake_assets.contracts.control import ControlFrame, read_control
+from cryptolake_assets.lake.columns import PRICE, QUANTITY, decimal_pattern
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
 
 MAX_TIME_MS: Final = 253_402_300_799_999
@@ -26,10 +27,11 @@ UNKNOWN_TRADE_TYPE: Final = "NA"
 like every type other than `MARKET` it is outside the exchange's klines; calling it `MARKET` would be a guess. Spot's
 frames never name one, and all of its trades are executions of the order book."""
 
-DECIMAL_PATTERN: Final = r"-?[0-9]{1,10}(?:\.[0-9]{1,8})?"
-_is_decimal = re.compile(DECIMAL_PATTERN).fullmatch
+_PRICE_PATTERN: Final = decimal_pattern(PRICE)
+_QUANTITY_PATTERN: Final = decimal_pattern(QUANTITY)
+_FULLMATCH: Final = {"price": re.compile(_PRICE_PATTERN).fullmatch, "qty": re.compile(_QUANTITY_PATTERN).fullmatch}
 # Patterns in the decoder would cost 2 µs a frame; price and quantity joined and matched once cost 0.4 µs.
-_are_decimals = re.compile(rf"{DECIMAL_PATTERN}\n{DECIMAL_PATTERN}").fullmatch
+_are_decimals = re.compile(rf"{_PRICE_PATTERN}\n{_QUANTITY_PATTERN}").fullmatch
 _MAX_TRADE_TYPE_CHARS: Final = 32
 
 _TimeMs = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
@@ -45,9 +47,9 @@ class TradeEvent(Struct, frozen=True, gc=False):
     event_time: int
     """When the trade happened, µs since 1970, UTC."""
     price: str
-    """The exchange's digits; fits decimal(18,8)."""
+    """The exchange's digits; fits `columns.PRICE`."""
     qty: str
-    """The exchange's digits, in the base asset, or contracts where the market counts them; fits decimal(18,8)."""
+    """The exchange's digits, in the base asset, or contracts where the market counts them; fits `columns.QUANTITY`."""
     side: Literal["buy", "sell"]
     """The taker's side."""
     trade_id: int
@@ -293,8 +295,8 @@ def _value_problem(name: str, rule: str, value: object) -> str | None:
 
 
 def _is_text(rule: str, value: str) -> bool:
-    if rule in ("price", "qty"):
-        return _is_decimal(value) is not None
+    if fullmatch := _FULLMATCH.get(rule):
+        return fullmatch(value) is not None
     if rule == "symbol":
         return is_symbol(value) or not value
     return len(value) <= _MAX_TRADE_TYPE_CHARS and _is_printable(value)

@@ -22,7 +22,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
-from cryptolake_assets.lake.columns import PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.lake.columns import PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
 
 Row = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ Row = Mapping[str, Any]
 class Dialect:
     """The fragments in which the engines' SQL differs.
 
-    Over trades (`price`, `qty` decimal(18,8), `event_time`, `trade_id`): `minute` is the open time of a trade's minute,
+    Over trades (`price`, `qty`, `event_time`, `trade_id`): `minute` is the open time of a trade's minute,
     `order` a sortable key for (event_time, trade_id) (Spark's query makes it a column), `quote` price x qty without
     rounding or overflow. Over bars: `closes` the list of closes in order of time.
     """
@@ -48,8 +48,8 @@ DUCKDB = Dialect(
     # date_trunc on a time with zone costs DuckDB more than the rest of the query.
     minute="make_timestamptz(epoch_us(event_time) // 60000000 * 60000000)",
     order="(epoch_us(event_time)::HUGEINT * 18446744073709551616 + trade_id)",
-    # decimal(18,8) x decimal(18,8) is computed in 64 bits and overflows.
-    quote="(CAST(price AS decimal(19,8)) * CAST(qty AS decimal(19,8)))",
+    # Up to 18 digits are multiplied in 64 bits, which overflows. A file from before quantities were widened has 18.
+    quote=f"(CAST(price AS decimal(19,8)) * CAST(qty AS {QUANTITY}))",
     closes="list(close ORDER BY window_start)",
 )
 

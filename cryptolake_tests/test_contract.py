@@ -152,13 +152,20 @@ def test_a_trade_without_a_type_is_kept_but_not_called_a_market_trade() -> None:
     "text",
     [
         *("NaN", "Infinity", "1e5", "1E5", "1_000", "+1", ".5", "1.", "", " 1", "1 ", "1\n", "1.0\n", "--1", "1,5"),
-        *("0x10", "1.123456789", "12345678901", "٣", "１", "1|1", "1\u0000", "−1"),  # noqa: RUF001
+        *("0x10", "1.123456789", "123456789012345678901", "٣", "１", "1|1", "1\u0000", "−1"),  # noqa: RUF001
     ],
 )
 @pytest.mark.parametrize(("name", "code"), [("p", "price_format"), ("q", "qty_format")])
 def test_numbers_that_do_not_fit_are_refused(name: str, code: str, text: str) -> None:
     assert reason(TRADE | {name: text}).startswith(f"{code}: {name} is ")
     assert reason(AGG_TRADE | {name: text}).startswith(f"{code}: {name} is ")
+
+
+def test_quantity_has_up_to_20_digits_and_a_price_10() -> None:
+    large = "12345678901234567890.12345678"
+    assert accepted(TRADE | {"q": large, "p": "1234567890.12345678"}).qty == large
+    assert accepted(AGG_TRADE | {"q": "-" + large}).qty == "-" + large
+    assert reason(TRADE | {"p": "12345678901"}).startswith("price_format: p is ")
 
 
 @pytest.mark.parametrize(

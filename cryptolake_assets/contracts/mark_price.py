@@ -12,10 +12,10 @@ from cryptolake_assets.contract import RejectedFrame
 from cryptolake_assets.contracts.binance import EXCHANGE, address_of, recorded_as
 from cryptolake_assets.contracts.control import ControlFrame
 from cryptolake_assets.contracts.stream_type import (
-    Decimal18,
-    Decimal18OrNone,
     FrameReader,
     Parsed,
+    Price,
+    PriceOrNone,
     RateOrNone,
     StreamType,
     Symbol,
@@ -42,11 +42,11 @@ class MarkPriceEvent(Struct, frozen=True, gc=False):
 class _Frame(Struct, tag_field="e", tag="markPriceUpdate", gc=False):
     time_ms: TimeMs = field(name="E")
     symbol: Symbol = field(name="s")
-    mark_price: Decimal18 = field(name="p")
-    index_price: Decimal18 = field(name="i")
+    mark_price: Price = field(name="p")
+    index_price: Price = field(name="i")
     next_funding_ms: TimeMs = field(name="T")
     funding_rate: RateOrNone = field(name="r")
-    settle_price: Decimal18OrNone = field(name="P", default="")
+    settle_price: PriceOrNone = field(name="P", default="")
 
 
 _reader = FrameReader(_Frame)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 import msgspec
 from msgspec import Meta, Struct
 
-from cryptolake_assets.contract import DECIMAL_PATTERN, MAX_TIME_MS, RejectedFrame, rejected
+from cryptolake_assets.contract import MAX_TIME_MS, RejectedFrame, rejected
 from cryptolake_assets.contracts.control import ControlFrame, read_control
-from cryptolake_assets.lake.columns import TIME, Column
+from cryptolake_assets.lake.columns import FUNDING_RATE, PRICE, QUANTITY, TIME, Column, decimal_pattern
 from cryptolake_assets.lake.table_spec import TableSpec
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
 
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
 
 TimeMs = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
-Decimal18 = Annotated[str, Meta(pattern=rf"\A{DECIMAL_PATTERN}\Z")]
-"""The exchange's digits; fit decimal(18,8)."""
-Decimal18OrNone = Annotated[str, Meta(pattern=rf"\A(?:{DECIMAL_PATTERN})?\Z")]
+Price = Annotated[str, Meta(pattern=rf"\A{decimal_pattern(PRICE)}\Z")]
+"""The exchange's digits; fit `columns.PRICE`."""
+PriceOrNone = Annotated[str, Meta(pattern=rf"\A(?:{decimal_pattern(PRICE)})?\Z")]
 """The same, or the empty text."""
-RateOrNone = Annotated[str, Meta(pattern=r"\A(?:-?[0-9]{1,6}(?:\.[0-9]{1,12})?)?\Z")]
-"""The exchange's digits, that fit decimal(18,12), or the empty text."""
+Quantity = Annotated[str, Meta(pattern=rf"\A{decimal_pattern(QUANTITY)}\Z")]
+"""The exchange's digits; fit `columns.QUANTITY`."""
+RateOrNone = Annotated[str, Meta(pattern=rf"\A(?:{decimal_pattern(FUNDING_RATE)})?\Z")]
+"""The exchange's digits, that fit `columns.FUNDING_RATE`, or the empty text."""
 Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_BYTES)]
 """Held against `is_symbol` by `FrameReader`."""
 Word = Annotated[str, Meta(max_length=64, pattern=r"\A[\x20-\x7e]*\Z")]

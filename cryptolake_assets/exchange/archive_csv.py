@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
-from cryptolake_assets.contract import DECIMAL_PATTERN
 from cryptolake_assets.errors import ArchiveFormatError
+from cryptolake_assets.lake.columns import PRICE, QUANTITY, decimal_digits, decimal_pattern
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HEADER = ("agg_trade_id", "price", "quantity", "first_trade_id", "last_trade_id", "transact_time", "is_buyer_maker")
-"""The columns. In the tables, `transact_time` is in µs since 1970, UTC, and price and quantity are decimal(18,8)."""
+"""The columns. In the tables, `transact_time` is in µs since 1970, UTC, and price and quantity
+are `columns.PRICE` and `columns.QUANTITY`."""
 
 BLOCK_BYTES = 4 << 20
 """So much text is parsed at a time."""
@@ -42,8 +43,9 @@ MICROSECONDS_FROM = 10**14
 SPOT_HEADER = (*HEADER, "is_best_match")
 
 _INTEGERS = ("agg_trade_id", "first_trade_id", "last_trade_id", "transact_time")
-_DECIMALS = ("price", "quantity")
-_TOO_LARGE = 10**10
+_DECIMALS = {"price": PRICE, "quantity": QUANTITY}
+_DIGITS = {name: decimal_digits(kind) or (0, 0) for name, kind in _DECIMALS.items()}
+"""How many before and after the point."""
 _LAST_US = 253_402_300_800_000_000
 BOM = b"\xef\xbb\xbf"
 _BOOLEAN = "(?:true|false|True|False|TRUE|FALSE)"
@@ -52,7 +54,7 @@ NO_TRADE: Final = -1
 _ZERO = r"0(?:\.0*)?"
 _WITHOUT_TRADE = re.compile(rf"[0-9]{{1,18}},{_ZERO},{_ZERO},-1,-1,[0-9]{{1,18}},{_BOOLEAN}(?:,{_BOOLEAN})?")
 _LINE = re.compile(
-    rf"[0-9]{{1,18}},{DECIMAL_PATTERN},{DECIMAL_PATTERN},(?:[0-9]{{1,18}},){{3}}{_BOOLEAN}(?:,{_BOOLEAN})?"
+    rf"[0-9]{{1,18}},{decimal_pattern(PRICE)},{decimal_pattern(QUANTITY)},(?:[0-9]{{1,18}},){{3}}{_BOOLEAN}(?:,{_BOOLEAN})?"
 )
 
 
@@ -222,7 +224,8 @@ def _read_csv(text: bytes, columns: Sequence[str]) -> pa.Table | None:
     import pyarrow as pa
     from pyarrow import csv
 
-    types = {**dict.fromkeys(_INTEGERS, pa.int64()), **dict.fromkeys(_DECIMALS, pa.decimal128(18, 8))}
+    types = {**dict.fromkeys(_INTEGERS, pa.int64())}
+    types |= {name: pa.decimal128(whole + scale, scale) for name, (whole, scale) in _DIGITS.items()}
     types |= {name: pa.bool_() for name in columns if name not in types}
     try:
         table = csv.read_csv(
@@ -252,7 +255,7 @@ def _is_sound(table: pa.Table, *, are_trades: bool = True) -> bool:
         return False
     return not are_trades or bool(
         low["first_trade_id"] >= 0
-        and max(*(-low[name] for name in _DECIMALS), *(high[name] for name in _DECIMALS)) < _TOO_LARGE
+        and all(max(-low[name], high[name]) < 10**whole for name, (whole, _) in _DIGITS.items())
         and pc.all(pc.less_equal(table["first_trade_id"], table["last_trade_id"])).as_py()
     )
 
@@ -286,10 +289,11 @@ def _shape_problem(columns: Sequence[str], line: str) -> str:
         return f"{len(values)} columns, expected {len(columns)}"
     if _LINE.fullmatch(line):
         return ""
-    for name in _DECIMALS:
+    for name, kind in _DECIMALS.items():
         value = values[HEADER.index(name)]
-        if not re.fullmatch(DECIMAL_PATTERN, value):
-            return f"{name} {value!r} is no number with at most 10 digits before and 8 behind the point"
+        if not re.fullmatch(decimal_pattern(kind), value):
+            whole, scale = _DIGITS[name]
+            return f"{name} {value!r} is no number with at most {whole} digits before and {scale} after the point"
     return "expected whole numbers for ids and time, decimals for price and quantity, true or false at the end"
 
 

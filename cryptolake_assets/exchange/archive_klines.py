@@ -10,12 +10,12 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
-from cryptolake_assets.contract import DECIMAL_PATTERN
 from cryptolake_assets.exchange.archive import ArchiveFile
 from cryptolake_assets.exchange.archive_csv import BOM, MICROSECONDS_FROM, BadLine, opened_csv, refusal
 from cryptolake_assets.exchange.intervals import MINUTE_MS
 from cryptolake_assets.exchange.official import KLINE_HEADER
 from cryptolake_assets.exchange.records import Kline
+from cryptolake_assets.lake.columns import PRICE, decimal_pattern
 
 INTERVAL = "1m"
 
@@ -25,7 +25,7 @@ _VOLUME = r"[0-9]{1,30}(?:\.[0-9]{1,8})?"
 _QUOTE_VOLUME = r"[0-9]{1,22}(?:\.[0-9]{1,16})?"
 _PATTERNS = {
     **dict.fromkeys(("open_time", "close_time", "count"), r"[0-9]{1,18}"),
-    **dict.fromkeys(("open", "high", "low", "close"), DECIMAL_PATTERN),
+    **dict.fromkeys(("open", "high", "low", "close"), decimal_pattern(PRICE)),
     **dict.fromkeys(("volume", "taker_buy_volume"), _VOLUME),
     **dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), _QUOTE_VOLUME),
     "ignore": r"[^,]*",

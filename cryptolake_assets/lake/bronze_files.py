@@ -8,15 +8,19 @@ the sequence number its input had, so it is not taken for new data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.errors import DeleteFilesError, SnapshotExpiredError
+from cryptolake_assets.lake.columns import decimal_digits
+from cryptolake_assets.lake.duck import scan
+from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import HOUR
 
 if TYPE_CHECKING:
+    import duckdb
     from pyiceberg.manifest import ManifestFile
     from pyiceberg.table import Table
 
@@ -29,7 +33,8 @@ SHORTEST_CUT_BOUND = 16
 class BronzeFile:
     """A live data file of a table that is partitioned by the hour of `event_time`; the times are those of its rows.
 
-    `constants` are the text columns that hold one value in the whole file, by the file's bounds in the manifest.
+    `constants` are the text columns that hold one value in the whole file, by the file's bounds in the manifest;
+    `largest_qty` is the largest quantity in units of 10^-8, without its sign, by the same bounds, if they are known.
     """
 
     path: str
@@ -39,6 +44,7 @@ class BronzeFile:
     earliest: datetime
     latest: datetime
     constants: Mapping[str, str]
+    largest_qty: int | None = None
 
 
 def head_sequence(table: Table) -> int:
@@ -105,6 +111,26 @@ def constants_of(files: Iterable[BronzeFile], columns: Iterable[str]) -> dict[st
     }
 
 
+def scan_trades(connection: duckdb.DuckDBPyConnection, files: Sequence[BronzeFile]) -> str:
+    """Return what follows FROM to read these files of `bronze.futures_trades` in DuckDB.
+
+    A scan takes its types from the first file, and files from before a column was widened have the narrower one: the
+    file with the largest quantity comes first, because its type holds those of all others.
+    """
+    widest_first = sorted(files, key=lambda file: -_FAR if file.largest_qty is None else -file.largest_qty)
+    return scan(connection, [local_path(file.path) for file in widest_first], BRONZE_TRADES)
+
+
+_FAR = 2**127
+"""More than any quantity: a file without bounds is taken for one with large quantities."""
+
+
+def quantities_fit(files: Iterable[BronzeFile], kind: str) -> bool:
+    """Return whether a decimal type with 8 digits after the point holds every quantity of the files."""
+    whole, scale = decimal_digits(kind) or (0, 0)
+    return all(file.largest_qty is not None and file.largest_qty < 10 ** (whole + scale) for file in files)
+
+
 def _reaches_into(manifest: ManifestFile, first: datetime, last: datetime) -> bool:
     """By the manifest's summary of its partitions: the lowest and the highest hour since 1970, 4 bytes each."""
     if not manifest.partitions:
@@ -120,7 +146,8 @@ def _live_files(table: Table, manifest: ManifestFile) -> Iterator[BronzeFile]:
     from pyiceberg.types import StringType
 
     schema = table.schema()
-    time_id = schema.find_field("event_time").field_id
+    ids = {field.name: field.field_id for field in schema.fields}
+    time_id, qty_id = ids["event_time"], ids.get("qty", 0)
     texts = {field.field_id: field.name for field in schema.fields if isinstance(field.field_type, StringType)}
     for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True):
         file = entry.data_file
@@ -138,6 +165,7 @@ def _live_files(table: Table, manifest: ManifestFile) -> Iterator[BronzeFile]:
             sequence=entry.sequence_number or 0,
             earliest=EPOCH + timedelta(microseconds=_number(lower[time_id])) if time_id in lower else hour,
             latest=EPOCH + timedelta(microseconds=_number(upper[time_id])) if time_id in upper else hour + HOUR,
+            largest_qty=_largest(lower.get(qty_id), upper.get(qty_id)),
             constants={
                 name: lower[number].decode()
                 for number, name in texts.items()
@@ -149,6 +177,13 @@ def _live_files(table: Table, manifest: ManifestFile) -> Iterator[BronzeFile]:
 def _is_constant(lower: bytes | None, upper: bytes | None, nulls: int | None) -> bool:
     """Bounds of text may be cut at 16 characters, so only shorter ones say what the value is."""
     return lower is not None and lower == upper and nulls == 0 and len(lower) < SHORTEST_CUT_BOUND
+
+
+def _largest(lower: bytes | None, upper: bytes | None) -> int | None:
+    """The larger of two bounds of a decimal column without their signs, in its units."""
+    if lower is None or upper is None:
+        return None
+    return max(abs(int.from_bytes(bound, "big", signed=True)) for bound in (lower, upper))
 
 
 def _hour(number: int) -> datetime:

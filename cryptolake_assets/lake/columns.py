@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 PRICE = "decimal(18, 8)"
+QUANTITY = "decimal(28, 8)"
+"""Of one trade or order: coins with prices below 10^-6 trade in quantities of 11 digits and more."""
 VOLUME = "decimal(38, 8)"
 QUOTE_VOLUME = "decimal(38, 16)"
 COIN_PRICE = "decimal(38, 26)"
@@ -14,6 +17,27 @@ FUNDING_RATE = "decimal(18, 12)"
 """A share that is charged at once; the exchange says eight decimals."""
 TIME = "timestamptz"
 """Iceberg's timestamp with zone: UTC, microseconds."""
+
+
+_DECIMAL = re.compile(r"decimal\((\d+), (\d+)\)")
+
+
+def decimal_digits(kind: str) -> tuple[int, int] | None:
+    """Return the digits before and after the point that a decimal type holds; None for another type."""
+    match = _DECIMAL.fullmatch(kind)
+    if match is None:
+        return None
+    precision, scale = map(int, match.groups())
+    return precision - scale, scale
+
+
+def decimal_pattern(kind: str) -> str:
+    """Return a pattern of the numbers that a decimal type holds exactly. Raises `ValueError` for another type."""
+    digits = decimal_digits(kind)
+    if digits is None:
+        raise ValueError(f"{kind} is not a decimal type")
+    whole, scale = digits
+    return rf"-?[0-9]{{1,{whole}}}(?:\.[0-9]{{1,{scale}}})?"
 
 
 @dataclass(frozen=True)

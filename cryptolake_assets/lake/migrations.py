@@ -45,7 +45,15 @@ def _add_all_columns(settings: Settings) -> None:
         add_columns(settings, spec)
 
 
-MIGRATIONS: Final = (Migration(1, "columns of evidence and dropped trades", _add_all_columns),)
+def _widen_all_decimals(settings: Settings) -> None:
+    for spec in TABLES:
+        widen_decimals(settings, spec)
+
+
+MIGRATIONS: Final = (
+    Migration(1, "columns of evidence and dropped trades", _add_all_columns),
+    Migration(2, "quantities of up to 20 digits", _widen_all_decimals),
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,29 @@ def add_columns(settings: Settings, spec: TableSpec) -> None:
                     for field in missing:
                         update.add_column(field.name, field.field_type, field.doc)
                 log.info("columns_added", table=spec.full_name, columns=[field.name for field in missing])
+
+
+def widen_decimals(settings: Settings, spec: TableSpec) -> None:
+    """Give decimals the precision that `spec` has where the table's is smaller; no file is written anew."""
+    from pyiceberg.exceptions import CommitFailedException
+    from pyiceberg.types import DecimalType
+
+    for attempt in commit_attempts(CommitFailedException):
+        with attempt:
+            table = load_table(settings, spec)
+            wanted = {field.name: field.field_type for field in spec.iceberg_schema().fields}
+            wider = {
+                field.name: kind
+                for field in table.schema().fields
+                if isinstance(field.field_type, DecimalType)
+                and isinstance(kind := wanted.get(field.name), DecimalType)
+                and kind.precision > field.field_type.precision
+            }
+            if wider:
+                with table.update_schema() as update:
+                    for name, kind in wider.items():
+                        update.update_column(name, kind)
+                log.info("decimals_widened", table=spec.full_name, columns=sorted(wider))
 
 
 def _applied(table: Table) -> int:

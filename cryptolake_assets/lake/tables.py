@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cryptolake_assets.lake.batch_columns import COINGECKO_GLOBAL, COINGECKO_MARKETS, FEAR_GREED
-from cryptolake_assets.lake.columns import PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.lake.columns import PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
 from cryptolake_assets.lake.table_spec import CATALOG as CATALOG
 from cryptolake_assets.lake.table_spec import TableSpec as TableSpec
 from cryptolake_assets.lake.table_spec import raw_answers
@@ -29,7 +29,7 @@ CONTRACT = (
     Column("symbol", "string", "the exchange's symbol, such as BTCUSDT"),
     Column("event_time", TIME, "trade time"),
     Column("price", PRICE, "quote currency per unit"),
-    Column("qty", PRICE, "base currency; contracts where the exchange is binance_futures_coin"),
+    Column("qty", QUANTITY, "base currency; contracts where the exchange is binance_futures_coin"),
     Column("side", "string", "the taker's: buy or sell"),
     Column("trade_id", "long", "id in its stream's sequence"),
     Column("exchange", "string", "such as binance_futures"),

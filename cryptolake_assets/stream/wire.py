@@ -6,13 +6,12 @@ by one predicate, so that every record ends in one table or the other.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.columns import TIME, Column
+from cryptolake_assets.lake.columns import TIME, Column, decimal_digits, decimal_pattern
 from cryptolake_assets.lake.table_spec import spark_type
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ KAFKA_COLUMNS = (
     "timestamp AS kafka_timestamp",
 )
 VALUE = "CAST(value AS STRING)"
-_DECIMAL = re.compile(r"decimal\((\d+), (\d+)\)")
 _TEXT_PATTERN = r'"[^"\\\x00-\x1f\x7f-\x9f\ufffd]*+"'
 """Without U+FFFD, as which Spark reads bytes that are not UTF-8."""
 _INTEGER_PATTERN = "(?:0|[1-9][0-9]{0,17})"
@@ -105,11 +103,7 @@ def _value(column: Column) -> str:
 
 def _decimal_pattern(column: Column) -> str | None:
     """What fits the column's decimal type without rounding; None for another type."""
-    match = _DECIMAL.fullmatch(column.type)
-    if match is None:
-        return None
-    precision, scale = map(int, match.groups())
-    return rf"-?[0-9]{{1,{precision - scale}}}(?:\.[0-9]{{1,{scale}}})?"
+    return decimal_pattern(column.type) if decimal_digits(column.type) else None
 
 
 def _written(column: Column) -> str:

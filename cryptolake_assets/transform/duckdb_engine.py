@@ -14,7 +14,13 @@ from datetime import UTC, date, datetime
 from datetime import time as day_time
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.bronze_files import BronzeFile, constants_of, files_between, local_path
+from cryptolake_assets.lake.bronze_files import (
+    BronzeFile,
+    constants_of,
+    files_between,
+    local_path,
+    scan_trades,
+)
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb, scan
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
@@ -124,7 +130,7 @@ def _load(
     files = [file for file in files if file.earliest < last and file.latest >= first]
     constants = constants_of(files, OFTEN_CONSTANT)
     literals = "".join(f", {sql_string(value)} AS {name}" for name, value in constants.items())
-    source = scan(duck, [local_path(file.path) for file in files], BRONZE_TRADES)
+    source = scan_trades(duck, files)
     if constants:
         source = f"(SELECT * REPLACE ({literals.removeprefix(', ')}) FROM {source})"
     read = "".join(f", {name}" for name in OFTEN_CONSTANT if name not in constants)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.bronze_files import files_between, local_path
+from cryptolake_assets.lake.bronze_files import files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.duck import open_duckdb, scan
+from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, between, day_of
 from cryptolake_assets.settings import Settings
@@ -87,8 +87,7 @@ def _traded_since(settings: Settings, ends: dict[str, datetime], clock: datetime
         return set()
     with open_duckdb() as duck:
         newest = duck.sql(
-            "SELECT symbol, max(epoch_ms(event_time)) "
-            f"FROM {scan(duck, [local_path(file.path) for file in files], BRONZE_TRADES)} GROUP BY symbol"
+            f"SELECT symbol, max(epoch_ms(event_time)) FROM {scan_trades(duck, files)} GROUP BY symbol"
         ).fetchall()
     return {symbol for symbol, newest_ms in newest if symbol in ends and newest_ms >= epoch_ms(ends[symbol])}
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.bronze_files import files_between, local_path
+from cryptolake_assets.lake.bronze_files import files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import read_window
-from cryptolake_assets.lake.duck import open_duckdb, scan
+from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_RUN_METRICS, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, between
 from cryptolake_assets.measures import DUCKDB
@@ -41,7 +41,7 @@ def check_published(settings: Settings, hour: datetime) -> CheckOutcome:
             f"""WITH found AS (
               SELECT symbol, stream, {DUCKDB.minute} AS window_start, trade_id,
                 min({{'first': first_trade_id, 'last': last_trade_id}}) AS ids
-              FROM {scan(duck, [local_path(file.path) for file in files], BRONZE_TRADES)}
+              FROM {scan_trades(duck, files)}
               WHERE event_time >= {sql_time(hour)} AND event_time < {sql_time(hour + HOUR)}
                 AND trade_type = '{MARKET}' AND {sound(rules)}
               GROUP BY symbol, stream, window_start, trade_id

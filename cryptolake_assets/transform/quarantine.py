@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.bronze_files import added_files, head_sequence, local_path
+from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, head_sequence, scan_trades
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.duck import open_duckdb, scalar, scan
-from cryptolake_assets.lake.tables import BRONZE_TRADES, CONTRACT, SILVER_QUARANTINE
+from cryptolake_assets.lake.duck import open_duckdb, scalar
+from cryptolake_assets.lake.tables import CONTRACT, SILVER_QUARANTINE
 from cryptolake_assets.lake.windows import between
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.rules import RuleContext, broken_rule, sound
@@ -32,8 +32,8 @@ def advance_quarantine(settings: Settings, bronze: Table, context: RuleContext, 
     head = head_sequence(bronze)
     if head <= cursor:
         return 0
-    paths = [local_path(file.path) for file in added_files(bronze, cursor)]
-    rows = _broken(paths, context, run_id, bronze.metadata.current_snapshot_id or 0, quarantine) if paths else None
+    files = added_files(bronze, cursor)
+    rows = _broken(files, context, run_id, bronze.metadata.current_snapshot_id or 0, quarantine) if files else None
     with quarantine.transaction() as transaction:
         transaction.set_properties({CURSOR_PROPERTY: str(head)})
         if rows is not None and rows.num_rows:
@@ -41,12 +41,14 @@ def advance_quarantine(settings: Settings, bronze: Table, context: RuleContext, 
     return rows.num_rows if rows is not None else 0
 
 
-def _broken(paths: list[str], context: RuleContext, run_id: str, snapshot_id: int, quarantine: Table) -> pa.Table:
+def _broken(
+    files: list[BronzeFile], context: RuleContext, run_id: str, snapshot_id: int, quarantine: Table
+) -> pa.Table:
     contract = ", ".join(column.name for column in CONTRACT)
     with open_duckdb() as duck:
         duck.execute(
             f"""CREATE TEMP TABLE broken AS SELECT {contract}, {broken_rule(context)} AS rule
-            FROM {scan(duck, paths, BRONZE_TRADES)} WHERE NOT ({sound(context)})"""
+            FROM {scan_trades(duck, files)} WHERE NOT ({sound(context)})"""
         )
         if not scalar(duck, "SELECT count(*) FROM broken"):
             return SILVER_QUARANTINE.arrow_schema().empty_table()

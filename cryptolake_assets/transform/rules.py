@@ -39,11 +39,16 @@ RULES = (
     "price_not_positive",
     "qty_negative",
     "qty_zero",
+    "quote_out_of_range",
     "event_time_out_of_range",
 )
 
+_LARGE_QTY = 10**10
+_LARGEST_QUOTE = "1e20"
+"""Price x quantity from which on it is an error: a hundred such trades would not fit a bar's quote volume."""
 
-MISSING_TRADE_RULES = ("price_not_positive", "qty_negative", "qty_zero")
+
+MISSING_TRADE_RULES = ("price_not_positive", "qty_negative", "qty_zero", "quote_out_of_range")
 """Rules that keep an order-book trade of a known symbol and minute out of its bar, which is not whole then."""
 
 
@@ -62,6 +67,10 @@ def predicates(context: RuleContext) -> dict[str, str]:
         "price_not_positive": "price <= 0",
         "qty_negative": "qty < 0",
         "qty_zero": "qty = 0",
+        # Prices are below 10^10. No decimal type holds every product.
+        "quote_out_of_range": (
+            f"qty >= {_LARGE_QTY} AND CAST(price AS double) * CAST(qty AS double) >= CAST('{_LARGEST_QUOTE}' AS double)"
+        ),
         "event_time_out_of_range": (
             f"event_time < {sql_time(context.earliest)} OR event_time > {sql_time(context.latest)}{held}"
         ),

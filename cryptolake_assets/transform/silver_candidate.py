@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.exchange.records import Kline
-from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, files_between, head_sequence, local_path
+from cryptolake_assets.lake.bronze_files import added_files, files_between, head_sequence, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, read_window
-from cryptolake_assets.lake.duck import open_duckdb, scalar, scan
+from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, day_of, hour_of, silver_day
 from cryptolake_assets.measures import DUCKDB
@@ -36,7 +36,6 @@ from cryptolake_assets.transform.quarantine import advance_quarantine, quarantin
 from cryptolake_assets.transform.rejected import count_rejected
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
     from pyiceberg.table import Table
 
@@ -243,13 +242,9 @@ def _touched(run: SilverRun, hour: datetime, from_sequence: int | None) -> pa.Ta
         duck.register("waiting", pa.table(waiting_keys, schema=schema))
         union = "SELECT symbol, window_start FROM waiting"
         if files:
-            union += f" UNION SELECT symbol, {DUCKDB.minute} FROM {_scan(duck, files)}"
+            union += f" UNION SELECT symbol, {DUCKDB.minute} FROM {scan_trades(duck, files)}"
         keys = duck.sql(f"SELECT DISTINCT * FROM ({union}) ORDER BY ALL").to_arrow_table()
     return keys.cast(schema)
-
-
-def _scan(duck: duckdb.DuckDBPyConnection, files: list[BronzeFile]) -> str:
-    return scan(duck, [local_path(file.path) for file in files], BRONZE_TRADES)
 
 
 def _bronze_rows(bronze: Table, snapshot_id: int, hour: datetime, minutes: pa.Table | None) -> int:
@@ -262,7 +257,7 @@ def _bronze_rows(bronze: Table, snapshot_id: int, hour: datetime, minutes: pa.Ta
         duck.register("minutes", minutes)
         return scalar(
             duck,
-            f"""SELECT count(*) FROM {_scan(duck, files)} AS trades
+            f"""SELECT count(*) FROM {scan_trades(duck, files)} AS trades
             SEMI JOIN minutes ON trades.symbol = minutes.symbol AND {DUCKDB.minute} = minutes.window_start""",
         )
 

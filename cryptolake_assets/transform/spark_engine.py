@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cryptolake_assets.lake.bronze_files import constants_of, files_between
+from cryptolake_assets.lake.bronze_files import constants_of, files_between, quantities_fit
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.columns import PRICE
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, select_list
@@ -76,6 +77,8 @@ class SparkEngine:
         """One query for all of the hours."""
         import pyarrow.compute as pc
 
+        # A product of longer decimals keeps its 16 digits after the point, and raises where it does not fit.
+        self._spark.conf.set("spark.sql.decimalOperations.allowPrecisionLoss", "false")
         with self._trades(snapshot_id, hours, minutes) as trades:
             rows = self._fast(trades, context)
             if rows is None:
@@ -112,7 +115,11 @@ class SparkEngine:
         first, last = narrowed(hours[0], hours[-1] + HOUR, minutes)
         files = files_between(load_table(self._settings, BRONZE_TRADES), snapshot_id, first, last)
         constants = constants_of(files, OFTEN_CONSTANT)
-        read = ", ".join(f"{sql_string(constants[name])} AS {name}" if name in constants else name for name in READ)
+        values = {name: f"{sql_string(value)} AS {name}" for name, value in constants.items()}
+        if quantities_fit(files, PRICE):
+            # Spark holds decimals of up to 18 digits in 64 bits, and others as objects.
+            values["qty"] = f"CAST(qty AS {PRICE}) AS qty"
+        read = ", ".join(values.get(name, name) for name in READ)
         source = (
             f"SELECT {read} FROM {BRONZE_TRADES.full_name} VERSION AS OF {snapshot_id} "
             f"WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"

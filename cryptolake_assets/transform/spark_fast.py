@@ -89,8 +89,8 @@ class _Steps:
 
 
 def _units(value: str) -> str:
-    """The decimal(18,8) as a whole number of 10^-8. By a double where that is exact: Spark multiplies decimals as
-    objects, which costs as much as reading them."""
+    """A decimal with 8 digits after the point as a whole number of 10^-8. By a double where that is exact: Spark
+    multiplies decimals as objects, which costs as much as reading them."""
     near = f"CAST(rint(CAST({value} AS double) * 1e8D) AS bigint)"
     return f"IF({value} BETWEEN -{NEAR} AND {NEAR}, {near}, CAST({value} * 100000000 AS bigint))"
 

@@ -38,7 +38,7 @@ def test_its_table_has_the_fields_of_a_stream_type() -> None:
 
 
 def test_its_names_and_the_test_that_it_points_to_are_there() -> None:
-    for name in ("Decimal18", "RateOrNone", "TimeMs", "Word", "FrameReader", "StreamType"):
+    for name in ("Price", "RateOrNone", "TimeMs", "Word", "FrameReader", "StreamType"):
         assert name in SPANS
         assert hasattr(stream_type, name)
     for name in ("address_of", "recorded_as"):

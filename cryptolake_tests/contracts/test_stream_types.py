@@ -97,7 +97,7 @@ def test_the_documented_liquidation() -> None:
         (MARK_PRICE, raw({key: MARK_FRAME[key] for key in "eEspi"}), "wrong_shape: Object missing required field"),
         (FORCE_ORDER, raw({**FORCE_FRAME, "o": [ORDER]}), "wrong_shape: "),
         (FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "S": "sell"}}), "wrong_shape: "),
-        (FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "z": "12345678901"}}), "wrong_shape: "),
+        (FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "z": "123456789012345678901"}}), "wrong_shape: "),
     ],
 )
 def test_a_frame_that_has_not_the_structure_is_refused_whole_and_with_its_reason(
@@ -118,7 +118,7 @@ def test_a_symbol_of_any_script_is_accepted(name: str) -> None:
     assert (liquidation.symbol, mark_price.symbol) == (name, name)
 
 
-DECIMALS = {"decimal(18, 8)": (10, 8), "decimal(18, 12)": (6, 12)}
+DECIMALS = {"decimal(18, 8)": (10, 8), "decimal(18, 12)": (6, 12), "decimal(28, 8)": (20, 8)}
 
 
 @pytest.mark.parametrize("of", STREAM_TYPES, ids=lambda of: of.name)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import chain
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from cryptolake_assets.contract import AcceptedFrame, parse_frame
 from cryptolake_assets.exchange.capture import read_frames
-from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.lake.bootstrap import bootstrap, ensure_table
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.columns import PRICE
+from cryptolake_assets.lake.migrations import widen_decimals
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR
@@ -26,7 +30,7 @@ from cryptolake_assets.transform.ohlcv import RowCounts
 from cryptolake_assets.transform.rules import RuleContext
 from cryptolake_assets.transform.spark_engine import SparkEngine
 from cryptolake_tests.support.bronze import append, trade
-from cryptolake_tests.support.reference import Trade
+from cryptolake_tests.support.reference import Trade, reference_bars
 
 CAPTURE_HOURS = [datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 0, tzinfo=UTC)]
 GENERATED_HOUR = datetime(2024, 12, 24, 10, tzinfo=UTC)
@@ -78,7 +82,7 @@ def hostile_trades(number: int) -> list[Trade]:
                 trade_id,
                 symbol=source.choice(["BTCUSDT", "ETHUSDT", "NOPEUSDT"]),
                 price=f"{Decimal(source.choice([1, 10**18 - 1, source.randrange(10**18), 0, -5])).scaleb(-8):f}",
-                qty=f"{Decimal(source.choice([1, 10**12 - 1, source.randrange(10**12), 0, -5])).scaleb(-8):f}",
+                qty=f"{Decimal(source.choice([1, source.randrange(10**12), 0, -5, 10**27 - 1])).scaleb(-8):f}",
                 side=source.choice(["buy", "sell"]),
                 trade_type=source.choice(["MARKET", "MARKET", "INSURANCE_FUND"]),
                 stream=source.choice(["trade", "aggTrade"]),
@@ -173,6 +177,52 @@ def test_large_numbers_stay_exact_on_sparks_fast_way(
     assert duckdb == spark
     ((_, rows, counts),) = duckdb
     assert (len(rows), counts.rows_duplicate) == (2, 1_500)
+
+
+def wide_trades(start: datetime) -> list[Trade]:
+    """Quantities of 11 to 20 digits beside small ones; products of 16 digits after the point, and above 2^63."""
+    quantities = ("12500000000", "99999999999.12345679", "12345678901234567890.12345679", "0.00000001", "9999999999.5")
+    prices = ("0.00000041", "0.00012347", "0.00000003", "1.23456789", "0.00041237")
+    return [
+        trade(start + timedelta(seconds=number), number, price=price, qty=qty)
+        for number, (price, qty) in enumerate(zip(prices, quantities, strict=True), start=1_000)
+    ]
+
+
+def test_wide_quantities_beside_files_and_snapshots_of_the_narrow_type(
+    platform: Settings, engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of the earlier type is widened: both engines and PyIceberg read it as of before and as it is now."""
+    now = replace(BRONZE_TRADES, name="widened_trades")
+    before = replace(
+        now,
+        columns=tuple(
+            replace(column, type=PRICE) if column.name == "qty" else column for column in BRONZE_TRADES.columns
+        ),
+    )
+    for module in ("duckdb_engine", "spark_engine"):
+        monkeypatch.setattr(f"cryptolake_assets.transform.{module}.BRONZE_TRADES", now)
+    hour = GENERATED_HOUR
+    narrow = [trade(hour + timedelta(seconds=30), 1, qty="9999999999.99999999"), trade(hour, 2, qty="0.00000001")]
+    ensure_table(platform, before)
+    table = load_table(platform, now)
+    table.append(pa.Table.from_pylist(narrow, schema=before.arrow_schema()))
+    widen_decimals(platform, now)
+    table = load_table(platform, now)
+    table.append(pa.Table.from_pylist(wide_trades(hour), schema=now.arrow_schema()))
+    snapshots = [entry.snapshot_id for entry in table.history()]
+    for snapshot, trades in zip(snapshots, (narrow, narrow + wide_trades(hour)), strict=True):
+        expected = reference_bars(trades)
+        read = table.scan(snapshot_id=snapshot, selected_fields=("qty",)).to_arrow()["qty"].to_pylist()
+        assert sorted(read) == sorted(item["qty"] for item in trades)
+        for engine in engines:
+            ((_, made),) = engine.minute_aggregates(snapshot, [hour], None, CONTEXT)
+            found = {(row["symbol"], row["window_start"]): row for row in made.rows.to_pylist()}
+            assert found.keys() == expected.keys()
+            for key, bar in expected.items():
+                assert {name: found[key][name] for name in bar if name != "vwap"} == {
+                    name: value for name, value in bar.items() if name != "vwap"
+                }, engine.name
 
 
 def test_a_day_of_silver(platform: Settings, engines: tuple[Engine, Engine]) -> None:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cryptolake_assets.errors import SnapshotExpiredError
-from cryptolake_assets.lake.bronze_files import added_files, files_between, head_sequence
+from cryptolake_assets.lake.bronze_files import (
+    added_files,
+    files_between,
+    head_sequence,
+    local_path,
+    quantities_fit,
+    scan_trades,
+)
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.columns import PRICE
+from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.support.bronze import append, trade
+from cryptolake_tests.support.bronze import append, append_narrow, trade
 
 START = datetime(2024, 7, 19, 10, tzinfo=UTC)
 
@@ -64,6 +76,29 @@ def test_a_value_that_a_bound_may_have_cut_is_not_taken_for_constant(lake: Setti
     table = load_table(lake, BRONZE_TRADES)
     (file,) = files_between(table, table.metadata.current_snapshot_id or 0, START, START + HOUR)
     assert "exchange" not in file.constants
+
+
+def test_file_of_the_narrow_type_is_read_beside_one_of_the_wide_type_in_any_order(lake: Settings) -> None:
+    wide, narrow = "12345678901.00000001", "9999999999.99999999"
+    append(lake, [trade(START, 1, qty=wide), trade(START, 2, qty="-1")])
+    append_narrow(lake, [trade(START, 3, qty=narrow)])
+    table = load_table(lake, BRONZE_TRADES)
+    files = files_between(table, table.metadata.current_snapshot_id or 0, START, START + HOUR)
+    assert {pq.read_schema(local_path(file.path)).field("qty").type for file in files} == {
+        pa.decimal128(18, 8),
+        pa.decimal128(28, 8),
+    }
+    assert sorted(file.largest_qty or 0 for file in files) == [10**18 - 1, 1_234_567_890_100_000_001]
+    for listed in (files, files[::-1]):
+        with open_duckdb() as duck:
+            rows = duck.sql(f"SELECT qty::VARCHAR FROM {scan_trades(duck, listed)} ORDER BY trade_id").fetchall()
+        assert rows == [(wide,), ("-1.00000000",), (narrow,)]
+    assert [quantities_fit([file], PRICE) for file in sorted(files, key=lambda file: file.largest_qty or 0)] == [
+        True,
+        False,
+    ]
+    read = table.scan().to_arrow().sort_by("trade_id")["qty"]
+    assert read.to_pylist() == [Decimal(wide), Decimal(-1), Decimal(narrow)]
 
 
 def test_only_files_above_the_cursor_are_new(lake: Settings, snapshot_ids: list[int]) -> None:

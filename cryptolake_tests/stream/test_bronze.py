@@ -37,7 +37,7 @@ def test_what_the_producer_writes_is_known_by_its_looks() -> None:
         ('"symbol":"B', '"symbol":"\\n'),
         ('"symbol":"B', '"symbol":"","x":"B'),
         ('"price":"', '"price":"1e'),
-        ('"qty":"', '"qty":"12345678901'),
+        ('"qty":"', '"qty":"12345678901234567890'),
         ('"side":"', '"side":null,"x":"'),
         ("{", " {"),
         ("}", "}}"),

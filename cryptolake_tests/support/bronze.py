@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.columns import PRICE
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
@@ -46,6 +49,21 @@ def append(settings: Settings, trades: Iterable[Trade]) -> int:
     assert snapshot is not None
     assert snapshot.sequence_number is not None
     return snapshot.sequence_number
+
+
+def append_narrow(settings: Settings, trades: Iterable[Trade]) -> None:
+    """The same with quantities of decimal(18,8), as releases before schema 2 wrote them."""
+    from pyiceberg.io.pyarrow import _dataframe_to_data_files
+
+    table = load_table(settings, BRONZE_TRADES)
+    columns = tuple(replace(column, type=PRICE) if column.name == "qty" else column for column in BRONZE_TRADES.columns)
+    narrow = replace(BRONZE_TRADES, columns=columns)
+    schema = narrow.iceberg_schema().model_copy(update={"schema_id": table.schema().schema_id})
+    metadata = table.metadata.model_copy(update={"schemas": [schema]})
+    rows = pa.Table.from_pylist(list(trades), schema=narrow.arrow_schema())
+    with table.transaction() as transaction, transaction.update_snapshot().fast_append() as snapshot:
+        for file in _dataframe_to_data_files(metadata, rows, table.io, write_uuid=uuid.uuid4()):
+            snapshot.append_data_file(file)
 
 
 def bars(settings: Settings, hour: datetime, hours: int = 1) -> dict[tuple[str, datetime], dict[str, Any]]:

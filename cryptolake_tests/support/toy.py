@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from cryptolake_assets.contract import RejectedFrame
 from cryptolake_assets.contracts.control import ControlFrame
-from cryptolake_assets.contracts.stream_type import Decimal18, FrameReader, Parsed, StreamType, Symbol, TimeMs
+from cryptolake_assets.contracts.stream_type import FrameReader, Parsed, Price, StreamType, Symbol, TimeMs
 from cryptolake_assets.lake.columns import PRICE, TIME, Column
 from cryptolake_assets.lake.table_spec import TableSpec
 
@@ -28,7 +28,7 @@ def address(settings: Settings, symbols: tuple[str, ...]) -> str:
 class _Frame(Struct):
     pair: Symbol
     at: TimeMs
-    bid: Decimal18
+    bid: Price
 
 
 _reader = FrameReader(_Frame, symbol="pair")

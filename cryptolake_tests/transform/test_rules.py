@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
         "stream": pa.string(),
         "trade_id": pa.int64(),
         "price": pa.decimal128(18, 8),
-        "qty": pa.decimal128(18, 8),
+        "qty": pa.decimal128(28, 8),
         "event_time": pa.timestamp("us", tz="UTC"),
     }
 )
@@ -91,6 +91,11 @@ def test_sound_trade_breaks_no_rule() -> None:
         (Trade(price=Decimal("-0.00000001")), "price_not_positive"),
         (Trade(qty=Decimal("-0.00000001")), "qty_negative"),
         (Trade(qty=Decimal(0)), "qty_zero"),
+        (Trade(price=Decimal(10), qty=Decimal(10**19)), "quote_out_of_range"),
+        (
+            Trade(price=Decimal("9999999999.99999999"), qty=Decimal("99999999999999999999.99999999")),
+            "quote_out_of_range",
+        ),
         (Trade(event_time=EARLIEST - MICROSECOND), "event_time_out_of_range"),
         (Trade(event_time=LATEST + MICROSECOND), "event_time_out_of_range"),
     ],
@@ -105,14 +110,22 @@ def test_smallest_price_and_quantity_and_times_at_the_bounds_are_sound() -> None
     assert judged(CONTEXT, *trades) == [None, None, None]
 
 
+def test_large_quantities_are_sound_while_their_quote_fits_a_bar() -> None:
+    largest = Decimal("99999999999999999999.99999999")
+    trades = Trade(price=Decimal("0.00001234"), qty=largest), Trade(price=Decimal(9), qty=Decimal(10**19))
+    assert judged(CONTEXT, *trades) == [None, None]
+    assert judged(CONTEXT, Trade(price=Decimal("9999999999.99999999"), qty=Decimal("9999999999.99999999"))) == [None]
+
+
 def test_first_rule_names_a_trade_that_breaks_several() -> None:
     late = Trade(event_time=LATEST + MICROSECOND)
+    large = replace(late, price=Decimal(10**9), qty=Decimal(10**19))
     empty = replace(late, qty=Decimal(0))
     negative = replace(late, qty=Decimal(-1))
     free = replace(negative, price=Decimal(0))
     unknown = replace(free, symbol="NOPEUSDT")
     foreign = replace(unknown, exchange="binance_spot")
-    assert judged(CONTEXT, foreign, unknown, free, negative, empty, late) == list(RULES)
+    assert judged(CONTEXT, foreign, unknown, free, negative, empty, large, late) == list(RULES)
 
 
 def test_any_of_several_exchanges_is_accepted() -> None:
@@ -193,6 +206,7 @@ def expected_rule(context: RuleContext, trade: Trade) -> str | None:
         trade.price <= 0,
         trade.qty < 0,
         trade.qty == 0,
+        float(trade.price) * float(trade.qty) >= 1e20,
         not context.earliest <= trade.event_time <= context.latest or is_held,
     )
     return next((rule for rule, is_broken in zip(RULES, broken, strict=True) if is_broken), None)
@@ -201,12 +215,15 @@ def expected_rule(context: RuleContext, trade: Trade) -> str | None:
 symbols = st.sampled_from(["BTCUSDT", "ETHUSDT", "O'NEIL", "NOPEUSDT"])
 streams = st.sampled_from(["trade", "aggTrade"])
 ids = st.integers(1, 3)
-amounts = st.sampled_from([Decimal(-1), Decimal("-0.00000001"), Decimal(0), Decimal("0.00000001"), Decimal(1)])
+amounts = st.sampled_from(
+    [Decimal(-1), Decimal("-0.00000001"), Decimal(0), Decimal("0.00000001"), Decimal(1), Decimal(10**9)]
+)
+quantities = amounts | st.sampled_from([Decimal(10**10), Decimal(10**11), Decimal(10**11 - 1), Decimal(10**20 - 1)])
 times = st.builds(
     lambda bound, step: bound + step * MICROSECOND, st.sampled_from([EARLIEST, LATEST]), st.integers(-1, 1)
 )
 trades_of_any_kind = st.builds(
-    Trade, st.sampled_from(["binance_futures", "binance_spot"]), symbols, streams, ids, amounts, amounts, times
+    Trade, st.sampled_from(["binance_futures", "binance_spot"]), symbols, streams, ids, amounts, quantities, times
 )
 
 
