@@ -198,6 +198,11 @@ BAR_MEASURES = (
         "order-book trades of the minute that a quality rule keeps out of the bar",
         of=("price", "qty", "trade_type"),
     ),
+    Measure(
+        "evidence",
+        "string",
+        "what proves that it is complete: ids, barrier or klines; null where nothing does, and in old bars",
+    ),
 )
 """Columns of `silver.futures_ohlcv_1m`, over the sound MARKET trades of one (symbol, minute), repeats removed."""
 

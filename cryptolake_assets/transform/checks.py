@@ -31,13 +31,15 @@ class CheckOutcome:
     failing_rows: list[dict[str, str]] = field(default_factory=list)
 
 
+MAY_BE_NULL = ("updated_at", "evidence")
+
 ROW_CHECKS: Mapping[str, Mapping[str, str]] = {
     "silver": {
         "ohlc_order": "NOT (low <= open AND low <= close AND open <= high AND close <= high)",
         "volumes_not_negative": "volume < 0 OR quote_volume < 0 OR taker_buy_volume < 0 OR taker_buy_quote_volume < 0",
         "taker_buy_within_volume": "taker_buy_volume > volume OR taker_buy_quote_volume > quote_volume",
         "trades_at_least_one": "trades < 1",
-        "no_nulls": " OR ".join(f"{name} IS NULL" for name in SILVER_OHLCV.column_names if name != "updated_at"),
+        "no_nulls": " OR ".join(f"{name} IS NULL" for name in SILVER_OHLCV.column_names if name not in MAY_BE_NULL),
     },
     "gold": {
         "ohlc_order": "NOT (low <= open AND low <= close AND open <= high AND close <= high)",
@@ -62,7 +64,7 @@ MEANINGS: Mapping[str, str] = {
     "volumes_not_negative": "Volumes are >= 0.",
     "taker_buy_within_volume": "Takers bought no more than was traded.",
     "trades_at_least_one": "A bar stands for at least one trade.",
-    "no_nulls": "Every column has a value.",
+    "no_nulls": "Every column has a value, but for the evidence of a bar that is not complete.",
     "drop_ratio": "The quality rules dropped no larger share of the trades than the limit allows.",
     "row_count": "Every row that Bronze holds for the window was read, and is accounted for.",
     "minutes_in_a_day": "A day has 1 to 1440 bars.",

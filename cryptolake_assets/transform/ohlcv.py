@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.measures import BAR_MEASURES, with_derived
 from cryptolake_assets.transform.rules import RULES
@@ -63,11 +64,11 @@ class MinuteAggregates:
     counts: RowCounts
 
 
-IsComplete = Callable[[str, str, int], bool]
-"""(symbol, stream, open time in ms) → whether that minute is complete."""
+EvidenceOf = Callable[[str, str, int], Evidence | None]
+"""(symbol, stream, open time in ms) → what proves that the minute is complete; None when nothing does."""
 
 
-def bars_from_aggregates(aggregates: pa.Table, is_complete: IsComplete) -> pa.Table:
+def bars_from_aggregates(aggregates: pa.Table, evidence_of: EvidenceOf) -> pa.Table:
     """`MinuteAggregates.rows` as rows of `silver.futures_ohlcv_1m`, `updated_at` empty.
 
     Where both streams have the minute the complete one makes the bar, then the order of `STREAM_PREFERENCE`.
@@ -76,12 +77,16 @@ def bars_from_aggregates(aggregates: pa.Table, is_complete: IsComplete) -> pa.Ta
 
     chosen: dict[tuple[str, datetime], tuple[tuple[bool, int], dict[str, Any]]] = {}
     for aggregate in aggregates.to_pylist():
-        complete = not aggregate["trades_dropped"] and is_complete(
-            aggregate["symbol"], aggregate["stream"], epoch_ms(aggregate["window_start"])
-        )
-        row = {**with_derived(BAR_MEASURES, aggregate), "is_complete": complete, "updated_at": None}
+        minute = aggregate["symbol"], aggregate["stream"], epoch_ms(aggregate["window_start"])
+        evidence = None if aggregate["trades_dropped"] else evidence_of(*minute)
+        row = {
+            **with_derived(BAR_MEASURES, aggregate),
+            "is_complete": evidence is not None,
+            "evidence": evidence,
+            "updated_at": None,
+        }
         preference = STREAM_PREFERENCE.index(row["stream"]) if row["stream"] in STREAM_PREFERENCE else 9
-        rank = (not complete, preference)
+        rank = (evidence is None, preference)
         key = (row["symbol"], row["window_start"])
         if key not in chosen or rank < chosen[key][0]:
             chosen[key] = (rank, row)

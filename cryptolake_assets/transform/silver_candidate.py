@@ -14,6 +14,7 @@ from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.lake.bronze_files import added_files, files_between, head_sequence, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, read_window
+from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, day_of, hour_of, silver_day
@@ -26,7 +27,7 @@ from cryptolake_assets.transform.klines import read_klines
 from cryptolake_assets.transform.observations import Bar, bars_after, observe_hour
 from cryptolake_assets.transform.ohlcv import (
     MINUTE_MS,
-    IsComplete,
+    EvidenceOf,
     MinuteAggregates,
     RowCounts,
     bars_from_aggregates,
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.table import Table
 
-VALUES_OUTSIDE_EQUALITY = ("is_complete", "updated_at")
+NOT_FROM_TRADES = ("is_complete", "evidence", "updated_at", "trades_dropped")
+"""Columns that tell two bars of the same trades apart; bars of earlier releases have no count of dropped trades."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _candidate(
     bars, counts, outcomes = SILVER_OHLCV.arrow_schema().empty_table(), RowCounts(), []
     if aggregates is not None and run.bronze_snapshot is not None:
         counts = aggregates.counts
-        bars = _keep_proven(bars_from_aggregates(aggregates.rows, _complete_minute(run.world)), present)
+        bars = _keep_proven(bars_from_aggregates(aggregates.rows, _evidence_of_minutes(run.world)), present)
         expected = _bronze_rows(run.bronze, run.bronze_snapshot, hour, minutes)
         outcomes = check_counts(
             counts,
@@ -262,11 +264,11 @@ def _bronze_rows(bronze: Table, snapshot_id: int, hour: datetime, minutes: pa.Ta
         )
 
 
-def _complete_minute(world: World) -> IsComplete:
-    def is_complete(symbol: str, stream: str, start_ms: int) -> bool:
-        return world.completeness.is_complete(symbol, stream, start_ms, start_ms + MINUTE_MS)
+def _evidence_of_minutes(world: World) -> EvidenceOf:
+    def evidence_of(symbol: str, stream: str, start_ms: int) -> Evidence | None:
+        return world.completeness.evidence(symbol, stream, start_ms, start_ms + MINUTE_MS)
 
-    return is_complete
+    return evidence_of
 
 
 def _may_be_complete(row: dict[str, object], world: World) -> bool:
@@ -280,15 +282,13 @@ def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
     """A bar that was complete and has not changed stays complete, also while Bronze catches up with new coverage."""
     import pyarrow as pa
 
-    # Rows of earlier releases have no count of dropped trades; a bar with some is never complete.
-    apart = (*VALUES_OUTSIDE_EQUALITY, "trades_dropped")
-    names = [name for name in SILVER_OHLCV.column_names if name not in apart]
-    proven = {tuple(row[name] for name in names) for row in present.to_pylist() if row["is_complete"]}
+    names = [name for name in SILVER_OHLCV.column_names if name not in NOT_FROM_TRADES]
+    proven = {tuple(row[name] for name in names): row for row in present.to_pylist() if row["is_complete"]}
     if not proven:
         return bars
-    flags = [
-        row["is_complete"] or (not row["trades_dropped"] and tuple(row[name] for name in names) in proven)
-        for row in bars.to_pylist()
-    ]
-    position = bars.schema.get_field_index("is_complete")
-    return bars.set_column(position, bars.schema.field(position), pa.array(flags, pa.bool_()))
+    rows = bars.to_pylist()
+    for row in rows:
+        before = proven.get(tuple(row[name] for name in names))
+        if before is not None and not row["is_complete"] and not row["trades_dropped"]:
+            row |= {"is_complete": True, "evidence": before["evidence"]}
+    return pa.Table.from_pylist(rows, schema=bars.schema)

@@ -131,6 +131,22 @@ def test_ids_without_a_trade_are_there_and_touch_no_bar(lake_of_case: Lake) -> N
     assert {bar["trades_dropped"] for bar in found.values()} == {0}
 
 
+@case("wide", Market.SPOT)
+def test_quantities_of_eleven_digits_are_held_exactly(lake_of_case: Lake) -> None:
+    day = date(2025, 11, 3)
+    loaded = lake_of_case.trades("BTTCUSDT", day)
+    assert (failed(loaded), loaded.rows) == ({}, 3)
+    found = lake_of_case.bars(day, 10, 1)
+    assert lake_of_case.passed == [True]
+    assert numbers(found["BTTCUSDT", "10:00"], "volume", "quote_volume", "taker_buy_volume", "trades") == [
+        Decimal(22_500_000_000),
+        Decimal("9225.00000001"),
+        Decimal(10_000_000_000),
+        5,
+    ]
+    assert lake_of_case.day(day)["BTTCUSDT"]["total_volume"] == Decimal(22_500_000_000)
+
+
 @case("truncated", Market.SPOT)
 def test_day_that_breaks_off_is_incomplete_from_where_it_does(lake_of_case: Lake) -> None:
     day = date(2021, 12, 14)
@@ -143,6 +159,8 @@ def test_day_that_breaks_off_is_incomplete_from_where_it_does(lake_of_case: Lake
     assert lake_of_case.day(day)["BTCUSDT"]["is_complete"] is False
     by_klines = [row for row in read_coverage(lake_of_case.settings) if row.evidence is Evidence.KLINES]
     assert by_klines, "the first minute begins before the first trade, and its kline agrees"
+    assert {(bar["is_complete"], bar["evidence"]) for bar in found.values()} >= {(True, "klines"), (False, None)}
+    assert all(bar["is_complete"] == (bar["evidence"] is not None) for bar in found.values())
 
 
 @case("shuffled")
@@ -270,6 +288,7 @@ def test_two_days_whose_ids_go_on_are_whole_at_their_border(tmp_path: Path, monk
         lake.trades("BTCUSDT", day)
         last_hour, next_hour = lake.bars(day, 23, 1), lake.bars(following, 0, 1)
         assert [minute for (_, minute), bar in last_hour.items() if not bar["is_complete"]] == []
+        assert {bar["evidence"] for bar in last_hour.values()} == {"ids"}
         assert [minute for (_, minute), bar in next_hour.items() if not bar["is_complete"]] == ["00:02"]
 
 

@@ -34,7 +34,7 @@ ORDERS = {
     "silver.futures_ohlcv_1m": "symbol, window_start",
     "gold.futures_daily_stats": "symbol, trade_date",
 }
-LATER_COLUMNS = ("trades_dropped",)
+LATER_COLUMNS = ("trades_dropped", "evidence")
 
 
 KILLED_BOOTSTRAP = """

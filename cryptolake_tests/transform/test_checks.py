@@ -50,6 +50,7 @@ def bar(minute: int = 0, **changes: Any) -> dict[str, Any]:
         "is_complete": True,
         "updated_at": None,
         "trades_dropped": 0,
+        "evidence": "ids",
     }
     return {**row, **changes}
 
@@ -60,7 +61,7 @@ def failed(*bars: dict[str, Any]) -> list[CheckOutcome]:
 
 
 def test_sound_bars_pass_all() -> None:
-    assert failed(bar(), bar(1), bar(2, open=Decimal(9), close=Decimal(12))) == []
+    assert failed(bar(), bar(1, is_complete=False, evidence=None), bar(2, open=Decimal(9), close=Decimal(12))) == []
 
 
 @pytest.mark.parametrize(

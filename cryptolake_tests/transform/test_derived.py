@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.measures import ratio, realised_volatility
 from cryptolake_assets.transform.ohlcv import bars_from_aggregates
 
@@ -67,7 +68,7 @@ def aggregate(stream: str, **changes: Any) -> dict[str, Any]:
 
 def bars(*rows: dict[str, Any], complete: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = bars_from_aggregates(
-        pa.Table.from_pylist(list(rows)), lambda _, stream, __: stream in complete
+        pa.Table.from_pylist(list(rows)), lambda _, stream, __: Evidence.BARRIER if stream in complete else None
     ).to_pylist()
     return made
 
@@ -79,4 +80,4 @@ def test_streams_are_never_mixed_and_single_trades_come_first() -> None:
 
 def test_the_complete_stream_makes_the_bar() -> None:
     (bar,) = bars(aggregate("aggTrade", trades=7), aggregate("trade", trades=5), complete=("aggTrade",))
-    assert (bar["trades"], bar["is_complete"]) == (7, True)
+    assert (bar["trades"], bar["is_complete"], bar["evidence"]) == (7, True, "barrier")

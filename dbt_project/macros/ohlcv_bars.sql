@@ -26,7 +26,9 @@ bars as (
     max(last_trade_id) as last_trade_id,
     count(*) as minutes_with_trades,
     every(is_complete) as minutes_are_complete,
-    sum(trades_dropped) as trades_dropped
+    sum(trades_dropped) as trades_dropped,
+    if(count(evidence) = count(*), max_by(evidence, array_position(array('ids', 'barrier', 'klines'), evidence)), null)
+      as weakest_evidence
   from minutes
   group by symbol, bar_start
 ),
@@ -35,6 +37,17 @@ complete_days as (
   select symbol, trade_date
   from {{ ref('stg_daily_stats') }}
   where is_complete and {{ in_window('trade_date', kind='date') }}
+),
+
+judged as (
+  select
+    bars.*,
+    -- A minute without a bar is known to be empty only once the whole day is covered.
+    bars.minutes_are_complete and (bars.minutes_with_trades = {{ minutes }} or complete_days.symbol is not null)
+      as is_complete
+  from bars
+  left join complete_days
+    on complete_days.symbol = bars.symbol and complete_days.trade_date = cast(bars.bar_start as date)
 )
 
 select
@@ -52,12 +65,9 @@ select
   {{ fits('bars.taker_buy_quote_volume', 'decimal(38,16)', 'taker_buy_quote_volume') }} as taker_buy_quote_volume,
   bars.first_trade_id,
   bars.last_trade_id,
-  -- A minute without a bar is known to be empty only once the whole day is covered.
-  bars.minutes_are_complete and (bars.minutes_with_trades = {{ minutes }} or complete_days.symbol is not null)
-    as is_complete,
+  bars.is_complete,
   current_timestamp() as updated_at,
-  bars.trades_dropped
-from bars
-left join complete_days
-  on complete_days.symbol = bars.symbol and complete_days.trade_date = cast(bars.bar_start as date)
+  bars.trades_dropped,
+  case when bars.is_complete then bars.weakest_evidence end as evidence
+from judged as bars
 {% endmacro %}

@@ -65,6 +65,7 @@ TABLE = {
     "trades": "trades",
     "taker_buy_volume": "taker buy volume",
     "is_complete": "complete",
+    "evidence": "proven by",
     "trades_dropped": "dropped trades",
 }
 
