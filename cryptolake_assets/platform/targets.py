@@ -41,7 +41,7 @@ class Target:
         elif partition is None:
             raise ArgumentError("--partition", f"{self.name} has partitions, and none was given. {_range(self)}")
         elif problem := _problem(partition, self.partitions):
-            raise ArgumentError("--partition", f"{partition} {problem}. {_range(self)}")
+            raise ArgumentError("--partition", f"{partition or 'an empty text'} {problem}. {_range(self)}")
 
 
 def unknown_asset(name: str, known: Collection[str]) -> ArgumentError:
@@ -60,7 +60,7 @@ def _problem(partition: str, partitions: Partitions) -> str:
     except ValueError:
         return f"is not written as {_written(form)}"
     if not keys:
-        return "is no partition yet"
+        return "is no partition"
     if time < datetime.strptime(keys[0], form):
         return "is before the first partition"
     if time > datetime.strptime(keys[-1], form):

@@ -28,7 +28,7 @@ def test_a_partition_that_is_there_is_accepted(target: Target, partition: str | 
         (HOURS, None, "silver/futures_ohlcv_1m has partitions, and none was given"),
         (HOURS, "2025-12-31", "2025-12-31 is not written as YYYY-MM-DD-HH:MM"),
         (HOURS, "2025-12-31-7:00", "2025-12-31-7:00 is not written as YYYY-MM-DD-HH:MM"),
-        (HOURS, "", "is not written as YYYY-MM-DD-HH:MM"),
+        (HOURS, "", "an empty text is not written as YYYY-MM-DD-HH:MM"),
         (HOURS, "2025-12-31-07:30", "2025-12-31-07:30 is within a partition"),
         (HOURS, "2025-12-30-23:00", "2025-12-30-23:00 is before the first partition"),
         (HOURS, "2026-01-01-00:00", "2026-01-01-00:00 is after the last partition"),
