@@ -21,7 +21,6 @@ def _no_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "cause"),
     [
         (["silver/futures_ohlcv_1"], "Did you mean silver/futures_ohlcv_1m?"),
-        (["gold.futures_daily_stats"], "Did you mean gold/futures_daily_stats?"),
         (["silver/futures_ohlcv_1m"], "argument --partition: silver/futures_ohlcv_1m has partitions"),
         (["silver/futures_ohlcv_1m", "--partition", "2024-07-18"], "not written as YYYY-MM-DD-HH:MM"),
         (["gold/futures_daily_stats", "--partition", "2999-12-31"], "is after the last partition"),
