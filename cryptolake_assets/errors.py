@@ -15,6 +15,13 @@ class SettingsError(CryptolakeError):
         super().__init__(f"settings: {problems}. Correct the variable in the environment or in .env.")
 
 
+class ArgumentError(CryptolakeError):
+    """An argument of a command has a value that cannot be used."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(f"argument {argument}: {problem}")
+
+
 class JavaNotFoundError(CryptolakeError):
     """No Java 17 or 21 is at hand."""
 

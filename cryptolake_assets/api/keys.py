@@ -17,6 +17,7 @@ import msgspec
 from filelock import FileLock
 
 from cryptolake_assets.errors import ApiKeyError
+from cryptolake_assets.model.nearest import did_you_mean
 from cryptolake_assets.settings import Settings
 
 PREFIX = "cl"
@@ -50,11 +51,19 @@ def keys_path(settings: Settings) -> Path:
 
 
 def create_key(settings: Settings, name: str, scopes: tuple[Scope, ...]) -> str:
-    """Makes a key and returns its text, which is kept nowhere."""
+    """Make a key and return its text, which is kept nowhere. Raises `ApiKeyError` for a name that a key has already."""
+    name = name.strip()
+    if not name:
+        raise ApiKeyError("keys: a key needs a name. Give one by which you know it again.")
     key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
     text = f"{PREFIX}_{key_id}_{secret}"
     with _locked(settings):
         known = list_keys(settings)
+        if (other := next((key for key in known if key.name == name), None)) is not None:
+            raise ApiKeyError(
+                f"keys: {name} has a key already ({other.id}). Give another name, or revoke that one first: "
+                f"`cryptolake keys revoke {other.id}`."
+            )
         _write(settings, [*known, ApiKey(key_id, name, scopes, _hash(text), datetime.now(UTC))])
     return text
 
@@ -75,14 +84,24 @@ def register_key(settings: Settings, name: str, scopes: tuple[Scope, ...], text:
     return True
 
 
-def revoke_key(settings: Settings, key_id: str) -> ApiKey:
-    """Takes a key back; running APIs know within a second. Raises `ApiKeyError` for an unknown id."""
+def revoke_key(settings: Settings, id_or_name: str) -> ApiKey:
+    """Take a key back; running APIs know within a second.
+
+    Raises `ApiKeyError` for an unknown key, and for a name that several keys have: earlier releases made such keys.
+    """
     with _locked(settings):
         known = list_keys(settings)
-        gone = next((key for key in known if key.id == key_id), None)
-        if gone is None:
-            raise ApiKeyError(f"keys: no key has the id {key_id}. `cryptolake keys list` shows them.")
-        _write(settings, [key for key in known if key.id != key_id])
+        found = [key for key in known if key.id == id_or_name] or [key for key in known if key.name == id_or_name]
+        if not found:
+            hint = did_you_mean(id_or_name, [text for key in known for text in (key.name, key.id)])
+            raise ApiKeyError(
+                f"keys: no key has the id or name {id_or_name}. {hint or '`cryptolake keys list` shows them.'}"
+            )
+        if len(found) > 1:
+            ids = ", ".join(key.id for key in found)
+            raise ApiKeyError(f"keys: {len(found)} keys are named {id_or_name}. Revoke by id: {ids}.")
+        (gone,) = found
+        _write(settings, [key for key in known if key.id != gone.id])
     return gone
 
 

@@ -14,13 +14,23 @@ from cryptolake_assets.errors import CryptolakeError
 
 
 class _Group(TyperGroup):
-    """Turns an error that a user can act on into a red message and exit code 1, without a traceback."""
+    """Turns an error that a user can act on into a red message and exit code 1, without a traceback.
+
+    A file that cannot be used is one too: a home that is not writable, or a disk that is full.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except CryptolakeError as error:
             typer.secho(str(error), fg=typer.colors.RED, err=True)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if error.filename is None:  # no file of a user: a closed pipe, or a fault of ours
+                raise
+            cause = f"files: {error.filename} cannot be used ({error.strerror})."
+            hint = "Correct the path or its rights; CRYPTOLAKE_HOME names the directory for all state."
+            typer.secho(f"{cause} {hint}", fg=typer.colors.RED, err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
@@ -50,4 +60,4 @@ from cryptolake_assets.cli import archive, data, keys, maintenance, platform, re
 
 def main() -> None:
     """Entry point of the `cryptolake` command."""
-    app()
+    app(prog_name="cryptolake")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import uuid
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cryptolake_assets.cli import app
+from cryptolake_assets.model.symbols import SYMBOL_MEANING, in_capitals, is_symbol
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,16 +23,37 @@ if TYPE_CHECKING:
 MEGABYTE = 1e6
 
 
+def _day(text: str) -> date:
+    """Return a UTC day that has begun. Raises `BadParameter`, which names the argument."""
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").date()
+    except ValueError:
+        raise typer.BadParameter(f"{text} is no day. Write it as YYYY-MM-DD, such as 2024-07-18.") from None
+    if day > (today := datetime.now(UTC).date()):
+        raise typer.BadParameter(f"{text} has not begun. Name a day up to {today} (UTC).")
+    return day
+
+
+def _symbol(text: str) -> str:
+    """Return a symbol as the exchange spells it. Raises `BadParameter`, which names the argument."""
+    if not is_symbol(symbol := in_capitals(text)):
+        raise typer.BadParameter(f"{symbol!r} is no symbol: {SYMBOL_MEANING}. Name one such as BTCUSDT.")
+    return symbol
+
+
 @app.command()
 def archive(
-    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First UTC day.")],
+    first: Annotated[date, typer.Option("--from", parser=_day, metavar="YYYY-MM-DD", help="First UTC day.")],
     last: Annotated[
-        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last UTC day; without it the first only.")
+        date | None,
+        typer.Option("--to", parser=_day, metavar="YYYY-MM-DD", help="Last UTC day; without it the first only."),
     ] = None,
     symbols: Annotated[
         list[str] | None,
         typer.Option(
             "--symbol",
+            parser=_symbol,
+            metavar="SYMBOL",
             help="Such as BTCUSDT or BTCUSD_PERP, more than once; without it those followed.",
         ),
     ] = None,
@@ -51,12 +73,10 @@ def archive(
     from cryptolake_assets.transform.archive import days_between
 
     settings, console = get_settings(), Console(stderr=True, highlight=False)
-    days = days_between(first.date(), (last or first).date())
+    days = days_between(first, last or first)
     if not days:
-        raise typer.BadParameter("the last day is before the first")
-    from cryptolake_assets.model.symbols import in_capitals
-
-    wanted = [in_capitals(symbol) for symbol in symbols or ()] or list(resolve_subscriptions(settings).symbols)
+        raise typer.BadParameter(f"{last} is before {first}. Name a day after it.", param_hint="--to")
+    wanted = symbols or list(resolve_subscriptions(settings).symbols)
     if not wanted:
         raise typer.BadParameter("CRYPTOLAKE_SYMBOLS names no symbol; name those to load", param_hint="--symbol")
     loading = _Loading(settings, console, klines=klines, reload=reload)

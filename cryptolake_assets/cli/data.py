@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from cryptolake_assets.cli import app
 from cryptolake_assets.cli.output import Format
+from cryptolake_assets.errors import PartError
 
 
 class SqlEngine(StrEnum):
@@ -126,15 +127,15 @@ def materialize(
     ] = None,
     wait: Annotated[bool, typer.Option(help="Return when the run has ended.")] = True,
 ) -> None:
-    """Materialize one partition: on the running platform, or in a process of its own when there is none."""
+    """Materialize one partition: on the running platform, or in this process when there is none."""
     from cryptolake_assets.platform.runs import materialize_here, materialize_on_platform, platform_answers
     from cryptolake_assets.settings import get_settings
 
     settings = get_settings()
     if platform_answers(settings):
-        typer.echo(materialize_on_platform(settings, asset, partition, wait=wait))
+        tell = partial(typer.echo, err=True)
+        typer.echo(materialize_on_platform(settings, asset, partition, wait=wait, tell=tell))
     elif wait:
-        raise typer.Exit(materialize_here(settings, asset, partition))
+        typer.echo(materialize_here(settings, asset, partition))
     else:
-        typer.secho("the platform is not running: start it with `cryptolake up`", fg=typer.colors.RED, err=True)
-        sys.exit(1)
+        raise PartError("platform: it does not run, and --no-wait needs it. Start it with `cryptolake up`.")

@@ -23,7 +23,7 @@ def create(
         list[str] | None, typer.Option(help="`read` (data) or `operate` (metrics); may be given several times.")
     ] = None,
 ) -> None:
-    """Make a key and print it: it is shown this once, and kept as a hash."""
+    """Make a key of a new name and print it: it is shown this once, and kept as a hash."""
     from cryptolake_assets.api.keys import create_key
     from cryptolake_assets.settings import get_settings
 
@@ -51,7 +51,7 @@ def _scopes(names: list[str] | None) -> tuple[Scope, ...]:
     try:
         return tuple(dict.fromkeys(Scope(item) for item in names or ["read"]))
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; scopes are {', '.join(Scope)}") from None
+        raise typer.BadParameter(f"{error}; scopes are {', '.join(Scope)}", param_hint="--scope") from None
 
 
 @keys.command(name="list")
@@ -59,21 +59,24 @@ def list_all() -> None:
     """Show every key's id, name, scopes and age."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from cryptolake_assets.api.keys import list_keys
     from cryptolake_assets.settings import get_settings
 
     table = Table("id", "name", "scopes", "created (UTC)")
     for key in list_keys(get_settings()):
-        table.add_row(key.id, key.name, ", ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}")
+        table.add_row(key.id, Text(key.name), ", ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}")
     Console().print(table)
 
 
 @keys.command()
-def revoke(key_id: Annotated[str, typer.Argument(help="The id that `cryptolake keys list` shows.")]) -> None:
+def revoke(
+    key: Annotated[str, typer.Argument(help="The name or the id of the key, as `cryptolake keys list` shows them.")],
+) -> None:
     """Take a key back; a running API refuses it from now on."""
     from cryptolake_assets.api.keys import revoke_key
     from cryptolake_assets.settings import get_settings
 
-    gone = revoke_key(get_settings(), key_id)
+    gone = revoke_key(get_settings(), key)
     typer.echo(f"revoked: {gone.id} ({gone.name})")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cryptolake_assets.cli import app
-from cryptolake_assets.errors import SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -149,12 +148,10 @@ def logs(
 ) -> None:
     """Show the last lines of a part's log."""
     from cryptolake_assets.platform.lifecycle import tail_lines
-    from cryptolake_assets.platform.parts import PARTS
+    from cryptolake_assets.platform.parts import require_part
     from cryptolake_assets.settings import get_settings
 
-    names = [*(known.name for known in PARTS), "supervisord"]
-    if part not in names:
-        raise SettingsError(f"no part is called {part} (parts: {', '.join(names)})")
+    require_part(part, more=["supervisord"])
     path = get_settings().log_dir / f"{part}.log"
     if not path.exists() and not follow:
         typer.echo(f"{part} has not written a log yet ({path})", err=True)
@@ -166,7 +163,9 @@ def logs(
 
 @app.command()
 def replay(
-    directory: Annotated[Path, typer.Argument(help="Directory of captures (*.ndjson, *.ndjson.gz).")],
+    directory: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Directory of captures (*.ndjson, *.ndjson.gz).")
+    ],
     speed: Annotated[
         float | None, typer.Option(min=0, help="1 is real time, 60 a minute a second, 0 as fast as possible.")
     ] = None,

@@ -41,8 +41,10 @@ def record(
         asyncio.run(_until_stopped(recorder, seconds, status))
     writer = recorder.writer
     if writer is None or not writer.frames:
-        console.print("nothing came; nothing was recorded")
-        raise typer.Exit(1)
+        raise ExchangeError(
+            f"record: no frame came from {settings.ws_url}, so nothing was recorded. Check that the exchange is "
+            "reachable (`cryptolake status` shows the replay exchange), and CRYPTOLAKE_SYMBOLS."
+        )
     console.print(
         f"{writer.frames:,} frames in {writer.files} files, {writer.size_bytes / MEBIBYTE:.1f} MiB: {directory}",
         soft_wrap=True,

@@ -124,7 +124,8 @@ def capture_files(directory: Path) -> tuple[Path, ...]:
     if not files:
         raise CaptureError(
             f"capture: {directory} holds no *.ndjson or *.ndjson.gz file. Put captures there "
-            "(lines of `<receive time in µs or ns> <frame>`), or set CRYPTOLAKE_REPLAY_DIR to where they are."
+            "(lines of `<receive time in µs or ns> <frame>`), or name the directory that "
+            "holds them, in CRYPTOLAKE_REPLAY_DIR or to `cryptolake replay`."
         )
     return tuple(files)
 

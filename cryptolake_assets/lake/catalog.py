@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def get_catalog(settings: Settings) -> Catalog:
     """The catalog; one object a process and catalog.
 
-    Raises `CatalogUnreachableError` when a REST catalog or PostgreSQL does not answer or refuses.
+    Raises `CatalogUnreachableError` when a REST catalog or a database does not answer or refuses.
     """
     if settings.uses_s3:
         use_store(lambda: s3_filesystem(settings))
@@ -30,8 +30,7 @@ def get_catalog(settings: Settings) -> Catalog:
         return _rest(settings, properties)
     if settings.catalog_uri.get_secret_value():
         return _postgres(settings, properties)
-    settings.catalog_db.parent.mkdir(parents=True, exist_ok=True)
-    return _catalog(properties)
+    return _sqlite(settings, properties)
 
 
 _Properties = tuple[tuple[str, str], ...]
@@ -71,6 +70,20 @@ def _postgres(settings: Settings, properties: _Properties) -> Catalog:
         cause = _cause(getattr(error, "orig", None) or error)
         raise CatalogUnreachableError(
             f"catalog: PostgreSQL at {where} cannot be used ({cause}). Start it, or correct CRYPTOLAKE_CATALOG_URI."
+        ) from error
+
+
+def _sqlite(settings: Settings, properties: _Properties) -> Catalog:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    settings.catalog_db.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _catalog(properties)
+    except SQLAlchemyError as error:
+        cause = _cause(getattr(error, "orig", None) or error)
+        raise CatalogUnreachableError(
+            f"catalog: {settings.catalog_db} cannot be used ({cause}). Restore the file from a copy, or set "
+            "CRYPTOLAKE_HOME to another directory."
         ) from error
 
 

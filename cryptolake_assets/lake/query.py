@@ -15,11 +15,19 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import own_duckdb, scan
 from cryptolake_assets.lake.marts import marts_tables
 from cryptolake_assets.lake.tables import CATALOG, TABLES, TableSpec, namespaces
+from cryptolake_assets.model.nearest import did_you_mean
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+
+_UNKNOWN_TO_DUCKDB = re.compile(r'Table with name "?(?P<name>.+?)"? does not exist')
+_LINE = re.compile(r"LINE (?P<number>\d+): (?P<text>.*)")
+_DUCKDB_GUESS = re.compile(r'\nDid you mean ".*"\?')
+_UNKNOWN_TO_SPARK = re.compile(r"table or view (?P<name>`.+`) cannot be found")
+_SPARK_MESSAGE = re.compile(r"(?P<cause>.*?SQLSTATE: \w{5}[^\n]*)(?:\n+(?P<place>== SQL.*))?", re.DOTALL)
+_JVM_STACK = "\n\nJVM stacktrace:"
 
 
 def run_sql(settings: Settings, sql: str, engine: str = "duckdb") -> pa.Table:
@@ -39,15 +47,47 @@ def _run_duckdb(settings: Settings, sql: str) -> pa.Table:
             connection.execute(f"CREATE SCHEMA {CATALOG}.{namespace}")
         for spec, paths in files:
             _add_view(connection, spec, paths)
+        connection.execute(f"USE {CATALOG}")
         try:
-            connection.execute(f"USE {CATALOG}")
             relation = connection.sql(sql)
             if relation is None:
                 raise QueryError("sql: the statement gives no rows. Ask for rows, for example with SELECT.")
             return relation.to_arrow_table()
         except duckdb.Error as error:
-            known = ", ".join(spec.full_name for spec in _known(settings))
-            raise QueryError(f"sql: {error}. Tables: {known}.") from None
+            text = _with_line(connection, sql, error)
+            raise QueryError(f"sql: {_with_nearest_tables(settings, text)}") from None
+
+
+def _with_line(connection: duckdb.DuckDBPyConnection, sql: str, error: duckdb.Error) -> str:
+    """Return an error's message with the statement's line: `sql()` leaves it out, or counts lines of its own."""
+    import duckdb
+
+    message = str(error)
+    found = _LINE.search(message)
+    if found is not None:
+        shown = found["text"].strip(". ")
+        numbers = (number for number, line in enumerate(sql.splitlines(), start=1) if shown in line)
+        return _LINE.sub(lambda _: f"LINE {next(numbers, found['number'])}: {found['text']}", message, count=1)
+    if isinstance(error, duckdb.CatalogException | duckdb.BinderException):  # it fails again before it reads anything
+        try:
+            connection.execute(sql)
+        except duckdb.Error as again:
+            return str(again) if str(again).startswith(message.splitlines()[0]) else message
+    return message
+
+
+def _with_nearest_tables(settings: Settings, message: str) -> str:
+    """Return DuckDB's message with the nearest tables of the lake, in place of those that DuckDB happens to know."""
+    text = message.strip()
+    unknown = _UNKNOWN_TO_DUCKDB.search(text)
+    if unknown is None:
+        return text
+    return f"{_DUCKDB_GUESS.sub('', text)}\n{_nearest_tables(settings, unknown['name'])}"
+
+
+def _nearest_tables(settings: Settings, name: str) -> str:
+    hint = did_you_mean(name.replace('"', "").replace("`", ""), [spec.full_name for spec in _known(settings)])
+    return hint or "README.md lists the tables; name one in full, such as cryptolake.silver.futures_ohlcv_1m."
 
 
 def _known(settings: Settings) -> tuple[TableSpec, ...]:
@@ -55,7 +95,7 @@ def _known(settings: Settings) -> tuple[TableSpec, ...]:
 
 
 def _is_named(spec: TableSpec, sql: str) -> bool:
-    return re.search(rf"\b{spec.namespace}\.{spec.name}\b", sql, re.IGNORECASE) is not None
+    return re.search(rf'\b{spec.namespace}"?\s*\.\s*"?{spec.name}\b', sql, re.IGNORECASE) is not None
 
 
 def _data_files(settings: Settings, spec: TableSpec) -> list[str]:
@@ -73,9 +113,21 @@ def _add_view(connection: duckdb.DuckDBPyConnection, spec: TableSpec, paths: lis
 def _run_spark(settings: Settings, sql: str) -> pa.Table:
     from pyspark.errors.exceptions.base import PySparkException
 
-    from cryptolake_assets.lake.spark import connect
+    from cryptolake_assets.lake.spark import connect, require_server
 
+    session = connect(settings)
     try:
-        return connect(settings).sql(sql).toArrow()
+        return session.sql(sql).toArrow()
     except PySparkException as error:
-        raise QueryError(f"sql: {str(error).splitlines()[0]}") from None
+        require_server(settings)  # it may have gone meanwhile
+        raise QueryError(f"sql: {_spark_message(settings, str(error))}") from None
+
+
+def _spark_message(settings: Settings, text: str) -> str:
+    """Return Spark's message with the place in the statement, without the plan and the stack of its JVM."""
+    text = text.partition(_JVM_STACK)[0].strip()
+    if (found := _SPARK_MESSAGE.match(text)) is not None:
+        place = found["place"]
+        text = found["cause"].rstrip(" ;") + (f"\n\n{place.rstrip()}" if place else "")
+    unknown = _UNKNOWN_TO_SPARK.search(text)
+    return text if unknown is None else f"{text}\n{_nearest_tables(settings, unknown['name'])}"

@@ -52,6 +52,14 @@ def _ask_nothing_at_exit(session: SparkSession) -> None:
     atexit.unregister(cast(Any, session).client._cleanup_ml_cache)
 
 
+def _leave_error_log_out() -> None:
+    """PySpark logs every error of a statement with the JVM's stack, as one line of JSON, before it raises it."""
+    from pyspark.logger import PySparkLogger
+
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        PySparkLogger.getLogger(name).disabled = True
+
+
 def limit_retries(session: SparkSession) -> None:
     """Lets a lost server be an error after some ten seconds instead of ten minutes."""
     from pyspark.sql.connect.client.retries import DefaultPolicy
@@ -84,6 +92,7 @@ def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
 
     require_server(settings)
     _leave_finalizer_out()
+    _leave_error_log_out()
     url = settings.spark_connect_url
     if session_id is not None:
         separator = "" if url.endswith(("/", ";")) else (";" if "/;" in url else "/;")

@@ -6,6 +6,8 @@ from typing import Any
 
 from cryptolake_assets.errors import PartError
 from cryptolake_assets.lake.tables import MARTS_NAMESPACE
+from cryptolake_assets.platform.notify import cause_line, first_line
+from cryptolake_assets.platform.targets import Partitions, Target
 from cryptolake_assets.settings import Settings
 
 TIMEOUT_S = 20.0
@@ -27,6 +29,17 @@ mutation ($params: ExecutionParams!) {
 """
 _RUN_STATUS = """
 query ($id: ID!) { runOrError(runId: $id) { __typename ... on Run { status } ... on PythonError { message } } }
+"""
+_ASSET_NAMES = "{ assetNodes { assetKey { path } } }"
+_ASSET = """
+query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { __typename ... on AssetNode {
+    isMaterializable partitionDefinition { fmt } partitionKeys } } }
+"""
+_FAILURES = """
+query ($id: ID!, $after: String) { logsForRun(runId: $id, afterCursor: $after) { __typename ... on EventConnection {
+    cursor hasMore events { __typename
+      ... on ExecutionStepFailureEvent { stepKey failureMetadata { description } error { message causes { message } } }
+      ... on RunFailureEvent { message error { message causes { message } } } } } } }
 """
 ASSET_JOB = "__ASSET_JOB"
 LOCATION = "cryptolake"
@@ -66,6 +79,47 @@ def location_errors(settings: Settings) -> list[str]:
         return [str(workspace.get("message"))]
     loads = [entry["locationOrLoadError"] or {} for entry in workspace["locationEntries"]]
     return [str(load["message"]) for load in loads if load.get("__typename") == "PythonError"]
+
+
+def asset_names(settings: Settings) -> list[str]:
+    """Return the names of all assets of the graph. Raises `PartError` when Dagster could not load all of it."""
+    if errors := location_errors(settings):
+        raise PartError(
+            f"dagster: not all assets are loaded: {'; '.join(first_line(error) for error in errors)}. "
+            "See `cryptolake status`, then `cryptolake logs` of the code servers."
+        )
+    return ["/".join(node["assetKey"]["path"]) for node in ask(settings, _ASSET_NAMES)["assetNodes"]]
+
+
+def find_target(settings: Settings, asset_key: list[str]) -> Target | None:
+    """Return the asset as the running platform knows it, with the partitions that it has now; None if there is none."""
+    node = ask(settings, _ASSET, {"key": {"path": asset_key}})["assetNodeOrError"]
+    if "isMaterializable" not in node:
+        return None
+    definition = node["partitionDefinition"]
+    partitions = None if definition is None else Partitions(node["partitionKeys"], definition["fmt"])
+    return Target("/".join(asset_key), node["isMaterializable"], partitions)
+
+
+def failure_cause(settings: Settings, run_id: str) -> str:
+    """Return why a run failed: its first failed step and the innermost error's first line."""
+    of_run, after = "Dagster has no record of why", None
+    while True:
+        log = ask(settings, _FAILURES, {"id": run_id, "after": after})["logsForRun"]
+        for event in log.get("events", ()):
+            if event["__typename"] == "ExecutionStepFailureEvent":
+                description = (event["failureMetadata"] or {}).get("description")
+                return f"{event['stepKey']}: {cause_line(description or _innermost(event['error']))}"
+            if event["__typename"] == "RunFailureEvent":
+                of_run = cause_line(_innermost(event["error"]) or event["message"])
+        if not log.get("hasMore"):
+            return of_run
+        after = log["cursor"]
+
+
+def _innermost(error: dict[str, Any] | None) -> str:
+    """Return the message of the error that caused an error."""
+    return "" if error is None else str((error["causes"] or [error])[-1]["message"])
 
 
 def launch_asset(settings: Settings, asset_key: list[str], partition: str | None) -> str:

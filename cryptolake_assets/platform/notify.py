@@ -31,6 +31,7 @@ SOCKET_TIMEOUT_S = 3.0
 FIRST_PAUSE_S = 0.5
 MOST_CAUSE_CHARACTERS = 500
 
+_OWN_ERROR = re.compile(r"^cryptolake_assets\.errors\.\w+: ")
 _SEPARATOR = re.compile(r"[,\s]+(?=[A-Za-z0-9]+://)")
 
 
@@ -125,6 +126,11 @@ def first_line(text: str) -> str:
     """The first line that says something, cut to a length that fits a message."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line if len(line) <= MOST_CAUSE_CHARACTERS else line[: MOST_CAUSE_CHARACTERS - 1] + "…"
+
+
+def cause_line(text: str) -> str:
+    """Return the first line of why a step failed, without the class of our own error: its message names the part."""
+    return first_line(_OWN_ERROR.sub("", text.lstrip()))
 
 
 def channel_urls(settings: Settings) -> list[str]:

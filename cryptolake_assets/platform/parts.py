@@ -10,8 +10,9 @@ from pathlib import Path
 import yaml
 
 from cryptolake_assets.contracts.registry import streams_in_use
-from cryptolake_assets.errors import CaptureError, SettingsError
+from cryptolake_assets.errors import ArgumentError, CaptureError
 from cryptolake_assets.lake.stores import postgres_url
+from cryptolake_assets.model.nearest import did_you_mean
 from cryptolake_assets.platform import code_servers, kafka, probes, spark
 from cryptolake_assets.platform.code_servers import CodeLocation
 from cryptolake_assets.settings import PORT_FIELDS, PROJECT_ROOT, Settings, Source, env_name
@@ -324,23 +325,24 @@ STEPS: tuple[Step, ...] = (
 def local_parts(settings: Settings, names: Iterable[str] | None = None) -> tuple[Part, ...]:
     """The parts that these settings want on this machine, in order; only those in `names` if given.
 
-    Raises `SettingsError` for a name that is no part.
+    Raises `ArgumentError` for a name that is no part.
     """
     wanted = None if names is None else set(names)
-    if wanted is not None and (unknown := wanted - {part.name for part in PARTS}):
-        raise _unknown(unknown)
+    for name in sorted(wanted or ()):
+        require_part(name, argument="--only")
     return tuple(part for part in PARTS if part.is_local(settings) and (wanted is None or part.name in wanted))
 
 
 def part_named(name: str) -> Part:
-    """Raises `SettingsError` for a name that is no part."""
-    found = next((part for part in PARTS if part.name == name), None)
-    if found is None:
-        raise _unknown({name})
-    return found
+    """Return the part of this name. Raises `ArgumentError` for a name that is no part."""
+    require_part(name)
+    return next(part for part in PARTS if part.name == name)
 
 
-def _unknown(names: Iterable[str]) -> SettingsError:
-    return SettingsError(
-        f"no part is called {', '.join(sorted(names))} (parts: {', '.join(part.name for part in PARTS)})"
-    )
+def require_part(name: str, *, argument: str = "part", more: Iterable[str] = ()) -> None:
+    """Raise `ArgumentError` for a name that is neither a part nor one of `more`."""
+    known = [*(part.name for part in PARTS), *more]
+    if name not in known:
+        hint = did_you_mean(name, known)
+        problem = f"no part is called {name}. {hint}".rstrip()
+        raise ArgumentError(argument, f"{problem} Parts: {', '.join(known)}.")

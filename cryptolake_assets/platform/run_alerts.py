@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.platform.graphql import RUN_URL
-from cryptolake_assets.platform.notify import Alert, AlertKind, first_line, kind_of_failure
+from cryptolake_assets.platform.notify import Alert, AlertKind, cause_line, kind_of_failure
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def failure_alert(settings: Settings, instance: dg.DagsterInstance, run: dg.Dags
     if kind is None:
         return None
     alert = _of_run(settings, before, kind)
-    step, cause = _cause(instance, run)
+    step, cause = failure_cause(instance, run)
     return replace(alert, step=step, cause=cause, failed_checks=tuple(_failed_checks(instance, run)))
 
 
@@ -143,21 +143,21 @@ def _assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, ...]
     return tuple(sorted(key.to_user_string() for key in keys))
 
 
-def _cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str | None, str]:
+def failure_cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str | None, str]:
     """The step that failed first and the first line of why; no step when the run failed outside of one."""
     import dagster as dg
 
     for event in _events(instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)):
         data = event.step_failure_data
         if data.user_failure_data is not None and data.user_failure_data.description:
-            return event.step_key, first_line(data.user_failure_data.description)
+            return event.step_key, cause_line(data.user_failure_data.description)
         error = data.error
         while error is not None and error.cause is not None:
             error = error.cause
-        return event.step_key, first_line(error.message if error else event.message or "")
+        return event.step_key, cause_line(error.message if error else event.message or "")
     for event in _events(instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)):
         error = event.job_failure_data.error
-        return None, first_line(error.message if error else event.message or "")
+        return None, cause_line(error.message if error else event.message or "")
     return None, "Dagster has no record of why"
 
 

@@ -128,8 +128,10 @@ def told(settings: Settings, purpose: str, error: Exception, *, refused: bool = 
 
 
 def cause_of(error: BaseException) -> str:
-    """An error's kind and words."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """An error's kind and words; some errors name their kind themselves."""
+    kind = type(error).__name__
+    words = str(error).removeprefix(f"{kind}: ")
+    return f"{kind}: {words}" if words else kind
 
 
 def refused_by_java(settings: Settings, message: str) -> BrokerRefusedError | None:

@@ -52,6 +52,39 @@ def test_a_key_opens_what_its_scopes_say(guarded: Settings) -> None:
         assert client.get("/symbols", headers=read).status_code == 401
 
 
+def test_a_name_has_one_key(lake: Settings) -> None:
+    create_key(lake, "ada", (Scope.READ,))
+    (key,) = list_keys(lake)
+    with pytest.raises(ApiKeyError, match=f"ada has a key already .*cryptolake keys revoke {key.id}"):
+        create_key(lake, " ada ", (Scope.OPERATE,))
+    with pytest.raises(ApiKeyError, match="needs a name"):
+        create_key(lake, "  ", (Scope.READ,))
+    assert list_keys(lake) == [key]
+
+
+def test_a_key_is_revoked_by_its_name_or_its_id(lake: Settings) -> None:
+    for name in ("ada", "币安人生", "carl"):
+        create_key(lake, name, (Scope.READ,))
+    assert revoke_key(lake, "币安人生").name == "币安人生"
+    assert revoke_key(lake, list_keys(lake)[0].id).name == "ada"
+    with pytest.raises(ApiKeyError, match=r"no key has the id or name carla\. Did you mean carl\?"):
+        revoke_key(lake, "carla")
+    assert [key.name for key in list_keys(lake)] == ["carl"]
+
+
+def test_a_name_that_several_keys_have_revokes_none_of_them(lake: Settings) -> None:
+    """Earlier releases made such keys."""
+    create_key(lake, "ada", (Scope.READ,))
+    create_key(lake, "bob", (Scope.READ,))
+    path = keys_path(lake)
+    path.write_text(path.read_text().replace("bob", "ada"))
+    ids = [key.id for key in list_keys(lake)]
+    with pytest.raises(ApiKeyError, match=f"2 keys are named ada. Revoke by id: {', '.join(ids)}"):
+        revoke_key(lake, "ada")
+    assert revoke_key(lake, ids[1]).id == ids[1]
+    assert revoke_key(lake, "ada").id == ids[0]
+
+
 def test_where_no_key_is_required_none_is_looked_at(bars: Settings) -> None:
     key = create_key(bars, "a", (Scope.READ,))
     with serving(bars) as client:

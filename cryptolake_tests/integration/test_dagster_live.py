@@ -21,6 +21,7 @@ from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import serving
 from cryptolake_tests.support.bronze import append, bars, trade
+from cryptolake_tests.support.commands import run_cryptolake
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.reference import Trade, reference_bars
 from cryptolake_tests.support.waiting import wait_for
@@ -173,6 +174,38 @@ def test_the_api_tells_of_assets_and_checks(live: tuple[Settings, list[Trade]]) 
         assert (row_count["status"], row_count["blocking"]) == ("SUCCEEDED", True)
         parts = {item["name"]: item["state"] for item in api.get("/operations/parts").json()["parts"]}
         assert (parts["dagster-daemon"], parts["producer"]) == ("running", "stopped")
+
+
+def test_a_run_by_hand_is_checked_before_its_launch_and_says_why_it_failed(live: tuple[Settings, list[Trade]]) -> None:
+    settings, _ = live
+    silver_name, hour = silver.KEY.to_user_string(), hour_key(WITH_TRADES[0])
+    day = f"{FIRST.date()}"
+
+    def said(*arguments: str) -> tuple[int, str, str]:
+        done = run_cryptolake(settings, "materialize", *arguments, timeout_s=180)
+        return done.returncode, done.stdout, done.stderr
+
+    code, _, error = said("silver/futures_ohlcv_1", "--partition", hour)
+    assert (code, error.splitlines()[-1]) == (
+        1,
+        "argument asset: no asset is called silver/futures_ohlcv_1. Did you mean silver/futures_ohlcv_1m?",
+    )
+    for partition in ((), ("--partition", day), ("--partition", "2999-12-31-23:00")):
+        code, _, error = said(silver_name, *partition)
+        assert (code, error.startswith("argument --partition: ")) == (1, True), error
+        assert "Give one from " in error
+
+    code, out, error = said(silver_name, "--partition", hour)
+    assert (code, out.startswith(f"materialized {silver_name} [{hour}]: http://")) == (0, True), error
+
+    # No exchange is up here.
+    code, _, error = said("bronze/futures_funding_raw", "--partition", day)
+    assert code == 1
+    assert (
+        f"dagster: the run of bronze/futures_funding_raw [{day}] failed: bronze__futures_funding_raw: exchange: "
+        in error
+    )
+    assert "Traceback" not in error
 
 
 def test_daemon_and_code_server_are_killed_and_every_hour_is_done_once(live: tuple[Settings, list[Trade]]) -> None:

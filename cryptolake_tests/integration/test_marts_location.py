@@ -8,14 +8,12 @@ import sys
 
 import dagster as dg
 import pytest
-import yaml
 
 from cryptolake_assets.defs import fear_greed, gold, silver
 from cryptolake_assets.lake.tables import MARTS_POOL
 from cryptolake_assets.marts_definitions import build_definitions
 from cryptolake_assets.platform import graphql
-from cryptolake_assets.platform.runs import MODULES
-from cryptolake_assets.settings import PROJECT_ROOT
+from cryptolake_assets.platform.code_servers import locations
 
 OVERVIEW = dg.AssetKey(["marts", "market_overview"])
 PROBE = """
@@ -38,9 +36,10 @@ def test_the_location_loads_within_its_budget_without_network_or_spark() -> None
 
 
 def test_the_workspace_names_both_locations() -> None:
-    entries = yaml.safe_load((PROJECT_ROOT / "workspace.yaml").read_text())["load_from"]
-    modules = {entry["python_module"]["location_name"]: entry["python_module"]["module_name"] for entry in entries}
-    assert modules == MODULES
+    assert {location.name: location.module for location in locations()} == {
+        graphql.LOCATION: "cryptolake_assets.definitions",
+        graphql.MARTS_LOCATION: "cryptolake_assets.marts_definitions",
+    }
     assert graphql.location_of(["marts", "ohlcv_5m"]) == graphql.MARTS_LOCATION
     assert graphql.location_of(["silver", "futures_ohlcv_1m"]) == graphql.LOCATION
 

@@ -1,4 +1,4 @@
-"""Sessions of the Spark Connect server that nobody holds any more."""
+"""Sessions of the Spark Connect server: those that nobody holds any more, and errors of their statements."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pyspark.sql.connect.client import SparkConnectClient
 
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.settings import Settings
+from cryptolake_tests.support.commands import run_cryptolake
 
 
 def test_a_dropped_session_is_not_closed_by_the_garbage_collector(
@@ -27,3 +28,18 @@ def test_a_dropped_session_is_not_closed_by_the_garbage_collector(
     assert [thing() for thing in dropped].count(None) >= 4, "nor does PySpark hold its client until the process ends"
     assert not closed
     assert connect(settings).sql("SELECT 1").collect()[0][0] == 1
+
+
+def test_an_error_of_sql_is_sparks_message_and_nothing_else(settings: Settings) -> None:
+    def error(sql: str) -> str:
+        done = run_cryptolake(settings, "sql", "--engine", "spark", sql, timeout_s=120)
+        assert (done.returncode, done.stdout) == (1, "")
+        return done.stderr.rstrip()
+
+    syntax = error("SELECT 1\nFORM nowhere")
+    assert syntax.startswith("sql: [PARSE_SYNTAX_ERROR] Syntax error at or near 'nowhere'")
+    assert syntax.endswith("== SQL ==\nSELECT 1\nFORM nowhere\n-----^^^")
+    table = error("SELECT * FROM cryptolake.silver.futures_ohlcv_1")
+    assert table.startswith("sql: [TABLE_OR_VIEW_NOT_FOUND] The table or view `cryptolake`.`silver`.`futures_ohlcv_1`")
+    assert table.endswith("line 1 pos 14\nDid you mean cryptolake.silver.futures_ohlcv_1m?")
+    assert error("SELECT 1 / 0").splitlines()[2:] == ["== SQL (line 1, position 8) ==", "SELECT 1 / 0", "       ^^^^^"]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.errors import ArgumentError, SettingsError
 from cryptolake_assets.platform import code_servers, kafka, launch, spark
 from cryptolake_assets.platform.parts import (
     BRONZE,
@@ -24,6 +24,7 @@ from cryptolake_assets.platform.parts import (
     STEPS,
     Part,
     local_parts,
+    part_named,
 )
 from cryptolake_assets.platform.properties import properties_text
 from cryptolake_assets.platform.supervisor import Supervisor, write_private
@@ -63,8 +64,10 @@ def test_external_brokers_and_spark_are_not_started() -> None:
 
 
 def test_an_unknown_part_is_refused(settings: Settings) -> None:
-    with pytest.raises(SettingsError, match="zookeeper"):
+    with pytest.raises(ArgumentError, match="argument --only: no part is called zookeeper"):
         local_parts(settings, ["kafka", "zookeeper"])
+    with pytest.raises(ArgumentError, match=r"argument part: no part is called producr\. Did you mean"):
+        part_named("producr")
 
 
 def test_the_broker_listens_on_loopback_and_asks_for_no_second_broker(settings: Settings) -> None:

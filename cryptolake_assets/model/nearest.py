@@ -1,0 +1,39 @@
+"""The known names that resemble a mistyped one, for error messages. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+from typing import Final
+
+MOST_NAMED: Final = 3
+RESEMBLES: Final = 0.6  # difflib's own bound for close matches
+AS_NEAR: Final = 0.15  # a name that resembles it so much less than the nearest one only distracts
+_SEPARATOR: Final = re.compile(r"[./]")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `Did you mean x or y?` with the nearest names, or an empty text where none resembles it."""
+    names = nearest(name, known)
+    *others, last = names or [""]
+    listed = f"{', '.join(others)} or {last}" if others else last
+    return f"Did you mean {listed}?" if names else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Return at most three known names that resemble a name, the nearest first.
+
+    Names in parts, such as `silver/futures_ohlcv_1m` or `cryptolake.silver.futures_ohlcv_1m`, are compared in as many
+    of their last parts as were typed.
+    """
+    wanted, depth = ".".join(_parts(name)), len(_parts(name))
+    tails = {item: ".".join(_parts(item)[-depth:]) for item in known}
+    scores = {item: SequenceMatcher(None, wanted, tail).ratio() for item, tail in tails.items()}
+    bound = max([RESEMBLES, *(score - AS_NEAR for score in scores.values())])
+    close = [item for item, score in scores.items() if score >= bound or (wanted and wanted in tails[item])]
+    return sorted(close, key=lambda item: (-scores[item], item))[:MOST_NAMED]
+
+
+def _parts(name: str) -> list[str]:
+    return _SEPARATOR.split(name.casefold().strip("./"))

@@ -1,0 +1,85 @@
+"""What `cryptolake materialize` is asked for, held against the graph before anything is launched. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cryptolake_assets.errors import ArgumentError
+from cryptolake_assets.model.nearest import did_you_mean
+
+_WRITTEN: Final = {"%Y": "YYYY", "%m": "MM", "%d": "DD", "%H": "HH", "%M": "MM"}
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """An asset's partition keys, oldest first, and how they are written, for `strptime`."""
+
+    keys: Sequence[str]
+    time_format: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """An asset of the graph: whether a run can materialize it, and its partitions if it has any."""
+
+    name: str
+    is_materializable: bool
+    partitions: Partitions | None
+
+    def check(self, partition: str | None) -> None:
+        """Raise `ArgumentError` if no run can materialize this partition (None: none was given)."""
+        if not self.is_materializable:
+            raise ArgumentError(
+                "asset", f"no run materializes {self.name}: the Bronze stream writes it. See `cryptolake status`."
+            )
+        if self.partitions is None:
+            if partition is not None:
+                raise ArgumentError("--partition", f"{self.name} has no partitions. Leave --partition out.")
+        elif partition is None:
+            raise ArgumentError("--partition", f"{self.name} has partitions, and none was given. {_range(self)}")
+        elif problem := _problem(partition, self.partitions):
+            raise ArgumentError("--partition", f"{partition or 'an empty text'} {problem}. {_range(self)}")
+
+
+def unknown_asset(name: str, known: Collection[str]) -> ArgumentError:
+    """Return the error for a name that no asset of the graph has."""
+    hint = did_you_mean(name, known) or f"Assets: {', '.join(sorted(set(known)))}."
+    return ArgumentError("asset", f"no asset is called {name}. {hint}")
+
+
+def _problem(partition: str, partitions: Partitions) -> str:
+    """Return what is wrong with a partition's key; nothing if it is one of the asset's."""
+    keys, form = partitions.keys, partitions.time_format
+    if partition in keys:
+        return ""
+    try:
+        time = datetime.strptime(partition, form)
+    except ValueError:
+        return f"is not written as {_written(form)}"
+    if not keys:
+        return "is no partition"
+    if time < datetime.strptime(keys[0], form):
+        return "is before the first partition"
+    if time > datetime.strptime(keys[-1], form):
+        return "is after the last partition"
+    if time.strftime(form) in keys:
+        return f"is not written as {_written(form)}"
+    return "is within a partition, not its start"
+
+
+def _range(target: Target) -> str:
+    partitions = target.partitions
+    if partitions is None or not partitions.keys:
+        return "There is none yet: the first one has not begun."
+    keys = partitions.keys
+    return f"Give one from {keys[0]} to {keys[-1]}, written as {_written(partitions.time_format)}."
+
+
+def _written(time_format: str) -> str:
+    """Return a format of `strptime` as people write it, such as YYYY-MM-DD."""
+    for code, letters in _WRITTEN.items():
+        time_format = time_format.replace(code, letters)
+    return time_format

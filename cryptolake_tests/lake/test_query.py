@@ -1,0 +1,78 @@
+"""A user's SQL: messages of DuckDB and Spark show the line and the nearest names."""
+
+from __future__ import annotations
+
+import pytest
+
+from cryptolake_assets.errors import QueryError
+from cryptolake_assets.lake.query import _spark_message, run_sql
+from cryptolake_assets.settings import Settings
+
+BARS = "cryptolake.silver.futures_ohlcv_1m"
+JVM = "\n\nJVM stacktrace:\norg.apache.spark.sql.AnalysisException\n\tat org.apache.spark.sql.Dataset.ofRows"
+WITH_A_PLAN = (
+    "[TABLE_OR_VIEW_NOT_FOUND] The table or view `cryptolake`.`silver`.`futures_ohlcv_1` cannot be found. Verify it.\n"
+    "To tolerate the error on drop use DROP VIEW IF EXISTS. SQLSTATE: 42P01; line 2 pos 5;\n"
+    "'Project [*]\n+- 'UnresolvedRelation [cryptolake, silver, futures_ohlcv_1], [], false\n"
+)
+PLACE = "== SQL ==\nSELEC 1\n^^^"
+WITH_A_PLACE = f"\n[PARSE_SYNTAX_ERROR] Syntax error at or near 'SELEC'. SQLSTATE: 42601 (line 1, pos 0)\n\n{PLACE}\n"
+
+
+def message(settings: Settings, sql: str) -> str:
+    with pytest.raises(QueryError) as error:
+        run_sql(settings, sql)
+    text = str(error.value)
+    assert text.startswith("sql: ")
+    assert text.count("cryptolake.") <= 4, "only the nearest tables are named"
+    return text
+
+
+@pytest.mark.parametrize(
+    ("sql", "line"),
+    [
+        ("SELEC 1", "LINE 1: SELEC 1"),
+        (f"SELECT symbol\nFROM {BARS}\nORDER symbol", "LINE 3: ORDER symbol"),
+        (f"SELECT\n  clos\nFROM {BARS}", "LINE 2:   clos"),
+        ("SELECT 1,\n  summ(2)", "LINE 2:   summ(2)"),
+        ("SELECT *\nFROM silver.futures_ohlcv_1", "LINE 2: FROM silver.futures_ohlcv_1"),
+        ("SELECT 1,\n  CAST(word AS INTEGER) FROM (SELECT 'BTCUSDT' AS word)", "LINE 2:   CAST(word AS INTEGER)"),
+    ],
+)
+def test_an_error_shows_the_statements_line(lake: Settings, sql: str, line: str) -> None:
+    assert f"\n{line}" in message(lake, sql)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cryptolake.silver.futures_ohlcv_1", "silver.futures_ohlcv_1", "futures_ohlcv_1m", "slver.futures_ohlcv_1m"),
+        *("gold.futures_ohlcv_1m", "crypto.silver.futures_ohlcv_1m", '"silver"."futures_ohlcv1m"'),
+    ],
+)
+def test_an_unknown_table_gets_the_nearest_ones(lake: Settings, name: str) -> None:
+    text = message(lake, f"SELECT * FROM {name}")
+    assert text.endswith(f"Did you mean {BARS}?")
+    assert text.count("Did you mean") == 1
+
+
+def test_a_table_that_resembles_none_is_answered_with_where_they_are_listed(lake: Settings) -> None:
+    for name in ("zookeeper", "币安人生"):
+        assert "README.md lists the tables" in message(lake, f"SELECT * FROM {name}")
+
+
+def test_a_table_may_be_named_in_quotes(lake: Settings) -> None:
+    assert run_sql(lake, 'SELECT * FROM "cryptolake"."silver"."futures_ohlcv_1m"').num_rows == 0
+
+
+def test_a_statement_without_rows_says_what_to_do(lake: Settings) -> None:
+    assert "Ask for rows" in message(lake, "")
+
+
+def test_sparks_message_has_the_place_and_neither_plan_nor_stack(lake: Settings) -> None:
+    for stack in ("", JVM):
+        text = _spark_message(lake, WITH_A_PLAN + stack)
+        assert text.startswith("[TABLE_OR_VIEW_NOT_FOUND] The table or view `cryptolake`.`silver`.`futures_ohlcv_1`")
+        assert text.endswith(f"SQLSTATE: 42P01; line 2 pos 5\nDid you mean {BARS}?")
+        assert _spark_message(lake, WITH_A_PLACE + stack) == WITH_A_PLACE.strip()
+        assert _spark_message(lake, f"Job aborted.\nout of memory{stack}") == "Job aborted.\nout of memory"
