@@ -104,7 +104,7 @@ class CheckState:
 
     @property
     def partitions(self) -> dict[str, Any] | None:
-        """How many partitions say what; None for a check without partitions, and while none was evaluated."""
+        """How many partitions say what; None for a check without partitions, and before the first attempt."""
         keys = sorted(each.partition for each in self.attempts if each.partition is not None)
         if not keys:
             return None
@@ -123,12 +123,9 @@ def state_of(executions: Iterable[Execution]) -> CheckState:
     """Aggregate a check's executions, of whatever partitions. Pure."""
     newest_first = sorted(executions, key=lambda each: each.id, reverse=True)
     by_partition: dict[str | None, list[Execution]] = {}
-    for each in newest_first:
+    for each in _of_one_kind(newest_first):
         by_partition.setdefault(each.partition, []).append(each)
     attempts = [_last_word(of) for of in by_partition.values()]
-    # A run of many partitions announces a check once, and evaluates it by partition: that is no partition of its own.
-    if len(attempts) > 1:
-        attempts = [each for each in attempts if each.partition is not None or each.evaluated_at is not None]
     ranks = list(Result)
     result = min((each.result for each in attempts), key=ranks.index, default=Result.NEVER_RUN)
     deciding = [each for each in attempts if each.result is result and not each.is_running]
@@ -139,6 +136,17 @@ def state_of(executions: Iterable[Execution]) -> CheckState:
         tuple(each for each in newest_first if each.is_running),
         newest_first[0].status if newest_first else None,
     )
+
+
+def _of_one_kind(newest_first: Sequence[Execution]) -> list[Execution]:
+    """Executions with a partition, or those without, whichever the check was evaluated by last.
+
+    A run of many partitions announces a check once and evaluates it by partition, and a check may have got partitions
+    in a later release: what has none is not one more partition.
+    """
+    finished = (each for each in newest_first if each.evaluated_at is not None)
+    last = next(finished, newest_first[0] if newest_first else None)
+    return [each for each in newest_first if last and (each.partition is None) == (last.partition is None)]
 
 
 def _last_word(of_partition: Sequence[Execution]) -> Execution:
@@ -226,8 +234,11 @@ def _execution(answer: Mapping[str, Any]) -> Execution:
 
 
 def older_partitions(found: Sequence[Execution]) -> Iterator[str]:
-    """The newest hours or days of a check that its newest executions do not tell of. Pure."""
-    known = {each.partition for each in found if each.partition is not None}
+    """The partitions whose last finished evaluation is not among the newest executions of a check: those of which only
+    attempts are, and the newest hours or days. Pure."""
+    known = dict.fromkeys(each.partition for each in found if each.partition is not None)
+    finished = {each.partition for each in found if each.evaluated_at is not None}
+    yield from (key for key in known if key not in finished)
     for form, length in UNITS.values():
         if newest := max((start for key in known if (start := _start(key, form))), default=None):
             keys = ((newest - number * length).strftime(form) for number in range(PARTITIONS))

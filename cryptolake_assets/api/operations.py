@@ -34,6 +34,8 @@ router = APIRouter()
 
 KEPT_S = 3.0
 """How long what the parts and Dagster said is told again."""
+CHECKS_KEPT_S = 10.0
+"""The same of the checks: Dagster looks through their history, which takes it up to some seconds."""
 
 _ASSETS = """
 { assetNodes { assetKey { path } groupName isPartitioned
@@ -125,7 +127,7 @@ PRESENT = [Depends(json_of_the_present)]
 
 
 class Watched:
-    """What is asked of other processes, at most every `KEPT_S` seconds. One of an API."""
+    """What is asked of other processes, once in some seconds. One of an API."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -161,12 +163,12 @@ class Watched:
             states = self._history.states(list(blocking))
             return [(key, blocks, state) for (key, blocks), state in zip(blocking.items(), states, strict=True)]
 
-        found: list[tuple[CheckKey, bool, CheckState]] = self._once("checks", ask)
+        found: list[tuple[CheckKey, bool, CheckState]] = self._once("checks", ask, CHECKS_KEPT_S)
         return found
 
-    def _once(self, name: str, ask: Any) -> Any:
+    def _once(self, name: str, ask: Any, kept_s: float = KEPT_S) -> Any:
         at, found = self._kept.get(name, (0.0, None))
-        if found is None or time.monotonic() - at > KEPT_S:
+        if found is None or time.monotonic() - at > kept_s:
             found = ask()
             self._kept[name] = (time.monotonic(), found)
         return found

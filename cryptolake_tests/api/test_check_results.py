@@ -39,7 +39,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def api(instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """Asks Dagster anew for every answer."""
-    monkeypatch.setattr(operations, "KEPT_S", -1.0)
+    monkeypatch.setattr(operations, "CHECKS_KEPT_S", -1.0)
     with (
         webserver(instance, Path(checked_assets.__file__), "DEFINITIONS") as port,
         serving(load_settings(home=tmp_path / "home", dagster_port=port)) as made,
@@ -213,6 +213,27 @@ def test_history_is_read_in_two_requests(
             assert len(asked) == requests
 
 
+def test_an_old_hour_that_runs_again_keeps_its_result_behind_many_newer_evaluations(
+    api: Api, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_results, "EVALUATIONS", FEW)
+    report(instance, BARS, BLOCKING, "2024-07-02-00:00", passed=False)
+    for _ in range(FEW):
+        report(instance, BARS, BLOCKING, NEXT_HOUR)
+    assert check(api, BLOCKING)["result"] == "passed", "it is not looked at any more"
+    hold = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, instance, "2024-07-02-00:00", holds=hold)
+        try:
+            assert checked_assets.wanted.reached.wait(60)
+            row = check(api, BLOCKING)
+        finally:
+            hold.set()
+        running.result()
+    assert (row["result"], row["running"], row["partition"]) == ("failed", True, "2024-07-02-00:00")
+    assert counted(row) == {"evaluated": 2, "passed": 1, "failed": 1, "running": 1}
+
+
 def execution(number: int, status: str, partition: str | None, at: float | None = None, run_id: str = "r") -> Execution:
     return Execution(number, status, run_id, partition, at, None if at is None else "ERROR")
 
@@ -235,6 +256,12 @@ def test_the_announcement_of_a_run_of_many_partitions_is_no_partition() -> None:
     assert (state.result, bool(state.running)) == (Result.PASSED, True)
 
 
+def test_a_check_that_got_partitions_is_not_judged_by_what_it_had_before() -> None:
+    before, since = execution(1, "FAILED", None, at=10.0), execution(2, "SUCCEEDED", HOUR, at=11.0)
+    assert state_of([before, since]).result is Result.PASSED
+    assert state_of([before]).result is Result.FAILED
+
+
 @pytest.mark.parametrize(
     ("keys", "unit"),
     [((HOUR, NEXT_HOUR), "hour"), (("2024-02-28", "2024-03-01"), "day"), (("BTCUSDT", "币安人生USDT"), None)],
@@ -250,10 +277,15 @@ def test_partitions_of_any_kind_are_counted(keys: tuple[str, str], unit: str | N
     [("2024-03-01", "2024-02-07", "2024-02-29"), ("2024-03-01-02:00", "2024-02-29-03:00", "2024-02-29-23:00")],
 )
 def test_older_partitions_are_found_across_the_end_of_february(newest: str, oldest: str, among: str) -> None:
-    found = list(older_partitions([execution(1, "SUCCEEDED", newest, at=1.0), execution(2, "PLANNED", None)]))
+    evaluated = [execution(1, "SUCCEEDED", newest, at=1.0), execution(2, "IN_PROGRESS", None)]
+    found = list(older_partitions(evaluated))
     assert (len(found), found[-1], among in found, newest in found) == (PARTITIONS - 1, oldest, True, False)
-    assert among not in older_partitions([execution(n, "SUCCEEDED", key) for n, key in enumerate((newest, among))])
+    assert among not in older_partitions([*evaluated, execution(3, "SUCCEEDED", among, at=2.0)])
+    running = list(older_partitions([*evaluated, execution(3, "IN_PROGRESS", among)]))
+    assert (sorted(running), running.count(among)) == (sorted(found), 1)
 
 
 def test_partitions_without_an_order_have_no_older_ones() -> None:
-    assert list(older_partitions([execution(1, "SUCCEEDED", "币安人生USDT"), execution(2, "FAILED", None)])) == []
+    evaluated = [execution(1, "SUCCEEDED", "币安人生USDT", at=1.0), execution(2, "FAILED", None, at=2.0)]
+    assert list(older_partitions(evaluated)) == []
+    assert list(older_partitions([*evaluated, execution(3, "SKIPPED", "4USDT")])) == ["4USDT"]
