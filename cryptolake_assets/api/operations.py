@@ -14,7 +14,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from cryptolake_assets.api import schemas
+from cryptolake_assets.api import check_results, schemas
+from cryptolake_assets.api.check_results import CheckHistory, CheckKey, CheckState, Result
 from cryptolake_assets.api.params import RangeParams
 from cryptolake_assets.api.present import json_of_the_present
 from cryptolake_assets.api.reader import Whole
@@ -33,14 +34,14 @@ router = APIRouter()
 
 KEPT_S = 3.0
 """How long what the parts and Dagster said is told again."""
+CHECKS_KEPT_S = 10.0
+"""The same of the checks: Dagster looks through their history, which takes it up to some seconds."""
 
 _ASSETS = """
 { assetNodes { assetKey { path } groupName isPartitioned
     freshnessStatusInfo { freshnessStatus }
     assetMaterializations(limit: 1) { timestamp partition runId }
-    assetChecksOrError { ... on AssetChecks { checks { name blocking
-      executionForLatestMaterialization { status timestamp runId
-        evaluation { severity description partition } } } } } } }
+    assetChecksOrError { ... on AssetChecks { checks { name blocking } } } } }
 """
 
 
@@ -71,19 +72,48 @@ class Assets(BaseModel):
     assets: list[AssetInfo]
 
 
+class CheckPartitions(BaseModel):
+    """How many partitions of a check say what by their last finished evaluation; `errored` and `skipped` have none."""
+
+    unit: str | None = Field(description="hour, day, or null for partitions of another kind.")
+    first: str
+    last: str
+    evaluated: int = Field(description="passed + warned + failed")
+    passed: int
+    warned: int
+    failed: int
+    errored: int
+    skipped: int
+    running: int
+
+
 class CheckInfo(BaseModel):
     asset: str
     check: str
     blocking: bool
-    status: str | None
+    result: Result = Field(description="The worst of the partitions; errored: the run failed before it was evaluated.")
+    running: bool = Field(description="It is being evaluated, or a run that does so waits in the queue.")
+    last_attempt: str | None = Field(description="What became of the last attempt, in Dagster's words.")
+    status: str | None = Field(description="SUCCEEDED or FAILED; as what follows, of the evaluation that decides.")
     severity: str | None
-    checked_at: datetime | None
+    checked_at: datetime | None = Field(description="When the check was evaluated.")
     partition: str | None
     description: str | None
     run_id: str | None
+    run_url: str | None
+    partitions: CheckPartitions | None = Field(description="null for a check without partitions.")
+    counts: dict[str, int] = Field(description="Added up over the last finished evaluations of the partitions.")
+
+
+class Bounds(BaseModel):
+    """What is looked at of each check: its newest evaluations, and those of its newest hours or days."""
+
+    evaluations: int
+    partitions: int
 
 
 class Checks(BaseModel):
+    looked_at: Bounds
     checks: list[CheckInfo]
 
 
@@ -97,11 +127,12 @@ PRESENT = [Depends(json_of_the_present)]
 
 
 class Watched:
-    """What is asked of other processes, at most every `KEPT_S` seconds. One of an API."""
+    """What is asked of other processes, once in some seconds. One of an API."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._kept: dict[str, tuple[float, Any]] = {}
+        self._history = CheckHistory(partial(graphql.ask, settings))
 
     def parts(self) -> list[dict[str, Any]]:
         """Of this machine, in order; without paths and process ids."""
@@ -116,13 +147,28 @@ class Watched:
         return found
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Dagster's assets with their last materialization and checks. Raises `PartError`."""
+        """Dagster's assets with their last materialization and their checks' names. Raises `PartError`."""
         found: list[dict[str, Any]] = self._once("nodes", lambda: graphql.ask(self._settings, _ASSETS)["assetNodes"])
         return found
 
-    def _once(self, name: str, ask: Any) -> Any:
+    def checks(self) -> list[tuple[CheckKey, bool, CheckState]]:
+        """Every asset check, whether it blocks, and how it stands. Raises `PartError`."""
+
+        def ask() -> list[tuple[CheckKey, bool, CheckState]]:
+            blocking: dict[CheckKey, bool] = {
+                (tuple(node["assetKey"]["path"]), item["name"]): bool(item["blocking"])
+                for node in self.nodes()
+                for item in (node["assetChecksOrError"] or {}).get("checks", ())
+            }
+            states = self._history.states(list(blocking))
+            return [(key, blocks, state) for (key, blocks), state in zip(blocking.items(), states, strict=True)]
+
+        found: list[tuple[CheckKey, bool, CheckState]] = self._once("checks", ask, CHECKS_KEPT_S)
+        return found
+
+    def _once(self, name: str, ask: Any, kept_s: float = KEPT_S) -> Any:
         at, found = self._kept.get(name, (0.0, None))
-        if found is None or time.monotonic() - at > KEPT_S:
+        if found is None or time.monotonic() - at > kept_s:
             found = ask()
             self._kept[name] = (time.monotonic(), found)
         return found
@@ -145,11 +191,17 @@ async def assets(request: Request, reader: ReaderOf) -> Response:
 
 
 @router.get("/quality/checks", response_model=Checks, responses=schemas.refusals(406, 422, 503), dependencies=PRESENT)
-async def checks(request: Request) -> Response:
-    """The last result of every asset check."""
-    nodes = await asyncio.to_thread(_watched(request).nodes)
-    found = [_check(node, item) for node in nodes for item in (node["assetChecksOrError"] or {}).get("checks", ())]
-    return _json({"checks": sorted(found, key=lambda item: (item["asset"], item["check"]))})
+async def checks(request: Request, reader: ReaderOf) -> Response:
+    """How every asset check stands: its last finished results, over its partitions, and whether it is running.
+
+    `status`, `severity`, `checked_at`, `partition`, `description`, `run_id` and `run_url` are those of the newest
+    evaluation that says what `result` says; null while there is none. An evaluation without a run has no `run_id`.
+    """
+    found = await asyncio.to_thread(_watched(request).checks)
+    pages = reader.settings.dagster_pages
+    rows = [_check(key, blocking, state, pages) for key, blocking, state in found]
+    bounds = {"evaluations": check_results.EVALUATIONS, "partitions": check_results.PARTITIONS}
+    return _json({"looked_at": bounds, "checks": sorted(rows, key=lambda row: (row["asset"], row["check"]))})
 
 
 @router.get("/quality/rejected", response_model=Dropped, responses=schemas.of_rows())
@@ -189,19 +241,27 @@ def _asset(node: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check(node: dict[str, Any], check: dict[str, Any]) -> dict[str, Any]:
-    execution = check["executionForLatestMaterialization"] or {}
-    evaluation = execution.get("evaluation") or {}
+def _check(key: CheckKey, blocking: bool, state: CheckState, pages: str) -> dict[str, Any]:
+    path, name = key
+    by = state.decided_by
+    evaluated_at = by.evaluated_at if by else None
+    run_id = (by.run_id if by else None) or None
     return {
-        "asset": "/".join(node["assetKey"]["path"]),
-        "check": check["name"],
-        "blocking": bool(check["blocking"]),
-        "status": execution.get("status"),
-        "severity": evaluation.get("severity"),
-        "checked_at": _instant(float(execution["timestamp"])) if execution else None,
-        "partition": evaluation.get("partition"),
-        "description": evaluation.get("description"),
-        "run_id": execution.get("runId"),
+        "asset": "/".join(path),
+        "check": name,
+        "blocking": blocking,
+        "result": state.result,
+        "running": bool(state.running),
+        "last_attempt": state.last_attempt,
+        "status": by.status if by and evaluated_at is not None else None,
+        "severity": by.severity if by else None,
+        "checked_at": None if evaluated_at is None else _instant(evaluated_at),
+        "partition": by.partition if by else None,
+        "description": by.description if by else None,
+        "run_id": run_id,
+        "run_url": graphql.RUN_URL.format(address=pages, run_id=run_id) if run_id else None,
+        "partitions": state.partitions,
+        "counts": state.counts,
     }
 
 

@@ -74,6 +74,7 @@ def _of_every_name(
             "metadata": {
                 "failing_rows": dg.MetadataValue.int(outcome.failing_count),
                 "sample": dg.MetadataValue.md(_as_table(outcome)),
+                **{name: dg.MetadataValue.int(count) for name, count in outcome.counts.items()},
             },
         }
 

@@ -11,10 +11,10 @@ from functools import lru_cache
 import dagster as dg
 
 from cryptolake_assets.exchange.universe import default_start_date
+from cryptolake_assets.lake import windows
 from cryptolake_assets.settings import get_settings
 
-HOUR_FORMAT = "%Y-%m-%d-%H:%M"
-DAY_FORMAT = "%Y-%m-%d"
+HOUR_FORMAT, DAY_FORMAT = windows.HOUR_FORMAT, windows.DAY_FORMAT
 
 
 def _start() -> datetime:

@@ -8,6 +8,10 @@ MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
+HOUR_FORMAT = "%Y-%m-%d-%H:%M"
+DAY_FORMAT = "%Y-%m-%d"
+"""Names of hourly and daily partitions, for `strftime`."""
+
 
 def between(column: str, start: datetime | date, end: datetime | date) -> str:
     """start <= column < end, as PyIceberg's filters are written."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,17 @@ SAMPLE_ROWS = 10
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """One check's result; `failing_rows` are at most SAMPLE_ROWS, as text for people."""
+    """One check's result; `failing_rows` are at most SAMPLE_ROWS, as text for people.
+
+    `counts` say what was looked at, in numbers that can be added up over partitions.
+    """
 
     name: str
     passed: bool
     description: str
     failing_count: int = 0
     failing_rows: list[dict[str, str]] = field(default_factory=list)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 MAY_BE_NULL = ("updated_at", "evidence")
@@ -51,6 +56,8 @@ ROW_CHECKS: Mapping[str, Mapping[str, str]] = {
 """Namespace to check name to a DuckDB predicate that is true on a row that fails."""
 
 OFFICIAL_KLINES = "official_klines"
+BARS_COMPARED, BARS_AGREEING = "bars_compared", "bars_agreeing"
+"""Counts of `official_klines`."""
 PUBLISHED_COUNT = "published_count"
 UP_TO_DATE = "up_to_date"
 HEARTBEAT = "heartbeat"
@@ -157,9 +164,17 @@ def joined(outcomes: Sequence[CheckOutcome]) -> list[CheckOutcome]:
             "; ".join(part.description for part in parts),
             sum(part.failing_count for part in parts),
             [row for part in parts for row in part.failing_rows][:SAMPLE_ROWS],
+            _summed(part.counts for part in parts),
         )
         for name, parts in by_name.items()
     ]
+
+
+def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)  # keeps zeros, which `+` drops
+    return dict(total)
 
 
 def _sample(duck: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, str]]:

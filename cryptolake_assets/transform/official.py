@@ -11,7 +11,13 @@ from typing import Any
 
 from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.lake.windows import HOUR
-from cryptolake_assets.transform.checks import OFFICIAL_KLINES, SAMPLE_ROWS, CheckOutcome
+from cryptolake_assets.transform.checks import (
+    BARS_AGREEING,
+    BARS_COMPARED,
+    OFFICIAL_KLINES,
+    SAMPLE_ROWS,
+    CheckOutcome,
+)
 from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_assets.transform.ohlcv import MINUTE_MS, epoch_ms
 from cryptolake_assets.transform.reconcile import EXACT, Verdict, compare
@@ -71,13 +77,15 @@ def hold_against(
         said = "no reference: there is no official kline for a complete bar"
         if by_klines:
             said = f"no reference: {by_klines} bars are complete by nothing but the official klines"
-        return Agreement(CheckOutcome(OFFICIAL_KLINES, False, said), [])
+        nothing = {BARS_COMPARED: 0, BARS_AGREEING: 0}
+        return Agreement(CheckOutcome(OFFICIAL_KLINES, False, said, counts=nothing), [])
     said = f"{verdicts[Verdict.EQUAL]} of {judged} complete bars equal the official klines"
     if verdicts[Verdict.TOLERATED]:
         said += f", {verdicts[Verdict.TOLERATED]} more within {tolerance:f} of them"
     if by_klines:
         said += f"; {by_klines} bars that nothing but their klines proves do not count"
-    outcome = CheckOutcome(OFFICIAL_KLINES, not failing, said, len(failing), failing[:SAMPLE_ROWS])
+    counts = {BARS_COMPARED: judged, BARS_AGREEING: judged - verdicts[Verdict.DIFFERS]}
+    outcome = CheckOutcome(OFFICIAL_KLINES, not failing, said, len(failing), failing[:SAMPLE_ROWS], counts)
     return Agreement(outcome, differences)
 
 

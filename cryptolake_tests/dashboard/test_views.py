@@ -9,9 +9,9 @@ from typing import Any
 
 from cryptolake_assets.dashboard import drawings, palette
 from cryptolake_assets.dashboard.shared import painted
+from cryptolake_assets.dashboard.views import quality
 from cryptolake_assets.dashboard.views.daily import buckets, funding_days
 from cryptolake_assets.dashboard.views.market import first_open_time
-from cryptolake_assets.dashboard.views.quality import FAILED, PASSED, PENDING, WARNED, verdict
 
 DAYS: list[dict[str, Any]] = [
     {"trade_date": "2024-07-19", **dict.fromkeys(drawings.PRICES, "63943.90000000"), "log_return": -1e-10},
@@ -102,8 +102,78 @@ def test_buckets_of_two_widths_are_added_to_the_wider_ones() -> None:
     ]
 
 
-def test_verdicts() -> None:
-    assert verdict({"status": None, "severity": None}) == PENDING
-    assert verdict({"status": "SUCCEEDED", "severity": "WARN"}) == PASSED
-    assert verdict({"status": "FAILED", "severity": "WARN"}) == WARNED
-    assert verdict({"status": "FAILED", "severity": "ERROR"}) == FAILED
+def check(result: str, **changes: Any) -> dict[str, Any]:
+    """A check as the API tells of it."""
+    attempts = {"passed": "SUCCEEDED", "warned": "FAILED", "failed": "FAILED", "errored": "EXECUTION_FAILED"}
+    return {
+        **{"asset": "silver/bars", "check": "no_nulls", "blocking": True, "result": result, "running": False},
+        **dict.fromkeys(("status", "severity", "checked_at", "partition", "description", "run_id", "run_url")),
+        **{"last_attempt": attempts.get(result), "partitions": None, "counts": {}},
+        **changes,
+    }
+
+
+def partitions(unit: str | None = "hour", **counts: int) -> dict[str, Any]:
+    evaluated = sum(counts.get(name, 0) for name in ("passed", "warned", "failed"))
+    names = ("passed", "warned", "failed", "errored", "skipped", "running")
+    return {"unit": unit, "first": "a", "last": "b", "evaluated": evaluated, **dict.fromkeys(names, 0), **counts}
+
+
+def test_a_check_that_runs_keeps_its_last_result_and_nothing_red_is_only_running() -> None:
+    assert quality.verdict(check("passed", running=True, last_attempt="IN_PROGRESS")) == "✓ passed · running"
+    assert quality.verdict(check("failed", running=True, last_attempt="IN_PROGRESS")) == "✗ failed · running"
+    assert quality.verdict(check("never_run", running=True, last_attempt="IN_PROGRESS")) == "◐ running"
+    said = {result: quality.verdict(check(result)) for result in quality.VERDICTS}
+    assert {result for result, text in said.items() if text.startswith("✗")} == {"failed"}
+    assert (said["skipped"], said["never_run"]) == ("○ skipped", "○ not run")
+    assert len(set(said.values())) == len(said)
+    assert quality.verdict(check("passed", last_attempt="EXECUTION_FAILED")) == "✓ passed · last run failed"
+
+
+def test_a_check_says_how_many_partitions_it_is_about() -> None:
+    said = [
+        check("passed"),
+        check("passed", partitions=partitions(passed=2)),
+        check("passed", partitions=partitions("day", passed=1)),
+        check("passed", partitions=partitions(None, passed=1_000)),
+        check("failed", partitions=partitions(passed=1, failed=1)),
+        check("failed", partitions=partitions(warned=2, failed=1)),
+        check("errored", partitions=partitions(passed=3, errored=1)),
+        check("errored", partitions=partitions(errored=1)),
+        check("skipped", partitions=partitions(skipped=1)),
+    ]
+    assert list(map(quality.over, said)) == [
+        "",
+        "2 hours",
+        "1 day",
+        "1,000 partitions",
+        "1 of 2 hours failed",
+        "1 of 3 hours failed, 2 of 3 hours warned",
+        "3 hours, 1 hour not evaluated",
+        "1 hour not evaluated",
+        "",
+    ]
+
+
+def test_agreement_is_summed_over_the_hours_and_names_the_bad_one() -> None:
+    fourteen = {"bars_compared": 14, "bars_agreeing": 14, "failing_rows": 0}
+    good = check("passed", counts=fourteen, partitions=partitions(passed=2), description="7 of 7", partition="b")
+    assert quality.agreement(good) == "14 of 14 bars, 2 hours"
+    assert quality.agreement({**good, "running": True}) == "14 of 14 bars, 2 hours · running"
+    bad: dict[str, Any] = {"result": "warned", "partition": "2024-07-18-23:00", "description": "5 of 7 equal"}
+    bad |= {"counts": {**fourteen, "bars_agreeing": 12}, "partitions": partitions(passed=1, warned=1)}
+    assert quality.agreement({**good, **bad}) == "12 of 14 bars, 1 of 2 hours warned; 2024-07-18-23:00: 5 of 7 equal"
+    assert quality.agreement(check("never_run")) == "not run"
+    assert quality.agreement(check("never_run", running=True)) == "not run · running"
+    old = check("passed", description="7 of 7 complete bars equal", partitions=partitions(passed=1))
+    assert quality.agreement(old) == "7 of 7 complete bars equal", "an evaluation of before it had counts"
+
+
+def test_the_rows_of_checks_begin_with_the_worst_and_keep_their_run() -> None:
+    link = "http://127.0.0.1:3000/runs/476a12a9-b70e-433c-89ee-b16a1537b519"
+    results = ("never_run", "passed", "warned", "skipped", "failed", "errored")
+    rows = quality.check_rows([check(result, run_url=link, running=True) for result in results])
+    assert [row["result"] for row in rows] == list(quality.VERDICTS)
+    assert all(row["running"] and row["run_url"] == link and row["kind"] == "blocking" for row in rows)
+    assert re.findall(quality.RUN_LINK, link) == ["476a12a9"]
+    assert set(quality.CHECK_TABLE) <= set(rows[0])

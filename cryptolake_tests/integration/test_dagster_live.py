@@ -172,6 +172,10 @@ def test_the_api_tells_of_assets_and_checks(live: tuple[Settings, list[Trade]]) 
         checks = {(item["asset"], item["check"]): item for item in api.get("/quality/checks").json()["checks"]}
         row_count = checks["silver/futures_ohlcv_1m", "row_count"]
         assert (row_count["status"], row_count["blocking"]) == ("SUCCEEDED", True)
+        # A day and two hours by the backfill; the announcement of its runs is no partition of its own.
+        assert row_count["partitions"]["passed"] == row_count["partitions"]["evaluated"] >= len(HOURS)
+        assert (row_count["partitions"]["unit"], row_count["partitions"]["first"]) == ("hour", hour_key(FIRST))
+        assert row_count["run_url"] == f"{settings.dagster_pages}/runs/{row_count['run_id']}"
         parts = {item["name"]: item["state"] for item in api.get("/operations/parts").json()["parts"]}
         assert (parts["dagster-daemon"], parts["producer"]) == ("running", "stopped")
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+import dagster as dg
 import pytest
 from playwright.sync_api import Browser
 
@@ -19,8 +23,12 @@ from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_FEAR_GREED, SILVER_
 from cryptolake_assets.lake.tables_market import SILVER_FUNDING
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_assets.transform.checks import OFFICIAL_KLINES
+from cryptolake_tests.support import checked_assets
 from cryptolake_tests.support.api import Api, append, bar, make_marts, put, serving
 from cryptolake_tests.support.browser import chromium
+from cryptolake_tests.support.checked_assets import BLOCKING, run
+from cryptolake_tests.support.dagster_pages import webserver
 from cryptolake_tests.support.pages import View, dashboard, view
 
 FIRST = datetime(2025, 1, 30, tzinfo=UTC)
@@ -382,6 +390,41 @@ def test_quality_lists_every_difference_from_the_exchange(browser: Browser, tmp_
         assert shown.row("differences", 0, 6) == [
             *("BTCUSDT", "2025-01-30 00:00:00", "volume", "1.5", "1.50000001", "no"),
         ]
+
+
+def test_quality_tells_running_checks_from_failed_ones_and_counts_all_hours(browser: Browser, tmp_path: Path) -> None:
+    hours = ("2024-07-18-22:00", "2024-07-18-23:00", "2024-07-19-00:00")
+    hold = threading.Event()
+    with (
+        dg.instance_for_test(temp_dir=str(tmp_path)) as instance,
+        webserver(instance, Path(checked_assets.__file__), "DEFINITIONS") as port,
+        serving(load_settings(home=tmp_path / "checked home", dagster_port=port)) as api,
+        dashboard(api.reader.settings, api.url, tmp_path / "log") as url,
+        view(browser, url) as shown,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        # In a thread of their own: this one has the browser's event loop.
+        bad = pool.submit(run, instance, hours[0], agreeing=5).result()
+        pool.submit(run, instance, hours[1]).result()
+        running = pool.submit(run, instance, hours[2], passes=False, holds=hold)
+        try:
+            assert checked_assets.wanted.reached.wait(60)
+            shown.open("/quality")
+            shown.says("12 of 14 bars, 1 of 2 hours warned; 2024-07-18-22:00: 5 of 7 complete bars equal")
+            shown.has_cell("checks", 0, 0, "▲ warns · running")
+            assert shown.row("checks", 0, 4)[1:] == ["silver/made_up_bars", OFFICIAL_KLINES, "1 of 2 hours warned"]
+            assert bad.run_id[:8] in shown.cell("checks", 4, 0)
+            assert shown.row("checks", 1, 4) == [
+                *("✓ passed · running", "silver/made_up_bars", BLOCKING, "2 hours"),
+            ]
+            assert [shown.cell("checks", 0, row) for row in (2, 3)] == ["○ not run"] * 2
+            if pictures := os.environ.get("CRYPTOLAKE_PICTURES"):
+                shown.page.screenshot(path=f"{pictures}/quality-running.png")
+        finally:
+            hold.set()
+        running.result()
+        shown.has_cell("checks", 0, 0, "✗ failed")
+        assert shown.cell("checks", 3, 0) == "1 of 3 hours failed"
 
 
 def test_an_api_that_wants_a_key(browser: Browser, lake: Settings, tmp_path: Path) -> None:

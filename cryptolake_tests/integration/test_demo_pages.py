@@ -140,11 +140,11 @@ def test_the_days(page: View, api: httpx.Client, tmp_path: Path) -> None:
 
 def test_quality(page: View, api: httpx.Client, tmp_path: Path) -> None:
     page.open("/quality")
-    page.says("complete bars equal the official klines")
+    page.says("14 of 14 bars, 2 hours")
     page.says("No frame was refused.")
     page.says("No trade broke a rule.")
     checks = api.get("/quality/checks").json()["checks"]
-    passed = sum(check["status"] == "SUCCEEDED" for check in checks)
+    passed = sum(check["result"] == "passed" for check in checks)
     page.page.locator("[data-testid=stMetric]", has_text="Checks passed").get_by_text(
         str(passed), exact=True
     ).wait_for()

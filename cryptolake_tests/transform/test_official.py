@@ -54,6 +54,17 @@ def test_without_a_kline_there_is_no_reference_and_no_pass() -> None:
     assert (outcome.passed, outcome.description.startswith("no reference")) == (False, True)
 
 
+def test_bars_that_were_compared_and_those_that_agree_are_counted() -> None:
+    counts = [
+        held(bars, klines).outcome.counts
+        for bars, klines in (
+            ([bar(0), bar(1), bar(2, is_complete=False)], keyed(kline(0), kline(1, high="1"), kline(2))),
+            ([bar(0)], {}),
+        )
+    ]
+    assert counts == [{"bars_compared": 2, "bars_agreeing": 1}, {"bars_compared": 0, "bars_agreeing": 0}]
+
+
 def test_an_incomplete_bar_is_not_judged() -> None:
     assert not held([bar(0, is_complete=False)], keyed(kline(0, high="1"))).outcome.passed
     assert held([bar(0, is_complete=False), bar(1)], keyed(kline(0, high="1"), kline(1))).outcome.passed

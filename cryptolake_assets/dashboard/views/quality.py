@@ -11,6 +11,7 @@ import streamlit as st
 from cryptolake_assets.dashboard.shared import (
     UNKNOWN,
     attempt,
+    counted,
     exact_table,
     lake,
     patiently,
@@ -24,10 +25,21 @@ Checks = list[dict[str, Any]]
 Read = dict[str, Any] | ApiRefusedError | None
 """An answer, why it was refused, or None while its table does not exist."""
 
-PASSED, WARNED, FAILED, PENDING = "✓ passed", "▲ warns", "✗ failed", "○ not run"
-VERDICTS = (FAILED, WARNED, PASSED, PENDING)
-"""Worst first."""
+VERDICTS = {
+    "failed": "✗ failed",
+    "errored": "▲ not evaluated, the run failed",
+    "warned": "▲ warns",
+    "passed": "✓ passed",
+    "skipped": "○ skipped",
+    "never_run": "○ not run",
+}
+"""By the API's words, the worst first."""
+RUNNING = "◐ running"
+NOT_EVALUATED = ("errored", "skipped", "never_run")
+HEADLINE = {"Checks passed": ("passed",), "Warn": ("warned",), "Failed": ("failed",), "Not evaluated": NOT_EVALUATED}
 OFFICIAL = "official_klines"
+BARS_COMPARED, BARS_AGREEING = "bars_compared", "bars_agreeing"
+"""Counts of that check."""
 RUNS = 200
 DIFFERENCES = 500
 ROWS = 12
@@ -53,11 +65,15 @@ CHECK_TABLE = {
     "verdict": "result",
     "asset": "asset",
     "check": "check",
-    "partition": "partition",
+    "over": "over",
+    "run_url": "run",
     "description": "what it saw",
-    "kind": "kind",
+    "partition": "partition",
     "checked_at": "when (UTC)",
+    "kind": "kind",
 }
+RUN_LINK = r"/runs/([^/]{8})"
+"""What is shown of a run's address: the first figures of its id."""
 REASON_TABLE = {
     "reason": "reason",
     "symbol": "symbol",
@@ -95,12 +111,54 @@ def render() -> None:
 
 
 def verdict(check: dict[str, Any]) -> str:
-    """One word of a check's last result."""
-    if check["status"] is None:
-        return PENDING
-    if check["status"] == "SUCCEEDED":
-        return PASSED
-    return WARNED if check["severity"] == "WARN" else FAILED
+    """A check's last finished result; that it is running besides, or that its last run failed before the check."""
+    said = VERDICTS[check["result"]]
+    if check["running"]:
+        return RUNNING if check["result"] == "never_run" else f"{said} · running"
+    broke_off = check["last_attempt"] == "EXECUTION_FAILED" and check["result"] != "errored"
+    return f"{said} · last run failed" if broke_off else said
+
+
+def over(check: dict[str, Any]) -> str:
+    """The partitions that a check's result is about: `2 hours`, `1 of 2 hours failed`; empty without partitions."""
+    partitions = check["partitions"]
+    if partitions is None:
+        return ""
+    unit = partitions["unit"] or "partition"
+    whole = counted(partitions["evaluated"], unit)
+    said = [f"{partitions[name]:,} of {whole} {name}" for name in ("failed", "warned") if partitions[name]]
+    if partitions["evaluated"] and not said:
+        said = [whole]
+    if partitions["errored"]:
+        said.append(f"{counted(partitions['errored'], unit)} not evaluated")
+    return ", ".join(said)
+
+
+def agreement(check: dict[str, Any]) -> str:
+    """What the comparison with the exchange's bars came to: `14 of 14 bars, 2 hours`."""
+    counts, about = check["counts"], over(check)
+    if BARS_COMPARED not in counts:
+        said = check["description"] or VERDICTS[check["result"]].partition(" ")[2]
+    else:
+        said = f"{counts.get(BARS_AGREEING, 0):,} of {counted(counts[BARS_COMPARED], 'bar')}"
+        said += f", {about}" if about else ""
+        if check["result"] in ("warned", "failed"):
+            said += f"; {check['partition']}: {check['description']}"
+    return f"{said} · running" if check["running"] else said
+
+
+def check_rows(checks: Checks) -> Checks:
+    """The rows of the table of checks, the worst first."""
+    ranks = list(VERDICTS)
+    return [
+        {
+            **check,
+            "verdict": verdict(check),
+            "over": over(check),
+            "kind": "blocking" if check["blocking"] else "warning",
+        }
+        for check in sorted(checks, key=lambda check: ranks.index(check["result"]))
+    ]
 
 
 def _draw() -> None:
@@ -113,8 +171,8 @@ def _draw() -> None:
     if checks is not None:
         _official(checks)
     _differences()
-    if checks is not None:
-        _checks(checks)
+    if isinstance(read, dict):
+        _checks(read["checks"], read["looked_at"])
     left, right = st.columns(2)
     with left:
         _reasons("Refused at the producer", "No frame was refused.", rejected, "rejected")
@@ -126,10 +184,12 @@ def _draw() -> None:
 
 
 def _headline(checks: Checks | None, gaps: Read, *dropped: Read) -> None:
-    counts = None if checks is None else Counter(map(verdict, checks))
+    counts = None if checks is None else Counter(check["result"] for check in checks)
     with st.container(horizontal=True, key="headline"):
-        for name, of in (("Checks passed", PASSED), ("Warn", WARNED), ("Failed", FAILED)):
-            st.metric(name, UNKNOWN if counts is None else counts[of], width="content")
+        for name, of in HEADLINE.items():
+            st.metric(name, UNKNOWN if counts is None else sum(map(counts.__getitem__, of)), width="content")
+        running = UNKNOWN if checks is None else sum(check["running"] for check in checks)
+        st.metric("Running", running, width="content", help="Also counted by their last finished result.")
         for name, page in zip(("Frames refused", "Trades quarantined"), dropped, strict=True):
             rows = f"{sum(reason['rows'] for reason in page['reasons']):,}" if isinstance(page, dict) else UNKNOWN
             st.metric(name, rows, width="content", help=WINDOW)
@@ -141,10 +201,9 @@ def _official(checks: Checks) -> None:
     for check in checks:
         if check["check"] != OFFICIAL:
             continue
-        shown = {PASSED: st.success, WARNED: st.warning, FAILED: st.error, PENDING: st.info}[verdict(check)]
-        said = check["description"] or "not compared yet"
-        partition = f" ({check['partition']})" if check["partition"] else ""
-        shown(f"**Agreement with official klines**{partition}: {said}", icon=":material/balance:")
+        boxes = {"passed": st.success, "warned": st.warning, "errored": st.warning, "failed": st.error}
+        shown = boxes.get(check["result"], st.info)
+        shown(f"**Agreement with official klines**: {agreement(check)}", icon=":material/balance:")
 
 
 def _differences() -> None:
@@ -161,17 +220,19 @@ def _differences() -> None:
         st.caption(f"The newest {DIFFERENCES}; `/quality/klines` of the API has all.")
 
 
-def _checks(checks: Checks) -> None:
+def _checks(checks: Checks, looked_at: dict[str, int]) -> None:
     st.subheader("Checks", anchor=False)
-    rows = [
-        {**check, "verdict": verdict(check), "kind": "blocking" if check["blocking"] else "warning"} for check in checks
-    ]
     exact_table(
-        sorted(rows, key=lambda row: VERDICTS.index(row["verdict"])),
+        check_rows(checks),
         CHECK_TABLE,
         key="checks",
         most_rows=ROWS,
-        wide={"check": 250, "description": 300},
+        wide={"check": 200, "description": 300},
+        links={"run_url": RUN_LINK},
+    )
+    st.caption(
+        f"Of each check the newest {looked_at['evaluations']} evaluations and those of the newest "
+        f"{looked_at['partitions']} hours or days; where partitions differ, the row is about the worst."
     )
 
 

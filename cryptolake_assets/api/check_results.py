@@ -1,0 +1,253 @@
+"""How the asset checks stand: of each partition the last finished evaluation, and what they come to together.
+
+Dagster tells evaluations newest first, and the open hour is evaluated every minute: the newest evaluations alone would
+hide a bad hour behind the good ones after it. So the last evaluations of the newest partitions are asked for too.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from cryptolake_assets.lake.windows import DAY, DAY_FORMAT, HOUR, HOUR_FORMAT
+
+EVALUATIONS = 50
+"""Newest evaluations of a check that are read."""
+PARTITIONS = 24
+"""Newest hours or days of a check whose last evaluations are read too."""
+EVALUATIONS_EACH = 5
+"""Evaluations that are read of such a partition: the last finished one, after attempts that did not finish."""
+OLDER_KEPT_S = 60.0
+"""How long what older partitions said is told again. A new evaluation of one is among the newest of its check."""
+
+UNITS = {"hour": (HOUR_FORMAT, HOUR), "day": (DAY_FORMAT, DAY)}
+
+_FIELDS = """
+fragment execution on AssetCheckExecution { id status runId partition
+  evaluation { timestamp success severity description
+    metadataEntries { label ... on IntMetadataEntry { intRepr } } } }
+"""
+
+Ask = Callable[[str], Mapping[str, Any]]
+"""Return the `data` of a GraphQL query."""
+CheckKey = tuple[tuple[str, ...], str]
+"""Path of the asset, name of the check."""
+_Asked = tuple[CheckKey, str]
+"""A check and one of its partitions."""
+
+
+class Result(StrEnum):
+    """What a check's evaluations come to, the worst first; what did not end is no evaluation."""
+
+    FAILED = "failed"
+    ERRORED = "errored"
+    WARNED = "warned"
+    PASSED = "passed"
+    SKIPPED = "skipped"
+    NEVER_RUN = "never_run"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One attempt to evaluate a check; what it found is None while it has not ended, or if it never did."""
+
+    id: int
+    status: str
+    run_id: str
+    partition: str | None
+    evaluated_at: float | None = None
+    severity: str | None = None
+    description: str | None = None
+    counts: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def is_running(self) -> bool:
+        """Also while its run waits in the queue."""
+        return self.status == "IN_PROGRESS"
+
+    @property
+    def result(self) -> Result:
+        if self.status == "SUCCEEDED":
+            return Result.PASSED
+        if self.status == "FAILED":
+            return Result.WARNED if self.severity == "WARN" else Result.FAILED
+        if self.status == "EXECUTION_FAILED":
+            return Result.ERRORED
+        return Result.NEVER_RUN if self.is_running else Result.SKIPPED
+
+
+@dataclass(frozen=True)
+class CheckState:
+    """A check over its partitions. `decided_by` is the newest evaluation that says what `result` says; None while none
+    has ended. `attempts` has the last word of each partition: its last finished evaluation, or what became of its
+    last attempt."""
+
+    result: Result
+    decided_by: Execution | None
+    attempts: tuple[Execution, ...]
+    running: tuple[Execution, ...]
+    last_attempt: str | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts of the partitions' last finished evaluations, added up."""
+        total: Counter[str] = Counter()
+        for each in self.attempts:
+            total.update(dict(each.counts))
+        return dict(total)
+
+    @property
+    def partitions(self) -> dict[str, Any] | None:
+        """How many partitions say what; None for a check without partitions, and before the first attempt."""
+        keys = sorted(each.partition for each in self.attempts if each.partition is not None)
+        if not keys:
+            return None
+        said = Counter(each.result for each in self.attempts if each.partition is not None)
+        return {
+            "unit": next((unit for unit, (form, _) in UNITS.items() if _start(keys[-1], form)), None),
+            "first": keys[0],
+            "last": keys[-1],
+            "evaluated": said[Result.PASSED] + said[Result.WARNED] + said[Result.FAILED],
+            **{result.value: said[result] for result in Result if result is not Result.NEVER_RUN},
+            "running": len({each.partition for each in self.running} - {None}),
+        }
+
+
+def state_of(executions: Iterable[Execution]) -> CheckState:
+    """Aggregate a check's executions, of whatever partitions. Pure."""
+    newest_first = sorted(executions, key=lambda each: each.id, reverse=True)
+    by_partition: dict[str | None, list[Execution]] = {}
+    for each in _of_one_kind(newest_first):
+        by_partition.setdefault(each.partition, []).append(each)
+    attempts = [_last_word(of) for of in by_partition.values()]
+    ranks = list(Result)
+    result = min((each.result for each in attempts), key=ranks.index, default=Result.NEVER_RUN)
+    deciding = [each for each in attempts if each.result is result and not each.is_running]
+    return CheckState(
+        result,
+        max(deciding, key=lambda each: (each.evaluated_at or 0.0, each.id), default=None),
+        tuple(attempts),
+        tuple(each for each in newest_first if each.is_running),
+        newest_first[0].status if newest_first else None,
+    )
+
+
+def _of_one_kind(newest_first: Sequence[Execution]) -> list[Execution]:
+    """Executions with a partition, or those without, whichever the check was evaluated by last.
+
+    A run of many partitions announces a check once and evaluates it by partition, and a check may have got partitions
+    in a later release: what has none is not one more partition.
+    """
+    finished = (each for each in newest_first if each.evaluated_at is not None)
+    last = next(finished, newest_first[0] if newest_first else None)
+    return [each for each in newest_first if last and (each.partition is None) == (last.partition is None)]
+
+
+def _last_word(of_partition: Sequence[Execution]) -> Execution:
+    """Of a partition's executions, newest first: the last that finished; else the last that ended; else the last."""
+    finished = [each for each in of_partition if each.evaluated_at is not None]
+    if finished:
+        # Ids are given when a run is planned, and runs may overtake each other.
+        return max(finished, key=lambda each: (each.evaluated_at or 0.0, each.id))
+    return next((each for each in of_partition if not each.is_running), of_partition[0])
+
+
+class CheckHistory:
+    """The checks' executions as Dagster tells them; what older partitions said is kept for `OLDER_KEPT_S`."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._older: tuple[float, dict[_Asked, list[Execution]]] = (0.0, {})
+
+    def states(self, keys: Sequence[CheckKey]) -> list[CheckState]:
+        """The state of each check, in two requests at most. Raises what `ask` raises."""
+        newest = self._executions([(key, None, EVALUATIONS) for key in keys])
+        older = self._of_older(
+            [
+                (key, partition)
+                for key, found in zip(keys, newest, strict=True)
+                if len(found) == EVALUATIONS
+                for partition in older_partitions(found)
+            ]
+        )
+        return [
+            state_of({each.id: each for each in (*older.get(key, ()), *found)}.values())
+            for key, found in zip(keys, newest, strict=True)
+        ]
+
+    def _of_older(self, wanted: Sequence[_Asked]) -> dict[CheckKey, list[Execution]]:
+        """The last executions of each check's older partitions."""
+        since, kept = self._older
+        if time.monotonic() - since > OLDER_KEPT_S:
+            kept = {}
+            self._older = (time.monotonic(), kept)
+        unknown = [asked for asked in wanted if asked not in kept]
+        found = self._executions([(key, partition, EVALUATIONS_EACH) for key, partition in unknown])
+        kept.update(zip(unknown, found, strict=True))
+        by_check: dict[CheckKey, list[Execution]] = {}
+        for asked in wanted:
+            by_check.setdefault(asked[0], []).extend(kept[asked])
+        return by_check
+
+    def _executions(self, wanted: Sequence[tuple[CheckKey, str | None, int]]) -> list[list[Execution]]:
+        """The newest executions of each check, or of one of its partitions; in one request."""
+        if not wanted:
+            return []
+        fields = [f"e{number}: {_field(*each)}" for number, each in enumerate(wanted)]
+        answer = self._ask(f"{{ {' '.join(fields)} }} {_FIELDS}")
+        return [[_execution(each) for each in answer[f"e{number}"]] for number in range(len(wanted))]
+
+
+def _field(key: CheckKey, partition: str | None, limit: int) -> str:
+    path, name = key
+    of = "" if partition is None else f", partition: {_literal(partition)}"
+    return (
+        f"assetCheckExecutions(assetKey: {{path: {_literal(path)}}}, checkName: {_literal(name)}, limit: {limit}{of}) "
+        "{ ...execution }"
+    )
+
+
+def _literal(value: object) -> str:
+    """A text or a list of texts as GraphQL writes them, which is as JSON does."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _execution(answer: Mapping[str, Any]) -> Execution:
+    said = answer["evaluation"] or {}
+    counts = ((entry["label"], entry["intRepr"]) for entry in said.get("metadataEntries", ()) if "intRepr" in entry)
+    return Execution(
+        int(answer["id"]),
+        answer["status"],
+        answer["runId"],
+        answer["partition"],
+        said.get("timestamp"),
+        said.get("severity"),
+        said.get("description"),
+        tuple((label, int(number)) for label, number in counts),
+    )
+
+
+def older_partitions(found: Sequence[Execution]) -> Iterator[str]:
+    """The partitions whose last finished evaluation is not among the newest executions of a check: those of which only
+    attempts are, and the newest hours or days. Pure."""
+    known = dict.fromkeys(each.partition for each in found if each.partition is not None)
+    finished = {each.partition for each in found if each.evaluated_at is not None}
+    yield from (key for key in known if key not in finished)
+    for form, length in UNITS.values():
+        if newest := max((start for key in known if (start := _start(key, form))), default=None):
+            keys = ((newest - number * length).strftime(form) for number in range(PARTITIONS))
+            yield from (key for key in keys if key not in known)
+
+
+def _start(partition: str, form: str) -> datetime | None:
+    """When a partition of such names begins; None for another name."""
+    try:
+        return datetime.strptime(partition, form)
+    except ValueError:
+        return None
