@@ -33,13 +33,16 @@ def run_tags(layer: str, timeout: timedelta) -> dict[str, str]:
 # Checks that the jobs have beside those of the assets.
 
 
-@dg.asset_check(asset=bronze.KEY, name=DEPENDENCIES, blocking=True, description=MEANINGS[DEPENDENCIES])
-def dependencies(lake: LakeResource) -> dg.AssetCheckResult:
+@dg.asset_check(  # type: ignore[arg-type]  # a check may yield more than its result
+    asset=bronze.KEY, name=DEPENDENCIES, blocking=True, description=MEANINGS[DEPENDENCIES]
+)
+def dependencies(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[Any]:
     from cryptolake_assets.platform.dependencies import check_dependencies
 
     outcome = check_dependencies(lake.settings)
-    (result,) = checks.results(bronze.KEY, [DEPENDENCIES], [outcome])
-    return result
+    for result in checks.results(bronze.KEY, [DEPENDENCIES], [outcome]):
+        yield from checks.of_partitions(result, checks.planned(context), blocking=True)
+        yield result
 
 
 with checks.preview_accepted():

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_assets
 
-from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs import checks, gold, silver
 from cryptolake_assets.defs.described import OWNERS
 from cryptolake_assets.defs.marts_automation import FOLLOWS_ITS_DAY, FOLLOWS_THE_MARKET
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
@@ -144,9 +144,12 @@ def build(
     require_server(settings)
     target = settings.home / "dbt" / "runs" / context.run.run_id
     arguments = ["build", "--exclude-resource-type", "unit_test", "--vars", json.dumps(variables)]
+    planned = checks.planned(context)
     try:
         for event in dbt.cli(arguments, context=context, target_path=target).stream():
             yield _with_table_state(event, settings)
+            if isinstance(event, dg.AssetCheckResult):
+                yield from checks.of_partitions(event, planned)
     finally:
         # What dbt said is in the run's own log.
         shutil.rmtree(target, ignore_errors=True)
