@@ -1,8 +1,19 @@
 """When assets that follow others run by themselves: after an update, gated, and not too often while a day is open."""
 
+from datetime import timedelta
+
 import dagster as dg
 
-UPSTREAM_UPDATED = dg.AutomationCondition.any_deps_updated()
+from cryptolake_assets.settings import Settings, Source
+
+VERSION_TAG = "dagster/data_version"
+"""Dagster's tag of a materialization's data version, where an event is made by hand."""
+
+UPSTREAM_UPDATED = dg.AutomationCondition.any_deps_updated().replace(
+    "newly_updated", dg.AutomationCondition.data_version_changed()
+)
+"""Rows of something upstream have changed. A run that looks at an hour and publishes nothing materializes it, so that
+it stays fresh, with the data version that it had."""
 
 UNREAD_UPDATES = UPSTREAM_UPDATED.since(dg.AutomationCondition.newly_requested() & ~UPSTREAM_UPDATED)
 """Something was published after the last request.
@@ -14,6 +25,14 @@ with that run. Only a request after the publication clears it.
 UPSTREAM_HELD_BACK = dg.AutomationCondition.any_deps_match(
     dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
 )
+
+
+def freshness_of_followers(settings: Settings) -> dg.FreshnessPolicy:
+    """Return the policy of assets that run when what they read changes: a listed symbol is traded every day, and a
+    replay comes to its end."""
+    if settings.source is Source.REPLAY:
+        return dg.FreshnessPolicy.time_window(warn_window=timedelta(days=365), fail_window=timedelta(days=3650))
+    return dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
 
 
 def follows_upstream(interval_min: int, label: str) -> dg.AutomationCondition:

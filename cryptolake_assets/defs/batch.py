@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -131,3 +131,14 @@ def published(candidate: "SilverCandidate", publication: "Publication") -> dict[
         "snapshot_id": str(publication.snapshot_id),
         "rows_changed": publication.rows_changed,
     }
+
+
+def version(publication: "Publication", spec: TableSpec, day: date) -> str:
+    """Return the data version of a day's rows, by the first column of the table's key."""
+    import pyarrow as pa
+
+    column = spec.key[0]
+    if pa.types.is_date(publication.stamps.schema.field(column).type):
+        return publication.version(column, day, day + timedelta(days=1))
+    start = datetime.combine(day, time(), UTC)
+    return publication.version(column, start, start + timedelta(days=1))

@@ -8,10 +8,12 @@ import dagster as dg
 import pydantic
 
 from cryptolake_assets.defs import archive, bronze, checks, previews
+from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.measures import BAR_MEASURES, definition_hash
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings import Engine as EngineName
@@ -134,7 +136,9 @@ def _refresh(run: "SilverRun", context: dg.AssetExecutionContext, config: Silver
         yield from _checks_of_other_steps(run, context)
         raise _held_back([candidate], metadata=_metadata(candidate))
     yield dg.MaterializeResult(
-        metadata=_published(run, candidate, publication, publication.rows_changed), check_results=check_results
+        metadata=_published(run, candidate, publication, publication.rows_changed),
+        data_version=dg.DataVersion(_version(publication, candidate.hour)),
+        check_results=check_results,
     )
 
 
@@ -153,12 +157,18 @@ def _rebuild(run: "SilverRun", context: dg.AssetExecutionContext, scope: "Scope"
             )
             if publication is not None and candidate.passed:
                 metadata = _published(run, candidate, publication, changed[candidate.hour])
-                yield dg.AssetMaterialization(KEY, partition=key, metadata=metadata)
+                version = _version(publication, candidate.hour)
+                yield dg.AssetMaterialization(KEY, partition=key, metadata=metadata, tags={VERSION_TAG: version})
             else:
                 failed.append(candidate)
     yield from _checks_of_other_steps(run, context)
     if failed:
         raise _held_back(failed)
+
+
+def _version(publication: "Publication", hour: datetime) -> str:
+    """Return the data version of the hour's bars: the same as before when none of them has changed."""
+    return publication.version("window_start", hour, hour + HOUR)
 
 
 def _checks_of_other_steps(run: "SilverRun", context: dg.AssetExecutionContext) -> Iterator[dg.AssetCheckEvaluation]:
@@ -192,7 +202,6 @@ def _held_back(candidates: Sequence["SilverCandidate"], metadata: Metadata | Non
 
 def _picture(run: "SilverRun", candidate: "SilverCandidate") -> Metadata:
     """Of an hour that is over: the open one would be drawn again every minute."""
-    from cryptolake_assets.lake.windows import HOUR, MINUTE
     from cryptolake_assets.transform.ohlcv import epoch_ms
     from cryptolake_assets.transform.pictures import Candle
 
