@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 
+from cryptolake_assets.defs.partitions import have_ended
 from cryptolake_assets.settings import Settings, Source
 
 VERSION_TAG = "dagster/data_version"
@@ -27,6 +28,12 @@ UPSTREAM_HELD_BACK = dg.AutomationCondition.any_deps_match(
 )
 
 
+def in_open_window() -> dg.AutomationCondition:
+    """The partition that is not over; none once the partitions have ended, where the latest one is over too."""
+    latest = dg.AutomationCondition.in_latest_time_window()
+    return latest & ~latest if have_ended() else latest
+
+
 def freshness_of_followers(settings: Settings) -> dg.FreshnessPolicy:
     """Return the policy of assets that run when what they read changes: a listed symbol is traded every day, and a
     replay comes to its end."""
@@ -43,9 +50,7 @@ def follows_upstream(interval_min: int, label: str) -> dg.AutomationCondition:
     once, because only a late trade or a backfill touches them.
     """
     slot_began = dg.AutomationCondition.cron_tick_passed(f"*/{interval_min} * * * *")
-    had_its_slot = dg.AutomationCondition.in_latest_time_window() & dg.AutomationCondition.newly_requested().since(
-        slot_began
-    )
+    had_its_slot = in_open_window() & dg.AutomationCondition.newly_requested().since(slot_began)
     return (UNREAD_UPDATES & ~UPSTREAM_HELD_BACK & ~dg.AutomationCondition.in_progress() & ~had_its_slot).with_label(
         label
     )

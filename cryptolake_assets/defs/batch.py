@@ -9,7 +9,7 @@ import dagster as dg
 
 from cryptolake_assets.defs import checks
 from cryptolake_assets.defs.described import table_metadata
-from cryptolake_assets.defs.partitions import daily
+from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.lake.tables import TableSpec
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.sources.source import BatchSource
@@ -59,8 +59,9 @@ def clock_of(settings: Settings) -> datetime | dg.SkipReason:
         clock = source_clock(settings)
     except CryptolakeError as error:
         return dg.SkipReason(str(error))
-    if clock < daily().start:
-        return dg.SkipReason(f"{clock:%Y-%m-%d} is before the first partition")
+    if not daily().has_partition_key(clock.strftime(DAY_FORMAT)):
+        where = "before the first" if clock < daily().start else "after the last"
+        return dg.SkipReason(f"{clock:%Y-%m-%d} is {where} partition")
     return clock
 
 

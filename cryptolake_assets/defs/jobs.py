@@ -136,10 +136,11 @@ def last_closed(settings: Settings, period: timedelta, now: datetime) -> datetim
 def _request(
     partitions: dg.TimeWindowPartitionsDefinition, start: datetime, key: str
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    if start >= partitions.start:
+    if partitions.has_partition_key(key):
         yield dg.RunRequest(partition_key=key)
     else:
-        yield dg.SkipReason(f"{key} is before the first partition")
+        where = "before the first" if start < partitions.start else "after the last"
+        yield dg.SkipReason(f"{key} is {where} partition")
 
 
 @dg.schedule(
