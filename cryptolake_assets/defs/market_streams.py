@@ -178,7 +178,8 @@ def _has_begun(hour: datetime, settings: Settings) -> bool:
     from cryptolake_assets.transform.context import exchange_clock_ms
 
     clock_ms = exchange_clock_ms(settings)
-    return clock_ms is not None and hourly().start <= hour <= datetime.fromtimestamp(clock_ms / 1000, UTC)
+    now = datetime.now(UTC) if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
+    return hourly().start <= hour <= now
 
 
 def _look(

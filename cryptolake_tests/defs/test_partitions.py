@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pytest
 
-from cryptolake_assets.defs import jobs, partitions
+from cryptolake_assets.contracts.registry import STREAM_TYPES
+from cryptolake_assets.defs import jobs, market_streams, partitions
 from cryptolake_assets.defs.automation import VERSION_TAG, follows_upstream
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.partitions import daily, hour_key, hourly
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.exchange.universe import archived_to, default_end_date, note_archived
+from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_tests.support.bronze import append, trade
 
@@ -99,6 +103,28 @@ def test_an_hour_before_the_loaded_partitions_is_asked_for_once_they_begin_earli
     assert hour_key(HOUR) not in asked
     asked, _, _ = follow(reload(CRYPTOLAKE_START_DATE="2024-11-01"), cursor)
     assert asked == {hour_key(HOUR)}
+
+
+def test_an_hour_of_another_stream_waits_for_its_partition_too(reload: Reload) -> None:
+    mark_price = STREAM_TYPES[0]
+    settings = reload(CRYPTOLAKE_END_DATE="2024-11-01")
+    row = dict.fromkeys(mark_price.bronze.column_names) | {
+        **{"exchange": "binance_futures", "symbol": "币安人生USDT", "event_time": HOUR, "ingest_ts": HOUR},
+        **dict.fromkeys(("mark_price", "index_price", "funding_rate"), Decimal(1)),
+        "next_funding_time": HOUR,
+    }
+    events = pa.Table.from_pylist([row], schema=mark_price.bronze.arrow_schema())
+    load_table(settings, mark_price.bronze).append(events)
+
+    def asked(settings: Settings, cursor: str | None) -> tuple[list[str | None], str]:
+        with dg.DagsterInstance.ephemeral() as instance, dg.build_sensor_context(instance, cursor=cursor) as context:
+            result = market_streams.tick(context, settings, (mark_price,))
+        assert isinstance(result, dg.SensorResult)
+        return [request.partition_key for request in result.run_requests or ()], str(result.cursor)
+
+    requests, cursor = asked(settings, None)
+    assert requests == []
+    assert asked(reload(CRYPTOLAKE_END_DATE="2024-11-02"), cursor)[0] == [hour_key(HOUR)]
 
 
 def test_the_last_day_of_a_replay_is_over(reload: Reload) -> None:
