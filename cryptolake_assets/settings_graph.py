@@ -5,6 +5,7 @@ A class of their own, so that a change of one restarts the code servers and does
 
 from __future__ import annotations
 
+from datetime import date
 from decimal import Decimal
 from typing import Annotated
 
@@ -18,6 +19,12 @@ __all__ = ["GraphSettings", "named"]
 class GraphSettings(BatchSettings):
     """Part of `settings.Settings`, which says where values come from."""
 
+    end_date: date | None = named(
+        "CRYPTOLAKE_END_DATE",
+        None,
+        "Last partition, as YYYY-MM-DD. Empty: the last day of the capture and of the loaded archive in a replay, "
+        "today when live.",
+    )
     follower_interval_s: int = named(
         "CRYPTOLAKE_FOLLOWER_INTERVAL_S", 5, "Seconds between two ticks of the sensor that follows Bronze.", ge=1
     )

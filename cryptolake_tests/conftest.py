@@ -30,6 +30,9 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy"))
 # minutes.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
 
+# Tests choose their days freely, also later ones than the last of the demo's capture, where partitions would end.
+os.environ.setdefault("CRYPTOLAKE_END_DATE", "2100-01-01")
+
 # Python's collector looks at everything that an import of Dagster or of a server made, again and again, in vain.
 gc.set_threshold(50_000, 20, 100)
 

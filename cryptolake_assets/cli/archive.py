@@ -68,7 +68,8 @@ def archive(
     run again."""
     from rich.console import Console
 
-    from cryptolake_assets.exchange.universe import resolve_subscriptions
+    from cryptolake_assets.exchange.universe import archived_to, resolve_subscriptions
+    from cryptolake_assets.platform.lifecycle import reload_graph
     from cryptolake_assets.settings import get_settings
     from cryptolake_assets.transform.archive import days_between
 
@@ -80,8 +81,13 @@ def archive(
     if not wanted:
         raise typer.BadParameter("CRYPTOLAKE_SYMBOLS names no symbol; name those to load", param_hint="--symbol")
     loading = _Loading(settings, console, klines=klines, reload=reload)
+    before = archived_to(settings)
     rows = loading.run([(symbol, day) for symbol in dict.fromkeys(wanted) for day in days])
     _show(rows)
+    after = archived_to(settings)
+    if after is not None and after != before:
+        # The partitions of a replay end; the follower keeps the hours of a later day until they are loaded.
+        reload_graph(settings, after, console)
     if any(row["outcome"] in ("refused", "missing") or row["klines"] == "refused" for row in rows):
         raise typer.Exit(1)
 

@@ -166,9 +166,9 @@ class _Day:
             outcomes.append(CheckOutcome(CHECKSUM, False, said, len(self.refused)))
         yield from checks.evaluations(KEY, BLOCKING, outcomes, self.key)
         yield from checks.evaluations(KEY, WARNING, outcomes, self.key, dg.AssetCheckSeverity.WARN)
-        if self._klines:
-            of_klines = joined([check_klines(result) for result in self._klines])
-            yield from checks.evaluations(KEY, [KLINES_OF_DAY], of_klines, self.key, dg.AssetCheckSeverity.WARN)
+        of_klines = joined([check_klines(result) for result in self._klines])
+        of_klines = of_klines or [CheckOutcome(KLINES_OF_DAY, True, "no klines were loaded")]
+        yield from checks.evaluations(KEY, [KLINES_OF_DAY], of_klines, self.key, dg.AssetCheckSeverity.WARN)
         for hour, agreement in sorted(self._agreements.items()):
             yield from checks.evaluations(
                 silver.KEY, [OFFICIAL_KLINES], [agreement.outcome], hour_key(hour), dg.AssetCheckSeverity.WARN

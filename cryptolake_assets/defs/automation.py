@@ -1,8 +1,20 @@
 """When assets that follow others run by themselves: after an update, gated, and not too often while a day is open."""
 
+from datetime import timedelta
+
 import dagster as dg
 
-UPSTREAM_UPDATED = dg.AutomationCondition.any_deps_updated()
+from cryptolake_assets.defs.partitions import have_ended
+from cryptolake_assets.settings import Settings, Source
+
+VERSION_TAG = "dagster/data_version"
+"""Dagster's tag of a materialization's data version, where an event is made by hand."""
+
+UPSTREAM_UPDATED = dg.AutomationCondition.any_deps_updated().replace(
+    "newly_updated", dg.AutomationCondition.data_version_changed()
+)
+"""Rows of something upstream have changed. A run that looks at an hour and publishes nothing materializes it, so that
+it stays fresh, with the data version that it had."""
 
 UNREAD_UPDATES = UPSTREAM_UPDATED.since(dg.AutomationCondition.newly_requested() & ~UPSTREAM_UPDATED)
 """Something was published after the last request.
@@ -16,6 +28,20 @@ UPSTREAM_HELD_BACK = dg.AutomationCondition.any_deps_match(
 )
 
 
+def in_open_window() -> dg.AutomationCondition:
+    """The partition that is not over; none once the partitions have ended, where the latest one is over too."""
+    latest = dg.AutomationCondition.in_latest_time_window()
+    return latest & ~latest if have_ended() else latest
+
+
+def freshness_of_followers(settings: Settings) -> dg.FreshnessPolicy:
+    """Return the policy of assets that run when what they read changes: a listed symbol is traded every day, and a
+    replay comes to its end."""
+    if settings.source is Source.REPLAY:
+        return dg.FreshnessPolicy.time_window(warn_window=timedelta(days=365), fail_window=timedelta(days=3650))
+    return dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
+
+
 def follows_upstream(interval_min: int, label: str) -> dg.AutomationCondition:
     """A partition runs once something upstream of it was updated, and waits while a blocking check of any of its
     upstream partitions has failed, or while it runs already.
@@ -24,9 +50,7 @@ def follows_upstream(interval_min: int, label: str) -> dg.AutomationCondition:
     once, because only a late trade or a backfill touches them.
     """
     slot_began = dg.AutomationCondition.cron_tick_passed(f"*/{interval_min} * * * *")
-    had_its_slot = dg.AutomationCondition.in_latest_time_window() & dg.AutomationCondition.newly_requested().since(
-        slot_began
-    )
+    had_its_slot = in_open_window() & dg.AutomationCondition.newly_requested().since(slot_began)
     return (UNREAD_UPDATES & ~UPSTREAM_HELD_BACK & ~dg.AutomationCondition.in_progress() & ~had_its_slot).with_label(
         label
     )

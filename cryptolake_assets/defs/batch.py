@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from cryptolake_assets.defs import checks
 from cryptolake_assets.defs.described import table_metadata
-from cryptolake_assets.defs.partitions import daily
+from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.lake.tables import TableSpec
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.sources.source import BatchSource
@@ -59,8 +59,9 @@ def clock_of(settings: Settings) -> datetime | dg.SkipReason:
         clock = source_clock(settings)
     except CryptolakeError as error:
         return dg.SkipReason(str(error))
-    if clock < daily().start:
-        return dg.SkipReason(f"{clock:%Y-%m-%d} is before the first partition")
+    if not daily().has_partition_key(clock.strftime(DAY_FORMAT)):
+        where = "before the first" if clock < daily().start else "after the last"
+        return dg.SkipReason(f"{clock:%Y-%m-%d} is {where} partition")
     return clock
 
 
@@ -131,3 +132,14 @@ def published(candidate: "SilverCandidate", publication: "Publication") -> dict[
         "snapshot_id": str(publication.snapshot_id),
         "rows_changed": publication.rows_changed,
     }
+
+
+def version(publication: "Publication", spec: TableSpec, day: date) -> str:
+    """Return the data version of a day's rows, by the first column of the table's key."""
+    import pyarrow as pa
+
+    column = spec.key[0]
+    if pa.types.is_date(publication.stamps.schema.field(column).type):
+        return publication.version(column, day, day + timedelta(days=1))
+    start = datetime.combine(day, time(), UTC)
+    return publication.version(column, start, start + timedelta(days=1))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,11 +52,52 @@ def evaluations(
     outcomes: Iterable[CheckOutcome],
     partition: str | None,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    *,
+    blocking: bool = True,
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """The same where Dagster cannot tell of which partition a result is: in a run of many, and outside of runs (None is
-    for a check without partitions)."""
+    for a check without partitions). Only an error blocks."""
+    blocking = blocking and severity is dg.AssetCheckSeverity.ERROR
     for said in _of_every_name(asset, names, outcomes, severity):
-        yield dg.AssetCheckEvaluation(**said, blocking=severity is dg.AssetCheckSeverity.ERROR, partition=partition)
+        yield dg.AssetCheckEvaluation(**said, blocking=blocking, partition=partition)
+
+
+def planned(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+) -> Mapping[dg.AssetCheckKey, Sequence[str | None]]:
+    """Return the checks that the run plans, each with the partitions for which Dagster waits for an evaluation.
+
+    Dagster (1.13) plans a check without partitions for each partition of a partitioned run; a plain result of it
+    settles none of them, and they would stay planned for ever.
+    """
+    found: dict[dg.AssetCheckKey, list[str | None]] = defaultdict(list)
+    of_type = dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
+    for record in context.instance.get_records_for_run(context.run.run_id, of_type=of_type).records:
+        if (event := record.event_log_entry.dagster_event) is not None:
+            plan = event.asset_check_planned_data
+            subset = plan.partitions_subset
+            found[plan.asset_check_key] += [None] if subset is None else list(subset.get_partition_keys())
+    return found
+
+
+def of_partitions(
+    result: dg.AssetCheckResult, plan: Mapping[dg.AssetCheckKey, Sequence[str | None]], *, blocking: bool = False
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluate a check without partitions for the partitions of the plan (see `planned`) too."""
+    if result.asset_key is None or result.check_name is None:
+        return
+    for partition in plan.get(dg.AssetCheckKey(result.asset_key, result.check_name), ()):
+        if partition is not None:
+            yield dg.AssetCheckEvaluation(
+                asset_key=result.asset_key,
+                check_name=result.check_name,
+                passed=result.passed,
+                severity=result.severity,
+                description=result.description,
+                metadata=result.metadata,
+                blocking=blocking,
+                partition=partition,
+            )
 
 
 def _of_every_name(

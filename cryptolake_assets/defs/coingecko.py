@@ -91,13 +91,15 @@ def _silver(spec: TableSpec, description: str) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         from cryptolake_assets.transform.extract import commit
 
-        candidate = batch.candidate_of(lake.settings, SOURCE, spec, date.fromisoformat(context.partition_key))
+        day = date.fromisoformat(context.partition_key)
+        candidate = batch.candidate_of(lake.settings, SOURCE, spec, day)
         results = batch.results_of(key, candidate)
         if not candidate.passed:
             yield from batch.held_back(candidate, results, context.partition_key)
         publication = commit(lake.settings, candidate, context.run.run_id)
         yield dg.MaterializeResult(
             metadata=batch.published(candidate, publication),
+            data_version=dg.DataVersion(batch.version(publication, spec, day)),
             check_results=[*results, *batch.warnings_of(key, [_left_out(candidate.left_out)])],
         )
 

@@ -9,6 +9,7 @@ from datetime import date, timedelta
 import dagster as dg
 
 from cryptolake_assets.defs import batch
+from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
@@ -90,7 +91,8 @@ def fear_greed_daily(
     from cryptolake_assets.transform import extract, index_checks
 
     settings = lake.settings
-    candidate = batch.candidate_of(settings, SOURCE, SILVER_FEAR_GREED, date.fromisoformat(context.partition_key))
+    day = date.fromisoformat(context.partition_key)
+    candidate = batch.candidate_of(settings, SOURCE, SILVER_FEAR_GREED, day)
     results = batch.results_of(KEY, candidate)
     if not candidate.passed:
         yield from batch.held_back(candidate, results, context.partition_key)
@@ -100,13 +102,16 @@ def fear_greed_daily(
         key = changed.strftime(DAY_FORMAT)
         # What is downstream of another day than the run's learns of it too.
         if key != context.partition_key and daily().has_partition_key(key):
-            context.log_event(dg.AssetMaterialization(KEY, partition=key, metadata={"made_by": context.partition_key}))
+            tags = {VERSION_TAG: batch.version(publication, SILVER_FEAR_GREED, changed)}
+            made_by = {"made_by": context.partition_key}
+            context.log_event(dg.AssetMaterialization(KEY, partition=key, metadata=made_by, tags=tags))
     outcomes = [
         index_checks.days_missing(held),
         index_checks.newest_row(held, extract.source_clock(settings).date()),
     ]
     yield dg.MaterializeResult(
         metadata={**batch.published(candidate, publication), "days_held": len(held)},
+        data_version=dg.DataVersion(batch.version(publication, SILVER_FEAR_GREED, day)),
         check_results=[*results, *batch.warnings_of(KEY, outcomes)],
     )
 

@@ -5,6 +5,9 @@ A look is bounded: in what it asks for, in the events it reports, and in what it
 Dagster's, with a copy beside the tables that takes over when Dagster's is lost. A look that finds nothing new asks for
 neither resources nor Dagster's instance, and while nothing is owed a tick goes on looking for a while: what Dagster
 does for a tick, and opening those, costs ten times a look.
+
+The partitions of a replay end with its capture, and the definitions are loaded once. An hour that is no partition of
+the loaded ones yet stays pending until it is.
 """
 
 import time
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from cryptolake_assets.defs import bronze, silver
-from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
+from cryptolake_assets.defs.partitions import hour_key, is_loaded
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.lake.follow import WHOLE_HOUR, FollowerState, RunState, RunWish, rows_by_hour, split_hours
 from cryptolake_assets.lake.tables import BRONZE_GAPS, BRONZE_TRADES, OPS_COVERAGE
@@ -27,6 +30,7 @@ from cryptolake_assets.settings import Settings, get_settings
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
+    from cryptolake_assets.lake.bronze_files import BronzeFile
     from cryptolake_assets.transform.completeness import CompletenessIndex
     from cryptolake_assets.transform.context import World
 
@@ -89,7 +93,7 @@ def tick(
     runs = _SilverRuns(context)
     interval_s = settings.silver_interval_in_use_s
     state.settle(runs.state_of_request, now)
-    wishes = state.wishes(runs.is_busy, now, MOST_RUNS_IN_FLIGHT, interval_s)
+    wishes = state.wishes(lambda hour: not is_loaded(hour) or runs.is_busy(hour), now, MOST_RUNS_IN_FLIGHT, interval_s)
     events = _reports(state.reports(now, MOST_EVENTS_A_TICK, interval_s), state.sequence, table, stream)
     if outside:
         context.log.warning(
@@ -119,22 +123,37 @@ def _take_in_files(state: FollowerState, table: "Table", settings: Settings) -> 
     from cryptolake_assets.lake.bronze_files import added_files, head_sequence, oldest_sequence_by_hour
     from cryptolake_assets.transform.context import observe
 
-    files = added_files(table, state.sequence)
+    files = [*_files_before_the_old_start(state, table, settings), *added_files(table, state.sequence)]
     state.sequence = max(state.sequence, head_sequence(table))
     if not files:
         return {}
     world = observe(settings)
     rows = rows_by_hour((file.hour, file.rows) for file in files)
-    last = hour_of(hourly().get_last_partition_key() or hour_key(world.rules.earliest))
-    hours = split_hours(oldest_sequence_by_hour(files), rows, world.rules.earliest, min(last, world.rules.latest))
+    hours = split_hours(oldest_sequence_by_hour(files), rows, world.rules.earliest, world.rules.latest)
     for hour, sequence in hours.inside.items():
         state.touch(hour, sequence)
     if hours.outside and not hours.inside:
         # A run of the open hour takes the strays into quarantine though no hour of the graph was touched.
-        open_hour = min(last, world.rules.latest - timedelta(minutes=1)).replace(minute=0, second=0, microsecond=0)
+        open_hour = (world.rules.latest - timedelta(minutes=1)).replace(minute=0, second=0, microsecond=0)
         state.touch(max(open_hour, world.rules.earliest), state.sequence + 1)
     state.arrived({hour: rows[hour] for hour in hours.inside})
     return hours.outside
+
+
+def _files_before_the_old_start(state: FollowerState, table: "Table", settings: Settings) -> list["BronzeFile"]:
+    """Return the files seen earlier of hours that have come to lie in the partitions since: their start was moved."""
+    from cryptolake_assets.exchange.universe import default_start_date
+    from cryptolake_assets.lake.bronze_files import added_files
+
+    start = datetime.combine(default_start_date(settings), datetime.min.time(), UTC)
+    before, state.start = state.start, start.isoformat()
+    if not before or start >= datetime.fromisoformat(before):
+        return []
+    return [
+        file
+        for file in added_files(table, 0)
+        if start <= file.hour < datetime.fromisoformat(before) and file.sequence <= state.sequence
+    ]
 
 
 def _reports(
@@ -193,6 +212,7 @@ def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> No
     hours = _completed(settings, world, state.coverage, looked_at)
     for hour in owed:
         hours |= hours_to_complete(settings, world, epoch_ms(hour), epoch_ms(hour + HOUR))
+    hours = {hour for hour in hours if world.rules.earliest <= hour <= world.rules.latest}
     # The run of a pending hour may have begun before this coverage was written: such an hour is looked at after it.
     waiting = {hour.isoformat() for hour in hours}.union(state.look_again) & state.pending.keys()
     for hour in hours:
@@ -275,6 +295,11 @@ def _summary(state: FollowerState, outside: Mapping[datetime, int], now: float) 
     running = sum(1 for entry in state.pending.values() if entry.requested is not None)
     held = sum(1 for entry in state.pending.values() if entry.requested is None and entry.retry_at > now)
     parts.append(f"{len(state.pending)} hours pending, {running} with a run, {held} waiting for a retry")
+    if waiting := state.waiting(is_loaded):
+        parts.append(
+            f"{len(waiting)} from {hour_key(waiting[0])} on are no partitions of the loaded definitions: "
+            "`cryptolake up` loads them"
+        )
     if outside:
         parts.append(f"{sum(outside.values())} trades outside the partitions")
     return "; ".join(parts)

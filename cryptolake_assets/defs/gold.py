@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from cryptolake_assets.defs import checks, previews, silver
-from cryptolake_assets.defs.automation import follows_upstream
+from cryptolake_assets.defs.automation import follows_upstream, freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.partitions import daily
 from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
@@ -28,9 +28,6 @@ PREVIEWED = ("symbol", "open", "high", "low", "close", "total_volume", "vwap", "
 
 DAYS_DRAWN = 30
 
-FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=100), fail_window=timedelta(hours=4))
-"""Each materialization of Silver brings one of Gold, and Silver has one an hour at least."""
-
 
 @dg.asset(
     key=KEY,
@@ -45,7 +42,7 @@ FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=100), fail_
     pool=GOLD_DAILY.writer_pool,
     output_required=False,
     automation_condition=follows_upstream(get_settings().gold_interval_min, "follows_silver"),
-    freshness_policy=FRESH,
+    freshness_policy=freshness_of_followers(get_settings()),
     retry_policy=RETRIES,
     check_specs=checks.specs(KEY, GOLD_CHECKS, daily()),
     description="Daily statistics per symbol, from the one-minute bars; published by one commit once the checks pass.",
@@ -56,7 +53,8 @@ def futures_daily_stats(
     from cryptolake_assets.transform import refresh_gold
 
     settings = lake.settings
-    candidate = refresh_gold.prepare(settings, engine.engine(), date.fromisoformat(context.partition_key))
+    day = date.fromisoformat(context.partition_key)
+    candidate = refresh_gold.prepare(settings, engine.engine(), day)
     check_results = list(checks.results(KEY, GOLD_CHECKS, candidate.outcomes))
     if not candidate.passed:
         refresh_gold.record_run(settings, candidate, None, context.run.run_id)
@@ -78,8 +76,9 @@ def futures_daily_stats(
             "duration_ms": candidate.duration_ms,
             "engine": candidate.engine,
             "preview": previews.preview(candidate.rows, PREVIEWED),
-            **_picture(refresh_gold.last_days(settings, candidate.day, DAYS_DRAWN), candidate.day),
+            **_picture(refresh_gold.last_days(settings, day, DAYS_DRAWN), day),
         },
+        data_version=dg.DataVersion(publication.version("trade_date", day, day + timedelta(days=1))),
         check_results=check_results,
     )
 

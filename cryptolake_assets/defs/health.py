@@ -17,19 +17,18 @@ from cryptolake_assets.defs.alerts import tell
 from cryptolake_assets.defs.partitions import hour_key, hourly
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
 from cryptolake_assets.lake.windows import hour_of
-from cryptolake_assets.settings import Settings, Source, get_settings
+from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.stream.health import Health, Signs, StreamHistory, Verdict
 from cryptolake_assets.stream.producer_status import rejecting_problem
 from cryptolake_assets.transform.checks import FRAMES_ACCEPTED, HEARTBEAT, MEANINGS, UP_TO_DATE, CheckOutcome
 
 if TYPE_CHECKING:
     from cryptolake_assets.platform.notify import Alert
+    from cryptolake_assets.transform.freshness import Freshness
 
 INTERVAL_S = 30
 REPORT_EVERY_S = 300.0
 """What has not changed is reported anew that often: some hundred events a day in the event log, not thousands."""
-FAILS_AT = 3
-"""Bars that are behind by so many times the limit fail the check; up to that they warn."""
 
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
@@ -80,16 +79,21 @@ def restart_bronze_stream() -> None:
 @dg.multi_asset_check(name="stream_health_now", specs=HEALTH_CHECKS, can_subset=True)
 def stream_health_now(context: dg.AssetCheckExecutionContext, lake: LakeResource, stream: StreamResource) -> Any:
     """The same checks by hand: as they are at this moment, with no history to tell a standstill from a pause."""
+    from cryptolake_assets.transform.freshness import check_up_to_date
+
     now = time.time()
     verdict = StreamHistory(well_at=now).judge(stream.signs(), now, lake.settings.stream_stall_s)
     found = {
         HEARTBEAT: _heartbeat(verdict),
         FRAMES_ACCEPTED: _frames_accepted(lake.settings),
-        UP_TO_DATE: _up_to_date(lake.settings, None)[0],
+        UP_TO_DATE: _up_to_date(check_up_to_date(lake.settings)),
     }
+    planned = checks.planned(context)
     for key in context.selected_asset_check_keys:
         outcome, severity = found[key.name]
-        yield from checks.results(key.asset_key, [key.name], [outcome], severity)
+        for result in checks.results(key.asset_key, [key.name], [outcome], severity):
+            yield from checks.of_partitions(result, planned)
+            yield result
 
 
 @dataclass(frozen=True)
@@ -129,11 +133,14 @@ def look(
     context: dg.SensorEvaluationContext, settings: Settings, signs: Signs, now: float
 ) -> dg.SensorResult | dg.SkipReason:
     """One evaluation at `now` (epoch seconds)."""
+    from cryptolake_assets.transform.freshness import check_up_to_date
+
     memory = Memory.from_cursor(context.cursor)
     history = StreamHistory.from_json(memory.stream, now)
     verdict = history.judge(signs, now, settings.stream_stall_s)
     heartbeat = _heartbeat(verdict)
-    up_to_date, clock_ms = _up_to_date(settings, memory.clock_ms)
+    freshness = check_up_to_date(settings, memory.clock_ms)
+    up_to_date, clock_ms = _up_to_date(freshness), freshness.clock_ms
 
     accepted = _frames_accepted(settings)
     rejecting = not accepted[0].passed
@@ -185,23 +192,9 @@ def _alert(accepted: CheckOutcome, now: float) -> "Alert":
     )
 
 
-def _up_to_date(
-    settings: Settings, clock_before_ms: int | None
-) -> tuple[tuple[CheckOutcome, dg.AssetCheckSeverity], int | None]:
-    """The check, how severe its failure is, and the exchange's clock."""
-    from cryptolake_assets.transform.context import exchange_clock_ms, observe
-    from cryptolake_assets.transform.freshness import judge, symbol_lags
-
-    clock_ms = exchange_clock_ms(settings)
-    if clock_ms is None:
-        return (CheckOutcome(UP_TO_DATE, False, "the exchange's clock is not known"), dg.AssetCheckSeverity.WARN), None
-    limit_s = settings.event_time_lag_limit_in_use_s
-    clock = datetime.fromtimestamp(clock_ms / 1000, UTC)
-    stands_still = settings.source is Source.REPLAY and clock_ms == clock_before_ms
-    lags = [] if stands_still else symbol_lags(settings, observe(settings), clock, limit_s)
-    outcome = judge(lags, clock, limit_s, stands_still)
-    failed = not judge(lags, clock, FAILS_AT * limit_s, stands_still).passed
-    return (outcome, dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN), clock_ms
+def _up_to_date(freshness: "Freshness") -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
+    severity = dg.AssetCheckSeverity.ERROR if freshness.is_error else dg.AssetCheckSeverity.WARN
+    return freshness.outcome, severity
 
 
 def _evaluations(asset: dg.AssetKey, said: tuple[CheckOutcome, dg.AssetCheckSeverity]) -> list[dg.AssetCheckEvaluation]:

@@ -33,13 +33,16 @@ def run_tags(layer: str, timeout: timedelta) -> dict[str, str]:
 # Checks that the jobs have beside those of the assets.
 
 
-@dg.asset_check(asset=bronze.KEY, name=DEPENDENCIES, blocking=True, description=MEANINGS[DEPENDENCIES])
-def dependencies(lake: LakeResource) -> dg.AssetCheckResult:
+@dg.asset_check(  # type: ignore[arg-type]  # a check may yield more than its result
+    asset=bronze.KEY, name=DEPENDENCIES, blocking=True, description=MEANINGS[DEPENDENCIES]
+)
+def dependencies(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[Any]:
     from cryptolake_assets.platform.dependencies import check_dependencies
 
     outcome = check_dependencies(lake.settings)
-    (result,) = checks.results(bronze.KEY, [DEPENDENCIES], [outcome])
-    return result
+    for result in checks.results(bronze.KEY, [DEPENDENCIES], [outcome]):
+        yield from checks.of_partitions(result, checks.planned(context), blocking=True)
+        yield result
 
 
 with checks.preview_accepted():
@@ -133,10 +136,11 @@ def last_closed(settings: Settings, period: timedelta, now: datetime) -> datetim
 def _request(
     partitions: dg.TimeWindowPartitionsDefinition, start: datetime, key: str
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    if start >= partitions.start:
+    if partitions.has_partition_key(key):
         yield dg.RunRequest(partition_key=key)
     else:
-        yield dg.SkipReason(f"{key} is before the first partition")
+        where = "before the first" if start < partitions.start else "after the last"
+        yield dg.SkipReason(f"{key} is {where} partition")
 
 
 @dg.schedule(

@@ -6,17 +6,17 @@ too, by the klines that are there when it runs.
 """
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from cryptolake_assets.defs import checks, silver
-from cryptolake_assets.defs.automation import follows_upstream
+from cryptolake_assets.defs.automation import follows_upstream, freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.lake.tables import BRONZE_KLINES
+from cryptolake_assets.settings import get_settings
 from cryptolake_assets.transform.checks import OFFICIAL_KLINES
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ INTERVAL_MIN = 5
 
 HOURS_A_RUN = 24
 
-FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=100), fail_window=timedelta(hours=4))
-"""Each materialization of Silver brings one, and Silver has one an hour at least."""
-
 
 @dg.asset(
     key=KEY,
@@ -45,7 +42,7 @@ FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=100), fail_
     metadata=table_metadata(BRONZE_KLINES),
     pool=BRONZE_KLINES.writer_pool,
     automation_condition=follows_upstream(INTERVAL_MIN, "follows_silver"),
-    freshness_policy=FRESH,
+    freshness_policy=freshness_of_followers(get_settings()),
     retry_policy=RETRIES,
     backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
     output_required=False,

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -19,7 +19,7 @@ from cryptolake_assets.contracts.stream_type import StreamType
 from cryptolake_assets.defs import checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.follower import IN_FLIGHT, REQUEST_TAG
-from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
+from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly, is_loaded
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.lake.follow import FollowerState, RunState, rows_by_hour
 from cryptolake_assets.settings import Settings, get_settings
@@ -172,6 +172,16 @@ def tick(
     return dg.SensorResult(run_requests=requests, asset_events=events, cursor=cursor)
 
 
+def _has_begun(hour: datetime, settings: Settings) -> bool:
+    """Whether an hour that is no partition of the loaded definitions is one all the same: it is kept until they are
+    loaded anew."""
+    from cryptolake_assets.transform.context import exchange_clock_ms
+
+    clock_ms = exchange_clock_ms(settings)
+    now = datetime.now(UTC) if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
+    return hourly().start <= hour <= now
+
+
 def _look(
     context: dg.SensorEvaluationContext,
     settings: Settings,
@@ -191,7 +201,7 @@ def _look(
     state.sequence = max(state.sequence, head_sequence(table))
     rows = rows_by_hour((file.hour, file.rows) for file in files)
     for hour, sequence in oldest_sequence_by_hour(files).items():
-        if not hourly().has_partition_key(hour_key(hour)):
+        if not is_loaded(hour) and not _has_begun(hour, settings):
             context.log.warning(f"{of.name}: {rows[hour]} events of {hour_key(hour)} are outside the partitions")
             continue
         state.touch(hour, sequence)
@@ -215,7 +225,7 @@ def _look(
 
     state.settle(state_of, now)
     wishes = state.wishes(
-        lambda hour: bool(runs({"dagster/partition": hour_key(hour)}, IN_FLIGHT)),
+        lambda hour: not is_loaded(hour) or bool(runs({"dagster/partition": hour_key(hour)}, IN_FLIGHT)),
         now,
         MOST_RUNS_IN_FLIGHT,
         interval_s,

@@ -7,13 +7,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_assets
 
-from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs import checks, gold, silver
+from cryptolake_assets.defs.automation import freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS
 from cryptolake_assets.defs.marts_automation import FOLLOWS_ITS_DAY, FOLLOWS_THE_MARKET
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
@@ -30,8 +30,6 @@ from cryptolake_assets.settings import Settings, get_settings
 
 MANIFEST = ensure_manifest(get_settings())
 OVERVIEW = "market_overview"
-FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
-"""What is upstream has a run an hour at least, by schedule."""
 SOURCES = {
     "silver": silver.KEY,
     "gold": gold.KEY,
@@ -55,7 +53,7 @@ class MartsTranslator(DagsterDbtTranslator):
             tags={**spec.tags, "layer": MARTS_NAMESPACE, "cadence": "quarter-hour"},
             kinds={"dbt", "spark", "iceberg"},
             code_version=definition_hash(manifest, node),
-            freshness_policy=FRESH,
+            freshness_policy=freshness_of_followers(get_settings()),
             automation_condition=FOLLOWS_THE_MARKET if is_latest else FOLLOWS_ITS_DAY,
             metadata={**spec.metadata, **table_metadata(node)},
         )
@@ -144,9 +142,12 @@ def build(
     require_server(settings)
     target = settings.home / "dbt" / "runs" / context.run.run_id
     arguments = ["build", "--exclude-resource-type", "unit_test", "--vars", json.dumps(variables)]
+    planned = checks.planned(context)
     try:
         for event in dbt.cli(arguments, context=context, target_path=target).stream():
             yield _with_table_state(event, settings)
+            if isinstance(event, dg.AssetCheckResult):
+                yield from checks.of_partitions(event, planned)
     finally:
         # What dbt said is in the run's own log.
         shutil.rmtree(target, ignore_errors=True)

@@ -3,7 +3,7 @@ rest, not while a blocking check of what they read fails, and again after a fail
 
 import dagster as dg
 
-from cryptolake_assets.defs.automation import UNREAD_UPDATES, UPSTREAM_HELD_BACK, UPSTREAM_UPDATED
+from cryptolake_assets.defs.automation import UNREAD_UPDATES, UPSTREAM_HELD_BACK, UPSTREAM_UPDATED, in_open_window
 
 QUARTER_HOURS = "*/15 * * * *"
 EVEN_MINUTES = "0-58/2 * * * *"
@@ -33,7 +33,7 @@ AT_REST = (
 
 HELD_BACK = UPSTREAM_HELD_BACK.with_label("a_blocking_check_failed")
 
-CLOSED = (~Condition.in_latest_time_window()).with_label("the_day_is_over")
+CLOSED = (~in_open_window()).with_label("the_day_is_over")
 
 FOLLOWS_ITS_DAY = (
     ((PENDING & (A_QUARTER_HOUR_BEGAN | (CLOSED & AT_REST))) | (Condition.execution_failed() & A_QUARTER_HOUR_BEGAN))

@@ -8,14 +8,16 @@ import dagster as dg
 import pydantic
 
 from cryptolake_assets.defs import archive, bronze, checks, previews
+from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.measures import BAR_MEASURES, definition_hash
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings import Engine as EngineName
-from cryptolake_assets.transform.checks import SILVER_CHECKS, SILVER_OBSERVATIONS
+from cryptolake_assets.transform.checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 
 if TYPE_CHECKING:
     from cryptolake_assets.lake.commit import Publication
@@ -109,21 +111,21 @@ def futures_ohlcv_1m(
 
     run = SilverRun(lake.settings, engine.engine(EngineName(config.engine)), context.run.run_id)
     if context.has_partition_key:
-        yield from _refresh(run, context.partition_key, config)
+        yield from _refresh(run, context, config)
     else:
-        yield from _rebuild(run, context.partition_keys, config.scope())
+        yield from _rebuild(run, context, config.scope())
         # The checks have spoken for their hours; Dagster waits for one output of each besides.
         for spec in context.assets_def.check_specs:
             if spec.key in context.selected_asset_check_keys:
                 yield dg.Output(None, output_name=spec.get_python_identifier())
 
 
-def _refresh(run: "SilverRun", key: str, config: SilverConfig) -> Iterator[SilverEvent]:
+def _refresh(run: "SilverRun", context: dg.AssetExecutionContext, config: SilverConfig) -> Iterator[SilverEvent]:
     """One hour: the minutes that are touched since the sequence number."""
     from cryptolake_assets.transform.refresh_silver import publish_passed
     from cryptolake_assets.transform.silver_candidate import prepare
 
-    candidate = prepare(run, hour_of(key), config.from_sequence, config.scope())
+    candidate = prepare(run, hour_of(context.partition_key), config.from_sequence, config.scope())
     publication = publish_passed(run, [candidate])
     check_results = [
         *checks.results(KEY, SILVER_CHECKS, candidate.outcomes),
@@ -131,18 +133,21 @@ def _refresh(run: "SilverRun", key: str, config: SilverConfig) -> Iterator[Silve
     ]
     if publication is None:
         yield from check_results
+        yield from _checks_of_other_steps(run, context)
         raise _held_back([candidate], metadata=_metadata(candidate))
     yield dg.MaterializeResult(
-        metadata=_published(run, candidate, publication, publication.rows_changed), check_results=check_results
+        metadata=_published(run, candidate, publication, publication.rows_changed),
+        data_version=dg.DataVersion(_version(publication, candidate.hour)),
+        check_results=check_results,
     )
 
 
-def _rebuild(run: "SilverRun", keys: Sequence[str], scope: "Scope") -> Iterator[SilverEvent]:
+def _rebuild(run: "SilverRun", context: dg.AssetExecutionContext, scope: "Scope") -> Iterator[SilverEvent]:
     """A range of hours: all of their minutes, a commit a day. Every hour has an event and checks of its own."""
     from cryptolake_assets.transform.refresh_silver import changed_by_hour, rebuild_days
 
     failed = []
-    for candidates, publication in rebuild_days(run, sorted(map(hour_of, keys)), scope):
+    for candidates, publication in rebuild_days(run, sorted(map(hour_of, context.partition_keys)), scope):
         changed = changed_by_hour(publication) if publication is not None else {}
         for candidate in candidates:
             key = hour_key(candidate.hour)
@@ -152,11 +157,35 @@ def _rebuild(run: "SilverRun", keys: Sequence[str], scope: "Scope") -> Iterator[
             )
             if publication is not None and candidate.passed:
                 metadata = _published(run, candidate, publication, changed[candidate.hour])
-                yield dg.AssetMaterialization(KEY, partition=key, metadata=metadata)
+                version = _version(publication, candidate.hour)
+                yield dg.AssetMaterialization(KEY, partition=key, metadata=metadata, tags={VERSION_TAG: version})
             else:
                 failed.append(candidate)
+    yield from _checks_of_other_steps(run, context)
     if failed:
         raise _held_back(failed)
+
+
+def _version(publication: "Publication", hour: datetime) -> str:
+    """Return the data version of the hour's bars: the same as before when none of them has changed."""
+    return publication.version("window_start", hour, hour + HOUR)
+
+
+def _checks_of_other_steps(run: "SilverRun", context: dg.AssetExecutionContext) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluate the run's checks of Silver that are steps of their own: Dagster skips these steps, because the asset has
+    no output in a run of many hours, or of an hour that is held back."""
+    from cryptolake_assets.transform.freshness import check_up_to_date
+    from cryptolake_assets.transform.published import check_published
+
+    planned = checks.planned(context)
+    for key in planned.get(dg.AssetCheckKey(KEY, PUBLISHED_COUNT), ()):
+        outcome = check_published(run.settings, hour_of(str(key)), run.world.rules)
+        yield from checks.evaluations(KEY, [PUBLISHED_COUNT], [outcome], key)
+    if partitions := planned.get(dg.AssetCheckKey(KEY, UP_TO_DATE)):
+        freshness = check_up_to_date(run.settings)
+        severity = dg.AssetCheckSeverity.ERROR if freshness.is_error else dg.AssetCheckSeverity.WARN
+        for key in partitions:
+            yield from checks.evaluations(KEY, [UP_TO_DATE], [freshness.outcome], key, severity, blocking=False)
 
 
 def _held_back(candidates: Sequence["SilverCandidate"], metadata: Metadata | None = None) -> dg.Failure:
@@ -173,7 +202,6 @@ def _held_back(candidates: Sequence["SilverCandidate"], metadata: Metadata | Non
 
 def _picture(run: "SilverRun", candidate: "SilverCandidate") -> Metadata:
     """Of an hour that is over: the open one would be drawn again every minute."""
-    from cryptolake_assets.lake.windows import HOUR, MINUTE
     from cryptolake_assets.transform.ohlcv import epoch_ms
     from cryptolake_assets.transform.pictures import Candle
 

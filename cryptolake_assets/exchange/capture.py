@@ -12,8 +12,11 @@ This module is imported when the Dagster definitions load: nothing heavy may be 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import heapq
 import io
+import json
+import os
 import re
 import statistics
 import zlib
@@ -39,6 +42,7 @@ __all__ = [
     "Kline",
     "capture_files",
     "first_day",
+    "last_day",
     "read_frames",
     "read_klines",
     "summarise",
@@ -154,6 +158,24 @@ def first_day(directory: Path) -> date:
     receive time of its first frame stands in.
     """
     return _first_day(directory, _fingerprint(directory))
+
+
+def last_day(directory: Path, memory: Path) -> date:
+    """Return the UTC date of the last event. It takes reading every frame, so the file `memory` keeps the answer until
+    a capture changes, if its directory is there."""
+    fingerprint = hashlib.sha256(repr(_fingerprint(directory)).encode()).hexdigest()
+    try:
+        kept = json.loads(memory.read_bytes())
+        if kept["captures"] == fingerprint:
+            return date.fromisoformat(kept["last_day"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    day = datetime.fromtimestamp(summarise(directory).last_event_time_ms // 1_000, UTC).date()
+    if memory.parent.is_dir():
+        written = memory.with_name(f"{memory.name}.{os.getpid()}")
+        written.write_text(json.dumps({"captures": fingerprint, "last_day": day.isoformat()}), encoding="utf-8")
+        written.replace(memory)
+    return day
 
 
 def _fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:

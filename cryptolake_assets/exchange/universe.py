@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 
 from cryptolake_assets.errors import SettingsError, StreamUnavailableError, UnknownSymbolError
-from cryptolake_assets.exchange.capture import CaptureSummary, first_day, summarise
+from cryptolake_assets.exchange.capture import CaptureSummary, first_day, last_day, summarise
 from cryptolake_assets.exchange.capture_market import check_market
 from cryptolake_assets.exchange.choice import TRADING, ListedSymbol, SymbolChoice, parse_choice
 from cryptolake_assets.exchange.records import TRADE_STREAMS, TradeStreamName
@@ -76,6 +77,33 @@ def default_start_date(settings: Settings) -> date:
     if settings.start_date is not None:
         return settings.start_date
     return first_day(settings.replay_dir) if settings.source is Source.REPLAY else LIVE_START_DATE
+
+
+def default_end_date(settings: Settings) -> date | None:
+    """Return the last partition: the setting, or the capture's last day in a replay; None when there is none. In a
+    replay a later day of the archive that was loaded moves it. Raises `CaptureError` when there is no capture."""
+    if settings.source is not Source.REPLAY:
+        return settings.end_date
+    end = settings.end_date or last_day(settings.replay_dir, settings.run_dir / "capture.json")
+    return max(end, archived_to(settings) or end)
+
+
+def archived_to(settings: Settings) -> date | None:
+    """Return the last day of the archive that was loaded into a replay's lake, None before the first."""
+    try:
+        return date.fromisoformat(_archived_to(settings).read_text(encoding="utf-8").strip())
+    except (OSError, ValueError):
+        return None
+
+
+def note_archived(settings: Settings, day: date) -> None:
+    """Keep `day` as `archived_to` if it is later."""
+    if settings.source is Source.REPLAY and day > (archived_to(settings) or date.min):
+        _archived_to(settings).write_text(day.isoformat(), encoding="utf-8")
+
+
+def _archived_to(settings: Settings) -> Path:
+    return settings.home / "archived-to"
 
 
 def _of_capture(

@@ -6,11 +6,12 @@ own `Table.overwrite` would leave a delete snapshot and an append snapshot, and 
 
 from __future__ import annotations
 
+import hashlib
 import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -39,12 +40,14 @@ READABLE_S = 300.0
 class Publication:
     """What a commit did; `snapshot_id` is the table's snapshot after it, new or not.
 
-    `changed_keys` are the keys of the rows that are new or differ from what was there.
+    `changed_keys` are the keys of the rows that are new or differ from what was there; `stamps` are the keys and
+    `updated_at` of all rows that the window holds now.
     """
 
     snapshot_id: int | None
     changed_keys: pa.Table
     rows_removed: int
+    stamps: pa.Table
 
     @property
     def rows_changed(self) -> int:
@@ -53,6 +56,19 @@ class Publication:
     @property
     def committed(self) -> bool:
         return self.rows_changed + self.rows_removed > 0
+
+    def version(self, column: str, start: date | datetime, end: date | datetime) -> str:
+        """Return a text that is another one whenever a row of the window with start <= `column` < end is new, differs
+        or goes, and only then. It is made of the table, not of what this commit did: a run that follows one that died
+        after its commit tells of the change."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        values = self.stamps[column]
+        first, after = (pa.scalar(bound, values.type) for bound in (start, end))
+        inside = pc.and_(pc.greater_equal(values, first), pc.less(values, after))
+        stamps = self.stamps.filter(inside)["updated_at"].cast(pa.int64()).to_pylist()
+        return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
 
 
 def read_window(table: Table, window: str | BooleanExpression) -> pa.Table:
@@ -95,7 +111,8 @@ def publish(
     if changed.num_rows + removed > 0:
         expire_snapshots(table)
     snapshot = table.current_snapshot()
-    return Publication(snapshot.snapshot_id if snapshot else None, changed, removed)
+    stamps = rows.select([*spec.key, "updated_at"])
+    return Publication(snapshot.snapshot_id if snapshot else None, changed, removed, stamps)
 
 
 def _merge(

@@ -62,11 +62,12 @@ class RunWish:
 class FollowerState:
     """The cursor: everything below or at `sequence` was seen; `coverage` is the coverage that was looked at last.
 
-    `look_again` are the hours whose coverage is to be looked at again once they are not pending. `archive` is when the
-    newest load of the archive was recorded that was looked at. `table` is the Bronze table that the numbers belong to.
-    `epoch` is new with every new state, so that one that begins anew does not take the runs of its predecessor for its
-    own. `unreported` holds rows by hour that came and that no event has told of; `asked` and `reported` when an hour
-    was asked for or reported last (epoch seconds), as long as that matters.
+    `start` is the first hour that could be a partition at the last look. `look_again` are the hours whose coverage is
+    to be looked at again once they are not pending. `archive` is when the newest load of the archive was recorded that
+    was looked at. `table` is the Bronze table that the numbers belong to. `epoch` is new with every new state, so that
+    one that begins anew does not take the runs of its predecessor for its own. `unreported` holds rows by hour that
+    came and that no event has told of; `asked` and `reported` when an hour was asked for or reported last (epoch
+    seconds), as long as that matters.
     """
 
     sequence: int = 0
@@ -74,6 +75,7 @@ class FollowerState:
     epoch: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     coverage: str = ""
     archive: str = ""
+    start: str = ""
     look_again: list[str] = field(default_factory=list)
     table: str = ""
     pending: dict[str, PendingHour] = field(default_factory=dict)
@@ -187,6 +189,10 @@ class FollowerState:
             request = self._request(entry.generation)
             wishes.append(RunWish(hour, from_sequence, request, f"{key}/{request}/{entry.attempts}"))
         return wishes
+
+    def waiting(self, is_loaded: Callable[[datetime], bool]) -> list[datetime]:
+        """Return the pending hours that are no partition of the loaded definitions yet."""
+        return [hour for hour in map(datetime.fromisoformat, sorted(self.pending)) if not is_loaded(hour)]
 
     def arrived(self, rows: Mapping[datetime, int]) -> None:
         """Rows came for these hours; an event shall tell of them."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 import structlog
@@ -23,7 +24,7 @@ from cryptolake_assets.platform.jars import ensure_jars
 from cryptolake_assets.platform.jvm import find_java
 from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER, Part, Step, local_parts
 from cryptolake_assets.platform.supervisor import RUNNING_STATES, ProcessInfo, Supervisor
-from cryptolake_assets.settings import Settings
+from cryptolake_assets.settings import Settings, env_name
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +77,21 @@ def restart(settings: Settings, name: str, console: Console | None = None) -> No
         supervisor.stop(name)
         restarted = _stop_dependents(supervisor, [name])
         _Start(settings, supervisor, console).run(_with((part,), settings, restarted), steps=())
+
+
+def reload_graph(settings: Settings, last_day: date, console: Console | None = None) -> list[str]:
+    """Restart the code servers of this home whose partitions end before `last_day`; return their names."""
+    console = console or Console(stderr=True, highlight=False)
+    supervisor = Supervisor(settings)
+    running = {info.name for info in supervisor.processes().values() if info.alive}
+    short = []
+    for part in catalogue.CODE_SERVERS:
+        end = supervisor.spec(part.name)["environment"].get(env_name("end_date")) if part.name in running else None
+        if end and end < last_day.isoformat():
+            short.append(part.name)
+    for name in short:
+        restart(settings, name, console)
+    return short
 
 
 def stop(settings: Settings, name: str) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from cryptolake_assets.contracts.registry import streams_in_use
-from cryptolake_assets.errors import ArgumentError, CaptureError
+from cryptolake_assets.errors import ArgumentError, CaptureError, SettingsError
+from cryptolake_assets.exchange.universe import default_end_date, default_start_date
 from cryptolake_assets.lake.stores import postgres_url
 from cryptolake_assets.model.nearest import did_you_mean
 from cryptolake_assets.platform import code_servers, kafka, probes, spark
@@ -144,6 +146,17 @@ def _dagster_environment(settings: Settings) -> dict[str, str]:
     return {"DAGSTER_HOME": str(settings.dagster_home)}
 
 
+def _code_server_environment(settings: Settings) -> dict[str, str]:
+    """With the partitions of a replay by name: a capture with other days restarts the code servers, which load the
+    definitions anew without reading it. What is wrong with a capture is told by the exchange."""
+    environment = _dagster_environment(settings)
+    if settings.source is Source.REPLAY:
+        with suppress(CaptureError):
+            environment[env_name("start_date")] = default_start_date(settings).isoformat()
+            environment[env_name("end_date")] = str(default_end_date(settings))
+    return environment
+
+
 def dagster_files(settings: Settings) -> dict[Path, str]:
     """What DAGSTER_HOME must hold, by path."""
     text = (PROJECT_ROOT / "dagster.yaml").read_text(encoding="utf-8")
@@ -204,7 +217,7 @@ def _code_server(location: CodeLocation) -> Part:
         name=location.part,
         command=lambda settings: code_servers.command(settings, location),
         is_ready=lambda settings, _: code_servers.is_ready(settings, location),
-        environment=_dagster_environment,
+        environment=_code_server_environment,
         ignores=lambda name: name in API_SETTINGS,
         files=dagster_files,
         prepare=lambda settings: code_servers.prepare(settings, location),

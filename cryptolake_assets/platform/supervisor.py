@@ -82,6 +82,13 @@ class Supervisor:
         programs = [self._program(part) for part in parts]
         write_private(self.config_file, "\n".join([self._daemon_sections(access), *programs]))
 
+    def _spec_file(self, name: str) -> Path:
+        return self._run_dir / "parts" / f"{name}.json"
+
+    def spec(self, name: str) -> dict[str, Any]:
+        """Return what the part was started with: `command`, `environment` and `directory`."""
+        return dict(json.loads(self._spec_file(name).read_text(encoding="utf-8")))
+
     def is_running(self) -> bool:
         try:
             self._call("getState")
@@ -224,7 +231,7 @@ class Supervisor:
         spec = json.dumps(part.spec(self._settings), sort_keys=True, indent=1)
         files = {str(path): text for path, text in part.files(self._settings).items()}
         digest = hashlib.sha256(json.dumps([spec, files], sort_keys=True).encode()).hexdigest()
-        spec_file = self._run_dir / "parts" / f"{part.name}.json"
+        spec_file = self._spec_file(part.name)
         write_private(spec_file, spec)
         for path, text in (part.files(self._settings) | part.watched_files(self._settings)).items():
             path.parent.mkdir(parents=True, exist_ok=True)

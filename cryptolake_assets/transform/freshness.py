@@ -12,7 +12,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, between, day_of
-from cryptolake_assets.settings import Settings
+from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.transform.checks import SAMPLE_ROWS, UP_TO_DATE, CheckOutcome
 from cryptolake_assets.transform.ohlcv import epoch_ms
 
@@ -23,6 +23,8 @@ LOOK_BACK = DAY
 """Bars older than that are as good as none."""
 TRADES_LOOK_BACK = 2 * HOUR
 LONGEST_S = 10 * 365 * 86_400.0
+FAILS_AT = 3
+"""Bars that are behind by so many times the limit fail the check; up to that they warn."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,31 @@ class SymbolLag:
     symbol: str
     lag: timedelta
     is_quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """The check `up_to_date`, whether its failure is an error, and the exchange's clock (None when it is not known)."""
+
+    outcome: CheckOutcome
+    is_error: bool
+    clock_ms: int | None
+
+
+def check_up_to_date(settings: Settings, clock_before_ms: int | None = None) -> Freshness:
+    """Return the check `up_to_date` as of now; `clock_before_ms` is the exchange's clock at an earlier look."""
+    from cryptolake_assets.transform.context import exchange_clock_ms, observe
+
+    clock_ms = exchange_clock_ms(settings)
+    if clock_ms is None:
+        return Freshness(CheckOutcome(UP_TO_DATE, False, "the exchange's clock is not known"), False, None)
+    limit_s = settings.event_time_lag_limit_in_use_s
+    clock = datetime.fromtimestamp(clock_ms / 1000, UTC)
+    stands_still = settings.source is Source.REPLAY and clock_ms == clock_before_ms
+    lags = [] if stands_still else symbol_lags(settings, observe(settings), clock, limit_s)
+    outcome = judge(lags, clock, limit_s, stands_still)
+    is_error = not judge(lags, clock, FAILS_AT * limit_s, stands_still).passed
+    return Freshness(outcome, is_error, clock_ms)
 
 
 def symbol_lags(settings: Settings, world: World, clock: datetime, limit_s: float) -> list[SymbolLag]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Progress
+from cryptolake_assets.exchange.universe import note_archived
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import hour_of, silver_day
@@ -77,6 +78,7 @@ def load_history(
     trades = try_day(settings, client, file, run_id, reload=reload, downloaded=told.downloaded, written=told.written)
     if isinstance(trades, LoadedDay) and trades.outcome is not Outcome.REFUSED:
         prove_by_klines(settings, file)
+        note_archived(settings, day)
     if not isinstance(of_klines, LoadedKlines) or trades.outcome in (Outcome.LOADED, Outcome.REPLACED):
         return DayOfHistory(trades, of_klines)
     return DayOfHistory(trades, of_klines, _judge(settings, of_klines, run_id))

@@ -17,19 +17,20 @@ from cryptolake_assets.transform.checks import PUBLISHED_COUNT, SAMPLE_ROWS, Che
 from cryptolake_assets.transform.context import observe
 from cryptolake_assets.transform.ohlcv import MARKET
 from cryptolake_assets.transform.refresh_silver import ASSET, partition_of
-from cryptolake_assets.transform.rules import sound, sql_time
+from cryptolake_assets.transform.rules import RuleContext, sound, sql_time
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 
-def check_published(settings: Settings, hour: datetime) -> CheckOutcome:
+def check_published(settings: Settings, hour: datetime, rules: RuleContext | None = None) -> CheckOutcome:
     """Whether every bar of the hour stands for as many single trades as Bronze holds distinct, sound MARKET ones of its
     minute, and no bar is missing or too many.
 
-    Bronze is read as the hour's last publication read it, so trades that have come since are no difference.
+    Bronze is read as the hour's last publication read it, so trades that have come since are no difference. `rules` are
+    those of now if not given.
     """
-    rules = observe(settings).rules
+    rules = rules or observe(settings).rules
     bronze = load_table(settings, BRONZE_TRADES)
     snapshot = _snapshot_read(settings, bronze, hour)
     files = files_between(bronze, snapshot, hour, hour + HOUR) if snapshot is not None else []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cryptolake_assets.errors import CaptureError
-from cryptolake_assets.exchange.capture import MAX_LINE_BYTES, first_day, read_frames, summarise
+from cryptolake_assets.exchange.capture import MAX_LINE_BYTES, first_day, last_day, read_frames, summarise
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.captures import HostileFrame, agg_trade_frame, trade_frame, write_capture
 
@@ -192,6 +192,25 @@ def test_first_day_reads_only_the_head(tmp_path: Path) -> None:
     good = [f"{NOON_NS + i} {trade_frame('BTCUSDT', i, NOON_MS + i)}" for i in range(100)]
     _lines(tmp_path, "a.ndjson", *good, "damaged")
     assert first_day(tmp_path) == date(2023, 11, 15)
+
+
+def test_last_day_is_that_of_the_last_event_and_is_kept_until_a_capture_changes(tmp_path: Path) -> None:
+    midnight_ms = 1_700_092_800_000  # 2023-11-16T00:00:00Z
+    after = (midnight_ms + 1_000) * 10**6  # the receive clock is ahead
+    captures = tmp_path / "captures"
+    captures.mkdir()
+    write_capture(captures / "a.ndjson", [(after, trade_frame("币安人生USDT", 1, midnight_ms - 1))])
+    memory = tmp_path / "run" / "capture.json"
+    assert last_day(captures, memory) == date(2023, 11, 15)
+    assert not memory.exists(), "there is no home yet"
+    memory.parent.mkdir()
+    assert last_day(captures, memory) == date(2023, 11, 15)
+    memory.write_text(memory.read_text().replace("2023-11-15", "2023-11-20"))
+    assert last_day(captures, memory) == date(2023, 11, 20), "the captures were not read again"
+    write_capture(captures / "b.ndjson", [(after + 10**9, trade_frame("币安人生USDT", 2, midnight_ms))])
+    assert last_day(captures, memory) == date(2023, 11, 16)
+    memory.write_text("{")
+    assert last_day(captures, memory) == date(2023, 11, 16)
 
 
 def test_first_day_without_trades_is_the_receive_day(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import dagster as dg
 import pytest
@@ -26,8 +27,8 @@ class Days:
         self.definitions = build_definitions()
         self.cursor: dg.AutomationConditionCursor | None = None
 
-    def silver(self, hour: datetime, *, passed: bool = True) -> None:
-        """A run of an hour whose gate has this outcome."""
+    def silver(self, hour: datetime, *, passed: bool = True, version: str = "") -> None:
+        """Run an hour whose gate has this outcome; its bars change, unless `version` is that of the last run."""
 
         @dg.asset(
             key=silver.KEY,
@@ -38,7 +39,7 @@ class Days:
         def gated() -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
             results = [dg.AssetCheckResult(passed=passed, check_name=name) for name in SILVER_CHECKS]
             if passed:
-                yield dg.MaterializeResult(check_results=results)
+                yield dg.MaterializeResult(check_results=results, data_version=dg.DataVersion(version or uuid4().hex))
             else:
                 yield from results
 
@@ -83,6 +84,17 @@ def test_what_came_within_the_slot_is_not_forgotten(days: Days) -> None:
     assert days.tick(NOW + timedelta(minutes=4)) == set()
     assert days.tick(NOW + timedelta(minutes=5)) == {"2026-03-01"}
     assert days.tick(NOW + timedelta(minutes=10)) == set(), "nothing new"
+
+
+def test_a_run_that_changes_nothing_asks_for_nothing(days: Days) -> None:
+    yesterday = NOW - timedelta(days=1)
+    days.silver(yesterday, version="1")
+    assert days.tick(NOW) == {"2026-02-28"}
+    days.silver(yesterday, version="1")
+    assert days.tick(NOW + TICK) == set()
+    days.silver(yesterday, version="2")
+    days.silver(yesterday, version="2")
+    assert days.tick(NOW + 2 * TICK) == {"2026-02-28"}
 
 
 def test_a_closed_day_runs_at_once(days: Days) -> None:

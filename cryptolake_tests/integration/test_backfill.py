@@ -12,7 +12,7 @@ from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.checks import SILVER_CHECKS, SILVER_OBSERVATIONS
+from cryptolake_assets.transform.checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import reference_bars
 
@@ -50,7 +50,9 @@ def test_a_run_of_many_hours(settings: Settings) -> None:
     assert materialized == passed
     evaluations = result.get_asset_check_evaluations()
     assert {(event.check_name, event.partition) for event in evaluations} == {
-        (name, hour_key(hour)) for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS) for hour in HOURS
+        (name, hour_key(hour))
+        for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS, PUBLISHED_COUNT, UP_TO_DATE)
+        for hour in HOURS
     }
     assert {event.partition for event in evaluations if event.blocking and not event.passed} == {hour_key(BAD)}
 

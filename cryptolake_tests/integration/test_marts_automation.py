@@ -12,6 +12,7 @@ import pytest
 
 from cryptolake_assets.definitions import build_definitions as build_main
 from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.marts import market_overview, marts_of_days
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.marts_definitions import build_definitions
@@ -66,10 +67,13 @@ class Simulation:
                 due += every
             self.tick()
 
-    def publish(self, hour: datetime) -> None:
-        self.instance.report_runless_asset_event(
-            dg.AssetMaterialization(silver.KEY, partition=hour_key(hour.replace(minute=0, second=0)))
-        )
+    def publish(self, hour: datetime, version: str = "") -> None:
+        """Silver's bars of an hour change, unless the version is the last one's."""
+        self.report(silver.KEY, hour_key(hour.replace(minute=0, second=0)), version)
+
+    def report(self, key: dg.AssetKey, partition: str, version: str = "") -> None:
+        tags = {VERSION_TAG: version or uuid4().hex}
+        self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition, tags=tags))
 
     def judge(self, hour: datetime, passed: bool) -> None:
         """A blocking check of an hour speaks, in a run of its own."""
@@ -123,6 +127,19 @@ def test_nothing_new_asks_for_nothing(instance: dg.DagsterInstance) -> None:
     assert len(simulation.requests) == 1
 
 
+def test_a_run_of_silver_that_changes_nothing_asks_for_nothing(instance: dg.DagsterInstance) -> None:
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
+    simulation.publish(CLOSED_DAY, version="1")
+    simulation.run(timedelta(minutes=15))
+    assert len(simulation.requests) == 1
+    simulation.publish(CLOSED_DAY, version="1")
+    simulation.run(timedelta(minutes=31))
+    assert len(simulation.requests) == 1
+    simulation.publish(CLOSED_DAY, version="2")
+    simulation.run(timedelta(minutes=31))
+    assert len(simulation.requests) == 2
+
+
 def test_a_day_that_closes_runs_once_more_and_soon(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=23, minute=50, second=7))
     last_hour = OPEN_DAY.replace(hour=23)
@@ -167,7 +184,7 @@ def test_a_day_waits_while_a_blocking_check_of_one_of_its_hours_fails(instance: 
 def test_returns_follow_gold(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7), RETURNS)
     day = CLOSED_DAY.date().isoformat()
-    instance.report_runless_asset_event(dg.AssetMaterialization(gold.KEY, partition=day))
+    simulation.report(gold.KEY, day)
     simulation.run(timedelta(minutes=5))
     assert simulation.counted == {day: 1}
 

@@ -93,6 +93,25 @@ def test_a_replaced_key_without_a_row_goes(lake: Settings) -> None:
     assert [key[0] for key in stored(lake)] == ["A"]
 
 
+def versions(publication: Publication) -> tuple[str, str]:
+    """Of two minutes after each other."""
+    starts = (MINUTE, MINUTE + timedelta(minutes=1))
+    first, second = (publication.version("window_start", start, start + timedelta(minutes=1)) for start in starts)
+    return first, second
+
+
+def test_the_version_of_a_part_moves_with_its_rows_and_only_with_them(lake: Settings) -> None:
+    before = versions(put(lake, [bar("A"), bar("B"), bar("A", 1)]))
+    assert versions(put(lake, [bar("A"), bar("B")])) == before
+    changed = versions(put(lake, [bar("B", high=Decimal("2.00000000"))]))
+    assert changed[0] != before[0]
+    assert changed[1] == before[1]
+    restored = versions(put(lake, [bar("B")]))
+    assert restored[0] not in (before[0], changed[0]), "a reader may have seen the rows in between"
+    assert versions(put(lake, [bar("A")], replaced=[bar("A"), bar("B")]))[0] not in (before[0], restored[0])
+    assert versions(put(lake, [], replaced=[bar("A", 1)]))[1] != before[1]
+
+
 def test_another_day_is_not_rewritten(lake: Settings) -> None:
     next_day = bar("A", 5)
     candidate = pa.Table.from_pylist([next_day], schema=SILVER_OHLCV.arrow_schema())

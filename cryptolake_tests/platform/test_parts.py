@@ -245,3 +245,20 @@ def test_the_spark_connect_server_listens_where_it_is_told() -> None:
     assert spark.server_conf(load_settings())["spark.connect.grpc.binding.address"] == "127.0.0.1"
     told = spark.server_conf(load_settings(spark_connect_host="0.0.0.0"))
     assert told["spark.connect.grpc.binding.address"] == "0.0.0.0"
+
+
+@pytest.mark.parametrize("location", sorted(CODE))
+def test_a_capture_with_other_days_restarts_the_code_servers(tmp_path: Path, location: str) -> None:
+    captures = tmp_path / "captures"
+    captures.mkdir()
+    write_capture(captures / "a.ndjson", [(NOON_MS * 10**6, mark_price_frame("BTCUSDT", NOON_MS))])
+    settings = load_settings(home=tmp_path / "home", replay_dir=captures, end_date=None)
+    before = BY_NAME[location].spec(settings)
+    days = [before["environment"][f"CRYPTOLAKE_{name}_DATE"] for name in ("START", "END")]  # type: ignore[index]
+    assert days == ["2023-11-15", "2023-11-15"]
+    assert BY_NAME[location].spec(settings) == before
+    later_ms = NOON_MS + 86_400_000
+    write_capture(captures / "b.ndjson", [(later_ms * 10**6, mark_price_frame("BTCUSDT", later_ms))])
+    assert BY_NAME[location].spec(settings) != before
+    live = BY_NAME[location].spec(load_settings(home=tmp_path / "home", source="binance", end_date=None))
+    assert live["environment"]["CRYPTOLAKE_END_DATE"] == ""  # type: ignore[index]

@@ -1,0 +1,115 @@
+"""A run of Silver that changes no bar starts nothing downstream, and the hour stays fresh all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import gold, klines, silver
+from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.defs.resources import EngineResource
+from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.transform.refresh_silver import refresh
+from cryptolake_tests.support.bronze import append, trade
+
+HOUR = datetime(2024, 11, 2, 22, tzinfo=UTC)
+NEXT = HOUR + timedelta(hours=1)
+DAY = HOUR.date().isoformat()
+
+
+class Graph:
+    """Runs of Silver on an ephemeral instance, and the ticks of the automation after them."""
+
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
+        self.settings, self.instance = settings, instance
+        self.definitions = build_definitions()
+        self.cursor: dg.AutomationConditionCursor | None = None
+        self.tick()
+
+    def tick(self) -> tuple[set[str | None], set[str | None]]:
+        """The hours of klines and the days of Gold that are asked for; their runs succeed at once."""
+        result = dg.evaluate_automation_conditions(self.definitions, self.instance, cursor=self.cursor)
+        self.cursor = result.cursor
+        asked = tuple(set(result.get_requested_partitions(key)) for key in (klines.KEY, gold.KEY))
+        for key, partitions in zip((klines.KEY, gold.KEY), asked, strict=True):
+            for partition in partitions:
+                self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
+        return asked[0], asked[1]
+
+    def silver(self, first: datetime, last: datetime | None = None) -> None:
+        """A run of an hour, or of a range of hours."""
+        tags = {"dagster/partition": hour_key(first)}
+        if last is not None:
+            tags = {
+                "dagster/asset_partition_range_start": hour_key(first),
+                "dagster/asset_partition_range_end": hour_key(last),
+            }
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        assert job.execute_in_process(instance=self.instance, asset_selection=[silver.KEY], tags=tags).success
+
+    def materialized_at(self, hour: datetime) -> float:
+        records = self.instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=silver.KEY, asset_partitions=[hour_key(hour)]), limit=1
+        )
+        return records.records[0].timestamp
+
+
+@pytest.fixture
+def graph(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Graph]:
+    """On an empty lake; no exchange answers."""
+    for name, value in lake.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_PORT", "1")
+    get_settings.cache_clear()
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Graph(get_settings(), instance)
+
+
+@pytest.mark.parametrize("last", [None, HOUR], ids=["hour", "range"])
+def test_only_a_run_that_changes_bars_starts_what_follows(graph: Graph, last: datetime | None) -> None:
+    append(graph.settings, [trade(HOUR, 1)])
+    graph.silver(HOUR, last)
+    assert graph.tick() == ({hour_key(HOUR)}, {DAY})
+
+    before = graph.materialized_at(HOUR)
+    graph.silver(HOUR, last)
+    assert graph.tick() == (set(), set())
+    assert graph.materialized_at(HOUR) > before, "the hour was looked at, and is fresh"
+
+    append(graph.settings, [trade(HOUR + timedelta(seconds=1), 2)])
+    graph.silver(HOUR, last)
+    assert graph.tick() == ({hour_key(HOUR)}, {DAY})
+
+
+def test_a_range_starts_what_follows_its_changed_hours_only(graph: Graph) -> None:
+    append(graph.settings, [trade(HOUR, 1), trade(NEXT, 2)])
+    graph.silver(HOUR, NEXT)
+    assert graph.tick()[0] == {hour_key(HOUR), hour_key(NEXT)}
+    append(graph.settings, [trade(NEXT + timedelta(minutes=1), 3)])
+    graph.silver(HOUR, NEXT)
+    assert graph.tick() == ({hour_key(NEXT)}, {DAY})
+
+
+def test_an_hour_without_trades_starts_nothing_the_second_time(graph: Graph) -> None:
+    append(graph.settings, [trade(HOUR, 1)])
+    graph.silver(NEXT)
+    graph.tick()
+    graph.silver(NEXT)
+    assert graph.tick() == (set(), set())
+
+
+def test_bars_of_a_run_that_died_after_its_commit_start_what_follows(graph: Graph) -> None:
+    append(graph.settings, [trade(HOUR, 1)])
+    graph.silver(HOUR)
+    graph.tick()
+    append(graph.settings, [trade(HOUR + timedelta(seconds=1), 2)])
+    _, publication = refresh(graph.settings, EngineResource().engine(), HOUR, None, "died")
+    assert publication is not None
+    assert publication.committed
+    assert graph.tick() == (set(), set()), "no event tells of it"
+    graph.silver(HOUR)
+    assert graph.tick() == ({hour_key(HOUR)}, {DAY})
