@@ -2,7 +2,7 @@
 
 Nothing is stopped. The copy is consistent by its order, each part at least as new as what the parts before it name:
 Dagster's storage and the follower's cursor (an older cursor repeats work), the stream's checkpoint, the catalog, the
-files of the tables, Kafka's log. See docs/decisions/0035-backup.md.
+files of the tables, Kafka's log. See docs/decisions/0037-backup.md.
 """
 
 from __future__ import annotations
