@@ -1,7 +1,8 @@
 """Moves a lake's files to another place: Iceberg's metadata names every file by its absolute path.
 
 Rewritten are the metadata files (JSON), the manifest lists and manifests (Avro), and the SQLite catalog. Avro files are
-rewritten record by record: a path is replaced, every other byte stays. Sources: Iceberg's table spec, Avro 1.12.
+rewritten record by record: a path is replaced, every other byte stays. Row-level deletes, which also name data files,
+are not written by this project. Sources: Iceberg's table spec, Avro 1.12.
 """
 
 from __future__ import annotations

@@ -141,6 +141,8 @@ def backup(settings: Settings, directory: Path, progress: Progress = lambda _nam
         try:
             manifest = _Backup(settings, partial, found, progress).make()
             _write_manifest(partial / MANIFEST, manifest)
+            # Its presence says that it is complete, after a power cut too.
+            os.sync()
             partial.rename(directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -176,6 +178,7 @@ class _Table:
         io = PyArrowFileIO()
         yield self.location
         yield from (file.statistics_path for file in self.metadata.statistics)
+        yield from (file.statistics_path for file in self.metadata.partition_statistics)
         manifests: dict[str, ManifestFile] = {}
         for snapshot in self.metadata.snapshots:
             yield snapshot.manifest_list

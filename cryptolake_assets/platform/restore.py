@@ -6,6 +6,7 @@ All files are verified before the home changes. What the home held is moved asid
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -133,7 +134,8 @@ def _put(
         if manifest.warehouse != settings.warehouse_location:
             catalog_db = partial / CATALOG / settings.catalog_db.name
             relocate(partial / WAREHOUSE, catalog_db, manifest.warehouse, settings.warehouse_location)
-        # Its presence says that the home is in between: `up` rejects it.
+        # Its presence says that the files are whole and the home is in between: `up` rejects it.
+        os.sync()
         partial.rename(staged)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

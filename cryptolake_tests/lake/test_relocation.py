@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
@@ -17,17 +15,16 @@ from cryptolake_assets.lake.relocation import relocate
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
+from cryptolake_tests.support.lakes import open_old
 
-LAKES = Path(__file__).parents[1] / "data" / "lakes"
-MADE_AT = "file:///var/tmp/cryptolake-lake/home/warehouse"
 AT = datetime(2024, 7, 19, 10, tzinfo=UTC)
 
 
-def moved(source: Settings, home: Path, old: str | None = None) -> Settings:
+def moved(source: Settings, home: Path) -> Settings:
     """Move the lake's files and return the settings of the home where they are then."""
     shutil.move(source.home, home)
     settings = load_settings(home=home, market=source.market)
-    relocate(home / "warehouse", settings.catalog_db, old or source.warehouse_location, settings.warehouse_location)
+    relocate(home / "warehouse", settings.catalog_db, source.warehouse_location, settings.warehouse_location)
     return settings
 
 
@@ -47,12 +44,7 @@ def test_moved_lake_has_its_rows_and_takes_more(lake: Settings, tmp_path: Path, 
 
 @pytest.mark.parametrize("market", ["usdm", "spot"])
 def test_manifests_of_spark_and_pyiceberg_keep_every_value_but_the_paths(tmp_path: Path, market: str) -> None:
-    with tarfile.open(LAKES / f"{market}-2026-11.tar.gz") as archive:
-        # Python before 3.11.4 has no filters.
-        archive.extraction_filter = getattr(tarfile, "data_filter", None)
-        archive.extractall(tmp_path / "a")  # noqa: S202 - a file of this repository
-    made = load_settings(home=tmp_path / "a", market=Market(market))
-    settings = moved(made, tmp_path / "b", MADE_AT)
+    settings = open_old(market, tmp_path / "a")
     entries = described(settings)
     assert entries
     assert all(local_path(path).startswith(f"{settings.home}/warehouse/") for path, _ in entries)

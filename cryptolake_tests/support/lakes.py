@@ -1,17 +1,23 @@
-"""Empty lakes by copy: one is bootstrapped a session, and a test gets it under its own path."""
+"""Lakes by copy, each under a test's own path: empty ones, made once a session, and those of earlier releases."""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
+import tarfile
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.relocation import relocate
 from cryptolake_assets.settings import Settings, load_settings
 
 HOME = "own home"
+OLD_LAKES = Path(__file__).parents[1] / "data" / "lakes"
+MADE_AT = "file:///var/tmp/cryptolake-lake/home/warehouse"
+"""The warehouse's location where the old lakes were made."""
 
 
 def make_empty(settings: Settings) -> None:
@@ -26,4 +32,15 @@ def open_copy(source: Path, target: Path) -> Settings:
     shutil.copytree(source / HOME, target / HOME)
     settings, origin = load_settings(home=target / HOME), load_settings(home=source / HOME)
     relocate(settings.home / "warehouse", settings.catalog_db, origin.warehouse_location, settings.warehouse_location)
+    return settings
+
+
+def open_old(name: str, home: Path, **options: Any) -> Settings:
+    """Unpack the lake that an earlier release made of a market and return its settings with these options."""
+    with tarfile.open(OLD_LAKES / f"{name}-2026-11.tar.gz") as archive:
+        # Python before 3.11.4 has no filters.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(home)  # noqa: S202 - a file of this repository
+    settings = load_settings(home=home, market=Market(name), **options)
+    relocate(home / "warehouse", settings.catalog_db, MADE_AT, settings.warehouse_location)
     return settings
