@@ -42,6 +42,10 @@ class HomeError(CryptolakeError):
     """CRYPTOLAKE_HOME cannot be used: not writable, its disk nearly full, or at work already."""
 
 
+class BackupError(CryptolakeError):
+    """A home cannot be copied, or a backup cannot be restored."""
+
+
 class CaptureError(CryptolakeError):
     """A capture directory or file cannot be replayed."""
 

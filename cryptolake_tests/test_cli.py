@@ -25,7 +25,7 @@ from cryptolake_assets.settings import PROJECT_ROOT, Settings, get_settings
 RUNNER = CliRunner()
 COMMANDS = (
     *("up", "down", "status", "logs", "demo", "bootstrap", "topics", "peek", "replay", "sql", "health", "setup"),
-    *("run-bronze", "bronze-available-now", "materialize"),
+    *("run-bronze", "bronze-available-now", "materialize", "backup", "restore"),
 )
 
 

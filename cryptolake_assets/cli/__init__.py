@@ -55,7 +55,7 @@ def _configure() -> None:
     configure_logging("WARNING")
 
 
-from cryptolake_assets.cli import archive, data, keys, maintenance, platform, record  # noqa: E402, F401  (they register their commands on `app`)
+from cryptolake_assets.cli import archive, backup, data, keys, maintenance, platform, record  # noqa: E402, F401  (they register their commands on `app`)
 
 
 def main() -> None:

@@ -104,6 +104,11 @@ def _catalog(properties: _Properties) -> Catalog:
     return catalog
 
 
+def forget_catalogs() -> None:
+    """Have this process open its catalogs anew: their files were replaced."""
+    _catalog.cache_clear()
+
+
 def _enable_wal(database: Path) -> None:
     """Readers do not block the writer in WAL mode; the mode is kept in the file."""
     import sqlite3

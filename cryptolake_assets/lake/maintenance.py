@@ -164,7 +164,7 @@ def maintain(settings: Settings, work: Work, position: StreamPosition) -> Report
     Raises `MaintenanceInUseError` when another process maintains the tables, `SparkError` when Spark is needed and
     cannot be reached or fails; tables that were done before stay done.
     """
-    with _lock(settings):
+    with maintenance_lock(settings):
         keeper = _Keeper(settings, position)
         try:
             changes = []
@@ -280,14 +280,17 @@ def due_partitions(files: Iterable[LiveFile], min_files: int) -> set[tuple[objec
 
 
 @contextmanager
-def _lock(settings: Settings) -> Iterator[None]:
-    """Held by the one process of this home that maintains its tables."""
+def maintenance_lock(settings: Settings, wait_s: float = 0) -> Iterator[None]:
+    """Hold the right to maintain the tables of this home.
+
+    Raise `MaintenanceInUseError` when another process still has it after `wait_s`.
+    """
     from filelock import FileLock, Timeout
 
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     path = settings.run_dir / "maintenance.lock"
     try:
-        with FileLock(path, timeout=0):
+        with FileLock(path, timeout=wait_s):
             yield
     except Timeout:
         raise MaintenanceInUseError(

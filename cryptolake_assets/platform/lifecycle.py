@@ -53,7 +53,7 @@ def up(settings: Settings, parts: Iterable[str] | None = None, console: Console 
     if any(part.needs_java for part in chosen):
         find_java()
         ensure_jars(settings, console)
-    with _lifecycle_lock(settings, console):
+    with lifecycle_lock(settings, console):
         supervisor = Supervisor(settings)
         if not supervisor.is_running():
             _end_leftovers(settings, console)
@@ -73,7 +73,7 @@ def restart(settings: Settings, name: str, console: Console | None = None) -> No
     supervisor = Supervisor(settings)
     if part is None or name not in supervisor.processes():
         raise PartError(f"{name}: it is not part of the running platform. Run `cryptolake up`.")
-    with _lifecycle_lock(settings, console):
+    with lifecycle_lock(settings, console):
         supervisor.stop(name)
         restarted = _stop_dependents(supervisor, [name])
         _Start(settings, supervisor, console).run(_with((part,), settings, restarted), steps=())
@@ -119,7 +119,7 @@ def down(settings: Settings, console: Console | None = None) -> list[str]:
     console = console or Console(stderr=True, highlight=False)
     if not settings.run_dir.is_dir():
         return _end_leftovers(settings, console)
-    with _lifecycle_lock(settings, console):
+    with lifecycle_lock(settings, console):
         supervisor = Supervisor(settings)
         running = [info.name for info in supervisor.processes().values() if info.state in RUNNING_STATES]
         if supervisor.is_running():
@@ -130,8 +130,13 @@ def down(settings: Settings, console: Console | None = None) -> list[str]:
     return stopped
 
 
+def restore_dir(settings: Settings) -> Path:
+    """Return the place of a backup's verified files; they lie there only while `cryptolake restore` moves them."""
+    return settings.home / "restoring"
+
+
 @contextmanager
-def _lifecycle_lock(settings: Settings, console: Console) -> Iterator[None]:
+def lifecycle_lock(settings: Settings, console: Console) -> Iterator[None]:
     """One `up` or `down` of a home at a time; waits for another and says so."""
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(settings.run_dir / "lifecycle.lock")
@@ -160,6 +165,11 @@ def _check_home(settings: Settings) -> None:
         raise HomeError(
             f"home: {settings.home} cannot be used ({error.strerror}). Set CRYPTOLAKE_HOME to a directory of yours."
         ) from None
+    if restore_dir(settings).exists():
+        raise HomeError(
+            f"home: a restore of {settings.home} did not come to its end. Run `cryptolake restore` again, with "
+            "--replace."
+        )
     if not os.access(settings.home, os.W_OK | os.X_OK):
         raise HomeError(f"home: {settings.home} cannot be written. Set CRYPTOLAKE_HOME to a directory of yours.")
     if free_bytes < LEAST_FREE_BYTES:

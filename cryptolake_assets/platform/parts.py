@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from cryptolake_assets.contracts.registry import streams_in_use
-from cryptolake_assets.errors import ArgumentError, CaptureError, SettingsError
+from cryptolake_assets.errors import ArgumentError, CaptureError
 from cryptolake_assets.exchange.universe import default_end_date, default_start_date
 from cryptolake_assets.lake.stores import postgres_url
 from cryptolake_assets.model.nearest import did_you_mean

@@ -6,14 +6,11 @@ import json
 import signal
 import subprocess
 import sys
-import tarfile
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.bootstrap import bootstrap
@@ -22,13 +19,12 @@ from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.migrations import MIGRATIONS, lake_schema
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import TABLES
-from cryptolake_assets.settings import Settings, get_settings, load_settings
+from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.transform import refresh_gold
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
+from cryptolake_tests.support.lakes import OLD_LAKES, open_old
 
-LAKES = Path(__file__).parents[1] / "data" / "lakes"
-PLACE = Path("/var/tmp/cryptolake-lake")
 HOUR = datetime(2024, 7, 19, tzinfo=UTC)
 ORDERS = {
     "silver.futures_ohlcv_1m": "symbol, window_start",
@@ -60,33 +56,21 @@ bootstrap(get_settings())
 @pytest.fixture(params=["usdm", "spot"])
 def old_lake(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Settings, dict[str, Any]]]:
-    """Settings of an old lake, and what its release answered; the paths that its metadata holds lead to it."""
+) -> tuple[Settings, dict[str, Any]]:
+    """Settings of an old lake, and what its release answered."""
     name: str = request.param
-    home = tmp_path / "home"
-    with tarfile.open(LAKES / f"{name}-2026-11.tar.gz") as archive:
-        # Python before 3.11.4 has no filters.
-        archive.extraction_filter = getattr(tarfile, "data_filter", None)
-        archive.extractall(home)  # noqa: S202 - a file of this repository
-    with FileLock(f"{PLACE}.lock"):
-        PLACE.mkdir(exist_ok=True)
-        (PLACE / "home").unlink(missing_ok=True)
-        (PLACE / "home").symlink_to(home)
-        settings = load_settings(
-            home=home,
-            market=Market(name),
-            source="binance",
-            start_date=date(2024, 1, 1),
-            exchange_rest_url="http://127.0.0.1:9",
-            kafka_bootstrap_servers="127.0.0.1:9",
-        )
-        for variable, value in settings.environment().items():
-            monkeypatch.setenv(variable, value)
-        get_settings.cache_clear()
-        try:
-            yield settings, json.loads((LAKES / f"{name}-2026-11.json").read_text())
-        finally:
-            (PLACE / "home").unlink()
+    settings = open_old(
+        name,
+        tmp_path / "home",
+        source="binance",
+        start_date=date(2024, 1, 1),
+        exchange_rest_url="http://127.0.0.1:9",
+        kafka_bootstrap_servers="127.0.0.1:9",
+    )
+    for variable, value in settings.environment().items():
+        monkeypatch.setenv(variable, value)
+    get_settings.cache_clear()
+    return settings, json.loads((OLD_LAKES / f"{name}-2026-11.json").read_text())
 
 
 def rows(settings: Settings, table: str) -> list[dict[str, Any]]:

@@ -21,11 +21,11 @@ from cryptolake_assets.lake.maintenance import (
     HourFiles,
     StreamPosition,
     Work,
-    _lock,
     due_hours,
     due_partitions,
     hours_of,
     maintain,
+    maintenance_lock,
 )
 from cryptolake_assets.lake.orphans import remove_lone_checksums
 from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
@@ -154,7 +154,7 @@ def test_snapshots_expire_without_spark_and_the_report_says_it(lake: Settings) -
 
 
 def test_one_process_at_a_time_maintains(lake: Settings) -> None:
-    with _lock(lake), pytest.raises(MaintenanceInUseError, match="another process"):
+    with maintenance_lock(lake), pytest.raises(MaintenanceInUseError, match="another process"):
         maintain(lake, Work.SNAPSHOTS, StreamPosition(None))
     assert maintain(lake, Work.SNAPSHOTS, StreamPosition(None)).changed == []
 

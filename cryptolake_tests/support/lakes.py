@@ -1,20 +1,23 @@
-"""Empty lakes by copy: one is bootstrapped a session, and a test gets it under its own path."""
+"""Lakes by copy, each under a test's own path: empty ones, made once a session, and those of earlier releases."""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
+import tarfile
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.lake.relocation import relocate
 from cryptolake_assets.settings import Settings, load_settings
 
 HOME = "own home"
-CATALOG_PATHS = {
-    "iceberg_tables": ("metadata_location", "previous_metadata_location"),
-    "iceberg_namespace_properties": ("property_value",),
-}
+OLD_LAKES = Path(__file__).parents[1] / "data" / "lakes"
+MADE_AT = "file:///var/tmp/cryptolake-lake/home/warehouse"
+"""The warehouse's location where the old lakes were made."""
 
 
 def make_empty(settings: Settings) -> None:
@@ -25,17 +28,19 @@ def make_empty(settings: Settings) -> None:
 
 
 def open_copy(source: Path, target: Path) -> Settings:
-    """Copy the home in `source` to `target` and return the copy's settings.
-
-    Paths occur in the tables' metadata files, which are JSON, and in the catalog; an empty table has no manifest, which
-    would hold more of them.
-    """
+    """Copy the home in `source` to `target` and return the copy's settings."""
     shutil.copytree(source / HOME, target / HOME)
-    for path in (target / HOME).rglob("*.metadata.json"):
-        path.write_text(path.read_text().replace(str(source), str(target)))
-    (catalog,) = (target / HOME).rglob("catalog.db")
-    with closing(sqlite3.connect(catalog)) as connection, connection:
-        for table, columns in CATALOG_PATHS.items():
-            for column in columns:
-                connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(source), str(target)))
-    return load_settings(home=target / HOME)
+    settings, origin = load_settings(home=target / HOME), load_settings(home=source / HOME)
+    relocate(settings.home / "warehouse", settings.catalog_db, origin.warehouse_location, settings.warehouse_location)
+    return settings
+
+
+def open_old(name: str, home: Path, **options: Any) -> Settings:
+    """Unpack the lake that an earlier release made of a market and return its settings with these options."""
+    with tarfile.open(OLD_LAKES / f"{name}-2026-11.tar.gz") as archive:
+        # Python before 3.11.4 has no filters.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(home)  # noqa: S202 - a file of this repository
+    settings = load_settings(home=home, market=Market(name), **options)
+    relocate(home / "warehouse", settings.catalog_db, MADE_AT, settings.warehouse_location)
+    return settings

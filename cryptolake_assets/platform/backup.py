@@ -1,0 +1,405 @@
+"""Copies the home of a platform that may run meanwhile: `cryptolake backup`. `restore.py` puts the copy back.
+
+Nothing is stopped. The copy is consistent by its order, each part at least as new as what the parts before it name:
+Dagster's storage and the follower's cursor (an older cursor repeats work), the stream's checkpoint, the catalog, the
+files of the tables, Kafka's log. See docs/decisions/0037-backup.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from cryptolake_assets.errors import BackupError
+from cryptolake_assets.lake.bronze_files import local_path
+from cryptolake_assets.lake.expiry import QUERY_ID
+from cryptolake_assets.lake.maintenance import maintenance_lock
+from cryptolake_assets.lake.stores import SQLITE_TIMEOUT_S
+from cryptolake_assets.platform import kafka
+from cryptolake_assets.settings import Settings, env_name
+
+if TYPE_CHECKING:
+    from pyiceberg.manifest import ManifestFile
+    from pyiceberg.table.metadata import TableMetadata
+
+log = structlog.get_logger(__name__)
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+WAREHOUSE, CHECKPOINTS, FOLLOWER = "warehouse", "checkpoints", "follower"
+DAGSTER, KAFKA, KEYS, CATALOG = "dagster", "kafka", "api_keys.json", "catalog"
+ATTEMPTS: Final = 30
+PAUSE_S: Final = 0.5
+MAINTENANCE_WAIT_S: Final = 300.0
+BLOCK_BYTES: Final = 1024 * 1024
+EPOCH_ID: Final = "spark.sql.streaming.epochId"
+"""Property of a snapshot: the number of the batch that the streaming query committed."""
+
+Progress = Callable[[str, int], None]
+"""Told of each block that was copied: the file and its bytes."""
+
+
+@dataclass(frozen=True)
+class FileCopy:
+    """A file of the backup: its path there, size and checksum."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+    @property
+    def part(self) -> str:
+        return self.path.partition("/")[0]
+
+
+@dataclass(frozen=True)
+class TableCopy:
+    """A table as the backup holds it; no snapshot: it was empty."""
+
+    name: str
+    snapshot_id: int | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a backup holds. `warehouse` is the location that the tables' paths begin with; `brokers` is empty where the
+    broker's log is part of the backup."""
+
+    format: int
+    release: str
+    created_at: str
+    warehouse: str
+    brokers: str
+    tables: list[TableCopy]
+    files: list[FileCopy]
+
+
+def places(settings: Settings) -> dict[str, Path]:
+    """Return where each part of a backup lies on this machine, a directory before what may lie in it, the catalog last.
+
+    Raise `BackupError` for a lake that is not all on this machine's disk.
+    """
+    _require_embedded(settings)
+    return {
+        WAREHOUSE: Path(local_path(settings.warehouse_location)),
+        CHECKPOINTS: Path(local_path(settings.checkpoint_location)),
+        FOLLOWER: Path(local_path(settings.follower_location)).parent,
+        DAGSTER: settings.dagster_home,
+        KAFKA: kafka.data_dir(settings),
+        KEYS: settings.home / KEYS,
+        CATALOG: settings.catalog_db.parent,
+    }
+
+
+def _require_embedded(settings: Settings) -> None:
+    fields = ("iceberg_rest_uri", "catalog_uri", "dagster_database", "namespace_location")
+    elsewhere = [env_name(name) for name in fields if str(getattr(settings, name))]
+    locations = (settings.warehouse_location, settings.checkpoint_location)
+    if settings.uses_s3 or not all(one.startswith("file://") for one in locations):
+        elsewhere.append(f"an object store, {settings.warehouse_location}")
+    if elsewhere:
+        raise BackupError(
+            f"backup: it copies a lake whose parts all lie on this machine; this one uses {', '.join(elsewhere)}. "
+            "Back up each part with its own tools, in the order of docs/operations.md, section Backup."
+        )
+
+
+def backup(settings: Settings, directory: Path, progress: Progress = lambda _name, _bytes: None) -> Manifest:
+    """Copy the home into the new directory and return what it holds. The directory appears when it is complete.
+
+    Raise `BackupError` when the copy cannot be made, `MaintenanceInUseError` while the tables are maintained.
+    """
+    directory = directory.expanduser().resolve()
+    found = places(settings)
+    if not settings.catalog_db.exists():
+        raise BackupError(
+            f"backup: there is no lake in {settings.home}. Set CRYPTOLAKE_HOME to the home to copy, or make one with "
+            "`cryptolake up`."
+        )
+    if directory.is_relative_to(settings.home) or directory.is_relative_to(found[WAREHOUSE]):
+        raise BackupError(f"backup: {directory} lies in what is to be copied. Name a directory elsewhere.")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise BackupError(f"backup: {directory} exists. Name a new directory; a backup is never changed.")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        try:
+            manifest = _Backup(settings, partial, found, progress).make()
+            _write_manifest(partial / MANIFEST, manifest)
+            # Its presence says that it is complete, after a power cut too.
+            os.sync()
+            partial.rename(directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise BackupError(
+            f"backup: {error.filename or directory}: {error.strerror or error}. Mend that, then run it again."
+        ) from error
+    log.info("backup_made", directory=str(directory), files=len(manifest.files))
+    return manifest
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    path.write_text(json.dumps(asdict(manifest), indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of the copied catalog."""
+
+    name: str
+    location: str
+    metadata: TableMetadata
+
+    def as_copied(self) -> TableCopy:
+        snapshot = self.metadata.current_snapshot()
+        rows = snapshot.summary["total-records"] if snapshot and snapshot.summary else None
+        return TableCopy(self.name, snapshot.snapshot_id if snapshot else None, int(rows or 0))
+
+    def files(self) -> Iterator[str]:
+        """The locations of all files that the table's snapshots need: metadata, manifests, statistics, data."""
+        from pyiceberg.io.pyarrow import PyArrowFileIO
+
+        io = PyArrowFileIO()
+        yield self.location
+        yield from (file.statistics_path for file in self.metadata.statistics)
+        yield from (file.statistics_path for file in self.metadata.partition_statistics)
+        manifests: dict[str, ManifestFile] = {}
+        for snapshot in self.metadata.snapshots:
+            yield snapshot.manifest_list
+            manifests |= {manifest.manifest_path: manifest for manifest in snapshot.manifests(io)}
+        for location, manifest in manifests.items():
+            yield location
+            for entry in manifest.fetch_manifest_entry(io, discard_deleted=True):
+                yield entry.data_file.file_path
+
+
+class _Backup:
+    """One backup while it is made."""
+
+    def __init__(self, settings: Settings, directory: Path, found: dict[str, Path], progress: Progress) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._places = found
+        self._progress = progress
+        self._files: dict[str, FileCopy] = {}
+
+    def make(self) -> Manifest:
+        created_at = datetime.now(UTC)
+        self._copy_dagster()
+        with suppress(FileNotFoundError):
+            self._copy(self._places[FOLLOWER] / "cursor.json", f"{FOLLOWER}/cursor.json")
+        # Maintenance deletes files of older snapshots, which the copied catalog may name.
+        with maintenance_lock(self._settings, MAINTENANCE_WAIT_S):
+            tables = self._copy_lake()
+        if not self._settings.kafka_bootstrap_servers:
+            self._copy_kafka()
+        with suppress(FileNotFoundError):
+            self._copy(self._places[KEYS], KEYS)
+        return Manifest(
+            format=FORMAT,
+            release=version("cryptolake"),
+            created_at=created_at.isoformat(timespec="seconds"),
+            warehouse=self._settings.warehouse_location,
+            brokers=self._settings.kafka_bootstrap_servers,
+            tables=[table.as_copied() for table in tables],
+            files=[self._files[name] for name in sorted(self._files)],
+        )
+
+    def _copy(self, source: Path, name: str) -> None:
+        """Copy a file as long as it is now; one that grows goes on without us."""
+        target = self._directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with source.open("rb") as reader, target.open("wb") as writer:
+            left = size = os.fstat(reader.fileno()).st_size
+            while left and (block := reader.read(min(left, BLOCK_BYTES))):
+                digest.update(block)
+                writer.write(block)
+                left -= len(block)
+                self._progress(name, len(block))
+        target.chmod(source.stat().st_mode & 0o700)
+        self._files[name] = FileCopy(name, size - left, digest.hexdigest())
+
+    def _copy_database(self, source: Path, name: str) -> None:
+        """Copy an SQLite database as one transaction sees it, its write-ahead log included."""
+        target = self._directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not source.exists():
+            raise FileNotFoundError(source)
+        with tempfile.TemporaryDirectory(dir=self._directory) as scratch:
+            copy = Path(scratch) / "copy.db"
+            with (
+                closing(sqlite3.connect(source, timeout=SQLITE_TIMEOUT_S)) as reader,
+                closing(sqlite3.connect(copy)) as writer,
+            ):
+                writer.execute("PRAGMA synchronous=OFF")
+                reader.backup(writer)
+                writer.execute("PRAGMA journal_mode=DELETE")
+            self._copy(copy, name)
+
+    def _forget(self, part: str) -> None:
+        """Remove what was copied of a part, or of a directory in it."""
+        shutil.rmtree(self._directory / part, ignore_errors=True)
+        self._files = {name: file for name, file in self._files.items() if not name.startswith(f"{part}/")}
+
+    def _copy_dagster(self) -> None:
+        """Runs, events, ticks with the sensors' cursors, logs. What Dagster deletes meanwhile is left out."""
+        for path in _regular_files(self._places[DAGSTER]):
+            name = f"{DAGSTER}/{path.relative_to(self._places[DAGSTER])}"
+            with suppress(FileNotFoundError):
+                if path.suffix == ".db":
+                    self._copy_database(path, name)
+                elif not path.name.endswith((".db-wal", ".db-shm", ".db-journal")):
+                    self._copy(path, name)
+
+    def _copy_lake(self) -> list[_Table]:
+        """Copy checkpoints, catalog and the tables' files so that they fit each other.
+
+        A table that is rewritten drops its own old snapshots, and the stream may commit between the copies of the
+        checkpoint and of the catalog: both are copied anew then. Files of tables are immutable, so that only new ones
+        are copied again.
+        """
+        for _ in range(ATTEMPTS):
+            self._forget(CHECKPOINTS)
+            try:
+                self._copy_checkpoints()
+                self._copy_database(self._settings.catalog_db, f"{CATALOG}/{self._settings.catalog_db.name}")
+                tables = [self._table(name, location) for name, location in self._locations()]
+                if self._checkpoints_fit(tables):
+                    self._copy_files(tables)
+                    return tables
+                cause = "the stream committed a batch meanwhile"
+            except FileNotFoundError as error:
+                cause = f"{error.filename} has gone"
+            log.info("backup_retried", cause=cause)
+            time.sleep(PAUSE_S)
+        raise BackupError(
+            f"backup: the tables changed faster than they could be copied, {ATTEMPTS} times, or lack files. Stop the "
+            "platform with `cryptolake down` and run it again; with the same result see `cryptolake health`."
+        )
+
+    def _copy_checkpoints(self) -> None:
+        """Commits before offsets: Spark writes a batch's offsets first, so each copied commit has its offsets."""
+        root = self._places[CHECKPOINTS]
+        for pattern in ("*/commits", "*"):
+            for directory in sorted(root.glob(pattern)):
+                for path in _regular_files(directory):
+                    if (name := f"{CHECKPOINTS}/{path.relative_to(root)}") not in self._files:
+                        self._copy(path, name)
+
+    def _locations(self) -> list[tuple[str, str]]:
+        """Return name and metadata file of each table of the copied catalog."""
+        with closing(sqlite3.connect(self._directory / CATALOG / self._settings.catalog_db.name)) as connection:
+            return connection.execute(
+                "SELECT table_namespace || '.' || table_name, metadata_location FROM iceberg_tables "
+                "WHERE metadata_location IS NOT NULL ORDER BY 1"
+            ).fetchall()
+
+    def _table(self, name: str, location: str) -> _Table:
+        """Copy a table's metadata file, which its writers keep for some twenty commits, and read the copy."""
+        from pyiceberg.io.pyarrow import PyArrowFileIO
+        from pyiceberg.serializers import FromInputFile
+
+        copied = self._copy_table_file(location)
+        file = PyArrowFileIO().new_input(str(self._directory / copied))
+        return _Table(name, location, FromInputFile.table_metadata(file))
+
+    def _copy_files(self, tables: list[_Table]) -> None:
+        """Copy what the tables need, all snapshots, and remove what an attempt before this one copied in vain."""
+        needed = {self._copy_table_file(path) for table in tables for path in table.files()}
+        for table in tables:
+            for entry in table.metadata.metadata_log:
+                # Earlier metadata: no reader needs it, and the next commits remove it.
+                with suppress(FileNotFoundError):
+                    needed.add(self._copy_table_file(entry.metadata_file))
+        for name in [name for name in self._files if name.startswith(f"{WAREHOUSE}/") and name not in needed]:
+            (self._directory / name).unlink()
+            del self._files[name]
+
+    def _copy_table_file(self, location: str) -> str:
+        """Copy a file of a table unless that was done, and return its name in the backup."""
+        path = Path(local_path(location))
+        if not path.is_relative_to(self._places[WAREHOUSE]):
+            raise BackupError(
+                f"backup: {path} belongs to a table and lies outside the warehouse {self._places[WAREHOUSE]}. Set "
+                "CRYPTOLAKE_WAREHOUSE to the place of the tables."
+            )
+        name = f"{WAREHOUSE}/{path.relative_to(self._places[WAREHOUSE])}"
+        if name not in self._files:
+            self._copy(path, name)
+        return name
+
+    def _checkpoints_fit(self, tables: list[_Table]) -> bool:
+        """Whether each query's checkpoint holds the offsets of the newest batch that its table has.
+
+        Without them the query would plan this batch anew, with other offsets, and Iceberg's sink would pass it over as
+        one that it has. The other way round, a batch of the checkpoint without its rows, cannot be: the catalog is the
+        later copy.
+        """
+        newest: dict[str, int] = {}
+        for table in tables:
+            for snapshot in table.metadata.snapshots:
+                summary = snapshot.summary
+                if summary and (query := summary[QUERY_ID]) and (batch := summary[EPOCH_ID]):
+                    newest[query] = max(int(batch), newest.get(query, -1))
+        for path in (self._directory / CHECKPOINTS).glob("*/metadata"):
+            batch = newest.get(json.loads(path.read_text("utf-8"))["id"])
+            if batch is not None and not (path.parent / "offsets" / str(batch)).exists():
+                return False
+        return True
+
+    def _copy_kafka(self) -> None:
+        """Copy the broker's log as a power cut would leave it: the broker recovers its end when it starts.
+
+        The checkpoints of the log's files come first, so that they claim no more than is copied. Of a partition's
+        newest segment the indexes are left out; the broker makes them anew.
+        """
+        root = self._places[KAFKA]
+        if not root.is_dir():
+            return
+        for path in sorted(path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")):
+            with suppress(FileNotFoundError):
+                self._copy(path, f"{KAFKA}/{path.name}")
+        for partition in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.endswith("-delete")):
+            for _ in range(ATTEMPTS):
+                try:
+                    self._copy_partition(partition)
+                    break
+                except FileNotFoundError:  # a segment went by retention
+                    self._forget(f"{KAFKA}/{partition.name}")
+                    if not partition.exists():
+                        break
+            else:
+                raise BackupError(f"backup: {partition} changed faster than it could be copied. Run it again.")
+
+    def _copy_partition(self, partition: Path) -> None:
+        paths = list(_regular_files(partition))
+        newest = max((path.stem for path in paths if path.suffix == ".log"), default="")
+        for path in paths:
+            if not (path.stem == newest and path.suffix in (".index", ".timeindex")):
+                self._copy(path, f"{KAFKA}/{partition.name}/{path.name}")
+
+
+def _regular_files(directory: Path) -> list[Path]:
+    """Return the files below a directory, in order: no sockets, no hidden ones (drafts, locks, checksums of Hadoop)."""
+    found = []
+    for folder, folders, names in os.walk(directory):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())

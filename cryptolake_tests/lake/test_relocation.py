@@ -1,0 +1,80 @@
+"""A lake that is moved to another directory: every path follows, no value changes."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cryptolake_assets.lake.bronze_files import local_path
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.relocation import relocate
+from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_tests.support.bronze import append, trade
+from cryptolake_tests.support.lakes import open_old
+
+AT = datetime(2024, 7, 19, 10, tzinfo=UTC)
+
+
+def moved(source: Settings, home: Path) -> Settings:
+    """Move the lake's files and return the settings of the home where they are then."""
+    shutil.move(source.home, home)
+    settings = load_settings(home=home, market=source.market)
+    relocate(home / "warehouse", settings.catalog_db, source.warehouse_location, settings.warehouse_location)
+    return settings
+
+
+@pytest.mark.parametrize("home", ["b", "a much longer name with spaces and 币安人生", "in/a/deeper/place"])
+def test_moved_lake_has_its_rows_and_takes_more(lake: Settings, tmp_path: Path, home: str) -> None:
+    append(lake, [trade(AT, 1)])
+    append(lake, [trade(AT, 2)])
+    first = load_table(lake, BRONZE_TRADES).metadata.snapshots[0].snapshot_id
+    (tmp_path / home).parent.mkdir(parents=True, exist_ok=True)
+    settings = moved(lake, tmp_path / home)
+    table = load_table(settings, BRONZE_TRADES)
+    assert table.scan().to_arrow().column("trade_id").sort().to_pylist() == [1, 2]
+    assert table.scan(snapshot_id=first).to_arrow().num_rows == 1
+    append(settings, [trade(AT, 3)])
+    assert load_table(settings, BRONZE_TRADES).scan().to_arrow().num_rows == 3
+
+
+@pytest.mark.parametrize("market", ["usdm", "spot"])
+def test_manifests_of_spark_and_pyiceberg_keep_every_value_but_the_paths(tmp_path: Path, market: str) -> None:
+    settings = open_old(market, tmp_path / "a")
+    entries = described(settings)
+    assert entries
+    assert all(local_path(path).startswith(f"{settings.home}/warehouse/") for path, _ in entries)
+    again = moved(settings, tmp_path / "some other place")
+    assert [text for _, text in described(again)] == [text for _, text in entries]
+    (count,) = run_sql(again, "SELECT count(*) AS n FROM cryptolake.bronze.futures_trades").to_pylist()
+    assert count["n"] == (7001 if market == "usdm" else 4000)
+
+
+def described(settings: Settings) -> list[tuple[str, str]]:
+    """Path and everything else of every manifest and data file of the table of trades, all snapshots."""
+    table = load_table(settings, BRONZE_TRADES)
+    found = []
+    for snapshot in table.metadata.snapshots:
+        for manifest in snapshot.manifests(table.io):
+            assert manifest.manifest_length == Path(local_path(manifest.manifest_path)).stat().st_size
+            found.append((manifest.manifest_path, f"{manifest.partitions} {manifest.added_rows_count}"))
+            for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=False):
+                file = entry.data_file
+                values = [
+                    *(entry.status, entry.snapshot_id, entry.sequence_number, file.partition, file.record_count),
+                    *(file.file_size_in_bytes, dict(file.lower_bounds), dict(file.upper_bounds)),
+                    *(dict(file.null_value_counts), file.split_offsets, file.sort_order_id),
+                ]
+                found.append((file.file_path, " ".join(map(str, values))))
+    return found
+
+
+def test_only_whole_names_of_directories_are_replaced(lake: Settings, tmp_path: Path) -> None:
+    """A lake in `x` beside one in `xy`."""
+    append(lake, [trade(AT, 1)])
+    relocate(lake.home / "warehouse", lake.catalog_db, lake.warehouse_location[:-1], "file:///elsewhere")
+    assert load_table(lake, BRONZE_TRADES).scan().to_arrow().num_rows == 1
