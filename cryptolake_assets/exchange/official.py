@@ -113,7 +113,9 @@ def _kline(path: Path, line_number: int, row: list[str]) -> Kline:
 
 
 def _agg_trade(path: Path, line_number: int, row: list[str]) -> AggTrade:
-    _check_row(path, line_number, row, _AGG_TRADE_COLUMNS, integers=(0, 3, 4, 5), decimals=(1, 2))
+    # An aggregate to which no trade belongs has -1 for the ids of its trades.
+    marker = [item if item != "-1" or index not in (3, 4) else "0" for index, item in enumerate(row)]
+    _check_row(path, line_number, marker, _AGG_TRADE_COLUMNS, integers=(0, 3, 4, 5), decimals=(1, 2))
     is_buyer_maker = _BOOLEANS.get(row[6].lower())
     if is_buyer_maker is None:
         raise _row_error(path, line_number, f"is_buyer_maker is {row[6]!r}, expected true or false")
