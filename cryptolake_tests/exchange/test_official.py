@@ -82,6 +82,8 @@ def test_exchange_info_file(tmp_path: Path) -> None:
     path = tmp_path / "exchangeInfo.json"
     path.write_text('{"symbols":[{"symbol":"BTCUSDT"}]}')
     assert read_exchange_info(tmp_path) == {"symbols": [{"symbol": "BTCUSDT"}]}
+    path.write_text('{"symbols":[{"symbol":1},{"symbol":"BTCUSDT"},null]}')
+    assert read_exchange_info(tmp_path) == {"symbols": [{"symbol": "BTCUSDT"}]}
     for damaged in ("{", "[]", "{}", '{"symbols":[{"symbol":1}]}', '{"symbols":[1]}'):
         path.write_text(damaged)
         with pytest.raises(CaptureError, match="is not an exchangeInfo document"):

@@ -107,11 +107,10 @@ def test_another_shape_is_refused_with_its_reason(answer: bytes, reason: str) ->
 @example("fundingRate", "-0.00000550")
 @example("markPrice", "")
 def test_a_hostile_value_is_left_out_or_fits_its_column(name: str, value: Any) -> None:
-    try:
-        judged = parse_rates(body({**FUNDING, name: value}), "BTCUSDT", CLOCK)
-    except AnswerRefusedError as error:
-        assert "no number of JSON" in str(error), "NaN and Infinity make it no JSON"
-        return
+    answer = body({**FUNDING, name: value})
+    if b"NaN" in answer or b"Infinity" in answer:
+        return  # no JSON
+    judged = parse_rates(answer, "BTCUSDT", CLOCK)
     rows = judged.rows[SILVER_FUNDING.name]
     assert len(rows) + len(judged.left_out) == 1
     assert rows or (name, value) not in (("fundingRate", "-0.00000550"), ("markPrice", ""))

@@ -113,11 +113,10 @@ def test_a_present_value_of_the_future_is_refused() -> None:
 @given(st.sampled_from(sorted(STATISTIC)), HOSTILE)
 @example("sumOpenInterest", "0.00000001")
 def test_a_hostile_value_is_left_out_or_fits_its_column(name: str, value: Any) -> None:
-    try:
-        judged = parse_history(body([{**STATISTIC, name: value}]), "BTCUSDT", CLOCK)
-    except AnswerRefusedError as error:
-        assert "no number of JSON" in str(error), "NaN and Infinity make it no JSON"
-        return
+    answer = body([{**STATISTIC, name: value}])
+    if b"NaN" in answer or b"Infinity" in answer:
+        return  # no JSON
+    judged = parse_history(answer, "BTCUSDT", CLOCK)
     rows = judged.rows[SILVER_OPEN_INTEREST.name]
     assert len(rows) + len(judged.left_out) == 1
     assert rows or (name, value) != ("sumOpenInterest", "0.00000001")
