@@ -75,6 +75,7 @@ class Dispatcher:
         # Whether a symbol was subscribed does not matter: it is kept all the same, Silver judges symbols.
         @lru_cache(MAX_ROUTES)
         def route(symbol: str) -> tuple[bytes, int]:
+            accounts.meet(symbol)
             key = symbol.encode()
             return key, partition_for(key)
 

@@ -152,3 +152,15 @@ async def test_other_frames_with_ids_below_zero_are_dead_letters(changes: dict[s
         await on.exchange.send(without_trade(2, NOON_MS, **changes))
         await until(lambda: [message.topic for message in on.publisher.log] == [on.settings.topic_rejected])
         assert await on.ended()
+
+
+async def test_symbol_without_a_subscription_is_logged_once_and_its_trades_are_kept() -> None:
+    with capture_logs() as logs:
+        async with stage(symbols=("BTCUSDT", "币安人生USDT")) as on:
+            frames = [trade(number, NOON_MS, symbol) for number in range(3) for symbol in ("btcusdt", "币安人生USDT")]
+            await on.exchange.send(*frames, odd("ETHUSDT", 1, NOON_MS), odd("ETHUSDT", 2, NOON_MS), "{broken")
+            await until(lambda: on.producer.status().streams == {"trade": StreamCounts(6, 3, 0)})
+            assert on.sent() == [0, 0, 1, 1, 2, 2]
+            assert await on.ended()
+    told = [(line["stream"], line["symbol"]) for line in logs if line["event"] == "symbol_not_subscribed"]
+    assert told == [("trade", "btcusdt"), ("trade", "ETHUSDT")]
