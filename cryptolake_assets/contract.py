@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from cryptolake_assets.contracts.control import ControlFrame, read_control
+from cryptolake_assets.contracts.control import ControlFrame, read_control, read_text
 from cryptolake_assets.lake.columns import PRICE, QUANTITY, decimal_pattern
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
 
@@ -77,10 +77,11 @@ class AcceptedFrame(Struct, frozen=True, gc=False):
 
 
 class IdWithoutTrade(Struct, frozen=True, gc=False):
-    """An aggregate id to which no trade belongs: price 0, quantity 0 and the trade ids -1 are the exchange's marker."""
+    """An id to which no trade belongs: price 0, quantity 0 and the ids -1 are the exchange's marker."""
 
     symbol: str
-    trade_id: int
+    trade_id: int | None
+    """Of the aggregate; None where the frame has -1 for it too."""
     event_time: int
     """µs since 1970, UTC."""
     exchange_time_ms: int
@@ -230,7 +231,7 @@ def _refuse(raw: bytes | str, cause: str) -> IdWithoutTrade | RejectedFrame | Co
     except msgspec.ValidationError as json_error:
         return rejected(raw, f"out_of_range: {json_error}")
     except ValueError as json_error:
-        return rejected(raw, f"not_json: {json_error}")
+        return read_text(raw) or rejected(raw, f"not_json: {json_error}")
     if control := read_control(message):
         return control
     if not isinstance(message, dict):
@@ -248,12 +249,16 @@ _ZERO: Final = re.compile(r"0(?:\.0*)?")
 
 def _id_without_trade(data: dict[str, Any]) -> IdWithoutTrade | None:
     """Return the id that the data object marks as one without a trade; None for any other object."""
-    marks = {"f": 0, "l": 0}
-    if (data.get("e"), data.get("f"), data.get("l")) != ("aggTrade", -1, -1) or _structure_problem({**data, **marks}):
+    marked = {name: 0 for name in ("t", "a", "f", "l") if type(data.get(name)) is int and data[name] == -1}
+    kind = data.get("e")
+    if not marked.keys() >= {"trade": {"t"}, "aggTrade": {"f", "l"}}.get(str(kind), {""}):
         return None
-    if not (_ZERO.fullmatch(data["p"]) and _ZERO.fullmatch(data["q"]) and data["s"]):
+    if _structure_problem({**data, **marked}) or not data["s"]:
         return None
-    return IdWithoutTrade(data["s"], data["a"], data["T"] * 1000, data["E"])
+    if not (_ZERO.fullmatch(data["p"]) and _ZERO.fullmatch(data["q"])):
+        return None
+    trade_id = data["t" if kind == "trade" else "a"]
+    return IdWithoutTrade(data["s"], None if trade_id == -1 else trade_id, data["T"] * 1000, data["E"])
 
 
 def _structure_problem(data: dict[str, Any]) -> str | None:

@@ -400,9 +400,14 @@ WITHOUT_TRADE = AGG_TRADE | {"p": "0.00000000", "q": "0", "f": -1, "l": -1}
 
 
 def test_aggregate_id_without_a_trade_is_told_from_a_trade() -> None:
-    assert parse(WITHOUT_TRADE) == IdWithoutTrade("SUSHIUSDT", 73541, 1626992741166000, 1626992741321)
+    found = IdWithoutTrade("SUSHIUSDT", 73541, 1626992741166000, 1626992741321)
+    assert parse(WITHOUT_TRADE) == parse(WITHOUT_TRADE, combined=False) == found
+    assert parse(WITHOUT_TRADE | {"a": -1}) == IdWithoutTrade("SUSHIUSDT", None, 1626992741166000, 1626992741321)
+    single = TRADE | {"t": -1, "p": "0", "q": "0.000"}
+    assert parse(single) == IdWithoutTrade("ETHUSDT", None, 1721347022707000, 1721347022708)
+    assert isinstance(parse(single | {"q": "1"}), RejectedFrame)
 
 
-@pytest.mark.parametrize("change", [{"p": "1"}, {"q": "0.1"}, {"f": 3}, {"l": 3}, {"s": ""}, {"a": -1}, {"p": "zero"}])
+@pytest.mark.parametrize("change", [{"p": "1"}, {"q": "0.1"}, {"f": 3}, {"l": 3}, {"s": ""}, {"a": -2}, {"p": "zero"}])
 def test_half_a_marker_is_rejected(change: dict[str, Any]) -> None:
     assert isinstance(parse(WITHOUT_TRADE | change), RejectedFrame)

@@ -26,6 +26,8 @@ class ControlKind(StrEnum):
     SHUTDOWN = "shutdown"
     """The server ends its connections soon: the client opens another one first."""
     HEARTBEAT = "heartbeat"
+    REQUEST = "request"
+    """Recorders write what the client sent, such as a subscription, between the frames of a capture."""
     REST_ANSWER = "rest_answer"
     """Recorders write answers of REST, such as a depth snapshot, between the frames of a capture."""
 
@@ -77,6 +79,7 @@ _SHAPES: Final = (
     _Shape(ControlKind.HEARTBEAT, {"e": (str,)}, {"E": _INTEGER}, event="heartbeat"),
     _Shape(ControlKind.HEARTBEAT, {"ping": _INTEGER}, {}),
     _Shape(ControlKind.HEARTBEAT, {"pong": _INTEGER}, {}),
+    _Shape(ControlKind.REQUEST, {"method": (str,), "id": _ID}, {"params": (list, dict)}),
     # REST: depth, time, exchangeInfo, openInterest.
     _Shape(
         ControlKind.REST_ANSWER,
@@ -89,8 +92,19 @@ _SHAPES: Final = (
 )
 
 
+_HEARTBEAT_TEXTS: Final = ("ping", "pong")
+
+
+def read_text(raw: bytes | str) -> ControlFrame | None:
+    """Return the control message that a frame is which is no JSON; None for any other frame."""
+    text = raw.strip().decode("utf-8", "replace") if isinstance(raw, bytes) else raw.strip()
+    return ControlFrame(ControlKind.HEARTBEAT) if text in _HEARTBEAT_TEXTS else None
+
+
 def read_control(message: object) -> ControlFrame | None:
     """Return the control message that a decoded frame is, combined or raw; None for any other frame."""
+    if isinstance(message, str):
+        return read_text(message)
     if not isinstance(message, dict):
         return None
     if message.keys() == {"stream", "data"} and isinstance(message["data"], dict):

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cryptolake_assets.contract import MAX_TIME_MS, RejectedFrame, rejected
-from cryptolake_assets.contracts.control import ControlFrame, read_control
+from cryptolake_assets.contracts.control import ControlFrame, read_control, read_text
 from cryptolake_assets.lake.columns import FUNDING_RATE, PRICE, QUANTITY, TIME, Column, decimal_pattern
 from cryptolake_assets.lake.table_spec import TableSpec
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
@@ -144,7 +144,7 @@ def _refuse(raw: bytes, in_envelope: str, bare: str) -> RejectedFrame | ControlF
     try:
         message = msgspec.json.decode(raw)
     except (ValueError, RecursionError) as error:
-        return rejected(raw, f"not_json: {error}")
+        return read_text(raw) or rejected(raw, f"not_json: {error}")
     if control := read_control(message):
         return control
     if not isinstance(message, dict):

@@ -13,8 +13,8 @@ from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.lake.tables import TableSpec
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.sources.source import BatchSource
-from cryptolake_assets.transform.batch_checks import BATCH_RULES, blocking
-from cryptolake_assets.transform.checks import CheckOutcome
+from cryptolake_assets.transform.batch_checks import BATCH_RULES, ROWS_LEFT_OUT, blocking
+from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome
 
 if TYPE_CHECKING:
     from cryptolake_assets.lake.commit import Publication
@@ -81,6 +81,7 @@ def extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Ext
         "bytes": done.size_bytes,
         "rows_accepted": done.rows,
         "answers_refused": len(done.refused),
+        "rows_left_out": len(done.left_out),
     }
     if done.set_aside:
         said["set_aside"] = "; ".join(f"{url}: {reason}" for url, reason in done.set_aside)
@@ -122,6 +123,13 @@ def held_back(
 def warnings_of(key: dg.AssetKey, outcomes: Sequence[CheckOutcome]) -> list[dg.AssetCheckResult]:
     names = [outcome.name for outcome in outcomes]
     return list(checks.results(key, names, outcomes, dg.AssetCheckSeverity.WARN))
+
+
+def rows_left_out(candidate: "SilverCandidate") -> CheckOutcome:
+    """Return which rows of the accepted answers are odd, each said once; the others are stored."""
+    rows = list(dict.fromkeys(candidate.left_out))
+    sample = [{"row": row} for row in rows[:SAMPLE_ROWS]]
+    return CheckOutcome(ROWS_LEFT_OUT, not rows, f"{len(rows)} rows were left out", len(rows), sample)
 
 
 def published(candidate: "SilverCandidate", publication: "Publication") -> dict[str, Any]:

@@ -24,7 +24,6 @@ from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.sources.coingecko import SOURCE, plan
 from cryptolake_assets.transform.batch_checks import ROWS_LEFT_OUT
-from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome
 
 RAW_KEY = dg.AssetKey(list(BRONZE_COINGECKO_RAW.identifier))
 
@@ -100,17 +99,10 @@ def _silver(spec: TableSpec, description: str) -> dg.AssetsDefinition:
         yield dg.MaterializeResult(
             metadata=batch.published(candidate, publication),
             data_version=dg.DataVersion(batch.version(publication, spec, day)),
-            check_results=[*results, *batch.warnings_of(key, [_left_out(candidate.left_out)])],
+            check_results=[*results, *batch.warnings_of(key, [batch.rows_left_out(candidate)])],
         )
 
     return snapshots
-
-
-def _left_out(rows: list[str]) -> CheckOutcome:
-    sample = [{"row": row} for row in rows[:SAMPLE_ROWS]]
-    return CheckOutcome(
-        ROWS_LEFT_OUT, not rows, f"{len(rows)} rows with a number that cannot be, or too long", len(rows), sample
-    )
 
 
 coingecko_markets = _silver(

@@ -19,7 +19,7 @@ from cryptolake_assets.lake.tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GRE
 from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.sources.fear_greed import SOURCE, plan
-from cryptolake_assets.transform.batch_checks import DAYS_MISSING, NEWEST_ROW
+from cryptolake_assets.transform.batch_checks import DAYS_MISSING, NEWEST_ROW, ROWS_LEFT_OUT
 
 RAW_KEY = dg.AssetKey(list(BRONZE_FEAR_GREED_RAW.identifier))
 KEY = dg.AssetKey(list(SILVER_FEAR_GREED.identifier))
@@ -82,7 +82,7 @@ def fear_greed_raw(
     output_required=False,
     freshness_policy=FRESH,
     retry_policy=RETRIES,
-    check_specs=batch.check_specs(KEY, SILVER_FEAR_GREED, DAYS_MISSING, NEWEST_ROW),
+    check_specs=batch.check_specs(KEY, SILVER_FEAR_GREED, DAYS_MISSING, NEWEST_ROW, ROWS_LEFT_OUT),
     description="The Fear & Greed index by UTC day, from the accepted answers; upserted by one commit.",
 )
 def fear_greed_daily(
@@ -108,6 +108,7 @@ def fear_greed_daily(
     outcomes = [
         index_checks.days_missing(held),
         index_checks.newest_row(held, extract.source_clock(settings).date()),
+        batch.rows_left_out(candidate),
     ]
     yield dg.MaterializeResult(
         metadata={**batch.published(candidate, publication), "days_held": len(held)},

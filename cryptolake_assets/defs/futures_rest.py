@@ -24,7 +24,7 @@ from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.sources import funding, open_interest
 from cryptolake_assets.sources.futures_rest import bounded
 from cryptolake_assets.sources.source import BatchSource, Plan
-from cryptolake_assets.transform.batch_checks import FUNDING_HOLES, PERIODS_MISSING, SYMBOLS_BEHIND
+from cryptolake_assets.transform.batch_checks import FUNDING_HOLES, PERIODS_MISSING, ROWS_LEFT_OUT, SYMBOLS_BEHIND
 from cryptolake_assets.transform.checks import CheckOutcome
 
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=3), fail_window=timedelta(hours=12))
@@ -163,7 +163,7 @@ def _silver(of: FuturesBatch) -> dg.AssetsDefinition:
         output_required=False,
         freshness_policy=FRESH,
         retry_policy=RETRIES,
-        check_specs=batch.check_specs(key, of.silver, of.missing_name, SYMBOLS_BEHIND),
+        check_specs=batch.check_specs(key, of.silver, of.missing_name, SYMBOLS_BEHIND, ROWS_LEFT_OUT),
         description=f"{of.silver.doc} From the accepted answers; upserted by one commit.",
     )
     def rows(
@@ -180,7 +180,11 @@ def _silver(of: FuturesBatch) -> dg.AssetsDefinition:
         publication = commit(settings, candidate, context.run.run_id)
         clock = source_clock(settings)
         held = _held(settings, of, clock)
-        outcomes = [of.missing(held), symbols_behind(held, _symbols(settings, clock), clock, of.behind)]
+        outcomes = [
+            of.missing(held),
+            symbols_behind(held, _symbols(settings, clock), clock, of.behind),
+            batch.rows_left_out(candidate),
+        ]
         yield dg.MaterializeResult(
             metadata=batch.published(candidate, publication),
             check_results=[*results, *batch.warnings_of(key, outcomes)],

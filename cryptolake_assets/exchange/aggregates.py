@@ -26,6 +26,8 @@ _SELECT = "SELECT id, price, qty, first_id, last_id, time_ms, maker FROM agg_tra
 
 _Decimal = Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 _Integer = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+_TradeId = Annotated[int, msgspec.Meta(ge=-1, lt=1 << 53)]
+"""-1 in an aggregate to which no trade belongs."""
 
 
 class _AggTradeEvent(msgspec.Struct, tag_field="e", tag="aggTrade"):
@@ -33,8 +35,8 @@ class _AggTradeEvent(msgspec.Struct, tag_field="e", tag="aggTrade"):
     a: _Integer
     p: _Decimal
     q: _Decimal
-    f: _Integer
-    l: _Integer  # noqa: E741 - the exchange's own name
+    f: _TradeId
+    l: _TradeId  # noqa: E741 - the exchange's own name
     T: _Integer
     m: bool
 

@@ -2,9 +2,9 @@
 
 A capture is a file of `<receive time> <frame>` lines, `.ndjson` or `.ndjson.gz`. The receive time is epoch ns, µs or
 seconds, or ISO 8601 in UTC with up to nine digits after the second. Lines that hold no frame are skipped: empty ones,
-the `wss://… <-> time` line that recorders write at each connection, and a last line that the recorder did not finish.
-Several files of a directory are one recording: they are merged by receive time. Reading streams, whatever the size of
-the files.
+those that begin with an address, such as the `wss://… <-> time` line that recorders write at each connection, and a
+last line that the recorder did not finish. A byte order mark is no part of a file's first line. Several files of a
+directory are one recording: they are merged by receive time. Reading streams, whatever the size of the files.
 
 This module is imported when the Dagster definitions load: nothing heavy may be imported here.
 """
@@ -20,19 +20,21 @@ import os
 import re
 import statistics
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import structlog
 
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.official import read_klines
+from cryptolake_assets.exchange.raw_streams import stream_of_event
 from cryptolake_assets.exchange.records import TRADE_STREAMS, Kline, TradeStreamName
 from cryptolake_assets.model.symbols import is_symbol, stream_name
 
@@ -64,7 +66,7 @@ _LINE = re.compile(
     rb"|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?Z)(?:: ?| )(.*)",
     re.DOTALL,
 )
-_URL_PREFIXES = (b"ws://", b"wss://")
+_URL_PREFIXES = (b"ws://", b"wss://", b"http://", b"https://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class _Event(msgspec.Struct):
     s: str = ""
     E: _EpochMs | None = None
     T: _EpochMs | None = None
+    o: Any = None
+    """Of a liquidation: the order."""
 
 
 class _CombinedEvent(_Event):
@@ -193,6 +197,8 @@ def _read_file(path: Path) -> Iterator[CapturedFrame]:
         with _open(path) as file:
             for line in iter(partial(file.readline, MAX_LINE_BYTES + 1), b""):
                 line_number += 1
+                if line_number == 1:
+                    line = line.removeprefix(BOM_UTF8)
                 if len(line) > MAX_LINE_BYTES:
                     raise _line_error(path, line_number, f"longer than {MAX_LINE_BYTES} bytes")
                 try:
@@ -202,7 +208,7 @@ def _read_file(path: Path) -> Iterator[CapturedFrame]:
                         raise
                     frame = None
                 if frame is None or (not line.endswith(b"\n") and not _is_json(frame.raw)):
-                    if line.strip() and not line.startswith(_URL_PREFIXES):
+                    if not _has_no_frame(line):
                         log.warning("capture_line_unfinished", file=str(path), line=line_number, size_bytes=len(line))
                     continue
                 yield frame
@@ -221,9 +227,9 @@ def _open(path: Path) -> io.BufferedReader:
 
 def _parse_line(path: Path, line_number: int, line: bytes) -> CapturedFrame | None:
     """Return the frame of a line; None for a line that holds none."""
-    line = line.rstrip(b"\r\n")
-    if not line or line.startswith(_URL_PREFIXES):
+    if _has_no_frame(line):
         return None
+    line = line.rstrip(b"\r\n")
     match = _LINE.fullmatch(line)
     if match is None:
         raise _line_error(
@@ -252,6 +258,10 @@ def _parse_line(path: Path, line_number: int, line: bytes) -> CapturedFrame | No
     return CapturedFrame(receive_time_ns, raw)
 
 
+def _has_no_frame(line: bytes) -> bool:
+    return not line.strip() or line.startswith(_URL_PREFIXES)
+
+
 def _fraction_ns(digits: bytes | None) -> int:
     """Return the digits after a second's point as nanoseconds."""
     return int((digits or b"")[:9].ljust(9, b"0"))
@@ -275,7 +285,9 @@ def _parse_event(raw: str) -> tuple[str, _Event] | None:
         frame = _decode_event(raw)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    return frame.stream, frame.data if frame.data is not None else frame
+    if frame.data is not None:
+        return frame.stream, frame.data
+    return frame.stream or stream_of_event(frame.e, frame.s, frame.o) or "", frame
 
 
 @dataclass

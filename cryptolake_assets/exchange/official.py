@@ -62,14 +62,13 @@ def read_exchange_info(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         document = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        if not all(isinstance(entry["symbol"], str) for entry in document["symbols"]):
-            raise TypeError("a symbol is not a string")
+        entries = _named_rows(document["symbols"])
     except (OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
         raise CaptureError(
             f"capture: {path} is not an exchangeInfo document ({error!r}). Replace the file by the answer of "
             "exchangeInfo, or remove it: a minimal one is then made from the capture's symbols."
         ) from error
-    return document
+    return {**document, "symbols": entries}
 
 
 def read_tickers(directory: Path) -> list[dict[str, Any]]:
@@ -78,15 +77,20 @@ def read_tickers(directory: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        tickers = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
-        if not all(isinstance(ticker["symbol"], str) for ticker in tickers):
-            raise TypeError("a symbol is not a string")
-    except (OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
+        return _named_rows(msgspec.json.decode(path.read_bytes(), type=list[Any]))
+    except (OSError, msgspec.MsgspecError, TypeError) as error:
         raise CaptureError(
             f"capture: {path} is not a list of tickers ({error!r}). Replace the file by the answer of "
             "ticker/24hr, or remove it."
         ) from error
-    return tickers
+
+
+def _named_rows(rows: list[Any]) -> list[dict[str, Any]]:
+    """Return the rows that name a symbol; an odd one holds no other back. Raises `TypeError` when all are odd."""
+    named = [row for row in rows if isinstance(row, dict) and isinstance(row.get("symbol"), str)]
+    if rows and not named:
+        raise TypeError("no row names a symbol")
+    return named
 
 
 def _is_kline_file(path: Path) -> bool:
@@ -113,7 +117,9 @@ def _kline(path: Path, line_number: int, row: list[str]) -> Kline:
 
 
 def _agg_trade(path: Path, line_number: int, row: list[str]) -> AggTrade:
-    _check_row(path, line_number, row, _AGG_TRADE_COLUMNS, integers=(0, 3, 4, 5), decimals=(1, 2))
+    # An aggregate to which no trade belongs has -1 for the ids of its trades.
+    marker = [item if item != "-1" or index not in (3, 4) else "0" for index, item in enumerate(row)]
+    _check_row(path, line_number, marker, _AGG_TRADE_COLUMNS, integers=(0, 3, 4, 5), decimals=(1, 2))
     is_buyer_maker = _BOOLEANS.get(row[6].lower())
     if is_buyer_maker is None:
         raise _row_error(path, line_number, f"is_buyer_maker is {row[6]!r}, expected true or false")

@@ -36,6 +36,7 @@ from cryptolake_assets.exchange.replay_rest import RestSide
 from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.model.hosts import host_name, is_loopback
+from cryptolake_assets.model.symbols import stream_name
 from cryptolake_assets.settings import Settings, get_settings
 
 log = structlog.get_logger(__name__)
@@ -343,11 +344,13 @@ def _streams_to_expect(settings: Settings) -> frozenset[str]:
     except CryptolakeError as error:  # the producer says so too, and other clients may be served
         log.warning("replay_subscriptions_unknown", error=str(error))
         return frozenset()
+    recorded = summarise(settings.replay_dir).stream_names
+    followed = {stream_name(symbol, "") for symbol in trades.symbols}
     extra = {
         name
         for of in streams_in_use(settings)
-        for name in summarise(settings.replay_dir).stream_names
-        if of.recorded(name)
+        for name in recorded
+        if of.recorded(name) and f"{name.partition('@')[0]}@" in followed
     }
     return frozenset(trades.stream_names) | extra
 

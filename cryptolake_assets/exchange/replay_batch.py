@@ -29,18 +29,12 @@ log = structlog.get_logger(__name__)
 _COINGECKO = "/api/v3"
 _HTML = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>"
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Clock = Callable[[], int]
 
 
-class _Day(msgspec.Struct, omit_defaults=True):
-    value: str
-    value_classification: str
-    timestamp: str
-    time_until_update: str = ""
-
-
 class _Index(msgspec.Struct):
-    data: list[_Day]
+    data: list[Any]
     name: str = "Fear and Greed Index"
 
 
@@ -77,7 +71,7 @@ class BatchSide:
             return fault
         limit = _whole(request, "limit", 1)
         seconds = self._clock_ms() // 1000
-        days = [day for day in self._index.data if int(day.timestamp) <= seconds]
+        days = [day for day in self._index.data if _second_of(day) <= seconds]
         days = days[:limit] if limit else days
         answer = {"name": self._index.name, "data": days, "metadata": {"error": None}}
         return _json(msgspec.json.encode(answer))
@@ -141,21 +135,28 @@ def _read_index(path: Path) -> _Index:
     """Newest day first, as it was recorded; empty without the file."""
     if not path.is_file():
         return _Index([])
-    found = _decode(path, _Index | list[_Day])
-    index = found if isinstance(found, _Index) else _Index(found)
-    if not all(day.timestamp.isascii() and day.timestamp.isdigit() for day in index.data):
-        raise _not_recorded(path, "a timestamp is no number of seconds")
-    return index
+    found = _decode(path, _Index | list[Any])
+    return found if isinstance(found, _Index) else _Index(found)
+
+
+def _second_of(day: Any) -> int:
+    """Return when the day begins; 0 for an odd row, which is told always."""
+    text = day.get("timestamp") if isinstance(day, dict) else None
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else 0
 
 
 def _read_page(path: Path) -> _Recorded:
-    coins = _decode(path, list[dict[str, Any]])
-    moments = [coin["last_updated"] for coin in coins if isinstance(coin.get("last_updated"), str)]
+    moments = [_moment_of(coin) for coin in _decode(path, list[Any])]
+    return _Recorded(path.read_bytes(), int(max(moments, default=_EPOCH).timestamp() * 1000))
+
+
+def _moment_of(coin: Any) -> datetime:
+    """Return when a coin was updated; long ago for an odd one."""
     try:
-        latest = max((datetime.fromisoformat(text) for text in moments), default=datetime(1970, 1, 1, tzinfo=UTC))
-    except (ValueError, TypeError) as error:
-        raise _not_recorded(path, str(error)) from None
-    return _Recorded(path.read_bytes(), int(latest.timestamp() * 1000))
+        moment = datetime.fromisoformat(coin["last_updated"])
+    except (KeyError, TypeError, ValueError):
+        return _EPOCH
+    return moment if moment.tzinfo is not None else _EPOCH
 
 
 def _read_global(path: Path) -> _Recorded | None:

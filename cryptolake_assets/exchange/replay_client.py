@@ -17,9 +17,9 @@ import structlog
 from aiohttp import WSMsgType, web
 
 from cryptolake_assets.contracts.control import read_control
+from cryptolake_assets.exchange.raw_streams import stream_of_document, stream_of_event
 from cryptolake_assets.exchange.replay_faults import Cut, FaultBoard, Shutdown, Stall
 from cryptolake_assets.exchange.replay_line import Delivery, FaultLine, NumberedFrame, Step
-from cryptolake_assets.model.symbols import stream_name
 
 log = structlog.get_logger(__name__)
 
@@ -71,23 +71,6 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_ids = msgspec.json.Decoder(_Numbered).decode
 
 
-RAW_STREAMS = {
-    **{
-        kind: kind
-        for kind in ("trade", "aggTrade", "bookTicker", "kline", "continuous_kline", "avgPrice", "forceOrder")
-    },
-    "depthUpdate": "depth",
-    "markPriceUpdate": "markPrice@1s",
-    "24hrTicker": "ticker",
-    "24hrMiniTicker": "miniTicker",
-    "1hTicker": "ticker_1h",
-    "contractInfo": "contractInfo",
-    "compositeIndex": "compositeIndex",
-    "assetIndexUpdate": "assetIndex",
-}
-"""The kind of stream of an event (`e`) that was recorded from a raw stream."""
-
-
 class RoutedFrame:
     """A recorded frame with the stream it belongs to (None: to everybody) and its two forms on the wire.
 
@@ -107,15 +90,15 @@ class RoutedFrame:
         try:
             envelope = _decode_envelope(raw)
         except (msgspec.MsgspecError, RecursionError):
-            return
+            envelope = _Envelope()
         if envelope.stream:
             self.raw_stream = bytes(envelope.data).decode() or raw
             # A notice of the server may stand in an envelope, and is for every connection.
             is_notice = "@" not in envelope.stream and read_control(msgspec.json.decode(raw)) is not None
             self.stream = None if is_notice else envelope.stream
-        elif kind := RAW_STREAMS.get(envelope.e):
-            of = envelope.o if isinstance(envelope.o, dict) else {}
-            self.stream = stream_name(envelope.s or str(of.get("s", "")), kind)
+            return
+        self.stream = stream_of_event(envelope.e, envelope.s, envelope.o) or _stream_of_text(raw)
+        if self.stream is not None:
             self.combined = f'{{"stream":"{self.stream}","data":{raw}}}'
 
     @property
@@ -126,6 +109,13 @@ class RoutedFrame:
         except (msgspec.MsgspecError, RecursionError):
             return None
         return ids.t if ids.t is not None else ids.a
+
+
+def _stream_of_text(raw: str) -> str | None:
+    try:
+        return stream_of_document(msgspec.json.decode(raw))
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 class ReplayClient:

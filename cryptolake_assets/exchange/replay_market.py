@@ -95,6 +95,7 @@ class MarketSide:
             *(
                 (time_ms, {"openInterest": row["sumOpenInterest"], "symbol": symbol, "time": time_ms})
                 for time_ms, row in self._statistics.get(symbol, [])
+                if isinstance(row, dict) and "sumOpenInterest" in row
             ),
             *self._present.get(symbol, []),
         ]
@@ -109,14 +110,32 @@ def _json(document: Any) -> web.Response:
 
 
 def _read(directory: Path, pattern: str, time_name: str) -> Rows:
-    found: dict[str, dict[int, Row]] = {}
+    """Rows of recorded answers. One that says no symbol or time is told with the row before it: it was sent so."""
+    found: dict[str, dict[tuple[int, bytes], Row]] = {}
     for path in sorted(directory.glob(pattern)):
         try:
             recorded = msgspec.json.decode(path.read_bytes())
-            for row in recorded if isinstance(recorded, list) else [recorded]:
-                found.setdefault(str(row["symbol"]), {})[int(row[time_name])] = row
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CaptureError(
-                f"capture: {path} is no recorded answer of the exchange ({error!r}). Replace or remove the file."
-            ) from error
-    return {symbol: sorted(rows.items()) for symbol, rows in found.items()}
+        except (OSError, ValueError) as error:
+            raise _not_recorded(path, error) from error
+        rows = recorded if isinstance(recorded, list) else [recorded]
+        places = [_place(row, time_name) for row in rows]
+        symbol, time_ms = next(filter(None, places), ("", 0))
+        if rows and not symbol:
+            raise _not_recorded(path, ValueError(f"no row has a symbol and a {time_name}"))
+        for row, place in zip(rows, places, strict=True):
+            symbol, time_ms = place or (symbol, time_ms)
+            found.setdefault(symbol, {})[time_ms, msgspec.json.encode(row)] = row
+    return {symbol: [(time_ms, row) for (time_ms, _), row in sorted(rows.items())] for symbol, rows in found.items()}
+
+
+def _place(row: Any, time_name: str) -> tuple[str, int] | None:
+    try:
+        return str(row["symbol"]), int(row[time_name])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _not_recorded(path: Path, error: Exception) -> CaptureError:
+    return CaptureError(
+        f"capture: {path} is no recorded answer of the exchange ({error!r}). Replace or remove the file."
+    )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import httpx
 import msgspec
@@ -49,7 +49,8 @@ class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
     quote_asset: str = ""
 
 
-class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
+@dataclass(frozen=True)
+class ExchangeInfo:
     """The answer of `exchangeInfo`; `server_time` is epoch milliseconds."""
 
     symbols: tuple[SymbolInfo, ...]
@@ -60,9 +61,14 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
         return tuple(entry.symbol for entry in self.symbols)
 
 
+class _ExchangeInfoAnswer(msgspec.Struct, rename="camel"):
+    symbols: list[msgspec.Raw]
+    server_time: int = 0
+
+
 class _Ticker(msgspec.Struct, rename="camel"):
     symbol: str
-    quote_volume: str = "0"
+    quote_volume: Decimal = Decimal(0)
 
 
 class _ServerTime(msgspec.Struct, rename="camel"):
@@ -92,7 +98,23 @@ class _HistoricalTradeRow(msgspec.Struct, rename="camel"):
     is_buyer_maker: bool
 
 
-_KlineRow = tuple[int, str, str, str, str, str, int, str, int, str, str, Any]
+_Number = Annotated[str, msgspec.Meta(pattern=r"\A-?[0-9]+(?:\.[0-9]+)?\Z")]
+
+
+class _KlineRow(msgspec.Struct, array_like=True):
+    """As `Kline`; what follows is unused."""
+
+    open_time_ms: int
+    open: _Number
+    high: _Number
+    low: _Number
+    close: _Number
+    volume: _Number
+    close_time_ms: int
+    quote_volume: _Number
+    trades: int
+    taker_buy_volume: _Number
+    taker_buy_quote_volume: _Number
 
 
 @dataclass(frozen=True)
@@ -179,22 +201,24 @@ def parse_time_ms(body: bytes) -> int:
 
 
 def parse_exchange_info(body: bytes) -> ExchangeInfo:
-    info = _parse(body, ExchangeInfo, "exchangeInfo")
-    symbols = (msgspec.structs.replace(entry, status=entry.status or entry.contract_status) for entry in info.symbols)
-    return msgspec.structs.replace(info, symbols=tuple(symbols))
+    answer = _parse(body, _ExchangeInfoAnswer, "exchangeInfo")
+    symbols = [
+        msgspec.structs.replace(entry, status=entry.status or entry.contract_status)
+        for entry in _sound_rows(answer.symbols, SymbolInfo, "exchangeInfo")
+    ]
+    return ExchangeInfo(tuple(symbols), answer.server_time)
 
 
 def parse_volumes(body: bytes) -> dict[str, Decimal]:
-    """Quote volumes of 24 hours by symbol."""
-    tickers = _parse(body, list[_Ticker], "ticker/24hr")
-    try:
-        return {ticker.symbol: Decimal(ticker.quote_volume) for ticker in tickers}
-    except InvalidOperation as error:
-        raise ExchangeError(f"exchange: a volume of ticker/24hr is no number ({error}). Try again later.") from error
+    """Return the quote volumes of 24 hours by symbol."""
+    rows = _parse(body, list[msgspec.Raw], "ticker/24hr")
+    tickers = _sound_rows(rows, _Ticker, "ticker/24hr")
+    return {ticker.symbol: ticker.quote_volume for ticker in tickers if ticker.quote_volume.is_finite()}
 
 
 def parse_klines(body: bytes) -> list[Kline]:
-    return [Kline(*row[:11]) for row in _parse(body, list[_KlineRow], "klines")]
+    rows = _parse(body, list[msgspec.Raw], "klines")
+    return [Kline(*msgspec.structs.astuple(row)) for row in _sound_rows(rows, _KlineRow, "klines")]
 
 
 def parse_agg_trades(body: bytes) -> list[AggTrade]:
@@ -242,10 +266,33 @@ def _parse(body: bytes, kind: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as error:
-        raise ExchangeError(
-            f"exchange: the answer of {what} is not in the known shape ({error}); it starts {body[:80]!r}. "
-            "Check that the REST URL is the exchange's (CRYPTOLAKE_EXCHANGE_REST_URL)."
-        ) from error
+        raise _other_shape(what, f"{error}; it starts {body[:80]!r}") from error
+
+
+def _other_shape(what: str, cause: str) -> ExchangeError:
+    return ExchangeError(
+        f"exchange: the answer of {what} is not in the known shape ({cause}). "
+        "Check that the REST URL is the exchange's (CRYPTOLAKE_EXCHANGE_REST_URL)."
+    )
+
+
+def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
+    """Return the rows of an answer; an odd one is logged with its reason and holds no other back.
+
+    Raises `ExchangeError` when all of them are odd: the answer is of another shape.
+    """
+    found: list[T] = []
+    odd: list[str] = []
+    for row in rows:
+        try:
+            found.append(msgspec.json.decode(row, type=kind))
+        except msgspec.MsgspecError as error:
+            odd.append(f"{error}: {bytes(row)[:80]!r}")
+    if odd and not found:
+        raise _other_shape(what, odd[0])
+    if odd:
+        log.warning("exchange_rows_left_out", answer=what, rows=len(odd), first=odd[:5])
+    return found
 
 
 def retry_after_s_of(response: httpx.Response) -> float:

@@ -48,6 +48,7 @@ class CoinGecko:
     name = "coingecko"
     raw = BRONZE_COINGECKO_RAW
     has_history = False
+    by_symbol = False
 
     def base_url(self, settings: Settings) -> str:
         return settings.coingecko_base_url

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.errors import AnswerRefusedError
 from cryptolake_assets.lake.tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
 from cryptolake_assets.sources.shape import Fields, parse_json
-from cryptolake_assets.sources.source import Judged, Plan, Row, SourceRequest
+from cryptolake_assets.sources.source import Judged, Plan, Row, SourceRequest, judged_rows
 
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
@@ -35,6 +35,7 @@ class FearGreed:
     name = "fear_greed"
     raw = BRONZE_FEAR_GREED_RAW
     has_history = True
+    by_symbol = False
 
     def base_url(self, settings: Settings) -> str:
         return settings.fear_greed_base_url
@@ -46,7 +47,7 @@ class FearGreed:
         return 60
 
     def judge(self, _endpoint: str, body: bytes, asked_at: datetime) -> Judged:
-        return Judged({SILVER_FEAR_GREED.name: parse_days(body, asked_at.date())})
+        return parse_days(body, asked_at.date())
 
 
 SOURCE = FearGreed()
@@ -58,18 +59,23 @@ def plan(newest: date | None, wanted: date, today: date) -> Plan:
     yield SourceRequest(DAYS, "/fng/", {"limit": max(0, limit)})
 
 
-def parse_days(body: bytes, today: date) -> list[Row]:
-    """Rows of `silver.fear_greed_daily`, oldest first. Raises `AnswerRefusedError` for another shape, a value outside
-    0 to 100, a day twice, a day that has not begun, or an error that the source itself reports."""
+def parse_days(body: bytes, today: date) -> Judged:
+    """Return rows of `silver.fear_greed_daily`, oldest first; an odd day, such as one with a value outside 0 to 100 or
+    one that has not begun, is left out with its reason and holds no other back.
+
+    Raises `AnswerRefusedError` for another shape, for an error that the source itself reports, and when no day can be
+    read.
+    """
     answer = Fields(parse_json(body), "answer")
     error = answer.object("metadata").raw("error")
     if error is not None:
         raise AnswerRefusedError(f"the source says: {str(error)[:200]}")
-    rows = [_day(Fields(row, f"data[{number}]"), today) for number, row in enumerate(answer.array("data"))]
-    days = [row["index_date"] for row in rows]
-    if len(set(days)) < len(days):
-        raise AnswerRefusedError(f"day {next(day for day in days if days.count(day) > 1)} comes twice")
-    return sorted(rows, key=lambda row: row["index_date"])
+    days, left_out = judged_rows(
+        answer.array("data"), "index_date", lambda row, number: _day(Fields(row, f"data[{number}]"), today), "days"
+    )
+    if left_out and not days:
+        raise AnswerRefusedError(left_out[0])
+    return Judged({SILVER_FEAR_GREED.name: days}, tuple(left_out))
 
 
 def _day(row: Fields, today: date) -> Row:

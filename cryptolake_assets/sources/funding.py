@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.errors import AnswerRefusedError
 from cryptolake_assets.lake.tables_market import BRONZE_FUNDING_RAW, SILVER_FUNDING
 from cryptolake_assets.sources.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.sources.shape import Fields, array_of, parse_json, typed
-from cryptolake_assets.sources.source import Judged, Plan, Row, SourceRequest
+from cryptolake_assets.sources.source import Judged, Plan, Row, SourceRequest, judged_rows
 
 if TYPE_CHECKING:
     from cryptolake_assets.lake.table_spec import TableSpec
@@ -33,7 +34,7 @@ class FundingRates(FuturesRest):
     raw: TableSpec = BRONZE_FUNDING_RAW
 
     def judge(self, endpoint: str, body: bytes, asked_at: datetime) -> Judged:
-        return Judged({SILVER_FUNDING.name: parse_rates(body, symbol_of(endpoint), asked_at)})
+        return parse_rates(body, symbol_of(endpoint), asked_at)
 
 
 SOURCE = FundingRates()
@@ -48,39 +49,43 @@ def plan(newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symb
             query: dict[str, str | int] = {"symbol": symbol, "startTime": epoch_ms(start), "limit": PAGE}
             judged = yield SourceRequest(endpoint_of(PATH, symbol), PATH, query)
             rows = judged.rows[SILVER_FUNDING.name] if judged is not None else []
-            if len(rows) < PAGE:
+            if judged is None or not rows or len(rows) + len(judged.left_out) < PAGE:
                 break
             start = rows[-1]["funding_time"] + timedelta(milliseconds=1)
 
 
-def parse_rates(body: bytes, symbol: str, asked_at: datetime) -> list[Row]:
-    """Rows of `silver.futures_funding_rates`, oldest first. Raises `AnswerRefusedError` for another shape, another
-    symbol, a time that is not after the one before or has not come, and a number that its column cannot hold."""
-    rows: list[Row] = []
-    for number, item in enumerate(array_of(parse_json(body), "answer")):
-        row = _rate(Fields(item, f"answer[{number}]"), symbol)
-        moment = row["funding_time"]
-        if rows and moment <= rows[-1]["funding_time"]:
-            raise AnswerRefusedError(f"{moment.isoformat()} comes after {rows[-1]['funding_time'].isoformat()}")
-        if moment > asked_at + FUTURE_TOLERANCE:
-            raise AnswerRefusedError(f"{moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
-        rows.append(row)
-    return rows
+def parse_rates(body: bytes, symbol: str, asked_at: datetime) -> Judged:
+    """Return rows of `silver.futures_funding_rates`, oldest first; an odd row, such as one of another symbol, of a time
+    that has not come or with a rate that cannot be, is left out with its reason and holds no other back.
+
+    Raises `AnswerRefusedError` for another shape.
+    """
+    items = array_of(parse_json(body), "answer")
+    rows, left_out = judged_rows(
+        items, "funding_time", lambda item, number: _rate(Fields(item, f"answer[{number}]"), symbol, asked_at), symbol
+    )
+    return Judged({SILVER_FUNDING.name: rows}, tuple(left_out))
 
 
 FUTURE_TOLERANCE = timedelta(minutes=1)
 """The clock was read before the request was made."""
 
+MOST_FUNDING = Decimal("0.1")
+"""The exchange's own caps are at most a few per cent a funding; a larger rate is another unit."""
 
-def _rate(item: Fields, symbol: str) -> Row:
+
+def _rate(item: Fields, symbol: str, asked_at: datetime) -> Row:
     if (named := item.text("symbol")) != symbol:
         raise AnswerRefusedError(f"a row is of {named[:40]!r}, asked was {symbol}")
-    row = {
-        "funding_time": item.milliseconds("fundingTime"),
-        "symbol": symbol,
-        "funding_rate": item.quoted("fundingRate"),
-        "mark_price": item.quoted("markPrice", optional=True),
-    }
+    moment, rate = item.milliseconds("fundingTime"), item.quoted("fundingRate")
+    mark_price = item.quoted("markPrice", optional=True)
+    if moment > asked_at + FUTURE_TOLERANCE:
+        raise AnswerRefusedError(f"{moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
+    row = {"funding_time": moment, "symbol": symbol, "funding_rate": rate, "mark_price": mark_price}
+    if rate is not None and abs(rate) > MOST_FUNDING:
+        raise AnswerRefusedError(f"funding_rate {rate:f} of {moment.isoformat()} is more than {MOST_FUNDING}")
+    if mark_price is not None and mark_price <= 0:
+        raise AnswerRefusedError(f"mark_price {mark_price:f} of {moment.isoformat()} is not above 0")
     try:
         return typed(row, SILVER_FUNDING)
     except ValueError as error:

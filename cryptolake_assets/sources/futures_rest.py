@@ -17,6 +17,7 @@ class FuturesRest:
     """The part of `source.BatchSource` that is the same for every such source; public market data, no key."""
 
     has_history = True
+    by_symbol = True
 
     def base_url(self, settings: Settings) -> str:
         return settings.rest_url

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.errors import AnswerRefusedError
 from cryptolake_assets.lake.tables_market import BRONZE_OPEN_INTEREST_RAW, SILVER_OPEN_INTEREST
 from cryptolake_assets.sources.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.sources.shape import Fields, array_of, parse_json, typed
-from cryptolake_assets.sources.source import Judged, Plan, Row, SourceRequest
+from cryptolake_assets.sources.source import Judged, Plan, Row, SourceRequest, judged_rows
 
 if TYPE_CHECKING:
     from cryptolake_assets.lake.table_spec import TableSpec
@@ -40,11 +40,7 @@ class OpenInterest(FuturesRest):
 
     def judge(self, endpoint: str, body: bytes, asked_at: datetime) -> Judged:
         parse = parse_present if endpoint == endpoint_of(PRESENT_PATH, symbol_of(endpoint)) else parse_history
-        rows = parse(body, symbol_of(endpoint))
-        late = next((row["observed_at"] for row in rows if row["observed_at"] > asked_at + FUTURE_TOLERANCE), None)
-        if late is not None:
-            raise AnswerRefusedError(f"{late.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
-        return Judged({SILVER_OPEN_INTEREST.name: rows})
+        return parse(body, symbol_of(endpoint), asked_at)
 
 
 SOURCE = OpenInterest()
@@ -74,31 +70,46 @@ def plan(newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symb
             yield SourceRequest(endpoint_of(PRESENT_PATH, symbol), PRESENT_PATH, {"symbol": symbol})
 
 
-def parse_history(body: bytes, symbol: str) -> list[Row]:
-    """Rows of `silver.futures_open_interest`, oldest first. Raises `AnswerRefusedError`."""
-    rows = []
-    for number, item in enumerate(array_of(parse_json(body), "answer")):
+def parse_history(body: bytes, symbol: str, asked_at: datetime) -> Judged:
+    """Return rows of `silver.futures_open_interest`, oldest first; an odd row, such as one of another symbol, off the
+    five minutes or of a time that has not come, is left out with its reason and holds no other back.
+
+    Raises `AnswerRefusedError` for another shape.
+    """
+
+    def read(item: Any, number: int) -> Row:
         row = Fields(item, f"answer[{number}]")
         moment = row.milliseconds("timestamp")
         if _period(moment) != moment:
             raise AnswerRefusedError(f"{moment.isoformat()} is no start of five minutes")
         amount, value = row.quoted("sumOpenInterest"), row.quoted("sumOpenInterestValue")
-        rows.append(_row(row, symbol, moment, HISTORY, amount, value))
-    moments = [row["observed_at"] for row in rows]
-    if len(set(moments)) < len(moments):
-        raise AnswerRefusedError("a period comes twice")
-    return sorted(rows, key=lambda row: row["observed_at"])
+        return _row(row, symbol, moment, HISTORY, amount, value, asked_at)
+
+    rows, left_out = judged_rows(array_of(parse_json(body), "answer"), "observed_at", read, symbol)
+    return Judged({SILVER_OPEN_INTEREST.name: rows}, tuple(left_out))
 
 
-def parse_present(body: bytes, symbol: str) -> list[Row]:
-    """The one row of the present value. Raises `AnswerRefusedError`."""
+def parse_present(body: bytes, symbol: str, asked_at: datetime) -> Judged:
+    """Return the one row of the present value. Raises `AnswerRefusedError`."""
     answer = Fields(parse_json(body), "answer")
-    return [_row(answer, symbol, answer.milliseconds("time"), PRESENT, answer.quoted("openInterest"), None)]
+    moment, amount = answer.milliseconds("time"), answer.quoted("openInterest")
+    return Judged({SILVER_OPEN_INTEREST.name: [_row(answer, symbol, moment, PRESENT, amount, None, asked_at)]})
 
 
 def _row(
-    item: Fields, symbol: str, moment: datetime, source: str, amount: Decimal | None, value: Decimal | None
+    item: Fields,
+    symbol: str,
+    moment: datetime,
+    source: str,
+    amount: Decimal | None,
+    value: Decimal | None,
+    asked_at: datetime,
 ) -> Row:
+    if moment > asked_at + FUTURE_TOLERANCE:
+        raise AnswerRefusedError(f"{moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
+    for name, number in (("open_interest", amount), ("open_interest_value", value)):
+        if number is not None and number < 0:
+            raise AnswerRefusedError(f"{name} {number:f} of {moment.isoformat()} is negative")
     if (named := item.text("symbol")) != symbol:
         raise AnswerRefusedError(f"a row is of {named[:40]!r}, asked was {symbol}")
     row = {

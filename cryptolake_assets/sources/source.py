@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
+
+from cryptolake_assets.errors import AnswerRefusedError
 
 if TYPE_CHECKING:
     from cryptolake_assets.lake.tables import TableSpec
@@ -26,7 +28,7 @@ class SourceRequest:
 @dataclass(frozen=True)
 class Judged:
     """An answer in the known shape: rows by table (`TableSpec.name`), without `updated_at`; `left_out` says in words
-    which rows have a number that cannot be, or that their column cannot hold."""
+    which rows are odd: of another shape, or with a value that cannot be or that their column cannot hold."""
 
     rows: Mapping[str, list[Row]]
     left_out: tuple[str, ...] = ()
@@ -45,6 +47,8 @@ class BatchSource(Protocol):
     """Its table of raw answers: the columns of `tables.RAW_ANSWER`."""
     has_history: bool
     """Whether an answer may hold rows of days before the one on which it was asked."""
+    by_symbol: bool
+    """Whether each answer is of one symbol, so that an odd one holds no other back."""
 
     def base_url(self, settings: Settings) -> str:
         """Without a slash at the end."""
@@ -57,6 +61,27 @@ class BatchSource(Protocol):
 
     def judge(self, endpoint: str, body: bytes, asked_at: datetime) -> Judged:
         """The answer's rows; `asked_at` is by the source's clock. Raises `AnswerRefusedError` for another shape."""
+
+
+def judged_rows(
+    items: Sequence[Any], key: str, read: Callable[[Any, int], Row], place: str
+) -> tuple[list[Row], list[str]]:
+    """Return the rows that `read` makes of the items and their numbers, by `key` ascending, and what is left out.
+
+    An odd item, for which `read` raises `AnswerRefusedError`, holds no other back; of a key that comes twice the first
+    row counts.
+    """
+    rows: dict[Any, Row] = {}
+    left_out: list[str] = []
+    for number, item in enumerate(items):
+        try:
+            row = read(item, number)
+        except AnswerRefusedError as error:
+            left_out.append(f"{place}: {error}")
+            continue
+        if rows.setdefault(row[key], row) != row:
+            left_out.append(f"{place}: answer[{number}] is another row of {key} {row[key]}")
+    return [rows[found] for found in sorted(rows)], left_out
 
 
 def by_key(table: TableSpec, rows: list[Row]) -> list[Row]:

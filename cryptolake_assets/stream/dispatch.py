@@ -75,6 +75,7 @@ class Dispatcher:
         # Whether a symbol was subscribed does not matter: it is kept all the same, Silver judges symbols.
         @lru_cache(MAX_ROUTES)
         def route(symbol: str) -> tuple[bytes, int]:
+            accounts.meet(symbol)
             key = symbol.encode()
             return key, partition_for(key)
 
@@ -145,7 +146,7 @@ class Dispatcher:
                 messages.append(self._dead_letter(parsed, received_at_us))
             elif type(parsed) is IdWithoutTrade:
                 exchange_times_ms.append(parsed.exchange_time_ms)
-                if stream == AGG_TRADE:
+                if stream == AGG_TRADE and parsed.trade_id is not None:
                     see_trade(parsed.symbol, parsed.trade_id, parsed.event_time)
             elif type(parsed) is ControlFrame:
                 if parsed.request_id in span.requests:
@@ -172,7 +173,8 @@ class Dispatcher:
                 value = encode_event(event)
                 self._messages.append(Message(self._trades_topic, value, key, partition, FETCHED_HEADERS))
             elif isinstance(parsed, IdWithoutTrade):
-                self._gaps.settle(parsed.symbol, parsed.trade_id, parsed.trade_id)
+                if parsed.trade_id is not None:
+                    self._gaps.settle(parsed.symbol, parsed.trade_id, parsed.trade_id)
             elif isinstance(parsed, RejectedFrame) and (
                 # Of one trade there is one dead letter, however often it is asked for.
                 parsed.symbol is None

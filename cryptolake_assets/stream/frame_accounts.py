@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import structlog
@@ -20,13 +20,22 @@ LOG_INTERVAL_S: Final = 1.0
 """At most one line about rejected frames a second: a broken feed must not fill the disk."""
 
 
+MAX_SYMBOLS_MET: Final = 4_096
+"""Symbols of frames that are remembered, so that each is logged once."""
+
+
 class FrameAccounts:
     """Counts the frames of one stream, and acts on its control messages."""
 
-    def __init__(self, stream: str, replace: Callable[[ConnectionSpan], None]) -> None:
-        """`replace` is called with the span of a connection that the exchange is about to end."""
+    def __init__(
+        self, stream: str, replace: Callable[[ConnectionSpan], None], symbols: Callable[[], Collection[str]]
+    ) -> None:
+        """`replace` is called with the span of a connection that the exchange is about to end; `symbols` says which are
+        followed."""
         self.stream = stream
         self._replace = replace
+        self._symbols = symbols
+        self._met: dict[str, None] = {}
         self.accepted = 0
         self.rejected = 0
         self.control = 0
@@ -39,10 +48,23 @@ class FrameAccounts:
     def counts(self) -> StreamCounts:
         return StreamCounts(self.accepted, self.rejected, self.control)
 
+    def meet(self, symbol: str) -> None:
+        """Log a symbol that frames name and no stream was subscribed to for, once: it is spelled in another way than
+        its stream's name says, or it is not followed any more. Its frames are kept all the same."""
+        if symbol in self._met:
+            return
+        self._met[symbol] = None
+        if len(self._met) > MAX_SYMBOLS_MET:
+            del self._met[next(iter(self._met))]
+        if symbol not in self._symbols():
+            log.warning("symbol_not_subscribed", stream=self.stream, symbol=symbol)
+
     def reject(self, frame: RejectedFrame, span: ConnectionSpan) -> None:
         """Count a rejected frame of a connection, and log those since the last line when one is due."""
         self.rejected += 1
         symbols = _symbols_of(frame, span)
+        if frame.symbol is not None and is_symbol(frame.symbol):
+            self.meet(frame.symbol)
         span.reject(symbols)
         if len(symbols) == 1:
             known = self.rejecting.pop(symbols[0], None)

@@ -112,7 +112,7 @@ class _Feed:
         self._queue = FrameQueue()
         self._made = count()
         self._fleet = Fleet(symbols(), self._connection, fleet)
-        self.accounts = FrameAccounts(of.name, self._fleet.renew_span)
+        self.accounts = FrameAccounts(of.name, self._fleet.renew_span, symbols)
 
     def _connection(self, symbols: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
         return ExchangeConnection(
@@ -183,5 +183,6 @@ class _Feed:
         else:
             await self._put(Message(self._topic, _encode(parsed), parsed.symbol.encode()))
             self.accounts.accepted += 1
+            self.accounts.meet(parsed.symbol)
             if parsed.symbol in span.rejecting:
                 self.accounts.accept_again(parsed.symbol, span, None)

@@ -117,7 +117,9 @@ class Producer:
             options=self._options.catch_up,
         )
         self._fetched = ConnectionSpan("rest", ())
-        self._accounts = FrameAccounts(subscriptions.stream, lambda span: self.fleet.renew_span(span))
+        self._accounts = FrameAccounts(
+            subscriptions.stream, lambda span: self.fleet.renew_span(span), lambda: self.fleet.symbols
+        )
         self._dispatcher = Dispatcher(
             settings,
             subscriptions.stream,

@@ -11,6 +11,7 @@ from cryptolake_assets.lake.tables import (
     TableSpec,
 )
 from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
+from cryptolake_assets.sources.funding import MOST_FUNDING
 
 DAYS_MISSING = "days_missing"
 NEWEST_ROW = "newest_row"
@@ -20,9 +21,6 @@ PERIODS_MISSING = "periods_missing"
 SYMBOLS_BEHIND = "symbols_behind"
 BATCH_OBSERVATIONS = (DAYS_MISSING, NEWEST_ROW, ROWS_LEFT_OUT, FUNDING_HOLES, PERIODS_MISSING, SYMBOLS_BEHIND)
 """Checks that only warn."""
-
-MOST_FUNDING = "0.1"
-"""The exchange's own caps are at most a few per cent a funding; a larger rate is another unit."""
 
 
 def _none_empty(spec: TableSpec, *but: str) -> str:
@@ -72,7 +70,7 @@ MEANINGS: Mapping[str, str] = {
     SYMBOLS_BEHIND: "Each symbol's newest row is close to the exchange's clock. Warns only.",
     DAYS_MISSING: "No day is missing but those for which the index was never published. Warns only.",
     NEWEST_ROW: "The newest row is of the source's present day, or of the day before. Warns only.",
-    ROWS_LEFT_OUT: "Every coin that the source sent has numbers that can be and that fit. Warns only.",
+    ROWS_LEFT_OUT: "Every row that the source sent has its shape, and values that can be and that fit. Warns only.",
 }
 
 

@@ -34,12 +34,14 @@ log = structlog.get_logger(__name__)
 INVALID_SYMBOL = -1121
 """The exchange's code of an error."""
 NOT_LISTED = "the exchange does not list the symbol"
+_OF_ONE_SYMBOL = (200, 400)
+"""Statuses of an answer with which something is wrong that is no concern of other symbols; a ban is everybody's."""
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What a run asked and got: (address, reason) of each answer that was refused, and of each symbol that the exchange
-    does not list: the latter hold nothing back."""
+    """What a run asked and got: (address, reason) of each answer that was refused, and of those that were set aside and
+    hold no other back; odd rows of the accepted answers."""
 
     answers: int
     size_bytes: int
@@ -47,6 +49,7 @@ class Extraction:
     refused: tuple[tuple[str, str], ...]
     snapshot_id: int | None
     set_aside: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def extract(
     """Makes the requests of the plan and appends each answer to Bronze by one commit, judged. Never raises for what the
     source does."""
     records: list[Row] = []
+    odd: list[tuple[str, str]] = []
+    left_out: list[str] = []
     rows = 0
     with source_http(
         source.base_url(settings), source.headers(settings), source.calls_a_minute(settings), patience
@@ -98,7 +103,11 @@ def extract(
             answer = http.get(request)
             judged, reason = _judge(source, answer, asked_at)
             records.append(_record(answer, reason, asked_at, partition, run_id))
-            rows += sum(len(found) for found in judged.rows.values()) if judged else 0
+            if judged is not None:
+                rows += sum(len(found) for found in judged.rows.values())
+                left_out += judged.left_out
+            elif source.by_symbol and reason is not None and answer.status in _OF_ONE_SYMBOL:
+                odd.append((answer.url, reason))
             try:
                 request = plan.send(judged)
             except StopIteration:
@@ -107,19 +116,22 @@ def extract(
     if records:
         table.append(_table(source.raw, records))
     said = [(row["url"], row["refused"]) for row in records if row["refused"]]
-    set_aside = tuple(item for item in said if item[1] == NOT_LISTED)
     # An answer for nobody is no partial success: something is wrong with all of them.
-    refused = tuple(item for item in said if item[1] != NOT_LISTED or len(set_aside) == len(records))
+    set_aside = tuple(odd) if len(odd) < len(records) else ()
+    refused = tuple(item for item in said if item not in set_aside)
     log.info(
         "source_extracted", source=source.name, answers=len(records), rows=rows, refused=refused, set_aside=set_aside
     )
+    if left_out:
+        log.warning("source_rows_left_out", source=source.name, rows=len(left_out), first=left_out[:20])
     return Extraction(
         answers=len(records),
         size_bytes=sum(len(row["body"]) for row in records),
         rows=rows,
         refused=refused,
         snapshot_id=table.refresh().metadata.current_snapshot_id,
-        set_aside=() if refused and len(set_aside) == len(records) else set_aside,
+        set_aside=set_aside,
+        left_out=tuple(left_out),
     )
 
 

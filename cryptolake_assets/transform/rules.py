@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from cryptolake_assets.contract import UNKNOWN_TRADE_TYPE
 from cryptolake_assets.exchange.venues import USD_M, exchanges_of
 from cryptolake_assets.model.symbols import is_symbol
 
@@ -47,6 +48,9 @@ _LARGE_QTY = 10**10
 _LARGEST_QUOTE = "1e20"
 """Price x quantity from which on it is an error: a hundred such trades would not fit a bar's quote volume."""
 
+_NO_TRADE = f"(trade_type = '{UNKNOWN_TRADE_TYPE}' AND price = 0 AND qty = 0)"
+"""An id to which no trade belongs, as futures' single trades tell of it; like each trade outside of the order book it
+makes no bar, and it breaks no rule."""
 
 MISSING_TRADE_RULES = ("price_not_positive", "qty_negative", "qty_zero", "quote_out_of_range")
 """Rules that keep an order-book trade of a known symbol and minute out of its bar, which is not whole then."""
@@ -64,9 +68,9 @@ def predicates(context: RuleContext) -> dict[str, str]:
         "unknown_symbol": (
             f"symbol NOT IN ({', '.join(map(sql_string, context.symbols))})" if context.symbols else "true"
         ),
-        "price_not_positive": "price <= 0",
+        "price_not_positive": f"price <= 0 AND NOT {_NO_TRADE}",
         "qty_negative": "qty < 0",
-        "qty_zero": "qty = 0",
+        "qty_zero": f"qty = 0 AND NOT {_NO_TRADE}",
         # Prices are below 10^10. No decimal type holds every product.
         "quote_out_of_range": (
             f"qty >= {_LARGE_QTY} AND CAST(price AS double) * CAST(qty AS double) >= CAST('{_LARGEST_QUOTE}' AS double)"

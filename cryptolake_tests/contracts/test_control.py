@@ -27,6 +27,8 @@ LISTED: list[tuple[dict[str, Any], ControlFrame]] = [
     ({"stream": "!serverShutdown", "data": SHUTDOWN}, ControlFrame(ControlKind.SHUTDOWN)),
     ({"e": "heartbeat", "E": 1}, ControlFrame(ControlKind.HEARTBEAT)),
     ({"ping": 1762214320000}, ControlFrame(ControlKind.HEARTBEAT)),
+    ({"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1}, ControlFrame(ControlKind.REQUEST, 1)),
+    ({"method": "LIST_SUBSCRIPTIONS", "id": None}, ControlFrame(ControlKind.REQUEST)),
     ({"lastUpdateId": 5, "bids": [], "asks": []}, ControlFrame(ControlKind.REST_ANSWER)),
     ({"lastUpdateId": 5, "E": 1, "T": 1, "bids": [["1", "2"]], "asks": []}, ControlFrame(ControlKind.REST_ANSWER)),
     ({"timezone": "UTC", "serverTime": 1, "symbols": [], "assets": []}, ControlFrame(ControlKind.REST_ANSWER)),
@@ -42,10 +44,25 @@ def test_listed_messages_are_recognized_in_every_stream(message: dict[str, Any],
     assert STREAM_TYPES
 
 
+@pytest.mark.parametrize("raw", [b"ping", b"pong\n", b'"ping"'])
+def test_heartbeats_as_text_are_recognized_in_every_stream(raw: bytes) -> None:
+    expected = ControlFrame(ControlKind.HEARTBEAT)
+    assert parse_frame(raw, 1, "binance_futures") == parse_frame(raw.decode(), 1, "binance_futures") == expected
+    assert [of.parse(raw, 1) for of in STREAM_TYPES] == [expected] * len(STREAM_TYPES)
+
+
+@pytest.mark.parametrize("raw", [b"", b"PINGED", b"ping ping", b"\xff", b'"hello"', b"1762214320000", b"{broken"])
+def test_other_texts_are_rejected_in_every_stream(raw: bytes) -> None:
+    parsed = [parse_frame(raw, 1, "binance_futures"), *(of.parse(raw, 1) for of in STREAM_TYPES)]
+    assert [type(one) for one in parsed] == [RejectedFrame] * (1 + len(STREAM_TYPES))
+
+
 @pytest.mark.parametrize(
     "message",
     [
         {},
+        {"method": "SUBSCRIBE", "params": ["btcusdt@trade"]},
+        {"method": "SUBSCRIBE", "params": "btcusdt@trade", "id": 1},
         {"result": None},
         {"id": 1},
         {"result": None, "id": 1, "more": 1},

@@ -50,8 +50,18 @@ def test_frames_are_verbatim(tmp_path: Path) -> None:
 
 def test_lines_of_urls_and_empty_lines_are_skipped_anywhere(tmp_path: Path) -> None:
     url = "wss://host/stream?streams=a <-> 1626992740.1"
-    directory = _lines(tmp_path, "a.ndjson", url, "", f"{NOON_NS} x", "", url, f"{NOON_NS} y\r", url)
+    asked = "https://host/fapi/v1/depth?symbol=BTCUSDT -> 1626992740.1"
+    directory = _lines(tmp_path, "a.ndjson", url, "", f"{NOON_NS} x", "  ", url, asked, "\r", f"{NOON_NS} y\r", url)
     assert [frame.raw for frame in read_frames(directory)] == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", ["a.ndjson", "a.ndjson.gz"])
+def test_byte_order_mark_of_a_file_is_no_part_of_its_first_line(tmp_path: Path, name: str) -> None:
+    text = b"\xef\xbb\xbf" + f"{NOON_NS} x\r\n{NOON_NS} y\r\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    assert [frame.raw for frame in read_frames(tmp_path)] == ["x", "y"]
+    (tmp_path / name).write_bytes(b"")
+    assert list(read_frames(tmp_path)) == []
 
 
 @pytest.mark.parametrize("rest", ['{"e":"tra', "", '{"a":1}x'])
@@ -139,19 +149,24 @@ def test_the_shipped_capture() -> None:
 def test_summary_of_mixed_streams(tmp_path: Path) -> None:
     depth = f'{{"stream":"btcusdt@depth","data":{{"e":"depthUpdate","E":{NOON_MS},"s":"BTCUSDT"}}}}'
     raw_stream = f'{{"e":"aggTrade","E":{NOON_MS + 5},"T":{NOON_MS + 5},"s":"ETHUSDT","a":1}}'
+    raw_order = f'{{"e":"forceOrder","E":{NOON_MS},"o":{{"s":"币安人生USDT"}}}}'
     odd = '{"stream":"btcusdt@trade","data":{"e":"trade","E":1,"T":1,"s":"OTHER"}}'
     frames = [
         depth,
         agg_trade_frame("ADAUSDT", 1, NOON_MS + 1),
         trade_frame("ADAUSDT", 1, NOON_MS + 2),
         raw_stream,
+        raw_order,
         odd,
     ]
     write_capture(tmp_path / "a.ndjson", ((NOON_NS + i, raw) for i, raw in enumerate(frames)))
     summary = summarise(tmp_path)
     assert summary.symbols == ("BTCUSDT", "ADAUSDT", "ETHUSDT")
     assert summary.trade_streams == {"BTCUSDT": (), "ADAUSDT": ("trade", "aggTrade"), "ETHUSDT": ("aggTrade",)}
-    assert summary.stream_names == ("btcusdt@depth", "adausdt@aggTrade", "adausdt@trade", "btcusdt@trade")
+    assert summary.stream_names == (
+        *("btcusdt@depth", "adausdt@aggTrade", "adausdt@trade", "ethusdt@aggTrade", "币安人生usdt@forceOrder"),
+        "btcusdt@trade",
+    )
     assert (summary.first_event_time_ms, summary.last_event_time_ms) == (NOON_MS, NOON_MS + 5)
 
 

@@ -68,6 +68,10 @@ def test_aggregates_with_and_without_header(tmp_path: Path) -> None:
         ("BTCUSDT", AggTrade(480_537_903, "79972.8", "542.0", 1_123_474_160, 1_123_474_164, 1_778_198_400_020, False)),
         ("ETHUSDT", AggTrade(7, "3424.98", "0.007", 11, 12, 1_721_347_022_707, True)),
     ]
+    (tmp_path / "ETHUSDT-aggTrades-2024-07-18.csv").write_text("8,0.00,0.0,-1,-1,1721347022707,false\n")
+    assert list(read_agg_trade_files(tmp_path))[1:] == [
+        ("ETHUSDT", AggTrade(8, "0.00", "0.0", -1, -1, 1_721_347_022_707, False))
+    ]
     (tmp_path / "ETHUSDT-aggTrades-2024-07-18.csv").write_text("7,3424.98,0.007,11,12,1721347022707,maybe\n")
     with pytest.raises(CaptureError, match="is_buyer_maker is 'maybe'"):
         list(read_agg_trade_files(tmp_path))
@@ -77,6 +81,8 @@ def test_exchange_info_file(tmp_path: Path) -> None:
     assert read_exchange_info(tmp_path) is None
     path = tmp_path / "exchangeInfo.json"
     path.write_text('{"symbols":[{"symbol":"BTCUSDT"}]}')
+    assert read_exchange_info(tmp_path) == {"symbols": [{"symbol": "BTCUSDT"}]}
+    path.write_text('{"symbols":[{"symbol":1},{"symbol":"BTCUSDT"},null]}')
     assert read_exchange_info(tmp_path) == {"symbols": [{"symbol": "BTCUSDT"}]}
     for damaged in ("{", "[]", "{}", '{"symbols":[{"symbol":1}]}', '{"symbols":[1]}'):
         path.write_text(damaged)

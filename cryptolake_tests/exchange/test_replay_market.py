@@ -91,3 +91,16 @@ async def test_a_file_that_is_no_answer_is_named(directory: Path, content: str) 
     (directory / "funding_rate.json").write_text(content)
     with pytest.raises(CaptureError, match=r"funding_rate\.json is no recorded answer"):
         await ReplayExchange(directory, 0).start()
+
+
+async def test_odd_row_among_others_is_told_as_it_was_recorded(directory: Path) -> None:
+    odd = [{"symbol": "BTCUSDT", "fundingRate": "0.1"}, None, {**rate(-1), "fundingRate": "x"}]
+    (directory / "funding_rate.json").write_text(json.dumps([rate(-2), *odd, rate(0)]))
+    (directory / "open_interest_history.json").write_text(json.dumps([statistic(-1), {"timestamp": NOON_MS}, None]))
+    exchange = ReplayExchange(directory, 0)
+    async with exchange.running(), httpx.AsyncClient(base_url=exchange.url) as made:
+        told = (await made.get("/fapi/v1/fundingRate", params={"symbol": "BTCUSDT"})).json()
+        assert all(row in told for row in [rate(-2), *odd, rate(0)])
+        assert len(told) == 5
+        present = (await made.get("/fapi/v1/openInterest", params={"symbol": "BTCUSDT"})).json()
+        assert present["openInterest"] == "-1"

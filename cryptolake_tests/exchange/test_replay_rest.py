@@ -108,6 +108,17 @@ async def test_aggregates_of_frames_and_files(tmp_path: Path) -> None:
         assert row == {"a": 3, "p": "100.0", "q": "1", "f": 6, "l": 7, "T": NOON_MS + 30, "m": False}
 
 
+async def test_aggregate_without_a_trade_is_told_as_it_was_recorded(tmp_path: Path) -> None:
+    sentinel = {"e": "aggTrade", "E": NOON_MS, "s": "BTCUSDT", "a": 2, "p": "0.00", "q": "0", "f": -1, "l": -1}
+    frames = [agg_trade_frame("BTCUSDT", 1, NOON_MS), json.dumps(sentinel | {"T": NOON_MS, "m": False})]
+    write_capture(tmp_path / "a.ndjson", [(NOON_MS * 10**6, raw) for raw in frames])
+    exchange = ReplayExchange(tmp_path, 0)
+    async with exchange.running(), httpx.AsyncClient(base_url=exchange.url) as client:
+        await _play(exchange)
+        (row,) = await _get(client, "aggTrades", symbol="BTCUSDT", fromId=2)
+        assert row == {"a": 2, "p": "0.00", "q": "0", "f": -1, "l": -1, "T": NOON_MS, "m": False}
+
+
 async def _historical(client: httpx.AsyncClient, **params: Any) -> Any:
     params = {"symbol": "BTCUSDT"} | params
     answer = await client.get("/fapi/v1/historicalTrades", params=params, headers={"X-MBX-APIKEY": "any"})

@@ -343,3 +343,42 @@ async def test_frames_recorded_from_raw_streams_go_to_the_subscribers_of_their_s
             own, *to_all = map(json.loads, await take(socket, 4))
             assert own["data"] == event
             assert to_all == events[5:]
+
+
+async def test_frames_of_streams_that_nobody_subscribed_to_go_to_nobody(tmp_path: Path) -> None:
+    mini = {"e": "24hrMiniTicker", "E": NOON_MS, "s": "BTCUSDT", "c": "1"}
+    mark = {"e": "markPriceUpdate", "E": NOON_MS, "s": "BTCUSDT", "p": "1", "i": "1"}
+    candle = {"e": "kline", "E": NOON_MS, "s": "BTCUSDT", "k": {"i": "1m"}}
+    pair_candle = {"e": "continuous_kline", "E": NOON_MS, "ps": "BTCUSDT", "ct": "PERPETUAL", "k": {"i": "1m"}}
+    raw = [
+        candle,
+        pair_candle,
+        {**pair_candle, "e": "indexPrice_kline"},
+        {**pair_candle, "e": "markPrice_kline"},
+        mark,
+        {"e": "indexPriceUpdate", "E": NOON_MS, "i": "BTCUSD", "p": "1"},
+        {"e": "24hrTicker", "E": NOON_MS, "s": "BTCUSDT", "o": "1"},
+        {"e": "1dTicker", "E": NOON_MS, "s": "BTCUSDT"},
+        {"e": "contractInfo", "E": NOON_MS, "s": "BTCUSDT", "bks": []},
+        {"e": "compositeIndex", "E": NOON_MS, "s": "DEFIUSDT", "c": []},
+        {"e": "assetIndexUpdate", "E": NOON_MS, "s": "ADAUSD"},
+        {"e": "bookTicker", "u": 1, "s": "BTCUSDT", "b": "1", "B": "1", "a": "1", "A": "1"},
+        {"u": 1, "s": "BTCUSDT", "b": "1", "B": "1", "a": "1", "A": "1"},
+        [mini, mini],
+        [mark],
+        [{"e": "assetIndexUpdate", "s": "ADAUSD"}],
+    ]
+    combined = [
+        {"stream": "!miniTicker@arr", "data": [mini]},
+        {"stream": "!markPrice@arr@1s", "data": [mark]},
+        {"stream": "!contractInfo", "data": {"e": "contractInfo", "s": "BTCUSDT"}},
+        {"stream": "btcusdt@depth20", "data": {"lastUpdateId": 1, "bids": [], "asks": []}},
+        {"stream": "btcusd_perp@indexPrice", "data": {"e": "indexPriceUpdate", "i": "BTCUSD"}},
+    ]
+    odd = [[], [mini, {"e": "trade"}], [1], {"e": "trades", "s": "BTCUSDT"}, {"s": "BTCUSDT"}, "text"]
+    trade = json.loads(trade_frame("BTCUSDT", 1, NOON_MS))
+    write_capture(tmp_path / "a.ndjson", [(NOON_MS * 10**6, json.dumps(one)) for one in [*raw, *combined, *odd, trade]])
+    async with ReplayExchange(tmp_path, 0).running() as exchange, open_socket(exchange, BOTH) as socket:
+        assert [json.loads(text) for text in await take(socket, len(odd) + 1)] == [*odd, trade]
+        await until(lambda: exchange.status()["state"] == "finished")
+        assert exchange.status()["frames_sent"] == len(odd) + 1

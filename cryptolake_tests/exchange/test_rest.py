@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,15 @@ from aiohttp import web
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
 from cryptolake_assets.exchange.capture import read_klines
 from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_assets.exchange.rest import HISTORICAL_TRADES_PAGE, AsyncExchangeRest, ExchangeRest, RetryPolicy
+from cryptolake_assets.exchange.rest import (
+    HISTORICAL_TRADES_PAGE,
+    AsyncExchangeRest,
+    ExchangeRest,
+    RetryPolicy,
+    parse_exchange_info,
+    parse_klines,
+    parse_volumes,
+)
 from cryptolake_assets.exchange.weight import WeightBudget
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.captures import write_capture
@@ -208,3 +218,28 @@ async def test_a_pause_that_the_exchange_asks_for_is_kept_by_all_clients_of_a_bu
         assert await waiting == []
         assert loop.time() - started >= 1
         assert await clock.time_ms() == 5
+
+
+def test_odd_row_of_an_answer_holds_no_other_back() -> None:
+    kline = [60_000, "1", "1", "1", "1.5", "2", 119_999, "3", 4, "1", "1.5", "0"]
+    odd_klines = [kline[:5], [*kline[:4], 1.5, *kline[5:]], [*kline[:4], "NaN", *kline[5:]], None]
+    assert [row.open_time_ms for row in parse_klines(json.dumps([*odd_klines, kline]).encode())] == [60_000]
+    symbols = [
+        {"status": "TRADING"},
+        None,
+        {"symbol": 5},
+        {"symbol": "BTCUSDT", "status": None},
+        {"symbol": "币安人生USDT"},
+    ]
+    assert parse_exchange_info(json.dumps({"symbols": symbols}).encode()).symbol_names == ("币安人生USDT",)
+    tickers = [{"symbol": "A", "quoteVolume": "x"}, {"symbol": "B", "quoteVolume": "NaN"}, {"quoteVolume": "1"}, 1]
+    assert parse_volumes(json.dumps([*tickers, {"symbol": "C", "quoteVolume": "1.5"}]).encode()) == {
+        "C": Decimal("1.5")
+    }
+
+
+@pytest.mark.parametrize("parse", [parse_klines, parse_volumes])
+def test_answer_without_a_sound_row_is_of_another_shape(parse: Callable[[bytes], object]) -> None:
+    assert not parse(b"[]")
+    with pytest.raises(ExchangeError, match="not in the known shape"):
+        parse(b"[1,2]")

@@ -28,7 +28,9 @@ from cryptolake_tests.support.exchanges import ExchangeThread
 RECORDED = Path(__file__).parents[1] / "sources" / "recorded"
 FIRST_MS, SECOND_MS = 1_721_260_900_000, 1_721_347_502_000  # in 2024-07-18 and in 2024-07-19
 JUNE_MS = 1_780_315_200_000  # 2026-06-01T12:00:00Z
-CHECKS_OF_THE_INDEX = {"schema", "unique_key", "no_nulls", "index_range", "days_missing", "newest_row"}
+CHECKS_OF_THE_INDEX = {
+    *("schema", "unique_key", "no_nulls", "index_range", "days_missing", "newest_row", "rows_left_out"),
+}
 CHECKS_OF_COINS = {"schema", "unique_key", "key_present", "not_negative", "rows_left_out"}
 CHECKS_OF_THE_MARKET = {"schema", "unique_key", "no_nulls", "not_negative", "dominance_range", "rows_left_out"}
 
@@ -136,14 +138,18 @@ def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
     assert index(empty)[date(2024, 7, 19)] == 60
 
 
-def test_a_value_out_of_range_never_reaches_silver(empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_days_are_named_and_hold_no_other_back(empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     days = json.loads((capture / FEAR_GREED_FILE).read_text())
     days[-3]["value"] = "101"
-    (capture / FEAR_GREED_FILE).write_text(json.dumps(days))
+    days[-4]["timestamp"] = None
+    (capture / FEAR_GREED_FILE).write_text(json.dumps([*days, None]))
     with ExchangeThread(capture, FIRST_MS) as exchange:
-        assert not run(empty, "fear_greed", exchange, monkeypatch, "2024-07-18").success
-    assert index(empty) == {}
-    assert answers(empty)[0]["refused"] == "value 101 is outside 0 to 100"
+        done = run(empty, "fear_greed", exchange, monkeypatch, "2024-07-18")
+    assert done.success
+    assert sorted(index(empty)) == [date(2024, 7, day) for day in (10, 11, *range(14, 19))]
+    told = check(done, "rows_left_out")
+    assert (told.passed, told.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "value 101 is outside 0 to 100" in str(told.metadata)
 
 
 def test_a_corrected_day_is_upserted_and_an_old_partition_brings_no_old_value_back(
@@ -220,7 +226,13 @@ def test_a_coin_that_cannot_be_is_named_and_holds_nobody_back(
 ) -> None:
     page = june / "coingecko_markets_1.json"
     (coin,) = json.loads(page.read_text())
-    page.write_text(json.dumps([coin, {**coin, "id": "odd", "current_price": -1}]))
+    odd: list[dict[str, object]] = [
+        {"current_price": -1},
+        {"last_updated": "2026-06-01T12:00:00"},
+        {"last_updated": 1},
+        {"symbol": ""},
+    ]
+    page.write_text(json.dumps([coin, *({**coin, "id": f"odd-{n}"} | change for n, change in enumerate(odd)), None]))
     with ExchangeThread(june, JUNE_MS) as exchange:
         result = run(empty, "coingecko", exchange, monkeypatch, "2026-06-01")
     assert result.success

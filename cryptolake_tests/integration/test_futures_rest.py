@@ -30,11 +30,11 @@ FIRST_MS, SECOND_MS = epoch_ms(DAY - timedelta(hours=2)), epoch_ms(DAY + timedel
 PARTITIONS = ("2024-07-18", "2024-07-19")
 CHECKS_OF_FUNDING = {
     *("schema", "unique_key", "no_nulls", "funding_rate_range", "mark_price_positive"),
-    *("funding_holes", "symbols_behind"),
+    *("funding_holes", "symbols_behind", "rows_left_out"),
 }
 CHECKS_OF_OPEN_INTEREST = {
     *("schema", "unique_key", "no_nulls", "open_interest_not_negative", "value_of_history"),
-    *("periods_missing", "symbols_behind"),
+    *("periods_missing", "symbols_behind", "rows_left_out"),
 }
 
 
@@ -117,7 +117,7 @@ def test_the_whole_history_page_by_page_then_the_rates_since_and_a_repeat_change
     assert [row["refused"] for row in answers(empty, "futures_funding_raw")] == [None] * 7
 
 
-def test_a_hole_warns_and_a_rate_that_cannot_be_is_held_back(
+def test_a_hole_warns_and_odd_rates_are_left_out_by_name(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = capture / "funding_rate_BTCUSDT.json"
@@ -130,12 +130,16 @@ def test_a_hole_warns_and_a_rate_that_cannot_be_is_held_back(
     assert check(first, "funding_holes").severity is dg.AssetCheckSeverity.WARN
     good = fundings(empty)
     rates[0]["fundingRate"] = "1.00000000"  # a percentage, not a share
-    path.write_text(json.dumps(rates))
+    path.write_text(json.dumps([*rates, None, {"symbol": "BTCUSDT", "fundingRate": "0.1"}]))
     with ExchangeThread(capture, SECOND_MS) as exchange:
-        failed = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
-    assert not failed.success
-    assert not check(failed, "funding_rate_range").passed
-    assert fundings(empty) == good
+        second = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
+    assert second.success
+    told = check(second, "rows_left_out")
+    assert (told.passed, told.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "BTCUSDT: funding_rate 1.00000000" in str(told.metadata)
+    assert check(second, "funding_rate_range").passed
+    new = [(row["symbol"], row["funding_time"]) for row in fundings(empty) if row not in good]
+    assert new == [("ETHUSDT", DAY)], "the other symbol's rate is there"
 
 
 @pytest.mark.parametrize(
@@ -233,3 +237,16 @@ def test_symbol_that_is_no_longer_listed_holds_no_others_back(
     assert said == {"BTCUSDT": None, "ETHUSDT": None, "GONEUSDT": of_gone}
     table = {"futures_funding": SILVER_FUNDING, "futures_open_interest": SILVER_OPEN_INTEREST}[job]
     assert set(load_table(empty[0], table).scan().to_arrow()["symbol"].to_pylist()) == {"BTCUSDT", "ETHUSDT"}
+
+
+def test_answer_of_another_shape_of_one_symbol_holds_no_others_back(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExchangeThread(capture, FIRST_MS) as exchange:
+        exchange.replay.control.switch_on(SourceFault("futures_funding", SourceFaultKind.OTHER_SHAPE, times=1))
+        done = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[0])
+    assert done.success
+    assert [row["symbol"] for row in fundings(empty)] == ["ETHUSDT"] * 3
+    assert not check(done, "symbols_behind").passed
+    (told,) = done.asset_materializations_for_node("bronze__futures_funding_raw")
+    assert "symbol=BTCUSDT" in str(told.metadata["set_aside"].value)

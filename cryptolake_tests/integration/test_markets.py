@@ -15,7 +15,7 @@ from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.tables import BRONZE_TRADES
-from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
+from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.stream.progress import bronze_lag
 from cryptolake_assets.transform.context import observe
@@ -23,6 +23,7 @@ from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.klines import fetch_hour, judge_hour
 from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.bronze import bars
+from cryptolake_tests.support.capture_cases import CASES, PARTS, agreeing, expected, replayed
 from cryptolake_tests.support.markets import COIN_SYMBOL, coin_capture, spot_capture
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.reference import Trade, reference_bars
@@ -51,7 +52,7 @@ def followed(
     settings = settings_for(
         home, market=market, replay_dir=directory, replay_speed=0, spark_memory_mb=1024, bronze_trigger_s=1
     )
-    with start_platform(settings, [KAFKA, SPARK, EXCHANGE, PRODUCER, BRONZE]):
+    with start_platform(settings, PARTS):
         table = load_table(settings, BRONZE_TRADES)
         wait_for(lambda: table.refresh().scan().count() >= len(frames), timeout_s=120)
         last_ms = max(_time_ms(frame) for frame in frames)
@@ -109,3 +110,19 @@ def test_every_frame_is_a_row_of_the_market_and_silver_agrees_with_its_klines(
         agreement = judge_hour(settings, hour, completeness, "test")
         assert agreement.differences == []
         assert agreement.outcome.passed, agreement.outcome.description
+
+
+def test_acknowledgements_and_notices_between_trades_are_no_trades_and_the_replay_ends(
+    followed: Followed, settings: Settings
+) -> None:
+    if settings.market is not Market.SPOT:
+        pytest.skip("the capture is Spot's")
+    other = settings.model_copy(update={"replay_dir": CASES / "acks", "coverage_interval_s": 1})
+    lifecycle.up(other, PARTS)
+    acks = replayed(other)
+    assert acks.problems == []
+    assert acks.producer.streams["trade"].control >= 2
+    assert acks.dead_letters() == {}
+    made, wanted = acks.bars("2025-11-07", 10), expected("acks")
+    assert agreeing(made, wanted) == wanted
+    assert {minute for (_, minute), bar in made.items() if bar["is_complete"]} == {"10:01", "10:02"}

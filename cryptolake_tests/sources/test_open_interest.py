@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -17,7 +18,7 @@ from cryptolake_assets.errors import AnswerRefusedError
 from cryptolake_assets.lake.tables_market import SILVER_OPEN_INTEREST
 from cryptolake_assets.sources.futures_rest import bounded, epoch_ms
 from cryptolake_assets.sources.open_interest import PAGE, PERIOD, REACH, SOURCE, parse_history, parse_present, plan
-from cryptolake_assets.sources.source import Judged, Plan, SourceRequest
+from cryptolake_assets.sources.source import Judged, Plan, Row, SourceRequest
 from cryptolake_tests.support.strategies import HOSTILE
 
 RECORDED = Path(__file__).parent / "recorded" / "binance"
@@ -32,12 +33,17 @@ STATISTIC = {
 PRESENT = {"symbol": "BTCUSDT", "openInterest": "83782.317", "time": 1_702_244_985_273}
 
 
+def rows_of(judged: Judged) -> list[Row]:
+    assert judged.left_out == ()
+    return judged.rows[SILVER_OPEN_INTEREST.name]
+
+
 def body(document: Any) -> bytes:
     return json.dumps(document).encode()
 
 
 def test_the_recorded_present_value() -> None:
-    (row,) = parse_present((RECORDED / "open_interest_present.json").read_bytes(), "BTCUSDT")
+    (row,) = rows_of(parse_present((RECORDED / "open_interest_present.json").read_bytes(), "BTCUSDT", CLOCK))
     assert row == {
         "observed_at": datetime(2023, 12, 10, 21, 49, 45, 273_000, tzinfo=UTC),
         "symbol": "BTCUSDT",
@@ -49,37 +55,56 @@ def test_the_recorded_present_value() -> None:
 
 def test_the_documented_history_and_one_with_times_as_numbers() -> None:
     documented = (RECORDED / "open_interest_history.json").read_bytes()
-    rows = parse_history(documented, "BTCUSDT")
+    rows = rows_of(parse_history(documented, "BTCUSDT", CLOCK))
     assert [row["observed_at"] for row in rows] == [
         datetime(2020, 3, 2, 5, 45, tzinfo=UTC),
         datetime(2020, 3, 2, 5, 50, tzinfo=UTC),
     ]
     assert rows[0]["open_interest_value"] == Decimal("150570784.07809979")
-    (row,) = parse_history(body([STATISTIC]), "BTCUSDT")
+    (row,) = rows_of(parse_history(body([STATISTIC]), "BTCUSDT", CLOCK))
     assert (row["source"], row["open_interest"]) == ("history", Decimal("104882.705"))
     judged = SOURCE.judge("openInterestHist/BTCUSDT", documented, CLOCK)
     assert judged.rows == {SILVER_OPEN_INTEREST.name: rows}
 
 
 @pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        ({**STATISTIC, "sumOpenInterest": 1}, "expected a number in quotes"),
+        ({**STATISTIC, "sumOpenInterestValue": None}, "expected a number in quotes"),
+        ({**STATISTIC, "sumOpenInterest": "0.123456789"}, "open_interest .* does not fit"),
+        ({**STATISTIC, "sumOpenInterest": "-1"}, "open_interest -1 of .* is negative"),
+        ({**STATISTIC, "timestamp": 1_721_347_200_001}, "no start of five minutes"),
+        ({**STATISTIC, "timestamp": epoch_ms(CLOCK + timedelta(minutes=9))}, "after the exchange's clock"),
+        ({**STATISTIC, "symbol": "ETHUSDT"}, "asked was BTCUSDT"),
+        ({**STATISTIC, "timestamp": 1_721_340_000_000, "sumOpenInterest": "2"}, "another row of observed_at"),
+        (None, "expected an object"),
+    ],
+)
+def test_odd_row_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, reason: str) -> None:
+    sound = [{**STATISTIC, "timestamp": moment} for moment in (1_721_340_600_000, 1_721_340_000_000)]
+    judged = parse_history(body([*sound, odd]), "BTCUSDT", CLOCK)
+    assert [epoch_ms(row["observed_at"]) for row in judged.rows[SILVER_OPEN_INTEREST.name]] == [
+        1_721_340_000_000,
+        1_721_340_600_000,
+    ]
+    (left_out,) = judged.left_out
+    assert re.match(f"BTCUSDT: .*{reason}", left_out)
+
+
+@pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (body([{**STATISTIC, "sumOpenInterest": 1}]), "expected a number in quotes"),
-        (body([{**STATISTIC, "sumOpenInterestValue": None}]), "expected a number in quotes"),
-        (body([{**STATISTIC, "sumOpenInterest": "0.123456789"}]), "open_interest .* does not fit"),
-        (body([{**STATISTIC, "timestamp": 1_721_347_200_001}]), "no start of five minutes"),
-        (body([{**STATISTIC, "symbol": "ETHUSDT"}]), "asked was BTCUSDT"),
-        (body([STATISTIC, STATISTIC]), "a period comes twice"),
         (body({"code": -1130, "msg": "parameter 'startTime' is invalid."}), "expected an array"),
         (b"[1, 2", "not JSON"),
     ],
 )
 def test_another_shape_is_refused_with_its_reason(answer: bytes, reason: str) -> None:
     with pytest.raises(AnswerRefusedError, match=reason):
-        parse_history(answer, "BTCUSDT")
+        parse_history(answer, "BTCUSDT", CLOCK)
 
 
-def test_a_value_of_the_future_is_refused() -> None:
+def test_a_present_value_of_the_future_is_refused() -> None:
     late = body({**PRESENT, "time": epoch_ms(CLOCK + timedelta(hours=1))})
     with pytest.raises(AnswerRefusedError, match="after the exchange's clock"):
         SOURCE.judge("openInterest/BTCUSDT", late, CLOCK)
@@ -87,22 +112,24 @@ def test_a_value_of_the_future_is_refused() -> None:
 
 @given(st.sampled_from(sorted(STATISTIC)), HOSTILE)
 @example("sumOpenInterest", "0.00000001")
-def test_a_hostile_value_is_refused_or_fits_its_column(name: str, value: Any) -> None:
-    try:
-        (row,) = parse_history(body([{**STATISTIC, name: value}]), "BTCUSDT")
-    except AnswerRefusedError:
-        assert (name, value) != ("sumOpenInterest", "0.00000001")
-        return
+def test_a_hostile_value_is_left_out_or_fits_its_column(name: str, value: Any) -> None:
+    answer = body([{**STATISTIC, name: value}])
+    if b"NaN" in answer or b"Infinity" in answer:
+        return  # no JSON
+    judged = parse_history(answer, "BTCUSDT", CLOCK)
+    rows = judged.rows[SILVER_OPEN_INTEREST.name]
+    assert len(rows) + len(judged.left_out) == 1
+    assert rows or (name, value) != ("sumOpenInterest", "0.00000001")
     import pyarrow as pa
 
-    pa.Table.from_pylist([{**row, "updated_at": None}], schema=SILVER_OPEN_INTEREST.arrow_schema())
+    pa.Table.from_pylist([{**row, "updated_at": None} for row in rows], schema=SILVER_OPEN_INTEREST.arrow_schema())
 
 
 @given(st.sampled_from(sorted(PRESENT)), HOSTILE)
 @example("openInterest", "0.00000001")
 def test_a_hostile_present_value_is_refused_or_kept_whole(name: str, value: Any) -> None:
     try:
-        (row,) = parse_present(body({**PRESENT, name: value}), "BTCUSDT")
+        (row,) = rows_of(parse_present(body({**PRESENT, name: value}), "BTCUSDT", CLOCK))
     except AnswerRefusedError:
         assert (name, value) != ("openInterest", "0.00000001")
         return

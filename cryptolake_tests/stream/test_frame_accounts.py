@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from structlog.testing import capture_logs
 
+from cryptolake_assets.exchange.records import AggTrade
+from cryptolake_assets.lake.gaps import GapOutcome
 from cryptolake_assets.stream.producer_status import RejectedSymbol, StreamCounts
-from cryptolake_tests.support.fakes import NOON_MS, trade, until
+from cryptolake_tests.support.captures import agg_trade_frame
+from cryptolake_tests.support.fakes import NOON_MS, MemoryHistory, trade, until
 from cryptolake_tests.support.producing import stage
 
 SHUTDOWN = {"e": "serverShutdown", "E": NOON_MS}
@@ -93,3 +97,70 @@ async def test_frame_that_names_no_symbol_leaves_all_symbols_open_until_their_ne
         await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
         assert on.sink.spans("ETHUSDT") == [(NOON_MS, NOON_MS + 10)]
         assert await on.ended()
+
+
+def without_trade(agg_id: int, event_ms: int, **changes: object) -> str:
+    frame = json.loads(agg_trade_frame("BTCUSDT", agg_id, event_ms, price="0.00000000", qty="0.0"))
+    frame["data"] |= {"f": -1, "l": -1, **changes}
+    return json.dumps(frame)
+
+
+async def test_aggregate_without_a_trade_is_covered_and_neither_an_event_nor_a_dead_letter() -> None:
+    async with stage(stream="aggTrade") as on:
+        await on.opened()
+        await on.exchange.send(agg_trade_frame("BTCUSDT", 1, NOON_MS + 10), without_trade(2, NOON_MS + 20))
+        await on.exchange.send(without_trade(-1, NOON_MS + 25), agg_trade_frame("BTCUSDT", 3, NOON_MS + 30))
+        on.clock.now_ms = NOON_MS + 1_000
+        await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
+        assert on.sent() == [1, 3]
+        assert on.gaps.gaps == {}
+        assert on.producer.status().streams == {"aggTrade": StreamCounts(accepted=4, rejected=0, control=0)}
+        assert {message.topic for message in on.publisher.log} == {on.topic}
+        assert await on.ended()
+
+
+async def test_single_trade_with_the_marks_of_none_is_covered_and_no_dead_letter() -> None:
+    mark = json.loads(trade(-1, NOON_MS + 20, price="0"))
+    mark["data"]["q"] = "0"
+    async with stage() as on:
+        await on.opened()
+        await on.exchange.send(trade(1, NOON_MS + 10), json.dumps(mark), trade(2, NOON_MS + 30))
+        on.clock.now_ms = NOON_MS + 1_000
+        await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
+        assert on.sent() == [1, 2]
+        assert {message.topic for message in on.publisher.log} == {on.topic}
+        assert await on.ended()
+
+
+async def test_fetched_aggregate_without_a_trade_closes_its_gap() -> None:
+    rows = [AggTrade(1, "1.5", "1", 2, 3, NOON_MS, is_buyer_maker=False)]
+    rows += [AggTrade(number, "0.00", "0", -1, -1, NOON_MS, is_buyer_maker=False) for number in (2, 3)]
+    async with stage(stream="aggTrade", history=MemoryHistory(rows)) as on:
+        await on.opened()
+        await on.exchange.send(agg_trade_frame("BTCUSDT", 1, NOON_MS + 10), agg_trade_frame("BTCUSDT", 4, NOON_MS + 30))
+        await until(lambda: [gap.closed_at is None for gap in on.gaps.gaps.values()] == [False])
+        (gap,) = on.gaps.gaps.values()
+        assert (gap.first_missing_id, gap.last_missing_id, gap.outcome) == (2, 3, GapOutcome.NOT_ORDER_BOOK)
+        assert on.sent() == [1, 4]
+        assert {message.topic for message in on.publisher.log} == {on.topic}
+        assert await on.ended()
+
+
+@pytest.mark.parametrize("changes", [{"l": 5}, {"p": "0.01"}, {"q": "0.001"}, {"s": ""}, {"f": -1.0}, {"a": -2}])
+async def test_other_frames_with_ids_below_zero_are_dead_letters(changes: dict[str, object]) -> None:
+    async with stage(stream="aggTrade") as on:
+        await on.exchange.send(without_trade(2, NOON_MS, **changes))
+        await until(lambda: [message.topic for message in on.publisher.log] == [on.settings.topic_rejected])
+        assert await on.ended()
+
+
+async def test_symbol_without_a_subscription_is_logged_once_and_its_trades_are_kept() -> None:
+    with capture_logs() as logs:
+        async with stage(symbols=("BTCUSDT", "币安人生USDT")) as on:
+            frames = [trade(number, NOON_MS, symbol) for number in range(3) for symbol in ("btcusdt", "币安人生USDT")]
+            await on.exchange.send(*frames, odd("ETHUSDT", 1, NOON_MS), odd("ETHUSDT", 2, NOON_MS), "{broken")
+            await until(lambda: on.producer.status().streams == {"trade": StreamCounts(6, 3, 0)})
+            assert on.sent() == [0, 0, 1, 1, 2, 2]
+            assert await on.ended()
+    told = [(line["stream"], line["symbol"]) for line in logs if line["event"] == "symbol_not_subscribed"]
+    assert told == [("trade", "btcusdt"), ("trade", "ETHUSDT")]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from cryptolake_assets.exchange.records import TradeStreamName
 from cryptolake_assets.exchange.universe import Subscriptions
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.fleet import FleetOptions
@@ -72,6 +73,8 @@ async def stage(
     symbols: tuple[str, ...] = ("BTCUSDT",),
     clock: FakeClock | None = None,
     options: ProducerOptions = OPTIONS,
+    stream: TradeStreamName = "trade",
+    history: MemoryHistory | None = None,
     **changes: Any,
 ) -> AsyncIterator[Stage]:
     exchange, sink, gaps = FakeExchange(), MemorySink(), MemoryGaps()
@@ -82,12 +85,12 @@ async def stage(
         stop = asyncio.Event()
         producer = Producer(
             settings,
-            Subscriptions(symbols, "trade"),
+            Subscriptions(symbols, stream),
             publisher=publisher,
             clock=clock,
             sink=sink,
             gaps=gaps,
-            history=MemoryHistory(),
+            history=history or MemoryHistory(),
             options=options,
         )
         run = asyncio.create_task(producer.run(stop))

@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
         "price": pa.decimal128(18, 8),
         "qty": pa.decimal128(28, 8),
         "event_time": pa.timestamp("us", tz="UTC"),
+        "trade_type": pa.string(),
     }
 )
 
@@ -53,6 +54,7 @@ class Trade:
     price: Decimal = Decimal("1.5")
     qty: Decimal = Decimal("0.001")
     event_time: datetime = EARLIEST + timedelta(hours=1)
+    trade_type: str = "MARKET"
 
 
 def judged(context: RuleContext, *trades: Trade) -> list[str | None]:
@@ -74,6 +76,21 @@ _NUMBERED = SCHEMA.insert(0, pa.field("row", pa.int64()))
 
 def test_every_rule_has_a_predicate_in_the_order_of_precedence() -> None:
     assert tuple(predicates(CONTEXT)) == RULES
+
+
+def test_id_without_a_trade_breaks_no_rule() -> None:
+    marker = Trade(price=Decimal(0), qty=Decimal(0), trade_type="NA")
+    of_order_book, priced, sized = (
+        replace(marker, trade_type="MARKET"),
+        replace(marker, price=Decimal(1)),
+        replace(marker, qty=Decimal(1)),
+    )
+    assert judged(CONTEXT, marker, of_order_book, priced, sized) == [
+        None,
+        "price_not_positive",
+        "qty_zero",
+        "price_not_positive",
+    ]
 
 
 def test_sound_trade_breaks_no_rule() -> None:

@@ -1,0 +1,53 @@
+"""Which stream an event belongs to that was recorded from a raw stream, without the envelope that names it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cryptolake_assets.model.symbols import stream_name
+
+KINDS: Final[Mapping[str, str]] = {
+    **{kind: kind for kind in ("trade", "aggTrade", "bookTicker", "kline", "avgPrice", "forceOrder")},
+    "depthUpdate": "depth",
+    "markPriceUpdate": "markPrice@1s",
+    "indexPriceUpdate": "indexPrice@1s",
+    "continuous_kline": "continuousKline",
+    "indexPrice_kline": "indexPriceKline",
+    "markPrice_kline": "markPriceKline",
+    "24hrTicker": "ticker",
+    "24hrMiniTicker": "miniTicker",
+    "1hTicker": "ticker_1h",
+    "4hTicker": "ticker_4h",
+    "1dTicker": "ticker_1d",
+    "contractInfo": "contractInfo",
+    "compositeIndex": "compositeIndex",
+    "assetIndexUpdate": "assetIndex",
+}
+"""The kind of stream by the event's `e`: the exchange's documented events of market data, of all its markets."""
+
+_SPOT_BOOK_TICKER: Final = frozenset("usbBaA")
+"""Spot's best bid and ask say no `e`."""
+
+
+def stream_of_event(event: str, symbol: str, order: object = None) -> str | None:
+    """Return the name of the stream of an event (`e`, `s`, `o`); None for an event that is not listed."""
+    kind = KINDS.get(event)
+    if kind is None:
+        return None
+    if not symbol and isinstance(order, dict):  # of a liquidation
+        symbol = str(order.get("s", ""))
+    return stream_name(symbol, kind) if symbol else f"!{kind}"
+
+
+def stream_of_document(document: Any) -> str | None:
+    """Return the name of the stream of a decoded frame that is no event with a symbol: an array of events, such as
+    `!miniTicker@arr` sends, or Spot's best bid and ask."""
+    if isinstance(document, dict):
+        is_book_ticker = document.keys() == _SPOT_BOOK_TICKER and isinstance(document["s"], str)
+        return stream_name(document["s"], "bookTicker") if is_book_ticker else None
+    if not isinstance(document, list):
+        return None
+    events = {item.get("e") if isinstance(item, dict) else None for item in document}
+    kind = KINDS.get(next(iter(events)) or "") if len(events) == 1 else None
+    return f"!{kind}@arr" if kind else None

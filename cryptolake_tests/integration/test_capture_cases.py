@@ -1,0 +1,81 @@
+"""USD-M captures of kinds that went wrong, by the whole path, held against values that plain Python computed.
+
+The replay exchange, the producer, the broker and the Bronze stream are processes of one platform.
+
+The Spot capture of the cases: test_markets.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.stream.producer_status import StreamCounts
+from cryptolake_tests.support.capture_cases import CASES, PARTS, Replayed, agreeing, expected, replayed
+from cryptolake_tests.support.platforms import StartPlatform, settings_for
+
+WIDE_BAR = ("1000SHIBUSDT", "23:58")
+"""One of its trades has a quantity of 11 digits."""
+WIDE_TRADE = ("1000SHIBUSDT", 9030)
+REJECTED = {("4USDT", 9031): "price_format", ("BTCUSDT", 9032): "out_of_range"}
+
+
+@pytest.fixture(scope="module")
+def names(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replayed]:
+    settings = settings_for(
+        tmp_path_factory.mktemp("usdm"),
+        replay_dir=CASES / "names",
+        replay_speed=0,
+        bronze_trigger_s=1,
+        coverage_interval_s=1,
+        spark_memory_mb=1024,
+    )
+    with start_platform(settings, PARTS):
+        yield replayed(settings)
+
+
+@pytest.fixture(scope="module")
+def mark_only(names: Replayed) -> Replayed:
+    """The second capture on the same platform, as `cryptolake replay` brings it."""
+    settings = names.settings.model_copy(update={"replay_dir": CASES / "mark-only"})
+    lifecycle.up(settings, PARTS)
+    return replayed(settings)
+
+
+def test_symbols_of_every_script_and_control_messages_go_by_the_whole_path(names: Replayed) -> None:
+    assert names.problems == []
+    # Those of a connection that is replaced are told to the next one too.
+    assert {name: counts.control >= 4 for name, counts in names.producer.streams.items()} == dict.fromkeys(
+        ("trade", "markPrice", "forceOrder"), True
+    )
+    names.wait_for("SELECT count(DISTINCT (symbol, event_time)) FROM cryptolake.bronze.futures_mark_prices", 720)
+    names.wait_for("SELECT count(DISTINCT symbol) FROM cryptolake.bronze.futures_liquidations", 2)
+    letters = names.dead_letters()
+    letters.pop(WIDE_TRADE, None)
+    assert letters == REJECTED
+    made, wanted = names.bars("2025-11-03", 23, 2), expected("names")
+    assert made.keys() == wanted.keys()
+    del made[WIDE_BAR], wanted[WIDE_BAR]
+    assert agreeing(made, wanted) == wanted
+    at_23_58 = {symbol: bar["is_complete"] for (symbol, minute), bar in made.items() if minute == "23:58"}
+    assert at_23_58 == {"BTCUSDT": False, "4USDT": False, "BTCUSDT_251226": True, "币安人生USDT": True}
+    quarantined = names.rows("SELECT symbol, trade_id, rule FROM cryptolake.silver.futures_trades_quarantine")
+    assert quarantined == [{"symbol": "BTCUSDT", "trade_id": 9013, "rule": "price_not_positive"}]
+    assert made["BTCUSDT", "23:58"]["trades_dropped"] == 1
+
+
+def test_mark_prices_beside_aggregates_end_and_are_all_there(mark_only: Replayed) -> None:
+    assert mark_only.problems == []
+    assert mark_only.producer.streams == {"aggTrade": StreamCounts(160, 0, 0), "markPrice": StreamCounts(240, 0, 0)}
+    made, wanted = mark_only.bars("2025-11-06", 10), expected("mark-only")
+    assert agreeing(made, wanted) == wanted
+    mark_only.wait_for(
+        "SELECT count(*) FROM cryptolake.bronze.futures_mark_prices WHERE event_time >= '2025-11-06'", 240
+    )
+
+
+@pytest.mark.xfail(strict=True, reason="the tables hold quantities of at most ten digits before the point")
+def test_quantity_of_eleven_digits_is_in_its_bar(names: Replayed) -> None:
+    assert agreeing(names.bars("2025-11-03", 23), expected("names"))[WIDE_BAR] == expected("names")[WIDE_BAR]
