@@ -17,6 +17,12 @@ from cryptolake_assets.contracts.control import ControlFrame, read_control, read
 from cryptolake_assets.lake.columns import PRICE, QUANTITY, decimal_pattern
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
 
+CONTRACT_VERSION: Final = 2
+"""Raised with every change that accepts what was rejected: gaps of rejected trades are then asked for again.
+
+2: symbols of every script, quantities of 20 digits, ids without a trade. 1: the release before.
+"""
+
 MAX_TIME_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999: the latest time that every engine behind us can hold."""
 MAX_ID: Final = 2**63 - 1

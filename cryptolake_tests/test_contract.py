@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cryptolake_assets import contract
 from cryptolake_assets.contract import (
+    CONTRACT_VERSION,
     MAX_ID,
     MAX_REASON_CHARS,
     MAX_TIME_MS,
@@ -411,3 +415,19 @@ def test_aggregate_id_without_a_trade_is_told_from_a_trade() -> None:
 @pytest.mark.parametrize("change", [{"p": "1"}, {"q": "0.1"}, {"f": 3}, {"l": 3}, {"s": ""}, {"a": -2}, {"p": "zero"}])
 def test_half_a_marker_is_rejected(change: dict[str, Any]) -> None:
     assert isinstance(parse(WITHOUT_TRADE | change), RejectedFrame)
+
+
+CONTRACTS = {2: "805004131eff83d5"}
+"""Of a version of the contract, a hash of the frames' fields, their types and limits."""
+
+
+def contract_hash() -> str:
+    frames = msgspec.json.schema_components([contract._Trade, contract._AggTrade])
+    patterns = [test.__self__.pattern for test in contract._FULLMATCH.values()]
+    return hashlib.sha256(msgspec.json.encode([frames, patterns], order="deterministic")).hexdigest()[:16]
+
+
+def test_change_of_what_is_accepted_has_a_version() -> None:
+    assert contract_hash() == CONTRACTS[CONTRACT_VERSION], (
+        "the contract has changed: raise CONTRACT_VERSION if it accepts what was rejected, and record its hash here"
+    )

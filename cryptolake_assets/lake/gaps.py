@@ -52,8 +52,21 @@ class OpenBecause(StrEnum):
     NOT_AT_EXCHANGE = "not_at_exchange"
     """The exchange was asked and did not have all of it."""
     REJECTED = "rejected"
-    """The exchange sent the trades, and the contract rejected them: their frames are dead letters. They are asked for
-    again when the producer starts, which may be of a release that accepts them."""
+    """The exchange sent the trades, and the contract rejected them: their frames are dead letters. A producer whose
+    contract is of another version asks for them again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why the contract rejected a gap's first trade, and the dead letter of it on the topic of rejected frames.
+
+    Partition and offset are None until the dead letters of all of the gap's trades are acknowledged.
+    """
+
+    reason: str
+    contract_version: int
+    partition: int | None = None
+    offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +76,8 @@ class TradeGap:
     `after_us` and `before_us` are the event times of these two (µs since 1970, UTC): the missing trades happened in
     between. `ids_missing` is how many of `first_missing_id` to `last_missing_id` did not come yet. An open gap has no
     `closed_at`, `closed_by` and `outcome`, and says in `open_because` what hinders its repair; the trades that closed
-    one are in Kafka below `kafka_offset`. `ids_not_order_book` of the ids turned out to be none that one can have.
+    one are in Kafka below `kafka_offset`. `ids_not_order_book` of the ids turned out to be none that one can have. One
+    that stays open because of `REJECTED` has a `rejection`.
     Key: (exchange, symbol, stream, first_missing_id).
     """
 
@@ -83,6 +97,7 @@ class TradeGap:
     kafka_offset: int | None = None
     ids_not_order_book: int = 0
     open_because: OpenBecause | None = None
+    rejection: Rejection | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -148,6 +163,10 @@ def _record(gap: TradeGap) -> dict[str, Any]:
         "updated_at": None,
         "ids_not_order_book": gap.ids_not_order_book,
         "open_because": None if gap.open_because is None else gap.open_because.value,
+        "rejected_reason": None if gap.rejection is None else gap.rejection.reason,
+        "rejected_contract_version": None if gap.rejection is None else gap.rejection.contract_version,
+        "dead_letter_partition": None if gap.rejection is None else gap.rejection.partition,
+        "dead_letter_offset": None if gap.rejection is None else gap.rejection.offset,
     }
 
 
@@ -167,10 +186,18 @@ def _gap(row: dict[str, Any]) -> TradeGap:
         outcome=None if row["outcome"] is None else GapOutcome(row["outcome"]),
         kafka_partition=row["kafka_partition"],
         kafka_offset=row["kafka_offset"],
-        # A lake of an earlier version has these two once `cryptolake bootstrap` has added them.
+        # A lake of an earlier version has these once `cryptolake bootstrap` has added them.
         ids_not_order_book=row.get("ids_not_order_book") or 0,
         open_because=None if row.get("open_because") is None else OpenBecause(row["open_because"]),
+        rejection=_rejection(row),
     )
+
+
+def _rejection(row: dict[str, Any]) -> Rejection | None:
+    version = row.get("rejected_contract_version")
+    if version is None:
+        return None
+    return Rejection(row["rejected_reason"], version, row["dead_letter_partition"], row["dead_letter_offset"])
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

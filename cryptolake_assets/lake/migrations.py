@@ -54,6 +54,7 @@ MIGRATIONS: Final = (
     Migration(1, "columns of evidence and dropped trades", _add_all_columns),
     Migration(2, "quantities of up to 20 digits", _widen_all_decimals),
     Migration(3, "the evidence of a bar", _add_all_columns),
+    Migration(4, "the dead letter of a gap", _add_all_columns),
 )
 
 

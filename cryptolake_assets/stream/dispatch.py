@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import structlog
@@ -142,7 +142,7 @@ class Dispatcher:
                 exchange_times_ms.clear()
                 accounts.reject(parsed, span)
                 if parsed.symbol in span.symbols and parsed.trade_id is not None:
-                    self._gaps.reject(parsed.symbol, parsed.trade_id, was_fetched=False)
+                    self._gaps.reject(parsed.symbol, parsed.trade_id, parsed.reason, was_fetched=False)
                 messages.append(self._dead_letter(parsed, received_at_us))
             elif type(parsed) is IdWithoutTrade:
                 exchange_times_ms.append(parsed.exchange_time_ms)
@@ -179,7 +179,7 @@ class Dispatcher:
                 # Of one trade there is one dead letter, however often it is asked for.
                 parsed.symbol is None
                 or parsed.trade_id is None
-                or self._gaps.reject(parsed.symbol, parsed.trade_id, was_fetched=True)
+                or self._gaps.reject(parsed.symbol, parsed.trade_id, parsed.reason, was_fetched=True)
             ):
                 self._messages.append(self._dead_letter(parsed, frames.received_at_us))
 
@@ -194,4 +194,7 @@ class Dispatcher:
 
     def _dead_letter(self, frame: RejectedFrame, received_at_us: int) -> Message:
         value, headers = dead_letter(frame, stream=self._stream, received_at_us=received_at_us)
-        return Message(self._rejected_topic, value, headers=headers)
+        told = None
+        if frame.symbol is not None and frame.trade_id is not None:
+            told = partial(self._gaps.dead_letter_at, frame.symbol, frame.trade_id)
+        return Message(self._rejected_topic, value, headers=headers, when_acknowledged=told)

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import islice
 from typing import Final
 
 import structlog
 
-from cryptolake_assets.contract import MAX_ID
-from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause, TradeGap
+from cryptolake_assets.contract import CONTRACT_VERSION, MAX_ID
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause, Rejection, TradeGap
+from cryptolake_assets.stream.open_gap import OpenGap, ids_outside, is_final
 
 log = structlog.get_logger(__name__)
 
@@ -35,35 +36,6 @@ BRIDGED_MS: Final = 1_000
 """A sequence of ids that begins so long before a connection began with an earlier one."""
 
 
-@dataclass
-class _Open:
-    """An open gap, and its ids that are still missing, as ranges with both ends included, in order."""
-
-    gap: TradeGap
-    ranges: list[tuple[int, int]]
-    has_trades: bool = False
-    """Whether any of its trades came."""
-
-    def drop(self, first: int, last: int) -> int:
-        """Takes ids out of what is missing; returns how many of them were."""
-        left: list[tuple[int, int]] = []
-        for span in self.ranges:
-            if span[1] < first or span[0] > last:
-                left.append(span)
-            else:
-                parts = (span[0], first - 1), (last + 1, span[1])
-                left += [part for part in parts if part[0] <= part[1]]
-        dropped = _number(self.ranges) - _number(left)
-        if dropped:
-            self.ranges = left
-            self.gap = replace(self.gap, ids_missing=self.gap.ids_missing - dropped)
-        return dropped
-
-
-def _number(ranges: Sequence[tuple[int, int]]) -> int:
-    return sum(last - first + 1 for first, last in ranges)
-
-
 @dataclass(slots=True)
 class _Sequence:
     """What is known of one symbol's ids."""
@@ -77,8 +49,8 @@ class _Sequence:
     doubtful_id: int | None = None
     reach_id: int = -1
     """No open gap goes beyond it."""
-    open: list[_Open] = field(default_factory=list)
-    rejected: dict[int, None] = field(default_factory=dict)
+    open: list[OpenGap] = field(default_factory=list)
+    rejected: dict[int, Rejection] = field(default_factory=dict)
     """Ids of trades that came and were rejected, the latest last."""
 
 
@@ -144,14 +116,14 @@ class GapTracker:
                 # Which of them came meanwhile is not in the ledger.
                 number = gap.last_missing_id - gap.first_missing_id + 1
                 whole = replace(gap, ids_missing=number, ids_not_order_book=0)
-                if gap.open_because is OpenBecause.REJECTED:
-                    whole = replace(whole, open_because=None)  # this process may be of a release that accepts them
-                ranges = [(gap.first_missing_id, gap.last_missing_id)]
+                if gap.open_because is OpenBecause.REJECTED and not is_final(gap):
+                    whole = replace(whole, open_because=None, rejection=None)
+                item = OpenGap(whole, [(gap.first_missing_id, gap.last_missing_id)])
                 known = self._sequences.setdefault(gap.symbol, _Sequence())
-                known.open.append(_Open(whole, ranges))
+                if gap.rejection is not None and gap.rejection.offset is not None:
+                    known.rejected |= dict.fromkeys(islice(item.missing_ids(), MAX_REJECTED), gap.rejection)
+                known.open.append(item)
                 known.reach_id = max(known.reach_id, gap.last_missing_id)
-                if gap.open_because is OpenBecause.REJECTED:
-                    known.rejected |= dict.fromkeys(islice(_ids_of(ranges), MAX_REJECTED))
 
     def last(self, symbol: str) -> LastTrade | None:
         """The newest trade of the symbol's sequence."""
@@ -221,20 +193,35 @@ class GapTracker:
                     item.gap = replace(gap, before_us=event_time_us)
                     self._changed[gap.key] = item.gap
 
-    def reject(self, symbol: str, trade_id: int, *, was_fetched: bool) -> bool:
+    def reject(self, symbol: str, trade_id: int, reason: str, *, was_fetched: bool) -> bool:
         """Take note of a trade that came and was rejected; return whether it was not known to be.
 
         One that the exchange's history sends too is not asked for again.
         """
         known = self._sequences.setdefault(symbol, _Sequence())
-        is_new = trade_id not in known.rejected
-        known.rejected[trade_id] = None
+        before = known.rejected.get(trade_id)
+        is_new = before is None
+        rejection = Rejection(reason, CONTRACT_VERSION)
+        if before is not None:
+            rejection = replace(rejection, partition=before.partition, offset=before.offset)
+        known.rejected[trade_id] = rejection
         if len(known.rejected) > MAX_REJECTED:
             del known.rejected[next(iter(known.rejected))]
         for item in known.open if was_fetched else ():
-            if item.gap.first_missing_id <= trade_id <= item.gap.last_missing_id and _are_all_in(item, known.rejected):
+            if item.spans(trade_id) and item.misses_only(known.rejected):
                 self._explain(item, OpenBecause.REJECTED)
         return is_new
+
+    def dead_letter_at(self, symbol: str, trade_id: int, partition: int, offset: int) -> None:
+        """Take note of where the dead letter of a rejected trade lies."""
+        known = self._sequences.get(symbol)
+        rejection = None if known is None else known.rejected.get(trade_id)
+        if known is None or rejection is None or rejection.offset is not None:
+            return
+        known.rejected[trade_id] = replace(rejection, partition=partition, offset=offset)
+        for item in known.open:
+            if item.gap.rejection is not None and item.spans(trade_id):
+                self._explain(item, OpenBecause.REJECTED)
 
     def settle(self, symbol: str, first: int, last: int) -> None:
         """Takes note that these ids are no trades of the order book."""
@@ -246,14 +233,17 @@ class GapTracker:
         known = self._sequences[wanted.symbol]
         for item in known.open:
             if item.gap.first_missing_id <= wanted.first <= item.gap.last_missing_id:
-                self._explain(item, OpenBecause.REJECTED if _are_all_in(item, known.rejected) else because)
+                self._explain(item, OpenBecause.REJECTED if item.misses_only(known.rejected) else because)
 
-    def _explain(self, item: _Open, because: OpenBecause) -> None:
+    def _explain(self, item: OpenGap, because: OpenBecause) -> None:
         gap = item.gap
+        rejection = self._rejection_of(item) if because is OpenBecause.REJECTED else None
+        if (gap.open_because, gap.rejection) == (because, rejection):
+            return
+        item.gap = replace(gap, open_because=because, rejection=rejection)
+        self._changed[gap.key] = item.gap
         if gap.open_because is because:
             return
-        item.gap = replace(gap, open_because=because)
-        self._changed[gap.key] = item.gap
         log.warning(
             "gap_stays_open",
             because=because.value,
@@ -262,6 +252,16 @@ class GapTracker:
             first_missing_id=gap.first_missing_id,
             last_missing_id=gap.last_missing_id,
         )
+
+    def _rejection_of(self, item: OpenGap) -> Rejection | None:
+        """Return the first trade's; without coordinates while a dead letter of the gap is under way."""
+        rejected = self._sequences[item.gap.symbol].rejected
+        first = rejected.get(item.ranges[0][0], item.gap.rejection)
+        # The latest is acknowledged last: seldom more than one is looked at.
+        latest_first = map(rejected.get, item.missing_ids(backwards=True))
+        if first is None or all(one is not None and one.offset is not None for one in latest_first):
+            return first
+        return replace(first, partition=None, offset=None)
 
     def proven_before(self, symbols: Iterable[str], interval: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
         """The time [from, to) of which a symbol's ids say that every trade came, where that begins with an earlier
@@ -311,7 +311,7 @@ class GapTracker:
         """Opens gaps for the ids that no open gap has yet, in two parts where they are too many."""
         # Out of order, the trade before may be younger than the one behind.
         after_us, before_us = sorted(times_us)
-        for first, last in _outside(ids, known.open):
+        for first, last in ids_outside(ids, known.open):
             beyond = last - self._most_ids
             if beyond >= first:
                 self._open(known, symbol, (first, beyond), (after_us, before_us), OpenBecause.BEYOND_LIMIT)
@@ -353,7 +353,7 @@ class GapTracker:
         else:
             now = self._clock()
             gap = TradeGap(self._exchange, symbol, self._stream, first, last, number, *times_us, now)
-            newest = _Open(replace(gap, open_because=because), [ids])
+            newest = OpenGap(replace(gap, open_because=because), [ids])
             known.open.append(newest)
         self._changed[newest.gap.key] = newest.gap
 
@@ -368,17 +368,20 @@ class GapTracker:
             else:
                 item.gap = replace(item.gap, ids_not_order_book=gap.ids_not_order_book + number)
             if item.ranges:
+                if gap.rejection is not None:
+                    item.gap = replace(item.gap, rejection=self._rejection_of(item))
                 self._changed[gap.key] = item.gap
             else:
                 known.open.remove(item)
                 self._close(item, by)
 
-    def _close(self, item: _Open, by: ClosedBy) -> None:
+    def _close(self, item: OpenGap, by: ClosedBy) -> None:
         if not item.has_trades:
             outcome = GapOutcome.NOT_ORDER_BOOK
         else:
             outcome = GapOutcome.ARRIVED if by is ClosedBy.STREAM else GapOutcome.REPAIRED
-        gap = replace(item.gap, closed_at=self._clock(), closed_by=by, outcome=outcome, open_because=None)
+        gap = replace(item.gap, open_because=None, rejection=None)
+        gap = replace(gap, closed_at=self._clock(), closed_by=by, outcome=outcome)
         self._changed.pop(gap.key, None)
         self._closed.append(gap)
         log.info(
@@ -390,23 +393,3 @@ class GapTracker:
             first_missing_id=gap.first_missing_id,
             last_missing_id=gap.last_missing_id,
         )
-
-
-def _ids_of(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
-    return chain.from_iterable(range(first, last + 1) for first, last in ranges)
-
-
-def _are_all_in(item: _Open, ids: Collection[int]) -> bool:
-    """Return whether every id that a gap misses is one of these."""
-    return _number(item.ranges) <= len(ids) and all(number in ids for number in _ids_of(item.ranges))
-
-
-def _outside(ids: tuple[int, int], gaps: Sequence[_Open]) -> list[tuple[int, int]]:
-    """What of the ids no gap spans."""
-    left = [ids]
-    for item in gaps:
-        taken = item.gap.first_missing_id, item.gap.last_missing_id
-        if taken[1] >= ids[0] and taken[0] <= ids[1]:
-            parts = [((first, min(last, taken[0] - 1)), (max(first, taken[1] + 1), last)) for first, last in left]
-            left = [part for both in parts for part in both if part[0] <= part[1]]
-    return left

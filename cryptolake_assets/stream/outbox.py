@@ -139,6 +139,10 @@ class Outbox:
                 if not messages:
                     return
             self.next_offsets[partition] = next_offset
+        elif first_offset >= 0:
+            for offset, message in enumerate(messages, first_offset):
+                if message.when_acknowledged is not None:
+                    message.when_acknowledged(partition, offset)
         self.acked[topic] = self.acked.get(topic, 0) + len(messages)
         self._retry_s = self._retry_first_s
         self._silent_since = time.monotonic()

@@ -8,7 +8,7 @@ there is a microsecond or two.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -38,6 +38,8 @@ class Message(Struct, eq=False, gc=False):
     headers: list[tuple[str, bytes]] | None = None
     tag: Any = None
     """The sender's own."""
+    when_acknowledged: Callable[[int, int], None] | None = None
+    """Called with partition and offset; of a message on a topic whose offsets the outbox does not report."""
 
 
 class Verdict(Enum):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptolake_assets.exchange.choice import SymbolChoice, parse_choice
-from cryptolake_assets.exchange.rest import SymbolInfo
+from cryptolake_assets.exchange.rest_answers import SymbolInfo
 
 LISTED = [
     SymbolInfo("BTCUSDT", "TRADING", quote_asset="USDT"),

@@ -21,10 +21,8 @@ from cryptolake_assets.exchange.rest import (
     AsyncExchangeRest,
     ExchangeRest,
     RetryPolicy,
-    parse_exchange_info,
-    parse_klines,
-    parse_volumes,
 )
+from cryptolake_assets.exchange.rest_answers import parse_exchange_info, parse_klines, parse_volumes
 from cryptolake_assets.exchange.weight import WeightBudget
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.captures import write_capture

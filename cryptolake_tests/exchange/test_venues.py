@@ -13,7 +13,8 @@ from cryptolake_assets.errors import CaptureError, SettingsError, UnknownSymbolE
 from cryptolake_assets.exchange.capture import read_frames
 from cryptolake_assets.exchange.capture_market import MARKET_FILE, check_market, venue_of_capture, write_market
 from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_assets.exchange.rest import AsyncExchangeRest, ExchangeRest, parse_exchange_info
+from cryptolake_assets.exchange.rest import AsyncExchangeRest, ExchangeRest
+from cryptolake_assets.exchange.rest_answers import parse_exchange_info
 from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.exchange.venues import COIN_M, SPOT, USD_M, VENUES, Family, Market, Venue, exchanges_of, venue_of
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, PROJECT_ROOT, load_settings

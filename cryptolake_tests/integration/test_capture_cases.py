@@ -8,6 +8,7 @@ The Spot capture of the cases: test_markets.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 
 import pytest
 
@@ -16,10 +17,19 @@ from cryptolake_assets.stream.producer_status import StreamCounts
 from cryptolake_tests.support.capture_cases import CASES, PARTS, Replayed, agreeing, expected, replayed
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 
-WIDE_BAR = ("1000SHIBUSDT", "23:58")
-"""One of its trades has a quantity of 11 digits."""
-WIDE_TRADE = ("1000SHIBUSDT", 9030)
+WIDE_PRICE, WIDE_QUANTITY = Decimal("0.009512"), Decimal(12_500_000_000)
+"""Of the trade that the expected bars of `wide` lack."""
 REJECTED = {("4USDT", 9031): "price_format", ("BTCUSDT", 9032): "out_of_range"}
+REJECTED_GAPS = """
+SELECT gap.symbol, gap.first_missing_id, gap.ids_missing,
+       decode(letter.raw) LIKE '%' || gap.first_missing_id || '%' AS raw_has_id,
+       letter.reason = gap.rejected_reason AS is_reason
+FROM cryptolake.bronze.futures_trade_gaps AS gap
+JOIN cryptolake.bronze.futures_trades_rejected AS letter
+  ON letter.kafka_partition = gap.dead_letter_partition AND letter.kafka_offset = gap.dead_letter_offset
+WHERE gap.open_because = 'rejected'
+ORDER BY gap.symbol
+"""
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +47,18 @@ def names(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def mark_only(names: Replayed) -> Replayed:
+def wide(names: Replayed) -> Replayed:
     """The second capture on the same platform, as `cryptolake replay` brings it."""
-    settings = names.settings.model_copy(update={"replay_dir": CASES / "mark-only"})
+    return next_capture(names, "wide")
+
+
+@pytest.fixture(scope="module")
+def mark_only(wide: Replayed) -> Replayed:
+    return next_capture(wide, "mark-only")
+
+
+def next_capture(before: Replayed, case: str) -> Replayed:
+    settings = before.settings.model_copy(update={"replay_dir": CASES / case})
     lifecycle.up(settings, PARTS)
     return replayed(settings)
 
@@ -52,18 +71,39 @@ def test_symbols_of_every_script_and_control_messages_go_by_the_whole_path(names
     )
     names.wait_for("SELECT count(DISTINCT (symbol, event_time)) FROM cryptolake.bronze.futures_mark_prices", 720)
     names.wait_for("SELECT count(DISTINCT symbol) FROM cryptolake.bronze.futures_liquidations", 2)
-    letters = names.dead_letters()
-    letters.pop(WIDE_TRADE, None)
-    assert letters == REJECTED
+    assert names.dead_letters() == REJECTED
+    names.wait_for("SELECT count(dead_letter_offset) FROM cryptolake.bronze.futures_trade_gaps", len(REJECTED))
+    assert names.rows(REJECTED_GAPS) == [
+        {"symbol": symbol, "first_missing_id": trade_id, "ids_missing": 1, "raw_has_id": True, "is_reason": True}
+        for symbol, trade_id in REJECTED
+    ]
     made, wanted = names.bars("2025-11-03", 23, 2), expected("names")
     assert made.keys() == wanted.keys()
-    del made[WIDE_BAR], wanted[WIDE_BAR]
     assert agreeing(made, wanted) == wanted
     at_23_58 = {symbol: bar["is_complete"] for (symbol, minute), bar in made.items() if minute == "23:58"}
-    assert at_23_58 == {"BTCUSDT": False, "4USDT": False, "BTCUSDT_251226": True, "币安人生USDT": True}
+    assert at_23_58 == {
+        "BTCUSDT": False,
+        "4USDT": False,
+        "1000SHIBUSDT": True,
+        "BTCUSDT_251226": True,
+        "币安人生USDT": True,
+    }
     quarantined = names.rows("SELECT symbol, trade_id, rule FROM cryptolake.silver.futures_trades_quarantine")
     assert quarantined == [{"symbol": "BTCUSDT", "trade_id": 9013, "rule": "price_not_positive"}]
     assert made["BTCUSDT", "23:58"]["trades_dropped"] == 1
+
+
+def test_quantity_of_eleven_digits_is_in_its_bar(wide: Replayed) -> None:
+    assert wide.problems == []
+    assert wide.producer.streams["aggTrade"] == StreamCounts(160, 0, 2)
+    assert wide.dead_letters() == REJECTED
+    made, wanted = wide.bars("2025-11-05", 10), expected("wide")
+    bar = wanted["1000SHIBUSDT", "10:01"]
+    bar["volume"] += WIDE_QUANTITY
+    bar["quote_volume"] += WIDE_QUANTITY * WIDE_PRICE
+    bar["trades"] += 1
+    assert agreeing(made, wanted) == wanted
+    assert made["1000SHIBUSDT", "10:01"]["is_complete"]
 
 
 def test_mark_prices_beside_aggregates_end_and_are_all_there(mark_only: Replayed) -> None:
@@ -74,8 +114,3 @@ def test_mark_prices_beside_aggregates_end_and_are_all_there(mark_only: Replayed
     mark_only.wait_for(
         "SELECT count(*) FROM cryptolake.bronze.futures_mark_prices WHERE event_time >= '2025-11-06'", 240
     )
-
-
-@pytest.mark.xfail(strict=True, reason="the tables hold quantities of at most ten digits before the point")
-def test_quantity_of_eleven_digits_is_in_its_bar(names: Replayed) -> None:
-    assert agreeing(names.bars("2025-11-03", 23), expected("names"))[WIDE_BAR] == expected("names")[WIDE_BAR]

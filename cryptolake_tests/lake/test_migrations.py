@@ -24,7 +24,7 @@ from cryptolake_assets.platform.status import problems
 from cryptolake_assets.settings import Settings, load_settings
 
 LATEST = MIGRATIONS[-1].number
-SCHEMAS = {1: "ff95e4617f8eebd8", 2: "a1b8747d0726aa88", 3: "0fdc20a91f749de0"}
+SCHEMAS = {1: "ff95e4617f8eebd8", 2: "a1b8747d0726aa88", 3: "0fdc20a91f749de0", 4: "b8c050ea0d01ceb0"}
 """Of each migration, the schema of `tables.py` after it: a hash of all tables' columns and types."""
 
 

@@ -126,7 +126,7 @@ async def test_symbols_stay_where_they_are_and_new_ones_fill_up() -> None:
         assert shares == [(*symbols[1:200], "NEW"), symbols[200:]]
         await until(lambda: len(on.open_paths()) == 2)
         on.fleet.follow(symbols[:200])
-        await until(lambda: len(on.open_paths()) == 1)
+        await until(lambda: on.fleet.renewals == 2 and len(on.open_paths()) == 1)
         assert sorted(on.fleet.connections[0].symbols) == sorted(symbols[:200])
 
 

@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause, TradeGap
+from cryptolake_assets.contract import CONTRACT_VERSION
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause, Rejection, TradeGap
 from cryptolake_assets.stream.gap_writer import GapWriter
 from cryptolake_assets.stream.gaps import (
     MAX_OPEN,
@@ -25,6 +27,7 @@ from cryptolake_assets.stream.gaps import (
 from cryptolake_tests.support.fakes import MemoryGaps
 
 NOW = datetime(2024, 7, 18, 12, tzinfo=UTC)
+REASON = "price_format: x"
 
 
 def tracker() -> GapTracker:
@@ -584,19 +587,42 @@ async def test_closed_gap_names_the_partition_of_its_symbol_and_the_offset_of_it
 
 def test_trade_that_history_sends_and_the_contract_rejects_is_not_asked_for_again() -> None:
     found = fed([1, 4])
-    assert found.reject("BTCUSDT", 2, was_fetched=True)
+    assert found.reject("BTCUSDT", 2, REASON, was_fetched=True)
     assert found.missing() == [MissingRange("BTCUSDT", 2, 3)], "id 3 is still to be had"
-    assert found.reject("BTCUSDT", 3, was_fetched=True)
+    assert found.reject("BTCUSDT", 3, "qty_format: x", was_fetched=True)
     assert found.missing() == []
     (gap,) = found.take_open().values()
     assert (gap.open_because, gap.ids_missing, gap.closed_at) == (OpenBecause.REJECTED, 2, None)
-    assert not found.reject("BTCUSDT", 3, was_fetched=True), "known: no second dead letter"
+    assert gap.rejection == Rejection(REASON, CONTRACT_VERSION)
+    assert not found.reject("BTCUSDT", 3, "qty_format: x", was_fetched=True), "known: no second dead letter"
+
+
+def test_gap_names_its_dead_letter_once_those_of_all_its_trades_are_acknowledged() -> None:
+    found = fed([1, 4])
+    for trade_id in (2, 3):
+        found.reject("BTCUSDT", trade_id, REASON, was_fetched=True)
+    found.take_open()
+    found.dead_letter_at("BTCUSDT", 2, 5, 70)
+    assert found.take_open() == {}
+    found.dead_letter_at("BTCUSDT", 3, 6, 80)
+    (gap,) = found.take_open().values()
+    assert gap.rejection == Rejection(REASON, CONTRACT_VERSION, partition=5, offset=70)
+    found.dead_letter_at("BTCUSDT", 3, 6, 81)
+    found.dead_letter_at("BTCUSDT", 9, 6, 82)
+    found.dead_letter_at("ETHUSDT", 3, 6, 83)
+    assert found.take_open() == {}, "the first dead letter counts; others are of no gap"
+    found.see("BTCUSDT", 2, 2)
+    (gap,) = found.take_open().values()
+    assert gap.rejection == Rejection(REASON, CONTRACT_VERSION, partition=6, offset=80), "of what is still missing"
+    found.see("BTCUSDT", 3, 3)
+    (closed,) = found.take_closed()
+    assert (closed.open_because, closed.rejection) == (None, None)
 
 
 def test_trade_that_the_stream_sent_and_history_lacks_is_rejected_not_missing_at_the_exchange() -> None:
     found = tracker()
     fed([1], found)
-    assert found.reject("BTCUSDT", 2, was_fetched=False)
+    assert found.reject("BTCUSDT", 2, REASON, was_fetched=False)
     fed([3, 5], found)
     assert found.missing() == [MissingRange("BTCUSDT", 2, 2), MissingRange("BTCUSDT", 4, 4)], (
         "history may have it sound"
@@ -610,14 +636,49 @@ def test_trade_that_the_stream_sent_and_history_lacks_is_rejected_not_missing_at
     assert found.missing() == [MissingRange("BTCUSDT", 4, 4)]
 
 
-def test_rejected_trades_are_asked_for_again_by_the_next_process_and_become_no_second_dead_letter() -> None:
-    left = replace(gap(2, 3), open_because=OpenBecause.REJECTED)
+REJECTED_2_3 = replace(
+    gap(2, 3), open_because=OpenBecause.REJECTED, rejection=Rejection(REASON, CONTRACT_VERSION, partition=5, offset=70)
+)
+
+
+def test_next_process_asks_for_rejected_trades_only_if_its_contract_is_another() -> None:
     found = tracker()
-    found.resume([left])
-    assert found.missing() == [MissingRange("BTCUSDT", 2, 3)]
-    assert not found.reject("BTCUSDT", 2, was_fetched=True)
-    assert not found.reject("BTCUSDT", 3, was_fetched=True)
+    found.resume([REJECTED_2_3])
     assert found.missing() == []
+    assert found.ids_missing == 2
+
+    older = Rejection(REASON, CONTRACT_VERSION - 1, partition=5, offset=70)
+    found = tracker()
+    found.resume([replace(REJECTED_2_3, rejection=older)])
+    assert found.missing() == [MissingRange("BTCUSDT", 2, 3)]
+    assert not found.reject("BTCUSDT", 2, REASON, was_fetched=True), "known: no second dead letter"
+    assert not found.reject("BTCUSDT", 3, REASON, was_fetched=True)
+    assert found.missing() == []
+    (left,) = found.take_open().values()
+    assert left.rejection == REJECTED_2_3.rejection
     found.fill("BTCUSDT", 2, 2)
     found.fill("BTCUSDT", 3, 3)
     assert [closed.outcome for closed in found.take_closed()] == [GapOutcome.REPAIRED]
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        pytest.param(replace(REJECTED_2_3, rejection=None), id="of a release without coordinates"),
+        pytest.param(
+            replace(REJECTED_2_3, rejection=Rejection(REASON, CONTRACT_VERSION)), id="dead letter not acknowledged"
+        ),
+    ],
+)
+def test_rejected_trades_without_a_sure_dead_letter_are_asked_for_again(left: TradeGap) -> None:
+    found = tracker()
+    found.resume([left])
+    assert found.missing() == [MissingRange("BTCUSDT", 2, 3)]
+    assert found.reject("BTCUSDT", 2, REASON, was_fetched=True), "its dead letter may be lost"
+
+
+def test_gap_of_which_some_trades_came_is_asked_for_again_whole() -> None:
+    found = tracker()
+    found.resume([replace(REJECTED_2_3, ids_missing=1)])
+    assert found.missing() == [MissingRange("BTCUSDT", 2, 3)], "which of them came is not in the ledger"
+    assert not found.reject("BTCUSDT", 2, REASON, was_fetched=True)

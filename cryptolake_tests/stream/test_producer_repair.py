@@ -162,3 +162,7 @@ async def test_fetched_trade_that_is_rejected_is_one_dead_letter_and_asked_for_o
         assert history.asked == asked
         letters = [message for message in on.publisher.log if message.topic == on.settings.topic_rejected]
         assert [json.loads(letter.value)["t"] for letter in letters] == [2]
+        (gap,) = on.gaps.gaps.values()
+        assert gap.rejection is not None
+        assert gap.rejection.reason.startswith("qty_format: ")
+        assert gap.rejection.offset is not None
