@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,11 @@ os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:Reserved
 
 # Tests choose their days freely, also later ones than the last of the demo's capture, where partitions would end.
 os.environ.setdefault("CRYPTOLAKE_END_DATE", "2100-01-01")
+
+# A shell starts what is to run in the background with this ignored, and Dagster makes SIGTERM's handler the same: the
+# processes that it ends with SIGTERM would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Python's collector looks at everything that an import of Dagster or of a server made, again and again, in vain.
 gc.set_threshold(50_000, 20, 100)

@@ -423,7 +423,7 @@ CONTRACTS = {2: "805004131eff83d5"}
 
 def contract_hash() -> str:
     frames = msgspec.json.schema_components([contract._Trade, contract._AggTrade])
-    patterns = [test.__self__.pattern for test in contract._FULLMATCH.values()]
+    patterns = [contract._PRICE_PATTERN, contract._QUANTITY_PATTERN]
     return hashlib.sha256(msgspec.json.encode([frames, patterns], order="deterministic")).hexdigest()[:16]
 
 
