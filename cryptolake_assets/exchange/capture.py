@@ -1,9 +1,9 @@
 """Reads a directory of captures: recorded WebSocket frames, and what they hold.
 
-A capture is a file of `<receive time> <frame>` lines, `.ndjson` or `.ndjson.gz`. The receive time is epoch ns, µs or
-seconds, or ISO 8601 in UTC with up to nine digits after the second. Lines that hold no frame are skipped: empty ones,
-those that begin with an address, such as the `wss://… <-> time` line that recorders write at each connection, and a
-last line that the recorder did not finish. A byte order mark is no part of a file's first line. Several files of a
+A capture is a file of `<receive time> <frame>` lines, `.ndjson` or `.ndjson.gz`. The receive time is epoch ns, µs,
+ms or seconds, or ISO 8601 in UTC with up to nine digits after the second. Lines that hold no frame are skipped: empty
+ones, those that begin with an address, such as the `wss://… <-> time` line that recorders write at each connection, and
+a last line that the recorder did not finish. A byte order mark is no part of a file's first line. Several files of a
 directory are one recording: they are merged by receive time. Reading streams, whatever the size of the files.
 
 This module is imported when the Dagster definitions load: nothing heavy may be imported here.
@@ -62,10 +62,12 @@ _SKEW_SAMPLE = 1_001
 _HEAD_FRAMES = 1_000
 _HEAD_TRADES = 33
 _LINE = re.compile(
-    rb"(?:([0-9]{19})|([0-9]{16})|([0-9]{10})(?:\.([0-9]+))?"
+    rb"(?:([0-9]{19}|[0-9]{16}|[0-9]{13})|([0-9]{10})(?:\.([0-9]+))?"
     rb"|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?Z)(?:: ?| )(.*)",
     re.DOTALL,
 )
+_NS_DIGITS = 19
+"""Of a time of this century in nanoseconds since 1970."""
 _URL_PREFIXES = (b"ws://", b"wss://", b"http://", b"https://")
 
 
@@ -235,18 +237,16 @@ def _parse_line(path: Path, line_number: int, line: bytes) -> CapturedFrame | No
         raise _line_error(
             path,
             line_number,
-            f"no receive time at the start of {line[:40]!r}; expected 19 digits (ns), 16 digits (µs), seconds or "
+            f"no receive time at the start of {line[:40]!r}; expected 19 digits (ns), 16 (µs), 13 (ms), seconds or "
             "ISO 8601 (2026-01-31T12:00:00.1234567Z), a space, and the frame",
         )
-    nanoseconds, microseconds, seconds, fraction, moment, moment_fraction, text = match.groups()
+    epoch, seconds, fraction, moment, moment_fraction, text = match.groups()
     try:
         raw = text.decode()
     except UnicodeDecodeError as error:
         raise _line_error(path, line_number, f"the frame is not UTF-8 ({error.reason}), no text frame can be") from None
-    if nanoseconds:
-        receive_time_ns = int(nanoseconds)
-    elif microseconds:
-        receive_time_ns = int(microseconds) * 1_000
+    if epoch:
+        receive_time_ns = int(epoch) * 10 ** (_NS_DIGITS - len(epoch))
     elif seconds:
         receive_time_ns = int(seconds) * 10**9 + _fraction_ns(fraction)
     else:
