@@ -163,6 +163,10 @@ class GapTracker:
         is_replay = known.known_from_before and (trade_id <= (last or 0) or event_time_us < known.last_us)
         if last is None or is_replay:
             self._begin(known, trade_id, event_time_us)
+            if last is None:
+                for rejected_id in known.rejected:
+                    if abs(rejected_id - trade_id) <= MAX_STEP_IDS:
+                        self._miss(known, symbol, (rejected_id, rejected_id), (event_time_us, event_time_us))
         elif trade_id == last + 1:
             self._go_on(known, trade_id, event_time_us)
         elif trade_id <= last:
@@ -207,6 +211,9 @@ class GapTracker:
         known.rejected[trade_id] = rejection
         if len(known.rejected) > MAX_REJECTED:
             del known.rejected[next(iter(known.rejected))]
+        if not was_fetched and known.last_id is not None and 0 < trade_id - known.last_id <= MAX_STEP_IDS:
+            # A gap from now on: the next trade may be long in coming, and moves the end of its time.
+            self._miss(known, symbol, (trade_id, trade_id), (known.last_us, known.last_us))
         for item in known.open if was_fetched else ():
             if item.spans(trade_id) and item.misses_only(known.rejected):
                 self._explain(item, OpenBecause.REJECTED)
@@ -316,6 +323,12 @@ class GapTracker:
             if beyond >= first:
                 self._open(known, symbol, (first, beyond), (after_us, before_us), OpenBecause.BEYOND_LIMIT)
             self._open(known, symbol, (max(first, beyond + 1), last), (after_us, before_us))
+        for item in known.open:
+            gap = item.gap
+            if ids[0] <= gap.first_missing_id <= ids[1] and gap.after_us == gap.before_us < before_us:
+                # It was opened by a rejected trade, before the one behind came.
+                item.gap = replace(gap, before_us=before_us)
+                self._changed[gap.key] = item.gap
         known.reach_id = max(known.reach_id, ids[1])
 
     def _open(

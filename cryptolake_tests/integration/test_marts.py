@@ -23,6 +23,7 @@ from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import trade
 from cryptolake_tests.support.checks import verdicts
 from cryptolake_tests.support.marts import (
+    EVIDENCE,
     FIRST,
     MINUTES,
     PARTITIONED,
@@ -81,16 +82,17 @@ def by_key(rows: Iterable[Mapping[str, Any]], *key: str) -> dict[tuple[Any, ...]
 
 
 def expected_bars(trades: list[Trade], minute_bars: Bars, minutes: int, complete_days: Iterable[date] = ()) -> Bars:
-    members: dict[tuple[str, datetime], list[bool]] = defaultdict(list)
+    """Return the bars of so many minutes; one that is complete has the weakest evidence of its minutes."""
+    members: dict[tuple[str, datetime], list[str | None]] = defaultdict(list)
     for (symbol, start), bar in minute_bars.items():
-        members[symbol, open_time(start, minutes)].append(bar["is_complete"])
-    return {
-        key: {
-            **bar,
-            "is_complete": all(members[key]) and (len(members[key]) == minutes or key[1].date() in set(complete_days)),
-        }
-        for key, bar in reference_bars(trades, minutes).items()
-    }
+        members[symbol, open_time(start, minutes)].append(bar["evidence"])
+    found = {}
+    for key, bar in reference_bars(trades, minutes).items():
+        is_known = len(members[key]) == minutes or key[1].date() in set(complete_days)
+        is_complete = None not in members[key] and is_known
+        weakest = max(members[key], key=EVIDENCE.index) if is_complete else None
+        found[key] = {**bar, "is_complete": is_complete, "evidence": weakest}
+    return found
 
 
 def expected_profile(minute_bars: Bars) -> dict[tuple[Any, ...], dict[str, Any]]:

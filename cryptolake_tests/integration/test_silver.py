@@ -132,6 +132,7 @@ def test_trades_that_break_a_rule_are_kept_apart_once_and_reach_no_bar(
         "price_not_positive": trade(hour, first_id + 1, price="-1"),
         "qty_negative": trade(hour, first_id + 2, qty="-2"),
         "qty_zero": trade(hour, first_id + 3, qty="0"),
+        "quote_out_of_range": trade(hour, first_id + 7, price="9" * 10, qty="9" * 11),
         "unknown_symbol": trade(hour, first_id + 4, symbol="NOPEUSDT"),
         "event_time_out_of_range": trade(datetime(2099, 1, 1, tzinfo=UTC), first_id + 5),
     }

@@ -597,6 +597,33 @@ def test_trade_that_history_sends_and_the_contract_rejects_is_not_asked_for_agai
     assert not found.reject("BTCUSDT", 3, "qty_format: x", was_fetched=True), "known: no second dead letter"
 
 
+def test_rejected_trade_is_a_gap_before_the_next_trade_comes() -> None:
+    found = fed([1])
+    assert found.reject("BTCUSDT", 3, REASON, was_fetched=False)
+    assert found.missing() == [MissingRange("BTCUSDT", 3, 3)]
+    assert list(found.take_open().values()) == [replace(gap(3, 3), after_us=1, before_us=1)]
+    fed([5], found)
+    assert {(item.first_missing_id, item.after_us, item.before_us) for item in found.take_open().values()} == {
+        (2, 1, 5),
+        (3, 1, 5),
+        (4, 1, 5),
+    }
+    assert found.reject("BTCUSDT", 5 + MAX_STEP_IDS + 1, REASON, was_fetched=False)
+    assert found.ids_missing == 3, "an id out of all reason opens nothing"
+
+
+def test_trades_rejected_before_the_first_accepted_one_are_gaps_of_its_time() -> None:
+    found = tracker()
+    found.reject("BTCUSDT", 2, REASON, was_fetched=False)
+    found.reject("BTCUSDT", 3, REASON, was_fetched=False)
+    assert found.missing() == []
+    fed([4], found)
+    assert [(item.first_missing_id, item.after_us, item.before_us) for item in found.take_open().values()] == [
+        (2, 4, 4),
+        (3, 4, 4),
+    ]
+
+
 def test_gap_names_its_dead_letter_once_those_of_all_its_trades_are_acknowledged() -> None:
     found = fed([1, 4])
     for trade_id in (2, 3):

@@ -6,15 +6,17 @@ import dagster as dg
 
 
 def verdicts(result: dg.ExecuteInProcessResult) -> dict[str, dict[str, bool]]:
-    """Return whether each check of a run passed, by table or mart and check name.
+    """Return whether each check of a run passed in all partitions, by table or mart and check name.
 
     Comparing the whole dict also notices a check that was not evaluated, which `all(…)` does not.
     """
+    evaluations = result.get_asset_check_evaluations()
+    keys = [(evaluation.asset_check_key, evaluation.partition) for evaluation in evaluations]
+    assert len(set(keys)) == len(keys), "a check was evaluated twice"
     found: dict[str, dict[str, bool]] = {}
-    for evaluation in result.get_asset_check_evaluations():
+    for evaluation in evaluations:
         of_asset = found.setdefault(evaluation.asset_key.path[-1], {})
-        assert evaluation.check_name not in of_asset, "a check was evaluated twice"
-        of_asset[evaluation.check_name] = evaluation.passed
+        of_asset[evaluation.check_name] = of_asset.get(evaluation.check_name, True) and evaluation.passed
     return found
 
 

@@ -29,9 +29,21 @@ PARTITIONED = [*(f"ohlcv_{name}" for name in MINUTES), "daily_returns", "volume_
 Bars = dict[tuple[str, datetime], dict[str, Any]]
 
 
+EVIDENCE = ("ids", "barrier", "klines")
+"""The strongest first."""
+
+
 def bars_of(trades: Iterable[Trade], incomplete: Iterable[datetime] = ()) -> Bars:
-    """Silver's bars of the trades; those of the named minutes are not complete."""
-    return {key: {**bar, "is_complete": key[1] not in set(incomplete)} for key, bar in reference_bars(trades).items()}
+    """Silver's bars of the trades, each hour by another evidence; those of the named minutes are not complete."""
+    missing = set(incomplete)
+    return {
+        (symbol, start): {
+            **bar,
+            "is_complete": start not in missing,
+            "evidence": None if start in missing else EVIDENCE[start.hour % len(EVIDENCE)],
+        }
+        for (symbol, start), bar in reference_bars(trades).items()
+    }
 
 
 def put_gold(settings: Settings, bars: Bars, complete: Iterable[date] = ()) -> None:
