@@ -84,7 +84,7 @@ def test_symbols_of_every_script_and_control_messages_go_by_the_whole_path(names
     assert at_23_58 == {
         "BTCUSDT": False,
         "4USDT": False,
-        "1000SHIBUSDT": True,
+        "1000SHIBUSDT": False,  # its ids have a hole there
         "BTCUSDT_251226": True,
         "币安人生USDT": True,
     }

@@ -22,7 +22,7 @@ from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.bronze import bars
 from cryptolake_tests.support.replaying import replay
-from cryptolake_tests.support.waiting import wait_for
+from cryptolake_tests.support.waiting import wait_for, wait_for_value
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
 PARTS = (KAFKA, SPARK, EXCHANGE, PRODUCER, BRONZE)
@@ -54,7 +54,7 @@ class Replayed:
 
     def wait_for(self, query: str, value: int) -> None:
         """Wait until a query of one number has this answer: the other streams have a Bronze query of their own."""
-        wait_for(lambda: [*self.rows(query)[0].values()] == [value], timeout_s=60)
+        wait_for_value(lambda: next(iter(self.rows(query)[0].values())), value, timeout_s=60)
 
     def dead_letters(self) -> dict[tuple[str, int], str]:
         """Return the code of the reason of each rejected trade, by symbol and id."""

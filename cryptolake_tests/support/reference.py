@@ -19,14 +19,18 @@ def reference_bars(trades: Iterable[Trade], minutes: int = 1) -> dict[tuple[str,
     distinct = {(trade["exchange"], trade["symbol"], trade["stream"], trade["trade_id"]): trade for trade in trades}
     windows: dict[tuple[str, datetime], list[Trade]] = defaultdict(list)
     for trade in distinct.values():
-        if trade["trade_type"] == "MARKET" and trade["price"] > 0 and trade["qty"] > 0:
+        if trade["trade_type"] == "MARKET" and _is_sound(trade):
             windows[trade["symbol"], open_time(trade["event_time"], minutes)].append(trade)
     dropped = Counter(
         (trade["symbol"], open_time(trade["event_time"], minutes))
         for trade in distinct.values()
-        if trade["trade_type"] == "MARKET" and not (trade["price"] > 0 and trade["qty"] > 0)
+        if trade["trade_type"] == "MARKET" and not _is_sound(trade)
     )
     return {key: {**_bar(members), "trades_dropped": dropped[key]} for key, members in windows.items()}
+
+
+def _is_sound(trade: Trade) -> bool:
+    return trade["price"] > 0 and trade["qty"] > 0 and trade["price"] * trade["qty"] < 10**20
 
 
 def open_time(moment: datetime, minutes: int) -> datetime:
