@@ -110,7 +110,7 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
     from cryptolake_assets.lake.gaps import IcebergGapSink
     from cryptolake_assets.settings import TradeStream
-    from cryptolake_assets.settings_stream import ProducerIo
+    from cryptolake_assets.settings.producer import ProducerIo
     from cryptolake_assets.stream.connection import ConnectionOptions
     from cryptolake_assets.stream.producer import Producer, ProducerOptions, collect_seldom
     from cryptolake_assets.stream.producer_io import make_publisher

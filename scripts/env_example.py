@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, env_name
-from cryptolake_assets.settings_api import ApiSettings
-from cryptolake_assets.settings_graph import GraphSettings
+from cryptolake_assets.settings.api import ApiSettings
+from cryptolake_assets.settings.graph import GraphSettings
 from scripts.env_secrets import CHOICES, SECRETS
 
 HEAD = """\

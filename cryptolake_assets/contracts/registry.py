@@ -6,7 +6,7 @@ from cryptolake_assets.contracts import force_order, mark_price
 from cryptolake_assets.contracts.stream_type import StreamType
 from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.settings import Settings, Source
-from cryptolake_assets.settings_market import AUTO_STREAMS
+from cryptolake_assets.settings.extra_streams import AUTO_STREAMS
 
 STREAM_TYPES: tuple[StreamType, ...] = (mark_price.STREAM, force_order.STREAM)
 

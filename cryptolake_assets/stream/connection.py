@@ -19,7 +19,7 @@ import structlog
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.exchange.venues import USD_M
 from cryptolake_assets.model.symbols import in_url, stream_name
-from cryptolake_assets.settings_stream import ProducerIo
+from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.frame_queue import FrameQueue, SpanMark
 from cryptolake_assets.stream.reader import FrameReader

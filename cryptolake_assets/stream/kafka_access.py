@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.settings import Settings, env_name
-from cryptolake_assets.settings_kafka import SaslMechanism
+from cryptolake_assets.settings.kafka import SaslMechanism
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes

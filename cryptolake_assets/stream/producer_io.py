@@ -7,7 +7,7 @@ from typing import Final
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.settings_stream import ProducerIo
+from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_assets.stream.publisher import Publisher
 
 FAST_PACKAGES: Final = ("picows", "confluent_kafka")

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from websockets import exceptions
 from websockets.asyncio.client import connect as _connect_websockets
 
-from cryptolake_assets.settings_stream import ProducerIo
+from cryptolake_assets.settings.producer import ProducerIo
 
 _picows: Any = None
 try:

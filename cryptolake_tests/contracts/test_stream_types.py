@@ -19,7 +19,7 @@ from cryptolake_assets.contracts.stream_type import StreamType
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
 from cryptolake_assets.settings import Source, load_settings
-from cryptolake_assets.settings_market import EXTRA_STREAMS
+from cryptolake_assets.settings.extra_streams import EXTRA_STREAMS
 from cryptolake_assets.stream.wire import Wire
 from cryptolake_tests.support.documented_frames import FORCE_FRAME, MARK_FRAME, ORDER
 from cryptolake_tests.support.strategies import HOSTILE

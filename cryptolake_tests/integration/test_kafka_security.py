@@ -24,7 +24,7 @@ from cryptolake_assets.platform.parts import KAFKA, SPARK
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.platform.status import problems, status
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings, load_settings
-from cryptolake_assets.settings_stream import ProducerIo
+from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_assets.stream import kafka, oauth
 from cryptolake_assets.stream.bronze import run_available_now
 from cryptolake_assets.stream.outbox import Outbox

@@ -28,7 +28,7 @@ from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, re
 from cryptolake_assets.platform.parts import KAFKA
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, TradeStream
-from cryptolake_assets.settings_stream import ProducerIo
+from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_assets.stream import kafka
 from cryptolake_assets.stream.connection import ConnectionOptions
 from cryptolake_assets.stream.coverage import CoverageSink

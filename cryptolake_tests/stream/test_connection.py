@@ -14,7 +14,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.settings_stream import ProducerIo
+from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_assets.stream import connection, sockets
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeConnection
 from cryptolake_assets.stream.frame_queue import FrameQueue, QueueItem, ReceivedFrames, SpanMark

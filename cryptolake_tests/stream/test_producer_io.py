@@ -6,7 +6,7 @@ import pytest
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.settings import load_settings
-from cryptolake_assets.settings_stream import ProducerIo
+from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_assets.stream import producer_io
 from cryptolake_assets.stream.producer_io import io_in_use, make_publisher
 from cryptolake_assets.stream.publisher_aiokafka import AiokafkaPublisher

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode
 
-from cryptolake_assets.settings_graph import named
+from cryptolake_assets.settings.graph import named
 
 MEBIBYTE = 1024 * 1024
 

@@ -6,7 +6,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from cryptolake_assets.exchange.venues import VENUES, Market, Venue
-from cryptolake_assets.settings_graph import named
+from cryptolake_assets.settings.graph import named
 
 
 class ExchangeSettings(BaseSettings):

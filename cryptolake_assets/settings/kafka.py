@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
-from cryptolake_assets.settings_batch import named
+from cryptolake_assets.settings.ingest import named
 
 _SERVER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
 _MOST_PORT = 65_535

@@ -21,16 +21,16 @@ from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.exchange.choice import parse_choice
 from cryptolake_assets.exchange.venues import USD_M
 from cryptolake_assets.model.symbols import in_capitals
-from cryptolake_assets.settings_api import ApiSettings
-from cryptolake_assets.settings_exchange import ExchangeSettings
-from cryptolake_assets.settings_graph import GraphSettings, named
-from cryptolake_assets.settings_kafka import KafkaSettings
-from cryptolake_assets.settings_lake import LakeSettings
-from cryptolake_assets.settings_market import MarketSettings
-from cryptolake_assets.settings_replay import ReplaySettings
-from cryptolake_assets.settings_stream import StreamSettings
+from cryptolake_assets.settings.api import ApiSettings
+from cryptolake_assets.settings.exchange import ExchangeSettings
+from cryptolake_assets.settings.graph import GraphSettings, named
+from cryptolake_assets.settings.kafka import KafkaSettings
+from cryptolake_assets.settings.lake import LakeSettings
+from cryptolake_assets.settings.extra_streams import MarketSettings
+from cryptolake_assets.settings.replay import ReplaySettings
+from cryptolake_assets.settings.producer import StreamSettings
 
-PACKAGE_DIR = Path(__file__).resolve().parent
+PACKAGE_DIR = Path(__file__).resolve().parent.parent
 PROJECT_ROOT = PACKAGE_DIR.parent
 DEMO_CAPTURE_DIR = PACKAGE_DIR / "exchange" / "demo_capture"
 EXCHANGE_NAME = USD_M.exchange

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator
 
-from cryptolake_assets.settings_batch import BatchSettings, named
+from cryptolake_assets.settings.ingest import BatchSettings, named
 
 __all__ = ["GraphSettings", "named"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from cryptolake_assets.settings_batch import named
+from cryptolake_assets.settings.ingest import named
 
 
 class LakeSettings(BaseSettings):

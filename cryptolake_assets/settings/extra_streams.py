@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import field_validator
 from pydantic_settings import BaseSettings, NoDecode
 
-from cryptolake_assets.settings_batch import named
+from cryptolake_assets.settings.ingest import named
 
 AUTO_STREAMS = "auto"
 NO_STREAMS = "none"

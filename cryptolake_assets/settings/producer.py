@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
-from cryptolake_assets.settings_batch import named
+from cryptolake_assets.settings.ingest import named
 
 
 class ProducerIo(StrEnum):
