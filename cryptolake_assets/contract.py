@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from cryptolake_assets.contracts.control import ControlFrame, read_control, read_text
-from cryptolake_assets.lake.columns import PRICE, QUANTITY, decimal_pattern
+from cryptolake_assets.model.columns import PRICE, QUANTITY, decimal_pattern
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
 
 CONTRACT_VERSION: Final = 2

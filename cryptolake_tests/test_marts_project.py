@@ -9,7 +9,7 @@ import pytest
 from jinja2 import Environment
 
 from cryptolake_assets.lake.tables import _COMMON, GOLD_DAILY, SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED, SILVER_OHLCV
-from cryptolake_assets.measures import BAR_MEASURES, columns
+from cryptolake_assets.model.measures import BAR_MEASURES, columns
 from cryptolake_assets.platform.dbt import PROJECT_DIR, ensure_manifest
 from cryptolake_assets.settings import get_settings
 

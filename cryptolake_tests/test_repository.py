@@ -85,7 +85,9 @@ def test_what_is_checked_below_is_found() -> None:
     assert any(link.startswith("docs/") for link in _LINK.findall(readme))
     assert "silver.futures_ohlcv_1m" in _TABLE_NAME.findall(readme)
     assert "CRYPTOLAKE_SOURCE" in _VARIABLE.findall("".join(path.read_text(encoding="utf-8") for path in DOCUMENTS))
-    assert {PACKAGE / "settings/__init__.py", ROOT / "cryptolake_tests/conftest.py", ROOT / "scripts/setup.py"} <= set(MODULES)
+    assert {PACKAGE / "settings/__init__.py", ROOT / "cryptolake_tests/conftest.py", ROOT / "scripts/setup.py"} <= set(
+        MODULES
+    )
     assert "dagster" in imports(PACKAGE / "definitions.py")
     (statement,) = ast.parse("from cryptolake_tests.api import x").body
     assert isinstance(statement, ast.ImportFrom)

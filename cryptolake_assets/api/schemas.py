@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, create_model
 from cryptolake_assets.api.formats import MEDIA_TYPES, SNAPSHOT_IDS
 from cryptolake_assets.api.params import Format
 from cryptolake_assets.api.problems import MEDIA_TYPE
-from cryptolake_assets.lake.columns import Column
+from cryptolake_assets.model.columns import Column
 
 _KINDS: dict[str, Any] = {
     "string": str,

@@ -25,8 +25,8 @@ from cryptolake_assets.contracts.stream_type import (
     TimeMs,
     Word,
 )
-from cryptolake_assets.lake.columns import PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
-from cryptolake_assets.lake.table_spec import TableSpec
+from cryptolake_assets.model.columns import PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.model.table_spec import TableSpec
 
 
 class LiquidationEvent(Struct, frozen=True, gc=False):

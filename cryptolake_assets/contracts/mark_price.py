@@ -21,8 +21,8 @@ from cryptolake_assets.contracts.stream_type import (
     Symbol,
     TimeMs,
 )
-from cryptolake_assets.lake.columns import FUNDING_RATE, PRICE, TIME, Column
-from cryptolake_assets.lake.table_spec import TableSpec
+from cryptolake_assets.model.columns import FUNDING_RATE, PRICE, TIME, Column
+from cryptolake_assets.model.table_spec import TableSpec
 
 
 class MarkPriceEvent(Struct, frozen=True, gc=False):

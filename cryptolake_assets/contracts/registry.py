@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryptolake_assets.contracts import force_order, mark_price
 from cryptolake_assets.contracts.stream_type import StreamType
-from cryptolake_assets.exchange.venues import Market
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.settings.extra_streams import AUTO_STREAMS
 

@@ -18,9 +18,9 @@ from msgspec import Meta, Struct
 
 from cryptolake_assets.contract import MAX_TIME_MS, RejectedFrame, rejected
 from cryptolake_assets.contracts.control import ControlFrame, read_control, read_text
-from cryptolake_assets.lake.columns import FUNDING_RATE, PRICE, QUANTITY, TIME, Column, decimal_pattern
-from cryptolake_assets.lake.table_spec import TableSpec
+from cryptolake_assets.model.columns import FUNDING_RATE, PRICE, QUANTITY, TIME, Column, decimal_pattern
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
+from cryptolake_assets.model.table_spec import TableSpec
 
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from cryptolake_assets.lake.tables import TableSpec
-from cryptolake_assets.measures import Measure, lineage
+from cryptolake_assets.model.measures import Measure, lineage
 
 OWNERS = ["team:market-data"]
 

@@ -16,10 +16,10 @@ from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.exchange.recorded import FUNDING_FILES, OPEN_INTEREST_FILES
-from cryptolake_assets.exchange.venues import Market
-from cryptolake_assets.lake.table_spec import TableSpec
 from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.lake.windows import hour_of
+from cryptolake_assets.model.markets import Market
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.sources import funding, open_interest
 from cryptolake_assets.sources.futures_rest import bounded

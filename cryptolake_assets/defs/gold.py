@@ -12,7 +12,7 @@ from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metad
 from cryptolake_assets.defs.partitions import daily
 from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
 from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
-from cryptolake_assets.measures import DAILY_MEASURES, definition_hash
+from cryptolake_assets.model.measures import DAILY_MEASURES, definition_hash
 from cryptolake_assets.settings import get_settings
 from cryptolake_assets.transform.checks import GOLD_CHECKS
 

@@ -13,7 +13,7 @@ import msgspec
 from cryptolake_assets.exchange.capture import read_frames, summarise
 from cryptolake_assets.exchange.official import read_agg_trade_files
 from cryptolake_assets.exchange.recorded_store import Parameters, RecordedStore
-from cryptolake_assets.exchange.records import AggTrade
+from cryptolake_assets.model.exchange_records import AggTrade
 
 _SCHEMA = """
 CREATE TABLE agg_trades (

@@ -21,7 +21,7 @@ from tenacity import RetryCallState, Retrying
 
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveMissingError, ExchangeError
 from cryptolake_assets.exchange.rest import RetryPolicy, TryAgainError, retry_after_s_of, tls
-from cryptolake_assets.exchange.venues import Family, Venue, venue_of
+from cryptolake_assets.model.markets import Family, Venue, venue_of
 
 log = structlog.get_logger(__name__)
 

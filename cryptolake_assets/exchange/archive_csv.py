@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 from cryptolake_assets.errors import ArchiveFormatError
-from cryptolake_assets.lake.columns import PRICE, QUANTITY, decimal_digits, decimal_pattern
+from cryptolake_assets.model.columns import PRICE, QUANTITY, decimal_digits, decimal_pattern
 
 if TYPE_CHECKING:
     import pyarrow as pa

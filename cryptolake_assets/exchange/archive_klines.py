@@ -12,10 +12,10 @@ from pathlib import Path
 
 from cryptolake_assets.exchange.archive import ArchiveFile
 from cryptolake_assets.exchange.archive_csv import BOM, MICROSECONDS_FROM, BadLine, opened_csv, refusal
-from cryptolake_assets.exchange.intervals import MINUTE_MS
 from cryptolake_assets.exchange.official import KLINE_HEADER
-from cryptolake_assets.exchange.records import Kline
-from cryptolake_assets.lake.columns import PRICE, decimal_pattern
+from cryptolake_assets.model.columns import PRICE, decimal_pattern
+from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.intervals import MINUTE_MS
 
 INTERVAL = "1m"
 

@@ -35,7 +35,7 @@ import structlog
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.official import read_klines
 from cryptolake_assets.exchange.raw_streams import stream_of_event
-from cryptolake_assets.exchange.records import TRADE_STREAMS, Kline, TradeStreamName
+from cryptolake_assets.model.exchange_records import TRADE_STREAMS, Kline, TradeStreamName
 from cryptolake_assets.model.symbols import is_symbol, stream_name
 
 __all__ = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryptolake_assets.errors import CaptureError
-from cryptolake_assets.exchange.venues import VENUES, Market, Venue
+from cryptolake_assets.model.markets import VENUES, Market, Venue
 
 MARKET_FILE = "market"
 

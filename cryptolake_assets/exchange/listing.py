@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from cryptolake_assets.exchange.venues import Market, Venue
+from cryptolake_assets.model.markets import Market, Venue
 
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "USD", "BTC")
 _HEADS: dict[Market, dict[str, Any]] = {

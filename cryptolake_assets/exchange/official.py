@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from cryptolake_assets.errors import CaptureError
-from cryptolake_assets.exchange.records import AggTrade, Kline
+from cryptolake_assets.model.exchange_records import AggTrade, Kline
 
 EXCHANGE_INFO_FILE = "exchangeInfo.json"
 TICKERS_FILE = "ticker-24hr.json"

@@ -24,18 +24,18 @@ from cryptolake_assets.contracts.registry import streams_in_use
 from cryptolake_assets.errors import CaptureError, CryptolakeError, PartError, PortInUseError
 from cryptolake_assets.exchange.capture import CapturedFrame, CaptureSummary, read_frames, summarise
 from cryptolake_assets.exchange.capture_market import venue_of_capture
-from cryptolake_assets.exchange.choice import parse_choice
 from cryptolake_assets.exchange.replay_archive import ArchiveSide
 from cryptolake_assets.exchange.replay_batch import BatchSide
 from cryptolake_assets.exchange.replay_client import ClientLimits, ReplayClient, Route, RoutedFrame
 from cryptolake_assets.exchange.replay_clock import ReplayClock
 from cryptolake_assets.exchange.replay_control import ControlSide, Handler
-from cryptolake_assets.exchange.replay_faults import FaultBoard, ReplayFault, parse_faults
 from cryptolake_assets.exchange.replay_market import MarketSide
 from cryptolake_assets.exchange.replay_rest import RestSide
 from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.model.hosts import host_name, is_loopback
+from cryptolake_assets.model.replay_faults import FaultBoard, ReplayFault, parse_faults
+from cryptolake_assets.model.symbol_selection import parse_choice
 from cryptolake_assets.model.symbols import stream_name
 from cryptolake_assets.settings import Settings, get_settings
 

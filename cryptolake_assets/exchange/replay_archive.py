@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from cryptolake_assets.exchange.archive import sha256_of
-from cryptolake_assets.exchange.venues import VENUES, Family, venue_of
+from cryptolake_assets.model.markets import VENUES, Family, venue_of
 from cryptolake_assets.model.symbols import is_symbol
 
 _NAME = re.compile(r"(?P<symbol>.+)-(?P<kind>[A-Za-z0-9]+)-[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?\.zip", re.ASCII)

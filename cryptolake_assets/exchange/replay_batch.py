@@ -22,7 +22,7 @@ from aiohttp import web
 
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.recorded import COINGECKO_GLOBAL_FILE, COINGECKO_PAGE_FILES, FEAR_GREED_FILE
-from cryptolake_assets.exchange.replay_faults import FaultBoard, SourceFault, SourceFaultKind
+from cryptolake_assets.model.replay_faults import FaultBoard, SourceFault, SourceFaultKind
 
 log = structlog.get_logger(__name__)
 

@@ -18,8 +18,8 @@ from aiohttp import WSMsgType, web
 
 from cryptolake_assets.contracts.control import read_control
 from cryptolake_assets.exchange.raw_streams import stream_of_document, stream_of_event
-from cryptolake_assets.exchange.replay_faults import Cut, FaultBoard, Shutdown, Stall
 from cryptolake_assets.exchange.replay_line import Delivery, FaultLine, NumberedFrame, Step
+from cryptolake_assets.model.replay_faults import Cut, FaultBoard, Shutdown, Stall
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.exchange.emitted import emitted_trades, id_ranges
-from cryptolake_assets.exchange.replay_faults import FaultBoard, ReplayFault, parse_faults
+from cryptolake_assets.model.replay_faults import FaultBoard, ReplayFault, parse_faults
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from cryptolake_assets.exchange.replay_faults import (
+from cryptolake_assets.model.replay_faults import (
     Corrupt,
     Cut,
     Drop,

@@ -15,14 +15,14 @@ from aiohttp import web
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.aggregates import AggregateStore
 from cryptolake_assets.exchange.capture import CaptureSummary, read_klines
-from cryptolake_assets.exchange.intervals import INTERVALS_MS
 from cryptolake_assets.exchange.listing import minimal_exchange_info, minimal_symbol
 from cryptolake_assets.exchange.official import read_exchange_info, read_tickers
-from cryptolake_assets.exchange.records import Kline
-from cryptolake_assets.exchange.replay_faults import FaultBoard, RestLimit
 from cryptolake_assets.exchange.rest_parameters import RestError, check_limit, integer, mandatory, window
 from cryptolake_assets.exchange.trades import TradeStore
-from cryptolake_assets.exchange.venues import USD_M, VENUES, Venue
+from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.intervals import INTERVALS_MS
+from cryptolake_assets.model.markets import USD_M, VENUES, Venue
+from cryptolake_assets.model.replay_faults import FaultBoard, RestLimit
 from cryptolake_assets.model.symbols import in_capitals
 
 log = structlog.get_logger(__name__)

@@ -19,8 +19,6 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
-from cryptolake_assets.exchange.intervals import INTERVALS_MS, MINUTE_MS
-from cryptolake_assets.exchange.records import AggTrade, HistoricalTrade, Kline
 from cryptolake_assets.exchange.rest_answers import (
     ExchangeInfo,
     parse_agg_trades,
@@ -30,8 +28,10 @@ from cryptolake_assets.exchange.rest_answers import (
     parse_time_ms,
     parse_volumes,
 )
-from cryptolake_assets.exchange.venues import USD_M, Venue
 from cryptolake_assets.exchange.weight import WeightBudget
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline
+from cryptolake_assets.model.intervals import INTERVALS_MS, MINUTE_MS
+from cryptolake_assets.model.markets import USD_M, Venue
 
 log = structlog.get_logger(__name__)
 

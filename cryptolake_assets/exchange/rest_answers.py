@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.exchange.records import AggTrade, HistoricalTrade, Kline
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from cryptolake_assets.contract import AcceptedFrame, parse_frame
 from cryptolake_assets.exchange.capture import read_frames, summarise
 from cryptolake_assets.exchange.capture_market import venue_of_capture
 from cryptolake_assets.exchange.recorded_store import Parameters, RecordedStore
-from cryptolake_assets.exchange.records import HistoricalTrade
+from cryptolake_assets.model.exchange_records import HistoricalTrade
 
 _ORDER_BOOK = "MARKET"
 _SELECT = "SELECT id, price, qty, time_ms, maker FROM trades WHERE symbol = ? AND time_ms <= ? "

@@ -11,8 +11,8 @@ from pathlib import Path
 from cryptolake_assets.errors import SettingsError, StreamUnavailableError, UnknownSymbolError
 from cryptolake_assets.exchange.capture import CaptureSummary, first_day, last_day, summarise
 from cryptolake_assets.exchange.capture_market import check_market
-from cryptolake_assets.exchange.choice import TRADING, ListedSymbol, SymbolChoice, parse_choice
-from cryptolake_assets.exchange.records import TRADE_STREAMS, TradeStreamName
+from cryptolake_assets.model.exchange_records import TRADE_STREAMS, TradeStreamName
+from cryptolake_assets.model.symbol_selection import TRADING, ListedSymbol, SymbolChoice, parse_choice
 from cryptolake_assets.model.symbols import stream_name
 from cryptolake_assets.settings import Settings, Source, TradeStream
 

@@ -14,10 +14,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.errors import DeleteFilesError, SnapshotExpiredError
-from cryptolake_assets.lake.columns import decimal_digits
 from cryptolake_assets.lake.duck import scan
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.model.columns import decimal_digits
 
 if TYPE_CHECKING:
     import duckdb

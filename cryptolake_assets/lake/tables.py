@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cryptolake_assets.lake.batch_columns import COINGECKO_GLOBAL, COINGECKO_MARKETS, FEAR_GREED
-from cryptolake_assets.lake.columns import PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
-from cryptolake_assets.lake.table_spec import CATALOG as CATALOG
-from cryptolake_assets.lake.table_spec import TableSpec as TableSpec
-from cryptolake_assets.lake.table_spec import raw_answers
 from cryptolake_assets.lake.tables_market import MARKET_TABLES, POOLED_MARKET_TABLES
-from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, columns
+from cryptolake_assets.model.batch_columns import COINGECKO_GLOBAL, COINGECKO_MARKETS, FEAR_GREED
+from cryptolake_assets.model.columns import PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, columns
+from cryptolake_assets.model.table_spec import CATALOG as CATALOG
+from cryptolake_assets.model.table_spec import TableSpec as TableSpec
+from cryptolake_assets.model.table_spec import raw_answers
 
 _COMMON = {
     "format-version": "2",

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from cryptolake_assets.contracts import force_order, mark_price
 from cryptolake_assets.contracts.registry import STREAM_TYPES
-from cryptolake_assets.lake.columns import FUNDING_RATE, PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
-from cryptolake_assets.lake.table_spec import TableSpec, raw_answers
+from cryptolake_assets.model.columns import FUNDING_RATE, PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.model.table_spec import TableSpec, raw_answers
 
 _SYMBOL = Column("symbol", "string", "the exchange's symbol")
 _UPDATED_AT = Column("updated_at", TIME, "when the row last changed; outside all equality")

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake import filters, pages
-from cryptolake_assets.lake.columns import TIME, Column
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import TableSpec
+from cryptolake_assets.model.columns import TIME, Column
 
 if TYPE_CHECKING:
     import pyarrow as pa

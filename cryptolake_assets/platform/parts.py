@@ -20,9 +20,9 @@ from cryptolake_assets.platform.code_servers import CodeLocation
 from cryptolake_assets.settings import PORT_FIELDS, PROJECT_ROOT, Settings, Source, env_name
 from cryptolake_assets.settings.api import ApiSettings
 from cryptolake_assets.settings.exchange import ExchangeSettings
+from cryptolake_assets.settings.extra_streams import NO_STREAMS
 from cryptolake_assets.settings.graph import GraphSettings
 from cryptolake_assets.settings.kafka import KafkaSettings
-from cryptolake_assets.settings.extra_streams import NO_STREAMS
 from cryptolake_assets.settings.producer import StreamSettings
 from cryptolake_assets.stream.progress import report_path
 

@@ -18,17 +18,17 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cryptolake_assets.errors import SettingsError
-from cryptolake_assets.exchange.choice import parse_choice
-from cryptolake_assets.exchange.venues import USD_M
+from cryptolake_assets.model.markets import USD_M
+from cryptolake_assets.model.symbol_selection import parse_choice
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings.api import ApiSettings
 from cryptolake_assets.settings.exchange import ExchangeSettings
+from cryptolake_assets.settings.extra_streams import MarketSettings
 from cryptolake_assets.settings.graph import GraphSettings, named
 from cryptolake_assets.settings.kafka import KafkaSettings
 from cryptolake_assets.settings.lake import LakeSettings
-from cryptolake_assets.settings.extra_streams import MarketSettings
-from cryptolake_assets.settings.replay import ReplaySettings
 from cryptolake_assets.settings.producer import StreamSettings
+from cryptolake_assets.settings.replay import ReplaySettings
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 PROJECT_ROOT = PACKAGE_DIR.parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from cryptolake_assets.exchange.venues import VENUES, Market, Venue
+from cryptolake_assets.model.markets import VENUES, Market, Venue
 from cryptolake_assets.settings.graph import named
 
 

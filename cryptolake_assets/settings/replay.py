@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 from cryptolake_assets.errors import SettingsError
-from cryptolake_assets.exchange.replay_faults import parse_faults
+from cryptolake_assets.model.replay_faults import parse_faults
 from cryptolake_assets.settings.ingest import named
 
 LOOPBACK = ("127.0.0.1", "localhost")

@@ -19,7 +19,7 @@ from cryptolake_assets.sources.shape import Fields, array_of, parse_json, typed
 from cryptolake_assets.sources.source import Judged, Plan, Row, SourceRequest, judged_rows
 
 if TYPE_CHECKING:
-    from cryptolake_assets.lake.table_spec import TableSpec
+    from cryptolake_assets.model.table_spec import TableSpec
 
 PATH = "/fapi/v1/fundingRate"
 PAGE = 1_000

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cryptolake_assets.errors import AnswerRefusedError
 
 if TYPE_CHECKING:
-    from cryptolake_assets.lake.table_spec import TableSpec
+    from cryptolake_assets.model.table_spec import TableSpec
 
 _SHOWN_BYTES = 80
 _DECIMAL_TYPE = re.compile(r"decimal\((\d+), (\d+)\)")

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.exchange.venues import USD_M
+from cryptolake_assets.model.markets import USD_M
 from cryptolake_assets.model.symbols import in_url, stream_name
 from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_assets.stream.coverage import ConnectionSpan

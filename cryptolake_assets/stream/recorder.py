@@ -19,9 +19,9 @@ from cryptolake_assets.exchange.capture import summarise
 from cryptolake_assets.exchange.capture_market import write_market
 from cryptolake_assets.exchange.capture_writer import CaptureWriter
 from cryptolake_assets.exchange.official import KLINE_HEADER, read_klines
-from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.exchange.rest import AsyncExchangeRest, ExchangeRest
 from cryptolake_assets.exchange.universe import Subscriptions
+from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.connection import ExchangeConnection
 from cryptolake_assets.stream.fleet import Fleet, FleetOptions

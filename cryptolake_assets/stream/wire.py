@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.columns import TIME, Column, decimal_digits, decimal_pattern
-from cryptolake_assets.lake.table_spec import spark_type
+from cryptolake_assets.model.columns import TIME, Column, decimal_digits, decimal_pattern
+from cryptolake_assets.model.table_spec import spark_type
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -18,11 +18,11 @@ from cryptolake_assets.errors import ArchiveChecksumError, ArchiveFormatError, A
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Progress
 from cryptolake_assets.exchange.archive_csv import BadLine
 from cryptolake_assets.exchange.archive_klines import INTERVAL, read_kline_zip
-from cryptolake_assets.exchange.venues import Family
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal
 from cryptolake_assets.lake.tables import BRONZE_KLINES
 from cryptolake_assets.lake.windows import DAY, hour_of
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.archive import NotLoaded, Outcome
 from cryptolake_assets.transform.archive_checks import KLINES_OF_DAY

@@ -7,7 +7,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.tables import GOLD_DAILY
-from cryptolake_assets.measures import DAILY_MEASURES, with_derived
+from cryptolake_assets.model.measures import DAILY_MEASURES, with_derived
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -25,7 +25,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb, scan
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, silver_day
-from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, DUCKDB, select_list
+from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, DUCKDB, select_list
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines import narrowed
 from cryptolake_assets.transform.ohlcv import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cryptolake_assets.errors import UnknownSymbolError
-from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.exchange.rest import ExchangeRest
 from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.lake.catalog import load_table
@@ -23,6 +22,7 @@ from cryptolake_assets.lake.commit import Publication, publish, read_window
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.tables import BRONZE_KLINES, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV, TableSpec
 from cryptolake_assets.lake.windows import DAY, HOUR, between, day_of
+from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_assets.transform.official import Agreement, hold_against

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.transform.checks import (
     BARS_AGREEING,
     BARS_COMPARED,

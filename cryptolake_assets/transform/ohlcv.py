@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.tables import SILVER_OHLCV
-from cryptolake_assets.measures import BAR_MEASURES, with_derived
+from cryptolake_assets.model.measures import BAR_MEASURES, with_derived
 from cryptolake_assets.transform.rules import RULES
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from cryptolake_assets.lake.commit import read_window
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_RUN_METRICS, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, between
-from cryptolake_assets.measures import DUCKDB
+from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.checks import PUBLISHED_COUNT, SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.transform.context import observe

@@ -8,8 +8,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from cryptolake_assets.exchange.records import Kline
-from cryptolake_assets.exchange.venues import venue_of
+from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.markets import venue_of
 
 FIELDS = (
     "open",

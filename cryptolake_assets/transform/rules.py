@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptolake_assets.contract import UNKNOWN_TRADE_TYPE
-from cryptolake_assets.exchange.venues import USD_M, exchanges_of
+from cryptolake_assets.model.markets import USD_M, exchanges_of
 from cryptolake_assets.model.symbols import is_symbol
 
 FUTURE_TOLERANCE_MS = 60_000

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.lake.bronze_files import added_files, files_between, head_sequence, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, read_window
@@ -18,7 +17,8 @@ from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, day_of, hour_of, silver_day
-from cryptolake_assets.measures import DUCKDB
+from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome, check_candidate, check_counts
 from cryptolake_assets.transform.context import World, observe

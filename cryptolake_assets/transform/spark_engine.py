@@ -17,10 +17,10 @@ import structlog
 
 from cryptolake_assets.lake.bronze_files import constants_of, files_between, quantities_fit
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.columns import PRICE
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR
-from cryptolake_assets.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, select_list
+from cryptolake_assets.model.columns import PRICE
+from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, select_list
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines import narrowed
 from cryptolake_assets.transform.ohlcv import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts

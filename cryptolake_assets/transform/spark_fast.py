@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cryptolake_assets.measures import BAR_MEASURES, Aggregate, Function, Measure, named
+from cryptolake_assets.model.measures import BAR_MEASURES, Aggregate, Function, Measure, named
 from cryptolake_assets.transform.ohlcv import MARKET
 from cryptolake_assets.transform.rules import RULES, RuleContext, missing_rule_numbers, rule_number, sql_string
 

@@ -13,7 +13,7 @@ import pytest
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveMissingError, ExchangeError
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, parse_checksum, sha256_of
 from cryptolake_assets.exchange.rest import RetryPolicy
-from cryptolake_assets.exchange.venues import Family
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import load_settings
 from cryptolake_tests.support.archives import aggregates, recorded_klines, write_day, write_klines
 from cryptolake_tests.support.served import BrokenLine, ServedExchange

@@ -9,7 +9,7 @@ import pytest
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.exchange.capture import read_klines
 from cryptolake_assets.exchange.official import read_agg_trade_files, read_exchange_info
-from cryptolake_assets.exchange.records import AggTrade, Kline
+from cryptolake_assets.model.exchange_records import AggTrade, Kline
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 
 HEADER = (

@@ -14,7 +14,8 @@ from websockets.exceptions import ConnectionClosed
 from cryptolake_assets.errors import ExchangeError, SettingsError
 from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.exchange.replay_client import ClientLimits
-from cryptolake_assets.exchange.replay_faults import (
+from cryptolake_assets.exchange.rest import AsyncExchangeRest, RetryPolicy
+from cryptolake_assets.model.replay_faults import (
     Corrupt,
     Cut,
     Drop,
@@ -30,7 +31,6 @@ from cryptolake_assets.exchange.replay_faults import (
     Stall,
     parse_faults,
 )
-from cryptolake_assets.exchange.rest import AsyncExchangeRest, RetryPolicy
 from cryptolake_assets.settings import load_settings
 from cryptolake_tests.support.sockets import ask, numbered_capture, open_socket, take, trade_ids, until
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptolake_assets.contract import RejectedFrame, parse_frame
-from cryptolake_assets.exchange.replay_faults import (
+from cryptolake_assets.exchange.replay_line import Delivery, FaultLine, garbled
+from cryptolake_assets.model.replay_faults import (
     Corrupt,
     Cut,
     Drop,
@@ -23,7 +24,6 @@ from cryptolake_assets.exchange.replay_faults import (
     Silent,
     Stall,
 )
-from cryptolake_assets.exchange.replay_line import Delivery, FaultLine, garbled
 from cryptolake_tests.support.captures import agg_trade_frame
 
 SECOND_NS = 10**9

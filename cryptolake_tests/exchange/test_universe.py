@@ -11,9 +11,9 @@ import pytest
 
 from cryptolake_assets.errors import CaptureError, SettingsError, StreamUnavailableError, UnknownSymbolError
 from cryptolake_assets.exchange.capture import CaptureSummary
-from cryptolake_assets.exchange.records import TradeStreamName
 from cryptolake_assets.exchange.rest_answers import SymbolInfo
 from cryptolake_assets.exchange.universe import Listing, Subscriptions, default_start_date, resolve_subscriptions
+from cryptolake_assets.model.exchange_records import TradeStreamName
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, load_settings
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
-from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import Evidence, read_coverage
 from cryptolake_assets.lake.tables import BRONZE_KLINES, BRONZE_REJECTED, BRONZE_TRADES, GOLD_DAILY
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 from cryptolake_assets.transform import refresh_gold
 from cryptolake_assets.transform.archive import LoadedDay

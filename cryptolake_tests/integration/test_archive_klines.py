@@ -25,13 +25,13 @@ from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.errors import ArchiveMissingError
 from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
 from cryptolake_assets.exchange.capture import read_frames
-from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.exchange.rest import RetryPolicy
-from cryptolake_assets.exchange.venues import Family
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_KLINES, BRONZE_TRADES
+from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings, load_settings
 from cryptolake_assets.transform.archive import Outcome
 from cryptolake_assets.transform.archive_klines import LoadedKlines, kline_file

@@ -17,11 +17,11 @@ from cryptolake_assets.contract import AcceptedFrame, parse_frame
 from cryptolake_assets.exchange.capture import read_frames
 from cryptolake_assets.lake.bootstrap import bootstrap, ensure_table
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.columns import PRICE
 from cryptolake_assets.lake.migrations import widen_decimals
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.model.columns import PRICE
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings
 from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine

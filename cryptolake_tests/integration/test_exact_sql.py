@@ -15,7 +15,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from cryptolake_assets.lake.spark import connect
-from cryptolake_assets.measures import ratio
+from cryptolake_assets.model.measures import ratio
 from cryptolake_assets.platform.dbt import PROJECT_DIR
 from cryptolake_assets.settings import Settings
 

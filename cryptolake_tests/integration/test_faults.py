@@ -21,7 +21,12 @@ from aiokafka import AIOKafkaConsumer
 
 from cryptolake_assets.exchange.emitted import emitted_trades
 from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_assets.exchange.replay_faults import (
+from cryptolake_assets.exchange.rest import AsyncExchangeRest
+from cryptolake_assets.exchange.universe import resolve_subscriptions
+from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, TradeGap, read_gaps
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.replay_faults import (
     Corrupt,
     Cut,
     Drop,
@@ -33,11 +38,6 @@ from cryptolake_assets.exchange.replay_faults import (
     Silent,
     Stall,
 )
-from cryptolake_assets.exchange.rest import AsyncExchangeRest
-from cryptolake_assets.exchange.universe import resolve_subscriptions
-from cryptolake_assets.lake.bootstrap import bootstrap
-from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, TradeGap, read_gaps
-from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.settings import Settings, TradeStream
 from cryptolake_assets.stream.bronze import run_available_now
 from cryptolake_assets.stream.catch_up import CatchUpOptions

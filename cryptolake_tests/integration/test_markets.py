@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.stream.progress import bronze_lag

@@ -10,10 +10,10 @@ import pytest
 
 from cryptolake_assets.contract import TradeEvent
 from cryptolake_assets.errors import LakeMarketError
-from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.bootstrap import FAMILY_PROPERTY, bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import BRONZE_TRADES, CONTRACT, TABLES
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
 

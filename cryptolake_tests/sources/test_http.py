@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from cryptolake_assets.exchange.replay_faults import SourceFault, SourceFaultKind
+from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_assets.sources.http import Patience, SourceHttp
 from cryptolake_assets.sources.source import SourceRequest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryptolake_assets.exchange.records import AggTrade, HistoricalTrade
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
 from cryptolake_assets.stream.catch_up import CatchUp, CatchUpOptions
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.gaps import GapTracker, LastTrade

@@ -7,8 +7,8 @@ import json
 import pytest
 from structlog.testing import capture_logs
 
-from cryptolake_assets.exchange.records import AggTrade
 from cryptolake_assets.lake.gaps import GapOutcome
+from cryptolake_assets.model.exchange_records import AggTrade
 from cryptolake_assets.stream.producer_status import RejectedSymbol, StreamCounts
 from cryptolake_tests.support.captures import agg_trade_frame
 from cryptolake_tests.support.fakes import NOON_MS, MemoryHistory, trade, until

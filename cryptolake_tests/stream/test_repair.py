@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cryptolake_assets.contract import MAX_ID, AcceptedFrame, parse_frame
-from cryptolake_assets.exchange.records import AggTrade, HistoricalTrade
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
 from cryptolake_assets.stream import repair
 from cryptolake_assets.stream.gaps import GapTracker, MissingRange
 from cryptolake_assets.stream.history import StreamHistory, agg_trade_frame, trade_frame

@@ -12,9 +12,9 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.exchange.records import AggTrade, HistoricalTrade
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.lake.gaps import TradeGap
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
 from cryptolake_assets.stream.connection import ConnectionOptions
 from cryptolake_assets.stream.publisher import DeliveryListener, Message, Verdict
 

@@ -9,9 +9,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from cryptolake_assets.exchange.venues import Market
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.relocation import relocate
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import Settings, load_settings
 
 HOME = "own home"

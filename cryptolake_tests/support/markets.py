@@ -22,7 +22,7 @@ from typing import Any
 from cryptolake_assets.exchange.capture import read_frames
 from cryptolake_assets.exchange.capture_market import MARKET_FILE
 from cryptolake_assets.exchange.official import KLINE_HEADER
-from cryptolake_assets.exchange.venues import Market
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.archives import Aggregate
 from cryptolake_tests.support.captures import MINUTE_MS, write_capture

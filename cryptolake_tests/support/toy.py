@@ -12,8 +12,8 @@ from msgspec import Struct
 from cryptolake_assets.contract import RejectedFrame
 from cryptolake_assets.contracts.control import ControlFrame
 from cryptolake_assets.contracts.stream_type import FrameReader, Parsed, Price, StreamType, Symbol, TimeMs
-from cryptolake_assets.lake.columns import PRICE, TIME, Column
-from cryptolake_assets.lake.table_spec import TableSpec
+from cryptolake_assets.model.columns import PRICE, TIME, Column
+from cryptolake_assets.model.table_spec import TableSpec
 
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings

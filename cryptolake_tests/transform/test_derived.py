@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptolake_assets.lake.coverage import Evidence
-from cryptolake_assets.measures import ratio, realised_volatility
+from cryptolake_assets.model.measures import ratio, realised_volatility
 from cryptolake_assets.transform.ohlcv import bars_from_aggregates
 
 MINUTE = datetime(2024, 7, 19, tzinfo=UTC)

@@ -6,8 +6,8 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-from cryptolake_assets.exchange.records import Kline
 from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_assets.transform.official import Agreement, Bar, hold_against
 from cryptolake_tests.support.hour_bars import HOUR, HOUR_MS, NOTHING_COVERED, bar

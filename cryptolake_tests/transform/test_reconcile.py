@@ -6,7 +6,7 @@ from dataclasses import fields
 from decimal import Decimal
 from typing import Any
 
-from cryptolake_assets.exchange.records import Kline
+from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.transform.reconcile import FIELDS, OF_COIN_M, Verdict, compare
 
 KLINE = Kline(0, "1.5", "2.0", "1.0", "1.70", "10.000", 59_999, "15.0", 3, "4", "6.1")

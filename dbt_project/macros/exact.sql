@@ -21,7 +21,7 @@
 
 {% macro exact_ratio(numerator, numerator_scale, denominator, denominator_scale) -%}
   {#- numerator / denominator with 8 decimals, rounded half up, as decimal(18,8); both >= 0, the second > 0.
-      Scales are those of the values; NULL where a step does not fit. Equals `cryptolake_assets.measures.ratio`.
+      Scales are those of the values; NULL where a step does not fit. Equals `cryptolake_assets.model.measures.ratio`.
       The arrays of one element give names to numbers that would otherwise be computed many times. -#}
   transform(
     transform(

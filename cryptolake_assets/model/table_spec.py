@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.batch_columns import RAW_ANSWER
-from cryptolake_assets.lake.columns import TIME, Column
+from cryptolake_assets.model.batch_columns import RAW_ANSWER
+from cryptolake_assets.model.columns import TIME, Column
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -22,7 +22,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
-from cryptolake_assets.lake.columns import PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.model.columns import PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
 
 Row = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.exchange.rest import AsyncExchangeRest, ExchangeRest
 from cryptolake_assets.exchange.rest_answers import parse_exchange_info
 from cryptolake_assets.exchange.universe import resolve_subscriptions
-from cryptolake_assets.exchange.venues import COIN_M, SPOT, USD_M, VENUES, Family, Market, Venue, exchanges_of, venue_of
+from cryptolake_assets.model.markets import COIN_M, SPOT, USD_M, VENUES, Family, Market, Venue, exchanges_of, venue_of
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, PROJECT_ROOT, load_settings
 from cryptolake_tests.support.markets import COIN_SYMBOL, coin_capture, spot_capture
 from cryptolake_tests.support.served import ServedExchange

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.exchange.choice import SymbolChoice, parse_choice
 from cryptolake_assets.exchange.rest_answers import SymbolInfo
+from cryptolake_assets.model.symbol_selection import SymbolChoice, parse_choice
 
 LISTED = [
     SymbolInfo("BTCUSDT", "TRADING", quote_asset="USDT"),

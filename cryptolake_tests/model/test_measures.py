@@ -10,10 +10,10 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from cryptolake_assets.lake.columns import Column
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV, TableSpec
-from cryptolake_assets.measures import (
+from cryptolake_assets.model.columns import Column
+from cryptolake_assets.model.measures import (
     BAR_MEASURES,
     DAILY_MEASURES,
     DUCKDB,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryptolake_assets.lake.columns import COIN_PRICE, PERCENTAGE, QUOTE_VOLUME, TIME, Column
+from cryptolake_assets.model.columns import COIN_PRICE, PERCENTAGE, QUOTE_VOLUME, TIME, Column
 
 RAW_ANSWER = (
     Column("fetched_at", TIME, "when it was asked, this machine's clock"),
