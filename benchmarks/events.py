@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.feed import SYMBOLS, RecordedFrames
-from cryptolake_assets.contract import AcceptedFrame, parse_frame
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.settings import EXCHANGE_NAME
 
 Event = tuple[bytes, bytes, int]

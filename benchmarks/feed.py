@@ -24,7 +24,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from cryptolake_assets.exchange.capture import read_frames
+from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")

@@ -32,8 +32,8 @@ def make_archive(directory: str, rows: int) -> dict[str, Any]:
     import pyarrow as pa
     from pyarrow import csv
 
-    from cryptolake_assets.exchange.archive import ArchiveFile
-    from cryptolake_assets.exchange.archive_csv import HEADER
+    from cryptolake_assets.binance.archive_csv import HEADER
+    from cryptolake_assets.binance.archive_files import ArchiveFile
     from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 
     served = Path(directory) / "served"
@@ -86,7 +86,7 @@ def load_archive(home: str, served: str) -> dict[str, Any]:
     import pyarrow.parquet  # noqa: F401
     import pyiceberg.io.pyarrow  # noqa: F401
 
-    from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
+    from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.transform.archive import load_day
 
@@ -113,7 +113,7 @@ def _exchange(port: int, served: str) -> Iterator[str]:
         "CRYPTOLAKE_REPLAY_DIR": served,
         "CRYPTOLAKE_LOG_LEVEL": "ERROR",
     }
-    command = [sys.executable, "-m", "cryptolake_assets.exchange.replay"]
+    command = [sys.executable, "-m", "cryptolake_assets.replay.server"]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     url = f"http://127.0.0.1:{port}"
     try:

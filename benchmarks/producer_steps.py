@@ -105,8 +105,8 @@ def produce(home: str, io: str, frames: int, per_s: int) -> dict[str, Any]:
 async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, Any]:
     from httpx import AsyncClient
 
-    from cryptolake_assets.exchange.rest import AsyncExchangeRest
-    from cryptolake_assets.exchange.universe import resolve_subscriptions
+    from cryptolake_assets.binance.rest import AsyncExchangeRest
+    from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
     from cryptolake_assets.lake.gaps import IcebergGapSink
     from cryptolake_assets.settings import TradeStream

@@ -293,7 +293,8 @@ def _import_all() -> None:
     import pyiceberg.expressions.parser
     import pyiceberg.io.pyarrow  # noqa: F401
 
-    from cryptolake_assets.exchange import rest, universe  # noqa: F401
+    from cryptolake_assets.binance import rest  # noqa: F401
+    from cryptolake_assets.captures import followed_symbols  # noqa: F401
     from cryptolake_assets.transform import context, refresh_silver  # noqa: F401
 
 

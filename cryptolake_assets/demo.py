@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cryptolake_assets.contracts.registry import STREAM_TYPES, streams_in_use
+from cryptolake_assets.binance.stream_types import STREAM_TYPES, streams_in_use
+from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.errors import DemoError, PartError
-from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.lake.tables import MARTS_NAMESPACE
 from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER
 from cryptolake_assets.settings import Settings, Source
@@ -347,7 +347,7 @@ def show_bars(settings: Settings, console: Console) -> None:
 
 
 def _compare(settings: Settings, bars: list[dict[str, Any]]) -> list[Comparison]:
-    from cryptolake_assets.exchange.rest import ExchangeRest
+    from cryptolake_assets.binance.rest import ExchangeRest
     from cryptolake_assets.transform.ohlcv import epoch_ms
 
     klines = {}

@@ -13,10 +13,11 @@ import hypothesis
 import pytest
 import structlog
 
-from cryptolake_assets.settings import Settings, get_settings, load_settings
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings, load_settings
 
 if TYPE_CHECKING:
     from cryptolake_tests.support.api import Api
+    from cryptolake_tests.support.captures import HostileFrame
     from cryptolake_tests.support.platforms import StartPlatform
 
 pytest_plugins = ["cryptolake_tests.support.part_logs", "cryptolake_tests.support.progress"]
@@ -75,6 +76,15 @@ def lake(empty_lakes: Path, tmp_path: Path) -> Settings:
     from cryptolake_tests.support.lakes import open_copy
 
     return open_copy(empty_lakes, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def hostile_capture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[HostileFrame]]:
+    """The shipped capture with hostile frames in it, and these frames. Not to be written to."""
+    from cryptolake_tests.support.captures import with_hostile_frames
+
+    directory = tmp_path_factory.mktemp("hostile")
+    return directory, with_hostile_frames(DEMO_CAPTURE_DIR, directory)
 
 
 @pytest.fixture

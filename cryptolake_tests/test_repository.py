@@ -19,7 +19,7 @@ from cryptolake_tests.support.documents import commands
 
 ROOT = settings.PROJECT_ROOT
 PACKAGE = ROOT / "cryptolake_assets"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), PACKAGE / "exchange/demo_capture/README.md"])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), PACKAGE / "captures/demo_capture/README.md"])
 MODULES = sorted(
     path for folder in (PACKAGE, ROOT / "cryptolake_tests", ROOT / "scripts") for path in folder.rglob("*.py")
 )
@@ -78,7 +78,7 @@ def makefile_targets() -> set[str]:
 
 def test_what_is_checked_below_is_found() -> None:
     """A pattern that matches nothing any more would let every document and module pass."""
-    assert {"README.md", "docs/api.md", "cryptolake_assets/exchange/demo_capture/README.md"} <= set(
+    assert {"README.md", "docs/api.md", "cryptolake_assets/captures/demo_capture/README.md"} <= set(
         map(relative, DOCUMENTS)
     )
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
+    from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
     from cryptolake_assets.settings import Settings
     from cryptolake_assets.transform.archive import LoadedDay
 
@@ -68,7 +68,7 @@ def archive(
     run again."""
     from rich.console import Console
 
-    from cryptolake_assets.exchange.universe import archived_to, resolve_subscriptions
+    from cryptolake_assets.captures.followed_symbols import archived_to, resolve_subscriptions
     from cryptolake_assets.platform.lifecycle import reload_graph
     from cryptolake_assets.settings import get_settings
     from cryptolake_assets.transform.archive import days_between
@@ -103,7 +103,7 @@ class _Loading:
     def run(self, wanted: list[tuple[str, date]]) -> list[dict[str, Any]]:
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-        from cryptolake_assets.exchange.archive import ArchiveClient
+        from cryptolake_assets.binance.archive_files import ArchiveClient
 
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
         with (

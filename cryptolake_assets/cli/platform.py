@@ -171,7 +171,7 @@ def replay(
     ] = None,
 ) -> None:
     """Replay a directory of captures through the running platform, or start it on them."""
-    from cryptolake_assets.exchange.capture import summarise
+    from cryptolake_assets.captures.reader import summarise
     from cryptolake_assets.platform import lifecycle
     from cryptolake_assets.platform.parts import EXCHANGE
     from cryptolake_assets.settings import Source, load_settings

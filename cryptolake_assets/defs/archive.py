@@ -21,7 +21,7 @@ from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.transform.archive_checks import BLOCKING, KLINES_OF_DAY, WARNING
 
 if TYPE_CHECKING:
-    from cryptolake_assets.exchange.archive import ArchiveFile
+    from cryptolake_assets.binance.archive_files import ArchiveFile
     from cryptolake_assets.settings import Settings
     from cryptolake_assets.transform.history import DayOfHistory
 
@@ -96,8 +96,8 @@ def _load(
     context: dg.AssetExecutionContext, settings: "Settings", config: ArchiveConfig, day: date
 ) -> Iterator["DayOfHistory"]:
     """A day's symbols, one after the other."""
-    from cryptolake_assets.exchange.archive import ArchiveClient
-    from cryptolake_assets.exchange.universe import resolve_subscriptions
+    from cryptolake_assets.binance.archive_files import ArchiveClient
+    from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
     from cryptolake_assets.transform.archive import NotLoaded
     from cryptolake_assets.transform.history import Told, load_history
 

@@ -8,12 +8,12 @@ from datetime import date, timedelta
 
 import dagster as dg
 
+from cryptolake_assets.captures.recorded_names import COINGECKO_GLOBAL_FILE
 from cryptolake_assets.defs import batch
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
-from cryptolake_assets.exchange.recorded import COINGECKO_GLOBAL_FILE
 from cryptolake_assets.lake.tables import (
     BRONZE_COINGECKO_RAW,
     SILVER_COINGECKO_GLOBAL,

@@ -8,13 +8,13 @@ from datetime import date, timedelta
 
 import dagster as dg
 
+from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
 from cryptolake_assets.defs import batch
 from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
-from cryptolake_assets.exchange.recorded import FEAR_GREED_FILE
 from cryptolake_assets.lake.tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
 from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.settings import Settings

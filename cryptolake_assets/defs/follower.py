@@ -142,7 +142,7 @@ def _take_in_files(state: FollowerState, table: "Table", settings: Settings) -> 
 
 def _files_before_the_old_start(state: FollowerState, table: "Table", settings: Settings) -> list["BronzeFile"]:
     """Return the files seen earlier of hours that have come to lie in the partitions since: their start was moved."""
-    from cryptolake_assets.exchange.universe import default_start_date
+    from cryptolake_assets.captures.followed_symbols import default_start_date
     from cryptolake_assets.lake.bronze_files import added_files
 
     start = datetime.combine(default_start_date(settings), datetime.min.time(), UTC)

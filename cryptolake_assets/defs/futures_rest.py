@@ -10,12 +10,12 @@ from datetime import UTC, date, datetime, time, timedelta
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from cryptolake_assets.captures.recorded_names import FUNDING_FILES, OPEN_INTEREST_FILES
 from cryptolake_assets.defs import batch
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
-from cryptolake_assets.exchange.recorded import FUNDING_FILES, OPEN_INTEREST_FILES
 from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.model.markets import Market

@@ -14,8 +14,8 @@ from typing import Any
 
 import dagster as dg
 
-from cryptolake_assets.contracts.registry import STREAM_TYPES, streams_in_use
-from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import STREAM_TYPES, streams_in_use
 from cryptolake_assets.defs import checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.follower import IN_FLIGHT, REQUEST_TAG

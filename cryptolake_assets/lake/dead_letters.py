@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from cryptolake_assets.exchange.archive_csv import BadLine
+from cryptolake_assets.binance.archive_csv import BadLine
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import equal
 from cryptolake_assets.lake.tables import BRONZE_REJECTED

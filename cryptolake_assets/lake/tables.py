@@ -39,7 +39,7 @@ CONTRACT = (
     Column("trade_type", "string", "the exchange's X: MARKET is an order-book execution"),
     Column("stream", "string", "trade or aggTrade; their ids are different sequences"),
 )
-"""The contract of an event, as `cryptolake_assets.contract.TradeEvent` has it, with the lake's types."""
+"""The contract of an event, as `cryptolake_assets.binance.trade_frames.TradeEvent` has it, with the lake's types."""
 
 _KAFKA = (
     Column("kafka_partition", "int", "Kafka partition; null in a trade of the archive"),

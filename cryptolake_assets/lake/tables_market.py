@@ -5,8 +5,9 @@ They join the one list in `tables`.
 
 from __future__ import annotations
 
-from cryptolake_assets.contracts import force_order, mark_price
-from cryptolake_assets.contracts.registry import STREAM_TYPES
+from cryptolake_assets.binance import liquidation_frames as force_order
+from cryptolake_assets.binance import mark_price_frames as mark_price
+from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.model.columns import FUNDING_RATE, PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
 from cryptolake_assets.model.table_spec import TableSpec, raw_answers
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from cryptolake_assets.contracts.registry import streams_in_use
+from cryptolake_assets.binance.stream_types import streams_in_use
+from cryptolake_assets.captures.followed_symbols import default_end_date, default_start_date
 from cryptolake_assets.errors import ArgumentError, CaptureError
-from cryptolake_assets.exchange.universe import default_end_date, default_start_date
 from cryptolake_assets.lake.stores import postgres_url
 from cryptolake_assets.model.nearest import did_you_mean
 from cryptolake_assets.platform import code_servers, kafka, probes, spark
@@ -257,7 +257,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         name=EXCHANGE,
-        command=_module("cryptolake_assets.exchange.replay"),
+        command=_module("cryptolake_assets.replay.server"),
         is_ready=lambda settings, _: probes.http_ok(f"http://{settings.replay_address}/replay/status"),
         port_fields=("exchange_port",),
         ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING | REPAIR_SETTINGS | KAFKA_SETTINGS,

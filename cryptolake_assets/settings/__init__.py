@@ -32,7 +32,7 @@ from cryptolake_assets.settings.replay import ReplaySettings
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 PROJECT_ROOT = PACKAGE_DIR.parent
-DEMO_CAPTURE_DIR = PACKAGE_DIR / "exchange" / "demo_capture"
+DEMO_CAPTURE_DIR = PACKAGE_DIR / "captures" / "demo_capture"
 EXCHANGE_NAME = USD_M.exchange
 """The `exchange` of every trade of the default market."""
 

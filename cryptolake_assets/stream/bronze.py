@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from cryptolake_assets.contracts.registry import streams_in_use
-from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import streams_in_use
 from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, SparkError
 from cryptolake_assets.lake.spark import connect, spark_unreachable
 from cryptolake_assets.lake.stores import hadoop_location

@@ -13,7 +13,8 @@ from typing import Final
 
 import structlog
 
-from cryptolake_assets.contract import (
+from cryptolake_assets.binance.control_frames import ControlFrame
+from cryptolake_assets.binance.trade_frames import (
     AcceptedFrame,
     IdWithoutTrade,
     RejectedFrame,
@@ -21,7 +22,6 @@ from cryptolake_assets.contract import (
     encode_event,
     parse_frame,
 )
-from cryptolake_assets.contracts.control import ControlFrame
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.frame_accounts import FrameAccounts

@@ -8,8 +8,8 @@ from typing import Final
 
 import structlog
 
-from cryptolake_assets.contract import RejectedFrame
-from cryptolake_assets.contracts.control import ControlFrame, ControlKind
+from cryptolake_assets.binance.control_frames import ControlFrame, ControlKind
+from cryptolake_assets.binance.trade_frames import RejectedFrame
 from cryptolake_assets.model.symbols import is_symbol, stream_name
 from cryptolake_assets.stream.coverage import ConnectionSpan
 from cryptolake_assets.stream.producer_status import MAX_SYMBOLS_SHOWN, RejectedSymbol, StreamCounts

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cryptolake_assets.exchange.rest import AGG_TRADES_PAGE, HISTORICAL_TRADES_PAGE
+from cryptolake_assets.binance.rest import AGG_TRADES_PAGE, HISTORICAL_TRADES_PAGE
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
 from cryptolake_assets.settings import TradeStream
 

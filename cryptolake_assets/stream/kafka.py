@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
-from cryptolake_assets.contract import RejectedFrame
-from cryptolake_assets.contracts.registry import streams_in_use
+from cryptolake_assets.binance.stream_types import streams_in_use
+from cryptolake_assets.binance.trade_frames import RejectedFrame
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError, SettingsError
 from cryptolake_assets.settings import Settings, env_name
 from cryptolake_assets.stream.kafka_access import aiokafka_options

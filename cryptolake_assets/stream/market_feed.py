@@ -15,10 +15,10 @@ from typing import Final
 import msgspec
 import structlog
 
-from cryptolake_assets.contract import RejectedFrame
-from cryptolake_assets.contracts.control import ControlFrame
-from cryptolake_assets.contracts.registry import streams_in_use
-from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.binance.control_frames import ControlFrame
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import streams_in_use
+from cryptolake_assets.binance.trade_frames import RejectedFrame
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
 from cryptolake_assets.stream.coverage import ConnectionSpan

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from cryptolake_assets.contract import CONTRACT_VERSION
+from cryptolake_assets.binance.trade_frames import CONTRACT_VERSION
 from cryptolake_assets.lake.gaps import TradeGap
 
 

@@ -25,10 +25,10 @@ from typing import Any
 
 import structlog
 
+from cryptolake_assets.binance.rate_limits import WeightBudget
+from cryptolake_assets.binance.rest import AsyncExchangeRest, RetryPolicy
+from cryptolake_assets.captures.followed_symbols import Subscriptions
 from cryptolake_assets.errors import CryptolakeError
-from cryptolake_assets.exchange.rest import AsyncExchangeRest, RetryPolicy
-from cryptolake_assets.exchange.universe import Subscriptions
-from cryptolake_assets.exchange.weight import WeightBudget
 from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.log import configure_logging

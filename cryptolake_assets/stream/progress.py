@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.contracts.registry import STREAM_TYPES, streams_in_use
-from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import STREAM_TYPES, streams_in_use
 from cryptolake_assets.lake.files import open_filesystem, read_text
 from cryptolake_assets.settings import Settings
 

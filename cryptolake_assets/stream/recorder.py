@@ -14,13 +14,13 @@ from typing import Final
 import structlog
 from msgspec import Struct, json
 
-from cryptolake_assets.contracts.registry import streams_in_use
-from cryptolake_assets.exchange.capture import summarise
-from cryptolake_assets.exchange.capture_market import write_market
-from cryptolake_assets.exchange.capture_writer import CaptureWriter
-from cryptolake_assets.exchange.official import KLINE_HEADER, read_klines
-from cryptolake_assets.exchange.rest import AsyncExchangeRest, ExchangeRest
-from cryptolake_assets.exchange.universe import Subscriptions
+from cryptolake_assets.binance.rest import AsyncExchangeRest, ExchangeRest
+from cryptolake_assets.binance.stream_types import streams_in_use
+from cryptolake_assets.captures.followed_symbols import Subscriptions
+from cryptolake_assets.captures.market_of_capture import write_market
+from cryptolake_assets.captures.published_files import KLINE_HEADER, read_klines
+from cryptolake_assets.captures.reader import summarise
+from cryptolake_assets.captures.writer import CaptureWriter
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.stream.connection import ExchangeConnection

@@ -9,9 +9,9 @@ from typing import Final
 
 import structlog
 
+from cryptolake_assets.binance.rest import AsyncExchangeRest
+from cryptolake_assets.captures.followed_symbols import Listing, Subscriptions, resolve_subscriptions
 from cryptolake_assets.errors import CryptolakeError, ExchangeError
-from cryptolake_assets.exchange.rest import AsyncExchangeRest
-from cryptolake_assets.exchange.universe import Listing, Subscriptions, resolve_subscriptions
 from cryptolake_assets.model.symbol_selection import SymbolChoice, parse_choice
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.stream.fleet import Fleet

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cryptolake_assets.binance.archive_csv import HEADER, SPOT_HEADER, Block, ahead, read_blocks
+from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile, Progress
+from cryptolake_assets.captures.followed_symbols import default_start_date
 from cryptolake_assets.errors import (
     ArchiveChecksumError,
     ArchiveFormatError,
     ArchiveMissingError,
     ArchiveRangeError,
 )
-from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Progress
-from cryptolake_assets.exchange.archive_csv import HEADER, SPOT_HEADER, Block, ahead, read_blocks
-from cryptolake_assets.exchange.universe import default_start_date
 from cryptolake_assets.lake.archive_rows import count_day, replace_day
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import LOADING, CoverageRow, read_coverage

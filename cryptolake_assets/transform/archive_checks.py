@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.exchange.archive import ArchiveFile
-from cryptolake_assets.exchange.archive_csv import BadLine, Block
+from cryptolake_assets.binance.archive_csv import BadLine, Block
+from cryptolake_assets.binance.archive_files import ArchiveFile
 from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome
 
 if TYPE_CHECKING:

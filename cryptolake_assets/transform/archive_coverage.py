@@ -9,7 +9,7 @@ from decimal import Decimal
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Final
 
-from cryptolake_assets.exchange.archive import ArchiveFile
+from cryptolake_assets.binance.archive_files import ArchiveFile
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, Evidence, change_archive_rows, read_coverage
 from cryptolake_assets.lake.duck import open_duckdb

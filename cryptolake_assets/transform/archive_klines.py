@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from filelock import FileLock
 
+from cryptolake_assets.binance.archive_csv import BadLine
+from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile, Progress
+from cryptolake_assets.binance.archive_klines_csv import INTERVAL, read_kline_zip
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveFormatError, ArchiveMissingError
-from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Progress
-from cryptolake_assets.exchange.archive_csv import BadLine
-from cryptolake_assets.exchange.archive_klines import INTERVAL, read_kline_zip
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal
 from cryptolake_assets.lake.tables import BRONZE_KLINES

@@ -38,7 +38,7 @@ class World:
 
 def observe(settings: Settings) -> World:
     """Reads the world; an exchange that does not answer is no failure, its clock is then that of the coverage."""
-    from cryptolake_assets.exchange.universe import default_start_date, resolve_subscriptions
+    from cryptolake_assets.captures.followed_symbols import default_start_date, resolve_subscriptions
 
     offsets = committed_offsets(settings)
     exchanges = exchanges_of(settings.venue)
@@ -76,7 +76,7 @@ def _latest(exchange_time_ms: int | None) -> datetime:
 
 def exchange_clock_ms(settings: Settings) -> int | None:
     """The exchange's clock now, ms since 1970; None when the exchange does not answer."""
-    from cryptolake_assets.exchange.rest import ExchangeRest, RetryPolicy
+    from cryptolake_assets.binance.rest import ExchangeRest, RetryPolicy
 
     policy = RetryPolicy(attempts=2)
     exchange = ExchangeRest(settings.rest_url, timeout_s=EXCHANGE_TIMEOUT_S, policy=policy, venue=settings.venue)

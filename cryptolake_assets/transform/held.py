@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from cryptolake_assets.exchange.universe import resolve_subscriptions
+from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.windows import DAY

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
-from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile, Progress
-from cryptolake_assets.exchange.universe import note_archived
+from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile, Progress
+from cryptolake_assets.captures.followed_symbols import note_archived
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import hour_of, silver_day

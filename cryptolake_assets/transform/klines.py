@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from cryptolake_assets.binance.rest import ExchangeRest
+from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.errors import UnknownSymbolError
-from cryptolake_assets.exchange.rest import ExchangeRest
-from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, publish, read_window
 from cryptolake_assets.lake.coverage import read_coverage

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish, read_window
 from cryptolake_assets.lake.duck import open_duckdb

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cryptolake_assets.contracts.registry import STREAM_TYPES
-from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import STREAM_TYPES
 
 ACCOUNTED = "events_accounted"
 MINUTES_WITHOUT_ROW = "minutes_without_row"

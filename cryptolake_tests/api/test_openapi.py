@@ -10,7 +10,7 @@ import jsonschema_rs
 from prometheus_client.parser import text_string_to_metric_families
 
 from cryptolake_assets.api import schemas
-from cryptolake_assets.exchange.capture import read_frames
+from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
 from cryptolake_tests.support.api import Api, make_marts
 
@@ -71,7 +71,7 @@ def test_examples_are_of_the_recorded_trades() -> None:
     (shown,) = schemas.examples()["/ohlcv/{timeframe}"]["bars"]
     start = datetime.fromisoformat(shown["window_start"])
     volume, trades = Decimal(0), 0
-    for frame in read_frames(PROJECT_ROOT / "cryptolake_assets/exchange/demo_capture"):
+    for frame in read_frames(PROJECT_ROOT / "cryptolake_assets/captures/demo_capture"):
         said = json.loads(frame.raw).get("data", {})
         if said.get("s") == "BTCUSDT" and said["X"] == "MARKET" and said["T"] // 60_000 * 60 == start.timestamp():
             volume, trades = volume + Decimal(said["q"]), trades + 1

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from pyarrow.fs import FileSelector
 
+from cryptolake_assets.binance.rest import ExchangeRest
 from cryptolake_assets.client import ohlcv
-from cryptolake_assets.exchange.rest import ExchangeRest
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.files import open_filesystem
 from cryptolake_assets.lake.query import run_sql

@@ -9,13 +9,13 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from cryptolake_assets.contracts.registry import STREAM_TYPES
+from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.captures.followed_symbols import archived_to, default_end_date, note_archived
 from cryptolake_assets.defs import jobs, market_streams, partitions
 from cryptolake_assets.defs.automation import VERSION_TAG, follows_upstream
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.partitions import daily, hour_key, hourly
 from cryptolake_assets.defs.resources import StreamResource
-from cryptolake_assets.exchange.universe import archived_to, default_end_date, note_archived
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_tests.support.bronze import append, trade

@@ -19,6 +19,8 @@ from pyiceberg.exceptions import CommitFailedException
 from typer.testing import CliRunner
 
 from cryptolake_assets import cli
+from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
+from cryptolake_assets.binance.rest import RetryPolicy
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import archive as archive_defs
 from cryptolake_assets.defs import silver
@@ -26,8 +28,6 @@ from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveFormatError, ArchiveRangeError, ExchangeError
-from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
-from cryptolake_assets.exchange.rest import RetryPolicy
 from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import replace_files

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
+from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import Evidence, read_coverage

@@ -17,15 +17,15 @@ import pytest
 from typer.testing import CliRunner
 
 from cryptolake_assets import cli
-from cryptolake_assets.contract import AcceptedFrame, parse_frame
+from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
+from cryptolake_assets.binance.rest import RetryPolicy
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
+from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import archive as archive_defs
 from cryptolake_assets.defs import silver
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.errors import ArchiveMissingError
-from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
-from cryptolake_assets.exchange.capture import read_frames
-from cryptolake_assets.exchange.rest import RetryPolicy
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cryptolake_assets.exchange.archive import ArchiveClient, ArchiveFile
+from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.compaction import compact_hours
 from cryptolake_assets.lake.coverage import change_archive_rows

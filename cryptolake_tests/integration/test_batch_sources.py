@@ -12,9 +12,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import coingecko, fear_greed
-from cryptolake_assets.exchange.recorded import FEAR_GREED_FILE
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import SILVER_FEAR_GREED

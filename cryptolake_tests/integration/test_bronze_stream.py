@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.contract import RejectedFrame, parse_frame
+from cryptolake_assets.binance.trade_frames import RejectedFrame, parse_frame
 from cryptolake_assets.errors import CheckpointInUseError
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark import connect

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cryptolake_assets.contract import AcceptedFrame, parse_frame
-from cryptolake_assets.exchange.capture import read_frames
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
+from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.lake.bootstrap import bootstrap, ensure_table
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.migrations import widen_decimals

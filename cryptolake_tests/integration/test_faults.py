@@ -19,10 +19,8 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from cryptolake_assets.exchange.emitted import emitted_trades
-from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_assets.exchange.rest import AsyncExchangeRest
-from cryptolake_assets.exchange.universe import resolve_subscriptions
+from cryptolake_assets.binance.rest import AsyncExchangeRest
+from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, TradeGap, read_gaps
 from cryptolake_assets.lake.query import run_sql
@@ -38,6 +36,8 @@ from cryptolake_assets.model.replay_faults import (
     Silent,
     Stall,
 )
+from cryptolake_assets.replay.emitted_ledger import emitted_trades
+from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import Settings, TradeStream
 from cryptolake_assets.stream.bronze import run_available_now
 from cryptolake_assets.stream.catch_up import CatchUpOptions

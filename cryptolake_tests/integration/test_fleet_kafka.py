@@ -9,10 +9,10 @@ from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
-from cryptolake_assets.exchange.capture import read_frames
-from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_assets.exchange.rest import AsyncExchangeRest
-from cryptolake_assets.exchange.universe import Subscriptions
+from cryptolake_assets.binance.rest import AsyncExchangeRest
+from cryptolake_assets.captures.followed_symbols import Subscriptions
+from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
 from cryptolake_assets.stream import kafka
 from cryptolake_assets.stream.producer import Producer

@@ -23,15 +23,15 @@ from random import Random
 import pytest
 from pydantic import SecretStr
 
-from cryptolake_assets.contract import AcceptedFrame, parse_frame
-from cryptolake_assets.exchange.emitted import emitted_trades
-from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_assets.exchange.rest import AsyncExchangeRest
-from cryptolake_assets.exchange.universe import resolve_subscriptions
+from cryptolake_assets.binance.rest import AsyncExchangeRest
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
+from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
 from cryptolake_assets.model.replay_faults import Drop, RestLimit
+from cryptolake_assets.replay.emitted_ledger import emitted_trades
+from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import Settings, TradeStream
 from cryptolake_assets.stream import kafka, last_trades
 from cryptolake_assets.stream.catch_up import CatchUpOptions

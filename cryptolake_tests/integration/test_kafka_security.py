@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from cryptolake_assets import cli
 from cryptolake_assets.api.health import LakeCollector
-from cryptolake_assets.contract import AcceptedFrame, parse_frame
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.platform.parts import KAFKA, SPARK

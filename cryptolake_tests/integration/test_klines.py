@@ -12,11 +12,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from cryptolake_assets.contract import AcceptedFrame, parse_frame
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
+from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import klines, silver
 from cryptolake_assets.defs.partitions import hour_key
-from cryptolake_assets.exchange.capture import read_frames
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
 from cryptolake_assets.lake.query import run_sql

@@ -14,9 +14,9 @@ import dagster as dg
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from cryptolake_assets.contracts import registry
-from cryptolake_assets.contracts.registry import STREAM_TYPES
-from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.binance import stream_types as registry
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import market_streams
 from cryptolake_assets.defs.partitions import hour_key

@@ -17,16 +17,16 @@ from random import Random
 
 import pytest
 
+from cryptolake_assets.binance.rest import AsyncExchangeRest
+from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
+from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
-from cryptolake_assets.exchange.capture import read_frames
-from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_assets.exchange.rest import AsyncExchangeRest
-from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, read_gaps
 from cryptolake_assets.platform.parts import KAFKA
 from cryptolake_assets.platform.supervisor import Supervisor
+from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, TradeStream
 from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_assets.stream import kafka
@@ -404,6 +404,6 @@ async def test_a_killed_producer_leaves_a_hole_in_coverage_and_none_elsewhere(ow
 
 
 def demo_frames(settings: Settings) -> list[str]:
-    from cryptolake_assets.exchange.capture import read_frames
+    from cryptolake_assets.captures.reader import read_frames
 
     return [frame.raw for frame in read_frames(settings.replay_dir)]

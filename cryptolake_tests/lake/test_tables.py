@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cryptolake_assets.contract import TradeEvent
+from cryptolake_assets.binance.trade_frames import TradeEvent
 from cryptolake_assets.errors import LakeMarketError
 from cryptolake_assets.lake.bootstrap import FAMILY_PROPERTY, bootstrap
 from cryptolake_assets.lake.catalog import load_table

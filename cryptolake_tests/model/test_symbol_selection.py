@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.exchange.rest_answers import SymbolInfo
+from cryptolake_assets.binance.rest_answers import SymbolInfo
 from cryptolake_assets.model.symbol_selection import SymbolChoice, parse_choice
 
 LISTED = [

@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from cryptolake_assets.exchange.replay import ReplayExchange
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.platform.status import problems, status
+from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, PORT_FIELDS, Settings, load_settings
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
 from cryptolake_assets.errors import AnswerRefusedError
-from cryptolake_assets.exchange.recorded import FEAR_GREED_FILE
 from cryptolake_assets.lake.tables import SILVER_FEAR_GREED
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_assets.sources.fear_greed import FIRST_DAY, KNOWN_MISSING, missing_days, parse_days, plan

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from cryptolake_assets.contract import AcceptedFrame, parse_frame
-from cryptolake_assets.exchange.capture import read_frames
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
+from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME
 from cryptolake_assets.stream.bronze import TRADES
 from cryptolake_tests.support.captures import agg_trade_frame

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from cryptolake_assets.contract import CONTRACT_VERSION
+from cryptolake_assets.binance.trade_frames import CONTRACT_VERSION
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause, Rejection, TradeGap
 from cryptolake_assets.stream.gap_writer import GapWriter
 from cryptolake_assets.stream.gaps import (

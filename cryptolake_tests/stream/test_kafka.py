@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.contract import RejectedFrame
+from cryptolake_assets.binance.trade_frames import RejectedFrame
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream import kafka

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryptolake_assets.contract import AcceptedFrame, parse_frame
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.stream.gaps import KnownTrade
 from cryptolake_assets.stream.kafka import PeekedRecord
 from cryptolake_assets.stream.last_trades import FETCHED_HEADERS, trades_of

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.contracts.registry import STREAM_TYPES, streams_in_use
-from cryptolake_assets.exchange.replay import ReplayExchange
+from cryptolake_assets.binance.stream_types import STREAM_TYPES, streams_in_use
+from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import load_settings
 from cryptolake_assets.stream import market_feed
 from cryptolake_assets.stream.connection import ConnectionOptions

@@ -18,8 +18,8 @@ import pytest
 from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed
 
+from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.errors import BrokerRefusedError
-from cryptolake_assets.exchange.rest import AsyncExchangeRest
 from cryptolake_assets.lake.coverage import CoverageRow, Evidence
 from cryptolake_assets.stream.fleet import FleetOptions
 from cryptolake_assets.stream.producer import ProducerOptions

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from cryptolake_assets.exchange.universe import Subscriptions
+from cryptolake_assets.captures.followed_symbols import Subscriptions
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause
 from cryptolake_assets.model.exchange_records import HistoricalTrade
 from cryptolake_assets.settings import Settings, load_settings

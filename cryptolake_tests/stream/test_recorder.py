@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cryptolake_assets.exchange.capture import capture_files, read_frames, summarise
-from cryptolake_assets.exchange.official import read_klines
-from cryptolake_assets.exchange.replay import ReplayExchange
+from cryptolake_assets.captures.published_files import read_klines
+from cryptolake_assets.captures.reader import capture_files, read_frames, summarise
+from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, load_settings
 from cryptolake_assets.stream.fleet import FleetOptions
 from cryptolake_assets.stream.recorder import Recorder, add_klines

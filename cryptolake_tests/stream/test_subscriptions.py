@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.errors import CaptureError, UnknownSymbolError
-from cryptolake_assets.exchange.replay import ReplayExchange
-from cryptolake_assets.exchange.rest import AsyncExchangeRest
+from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.subscriptions import find_subscriptions
 from cryptolake_tests.support.captures import trade_frame, write_capture

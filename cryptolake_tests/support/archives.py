@@ -9,9 +9,9 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 
-from cryptolake_assets.exchange.archive import ArchiveFile, sha256_of
-from cryptolake_assets.exchange.archive_csv import HEADER
-from cryptolake_assets.exchange.official import KLINE_HEADER, read_klines
+from cryptolake_assets.binance.archive_csv import HEADER
+from cryptolake_assets.binance.archive_files import ArchiveFile, sha256_of
+from cryptolake_assets.captures.published_files import KLINE_HEADER, read_klines
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.reference import Trade

@@ -9,8 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.demo import frames_short
-from cryptolake_assets.exchange.universe import resolve_subscriptions
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from cryptolake_assets.exchange.capture import CapturedFrame, read_frames
+from cryptolake_assets.captures.reader import CapturedFrame, read_frames
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000

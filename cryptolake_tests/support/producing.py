@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cryptolake_assets.exchange.universe import Subscriptions
+from cryptolake_assets.captures.followed_symbols import Subscriptions
 from cryptolake_assets.model.exchange_records import TradeStreamName
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_assets.stream.fleet import FleetOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiokafka import AIOKafkaProducer
 
-from cryptolake_assets.contract import AcceptedFrame, parse_frame
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings
 from cryptolake_tests.support.captures import trade_frame
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from cryptolake_assets.exchange.rest import ExchangeRest
+from cryptolake_assets.binance.rest import ExchangeRest
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.windows import HOUR

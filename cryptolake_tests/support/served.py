@@ -7,7 +7,7 @@ import socket
 import threading
 from pathlib import Path
 
-from cryptolake_assets.exchange.replay import ReplayExchange
+from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_tests.support.waiting import wait_for
 
 

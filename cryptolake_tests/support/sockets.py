@@ -10,7 +10,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
-from cryptolake_assets.exchange.replay import ReplayExchange
+from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_tests.support.captures import trade_frame, write_capture
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z

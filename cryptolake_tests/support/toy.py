@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from cryptolake_assets.contract import RejectedFrame
-from cryptolake_assets.contracts.control import ControlFrame
-from cryptolake_assets.contracts.stream_type import FrameReader, Parsed, Price, StreamType, Symbol, TimeMs
+from cryptolake_assets.binance.control_frames import ControlFrame
+from cryptolake_assets.binance.stream_type import FrameReader, Parsed, Price, StreamType, Symbol, TimeMs
+from cryptolake_assets.binance.trade_frames import RejectedFrame
 from cryptolake_assets.model.columns import PRICE, TIME, Column
 from cryptolake_assets.model.table_spec import TableSpec
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.exchange.archive import ArchiveFile
-from cryptolake_assets.exchange.archive_csv import BadLine, Block
+from cryptolake_assets.binance.archive_csv import BadLine, Block
+from cryptolake_assets.binance.archive_files import ArchiveFile
 from cryptolake_assets.lake.coverage import CoverageRow, Evidence
 from cryptolake_assets.transform.archive_checks import DAY_MS, MOST_HOLES, Inspection, Run, contradicting_ids
 from cryptolake_assets.transform.archive_coverage import BORDER, rows_of_day, with_borders

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.contracts.registry import STREAM_TYPES
-from cryptolake_assets.contracts.stream_type import StreamType
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.market_minutes import commit, minutes_of, minutes_without_row, prepare

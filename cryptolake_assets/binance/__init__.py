@@ -1,0 +1,1 @@
+"""The exchange's protocol: frames, REST and its limits, the public archive."""

@@ -1,0 +1,262 @@
+"""The exchange's public archive: names of its daily files, and their download with checksum, progress and resume.
+
+A file lies at `<base>/data/{futures/um,futures/cm,spot}/daily/<kind>/<SYMBOL>/<name>.zip`, one of klines a folder
+deeper (`…/1m/`), its sha256 beside it as `<name>.zip.CHECKSUM` (`<hex>  <name>.zip`). Files are re-issued now and then
+under the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+
+import httpx
+import structlog
+from tenacity import RetryCallState, Retrying
+
+from cryptolake_assets.binance.rest import RetryPolicy, TryAgainError, retry_after_s_of, tls
+from cryptolake_assets.errors import ArchiveChecksumError, ArchiveMissingError, ExchangeError
+from cryptolake_assets.model.markets import Family, Venue, venue_of
+
+log = structlog.get_logger(__name__)
+
+AGG_TRADES = "aggTrades"
+KLINES = "klines"
+
+_CHECKSUM = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S+)\s*", re.ASCII)
+_RATE_LIMITED = (418, 429)
+
+Progress = Callable[[int, int | None], None]
+"""Told of (bytes that are there, bytes of the whole file; None when the server does not say)."""
+
+
+@dataclass(frozen=True)
+class ArchiveFile:
+    """A day of one symbol of a family of markets: its aggregate trades, or with an `interval` (`1m`) its klines."""
+
+    symbol: str
+    day: date
+    interval: str = ""
+    family: Family = Family.FUTURES
+
+    @property
+    def venue(self) -> Venue:
+        return venue_of(self.symbol, self.family)
+
+    @property
+    def start_ms(self) -> int:
+        """Epoch milliseconds of the UTC day's begin."""
+        return round(datetime.combine(self.day, time(), UTC).timestamp() * 1000)
+
+    @property
+    def name(self) -> str:
+        return f"{self.symbol}-{self.interval or AGG_TRADES}-{self.day.isoformat()}.zip"
+
+    @property
+    def path(self) -> str:
+        """Below the archive's base URL."""
+        folder = f"{KLINES}/{self.symbol}/{self.interval}" if self.interval else f"{AGG_TRADES}/{self.symbol}"
+        return f"{self.venue.archive_path}/daily/{folder}/{self.name}"
+
+
+def parse_checksum(text: str, name: str) -> str:
+    """The sha256 (lower-case hex) that a `.CHECKSUM` file states for the file of that name. Raises
+    `ArchiveChecksumError` for any other text."""
+    found = _CHECKSUM.fullmatch(text)
+    if found is None or found[2] != name:
+        raise ArchiveChecksumError(
+            f"archive: {name}.CHECKSUM does not state the sha256 of {name}; it says {text[:100]!r}. Check that "
+            "CRYPTOLAKE_ARCHIVE_URL is the archive's; without a checksum the file is not loaded."
+        )
+    return found[1].lower()
+
+
+def sha256_of(path: Path) -> str:
+    """Of the file's bytes, as lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class ArchiveClient:
+    """Fetches files; blocking. Every method raises `ArchiveMissingError` for a file that the archive does not have and
+    `ExchangeError` when it cannot be reached."""
+
+    def __init__(self, base_url: str, timeout_s: float = 30.0, policy: RetryPolicy | None = None) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._policy = policy or RetryPolicy()
+        self._client = httpx.Client(base_url=self._base_url, timeout=timeout_s, verify=tls(), follow_redirects=True)
+
+    def __enter__(self) -> ArchiveClient:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._client.close()
+
+    def url(self, file: ArchiveFile) -> str:
+        return f"{self._base_url}{file.path}"
+
+    def checksum(self, file: ArchiveFile) -> str:
+        """The sha256 that the archive states at present."""
+        path = f"{file.path}.CHECKSUM"
+        try:
+            for attempt in Retrying(**self._policy.arguments()):
+                with attempt:
+                    response = self._client.get(path)
+                    self._judge(file, response)
+                    return parse_checksum(response.text, file.name)
+        except (TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._gave_up(path, error) from error
+        raise AssertionError("tenacity ends by an answer or an error")
+
+    def fetch(self, file: ArchiveFile, sha256: str, directory: Path, progress: Progress | None = None) -> Path:
+        """The file's path in `directory`, its content verified. `sha256` is what the archive stated before.
+
+        What an earlier call left unfinished is gone on with, unless the archive's file is another one by now. Raises
+        `ArchiveChecksumError` for content that does not fit its checksum; what was fetched is deleted then.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        whole = directory / file.name
+        if whole.exists() and sha256_of(whole) == sha256:
+            return whole
+        part = _Part(directory, file.name)
+        self._download(file, part, progress or (lambda _done, _total: None))
+        found = sha256_of(part.path)
+        # The file and its checksum are published one after the other: a re-issue may have come in between.
+        if found != sha256 and found != self.checksum(file):
+            part.delete()
+            raise ArchiveChecksumError(
+                f"archive: {file.name} does not fit its checksum: sha256 {found}, stated {sha256}. It is refused and "
+                "what was loaded before stays. Load it again; if that goes on, the archive's file is damaged, and a "
+                "re-issued one has to be waited for."
+            )
+        part.become(whole)
+        return whole
+
+    def _download(self, file: ArchiveFile, part: _Part, progress: Progress) -> None:
+        begun = part.size()
+        if begun:
+            log.info("archive_download_resumed", file=file.name, bytes_there=begun)
+        stop = _StopWithoutProgress(part, self._policy.attempts)
+        try:
+            for attempt in Retrying(**{**self._policy.arguments(), "stop": stop}):
+                with attempt:
+                    self._get(file, part, progress)
+        except (TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._gave_up(file.path, error, f" {part.size()} bytes are there; the next call goes on.") from error
+        log.info("archive_downloaded", file=file.name, bytes=part.size(), bytes_resumed=begun)
+
+    def _get(self, file: ArchiveFile, part: _Part, progress: Progress) -> None:
+        """One request: what is missing of the file, or all of it when it is another one than before."""
+        there, version = part.size(), part.version()
+        headers = {"Accept-Encoding": "identity"}
+        if there and version:
+            headers |= {"Range": f"bytes={there}-", "If-Range": version}
+        with self._client.stream("GET", file.path, headers=headers) as response:
+            if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                if response.headers.get("Content-Range") == f"bytes */{there}" and _version(response) == version:
+                    return
+                part.delete()
+                raise TryAgainError("the partial file is not a part of the archive's any more")
+            self._judge(file, response)
+            resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
+            if resumed and not (_version(response) == version and _starts_at(response, there)):
+                # Not every server heeds If-Range.
+                part.delete()
+                raise TryAgainError("the archive's file is another one than when the download began")
+            if not resumed:
+                there = 0
+                part.begin(_version(response))
+            length = response.headers.get("Content-Length", "")
+            total = there + int(length) if length.isascii() and length.isdigit() else None
+            progress(there, total)
+            with part.path.open("ab") as out:
+                # As it comes: what is gathered to larger pieces is lost when the line breaks.
+                for data in response.iter_raw():
+                    out.write(data)
+                    there += len(data)
+                    progress(there, total)
+        if total is not None and there != total:
+            raise TryAgainError(f"{there} of {total} bytes came")
+
+    def _judge(self, file: ArchiveFile, response: httpx.Response) -> None:
+        status = response.status_code
+        if response.is_success:
+            return
+        if status in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
+            raise ArchiveMissingError(
+                f"archive: {self._base_url} has no {file.path}. A day is published some hours after it has ended, and "
+                f"a symbol has files only of days on which it was listed: check that {file.symbol} is a symbol, and "
+                f"that {file.day} is not too new."
+            )
+        if status in _RATE_LIMITED or response.is_server_error:
+            raise TryAgainError(f"status {status}", min(retry_after_s_of(response), self._policy.max_retry_after_s))
+        raise ExchangeError(
+            f"archive: {response.url} was refused with status {status}. Check CRYPTOLAKE_ARCHIVE_URL, and whether a "
+            "proxy stands in between."
+        )
+
+    def _gave_up(self, path: str, error: Exception, more: str = "") -> ExchangeError:
+        cause = str(error) or type(error).__name__
+        return ExchangeError(
+            f"archive: {self._base_url}{path} could not be fetched ({cause}).{more} Check that the archive is "
+            "reachable (CRYPTOLAKE_ARCHIVE_URL), then load the day again."
+        )
+
+
+class _Part:
+    """An unfinished file, and beside it which version of the archive's file it is a part of."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.path = directory / f"{name}.part"
+        self._version = directory / f"{name}.part.version"
+
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def version(self) -> str:
+        """Empty when it is not known: then it cannot be gone on with."""
+        with suppress(OSError):
+            return self._version.read_text(encoding="ascii")
+        return ""
+
+    def begin(self, version: str) -> None:
+        self.path.unlink(missing_ok=True)
+        self._version.write_text(version, encoding="ascii")
+        self.path.touch()
+
+    def become(self, whole: Path) -> None:
+        self.path.replace(whole)
+        self._version.unlink(missing_ok=True)
+
+    def delete(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._version.unlink(missing_ok=True)
+
+
+class _StopWithoutProgress:
+    """Gives up after so many attempts that brought nothing: a slow line that breaks now and then does get there."""
+
+    def __init__(self, part: _Part, attempts: int) -> None:
+        self._part, self._attempts = part, attempts
+        self._size, self._failed = part.size(), 0
+
+    def __call__(self, _state: RetryCallState) -> bool:
+        size = self._part.size()
+        self._failed = 1 if size > self._size else self._failed + 1
+        self._size = size
+        return self._failed >= self._attempts
+
+
+def _version(response: httpx.Response) -> str:
+    """What tells one issue of the file from another; weak tags do not."""
+    tag = str(response.headers.get("ETag", ""))
+    return tag if tag and not tag.startswith("W/") else str(response.headers.get("Last-Modified", ""))
+
+
+def _starts_at(response: httpx.Response, offset: int) -> bool:
+    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {offset}-")

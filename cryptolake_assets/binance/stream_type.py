@@ -1,0 +1,152 @@
+"""What a stream beside the trades is, and the reading of its frames. Pure: no input, no output, no clock.
+
+A new stream is a module with such an object and a line in `registry`: producer, Kafka topics, the Bronze stream, tables
+and the graph are made of it. Here as for trades only structure is judged; what a value means is judged by the checks of
+Silver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
+
+import msgspec
+from msgspec import Meta, Struct
+
+from cryptolake_assets.binance.control_frames import ControlFrame, read_control, read_text
+from cryptolake_assets.binance.trade_frames import MAX_TIME_MS, RejectedFrame, rejected
+from cryptolake_assets.model.columns import FUNDING_RATE, PRICE, QUANTITY, TIME, Column, decimal_pattern
+from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
+from cryptolake_assets.model.table_spec import TableSpec
+
+if TYPE_CHECKING:
+    from cryptolake_assets.settings import Settings
+
+TimeMs = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
+Price = Annotated[str, Meta(pattern=rf"\A{decimal_pattern(PRICE)}\Z")]
+"""The exchange's digits; fit `columns.PRICE`."""
+PriceOrNone = Annotated[str, Meta(pattern=rf"\A(?:{decimal_pattern(PRICE)})?\Z")]
+"""The same, or the empty text."""
+Quantity = Annotated[str, Meta(pattern=rf"\A{decimal_pattern(QUANTITY)}\Z")]
+"""The exchange's digits; fit `columns.QUANTITY`."""
+RateOrNone = Annotated[str, Meta(pattern=rf"\A(?:{decimal_pattern(FUNDING_RATE)})?\Z")]
+"""The exchange's digits, that fit `columns.FUNDING_RATE`, or the empty text."""
+Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_BYTES)]
+"""Held against `is_symbol` by `FrameReader`."""
+Word = Annotated[str, Meta(max_length=64, pattern=r"\A[\x20-\x7e]*\Z")]
+"""Printable ASCII."""
+
+KAFKA: Final = (
+    Column("kafka_partition", "int", "Kafka partition"),
+    Column("kafka_offset", "long", "Kafka offset"),
+    Column("kafka_timestamp", TIME, "Kafka record time"),
+)
+
+
+class Event(Protocol):
+    """An event as it travels through Kafka: a struct whose fields are the contract's columns, in their order. Times
+    are µs since 1970, decimals the exchange's own digits; what is optional may be None."""
+
+    @property
+    def symbol(self) -> str: ...
+
+
+Parsed = Event | RejectedFrame | ControlFrame
+
+
+@dataclass(frozen=True)
+class StreamType:
+    """One stream of one exchange. `parse` takes a frame's bytes and its receive time, µs since 1970; it never raises.
+
+    `address` is the WebSocket URL for some symbols; `minutes` the SQL of Silver's rows of a minute, over a relation
+    `events` that has the columns of the contract, each event once; `checks` are predicates that are true on a row of
+    Silver that fails.
+    """
+
+    name: str
+    """As `CRYPTOLAKE_EXTRA_STREAMS` names it."""
+    exchange: str
+    topic_suffix: str
+    """Of the Kafka topic; that of the trades stands before it."""
+    contract: tuple[Column, ...]
+    """With `symbol`, `event_time`, `exchange` and `ingest_ts`."""
+    optional: frozenset[str]
+    """Columns of the contract that may be empty."""
+    identity: tuple[str, ...]
+    """Columns that two events share only when one is a repeat."""
+    address: Callable[[Settings, tuple[str, ...]], str]
+    recorded: Callable[[str], bool]
+    """Whether a stream's name in a capture is one of these."""
+    parse: Callable[[bytes, int], Parsed]
+    bronze_name: str
+    bronze_doc: str
+    silver: TableSpec
+    minutes: str
+    counted: str
+    """The column of Silver that says for how many events a row stands."""
+    checks: Mapping[str, str]
+    meanings: Mapping[str, str]
+    """Check name to what it demands, for people."""
+    every_minute: bool = False
+    """Whether a symbol is told of in every minute, so that one without a row is missing (a check that warns)."""
+
+    @cached_property
+    def bronze(self) -> TableSpec:
+        return TableSpec(
+            namespace="bronze",
+            name=self.bronze_name,
+            doc=self.bronze_doc,
+            columns=(*self.contract, *KAFKA),
+            partition=("event_time", "hour"),
+            properties={"write.distribution-mode": "none", "write.spark.fanout.enabled": "true"},
+        )
+
+    def topic(self, settings: Settings) -> str:
+        return f"{settings.kafka_topic_futures}_{self.topic_suffix}"
+
+
+class FrameReader:
+    """Decodes combined-stream frames, or their bare data objects, as one kind of struct."""
+
+    def __init__(self, kind: type[Struct], symbol: str = "symbol") -> None:
+        """`symbol` is the struct's attribute that holds the symbol, such as `order.symbol`."""
+        combined = msgspec.defstruct(f"Combined{kind.__name__}", [("data", kind)])
+        self._combined = msgspec.json.Decoder(combined)
+        self._bare = msgspec.json.Decoder(kind)
+        self._symbol_of = attrgetter(symbol)
+
+    def read(self, raw: bytes) -> Any:
+        """Return the struct; `RejectedFrame` for a frame of another structure, `ControlFrame` for a control message."""
+        frame = self._decode(raw)
+        if isinstance(frame, RejectedFrame | ControlFrame) or is_symbol(symbol := self._symbol_of(frame)):
+            return frame
+        return rejected(
+            raw, f"symbol_format: the symbol is {symbol[: MAX_SYMBOL_BYTES + 1]!r}", msgspec.json.decode(raw)
+        )
+
+    def _decode(self, raw: bytes) -> Any:
+        try:
+            envelope: Any = self._combined.decode(raw)
+            return envelope.data
+        except (ValueError, RecursionError) as error:
+            cause = str(error)
+        try:
+            return self._bare.decode(raw)
+        except (ValueError, RecursionError) as error:
+            return _refuse(raw, cause, str(error))
+
+
+def _refuse(raw: bytes, in_envelope: str, bare: str) -> RejectedFrame | ControlFrame:
+    """By what is wrong with the frame as an envelope and as a bare data object."""
+    try:
+        message = msgspec.json.decode(raw)
+    except (ValueError, RecursionError) as error:
+        return read_text(raw) or rejected(raw, f"not_json: {error}")
+    if control := read_control(message):
+        return control
+    if not isinstance(message, dict):
+        return rejected(raw, "not_an_object: the frame is no object")
+    return rejected(raw, f"wrong_shape: {in_envelope if 'data' in message else bare}", message)

@@ -1,0 +1,356 @@
+"""The trade event and how the exchange's frames become it. Pure: no input, no output, no clock.
+
+`parse_frame` judges structure only (the first of the two stages at which bad data is stopped): is it JSON, is every
+field there and of its type, does it fit. What a value means, such as a negative price or an empty symbol, is Silver's
+to judge and passes here. Prices and quantities stay the exchange's own digits: no number is rounded or reformatted.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from cryptolake_assets.binance.control_frames import ControlFrame, read_control, read_text
+from cryptolake_assets.model.columns import PRICE, QUANTITY, decimal_pattern
+from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
+
+CONTRACT_VERSION: Final = 2
+"""Raised with every change that accepts what was rejected: gaps of rejected trades are then asked for again.
+
+2: symbols of every script, quantities of 20 digits, ids without a trade. 1: the release before.
+"""
+
+MAX_TIME_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999: the latest time that every engine behind us can hold."""
+MAX_ID: Final = 2**63 - 1
+MAX_REASON_CHARS: Final = 200
+
+UNKNOWN_TRADE_TYPE: Final = "NA"
+"""Trade type of a futures' `trade` frame that names none: the exchange's own word for it. Such a trade is kept, and
+like every type other than `MARKET` it is outside the exchange's klines; calling it `MARKET` would be a guess. Spot's
+frames never name one, and all of its trades are executions of the order book."""
+
+_PRICE_PATTERN: Final = decimal_pattern(PRICE)
+_QUANTITY_PATTERN: Final = decimal_pattern(QUANTITY)
+_FULLMATCH: Final = {"price": re.compile(_PRICE_PATTERN).fullmatch, "qty": re.compile(_QUANTITY_PATTERN).fullmatch}
+# Patterns in the decoder would cost 2 µs a frame; price and quantity joined and matched once cost 0.4 µs.
+_are_decimals = re.compile(rf"{_PRICE_PATTERN}\n{_QUANTITY_PATTERN}").fullmatch
+_MAX_TRADE_TYPE_CHARS: Final = 32
+
+_TimeMs = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
+_Id = Annotated[int, Meta(ge=0, le=MAX_ID)]
+_Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_BYTES)]
+_TradeType = Annotated[str, Meta(max_length=_MAX_TRADE_TYPE_CHARS)]
+
+
+class TradeEvent(Struct, frozen=True, gc=False):
+    """One trade, or one aggregate of trades at one price, as it travels through Kafka (a JSON object in this order)."""
+
+    symbol: str
+    event_time: int
+    """When the trade happened, µs since 1970, UTC."""
+    price: str
+    """The exchange's digits; fits `columns.PRICE`."""
+    qty: str
+    """The exchange's digits, in the base asset, or contracts where the market counts them; fits `columns.QUANTITY`."""
+    side: Literal["buy", "sell"]
+    """The taker's side."""
+    trade_id: int
+    """The trade's id, or the aggregate's: two different sequences, told apart by `stream`."""
+    exchange: str
+    ingest_ts: int
+    """When this process received the frame, µs since 1970, UTC. May be earlier than `event_time`: clocks differ."""
+    first_trade_id: int
+    last_trade_id: int
+    trade_type: str
+    """`MARKET` for trades of the order book; see `UNKNOWN_TRADE_TYPE`."""
+    stream: Literal["trade", "aggTrade"]
+
+    def encode(self) -> bytes:
+        """The event as JSON."""
+        return encode_event(self)
+
+
+class AcceptedFrame(Struct, frozen=True, gc=False):
+    """A frame that became a trade event."""
+
+    event: TradeEvent
+    exchange_time_ms: int
+    """`E`: when the exchange sent the frame, on its own clock."""
+
+
+class IdWithoutTrade(Struct, frozen=True, gc=False):
+    """An id to which no trade belongs: price 0, quantity 0 and the ids -1 are the exchange's marker."""
+
+    symbol: str
+    trade_id: int | None
+    """Of the aggregate; None where the frame has -1 for it too."""
+    event_time: int
+    """µs since 1970, UTC."""
+    exchange_time_ms: int
+
+
+class RejectedFrame(Struct, frozen=True, gc=False):
+    """A frame whose structure cannot be accepted."""
+
+    raw: bytes
+    reason: str
+    """A stable code, then a colon and the detail; printable ASCII, at most `MAX_REASON_CHARS` characters.
+
+    Codes: `not_json`, `not_an_object`, `missing_field`, `wrong_type`, `price_format`, `qty_format`, `symbol_format`,
+    `trade_type_format`, `out_of_range`, `id_order`, `unexpected_event`, `not_accepted`.
+    """
+    symbol: str | None = None
+    """The symbol that the frame names, if it can be read."""
+    stream_name: str | None = None
+    """The stream that the frame names, such as `btcusdt@trade`, if it can be read."""
+    trade_id: int | None = None
+    """The id of the trade or aggregate that the frame names, if it can be read."""
+
+
+class _Trade(Struct, tag_field="e", tag="trade", gc=False):
+    exchange_time_ms: _TimeMs = field(name="E")
+    time_ms: _TimeMs = field(name="T")
+    symbol: _Symbol = field(name="s")
+    trade_id: _Id = field(name="t")
+    price: str = field(name="p")
+    qty: str = field(name="q")
+    buyer_is_maker: bool = field(name="m")
+    trade_type: _TradeType | UnsetType = field(name="X", default=UNSET)
+
+
+class _AggTrade(Struct, tag_field="e", tag="aggTrade", gc=False):
+    exchange_time_ms: _TimeMs = field(name="E")
+    time_ms: _TimeMs = field(name="T")
+    symbol: _Symbol = field(name="s")
+    trade_id: _Id = field(name="a")
+    price: str = field(name="p")
+    qty: str = field(name="q")
+    first_trade_id: _Id = field(name="f")
+    last_trade_id: _Id = field(name="l")
+    buyer_is_maker: bool = field(name="m")
+
+
+class _Combined(Struct, gc=False):
+    data: _Trade | _AggTrade
+
+
+encode_event: Final = msgspec.json.Encoder().encode
+"""`TradeEvent.encode`, for those who have many."""
+_decode_combined = msgspec.json.Decoder(_Combined).decode
+_decode_bare = msgspec.json.Decoder(_Trade | _AggTrade).decode
+_decode_any = msgspec.json.Decoder().decode
+
+
+def parse_frame(
+    raw: bytes | str, ingest_time_us: int, exchange: str, unnamed_trade_type: str = UNKNOWN_TRADE_TYPE
+) -> AcceptedFrame | IdWithoutTrade | RejectedFrame | ControlFrame:
+    """One WebSocket message, a combined-stream envelope or its bare data object, as a trade event.
+
+    Takes `trade` and `aggTrade`; `ingest_time_us` is the receive time, µs since 1970. Unknown fields are tolerated; a
+    missing trade type is `unnamed_trade_type` (`MARKET` for aggregates, which the exchange forms of such trades only).
+    Never raises: whatever cannot be accepted comes back as `RejectedFrame` with the raw bytes. The empty symbol is
+    accepted: Silver quarantines it as unknown.
+    """
+    try:
+        trade = _decode_combined(raw).data
+    except (ValueError, RecursionError):
+        # Either a bare data object or a frame to refuse; both are rare enough to be decoded a second time.
+        try:
+            trade = _decode_bare(raw)
+        except (ValueError, RecursionError) as error:
+            return _refuse(raw, str(error))
+    price, qty, symbol = trade.price, trade.qty, trade.symbol
+    if not (_are_decimals(f"{price}\n{qty}") and (is_symbol(symbol) or not symbol)):
+        return _refuse(raw, "price, quantity or symbol")
+    if isinstance(trade, _Trade):
+        first_id = last_id = trade.trade_id
+        trade_type = trade.trade_type
+        if trade_type is UNSET:
+            trade_type = unnamed_trade_type
+        elif not _is_printable(trade_type):
+            return _refuse(raw, "trade type")
+        stream: Literal["trade", "aggTrade"] = "trade"
+    else:
+        first_id, last_id = trade.first_trade_id, trade.last_trade_id
+        if first_id > last_id:
+            return _refuse(raw, "id order")
+        trade_type, stream = "MARKET", "aggTrade"
+    return AcceptedFrame(
+        TradeEvent(
+            symbol,
+            trade.time_ms * 1000,
+            price,
+            qty,
+            "sell" if trade.buyer_is_maker else "buy",
+            trade.trade_id,
+            exchange,
+            ingest_time_us,
+            first_id,
+            last_id,
+            trade_type,
+            stream,
+        ),
+        trade.exchange_time_ms,
+    )
+
+
+# What follows runs for refused frames only: it finds out why, in words that stay the same from release to release.
+
+_FIELDS: Final[dict[str, dict[str, str]]] = {
+    "trade": {
+        "E": "time",
+        "T": "time",
+        "s": "symbol",
+        "t": "id",
+        "p": "price",
+        "q": "qty",
+        "m": "bool",
+    },
+    "aggTrade": {
+        "E": "time",
+        "T": "time",
+        "s": "symbol",
+        "a": "id",
+        "p": "price",
+        "q": "qty",
+        "f": "id",
+        "l": "id",
+        "m": "bool",
+    },
+}
+
+
+def _is_printable(text: str) -> bool:
+    """Whether the text holds printable ASCII characters only; the empty text does."""
+    return text.isascii() and text.isprintable()
+
+
+def _refuse(raw: bytes | str, cause: str) -> IdWithoutTrade | RejectedFrame | ControlFrame:
+    try:
+        message = _decode_any(raw)
+    except RecursionError:
+        return rejected(raw, "not_json: nested too deeply")
+    except msgspec.ValidationError as json_error:
+        return rejected(raw, f"out_of_range: {json_error}")
+    except ValueError as json_error:
+        return read_text(raw) or rejected(raw, f"not_json: {json_error}")
+    if control := read_control(message):
+        return control
+    if not isinstance(message, dict):
+        return rejected(raw, f"not_an_object: the frame is of type {_type_name(message)}")
+    data = message.get("data", message)
+    if not isinstance(data, dict):
+        return rejected(raw, f"wrong_type: data is of type {_type_name(data)}, not an object", message)
+    if (problem := _structure_problem(data)) and (without_trade := _id_without_trade(data)):
+        return without_trade
+    return rejected(raw, problem or f"not_accepted: {cause}", message)
+
+
+_ZERO: Final = re.compile(r"0(?:\.0*)?")
+
+
+def _id_without_trade(data: dict[str, Any]) -> IdWithoutTrade | None:
+    """Return the id that the data object marks as one without a trade; None for any other object."""
+    marked = {name: 0 for name in ("t", "a", "f", "l") if type(data.get(name)) is int and data[name] == -1}
+    kind = data.get("e")
+    if not marked.keys() >= {"trade": {"t"}, "aggTrade": {"f", "l"}}.get(str(kind), {""}):
+        return None
+    if _structure_problem({**data, **marked}) or not data["s"]:
+        return None
+    if not (_ZERO.fullmatch(data["p"]) and _ZERO.fullmatch(data["q"])):
+        return None
+    trade_id = data["t" if kind == "trade" else "a"]
+    return IdWithoutTrade(data["s"], None if trade_id == -1 else trade_id, data["T"] * 1000, data["E"])
+
+
+def _structure_problem(data: dict[str, Any]) -> str | None:
+    """The first thing wrong with a data object, in the order of its fields; None when nothing was found."""
+    if "e" not in data:
+        return "missing_field: e"
+    kind = data["e"]
+    if not isinstance(kind, str):
+        return f"wrong_type: e is of type {_type_name(kind)}, not a string"
+    fields = _FIELDS.get(kind)
+    if fields is None:
+        return f"unexpected_event: {kind}"
+    for name, rule in fields.items():
+        if name not in data:
+            return f"missing_field: {name}"
+        if problem := _value_problem(name, rule, data[name]):
+            return problem
+    if kind == "aggTrade":
+        first_id, last_id = data["f"], data["l"]
+        return f"id_order: f {first_id} is past l {last_id}" if first_id > last_id else None
+    return _value_problem("X", "trade_type", data["X"]) if "X" in data else None
+
+
+def _value_problem(name: str, rule: str, value: object) -> str | None:
+    if rule in ("price", "qty", "symbol", "trade_type"):
+        if not isinstance(value, str):
+            return f"wrong_type: {name} is of type {_type_name(value)}, not a string"
+        return None if _is_text(rule, value) else f"{rule}_format: {name} is {value[: MAX_SYMBOL_BYTES + 1]!r}"
+    if rule == "bool":
+        return None if isinstance(value, bool) else f"wrong_type: {name} is of type {_type_name(value)}, not a boolean"
+    if not isinstance(value, int) or isinstance(value, bool):
+        return f"wrong_type: {name} is of type {_type_name(value)}, not an integer"
+    limit = MAX_TIME_MS if rule == "time" else MAX_ID
+    if not 0 <= value <= limit:
+        # A JSON integer may have more digits than Python is willing to print.
+        shown = str(value) if abs(value) < 2**128 else "far"
+        return f"out_of_range: {name} is {shown}, outside 0 to {limit}"
+    return None
+
+
+def _is_text(rule: str, value: str) -> bool:
+    if fullmatch := _FULLMATCH.get(rule):
+        return fullmatch(value) is not None
+    if rule == "symbol":
+        return is_symbol(value) or not value
+    return len(value) <= _MAX_TRADE_TYPE_CHARS and _is_printable(value)
+
+
+def _type_name(value: object) -> str:
+    """The JSON name of a decoded value's type."""
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
+    return names.get(type(value), "null")
+
+
+def rejected(raw: bytes | str, reason: str, message: object = None) -> RejectedFrame:
+    """Return the frame with a reason of printable ASCII and of bounded length, and what it names.
+
+    `message` is the decoded frame; without it, as for a frame that is cut off, the names are looked for in its bytes.
+    """
+    # Text may hold lone surrogates, which UTF-8 has no bytes for.
+    data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
+    shown = reason[:MAX_REASON_CHARS].encode("ascii", "backslashreplace").decode("ascii")
+    clean = "".join(char if char.isprintable() else "?" for char in shown)[:MAX_REASON_CHARS]
+    if isinstance(message, dict):
+        return RejectedFrame(data, clean, *_named_by(message))
+    name, symbol = _STREAM_IN_BYTES.search(data), _SYMBOL_IN_BYTES.search(data)
+    return RejectedFrame(data, clean, _text_of(symbol), _text_of(name))
+
+
+_STREAM_IN_BYTES: Final = re.compile(rb'"stream" ?: ?"([^"\\\x00-\x1f]{1,256})"')
+_SYMBOL_IN_BYTES: Final = re.compile(rb'"s" ?: ?"([^"\\\x00-\x1f]{1,64})"')
+
+
+def _text_of(match: re.Match[bytes] | None) -> str | None:
+    return None if match is None else match[1].decode("utf-8", "replace")
+
+
+def _named_by(message: dict[str, Any]) -> tuple[str | None, str | None, int | None]:
+    """Return symbol, stream name and trade id of a decoded frame, each None where it cannot be read."""
+    data = message.get("data", message)
+    fields = data if isinstance(data, dict) else {}
+    order = fields.get("o")  # of a liquidation
+    symbol = fields.get("s", order.get("s") if isinstance(order, dict) else None)
+    name, trade_id = message.get("stream"), fields.get("t" if fields.get("e") == "trade" else "a")
+    return (
+        symbol if isinstance(symbol, str) else None,
+        name if isinstance(name, str) else None,
+        trade_id if type(trade_id) is int and 0 <= trade_id <= MAX_ID else None,
+    )

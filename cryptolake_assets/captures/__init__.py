@@ -1,0 +1,1 @@
+"""Recorded frames on disk, and what the exchange published beside them."""

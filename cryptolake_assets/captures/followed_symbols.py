@@ -1,0 +1,195 @@
+"""Which symbols and which trade stream are followed, and from which day on: settings held against the source."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+from cryptolake_assets.captures.market_of_capture import check_market
+from cryptolake_assets.captures.reader import CaptureSummary, first_day, last_day, summarise
+from cryptolake_assets.errors import SettingsError, StreamUnavailableError, UnknownSymbolError
+from cryptolake_assets.model.exchange_records import TRADE_STREAMS, TradeStreamName
+from cryptolake_assets.model.symbol_selection import TRADING, ListedSymbol, SymbolChoice, parse_choice
+from cryptolake_assets.model.symbols import stream_name
+from cryptolake_assets.settings import Settings, Source, TradeStream
+
+LIVE_START_DATE = date(2026, 1, 1)
+_NAMED_IN_MESSAGES = 20
+
+
+@dataclass(frozen=True)
+class Subscriptions:
+    """What the producer subscribes to: every symbol's trades, by one kind of stream."""
+
+    symbols: tuple[str, ...]
+    stream: TradeStreamName
+
+    @property
+    def stream_names(self) -> tuple[str, ...]:
+        """Names on the wire, such as `btcusdt@aggTrade`."""
+        return tuple(stream_name(symbol, self.stream) for symbol in self.symbols)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the exchange says of its symbols; `volumes` are quote volumes of 24 hours."""
+
+    symbols: Sequence[ListedSymbol]
+    volumes: Mapping[str, Decimal] = field(default_factory=dict)
+
+
+def resolve_subscriptions(
+    settings: Settings,
+    *,
+    summary: CaptureSummary | None = None,
+    listing: Listing | None = None,
+    followed: Collection[str] = (),
+) -> Subscriptions:
+    """The subscriptions that the settings ask for; `followed` is what is followed now.
+
+    On the replay exchange they are held against `summary` (read from the capture's directory when not given). Live,
+    symbols are held against `listing` where given; without it, only those that are chosen by name are known. Raises
+    `UnknownSymbolError`, `StreamUnavailableError`, `SettingsError`, and `CaptureError` when the capture cannot be read.
+    """
+    choice = parse_choice(settings.symbol_items)
+    if choice.busiest and not settings.venue.klines_count_quote:
+        raise SettingsError(
+            f"symbols: {settings.venue.title} tells no quote volume to find the busiest by. Name symbols, or a pattern."
+        )
+    if settings.source is Source.REPLAY:
+        check_market(settings.replay_dir, settings.market)
+        return _of_capture(settings, choice, summary or summarise(settings.replay_dir), listing, followed)
+    symbols: tuple[str, ...] = settings.venue.live_symbols
+    if choice != SymbolChoice():
+        symbols = choice.resolve(listing.symbols, listing.volumes, followed) if listing else choice.names
+    if listing is not None:
+        _check_known(symbols, [entry.symbol for entry in listing.symbols], "the exchange lists")
+        _check_some(symbols, settings.symbol_items, "the exchange lists")
+    return Subscriptions(symbols, "trade" if settings.trade_stream is TradeStream.TRADE else "aggTrade")
+
+
+def default_start_date(settings: Settings) -> date:
+    """The first partition: the setting, or the capture's first day, or 2026-01-01 when live. Reads at most the head
+    of each capture file; raises `CaptureError` when there is none."""
+    if settings.start_date is not None:
+        return settings.start_date
+    return first_day(settings.replay_dir) if settings.source is Source.REPLAY else LIVE_START_DATE
+
+
+def default_end_date(settings: Settings) -> date | None:
+    """Return the last partition: the setting, or the capture's last day in a replay; None when there is none. In a
+    replay a later day of the archive that was loaded moves it. Raises `CaptureError` when there is no capture."""
+    if settings.source is not Source.REPLAY:
+        return settings.end_date
+    end = settings.end_date or last_day(settings.replay_dir, settings.run_dir / "capture.json")
+    return max(end, archived_to(settings) or end)
+
+
+def archived_to(settings: Settings) -> date | None:
+    """Return the last day of the archive that was loaded into a replay's lake, None before the first."""
+    try:
+        return date.fromisoformat(_archived_to(settings).read_text(encoding="utf-8").strip())
+    except (OSError, ValueError):
+        return None
+
+
+def note_archived(settings: Settings, day: date) -> None:
+    """Keep `day` as `archived_to` if it is later."""
+    if settings.source is Source.REPLAY and day > (archived_to(settings) or date.min):
+        _archived_to(settings).write_text(day.isoformat(), encoding="utf-8")
+
+
+def _archived_to(settings: Settings) -> Path:
+    return settings.home / "archived-to"
+
+
+def _of_capture(
+    settings: Settings,
+    choice: SymbolChoice,
+    summary: CaptureSummary,
+    listing: Listing | None,
+    followed: Collection[str],
+) -> Subscriptions:
+    wanted = TRADE_STREAMS if settings.trade_stream is TradeStream.AUTO else (_name(settings.trade_stream),)
+    if choice == SymbolChoice():
+        return _all_of_capture(summary, wanted)
+    with_trades = tuple(symbol for symbol in summary.symbols if summary.trade_streams[symbol])
+    listed = [_OfCapture(symbol) for symbol in with_trades] if listing is None else listing.symbols
+    symbols = choice.resolve(listed, listing.volumes if listing else {}, followed)
+    holds = f"the capture {summary.directory} holds"
+    _check_known(symbols, summary.symbols, holds)
+    if listing is not None or not choice.busiest:
+        _check_some(symbols, settings.symbol_items, holds)
+    for stream in wanted:
+        if symbols and all(stream in summary.trade_streams[symbol] for symbol in symbols):
+            return Subscriptions(symbols, stream)
+    raise _unavailable(summary, symbols, wanted)
+
+
+def _all_of_capture(summary: CaptureSummary, wanted: Sequence[TradeStreamName]) -> Subscriptions:
+    """Return every symbol that has trades of one kind of stream: the kind that most symbols have.
+
+    A capture of other streams alone is replayed too: its symbols are subscribed to, and no trade comes.
+    """
+    by_stream = {
+        stream: tuple(symbol for symbol in summary.symbols if stream in summary.trade_streams[symbol])
+        for stream in wanted
+    }
+    stream = max(wanted, key=lambda name: len(by_stream[name]))
+    symbols = by_stream[stream] if any(summary.trade_streams.values()) else summary.symbols
+    if not symbols:
+        raise _unavailable(summary, symbols, wanted)
+    return Subscriptions(symbols, stream)
+
+
+def _unavailable(
+    summary: CaptureSummary, symbols: Sequence[str], wanted: Sequence[TradeStreamName]
+) -> StreamUnavailableError:
+    return StreamUnavailableError(
+        f"capture: {summary.directory} does not hold {' or '.join(wanted)} frames of every symbol that is asked for "
+        f"({_named(symbols) or 'none'}). It holds {_named(_holdings(summary)) or 'no trades'}. Set "
+        "CRYPTOLAKE_TRADE_STREAM=auto, or CRYPTOLAKE_SYMBOLS to symbols of one stream, or another "
+        "CRYPTOLAKE_REPLAY_DIR."
+    )
+
+
+@dataclass(frozen=True)
+class _OfCapture:
+    """A symbol of a capture as one that is listed."""
+
+    symbol: str
+    quote_asset: str = ""
+    status: str = TRADING
+
+
+def _name(stream: TradeStream) -> TradeStreamName:
+    return "trade" if stream is TradeStream.TRADE else "aggTrade"
+
+
+def _holdings(summary: CaptureSummary) -> list[str]:
+    return [f"{symbol}: {' and '.join(kinds) or 'no trades'}" for symbol, kinds in summary.trade_streams.items()]
+
+
+def _check_known(symbols: Sequence[str], known: Sequence[str], who: str) -> None:
+    unknown = [symbol for symbol in symbols if symbol not in known]
+    if unknown:
+        raise UnknownSymbolError(
+            f"symbols: {_named(unknown)} unknown; {who} {_named(known) or 'none'}. Correct CRYPTOLAKE_SYMBOLS."
+        )
+
+
+def _check_some(symbols: Sequence[str], items: Sequence[str], who: str) -> None:
+    if items and not symbols:
+        raise UnknownSymbolError(
+            f"symbols: none of those that {who} is meant by {_named(items)}. Correct CRYPTOLAKE_SYMBOLS."
+        )
+
+
+def _named(items: Iterable[str]) -> str:
+    """The items joined, at most 20 of them."""
+    listed = list(items)
+    more = len(listed) - _NAMED_IN_MESSAGES
+    return ", ".join(listed[:_NAMED_IN_MESSAGES]) + (f" and {more} more" if more > 0 else "")

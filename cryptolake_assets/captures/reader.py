@@ -1,0 +1,409 @@
+"""Reads a directory of captures: recorded WebSocket frames, and what they hold.
+
+A capture is a file of `<receive time> <frame>` lines, `.ndjson` or `.ndjson.gz`. The receive time is epoch ns, µs,
+ms or seconds, or ISO 8601 in UTC with up to nine digits after the second. Lines that hold no frame are skipped: empty
+ones, those that begin with an address, such as the `wss://… <-> time` line that recorders write at each connection, and
+a last line that the recorder did not finish. A byte order mark is no part of a file's first line. Several files of a
+directory are one recording: they are merged by receive time. Reading streams, whatever the size of the files.
+
+This module is imported when the Dagster definitions load: nothing heavy may be imported here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import heapq
+import io
+import json
+import os
+import re
+import statistics
+import zlib
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import structlog
+
+from cryptolake_assets.binance.raw_streams import stream_of_event
+from cryptolake_assets.captures.published_files import read_klines
+from cryptolake_assets.errors import CaptureError
+from cryptolake_assets.model.exchange_records import TRADE_STREAMS, Kline, TradeStreamName
+from cryptolake_assets.model.symbols import is_symbol, stream_name
+
+__all__ = [
+    "CaptureSummary",
+    "CapturedFrame",
+    "Kline",
+    "capture_files",
+    "first_day",
+    "last_day",
+    "read_frames",
+    "read_klines",
+    "summarise",
+]
+
+log = structlog.get_logger(__name__)
+
+MAX_LINE_BYTES = 1 << 20
+"""Longest line of a capture; WebSocket clients refuse larger frames by default."""
+PLAUSIBLE_SKEW_NS = 600 * 10**9
+"""An event time further than this from the recording's usual distance to the receive time is not the exchange's
+clock, but a wrong date inside a frame; such a frame is replayed like any other, and moves no clock."""
+
+_SKEW_SAMPLE = 1_001
+_HEAD_FRAMES = 1_000
+_HEAD_TRADES = 33
+_LINE = re.compile(
+    rb"(?:([0-9]{19}|[0-9]{16}|[0-9]{13})|([0-9]{10})(?:\.([0-9]+))?"
+    rb"|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?Z)(?:: ?| )(.*)",
+    re.DOTALL,
+)
+_NS_DIGITS = 19
+"""Of a time of this century in nanoseconds since 1970."""
+_URL_PREFIXES = (b"ws://", b"wss://", b"http://", b"https://")
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedFrame:
+    """One recorded frame: when it was received (epoch nanoseconds, the recorder's clock) and its text, untouched."""
+
+    receive_time_ns: int
+    raw: str
+
+
+@dataclass(frozen=True)
+class CaptureSummary:
+    """What a capture directory holds. Frames that cannot be parsed count in `frame_count` and nowhere else."""
+
+    directory: Path
+    symbols: tuple[str, ...]
+    """Symbols of the recorded events, in order of appearance."""
+    trade_streams: Mapping[str, tuple[TradeStreamName, ...]]
+    """Per symbol, which of `trade` and `aggTrade` were recorded; empty when neither was."""
+    stream_names: tuple[str, ...]
+    frame_count: int
+    first_event_time_ms: int
+    last_event_time_ms: int
+    """First and last exchange event time (`E`), epoch milliseconds, implausible dates left out."""
+    first_receive_time_ns: int
+    last_receive_time_ns: int
+    clock_offset_ns: int
+    """The exchange's clock less the receive clock: the smallest offset by which no frame precedes its event time."""
+
+
+_EpochMs = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+
+
+class _Event(msgspec.Struct):
+    e: str = ""
+    s: str = ""
+    E: _EpochMs | None = None
+    T: _EpochMs | None = None
+    o: Any = None
+    """Of a liquidation: the order."""
+
+
+class _CombinedEvent(_Event):
+    """A frame of a combined stream (`stream`, `data`), or of a raw stream (the event itself)."""
+
+    stream: str = ""
+    data: _Event | None = None
+
+
+_decode_event = msgspec.json.Decoder(_CombinedEvent).decode
+
+
+def capture_files(directory: Path) -> tuple[Path, ...]:
+    """The capture files of a directory, sorted by name. Raises `CaptureError` when there are none."""
+    if not directory.is_dir():
+        raise CaptureError(
+            f"capture: {directory} is not a directory. Set CRYPTOLAKE_REPLAY_DIR to a directory of captures."
+        )
+    try:
+        files = sorted(path for path in directory.iterdir() if path.name.endswith((".ndjson", ".ndjson.gz")))
+    except OSError as error:
+        raise CaptureError(f"capture: {directory} cannot be listed ({error}). Make it readable.") from error
+    if not files:
+        raise CaptureError(
+            f"capture: {directory} holds no *.ndjson or *.ndjson.gz file. Put captures there "
+            "(lines of `<receive time in µs or ns> <frame>`), or name the directory that "
+            "holds them, in CRYPTOLAKE_REPLAY_DIR or to `cryptolake replay`."
+        )
+    return tuple(files)
+
+
+def read_frames(directory: Path) -> Iterator[CapturedFrame]:
+    """Every frame of a directory's captures in order of receive time; ties keep the order of file name, then line.
+
+    Raises `CaptureError` naming file and line when a file cannot be read or a line has no receive time. The frame
+    itself may be anything: what the exchange sent is replayed as it was.
+    """
+    files = capture_files(directory)
+    if len(files) == 1:
+        return _read_file(files[0])
+    return heapq.merge(*(_read_file(path) for path in files), key=_receive_time)
+
+
+def summarise(directory: Path) -> CaptureSummary:
+    """What the directory holds, in one pass over it; remembered in this process until a file changes."""
+    return _summarise(directory, _fingerprint(directory))
+
+
+def first_day(directory: Path) -> date:
+    """The UTC date of the first trade (its `T`), from the head of each file only.
+
+    A date that is far from what the neighbouring trades say is passed over. Where a file's head holds no trade, the
+    receive time of its first frame stands in.
+    """
+    return _first_day(directory, _fingerprint(directory))
+
+
+def last_day(directory: Path, memory: Path) -> date:
+    """Return the UTC date of the last event. It takes reading every frame, so the file `memory` keeps the answer until
+    a capture changes, if its directory is there."""
+    fingerprint = hashlib.sha256(repr(_fingerprint(directory)).encode()).hexdigest()
+    try:
+        kept = json.loads(memory.read_bytes())
+        if kept["captures"] == fingerprint:
+            return date.fromisoformat(kept["last_day"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    day = datetime.fromtimestamp(summarise(directory).last_event_time_ms // 1_000, UTC).date()
+    if memory.parent.is_dir():
+        written = memory.with_name(f"{memory.name}.{os.getpid()}")
+        written.write_text(json.dumps({"captures": fingerprint, "last_day": day.isoformat()}), encoding="utf-8")
+        written.replace(memory)
+    return day
+
+
+def _fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    stats = ((path, path.stat()) for path in capture_files(directory))
+    return tuple((str(path), stat.st_mtime_ns, stat.st_size) for path, stat in stats)
+
+
+def _receive_time(frame: CapturedFrame) -> int:
+    return frame.receive_time_ns
+
+
+def _read_file(path: Path) -> Iterator[CapturedFrame]:
+    line_number = 0
+    try:
+        with _open(path) as file:
+            for line in iter(partial(file.readline, MAX_LINE_BYTES + 1), b""):
+                line_number += 1
+                if line_number == 1:
+                    line = line.removeprefix(BOM_UTF8)
+                if len(line) > MAX_LINE_BYTES:
+                    raise _line_error(path, line_number, f"longer than {MAX_LINE_BYTES} bytes")
+                try:
+                    frame = _parse_line(path, line_number, line)
+                except CaptureError:
+                    if line.endswith(b"\n"):
+                        raise
+                    frame = None
+                if frame is None or (not line.endswith(b"\n") and not _is_json(frame.raw)):
+                    if not _has_no_frame(line):
+                        log.warning("capture_line_unfinished", file=str(path), line=line_number, size_bytes=len(line))
+                    continue
+                yield frame
+    except (OSError, EOFError, zlib.error) as error:
+        raise CaptureError(
+            f"capture: {path} cannot be read after line {line_number} ({error}). The file is damaged or incomplete: "
+            "copy it again, or remove it from the directory."
+        ) from error
+
+
+def _open(path: Path) -> io.BufferedReader:
+    if path.name.endswith(".gz"):
+        return io.BufferedReader(gzip.open(path), 1 << 17)
+    return path.open("rb")
+
+
+def _parse_line(path: Path, line_number: int, line: bytes) -> CapturedFrame | None:
+    """Return the frame of a line; None for a line that holds none."""
+    if _has_no_frame(line):
+        return None
+    line = line.rstrip(b"\r\n")
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise _line_error(
+            path,
+            line_number,
+            f"no receive time at the start of {line[:40]!r}; expected 19 digits (ns), 16 (µs), 13 (ms), seconds or "
+            "ISO 8601 (2026-01-31T12:00:00.1234567Z), a space, and the frame",
+        )
+    epoch, seconds, fraction, moment, moment_fraction, text = match.groups()
+    try:
+        raw = text.decode()
+    except UnicodeDecodeError as error:
+        raise _line_error(path, line_number, f"the frame is not UTF-8 ({error.reason}), no text frame can be") from None
+    if epoch:
+        receive_time_ns = int(epoch) * 10 ** (_NS_DIGITS - len(epoch))
+    elif seconds:
+        receive_time_ns = int(seconds) * 10**9 + _fraction_ns(fraction)
+    else:
+        try:
+            epoch_s = int(datetime.fromisoformat(f"{moment.decode()}+00:00").timestamp())
+        except ValueError as error:
+            raise _line_error(path, line_number, f"{moment.decode()} is no time ({error})") from None
+        receive_time_ns = epoch_s * 10**9 + _fraction_ns(moment_fraction)
+    return CapturedFrame(receive_time_ns, raw)
+
+
+def _has_no_frame(line: bytes) -> bool:
+    return not line.strip() or line.startswith(_URL_PREFIXES)
+
+
+def _fraction_ns(digits: bytes | None) -> int:
+    """Return the digits after a second's point as nanoseconds."""
+    return int((digits or b"")[:9].ljust(9, b"0"))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
+
+
+def _line_error(path: Path, line_number: int, cause: str) -> CaptureError:
+    return CaptureError(f"capture: {path}, line {line_number}: {cause}. Correct or remove the line.")
+
+
+def _parse_event(raw: str) -> tuple[str, _Event] | None:
+    """(stream name or "", event) of a frame, or None when it is not an event in the exchange's shape."""
+    try:
+        frame = _decode_event(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    if frame.data is not None:
+        return frame.stream, frame.data
+    return frame.stream or stream_of_event(frame.e, frame.s, frame.o) or "", frame
+
+
+@dataclass
+class _Tally:
+    """Gathers a summary frame by frame; holds names and a sample, never the frames."""
+
+    frame_count: int = 0
+    first_receive_ns: int | None = None
+    last_receive_ns: int = 0
+    streams: dict[str, None] = field(default_factory=dict)
+    symbols: dict[str, dict[TradeStreamName, None]] = field(default_factory=dict)
+    sample: list[tuple[int, int]] = field(default_factory=list)
+    usual_skew_ns: int | None = None
+    max_skew_ns: int | None = None
+    first_event_ms: int | None = None
+    last_event_ms: int | None = None
+
+    def add(self, frame: CapturedFrame) -> None:
+        self.frame_count += 1
+        if self.first_receive_ns is None:
+            self.first_receive_ns = frame.receive_time_ns
+        self.last_receive_ns = max(self.last_receive_ns, frame.receive_time_ns)
+        parsed = _parse_event(frame.raw)
+        if parsed is None:
+            return
+        stream, event = parsed
+        if stream:
+            self.streams[stream] = None
+        # An event counts for the symbol whose stream carried it; a frame whose two names disagree counts for none.
+        if is_symbol(event.s) and (not stream or stream.startswith(stream_name(event.s, ""))):
+            kinds = self.symbols.setdefault(event.s, {})
+            for kind in TRADE_STREAMS:
+                if event.e == kind and event.T is not None:
+                    kinds[kind] = None
+        if event.E is not None:
+            self._add_event_time(event.E, frame.receive_time_ns)
+
+    def _add_event_time(self, event_time_ms: int, receive_time_ns: int) -> None:
+        if self.usual_skew_ns is None:
+            self.sample.append((event_time_ms, receive_time_ns))
+            if len(self.sample) == _SKEW_SAMPLE:
+                self.settle()
+        else:
+            self._count_event_time(event_time_ms, receive_time_ns)
+
+    def settle(self) -> None:
+        """Takes the sample's median as the usual skew; called when the sample is full and at the end."""
+        if self.usual_skew_ns is None and self.sample:
+            self.usual_skew_ns = statistics.median_low(event * 10**6 - receive for event, receive in self.sample)
+            for event_time_ms, receive_time_ns in self.sample:
+                self._count_event_time(event_time_ms, receive_time_ns)
+            self.sample.clear()
+
+    def _count_event_time(self, event_time_ms: int, receive_time_ns: int) -> None:
+        skew_ns = event_time_ms * 10**6 - receive_time_ns
+        if self.usual_skew_ns is None or abs(skew_ns - self.usual_skew_ns) > PLAUSIBLE_SKEW_NS:
+            return
+        self.max_skew_ns = skew_ns if self.max_skew_ns is None else max(self.max_skew_ns, skew_ns)
+        self.first_event_ms = event_time_ms if self.first_event_ms is None else min(self.first_event_ms, event_time_ms)
+        self.last_event_ms = event_time_ms if self.last_event_ms is None else max(self.last_event_ms, event_time_ms)
+
+
+@lru_cache(maxsize=8)
+def _summarise(directory: Path, _fingerprint: tuple[tuple[str, int, int], ...]) -> CaptureSummary:
+    tally = _Tally()
+    for frame in read_frames(directory):
+        tally.add(frame)
+    tally.settle()
+    if tally.first_receive_ns is None:
+        raise CaptureError(
+            f"capture: the files of {directory} hold no frame. Record some, or set CRYPTOLAKE_REPLAY_DIR to a "
+            "directory whose captures are not empty."
+        )
+    offset_ns = tally.max_skew_ns or 0  # no event time at all: the receive clock is the only one
+    first_ms = (tally.first_receive_ns + offset_ns) // 10**6 if tally.first_event_ms is None else tally.first_event_ms
+    last_ms = (tally.last_receive_ns + offset_ns) // 10**6 if tally.last_event_ms is None else tally.last_event_ms
+    return CaptureSummary(
+        directory=directory,
+        symbols=tuple(tally.symbols),
+        trade_streams={
+            symbol: tuple(kind for kind in TRADE_STREAMS if kind in kinds) for symbol, kinds in tally.symbols.items()
+        },
+        stream_names=tuple(tally.streams),
+        frame_count=tally.frame_count,
+        first_event_time_ms=first_ms,
+        last_event_time_ms=last_ms,
+        first_receive_time_ns=tally.first_receive_ns,
+        last_receive_time_ns=tally.last_receive_ns,
+        clock_offset_ns=offset_ns,
+    )
+
+
+@lru_cache(maxsize=8)
+def _first_day(directory: Path, _fingerprint: tuple[tuple[str, int, int], ...]) -> date:
+    starts = [start for path in capture_files(directory) if (start := _first_trade_time_ms(path)) is not None]
+    if not starts:
+        raise CaptureError(
+            f"capture: the files of {directory} hold no frame. Record some, or set CRYPTOLAKE_REPLAY_DIR."
+        )
+    return datetime.fromtimestamp(min(starts) // 1_000, UTC).date()
+
+
+def _first_trade_time_ms(path: Path) -> int | None:
+    """The first trade's time of one file in epoch milliseconds, or None when the file holds no frame."""
+    first_receive_ns: int | None = None
+    trades: list[tuple[int, int]] = []
+    for frame in islice(_read_file(path), _HEAD_FRAMES):
+        if first_receive_ns is None:
+            first_receive_ns = frame.receive_time_ns
+        parsed = _parse_event(frame.raw)
+        if parsed is None or parsed[1].e not in TRADE_STREAMS or parsed[1].T is None:
+            continue
+        trades.append((parsed[1].T, frame.receive_time_ns))
+        if len(trades) == _HEAD_TRADES:
+            break
+    if not trades:
+        return None if first_receive_ns is None else first_receive_ns // 10**6
+    usual_ns = statistics.median_low(trade * 10**6 - receive for trade, receive in trades)
+    return next(trade for trade, receive in trades if abs(trade * 10**6 - receive - usual_ns) <= PLAUSIBLE_SKEW_NS)

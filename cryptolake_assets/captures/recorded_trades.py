@@ -1,0 +1,53 @@
+"""Recorded single trades of a capture directory, findable by id, as REST's `historicalTrades` tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
+from cryptolake_assets.captures.market_of_capture import venue_of_capture
+from cryptolake_assets.captures.reader import read_frames, summarise
+from cryptolake_assets.captures.recorded_store import Parameters, RecordedStore
+from cryptolake_assets.model.exchange_records import HistoricalTrade
+
+_ORDER_BOOK = "MARKET"
+_SELECT = "SELECT id, price, qty, time_ms, maker FROM trades WHERE symbol = ? AND time_ms <= ? "
+
+
+class TradeStore(RecordedStore):
+    """The trades of a directory's recorded `trade` frames that were filled in the order book (`X` is `MARKET`, as all
+    of Spot's are): those of the insurance fund and of ADL are not told, as the exchange's document says."""
+
+    _SCHEMA = """
+        CREATE TABLE trades (
+            symbol TEXT, id INTEGER, price TEXT, qty TEXT, time_ms INTEGER, maker INTEGER, PRIMARY KEY (symbol, id)
+        ) WITHOUT ROWID;
+    """
+    _INSERT = "INSERT OR IGNORE INTO trades VALUES (?, ?, ?, ?, ?, ?)"
+
+    def from_id(self, symbol: str, from_id: int, until_ms: int, limit: int) -> list[HistoricalTrade]:
+        """Ascending by id from `from_id` on (inclusive), none later than `until_ms`."""
+        return self._trades(_SELECT + "AND id >= ? ORDER BY id LIMIT ?", (symbol, until_ms, from_id, limit))
+
+    def latest(self, symbol: str, until_ms: int, limit: int) -> list[HistoricalTrade]:
+        """The last ones up to `until_ms` (inclusive), ascending by id."""
+        return self._trades(_SELECT + "ORDER BY id DESC LIMIT ?", (symbol, until_ms, limit))[::-1]
+
+    def _trades(self, query: str, parameters: Parameters) -> list[HistoricalTrade]:
+        rows = self._select(query, parameters)
+        return [
+            HistoricalTrade(trade_id, price, qty, time_ms, bool(maker)) for trade_id, price, qty, time_ms, maker in rows
+        ]
+
+    def _recorded(self) -> Iterator[Parameters]:
+        if not any("trade" in kinds for kinds in summarise(self._directory).trade_streams.values()):
+            return
+        unnamed = venue_of_capture(self._directory).unnamed_trade_type
+        for frame in read_frames(self._directory):
+            parsed = parse_frame(frame.raw, ingest_time_us=0, exchange="", unnamed_trade_type=unnamed)
+            # A broken frame is replayed, but is no record of a trade.
+            if isinstance(parsed, AcceptedFrame) and parsed.event.stream == "trade":
+                event = parsed.event
+                if event.trade_type == _ORDER_BOOK:
+                    time_ms, maker = event.event_time // 1000, event.side == "sell"
+                    yield event.symbol, event.trade_id, event.price, event.qty, time_ms, maker

@@ -1,1 +1,0 @@
-"""The exchange: its WebSocket and REST protocol as clients, captures of it, and the replay exchange."""

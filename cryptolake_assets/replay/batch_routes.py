@@ -1,0 +1,186 @@
+"""The replay exchange's batch side: recorded answers of the Fear & Greed index and of CoinGecko.
+
+Answers are as of the replayed clock.
+
+Files of the capture's directory: `fear_greed.json` (the answer of `/fng/?limit=0`, or its array `data`),
+`coingecko_markets_<page>.json` and `coingecko_global.json` (answers, served byte for byte). Without a file the index
+and the pages are empty, and `/global` is 404: nothing is made up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from cryptolake_assets.captures.recorded_names import COINGECKO_GLOBAL_FILE, COINGECKO_PAGE_FILES, FEAR_GREED_FILE
+from cryptolake_assets.errors import CaptureError
+from cryptolake_assets.model.replay_faults import FaultBoard, SourceFault, SourceFaultKind
+
+log = structlog.get_logger(__name__)
+
+_COINGECKO = "/api/v3"
+_HTML = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Clock = Callable[[], int]
+
+
+class _Index(msgspec.Struct):
+    data: list[Any]
+    name: str = "Fear and Greed Index"
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """An answer, and the time from which it may be told, ms since 1970."""
+
+    body: bytes
+    from_ms: int
+
+
+class BatchSide:
+    """Routes and answers. `clock_ms` is the replayed time; nothing later is told. `faults` says what goes wrong."""
+
+    def __init__(self, directory: Path, clock_ms: Clock, faults: FaultBoard) -> None:
+        """Reads the recorded answers; raises `CaptureError` for one that cannot be understood."""
+        self._clock_ms = clock_ms
+        self._faults = faults
+        self._index = _read_index(directory / FEAR_GREED_FILE)
+        self._pages = {_page_number(path): _read_page(path) for path in sorted(directory.glob(COINGECKO_PAGE_FILES))}
+        self._global = _read_global(directory / COINGECKO_GLOBAL_FILE)
+        self.requests: list[str] = []
+        """Path and query of each request so far, and its key if it had one: `/fng/?limit=0`."""
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/fng/", self._get_index),
+            web.get(f"{_COINGECKO}/coins/markets", self._get_markets),
+            web.get(f"{_COINGECKO}/global", self._get_global),
+        ]
+
+    async def _get_index(self, request: web.Request) -> web.Response:
+        if (fault := await self.meet("fear_greed", request)) is not None:
+            return fault
+        limit = _whole(request, "limit", 1)
+        seconds = self._clock_ms() // 1000
+        days = [day for day in self._index.data if _second_of(day) <= seconds]
+        days = days[:limit] if limit else days
+        answer = {"name": self._index.name, "data": days, "metadata": {"error": None}}
+        return _json(msgspec.json.encode(answer))
+
+    async def _get_markets(self, request: web.Request) -> web.Response:
+        if (fault := await self.meet("coingecko", request)) is not None:
+            return fault
+        if request.query.get("vs_currency") != "usd":
+            return _error(422, "Missing parameter vs_currency")
+        page = self._pages.get(_whole(request, "page", 1))
+        return _json(page.body if page is not None and page.from_ms <= self._clock_ms() else b"[]")
+
+    async def _get_global(self, request: web.Request) -> web.Response:
+        if (fault := await self.meet("coingecko", request)) is not None:
+            return fault
+        if self._global is None or self._global.from_ms > self._clock_ms():
+            return _error(404, "nothing was recorded for this time")
+        return _json(self._global.body)
+
+    async def meet(self, source: str, request: web.Request) -> web.Response | None:
+        """The fault's answer, if one is due; a slow answer is a good one in the end."""
+        key = request.headers.get("x-cg-demo-api-key")
+        self.requests.append(request.path_qs + (f" key={key}" if key else ""))
+        fault = self._faults.of_source(source)
+        if fault is None:
+            return None
+        log.info("replay_fault", source=source, kind=fault.kind.value)
+        if fault.kind is SourceFaultKind.SLOW:
+            await asyncio.sleep(fault.seconds)
+            return None
+        return _faulty(fault)
+
+
+def _faulty(fault: SourceFault) -> web.Response:
+    if fault.kind is SourceFaultKind.RATE_LIMIT:
+        answer = _error(429, "You've exceeded the Rate Limit.")
+        answer.headers["Retry-After"] = str(fault.seconds)
+        return answer
+    if fault.kind is SourceFaultKind.HTML:
+        return web.Response(text=_HTML, content_type="text/html")
+    if fault.kind is SourceFaultKind.SERVER_ERROR:
+        return web.Response(text="<html>502 Bad Gateway</html>", status=502, content_type="text/html")
+    return _json(b'{"result": [], "version": 2}')
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
+
+
+def _error(status: int, text: str) -> web.Response:
+    body = {"status": {"error_code": status, "error_message": text}}
+    return web.json_response(body, status=status)
+
+
+def _whole(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
+
+
+def _read_index(path: Path) -> _Index:
+    """Newest day first, as it was recorded; empty without the file."""
+    if not path.is_file():
+        return _Index([])
+    found = _decode(path, _Index | list[Any])
+    return found if isinstance(found, _Index) else _Index(found)
+
+
+def _second_of(day: Any) -> int:
+    """Return when the day begins; 0 for an odd row, which is told always."""
+    text = day.get("timestamp") if isinstance(day, dict) else None
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else 0
+
+
+def _read_page(path: Path) -> _Recorded:
+    moments = [_moment_of(coin) for coin in _decode(path, list[Any])]
+    return _Recorded(path.read_bytes(), int(max(moments, default=_EPOCH).timestamp() * 1000))
+
+
+def _moment_of(coin: Any) -> datetime:
+    """Return when a coin was updated; long ago for an odd one."""
+    try:
+        moment = datetime.fromisoformat(coin["last_updated"])
+    except (KeyError, TypeError, ValueError):
+        return _EPOCH
+    return moment if moment.tzinfo is not None else _EPOCH
+
+
+def _read_global(path: Path) -> _Recorded | None:
+    if not path.is_file():
+        return None
+    data = _decode(path, dict[str, Any]).get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("updated_at"), int):
+        raise _not_recorded(path, "it has no data.updated_at")
+    return _Recorded(path.read_bytes(), data["updated_at"] * 1000)
+
+
+def _page_number(path: Path) -> int:
+    text = path.stem.rpartition("_")[2]
+    if not (text.isascii() and text.isdigit()):
+        raise _not_recorded(path, "its name does not end in the number of a page")
+    return int(text)
+
+
+def _decode(path: Path, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise _not_recorded(path, str(error)) from error
+
+
+def _not_recorded(path: Path, cause: str) -> CaptureError:
+    return CaptureError(f"capture: {path} is no recorded answer of its source ({cause}). Replace or remove the file.")

@@ -1,0 +1,54 @@
+"""The emitted ledger: which trades the exchange has sent out by now, whatever a client received of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
+from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.model.symbols import stream_name
+
+
+class EmittedTrade(NamedTuple):
+    """A trade, or an aggregate of trades, as it stands in its recorded frame."""
+
+    symbol: str
+    stream: str
+    trade_id: int
+    price: str
+    qty: str
+    event_time_us: int
+    """When it happened, µs since 1970, UTC."""
+
+
+def emitted_trades(directory: Path, frames: int | None = None) -> Iterator[EmittedTrade]:
+    """The trades of the capture's first `frames` frames, or of all, in order; frames without a sound one are left out.
+
+    Raises `CaptureError` when a file is damaged.
+    """
+    for frame in islice(read_frames(directory), frames):
+        parsed = parse_frame(frame.raw, ingest_time_us=0, exchange="")
+        if isinstance(parsed, AcceptedFrame):
+            event = parsed.event
+            yield EmittedTrade(event.symbol, event.stream, event.trade_id, event.price, event.qty, event.event_time)
+
+
+def id_ranges(trades: Iterable[EmittedTrade]) -> dict[str, list[tuple[int, int]]]:
+    """Ids by stream (`btcusdt@aggTrade`) as ranges with both ends included, ascending."""
+    by_stream: dict[str, set[int]] = {}
+    for trade in trades:
+        by_stream.setdefault(stream_name(trade.symbol, trade.stream), set()).add(trade.trade_id)
+    return {stream: _ranges(sorted(ids)) for stream, ids in by_stream.items()}
+
+
+def _ranges(ids: list[int]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for number in ids:
+        if found and number == found[-1][1] + 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found

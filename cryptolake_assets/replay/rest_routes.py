@@ -1,0 +1,226 @@
+"""The replay exchange's REST side: answers from recorded files only, as of the replayed clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from cryptolake_assets.captures.published_files import read_exchange_info, read_tickers
+from cryptolake_assets.captures.reader import CaptureSummary, read_klines
+from cryptolake_assets.captures.recorded_aggregates import AggregateStore
+from cryptolake_assets.captures.recorded_trades import TradeStore
+from cryptolake_assets.errors import CaptureError
+from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.intervals import INTERVALS_MS
+from cryptolake_assets.model.markets import USD_M, VENUES, Venue
+from cryptolake_assets.model.replay_faults import FaultBoard, RestLimit
+from cryptolake_assets.model.symbols import in_capitals
+from cryptolake_assets.replay.listing import minimal_exchange_info, minimal_symbol
+from cryptolake_assets.replay.rest_parameters import RestError, check_limit, integer, mandatory, window
+
+log = structlog.get_logger(__name__)
+
+_INTERFACES = (*(f"{venue.rest_path}/" for venue in VENUES.values()), "/futures/data/")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class RestSide:
+    """Routes and answers below the venue's path. `clock_ms` is the replayed time; nothing later is told. `faults` says
+    when requests are refused."""
+
+    def __init__(
+        self, summary: CaptureSummary, clock_ms: Callable[[], int], faults: FaultBoard, venue: Venue = USD_M
+    ) -> None:
+        """Reads the klines and exchangeInfo of the capture's directory; raises `CaptureError` when one is damaged."""
+        self._clock_ms = clock_ms
+        self._faults = faults
+        self._venue = venue
+        self._klines = _all_klines(summary.directory)
+        self._aggregates = AggregateStore(summary.directory)
+        self._trades = TradeStore(summary.directory)
+        aggregate_symbols = {
+            path.name.rpartition("-aggTrades-")[0] for path in summary.directory.glob("*-aggTrades-*.csv")
+        }
+        self._symbols = {*summary.symbols, *(symbol for symbol, _ in self._klines), *aggregate_symbols}
+        self._exchange_info = _exchange_info(summary, venue)
+        self._tickers = [one for one in read_tickers(summary.directory) if one["symbol"] in self._symbols]
+        self._weight = _WeightMeter()
+
+    def routes(self) -> list[web.RouteDef]:
+        below = self._venue.rest_path
+        return [
+            web.get(f"{below}/ping", self._ping),
+            web.get(f"{below}/time", self._time),
+            web.get(f"{below}/exchangeInfo", self._get_exchange_info),
+            web.get(f"{below}/ticker/24hr", self._get_tickers),
+            web.get(f"{below}/klines", self._get_klines),
+            web.get(f"{below}/aggTrades", self._get_agg_trades),
+            web.get(f"{below}/historicalTrades", self._get_historical_trades),
+        ]
+
+    def close(self) -> None:
+        self._aggregates.close()
+        self._trades.close()
+
+    def add_weight(self, weight: int) -> None:
+        """Counts a request that somebody else answers."""
+        self._weight.add(weight)
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Gives refusals the exchange's shape, and says the weight that was used."""
+        if not request.path.startswith(_INTERFACES):
+            return await handler(request)
+        if (limit := self._faults.refusal(request.path, time.monotonic())) is not None:
+            log.info("replay_rest_limit", path=request.path, status=limit.status)
+            return _limited(limit)
+        try:
+            response = await handler(request)
+        except RestError as error:
+            response = _json(error.body, error.status)
+        except web.HTTPNotFound:
+            response = _json({"code": -5000, "msg": f"Path {request.path}, Method {request.method} is invalid"}, 404)
+        except CaptureError as error:
+            log.error("replay_answer_failed", path=request.path, error=str(error))
+            response = _json({"code": -1000, "msg": str(error)}, 500)
+        response.headers["X-MBX-USED-WEIGHT-1M"] = str(self._weight.used())
+        return response
+
+    async def _ping(self, _request: web.Request) -> web.Response:
+        self._weight.add(1)
+        return _json({})
+
+    async def _time(self, _request: web.Request) -> web.Response:
+        self._weight.add(1)
+        return _json({"serverTime": self._clock_ms()})
+
+    async def _get_exchange_info(self, _request: web.Request) -> web.Response:
+        self._weight.add(self._venue.weights.exchange_info)
+        return _json(self._exchange_info | {"serverTime": self._clock_ms()})
+
+    async def _get_tickers(self, request: web.Request) -> web.Response:
+        self._weight.add(1 if "symbol" in request.query else self._venue.weights.tickers)
+        if "symbol" not in request.query:
+            return _json(self._tickers)
+        symbol = self._symbol(request)
+        return _json(next((ticker for ticker in self._tickers if ticker["symbol"] == symbol), {}))
+
+    async def _get_klines(self, request: web.Request) -> web.Response:
+        limit = integer(request, "limit", 500)
+        self._weight.add(self._venue.weights.of_klines(limit))
+        symbol = self._symbol(request)
+        interval = mandatory(request, "interval")
+        if interval not in INTERVALS_MS:
+            raise RestError(-1120, "Invalid interval.")
+        start_ms, end_ms = window(request)
+        check_limit(limit, self._venue.most_klines)
+        until_ms = min(end_ms, self._clock_ms())
+        rows = [
+            row for row in self._klines.get((symbol, interval), []) if (start_ms or 0) <= row.open_time_ms <= until_ms
+        ]
+        page = rows[-limit:] if start_ms is None or self._venue.klines_newest_first else rows[:limit]
+        return _json([row.to_rest() for row in page])
+
+    async def _get_agg_trades(self, request: web.Request) -> web.Response:
+        self._weight.add(self._venue.weights.agg_trades)
+        symbol = self._symbol(request)
+        limit = integer(request, "limit", 500)
+        check_limit(limit, 1_000)
+        start_ms, end_ms = window(request)
+        clock_ms = self._clock_ms()
+        until_ms = min(end_ms, clock_ms)
+        store = self._aggregates
+        if "fromId" in request.query:
+            if start_ms is not None or "endTime" in request.query:
+                raise RestError(-1128, "Combination of optional parameters invalid.")
+            answer = asyncio.to_thread(store.from_id, symbol, integer(request, "fromId", 0), clock_ms, limit)
+        elif start_ms is not None:
+            if (window_ms := self._venue.agg_trades_window_ms) is not None:
+                if "endTime" in request.query and end_ms - start_ms > window_ms:
+                    raise RestError(-1127, "More than 1 hours between startTime and endTime.")
+                until_ms = min(until_ms, start_ms + window_ms)
+            answer = asyncio.to_thread(store.between, symbol, start_ms, until_ms, limit)
+        else:
+            answer = asyncio.to_thread(store.latest, symbol, until_ms, limit)
+        return _json([row.to_rest() for row in await answer])
+
+    async def _get_historical_trades(self, request: web.Request) -> web.Response:
+        self._weight.add(self._venue.weights.historical_trades)
+        if not request.headers.get("X-MBX-APIKEY", "").strip():
+            raise RestError(-2014, "API-key format invalid.", 401)
+        symbol = self._symbol(request)
+        limit = integer(request, "limit", 100)
+        check_limit(limit, 500)
+        clock_ms, store = self._clock_ms(), self._trades
+        if "fromId" in request.query:
+            answer = asyncio.to_thread(store.from_id, symbol, integer(request, "fromId", 0), clock_ms, limit)
+        else:
+            answer = asyncio.to_thread(store.latest, symbol, clock_ms, limit)
+        return _json([row.to_rest() for row in await answer])
+
+    def _symbol(self, request: web.Request) -> str:
+        symbol = in_capitals(mandatory(request, "symbol"))
+        if symbol not in self._symbols:
+            raise RestError(-1121, "Invalid symbol.")
+        return symbol
+
+
+class _WeightMeter:
+    """Request weight used in the present wall-clock minute."""
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._used = 0
+
+    def add(self, weight: int) -> None:
+        self._used = self.used() + weight
+
+    def used(self) -> int:
+        minute = int(time.time() // 60)
+        if minute != self._minute:
+            self._minute, self._used = minute, 0
+        return self._used
+
+
+def _json(document: Any, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(document), status=status, content_type="application/json")
+
+
+def _limited(limit: RestLimit) -> web.Response:
+    if limit.status == web.HTTPTooManyRequests.status_code:
+        text = "Too many requests; current limit of IP is 2400 requests per minute."
+    else:
+        until_ms = time.time_ns() // 10**6 + limit.retry_after_s * 1_000
+        text = f"Way too many requests; IP banned until {until_ms}."
+    response = _json({"code": -1003, "msg": f"{text} Please use the websocket for live updates."}, limit.status)
+    response.headers["Retry-After"] = str(limit.retry_after_s)
+    return response
+
+
+def _all_klines(directory: Path) -> dict[tuple[str, str], list[Kline]]:
+    # A symbol may have hyphens too.
+    keys = {
+        (path.name.partition(f"-{interval}-")[0], interval)
+        for interval in INTERVALS_MS
+        for path in directory.glob(f"*-{interval}-*.csv")
+    }
+    found = {(symbol, interval): read_klines(directory, symbol, interval) for symbol, interval in sorted(keys)}
+    return {key: rows for key, rows in found.items() if rows}
+
+
+def _exchange_info(summary: CaptureSummary, venue: Venue) -> dict[str, Any]:
+    """The recorded document, restricted to the capture's symbols, or a minimal one that lists them."""
+    recorded = read_exchange_info(summary.directory)
+    if recorded is not None:
+        listed = [entry for entry in recorded["symbols"] if entry["symbol"] in summary.symbols]
+        missing = set(summary.symbols) - {entry["symbol"] for entry in listed}
+        return recorded | {"symbols": listed + [minimal_symbol(symbol, venue) for symbol in sorted(missing)]}
+    return minimal_exchange_info(summary.symbols, venue)

@@ -1,0 +1,359 @@
+"""One WebSocket client of the replay exchange: its subscriptions, its queue, its keep-alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import WSMsgType, web
+
+from cryptolake_assets.binance.control_frames import read_control
+from cryptolake_assets.binance.raw_streams import stream_of_document, stream_of_event
+from cryptolake_assets.model.replay_faults import Cut, FaultBoard, Shutdown, Stall
+from cryptolake_assets.replay.faulty_line import Delivery, FaultLine, NumberedFrame, Step
+
+log = structlog.get_logger(__name__)
+
+_SEND_BATCH = 256
+_LIFE_LOOK_S = 1.0
+_METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS")
+
+
+class Route(Enum):
+    """The exchange's routed paths: since 2026 each serves its own kinds of stream."""
+
+    MARKET = "market"
+    PUBLIC = "public"
+    LEGACY = "legacy"
+
+    def serves(self, stream: str) -> bool:
+        """Whether frames of a stream come on this path; others are acknowledged and stay silent."""
+        if self is Route.LEGACY:
+            return True
+        kind = stream.rpartition("!")[2] if stream.startswith("!") else stream.partition("@")[2]
+        return kind.startswith(("depth", "bookTicker")) is (self is Route.PUBLIC)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """What a client may cost; the defaults of the pings and of a connection's life are the exchange's."""
+
+    ping_interval_s: float = 180.0
+    pong_timeout_s: float = 600.0
+    connection_life_s: float = 86_400.0
+    max_queue_frames: int = 200_000
+    max_queue_bytes: int = 64 << 20
+
+
+class _Envelope(msgspec.Struct):
+    stream: str = ""
+    data: msgspec.Raw = msgspec.Raw()  # not `Raw | None`: msgspec then refuses every object
+    e: str = ""
+    s: str = ""
+    o: Any = None
+
+
+class _Numbered(msgspec.Struct):
+    t: int | None = None
+    a: int | None = None
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_ids = msgspec.json.Decoder(_Numbered).decode
+
+
+class RoutedFrame:
+    """A recorded frame with the stream it belongs to (None: to everybody) and its two forms on the wire.
+
+    Control messages, such as `serverShutdown`, and what cannot be read as an event go to everybody.
+
+    `number` is its place in the capture, `due_ns` when it was due, exchange time.
+    """
+
+    __slots__ = ("combined", "due_ns", "number", "raw_stream", "stream")
+
+    def __init__(self, raw: str, number: int, due_ns: int) -> None:
+        """Frames of combined streams are sent as recorded; those recorded from a raw stream get their envelope."""
+        self.combined = self.raw_stream = raw
+        self.number = number
+        self.due_ns = due_ns
+        self.stream: str | None = None
+        try:
+            envelope = _decode_envelope(raw)
+        except (msgspec.MsgspecError, RecursionError):
+            envelope = _Envelope()
+        if envelope.stream:
+            self.raw_stream = bytes(envelope.data).decode() or raw
+            # A notice of the server may stand in an envelope, and is for every connection.
+            is_notice = "@" not in envelope.stream and read_control(msgspec.json.decode(raw)) is not None
+            self.stream = None if is_notice else envelope.stream
+            return
+        self.stream = stream_of_event(envelope.e, envelope.s, envelope.o) or _stream_of_text(raw)
+        if self.stream is not None:
+            self.combined = f'{{"stream":"{self.stream}","data":{raw}}}'
+
+    @property
+    def trade_id(self) -> int | None:
+        """The id of its trade or aggregate; None where it has none."""
+        try:
+            ids = _decode_ids(self.raw_stream)
+        except (msgspec.MsgspecError, RecursionError):
+            return None
+        return ids.t if ids.t is not None else ids.a
+
+
+def _stream_of_text(raw: str) -> str | None:
+    try:
+        return stream_of_document(msgspec.json.decode(raw))
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+class ReplayClient:
+    """A connected client. Frames are offered to it; a task of its own sends them, so that it delays nobody else."""
+
+    def __init__(
+        self,
+        socket: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        route: Route,
+        *,
+        combined: bool,
+        limits: ClientLimits,
+        faults: FaultBoard,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._socket = socket
+        self._transport = transport
+        self._route = route
+        self._combined = combined
+        self._limits = limits
+        self._faults = faults
+        self._clock_ms = clock_ms
+        self._line = FaultLine(faults)
+        self._stalled = False
+        self._queue: deque[tuple[str, RoutedFrame | None]] = deque()  # text, and the recorded frame that it is
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._ponged = asyncio.Event()
+        self.drained = asyncio.Event()
+        """Set while nothing waits to be sent, and for good once the client is gone."""
+        self.drained.set()
+        self.gone = False
+        self.frames_sent: Counter[str] = Counter()
+        """By the kind of their stream; those of no stream by the kind of the client's first subscription."""
+        self._ends_at = math.inf
+        self._subscriptions: dict[str, None] = {}
+        self._served: frozenset[str] = frozenset()
+
+    @property
+    def subscriptions(self) -> tuple[str, ...]:
+        return tuple(self._subscriptions)
+
+    @property
+    def subscribed(self) -> bool:
+        return bool(self._subscriptions) and not self.gone
+
+    def subscribe(self, streams: Iterable[str]) -> None:
+        self._subscriptions |= dict.fromkeys(streams)
+        self._served = frozenset(filter(self._route.serves, self._subscriptions))
+
+    def unsubscribe(self, streams: Iterable[str]) -> None:
+        for stream in streams:
+            self._subscriptions.pop(stream, None)
+        self._served = frozenset(filter(self._route.serves, self._subscriptions))
+
+    def offer(self, frames: Sequence[RoutedFrame]) -> None:
+        """Queues the frames of this client's streams. A client whose queue is full is cut, as the exchange does."""
+        served = self._served
+        for frame in frames:
+            if frame.stream is None or frame.stream in served:
+                self._enqueue(frame.combined if self._combined else frame.raw_stream, frame)
+        self._check_queue()
+
+    def flush(self) -> None:
+        """Sends what a fault holds back, once everything before it is sent."""
+        self._enqueue("", None)
+
+    def cut(self, reason: str) -> None:
+        """Drops the connection at once, without a closing handshake: the peer may not be reading."""
+        if not self.gone:
+            log.warning(
+                "replay_client_cut", reason=reason, queued=len(self._queue), frames_sent=self.frames_sent.total()
+            )
+            self.leave()
+            self._transport.abort()
+
+    def leave(self) -> None:
+        """Marks the client as gone and lets go of its queue."""
+        self.gone = True
+        self._queue.clear()
+        self._queued_bytes = 0
+        self.drained.set()
+
+    async def close(self) -> None:
+        """Says goodbye as the exchange does before maintenance, and gives the peer a second to answer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._socket.close(code=1001, message=b"going away")
+        self.leave()
+        self._transport.abort()
+
+    async def send_queued(self) -> None:
+        """Sends what is queued, in order, until the client is gone."""
+        while not self.gone:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                batch = [self._queue.popleft() for _ in range(min(_SEND_BATCH, len(self._queue)))]
+                try:
+                    await self._deliver(batch)
+                except (ConnectionError, RuntimeError):  # the socket is closing: the reading side ends the client
+                    self.leave()
+                    return
+                self._queued_bytes = max(0, self._queued_bytes - sum(len(text) for text, _ in batch))
+            self.drained.set()
+
+    async def _deliver(self, batch: Sequence[tuple[str, RoutedFrame | None]]) -> None:
+        """Puts one batch on the socket. Every recorded frame passes here, once per client, and here faults are met."""
+        send = self._socket.send_str
+        for text, frame in batch:
+            if frame is None:
+                await self._carry_out(self._line.flush())
+                if text and not self.gone:
+                    await send(text)
+            elif self._line.idle:
+                await send(text)
+                self._count(frame)
+            else:
+                await self._carry_out(self._line.take(frame, text))
+            if self.gone:
+                return
+
+    def _count(self, frame: NumberedFrame) -> None:
+        stream = frame.stream or next(iter(self._subscriptions), "")
+        self.frames_sent[stream.partition("@")[2]] += 1
+
+    async def _carry_out(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            match step:
+                case Delivery():
+                    await self._socket.send_str(step.text)
+                    self._count(step.frame)
+                case Cut():
+                    self.cut("fault")
+                    return
+                case Shutdown():
+                    await self._announce_shutdown(step)
+                case Stall():
+                    await self._stall(step)
+
+    async def _announce_shutdown(self, fault: Shutdown) -> None:
+        """Tell the client that its connection ends soon, as the exchange does before maintenance."""
+        log.info("replay_shutdown_announced", notice_s=fault.notice_s)
+        event = f'{{"e":"serverShutdown","E":{self._clock_ms()}}}'
+        await self._socket.send_str(f'{{"stream":"!serverShutdown","data":{event}}}' if self._combined else event)
+        self.frames_sent[next(iter(self._subscriptions), "").partition("@")[2]] += 1
+        self._ends_at = time.monotonic() + fault.notice_s
+
+    async def _stall(self, fault: Stall) -> None:
+        log.info("replay_client_stalled", for_s=fault.for_s, frames_sent=self.frames_sent.total())
+        self._stalled = True
+        await asyncio.sleep(fault.for_s)
+        self._stalled = False
+
+    async def end_of_life(self) -> None:
+        """Closes the connection when it has lived as long as the exchange lets one live."""
+        began, life_s = time.monotonic(), self._limits.connection_life_s
+        while not self._life_is_over(time.monotonic() - began):  # noqa: ASYNC110 - a fault may end it
+            await asyncio.sleep(min(_LIFE_LOOK_S, life_s / 10, self._faults.shortest_life_s / 10))
+        log.info("replay_connection_life_over", lived_s=round(time.monotonic() - began, 1))
+        await self.close()
+
+    def _life_is_over(self, lived_s: float) -> bool:
+        is_announced = time.monotonic() >= self._ends_at
+        return is_announced or self._faults.life_is_over(lived_s, self._limits.connection_life_s)
+
+    async def keep_alive(self) -> None:
+        """Pings the client, and drops one that leaves pings unanswered for too long."""
+        limits = self._limits
+        while not self.gone:
+            await asyncio.sleep(limits.ping_interval_s)
+            self._ponged.clear()
+            try:
+                async with asyncio.timeout(limits.pong_timeout_s):
+                    while not self._ponged.is_set():
+                        if not self._stalled:
+                            await self._socket.ping(str(time.time_ns() // 10**6).encode())
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(limits.ping_interval_s):
+                                await self._ponged.wait()
+            except TimeoutError:
+                self.cut("no_pong")
+            except ConnectionError:
+                return
+
+    async def receive(self, on_subscribed: asyncio.Event) -> None:
+        """Reads the client's messages until it leaves; sets `on_subscribed` when it subscribes to something."""
+        async for message in self._socket:
+            if message.type is WSMsgType.PING:
+                if not self._stalled:
+                    await self._socket.pong(message.data)
+            elif message.type is WSMsgType.PONG:
+                self._ponged.set()
+            elif message.type is WSMsgType.TEXT:
+                self._enqueue(msgspec.json.encode(self._execute(message.data)).decode(), None)
+                self._check_queue()
+                if self.subscribed:
+                    on_subscribed.set()
+
+    def _execute(self, text: str) -> dict[str, Any]:
+        """Carries out one request and gives its answer, which is queued behind the frames that preceded it."""
+        try:
+            request = msgspec.json.decode(text, type=dict[str, Any])
+        except msgspec.ValidationError:
+            return _error(2, "Invalid request: expected an object")
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return _error(3, f"Invalid JSON: {error}")
+        request_id, method, params = request.get("id"), request.get("method"), request.get("params", [])
+        if not isinstance(request_id, int) or isinstance(request_id, bool) or request_id < 0:
+            return _error(2, "Invalid request: request ID must be an unsigned integer")
+        if method is None:
+            return _error(2, "Invalid request: missing field `method`", request_id)
+        if method not in _METHODS:
+            expected = ", ".join(f"`{name}`" for name in _METHODS)
+            return _error(2, f"Invalid request: unknown variant `{method}`, expected one of {expected}", request_id)
+        if not isinstance(params, list) or not all(isinstance(stream, str) and stream for stream in params):
+            return _error(2, "Invalid request: params must be a list of stream names", request_id)
+        if method == "SUBSCRIBE":
+            self.subscribe(params)
+        elif method == "UNSUBSCRIBE":
+            self.unsubscribe(params)
+        result = list(self._subscriptions) if method == "LIST_SUBSCRIPTIONS" else None
+        return {"result": result, "id": request_id}
+
+    def _enqueue(self, text: str, frame: RoutedFrame | None) -> None:
+        if self.gone:
+            return
+        self._queue.append((text, frame))
+        self._queued_bytes += len(text)
+        self.drained.clear()
+        self._wake.set()
+
+    def _check_queue(self) -> None:
+        if len(self._queue) > self._limits.max_queue_frames or self._queued_bytes > self._limits.max_queue_bytes:
+            self.cut("queue_full")
+
+
+def _error(code: int, text: str, request_id: int | None = None) -> dict[str, Any]:
+    answer: dict[str, Any] = {"error": {"code": code, "msg": text}}
+    return answer if request_id is None else answer | {"id": request_id}

@@ -1,0 +1,199 @@
+"""The archive's CSV: every layout is read to the last digit, and every other line is set aside with its reason."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.binance.archive_csv import HEADER, SPOT_HEADER, read_blocks
+from cryptolake_assets.binance.archive_files import ArchiveFile
+from cryptolake_assets.errors import ArchiveFormatError
+from cryptolake_tests.support.archives import Aggregate, aggregates, csv_text, write_zip
+
+DAY = date(2024, 7, 18)
+FILE = ArchiveFile("BTCUSDT", DAY)
+SOUND = aggregates(DAY, 5)
+
+
+def read(directory: Path, text: str, block_bytes: int = 1 << 20) -> pa.Table:
+    blocks = list(read_blocks(write_zip(directory, FILE, text), block_bytes))
+    for block in blocks:
+        assert block.lines == block.rows.num_rows
+        assert (block.without_trade.num_rows, block.set_aside) == (0, ())
+    return pa.concat_tables(block.rows for block in blocks)
+
+
+def as_read(rows: list[Aggregate]) -> list[dict[str, object]]:
+    return [
+        dict(
+            zip(
+                HEADER,
+                (
+                    row.agg_id,
+                    Decimal(row.price),
+                    Decimal(row.qty),
+                    row.first_id,
+                    row.last_id,
+                    row.time_ms * 1000,
+                    row.maker,
+                ),
+                strict=True,
+            )
+        )
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("time_factor", [1, 1000])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_header_or_none_ms_or_us(tmp_path: Path, header: bool, time_factor: int, newline: str) -> None:
+    text = csv_text((row.line(time_factor) for row in SOUND), header=header).replace("\n", newline)
+    found = read(tmp_path, text)
+    assert [found.schema.field(name).type for name in ("price", "quantity")] == [
+        pa.decimal128(18, 8),
+        pa.decimal128(28, 8),
+    ]
+    assert found.to_pylist() == as_read(SOUND)
+    assert read(tmp_path, text.removesuffix(newline)).to_pylist() == as_read(SOUND)
+
+
+def test_python_s_booleans_a_byte_order_mark_and_a_quoted_header_are_understood(tmp_path: Path) -> None:
+    lines = [row.line().replace("true", "True").replace("false", "False") for row in SOUND]
+    assert read(tmp_path, "\ufeff" + csv_text(lines)).to_pylist() == as_read(SOUND)
+    header = ",".join(f'"{name}"' for name in HEADER)
+    assert read(tmp_path, header + "\n" + csv_text(lines, header=False)).to_pylist() == as_read(SOUND)
+
+
+def test_spot_s_eighth_value_says_nothing_and_is_asked_for(tmp_path: Path) -> None:
+    lines = [f"{row.line(1000).replace('true', 'True').replace('false', 'False')},True" for row in SOUND]
+    path = write_zip(tmp_path, FILE, csv_text(lines, header=False))
+    blocks = [block.rows for block in read_blocks(path, columns=SPOT_HEADER)]
+    assert pa.concat_tables(blocks).to_pylist() == as_read(SOUND)
+    assert blocks[0].column_names == list(HEADER)
+    with pytest.raises(ArchiveFormatError, match=r"line 1 .* 8 columns, expected 7"):
+        read(tmp_path, csv_text(lines, header=False))
+    for bad in (SOUND[1].line(1000), f"{SOUND[1].line(1000)},maybe"):
+        path = write_zip(tmp_path, FILE, csv_text([lines[0], bad], header=False))
+        (block,) = read_blocks(path, columns=SPOT_HEADER)
+        assert block.rows.to_pylist() == as_read(SOUND[:1])
+        assert [(line.number, line.text) for line in block.set_aside] == [(2, bad)]
+
+
+_amounts = st.decimals(0, Decimal("9999999999"), places=8).map(lambda value: f"{value:f}")
+_ids = st.integers(0, 10**17)
+_rows = st.builds(
+    lambda agg_id, price, qty, first, more, time_ms, maker: Aggregate(
+        agg_id, price, qty, first, first + more, time_ms, maker
+    ),
+    _ids,
+    _amounts,
+    _amounts,
+    _ids,
+    st.integers(0, 1_000),
+    st.integers(0, 4 * 10**12),
+    st.booleans(),
+)
+
+
+@given(rows=st.lists(_rows, min_size=1, max_size=30), block_bytes=st.integers(150, 600), header=st.booleans())
+def test_no_block_size_loses_or_changes_a_digit(rows: list[Aggregate], block_bytes: int, header: bool) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        text = csv_text((row.line() for row in rows), header=header)
+        assert read(Path(directory), text, block_bytes).to_pylist() == as_read(rows)
+
+
+BAD_LINES = {
+    "nine decimals": ("3,60000.123456789,1,30,30,1721260800002,true", "price"),
+    "nine decimals in the quantity": ("3,1,0.000000001,30,30,1721260800002,true", "quantity"),
+    "a small exponent": ("3,1E-9,1,30,30,1721260800002,true", "price"),
+    "too large": ("3,1,123456789012345678901,30,30,1721260800002,true", "quantity"),
+    "a price too large": ("3,12345678901,1,30,30,1721260800002,true", "price"),
+    "not a number": ("3,NaN,1,30,30,1721260800002,true", "price"),
+    "an empty price": ("3,,1,30,30,1721260800002,true", "price"),
+    "a column too few": ("3,1,1,30,30,1721260800002", "6 columns"),
+    "a column too many": ("3,1,1,30,30,1721260800002,true,true", "8 columns"),
+    "an id of another kind": ("x3,1,1,30,30,1721260800002,true", "whole numbers"),
+    "a hexadecimal id": ("0x3,1,1,30,30,1721260800002,true", "whole numbers"),
+    "a negative id": ("-3,1,1,30,30,1721260800002,true", "whole numbers"),
+    "a negative trade id": ("3,1,1,-1,30,1721260800002,true", "whole numbers"),
+    "no trade and yet a price": ("3,1,0,-1,-1,1721260800002,true", "whole numbers"),
+    "a denormal quantity": ("3,1,5.551115123125783e-17,30,30,1721260800002,true", "quantity"),
+    "a time as a float": ("3,1,1,30,30,1.7e12,true", "whole numbers"),
+    "a boolean of another kind": ("3,1,1,30,30,1721260800002,yes", "true or false"),
+    "ids in the wrong order": ("3,1,1,31,30,1721260800002,true", "past last_trade_id"),
+    "nanoseconds": ("3,1,1,30,30,1721260800002000000,true", ""),
+    "html": ("<html>", "1 columns"),
+    "a header in the middle": (",".join(HEADER), "price"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_line_that_is_no_aggregate_trade_is_set_aside_and_the_others_are_read(tmp_path: Path, name: str) -> None:
+    line, cause = BAD_LINES[name]
+    lines = [row.line() for row in SOUND]
+    path = write_zip(tmp_path, FILE, csv_text([*lines[:3], line, *lines[3:]]))
+    (block,) = read_blocks(path)
+    assert block.rows.to_pylist() == as_read(SOUND)
+    assert block.lines == len(SOUND) + 1
+    (bad,) = block.set_aside
+    assert (bad.number, bad.text) == (5, line)
+    assert cause in bad.reason
+    assert bad.agg_trade_id == (3 if line.startswith("3,") else None)
+
+
+def test_the_number_of_a_bad_line_is_right_in_a_later_block_too(tmp_path: Path) -> None:
+    rows = [row.line() for row in aggregates(DAY, 200)]
+    rows[150] = "oops"
+    for header, number in ((True, 152), (False, 151)):
+        blocks = list(read_blocks(write_zip(tmp_path, FILE, csv_text(rows, header=header)), block_bytes=500))
+        assert [line.number for block in blocks for line in block.set_aside] == [number]
+        assert sum(block.rows.num_rows for block in blocks) == 199
+
+
+def test_file_without_an_aggregate_trade_is_refused_with_its_first_bad_line(tmp_path: Path) -> None:
+    path = write_zip(tmp_path, FILE, csv_text(["oops", "again"], header=False).replace("oops", "1"))
+    with pytest.raises(ArchiveFormatError, match=r"no line is an aggregate trade; line 1 is '1': 1 columns") as refused:
+        list(read_blocks(path))
+    assert "what was loaded before stays" in str(refused.value)
+
+
+@pytest.mark.parametrize("columns", [HEADER, SPOT_HEADER])
+def test_ids_without_a_trade_are_told_from_trades(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    end = ",True" if columns is SPOT_HEADER else ""
+    lines = [f"{row.line()}{end}" for row in SOUND]
+    without = [f"{number},0.00000000,0,-1,-1,1721260800002,true{end}" for number in (7, 8)]
+    path = write_zip(tmp_path, FILE, csv_text([lines[0], without[0], *lines[1:], without[1]], header=False))
+    (block,) = read_blocks(path, columns=columns)
+    assert block.rows.to_pylist() == as_read(SOUND)
+    assert block.without_trade["agg_trade_id"].to_pylist() == [7, 8]
+    assert block.without_trade["transact_time"].to_pylist() == [1721260800002000] * 2
+    assert (block.lines, block.set_aside) == (len(SOUND) + 2, ())
+
+
+def test_a_first_line_that_is_neither_header_nor_trade(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveFormatError, match="neither the header"):
+        read(tmp_path, "id,price\n1,2\n")
+
+
+def test_a_zip_that_is_none_is_damaged_or_holds_something_else(tmp_path: Path) -> None:
+    path = tmp_path / FILE.name
+    path.write_bytes(b"<?xml version='1.0'?><Error/>")
+    with pytest.raises(ArchiveFormatError, match="the zip is damaged"):
+        list(read_blocks(path))
+    sound = write_zip(tmp_path, FILE, csv_text(row.line() for row in aggregates(DAY, 5_000))).read_bytes()
+    path.write_bytes(sound[: len(sound) // 2] + bytes(64) + sound[len(sound) // 2 + 64 :])
+    with pytest.raises(ArchiveFormatError, match="the zip is damaged"):
+        list(read_blocks(path))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(ArchiveFormatError, match=r"expected one \.csv"):
+        list(read_blocks(path))

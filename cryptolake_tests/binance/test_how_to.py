@@ -1,0 +1,51 @@
+"""What docs/add-a-stream.md says is so: its files and names are there, its code is the example's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+from cryptolake_assets.binance import stream_adapter as binance
+from cryptolake_assets.binance import stream_type
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.settings import PROJECT_ROOT
+from cryptolake_tests.support import toy
+
+HOW_TO = (PROJECT_ROOT / "docs" / "add-a-stream.md").read_text(encoding="utf-8")
+SPANS = set(re.findall(r"`([^`\n]+)`", HOW_TO))
+
+
+def test_its_files_are_there() -> None:
+    paths = {span for span in SPANS if span.endswith(".py")}
+    assert len(paths) >= 8
+    for path in paths:
+        assert any((PROJECT_ROOT / above / path).is_file() for above in ("", "cryptolake_assets")), path
+
+
+def test_its_code_is_that_of_the_example() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", HOW_TO, re.DOTALL)
+    example = (PROJECT_ROOT / "cryptolake_tests" / "support" / "toy.py").read_text(encoding="utf-8")
+    assert len(blocks) == 2
+    for block in blocks:
+        for part in block.strip().split("\n\n\n"):
+            assert part in example
+
+
+def test_its_table_has_the_fields_of_a_stream_type() -> None:
+    rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", HOW_TO, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
+    assert {field.name for field in fields(StreamType)} - named == {"exchange", "address", "recorded", "parse"}
+    assert named <= {field.name for field in fields(StreamType)}
+
+
+def test_its_names_and_the_test_that_it_points_to_are_there() -> None:
+    for name in ("Price", "RateOrNone", "TimeMs", "Word", "FrameReader", "StreamType"):
+        assert name in SPANS
+        assert hasattr(stream_type, name)
+    for name in ("address_of", "recorded_as"):
+        assert any(span.startswith(name) for span in SPANS)
+        assert hasattr(binance, name)
+    (test,) = [span for span in SPANS if span.startswith("test_a_stream")]
+    text = (PROJECT_ROOT / "cryptolake_tests/integration/test_market_streams.py").read_text(encoding="utf-8")
+    assert f"async def {test}(" in text
+    assert toy.STREAM.address is toy.address

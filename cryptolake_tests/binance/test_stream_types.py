@@ -1,0 +1,216 @@
+"""The contracts of the streams beside the trades: the exchange's documented frames, hostile ones, and their tables."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import find, given
+from hypothesis import strategies as st
+
+from cryptolake_assets.binance.liquidation_frames import LiquidationEvent
+from cryptolake_assets.binance.mark_price_frames import MarkPriceEvent
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import STREAM_TYPES, streams_in_use
+from cryptolake_assets.binance.trade_frames import MAX_REASON_CHARS, RejectedFrame
+from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
+from cryptolake_assets.settings import Source, load_settings
+from cryptolake_assets.settings.extra_streams import EXTRA_STREAMS
+from cryptolake_assets.stream.wire import Wire
+from cryptolake_tests.support.documented_frames import FORCE_FRAME, MARK_FRAME, ORDER
+from cryptolake_tests.support.strategies import HOSTILE
+
+MARK_PRICE, FORCE_ORDER = STREAM_TYPES
+RECEIVED_US = 1_700_000_000_123_456
+
+FRAMES = {MARK_PRICE.name: MARK_FRAME, FORCE_ORDER.name: FORCE_FRAME}
+
+
+def raw(data: Any, stream: str | None = None) -> bytes:
+    return json.dumps(data if stream is None else {"stream": stream, "data": data}).encode()
+
+
+def test_the_documented_mark_price_bare_and_in_its_envelope() -> None:
+    event = MARK_PRICE.parse(raw(MARK_FRAME), RECEIVED_US)
+    assert event == MarkPriceEvent(
+        symbol="BTCUSDT",
+        event_time=1562305380000000,
+        mark_price="11794.15000000",
+        index_price="11784.62659091",
+        settle_price="11784.25641265",
+        funding_rate="0.00038167",
+        next_funding_time=1562306400000000,
+        exchange="binance_futures",
+        ingest_ts=RECEIVED_US,
+    )
+    newer = {**MARK_FRAME, "ap": "11794.15000000", "st": 1}  # fields that came later are tolerated
+    assert MARK_PRICE.parse(raw(newer, "btcusdt@markPrice@1s"), RECEIVED_US) == event
+
+
+def test_a_contract_with_a_delivery_date_has_no_funding() -> None:
+    event = MARK_PRICE.parse(raw({**MARK_FRAME, "r": "", "T": 0}), RECEIVED_US)
+    assert isinstance(event, MarkPriceEvent)
+    assert (event.funding_rate, event.next_funding_time) == (None, None)
+
+
+def test_the_documented_liquidation() -> None:
+    event = FORCE_ORDER.parse(raw(FORCE_FRAME, "btcusdt@forceOrder"), RECEIVED_US)
+    assert event == LiquidationEvent(
+        symbol="BTCUSDT",
+        event_time=1568014460893000,
+        side="sell",
+        order_type="LIMIT",
+        time_in_force="IOC",
+        qty="0.014",
+        price="9910",
+        average_price="9910",
+        status="FILLED",
+        last_filled_qty="0.014",
+        filled_qty="0.014",
+        exchange="binance_futures",
+        ingest_ts=RECEIVED_US,
+    )
+
+
+@pytest.mark.parametrize(
+    ("of", "frame", "reason"),
+    [
+        (MARK_PRICE, b"{", "not_json: "),
+        (MARK_PRICE, b"\xff", "not_json: "),
+        (MARK_PRICE, b"[" * 10_000, "not_json: "),
+        (MARK_PRICE, b"7", "not_an_object: "),
+        (MARK_PRICE, raw({"e": "trade"}), "wrong_shape: Invalid value 'trade' - at `$.e`"),
+        (MARK_PRICE, raw({**MARK_FRAME, "p": 1.5}, "a@markPrice@1s"), "wrong_shape: Expected `str`, got `float`"),
+        (MARK_PRICE, raw({**MARK_FRAME, "p": "1.123456789"}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "p": "NaN"}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "p": "1\n"}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "i": ""}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "E": -1}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "E": 10**16}), "wrong_shape: "),
+        (MARK_PRICE, raw({**MARK_FRAME, "s": "BTC USDT"}), "symbol_format: the symbol is 'BTC USDT'"),
+        (MARK_PRICE, raw({**MARK_FRAME, "s": "x" * 65}), "wrong_shape: "),
+        (FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "s": "A/B"}}), "symbol_format: "),
+        (MARK_PRICE, raw({key: MARK_FRAME[key] for key in "eEspi"}), "wrong_shape: Object missing required field"),
+        (FORCE_ORDER, raw({**FORCE_FRAME, "o": [ORDER]}), "wrong_shape: "),
+        (FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "S": "sell"}}), "wrong_shape: "),
+        (FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "z": "123456789012345678901"}}), "wrong_shape: "),
+    ],
+)
+def test_a_frame_that_has_not_the_structure_is_refused_whole_and_with_its_reason(
+    of: StreamType, frame: bytes, reason: str
+) -> None:
+    parsed = of.parse(frame, RECEIVED_US)
+    assert isinstance(parsed, RejectedFrame)
+    assert parsed.raw == frame
+    assert parsed.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("name", ["币安人生USDT", "BTCUSDT_251226", "ÜSDT"])
+def test_a_symbol_of_any_script_is_accepted(name: str) -> None:
+    liquidation = FORCE_ORDER.parse(raw({**FORCE_FRAME, "o": {**ORDER, "s": name}}), RECEIVED_US)
+    mark_price = MARK_PRICE.parse(raw({**MARK_FRAME, "s": name}), RECEIVED_US)
+    assert isinstance(liquidation, LiquidationEvent)
+    assert isinstance(mark_price, MarkPriceEvent)
+    assert (liquidation.symbol, mark_price.symbol) == (name, name)
+
+
+DECIMALS = {"decimal(18, 8)": (10, 8), "decimal(18, 12)": (6, 12), "decimal(28, 8)": (20, 8)}
+
+
+@pytest.mark.parametrize("of", STREAM_TYPES, ids=lambda of: of.name)
+@given(data=st.data())
+def test_a_hostile_value_is_refused_or_fits_the_columns(of: StreamType, data: st.DataObject) -> None:
+    frame = json.loads(json.dumps(FRAMES[of.name]))
+    inside = data.draw(st.sampled_from([frame, *(part for part in frame.values() if isinstance(part, dict))]))
+    inside[data.draw(st.sampled_from(sorted(inside)))] = data.draw(HOSTILE)
+    parsed = of.parse(raw(frame, "x@y"), RECEIVED_US)
+    if isinstance(parsed, RejectedFrame):
+        assert parsed.reason.isascii()
+        assert parsed.reason.isprintable()
+        assert len(parsed.reason) <= MAX_REASON_CHARS
+        return
+    sent = json.loads(msgspec.json.encode(parsed))
+    for column in of.contract:
+        value = sent[column.name]
+        if value is None:
+            assert column.name in of.optional
+        elif column.type in DECIMALS:
+            whole, scale = DECIMALS[column.type]
+            assert abs(Decimal(value)) < 10**whole
+            assert -int(Decimal(value).as_tuple().exponent) <= scale
+        elif column.type == "timestamptz":
+            assert 0 <= value < 253_402_300_800_000_000
+        else:
+            assert value.isascii()
+
+
+@pytest.mark.parametrize("name", ["p", "r"])
+def test_some_hostile_values_are_accepted(name: str) -> None:
+    """Or the test above would never look at a column."""
+
+    def is_accepted(value: object) -> bool:
+        return isinstance(MARK_PRICE.parse(raw({**MARK_FRAME, name: value}), RECEIVED_US), MarkPriceEvent)
+
+    assert isinstance(find(HOSTILE, is_accepted), str)
+    assert find(HOSTILE, lambda value: isinstance(value, str) and not is_accepted(value)) is not None
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_refused_and_kept(frame: bytes) -> None:
+    for of in STREAM_TYPES:
+        parsed = of.parse(frame, RECEIVED_US)
+        assert isinstance(parsed, RejectedFrame)
+        assert parsed.raw == frame
+
+
+@pytest.mark.parametrize("of", STREAM_TYPES, ids=lambda of: of.name)
+def test_a_stream_is_whole(of: StreamType) -> None:
+    """Its event is its contract; its tables are among all tables; its checks have a meaning."""
+    event = of.parse(raw(FRAMES[of.name]), RECEIVED_US)
+    names = [field.encode_name for field in msgspec.structs.fields(event)]  # type: ignore[arg-type]
+    assert names == [column.name for column in of.contract]
+    assert {"symbol", "event_time", "exchange", "ingest_ts", *of.identity, *of.optional} <= set(names)
+    assert of.bronze in TABLES
+    assert of.silver in TABLES
+    assert of.bronze.columns[-3:] != BRONZE_TRADES.columns[-3:]  # their meaning differs, their names do not
+    assert of.bronze.column_names[-3:] == BRONZE_TRADES.column_names[-3:]
+    assert of.counted in of.silver.column_names
+    assert of.name in EXTRA_STREAMS
+
+
+def test_streams_have_names_topics_and_tables_of_their_own() -> None:
+    settings = load_settings()
+    for said in (
+        [of.name for of in STREAM_TYPES],
+        [of.topic(settings) for of in STREAM_TYPES],
+        [of.bronze.name for of in STREAM_TYPES],
+        [of.silver.name for of in STREAM_TYPES],
+    ):
+        assert len(set(said)) == len(STREAM_TYPES)
+    assert {of.name for of in STREAM_TYPES} == set(EXTRA_STREAMS)
+
+
+def test_an_address_names_each_symbols_stream() -> None:
+    settings = load_settings(exchange_ws_url="ws://127.0.0.1:1/")
+    url = MARK_PRICE.address(settings, ("BTCUSDT", "ETHUSDT"))
+    assert url == "ws://127.0.0.1:1/market/stream?streams=btcusdt@markPrice@1s/ethusdt@markPrice@1s"
+
+
+def test_which_streams_are_in_use() -> None:
+    assert streams_in_use(load_settings()) == ()  # the shipped capture has none
+    assert streams_in_use(load_settings(source=Source.BINANCE)) == ()
+    assert streams_in_use(load_settings(source=Source.BINANCE, extra_streams="forceOrder, markPrice")) == STREAM_TYPES
+    assert streams_in_use(load_settings(extra_streams="none")) == ()
+    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_EXTRA_STREAMS.*'depth' is none of"):
+        load_settings(extra_streams="markPrice,depth")
+
+
+def test_what_is_optional_may_be_null_on_the_topic_and_nothing_else() -> None:
+    sound = Wire(MARK_PRICE.contract, MARK_PRICE.optional).is_sound
+    assert "mark_price IS NOT NULL AND" in sound
+    assert "funding_rate IS NOT NULL" not in sound
+    assert "(funding_rate IS NULL OR funding_rate RLIKE '\\\\A-?[0-9]{1,6}(?:\\\\.[0-9]{1,12})?\\\\z')" in sound
