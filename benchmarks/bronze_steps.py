@@ -32,7 +32,7 @@ def spark_up(home: str) -> bool:
 
 def fill(home: str, topic: str, rows: int) -> int:
     """The topic with so many events, as the producer writes them."""
-    from cryptolake_assets.stream import kafka
+    from cryptolake_assets.kafka import topics as kafka
 
     settings = lakes.lake_settings(Path(home), kafka_topic_futures=topic)
     kafka.ensure_topics(settings)
@@ -45,11 +45,11 @@ def fill(home: str, topic: str, rows: int) -> int:
 def stream(home: str, topic: str, rows: int) -> dict[str, Any]:
     """The product's stream, available-now, into empty tables: until the last trade is committed. What was refused is
     looked for behind that, and `with_rejected_s` is the time until it was."""
+    from cryptolake_assets.bronze.offsets import REJECTED_QUERY, TRADES_QUERY, checkpoint
+    from cryptolake_assets.bronze.stream import run_available_now
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.catalog import get_catalog
     from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES
-    from cryptolake_assets.stream.bronze import run_available_now
-    from cryptolake_assets.stream.progress import REJECTED_QUERY, TRADES_QUERY, checkpoint
 
     settings = lakes.lake_settings(Path(home), kafka_topic_futures=topic)
     catalog = get_catalog(settings)

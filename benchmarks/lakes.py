@@ -65,9 +65,9 @@ def give_ports(home: Path) -> None:
 
 def create(home: Path, first_day_ms: int, days: int) -> Settings:
     """An empty lake with all tables; coverage and checkpoint say that its days were received whole."""
+    from cryptolake_assets.bronze.offsets import TRADES_QUERY, checkpoint
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
-    from cryptolake_assets.stream.progress import TRADES_QUERY, checkpoint
 
     give_ports(home)
     settings = lake_settings(home)

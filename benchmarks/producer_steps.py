@@ -19,8 +19,8 @@ from benchmarks.bare.clock import Clock
 from benchmarks.feed import SYMBOLS, serving
 from benchmarks.results import ROOT
 from benchmarks.steps import main
-from cryptolake_assets.stream.producer_status import ProducerStatus
-from cryptolake_assets.stream.publisher import DeliveryListener, Message, Publisher
+from cryptolake_assets.producer.publisher import DeliveryListener, Message, Publisher
+from cryptolake_assets.producer.status_file import ProducerStatus
 
 POLL_S = 0.02
 LIMIT_S = 180
@@ -47,7 +47,7 @@ def feed_port(home: str) -> int:
 
 def make_topic(home: str, topic: str) -> bool:
     """A topic as those of the project."""
-    from cryptolake_assets.stream import kafka
+    from cryptolake_assets.kafka import topics as kafka
 
     kafka.ensure_topics(lakes.lake_settings(Path(home), kafka_topic_futures=topic))
     return True
@@ -109,11 +109,11 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
     from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
     from cryptolake_assets.lake.gaps import IcebergGapSink
+    from cryptolake_assets.producer.client_libraries import make_publisher
+    from cryptolake_assets.producer.connection import ConnectionOptions
+    from cryptolake_assets.producer.process import Producer, ProducerOptions, collect_seldom
     from cryptolake_assets.settings import TradeStream
     from cryptolake_assets.settings.producer import ProducerIo
-    from cryptolake_assets.stream.connection import ConnectionOptions
-    from cryptolake_assets.stream.producer import Producer, ProducerOptions, collect_seldom
-    from cryptolake_assets.stream.producer_io import make_publisher
 
     collect_seldom()  # as its process does
     base, warm_up = lakes.lake_settings(home), frames // 10

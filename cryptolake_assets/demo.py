@@ -22,8 +22,8 @@ from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.errors import DemoError, PartError
 from cryptolake_assets.lake.tables import MARTS_NAMESPACE
 from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER
+from cryptolake_assets.producer.status_file import StreamCounts, read_status
 from cryptolake_assets.settings import Settings, Source
-from cryptolake_assets.stream.producer_status import StreamCounts, read_status
 from cryptolake_assets.transform.reconcile import Comparison, Verdict, compare
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
 
 
 def _bronze_is_current(settings: Settings) -> str | None:
-    from cryptolake_assets.stream.progress import bronze_lag
+    from cryptolake_assets.bronze.offsets import bronze_lag
 
     lag = bronze_lag(settings)
     return f"{lag:,} records behind" if lag else None

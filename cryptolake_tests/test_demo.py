@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from cryptolake_assets.demo import frames_short, show_bars
+from cryptolake_assets.producer.status_file import StreamCounts
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
-from cryptolake_assets.stream.producer_status import StreamCounts
 from cryptolake_tests.support.api import bar, put, starts
 from cryptolake_tests.support.captures import shifted_capture
 from cryptolake_tests.support.exchanges import ExchangeThread

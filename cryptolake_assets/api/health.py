@@ -20,13 +20,13 @@ from cryptolake_assets.api import schemas
 from cryptolake_assets.api.present import of_the_present
 from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.api.tables import ReaderOf
+from cryptolake_assets.bronze.offsets import bronze_lags, report_age_s
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.tables import BRONZE_TRADES, GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.lake.windows import MINUTE
 from cryptolake_assets.platform import probes
+from cryptolake_assets.producer.status_file import read_status, rejecting_problem, status_path
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.producer_status import read_status, rejecting_problem, status_path
-from cryptolake_assets.stream.progress import bronze_lags, report_age_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,7 +78,7 @@ def _tables(_settings: Settings, reader: Reader) -> str | None:
 
 
 def _kafka(settings: Settings, _reader: Reader) -> str | None:
-    from cryptolake_assets.stream.kafka import access_problem
+    from cryptolake_assets.kafka.topics import access_problem
 
     problem = access_problem(settings)
     return None if problem is None else f"{settings.bootstrap_servers}: {problem}"

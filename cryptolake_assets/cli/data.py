@@ -33,8 +33,8 @@ def bootstrap() -> None:
 @app.command()
 def topics() -> None:
     """Create the Kafka topics that are missing, and say where others differ from the settings; safe to run again."""
+    from cryptolake_assets.kafka.topics import ensure_topics, topic_differences
     from cryptolake_assets.settings import get_settings
-    from cryptolake_assets.stream.kafka import ensure_topics, topic_differences
 
     settings = get_settings()
     for topic, created in ensure_topics(settings).items():
@@ -48,9 +48,9 @@ def lag(output: Annotated[Format, typer.Option("--format", help="How it is print
     """Show how far Bronze is behind Kafka, by topic and partition: next offsets of both, and records between them."""
     import pyarrow as pa
 
+    from cryptolake_assets.bronze.offsets import lags_in_use
     from cryptolake_assets.cli.output import print_table
     from cryptolake_assets.settings import get_settings
-    from cryptolake_assets.stream.progress import lags_in_use
 
     columns = ("topic", "partition", "end_offset", "bronze_offset", "records")
     lags = lags_in_use(get_settings())
@@ -64,8 +64,8 @@ def peek(
     oldest: Annotated[bool, typer.Option("--oldest", help="The oldest records, not the newest.")] = False,
 ) -> None:
     """Show records of the trade topic: partition, offset, Kafka's time, key, headers and value."""
+    from cryptolake_assets.kafka.topics import peek as read
     from cryptolake_assets.settings import get_settings
-    from cryptolake_assets.stream.kafka import peek as read
 
     settings = get_settings()
     topic = settings.topic_rejected if rejected else settings.kafka_topic_futures
@@ -96,7 +96,7 @@ def sql(
 @app.command("run-bronze")
 def run_bronze() -> None:
     """Run the Bronze stream in the foreground, until Ctrl-C."""
-    from cryptolake_assets.stream import bronze
+    from cryptolake_assets.bronze import stream as bronze
 
     raise typer.Exit(bronze.main())
 
@@ -104,8 +104,8 @@ def run_bronze() -> None:
 @app.command("bronze-available-now")
 def bronze_available_now() -> None:
     """Take what Kafka holds now into Bronze, and end."""
+    from cryptolake_assets.bronze.stream import run_available_now
     from cryptolake_assets.settings import get_settings
-    from cryptolake_assets.stream.bronze import run_available_now
 
     typer.echo(f"{run_available_now(get_settings())} records were taken into Bronze")
 

@@ -15,7 +15,7 @@ from cryptolake_assets.cli import app
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from cryptolake_assets.stream.recorder import Recorder
+    from cryptolake_assets.producer.recorder import Recorder
 
 SHOWN_EVERY_S = 0.5
 MEBIBYTE = 1024 * 1024
@@ -31,8 +31,8 @@ def record(
     from rich.console import Console
 
     from cryptolake_assets.errors import ExchangeError
+    from cryptolake_assets.producer.recorder import Recorder, add_klines
     from cryptolake_assets.settings import get_settings
-    from cryptolake_assets.stream.recorder import Recorder, add_klines
 
     settings, console = get_settings(), Console(stderr=True, highlight=False)
     directory = directory.expanduser().resolve()

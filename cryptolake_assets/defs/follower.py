@@ -195,8 +195,8 @@ or none looks through all of Silver once."""
 
 def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> None:
     """Touches the hours that hold bars which coverage has made complete since it was looked at last."""
+    from cryptolake_assets.bronze.offsets import committed_offsets
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.stream.progress import committed_offsets
     from cryptolake_assets.transform.context import observe
     from cryptolake_assets.transform.ohlcv import epoch_ms
     from cryptolake_assets.transform.silver_candidate import hours_to_complete

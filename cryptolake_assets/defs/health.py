@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from cryptolake_assets.bronze.stream_health import Health, Signs, StreamHistory, Verdict
 from cryptolake_assets.defs import bronze, checks, silver
 from cryptolake_assets.defs.alerts import tell
 from cryptolake_assets.defs.partitions import hour_key, hourly
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
 from cryptolake_assets.lake.windows import hour_of
+from cryptolake_assets.producer.status_file import rejecting_problem
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_assets.stream.health import Health, Signs, StreamHistory, Verdict
-from cryptolake_assets.stream.producer_status import rejecting_problem
 from cryptolake_assets.transform.checks import FRAMES_ACCEPTED, HEARTBEAT, MEANINGS, UP_TO_DATE, CheckOutcome
 
 if TYPE_CHECKING:

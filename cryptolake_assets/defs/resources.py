@@ -13,7 +13,7 @@ from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from cryptolake_assets.stream.health import Signs
+    from cryptolake_assets.bronze.stream_health import Signs
     from cryptolake_assets.transform.engines import Engine
 
 
@@ -65,7 +65,7 @@ class StreamResource(dg.ConfigurableResource):
     catch_up_timeout_s: float = 300.0
 
     def is_running(self) -> bool:
-        from cryptolake_assets.stream.bronze import is_running
+        from cryptolake_assets.bronze.stream import is_running
 
         return is_running(get_settings())
 
@@ -78,10 +78,10 @@ class StreamResource(dg.ConfigurableResource):
 
     def signs(self) -> "Signs":
         """What is seen of it from outside, for `stream.health`."""
+        from cryptolake_assets.bronze.offsets import committed_offsets, report_age_s
+        from cryptolake_assets.bronze.stream_health import Signs
         from cryptolake_assets.platform.status import process_state
         from cryptolake_assets.platform.supervisor import Supervisor
-        from cryptolake_assets.stream.health import Signs
-        from cryptolake_assets.stream.progress import committed_offsets, report_age_s
 
         settings = get_settings()
         process = Supervisor(settings).processes().get("bronze")
@@ -94,7 +94,7 @@ class StreamResource(dg.ConfigurableResource):
 
     def progress(self) -> dict[str, Any]:
         """Kafka offsets that are in Bronze, by partition, and the stream's last report (None before the first)."""
-        from cryptolake_assets.stream.progress import committed_offsets, read_report
+        from cryptolake_assets.bronze.offsets import committed_offsets, read_report
 
         settings = get_settings()
         return {"committed_offsets": committed_offsets(settings), "report": read_report(settings)}
@@ -117,7 +117,7 @@ class StreamResource(dg.ConfigurableResource):
 
     def lag(self) -> int | None:
         """Kafka records that are not in Bronze yet; None when the broker does not answer."""
-        from cryptolake_assets.stream.progress import bronze_lag
+        from cryptolake_assets.bronze.offsets import bronze_lag
 
         try:
             return bronze_lag(get_settings())
@@ -126,9 +126,9 @@ class StreamResource(dg.ConfigurableResource):
 
     def catch_up(self) -> str:
         """Returns once what Kafka holds now is in Bronze: waits for the stream, or takes it when no stream runs."""
-        from cryptolake_assets.stream.bronze import run_available_now
-        from cryptolake_assets.stream.kafka import end_offsets
-        from cryptolake_assets.stream.progress import committed_offsets, lag
+        from cryptolake_assets.bronze.offsets import committed_offsets, lag
+        from cryptolake_assets.bronze.stream import run_available_now
+        from cryptolake_assets.kafka.topics import end_offsets
 
         settings = get_settings()
         target = end_offsets(settings, settings.kafka_topic_futures)

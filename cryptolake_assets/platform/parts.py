@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from cryptolake_assets.binance.stream_types import streams_in_use
+from cryptolake_assets.bronze.offsets import report_path
 from cryptolake_assets.captures.followed_symbols import default_end_date, default_start_date
 from cryptolake_assets.errors import ArgumentError, CaptureError
 from cryptolake_assets.lake.stores import postgres_url
@@ -24,7 +25,6 @@ from cryptolake_assets.settings.extra_streams import NO_STREAMS
 from cryptolake_assets.settings.graph import GraphSettings
 from cryptolake_assets.settings.kafka import KafkaSettings
 from cryptolake_assets.settings.producer import StreamSettings
-from cryptolake_assets.stream.progress import report_path
 
 INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
 """Every process of a platform carries its home in this variable; `down` finds them by it."""
@@ -201,7 +201,7 @@ def _streams_of_bronze(settings: Settings) -> dict[str, str]:
 
 
 def _create_topics(settings: Settings) -> object:
-    from cryptolake_assets.stream.kafka import ensure_topics
+    from cryptolake_assets.kafka.topics import ensure_topics
 
     return ensure_topics(settings)
 
@@ -265,7 +265,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         name=PRODUCER,
-        command=_module("cryptolake_assets.stream.producer"),
+        command=_module("cryptolake_assets.producer.process"),
         is_ready=lambda settings, started: probes.reporting(settings.run_dir / "producer.json", started),
         needs=(TOPICS, TABLES, EXCHANGE),
         environment=lambda settings: {env_name("symbols_file"): str(_symbols_file(settings))},
@@ -274,7 +274,7 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         name=BRONZE,
-        command=_module("cryptolake_assets.stream.bronze"),
+        command=_module("cryptolake_assets.bronze.stream"),
         is_ready=lambda settings, started: probes.reporting(report_path(settings), started),
         needs=(TOPICS, TABLES, SPARK),
         restarts_with=(SPARK,),

@@ -25,8 +25,8 @@ from cryptolake_assets.platform.parts import (
     local_parts,
 )
 from cryptolake_assets.platform.supervisor import ProcessInfo, Supervisor
+from cryptolake_assets.producer.status_file import rejecting_problem
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.producer_status import rejecting_problem
 
 RUNNING = "running"
 EXTERNAL = "external"
@@ -173,7 +173,7 @@ def _state(part: Part, settings: Settings, info: ProcessInfo) -> str:
 
 def _external_status(part: Part, settings: Settings) -> PartStatus:
     if part.name == KAFKA:
-        from cryptolake_assets.stream.kafka import access_problem
+        from cryptolake_assets.kafka.topics import access_problem
 
         problem = access_problem(settings)
         detail = f"{settings.bootstrap_servers} {'reachable' if problem is None else f'({problem}) unreachable'}"
@@ -198,7 +198,7 @@ def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
             words += f", silent: {', '.join(silent[:5])}{' …' if len(silent) > 5 else ''}"
         return _whole(report.get("queued_frames")), words
     if part.name == BRONZE:
-        from cryptolake_assets.stream.progress import bronze_lag
+        from cryptolake_assets.bronze.offsets import bronze_lag
 
         try:
             return bronze_lag(settings), ""

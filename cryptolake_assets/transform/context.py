@@ -10,12 +10,12 @@ from datetime import UTC, datetime, time, timedelta
 
 import structlog
 
+from cryptolake_assets.bronze.offsets import committed_offsets
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.coverage import CoverageRow, read_coverage
 from cryptolake_assets.lake.gaps import read_gaps
 from cryptolake_assets.model.markets import exchanges_of
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.progress import committed_offsets
 from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_assets.transform.quarantine import held_out_of_range
 from cryptolake_assets.transform.rules import FUTURE_TOLERANCE_MS, RuleContext, known_symbols

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from cryptolake_assets.bronze.offsets import query_ids
 from cryptolake_assets.lake.maintenance import StreamPosition
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.progress import query_ids
 from cryptolake_assets.transform.context import observe
 
 

@@ -17,10 +17,10 @@ from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES, streams_in_use
 from cryptolake_assets.binance.trade_frames import MAX_REASON_CHARS, RejectedFrame
 from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.kafka.kafka_records import Wire
 from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
 from cryptolake_assets.settings import Source, load_settings
 from cryptolake_assets.settings.extra_streams import EXTRA_STREAMS
-from cryptolake_assets.stream.wire import Wire
 from cryptolake_tests.support.documented_frames import FORCE_FRAME, MARK_FRAME, ORDER
 from cryptolake_tests.support.strategies import HOSTILE
 

@@ -14,6 +14,7 @@ import pytest
 from pyarrow.fs import FileSelector
 
 from cryptolake_assets.binance.rest import ExchangeRest
+from cryptolake_assets.bronze.offsets import bronze_lag
 from cryptolake_assets.client import ohlcv
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.files import open_filesystem
@@ -24,7 +25,6 @@ from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Engine, Settings
-from cryptolake_assets.stream.progress import bronze_lag
 from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.ohlcv import epoch_ms
 from cryptolake_assets.transform.reconcile import Verdict, compare

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from cryptolake_assets.binance.trade_frames import RejectedFrame, parse_frame
+from cryptolake_assets.bronze.offsets import bronze_lag, committed_offsets
+from cryptolake_assets.bronze.stream import checkpoint_lock, is_running, rejected, run_available_now, trades
 from cryptolake_assets.errors import CheckpointInUseError
+from cryptolake_assets.kafka.topics import dead_letter, end_offsets
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings
-from cryptolake_assets.stream.bronze import checkpoint_lock, is_running, rejected, run_available_now, trades
-from cryptolake_assets.stream.kafka import dead_letter, end_offsets
-from cryptolake_assets.stream.progress import bronze_lag, committed_offsets
 from cryptolake_tests.support.records import RECEIVED_AT_US, event, send
 
 OWN_DAY = "event_time >= '2025-01-01T00:00:00+00:00' AND event_time < '2025-01-02T00:00:00+00:00'"

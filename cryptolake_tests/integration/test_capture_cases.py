@@ -13,7 +13,7 @@ from decimal import Decimal
 import pytest
 
 from cryptolake_assets.platform import lifecycle
-from cryptolake_assets.stream.producer_status import StreamCounts
+from cryptolake_assets.producer.status_file import StreamCounts
 from cryptolake_tests.support.capture_cases import CASES, PARTS, Replayed, agreeing, expected, replayed
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 

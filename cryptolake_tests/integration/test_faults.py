@@ -20,6 +20,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest
+from cryptolake_assets.bronze.stream import run_available_now
 from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, TradeGap, read_gaps
@@ -36,15 +37,14 @@ from cryptolake_assets.model.replay_faults import (
     Silent,
     Stall,
 )
+from cryptolake_assets.producer.catch_up import CatchUpOptions
+from cryptolake_assets.producer.connection import ConnectionOptions
+from cryptolake_assets.producer.connection_pool import FleetOptions
+from cryptolake_assets.producer.process import Producer, ProducerOptions
+from cryptolake_assets.producer.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_assets.replay.emitted_ledger import emitted_trades
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import Settings, TradeStream
-from cryptolake_assets.stream.bronze import run_available_now
-from cryptolake_assets.stream.catch_up import CatchUpOptions
-from cryptolake_assets.stream.connection import ConnectionOptions
-from cryptolake_assets.stream.fleet import FleetOptions
-from cryptolake_assets.stream.producer import Producer, ProducerOptions
-from cryptolake_assets.stream.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_tests.support.captures import agg_trade_frame, trade_frame, write_capture
 from cryptolake_tests.support.fakes import MemorySink, until
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.captures.followed_symbols import Subscriptions
 from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.kafka import topics as kafka
+from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.process import Producer
+from cryptolake_assets.producer.publisher_aiokafka import AiokafkaPublisher
+from cryptolake_assets.producer.subscriptions import keep_choice
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
-from cryptolake_assets.stream import kafka
-from cryptolake_assets.stream.producer import Producer
-from cryptolake_assets.stream.publisher_aiokafka import AiokafkaPublisher
-from cryptolake_assets.stream.subscriptions import keep_choice
-from cryptolake_assets.stream.tasks import cancelled
 from cryptolake_tests.support.fakes import MemoryGaps, MemorySink, until
 
 

@@ -26,22 +26,23 @@ from pydantic import SecretStr
 from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
+from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
 from cryptolake_assets.model.replay_faults import Drop, RestLimit
+from cryptolake_assets.producer import resume_point as last_trades
+from cryptolake_assets.producer.catch_up import CatchUpOptions
+from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.gap_tracker import GapTracker, LastTrade
+from cryptolake_assets.producer.process import Producer, ProducerOptions
+from cryptolake_assets.producer.publisher import Message
+from cryptolake_assets.producer.publisher_aiokafka import AiokafkaPublisher
+from cryptolake_assets.producer.resume_point import NewestTrades
+from cryptolake_assets.producer.status_file import read_status
 from cryptolake_assets.replay.emitted_ledger import emitted_trades
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import Settings, TradeStream
-from cryptolake_assets.stream import kafka, last_trades
-from cryptolake_assets.stream.catch_up import CatchUpOptions
-from cryptolake_assets.stream.gaps import GapTracker, LastTrade
-from cryptolake_assets.stream.last_trades import NewestTrades
-from cryptolake_assets.stream.outbox import Outbox
-from cryptolake_assets.stream.producer import Producer, ProducerOptions
-from cryptolake_assets.stream.producer_status import read_status
-from cryptolake_assets.stream.publisher import Message
-from cryptolake_assets.stream.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_tests.support.bronze import append
 from cryptolake_tests.support.bronze import trade as bronze_trade
@@ -180,7 +181,7 @@ async def on_topic(settings: Settings) -> Counter[tuple[str, int]]:
 
 def run_producer(settings: Settings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "cryptolake_assets.stream.producer"], env=os.environ | settings.environment()
+        [sys.executable, "-m", "cryptolake_assets.producer.process"], env=os.environ | settings.environment()
     )
 
 

@@ -10,20 +10,20 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from cryptolake_assets.bronze.offsets import lag
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import bronze as bronze_defs
 from cryptolake_assets.defs import gold, silver
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
+from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.lake.bronze_files import head_sequence
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.follow import FollowerState
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.kafka import end_offsets
-from cryptolake_assets.stream.progress import lag
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import reference_bars
 

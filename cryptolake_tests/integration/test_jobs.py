@@ -10,19 +10,19 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from cryptolake_assets.bronze.offsets import bronze_lag, committed_offsets
+from cryptolake_assets.bronze.stream import checkpoint_lock
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import bronze as bronze_defs
 from cryptolake_assets.defs import jobs, silver
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
+from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import silver_day
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.bronze import checkpoint_lock
-from cryptolake_assets.stream.kafka import end_offsets
-from cryptolake_assets.stream.progress import bronze_lag, committed_offsets
 from cryptolake_assets.transform.checks import DEPENDENCIES, PUBLISHED_COUNT
 from cryptolake_assets.transform.published import check_published
 from cryptolake_tests.support.bronze import append, bars, trade

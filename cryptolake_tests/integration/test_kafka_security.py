@@ -18,19 +18,20 @@ from typer.testing import CliRunner
 from cryptolake_assets import cli
 from cryptolake_assets.api.health import LakeCollector
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
+from cryptolake_assets.bronze.offsets import bronze_lag, bronze_lags
+from cryptolake_assets.bronze.stream import run_available_now
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.kafka import oauth
+from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.platform.parts import KAFKA, SPARK
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.platform.status import problems, status
+from cryptolake_assets.producer.client_libraries import make_publisher
+from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.publisher import Message
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings, load_settings
 from cryptolake_assets.settings.producer import ProducerIo
-from cryptolake_assets.stream import kafka, oauth
-from cryptolake_assets.stream.bronze import run_available_now
-from cryptolake_assets.stream.outbox import Outbox
-from cryptolake_assets.stream.producer_io import make_publisher
-from cryptolake_assets.stream.progress import bronze_lag, bronze_lags
-from cryptolake_assets.stream.publisher import Message
 from cryptolake_tests.support.captures import trade_frame
 from cryptolake_tests.support.certificates import Authority
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
@@ -182,7 +183,7 @@ async def test_a_password_that_was_changed_is_noticed_by_a_new_session(
 def test_the_producers_process_ends_with_the_message(own: Settings, broker: SecureBroker) -> None:
     settings = other(own, **broker.access(**WRONG))
     ended = subprocess.run(
-        [sys.executable, "-m", "cryptolake_assets.stream.producer"],
+        [sys.executable, "-m", "cryptolake_assets.producer.process"],
         env=os.environ | settings.environment(),
         capture_output=True,
         text=True,

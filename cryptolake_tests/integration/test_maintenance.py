@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cryptolake_assets.bronze.offsets import TRADES_QUERY, checkpoint, query_ids
 from cryptolake_assets.lake import compaction
 from cryptolake_assets.lake.bronze_files import added_files, head_sequence, local_path
 from cryptolake_assets.lake.catalog import load_table
@@ -26,7 +27,6 @@ from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_RUN_METRICS
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.progress import TRADES_QUERY, checkpoint, query_ids
 from cryptolake_assets.transform import metrics
 from cryptolake_assets.transform.reconcile import Verdict
 from cryptolake_tests.support.bronze import append, trade

@@ -17,20 +17,20 @@ from aiokafka import AIOKafkaProducer
 from cryptolake_assets.binance import stream_types as registry
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.bronze.offsets import query_ids
+from cryptolake_assets.bronze.stream import run_available_now
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import market_streams
 from cryptolake_assets.defs.partitions import hour_key
+from cryptolake_assets.kafka.topics import ensure_topics, ensure_topics_async
 from cryptolake_assets.lake.bootstrap import ensure_table
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.producer.client_libraries import io_in_use, make_publisher
+from cryptolake_assets.producer.connection import ConnectionOptions
+from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.extra_feed import MarketFeed
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.bronze import run_available_now
-from cryptolake_assets.stream.connection import ConnectionOptions
-from cryptolake_assets.stream.kafka import ensure_topics, ensure_topics_async
-from cryptolake_assets.stream.market_feed import MarketFeed
-from cryptolake_assets.stream.outbox import Outbox
-from cryptolake_assets.stream.producer_io import io_in_use, make_publisher
-from cryptolake_assets.stream.progress import query_ids
 from cryptolake_assets.transform import market_minutes
 from cryptolake_tests.support import toy
 from cryptolake_tests.support.captures import force_order_frame, mark_price_frame

@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from cryptolake_assets.errors import PortInUseError
+from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.platform import lifecycle, probes, processes
 from cryptolake_assets.platform.parts import KAFKA, SPARK
 from cryptolake_assets.platform.status import status
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_assets.stream.kafka import end_offsets
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.waiting import wait_for
 

@@ -21,23 +21,23 @@ from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, read_gaps
 from cryptolake_assets.platform.parts import KAFKA
 from cryptolake_assets.platform.supervisor import Supervisor
+from cryptolake_assets.producer.client_libraries import make_publisher
+from cryptolake_assets.producer.connection import ConnectionOptions
+from cryptolake_assets.producer.coverage_statements import CoverageSink
+from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.gap_writer import GapSink
+from cryptolake_assets.producer.process import Producer, ProducerOptions
+from cryptolake_assets.producer.publisher import Message
+from cryptolake_assets.producer.status_file import ProducerStatus, read_status
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, TradeStream
 from cryptolake_assets.settings.producer import ProducerIo
-from cryptolake_assets.stream import kafka
-from cryptolake_assets.stream.connection import ConnectionOptions
-from cryptolake_assets.stream.coverage import CoverageSink
-from cryptolake_assets.stream.gap_writer import GapSink
-from cryptolake_assets.stream.outbox import Outbox
-from cryptolake_assets.stream.producer import Producer, ProducerOptions
-from cryptolake_assets.stream.producer_io import make_publisher
-from cryptolake_assets.stream.producer_status import ProducerStatus, read_status
-from cryptolake_assets.stream.publisher import Message
 from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_tests.support.captures import MINUTE_MS, agg_trade_frame, write_capture
 from cryptolake_tests.support.fakes import FakeClock, FakeExchange, MemoryGaps, MemoryHistory, MemorySink, trade, until
@@ -358,7 +358,7 @@ async def test_refused_frames_lie_on_the_dead_letter_topic(own: Settings, io: Pr
 
 def run_producer(settings: Settings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "cryptolake_assets.stream.producer"], env=os.environ | settings.environment()
+        [sys.executable, "-m", "cryptolake_assets.producer.process"], env=os.environ | settings.environment()
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from cryptolake_assets.bronze.offsets import read_report
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import bronze, silver
 from cryptolake_assets.defs.health import REPORT_EVERY_S, look
@@ -20,7 +21,6 @@ from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.progress import read_report
 from cryptolake_assets.transform.checks import FRAMES_ACCEPTED, HEARTBEAT, UP_TO_DATE
 from cryptolake_assets.transform.freshness import FAILS_AT
 from cryptolake_assets.transform.reconcile import Verdict

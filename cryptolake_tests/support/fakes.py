@@ -15,8 +15,8 @@ from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.lake.gaps import TradeGap
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
-from cryptolake_assets.stream.connection import ConnectionOptions
-from cryptolake_assets.stream.publisher import DeliveryListener, Message, Verdict
+from cryptolake_assets.producer.connection import ConnectionOptions
+from cryptolake_assets.producer.publisher import DeliveryListener, Message, Verdict
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from cryptolake_assets.captures.followed_symbols import Subscriptions
 from cryptolake_assets.model.exchange_records import TradeStreamName
+from cryptolake_assets.producer.connection_pool import FleetOptions
+from cryptolake_assets.producer.process import Producer, ProducerOptions
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_assets.stream.fleet import FleetOptions
-from cryptolake_assets.stream.producer import Producer, ProducerOptions
 from cryptolake_tests.support.fakes import (
     QUICK,
     FakeClock,

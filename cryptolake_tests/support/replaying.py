@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 
 from cryptolake_assets.binance.rest import ExchangeRest
+from cryptolake_assets.bronze.offsets import bronze_lag
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.stream.progress import bronze_lag
 from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.ohlcv import epoch_ms

@@ -1,0 +1,138 @@
+"""How far the Bronze stream is: Kafka offsets that are in Bronze, read from the stream's checkpoint.
+
+Spark writes `offsets/N` (the end offsets of micro-batch N) before a batch and `commits/N` after its table commit, so
+the newest batch with both is in the table. Source: Spark's Structured Streaming checkpoint layout, version 1.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import STREAM_TYPES, streams_in_use
+from cryptolake_assets.lake.files import open_filesystem, read_text
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+TRADES_QUERY = "bronze_futures_trades"
+REJECTED_QUERY = "bronze_futures_trades_rejected"
+
+
+def query_of(of: StreamType) -> str:
+    """The query that takes a stream beside the trades into Bronze."""
+    return f"bronze_{of.bronze.name}"
+
+
+def rejected_query_of(of: StreamType) -> str:
+    """The query that keeps what is no event on that stream's topic."""
+    return f"{query_of(of)}_rejected"
+
+
+def checkpoint(settings: Settings, query: str) -> str:
+    """The checkpoint's location of one query of the Bronze stream."""
+    return f"{settings.checkpoint_location}/{query}"
+
+
+def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str | None = None) -> dict[int, int]:
+    """Next offset per Kafka partition of the trade topic: everything below it is in the table. Empty before the first
+    batch."""
+    filesystem, path = open_filesystem(settings, checkpoint(settings, query))
+    batch = max(_batches(filesystem, f"{path}/commits") & _batches(filesystem, f"{path}/offsets"), default=None)
+    if batch is None:
+        return {}
+    with filesystem.open_input_file(f"{path}/offsets/{batch}") as file:
+        lines = file.read().decode().splitlines()
+    by_topic = json.loads(lines[2])
+    return {int(number): offset for number, offset in by_topic.get(topic or settings.kafka_topic_futures, {}).items()}
+
+
+def query_ids(settings: Settings) -> frozenset[str]:
+    """Ids of the stream's queries, as their commits carry them (`spark.sql.streaming.queryId`); none before the first
+    start."""
+    others = (query for of in STREAM_TYPES for query in (query_of(of), rejected_query_of(of)))
+    texts = (
+        read_text(settings, f"{checkpoint(settings, query)}/metadata")
+        for query in (TRADES_QUERY, REJECTED_QUERY, *others)
+    )
+    return frozenset(str(json.loads(text)["id"]) for text in texts if text is not None)
+
+
+def _batches(filesystem: FileSystem, directory: str) -> set[int]:
+    from pyarrow.fs import FileSelector
+
+    infos = filesystem.get_file_info(FileSelector(directory, allow_not_found=True))
+    return {int(info.base_name) for info in infos if info.base_name.isdigit()}
+
+
+def report_path(settings: Settings) -> Path:
+    """Where the running stream writes its report, as JSON."""
+    return settings.run_dir / "bronze.json"
+
+
+def read_report(settings: Settings) -> dict[str, Any] | None:
+    """The last report of the stream: state, and per query batch, rows and rate. None when there is none."""
+    try:
+        return dict(json.loads(report_path(settings).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def report_age_s(settings: Settings) -> float | None:
+    """Seconds since the stream's last report; None when there is none."""
+    report = read_report(settings)
+    try:
+        written = datetime.fromisoformat(str(report["updated_at"])) if report else None
+    except (KeyError, ValueError):
+        return None
+    return (datetime.now(UTC) - written).total_seconds() if written else None
+
+
+def lag(end_offsets: dict[int, int], committed: dict[int, int]) -> int:
+    """Kafka records that are not in the table yet."""
+    return sum(max(0, end - committed.get(number, 0)) for number, end in end_offsets.items())
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """How far one partition of a topic is in Bronze; offsets are those of the next record."""
+
+    topic: str
+    partition: int
+    end_offset: int
+    bronze_offset: int
+
+    @property
+    def records(self) -> int:
+        """Records in Kafka that are not in the table yet."""
+        return max(0, self.end_offset - self.bronze_offset)
+
+
+def bronze_lags(settings: Settings, query: str = TRADES_QUERY, topic: str | None = None) -> list[PartitionLag]:
+    """Every partition of the trade topic, or of the topic that `query` reads, in order.
+
+    Raises `BrokerError` when the brokers cannot be reached.
+    """
+    from cryptolake_assets.kafka.topics import end_offsets
+
+    topic = topic or settings.kafka_topic_futures
+    ends = end_offsets(settings, topic)
+    committed = committed_offsets(settings, query, topic)
+    return [PartitionLag(topic, number, end, committed.get(number, 0)) for number, end in sorted(ends.items())]
+
+
+def lags_in_use(settings: Settings) -> list[PartitionLag]:
+    """The same of every topic whose events are taken into Bronze: the trades, and the other streams in use."""
+    others = [(query_of(of), of.topic(settings)) for of in streams_in_use(settings)]
+    queries = [(TRADES_QUERY, settings.kafka_topic_futures), *others]
+    return [lag for query, topic in queries for lag in bronze_lags(settings, query, topic)]
+
+
+def bronze_lag(settings: Settings) -> int:
+    """Trades in Kafka that are not in Bronze yet. Raises `BrokerError` when the broker cannot be reached."""
+    return sum(lag.records for lag in bronze_lags(settings))

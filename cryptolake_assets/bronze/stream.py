@@ -1,0 +1,327 @@
+"""The Bronze stream: Kafka to `bronze.futures_trades` and `bronze.futures_trades_rejected`, by Spark Structured
+Streaming into Iceberg's native sink, which records query and batch in each commit: exactly once in effect.
+
+Run as `python -m cryptolake_assets.bronze.stream` it keeps both queries going until SIGTERM; `run_available_now` takes
+what Kafka holds and returns. Whoever runs the queries holds the checkpoint's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import streams_in_use
+from cryptolake_assets.bronze.offsets import (
+    REJECTED_QUERY,
+    TRADES_QUERY,
+    checkpoint,
+    committed_offsets,
+    lag,
+    query_of,
+    rejected_query_of,
+    report_path,
+)
+from cryptolake_assets.bronze.other_queries import OtherQueries
+from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, SparkError
+from cryptolake_assets.kafka.access import spark_options
+from cryptolake_assets.kafka.kafka_records import KAFKA_COLUMNS, VALUE, Wire, matches, sound_rows, with_event
+from cryptolake_assets.kafka.topics import error_of_spark
+from cryptolake_assets.lake.spark import connect, spark_unreachable
+from cryptolake_assets.lake.stores import hadoop_location
+from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, CONTRACT, TableSpec
+from cryptolake_assets.log import configure_logging
+from cryptolake_assets.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.streaming.query import StreamingQuery
+    from pyspark.sql.streaming.readwriter import DataStreamWriter
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 2.0
+REJECTED_SELDOMER = 4
+"""How many batches of trades there are to one look for what was refused."""
+
+
+TRADES = Wire(CONTRACT)
+
+
+def _kafka(spark: SparkSession, settings: Settings, topics: str, *, headers: bool = False) -> DataFrame:
+    return (
+        spark.readStream.format("kafka")
+        .options(**spark_options(settings))
+        .option("subscribe", topics)
+        .option("startingOffsets", "earliest")
+        .option("maxOffsetsPerTrigger", settings.bronze_max_offsets)
+        .option("includeHeaders", str(headers).lower())
+        .load()
+    )
+
+
+def trades(spark: SparkSession, settings: Settings) -> DataFrame:
+    """The trade topic as rows of `bronze.futures_trades`."""
+    return sound_rows(_kafka(spark, settings, settings.kafka_topic_futures), TRADES)
+
+
+def _header(name: str) -> str:
+    return f"CAST(get(filter(headers, h -> h.key = '{name}'), 0).value AS STRING)"
+
+
+def rejected(spark: SparkSession, settings: Settings) -> DataFrame:
+    """The dead-letter topic, and what is no event of the contract on the trade topic, as rows of
+    `bronze.futures_trades_rejected`."""
+    topics = f"{settings.kafka_topic_futures},{settings.topic_rejected}"
+    dead_letter = f"topic = '{settings.topic_rejected}'"
+    suspects = _kafka(spark, settings, topics, headers=True).where(
+        f"{dead_letter} OR NOT coalesce({matches(VALUE, TRADES.written)}, false)"
+    )
+    return with_event(suspects, TRADES).where(f"{dead_letter} OR NOT {TRADES.is_sound}").selectExpr(*_refused())
+
+
+def _rejected_rows(records: DataFrame, wire: Wire) -> DataFrame:
+    """What is no event of a contract on its topic, as rows of `bronze.futures_trades_rejected`."""
+    return with_event(records, wire).where(f"NOT {wire.is_sound}").selectExpr(*_refused())
+
+
+def _refused() -> list[str]:
+    """The columns of `bronze.futures_trades_rejected`, of Kafka's with their headers."""
+    return [
+        "value AS raw",
+        f"coalesce({_header('reason')}, 'not_contract: no event of the contract') AS reason",
+        f"{_header('stream')} AS stream",
+        f"coalesce(timestamp_micros(try_cast({_header('received_at_us')} AS BIGINT)), timestamp) AS ingest_ts",
+        "topic AS kafka_topic",
+        *KAFKA_COLUMNS,
+    ]
+
+
+def _writer(frame: DataFrame, settings: Settings, query: str) -> DataStreamWriter:
+    return (
+        frame.writeStream.format("iceberg")
+        .outputMode("append")
+        .queryName(query)
+        .option("checkpointLocation", hadoop_location(checkpoint(settings, query)))
+        .option("fanout-enabled", "true")
+    )
+
+
+def _stop_left_over(spark: SparkSession) -> None:
+    for left_over in spark.streams.active:
+        # A client that was killed leaves its queries running in the server; the checkpoint is ours now.
+        log.info("left_over_query_stopped", query=left_over.name)
+        left_over.stop()
+
+
+def _start_trades(spark: SparkSession, settings: Settings, **trigger: Any) -> StreamingQuery:
+    frame = trades(spark, settings)
+    return _writer(frame, settings, TRADES_QUERY).trigger(**trigger).toTable(BRONZE_TRADES.full_name)
+
+
+def _start_rejected(spark: SparkSession, settings: Settings, **trigger: Any) -> StreamingQuery:
+    frame = rejected(spark, settings)
+    return _writer(frame, settings, REJECTED_QUERY).trigger(**trigger).toTable(BRONZE_REJECTED.full_name)
+
+
+def starters_of_others(
+    spark: SparkSession, settings: Settings, types: Sequence[StreamType], **trigger: Any
+) -> dict[str, Callable[[], StreamingQuery]]:
+    """How the queries of the streams beside the trades are started, by name: two a stream, with checkpoints of their
+    own, for its events and for what is none on its topic."""
+
+    def starter(query: str, table: TableSpec, rows: Callable[[DataFrame, Wire], DataFrame], of: StreamType) -> Any:
+        def start() -> StreamingQuery:
+            records = _kafka(spark, settings, of.topic(settings), headers=rows is _rejected_rows)
+            frame = rows(records, Wire(of.contract, of.optional))
+            return _writer(frame, settings, query).trigger(**trigger).toTable(table.full_name)
+
+        return start
+
+    return {
+        query: starter(query, table, rows, of)
+        for of in types
+        for query, table, rows in (
+            (query_of(of), of.bronze, sound_rows),
+            (rejected_query_of(of), BRONZE_REJECTED, _rejected_rows),
+        )
+    }
+
+
+@contextmanager
+def checkpoint_lock(settings: Settings) -> Iterator[None]:
+    """Held by the one process that runs the queries. Raises `CheckpointInUseError` at once when another has it."""
+    from filelock import FileLock, Timeout
+
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    path = settings.run_dir / "bronze.lock"
+    try:
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise CheckpointInUseError(
+            f"bronze: another process runs the Bronze stream and holds its checkpoint ({path}). "
+            "Stop it with `cryptolake down`, or leave the work to it."
+        ) from None
+
+
+def is_running(settings: Settings) -> bool:
+    """Whether some process holds the checkpoint's lock."""
+    try:
+        with checkpoint_lock(settings):
+            return False
+    except CheckpointInUseError:
+        return True
+
+
+def run_available_now(settings: Settings) -> int:
+    """Takes everything that Kafka holds now into Bronze and returns the number of Kafka records read."""
+    with checkpoint_lock(settings):
+        before = committed_offsets(settings)
+        spark = _session(settings)
+        _stop_left_over(spark)
+        # One after the other: what was refused reads the trades' topic too, and would take half of the machine.
+        _await(settings, _start_trades(spark, settings, availableNow=True))
+        queries = [_start_rejected(spark, settings, availableNow=True)]
+        others = starters_of_others(spark, settings, streams_in_use(settings), availableNow=True)
+        queries += [start() for start in others.values()]
+        for query in queries:
+            _await(settings, query)
+        read = lag(committed_offsets(settings), before)
+        log.info("available_now_finished", records=read)
+        return read
+
+
+def _session(settings: Settings) -> SparkSession:
+    """The stream's own Connect session: the same id for the same home, so a new process finds its queries again."""
+    session_id = str(uuid.uuid5(uuid.NAMESPACE_URL, settings.home.as_uri()))
+    try:
+        return connect(settings, session_id)
+    except SparkError as error:
+        # The server remembers a session that was closed and refuses its id.
+        if "SESSION_CLOSED" in str(error) or "SESSION_CHANGED" in str(error) or "INVALID_HANDLE" in str(error):
+            return connect(settings)
+        raise
+
+
+def _await(settings: Settings, query: StreamingQuery) -> None:
+    from pyspark.errors import StreamingQueryException
+
+    try:
+        query.awaitTermination()
+    except StreamingQueryException as error:
+        raise _failure(settings, query, error) from error
+    _raise_failure(settings, query)
+
+
+def _raise_failure(settings: Settings, query: StreamingQuery) -> None:
+    if (error := query.exception()) is not None:
+        raise _failure(settings, query, error)
+
+
+def _failure(settings: Settings, query: StreamingQuery, error: object) -> CryptolakeError:
+    first_line = str(error).splitlines()[0][:500]
+    return error_of_spark(settings, first_line) or SparkError(
+        f"bronze: the query {query.name} failed: {first_line}. See the log of part `spark`."
+    )
+
+
+class BronzeStream:
+    """Keeps the trades' queries running, and those of the streams beside them; writes their progress to
+    `run_dir/bronze.json`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> None:
+        """Until `stop`; raises `SparkError` when a query fails or the server goes away."""
+        with checkpoint_lock(self._settings):
+            spark = _session(self._settings)
+            _stop_left_over(spark)
+            trigger_s = self._settings.bronze_trigger_s
+            queries = [
+                _start_trades(spark, self._settings, processingTime=f"{trigger_s} seconds"),
+                # Less often: it reads the trades' topic as well, and nobody waits for what was refused.
+                _start_rejected(spark, self._settings, processingTime=f"{REJECTED_SELDOMER * trigger_s} seconds"),
+            ]
+            # Less often than the trades, which have the machine.
+            interval = f"{self._settings.extra_streams_trigger_s} seconds"
+            types = streams_in_use(self._settings)
+            others = OtherQueries(starters_of_others(spark, self._settings, types, processingTime=interval))
+            log.info(
+                "bronze_stream_started", queries=[query.name for query in queries], others=[of.name for of in types]
+            )
+            try:
+                while not self._stop.wait(POLL_S):
+                    others.look_after()
+                    self._report(queries, others.running)
+                others.stop()
+                for query in queries:
+                    query.stop()
+                self._write_progress({"state": "stopped"})
+                log.info("bronze_stream_stopped")
+            except CryptolakeError:
+                raise
+            except Exception as error:
+                if type(error).__module__.startswith(("grpc", "pyspark")):
+                    raise spark_unreachable(self._settings, error) from error
+                raise
+
+    def _report(self, queries: list[StreamingQuery], others: list[StreamingQuery]) -> None:
+        progress: dict[str, Any] = {"state": "running"}
+        for query in queries:
+            if not query.isActive:
+                _raise_failure(self._settings, query)
+                raise SparkError(f"bronze: the query {query.name} has ended. See the log of part `spark`.")
+        for query in (*queries, *others):
+            last = query.lastProgress
+            if last is not None:
+                progress[str(query.name)] = {
+                    "batch": last.batchId,
+                    "at": last.timestamp,
+                    "input_rows": last.numInputRows,
+                    "rows_per_second": last.processedRowsPerSecond,
+                }
+        self._write_progress(progress)
+
+    def _write_progress(self, progress: dict[str, Any]) -> None:
+        path = report_path(self._settings)
+        partial = path.with_suffix(".tmp")
+        partial.write_text(json.dumps({**progress, "updated_at": datetime.now(UTC).isoformat()}))
+        partial.replace(path)
+
+
+def main() -> int:
+    """Entry point of the part `bronze`."""
+    settings = get_settings()
+    configure_logging(settings.log_level)
+    stream = BronzeStream(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stream.stop())
+    try:
+        stream.run()
+    except CryptolakeError as error:
+        log.error("bronze_stream_failed", error=str(error))
+        # A server that is starting or restarting must not be asked in a tight loop by the supervisor.
+        time.sleep(1)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

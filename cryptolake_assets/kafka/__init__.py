@@ -1,0 +1,1 @@
+"""Kafka: topics, records, access and its errors. Imports no orchestrator."""

@@ -1,0 +1,340 @@
+"""Kafka seen from outside the data path: topics, offsets, a look at what a topic holds, the dead-letter record.
+
+The functions without `_async` may be called from anywhere, with an event loop running in the thread or without one.
+All raise `BrokerError`, which names the servers, when the brokers cannot be reached, and its kind `BrokerRefusedError`
+when they refuse for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import structlog
+
+from cryptolake_assets.binance.stream_types import streams_in_use
+from cryptolake_assets.binance.trade_frames import RejectedFrame
+from cryptolake_assets.errors import BrokerError, BrokerRefusedError, SettingsError
+from cryptolake_assets.kafka.access import aiokafka_options
+from cryptolake_assets.kafka.refusals import broker_error, cause_of, find_problem, refused_by_java, told
+from cryptolake_assets.settings import Settings, env_name
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+    from aiokafka.admin import AIOKafkaAdminClient
+
+log = structlog.get_logger(__name__)
+# The client's own log repeats itself at every attempt while a broker is away; what matters reaches ours as errors.
+logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+REQUEST_TIMEOUT_S: Final = 15.0
+"""How long one question to the brokers may take in all before they count as unreachable."""
+PEEK_TIMEOUT_S: Final = 120.0
+"""The same for a peek, which may be asked for a whole topic."""
+MAX_REJECTED_BYTES: Final = 900_000
+"""Most raw bytes of a refused frame that are kept: under the brokers' default limit of 1,048,588 bytes a record."""
+
+_TOPIC_EXISTS: Final = 36
+_JAVA_CLIENT_NOT_MADE: Final = "Failed to create new KafkaAdminClient"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class PeekedRecord:
+    """One record as it lies on a topic; `timestamp_ms` is Kafka's, ms since 1970, UTC."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+def ensure_topics(settings: Settings) -> dict[str, bool]:
+    """Creates the trade topic, the dead-letter topic and those of the other streams in use where they are missing.
+
+    Returns per topic whether it was created now. An existing topic is left as it is; where it has other partitions or
+    another replication than the settings say, the log tells (as `topic_differences` does).
+    """
+    return _run(ensure_topics_async(settings))
+
+
+async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
+    """As `ensure_topics`."""
+    from aiokafka.admin import NewTopic
+    from aiokafka.errors import for_code
+
+    wanted = await _wanted_topics(settings)
+    async with _asking(settings, "create topics"), _admin(settings) as admin:
+        # Asked for first, so that a user who may not create topics can still use those that are there.
+        layouts = _layouts(await admin.describe_topics(), wanted)
+        missing = [topic for topic in wanted if topic not in layouts]
+        created = dict.fromkeys(wanted, False)
+        for difference in _differences(settings, layouts):
+            log.warning("topic_differs", difference=difference)
+        if not missing:
+            return created
+        answer = await admin.create_topics(
+            [NewTopic(topic, settings.kafka_partitions, settings.kafka_replication) for topic in missing]
+        )
+    for topic, code, *detail in answer.topic_errors:
+        if code not in (0, _TOPIC_EXISTS):
+            message = next((str(text) for text in detail if text), "")
+            raise BrokerRefusedError(
+                f"kafka: the brokers at {settings.bootstrap_servers} refused to create topic {topic} "
+                f"({for_code(code).__name__}{': ' + message if message else ''}). Check CRYPTOLAKE_KAFKA_PARTITIONS "
+                f"({settings.kafka_partitions}), CRYPTOLAKE_KAFKA_REPLICATION ({settings.kafka_replication}) and the "
+                "user's right to create topics."
+            )
+        created[topic] = code == 0
+    log.info("topics_created", topics=[topic for topic, now in created.items() if now])
+    return created
+
+
+def topic_differences(settings: Settings) -> list[str]:
+    """Where topics that are there have other partitions or another replication than the settings say: a line each,
+    with what to do. A missing topic is no difference."""
+    return _run(topic_differences_async(settings))
+
+
+async def topic_differences_async(settings: Settings) -> list[str]:
+    """As `topic_differences`."""
+    wanted = await _wanted_topics(settings)
+    async with _asking(settings, "describe topics"), _admin(settings) as admin:
+        return _differences(settings, _layouts(await admin.describe_topics(), wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class TopicLayout:
+    """How many partitions a topic has, and how many replicas the partition with the fewest."""
+
+    partitions: int
+    replication: int
+
+
+async def _wanted_topics(settings: Settings) -> tuple[str, ...]:
+    extra = await asyncio.to_thread(streams_in_use, settings)
+    return (settings.kafka_topic_futures, settings.topic_rejected, *(of.topic(settings) for of in extra))
+
+
+def _layouts(described: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> dict[str, TopicLayout]:
+    """In the order of those wanted; the brokers' own is another every time."""
+    partitions = {topic["topic"]: topic["partitions"] for topic in described}
+    return {
+        topic: TopicLayout(
+            len(partitions[topic]), min((len(part["replicas"]) for part in partitions[topic]), default=0)
+        )
+        for topic in wanted
+        if topic in partitions
+    }
+
+
+def _differences(settings: Settings, layouts: Mapping[str, TopicLayout]) -> list[str]:
+    found = []
+    for topic, layout in layouts.items():
+        if layout.partitions != settings.kafka_partitions:
+            found.append(
+                f"{topic} has {layout.partitions} partitions, and {env_name('kafka_partitions')} is "
+                f"{settings.kafka_partitions}. It is used as it is: with another number a symbol's trades would go to "
+                "another partition. Set the variable to what the topic has, or name a new topic."
+            )
+        if layout.replication != settings.kafka_replication:
+            found.append(
+                f"{topic} has {layout.replication} replicas, and {env_name('kafka_replication')} is "
+                f"{settings.kafka_replication}. It is used as it is. Reassign its partitions with Kafka's own tools, "
+                "or set the variable to what the topic has."
+            )
+    return found
+
+
+def access_problem(settings: Settings) -> str | None:
+    """What keeps a client out of Kafka, in a few words; None when a broker lets one in."""
+    try:
+        problem = _run(find_problem(settings))
+    except SettingsError as error:
+        return str(error)
+    return None if problem is None else cause_of(problem)
+
+
+def error_of_spark(settings: Settings, message: str) -> BrokerError | None:
+    """The error for what Java's client said in Spark; None where it is not about the brokers.
+
+    A client that got no token only says that it could not be made: then this process knocks with the same settings.
+    """
+    if (refused := refused_by_java(settings, message)) is not None:
+        return refused
+    if _JAVA_CLIENT_NOT_MADE in message:
+        with contextlib.suppress(SettingsError):
+            if (problem := _run(find_problem(settings))) is not None:
+                return told(settings, "read with Spark", problem)
+    return None
+
+
+def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """Per partition the offset that the next record will get."""
+    return _run(end_offsets_async(settings, topic))
+
+
+async def end_offsets_async(settings: Settings, topic: str) -> dict[int, int]:
+    """As `end_offsets`."""
+    async with _asking(settings, f"read the end offsets of {topic}"), _consumer(settings) as consumer:
+        partitions = await _partitions(settings, topic)
+        return {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
+
+
+def beginning_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """Per partition the offset of the oldest record that is still there."""
+    return _run(beginning_offsets_async(settings, topic))
+
+
+async def beginning_offsets_async(settings: Settings, topic: str) -> dict[int, int]:
+    """As `beginning_offsets`."""
+    async with _asking(settings, f"read the beginning offsets of {topic}"), _consumer(settings) as consumer:
+        partitions = await _partitions(settings, topic)
+        return {tp.partition: offset for tp, offset in (await consumer.beginning_offsets(partitions)).items()}
+
+
+def peek(settings: Settings, topic: str, count: int, from_end: bool = True) -> list[PeekedRecord]:
+    """At most `count` records of a topic: the newest, or the oldest when not `from_end`; in Kafka's time order.
+
+    Reads only what is there at the call; joins no consumer group and moves no one's offsets.
+    """
+    return _run(peek_async(settings, topic, count, from_end))
+
+
+async def peek_async(settings: Settings, topic: str, count: int, from_end: bool = True) -> list[PeekedRecord]:
+    """As `peek`."""
+    async with _asking(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
+        partitions = await _partitions(settings, topic)
+        begin = await consumer.beginning_offsets(partitions)
+        end = await consumer.end_offsets(partitions)
+        start = {tp: max(begin[tp], end[tp] - count) if from_end else begin[tp] for tp in partitions}
+        stop = {tp: end[tp] if from_end else min(end[tp], begin[tp] + count) for tp in partitions}
+        records = await _read(consumer, start, stop)
+    records.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
+    return records[-count:] if from_end else records[:count]
+
+
+async def read_async(settings: Settings, topic: str, spans: Mapping[int, tuple[int, int]]) -> list[PeekedRecord]:
+    """What lies in [first, end) of each named partition and is still there, by partition and offset."""
+    async with _asking(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
+        named = [tp for tp in await _partitions(settings, topic) if tp.partition in spans]
+        begin = await consumer.beginning_offsets(named)
+        start = {tp: max(begin[tp], spans[tp.partition][0]) for tp in named}
+        records = await _read(consumer, start, {tp: spans[tp.partition][1] for tp in named})
+    return sorted(records, key=lambda record: (record.partition, record.offset))
+
+
+async def _read(
+    consumer: AIOKafkaConsumer, start: Mapping[TopicPartition, int], stop: Mapping[TopicPartition, int]
+) -> list[PeekedRecord]:
+    """What lies in [start, stop) of each partition, in no order."""
+    consumer.assign(list(start))
+    for tp, offset in start.items():
+        consumer.seek(tp, offset)
+    records: list[PeekedRecord] = []
+    open_partitions = {tp for tp in start if start[tp] < stop[tp]}
+    while open_partitions:
+        for tp, batch in (await consumer.getmany(*open_partitions, timeout_ms=500)).items():
+            records.extend(
+                PeekedRecord(tp.partition, item.offset, item.timestamp, item.key, item.value, tuple(item.headers))
+                for item in batch
+                if item.offset < stop[tp]
+            )
+        # The position also passes records that are gone (compaction, transaction markers).
+        open_partitions = {tp for tp in open_partitions if await consumer.position(tp) < stop[tp]}
+    return records
+
+
+def dead_letter(frame: RejectedFrame, *, stream: str, received_at_us: int) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Value and headers of the dead-letter record of a refused frame; it has no key.
+
+    The value is the raw frame. Headers: `reason` (see `RejectedFrame`), `stream` (the subscribed one, `trade` or
+    `aggTrade`), `received_at_us` (ASCII digits, µs since 1970, UTC). Of a frame over `MAX_REJECTED_BYTES` the first so
+    many bytes are kept, and a header `truncated_from_bytes` holds its size.
+    """
+    headers = [
+        ("reason", frame.reason.encode()),
+        ("stream", stream.encode()),
+        ("received_at_us", str(received_at_us).encode()),
+    ]
+    if len(frame.raw) > MAX_REJECTED_BYTES:
+        headers.append(("truncated_from_bytes", str(len(frame.raw)).encode()))
+    return frame.raw[:MAX_REJECTED_BYTES], headers
+
+
+@contextlib.asynccontextmanager
+async def _asking(settings: Settings, purpose: str, limit_s: float = REQUEST_TIMEOUT_S) -> AsyncIterator[None]:
+    """Gives the block a time limit and turns what Kafka's client raises into a `BrokerError`."""
+    from aiokafka.errors import KafkaError
+
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except (KafkaError, OSError) as error:  # TimeoutError is an OSError
+        raise await broker_error(settings, purpose, error) from error
+
+
+@contextlib.asynccontextmanager
+async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    from aiokafka import AIOKafkaConsumer
+
+    consumer = AIOKafkaConsumer(
+        **aiokafka_options(settings),
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000),
+    )
+    try:
+        await consumer.start()
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+@contextlib.asynccontextmanager
+async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    admin = AIOKafkaAdminClient(**aiokafka_options(settings), request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000))
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _partitions(settings: Settings, topic: str) -> Sequence[TopicPartition]:
+    from aiokafka import TopicPartition
+
+    async with _admin(settings) as admin:
+        # All topics: asking for one by name would create it where brokers create topics by themselves.
+        found = [described for described in await admin.describe_topics() if described["topic"] == topic]
+    if not found:
+        raise BrokerError(
+            f"kafka: topic {topic} does not exist at {settings.bootstrap_servers}. Create it with `cryptolake topics`, "
+            "or check KAFKA_TOPIC_FUTURES."
+        )
+    return [TopicPartition(topic, number) for number in sorted(part["partition"] for part in found[0]["partitions"])]
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    if not _loop_is_running():
+        return asyncio.run(work)
+    # This thread's loop is busy with the caller: the work gets a loop in a thread of its own.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka") as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

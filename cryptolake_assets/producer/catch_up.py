@@ -1,0 +1,129 @@
+"""Asks the exchange what it has after the last trade that is known, where the stream itself does not say.
+
+A symbol that trades often shows by its next trade what was missed. One that is quiet after a (re)connection, or for
+long, does not: its missed trades would be found with its next one, hours later. What is found so is a gap like any
+other, which the repairer fills.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import structlog
+
+from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.producer.coverage_statements import ConnectionSpan
+from cryptolake_assets.producer.gap_tracker import GapTracker, LastTrade
+from cryptolake_assets.producer.rest_history import StreamHistory
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUpOptions:
+    """When a symbol counts as quiet; the defaults suit the exchange."""
+
+    look_every_s: float = 1.0
+    quiet_s: float = 5.0
+    """Without a trade for so long after a connection was opened."""
+    silent_s: float = 60.0
+    """Without a trade for so long on a connection that stands; then after twice as long, and so on."""
+    longest_silence_s: float = 3_600.0
+    settle_s: float = 1.0
+    """How long trades that the history has are given to come by the stream."""
+    retry_s: float = 5.0
+
+
+@dataclass
+class _Watched:
+    last: LastTrade
+    ask_at: float
+    pause_s: float
+
+
+class CatchUp:
+    """Watches the symbols of the open connections. Nothing is asked of a symbol of which no trade was ever known."""
+
+    def __init__(
+        self,
+        tracker: GapTracker,
+        history: StreamHistory,
+        *,
+        spans: Callable[[], Collection[ConnectionSpan]],
+        is_idle: Callable[[], bool],
+        options: CatchUpOptions | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`spans` are those of the connections that are open now; `is_idle` says that every received frame went to the
+        tracker: as long as some wait, nobody can say what is missing."""
+        self._tracker = tracker
+        self._history = history
+        self._spans = spans
+        self._is_idle = is_idle
+        self._options = options or CatchUpOptions()
+        self._monotonic = monotonic
+        self._known_spans: set[ConnectionSpan] = set()
+        self._watched: dict[str, _Watched] = {}
+
+    async def run(self) -> None:
+        """Watches until it is cancelled."""
+        while True:
+            await asyncio.sleep(self._options.look_every_s)
+            await self.look()
+
+    async def look(self) -> None:
+        """One look at all symbols; asks for those whose time has come."""
+        if not self._history.can_be_asked:
+            return
+        spans = set(self._spans())
+        opened = spans - self._known_spans
+        self._known_spans = spans
+        symbols = {symbol for span in spans for symbol in span.symbols}
+        self._watched = {symbol: watched for symbol, watched in self._watched.items() if symbol in symbols}
+        for symbol in sorted(symbols):
+            self._watch(symbol, is_new=any(symbol in span.symbols for span in opened))
+        for symbol, watched in list(self._watched.items()):
+            if self._monotonic() >= watched.ask_at and self._is_idle():
+                await self._ask(symbol, watched)
+
+    def _watch(self, symbol: str, *, is_new: bool) -> None:
+        last, watched = self._tracker.last(symbol), self._watched.get(symbol)
+        if last is None:
+            return
+        now, options = self._monotonic(), self._options
+        if is_new:
+            self._watched[symbol] = _Watched(last, now + options.quiet_s, options.silent_s)
+        elif watched is None or watched.last != last:
+            self._watched[symbol] = _Watched(last, now + options.silent_s, options.silent_s)
+
+    async def _ask(self, symbol: str, watched: _Watched) -> None:
+        """Asks what the exchange has after the last known trade, and tells the tracker how far it reaches."""
+        try:
+            page = await self._history.page(symbol, watched.last.trade_id + 1)
+        except ExchangeError as error:
+            log.warning("newest_trades_not_known", symbol=symbol, error=str(error))
+            watched.ask_at = self._monotonic() + self._options.retry_s
+            return
+        if not page:
+            watched.pause_s = min(self._options.longest_silence_s, watched.pause_s * 2)
+            watched.ask_at = self._monotonic() + watched.pause_s
+            return
+        if len(page) < self._history.page_size:
+            # The newest of them may be on their way by the stream.
+            await asyncio.sleep(self._options.settle_s)
+        last = self._tracker.last(symbol)
+        if not self._is_idle() or last is None:
+            return
+        newest = page[-1]
+        if newest.trade_id > last.trade_id:
+            log.warning("newest_trades_missing", symbol=symbol, after_id=last.trade_id, newest_id=newest.trade_id)
+            self._tracker.reach(symbol, LastTrade(newest.trade_id, newest.time_ms * 1000))
+        # At once: behind a whole page there may be more.
+        self._watched[symbol] = _Watched(
+            self._tracker.last(symbol) or last,
+            self._monotonic() + (0.0 if len(page) >= self._history.page_size else self._options.silent_s),
+            self._options.silent_s,
+        )

@@ -1,0 +1,302 @@
+"""One WebSocket connection to the exchange, kept open: reads, watches, opens again.
+
+How much of what the exchange sent is known to have arrived is the business of coverage; this module asks the two
+questions that it needs, the exchange's clock and "what have you sent so far".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import structlog
+
+from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.model.markets import USD_M
+from cryptolake_assets.model.symbols import in_url, stream_name
+from cryptolake_assets.producer.asyncio_tasks import cancelled, heed_cancellation
+from cryptolake_assets.producer.coverage_statements import ConnectionSpan
+from cryptolake_assets.producer.frame_queue import FrameQueue, SpanMark
+from cryptolake_assets.producer.socket_reader import FrameReader
+from cryptolake_assets.producer.websocket_libraries import (
+    CONNECTION_CLOSED,
+    INVALID_HANDSHAKE,
+    INVALID_STATUS,
+    INVALID_URI,
+    ExchangeSocket,
+    open_socket,
+)
+from cryptolake_assets.settings.producer import ProducerIo
+
+log = structlog.get_logger(__name__)
+
+MAX_STREAMS: Final = 200
+"""Streams a connection: what the exchange wants clients to plan for."""
+_ANSWER_PATIENCE: Final = 5
+_LOOK_S: Final = 0.02
+_RATE_LIMITED: Final = (403, 418, 429)
+_NOT_SENT: Final[tuple[type[Exception], ...]] = (*CONNECTION_CLOSED, TimeoutError)
+_NOT_OPENED: Final[tuple[type[Exception], ...]] = (*INVALID_HANDSHAKE, OSError)  # TimeoutError is an OSError
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+
+
+class ExchangeClock(Protocol):
+    """The exchange's own clock."""
+
+    async def time_ms(self) -> int:
+        """Exchange time, ms since 1970, UTC. Raises `ExchangeError` when it cannot be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """How a connection behaves; the defaults suit the exchange."""
+
+    open_timeout_s: float = 10.0
+    close_timeout_s: float = 2.0
+    clock_timeout_s: float = 5.0
+    ping_interval_s: float = 20.0
+    ping_timeout_s: float = 20.0
+    answer_timeout_s: float = 10.0
+    """After so long without an answer, and with nothing in the queue, a barrier falls back on the frames received."""
+    silent_alarm_s: float = 60.0
+    """A subscription without a frame for so long is worth an alarm: old URLs acknowledge and then send nothing."""
+    backoff_first_s: float = 0.5
+    backoff_cap_s: float = 30.0
+    healthy_after_s: float = 5.0
+    """A connection that brought frames and lasted so long starts the back-off anew."""
+    max_message_bytes: int = 1 << 20
+    max_buffered_frames: int = 1024
+    io: ProducerIo = ProducerIo.DEFAULT
+    """The WebSocket library; not `AUTO`."""
+
+
+class ExchangeConnection:
+    """Reads the trade streams of some symbols into a queue, reconnecting for as long as it runs."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        base_url: str,
+        path: str = USD_M.ws_path,
+        symbols: tuple[str, ...],
+        stream: str,
+        queue: FrameQueue,
+        clock: ExchangeClock,
+        options: ConnectionOptions | None = None,
+        turn: Callable[[], Awaitable[None]] | None = None,
+        url: str | None = None,
+    ) -> None:
+        """`turn` is awaited before each opening: who has many connections spaces them. `url` is the whole address where
+        it is not that of the exchange's combined stream."""
+        names = "/".join(in_url(stream_name(symbol, stream)) for symbol in symbols)
+        self._url = url or f"{base_url}{path}?streams={names}"
+        self.name = name
+        self.symbols = symbols
+        self._queue = queue
+        self._clock = clock
+        self._options = options or ConnectionOptions()
+        self._log = log.bind(connection=name)
+        self._turn = turn
+        self._live: tuple[ExchangeSocket, ConnectionSpan] | None = None
+        self.opened = asyncio.Event()
+        """Set for good once its subscription was open for the first time and the exchange's clock was asked since."""
+        self.state = "closed"
+        """`connecting`, `streaming`, `silent` (subscribed, but nothing comes) or `closed`."""
+        self.reconnects = 0
+        self.exchange_time_ms: int | None = None
+        """The exchange's clock when it was last asked."""
+
+    @property
+    def span(self) -> ConnectionSpan | None:
+        """The present connection's span; None while there is no connection."""
+        return self._live[1] if self._live else None
+
+    async def run(self) -> None:
+        """Connects and reconnects until cancelled. Raises `ExchangeError` for a URL that cannot be right."""
+        attempt = 0
+        try:
+            while True:
+                self.state = "connecting"
+                if self._turn is not None:
+                    await self._turn()
+                started = time.monotonic()
+                frames, wait_at_least_s = await self._session()
+                heed_cancellation()
+                self.state = "closed"
+                if frames and time.monotonic() - started >= self._options.healthy_after_s:
+                    attempt = 0
+                # Full jitter: many clients that were cut together must not come back together.
+                ceiling_s = min(self._options.backoff_cap_s, self._options.backoff_first_s * 2 ** min(attempt, 16))
+                pause_s = wait_at_least_s + random.uniform(0, ceiling_s)  # noqa: S311
+                attempt += 1
+                self.reconnects += 1
+                self._log.info("reconnects", in_s=round(pause_s, 2), attempt=attempt)
+                await asyncio.sleep(pause_s)
+        finally:
+            self.state = "closed"
+
+    async def ask(self) -> ConnectionSpan | None:
+        """Begins a barrier: asks the exchange's clock, then sends a request whose answer comes behind every frame that
+        the exchange sent before. The request's id is in the returned span's `requests` until the answer was read.
+
+        A request rather than a ping, because a pong may overtake frames that the server has queued, and because the
+        WebSocket library tells of a pong before it hands out the frames that came ahead of it.
+        """
+        if self._live is None:
+            return None
+        socket, span = self._live
+        if span.requests:
+            return span  # the previous one is still under way
+        asked_ms = await self._exchange_time()
+        request_id = random.getrandbits(48)  # recorded answers in a capture must not match it
+        span.requests[request_id] = asked_ms
+        try:
+            async with asyncio.timeout(self._options.answer_timeout_s):
+                await socket.send(f'{{"method":"LIST_SUBSCRIPTIONS","params":[],"id":{request_id}}}')
+        except _NOT_SENT:
+            span.requests.pop(request_id, None)
+            return None
+        self._expect_answer(span, request_id, _ANSWER_PATIENCE)
+        return span
+
+    async def handed_over(self) -> None:
+        """Returns once everything that the exchange had sent by now has been taken from the queue, and claimed up to
+        now; at once where there is no connection."""
+        for _ in range(2):  # a barrier that is under way already may be older
+            span = await self.ask()
+            while span is not None and span is self.span and span.requests:  # noqa: ASYNC110 - emptied elsewhere
+                await asyncio.sleep(_LOOK_S)
+
+    def _expect_answer(self, span: ConnectionSpan, request_id: int, patience: int) -> None:
+        asyncio.get_running_loop().call_later(
+            self._options.answer_timeout_s, self._miss_answer, span, request_id, patience
+        )
+
+    def _miss_answer(self, span: ConnectionSpan, request_id: int, patience: int) -> None:
+        """Falls back on the frames received, unless the answer may wait in the queue behind frames that wait for
+        Kafka; then it is given some more time."""
+        if request_id not in span.requests or self.span is not span:
+            return
+        if patience and len(self._queue):
+            self._expect_answer(span, request_id, patience - 1)
+            return
+        del span.requests[request_id]
+        self._log.warning("barrier_unanswered")
+        self._queue.put_mark(SpanMark(span, ended=False))
+
+    async def _exchange_time(self) -> int | None:
+        try:
+            async with asyncio.timeout(self._options.clock_timeout_s):
+                self.exchange_time_ms = await self._clock.time_ms()
+        except (ExchangeError, TimeoutError) as error:
+            self._log.warning("exchange_clock_not_reachable", error=str(error) or type(error).__name__)
+            return None
+        return self.exchange_time_ms
+
+    async def _session(self) -> tuple[int, float]:
+        """One connection from opening to end: frames received, and seconds that the exchange asks us to stay away."""
+        span = ConnectionSpan(self.name, self.symbols, before_ms=await self._exchange_time())
+        opened = False
+        started = time.monotonic()
+        try:
+            async with open_socket(self._options.io, self._url, **self._connect_arguments()) as socket:
+                opened = True
+                self._live = (socket, span)
+                self.state = "streaming"
+                self._log.info("connection_opened", symbols=len(self.symbols), url=self._url[:200])
+                try:
+                    await self._stream(socket, span)
+                except asyncio.CancelledError:
+                    await socket.close()  # a stop is no error: the exchange is told 1000, not 1011
+                    raise
+        except INVALID_URI as error:
+            raise ExchangeError(
+                f"exchange: {self._url[:200]} is no WebSocket address ({error}). Correct CRYPTOLAKE_EXCHANGE_WS_URL."
+            ) from error
+        except INVALID_STATUS as error:
+            status = error.response.status_code
+            wait_s = self._asked_to_wait_s(status, error.response.headers.get("Retry-After"))
+            self._log.warning("connection_refused", status=status, wait_s=wait_s)
+            return 0, wait_s
+        except CONNECTION_CLOSED as closed:
+            self._log.warning(
+                "connection_lost",
+                code=closed.rcvd.code if closed.rcvd else None,
+                reason=closed.rcvd.reason if closed.rcvd else str(closed),
+                frames=span.frames,
+                lasted_s=round(time.monotonic() - started, 1),
+            )
+        except _NOT_OPENED as error:
+            self._log.warning("connection_failed", error=f"{type(error).__name__}: {error}", frames=span.frames)
+        finally:
+            self._live = None
+            if opened:
+                self._queue.put_mark(SpanMark(span, ended=True))
+        return span.frames, 0.0
+
+    def _connect_arguments(self) -> dict[str, Any]:
+        options = self._options
+        arguments: dict[str, Any] = {
+            "compression": None,
+            "max_size": options.max_message_bytes,
+            "max_queue": options.max_buffered_frames,
+            "open_timeout": options.open_timeout_s,
+            "close_timeout": options.close_timeout_s,
+            # The library's keep-alive would end a connection whose pongs wait behind frames that wait for Kafka.
+            "ping_interval": None,
+        }
+        if urlsplit(self._url).hostname in _LOOPBACK:
+            arguments["proxy"] = None
+        return arguments
+
+    def _asked_to_wait_s(self, status: int, retry_after: str | None) -> float:
+        if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
+            return float(retry_after)
+        return self._options.backoff_cap_s if status in _RATE_LIMITED else 0.0
+
+    async def _stream(self, socket: ExchangeSocket, span: ConnectionSpan) -> None:
+        """Reads until the connection ends; raises what ended it."""
+        reader = FrameReader(socket, span, self._queue)
+        tasks = [
+            asyncio.create_task(reader.run()),
+            asyncio.create_task(self._watch(socket, reader)),
+            asyncio.create_task(self._note_opening(span)),
+        ]
+        try:
+            await tasks[0]
+        finally:
+            await cancelled(tasks)
+
+    async def _note_opening(self, span: ConnectionSpan) -> None:
+        span.after_ms = await self._exchange_time()
+        self.opened.set()
+
+    async def _watch(self, socket: ExchangeSocket, reader: FrameReader) -> None:
+        """Closes a connection on which neither a frame nor a pong comes, and tells when only pongs do."""
+        options = self._options
+        while True:
+            await asyncio.sleep(options.ping_interval_s)
+            asked_at = time.monotonic()
+            try:
+                async with asyncio.timeout(options.ping_timeout_s):
+                    await (await socket.ping())
+            except TimeoutError:
+                # Frames that wait for room in the queue hold back what is behind them, pongs too.
+                if reader.last_frame_at < asked_at and not reader.waits_for_room:
+                    self._log.warning("connection_silent", no_pong_for_s=options.ping_timeout_s)
+                    await socket.close(1001, "no pong")
+                    return
+            except CONNECTION_CLOSED:
+                return
+            silent_s = time.monotonic() - reader.last_frame_at
+            if silent_s < options.silent_alarm_s or reader.waits_for_room:
+                self.state = "streaming"
+            elif self.state != "silent":
+                self.state = "silent"
+                self._log.warning("subscribed_but_silent", silent_s=round(silent_s), url=self._url[:200])

@@ -1,0 +1,236 @@
+"""All connections of the followed symbols: shared out, renewed before the exchange ends them, changed while they run.
+
+There is one way to change anything: a new connection is opened beside the old one, and the old one is closed once it
+has handed over everything that the exchange had sent by then. Trades of the overlap come twice, none is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.connection import MAX_STREAMS, ExchangeConnection
+from cryptolake_assets.producer.coverage_statements import ConnectionSpan
+
+log = structlog.get_logger(__name__)
+
+
+class Pace:
+    """Lets one connection be opened at a time, so many seconds apart."""
+
+    def __init__(self, apart_s: float) -> None:
+        self._apart_s = apart_s
+        self._free_at = 0.0
+
+    async def turn(self) -> None:
+        """Returns when the caller may open its connection."""
+        now = time.monotonic()
+        wait_s, self._free_at = max(0.0, self._free_at - now), max(now, self._free_at) + self._apart_s
+        await asyncio.sleep(wait_s)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOptions:
+    """How long a connection lives and how it is relieved."""
+
+    life_s: float
+    """After so long a connection is relieved."""
+    connect_apart_s: float = 1.0
+    """Between two openings: the exchange allows 300 connections in 5 minutes from one address."""
+    life_spread: float = 0.04
+    """Lives are shorter by up to this part of `life_s`, so that connections are not renewed all at once."""
+    open_timeout_s: float = 60.0
+    """A successor that is not open by then is given up, and the old connection stays."""
+    retry_s: float = 30.0
+    """Before another successor is tried."""
+    handover_timeout_s: float = 30.0
+    """An old connection that does not answer for so long is closed without its last word."""
+
+
+@dataclass(eq=False)
+class _Shard:
+    """The symbols of one connection; while it is renewed, of two."""
+
+    connection: ExchangeConnection
+    task: asyncio.Task[None]
+    renew_at: float
+    relieving: asyncio.Task[None] | None = None
+    not_before: float = 0.0
+    leaving: list[ExchangeConnection] = field(default_factory=list)
+
+
+class Fleet:
+    """Keeps every symbol of a choice on a connection.
+
+    `make` builds one for some symbols, not yet running; it awaits the given turn before each opening.
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        make: Callable[[tuple[str, ...], Callable[[], Awaitable[None]]], ExchangeConnection],
+        options: FleetOptions,
+    ) -> None:
+        self._wanted = tuple(dict.fromkeys(symbols))
+        self._make = make
+        self._pace = Pace(options.connect_apart_s)
+        self._options = options
+        self._shards: list[_Shard] = []
+        self._changed = asyncio.Event()
+        self.renewals = 0
+        """Connections that were relieved by a successor."""
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """What is to be followed."""
+        return self._wanted
+
+    @property
+    def connections(self) -> list[ExchangeConnection]:
+        """All that are there, also those about to leave."""
+        return [connection for shard in self._shards for connection in (*shard.leaving, shard.connection)]
+
+    def follow(self, symbols: Sequence[str]) -> None:
+        """Changes what is followed; symbols that stay lose no trade."""
+        wanted = tuple(dict.fromkeys(symbols))
+        if set(wanted) != set(self._wanted):
+            added, removed = sorted(set(wanted) - set(self._wanted)), sorted(set(self._wanted) - set(wanted))
+            log.info("symbols_changed", symbols=len(wanted), added=added[:20], removed=removed[:20])
+            self._wanted = wanted
+            self._changed.set()
+
+    def renew(self, connection: ExchangeConnection) -> None:
+        """Has a connection relieved soon, whatever its age."""
+        for shard in self._shards:
+            if shard.connection is connection:
+                shard.renew_at = 0.0
+                self._changed.set()
+
+    def renew_span(self, span: ConnectionSpan) -> None:
+        """The same for the connection that has this span, if it is still there."""
+        for connection in self.connections:
+            if connection.span is span:
+                self.renew(connection)
+
+    async def run(self) -> None:
+        """Runs all connections until cancelled. Raises what one of them raises."""
+        try:
+            for symbols in self._shared_out():
+                self._add(symbols)
+            while True:
+                self._arrange()
+                await self._wait()
+        finally:
+            relieving = [shard.relieving for shard in self._shards if shard.relieving is not None]
+            await cancelled([*relieving, *(shard.task for shard in self._shards)])
+
+    def _add(self, symbols: tuple[str, ...]) -> None:
+        connection = self._make(symbols, self._pace.turn)
+        self._shards.append(_Shard(connection, asyncio.create_task(connection.run()), self._end_of_life()))
+
+    def _end_of_life(self) -> float:
+        spread = random.uniform(0, self._options.life_spread)  # noqa: S311
+        return time.monotonic() + self._options.life_s * (1 - spread)
+
+    async def _wait(self) -> None:
+        """Until something is to be done or has ended; raises what ended a connection."""
+        changed = asyncio.create_task(self._changed.wait())
+        tasks = [task for shard in self._shards for task in (shard.task, shard.relieving) if task is not None]
+        due = [max(shard.renew_at, shard.not_before) for shard in self._shards if shard.relieving is None]
+        timeout_s = max(0.0, min(due) - time.monotonic()) if due else None
+        try:
+            await asyncio.wait([changed, *tasks], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancelled([changed])
+        self._changed.clear()
+        for shard in self._shards:
+            if shard.relieving is not None and shard.relieving.done():
+                shard.relieving.result()
+                shard.relieving = None
+            if shard.task.done() and not shard.task.cancelled():
+                shard.task.result()
+
+    def _shared_out(self) -> list[tuple[str, ...]]:
+        """The wanted symbols by connection: each stays where it is, new ones fill up."""
+        wanted = set(self._wanted)
+        shares = [[symbol for symbol in shard.connection.symbols if symbol in wanted] for shard in self._shards]
+        placed = {symbol for share in shares for symbol in share}
+        for symbol in self._wanted:
+            if symbol not in placed:
+                share = next((share for share in shares if len(share) < MAX_STREAMS), None)
+                if share is None:
+                    share = []
+                    shares.append(share)
+                share.append(symbol)
+        return [tuple(share) for share in shares]
+
+    def _arrange(self) -> None:
+        """Begins what is due: connections for new symbols, and successors of old or changed ones."""
+        shares = self._shared_out()
+        now = time.monotonic()
+        for shard, share in list(zip(self._shards, shares, strict=False)):
+            if shard.relieving is not None:
+                continue  # looked at again when it has ended
+            if not share:
+                shard.relieving = asyncio.create_task(self._dismiss(shard))
+            elif (share != shard.connection.symbols or now >= shard.renew_at) and now >= shard.not_before:
+                shard.relieving = asyncio.create_task(self._relieve(shard, share))
+        for share in shares[len(self._shards) :]:
+            self._add(share)
+
+    async def _dismiss(self, shard: _Shard) -> None:
+        """Closes a connection whose symbols nobody wants any more."""
+        await self._leave(shard.connection, shard.task)
+        self._shards.remove(shard)
+        self._changed.set()
+
+    async def _relieve(self, shard: _Shard, symbols: tuple[str, ...]) -> None:
+        """Puts a successor into a connection's place; where it does not come up in time, the old one stays."""
+        successor = self._make(symbols, self._pace.turn)
+        task = asyncio.create_task(successor.run())
+        old, old_task = shard.connection, shard.task
+        if not await self._opened(successor, task):
+            shard.renew_at = shard.not_before = time.monotonic() + self._options.retry_s
+            log.warning("connection_not_renewed", connection=old.name, retry_in_s=self._options.retry_s)
+            return
+        shard.leaving.append(old)
+        shard.connection, shard.task, shard.renew_at = successor, task, self._end_of_life()
+        self._changed.set()  # the new task is to be watched
+        try:
+            await self._leave(old, old_task)
+        finally:
+            shard.leaving.remove(old)
+        self.renewals += 1
+        log.info("connection_renewed", connection=successor.name, in_place_of=old.name, symbols=len(symbols))
+
+    async def _opened(self, connection: ExchangeConnection, task: asyncio.Task[None]) -> bool:
+        """Whether a connection came up in time; one that did not is ended. Raises what it raises."""
+        opened = asyncio.create_task(connection.opened.wait())
+        came_up = False
+        try:
+            await asyncio.wait(
+                [opened, task], timeout=self._options.open_timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if task.done():
+                task.result()
+            came_up = opened.done()
+        finally:
+            await cancelled([opened] if came_up else [opened, task])
+        return came_up
+
+    async def _leave(self, old: ExchangeConnection, task: asyncio.Task[None]) -> None:
+        """Ends a connection once it has handed over what the exchange had sent by now."""
+        try:
+            async with asyncio.timeout(self._options.handover_timeout_s):
+                await old.handed_over()
+        except (TimeoutError, ExchangeError):
+            log.warning("handover_unfinished", connection=old.name)
+        finally:
+            await cancelled([task])

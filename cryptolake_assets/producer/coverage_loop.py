@@ -1,0 +1,103 @@
+"""The rounds of coverage: barriers on all connections, one write of what they prove, and a look for silent symbols."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import structlog
+
+from cryptolake_assets.producer.connection_pool import Fleet
+from cryptolake_assets.producer.coverage_statements import ConnectionSpan, CoverageWriter
+from cryptolake_assets.producer.gap_tracker import LastTrade
+from cryptolake_assets.producer.stale_symbols import SilenceWatch
+
+log = structlog.get_logger(__name__)
+
+
+class CoverageRounds:
+    """A round every `interval_s`, and one when a connection has ended.
+
+    `last` gives a symbol's newest trade. `claim_wait_s` is how long a round waits for its
+    barriers; late ones are written in the next round.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        coverage: CoverageWriter,
+        last: Callable[[str], LastTrade | None],
+        *,
+        interval_s: float,
+        claim_wait_s: float,
+    ) -> None:
+        self._fleet = fleet
+        self._coverage = coverage
+        self._last = last
+        self._interval_s = interval_s
+        self._claim_wait_s = claim_wait_s
+        self._silence = SilenceWatch()
+        self._claimed = asyncio.Event()
+        self._write_now = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def silent_symbols(self) -> tuple[str, ...]:
+        return self._silence.silent
+
+    def claim_made(self, *, ended: bool) -> None:
+        """A mark of a connection was acknowledged; after its end there is no reason to wait with the writing."""
+        self._claimed.set()
+        if ended:
+            self._write_now.set()
+
+    def stop(self) -> None:
+        """Ends `run` without another round."""
+        self._stopping = True
+        self._write_now.set()
+
+    async def run(self) -> None:
+        """Goes round until it is stopped."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._write_now.wait()
+            self._write_now.clear()
+            if self._stopping:
+                return
+            connections = self._fleet.connections
+            claims = {c.span: c.span.claims for c in connections if c.span is not None}
+            asked = await asyncio.gather(*(connection.ask() for connection in connections))
+            await self._claims_of({span: claims[span] for span in asked if span in claims})
+            await self._coverage.write()
+            self._look_for_silence()
+
+    async def _claims_of(self, before: dict[ConnectionSpan, int]) -> None:
+        """Waits a little until each of the spans has made another claim (or has ended)."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._claim_wait_s):
+                while any(span.claims == count and not span.ended for span, count in before.items()):
+                    self._claimed.clear()
+                    await self._claimed.wait()
+
+    def _look_for_silence(self) -> None:
+        """Has the connection of a silent symbol renewed, in case the exchange has forgotten its subscription."""
+        self._silence.forget_all_but(frozenset(self._fleet.symbols))
+        for connection in self._fleet.connections:
+            for symbol in connection.symbols:
+                arrived_to_ms = self._coverage.covered_to_ms.get(symbol)
+                if arrived_to_ms is None:
+                    continue
+                last = self._last(symbol)
+                latest = None if last is None else (last.trade_id, last.event_time_us // 1000)
+                silence = self._silence.look(symbol, latest, arrived_to_ms)
+                if silence is not None:
+                    log.warning(
+                        "symbol_silent",
+                        symbol=symbol,
+                        quiet_s=round(silence.quiet_ms / 1000),
+                        limit_s=round(silence.limit_ms / 1000),
+                        connection=connection.name,
+                    )
+                    self._fleet.renew(connection)

@@ -1,0 +1,234 @@
+"""Delivery without loss: every message is kept until Kafka has acknowledged it, and sent again when that fails.
+
+A repeat is allowed (Silver removes it by trade id), a loss is not. The number of messages under way is bounded, so a
+broker that is away stops whoever fills the outbox, and memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.producer.publisher import Message, Publisher, Verdict
+
+log = structlog.get_logger(__name__)
+
+MAX_IN_FLIGHT: Final = 50_000
+RETRY_FIRST_S: Final = 0.2
+RETRY_MAX_S: Final = 5.0
+
+OffsetsCallback = Callable[[dict[int, int]], None]
+
+
+class _Stretch:
+    """The messages between two markers."""
+
+    __slots__ = ("closed_by", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.closed_by: OffsetsCallback | None = None
+
+
+class Outbox:
+    """Sends messages through a publisher and knows when everything before a marker is acknowledged."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        *,
+        counted_topic: str,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        retry_first_s: float = RETRY_FIRST_S,
+    ) -> None:
+        """`counted_topic` is the topic whose offsets the markers report."""
+        self._publisher = publisher
+        self._topic = counted_topic
+        self._max_in_flight = max_in_flight
+        self._retry_first_s = retry_first_s
+        self._retry_s = retry_first_s
+        self._stretches: deque[_Stretch] = deque([_Stretch()])
+        self._failed: list[Message] = []
+        self._failed_event = asyncio.Event()
+        self._room = asyncio.Event()
+        self._restart_needed = False
+        self._went_back: set[Message] = set()
+        self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Fails with `BrokerRefusedError` once no repetition can help."""
+        self.next_offsets: dict[int, int] = {}
+        """Per partition of the counted topic: one past the last acknowledged offset (at first the end offset)."""
+        self.in_flight = 0
+        self.acked: dict[str, int] = {}
+        """Acknowledged messages per topic."""
+        self.repeats_sent = 0
+        self._silent_since = time.monotonic()
+
+    async def start(self) -> None:
+        """Connects the publisher, waiting for the broker as long as it takes.
+
+        Raises `BrokerRefusedError` when the brokers refuse for good.
+        """
+        pause_s = self._retry_first_s
+        while True:
+            try:
+                await self._publisher.start(self)
+                break
+            except BrokerRefusedError:
+                raise
+            except BrokerError as error:
+                log.warning("broker_not_reachable", problem=str(error), retry_in_s=round(pause_s, 1))
+                await asyncio.sleep(pause_s)
+                pause_s = min(RETRY_MAX_S, pause_s * 2)
+        self.next_offsets = dict(self._publisher.start_offsets)
+
+    async def room(self) -> None:
+        """Waits while too many messages are under way."""
+        while self.in_flight >= self._max_in_flight:
+            self._room.clear()
+            await self._room.wait()
+
+    async def put(self, message: Message) -> None:
+        """Takes a message over for good, once there is room."""
+        await self.room()
+        self.add([message])
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Takes messages over for good, room or not: whoever adds waits for `room` before each handful."""
+        if not messages:
+            return
+        stretch = self._stretches[-1]
+        stretch.waiting += len(messages)
+        for message in messages:
+            message.tag = stretch
+        if not self.in_flight:
+            self._silent_since = time.monotonic()
+        self.in_flight += len(messages)
+        self._publisher.send(messages)
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds for which messages have been under way without any acknowledgement; 0 when none are under way."""
+        return time.monotonic() - self._silent_since if self.in_flight else 0.0
+
+    def mark(self, when_acknowledged: OffsetsCallback) -> None:
+        """Calls back, with the next offset per partition, once everything put before is acknowledged."""
+        self._stretches[-1].closed_by = when_acknowledged
+        self._stretches.append(_Stretch())
+        self._finish_stretches()
+
+    async def drained(self) -> None:
+        """Returns once everything put so far is acknowledged."""
+        done = asyncio.get_running_loop().create_future()
+        self.mark(lambda _offsets: None if done.done() else done.set_result(None))
+        await done
+
+    # What the publisher reports.
+
+    def acknowledged(self, messages: Sequence[Message], partition: int, first_offset: int) -> None:
+        topic = messages[0].topic
+        if topic == self._topic:
+            next_offset = first_offset + len(messages)
+            if self._went_back or first_offset < self.next_offsets.get(partition, 0):
+                messages = self._believed(messages, partition, first_offset)
+                if not messages:
+                    return
+            self.next_offsets[partition] = next_offset
+        elif first_offset >= 0:
+            for offset, message in enumerate(messages, first_offset):
+                if message.when_acknowledged is not None:
+                    message.when_acknowledged(partition, offset)
+        self.acked[topic] = self.acked.get(topic, 0) + len(messages)
+        self._retry_s = self._retry_first_s
+        self._silent_since = time.monotonic()
+        self.in_flight -= len(messages)
+        if not self._room.is_set():
+            self._room.set()
+        if len(self._stretches) == 1:
+            self._stretches[0].waiting -= len(messages)
+            return
+        for message in messages:
+            message.tag.waiting -= 1
+        self._finish_stretches()
+
+    def _believed(self, messages: Sequence[Message], partition: int, first_offset: int) -> Sequence[Message]:
+        """Those of the messages that count as acknowledged; the others are sent again.
+
+        A broker that knows a batch only as a duplicate names no offset, and a coverage statement needs one. The second
+        answer is believed even then: somebody made the topic anew.
+        """
+        believed: Sequence[Message] = messages
+        if first_offset < self.next_offsets.get(partition, 0):
+            believed = [message for message in messages if message in self._went_back]
+            doubted = [message for message in messages if message not in self._went_back]
+            if doubted:
+                self._went_back.update(doubted)
+                error = BrokerError(f"kafka: offset {first_offset} of partition {partition} is an old one.")
+                self.failed(doubted, error)
+        self._went_back.difference_update(believed)
+        return believed
+
+    def failed(self, messages: Sequence[Message], error: BaseException) -> None:
+        verdict = self._publisher.judge(error)
+        if verdict is Verdict.FATAL:
+            self._give_up(
+                BrokerRefusedError(
+                    f"kafka: the brokers refuse records on topic {messages[0].topic} for good "
+                    f"({type(error).__name__}: {error}). Check the user's rights and the topic's settings."
+                )
+            )
+            return
+        self._restart_needed = self._restart_needed or verdict is Verdict.RESTART
+        if not self._failed:
+            log.warning(
+                "delivery_failed",
+                topic=messages[0].topic,
+                messages=len(messages),
+                error=f"{type(error).__name__}: {error}",
+            )
+        self._failed.extend(messages)
+        self._failed_event.set()
+
+    async def run(self) -> None:
+        """Sends failed messages again, with a growing pause, until cancelled."""
+        while True:
+            await self._failed_event.wait()
+            await asyncio.sleep(self._retry_s)
+            self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
+            self._failed_event.clear()
+            if self._restart_needed and not await self._restarted():
+                self._failed_event.set()
+                continue
+            again, self._failed = self._failed, []
+            if again:
+                log.info("sending_again", messages=len(again))
+                self.repeats_sent += len(again)
+                self._publisher.send(again)
+
+    async def _restarted(self) -> bool:
+        log.warning("kafka_session_restarts")
+        try:
+            await self._publisher.restart()
+        except BrokerRefusedError as error:
+            self._give_up(error)
+            return False
+        except BrokerError as error:
+            log.warning("broker_not_reachable", problem=str(error), retry_in_s=round(self._retry_s, 1))
+            return False
+        # Cleared last: what failed meanwhile belongs to the old session.
+        self._restart_needed = False
+        return True
+
+    def _give_up(self, error: BrokerRefusedError) -> None:
+        if not self.fatal.done():
+            self.fatal.set_exception(error)
+
+    def _finish_stretches(self) -> None:
+        while not (first := self._stretches[0]).waiting and first.closed_by is not None:
+            self._stretches.popleft()
+            first.closed_by(dict(self.next_offsets))

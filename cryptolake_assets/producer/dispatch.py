@@ -1,0 +1,200 @@
+"""From frames to messages: the one task between the queue and the outbox, in the order in which frames were received.
+
+It works on handfuls of frames without waiting in between: a frame's own work is a few microseconds, and everything
+that can be done once for many is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Final
+
+import structlog
+
+from cryptolake_assets.binance.control_frames import ControlFrame
+from cryptolake_assets.binance.trade_frames import (
+    AcceptedFrame,
+    IdWithoutTrade,
+    RejectedFrame,
+    TradeEvent,
+    encode_event,
+    parse_frame,
+)
+from cryptolake_assets.kafka.topics import dead_letter
+from cryptolake_assets.producer.coverage_statements import ConnectionSpan
+from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.frame_accounts import FrameAccounts
+from cryptolake_assets.producer.frame_queue import FrameQueue, QueueItem, ReceivedFrames, SpanMark
+from cryptolake_assets.producer.gap_tracker import GapTracker
+from cryptolake_assets.producer.publisher import Message
+from cryptolake_assets.producer.resume_point import FETCHED_HEADERS
+from cryptolake_assets.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+FRAMES_AT_ONCE: Final = 500
+AGG_TRADE: Final = "aggTrade"
+MAX_ROUTES: Final = 4_096
+"""Symbols whose key and partition are remembered."""
+
+Mark = Callable[[ConnectionSpan, int | None, bool], None]
+"""Span, the exchange's clock (ms) at an instant before which every frame was seen, and whether the span has ended."""
+
+
+class Dispatcher:
+    """Takes frames from the queue through the contract into the outbox."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stream: str,
+        *,
+        queue: FrameQueue,
+        outbox: Outbox,
+        gaps: GapTracker,
+        fetched: ConnectionSpan,
+        partition_for: Callable[[bytes], int],
+        mark: Mark,
+        accounts: FrameAccounts,
+    ) -> None:
+        """`fetched` is the span of frames that did not come over a connection; `mark` is told of the places in the
+        frames' order about which coverage is to be stated."""
+        self._exchange = settings.venue.exchange
+        self._unnamed_trade_type = settings.venue.unnamed_trade_type
+        self._trades_topic = settings.kafka_topic_futures
+        self._rejected_topic = settings.topic_rejected
+        self._stream = stream
+        self._queue = queue
+        self._outbox = outbox
+        self._gaps = gaps
+        self._fetched = fetched
+        self._mark = mark
+
+        # Whether a symbol was subscribed does not matter: it is kept all the same, Silver judges symbols.
+        @lru_cache(MAX_ROUTES)
+        def route(symbol: str) -> tuple[bytes, int]:
+            accounts.meet(symbol)
+            key = symbol.encode()
+            return key, partition_for(key)
+
+        self._route = route
+        self._messages: list[Message] = []
+        """Made, and not yet in the outbox."""
+        self._accounts = accounts
+        self.frames = 0
+        """Frames taken from the queue, of any kind."""
+        self.last_event_time_us: int | None = None
+        """Trade time of the newest event."""
+
+    async def run(self) -> None:
+        """Until `EndOfFrames`."""
+        while True:
+            items = await self._queue.take(FRAMES_AT_ONCE)
+            await self._outbox.room()
+            if not self._dispatch(items):
+                return
+            # Neither queue nor outbox waits while there is something to do; the readers need their turn.
+            await asyncio.sleep(0)
+
+    def _dispatch(self, items: Sequence[QueueItem]) -> bool:
+        """Returns whether more can follow."""
+        for item in items:
+            if isinstance(item, ReceivedFrames):
+                self.frames += len(item.raws)
+                if item.span is self._fetched:
+                    self._take_fetched(item)
+                else:
+                    self._take_streamed(item)
+            elif isinstance(item, SpanMark):
+                self._mark_here(item.span, None, item.ended)
+            else:
+                self._send()
+                return False
+        self._send()
+        return True
+
+    def _take_streamed(self, frames: ReceivedFrames) -> None:
+        # Looked up once for many frames.
+        span, received_at_us, messages = frames.span, frames.received_at_us, self._messages
+        stream, topic, exchange, unnamed = self._stream, self._trades_topic, self._exchange, self._unnamed_trade_type
+        route_of, see_trade, accounts = self._route, self._gaps.see, self._accounts
+        exchange_times_ms: list[int] = []
+        rejecting = span.rejecting
+        event: TradeEvent | None = None
+        for raw in frames.raws:
+            parsed = parse_frame(raw, received_at_us, exchange, unnamed)
+            if type(parsed) is AcceptedFrame:
+                event = parsed.event
+                symbol = event.symbol
+                exchange_times_ms.append(parsed.exchange_time_ms)
+                if event.stream == stream:
+                    if rejecting and symbol in rejecting:
+                        is_first = self._gaps.last(symbol) is None
+                        accounts.accept_again(symbol, span, event.event_time // 1000 + 1 if is_first else None)
+                    see_trade(symbol, event.trade_id, event.event_time)
+                key, partition = route_of(symbol)
+                messages.append(Message(topic, encode_event(event), key, partition))
+            elif type(parsed) is RejectedFrame:
+                span.see(*exchange_times_ms)
+                accounts.accepted += len(exchange_times_ms)
+                exchange_times_ms.clear()
+                accounts.reject(parsed, span)
+                if parsed.symbol in span.symbols and parsed.trade_id is not None:
+                    self._gaps.reject(parsed.symbol, parsed.trade_id, parsed.reason, was_fetched=False)
+                messages.append(self._dead_letter(parsed, received_at_us))
+            elif type(parsed) is IdWithoutTrade:
+                exchange_times_ms.append(parsed.exchange_time_ms)
+                if stream == AGG_TRADE and parsed.trade_id is not None:
+                    see_trade(parsed.symbol, parsed.trade_id, parsed.event_time)
+            elif type(parsed) is ControlFrame:
+                if parsed.request_id in span.requests:
+                    # What came before the answer is what it speaks of.
+                    span.see(*exchange_times_ms)
+                    accounts.accepted += len(exchange_times_ms)
+                    exchange_times_ms.clear()
+                    self._mark_here(span, span.requests.pop(parsed.request_id), False)
+                else:
+                    accounts.heed(parsed, span)
+        span.see(*exchange_times_ms)
+        accounts.accepted += len(exchange_times_ms)
+        if event is not None:
+            self.last_event_time_us = event.event_time
+
+    def _take_fetched(self, frames: ReceivedFrames) -> None:
+        for raw in frames.raws:
+            parsed = parse_frame(raw, frames.received_at_us, self._exchange, self._unnamed_trade_type)
+            if isinstance(parsed, AcceptedFrame):
+                event = parsed.event
+                self._gaps.fill(event.symbol, event.trade_id, event.event_time)
+                self.last_event_time_us = event.event_time
+                key, partition = self._route(event.symbol)
+                value = encode_event(event)
+                self._messages.append(Message(self._trades_topic, value, key, partition, FETCHED_HEADERS))
+            elif isinstance(parsed, IdWithoutTrade):
+                if parsed.trade_id is not None:
+                    self._gaps.settle(parsed.symbol, parsed.trade_id, parsed.trade_id)
+            elif isinstance(parsed, RejectedFrame) and (
+                # Of one trade there is one dead letter, however often it is asked for.
+                parsed.symbol is None
+                or parsed.trade_id is None
+                or self._gaps.reject(parsed.symbol, parsed.trade_id, parsed.reason, was_fetched=True)
+            ):
+                self._messages.append(self._dead_letter(parsed, frames.received_at_us))
+
+    def _mark_here(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:
+        # What was received before the mark has to be under way before it.
+        self._send()
+        self._mark(span, asked_ms, ended)
+
+    def _send(self) -> None:
+        self._outbox.add(self._messages)
+        self._messages.clear()
+
+    def _dead_letter(self, frame: RejectedFrame, received_at_us: int) -> Message:
+        value, headers = dead_letter(frame, stream=self._stream, received_at_us=received_at_us)
+        told = None
+        if frame.symbol is not None and frame.trade_id is not None:
+            told = partial(self._gaps.dead_letter_at, frame.symbol, frame.trade_id)
+        return Message(self._rejected_topic, value, headers=headers, when_acknowledged=told)

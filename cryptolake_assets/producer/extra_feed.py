@@ -1,0 +1,188 @@
+"""The streams beside the trades, in the producer: connections of their own, parsed by their contracts, into the same
+outbox.
+
+They share nothing with the trades but what delivers to Kafka: a stream that floods or fails holds no trade up, and what
+is covered is said of trades alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from typing import Final
+
+import msgspec
+import structlog
+
+from cryptolake_assets.binance.control_frames import ControlFrame
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import streams_in_use
+from cryptolake_assets.binance.trade_frames import RejectedFrame
+from cryptolake_assets.kafka.topics import dead_letter
+from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
+from cryptolake_assets.producer.connection_pool import Fleet, FleetOptions
+from cryptolake_assets.producer.coverage_statements import ConnectionSpan
+from cryptolake_assets.producer.frame_accounts import FrameAccounts
+from cryptolake_assets.producer.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
+from cryptolake_assets.producer.publisher import Message
+from cryptolake_assets.producer.status_file import RejectedSymbol, StreamCounts
+from cryptolake_assets.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_FRAMES_AT_ONCE: Final = 500
+FOLLOW_S: Final = 1.0
+DRAIN_TIMEOUT_S: Final = 10.0
+"""How long a stop waits for the outbox to take the rest."""
+_encode = msgspec.json.Encoder().encode
+
+
+class MarketFeed:
+    """All of them in one process; `put` takes a message over for good."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        symbols: Callable[[], Sequence[str]],
+        put: Callable[[Message], Awaitable[None]],
+        clock: ExchangeClock,
+        options: ConnectionOptions,
+        fleet: FleetOptions | None = None,
+        *,
+        types: Sequence[StreamType] | None = None,
+    ) -> None:
+        """`symbols` says which are followed at the moment; `types` are those in use unless given. Raises `CaptureError`
+        when the capture cannot be read."""
+        self.types = streams_in_use(settings) if types is None else tuple(types)
+        fleet = fleet or FleetOptions(settings.connection_life_s)
+        self._feeds = [_Feed(of, settings, symbols, put, clock, options, fleet) for of in self.types]
+
+    @property
+    def queued_frames(self) -> int:
+        """Frames that were received and wait for the outbox."""
+        return sum(feed.queued_frames for feed in self._feeds)
+
+    @property
+    def counts(self) -> dict[str, StreamCounts]:
+        """Frames by stream and by what became of them."""
+        return {feed.accounts.stream: feed.accounts.counts for feed in self._feeds}
+
+    @property
+    def rejecting(self) -> dict[str, RejectedSymbol]:
+        """Symbols of which a stream accepts nothing at the moment."""
+        return {symbol: known for feed in self._feeds for symbol, known in feed.accounts.rejecting.items()}
+
+    async def run(self) -> None:
+        """Until cancelled; then what was received is handed over before it returns. Raises what ends a connection."""
+        if not self._feeds:
+            await asyncio.Event().wait()
+        log.info("market_streams_started", streams=[of.name for of in self.types])
+        tasks = [asyncio.create_task(feed.run()) for feed in self._feeds]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await cancelled(tasks)
+
+
+class _Feed:
+    """One stream: its connections, its queue, and the task that empties it."""
+
+    def __init__(
+        self,
+        of: StreamType,
+        settings: Settings,
+        symbols: Callable[[], Sequence[str]],
+        put: Callable[[Message], Awaitable[None]],
+        clock: ExchangeClock,
+        options: ConnectionOptions,
+        fleet: FleetOptions,
+    ) -> None:
+        self._of = of
+        self._settings = settings
+        self._symbols = symbols
+        self._clock = clock
+        self._options = options
+        self._topic = of.topic(settings)
+        self._rejected_topic = settings.topic_rejected
+        self._put = put
+        self._queue = FrameQueue()
+        self._made = count()
+        self._fleet = Fleet(symbols(), self._connection, fleet)
+        self.accounts = FrameAccounts(of.name, self._fleet.renew_span, symbols)
+
+    def _connection(self, symbols: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
+        return ExchangeConnection(
+            name=f"{self._of.name}-{next(self._made)}",
+            base_url=self._settings.ws_url,
+            symbols=symbols,
+            stream=self._of.name,
+            queue=self._queue,
+            clock=self._clock,
+            options=self._options,
+            turn=turn,
+            url=self._of.address(self._settings, symbols),
+        )
+
+    @property
+    def queued_frames(self) -> int:
+        return len(self._queue)
+
+    async def run(self) -> None:
+        publish = asyncio.create_task(self._publish())
+        readers = [asyncio.create_task(self._fleet.run()), asyncio.create_task(self._follow())]
+        try:
+            done, _ = await asyncio.wait([publish, *readers], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await cancelled(readers)
+            self._queue.put_mark(EndOfFrames())
+            await self._drained(publish)
+
+    async def _follow(self) -> None:
+        """Follows what the trades follow."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            self._fleet.follow(self._symbols())
+
+    async def _drained(self, publish: asyncio.Task[None]) -> None:
+        """Waits a while for what is left in the queue; with the brokers away it could be for ever."""
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                await publish
+        except TimeoutError:
+            log.error("drain_incomplete", stream=self._of.name, queued_frames=len(self._queue))
+
+    async def _publish(self) -> None:
+        """From the queue through the contract to the outbox, in order, until `EndOfFrames`."""
+        while True:
+            for item in await self._queue.take(_FRAMES_AT_ONCE):
+                if isinstance(item, ReceivedFrames):
+                    for raw in item.raws:
+                        await self._publish_frame(item.span, raw, item.received_at_us)
+                elif isinstance(item, EndOfFrames):
+                    return
+            await asyncio.sleep(0)
+
+    async def _publish_frame(self, span: ConnectionSpan, raw: bytes, received_at_us: int) -> None:
+        parsed = self._of.parse(raw, received_at_us)
+        if isinstance(parsed, RejectedFrame):
+            value, headers = dead_letter(parsed, stream=self._of.name, received_at_us=received_at_us)
+            self.accounts.reject(parsed, span)
+            await self._put(Message(self._rejected_topic, value, headers=headers))
+        elif isinstance(parsed, ControlFrame):
+            if parsed.request_id in span.requests:
+                # A connection that is relieved waits for its last answer to be read.
+                del span.requests[parsed.request_id]
+            else:
+                self.accounts.heed(parsed, span)
+        else:
+            await self._put(Message(self._topic, _encode(parsed), parsed.symbol.encode()))
+            self.accounts.accepted += 1
+            self.accounts.meet(parsed.symbol)
+            if parsed.symbol in span.rejecting:
+                self.accounts.accept_again(parsed.symbol, span, None)

@@ -1,0 +1,107 @@
+"""What became of the frames of one stream: accepted, rejected, or control messages of the exchange."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Final
+
+import structlog
+
+from cryptolake_assets.binance.control_frames import ControlFrame, ControlKind
+from cryptolake_assets.binance.trade_frames import RejectedFrame
+from cryptolake_assets.model.symbols import is_symbol, stream_name
+from cryptolake_assets.producer.coverage_statements import ConnectionSpan
+from cryptolake_assets.producer.status_file import MAX_SYMBOLS_SHOWN, RejectedSymbol, StreamCounts
+
+log = structlog.get_logger(__name__)
+
+LOG_INTERVAL_S: Final = 1.0
+"""At most one line about rejected frames a second: a broken feed must not fill the disk."""
+
+
+MAX_SYMBOLS_MET: Final = 4_096
+"""Symbols of frames that are remembered, so that each is logged once."""
+
+
+class FrameAccounts:
+    """Counts the frames of one stream, and acts on its control messages."""
+
+    def __init__(
+        self, stream: str, replace: Callable[[ConnectionSpan], None], symbols: Callable[[], Collection[str]]
+    ) -> None:
+        """`replace` is called with the span of a connection that the exchange is about to end; `symbols` says which are
+        followed."""
+        self.stream = stream
+        self._replace = replace
+        self._symbols = symbols
+        self._met: dict[str, None] = {}
+        self.accepted = 0
+        self.rejected = 0
+        self.control = 0
+        self.rejecting: dict[str, RejectedSymbol] = {}
+        """Symbols of which frames were rejected and none accepted since, the latest last."""
+        self._not_logged = 0
+        self._logged_at = float("-inf")
+
+    @property
+    def counts(self) -> StreamCounts:
+        return StreamCounts(self.accepted, self.rejected, self.control)
+
+    def meet(self, symbol: str) -> None:
+        """Log a symbol that frames name and no stream was subscribed to for, once: it is spelled in another way than
+        its stream's name says, or it is not followed any more. Its frames are kept all the same."""
+        if symbol in self._met:
+            return
+        self._met[symbol] = None
+        if len(self._met) > MAX_SYMBOLS_MET:
+            del self._met[next(iter(self._met))]
+        if symbol not in self._symbols():
+            log.warning("symbol_not_subscribed", stream=self.stream, symbol=symbol)
+
+    def reject(self, frame: RejectedFrame, span: ConnectionSpan) -> None:
+        """Count a rejected frame of a connection, and log those since the last line when one is due."""
+        self.rejected += 1
+        symbols = _symbols_of(frame, span)
+        if frame.symbol is not None and is_symbol(frame.symbol):
+            self.meet(frame.symbol)
+        span.reject(symbols)
+        if len(symbols) == 1:
+            known = self.rejecting.pop(symbols[0], None)
+            self.rejecting[symbols[0]] = RejectedSymbol(1 + (known.frames if known else 0), frame.reason)
+            while len(self.rejecting) > MAX_SYMBOLS_SHOWN:
+                del self.rejecting[next(iter(self.rejecting))]
+        self._not_logged += 1
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_INTERVAL_S:
+            log.warning(
+                "frames_rejected",
+                stream=self.stream,
+                frames=self._not_logged,
+                reason=frame.reason,
+                size_bytes=len(frame.raw),
+            )
+            self._not_logged, self._logged_at = 0, now
+
+    def accept_again(self, symbol: str, span: ConnectionSpan, from_ms: int | None) -> None:
+        """Take note of an accepted frame of a symbol of which frames were rejected."""
+        span.accept_again(symbol, from_ms)
+        self.rejecting.pop(symbol, None)
+
+    def heed(self, frame: ControlFrame, span: ConnectionSpan) -> None:
+        """Count a control message; a shutdown notice has its connection replaced before the exchange ends it."""
+        self.control += 1
+        if frame.kind is ControlKind.ERROR:
+            log.warning("exchange_error_received", stream=self.stream, connection=span.name, error=frame.detail[:200])
+        elif frame.kind is ControlKind.SHUTDOWN:
+            log.info("shutdown_announced", stream=self.stream, connection=span.name)
+            self._replace(span)
+
+
+def _symbols_of(frame: RejectedFrame, span: ConnectionSpan) -> tuple[str, ...]:
+    """Return the connection's symbols that a rejected frame may be of: all of them when it does not say."""
+    if frame.symbol in span.symbols:
+        return (frame.symbol,)
+    if (name := frame.stream_name) is not None:
+        return tuple(symbol for symbol in span.symbols if name.startswith(stream_name(symbol, "")))
+    return () if frame.symbol is not None and is_symbol(frame.symbol) else span.symbols

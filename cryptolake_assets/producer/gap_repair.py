@@ -1,0 +1,128 @@
+"""Fills gaps from the exchange's REST history, through the same queue, contract and topic as the stream's trades."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.lake.gaps import OpenBecause
+from cryptolake_assets.producer.gap_tracker import GapTracker, MissingRange
+from cryptolake_assets.producer.rest_history import StreamHistory
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY_S: Final = 1.0
+FIRST_PAUSE_S: Final = 5.0
+LONGEST_PAUSE_S: Final = 3_600.0
+"""Before a range is asked for again that the exchange did not have, or that it could not be asked for."""
+PAGES_A_TURN: Final = 20
+"""A large gap is left for the others after so many pages, and gone on with at the next look."""
+ANCHOR_IDS: Final = 50
+"""Single trades are asked for from so many ids before a range on: only between two trades that the exchange has can an
+id be called none of the order book. What is older than its history is left out as silently."""
+
+
+@dataclass
+class _Tried:
+    attempts: int
+    not_before: float
+
+
+@dataclass
+class _Fetched:
+    found: int = 0
+    absent: int = 0
+    is_whole: bool = True
+    """Whether the range was asked for to its end."""
+
+
+class GapRepairer:
+    """Asks for what a tracker misses. Frames go to `put`, as the exchange's stream would have sent them."""
+
+    def __init__(
+        self,
+        tracker: GapTracker,
+        history: StreamHistory,
+        put: Callable[[bytes], Awaitable[None]],
+        *,
+        look_every_s: float = LOOK_EVERY_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tracker = tracker
+        self._history = history
+        self._put = put
+        self._look_every_s = look_every_s
+        self._monotonic = monotonic
+        self._tried: dict[MissingRange, _Tried] = {}
+
+    async def run(self) -> None:
+        """Repairs until it is cancelled."""
+        while True:
+            await asyncio.sleep(self._look_every_s)
+            await self.repair()
+
+    async def repair(self) -> None:
+        """One look at all that is missing; what failed lately waits."""
+        missing = self._tracker.missing()
+        self._tried = {wanted: self._tried[wanted] for wanted in missing if wanted in self._tried}
+        for wanted in missing:
+            if not self._history.can_be_asked:
+                self._tracker.explain(wanted, OpenBecause.NEEDS_KEY)
+                continue
+            tried = self._tried.get(wanted)
+            if tried is not None and self._monotonic() < tried.not_before:
+                continue
+            if await self._repair(wanted):
+                # Also where all came: they count once they went through the queue.
+                attempts = tried.attempts + 1 if tried else 1
+                pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempts - 1))
+                self._tried[wanted] = _Tried(attempts, self._monotonic() + pause_s)
+
+    async def _repair(self, wanted: MissingRange) -> bool:
+        """Asks for a range; returns whether it should rest now, for what is left of it is as it was."""
+        try:
+            fetched = await self._fetch(wanted)
+        except ExchangeError as error:
+            log.warning("gap_not_repaired", symbol=wanted.symbol, first_missing_id=wanted.first, error=str(error))
+            return True
+        log.info(
+            "gap_fetched",
+            symbol=wanted.symbol,
+            first_missing_id=wanted.first,
+            ids=wanted.ids,
+            found=fetched.found,
+            not_order_book=fetched.absent,
+        )
+        if fetched.is_whole and fetched.found + fetched.absent < wanted.ids:
+            self._tracker.explain(wanted, OpenBecause.NOT_AT_EXCHANGE)
+        return fetched.is_whole
+
+    async def _fetch(self, wanted: MissingRange) -> _Fetched:
+        """Puts the range's trades, page by page, and settles the ids that are no trades of the order book."""
+        fetched = _Fetched()
+        gapless = self._history.is_gapless
+        next_id = wanted.first if gapless else max(0, wanted.first - ANCHOR_IDS)
+        previous: int | None = None
+        for _ in range(PAGES_A_TURN):
+            page = await self._history.page(wanted.symbol, next_id)
+            for trade in page:
+                if previous is not None and not gapless:
+                    first, last = max(previous + 1, wanted.first), min(trade.trade_id - 1, wanted.last)
+                    if first <= last:
+                        self._tracker.settle(wanted.symbol, first, last)
+                        fetched.absent += last - first + 1
+                if wanted.first <= trade.trade_id <= wanted.last:
+                    await self._put(trade.frame)
+                    fetched.found += 1
+                previous = trade.trade_id
+            if not page or page[-1].trade_id < next_id or page[-1].trade_id >= wanted.last:
+                return fetched
+            next_id = page[-1].trade_id + 1
+        fetched.is_whole = False
+        return fetched

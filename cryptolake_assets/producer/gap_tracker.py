@@ -1,0 +1,408 @@
+"""Which trades are missing, by the exchange's ids: they go on by one for each symbol and stream.
+
+`GapTracker` is pure: it is fed the trades in the order in which they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Final
+
+import structlog
+
+from cryptolake_assets.binance.trade_frames import CONTRACT_VERSION, MAX_ID
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause, Rejection, TradeGap
+from cryptolake_assets.producer.open_gap import OpenGap, ids_outside, is_final
+
+log = structlog.get_logger(__name__)
+
+GapKey = tuple[str, str, str, int]
+"""`TradeGap.key`."""
+
+MAX_STEP_IDS: Final = 10_000_000
+"""An id this far above the last one counts only once the next trade goes on from it: one frame with a wrong id must not
+open a gap that nobody can fill."""
+MAX_OPEN: Final = 1_000
+"""Open gaps of one symbol; one more is joined to the newest of its kind (to be repaired, or beyond the limit), so that
+memory stays bounded on a stream with many."""
+
+
+MAX_REJECTED: Final = 10_000
+"""Rejected ids that are remembered of one symbol; the oldest are forgotten, and may become dead letters again."""
+BRIDGED_MS: Final = 1_000
+"""A sequence of ids that begins so long before a connection began with an earlier one."""
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """What is known of one symbol's ids."""
+
+    last_id: int | None = None
+    last_us: int = 0
+    since_us: int = 0
+    """Event time of the trade from which on every id came or is in a gap."""
+    known_from_before: bool = False
+    """Whether `last_id` is of an earlier process, and nothing came since."""
+    doubtful_id: int | None = None
+    reach_id: int = -1
+    """No open gap goes beyond it."""
+    open: list[OpenGap] = field(default_factory=list)
+    rejected: dict[int, Rejection] = field(default_factory=dict)
+    """Ids of trades that came and were rejected, the latest last."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastTrade:
+    """The newest trade of a symbol's stream that is known."""
+
+    trade_id: int
+    event_time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTrade:
+    """A trade that an earlier process put on the topic; `is_fetched`: from the exchange's history."""
+
+    symbol: str
+    trade_id: int
+    event_time_us: int
+    is_fetched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MissingRange:
+    """Ids of a symbol that did not come, both ends included."""
+
+    symbol: str
+    first: int
+    last: int
+
+    @property
+    def ids(self) -> int:
+        return self.last - self.first + 1
+
+
+class GapTracker:
+    """Finds the gaps of one stream. Trades that came before, or that come again, are none."""
+
+    def __init__(
+        self,
+        exchange: str,
+        stream: str,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        most_ids: int = MAX_ID,
+    ) -> None:
+        """Of a gap of more than `most_ids` the newest so many are to be repaired; the rest is a gap of its own."""
+        self._exchange = exchange
+        self._stream = stream
+        self._clock = clock
+        self._most_ids = most_ids
+        self._sequences: dict[str, _Sequence] = {}
+        self._changed: dict[GapKey, TradeGap] = {}
+        self._closed: list[TradeGap] = []
+
+    @property
+    def ids_missing(self) -> int:
+        """Of all open gaps."""
+        return sum(item.gap.ids_missing for known in self._sequences.values() for item in known.open)
+
+    def resume(self, gaps: Sequence[TradeGap]) -> None:
+        """Takes over what an earlier process left open: trades that come now may still close it."""
+        for gap in sorted(gaps, key=lambda gap: gap.first_missing_id):
+            if (gap.exchange, gap.stream) == (self._exchange, self._stream):
+                # Which of them came meanwhile is not in the ledger.
+                number = gap.last_missing_id - gap.first_missing_id + 1
+                whole = replace(gap, ids_missing=number, ids_not_order_book=0)
+                if gap.open_because is OpenBecause.REJECTED and not is_final(gap):
+                    whole = replace(whole, open_because=None, rejection=None)
+                item = OpenGap(whole, [(gap.first_missing_id, gap.last_missing_id)])
+                known = self._sequences.setdefault(gap.symbol, _Sequence())
+                if gap.rejection is not None and gap.rejection.offset is not None:
+                    known.rejected |= dict.fromkeys(islice(item.missing_ids(), MAX_REJECTED), gap.rejection)
+                known.open.append(item)
+                known.reach_id = max(known.reach_id, gap.last_missing_id)
+
+    def last(self, symbol: str) -> LastTrade | None:
+        """The newest trade of the symbol's sequence."""
+        known = self._sequences.get(symbol)
+        return None if known is None or known.last_id is None else LastTrade(known.last_id, known.last_us)
+
+    def take_up(self, trades: Iterable[KnownTrade], last: Mapping[str, LastTrade]) -> None:
+        """Goes on from what an earlier process left: the end of the topic, in its order, and the newest trades of
+        elsewhere. Holes in the former are gaps that it may not have told of. Before the first trade comes."""
+        for trade in trades:
+            last_id = self._sequences.setdefault(trade.symbol, _Sequence()).last_id
+            # Fetched because nothing came by the stream: the sequence goes on with it.
+            is_newest = last_id is not None and trade.trade_id > last_id
+            take = self.fill if trade.is_fetched and not is_newest else self.see
+            take(trade.symbol, trade.trade_id, trade.event_time_us)
+        for symbol, newest in last.items():
+            known = self._sequences.setdefault(symbol, _Sequence())
+            if known.last_id is None or newest.trade_id > known.last_id:
+                self._begin(known, newest.trade_id, newest.event_time_us)
+        for known in self._sequences.values():
+            known.known_from_before = known.last_id is not None
+
+    def see(self, symbol: str, trade_id: int, event_time_us: int) -> None:
+        """Takes note of the next trade."""
+        known = self._sequences.get(symbol)
+        if known is None:
+            known = self._sequences[symbol] = _Sequence()
+        last = known.last_id
+        if last is not None and trade_id == last + 1 and trade_id > known.reach_id and event_time_us >= known.last_us:
+            # As nearly all do: `_go_on`, without the cost of calling it.
+            known.last_id, known.last_us = trade_id, event_time_us
+            known.doubtful_id, known.known_from_before = None, False
+            return
+        if trade_id <= known.reach_id:
+            self._came_late(known, (trade_id, trade_id), ClosedBy.STREAM)
+        # Neither ids nor times of the exchange go back: a stream that begins before what is known is a replay.
+        is_replay = known.known_from_before and (trade_id <= (last or 0) or event_time_us < known.last_us)
+        if last is None or is_replay:
+            self._begin(known, trade_id, event_time_us)
+            if last is None:
+                for rejected_id in known.rejected:
+                    if abs(rejected_id - trade_id) <= MAX_STEP_IDS:
+                        self._miss(known, symbol, (rejected_id, rejected_id), (event_time_us, event_time_us))
+        elif trade_id == last + 1:
+            self._go_on(known, trade_id, event_time_us)
+        elif trade_id <= last:
+            return
+        elif trade_id - last <= MAX_STEP_IDS or (known.doubtful_id is not None and trade_id == known.doubtful_id + 1):
+            missing_to = trade_id - 1 if known.doubtful_id != trade_id - 1 else trade_id - 2
+            self._miss(known, symbol, (last + 1, missing_to), (known.last_us, event_time_us))
+            self._go_on(known, trade_id, event_time_us)
+        else:
+            known.doubtful_id = trade_id
+
+    def reach(self, symbol: str, newest: LastTrade) -> None:
+        """Takes note that the exchange has trades up to this one, which the stream did not bring."""
+        known = self._sequences.get(symbol)
+        if known is not None and known.last_id is not None and newest.trade_id > known.last_id:
+            times_us = known.last_us, newest.event_time_us
+            self._miss(known, symbol, (known.last_id + 1, newest.trade_id), times_us)
+            self._go_on(known, newest.trade_id, newest.event_time_us)
+
+    def fill(self, symbol: str, trade_id: int, event_time_us: int) -> None:
+        """Takes note of a trade that was fetched."""
+        if known := self._sequences.get(symbol):
+            self._came_late(known, (trade_id, trade_id), ClosedBy.REST)
+            for item in known.open:
+                gap = item.gap
+                if gap.last_missing_id == trade_id - 1 and gap.after_us <= event_time_us < gap.before_us:
+                    # It is the trade behind a part that is not repaired.
+                    item.gap = replace(gap, before_us=event_time_us)
+                    self._changed[gap.key] = item.gap
+
+    def reject(self, symbol: str, trade_id: int, reason: str, *, was_fetched: bool) -> bool:
+        """Take note of a trade that came and was rejected; return whether it was not known to be.
+
+        One that the exchange's history sends too is not asked for again.
+        """
+        known = self._sequences.setdefault(symbol, _Sequence())
+        before = known.rejected.get(trade_id)
+        is_new = before is None
+        rejection = Rejection(reason, CONTRACT_VERSION)
+        if before is not None:
+            rejection = replace(rejection, partition=before.partition, offset=before.offset)
+        known.rejected[trade_id] = rejection
+        if len(known.rejected) > MAX_REJECTED:
+            del known.rejected[next(iter(known.rejected))]
+        if not was_fetched and known.last_id is not None and 0 < trade_id - known.last_id <= MAX_STEP_IDS:
+            # A gap from now on: the next trade may be long in coming, and moves the end of its time.
+            self._miss(known, symbol, (trade_id, trade_id), (known.last_us, known.last_us))
+        for item in known.open if was_fetched else ():
+            if item.spans(trade_id) and item.misses_only(known.rejected):
+                self._explain(item, OpenBecause.REJECTED)
+        return is_new
+
+    def dead_letter_at(self, symbol: str, trade_id: int, partition: int, offset: int) -> None:
+        """Take note of where the dead letter of a rejected trade lies."""
+        known = self._sequences.get(symbol)
+        rejection = None if known is None else known.rejected.get(trade_id)
+        if known is None or rejection is None or rejection.offset is not None:
+            return
+        known.rejected[trade_id] = replace(rejection, partition=partition, offset=offset)
+        for item in known.open:
+            if item.gap.rejection is not None and item.spans(trade_id):
+                self._explain(item, OpenBecause.REJECTED)
+
+    def settle(self, symbol: str, first: int, last: int) -> None:
+        """Takes note that these ids are no trades of the order book."""
+        if known := self._sequences.get(symbol):
+            self._came_late(known, (first, last), ClosedBy.REST, exist=False)
+
+    def explain(self, wanted: MissingRange, because: OpenBecause) -> None:
+        """Notes why a range is still missing."""
+        known = self._sequences[wanted.symbol]
+        for item in known.open:
+            if item.gap.first_missing_id <= wanted.first <= item.gap.last_missing_id:
+                self._explain(item, OpenBecause.REJECTED if item.misses_only(known.rejected) else because)
+
+    def _explain(self, item: OpenGap, because: OpenBecause) -> None:
+        gap = item.gap
+        rejection = self._rejection_of(item) if because is OpenBecause.REJECTED else None
+        if (gap.open_because, gap.rejection) == (because, rejection):
+            return
+        item.gap = replace(gap, open_because=because, rejection=rejection)
+        self._changed[gap.key] = item.gap
+        if gap.open_because is because:
+            return
+        log.warning(
+            "gap_stays_open",
+            because=because.value,
+            symbol=gap.symbol,
+            stream=self._stream,
+            first_missing_id=gap.first_missing_id,
+            last_missing_id=gap.last_missing_id,
+        )
+
+    def _rejection_of(self, item: OpenGap) -> Rejection | None:
+        """Return the first trade's; without coordinates while a dead letter of the gap is under way."""
+        rejected = self._sequences[item.gap.symbol].rejected
+        first = rejected.get(item.ranges[0][0], item.gap.rejection)
+        # The latest is acknowledged last: seldom more than one is looked at.
+        latest_first = map(rejected.get, item.missing_ids(backwards=True))
+        if first is None or all(one is not None and one.offset is not None for one in latest_first):
+            return first
+        return replace(first, partition=None, offset=None)
+
+    def proven_before(self, symbols: Iterable[str], interval: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
+        """The time [from, to) of which a symbol's ids say that every trade came, where that begins with an earlier
+        connection than this interval does: from behind the last gap that is open. All in ms since 1970, UTC."""
+        found: dict[str, tuple[int, int]] = {}
+        for symbol in symbols if interval is not None else ():
+            known = self._sequences.get(symbol)
+            if interval is None or known is None or known.last_id is None:
+                continue
+            from_us = max([known.since_us, *(item.gap.before_us for item in known.open)])
+            # Trades of the same ms as the first one may be older.
+            proven = from_us // 1000 + 1, known.last_us // 1000
+            if proven[0] < min(proven[1], interval[0] - BRIDGED_MS):
+                found[symbol] = proven
+        return found
+
+    def missing(self) -> list[MissingRange]:
+        """What did not come and is to be repaired, oldest gap first."""
+        gaps = [
+            item
+            for known in self._sequences.values()
+            for item in known.open
+            if item.gap.open_because not in (OpenBecause.BEYOND_LIMIT, OpenBecause.REJECTED)
+        ]
+        gaps.sort(key=lambda item: item.gap.detected_at)
+        return [MissingRange(item.gap.symbol, first, last) for item in gaps for first, last in item.ranges]
+
+    def take_open(self) -> dict[GapKey, TradeGap]:
+        """The open gaps that are new or were filled a little since the last call, by key."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def take_closed(self) -> list[TradeGap]:
+        """Those that were closed since the last call. They may be told of once their trades are acknowledged."""
+        closed, self._closed = self._closed, []
+        return closed
+
+    def _begin(self, known: _Sequence, trade_id: int, event_time_us: int) -> None:
+        known.since_us = event_time_us
+        self._go_on(known, trade_id, event_time_us)
+
+    def _go_on(self, known: _Sequence, trade_id: int, event_time_us: int) -> None:
+        known.last_id, known.last_us = trade_id, event_time_us
+        known.doubtful_id, known.known_from_before = None, False
+
+    def _miss(self, known: _Sequence, symbol: str, ids: tuple[int, int], times_us: tuple[int, int]) -> None:
+        """Opens gaps for the ids that no open gap has yet, in two parts where they are too many."""
+        # Out of order, the trade before may be younger than the one behind.
+        after_us, before_us = sorted(times_us)
+        for first, last in ids_outside(ids, known.open):
+            beyond = last - self._most_ids
+            if beyond >= first:
+                self._open(known, symbol, (first, beyond), (after_us, before_us), OpenBecause.BEYOND_LIMIT)
+            self._open(known, symbol, (max(first, beyond + 1), last), (after_us, before_us))
+        for item in known.open:
+            gap = item.gap
+            if ids[0] <= gap.first_missing_id <= ids[1] and gap.after_us == gap.before_us < before_us:
+                # It was opened by a rejected trade, before the one behind came.
+                item.gap = replace(gap, before_us=before_us)
+                self._changed[gap.key] = item.gap
+        known.reach_id = max(known.reach_id, ids[1])
+
+    def _open(
+        self,
+        known: _Sequence,
+        symbol: str,
+        ids: tuple[int, int],
+        times_us: tuple[int, int],
+        because: OpenBecause | None = None,
+    ) -> None:
+        first, last = ids
+        number = last - first + 1
+        log.warning(
+            "trades_missing",
+            symbol=symbol,
+            stream=self._stream,
+            first_missing_id=first,
+            last_missing_id=last,
+            ids=number,
+            because=because,
+        )
+        # Repaired and unrepaired gaps are never joined: the ids of one would be treated as those of the other.
+        is_beyond = because is OpenBecause.BEYOND_LIMIT
+        alike = (
+            item for item in reversed(known.open) if (item.gap.open_because is OpenBecause.BEYOND_LIMIT) is is_beyond
+        )
+        if len(known.open) >= MAX_OPEN and (newest := next(alike, None)) is not None:
+            newest.ranges.append(ids)
+            newest.gap = replace(
+                newest.gap,
+                last_missing_id=last,
+                ids_missing=newest.gap.ids_missing + number,
+                before_us=max(newest.gap.before_us, times_us[1]),
+            )
+        else:
+            now = self._clock()
+            gap = TradeGap(self._exchange, symbol, self._stream, first, last, number, *times_us, now)
+            newest = OpenGap(replace(gap, open_because=because), [ids])
+            known.open.append(newest)
+        self._changed[newest.gap.key] = newest.gap
+
+    def _came_late(self, known: _Sequence, ids: tuple[int, int], by: ClosedBy, *, exist: bool = True) -> None:
+        """Takes ids out of the open gaps; `exist`: their trades came, else there are none to come."""
+        for item in list(known.open):
+            gap = item.gap
+            if gap.last_missing_id < ids[0] or gap.first_missing_id > ids[1] or not (number := item.drop(*ids)):
+                continue
+            if exist:
+                item.has_trades = True
+            else:
+                item.gap = replace(item.gap, ids_not_order_book=gap.ids_not_order_book + number)
+            if item.ranges:
+                if gap.rejection is not None:
+                    item.gap = replace(item.gap, rejection=self._rejection_of(item))
+                self._changed[gap.key] = item.gap
+            else:
+                known.open.remove(item)
+                self._close(item, by)
+
+    def _close(self, item: OpenGap, by: ClosedBy) -> None:
+        if not item.has_trades:
+            outcome = GapOutcome.NOT_ORDER_BOOK
+        else:
+            outcome = GapOutcome.ARRIVED if by is ClosedBy.STREAM else GapOutcome.REPAIRED
+        gap = replace(item.gap, open_because=None, rejection=None)
+        gap = replace(gap, closed_at=self._clock(), closed_by=by, outcome=outcome)
+        self._changed.pop(gap.key, None)
+        self._closed.append(gap)
+        log.info(
+            "gap_closed",
+            closed_by=by.value,
+            outcome=outcome.value,
+            symbol=gap.symbol,
+            stream=self._stream,
+            first_missing_id=gap.first_missing_id,
+            last_missing_id=gap.last_missing_id,
+        )

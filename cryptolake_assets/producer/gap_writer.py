@@ -1,0 +1,76 @@
+"""Writes the gaps that a tracker has found to the ledger, before the coverage of their time is written.
+
+So no minute is called complete whose gap the ledger does not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from cryptolake_assets.lake.gaps import TradeGap
+from cryptolake_assets.producer.gap_tracker import GapKey, GapTracker
+
+log = structlog.get_logger(__name__)
+
+
+class GapSink(Protocol):
+    """Where gaps go."""
+
+    def write(self, gaps: Sequence[TradeGap]) -> None:
+        """Stores the gaps; a later one of the same key replaces the earlier one. Blocks; raises when it fails."""
+
+    def open_gaps(self) -> list[TradeGap]:
+        """Those that an earlier process left open. Blocks; raises when they cannot be read."""
+
+
+class GapWriter:
+    """Writes what a tracker has found; what could not be written stays due."""
+
+    def __init__(self, sink: GapSink, tracker: GapTracker) -> None:
+        self._sink = sink
+        self._tracker = tracker
+        self._due: dict[GapKey, TradeGap] = {}
+        self._resumed = False
+        self._writing = asyncio.Lock()
+
+    def close(
+        self, gaps: Sequence[TradeGap], partition_for: Callable[[bytes], int], next_offsets: dict[int, int]
+    ) -> None:
+        """Takes gaps whose late trades Kafka has acknowledged, below `next_offsets` (per partition of the topic)."""
+        for gap in gaps:
+            partition = partition_for(gap.symbol.encode())
+            self._due[gap.key] = replace(gap, kafka_partition=partition, kafka_offset=next_offsets.get(partition, 0))
+
+    async def resume(self) -> None:
+        """Takes over what an earlier process left open, before the first trade; what cannot be read now is read with
+        the first writing."""
+        async with self._writing:
+            try:
+                await self._take_over()
+            except Exception as error:
+                log.error("gaps_not_read", error=f"{type(error).__name__}: {error}")
+
+    async def _take_over(self) -> None:
+        if not self._resumed:
+            self._tracker.resume(await asyncio.to_thread(self._sink.open_gaps))
+            self._resumed = True
+
+    async def write(self) -> bool:
+        """Writes what is due, in a thread. Returns whether nothing is left that was found before the call."""
+        async with self._writing:
+            due: dict[GapKey, TradeGap] = {}
+            try:
+                await self._take_over()
+                due, self._due = self._due | self._tracker.take_open(), {}
+                if due:
+                    await asyncio.to_thread(self._sink.write, list(due.values()))
+            except Exception as error:
+                self._due = due | self._due
+                log.error("gaps_not_written", gaps=len(self._due), error=f"{type(error).__name__}: {error}")
+                return False
+            return True

@@ -1,0 +1,431 @@
+"""The producer: trades from the exchange's sockets into Kafka, without losing one that was received.
+
+    connections (one reader each) ─► one bounded queue ─► one publisher task: parse, send ─► outbox ─► Kafka
+                                                                 └ marks: "all before this is acknowledged" ─► coverage
+
+Run as `python -m cryptolake_assets.producer.process`. SIGTERM and SIGINT end it in order: it stops reading, sends what
+it has, writes its coverage and exits 0. It exits 1, with a message on stderr, when settings or rights are wrong, and
+when the rest could not be delivered in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any
+
+import structlog
+
+from cryptolake_assets.binance.rate_limits import WeightBudget
+from cryptolake_assets.binance.rest import AsyncExchangeRest, RetryPolicy
+from cryptolake_assets.captures.followed_symbols import Subscriptions
+from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.lake.coverage import Evidence
+from cryptolake_assets.lake.gaps import TradeGap
+from cryptolake_assets.log import configure_logging
+from cryptolake_assets.producer.asyncio_tasks import cancelled, unless
+from cryptolake_assets.producer.catch_up import CatchUp, CatchUpOptions
+from cryptolake_assets.producer.client_libraries import io_in_use, make_publisher
+from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
+from cryptolake_assets.producer.connection_pool import Fleet, FleetOptions
+from cryptolake_assets.producer.coverage_loop import CoverageRounds
+from cryptolake_assets.producer.coverage_statements import ConnectionSpan, CoverageSink, CoverageWriter
+from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.dispatch import Dispatcher
+from cryptolake_assets.producer.extra_feed import MarketFeed
+from cryptolake_assets.producer.frame_accounts import FrameAccounts
+from cryptolake_assets.producer.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
+from cryptolake_assets.producer.gap_repair import GapRepairer
+from cryptolake_assets.producer.gap_tracker import GapTracker
+from cryptolake_assets.producer.gap_writer import GapSink, GapWriter
+from cryptolake_assets.producer.publisher import Publisher
+from cryptolake_assets.producer.rest_history import StreamHistory, TradeHistory
+from cryptolake_assets.producer.resume_point import LastTrades, NewestTrades
+from cryptolake_assets.producer.status_file import (
+    MAX_SYMBOLS_SHOWN,
+    ConnectionStatus,
+    ProducerStatus,
+    status_path,
+    write_status,
+)
+from cryptolake_assets.producer.subscriptions import find_subscriptions, keep_choice
+from cryptolake_assets.settings import Settings, get_settings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerOptions:
+    """How the producer behaves beside what the settings say."""
+
+    connection: ConnectionOptions = field(default_factory=ConnectionOptions)
+    fleet: FleetOptions | None = None
+    """None: what the settings say."""
+    catch_up: CatchUpOptions = field(default_factory=CatchUpOptions)
+    drain_timeout_s: float = 20.0
+    """How long a stop waits for the brokers to acknowledge the rest."""
+    claim_wait_s: float = 2.0
+    """How long a round of coverage waits for its barriers; late ones are written in the next round."""
+    status_interval_s: float = 1.0
+    stall_alarm_s: float = 5.0
+    """Messages under way for so long without an acknowledgement are worth an alarm."""
+    final_write_attempts: int = 3
+
+
+class Producer:
+    """Connections, queue, publisher task and coverage of one process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        subscriptions: Subscriptions,
+        *,
+        publisher: Publisher,
+        clock: ExchangeClock,
+        sink: CoverageSink,
+        gaps: GapSink,
+        history: TradeHistory,
+        last_trades: LastTrades | None = None,
+        options: ProducerOptions | None = None,
+    ) -> None:
+        """Without `last_trades` nothing is known of what an earlier process received."""
+        self._settings = settings
+        self._options = options or ProducerOptions()
+        self._publisher = publisher
+        self._stream = subscriptions.stream
+        self._queue = FrameQueue()
+        self._outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
+        self._last_trades = last_trades
+        self._gaps = GapTracker(settings.venue.exchange, subscriptions.stream, most_ids=settings.gap_repair_max_ids)
+        self._gap_writer = GapWriter(gaps, self._gaps)
+        stream_history = StreamHistory(history, subscriptions.stream)
+        self._repairer = GapRepairer(self._gaps, stream_history, self._put_fetched)
+        self._catch_up = CatchUp(
+            self._gaps,
+            stream_history,
+            spans=lambda: [c.span for c in self.fleet.connections if c.span is not None],
+            is_idle=lambda: not len(self._queue),
+            options=self._options.catch_up,
+        )
+        self._fetched = ConnectionSpan("rest", ())
+        self._accounts = FrameAccounts(
+            subscriptions.stream, lambda span: self.fleet.renew_span(span), lambda: self.fleet.symbols
+        )
+        self._dispatcher = Dispatcher(
+            settings,
+            subscriptions.stream,
+            queue=self._queue,
+            outbox=self._outbox,
+            gaps=self._gaps,
+            fetched=self._fetched,
+            partition_for=publisher.partition_for,
+            mark=self._mark,
+            accounts=self._accounts,
+        )
+        self._coverage = CoverageWriter(
+            sink,
+            exchange=settings.venue.exchange,
+            stream=subscriptions.stream,
+            source=settings.ws_url,
+            partition_for=publisher.partition_for,
+            first=self._gap_writer.write,
+        )
+        self._clock = clock
+        self._connections_made = count()
+        self.fleet = Fleet(
+            subscriptions.symbols, self._connection, self._options.fleet or FleetOptions(settings.connection_life_s)
+        )
+        """The connections; tell it when other symbols are to be followed."""
+        self._rounds = CoverageRounds(
+            self.fleet,
+            self._coverage,
+            self._gaps.last,
+            interval_s=settings.coverage_interval_s,
+            claim_wait_s=self._options.claim_wait_s,
+        )
+        self._market = MarketFeed(
+            settings, lambda: self.fleet.symbols, self._outbox.put, clock, self._options.connection, self._options.fleet
+        )
+        self._working = False
+        self._state = "starting"
+
+    def _connection(self, symbols: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
+        return ExchangeConnection(
+            name=f"{self._stream}-{next(self._connections_made)}",
+            base_url=self._settings.ws_url,
+            path=self._settings.venue.ws_path,
+            symbols=symbols,
+            stream=self._stream,
+            queue=self._queue,
+            clock=self._clock,
+            options=self._options.connection,
+            turn=turn,
+        )
+
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Works until `stop` is set, then drains. Returns whether everything received was acknowledged.
+
+        Raises `BrokerRefusedError` when Kafka refuses for good and `ExchangeError` for an unusable address.
+        """
+        status = asyncio.create_task(self._keep_status())
+        try:
+            self._state = "waiting_for_broker"
+            if not await unless(stop, self._outbox.start()):
+                return True
+            return await self._work(stop)
+        except BaseException:
+            self._state = "failed"
+            raise
+        finally:
+            await cancelled([status])
+            await self._publisher.stop()
+            if self._state != "failed":
+                self._state = "stopped"
+            self._write_status()
+
+    async def _work(self, stop: asyncio.Event) -> bool:
+        await self._gap_writer.resume()
+        self._state = "streaming"
+        self._working = True
+        log.info("producer_started", symbols=len(self.fleet.symbols), stream=self._stream, source=self._settings.ws_url)
+        readers = [self.fleet.run(), self._repairer.run(), self._catch_up.run(), self._market.run()]
+        connections = [asyncio.create_task(reader) for reader in readers]
+        resend = asyncio.create_task(self._outbox.run())
+        publish = asyncio.create_task(self._publish())
+        coverage = asyncio.create_task(self._rounds.run())
+        parts: list[asyncio.Task[None]] = [*connections, resend, publish, coverage]
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            waits: list[asyncio.Future[Any]] = [stopped, self._outbox.fatal, *parts]
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()  # raises what ended a part that should not have ended
+            return await self._finish(connections, publish, coverage)
+        finally:
+            await cancelled([stopped, *parts])
+
+    async def _finish(
+        self,
+        connections: Sequence[asyncio.Task[None]],
+        publish: asyncio.Task[None],
+        coverage: asyncio.Task[None],
+    ) -> bool:
+        """Stops reading, sends the rest, writes the last coverage."""
+        self._state, self._working = "draining", False
+        log.info("producer_stops", queued_frames=len(self._queue), in_flight=self._outbox.in_flight)
+        await cancelled(connections)
+        self._queue.put_mark(EndOfFrames())
+        drained = True
+        try:
+            async with asyncio.timeout(self._options.drain_timeout_s):
+                await self._or_refused(publish)
+                await self._or_refused(asyncio.ensure_future(self._outbox.drained()))
+        except TimeoutError:
+            drained = False
+            log.error("drain_incomplete", queued_frames=len(self._queue), in_flight=self._outbox.in_flight)
+        self._rounds.stop()
+        await coverage
+        for attempt in range(self._options.final_write_attempts):
+            if await self._coverage.write():
+                break
+            if attempt + 1 < self._options.final_write_attempts:
+                await asyncio.sleep(1.0)
+        log.info(
+            "producer_stopped",
+            frames=self._dispatcher.frames,
+            events_acked=self._acked(self._settings.kafka_topic_futures),
+            rejected=self._acked(self._settings.topic_rejected),
+            repeats_sent=self._outbox.repeats_sent,
+            drained=drained,
+        )
+        return drained
+
+    async def _or_refused(self, work: asyncio.Future[None]) -> None:
+        await asyncio.wait([work, self._outbox.fatal], return_when=asyncio.FIRST_COMPLETED)
+        if self._outbox.fatal.done():
+            self._outbox.fatal.result()
+        await work
+
+    # Frames and marks.
+
+    async def _publish(self) -> None:
+        """From the queue through the contract into the outbox; goes on from the trades that Kafka and Bronze hold."""
+        if self._last_trades is not None:
+            start_offsets = self._publisher.start_offsets
+            known = await self._last_trades.find(self.fleet.symbols, self._stream, start_offsets)
+            self._gaps.take_up(known.on_topic, known.in_bronze)
+        await self._dispatcher.run()
+
+    async def _put_fetched(self, raw: bytes) -> None:
+        await self._queue.room()
+        self._queue.put(ReceivedFrames(self._fetched, time.time_ns() // 1000, [raw]))
+
+    def _mark(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:
+        """Claims the connection's interval so far once everything before this point is acknowledged."""
+        interval = span.claim_to(asked_ms)
+        claims = span.claims_of(interval) if interval is not None else {}
+        by_ids = self._gaps.proven_before(span.symbols, interval)
+        self._outbox.mark(partial(self._claim, span, claims, by_ids, ended, self._gaps.take_closed()))
+
+    def _claim(
+        self,
+        span: ConnectionSpan,
+        claims: dict[tuple[int, int], list[str]],
+        by_ids: dict[str, tuple[int, int]],
+        ended: bool,
+        closed: list[TradeGap],
+        next_offsets: dict[int, int],
+    ) -> None:
+        self._gap_writer.close(closed, self._publisher.partition_for, next_offsets)
+        for symbol, proven in by_ids.items():
+            self._coverage.claim((symbol,), proven, next_offsets, Evidence.IDS)
+        for claimed, symbols in claims.items():
+            self._coverage.claim(symbols, claimed, next_offsets)
+        span.claims += 1
+        span.ended = span.ended or ended
+        self._rounds.claim_made(ended=ended)
+
+    # Status.
+
+    async def _keep_status(self) -> None:
+        while True:
+            self._note_stall()
+            self._write_status()
+            await asyncio.sleep(self._options.status_interval_s)
+
+    def _note_stall(self) -> None:
+        """Tells when the brokers stop acknowledging, and when they go on: Kafka's client waits for them silently."""
+        stalled_s = self._outbox.stalled_s
+        if self._state == "streaming" and stalled_s > self._options.stall_alarm_s:
+            self._state = "waiting_for_broker"
+            log.warning(
+                "broker_not_answering",
+                bootstrap_servers=self._settings.bootstrap_servers,
+                in_flight=self._outbox.in_flight,
+                queued_frames=len(self._queue),
+            )
+        elif self._state == "waiting_for_broker" and self._working and stalled_s <= self._options.stall_alarm_s:
+            self._state = "streaming"
+            log.info("broker_answers_again", in_flight=self._outbox.in_flight, queued_frames=len(self._queue))
+
+    def _write_status(self) -> None:
+        try:
+            write_status(status_path(self._settings), self.status())
+        except OSError as error:
+            log.error("status_not_written", error=str(error))
+
+    def status(self) -> ProducerStatus:
+        """The present state and counts."""
+        clocks = [c.exchange_time_ms for c in self.fleet.connections if c.exchange_time_ms is not None]
+        covered, last_event_us = self._coverage.covered_to_ms, self._dispatcher.last_event_time_us
+        return ProducerStatus(
+            state=self._state,
+            pid=os.getpid(),
+            stream=self._stream,
+            symbols=len(self.fleet.symbols),
+            connections=tuple(
+                ConnectionStatus(c.name, c.state, len(c.symbols), c.span.frames if c.span else 0, c.reconnects)
+                for c in self.fleet.connections
+            ),
+            frames=self._dispatcher.frames,
+            streams={self._stream: self._accounts.counts, **self._market.counts},
+            events_acked=self._acked(self._settings.kafka_topic_futures),
+            rejected=self._acked(self._settings.topic_rejected),
+            repeats_sent=self._outbox.repeats_sent,
+            in_flight=self._outbox.in_flight,
+            queued_frames=len(self._queue) + self._market.queued_frames,
+            last_event_time_ms=None if last_event_us is None else last_event_us // 1000,
+            exchange_time_ms=max(clocks, default=None),
+            coverage_to_ms={
+                symbol: covered[symbol] for symbol in self.fleet.symbols[:MAX_SYMBOLS_SHOWN] if symbol in covered
+            },
+            coverage_failures=self._coverage.failures,
+            ids_missing=self._gaps.ids_missing,
+            rejecting={**self._market.rejecting, **self._accounts.rejecting},
+            silent_symbols=self._rounds.silent_symbols[:MAX_SYMBOLS_SHOWN],
+            renewals=self.fleet.renewals,
+            updated_at_ms=time.time_ns() // 1_000_000,
+        )
+
+    def _acked(self, topic: str) -> int:
+        return self._outbox.acked.get(topic, 0)
+
+
+def collect_seldom() -> None:
+    """Has Python look for cycles once for many thousand frames instead of for every few hundred: frames and messages
+    wait some milliseconds for Kafka and are in no cycle, and to look through them costs a tenth of all that is done."""
+    gc.set_threshold(50_000, 20, 100)
+
+
+async def serve(settings: Settings) -> int:
+    """Runs the producer of these settings until SIGTERM or SIGINT; returns the exit code."""
+    from cryptolake_assets.lake.coverage import IcebergCoverageSink
+    from cryptolake_assets.lake.gaps import IcebergGapSink
+
+    io = io_in_use(settings)
+    log.info("producer_libraries", io=io.value)
+    collect_seldom()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # Few attempts: a clock that answers late is of no use, and the next round asks again.
+    policy = RetryPolicy(attempts=2, max_backoff_s=0.5, max_retry_after_s=1.0)
+    # The history waits for as long as the exchange asks, and holds its budget for all symbols.
+    patient = RetryPolicy(max_retry_after_s=math.inf)
+    venue, key = settings.venue, settings.binance_api_key.get_secret_value()
+    budget = WeightBudget(settings.rest_weight_share, venue.weights.per_minute)
+    async with (
+        AsyncExchangeRest(settings.rest_url, timeout_s=3.0, policy=policy, venue=venue, budget=budget) as rest,
+        AsyncExchangeRest(
+            settings.rest_url, policy=patient, venue=venue, api_key=key, budget=budget, urgent=False
+        ) as history,
+    ):
+        found: list[Subscriptions] = []
+        items = settings.symbol_items
+
+        async def find() -> None:
+            found.append(await find_subscriptions(settings, rest))
+
+        if not await unless(stop, find()):
+            return 0
+        producer = Producer(
+            settings,
+            found[0],
+            publisher=make_publisher(settings, io),
+            clock=rest,
+            sink=IcebergCoverageSink(settings),
+            gaps=IcebergGapSink(settings),
+            history=history,
+            last_trades=NewestTrades(settings),
+            options=ProducerOptions(ConnectionOptions(io=io)),
+        )
+        choice = asyncio.create_task(keep_choice(settings, items, history, producer.fleet))
+        try:
+            return 0 if await producer.run(stop) else 1
+        finally:
+            await cancelled([choice])
+
+
+def main() -> int:
+    """The process's entry."""
+    try:
+        settings = get_settings()
+        configure_logging(settings.log_level)
+        return asyncio.run(serve(settings))
+    except CryptolakeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

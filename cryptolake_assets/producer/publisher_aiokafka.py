@@ -1,0 +1,207 @@
+"""The default publisher: aiokafka's idempotent producer, fed with whole batches.
+
+`send()` of that library makes a future and walks through the client for every message, which costs more than all the
+rest of the producer. Here every partition has a lane: messages wait in a list for a few milliseconds, then become one
+batch with one future. A lane hands over one batch after the other, so the order of a key is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from cryptolake_assets.errors import BrokerError
+from cryptolake_assets.kafka.access import aiokafka_options
+from cryptolake_assets.kafka.refusals import broker_error, is_refusal
+from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.publisher import (
+    BATCH_BYTES,
+    COMPRESSION,
+    LINGER_MS,
+    START_TIMEOUT_S,
+    STOP_TIMEOUT_S,
+    DeliveryListener,
+    Message,
+    Session,
+    SessionPublisher,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaProducer
+
+REQUEST_TIMEOUT_MS: Final = 30_000
+RETRY_BACKOFF_MS: Final = 250
+FULL_LANE: Final = 1_000
+"""Messages that are worth a batch at once: about what fits into one."""
+
+_Lane = tuple[str, int | None]
+
+
+class _Batches:
+    """The messages of one partition on their way into batches."""
+
+    __slots__ = ("_full", "_news", "_session", "_topic", "number", "task", "waiting")
+
+    def __init__(self, session: _AiokafkaSession, topic: str, number: int | None) -> None:
+        self._session = session
+        self._topic = topic
+        self.number = number
+        self.waiting: list[Message] = []
+        self._news = asyncio.Event()
+        self._full = asyncio.Event()
+        self.task = asyncio.create_task(self._run())
+
+    def wake(self) -> None:
+        """To be called when messages were added to `waiting`."""
+        if not self._news.is_set():
+            self._news.set()
+        if len(self.waiting) >= FULL_LANE and not self._full.is_set():
+            self._full.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._news.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_MS / 1000):
+                    await self._full.wait()
+            while self.waiting:
+                await self._send_one()
+                if len(self.waiting) < FULL_LANE:
+                    break
+            if not self.waiting:
+                self._news.clear()
+            self._full.clear()
+
+    async def _send_one(self) -> None:
+        """One batch of the oldest messages. What it takes leaves `waiting` once the client has it, and not before."""
+        builder = self._session.producer.create_batch()
+        append, taken = builder.append, 0
+        for message in self.waiting:
+            if append(timestamp=None, key=message.key, value=message.value, headers=message.headers) is None:
+                break
+            taken += 1
+        builder.close()
+        number = self.number if self.number is not None else await self._session.any_partition(self._topic)
+        batch = self.waiting[:taken]
+        try:
+            future = await self._hand_over(builder, number)
+        except Exception as error:
+            del self.waiting[:taken]
+            self._session.listener.failed(batch, error)
+            return
+        del self.waiting[:taken]
+        self._session.under_way[future] = batch
+        future.add_done_callback(partial(self._session.done, number))
+
+    async def _hand_over(self, builder: Any, number: int) -> asyncio.Future[Any]:
+        from aiokafka.errors import KafkaTimeoutError
+
+        while True:
+            # The client did not take it in time, as its brokers do not answer: nothing of it was sent, and the order
+            # is best kept by offering it again.
+            with contextlib.suppress(KafkaTimeoutError):
+                future: asyncio.Future[Any] = await self._session.producer.send_batch(
+                    builder, self._topic, partition=number
+                )
+                return future
+
+
+class _AiokafkaSession:
+    """One producer, its lanes, and the batches it has not answered for yet."""
+
+    def __init__(self, producer: AIOKafkaProducer, listener: DeliveryListener) -> None:
+        self.producer = producer
+        self.listener = listener
+        self.under_way: dict[asyncio.Future[Any], list[Message]] = {}
+        self._lanes: dict[_Lane, _Batches] = {}
+
+    def send(self, messages: Sequence[Message]) -> None:
+        touched: set[_Batches] = set()
+        lane_of = self._lanes.get
+        last_partition, last_topic, lane = None, None, None
+        for message in messages:
+            # Neighbours often go to the same partition.
+            if lane is None or message.partition != last_partition or message.topic != last_topic:
+                last_partition, last_topic = message.partition, message.topic
+                lane = lane_of((last_topic, last_partition)) or self._new_lane(last_topic, last_partition)
+                touched.add(lane)
+            lane.waiting.append(message)
+        for lane in touched:
+            lane.wake()
+
+    def _new_lane(self, topic: str, partition: int | None) -> _Batches:
+        lane = self._lanes[topic, partition] = _Batches(self, topic, partition)
+        return lane
+
+    async def any_partition(self, topic: str) -> int:
+        """For messages that may go anywhere."""
+        return int(random.choice(sorted(await self.producer.partitions_for(topic))))  # noqa: S311
+
+    def done(self, partition: int, future: asyncio.Future[Any]) -> None:
+        """What became of a batch."""
+        batch = self.under_way.pop(future, None)
+        if batch is None:
+            return  # already reported when the session was closed
+        if future.cancelled():
+            self.listener.failed(batch, asyncio.CancelledError())
+        elif error := future.exception():
+            self.listener.failed(batch, error)
+        else:
+            self.listener.acknowledged(batch, partition, future.result().offset)
+
+    async def close(self) -> None:
+        """Stops the producer without waiting for ever: with the broker away its own stop never returns."""
+        await cancelled([lane.task for lane in self._lanes.values()])
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self.producer.stop()
+        under_way, self.under_way = self.under_way, {}
+        left = [message for batch in under_way.values() for message in batch]
+        for lane in self._lanes.values():
+            left += lane.waiting
+        if left:
+            self.listener.failed(left, BrokerError("kafka: the producer's session was closed."))
+
+
+class AiokafkaPublisher(SessionPublisher):
+    """A `Publisher` on aiokafka's idempotent producer: acks=all, zstd, one future a batch."""
+
+    async def _open(self, listener: DeliveryListener) -> Session:
+        from aiokafka import AIOKafkaProducer
+        from aiokafka.errors import KafkaError
+
+        producer = AIOKafkaProducer(
+            **aiokafka_options(self._settings),
+            enable_idempotence=True,
+            acks="all",
+            compression_type=COMPRESSION,
+            max_batch_size=BATCH_BYTES,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            retry_backoff_ms=RETRY_BACKOFF_MS,
+        )
+        session = _AiokafkaSession(producer, listener)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await producer.start()
+        except (KafkaError, OSError) as error:
+            await session.close()
+            raise await broker_error(self._settings, "connect the producer", error) from error
+        return session
+
+    def judge(self, error: BaseException) -> Verdict:
+        from aiokafka import errors
+
+        # aiokafka asserts that a partition exists: the topic has fewer of them than it had at the start.
+        if is_refusal(error) or isinstance(error, AssertionError):
+            return Verdict.FATAL
+        # A batch that was given up leaves a hole in the idempotent sequence: the broker refuses what follows. A session
+        # that fails for reasons unknown is not trusted either.
+        away = (errors.KafkaTimeoutError, errors.ProducerClosed, BrokerError, OSError)
+        if isinstance(error, away) or getattr(error, "retriable", False):
+            return Verdict.RETRY
+        return Verdict.RESTART

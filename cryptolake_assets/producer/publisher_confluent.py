@@ -1,0 +1,241 @@
+"""The publisher of the optional extra `fast`: librdkafka by confluent-kafka.
+
+The library has threads, buffers and repetition of its own, and calls back for each message while it is polled.
+Messages that were handed over together are reported together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from cryptolake_assets.errors import BrokerError
+from cryptolake_assets.kafka.access import librdkafka_options
+from cryptolake_assets.kafka.refusals import broker_error, is_refusal
+from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.publisher import (
+    BATCH_BYTES,
+    COMPRESSION,
+    LINGER_MS,
+    START_TIMEOUT_S,
+    STOP_TIMEOUT_S,
+    DeliveryListener,
+    Message,
+    Session,
+    SessionPublisher,
+    Verdict,
+)
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError, Producer
+
+POLL_S: Final = 0.005
+MAX_BUFFERED: Final = 1_000_000
+"""More messages than ever are under way: the outbox bounds them, not the library."""
+
+
+class DeliveryError(BrokerError):
+    """What librdkafka says of a message that it did not deliver."""
+
+    def __init__(self, error: KafkaError) -> None:
+        super().__init__(f"kafka: {error.name()}: {error.str()}")
+        self.error = error
+
+
+def client_configuration(settings: Settings) -> dict[str, Any]:
+    """How librdkafka is made to do what aiokafka's producer does: acks=all, idempotent, in order, zstd."""
+    return {
+        **librdkafka_options(settings),
+        "enable.idempotence": True,
+        "compression.type": COMPRESSION,
+        "batch.size": BATCH_BYTES,
+        "linger.ms": LINGER_MS,
+        # Given up by nobody: the outbox would only send it again, and out of order.
+        "message.timeout.ms": 0,
+        "queue.buffering.max.messages": MAX_BUFFERED,
+        "reconnect.backoff.max.ms": 1_000,
+        # The client's own log repeats itself at every attempt while a broker is away.
+        "log_level": 2,
+    }
+
+
+class _UnderWay:
+    """Messages of one partition that were handed over together: acknowledged together, or failed together.
+
+    The library calls back for each. Which message that was is not asked, and its record is not kept: to keep them until
+    the last one has come costs more than all the rest of the delivery.
+    """
+
+    __slots__ = ("_error", "_left", "_listener", "messages")
+
+    def __init__(self, messages: Sequence[Message], listener: DeliveryListener) -> None:
+        self.messages = messages
+        self._listener = listener
+        self._left = len(messages)
+        self._error: KafkaError | None = None
+
+    def cut(self, number: int) -> Sequence[Message]:
+        """Leaves the first so many; returns the others, which the library did not take."""
+        rest, self.messages, self._left = self.messages[number:], self.messages[:number], number
+        return rest
+
+    def told(self, error: KafkaError | None, record: Any) -> None:
+        """Called by the library, in the partition's order."""
+        self._left -= 1
+        if error is not None:
+            self._error = error
+        if not self._left:
+            self._report(record)
+
+    def _report(self, last: Any) -> None:
+        if self._error is not None:
+            # Sent again as a whole: a repeat is allowed, and the order is kept.
+            self._listener.failed(self.messages, DeliveryError(self._error))
+            return
+        # Counted from the last one: what comes behind it is what its acknowledgement is about.
+        first_offset = last.offset() - len(self.messages) + 1
+        self._listener.acknowledged(self.messages, last.partition(), first_offset)
+
+
+class _ConfluentSession:
+    """One librdkafka producer, polled for as long as messages are under way."""
+
+    def __init__(self, configuration: dict[str, Any], listener: DeliveryListener) -> None:
+        from confluent_kafka import Producer
+
+        self.producer: Producer = Producer(configuration)
+        self._listener = listener
+        self._news = asyncio.Event()
+        self._polling = asyncio.create_task(self._poll())
+
+    def send(self, messages: Sequence[Message]) -> None:
+        by_place: defaultdict[tuple[str, int], list[Message]] = defaultdict(list)
+        for message in messages:
+            partition = message.partition
+            if partition is None or message.headers is not None:
+                self._produce_alone(message)
+            else:
+                by_place[message.topic, partition].append(message)
+        for (topic, partition), together in by_place.items():
+            self._produce(topic, partition, together)
+        self._news.set()
+
+    def _produce(self, topic: str, partition: int, messages: list[Message]) -> None:
+        under_way = _UnderWay(messages, self._listener)
+        produce, told, number = self.producer.produce, under_way.told, 0
+        try:
+            for message in messages:
+                produce(topic, message.value, message.key, partition, told)
+                number += 1
+        except Exception as error:
+            # Those behind it as well: they would only overtake it.
+            self._listener.failed(under_way.cut(number), error)
+
+    def _produce_alone(self, message: Message) -> None:
+        """For messages that may go anywhere, or that have headers."""
+        place: dict[str, Any] = {} if message.partition is None else {"partition": message.partition}
+        try:
+            self.producer.produce(
+                message.topic,
+                message.value,
+                message.key,
+                headers=message.headers,  # type: ignore[arg-type] # a list is invariant
+                on_delivery=_UnderWay([message], self._listener).told,
+                **place,
+            )
+        except Exception as error:
+            self._listener.failed([message], error)
+
+    def _serve(self) -> None:
+        try:
+            self.producer.poll(0)
+        except Exception as error:
+            # Raised by whoever is told; the other messages are to be told of all the same.
+            context = {"message": "a listener of the Kafka publisher failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    async def _poll(self) -> None:
+        while True:
+            self._news.clear()
+            while len(self.producer):
+                await asyncio.sleep(POLL_S)
+                self._serve()
+            await self._news.wait()
+
+    async def close(self) -> None:
+        await cancelled([self._polling])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                while len(self.producer):
+                    self._serve()
+                    await asyncio.sleep(POLL_S)
+        # Each message that is left is called back for, as purged.
+        self.producer.purge()
+        while len(self.producer):
+            self._serve()
+            await asyncio.sleep(0)
+
+
+class ConfluentPublisher(SessionPublisher):
+    """A `Publisher` on librdkafka's idempotent producer."""
+
+    async def _open(self, listener: DeliveryListener) -> Session:
+        from confluent_kafka import KafkaException
+
+        topic = self._settings.kafka_topic_futures
+        session = _ConfluentSession(client_configuration(self._settings), listener)
+        try:
+            # The producer itself connects when it likes; whether it can is asked here, in a thread, as it blocks.
+            await asyncio.to_thread(session.producer.list_topics, topic, START_TIMEOUT_S)
+        except KafkaException as error:
+            await session.close()
+            cause = DeliveryError(error.args[0])
+            refused = self.judge(cause) is Verdict.FATAL
+            raise await broker_error(self._settings, "connect the producer", cause, refused=refused) from error
+        return session
+
+    def judge(self, error: BaseException) -> Verdict:
+        from confluent_kafka import KafkaError, KafkaException
+
+        if isinstance(error, KafkaException):
+            error = DeliveryError(error.args[0])
+        if isinstance(error, DeliveryError):
+            if error.error.code() in _refusals():
+                return Verdict.FATAL
+            # What a closed session left behind, and a librdkafka that is in no state to go on.
+            purged = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
+            if error.error.code() in purged or (error.error.retriable() and not error.error.fatal()):
+                return Verdict.RETRY
+            return Verdict.RESTART
+        if is_refusal(error):
+            return Verdict.FATAL
+        # A full buffer, or a session that is not there.
+        return Verdict.RETRY if isinstance(error, (BufferError, BrokerError, OSError)) else Verdict.RESTART
+
+
+def _refusals() -> frozenset[int]:
+    """Errors that come again however often one tries: rights, settings, versions. As `kafka_refusals.is_refusal`."""
+    from confluent_kafka import KafkaError
+
+    return frozenset(
+        (
+            KafkaError.TOPIC_AUTHORIZATION_FAILED,
+            KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+            KafkaError.SASL_AUTHENTICATION_FAILED,
+            KafkaError.UNSUPPORTED_SASL_MECHANISM,
+            KafkaError.ILLEGAL_SASL_STATE,
+            KafkaError._AUTHENTICATION,
+            KafkaError.MSG_SIZE_TOO_LARGE,
+            KafkaError.RECORD_LIST_TOO_LARGE,
+            KafkaError.TOPIC_EXCEPTION,
+            KafkaError.UNSUPPORTED_VERSION,
+            KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+            KafkaError.POLICY_VIOLATION,
+            # The topic has fewer partitions than it had at the start.
+            KafkaError._UNKNOWN_PARTITION,
+        )
+    )

@@ -1,0 +1,169 @@
+"""Records the exchange's frames as they come into a directory that the replay exchange can serve: capture files, and
+beside them the exchange's own klines of the recorded minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+import structlog
+from msgspec import Struct, json
+
+from cryptolake_assets.binance.rest import AsyncExchangeRest, ExchangeRest
+from cryptolake_assets.binance.stream_types import streams_in_use
+from cryptolake_assets.captures.followed_symbols import Subscriptions
+from cryptolake_assets.captures.market_of_capture import write_market
+from cryptolake_assets.captures.published_files import KLINE_HEADER, read_klines
+from cryptolake_assets.captures.reader import summarise
+from cryptolake_assets.captures.writer import CaptureWriter
+from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.connection import ExchangeConnection
+from cryptolake_assets.producer.connection_pool import Fleet, FleetOptions
+from cryptolake_assets.producer.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
+from cryptolake_assets.producer.subscriptions import find_subscriptions
+from cryptolake_assets.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+INTERVAL: Final = "1m"
+MINUTE_MS: Final = 60_000
+_FRAMES_AT_ONCE: Final = 500
+
+
+class Recorder:
+    """One recording: the connections of the settings' subscriptions, and the files that they are written to.
+
+    A connection is relieved before the exchange ends it; the frames of the overlap are recorded twice, none is missed.
+    """
+
+    def __init__(
+        self, settings: Settings, directory: Path, rotate_s: float, options: FleetOptions | None = None
+    ) -> None:
+        """Raises `CaptureError` for a directory that cannot be written to."""
+        self._settings, self._directory = settings, directory
+        self._queue = FrameQueue()
+        self._rotate_s = rotate_s
+        self._options = options or FleetOptions(settings.connection_life_s)
+        self._made = count()
+        self.writer: CaptureWriter | None = None
+        self.fleets: list[Fleet] = []
+
+    @property
+    def connections(self) -> list[ExchangeConnection]:
+        """All that are there."""
+        return [connection for fleet in self.fleets for connection in fleet.connections]
+
+    async def run(self, stop: asyncio.Event, tell: Callable[[], None] = lambda: None) -> None:
+        """Records until `stop`; `tell` is called after every batch of frames. Raises `CaptureError`, `ExchangeError`
+        and what is wrong with the settings."""
+        async with AsyncExchangeRest(self._settings.rest_url, venue=self._settings.venue) as rest:
+            found = await find_subscriptions(self._settings, rest)
+            self.writer = await asyncio.to_thread(CaptureWriter, self._directory, found.stream, self._rotate_s)
+            write_market(self._directory, self._settings.market)
+            self.fleets = self._fleets_of(found, rest)
+            reading = [asyncio.create_task(fleet.run()) for fleet in self.fleets]
+            writing = asyncio.create_task(self._write(self.writer, tell))
+            stopped = asyncio.create_task(stop.wait())
+            try:
+                done, _ = await asyncio.wait([stopped, writing, *reading], return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()  # raises what ended a part that should not have ended
+                await cancelled(reading)
+                self._queue.put_mark(EndOfFrames())
+                await writing
+            finally:
+                await cancelled([stopped, writing, *reading])
+                self.writer.close()
+
+    def _fleets_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[Fleet]:
+        """Of the trades, and of the other streams in use."""
+        addresses: list[tuple[str, Callable[[tuple[str, ...]], str | None]]] = [(found.stream, lambda _: None)]
+        addresses += [(of.name, partial(of.address, self._settings)) for of in streams_in_use(self._settings)]
+        return [
+            Fleet(found.symbols, partial(self._connection, clock, stream, address), self._options)
+            for stream, address in addresses
+        ]
+
+    def _connection(
+        self,
+        clock: AsyncExchangeRest,
+        stream: str,
+        address: Callable[[tuple[str, ...]], str | None],
+        symbols: tuple[str, ...],
+        turn: Callable[[], Awaitable[None]],
+    ) -> ExchangeConnection:
+        return ExchangeConnection(
+            name=f"record-{stream}-{next(self._made)}",
+            base_url=self._settings.ws_url,
+            path=self._settings.venue.ws_path,
+            symbols=symbols,
+            stream=stream,
+            queue=self._queue,
+            clock=clock,
+            turn=turn,
+            url=address(symbols),
+        )
+
+    async def _write(self, writer: CaptureWriter, tell: Callable[[], None]) -> None:
+        while True:
+            for item in await self._queue.take(_FRAMES_AT_ONCE):
+                if isinstance(item, ReceivedFrames):
+                    for raw in item.raws:
+                        writer.write(item.received_at_us, raw)
+                    if item.span.requests:
+                        _note_answers(item)
+                elif isinstance(item, EndOfFrames):
+                    return
+            tell()
+            await asyncio.sleep(0)
+
+
+class _Answer(Struct):
+    """The exchange's answer to a request; frames of a stream have no `id`."""
+
+    id: int | None = None
+
+
+def _note_answers(frames: ReceivedFrames) -> None:
+    """A connection that is relieved waits until its last answer was read."""
+    for raw in frames.raws:
+        try:
+            answer = json.decode(raw, type=_Answer)
+        except (ValueError, RecursionError):
+            continue
+        if answer.id is not None:
+            frames.span.requests.pop(answer.id, None)
+
+
+def add_klines(settings: Settings, directory: Path) -> int:
+    """Puts the exchange's klines of the directory's minutes, as far as they have closed, beside the captures; returns
+    how many are new. Raises `ExchangeError`, and `CaptureError` for a directory without captures."""
+    summary = summarise(directory)
+    first_ms = summary.first_event_time_ms // MINUTE_MS * MINUTE_MS
+    with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
+        last_ms = min(summary.last_event_time_ms, exchange.time_ms() // MINUTE_MS * MINUTE_MS - 1)
+        return sum(
+            _add(directory, symbol, exchange.klines(symbol, INTERVAL, first_ms, last_ms)) for symbol in summary.symbols
+        )
+
+
+def _add(directory: Path, symbol: str, klines: list[Kline]) -> int:
+    """Into `<SYMBOL>-1m-recorded.csv`, in the public archive's layout, beside those of earlier recordings."""
+    known = {kline.open_time_ms for kline in read_klines(directory, symbol, INTERVAL)}
+    new = [kline for kline in klines if kline.open_time_ms not in known]
+    if not new:
+        return 0
+    path = directory / f"{symbol}-{INTERVAL}-recorded.csv"
+    exists = path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not exists:
+            writer.writerow(KLINE_HEADER)
+        writer.writerows(kline.to_rest() for kline in new)
+    return len(new)

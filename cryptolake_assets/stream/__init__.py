@@ -1,1 +1,0 @@
-"""The long-running side: producer, Kafka topics, Bronze stream and coverage. Imports no orchestrator."""

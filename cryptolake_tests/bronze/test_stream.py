@@ -1,0 +1,50 @@
+"""What the Bronze stream knows of records without Spark."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
+from cryptolake_assets.bronze.stream import TRADES
+from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME
+from cryptolake_tests.support.captures import agg_trade_frame
+
+GOOD = agg_trade_frame("BTCUSDT", 17, 1_700_000_000_000)
+
+
+def written(frame: str) -> str:
+    parsed = parse_frame(frame, ingest_time_us=1_700_000_000_000_000, exchange=EXCHANGE_NAME)
+    assert isinstance(parsed, AcceptedFrame)
+    return parsed.event.encode().decode()
+
+
+def test_what_the_producer_writes_is_known_by_its_looks() -> None:
+    looks = re.compile(TRADES.written).fullmatch
+    assert [bool(looks(written(frame.raw))) for frame in read_frames(DEMO_CAPTURE_DIR)] == [True] * 24_356
+    assert looks(written(GOOD))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"event_time":', '"event_time":-'),
+        ('"event_time":1', '"event_time":01'),
+        ('"event_time":1', '"event_time":11111111111'),
+        ('"symbol":"B', '"symbol":"\\\\B'),
+        ('"symbol":"B', '"symbol":"\\n'),
+        ('"symbol":"B', '"symbol":"","x":"B'),
+        ('"price":"', '"price":"1e'),
+        ('"qty":"', '"qty":"12345678901234567890'),
+        ('"side":"', '"side":null,"x":"'),
+        ("{", " {"),
+        ("}", "}}"),
+        ("}", "}\n"),
+    ],
+)
+def test_anything_else_is_not(old: str, new: str) -> None:
+    changed = written(GOOD).replace(old, new, 1)
+    assert changed != written(GOOD)
+    assert not re.compile(TRADES.written).fullmatch(changed)

@@ -1,0 +1,93 @@
+"""Kafka's outside, as far as no broker is needed; the rest is in the integration tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cryptolake_assets.binance.trade_frames import RejectedFrame
+from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.kafka import topics as kafka
+from cryptolake_assets.producer.publisher import Verdict
+from cryptolake_assets.producer.publisher_aiokafka import AiokafkaPublisher
+from cryptolake_assets.producer.publisher_confluent import ConfluentPublisher, DeliveryError
+from cryptolake_assets.settings import Settings, load_settings
+
+ASKED: list[Callable[[Settings], object]] = [
+    kafka.ensure_topics,
+    lambda settings: kafka.end_offsets(settings, "trades"),
+    lambda settings: kafka.beginning_offsets(settings, "trades"),
+    lambda settings: kafka.peek(settings, "trades", 5),
+]
+
+
+@pytest.mark.parametrize("ask", ASKED)
+def test_an_unreachable_broker_is_named(ask: Callable[[Settings], object]) -> None:
+    with pytest.raises(BrokerError, match=r"127\.0\.0\.1:9 .*KAFKA_BOOTSTRAP_SERVERS") as caught:
+        ask(load_settings(kafka_bootstrap_servers="127.0.0.1:9"))
+    assert not isinstance(caught.value, BrokerRefusedError)
+
+
+async def test_the_blocking_functions_work_inside_a_running_loop() -> None:
+    with pytest.raises(BrokerError, match=r"127\.0\.0\.1:9"):
+        kafka.end_offsets(load_settings(kafka_bootstrap_servers="127.0.0.1:9"), "trades")
+
+
+def test_a_dead_letter_is_the_raw_frame_with_its_reason() -> None:
+    value, headers = kafka.dead_letter(RejectedFrame(b"\xff{", "not_json: x"), stream="aggTrade", received_at_us=17)
+    assert value == b"\xff{"
+    assert headers == [("reason", b"not_json: x"), ("stream", b"aggTrade"), ("received_at_us", b"17")]
+
+
+def test_a_frame_too_large_for_the_brokers_is_cut_and_says_so() -> None:
+    raw = b"x" * (kafka.MAX_REJECTED_BYTES + 1)
+    value, headers = kafka.dead_letter(RejectedFrame(raw, "not_json: x"), stream="trade", received_at_us=17)
+    assert value == raw[:-1]
+    assert headers[-1] == ("truncated_from_bytes", b"900001")
+
+
+def test_failures_are_judged() -> None:
+    from aiokafka import errors
+
+    publisher = AiokafkaPublisher(load_settings())
+    for error in (
+        errors.KafkaTimeoutError(),
+        errors.KafkaConnectionError(),
+        errors.NotLeaderForPartitionError(),
+        errors.ProducerClosed(),
+        ConnectionResetError(),
+        BrokerError("away"),
+    ):
+        assert publisher.judge(error) is Verdict.RETRY, error
+    for error in (
+        errors.TopicAuthorizationFailedError("t"),
+        errors.ClusterAuthorizationFailedError(),
+        errors.MessageSizeTooLargeError(),
+        BrokerRefusedError("no"),
+    ):
+        assert publisher.judge(error) is Verdict.FATAL, error
+    for error in (errors.OutOfOrderSequenceNumber(), errors.ProducerFenced(), errors.UnknownError()):
+        assert publisher.judge(error) is Verdict.RESTART, error
+
+
+def test_failures_of_librdkafka_are_judged_alike() -> None:
+    from confluent_kafka import KafkaError, KafkaException
+
+    publisher = ConfluentPublisher(load_settings())
+
+    def judged(code: int, **more: Any) -> Verdict:
+        verdict = publisher.judge(DeliveryError(KafkaError(code, **more)))
+        assert publisher.judge(KafkaException(KafkaError(code, **more))) is verdict
+        return verdict
+
+    assert judged(KafkaError._PURGE_QUEUE) is Verdict.RETRY
+    assert judged(KafkaError.NOT_LEADER_FOR_PARTITION, retriable=True) is Verdict.RETRY
+    assert publisher.judge(BufferError("full")) is Verdict.RETRY
+    assert publisher.judge(BrokerError("away")) is Verdict.RETRY
+    for code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_PARTITION):
+        assert judged(code) is Verdict.FATAL
+    assert publisher.judge(BrokerRefusedError("no")) is Verdict.FATAL
+    assert judged(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, fatal=True) is Verdict.RESTART
+    assert judged(KafkaError.UNKNOWN) is Verdict.RESTART

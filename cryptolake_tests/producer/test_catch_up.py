@@ -1,0 +1,138 @@
+"""Quiet symbols: what the stream does not show is asked for, and nothing is asked for without need."""
+
+from __future__ import annotations
+
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
+from cryptolake_assets.producer.catch_up import CatchUp, CatchUpOptions
+from cryptolake_assets.producer.coverage_statements import ConnectionSpan
+from cryptolake_assets.producer.gap_tracker import GapTracker, LastTrade
+from cryptolake_assets.producer.rest_history import StreamHistory
+from cryptolake_tests.support.fakes import NOON_MS, MemoryHistory
+
+OPTIONS = CatchUpOptions(settle_s=0.0)
+
+
+def row(agg_id: int) -> AggTrade:
+    return AggTrade(agg_id, "1", "1", agg_id, agg_id, NOON_MS + agg_id, is_buyer_maker=True)
+
+
+class Stage:
+    """One symbol on one connection, whose last trade of an earlier process was number 3."""
+
+    def __init__(self, last_at_exchange: int, *, page: int = 1_000, stream: str = "aggTrade") -> None:
+        self.now_s = 0.0
+        self.is_idle = True
+        self.history = MemoryHistory(map(row, range(1, last_at_exchange + 1)), page)
+        self.tracker = GapTracker("binance_futures", stream)
+        self.tracker.take_up((), {"BTCUSDT": LastTrade(3, (NOON_MS + 3) * 1000)})
+        self.spans = [ConnectionSpan("one", ("BTCUSDT",))]
+        self.catch_up = CatchUp(
+            self.tracker,
+            StreamHistory(self.history, stream),
+            spans=lambda: self.spans,
+            is_idle=lambda: self.is_idle,
+            options=OPTIONS,
+            monotonic=lambda: self.now_s,
+        )
+
+    def see(self, *ids: int) -> None:
+        for trade_id in ids:
+            self.tracker.see("BTCUSDT", trade_id, (NOON_MS + trade_id) * 1000)
+
+    async def after(self, seconds: float) -> list[int]:
+        """Looks so many seconds later; the ids asked from."""
+        self.now_s += seconds
+        asked = len(self.history.asked)
+        await self.catch_up.look()
+        return self.history.asked[asked:]
+
+    def missing(self) -> list[tuple[int, int]]:
+        return [(wanted.first, wanted.last) for wanted in self.tracker.missing()]
+
+
+async def test_a_quiet_symbol_is_asked_for_a_little_after_the_connection_opened() -> None:
+    on = Stage(last_at_exchange=6)
+    assert await on.after(0) == []
+    assert await on.after(OPTIONS.quiet_s - 1) == []
+    assert await on.after(1) == [4]
+    assert on.missing() == [(4, 6)]
+    assert on.tracker.last("BTCUSDT") == LastTrade(6, (NOON_MS + 6) * 1000)
+    (gap,) = on.tracker.take_open().values()
+    assert (gap.after_us, gap.before_us) == ((NOON_MS + 3) * 1000, (NOON_MS + 6) * 1000)
+
+
+async def test_a_symbol_that_trades_shows_by_itself_what_is_missing() -> None:
+    on = Stage(last_at_exchange=9)
+    await on.after(0)
+    on.see(6)
+    assert on.missing() == [(4, 5)]
+    assert await on.after(OPTIONS.quiet_s) == []
+
+
+async def test_each_new_connection_is_a_reason_to_ask_and_silence_one_ever_more_rarely() -> None:
+    on = Stage(last_at_exchange=3)
+    await on.after(0)
+    assert await on.after(OPTIONS.quiet_s) == [4]
+    assert await on.after(2 * OPTIONS.silent_s - 1) == []
+    assert await on.after(1) == [4]
+    assert await on.after(4 * OPTIONS.silent_s - 1) == []
+    on.spans = [ConnectionSpan("two", ("BTCUSDT",))]
+    assert await on.after(0) == []
+    assert await on.after(OPTIONS.quiet_s) == [4]
+    on.spans = []
+    assert await on.after(10_000) == [], "without a connection the next one will ask"
+
+
+async def test_whole_pages_are_gone_on_with_at_once() -> None:
+    on = Stage(last_at_exchange=1_500)
+    await on.after(0)
+    assert await on.after(OPTIONS.quiet_s) == [4]
+    assert await on.after(0) == [1_004]
+    assert await on.after(0) == []
+    assert on.missing() == [(4, 1_003), (1_004, 1_500)]
+
+
+async def test_frames_that_wait_are_waited_for() -> None:
+    on = Stage(last_at_exchange=6)
+    on.is_idle = False
+    await on.after(0)
+    assert await on.after(1_000) == []
+    on.is_idle = True
+    assert await on.after(0) == [4]
+
+
+async def test_trades_on_their_way_by_the_stream_are_not_missing() -> None:
+    on = Stage(last_at_exchange=6)
+    answer = on.history.agg_trades_from
+
+    async def meanwhile(symbol: str, first_id: int) -> list[AggTrade]:
+        page = await answer(symbol, first_id)
+        on.see(4, 5, 6, 7)
+        return page
+
+    on.history.agg_trades_from = meanwhile  # type: ignore[method-assign]
+    await on.after(0)
+    await on.after(OPTIONS.quiet_s)
+    assert on.missing() == []
+    assert on.tracker.last("BTCUSDT") == LastTrade(7, (NOON_MS + 7) * 1000)
+
+
+async def test_an_exchange_that_does_not_answer_is_asked_again_soon() -> None:
+    on = Stage(last_at_exchange=6)
+    on.history.failures_left = 1
+    await on.after(0)
+    assert await on.after(OPTIONS.quiet_s) == [4]
+    assert on.missing() == []
+    assert await on.after(OPTIONS.retry_s) == [4]
+    assert on.missing() == [(4, 6)]
+
+
+async def test_single_trades_are_asked_for_with_a_key_only() -> None:
+    on = Stage(last_at_exchange=6, stream="trade")
+    on.history.trades = [HistoricalTrade(it, "1", "1", NOON_MS + it, is_buyer_maker=True) for it in range(1, 7)]
+    await on.after(0)
+    assert await on.after(OPTIONS.quiet_s) == []
+    on.history.has_key = True
+    await on.after(0)
+    assert await on.after(OPTIONS.silent_s) == [4]
+    assert on.missing() == [(4, 6)]

@@ -1,0 +1,185 @@
+"""The connections of many symbols on a real socket: renewed and changed beside each other, without a missed frame."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeConnection
+from cryptolake_assets.producer.connection_pool import Fleet, FleetOptions, Pace
+from cryptolake_assets.producer.frame_queue import FrameQueue, ReceivedFrames
+from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
+
+FAST = ConnectionOptions(close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, answer_timeout_s=0.5)
+
+
+@dataclass
+class Scene:
+    """A fleet, the exchange that it talks to, and what came of the frames that the exchange sends all the time."""
+
+    exchange: FakeExchange
+    fleet: Fleet
+    run: asyncio.Task[None]
+    sent: int = 0
+    received: set[int] = field(default_factory=set)
+
+    def open_paths(self) -> list[str]:
+        """The streams of the connections that are open."""
+        sockets = zip(self.exchange.sockets, self.exchange.paths, strict=False)
+        return [path.partition("streams=")[2] for socket, path in sockets if socket.close_code is None]
+
+    async def feed(self) -> None:
+        """Sends numbered frames to whoever is connected; none counts as sent that nobody could have got."""
+        while True:
+            open_sockets = [socket for socket in self.exchange.sockets if socket.close_code is None]
+            frame = trade(self.sent, NOON_MS)
+            for socket in open_sockets:
+                with suppress(ConnectionClosed):
+                    await socket.send(frame)
+            self.sent += bool(open_sockets)
+            await asyncio.sleep(0.002)
+
+    async def drain(self, queue: FrameQueue) -> None:
+        """Takes the part of the publisher task: answers end barriers."""
+        while True:
+            for item in await queue.take(100):
+                if not isinstance(item, ReceivedFrames):
+                    continue
+                for raw in item.raws:
+                    document = json.loads(raw)
+                    if "data" in document:
+                        self.received.add(document["data"]["t"])
+                    else:
+                        item.span.requests.pop(document["id"], None)
+
+
+@asynccontextmanager
+async def scene(symbols: tuple[str, ...], feeds: bool = True, **options: float) -> AsyncIterator[Scene]:
+    queue, exchange = FrameQueue(), FakeExchange()
+    async with exchange.running():
+
+        def make(share: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
+            return ExchangeConnection(
+                name="-".join(share[:3]),
+                base_url=exchange.url,
+                symbols=share,
+                stream="trade",
+                queue=queue,
+                clock=FakeClock(),
+                options=FAST,
+                turn=turn,
+            )
+
+        fleet = Fleet(symbols, make, FleetOptions(**{"life_s": 3_600.0, "connect_apart_s": 0.0, **options}))
+        run = asyncio.create_task(fleet.run())
+        on = Scene(exchange, fleet, run)
+        tasks = [run, asyncio.create_task(on.drain(queue))]
+        if feeds:
+            await exchange.connected()
+            tasks.append(asyncio.create_task(on.feed()))
+        try:
+            yield on
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_connections_are_renewed_beside_the_old_ones_and_no_frame_is_missed() -> None:
+    async with scene(("BTCUSDT",), life_s=0.2) as on:
+        await until(lambda: on.fleet.renewals >= 4)
+        sent = on.sent
+        await until(lambda: on.received >= set(range(sent)))
+        assert len(on.exchange.sockets) >= 5
+        codes = [socket.close_code for socket in on.exchange.sockets[:4]]
+        assert codes == [1000] * 4  # ended by us, in order
+        assert {path.partition("streams=")[2] for path in on.exchange.paths} == {"btcusdt@trade"}
+
+
+async def test_symbols_are_changed_beside_the_old_connection_and_no_frame_is_missed() -> None:
+    async with scene(("BTCUSDT", "ETHUSDT")) as on:
+        await until(lambda: on.sent > 20)
+        on.fleet.follow(["BTCUSDT", "SOLUSDT"])
+        await until(lambda: on.open_paths() == ["btcusdt@trade/solusdt@trade"])
+        on.fleet.follow(["SOLUSDT", "BTCUSDT"])  # the same ones: nothing is to be done
+        sent = on.sent
+        await until(lambda: on.received >= set(range(sent)))
+        assert len(on.exchange.sockets) == 2
+        assert on.fleet.symbols == ("BTCUSDT", "SOLUSDT")
+
+
+async def test_symbols_stay_where_they_are_and_new_ones_fill_up() -> None:
+    symbols = tuple(f"S{number}" for number in range(250))
+    async with scene(symbols, feeds=False) as on:
+        await on.exchange.connected(2)
+        assert [len(connection.symbols) for connection in on.fleet.connections] == [200, 50]
+        on.fleet.follow([*symbols[1:], "NEW"])
+        await until(lambda: on.fleet.renewals == 1)
+        shares = [connection.symbols for connection in on.fleet.connections]
+        assert shares == [(*symbols[1:200], "NEW"), symbols[200:]]
+        await until(lambda: len(on.open_paths()) == 2)
+        on.fleet.follow(symbols[:200])
+        await until(lambda: on.fleet.renewals == 2 and len(on.open_paths()) == 1)
+        assert sorted(on.fleet.connections[0].symbols) == sorted(symbols[:200])
+
+
+async def test_a_successor_that_does_not_come_up_leaves_the_old_connection_in_its_place() -> None:
+    async with scene(("BTCUSDT",), open_timeout_s=0.2, retry_s=0.1) as on:
+        await until(lambda: on.sent > 5)
+        on.exchange.refuses = [(503, {})] * 1_000
+        on.fleet.renew(on.fleet.connections[0])
+        await until(lambda: len(on.exchange.paths) >= 3)
+        assert len(on.open_paths()) == 1
+        assert on.fleet.renewals == 0
+        on.exchange.refuses = []
+        await until(lambda: on.fleet.renewals == 1)
+        sent = on.sent
+        await until(lambda: on.received >= set(range(sent)))
+
+
+async def test_all_connections_end_with_the_fleet() -> None:
+    async with scene(("BTCUSDT",), life_s=0.1) as on:
+        await until(lambda: on.fleet.renewals >= 1)
+        on.run.cancel()
+        await asyncio.gather(on.run, return_exceptions=True)
+        await until(lambda: on.open_paths() == [])
+
+
+async def test_an_address_that_cannot_be_right_ends_the_fleet() -> None:
+    def make(share: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
+        return ExchangeConnection(
+            name="bad",
+            base_url="http://127.0.0.1:1",
+            symbols=share,
+            stream="trade",
+            queue=FrameQueue(),
+            clock=FakeClock(),
+            turn=turn,
+        )
+
+    with pytest.raises(ExchangeError, match="no WebSocket address"):
+        await Fleet(("BTCUSDT",), make, FleetOptions(life_s=60.0)).run()
+
+
+async def test_openings_are_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    now = 100.0
+
+    async def sleep(seconds: float) -> None:
+        waits.append(round(seconds, 6))
+
+    monkeypatch.setattr("cryptolake_assets.producer.connection_pool.time.monotonic", lambda: now)
+    monkeypatch.setattr("cryptolake_assets.producer.connection_pool.asyncio.sleep", sleep)
+    pace = Pace(1.0)
+    for _ in range(3):
+        await pace.turn()
+    now = 110.0
+    await pace.turn()
+    assert waits == [0.0, 1.0, 2.0, 0.0]

@@ -1,0 +1,139 @@
+"""Coverage never claims more than is known, whatever the frames' clocks say."""
+
+from __future__ import annotations
+
+import pytest
+
+from cryptolake_assets.lake.coverage import CoverageRow, Evidence
+from cryptolake_assets.producer.coverage_statements import MAX_STEP_MS, ConnectionSpan, CoverageWriter
+from cryptolake_tests.support.fakes import NOON_MS, MemorySink
+
+YEAR_2099_MS = 4_070_908_800_000
+YEAR_2019_MS = 1_546_300_800_000
+
+
+def span(before_ms: int | None = NOON_MS, after_ms: int | None = NOON_MS + 50) -> ConnectionSpan:
+    return ConnectionSpan("test", ("BTCUSDT",), before_ms=before_ms, after_ms=after_ms)
+
+
+def fed(connection: ConnectionSpan, *times_ms: int) -> ConnectionSpan:
+    for time_ms in times_ms:
+        connection.see(time_ms)
+    return connection
+
+
+def test_it_begins_at_the_first_frame_when_that_came_before_the_clocks_answer() -> None:
+    assert fed(span(), NOON_MS + 20, NOON_MS + 500).claim_to(NOON_MS + 900) == (NOON_MS + 20, NOON_MS + 900)
+
+
+def test_it_begins_at_the_clocks_answer_on_a_quiet_market() -> None:
+    assert span().claim_to(NOON_MS + 900) == (NOON_MS + 50, NOON_MS + 900)
+
+
+def test_it_never_begins_before_the_subscription_existed() -> None:
+    assert fed(span(), NOON_MS - 30_000).claim_to(NOON_MS + 900) == (NOON_MS, NOON_MS + 900)
+
+
+def test_it_keeps_its_beginning() -> None:
+    connection = span()
+    connection.claim_to(NOON_MS + 100)
+    assert fed(connection, NOON_MS + 10).claim_to(NOON_MS + 200) == (NOON_MS + 50, NOON_MS + 200)
+
+
+def test_it_ends_with_the_latest_frame_when_no_clock_answers() -> None:
+    connection = fed(span(None, None), NOON_MS, NOON_MS + 700)
+    assert connection.claim_to(None) == (NOON_MS, NOON_MS + 700)
+
+
+def test_it_never_shrinks() -> None:
+    connection = fed(span(), NOON_MS + 20)
+    connection.claim_to(NOON_MS + 900)
+    assert connection.claim_to(None) == (NOON_MS + 20, NOON_MS + 900)
+
+
+def test_nothing_is_claimed_without_knowledge() -> None:
+    assert span(None, None).claim_to(None) is None
+    assert span(None, None).claim_to(NOON_MS) is None
+    assert span(NOON_MS, None).claim_to(NOON_MS + 5) is None
+
+
+def test_an_empty_interval_is_no_claim() -> None:
+    assert fed(span(NOON_MS, NOON_MS), NOON_MS).claim_to(NOON_MS) is None
+
+
+@pytest.mark.parametrize("wrong_ms", [YEAR_2099_MS, YEAR_2019_MS, 0])
+@pytest.mark.parametrize("position", [0, 1, 3])
+@pytest.mark.parametrize("clock", [True, False])
+def test_one_frame_with_a_wrong_clock_stretches_nothing(wrong_ms: int, position: int, clock: bool) -> None:
+    times = [NOON_MS + 100, NOON_MS + 200, NOON_MS + 300]
+    times.insert(position, wrong_ms)
+    connection = fed(span() if clock else span(None, None), *times)
+    # Without a clock the first frame is not believed until the next one confirms it: less is claimed, never more.
+    begin = NOON_MS + 50 if clock else NOON_MS + 200 if position == 1 else NOON_MS + 100
+    assert connection.claim_to(None) == (begin, NOON_MS + 300)
+
+
+def test_a_real_jump_counts_once_the_next_frame_confirms_it() -> None:
+    late_ms = NOON_MS + 10 * MAX_STEP_MS
+    connection = fed(span(), NOON_MS + 100, late_ms)
+    assert connection.last_ms == NOON_MS + 100
+    assert fed(connection, late_ms + 5).last_ms == late_ms + 5
+
+
+def test_frames_far_ahead_of_the_clock_do_not_stretch_a_claim() -> None:
+    connection = fed(span(), NOON_MS + 100, YEAR_2099_MS, YEAR_2099_MS + 1)
+    assert connection.claim_to(NOON_MS + 900) == (NOON_MS + 50, NOON_MS + 900)
+
+
+def test_frames_out_of_order_do_not_move_the_end_back() -> None:
+    assert fed(span(), NOON_MS + 500, NOON_MS + 400).last_ms == NOON_MS + 500
+
+
+def writer(sink: MemorySink) -> CoverageWriter:
+    return CoverageWriter(
+        sink, exchange="binance_futures", stream="trade", source="ws://x", partition_for=lambda key: len(key) % 4
+    )
+
+
+async def test_a_row_names_partition_and_offset_of_its_symbol() -> None:
+    sink = MemorySink()
+    coverage = writer(sink)
+    coverage.claim(["BTCUSDT", "X"], (10, 20), {3: 77, 1: 5})
+    assert await coverage.write()
+    assert sink.writes == [
+        [
+            CoverageRow("binance_futures", "BTCUSDT", "trade", 10, 20, 3, 77, "ws://x", Evidence.BARRIER),
+            CoverageRow("binance_futures", "X", "trade", 10, 20, 1, 5, "ws://x", Evidence.BARRIER),
+        ]
+    ]
+
+
+async def test_only_what_is_new_is_written() -> None:
+    sink = MemorySink()
+    coverage = writer(sink)
+    coverage.claim(["BTCUSDT"], (10, 20), {3: 1})
+    await coverage.write()
+    coverage.claim(["BTCUSDT"], (10, 20), {3: 9})
+    await coverage.write()
+    assert len(sink.writes) == 1
+    coverage.claim(["BTCUSDT"], (10, 30), {3: 9})
+    coverage.claim(["BTCUSDT"], (10, 40), {3: 10})
+    await coverage.write()
+    assert [(row.connected_to_ms, row.kafka_offset) for row in sink.writes[1]] == [(40, 10)]
+
+
+async def test_a_failed_write_is_made_up_for_by_the_next_one() -> None:
+    sink = MemorySink()
+    sink.failures_left = 2
+    coverage = writer(sink)
+    coverage.claim(["BTCUSDT"], (10, 20), {})
+    assert not await coverage.write()
+    coverage.claim(["BTCUSDT"], (10, 30), {})
+    coverage.claim(["BTCUSDT"], (50, 60), {})
+    assert not await coverage.write()
+    assert coverage.failures == 2
+    assert coverage.covered_to_ms == {}
+    assert await coverage.write()
+    assert coverage.failures == 0
+    assert sink.spans() == [(10, 30), (50, 60)]
+    assert coverage.covered_to_ms == {"BTCUSDT": 60}

@@ -1,0 +1,225 @@
+"""The outbox: nothing is lost, nothing is claimed before it is acknowledged, memory is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.publisher import Message, Verdict
+from cryptolake_tests.support.fakes import FakePublisher, until
+
+
+def message(number: int, topic: str = "trades", partition: int = 0) -> Message:
+    return Message(topic, b"%d" % number, b"key", partition)
+
+
+@asynccontextmanager
+async def running(publisher: FakePublisher, max_in_flight: int = 1000) -> AsyncIterator[Outbox]:
+    outbox = Outbox(publisher, counted_topic="trades", max_in_flight=max_in_flight, retry_first_s=0.001)
+    await outbox.start()
+    resend = asyncio.create_task(outbox.run())
+    try:
+        yield outbox
+    finally:
+        resend.cancel()
+        await asyncio.gather(resend, return_exceptions=True)
+
+
+def held(publisher: FakePublisher) -> list[bytes]:
+    return [sent.value for sent in publisher.log]
+
+
+async def test_what_cannot_be_sent_is_sent_again() -> None:
+    publisher = FakePublisher()
+    publisher.fails_send = [OSError("gone"), OSError("still gone")]
+    async with running(publisher) as outbox:
+        await outbox.put(message(1))
+        await outbox.put(message(2))
+        await outbox.put(message(3))
+        async with asyncio.timeout(5):
+            await outbox.drained()
+        assert sorted(held(publisher)) == [b"1", b"2", b"3"]
+        assert outbox.acked == {"trades": 3}
+        assert outbox.repeats_sent == 2
+        assert outbox.in_flight == 0
+
+
+async def test_a_failed_delivery_is_sent_again() -> None:
+    publisher = FakePublisher()
+    publisher.fails_delivery = [TimeoutError()]
+    async with running(publisher) as outbox:
+        await outbox.put(message(1))
+        async with asyncio.timeout(5):
+            await outbox.drained()
+        assert held(publisher) == [b"1"]
+        assert outbox.repeats_sent == 1
+
+
+async def test_a_mark_waits_for_everything_before_it_and_nothing_after_it() -> None:
+    publisher = FakePublisher(start_offset=100)
+    publisher.holds_back = True
+    marks: list[tuple[str, dict[int, int]]] = []
+    async with running(publisher) as outbox:
+        outbox.mark(lambda offsets: marks.append(("empty", offsets)))
+        assert marks == [("empty", {0: 100, 1: 100})]
+        await outbox.put(message(1))
+        await outbox.put(message(2, partition=1))
+        outbox.mark(lambda offsets: marks.append(("first", offsets)))
+        outbox.mark(lambda offsets: marks.append(("second", offsets)))
+        assert len(marks) == 1
+        publisher.fails_delivery = [TimeoutError()]
+        publisher.holds_back = False
+        publisher.release()  # 1 fails, 2 is acknowledged
+        await outbox.put(message(3))
+        assert len(marks) == 1
+        await until(lambda: len(marks) == 3)
+        # By now message 3 lies before the repeat of message 1, which is the last below the offset.
+        assert marks[1:] == [("first", {0: 102, 1: 101}), ("second", {0: 102, 1: 101})]
+
+
+async def test_marks_come_in_order_even_when_later_messages_are_faster() -> None:
+    publisher = FakePublisher()
+    marks: list[int] = []
+    async with running(publisher) as outbox:
+        publisher.fails_delivery = [TimeoutError()]
+        await outbox.put(message(1))
+        outbox.mark(lambda _: marks.append(1))
+        await outbox.put(message(2))
+        outbox.mark(lambda _: marks.append(2))
+        assert marks == []
+        await until(lambda: len(marks) == 2)
+        assert marks == [1, 2]
+
+
+async def test_messages_of_other_topics_hold_marks_back_but_do_not_count_as_offsets() -> None:
+    publisher = FakePublisher()
+    publisher.holds_back = True
+    marks: list[dict[int, int]] = []
+    async with running(publisher) as outbox:
+        await outbox.put(message(1, topic="trades_rejected"))
+        outbox.mark(marks.append)
+        assert marks == []
+        publisher.release()
+        assert marks == [{0: 0, 1: 0}]
+
+
+async def test_an_acknowledgement_without_an_offset_is_not_believed() -> None:
+    publisher = FakePublisher(start_offset=10)
+    publisher.offsets = [-1]
+    marks: list[dict[int, int]] = []
+    async with running(publisher) as outbox:
+        await outbox.put(message(1))
+        outbox.mark(marks.append)
+        assert marks == []
+        await until(lambda: marks)
+        assert marks == [{0: 12, 1: 10}]  # the first attempt lies at 10, the repeat at 11
+        assert outbox.repeats_sent == 1
+
+
+async def test_a_topic_that_was_made_anew_does_not_stop_the_stream() -> None:
+    publisher = FakePublisher(start_offset=500)
+    publisher.offsets = [0, 1]
+    async with running(publisher) as outbox:
+        await outbox.put(message(1))
+        async with asyncio.timeout(5):
+            await outbox.drained()
+        assert outbox.next_offsets[0] == 2
+
+
+async def test_memory_is_bounded_by_the_messages_under_way() -> None:
+    publisher = FakePublisher()
+    publisher.holds_back = True
+    async with running(publisher, max_in_flight=2) as outbox:
+        await outbox.put(message(1))
+        await outbox.put(message(2))
+        third = asyncio.create_task(outbox.put(message(3)))
+        await asyncio.sleep(0)
+        assert not third.done()
+        publisher.release()
+        await third
+        assert outbox.in_flight == 1
+
+
+async def test_a_broken_session_is_restarted_and_what_it_held_is_sent_again() -> None:
+    class SequenceError(Exception):
+        pass
+
+    publisher = FakePublisher()
+    publisher.verdicts = {SequenceError: Verdict.RESTART}
+    publisher.holds_back = True
+    async with running(publisher) as outbox:
+        await outbox.put(message(1))
+        publisher.fails_delivery = [SequenceError()]
+        publisher.release()
+        await outbox.put(message(2))  # the old session never answers for this one
+        publisher.holds_back = False
+        async with asyncio.timeout(5):
+            await outbox.drained()
+        assert publisher.restarts == 1
+        assert sorted(held(publisher)) == [b"1", b"2"]
+
+
+async def test_a_restart_that_finds_no_broker_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SequenceError(Exception):
+        pass
+
+    publisher = FakePublisher()
+    publisher.verdicts = {SequenceError: Verdict.RESTART}
+    publisher.fails_delivery = [SequenceError()]
+    restart = publisher.restart
+    refusals = [BrokerError("kafka: away"), BrokerError("kafka: away")]
+
+    async def restart_later() -> None:
+        if refusals:
+            raise refusals.pop()
+        await restart()
+
+    monkeypatch.setattr(publisher, "restart", restart_later)
+    async with running(publisher) as outbox:
+        await outbox.put(message(1))
+        async with asyncio.timeout(5):
+            await outbox.drained()
+        assert held(publisher) == [b"1"]
+        assert not refusals
+
+
+async def test_a_refusal_for_good_is_told() -> None:
+    publisher = FakePublisher()
+    publisher.verdicts = {PermissionError: Verdict.FATAL}
+    publisher.fails_delivery = [PermissionError("not yours")]
+    async with running(publisher) as outbox:
+        await outbox.put(message(1))
+        with pytest.raises(BrokerRefusedError, match=r"refuse records on topic trades .*not yours"):
+            await outbox.fatal
+
+
+async def test_a_start_waits_for_the_broker() -> None:
+    publisher = FakePublisher()
+    publisher.fails_start = [BrokerError("kafka: away"), BrokerError("kafka: away")]
+    async with running(publisher) as outbox:
+        assert outbox.next_offsets == {0: 0, 1: 0}
+    assert not publisher.fails_start
+
+
+async def test_a_start_ends_when_the_broker_refuses() -> None:
+    publisher = FakePublisher()
+    publisher.fails_start = [BrokerRefusedError("kafka: no")]
+    with pytest.raises(BrokerRefusedError, match="kafka: no"):
+        async with running(publisher):
+            pass
+
+
+async def test_a_stall_is_visible_while_messages_are_under_way() -> None:
+    publisher = FakePublisher()
+    publisher.holds_back = True
+    async with running(publisher) as outbox:
+        assert outbox.stalled_s == 0
+        await outbox.put(message(1))
+        await until(lambda: outbox.stalled_s > 0.01)
+        publisher.release()
+        assert outbox.stalled_s == 0

@@ -1,0 +1,171 @@
+"""Gaps are filled from the exchange's history, and what it does not have stays missing and says why."""
+
+from __future__ import annotations
+
+import pytest
+
+from cryptolake_assets.binance.trade_frames import MAX_ID, AcceptedFrame, parse_frame
+from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
+from cryptolake_assets.producer import gap_repair as repair
+from cryptolake_assets.producer.gap_repair import GapRepairer
+from cryptolake_assets.producer.gap_tracker import GapTracker, MissingRange
+from cryptolake_assets.producer.rest_history import StreamHistory, agg_trade_frame, trade_frame
+from cryptolake_tests.support.fakes import NOON_MS, MemoryHistory
+
+
+def row(agg_id: int) -> AggTrade:
+    return AggTrade(agg_id, "63943.90", "0.001", 2 * agg_id, 2 * agg_id + 1, NOON_MS + agg_id, is_buyer_maker=True)
+
+
+def single(trade_id: int) -> HistoricalTrade:
+    return HistoricalTrade(trade_id, "63943.90", "0.001", NOON_MS + trade_id, is_buyer_maker=True)
+
+
+class Stage:
+    """A tracker, and a repairer whose frames reach it through the contract."""
+
+    def __init__(self, history: MemoryHistory, stream: str = "aggTrade", most_ids: int = MAX_ID) -> None:
+        self.now_s = 100.0
+        self.tracker = GapTracker("binance_futures", stream, most_ids=most_ids)
+        self.history = history
+        self.repairer = GapRepairer(
+            self.tracker, StreamHistory(history, stream), self.put, monotonic=lambda: self.now_s
+        )
+        self.fetched: list[int] = []
+
+    def see(self, *ids: int) -> None:
+        for trade_id in ids:
+            self.tracker.see("BTCUSDT", trade_id, (NOON_MS + trade_id) * 1000)
+
+    async def put(self, raw: bytes) -> None:
+        parsed = parse_frame(raw, ingest_time_us=0, exchange="binance_futures")
+        assert isinstance(parsed, AcceptedFrame)
+        event = parsed.event
+        self.fetched.append(event.trade_id)
+        self.tracker.fill(event.symbol, event.trade_id, event.event_time)
+
+    def reasons(self) -> dict[int, OpenBecause | None]:
+        """Why each open gap that changed is open, by its first id."""
+        return {gap.first_missing_id: gap.open_because for gap in self.tracker.take_open().values()}
+
+
+async def test_what_is_missing_is_fetched_page_by_page_and_no_more() -> None:
+    on = Stage(MemoryHistory(map(row, range(1, 40)), page=4))
+    on.see(1, 12, 13, 20)
+    await on.repairer.repair()
+    assert on.fetched == [*range(2, 12), *range(14, 20)]
+    assert on.tracker.missing() == []
+    closed = on.tracker.take_closed()
+    assert {(gap.closed_by, gap.outcome) for gap in closed} == {(ClosedBy.REST, GapOutcome.REPAIRED)}
+    assert [gap.first_missing_id for gap in closed] == [2, 14]
+
+
+async def test_what_the_exchange_does_not_have_stays_missing_and_is_asked_for_less_and_less_often() -> None:
+    on = Stage(MemoryHistory([row(1), row(2), row(6)]))
+    on.see(1, 6)
+    await on.repairer.repair()
+    assert on.tracker.missing() == [MissingRange("BTCUSDT", 3, 5)]
+    assert on.reasons() == {2: OpenBecause.NOT_AT_EXCHANGE}
+    asked = len(on.history.asked)
+    await on.repairer.repair()  # the range that is left is another one
+    assert len(on.history.asked) == asked + 1
+    for waited_s, more in ((0, 1), (repair.FIRST_PAUSE_S, 2), (repair.FIRST_PAUSE_S, 2), (repair.FIRST_PAUSE_S, 3)):
+        on.now_s += waited_s
+        await on.repairer.repair()
+        assert len(on.history.asked) == asked + more
+    assert on.tracker.take_closed() == []
+
+
+@pytest.mark.parametrize("stream", ["aggTrade", "trade"])
+async def test_a_history_that_cannot_be_asked_is_asked_again(stream: str) -> None:
+    on = Stage(MemoryHistory(map(row, range(1, 9)), trades=map(single, range(1, 9)), has_key=True), stream)
+    on.history.failures_left = 1
+    on.see(1, 4)
+    await on.repairer.repair()
+    assert on.fetched == []
+    on.now_s += repair.FIRST_PAUSE_S
+    await on.repairer.repair()
+    assert on.fetched == [2, 3]
+
+
+async def test_single_trades_without_a_key_stay_missing_and_say_so() -> None:
+    on = Stage(MemoryHistory(trades=map(single, range(1, 9))), "trade")
+    on.see(1, 4)
+    await on.repairer.repair()
+    assert on.history.asked == []
+    assert on.reasons() == {2: OpenBecause.NEEDS_KEY}
+    await on.repairer.repair()
+    assert on.reasons() == {}, "told once"
+    on.see(2, 3)
+    (closed,) = on.tracker.take_closed()
+    assert (closed.outcome, closed.open_because) == (GapOutcome.ARRIVED, None)
+
+
+async def test_ids_that_the_exchange_passes_over_are_no_trades_of_the_order_book() -> None:
+    on = Stage(MemoryHistory(trades=map(single, (1, 2, 5, 8, 9)), has_key=True, page=2), "trade")
+    on.see(1, 2, 5, 9)
+    await on.repairer.repair()
+    assert on.fetched == [8]
+    first, second = on.tracker.take_closed()
+    assert (first.first_missing_id, first.outcome, first.ids_not_order_book) == (3, GapOutcome.NOT_ORDER_BOOK, 2)
+    assert (second.first_missing_id, second.outcome, second.ids_not_order_book) == (6, GapOutcome.REPAIRED, 2)
+    assert on.tracker.missing() == []
+
+
+async def test_what_is_older_than_the_exchanges_history_is_not_taken_for_something_else() -> None:
+    """The history begins in the middle of the gap, or behind it: nobody can say what was before."""
+    on = Stage(MemoryHistory(trades=map(single, range(6, 20)), has_key=True), "trade")
+    on.see(1, 9)
+    await on.repairer.repair()
+    assert on.fetched == [6, 7, 8]
+    assert on.tracker.missing() == [MissingRange("BTCUSDT", 2, 5)]
+    assert on.reasons() == {2: OpenBecause.NOT_AT_EXCHANGE}
+
+
+async def test_what_the_exchange_does_not_have_yet_is_not_settled() -> None:
+    on = Stage(MemoryHistory(trades=map(single, (1, 2)), has_key=True), "trade")
+    on.see(1, 5)
+    await on.repairer.repair()
+    assert on.fetched == [2]
+    assert on.tracker.missing() == [MissingRange("BTCUSDT", 3, 4)]
+    assert on.tracker.take_closed() == []
+
+
+async def test_a_large_gap_leaves_the_others_their_turn() -> None:
+    on = Stage(MemoryHistory(map(row, range(1, 200)), page=2))
+    on.see(1, 100, 102)
+    await on.repairer.repair()
+    assert on.fetched == [*range(2, 2 + 2 * repair.PAGES_A_TURN), 101]
+    await on.repairer.repair()
+    await on.repairer.repair()
+    assert sorted(on.fetched) == [*range(2, 100), 101]
+
+
+async def test_of_a_gap_beyond_the_limit_the_newest_part_is_fetched() -> None:
+    on = Stage(MemoryHistory(map(row, range(1, 200))), most_ids=10)
+    on.see(1, 100)
+    await on.repairer.repair()
+    assert on.fetched == list(range(90, 100))
+    assert on.tracker.missing() == []
+    (left,) = on.tracker.take_open().values()
+    assert (left.first_missing_id, left.last_missing_id, left.open_because) == (2, 89, OpenBecause.BEYOND_LIMIT)
+    assert (left.after_us, left.before_us) == ((NOON_MS + 1) * 1000, (NOON_MS + 90) * 1000), "up to what was fetched"
+
+
+def test_a_fetched_aggregate_is_the_same_event_as_the_streams() -> None:
+    parsed = parse_frame(agg_trade_frame("BTCUSDT", row(7)), ingest_time_us=5, exchange="binance_futures")
+    assert isinstance(parsed, AcceptedFrame)
+    event = parsed.event
+    assert (event.price, event.qty, event.side, event.stream) == ("63943.90", "0.001", "sell", "aggTrade")
+    assert (event.trade_id, event.first_trade_id, event.last_trade_id) == (7, 14, 15)
+    assert (event.event_time, event.trade_type) == ((NOON_MS + 7) * 1000, "MARKET")
+
+
+def test_a_fetched_trade_is_one_of_the_order_book() -> None:
+    parsed = parse_frame(trade_frame("BTCUSDT", single(7)), ingest_time_us=5, exchange="binance_futures")
+    assert isinstance(parsed, AcceptedFrame)
+    event = parsed.event
+    assert (event.price, event.qty, event.side, event.stream) == ("63943.90", "0.001", "sell", "trade")
+    assert (event.trade_id, event.first_trade_id, event.last_trade_id) == (7, 7, 7)
+    assert (event.event_time, event.trade_type) == ((NOON_MS + 7) * 1000, "MARKET")

@@ -1,0 +1,105 @@
+"""A recording of the replay exchange, over real sockets: the same frames, the same klines, and a capture to replay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from cryptolake_assets.captures.published_files import read_klines
+from cryptolake_assets.captures.reader import capture_files, read_frames, summarise
+from cryptolake_assets.producer.connection_pool import FleetOptions
+from cryptolake_assets.producer.recorder import Recorder, add_klines
+from cryptolake_assets.replay.server import ReplayExchange
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, load_settings
+from cryptolake_tests.support.fakes import until
+
+FRAMES = 24_356
+TIMEOUT_S = 120
+
+
+def at(exchange: ReplayExchange) -> Settings:
+    return load_settings(exchange_rest_url=exchange.url, exchange_ws_url=exchange.url.replace("http", "ws"))
+
+
+async def record(settings: Settings, directory: Path, frames: int, rotate_s: float = 3_600) -> Recorder:
+    """Until so many frames were written."""
+    recorder, stop = Recorder(settings, directory, rotate_s), asyncio.Event()
+
+    def tell() -> None:
+        if recorder.writer is not None and recorder.writer.frames >= frames:
+            stop.set()
+
+    async with asyncio.timeout(TIMEOUT_S):
+        await recorder.run(stop, tell)
+    return recorder
+
+
+def trades(directory: Path) -> list[str]:
+    """The recorded trade frames; the exchange's answer to a request is none."""
+    return [frame.raw for frame in read_frames(directory) if '"data"' in frame.raw]
+
+
+async def test_a_recording_is_the_capture_again_with_the_official_bars(tmp_path: Path) -> None:
+    async with ReplayExchange(DEMO_CAPTURE_DIR, speed=0).running() as exchange:
+        settings = at(exchange)
+        await record(settings, tmp_path, FRAMES)
+        added = await asyncio.to_thread(add_klines, settings, tmp_path)
+        again = await asyncio.to_thread(add_klines, settings, tmp_path)
+    assert sorted(trades(tmp_path)) == sorted(frame.raw for frame in read_frames(DEMO_CAPTURE_DIR))
+    assert trades(tmp_path) == [frame.raw for frame in read_frames(DEMO_CAPTURE_DIR)]
+    summary, original = summarise(tmp_path), summarise(DEMO_CAPTURE_DIR)
+    assert (summary.symbols, summary.trade_streams) == (original.symbols, original.trade_streams)
+    official = read_klines(DEMO_CAPTURE_DIR, "BTCUSDT", "1m")
+    recorded = read_klines(tmp_path, "BTCUSDT", "1m")
+    assert recorded
+    assert set(recorded) <= set(official)
+    assert added == len(recorded) + len(read_klines(tmp_path, "ETHUSDT", "1m"))
+    assert again == 0
+
+
+async def test_files_are_rotated_while_the_recording_goes_on(tmp_path: Path) -> None:
+    async with ReplayExchange(DEMO_CAPTURE_DIR, speed=240).running() as exchange:
+        recorder = await record(at(exchange), tmp_path, FRAMES, rotate_s=0.5)
+    assert recorder.writer is not None
+    assert recorder.writer.files == len(capture_files(tmp_path)) > 1
+    assert len(trades(tmp_path)) == FRAMES
+    assert json.loads(trades(tmp_path)[0])["stream"].endswith("@trade")
+
+
+async def test_a_recording_can_be_recorded_again(tmp_path: Path) -> None:
+    async with ReplayExchange(DEMO_CAPTURE_DIR, speed=0).running() as exchange:
+        await record(at(exchange), tmp_path / "first", FRAMES)
+    async with ReplayExchange(tmp_path / "first", speed=0).running() as exchange:
+        settings = at(exchange).model_copy(update={"replay_dir": tmp_path / "first"})
+        await record(settings, tmp_path / "second", FRAMES)
+    assert trades(tmp_path / "second") == trades(tmp_path / "first")
+
+
+async def test_connections_are_relieved_and_no_frame_is_missed(tmp_path: Path) -> None:
+    """Frames of an overlap are there twice."""
+    stop = asyncio.Event()
+    async with ReplayExchange(DEMO_CAPTURE_DIR, speed=240).running() as exchange, asyncio.timeout(TIMEOUT_S):
+        options = FleetOptions(life_s=0.15, connect_apart_s=0.0)
+        recorder = Recorder(at(exchange), tmp_path, 3_600, options)
+        recording = asyncio.create_task(recorder.run(stop))
+        await until(lambda: exchange.status()["state"] == "finished", timeout_s=TIMEOUT_S)
+        for connection in list(recorder.connections):
+            await connection.handed_over()
+        stop.set()
+        await recording
+    (fleet,) = recorder.fleets
+    assert fleet.renewals >= 3
+    assert not [c for c in recorder.connections if c.reconnects]
+    assert set(trades(tmp_path)) == {frame.raw for frame in read_frames(DEMO_CAPTURE_DIR)}
+
+
+async def test_what_cannot_be_written_ends_the_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cryptolake_assets.errors import CaptureError
+
+    (tmp_path / "file").write_text("")
+    async with ReplayExchange(DEMO_CAPTURE_DIR, speed=0).running() as exchange:
+        with pytest.raises(CaptureError, match="cannot be written"):
+            await record(at(exchange), tmp_path / "file" / "below", 1)
