@@ -176,11 +176,11 @@ UNIT := $(PYTEST) -m "not integration and not component and not cluster and not 
 	--ignore cryptolake_tests/integration --ignore cryptolake_tests/cluster
 INTEGRATION := $(PYTEST) -m "(integration or component) and not nightly" -n $(WORKERS) --durations=40
 
-test: browser ## Run all tests: unit, then the broker, Spark and catalog; ONLY=stream or ONLY=lake/test_commit.py for a part
+test: browser ## Run all tests: unit, then the broker, Spark and catalog; ONLY=producer or ONLY=lake/test_commit.py for a part
 	@if [ -n "$(ONLY)" ]; then $(PYTEST) -m "not cluster" -n 2 "cryptolake_tests/$(ONLY)"; \
 	else $(UNIT) && $(INTEGRATION); fi
 
-test-unit: $(DEV_READY) ## Run the unit tests; ONLY=stream for a room
+test-unit: $(DEV_READY) ## Run the unit tests; ONLY=producer for a room
 	@$(UNIT) $(if $(ONLY),"cryptolake_tests/$(ONLY)")
 
 test-integration: browser ## Run the tests on the real broker, Spark and catalog

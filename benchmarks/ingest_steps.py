@@ -87,8 +87,8 @@ def load_archive(home: str, served: str) -> dict[str, Any]:
     import pyiceberg.io.pyarrow  # noqa: F401
 
     from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
+    from cryptolake_assets.ingest.archive_days import load_day
     from cryptolake_assets.lake.bootstrap import bootstrap
-    from cryptolake_assets.transform.archive import load_day
 
     shutil.rmtree(home, ignore_errors=True)
     lakes.give_ports(Path(home))

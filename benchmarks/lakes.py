@@ -164,8 +164,8 @@ def link(settings: Settings, source: Settings) -> None:
 
 def follow_to_head(settings: Settings) -> None:
     """Brings the quarantine's cursor to Bronze's head, as it is when the stream was followed."""
-    from cryptolake_assets.transform.context import observe
     from cryptolake_assets.transform.quarantine import advance_quarantine
+    from cryptolake_assets.transform.run_context import observe
 
     advance_quarantine(settings, bronze(settings), observe(settings).rules, "benchmark")
 

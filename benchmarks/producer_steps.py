@@ -108,7 +108,7 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
     from cryptolake_assets.binance.rest import AsyncExchangeRest
     from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
-    from cryptolake_assets.lake.gaps import IcebergGapSink
+    from cryptolake_assets.lake.gap_ledger import IcebergGapSink
     from cryptolake_assets.producer.client_libraries import make_publisher
     from cryptolake_assets.producer.connection import ConnectionOptions
     from cryptolake_assets.producer.process import Producer, ProducerOptions, collect_seldom

@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import lakes
 from benchmarks.trades import MINUTE_MS, SYMBOLS, KafkaOffsets, Trades, bronze_rows
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.engines import Engine
+from cryptolake_assets.transform.engines.engine import Engine
 
 _IO = Path("/proc/self/io")
 

@@ -45,7 +45,7 @@ def lake(home: str, trades: int, sizes: Sequence[int], seed: int) -> dict[int, d
 
 
 def _bronze_bytes(settings: Settings) -> int:
-    from cryptolake_assets.lake.layout import live_files
+    from cryptolake_assets.lake.maintenance.layout import live_files
 
     return sum(file.size_bytes for file in live_files(lakes.bronze(settings)))
 
@@ -66,8 +66,8 @@ def rebuilds(
 ) -> dict[str, Any]:
     """By the size of the day the seconds of every round and the rows read; a digest of the shared day's bars."""
     from cryptolake_assets.lake.spark import connect
+    from cryptolake_assets.transform.engines.spark_engine import SparkEngine
     from cryptolake_assets.transform.refresh_silver import rebuild
-    from cryptolake_assets.transform.spark_engine import SparkEngine
 
     settings = lakes.lake_settings(Path(home), clock_url)
     session = connect(settings)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import psutil
 
     from cryptolake_assets.settings import Settings
-    from cryptolake_assets.transform.engines import Engine
+    from cryptolake_assets.transform.engines.engine import Engine
 
 LAST_DAY_MS = int(DAY.timestamp() * 1000)
 OPEN_HOUR_MS = LAST_DAY_MS + 23 * HOUR_MS
@@ -72,7 +72,7 @@ def compact(home: str, days: int, leave_open_hour: bool) -> dict[str, Any]:
     """The product's compaction of the days up to the last one; the Spark server runs already."""
     from dataclasses import asdict
 
-    from cryptolake_assets.lake.compaction import compact_hours
+    from cryptolake_assets.lake.maintenance.compaction import compact_hours
 
     settings = lakes.lake_settings(Path(home))
     end = DAY + timedelta(hours=23 if leave_open_hour else 24)
@@ -241,7 +241,7 @@ def _require_passed(candidates: Any) -> None:
 
 
 def _make_engine(settings: Settings) -> Engine:
-    from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+    from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 
     return DuckDBEngine(settings)
 
@@ -251,7 +251,7 @@ def _engine(settings: Settings, name: str) -> Iterator[Engine]:
     if name == "duckdb":
         yield _make_engine(settings)
         return
-    from cryptolake_assets.transform.spark_engine import SparkEngine
+    from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 
     with _spark_session(settings) as session:
         yield SparkEngine(settings, session)
@@ -295,7 +295,7 @@ def _import_all() -> None:
 
     from cryptolake_assets.binance import rest  # noqa: F401
     from cryptolake_assets.captures import followed_symbols  # noqa: F401
-    from cryptolake_assets.transform import context, refresh_silver  # noqa: F401
+    from cryptolake_assets.transform import refresh_silver, run_context  # noqa: F401
 
 
 STEPS: dict[str, Callable[..., Any]] = {

@@ -14,14 +14,20 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.lake.maintenance import POOL, Work
+from cryptolake_assets.ingest.archive_checks import KLINES_OF_DAY, WARNING
+from cryptolake_assets.lake.maintenance.works import POOL, Work
 from cryptolake_assets.lake.tables import ARCHIVE_POOL, POOLED_TABLES, pools
 from cryptolake_assets.platform.pools import ensure_pools
+from cryptolake_assets.quality.bar_checks import (
+    DEPENDENCIES,
+    FRAMES_ACCEPTED,
+    HEARTBEAT,
+    SILVER_OBSERVATIONS,
+    UP_TO_DATE,
+)
+from cryptolake_assets.quality.batch_checks import BATCH_OBSERVATIONS
+from cryptolake_assets.quality.stream_minute_checks import MARKET_OBSERVATIONS
 from cryptolake_assets.settings import PROJECT_ROOT, load_settings
-from cryptolake_assets.transform.archive_checks import KLINES_OF_DAY, WARNING
-from cryptolake_assets.transform.batch_checks import BATCH_OBSERVATIONS
-from cryptolake_assets.transform.checks import DEPENDENCIES, FRAMES_ACCEPTED, HEARTBEAT, SILVER_OBSERVATIONS, UP_TO_DATE
-from cryptolake_assets.transform.market_rules import MARKET_OBSERVATIONS
 
 LIGHT = {"dagster", "filelock", "httpx", "msgspec", "pydantic", "pydantic-settings", "pyyaml", "rich", "structlog"}
 """The project's packages that the graph may load; every other one is imported inside the functions that need it."""

@@ -25,14 +25,20 @@ MODULES = sorted(
 )
 WITHOUT_DAGSTER = (
     "api",
+    "binance",
+    "bronze",
+    "captures",
     "client.py",
-    "contract.py",
-    "contracts",
     "dashboard",
-    "exchange",
+    "http",
+    "ingest",
+    "kafka",
     "lake",
-    "sources",
-    "stream",
+    "model",
+    "producer",
+    "quality",
+    "replay",
+    "settings",
     "transform",
 )
 MOST_LINES = 450

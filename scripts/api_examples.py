@@ -3,7 +3,7 @@
 .venv/bin/python -m scripts.api_examples             after `make demo` and `make dbt`
 .venv/bin/python -m scripts.api_examples /coins …     of these routes only; the others stay
 
-The demo has no answers of CoinGecko: recorded ones lie in `cryptolake_tests/sources/recorded`.
+The demo has no answers of CoinGecko: recorded ones lie in `cryptolake_tests/ingest/recorded`.
 """
 
 from __future__ import annotations

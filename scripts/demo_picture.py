@@ -9,7 +9,7 @@ from pathlib import Path
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
-from cryptolake_assets.demo import show_bars, show_daily
+from cryptolake_assets.cli.demo import show_bars, show_daily
 from cryptolake_assets.settings import get_settings
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "demo.svg"

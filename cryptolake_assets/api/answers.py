@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cryptolake_assets.lake.heads import Heads, Identifier
+from cryptolake_assets.lake.table_cache import Heads, Identifier
 
 RequestBytes = tuple[str, bytes, str]
 SLOT = "cryptolake.answer"

@@ -20,8 +20,8 @@ from cryptolake_assets.api.params import LIMIT, Format, Order, PageParams, State
 from cryptolake_assets.api.symbols import SymbolIndex
 from cryptolake_assets.errors import TableUnreadableError
 from cryptolake_assets.lake import filters
-from cryptolake_assets.lake.heads import Heads, Identifier
 from cryptolake_assets.lake.pages import Page, Query, read_page
+from cryptolake_assets.lake.table_cache import Heads, Identifier
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 

@@ -1,7 +1,8 @@
 """Reads the CSV of an archive zip of one-minute klines; decimals stay the exchange's own digits. No network.
 
-The layout is the same for every market: `official.KLINE_HEADER`, with or without that line, times in ms or µs. A line
-that is no kline of a minute of the file's day is set aside with its reason: the exchange does not mend these files.
+The layout is the same for every market: `exchange_records.KLINE_HEADER`, with or without that line, times in ms or µs.
+A line that is no kline of a minute of the file's day is set aside with its reason: the exchange does not mend these
+files.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from pathlib import Path
 
 from cryptolake_assets.binance.archive_csv import BOM, MICROSECONDS_FROM, BadLine, opened_csv, refusal
 from cryptolake_assets.binance.archive_files import ArchiveFile
-from cryptolake_assets.captures.published_files import KLINE_HEADER
 from cryptolake_assets.model.columns import PRICE, decimal_pattern
-from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
 from cryptolake_assets.model.intervals import MINUTE_MS
 
 INTERVAL = "1m"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import STREAM_TYPES, streams_in_use
+from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.captures.followed_symbols import streams_in_use
 from cryptolake_assets.lake.files import open_filesystem, read_text
 from cryptolake_assets.settings import Settings
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import streams_in_use
 from cryptolake_assets.bronze.offsets import (
     REJECTED_QUERY,
     TRADES_QUERY,
@@ -32,6 +31,7 @@ from cryptolake_assets.bronze.offsets import (
     report_path,
 )
 from cryptolake_assets.bronze.other_queries import OtherQueries
+from cryptolake_assets.captures.followed_symbols import streams_in_use
 from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, SparkError
 from cryptolake_assets.kafka.access import spark_options
 from cryptolake_assets.kafka.kafka_records import KAFKA_COLUMNS, VALUE, Wire, matches, sound_rows, with_event

@@ -8,13 +8,17 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.captures.market_of_capture import check_market
 from cryptolake_assets.captures.reader import CaptureSummary, first_day, last_day, summarise
 from cryptolake_assets.errors import SettingsError, StreamUnavailableError, UnknownSymbolError
 from cryptolake_assets.model.exchange_records import TRADE_STREAMS, TradeStreamName
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.symbol_selection import TRADING, ListedSymbol, SymbolChoice, parse_choice
 from cryptolake_assets.model.symbols import stream_name
 from cryptolake_assets.settings import Settings, Source, TradeStream
+from cryptolake_assets.settings.extra_streams import AUTO_STREAMS
 
 LIVE_START_DATE = date(2026, 1, 1)
 _NAMED_IN_MESSAGES = 20
@@ -193,3 +197,16 @@ def _named(items: Iterable[str]) -> str:
     listed = list(items)
     more = len(listed) - _NAMED_IN_MESSAGES
     return ", ".join(listed[:_NAMED_IN_MESSAGES]) + (f" and {more} more" if more > 0 else "")
+
+
+def streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
+    """Those that the settings name; with `auto` those that the replayed capture holds, and none when live. Raises
+    `CaptureError` when the capture cannot be read."""
+    if settings.market is not Market.USD_M:  # which is what they are of
+        return ()
+    if settings.extra_streams != (AUTO_STREAMS,):
+        return tuple(of for of in STREAM_TYPES if of.name in settings.extra_streams)
+    if settings.source is not Source.REPLAY:
+        return ()
+    names = summarise(settings.replay_dir).stream_names
+    return tuple(of for of in STREAM_TYPES if any(map(of.recorded, names)))

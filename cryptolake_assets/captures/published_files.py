@@ -12,13 +12,11 @@ from typing import Any
 import msgspec
 
 from cryptolake_assets.errors import CaptureError
-from cryptolake_assets.model.exchange_records import AggTrade, Kline
+from cryptolake_assets.model.exchange_records import KLINE_HEADER, AggTrade, Kline
 
 EXCHANGE_INFO_FILE = "exchangeInfo.json"
 TICKERS_FILE = "ticker-24hr.json"
-_KLINE_HEADER = ("open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "count")
-KLINE_HEADER = (*_KLINE_HEADER, "taker_buy_volume", "taker_buy_quote_volume", "ignore")
-"""Of a file in the public archive's layout."""
+_FIRST_KLINE_COLUMNS = 9  # what every layout has in common
 _KLINE_COLUMNS = 11  # a twelfth, unused one may follow
 _AGG_TRADE_COLUMNS = 7
 _DECIMAL = re.compile(r"\A-?[0-9]+(?:\.[0-9]+)?\Z", re.ASCII)
@@ -95,7 +93,7 @@ def _named_rows(rows: list[Any]) -> list[dict[str, Any]]:
 
 def _is_kline_file(path: Path) -> bool:
     header = next(_rows(path), (1, [""]))[1]
-    return tuple(header[: len(_KLINE_HEADER)]) == _KLINE_HEADER
+    return tuple(header[:_FIRST_KLINE_COLUMNS]) == KLINE_HEADER[:_FIRST_KLINE_COLUMNS]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

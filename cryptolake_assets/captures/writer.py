@@ -1,4 +1,4 @@
-"""Writes frames to capture files in the format that `capture` reads: compressed, rotated, and whole also after a kill.
+"""Writes frames to capture files in the format that `reader` reads: compressed, rotated, and whole also after a kill.
 
 A file that is being written is called `….ndjson.gz.part`, which no reader takes; it gets its name when it is complete.
 What a killed writer left is taken over by the next one, up to the last frame that reached the disk.

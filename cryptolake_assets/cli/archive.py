@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
+    from cryptolake_assets.ingest.archive_days import LoadedDay
     from cryptolake_assets.settings import Settings
-    from cryptolake_assets.transform.archive import LoadedDay
 
 MEGABYTE = 1e6
 
@@ -69,9 +69,9 @@ def archive(
     from rich.console import Console
 
     from cryptolake_assets.captures.followed_symbols import archived_to, resolve_subscriptions
+    from cryptolake_assets.ingest.archive_days import days_between
     from cryptolake_assets.platform.lifecycle import reload_graph
     from cryptolake_assets.settings import get_settings
-    from cryptolake_assets.transform.archive import days_between
 
     settings, console = get_settings(), Console(stderr=True, highlight=False)
     days = days_between(first, last or first)
@@ -119,8 +119,8 @@ class _Loading:
     def _one(
         self, client: ArchiveClient, symbol: str, day: date, bar: Progress, task: TaskID, place: str
     ) -> dict[str, Any]:
-        from cryptolake_assets.transform.archive import NotLoaded
-        from cryptolake_assets.transform.history import Told, load_history
+        from cryptolake_assets.ingest.archive_days import NotLoaded
+        from cryptolake_assets.transform.archive_history import Told, load_history
 
         def begun(file: ArchiveFile) -> None:
             bar.update(task, description=f"{file.name} ({place})", completed=0, total=None)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cryptolake_assets.cli import app
-from cryptolake_assets.lake.maintenance import Work
+from cryptolake_assets.lake.maintenance.works import Work
 
 if TYPE_CHECKING:
-    from cryptolake_assets.lake.maintenance import Report
+    from cryptolake_assets.lake.maintenance.works import Report
 
 
 @app.command()
@@ -18,9 +18,9 @@ def maintain(
     only: Annotated[list[Work] | None, typer.Option(help="This work only; may be given several times.")] = None,
 ) -> None:
     """Compact, join manifests, expire snapshots and remove orphans; shows every table before and after."""
-    from cryptolake_assets.lake.maintenance import maintain as do
+    from cryptolake_assets.lake.maintenance.works import maintain as do
     from cryptolake_assets.settings import get_settings
-    from cryptolake_assets.transform.upkeep import stream_position
+    from cryptolake_assets.transform.maintenance_inputs import stream_position
 
     settings = get_settings()
     for work in only or list(Work):

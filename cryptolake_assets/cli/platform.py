@@ -190,7 +190,7 @@ def replay(
 @app.command()
 def demo() -> None:
     """Run the whole slice on the shipped capture and show its bars beside the exchange's official ones."""
-    from cryptolake_assets.demo import run
+    from cryptolake_assets.cli.demo import run
     from cryptolake_assets.settings import get_settings
 
     run(get_settings())

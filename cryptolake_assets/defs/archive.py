@@ -16,14 +16,14 @@ from cryptolake_assets.defs import checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.partitions import daily, hour_key
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.ingest.archive_checks import BLOCKING, KLINES_OF_DAY, WARNING
 from cryptolake_assets.lake.tables import ARCHIVE_POOL, BRONZE_TRADES
 from cryptolake_assets.model.symbols import in_capitals
-from cryptolake_assets.transform.archive_checks import BLOCKING, KLINES_OF_DAY, WARNING
 
 if TYPE_CHECKING:
     from cryptolake_assets.binance.archive_files import ArchiveFile
     from cryptolake_assets.settings import Settings
-    from cryptolake_assets.transform.history import DayOfHistory
+    from cryptolake_assets.transform.archive_history import DayOfHistory
 
 KEY = dg.AssetKey(["bronze", "futures_trades_archive"])
 
@@ -98,8 +98,8 @@ def _load(
     """A day's symbols, one after the other."""
     from cryptolake_assets.binance.archive_files import ArchiveClient
     from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
-    from cryptolake_assets.transform.archive import NotLoaded
-    from cryptolake_assets.transform.history import Told, load_history
+    from cryptolake_assets.ingest.archive_days import NotLoaded
+    from cryptolake_assets.transform.archive_history import Told, load_history
 
     symbols = [in_capitals(symbol) for symbol in config.symbols] or resolve_subscriptions(settings).symbols
     with ArchiveClient(settings.archive_url) as client:
@@ -128,7 +128,7 @@ class _Day:
     """A partition's symbols as Dagster is told of them."""
 
     def __init__(self, key: str, days: "Sequence[DayOfHistory]") -> None:
-        from cryptolake_assets.transform.archive import NotLoaded, Outcome
+        from cryptolake_assets.ingest.archive_days import NotLoaded, Outcome
 
         self.key = key
         self._klines = [day.klines for day in days if day.klines is not None and not day.is_missing]
@@ -155,9 +155,9 @@ class _Day:
 
     def events(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
         from cryptolake_assets.defs import silver
-        from cryptolake_assets.transform.archive_checks import CHECKSUM
-        from cryptolake_assets.transform.archive_klines import check_klines
-        from cryptolake_assets.transform.checks import OFFICIAL_KLINES, CheckOutcome, joined
+        from cryptolake_assets.ingest.archive_checks import CHECKSUM
+        from cryptolake_assets.ingest.archive_klines import check_klines
+        from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES, CheckOutcome, joined
 
         outcomes = joined([*(outcome for day in self.loaded for outcome in day.outcomes)])
         if self.refused:
@@ -177,7 +177,7 @@ class _Day:
             yield dg.AssetMaterialization(KEY, partition=self.key, metadata=self._metadata())
 
     def _metadata(self) -> dict[str, dg.MetadataValue]:
-        from cryptolake_assets.transform.archive import NotLoaded
+        from cryptolake_assets.ingest.archive_days import NotLoaded
 
         lines = ["file | outcome | rows | rows replaced | sha256", "--- | --- | --- | --- | ---"]
         lines += [

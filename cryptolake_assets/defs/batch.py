@@ -10,15 +10,15 @@ import dagster as dg
 from cryptolake_assets.defs import checks
 from cryptolake_assets.defs.described import table_metadata
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
+from cryptolake_assets.ingest.batch_source import BatchSource
 from cryptolake_assets.lake.tables import TableSpec
+from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome
+from cryptolake_assets.quality.batch_checks import BATCH_RULES, ROWS_LEFT_OUT, blocking
 from cryptolake_assets.settings import Settings, Source
-from cryptolake_assets.sources.source import BatchSource
-from cryptolake_assets.transform.batch_checks import BATCH_RULES, ROWS_LEFT_OUT, blocking
-from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome
 
 if TYPE_CHECKING:
+    from cryptolake_assets.ingest.batch_extract import Extraction, SilverCandidate
     from cryptolake_assets.lake.commit import Publication
-    from cryptolake_assets.transform.extract import Extraction, SilverCandidate
 
 
 def can_be_asked(settings: Settings, url: str, recorded: str) -> bool:
@@ -53,7 +53,7 @@ def check_specs(key: dg.AssetKey, spec: TableSpec, *warning: str) -> list[dg.Ass
 def clock_of(settings: Settings) -> datetime | dg.SkipReason:
     """The source's clock, or why a tick has nothing to ask."""
     from cryptolake_assets.errors import CryptolakeError
-    from cryptolake_assets.transform.extract import source_clock
+    from cryptolake_assets.ingest.batch_extract import source_clock
 
     try:
         clock = source_clock(settings)
@@ -98,7 +98,7 @@ def extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Ext
 
 
 def candidate_of(settings: Settings, source: BatchSource, spec: TableSpec, day: date) -> "SilverCandidate":
-    from cryptolake_assets.transform.extract import prepare
+    from cryptolake_assets.ingest.batch_extract import prepare
 
     return prepare(settings, source, spec, day, BATCH_RULES[spec.name])
 

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 from dagster._utils.warnings import PreviewWarning
 
-from cryptolake_assets.transform.checks import MEANINGS, CheckOutcome
+from cryptolake_assets.quality.bar_checks import MEANINGS, CheckOutcome
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.ingest.coingecko import SOURCE, plan
 from cryptolake_assets.lake.tables import (
     BRONZE_COINGECKO_RAW,
     SILVER_COINGECKO_GLOBAL,
@@ -21,9 +22,8 @@ from cryptolake_assets.lake.tables import (
     TableSpec,
 )
 from cryptolake_assets.lake.windows import hour_of
+from cryptolake_assets.quality.batch_checks import ROWS_LEFT_OUT
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.sources.coingecko import SOURCE, plan
-from cryptolake_assets.transform.batch_checks import ROWS_LEFT_OUT
 
 RAW_KEY = dg.AssetKey(list(BRONZE_COINGECKO_RAW.identifier))
 
@@ -53,7 +53,7 @@ FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=3), fail_wind
     ),
 )
 def coingecko_raw(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    from cryptolake_assets.transform import extract
+    from cryptolake_assets.ingest import batch_extract as extract
 
     settings = lake.settings
     clock = extract.source_clock(settings)
@@ -88,7 +88,7 @@ def _silver(spec: TableSpec, description: str) -> dg.AssetsDefinition:
     def snapshots(
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-        from cryptolake_assets.transform.extract import commit
+        from cryptolake_assets.ingest.batch_extract import commit
 
         day = date.fromisoformat(context.partition_key)
         candidate = batch.candidate_of(lake.settings, SOURCE, spec, day)

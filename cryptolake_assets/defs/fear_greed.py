@@ -15,11 +15,11 @@ from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.ingest.fear_greed import SOURCE, plan
 from cryptolake_assets.lake.tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
 from cryptolake_assets.lake.windows import hour_of
+from cryptolake_assets.quality.batch_checks import DAYS_MISSING, NEWEST_ROW, ROWS_LEFT_OUT
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.sources.fear_greed import SOURCE, plan
-from cryptolake_assets.transform.batch_checks import DAYS_MISSING, NEWEST_ROW, ROWS_LEFT_OUT
 
 RAW_KEY = dg.AssetKey(list(BRONZE_FEAR_GREED_RAW.identifier))
 KEY = dg.AssetKey(list(SILVER_FEAR_GREED.identifier))
@@ -57,7 +57,7 @@ class FearGreedConfig(dg.Config):
 def fear_greed_raw(
     context: dg.AssetExecutionContext, config: FearGreedConfig, lake: LakeResource
 ) -> dg.MaterializeResult:
-    from cryptolake_assets.transform import extract
+    from cryptolake_assets.ingest import batch_extract as extract
 
     settings = lake.settings
     day = date.fromisoformat(context.partition_key)
@@ -88,7 +88,8 @@ def fear_greed_raw(
 def fear_greed_daily(
     context: dg.AssetExecutionContext, lake: LakeResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    from cryptolake_assets.transform import extract, index_checks
+    from cryptolake_assets.ingest import batch_extract as extract
+    from cryptolake_assets.quality import index_checks
 
     settings = lake.settings
     day = date.fromisoformat(context.partition_key)
@@ -139,7 +140,7 @@ fear_greed = dg.define_asset_job(
 def fear_greed_schedule(
     context: dg.ScheduleEvaluationContext, lake: LakeResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    from cryptolake_assets.transform.extract import newest_day
+    from cryptolake_assets.ingest.batch_extract import newest_day
 
     settings = lake.settings
     if not _is_asked(settings):

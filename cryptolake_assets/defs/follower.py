@@ -22,7 +22,14 @@ import dagster as dg
 from cryptolake_assets.defs import bronze, silver
 from cryptolake_assets.defs.partitions import hour_key, is_loaded
 from cryptolake_assets.defs.resources import StreamResource
-from cryptolake_assets.lake.follow import WHOLE_HOUR, FollowerState, RunState, RunWish, rows_by_hour, split_hours
+from cryptolake_assets.lake.bronze_follower import (
+    WHOLE_HOUR,
+    FollowerState,
+    RunState,
+    RunWish,
+    rows_by_hour,
+    split_hours,
+)
 from cryptolake_assets.lake.tables import BRONZE_GAPS, BRONZE_TRADES, OPS_COVERAGE
 from cryptolake_assets.lake.windows import HOUR, day_of
 from cryptolake_assets.settings import Settings, get_settings
@@ -31,8 +38,8 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
     from cryptolake_assets.lake.bronze_files import BronzeFile
-    from cryptolake_assets.transform.completeness import CompletenessIndex
-    from cryptolake_assets.transform.context import World
+    from cryptolake_assets.quality.completeness import CompletenessIndex
+    from cryptolake_assets.quality.world import World
 
 REQUEST_TAG = "cryptolake/request"
 MOST_RUNS_IN_FLIGHT = 24
@@ -121,7 +128,7 @@ def _restore(context: dg.SensorEvaluationContext, table: "Table", settings: Sett
 def _take_in_files(state: FollowerState, table: "Table", settings: Settings) -> dict[datetime, int]:
     """Touches the hours of the files that came; returns the rows by hour that lie outside the partitions."""
     from cryptolake_assets.lake.bronze_files import added_files, head_sequence, oldest_sequence_by_hour
-    from cryptolake_assets.transform.context import observe
+    from cryptolake_assets.transform.run_context import observe
 
     files = [*_files_before_the_old_start(state, table, settings), *added_files(table, state.sequence)]
     state.sequence = max(state.sequence, head_sequence(table))
@@ -197,8 +204,8 @@ def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> No
     """Touches the hours that hold bars which coverage has made complete since it was looked at last."""
     from cryptolake_assets.bronze.offsets import committed_offsets
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.transform.context import observe
-    from cryptolake_assets.transform.ohlcv import epoch_ms
+    from cryptolake_assets.quality.minute_bars import epoch_ms
+    from cryptolake_assets.transform.run_context import observe
     from cryptolake_assets.transform.silver_candidate import hours_to_complete
 
     snapshot_id = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id

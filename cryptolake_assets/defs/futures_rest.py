@@ -16,16 +16,16 @@ from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.ingest import funding, open_interest
+from cryptolake_assets.ingest.batch_source import BatchSource, Plan
+from cryptolake_assets.ingest.futures_rest import bounded
 from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.quality.bar_checks import CheckOutcome
+from cryptolake_assets.quality.batch_checks import FUNDING_HOLES, PERIODS_MISSING, ROWS_LEFT_OUT, SYMBOLS_BEHIND
 from cryptolake_assets.settings import Settings, Source
-from cryptolake_assets.sources import funding, open_interest
-from cryptolake_assets.sources.futures_rest import bounded
-from cryptolake_assets.sources.source import BatchSource, Plan
-from cryptolake_assets.transform.batch_checks import FUNDING_HOLES, PERIODS_MISSING, ROWS_LEFT_OUT, SYMBOLS_BEHIND
-from cryptolake_assets.transform.checks import CheckOutcome
 
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=3), fail_window=timedelta(hours=12))
 """An asset that was never materialized, because nobody can be asked, is not late."""
@@ -60,13 +60,13 @@ class FuturesBatch:
 
 
 def _funding_holes(held: Times) -> CheckOutcome:
-    from cryptolake_assets.transform.market_checks import funding_holes
+    from cryptolake_assets.quality.derivatives_checks import funding_holes
 
     return funding_holes(held)
 
 
 def _periods_missing(held: Times) -> CheckOutcome:
-    from cryptolake_assets.transform.market_checks import periods_missing
+    from cryptolake_assets.quality.derivatives_checks import periods_missing
 
     return periods_missing(held)
 
@@ -105,13 +105,13 @@ def can_be_asked(settings: Settings, of: FuturesBatch) -> bool:
 
 
 def _held(settings: Settings, of: FuturesBatch, clock: datetime) -> dict[str, list[datetime]]:
-    from cryptolake_assets.transform.held import times_held
+    from cryptolake_assets.ingest.followed_and_held import times_held
 
     return times_held(settings, of.silver, of.where, None if of.reach is None else clock - of.reach)
 
 
 def _symbols(settings: Settings, clock: datetime) -> tuple[str, ...]:
-    from cryptolake_assets.transform.held import followed
+    from cryptolake_assets.ingest.followed_and_held import followed
 
     return followed(settings, clock)
 
@@ -131,7 +131,7 @@ def _raw(of: FuturesBatch) -> dg.AssetsDefinition:
         description=f"The exchange's answers on {of.what}, byte for byte; refused ones with the reason.",
     )
     def answers(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        from cryptolake_assets.transform import extract
+        from cryptolake_assets.ingest import batch_extract as extract
 
         settings = lake.settings
         day = date.fromisoformat(context.partition_key)
@@ -169,8 +169,8 @@ def _silver(of: FuturesBatch) -> dg.AssetsDefinition:
     def rows(
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-        from cryptolake_assets.transform.extract import commit, source_clock
-        from cryptolake_assets.transform.market_checks import symbols_behind
+        from cryptolake_assets.ingest.batch_extract import commit, source_clock
+        from cryptolake_assets.quality.derivatives_checks import symbols_behind
 
         settings = lake.settings
         candidate = batch.candidate_of(settings, of.source, of.silver, date.fromisoformat(context.partition_key))

@@ -13,8 +13,8 @@ from cryptolake_assets.defs.partitions import daily
 from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
 from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.model.measures import DAILY_MEASURES, definition_hash
+from cryptolake_assets.quality.bar_checks import GOLD_CHECKS
 from cryptolake_assets.settings import get_settings
-from cryptolake_assets.transform.checks import GOLD_CHECKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,7 +86,7 @@ def futures_daily_stats(
 def _picture(days: "pa.Table", last: date) -> dict[str, dg.MarkdownMetadataValue]:
     """The days up to this one."""
     from cryptolake_assets.lake.windows import DAY
-    from cryptolake_assets.transform.pictures import Candle
+    from cryptolake_assets.transform.bar_pictures import Candle
 
     candles = [
         Candle.of(row, _midnight(row["trade_date"]), volume="total_volume", turnover="total_quote_volume")

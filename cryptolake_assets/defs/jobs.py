@@ -15,8 +15,8 @@ from cryptolake_assets.defs import bronze, checks, gold, silver
 from cryptolake_assets.defs.partitions import daily, hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
 from cryptolake_assets.lake.windows import DAY, HOUR
+from cryptolake_assets.quality.bar_checks import DEPENDENCIES, MEANINGS, PUBLISHED_COUNT
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.checks import DEPENDENCIES, MEANINGS, PUBLISHED_COUNT
 
 
 def run_tags(layer: str, timeout: timedelta) -> dict[str, str]:
@@ -55,7 +55,7 @@ with checks.preview_accepted():
         description=MEANINGS[PUBLISHED_COUNT],
     )
     def published_count(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-        from cryptolake_assets.transform.published import check_published
+        from cryptolake_assets.transform.published_count import check_published
 
         outcome = check_published(lake.settings, hour_of(context.partition_key))
         (result,) = checks.results(silver.KEY, [PUBLISHED_COUNT], [outcome])
@@ -124,7 +124,7 @@ silver_to_gold_daily = dg.define_asset_job(
 def last_closed(settings: Settings, period: timedelta, now: datetime) -> datetime:
     """Start of the last hour or day that has ended on the exchange's clock, with the watermark's grace; by `now` where
     the exchange does not answer."""
-    from cryptolake_assets.transform.context import exchange_clock_ms
+    from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 
     clock_ms = exchange_clock_ms(settings)
     clock = now if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)

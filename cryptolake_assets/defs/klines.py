@@ -16,12 +16,12 @@ from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.lake.tables import BRONZE_KLINES
+from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import get_settings
-from cryptolake_assets.transform.checks import OFFICIAL_KLINES
 
 if TYPE_CHECKING:
-    from cryptolake_assets.transform.klines import FetchedHour
-    from cryptolake_assets.transform.official import Agreement
+    from cryptolake_assets.ingest.klines import FetchedHour
+    from cryptolake_assets.quality.official_bars import Agreement
 
 KEY = dg.AssetKey(["bronze", "futures_klines_1m"])
 
@@ -55,8 +55,8 @@ HOURS_A_RUN = 24
 def futures_klines_1m(
     context: dg.AssetExecutionContext, lake: LakeResource
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    from cryptolake_assets.transform.context import observe
-    from cryptolake_assets.transform.klines import fetch_hour, judge_hour
+    from cryptolake_assets.ingest.klines import fetch_hour, judge_hour
+    from cryptolake_assets.transform.run_context import observe
 
     completeness = observe(lake.settings).completeness
     done = [

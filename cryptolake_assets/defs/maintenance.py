@@ -10,7 +10,7 @@ import dagster as dg
 from cryptolake_assets.defs.described import OWNERS
 from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.errors import CryptolakeError
-from cryptolake_assets.lake.maintenance import POOL, Report, Work, maintain
+from cryptolake_assets.lake.maintenance.works import POOL, Report, Work, maintain
 
 GROUP = "maintenance"
 MAX_RUNTIME_S = 1_800
@@ -71,7 +71,7 @@ def _asset(work: Work) -> dg.AssetsDefinition:
         retry_policy=RETRY,
     )
     def work_on_all_tables(lake: LakeResource) -> dg.MaterializeResult:
-        from cryptolake_assets.transform.upkeep import stream_position
+        from cryptolake_assets.transform.maintenance_inputs import stream_position
 
         try:
             report = maintain(lake.settings, work, stream_position(lake.settings))
@@ -124,7 +124,7 @@ ASSETS = [_asset(work) for work in Work]
     ),
 )
 def small_files(lake: LakeResource) -> dg.AssetCheckResult:
-    from cryptolake_assets.lake.layout import small_files as count
+    from cryptolake_assets.lake.maintenance.layout import small_files as count
 
     limit = lake.settings.small_file_limit
     numbers = count(lake.settings)

@@ -15,15 +15,16 @@ from typing import Any
 import dagster as dg
 
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import STREAM_TYPES, streams_in_use
+from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.captures.followed_symbols import streams_in_use
 from cryptolake_assets.defs import checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.follower import IN_FLIGHT, REQUEST_TAG
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly, is_loaded
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
-from cryptolake_assets.lake.follow import FollowerState, RunState, rows_by_hour
+from cryptolake_assets.lake.bronze_follower import FollowerState, RunState, rows_by_hour
+from cryptolake_assets.quality.stream_minute_checks import blocking, warning
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_assets.transform.market_rules import blocking, warning
 
 MOST_RUNS_IN_FLIGHT = 2
 """Of a stream: it is not worth holding up the trades."""
@@ -104,7 +105,7 @@ def _silver(of: StreamType) -> dg.AssetsDefinition:
     def minutes(
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-        from cryptolake_assets.transform.market_minutes import commit, prepare
+        from cryptolake_assets.transform.stream_minutes import commit, prepare
 
         candidate = prepare(lake.settings, of, hour_of(context.partition_key))
         results = [
@@ -175,7 +176,7 @@ def tick(
 def _has_begun(hour: datetime, settings: Settings) -> bool:
     """Whether an hour that is no partition of the loaded definitions is one all the same: it is kept until they are
     loaded anew."""
-    from cryptolake_assets.transform.context import exchange_clock_ms
+    from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 
     clock_ms = exchange_clock_ms(settings)
     now = datetime.now(UTC) if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)

@@ -14,7 +14,7 @@ from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from cryptolake_assets.bronze.stream_health import Signs
-    from cryptolake_assets.transform.engines import Engine
+    from cryptolake_assets.transform.engines.engine import Engine
 
 
 RETRIES = dg.RetryPolicy(max_retries=2, delay=3, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -39,7 +39,7 @@ class EngineResource(dg.ConfigurableResource):
         if (settings.engine_in_use if name is EngineName.AUTO else name) is EngineName.SPARK:
             return self._spark(settings)
 
-        from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+        from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 
         return DuckDBEngine(settings)
 
@@ -47,7 +47,7 @@ class EngineResource(dg.ConfigurableResource):
         from dagster_pyspark import LazyPySparkResource
 
         from cryptolake_assets.lake.spark import limit_retries, require_server, spark_unreachable
-        from cryptolake_assets.transform.spark_engine import SparkEngine
+        from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 
         require_server(settings)
         try:

@@ -16,8 +16,8 @@ from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.model.measures import BAR_MEASURES, definition_hash
 from cryptolake_assets.model.symbols import in_capitals
+from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_assets.settings import Engine as EngineName
-from cryptolake_assets.transform.checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 
 if TYPE_CHECKING:
     from cryptolake_assets.lake.commit import Publication
@@ -175,7 +175,7 @@ def _checks_of_other_steps(run: "SilverRun", context: dg.AssetExecutionContext) 
     """Evaluate the run's checks of Silver that are steps of their own: Dagster skips these steps, because the asset has
     no output in a run of many hours, or of an hour that is held back."""
     from cryptolake_assets.transform.freshness import check_up_to_date
-    from cryptolake_assets.transform.published import check_published
+    from cryptolake_assets.transform.published_count import check_published
 
     planned = checks.planned(context)
     for key in planned.get(dg.AssetCheckKey(KEY, PUBLISHED_COUNT), ()):
@@ -202,8 +202,8 @@ def _held_back(candidates: Sequence["SilverCandidate"], metadata: Metadata | Non
 
 def _picture(run: "SilverRun", candidate: "SilverCandidate") -> Metadata:
     """Of an hour that is over: the open one would be drawn again every minute."""
-    from cryptolake_assets.transform.ohlcv import epoch_ms
-    from cryptolake_assets.transform.pictures import Candle
+    from cryptolake_assets.quality.minute_bars import epoch_ms
+    from cryptolake_assets.transform.bar_pictures import Candle
 
     end = candidate.hour + HOUR
     if not candidate.hour_bars or (run.world.exchange_time_ms or 0) < epoch_ms(end):

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
-from cryptolake_assets.binance.stream_types import streams_in_use
 from cryptolake_assets.binance.trade_frames import RejectedFrame
+from cryptolake_assets.captures.followed_symbols import streams_in_use
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError, SettingsError
 from cryptolake_assets.kafka.access import aiokafka_options
 from cryptolake_assets.kafka.refusals import broker_error, cause_of, find_problem, refused_by_java, told

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cryptolake_assets.lake.duck import open_duckdb, scalar
-from cryptolake_assets.lake.expiry import due_snapshots, expire, history_of
+from cryptolake_assets.lake.maintenance.expiry import due_snapshots, expire, history_of
 from cryptolake_assets.lake.retries import commit_attempts
 from cryptolake_assets.lake.tables import TableSpec
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from cryptolake_assets.lake.compaction import ROW_GROUP_ROWS
+from cryptolake_assets.lake.maintenance.compaction import ROW_GROUP_ROWS
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 
 if TYPE_CHECKING:

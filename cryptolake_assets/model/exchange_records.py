@@ -10,6 +10,22 @@ TradeStreamName = Literal["trade", "aggTrade"]
 TRADE_STREAMS: tuple[TradeStreamName, ...] = ("trade", "aggTrade")
 """The trade streams of the exchange; ids of the two are different sequences."""
 
+KLINE_HEADER = (
+    "open_time",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "close_time",
+    "quote_volume",
+    "count",
+    "taker_buy_volume",
+    "taker_buy_quote_volume",
+    "ignore",
+)
+"""Of a file of klines in the public archive's layout."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kline:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.spark import require_server
 from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_COVERAGE, OPS_RUN_METRICS, SILVER_OHLCV, SILVER_QUARANTINE
+from cryptolake_assets.quality.bar_checks import DEPENDENCIES, CheckOutcome
 from cryptolake_assets.settings import Engine, Settings
-from cryptolake_assets.transform.checks import DEPENDENCIES, CheckOutcome
-from cryptolake_assets.transform.context import exchange_clock_ms
 
 TABLES = (BRONZE_TRADES, OPS_COVERAGE, SILVER_OHLCV, SILVER_QUARANTINE, OPS_RUN_METRICS)
 

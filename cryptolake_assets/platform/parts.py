@@ -10,9 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from cryptolake_assets.binance.stream_types import streams_in_use
 from cryptolake_assets.bronze.offsets import report_path
-from cryptolake_assets.captures.followed_symbols import default_end_date, default_start_date
+from cryptolake_assets.captures.followed_symbols import default_end_date, default_start_date, streams_in_use
 from cryptolake_assets.errors import ArgumentError, CaptureError
 from cryptolake_assets.lake.stores import postgres_url
 from cryptolake_assets.model.nearest import did_you_mean

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.lake.gaps import OpenBecause
+from cryptolake_assets.lake.gap_ledger import OpenBecause
 from cryptolake_assets.producer.gap_tracker import GapTracker, MissingRange
 from cryptolake_assets.producer.rest_history import StreamHistory
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from cryptolake_assets.lake.gaps import TradeGap
+from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.producer.gap_tracker import GapKey, GapTracker
 
 log = structlog.get_logger(__name__)

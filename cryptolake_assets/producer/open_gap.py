@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from cryptolake_assets.binance.trade_frames import CONTRACT_VERSION
-from cryptolake_assets.lake.gaps import TradeGap
+from cryptolake_assets.lake.gap_ledger import TradeGap
 
 
 @dataclass

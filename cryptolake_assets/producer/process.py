@@ -30,7 +30,7 @@ from cryptolake_assets.binance.rest import AsyncExchangeRest, RetryPolicy
 from cryptolake_assets.captures.followed_symbols import Subscriptions
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.coverage import Evidence
-from cryptolake_assets.lake.gaps import TradeGap
+from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.producer.asyncio_tasks import cancelled, unless
 from cryptolake_assets.producer.catch_up import CatchUp, CatchUpOptions
@@ -369,7 +369,7 @@ def collect_seldom() -> None:
 async def serve(settings: Settings) -> int:
     """Runs the producer of these settings until SIGTERM or SIGINT; returns the exit code."""
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
-    from cryptolake_assets.lake.gaps import IcebergGapSink
+    from cryptolake_assets.lake.gap_ledger import IcebergGapSink
 
     io = io_in_use(settings)
     log.info("producer_libraries", io=io.value)

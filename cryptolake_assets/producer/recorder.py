@@ -15,13 +15,12 @@ import structlog
 from msgspec import Struct, json
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest, ExchangeRest
-from cryptolake_assets.binance.stream_types import streams_in_use
-from cryptolake_assets.captures.followed_symbols import Subscriptions
+from cryptolake_assets.captures.followed_symbols import Subscriptions, streams_in_use
 from cryptolake_assets.captures.market_of_capture import write_market
-from cryptolake_assets.captures.published_files import KLINE_HEADER, read_klines
+from cryptolake_assets.captures.published_files import read_klines
 from cryptolake_assets.captures.reader import summarise
 from cryptolake_assets.captures.writer import CaptureWriter
-from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
 from cryptolake_assets.producer.asyncio_tasks import cancelled
 from cryptolake_assets.producer.connection import ExchangeConnection
 from cryptolake_assets.producer.connection_pool import Fleet, FleetOptions

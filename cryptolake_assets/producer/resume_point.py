@@ -12,7 +12,7 @@ import structlog
 
 from cryptolake_assets.kafka.topics import PeekedRecord, read_async
 from cryptolake_assets.lake.coverage import read_coverage
-from cryptolake_assets.lake.last_trades import last_trades
+from cryptolake_assets.lake.newest_trades import last_trades
 from cryptolake_assets.producer.gap_tracker import KnownTrade, LastTrade
 from cryptolake_assets.settings import Settings
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from cryptolake_assets.binance.rest_paths import FUNDING_PATH, OPEN_INTEREST_HISTORY_PATH, OPEN_INTEREST_PATH
 from cryptolake_assets.captures.recorded_names import (
     FUNDING_FILES,
     OPEN_INTEREST_HISTORY_FILES,
@@ -23,8 +24,6 @@ from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.replay.batch_routes import BatchSide
 from cryptolake_assets.replay.rest_parameters import RestError, check_limit, integer, mandatory, window
-from cryptolake_assets.sources.funding import PATH as FUNDING_PATH
-from cryptolake_assets.sources.open_interest import HISTORY_PATH, PRESENT_PATH
 
 Row = Mapping[str, Any]
 """One row of an answer, as it was recorded."""
@@ -52,8 +51,8 @@ class MarketSide:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get(FUNDING_PATH, self._get_funding),
-            web.get(PRESENT_PATH, self._get_open_interest),
-            web.get(HISTORY_PATH, self._get_statistics),
+            web.get(OPEN_INTEREST_PATH, self._get_open_interest),
+            web.get(OPEN_INTEREST_HISTORY_PATH, self._get_statistics),
         ]
 
     async def _get_funding(self, request: web.Request) -> web.Response:

@@ -20,8 +20,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from cryptolake_assets.binance.stream_types import streams_in_use
-from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
+from cryptolake_assets.captures.followed_symbols import resolve_subscriptions, streams_in_use
 from cryptolake_assets.captures.market_of_capture import venue_of_capture
 from cryptolake_assets.captures.reader import CapturedFrame, CaptureSummary, read_frames, summarise
 from cryptolake_assets.errors import CaptureError, CryptolakeError, PartError, PortInUseError

@@ -1,1 +1,1 @@
-"""OHLCV, daily stats and quality rules. Imports no orchestrator."""
+"""Silver and Gold runs. Imports no orchestrator."""

@@ -12,12 +12,12 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, between, day_of
+from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, UP_TO_DATE, CheckOutcome
+from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.settings import Settings, Source
-from cryptolake_assets.transform.checks import SAMPLE_ROWS, UP_TO_DATE, CheckOutcome
-from cryptolake_assets.transform.ohlcv import epoch_ms
 
 if TYPE_CHECKING:
-    from cryptolake_assets.transform.context import World
+    from cryptolake_assets.quality.world import World
 
 LOOK_BACK = DAY
 """Bars older than that are as good as none."""
@@ -47,7 +47,8 @@ class Freshness:
 
 def check_up_to_date(settings: Settings, clock_before_ms: int | None = None) -> Freshness:
     """Return the check `up_to_date` as of now; `clock_before_ms` is the exchange's clock at an earlier look."""
-    from cryptolake_assets.transform.context import exchange_clock_ms, observe
+    from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
+    from cryptolake_assets.transform.run_context import observe
 
     clock_ms = exchange_clock_ms(settings)
     if clock_ms is None:

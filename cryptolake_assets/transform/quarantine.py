@@ -14,8 +14,8 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.tables import CONTRACT, SILVER_QUARANTINE
 from cryptolake_assets.lake.windows import between
+from cryptolake_assets.quality.rules import RuleContext, broken_rule, sound
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.rules import RuleContext, broken_rule, sound
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,13 +12,13 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish, read_window
 from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, between, gold_month
+from cryptolake_assets.quality.bar_checks import CheckOutcome, check_candidate
+from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform import metrics
-from cryptolake_assets.transform.checks import CheckOutcome, check_candidate
-from cryptolake_assets.transform.context import observe
-from cryptolake_assets.transform.daily import daily_stats_from_aggregates
-from cryptolake_assets.transform.engines import Engine
-from cryptolake_assets.transform.ohlcv import epoch_ms
+from cryptolake_assets.transform import run_metrics as metrics
+from cryptolake_assets.transform.daily_stats import daily_stats_from_aggregates
+from cryptolake_assets.transform.engines.engine import Engine
+from cryptolake_assets.transform.run_context import observe
 
 if TYPE_CHECKING:
     import pyarrow as pa

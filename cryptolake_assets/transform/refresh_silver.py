@@ -18,8 +18,8 @@ from cryptolake_assets.lake.commit import Publication, publish
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, day_of, hour_of, silver_day
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform import metrics
-from cryptolake_assets.transform.engines import Engine
+from cryptolake_assets.transform import run_metrics as metrics
+from cryptolake_assets.transform.engines.engine import Engine
 from cryptolake_assets.transform.silver_candidate import (
     EVERYTHING,
     Scope,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cryptolake_assets.ingest.klines import read_klines
 from cryptolake_assets.lake.bronze_files import added_files, files_between, head_sequence, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, read_window
@@ -19,13 +20,8 @@ from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, day_of, hour_of, silver_day
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.measures import DUCKDB
-from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.checks import SAMPLE_ROWS, CheckOutcome, check_candidate, check_counts
-from cryptolake_assets.transform.context import World, observe
-from cryptolake_assets.transform.engines import Engine
-from cryptolake_assets.transform.klines import read_klines
-from cryptolake_assets.transform.observations import Bar, bars_after, observe_hour
-from cryptolake_assets.transform.ohlcv import (
+from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome, check_candidate, check_counts
+from cryptolake_assets.quality.minute_bars import (
     MINUTE_MS,
     EvidenceOf,
     MinuteAggregates,
@@ -33,8 +29,13 @@ from cryptolake_assets.transform.ohlcv import (
     bars_from_aggregates,
     epoch_ms,
 )
+from cryptolake_assets.quality.warnings import Bar, bars_after, observe_hour
+from cryptolake_assets.quality.world import World
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.engines.engine import Engine
 from cryptolake_assets.transform.quarantine import advance_quarantine, quarantined_between
-from cryptolake_assets.transform.rejected import count_rejected
+from cryptolake_assets.transform.rejected_count import count_rejected
+from cryptolake_assets.transform.run_context import observe
 
 if TYPE_CHECKING:
     import pyarrow as pa

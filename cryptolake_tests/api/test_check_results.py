@@ -15,8 +15,8 @@ import pytest
 from cryptolake_assets.api import check_results, operations
 from cryptolake_assets.api.check_results import PARTITIONS, Execution, Result, older_partitions, state_of
 from cryptolake_assets.platform import graphql
+from cryptolake_assets.quality.bar_checks import BARS_AGREEING, BARS_COMPARED, OFFICIAL_KLINES
 from cryptolake_assets.settings import load_settings
-from cryptolake_assets.transform.checks import BARS_AGREEING, BARS_COMPARED, OFFICIAL_KLINES
 from cryptolake_tests.support import checked_assets
 from cryptolake_tests.support.api import Api, serving
 from cryptolake_tests.support.checked_assets import BARS, BLOCKING, CLOCK, HEARTBEAT, NEVER, report, run

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from pyarrow import ipc, parquet
 
-from cryptolake_assets.lake import pages, tallies
+from cryptolake_assets.lake import pages
+from cryptolake_assets.lake import reject_counts as tallies
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.tables import (
     BRONZE_REJECTED,

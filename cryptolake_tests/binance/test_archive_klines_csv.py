@@ -10,8 +10,8 @@ import pytest
 
 from cryptolake_assets.binance.archive_files import ArchiveFile
 from cryptolake_assets.binance.archive_klines_csv import read_kline_zip
-from cryptolake_assets.captures.published_files import KLINE_HEADER
 from cryptolake_assets.errors import ArchiveFormatError
+from cryptolake_assets.model.exchange_records import KLINE_HEADER
 from cryptolake_tests.support.archives import kline_line, recorded_klines, write_zip
 
 DAY = date(2024, 7, 18)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from cryptolake_assets.binance.liquidation_frames import LiquidationEvent
 from cryptolake_assets.binance.mark_price_frames import MarkPriceEvent
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import STREAM_TYPES, streams_in_use
+from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.binance.trade_frames import MAX_REASON_CHARS, RejectedFrame
+from cryptolake_assets.captures.followed_symbols import streams_in_use
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.kafka.kafka_records import Wire
 from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES

@@ -24,11 +24,11 @@ from cryptolake_assets.lake.tables import BRONZE_TRADES, GOLD_DAILY, SILVER_OHLC
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
+from cryptolake_assets.quality.minute_bars import epoch_ms
+from cryptolake_assets.quality.reconciliation import Verdict, compare
 from cryptolake_assets.settings import Engine, Settings
 from cryptolake_assets.transform import refresh_silver
-from cryptolake_assets.transform.ohlcv import epoch_ms
-from cryptolake_assets.transform.reconcile import Verdict, compare
-from cryptolake_assets.transform.spark_engine import SparkEngine
+from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.commands import cryptolake
 from cryptolake_tests.support.natives import Cluster
 from cryptolake_tests.support.waiting import wait_for

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.defs import follower
-from cryptolake_assets.lake.follow import FollowerState
+from cryptolake_assets.lake.bronze_follower import FollowerState
 
 AT_REST = FollowerState(sequence=7, table="t")
 LOOKS_MOST = 3

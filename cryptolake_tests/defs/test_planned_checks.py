@@ -10,14 +10,14 @@ import pytest
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import checks, silver
 from cryptolake_assets.defs.partitions import daily, hour_key
-from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_assets.transform.checks import (
+from cryptolake_assets.quality.bar_checks import (
     DEPENDENCIES,
     PUBLISHED_COUNT,
     SILVER_CHECKS,
     SILVER_OBSERVATIONS,
     UP_TO_DATE,
 )
+from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_tests.support.bronze import append, trade
 
 FIRST = datetime(2024, 11, 2, 22, tzinfo=UTC)

@@ -15,8 +15,8 @@ from cryptolake_assets.bronze.stream_health import Signs
 from cryptolake_assets.defs.health import look
 from cryptolake_assets.platform.notify import Alert, AlertKind
 from cryptolake_assets.producer.status_file import ProducerStatus, RejectedSymbol, status_path, write_status
+from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.checks import FRAMES_ACCEPTED
 
 WELL = Signs(state="running", report_age_s=1.0, committed=100, lag=0)
 

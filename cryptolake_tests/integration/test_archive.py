@@ -28,6 +28,10 @@ from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveFormatError, ArchiveRangeError, ExchangeError
+from cryptolake_assets.ingest import archive_days as archive
+from cryptolake_assets.ingest.archive_checks import MOST_HOLES
+from cryptolake_assets.ingest.archive_days import LoadedDay, Outcome, load_day
+from cryptolake_assets.ingest.archive_klines import kline_file
 from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import replace_files
@@ -36,11 +40,7 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import between
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
-from cryptolake_assets.transform import archive
-from cryptolake_assets.transform.archive import LoadedDay, Outcome, load_day
-from cryptolake_assets.transform.archive_checks import MOST_HOLES
-from cryptolake_assets.transform.archive_klines import kline_file
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.archives import Aggregate, aggregates, quiet_klines, write_day, write_klines, write_zip
 from cryptolake_tests.support.bronze import append, bars
@@ -402,7 +402,7 @@ def test_a_file_that_is_no_record_of_its_day_is_loaded_remembered_and_completes_
 
 
 def test_single_trades_and_aggregates_are_never_mixed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cryptolake_assets.transform.context.committed_offsets", lambda _: {0: 10**9})
+    monkeypatch.setattr("cryptolake_assets.transform.run_context.committed_offsets", lambda _: {0: 10**9})
     single = [
         {**row.trade("BTCUSDT"), "stream": "trade", "trade_id": number, "qty": Decimal("5")}
         for number, row in enumerate(FEW[:100])

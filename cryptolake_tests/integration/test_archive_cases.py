@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
+from cryptolake_assets.ingest.archive_days import LoadedDay
+from cryptolake_assets.ingest.archive_klines import LoadedKlines, check_klines
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import Evidence, read_coverage
@@ -20,10 +22,8 @@ from cryptolake_assets.lake.tables import BRONZE_KLINES, BRONZE_REJECTED, BRONZE
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 from cryptolake_assets.transform import refresh_gold
-from cryptolake_assets.transform.archive import LoadedDay
-from cryptolake_assets.transform.archive_klines import LoadedKlines, check_klines
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.history import DayOfHistory, load_history
+from cryptolake_assets.transform.archive_history import DayOfHistory, load_history
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.archives import aggregates, write_day
 from cryptolake_tests.support.bronze import bars

@@ -26,21 +26,21 @@ from cryptolake_assets.defs import archive as archive_defs
 from cryptolake_assets.defs import silver
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.errors import ArchiveMissingError
+from cryptolake_assets.ingest.archive_days import Outcome
+from cryptolake_assets.ingest.archive_klines import LoadedKlines, kline_file
+from cryptolake_assets.ingest.klines import fetch_hour, judge_hour, read_klines
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_KLINES, BRONZE_TRADES
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.markets import Family
+from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings, load_settings
-from cryptolake_assets.transform.archive import Outcome
-from cryptolake_assets.transform.archive_klines import LoadedKlines, kline_file
-from cryptolake_assets.transform.checks import OFFICIAL_KLINES
-from cryptolake_assets.transform.context import observe
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.history import DayOfHistory, load_history
-from cryptolake_assets.transform.klines import fetch_hour, judge_hour, read_klines
+from cryptolake_assets.transform.archive_history import DayOfHistory, load_history
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
+from cryptolake_assets.transform.run_context import observe
 from cryptolake_tests.support.archives import (
     Aggregate,
     csv_text,

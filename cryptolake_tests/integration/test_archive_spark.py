@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
+from cryptolake_assets.ingest.archive_days import Outcome, load_day
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.compaction import compact_hours
 from cryptolake_assets.lake.coverage import change_archive_rows
+from cryptolake_assets.lake.maintenance.compaction import compact_hours
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import DAY, HOUR, between
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.archive import Outcome, load_day
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_assets.transform.silver_candidate import SilverRun, prepare_hours
-from cryptolake_assets.transform.spark_engine import SparkEngine
 from cryptolake_tests.support.archives import aggregates, write_day
 from cryptolake_tests.support.bronze import append
 from cryptolake_tests.support.served import ServedExchange

@@ -13,7 +13,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import gold, silver
 from cryptolake_assets.defs.checks import specs
 from cryptolake_assets.defs.partitions import hour_key, hourly
-from cryptolake_assets.transform.checks import SILVER_CHECKS
+from cryptolake_assets.quality.bar_checks import SILVER_CHECKS
 
 NOW = datetime(2026, 3, 1, 12, 0, 2, tzinfo=UTC)
 TICK = timedelta(seconds=5)

@@ -11,8 +11,8 @@ from cryptolake_assets.defs import silver
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import reference_bars
 

@@ -16,14 +16,14 @@ from cryptolake_assets.defs import silver
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.kafka.topics import end_offsets
-from cryptolake_assets.lake.follow import FollowerState
+from cryptolake_assets.lake.bronze_follower import FollowerState
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.backup import backup
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.restore import restore
+from cryptolake_assets.quality.reconciliation import Verdict
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_assets.transform.reconcile import Verdict
 from cryptolake_tests.support.platforms import StartPlatform, settings_for, stop_spark_session
 from cryptolake_tests.support.replaying import (
     FRAMES,

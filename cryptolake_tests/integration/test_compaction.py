@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from cryptolake_assets.lake import compaction
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, files_between, head_sequence, local_path
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.compaction import compact_hours
+from cryptolake_assets.lake.maintenance import compaction
+from cryptolake_assets.lake.maintenance.compaction import compact_hours
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.lake.tables import BRONZE_TRADES

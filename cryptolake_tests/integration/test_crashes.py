@@ -12,8 +12,8 @@ import pytest
 
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
+from cryptolake_assets.quality.reconciliation import Verdict
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.reconcile import Verdict
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.replaying import (
     FRAMES,

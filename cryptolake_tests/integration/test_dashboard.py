@@ -22,8 +22,8 @@ from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_FEAR_GREED, SILVER_KLINE_DIFFERENCES
 from cryptolake_assets.lake.tables_market import SILVER_FUNDING
 from cryptolake_assets.platform.servers import free_port
+from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_assets.transform.checks import OFFICIAL_KLINES
 from cryptolake_tests.support import checked_assets
 from cryptolake_tests.support.api import Api, append, bar, make_marts, put, serving
 from cryptolake_tests.support.browser import chromium

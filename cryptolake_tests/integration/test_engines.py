@@ -22,13 +22,13 @@ from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.columns import PRICE
+from cryptolake_assets.quality.minute_bars import RowCounts
+from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings
 from cryptolake_assets.transform import refresh_silver
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.engines import Engine
-from cryptolake_assets.transform.ohlcv import RowCounts
-from cryptolake_assets.transform.rules import RuleContext
-from cryptolake_assets.transform.spark_engine import SparkEngine
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.engines.engine import Engine
+from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.reference import Trade, reference_bars
 

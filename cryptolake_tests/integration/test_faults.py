@@ -23,7 +23,7 @@ from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.bronze.stream import run_available_now
 from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.lake.bootstrap import bootstrap
-from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, TradeGap, read_gaps
+from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, IcebergGapSink, TradeGap, read_gaps
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.replay_faults import (
     Corrupt,

@@ -13,13 +13,13 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.defs import futures_rest
+from cryptolake_assets.ingest.futures_rest import epoch_ms
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_assets.sources.futures_rest import epoch_ms
 from cryptolake_tests.support.batch import Lake, answers, asked, check, run
 from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.checks import materialized, passed, verdicts
@@ -40,7 +40,7 @@ CHECKS_OF_OPEN_INTEREST = {
 
 @pytest.fixture
 def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lake]:
-    monkeypatch.setattr("cryptolake_assets.sources.http.Patience.max_backoff_s", 0.01)
+    monkeypatch.setattr("cryptolake_assets.http.client.Patience.max_backoff_s", 0.01)
     for name, value in lake.environment().items():
         monkeypatch.setenv(name, value)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:

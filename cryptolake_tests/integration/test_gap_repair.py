@@ -29,7 +29,7 @@ from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink, read_coverage
-from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
+from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
 from cryptolake_assets.model.replay_faults import Drop, RestLimit
 from cryptolake_assets.producer import resume_point as last_trades
 from cryptolake_assets.producer.catch_up import CatchUpOptions
@@ -40,10 +40,10 @@ from cryptolake_assets.producer.publisher import Message
 from cryptolake_assets.producer.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_assets.producer.resume_point import NewestTrades
 from cryptolake_assets.producer.status_file import read_status
+from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.replay.emitted_ledger import emitted_trades
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import Settings, TradeStream
-from cryptolake_assets.transform.completeness import CompletenessIndex
 from cryptolake_tests.support.bronze import append
 from cryptolake_tests.support.bronze import trade as bronze_trade
 from cryptolake_tests.support.captures import MINUTE_MS, agg_trade_frame, trade_frame, write_capture

@@ -18,12 +18,12 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, between
+from cryptolake_assets.quality.minute_bars import MinuteAggregates
+from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_silver
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.engines import Engine
-from cryptolake_assets.transform.ohlcv import MinuteAggregates
-from cryptolake_assets.transform.rules import RuleContext
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.engines.engine import Engine
 from cryptolake_tests.support.bronze import append, trade
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.lake.bronze_files import head_sequence
+from cryptolake_assets.lake.bronze_follower import FollowerState
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.follow import FollowerState
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings

@@ -22,9 +22,9 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import silver_day
+from cryptolake_assets.quality.bar_checks import DEPENDENCIES, PUBLISHED_COUNT
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.checks import DEPENDENCIES, PUBLISHED_COUNT
-from cryptolake_assets.transform.published import check_published
+from cryptolake_assets.transform.published_count import check_published
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.records import event, send
 from cryptolake_tests.support.reference import reference_bars
@@ -166,7 +166,7 @@ def test_schedules_take_what_closed_last_on_the_exchanges_clock(
 ) -> None:
     clock = datetime(2024, 7, 19, 0, 1, 10, tzinfo=UTC)
     monkeypatch.setattr(
-        "cryptolake_assets.transform.context.exchange_clock_ms", lambda _: round(clock.timestamp() * 1000)
+        "cryptolake_assets.binance.exchange_clock.exchange_clock_ms", lambda _: round(clock.timestamp() * 1000)
     )
     definitions = build_definitions()
     for name, partition in (
@@ -187,7 +187,7 @@ def test_a_boundary_is_closed_once_the_watermark_has_passed_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     midnight = datetime(2026, 3, 1, tzinfo=UTC)
-    monkeypatch.setattr("cryptolake_assets.transform.context.exchange_clock_ms", lambda _: None)
+    monkeypatch.setattr("cryptolake_assets.binance.exchange_clock.exchange_clock_ms", lambda _: None)
     grace = timedelta(milliseconds=settings.watermark_grace_ms)
     hour = timedelta(hours=1)
     assert jobs.last_closed(settings, hour, midnight + grace / 2) == midnight - 2 * hour

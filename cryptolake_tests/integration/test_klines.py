@@ -21,8 +21,8 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_KLINES
+from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings
-from cryptolake_assets.transform.checks import OFFICIAL_KLINES
 from cryptolake_tests.support.bronze import append
 from cryptolake_tests.support.served import ServedExchange
 
@@ -60,7 +60,7 @@ def bronze_rows() -> list[dict[str, Any]]:
 @pytest.fixture
 def captured(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Settings, dg.DagsterInstance]]:
     """A lake that holds the capture's trades and their coverage; every byte of it is in Bronze."""
-    monkeypatch.setattr("cryptolake_assets.transform.context.committed_offsets", lambda _: {0: 10**9})
+    monkeypatch.setattr("cryptolake_assets.transform.run_context.committed_offsets", lambda _: {0: 10**9})
     append(lake, bronze_rows())
     first_ms = 1721347022000
     IcebergCoverageSink(lake).write(

@@ -19,9 +19,9 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark import connect
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_gold, refresh_silver
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.engines import Engine
-from cryptolake_assets.transform.spark_engine import SparkEngine
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.engines.engine import Engine
+from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import Trade, reference_bars, reference_daily
 

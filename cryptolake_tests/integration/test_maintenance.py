@@ -16,19 +16,19 @@ from typing import Any
 import pytest
 
 from cryptolake_assets.bronze.offsets import TRADES_QUERY, checkpoint, query_ids
-from cryptolake_assets.lake import compaction
 from cryptolake_assets.lake.bronze_files import added_files, head_sequence, local_path
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.expiry import history_of
-from cryptolake_assets.lake.layout import live_files, manifests
-from cryptolake_assets.lake.maintenance import Report, StreamPosition, Work, maintain
+from cryptolake_assets.lake.maintenance import compaction
+from cryptolake_assets.lake.maintenance.expiry import history_of
+from cryptolake_assets.lake.maintenance.layout import live_files, manifests
+from cryptolake_assets.lake.maintenance.works import Report, StreamPosition, Work, maintain
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_RUN_METRICS
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
+from cryptolake_assets.quality.reconciliation import Verdict
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform import metrics
-from cryptolake_assets.transform.reconcile import Verdict
+from cryptolake_assets.transform import run_metrics as metrics
 from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.replaying import (

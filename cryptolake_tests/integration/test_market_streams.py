@@ -31,7 +31,7 @@ from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.delivery import Outbox
 from cryptolake_assets.producer.extra_feed import MarketFeed
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform import market_minutes
+from cryptolake_assets.transform import stream_minutes as market_minutes
 from cryptolake_tests.support import toy
 from cryptolake_tests.support.captures import force_order_frame, mark_price_frame
 from cryptolake_tests.support.checks import passed, verdicts

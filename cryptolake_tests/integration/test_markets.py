@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from cryptolake_assets.bronze.offsets import bronze_lag
+from cryptolake_assets.ingest.klines import fetch_hour, judge_hour
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_assets.transform.context import observe
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.klines import fetch_hour, judge_hour
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
+from cryptolake_assets.transform.run_context import observe
 from cryptolake_tests.support.bronze import bars
 from cryptolake_tests.support.capture_cases import CASES, PARTS, agreeing, expected, replayed
 from cryptolake_tests.support.markets import COIN_SYMBOL, coin_capture, spot_capture

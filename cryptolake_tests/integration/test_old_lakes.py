@@ -21,7 +21,7 @@ from cryptolake_assets.lake.tables import TABLES
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.transform import refresh_gold
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.lakes import OLD_LAKES, open_old
 
@@ -136,7 +136,7 @@ def test_bars_of_an_old_lake_made_anew_are_the_same_digits(
     settings, recorded = old_lake
     bootstrap(settings)
     offsets = dict.fromkeys(range(9), 10**9)
-    monkeypatch.setattr("cryptolake_assets.transform.context.committed_offsets", lambda _: offsets)
+    monkeypatch.setattr("cryptolake_assets.transform.run_context.committed_offsets", lambda _: offsets)
     engine = DuckDBEngine(settings)
     assert [candidate.passed for candidate in rebuild(settings, engine, HOUR, HOUR + timedelta(hours=1), "now")] == [
         True

@@ -20,10 +20,10 @@ from cryptolake_assets.defs.health import REPORT_EVERY_S, look
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
+from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED, HEARTBEAT, UP_TO_DATE
+from cryptolake_assets.quality.reconciliation import Verdict
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.checks import FRAMES_ACCEPTED, HEARTBEAT, UP_TO_DATE
 from cryptolake_assets.transform.freshness import FAILS_AT
-from cryptolake_assets.transform.reconcile import Verdict
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.replaying import (
     FRAMES,
@@ -126,7 +126,9 @@ def test_bars_that_fall_behind_warn_and_then_fail(
     end = datetime(2024, 7, 19, 0, 6, tzinfo=UTC).timestamp()
     limit_s = settings.event_time_lag_limit_in_use_s
     clock: dict[str, float] = {}
-    monkeypatch.setattr("cryptolake_assets.transform.context.exchange_clock_ms", lambda _: round(clock["s"] * 1000))
+    monkeypatch.setattr(
+        "cryptolake_assets.binance.exchange_clock.exchange_clock_ms", lambda _: round(clock["s"] * 1000)
+    )
     for seconds in (0, limit_s * 1.5, limit_s * (FAILS_AT + 0.5)):
         clock["s"] = end + seconds
         watch.look()

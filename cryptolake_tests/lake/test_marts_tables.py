@@ -14,8 +14,8 @@ from pyiceberg.types import DateType, DecimalType, DoubleType, NestedField, Stri
 
 from cryptolake_assets.errors import QueryError
 from cryptolake_assets.lake.catalog import get_catalog
-from cryptolake_assets.lake.layout import small_files
-from cryptolake_assets.lake.maintenance import StreamPosition, Work, maintain
+from cryptolake_assets.lake.maintenance.layout import small_files
+from cryptolake_assets.lake.maintenance.works import StreamPosition, Work, maintain
 from cryptolake_assets.lake.marts import marts_tables
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.settings import Settings, load_settings
@@ -80,7 +80,7 @@ def test_old_snapshots_of_marts_are_dropped(lake: Settings, mart: Table) -> None
     assert fresh.done == ""
     hour_later = time.time() + 3_600
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cryptolake_assets.lake.maintenance.time.time", lambda: hour_later)
+        patch.setattr("cryptolake_assets.lake.maintenance.works.time.time", lambda: hour_later)
         late = next(item for item in maintain(settings, Work.SNAPSHOTS, POSITION).tables if item.before.table in NAME)
     assert (late.before.snapshots, late.after.snapshots) == (2, 1)
     assert run_sql(settings, f"SELECT count(*) AS number FROM {NAME}").to_pylist() == [{"number": 2}]

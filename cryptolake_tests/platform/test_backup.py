@@ -19,7 +19,7 @@ from cryptolake_assets.cli import app
 from cryptolake_assets.errors import BackupError, HomeError, MaintenanceInUseError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots
-from cryptolake_assets.lake.expiry import QUERY_ID
+from cryptolake_assets.lake.maintenance.expiry import QUERY_ID
 from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
 from cryptolake_assets.platform import backup as module
 from cryptolake_assets.platform import kafka, lifecycle

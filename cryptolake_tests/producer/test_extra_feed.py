@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.binance.stream_types import STREAM_TYPES, streams_in_use
+from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.captures.followed_symbols import streams_in_use
 from cryptolake_assets.producer import extra_feed as market_feed
 from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.connection_pool import FleetOptions

@@ -7,7 +7,7 @@ import json
 import pytest
 from structlog.testing import capture_logs
 
-from cryptolake_assets.lake.gaps import GapOutcome
+from cryptolake_assets.lake.gap_ledger import GapOutcome
 from cryptolake_assets.model.exchange_records import AggTrade
 from cryptolake_assets.producer.status_file import RejectedSymbol, StreamCounts
 from cryptolake_tests.support.captures import agg_trade_frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cryptolake_assets.binance.trade_frames import MAX_ID, AcceptedFrame, parse_frame
-from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause
+from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
 from cryptolake_assets.producer import gap_repair as repair
 from cryptolake_assets.producer.gap_repair import GapRepairer

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from cryptolake_assets.captures.followed_symbols import Subscriptions
-from cryptolake_assets.lake.gaps import ClosedBy, GapOutcome, OpenBecause
+from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause
 from cryptolake_assets.model.exchange_records import HistoricalTrade
 from cryptolake_assets.producer.catch_up import CatchUpOptions
 from cryptolake_assets.producer.gap_tracker import KnownTrade, LastTrade

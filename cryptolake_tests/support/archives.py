@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cryptolake_assets.binance.archive_csv import HEADER
 from cryptolake_assets.binance.archive_files import ArchiveFile, sha256_of
-from cryptolake_assets.captures.published_files import KLINE_HEADER, read_klines
-from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.captures.published_files import read_klines
+from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.reference import Trade
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from cryptolake_assets.bronze.offsets import bronze_lag
 from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
-from cryptolake_assets.demo import frames_short
+from cryptolake_assets.cli.demo import frames_short
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.status import problems
 from cryptolake_assets.producer.status_file import ProducerStatus, read_status
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.bronze import bars
 from cryptolake_tests.support.replaying import replay

@@ -9,7 +9,7 @@ import dagster as dg
 from dagster._core.events import DagsterEvent, DagsterEventType
 
 from cryptolake_assets.defs import checks
-from cryptolake_assets.transform.checks import BARS_AGREEING, BARS_COMPARED, OFFICIAL_KLINES, CheckOutcome
+from cryptolake_assets.quality.bar_checks import BARS_AGREEING, BARS_COMPARED, OFFICIAL_KLINES, CheckOutcome
 
 Event = dg.MaterializeResult[None] | dg.AssetCheckResult | dg.Output[None]
 

@@ -13,7 +13,7 @@ from websockets.http11 import Request, Response
 
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.lake.coverage import CoverageRow
-from cryptolake_assets.lake.gaps import TradeGap
+from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
 from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.publisher import DeliveryListener, Message, Verdict

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from cryptolake_assets.transform.completeness import CompletenessIndex
-from cryptolake_assets.transform.ohlcv import epoch_ms
+from cryptolake_assets.quality.completeness import CompletenessIndex
+from cryptolake_assets.quality.minute_bars import epoch_ms
 
 HOUR = datetime(2024, 7, 19, tzinfo=UTC)
 HOUR_MS = epoch_ms(HOUR)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from cryptolake_assets.captures.market_of_capture import MARKET_FILE
-from cryptolake_assets.captures.published_files import KLINE_HEADER
 from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.model.exchange_records import KLINE_HEADER
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.archives import Aggregate

@@ -16,11 +16,11 @@ from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.platform.supervisor import Supervisor
+from cryptolake_assets.quality.minute_bars import epoch_ms
+from cryptolake_assets.quality.reconciliation import Verdict, compare
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_silver
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.ohlcv import epoch_ms
-from cryptolake_assets.transform.reconcile import Verdict, compare
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_tests.support.waiting import wait_for
 
 FRAMES = 24_356

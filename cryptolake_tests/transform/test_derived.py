@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.model.measures import ratio, realised_volatility
-from cryptolake_assets.transform.ohlcv import bars_from_aggregates
+from cryptolake_assets.quality.minute_bars import bars_from_aggregates
 
 MINUTE = datetime(2024, 7, 19, tzinfo=UTC)
 volumes = st.decimals(min_value="0.00000001", max_value="99999999999999999999", places=8)

@@ -15,11 +15,11 @@ from cryptolake_assets.lake.bronze_files import files_between
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.quality.minute_bars import RowCounts
+from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform import duckdb_engine
-from cryptolake_assets.transform.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.ohlcv import RowCounts
-from cryptolake_assets.transform.rules import RuleContext
+from cryptolake_assets.transform.engines import duckdb_engine
+from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_tests.support.bronze import append, trade
 
 START = datetime(2024, 7, 19, 10, tzinfo=UTC)

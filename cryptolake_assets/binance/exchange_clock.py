@@ -1,0 +1,27 @@
+"""The exchange's clock, asked by REST."""
+
+from __future__ import annotations
+
+import structlog
+
+from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+EXCHANGE_TIMEOUT_S = 2.0
+
+
+def exchange_clock_ms(settings: Settings) -> int | None:
+    """The exchange's clock now, ms since 1970; None when the exchange does not answer."""
+    from cryptolake_assets.binance.rest import ExchangeRest, RetryPolicy
+
+    policy = RetryPolicy(attempts=2)
+    exchange = ExchangeRest(settings.rest_url, timeout_s=EXCHANGE_TIMEOUT_S, policy=policy, venue=settings.venue)
+    try:
+        return exchange.time_ms()
+    except CryptolakeError as error:
+        log.warning("exchange_clock_unknown", error=str(error))
+        return None
+    finally:
+        exchange.close()

@@ -1,0 +1,408 @@
+"""`cryptolake demo`: brings the platform up, replays the capture, waits until the sensor and the automation have made
+Silver and Gold, and shows the bars beside the exchange's own. It computes nothing itself: it watches and prints."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.captures.followed_symbols import resolve_subscriptions, streams_in_use
+from cryptolake_assets.errors import DemoError, PartError
+from cryptolake_assets.lake.tables import MARTS_NAMESPACE
+from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER
+from cryptolake_assets.producer.status_file import StreamCounts, read_status
+from cryptolake_assets.quality.reconciliation import Comparison, Verdict, compare
+from cryptolake_assets.settings import Settings, Source
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+POLL_S = 0.5
+REPLAY_SILENCE_S = 60.0
+SETTLE_TIMEOUT_S = 240.0
+PIPE_WIDTH = 140
+FATAL_STATES = ("FATAL", "EXITED")
+DAILY_COLUMNS = {
+    "open": "open",
+    "high": "high",
+    "low": "low",
+    "close": "close",
+    "total_volume": "volume",
+    "vwap": "vwap",
+    "trades": "trades",
+    "taker_buy_ratio": "taker buy",
+    "realised_volatility": "volatility",
+    "minutes_with_trades": "minutes",
+    "is_complete": "complete",
+}
+"""Columns of Gold that the demo shows, and their headings."""
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """Frames that the exchange sent, and those of them that were control messages."""
+
+    frames_sent: int
+    control: int
+
+
+def run(settings: Settings, console: Console | None = None) -> None:
+    """The whole demo. Raises a `CryptolakeError` that names the part and its log; leaves the platform running."""
+    from cryptolake_assets.platform.lifecycle import up
+
+    console = console or _console()
+    if settings.source is not Source.REPLAY:
+        raise DemoError("demo: it replays recorded trades. Unset CRYPTOLAKE_SOURCE, or use `cryptolake up` to go live.")
+    started = time.monotonic()
+    already_up = _replay_state(settings) not in (None, "waiting")
+    up(settings, console=console)
+    if already_up and _replay_state(settings) != "waiting":
+        _replay_again(settings, console)
+    with _progress(console) as progress:
+        replay = _watch_replay(settings, progress)
+        _wait(progress, "Bronze: Kafka's records are in", settings, lambda: _bronze_is_current(settings))
+        _wait(progress, "Silver and Gold: made by the sensor and the automation", settings, _Settled(settings))
+    _show_counts(settings, console, replay)
+    show_bars(settings, console)
+    show_daily(settings, console)
+    show_marts(settings, console)
+    console.print(
+        f"\nDone in {time.monotonic() - started:.0f} s. The platform goes on running; `make down` stops it.\n"
+        f"  Dashboard {settings.dashboard_url}\n"
+        f"  Dagster   http://127.0.0.1:{settings.dagster_port}/asset-groups\n"
+        f"  API       {settings.api_url}/symbols\n"
+        f"  Spark     http://127.0.0.1:{settings.spark_ui_port}\n"
+        f"  Exchange  http://127.0.0.1:{settings.exchange_port}/replay/status\n"
+        '  SQL       .venv/bin/cryptolake sql "SELECT * FROM cryptolake.silver.futures_ohlcv_1m"',
+        soft_wrap=True,
+    )
+
+
+def _console() -> Console:
+    """The terminal; a file or pipe gets lines that are wide enough for the tables."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
+def _replay_again(settings: Settings, console: Console) -> None:
+    from cryptolake_assets.platform.lifecycle import restart, start, stop
+
+    console.print("the capture was replayed before: replaying it again")
+    # The replay begins with the first subscription: it must be that of the producer whose frames are counted below.
+    stop(settings, PRODUCER)
+    restart(settings, EXCHANGE, console)
+    start(settings, PRODUCER, console)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        yield progress
+
+
+def _replay_status(settings: Settings) -> dict[str, Any] | None:
+    """The replay exchange's own account; None while it does not answer."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=5, trust_env=False)
+        return dict(answer.json())
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
+def _replay_state(settings: Settings) -> str | None:
+    status = _replay_status(settings)
+    return None if status is None else str(status["state"])
+
+
+def frames_short(sent: Mapping[str, int], streams: Mapping[str, StreamCounts]) -> dict[str, int]:
+    """Return how many of the frames that the exchange sent have not become an event, a dead letter or a counted control
+    message yet, by the exchange's kind of stream (`aggTrade`, `markPrice@1s`); kinds without such frames are left out.
+    """
+    settled = Counter[str]()
+    for kind in sent:
+        names = {of.name for of in STREAM_TYPES if of.recorded(f"symbol@{kind}")} or {kind}
+        settled[kind] = sum(counts.settled for name, counts in streams.items() if name in names)
+    return {kind: number - settled[kind] for kind, number in sent.items() if number > settled[kind]}
+
+
+def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
+    """Until the capture is at its end and the producer's last frame is acknowledged by Kafka."""
+    task = progress.add_task("Replay: exchange → producer → Kafka", total=None, note="")
+    last_move, last_seen = time.monotonic(), (0, 0)
+    while True:
+        status, producer = _replay_status(settings), read_status(settings)
+        if status is not None and producer is not None:
+            short = frames_short(status["frames_sent_by_kind"], producer.streams)
+            settled = sum(counts.settled for counts in producer.streams.values())
+            progress.update(
+                task,
+                total=status["frames_total"],
+                completed=status["frames_passed"],
+                note=f"{producer.events_acked:,} trades in Kafka",
+            )
+            if status["state"] == "finished" and not (short or producer.queued_frames or producer.in_flight):
+                progress.update(task, completed=status["frames_total"], total=status["frames_total"])
+                return ReplayResult(status["frames_sent"], sum(counts.control for counts in producer.streams.values()))
+            if (seen := (status["frames_passed"], settled)) != last_seen:
+                last_move, last_seen = time.monotonic(), seen
+            missing = ", ".join(f"{number:,} frames of {kind}" for kind, number in short.items())
+        else:
+            missing = "what the replay exchange and the producer say of themselves"
+        if time.monotonic() - last_move > REPLAY_SILENCE_S:
+            raise DemoError(
+                f"demo: the replay has not moved for {REPLAY_SILENCE_S:.0f} s; missing: {missing or 'none'}. "
+                f"See {settings.log_dir}/producer.log and {settings.log_dir}/exchange.log."
+            )
+        _check_parts(settings)
+        time.sleep(POLL_S)
+
+
+def _bronze_is_current(settings: Settings) -> str | None:
+    from cryptolake_assets.bronze.offsets import bronze_lag
+
+    lag = bronze_lag(settings)
+    return f"{lag:,} records behind" if lag else None
+
+
+def _wait(progress: Progress, what: str, settings: Settings, unfinished: Callable[[], str | None]) -> None:
+    """Until `unfinished` returns None; what it returns is shown. A part that dies or a timeout ends the demo."""
+    task = progress.add_task(what, total=None, note="")
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while (note := unfinished()) is not None:
+        progress.update(task, note=note)
+        if time.monotonic() > deadline:
+            raise DemoError(
+                f"demo: after {SETTLE_TIMEOUT_S:.0f} s still waiting ({what}): {note}. See the runs at "
+                f"http://127.0.0.1:{settings.dagster_port}/runs and the logs in {settings.log_dir}."
+            )
+        _check_parts(settings)
+        time.sleep(POLL_S)
+    progress.update(task, total=1, completed=1, note="done")
+
+
+def _check_parts(settings: Settings) -> None:
+    """Raises `PartError` when the supervisor has given a part up."""
+    from cryptolake_assets.platform.supervisor import Supervisor
+
+    for info in Supervisor(settings).processes().values():
+        if info.state in FATAL_STATES:
+            raise PartError(f"{info.name}: it has ended ({info.state}). See {settings.log_dir}/{info.name}.log.")
+
+
+class _Settled:
+    """Whether the follower has nothing pending and every day it touched has Gold that is newer than its Silver."""
+
+    def __init__(self, settings: Settings) -> None:
+        import dagster as dg
+
+        self._settings = settings
+        self._instance: DagsterInstance = dg.DagsterInstance.from_config(str(settings.dagster_home))
+        self._began = time.time()
+
+    def __call__(self) -> str | None:
+        """None when settled, else what is missing. Raises `DemoError` when a run has failed."""
+        import dagster as dg
+
+        from cryptolake_assets.lake.bronze_files import added_files, head_sequence
+        from cryptolake_assets.lake.bronze_follower import FollowerState
+        from cryptolake_assets.lake.catalog import load_table
+        from cryptolake_assets.lake.tables import BRONZE_TRADES
+
+        failed = self._instance.get_runs(
+            dg.RunsFilter(
+                statuses=[dg.DagsterRunStatus.FAILURE], created_after=datetime.fromtimestamp(self._began, UTC)
+            )
+        )
+        if failed:
+            raise DemoError(
+                f"demo: a Dagster run failed (partition {failed[0].tags.get('dagster/partition', '?')}). See "
+                f"http://127.0.0.1:{self._settings.dagster_port}/runs/{failed[0].run_id}"
+            )
+        bronze = load_table(self._settings, BRONZE_TRADES)
+        state = FollowerState.from_cursor(self._cursor("bronze_follower")) or FollowerState()
+        if state.sequence < head_sequence(bronze):
+            return "the sensor has not seen the newest Bronze snapshot"
+        if state.pending:
+            return f"{len(state.pending)} hours pending"
+        hours = {file.hour for file in added_files(bronze, 0)}
+        silver = {hour: self._materialized(("silver", "futures_ohlcv_1m"), f"{hour:%Y-%m-%d-%H:%M}") for hour in hours}
+        for hour, made_at in sorted(silver.items()):
+            gold_at = self._materialized(("gold", "futures_daily_stats"), f"{hour:%Y-%m-%d}")
+            if made_at and gold_at < made_at:
+                return f"Gold of {hour:%Y-%m-%d}"
+        if pending := self._market_streams_pending():
+            return pending
+        return self._coverage_to_come()
+
+    def _market_streams_pending(self) -> str | None:
+        """Return what Silver of the streams that are replayed with the trades still waits for."""
+        from cryptolake_assets.lake.bronze_files import head_sequence
+        from cryptolake_assets.lake.bronze_follower import FollowerState
+        from cryptolake_assets.lake.catalog import load_table
+
+        cursors = json.loads(self._cursor("market_follower") or "{}")
+        for of in streams_in_use(self._settings):
+            state = FollowerState.from_cursor(cursors.get(of.name)) or FollowerState()
+            if state.sequence < head_sequence(load_table(self._settings, of.bronze)):
+                return f"the sensor has not seen the newest snapshot of {of.bronze.full_name}"
+            if state.pending:
+                return f"{len(state.pending)} hours of {of.silver.full_name} pending"
+        return None
+
+    def _coverage_to_come(self) -> str | None:
+        """The last minutes are complete only once the producer's coverage has reached the capture's end."""
+        from cryptolake_assets.lake.coverage import read_coverage
+        from cryptolake_assets.transform.run_context import observe
+        from cryptolake_assets.transform.silver_candidate import hours_to_complete
+
+        status = _replay_status(self._settings) or {}
+        end_ms = int(status.get("last_event_time_ms") or 0)
+        # The home may know other symbols, of which this capture says nothing.
+        reached = dict.fromkeys(resolve_subscriptions(self._settings).symbols, 0)
+        for row in read_coverage(self._settings):
+            if row.symbol in reached:
+                reached[row.symbol] = max(reached[row.symbol], row.connected_to_ms)
+        short = [symbol for symbol, to_ms in reached.items() if to_ms < end_ms]
+        if short:
+            return f"coverage of the last minute of {', '.join(short[:5])}"
+        waiting = hours_to_complete(self._settings, observe(self._settings))
+        return "bars to be marked complete" if waiting else None
+
+    def _cursor(self, sensor: str) -> str | None:
+        from dagster._core.scheduler.instigation import SensorInstigatorData
+
+        for state in self._instance.all_instigator_state():
+            data = state.instigator_data
+            if state.instigator_name == sensor and isinstance(data, SensorInstigatorData):
+                return data.cursor
+        return None
+
+    def _materialized(self, key: tuple[str, str], partition: str) -> float:
+        """When the partition was materialized last; 0 when never."""
+        import dagster as dg
+
+        found = self._instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=dg.AssetKey(list(key)), asset_partitions=[partition]), limit=1
+        )
+        return found.records[0].timestamp if found.records else 0.0
+
+
+def _show_counts(settings: Settings, console: Console, replay: ReplayResult) -> None:
+    from cryptolake_assets.lake.query import run_sql
+
+    (row,) = run_sql(
+        settings,
+        "SELECT count(*) AS total, count(DISTINCT (exchange, symbol, stream, trade_id)) AS distinct_trades "
+        "FROM cryptolake.bronze.futures_trades",
+    ).to_pylist()
+    rejected = run_sql(settings, "SELECT count(*) AS n FROM cryptolake.bronze.futures_trades_rejected").to_pylist()
+    console.print(
+        f"\n[bold]Bronze[/bold]  {replay.frames_sent:,} frames this replay; in the table {row['total']:,} rows, "
+        f"{row['distinct_trades']:,} distinct trades, {row['total'] - row['distinct_trades']:,} repeats, "
+        f"{rejected[0]['n']:,} frames rejected, {replay.control:,} control messages"
+    )
+
+
+def show_bars(settings: Settings, console: Console) -> None:
+    """The bars beside the official klines that the exchange serves."""
+    from cryptolake_assets.lake.query import run_sql
+
+    bars = run_sql(
+        settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m ORDER BY symbol, window_start"
+    ).to_pylist()
+    table = _table("Silver: one-minute bars (UTC) beside the exchange's own")
+    for name in ("symbol", "minute"):
+        table.add_column(name, no_wrap=True)
+    for name in ("open", "high", "low", "close", "volume", "trades"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("official kline")
+    comparisons = _compare(settings, bars)
+    styles = {Verdict.EQUAL: "green", Verdict.DIFFERS: "bold red"}
+    for bar, comparison in zip(bars, comparisons, strict=True):
+        numbers = (_plain(bar[name]) for name in ("open", "high", "low", "close", "volume"))
+        verdict = f"[{styles.get(comparison.verdict, 'dim')}]{comparison}[/]"
+        table.add_row(bar["symbol"], f"{bar['window_start']:%m-%d %H:%M}", *numbers, str(bar["trades"]), verdict)
+    console.print(table)
+    if bars and all(item.verdict is Verdict.NO_REFERENCE for item in comparisons):
+        console.print("no official bars in this capture")
+        return
+    judged = [item for item in comparisons if item.verdict in (Verdict.EQUAL, Verdict.DIFFERS)]
+    equal = sum(1 for item in judged if item.verdict is Verdict.EQUAL)
+    console.print(f"{equal} of {len(judged)} complete bars equal the exchange's own in all nine fields")
+
+
+def _compare(settings: Settings, bars: list[dict[str, Any]]) -> list[Comparison]:
+    from cryptolake_assets.binance.rest import ExchangeRest
+    from cryptolake_assets.quality.minute_bars import epoch_ms
+
+    klines = {}
+    with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
+        known = set(exchange.exchange_info().symbol_names)
+        for symbol in {bar["symbol"] for bar in bars} & known:
+            times = [epoch_ms(bar["window_start"]) for bar in bars if bar["symbol"] == symbol]
+            for kline in exchange.klines(symbol, "1m", min(times), max(times)):
+                klines[symbol, kline.open_time_ms] = kline
+    return [compare(bar, klines.get((bar["symbol"], epoch_ms(bar["window_start"])))) for bar in bars]
+
+
+def show_daily(settings: Settings, console: Console) -> None:
+    from cryptolake_assets.lake.query import run_sql
+
+    rows = run_sql(
+        settings, "SELECT * FROM cryptolake.gold.futures_daily_stats ORDER BY symbol, trade_date"
+    ).to_pylist()
+    table = _table("Gold: daily stats")
+    table.add_column("symbol", no_wrap=True)
+    table.add_column("date", no_wrap=True)
+    for heading in DAILY_COLUMNS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["symbol"], row["trade_date"].isoformat(), *(_plain(row[name]) for name in DAILY_COLUMNS))
+    console.print(table)
+
+
+def show_marts(settings: Settings, console: Console) -> None:
+    """The marts' row counts, from the tables' metadata; they come minutes after Gold and are not waited for."""
+    from cryptolake_assets.lake.catalog import get_catalog
+
+    catalog = get_catalog(settings)
+    counts = []
+    for identifier in sorted(catalog.list_tables(MARTS_NAMESPACE)):
+        snapshot = catalog.load_table(identifier).current_snapshot()
+        rows = snapshot.summary["total-records"] if snapshot is not None and snapshot.summary is not None else 0
+        counts.append(f"{identifier[-1]} {rows}")
+    console.print(
+        f"[bold]Marts[/bold]  {', '.join(counts)} rows"
+        if counts
+        else "[bold]Marts[/bold]  dbt makes them within minutes, once nothing more is published (`make dbt`: now)",
+        soft_wrap=True,
+    )
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def _plain(value: Any) -> str:
+    """A number as people write it: no exponent, no zeros behind the last digit."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    text = f"{value:f}" if not isinstance(value, int) else str(value)
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,245 @@
+"""What a day of the archive must hold: checked block by block while it is read, judged before it is committed. Pure.
+
+The rows prove the time between ids that continue each other, whatever their order in the file. Its begin and its end
+prove nothing: the neighbouring day does, or the klines of the minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from cryptolake_assets.binance.archive_csv import BadLine, Block
+from cryptolake_assets.binance.archive_files import ArchiveFile
+from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+DAY_MS = 86_400_000
+MOST_HOLES = 1_000
+"""A file with more of them is not taken for a record of its day at all: nothing of it is covered."""
+MOST_SET_ASIDE = 10_000
+"""Lines that are kept as dead letters; of more only the number is known."""
+
+CHECKSUM = "checksum"
+EVERY_LINE = "every_line"
+WITHIN_THE_DAY = "within_the_day"
+ROWS_SET_ASIDE = "rows_set_aside"
+IDS_CONSECUTIVE = "ids_consecutive"
+BLOCKING = (CHECKSUM, EVERY_LINE)
+WARNING = (WITHIN_THE_DAY, ROWS_SET_ASIDE, IDS_CONSECUTIVE)
+KLINES_OF_DAY = "klines_of_the_day"
+"""Of the klines beside the trades, see `transform.archive_klines`; it warns too."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Ids that continue each other, both ends included, and the times of the two (µs since 1970, UTC)."""
+
+    first_id: int
+    last_id: int
+    first_us: int
+    last_us: int
+
+
+class Inspection:
+    """Takes in the blocks of one file in their order."""
+
+    def __init__(self, file: ArchiveFile, contradicting: pa.Array | None = None) -> None:
+        """`contradicting` are ids whose rows contradict each other, see `contradicting_ids`."""
+        self.file = file
+        self._contradicting = contradicting
+        self.rows = 0
+        """Trades of the day."""
+        self.lines = 0
+        self.without_trade = 0
+        self.set_aside: list[BadLine] = []
+        """At most `MOST_SET_ASIDE` of them."""
+        self.set_aside_number = 0
+        self._start_us = file.start_ms * 1000
+        self._outside: list[BadLine] = []
+        """At most `SAMPLE_ROWS` of them."""
+        self._outside_number = 0
+        self._ids = 0
+        self._runs: list[np.ndarray] = []
+        """Columns of `Run`, of each block."""
+
+    def see(self, block: Block) -> pa.Table:
+        """Take a block in; return its trades of the file's UTC day."""
+        self.lines += block.lines
+        self._put_aside(list(block.set_aside))
+        rows, without_trade = self._accepted(block.rows), self._accepted(block.without_trade)
+        self.rows += rows.num_rows
+        self.without_trade += without_trade.num_rows
+        self._note_ids(rows, without_trade)
+        return rows
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether an id comes more than once so far."""
+        return self._ids > sum(run.last_id - run.first_id + 1 for run in self.runs())
+
+    def _accepted(self, rows: pa.Table) -> pa.Table:
+        rows, outside = parted(rows, self.file)
+        lines = _lines(outside, lambda row: f"{_text(row['transact_time'])} is not of {self.file.day}")
+        self._put_aside(lines)
+        self._outside_number += len(lines)
+        self._outside += lines[: SAMPLE_ROWS - len(self._outside)]
+        if self._contradicting is not None:
+            import pyarrow.compute as pc
+
+            contradicts = pc.is_in(rows["agg_trade_id"], value_set=self._contradicting)
+            self._put_aside(
+                _lines(
+                    rows.filter(contradicts),
+                    lambda row: f"aggregate id {row['agg_trade_id']} comes more than once, with other values",
+                )
+            )
+            rows = rows.filter(pc.invert(contradicts))
+        return rows
+
+    def _put_aside(self, lines: list[BadLine]) -> None:
+        self.set_aside_number += len(lines)
+        self.set_aside += lines[: MOST_SET_ASIDE - len(self.set_aside)]
+
+    def _note_ids(self, *tables: pa.Table) -> None:
+        import numpy as np
+
+        ids = np.concatenate([table["agg_trade_id"].to_numpy() for table in tables])
+        times = np.concatenate([table["transact_time"].to_numpy() for table in tables])
+        self._ids += len(ids)
+        if len(ids):
+            self._runs.append(_runs_of(np.stack([ids, ids, times, times], axis=1)))
+
+    def runs(self) -> list[Run]:
+        """Return the file's ids as runs, ascending."""
+        import numpy as np
+
+        if not self._runs:
+            return []
+        self._runs = [_runs_of(np.concatenate(self._runs))]
+        return [Run(*map(int, row)) for row in self._runs[0]]
+
+    def outcomes(self, rows_written: int) -> list[CheckOutcome]:
+        """`rows_written` are those that the data files hold, by their own count. The checksum was verified before."""
+        accounted = self.rows + self.without_trade + self.set_aside_number
+        whole = accounted == self.lines and rows_written == self.rows and self.rows + self.without_trade > 0
+        runs = self.runs()
+        holes = list(pairwise(runs))
+        missing = sum(after.first_id - before.last_id - 1 for before, after in holes)
+        sample = [
+            {
+                "after_id": str(before.last_id),
+                "before_id": str(after.first_id),
+                "from": _text(before.last_us),
+                "to": _text(after.first_us),
+            }
+            for before, after in holes[:SAMPLE_ROWS]
+        ]
+        said = f"{self.lines} lines: {self.rows} trades, {rows_written} written, {self.set_aside_number} set aside"
+        if self.without_trade:
+            said += f", {self.without_trade} ids without a trade"
+        return [
+            CheckOutcome(CHECKSUM, True, f"the content of {self.file.name} fits its .CHECKSUM"),
+            CheckOutcome(EVERY_LINE, whole, said, not whole),
+            CheckOutcome(
+                WITHIN_THE_DAY,
+                not self._outside_number,
+                f"{self._outside_number} of {self.lines} trades are not of {self.file.day}",
+                self._outside_number,
+                _sample(self._outside),
+            ),
+            CheckOutcome(
+                ROWS_SET_ASIDE,
+                not self.set_aside_number,
+                f"{self.set_aside_number} of {self.lines} lines are set aside; their minutes are not complete",
+                self.set_aside_number,
+                _sample(self.set_aside[:SAMPLE_ROWS]),
+            ),
+            CheckOutcome(
+                IDS_CONSECUTIVE,
+                not missing,
+                f"{missing} aggregate ids missing in {len(holes)} holes",
+                missing,
+                sample,
+            ),
+        ]
+
+    @staticmethod
+    def passed(outcomes: list[CheckOutcome]) -> bool:
+        return all(outcome.passed for outcome in outcomes if outcome.name in BLOCKING)
+
+
+def parted(rows: pa.Table, file: ArchiveFile) -> tuple[pa.Table, pa.Table]:
+    """Return the rows of the file's UTC day, and the others."""
+    import pyarrow.compute as pc
+
+    times, start_us = rows["transact_time"], file.start_ms * 1000
+    bounds, end_us = pc.min_max(times).as_py(), start_us + DAY_MS * 1000
+    if not rows.num_rows or (bounds["min"] >= start_us and bounds["max"] < end_us):
+        return rows, rows.slice(0, 0)
+    is_within = pc.and_(pc.greater_equal(times, start_us), pc.less(times, end_us))
+    return rows.filter(is_within), rows.filter(pc.invert(is_within))
+
+
+def contradicting_ids(blocks: Callable[[], Iterable[Block]], file: ArchiveFile) -> pa.Array:
+    """Return the aggregate ids that rows of the file's day have with different values; nobody can tell which are right.
+
+    `blocks` reads the file; it is called twice, and only the rows of ids that come more than once are kept in memory.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def tables() -> Iterator[pa.Table]:
+        for block in blocks():
+            yield from (parted(table, file)[0] for table in (block.rows, block.without_trade))
+
+    ids, counts = np.unique(
+        np.concatenate([table["agg_trade_id"].to_numpy() for table in tables()]), return_counts=True
+    )
+    repeated = pa.array(ids[counts > 1])
+    rows = pa.concat_tables(table.filter(pc.is_in(table["agg_trade_id"], value_set=repeated)) for table in tables())
+    readings = rows.group_by(rows.column_names).aggregate([]).group_by("agg_trade_id").aggregate([([], "count_all")])
+    return readings.filter(pc.greater(readings["count_all"], 1))["agg_trade_id"].combine_chunks()
+
+
+def _lines(rows: pa.Table, reason: Callable[[dict[str, Any]], str]) -> list[BadLine]:
+    """Return rows that are set aside as lines; where they stood in the file is not known any more."""
+    return [
+        BadLine(0, ",".join(str(value) for value in row.values()), reason(row), row["agg_trade_id"])
+        for row in rows.to_pylist()
+    ]
+
+
+def _sample(lines: Sequence[BadLine]) -> list[dict[str, str]]:
+    return [{"line": str(line.number), "reason": line.reason, "text": line.text[:200]} for line in lines]
+
+
+def _runs_of(rows: np.ndarray) -> np.ndarray:
+    """Return rows of (first id, last id, time of the first, time of the last) joined where ids continue each other."""
+    import numpy as np
+
+    if not np.all(rows[1:, 0] > rows[:-1, 1]):
+        # Out of order, or twice: by the first id, and of equal ones the longest last.
+        rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    reached = np.maximum.accumulate(rows[:, 1])
+    begins = np.flatnonzero(np.concatenate([[True], rows[1:, 0] > reached[:-1] + 1]))
+    ends = np.concatenate([begins[1:] - 1, [len(rows) - 1]])
+    last_ids = reached[ends]
+    # The time of a run's last id: of the row that reaches it, which is the run's last one unless ids come twice.
+    reaching = np.maximum.accumulate(np.where(rows[:, 1] == reached, np.arange(len(rows)), 0))[ends]
+    return np.stack([rows[begins, 0], last_ids, rows[begins, 2], rows[reaching, 3]], axis=1)
+
+
+def _text(time_us: int) -> str:
+    """A time of any size, for people."""
+    try:
+        return datetime.fromtimestamp(time_us / 1_000_000, UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        return str(time_us)

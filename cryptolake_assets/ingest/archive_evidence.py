@@ -1,0 +1,167 @@
+"""What days of the archive prove: time between ids that continue each other, within a day and across its borders, and
+minutes whose official klines agree in count and volume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Final
+
+from cryptolake_assets.binance.archive_files import ArchiveFile
+from cryptolake_assets.ingest.archive_checks import DAY_MS, MOST_HOLES, Run
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.coverage import CoverageRow, Evidence, change_archive_rows, read_coverage
+from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.filters import all_of, at_least, below, equal
+from cryptolake_assets.lake.tables import BRONZE_KLINES, BRONZE_TRADES
+from cryptolake_assets.lake.windows import DAY
+from cryptolake_assets.quality.completeness import CompletenessIndex
+from cryptolake_assets.quality.minute_bars import MARKET, MINUTE_MS
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STREAM: Final = "aggTrade"
+"""The stream whose ids the archive's aggregates have."""
+BORDER: Final = "archive: ids that continue from one day to the next"
+"""Source of a row that joins two days."""
+MINUTES_OF_A_DAY: Final = DAY_MS // MINUTE_MS
+
+
+def rows_of_day(file: ArchiveFile, runs: Sequence[Run], source: str) -> list[CoverageRow]:
+    """Return what the ids of a day's file prove: of each run the time from after its first trade to its last.
+
+    Trades of the same ms as a run's first or last one may be missing. A day that proves nothing is remembered all the
+    same, by a row without time and ids.
+    """
+    if len(runs) > MOST_HOLES + 1 or not runs:
+        return [_row(file, file.start_ms, file.start_ms, source)]
+    found = []
+    for run in runs:
+        from_ms = min(run.first_us // 1000 + 1, file.start_ms + DAY_MS - 1)
+        found.append(_row(file, from_ms, max(run.last_us // 1000, from_ms), source, run.first_id, run.last_id))
+    return found
+
+
+def _row(
+    file: ArchiveFile,
+    from_ms: int,
+    to_ms: int,
+    source: str,
+    first_id: int | None = None,
+    last_id: int | None = None,
+    evidence: Evidence = Evidence.IDS,
+) -> CoverageRow:
+    exchange = file.venue.exchange
+    return CoverageRow(exchange, file.symbol, STREAM, from_ms, to_ms, None, None, source, evidence, first_id, last_id)
+
+
+def is_of_day(row: CoverageRow, start_ms: int) -> bool:
+    """Return whether a row speaks of the archive's UTC day, which begins at `start_ms`."""
+    return row.of_archive and row.source != BORDER and start_ms <= row.connected_from_ms < start_ms + DAY_MS
+
+
+def replace_day_rows(settings: Settings, file: ArchiveFile, rows: Sequence[CoverageRow]) -> None:
+    """Replace what is covered of the file's day, and join it with its neighbours where the ids continue."""
+
+    def change(before: list[CoverageRow]) -> list[CoverageRow]:
+        return with_borders([row for row in before if not is_of_day(row, file.start_ms)] + list(rows))
+
+    change_archive_rows(settings, file.venue.exchange, file.symbol, change)
+
+
+def with_borders(rows: Iterable[CoverageRow]) -> list[CoverageRow]:
+    """Return the archive's rows of a symbol with those that join neighbouring days, made anew."""
+    kept = [row for row in rows if row.source != BORDER]
+    by_ids = sorted((row for row in kept if row.first_id is not None), key=lambda row: row.connected_from_ms)
+    days = [(day, list(of_day)) for day, of_day in groupby(by_ids, key=lambda row: row.connected_from_ms // DAY_MS)]
+    for (day, earlier), (next_day, later) in pairwise(days):
+        last = max(earlier, key=lambda row: row.last_id or 0)
+        first = min(later, key=lambda row: row.first_id or 0)
+        if next_day == day + 1 and last.last_id is not None and first.first_id == last.last_id + 1:
+            kept.append(
+                CoverageRow(
+                    last.exchange,
+                    last.symbol,
+                    last.stream,
+                    last.connected_to_ms - 1,
+                    first.connected_from_ms,
+                    None,
+                    None,
+                    BORDER,
+                    Evidence.IDS,
+                    last.last_id,
+                    first.first_id,
+                )
+            )
+    return kept
+
+
+def prove_by_klines(settings: Settings, file: ArchiveFile) -> int:
+    """Cover the minutes of the file's day that ids do not prove and whose official klines agree with the aggregates in
+    count of trades and volume, a minute without trades included; return how many minutes these are.
+    """
+    official = _official_minutes(settings, file)
+    aggregates = _minutes_of_bronze(settings, file) if official else {}
+    coverage = [row for row in read_coverage(settings) if row.symbol == file.symbol]
+    by_ids = CompletenessIndex((row for row in coverage if row.of_archive and row.evidence is Evidence.IDS), {}, 0)
+    nothing = (0, Decimal(0))
+    minutes = [
+        start_ms
+        for start_ms, told in sorted(official.items())
+        if told == aggregates.get(start_ms, nothing)
+        and not by_ids.is_complete(file.symbol, STREAM, start_ms, start_ms + MINUTE_MS)
+    ]
+    source = f"archive: klines of {file.day.isoformat()}"
+    rows = [
+        _row(file, first, last + MINUTE_MS, source, evidence=Evidence.KLINES) for first, last in _stretches(minutes)
+    ]
+
+    def change(before: list[CoverageRow]) -> list[CoverageRow]:
+        is_old = [row for row in before if row.evidence is Evidence.KLINES and is_of_day(row, file.start_ms)]
+        return [row for row in before if row not in is_old] + rows
+
+    change_archive_rows(settings, file.venue.exchange, file.symbol, change)
+    return len(minutes)
+
+
+def _stretches(minutes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return first and last of each stretch of consecutive minutes."""
+    found: list[tuple[int, int]] = []
+    for start_ms in minutes:
+        if found and start_ms == found[-1][1] + MINUTE_MS:
+            found[-1] = found[-1][0], start_ms
+        else:
+            found.append((start_ms, start_ms))
+    return found
+
+
+def _official_minutes(settings: Settings, file: ArchiveFile) -> Mapping[int, tuple[int, Decimal]]:
+    """Return trades and volume of the day's official klines by open time (ms)."""
+    start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
+    of_day = all_of(at_least("open_time", start), below("open_time", start + DAY), equal("symbol", file.symbol))
+    fields = ("open_time", "trades", "volume")
+    rows = load_table(settings, BRONZE_KLINES).scan(row_filter=of_day, selected_fields=fields).to_arrow()
+    return {round(row["open_time"].timestamp() * 1000): (row["trades"], row["volume"]) for row in rows.to_pylist()}
+
+
+def _minutes_of_bronze(settings: Settings, file: ArchiveFile) -> Mapping[int, tuple[int, Decimal]]:
+    """Return trades and volume of the day's aggregates, each once, by open time (ms)."""
+    start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
+    of_day = all_of(
+        *(at_least("event_time", start), below("event_time", start + DAY), equal("symbol", file.symbol)),
+        *(equal("exchange", file.venue.exchange), equal("stream", STREAM), equal("trade_type", MARKET)),
+    )
+    fields = ("event_time", "trade_id", "qty", "first_trade_id", "last_trade_id")
+    rows: pa.Table = load_table(settings, BRONZE_TRADES).scan(row_filter=of_day, selected_fields=fields).to_arrow()
+    with open_duckdb() as duck:
+        duck.register("aggregates", rows)
+        minutes = duck.sql(
+            f"""SELECT epoch_us(event_time) // {MINUTE_MS * 1000} * {MINUTE_MS} AS start_ms,
+              sum(last_trade_id - first_trade_id + 1)::BIGINT AS trades, sum(qty) AS volume
+            FROM (SELECT DISTINCT * FROM aggregates) GROUP BY ALL"""
+        ).fetchall()
+    return {int(start_ms): (int(trades), volume) for start_ms, trades, volume in minutes}

@@ -1,0 +1,146 @@
+"""Official klines from the public archive: a day of a symbol's one-minute bars into `bronze.futures_klines_1m`.
+
+A day is one small file, so it is fetched and compared each time: the same issue changes nothing, another one takes the
+place of what the archive had brought, and of what REST had brought of the same minutes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from filelock import FileLock
+
+from cryptolake_assets.binance.archive_csv import BadLine
+from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile, Progress
+from cryptolake_assets.binance.archive_klines_csv import INTERVAL, read_kline_zip
+from cryptolake_assets.errors import ArchiveChecksumError, ArchiveFormatError, ArchiveMissingError
+from cryptolake_assets.ingest.archive_checks import KLINES_OF_DAY
+from cryptolake_assets.ingest.archive_days import NotLoaded, Outcome
+from cryptolake_assets.ingest.klines import ARCHIVE, record, replace_klines
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.filters import all_of, at_least, below, equal
+from cryptolake_assets.lake.tables import BRONZE_KLINES
+from cryptolake_assets.lake.windows import DAY, hour_of
+from cryptolake_assets.model.markets import Family
+from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from datetime import date
+
+log = structlog.get_logger(__name__)
+
+MINUTES_OF_A_DAY = 1_440
+
+
+@dataclass(frozen=True)
+class LoadedKlines:
+    """`klines` are those of the file; `changed` of them were new or other than before, `removed` had gone. `hours` are
+    those in which something changed."""
+
+    file: ArchiveFile
+    outcome: Outcome
+    sha256: str
+    klines: int
+    changed: int = 0
+    removed: int = 0
+    hours: tuple[datetime, ...] = ()
+    duration_ms: int = 0
+    set_aside: tuple[BadLine, ...] = ()
+    """Lines of the file that are no klines."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every minute of the day is there: the exchange tells of minutes without trades too."""
+        return self.klines == MINUTES_OF_A_DAY
+
+
+def kline_file(symbol: str, day: date, family: Family = Family.FUTURES) -> ArchiveFile:
+    """The archive's file of the symbol's one-minute klines of the UTC day."""
+    return ArchiveFile(symbol, day, INTERVAL, family)
+
+
+def try_klines(
+    settings: Settings, client: ArchiveClient, file: ArchiveFile, run_id: str, downloaded: Progress | None = None
+) -> LoadedKlines | NotLoaded:
+    """`load_klines` for callers that go on without them: what is wrong with the file is an answer. Raises
+    `ExchangeError`."""
+    try:
+        return load_klines(settings, client, file, run_id, downloaded)
+    except ArchiveMissingError as error:
+        return NotLoaded(file, Outcome.MISSING, str(error))
+    except (ArchiveChecksumError, ArchiveFormatError) as error:
+        return NotLoaded(file, Outcome.REFUSED, str(error))
+
+
+def load_klines(
+    settings: Settings, client: ArchiveClient, file: ArchiveFile, run_id: str, downloaded: Progress | None = None
+) -> LoadedKlines:
+    """Fetches, verifies and publishes a day of klines by one commit, or by none when it is there already.
+
+    Raises `ArchiveMissingError`, `ArchiveChecksumError`, `ArchiveFormatError` and `ExchangeError`; nothing is changed
+    then. One load at a time runs in a home.
+    """
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(settings.run_dir / "archive.lock"):
+        started = time.monotonic()
+        stated = client.checksum(file)
+        path = client.fetch(file, stated, settings.archive_dir, downloaded)
+        try:
+            klines, set_aside = read_kline_zip(path, file)
+        finally:
+            path.unlink()
+        rows = [record(file.symbol, kline, ARCHIVE) for kline in klines]
+        before = _archived(settings, file)
+        start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
+        publication = replace_klines(settings, start, rows, [*before, *rows], run_id)
+    gone = {row["open_time"] for row in before} - {row["open_time"] for row in rows}
+    changed = {row["open_time"] for row in publication.changed_keys.to_pylist()} | gone
+    outcome = (Outcome.REPLACED if before else Outcome.LOADED) if publication.committed else Outcome.UNCHANGED
+    log.info(
+        "archive_klines_loaded",
+        symbol=file.symbol,
+        day=file.day.isoformat(),
+        outcome=outcome.value,
+        klines=len(rows),
+        changed=publication.rows_changed,
+        removed=publication.rows_removed,
+        snapshot=publication.snapshot_id,
+    )
+    return LoadedKlines(
+        file,
+        outcome,
+        stated,
+        len(rows),
+        publication.rows_changed,
+        publication.rows_removed,
+        tuple(sorted({hour_of(moment) for moment in changed})),
+        round((time.monotonic() - started) * 1000),
+        tuple(set_aside),
+    )
+
+
+def check_klines(result: LoadedKlines | NotLoaded) -> CheckOutcome:
+    """Whether the archive had a sound kline of every minute of the day."""
+    if isinstance(result, NotLoaded):
+        return CheckOutcome(KLINES_OF_DAY, False, result.reason, 1)
+    lacking = MINUTES_OF_A_DAY - result.klines
+    said = f"{result.file.name}: {result.klines} of {MINUTES_OF_A_DAY} minutes"
+    if result.set_aside:
+        first = result.set_aside[0]
+        said += f"; {len(result.set_aside)} lines are set aside, the first is line {first.number}: {first.reason}"
+    sample = [{"line": str(line.number), "reason": line.reason} for line in result.set_aside[:SAMPLE_ROWS]]
+    return CheckOutcome(KLINES_OF_DAY, not lacking and not result.set_aside, said, lacking, sample)
+
+
+def _archived(settings: Settings, file: ArchiveFile) -> list[dict[str, Any]]:
+    """What the archive brought of the symbol's day before."""
+    start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
+    of_day = (at_least("open_time", start), below("open_time", start + DAY))
+    condition = all_of(*of_day, equal("symbol", file.symbol), equal("source", ARCHIVE))
+    found: list[dict[str, Any]] = load_table(settings, BRONZE_KLINES).scan(row_filter=condition).to_arrow().to_pylist()
+    return found

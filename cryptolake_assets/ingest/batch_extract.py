@@ -1,0 +1,234 @@
+"""Batch sources into the lake: every answer into Bronze as it came, those in the known shape from there into Silver.
+
+Silver is made from Bronze alone, so it can be made again without asking; a refused answer changes nothing in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
+from cryptolake_assets.errors import AnswerRefusedError, ExchangeError
+from cryptolake_assets.http.client import Answer, Patience, source_http
+from cryptolake_assets.http.json_reader import parse_json
+from cryptolake_assets.ingest.batch_source import BatchSource, Judged, Plan, Row, by_key
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import Publication, keys_of, publish
+from cryptolake_assets.lake.tables import TableSpec
+from cryptolake_assets.lake.windows import DAY, between, day_of
+from cryptolake_assets.quality.bar_checks import CheckOutcome, check_candidate
+from cryptolake_assets.settings import Settings, Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.expressions import BooleanExpression
+
+log = structlog.get_logger(__name__)
+
+INVALID_SYMBOL = -1121
+"""The exchange's code of an error."""
+NOT_LISTED = "the exchange does not list the symbol"
+_OF_ONE_SYMBOL = (200, 400)
+"""Statuses of an answer with which something is wrong that is no concern of other symbols; a ban is everybody's."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What a run asked and got: (address, reason) of each answer that was refused, and of those that were set aside and
+    hold no other back; odd rows of the accepted answers."""
+
+    answers: int
+    size_bytes: int
+    rows: int
+    refused: tuple[tuple[str, str], ...]
+    snapshot_id: int | None
+    set_aside: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SilverCandidate:
+    """Rows of a table made from accepted answers, and what the blocking checks say of them."""
+
+    spec: TableSpec
+    rows: pa.Table
+    outcomes: list[CheckOutcome]
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return all(outcome.passed for outcome in self.outcomes)
+
+
+def source_clock(settings: Settings) -> datetime:
+    """The time by which days and hours of a source count: that of the exchange that is replayed, or now. Raises
+    `ExchangeError` when the replay exchange does not answer."""
+    if settings.source is Source.BINANCE:
+        return datetime.now(UTC)
+    clock_ms = exchange_clock_ms(settings)
+    if clock_ms is None:
+        raise ExchangeError(
+            f"exchange: {settings.rest_url} does not answer, so the replayed time is not known. "
+            "See `cryptolake status` and `cryptolake logs exchange`."
+        )
+    return datetime.fromtimestamp(clock_ms / 1000, UTC)
+
+
+def extract(
+    settings: Settings,
+    source: BatchSource,
+    plan: Plan,
+    asked_at: datetime,
+    partition: date,
+    run_id: str,
+    patience: Patience | None = None,
+) -> Extraction:
+    """Makes the requests of the plan and appends each answer to Bronze by one commit, judged. Never raises for what the
+    source does."""
+    records: list[Row] = []
+    odd: list[tuple[str, str]] = []
+    left_out: list[str] = []
+    rows = 0
+    with source_http(
+        source.base_url(settings), source.headers(settings), source.calls_a_minute(settings), patience
+    ) as http:
+        request = next(plan, None)
+        while request is not None:
+            answer = http.get(request)
+            judged, reason = _judge(source, answer, asked_at)
+            records.append(_record(answer, reason, asked_at, partition, run_id))
+            if judged is not None:
+                rows += sum(len(found) for found in judged.rows.values())
+                left_out += judged.left_out
+            elif source.by_symbol and reason is not None and answer.status in _OF_ONE_SYMBOL:
+                odd.append((answer.url, reason))
+            try:
+                request = plan.send(judged)
+            except StopIteration:
+                request = None
+    table = load_table(settings, source.raw)
+    if records:
+        table.append(_table(source.raw, records))
+    said = [(row["url"], row["refused"]) for row in records if row["refused"]]
+    # An answer for nobody is no partial success: something is wrong with all of them.
+    set_aside = tuple(odd) if len(odd) < len(records) else ()
+    refused = tuple(item for item in said if item not in set_aside)
+    log.info(
+        "source_extracted", source=source.name, answers=len(records), rows=rows, refused=refused, set_aside=set_aside
+    )
+    if left_out:
+        log.warning("source_rows_left_out", source=source.name, rows=len(left_out), first=left_out[:20])
+    return Extraction(
+        answers=len(records),
+        size_bytes=sum(len(row["body"]) for row in records),
+        rows=rows,
+        refused=refused,
+        snapshot_id=table.refresh().metadata.current_snapshot_id,
+        set_aside=set_aside,
+        left_out=tuple(left_out),
+    )
+
+
+def prepare(
+    settings: Settings, source: BatchSource, spec: TableSpec, partition: date, rules: Mapping[str, str]
+) -> SilverCandidate:
+    """Rows of `spec` from the accepted answers of the partition; of two answers the later one counts. Where a source
+    has history, later partitions' answers are read too: making an old day again does not bring old values back."""
+    rows: list[Row] = []
+    left_out: list[str] = []
+    for record in _accepted(settings, source, partition):
+        judged = source.judge(record["endpoint"], record["body"], record["asked_at"])
+        if spec.name in judged.rows:
+            rows += judged.rows[spec.name]
+            left_out += judged.left_out
+    candidate = _table(spec, [{**row, "updated_at": None} for row in by_key(spec, rows)])
+    return SilverCandidate(spec, candidate, check_candidate(spec, candidate, rules), left_out)
+
+
+def commit(settings: Settings, candidate: SilverCandidate, run_id: str) -> Publication:
+    """Upserts the candidate by one commit; without a difference there is none."""
+    spec, rows = candidate.spec, candidate.rows
+    return publish(
+        load_table(settings, spec), spec, _window(spec, rows), rows, keys_of(spec, rows), {"cryptolake.run-id": run_id}
+    )
+
+
+def newest_day(settings: Settings, spec: TableSpec) -> date | None:
+    """The UTC day of the newest row; None while there is none."""
+    newest = max(held(settings, spec), default=None)
+    return newest.date() if isinstance(newest, datetime) else newest
+
+
+def held(settings: Settings, spec: TableSpec) -> Sequence[Any]:
+    """The values of the first key column."""
+    column = spec.key[0]
+    found: list[Any] = load_table(settings, spec).scan(selected_fields=(column,)).to_arrow().column(column).to_pylist()
+    return found
+
+
+def _judge(source: BatchSource, answer: Answer, asked_at: datetime) -> tuple[Judged | None, str | None]:
+    if answer.failure is not None:
+        return None, NOT_LISTED if _is_not_listed(answer) else answer.failure
+    try:
+        return source.judge(answer.request.endpoint, answer.body, asked_at), None
+    except AnswerRefusedError as error:
+        return None, str(error)
+
+
+def _is_not_listed(answer: Answer) -> bool:
+    """Return whether the exchange says that it does not list the symbol that it was asked for."""
+    try:
+        return bool(parse_json(answer.body)["code"] == INVALID_SYMBOL)
+    except (AnswerRefusedError, TypeError, KeyError):
+        return False
+
+
+def _record(answer: Answer, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:
+    """A row of Bronze."""
+    return {
+        "fetched_at": answer.fetched_at,
+        "asked_at": asked_at,
+        "partition_date": partition,
+        "endpoint": answer.request.endpoint,
+        "url": answer.url,
+        "status": answer.status,
+        "etag": answer.etag,
+        "sha256": hashlib.sha256(answer.body).hexdigest(),
+        "body": answer.body,
+        "refused": reason,
+        "run_id": run_id,
+    }
+
+
+def _accepted(settings: Settings, source: BatchSource, partition: date) -> list[Row]:
+    """Oldest first."""
+    operator = ">=" if source.has_history else "=="
+    wanted = f"partition_date {operator} '{partition.isoformat()}' and refused is null"
+    found: list[Row] = load_table(settings, source.raw).scan(row_filter=wanted).to_arrow().to_pylist()
+    return sorted(found, key=lambda row: (row["fetched_at"], row["url"]))
+
+
+def _window(spec: TableSpec, rows: pa.Table) -> str | BooleanExpression:
+    """The partitions that the rows are in, whole."""
+    from pyiceberg.expressions import AlwaysTrue
+
+    if spec.partition is None or not rows.num_rows:
+        return AlwaysTrue()
+    column, transform = spec.partition
+    moments = rows.column(column).to_pylist()
+    first, last = day_of(min(moments)), day_of(max(moments))
+    if transform == "month":
+        first, last = first.replace(day=1), (last.replace(day=1) + 32 * DAY).replace(day=1) - DAY
+    return between(column, first, last + DAY)
+
+
+def _table(spec: TableSpec, rows: list[Row]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=spec.arrow_schema())

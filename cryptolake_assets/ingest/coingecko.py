@@ -1,0 +1,154 @@
+"""CoinGecko: coins by market cap and the whole market, as they are now. Pure.
+
+Source: https://docs.coingecko.com (`/coins/markets`, `/global`). A snapshot belongs to the hour in which it was asked.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.http.client import SourceRequest
+from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
+from cryptolake_assets.ingest.batch_source import Judged, Plan, Row
+from cryptolake_assets.lake.tables import (
+    BRONZE_COINGECKO_RAW,
+    SILVER_COINGECKO_GLOBAL,
+    SILVER_COINGECKO_MARKETS,
+)
+from cryptolake_assets.lake.windows import hour_of
+
+if TYPE_CHECKING:
+    from cryptolake_assets.settings import Settings
+
+MARKETS, GLOBAL = "markets", "global"
+PER_PAGE = 250
+KEY_HEADER = "x-cg-demo-api-key"
+_NUMBERS = {
+    "current_price": "price",
+    "market_cap": "market_cap",
+    "fully_diluted_valuation": "fully_diluted_valuation",
+    "total_volume": "total_volume",
+    "high_24h": "high_24h",
+    "low_24h": "low_24h",
+    "price_change_percentage_24h": "price_change_percentage_24h",
+    "circulating_supply": "circulating_supply",
+    "total_supply": "total_supply",
+    "max_supply": "max_supply",
+    "ath": "all_time_high",
+    "atl": "all_time_low",
+}
+"""CoinGecko's names, and ours; a coin may lack any of them."""
+
+
+class CoinGecko:
+    """See `source.BatchSource`."""
+
+    name = "coingecko"
+    raw = BRONZE_COINGECKO_RAW
+    has_history = False
+    by_symbol = False
+
+    def base_url(self, settings: Settings) -> str:
+        return settings.coingecko_base_url
+
+    def headers(self, settings: Settings) -> dict[str, str]:
+        key = settings.coingecko_api_key.get_secret_value()
+        return {KEY_HEADER: key} if key else {}
+
+    def calls_a_minute(self, settings: Settings) -> int:
+        return settings.coingecko_calls_a_minute
+
+    def judge(self, endpoint: str, body: bytes, asked_at: datetime) -> Judged:
+        return (parse_markets if endpoint == MARKETS else parse_global)(body, hour_of(asked_at))
+
+
+SOURCE = CoinGecko()
+
+
+def plan(pages: int) -> Plan:
+    """Pages of coins until one is refused or not full, then the whole market."""
+    for page in range(1, pages + 1):
+        query: dict[str, str | int] = {
+            "vs_currency": "usd",
+            "order": "market_cap_desc",
+            "per_page": PER_PAGE,
+            "page": page,
+        }
+        judged = yield SourceRequest(MARKETS, "/coins/markets", query)
+        if judged is None or len(judged.rows[SILVER_COINGECKO_MARKETS.name]) + len(judged.left_out) < PER_PAGE:
+            break
+    yield SourceRequest(GLOBAL, "/global")
+
+
+def parse_markets(body: bytes, hour: datetime) -> Judged:
+    """Return rows of `silver.coingecko_markets`; an odd coin is left out with its reason and holds no other back.
+
+    Raises `AnswerRefusedError` when no coin can be read: the answer then has another shape.
+    """
+    rows: list[Row] = []
+    left_out: list[str] = []
+    found: set[str] = set()
+    for number, item in enumerate(array_of(parse_json(body), "answer")):
+        place = f"answer[{number}]"
+        try:
+            row = _coin(Fields(item, place), hour)
+            place = str(row["coin_id"])
+            if place in found:
+                raise AnswerRefusedError("it comes twice")
+            found.add(place)
+            _check_signs(row)
+            rows.append(typed(row, SILVER_COINGECKO_MARKETS))
+        except (AnswerRefusedError, ValueError) as error:
+            left_out.append(f"{place}: {error}")
+    if left_out and not found:
+        raise AnswerRefusedError(left_out[0])
+    return Judged({SILVER_COINGECKO_MARKETS.name: rows}, tuple(left_out))
+
+
+def parse_global(body: bytes, hour: datetime) -> Judged:
+    """The one row of `silver.coingecko_global`."""
+    data = Fields(parse_json(body), "answer").object("data")
+    shares = data.object("market_cap_percentage")
+    row = {
+        "snapshot_hour": hour,
+        "total_market_cap": data.object("total_market_cap").number("usd"),
+        "total_volume": data.object("total_volume").number("usd"),
+        "btc_dominance": shares.number("btc"),
+        "eth_dominance": shares.number("eth"),
+        "market_cap_change_percentage_24h": data.number("market_cap_change_percentage_24h_usd", optional=True),
+        "active_cryptocurrencies": data.whole("active_cryptocurrencies"),
+        "markets": data.whole("markets"),
+        "source_updated_at": data.seconds("updated_at"),
+    }
+    try:
+        _check_signs(row)
+        _check_shares(row)
+        return Judged({SILVER_COINGECKO_GLOBAL.name: [typed(row, SILVER_COINGECKO_GLOBAL)]})
+    except ValueError as error:
+        raise AnswerRefusedError(str(error)) from None
+
+
+def _coin(coin: Fields, hour: datetime) -> Row:
+    return {
+        "snapshot_hour": hour,
+        **{ours: coin.text(theirs) for theirs, ours in (("id", "coin_id"), ("symbol", "symbol"), ("name", "name"))},
+        "market_cap_rank": coin.whole("market_cap_rank", optional=True),
+        **{ours: coin.number(theirs, optional=True) for theirs, ours in _NUMBERS.items()},
+        "source_updated_at": coin.moment("last_updated", optional=True),
+    }
+
+
+def _check_signs(row: Row) -> None:
+    """Raises `ValueError` naming the column of a number that is negative and is no change."""
+    for name, value in row.items():
+        if isinstance(value, Decimal | int) and "change" not in name and value < (name == "market_cap_rank"):
+            raise ValueError(f"{name} is {str(value)[:60]}")
+
+
+def _check_shares(row: Row) -> None:
+    for name in ("btc_dominance", "eth_dominance"):
+        if row[name] > 100:
+            raise ValueError(f"{name} is {str(row[name])[:60]}, more than 100 per cent")

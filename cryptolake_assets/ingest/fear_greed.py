@@ -1,0 +1,88 @@
+"""The Fear & Greed index of alternative.me: a number from 0 to 100 a UTC day. Pure.
+
+Source: https://alternative.me/crypto/fear-and-greed-index/ (`/fng/`). `limit=0` is the whole history, newest day first;
+values and times are text.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.http.client import SourceRequest
+from cryptolake_assets.http.json_reader import Fields, parse_json
+from cryptolake_assets.ingest.batch_source import Judged, Plan, Row, judged_rows
+from cryptolake_assets.lake.tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
+from cryptolake_assets.model.source_facts import FIRST_DAY
+
+if TYPE_CHECKING:
+    from cryptolake_assets.settings import Settings
+
+DAYS = "days"
+LOWEST, HIGHEST = 0, 100
+OVERLAP_DAYS = 3
+"""Days that are asked for again, in case one was corrected."""
+_DAY_S = 86_400
+_LAST_S = 253_402_300_799
+
+
+class FearGreed:
+    """See `source.BatchSource`."""
+
+    name = "fear_greed"
+    raw = BRONZE_FEAR_GREED_RAW
+    has_history = True
+    by_symbol = False
+
+    def base_url(self, settings: Settings) -> str:
+        return settings.fear_greed_base_url
+
+    def headers(self, _settings: Settings) -> dict[str, str]:
+        return {}
+
+    def calls_a_minute(self, _settings: Settings) -> int:
+        return 60
+
+    def judge(self, _endpoint: str, body: bytes, asked_at: datetime) -> Judged:
+        return parse_days(body, asked_at.date())
+
+
+SOURCE = FearGreed()
+
+
+def plan(newest: date | None, wanted: date, today: date) -> Plan:
+    """The whole history where nothing is held (`newest` is None), otherwise the days from `newest` or `wanted` on."""
+    limit = 0 if newest is None else (today - min(newest, wanted)).days + 1 + OVERLAP_DAYS
+    yield SourceRequest(DAYS, "/fng/", {"limit": max(0, limit)})
+
+
+def parse_days(body: bytes, today: date) -> Judged:
+    """Return rows of `silver.fear_greed_daily`, oldest first; an odd day, such as one with a value outside 0 to 100 or
+    one that has not begun, is left out with its reason and holds no other back.
+
+    Raises `AnswerRefusedError` for another shape, for an error that the source itself reports, and when no day can be
+    read.
+    """
+    answer = Fields(parse_json(body), "answer")
+    error = answer.object("metadata").raw("error")
+    if error is not None:
+        raise AnswerRefusedError(f"the source says: {str(error)[:200]}")
+    days, left_out = judged_rows(
+        answer.array("data"), "index_date", lambda row, number: _day(Fields(row, f"data[{number}]"), today), "days"
+    )
+    if left_out and not days:
+        raise AnswerRefusedError(left_out[0])
+    return Judged({SILVER_FEAR_GREED.name: days}, tuple(left_out))
+
+
+def _day(row: Fields, today: date) -> Row:
+    value, second = row.digits("value"), row.digits("timestamp")
+    if not LOWEST <= value <= HIGHEST:
+        raise AnswerRefusedError(f"value {value} is outside {LOWEST} to {HIGHEST}")
+    if second % _DAY_S or second > _LAST_S:
+        raise AnswerRefusedError(f"timestamp {second} is no start of a UTC day")
+    day = datetime.fromtimestamp(second, UTC).date()
+    if not FIRST_DAY <= day <= today:
+        raise AnswerRefusedError(f"day {day} is not from {FIRST_DAY} to {today}")
+    return {"index_date": day, "value": value, "classification": row.text("value_classification")}

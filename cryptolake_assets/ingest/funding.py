@@ -1,0 +1,90 @@
+"""Funding-rate history of Binance USD-M futures: what was charged, by symbol and time. Pure.
+
+Source: https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api (Get Funding Rate
+History): ascending from `startTime` on, both ends included, at most 1000 rows a page; 500 calls in five minutes. Rates
+and prices are text; old rows have no mark price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.binance.rest_paths import FUNDING_PATH
+from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.http.client import SourceRequest
+from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
+from cryptolake_assets.ingest.batch_source import Judged, Plan, Row, judged_rows
+from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
+from cryptolake_assets.lake.tables_market import BRONZE_FUNDING_RAW, SILVER_FUNDING
+from cryptolake_assets.model.source_facts import MOST_FUNDING
+
+if TYPE_CHECKING:
+    from cryptolake_assets.model.table_spec import TableSpec
+
+PAGE = 1_000
+FIRST = datetime(2019, 9, 1, tzinfo=UTC)
+"""Before the exchange's first funding."""
+
+
+class FundingRates(FuturesRest):
+    """See `source.BatchSource`."""
+
+    name = "futures_funding"
+    raw: TableSpec = BRONZE_FUNDING_RAW
+
+    def judge(self, endpoint: str, body: bytes, asked_at: datetime) -> Judged:
+        return parse_rates(body, symbol_of(endpoint), asked_at)
+
+
+SOURCE = FundingRates()
+
+
+def plan(newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]) -> Plan:
+    """Each symbol's whole history where nothing of it is held (`newest` has no time of it), otherwise from its newest
+    rate or the start of the day that is wanted, whichever is earlier, up to the clock; page by page."""
+    for symbol in symbols:
+        start = min(newest[symbol], wanted) if symbol in newest else FIRST
+        while start <= clock:
+            query: dict[str, str | int] = {"symbol": symbol, "startTime": epoch_ms(start), "limit": PAGE}
+            judged = yield SourceRequest(endpoint_of(FUNDING_PATH, symbol), FUNDING_PATH, query)
+            rows = judged.rows[SILVER_FUNDING.name] if judged is not None else []
+            if judged is None or not rows or len(rows) + len(judged.left_out) < PAGE:
+                break
+            start = rows[-1]["funding_time"] + timedelta(milliseconds=1)
+
+
+def parse_rates(body: bytes, symbol: str, asked_at: datetime) -> Judged:
+    """Return rows of `silver.futures_funding_rates`, oldest first; an odd row, such as one of another symbol, of a time
+    that has not come or with a rate that cannot be, is left out with its reason and holds no other back.
+
+    Raises `AnswerRefusedError` for another shape.
+    """
+    items = array_of(parse_json(body), "answer")
+    rows, left_out = judged_rows(
+        items, "funding_time", lambda item, number: _rate(Fields(item, f"answer[{number}]"), symbol, asked_at), symbol
+    )
+    return Judged({SILVER_FUNDING.name: rows}, tuple(left_out))
+
+
+FUTURE_TOLERANCE = timedelta(minutes=1)
+"""The clock was read before the request was made."""
+
+
+def _rate(item: Fields, symbol: str, asked_at: datetime) -> Row:
+    if (named := item.text("symbol")) != symbol:
+        raise AnswerRefusedError(f"a row is of {named[:40]!r}, asked was {symbol}")
+    moment, rate = item.milliseconds("fundingTime"), item.quoted("fundingRate")
+    mark_price = item.quoted("markPrice", optional=True)
+    if moment > asked_at + FUTURE_TOLERANCE:
+        raise AnswerRefusedError(f"{moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
+    row = {"funding_time": moment, "symbol": symbol, "funding_rate": rate, "mark_price": mark_price}
+    if rate is not None and abs(rate) > MOST_FUNDING:
+        raise AnswerRefusedError(f"funding_rate {rate:f} of {moment.isoformat()} is more than {MOST_FUNDING}")
+    if mark_price is not None and mark_price <= 0:
+        raise AnswerRefusedError(f"mark_price {mark_price:f} of {moment.isoformat()} is not above 0")
+    try:
+        return typed(row, SILVER_FUNDING)
+    except ValueError as error:
+        raise AnswerRefusedError(str(error)) from None

@@ -1,0 +1,185 @@
+"""The exchange's own one-minute bars: fetched by the hour into `bronze.futures_klines_1m`, and held against Silver.
+
+What the archive has brought (`transform.archive_klines`) is final and is not asked for again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from cryptolake_assets.binance.rest import ExchangeRest
+from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
+from cryptolake_assets.errors import UnknownSymbolError
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import Publication, publish, read_window
+from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.lake.tables import BRONZE_KLINES, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV, TableSpec
+from cryptolake_assets.lake.windows import DAY, HOUR, between, day_of
+from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.quality.completeness import CompletenessIndex
+from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
+from cryptolake_assets.quality.official_bars import Agreement, hold_against
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = structlog.get_logger(__name__)
+
+INTERVAL = "1m"
+REST = "rest"
+ARCHIVE = "archive"
+MINUTES_OF_AN_HOUR = 60
+_MONEY = ("open", "high", "low", "close", "volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
+
+
+@dataclass(frozen=True)
+class FetchedHour:
+    """What a run did: official bars that were read, those that the archive had brought before and were not asked for,
+    and what was new or other than before."""
+
+    hour: datetime
+    klines: int
+    of_archive: int
+    publication: Publication
+    not_listed: tuple[str, ...] = ()
+    """Symbols that the exchange does not know any more; they hold the others back in nothing."""
+
+
+def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tuple[str, int], Kline]:
+    """Klines of first <= open time < last, by (symbol, open time in ms)."""
+    rows = load_table(settings, BRONZE_KLINES).scan(row_filter=between("open_time", first, last)).to_arrow()
+    return {(row["symbol"], epoch_ms(row["open_time"])): _kline(row) for row in rows.to_pylist()}
+
+
+def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
+    """Reads the hour's klines of every symbol that is followed, as far as its minutes have closed on the exchange's
+    clock and the archive did not bring them, and publishes them by one commit. Raises `ExchangeError` when the exchange
+    does not answer; it is not asked where the archive has brought all."""
+    symbols = _followed(settings, hour)
+    archived = _archived(settings, hour)
+    brought = Counter(symbol for symbol, _ in archived)
+    wanted = [symbol for symbol in symbols if brought[symbol] < MINUTES_OF_AN_HOUR]
+    answered, not_listed = _ask(settings, hour, wanted) if wanted else ([], ())
+    found = [record(symbol, kline, REST) for symbol, kline in answered if (symbol, kline.open_time_ms) not in archived]
+    publication = replace_klines(settings, day_of(hour), found, found, run_id)
+    log.info("klines_fetched", hour=hour.isoformat(), klines=len(found), changed=publication.rows_changed)
+    return FetchedHour(hour, len(found), len(archived), publication, not_listed)
+
+
+def replace_klines(
+    settings: Settings, day: datetime, rows: list[dict[str, Any]], replaced: list[dict[str, Any]], run_id: str
+) -> Publication:
+    """Publishes `rows`, all of the UTC day, in the place of those with the keys of `replaced`, by one commit."""
+    return _replace(settings, BRONZE_KLINES, between("open_time", day, day + DAY), rows, replaced, run_id)
+
+
+def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> tuple[list[tuple[str, Kline]], tuple[str, ...]]:
+    """Return the symbols' klines of the hour, and the symbols that the exchange does not list."""
+    found: list[tuple[str, Kline]] = []
+    not_listed: list[str] = []
+    with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
+        closed_ms = exchange.time_ms() // MINUTE_MS * MINUTE_MS
+        last_ms = min(epoch_ms(hour + HOUR), closed_ms) - 1
+        if last_ms < epoch_ms(hour):
+            return [], ()
+        for symbol in symbols:
+            try:
+                klines = exchange.klines(symbol, INTERVAL, epoch_ms(hour), last_ms)
+            except UnknownSymbolError as error:
+                log.warning("symbol_not_listed", symbol=symbol, hour=hour.isoformat(), error=str(error))
+                not_listed.append(symbol)
+                continue
+            found += [(symbol, kline) for kline in klines if kline.open_time_ms % MINUTE_MS == 0]
+    return found, tuple(not_listed)
+
+
+def _archived(settings: Settings, hour: datetime) -> set[tuple[str, int]]:
+    """(symbol, open time in ms) of the hour's klines that the archive brought."""
+    rows = load_table(settings, BRONZE_KLINES).scan(
+        row_filter=f"{between('open_time', hour, hour + HOUR)} and source = '{ARCHIVE}'",
+        selected_fields=("symbol", "open_time"),
+    )
+    return {(row["symbol"], epoch_ms(row["open_time"])) for row in rows.to_arrow().to_pylist()}
+
+
+def _followed(settings: Settings, hour: datetime) -> list[str]:
+    """Symbols that the settings name, and those that were followed in the hour: a choice by pattern or by volume does
+    not say which."""
+    first_ms, end_ms = epoch_ms(hour), epoch_ms(hour + HOUR)
+    covered = {
+        row.symbol
+        for row in read_coverage(settings)
+        if not row.of_archive and row.connected_from_ms < end_ms and row.connected_to_ms > first_ms
+    }
+    return sorted({*resolve_subscriptions(settings).symbols, *covered})
+
+
+def judge_hour(settings: Settings, hour: datetime, completeness: CompletenessIndex, run_id: str) -> Agreement:
+    """Holds the hour's published bars against the klines, and publishes every difference by one commit; one that is
+    gone goes from the table too."""
+    silver = load_table(settings, SILVER_OHLCV)
+    bars = read_window(silver, between("window_start", hour, hour + HOUR)).to_pylist()
+    agreement = hold_against(
+        hour, bars, read_klines(settings, hour, hour + HOUR), completeness, settings.kline_tolerance
+    )
+    of_hour = between("window_start", hour, hour + HOUR)
+    before = read_window(load_table(settings, SILVER_KLINE_DIFFERENCES), of_hour).to_pylist()
+    if before or agreement.differences:
+        day = day_of(hour)
+        window = between("window_start", day, day + DAY)
+        rows = [{**row, "updated_at": None} for row in agreement.differences]
+        _replace(settings, SILVER_KLINE_DIFFERENCES, window, rows, [*before, *rows], run_id)
+    return agreement
+
+
+def _replace(
+    settings: Settings,
+    spec: TableSpec,
+    window: str,
+    rows: list[dict[str, Any]],
+    replaced: list[dict[str, Any]],
+    run_id: str,
+) -> Publication:
+    """Publishes `rows` in place of those with the keys of `replaced`."""
+    keys = _table(spec, replaced).select(list(spec.key))
+    return publish(load_table(settings, spec), spec, window, _table(spec, rows), keys, {"cryptolake.run-id": run_id})
+
+
+def _table(spec: TableSpec, rows: list[dict[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=spec.arrow_schema())
+
+
+def record(symbol: str, kline: Kline, source: str) -> dict[str, Any]:
+    """A row of `bronze.futures_klines_1m`."""
+    return {
+        "symbol": symbol,
+        "open_time": _moment(kline.open_time_ms),
+        "close_time": _moment(kline.close_time_ms),
+        **{name: Decimal(getattr(kline, name)) for name in _MONEY},
+        "trades": kline.trades,
+        "source": source,
+        "updated_at": None,
+    }
+
+
+def _moment(epoch: int) -> datetime:
+    return datetime.fromtimestamp(epoch / 1000, UTC)
+
+
+def _kline(row: dict[str, Any]) -> Kline:
+    return Kline(
+        open_time_ms=epoch_ms(row["open_time"]),
+        close_time_ms=epoch_ms(row["close_time"]),
+        trades=row["trades"],
+        **{name: f"{row[name]:f}" for name in _MONEY},
+    )

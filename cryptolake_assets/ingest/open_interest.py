@@ -1,0 +1,130 @@
+"""Open interest of Binance USD-M futures: the present value, and statistics of five minutes. Pure.
+
+Source: https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api (Open Interest; Open
+Interest Statistics: at most 500 rows a page, the latest 30 days only, 1000 calls in five minutes). Values are text; the
+statistics' times are numbers, where the document shows text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from cryptolake_assets.binance.rest_paths import OPEN_INTEREST_HISTORY_PATH, OPEN_INTEREST_PATH
+from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.http.client import SourceRequest
+from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
+from cryptolake_assets.ingest.batch_source import Judged, Plan, Row, judged_rows
+from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
+from cryptolake_assets.lake.tables_market import BRONZE_OPEN_INTEREST_RAW, SILVER_OPEN_INTEREST
+from cryptolake_assets.model.source_facts import OPEN_INTEREST_PERIOD
+
+if TYPE_CHECKING:
+    from cryptolake_assets.model.table_spec import TableSpec
+
+PRESENT, HISTORY = "present", "history"
+PAGE = 500
+REACH = timedelta(days=30) - timedelta(minutes=10)
+"""How far back the exchange answers, less what a run may take: it refuses an earlier start."""
+FUTURE_TOLERANCE = timedelta(minutes=6)
+"""The clock was read before the request was made; a statistic may carry the end of its period."""
+
+
+class OpenInterest(FuturesRest):
+    """See `source.BatchSource`."""
+
+    name = "futures_open_interest"
+    raw: TableSpec = BRONZE_OPEN_INTEREST_RAW
+
+    def judge(self, endpoint: str, body: bytes, asked_at: datetime) -> Judged:
+        parse = parse_present if endpoint == endpoint_of(OPEN_INTEREST_PATH, symbol_of(endpoint)) else parse_history
+        return parse(body, symbol_of(endpoint), asked_at)
+
+
+SOURCE = OpenInterest()
+
+
+def plan(newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]) -> Plan:
+    """For each symbol the statistics since its newest one or since the start of the day that is wanted, whichever is
+    earlier, as far back as the exchange answers; and the present value, where the day is the present one.
+
+    A window holds no more periods than a page, so that it does not matter from which end the exchange cuts a page.
+    """
+    for symbol in symbols:
+        reach = clock - REACH
+        start = max(_period(min(newest.get(symbol, reach), wanted)), _period(reach) + OPEN_INTEREST_PERIOD)
+        while start <= clock:
+            end = start + (PAGE - 1) * OPEN_INTEREST_PERIOD
+            query: dict[str, str | int] = {
+                "symbol": symbol,
+                "period": "5m",
+                "limit": PAGE,
+                "startTime": epoch_ms(start),
+                "endTime": epoch_ms(min(end, clock)),
+            }
+            yield SourceRequest(endpoint_of(OPEN_INTEREST_HISTORY_PATH, symbol), OPEN_INTEREST_HISTORY_PATH, query)
+            start = end + OPEN_INTEREST_PERIOD
+        if wanted <= clock < wanted + timedelta(days=1):
+            yield SourceRequest(endpoint_of(OPEN_INTEREST_PATH, symbol), OPEN_INTEREST_PATH, {"symbol": symbol})
+
+
+def parse_history(body: bytes, symbol: str, asked_at: datetime) -> Judged:
+    """Return rows of `silver.futures_open_interest`, oldest first; an odd row, such as one of another symbol, off the
+    five minutes or of a time that has not come, is left out with its reason and holds no other back.
+
+    Raises `AnswerRefusedError` for another shape.
+    """
+
+    def read(item: Any, number: int) -> Row:
+        row = Fields(item, f"answer[{number}]")
+        moment = row.milliseconds("timestamp")
+        if _period(moment) != moment:
+            raise AnswerRefusedError(f"{moment.isoformat()} is no start of five minutes")
+        amount, value = row.quoted("sumOpenInterest"), row.quoted("sumOpenInterestValue")
+        return _row(row, symbol, moment, HISTORY, amount, value, asked_at)
+
+    rows, left_out = judged_rows(array_of(parse_json(body), "answer"), "observed_at", read, symbol)
+    return Judged({SILVER_OPEN_INTEREST.name: rows}, tuple(left_out))
+
+
+def parse_present(body: bytes, symbol: str, asked_at: datetime) -> Judged:
+    """Return the one row of the present value. Raises `AnswerRefusedError`."""
+    answer = Fields(parse_json(body), "answer")
+    moment, amount = answer.milliseconds("time"), answer.quoted("openInterest")
+    return Judged({SILVER_OPEN_INTEREST.name: [_row(answer, symbol, moment, PRESENT, amount, None, asked_at)]})
+
+
+def _row(
+    item: Fields,
+    symbol: str,
+    moment: datetime,
+    source: str,
+    amount: Decimal | None,
+    value: Decimal | None,
+    asked_at: datetime,
+) -> Row:
+    if moment > asked_at + FUTURE_TOLERANCE:
+        raise AnswerRefusedError(f"{moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
+    for name, number in (("open_interest", amount), ("open_interest_value", value)):
+        if number is not None and number < 0:
+            raise AnswerRefusedError(f"{name} {number:f} of {moment.isoformat()} is negative")
+    if (named := item.text("symbol")) != symbol:
+        raise AnswerRefusedError(f"a row is of {named[:40]!r}, asked was {symbol}")
+    row = {
+        "observed_at": moment,
+        "symbol": symbol,
+        "source": source,
+        "open_interest": amount,
+        "open_interest_value": value,
+    }
+    try:
+        return typed(row, SILVER_OPEN_INTEREST)
+    except ValueError as error:
+        raise AnswerRefusedError(str(error)) from None
+
+
+def _period(moment: datetime) -> datetime:
+    """Start of the five minutes."""
+    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % OPEN_INTEREST_PERIOD

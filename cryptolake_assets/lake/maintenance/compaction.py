@@ -1,0 +1,185 @@
+"""Compaction: the many small files of an hour of Bronze become one sorted file, and no row changes; the same, unsorted,
+for the other tables that grow by appends; and the joining of small manifests.
+
+Spark's `rewrite_data_files` does it in one commit of its own kind (`replace`), whose files keep the sequence number
+that the table had when it began: a follower that had seen everything finds nothing new. Repeats stay, because Bronze
+is what was received. The small files stay too, until the snapshots that hold them expire; nothing here expires one,
+because the stream's checkpoint needs its last snapshot (`lake.expiry` does, and knows).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from cryptolake_assets.errors import SparkError
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.maintenance.layout import MANIFEST_TARGET, manifests
+from cryptolake_assets.lake.tables import BRONZE_TRADES, CATALOG, TableSpec
+from cryptolake_assets.lake.windows import HOUR, between
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+    from pyspark.sql import SparkSession
+
+log = structlog.get_logger(__name__)
+
+SORT_ORDER = "symbol, event_time, trade_id"
+
+CALL_ATTEMPTS = 8
+ROW_GROUP_ROWS = 100_000
+MANIFEST_BYTES = 64 * 1024
+MANIFESTS_ENOUGH = 50
+"""Up to so many manifests are left as they are when no file was rewritten."""
+
+LAYOUT = {
+    # Iceberg looks at a row group's size every so many rows, and one byte is always reached: a busy hour is read by
+    # several threads, and a minute of one symbol without the rest of the file.
+    "write.parquet.row-group-check-min-record-count": str(ROW_GROUP_ROWS),
+    "write.parquet.row-group-check-max-record-count": str(ROW_GROUP_ROWS),
+    "write.parquet.row-group-size-bytes": "1",
+    # Version 2 stores times and ids as differences: a quarter less in sorted files, and faster to read.
+    "write.parquet.page-version": "v2",
+    # A manifest holds some days; planning a minute reads the one that has its hour, however long the history is.
+    MANIFEST_TARGET: str(MANIFEST_BYTES),
+}
+"""Properties of the table: Spark takes a file's layout from nowhere else."""
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What became of the hours. `rows` are those that they hold afterwards."""
+
+    files_before: int
+    files_after: int
+    bytes_before: int
+    bytes_after: int
+    rows: int
+
+
+def compact_hours(settings: Settings, spark: SparkSession, first: datetime, last: datetime) -> Compaction:
+    """Rewrites the files of first <= event hour < last, both whole UTC hours, sorted by (symbol, event_time, trade_id).
+
+    An hour of a single file is left as it is, so a second call finds nothing to do. It may run beside the stream and
+    other writers that only append; it is meant for hours that are over, because an open one would soon be due again.
+    Raises `ValueError` for bounds that are no whole hours, `SparkError` when Spark fails; the table is then as before.
+    """
+    for bound in (first, last):
+        if bound.utcoffset() is None or bound.astimezone(UTC).replace(minute=0, second=0, microsecond=0) != bound:
+            raise ValueError(f"compaction: {bound.isoformat()} is not the start of a UTC hour")
+    started = time.monotonic()
+    table = load_table(settings, BRONZE_TRADES)
+    _set_layout(table)
+    files_before, bytes_before, _ = _extent(table, first, last)
+    call_procedure(spark, BRONZE_TRADES, _rewrite_files([(first, last)]))
+    head = table.metadata.current_snapshot_id
+    # The commit leaves the old entries as deleted ones in their manifests, and everybody reads over them.
+    if table.refresh().metadata.current_snapshot_id != head or len(manifests(table)) > MANIFESTS_ENOUGH:
+        rewrite_manifests(spark, BRONZE_TRADES)
+    files_after, bytes_after, rows = _extent(table.refresh(), first, last)
+    result = Compaction(files_before, files_after, bytes_before, bytes_after, rows)
+    log.info(
+        "bronze_compacted",
+        first=first.isoformat(),
+        last=last.isoformat(),
+        manifests=len(manifests(table)),
+        duration_s=round(time.monotonic() - started, 1),
+        **asdict(result),
+    )
+    return result
+
+
+def compact_scattered_hours(settings: Settings, spark: SparkSession, hours: Sequence[datetime]) -> None:
+    """The same for hours that need not follow each other, in one commit; manifests are left as they come."""
+    _set_layout(load_table(settings, BRONZE_TRADES))
+    call_procedure(spark, BRONZE_TRADES, _rewrite_files([(hour, hour + HOUR) for hour in hours]))
+
+
+def compact_table(spark: SparkSession, spec: TableSpec, min_files: int) -> None:
+    """Joins the small files of every partition of a table that holds at least `min_files`; rows keep their order.
+
+    It may run beside writers that only append. Raises `SparkError` when Spark fails; the table is then as before.
+    """
+    call_procedure(
+        spark,
+        spec,
+        f"""CALL {CATALOG}.system.rewrite_data_files(
+      table => '{_name(spec)}',
+      options => map('min-input-files', '{min_files}', 'use-starting-sequence-number', 'true'))""",
+    )
+
+
+def rewrite_manifests(spark: SparkSession, spec: TableSpec) -> None:
+    """Joins a table's manifests by partition, and leaves entries of deleted files out. Sequence numbers stay.
+
+    It may run beside writers that only append. Raises `SparkError` when Spark fails; the table is then as before.
+    """
+    procedure = f"CALL {CATALOG}.system.rewrite_manifests(table => '{_name(spec)}', use_caching => false)"
+    call_procedure(spark, spec, procedure)
+
+
+def _rewrite_files(intervals: Sequence[tuple[datetime, datetime]]) -> str:
+    where = " OR ".join(
+        f"(event_time >= TIMESTAMP '{_literal(first)}' AND event_time < TIMESTAMP '{_literal(last)}')"
+        for first, last in intervals
+    )
+    return f"""CALL {CATALOG}.system.rewrite_data_files(
+      table => '{_name(BRONZE_TRADES)}',
+      strategy => 'sort',
+      sort_order => '{SORT_ORDER}',
+      where => "{where}",
+      options => map('min-input-files', '2', 'use-starting-sequence-number', 'true'))"""
+
+
+def _literal(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S+00:00")
+
+
+def _name(spec: TableSpec) -> str:
+    return ".".join(spec.identifier)
+
+
+def call_procedure(spark: SparkSession, spec: TableSpec, procedure: str) -> list[Any]:
+    """Rows of a procedure of Iceberg's. One that another writer got in the way of has changed nothing and is called
+    again; what it plans then is the present table."""
+    from pyspark.errors.exceptions.base import PySparkException
+
+    try:
+        for attempt in Retrying(
+            retry=retry_if_exception(_lost_race),
+            stop=stop_after_attempt(CALL_ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.2, max=5),
+            reraise=True,
+        ):
+            with attempt:
+                rows = list(spark.sql(procedure).collect())
+    except PySparkException as error:
+        raise SparkError(
+            f"spark: maintenance of {spec.full_name} failed ({str(error).splitlines()[0][:200]}). The "
+            "table is as it was; see `cryptolake logs spark`, then run it again."
+        ) from error
+    return rows
+
+
+def _lost_race(error: BaseException) -> bool:
+    """Spark Connect names the exception of the server in its message."""
+    return any(name in str(error) for name in ("iceberg.exceptions.Validation", "iceberg.exceptions.CommitFailed"))
+
+
+def _set_layout(table: Table) -> None:
+    if any(table.properties.get(name) != value for name, value in LAYOUT.items()):
+        with table.transaction() as transaction:
+            transaction.set_properties(LAYOUT)
+
+
+def _extent(table: Table, first: datetime, last: datetime) -> tuple[int, int, int]:
+    """Files, bytes and rows of the hours."""
+    files = [task.file for task in table.scan(row_filter=between("event_time", first, last)).plan_files()]
+    return len(files), sum(file.file_size_in_bytes for file in files), sum(file.record_count for file in files)

@@ -1,0 +1,60 @@
+"""Removal of orphans: files in a table's directory that no snapshot needs, such as a crashed writer leaves.
+
+Spark's `remove_orphan_files` lists the directory and compares it with everything that the metadata names. It tells
+`file:/x`, `file:///x` and `/x` for the same file, and stops when it meets another scheme or host, rather than guess.
+The stream's checkpoints lie beside the tables' directories, so they are not looked at. It passes over hidden files,
+so the checksums that Hadoop keeps beside each local file are removed here once their file is gone.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cryptolake_assets.lake.maintenance.compaction import call_procedure
+from cryptolake_assets.lake.tables import CATALOG, TableSpec
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+log = structlog.get_logger(__name__)
+
+DELETES_AT_ONCE = 4
+
+
+def remove_orphans(spark: SparkSession, spec: TableSpec, retention: timedelta) -> list[str]:
+    """Deletes the orphans older than `retention` (24 hours or more: Spark insists) and returns their locations.
+
+    A younger one stays, because a writer may be about to commit it. Raises `SparkError` when Spark fails.
+    """
+    older_than = (datetime.now(UTC) - retention).strftime("%Y-%m-%d %H:%M:%S+00:00")
+    rows = call_procedure(
+        spark,
+        spec,
+        f"""CALL {CATALOG}.system.remove_orphan_files(
+      table => '{".".join(spec.identifier)}',
+      older_than => TIMESTAMP '{older_than}',
+      max_concurrent_deletes => {DELETES_AT_ONCE},
+      prefix_listing => true)""",
+    )
+    found = [str(row["orphan_file_location"]) for row in rows]
+    if found:
+        log.info("orphans_removed", table=spec.full_name, files=len(found), sample=found[:5])
+    return found
+
+
+def remove_lone_checksums(directory: Path, retention: timedelta) -> int:
+    """Deletes checksum files below a local directory that are older than `retention` and whose file is gone."""
+    youngest = time.time() - retention.total_seconds()
+    lone = [
+        path
+        for path in directory.rglob(".*.crc")
+        if path.stat().st_mtime < youngest and not path.with_name(path.name[1 : -len(".crc")]).exists()
+    ]
+    for path in lone:
+        path.unlink(missing_ok=True)
+    return len(lone)

@@ -1,0 +1,298 @@
+"""The four works that keep the tables small and fast: compaction, manifest rewrite, snapshot expiry, orphan removal.
+
+Each looks at all tables, does what is due, and finds nothing to do when it is called again. Each may run beside the
+stream and every other writer; one at a time runs, because they would undo each other's plans.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cryptolake_assets.errors import MaintenanceInUseError
+from cryptolake_assets.lake.bronze_files import EPOCH, local_path
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.maintenance import compaction
+from cryptolake_assets.lake.maintenance.expiry import due_snapshots, expire, history_of
+from cryptolake_assets.lake.maintenance.layout import LiveFile, TableState, live_files, small_manifests, state_of
+from cryptolake_assets.lake.maintenance.orphans import remove_lone_checksums, remove_orphans
+from cryptolake_assets.lake.marts import marts_tables
+from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES, TableSpec
+from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+    from pyspark.sql import SparkSession
+
+log = structlog.get_logger(__name__)
+
+POOL = "maintenance"
+"""The Dagster pool of the runs that maintain tables: one at a time."""
+
+REWRITE_BELOW_BYTES = 384 * 1024 * 1024
+"""Spark joins files below three quarters of its target size, 512 MiB."""
+
+LATE = timedelta(hours=1)
+"""An hour with few files is compacted once nothing came for so long."""
+
+STRAY = HOUR
+"""An hour that begins so far ahead of the exchange's clock is a stray: nobody appends to it on purpose."""
+
+MANY_FILES = 200
+"""A closed hour with so many files is compacted though it is still appended to."""
+
+
+class Work(StrEnum):
+    """The kinds of maintenance, in the order in which they help each other."""
+
+    COMPACTION = "compaction"
+    MANIFESTS = "manifest_rewrite"
+    SNAPSHOTS = "snapshot_expiry"
+    ORPHANS = "orphan_removal"
+
+
+@dataclass(frozen=True)
+class StreamPosition:
+    """What maintenance must know of the stream: the exchange's clock (None: unknown, then no hour counts as over) and
+    the ids of the streaming queries."""
+
+    exchange_time: datetime | None
+    query_ids: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class TableChange:
+    """A table before and after, and what was done to it in a few words; empty when nothing was due."""
+
+    before: TableState
+    after: TableState
+    done: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a work did."""
+
+    work: Work
+    tables: list[TableChange]
+
+    @property
+    def changed(self) -> list[TableChange]:
+        return [change for change in self.tables if change.done]
+
+    def totals(self) -> dict[str, int]:
+        """Sums over all tables, by `<figure>_before` and `<figure>_after`."""
+        return {
+            f"{figure}_{when}": sum(getattr(getattr(change, when), figure) for change in self.tables)
+            for figure in FIGURES
+            for when in ("before", "after")
+        }
+
+
+FIGURES = tuple(field.name for field in fields(TableState) if field.name != "table")
+"""The figures of a table's state."""
+
+
+@dataclass(frozen=True)
+class HourFiles:
+    """An hour of Bronze: how many of its files could be joined, and when the newest of them came (None: before every
+    snapshot that the table still has, so long ago)."""
+
+    hour: datetime
+    files: int
+    newest: datetime | None
+
+
+def due_hours(
+    hours: Iterable[HourFiles],
+    exchange_time: datetime | None,
+    now: datetime,
+    *,
+    grace: timedelta,
+    min_files: int,
+    most: int,
+) -> list[datetime]:
+    """The hours to compact now, at most `most`, those with most files first.
+
+    An hour is over once the exchange's clock is past its end by the grace; a stray hour in the far future counts as
+    over. It is due when nothing was appended to it for the grace and it has `min_files`, or two and nothing came for
+    `LATE`; with `MANY_FILES` at once.
+    """
+    if exchange_time is None:
+        return []
+    due = []
+    for item in hours:
+        over = item.hour + HOUR + grace <= exchange_time or item.hour > exchange_time + STRAY
+        quiet = timedelta.max if item.newest is None else now - item.newest
+        worth_it = (
+            item.files >= max(min_files, MANY_FILES)
+            or (item.files >= min_files and quiet >= grace)
+            or (item.files >= 2 and quiet >= LATE)
+        )
+        if over and worth_it:
+            due.append(item)
+    due.sort(key=lambda item: (-item.files, item.hour))
+    return sorted(item.hour for item in due[:most])
+
+
+def hours_of(files: Iterable[LiveFile], committed_at: Callable[[int | None], datetime | None]) -> list[HourFiles]:
+    """Bronze's files by hour; `committed_at` knows when a snapshot was committed."""
+    found: dict[datetime, list[datetime | None]] = {}
+    for file in files:
+        if file.size_bytes < REWRITE_BELOW_BYTES:
+            hour = EPOCH + timedelta(hours=file.partition[0])
+            found.setdefault(hour, []).append(committed_at(file.snapshot_id))
+    return [
+        HourFiles(hour, len(times), max((moment for moment in times if moment is not None), default=None))
+        for hour, times in found.items()
+    ]
+
+
+def maintain(settings: Settings, work: Work, position: StreamPosition) -> Report:
+    """Does one kind of work on every table that needs it.
+
+    Raises `MaintenanceInUseError` when another process maintains the tables, `SparkError` when Spark is needed and
+    cannot be reached or fails; tables that were done before stay done.
+    """
+    with maintenance_lock(settings):
+        keeper = _Keeper(settings, position)
+        try:
+            changes = []
+            for spec in (*TABLES, *marts_tables(settings)):
+                started = time.monotonic()
+                table = load_table(settings, spec)
+                before = state_of(table, settings.small_file_bytes)
+                done = keeper.does(work, spec, table)
+                after = state_of(table.refresh(), settings.small_file_bytes) if done else before
+                changes.append(TableChange(before, after, done))
+                if done:
+                    duration_s = round(time.monotonic() - started, 1)
+                    log.info(
+                        "table_maintained", work=work.value, table=spec.full_name, done=done, duration_s=duration_s
+                    )
+            return Report(work, changes)
+        finally:
+            keeper.close()
+
+
+class _Keeper:
+    """Does the works on one table; connects to Spark when the first one needs it."""
+
+    def __init__(self, settings: Settings, position: StreamPosition) -> None:
+        self._settings = settings
+        self._position = position
+
+    @cached_property
+    def _spark(self) -> SparkSession:
+        from cryptolake_assets.lake.spark import connect
+
+        return connect(self._settings)
+
+    def close(self) -> None:
+        if "_spark" in self.__dict__:
+            self._spark.stop()
+
+    def does(self, work: Work, spec: TableSpec, table: Table) -> str:
+        """Does what is due and says what that was."""
+        match work:
+            case Work.COMPACTION:
+                return self._compact(spec, table)
+            case Work.MANIFESTS:
+                return self._rewrite_manifests(spec, table)
+            case Work.SNAPSHOTS:
+                return self._expire(table)
+            case Work.ORPHANS:
+                return self._remove_orphans(spec, table)
+
+    def _compact(self, spec: TableSpec, table: Table) -> str:
+        if spec.rewritten:
+            return ""
+        files = live_files(table)
+        if spec is BRONZE_TRADES:
+            hours = self._due_hours(files, table)
+            if hours:
+                compaction.compact_scattered_hours(self._settings, self._spark, hours)
+            return f"{len(hours)} hours" if hours else ""
+        partitions = due_partitions(files, self._settings.compaction_min_files)
+        if partitions:
+            compaction.compact_table(self._spark, spec, self._settings.compaction_min_files)
+        return f"{len(partitions)} partitions" if partitions else ""
+
+    def _due_hours(self, files: Sequence[LiveFile], table: Table) -> list[datetime]:
+        times = {
+            snapshot.snapshot_id: datetime.fromtimestamp(snapshot.timestamp_ms / 1000, UTC)
+            for snapshot in table.metadata.snapshots
+        }
+        return due_hours(
+            hours_of(files, lambda snapshot_id: times.get(snapshot_id or 0)),
+            self._position.exchange_time,
+            datetime.now(UTC),
+            grace=timedelta(seconds=self._settings.compaction_grace_s),
+            min_files=self._settings.compaction_min_files,
+            most=self._settings.compaction_max_hours,
+        )
+
+    def _rewrite_manifests(self, spec: TableSpec, table: Table) -> str:
+        number = small_manifests(table)
+        if spec.rewritten or number <= compaction.MANIFESTS_ENOUGH:
+            return ""
+        compaction.rewrite_manifests(self._spark, spec)
+        return f"{number} small manifests"
+
+    def _expire(self, table: Table) -> str:
+        cutoff_ms = round((time.time() - self._settings.snapshot_retention_s) * 1000)
+
+        def choose(table: Table) -> list[int]:
+            history = history_of(table)
+            return due_snapshots(history, cutoff_ms, self._settings.snapshots_kept, self._position.query_ids)
+
+        expired = expire(table, choose)
+        return f"{expired.snapshots} snapshots, {expired.files} files" if expired.snapshots else ""
+
+    def _remove_orphans(self, spec: TableSpec, table: Table) -> str:
+        if not table.metadata.snapshots:
+            return ""
+        retention = timedelta(hours=self._settings.orphan_retention_h)
+        number = len(remove_orphans(self._spark, spec, retention))
+        location = local_path(table.location())
+        if "://" not in location:
+            number += remove_lone_checksums(Path(location), retention)
+        return f"{number} files" if number else ""
+
+
+def due_partitions(files: Iterable[LiveFile], min_files: int) -> set[tuple[object, ...]]:
+    """Partitions with at least `min_files` files that Spark would join."""
+    numbers: dict[tuple[object, ...], int] = {}
+    for file in files:
+        if file.size_bytes < REWRITE_BELOW_BYTES:
+            numbers[file.partition] = numbers.get(file.partition, 0) + 1
+    return {partition for partition, number in numbers.items() if number >= min_files}
+
+
+@contextmanager
+def maintenance_lock(settings: Settings, wait_s: float = 0) -> Iterator[None]:
+    """Hold the right to maintain the tables of this home.
+
+    Raise `MaintenanceInUseError` when another process still has it after `wait_s`.
+    """
+    from filelock import FileLock, Timeout
+
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    path = settings.run_dir / "maintenance.lock"
+    try:
+        with FileLock(path, timeout=wait_s):
+            yield
+    except Timeout:
+        raise MaintenanceInUseError(
+            f"maintenance: another process maintains the tables ({path}). Wait for it, then run this again."
+        ) from None

@@ -1,0 +1,142 @@
+"""When a window of time is complete: coverage holds all of it and the watermark is past its end. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from cryptolake_assets.lake.coverage import LOADING, CoverageRow, Evidence
+from cryptolake_assets.lake.gap_ledger import TradeGap
+
+MICROSECONDS = 1_000
+
+
+Spans = defaultdict[tuple[str, str], list[tuple[int, int]]]
+"""By symbol and stream: [start, end) in ms."""
+
+
+class CompletenessIndex:
+    """Answers whether a symbol's window is complete.
+
+    A coverage row counts once Bronze holds every Kafka record below its offset. Its end is drawn back by the grace:
+    trades that were still on their way when the connection's knowledge ended may be missing. A row of the archive is
+    written when its trades are in Bronze, and speaks of a day that is over. What a connection covers is without the
+    time of `gaps` that are open, or whose late trades are not in Bronze yet; the archive has what the stream lacked.
+    What klines prove is kept apart: such a minute cannot be held against the klines.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[CoverageRow],
+        bronze_offsets: Mapping[int, int],
+        grace_ms: int,
+        gaps: Iterable[TradeGap] = (),
+    ) -> None:
+        streamed: defaultdict[Evidence, Spans] = defaultdict(lambda: defaultdict(list))
+        archived: defaultdict[Evidence, Spans] = defaultdict(lambda: defaultdict(list))
+        missing: Spans = defaultdict(list)
+        for row in rows:
+            end_ms = row.connected_to_ms - (0 if row.of_archive else grace_ms)
+            if _is_in_bronze(row, bronze_offsets) and end_ms > row.connected_from_ms:
+                # Rows of earlier releases do not say it: the archive's were made around missing ids.
+                evidence = row.evidence or (Evidence.IDS if row.of_archive else Evidence.BARRIER)
+                spans = (archived if row.of_archive else streamed)[evidence]
+                spans[row.symbol, row.stream].append((row.connected_from_ms, end_ms))
+        for gap in gaps:
+            if gap.closed_at is None or not _holds(bronze_offsets, gap.kafka_partition, gap.kafka_offset):
+                span = gap.after_us // MICROSECONDS, gap.before_us // MICROSECONDS + 1
+                missing[gap.symbol, gap.stream].append(span)
+        self._by = {
+            evidence: {
+                key: _union(
+                    [*archived[evidence][key], *_difference(_union(streamed[evidence][key]), _union(missing[key]))]
+                )
+                for key in archived[evidence].keys() | streamed[evidence].keys()
+            }
+            for evidence in Evidence
+        }
+        self._independent = _together(self._by[Evidence.IDS], self._by[Evidence.BARRIER])
+        """Without what klines prove."""
+        self._spans = _together(self._independent, self._by[Evidence.KLINES])
+
+    def is_complete(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> bool:
+        """Whether every trade of [start_ms, end_ms) has been received and is in Bronze."""
+        return _hold(self._spans.get((symbol, stream), []), start_ms, end_ms)
+
+    def evidence(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> Evidence | None:
+        """Return what proves that the window is complete; None when nothing does.
+
+        A window of which each part is proven has the weakest evidence that it needs: ids, then barriers, then klines.
+        """
+        key = symbol, stream
+        for evidence, spans in (
+            (Evidence.IDS, self._by[Evidence.IDS]),
+            (Evidence.BARRIER, self._independent),
+            (Evidence.KLINES, self._spans),
+        ):
+            if _hold(spans.get(key, []), start_ms, end_ms):
+                return evidence
+        return None
+
+    def is_by_klines(self, symbol: str, start_ms: int, end_ms: int) -> bool:
+        """Return whether nothing but the exchange's klines proves that the window is complete, on any stream."""
+        found = {self.evidence(*key, start_ms, end_ms) for key in self._spans if key[0] == symbol}
+        return found - {None} == {Evidence.KLINES}
+
+    def gained(self, earlier: CompletenessIndex) -> tuple[int, int] | None:
+        """The extent [start_ms, end_ms) of all time that is covered here and was not `earlier`; None without any."""
+        fresh = [span for key, spans in self._spans.items() for span in _difference(spans, earlier._spans.get(key, []))]
+        return (min(start for start, _ in fresh), max(end for _, end in fresh)) if fresh else None
+
+    def is_complete_on_any_stream(self, symbol: str, start_ms: int, end_ms: int) -> bool:
+        """The same, whichever stream of the symbol covers it."""
+        return any(self.is_complete(key[0], key[1], start_ms, end_ms) for key in self._spans if key[0] == symbol)
+
+
+def _is_in_bronze(row: CoverageRow, bronze_offsets: Mapping[int, int]) -> bool:
+    return row.kafka_partition != LOADING and _holds(bronze_offsets, row.kafka_partition, row.kafka_offset)
+
+
+def _holds(bronze_offsets: Mapping[int, int], partition: int | None, offset: int | None) -> bool:
+    """Whether Bronze holds every record below the offset; what did not come over Kafka is there when it is told of."""
+    return partition is None or offset is None or bronze_offsets.get(partition, 0) >= offset
+
+
+def _hold(spans: Sequence[tuple[int, int]], start_ms: int, end_ms: int) -> bool:
+    """Return whether one of the disjoint spans, in order, holds the window."""
+    position = bisect_right(spans, (start_ms, 1 << 62)) - 1
+    return position >= 0 and spans[position][1] >= end_ms
+
+
+def _together(
+    some: Mapping[tuple[str, str], list[tuple[int, int]]], others: Mapping[tuple[str, str], list[tuple[int, int]]]
+) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """Return the union of both by symbol and stream."""
+    return {key: _union([*some.get(key, []), *others.get(key, [])]) for key in some.keys() | others.keys()}
+
+
+def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans' union as disjoint spans in order."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _difference(spans: Iterable[tuple[int, int]], taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What of `spans` lies outside `taken`, both disjoint and in order."""
+    left = []
+    for start, end in spans:
+        for taken_start, taken_end in taken:
+            if taken_end <= start or taken_start >= end:
+                continue
+            if taken_start > start:
+                left.append((start, taken_start))
+            start = taken_end
+        if start < end:
+            left.append((start, end))
+    return left

@@ -1,0 +1,99 @@
+"""One-minute bars from an engine's aggregates, and the account of what became of the rows read. Pure.
+
+A trade's repeats share its minute and are reduced to one there, a sound copy before a broken one. Single trades and
+aggregates of trades have ids of different sequences and are never mixed: a bar is made from one stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from cryptolake_assets.lake.coverage import Evidence
+from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.model.measures import BAR_MEASURES, with_derived
+from cryptolake_assets.quality.rules import RULES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MARKET = "MARKET"
+"""The trade type of an order-book execution; others stay in Bronze and out of the bars."""
+
+STREAM_PREFERENCE = ("trade", "aggTrade")
+"""Which stream makes the bar when both are equally complete: single trades equal the exchange's klines exactly."""
+
+OFTEN_CONSTANT = ("exchange", "stream", "trade_type")
+"""Text columns that mostly hold one value; where the manifests say so they are not read."""
+
+MINUTE_MS = 60_000
+
+
+@dataclass
+class RowCounts:
+    """What became of the rows read; rows_in = rows_valid + rows_dropped + rows_duplicate + rows_other_type."""
+
+    rows_in: int = 0
+    rows_valid: int = 0
+    rows_duplicate: int = 0
+    rows_other_type: int = 0
+    dropped_by_rule: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RULES, 0))
+
+    @property
+    def rows_dropped(self) -> int:
+        return sum(self.dropped_by_rule.values())
+
+    def add(self, other: RowCounts) -> None:
+        """Adds the other rows' account to this one."""
+        self.rows_in += other.rows_in
+        self.rows_valid += other.rows_valid
+        self.rows_duplicate += other.rows_duplicate
+        self.rows_other_type += other.rows_other_type
+        for rule, rows in other.dropped_by_rule.items():
+            self.dropped_by_rule[rule] += rows
+
+
+@dataclass(frozen=True)
+class MinuteAggregates:
+    """What an engine makes of trades: `rows` holds `symbol`, `stream`, `window_start`, the aggregates of `BAR_MEASURES`
+    and `trades_dropped`, one row per (symbol, stream, minute) that has a sound MARKET trade."""
+
+    rows: pa.Table
+    counts: RowCounts
+
+
+EvidenceOf = Callable[[str, str, int], Evidence | None]
+"""(symbol, stream, open time in ms) → what proves that the minute is complete; None when nothing does."""
+
+
+def bars_from_aggregates(aggregates: pa.Table, evidence_of: EvidenceOf) -> pa.Table:
+    """`MinuteAggregates.rows` as rows of `silver.futures_ohlcv_1m`, `updated_at` empty.
+
+    Where both streams have the minute the complete one makes the bar, then the order of `STREAM_PREFERENCE`.
+    """
+    import pyarrow as pa
+
+    chosen: dict[tuple[str, datetime], tuple[tuple[bool, int], dict[str, Any]]] = {}
+    for aggregate in aggregates.to_pylist():
+        minute = aggregate["symbol"], aggregate["stream"], epoch_ms(aggregate["window_start"])
+        evidence = None if aggregate["trades_dropped"] else evidence_of(*minute)
+        row = {
+            **with_derived(BAR_MEASURES, aggregate),
+            "is_complete": evidence is not None,
+            "evidence": evidence,
+            "updated_at": None,
+        }
+        preference = STREAM_PREFERENCE.index(row["stream"]) if row["stream"] in STREAM_PREFERENCE else 9
+        rank = (evidence is None, preference)
+        key = (row["symbol"], row["window_start"])
+        if key not in chosen or rank < chosen[key][0]:
+            chosen[key] = (rank, row)
+    schema = SILVER_OHLCV.arrow_schema()
+    return pa.table({name: [row[name] for _, row in chosen.values()] for name in schema.names}, schema=schema)
+
+
+def epoch_ms(value: datetime) -> int:
+    """Epoch milliseconds of an aware time."""
+    return round(value.timestamp() * 1000)

@@ -1,0 +1,121 @@
+"""An hour of bars held against the exchange's own: the check's outcome, and every difference with both values. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.quality.bar_checks import (
+    BARS_AGREEING,
+    BARS_COMPARED,
+    OFFICIAL_KLINES,
+    SAMPLE_ROWS,
+    CheckOutcome,
+)
+from cryptolake_assets.quality.completeness import CompletenessIndex
+from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
+from cryptolake_assets.quality.reconciliation import EXACT, Verdict, compare
+
+Bar = Mapping[str, Any]
+"""A row of `silver.futures_ohlcv_1m`."""
+Klines = Mapping[tuple[str, int], Kline]
+"""By (symbol, open time in ms)."""
+
+SINGLE_TRADES = "trade"
+NO_BAR = "bar"
+"""The `field` of a difference where one of the two has no bar at all; its values are counts of trades."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """`differences` are rows of `silver.futures_kline_differences`, without `updated_at`."""
+
+    outcome: CheckOutcome
+    differences: list[dict[str, Any]]
+
+
+def hold_against(
+    hour: datetime, bars: Sequence[Bar], klines: Klines, completeness: CompletenessIndex, tolerance: Decimal
+) -> Agreement:
+    """The hour's complete bars beside the exchange's own in all nine fields; a bar of single trades to every digit, one
+    of aggregates within `tolerance`. A minute that was received whole and has no bar differs from a kline with trades.
+
+    Without any kline of a complete bar the check does not pass: it says that there is no reference. A minute that
+    nothing but its kline proves to be complete does not count as agreement: it would agree with itself.
+    """
+    verdicts: Counter[Verdict] = Counter()
+    differences: list[dict[str, Any]] = []
+    failing: list[dict[str, str]] = []
+    by_klines = 0
+    for bar in bars:
+        symbol, start_ms = bar["symbol"], epoch_ms(bar["window_start"])
+        exact = completeness.is_complete(symbol, SINGLE_TRADES, start_ms, start_ms + MINUTE_MS)
+        comparison = compare(bar, klines.get((symbol, start_ms)), EXACT if exact else tolerance)
+        agrees = comparison.verdict in (Verdict.EQUAL, Verdict.TOLERATED)
+        if agrees and completeness.is_by_klines(symbol, start_ms, start_ms + MINUTE_MS):
+            by_klines += 1
+            continue
+        verdicts[comparison.verdict] += 1
+        differences += [
+            _row(symbol, start_ms, item.field, item.ours, item.official, item.tolerated)
+            for item in comparison.differences
+        ]
+        if comparison.verdict is Verdict.DIFFERS:
+            failing.append(_sample(symbol, start_ms, str(comparison)))
+    for symbol, kline in _without_bar(hour, bars, klines, completeness):
+        verdicts[Verdict.DIFFERS] += 1
+        differences.append(_row(symbol, kline.open_time_ms, NO_BAR, Decimal(0), Decimal(kline.trades), tolerated=False))
+        failing.append(_sample(symbol, kline.open_time_ms, f"no bar, official {kline.trades} trades"))
+    judged = verdicts[Verdict.EQUAL] + verdicts[Verdict.TOLERATED] + verdicts[Verdict.DIFFERS]
+    if not judged:
+        said = "no reference: there is no official kline for a complete bar"
+        if by_klines:
+            said = f"no reference: {by_klines} bars are complete by nothing but the official klines"
+        nothing = {BARS_COMPARED: 0, BARS_AGREEING: 0}
+        return Agreement(CheckOutcome(OFFICIAL_KLINES, False, said, counts=nothing), [])
+    said = f"{verdicts[Verdict.EQUAL]} of {judged} complete bars equal the official klines"
+    if verdicts[Verdict.TOLERATED]:
+        said += f", {verdicts[Verdict.TOLERATED]} more within {tolerance:f} of them"
+    if by_klines:
+        said += f"; {by_klines} bars that nothing but their klines proves do not count"
+    counts = {BARS_COMPARED: judged, BARS_AGREEING: judged - verdicts[Verdict.DIFFERS]}
+    outcome = CheckOutcome(OFFICIAL_KLINES, not failing, said, len(failing), failing[:SAMPLE_ROWS], counts)
+    return Agreement(outcome, differences)
+
+
+def _without_bar(
+    hour: datetime, bars: Sequence[Bar], klines: Klines, completeness: CompletenessIndex
+) -> list[tuple[str, Kline]]:
+    """Official bars with trades in minutes that were received whole, where we have none."""
+    present = {(bar["symbol"], epoch_ms(bar["window_start"])) for bar in bars}
+    first_ms, last_ms = epoch_ms(hour), epoch_ms(hour + HOUR)
+    return [
+        (symbol, kline)
+        for (symbol, start_ms), kline in sorted(klines.items(), key=lambda item: item[0])
+        if first_ms <= start_ms < last_ms
+        and kline.trades > 0
+        and (symbol, start_ms) not in present
+        and completeness.is_complete_on_any_stream(symbol, start_ms, start_ms + MINUTE_MS)
+    ]
+
+
+def _row(symbol: str, start_ms: int, field: str, ours: Decimal, official: Decimal, tolerated: bool) -> dict[str, Any]:
+    return {
+        "symbol": symbol,
+        "window_start": datetime.fromtimestamp(start_ms / 1000, UTC),
+        "field": field,
+        "ours": ours,
+        "official": official,
+        "tolerated": tolerated,
+    }
+
+
+def _sample(symbol: str, start_ms: int, difference: str) -> dict[str, str]:
+    minute = f"{datetime.fromtimestamp(start_ms / 1000, UTC):%Y-%m-%d %H:%M}"
+    return {"symbol": symbol, "window_start": minute, "difference": difference}

@@ -1,0 +1,130 @@
+"""Non-blocking checks on an hour of Silver as it will be read: they warn, and hold nothing back. Pure.
+
+Each looks at the hour's bars after the publication, whichever minutes the run touched.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from cryptolake_assets.lake.windows import HOUR, MINUTE
+from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome
+from cryptolake_assets.quality.completeness import CompletenessIndex
+from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
+from cryptolake_assets.quality.official_bars import hold_against
+from cryptolake_assets.quality.world import World
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Bar = Mapping[str, Any]
+"""A row of `silver.futures_ohlcv_1m`."""
+
+
+def observe_hour(
+    hour: datetime,
+    bars: Sequence[Bar],
+    klines: Mapping[tuple[str, int], Kline],
+    world: World,
+    lag_limit_s: float,
+    kline_tolerance: Decimal,
+) -> list[CheckOutcome]:
+    """All of them, in the order of `SILVER_OBSERVATIONS`."""
+    return [
+        hold_against(hour, bars, klines, world.completeness, kline_tolerance).outcome,
+        minutes_missing(bars, world.completeness),
+        id_continuity(bars),
+        event_time_lag(bars, hour, world.rules.symbols, world.exchange_time_ms, lag_limit_s),
+    ]
+
+
+def bars_after(present: pa.Table, bars: pa.Table, replaced_keys: pa.Table) -> list[Bar]:
+    """The hour's bars once `bars` have taken the place of `replaced_keys`, in order of (symbol, open time)."""
+    gone = {(row["symbol"], row["window_start"]) for row in replaced_keys.to_pylist()}
+    kept = [row for row in present.to_pylist() if (row["symbol"], row["window_start"]) not in gone]
+    return sorted(kept + bars.to_pylist(), key=lambda row: (row["symbol"], row["window_start"]))
+
+
+def minutes_missing(bars: Sequence[Bar], completeness: CompletenessIndex) -> CheckOutcome:
+    """Minutes without a bar between a symbol's first and last bar of the hour, of which nobody can say that no trade
+    happened in them, because coverage does not hold them."""
+    missing = [
+        {"symbol": earlier["symbol"], "window_start": _text(start)}
+        for earlier, later in _neighbours(bars)
+        for start in _minutes(earlier["window_start"] + MINUTE, later["window_start"])
+        if not completeness.is_complete_on_any_stream(earlier["symbol"], epoch_ms(start), epoch_ms(start) + MINUTE_MS)
+    ]
+    return _outcome("minutes_missing", missing, f"{len(missing)} minutes without a bar and without coverage")
+
+
+def id_continuity(bars: Sequence[Bar]) -> CheckOutcome:
+    """Single-trade ids that are missing inside a bar or between neighbouring bars, and ids out of order of time.
+
+    The exchange's single-trade ids have natural holes (insurance fund, auto-deleveraging), so this only warns.
+    """
+    found: list[dict[str, str]] = []
+    total = 0
+
+    def note(bar: Bar, kind: str, number: int) -> None:
+        nonlocal total
+        total += number
+        found.append(
+            {"symbol": bar["symbol"], "window_start": _text(bar["window_start"]), "what": f"{number} ids {kind}"}
+        )
+
+    for bar in bars:
+        if inside := bar["last_trade_id"] - bar["first_trade_id"] + 1 - bar["trades"]:
+            note(bar, "missing inside", inside) if inside > 0 else note(bar, "too many inside", -inside)
+    for earlier, later in _neighbours(bars):
+        between = later["first_trade_id"] - earlier["last_trade_id"] - 1
+        if between:
+            note(later, "missing before", between) if between > 0 else note(later, "overlap the bar before", -between)
+    return _outcome("id_continuity", found, f"{total} single-trade ids missing or out of order")
+
+
+def event_time_lag(
+    bars: Sequence[Bar], hour: datetime, symbols: Sequence[str], exchange_time_ms: int | None, limit_s: float
+) -> CheckOutcome:
+    """How far each symbol's newest bar is behind the exchange's clock, or behind the hour's end once that has passed.
+
+    In whole minutes of bars: the end of the newest one counts.
+    """
+    if exchange_time_ms is None:
+        return CheckOutcome("event_time_lag", False, "the exchange's clock is not known")
+    now = min(datetime.fromtimestamp(exchange_time_ms / 1000, UTC), hour + HOUR)
+    newest: dict[str, datetime] = defaultdict(lambda: hour)
+    for bar in bars:
+        newest[bar["symbol"]] = max(newest[bar["symbol"]], bar["window_start"] + MINUTE)
+    lags = {symbol: max(timedelta(0), now - newest[symbol]) for symbol in symbols}
+    behind = [
+        {"symbol": symbol, "lag_s": f"{lag.total_seconds():.0f}"}
+        for symbol, lag in sorted(lags.items())
+        if lag.total_seconds() > limit_s
+    ]
+    worst = max((lag.total_seconds() for lag in lags.values()), default=0.0)
+    return _outcome(
+        "event_time_lag", behind, f"largest lag {worst:.0f} s of {len(lags)} symbols; limit {limit_s:.0f} s"
+    )
+
+
+def _neighbours(bars: Sequence[Bar]) -> list[tuple[Bar, Bar]]:
+    """Consecutive bars of one symbol."""
+    return [(earlier, later) for earlier, later in pairwise(bars) if earlier["symbol"] == later["symbol"]]
+
+
+def _minutes(start: datetime, end: datetime) -> list[datetime]:
+    return [start + number * MINUTE for number in range((end - start) // MINUTE)]
+
+
+def _text(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _outcome(name: str, failing: list[dict[str, str]], description: str) -> CheckOutcome:
+    return CheckOutcome(name, not failing, description, len(failing), failing[:SAMPLE_ROWS])

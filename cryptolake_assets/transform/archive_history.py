@@ -1,0 +1,96 @@
+"""A day of a symbol from the public archive: its official klines, then its trades, so that whoever computes the day's
+bars finds what to hold them against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+
+from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile, Progress
+from cryptolake_assets.captures.followed_symbols import note_archived
+from cryptolake_assets.ingest.archive_days import LoadedDay, NotLoaded, Outcome, Rows, try_day
+from cryptolake_assets.ingest.archive_evidence import prove_by_klines
+from cryptolake_assets.ingest.archive_klines import LoadedKlines, kline_file, try_klines
+from cryptolake_assets.ingest.klines import judge_hour
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.lake.windows import hour_of, silver_day
+from cryptolake_assets.quality.official_bars import Agreement
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.run_context import observe
+
+Begun = Callable[[ArchiveFile], None]
+"""Told of each file before it is fetched."""
+
+
+@dataclass(frozen=True)
+class DayOfHistory:
+    """What became of the day's files; `klines` is None where they were left out.
+
+    `agreements` are of the hours whose klines changed while the trades did not: nobody else looks at those again.
+    """
+
+    trades: LoadedDay | NotLoaded
+    klines: LoadedKlines | NotLoaded | None
+    agreements: Mapping[datetime, Agreement] = field(default_factory=dict)
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the archive has neither file: the symbol was not listed that day, or the day is too new."""
+        files = [self.trades, self.klines] if self.klines is not None else [self.trades]
+        return all(item.outcome is Outcome.MISSING for item in files)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who is told how far a load is."""
+
+    begun: Begun | None = None
+    downloaded: Progress | None = None
+    written: Rows | None = None
+
+
+def load_history(
+    settings: Settings,
+    client: ArchiveClient,
+    symbol: str,
+    day: date,
+    run_id: str,
+    *,
+    klines: bool = True,
+    reload: bool = False,
+    told: Told | None = None,
+) -> DayOfHistory:
+    """Loads the UTC day of the symbol. What is wrong with a file is an answer, and the other one is loaded all the
+    same. Raises `ArchiveRangeError` and `ExchangeError`."""
+    told, family = told or Told(), settings.venue.family
+    of_klines = None
+    if klines:
+        file = kline_file(symbol, day, family)
+        if told.begun is not None:
+            told.begun(file)
+        of_klines = try_klines(settings, client, file, run_id, told.downloaded)
+    file = ArchiveFile(symbol, day, family=family)
+    if told.begun is not None:
+        told.begun(file)
+    trades = try_day(settings, client, file, run_id, reload=reload, downloaded=told.downloaded, written=told.written)
+    if isinstance(trades, LoadedDay) and trades.outcome is not Outcome.REFUSED:
+        prove_by_klines(settings, file)
+        note_archived(settings, day)
+    if not isinstance(of_klines, LoadedKlines) or trades.outcome in (Outcome.LOADED, Outcome.REPLACED):
+        return DayOfHistory(trades, of_klines)
+    return DayOfHistory(trades, of_klines, _judge(settings, of_klines, run_id))
+
+
+def _judge(settings: Settings, klines: LoadedKlines, run_id: str) -> dict[datetime, Agreement]:
+    """Holds the bars of the hours in which klines changed against them."""
+    start = datetime.fromtimestamp(klines.file.start_ms / 1000, UTC)
+    bars = load_table(settings, SILVER_OHLCV).scan(row_filter=silver_day(start), selected_fields=("window_start",))
+    published = {hour_of(row["window_start"]) for row in bars.to_arrow().to_pylist()}
+    hours = [hour for hour in klines.hours if hour in published]
+    if not hours:
+        return {}
+    completeness = observe(settings).completeness
+    return {hour: judge_hour(settings, hour, completeness, run_id) for hour in hours}

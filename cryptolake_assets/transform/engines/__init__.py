@@ -1,0 +1,1 @@
+"""The engines that aggregate trades: DuckDB in this process, or Spark."""

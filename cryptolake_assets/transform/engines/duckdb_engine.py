@@ -1,0 +1,217 @@
+"""The DuckDB engine: the aggregations in this process, over the Parquet files that the Iceberg snapshot names.
+
+Removing repeats by hashing every trade would be most of the work. Trades that are repeated are few, so they are found
+first, by sorting one 64-bit number a trade; only they, and trades that break a rule or are not MARKET executions, go
+the careful way through a hash table. Everything else is aggregated as it is read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
+from datetime import time as day_time
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.bronze_files import (
+    BronzeFile,
+    constants_of,
+    files_between,
+    local_path,
+    scan_trades,
+)
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.duck import open_duckdb, scan
+from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, silver_day
+from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, DUCKDB, select_list
+from cryptolake_assets.quality.minute_bars import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
+from cryptolake_assets.quality.rules import (
+    MISSING_TRADE_RULES,
+    RULES,
+    RuleContext,
+    broken_rule,
+    sound,
+    sql_string,
+    sql_time,
+)
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.engines.engine import narrowed
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+ROWS_AT_ONCE = 1_000_000
+"""Trades held in memory at a time; an hour with more is cut by minutes, which repeats do not cross."""
+
+MEASURED = "symbol, stream, window_start, event_time, trade_id, price, qty, side, first_trade_id, last_trade_id"
+"""The columns that the measures of a bar are made from."""
+
+
+class DuckDBEngine:
+    """Reads the files itself; needs no server."""
+
+    name = "duckdb"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def minute_aggregates(
+        self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None, context: RuleContext
+    ) -> Iterator[tuple[datetime, MinuteAggregates]]:
+        bronze = load_table(self._settings, BRONZE_TRADES)
+
+        def of_hour(hour: datetime) -> MinuteAggregates:
+            first, last = narrowed(hour, hour + HOUR, minutes)
+            files = files_between(bronze, snapshot_id, first, last)
+            return _aggregate_files(files, first, last, minutes, context)
+
+        # Two hours are under way while the caller makes bars of a third: not more, for the memory's sake.
+        with ThreadPoolExecutor(max_workers=2) as ahead:
+            under_way = deque((hour, ahead.submit(of_hour, hour)) for hour in hours[:2])
+            for following in hours[2:]:
+                under_way.append((following, ahead.submit(of_hour, following)))
+                hour, aggregates = under_way.popleft()
+                yield hour, aggregates.result()
+            for hour, aggregates in under_way:
+                yield hour, aggregates.result()
+
+    def daily_aggregates(self, snapshot_id: int, day: date) -> pa.Table:
+        start = datetime.combine(day, day_time(), UTC)
+        silver = load_table(self._settings, SILVER_OHLCV)
+        tasks = silver.scan(snapshot_id=snapshot_id, row_filter=silver_day(start)).plan_files()
+        with open_duckdb() as duck:
+            source = scan(duck, [local_path(task.file.file_path) for task in tasks], SILVER_OHLCV, evolving=True)
+            return duck.sql(
+                f"SELECT symbol, {select_list(DAILY_MEASURES, DUCKDB)} FROM {source} "
+                f"WHERE window_start >= {sql_time(start)} AND window_start < {sql_time(start + DAY)} GROUP BY symbol"
+            ).to_arrow_table()
+
+
+def _aggregate_files(
+    files: list[BronzeFile], first: datetime, last: datetime, minutes: pa.Table | None, context: RuleContext
+) -> MinuteAggregates:
+    import pyarrow as pa
+
+    tables, counts = [], RowCounts()
+    for start, end in _cut(files, first, last):
+        with open_duckdb() as duck:
+            _load(duck, files, start, end, minutes, context)
+            part = _aggregate(duck, context)
+        tables.append(part.rows)
+        counts.add(part.counts)
+    return MinuteAggregates(pa.concat_tables(tables), counts)
+
+
+def _cut(files: list[BronzeFile], first: datetime, last: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """The interval in parts of whole minutes that hold about `ROWS_AT_ONCE` trades, if trades come evenly."""
+    parts = max(1, -(-sum(file.rows for file in files) // ROWS_AT_ONCE))
+    step = max(1, (last - first) // MINUTE // parts) * MINUTE
+    while first < last:
+        yield first, min(first + step, last)
+        first += step
+
+
+def _load(
+    duck: duckdb.DuckDBPyConnection,
+    files: list[BronzeFile],
+    first: datetime,
+    last: datetime,
+    minutes: pa.Table | None,
+    context: RuleContext,
+) -> None:
+    """Makes the view `trades`: first <= event_time < last, of the given minutes, read once into memory.
+
+    `used` says that no rule is broken and the type is MARKET; `id` is one number a trade. Two trades that share it by
+    chance are both taken for repeated, and told apart by all of their identity later.
+    """
+    files = [file for file in files if file.earliest < last and file.latest >= first]
+    constants = constants_of(files, OFTEN_CONSTANT)
+    literals = "".join(f", {sql_string(value)} AS {name}" for name, value in constants.items())
+    source = scan_trades(duck, files)
+    if constants:
+        source = f"(SELECT * REPLACE ({literals.removeprefix(', ')}) FROM {source})"
+    read = "".join(f", {name}" for name in OFTEN_CONSTANT if name not in constants)
+    wanted = ""
+    if minutes is not None:
+        duck.register("minutes", minutes)
+        wanted = f"SEMI JOIN minutes ON minutes.symbol = found.symbol AND minutes.window_start = {DUCKDB.minute}"
+    # Nothing depends on the order in which rows are read; without one to keep, less is held in memory.
+    duck.execute("SET preserve_insertion_order = false")
+    duck.execute(
+        f"""CREATE TEMP TABLE loaded AS
+        SELECT symbol, event_time, trade_id, price, qty, side, first_trade_id, last_trade_id{read},
+          {DUCKDB.minute} AS window_start, hash(symbol, trade_id) AS id,
+          {sound(context)} AND trade_type = '{MARKET}' AS used
+        FROM {source} AS found {wanted}
+        WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"""
+    )
+    duck.execute(f"CREATE TEMP VIEW trades AS SELECT *{literals} FROM loaded")
+
+
+def _aggregate(duck: duckdb.DuckDBPyConnection, context: RuleContext) -> MinuteAggregates:
+    """Aggregates the view `trades`."""
+    duck.register("repeated", _repeated(duck))
+    duck.execute(
+        f"""CREATE TEMP TABLE careful AS
+        SELECT symbol, stream, window_start, trade_id, copies, trade.*,
+          NOT trade.is_broken AND trade.trade_type = '{MARKET}' AS used
+        FROM (
+          SELECT exchange, symbol, stream, window_start, trade_id, count(*) AS copies,
+            min({{'is_broken': rule IS NOT NULL, 'event_time': event_time, 'price': price, 'qty': qty, 'side': side,
+                  'first_trade_id': first_trade_id, 'last_trade_id': last_trade_id, 'trade_type': trade_type,
+                  'rule': rule}}) AS trade
+          FROM (
+            SELECT *, {broken_rule(context)} AS rule FROM (
+              SELECT * FROM trades WHERE id IN (SELECT id FROM repeated)
+              UNION ALL SELECT * FROM trades WHERE used IS NOT TRUE AND id NOT IN (SELECT id FROM repeated)
+            )
+          )
+          GROUP BY exchange, symbol, stream, window_start, trade_id
+        )"""
+    )
+    missing_rules = ", ".join(f"'{rule}'" for rule in MISSING_TRADE_RULES)
+    rows = duck.sql(
+        f"""SELECT bars.*, coalesce(trades_dropped, 0) AS trades_dropped FROM (
+          SELECT symbol, stream, window_start, {select_list(BAR_MEASURES, DUCKDB)}, count(*) AS rows_valid
+          FROM (
+            SELECT {MEASURED} FROM trades WHERE used AND id NOT IN (SELECT id FROM repeated)
+            UNION ALL SELECT {MEASURED} FROM careful WHERE used
+          )
+          GROUP BY symbol, stream, window_start
+        ) AS bars LEFT JOIN (
+          SELECT symbol, stream, window_start, count(*) AS trades_dropped FROM careful
+          WHERE rule IN ({missing_rules}) AND trade_type = '{MARKET}' GROUP BY ALL
+        ) AS dropped USING (symbol, stream, window_start)"""
+    ).to_arrow_table()
+    return MinuteAggregates(rows.drop_columns("rows_valid"), _count(duck, rows))
+
+
+def _repeated(duck: duckdb.DuckDBPyConnection) -> pa.Table:
+    """`id`: the numbers that more than one row of `trades` has."""
+    import numpy as np
+    import pyarrow as pa
+
+    ids = np.sort(duck.sql("SELECT id FROM trades").to_arrow_table()["id"].to_numpy())
+    return pa.table({"id": np.unique(ids[1:][ids[1:] == ids[:-1]])})
+
+
+def _count(duck: duckdb.DuckDBPyConnection, rows: pa.Table) -> RowCounts:
+    """Adds up the trades that came once (all used) and those of the table `careful`."""
+    import pyarrow.compute as pc
+
+    per_rule = ", ".join(f"count(*) FILTER (WHERE rule = '{rule}')" for rule in RULES)
+    (copies, distinct, used, other_type, *dropped) = duck.sql(
+        f"""SELECT coalesce(sum(copies), 0)::BIGINT, count(*), count(*) FILTER (WHERE used),
+          count(*) FILTER (WHERE NOT is_broken AND NOT used), {per_rule} FROM careful"""
+    ).fetchall()[0]
+    valid = pc.sum(rows["rows_valid"]).as_py() or 0
+    return RowCounts(
+        rows_in=valid - used + copies,
+        rows_valid=valid,
+        rows_duplicate=copies - distinct,
+        rows_other_type=other_type,
+        dropped_by_rule=dict(zip(RULES, dropped, strict=True)),
+    )

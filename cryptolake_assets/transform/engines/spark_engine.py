@@ -1,0 +1,185 @@
+"""The Spark engine: the aggregations on a Spark session, in general that of the Spark Connect server.
+
+Two queries give the same rows. The fast one (`spark_fast`) works on 64-bit numbers; when something does not fit it
+raises, and the careful one, on decimals and structs, is run instead. Either makes the bars and the account of what
+became of the rows at once: trades that are not used keep their row, with nothing in it to measure.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cryptolake_assets.lake.bronze_files import constants_of, files_between, quantities_fit
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.model.columns import PRICE
+from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, select_list
+from cryptolake_assets.quality.minute_bars import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
+from cryptolake_assets.quality.rules import (
+    RULES,
+    RuleContext,
+    missing_rule_numbers,
+    rule_number,
+    sql_string,
+    sql_time,
+)
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.engines.engine import narrowed
+from cryptolake_assets.transform.engines.spark_fast import DOES_NOT_FIT, fast_sql
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import SparkSession
+
+log = structlog.get_logger(__name__)
+
+ACCOUNT = ",\n  ".join(
+    [
+        "sum(copies) AS rows_in",
+        "count_if(used) AS rows_valid",
+        "sum(copies - 1) AS rows_duplicate",
+        "count_if(rule_number = 0 AND NOT used) AS rows_other_type",
+        *(f"count_if(rule_number = {number}) AS dropped_{rule}" for number, rule in enumerate(RULES, start=1)),
+        f"count_if(rule_number IN ({missing_rule_numbers()}) AND is_order_book) AS trades_dropped",
+    ]
+)
+"""What became of the rows of a minute."""
+
+READ = (
+    *("exchange", "stream", "symbol", "event_time", "trade_id", "price", "qty", "side"),
+    *("first_trade_id", "last_trade_id", "trade_type"),
+)
+"""Bronze's columns that make bars."""
+
+CONTENT = "event_time, price, qty, side, first_trade_id, last_trade_id, trade_type"
+"""What the copies of a trade have to agree on."""
+
+
+class SparkEngine:
+    """Runs on the given session; the table's manifests are read here."""
+
+    name = "spark"
+
+    def __init__(self, settings: Settings, spark: SparkSession) -> None:
+        self._settings = settings
+        self._spark = spark
+
+    def minute_aggregates(
+        self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None, context: RuleContext
+    ) -> Iterator[tuple[datetime, MinuteAggregates]]:
+        """One query for all of the hours."""
+        import pyarrow.compute as pc
+
+        # A product of longer decimals keeps its 16 digits after the point, and raises where it does not fit.
+        self._spark.conf.set("spark.sql.decimalOperations.allowPrecisionLoss", "false")
+        with self._trades(snapshot_id, hours, minutes) as trades:
+            rows = self._fast(trades, context)
+            if rows is None:
+                rows = self._spark.sql(careful_sql(trades, context)).toArrow()
+        starts = rows["window_start"]
+        for hour in hours:
+            of_hour = rows.filter(pc.and_(pc.greater_equal(starts, hour), pc.less(starts, hour + HOUR)))
+            yield hour, MinuteAggregates(_measured(of_hour), _count(of_hour))
+
+    def daily_aggregates(self, snapshot_id: int, day: date) -> pa.Table:
+        start = f"TIMESTAMP '{day.isoformat()} 00:00:00+00:00'"
+        return self._spark.sql(
+            f"SELECT symbol, {select_list(DAILY_MEASURES, SPARK)} "
+            f"FROM {SILVER_OHLCV.full_name} VERSION AS OF {snapshot_id} "
+            f"WHERE window_start >= {start} AND window_start < {start} + INTERVAL 1 DAY GROUP BY symbol"
+        ).toArrow()
+
+    def _fast(self, trades: str, context: RuleContext) -> pa.Table | None:
+        """The fast query's rows, or None when something does not fit."""
+        from pyspark.errors.exceptions.base import PySparkException
+
+        try:
+            return self._spark.sql(fast_sql(trades, context)).toArrow()
+        except PySparkException as error:
+            cause = next((name for name in DOES_NOT_FIT if name in str(error)), None)
+            if cause is None:
+                raise
+            log.info("spark_goes_the_careful_way", cause=cause)
+            return None
+
+    @contextmanager
+    def _trades(self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None) -> Iterator[str]:
+        """A FROM clause over the trades of the hours, or of these minutes of them."""
+        first, last = narrowed(hours[0], hours[-1] + HOUR, minutes)
+        files = files_between(load_table(self._settings, BRONZE_TRADES), snapshot_id, first, last)
+        constants = constants_of(files, OFTEN_CONSTANT)
+        values = {name: f"{sql_string(value)} AS {name}" for name, value in constants.items()}
+        if quantities_fit(files, PRICE):
+            # Spark holds decimals of up to 18 digits in 64 bits, and others as objects.
+            values["qty"] = f"CAST(qty AS {PRICE}) AS qty"
+        read = ", ".join(values.get(name, name) for name in READ)
+        source = (
+            f"SELECT {read} FROM {BRONZE_TRADES.full_name} VERSION AS OF {snapshot_id} "
+            f"WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"
+        )
+        if minutes is None:
+            yield f"({source})"
+            return
+        name = f"touched_{uuid.uuid4().hex}"
+        self._spark.createDataFrame(minutes).createOrReplaceTempView(name)
+        try:
+            wanted = f"SELECT /*+ BROADCAST */ symbol, window_start FROM {name}"
+            yield f"({source} AND (symbol, {SPARK.minute}) IN ({wanted}))"
+        finally:
+            self._spark.catalog.dropTempView(name)
+
+
+def careful_sql(trades: str, context: RuleContext) -> str:
+    """The query on decimals and structs over the FROM clause `trades`: a sound copy goes before a broken one."""
+    return f"""
+WITH judged AS (
+  SELECT *, {SPARK.minute} AS window_start, {rule_number(context)} AS rule_number FROM {trades}
+), distinct_trades AS (
+  SELECT symbol, stream, window_start, trade_id, count(*) AS copies,
+    min(struct(rule_number > 0 AS is_broken, {CONTENT}, rule_number)) AS trade
+  FROM judged GROUP BY exchange, symbol, stream, window_start, trade_id
+), counted AS (
+  SELECT symbol, stream, window_start, trade_id, copies, trade.*,
+    NOT trade.is_broken AND trade.trade_type = '{MARKET}' AS used, trade.trade_type = '{MARKET}' AS is_order_book
+  FROM distinct_trades
+), measured AS (
+  SELECT symbol, stream, window_start, copies, used, rule_number, is_order_book, IF(used, price, NULL) AS price,
+    IF(used, qty, NULL) AS qty, IF(used, side, NULL) AS side, IF(used, first_trade_id, NULL) AS first_trade_id,
+    IF(used, last_trade_id, NULL) AS last_trade_id, IF(used, struct(event_time, trade_id), NULL) AS position
+  FROM counted
+)
+SELECT symbol, stream, window_start, {select_list(BAR_MEASURES, SPARK)},
+  {ACCOUNT}
+FROM measured GROUP BY symbol, stream, window_start
+"""
+
+
+def _measured(rows: pa.Table) -> pa.Table:
+    """The minutes that have a trade to make a bar of, without the account."""
+    import pyarrow.compute as pc
+
+    account = [name for name in rows.column_names if name.startswith(("rows_", "dropped_"))]
+    return rows.filter(pc.greater(rows["rows_valid"], 0)).drop_columns(account)
+
+
+def _count(rows: pa.Table) -> RowCounts:
+    """Adds up the account of all minutes."""
+    import pyarrow.compute as pc
+
+    def total(column: str) -> int:
+        return int(pc.sum(rows[column]).as_py() or 0)
+
+    return RowCounts(
+        rows_in=total("rows_in"),
+        rows_valid=total("rows_valid"),
+        rows_duplicate=total("rows_duplicate"),
+        rows_other_type=total("rows_other_type"),
+        dropped_by_rule={rule: total(f"dropped_{rule}") for rule in RULES},
+    )

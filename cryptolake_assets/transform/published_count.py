@@ -1,0 +1,86 @@
+"""Silver as it is published, counted against Bronze by a way of its own: the last check of an hour."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.bronze_files import files_between, scan_trades
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import read_window
+from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_RUN_METRICS, SILVER_OHLCV
+from cryptolake_assets.lake.windows import HOUR, between
+from cryptolake_assets.model.measures import DUCKDB
+from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SAMPLE_ROWS, CheckOutcome
+from cryptolake_assets.quality.minute_bars import MARKET
+from cryptolake_assets.quality.rules import RuleContext, sound, sql_time
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.refresh_silver import ASSET, partition_of
+from cryptolake_assets.transform.run_context import observe
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+
+def check_published(settings: Settings, hour: datetime, rules: RuleContext | None = None) -> CheckOutcome:
+    """Whether every bar of the hour stands for as many single trades as Bronze holds distinct, sound MARKET ones of its
+    minute, and no bar is missing or too many.
+
+    Bronze is read as the hour's last publication read it, so trades that have come since are no difference. `rules` are
+    those of now if not given.
+    """
+    rules = rules or observe(settings).rules
+    bronze = load_table(settings, BRONZE_TRADES)
+    snapshot = _snapshot_read(settings, bronze, hour)
+    files = files_between(bronze, snapshot, hour, hour + HOUR) if snapshot is not None else []
+    with open_duckdb() as duck:
+        duck.register(
+            "bars", read_window(load_table(settings, SILVER_OHLCV), between("window_start", hour, hour + HOUR))
+        )
+        counted = duck.sql(
+            f"""WITH found AS (
+              SELECT symbol, stream, {DUCKDB.minute} AS window_start, trade_id,
+                min({{'first': first_trade_id, 'last': last_trade_id}}) AS ids
+              FROM {scan_trades(duck, files)}
+              WHERE event_time >= {sql_time(hour)} AND event_time < {sql_time(hour + HOUR)}
+                AND trade_type = '{MARKET}' AND {sound(rules)}
+              GROUP BY symbol, stream, window_start, trade_id
+            ), by_stream AS (
+              SELECT symbol, window_start, CAST(sum(ids.last - ids.first + 1) AS BIGINT) AS trades
+              FROM found GROUP BY symbol, stream, window_start
+            ), by_minute AS (
+              SELECT symbol, window_start, list(trades) AS trades FROM by_stream GROUP BY symbol, window_start
+            )
+            SELECT symbol, window_start, bars.trades AS in_silver, by_minute.trades AS in_bronze
+            FROM bars FULL JOIN by_minute USING (symbol, window_start)"""
+        ).to_arrow_table()
+    differing = [row for row in counted.to_pylist() if row["in_silver"] not in (row["in_bronze"] or ())]
+    total = sum(row["in_silver"] or 0 for row in counted.to_pylist())
+    return CheckOutcome(
+        PUBLISHED_COUNT,
+        not differing,
+        f"{counted.num_rows - len(differing)} of {counted.num_rows} minutes agree with Bronze, {total} trades",
+        len(differing),
+        [
+            {
+                "symbol": row["symbol"],
+                "window_start": f"{row['window_start']:%Y-%m-%d %H:%M}",
+                "trades in Silver": str(row["in_silver"]),
+                "in Bronze": " or ".join(map(str, row["in_bronze"] or ["none"])),
+            }
+            for row in differing[:SAMPLE_ROWS]
+        ],
+    )
+
+
+def _snapshot_read(settings: Settings, bronze: Table, hour: datetime) -> int | None:
+    """The Bronze snapshot of the hour's last publication; the present one where that is not known or has expired."""
+    runs = load_table(settings, OPS_RUN_METRICS).scan(
+        row_filter=f"asset = '{ASSET}' and partition = '{partition_of(hour)}' and passed = true",
+        selected_fields=("source_snapshot", "finished_at"),
+    )
+    rows = runs.to_arrow().sort_by([("finished_at", "descending")]).to_pylist()
+    if rows and bronze.snapshot_by_id(rows[0]["source_snapshot"]) is not None:
+        return int(rows[0]["source_snapshot"])
+    return bronze.metadata.current_snapshot_id

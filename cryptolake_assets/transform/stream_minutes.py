@@ -1,0 +1,139 @@
+"""Silver of the streams beside the trades: an hour's minutes from all events that Bronze holds of it, each event once.
+
+What makes a minute and what it must hold is said by the stream's contract. An hour is recomputed as a whole: it is a
+few thousand events a symbol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import Publication, keys_of, publish, read_window
+from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.windows import HOUR, MINUTE, between, silver_day
+from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome, check_candidate
+from cryptolake_assets.quality.stream_minute_checks import ACCOUNTED, MINUTES_WITHOUT_ROW
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyiceberg.table import Table
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class MinutesCandidate:
+    """An hour's rows of Silver, and what the blocking checks and the observations say of them."""
+
+    of: StreamType
+    hour: datetime
+    rows: pa.Table
+    events: int
+    repeats: int
+    bronze_snapshot: int | None
+    outcomes: list[CheckOutcome]
+    observations: list[CheckOutcome] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return all(outcome.passed for outcome in self.outcomes)
+
+
+def prepare(settings: Settings, of: StreamType, hour: datetime) -> MinutesCandidate:
+    """Recomputes the hour from Bronze at one snapshot."""
+    bronze = load_table(settings, of.bronze)
+    snapshot = bronze.current_snapshot()
+    events = _events(bronze, of, hour)
+    rows, distinct = minutes_of(of, events)
+    outcomes = check_candidate(of.silver, rows, of.checks)
+    outcomes.append(_accounted(of, rows, distinct))
+    return MinutesCandidate(
+        of,
+        hour,
+        rows,
+        events=distinct,
+        repeats=events.num_rows - distinct,
+        bronze_snapshot=snapshot.snapshot_id if snapshot else None,
+        outcomes=outcomes,
+        observations=[minutes_without_row(rows.to_pylist())] if of.every_minute else [],
+    )
+
+
+def commit(settings: Settings, candidate: MinutesCandidate, run_id: str) -> Publication:
+    """Puts the candidate in the place of the hour's rows by one commit; without a difference there is none."""
+    of, hour = candidate.of, candidate.hour
+    table = load_table(settings, of.silver)
+    present = read_window(table, between("window_start", hour, hour + HOUR))
+    publication = publish(
+        table,
+        of.silver,
+        silver_day(hour),
+        candidate.rows,
+        keys_of(of.silver, present, candidate.rows),
+        {"cryptolake.run-id": run_id},
+    )
+    log.info(
+        "market_minutes_published",
+        stream=of.name,
+        hour=hour.isoformat(),
+        events=candidate.events,
+        repeats=candidate.repeats,
+        rows=candidate.rows.num_rows,
+        rows_changed=publication.rows_changed,
+    )
+    return publication
+
+
+def minutes_of(of: StreamType, events: pa.Table) -> tuple[pa.Table, int]:
+    """Silver's rows of these events of Bronze, and how many events they are without repeats."""
+    key = ", ".join(of.identity)
+    names = [name for name in of.silver.column_names if name != "updated_at"]
+    columns = ", ".join(f"CAST({name} AS {of.silver.duckdb_type(name)}) AS {name}" for name in names)
+    with open_duckdb() as duck:
+        duck.register("received", events)
+        duck.execute(
+            f"CREATE TEMP TABLE events AS SELECT DISTINCT ON ({key}) * FROM received ORDER BY {key}, ingest_ts"
+        )
+        (distinct,) = duck.sql("SELECT count(*) FROM events").fetchall()[0]
+        rows = duck.sql(
+            f"""SELECT {columns}, CAST(NULL AS TIMESTAMPTZ) AS updated_at FROM ({of.minutes})
+            ORDER BY {", ".join(of.silver.key)}"""
+        ).to_arrow_table()
+        duck.execute("DROP TABLE events")
+    return rows.cast(of.silver.arrow_schema()), int(distinct)
+
+
+def minutes_without_row(rows: Sequence[Mapping[str, Any]]) -> CheckOutcome:
+    """Minutes without a row between a symbol's first and last one."""
+    found = [
+        {"symbol": earlier["symbol"], "after": _text(earlier["window_start"]), "before": _text(later["window_start"])}
+        for earlier, later in pairwise(rows)
+        if earlier["symbol"] == later["symbol"] and later["window_start"] - earlier["window_start"] > MINUTE
+    ]
+    said = f"{len(found)} holes in the minutes"
+    return CheckOutcome(MINUTES_WITHOUT_ROW, not found, said, len(found), found[:SAMPLE_ROWS])
+
+
+def _events(bronze: Table, of: StreamType, hour: datetime) -> pa.Table:
+    names = tuple(column.name for column in of.contract)
+    return bronze.scan(row_filter=between("event_time", hour, hour + HOUR), selected_fields=names).to_arrow()
+
+
+def _accounted(of: StreamType, rows: pa.Table, distinct: int) -> CheckOutcome:
+    """The rows stand for every event once."""
+    stands_for = sum(rows.column(of.counted).to_pylist())
+    said = f"{distinct} events, the rows stand for {stands_for}"
+    return CheckOutcome(ACCOUNTED, stands_for == distinct, said, abs(stands_for - distinct))
+
+
+def _text(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"

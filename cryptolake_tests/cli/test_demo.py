@@ -1,0 +1,35 @@
+"""What the demo says of its bars; the whole demo is run by integration/test_demo_pages.py."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from cryptolake_assets.cli.demo import frames_short, show_bars
+from cryptolake_assets.producer.status_file import StreamCounts
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
+from cryptolake_tests.support.api import bar, put, starts
+from cryptolake_tests.support.captures import shifted_capture
+from cryptolake_tests.support.exchanges import ExchangeThread
+
+
+def test_a_capture_without_klines_is_compared_with_nothing_and_says_so(lake: Settings, tmp_path: Path) -> None:
+    put(lake, [bar("SOLUSDT", start) for start in starts()[:2]])
+    capture = shifted_capture(DEMO_CAPTURE_DIR, tmp_path / "capture", {"BTCUSDT": "SOLUSDT"}, 0, 1, "0.002")
+    shown = io.StringIO()
+    with ExchangeThread(capture, clock_ms=int(starts()[-1].timestamp() * 1000)) as exchange:
+        settings = lake.model_copy(update={"exchange_rest_url": exchange.url})
+        show_bars(settings, Console(file=shown, width=200))
+    lines = shown.getvalue().splitlines()
+    assert len([line for line in lines if "SOLUSDT" in line and "no official bar" in line]) == 2
+    assert lines[-1] == "no official bars in this capture"
+
+
+def test_frames_short_are_named_by_their_stream() -> None:
+    sent = {"aggTrade": 160, "markPrice@1s": 240, "forceOrder": 0}
+    streams = {"aggTrade": StreamCounts(158, 1, 1), "markPrice": StreamCounts(200, 0, 0)}
+    assert frames_short(sent, streams) == {"markPrice@1s": 40}
+    assert frames_short(sent, {"aggTrade": StreamCounts(10, 0, 0)}) == {"aggTrade": 150, "markPrice@1s": 240}
+    assert frames_short(sent, {**streams, "markPrice": StreamCounts(0, 0, 240)}) == {}

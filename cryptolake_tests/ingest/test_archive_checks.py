@@ -1,0 +1,195 @@
+"""What a day of the archive is held to, and what its rows prove, whatever their blocks and their order."""
+
+from __future__ import annotations
+
+import random
+from datetime import date
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.binance.archive_csv import BadLine, Block
+from cryptolake_assets.binance.archive_files import ArchiveFile
+from cryptolake_assets.ingest.archive_checks import DAY_MS, MOST_HOLES, Inspection, Run, contradicting_ids
+from cryptolake_assets.ingest.archive_evidence import BORDER, rows_of_day, with_borders
+from cryptolake_assets.lake.coverage import CoverageRow, Evidence
+
+DAY = date(2024, 7, 18)
+FILE = ArchiveFile("BTCUSDT", DAY)
+NEXT_FILE = ArchiveFile("BTCUSDT", date(2024, 7, 19))
+START_MS = FILE.start_ms
+SCHEMA = pa.schema({"agg_trade_id": pa.int64(), "transact_time": pa.int64()})
+
+
+def table(rows: list[tuple[int, int]]) -> pa.Table:
+    ids, times = [row[0] for row in rows], [(START_MS + row[1]) * 1000 for row in rows]
+    return pa.table({"agg_trade_id": ids, "transact_time": times}, schema=SCHEMA)
+
+
+def inspected(
+    rows: list[tuple[int, int]], cut: int = 1_000, without_trade: list[tuple[int, int]] | None = None
+) -> Inspection:
+    """Of (id, ms of the day), in blocks of `cut` rows."""
+    inspection = Inspection(FILE)
+    for first in range(0, len(rows), cut):
+        block = rows[first : first + cut]
+        inspection.see(Block(len(block), table(block), table([])))
+    if without_trade:
+        inspection.see(Block(len(without_trade), table([]), table(without_trade)))
+    return inspection
+
+
+def failed(inspection: Inspection) -> dict[str, int]:
+    outcomes = inspection.outcomes(inspection.rows)
+    return {item.name: item.failing_count for item in outcomes if not item.passed}
+
+
+def covered(inspection: Inspection) -> list[tuple[int, int]]:
+    """In ms of the day, without what is empty."""
+    rows = rows_of_day(FILE, inspection.runs(), "x")
+    spans = [(row.connected_from_ms - START_MS, row.connected_to_ms - START_MS) for row in rows]
+    return [(begin, end) for begin, end in spans if end > begin]
+
+
+def test_day_covers_from_after_its_first_trade_to_its_last() -> None:
+    day = inspected([(number, number * 10) for number in range(1, 101)], cut=7)
+    assert failed(day) == {}
+    assert covered(day) == [(11, 1_000)], "neither begin nor end of a file proves anything"
+
+
+def test_around_a_hole_nothing_is_covered() -> None:
+    day = inspected([(1, 1_000), (2, 2_000), (5, 9_000), (6, 9_500), (8, 9_600)])
+    assert failed(day) == {"ids_consecutive": 3}
+    assert covered(day) == [(1_001, 2_000), (9_001, 9_500)]
+
+
+def test_order_of_the_rows_does_not_matter() -> None:
+    rows = [(number, number * 10) for number in range(1, 200) if number not in (50, 51, 120)]
+    shuffled = random.Random(5).sample(rows, len(rows))  # noqa: S311
+    assert inspected(shuffled, cut=13).runs() == inspected(rows).runs()
+    assert failed(inspected(shuffled, cut=13)) == {"ids_consecutive": 3}
+    assert failed(inspected([(1, 1), (1, 1), (2, 2)])) == {}, "a repeated row hides nothing"
+
+
+def test_ids_without_a_trade_are_no_holes() -> None:
+    day = inspected([(1, 10), (3, 30), (5, 50)], without_trade=[(2, 20), (4, 40), (6, 60)])
+    assert failed(day) == {}
+    assert day.rows == 3
+    assert covered(day) == [(11, 60)]
+
+
+def test_file_with_very_many_holes_proves_nothing_and_is_remembered() -> None:
+    day = inspected([(number * 2, number) for number in range(MOST_HOLES + 2)])
+    assert rows_of_day(FILE, day.runs(), "x") == [
+        CoverageRow("binance_futures", "BTCUSDT", "aggTrade", START_MS, START_MS, None, None, "x", Evidence.IDS)
+    ]
+
+
+def test_trades_of_another_day_are_set_aside() -> None:
+    assert failed(inspected([(1, 0), (2, DAY_MS - 1)])) == {}
+    day = inspected([(1, -1), (2, 5), (3, 6), (4, DAY_MS)])
+    assert failed(day) == {"within_the_day": 2, "rows_set_aside": 2}
+    assert [line.agg_trade_id for line in day.set_aside] == [1, 4]
+    assert covered(day) == [(6, 6)] or covered(day) == []
+    assert failed(inspected([(1, 10**13)])) == {"every_line": 1, "within_the_day": 1, "rows_set_aside": 1}
+
+
+def test_line_that_is_set_aside_is_told_and_its_time_is_not_covered() -> None:
+    day = Inspection(FILE)
+    rows = table([(1, 10), (3, 30), (4, 40)])
+    day.see(Block(4, rows, table([]), (BadLine(2, "2,oops", "2 columns, expected 7", 2),)))
+    assert failed(day) == {"rows_set_aside": 1, "ids_consecutive": 1}
+    assert covered(day) == [(31, 40)]
+    (outcome,) = [item for item in day.outcomes(3) if item.name == "rows_set_aside"]
+    assert outcome.failing_rows == [{"line": "2", "reason": "2 columns, expected 7", "text": "2,oops"}]
+
+
+def test_ids_with_different_values_contradict_each_other_in_any_block() -> None:
+    blocks = [
+        Block(4, table([(1, 10), (2, 20), (3, 30), (2, 20)]), table([])),
+        Block(3, table([(3, 31), (4, 40)]), table([(5, 50)])),
+        # Of another day, equal, and as an id without a trade too.
+        Block(3, table([(1, DAY_MS), (4, 40), (5, 50)]), table([(4, 41)])),
+    ]
+    assert sorted(contradicting_ids(lambda: blocks, FILE).to_pylist()) == [3, 4]
+    day = Inspection(FILE, contradicting_ids(lambda: blocks, FILE))
+    first = Inspection(FILE)
+    for block in blocks:
+        day.see(block)
+        first.see(block)
+    assert first.has_repeats
+    assert [run.first_id for run in day.runs()] == [1, 5]
+    assert covered(day) == [(11, 20)]
+    assert [line.agg_trade_id for line in day.set_aside] == [3, 3, 4, 1, 4, 4]
+    assert not inspected([(3, 3), (1, 1), (2, 2)], cut=2).has_repeats
+
+
+def test_an_empty_file_and_lost_rows_fail() -> None:
+    assert failed(inspected([])) == {"every_line": 1}
+    day = inspected([(1, 1), (2, 2)])
+    assert not day.passed(day.outcomes(1))
+    assert day.passed(day.outcomes(2))
+
+
+@given(steps=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5)), min_size=1, max_size=30), cut=st.integers(1, 8))
+def test_covered_is_every_millisecond_in_which_no_missing_id_can_lie(steps: list[tuple[int, int]], cut: int) -> None:
+    rows, number, ms = [(0, 0)], 0, 0
+    uncertain: set[int] = {0}
+    for step, wait in steps:
+        if step > 1:
+            uncertain |= set(range(ms, ms + wait + 1))
+        number, ms = number + step, ms + wait
+        rows.append((number, ms))
+    found = {moment for begin, end in covered(inspected(rows, cut)) for moment in range(begin, end)}
+    assert found == set(range(ms)) - uncertain
+
+
+def days(first: Run, second: Run) -> list[CoverageRow]:
+    return [*rows_of_day(FILE, [first], "a"), *rows_of_day(NEXT_FILE, [second], "b")]
+
+
+def run(file: ArchiveFile, first_id: int, last_id: int, first_ms: int, last_ms: int) -> Run:
+    return Run(first_id, last_id, (file.start_ms + first_ms) * 1000, (file.start_ms + last_ms) * 1000)
+
+
+def test_days_whose_ids_continue_cover_their_border() -> None:
+    rows = days(run(FILE, 1, 9, 5_000, DAY_MS - 700), run(NEXT_FILE, 10, 20, 900, 9_000))
+    joined = with_borders(rows)
+    (border,) = [row for row in joined if row.source == BORDER]
+    assert border.connected_from_ms <= FILE.start_ms + DAY_MS - 700
+    assert border.connected_to_ms == NEXT_FILE.start_ms + 901
+    assert (border.evidence, border.first_id, border.last_id) == (Evidence.IDS, 9, 10)
+    assert set(with_borders(joined)) == set(joined), "made anew, it is the same"
+
+
+def test_days_whose_ids_do_not_continue_cover_nothing_between_them() -> None:
+    for first_id in (9, 11):
+        assert with_borders(days(run(FILE, 1, 9, 5, 10), run(NEXT_FILE, first_id, 20, 5, 10)))[2:] == []
+    later = ArchiveFile("BTCUSDT", date(2024, 7, 20))
+    apart = [*rows_of_day(FILE, [run(FILE, 1, 9, 5, 10)], "a"), *rows_of_day(later, [run(later, 10, 20, 5, 10)], "b")]
+    assert with_borders(apart) == apart
+
+
+def test_border_goes_with_the_day_that_proved_it() -> None:
+    joined = with_borders(days(run(FILE, 1, 9, 5, 10), run(NEXT_FILE, 10, 20, 5, 10)))
+    assert len(joined) == 3
+    reissued = [row for row in joined if row.source != "b"] + rows_of_day(
+        NEXT_FILE, [run(NEXT_FILE, 12, 20, 5, 10)], "c"
+    )
+    assert [row.source for row in with_borders(reissued)] == ["a", "c"]
+
+
+def test_single_trade_of_a_day_joins_both_neighbours() -> None:
+    third = ArchiveFile("BTCUSDT", date(2024, 7, 20))
+    rows = [
+        *rows_of_day(FILE, [run(FILE, 1, 9, 5, 10)], "a"),
+        *rows_of_day(NEXT_FILE, [run(NEXT_FILE, 10, 10, 500, 500)], "b"),
+        *rows_of_day(third, [run(third, 11, 12, 5, 10)], "c"),
+    ]
+    spans = sorted((row.connected_from_ms, row.connected_to_ms) for row in with_borders(rows))
+    reached = spans[0][1]
+    for begin, end in spans:
+        assert begin <= reached
+        reached = max(reached, end)
+    assert reached == third.start_ms + 10

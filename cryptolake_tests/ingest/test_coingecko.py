@@ -1,0 +1,147 @@
+"""CoinGecko's own example answers as rows, numbers at the edge of their columns, and the pages that are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.ingest.batch_source import Judged
+from cryptolake_assets.ingest.coingecko import PER_PAGE, parse_global, parse_markets, plan
+from cryptolake_assets.lake.tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS
+
+RECORDED = Path(__file__).parent / "recorded"
+MARKETS = (RECORDED / "coingecko_markets_1.json").read_bytes()
+GLOBAL = (RECORDED / "coingecko_global.json").read_bytes()
+HOUR = datetime(2026, 6, 1, 12, tzinfo=UTC)
+
+
+def coins(**changes: Any) -> bytes:
+    """The recorded coin with other values; text starting with `#` stands for a number as it is written."""
+    text = json.dumps([{**json.loads(MARKETS)[0], **changes}])
+    for value in changes.values():
+        if isinstance(value, str) and value.startswith("#"):
+            text = text.replace(f'"{value}"', value[1:])
+    return text.encode()
+
+
+def test_the_recorded_coins_are_typed_exactly() -> None:
+    judged = parse_markets(MARKETS, HOUR)
+    (row,) = judged.rows[SILVER_COINGECKO_MARKETS.name]
+    assert {*row, "updated_at"} == set(SILVER_COINGECKO_MARKETS.column_names)
+    assert (row["coin_id"], row["symbol"], row["snapshot_hour"], row["market_cap_rank"]) == ("bitcoin", "btc", HOUR, 1)
+    assert (row["price"], row["market_cap"]) == (Decimal(77671), Decimal(1555886872303))
+    assert row["price_change_percentage_24h"] == Decimal("-0.95302")
+    assert row["source_updated_at"] == datetime(2026, 5, 18, 12, 49, 21, 599_000, UTC)
+    assert judged.left_out == ()
+
+
+def test_the_recorded_market_is_typed_exactly() -> None:
+    (row,) = parse_global(GLOBAL, HOUR).rows[SILVER_COINGECKO_GLOBAL.name]
+    assert {*row, "updated_at"} == set(SILVER_COINGECKO_GLOBAL.column_names)
+    assert row["total_market_cap"] == Decimal("2621040321355.0405")
+    assert row["btc_dominance"] == Decimal("57.9539332566265")
+    assert row["source_updated_at"] == datetime(2026, 5, 27, 10, 39, 11, tzinfo=UTC)
+
+
+def test_digits_that_a_float_would_lose_are_kept() -> None:
+    body = coins(current_price="#0.00000000123456789012345678", market_cap="#123456789012345678.5")
+    judged = parse_markets(body, HOUR)
+    (row,) = judged.rows[SILVER_COINGECKO_MARKETS.name]
+    assert f"{row['price']:f}" == "0.00000000123456789012345678"
+    assert row["market_cap"] == Decimal("123456789012345678.5")
+
+
+@pytest.mark.parametrize("price", ["#1e12", "#1e-27", "#1e400", "#0.123456789012345678901234567", "#-1"])
+def test_a_coin_that_does_not_fit_is_left_out_and_named(price: str) -> None:
+    judged = parse_markets(coins(current_price=price), HOUR)
+    assert judged.rows[SILVER_COINGECKO_MARKETS.name] == []
+    assert len(judged.left_out) == 1
+    assert judged.left_out[0].startswith("bitcoin: price ")
+
+
+def test_a_coin_may_lack_numbers_but_not_its_id() -> None:
+    judged = parse_markets(coins(max_supply=None, current_price=None, last_updated=None), HOUR)
+    (row,) = judged.rows[SILVER_COINGECKO_MARKETS.name]
+    assert (row["max_supply"], row["price"], row["source_updated_at"]) == (None, None, None)
+    with pytest.raises(AnswerRefusedError, match=r"answer\[0\]\.id"):
+        parse_markets(coins(id=None), HOUR)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"{}", "expected an array"),
+        (b'{"status":{"error_code":429}}', "expected an array"),
+        (coins(current_price="77671"), "expected a number"),
+        (coins(market_cap_rank=1.5), "expected a whole number"),
+        (coins(last_updated="yesterday"), "expected a time"),
+    ],
+)
+def test_other_shapes_of_coins_are_refused(body: bytes, reason: str) -> None:
+    with pytest.raises(AnswerRefusedError, match=reason):
+        parse_markets(body, HOUR)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"symbol": ""}, "answer[1].symbol"),
+        ({"current_price": "64000.5"}, "answer[1].current_price"),
+        ({"last_updated": "2026-05-08T12:00:00"}, "answer[1].last_updated"),
+        ({"id": None}, "answer[1].id"),
+        ({"id": "bitcoin"}, "bitcoin: it comes twice"),
+    ],
+)
+def test_odd_coin_is_named_and_holds_no_other_back(change: dict[str, object], reason: str) -> None:
+    (sound,) = json.loads(MARKETS)
+    page = [sound, {**sound, "id": "odd"} | change, {**sound, "id": "another"}]
+    judged = parse_markets(json.dumps(page).encode(), HOUR)
+    assert [row["coin_id"] for row in judged.rows[SILVER_COINGECKO_MARKETS.name]] == ["bitcoin", "another"]
+    (left_out,) = judged.left_out
+    assert reason in left_out
+
+
+@pytest.mark.parametrize("name", ["total_market_cap", "market_cap_percentage", "updated_at", "markets"])
+def test_other_shapes_of_the_market_are_refused(name: str) -> None:
+    document = json.loads(GLOBAL)
+    del document["data"][name]
+    with pytest.raises(AnswerRefusedError, match=f"has no {name}"):
+        parse_global(json.dumps(document).encode(), HOUR)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [("market_cap_percentage", "btc", 100.5), ("market_cap_percentage", "eth", -1), ("total_volume", "usd", -1)],
+)
+def test_a_market_that_cannot_be_is_refused(place: str, name: str, value: float) -> None:
+    document = json.loads(GLOBAL)
+    document["data"][place][name] = value
+    with pytest.raises(AnswerRefusedError, match=r"is -?1"):
+        parse_global(json.dumps(document).encode(), HOUR)
+
+
+def test_pages_end_with_the_first_that_is_not_full_and_the_market_comes_last() -> None:
+    def asked(held: Sequence[int | None]) -> list[tuple[str, Any]]:
+        requests, found = plan(3), []
+        answers = iter(held)
+        request = next(requests, None)
+        while request is not None:
+            found.append((request.endpoint, request.params.get("page")))
+            count = next(answers)
+            judged = None if count is None else Judged({SILVER_COINGECKO_MARKETS.name: [{}] * count})
+            try:
+                request = requests.send(judged)
+            except StopIteration:
+                request = None
+        return found
+
+    assert asked([PER_PAGE] * 3 + [1]) == [("markets", 1), ("markets", 2), ("markets", 3), ("global", None)]
+    assert asked([PER_PAGE, 3, 1]) == [("markets", 1), ("markets", 2), ("global", None)]
+    assert asked([None, 1]) == [("markets", 1), ("global", None)]

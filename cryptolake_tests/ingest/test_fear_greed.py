@@ -1,0 +1,122 @@
+"""The index on its real recorded history, and answers that are refused."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
+from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.ingest.batch_source import Row
+from cryptolake_assets.ingest.fear_greed import parse_days, plan
+from cryptolake_assets.lake.tables import SILVER_FEAR_GREED
+from cryptolake_assets.model.source_facts import FIRST_DAY, KNOWN_MISSING, missing_days
+from cryptolake_assets.quality.index_checks import days_missing, newest_row
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR
+
+RECORDED: list[dict[str, str]] = json.loads((DEMO_CAPTURE_DIR / FEAR_GREED_FILE).read_text())
+LAST = date(2026, 6, 6)
+
+
+def answer(data: Any, error: Any = None) -> bytes:
+    return json.dumps({"name": "Fear and Greed Index", "data": data, "metadata": {"error": error}}).encode()
+
+
+def days_of(body: bytes) -> list[Row]:
+    judged = parse_days(body, LAST)
+    assert judged.left_out == ()
+    return judged.rows[SILVER_FEAR_GREED.name]
+
+
+def day(number: int, value: int = 50) -> dict[str, str]:
+    moment = datetime.combine(FIRST_DAY, datetime.min.time(), UTC) + timedelta(days=number)
+    return {"value": str(value), "value_classification": "Neutral", "timestamp": str(int(moment.timestamp()))}
+
+
+def test_the_whole_recorded_history() -> None:
+    rows = days_of(answer(RECORDED))
+    assert len(rows) == 3_044
+    assert rows[0] == {"index_date": FIRST_DAY, "value": 30, "classification": "Fear"}
+    assert rows[-1] == {"index_date": LAST, "value": 12, "classification": "Extreme Fear"}
+    by_day = {row["index_date"]: row["value"] for row in rows}
+    for item in RECORDED:
+        assert by_day[datetime.fromtimestamp(int(item["timestamp"]), UTC).date()] == int(item["value"])
+
+
+def test_the_days_that_were_never_published_are_known_and_one_more_warns() -> None:
+    held = [row["index_date"] for row in days_of(answer(RECORDED))]
+    assert set(missing_days(held, LAST)) == KNOWN_MISSING
+    assert days_missing(held).passed
+    assert "2018-04-14" in days_missing(held).description
+    outcome = days_missing([it for it in held if it != date(2021, 5, 3)])
+    assert not outcome.passed
+    assert outcome.failing_rows == [{"index_date": "2021-05-03"}]
+    assert not days_missing([]).passed
+
+
+def test_a_day_behind_the_sources_clock_warns_from_the_second_on() -> None:
+    assert newest_row([LAST], LAST + timedelta(days=1)).passed
+    assert not newest_row([LAST], LAST + timedelta(days=2)).passed
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (day(1, 101), "outside 0 to 100"),
+        ({**day(1), "value": "-1"}, "digits in quotes"),
+        ({**day(1), "value": 50}, "digits in quotes"),
+        ({**day(1), "value": "\u0665\u0660"}, "digits in quotes"),
+        (day(2, 60), "another row of index_date 2018-02-03"),
+        (day(-1), "is not from 2018-02-01"),
+        (day(100_000), "is not from 2018-02-01"),
+        ({**day(1), "timestamp": "1517529601"}, "no start of a UTC day"),
+        ({**day(1), "timestamp": "9" * 18}, "no start of a UTC day"),
+        ({"value": "1", "timestamp": "1517529600"}, "has no value_classification"),
+        (None, "expected an object"),
+    ],
+)
+def test_odd_day_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, reason: str) -> None:
+    judged = parse_days(answer([day(3), day(2), odd, day(0)]), LAST)
+    assert [(row["index_date"] - FIRST_DAY).days for row in judged.rows[SILVER_FEAR_GREED.name]] == [0, 2, 3]
+    (left_out,) = judged.left_out
+    assert reason in left_out
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (answer([day(1, 101), day(2, 101)]), "outside 0 to 100"),
+        (answer({"0": day(1)}), "expected an array"),
+        (answer([], error="Rate limit"), "Rate limit"),
+        (b'{"result": [], "version": 2}', "has no metadata"),
+        (b"<!DOCTYPE html><title>Just a moment...</title>", "not JSON"),
+        (b"[]", "expected an object"),
+    ],
+)
+def test_another_shape_is_refused_with_its_reason(body: bytes, reason: str) -> None:
+    with pytest.raises(AnswerRefusedError, match=reason):
+        parse_days(body, LAST)
+
+
+@given(st.dictionaries(st.integers(0, 3_000), st.integers(0, 100)), st.randoms())
+def test_days_come_back_as_they_were_sent_in_order(sent: dict[int, int], chance: Any) -> None:
+    items = [day(number, value) for number, value in sent.items()]
+    chance.shuffle(items)
+    rows = days_of(answer(items))
+    assert [(row["index_date"], row["value"]) for row in rows] == [
+        (FIRST_DAY + timedelta(days=number), value) for number, value in sorted(sent.items())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("newest", "wanted", "limit"),
+    [(None, LAST, 0), (LAST - timedelta(days=1), LAST, 5), (LAST, LAST, 4), (LAST, LAST - timedelta(days=30), 34)],
+)
+def test_the_whole_history_first_then_the_days_since(newest: date | None, wanted: date, limit: int) -> None:
+    (request,) = plan(newest, wanted, LAST)
+    assert (request.path, request.params) == ("/fng/", {"limit": limit})

@@ -1,0 +1,182 @@
+"""Funding rates: the recorded answer, paging, and answers that are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.http.client import SourceRequest
+from cryptolake_assets.ingest.batch_source import Judged, Row
+from cryptolake_assets.ingest.funding import FIRST, PAGE, SOURCE, parse_rates, plan
+from cryptolake_assets.ingest.futures_rest import epoch_ms
+from cryptolake_assets.lake.tables_market import SILVER_FUNDING
+from cryptolake_tests.support.strategies import HOSTILE
+
+RECORDED = Path(__file__).parent / "recorded" / "binance" / "funding_rate.json"
+CLOCK = datetime(2026, 11, 26, tzinfo=UTC)
+FUNDING = {"symbol": "BTCUSDT", "fundingRate": "0.00010000", "fundingTime": 1_721_347_200_000, "markPrice": "64000.1"}
+
+
+def body(*rows: Any) -> bytes:
+    return json.dumps(rows).encode()
+
+
+def rates_of(answer: bytes, symbol: str = "BTCUSDT") -> list[Row]:
+    judged = parse_rates(answer, symbol, CLOCK)
+    assert judged.left_out == ()
+    return judged.rows[SILVER_FUNDING.name]
+
+
+def test_the_recorded_answer() -> None:
+    (row,) = rates_of(RECORDED.read_bytes(), "LTCUSDT")
+    assert row == {
+        "funding_time": datetime(2020, 10, 16, 0, 0, 0, 2000, tzinfo=UTC),
+        "symbol": "LTCUSDT",
+        "funding_rate": Decimal("0.00018534"),
+        "mark_price": None,
+    }
+    assert str(row["funding_rate"]) == "0.000185340000"
+    assert SOURCE.judge("fundingRate/LTCUSDT", RECORDED.read_bytes(), CLOCK).rows == {SILVER_FUNDING.name: [row]}
+
+
+def test_a_mark_price_that_is_the_empty_text_is_none() -> None:
+    (row,) = rates_of(body({**FUNDING, "markPrice": ""}))
+    assert row["mark_price"] is None
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        ({**FUNDING, "fundingRate": 0.0001}, "expected a number in quotes"),
+        ({**FUNDING, "fundingRate": "1e-4"}, "expected a number in quotes"),
+        ({**FUNDING, "fundingRate": "NaN"}, "expected a number in quotes"),
+        ({**FUNDING, "fundingRate": ""}, "expected a number in quotes"),
+        ({**FUNDING, "fundingRate": "\u0661"}, "expected a number in quotes"),
+        ({**FUNDING, "fundingRate": "1234567"}, "funding_rate 1234567 of .* is more than 0.1"),
+        ({**FUNDING, "fundingRate": "-0.11"}, "funding_rate -0.11 of .* is more than 0.1"),
+        ({**FUNDING, "fundingRate": "0.0000000000001"}, "funding_rate .* does not fit"),
+        ({**FUNDING, "markPrice": "0.123456789"}, "mark_price .* does not fit"),
+        ({**FUNDING, "markPrice": "0.00"}, "mark_price 0.00 of .* is not above 0"),
+        ({**FUNDING, "fundingTime": -1}, "expected milliseconds"),
+        ({**FUNDING, "fundingTime": 1e30}, "expected milliseconds"),
+        ({**FUNDING, "fundingTime": 10**18}, "expected milliseconds"),
+        ({**FUNDING, "fundingTime": epoch_ms(CLOCK) + 120_000}, "after the exchange's clock"),
+        ({**FUNDING, "symbol": "ETHUSDT"}, "a row is of 'ETHUSDT', asked was BTCUSDT"),
+        ({name: FUNDING[name] for name in ("symbol", "fundingRate")}, "has no fundingTime"),
+        ({**FUNDING, "fundingRate": "0.0002", "fundingTime": 1_721_340_000_000}, "another row of funding_time"),
+        (None, "expected an object"),
+    ],
+)
+def test_odd_row_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, reason: str) -> None:
+    sound = [{**FUNDING, "fundingTime": moment} for moment in (1_721_368_800_000, 1_721_340_000_000)]
+    judged = parse_rates(body(*sound, odd), "BTCUSDT", CLOCK)
+    assert [epoch_ms(row["funding_time"]) for row in judged.rows[SILVER_FUNDING.name]] == [
+        1_721_340_000_000,
+        1_721_368_800_000,
+    ]
+    (left_out,) = judged.left_out
+    assert re.match(f"BTCUSDT: .*{reason}", left_out)
+
+
+def test_row_that_comes_twice_is_one() -> None:
+    assert len(rates_of(body(FUNDING, FUNDING))) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b'{"code": -1121, "msg": "Invalid symbol."}', "expected an array"),
+        (b"<html>", "not JSON"),
+        (b"\xff", "not JSON"),
+    ],
+)
+def test_another_shape_is_refused_with_its_reason(answer: bytes, reason: str) -> None:
+    with pytest.raises(AnswerRefusedError, match=reason):
+        parse_rates(answer, "BTCUSDT", CLOCK)
+
+
+@given(st.sampled_from(sorted(FUNDING)), HOSTILE)
+@example("fundingRate", "-0.00000550")
+@example("markPrice", "")
+def test_a_hostile_value_is_left_out_or_fits_its_column(name: str, value: Any) -> None:
+    answer = body({**FUNDING, name: value})
+    if b"NaN" in answer or b"Infinity" in answer:
+        return  # no JSON
+    judged = parse_rates(answer, "BTCUSDT", CLOCK)
+    rows = judged.rows[SILVER_FUNDING.name]
+    assert len(rows) + len(judged.left_out) == 1
+    assert rows or (name, value) not in (("fundingRate", "-0.00000550"), ("markPrice", ""))
+    import pyarrow as pa
+
+    pa.Table.from_pylist([{**row, "updated_at": None} for row in rows], schema=SILVER_FUNDING.arrow_schema())
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**7), st.decimals("-0.1", "0.1", places=8)), min_size=1, max_size=20))
+def test_rates_come_back_exactly_in_order_of_time(sent: list[tuple[int, Decimal]]) -> None:
+    moments, time_ms = [], 0
+    for step, _ in sent:
+        time_ms += step
+        moments.append(time_ms)
+    answer = [
+        {**FUNDING, "fundingTime": moment, "fundingRate": f"{rate:f}"}
+        for moment, (_, rate) in zip(moments, sent, strict=True)
+    ]
+    rows = rates_of(body(*answer))
+    assert [(epoch_ms(row["funding_time"]), row["funding_rate"]) for row in rows] == list(
+        zip(moments, (rate for _, rate in sent), strict=True)
+    )
+
+
+def requests(newest: dict[str, datetime], wanted: datetime, pages: dict[str, list[list[Row]]]) -> list[SourceRequest]:
+    """The plan's requests, each answered by the symbol's next page (refused where there is none)."""
+    steps = plan(newest, wanted, CLOCK, tuple(pages))
+    made, request = [], next(steps, None)
+    while request is not None:
+        made.append(request)
+        left = pages[str(request.params["symbol"])]
+        judged = Judged({SILVER_FUNDING.name: left.pop(0)}) if left else None
+        try:
+            request = steps.send(judged)
+        except StopIteration:
+            break
+    return made
+
+
+def full_page(start: datetime) -> list[Row]:
+    return [{"funding_time": start + number * timedelta(hours=8)} for number in range(PAGE)]
+
+
+def test_the_whole_history_page_by_page_then_the_rates_since_the_newest() -> None:
+    first = full_page(FIRST)
+    made = requests({}, CLOCK, {"BTCUSDT": [first, []], "ETHUSDT": []})
+    starts = [(request.params["symbol"], request.params["startTime"]) for request in made]
+    after = epoch_ms(first[-1]["funding_time"]) + 1
+    assert starts == [("BTCUSDT", epoch_ms(FIRST)), ("BTCUSDT", after), ("ETHUSDT", epoch_ms(FIRST))]
+    assert {request.endpoint for request in made} == {"fundingRate/BTCUSDT", "fundingRate/ETHUSDT"}
+    day = CLOCK - timedelta(days=2)
+    newest = {"BTCUSDT": CLOCK - timedelta(hours=8), "ETHUSDT": day - timedelta(days=9)}
+    again = requests(newest, day, {"BTCUSDT": [], "ETHUSDT": []})
+    assert [request.params["startTime"] for request in again] == [epoch_ms(day), epoch_ms(newest["ETHUSDT"])]
+
+
+@pytest.mark.parametrize(("sound", "odd", "more"), [(PAGE - 1, 1, True), (PAGE - 2, 1, False), (0, PAGE, False)])
+def test_odd_rows_count_for_a_full_page_and_never_ask_for_the_same_again(sound: int, odd: int, more: bool) -> None:
+    steps = plan({}, CLOCK, CLOCK, ("BTCUSDT",))
+    next(steps)
+    answer = Judged({SILVER_FUNDING.name: full_page(FIRST)[:sound]}, ("odd",) * odd)
+    try:
+        asked = steps.send(answer).params["startTime"]
+    except StopIteration:
+        assert not more
+    else:
+        assert more
+        assert asked == epoch_ms(full_page(FIRST)[sound - 1]["funding_time"]) + 1

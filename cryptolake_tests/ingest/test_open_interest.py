@@ -1,0 +1,187 @@
+"""Open interest: recorded and documented answers, windows of the history, and answers that are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.http.client import SourceRequest
+from cryptolake_assets.ingest.batch_source import Judged, Plan, Row
+from cryptolake_assets.ingest.futures_rest import bounded, epoch_ms
+from cryptolake_assets.ingest.open_interest import PAGE, REACH, SOURCE, parse_history, parse_present, plan
+from cryptolake_assets.lake.tables_market import SILVER_OPEN_INTEREST
+from cryptolake_assets.model.source_facts import OPEN_INTEREST_PERIOD
+from cryptolake_tests.support.strategies import HOSTILE
+
+RECORDED = Path(__file__).parent / "recorded" / "binance"
+CLOCK = datetime(2026, 11, 26, 9, 31, tzinfo=UTC)
+DAY = datetime(2026, 11, 26, tzinfo=UTC)
+STATISTIC = {
+    "symbol": "BTCUSDT",
+    "sumOpenInterest": "104882.705",
+    "sumOpenInterestValue": "6653666199.09",
+    "timestamp": 1_721_347_200_000,
+}
+PRESENT = {"symbol": "BTCUSDT", "openInterest": "83782.317", "time": 1_702_244_985_273}
+
+
+def rows_of(judged: Judged) -> list[Row]:
+    assert judged.left_out == ()
+    return judged.rows[SILVER_OPEN_INTEREST.name]
+
+
+def body(document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+def test_the_recorded_present_value() -> None:
+    (row,) = rows_of(parse_present((RECORDED / "open_interest_present.json").read_bytes(), "BTCUSDT", CLOCK))
+    assert row == {
+        "observed_at": datetime(2023, 12, 10, 21, 49, 45, 273_000, tzinfo=UTC),
+        "symbol": "BTCUSDT",
+        "source": "present",
+        "open_interest": Decimal("83782.317"),
+        "open_interest_value": None,
+    }
+
+
+def test_the_documented_history_and_one_with_times_as_numbers() -> None:
+    documented = (RECORDED / "open_interest_history.json").read_bytes()
+    rows = rows_of(parse_history(documented, "BTCUSDT", CLOCK))
+    assert [row["observed_at"] for row in rows] == [
+        datetime(2020, 3, 2, 5, 45, tzinfo=UTC),
+        datetime(2020, 3, 2, 5, 50, tzinfo=UTC),
+    ]
+    assert rows[0]["open_interest_value"] == Decimal("150570784.07809979")
+    (row,) = rows_of(parse_history(body([STATISTIC]), "BTCUSDT", CLOCK))
+    assert (row["source"], row["open_interest"]) == ("history", Decimal("104882.705"))
+    judged = SOURCE.judge("openInterestHist/BTCUSDT", documented, CLOCK)
+    assert judged.rows == {SILVER_OPEN_INTEREST.name: rows}
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        ({**STATISTIC, "sumOpenInterest": 1}, "expected a number in quotes"),
+        ({**STATISTIC, "sumOpenInterestValue": None}, "expected a number in quotes"),
+        ({**STATISTIC, "sumOpenInterest": "0.123456789"}, "open_interest .* does not fit"),
+        ({**STATISTIC, "sumOpenInterest": "-1"}, "open_interest -1 of .* is negative"),
+        ({**STATISTIC, "timestamp": 1_721_347_200_001}, "no start of five minutes"),
+        ({**STATISTIC, "timestamp": epoch_ms(CLOCK + timedelta(minutes=9))}, "after the exchange's clock"),
+        ({**STATISTIC, "symbol": "ETHUSDT"}, "asked was BTCUSDT"),
+        ({**STATISTIC, "timestamp": 1_721_340_000_000, "sumOpenInterest": "2"}, "another row of observed_at"),
+        (None, "expected an object"),
+    ],
+)
+def test_odd_row_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, reason: str) -> None:
+    sound = [{**STATISTIC, "timestamp": moment} for moment in (1_721_340_600_000, 1_721_340_000_000)]
+    judged = parse_history(body([*sound, odd]), "BTCUSDT", CLOCK)
+    assert [epoch_ms(row["observed_at"]) for row in judged.rows[SILVER_OPEN_INTEREST.name]] == [
+        1_721_340_000_000,
+        1_721_340_600_000,
+    ]
+    (left_out,) = judged.left_out
+    assert re.match(f"BTCUSDT: .*{reason}", left_out)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (body({"code": -1130, "msg": "parameter 'startTime' is invalid."}), "expected an array"),
+        (b"[1, 2", "not JSON"),
+    ],
+)
+def test_another_shape_is_refused_with_its_reason(answer: bytes, reason: str) -> None:
+    with pytest.raises(AnswerRefusedError, match=reason):
+        parse_history(answer, "BTCUSDT", CLOCK)
+
+
+def test_a_present_value_of_the_future_is_refused() -> None:
+    late = body({**PRESENT, "time": epoch_ms(CLOCK + timedelta(hours=1))})
+    with pytest.raises(AnswerRefusedError, match="after the exchange's clock"):
+        SOURCE.judge("openInterest/BTCUSDT", late, CLOCK)
+
+
+@given(st.sampled_from(sorted(STATISTIC)), HOSTILE)
+@example("sumOpenInterest", "0.00000001")
+def test_a_hostile_value_is_left_out_or_fits_its_column(name: str, value: Any) -> None:
+    answer = body([{**STATISTIC, name: value}])
+    if b"NaN" in answer or b"Infinity" in answer:
+        return  # no JSON
+    judged = parse_history(answer, "BTCUSDT", CLOCK)
+    rows = judged.rows[SILVER_OPEN_INTEREST.name]
+    assert len(rows) + len(judged.left_out) == 1
+    assert rows or (name, value) != ("sumOpenInterest", "0.00000001")
+    import pyarrow as pa
+
+    pa.Table.from_pylist([{**row, "updated_at": None} for row in rows], schema=SILVER_OPEN_INTEREST.arrow_schema())
+
+
+@given(st.sampled_from(sorted(PRESENT)), HOSTILE)
+@example("openInterest", "0.00000001")
+def test_a_hostile_present_value_is_refused_or_kept_whole(name: str, value: Any) -> None:
+    try:
+        (row,) = rows_of(parse_present(body({**PRESENT, name: value}), "BTCUSDT", CLOCK))
+    except AnswerRefusedError:
+        assert (name, value) != ("openInterest", "0.00000001")
+        return
+    assert row["open_interest"] == Decimal(str(value if name == "openInterest" else PRESENT["openInterest"]))
+
+
+def windows(newest: dict[str, datetime], wanted: datetime) -> list[tuple[datetime, datetime]]:
+    return [
+        tuple(datetime.fromtimestamp(int(request.params[name]) / 1000, UTC) for name in ("startTime", "endTime"))  # type: ignore[misc]
+        for request in plan(newest, wanted, CLOCK, ("BTCUSDT",))
+        if "period" in request.params
+    ]
+
+
+@given(st.none() | st.timedeltas(timedelta(0), timedelta(days=40)), st.integers(0, 35))
+def test_windows_hold_at_most_a_page_and_leave_nothing_out(behind: timedelta | None, days: int) -> None:
+    newest = {} if behind is None else {"BTCUSDT": CLOCK - behind}
+    wanted = DAY - timedelta(days=days)
+    found = windows(newest, wanted)
+    assert found[0][0] >= CLOCK - REACH
+    assert found[0][0] <= max(newest.get("BTCUSDT", CLOCK), CLOCK - REACH + OPEN_INTEREST_PERIOD)
+    assert found[0][0] <= max(wanted, CLOCK - REACH + OPEN_INTEREST_PERIOD)
+    assert CLOCK - OPEN_INTEREST_PERIOD < found[-1][1] <= CLOCK, "no period has ended since"
+    for start, end in found:
+        assert (end - start) // OPEN_INTEREST_PERIOD < PAGE
+    for (_, end), (start, _) in pairwise(found):
+        assert start == end + OPEN_INTEREST_PERIOD
+
+
+def test_the_present_value_is_asked_for_of_the_present_day_only() -> None:
+    paths = [request.path for request in plan({}, DAY, CLOCK, ("BTCUSDT", "ETHUSDT"))]
+    assert paths.count("/fapi/v1/openInterest") == 2
+    assert len(paths) == 2 * (1 + 18)
+    earlier = plan({}, DAY - timedelta(days=1), CLOCK, ("BTCUSDT",))
+    assert "/fapi/v1/openInterest" not in [request.path for request in earlier]
+
+
+def test_a_run_is_bounded_and_keeps_what_the_answers_say() -> None:
+    def asking() -> Plan:
+        for number in range(5):
+            judged = yield SourceRequest("endpoint", f"/{number}")
+            said.append(judged)
+
+    said: list[Judged | None] = []
+    answers = [Judged({}), None, Judged({})]
+    steps = bounded(asking(), 3)
+    paths = [next(steps).path, *(steps.send(answer).path for answer in answers[:2])]
+    with pytest.raises(StopIteration):
+        steps.send(answers[2])
+    assert paths == ["/0", "/1", "/2"]
+    assert said == answers
+    assert [request.path for request in bounded(asking(), 9)] == [f"/{number}" for number in range(5)]
+    assert list(bounded(asking(), 0)) == []

@@ -1,0 +1,177 @@
+"""What is due for compaction and manifest rewrite, and what maintenance does without Spark."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from cryptolake_assets.errors import MaintenanceInUseError, SparkError
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.maintenance import compaction
+from cryptolake_assets.lake.maintenance.layout import LiveFile, count_small, live_files, small_files, small_manifests
+from cryptolake_assets.lake.maintenance.orphans import remove_lone_checksums
+from cryptolake_assets.lake.maintenance.works import (
+    FIGURES,
+    LATE,
+    MANY_FILES,
+    REWRITE_BELOW_BYTES,
+    HourFiles,
+    StreamPosition,
+    Work,
+    due_hours,
+    due_partitions,
+    hours_of,
+    maintain,
+    maintenance_lock,
+)
+from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
+from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.settings import Settings
+from cryptolake_tests.support.bronze import append, trade
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+START = datetime(2024, 7, 19, 10, tzinfo=UTC)
+"""An hour of a replay: the exchange's clock is not the one on the wall."""
+GRACE = timedelta(minutes=5)
+LONG_OVER = START + timedelta(days=1)
+
+
+def due(hours: Sequence[HourFiles], exchange_time: datetime | None = LONG_OVER, most: int = 10) -> list[datetime]:
+    return due_hours(hours, exchange_time, NOW, grace=GRACE, min_files=5, most=most)
+
+
+def files(number: int, quiet: timedelta | None = GRACE, hour: datetime = START) -> HourFiles:
+    return HourFiles(hour, number, None if quiet is None else NOW - quiet)
+
+
+@pytest.mark.parametrize(
+    ("exchange_time", "expected"),
+    [
+        (START + HOUR + GRACE, [START]),
+        (START + HOUR + GRACE - timedelta(milliseconds=1), []),
+        (START, []),
+        (START - HOUR, []),
+        (START - HOUR - timedelta(milliseconds=1), [START]),
+        (None, []),
+    ],
+    ids=["over", "within the grace", "open", "next", "a stray from the future", "no clock is known"],
+)
+def test_an_hour_is_due_when_the_exchanges_clock_is_past_it(
+    exchange_time: datetime | None, expected: list[datetime]
+) -> None:
+    assert due([files(700)], exchange_time) == expected
+
+
+@pytest.mark.parametrize(
+    ("item", "is_due"),
+    [
+        (files(5), True),
+        (files(5, GRACE - timedelta(seconds=1)), False),
+        (files(MANY_FILES, timedelta(0)), True),
+        (files(4), False),
+        (files(2, LATE), True),
+        (files(2, LATE - timedelta(seconds=1)), False),
+        (files(2, None), True),
+        (files(1, None), False),
+    ],
+    ids=["quiet", "being appended to", "too many to wait", "few", "few and late", "few", "few and old", "one"],
+)
+def test_an_hour_is_due_when_it_is_worth_it(item: HourFiles, is_due: bool) -> None:
+    assert bool(due([item])) == is_due
+
+
+def test_a_run_takes_those_with_most_files_and_leaves_the_rest() -> None:
+    hours = [files(number, hour=START + number * HOUR) for number in (10, 7, 12, 9)]
+    assert due(hours, START + timedelta(days=9), most=2) == [START + 10 * HOUR, START + 12 * HOUR]
+
+
+def test_hours_know_their_files_and_when_the_newest_came() -> None:
+    number = int(START.timestamp()) // 3600
+    big = LiveFile((number,), REWRITE_BELOW_BYTES, 3)
+    found = [LiveFile((number,), 10, 1), LiveFile((number,), 10, 2), big, LiveFile((number + 1,), 10, None)]
+    known: dict[int | None, datetime] = {1: NOW, 2: NOW - HOUR}
+    assert hours_of(found, known.get) == [HourFiles(START, 2, NOW), HourFiles(START + HOUR, 1, None)]
+
+
+def test_a_partition_is_due_by_its_joinable_files() -> None:
+    found = [*[LiveFile((1,), 10, 1)] * 3, *[LiveFile((2,), 10, 1)] * 2, LiveFile((2,), REWRITE_BELOW_BYTES, 1)]
+    assert due_partitions(found, 3) == {(1,)}
+
+
+def test_a_file_is_small_if_its_partition_has_another_one() -> None:
+    found = [LiveFile((1,), 10, 1), LiveFile((2,), 10, 1), LiveFile((2,), 99, 1), LiveFile((2,), 100, 1)]
+    assert count_small(found, 100) == 2
+
+
+def test_layout_is_read_from_the_metadata(lake: Settings) -> None:
+    assert small_files(lake) == {spec.full_name: 0 for spec in TABLES}
+    append(lake, [trade(START, 1), trade(START + HOUR, 2)])
+    append(lake, [trade(START, 3)])
+    table = load_table(lake, BRONZE_TRADES)
+    hour = int(START.timestamp()) // 3600
+    assert sorted(file.partition for file in live_files(table)) == [(hour,), (hour,), (hour + 1,)]
+    assert small_files(lake)[BRONZE_TRADES.full_name] == 2
+    assert small_manifests(table) == 2
+
+
+def test_without_anything_due_nothing_asks_for_spark(lake: Settings) -> None:
+    append(lake, [trade(START, 1)])
+    for work in Work:
+        if work is not Work.ORPHANS:
+            assert maintain(lake, work, StreamPosition(LONG_OVER)).changed == []
+
+
+def test_without_spark_compaction_says_so_and_the_table_is_as_it_was(lake: Settings) -> None:
+    for number in range(5):
+        append(lake, [trade(START, number)])
+    eager = lake.model_copy(update={"compaction_grace_s": 0, "spark_connect_port": 1})
+    before = load_table(lake, BRONZE_TRADES).metadata.current_snapshot_id
+    with pytest.raises(SparkError, match="cryptolake up"):
+        maintain(eager, Work.COMPACTION, StreamPosition(LONG_OVER))
+    assert load_table(lake, BRONZE_TRADES).metadata.current_snapshot_id == before
+
+
+def test_snapshots_expire_without_spark_and_the_report_says_it(lake: Settings) -> None:
+    for number in range(6):
+        append(lake, [trade(START, number)])
+    assert maintain(lake, Work.SNAPSHOTS, StreamPosition(None)).changed == [], "younger than the retention"
+    eager = lake.model_copy(update={"snapshot_retention_s": 0, "snapshots_kept": 2})
+    report = maintain(eager, Work.SNAPSHOTS, StreamPosition(None))
+    (change,) = report.changed
+    assert change.before.table == "bronze.futures_trades"
+    assert (change.before.snapshots, change.after.snapshots) == (6, 2)
+    assert change.done == "4 snapshots, 4 files"
+    assert change.before.disk_bytes > change.after.disk_bytes
+    assert (change.before.files, change.before.size_bytes) == (change.after.files, change.after.size_bytes)
+    totals = report.totals()
+    assert set(totals) == {f"{figure}_{when}" for figure in FIGURES for when in ("before", "after")}
+    assert (totals["snapshots_before"], totals["snapshots_after"]) == (6, 2)
+    assert maintain(eager, Work.SNAPSHOTS, StreamPosition(None)).changed == []
+
+
+def test_one_process_at_a_time_maintains(lake: Settings) -> None:
+    with maintenance_lock(lake), pytest.raises(MaintenanceInUseError, match="another process"):
+        maintain(lake, Work.SNAPSHOTS, StreamPosition(None))
+    assert maintain(lake, Work.SNAPSHOTS, StreamPosition(None)).changed == []
+
+
+def test_manifests_are_due_from_a_number_on(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        append(lake, [trade(START, number)])
+    monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 2)
+    with pytest.raises(SparkError, match=r"sc://127\.0\.0\.1:1"):
+        maintain(lake.model_copy(update={"spark_connect_port": 1}), Work.MANIFESTS, StreamPosition(None))
+
+
+def test_checksums_go_once_their_file_is_gone_and_they_are_old(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("here", ".here.crc", ".gone.crc", ".young.crc", ".other"):
+        (tmp_path / "data" / name).write_bytes(b"")
+        if name != ".young.crc":
+            os.utime(tmp_path / "data" / name, (1, 1))
+    assert remove_lone_checksums(tmp_path, timedelta(hours=1)) == 1
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"here", ".here.crc", ".young.crc", ".other"}

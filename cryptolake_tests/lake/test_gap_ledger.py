@@ -1,0 +1,52 @@
+"""`bronze.futures_trade_gaps`: gaps are opened, filled and closed, and no replay opens one again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
+from cryptolake_assets.lake.tables import BRONZE_GAPS
+from cryptolake_assets.settings import Settings
+
+SEEN = datetime(2024, 7, 19, tzinfo=UTC)
+LAST_OF_JULY_US = 1_722_470_399_999_999
+GAP = TradeGap("binance_futures", "BTCUSDT", "trade", 5, 9, 5, LAST_OF_JULY_US, LAST_OF_JULY_US + 2, SEEN)
+CLOSED = replace(
+    GAP,
+    ids_missing=0,
+    closed_at=SEEN,
+    closed_by=ClosedBy.STREAM,
+    outcome=GapOutcome.ARRIVED,
+    kafka_partition=3,
+    kafka_offset=44,
+)
+
+
+def test_a_gap_is_read_as_it_was_written_and_closed(lake: Settings) -> None:
+    sink = IcebergGapSink(lake)
+    other = replace(GAP, symbol="ETHUSDT", after_us=LAST_OF_JULY_US + 1)
+    sink.write([GAP, other])
+    assert sorted(read_gaps(lake), key=lambda gap: gap.symbol) == [GAP, other]
+    sink.write([CLOSED])
+    assert sorted(read_gaps(lake), key=lambda gap: gap.symbol) == [CLOSED, other]
+    assert sink.open_gaps() == [other]
+
+
+def test_a_closed_gap_is_not_opened_again_and_nothing_new_is_no_commit(lake: Settings) -> None:
+    sink = IcebergGapSink(lake)
+    sink.write([CLOSED])
+    before = load_table(lake, BRONZE_GAPS).metadata.current_snapshot_id
+    sink.write([GAP])
+    sink.write([CLOSED])
+    assert read_gaps(lake) == [CLOSED]
+    assert load_table(lake, BRONZE_GAPS).metadata.current_snapshot_id == before
+
+
+def test_a_gap_that_goes_beyond_the_closed_one_is_told(lake: Settings) -> None:
+    sink = IcebergGapSink(lake)
+    sink.write([CLOSED])
+    wider = replace(GAP, last_missing_id=GAP.last_missing_id + 5, open_because=OpenBecause.NEEDS_KEY)
+    sink.write([wider])
+    assert sink.open_gaps() == [wider]

@@ -1,0 +1,234 @@
+"""When a minute is complete."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.lake.coverage import LOADING, CoverageRow, Evidence
+from cryptolake_assets.lake.gap_ledger import TradeGap
+from cryptolake_assets.quality.completeness import CompletenessIndex
+
+GRACE_MS = 2_000
+MINUTE_MS = 60_000
+
+
+def covered(start_ms: int, end_ms: int, offset: int = 5, symbol: str = "BTCUSDT") -> CoverageRow:
+    return CoverageRow("binance_futures", symbol, "trade", start_ms, end_ms, 1, offset, "ws://127.0.0.1")
+
+
+def index(*rows: CoverageRow, bronze: int = 5) -> CompletenessIndex:
+    return CompletenessIndex(rows, {1: bronze}, GRACE_MS)
+
+
+def test_a_minute_inside_coverage_is_complete_once_the_watermark_is_past_it() -> None:
+    complete = index(covered(0, MINUTE_MS + GRACE_MS))
+    assert complete.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+    assert not index(covered(0, MINUTE_MS + GRACE_MS - 1)).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+
+
+def test_window_names_the_weakest_evidence_that_it_needs() -> None:
+    def by(evidence: Evidence | None, minute: int, *, of_archive: bool = False) -> CoverageRow:
+        row = replace(covered(minute * MINUTE_MS, (minute + 1) * MINUTE_MS + GRACE_MS), evidence=evidence)
+        if not of_archive:
+            return row
+        return replace(row, kafka_partition=None, kafka_offset=None, connected_to_ms=(minute + 1) * MINUTE_MS)
+
+    found = index(
+        by(Evidence.IDS, 0, of_archive=True),
+        by(Evidence.BARRIER, 1),
+        by(Evidence.KLINES, 2, of_archive=True),
+        by(None, 4),
+        by(None, 5, of_archive=True),
+        by(Evidence.IDS, 6),
+        by(Evidence.BARRIER, 6),
+    )
+
+    def evidence(first: int, last: int) -> Evidence | None:
+        return found.evidence("BTCUSDT", "trade", first * MINUTE_MS, (last + 1) * MINUTE_MS)
+
+    assert [evidence(minute, minute) for minute in range(7)] == [
+        Evidence.IDS,
+        Evidence.BARRIER,
+        Evidence.KLINES,
+        None,
+        Evidence.BARRIER,
+        Evidence.IDS,
+        Evidence.IDS,
+    ]
+    assert (evidence(0, 1), evidence(0, 2), evidence(2, 4)) == (Evidence.BARRIER, Evidence.KLINES, None)
+    by_klines = [found.is_by_klines("BTCUSDT", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)]
+    assert by_klines == [False, False, True, False]
+
+
+def test_window_that_ids_of_another_stream_prove_is_not_by_klines() -> None:
+    by_klines = replace(covered(0, MINUTE_MS + GRACE_MS), evidence=Evidence.KLINES)
+    assert index(by_klines).is_by_klines("BTCUSDT", 0, MINUTE_MS)
+    other = replace(by_klines, evidence=Evidence.IDS, stream="aggTrade")
+    assert not index(by_klines, other).is_by_klines("BTCUSDT", 0, MINUTE_MS)
+    assert not index(by_klines, replace(other, symbol="ETHUSDT")).is_by_klines("ETHUSDT", 0, MINUTE_MS)
+
+
+def test_a_minute_that_began_before_the_connection_is_not() -> None:
+    assert not index(covered(1, 10 * MINUTE_MS)).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+
+
+def test_coverage_counts_only_once_bronze_holds_its_records() -> None:
+    rows = covered(0, 10 * MINUTE_MS, offset=9)
+    assert not index(rows, bronze=8).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+    assert index(rows, bronze=9).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+
+
+def test_a_hole_between_two_connections_touches_its_minutes_only() -> None:
+    both = index(covered(0, 90_000), covered(95_000, 10 * MINUTE_MS))
+    assert both.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+    assert not both.is_complete("BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
+    assert both.is_complete("BTCUSDT", "trade", 2 * MINUTE_MS, 3 * MINUTE_MS)
+
+
+def gap(after_ms: int, before_ms: int) -> TradeGap:
+    seen = datetime(2024, 7, 18, tzinfo=UTC)
+    return TradeGap("binance_futures", "BTCUSDT", "trade", 5, 9, 5, after_ms * 1000, before_ms * 1000, seen)
+
+
+def test_an_open_gap_touches_the_minutes_from_the_trade_before_to_the_one_behind() -> None:
+    rows = [covered(0, 10 * MINUTE_MS)]
+    found = CompletenessIndex(rows, {1: 5}, 0, [gap(MINUTE_MS, 2 * MINUTE_MS - 1)])
+    complete = [found.is_complete("BTCUSDT", "trade", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)]
+    assert complete == [True, False, True, True]
+    found = CompletenessIndex(rows, {1: 5}, 0, [gap(MINUTE_MS - 1, 2 * MINUTE_MS)])
+    complete = [found.is_complete("BTCUSDT", "trade", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)]
+    assert complete == [False, False, False, True]
+
+
+def test_a_closed_gap_counts_until_bronze_holds_its_late_trades() -> None:
+    late = replace(gap(10, 20), closed_at=datetime(2024, 7, 18, tzinfo=UTC), kafka_partition=1, kafka_offset=8)
+    for bronze, complete in ((7, False), (8, True)):
+        found = CompletenessIndex([covered(0, 10 * MINUTE_MS)], {1: bronze}, 0, [late])
+        assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS) == complete
+
+
+def test_the_archive_has_what_the_stream_lacked() -> None:
+    day = CoverageRow("binance_futures", "BTCUSDT", "trade", 0, 10 * MINUTE_MS, None, None, "http://archive")
+    found = CompletenessIndex([covered(0, 10 * MINUTE_MS), day], {1: 5}, 0, [gap(10, 20)])
+    assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+
+
+def test_symbols_and_streams_are_apart() -> None:
+    complete = index(covered(0, 10 * MINUTE_MS))
+    assert not complete.is_complete("ETHUSDT", "trade", 0, MINUTE_MS)
+    assert not complete.is_complete("BTCUSDT", "aggTrade", 0, MINUTE_MS)
+    assert complete.is_complete_on_any_stream("BTCUSDT", 0, MINUTE_MS)
+
+
+def test_a_day_of_the_archive_counts_without_kafka_and_without_grace() -> None:
+    day = CoverageRow("binance_futures", "BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS, None, None, "http://archive")
+    complete = index(day, bronze=0)
+    assert complete.is_complete("BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS)
+    assert not complete.is_complete("BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS + 1)
+    loading = replace(day, kafka_partition=LOADING, kafka_offset=0)
+    assert not index(loading, bronze=9).is_complete("BTCUSDT", "aggTrade", 0, MINUTE_MS)
+
+
+@given(
+    spans=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 30)), max_size=8),
+    start=st.integers(0, 60),
+    length=st.integers(1, 10),
+)
+def test_equals_the_definition_second_by_second(spans: list[tuple[int, int]], start: int, length: int) -> None:
+    rows = [covered(begin, begin + size) for begin, size in spans]
+    known = {moment for begin, size in spans for moment in range(begin, begin + size)}
+    expected = all(moment in known for moment in range(start, start + length))
+    got = CompletenessIndex(rows, {1: 5}, 0).is_complete("BTCUSDT", "trade", start, start + length)
+    assert got == expected
+
+
+def test_connections_that_touch_cover_the_time_across() -> None:
+    both = CompletenessIndex([covered(0, 90_000), covered(90_000, 200_000)], {1: 5}, 0)
+    assert both.is_complete("BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
+
+
+def test_open_gap_takes_out_whole_milliseconds() -> None:
+    inside = replace(gap(0, 0), after_us=10_900, before_us=20_900)
+    found = CompletenessIndex([covered(0, 100)], {1: 5}, 0, [inside])
+    assert found.is_complete("BTCUSDT", "trade", 0, 10)
+    assert not found.is_complete("BTCUSDT", "trade", 0, 11)
+    assert not found.is_complete("BTCUSDT", "trade", 20, 30)
+    assert found.is_complete("BTCUSDT", "trade", 21, 30)
+
+
+def test_partition_of_which_bronze_holds_nothing_covers_nothing() -> None:
+    for offset, complete in ((0, True), (1, False)):
+        row = replace(covered(0, MINUTE_MS, offset=offset), kafka_partition=2)
+        assert CompletenessIndex([row], {1: 5}, 0).is_complete("BTCUSDT", "trade", 0, MINUTE_MS) == complete
+
+
+def test_closed_gap_counts_no_more_when_its_trades_did_not_come_over_kafka() -> None:
+    closed = replace(gap(10, 20), closed_at=datetime(2024, 7, 18, tzinfo=UTC))
+    for late in (closed, replace(closed, kafka_partition=1), replace(closed, kafka_offset=8)):
+        found = CompletenessIndex([covered(0, MINUTE_MS)], {1: 5}, 0, [late])
+        assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+
+
+def test_gained_time_spans_all_that_is_newly_covered() -> None:
+    earlier = CompletenessIndex([covered(100, 200)], {1: 5}, 0)
+    later = CompletenessIndex([covered(50, 210), covered(70, 90, symbol="ETHUSDT")], {1: 5}, 0)
+    assert later.gained(earlier) == (50, 210)
+    assert earlier.gained(later) is None
+    assert later.gained(later) is None
+    other = CompletenessIndex([covered(100, 200), covered(150, 300, symbol="ETHUSDT")], {1: 5}, 0)
+    assert other.gained(earlier) == (150, 300), "time of another symbol counts"
+
+
+def test_repaired_gap_is_gained() -> None:
+    rows = [covered(0, MINUTE_MS)]
+    before = CompletenessIndex(rows, {1: 5}, 0, [gap(10, 19), gap(40, 49)])
+    assert CompletenessIndex(rows, {1: 5}, 0, [gap(10, 19)]).gained(before) == (40, 50)
+    assert CompletenessIndex(rows, {1: 5}, 0).gained(before) == (10, 50)
+
+
+Windows = list[tuple[int, int]]
+windows = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15)), max_size=4)
+gaps_us = st.lists(st.tuples(st.integers(0, 50_999), st.integers(0, 9_999)), max_size=4)
+
+
+def built(streamed: Windows, archived: Windows, missing: Windows) -> CompletenessIndex:
+    archive = replace(covered(0, 0), kafka_partition=None, kafka_offset=None)
+    rows = [covered(start, start + length) for start, length in streamed]
+    rows += [replace(archive, connected_from_ms=start, connected_to_ms=start + length) for start, length in archived]
+    gaps = [replace(gap(0, 0), after_us=after, before_us=after + length) for after, length in missing]
+    return CompletenessIndex(rows, {1: 5}, 0, gaps)
+
+
+def covered_ms(streamed: Windows, archived: Windows, missing: Windows) -> set[int]:
+    """Return the covered milliseconds one by one."""
+    lacking = {ms for after, length in missing for ms in range(after // 1000, (after + length) // 1000 + 1)}
+    of_stream, of_archive = (
+        {ms for start, length in spans for ms in range(start, start + length)} for spans in (streamed, archived)
+    )
+    return of_stream - lacking | of_archive
+
+
+@given(windows, windows, gaps_us, st.integers(0, 60), st.integers(1, 10))
+def test_window_is_complete_when_each_of_its_milliseconds_is_covered(
+    streamed: Windows, archived: Windows, missing: Windows, start: int, length: int
+) -> None:
+    expected = set(range(start, start + length)) <= covered_ms(streamed, archived, missing)
+    index = built(streamed, archived, missing)
+    assert index.is_complete("BTCUSDT", "trade", start, start + length) == expected
+    assert index.is_complete_on_any_stream("BTCUSDT", start, start + length) == expected
+
+
+ledgers = st.tuples(windows, windows, gaps_us)
+
+
+@given(ledgers, ledgers)
+def test_gained_time_is_the_extent_of_the_milliseconds_that_were_not_covered(
+    now: tuple[Windows, Windows, Windows], earlier: tuple[Windows, Windows, Windows]
+) -> None:
+    fresh = covered_ms(*now) - covered_ms(*earlier)
+    gained = built(*now).gained(built(*earlier))
+    assert gained == ((min(fresh), max(fresh) + 1) if fresh else None)

@@ -1,0 +1,56 @@
+"""What is missing in funding rates and open interest, and what is behind."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cryptolake_assets.quality.derivatives_checks import funding_holes, periods_missing, symbols_behind
+
+START = datetime(2024, 7, 18, tzinfo=UTC)
+
+
+def at(*hours: float) -> list[datetime]:
+    return [START + timedelta(hours=hour) for hour in hours]
+
+
+def test_an_interval_that_changes_is_no_hole_and_one_that_stands_alone_is() -> None:
+    assert funding_holes({"A": at(0, 8, 16, 20, 24, 25, 26, 30, 34)}).passed
+    found = funding_holes({"A": at(0, 4, 8, 16, 20, 24), "B": at(0, 8, 16)})
+    assert not found.passed
+    assert found.failing_rows == [
+        {"symbol": "A", "after": "2024-07-18 08:00:00", "before": "2024-07-18 16:00:00"},
+    ]
+
+
+def test_more_than_eight_hours_is_a_hole_wherever_it_is() -> None:
+    assert funding_holes({"A": at(0, 16)}).failing_count == 1
+    assert funding_holes({"A": at(0, 8 + 1 / 3600, 16)}).passed
+    assert funding_holes({}).passed
+
+
+@given(st.sets(st.integers(1, 48), max_size=20))
+def test_every_funding_that_is_taken_out_of_eight_hours_is_found(gone: set[int]) -> None:
+    kept = [number for number in range(50) if number not in gone]
+    found = funding_holes({"A": at(*(8 * number for number in kept))})
+    holes = sum(later - earlier > 1 for earlier, later in pairwise(kept))
+    assert (found.failing_count, found.passed) == (holes, not holes)
+
+
+def test_periods_that_are_missing_are_counted() -> None:
+    times = [START + timedelta(minutes=5 * number) for number in (0, 1, 2, 5, 6)]
+    found = periods_missing({"A": times, "B": times[:3]})
+    assert "2 periods missing in 1 holes" in found.description
+    assert not found.passed
+    assert periods_missing({"B": times[:3]}).passed
+
+
+def test_a_symbol_without_rows_or_behind_the_clock_is_named() -> None:
+    clock = START + timedelta(hours=10)
+    limit = timedelta(hours=9)
+    assert symbols_behind({"A": at(1)}, ["A"], clock, limit).passed
+    found = symbols_behind({"A": at(0), "B": at(2)}, ["A", "B", "C"], clock, limit)
+    assert [row["symbol"] for row in found.failing_rows] == ["A", "C"]

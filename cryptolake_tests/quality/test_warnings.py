@@ -1,0 +1,69 @@
+"""Checks that warn: klines, missing minutes, ids, lag."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pyarrow as pa
+
+from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.quality.completeness import CompletenessIndex
+from cryptolake_assets.quality.warnings import (
+    bars_after,
+    event_time_lag,
+    id_continuity,
+    minutes_missing,
+)
+from cryptolake_tests.support.hour_bars import HOUR, HOUR_MS, NOTHING_COVERED, bar
+
+
+def test_a_minute_between_two_bars_is_missing_unless_coverage_holds_it() -> None:
+    bars = [bar(0), bar(3), bar(0, symbol="ETHUSDT")]
+    outcome = minutes_missing(bars, NOTHING_COVERED)
+    assert [row["window_start"] for row in outcome.failing_rows] == ["2024-07-19 00:01", "2024-07-19 00:02"]
+    covered = CoverageRow("x", "BTCUSDT", "trade", HOUR_MS, HOUR_MS + 120_000, 0, 5, "s")
+    outcome = minutes_missing(bars, CompletenessIndex([covered], {0: 5}, 0))
+    assert [row["window_start"] for row in outcome.failing_rows] == ["2024-07-19 00:02"]
+    assert minutes_missing([bar(0), bar(1)], NOTHING_COVERED).passed
+
+
+def test_ids_without_a_hole_pass() -> None:
+    assert id_continuity([bar(0, 10, 14), bar(1, 15, 15), bar(0, 900, 901, "ETHUSDT")]).passed
+
+
+def test_holes_and_overlaps_of_ids_are_named() -> None:
+    inside = id_continuity([bar(0, 10, 14, trades=3)])
+    assert (inside.passed, inside.failing_rows[0]["what"]) == (False, "2 ids missing inside")
+    between = id_continuity([bar(0, 10, 14), bar(1, 18, 19)])
+    assert (between.failing_rows[0]["window_start"], between.failing_rows[0]["what"]) == (
+        "2024-07-19 00:01",
+        "3 ids missing before",
+    )
+    assert id_continuity([bar(0, 10, 14), bar(1, 14, 19)]).failing_rows[0]["what"] == "1 ids overlap the bar before"
+
+
+def lag(clock: timedelta, symbols: tuple[str, ...] = ("BTCUSDT",)) -> tuple[bool, str]:
+    outcome = event_time_lag([bar(4)], HOUR, symbols, HOUR_MS + round(clock.total_seconds() * 1000), limit_s=120)
+    return outcome.passed, outcome.description
+
+
+def test_the_lag_counts_from_the_end_of_the_newest_bar_to_the_exchanges_clock() -> None:
+    assert lag(timedelta(minutes=5)) == (True, "largest lag 0 s of 1 symbols; limit 120 s")
+    assert lag(timedelta(minutes=7))[0]
+    assert not lag(timedelta(minutes=7, seconds=1))[0]
+    assert not lag(timedelta(minutes=5), ("BTCUSDT", "ETHUSDT"))[0]
+
+
+def test_the_lag_of_a_past_hour_ends_with_the_hour() -> None:
+    assert lag(timedelta(days=30)) == (False, "largest lag 3300 s of 1 symbols; limit 120 s")
+
+
+def test_an_unknown_clock_does_not_pass() -> None:
+    assert not event_time_lag([bar(4)], HOUR, ("BTCUSDT",), None, limit_s=120).passed
+
+
+def test_the_hour_as_it_will_be_read() -> None:
+    present = pa.Table.from_pylist([bar(0, 1, 1), bar(1, 2, 2)])
+    candidate = pa.Table.from_pylist([bar(1, 2, 9), bar(2, 10, 10)])
+    keys = pa.Table.from_pylist([bar(1), bar(2)]).select(["symbol", "window_start"])
+    assert [row["last_trade_id"] for row in bars_after(present, candidate, keys)] == [1, 9, 10]
