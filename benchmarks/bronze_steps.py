@@ -78,7 +78,7 @@ def stream(home: str, topic: str, rows: int) -> dict[str, Any]:
 
 def bare(home: str, topic: str, rows: int, out: str) -> dict[str, Any]:
     """A streaming query that any Spark user would write: JSON by `from_json` into typed columns, to Parquet files."""
-    from cryptolake_assets.lake.spark import connect
+    from cryptolake_assets.lake.spark_session import connect
 
     settings = lakes.lake_settings(Path(home), kafka_topic_futures=topic)
     shutil.rmtree(out, ignore_errors=True)

@@ -65,7 +65,7 @@ def rebuilds(
     home: str, clock_url: str, all_sizes: Sequence[int], sizes: Sequence[int], shared: int, warm_up: int, rounds: int
 ) -> dict[str, Any]:
     """By the size of the day the seconds of every round and the rows read; a digest of the shared day's bars."""
-    from cryptolake_assets.lake.spark import connect
+    from cryptolake_assets.lake.spark_session import connect
     from cryptolake_assets.transform.engines.spark_engine import SparkEngine
     from cryptolake_assets.transform.refresh_silver import rebuild
 

@@ -259,7 +259,7 @@ def _engine(settings: Settings, name: str) -> Iterator[Engine]:
 
 @contextmanager
 def _spark_session(settings: Settings) -> Iterator[Any]:
-    from cryptolake_assets.lake.spark import connect
+    from cryptolake_assets.lake.spark_session import connect
 
     session = connect(settings)
     try:

@@ -18,7 +18,7 @@ import psutil
 
 from benchmarks.bare.clock import Clock, peak_mb, report
 from cryptolake_assets.platform.jvm import SPARK_JVM_OPTIONS, find_java
-from cryptolake_assets.platform.spark import spark_home
+from cryptolake_assets.platform.spark_server import spark_home
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -36,7 +36,7 @@ from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, Spar
 from cryptolake_assets.kafka.access import spark_options
 from cryptolake_assets.kafka.kafka_records import KAFKA_COLUMNS, VALUE, Wire, matches, sound_rows, with_event
 from cryptolake_assets.kafka.topics import error_of_spark
-from cryptolake_assets.lake.spark import connect, spark_unreachable
+from cryptolake_assets.lake.spark_session import connect, spark_unreachable
 from cryptolake_assets.lake.stores import hadoop_location
 from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, CONTRACT, TableSpec
 from cryptolake_assets.log import configure_logging

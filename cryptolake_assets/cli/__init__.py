@@ -3,59 +3,10 @@
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """
 
-from __future__ import annotations
+from cryptolake_assets.cli import archive, backup, data, keys, maintenance, platform, record  # noqa: F401  (they register their commands on `app`)
+from cryptolake_assets.cli.app import app
 
-from typing import Any
-
-import typer
-from typer.core import TyperGroup
-
-from cryptolake_assets.errors import CryptolakeError
-
-
-class _Group(TyperGroup):
-    """Turns an error that a user can act on into a red message and exit code 1, without a traceback.
-
-    A file that cannot be used is one too: a home that is not writable, or a disk that is full.
-    """
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except CryptolakeError as error:
-            typer.secho(str(error), fg=typer.colors.RED, err=True)
-            raise typer.Exit(1) from None
-        except OSError as error:
-            if error.filename is None:  # no file of a user: a closed pipe, or a fault of ours
-                raise
-            cause = f"files: {error.filename} cannot be used ({error.strerror})."
-            hint = "Correct the path or its rights; CRYPTOLAKE_HOME names the directory for all state."
-            typer.secho(f"{cause} {hint}", fg=typer.colors.RED, err=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-
-
-app = typer.Typer(
-    name="cryptolake",
-    cls=_Group,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="CryptoLake: exchange trades through Kafka and Spark into Iceberg, as exact bars and daily stats.",
-    epilog="Settings come from the environment and from .env; .env.example lists them all.",
-)
-
-
-@app.callback()
-def _configure() -> None:
-    from cryptolake_assets.log import configure_logging
-
-    configure_logging("WARNING")
-
-
-from cryptolake_assets.cli import archive, backup, data, keys, maintenance, platform, record  # noqa: E402, F401  (they register their commands on `app`)
+__all__ = ["app", "main"]
 
 
 def main() -> None:

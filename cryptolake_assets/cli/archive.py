@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cryptolake_assets.cli import app
+from cryptolake_assets.cli.app import app
 from cryptolake_assets.model.symbols import SYMBOL_MEANING, in_capitals, is_symbol
 
 if TYPE_CHECKING:

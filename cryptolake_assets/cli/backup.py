@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryptolake_assets.cli import app
+from cryptolake_assets.cli.app import app
 
 if TYPE_CHECKING:
     from rich.console import Console

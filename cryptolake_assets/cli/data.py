@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cryptolake_assets.cli import app
+from cryptolake_assets.cli.app import app
 from cryptolake_assets.cli.output import Format
 from cryptolake_assets.errors import PartError
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryptolake_assets.cli import app
+from cryptolake_assets.cli.app import app
 from cryptolake_assets.lake.maintenance.works import Work
 
 if TYPE_CHECKING:

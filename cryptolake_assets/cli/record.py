@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryptolake_assets.cli import app
+from cryptolake_assets.cli.app import app
 
 if TYPE_CHECKING:
     from rich.status import Status

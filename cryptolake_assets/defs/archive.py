@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pydantic
 
-from cryptolake_assets.defs import checks
+from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.partitions import daily, hour_key
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
     from cryptolake_assets.transform.archive_history import DayOfHistory
 
-KEY = dg.AssetKey(["bronze", "futures_trades_archive"])
+KEY = asset_keys.ARCHIVE
 
 DAYS_A_RUN = 7
 
@@ -154,7 +154,6 @@ class _Day:
         return "; ".join([*self.refused, *failed, *([] if self.loaded else self.missing)])
 
     def events(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-        from cryptolake_assets.defs import silver
         from cryptolake_assets.ingest.archive_checks import CHECKSUM
         from cryptolake_assets.ingest.archive_klines import check_klines
         from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES, CheckOutcome, joined
@@ -171,7 +170,7 @@ class _Day:
         yield from checks.evaluations(KEY, [KLINES_OF_DAY], of_klines, self.key, dg.AssetCheckSeverity.WARN)
         for hour, agreement in sorted(self._agreements.items()):
             yield from checks.evaluations(
-                silver.KEY, [OFFICIAL_KLINES], [agreement.outcome], hour_key(hour), dg.AssetCheckSeverity.WARN
+                asset_keys.SILVER, [OFFICIAL_KLINES], [agreement.outcome], hour_key(hour), dg.AssetCheckSeverity.WARN
             )
         if self.is_good:
             yield dg.AssetMaterialization(KEY, partition=self.key, metadata=self._metadata())

@@ -5,12 +5,13 @@ from datetime import timedelta
 
 import dagster as dg
 
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.partitions import hour_of, hourly
 from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 
-KEY = dg.AssetKey(["bronze", "futures_trades"])
+KEY = asset_keys.BRONZE
 
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=10), fail_window=timedelta(minutes=20))
 """While the stream lives it is reported every five minutes, with or without new trades."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cryptolake_assets.defs import checks, previews, silver
+from cryptolake_assets.defs import asset_keys, checks, previews, silver
 from cryptolake_assets.defs.automation import follows_upstream, freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.partitions import daily
@@ -19,7 +19,7 @@ from cryptolake_assets.settings import get_settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KEY = dg.AssetKey(["gold", "futures_daily_stats"])
+KEY = asset_keys.GOLD
 
 TABLE = {**table_metadata(GOLD_DAILY), **column_lineage(DAILY_MEASURES, SILVER_OHLCV, silver.KEY)}
 """Name, columns and their lineage."""

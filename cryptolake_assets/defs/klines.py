@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cryptolake_assets.defs import checks, silver
+from cryptolake_assets.defs import asset_keys, checks, silver
 from cryptolake_assets.defs.automation import follows_upstream, freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cryptolake_assets.ingest.klines import FetchedHour
     from cryptolake_assets.quality.official_bars import Agreement
 
-KEY = dg.AssetKey(["bronze", "futures_klines_1m"])
+KEY = asset_keys.KLINES
 
 INTERVAL_MIN = 5
 """The open hour is asked for at most so often."""

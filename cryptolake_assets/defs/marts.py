@@ -137,7 +137,7 @@ def build(
 
     Raises `SparkError` at once when the server is away.
     """
-    from cryptolake_assets.lake.spark import require_server
+    from cryptolake_assets.lake.spark_session import require_server
 
     require_server(settings)
     target = settings.home / "dbt" / "runs" / context.run.run_id

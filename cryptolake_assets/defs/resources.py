@@ -46,7 +46,7 @@ class EngineResource(dg.ConfigurableResource):
     def _spark(self, settings: Settings) -> "Engine":
         from dagster_pyspark import LazyPySparkResource
 
-        from cryptolake_assets.lake.spark import limit_retries, require_server, spark_unreachable
+        from cryptolake_assets.lake.spark_session import limit_retries, require_server, spark_unreachable
         from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 
         require_server(settings)

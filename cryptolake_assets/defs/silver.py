@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pydantic
 
-from cryptolake_assets.defs import archive, bronze, checks, previews
+from cryptolake_assets.defs import asset_keys, bronze, checks, previews
 from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SilverEvent = dg.MaterializeResult | dg.AssetCheckResult | dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output
 Metadata = Mapping[str, Any]
 
-KEY = dg.AssetKey(["silver", "futures_ohlcv_1m"])
+KEY = asset_keys.SILVER
 
 
 TABLE = {**table_metadata(SILVER_OHLCV), **column_lineage(BAR_MEASURES, BRONZE_TRADES, bronze.KEY)}
@@ -82,7 +82,7 @@ def _moment(text: str) -> datetime | None:
 
 @dg.asset(
     key=KEY,
-    deps=[bronze.KEY, archive.KEY],
+    deps=[asset_keys.BRONZE, asset_keys.ARCHIVE],
     partitions_def=hourly(),
     group_name="silver",
     kinds={"duckdb", "spark", "iceberg"},

@@ -15,8 +15,8 @@ import structlog
 
 from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 from cryptolake_assets.errors import AnswerRefusedError, ExchangeError
-from cryptolake_assets.http.client import Answer, Patience, source_http
 from cryptolake_assets.http.json_reader import parse_json
+from cryptolake_assets.http.source_client import Answer, Patience, source_http
 from cryptolake_assets.ingest.batch_source import BatchSource, Judged, Plan, Row, by_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish

@@ -113,7 +113,7 @@ def _add_view(connection: duckdb.DuckDBPyConnection, spec: TableSpec, paths: lis
 def _run_spark(settings: Settings, sql: str) -> pa.Table:
     from pyspark.errors.exceptions.base import PySparkException
 
-    from cryptolake_assets.lake.spark import connect, require_server
+    from cryptolake_assets.lake.spark_session import connect, require_server
 
     session = connect(settings)
     try:

@@ -64,7 +64,7 @@ def needs_spark(arguments: Sequence[str]) -> bool:
 
 
 def _run_with_spark(settings: Settings, arguments: list[str]) -> None:
-    from cryptolake_assets.lake.spark import connect
+    from cryptolake_assets.lake.spark_session import connect
 
     # pyspark's own variable: dbt's adapter asks for "the session" and gets this one, on every thread.
     os.environ["SPARK_REMOTE"] = settings.spark_connect_url

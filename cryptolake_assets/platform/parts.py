@@ -15,7 +15,8 @@ from cryptolake_assets.captures.followed_symbols import default_end_date, defaul
 from cryptolake_assets.errors import ArgumentError, CaptureError
 from cryptolake_assets.lake.stores import postgres_url
 from cryptolake_assets.model.nearest import did_you_mean
-from cryptolake_assets.platform import code_servers, kafka, probes, spark
+from cryptolake_assets.platform import code_servers, kafka, probes
+from cryptolake_assets.platform import spark_server as spark
 from cryptolake_assets.platform.code_servers import CodeLocation
 from cryptolake_assets.settings import PORT_FIELDS, PROJECT_ROOT, Settings, Source, env_name
 from cryptolake_assets.settings.api import ApiSettings

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from cryptolake_assets.errors import CatalogUnreachableError
 from cryptolake_assets.lake.catalog import get_catalog
-from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import SPARK
 from cryptolake_assets.platform.servers import free_port

@@ -18,7 +18,8 @@ from cryptolake_assets import cli
 from cryptolake_assets.bronze.offsets import checkpoint
 from cryptolake_assets.lake.stores import catalog_properties, spark_catalog
 from cryptolake_assets.lake.tables import CATALOG, namespaces
-from cryptolake_assets.platform import code_servers, jars, kafka, spark
+from cryptolake_assets.platform import code_servers, jars, kafka
+from cryptolake_assets.platform import spark_server as spark
 from cryptolake_assets.platform.parts import PARTS
 from cryptolake_assets.settings import PROJECT_ROOT, Engine, Settings, env_name, load_settings
 from cryptolake_tests.support.compose import (

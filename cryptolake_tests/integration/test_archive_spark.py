@@ -12,7 +12,7 @@ from cryptolake_assets.ingest.archive_days import Outcome, load_day
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import change_archive_rows
 from cryptolake_assets.lake.maintenance.compaction import compact_hours
-from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import DAY, HOUR, between
 from cryptolake_assets.settings import Settings

@@ -37,7 +37,7 @@ CHECKS_OF_THE_MARKET = {"schema", "unique_key", "no_nulls", "not_negative", "dom
 
 @pytest.fixture
 def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lake]:
-    monkeypatch.setattr("cryptolake_assets.http.client.Patience.max_backoff_s", 0.01)
+    monkeypatch.setattr("cryptolake_assets.http.source_client.Patience.max_backoff_s", 0.01)
     for name, value in lake.environment().items():
         monkeypatch.setenv(name, value)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:

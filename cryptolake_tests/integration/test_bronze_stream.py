@@ -14,7 +14,7 @@ from cryptolake_assets.bronze.stream import checkpoint_lock, is_running, rejecte
 from cryptolake_assets.errors import CheckpointInUseError
 from cryptolake_assets.kafka.topics import dead_letter, end_offsets
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings
 from cryptolake_tests.support.records import RECEIVED_AT_US, event, send
 

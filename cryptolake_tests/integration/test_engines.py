@@ -18,7 +18,7 @@ from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.lake.bootstrap import bootstrap, ensure_table
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.migrations import widen_decimals
-from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.columns import PRICE

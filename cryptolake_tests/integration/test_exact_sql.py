@@ -14,7 +14,7 @@ from jinja2 import Environment
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.model.measures import ratio
 from cryptolake_assets.platform.dbt import PROJECT_DIR
 from cryptolake_assets.settings import Settings

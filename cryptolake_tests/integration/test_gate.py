@@ -15,7 +15,7 @@ from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import EngineResource
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, between
 from cryptolake_assets.quality.minute_bars import MinuteAggregates

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_gold, refresh_silver
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.quality.rules import MISSING_TRADE_RULES
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_gold, refresh_silver

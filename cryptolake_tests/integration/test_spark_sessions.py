@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyspark.sql.connect.client import SparkConnectClient
 
-from cryptolake_assets.lake.spark import connect
+from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.commands import run_cryptolake
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryptolake_assets.lake.spark import spark_conf
+from cryptolake_assets.lake.spark_session import spark_conf
 from cryptolake_assets.settings import load_settings
 
 

@@ -14,7 +14,7 @@ import pytest
 from cryptolake_assets.errors import DownloadError
 from cryptolake_assets.platform import jars
 from cryptolake_assets.platform.jars import Jar, JarStore, describe, failure_cause, ivy_xml, locked_jars, parse_lock
-from cryptolake_assets.platform.spark import spark_home
+from cryptolake_assets.platform.spark_server import spark_home
 
 CONTENT = b"not really a jar"
 

@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from cryptolake_assets.errors import JavaNotFoundError
 from cryptolake_assets.platform import jvm, truststore
-from cryptolake_assets.platform.spark import spark_home
+from cryptolake_assets.platform.spark_server import spark_home
 
 
 def fake_java(directory: Path, says: str, exit_code: int = 0) -> Path:

@@ -14,7 +14,8 @@ import yaml
 from pydantic import SecretStr
 
 from cryptolake_assets.errors import ArgumentError, SettingsError
-from cryptolake_assets.platform import code_servers, kafka, launch, spark
+from cryptolake_assets.platform import code_servers, kafka, launch
+from cryptolake_assets.platform import spark_server as spark
 from cryptolake_assets.platform.parts import (
     BRONZE,
     CODE_SERVERS,

@@ -194,7 +194,7 @@ class _Keeper:
 
     @cached_property
     def _spark(self) -> SparkSession:
-        from cryptolake_assets.lake.spark import connect
+        from cryptolake_assets.lake.spark_session import connect
 
         return connect(self._settings)
 

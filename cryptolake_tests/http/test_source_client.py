@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from cryptolake_assets.http.client import Patience, SourceHttp, SourceRequest
+from cryptolake_assets.http.source_client import Patience, SourceHttp, SourceRequest
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.exchanges import ExchangeThread
@@ -105,7 +105,7 @@ def test_calls_of_a_minute_are_bounded(exchange: ExchangeThread, monkeypatch: py
     client = SourceHttp(exchange.url, {}, 3, QUICK)
     for _ in range(3):
         client.get(INDEX)
-    monkeypatch.setattr("cryptolake_assets.http.client.time.sleep", sleep)
+    monkeypatch.setattr("cryptolake_assets.http.source_client.time.sleep", sleep)
     with pytest.raises(MinuteIsOverError):
         client.get(INDEX)
     client.close()

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from cryptolake_assets.lake.spark import spark_conf
+from cryptolake_assets.lake.spark_session import spark_conf
 from cryptolake_assets.platform import jars
 from cryptolake_assets.platform.jvm import SPARK_JVM_OPTIONS, find_java
 from cryptolake_assets.platform.properties import properties_text

@@ -1,0 +1,113 @@
+"""The rooms of the package: imports go one way, without a cycle, and a name is found once."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from cryptolake_assets.settings import PACKAGE_DIR
+
+PACKAGE = PACKAGE_DIR.name
+ORDER = (
+    "errors",
+    "log",
+    "model",
+    "settings",
+    "http",
+    "binance",
+    "captures",
+    "kafka",
+    "lake",
+    "quality",
+    "replay",
+    "producer",
+    "bronze",
+    "ingest",
+    "transform",
+    "platform",
+    "client",
+    "dashboard",
+    "defs",
+    "marts_definitions",
+    "definitions",
+    "api",
+    "cli",
+)
+"""A room imports those before it, and its own."""
+BELOW_THE_GRAPH = ORDER[: ORDER.index("platform")]
+"""`platform` runs Dagster's processes."""
+NAMED_AFTER_ROOMS = ("settings", "defs", "cli", "api", "views")
+"""Rooms whose files repeat the names of what they set, assemble or show."""
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE_DIR.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE_DIR.rglob("*.py"))
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Return every module that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def ours(module: str) -> set[str]:
+    return {name for name in imports(MODULES[module]) if name.startswith(f"{PACKAGE}.") and name != module}
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    assert {room_of(module) for module in MODULES} - {""} == set(ORDER)
+
+
+def test_imports_go_one_way() -> None:
+    upward = [
+        f"{module} imports {name}"
+        for module in MODULES
+        if "." in module
+        for name in ours(module)
+        if ORDER.index(room_of(name)) > ORDER.index(room_of(module))
+    ]
+    assert upward == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    try:
+        TopologicalSorter({module: ours(module) for module in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail(f"a cycle: {' -> '.join(error.args[1])}")
+
+
+def test_model_imports_errors_alone_and_the_dashboard_the_client() -> None:
+    of_model = {room_of(name) for module in MODULES if room_of(module) == "model" for name in ours(module)}
+    assert of_model <= {"model", "errors"}
+    of_pages = {room_of(name) for module in MODULES if room_of(module) == "dashboard" for name in ours(module)}
+    assert of_pages <= {"dashboard", "client", "model", "settings", "errors", "log"}
+
+
+@pytest.mark.parametrize("room", BELOW_THE_GRAPH)
+def test_rooms_below_the_graph_do_not_import_dagster(room: str) -> None:
+    paths = [path for module, path in MODULES.items() if room_of(module) == room]
+    assert paths
+    assert [(path.name, name) for path in paths for name in imports(path) if name.startswith("dagster")] == []
+
+
+def test_base_name_is_used_once() -> None:
+    found = defaultdict(list)
+    for path in MODULES.values():
+        if path.name not in ("__init__.py", "__main__.py") and path.parent.name not in NAMED_AFTER_ROOMS:
+            found[path.name].append(str(path.relative_to(PACKAGE_DIR)))
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
