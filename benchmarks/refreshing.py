@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import lakes
 from benchmarks.trades import MINUTE_MS, SYMBOLS, KafkaOffsets, Trades, bronze_rows
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.engines.engine import Engine
+from cryptolake_assets.transform.engines.engine import AggregationEngine
 
 _IO = Path("/proc/self/io")
 
@@ -23,7 +23,7 @@ _IO = Path("/proc/self/io")
 class Follower:
     """Keeps what each timed refresh took. `waiting` are the minutes to come."""
 
-    def __init__(self, settings: Settings, engine: Engine, waiting: Iterator[Trades], hour_ms: int) -> None:
+    def __init__(self, settings: Settings, engine: AggregationEngine, waiting: Iterator[Trades], hour_ms: int) -> None:
         self._settings = settings
         self._engine = engine
         self._waiting = waiting

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import psutil
 
     from cryptolake_assets.settings import Settings
-    from cryptolake_assets.transform.engines.engine import Engine
+    from cryptolake_assets.transform.engines.engine import AggregationEngine
 
 LAST_DAY_MS = int(DAY.timestamp() * 1000)
 OPEN_HOUR_MS = LAST_DAY_MS + 23 * HOUR_MS
@@ -240,14 +240,14 @@ def _require_passed(candidates: Any) -> None:
         raise AssertionError(f"checks failed: {failed[:3]}")
 
 
-def _make_engine(settings: Settings) -> Engine:
+def _make_engine(settings: Settings) -> AggregationEngine:
     from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 
     return DuckDBEngine(settings)
 
 
 @contextmanager
-def _engine(settings: Settings, name: str) -> Iterator[Engine]:
+def _engine(settings: Settings, name: str) -> Iterator[AggregationEngine]:
     if name == "duckdb":
         yield _make_engine(settings)
         return

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cryptolake_assets.cli import app
-from cryptolake_assets.cli.output import MAX_TABLE_ROWS, Format, print_table
+from cryptolake_assets.cli.output import MAX_TABLE_ROWS, OutputFormat, print_table
 from cryptolake_assets.platform.parts import DAGSTER_PARTS
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, get_settings
 
@@ -163,26 +163,26 @@ EXACT = {
 }
 
 
-def printed(table: pa.Table, form: Format) -> str:
+def printed(table: pa.Table, form: OutputFormat) -> str:
     out = io.StringIO()
     print_table(table, form, out)
     return out.getvalue()
 
 
 def test_csv_is_exact(values: pa.Table) -> None:
-    full, empty = csv.DictReader(io.StringIO(printed(values, Format.CSV)))
+    full, empty = csv.DictReader(io.StringIO(printed(values, OutputFormat.CSV)))
     assert full == {**EXACT, "count": "7", "flag": "true", "ratio": "1e-10", "list": '["1.50"]'}
     assert set(empty.values()) == {""}
 
 
 def test_json_is_exact(values: pa.Table) -> None:
-    full, empty = json.loads(printed(values, Format.JSON))
+    full, empty = json.loads(printed(values, OutputFormat.JSON))
     assert full == {**EXACT, "count": 7, "flag": True, "ratio": 1e-10, "list": ["1.50"]}
     assert set(empty.values()) == {None}
 
 
 def test_the_table_cuts_nothing_off(values: pa.Table) -> None:
-    text = printed(values, Format.TABLE)
+    text = printed(values, OutputFormat.TABLE)
     for value in EXACT.values():
         assert value in text
     assert "NULL" in text
@@ -190,14 +190,14 @@ def test_the_table_cuts_nothing_off(values: pa.Table) -> None:
 
 
 def test_a_long_table_says_that_it_was_cut() -> None:
-    text = printed(pa.table({"n": list(range(MAX_TABLE_ROWS + 1))}), Format.TABLE)
+    text = printed(pa.table({"n": list(range(MAX_TABLE_ROWS + 1))}), OutputFormat.TABLE)
     assert f"{MAX_TABLE_ROWS + 1} rows; {MAX_TABLE_ROWS} are shown" in text
 
 
 def test_an_empty_result_keeps_its_columns() -> None:
     empty = pa.table({"a": pa.array([], pa.int64())})
-    assert printed(empty, Format.CSV) == "a\n"
-    assert json.loads(printed(empty, Format.JSON)) == []
+    assert printed(empty, OutputFormat.CSV) == "a\n"
+    assert json.loads(printed(empty, OutputFormat.JSON)) == []
 
 
 def test_sql_on_an_empty_lake(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,3 +111,12 @@ def test_base_name_is_used_once() -> None:
         if path.name not in ("__init__.py", "__main__.py") and path.parent.name not in NAMED_AFTER_ROOMS:
             found[path.name].append(str(path.relative_to(PACKAGE_DIR)))
     assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
+
+
+def test_class_name_is_used_once() -> None:
+    found = defaultdict(list)
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name].append(module)
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}

@@ -15,7 +15,7 @@ RESTARTS_APART = 3
 """A restart is given so many times the limit before the next."""
 
 
-class Health(StrEnum):
+class StreamHealth(StrEnum):
     """The verdict on the stream."""
 
     GOOD = "good"
@@ -35,17 +35,17 @@ class Signs:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class HealthVerdict:
     """`reason` is for people; `quiet_s` how long the stream has shown no life or progress."""
 
-    health: Health
+    health: StreamHealth
     reason: str
     quiet_s: float
     restart: bool
 
 
 @dataclass
-class StreamHistory:
+class ProgressHistory:
     """What must be remembered between two looks (epoch seconds): when the stream was last seen well, with how many
     records in Bronze, when it was looked at, and when it was last restarted."""
 
@@ -55,7 +55,7 @@ class StreamHistory:
     restarted_at: float | None = None
 
     @classmethod
-    def from_json(cls, text: str | None, now: float) -> StreamHistory:
+    def from_json(cls, text: str | None, now: float) -> ProgressHistory:
         """Begins anew where there is nothing readable: a stream is given its time before it is judged."""
         try:
             return cls(**json.loads(text or ""))
@@ -65,7 +65,7 @@ class StreamHistory:
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
-    def judge(self, signs: Signs, now: float, limit_s: float) -> Verdict:
+    def judge(self, signs: Signs, now: float, limit_s: float) -> HealthVerdict:
         """Takes the signs in; `limit_s` is how long the stream may be quiet."""
         if now - self.looked_at > limit_s:
             # Nobody looked for that long: a platform that has just come up is given its time.
@@ -74,17 +74,19 @@ class StreamHistory:
         trouble = self._trouble(signs, limit_s)
         if trouble is None:
             self.well_at, self.committed = now, signs.committed
-            return Verdict(Health.GOOD, _well(signs), 0.0, restart=False)
+            return HealthVerdict(StreamHealth.GOOD, _well(signs), 0.0, restart=False)
         quiet_s = now - self.well_at
         reason = f"{trouble}, for {quiet_s:.0f} s"
         if quiet_s < limit_s:
-            return Verdict(Health.WARNING if quiet_s >= limit_s / 2 else Health.GOOD, reason, quiet_s, restart=False)
+            return HealthVerdict(
+                StreamHealth.WARNING if quiet_s >= limit_s / 2 else StreamHealth.GOOD, reason, quiet_s, restart=False
+            )
         is_ours = signs.state not in (None, "stopped", "external")
         rested = self.restarted_at is None or now - self.restarted_at >= RESTARTS_APART * limit_s
         restart = is_ours and rested
         if restart:
             self.restarted_at = now
-        return Verdict(Health.FAILED, reason, quiet_s, restart)
+        return HealthVerdict(StreamHealth.FAILED, reason, quiet_s, restart)
 
     def _trouble(self, signs: Signs, limit_s: float) -> str | None:
         """What is not as it should be, if anything."""

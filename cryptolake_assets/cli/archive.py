@@ -172,14 +172,14 @@ def _row(loaded: LoadedDay) -> dict[str, Any]:
 def _show(rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
 
-    from cryptolake_assets.cli.output import Format, print_table
+    from cryptolake_assets.cli.output import OutputFormat, print_table
 
     integers = ("rows", "rows_replaced", "rows_per_s")
     fields = [("symbol", pa.string()), ("day", pa.date32()), ("outcome", pa.string())]
     fields += [(name, pa.int64()) for name in integers[:2]]
     fields += [("megabytes", pa.float64()), ("seconds", pa.float64()), ("rows_per_s", pa.int64())]
     fields += [("sha256", pa.string()), ("klines", pa.string())]
-    print_table(pa.Table.from_pylist(rows, pa.schema(fields)), Format.TABLE)
+    print_table(pa.Table.from_pylist(rows, pa.schema(fields)), OutputFormat.TABLE)
     loaded = [row for row in rows if row["outcome"] in ("loaded", "replaced")]
     if loaded:
         typer.echo("Silver and Gold follow by themselves where the platform runs (`cryptolake up`).")

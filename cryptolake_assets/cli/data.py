@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cryptolake_assets.cli.app import app
-from cryptolake_assets.cli.output import Format
+from cryptolake_assets.cli.output import OutputFormat
 from cryptolake_assets.errors import PartError
 
 
@@ -44,7 +44,9 @@ def topics() -> None:
 
 
 @app.command()
-def lag(output: Annotated[Format, typer.Option("--format", help="How it is printed.")] = Format.TABLE) -> None:
+def lag(
+    output: Annotated[OutputFormat, typer.Option("--format", help="How it is printed.")] = OutputFormat.TABLE,
+) -> None:
     """Show how far Bronze is behind Kafka, by topic and partition: next offsets of both, and records between them."""
     import pyarrow as pa
 
@@ -82,7 +84,7 @@ def peek(
 @app.command()
 def sql(
     query: Annotated[str, typer.Argument(help='Such as "SELECT * FROM cryptolake.gold.futures_daily_stats".')],
-    output: Annotated[Format, typer.Option("--format", help="How the result is printed.")] = Format.TABLE,
+    output: Annotated[OutputFormat, typer.Option("--format", help="How the result is printed.")] = OutputFormat.TABLE,
     engine: Annotated[SqlEngine, typer.Option(help="DuckDB in this process, or the Spark server.")] = SqlEngine.DUCKDB,
 ) -> None:
     """Run SQL over the tables, by their full names."""

@@ -19,7 +19,7 @@ MAX_TABLE_ROWS = 1_000
 WIDE = 100_000
 
 
-class Format(StrEnum):
+class OutputFormat(StrEnum):
     """How a result is printed."""
 
     TABLE = "table"
@@ -27,14 +27,14 @@ class Format(StrEnum):
     JSON = "json"
 
 
-def print_table(table: pa.Table, form: Format, out: TextIO | None = None) -> None:
+def print_table(table: pa.Table, form: OutputFormat, out: TextIO | None = None) -> None:
     """Prints an Arrow table. As a table for people it stops after `MAX_TABLE_ROWS` rows and says so."""
     out = out or sys.stdout
-    if form is Format.CSV:
+    if form is OutputFormat.CSV:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(table.column_names)
         writer.writerows([text(value) for value in row] for row in rows(table))
-    elif form is Format.JSON:
+    elif form is OutputFormat.JSON:
         names = table.column_names
         lines = (json.dumps(dict(zip(names, map(plain, row), strict=True)), ensure_ascii=False) for row in rows(table))
         out.write("[" + ",\n ".join(lines) + "]\n")

@@ -17,7 +17,7 @@ from cryptolake_assets.quality.batch_checks import BATCH_RULES, ROWS_LEFT_OUT, b
 from cryptolake_assets.settings import Settings, Source
 
 if TYPE_CHECKING:
-    from cryptolake_assets.ingest.batch_extract import Extraction, SilverCandidate
+    from cryptolake_assets.ingest.batch_extract import BatchCandidate, Extraction
     from cryptolake_assets.lake.commit import Publication
 
 
@@ -97,18 +97,18 @@ def extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Ext
     return dg.MaterializeResult(metadata=said)
 
 
-def candidate_of(settings: Settings, source: BatchSource, spec: TableSpec, day: date) -> "SilverCandidate":
+def candidate_of(settings: Settings, source: BatchSource, spec: TableSpec, day: date) -> "BatchCandidate":
     from cryptolake_assets.ingest.batch_extract import prepare
 
     return prepare(settings, source, spec, day, BATCH_RULES[spec.name])
 
 
-def results_of(key: dg.AssetKey, candidate: "SilverCandidate") -> list[dg.AssetCheckResult]:
+def results_of(key: dg.AssetKey, candidate: "BatchCandidate") -> list[dg.AssetCheckResult]:
     return list(checks.results(key, blocking(candidate.spec), candidate.outcomes))
 
 
 def held_back(
-    candidate: "SilverCandidate", results: Sequence[dg.AssetCheckResult], partition: str
+    candidate: "BatchCandidate", results: Sequence[dg.AssetCheckResult], partition: str
 ) -> Iterator[dg.AssetCheckResult]:
     """The end of a run whose candidate failed a check."""
     yield from results
@@ -125,14 +125,14 @@ def warnings_of(key: dg.AssetKey, outcomes: Sequence[CheckOutcome]) -> list[dg.A
     return list(checks.results(key, names, outcomes, dg.AssetCheckSeverity.WARN))
 
 
-def rows_left_out(candidate: "SilverCandidate") -> CheckOutcome:
+def rows_left_out(candidate: "BatchCandidate") -> CheckOutcome:
     """Return which rows of the accepted answers are odd, each said once; the others are stored."""
     rows = list(dict.fromkeys(candidate.left_out))
     sample = [{"row": row} for row in rows[:SAMPLE_ROWS]]
     return CheckOutcome(ROWS_LEFT_OUT, not rows, f"{len(rows)} rows were left out", len(rows), sample)
 
 
-def published(candidate: "SilverCandidate", publication: "Publication") -> dict[str, Any]:
+def published(candidate: "BatchCandidate", publication: "Publication") -> dict[str, Any]:
     """A Silver materialization's metadata."""
     return {
         "dagster/row_count": candidate.rows.num_rows,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from cryptolake_assets.bronze.stream_health import Health, Signs, StreamHistory, Verdict
+from cryptolake_assets.bronze.stream_health import HealthVerdict, ProgressHistory, Signs, StreamHealth
 from cryptolake_assets.defs import bronze, checks, silver
 from cryptolake_assets.defs.alerts import tell
 from cryptolake_assets.defs.partitions import hour_key, hourly
@@ -82,7 +82,7 @@ def stream_health_now(context: dg.AssetCheckExecutionContext, lake: LakeResource
     from cryptolake_assets.transform.freshness import check_up_to_date
 
     now = time.time()
-    verdict = StreamHistory(well_at=now).judge(stream.signs(), now, lake.settings.stream_stall_s)
+    verdict = ProgressHistory(well_at=now).judge(stream.signs(), now, lake.settings.stream_stall_s)
     found = {
         HEARTBEAT: _heartbeat(verdict),
         FRAMES_ACCEPTED: _frames_accepted(lake.settings),
@@ -136,7 +136,7 @@ def look(
     from cryptolake_assets.transform.freshness import check_up_to_date
 
     memory = Memory.from_cursor(context.cursor)
-    history = StreamHistory.from_json(memory.stream, now)
+    history = ProgressHistory.from_json(memory.stream, now)
     verdict = history.judge(signs, now, settings.stream_stall_s)
     heartbeat = _heartbeat(verdict)
     freshness = check_up_to_date(settings, memory.clock_ms)
@@ -158,7 +158,7 @@ def look(
             *_evaluations(bronze.KEY, accepted),
             *_evaluations(silver.KEY, up_to_date),
         ]
-        if verdict.health is Health.GOOD:
+        if verdict.health is StreamHealth.GOOD:
             events += _sign_of_life(clock_ms, verdict)
     cursor = json.dumps(asdict(memory))
     requests = [_restart(verdict, now)] if verdict.restart else []
@@ -168,9 +168,9 @@ def look(
     return dg.SensorResult(run_requests=requests, asset_events=events, cursor=cursor)
 
 
-def _heartbeat(verdict: Verdict) -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
-    severity = dg.AssetCheckSeverity.ERROR if verdict.health is Health.FAILED else dg.AssetCheckSeverity.WARN
-    return CheckOutcome(HEARTBEAT, verdict.health is Health.GOOD, verdict.reason), severity
+def _heartbeat(verdict: HealthVerdict) -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
+    severity = dg.AssetCheckSeverity.ERROR if verdict.health is StreamHealth.FAILED else dg.AssetCheckSeverity.WARN
+    return CheckOutcome(HEARTBEAT, verdict.health is StreamHealth.GOOD, verdict.reason), severity
 
 
 def _frames_accepted(settings: Settings) -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
@@ -202,7 +202,7 @@ def _evaluations(asset: dg.AssetKey, said: tuple[CheckOutcome, dg.AssetCheckSeve
     return list(checks.evaluations(asset, [outcome.name], [outcome], None, severity))
 
 
-def _sign_of_life(clock_ms: int | None, verdict: Verdict) -> list[dg.AssetMaterialization]:
+def _sign_of_life(clock_ms: int | None, verdict: HealthVerdict) -> list[dg.AssetMaterialization]:
     """Bronze's freshness goes by materialization: a stream that has nothing to take is fresh all the same."""
     moment = datetime.now(UTC) if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
     key = hour_key(hour_of(moment))
@@ -211,7 +211,7 @@ def _sign_of_life(clock_ms: int | None, verdict: Verdict) -> list[dg.AssetMateri
     return [dg.AssetMaterialization(bronze.KEY, partition=key, metadata={"rows_added": 0, "heartbeat": verdict.reason})]
 
 
-def _restart(verdict: Verdict, now: float) -> dg.RunRequest:
+def _restart(verdict: HealthVerdict, now: float) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=f"restart/{now:.0f}",
         run_config=dg.RunConfig(ops={restart_stream.name: RestartConfig(reason=verdict.reason)}),

@@ -14,7 +14,7 @@ from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from cryptolake_assets.bronze.stream_health import Signs
-    from cryptolake_assets.transform.engines.engine import Engine
+    from cryptolake_assets.transform.engines.engine import AggregationEngine
 
 
 RETRIES = dg.RetryPolicy(max_retries=2, delay=3, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -33,7 +33,7 @@ class EngineResource(dg.ConfigurableResource):
     """What computes Silver and Gold: DuckDB in the run's own process, or Spark by dagster-pyspark's resource on the
     Spark Connect server."""
 
-    def engine(self, name: EngineName = EngineName.AUTO) -> "Engine":
+    def engine(self, name: EngineName = EngineName.AUTO) -> "AggregationEngine":
         """The engine of that name; with `auto` the one of the settings."""
         settings = get_settings()
         if (settings.engine_in_use if name is EngineName.AUTO else name) is EngineName.SPARK:
@@ -43,7 +43,7 @@ class EngineResource(dg.ConfigurableResource):
 
         return DuckDBEngine(settings)
 
-    def _spark(self, settings: Settings) -> "Engine":
+    def _spark(self, settings: Settings) -> "AggregationEngine":
         from dagster_pyspark import LazyPySparkResource
 
         from cryptolake_assets.lake.spark_session import limit_retries, require_server, spark_unreachable

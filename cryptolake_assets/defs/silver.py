@@ -21,7 +21,7 @@ from cryptolake_assets.settings import Engine as EngineName
 
 if TYPE_CHECKING:
     from cryptolake_assets.lake.commit import Publication
-    from cryptolake_assets.transform.silver_candidate import Scope, SilverCandidate, SilverRun
+    from cryptolake_assets.transform.silver_candidate import RunScope, SilverCandidate, SilverRun
 
 SilverEvent = dg.MaterializeResult | dg.AssetCheckResult | dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output
 Metadata = Mapping[str, Any]
@@ -65,11 +65,11 @@ class SilverConfig(dg.Config):
         _moment(value)
         return value
 
-    def scope(self) -> "Scope":
-        from cryptolake_assets.transform.silver_candidate import Scope
+    def scope(self) -> "RunScope":
+        from cryptolake_assets.transform.silver_candidate import RunScope
 
         symbols = tuple(in_capitals(symbol) for symbol in self.symbols)
-        return Scope(symbols, _moment(self.window_start), _moment(self.window_end))
+        return RunScope(symbols, _moment(self.window_start), _moment(self.window_end))
 
 
 def _moment(text: str) -> datetime | None:
@@ -142,7 +142,7 @@ def _refresh(run: "SilverRun", context: dg.AssetExecutionContext, config: Silver
     )
 
 
-def _rebuild(run: "SilverRun", context: dg.AssetExecutionContext, scope: "Scope") -> Iterator[SilverEvent]:
+def _rebuild(run: "SilverRun", context: dg.AssetExecutionContext, scope: "RunScope") -> Iterator[SilverEvent]:
     """A range of hours: all of their minutes, a commit a day. Every hour has an event and checks of its own."""
     from cryptolake_assets.transform.refresh_silver import changed_by_hour, rebuild_days
 

@@ -36,7 +36,7 @@ class SourceRequest:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SourceAnswer:
     """What came back. `status` is None where nothing did; `failure` says what is wrong with it before its body is
     looked at, None for a 200. `retry_after_s` is what the source asked for."""
 
@@ -98,7 +98,7 @@ class SourceHttp:
             headers={"Accept": "application/json", **headers}, timeout=timeout_s, follow_redirects=False
         )
 
-    def get(self, request: SourceRequest) -> Answer:
+    def get(self, request: SourceRequest) -> SourceAnswer:
         """The last answer: a good one, one that asking again does not mend, or that of the last attempt."""
         retrying = Retrying(
             retry=retry_if_result(lambda answer: answer.may_pass),
@@ -107,13 +107,13 @@ class SourceHttp:
             before_sleep=_log_retry,
             retry_error_callback=_answer_of,
         )
-        answer: Answer = retrying(self._once, request)
+        answer: SourceAnswer = retrying(self._once, request)
         return answer
 
     def close(self) -> None:
         self._client.close()
 
-    def _once(self, request: SourceRequest) -> Answer:
+    def _once(self, request: SourceRequest) -> SourceAnswer:
         self._wait_for_turn()
         asked = self._client.build_request("GET", self._base_url + request.path, params=dict(request.params))
         url, now = str(asked.url), datetime.now(UTC)
@@ -124,12 +124,12 @@ class SourceHttp:
             finally:
                 response.close()
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return Answer(request, now, url, failure=f"no answer: {type(error).__name__} {error}".strip())
+            return SourceAnswer(request, now, url, failure=f"no answer: {type(error).__name__} {error}".strip())
         status, etag = response.status_code, response.headers.get("ETag")
         if len(body) > MOST_BYTES:
-            return Answer(request, now, url, status, etag, body[:1024], f"body of more than {MOST_BYTES} bytes")
+            return SourceAnswer(request, now, url, status, etag, body[:1024], f"body of more than {MOST_BYTES} bytes")
         failure = None if status == httpx.codes.OK else f"status {status}"
-        return Answer(request, now, url, status, etag, body, failure, _retry_after_s(response))
+        return SourceAnswer(request, now, url, status, etag, body, failure, _retry_after_s(response))
 
     def _wait_for_turn(self) -> None:
         while not self._limiter.hit(self._limit):
@@ -173,7 +173,7 @@ def _retry_after_s(response: httpx.Response) -> float | None:
         return None
 
 
-def _answer_of(state: RetryCallState) -> Answer | None:
+def _answer_of(state: RetryCallState) -> SourceAnswer | None:
     return state.outcome.result() if state.outcome is not None else None
 
 

@@ -16,7 +16,7 @@ import structlog
 from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 from cryptolake_assets.errors import AnswerRefusedError, ExchangeError
 from cryptolake_assets.http.json_reader import parse_json
-from cryptolake_assets.http.source_client import Answer, Patience, source_http
+from cryptolake_assets.http.source_client import Patience, SourceAnswer, source_http
 from cryptolake_assets.ingest.batch_source import BatchSource, Judged, Plan, Row, by_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish
@@ -53,7 +53,7 @@ class Extraction:
 
 
 @dataclass(frozen=True)
-class SilverCandidate:
+class BatchCandidate:
     """Rows of a table made from accepted answers, and what the blocking checks say of them."""
 
     spec: TableSpec
@@ -137,7 +137,7 @@ def extract(
 
 def prepare(
     settings: Settings, source: BatchSource, spec: TableSpec, partition: date, rules: Mapping[str, str]
-) -> SilverCandidate:
+) -> BatchCandidate:
     """Rows of `spec` from the accepted answers of the partition; of two answers the later one counts. Where a source
     has history, later partitions' answers are read too: making an old day again does not bring old values back."""
     rows: list[Row] = []
@@ -148,10 +148,10 @@ def prepare(
             rows += judged.rows[spec.name]
             left_out += judged.left_out
     candidate = _table(spec, [{**row, "updated_at": None} for row in by_key(spec, rows)])
-    return SilverCandidate(spec, candidate, check_candidate(spec, candidate, rules), left_out)
+    return BatchCandidate(spec, candidate, check_candidate(spec, candidate, rules), left_out)
 
 
-def commit(settings: Settings, candidate: SilverCandidate, run_id: str) -> Publication:
+def commit(settings: Settings, candidate: BatchCandidate, run_id: str) -> Publication:
     """Upserts the candidate by one commit; without a difference there is none."""
     spec, rows = candidate.spec, candidate.rows
     return publish(
@@ -172,7 +172,7 @@ def held(settings: Settings, spec: TableSpec) -> Sequence[Any]:
     return found
 
 
-def _judge(source: BatchSource, answer: Answer, asked_at: datetime) -> tuple[Judged | None, str | None]:
+def _judge(source: BatchSource, answer: SourceAnswer, asked_at: datetime) -> tuple[Judged | None, str | None]:
     if answer.failure is not None:
         return None, NOT_LISTED if _is_not_listed(answer) else answer.failure
     try:
@@ -181,7 +181,7 @@ def _judge(source: BatchSource, answer: Answer, asked_at: datetime) -> tuple[Jud
         return None, str(error)
 
 
-def _is_not_listed(answer: Answer) -> bool:
+def _is_not_listed(answer: SourceAnswer) -> bool:
     """Return whether the exchange says that it does not list the symbol that it was asked for."""
     try:
         return bool(parse_json(answer.body)["code"] == INVALID_SYMBOL)
@@ -189,7 +189,7 @@ def _is_not_listed(answer: Answer) -> bool:
         return False
 
 
-def _record(answer: Answer, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:
+def _record(answer: SourceAnswer, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:
     """A row of Bronze."""
     return {
         "fetched_at": answer.fetched_at,

@@ -22,7 +22,7 @@ from cryptolake_assets.model.symbols import in_url, stream_name
 from cryptolake_assets.producer.asyncio_tasks import cancelled, heed_cancellation
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.frame_queue import FrameQueue, SpanMark
-from cryptolake_assets.producer.socket_reader import FrameReader
+from cryptolake_assets.producer.socket_reader import SocketReader
 from cryptolake_assets.producer.websocket_libraries import (
     CONNECTION_CLOSED,
     INVALID_HANDSHAKE,
@@ -262,7 +262,7 @@ class ExchangeConnection:
 
     async def _stream(self, socket: ExchangeSocket, span: ConnectionSpan) -> None:
         """Reads until the connection ends; raises what ended it."""
-        reader = FrameReader(socket, span, self._queue)
+        reader = SocketReader(socket, span, self._queue)
         tasks = [
             asyncio.create_task(reader.run()),
             asyncio.create_task(self._watch(socket, reader)),
@@ -277,7 +277,7 @@ class ExchangeConnection:
         span.after_ms = await self._exchange_time()
         self.opened.set()
 
-    async def _watch(self, socket: ExchangeSocket, reader: FrameReader) -> None:
+    async def _watch(self, socket: ExchangeSocket, reader: SocketReader) -> None:
         """Closes a connection on which neither a frame nor a pong comes, and tells when only pongs do."""
         options = self._options
         while True:

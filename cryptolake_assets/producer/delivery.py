@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
-from cryptolake_assets.producer.publisher import Message, Publisher, Verdict
+from cryptolake_assets.producer.publisher import FailureVerdict, Message, Publisher
 
 log = structlog.get_logger(__name__)
 
@@ -175,7 +175,7 @@ class Outbox:
 
     def failed(self, messages: Sequence[Message], error: BaseException) -> None:
         verdict = self._publisher.judge(error)
-        if verdict is Verdict.FATAL:
+        if verdict is FailureVerdict.FATAL:
             self._give_up(
                 BrokerRefusedError(
                     f"kafka: the brokers refuse records on topic {messages[0].topic} for good "
@@ -183,7 +183,7 @@ class Outbox:
                 )
             )
             return
-        self._restart_needed = self._restart_needed or verdict is Verdict.RESTART
+        self._restart_needed = self._restart_needed or verdict is FailureVerdict.RESTART
         if not self._failed:
             log.warning(
                 "delivery_failed",

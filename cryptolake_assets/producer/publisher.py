@@ -42,7 +42,7 @@ class Message(Struct, eq=False, gc=False):
     """Called with partition and offset; of a message on a topic whose offsets the outbox does not report."""
 
 
-class Verdict(Enum):
+class FailureVerdict(Enum):
     """What to do after a failure."""
 
     RETRY = "retry"
@@ -74,7 +74,7 @@ class Publisher(Protocol):
         """Takes messages over, in order for each partition. Never waits: how many are under way is for the caller to
         bound. What cannot be taken is reported as failed."""
 
-    def judge(self, error: BaseException) -> Verdict:
+    def judge(self, error: BaseException) -> FailureVerdict:
         """What to do after `failed` was told this error."""
 
     async def restart(self) -> None:
@@ -125,7 +125,7 @@ class SessionPublisher(ABC):
         """A new session. Raises `BrokerError` when no broker can be reached, `BrokerRefusedError` when they refuse."""
 
     @abstractmethod
-    def judge(self, error: BaseException) -> Verdict:
+    def judge(self, error: BaseException) -> FailureVerdict:
         """As `Publisher.judge`."""
 
     def partition_for(self, key: bytes) -> int:

@@ -25,10 +25,10 @@ from cryptolake_assets.producer.publisher import (
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
     DeliveryListener,
+    FailureVerdict,
     Message,
     Session,
     SessionPublisher,
-    Verdict,
 )
 
 if TYPE_CHECKING:
@@ -193,15 +193,15 @@ class AiokafkaPublisher(SessionPublisher):
             raise await broker_error(self._settings, "connect the producer", error) from error
         return session
 
-    def judge(self, error: BaseException) -> Verdict:
+    def judge(self, error: BaseException) -> FailureVerdict:
         from aiokafka import errors
 
         # aiokafka asserts that a partition exists: the topic has fewer of them than it had at the start.
         if is_refusal(error) or isinstance(error, AssertionError):
-            return Verdict.FATAL
+            return FailureVerdict.FATAL
         # A batch that was given up leaves a hole in the idempotent sequence: the broker refuses what follows. A session
         # that fails for reasons unknown is not trusted either.
         away = (errors.KafkaTimeoutError, errors.ProducerClosed, BrokerError, OSError)
         if isinstance(error, away) or getattr(error, "retriable", False):
-            return Verdict.RETRY
-        return Verdict.RESTART
+            return FailureVerdict.RETRY
+        return FailureVerdict.RESTART

@@ -23,10 +23,10 @@ from cryptolake_assets.producer.publisher import (
     START_TIMEOUT_S,
     STOP_TIMEOUT_S,
     DeliveryListener,
+    FailureVerdict,
     Message,
     Session,
     SessionPublisher,
-    Verdict,
 )
 from cryptolake_assets.settings import Settings
 
@@ -194,27 +194,29 @@ class ConfluentPublisher(SessionPublisher):
         except KafkaException as error:
             await session.close()
             cause = DeliveryError(error.args[0])
-            refused = self.judge(cause) is Verdict.FATAL
+            refused = self.judge(cause) is FailureVerdict.FATAL
             raise await broker_error(self._settings, "connect the producer", cause, refused=refused) from error
         return session
 
-    def judge(self, error: BaseException) -> Verdict:
+    def judge(self, error: BaseException) -> FailureVerdict:
         from confluent_kafka import KafkaError, KafkaException
 
         if isinstance(error, KafkaException):
             error = DeliveryError(error.args[0])
         if isinstance(error, DeliveryError):
             if error.error.code() in _refusals():
-                return Verdict.FATAL
+                return FailureVerdict.FATAL
             # What a closed session left behind, and a librdkafka that is in no state to go on.
             purged = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
             if error.error.code() in purged or (error.error.retriable() and not error.error.fatal()):
-                return Verdict.RETRY
-            return Verdict.RESTART
+                return FailureVerdict.RETRY
+            return FailureVerdict.RESTART
         if is_refusal(error):
-            return Verdict.FATAL
+            return FailureVerdict.FATAL
         # A full buffer, or a session that is not there.
-        return Verdict.RETRY if isinstance(error, (BufferError, BrokerError, OSError)) else Verdict.RESTART
+        return (
+            FailureVerdict.RETRY if isinstance(error, (BufferError, BrokerError, OSError)) else FailureVerdict.RESTART
+        )
 
 
 def _refusals() -> frozenset[int]:

@@ -15,7 +15,7 @@ HANDFUL: Final = 64
 between the socket and the queue is a sixth of what reading it takes."""
 
 
-class FrameReader:
+class SocketReader:
     """Reads until its connection ends. It never waits for Kafka other than by the queue being full."""
 
     def __init__(self, socket: ExchangeSocket, span: ConnectionSpan, queue: FrameQueue) -> None:

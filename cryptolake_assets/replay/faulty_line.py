@@ -46,31 +46,31 @@ class NumberedFrame(Protocol):
         """The id of its trade or aggregate; None where it has none."""
 
 
-class Delivery(NamedTuple):
+class ReplayedFrame(NamedTuple):
     """A frame on its way to a client, and its text so far."""
 
     frame: NumberedFrame
     text: str
 
 
-Step = Delivery | Cut | Stall | Shutdown
+Step = ReplayedFrame | Cut | Stall | Shutdown
 """A frame to send, or what happens to the connection."""
 
 
 class Stage(Protocol):
     """What one fault makes of frames."""
 
-    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+    def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
         """What comes of it now; may hold it back."""
 
-    def flush(self) -> Sequence[Delivery]:
+    def flush(self) -> Sequence[ReplayedFrame]:
         """What was held back."""
 
 
 class _Passing:
     """A stage that holds nothing back."""
 
-    def flush(self) -> Sequence[Delivery]:
+    def flush(self) -> Sequence[ReplayedFrame]:
         return ()
 
 
@@ -81,7 +81,7 @@ class SilentStage(_Passing):
         self._began_ns: dict[str | None, int] = {}
         self._over: set[str | None] = set()
 
-    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+    def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
         fault, stream = self._fault, delivery.frame.stream
         if not fault.concerns(stream) or stream in self._over:
             return (delivery,)
@@ -107,7 +107,7 @@ class DropStage(_Passing):
         self._left: dict[str | None, int] = {}
         """Frames of a stream that still go with the first one of a run."""
 
-    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+    def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
         fault, frame = self._fault, delivery.frame
         if not fault.concerns(frame.stream):
             return (delivery,)
@@ -129,11 +129,11 @@ class CorruptStage(_Passing):
     def __init__(self, fault: Corrupt, switch: Switch) -> None:
         self._fault, self._switch = fault, switch
 
-    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+    def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
         fault, frame = self._fault, delivery.frame
         hit = fault.concerns(frame.stream) and chance(fault.seed, "corrupt", frame.number) < fault.share
         if hit and self._switch.happens():
-            return (Delivery(frame, garbled(delivery.text, chance(fault.seed, "place", frame.number))),)
+            return (ReplayedFrame(frame, garbled(delivery.text, chance(fault.seed, "place", frame.number))),)
         return (delivery,)
 
 
@@ -142,21 +142,21 @@ class _Later:
 
     def __init__(self) -> None:
         self._passed = 0
-        self._waiting: list[tuple[int, int, Delivery]] = []
+        self._waiting: list[tuple[int, int, ReplayedFrame]] = []
 
-    def hold(self, delivery: Delivery, frames: int) -> None:
+    def hold(self, delivery: ReplayedFrame, frames: int) -> None:
         heapq.heappush(self._waiting, (self._passed + frames, self._passed, delivery))
 
     def tick(self) -> None:
         self._passed += 1
 
-    def due(self) -> list[Delivery]:
+    def due(self) -> list[ReplayedFrame]:
         found = []
         while self._waiting and self._waiting[0][0] <= self._passed:
             found.append(heapq.heappop(self._waiting)[2])
         return found
 
-    def flush(self) -> Sequence[Delivery]:
+    def flush(self) -> Sequence[ReplayedFrame]:
         """All of them, in the order in which they would have come."""
         found = [delivery for _, _, delivery in sorted(self._waiting)]
         self._waiting.clear()
@@ -168,7 +168,7 @@ class DuplicateStage(_Later):
         super().__init__()
         self._fault, self._switch = fault, switch
 
-    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+    def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
         fault, frame = self._fault, delivery.frame
         self.tick()
         due = self.due()
@@ -183,7 +183,7 @@ class ReorderStage(_Later):
         super().__init__()
         self._fault, self._switch = fault, switch
 
-    def take(self, delivery: Delivery) -> Sequence[Delivery]:
+    def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
         fault, frame = self._fault, delivery.frame
         self.tick()
         due = self.due()
@@ -232,7 +232,7 @@ class FaultLine:
         if self._version != self._board.version:
             yield from self.flush()
             self._build()
-        yield from self._through((Delivery(frame, text),), self._stages)
+        yield from self._through((ReplayedFrame(frame, text),), self._stages)
 
     def flush(self) -> Iterator[Step]:
         """What was held back: before an answer, and when the replay has ended."""
@@ -259,7 +259,7 @@ class FaultLine:
                 case Cut() | Stall() | Shutdown() as fault:
                     self._interrupters.append((fault, _Interrupter(fault, switch)))
 
-    def _through(self, deliveries: Sequence[Delivery], stages: Sequence[Stage]) -> Iterator[Step]:
+    def _through(self, deliveries: Sequence[ReplayedFrame], stages: Sequence[Stage]) -> Iterator[Step]:
         for stage in stages:
             deliveries = [out for delivery in deliveries for out in stage.take(delivery)]
         for delivery in deliveries:

@@ -19,7 +19,7 @@ from aiohttp import WSMsgType, web
 from cryptolake_assets.binance.control_frames import read_control
 from cryptolake_assets.binance.raw_streams import stream_of_document, stream_of_event
 from cryptolake_assets.model.replay_faults import Cut, FaultBoard, Shutdown, Stall
-from cryptolake_assets.replay.faulty_line import Delivery, FaultLine, NumberedFrame, Step
+from cryptolake_assets.replay.faulty_line import FaultLine, NumberedFrame, ReplayedFrame, Step
 
 log = structlog.get_logger(__name__)
 
@@ -246,7 +246,7 @@ class ReplayClient:
     async def _carry_out(self, steps: Iterable[Step]) -> None:
         for step in steps:
             match step:
-                case Delivery():
+                case ReplayedFrame():
                     await self._socket.send_str(step.text)
                     self._count(step.frame)
                 case Cut():

@@ -17,7 +17,7 @@ from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import run_metrics as metrics
 from cryptolake_assets.transform.daily_stats import daily_stats_from_aggregates
-from cryptolake_assets.transform.engines.engine import Engine
+from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.run_context import observe
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class GoldCandidate:
         return all(outcome.passed for outcome in self.outcomes)
 
 
-def prepare(settings: Settings, engine: Engine, day: date) -> GoldCandidate:
+def prepare(settings: Settings, engine: AggregationEngine, day: date) -> GoldCandidate:
     """Computes the day from the present Silver snapshot. Nothing is published."""
     started = time.monotonic()
     world = observe(settings)

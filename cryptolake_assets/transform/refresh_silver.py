@@ -19,10 +19,10 @@ from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, day_of, hour_of, silver_day
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import run_metrics as metrics
-from cryptolake_assets.transform.engines.engine import Engine
+from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.silver_candidate import (
     EVERYTHING,
-    Scope,
+    RunScope,
     SilverCandidate,
     SilverRun,
     prepare,
@@ -35,7 +35,7 @@ ASSET = "silver/futures_ohlcv_1m"
 
 
 def refresh(
-    settings: Settings, engine: Engine, hour: datetime, from_sequence: int | None, run_id: str
+    settings: Settings, engine: AggregationEngine, hour: datetime, from_sequence: int | None, run_id: str
 ) -> tuple[SilverCandidate, Publication | None]:
     """Recomputes what Bronze files of `from_sequence` and later touch of the hour (all of it without), and publishes
     it if it passed; the publication is None when it did not."""
@@ -44,7 +44,9 @@ def refresh(
     return candidate, publish_passed(run, [candidate])
 
 
-def rebuild(settings: Settings, engine: Engine, first: datetime, last: datetime, run_id: str) -> list[SilverCandidate]:
+def rebuild(
+    settings: Settings, engine: AggregationEngine, first: datetime, last: datetime, run_id: str
+) -> list[SilverCandidate]:
     """Recomputes every minute of the hours in [first, last), and publishes the hours that passed."""
     run = SilverRun(settings, engine, run_id)
     hours = [first + number * HOUR for number in range((last - first) // HOUR)]
@@ -52,7 +54,7 @@ def rebuild(settings: Settings, engine: Engine, first: datetime, last: datetime,
 
 
 def rebuild_days(
-    run: SilverRun, hours: Sequence[datetime], scope: Scope = EVERYTHING
+    run: SilverRun, hours: Sequence[datetime], scope: RunScope = EVERYTHING
 ) -> Iterator[tuple[list[SilverCandidate], Publication | None]]:
     """Recomputes every minute of the consecutive hours, as far as it is in the scope; gives a UTC day's candidates once
     those that passed are published, with that publication."""

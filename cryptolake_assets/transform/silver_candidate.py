@@ -32,7 +32,7 @@ from cryptolake_assets.quality.minute_bars import (
 from cryptolake_assets.quality.warnings import Bar, bars_after, observe_hour
 from cryptolake_assets.quality.world import World
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.engines.engine import Engine
+from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.quarantine import advance_quarantine, quarantined_between
 from cryptolake_assets.transform.rejected_count import count_rejected
 from cryptolake_assets.transform.run_context import observe
@@ -75,7 +75,7 @@ class SilverCandidate:
 class SilverRun:
     """What the hours of one run share: the world as it was when the run began, and the Bronze snapshot after that."""
 
-    def __init__(self, settings: Settings, engine: Engine, run_id: str) -> None:
+    def __init__(self, settings: Settings, engine: AggregationEngine, run_id: str) -> None:
         self.settings = settings
         self.engine = engine
         self.run_id = run_id
@@ -116,7 +116,7 @@ class _Day:
 
 
 @dataclass(frozen=True)
-class Scope:
+class RunScope:
     """A part of the bars: those of some symbols (all of them if empty) whose minutes begin in [start, end)."""
 
     symbols: tuple[str, ...] = ()
@@ -141,10 +141,10 @@ class Scope:
         return keys
 
 
-EVERYTHING = Scope()
+EVERYTHING = RunScope()
 
 
-def prepare(run: SilverRun, hour: datetime, from_sequence: int | None, scope: Scope = EVERYTHING) -> SilverCandidate:
+def prepare(run: SilverRun, hour: datetime, from_sequence: int | None, scope: RunScope = EVERYTHING) -> SilverCandidate:
     """Recomputes the minutes that Bronze files of `from_sequence` and later touch; the whole hour without it.
 
     Bars that were incomplete and may be complete by now are recomputed too. `scope` narrows all that. Nothing is

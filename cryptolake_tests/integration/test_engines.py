@@ -27,7 +27,7 @@ from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings
 from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.engines.engine import Engine
+from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.reference import Trade, reference_bars
@@ -43,7 +43,7 @@ CONTEXT = RuleContext(
 
 
 @pytest.fixture(scope="module")
-def engines(platform: Settings) -> Iterator[tuple[Engine, Engine]]:
+def engines(platform: Settings) -> Iterator[tuple[AggregationEngine, AggregationEngine]]:
     bootstrap(platform)
     session = connect(platform)
     yield DuckDBEngine(platform), SparkEngine(platform, session)
@@ -124,7 +124,7 @@ def large_numbers(hour: datetime, number: int) -> list[Trade]:
 
 
 def aggregated(
-    settings: Settings, engine: Engine, hours: list[datetime]
+    settings: Settings, engine: AggregationEngine, hours: list[datetime]
 ) -> list[tuple[datetime, list[dict[str, Any]], RowCounts]]:
     snapshot = load_table(settings, BRONZE_TRADES).current_snapshot()
     assert snapshot is not None
@@ -138,7 +138,7 @@ def aggregated(
     ]
 
 
-def test_the_real_capture(platform: Settings, engines: tuple[Engine, Engine]) -> None:
+def test_the_real_capture(platform: Settings, engines: tuple[AggregationEngine, AggregationEngine]) -> None:
     append(platform, captured_trades())
     duckdb, spark = (aggregated(platform, engine, CAPTURE_HOURS) for engine in engines)
     assert duckdb == spark
@@ -147,7 +147,7 @@ def test_the_real_capture(platform: Settings, engines: tuple[Engine, Engine]) ->
 
 
 def test_hostile_generated_trades(
-    platform: Settings, engines: tuple[Engine, Engine], capsys: pytest.CaptureFixture[str]
+    platform: Settings, engines: tuple[AggregationEngine, AggregationEngine], capsys: pytest.CaptureFixture[str]
 ) -> None:
     trades = hostile_trades(6_000)
     for start in range(0, len(trades), 2_500):
@@ -167,7 +167,7 @@ def test_hostile_generated_trades(
 
 
 def test_large_numbers_stay_exact_on_sparks_fast_way(
-    platform: Settings, engines: tuple[Engine, Engine], capsys: pytest.CaptureFixture[str]
+    platform: Settings, engines: tuple[AggregationEngine, AggregationEngine], capsys: pytest.CaptureFixture[str]
 ) -> None:
     hour = GENERATED_HOUR + timedelta(hours=1)
     append(platform, large_numbers(hour, 3_000))
@@ -190,7 +190,7 @@ def wide_trades(start: datetime) -> list[Trade]:
 
 
 def test_wide_quantities_beside_files_and_snapshots_of_the_narrow_type(
-    platform: Settings, engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
+    platform: Settings, engines: tuple[AggregationEngine, AggregationEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A table of the earlier type is widened: both engines and PyIceberg read it as of before and as it is now."""
     now = replace(BRONZE_TRADES, name="widened_trades")
@@ -225,7 +225,7 @@ def test_wide_quantities_beside_files_and_snapshots_of_the_narrow_type(
                 }, engine.name
 
 
-def test_a_day_of_silver(platform: Settings, engines: tuple[Engine, Engine]) -> None:
+def test_a_day_of_silver(platform: Settings, engines: tuple[AggregationEngine, AggregationEngine]) -> None:
     hour = GENERATED_HOUR + timedelta(days=1)
     source = random.Random(3)  # noqa: S311
     append(

@@ -23,7 +23,7 @@ from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.engines.engine import Engine
+from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_tests.support.bronze import append, trade
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ Reading = tuple[int | None, list[dict[str, Any]], list[dict[str, Any]]]
 class WatchedEngine:
     """The real engine; `watch` is called once the candidate's aggregates are made, in the middle of the run."""
 
-    def __init__(self, engine: Engine, watch: Callable[[], None]) -> None:
+    def __init__(self, engine: AggregationEngine, watch: Callable[[], None]) -> None:
         self.name = engine.name
         self._engine = engine
         self._watch = watch

@@ -20,7 +20,7 @@ from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_gold, refresh_silver
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.engines.engine import Engine
+from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import Trade, reference_bars, reference_daily
@@ -74,7 +74,7 @@ def gold(lake: Settings, first: date, last: date) -> dict[tuple[str, date], dict
     return {(row["symbol"], row["trade_date"]): row for row in rows}
 
 
-def follow(lake: Settings, engine: Engine, batch: list[Trade]) -> None:
+def follow(lake: Settings, engine: AggregationEngine, batch: list[Trade]) -> None:
     """What the follower and the automation do with a micro-batch: the touched hours, then their days."""
     sequence = append(lake, batch)
     hours = sorted({item["event_time"].replace(minute=0, second=0, microsecond=0) for item in batch})
@@ -93,7 +93,7 @@ def assert_only_changes_moved(before: dict[Any, dict[str, Any]], after: dict[Any
             assert (row["updated_at"] > before[key]["updated_at"]) == moved, key
 
 
-def check(lake: Settings, engine: Engine, arrival: Arrival) -> None:
+def check(lake: Settings, engine: AggregationEngine, arrival: Arrival) -> None:
     first, last = arrival.base - LATE_BY[-1] - timedelta(hours=1), arrival.base + timedelta(hours=1)
     seen: list[Trade] = []
     silver_before: dict[Any, dict[str, Any]] = {}
@@ -136,7 +136,7 @@ def test_duckdb_gives_the_reference_after_every_batch(lake: Settings, arrival: A
 
 
 @pytest.fixture(scope="module")
-def spark(platform: Settings) -> Iterator[Engine]:
+def spark(platform: Settings) -> Iterator[AggregationEngine]:
     session = connect(platform)
     yield SparkEngine(platform, session)
     session.stop()
@@ -144,7 +144,9 @@ def spark(platform: Settings) -> Iterator[Engine]:
 
 @like(examples=2)
 @given(arrival=arrivals())
-def test_spark_gives_the_reference_after_every_batch(platform: Settings, spark: Engine, arrival: Arrival) -> None:
+def test_spark_gives_the_reference_after_every_batch(
+    platform: Settings, spark: AggregationEngine, arrival: Arrival
+) -> None:
     check(platform, spark, arrival)
 
 

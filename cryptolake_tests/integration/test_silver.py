@@ -20,7 +20,7 @@ from cryptolake_assets.quality.rules import MISSING_TRADE_RULES
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import refresh_gold, refresh_silver
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.engines.engine import Engine
+from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_assets.transform.silver_candidate import SilverRun, prepare
 from cryptolake_tests.support.bronze import append, bars, trade
@@ -36,7 +36,7 @@ def hour() -> datetime:
 
 
 @pytest.fixture(scope="module", params=["duckdb", "spark"])
-def engine(platform: Settings, request: pytest.FixtureRequest) -> Iterator[Engine]:
+def engine(platform: Settings, request: pytest.FixtureRequest) -> Iterator[AggregationEngine]:
     if request.param == "duckdb":
         yield DuckDBEngine(platform)
         return
@@ -45,7 +45,7 @@ def engine(platform: Settings, request: pytest.FixtureRequest) -> Iterator[Engin
     session.stop()
 
 
-def refresh(settings: Settings, engine: Engine, hour: datetime, from_sequence: int | None = None) -> int:
+def refresh(settings: Settings, engine: AggregationEngine, hour: datetime, from_sequence: int | None = None) -> int:
     """A Silver run; returns the number of bars that changed."""
     candidate, publication = refresh_silver.refresh(settings, engine, hour, from_sequence, "test")
     assert publication is not None, [outcome for outcome in candidate.outcomes if not outcome.passed]
@@ -84,7 +84,7 @@ def random_trades(hour: datetime, seed: int, number: int) -> list[Trade]:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_shuffled_repeated_and_tied_trades_give_the_reference_bars(
-    platform: Settings, engine: Engine, hour: datetime, seed: int
+    platform: Settings, engine: AggregationEngine, hour: datetime, seed: int
 ) -> None:
     trades = random_trades(hour, seed, 3_000)
     arrivals = trades + random.Random(seed).sample(trades, 300)  # noqa: S311
@@ -95,7 +95,7 @@ def test_shuffled_repeated_and_tied_trades_give_the_reference_bars(
     assert_bars_equal(platform, hour, trades)
 
 
-def test_a_late_trade_moves_its_own_minute_only(platform: Settings, engine: Engine, hour: datetime) -> None:
+def test_a_late_trade_moves_its_own_minute_only(platform: Settings, engine: AggregationEngine, hour: datetime) -> None:
     trades = [trade(hour + timedelta(seconds=20 * number), number) for number in range(12)]
     refresh(platform, engine, hour, append(platform, trades))
     before = bars(platform, hour)
@@ -111,7 +111,7 @@ def test_a_late_trade_moves_its_own_minute_only(platform: Settings, engine: Engi
     assert_bars_equal(platform, hour, [*trades, late])
 
 
-def test_running_again_changes_nothing(platform: Settings, engine: Engine, hour: datetime) -> None:
+def test_running_again_changes_nothing(platform: Settings, engine: AggregationEngine, hour: datetime) -> None:
     trades = [trade(hour + timedelta(seconds=7 * number), number) for number in range(50)]
     first = append(platform, trades)
     refresh(platform, engine, hour, first)
@@ -123,7 +123,7 @@ def test_running_again_changes_nothing(platform: Settings, engine: Engine, hour:
 
 
 def test_trades_that_break_a_rule_are_kept_apart_once_and_reach_no_bar(
-    platform: Settings, engine: Engine, hour: datetime
+    platform: Settings, engine: AggregationEngine, hour: datetime
 ) -> None:
     sound = [trade(hour + timedelta(seconds=number), number) for number in range(40)]
     first_id = hour.toordinal() * 10_000  # the quarantine keeps an identity once, whichever test it came from
@@ -155,7 +155,7 @@ def test_trades_that_break_a_rule_are_kept_apart_once_and_reach_no_bar(
 
 
 def test_a_broken_copy_of_a_trade_does_not_take_the_sound_ones_place(
-    platform: Settings, engine: Engine, hour: datetime
+    platform: Settings, engine: AggregationEngine, hour: datetime
 ) -> None:
     trades = [trade(hour + timedelta(seconds=number), number) for number in range(30)]
     poison: dict[str, Any] = {**trades[3], "price": Decimal(-5), "qty": Decimal(0)}
@@ -165,7 +165,7 @@ def test_a_broken_copy_of_a_trade_does_not_take_the_sound_ones_place(
 
 
 def test_a_candidate_that_fails_its_gate_is_not_published_and_other_hours_go_on(
-    platform: Settings, engine: Engine, hour: datetime
+    platform: Settings, engine: AggregationEngine, hour: datetime
 ) -> None:
     good = [trade(hour + timedelta(seconds=number), number) for number in range(30)]
     refresh(platform, engine, hour, append(platform, good))
@@ -181,7 +181,9 @@ def test_a_candidate_that_fails_its_gate_is_not_published_and_other_hours_go_on(
     assert set(bars(platform, hour, hours=2)) - set(before) == {("BTCUSDT", hour + timedelta(hours=1))}
 
 
-def test_gold_is_the_days_bars_added_up_and_repeats_exactly(platform: Settings, engine: Engine, hour: datetime) -> None:
+def test_gold_is_the_days_bars_added_up_and_repeats_exactly(
+    platform: Settings, engine: AggregationEngine, hour: datetime
+) -> None:
     trades = random_trades(hour, 5, 500)
     append(platform, trades)
     refresh(platform, engine, hour)

@@ -10,7 +10,7 @@ import pytest
 from cryptolake_assets.binance.trade_frames import RejectedFrame
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
 from cryptolake_assets.kafka import topics as kafka
-from cryptolake_assets.producer.publisher import Verdict
+from cryptolake_assets.producer.publisher import FailureVerdict
 from cryptolake_assets.producer.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_assets.producer.publisher_confluent import ConfluentPublisher, DeliveryError
 from cryptolake_assets.settings import Settings, load_settings
@@ -60,16 +60,16 @@ def test_failures_are_judged() -> None:
         ConnectionResetError(),
         BrokerError("away"),
     ):
-        assert publisher.judge(error) is Verdict.RETRY, error
+        assert publisher.judge(error) is FailureVerdict.RETRY, error
     for error in (
         errors.TopicAuthorizationFailedError("t"),
         errors.ClusterAuthorizationFailedError(),
         errors.MessageSizeTooLargeError(),
         BrokerRefusedError("no"),
     ):
-        assert publisher.judge(error) is Verdict.FATAL, error
+        assert publisher.judge(error) is FailureVerdict.FATAL, error
     for error in (errors.OutOfOrderSequenceNumber(), errors.ProducerFenced(), errors.UnknownError()):
-        assert publisher.judge(error) is Verdict.RESTART, error
+        assert publisher.judge(error) is FailureVerdict.RESTART, error
 
 
 def test_failures_of_librdkafka_are_judged_alike() -> None:
@@ -77,17 +77,17 @@ def test_failures_of_librdkafka_are_judged_alike() -> None:
 
     publisher = ConfluentPublisher(load_settings())
 
-    def judged(code: int, **more: Any) -> Verdict:
+    def judged(code: int, **more: Any) -> FailureVerdict:
         verdict = publisher.judge(DeliveryError(KafkaError(code, **more)))
         assert publisher.judge(KafkaException(KafkaError(code, **more))) is verdict
         return verdict
 
-    assert judged(KafkaError._PURGE_QUEUE) is Verdict.RETRY
-    assert judged(KafkaError.NOT_LEADER_FOR_PARTITION, retriable=True) is Verdict.RETRY
-    assert publisher.judge(BufferError("full")) is Verdict.RETRY
-    assert publisher.judge(BrokerError("away")) is Verdict.RETRY
+    assert judged(KafkaError._PURGE_QUEUE) is FailureVerdict.RETRY
+    assert judged(KafkaError.NOT_LEADER_FOR_PARTITION, retriable=True) is FailureVerdict.RETRY
+    assert publisher.judge(BufferError("full")) is FailureVerdict.RETRY
+    assert publisher.judge(BrokerError("away")) is FailureVerdict.RETRY
     for code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_PARTITION):
-        assert judged(code) is Verdict.FATAL
-    assert publisher.judge(BrokerRefusedError("no")) is Verdict.FATAL
-    assert judged(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, fatal=True) is Verdict.RESTART
-    assert judged(KafkaError.UNKNOWN) is Verdict.RESTART
+        assert judged(code) is FailureVerdict.FATAL
+    assert publisher.judge(BrokerRefusedError("no")) is FailureVerdict.FATAL
+    assert judged(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, fatal=True) is FailureVerdict.RESTART
+    assert judged(KafkaError.UNKNOWN) is FailureVerdict.RESTART

@@ -10,7 +10,7 @@ import pytest
 
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
 from cryptolake_assets.producer.delivery import Outbox
-from cryptolake_assets.producer.publisher import Message, Verdict
+from cryptolake_assets.producer.publisher import FailureVerdict, Message
 from cryptolake_tests.support.fakes import FakePublisher, until
 
 
@@ -150,7 +150,7 @@ async def test_a_broken_session_is_restarted_and_what_it_held_is_sent_again() ->
         pass
 
     publisher = FakePublisher()
-    publisher.verdicts = {SequenceError: Verdict.RESTART}
+    publisher.verdicts = {SequenceError: FailureVerdict.RESTART}
     publisher.holds_back = True
     async with running(publisher) as outbox:
         await outbox.put(message(1))
@@ -169,7 +169,7 @@ async def test_a_restart_that_finds_no_broker_is_tried_again(monkeypatch: pytest
         pass
 
     publisher = FakePublisher()
-    publisher.verdicts = {SequenceError: Verdict.RESTART}
+    publisher.verdicts = {SequenceError: FailureVerdict.RESTART}
     publisher.fails_delivery = [SequenceError()]
     restart = publisher.restart
     refusals = [BrokerError("kafka: away"), BrokerError("kafka: away")]
@@ -190,7 +190,7 @@ async def test_a_restart_that_finds_no_broker_is_tried_again(monkeypatch: pytest
 
 async def test_a_refusal_for_good_is_told() -> None:
     publisher = FakePublisher()
-    publisher.verdicts = {PermissionError: Verdict.FATAL}
+    publisher.verdicts = {PermissionError: FailureVerdict.FATAL}
     publisher.fails_delivery = [PermissionError("not yours")]
     async with running(publisher) as outbox:
         await outbox.put(message(1))

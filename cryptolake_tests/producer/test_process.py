@@ -24,7 +24,7 @@ from cryptolake_assets.lake.coverage import CoverageRow, Evidence
 from cryptolake_assets.producer.asyncio_tasks import cancelled
 from cryptolake_assets.producer.connection_pool import FleetOptions
 from cryptolake_assets.producer.process import ProducerOptions
-from cryptolake_assets.producer.publisher import Verdict
+from cryptolake_assets.producer.publisher import FailureVerdict
 from cryptolake_assets.producer.status_file import read_status
 from cryptolake_assets.producer.subscriptions import keep_choice
 from cryptolake_tests.support.fakes import (
@@ -232,7 +232,7 @@ async def test_a_stop_that_cannot_deliver_says_so_and_claims_nothing() -> None:
 
 async def test_a_broker_that_refuses_for_good_ends_the_producer() -> None:
     publisher = FakePublisher()
-    publisher.verdicts = {PermissionError: Verdict.FATAL}
+    publisher.verdicts = {PermissionError: FailureVerdict.FATAL}
     publisher.fails_delivery = [PermissionError("not yours")]
     async with stage(publisher=publisher) as on:
         await on.exchange.send(trade(1, NOON_MS + 10))

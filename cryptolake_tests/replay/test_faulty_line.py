@@ -23,7 +23,7 @@ from cryptolake_assets.model.replay_faults import (
     Silent,
     Stall,
 )
-from cryptolake_assets.replay.faulty_line import Delivery, FaultLine, garbled
+from cryptolake_assets.replay.faulty_line import FaultLine, ReplayedFrame, garbled
 from cryptolake_tests.support.captures import agg_trade_frame
 
 SECOND_NS = 10**9
@@ -56,7 +56,7 @@ def steps(line: FaultLine, frames: Iterable[Frame], *, flush: bool = True) -> li
     """Return what comes of the frames: the texts of those that are delivered, and faults of the connection."""
     found = [step for frame in frames for step in line.take(frame, str(frame.number))]
     found += line.flush() if flush else ()
-    return [step.text if isinstance(step, Delivery) else step for step in found]
+    return [step.text if isinstance(step, ReplayedFrame) else step for step in found]
 
 
 def sent(fault: ReplayFault, frames: Iterable[Frame]) -> list[int]:

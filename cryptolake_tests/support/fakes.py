@@ -16,7 +16,7 @@ from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
 from cryptolake_assets.producer.connection import ConnectionOptions
-from cryptolake_assets.producer.publisher import DeliveryListener, Message, Verdict
+from cryptolake_assets.producer.publisher import DeliveryListener, FailureVerdict, Message
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z
 
@@ -52,7 +52,7 @@ class FakePublisher:
         self.fails_delivery: list[BaseException] = []
         """Reported for the next messages instead of an acknowledgement."""
         self.fails_start: list[BaseException] = []
-        self.verdicts: dict[type[BaseException], Verdict] = {}
+        self.verdicts: dict[type[BaseException], FailureVerdict] = {}
         self.offsets: list[int] = []
         """Offsets that the next acknowledgements name, whatever is true."""
         self.log: list[Message] = []
@@ -100,8 +100,8 @@ class FakePublisher:
             self.log.append(message)
             self._listener.acknowledged([message], partition, self.offsets.pop(0) if self.offsets else offset)
 
-    def judge(self, error: BaseException) -> Verdict:
-        return self.verdicts.get(type(error), Verdict.RETRY)
+    def judge(self, error: BaseException) -> FailureVerdict:
+        return self.verdicts.get(type(error), FailureVerdict.RETRY)
 
     async def restart(self) -> None:
         self.restarts += 1

@@ -104,7 +104,7 @@ FIGURES = tuple(field.name for field in fields(TableState) if field.name != "tab
 
 
 @dataclass(frozen=True)
-class HourFiles:
+class BronzeHour:
     """An hour of Bronze: how many of its files could be joined, and when the newest of them came (None: before every
     snapshot that the table still has, so long ago)."""
 
@@ -114,7 +114,7 @@ class HourFiles:
 
 
 def due_hours(
-    hours: Iterable[HourFiles],
+    hours: Iterable[BronzeHour],
     exchange_time: datetime | None,
     now: datetime,
     *,
@@ -145,7 +145,7 @@ def due_hours(
     return sorted(item.hour for item in due[:most])
 
 
-def hours_of(files: Iterable[LiveFile], committed_at: Callable[[int | None], datetime | None]) -> list[HourFiles]:
+def hours_of(files: Iterable[LiveFile], committed_at: Callable[[int | None], datetime | None]) -> list[BronzeHour]:
     """Bronze's files by hour; `committed_at` knows when a snapshot was committed."""
     found: dict[datetime, list[datetime | None]] = {}
     for file in files:
@@ -153,7 +153,7 @@ def hours_of(files: Iterable[LiveFile], committed_at: Callable[[int | None], dat
             hour = EPOCH + timedelta(hours=file.partition[0])
             found.setdefault(hour, []).append(committed_at(file.snapshot_id))
     return [
-        HourFiles(hour, len(times), max((moment for moment in times if moment is not None), default=None))
+        BronzeHour(hour, len(times), max((moment for moment in times if moment is not None), default=None))
         for hour, times in found.items()
     ]
 

@@ -25,7 +25,7 @@ def narrowed(first: datetime, last: datetime, minutes: pa.Table | None) -> tuple
     return max(first, min(starts)), min(last, max(starts) + MINUTE)
 
 
-class Engine(Protocol):
+class AggregationEngine(Protocol):
     """Runs the two aggregations on given snapshots."""
 
     name: str

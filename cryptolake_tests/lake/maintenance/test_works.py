@@ -19,7 +19,7 @@ from cryptolake_assets.lake.maintenance.works import (
     LATE,
     MANY_FILES,
     REWRITE_BELOW_BYTES,
-    HourFiles,
+    BronzeHour,
     StreamPosition,
     Work,
     due_hours,
@@ -40,12 +40,12 @@ GRACE = timedelta(minutes=5)
 LONG_OVER = START + timedelta(days=1)
 
 
-def due(hours: Sequence[HourFiles], exchange_time: datetime | None = LONG_OVER, most: int = 10) -> list[datetime]:
+def due(hours: Sequence[BronzeHour], exchange_time: datetime | None = LONG_OVER, most: int = 10) -> list[datetime]:
     return due_hours(hours, exchange_time, NOW, grace=GRACE, min_files=5, most=most)
 
 
-def files(number: int, quiet: timedelta | None = GRACE, hour: datetime = START) -> HourFiles:
-    return HourFiles(hour, number, None if quiet is None else NOW - quiet)
+def files(number: int, quiet: timedelta | None = GRACE, hour: datetime = START) -> BronzeHour:
+    return BronzeHour(hour, number, None if quiet is None else NOW - quiet)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_an_hour_is_due_when_the_exchanges_clock_is_past_it(
     ],
     ids=["quiet", "being appended to", "too many to wait", "few", "few and late", "few", "few and old", "one"],
 )
-def test_an_hour_is_due_when_it_is_worth_it(item: HourFiles, is_due: bool) -> None:
+def test_an_hour_is_due_when_it_is_worth_it(item: BronzeHour, is_due: bool) -> None:
     assert bool(due([item])) == is_due
 
 
@@ -94,7 +94,7 @@ def test_hours_know_their_files_and_when_the_newest_came() -> None:
     big = LiveFile((number,), REWRITE_BELOW_BYTES, 3)
     found = [LiveFile((number,), 10, 1), LiveFile((number,), 10, 2), big, LiveFile((number + 1,), 10, None)]
     known: dict[int | None, datetime] = {1: NOW, 2: NOW - HOUR}
-    assert hours_of(found, known.get) == [HourFiles(START, 2, NOW), HourFiles(START + HOUR, 1, None)]
+    assert hours_of(found, known.get) == [BronzeHour(START, 2, NOW), BronzeHour(START + HOUR, 1, None)]
 
 
 def test_a_partition_is_due_by_its_joinable_files() -> None:
