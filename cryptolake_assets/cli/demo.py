@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 REPLAY_SILENCE_S = 60.0
 SETTLE_TIMEOUT_S = 240.0
+EVENTS_AT_ONCE = 100
 PIPE_WIDTH = 140
 FATAL_STATES = ("FATAL", "EXITED")
 DAILY_COLUMNS = {
@@ -205,7 +206,8 @@ def _check_parts(settings: Settings) -> None:
 
 
 class _Settled:
-    """Whether the follower has nothing pending and every day it touched has Gold that is newer than its Silver."""
+    """Whether the follower has nothing pending and every day it touched has Gold that is newer than its rows of
+    Silver: a run that changes none starts no Gold."""
 
     def __init__(self, settings: Settings) -> None:
         import dagster as dg
@@ -240,10 +242,10 @@ class _Settled:
         if state.pending:
             return f"{len(state.pending)} hours pending"
         hours = {file.hour for file in added_files(bronze, 0)}
-        silver = {hour: self._materialized(("silver", "futures_ohlcv_1m"), f"{hour:%Y-%m-%d-%H:%M}") for hour in hours}
-        for hour, made_at in sorted(silver.items()):
-            gold_at = self._materialized(("gold", "futures_daily_stats"), f"{hour:%Y-%m-%d}")
-            if made_at and gold_at < made_at:
+        for hour in sorted(hours):
+            silver = self._materializations(("silver", "futures_ohlcv_1m"), f"{hour:%Y-%m-%d-%H:%M}")
+            gold = self._materializations(("gold", "futures_daily_stats"), f"{hour:%Y-%m-%d}")
+            if (changed_at := last_change(silver)) is not None and next(gold, (0.0, None))[0] < changed_at:
                 return f"Gold of {hour:%Y-%m-%d}"
         if pending := self._market_streams_pending():
             return pending
@@ -292,14 +294,33 @@ class _Settled:
                 return data.cursor
         return None
 
-    def _materialized(self, key: tuple[str, str], partition: str) -> float:
-        """When the partition was materialized last; 0 when never."""
+    def _materializations(self, key: tuple[str, str], partition: str) -> Iterator[tuple[float, str | None]]:
+        """Yield time (s since 1970) and data version of the partition's materializations, the latest first."""
         import dagster as dg
 
-        found = self._instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=dg.AssetKey(list(key)), asset_partitions=[partition]), limit=1
-        )
-        return found.records[0].timestamp if found.records else 0.0
+        from cryptolake_assets.defs.automation import VERSION_TAG
+
+        wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(list(key)), asset_partitions=[partition])
+        cursor = None
+        while True:
+            found = self._instance.fetch_materializations(wanted, limit=EVENTS_AT_ONCE, cursor=cursor)
+            for record in found.records:
+                event = record.asset_materialization
+                yield record.timestamp, None if event is None else (event.tags or {}).get(VERSION_TAG)
+            if not found.has_more:
+                return
+            cursor = found.cursor
+
+
+def last_change(materializations: Iterable[tuple[float, str | None]]) -> float | None:
+    """Return when the present data version was first seen, of times and versions with the latest first; None without
+    a materialization."""
+    changed_at = present = None
+    for made_at, version in materializations:
+        if changed_at is not None and version != present:
+            break
+        changed_at, present = made_at, version
+    return changed_at
 
 
 def _show_counts(settings: Settings, console: Console, replay: ReplayResult) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cryptolake_assets.cli.demo import frames_short, show_bars
+from cryptolake_assets.cli.demo import frames_short, last_change, show_bars
 from cryptolake_assets.producer.status_file import StreamCounts
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
 from cryptolake_tests.support.api import bar, put, starts
@@ -33,3 +33,10 @@ def test_frames_short_are_named_by_their_stream() -> None:
     assert frames_short(sent, streams) == {"markPrice@1s": 40}
     assert frames_short(sent, {"aggTrade": StreamCounts(10, 0, 0)}) == {"aggTrade": 150, "markPrice@1s": 240}
     assert frames_short(sent, {**streams, "markPrice": StreamCounts(0, 0, 240)}) == {}
+
+
+def test_rows_changed_when_their_present_version_was_first_materialized() -> None:
+    assert last_change([]) is None
+    assert last_change([(9.0, "b"), (7.0, "b"), (5.0, "a"), (3.0, "b")]) == 7.0
+    assert last_change([(9.0, "b")]) == 9.0
+    assert last_change([(9.0, None), (7.0, None)]) == 7.0, "of an earlier release, without versions"
