@@ -25,7 +25,7 @@ LEAST_LENGTH = 40
 """Of a key that is drawn elsewhere: 160 bits, were it hexadecimal."""
 
 
-class KeyScope(StrEnum):
+class Scope(StrEnum):
     """What a key may do."""
 
     READ = "read"
@@ -41,7 +41,7 @@ class ApiKey:
 
     id: str
     name: str
-    scopes: tuple[KeyScope, ...]
+    scopes: tuple[Scope, ...]
     sha256: str
     created_at: datetime
 
@@ -50,7 +50,7 @@ def keys_path(settings: Settings) -> Path:
     return settings.home / "api_keys.json"
 
 
-def create_key(settings: Settings, name: str, scopes: tuple[KeyScope, ...]) -> str:
+def create_key(settings: Settings, name: str, scopes: tuple[Scope, ...]) -> str:
     """Make a key and return its text, which is kept nowhere. Raises `ApiKeyError` for a name that a key has already."""
     name = name.strip()
     if not name:
@@ -68,7 +68,7 @@ def create_key(settings: Settings, name: str, scopes: tuple[KeyScope, ...]) -> s
     return text
 
 
-def register_key(settings: Settings, name: str, scopes: tuple[KeyScope, ...], text: str) -> bool:
+def register_key(settings: Settings, name: str, scopes: tuple[Scope, ...], text: str) -> bool:
     """Makes a key of a text that was drawn elsewhere, in place of an earlier one of this name; False where it is there
     already, with these scopes. Raises `ApiKeyError` for a text that is easily guessed."""
     if len(text) < LEAST_LENGTH or len(set(text)) < LEAST_LENGTH // 4:

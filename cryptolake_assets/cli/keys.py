@@ -10,7 +10,7 @@ import typer
 from cryptolake_assets.cli.app import app
 
 if TYPE_CHECKING:
-    from cryptolake_assets.api.keys import KeyScope
+    from cryptolake_assets.api.keys import Scope
 
 keys = typer.Typer(no_args_is_help=True, help="Keys of the HTTP API: create, register, list, revoke.")
 app.add_typer(keys, name="keys")
@@ -45,13 +45,13 @@ def register(
     typer.echo(f"{name}: {'registered' if made else 'is there'}")
 
 
-def _scopes(names: list[str] | None) -> tuple[KeyScope, ...]:
-    from cryptolake_assets.api.keys import KeyScope
+def _scopes(names: list[str] | None) -> tuple[Scope, ...]:
+    from cryptolake_assets.api.keys import Scope
 
     try:
-        return tuple(dict.fromkeys(KeyScope(item) for item in names or ["read"]))
+        return tuple(dict.fromkeys(Scope(item) for item in names or ["read"]))
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; scopes are {', '.join(KeyScope)}", param_hint="--scope") from None
+        raise typer.BadParameter(f"{error}; scopes are {', '.join(Scope)}", param_hint="--scope") from None
 
 
 @keys.command(name="list")

@@ -6,9 +6,9 @@ Nothing is judged here but the status: an answer that was refused is as much a r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -20,19 +20,12 @@ from limits.strategies import MovingWindowRateLimiter
 from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
+from cryptolake_assets.http.source_request import SourceRequest
+
 log = structlog.get_logger(__name__)
 
 MOST_BYTES = 16 * 1024 * 1024
 """Of a body; the longest that is known, the whole history of the index, has a fifth of a megabyte."""
-
-
-@dataclass(frozen=True)
-class SourceRequest:
-    """One GET below the source's base URL. `endpoint` is its name in Bronze, and tells `judge` what to expect."""
-
-    endpoint: str
-    path: str
-    params: Mapping[str, str | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptolake_assets.errors import AnswerRefusedError
-from cryptolake_assets.http.source_client import SourceRequest
+from cryptolake_assets.http.source_request import SourceRequest
 
 if TYPE_CHECKING:
     from cryptolake_assets.lake.tables import TableSpec

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cryptolake_assets.errors import AnswerRefusedError
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
-from cryptolake_assets.http.source_client import SourceRequest
+from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import Judged, Plan, Row
 from cryptolake_assets.lake.tables import (
     BRONZE_COINGECKO_RAW,

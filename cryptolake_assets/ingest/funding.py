@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.binance.rest_paths import FUNDING_PATH
 from cryptolake_assets.errors import AnswerRefusedError
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
-from cryptolake_assets.http.source_client import SourceRequest
+from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import Judged, Plan, Row, judged_rows
 from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.lake.tables_market import BRONZE_FUNDING_RAW, SILVER_FUNDING

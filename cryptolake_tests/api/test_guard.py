@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 from websockets.sync.client import connect
 
-from cryptolake_assets.api.keys import KeyRing, KeyScope, create_key, keys_path, list_keys, register_key, revoke_key
+from cryptolake_assets.api.keys import KeyRing, Scope, create_key, keys_path, list_keys, register_key, revoke_key
 from cryptolake_assets.errors import ApiKeyError
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.api import serving
@@ -40,8 +40,8 @@ def test_without_a_key_there_is_nothing_but_a_word_of_health(guarded: Settings) 
 
 
 def test_a_key_opens_what_its_scopes_say(guarded: Settings) -> None:
-    read = {"Authorization": f"Bearer {create_key(guarded, 'a', (KeyScope.READ,))}"}
-    operate = {"X-API-Key": create_key(guarded, "b", (KeyScope.OPERATE,))}
+    read = {"Authorization": f"Bearer {create_key(guarded, 'a', (Scope.READ,))}"}
+    operate = {"X-API-Key": create_key(guarded, "b", (Scope.OPERATE,))}
     with serving(guarded) as client:
         assert client.get("/symbols", headers=read).status_code == 200
         assert client.get("/metrics", headers=read).json()["type"].endswith(":forbidden")
@@ -53,18 +53,18 @@ def test_a_key_opens_what_its_scopes_say(guarded: Settings) -> None:
 
 
 def test_a_name_has_one_key(lake: Settings) -> None:
-    create_key(lake, "ada", (KeyScope.READ,))
+    create_key(lake, "ada", (Scope.READ,))
     (key,) = list_keys(lake)
     with pytest.raises(ApiKeyError, match=f"ada has a key already .*cryptolake keys revoke {key.id}"):
-        create_key(lake, " ada ", (KeyScope.OPERATE,))
+        create_key(lake, " ada ", (Scope.OPERATE,))
     with pytest.raises(ApiKeyError, match="needs a name"):
-        create_key(lake, "  ", (KeyScope.READ,))
+        create_key(lake, "  ", (Scope.READ,))
     assert list_keys(lake) == [key]
 
 
 def test_a_key_is_revoked_by_its_name_or_its_id(lake: Settings) -> None:
     for name in ("ada", "币安人生", "carl"):
-        create_key(lake, name, (KeyScope.READ,))
+        create_key(lake, name, (Scope.READ,))
     assert revoke_key(lake, "币安人生").name == "币安人生"
     assert revoke_key(lake, list_keys(lake)[0].id).name == "ada"
     with pytest.raises(ApiKeyError, match=r"no key has the id or name carla\. Did you mean carl\?"):
@@ -74,8 +74,8 @@ def test_a_key_is_revoked_by_its_name_or_its_id(lake: Settings) -> None:
 
 def test_a_name_that_several_keys_have_revokes_none_of_them(lake: Settings) -> None:
     """Earlier releases made such keys."""
-    create_key(lake, "ada", (KeyScope.READ,))
-    create_key(lake, "bob", (KeyScope.READ,))
+    create_key(lake, "ada", (Scope.READ,))
+    create_key(lake, "bob", (Scope.READ,))
     path = keys_path(lake)
     path.write_text(path.read_text().replace("bob", "ada"))
     ids = [key.id for key in list_keys(lake)]
@@ -86,7 +86,7 @@ def test_a_name_that_several_keys_have_revokes_none_of_them(lake: Settings) -> N
 
 
 def test_where_no_key_is_required_none_is_looked_at(bars: Settings) -> None:
-    key = create_key(bars, "a", (KeyScope.READ,))
+    key = create_key(bars, "a", (Scope.READ,))
     with serving(bars) as client:
         for value in ("Basic YTpi", "Bearer of-something-else", "Bearer cl_0_wrong", "Digest", "", f"Bearer {key}"):
             assert client.get("/symbols", headers={"Authorization": value}).status_code == 200, value
@@ -100,21 +100,21 @@ def test_credentials_of_another_kind_do_not_hide_a_key(guarded: Settings) -> Non
     basic = {"Authorization": "Basic YTpi"}
     with serving(guarded) as client:
         assert client.get("/symbols", headers=basic).status_code == 401
-        key = create_key(guarded, "a", (KeyScope.READ,))
+        key = create_key(guarded, "a", (Scope.READ,))
         assert client.get("/symbols", headers={**basic, "X-API-Key": key}).status_code == 200
         assert set(client.get("/health", headers=basic).json()) == {"status"}
         assert client.get("/health", headers={"Authorization": "Bearer cl_0_wrong"}).status_code == 401
 
 
 def test_a_cached_answer_is_not_given_to_who_has_no_key(guarded: Settings) -> None:
-    key = {"X-API-Key": create_key(guarded, "a", (KeyScope.READ,))}
+    key = {"X-API-Key": create_key(guarded, "a", (Scope.READ,))}
     with serving(guarded) as client:
         assert client.get("/symbols", headers=key).status_code == 200
         assert client.get("/symbols").status_code == 401
 
 
 def test_keys_are_kept_as_hashes_for_the_owner_only(lake: Settings) -> None:
-    text = create_key(lake, "a", (KeyScope.READ,))
+    text = create_key(lake, "a", (Scope.READ,))
     path = keys_path(lake)
     assert text.split("_", 2)[2] not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -123,7 +123,7 @@ def test_keys_are_kept_as_hashes_for_the_owner_only(lake: Settings) -> None:
 
 
 def test_a_key_that_was_drawn_elsewhere_is_registered_once_and_replaced_by_its_name(lake: Settings) -> None:
-    both = (KeyScope.READ, KeyScope.OPERATE)
+    both = (Scope.READ, Scope.OPERATE)
     first, second = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     assert register_key(lake, "dashboard", both, first)
     assert not register_key(lake, "dashboard", both, first)
@@ -141,7 +141,7 @@ def test_a_key_that_was_drawn_elsewhere_is_registered_once_and_replaced_by_its_n
 
 def test_a_key_has_its_rate(guarded: Settings) -> None:
     slow = guarded.model_copy(update={"api_rate_per_minute": 3})
-    one, other = ({"X-API-Key": create_key(slow, name, (KeyScope.READ,))} for name in "ab")
+    one, other = ({"X-API-Key": create_key(slow, name, (Scope.READ,))} for name in "ab")
     with serving(slow) as client:
         # Seven, because the window may slide on in between.
         answers = [client.get("/symbols", headers=one) for _ in range(7)]
@@ -166,7 +166,7 @@ def refused(url: str, **headers: str) -> Response:
 
 def test_a_websocket_is_refused_with_the_same_problems(guarded: Settings) -> None:
     slow = guarded.model_copy(update={"api_rate_per_minute": 1})
-    read, operate = (create_key(slow, scope.value, (scope,)) for scope in (KeyScope.READ, KeyScope.OPERATE))
+    read, operate = (create_key(slow, scope.value, (scope,)) for scope in (Scope.READ, Scope.OPERATE))
     with serving(slow) as client:
         url = f"{client.ws_url}/ws/ohlcv?symbols=BTCUSDT"
         without = refused(url)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from cryptolake_assets.http.source_client import Patience, SourceHttp, SourceRequest
+from cryptolake_assets.http.source_client import Patience, SourceHttp
+from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.exchanges import ExchangeThread

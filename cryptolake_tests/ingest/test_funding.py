@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cryptolake_assets.errors import AnswerRefusedError
-from cryptolake_assets.http.source_client import SourceRequest
+from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import Judged, Row
 from cryptolake_assets.ingest.funding import FIRST, PAGE, SOURCE, parse_rates, plan
 from cryptolake_assets.ingest.futures_rest import epoch_ms

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cryptolake_assets.errors import AnswerRefusedError
-from cryptolake_assets.http.source_client import SourceRequest
+from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import Judged, Plan, Row
 from cryptolake_assets.ingest.futures_rest import bounded, epoch_ms
 from cryptolake_assets.ingest.open_interest import PAGE, REACH, SOURCE, parse_history, parse_present, plan

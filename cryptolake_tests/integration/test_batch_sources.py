@@ -25,7 +25,7 @@ from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.checks import materialized, passed, verdicts
 from cryptolake_tests.support.exchanges import ExchangeThread
 
-RECORDED = Path(__file__).parents[1] / "sources" / "recorded"
+RECORDED = Path(__file__).parents[1] / "ingest" / "recorded"
 FIRST_MS, SECOND_MS = 1_721_260_900_000, 1_721_347_502_000  # in 2024-07-18 and in 2024-07-19
 JUNE_MS = 1_780_315_200_000  # 2026-06-01T12:00:00Z
 CHECKS_OF_THE_INDEX = {

@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Browser
 
-from cryptolake_assets.api.keys import KeyScope, create_key
+from cryptolake_assets.api.keys import Scope, create_key
 from cryptolake_assets.dashboard.lake import MOST_ROWS
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_FEAR_GREED, SILVER_KLINE_DIFFERENCES
@@ -428,7 +428,7 @@ def test_quality_tells_running_checks_from_failed_ones_and_counts_all_hours(brow
 
 
 def test_an_api_that_wants_a_key(browser: Browser, lake: Settings, tmp_path: Path) -> None:
-    key = create_key(lake, "dashboard", (KeyScope.READ, KeyScope.OPERATE))
+    key = create_key(lake, "dashboard", (Scope.READ, Scope.OPERATE))
     with serving(lake, api_require_keys=True) as api:
         with dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
             shown.open("/")

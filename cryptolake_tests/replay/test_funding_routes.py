@@ -15,7 +15,7 @@ from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_tests.support.captures import trade_frame, write_capture
 
-RECORDED = Path(__file__).parents[1] / "sources" / "recorded" / "binance"
+RECORDED = Path(__file__).parents[1] / "ingest" / "recorded" / "binance"
 NOON_MS = 1_702_296_000_000  # 2023-12-11
 STEP_MS = 300_000
 
