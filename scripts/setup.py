@@ -33,7 +33,7 @@ JAVA_SIZE = "34 MB"
 def main(arguments: list[str]) -> None:
     check_python()
     make_venv()
-    lock = ROOT / "requirements.lock"
+    lock = ROOT / "requirements/base.lock"
     if changed("packages", lock):
         say(f"Python packages: downloading about {PACKAGES_SIZE}, into {VENV} (takes a few minutes)")
         pip_install(lock)
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     extras = [extra for extra in EXTRAS if f"--{extra}" in arguments]
     for extra in extras:
         purpose, size = EXTRAS[extra]
-        extra_lock = ROOT / f"requirements-{extra}.lock"
+        extra_lock = ROOT / f"requirements/{extra}.lock"
         if changed(extra, extra_lock):
             say(f"Packages for {purpose}: downloading about {size}")
             pip_install(extra_lock)
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
         return
     if not has_java():
         say(f"Java: no version 17 or 21 was found on this machine; downloading one, {JAVA_SIZE}, into {VENV}")
-        pip_install(ROOT / "requirements-jvm.lock")
+        pip_install(ROOT / "requirements/jvm.lock")
     run(str(venv_python()), "-m", "cryptolake_assets.cli", "setup")
     (STAMPS / "ready").write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
 

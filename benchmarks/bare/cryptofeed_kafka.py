@@ -1,6 +1,6 @@
 """cryptofeed's Binance Futures handler with its Kafka backend, as its documentation has it; acks=all, as ours.
 
-Runs in an environment of its own (requirements-cryptofeed.lock), and prints as the other bare scripts do.
+Runs in an environment of its own (requirements/cryptofeed.lock), and prints as the other bare scripts do.
 """
 
 from __future__ import annotations
