@@ -34,16 +34,37 @@ MINUTES_OF_A_DAY: Final = DAY_MS // MINUTE_MS
 def rows_of_day(file: ArchiveFile, runs: Sequence[Run], source: str) -> list[CoverageRow]:
     """Return what the ids of a day's file prove: of each run the time from after its first trade to its last.
 
-    Trades of the same ms as a run's first or last one may be missing. A day that proves nothing is remembered all the
-    same, by a row without time and ids.
+    Trades of the same ms as a run's first or last one may be missing, and those of a hole anywhere between the two
+    trades beside it, whose times may be out of order. A day that proves nothing is remembered all the same, by a row
+    without time and ids.
     """
     if len(runs) > MOST_HOLES + 1 or not runs:
         return [_row(file, file.start_ms, file.start_ms, source)]
+    holes = [
+        (min(before.last_us, behind.first_us) // 1000, max(before.last_us, behind.first_us) // 1000 + 1)
+        for before, behind in pairwise(sorted(runs, key=lambda run: run.first_id))
+    ]
     found = []
     for run in runs:
         from_ms = min(run.first_us // 1000 + 1, file.start_ms + DAY_MS - 1)
-        found.append(_row(file, from_ms, max(run.last_us // 1000, from_ms), source, run.first_id, run.last_id))
+        to_ms = max(run.last_us // 1000, from_ms)
+        parts = _outside(from_ms, to_ms, holes)
+        if parts == [(from_ms, to_ms)]:
+            found.append(_row(file, from_ms, to_ms, source, run.first_id, run.last_id))
+        else:
+            # Without ids: its ends are not those of the run, so that no neighbouring day is joined to them.
+            found += [_row(file, *part, source) for part in parts]
     return found
+
+
+def _outside(from_ms: int, to_ms: int, holes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return what of the time lies in no hole."""
+    parts = [(from_ms, to_ms)]
+    for begin, end in holes:
+        if begin < to_ms and end > from_ms:
+            cut = [((first, min(last, begin)), (max(first, end), last)) for first, last in parts]
+            parts = [part for both in cut for part in both if part[0] < part[1]]
+    return parts
 
 
 def _row(
@@ -78,25 +99,32 @@ def with_borders(rows: Iterable[CoverageRow]) -> list[CoverageRow]:
     kept = [row for row in rows if row.source != BORDER]
     by_ids = sorted((row for row in kept if row.first_id is not None), key=lambda row: row.connected_from_ms)
     days = [(day, list(of_day)) for day, of_day in groupby(by_ids, key=lambda row: row.connected_from_ms // DAY_MS)]
+    joins = []
     for (day, earlier), (next_day, later) in pairwise(days):
         last = max(earlier, key=lambda row: row.last_id or 0)
         first = min(later, key=lambda row: row.first_id or 0)
         if next_day == day + 1 and last.last_id is not None and first.first_id == last.last_id + 1:
-            kept.append(
-                CoverageRow(
-                    last.exchange,
-                    last.symbol,
-                    last.stream,
-                    last.connected_to_ms - 1,
-                    first.connected_from_ms,
-                    None,
-                    None,
-                    BORDER,
-                    Evidence.IDS,
-                    last.last_id,
-                    first.first_id,
-                )
+            joins.append((last, first))
+    firsts, lasts = {first for _, first in joins}, {last for last, _ in joins}
+    for last, first in joins:
+        # A row without time is of a run within one or two ms: at its other end, trades of that ms may be missing.
+        is_known_before = last.connected_from_ms < last.connected_to_ms or last in firsts
+        is_known_behind = first.connected_from_ms < first.connected_to_ms or first in lasts
+        kept.append(
+            CoverageRow(
+                last.exchange,
+                last.symbol,
+                last.stream,
+                last.connected_to_ms - is_known_before,
+                first.connected_from_ms - (not is_known_behind),
+                None,
+                None,
+                BORDER,
+                Evidence.IDS,
+                last.last_id,
+                first.first_id,
             )
+        )
     return kept
 
 

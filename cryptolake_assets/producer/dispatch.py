@@ -131,9 +131,9 @@ class Dispatcher:
                 exchange_times_ms.append(parsed.exchange_time_ms)
                 if event.stream == stream:
                     if rejecting and symbol in rejecting:
-                        is_first = self._gaps.last(symbol) is None
-                        accounts.accept_again(symbol, span, event.event_time // 1000 + 1 if is_first else None)
-                    see_trade(symbol, event.trade_id, event.event_time)
+                        self._take_after_rejected(event, span)
+                    else:
+                        see_trade(symbol, event.trade_id, event.event_time)
                 key, partition = route_of(symbol)
                 messages.append(Message(topic, encode_event(event), key, partition))
             elif type(parsed) is RejectedFrame:
@@ -161,6 +161,18 @@ class Dispatcher:
         accounts.accepted += len(exchange_times_ms)
         if event is not None:
             self.last_event_time_us = event.event_time
+
+    def _take_after_rejected(self, event: TradeEvent, span: ConnectionSpan) -> None:
+        """See a trade of a symbol of which frames were rejected.
+
+        A repeat and an older trade tell nothing of these: only the next trade's id shows whether one is missing.
+        """
+        before = self._gaps.last(event.symbol)
+        self._gaps.see(event.symbol, event.trade_id, event.event_time)
+        newest = self._gaps.last(event.symbol)
+        if newest is not None and newest != before and newest.trade_id == event.trade_id:
+            from_ms = event.event_time // 1000 + 1 if before is None else None
+            self._accounts.accept_again(event.symbol, span, from_ms)
 
     def _take_fetched(self, frames: ReceivedFrames) -> None:
         for raw in frames.raws:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from datetime import date
 
 import pyarrow as pa
@@ -169,6 +170,27 @@ def test_days_whose_ids_do_not_continue_cover_nothing_between_them() -> None:
     later = ArchiveFile("BTCUSDT", date(2024, 7, 20))
     apart = [*rows_of_day(FILE, [run(FILE, 1, 9, 5, 10)], "a"), *rows_of_day(later, [run(later, 10, 20, 5, 10)], "b")]
     assert with_borders(apart) == apart
+
+
+def proven(rows: list[CoverageRow], moments: Iterable[int]) -> set[int]:
+    """Return those of the ms since the first day's start that rows cover."""
+    spans = [(row.connected_from_ms - FILE.start_ms, row.connected_to_ms - FILE.start_ms) for row in rows]
+    return {moment for moment in moments if any(begin <= moment < end for begin, end in spans)}
+
+
+def test_border_does_not_cover_the_ms_of_a_hole_beside_a_run_of_one_ms() -> None:
+    ends = [run(FILE, 1, 11, 5, DAY_MS - 50), run(FILE, 15, 15, DAY_MS - 50, DAY_MS - 50)]
+    begins = [run(NEXT_FILE, 16, 16, 40, 40), run(NEXT_FILE, 25, 30, 40, 60)]
+    rows = with_borders([*rows_of_day(FILE, ends, "a"), *rows_of_day(NEXT_FILE, begins, "b")])
+    assert [row.source for row in rows].count(BORDER) == 1
+    around = range(DAY_MS - 60, DAY_MS + 60)
+    assert set(around) - proven(rows, around) == {DAY_MS - 50, DAY_MS + 40}, "ids 12 to 14 and 17 to 24 may lie there"
+
+
+def test_hole_between_trades_out_of_order_is_not_covered_by_the_runs_beside_it() -> None:
+    rows = rows_of_day(FILE, [run(FILE, 1, 30, 5, 22), run(FILE, 32, 60, 20, 80)], "a")
+    assert proven(rows, range(100)) == {*range(6, 20), *range(23, 80)}
+    assert {row.first_id for row in rows} == {None}, "a clipped run joins no day"
 
 
 def test_border_goes_with_the_day_that_proved_it() -> None:

@@ -77,6 +77,25 @@ async def test_coverage_of_a_symbol_begins_with_its_first_accepted_trade_after_r
         assert await on.ended()
 
 
+@pytest.mark.parametrize(
+    "next_id",
+    [pytest.param(1, id="a repeat"), pytest.param(0, id="an older trade"), pytest.param(10**12, id="a doubtful id")],
+)
+async def test_coverage_goes_on_after_a_rejected_frame_only_with_the_next_trade(next_id: int) -> None:
+    async with stage(symbols=("BTCUSDT", "ETHUSDT")) as on:
+        await on.opened()
+        await on.exchange.send(trade(1, NOON_MS + 10), trade(1, NOON_MS + 20, "ETHUSDT"))
+        await on.exchange.send(odd("ETHUSDT", 2, NOON_MS + 30), trade(next_id, NOON_MS + 40, "ETHUSDT"))
+        await on.exchange.send(trade(2, NOON_MS + 50))
+        on.clock.now_ms = NOON_MS + 1_000
+        await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
+        assert on.sink.spans("ETHUSDT") == [(NOON_MS, NOON_MS + 20)]
+        await on.exchange.send(trade(3, NOON_MS + 60, "ETHUSDT"))
+        await until(lambda: on.sink.spans("ETHUSDT") == [(NOON_MS, NOON_MS + 1_000)])
+        assert [(gap.first_missing_id, gap.before_us) for gap in on.gaps.gaps.values()] == [(2, (NOON_MS + 60) * 1000)]
+        assert await on.ended()
+
+
 async def test_rejected_trade_between_accepted_ones_is_a_gap() -> None:
     async with stage() as on:
         await on.opened()
