@@ -53,14 +53,14 @@ def prepare(settings: Settings, engine: AggregationEngine, day: date) -> GoldCan
     end_ms = start_ms + round(DAY.total_seconds() * 1000)
 
     present = read_window(load_table(settings, GOLD_DAILY), between("trade_date", day, day + DAY))
-    proven = {row["symbol"] for row in present.to_pylist() if row["is_complete"]}
 
-    def is_complete(symbol: str) -> bool:
-        return symbol in proven or world.completeness.is_complete_on_any_stream(symbol, start_ms, end_ms)
+    def is_covered(symbol: str) -> bool:
+        return world.completeness.is_complete_on_any_stream(symbol, start_ms, end_ms)
 
     rows = GOLD_DAILY.arrow_schema().empty_table()
     if snapshot is not None:
-        rows = daily_stats_from_aggregates(engine.daily_aggregates(snapshot.snapshot_id, day), day, is_complete)
+        aggregates = engine.daily_aggregates(snapshot.snapshot_id, day)
+        rows = daily_stats_from_aggregates(aggregates, day, is_covered, present)
     return GoldCandidate(
         day=day,
         rows=rows,

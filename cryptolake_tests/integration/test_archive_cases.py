@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -14,18 +14,19 @@ import pytest
 
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
 from cryptolake_assets.ingest.archive_days import LoadedDay
-from cryptolake_assets.ingest.archive_klines import LoadedKlines, check_klines
+from cryptolake_assets.ingest.archive_klines import LoadedKlines, check_klines, kline_file
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import Evidence, read_coverage
 from cryptolake_assets.lake.tables import BRONZE_KLINES, BRONZE_REJECTED, BRONZE_TRADES, GOLD_DAILY
+from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 from cryptolake_assets.transform import refresh_gold
 from cryptolake_assets.transform.archive_history import DayOfHistory, load_history
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
-from cryptolake_tests.support.archives import aggregates, write_day
+from cryptolake_tests.support.archives import Aggregate, aggregates, write_day, write_klines
 from cryptolake_tests.support.bronze import bars
 from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.served import ServedExchange
@@ -39,6 +40,8 @@ class Lake:
 
     def __init__(self, settings: Settings, url: str) -> None:
         self.settings, self._url = settings, url
+        assert settings.replay_dir is not None
+        self.served: Path = settings.replay_dir
 
     def load(self, symbol: str, day: date, *, klines: bool = False, reload: bool = False) -> DayOfHistory:
         with ArchiveClient(self._url) as client:
@@ -100,6 +103,39 @@ def lake_of_case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
 
 def case(name: str, market: Market = Market.USD_M) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("lake_of_case", [(name, market)], indirect=True, ids=[name])
+
+
+@pytest.fixture
+def futures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    """A lake of USD-M futures whose archive has no files yet; they go to `served`."""
+    with lake_of(tmp_path / "nothing", Market.USD_M, tmp_path, monkeypatch) as lake:
+        yield lake
+
+
+def five_o_clock(day: date, number: int) -> list[Aggregate]:
+    """So many aggregates of one trade from 05:00:10 on, one every 10 s, with the ids 1, 2, 3 and so on."""
+    first_ms = ArchiveFile("ANY", day).start_ms + 5 * 3_600_000
+    return [
+        Aggregate(index, "10.5", "1", index, index, first_ms + index * 10_000, True) for index in range(1, number + 1)
+    ]
+
+
+def klines_of(day: date, trades: Sequence[Aggregate]) -> list[Kline]:
+    """All klines of the day, of trades at 10.5 that sold."""
+    first_ms, found = ArchiveFile("ANY", day).start_ms, []
+    for at in range(first_ms, first_ms + 86_400_000, 60_000):
+        volume = sum((Decimal(item.qty) for item in trades if item.time_ms // 60_000 * 60_000 == at), Decimal(0))
+        number = sum(item.time_ms // 60_000 * 60_000 == at for item in trades)
+        found.append(
+            Kline(at, *["10.5"] * 4, f"{volume}", at + 59_999, f"{volume * Decimal('10.5')}", number, "0", "0")
+        )
+    return found
+
+
+def put(lake: Lake, symbol: str, day: date, trades: Sequence[Aggregate], klines: Sequence[Kline] = ()) -> None:
+    """Put the day's files into the archive; without klines those that agree with the trades."""
+    write_day(lake.served, ArchiveFile(symbol, day), trades)
+    write_klines(lake.served, kline_file(symbol, day), klines or klines_of(day, trades))
 
 
 def failed(loaded: LoadedDay) -> dict[str, int]:
@@ -304,3 +340,19 @@ def test_kline_that_is_off_the_minute_holds_no_other_back(lake_of_case: Lake) ->
     stored = load_table(lake_of_case.settings, BRONZE_KLINES).scan().to_arrow()["open_time"].to_pylist()
     assert len(stored) == loaded.klines > 0
     assert {moment.second for moment in stored} == {0}
+
+
+def test_complete_day_is_incomplete_once_a_reissue_lacks_trades(futures: Lake) -> None:
+    day = date(2022, 6, 1)
+    trades = five_o_clock(day, 59)
+    put(futures, "LTCUSDT", day, trades)
+    futures.load("LTCUSDT", day, klines=True)
+    futures.bars(day, 5, 1)
+    stats = futures.day(day)["LTCUSDT"]
+    assert (stats["is_complete"], stats["total_volume"]) == (True, 59)
+    put(futures, "LTCUSDT", day, trades[:10] + trades[20:], klines_of(day, trades))
+    futures.load("LTCUSDT", day, klines=True)
+    found = futures.bars(day, 5, 1)
+    assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["05:01", "05:03"]
+    stats = futures.day(day)["LTCUSDT"]
+    assert (stats["is_complete"], stats["total_volume"]) == (False, 49)
