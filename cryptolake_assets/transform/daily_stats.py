@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,15 @@ NOT_MEASURED = ("is_complete", "updated_at", "trades_dropped")
 
 
 def daily_stats_from_aggregates(
-    aggregates: pa.Table, day: date, is_covered: Callable[[str], bool], present: pa.Table
+    aggregates: pa.Table,
+    day: date,
+    dropped: Mapping[str, int],
+    is_covered: Callable[[str], bool],
+    present: pa.Table,
 ) -> pa.Table:
     """Return rows of `gold.futures_daily_stats`, `updated_at` empty, from rows of `symbol` and the aggregates of
-    `DAILY_MEASURES`.
+    `DAILY_MEASURES`. `dropped` are the day's dropped trades by symbol: bars know only those of their own stream, and a
+    minute of which all trades are dropped has no bar.
 
     A day is complete if all of its bars are and coverage holds it, minutes without trades included. A `present` row
     that was complete and has the same measures keeps its claim in place of coverage: coverage is withdrawn for a while
@@ -35,6 +40,7 @@ def daily_stats_from_aggregates(
     rows = []
     for aggregate in aggregates.to_pylist():
         row = {**with_derived(DAILY_MEASURES, aggregate), "trade_date": day, "updated_at": None}
+        row["trades_dropped"] = max(row["trades_dropped"], dropped.get(row["symbol"], 0))
         row["is_complete"] = (
             row["bars_complete"]
             and not row["trades_dropped"]

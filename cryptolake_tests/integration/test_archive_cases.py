@@ -27,7 +27,7 @@ from cryptolake_assets.transform.archive_history import DayOfHistory, load_histo
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.archives import Aggregate, aggregates, write_day, write_klines
-from cryptolake_tests.support.bronze import bars
+from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.served import ServedExchange
 
@@ -356,3 +356,56 @@ def test_complete_day_is_incomplete_once_a_reissue_lacks_trades(futures: Lake) -
     assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["05:01", "05:03"]
     stats = futures.day(day)["LTCUSDT"]
     assert (stats["is_complete"], stats["total_volume"]) == (False, 49)
+
+
+@pytest.fixture
+def lenient(futures: Lake) -> Lake:
+    """The lake of futures, whose Silver publishes hours with many dropped trades."""
+    futures.settings = futures.settings.model_copy(update={"drop_ratio_limit": 0.9})
+    return futures
+
+
+def test_dropped_trade_that_is_alone_in_its_minute_makes_the_day_incomplete(lenient: Lake) -> None:
+    day = date(2022, 7, 1)
+    made = five_o_clock(day, 100)
+    # The ids 90 to 95 are those of 05:15.
+    trades = [replace(item, qty="0") if item.agg_id == 90 else item for item in made if not 90 < item.agg_id < 96]
+    trades = [replace(item, agg_id=index, first_id=index, last_id=index) for index, item in enumerate(trades, 1)]
+    put(lenient, "DOTUSDT", day, trades)
+    lenient.load("DOTUSDT", day, klines=True)
+    found = lenient.bars(day, 5, 1)
+    assert ("DOTUSDT", "05:15") not in found
+    assert {bar["is_complete"] for bar in found.values()} == {True}
+    stats = lenient.day(day)["DOTUSDT"]
+    assert (stats["is_complete"], stats["trades_dropped"]) == (False, 1)
+    # A reissue has a sound reading of the trade; the quarantine keeps the broken one.
+    put(lenient, "DOTUSDT", day, [replace(item, qty="1") for item in trades])
+    lenient.load("DOTUSDT", day, klines=True)
+    lenient.bars(day, 5, 1)
+    stats = lenient.day(day)["DOTUSDT"]
+    assert (stats["is_complete"], stats["trades_dropped"]) == (True, 0)
+
+
+def test_dropped_trade_of_the_stream_that_makes_no_bar_makes_the_day_incomplete(lenient: Lake) -> None:
+    day = date(2022, 7, 2)
+    trades = [replace(item, qty="0") if item.agg_id == 31 else item for item in five_o_clock(day, 59)]
+    put(lenient, "DOTUSDT", day, trades)
+    lenient.load("DOTUSDT", day, klines=True)
+    at = datetime.fromtimestamp(trades[30].time_ms / 1000, UTC)
+    append(lenient.settings, [trade(at, 5, "10.5", "1", symbol="DOTUSDT")])
+    bar = lenient.bars(day, 5, 1)["DOTUSDT", "05:05"]
+    assert (bar["is_complete"], bar["trades_dropped"], bar["trades"]) == (False, 0, 1)
+    stats = lenient.day(day)["DOTUSDT"]
+    assert (stats["is_complete"], stats["trades_dropped"]) == (False, 1)
+
+
+def test_dropped_trade_of_another_stream_leaves_a_complete_bar_whole(lenient: Lake) -> None:
+    day = date(2022, 7, 3)
+    trades = five_o_clock(day, 59)
+    put(lenient, "DOTUSDT", day, trades)
+    lenient.load("DOTUSDT", day, klines=True)
+    at = datetime.fromtimestamp(trades[30].time_ms / 1000, UTC)
+    append(lenient.settings, [trade(at, 5, "10.5", "0", symbol="DOTUSDT")])
+    assert lenient.bars(day, 5, 1)["DOTUSDT", "05:05"]["evidence"] == "ids"
+    stats = lenient.day(day)["DOTUSDT"]
+    assert (stats["is_complete"], stats["trades_dropped"]) == (True, 0)

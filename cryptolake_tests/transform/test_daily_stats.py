@@ -32,7 +32,7 @@ def aggregate(**changes: Any) -> pa.Table:
 
 
 def is_complete(aggregates: pa.Table, present: pa.Table = NOTHING, *, covered: bool) -> bool:
-    (row,) = daily_stats_from_aggregates(aggregates, DAY, lambda _: covered, present).to_pylist()
+    (row,) = daily_stats_from_aggregates(aggregates, DAY, {}, lambda _: covered, present).to_pylist()
     return bool(row["is_complete"])
 
 
@@ -48,7 +48,15 @@ def test_day_is_complete_if_coverage_holds_it_and_all_bars_are() -> None:
     [({}, True), ({"trades": 3}, False), ({"bars_complete": False}, False), ({"trades_dropped": 1}, False)],
 )
 def test_unchanged_day_keeps_its_claim_while_coverage_is_withdrawn(changes: dict[str, Any], kept: bool) -> None:
-    present = daily_stats_from_aggregates(aggregate(), DAY, lambda _: True, NOTHING)
+    present = daily_stats_from_aggregates(aggregate(), DAY, {}, lambda _: True, NOTHING)
     assert is_complete(aggregate(**changes), present, covered=False) is kept
-    incomplete = daily_stats_from_aggregates(aggregate(), DAY, lambda _: False, NOTHING)
+    incomplete = daily_stats_from_aggregates(aggregate(), DAY, {}, lambda _: False, NOTHING)
     assert not is_complete(aggregate(), incomplete, covered=False)
+
+
+@pytest.mark.parametrize(("of_bars", "of_day", "told"), [(0, 2, 2), (3, 2, 3), (0, 0, 0)])
+def test_day_tells_of_dropped_trades_that_no_bar_knows_of(of_bars: int, of_day: int, told: int) -> None:
+    dropped = {"BTCUSDT": of_day, "ETHUSDT": 9}
+    rows = daily_stats_from_aggregates(aggregate(trades_dropped=of_bars), DAY, dropped, lambda _: True, NOTHING)
+    (row,) = rows.to_pylist()
+    assert (row["trades_dropped"], row["is_complete"]) == (told, not told)
