@@ -26,7 +26,7 @@ from cryptolake_assets.transform import refresh_gold
 from cryptolake_assets.transform.archive_history import DayOfHistory, load_history
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
-from cryptolake_tests.support.archives import Aggregate, aggregates, write_day, write_klines
+from cryptolake_tests.support.archives import Aggregate, aggregates, write_day, write_klines, write_zip
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.served import ServedExchange
@@ -409,3 +409,26 @@ def test_dropped_trade_of_another_stream_leaves_a_complete_bar_whole(lenient: La
     assert lenient.bars(day, 5, 1)["DOTUSDT", "05:05"]["evidence"] == "ids"
     stats = lenient.day(day)["DOTUSDT"]
     assert (stats["is_complete"], stats["trades_dropped"]) == (True, 0)
+
+
+@pytest.mark.parametrize("trades_file", ["unchanged", "missing", "refused"])
+def test_reissued_klines_take_back_what_they_proved(futures: Lake, trades_file: str) -> None:
+    day = date(2022, 6, 2)
+    trades = five_o_clock(day, 59)
+    klines = klines_of(day, trades)
+    put(futures, "LTCUSDT", day, trades, klines)
+    futures.load("LTCUSDT", day, klines=True)
+    assert futures.bars(day, 5, 1)["LTCUSDT", "05:00"]["evidence"] == "klines"
+    assert futures.day(day)["LTCUSDT"]["is_complete"] is True
+    klines[300] = replace(klines[300], trades=99, volume="99", quote_volume="1039.5")
+    put(futures, "LTCUSDT", day, trades, klines)
+    file = ArchiveFile("LTCUSDT", day)
+    if trades_file == "missing":
+        (futures.served / file.name).unlink()
+        (futures.served / f"{file.name}.CHECKSUM").unlink()
+    elif trades_file == "refused":
+        write_zip(futures.served, file, "no trades")
+    futures.load("LTCUSDT", day, klines=True)
+    found = futures.bars(day, 5, 1)
+    assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["05:00"]
+    assert futures.day(day)["LTCUSDT"]["is_complete"] is False
