@@ -432,3 +432,15 @@ def test_reissued_klines_take_back_what_they_proved(futures: Lake, trades_file: 
     found = futures.bars(day, 5, 1)
     assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["05:00"]
     assert futures.day(day)["LTCUSDT"]["is_complete"] is False
+
+
+def test_different_klines_of_one_minute_prove_nothing(futures: Lake) -> None:
+    day = date(2022, 6, 3)
+    trades = five_o_clock(day, 59)
+    klines = klines_of(day, trades)
+    put(futures, "LTCUSDT", day, trades, [*klines, replace(klines[300], trades=99, volume="99"), klines[301]])
+    loaded = futures.load("LTCUSDT", day, klines=True).klines
+    assert isinstance(loaded, LoadedKlines)
+    assert (loaded.klines, len(loaded.set_aside)) == (1_439, 2)
+    found = futures.bars(day, 5, 1)
+    assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["05:00"]
