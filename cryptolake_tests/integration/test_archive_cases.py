@@ -444,3 +444,17 @@ def test_different_klines_of_one_minute_prove_nothing(futures: Lake) -> None:
     assert (loaded.klines, len(loaded.set_aside)) == (1_439, 2)
     found = futures.bars(day, 5, 1)
     assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["05:00"]
+
+
+def test_copy_of_an_id_that_is_bad_or_of_another_day_contradicts_it(futures: Lake) -> None:
+    day = date(2022, 4, 1)
+    trades = five_o_clock(day, 59)
+    bad = replace(trades[29], qty="1e-17")
+    of_the_day_before = replace(trades[44], price="99", time_ms=ArchiveFile("ANY", day).start_ms - 1)
+    put(futures, "XRPUSDT", day, [of_the_day_before, *trades[:20], bad, *trades[20:]], klines_of(day, trades))
+    loaded = futures.trades("XRPUSDT", day)
+    assert failed(loaded) == {"within_the_day": 1, "rows_set_aside": 4, "ids_consecutive": 2}
+    assert loaded.rows == 57
+    found = futures.bars(day, 5, 1)
+    incomplete = [minute for (_, minute), bar in found.items() if not bar["is_complete"]]
+    assert incomplete == ["05:00", "05:04", "05:05", "05:07", "05:09"]
