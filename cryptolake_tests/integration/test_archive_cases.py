@@ -458,3 +458,25 @@ def test_copy_of_an_id_that_is_bad_or_of_another_day_contradicts_it(futures: Lak
     found = futures.bars(day, 5, 1)
     incomplete = [minute for (_, minute), bar in found.items() if not bar["is_complete"]]
     assert incomplete == ["05:00", "05:04", "05:05", "05:07", "05:09"]
+
+
+@pytest.mark.parametrize("step_ms", [1, 20_000])
+def test_large_quotes_of_one_symbol_hold_no_other_back(lenient: Lake, step_ms: int) -> None:
+    day = date(2022, 11, 2)
+    first_ms = ArchiveFile("ANY", day).start_ms + 5 * 3_600_000
+    large = [
+        Aggregate(index, "9000000000", "110000", index, index, first_ms + index * step_ms, True)
+        for index in range(1, 151)
+    ]
+    write_day(lenient.served, ArchiveFile("HUGEUSDT", day), large)
+    too_large = [replace(item, qty="11000000000") for item in large]
+    write_day(lenient.served, ArchiveFile("WIDEUSDT", day), [*too_large, replace(large[-1], agg_id=151)])
+    put(lenient, "LTCUSDT", day, five_o_clock(day, 59))
+    for symbol in ("HUGEUSDT", "WIDEUSDT", "LTCUSDT"):
+        lenient.trades(symbol, day)
+    found = lenient.bars(day, 5, 1)
+    assert lenient.passed == [True]
+    assert len([symbol for symbol, _ in found if symbol == "LTCUSDT"]) == 10
+    stats = lenient.day(day)
+    assert stats["HUGEUSDT"]["total_quote_volume"] == 150 * 990 * 10**12
+    assert (stats["WIDEUSDT"]["total_quote_volume"], stats["WIDEUSDT"]["trades_dropped"]) == (990 * 10**12, 150)
