@@ -2,7 +2,7 @@
 
 The layout is the same for every market: `exchange_records.KLINE_HEADER`, with or without that line, times in ms or µs.
 A line that is no kline of a minute of the file's day is set aside with its reason: the exchange does not mend these
-files.
+files. So are all lines of a minute that has different klines, because nobody can tell which is right.
 """
 
 from __future__ import annotations
@@ -43,16 +43,26 @@ def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[Bad
     if len(text) > _MOST_BYTES:
         raise refusal(path, f"it has more than {_MOST_BYTES} bytes, which no day of one-minute klines has")
     found: dict[int, Kline] = {}
+    lines: dict[int, list[tuple[int, str]]] = {}
+    contradicting: set[int] = set()
     set_aside: list[BadLine] = []
     for number, line in enumerate(text.removeprefix(BOM).decode("utf-8", "replace").splitlines(), 1):
         if not line or (number == 1 and _is_header(path, line)):
             continue
         kline = _kline(line)
         problem = kline if isinstance(kline, str) else _problem(kline, file)
-        if not problem and isinstance(kline, Kline) and found.setdefault(kline.open_time_ms, kline) != kline:
-            problem = "another line has another kline of the same minute"
-        if problem:
+        if isinstance(kline, str) or problem:
             set_aside.append(BadLine(number, line, problem))
+            continue
+        lines.setdefault(kline.open_time_ms, []).append((number, line))
+        if found.setdefault(kline.open_time_ms, kline) != kline:
+            contradicting.add(kline.open_time_ms)
+    for open_time_ms in contradicting:
+        del found[open_time_ms]
+        set_aside += [
+            BadLine(*line, "another line has another kline of the same minute") for line in lines[open_time_ms]
+        ]
+    set_aside.sort(key=lambda bad: bad.number)
     if not found:
         first = f"; line {set_aside[0].number}: {set_aside[0].reason}" if set_aside else ""
         raise refusal(path, f"it holds no klines{first}")

@@ -6,7 +6,7 @@ prove nothing: the neighbouring day does, or the klines of the minute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -80,9 +80,9 @@ class Inspection:
         return rows
 
     @property
-    def has_repeats(self) -> bool:
-        """Whether an id comes more than once so far."""
-        return self._ids > sum(run.last_id - run.first_id + 1 for run in self.runs())
+    def may_contradict(self) -> bool:
+        """Whether an id comes more than once so far, or may do so: a line that is set aside can repeat one."""
+        return bool(self.set_aside_number) or self._ids > sum(run.last_id - run.first_id + 1 for run in self.runs())
 
     def _accepted(self, rows: pa.Table) -> pa.Table:
         rows, outside = parted(rows, self.file)
@@ -188,7 +188,8 @@ def parted(rows: pa.Table, file: ArchiveFile) -> tuple[pa.Table, pa.Table]:
 
 
 def contradicting_ids(blocks: Callable[[], Iterable[Block]], file: ArchiveFile) -> pa.Array:
-    """Return the aggregate ids that rows of the file's day have with different values; nobody can tell which are right.
+    """Return the aggregate ids of the file's day that come more than once, with different values: nobody can tell which
+    are right. A line that is set aside and a row of another day are different from every row of the day.
 
     `blocks` reads the file; it is called twice, and only the rows of ids that come more than once are kept in memory.
     """
@@ -196,17 +197,28 @@ def contradicting_ids(blocks: Callable[[], Iterable[Block]], file: ArchiveFile) 
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    def tables() -> Iterator[pa.Table]:
-        for block in blocks():
-            yield from (parted(table, file)[0] for table in (block.rows, block.without_trade))
+    def tables(block: Block) -> list[tuple[pa.Table, pa.Table]]:
+        return [parted(table, file) for table in (block.rows, block.without_trade)]
 
-    ids, counts = np.unique(
-        np.concatenate([table["agg_trade_id"].to_numpy() for table in tables()]), return_counts=True
-    )
+    of_day: list[np.ndarray] = []
+    others: set[int] = set()
+    for block in blocks():
+        others |= {line.agg_trade_id for line in block.set_aside if line.agg_trade_id is not None}
+        for rows, outside in tables(block):
+            of_day.append(rows["agg_trade_id"].to_numpy())
+            others.update(outside["agg_trade_id"].to_pylist())
+    ids, counts = np.unique(np.concatenate(of_day), return_counts=True)
     repeated = pa.array(ids[counts > 1])
-    rows = pa.concat_tables(table.filter(pc.is_in(table["agg_trade_id"], value_set=repeated)) for table in tables())
-    readings = rows.group_by(rows.column_names).aggregate([]).group_by("agg_trade_id").aggregate([([], "count_all")])
-    return readings.filter(pc.greater(readings["count_all"], 1))["agg_trade_id"].combine_chunks()
+    copies = pa.concat_tables(
+        rows.filter(pc.is_in(rows["agg_trade_id"], value_set=repeated))
+        for block in blocks()
+        for rows, _ in tables(block)
+    )
+    readings = (
+        copies.group_by(copies.column_names).aggregate([]).group_by("agg_trade_id").aggregate([([], "count_all")])
+    )
+    differing = readings.filter(pc.greater(readings["count_all"], 1))["agg_trade_id"].to_numpy()
+    return pa.array(np.union1d(differing, np.intersect1d(ids, np.array(sorted(others), ids.dtype))))
 
 
 def _lines(rows: pa.Table, reason: Callable[[dict[str, Any]], str]) -> list[BadLine]:

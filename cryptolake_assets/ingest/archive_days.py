@@ -156,7 +156,7 @@ def _load(
     hour_files, inspection = HourFiles(table), Inspection(file)
     try:
         files = write_day(path, file, hour_files, inspection, written)
-        if inspection.has_repeats and len(ids := contradicting_ids(partial(_read, path, file), file)):
+        if inspection.may_contradict and len(ids := contradicting_ids(partial(_read, path, file), file)):
             hour_files.abort()
             hour_files, inspection = HourFiles(table), Inspection(file, ids)
             files = write_day(path, file, hour_files, inspection, written)

@@ -249,6 +249,9 @@ DAILY_MEASURES = (
     ),
     Measure("taker_buy_volume", VOLUME, "base currency bought by takers", sql="sum(taker_buy_volume)", published=False),
     Measure(
+        "bars_complete", "boolean", "every bar of the day is complete", sql="bool_and(is_complete)", published=False
+    ),
+    Measure(
         "closes",
         f"list<{PRICE}>",
         "closes of the day's bars in order of time",

@@ -44,9 +44,10 @@ RULES = (
     "event_time_out_of_range",
 )
 
-_LARGE_QTY = 10**10
-_LARGEST_QUOTE = "1e20"
-"""Price x quantity from which on it is an error: a hundred such trades would not fit a bar's quote volume."""
+_LARGE_QTY = 10**5
+_LARGEST_QUOTE = "1e15"
+"""Price x quantity from which on it is an error: ten million such trades would overflow a quote volume, the sums of a
+minute and of a day included."""
 
 _NO_TRADE = f"(trade_type = '{UNKNOWN_TRADE_TYPE}' AND price = 0 AND qty = 0)"
 """An id to which no trade belongs, as futures' single trades tell of it; like each trade outside of the order book it
@@ -71,7 +72,7 @@ def predicates(context: RuleContext) -> dict[str, str]:
         "price_not_positive": f"price <= 0 AND NOT {_NO_TRADE}",
         "qty_negative": "qty < 0",
         "qty_zero": f"qty = 0 AND NOT {_NO_TRADE}",
-        # Prices are below 10^10. No decimal type holds every product.
+        # Prices are below 10^10, so only a large quantity can reach it. No decimal type holds every product.
         "quote_out_of_range": (
             f"qty >= {_LARGE_QTY} AND CAST(price AS double) * CAST(qty AS double) >= CAST('{_LARGEST_QUOTE}' AS double)"
         ),

@@ -76,8 +76,10 @@ def load_history(
     if told.begun is not None:
         told.begun(file)
     trades = try_day(settings, client, file, run_id, reload=reload, downloaded=told.downloaded, written=told.written)
-    if isinstance(trades, LoadedDay) and trades.outcome is not Outcome.REFUSED:
+    has_trades = isinstance(trades, LoadedDay) and trades.outcome is not Outcome.REFUSED
+    if has_trades or isinstance(of_klines, LoadedKlines):
         prove_by_klines(settings, file)
+    if has_trades:
         note_archived(settings, day)
     if not isinstance(of_klines, LoadedKlines) or trades.outcome in (Outcome.LOADED, Outcome.REPLACED):
         return DayOfHistory(trades, of_klines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -13,19 +13,38 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def daily_stats_from_aggregates(aggregates: pa.Table, day: date, is_complete: Callable[[str], bool]) -> pa.Table:
-    """Rows of `symbol` and the aggregates of `DAILY_MEASURES` as rows of `gold.futures_daily_stats`, `updated_at`
-    empty."""
+NOT_MEASURED = ("is_complete", "updated_at", "trades_dropped")
+"""Columns that differ between two rows of the same bars; rows of earlier releases have no count of dropped trades."""
+
+
+def daily_stats_from_aggregates(
+    aggregates: pa.Table,
+    day: date,
+    dropped: Mapping[str, int],
+    is_covered: Callable[[str], bool],
+    present: pa.Table,
+) -> pa.Table:
+    """Return rows of `gold.futures_daily_stats`, `updated_at` empty, from rows of `symbol` and the aggregates of
+    `DAILY_MEASURES`. `dropped` are the day's dropped trades by symbol: bars know only those of their own stream, and a
+    minute of which all trades are dropped has no bar.
+
+    A day is complete if all of its bars are and coverage holds it, minutes without trades included. A `present` row
+    that was complete and has the same measures keeps its claim in place of coverage: coverage is withdrawn for a while
+    when an archive day is loaded again or a longer row waits for Bronze.
+    """
     import pyarrow as pa
 
-    rows = [
-        {
-            **with_derived(DAILY_MEASURES, aggregate),
-            "trade_date": day,
-            "is_complete": not aggregate["trades_dropped"] and is_complete(aggregate["symbol"]),
-            "updated_at": None,
-        }
-        for aggregate in aggregates.to_pylist()
-    ]
     schema = GOLD_DAILY.arrow_schema()
+    measured = [name for name in schema.names if name not in NOT_MEASURED]
+    proven = {tuple(row[name] for name in measured) for row in present.to_pylist() if row["is_complete"]}
+    rows = []
+    for aggregate in aggregates.to_pylist():
+        row = {**with_derived(DAILY_MEASURES, aggregate), "trade_date": day, "updated_at": None}
+        row["trades_dropped"] = max(row["trades_dropped"], dropped.get(row["symbol"], 0))
+        row["is_complete"] = (
+            row["bars_complete"]
+            and not row["trades_dropped"]
+            and (tuple(row[name] for name in measured) in proven or is_covered(row["symbol"]))
+        )
+        rows.append(row)
     return pa.table({name: [row[name] for row in rows] for name in schema.names}, schema=schema)

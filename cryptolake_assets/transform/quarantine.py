@@ -9,12 +9,21 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, head_sequence, scan_trades
+from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, files_between, head_sequence, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb, scalar
-from cryptolake_assets.lake.tables import CONTRACT, SILVER_QUARANTINE
-from cryptolake_assets.lake.windows import between
-from cryptolake_assets.quality.rules import RuleContext, broken_rule, sound
+from cryptolake_assets.lake.tables import BRONZE_TRADES, CONTRACT, SILVER_OHLCV, SILVER_QUARANTINE
+from cryptolake_assets.lake.windows import DAY, HOUR, between, hour_of, silver_day
+from cryptolake_assets.model.measures import DUCKDB
+from cryptolake_assets.quality.minute_bars import MARKET
+from cryptolake_assets.quality.rules import (
+    MISSING_TRADE_RULES,
+    RuleContext,
+    broken_rule,
+    sound,
+    sql_string,
+    sql_time,
+)
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,3 +92,52 @@ def quarantined_between(settings: Settings, first: datetime, last: datetime, lim
         .to_arrow()
     )
     return [{name: str(value) for name, value in row.items()} for row in rows.to_pylist()]
+
+
+def dropped_trades(settings: Settings, day: datetime, context: RuleContext, silver_snapshot: int) -> dict[str, int]:
+    """Return by symbol how many order-book trades of the UTC day rules keep out of its bars, where any.
+
+    The quarantine says where to look and Bronze what is dropped still: a reissued archive file may have sound copies,
+    or none. A complete bar lacks no trade, whatever another stream has of its minute. Where streams have dropped trades
+    of the same minute, those of the stream with the most count.
+    """
+    missing = " or ".join(f"rule = '{rule}'" for rule in MISSING_TRADE_RULES)
+    held = load_table(settings, SILVER_QUARANTINE).scan(
+        row_filter=f"{between('event_time', day, day + DAY)} and ({missing})",
+        selected_fields=("exchange", "symbol", "stream", "trade_id", "event_time"),
+    )
+    suspects = held.to_arrow()
+    bronze = load_table(settings, BRONZE_TRADES)
+    snapshot_id = bronze.metadata.current_snapshot_id
+    if not suspects.num_rows or snapshot_id is None:
+        return {}
+    complete = load_table(settings, SILVER_OHLCV).scan(
+        snapshot_id=silver_snapshot,
+        row_filter=f"{silver_day(day)} and is_complete = true",
+        selected_fields=("symbol", "window_start"),
+    )
+    hours = {hour_of(moment) for moment in suspects["event_time"].to_pylist()}
+    files = files_between(bronze, snapshot_id, min(hours), max(hours) + HOUR)
+    identity = "exchange, symbol, stream, trade_id"
+    with open_duckdb() as duck:
+        duck.register("suspects", suspects)
+        duck.register("complete", complete.to_arrow())
+        found = duck.sql(
+            f"""SELECT symbol, sum(dropped)::BIGINT FROM (
+              SELECT symbol, window_start, max(dropped) AS dropped FROM (
+                SELECT symbol, stream, window_start, count(*) AS dropped FROM (
+                  SELECT {identity}, {DUCKDB.minute} AS window_start,
+                    min({{'is_broken': rule IS NOT NULL, 'event_time': event_time, 'trade_type': trade_type,
+                          'rule': rule}}) AS trade
+                  FROM (
+                    SELECT *, {broken_rule(context)} AS rule
+                    FROM {scan_trades(duck, files)} SEMI JOIN suspects USING ({identity})
+                    WHERE event_time >= {sql_time(day)} AND event_time < {sql_time(day + DAY)}
+                  ) GROUP BY ALL
+                ) WHERE trade.rule IN ({", ".join(map(sql_string, MISSING_TRADE_RULES))})
+                  AND trade.trade_type = '{MARKET}'
+                GROUP BY ALL
+              ) ANTI JOIN complete USING (symbol, window_start) GROUP BY ALL
+            ) GROUP BY symbol"""
+        ).fetchall()
+    return dict(found)

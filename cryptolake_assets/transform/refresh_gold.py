@@ -18,6 +18,7 @@ from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import run_metrics as metrics
 from cryptolake_assets.transform.daily_stats import daily_stats_from_aggregates
 from cryptolake_assets.transform.engines.engine import AggregationEngine
+from cryptolake_assets.transform.quarantine import dropped_trades
 from cryptolake_assets.transform.run_context import observe
 
 if TYPE_CHECKING:
@@ -49,18 +50,20 @@ def prepare(settings: Settings, engine: AggregationEngine, day: date) -> GoldCan
     started = time.monotonic()
     world = observe(settings)
     snapshot = load_table(settings, SILVER_OHLCV).current_snapshot()
-    start_ms = epoch_ms(datetime.combine(day, day_time(), UTC))
+    start = datetime.combine(day, day_time(), UTC)
+    start_ms = epoch_ms(start)
     end_ms = start_ms + round(DAY.total_seconds() * 1000)
 
     present = read_window(load_table(settings, GOLD_DAILY), between("trade_date", day, day + DAY))
-    proven = {row["symbol"] for row in present.to_pylist() if row["is_complete"]}
 
-    def is_complete(symbol: str) -> bool:
-        return symbol in proven or world.completeness.is_complete_on_any_stream(symbol, start_ms, end_ms)
+    def is_covered(symbol: str) -> bool:
+        return world.completeness.is_complete_on_any_stream(symbol, start_ms, end_ms)
 
     rows = GOLD_DAILY.arrow_schema().empty_table()
     if snapshot is not None:
-        rows = daily_stats_from_aggregates(engine.daily_aggregates(snapshot.snapshot_id, day), day, is_complete)
+        aggregates = engine.daily_aggregates(snapshot.snapshot_id, day)
+        dropped = dropped_trades(settings, start, world.rules, snapshot.snapshot_id)
+        rows = daily_stats_from_aggregates(aggregates, day, dropped, is_covered, present)
     return GoldCandidate(
         day=day,
         rows=rows,

@@ -280,11 +280,14 @@ def _may_be_complete(row: dict[str, object], world: World) -> bool:
 
 
 def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
-    """A bar that was complete and has not changed stays complete, also while Bronze catches up with new coverage."""
+    """A bar that was complete and has not changed stays complete, also while Bronze catches up with new coverage.
+
+    Not one that klines proved: they do not wait for Bronze, and a reissue of them takes back what they said.
+    """
     import pyarrow as pa
 
     names = [name for name in SILVER_OHLCV.column_names if name not in NOT_FROM_TRADES]
-    proven = {tuple(row[name] for name in names): row for row in present.to_pylist() if row["is_complete"]}
+    proven = {tuple(row[name] for name in names): row for row in present.to_pylist() if _is_proven(row)}
     if not proven:
         return bars
     rows = bars.to_pylist()
@@ -293,3 +296,7 @@ def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
         if before is not None and not row["is_complete"] and not row["trades_dropped"]:
             row |= {"is_complete": True, "evidence": before["evidence"]}
     return pa.Table.from_pylist(rows, schema=bars.schema)
+
+
+def _is_proven(row: dict[str, object]) -> bool:
+    return bool(row["is_complete"]) and row["evidence"] != Evidence.KLINES

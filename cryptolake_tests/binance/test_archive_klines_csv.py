@@ -58,7 +58,6 @@ BAD_LINES = {
     "another day": (",".join(["1721347200000", *SOUND[1:6], "1721347259999", *SOUND[7:]]), "not of 2024-07-18"),
     "no minute's begin": (with_value("open_time", "1721347020001"), "bounds of a minute"),
     "another end": (with_value("close_time", "1721347080000"), "bounds of a minute"),
-    "another kline of the same minute": (LINES[0].replace(LINES[0].split(",")[5], "7.5", 1), "of the same minute"),
     "a high below the open": (with_value("high", "1"), "between low and high"),
     "a minute that begins in its midst": (",".join(["1721347034789", *SOUND[1:]]), "bounds of a minute"),
     "a header in the middle": (",".join(KLINE_HEADER), "open_time"),
@@ -78,6 +77,15 @@ def test_line_that_is_no_kline_of_the_day_is_set_aside_and_the_others_are_read(t
 def test_order_and_repeats_of_lines_do_not_matter(tmp_path: Path) -> None:
     path = write_zip(tmp_path, FILE, text_of([*reversed(LINES), LINES[1]]))
     assert read_kline_zip(path, FILE) == (REAL, [])
+
+
+def test_different_klines_of_one_minute_are_all_set_aside(tmp_path: Path) -> None:
+    other = with_value("volume", "7.5")
+    path = write_zip(tmp_path, FILE, text_of([*LINES, other, LINES[0], LINES[1]]))
+    klines, set_aside = read_kline_zip(path, FILE)
+    assert klines == [REAL[0], *REAL[2:]], "the repeat of the first minute is equal"
+    assert [(bad.number, bad.text) for bad in set_aside] == [(3, LINES[1]), (6, other), (8, LINES[1])]
+    assert {bad.reason for bad in set_aside} == {"another line has another kline of the same minute"}
 
 
 def test_files_that_are_no_klines_at_all(tmp_path: Path) -> None:

@@ -110,20 +110,34 @@ def test_ids_with_different_values_contradict_each_other_in_any_block() -> None:
     blocks = [
         Block(4, table([(1, 10), (2, 20), (3, 30), (2, 20)]), table([])),
         Block(3, table([(3, 31), (4, 40)]), table([(5, 50)])),
-        # Of another day, equal, and as an id without a trade too.
-        Block(3, table([(1, DAY_MS), (4, 40), (5, 50)]), table([(4, 41)])),
+        # Equal, and as an id without a trade too.
+        Block(3, table([(4, 40), (5, 50)]), table([(4, 41)])),
     ]
-    assert sorted(contradicting_ids(lambda: blocks, FILE).to_pylist()) == [3, 4]
+    assert contradicting_ids(lambda: blocks, FILE).to_pylist() == [3, 4]
     day = Inspection(FILE, contradicting_ids(lambda: blocks, FILE))
     first = Inspection(FILE)
     for block in blocks:
         day.see(block)
         first.see(block)
-    assert first.has_repeats
+    assert first.may_contradict
     assert [run.first_id for run in day.runs()] == [1, 5]
     assert covered(day) == [(11, 20)]
-    assert [line.agg_trade_id for line in day.set_aside] == [3, 3, 4, 1, 4, 4]
-    assert not inspected([(3, 3), (1, 1), (2, 2)], cut=2).has_repeats
+    assert [line.agg_trade_id for line in day.set_aside] == [3, 3, 4, 4, 4]
+    assert not inspected([(3, 3), (1, 1), (2, 2)], cut=2).may_contradict
+
+
+def test_line_that_is_set_aside_and_a_row_of_another_day_contradict_the_id_of_a_row() -> None:
+    blocks = [
+        Block(5, table([(1, 10), (2, 20), (3, 30), (9, DAY_MS)]), table([]), (BadLine(5, "2,oops", "why", 2),)),
+        Block(3, table([(1, -1)]), table([(4, 40)]), (BadLine(7, "4,oops", "why", 4), BadLine(8, "oops", "why"))),
+    ]
+    assert contradicting_ids(lambda: blocks, FILE).to_pylist() == [1, 2, 4]
+    only_bad = Block(1, table([]), table([]), (BadLine(1, "7,oops", "why", 7),))
+    assert contradicting_ids(lambda: [only_bad], FILE).to_pylist() == []
+    for block in blocks:
+        inspection = Inspection(FILE)
+        inspection.see(block)
+        assert inspection.may_contradict
 
 
 def test_an_empty_file_and_lost_rows_fail() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -14,19 +14,20 @@ import pytest
 
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
 from cryptolake_assets.ingest.archive_days import LoadedDay
-from cryptolake_assets.ingest.archive_klines import LoadedKlines, check_klines
+from cryptolake_assets.ingest.archive_klines import LoadedKlines, check_klines, kline_file
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import Evidence, read_coverage
 from cryptolake_assets.lake.tables import BRONZE_KLINES, BRONZE_REJECTED, BRONZE_TRADES, GOLD_DAILY
+from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 from cryptolake_assets.transform import refresh_gold
 from cryptolake_assets.transform.archive_history import DayOfHistory, load_history
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
-from cryptolake_tests.support.archives import aggregates, write_day
-from cryptolake_tests.support.bronze import bars
+from cryptolake_tests.support.archives import Aggregate, aggregates, write_day, write_klines, write_zip
+from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.served import ServedExchange
 
@@ -39,6 +40,8 @@ class Lake:
 
     def __init__(self, settings: Settings, url: str) -> None:
         self.settings, self._url = settings, url
+        assert settings.replay_dir is not None
+        self.served: Path = settings.replay_dir
 
     def load(self, symbol: str, day: date, *, klines: bool = False, reload: bool = False) -> DayOfHistory:
         with ArchiveClient(self._url) as client:
@@ -100,6 +103,39 @@ def lake_of_case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
 
 def case(name: str, market: Market = Market.USD_M) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("lake_of_case", [(name, market)], indirect=True, ids=[name])
+
+
+@pytest.fixture
+def futures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    """A lake of USD-M futures whose archive has no files yet; they go to `served`."""
+    with lake_of(tmp_path / "nothing", Market.USD_M, tmp_path, monkeypatch) as lake:
+        yield lake
+
+
+def five_o_clock(day: date, number: int) -> list[Aggregate]:
+    """So many aggregates of one trade from 05:00:10 on, one every 10 s, with the ids 1, 2, 3 and so on."""
+    first_ms = ArchiveFile("ANY", day).start_ms + 5 * 3_600_000
+    return [
+        Aggregate(index, "10.5", "1", index, index, first_ms + index * 10_000, True) for index in range(1, number + 1)
+    ]
+
+
+def klines_of(day: date, trades: Sequence[Aggregate]) -> list[Kline]:
+    """All klines of the day, of trades at 10.5 that sold."""
+    first_ms, found = ArchiveFile("ANY", day).start_ms, []
+    for at in range(first_ms, first_ms + 86_400_000, 60_000):
+        volume = sum((Decimal(item.qty) for item in trades if item.time_ms // 60_000 * 60_000 == at), Decimal(0))
+        number = sum(item.time_ms // 60_000 * 60_000 == at for item in trades)
+        found.append(
+            Kline(at, *["10.5"] * 4, f"{volume}", at + 59_999, f"{volume * Decimal('10.5')}", number, "0", "0")
+        )
+    return found
+
+
+def put(lake: Lake, symbol: str, day: date, trades: Sequence[Aggregate], klines: Sequence[Kline] = ()) -> None:
+    """Put the day's files into the archive; without klines those that agree with the trades."""
+    write_day(lake.served, ArchiveFile(symbol, day), trades)
+    write_klines(lake.served, kline_file(symbol, day), klines or klines_of(day, trades))
 
 
 def failed(loaded: LoadedDay) -> dict[str, int]:
@@ -304,3 +340,143 @@ def test_kline_that_is_off_the_minute_holds_no_other_back(lake_of_case: Lake) ->
     stored = load_table(lake_of_case.settings, BRONZE_KLINES).scan().to_arrow()["open_time"].to_pylist()
     assert len(stored) == loaded.klines > 0
     assert {moment.second for moment in stored} == {0}
+
+
+def test_complete_day_is_incomplete_once_a_reissue_lacks_trades(futures: Lake) -> None:
+    day = date(2022, 6, 1)
+    trades = five_o_clock(day, 59)
+    put(futures, "LTCUSDT", day, trades)
+    futures.load("LTCUSDT", day, klines=True)
+    futures.bars(day, 5, 1)
+    stats = futures.day(day)["LTCUSDT"]
+    assert (stats["is_complete"], stats["total_volume"]) == (True, 59)
+    put(futures, "LTCUSDT", day, trades[:10] + trades[20:], klines_of(day, trades))
+    futures.load("LTCUSDT", day, klines=True)
+    found = futures.bars(day, 5, 1)
+    assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["05:01", "05:03"]
+    stats = futures.day(day)["LTCUSDT"]
+    assert (stats["is_complete"], stats["total_volume"]) == (False, 49)
+
+
+@pytest.fixture
+def lenient(futures: Lake) -> Lake:
+    """The lake of futures, whose Silver publishes hours with many dropped trades."""
+    futures.settings = futures.settings.model_copy(update={"drop_ratio_limit": 0.9})
+    return futures
+
+
+def test_dropped_trade_that_is_alone_in_its_minute_makes_the_day_incomplete(lenient: Lake) -> None:
+    day = date(2022, 7, 1)
+    made = five_o_clock(day, 100)
+    # The ids 90 to 95 are those of 05:15.
+    trades = [replace(item, qty="0") if item.agg_id == 90 else item for item in made if not 90 < item.agg_id < 96]
+    trades = [replace(item, agg_id=index, first_id=index, last_id=index) for index, item in enumerate(trades, 1)]
+    put(lenient, "DOTUSDT", day, trades)
+    lenient.load("DOTUSDT", day, klines=True)
+    found = lenient.bars(day, 5, 1)
+    assert ("DOTUSDT", "05:15") not in found
+    assert {bar["is_complete"] for bar in found.values()} == {True}
+    stats = lenient.day(day)["DOTUSDT"]
+    assert (stats["is_complete"], stats["trades_dropped"]) == (False, 1)
+    # A reissue has a sound reading of the trade; the quarantine keeps the broken one.
+    put(lenient, "DOTUSDT", day, [replace(item, qty="1") for item in trades])
+    lenient.load("DOTUSDT", day, klines=True)
+    lenient.bars(day, 5, 1)
+    stats = lenient.day(day)["DOTUSDT"]
+    assert (stats["is_complete"], stats["trades_dropped"]) == (True, 0)
+
+
+def test_dropped_trade_of_the_stream_that_makes_no_bar_makes_the_day_incomplete(lenient: Lake) -> None:
+    day = date(2022, 7, 2)
+    trades = [replace(item, qty="0") if item.agg_id == 31 else item for item in five_o_clock(day, 59)]
+    put(lenient, "DOTUSDT", day, trades)
+    lenient.load("DOTUSDT", day, klines=True)
+    at = datetime.fromtimestamp(trades[30].time_ms / 1000, UTC)
+    append(lenient.settings, [trade(at, 5, "10.5", "1", symbol="DOTUSDT")])
+    bar = lenient.bars(day, 5, 1)["DOTUSDT", "05:05"]
+    assert (bar["is_complete"], bar["trades_dropped"], bar["trades"]) == (False, 0, 1)
+    stats = lenient.day(day)["DOTUSDT"]
+    assert (stats["is_complete"], stats["trades_dropped"]) == (False, 1)
+
+
+def test_dropped_trade_of_another_stream_leaves_a_complete_bar_whole(lenient: Lake) -> None:
+    day = date(2022, 7, 3)
+    trades = five_o_clock(day, 59)
+    put(lenient, "DOTUSDT", day, trades)
+    lenient.load("DOTUSDT", day, klines=True)
+    at = datetime.fromtimestamp(trades[30].time_ms / 1000, UTC)
+    append(lenient.settings, [trade(at, 5, "10.5", "0", symbol="DOTUSDT")])
+    assert lenient.bars(day, 5, 1)["DOTUSDT", "05:05"]["evidence"] == "ids"
+    stats = lenient.day(day)["DOTUSDT"]
+    assert (stats["is_complete"], stats["trades_dropped"]) == (True, 0)
+
+
+@pytest.mark.parametrize("trades_file", ["unchanged", "missing", "refused"])
+def test_reissued_klines_take_back_what_they_proved(futures: Lake, trades_file: str) -> None:
+    day = date(2022, 6, 2)
+    trades = five_o_clock(day, 59)
+    klines = klines_of(day, trades)
+    put(futures, "LTCUSDT", day, trades, klines)
+    futures.load("LTCUSDT", day, klines=True)
+    assert futures.bars(day, 5, 1)["LTCUSDT", "05:00"]["evidence"] == "klines"
+    assert futures.day(day)["LTCUSDT"]["is_complete"] is True
+    klines[300] = replace(klines[300], trades=99, volume="99", quote_volume="1039.5")
+    put(futures, "LTCUSDT", day, trades, klines)
+    file = ArchiveFile("LTCUSDT", day)
+    if trades_file == "missing":
+        (futures.served / file.name).unlink()
+        (futures.served / f"{file.name}.CHECKSUM").unlink()
+    elif trades_file == "refused":
+        write_zip(futures.served, file, "no trades")
+    futures.load("LTCUSDT", day, klines=True)
+    found = futures.bars(day, 5, 1)
+    assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["05:00"]
+    assert futures.day(day)["LTCUSDT"]["is_complete"] is False
+
+
+def test_different_klines_of_one_minute_prove_nothing(futures: Lake) -> None:
+    day = date(2022, 6, 3)
+    trades = five_o_clock(day, 59)
+    klines = klines_of(day, trades)
+    put(futures, "LTCUSDT", day, trades, [*klines, replace(klines[300], trades=99, volume="99"), klines[301]])
+    loaded = futures.load("LTCUSDT", day, klines=True).klines
+    assert isinstance(loaded, LoadedKlines)
+    assert (loaded.klines, len(loaded.set_aside)) == (1_439, 2)
+    found = futures.bars(day, 5, 1)
+    assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["05:00"]
+
+
+def test_copy_of_an_id_that_is_bad_or_of_another_day_contradicts_it(futures: Lake) -> None:
+    day = date(2022, 4, 1)
+    trades = five_o_clock(day, 59)
+    bad = replace(trades[29], qty="1e-17")
+    of_the_day_before = replace(trades[44], price="99", time_ms=ArchiveFile("ANY", day).start_ms - 1)
+    put(futures, "XRPUSDT", day, [of_the_day_before, *trades[:20], bad, *trades[20:]], klines_of(day, trades))
+    loaded = futures.trades("XRPUSDT", day)
+    assert failed(loaded) == {"within_the_day": 1, "rows_set_aside": 4, "ids_consecutive": 2}
+    assert loaded.rows == 57
+    found = futures.bars(day, 5, 1)
+    incomplete = [minute for (_, minute), bar in found.items() if not bar["is_complete"]]
+    assert incomplete == ["05:00", "05:04", "05:05", "05:07", "05:09"]
+
+
+@pytest.mark.parametrize("step_ms", [1, 20_000])
+def test_large_quotes_of_one_symbol_hold_no_other_back(lenient: Lake, step_ms: int) -> None:
+    day = date(2022, 11, 2)
+    first_ms = ArchiveFile("ANY", day).start_ms + 5 * 3_600_000
+    large = [
+        Aggregate(index, "9000000000", "110000", index, index, first_ms + index * step_ms, True)
+        for index in range(1, 151)
+    ]
+    write_day(lenient.served, ArchiveFile("HUGEUSDT", day), large)
+    too_large = [replace(item, qty="11000000000") for item in large]
+    write_day(lenient.served, ArchiveFile("WIDEUSDT", day), [*too_large, replace(large[-1], agg_id=151)])
+    put(lenient, "LTCUSDT", day, five_o_clock(day, 59))
+    for symbol in ("HUGEUSDT", "WIDEUSDT", "LTCUSDT"):
+        lenient.trades(symbol, day)
+    found = lenient.bars(day, 5, 1)
+    assert lenient.passed == [True]
+    assert len([symbol for symbol, _ in found if symbol == "LTCUSDT"]) == 10
+    stats = lenient.day(day)
+    assert stats["HUGEUSDT"]["total_quote_volume"] == 150 * 990 * 10**12
+    assert (stats["WIDEUSDT"]["total_quote_volume"], stats["WIDEUSDT"]["trades_dropped"]) == (990 * 10**12, 150)

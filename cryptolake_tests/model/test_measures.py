@@ -81,12 +81,12 @@ def test_daily_row_is_made_of_the_bars_of_the_day() -> None:
     midnight = datetime(2024, 7, 19, tzinfo=UTC)
     names = (
         *("window_start", "open", "high", "low", "close", "volume", "quote_volume"),
-        *("trades", "taker_buy_volume", "trades_dropped"),
+        *("trades", "taker_buy_volume", "trades_dropped", "is_complete"),
     )
     bars: list[tuple[object, ...]] = [
-        (midnight + timedelta(minutes=2), *map(Decimal, (4, 9, 2, 8, 2, 10)), 7, Decimal(1), 2),
-        (midnight, *map(Decimal, (1, 3, 1, 2, 1, 2)), 5, Decimal(0), None),
-        (midnight + timedelta(minutes=1), *map(Decimal, (2, 5, 2, 4, 3, 9)), 6, Decimal(1), 1),
+        (midnight + timedelta(minutes=2), *map(Decimal, (4, 9, 2, 8, 2, 10)), 7, Decimal(1), 2, False),
+        (midnight, *map(Decimal, (1, 3, 1, 2, 1, 2)), 5, Decimal(0), None, True),
+        (midnight + timedelta(minutes=1), *map(Decimal, (2, 5, 2, 4, 3, 9)), 6, Decimal(1), 1, True),
     ]
     schema = pa.schema([SILVER_OHLCV.arrow_schema().field(name) for name in names])
     rows = [dict(zip(names, values, strict=True)) for values in bars]
@@ -106,6 +106,7 @@ def test_daily_row_is_made_of_the_bars_of_the_day() -> None:
         "taker_buy_volume": 2,
         "closes": [2, 4, 8],
         "trades_dropped": 3,
+        "bars_complete": False,
     }
     day = with_derived(DAILY_MEASURES, made)
     assert day["vwap"] == Decimal("3.5")

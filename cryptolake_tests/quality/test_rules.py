@@ -108,7 +108,7 @@ def test_sound_trade_breaks_no_rule() -> None:
         (Trade(price=Decimal("-0.00000001")), "price_not_positive"),
         (Trade(qty=Decimal("-0.00000001")), "qty_negative"),
         (Trade(qty=Decimal(0)), "qty_zero"),
-        (Trade(price=Decimal(10), qty=Decimal(10**19)), "quote_out_of_range"),
+        (Trade(price=Decimal(10), qty=Decimal(10**14)), "quote_out_of_range"),
         (
             Trade(price=Decimal("9999999999.99999999"), qty=Decimal("99999999999999999999.99999999")),
             "quote_out_of_range",
@@ -129,9 +129,9 @@ def test_smallest_price_and_quantity_and_times_at_the_bounds_are_sound() -> None
 
 def test_large_quantities_are_sound_while_their_quote_fits_a_bar() -> None:
     largest = Decimal("99999999999999999999.99999999")
-    trades = Trade(price=Decimal("0.00001234"), qty=largest), Trade(price=Decimal(9), qty=Decimal(10**19))
+    trades = Trade(price=Decimal("0.00000123"), qty=largest), Trade(price=Decimal(9), qty=Decimal(10**14))
     assert judged(CONTEXT, *trades) == [None, None]
-    assert judged(CONTEXT, Trade(price=Decimal("9999999999.99999999"), qty=Decimal("9999999999.99999999"))) == [None]
+    assert judged(CONTEXT, Trade(price=Decimal("9999999999.99999999"), qty=Decimal("99999.99999999"))) == [None]
 
 
 def test_first_rule_names_a_trade_that_breaks_several() -> None:
@@ -223,7 +223,7 @@ def expected_rule(context: RuleContext, trade: Trade) -> str | None:
         trade.price <= 0,
         trade.qty < 0,
         trade.qty == 0,
-        float(trade.price) * float(trade.qty) >= 1e20,
+        float(trade.price) * float(trade.qty) >= 1e15,
         not context.earliest <= trade.event_time <= context.latest or is_held,
     )
     return next((rule for rule, is_broken in zip(RULES, broken, strict=True) if is_broken), None)
@@ -235,7 +235,7 @@ ids = st.integers(1, 3)
 amounts = st.sampled_from(
     [Decimal(-1), Decimal("-0.00000001"), Decimal(0), Decimal("0.00000001"), Decimal(1), Decimal(10**9)]
 )
-quantities = amounts | st.sampled_from([Decimal(10**10), Decimal(10**11), Decimal(10**11 - 1), Decimal(10**20 - 1)])
+quantities = amounts | st.sampled_from([Decimal(10**5), Decimal(10**6), Decimal(10**6 - 1), Decimal(10**20 - 1)])
 times = st.builds(
     lambda bound, step: bound + step * MICROSECOND, st.sampled_from([EARLIEST, LATEST]), st.integers(-1, 1)
 )

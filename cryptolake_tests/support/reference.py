@@ -30,7 +30,7 @@ def reference_bars(trades: Iterable[Trade], minutes: int = 1) -> dict[tuple[str,
 
 
 def _is_sound(trade: Trade) -> bool:
-    return bool(trade["price"] > 0 and trade["qty"] > 0 and trade["price"] * trade["qty"] < 10**20)
+    return bool(trade["price"] > 0 and trade["qty"] > 0 and trade["price"] * trade["qty"] < 10**15)
 
 
 def open_time(moment: datetime, minutes: int) -> datetime:

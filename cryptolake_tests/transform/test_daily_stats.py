@@ -1,0 +1,62 @@
+"""A day's row from its aggregates: when it is complete."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cryptolake_assets.lake.tables import GOLD_DAILY
+from cryptolake_assets.transform.daily_stats import daily_stats_from_aggregates
+
+DAY = date(2024, 7, 18)
+NOTHING = GOLD_DAILY.arrow_schema().empty_table()
+
+
+def aggregate(**changes: Any) -> pa.Table:
+    names = ("open", "high", "low", "close", "total_volume", "total_quote_volume", "price_range", "taker_buy_volume")
+    row = {
+        "symbol": "BTCUSDT",
+        **dict.fromkeys(names, Decimal(1)),
+        "trades": 2,
+        "minutes_with_trades": 1,
+        "trades_dropped": 0,
+        "closes": [Decimal(1)],
+        "bars_complete": True,
+        **changes,
+    }
+    return pa.Table.from_pylist([row])
+
+
+def is_complete(aggregates: pa.Table, present: pa.Table = NOTHING, *, covered: bool) -> bool:
+    (row,) = daily_stats_from_aggregates(aggregates, DAY, {}, lambda _: covered, present).to_pylist()
+    return bool(row["is_complete"])
+
+
+def test_day_is_complete_if_coverage_holds_it_and_all_bars_are() -> None:
+    assert is_complete(aggregate(), covered=True)
+    assert not is_complete(aggregate(), covered=False)
+    assert not is_complete(aggregate(bars_complete=False), covered=True)
+    assert not is_complete(aggregate(trades_dropped=1), covered=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [({}, True), ({"trades": 3}, False), ({"bars_complete": False}, False), ({"trades_dropped": 1}, False)],
+)
+def test_unchanged_day_keeps_its_claim_while_coverage_is_withdrawn(changes: dict[str, Any], kept: bool) -> None:
+    present = daily_stats_from_aggregates(aggregate(), DAY, {}, lambda _: True, NOTHING)
+    assert is_complete(aggregate(**changes), present, covered=False) is kept
+    incomplete = daily_stats_from_aggregates(aggregate(), DAY, {}, lambda _: False, NOTHING)
+    assert not is_complete(aggregate(), incomplete, covered=False)
+
+
+@pytest.mark.parametrize(("of_bars", "of_day", "told"), [(0, 2, 2), (3, 2, 3), (0, 0, 0)])
+def test_day_tells_of_dropped_trades_that_no_bar_knows_of(of_bars: int, of_day: int, told: int) -> None:
+    dropped = {"BTCUSDT": of_day, "ETHUSDT": 9}
+    rows = daily_stats_from_aggregates(aggregate(trades_dropped=of_bars), DAY, dropped, lambda _: True, NOTHING)
+    (row,) = rows.to_pylist()
+    assert (row["trades_dropped"], row["is_complete"]) == (told, not told)
