@@ -201,7 +201,7 @@ def test_wide_quantities_beside_files_and_snapshots_of_the_narrow_type(
         ),
     )
     for module in ("duckdb_engine", "spark_engine"):
-        monkeypatch.setattr(f"cryptolake_assets.transform.{module}.BRONZE_TRADES", now)
+        monkeypatch.setattr(f"cryptolake_assets.transform.engines.{module}.BRONZE_TRADES", now)
     hour = GENERATED_HOUR
     narrow = [trade(hour + timedelta(seconds=30), 1, qty="9999999999.99999999"), trade(hour, 2, qty="0.00000001")]
     ensure_table(platform, before)

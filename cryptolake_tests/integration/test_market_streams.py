@@ -14,11 +14,11 @@ import dagster as dg
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from cryptolake_assets.binance import stream_types as registry
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.bronze.offsets import query_ids
 from cryptolake_assets.bronze.stream import run_available_now
+from cryptolake_assets.captures import followed_symbols
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import market_streams
 from cryptolake_assets.defs.partitions import hour_key
@@ -208,7 +208,7 @@ def test_the_sensor_skips_where_no_stream_is_in_use(settings: Settings, monkeypa
 async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "STREAM_TYPES", (*STREAM_TYPES, toy.STREAM))
+    monkeypatch.setattr(followed_symbols, "STREAM_TYPES", (*STREAM_TYPES, toy.STREAM))
     exchange = FakeExchange()
     async with exchange.running():
         own = settings.model_copy(
