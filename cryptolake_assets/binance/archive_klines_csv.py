@@ -7,30 +7,19 @@ files.
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptolake_assets.binance.archive_csv import BOM, MICROSECONDS_FROM, BadLine, opened_csv, refusal
 from cryptolake_assets.binance.archive_files import ArchiveFile
-from cryptolake_assets.model.columns import PRICE, decimal_pattern
+from cryptolake_assets.binance.kline_checks import add_kline, value_problem
 from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
-from cryptolake_assets.model.intervals import MINUTE_MS
+from cryptolake_assets.model.intervals import INTERVALS_MS
 
 INTERVAL = "1m"
 
 _MOST_BYTES = 8 << 20
 """A day of one-minute klines has some 200 kB."""
-_VOLUME = r"[0-9]{1,30}(?:\.[0-9]{1,8})?"
-_QUOTE_VOLUME = r"[0-9]{1,22}(?:\.[0-9]{1,16})?"
-_PATTERNS = {
-    **dict.fromkeys(("open_time", "close_time", "count"), r"[0-9]{1,18}"),
-    **dict.fromkeys(("open", "high", "low", "close"), decimal_pattern(PRICE)),
-    **dict.fromkeys(("volume", "taker_buy_volume"), _VOLUME),
-    **dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), _QUOTE_VOLUME),
-    "ignore": r"[^,]*",
-}
-_COLUMNS = {name: re.compile(_PATTERNS[name], re.ASCII) for name in KLINE_HEADER}
 
 
 def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[BadLine]]:
@@ -44,13 +33,12 @@ def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[Bad
         raise refusal(path, f"it has more than {_MOST_BYTES} bytes, which no day of one-minute klines has")
     found: dict[int, Kline] = {}
     set_aside: list[BadLine] = []
+    end_ms = file.start_ms + INTERVALS_MS["1d"]
     for number, line in enumerate(text.removeprefix(BOM).decode("utf-8", "replace").splitlines(), 1):
         if not line or (number == 1 and _is_header(path, line)):
             continue
-        kline = _kline(line)
-        problem = kline if isinstance(kline, str) else _problem(kline, file)
-        if not problem and isinstance(kline, Kline) and found.setdefault(kline.open_time_ms, kline) != kline:
-            problem = "another line has another kline of the same minute"
+        values = line.split(",")
+        problem = value_problem(values) or add_kline(found, _kline(values), str(file.day), file.start_ms, end_ms)
         if problem:
             set_aside.append(BadLine(number, line, problem))
     if not found:
@@ -68,14 +56,7 @@ def _is_header(path: Path, line: str) -> bool:
     return True
 
 
-def _kline(line: str) -> Kline | str:
-    """Return the kline of a line, or what is wrong with it."""
-    values = line.split(",")
-    if len(values) != len(KLINE_HEADER):
-        return f"{len(values)} columns, expected {len(KLINE_HEADER)}"
-    for (name, pattern), value in zip(_COLUMNS.items(), values, strict=True):
-        if not pattern.fullmatch(value):
-            return f"{name} {value!r} is no number that fits its column"
+def _kline(values: Sequence[str]) -> Kline:
     return Kline(
         open_time_ms=_ms(int(values[0])),
         open=values[1],
@@ -94,21 +75,3 @@ def _kline(line: str) -> Kline | str:
 def _ms(time: int) -> int:
     """A time in ms or µs as ms. A kline ends with the last ms, or µs, of its minute: both are the same ms."""
     return time // 1000 if time >= MICROSECONDS_FROM else time
-
-
-def _problem(kline: Kline, file: ArchiveFile) -> str:
-    """What a kline of these digits cannot be; empty when nothing is wrong."""
-    day_ms = file.start_ms
-    if not day_ms <= kline.open_time_ms < day_ms + 86_400_000:
-        return f"it is not of {file.day}"
-    if kline.open_time_ms % MINUTE_MS or kline.close_time_ms != kline.open_time_ms + MINUTE_MS - 1:
-        return "open_time and close_time are not the bounds of a minute"
-    low, high = Decimal(kline.low), Decimal(kline.high)
-    if (
-        not low
-        <= min(Decimal(kline.open), Decimal(kline.close))
-        <= max(Decimal(kline.open), Decimal(kline.close))
-        <= high
-    ):
-        return "open and close are not between low and high"
-    return ""

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import msgspec
 import structlog
 
-from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.errors import AnswerShapeError, ExchangeError
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline
 
 log = structlog.get_logger(__name__)
@@ -131,11 +131,11 @@ def _parse(body: bytes, kind: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as error:
-        raise _other_shape(what, f"{error}; it starts {body[:80]!r}") from error
+        raise ExchangeError(_other_shape(what, f"{error}; it starts {body[:80]!r}")) from error
 
 
-def _other_shape(what: str, cause: str) -> ExchangeError:
-    return ExchangeError(
+def _other_shape(what: str, cause: str) -> str:
+    return (
         f"exchange: the answer of {what} is not in the known shape ({cause}). "
         "Check that the REST URL is the exchange's (CRYPTOLAKE_EXCHANGE_REST_URL)."
     )
@@ -144,7 +144,7 @@ def _other_shape(what: str, cause: str) -> ExchangeError:
 def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
     """Return the rows of an answer; an odd one is logged with its reason and holds no other back.
 
-    Raises `ExchangeError` when all of them are odd: the answer is of another shape.
+    Raises `AnswerShapeError` when all of them are odd: the answer is of another shape.
     """
     found: list[T] = []
     odd: list[str] = []
@@ -154,7 +154,7 @@ def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
         except msgspec.MsgspecError as error:
             odd.append(f"{error}: {bytes(row)[:80]!r}")
     if odd and not found:
-        raise _other_shape(what, odd[0])
+        raise AnswerShapeError(_other_shape(what, odd[0]))
     if odd:
         log.warning("exchange_rows_left_out", answer=what, rows=len(odd), first=odd[:5])
     return found
