@@ -9,8 +9,9 @@ from typing import Annotated, TypeVar
 import msgspec
 import structlog
 
+from cryptolake_assets.binance.trade_frames import MAX_ID
 from cryptolake_assets.errors import AnswerShapeError, ExchangeError
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline, OddRow
 
 log = structlog.get_logger(__name__)
 
@@ -117,14 +118,18 @@ def parse_klines(body: bytes) -> list[Kline]:
     return [Kline(*msgspec.structs.astuple(row)) for row in _sound_rows(rows, _KlineRow, "klines")]
 
 
-def parse_agg_trades(body: bytes) -> list[AggTrade]:
-    rows = _parse(body, list[_AggTradeRow], "aggTrades")
-    return [AggTrade(row.a, row.p, row.q, row.f, row.l, row.T, row.m) for row in rows]
+def parse_agg_trades(body: bytes) -> list[AggTrade | OddRow]:
+    return [
+        row if isinstance(row, OddRow) else AggTrade(row.a, row.p, row.q, row.f, row.l, row.T, row.m)
+        for row in _rows(body, _AggTradeRow, "a", "aggTrades")
+    ]
 
 
-def parse_historical_trades(body: bytes) -> list[HistoricalTrade]:
-    rows = _parse(body, list[_HistoricalTradeRow], "historicalTrades")
-    return [HistoricalTrade(row.id, row.price, row.qty, row.time, row.is_buyer_maker) for row in rows]
+def parse_historical_trades(body: bytes) -> list[HistoricalTrade | OddRow]:
+    return [
+        row if isinstance(row, OddRow) else HistoricalTrade(row.id, row.price, row.qty, row.time, row.is_buyer_maker)
+        for row in _rows(body, _HistoricalTradeRow, "id", "historicalTrades")
+    ]
 
 
 def _parse(body: bytes, kind: type[T], what: str) -> T:
@@ -158,3 +163,31 @@ def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
     if odd:
         log.warning("exchange_rows_left_out", answer=what, rows=len(odd), first=odd[:5])
     return found
+
+
+def _rows(body: bytes, kind: type[T], id_name: str, what: str) -> list[T | OddRow]:
+    """Return every row of a page in its place, an odd one as `OddRow`.
+
+    Raises `AnswerShapeError` when all of them are odd and none has an id: the answer is of another shape.
+    """
+    found: list[T | OddRow] = []
+    reasons: list[str] = []
+    for raw in _parse(body, list[msgspec.Raw], what):
+        try:
+            found.append(msgspec.json.decode(raw, type=kind))
+        except msgspec.MsgspecError as error:
+            found.append(OddRow(_id_in(raw, id_name), bytes(raw)))
+            reasons.append(f"{error}: {bytes(raw)[:80]!r}")
+    if reasons and all(isinstance(row, OddRow) and row.row_id is None for row in found):
+        raise AnswerShapeError(_other_shape(what, reasons[0]))
+    if reasons:
+        log.warning("exchange_rows_rejected", answer=what, rows=len(reasons), first=reasons[:5])
+    return found
+
+
+def _id_in(row: msgspec.Raw, name: str) -> int | None:
+    try:
+        found = msgspec.json.decode(msgspec.json.decode(row, type=dict[str, msgspec.Raw])[name], type=int)
+    except (KeyError, msgspec.MsgspecError):
+        return None
+    return found if 0 <= found <= MAX_ID else None
