@@ -148,13 +148,20 @@ def _blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
 def _header_bytes(path: Path, block: bytes, columns: Sequence[str]) -> int:
     """How much of the first block is its header line; 0 when it has none."""
     line, newline, _ = block.partition(b"\n")
-    text = line.decode("ascii", "replace").strip()
-    if text[:1].isdigit():
-        return 0
-    names = tuple(name.strip().strip('"').lower() for name in text.split(","))
-    if names != tuple(columns):
-        raise refusal(path, f"line 1 is {text[:100]!r}, neither the header {','.join(columns)} nor a trade")
-    return len(line) + len(newline)
+    return len(line) + len(newline) if is_header(path, line.decode("ascii", "replace"), columns) else 0
+
+
+def is_header(path: Path, line: str, columns: Sequence[str]) -> bool:
+    """Return whether the first line of a file names the columns; if it does not, it is a line like any other.
+
+    Raises `ArchiveFormatError` for a header of another layout: its lines would be read under wrong names.
+    """
+    names = tuple(name.strip().strip('"').lower() for name in line.strip().split(","))
+    if names == tuple(columns):
+        return True
+    if not set(names).isdisjoint(columns):
+        raise refusal(path, f"line 1 is {line[:100]!r}, another header than {','.join(columns)}")
+    return False
 
 
 def _filled_lines(text: bytes, rows: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryptolake_assets.binance.archive_csv import BOM, MICROSECONDS_FROM, BadLine, opened_csv, refusal
+from cryptolake_assets.binance.archive_csv import BOM, MICROSECONDS_FROM, BadLine, is_header, opened_csv, refusal
 from cryptolake_assets.binance.archive_files import ArchiveFile
 from cryptolake_assets.binance.kline_checks import add_kline, value_problem
 from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
@@ -35,7 +35,7 @@ def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[Bad
     set_aside: list[BadLine] = []
     end_ms = file.start_ms + INTERVALS_MS["1d"]
     for number, line in enumerate(text.removeprefix(BOM).decode("utf-8", "replace").splitlines(), 1):
-        if not line or (number == 1 and _is_header(path, line)):
+        if not line or (number == 1 and is_header(path, line, KLINE_HEADER)):
             continue
         values = line.split(",")
         problem = value_problem(values) or add_kline(found, _kline(values), str(file.day), file.start_ms, end_ms)
@@ -45,15 +45,6 @@ def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[Bad
         first = f"; line {set_aside[0].number}: {set_aside[0].reason}" if set_aside else ""
         raise refusal(path, f"it holds no klines{first}")
     return [found[open_time_ms] for open_time_ms in sorted(found)], set_aside
-
-
-def _is_header(path: Path, line: str) -> bool:
-    if line[:1].isdigit():
-        return False
-    names = tuple(name.strip().strip('"').lower() for name in line.split(","))
-    if names != KLINE_HEADER:
-        raise refusal(path, f"line 1 is {line[:100]!r}, neither the header {','.join(KLINE_HEADER)} nor a kline")
-    return True
 
 
 def _kline(values: Sequence[str]) -> Kline:

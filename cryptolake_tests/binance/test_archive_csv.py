@@ -179,9 +179,18 @@ def test_ids_without_a_trade_are_told_from_trades(tmp_path: Path, columns: tuple
     assert (block.lines, block.set_aside) == (len(SOUND) + 2, ())
 
 
-def test_a_first_line_that_is_neither_header_nor_trade(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveFormatError, match="neither the header"):
-        read(tmp_path, "id,price\n1,2\n")
+@pytest.mark.parametrize("first", ["x,1,1,1,1,1,true", "-7,1,1,-1,-1,5,true", "", "<html>", "NaN" + SOUND[0].line()])
+def test_odd_first_line_is_set_aside_like_any_other(tmp_path: Path, first: str) -> None:
+    lines = [row.line() for row in SOUND]
+    (block,) = read_blocks(write_zip(tmp_path, FILE, csv_text([first, *lines], header=False)))
+    assert block.rows.to_pylist() == as_read(SOUND)
+    assert [(bad.number, bad.text) for bad in block.set_aside] == ([(1, first)] if first else [])
+
+
+def test_header_of_another_layout_refuses_the_file(tmp_path: Path) -> None:
+    for header in ("id,price", ",".join([*HEADER[:1], *HEADER[2:0:-1], *HEADER[3:]])):
+        with pytest.raises(ArchiveFormatError, match="another header"):
+            read(tmp_path, f"{header}\n{SOUND[0].line()}\n")
 
 
 def test_a_zip_that_is_none_is_damaged_or_holds_something_else(tmp_path: Path) -> None:
