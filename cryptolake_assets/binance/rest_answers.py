@@ -12,10 +12,12 @@ import structlog
 from cryptolake_assets.binance.trade_frames import MAX_ID
 from cryptolake_assets.errors import AnswerShapeError, ExchangeError
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline, OddRow
+from cryptolake_assets.model.symbols import is_symbol
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+N = TypeVar("N", "SymbolInfo", "_Ticker")
 
 
 class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
@@ -103,13 +105,14 @@ def parse_exchange_info(body: bytes) -> ExchangeInfo:
         msgspec.structs.replace(entry, status=entry.status or entry.contract_status)
         for entry in _sound_rows(answer.symbols, SymbolInfo, "exchangeInfo")
     ]
-    return ExchangeInfo(tuple(symbols), answer.server_time)
+    named = _named(symbols, "exchangeInfo")
+    return ExchangeInfo(tuple(named), answer.server_time)
 
 
 def parse_volumes(body: bytes) -> dict[str, Decimal]:
     """Return the quote volumes of 24 hours by symbol."""
     rows = _parse(body, list[msgspec.Raw], "ticker/24hr")
-    tickers = _sound_rows(rows, _Ticker, "ticker/24hr")
+    tickers = _named(_sound_rows(rows, _Ticker, "ticker/24hr"), "ticker/24hr")
     return {ticker.symbol: ticker.quote_volume for ticker in tickers if ticker.quote_volume.is_finite()}
 
 
@@ -163,6 +166,19 @@ def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
     if odd:
         log.warning("exchange_rows_left_out", answer=what, rows=len(odd), first=odd[:5])
     return found
+
+
+def _named(rows: list[N], what: str) -> list[N]:
+    """Return the rows whose name is a symbol; the others, which no pattern may choose, are logged."""
+    odd = [row.symbol for row in rows if not is_symbol(row.symbol)]
+    if odd:
+        log.warning(
+            "exchange_rows_left_out",
+            answer=what,
+            rows=len(odd),
+            first=[f"no symbol: {name[:80]!r}" for name in odd[:5]],
+        )
+    return [row for row in rows if is_symbol(row.symbol)]
 
 
 def _rows(body: bytes, kind: type[T], id_name: str, what: str) -> list[T | OddRow]:

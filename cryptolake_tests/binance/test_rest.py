@@ -30,6 +30,7 @@ from cryptolake_assets.binance.rest_answers import (
 from cryptolake_assets.captures.reader import read_klines
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
+from cryptolake_assets.model.symbol_selection import parse_choice
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.captures import write_capture
@@ -257,6 +258,17 @@ def test_odd_row_of_an_answer_holds_no_other_back() -> None:
     assert parse_volumes(json.dumps([*tickers, {"symbol": "C", "quoteVolume": "1.5"}]).encode()) == {
         "C": Decimal("1.5")
     }
+
+
+def test_entries_that_are_no_symbols_are_not_chosen_by_patterns() -> None:
+    names = ["BTCUSDT", "", "A/B", "..", "X" * 70, "币安人生USDT"]
+    rows = [{"symbol": name, "status": "TRADING", "quoteAsset": "USDT", "quoteVolume": "1"} for name in names]
+    listed = parse_exchange_info(json.dumps({"symbols": rows}).encode())
+    volumes = parse_volumes(json.dumps(rows).encode())
+    symbols = ("BTCUSDT", "币安人生USDT")
+    assert (listed.symbol_names, tuple(volumes)) == (symbols, symbols)
+    for choice in (["*"], ["TOP:9"]):
+        assert set(parse_choice(choice).resolve(listed.symbols, volumes)) == set(symbols)
 
 
 @pytest.mark.parametrize("parse", [parse_klines, parse_volumes, parse_agg_trades, parse_historical_trades])
