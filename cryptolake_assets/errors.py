@@ -62,6 +62,10 @@ class ExchangeError(CryptolakeError):
     """The exchange could not be reached or refused a request."""
 
 
+class AnswerShapeError(ExchangeError):
+    """An answer of the exchange has rows, and none of them has the known shape."""
+
+
 class ArchiveMissingError(CryptolakeError):
     """The public archive has no such file: not published yet, or the symbol was not listed that day."""
 

@@ -46,9 +46,14 @@ _INTEGERS = ("agg_trade_id", "first_trade_id", "last_trade_id", "transact_time")
 _DECIMALS = {"price": PRICE, "quantity": QUANTITY}
 _DIGITS = {name: decimal_digits(kind) or (0, 0) for name, kind in _DECIMALS.items()}
 """How many before and after the point."""
+_END_OF_IDS = 10**18
 _LAST_US = 253_402_300_800_000_000
 BOM = b"\xef\xbb\xbf"
-_BOOLEAN = "(?:true|false|True|False|TRUE|FALSE)"
+_BOOLEANS = (b"true", b"false", b"True", b"False", b"TRUE", b"FALSE")
+_BOOLEAN = f"(?:{b'|'.join(_BOOLEANS).decode()})"
+_ODD_POINT = re.compile(rb"\.(?:(?<![0-9]\.)|[0-9]{9}|[^0-9])")
+"""A point without a digit on either side, or with more digits behind it than a column has."""
+_ODD_ZERO = re.compile(rb",0[0-9]")
 NO_TRADE: Final = -1
 """First and last trade id of an aggregate id without a trade."""
 _ZERO = r"0(?:\.0*)?"
@@ -148,13 +153,20 @@ def _blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
 def _header_bytes(path: Path, block: bytes, columns: Sequence[str]) -> int:
     """How much of the first block is its header line; 0 when it has none."""
     line, newline, _ = block.partition(b"\n")
-    text = line.decode("ascii", "replace").strip()
-    if text[:1].isdigit():
-        return 0
-    names = tuple(name.strip().strip('"').lower() for name in text.split(","))
-    if names != tuple(columns):
-        raise refusal(path, f"line 1 is {text[:100]!r}, neither the header {','.join(columns)} nor a trade")
-    return len(line) + len(newline)
+    return len(line) + len(newline) if is_header(path, line.decode("ascii", "replace"), columns) else 0
+
+
+def is_header(path: Path, line: str, columns: Sequence[str]) -> bool:
+    """Return whether the first line of a file names the columns; if it does not, it is a line like any other.
+
+    Raises `ArchiveFormatError` for a header of another layout: its lines would be read under wrong names.
+    """
+    names = tuple(name.strip().strip('"').lower() for name in line.strip().split(","))
+    if names == tuple(columns):
+        return True
+    if not set(names).isdisjoint(columns):
+        raise refusal(path, f"line 1 is {line[:100]!r}, another header than {','.join(columns)}")
+    return False
 
 
 def _filled_lines(text: bytes, rows: int) -> int:
@@ -166,12 +178,20 @@ def _filled_lines(text: bytes, rows: int) -> int:
 def _parse(first_line: int, text: bytes, columns: Sequence[str]) -> Block:
     """Read a block. Its lines are looked at one by one only when there is something odd."""
 
-    table = _read_csv(text, columns)
-    if table is not None and b"x" not in text and b"X" not in text:  # Arrow takes 0x1F for a whole number
+    table = _read_csv(text, columns) if _is_plain(text) else None
+    if table is not None:
         rows, without_trade = _split(table)
         if _is_sound(rows) and _is_sound(without_trade, are_trades=False):
             return Block(_filled_lines(text, table.num_rows), _in_us(rows), _in_us(without_trade))
     return _parse_lines(first_line, text, columns)
+
+
+def _is_plain(text: bytes) -> bool:
+    """Return whether no number can be in a notation that Arrow reads and `_LINE` does not: 1e-3, +1, .5, 0x1F, ' 1'."""
+    rest = text.translate(None, b"0123456789,.-\r\n")
+    for word in _BOOLEANS:
+        rest = rest.replace(word, b"")
+    return not (rest or _ODD_POINT.search(text) or _ODD_ZERO.search(text) or (b"-" in text and b"-0" in text))
 
 
 def _split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -252,6 +272,8 @@ def _is_sound(table: pa.Table, *, are_trades: bool = True) -> bool:
         return True
     low, high = _extremes(table)
     if min(low["agg_trade_id"], low["transact_time"]) < 0 or high["transact_time"] >= _LAST_US:
+        return False
+    if max(high[name] for name in _INTEGERS) >= _END_OF_IDS:
         return False
     return not are_trades or bool(
         low["first_trade_id"] >= 0

@@ -7,30 +7,19 @@ files. So are all lines of a minute that has different klines, because nobody ca
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal
+from collections.abc import Sequence
 from pathlib import Path
 
-from cryptolake_assets.binance.archive_csv import BOM, MICROSECONDS_FROM, BadLine, opened_csv, refusal
+from cryptolake_assets.binance.archive_csv import BOM, MICROSECONDS_FROM, BadLine, is_header, opened_csv, refusal
 from cryptolake_assets.binance.archive_files import ArchiveFile
-from cryptolake_assets.model.columns import PRICE, decimal_pattern
+from cryptolake_assets.binance.kline_checks import sound_klines, value_problem
 from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
-from cryptolake_assets.model.intervals import MINUTE_MS
+from cryptolake_assets.model.intervals import INTERVALS_MS
 
 INTERVAL = "1m"
 
 _MOST_BYTES = 8 << 20
 """A day of one-minute klines has some 200 kB."""
-_VOLUME = r"[0-9]{1,30}(?:\.[0-9]{1,8})?"
-_QUOTE_VOLUME = r"[0-9]{1,22}(?:\.[0-9]{1,16})?"
-_PATTERNS = {
-    **dict.fromkeys(("open_time", "close_time", "count"), r"[0-9]{1,18}"),
-    **dict.fromkeys(("open", "high", "low", "close"), decimal_pattern(PRICE)),
-    **dict.fromkeys(("volume", "taker_buy_volume"), _VOLUME),
-    **dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), _QUOTE_VOLUME),
-    "ignore": r"[^,]*",
-}
-_COLUMNS = {name: re.compile(_PATTERNS[name], re.ASCII) for name in KLINE_HEADER}
 
 
 def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[BadLine]]:
@@ -42,50 +31,20 @@ def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[Bad
         text = content.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:
         raise refusal(path, f"it has more than {_MOST_BYTES} bytes, which no day of one-minute klines has")
-    found: dict[int, Kline] = {}
-    lines: dict[int, list[tuple[int, str]]] = {}
-    contradicting: set[int] = set()
-    set_aside: list[BadLine] = []
+    given: list[tuple[tuple[int, str], Kline | str]] = []
     for number, line in enumerate(text.removeprefix(BOM).decode("utf-8", "replace").splitlines(), 1):
-        if not line or (number == 1 and _is_header(path, line)):
-            continue
-        kline = _kline(line)
-        problem = kline if isinstance(kline, str) else _problem(kline, file)
-        if isinstance(kline, str) or problem:
-            set_aside.append(BadLine(number, line, problem))
-            continue
-        lines.setdefault(kline.open_time_ms, []).append((number, line))
-        if found.setdefault(kline.open_time_ms, kline) != kline:
-            contradicting.add(kline.open_time_ms)
-    for open_time_ms in contradicting:
-        del found[open_time_ms]
-        set_aside += [
-            BadLine(*line, "another line has another kline of the same minute") for line in lines[open_time_ms]
-        ]
-    set_aside.sort(key=lambda bad: bad.number)
-    if not found:
+        if line and not (number == 1 and is_header(path, line, KLINE_HEADER)):
+            values = line.split(",")
+            given.append(((number, line), value_problem(values) or _kline(values)))
+    klines, odd = sound_klines(given, str(file.day), file.start_ms, file.start_ms + INTERVALS_MS["1d"])
+    set_aside = sorted((BadLine(*place, problem) for place, problem in odd), key=lambda bad: bad.number)
+    if not klines:
         first = f"; line {set_aside[0].number}: {set_aside[0].reason}" if set_aside else ""
         raise refusal(path, f"it holds no klines{first}")
-    return [found[open_time_ms] for open_time_ms in sorted(found)], set_aside
+    return klines, set_aside
 
 
-def _is_header(path: Path, line: str) -> bool:
-    if line[:1].isdigit():
-        return False
-    names = tuple(name.strip().strip('"').lower() for name in line.split(","))
-    if names != KLINE_HEADER:
-        raise refusal(path, f"line 1 is {line[:100]!r}, neither the header {','.join(KLINE_HEADER)} nor a kline")
-    return True
-
-
-def _kline(line: str) -> Kline | str:
-    """Return the kline of a line, or what is wrong with it."""
-    values = line.split(",")
-    if len(values) != len(KLINE_HEADER):
-        return f"{len(values)} columns, expected {len(KLINE_HEADER)}"
-    for (name, pattern), value in zip(_COLUMNS.items(), values, strict=True):
-        if not pattern.fullmatch(value):
-            return f"{name} {value!r} is no number that fits its column"
+def _kline(values: Sequence[str]) -> Kline:
     return Kline(
         open_time_ms=_ms(int(values[0])),
         open=values[1],
@@ -104,21 +63,3 @@ def _kline(line: str) -> Kline | str:
 def _ms(time: int) -> int:
     """A time in ms or µs as ms. A kline ends with the last ms, or µs, of its minute: both are the same ms."""
     return time // 1000 if time >= MICROSECONDS_FROM else time
-
-
-def _problem(kline: Kline, file: ArchiveFile) -> str:
-    """What a kline of these digits cannot be; empty when nothing is wrong."""
-    day_ms = file.start_ms
-    if not day_ms <= kline.open_time_ms < day_ms + 86_400_000:
-        return f"it is not of {file.day}"
-    if kline.open_time_ms % MINUTE_MS or kline.close_time_ms != kline.open_time_ms + MINUTE_MS - 1:
-        return "open_time and close_time are not the bounds of a minute"
-    low, high = Decimal(kline.low), Decimal(kline.high)
-    if (
-        not low
-        <= min(Decimal(kline.open), Decimal(kline.close))
-        <= max(Decimal(kline.open), Decimal(kline.close))
-        <= high
-    ):
-        return "open and close are not between low and high"
-    return ""

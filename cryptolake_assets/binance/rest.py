@@ -6,7 +6,7 @@ Both clients share how a request is made, judged and parsed; they differ only in
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -29,7 +29,7 @@ from cryptolake_assets.binance.rest_answers import (
     parse_volumes,
 )
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline, OddRow
 from cryptolake_assets.model.intervals import INTERVALS_MS, MINUTE_MS
 from cryptolake_assets.model.markets import USD_M, Venue
 
@@ -183,6 +183,17 @@ def tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+def _aggregates(page: Sequence[AggTrade | OddRow]) -> list[AggTrade]:
+    return [row for row in page if isinstance(row, AggTrade)]
+
+
+def _next_id(page: Sequence[AggTrade | OddRow]) -> int:
+    """Return the id after the last one of a page, of which `parse_agg_trades` found one at least."""
+    return 1 + max(
+        row.agg_trade_id if isinstance(row, AggTrade) else -1 if row.row_id is None else row.row_id for row in page
+    )
+
+
 class ExchangeRest:
     """The blocking client. Every method raises `ExchangeError` when the exchange does not answer in time or refuses,
     and `UnknownSymbolError` for a symbol that it does not list."""
@@ -224,14 +235,15 @@ class ExchangeRest:
         return found
 
     def agg_trades(self, symbol: str, first_id: int, last_id: int) -> list[AggTrade]:
-        """The aggregate trades with ids in [first_id, last_id], ascending; ids the exchange lacks are left out."""
+        """The aggregate trades with ids in [first_id, last_id], ascending; ids the exchange lacks and odd rows are left
+        out."""
         found: list[AggTrade] = []
         while first_id <= last_id:
             page = parse_agg_trades(self._get(agg_trades_request(self._venue, symbol, fromId=first_id)))
-            found += [row for row in page if row.agg_trade_id <= last_id]
+            found += [row for row in _aggregates(page) if row.agg_trade_id <= last_id]
             if len(page) < AGG_TRADES_PAGE:
                 break
-            first_id = page[-1].agg_trade_id + 1
+            first_id = _next_id(page)
         return found
 
     def agg_trades_between(self, symbol: str, start_ms: int, end_ms: int) -> Iterator[AggTrade]:
@@ -241,14 +253,15 @@ class ExchangeRest:
             window_end_ms = end_ms if window_ms is None else min(end_ms, start_ms + window_ms - 1)
             request = agg_trades_request(self._venue, symbol, startTime=start_ms, endTime=window_end_ms)
             page = parse_agg_trades(self._get(request))
-            yield from page
+            yield from _aggregates(page)
             while len(page) == AGG_TRADES_PAGE:
                 # A millisecond can hold more trades than a page: from here on only ids move forward.
-                request = agg_trades_request(self._venue, symbol, fromId=page[-1].agg_trade_id + 1)
+                request = agg_trades_request(self._venue, symbol, fromId=_next_id(page))
                 page = parse_agg_trades(self._get(request))
-                inside = [row for row in page if row.transact_time_ms <= window_end_ms]
+                rows = _aggregates(page)
+                inside = [row for row in rows if row.transact_time_ms <= window_end_ms]
                 yield from inside
-                if len(inside) < len(page):
+                if len(inside) < len(rows):
                     break
             start_ms = window_end_ms + 1
 
@@ -306,7 +319,7 @@ class AsyncExchangeRest:
         """Quote volumes of 24 hours by symbol; weighs 40."""
         return parse_volumes(await self._get(volumes_request(self._venue)))
 
-    async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade]:
+    async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade | OddRow]:
         """A page of aggregate trades from `first_id` on, ascending."""
         return parse_agg_trades(await self._get(agg_trades_request(self._venue, symbol, fromId=first_id)))
 
@@ -315,7 +328,7 @@ class AsyncExchangeRest:
         """Whether `historical_trades_from` can be asked."""
         return bool(self._api_key)
 
-    async def historical_trades_from(self, symbol: str, first_id: int) -> list[HistoricalTrade]:
+    async def historical_trades_from(self, symbol: str, first_id: int) -> list[HistoricalTrade | OddRow]:
         """A page of trades of the order book from `first_id` on, ascending; wants a key."""
         return parse_historical_trades(await self._get(historical_trades_request(self._venue, symbol, first_id)))
 

@@ -9,12 +9,15 @@ from typing import Annotated, TypeVar
 import msgspec
 import structlog
 
-from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline
+from cryptolake_assets.binance.trade_frames import MAX_ID
+from cryptolake_assets.errors import AnswerShapeError, ExchangeError
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline, OddRow
+from cryptolake_assets.model.symbols import is_symbol
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+N = TypeVar("N", "SymbolInfo", "_Ticker")
 
 
 class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
@@ -102,13 +105,14 @@ def parse_exchange_info(body: bytes) -> ExchangeInfo:
         msgspec.structs.replace(entry, status=entry.status or entry.contract_status)
         for entry in _sound_rows(answer.symbols, SymbolInfo, "exchangeInfo")
     ]
-    return ExchangeInfo(tuple(symbols), answer.server_time)
+    named = _named(symbols, "exchangeInfo")
+    return ExchangeInfo(tuple(named), answer.server_time)
 
 
 def parse_volumes(body: bytes) -> dict[str, Decimal]:
     """Return the quote volumes of 24 hours by symbol."""
     rows = _parse(body, list[msgspec.Raw], "ticker/24hr")
-    tickers = _sound_rows(rows, _Ticker, "ticker/24hr")
+    tickers = _named(_sound_rows(rows, _Ticker, "ticker/24hr"), "ticker/24hr")
     return {ticker.symbol: ticker.quote_volume for ticker in tickers if ticker.quote_volume.is_finite()}
 
 
@@ -117,25 +121,29 @@ def parse_klines(body: bytes) -> list[Kline]:
     return [Kline(*msgspec.structs.astuple(row)) for row in _sound_rows(rows, _KlineRow, "klines")]
 
 
-def parse_agg_trades(body: bytes) -> list[AggTrade]:
-    rows = _parse(body, list[_AggTradeRow], "aggTrades")
-    return [AggTrade(row.a, row.p, row.q, row.f, row.l, row.T, row.m) for row in rows]
+def parse_agg_trades(body: bytes) -> list[AggTrade | OddRow]:
+    return [
+        row if isinstance(row, OddRow) else AggTrade(row.a, row.p, row.q, row.f, row.l, row.T, row.m)
+        for row in _rows(body, _AggTradeRow, "a", "aggTrades")
+    ]
 
 
-def parse_historical_trades(body: bytes) -> list[HistoricalTrade]:
-    rows = _parse(body, list[_HistoricalTradeRow], "historicalTrades")
-    return [HistoricalTrade(row.id, row.price, row.qty, row.time, row.is_buyer_maker) for row in rows]
+def parse_historical_trades(body: bytes) -> list[HistoricalTrade | OddRow]:
+    return [
+        row if isinstance(row, OddRow) else HistoricalTrade(row.id, row.price, row.qty, row.time, row.is_buyer_maker)
+        for row in _rows(body, _HistoricalTradeRow, "id", "historicalTrades")
+    ]
 
 
 def _parse(body: bytes, kind: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as error:
-        raise _other_shape(what, f"{error}; it starts {body[:80]!r}") from error
+        raise ExchangeError(_other_shape(what, f"{error}; it starts {body[:80]!r}")) from error
 
 
-def _other_shape(what: str, cause: str) -> ExchangeError:
-    return ExchangeError(
+def _other_shape(what: str, cause: str) -> str:
+    return (
         f"exchange: the answer of {what} is not in the known shape ({cause}). "
         "Check that the REST URL is the exchange's (CRYPTOLAKE_EXCHANGE_REST_URL)."
     )
@@ -144,7 +152,7 @@ def _other_shape(what: str, cause: str) -> ExchangeError:
 def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
     """Return the rows of an answer; an odd one is logged with its reason and holds no other back.
 
-    Raises `ExchangeError` when all of them are odd: the answer is of another shape.
+    Raises `AnswerShapeError` when all of them are odd: the answer is of another shape.
     """
     found: list[T] = []
     odd: list[str] = []
@@ -154,7 +162,48 @@ def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
         except msgspec.MsgspecError as error:
             odd.append(f"{error}: {bytes(row)[:80]!r}")
     if odd and not found:
-        raise _other_shape(what, odd[0])
+        raise AnswerShapeError(_other_shape(what, odd[0]))
     if odd:
         log.warning("exchange_rows_left_out", answer=what, rows=len(odd), first=odd[:5])
     return found
+
+
+def _named(rows: list[N], what: str) -> list[N]:
+    """Return the rows whose name is a symbol; the others, which no pattern may choose, are logged."""
+    odd = [row.symbol for row in rows if not is_symbol(row.symbol)]
+    if odd:
+        log.warning(
+            "exchange_rows_left_out",
+            answer=what,
+            rows=len(odd),
+            first=[f"no symbol: {name[:80]!r}" for name in odd[:5]],
+        )
+    return [row for row in rows if is_symbol(row.symbol)]
+
+
+def _rows(body: bytes, kind: type[T], id_name: str, what: str) -> list[T | OddRow]:
+    """Return every row of a page in its place, an odd one as `OddRow`.
+
+    Raises `AnswerShapeError` when all of them are odd and none has an id: the answer is of another shape.
+    """
+    found: list[T | OddRow] = []
+    reasons: list[str] = []
+    for raw in _parse(body, list[msgspec.Raw], what):
+        try:
+            found.append(msgspec.json.decode(raw, type=kind))
+        except msgspec.MsgspecError as error:
+            found.append(OddRow(_id_in(raw, id_name), bytes(raw)))
+            reasons.append(f"{error}: {bytes(raw)[:80]!r}")
+    if reasons and all(isinstance(row, OddRow) and row.row_id is None for row in found):
+        raise AnswerShapeError(_other_shape(what, reasons[0]))
+    if reasons:
+        log.warning("exchange_rows_rejected", answer=what, rows=len(reasons), first=reasons[:5])
+    return found
+
+
+def _id_in(row: msgspec.Raw, name: str) -> int | None:
+    try:
+        found = msgspec.json.decode(msgspec.json.decode(row, type=dict[str, msgspec.Raw])[name], type=int)
+    except (KeyError, msgspec.MsgspecError):
+        return None
+    return found if 0 <= found <= MAX_ID else None

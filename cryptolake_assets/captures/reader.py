@@ -3,8 +3,9 @@
 A capture is a file of `<receive time> <frame>` lines, `.ndjson` or `.ndjson.gz`. The receive time is epoch ns, µs,
 ms or seconds, or ISO 8601 in UTC with up to nine digits after the second. Lines that hold no frame are skipped: empty
 ones, those that begin with an address, such as the `wss://… <-> time` line that recorders write at each connection, and
-a last line that the recorder did not finish. A byte order mark is no part of a file's first line. Several files of a
-directory are one recording: they are merged by receive time. Reading streams, whatever the size of the files.
+a last line that the recorder did not finish. A byte order mark at the start of a line is no part of it: files that were
+put together have one in their middle. Several files of a directory are one recording: they are merged by receive time.
+Reading streams, whatever the size of the files.
 
 This module is imported when the Dagster definitions load: nothing heavy may be imported here.
 """
@@ -69,6 +70,7 @@ _LINE = re.compile(
 _NS_DIGITS = 19
 """Of a time of this century in nanoseconds since 1970."""
 _URL_PREFIXES = (b"ws://", b"wss://", b"http://", b"https://")
+_URL_PREFIX_BYTES = max(map(len, _URL_PREFIXES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +201,7 @@ def _read_file(path: Path) -> Iterator[CapturedFrame]:
         with _open(path) as file:
             for line in iter(partial(file.readline, MAX_LINE_BYTES + 1), b""):
                 line_number += 1
-                if line_number == 1:
-                    line = line.removeprefix(BOM_UTF8)
+                line = line.removeprefix(BOM_UTF8)
                 if len(line) > MAX_LINE_BYTES:
                     raise _line_error(path, line_number, f"longer than {MAX_LINE_BYTES} bytes")
                 try:
@@ -259,7 +260,8 @@ def _parse_line(path: Path, line_number: int, line: bytes) -> CapturedFrame | No
 
 
 def _has_no_frame(line: bytes) -> bool:
-    return not line.strip() or line.startswith(_URL_PREFIXES)
+    text = line.lstrip()
+    return not text or text[:_URL_PREFIX_BYTES].lower().startswith(_URL_PREFIXES)
 
 
 def _fraction_ns(digits: bytes | None) -> int:

@@ -20,25 +20,44 @@ _QUOTED = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?", re.ASCII)
 _LAST_SECOND = 253_402_300_799  # 9999-12-31
 
 
+class Unreadable:
+    """Stands for a value that is no JSON or has no exact reading; `Fields` and `array_of` reject it with its place."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
 def parse_json(body: bytes) -> Any:
-    """The document; every number is a `Decimal`. Raises `AnswerRefusedError` for what is not JSON, or holds a key
-    twice."""
+    """The document; every number is a `Decimal`. Raises `AnswerRefusedError` for what is not JSON.
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise AnswerRefusedError("an object has a key twice")
-        return found
-
-    def constant(text: str) -> Any:
-        raise AnswerRefusedError(f"{text} is no number of JSON")
-
+    NaN, an object that holds a key twice and a number beyond `Decimal` are `Unreadable`: the item that has one is odd,
+    and not the others of its page.
+    """
     try:
         return json.loads(
-            body.decode(), parse_float=Decimal, parse_int=Decimal, parse_constant=constant, object_pairs_hook=unique
+            body.decode(),
+            parse_float=_number,
+            parse_int=_number,
+            parse_constant=Unreadable,
+            object_pairs_hook=_object,
         )
-    except (ValueError, ArithmeticError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise AnswerRefusedError(f"not JSON ({type(error).__name__}); it starts {body[:_SHOWN_BYTES]!r}") from None
+
+
+def _number(text: str) -> Decimal | Unreadable:
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        return Unreadable(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unreadable:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else Unreadable("an object that has a key twice")
 
 
 def array_of(value: Any, place: str) -> list[Any]:
@@ -70,7 +89,7 @@ class Fields:
 
     def text(self, name: str) -> str:
         value = self.raw(name)
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
             raise self._wrong(name, "text")
         return value
 
@@ -140,6 +159,15 @@ class Fields:
 
     def _wrong(self, name: str, expected: str) -> AnswerRefusedError:
         return AnswerRefusedError(f"{self._at(name)} is {_kind(self._values[name])}, expected {expected}")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 has the text; it has no bytes for half a surrogate pair, which JSON can escape."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def fits(value: Decimal, precision: int, scale: int) -> bool:

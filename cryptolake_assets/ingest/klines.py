@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from cryptolake_assets.binance.kline_checks import sound_klines, value_problem
 from cryptolake_assets.binance.rest import ExchangeRest
 from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
-from cryptolake_assets.errors import UnknownSymbolError
+from cryptolake_assets.errors import AnswerShapeError, UnknownSymbolError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, publish, read_window
 from cryptolake_assets.lake.coverage import read_coverage
@@ -51,6 +52,15 @@ class FetchedHour:
     publication: Publication
     not_listed: tuple[str, ...] = ()
     """Symbols that the exchange does not know any more; they hold the others back in nothing."""
+    left_out: tuple[str, ...] = ()
+    """Klines that cannot be of the hour, each with its symbol, open time and reason."""
+
+
+@dataclass
+class _Asked:
+    klines: list[tuple[str, Kline]] = field(default_factory=list)
+    not_listed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tuple[str, int], Kline]:
@@ -61,17 +71,21 @@ def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tup
 
 def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
     """Reads the hour's klines of every symbol that is followed, as far as its minutes have closed on the exchange's
-    clock and the archive did not bring them, and publishes them by one commit. Raises `ExchangeError` when the exchange
-    does not answer; it is not asked where the archive has brought all."""
+    clock and the archive did not bring them, and publishes them by one commit. A kline that cannot be one is left out.
+    Raises `ExchangeError` when the exchange does not answer; it is not asked where the archive has brought all."""
     symbols = _followed(settings, hour)
     archived = _archived(settings, hour)
     brought = Counter(symbol for symbol, _ in archived)
     wanted = [symbol for symbol in symbols if brought[symbol] < MINUTES_OF_AN_HOUR]
-    answered, not_listed = _ask(settings, hour, wanted) if wanted else ([], ())
-    found = [record(symbol, kline, REST) for symbol, kline in answered if (symbol, kline.open_time_ms) not in archived]
+    asked = _ask(settings, hour, wanted) if wanted else _Asked()
+    found = [
+        record(symbol, kline, REST) for symbol, kline in asked.klines if (symbol, kline.open_time_ms) not in archived
+    ]
     publication = replace_klines(settings, day_of(hour), found, found, run_id)
     log.info("klines_fetched", hour=hour.isoformat(), klines=len(found), changed=publication.rows_changed)
-    return FetchedHour(hour, len(found), len(archived), publication, not_listed)
+    return FetchedHour(
+        hour, len(found), len(archived), publication, tuple(asked.not_listed), left_out=tuple(asked.left_out)
+    )
 
 
 def replace_klines(
@@ -81,24 +95,41 @@ def replace_klines(
     return _replace(settings, BRONZE_KLINES, between("open_time", day, day + DAY), rows, replaced, run_id)
 
 
-def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> tuple[list[tuple[str, Kline]], tuple[str, ...]]:
-    """Return the symbols' klines of the hour, and the symbols that the exchange does not list."""
-    found: list[tuple[str, Kline]] = []
-    not_listed: list[str] = []
+def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Asked:
+    """Return the symbols' klines of the hour, the symbols that the exchange does not list, and odd klines."""
+    asked = _Asked()
+    other_shape: AnswerShapeError | None = None
     with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
         closed_ms = exchange.time_ms() // MINUTE_MS * MINUTE_MS
         last_ms = min(epoch_ms(hour + HOUR), closed_ms) - 1
         if last_ms < epoch_ms(hour):
-            return [], ()
+            return asked
         for symbol in symbols:
             try:
                 klines = exchange.klines(symbol, INTERVAL, epoch_ms(hour), last_ms)
             except UnknownSymbolError as error:
                 log.warning("symbol_not_listed", symbol=symbol, hour=hour.isoformat(), error=str(error))
-                not_listed.append(symbol)
+                asked.not_listed.append(symbol)
                 continue
-            found += [(symbol, kline) for kline in klines if kline.open_time_ms % MINUTE_MS == 0]
-    return found, tuple(not_listed)
+            except AnswerShapeError as error:
+                other_shape = error
+                asked.left_out.append(f"{symbol}: {error}")
+                continue
+            sound, odd = _sound(klines, epoch_ms(hour), last_ms + 1)
+            asked.klines += [(symbol, kline) for kline in sound]
+            asked.left_out += [f"{symbol} {reason}" for reason in odd]
+    if other_shape is not None and not asked.klines:
+        raise other_shape
+    if asked.left_out:
+        log.warning("klines_left_out", hour=hour.isoformat(), klines=len(asked.left_out), first=asked.left_out[:5])
+    return asked
+
+
+def _sound(klines: Sequence[Kline], first_ms: int, end_ms: int) -> tuple[list[Kline], list[str]]:
+    """Return the klines that the table can hold, by open time, and the others' open times with their reasons."""
+    given = [(kline, value_problem(list(map(str, kline.to_rest()))) or kline) for kline in klines]
+    sound, odd = sound_klines(given, "the hour", first_ms, end_ms)
+    return sound, [f"{kline.open_time_ms}: {problem}" for kline, problem in odd]
 
 
 def _archived(settings: Settings, hour: datetime) -> set[tuple[str, int]]:

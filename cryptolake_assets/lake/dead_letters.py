@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -11,10 +12,13 @@ from cryptolake_assets.lake.filters import equal
 from cryptolake_assets.lake.tables import BRONZE_REJECTED
 from cryptolake_assets.settings import Settings
 
+_LINE_NUMBER = re.compile(r"\Aline [0-9]+: ")
+
 
 def keep_set_aside(settings: Settings, source: str, lines: Sequence[BadLine]) -> int:
     """Append the lines that are not there yet, without Kafka coordinates; return how many these are.
 
+    A line and its reason are kept once per file: another issue, with or without a header, moves line numbers.
     `source` names the file and stands for the stream. Blocks; raises what the catalog raises.
     """
     import pyarrow as pa
@@ -23,13 +27,16 @@ def keep_set_aside(settings: Settings, source: str, lines: Sequence[BadLine]) ->
         return 0
     table = load_table(settings, BRONZE_REJECTED)
     held = table.scan(row_filter=equal("stream", source), selected_fields=("raw", "reason")).to_arrow().to_pylist()
-    known = {(row["raw"], row["reason"]) for row in held}
+    known = {(row["raw"], _LINE_NUMBER.sub("", row["reason"])) for row in held}
+    new: dict[tuple[bytes, str], BadLine] = {}
+    for line in lines:
+        new.setdefault((line.text.encode(), line.reason), line)
     received = datetime.now(UTC)
     schema = BRONZE_REJECTED.arrow_schema()
     rows = [
-        {**dict.fromkeys(schema.names), "raw": raw, "reason": reason, "stream": source, "ingest_ts": received}
-        for raw, reason in dict.fromkeys((line.text.encode(), _reason(line)) for line in lines)
-        if (raw, reason) not in known
+        {**dict.fromkeys(schema.names), "raw": key[0], "reason": _reason(line), "stream": source, "ingest_ts": received}
+        for key, line in new.items()
+        if key not in known
     ]
     if rows:
         table.append(pa.Table.from_pylist(rows, schema))

@@ -106,3 +106,13 @@ class HistoricalTrade:
             "time": self.time_ms,
             "isBuyerMaker": self.is_buyer_maker,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class OddRow:
+    """A row of a page of trades that is no trade. It keeps its place in the page, which pagination counts."""
+
+    row_id: int | None
+    """Where it can be read."""
+    raw: bytes
+    """Its JSON."""

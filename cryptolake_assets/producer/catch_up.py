@@ -107,7 +107,9 @@ class CatchUp:
             log.warning("newest_trades_not_known", symbol=symbol, error=str(error))
             watched.ask_at = self._monotonic() + self._options.retry_s
             return
-        if not page:
+        # An odd row does not say when it was; the repairer meets it in the gap that the next trade shows.
+        known = [(row.trade_id, row.time_ms) for row in page if row.trade_id is not None and row.time_ms is not None]
+        if not known:
             watched.pause_s = min(self._options.longest_silence_s, watched.pause_s * 2)
             watched.ask_at = self._monotonic() + watched.pause_s
             return
@@ -117,10 +119,10 @@ class CatchUp:
         last = self._tracker.last(symbol)
         if not self._is_idle() or last is None:
             return
-        newest = page[-1]
-        if newest.trade_id > last.trade_id:
-            log.warning("newest_trades_missing", symbol=symbol, after_id=last.trade_id, newest_id=newest.trade_id)
-            self._tracker.reach(symbol, LastTrade(newest.trade_id, newest.time_ms * 1000))
+        newest_id, newest_ms = known[-1]
+        if newest_id > last.trade_id:
+            log.warning("newest_trades_missing", symbol=symbol, after_id=last.trade_id, newest_id=newest_id)
+            self._tracker.reach(symbol, LastTrade(newest_id, newest_ms * 1000))
         # At once: behind a whole page there may be more.
         self._watched[symbol] = _Watched(
             self._tracker.last(symbol) or last,

@@ -112,6 +112,9 @@ class GapRepairer:
         for _ in range(PAGES_A_TURN):
             page = await self._history.page(wanted.symbol, next_id)
             for trade in page:
+                if trade.trade_id is None:
+                    previous = None  # it may be any id up to the next trade
+                    continue
                 if previous is not None and not gapless:
                     first, last = max(previous + 1, wanted.first), min(trade.trade_id - 1, wanted.last)
                     if first <= last:
@@ -121,8 +124,9 @@ class GapRepairer:
                     await self._put(trade.frame)
                     fetched.found += 1
                 previous = trade.trade_id
-            if not page or page[-1].trade_id < next_id or page[-1].trade_id >= wanted.last:
+            last_id = max((trade.trade_id for trade in page if trade.trade_id is not None), default=-1)
+            if last_id < next_id or last_id >= wanted.last:
                 return fetched
-            next_id = page[-1].trade_id + 1
+            next_id = last_id + 1
         fetched.is_whole = False
         return fetched

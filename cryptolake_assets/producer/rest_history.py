@@ -6,13 +6,14 @@ those of the order book only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from cryptolake_assets.binance.rest import AGG_TRADES_PAGE, HISTORICAL_TRADES_PAGE
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, OddRow
 from cryptolake_assets.settings import TradeStream
 
 
@@ -23,19 +24,21 @@ class TradeHistory(Protocol):
     def has_key(self) -> bool:
         """Whether single trades can be asked for."""
 
-    async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade]:
-        """A page of aggregates from `first_id` on, ascending. Raises `ExchangeError`."""
+    async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
+        """A page of aggregates from `first_id` on, ascending, odd rows in their places. Raises `ExchangeError`."""
 
-    async def historical_trades_from(self, symbol: str, first_id: int) -> list[HistoricalTrade]:
-        """A page of single trades of the order book from `first_id` on, ascending. Raises `ExchangeError`."""
+    async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | OddRow]:
+        """The same of single trades of the order book."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedTrade:
-    """A trade of the history: its id, when it happened (ms since 1970, UTC), and its frame."""
+    """A row of the history: its id, when it happened (ms since 1970, UTC), and its frame.
 
-    trade_id: int
-    time_ms: int
+    An odd row has no time, and perhaps no id; the contract rejects its frame."""
+
+    trade_id: int | None
+    time_ms: int | None
     frame: bytes
 
 
@@ -61,14 +64,34 @@ class StreamHistory:
         return AGG_TRADES_PAGE if self._of_aggregates else HISTORICAL_TRADES_PAGE
 
     async def page(self, symbol: str, first_id: int) -> list[FetchedTrade]:
-        """Trades from `first_id` on, ascending; empty when there are none (yet). Raises `ExchangeError`."""
+        """Rows from `first_id` on, ascending; empty when there are none (yet). Raises `ExchangeError`."""
         if self._of_aggregates:
-            aggregates = await self._history.agg_trades_from(symbol, first_id)
             return [
-                FetchedTrade(row.agg_trade_id, row.transact_time_ms, agg_trade_frame(symbol, row)) for row in aggregates
+                _odd(symbol, row, "aggTrade", _AGGREGATE_NAMES)
+                if isinstance(row, OddRow)
+                else FetchedTrade(row.agg_trade_id, row.transact_time_ms, agg_trade_frame(symbol, row))
+                for row in await self._history.agg_trades_from(symbol, first_id)
             ]
-        trades = await self._history.historical_trades_from(symbol, first_id)
-        return [FetchedTrade(row.trade_id, row.time_ms, trade_frame(symbol, row)) for row in trades]
+        return [
+            _odd(symbol, row, "trade", _TRADE_NAMES)
+            if isinstance(row, OddRow)
+            else FetchedTrade(row.trade_id, row.time_ms, trade_frame(symbol, row))
+            for row in await self._history.historical_trades_from(symbol, first_id)
+        ]
+
+
+_AGGREGATE_NAMES: Final = {"E": "T", "a": "a", "p": "p", "q": "q", "f": "f", "l": "l", "T": "T", "m": "m"}
+_TRADE_NAMES: Final = {"E": "time", "T": "time", "t": "id", "p": "price", "q": "qty", "m": "isBuyerMaker"}
+"""The stream's names of a row's values, and REST's."""
+
+
+def _odd(symbol: str, row: OddRow, kind: str, names: Mapping[str, str]) -> FetchedTrade:
+    """An odd row under the stream's names; its values stay as they were written."""
+    data: dict[str, Any] = {"e": kind, "s": symbol}
+    if row.row_id is not None:
+        values = msgspec.json.decode(row.raw, type=dict[str, msgspec.Raw])
+        data |= {ours: values[theirs] for ours, theirs in names.items() if theirs in values}
+    return FetchedTrade(row.row_id, None, msgspec.json.encode(data))
 
 
 def agg_trade_frame(symbol: str, row: AggTrade) -> bytes:

@@ -150,6 +150,23 @@ def test_line_that_is_no_aggregate_trade_is_set_aside_and_the_others_are_read(tm
     assert bad.agg_trade_id == (3 if line.startswith("3,") else None)
 
 
+NOTATIONS = ["1e-3", "5E+1", "1E1", "+1", ".5", "1.", "1.1000000000", "00000000001.5", " 1", "1 ", "0x1", "-.5", "1_0"]
+NOTATIONS += ["-0.5", "0.5", "01.5", "1", "-1"]
+
+
+@pytest.mark.parametrize("column", HEADER[:-1])
+@pytest.mark.parametrize("value", [*NOTATIONS, "-0", "9223372036854775807"])
+def test_a_number_s_notation_is_judged_without_regard_to_its_neighbours(
+    tmp_path: Path, value: str, column: str
+) -> None:
+    values = dict(zip(HEADER, SOUND[1].line().split(","), strict=True)) | {column: value}
+    lines = [SOUND[0].line(), ",".join(values.values())]
+    (alone,) = read_blocks(write_zip(tmp_path, FILE, csv_text(lines)))
+    (beside,) = read_blocks(write_zip(tmp_path, FILE, csv_text([*lines, "oops"])))
+    assert alone.rows.to_pylist() == beside.rows.to_pylist()
+    assert alone.set_aside == beside.set_aside[:-1]
+
+
 def test_the_number_of_a_bad_line_is_right_in_a_later_block_too(tmp_path: Path) -> None:
     rows = [row.line() for row in aggregates(DAY, 200)]
     rows[150] = "oops"
@@ -179,9 +196,18 @@ def test_ids_without_a_trade_are_told_from_trades(tmp_path: Path, columns: tuple
     assert (block.lines, block.set_aside) == (len(SOUND) + 2, ())
 
 
-def test_a_first_line_that_is_neither_header_nor_trade(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveFormatError, match="neither the header"):
-        read(tmp_path, "id,price\n1,2\n")
+@pytest.mark.parametrize("first", ["x,1,1,1,1,1,true", "-7,1,1,-1,-1,5,true", "", "<html>", "NaN" + SOUND[0].line()])
+def test_odd_first_line_is_set_aside_like_any_other(tmp_path: Path, first: str) -> None:
+    lines = [row.line() for row in SOUND]
+    (block,) = read_blocks(write_zip(tmp_path, FILE, csv_text([first, *lines], header=False)))
+    assert block.rows.to_pylist() == as_read(SOUND)
+    assert [(bad.number, bad.text) for bad in block.set_aside] == ([(1, first)] if first else [])
+
+
+def test_header_of_another_layout_refuses_the_file(tmp_path: Path) -> None:
+    for header in ("id,price", ",".join([*HEADER[:1], *HEADER[2:0:-1], *HEADER[3:]])):
+        with pytest.raises(ArchiveFormatError, match="another header"):
+            read(tmp_path, f"{header}\n{SOUND[0].line()}\n")
 
 
 def test_a_zip_that_is_none_is_damaged_or_holds_something_else(tmp_path: Path) -> None:

@@ -74,6 +74,13 @@ def test_line_that_is_no_kline_of_the_day_is_set_aside_and_the_others_are_read(t
     assert cause in bad.reason
 
 
+def test_odd_first_line_is_set_aside_like_any_other(tmp_path: Path) -> None:
+    path = write_zip(tmp_path, FILE, text_of(["NaN" + LINES[0], *LINES[1:]], header=False))
+    klines, (bad,) = read_kline_zip(path, FILE)
+    assert klines == REAL[1:]
+    assert (bad.number, bad.text) == (1, "NaN" + LINES[0])
+
+
 def test_order_and_repeats_of_lines_do_not_matter(tmp_path: Path) -> None:
     path = write_zip(tmp_path, FILE, text_of([*reversed(LINES), LINES[1]]))
     assert read_kline_zip(path, FILE) == (REAL, [])
@@ -85,7 +92,7 @@ def test_different_klines_of_one_minute_are_all_set_aside(tmp_path: Path) -> Non
     klines, set_aside = read_kline_zip(path, FILE)
     assert klines == [REAL[0], *REAL[2:]], "the repeat of the first minute is equal"
     assert [(bad.number, bad.text) for bad in set_aside] == [(3, LINES[1]), (6, other), (8, LINES[1])]
-    assert {bad.reason for bad in set_aside} == {"another line has another kline of the same minute"}
+    assert {bad.reason for bad in set_aside} == {"there is another kline of the same minute"}
 
 
 def test_files_that_are_no_klines_at_all(tmp_path: Path) -> None:
@@ -93,7 +100,8 @@ def test_files_that_are_no_klines_at_all(tmp_path: Path) -> None:
         ("", "no klines"),
         (text_of([]), "no klines"),
         (text_of(["1,2"]), "line 2: 2 columns"),
-        ("<html>\n", "neither the header"),
+        ("<html>\n", "line 1: 1 columns"),
+        (text_of(LINES, header=False).replace(LINES[0], "open_time,close"), "another header"),
     ):
         with pytest.raises(ArchiveFormatError, match=cause):
             read_kline_zip(write_zip(tmp_path, FILE, text), FILE)

@@ -20,9 +20,17 @@ from cryptolake_assets.binance.rest import (
     ExchangeRest,
     RetryPolicy,
 )
-from cryptolake_assets.binance.rest_answers import parse_exchange_info, parse_klines, parse_volumes
+from cryptolake_assets.binance.rest_answers import (
+    parse_agg_trades,
+    parse_exchange_info,
+    parse_historical_trades,
+    parse_klines,
+    parse_volumes,
+)
 from cryptolake_assets.captures.reader import read_klines
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
+from cryptolake_assets.model.symbol_selection import parse_choice
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.captures import write_capture
@@ -135,6 +143,21 @@ async def test_long_ranges_come_in_pages(paged: ReplayExchange) -> None:
         assert (by_time[0].price, by_time[0].qty, by_time[0].is_buyer_maker) == ("1.5", "2", True)
 
 
+async def test_pages_go_on_behind_an_odd_row(server: ScriptedServer) -> None:
+    def page(first: int, last: int, odd: dict[int, object]) -> tuple[int, dict[str, str], str]:
+        rows = [odd.get(i, AggTrade(i, "1", "1", i, i, i, True).to_rest()) for i in range(first, last + 1)]
+        return 200, {}, json.dumps(rows)
+
+    server.script = [page(1, 1_000, {500: None, 999: {"a": 999}, 1_000: None}), page(1_000, 1_200, {1_000: None})]
+    with ExchangeRest(server.url, 5, QUICK) as client:
+        found = await asyncio.to_thread(client.agg_trades, "BTCUSDT", 1, 1_200)
+        assert [row.agg_trade_id for row in found] == [i for i in range(1, 1_201) if i not in (500, 999, 1_000)]
+        server.requests = 0
+        by_time = await asyncio.to_thread(lambda: list(client.agg_trades_between("BTCUSDT", 1, 1_100)))
+        assert [row.agg_trade_id for row in by_time] == [i for i in range(1, 1_101) if i not in (500, 999, 1_000)]
+        assert server.requests == 2
+
+
 async def test_passing_failures_are_tried_again(server: ScriptedServer) -> None:
     server.script = [(503, {}, "down"), (502, {}, ""), TIME]
     assert await _both(server.url) == [5, 5]
@@ -194,7 +217,8 @@ async def test_single_trades_are_told_to_holders_of_a_key(tmp_path: Path) -> Non
         async with AsyncExchangeRest(exchange.url, policy=QUICK, api_key="secret") as client:
             assert client.has_key
             page = await client.historical_trades_from("BTCUSDT", 100)
-            assert [row.trade_id for row in page] == list(range(100, 100 + HISTORICAL_TRADES_PAGE))
+            ids = [row.trade_id for row in page if isinstance(row, HistoricalTrade)]
+            assert ids == list(range(100, 100 + HISTORICAL_TRADES_PAGE))
             with pytest.raises(UnknownSymbolError, match="NOPE"):
                 await client.historical_trades_from("NOPE", 1)
 
@@ -236,7 +260,18 @@ def test_odd_row_of_an_answer_holds_no_other_back() -> None:
     }
 
 
-@pytest.mark.parametrize("parse", [parse_klines, parse_volumes])
+def test_entries_that_are_no_symbols_are_not_chosen_by_patterns() -> None:
+    names = ["BTCUSDT", "", "A/B", "..", "X" * 70, "币安人生USDT"]
+    rows = [{"symbol": name, "status": "TRADING", "quoteAsset": "USDT", "quoteVolume": "1"} for name in names]
+    listed = parse_exchange_info(json.dumps({"symbols": rows}).encode())
+    volumes = parse_volumes(json.dumps(rows).encode())
+    symbols = ("BTCUSDT", "币安人生USDT")
+    assert (listed.symbol_names, tuple(volumes)) == (symbols, symbols)
+    for choice in (["*"], ["TOP:9"]):
+        assert set(parse_choice(choice).resolve(listed.symbols, volumes)) == set(symbols)
+
+
+@pytest.mark.parametrize("parse", [parse_klines, parse_volumes, parse_agg_trades, parse_historical_trades])
 def test_answer_without_a_sound_row_is_of_another_shape(parse: Callable[[bytes], object]) -> None:
     assert not parse(b"[]")
     with pytest.raises(ExchangeError, match="not in the known shape"):

@@ -65,6 +65,19 @@ def test_byte_order_mark_of_a_file_is_no_part_of_its_first_line(tmp_path: Path, 
     assert list(read_frames(tmp_path)) == []
 
 
+@pytest.mark.parametrize("name", ["a.ndjson", "a.ndjson.gz"])
+def test_files_that_were_put_together_have_byte_order_marks_in_their_middle(tmp_path: Path, name: str) -> None:
+    parts = [b"\xef\xbb\xbfwss://x <-> 1\n", f"\ufeff{NOON_NS} x\n".encode(), f"\ufeff{NOON_NS} y\n".encode()]
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    (tmp_path / name).write_bytes(b"".join(map(pack, parts)))
+    assert [frame.raw for frame in read_frames(tmp_path)] == ["x", "y"]
+
+
+@pytest.mark.parametrize("line", ["WSS://x <-> 1", " wss://x", "\t Https://x", "\ufeffWs://x", "\ufeff", "  "])
+def test_address_is_recognized_in_capitals_and_after_blanks(tmp_path: Path, line: str) -> None:
+    assert [frame.raw for frame in read_frames(_lines(tmp_path, "a.ndjson", line, f"{NOON_NS} x", line))] == ["x"]
+
+
 @pytest.mark.parametrize("rest", ['{"e":"tra', "", '{"a":1}x'])
 def test_last_line_that_was_not_finished_is_left_out(tmp_path: Path, rest: str) -> None:
     path = tmp_path / "a.ndjson"

@@ -54,14 +54,23 @@ def test_a_monstrous_number_is_cheap_to_refuse(text: str) -> None:
     ("body", "reason"),
     [
         *((text, "not JSON") for text in (b"", b"<!DOCTYPE html>", b"\xff\xfe", b"[" * 100_000, b"{")),
-        (b'{"a": NaN}', "NaN"),
-        (b"[Infinity]", "Infinity"),
+        (b"NaN", "answer is NaN"),
         (b'{"a": 1, "a": 2}', "key twice"),
     ],
 )
 def test_what_is_not_json_is_refused(body: bytes, reason: str) -> None:
     with pytest.raises(AnswerRefusedError, match=reason):
-        parse_json(body)
+        Fields(parse_json(body), "answer")
+
+
+@pytest.mark.parametrize(
+    "read", ["object", "array", "text", "number", "whole", "digits", "quoted", "milliseconds", "seconds", "moment"]
+)
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e9999999999999999999", '{"b": 1, "b": 2}', r'"\ud800"'])
+def test_no_field_takes_a_value_that_cannot_be_read(read: str, value: str) -> None:
+    fields = Fields(parse_json(f'{{"a": {value}}}'.encode()), "answer")
+    with pytest.raises(AnswerRefusedError, match=r"answer\.a is "):
+        getattr(fields, read)("a")
 
 
 @given(st.binary() | st.recursive(st.none() | st.text(), st.lists).map(lambda value: json.dumps(value).encode()))

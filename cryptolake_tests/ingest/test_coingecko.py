@@ -108,6 +108,31 @@ def test_odd_coin_is_named_and_holds_no_other_back(change: dict[str, object], re
     assert reason in left_out
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"current_price": 1,', '"current_price": NaN,', "answer[1].current_price is NaN"),
+        ('"current_price": 1,', '"current_price": 1e9999999999999999999,', "answer[1].current_price is 1e9999"),
+        (
+            '"current_price": 1,',
+            '"current_price": 1, "current_price": 2,',
+            "answer[1] is an object that has a key twice",
+        ),
+        ('"name": "Odd"', r'"name": "\ud800"', r"answer[1].name is '\ud800'"),
+    ],
+)
+def test_coin_that_is_no_json_holds_no_other_back(old: str, new: str, reason: str) -> None:
+    (sound,) = json.loads(MARKETS)
+    odd = json.dumps({"current_price": 1, "name": "Odd"} | {**sound, "id": "odd", "current_price": 1, "name": "Odd"})
+    assert old in odd
+    page = f"[{json.dumps(sound)}, {odd.replace(old, new)}, {json.dumps({**sound, 'id': 'another'})}]"
+    judged = parse_markets(page.encode(), HOUR)
+    rows = judged.rows[SILVER_COINGECKO_MARKETS.name]
+    assert [row["coin_id"] for row in rows] == ["bitcoin", "another"]
+    (left_out,) = judged.left_out
+    assert reason in left_out
+
+
 @pytest.mark.parametrize("name", ["total_market_cap", "market_cap_percentage", "updated_at", "markets"])
 def test_other_shapes_of_the_market_are_refused(name: str) -> None:
     document = json.loads(GLOBAL)

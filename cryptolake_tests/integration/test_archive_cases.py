@@ -127,7 +127,16 @@ def klines_of(day: date, trades: Sequence[Aggregate]) -> list[Kline]:
         volume = sum((Decimal(item.qty) for item in trades if item.time_ms // 60_000 * 60_000 == at), Decimal(0))
         number = sum(item.time_ms // 60_000 * 60_000 == at for item in trades)
         found.append(
-            Kline(at, *["10.5"] * 4, f"{volume}", at + 59_999, f"{volume * Decimal('10.5')}", number, "0", "0")
+            Kline(
+                open_time_ms=at,
+                **dict.fromkeys(("open", "high", "low", "close"), "10.5"),
+                volume=f"{volume}",
+                close_time_ms=at + 59_999,
+                quote_volume=f"{volume * Decimal('10.5')}",
+                trades=number,
+                taker_buy_volume="0",
+                taker_buy_quote_volume="0",
+            )
         )
     return found
 

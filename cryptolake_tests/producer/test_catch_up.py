@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
+from collections.abc import Sequence
+
+import pytest
+
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, OddRow
 from cryptolake_assets.producer.catch_up import CatchUp, CatchUpOptions
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.gap_tracker import GapTracker, LastTrade
@@ -14,6 +18,9 @@ OPTIONS = CatchUpOptions(settle_s=0.0)
 
 def row(agg_id: int) -> AggTrade:
     return AggTrade(agg_id, "1", "1", agg_id, agg_id, NOON_MS + agg_id, is_buyer_maker=True)
+
+
+ODD = [OddRow(6, b'{"a":6}'), OddRow(None, b"null")]
 
 
 class Stage:
@@ -105,7 +112,7 @@ async def test_trades_on_their_way_by_the_stream_are_not_missing() -> None:
     on = Stage(last_at_exchange=6)
     answer = on.history.agg_trades_from
 
-    async def meanwhile(symbol: str, first_id: int) -> list[AggTrade]:
+    async def meanwhile(symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
         page = await answer(symbol, first_id)
         on.see(4, 5, 6, 7)
         return page
@@ -136,3 +143,18 @@ async def test_single_trades_are_asked_for_with_a_key_only() -> None:
     await on.after(0)
     assert await on.after(OPTIONS.silent_s) == [4]
     assert on.missing() == [(4, 6)]
+
+
+@pytest.mark.parametrize(("page", "missing"), [([row(4), row(5), *ODD], [(4, 5)]), (ODD, [])])
+async def test_odd_rows_of_a_page_are_not_the_newest_trade(
+    monkeypatch: pytest.MonkeyPatch, page: list[AggTrade | OddRow], missing: list[tuple[int, int]]
+) -> None:
+    on = Stage(last_at_exchange=5)
+
+    async def answer(*_: object) -> list[AggTrade | OddRow]:
+        return page
+
+    monkeypatch.setattr(on.history, "agg_trades_from", answer)
+    await on.after(0)
+    await on.after(OPTIONS.quiet_s)
+    assert on.missing() == missing

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 import pytest
 
-from cryptolake_assets.binance.trade_frames import MAX_ID, AcceptedFrame, parse_frame
+from cryptolake_assets.binance.rest_answers import parse_agg_trades, parse_historical_trades
+from cryptolake_assets.binance.trade_frames import MAX_ID, AcceptedFrame, RejectedFrame, parse_frame
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, OddRow
 from cryptolake_assets.producer import gap_repair as repair
 from cryptolake_assets.producer.gap_repair import GapRepairer
 from cryptolake_assets.producer.gap_tracker import GapTracker, MissingRange
@@ -22,6 +26,22 @@ def single(trade_id: int) -> HistoricalTrade:
     return HistoricalTrade(trade_id, "63943.90", "0.001", NOON_MS + trade_id, is_buyer_maker=True)
 
 
+class JsonHistory(MemoryHistory):
+    """Answers with JSON, as REST does; `odd` is the JSON of rows that are no trades, by the id of their place."""
+
+    odd: dict[int, str]
+
+    async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
+        rows = [row for row in self.rows if row.agg_trade_id >= first_id][: self.page]
+        texts = [self.odd.get(row.agg_trade_id) or json.dumps(row.to_rest()) for row in rows]
+        return parse_agg_trades(f"[{','.join(texts)}]".encode())
+
+    async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | OddRow]:
+        rows = [row for row in self.trades if row.trade_id >= first_id][: self.page]
+        texts = [self.odd.get(row.trade_id) or json.dumps(row.to_rest()) for row in rows]
+        return parse_historical_trades(f"[{','.join(texts)}]".encode())
+
+
 class Stage:
     """A tracker, and a repairer whose frames reach it through the contract."""
 
@@ -33,6 +53,7 @@ class Stage:
             self.tracker, StreamHistory(history, stream), self.put, monotonic=lambda: self.now_s
         )
         self.fetched: list[int] = []
+        self.rejected: list[RejectedFrame] = []
 
     def see(self, *ids: int) -> None:
         for trade_id in ids:
@@ -40,6 +61,9 @@ class Stage:
 
     async def put(self, raw: bytes) -> None:
         parsed = parse_frame(raw, ingest_time_us=0, exchange="binance_futures")
+        if isinstance(parsed, RejectedFrame):
+            self.rejected.append(parsed)
+            return
         assert isinstance(parsed, AcceptedFrame)
         event = parsed.event
         self.fetched.append(event.trade_id)
@@ -130,6 +154,32 @@ async def test_what_the_exchange_does_not_have_yet_is_not_settled() -> None:
     assert on.fetched == [2]
     assert on.tracker.missing() == [MissingRange("BTCUSDT", 3, 4)]
     assert on.tracker.take_closed() == []
+
+
+ODD_ROWS = {
+    "a number instead of text": ('{"a":5,"id":5,"p":1.10,"price":1.10,"q":"1","qty":"1","T":7,"time":7}', 5),
+    "an id and no more": ('{"a":5,"id":5}', 5),
+    "null": ("null", None),
+    "an id that is text": ('{"a":"5","id":"5"}', None),
+    "an id out of range": ('{"a":-5,"id":9223372036854775808}', None),
+}
+
+
+@pytest.mark.parametrize("stream", ["aggTrade", "trade"])
+@pytest.mark.parametrize("page", [3, 4, 1_000])
+@pytest.mark.parametrize("name", ODD_ROWS)
+async def test_odd_row_of_a_page_holds_no_other_back(stream: str, page: int, name: str) -> None:
+    history = JsonHistory(map(row, range(1, 12)), page, map(single, range(1, 12)), has_key=True)
+    text, odd_id = ODD_ROWS[name]
+    history.odd = {5: text}
+    on = Stage(history, stream)
+    on.see(1, 10)
+    await on.repairer.repair()
+    assert on.fetched == [2, 3, 4, 6, 7, 8, 9]
+    assert on.tracker.missing() == [MissingRange("BTCUSDT", 5, 5)], "what cannot be read is not called absent"
+    assert [(frame.symbol, frame.trade_id) for frame in on.rejected] == ([] if odd_id is None else [("BTCUSDT", 5)])
+    if "1.10" in text:
+        assert b'"p":1.10' in on.rejected[0].raw, "as it was written"
 
 
 async def test_a_large_gap_leaves_the_others_their_turn() -> None:

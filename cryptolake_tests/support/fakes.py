@@ -14,7 +14,7 @@ from websockets.http11 import Request, Response
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.lake.gap_ledger import TradeGap
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, OddRow
 from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.publisher import DeliveryListener, FailureVerdict, Message
 
@@ -174,11 +174,11 @@ class MemoryHistory:
         self.asked: list[int] = []
         self.failures_left = 0
 
-    async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade]:
+    async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
         self._ask(symbol, first_id)
         return [row for row in self.rows if row.agg_trade_id >= first_id][: self.page]
 
-    async def historical_trades_from(self, symbol: str, first_id: int) -> list[HistoricalTrade]:
+    async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | OddRow]:
         assert self.has_key
         self._ask(symbol, first_id)
         return [row for row in self.trades if row.trade_id >= first_id][: self.page]

@@ -1,0 +1,71 @@
+"""What a one-minute kline must be, whether REST or the archive has it: its digits, its minute, its prices. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import TypeVar
+
+from cryptolake_assets.model.columns import PRICE, decimal_pattern
+from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
+from cryptolake_assets.model.intervals import MINUTE_MS
+
+Place = TypeVar("Place")
+
+_VOLUME = r"[0-9]{1,30}(?:\.[0-9]{1,8})?"
+_QUOTE_VOLUME = r"[0-9]{1,22}(?:\.[0-9]{1,16})?"
+_PATTERNS = {
+    **dict.fromkeys(("open_time", "close_time", "count"), r"[0-9]{1,18}"),
+    **dict.fromkeys(("open", "high", "low", "close"), decimal_pattern(PRICE)),
+    **dict.fromkeys(("volume", "taker_buy_volume"), _VOLUME),
+    **dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), _QUOTE_VOLUME),
+    "ignore": r"[^,]*",
+}
+_COLUMNS = {name: re.compile(_PATTERNS[name], re.ASCII) for name in KLINE_HEADER}
+
+
+def value_problem(values: Sequence[str]) -> str:
+    """Return what is wrong with the values of a row, in the order of `KLINE_HEADER`; empty when nothing is."""
+    if len(values) != len(KLINE_HEADER):
+        return f"{len(values)} columns, expected {len(KLINE_HEADER)}"
+    for (name, pattern), value in zip(_COLUMNS.items(), values, strict=True):
+        if not pattern.fullmatch(value):
+            return f"{name} {value[:60]!r} is no number that fits its column"
+    return ""
+
+
+def sound_klines(
+    given: Iterable[tuple[Place, Kline | str]], window: str, first_ms: int, end_ms: int
+) -> tuple[list[Kline], list[tuple[Place, str]]]:
+    """Return the klines by open time, and the places of the others with their reasons.
+
+    Each place is given with its kline, or with what is wrong with its values. `window` names the time from `first_ms`
+    to `end_ms` (exclusive). Of different klines of one minute none is taken: nobody can tell which is right.
+    """
+    found: dict[int, Kline] = {}
+    places: dict[int, list[Place]] = defaultdict(list)
+    contradicting: set[int] = set()
+    odd = []
+    for place, kline in given:
+        problem = kline if isinstance(kline, str) else _problem(kline, window, first_ms, end_ms)
+        if isinstance(kline, str) or problem:
+            odd.append((place, problem))
+            continue
+        places[kline.open_time_ms].append(place)
+        if found.setdefault(kline.open_time_ms, kline) != kline:
+            contradicting.add(kline.open_time_ms)
+    for open_time_ms in contradicting:
+        del found[open_time_ms]
+        odd += [(place, "there is another kline of the same minute") for place in places[open_time_ms]]
+    return [found[open_time_ms] for open_time_ms in sorted(found)], odd
+
+
+def _problem(kline: Kline, window: str, first_ms: int, end_ms: int) -> str:
+    if not first_ms <= kline.open_time_ms < end_ms:
+        return f"it is not of {window}"
+    if kline.open_time_ms % MINUTE_MS or kline.close_time_ms != kline.open_time_ms + MINUTE_MS - 1:
+        return "open_time and close_time are not the bounds of a minute"
+    low, high, *inner = map(Decimal, (kline.low, kline.high, kline.open, kline.close))
+    return "" if low <= min(inner) <= max(inner) <= high else "open and close are not between low and high"

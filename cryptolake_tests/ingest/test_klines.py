@@ -1,0 +1,100 @@
+"""Klines by REST: an odd one is left out with its reason, and every other kline of the hour is stored."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import pytest
+
+from cryptolake_assets.binance.rest_answers import parse_klines
+from cryptolake_assets.errors import AnswerShapeError
+from cryptolake_assets.ingest import klines
+from cryptolake_assets.ingest.klines import FetchedHour, fetch_hour, read_klines
+from cryptolake_assets.lake.windows import HOUR as AN_HOUR
+from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.settings import Settings, Source
+
+HOUR = datetime(2023, 11, 14, 22, tzinfo=UTC)
+FIRST_MS = 1_699_999_200_000
+ROW = [FIRST_MS, "1", "2", "0.5", "1.5", "10", FIRST_MS + 59_999, "15", 3, "1", "1.5", "0"]
+
+
+def kline(minute: int = 0, **values: object) -> list[object]:
+    """A row of REST; `values` are those at `_<position>`."""
+    row = [*ROW]
+    row[0], row[6] = FIRST_MS + minute * 60_000, FIRST_MS + minute * 60_000 + 59_999
+    for place, value in values.items():
+        row[int(place[1:])] = value
+    return row
+
+
+def fetched(lake: Settings, monkeypatch: pytest.MonkeyPatch, pages: dict[str, list[list[object]]]) -> FetchedHour:
+    """What a run does with these answers of REST."""
+
+    class Exchange:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def time_ms(self) -> int:
+            return FIRST_MS + 10 * 3_600_000
+
+        def klines(self, symbol: str, *_: object) -> list[Kline]:
+            return parse_klines(json.dumps(pages[symbol]).encode())
+
+    monkeypatch.setattr(klines, "ExchangeRest", Exchange)
+    settings = lake.model_copy(update={"source": Source.BINANCE, "symbols": tuple(pages)})
+    return fetch_hour(settings, HOUR, "run")
+
+
+ODD = {
+    "a price with nine decimals": (kline(1, _1="1.123456789"), "open"),
+    "a price of eleven digits": (kline(1, _2="12345678901"), "high"),
+    "a volume with nine decimals": (kline(1, _5="1.123456789"), "volume"),
+    "a volume of 31 digits": (kline(1, _5="1" * 31), "volume"),
+    "a negative volume": (kline(1, _5="-1"), "volume"),
+    "a negative count": (kline(1, _8=-1), "count"),
+    "times in µs": (kline(1, _0=(FIRST_MS + 60_000) * 1000, _6=(FIRST_MS + 119_999) * 1000), "not of the hour"),
+    "another hour": (kline(60), "not of the hour"),
+    "a close time that is no year": (kline(1, _6=10**18), "close_time"),
+    "another close time": (kline(1, _6=FIRST_MS + 1_000_000), "bounds of a minute"),
+    "an open time in the midst": (kline(1, _0=FIRST_MS + 61_000), "bounds of a minute"),
+    "a low above the open": (kline(1, _3="1.2"), "between low and high"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_kline_is_left_out_and_the_others_are_stored(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    odd, cause = ODD[name]
+    done = fetched(lake, monkeypatch, {"BTCUSDT": [kline(0), odd, kline(2)], "ETHUSDT": [kline(0)]})
+    assert done.klines == 3
+    (reason,) = done.left_out
+    assert reason.startswith(f"BTCUSDT {odd[0]}: ")
+    assert cause in reason
+    assert sorted(read_klines(lake, HOUR, HOUR + AN_HOUR)) == [
+        ("BTCUSDT", FIRST_MS),
+        ("BTCUSDT", FIRST_MS + 120_000),
+        ("ETHUSDT", FIRST_MS),
+    ]
+
+
+def test_different_klines_of_one_minute_are_all_left_out(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = {"BTCUSDT": [kline(0), kline(0, _5="11"), kline(2), kline(2)]}
+    done = fetched(lake, monkeypatch, pages)
+    assert done.left_out == (f"BTCUSDT {FIRST_MS}: there is another kline of the same minute",) * 2
+    assert sorted(read_klines(lake, HOUR, HOUR + AN_HOUR)) == [("BTCUSDT", FIRST_MS + 120_000)], "a repeat is one"
+
+
+def test_answer_of_another_shape_holds_back_its_symbol_alone(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = fetched(lake, monkeypatch, {"BTCUSDT": [kline(0, _1=1.5)], "ETHUSDT": [kline(0)]})
+    assert done.klines == 1
+    assert done.left_out[0].startswith("BTCUSDT: exchange: the answer of klines is not in the known shape")
+    with pytest.raises(AnswerShapeError):
+        fetched(lake, monkeypatch, {"BTCUSDT": [kline(0, _1=1.5)]})
