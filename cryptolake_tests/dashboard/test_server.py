@@ -15,7 +15,7 @@ ROOM = Path(dashboard.__file__).parent
 CHARTS_SHA256 = "1bb1ee79f9d4dd17261b53d930f7a8995748276f80e7ba0e24412b5068062f5f"
 """Of `dist/lightweight-charts.standalone.production.mjs` in the npm package `lightweight-charts` 5.2.1."""
 OTHER_ROOMS = (
-    *("api", "binance", "bronze", "captures", "cli", "defs", "http", "ingest"),
+    *("api", "binance", "bronze", "captures", "defs", "http", "ingest"),
     *("kafka", "lake", "platform", "producer", "quality", "replay", "transform"),
 )
 

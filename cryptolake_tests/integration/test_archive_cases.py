@@ -122,22 +122,13 @@ def five_o_clock(day: date, number: int) -> list[Aggregate]:
 
 def klines_of(day: date, trades: Sequence[Aggregate]) -> list[Kline]:
     """All klines of the day, of trades at 10.5 that sold."""
-    first_ms, found = ArchiveFile("ANY", day).start_ms, []
+    price, first_ms = "10.5", ArchiveFile("ANY", day).start_ms
+    found = []
     for at in range(first_ms, first_ms + 86_400_000, 60_000):
-        volume = sum((Decimal(item.qty) for item in trades if item.time_ms // 60_000 * 60_000 == at), Decimal(0))
-        number = sum(item.time_ms // 60_000 * 60_000 == at for item in trades)
-        found.append(
-            Kline(
-                open_time_ms=at,
-                **dict.fromkeys(("open", "high", "low", "close"), "10.5"),
-                volume=f"{volume}",
-                close_time_ms=at + 59_999,
-                quote_volume=f"{volume * Decimal('10.5')}",
-                trades=number,
-                taker_buy_volume="0",
-                taker_buy_quote_volume="0",
-            )
-        )
+        of_minute = [Decimal(item.qty) for item in trades if item.time_ms // 60_000 * 60_000 == at]
+        volume = sum(of_minute, Decimal(0))
+        quote, last_ms = volume * Decimal(price), at + 59_999
+        found.append(Kline(at, price, price, price, price, f"{volume}", last_ms, f"{quote}", len(of_minute), "0", "0"))
     return found
 
 
