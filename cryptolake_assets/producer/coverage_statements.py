@@ -52,6 +52,8 @@ class ConnectionSpan:
     rejecting: dict[str, int | None] = field(default_factory=dict)
     """Symbols of which a frame was rejected and no trade accepted since, with the exchange time of the last frame that
     was accepted before: what came of them after it is not known."""
+    unexplained: set[str] = field(default_factory=set)
+    """Those of them with a rejected frame of which no gap tells, because its id is not known."""
     _accepted_from_ms: dict[str, int] = field(default_factory=dict)
     """Symbols whose first frames were rejected: the exchange time from which their trades were accepted."""
     _doubtful_ms: int | None = None
@@ -89,10 +91,12 @@ class ConnectionSpan:
             self.first_ms = exchange_time_ms
         self.last_ms = max(confirmed, self.last_ms or confirmed)
 
-    def reject(self, symbols: Sequence[str]) -> None:
-        """Take note of a rejected frame that may have been one of these symbols."""
+    def reject(self, symbols: Sequence[str], *, is_gap: bool) -> None:
+        """Take note of a rejected frame that may have been one of these symbols; `is_gap`: a gap tells of its trade."""
         for symbol in symbols:
             self.rejecting.setdefault(symbol, self.last_ms)
+        if not is_gap:
+            self.unexplained.update(symbols)
 
     def accept_again(self, symbol: str, from_ms: int | None) -> None:
         """Take note of an accepted trade after rejected frames: its id tells whether a trade was among these.
@@ -100,6 +104,7 @@ class ConnectionSpan:
         Without an earlier trade of the symbol it cannot tell, and coverage begins `from_ms` (exchange time).
         """
         del self.rejecting[symbol]
+        self.unexplained.discard(symbol)
         if from_ms is not None:
             self._accepted_from_ms[symbol] = from_ms
 

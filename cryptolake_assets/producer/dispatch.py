@@ -131,7 +131,7 @@ class Dispatcher:
                 exchange_times_ms.append(parsed.exchange_time_ms)
                 if event.stream == stream:
                     if rejecting and symbol in rejecting:
-                        self._take_after_rejected(event, span)
+                        self._take_after_rejected(event, span, parsed.exchange_time_ms)
                     else:
                         see_trade(symbol, event.trade_id, event.event_time)
                 key, partition = route_of(symbol)
@@ -140,9 +140,11 @@ class Dispatcher:
                 span.see(*exchange_times_ms)
                 accounts.accepted += len(exchange_times_ms)
                 exchange_times_ms.clear()
-                accounts.reject(parsed, span)
+                is_gap = False
                 if parsed.symbol in span.symbols and parsed.trade_id is not None:
                     self._gaps.reject(parsed.symbol, parsed.trade_id, parsed.reason, was_fetched=False)
+                    is_gap = self._gaps.is_near(parsed.symbol, parsed.trade_id)
+                accounts.reject(parsed, span, is_gap=is_gap)
                 messages.append(self._dead_letter(parsed, received_at_us))
             elif type(parsed) is IdWithoutTrade:
                 exchange_times_ms.append(parsed.exchange_time_ms)
@@ -162,17 +164,22 @@ class Dispatcher:
         if event is not None:
             self.last_event_time_us = event.event_time
 
-    def _take_after_rejected(self, event: TradeEvent, span: ConnectionSpan) -> None:
+    def _take_after_rejected(self, event: TradeEvent, span: ConnectionSpan, exchange_time_ms: int) -> None:
         """See a trade of a symbol of which frames were rejected.
 
-        A repeat and an older trade tell nothing of these: only the next trade's id shows whether one is missing.
+        The next trade's id shows whether one is missing. One that fills an older gap shows the time before which the
+        rejected ones happened, which is enough where each of them is a gap. A repeat tells nothing.
         """
-        before = self._gaps.last(event.symbol)
-        self._gaps.see(event.symbol, event.trade_id, event.event_time)
-        newest = self._gaps.last(event.symbol)
+        gaps, symbol = self._gaps, event.symbol
+        before, ids_missing = gaps.last(symbol), gaps.ids_missing
+        gaps.see(symbol, event.trade_id, event.event_time)
+        newest = gaps.last(symbol)
         if newest is not None and newest != before and newest.trade_id == event.trade_id:
             from_ms = event.event_time // 1000 + 1 if before is None else None
-            self._accounts.accept_again(event.symbol, span, from_ms)
+            self._accounts.accept_again(symbol, span, from_ms)
+        elif gaps.ids_missing < ids_missing and symbol not in span.unexplained:
+            gaps.bound_rejected(symbol, max(event.event_time, exchange_time_ms * 1000))
+            self._accounts.accept_again(symbol, span, None)
 
     def _take_fetched(self, frames: ReceivedFrames) -> None:
         for raw in frames.raws:

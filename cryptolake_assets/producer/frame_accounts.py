@@ -59,13 +59,14 @@ class FrameAccounts:
         if symbol not in self._symbols():
             log.warning("symbol_not_subscribed", stream=self.stream, symbol=symbol)
 
-    def reject(self, frame: RejectedFrame, span: ConnectionSpan) -> None:
-        """Count a rejected frame of a connection, and log those since the last line when one is due."""
+    def reject(self, frame: RejectedFrame, span: ConnectionSpan, *, is_gap: bool = False) -> None:
+        """Count a rejected frame of a connection, and log those since the last line when one is due; `is_gap`: a gap
+        tells of its trade."""
         self.rejected += 1
         symbols = _symbols_of(frame, span)
         if frame.symbol is not None and is_symbol(frame.symbol):
             self.meet(frame.symbol)
-        span.reject(symbols)
+        span.reject(symbols, is_gap=is_gap)
         if len(symbols) == 1:
             known = self.rejecting.pop(symbols[0], None)
             self.rejecting[symbols[0]] = RejectedSymbol(1 + (known.frames if known else 0), frame.reason)

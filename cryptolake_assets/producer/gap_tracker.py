@@ -219,6 +219,20 @@ class GapTracker:
                 self._explain(item, OpenBecause.REJECTED)
         return is_new
 
+    def is_near(self, symbol: str, trade_id: int) -> bool:
+        """Return whether an id may be the next of the symbol, so that a gap tells of it if its trade is missing."""
+        last = self.last(symbol)
+        return last is None or trade_id - last.trade_id <= MAX_STEP_IDS
+
+    def bound_rejected(self, symbol: str, before_us: int) -> None:
+        """Take note that the symbol's rejected trades, behind which no other came, happened before this time."""
+        known = self._sequences[symbol]
+        for item in known.open:
+            gap = item.gap
+            if gap.after_us == gap.before_us < before_us and item.misses_only(known.rejected):
+                item.gap = replace(gap, before_us=before_us)
+                self._changed[gap.key] = item.gap
+
     def dead_letter_at(self, symbol: str, trade_id: int, partition: int, offset: int) -> None:
         """Take note of where the dead letter of a rejected trade lies."""
         known = self._sequences.get(symbol)

@@ -96,6 +96,33 @@ async def test_coverage_goes_on_after_a_rejected_frame_only_with_the_next_trade(
         assert await on.ended()
 
 
+async def test_trade_that_fills_an_older_gap_bounds_the_time_of_the_rejected_ones() -> None:
+    async with stage() as on:
+        await on.opened()
+        await on.exchange.send(trade(1, NOON_MS + 10), trade(5, NOON_MS + 20), odd("BTCUSDT", 6, NOON_MS + 30))
+        await on.exchange.send(trade(2, NOON_MS + 40))
+        on.clock.now_ms = NOON_MS + 1_000
+        await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
+        await until(lambda: {(gap.first_missing_id, gap.before_us) for gap in on.gaps.gaps.values()} == WITH_6)
+        assert await on.ended()
+
+
+WITH_6 = {(2, (NOON_MS + 20) * 1000), (6, (NOON_MS + 40) * 1000)}
+
+
+async def test_trade_that_fills_an_older_gap_does_not_explain_a_frame_without_an_id() -> None:
+    without_id = json.loads(trade(6, NOON_MS + 30))
+    del without_id["data"]["t"]
+    async with stage(symbols=("BTCUSDT", "ETHUSDT")) as on:
+        await on.opened()
+        await on.exchange.send(trade(1, NOON_MS + 10), trade(5, NOON_MS + 20), json.dumps(without_id))
+        await on.exchange.send(trade(2, NOON_MS + 40), trade(1, NOON_MS + 50, "ETHUSDT"))
+        on.clock.now_ms = NOON_MS + 1_000
+        await until(lambda: on.sink.spans("ETHUSDT") == [(NOON_MS, NOON_MS + 1_000)])
+        assert on.sink.spans() == [(NOON_MS, NOON_MS + 20)]
+        assert await on.ended()
+
+
 async def test_rejected_trade_between_accepted_ones_is_a_gap() -> None:
     async with stage() as on:
         await on.opened()
