@@ -38,6 +38,9 @@ SNAPSHOT_VARIABLES = {
 }
 """Environment variables by which the macro `at_snapshot` knows what to read."""
 
+NO_SNAPSHOT = "none"
+"""Of a table that nothing was written to; the macro then reads no rows."""
+
 WITHOUT_SPARK = ("parse", "list", "ls", "deps", "clean", "init")
 _NOT_SOURCE = ("target", "logs", "dbt_packages", ".user.yml")
 
@@ -93,7 +96,7 @@ def pinned_snapshots(settings: Settings) -> dict[str, str]:
 
     def current(spec: TableSpec) -> str:
         snapshot = load_table(settings, spec).current_snapshot()
-        return str(snapshot.snapshot_id) if snapshot is not None else ""
+        return str(snapshot.snapshot_id) if snapshot is not None else NO_SNAPSHOT
 
     return {name: os.environ.get(name) or current(spec) for name, spec in SNAPSHOT_VARIABLES.items()}
 

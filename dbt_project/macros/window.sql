@@ -22,7 +22,12 @@
 {%- endmacro %}
 
 {% macro at_snapshot(relation, variable) -%}
-  {#- The source at the snapshot that the environment names: all models and tests of one command read the same rows. -#}
+  {#- The source at the snapshot that the environment names: all models and tests of one command read the same rows.
+      Of a table that had no snapshot they read none, also if it gets one meanwhile. -#}
   {%- set snapshot = env_var(variable, '') -%}
+  {%- if snapshot == 'none' -%}
+  (select * from {{ relation }} where false)
+  {%- else -%}
   {{ relation }}{{ ' version as of ' ~ snapshot if snapshot }}
+  {%- endif -%}
 {%- endmacro %}
