@@ -36,7 +36,7 @@ def make_year(home: str, days: int, symbols: int) -> int:
     """A lake with bars of every minute, a file a day as Silver's writer leaves them; returns the rows."""
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.lake.tables import SILVER_OHLCV
+    from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 
     lakes.give_ports(Path(home))
     settings = lakes.lake_settings(Path(home))

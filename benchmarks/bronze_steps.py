@@ -49,7 +49,7 @@ def stream(home: str, topic: str, rows: int) -> dict[str, Any]:
     from cryptolake_assets.bronze.stream import run_available_now
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.catalog import get_catalog
-    from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES
+    from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES
 
     settings = lakes.lake_settings(Path(home), kafka_topic_futures=topic)
     catalog = get_catalog(settings)

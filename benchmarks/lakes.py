@@ -99,7 +99,7 @@ def create(home: Path, first_day_ms: int, days: int) -> Settings:
 
 def bronze(settings: Settings) -> Table:
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.lake.tables import BRONZE_TRADES
+    from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
     return load_table(settings, BRONZE_TRADES)
 
@@ -174,7 +174,8 @@ def empty_silver(settings: Settings) -> None:
     """Makes Silver and the run metrics anew, so that a rebuild starts with nothing."""
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.catalog import get_catalog
-    from cryptolake_assets.lake.tables import OPS_RUN_METRICS, SILVER_OHLCV
+    from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+    from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 
     catalog = get_catalog(settings)
     for spec in (SILVER_OHLCV, OPS_RUN_METRICS):

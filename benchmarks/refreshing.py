@@ -60,7 +60,7 @@ class Follower:
         """What one more refresh, not timed, reads and writes, and how large the tables are."""
         from cryptolake_assets.lake.bronze_files import files_between
         from cryptolake_assets.lake.catalog import load_table
-        from cryptolake_assets.lake.tables import SILVER_OHLCV
+        from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 
         trades, sequence = self._append()
         with _counting_manifests() as read:

@@ -101,7 +101,7 @@ def rebuilds(
 def _digest(settings: Settings) -> str:
     """Of all bars in Silver, without the moment at which they were written."""
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.lake.tables import SILVER_OHLCV
+    from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 
     bars = load_table(settings, SILVER_OHLCV).scan().to_arrow().drop_columns(["updated_at"])
     ordered = bars.sort_by([("symbol", "ascending"), ("window_start", "ascending")])

@@ -196,7 +196,7 @@ def export_bars(settings: Settings, path: Path) -> None:
     import pyarrow.parquet as pq
 
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.lake.tables import SILVER_OHLCV
+    from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 
     bars = load_table(settings, SILVER_OHLCV).scan().to_arrow()
     names = {"open": "o", "high": "h", "low": "l", "close": "c", "volume": "volume", "quote_volume": "qvol"}

@@ -137,7 +137,7 @@ class KafkaOffsets:
 
 def bronze_rows(trades: Trades, partition: NDArray[np.int32], offset: Ints) -> pa.Table:
     """Rows of `bronze.futures_trades`, all columns; every one its own: receipt in µs, Kafka's time in ms behind it."""
-    from cryptolake_assets.lake.tables import BRONZE_TRADES
+    from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
     number = len(trades)
     ids = pa.array(trades.trade_id)

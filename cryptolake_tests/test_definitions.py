@@ -16,7 +16,7 @@ import pytest
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.ingest.archive_checks import KLINES_OF_DAY, WARNING
 from cryptolake_assets.lake.maintenance.works import POOL, Work
-from cryptolake_assets.lake.tables import ARCHIVE_POOL, POOLED_TABLES, pools
+from cryptolake_assets.model.tables import ARCHIVE_POOL, POOLED_TABLES, pools
 from cryptolake_assets.platform.pools import ensure_pools
 from cryptolake_assets.quality.bar_checks import (
     DEPENDENCIES,

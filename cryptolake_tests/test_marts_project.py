@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from jinja2 import Environment
 
-from cryptolake_assets.lake.tables import _COMMON, GOLD_DAILY, SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED, SILVER_OHLCV
-from cryptolake_assets.model.measures import BAR_MEASURES, columns
+from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.model.mart_tables import BARS_OF_TIMEFRAMES, MARTS
+from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED
+from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.tables import COMMON_PROPERTIES
 from cryptolake_assets.platform.dbt import PROJECT_DIR, ensure_manifest
 from cryptolake_assets.settings import get_settings
 
 TIMEFRAMES = ("5m", "15m", "1h", "4h", "1d")
-SPARK_TYPES = {"long": "bigint", "timestamptz": "timestamp"}
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +35,26 @@ def marts(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_the_marts(marts: dict[str, Any]) -> None:
-    others = {"daily_returns", "volume_profile_hourly", "market_overview", "sentiment_vs_market"}
-    assert set(marts) == {f"ohlcv_{timeframe}" for timeframe in TIMEFRAMES} | others
+def test_the_marts_are_those_of_the_model(marts: dict[str, Any]) -> None:
+    assert set(marts) == {spec.name for spec in MARTS}
+    assert {f"ohlcv_{timeframe}" for timeframe in TIMEFRAMES} == {spec.name for spec in BARS_OF_TIMEFRAMES}
 
 
-@pytest.mark.parametrize("timeframe", TIMEFRAMES)
-def test_bars_of_every_timeframe_have_silvers_columns(marts: dict[str, Any], timeframe: str) -> None:
-    said = [(column["name"], column["data_type"]) for column in marts[f"ohlcv_{timeframe}"]["columns"].values()]
-    assert said == [
-        (column.name, SPARK_TYPES.get(column.type, column.type.replace(" ", ""))) for column in columns(BAR_MEASURES)
+@pytest.mark.parametrize("spec", MARTS, ids=lambda spec: spec.name)
+def test_marts_yml_says_what_the_model_says(marts: dict[str, Any], spec: TableSpec) -> None:
+    mart = marts[spec.name]
+    said = [(column["name"], column["data_type"], column["description"]) for column in mart["columns"].values()]
+    assert said == [(column.name, spec.spark_type(column.name), column.doc) for column in spec.columns]
+    assert mart["description"].strip() == spec.doc
+    assert tuple(mart["config"]["unique_key"]) == spec.key
+    expected = [f"{spec.partition[1]}s({spec.partition[0]})"] if spec.partition else None
+    assert mart["config"].get("partition_by") == expected
+
+
+@pytest.mark.parametrize("spec", BARS_OF_TIMEFRAMES, ids=lambda spec: spec.name)
+def test_bars_of_every_timeframe_have_silvers_columns(spec: TableSpec) -> None:
+    assert [(column.name, column.type) for column in spec.columns] == [
+        (column.name, column.type) for column in SILVER_OHLCV.columns
     ]
 
 
@@ -63,7 +75,7 @@ def test_every_mart_has_a_contract_and_says_what_its_columns_are_made_of(marts: 
 
 def test_marts_are_stored_as_the_lakes_other_tables(marts: dict[str, Any]) -> None:
     for node in marts.values():
-        assert node["config"]["tblproperties"] == _COMMON
+        assert node["config"]["tblproperties"] == COMMON_PROPERTIES
 
 
 def test_every_mart_is_tested_and_exposed(manifest: dict[str, Any], marts: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cryptolake_assets import cli, settings
-from cryptolake_assets.lake.tables import TABLES
+from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.platform.jars import LOCK_FILE, locked_jars
 from cryptolake_tests.support.documents import commands
 

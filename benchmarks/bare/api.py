@@ -35,7 +35,7 @@ def read_each_time(symbol: str, start: str, end: str, limit: int) -> Any:
 
     from cryptolake_assets.lake.bronze_files import local_path
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.lake.tables import SILVER_OHLCV
+    from cryptolake_assets.model.bar_tables import SILVER_OHLCV
     from cryptolake_assets.settings import get_settings
 
     table = load_table(get_settings(), SILVER_OHLCV)

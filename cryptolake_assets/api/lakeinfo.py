@@ -17,8 +17,10 @@ from cryptolake_assets.api.reader import Reader, Whole, epoch_ms
 from cryptolake_assets.api.tables import ReaderOf, whole_table
 from cryptolake_assets.errors import TableNotFoundError
 from cryptolake_assets.lake.coverage import gaps_of
-from cryptolake_assets.lake.tables import CATALOG, OPS_COVERAGE, SILVER_OHLCV, TableSpec
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import TIME, Column
+from cryptolake_assets.model.ops_tables import OPS_COVERAGE
+from cryptolake_assets.model.table_spec import CATALOG, TableSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa

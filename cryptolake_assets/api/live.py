@@ -28,8 +28,8 @@ from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, read_page
 from cryptolake_assets.lake.pages import Query as TableQuery
-from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import MINUTE
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES
 
 if TYPE_CHECKING:

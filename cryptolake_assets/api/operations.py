@@ -21,7 +21,7 @@ from cryptolake_assets.api.present import json_of_the_present
 from cryptolake_assets.api.reader import Whole
 from cryptolake_assets.api.tables import ReaderOf, whole_table
 from cryptolake_assets.lake import reject_counts as tallies
-from cryptolake_assets.lake.tables import BRONZE_REJECTED, SILVER_QUARANTINE
+from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, SILVER_QUARANTINE
 from cryptolake_assets.platform import graphql
 
 if TYPE_CHECKING:

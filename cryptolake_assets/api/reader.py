@@ -22,7 +22,7 @@ from cryptolake_assets.errors import TableUnreadableError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, Query, read_page
 from cryptolake_assets.lake.table_cache import Heads, Identifier
-from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

@@ -15,24 +15,23 @@ from cryptolake_assets.api import formats, schemas
 from cryptolake_assets.api.answers import SLOT, Answer, if_none_match_of
 from cryptolake_assets.api.params import Order, PageParams, StateParams, Symbol, Timeframe
 from cryptolake_assets.api.reader import BARS_KEY, Asked, Reader, Resource, Whole, whole_answer
-from cryptolake_assets.lake.tables import (
-    BRONZE_GAPS,
-    BRONZE_TRADES,
-    GOLD_DAILY,
-    MARTS_NAMESPACE,
-    OPS_RUN_METRICS,
-    SILVER_COINGECKO_GLOBAL,
-    SILVER_COINGECKO_MARKETS,
-    SILVER_FEAR_GREED,
-    SILVER_KLINE_DIFFERENCES,
-    SILVER_OHLCV,
-)
-from cryptolake_assets.lake.tables_market import (
+from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
+from cryptolake_assets.model.derivatives_tables import (
     SILVER_FUNDING,
     SILVER_LIQUIDATIONS,
     SILVER_MARK_PRICE,
     SILVER_OPEN_INTEREST,
 )
+from cryptolake_assets.model.mart_tables import (
+    DAILY_RETURNS,
+    MARKET_OVERVIEW,
+    MARTS_NAMESPACE,
+    SENTIMENT_VS_MARKET,
+    VOLUME_PROFILE_HOURLY,
+)
+from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
+from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS, SILVER_FEAR_GREED
+from cryptolake_assets.model.trade_tables import BRONZE_GAPS, BRONZE_TRADES
 
 router = APIRouter()
 
@@ -45,15 +44,13 @@ def bars_of(timeframe: Timeframe) -> Resource:
 
 TRADES = Resource("/trades", BRONZE_TRADES.identifier, ("event_time", "trade_id", "stream"), "trades", distinct=True)
 DAILY = Resource("/stats/daily", GOLD_DAILY.identifier, ("trade_date", "symbol"), "days")
-RETURNS = Resource("/returns/daily", (MARTS_NAMESPACE, "daily_returns"), ("trade_date", "symbol"), "days")
+RETURNS = Resource("/returns/daily", DAILY_RETURNS.identifier, ("trade_date", "symbol"), "days")
 PROFILE = Resource(
-    "/profile/hourly", (MARTS_NAMESPACE, "volume_profile_hourly"), ("window_start", "symbol", "bucket_low"), "buckets"
+    "/profile/hourly", VOLUME_PROFILE_HOURLY.identifier, ("window_start", "symbol", "bucket_low"), "buckets"
 )
-OVERVIEW = Resource("/overview", (MARTS_NAMESPACE, "market_overview"), ("latest_minute", "symbol"), "symbols")
+OVERVIEW = Resource("/overview", MARKET_OVERVIEW.identifier, ("latest_minute", "symbol"), "symbols")
 SENTIMENT = Resource("/sentiment", SILVER_FEAR_GREED.identifier, ("index_date",), "days")
-SENTIMENT_MARKET = Resource(
-    "/sentiment/market", (MARTS_NAMESPACE, "sentiment_vs_market"), ("trade_date", "symbol"), "days"
-)
+SENTIMENT_MARKET = Resource("/sentiment/market", SENTIMENT_VS_MARKET.identifier, ("trade_date", "symbol"), "days")
 COINS = Resource("/coins", SILVER_COINGECKO_MARKETS.identifier, ("snapshot_hour", "coin_id"), "coins")
 COINS_GLOBAL = Resource("/coins/global", SILVER_COINGECKO_GLOBAL.identifier, ("snapshot_hour",), "hours")
 FUNDING = Resource("/funding", SILVER_FUNDING.identifier, SILVER_FUNDING.key, "rates")

@@ -14,37 +14,9 @@ from msgspec import Struct, field
 
 from cryptolake_assets.binance.control_frames import ControlFrame
 from cryptolake_assets.binance.stream_adapter import EXCHANGE, address_of, recorded_as
-from cryptolake_assets.binance.stream_type import (
-    FrameReader,
-    Parsed,
-    Price,
-    Quantity,
-    StreamType,
-    Symbol,
-    TimeMs,
-    Word,
-)
-from cryptolake_assets.binance.trade_frames import RejectedFrame
-from cryptolake_assets.model.columns import PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
-from cryptolake_assets.model.table_spec import TableSpec
-
-
-class LiquidationEvent(Struct, frozen=True, gc=False):
-    """See `stream_type.Event`."""
-
-    symbol: str
-    event_time: int
-    side: Literal["buy", "sell"]
-    order_type: str
-    time_in_force: str
-    qty: str
-    price: str
-    average_price: str
-    status: str
-    last_filled_qty: str
-    filled_qty: str
-    exchange: str
-    ingest_ts: int
+from cryptolake_assets.binance.stream_type import FrameReader, Parsed, Price, Quantity, StreamType, Symbol, TimeMs, Word
+from cryptolake_assets.model.derivatives_tables import BRONZE_LIQUIDATIONS, SILVER_LIQUIDATIONS
+from cryptolake_assets.model.events import LiquidationEvent, RejectedFrame
 
 
 class _Order(Struct, gc=False):
@@ -92,51 +64,17 @@ def parse(raw: bytes, received_at_us: int) -> Parsed:
     )
 
 
-SILVER = TableSpec(
-    namespace="silver",
-    name="futures_liquidations_1m",
-    doc="Liquidations that the exchange told of, by minute and side: a sample, never all of them.",
-    columns=(
-        Column("symbol", "string", "the exchange's symbol"),
-        Column("window_start", TIME, "start of the minute"),
-        Column("side", "string", "of the order: sell closes a long position, buy a short one"),
-        Column("orders", "long", "orders that the exchange told of, at most one a second"),
-        Column("qty", VOLUME, "filled, base currency"),
-        Column("notional", QUOTE_VOLUME, "filled, quote currency, at the average prices"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
-    ),
-    key=("symbol", "window_start", "side"),
-    partition=("window_start", "day"),
-    rewritten=True,
-)
-
 STREAM = StreamType(
     name="forceOrder",
     exchange=EXCHANGE,
     topic_suffix="liquidations",
-    contract=(
-        Column("symbol", "string", "the exchange's symbol"),
-        Column("event_time", TIME, "trade time of the order"),
-        Column("side", "string", "of the order: sell closes a long position, buy a short one"),
-        Column("order_type", "string", "the exchange's o, such as LIMIT"),
-        Column("time_in_force", "string", "the exchange's f, such as IOC"),
-        Column("qty", QUANTITY, "ordered, base currency"),
-        Column("price", PRICE, "limit of the order, quote currency per unit"),
-        Column("average_price", PRICE, "of what was filled"),
-        Column("status", "string", "the exchange's X, such as FILLED"),
-        Column("last_filled_qty", QUANTITY, "of the last fill, base currency"),
-        Column("filled_qty", QUANTITY, "of all fills, base currency"),
-        Column("exchange", "string", "such as binance_futures"),
-        Column("ingest_ts", TIME, "when the frame was received, by the receiver's clock"),
-    ),
+    bronze=BRONZE_LIQUIDATIONS,
     optional=frozenset(),
     identity=("exchange", "symbol", "event_time", "side", "qty", "price", "average_price", "filled_qty"),
     address=address_of("forceOrder"),
     recorded=recorded_as("forceOrder"),
     parse=parse,
-    bronze_name="futures_liquidations",
-    bronze_doc="Every liquidation order as received, repeats included: a sample of at most one a symbol and second.",
-    silver=SILVER,
+    silver=SILVER_LIQUIDATIONS,
     # DuckDB multiplies in 128 bits only where it is told that a factor is longer than 18 digits.
     minutes="""
         SELECT symbol, date_trunc('minute', event_time) AS window_start, side, count(*) AS orders,
@@ -149,7 +87,7 @@ STREAM = StreamType(
         "orders_at_least_one": "orders < 1",
         "liquidations_not_negative": "qty < 0 OR notional < 0",
         "side_known": "side NOT IN ('buy', 'sell')",
-        "no_nulls": " OR ".join(f"{name} IS NULL" for name in SILVER.column_names if name != "updated_at"),
+        "no_nulls": " OR ".join(f"{name} IS NULL" for name in SILVER_LIQUIDATIONS.column_names if name != "updated_at"),
     },
     meanings={
         "orders_at_least_one": "A row stands for at least one order.",

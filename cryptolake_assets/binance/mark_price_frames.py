@@ -20,23 +20,8 @@ from cryptolake_assets.binance.stream_type import (
     Symbol,
     TimeMs,
 )
-from cryptolake_assets.binance.trade_frames import RejectedFrame
-from cryptolake_assets.model.columns import FUNDING_RATE, PRICE, TIME, Column
-from cryptolake_assets.model.table_spec import TableSpec
-
-
-class MarkPriceEvent(Struct, frozen=True, gc=False):
-    """See `stream_type.Event`."""
-
-    symbol: str
-    event_time: int
-    mark_price: str
-    index_price: str
-    settle_price: str | None
-    funding_rate: str | None
-    next_funding_time: int | None
-    exchange: str
-    ingest_ts: int
+from cryptolake_assets.model.derivatives_tables import BRONZE_MARK_PRICES, SILVER_MARK_PRICE
+from cryptolake_assets.model.events import MarkPriceEvent, RejectedFrame
 
 
 class _Frame(Struct, tag_field="e", tag="markPriceUpdate", gc=False):
@@ -70,51 +55,17 @@ def parse(raw: bytes, received_at_us: int) -> Parsed:
     )
 
 
-SILVER = TableSpec(
-    namespace="silver",
-    name="futures_mark_price_1m",
-    doc="Mark price, index and funding rate by the minute.",
-    columns=(
-        Column("symbol", "string", "the exchange's symbol"),
-        Column("window_start", TIME, "start of the minute"),
-        Column("open", PRICE, "first mark price"),
-        Column("high", PRICE, "highest mark price"),
-        Column("low", PRICE, "lowest mark price"),
-        Column("close", PRICE, "last mark price"),
-        Column("index_close", PRICE, "last index price"),
-        Column("funding_rate", FUNDING_RATE, "last rate that was told for the next funding; empty without funding"),
-        Column("next_funding_time", TIME, "when that is; empty without funding"),
-        Column("updates", "long", "frames that were received, 60 where none is missing"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
-    ),
-    key=("symbol", "window_start"),
-    partition=("window_start", "day"),
-    rewritten=True,
-)
-
 STREAM = StreamType(
     name="markPrice",
     exchange=EXCHANGE,
     topic_suffix="mark_prices",
-    contract=(
-        Column("symbol", "string", "the exchange's symbol"),
-        Column("event_time", TIME, "when the exchange sent it"),
-        Column("mark_price", PRICE, "mark price"),
-        Column("index_price", PRICE, "index price"),
-        Column("settle_price", PRICE, "estimated settle price, of use in the hour before settlement; may be empty"),
-        Column("funding_rate", FUNDING_RATE, "rate of the next funding; empty for a contract without funding"),
-        Column("next_funding_time", TIME, "when that is; empty for a contract without funding"),
-        Column("exchange", "string", "such as binance_futures"),
-        Column("ingest_ts", TIME, "when the frame was received, by the receiver's clock"),
-    ),
+    bronze=BRONZE_MARK_PRICES,
     optional=frozenset({"settle_price", "funding_rate", "next_funding_time"}),
     identity=("exchange", "symbol", "event_time"),
     address=address_of("markPrice@1s"),
     recorded=recorded_as("markPrice@1s"),
     parse=parse,
-    bronze_name="futures_mark_prices",
-    bronze_doc="Every mark-price update as received, repeats included; append-only.",
-    silver=SILVER,
+    silver=SILVER_MARK_PRICE,
     minutes="""
         SELECT symbol, date_trunc('minute', event_time) AS window_start,
             arg_min(mark_price, event_time) AS open, max(mark_price) AS high, min(mark_price) AS low,

@@ -9,8 +9,8 @@ from typing import Annotated, TypeVar
 import msgspec
 import structlog
 
-from cryptolake_assets.binance.trade_frames import MAX_ID
 from cryptolake_assets.errors import AnswerShapeError, ExchangeError
+from cryptolake_assets.model.events import MAX_ID
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline, OddRow
 from cryptolake_assets.model.symbols import is_symbol
 

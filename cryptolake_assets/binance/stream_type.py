@@ -11,16 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
 from cryptolake_assets.binance.control_frames import ControlFrame, read_control, read_text
-from cryptolake_assets.binance.trade_frames import MAX_TIME_MS, RejectedFrame, rejected
-from cryptolake_assets.model.columns import FUNDING_RATE, PRICE, QUANTITY, TIME, Column, decimal_pattern
+from cryptolake_assets.binance.trade_frames import rejected
+from cryptolake_assets.model.columns import FUNDING_RATE, PRICE, QUANTITY, Column, decimal_pattern
+from cryptolake_assets.model.events import MAX_TIME_MS, Event, RejectedFrame
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
-from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.table_spec import TableSpec, kafka_columns
 
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
@@ -39,21 +40,6 @@ Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_BYTES)]
 Word = Annotated[str, Meta(max_length=64, pattern=r"\A[\x20-\x7e]*\Z")]
 """Printable ASCII."""
 
-KAFKA: Final = (
-    Column("kafka_partition", "int", "Kafka partition"),
-    Column("kafka_offset", "long", "Kafka offset"),
-    Column("kafka_timestamp", TIME, "Kafka record time"),
-)
-
-
-class Event(Protocol):
-    """An event as it travels through Kafka: a struct whose fields are the contract's columns, in their order. Times
-    are µs since 1970, decimals the exchange's own digits; what is optional may be None."""
-
-    @property
-    def symbol(self) -> str: ...
-
-
 Parsed = Event | RejectedFrame | ControlFrame
 
 
@@ -71,8 +57,8 @@ class StreamType:
     exchange: str
     topic_suffix: str
     """Of the Kafka topic; that of the trades stands before it."""
-    contract: tuple[Column, ...]
-    """With `symbol`, `event_time`, `exchange` and `ingest_ts`."""
+    bronze: TableSpec
+    """Made by `stream_table`; its contract has `symbol`, `event_time`, `exchange` and `ingest_ts`."""
     optional: frozenset[str]
     """Columns of the contract that may be empty."""
     identity: tuple[str, ...]
@@ -81,8 +67,6 @@ class StreamType:
     recorded: Callable[[str], bool]
     """Whether a stream's name in a capture is one of these."""
     parse: Callable[[bytes, int], Parsed]
-    bronze_name: str
-    bronze_doc: str
     silver: TableSpec
     minutes: str
     counted: str
@@ -94,15 +78,9 @@ class StreamType:
     """Whether a symbol is told of in every minute, so that one without a row is missing (a check that warns)."""
 
     @cached_property
-    def bronze(self) -> TableSpec:
-        return TableSpec(
-            namespace="bronze",
-            name=self.bronze_name,
-            doc=self.bronze_doc,
-            columns=(*self.contract, *KAFKA),
-            partition=("event_time", "hour"),
-            properties={"write.distribution-mode": "none", "write.spark.fanout.enabled": "true"},
-        )
+    def contract(self) -> tuple[Column, ...]:
+        """The columns that are fields of its events, in their order."""
+        return self.bronze.columns[: -len(kafka_columns())]
 
     def topic(self, settings: Settings) -> str:
         return f"{settings.kafka_topic_futures}_{self.topic_suffix}"

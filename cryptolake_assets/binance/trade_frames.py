@@ -1,4 +1,4 @@
-"""The trade event and how the exchange's frames become it. Pure: no input, no output, no clock.
+"""How the exchange's frames become trade events. Pure: no input, no output, no clock.
 
 `parse_frame` judges structure only (the first of the two stages at which bad data is stopped): is it JSON, is every
 field there and of its type, does it fit. What a value means, such as a negative price or an empty symbol, is Silver's
@@ -15,23 +15,15 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from cryptolake_assets.binance.control_frames import ControlFrame, read_control, read_text
 from cryptolake_assets.model.columns import PRICE, QUANTITY, decimal_pattern
+from cryptolake_assets.model.events import (
+    MAX_ID,
+    MAX_REASON_CHARS,
+    MAX_TIME_MS,
+    UNKNOWN_TRADE_TYPE,
+    RejectedFrame,
+    TradeEvent,
+)
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
-
-CONTRACT_VERSION: Final = 2
-"""Raised with every change that accepts what was rejected: gaps of rejected trades are then asked for again.
-
-2: symbols of every script, quantities of 20 digits, ids without a trade. 1: the release before.
-"""
-
-MAX_TIME_MS: Final = 253_402_300_799_999
-"""The last millisecond of the year 9999: the latest time that every engine behind us can hold."""
-MAX_ID: Final = 2**63 - 1
-MAX_REASON_CHARS: Final = 200
-
-UNKNOWN_TRADE_TYPE: Final = "NA"
-"""Trade type of a futures' `trade` frame that names none: the exchange's own word for it. Such a trade is kept, and
-like every type other than `MARKET` it is outside the exchange's klines; calling it `MARKET` would be a guess. Spot's
-frames never name one, and all of its trades are executions of the order book."""
 
 _PRICE_PATTERN: Final = decimal_pattern(PRICE)
 _QUANTITY_PATTERN: Final = decimal_pattern(QUANTITY)
@@ -44,34 +36,6 @@ _TimeMs = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
 _Id = Annotated[int, Meta(ge=0, le=MAX_ID)]
 _Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_BYTES)]
 _TradeType = Annotated[str, Meta(max_length=_MAX_TRADE_TYPE_CHARS)]
-
-
-class TradeEvent(Struct, frozen=True, gc=False):
-    """One trade, or one aggregate of trades at one price, as it travels through Kafka (a JSON object in this order)."""
-
-    symbol: str
-    event_time: int
-    """When the trade happened, µs since 1970, UTC."""
-    price: str
-    """The exchange's digits; fits `columns.PRICE`."""
-    qty: str
-    """The exchange's digits, in the base asset, or contracts where the market counts them; fits `columns.QUANTITY`."""
-    side: Literal["buy", "sell"]
-    """The taker's side."""
-    trade_id: int
-    """The trade's id, or the aggregate's: two different sequences, told apart by `stream`."""
-    exchange: str
-    ingest_ts: int
-    """When this process received the frame, µs since 1970, UTC. May be earlier than `event_time`: clocks differ."""
-    first_trade_id: int
-    last_trade_id: int
-    trade_type: str
-    """`MARKET` for trades of the order book; see `UNKNOWN_TRADE_TYPE`."""
-    stream: Literal["trade", "aggTrade"]
-
-    def encode(self) -> bytes:
-        """The event as JSON."""
-        return encode_event(self)
 
 
 class AcceptedFrame(Struct, frozen=True, gc=False):
@@ -91,24 +55,6 @@ class IdWithoutTrade(Struct, frozen=True, gc=False):
     event_time: int
     """µs since 1970, UTC."""
     exchange_time_ms: int
-
-
-class RejectedFrame(Struct, frozen=True, gc=False):
-    """A frame whose structure cannot be accepted."""
-
-    raw: bytes
-    reason: str
-    """A stable code, then a colon and the detail; printable ASCII, at most `MAX_REASON_CHARS` characters.
-
-    Codes: `not_json`, `not_an_object`, `missing_field`, `wrong_type`, `price_format`, `qty_format`, `symbol_format`,
-    `trade_type_format`, `out_of_range`, `id_order`, `unexpected_event`, `not_accepted`.
-    """
-    symbol: str | None = None
-    """The symbol that the frame names, if it can be read."""
-    stream_name: str | None = None
-    """The stream that the frame names, such as `btcusdt@trade`, if it can be read."""
-    trade_id: int | None = None
-    """The id of the trade or aggregate that the frame names, if it can be read."""
 
 
 class _Trade(Struct, tag_field="e", tag="trade", gc=False):
@@ -138,8 +84,6 @@ class _Combined(Struct, gc=False):
     data: _Trade | _AggTrade
 
 
-encode_event: Final = msgspec.json.Encoder().encode
-"""`TradeEvent.encode`, for those who have many."""
 _decode_combined = msgspec.json.Decoder(_Combined).decode
 _decode_bare = msgspec.json.Decoder(_Trade | _AggTrade).decode
 _decode_any = msgspec.json.Decoder().decode

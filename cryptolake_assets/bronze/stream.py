@@ -38,8 +38,9 @@ from cryptolake_assets.kafka.kafka_records import KAFKA_COLUMNS, VALUE, Wire, ma
 from cryptolake_assets.kafka.topics import error_of_spark
 from cryptolake_assets.lake.spark_session import connect, spark_unreachable
 from cryptolake_assets.lake.stores import hadoop_location
-from cryptolake_assets.lake.tables import BRONZE_REJECTED, BRONZE_TRADES, CONTRACT, TableSpec
 from cryptolake_assets.log import configure_logging
+from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES, TRADE_COLUMNS
 from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ REJECTED_SELDOMER = 4
 """How many batches of trades there are to one look for what was refused."""
 
 
-TRADES = Wire(CONTRACT)
+TRADES = Wire(TRADE_COLUMNS)
 
 
 def _kafka(spark: SparkSession, settings: Settings, topics: str, *, headers: bool = False) -> DataFrame:

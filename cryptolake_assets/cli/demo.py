@@ -20,7 +20,7 @@ from rich.table import Table
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.captures.followed_symbols import resolve_subscriptions, streams_in_use
 from cryptolake_assets.errors import DemoError, PartError
-from cryptolake_assets.lake.tables import MARTS_NAMESPACE
+from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
 from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER
 from cryptolake_assets.producer.status_file import StreamCounts, read_status
 from cryptolake_assets.quality.reconciliation import Comparison, Verdict, compare
@@ -223,7 +223,7 @@ class _Settled:
         from cryptolake_assets.lake.bronze_files import added_files, head_sequence
         from cryptolake_assets.lake.bronze_follower import FollowerState
         from cryptolake_assets.lake.catalog import load_table
-        from cryptolake_assets.lake.tables import BRONZE_TRADES
+        from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
         failed = self._instance.get_runs(
             dg.RunsFilter(

@@ -9,7 +9,7 @@ from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.partitions import hour_of, hourly
 from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
-from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
 KEY = asset_keys.BRONZE
 

@@ -15,13 +15,13 @@ from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest.coingecko import SOURCE, plan
-from cryptolake_assets.lake.tables import (
+from cryptolake_assets.lake.windows import hour_of
+from cryptolake_assets.model.source_tables import (
     BRONZE_COINGECKO_RAW,
     SILVER_COINGECKO_GLOBAL,
     SILVER_COINGECKO_MARKETS,
-    TableSpec,
 )
-from cryptolake_assets.lake.windows import hour_of
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.quality.batch_checks import ROWS_LEFT_OUT
 from cryptolake_assets.settings import Settings
 

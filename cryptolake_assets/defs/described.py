@@ -5,8 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from cryptolake_assets.lake.tables import TableSpec
 from cryptolake_assets.model.measures import Measure, lineage
+from cryptolake_assets.model.table_spec import TableSpec
 
 OWNERS = ["team:market-data"]
 

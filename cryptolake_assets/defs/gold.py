@@ -11,7 +11,7 @@ from cryptolake_assets.defs.automation import follows_upstream, freshness_of_fol
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.partitions import daily
 from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
-from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.model.measures import DAILY_MEASURES, definition_hash
 from cryptolake_assets.quality.bar_checks import GOLD_CHECKS
 from cryptolake_assets.settings import get_settings

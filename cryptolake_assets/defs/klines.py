@@ -15,7 +15,7 @@ from cryptolake_assets.defs.automation import follows_upstream, freshness_of_fol
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
-from cryptolake_assets.lake.tables import BRONZE_KLINES
+from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import get_settings
 

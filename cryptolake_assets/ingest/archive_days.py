@@ -33,7 +33,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import LOADING, CoverageRow, read_coverage
 from cryptolake_assets.lake.dead_letters import keep_set_aside
 from cryptolake_assets.lake.hour_files import HourFiles
-from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.bar_checks import CheckOutcome
 from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.settings import Settings

@@ -20,8 +20,8 @@ from cryptolake_assets.http.source_client import Patience, SourceAnswer, source_
 from cryptolake_assets.ingest.batch_source import BatchSource, Judged, Plan, Row, by_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish
-from cryptolake_assets.lake.tables import TableSpec
 from cryptolake_assets.lake.windows import DAY, between, day_of
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.quality.bar_checks import CheckOutcome, check_candidate
 from cryptolake_assets.settings import Settings, Source
 

@@ -11,7 +11,7 @@ from cryptolake_assets.errors import AnswerRefusedError
 from cryptolake_assets.http.source_request import SourceRequest
 
 if TYPE_CHECKING:
-    from cryptolake_assets.lake.tables import TableSpec
+    from cryptolake_assets.model.table_spec import TableSpec
     from cryptolake_assets.settings import Settings
 
 Row = dict[str, Any]

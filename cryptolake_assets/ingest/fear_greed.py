@@ -13,8 +13,8 @@ from cryptolake_assets.errors import AnswerRefusedError
 from cryptolake_assets.http.json_reader import Fields, parse_json
 from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import Judged, Plan, Row, judged_rows
-from cryptolake_assets.lake.tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
 from cryptolake_assets.model.source_facts import FIRST_DAY
+from cryptolake_assets.model.source_tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
 
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings

@@ -18,7 +18,7 @@ from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typ
 from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import Judged, Plan, Row, judged_rows
 from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
-from cryptolake_assets.lake.tables_market import BRONZE_OPEN_INTEREST_RAW, SILVER_OPEN_INTEREST
+from cryptolake_assets.model.derivatives_tables import BRONZE_OPEN_INTEREST_RAW, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.source_facts import OPEN_INTEREST_PERIOD
 
 if TYPE_CHECKING:

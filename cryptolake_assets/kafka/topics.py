@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
-from cryptolake_assets.binance.trade_frames import RejectedFrame
 from cryptolake_assets.captures.followed_symbols import streams_in_use
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError, SettingsError
 from cryptolake_assets.kafka.access import aiokafka_options
 from cryptolake_assets.kafka.refusals import broker_error, cause_of, find_problem, refused_by_java, told
+from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.settings import Settings, env_name
 
 if TYPE_CHECKING:

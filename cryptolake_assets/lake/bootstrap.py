@@ -12,8 +12,10 @@ import structlog
 from cryptolake_assets.errors import LakeMarketError
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.lake.migrations import migrate, require_known_schema
-from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES, TableSpec, namespaces, table_properties
 from cryptolake_assets.model.markets import Family
+from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.tables import TABLES, namespaces, table_properties
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -10,7 +10,7 @@ from cryptolake_assets.errors import CatalogUnreachableError, TableNotFoundError
 from cryptolake_assets.lake.duck import use_store
 from cryptolake_assets.lake.files import s3_filesystem
 from cryptolake_assets.lake.stores import SQLITE_TIMEOUT_S, catalog_properties
-from cryptolake_assets.lake.tables import CATALOG, TableSpec
+from cryptolake_assets.model.table_spec import CATALOG, TableSpec
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import structlog
 from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.maintenance.expiry import due_snapshots, expire, history_of
 from cryptolake_assets.lake.retries import commit_attempts
-from cryptolake_assets.lake.tables import TableSpec
+from cryptolake_assets.model.table_spec import TableSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa

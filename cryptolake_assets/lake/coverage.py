@@ -12,7 +12,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots, replace_files
 from cryptolake_assets.lake.filters import is_null
 from cryptolake_assets.lake.retries import commit_attempts
-from cryptolake_assets.lake.tables import OPS_COVERAGE
+from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

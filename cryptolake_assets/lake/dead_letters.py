@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from cryptolake_assets.binance.archive_csv import BadLine
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import equal
-from cryptolake_assets.lake.tables import BRONZE_REJECTED
+from cryptolake_assets.model.trade_tables import BRONZE_REJECTED
 from cryptolake_assets.settings import Settings
 
 _LINE_NUMBER = re.compile(r"\Aline [0-9]+: ")

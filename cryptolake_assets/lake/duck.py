@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.tables import TableSpec
+from cryptolake_assets.model.table_spec import TableSpec
 
 if TYPE_CHECKING:
     import duckdb

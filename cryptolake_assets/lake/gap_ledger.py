@@ -14,7 +14,7 @@ import structlog
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish
 from cryptolake_assets.lake.filters import all_of, at_least, below
-from cryptolake_assets.lake.tables import BRONZE_GAPS
+from cryptolake_assets.model.trade_tables import BRONZE_GAPS
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

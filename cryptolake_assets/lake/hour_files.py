@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from cryptolake_assets.lake.maintenance.compaction import ROW_GROUP_ROWS
-from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
 if TYPE_CHECKING:
     import pyarrow as pa

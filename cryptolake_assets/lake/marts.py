@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.catalog import get_catalog
-from cryptolake_assets.lake.tables import MARTS_NAMESPACE, TableSpec
 from cryptolake_assets.model.columns import Column
+from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
+from cryptolake_assets.model.table_spec import TableSpec
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table

@@ -1,8 +1,8 @@
 """Numbered changes of the schema of an existing lake. `cryptolake bootstrap` applies those that are pending, in order.
 
-To change the schema: change `tables.py`, append a `Migration` with the next number to `MIGRATIONS`, and record the
-schema in `cryptolake_tests/lake/test_migrations.py`. A migration may run again from its start: after a crash, beside
-another one, and on a lake whose tables are new. It commits table by table and retries a lost race.
+To change the schema: change the table in `model/`, append a `Migration` with the next number to `MIGRATIONS`, and
+record the schema in `cryptolake_tests/lake/test_migrations.py`. A migration may run again from its start: after a
+crash, beside another one, and on a lake whose tables are new. It commits table by table and retries a lost race.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import structlog
 from cryptolake_assets.errors import CryptolakeError, LakeSchemaError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.retries import commit_attempts
-from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES, TableSpec
+from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.tables import TABLES
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import own_duckdb, scan
 from cryptolake_assets.lake.marts import marts_tables
-from cryptolake_assets.lake.tables import CATALOG, TABLES, TableSpec, namespaces
 from cryptolake_assets.model.nearest import did_you_mean
+from cryptolake_assets.model.table_spec import CATALOG, TableSpec
+from cryptolake_assets.model.tables import TABLES, namespaces
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake import filters, pages
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.tables import TableSpec
 from cryptolake_assets.model.columns import TIME, Column
+from cryptolake_assets.model.table_spec import TableSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa

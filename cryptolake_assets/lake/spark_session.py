@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cryptolake_assets.errors import SparkError
 from cryptolake_assets.lake.stores import spark_catalog
-from cryptolake_assets.lake.tables import CATALOG
+from cryptolake_assets.model.table_spec import CATALOG
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

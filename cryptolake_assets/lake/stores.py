@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from cryptolake_assets.lake.tables import CATALOG
+from cryptolake_assets.model.table_spec import CATALOG
 from cryptolake_assets.settings import Settings
 
 SQLITE_TIMEOUT_S = 30

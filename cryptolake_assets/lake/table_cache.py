@@ -12,7 +12,7 @@ import structlog
 
 from cryptolake_assets.errors import TableNotFoundError, TableUnreadableError
 from cryptolake_assets.lake.catalog import get_catalog
-from cryptolake_assets.lake.tables import CATALOG
+from cryptolake_assets.model.table_spec import CATALOG
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

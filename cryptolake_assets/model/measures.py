@@ -1,7 +1,7 @@
 """What bars and daily stats measure: each column's type, meaning and computation, said here and nowhere else.
 
 A measure is an aggregate (over the trades of a minute, or over the bars of a day), or it follows from other measures of
-its row by exact arithmetic in Python, or it is set by the refresh. The tables' schemas (`lake.tables`) and both
+its row by exact arithmetic in Python, or it is set by the refresh. The tables' schemas (`bar_tables`) and both
 engines' queries (`transform.engines`) are made from these lists, so a new statistic is one new entry here.
 
 SQL is the same for every engine but for the fragments of `Dialect`. Aggregates over trades are said by function and

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.model.batch_columns import RAW_ANSWER
 from cryptolake_assets.model.columns import TIME, Column
 
 if TYPE_CHECKING:
@@ -21,6 +20,9 @@ CATALOG = "cryptolake"
 
 _SPARK_TYPES = {"long": "bigint", TIME: "timestamp"}
 """Spark's names where they are not Iceberg's."""
+
+APPENDED_BY_SPARK = {"write.distribution-mode": "none", "write.spark.fanout.enabled": "true"}
+"""Properties of the tables that Structured Streaming appends to: rows stay in the tasks that read them."""
 
 DUCKDB_TYPES = {"long": "BIGINT", "int": "INTEGER", "string": "VARCHAR", "binary": "BLOB", TIME: "TIMESTAMPTZ"}
 """DuckDB's names where they are not Iceberg's."""
@@ -36,6 +38,7 @@ class TableSpec:
     """One table. `key` is unique in the tables that are not append-only; `partition` is (column, transform).
 
     A table is `rewritten` if its writer itself keeps the files few: nobody else compacts it or rewrites its manifests.
+    It is `pooled` if runs of the graph write it, one run at a time.
     """
 
     namespace: str
@@ -45,6 +48,7 @@ class TableSpec:
     key: tuple[str, ...] = ()
     partition: tuple[str, str] | None = None
     rewritten: bool = False
+    pooled: bool = False
     properties: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -59,7 +63,7 @@ class TableSpec:
 
     @property
     def writer_pool(self) -> str:
-        """The Dagster pool of the runs that write it: one at a time."""
+        """The Dagster pool of the runs that write it, if it is `pooled`."""
         return f"{self.namespace}_{self.name}"
 
     @property
@@ -111,6 +115,25 @@ class TableSpec:
         )
 
 
-def raw_answers(name: str, doc: str) -> TableSpec:
-    """The Bronze table of a batch source: every answer, accepted or refused; append-only."""
-    return TableSpec(namespace="bronze", name=name, doc=doc, columns=RAW_ANSWER, partition=("fetched_at", "month"))
+def stream_table(name: str, doc: str, contract: tuple[Column, ...], kafka_note: str = "") -> TableSpec:
+    """Return the Bronze table of a stream's events: the contract and where Kafka holds the event; append-only.
+
+    `kafka_note` is added to what the columns of Kafka mean.
+    """
+    return TableSpec(
+        namespace="bronze",
+        name=name,
+        doc=doc,
+        columns=(*contract, *kafka_columns(kafka_note)),
+        partition=("event_time", "hour"),
+        properties=APPENDED_BY_SPARK,
+    )
+
+
+def kafka_columns(note: str = "") -> tuple[Column, ...]:
+    """Return the columns that say where Kafka holds an event; `note` is added to what they mean."""
+    return (
+        Column("kafka_partition", "int", f"Kafka partition{note}"),
+        Column("kafka_offset", "long", f"Kafka offset{note}"),
+        Column("kafka_timestamp", TIME, f"Kafka record time{note}"),
+    )

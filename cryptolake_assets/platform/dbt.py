@@ -17,13 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cryptolake_assets.errors import CryptolakeError, DbtError
-from cryptolake_assets.lake.tables import (
-    GOLD_DAILY,
-    SILVER_COINGECKO_GLOBAL,
-    SILVER_FEAR_GREED,
-    SILVER_OHLCV,
-    TableSpec,
-)
+from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, get_settings
 
 PROJECT_DIR = PROJECT_ROOT / "dbt_project"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cryptolake_assets.errors import PartError
-from cryptolake_assets.lake.tables import MARTS_NAMESPACE
+from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
 from cryptolake_assets.platform.notify import cause_line, first_line
 from cryptolake_assets.platform.targets import Partitions, Target
 from cryptolake_assets.settings import Settings

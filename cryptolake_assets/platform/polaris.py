@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from cryptolake_assets.errors import CatalogSetupError, CryptolakeError
-from cryptolake_assets.lake.tables import namespaces
+from cryptolake_assets.model.tables import namespaces
 from cryptolake_assets.settings import Settings, get_settings
 
 TIMEOUT_S = 30.0

@@ -7,7 +7,7 @@ for it in that pass: two runs of a pool that nobody has used yet would start tog
 from __future__ import annotations
 
 from cryptolake_assets.lake.maintenance import works as maintenance
-from cryptolake_assets.lake.tables import pools
+from cryptolake_assets.model.tables import pools
 from cryptolake_assets.settings import Settings
 
 

@@ -14,15 +14,9 @@ from typing import Final
 import structlog
 
 from cryptolake_assets.binance.control_frames import ControlFrame
-from cryptolake_assets.binance.trade_frames import (
-    AcceptedFrame,
-    IdWithoutTrade,
-    RejectedFrame,
-    TradeEvent,
-    encode_event,
-    parse_frame,
-)
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, IdWithoutTrade, parse_frame
 from cryptolake_assets.kafka.topics import dead_letter
+from cryptolake_assets.model.events import RejectedFrame, TradeEvent, encode_event
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.delivery import Outbox
 from cryptolake_assets.producer.frame_accounts import FrameAccounts

@@ -17,9 +17,9 @@ import structlog
 
 from cryptolake_assets.binance.control_frames import ControlFrame
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.trade_frames import RejectedFrame
 from cryptolake_assets.captures.followed_symbols import streams_in_use
 from cryptolake_assets.kafka.topics import dead_letter
+from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.producer.asyncio_tasks import cancelled
 from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
 from cryptolake_assets.producer.connection_pool import Fleet, FleetOptions

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from cryptolake_assets.binance.control_frames import ControlFrame, ControlKind
-from cryptolake_assets.binance.trade_frames import RejectedFrame
+from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.model.symbols import is_symbol, stream_name
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.status_file import MAX_SYMBOLS_SHOWN, RejectedSymbol, StreamCounts

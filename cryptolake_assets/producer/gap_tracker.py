@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
-from cryptolake_assets.binance.trade_frames import CONTRACT_VERSION, MAX_ID
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause, Rejection, TradeGap
+from cryptolake_assets.model.events import CONTRACT_VERSION, MAX_ID
 from cryptolake_assets.producer.open_gap import OpenGap, ids_outside, is_final
 
 log = structlog.get_logger(__name__)

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from cryptolake_assets.binance.trade_frames import CONTRACT_VERSION
 from cryptolake_assets.lake.gap_ledger import TradeGap
+from cryptolake_assets.model.events import CONTRACT_VERSION
 
 
 @dataclass

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.tables import SILVER_OHLCV, TableSpec
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.quality import batch_checks
 from cryptolake_assets.quality import stream_minute_checks as market_rules
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cryptolake_assets.lake.tables import (
-    SILVER_COINGECKO_GLOBAL,
-    SILVER_COINGECKO_MARKETS,
-    SILVER_FEAR_GREED,
-    TableSpec,
-)
-from cryptolake_assets.lake.tables_market import SILVER_FUNDING, SILVER_OPEN_INTEREST
+from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.source_facts import MOST_FUNDING
+from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS, SILVER_FEAR_GREED
+from cryptolake_assets.model.table_spec import TableSpec
 
 DAYS_MISSING = "days_missing"
 NEWEST_ROW = "newest_row"

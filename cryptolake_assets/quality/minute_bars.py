@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.coverage import Evidence
-from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.measures import BAR_MEASURES, with_derived
 from cryptolake_assets.quality.rules import RULES
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cryptolake_assets.binance.trade_frames import UNKNOWN_TRADE_TYPE
+from cryptolake_assets.model.events import UNKNOWN_TRADE_TYPE
 from cryptolake_assets.model.markets import USD_M, exchanges_of
 from cryptolake_assets.model.symbols import is_symbol
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.tables import GOLD_DAILY
+from cryptolake_assets.model.bar_tables import GOLD_DAILY
 from cryptolake_assets.model.measures import DAILY_MEASURES, with_derived
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, files_between, head_sequence, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb, scalar
-from cryptolake_assets.lake.tables import BRONZE_TRADES, CONTRACT, SILVER_OHLCV, SILVER_QUARANTINE
 from cryptolake_assets.lake.windows import DAY, HOUR, between, hour_of, silver_day
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.measures import DUCKDB
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES, SILVER_QUARANTINE, TRADE_COLUMNS
 from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.quality.rules import (
     MISSING_TRADE_RULES,
@@ -53,7 +54,7 @@ def advance_quarantine(settings: Settings, bronze: Table, context: RuleContext, 
 def _broken(
     files: list[BronzeFile], context: RuleContext, run_id: str, snapshot_id: int, quarantine: Table
 ) -> pa.Table:
-    contract = ", ".join(column.name for column in CONTRACT)
+    contract = ", ".join(column.name for column in TRADE_COLUMNS)
     with open_duckdb() as duck:
         duck.execute(
             f"""CREATE TEMP TABLE broken AS SELECT {contract}, {broken_rule(context)} AS rule

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish, read_window
-from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, between, gold_month
+from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.quality.bar_checks import CheckOutcome, check_candidate
 from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.settings import Settings

@@ -15,8 +15,8 @@ import structlog
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, publish
-from cryptolake_assets.lake.tables import SILVER_OHLCV
 from cryptolake_assets.lake.windows import HOUR, day_of, hour_of, silver_day
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import run_metrics as metrics
 from cryptolake_assets.transform.engines.engine import AggregationEngine

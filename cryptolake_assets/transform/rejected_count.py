@@ -6,8 +6,8 @@ from collections import Counter
 from datetime import datetime
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.tables import BRONZE_REJECTED
 from cryptolake_assets.lake.windows import between, hour_of
+from cryptolake_assets.model.trade_tables import BRONZE_REJECTED
 from cryptolake_assets.settings import Settings
 
 

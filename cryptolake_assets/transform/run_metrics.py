@@ -12,7 +12,7 @@ import structlog
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots
-from cryptolake_assets.lake.tables import OPS_RUN_METRICS
+from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 from cryptolake_assets.settings import Settings
 
 log = structlog.get_logger(__name__)

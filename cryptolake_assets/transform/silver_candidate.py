@@ -16,10 +16,11 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, read_window
 from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.duck import open_duckdb, scalar
-from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, day_of, hour_of, silver_day
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.measures import DUCKDB
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome, check_candidate, check_counts
 from cryptolake_assets.quality.minute_bars import (
     MINUTE_MS,

@@ -12,7 +12,7 @@ import pytest
 from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.maintenance import expiry
-from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import Api, bar, put, serving, starts
 

@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 import pytest
 
-from cryptolake_assets.lake.tables import BRONZE_TRADES, GOLD_DAILY
+from cryptolake_assets.model.bar_tables import GOLD_DAILY
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
 from cryptolake_tests.support.api import Api, append, make_marts, serving, trade
 from cryptolake_tests.support.documents import commands

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
 from cryptolake_assets.lake.catalog import get_catalog, load_table
-from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_tests.support.api import Api, append, make_marts, put_days, serving, starts, trade
 from cryptolake_tests.support.lakes import open_copy
 

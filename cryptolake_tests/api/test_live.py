@@ -19,7 +19,7 @@ from cryptolake_assets.api.observe import ApiMetrics
 from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.lake import pages
 from cryptolake_assets.lake.catalog import get_catalog
-from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import FIRST_DAY, bar, put, serving, starts
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from cryptolake_assets.lake.tables_market import (
+from cryptolake_assets.model.derivatives_tables import (
     SILVER_FUNDING,
     SILVER_LIQUIDATIONS,
     SILVER_MARK_PRICE,

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import ipc, parquet
 
 from cryptolake_assets.lake.catalog import get_catalog, load_table
-from cryptolake_assets.lake.tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS, SILVER_FEAR_GREED
+from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS, SILVER_FEAR_GREED
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import FIRST_DAY, Api, append, make_marts, serving
 

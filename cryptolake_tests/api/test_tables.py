@@ -16,14 +16,9 @@ from pyarrow import ipc, parquet
 from cryptolake_assets.lake import pages
 from cryptolake_assets.lake import reject_counts as tallies
 from cryptolake_assets.lake.catalog import get_catalog, load_table
-from cryptolake_assets.lake.tables import (
-    BRONZE_REJECTED,
-    BRONZE_TRADES,
-    OPS_COVERAGE,
-    SILVER_KLINE_DIFFERENCES,
-    SILVER_OHLCV,
-    SILVER_QUARANTINE,
-)
+from cryptolake_assets.model.bar_tables import SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
+from cryptolake_assets.model.ops_tables import OPS_COVERAGE
+from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES, SILVER_QUARANTINE
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.api import DAYS, FIRST_DAY, MINUTES, Api, append, bar, put, serving, starts, trade
 

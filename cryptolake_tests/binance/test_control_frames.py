@@ -9,7 +9,8 @@ import pytest
 
 from cryptolake_assets.binance.control_frames import ControlFrame, ControlKind, read_control
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
-from cryptolake_assets.binance.trade_frames import RejectedFrame, parse_frame
+from cryptolake_assets.binance.trade_frames import parse_frame
+from cryptolake_assets.model.events import RejectedFrame
 
 SHUTDOWN = {"e": "serverShutdown", "E": 1762214320000}
 LISTED: list[tuple[dict[str, Any], ControlFrame]] = [

@@ -11,15 +11,14 @@ import pytest
 from hypothesis import find, given
 from hypothesis import strategies as st
 
-from cryptolake_assets.binance.liquidation_frames import LiquidationEvent
-from cryptolake_assets.binance.mark_price_frames import MarkPriceEvent
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
-from cryptolake_assets.binance.trade_frames import MAX_REASON_CHARS, RejectedFrame
 from cryptolake_assets.captures.followed_symbols import streams_in_use
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.kafka.kafka_records import Wire
-from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
+from cryptolake_assets.model.events import MAX_REASON_CHARS, LiquidationEvent, MarkPriceEvent, RejectedFrame
+from cryptolake_assets.model.tables import TABLES
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Source, load_settings
 from cryptolake_assets.settings.extra_streams import EXTRA_STREAMS
 from cryptolake_tests.support.documented_frames import FORCE_FRAME, MARK_FRAME, ORDER

@@ -16,16 +16,14 @@ from hypothesis import strategies as st
 
 from cryptolake_assets.binance import trade_frames
 from cryptolake_assets.binance.control_frames import ControlFrame
-from cryptolake_assets.binance.trade_frames import (
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, IdWithoutTrade, parse_frame
+from cryptolake_assets.model.events import (
     CONTRACT_VERSION,
     MAX_ID,
     MAX_REASON_CHARS,
     MAX_TIME_MS,
-    AcceptedFrame,
-    IdWithoutTrade,
     RejectedFrame,
     TradeEvent,
-    parse_frame,
 )
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 

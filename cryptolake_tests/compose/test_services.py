@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from cryptolake_assets import cli
 from cryptolake_assets.bronze.offsets import checkpoint
 from cryptolake_assets.lake.stores import catalog_properties, spark_catalog
-from cryptolake_assets.lake.tables import CATALOG, namespaces
+from cryptolake_assets.model.table_spec import CATALOG
+from cryptolake_assets.model.tables import namespaces
 from cryptolake_assets.platform import code_servers, jars, kafka
 from cryptolake_assets.platform import spark_server as spark
 from cryptolake_assets.platform.parts import PARTS

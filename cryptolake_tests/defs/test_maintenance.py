@@ -13,7 +13,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs.maintenance import CRON, as_markdown, key_of
 from cryptolake_assets.lake.maintenance.layout import TableState
 from cryptolake_assets.lake.maintenance.works import Report, TableChange, Work
-from cryptolake_assets.lake.tables import TABLES
+from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_tests.support.bronze import append, trade
 

@@ -14,7 +14,7 @@ import pytest
 from cryptolake_assets.errors import AnswerRefusedError
 from cryptolake_assets.ingest.batch_source import Judged
 from cryptolake_assets.ingest.coingecko import PER_PAGE, parse_global, parse_markets, plan
-from cryptolake_assets.lake.tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS
+from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS
 
 RECORDED = Path(__file__).parent / "recorded"
 MARKETS = (RECORDED / "coingecko_markets_1.json").read_bytes()

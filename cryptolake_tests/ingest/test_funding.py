@@ -18,7 +18,7 @@ from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import Judged, Row
 from cryptolake_assets.ingest.funding import FIRST, PAGE, SOURCE, parse_rates, plan
 from cryptolake_assets.ingest.futures_rest import epoch_ms
-from cryptolake_assets.lake.tables_market import SILVER_FUNDING
+from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING
 from cryptolake_tests.support.strategies import HOSTILE
 
 RECORDED = Path(__file__).parent / "recorded" / "binance" / "funding_rate.json"

@@ -19,7 +19,7 @@ from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import Judged, Plan, Row
 from cryptolake_assets.ingest.futures_rest import bounded, epoch_ms
 from cryptolake_assets.ingest.open_interest import PAGE, REACH, SOURCE, parse_history, parse_present, plan
-from cryptolake_assets.lake.tables_market import SILVER_OPEN_INTEREST
+from cryptolake_assets.model.derivatives_tables import SILVER_OPEN_INTEREST
 from cryptolake_assets.model.source_facts import OPEN_INTEREST_PERIOD
 from cryptolake_tests.support.strategies import HOSTILE
 

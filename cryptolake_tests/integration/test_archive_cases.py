@@ -18,9 +18,10 @@ from cryptolake_assets.ingest.archive_klines import LoadedKlines, check_klines, 
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import Evidence, read_coverage
-from cryptolake_assets.lake.tables import BRONZE_KLINES, BRONZE_REJECTED, BRONZE_TRADES, GOLD_DAILY
+from cryptolake_assets.model.bar_tables import BRONZE_KLINES, GOLD_DAILY
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.markets import Market
+from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 from cryptolake_assets.transform import refresh_gold
 from cryptolake_assets.transform.archive_history import DayOfHistory, load_history

@@ -32,9 +32,10 @@ from cryptolake_assets.ingest.klines import fetch_hour, judge_hour, read_klines
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.tables import BRONZE_KLINES, BRONZE_TRADES
+from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.markets import Family
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings, load_settings
 from cryptolake_assets.transform.archive_history import DayOfHistory, load_history

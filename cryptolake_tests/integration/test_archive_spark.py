@@ -13,8 +13,8 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import change_archive_rows
 from cryptolake_assets.lake.maintenance.compaction import compact_hours
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import DAY, HOUR, between
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine

@@ -10,7 +10,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import silver
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, bars, trade

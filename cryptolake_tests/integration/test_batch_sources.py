@@ -17,8 +17,8 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import coingecko, fear_greed
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.tables import SILVER_FEAR_GREED
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
+from cryptolake_assets.model.source_tables import SILVER_FEAR_GREED
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
 from cryptolake_tests.support.batch import Lake, answers, asked, check, run
 from cryptolake_tests.support.captures import trade_frame, write_capture

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.binance.trade_frames import RejectedFrame, parse_frame
+from cryptolake_assets.binance.trade_frames import parse_frame
 from cryptolake_assets.bronze.offsets import bronze_lag, committed_offsets
 from cryptolake_assets.bronze.stream import checkpoint_lock, is_running, rejected, run_available_now, trades
 from cryptolake_assets.errors import CheckpointInUseError
 from cryptolake_assets.kafka.topics import dead_letter, end_offsets
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
+from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings
 from cryptolake_tests.support.records import RECEIVED_AT_US, event, send
 

@@ -22,8 +22,8 @@ from cryptolake_assets.lake.maintenance import compaction
 from cryptolake_assets.lake.maintenance.compaction import compact_hours
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
 

@@ -19,8 +19,9 @@ from playwright.sync_api import Browser
 from cryptolake_assets.api.keys import Scope, create_key
 from cryptolake_assets.dashboard.lake import MOST_ROWS
 from cryptolake_assets.lake.bootstrap import bootstrap
-from cryptolake_assets.lake.tables import GOLD_DAILY, SILVER_FEAR_GREED, SILVER_KLINE_DIFFERENCES
-from cryptolake_assets.lake.tables_market import SILVER_FUNDING
+from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_KLINE_DIFFERENCES
+from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING
+from cryptolake_assets.model.source_tables import SILVER_FEAR_GREED
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import Settings, load_settings

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser
 
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import get_catalog
-from cryptolake_assets.lake.tables import GOLD_DAILY
+from cryptolake_assets.model.bar_tables import GOLD_DAILY
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.api import Api, append, bar, make_marts, put, serving
 from cryptolake_tests.support.browser import chromium

@@ -22,7 +22,7 @@ from cryptolake_assets.lake.bronze_files import head_sequence
 from cryptolake_assets.lake.bronze_follower import FollowerState
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import reference_bars

@@ -23,7 +23,8 @@ from cryptolake_assets.lake.maintenance.expiry import history_of
 from cryptolake_assets.lake.maintenance.layout import live_files, manifests
 from cryptolake_assets.lake.maintenance.works import Report, StreamPosition, Work, maintain
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_RUN_METRICS
+from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.quality.reconciliation import Verdict

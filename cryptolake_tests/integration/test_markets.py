@@ -15,8 +15,8 @@ from cryptolake_assets.bronze.offsets import bronze_lag
 from cryptolake_assets.ingest.klines import fetch_hour, judge_hour
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
-from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.model.markets import Market
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine

@@ -17,8 +17,8 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.migrations import MIGRATIONS, lake_schema
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.tables import TABLES
 from cryptolake_assets.model.markets import Market
+from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.transform import refresh_gold
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine

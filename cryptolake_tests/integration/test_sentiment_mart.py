@@ -14,7 +14,8 @@ import pytest
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.commit import keys_of, publish
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED, TableSpec
+from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import trade
 from cryptolake_tests.support.checks import verdicts
@@ -117,8 +118,8 @@ def test_a_mart_that_is_not_its_sources_is_named(settings: Settings) -> None:
 
 
 def put_gold_of(settings: Settings, bars: dict[tuple[str, datetime], dict[str, Any]], start: datetime) -> None:
-    from cryptolake_assets.lake.tables import GOLD_DAILY
     from cryptolake_assets.lake.windows import gold_month
+    from cryptolake_assets.model.bar_tables import GOLD_DAILY
     from cryptolake_tests.support.reference import reference_daily
 
     rows = [

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.binance.trade_frames import RejectedFrame
 from cryptolake_assets.errors import BrokerError, BrokerRefusedError
 from cryptolake_assets.kafka import topics as kafka
+from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.producer.publisher import FailureVerdict
 from cryptolake_assets.producer.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_assets.producer.publisher_confluent import ConfluentPublisher, DeliveryError

@@ -7,7 +7,7 @@ from dataclasses import replace
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.maintenance.layout import manifests
-from cryptolake_assets.lake.tables import OPS_COVERAGE
+from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
 
 ROW = CoverageRow(

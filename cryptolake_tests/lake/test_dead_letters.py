@@ -7,7 +7,7 @@ from dataclasses import replace
 from cryptolake_assets.binance.archive_csv import BadLine
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.dead_letters import keep_set_aside
-from cryptolake_assets.lake.tables import BRONZE_REJECTED
+from cryptolake_assets.model.trade_tables import BRONZE_REJECTED
 from cryptolake_assets.settings import Settings
 
 LINE = BadLine(3, "oops", "1 columns, expected 7")

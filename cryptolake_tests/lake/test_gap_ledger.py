@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
-from cryptolake_assets.lake.tables import BRONZE_GAPS
+from cryptolake_assets.model.trade_tables import BRONZE_GAPS
 from cryptolake_assets.settings import Settings
 
 SEEN = datetime(2024, 7, 19, tzinfo=UTC)

@@ -19,13 +19,16 @@ from cryptolake_assets.lake.migrations import (
     migrate,
     require_known_schema,
 )
-from cryptolake_assets.lake.tables import BRONZE_TRADES, OPS_COVERAGE, SILVER_OHLCV, TABLES
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.ops_tables import OPS_COVERAGE
+from cryptolake_assets.model.tables import TABLES
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.platform.status import problems
 from cryptolake_assets.settings import Settings, load_settings
 
 LATEST = MIGRATIONS[-1].number
 SCHEMAS = {1: "ff95e4617f8eebd8", 2: "a1b8747d0726aa88", 3: "0fdc20a91f749de0", 4: "b8c050ea0d01ceb0"}
-"""Of each migration, the schema of `tables.py` after it: a hash of all tables' columns and types."""
+"""Of each migration, the schema of the tables in `model/` after it: a hash of all tables' columns and types."""
 
 
 def schema_hash() -> str:
@@ -44,7 +47,7 @@ def set_number(settings: Settings, number: int | None) -> None:
 def test_change_of_the_tables_has_a_migration() -> None:
     assert [migration.number for migration in MIGRATIONS] == list(range(1, LATEST + 1))
     assert list(SCHEMAS) == list(range(1, LATEST + 1))
-    assert schema_hash() == SCHEMAS[LATEST], "tables.py has changed: append a migration, and its hash here"
+    assert schema_hash() == SCHEMAS[LATEST], "the tables have changed: append a migration, and its hash here"
 
 
 def test_new_lake_is_of_the_latest_schema(lake: Settings) -> None:

@@ -12,7 +12,7 @@ from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.relocation import relocate
-from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.lakes import open_old

@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cryptolake_assets.binance.trade_frames import TradeEvent
 from cryptolake_assets.errors import LakeMarketError
 from cryptolake_assets.lake.bootstrap import FAMILY_PROPERTY, bootstrap
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.tables import BRONZE_TRADES, CONTRACT, TABLES
+from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.model.markets import Market
+from cryptolake_assets.model.tables import TABLES
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES, TRADE_COLUMNS
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
 
@@ -32,7 +33,7 @@ def test_bootstrap_again_makes_nothing(lake: Settings) -> None:
 
 def test_the_contract_is_the_event_that_the_producer_sends() -> None:
     fields = [field.encode_name for field in msgspec.structs.fields(TradeEvent)]
-    assert fields == [column.name for column in CONTRACT]
+    assert fields == [column.name for column in TRADE_COLUMNS]
 
 
 def test_a_lake_of_futures_takes_both_futures_and_no_spot(lake: Settings) -> None:

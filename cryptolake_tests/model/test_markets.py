@@ -10,11 +10,12 @@ import pytest
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest, ExchangeRest
 from cryptolake_assets.binance.rest_answers import parse_exchange_info
-from cryptolake_assets.binance.trade_frames import AcceptedFrame, RejectedFrame, parse_frame
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.captures.market_of_capture import MARKET_FILE, check_market, venue_of_capture, write_market
 from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.errors import CaptureError, SettingsError, UnknownSymbolError
+from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.model.markets import COIN_M, SPOT, USD_M, VENUES, Family, Market, Venue, exchanges_of, venue_of
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, PROJECT_ROOT, load_settings

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.tables import BRONZE_TRADES, SILVER_OHLCV, TableSpec
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import Column
 from cryptolake_assets.model.measures import (
     BAR_MEASURES,
@@ -27,6 +27,8 @@ from cryptolake_assets.model.measures import (
     select_list,
     with_derived,
 )
+from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
 
 @pytest.mark.parametrize(("measures", "source"), [(BAR_MEASURES, BRONZE_TRADES), (DAILY_MEASURES, SILVER_OHLCV)])

@@ -20,7 +20,8 @@ from cryptolake_assets.errors import BackupError, HomeError, MaintenanceInUseErr
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots
 from cryptolake_assets.lake.maintenance.expiry import QUERY_ID
-from cryptolake_assets.lake.tables import BRONZE_TRADES, TABLES
+from cryptolake_assets.model.tables import TABLES
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.platform import backup as module
 from cryptolake_assets.platform import kafka, lifecycle
 from cryptolake_assets.platform.backup import EPOCH_ID, backup

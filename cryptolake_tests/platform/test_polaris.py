@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from cryptolake_assets.errors import CatalogSetupError
-from cryptolake_assets.lake.tables import namespaces
+from cryptolake_assets.model.tables import namespaces
 from cryptolake_assets.platform.polaris import ensure_warehouse, warehouse
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support import web

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from cryptolake_assets.binance.rest_answers import parse_agg_trades, parse_historical_trades
-from cryptolake_assets.binance.trade_frames import MAX_ID, AcceptedFrame, RejectedFrame, parse_frame
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause
+from cryptolake_assets.model.events import MAX_ID, RejectedFrame
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, OddRow
 from cryptolake_assets.producer import gap_repair as repair
 from cryptolake_assets.producer.gap_repair import GapRepairer

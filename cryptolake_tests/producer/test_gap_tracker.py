@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from cryptolake_assets.binance.trade_frames import CONTRACT_VERSION
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause, Rejection, TradeGap
+from cryptolake_assets.model.events import CONTRACT_VERSION
 from cryptolake_assets.producer.gap_tracker import (
     MAX_OPEN,
     MAX_STEP_IDS,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cryptolake_assets.ingest import archive_checks
-from cryptolake_assets.lake.tables import SILVER_OHLCV
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.quality import batch_checks
 from cryptolake_assets.quality import stream_minute_checks as market_rules
 from cryptolake_assets.quality.bar_checks import (

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.binance.trade_frames import RejectedFrame, parse_frame
+from cryptolake_assets.binance.trade_frames import parse_frame
+from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.model.replay_faults import (
     Corrupt,
     Cut,

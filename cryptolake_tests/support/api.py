@@ -22,9 +22,10 @@ from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.api.server import OPTIONS
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.commit import publish
-from cryptolake_assets.lake.tables import SILVER_OHLCV, TableSpec
 from cryptolake_assets.lake.windows import silver_day
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import Column
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
 from cryptolake_tests.support.waiting import wait_for
 

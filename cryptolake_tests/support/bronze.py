@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.tables import BRONZE_TRADES
 from cryptolake_assets.model.columns import PRICE
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.reference import Trade
 

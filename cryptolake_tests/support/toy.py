@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from cryptolake_assets.binance.control_frames import ControlFrame
 from cryptolake_assets.binance.stream_type import FrameReader, Parsed, Price, StreamType, Symbol, TimeMs
-from cryptolake_assets.binance.trade_frames import RejectedFrame
 from cryptolake_assets.model.columns import PRICE, TIME, Column
-from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.events import RejectedFrame
+from cryptolake_assets.model.table_spec import TableSpec, stream_table
 
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
@@ -56,20 +56,22 @@ STREAM = StreamType(
     name="toyBid",
     exchange="toy",
     topic_suffix="toy_bids",
-    contract=(
-        Column("symbol", "string", "pair"),
-        Column("event_time", TIME, "when the exchange sent it"),
-        Column("bid", PRICE, "best bid"),
-        Column("exchange", "string", "toy"),
-        Column("ingest_ts", TIME, "when it was received"),
+    bronze=stream_table(
+        "toy_bids",
+        "Bids as received.",
+        (
+            Column("symbol", "string", "pair"),
+            Column("event_time", TIME, "when the exchange sent it"),
+            Column("bid", PRICE, "best bid"),
+            Column("exchange", "string", "toy"),
+            Column("ingest_ts", TIME, "when it was received"),
+        ),
     ),
     optional=frozenset(),
     identity=("exchange", "symbol", "event_time"),
     address=address,
     recorded=lambda name: name.startswith("toy"),
     parse=parse,
-    bronze_name="toy_bids",
-    bronze_doc="Bids as received.",
     silver=TableSpec(
         namespace="silver",
         name="toy_bids_1m",

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cryptolake_assets.lake.tables import GOLD_DAILY
+from cryptolake_assets.model.bar_tables import GOLD_DAILY
 from cryptolake_assets.transform.daily_stats import daily_stats_from_aggregates
 
 DAY = date(2024, 7, 18)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.marts import marts_tables
-from cryptolake_assets.lake.tables import TABLES
+from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cryptolake_assets.lake.maintenance.compaction import call_procedure
-from cryptolake_assets.lake.tables import CATALOG, TableSpec
+from cryptolake_assets.model.table_spec import CATALOG, TableSpec
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -19,7 +19,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import replace_files
 from cryptolake_assets.lake.maintenance import expiry
 from cryptolake_assets.lake.maintenance.expiry import QUERY_ID, Version, due_snapshots, expire, history_of
-from cryptolake_assets.lake.tables import BRONZE_TRADES
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
 

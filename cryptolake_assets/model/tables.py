@@ -1,0 +1,92 @@
+"""The tables of the lake that our own code makes and writes. Pure.
+
+Names, columns, keys and partitioning of a family of tables are defined in its module, `trade_tables` and those beside
+it; Iceberg, Arrow and Spark schemas are made from there (`table_spec`). dbt's marts are in `mart_tables`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cryptolake_assets.model.bar_tables import BRONZE_KLINES, GOLD_DAILY, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
+from cryptolake_assets.model.derivatives_tables import (
+    BRONZE_FUNDING_RAW,
+    BRONZE_LIQUIDATIONS,
+    BRONZE_MARK_PRICES,
+    BRONZE_OPEN_INTEREST_RAW,
+    SILVER_FUNDING,
+    SILVER_LIQUIDATIONS,
+    SILVER_MARK_PRICE,
+    SILVER_OPEN_INTEREST,
+)
+from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
+from cryptolake_assets.model.ops_tables import OPS_COVERAGE, OPS_RUN_METRICS
+from cryptolake_assets.model.source_tables import (
+    BRONZE_COINGECKO_RAW,
+    BRONZE_FEAR_GREED_RAW,
+    SILVER_COINGECKO_GLOBAL,
+    SILVER_COINGECKO_MARKETS,
+    SILVER_FEAR_GREED,
+)
+from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.trade_tables import BRONZE_GAPS, BRONZE_REJECTED, BRONZE_TRADES, SILVER_QUARANTINE
+
+COMMON_PROPERTIES = {
+    "format-version": "2",
+    "write.parquet.compression-codec": "zstd",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    "commit.retry.num-retries": "20",
+    "commit.retry.min-wait-ms": "50",
+}
+"""Iceberg's properties of every table."""
+
+TABLES = (
+    BRONZE_TRADES,
+    BRONZE_REJECTED,
+    BRONZE_GAPS,
+    BRONZE_KLINES,
+    SILVER_OHLCV,
+    SILVER_QUARANTINE,
+    SILVER_KLINE_DIFFERENCES,
+    GOLD_DAILY,
+    BRONZE_FEAR_GREED_RAW,
+    BRONZE_COINGECKO_RAW,
+    SILVER_FEAR_GREED,
+    SILVER_COINGECKO_MARKETS,
+    SILVER_COINGECKO_GLOBAL,
+    BRONZE_FUNDING_RAW,
+    SILVER_FUNDING,
+    BRONZE_OPEN_INTEREST_RAW,
+    SILVER_OPEN_INTEREST,
+    BRONZE_MARK_PRICES,
+    SILVER_MARK_PRICE,
+    BRONZE_LIQUIDATIONS,
+    SILVER_LIQUIDATIONS,
+    OPS_COVERAGE,
+    OPS_RUN_METRICS,
+)
+
+POOLED_TABLES = tuple(table for table in TABLES if table.pooled)
+"""Tables that runs of the graph write, each one run at a time."""
+
+ARCHIVE_POOL = "bronze_futures_trades_archive"
+"""The Dagster pool of the runs that load the archive into `BRONZE_TRADES`."""
+
+MARTS_POOL = MARTS_NAMESPACE
+"""The Dagster pool of dbt's runs: one of them merges at a time."""
+
+
+def pools() -> tuple[str, ...]:
+    """Every Dagster pool of the graph."""
+    return (*(table.writer_pool for table in POOLED_TABLES), ARCHIVE_POOL, MARTS_POOL)
+
+
+def namespaces() -> Iterator[str]:
+    """Every namespace once, in order of the tables; dbt's comes last."""
+    yield from dict.fromkeys([*(table.namespace for table in TABLES), MARTS_NAMESPACE])
+
+
+def table_properties(spec: TableSpec) -> dict[str, str]:
+    """Iceberg table properties: the common ones and the table's own."""
+    return {**COMMON_PROPERTIES, "comment": spec.doc, **spec.properties}
