@@ -5,29 +5,36 @@ The import of dagster-dbt alone takes longer than the whole of `cryptolake_asset
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 
-from cryptolake_assets.defs.marts import dbt_resource, market_overview, marts_of_days
+from cryptolake_assets.defs import marts
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import LakeResource
+from cryptolake_assets.settings import Settings, get_settings
 
 AUTOMATION_INTERVAL_S = 30
 """Conditions speak of minutes; an evaluation costs a third of a second."""
 
 
-def build_definitions() -> dg.Definitions:
-    """A fresh `Definitions`, so that tests can take one with other resources."""
-    return dg.Definitions(
-        assets=[marts_of_days, market_overview],
-        sensors=[
-            dg.AutomationConditionSensorDefinition(
-                "marts_automation",
-                target=dg.AssetSelection.all(),
-                minimum_interval_seconds=AUTOMATION_INTERVAL_S,
-                default_status=dg.DefaultSensorStatus.RUNNING,
-            ),
-        ],
-        resources={"dbt": dbt_resource(), "lake": LakeResource()},
-        executor=dg.in_process_executor,
+def build_definitions(settings: Settings | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Return the marts' graph of these settings, by default of the process's.
+
+    `resources` take the place of those of the same name that are made of the settings.
+    """
+    settings = settings or get_settings()
+    automation = dg.AutomationConditionSensorDefinition(
+        "marts_automation",
+        target=dg.AssetSelection.all(),
+        minimum_interval_seconds=AUTOMATION_INTERVAL_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    made = {"dbt": marts.dbt_resource(), "lake": LakeResource(settings=settings)}
+    return dg.Definitions.merge(
+        marts.definitions(Graph.of(settings)),
+        dg.Definitions(sensors=[automation], resources={**made, **(resources or {})}, executor=dg.in_process_executor),
     )
 
 

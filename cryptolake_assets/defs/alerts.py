@@ -6,43 +6,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import structlog
 
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.log import configure_logging
-from cryptolake_assets.settings import get_settings
 
 if TYPE_CHECKING:
     from cryptolake_assets.platform.notify import Alert
     from cryptolake_assets.settings import Settings
 
 INTERVAL_S = 60
-
-
-@dg.run_failure_sensor(
-    name="run_failures",
-    minimum_interval_seconds=INTERVAL_S,
-    monitor_all_code_locations=True,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells of failed runs of all code locations: in the log, and where CRYPTOLAKE_NOTIFY_URLS says.",
-)
-def run_failures(context: dg.RunFailureSensorContext) -> None:
-    from cryptolake_assets.platform.run_alerts import failure_alert
-
-    settings = get_settings()
-    tell(settings, failure_alert(settings, context.instance, context.dagster_run))
-
-
-@dg.run_status_sensor(
-    run_status=dg.DagsterRunStatus.SUCCESS,
-    name="run_recoveries",
-    minimum_interval_seconds=INTERVAL_S,
-    monitor_all_code_locations=True,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells when what `run_failures` told of has succeeded.",
-)
-def run_recoveries(context: dg.RunStatusSensorContext) -> None:
-    from cryptolake_assets.platform.run_alerts import recovery_alert
-
-    settings = get_settings()
-    tell(settings, recovery_alert(settings, context.instance, context.dagster_run))
 
 
 def tell(settings: "Settings", alert: "Alert | None") -> None:
@@ -54,3 +25,34 @@ def tell(settings: "Settings", alert: "Alert | None") -> None:
     if not structlog.is_configured():  # a code server's own process
         configure_logging(settings.log_level)
     notify(settings, alert)
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return the sensors of failed runs and of recoveries."""
+
+    @dg.run_failure_sensor(
+        name="run_failures",
+        minimum_interval_seconds=INTERVAL_S,
+        monitor_all_code_locations=True,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells of failed runs of all code locations: in the log, and where CRYPTOLAKE_NOTIFY_URLS says.",
+    )
+    def run_failures(context: dg.RunFailureSensorContext) -> None:
+        from cryptolake_assets.platform.run_alerts import failure_alert
+
+        tell(graph.settings, failure_alert(graph.settings, context.instance, context.dagster_run))
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        name="run_recoveries",
+        minimum_interval_seconds=INTERVAL_S,
+        monitor_all_code_locations=True,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells when what `run_failures` told of has succeeded.",
+    )
+    def run_recoveries(context: dg.RunStatusSensorContext) -> None:
+        from cryptolake_assets.platform.run_alerts import recovery_alert
+
+        tell(graph.settings, recovery_alert(graph.settings, context.instance, context.dagster_run))
+
+    return dg.Definitions(sensors=[run_failures, run_recoveries])

@@ -14,7 +14,8 @@ import pydantic
 
 from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
-from cryptolake_assets.defs.partitions import daily, hour_key
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest.archive_checks import BLOCKING, KLINES_OF_DAY, WARNING
 from cryptolake_assets.model.symbols import in_capitals
@@ -51,30 +52,6 @@ class ArchiveConfig(dg.Config):
     )
 
 
-@dg.asset(
-    key=KEY,
-    partitions_def=daily(),
-    group_name="bronze",
-    kinds={"http", "iceberg"},
-    owners=OWNERS,
-    tags={"layer": "bronze", "cadence": "on-demand"},
-    metadata=table_metadata(BRONZE_TRADES),
-    pool=ARCHIVE_POOL,
-    freshness_policy=FRESH,
-    retry_policy=RETRIES,
-    backfill_policy=dg.BackfillPolicy.multi_run(DAYS_A_RUN),
-    output_required=False,
-    check_specs=[
-        *checks.specs(KEY, BLOCKING, daily()),
-        *checks.specs(KEY, (*WARNING, KLINES_OF_DAY), daily(), blocking=False),
-    ],
-    description=(
-        "A UTC day of aggregate trades from the exchange's public archive, checksum verified, into "
-        "bronze.futures_trades: one commit a symbol, in the place of an earlier issue of the file. A trade that the "
-        "stream brought too stays one trade in Silver. A file that fails a check is refused and the good data stays. "
-        "With it come the day's official klines, which Silver is held against."
-    ),
-)
 def futures_trades_archive(
     context: dg.AssetExecutionContext, config: ArchiveConfig, lake: LakeResource
 ) -> Iterator[ArchiveEvent]:
@@ -220,3 +197,32 @@ class _Teller:
         if rows // 1_000_000 > self._millions:
             self._millions = rows // 1_000_000
             self._context.log.info(f"{self._name}: {rows:,} rows written")
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return the asset of the public archive."""
+    asset = dg.asset(
+        key=KEY,
+        partitions_def=graph.partitions.daily,
+        group_name="bronze",
+        kinds={"http", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "bronze", "cadence": "on-demand"},
+        metadata=table_metadata(BRONZE_TRADES),
+        pool=ARCHIVE_POOL,
+        freshness_policy=FRESH,
+        retry_policy=RETRIES,
+        backfill_policy=dg.BackfillPolicy.multi_run(DAYS_A_RUN),
+        output_required=False,
+        check_specs=[
+            *checks.specs(KEY, BLOCKING, graph.partitions.daily),
+            *checks.specs(KEY, (*WARNING, KLINES_OF_DAY), graph.partitions.daily, blocking=False),
+        ],
+        description=(
+            "A UTC day of aggregate trades from the exchange's public archive, checksum verified, into "
+            "bronze.futures_trades: one commit a symbol, in the place of an earlier issue of the file. A trade that "
+            "the stream brought too stays one trade in Silver. A file that fails a check is refused and the good data "
+            "stays. With it come the day's official klines, which Silver is held against."
+        ),
+    )(futures_trades_archive)
+    return dg.Definitions(assets=[asset])

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from cryptolake_assets.defs.partitions import have_ended
+from cryptolake_assets.defs.partitions import GraphPartitions
 from cryptolake_assets.settings import Settings, Source
 
 VERSION_TAG = "dagster/data_version"
@@ -28,10 +28,10 @@ UPSTREAM_HELD_BACK = dg.AutomationCondition.any_deps_match(
 )
 
 
-def in_open_window() -> dg.AutomationCondition:
+def in_open_window(partitions: GraphPartitions) -> dg.AutomationCondition:
     """The partition that is not over; none once the partitions have ended, where the latest one is over too."""
     latest = dg.AutomationCondition.in_latest_time_window()
-    return latest & ~latest if have_ended() else latest
+    return latest & ~latest if partitions.have_ended else latest
 
 
 def freshness_of_followers(settings: Settings) -> dg.FreshnessPolicy:
@@ -42,7 +42,7 @@ def freshness_of_followers(settings: Settings) -> dg.FreshnessPolicy:
     return dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
 
 
-def follows_upstream(interval_min: int, label: str) -> dg.AutomationCondition:
+def follows_upstream(interval_min: int, label: str, partitions: GraphPartitions) -> dg.AutomationCondition:
     """A partition runs once something upstream of it was updated, and waits while a blocking check of any of its
     upstream partitions has failed, or while it runs already.
 
@@ -50,7 +50,7 @@ def follows_upstream(interval_min: int, label: str) -> dg.AutomationCondition:
     once, because only a late trade or a backfill touches them.
     """
     slot_began = dg.AutomationCondition.cron_tick_passed(f"*/{interval_min} * * * *")
-    had_its_slot = in_open_window() & dg.AutomationCondition.newly_requested().since(slot_began)
+    had_its_slot = in_open_window(partitions) & dg.AutomationCondition.newly_requested().since(slot_began)
     return (UNREAD_UPDATES & ~UPSTREAM_HELD_BACK & ~dg.AutomationCondition.in_progress() & ~had_its_slot).with_label(
         label
     )

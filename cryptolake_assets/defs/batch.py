@@ -9,7 +9,8 @@ import dagster as dg
 
 from cryptolake_assets.defs import checks
 from cryptolake_assets.defs.described import table_metadata
-from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.partitions import DAY_FORMAT, GraphPartitions
 from cryptolake_assets.ingest.batch_source import BatchSource
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome
@@ -42,25 +43,28 @@ def code_version(spec: TableSpec) -> str:
     return hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
 
 
-def check_specs(key: dg.AssetKey, spec: TableSpec, *warning: str) -> list[dg.AssetCheckSpec]:
+def check_specs(
+    key: dg.AssetKey, spec: TableSpec, partitions: GraphPartitions, *warning: str
+) -> list[dg.AssetCheckSpec]:
     """The blocking checks on a candidate of the table, and those that only warn."""
     return [
-        *checks.specs(key, blocking(spec), daily()),
-        *checks.specs(key, warning, daily(), blocking=False),
+        *checks.specs(key, blocking(spec), partitions.daily),
+        *checks.specs(key, warning, partitions.daily, blocking=False),
     ]
 
 
-def clock_of(settings: Settings) -> datetime | dg.SkipReason:
+def clock_of(graph: Graph) -> datetime | dg.SkipReason:
     """The source's clock, or why a tick has nothing to ask."""
     from cryptolake_assets.errors import CryptolakeError
     from cryptolake_assets.ingest.batch_extract import source_clock
 
     try:
-        clock = source_clock(settings)
+        clock = source_clock(graph.settings)
     except CryptolakeError as error:
         return dg.SkipReason(str(error))
-    if not daily().has_partition_key(clock.strftime(DAY_FORMAT)):
-        where = "before the first" if clock < daily().start else "after the last"
+    daily = graph.partitions.daily
+    if not daily.has_partition_key(clock.strftime(DAY_FORMAT)):
+        where = "before the first" if clock < daily.start else "after the last"
         return dg.SkipReason(f"{clock:%Y-%m-%d} is {where} partition")
     return clock
 

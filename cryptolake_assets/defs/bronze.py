@@ -7,7 +7,8 @@ import dagster as dg
 
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.described import OWNERS, table_metadata
-from cryptolake_assets.defs.partitions import hour_of, hourly
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.partitions import hour_of
 from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
@@ -17,21 +18,6 @@ FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=10), fail_w
 """While the stream lives it is reported every five minutes, with or without new trades."""
 
 
-@dg.asset(
-    key=KEY,
-    partitions_def=hourly(),
-    group_name="bronze",
-    kinds={"kafka", "spark", "iceberg"},
-    owners=OWNERS,
-    tags={"layer": "bronze", "cadence": "stream"},
-    metadata=table_metadata(BRONZE_TRADES),
-    freshness_policy=FRESH,
-    retry_policy=RETRIES,
-    description=(
-        "Every trade as received, repeats included. Written by the Bronze stream; the sensor `bronze_follower` records "
-        "what it added. By hand: waits for the stream, or takes what Kafka holds when it is down, then counts."
-    ),
-)
 def futures_trades(
     context: dg.AssetExecutionContext, lake: LakeResource, stream: StreamResource
 ) -> dg.MaterializeResult:
@@ -52,3 +38,24 @@ def futures_trades(
             "lag": stream.lag() or 0,
         }
     )
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return Bronze's asset."""
+    asset = dg.asset(
+        key=KEY,
+        partitions_def=graph.partitions.hourly,
+        group_name="bronze",
+        kinds={"kafka", "spark", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "bronze", "cadence": "stream"},
+        metadata=table_metadata(BRONZE_TRADES),
+        freshness_policy=FRESH,
+        retry_policy=RETRIES,
+        description=(
+            "Every trade as received, repeats included. Written by the Bronze stream; the sensor `bronze_follower` "
+            "records what it added. By hand: waits for the stream, or takes what Kafka holds when it is down, then "
+            "counts."
+        ),
+    )(futures_trades)
+    return dg.Definitions(assets=[asset])

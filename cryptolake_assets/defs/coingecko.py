@@ -11,8 +11,9 @@ import dagster as dg
 from cryptolake_assets.captures.recorded_names import COINGECKO_GLOBAL_FILE
 from cryptolake_assets.defs import batch
 from cryptolake_assets.defs.described import OWNERS, table_metadata
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.jobs import run_tags
-from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
+from cryptolake_assets.defs.partitions import DAY_FORMAT
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest.coingecko import SOURCE, plan
 from cryptolake_assets.lake.windows import hour_of
@@ -26,6 +27,7 @@ from cryptolake_assets.quality.batch_checks import ROWS_LEFT_OUT
 from cryptolake_assets.settings import Settings
 
 RAW_KEY = dg.AssetKey(list(BRONZE_COINGECKO_RAW.identifier))
+JOB_NAME = "coingecko"
 
 
 def _is_asked(settings: Settings) -> bool:
@@ -36,22 +38,6 @@ FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=3), fail_wind
 """An asset that was never materialized, because nobody can be asked, is not late."""
 
 
-@dg.asset(
-    key=RAW_KEY,
-    partitions_def=daily(),
-    group_name="bronze",
-    kinds={"rest", "iceberg"},
-    owners=OWNERS,
-    tags={"layer": "bronze", "cadence": "hour"},
-    metadata=table_metadata(BRONZE_COINGECKO_RAW),
-    pool=BRONZE_COINGECKO_RAW.writer_pool,
-    freshness_policy=FRESH,
-    retry_policy=RETRIES,
-    description=(
-        "Answers of CoinGecko, byte for byte; refused ones with the reason. It tells the present only: a run of an "
-        "earlier day asks nothing."
-    ),
-)
 def coingecko_raw(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     from cryptolake_assets.ingest import batch_extract as extract
 
@@ -65,13 +51,13 @@ def coingecko_raw(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
     return batch.extracted(context, SOURCE, done)
 
 
-def _silver(spec: TableSpec, description: str) -> dg.AssetsDefinition:
+def _silver(graph: Graph, spec: TableSpec, description: str) -> dg.AssetsDefinition:
     key = dg.AssetKey(list(spec.identifier))
 
     @dg.asset(
         key=key,
         deps=[RAW_KEY],
-        partitions_def=daily(),
+        partitions_def=graph.partitions.daily,
         group_name="silver",
         kinds={"duckdb", "iceberg"},
         owners=OWNERS,
@@ -82,7 +68,7 @@ def _silver(spec: TableSpec, description: str) -> dg.AssetsDefinition:
         output_required=False,
         freshness_policy=FRESH,
         retry_policy=RETRIES,
-        check_specs=batch.check_specs(key, spec, ROWS_LEFT_OUT),
+        check_specs=batch.check_specs(key, spec, graph.partitions, ROWS_LEFT_OUT),
         description=description,
     )
     def snapshots(
@@ -105,43 +91,65 @@ def _silver(spec: TableSpec, description: str) -> dg.AssetsDefinition:
     return snapshots
 
 
-coingecko_markets = _silver(
-    SILVER_COINGECKO_MARKETS, "Coins by market cap, a snapshot an hour, from the accepted answers of the day."
-)
-coingecko_global = _silver(
-    SILVER_COINGECKO_GLOBAL, "All coins together, a snapshot an hour, from the accepted answers of the day."
-)
-ASSETS = [coingecko_raw, coingecko_markets, coingecko_global]
-
-coingecko = dg.define_asset_job(
-    "coingecko",
-    selection=dg.AssetSelection.assets(*(asset.key for asset in ASSETS)),
-    tags=run_tags("bronze", timedelta(minutes=30)),
-    description="CoinGecko's coins and whole market: answers into Bronze, the hour's snapshot into Silver.",
-)
-
-
-@dg.schedule(
-    job=coingecko,
-    cron_schedule="*/10 * * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    tags={"cadence": "hour"},
-    description="Once an hour. Asks nobody when a capture without recorded answers is replayed.",
-)
-def coingecko_schedule(
-    context: dg.ScheduleEvaluationContext, lake: LakeResource
-) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    settings = lake.settings
-    if not _is_asked(settings):
+def due(context: dg.ScheduleEvaluationContext, graph: Graph) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Ask for a run of the source's present day, once an hour."""
+    if not _is_asked(graph.settings):
         yield dg.SkipReason(f"the capture that is replayed has no {COINGECKO_GLOBAL_FILE}")
         return
-    clock = batch.clock_of(settings)
+    clock = batch.clock_of(graph)
     if isinstance(clock, dg.SkipReason):
         yield clock
         return
-    last = batch.last_run_at(context, coingecko.name)
+    last = batch.last_run_at(context, JOB_NAME)
     if hour_of(last) < hour_of(context.scheduled_execution_time):
         yield dg.RunRequest(partition_key=clock.strftime(DAY_FORMAT))
     else:
         yield dg.SkipReason(f"this hour has had its run at {last:%H:%M}")
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return the assets of CoinGecko, their job and its schedule."""
+    raw = dg.asset(
+        key=RAW_KEY,
+        partitions_def=graph.partitions.daily,
+        group_name="bronze",
+        kinds={"rest", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "bronze", "cadence": "hour"},
+        metadata=table_metadata(BRONZE_COINGECKO_RAW),
+        pool=BRONZE_COINGECKO_RAW.writer_pool,
+        freshness_policy=FRESH,
+        retry_policy=RETRIES,
+        description=(
+            "Answers of CoinGecko, byte for byte; refused ones with the reason. It tells the present only: a run of an "
+            "earlier day asks nothing."
+        ),
+    )(coingecko_raw)
+    coins = _silver(
+        graph,
+        SILVER_COINGECKO_MARKETS,
+        "Coins by market cap, a snapshot an hour, from the accepted answers of the day.",
+    )
+    market = _silver(
+        graph, SILVER_COINGECKO_GLOBAL, "All coins together, a snapshot an hour, from the accepted answers of the day."
+    )
+    assets = [raw, coins, market]
+    job = dg.define_asset_job(
+        JOB_NAME,
+        selection=dg.AssetSelection.assets(*(asset.key for asset in assets)),
+        tags=run_tags("bronze", timedelta(minutes=30)),
+        description="CoinGecko's coins and whole market: answers into Bronze, the hour's snapshot into Silver.",
+    )
+
+    @dg.schedule(
+        job=job,
+        cron_schedule="*/10 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        tags={"cadence": "hour"},
+        description="Once an hour. Asks nobody when a capture without recorded answers is replayed.",
+    )
+    def coingecko_schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        yield from due(context, graph)
+
+    return dg.Definitions(assets=assets, jobs=[job], schedules=[coingecko_schedule])

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from cryptolake_assets.defs.described import OWNERS
-from cryptolake_assets.settings import get_settings
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.resources import LakeResource
 
 KEY = dg.AssetKey(["maintenance", "dagster_event_log"])
 WORK_S = 600.0
@@ -25,11 +26,11 @@ WORK_S = 600.0
         "at any moment within the retention, stays."
     ),
 )
-def dagster_event_log(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+def dagster_event_log(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     from cryptolake_assets.platform.retention import Limits, census, purge
 
     before = census(context.instance)
-    purged = purge(context.instance, Limits.of(get_settings(), datetime.now(UTC)), most_s=WORK_S)
+    purged = purge(context.instance, Limits.of(lake.settings, datetime.now(UTC)), most_s=WORK_S)
     after = census(context.instance)
     return dg.MaterializeResult(
         metadata={
@@ -62,3 +63,8 @@ event_log_retention_daily = dg.ScheduleDefinition(
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="At 03:17 UTC every day.",
 )
+
+
+def definitions(_: Graph) -> dg.Definitions:
+    """Return the asset, its job and its schedule."""
+    return dg.Definitions(assets=[dagster_event_log], jobs=[event_log_retention], schedules=[event_log_retention_daily])

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from cryptolake_assets.defs import bronze, silver
-from cryptolake_assets.defs.partitions import hour_key, is_loaded
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.lake.bronze_follower import (
     WHOLE_HOUR,
@@ -33,7 +34,7 @@ from cryptolake_assets.lake.bronze_follower import (
 from cryptolake_assets.lake.windows import HOUR, day_of
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.model.trade_tables import BRONZE_GAPS, BRONZE_TRADES
-from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -61,37 +62,32 @@ IN_FLIGHT = [
 SILVER_OP = silver.KEY.to_python_identifier()
 
 
-@dg.sensor(
-    name="bronze_follower",
-    target=dg.AssetSelection.assets(silver.KEY),
-    minimum_interval_seconds=get_settings().follower_interval_s,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Follows the Bronze stream: one Bronze materialization a touched hour, one Silver run a pending hour.",
-)
-def bronze_follower(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    settings = get_settings()
+def watch(context: dg.SensorEvaluationContext, graph: Graph) -> dg.SensorResult | dg.SkipReason:
+    """Look until there is something to ask for or to report, `WATCH_S` at most."""
+    stream, interval_s = StreamResource(settings=graph.settings), graph.settings.follower_interval_s
     until = time.monotonic() + WATCH_S
     while True:
-        result = tick(context, settings, StreamResource())
+        result = tick(context, graph, stream)
         state = FollowerState.from_cursor(context.cursor)
         owed = state is None or not state.at_rest
         if isinstance(result, dg.SensorResult):
             # Looks before this one may have moved the cursor, and Dagster takes it from the context or the result.
             context.update_cursor(result.cursor)
             return dg.SensorResult(run_requests=result.run_requests, asset_events=result.asset_events)
-        if owed or time.monotonic() + settings.follower_interval_s > until:
+        if owed or time.monotonic() + interval_s > until:
             return result
-        time.sleep(settings.follower_interval_s)
+        time.sleep(interval_s)
 
 
 def tick(
-    context: dg.SensorEvaluationContext, settings: Settings, stream: StreamResource, now: float | None = None
+    context: dg.SensorEvaluationContext, graph: Graph, stream: StreamResource, now: float | None = None
 ) -> dg.SensorResult | dg.SkipReason:
     """One look; see the module's text. `now` (epoch seconds) is the clock's time if not given."""
     from cryptolake_assets.lake.bronze_files import head_sequence
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.lake.files import write_text
 
+    settings, is_loaded = graph.settings, graph.partitions.is_loaded
     table = load_table(settings, BRONZE_TRADES)
     state = _restore(context, table, settings)
     outside = _take_in_files(state, table, settings)
@@ -113,7 +109,7 @@ def tick(
         write_text(settings, settings.follower_location, cursor)
     if not wishes and not events:
         context.update_cursor(cursor)
-        return dg.SkipReason(_summary(state, outside, now))
+        return dg.SkipReason(_summary(state, outside, graph.partitions, now))
     return dg.SensorResult(run_requests=[_request(wish) for wish in wishes], asset_events=events, cursor=cursor)
 
 
@@ -297,13 +293,13 @@ def _request(wish: RunWish) -> dg.RunRequest:
     )
 
 
-def _summary(state: FollowerState, outside: Mapping[datetime, int], now: float) -> str:
+def _summary(state: FollowerState, outside: Mapping[datetime, int], partitions: GraphPartitions, now: float) -> str:
     """The tick's message when nothing is asked for."""
     parts = [f"Bronze is at sequence {state.sequence}"]
     running = sum(1 for entry in state.pending.values() if entry.requested is not None)
     held = sum(1 for entry in state.pending.values() if entry.requested is None and entry.retry_at > now)
     parts.append(f"{len(state.pending)} hours pending, {running} with a run, {held} waiting for a retry")
-    if waiting := state.waiting(is_loaded):
+    if waiting := state.waiting(partitions.is_loaded):
         parts.append(
             f"{len(waiting)} from {hour_key(waiting[0])} on are no partitions of the loaded definitions: "
             "`cryptolake up` loads them"
@@ -311,3 +307,21 @@ def _summary(state: FollowerState, outside: Mapping[datetime, int], now: float) 
     if outside:
         parts.append(f"{sum(outside.values())} trades outside the partitions")
     return "; ".join(parts)
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return the sensor."""
+
+    @dg.sensor(
+        name="bronze_follower",
+        target=dg.AssetSelection.assets(silver.KEY),
+        minimum_interval_seconds=graph.settings.follower_interval_s,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Follows the Bronze stream: one Bronze materialization a touched hour, one Silver run a pending hour."
+        ),
+    )
+    def bronze_follower(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        return watch(context, graph)
+
+    return dg.Definitions(sensors=[bronze_follower])

@@ -13,8 +13,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from cryptolake_assets.captures.recorded_names import FUNDING_FILES, OPEN_INTEREST_FILES
 from cryptolake_assets.defs import batch
 from cryptolake_assets.defs.described import OWNERS, table_metadata
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.jobs import run_tags
-from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
+from cryptolake_assets.defs.partitions import DAY_FORMAT
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest import funding, open_interest
 from cryptolake_assets.ingest.batch_source import BatchSource, Plan
@@ -116,10 +117,10 @@ def _symbols(settings: Settings, clock: datetime) -> tuple[str, ...]:
     return followed(settings, clock)
 
 
-def _raw(of: FuturesBatch) -> dg.AssetsDefinition:
+def _raw(graph: Graph, of: FuturesBatch) -> dg.AssetsDefinition:
     @dg.asset(
         key=dg.AssetKey(list(of.source.raw.identifier)),
-        partitions_def=daily(),
+        partitions_def=graph.partitions.daily,
         group_name="bronze",
         kinds={"rest", "iceberg"},
         owners=OWNERS,
@@ -146,13 +147,13 @@ def _raw(of: FuturesBatch) -> dg.AssetsDefinition:
     return answers
 
 
-def _silver(of: FuturesBatch) -> dg.AssetsDefinition:
+def _silver(graph: Graph, of: FuturesBatch) -> dg.AssetsDefinition:
     key = dg.AssetKey(list(of.silver.identifier))
 
     @dg.asset(
         key=key,
         deps=[dg.AssetKey(list(of.source.raw.identifier))],
-        partitions_def=daily(),
+        partitions_def=graph.partitions.daily,
         group_name="silver",
         kinds={"duckdb", "iceberg"},
         owners=OWNERS,
@@ -163,7 +164,7 @@ def _silver(of: FuturesBatch) -> dg.AssetsDefinition:
         output_required=False,
         freshness_policy=FRESH,
         retry_policy=RETRIES,
-        check_specs=batch.check_specs(key, of.silver, of.missing_name, SYMBOLS_BEHIND, ROWS_LEFT_OUT),
+        check_specs=batch.check_specs(key, of.silver, graph.partitions, of.missing_name, SYMBOLS_BEHIND, ROWS_LEFT_OUT),
         description=f"{of.silver.doc} From the accepted answers; upserted by one commit.",
     )
     def rows(
@@ -204,7 +205,7 @@ def _job(of: FuturesBatch) -> UnresolvedAssetJobDefinition:
     )
 
 
-def _schedule(of: FuturesBatch, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+def _schedule(graph: Graph, of: FuturesBatch, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{of.name}_schedule",
         job=job,
@@ -214,12 +215,11 @@ def _schedule(of: FuturesBatch, job: UnresolvedAssetJobDefinition) -> dg.Schedul
         tags={"cadence": "hour"},
         description="Once an hour. Asks nobody when a capture without recorded answers is replayed.",
     )
-    def hourly(context: dg.ScheduleEvaluationContext, lake: LakeResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        settings = lake.settings
-        if not can_be_asked(settings, of):
+    def hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        if not can_be_asked(graph.settings, of):
             yield dg.SkipReason(f"the capture that is replayed has no {of.recorded}")
             return
-        clock = batch.clock_of(settings)
+        clock = batch.clock_of(graph)
         if isinstance(clock, dg.SkipReason):
             yield clock
             return
@@ -232,6 +232,11 @@ def _schedule(of: FuturesBatch, job: UnresolvedAssetJobDefinition) -> dg.Schedul
     return hourly
 
 
-ASSETS = [made for of in BATCHES for made in (_raw(of), _silver(of))]
-JOBS = [_job(of) for of in BATCHES]
-SCHEDULES = [_schedule(of, job) for of, job in zip(BATCHES, JOBS, strict=True)]
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return each batch's two assets, its job and its schedule."""
+    jobs = [_job(of) for of in BATCHES]
+    return dg.Definitions(
+        assets=[asset for of in BATCHES for asset in (_raw(graph, of), _silver(graph, of))],
+        jobs=jobs,
+        schedules=[_schedule(graph, of, job) for of, job in zip(BATCHES, jobs, strict=True)],
+    )

@@ -9,12 +9,11 @@ import dagster as dg
 from cryptolake_assets.defs import asset_keys, checks, previews, silver
 from cryptolake_assets.defs.automation import follows_upstream, freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
-from cryptolake_assets.defs.partitions import daily
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.model.measures import DAILY_MEASURES, definition_hash
 from cryptolake_assets.quality.bar_checks import GOLD_CHECKS
-from cryptolake_assets.settings import get_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,24 +28,6 @@ PREVIEWED = ("symbol", "open", "high", "low", "close", "total_volume", "vwap", "
 DAYS_DRAWN = 30
 
 
-@dg.asset(
-    key=KEY,
-    deps=[silver.KEY],
-    partitions_def=daily(),
-    group_name="gold",
-    kinds={"duckdb", "spark", "iceberg"},
-    owners=OWNERS,
-    tags={"layer": "gold", "cadence": "day"},
-    code_version=definition_hash(DAILY_MEASURES),
-    metadata=TABLE,
-    pool=GOLD_DAILY.writer_pool,
-    output_required=False,
-    automation_condition=follows_upstream(get_settings().gold_interval_min, "follows_silver"),
-    freshness_policy=freshness_of_followers(get_settings()),
-    retry_policy=RETRIES,
-    check_specs=checks.specs(KEY, GOLD_CHECKS, daily()),
-    description="Daily statistics per symbol, from the one-minute bars; published by one commit once the checks pass.",
-)
 def futures_daily_stats(
     context: dg.AssetExecutionContext, lake: LakeResource, engine: EngineResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
@@ -100,3 +81,28 @@ def _picture(days: "pa.Table", last: date) -> dict[str, dg.MarkdownMetadataValue
 
 def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return Gold's asset."""
+    asset = dg.asset(
+        key=KEY,
+        deps=[silver.KEY],
+        partitions_def=graph.partitions.daily,
+        group_name="gold",
+        kinds={"duckdb", "spark", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "gold", "cadence": "day"},
+        code_version=definition_hash(DAILY_MEASURES),
+        metadata=TABLE,
+        pool=GOLD_DAILY.writer_pool,
+        output_required=False,
+        automation_condition=follows_upstream(graph.settings.gold_interval_min, "follows_silver", graph.partitions),
+        freshness_policy=freshness_of_followers(graph.settings),
+        retry_policy=RETRIES,
+        check_specs=checks.specs(KEY, GOLD_CHECKS, graph.partitions.daily),
+        description=(
+            "Daily statistics per symbol, from the one-minute bars; published by one commit once the checks pass."
+        ),
+    )(futures_daily_stats)
+    return dg.Definitions(assets=[asset])

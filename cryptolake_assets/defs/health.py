@@ -15,12 +15,13 @@ import dagster as dg
 from cryptolake_assets.bronze.stream_health import HealthVerdict, ProgressHistory, Signs, StreamHealth
 from cryptolake_assets.defs import bronze, checks, silver
 from cryptolake_assets.defs.alerts import tell
-from cryptolake_assets.defs.partitions import hour_key, hourly
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
 from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.producer.status_file import rejecting_problem
 from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED, HEARTBEAT, MEANINGS, UP_TO_DATE, CheckOutcome
-from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     from cryptolake_assets.platform.notify import Alert
@@ -117,24 +118,13 @@ class Memory:
             return cls()
 
 
-@dg.sensor(
-    name="stream_health",
-    minimum_interval_seconds=INTERVAL_S,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    job=restart_bronze_stream,
-    description="Reports the stream's heartbeat and how far bars are behind; restarts a dead or stalled stream.",
-)
-def stream_health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    # A sensor that asks Dagster for resources opens Dagster's instance, which costs more than the look.
-    return look(context, get_settings(), StreamResource().signs(), time.time())
-
-
 def look(
-    context: dg.SensorEvaluationContext, settings: Settings, signs: Signs, now: float
+    context: dg.SensorEvaluationContext, graph: Graph, signs: Signs, now: float
 ) -> dg.SensorResult | dg.SkipReason:
     """One evaluation at `now` (epoch seconds)."""
     from cryptolake_assets.transform.freshness import check_up_to_date
 
+    settings = graph.settings
     memory = Memory.from_cursor(context.cursor)
     history = ProgressHistory.from_json(memory.stream, now)
     verdict = history.judge(signs, now, settings.stream_stall_s)
@@ -159,7 +149,7 @@ def look(
             *_evaluations(silver.KEY, up_to_date),
         ]
         if verdict.health is StreamHealth.GOOD:
-            events += _sign_of_life(clock_ms, verdict)
+            events += _sign_of_life(graph.partitions, clock_ms, verdict)
     cursor = json.dumps(asdict(memory))
     requests = [_restart(verdict, now)] if verdict.restart else []
     if not events and not requests:
@@ -202,13 +192,19 @@ def _evaluations(asset: dg.AssetKey, said: tuple[CheckOutcome, dg.AssetCheckSeve
     return list(checks.evaluations(asset, [outcome.name], [outcome], None, severity))
 
 
-def _sign_of_life(clock_ms: int | None, verdict: HealthVerdict) -> list[dg.AssetMaterialization]:
+def _sign_of_life(
+    partitions: GraphPartitions, clock_ms: int | None, verdict: HealthVerdict
+) -> list[dg.AssetMaterialization]:
     """Bronze's freshness goes by materialization: a stream that has nothing to take is fresh all the same."""
     moment = datetime.now(UTC) if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
-    key = hour_key(hour_of(moment))
-    if not hourly().has_partition_key(key):
+    hour = hour_of(moment)
+    if not partitions.is_loaded(hour):
         return []
-    return [dg.AssetMaterialization(bronze.KEY, partition=key, metadata={"rows_added": 0, "heartbeat": verdict.reason})]
+    return [
+        dg.AssetMaterialization(
+            bronze.KEY, partition=hour_key(hour), metadata={"rows_added": 0, "heartbeat": verdict.reason}
+        )
+    ]
 
 
 def _restart(verdict: HealthVerdict, now: float) -> dg.RunRequest:
@@ -216,3 +212,21 @@ def _restart(verdict: HealthVerdict, now: float) -> dg.RunRequest:
         run_key=f"restart/{now:.0f}",
         run_config=dg.RunConfig(ops={restart_stream.name: RestartConfig(reason=verdict.reason)}),
     )
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return the sensor, the same checks by hand, and the job that restarts the stream."""
+
+    @dg.sensor(
+        name="stream_health",
+        minimum_interval_seconds=INTERVAL_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        job=restart_bronze_stream,
+        description="Reports the stream's heartbeat and how far bars are behind; restarts a dead or stalled stream.",
+    )
+    def stream_health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        # A sensor that asks Dagster for resources opens Dagster's instance, which costs more than the look.
+        stream = StreamResource(settings=graph.settings)
+        return look(context, graph, stream.signs(), time.time())
+
+    return dg.Definitions(asset_checks=[stream_health_now], jobs=[restart_bronze_stream], sensors=[stream_health])

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from cryptolake_assets.defs import bronze, checks, gold, silver
-from cryptolake_assets.defs.partitions import daily, hour_key, hour_of, hourly
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
 from cryptolake_assets.lake.windows import DAY, HOUR
 from cryptolake_assets.quality.bar_checks import DEPENDENCIES, MEANINGS, PUBLISHED_COUNT
@@ -45,21 +45,12 @@ def dependencies(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> 
         yield result
 
 
-with checks.preview_accepted():
+def published_count(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+    from cryptolake_assets.transform.published_count import check_published
 
-    @dg.asset_check(
-        asset=silver.KEY,
-        name=PUBLISHED_COUNT,
-        blocking=True,
-        partitions_def=hourly(),
-        description=MEANINGS[PUBLISHED_COUNT],
-    )
-    def published_count(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-        from cryptolake_assets.transform.published_count import check_published
-
-        outcome = check_published(lake.settings, hour_of(context.partition_key))
-        (result,) = checks.results(silver.KEY, [PUBLISHED_COUNT], [outcome])
-        return result
+    outcome = check_published(lake.settings, hour_of(context.partition_key))
+    (result,) = checks.results(silver.KEY, [PUBLISHED_COUNT], [outcome])
+    return result
 
 
 # Jobs.
@@ -144,36 +135,6 @@ def _request(
 
 
 @dg.schedule(
-    job=bronze_to_silver_1m,
-    cron_schedule="5 * * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    tags={"cadence": "hour"},
-    description="Five minutes past each hour: the hour that closed last on the exchange's clock.",
-)
-def bronze_to_silver_1m_hourly(
-    context: dg.ScheduleEvaluationContext, lake: LakeResource
-) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    hour = last_closed(lake.settings, HOUR, context.scheduled_execution_time)
-    yield from _request(hourly(), hour, hour_key(hour))
-
-
-@dg.schedule(
-    job=silver_to_gold_daily,
-    cron_schedule="15 0 * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    tags={"cadence": "day"},
-    description="A quarter past midnight UTC: the day that closed last on the exchange's clock.",
-)
-def silver_to_gold_daily_daily(
-    context: dg.ScheduleEvaluationContext, lake: LakeResource
-) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    day = last_closed(lake.settings, DAY, context.scheduled_execution_time)
-    yield from _request(daily(), day, f"{day:%Y-%m-%d}")
-
-
-@dg.schedule(
     job=ingest_realtime_to_bronze,
     cron_schedule="*/10 * * * *",
     execution_timezone="UTC",
@@ -186,10 +147,43 @@ def ingest_realtime_to_bronze_schedule(stream: StreamResource) -> Iterator[dg.Ru
     yield dg.SkipReason("the stream runs") if stream.is_running() else dg.RunRequest()
 
 
-JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
-    ingest_realtime_to_bronze,
-    bronze_to_silver_1m,
-    silver_to_gold_daily,
-]
-SCHEDULES = [ingest_realtime_to_bronze_schedule, bronze_to_silver_1m_hourly, silver_to_gold_daily_daily]
-CHECKS = [dependencies, published_count]
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return the jobs with their schedules, and the checks that only they run."""
+
+    @dg.schedule(
+        job=bronze_to_silver_1m,
+        cron_schedule="5 * * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        tags={"cadence": "hour"},
+        description="Five minutes past each hour: the hour that closed last on the exchange's clock.",
+    )
+    def bronze_to_silver_1m_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        hour = last_closed(graph.settings, HOUR, context.scheduled_execution_time)
+        yield from _request(graph.partitions.hourly, hour, hour_key(hour))
+
+    @dg.schedule(
+        job=silver_to_gold_daily,
+        cron_schedule="15 0 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        tags={"cadence": "day"},
+        description="A quarter past midnight UTC: the day that closed last on the exchange's clock.",
+    )
+    def silver_to_gold_daily_daily(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        day = last_closed(graph.settings, DAY, context.scheduled_execution_time)
+        yield from _request(graph.partitions.daily, day, f"{day:%Y-%m-%d}")
+
+    with checks.preview_accepted():
+        count = dg.asset_check(
+            asset=silver.KEY,
+            name=PUBLISHED_COUNT,
+            blocking=True,
+            partitions_def=graph.partitions.hourly,
+            description=MEANINGS[PUBLISHED_COUNT],
+        )(published_count)
+    return dg.Definitions(
+        asset_checks=[dependencies, count],
+        jobs=[ingest_realtime_to_bronze, bronze_to_silver_1m, silver_to_gold_daily],
+        schedules=[ingest_realtime_to_bronze_schedule, bronze_to_silver_1m_hourly, silver_to_gold_daily_daily],
+    )

@@ -13,11 +13,11 @@ import dagster as dg
 from cryptolake_assets.defs import asset_keys, checks, silver
 from cryptolake_assets.defs.automation import follows_upstream, freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS, table_metadata
-from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
-from cryptolake_assets.settings import get_settings
 
 if TYPE_CHECKING:
     from cryptolake_assets.ingest.klines import FetchedHour
@@ -31,27 +31,6 @@ INTERVAL_MIN = 5
 HOURS_A_RUN = 24
 
 
-@dg.asset(
-    key=KEY,
-    deps=[silver.KEY],
-    partitions_def=hourly(),
-    group_name="bronze",
-    kinds={"rest", "iceberg"},
-    owners=OWNERS,
-    tags={"layer": "bronze", "cadence": "minutes"},
-    metadata=table_metadata(BRONZE_KLINES),
-    pool=BRONZE_KLINES.writer_pool,
-    automation_condition=follows_upstream(INTERVAL_MIN, "follows_silver"),
-    freshness_policy=freshness_of_followers(get_settings()),
-    retry_policy=RETRIES,
-    backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
-    output_required=False,
-    description=(
-        "The exchange's own one-minute bars of each hour that Silver publishes, as far as its minutes have closed; "
-        "what the public archive has brought is not asked for again. The run holds Silver's bars against them: the "
-        "check `official_klines`, and silver.futures_kline_differences."
-    ),
-)
 def futures_klines_1m(
     context: dg.AssetExecutionContext, lake: LakeResource
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
@@ -86,3 +65,29 @@ def _metadata(fetched: "FetchedHour", agreement: "Agreement") -> dict[str, dg.Me
         "differences": dg.MetadataValue.int(len(agreement.differences)),
         "agreement": dg.MetadataValue.text(agreement.outcome.description),
     }
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return the asset of official klines."""
+    asset = dg.asset(
+        key=KEY,
+        deps=[silver.KEY],
+        partitions_def=graph.partitions.hourly,
+        group_name="bronze",
+        kinds={"rest", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "bronze", "cadence": "minutes"},
+        metadata=table_metadata(BRONZE_KLINES),
+        pool=BRONZE_KLINES.writer_pool,
+        automation_condition=follows_upstream(INTERVAL_MIN, "follows_silver", graph.partitions),
+        freshness_policy=freshness_of_followers(graph.settings),
+        retry_policy=RETRIES,
+        backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
+        output_required=False,
+        description=(
+            "The exchange's own one-minute bars of each hour that Silver publishes, as far as its minutes have closed; "
+            "what the public archive has brought is not asked for again. The run holds Silver's bars against them: the "
+            "check `official_klines`, and silver.futures_kline_differences."
+        ),
+    )(futures_klines_1m)
+    return dg.Definitions(assets=[asset])

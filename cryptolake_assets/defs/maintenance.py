@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from cryptolake_assets.defs.described import OWNERS
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.maintenance.works import POOL, Report, Work, maintain
@@ -173,3 +174,8 @@ SCHEDULES = [
     )
     for work in Work
 ]
+
+
+def definitions(_: Graph) -> dg.Definitions:
+    """Return the assets, jobs and schedules of all works, and their check."""
+    return dg.Definitions(assets=ASSETS, asset_checks=[small_files], jobs=list(JOBS.values()), schedules=SCHEDULES)

@@ -20,11 +20,11 @@ from cryptolake_assets.captures.followed_symbols import streams_in_use
 from cryptolake_assets.defs import checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.follower import IN_FLIGHT, REQUEST_TAG
-from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly, is_loaded
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.lake.bronze_follower import FollowerState, RunState, rows_by_hour
 from cryptolake_assets.quality.stream_minute_checks import blocking, warning
-from cryptolake_assets.settings import Settings, get_settings
 
 MOST_RUNS_IN_FLIGHT = 2
 """Of a stream: it is not worth holding up the trades."""
@@ -66,10 +66,10 @@ def _lineage(of: StreamType) -> dg.TableColumnLineage:
     )
 
 
-def _bronze(of: StreamType) -> dg.AssetSpec:
+def _bronze(graph: Graph, of: StreamType) -> dg.AssetSpec:
     return dg.AssetSpec(
         key=bronze_key(of),
-        partitions_def=hourly(),
+        partitions_def=graph.partitions.hourly,
         group_name="bronze",
         kinds={"kafka", "spark", "iceberg"},
         owners=OWNERS,
@@ -79,13 +79,13 @@ def _bronze(of: StreamType) -> dg.AssetSpec:
     )
 
 
-def _silver(of: StreamType) -> dg.AssetsDefinition:
+def _silver(graph: Graph, of: StreamType) -> dg.AssetsDefinition:
     key = silver_key(of)
 
     @dg.asset(
         key=key,
         deps=[bronze_key(of)],
-        partitions_def=hourly(),
+        partitions_def=graph.partitions.hourly,
         group_name="silver",
         kinds={"duckdb", "iceberg"},
         owners=OWNERS,
@@ -97,8 +97,8 @@ def _silver(of: StreamType) -> dg.AssetsDefinition:
         freshness_policy=FRESH,
         retry_policy=RETRIES,
         check_specs=[
-            *checks.specs(key, blocking(of), hourly()),
-            *checks.specs(key, warning(of), hourly(), blocking=False),
+            *checks.specs(key, blocking(of), graph.partitions.hourly),
+            *checks.specs(key, warning(of), graph.partitions.hourly, blocking=False),
         ],
         description=f"{of.silver.doc} An hour is recomputed from Bronze, checked in memory, published by one commit.",
     )
@@ -135,28 +135,8 @@ def _silver(of: StreamType) -> dg.AssetsDefinition:
     return minutes
 
 
-BRONZE = [_bronze(of) for of in STREAM_TYPES]
-SILVER = [_silver(of) for of in STREAM_TYPES]
-ASSETS: list[dg.AssetSpec | dg.AssetsDefinition] = [*BRONZE, *SILVER]
-
-
-@dg.sensor(
-    name="market_follower",
-    target=dg.AssetSelection.assets(*(silver_key(of) for of in STREAM_TYPES)),
-    minimum_interval_seconds=LOOK_S,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Follows Bronze of the streams beside the trades: one run a touched hour of Silver.",
-)
-def market_follower(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    settings = get_settings()
-    types = streams_in_use(settings)
-    if not types:
-        return dg.SkipReason("no stream beside the trades is in use (CRYPTOLAKE_EXTRA_STREAMS)")
-    return tick(context, settings, types)
-
-
 def tick(
-    context: dg.SensorEvaluationContext, settings: Settings, types: tuple[StreamType, ...], now: float | None = None
+    context: dg.SensorEvaluationContext, graph: Graph, types: tuple[StreamType, ...], now: float | None = None
 ) -> dg.SensorResult | dg.SkipReason:
     """One look at each stream; `now` (epoch seconds) is the clock's time if not given."""
     now = time.time() if now is None else now
@@ -164,7 +144,7 @@ def tick(
     requests: list[dg.RunRequest] = []
     events: list[dg.AssetMaterialization] = []
     for of in types:
-        state = _look(context, settings, of, cursors.get(of.name), now, requests, events)
+        state = _look(context, graph, of, cursors.get(of.name), now, requests, events)
         cursors[of.name] = state.to_cursor()
     cursor = json.dumps(cursors, separators=(",", ":"))
     if not requests and not events:
@@ -173,19 +153,19 @@ def tick(
     return dg.SensorResult(run_requests=requests, asset_events=events, cursor=cursor)
 
 
-def _has_begun(hour: datetime, settings: Settings) -> bool:
+def _has_begun(hour: datetime, graph: Graph) -> bool:
     """Whether an hour that is no partition of the loaded definitions is one all the same: it is kept until they are
     loaded anew."""
     from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 
-    clock_ms = exchange_clock_ms(settings)
+    clock_ms = exchange_clock_ms(graph.settings)
     now = datetime.now(UTC) if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
-    return hourly().start <= hour <= now
+    return graph.partitions.hourly.start <= hour <= now
 
 
 def _look(
     context: dg.SensorEvaluationContext,
-    settings: Settings,
+    graph: Graph,
     of: StreamType,
     cursor: str | None,
     now: float,
@@ -196,18 +176,19 @@ def _look(
     from cryptolake_assets.lake.bronze_files import added_files, head_sequence, oldest_sequence_by_hour
     from cryptolake_assets.lake.catalog import load_table
 
-    table = load_table(settings, of.bronze)
+    is_loaded = graph.partitions.is_loaded
+    table = load_table(graph.settings, of.bronze)
     state = FollowerState.restored(cursor, lambda: None, str(table.metadata.table_uuid))
     files = added_files(table, state.sequence)
     state.sequence = max(state.sequence, head_sequence(table))
     rows = rows_by_hour((file.hour, file.rows) for file in files)
     for hour, sequence in oldest_sequence_by_hour(files).items():
-        if not is_loaded(hour) and not _has_begun(hour, settings):
+        if not is_loaded(hour) and not _has_begun(hour, graph):
             context.log.warning(f"{of.name}: {rows[hour]} events of {hour_key(hour)} are outside the partitions")
             continue
         state.touch(hour, sequence)
         state.arrived({hour: rows[hour]})
-    interval_s = INTERVAL_S / settings.clock_factor
+    interval_s = INTERVAL_S / graph.settings.clock_factor
     for hour, added in state.reports(now, MOST_EVENTS, interval_s).items():
         metadata: dict[str, Any] = {"rows_added": added, "dagster/table_name": of.bronze.full_name}
         events.append(dg.AssetMaterialization(bronze_key(of), partition=hour_key(hour), metadata=metadata))
@@ -241,3 +222,24 @@ def _look(
         for wish in wishes
     ]
     return state
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return the assets of every stream, and the sensor that follows them."""
+
+    @dg.sensor(
+        name="market_follower",
+        target=dg.AssetSelection.assets(*(silver_key(of) for of in STREAM_TYPES)),
+        minimum_interval_seconds=LOOK_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Follows Bronze of the streams beside the trades: one run a touched hour of Silver.",
+    )
+    def market_follower(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        types = streams_in_use(graph.settings)
+        if not types:
+            return dg.SkipReason("no stream beside the trades is in use (CRYPTOLAKE_EXTRA_STREAMS)")
+        return tick(context, graph, types)
+
+    bronze = [_bronze(graph, of) for of in STREAM_TYPES]
+    silver = [_silver(graph, of) for of in STREAM_TYPES]
+    return dg.Definitions(assets=[*bronze, *silver], sensors=[market_follower])

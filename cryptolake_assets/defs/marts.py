@@ -15,17 +15,17 @@ from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_as
 from cryptolake_assets.defs import checks, gold, silver
 from cryptolake_assets.defs.automation import freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS
-from cryptolake_assets.defs.marts_automation import FOLLOWS_ITS_DAY, FOLLOWS_THE_MARKET
-from cryptolake_assets.defs.partitions import DAY_FORMAT, daily
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.marts_automation import FOLLOWS_THE_MARKET, follows_its_day
+from cryptolake_assets.defs.partitions import DAY_FORMAT
 from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED
 from cryptolake_assets.model.table_spec import CATALOG
 from cryptolake_assets.model.tables import MARTS_POOL
 from cryptolake_assets.platform.dbt import EXECUTABLE, PROJECT_DIR, ensure_manifest
-from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.settings import Settings
 
-MANIFEST = ensure_manifest(get_settings())
 OVERVIEW = "market_overview"
 SOURCES = {
     "silver": silver.KEY,
@@ -37,6 +37,11 @@ SOURCES = {
 
 class MartsTranslator(DagsterDbtTranslator):
     """What the graph says of a model beside what its YAML says."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self._freshness = freshness_of_followers(graph.settings)
+        self._follows_its_day = follows_its_day(graph.partitions)
 
     def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
         spec = super().get_asset_spec(manifest, unique_id, project)
@@ -50,8 +55,8 @@ class MartsTranslator(DagsterDbtTranslator):
             tags={**spec.tags, "layer": MARTS_NAMESPACE, "cadence": "quarter-hour"},
             kinds={"dbt", "spark", "iceberg"},
             code_version=definition_hash(manifest, node),
-            freshness_policy=freshness_of_followers(get_settings()),
-            automation_condition=FOLLOWS_THE_MARKET if is_latest else FOLLOWS_ITS_DAY,
+            freshness_policy=self._freshness,
+            automation_condition=FOLLOWS_THE_MARKET if is_latest else self._follows_its_day,
             metadata={**spec.metadata, **table_metadata(node)},
         )
 
@@ -99,16 +104,6 @@ def dbt_resource() -> DbtCliResource:
     return DbtCliResource(project_dir=str(PROJECT_DIR), profiles_dir=str(PROJECT_DIR), dbt_executable=str(EXECUTABLE))
 
 
-@dbt_assets(
-    manifest=MANIFEST,
-    select="cryptolake.marts",
-    exclude=OVERVIEW,
-    name="marts",
-    partitions_def=daily(),
-    backfill_policy=dg.BackfillPolicy.single_run(),
-    dagster_dbt_translator=MartsTranslator(),
-    pool=MARTS_POOL,
-)
 def marts_of_days(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
     """One dbt command for the run's day, or its whole range of days."""
     window = context.partition_time_window
@@ -116,13 +111,6 @@ def marts_of_days(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: 
     yield from build(context, dbt, lake.settings, days)
 
 
-@dbt_assets(
-    manifest=MANIFEST,
-    select=OVERVIEW,
-    name="market_overview_model",
-    dagster_dbt_translator=MartsTranslator(),
-    pool=MARTS_POOL,
-)
 def market_overview(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
     yield from build(context, dbt, lake.settings, {})
 
@@ -168,3 +156,26 @@ def _with_table_state(event: Any, settings: Settings) -> Any:
             "files": int(snapshot.summary["total-data-files"] or 0),
         }
     )
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return the marts. Makes dbt's manifest if it is not there."""
+    manifest, translator = ensure_manifest(graph.settings), MartsTranslator(graph)
+    days = dbt_assets(
+        manifest=manifest,
+        select="cryptolake.marts",
+        exclude=OVERVIEW,
+        name="marts",
+        partitions_def=graph.partitions.daily,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        dagster_dbt_translator=translator,
+        pool=MARTS_POOL,
+    )(marts_of_days)
+    overview = dbt_assets(
+        manifest=manifest,
+        select=OVERVIEW,
+        name="market_overview_model",
+        dagster_dbt_translator=translator,
+        pool=MARTS_POOL,
+    )(market_overview)
+    return dg.Definitions(assets=[days, overview])

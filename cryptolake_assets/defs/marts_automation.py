@@ -4,6 +4,7 @@ rest, not while a blocking check of what they read fails, and again after a fail
 import dagster as dg
 
 from cryptolake_assets.defs.automation import UNREAD_UPDATES, UPSTREAM_HELD_BACK, UPSTREAM_UPDATED, in_open_window
+from cryptolake_assets.defs.partitions import GraphPartitions
 
 QUARTER_HOURS = "*/15 * * * *"
 EVEN_MINUTES = "0-58/2 * * * *"
@@ -33,14 +34,15 @@ AT_REST = (
 
 HELD_BACK = UPSTREAM_HELD_BACK.with_label("a_blocking_check_failed")
 
-CLOSED = (~in_open_window()).with_label("the_day_is_over")
 
-FOLLOWS_ITS_DAY = (
-    ((PENDING & (A_QUARTER_HOUR_BEGAN | (CLOSED & AT_REST))) | (Condition.execution_failed() & A_QUARTER_HOUR_BEGAN))
-    & ~HELD_BACK
-    & ~Condition.in_progress()
-).with_label("follows_its_day")
-"""For the marts of a day."""
+def follows_its_day(partitions: GraphPartitions) -> Condition:
+    """Return the condition of the marts of a day."""
+    closed = (~in_open_window(partitions)).with_label("the_day_is_over")
+    due = (PENDING & (A_QUARTER_HOUR_BEGAN | (closed & AT_REST))) | (
+        Condition.execution_failed() & A_QUARTER_HOUR_BEGAN
+    )
+    return (due & ~HELD_BACK & ~Condition.in_progress()).with_label("follows_its_day")
+
 
 FOLLOWS_THE_MARKET = (
     (

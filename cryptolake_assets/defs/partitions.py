@@ -6,54 +6,45 @@ day.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from functools import lru_cache
-from typing import TypedDict
 
 import dagster as dg
 
 from cryptolake_assets.captures.followed_symbols import default_end_date, default_start_date
 from cryptolake_assets.lake import windows
-from cryptolake_assets.settings import get_settings
+from cryptolake_assets.settings import Settings
 
 HOUR_FORMAT, DAY_FORMAT = windows.HOUR_FORMAT, windows.DAY_FORMAT
 
 
-class _Range(TypedDict):
-    start_date: datetime
-    end_date: datetime | None
-    end_offset: int
+@dataclass(frozen=True)
+class GraphPartitions:
+    """The partitions of one graph."""
 
+    hourly: dg.HourlyPartitionsDefinition
+    daily: dg.DailyPartitionsDefinition
 
-@lru_cache(maxsize=1)
-def _range() -> _Range:
-    """The first partition's start and the last one's end, if there is a last one."""
-    settings = get_settings()
-    start = datetime.combine(default_start_date(settings), time(), UTC)
-    last = default_end_date(settings)
-    end = None if last is None else max(start, datetime.combine(last, time(), UTC)) + timedelta(days=1)
-    has_ended = end is not None and end <= datetime.now(UTC)
-    return _Range(start_date=start, end_date=end, end_offset=0 if has_ended else 1)
+    @classmethod
+    def of(cls, settings: Settings) -> GraphPartitions:
+        """Return the partitions from the settings' first day on. Raises `CaptureError` if a replay has no capture."""
+        start = datetime.combine(default_start_date(settings), time(), UTC)
+        last = default_end_date(settings)
+        end = None if last is None else max(start, datetime.combine(last, time(), UTC)) + timedelta(days=1)
+        end_offset = 0 if end is not None and end <= datetime.now(UTC) else 1
+        return cls(
+            dg.HourlyPartitionsDefinition(start, end, timezone="UTC", fmt=HOUR_FORMAT, end_offset=end_offset),
+            dg.DailyPartitionsDefinition(start, end_date=end, timezone="UTC", fmt=DAY_FORMAT, end_offset=end_offset),
+        )
 
+    @property
+    def have_ended(self) -> bool:
+        """Whether the last partition is one of the past, as in a replay."""
+        return self.daily.end_offset == 0
 
-def have_ended() -> bool:
-    """Whether the last partition is one of the past, as in a replay."""
-    return _range()["end_offset"] == 0
-
-
-@lru_cache(maxsize=1)
-def hourly() -> dg.HourlyPartitionsDefinition:
-    return dg.HourlyPartitionsDefinition(timezone="UTC", fmt=HOUR_FORMAT, **_range())
-
-
-@lru_cache(maxsize=1)
-def daily() -> dg.DailyPartitionsDefinition:
-    return dg.DailyPartitionsDefinition(timezone="UTC", fmt=DAY_FORMAT, **_range())
-
-
-def is_loaded(hour: datetime) -> bool:
-    """Whether the hour is a partition of the definitions that this process has loaded."""
-    return hourly().has_partition_key(hour_key(hour))
+    def is_loaded(self, hour: datetime) -> bool:
+        """Whether the hour is a partition."""
+        return self.hourly.has_partition_key(hour_key(hour))
 
 
 def hour_of(partition_key: str) -> datetime:

@@ -1,4 +1,4 @@
-"""Resources: the settings, Spark through dagster-pyspark, and the long-running stream. Thin: the work is elsewhere.
+"""Resources: the lake, Spark through dagster-pyspark, and the long-running stream. Thin: the work is elsewhere.
 
 Heavy packages are imported in the methods that need them, so that definitions load without them.
 """
@@ -10,7 +10,7 @@ import dagster as dg
 
 from cryptolake_assets.errors import CryptolakeError, PartError
 from cryptolake_assets.settings import Engine as EngineName
-from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     from cryptolake_assets.bronze.stream_health import Signs
@@ -24,18 +24,18 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=3, backoff=dg.Backoff.EXPONENTIAL,
 class LakeResource(dg.ConfigurableResource):
     """The lake as the settings describe it."""
 
-    @property
-    def settings(self) -> Settings:
-        return get_settings()
+    settings: dg.ResourceDependency[Settings]
 
 
 class EngineResource(dg.ConfigurableResource):
     """What computes Silver and Gold: DuckDB in the run's own process, or Spark by dagster-pyspark's resource on the
     Spark Connect server."""
 
+    settings: dg.ResourceDependency[Settings]
+
     def engine(self, name: EngineName = EngineName.AUTO) -> "AggregationEngine":
         """The engine of that name; with `auto` the one of the settings."""
-        settings = get_settings()
+        settings = self.settings
         if (settings.engine_in_use if name is EngineName.AUTO else name) is EngineName.SPARK:
             return self._spark(settings)
 
@@ -62,18 +62,19 @@ class EngineResource(dg.ConfigurableResource):
 class StreamResource(dg.ConfigurableResource):
     """The long-running Bronze stream: its state, its progress, and starting and stopping it."""
 
+    settings: dg.ResourceDependency[Settings]
     catch_up_timeout_s: float = 300.0
 
     def is_running(self) -> bool:
         from cryptolake_assets.bronze.stream import is_running
 
-        return is_running(get_settings())
+        return is_running(self.settings)
 
     def status(self) -> dict[str, Any]:
         """State of the part and its lag in Kafka records."""
         from cryptolake_assets.platform.status import status
 
-        part = next(part for part in status(get_settings()) if part.name == "bronze")
+        part = next(part for part in status(self.settings) if part.name == "bronze")
         return {"state": part.state, "pid": part.pid, "log": part.log, "lag": self.lag()}
 
     def signs(self) -> "Signs":
@@ -83,7 +84,7 @@ class StreamResource(dg.ConfigurableResource):
         from cryptolake_assets.platform.status import process_state
         from cryptolake_assets.platform.supervisor import Supervisor
 
-        settings = get_settings()
+        settings = self.settings
         process = Supervisor(settings).processes().get("bronze")
         return Signs(
             state=process_state(process) if process is not None else None,
@@ -96,31 +97,31 @@ class StreamResource(dg.ConfigurableResource):
         """Kafka offsets that are in Bronze, by partition, and the stream's last report (None before the first)."""
         from cryptolake_assets.bronze.offsets import committed_offsets, read_report
 
-        settings = get_settings()
+        settings = self.settings
         return {"committed_offsets": committed_offsets(settings), "report": read_report(settings)}
 
     def start(self) -> None:
         from cryptolake_assets.platform.lifecycle import start
 
-        start(get_settings(), "bronze")
+        start(self.settings, "bronze")
 
     def restart(self) -> None:
         """Stops it, if it still lives, and returns when it serves again. Raises `PartError`."""
         from cryptolake_assets.platform.lifecycle import restart
 
-        restart(get_settings(), "bronze")
+        restart(self.settings, "bronze")
 
     def stop(self) -> None:
         from cryptolake_assets.platform.lifecycle import stop
 
-        stop(get_settings(), "bronze")
+        stop(self.settings, "bronze")
 
     def lag(self) -> int | None:
         """Kafka records that are not in Bronze yet; None when the broker does not answer."""
         from cryptolake_assets.bronze.offsets import bronze_lag
 
         try:
-            return bronze_lag(get_settings())
+            return bronze_lag(self.settings)
         except CryptolakeError:
             return None
 
@@ -130,7 +131,7 @@ class StreamResource(dg.ConfigurableResource):
         from cryptolake_assets.bronze.stream import run_available_now
         from cryptolake_assets.kafka.topics import end_offsets
 
-        settings = get_settings()
+        settings = self.settings
         target = end_offsets(settings, settings.kafka_topic_futures)
         deadline = time.monotonic() + self.catch_up_timeout_s
         while lag(target, committed_offsets(settings)) > 0:
@@ -144,3 +145,12 @@ class StreamResource(dg.ConfigurableResource):
                 )
             time.sleep(0.5)
         return "stream"
+
+
+def resources_of(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
+    """Return the resources of the graph, by the names that assets ask for."""
+    return {
+        "lake": LakeResource(settings=settings),
+        "engine": EngineResource(settings=settings),
+        "stream": StreamResource(settings=settings),
+    }

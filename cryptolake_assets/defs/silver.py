@@ -10,7 +10,8 @@ import pydantic
 from cryptolake_assets.defs import asset_keys, bronze, checks, previews
 from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
-from cryptolake_assets.defs.partitions import hour_key, hour_of, hourly
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
 from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
@@ -81,30 +82,6 @@ def _moment(text: str) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-@dg.asset(
-    key=KEY,
-    deps=[asset_keys.BRONZE, asset_keys.ARCHIVE],
-    partitions_def=hourly(),
-    group_name="silver",
-    kinds={"duckdb", "spark", "iceberg"},
-    owners=OWNERS,
-    tags={"layer": "silver", "cadence": "minute"},
-    code_version=definition_hash(BAR_MEASURES),
-    metadata=TABLE,
-    pool=SILVER_OHLCV.writer_pool,
-    freshness_policy=FRESH,
-    retry_policy=RETRIES,
-    backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
-    output_required=False,
-    check_specs=[
-        *checks.specs(KEY, SILVER_CHECKS, hourly()),
-        *checks.specs(KEY, SILVER_OBSERVATIONS, hourly(), blocking=False),
-    ],
-    description=(
-        "Exact one-minute bars per symbol. Recomputed from Bronze for the touched minutes, checked in memory and "
-        "published by one commit; when a check fails nothing is published and the previous bars stay."
-    ),
-)
 def futures_ohlcv_1m(
     context: dg.AssetExecutionContext, config: SilverConfig, lake: LakeResource, engine: EngineResource
 ) -> Iterator[SilverEvent]:
@@ -247,3 +224,32 @@ def _metadata(candidate: "SilverCandidate") -> Metadata:
         "rows_rejected": candidate.rows_rejected,
         "duration_ms": candidate.duration_ms,
     }
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return Silver's asset."""
+    asset = dg.asset(
+        key=KEY,
+        deps=[asset_keys.BRONZE, asset_keys.ARCHIVE],
+        partitions_def=graph.partitions.hourly,
+        group_name="silver",
+        kinds={"duckdb", "spark", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "silver", "cadence": "minute"},
+        code_version=definition_hash(BAR_MEASURES),
+        metadata=TABLE,
+        pool=SILVER_OHLCV.writer_pool,
+        freshness_policy=FRESH,
+        retry_policy=RETRIES,
+        backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
+        output_required=False,
+        check_specs=[
+            *checks.specs(KEY, SILVER_CHECKS, graph.partitions.hourly),
+            *checks.specs(KEY, SILVER_OBSERVATIONS, graph.partitions.hourly, blocking=False),
+        ],
+        description=(
+            "Exact one-minute bars per symbol. Recomputed from Bronze for the touched minutes, checked in memory and "
+            "published by one commit; when a check fails nothing is published and the previous bars stay."
+        ),
+    )(futures_ohlcv_1m)
+    return dg.Definitions(assets=[asset])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from cryptolake_assets.defs import follower
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.lake.bronze_follower import FollowerState
+from cryptolake_assets.settings import Settings, load_settings
 
 AT_REST = FollowerState(sequence=7, table="t")
 LOOKS_MOST = 3
@@ -26,6 +29,11 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(home=tmp_path)
 
 
 @pytest.fixture
@@ -51,28 +59,31 @@ def answers(monkeypatch: pytest.MonkeyPatch, states: Iterator[FollowerState | dg
     return found
 
 
-def evaluate() -> dg.SensorResult | dg.SkipReason:
+def evaluate(settings: Settings) -> dg.SensorResult | dg.SkipReason:
     context = dg.build_sensor_context(cursor=AT_REST.to_cursor())
-    result = follower.bronze_follower(context)
-    assert isinstance(result, dg.SensorResult | dg.SkipReason)
+    result = follower.watch(context, Graph.of(settings))
     if isinstance(result, dg.SensorResult):
         assert result.cursor is None, "Dagster refuses a result's cursor beside the context's"
         return result._replace(cursor=context.cursor)
     return result
 
 
-def test_at_rest_it_looks_until_its_time_is_over(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_at_rest_it_looks_until_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, settings: Settings
+) -> None:
     found = answers(monkeypatch, iter([AT_REST] * 10))
-    assert isinstance(evaluate(), dg.SkipReason)
+    assert isinstance(evaluate(settings), dg.SkipReason)
     assert len(found) == LOOKS_MOST
     assert clock.now <= follower.WATCH_S
 
 
-def test_what_comes_meanwhile_is_answered_at_once(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_what_comes_meanwhile_is_answered_at_once(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, settings: Settings
+) -> None:
     later = FollowerState(sequence=8, table="t")
     request = dg.RunRequest(run_key="k", partition_key="2026-01-01-00:00")
     found = answers(monkeypatch, iter([later, dg.SensorResult(run_requests=[request], cursor="new")]))
-    result = evaluate()
+    result = evaluate(settings)
     assert isinstance(result, dg.SensorResult)
     assert result.cursor == "new"
     assert [wish.run_key for wish in result.run_requests or []] == ["k"]
@@ -80,10 +91,12 @@ def test_what_comes_meanwhile_is_answered_at_once(monkeypatch: pytest.MonkeyPatc
     assert clock.now > 0
 
 
-def test_what_is_owed_is_left_to_the_next_tick(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_what_is_owed_is_left_to_the_next_tick(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, settings: Settings
+) -> None:
     """Runs that were asked for end, and hours wait for their interval: Dagster's pace is right for these."""
     owing = FollowerState(sequence=8, table="t", unreported={"2026-01-01T00:00:00+00:00": 1})
     found = answers(monkeypatch, iter([owing] * 10))
-    assert isinstance(evaluate(), dg.SkipReason)
+    assert isinstance(evaluate(settings), dg.SkipReason)
     assert len(found) == 1
     assert clock.now == 0

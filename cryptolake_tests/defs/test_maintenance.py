@@ -21,31 +21,22 @@ HOUR = datetime(2024, 7, 19, 10, tzinfo=UTC)
 
 
 @pytest.fixture
-def settings(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The lake's settings as the process's own; no exchange answers."""
-    for name, value in lake.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_PORT", "1")
-    monkeypatch.setenv("CRYPTOLAKE_SNAPSHOTS_KEPT", "1")
-    get_settings.cache_clear()
-    return get_settings()
+def settings(lake: Settings) -> Settings:
+    """The lake's settings; no exchange answers."""
+    return lake.model_copy(update={"exchange_port": 1, "snapshots_kept": 1})
 
 
-def run(work: Work) -> dg.ExecuteInProcessResult:
-    job = build_definitions().get_repository_def().get_job(f"maintenance_{work.value}")
+def run(settings: Settings, work: Work) -> dg.ExecuteInProcessResult:
+    job = build_definitions(settings).get_repository_def().get_job(f"maintenance_{work.value}")
     with dg.DagsterInstance.ephemeral() as instance:
         return job.execute_in_process(instance=instance, raise_on_error=False)
 
 
 @pytest.mark.parametrize(("limit", "passed"), [(3, True), (2, False)])
-def test_a_run_shows_figures_and_counts_small_files(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, limit: int, passed: bool
-) -> None:
+def test_a_run_shows_figures_and_counts_small_files(settings: Settings, limit: int, passed: bool) -> None:
     for number in range(3):
         append(settings, [trade(HOUR, number)])
-    monkeypatch.setenv("CRYPTOLAKE_SMALL_FILE_LIMIT", str(limit))
-    get_settings.cache_clear()
-    result = run(Work.SNAPSHOTS)
+    result = run(settings.model_copy(update={"small_file_limit": limit}), Work.SNAPSHOTS)
     assert result.success, "a check that warns holds nothing up"
     (event,) = result.asset_materializations_for_node("maintenance__snapshot_expiry")
     assert event.asset_key == key_of(Work.SNAPSHOTS)
@@ -82,7 +73,10 @@ def test_no_two_works_start_in_the_same_minute() -> None:
     assert sorted(minutes) == sorted(set(minutes))
 
 
-def test_the_command_shows_every_table(settings: Settings) -> None:
+def test_the_command_shows_every_table(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
     result = CliRunner().invoke(app, ["maintain", "--only", "snapshot_expiry"])
     assert result.exit_code == 0, result.output
     lines = [line for line in result.output.splitlines() if "nothing was due" in line]

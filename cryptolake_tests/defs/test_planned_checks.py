@@ -9,7 +9,7 @@ import pytest
 
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import checks, silver
-from cryptolake_assets.defs.partitions import daily, hour_key
+from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
 from cryptolake_assets.quality.bar_checks import (
     DEPENDENCIES,
     PUBLISHED_COUNT,
@@ -17,7 +17,7 @@ from cryptolake_assets.quality.bar_checks import (
     SILVER_OBSERVATIONS,
     UP_TO_DATE,
 )
-from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
 
 FIRST = datetime(2024, 11, 2, 22, tzinfo=UTC)
@@ -27,13 +27,9 @@ OF_SILVER = {*SILVER_CHECKS, *SILVER_OBSERVATIONS, PUBLISHED_COUNT, UP_TO_DATE}
 
 
 @pytest.fixture
-def settings(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The lake's settings as the process's own; no exchange answers."""
-    for name, value in lake.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_PORT", "1")
-    get_settings.cache_clear()
-    return get_settings()
+def settings(lake: Settings) -> Settings:
+    """The lake's settings; no exchange answers."""
+    return lake.model_copy(update={"exchange_port": 1})
 
 
 @pytest.fixture
@@ -42,8 +38,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield ephemeral
 
 
-def run_silver(instance: dg.DagsterInstance, **selected: Any) -> dg.ExecuteInProcessResult:
-    job = build_definitions().resolve_implicit_global_asset_job_def()
+def run_silver(settings: Settings, instance: dg.DagsterInstance, **selected: Any) -> dg.ExecuteInProcessResult:
+    job = build_definitions(settings).resolve_implicit_global_asset_job_def()
     return job.execute_in_process(instance=instance, asset_selection=[silver.KEY], raise_on_error=False, **selected)
 
 
@@ -55,9 +51,9 @@ def of_range(first: datetime, last: datetime) -> dict[str, str]:
     }
 
 
-def statuses(instance: dg.DagsterInstance, run_id: str) -> dict[tuple[str, str | None], str]:
+def statuses(settings: Settings, instance: dg.DagsterInstance, run_id: str) -> dict[tuple[str, str | None], str]:
     """Return what Dagster's storage says of every check of the run, by name and partition."""
-    graph = build_definitions().resolve_asset_graph()
+    graph = build_definitions(settings).resolve_asset_graph()
     records = [
         record
         for key in graph.asset_check_keys
@@ -71,9 +67,9 @@ def test_a_range_of_hours_evaluates_every_planned_check_of_every_hour(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     append(settings, [trade(hour + timedelta(minutes=minute), minute) for hour in HOURS for minute in (1, 30)])
-    result = run_silver(instance, tags=of_range(HOURS[0], HOURS[-1]))
+    result = run_silver(settings, instance, tags=of_range(HOURS[0], HOURS[-1]))
     assert result.success
-    found = statuses(instance, result.run_id)
+    found = statuses(settings, instance, result.run_id)
     assert set(found) == {(name, key) for name in OF_SILVER for key in KEYS}
     assert "PLANNED" not in found.values()
     assert {found[PUBLISHED_COUNT, key] for key in KEYS} == {"SUCCEEDED"}
@@ -85,9 +81,9 @@ def test_a_range_with_an_hour_held_back_evaluates_every_planned_check_too(
     bad = HOURS[1]
     append(settings, [trade(hour, number) for number, hour in enumerate(HOURS)])
     append(settings, [trade(bad + timedelta(minutes=40), 900 + number, price="-1") for number in range(5)])
-    result = run_silver(instance, tags=of_range(HOURS[0], HOURS[-1]))
+    result = run_silver(settings, instance, tags=of_range(HOURS[0], HOURS[-1]))
     assert not result.success
-    found = statuses(instance, result.run_id)
+    found = statuses(settings, instance, result.run_id)
     assert set(found) == {(name, key) for name in OF_SILVER for key in KEYS}
     assert "PLANNED" not in found.values()
     assert found[PUBLISHED_COUNT, hour_key(bad)] == "FAILED", "Bronze has a sound trade of which no bar is published"
@@ -99,26 +95,30 @@ def test_an_hour_by_hand_evaluates_every_planned_check(
     settings: Settings, instance: dg.DagsterInstance, price: str
 ) -> None:
     append(settings, [trade(FIRST, 1, price=price)])
-    result = run_silver(instance, partition_key=hour_key(FIRST))
+    result = run_silver(settings, instance, partition_key=hour_key(FIRST))
     assert result.success == (price != "-1")
-    found = statuses(instance, result.run_id)
+    found = statuses(settings, instance, result.run_id)
     assert set(found) >= {(name, hour_key(FIRST)) for name in OF_SILVER}
     assert "PLANNED" not in found.values()
 
 
 def test_the_jobs_check_without_partitions_settles_its_plan(settings: Settings, instance: dg.DagsterInstance) -> None:
     append(settings, [trade(FIRST, 1)])
-    job = build_definitions().resolve_job_def("bronze_to_silver_1m")
+    job = build_definitions(settings).resolve_job_def("bronze_to_silver_1m")
     result = job.execute_in_process(instance=instance, partition_key=hour_key(FIRST), raise_on_error=False)
-    found = statuses(instance, result.run_id)
+    found = statuses(settings, instance, result.run_id)
     assert found[DEPENDENCIES, hour_key(FIRST)] == found[DEPENDENCIES, None] != "PLANNED"
 
 
-def test_a_check_without_partitions_is_evaluated_for_each_day_of_a_range(instance: dg.DagsterInstance) -> None:
+def test_a_check_without_partitions_is_evaluated_for_each_day_of_a_range(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
     key = dg.AssetKey("table")
     spec = dg.AssetCheckSpec("tests", asset=key)
 
-    @dg.asset(key=key, partitions_def=daily(), backfill_policy=dg.BackfillPolicy.single_run(), check_specs=[spec])
+    daily, at_once = GraphPartitions.of(settings).daily, dg.BackfillPolicy.single_run()
+
+    @dg.asset(key=key, partitions_def=daily, backfill_policy=at_once, check_specs=[spec])
     def table(context: dg.AssetExecutionContext) -> Iterator[Any]:
         warning = dg.AssetCheckSeverity.WARN
         result = dg.AssetCheckResult(asset_key=key, check_name="tests", passed=False, severity=warning)

@@ -12,6 +12,7 @@ import pytest
 
 from cryptolake_assets.api.health import DEPENDENCIES
 from cryptolake_assets.bronze.stream_health import Signs
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.health import look
 from cryptolake_assets.platform.notify import Alert, AlertKind
 from cryptolake_assets.producer.status_file import ProducerStatus, RejectedSymbol, status_path, write_status
@@ -42,11 +43,12 @@ def test_symbol_whose_frames_are_rejected_fails_the_check_and_is_alerted(
         {"币安人生USDT": RejectedSymbol(61, "symbol_format: s is ...")},
         {},
     ]
+    graph = Graph.of(lake)
     with dg.DagsterInstance.ephemeral() as instance:
         for number, rejecting in enumerate(steps):
             report(lake, **rejecting)
             context = dg.build_sensor_context(instance=instance, cursor=cursor)
-            result = look(context, lake, WELL, time.time() + number)
+            result = look(context, graph, WELL, time.time() + number)
             cursor = context.cursor if isinstance(result, dg.SkipReason) else result.cursor
             events = [] if isinstance(result, dg.SkipReason) else result.asset_events
             verdicts += [

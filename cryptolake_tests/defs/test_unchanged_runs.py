@@ -12,7 +12,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import gold, klines, silver
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import EngineResource
-from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.refresh_silver import refresh
 from cryptolake_tests.support.bronze import append, trade
 
@@ -21,12 +21,12 @@ NEXT = HOUR + timedelta(hours=1)
 DAY = HOUR.date().isoformat()
 
 
-class Graph:
+class Runs:
     """Runs of Silver on an ephemeral instance, and the ticks of the automation after them."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
         self.settings, self.instance = settings, instance
-        self.definitions = build_definitions()
+        self.definitions = build_definitions(settings)
         self.cursor: dg.AutomationConditionCursor | None = None
         self.tick()
 
@@ -59,57 +59,53 @@ class Graph:
 
 
 @pytest.fixture
-def graph(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Graph]:
+def runs(lake: Settings) -> Iterator[Runs]:
     """On an empty lake; no exchange answers."""
-    for name, value in lake.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_PORT", "1")
-    get_settings.cache_clear()
     with dg.DagsterInstance.ephemeral() as instance:
-        yield Graph(get_settings(), instance)
+        yield Runs(lake.model_copy(update={"exchange_port": 1}), instance)
 
 
 @pytest.mark.parametrize("last", [None, HOUR], ids=["hour", "range"])
-def test_only_a_run_that_changes_bars_starts_what_follows(graph: Graph, last: datetime | None) -> None:
-    append(graph.settings, [trade(HOUR, 1)])
-    graph.silver(HOUR, last)
-    assert graph.tick() == ({hour_key(HOUR)}, {DAY})
+def test_only_a_run_that_changes_bars_starts_what_follows(runs: Runs, last: datetime | None) -> None:
+    append(runs.settings, [trade(HOUR, 1)])
+    runs.silver(HOUR, last)
+    assert runs.tick() == ({hour_key(HOUR)}, {DAY})
 
-    before = graph.materialized_at(HOUR)
-    graph.silver(HOUR, last)
-    assert graph.tick() == (set(), set())
-    assert graph.materialized_at(HOUR) > before, "the hour was looked at, and is fresh"
+    before = runs.materialized_at(HOUR)
+    runs.silver(HOUR, last)
+    assert runs.tick() == (set(), set())
+    assert runs.materialized_at(HOUR) > before, "the hour was looked at, and is fresh"
 
-    append(graph.settings, [trade(HOUR + timedelta(seconds=1), 2)])
-    graph.silver(HOUR, last)
-    assert graph.tick() == ({hour_key(HOUR)}, {DAY})
-
-
-def test_a_range_starts_what_follows_its_changed_hours_only(graph: Graph) -> None:
-    append(graph.settings, [trade(HOUR, 1), trade(NEXT, 2)])
-    graph.silver(HOUR, NEXT)
-    assert graph.tick()[0] == {hour_key(HOUR), hour_key(NEXT)}
-    append(graph.settings, [trade(NEXT + timedelta(minutes=1), 3)])
-    graph.silver(HOUR, NEXT)
-    assert graph.tick() == ({hour_key(NEXT)}, {DAY})
+    append(runs.settings, [trade(HOUR + timedelta(seconds=1), 2)])
+    runs.silver(HOUR, last)
+    assert runs.tick() == ({hour_key(HOUR)}, {DAY})
 
 
-def test_an_hour_without_trades_starts_nothing_the_second_time(graph: Graph) -> None:
-    append(graph.settings, [trade(HOUR, 1)])
-    graph.silver(NEXT)
-    graph.tick()
-    graph.silver(NEXT)
-    assert graph.tick() == (set(), set())
+def test_a_range_starts_what_follows_its_changed_hours_only(runs: Runs) -> None:
+    append(runs.settings, [trade(HOUR, 1), trade(NEXT, 2)])
+    runs.silver(HOUR, NEXT)
+    assert runs.tick()[0] == {hour_key(HOUR), hour_key(NEXT)}
+    append(runs.settings, [trade(NEXT + timedelta(minutes=1), 3)])
+    runs.silver(HOUR, NEXT)
+    assert runs.tick() == ({hour_key(NEXT)}, {DAY})
 
 
-def test_bars_of_a_run_that_died_after_its_commit_start_what_follows(graph: Graph) -> None:
-    append(graph.settings, [trade(HOUR, 1)])
-    graph.silver(HOUR)
-    graph.tick()
-    append(graph.settings, [trade(HOUR + timedelta(seconds=1), 2)])
-    _, publication = refresh(graph.settings, EngineResource().engine(), HOUR, None, "died")
+def test_an_hour_without_trades_starts_nothing_the_second_time(runs: Runs) -> None:
+    append(runs.settings, [trade(HOUR, 1)])
+    runs.silver(NEXT)
+    runs.tick()
+    runs.silver(NEXT)
+    assert runs.tick() == (set(), set())
+
+
+def test_bars_of_a_run_that_died_after_its_commit_start_what_follows(runs: Runs) -> None:
+    append(runs.settings, [trade(HOUR, 1)])
+    runs.silver(HOUR)
+    runs.tick()
+    append(runs.settings, [trade(HOUR + timedelta(seconds=1), 2)])
+    _, publication = refresh(runs.settings, EngineResource(settings=runs.settings).engine(), HOUR, None, "died")
     assert publication is not None
     assert publication.committed
-    assert graph.tick() == (set(), set()), "no event tells of it"
-    graph.silver(HOUR)
-    assert graph.tick() == ({hour_key(HOUR)}, {DAY})
+    assert runs.tick() == (set(), set()), "no event tells of it"
+    runs.silver(HOUR)
+    assert runs.tick() == ({hour_key(HOUR)}, {DAY})

@@ -25,6 +25,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import archive as archive_defs
 from cryptolake_assets.defs import silver
 from cryptolake_assets.defs.follower import tick
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveFormatError, ArchiveRangeError, ExchangeError
@@ -84,7 +85,7 @@ class World:
         asked: set[str] = set()
         while True:
             context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
-            result = tick(context, self.settings, StreamResource())
+            result = tick(context, Graph.of(self.settings), StreamResource(settings=self.settings))
             if isinstance(result, dg.SkipReason):
                 self.cursor = context.cursor
                 assert "0 hours pending" in str(result.skip_message)

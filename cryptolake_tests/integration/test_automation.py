@@ -12,8 +12,9 @@ import pytest
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import gold, silver
 from cryptolake_assets.defs.checks import specs
-from cryptolake_assets.defs.partitions import hour_key, hourly
+from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
 from cryptolake_assets.quality.bar_checks import SILVER_CHECKS
+from cryptolake_assets.settings import get_settings
 
 NOW = datetime(2026, 3, 1, 12, 0, 2, tzinfo=UTC)
 TICK = timedelta(seconds=5)
@@ -29,11 +30,12 @@ class Days:
 
     def silver(self, hour: datetime, *, passed: bool = True, version: str = "") -> None:
         """Run an hour whose gate has this outcome; its bars change, unless `version` is that of the last run."""
+        hourly = GraphPartitions.of(get_settings()).hourly
 
         @dg.asset(
             key=silver.KEY,
-            partitions_def=hourly(),
-            check_specs=specs(silver.KEY, SILVER_CHECKS, hourly()),
+            partitions_def=hourly,
+            check_specs=specs(silver.KEY, SILVER_CHECKS, hourly),
             output_required=False,
         )
         def gated() -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:

@@ -14,7 +14,7 @@ import pytest
 
 from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import coingecko, fear_greed
+from cryptolake_assets.defs import fear_greed
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
@@ -246,7 +246,7 @@ def test_a_coin_that_cannot_be_is_named_and_holds_nobody_back(
 def test_the_index_is_asked_hourly_until_its_day_is_held_and_then_daily(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schedule, now = fear_greed.fear_greed_schedule, datetime.now(UTC)
+    schedule, now = "fear_greed_schedule", datetime.now(UTC)
     later, next_day = now + timedelta(hours=1), now + timedelta(hours=24, minutes=2)
     with ExchangeThread(capture, SECOND_MS) as exchange:
         url = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url}
@@ -262,7 +262,7 @@ def test_the_index_is_asked_hourly_until_its_day_is_held_and_then_daily(
 
 
 def test_coins_are_asked_for_once_an_hour(empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule, now = coingecko.coingecko_schedule, datetime.now(UTC)
+    schedule, now = "coingecko_schedule", datetime.now(UTC)
     with ExchangeThread(june, JUNE_MS) as exchange:
         variables = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url, "CRYPTOLAKE_REPLAY_DIR": june}
         assert asked(empty, schedule, now, monkeypatch, **variables) == ["2026-06-01"]
@@ -277,7 +277,7 @@ def test_a_capture_without_recorded_answers_asks_nobody(
 ) -> None:
     now = datetime.now(UTC)
     bare = write_capture(tmp_path / "bare" / "a.ndjson", [(FIRST_MS * 10**6, trade_frame("BTCUSDT", 1, FIRST_MS))])
-    schedules = {"fear_greed.json": fear_greed.fear_greed_schedule, "coingecko_": coingecko.coingecko_schedule}
+    schedules = {"fear_greed.json": "fear_greed_schedule", "coingecko_": "coingecko_schedule"}
     for name, schedule in schedules.items():
         skipped = asked(empty, schedule, now, monkeypatch, CRYPTOLAKE_REPLAY_DIR=bare)
         assert f"the capture that is replayed has no {name}" in str(skipped)

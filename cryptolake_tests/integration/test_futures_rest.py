@@ -12,7 +12,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from cryptolake_assets.defs import futures_rest
 from cryptolake_assets.ingest.futures_rest import epoch_ms
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
@@ -203,22 +202,23 @@ def test_open_interest_of_both_endpoints_since_the_newest(
     ]
 
 
+SCHEDULES = ("futures_funding_schedule", "futures_open_interest_schedule")
+
+
 def test_both_are_asked_for_once_an_hour_and_not_at_all_where_nothing_is_recorded(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
     with ExchangeThread(capture, SECOND_MS) as exchange:
         url = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url}
-        assert [asked(empty, schedule, now, monkeypatch, **url) for schedule in futures_rest.SCHEDULES] == [
-            [PARTITIONS[1]]
-        ] * 2
+        assert [asked(empty, schedule, now, monkeypatch, **url) for schedule in SCHEDULES] == [[PARTITIONS[1]]] * 2
         assert run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1]).success
         (record,) = empty[1].get_run_records(limit=1)
-        funding = futures_rest.SCHEDULES[0]
+        funding = SCHEDULES[0]
         assert "has had its run" in str(asked(empty, funding, record.create_timestamp, monkeypatch))
         assert asked(empty, funding, record.create_timestamp + timedelta(hours=1), monkeypatch) == [PARTITIONS[1]]
     bare = write_capture(tmp_path / "bare" / "a.ndjson", [(FIRST_MS * 10**6, trade_frame("BTCUSDT", 1, FIRST_MS))])
-    for schedule, pattern in zip(futures_rest.SCHEDULES, ("funding_rate", "open_interest"), strict=True):
+    for schedule, pattern in zip(SCHEDULES, ("funding_rate", "open_interest"), strict=True):
         skipped = asked(empty, schedule, now, monkeypatch, CRYPTOLAKE_REPLAY_DIR=bare)
         assert f"the capture that is replayed has no {pattern}" in str(skipped)
 

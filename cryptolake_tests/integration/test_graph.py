@@ -15,6 +15,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import bronze as bronze_defs
 from cryptolake_assets.defs import gold, silver
 from cryptolake_assets.defs.follower import tick
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.kafka.topics import end_offsets
@@ -52,7 +53,8 @@ def run_request(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.Exec
 
 
 def evaluate(instance: dg.DagsterInstance, settings: Settings, cursor: str | None) -> dg.SensorResult | dg.SkipReason:
-    return tick(dg.build_sensor_context(instance=instance, cursor=cursor), settings, StreamResource())
+    context = dg.build_sensor_context(instance=instance, cursor=cursor)
+    return tick(context, Graph.of(settings), StreamResource(settings=settings))
 
 
 def cursor_at_head(settings: Settings) -> str:
@@ -199,7 +201,7 @@ def test_bronze_by_hand_takes_what_kafka_holds_and_counts_the_hour(
     ).to_pylist()[0]["n"]
     assert materialization.metadata["dagster/row_count"].value == counted
     assert materialization.metadata["lag"].value == 0
-    stream = StreamResource()
+    stream = StreamResource(settings=settings)
     committed = stream.progress()["committed_offsets"]
     assert lag(end_offsets(settings, settings.kafka_topic_futures), committed) == 0
     status = stream.status()

@@ -16,7 +16,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import bronze as bronze_defs
 from cryptolake_assets.defs import jobs, silver
 from cryptolake_assets.defs.partitions import hour_key
-from cryptolake_assets.defs.resources import LakeResource, StreamResource
+from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
@@ -150,9 +150,10 @@ async def test_what_kafka_holds_is_taken_when_the_stream_is_down(
 def test_the_catch_up_is_asked_for_only_while_the_stream_is_down(settings: Settings) -> None:
     schedule = build_definitions().resolve_schedule_def("ingest_realtime_to_bronze_schedule")
     repository = build_definitions().get_repository_def()
+    resources = {"stream": StreamResource(settings=settings)}
 
     def ticked() -> tuple[int, str | None]:
-        context = dg.build_schedule_context(repository_def=repository, resources={"stream": StreamResource()})
+        context = dg.build_schedule_context(repository_def=repository, resources=resources)
         tick = schedule.evaluate_tick(context)
         return len(tick.run_requests or []), tick.skip_message
 
@@ -177,7 +178,6 @@ def test_schedules_take_what_closed_last_on_the_exchanges_clock(
         context = dg.build_schedule_context(
             scheduled_execution_time=datetime(2026, 3, 1, 0, 5, tzinfo=UTC),
             repository_def=definitions.get_repository_def(),
-            resources={"lake": LakeResource()},
         )
         ticked = schedule.evaluate_tick(context)
         assert [request.partition_key for request in ticked.run_requests or []] == [partition]

@@ -21,6 +21,7 @@ from cryptolake_assets.bronze.stream import run_available_now
 from cryptolake_assets.captures import followed_symbols
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import market_streams
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.kafka.topics import ensure_topics, ensure_topics_async
 from cryptolake_assets.lake.bootstrap import ensure_table
@@ -53,7 +54,6 @@ def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Those of the platform, with both streams in use and their topics there."""
     monkeypatch.setenv("CRYPTOLAKE_EXTRA_STREAMS", "markPrice,forceOrder")
     changed = settings.model_copy(update={"extra_streams": ("markPrice", "forceOrder")})
-    monkeypatch.setattr(market_streams, "get_settings", lambda: changed)
     ensure_topics(changed)
     return changed
 
@@ -168,7 +168,7 @@ def test_the_sensor_asks_for_the_touched_hours_until_their_runs_succeed(settings
             with dg.build_sensor_context(
                 instance, cursor=cursor, repository_def=build_definitions().get_repository_def()
             ) as context:
-                found = market_streams.tick(context, settings, (FORCE_ORDER,), now)
+                found = market_streams.tick(context, Graph.of(settings), (FORCE_ORDER,), now)
                 if isinstance(found, dg.SkipReason):
                     return [], [], str(context.cursor)
                 return list(found.run_requests or ()), list(found.asset_events), str(found.cursor)
@@ -194,15 +194,6 @@ def test_the_sensor_asks_for_the_touched_hours_until_their_runs_succeed(settings
         f"WHERE window_start = '{hour.isoformat()}' AND symbol = 'BTCUSDT'",
     )
     assert (row["side"], row["orders"], row["qty"], row["notional"]) == ("buy", 1, 1, 100)
-
-
-def test_the_sensor_skips_where_no_stream_is_in_use(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    off = settings.model_copy(update={"extra_streams": ("none",)})
-    monkeypatch.setattr(market_streams, "get_settings", lambda: off)
-    with dg.build_sensor_context() as context:
-        skipped = market_streams.market_follower(context)
-    assert isinstance(skipped, dg.SkipReason)
-    assert "no stream beside the trades is in use" in str(skipped.skip_message)
 
 
 async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(

@@ -13,7 +13,6 @@ from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs.alerts import run_failures, run_recoveries
 from cryptolake_assets.platform import notify as notify_module
 from cryptolake_assets.platform.notify import Alert, AlertKind, Delivery
 from cryptolake_assets.settings import Settings, get_settings
@@ -94,7 +93,7 @@ class Daemon:
         self.repository = build_definitions().get_repository_def()
 
     def tick(self) -> None:
-        for sensor in (run_failures, run_recoveries):
+        for sensor in map(self.repository.get_sensor_def, ("run_failures", "run_recoveries")):
             context = dg.build_sensor_context(
                 instance=self.instance, cursor=self.cursors.get(sensor.name), repository_def=self.repository
             )
@@ -192,6 +191,7 @@ def test_a_failure_that_dagster_tries_again_is_not_told(instance: dg.DagsterInst
 
 def test_direct_invocation_with_a_built_context(instance: dg.DagsterInstance, told: list[Alert]) -> None:
     result = run(instance, "h1", "fails")
+    run_failures = build_definitions().resolve_sensor_def("run_failures")
     run_failures(
         dg.build_run_status_sensor_context(
             sensor_name="run_failures",

@@ -16,6 +16,7 @@ import pytest
 from cryptolake_assets.bronze.offsets import read_report
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import bronze, silver
+from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.health import REPORT_EVERY_S, look
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
@@ -66,7 +67,7 @@ class Watch:
     """The sensor's looks, one after another, and what they said of each check."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
-        self._settings = settings
+        self._graph, self._stream = Graph.of(settings), StreamResource(settings=settings)
         self._instance = instance
         self._cursor: str | None = None
         self.said: dict[str, list[tuple[bool, str, str]]] = {HEARTBEAT: [], FRAMES_ACCEPTED: [], UP_TO_DATE: []}
@@ -74,7 +75,7 @@ class Watch:
 
     def look(self, later_s: float = 0.0) -> list[dg.RunRequest]:
         context = dg.build_sensor_context(instance=self._instance, cursor=self._cursor)
-        result = look(context, self._settings, StreamResource().signs(), time.time() + later_s)
+        result = look(context, self._graph, self._stream.signs(), time.time() + later_s)
         if isinstance(result, dg.SkipReason):
             self._cursor = context.cursor
             return []

@@ -9,7 +9,6 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_tests.support.exchanges import ExchangeThread
@@ -43,17 +42,15 @@ def check(result: Any, name: str) -> dg.AssetCheckEvaluation:
 
 
 def asked(
-    lake: Lake, schedule: dg.ScheduleDefinition, now: datetime, monkeypatch: pytest.MonkeyPatch, **variables: Any
+    lake: Lake, schedule: str, now: datetime, monkeypatch: pytest.MonkeyPatch, **variables: Any
 ) -> list[str | None] | str | None:
-    """The partitions of a tick's requests, or why it skipped."""
+    """Return the partitions that a tick of the schedule of this name asks for, or why it skipped."""
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
     get_settings.cache_clear()
+    definitions = build_definitions()
     with dg.build_schedule_context(
-        instance=lake[1],
-        scheduled_execution_time=now,
-        resources={"lake": LakeResource()},
-        repository_def=build_definitions().get_repository_def(),
+        instance=lake[1], scheduled_execution_time=now, repository_def=definitions.get_repository_def()
     ) as context:
-        ticked = schedule.evaluate_tick(context)
+        ticked = definitions.resolve_schedule_def(schedule).evaluate_tick(context)
     return [it.partition_key for it in ticked.run_requests or []] or ticked.skip_message

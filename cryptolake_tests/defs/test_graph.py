@@ -1,0 +1,170 @@
+"""The graph is assembled from settings and resources that are handed in: nothing is read from the environment."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import bronze, gold, silver
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.resources import StreamResource
+from cryptolake_assets.settings import Settings, load_settings
+
+NOW = datetime(2026, 3, 1, 0, 20, tzinfo=UTC)
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Settings:
+    """A home of its own, live, with an exchange that nobody reaches."""
+    return load_settings(
+        home=tmp_path, source="binance", start_date=date(2026, 1, 1), exchange_rest_url="http://127.0.0.1:1"
+    )
+
+
+def ticked(settings: Settings, schedule: str, **resources: Any) -> list[str | None] | str | None:
+    """Return the partitions that a tick asks for, or why it skipped."""
+    definitions = build_definitions(settings, resources)
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=NOW,
+            repository_def=definitions.get_repository_def(),
+            resources=resources,
+        ) as context,
+    ):
+        result = definitions.resolve_schedule_def(schedule).evaluate_tick(context)
+    return [request.partition_key for request in result.run_requests or []] or result.skip_message
+
+
+def test_partitions_and_intervals_are_those_of_the_settings(live: Settings, tmp_path: Path) -> None:
+    other = load_settings(home=tmp_path, start_date=date(2024, 7, 18), follower_interval_s=7, gold_interval_min=30)
+    graphs = {settings.start_date: build_definitions(settings).get_repository_def() for settings in (live, other, live)}
+    for settings in (live, other):
+        repository = graphs[settings.start_date]
+        node = repository.asset_graph.get(gold.KEY)
+        assert node.partitions_def is not None
+        assert node.partitions_def.get_first_partition_key() == str(settings.start_date)
+        follower = repository.get_sensor_def("bronze_follower")
+        assert follower.minimum_interval_seconds == settings.follower_interval_s
+        assert f"*/{settings.gold_interval_min} * * * *" in str(node.automation_condition)
+
+
+def test_a_graph_of_a_replay_ends_with_its_capture_and_a_live_one_does_not(live: Settings, tmp_path: Path) -> None:
+    assert Graph.of(load_settings(home=tmp_path, end_date=date(2024, 7, 19))).partitions.have_ended
+    assert not Graph.of(live).partitions.have_ended
+
+
+class Stopped(StreamResource):
+    """A stream that is down."""
+
+    def is_running(self) -> bool:
+        return False
+
+    def lag(self) -> int | None:
+        return 3
+
+    def status(self) -> dict[str, Any]:
+        return {"state": "stopped", "pid": None, "log": None, "lag": self.lag()}
+
+    def catch_up(self) -> str:
+        return "available-now"
+
+
+class Running(Stopped):
+    """A stream that runs, and must not be caught up."""
+
+    def is_running(self) -> bool:
+        return True
+
+    def catch_up(self) -> str:
+        raise AssertionError("the stream takes what Kafka holds")
+
+
+def test_a_stream_that_is_down_is_caught_up_and_that_is_observed(live: Settings) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = build_definitions(live, {"stream": Stopped(settings=live)}).resolve_job_def("ingest_realtime_to_bronze")
+        assert job.execute_in_process(instance=instance).success
+        observed = instance.fetch_observations(bronze.KEY, limit=1).records[0].asset_observation
+    assert observed is not None
+    assert {name: value.value for name, value in observed.metadata.items()} == {
+        "caught_up_by": "available-now",
+        "state": "stopped",
+        "lag_before": 3,
+    }
+
+
+def test_a_stream_that_runs_is_left_alone(live: Settings) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = build_definitions(live, {"stream": Running(settings=live)}).resolve_job_def("ingest_realtime_to_bronze")
+        assert job.execute_in_process(instance=instance).success
+        assert instance.fetch_observations(bronze.KEY, limit=1).records == []
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"), [(Stopped, [None]), (Running, "the stream runs")], ids=["stopped", "running"]
+)
+def test_a_catch_up_is_asked_for_only_while_the_stream_is_down(
+    live: Settings, stream: type[StreamResource], expected: list[None] | str
+) -> None:
+    assert ticked(live, "ingest_realtime_to_bronze_schedule", stream=stream(settings=live)) == expected
+
+
+@pytest.mark.parametrize(
+    ("schedule", "partition"),
+    [("bronze_to_silver_1m_hourly", "2026-02-28-23:00"), ("silver_to_gold_daily_daily", "2026-02-28")],
+)
+def test_what_closed_last_is_asked_for_by_this_machines_clock_where_the_exchange_is_away(
+    live: Settings, schedule: str, partition: str
+) -> None:
+    assert ticked(live, schedule) == [partition]
+
+
+@pytest.mark.parametrize("schedule", ["bronze_to_silver_1m_hourly", "silver_to_gold_daily_daily"])
+def test_a_schedule_asks_for_nothing_before_the_first_partition(live: Settings, schedule: str) -> None:
+    young = live.model_copy(update={"start_date": date(2026, 3, 2)})
+    assert "is before the first partition" in str(ticked(young, schedule))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["fear_greed_schedule", "coingecko_schedule", "futures_funding_schedule", "futures_open_interest_schedule"],
+)
+def test_a_source_is_not_asked_while_the_exchanges_clock_is_away(tmp_path: Path, schedule: str) -> None:
+    replay = load_settings(
+        home=tmp_path,
+        replay_dir=tmp_path,
+        start_date=date(2024, 7, 18),
+        end_date=date(2024, 7, 19),
+        exchange_rest_url="http://127.0.0.1:1",
+    )
+    recorded = {
+        "fear_greed_schedule": "fear_greed.json",
+        "coingecko_schedule": "coingecko_global.json",
+        "futures_funding_schedule": "funding_rate_BTCUSDT.json",
+        "futures_open_interest_schedule": "open_interest_history.json",
+    }[schedule]
+    assert "the capture that is replayed has no" in str(ticked(replay, schedule))
+    (tmp_path / recorded).write_text("[]")
+    assert "does not answer" in str(ticked(replay, schedule))
+
+
+def test_the_follower_of_other_streams_skips_where_none_is_in_use(live: Settings) -> None:
+    definitions = build_definitions(live.model_copy(update={"extra_streams": ("none",)}))
+    with dg.build_sensor_context(repository_def=definitions.get_repository_def()) as context:
+        skipped = definitions.resolve_sensor_def("market_follower")(context)
+    assert isinstance(skipped, dg.SkipReason)
+    assert "no stream beside the trades is in use" in str(skipped.skip_message)
+
+
+@pytest.mark.parametrize("name", ["bronze_to_silver_1m", "silver_to_gold_daily"])
+def test_jobs_run_their_asset_with_its_checks(live: Settings, name: str) -> None:
+    job = build_definitions(live).resolve_job_def(name)
+    (key,) = job.asset_layer.selected_asset_keys
+    assert key == {"bronze_to_silver_1m": silver.KEY, "silver_to_gold_daily": gold.KEY}[name]
+    assert job.tags["dagster/max_runtime"] == "1800"
