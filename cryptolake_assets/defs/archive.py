@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
     from cryptolake_assets.transform.archive_history import DayOfHistory
 
-KEY = asset_keys.ARCHIVE
-
 DAYS_A_RUN = 7
 
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(days=365), fail_window=timedelta(days=3650))
@@ -141,17 +139,19 @@ class _Day:
             outcomes = [item for item in outcomes if item.name != CHECKSUM]
             said = "; ".join(self.refused)
             outcomes.append(CheckOutcome(CHECKSUM, False, said, len(self.refused)))
-        yield from checks.evaluations(KEY, BLOCKING, outcomes, self.key)
-        yield from checks.evaluations(KEY, WARNING, outcomes, self.key, dg.AssetCheckSeverity.WARN)
+        yield from checks.evaluations(asset_keys.ARCHIVE, BLOCKING, outcomes, self.key)
+        yield from checks.evaluations(asset_keys.ARCHIVE, WARNING, outcomes, self.key, dg.AssetCheckSeverity.WARN)
         of_klines = joined([check_klines(result) for result in self._klines])
         of_klines = of_klines or [CheckOutcome(KLINES_OF_DAY, True, "no klines were loaded")]
-        yield from checks.evaluations(KEY, [KLINES_OF_DAY], of_klines, self.key, dg.AssetCheckSeverity.WARN)
+        yield from checks.evaluations(
+            asset_keys.ARCHIVE, [KLINES_OF_DAY], of_klines, self.key, dg.AssetCheckSeverity.WARN
+        )
         for hour, agreement in sorted(self._agreements.items()):
             yield from checks.evaluations(
                 asset_keys.SILVER, [OFFICIAL_KLINES], [agreement.outcome], hour_key(hour), dg.AssetCheckSeverity.WARN
             )
         if self.is_good:
-            yield dg.AssetMaterialization(KEY, partition=self.key, metadata=self._metadata())
+            yield dg.AssetMaterialization(asset_keys.ARCHIVE, partition=self.key, metadata=self._metadata())
 
     def _metadata(self) -> dict[str, dg.MetadataValue]:
         from cryptolake_assets.ingest.archive_days import NotLoaded
@@ -202,7 +202,7 @@ class _Teller:
 def definitions(graph: Graph) -> dg.Definitions:
     """Return the asset of the public archive."""
     asset = dg.asset(
-        key=KEY,
+        key=asset_keys.ARCHIVE,
         partitions_def=graph.partitions.daily,
         group_name="bronze",
         kinds={"http", "iceberg"},
@@ -215,8 +215,8 @@ def definitions(graph: Graph) -> dg.Definitions:
         backfill_policy=dg.BackfillPolicy.multi_run(DAYS_A_RUN),
         output_required=False,
         check_specs=[
-            *checks.specs(KEY, BLOCKING, graph.partitions.daily),
-            *checks.specs(KEY, (*WARNING, KLINES_OF_DAY), graph.partitions.daily, blocking=False),
+            *checks.specs(asset_keys.ARCHIVE, BLOCKING, graph.partitions.daily),
+            *checks.specs(asset_keys.ARCHIVE, (*WARNING, KLINES_OF_DAY), graph.partitions.daily, blocking=False),
         ],
         description=(
             "A UTC day of aggregate trades from the exchange's public archive, checksum verified, into "

@@ -1,11 +1,22 @@
-"""Keys of the assets that other modules name."""
+"""Keys of the assets, in one place."""
 
 from __future__ import annotations
 
 import dagster as dg
 
-BRONZE = dg.AssetKey(["bronze", "futures_trades"])
+from cryptolake_assets.model.bar_tables import BRONZE_KLINES, GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+
+
+def of_table(table: TableSpec) -> dg.AssetKey:
+    """Return the key of the asset that is a table: its namespace and its name."""
+    return dg.AssetKey(list(table.identifier))
+
+
+BRONZE = of_table(BRONZE_TRADES)
 ARCHIVE = dg.AssetKey(["bronze", "futures_trades_archive"])
-KLINES = dg.AssetKey(["bronze", "futures_klines_1m"])
-SILVER = dg.AssetKey(["silver", "futures_ohlcv_1m"])
-GOLD = dg.AssetKey(["gold", "futures_daily_stats"])
+KLINES = of_table(BRONZE_KLINES)
+SILVER = of_table(SILVER_OHLCV)
+GOLD = of_table(GOLD_DAILY)
+EVENT_LOG = dg.AssetKey(["maintenance", "dagster_event_log"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from cryptolake_assets.defs import checks
+from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.described import table_metadata
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import DAY_FORMAT, GraphPartitions
@@ -30,7 +30,7 @@ def can_be_asked(settings: Settings, url: str, recorded: str) -> bool:
 
 def silver_metadata(spec: TableSpec, raw: TableSpec) -> dict[str, Any]:
     """Name, columns and their lineage: all of it is read from the answers' bodies, and the hour from when they came."""
-    source = dg.AssetKey(list(raw.identifier))
+    source = asset_keys.of_table(raw)
     made_of = {name: "asked_at" if name == "snapshot_hour" else "body" for name in spec.column_names}
     made_of.pop("updated_at")
     lineage = {name: [dg.TableColumnDep(asset_key=source, column_name=of)] for name, of in made_of.items()}
@@ -91,7 +91,7 @@ def extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Ext
         said["set_aside"] = "; ".join(f"{url}: {reason}" for url, reason in done.set_aside)
     if done.refused:
         reasons = "; ".join(f"{url}: {reason}" for url, reason in done.refused)
-        key = dg.AssetKey(list(source.raw.identifier))
+        key = asset_keys.of_table(source.raw)
         context.log_event(dg.AssetObservation(key, partition=context.partition_key, description=reasons, metadata=said))
         raise dg.Failure(
             f"{source.name}: an answer was refused and is kept in {source.raw.full_name}; Silver stays as it was. "

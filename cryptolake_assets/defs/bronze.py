@@ -12,8 +12,6 @@ from cryptolake_assets.defs.partitions import hour_of
 from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
-KEY = asset_keys.BRONZE
-
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=10), fail_window=timedelta(minutes=20))
 """While the stream lives it is reported every five minutes, with or without new trades."""
 
@@ -43,7 +41,7 @@ def futures_trades(
 def definitions(graph: Graph) -> dg.Definitions:
     """Return Bronze's asset."""
     asset = dg.asset(
-        key=KEY,
+        key=asset_keys.BRONZE,
         partitions_def=graph.partitions.hourly,
         group_name="bronze",
         kinds={"kafka", "spark", "iceberg"},

@@ -9,7 +9,7 @@ from datetime import date, timedelta
 import dagster as dg
 
 from cryptolake_assets.captures.recorded_names import COINGECKO_GLOBAL_FILE
-from cryptolake_assets.defs import batch
+from cryptolake_assets.defs import asset_keys, batch
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.jobs import run_tags
@@ -26,7 +26,7 @@ from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.quality.batch_checks import ROWS_LEFT_OUT
 from cryptolake_assets.settings import Settings
 
-RAW_KEY = dg.AssetKey(list(BRONZE_COINGECKO_RAW.identifier))
+RAW_KEY = asset_keys.of_table(BRONZE_COINGECKO_RAW)
 JOB_NAME = "coingecko"
 
 
@@ -52,7 +52,7 @@ def coingecko_raw(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.M
 
 
 def _silver(graph: Graph, spec: TableSpec, description: str) -> dg.AssetsDefinition:
-    key = dg.AssetKey(list(spec.identifier))
+    key = asset_keys.of_table(spec)
 
     @dg.asset(
         key=key,

@@ -4,17 +4,17 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.described import OWNERS
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import LakeResource
 
-KEY = dg.AssetKey(["maintenance", "dagster_event_log"])
 WORK_S = 600.0
 """How long one run deletes; what is left waits for the next."""
 
 
 @dg.asset(
-    key=KEY,
+    key=asset_keys.EVENT_LOG,
     group_name="maintenance",
     kinds={"dagster"},
     owners=OWNERS,
@@ -50,7 +50,7 @@ def dagster_event_log(context: dg.AssetExecutionContext, lake: LakeResource) -> 
 
 event_log_retention = dg.define_asset_job(
     "event_log_retention",
-    selection=dg.AssetSelection.assets(KEY),
+    selection=dg.AssetSelection.assets(asset_keys.EVENT_LOG),
     tags={"dagster/max_runtime": "1800"},
     description="Bounds Dagster's own records; see CRYPTOLAKE_RUN_RETENTION_DAYS.",
 )

@@ -9,7 +9,7 @@ from datetime import date, timedelta
 import dagster as dg
 
 from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
-from cryptolake_assets.defs import batch
+from cryptolake_assets.defs import asset_keys, batch
 from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.graph import Graph
@@ -22,8 +22,8 @@ from cryptolake_assets.model.source_tables import BRONZE_FEAR_GREED_RAW, SILVER_
 from cryptolake_assets.quality.batch_checks import DAYS_MISSING, NEWEST_ROW, ROWS_LEFT_OUT
 from cryptolake_assets.settings import Settings
 
-RAW_KEY = dg.AssetKey(list(BRONZE_FEAR_GREED_RAW.identifier))
-KEY = dg.AssetKey(list(SILVER_FEAR_GREED.identifier))
+RAW_KEY = asset_keys.of_table(BRONZE_FEAR_GREED_RAW)
+KEY = asset_keys.of_table(SILVER_FEAR_GREED)
 JOB_NAME = "fear_greed"
 AGAIN_AFTER = timedelta(hours=24)
 """Also while the source's present day is held: a value may be corrected."""

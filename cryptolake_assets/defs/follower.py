@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cryptolake_assets.defs import bronze, silver
+from cryptolake_assets.defs import asset_keys, silver
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
 from cryptolake_assets.defs.resources import StreamResource
@@ -59,7 +59,7 @@ IN_FLIGHT = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-SILVER_OP = silver.KEY.to_python_identifier()
+SILVER_OP = asset_keys.SILVER.to_python_identifier()
 
 
 def watch(context: dg.SensorEvaluationContext, graph: Graph) -> dg.SensorResult | dg.SkipReason:
@@ -169,7 +169,7 @@ def _reports(
     lag = stream.lag()
     return [
         dg.AssetMaterialization(
-            asset_key=bronze.KEY,
+            asset_key=asset_keys.BRONZE,
             partition=hour_key(hour),
             metadata={
                 "rows_added": added,
@@ -265,7 +265,9 @@ class _SilverRuns:
         self, hour: datetime, tags: Mapping[str, str], statuses: list[dg.DagsterRunStatus] | None
     ) -> list[dg.DagsterRun]:
         filters = dg.RunsFilter(tags={"dagster/partition": hour_key(hour), **tags}, statuses=statuses)
-        return [run for run in self._context.instance.get_runs(filters) if silver.KEY in (run.asset_selection or ())]
+        return [
+            run for run in self._context.instance.get_runs(filters) if asset_keys.SILVER in (run.asset_selection or ())
+        ]
 
     def state_of_request(self, hour: datetime, request: str) -> RunState:
         """The newest run with that request; one that cannot be found has failed."""
@@ -286,7 +288,7 @@ def _request(wish: RunWish) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=wish.key,
         partition_key=hour_key(wish.hour),
-        asset_selection=[silver.KEY],
+        asset_selection=[asset_keys.SILVER],
         asset_check_keys=silver.CHECK_KEYS,
         run_config=dg.RunConfig(ops={SILVER_OP: silver.SilverConfig(from_sequence=wish.from_sequence or None)}),
         tags={REQUEST_TAG: wish.request, **({} if wish.from_sequence else {"dagster/priority": "-1"})},
@@ -314,7 +316,7 @@ def definitions(graph: Graph) -> dg.Definitions:
 
     @dg.sensor(
         name="bronze_follower",
-        target=dg.AssetSelection.assets(silver.KEY),
+        target=dg.AssetSelection.assets(asset_keys.SILVER),
         minimum_interval_seconds=graph.settings.follower_interval_s,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from cryptolake_assets.captures.recorded_names import FUNDING_FILES, OPEN_INTEREST_FILES
-from cryptolake_assets.defs import batch
+from cryptolake_assets.defs import asset_keys, batch
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.jobs import run_tags
@@ -119,7 +119,7 @@ def _symbols(settings: Settings, clock: datetime) -> tuple[str, ...]:
 
 def _raw(graph: Graph, of: FuturesBatch) -> dg.AssetsDefinition:
     @dg.asset(
-        key=dg.AssetKey(list(of.source.raw.identifier)),
+        key=asset_keys.of_table(of.source.raw),
         partitions_def=graph.partitions.daily,
         group_name="bronze",
         kinds={"rest", "iceberg"},
@@ -148,11 +148,11 @@ def _raw(graph: Graph, of: FuturesBatch) -> dg.AssetsDefinition:
 
 
 def _silver(graph: Graph, of: FuturesBatch) -> dg.AssetsDefinition:
-    key = dg.AssetKey(list(of.silver.identifier))
+    key = asset_keys.of_table(of.silver)
 
     @dg.asset(
         key=key,
-        deps=[dg.AssetKey(list(of.source.raw.identifier))],
+        deps=[asset_keys.of_table(of.source.raw)],
         partitions_def=graph.partitions.daily,
         group_name="silver",
         kinds={"duckdb", "iceberg"},
@@ -197,9 +197,7 @@ def _silver(graph: Graph, of: FuturesBatch) -> dg.AssetsDefinition:
 def _job(of: FuturesBatch) -> UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         of.name,
-        selection=dg.AssetSelection.assets(
-            dg.AssetKey(list(of.source.raw.identifier)), dg.AssetKey(list(of.silver.identifier))
-        ),
+        selection=dg.AssetSelection.assets(asset_keys.of_table(of.source.raw), asset_keys.of_table(of.silver)),
         tags=run_tags("bronze", timedelta(minutes=30)),
         description=f"The exchange's {of.what}: answers into Bronze, rows into Silver.",
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cryptolake_assets.defs import asset_keys, checks, previews, silver
+from cryptolake_assets.defs import asset_keys, checks, previews
 from cryptolake_assets.defs.automation import follows_upstream, freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.graph import Graph
@@ -18,9 +18,7 @@ from cryptolake_assets.quality.bar_checks import GOLD_CHECKS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KEY = asset_keys.GOLD
-
-TABLE = {**table_metadata(GOLD_DAILY), **column_lineage(DAILY_MEASURES, SILVER_OHLCV, silver.KEY)}
+TABLE = {**table_metadata(GOLD_DAILY), **column_lineage(DAILY_MEASURES, SILVER_OHLCV, asset_keys.SILVER)}
 """Name, columns and their lineage."""
 
 PREVIEWED = ("symbol", "open", "high", "low", "close", "total_volume", "vwap", "realised_volatility", "is_complete")
@@ -36,7 +34,7 @@ def futures_daily_stats(
     settings = lake.settings
     day = date.fromisoformat(context.partition_key)
     candidate = refresh_gold.prepare(settings, engine.engine(), day)
-    check_results = list(checks.results(KEY, GOLD_CHECKS, candidate.outcomes))
+    check_results = list(checks.results(asset_keys.GOLD, GOLD_CHECKS, candidate.outcomes))
     if not candidate.passed:
         refresh_gold.record_run(settings, candidate, None, context.run.run_id)
         yield from check_results
@@ -86,8 +84,8 @@ def _midnight(day: date) -> datetime:
 def definitions(graph: Graph) -> dg.Definitions:
     """Return Gold's asset."""
     asset = dg.asset(
-        key=KEY,
-        deps=[silver.KEY],
+        key=asset_keys.GOLD,
+        deps=[asset_keys.SILVER],
         partitions_def=graph.partitions.daily,
         group_name="gold",
         kinds={"duckdb", "spark", "iceberg"},
@@ -100,7 +98,7 @@ def definitions(graph: Graph) -> dg.Definitions:
         automation_condition=follows_upstream(graph.settings.gold_interval_min, "follows_silver", graph.partitions),
         freshness_policy=freshness_of_followers(graph.settings),
         retry_policy=RETRIES,
-        check_specs=checks.specs(KEY, GOLD_CHECKS, graph.partitions.daily),
+        check_specs=checks.specs(asset_keys.GOLD, GOLD_CHECKS, graph.partitions.daily),
         description=(
             "Daily statistics per symbol, from the one-minute bars; published by one commit once the checks pass."
         ),

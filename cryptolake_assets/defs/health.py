@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from cryptolake_assets.bronze.stream_health import HealthVerdict, ProgressHistory, Signs, StreamHealth
-from cryptolake_assets.defs import bronze, checks, silver
+from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.alerts import tell
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
@@ -34,9 +34,9 @@ REPORT_EVERY_S = 300.0
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 HEALTH_CHECKS = [
-    dg.AssetCheckSpec(HEARTBEAT, asset=bronze.KEY, description=MEANINGS[HEARTBEAT]),
-    dg.AssetCheckSpec(FRAMES_ACCEPTED, asset=bronze.KEY, description=MEANINGS[FRAMES_ACCEPTED]),
-    dg.AssetCheckSpec(UP_TO_DATE, asset=silver.KEY, description=MEANINGS[UP_TO_DATE]),
+    dg.AssetCheckSpec(HEARTBEAT, asset=asset_keys.BRONZE, description=MEANINGS[HEARTBEAT]),
+    dg.AssetCheckSpec(FRAMES_ACCEPTED, asset=asset_keys.BRONZE, description=MEANINGS[FRAMES_ACCEPTED]),
+    dg.AssetCheckSpec(UP_TO_DATE, asset=asset_keys.SILVER, description=MEANINGS[UP_TO_DATE]),
 ]
 
 
@@ -55,7 +55,7 @@ def restart_stream(context: dg.OpExecutionContext, config: RestartConfig, stream
     after = stream.status()
     context.log_event(
         dg.AssetObservation(
-            bronze.KEY,
+            asset_keys.BRONZE,
             description=f"The Bronze stream was restarted: {config.reason}",
             metadata={
                 "reason": config.reason,
@@ -144,9 +144,9 @@ def look(
     if said != memory.reported or now - memory.reported_at >= REPORT_EVERY_S:
         memory = replace(memory, reported=said, reported_at=now)
         events = [
-            *_evaluations(bronze.KEY, heartbeat),
-            *_evaluations(bronze.KEY, accepted),
-            *_evaluations(silver.KEY, up_to_date),
+            *_evaluations(asset_keys.BRONZE, heartbeat),
+            *_evaluations(asset_keys.BRONZE, accepted),
+            *_evaluations(asset_keys.SILVER, up_to_date),
         ]
         if verdict.health is StreamHealth.GOOD:
             events += _sign_of_life(graph.partitions, clock_ms, verdict)
@@ -175,7 +175,7 @@ def _alert(accepted: CheckOutcome, now: float) -> "Alert":
     return Alert(
         AlertKind.RECOVERED if accepted.passed else AlertKind.FAILED,
         job="producer",
-        assets=(bronze.KEY.to_user_string(),),
+        assets=(asset_keys.BRONZE.to_user_string(),),
         cause=accepted.description,
         failed_checks=() if accepted.passed else (FRAMES_ACCEPTED,),
         at=datetime.fromtimestamp(now, UTC),
@@ -202,7 +202,7 @@ def _sign_of_life(
         return []
     return [
         dg.AssetMaterialization(
-            bronze.KEY, partition=hour_key(hour), metadata={"rows_added": 0, "heartbeat": verdict.reason}
+            asset_keys.BRONZE, partition=hour_key(hour), metadata={"rows_added": 0, "heartbeat": verdict.reason}
         )
     ]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from cryptolake_assets.defs import bronze, checks, gold, silver
+from cryptolake_assets.defs import asset_keys, checks, silver
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
@@ -34,13 +34,13 @@ def run_tags(layer: str, timeout: timedelta) -> dict[str, str]:
 
 
 @dg.asset_check(  # type: ignore[arg-type]  # a check may yield more than its result
-    asset=bronze.KEY, name=DEPENDENCIES, blocking=True, description=MEANINGS[DEPENDENCIES]
+    asset=asset_keys.BRONZE, name=DEPENDENCIES, blocking=True, description=MEANINGS[DEPENDENCIES]
 )
 def dependencies(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[Any]:
     from cryptolake_assets.platform.dependencies import check_dependencies
 
     outcome = check_dependencies(lake.settings)
-    for result in checks.results(bronze.KEY, [DEPENDENCIES], [outcome]):
+    for result in checks.results(asset_keys.BRONZE, [DEPENDENCIES], [outcome]):
         yield from checks.of_partitions(result, checks.planned(context), blocking=True)
         yield result
 
@@ -49,7 +49,7 @@ def published_count(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
     from cryptolake_assets.transform.published_count import check_published
 
     outcome = check_published(lake.settings, hour_of(context.partition_key))
-    (result,) = checks.results(silver.KEY, [PUBLISHED_COUNT], [outcome])
+    (result,) = checks.results(asset_keys.SILVER, [PUBLISHED_COUNT], [outcome])
     return result
 
 
@@ -72,7 +72,7 @@ def catch_up_when_down(context: dg.OpExecutionContext, stream: StreamResource, s
     how = stream.catch_up()
     context.log_event(
         dg.AssetObservation(
-            bronze.KEY,
+            asset_keys.BRONZE,
             description="The stream was down: what Kafka held was taken by a run.",
             metadata={"caught_up_by": how, "state": status["state"], "lag_before": status["lag"] or 0},
         )
@@ -88,11 +88,11 @@ def ingest_realtime_to_bronze() -> None:
 
 bronze_to_silver_1m = dg.define_asset_job(
     "bronze_to_silver_1m",
-    selection=dg.AssetSelection.assets(silver.KEY).without_checks()
+    selection=dg.AssetSelection.assets(asset_keys.SILVER).without_checks()
     | dg.AssetSelection.checks(
-        dg.AssetCheckKey(bronze.KEY, DEPENDENCIES),
+        dg.AssetCheckKey(asset_keys.BRONZE, DEPENDENCIES),
         *silver.CHECK_KEYS,
-        dg.AssetCheckKey(silver.KEY, PUBLISHED_COUNT),
+        dg.AssetCheckKey(asset_keys.SILVER, PUBLISHED_COUNT),
     ),
     tags=run_tags("silver", timedelta(minutes=30)),
     description=(
@@ -103,7 +103,7 @@ bronze_to_silver_1m = dg.define_asset_job(
 
 silver_to_gold_daily = dg.define_asset_job(
     "silver_to_gold_daily",
-    selection=dg.AssetSelection.assets(gold.KEY),
+    selection=dg.AssetSelection.assets(asset_keys.GOLD),
     tags=run_tags("gold", timedelta(minutes=30)),
     description="A day of Gold.",
 )
@@ -176,7 +176,7 @@ def definitions(graph: Graph) -> dg.Definitions:
 
     with checks.preview_accepted():
         count = dg.asset_check(
-            asset=silver.KEY,
+            asset=asset_keys.SILVER,
             name=PUBLISHED_COUNT,
             blocking=True,
             partitions_def=graph.partitions.hourly,

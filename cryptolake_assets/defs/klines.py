@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cryptolake_assets.defs import asset_keys, checks, silver
+from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.automation import follows_upstream, freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.graph import Graph
@@ -22,8 +22,6 @@ from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 if TYPE_CHECKING:
     from cryptolake_assets.ingest.klines import FetchedHour
     from cryptolake_assets.quality.official_bars import Agreement
-
-KEY = asset_keys.KLINES
 
 INTERVAL_MIN = 5
 """The open hour is asked for at most so often."""
@@ -49,9 +47,9 @@ def futures_klines_1m(
     for fetched, agreement in done:
         key = hour_key(fetched.hour)
         yield from checks.evaluations(
-            silver.KEY, [OFFICIAL_KLINES], [agreement.outcome], key, dg.AssetCheckSeverity.WARN
+            asset_keys.SILVER, [OFFICIAL_KLINES], [agreement.outcome], key, dg.AssetCheckSeverity.WARN
         )
-        yield dg.AssetMaterialization(KEY, partition=key, metadata=_metadata(fetched, agreement))
+        yield dg.AssetMaterialization(asset_keys.KLINES, partition=key, metadata=_metadata(fetched, agreement))
 
 
 def _metadata(fetched: "FetchedHour", agreement: "Agreement") -> dict[str, dg.MetadataValue]:
@@ -70,8 +68,8 @@ def _metadata(fetched: "FetchedHour", agreement: "Agreement") -> dict[str, dg.Me
 def definitions(graph: Graph) -> dg.Definitions:
     """Return the asset of official klines."""
     asset = dg.asset(
-        key=KEY,
-        deps=[silver.KEY],
+        key=asset_keys.KLINES,
+        deps=[asset_keys.SILVER],
         partitions_def=graph.partitions.hourly,
         group_name="bronze",
         kinds={"rest", "iceberg"},

@@ -17,7 +17,7 @@ import dagster as dg
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.captures.followed_symbols import streams_in_use
-from cryptolake_assets.defs import checks
+from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.follower import IN_FLIGHT, REQUEST_TAG
 from cryptolake_assets.defs.graph import Graph
@@ -37,14 +37,6 @@ FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_wind
 """An asset that was never materialized, because its stream is not in use, is not late."""
 
 
-def bronze_key(of: StreamType) -> dg.AssetKey:
-    return dg.AssetKey(list(of.bronze.identifier))
-
-
-def silver_key(of: StreamType) -> dg.AssetKey:
-    return dg.AssetKey(list(of.silver.identifier))
-
-
 def _code_version(of: StreamType) -> str:
     """Moves when a column, its type, the SQL or a blocking check does."""
     said = [*(f"{column.name} {column.type}" for column in of.silver.columns), of.minutes, *of.checks.values()]
@@ -57,7 +49,7 @@ def _lineage(of: StreamType) -> dg.TableColumnLineage:
     return dg.TableColumnLineage(
         {
             name: [
-                dg.TableColumnDep(asset_key=bronze_key(of), column_name=source)
+                dg.TableColumnDep(asset_key=asset_keys.of_table(of.bronze), column_name=source)
                 for source in ([name] if name in columns else columns)
             ]
             for name in of.silver.column_names
@@ -68,7 +60,7 @@ def _lineage(of: StreamType) -> dg.TableColumnLineage:
 
 def _bronze(graph: Graph, of: StreamType) -> dg.AssetSpec:
     return dg.AssetSpec(
-        key=bronze_key(of),
+        key=asset_keys.of_table(of.bronze),
         partitions_def=graph.partitions.hourly,
         group_name="bronze",
         kinds={"kafka", "spark", "iceberg"},
@@ -80,11 +72,11 @@ def _bronze(graph: Graph, of: StreamType) -> dg.AssetSpec:
 
 
 def _silver(graph: Graph, of: StreamType) -> dg.AssetsDefinition:
-    key = silver_key(of)
+    key = asset_keys.of_table(of.silver)
 
     @dg.asset(
         key=key,
-        deps=[bronze_key(of)],
+        deps=[asset_keys.of_table(of.bronze)],
         partitions_def=graph.partitions.hourly,
         group_name="silver",
         kinds={"duckdb", "iceberg"},
@@ -191,11 +183,13 @@ def _look(
     interval_s = INTERVAL_S / graph.settings.clock_factor
     for hour, added in state.reports(now, MOST_EVENTS, interval_s).items():
         metadata: dict[str, Any] = {"rows_added": added, "dagster/table_name": of.bronze.full_name}
-        events.append(dg.AssetMaterialization(bronze_key(of), partition=hour_key(hour), metadata=metadata))
+        events.append(
+            dg.AssetMaterialization(asset_keys.of_table(of.bronze), partition=hour_key(hour), metadata=metadata)
+        )
 
     def runs(tags: dict[str, str], statuses: list[dg.DagsterRunStatus] | None) -> list[dg.DagsterRun]:
         found = context.instance.get_runs(dg.RunsFilter(tags=tags, statuses=statuses))
-        return [run for run in found if silver_key(of) in (run.asset_selection or ())]
+        return [run for run in found if asset_keys.of_table(of.silver) in (run.asset_selection or ())]
 
     def state_of(hour: Any, request: str) -> RunState:
         asked = runs({"dagster/partition": hour_key(hour), REQUEST_TAG: request}, None)
@@ -216,7 +210,7 @@ def _look(
         dg.RunRequest(
             run_key=f"{of.name}/{wish.key}",
             partition_key=hour_key(wish.hour),
-            asset_selection=[silver_key(of)],
+            asset_selection=[asset_keys.of_table(of.silver)],
             tags={REQUEST_TAG: wish.request, "dagster/priority": "-1"},
         )
         for wish in wishes
@@ -229,7 +223,7 @@ def definitions(graph: Graph) -> dg.Definitions:
 
     @dg.sensor(
         name="market_follower",
-        target=dg.AssetSelection.assets(*(silver_key(of) for of in STREAM_TYPES)),
+        target=dg.AssetSelection.assets(*(asset_keys.of_table(of.silver) for of in STREAM_TYPES)),
         minimum_interval_seconds=LOOK_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Follows Bronze of the streams beside the trades: one run a touched hour of Silver.",

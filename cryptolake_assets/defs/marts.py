@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_assets
 
-from cryptolake_assets.defs import checks, gold, silver
+from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.automation import freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS
 from cryptolake_assets.defs.graph import Graph
@@ -28,9 +28,9 @@ from cryptolake_assets.settings import Settings
 
 OVERVIEW = "market_overview"
 SOURCES = {
-    "silver": silver.KEY,
-    "gold": gold.KEY,
-    **{spec.name: dg.AssetKey(list(spec.identifier)) for spec in (SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)},
+    "silver": asset_keys.SILVER,
+    "gold": asset_keys.GOLD,
+    **{spec.name: asset_keys.of_table(spec) for spec in (SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)},
 }
 """By the first word of a column's `of`."""
 

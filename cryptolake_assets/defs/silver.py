@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pydantic
 
-from cryptolake_assets.defs import asset_keys, bronze, checks, previews
+from cryptolake_assets.defs import asset_keys, checks, previews
 from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
 from cryptolake_assets.defs.graph import Graph
@@ -28,10 +28,8 @@ if TYPE_CHECKING:
 SilverEvent = dg.MaterializeResult | dg.AssetCheckResult | dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output
 Metadata = Mapping[str, Any]
 
-KEY = asset_keys.SILVER
 
-
-TABLE = {**table_metadata(SILVER_OHLCV), **column_lineage(BAR_MEASURES, BRONZE_TRADES, bronze.KEY)}
+TABLE = {**table_metadata(SILVER_OHLCV), **column_lineage(BAR_MEASURES, BRONZE_TRADES, asset_keys.BRONZE)}
 """Name, columns and their lineage."""
 
 PREVIEWED = ("symbol", "window_start", "open", "high", "low", "close", "volume", "trades", "is_complete")
@@ -39,7 +37,7 @@ PREVIEWED = ("symbol", "window_start", "open", "high", "low", "close", "volume",
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=75), fail_window=timedelta(minutes=150))
 """Silver has a run an hour at least, by schedule. How far its bars reach is what the check `up_to_date` says."""
 
-CHECK_KEYS = [dg.AssetCheckKey(KEY, name) for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS)]
+CHECK_KEYS = [dg.AssetCheckKey(asset_keys.SILVER, name) for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS)]
 """The checks that the asset makes itself, of every refresh; others count whole hours and are left to the jobs."""
 
 HOURS_A_RUN = 24
@@ -106,8 +104,8 @@ def _refresh(run: "SilverRun", context: dg.AssetExecutionContext, config: Silver
     candidate = prepare(run, hour_of(context.partition_key), config.from_sequence, config.scope())
     publication = publish_passed(run, [candidate])
     check_results = [
-        *checks.results(KEY, SILVER_CHECKS, candidate.outcomes),
-        *checks.results(KEY, SILVER_OBSERVATIONS, candidate.observations, dg.AssetCheckSeverity.WARN),
+        *checks.results(asset_keys.SILVER, SILVER_CHECKS, candidate.outcomes),
+        *checks.results(asset_keys.SILVER, SILVER_OBSERVATIONS, candidate.observations, dg.AssetCheckSeverity.WARN),
     ]
     if publication is None:
         yield from check_results
@@ -129,14 +127,16 @@ def _rebuild(run: "SilverRun", context: dg.AssetExecutionContext, scope: "RunSco
         changed = changed_by_hour(publication) if publication is not None else {}
         for candidate in candidates:
             key = hour_key(candidate.hour)
-            yield from checks.evaluations(KEY, SILVER_CHECKS, candidate.outcomes, key)
+            yield from checks.evaluations(asset_keys.SILVER, SILVER_CHECKS, candidate.outcomes, key)
             yield from checks.evaluations(
-                KEY, SILVER_OBSERVATIONS, candidate.observations, key, dg.AssetCheckSeverity.WARN
+                asset_keys.SILVER, SILVER_OBSERVATIONS, candidate.observations, key, dg.AssetCheckSeverity.WARN
             )
             if publication is not None and candidate.passed:
                 metadata = _published(run, candidate, publication, changed[candidate.hour])
                 version = _version(publication, candidate.hour)
-                yield dg.AssetMaterialization(KEY, partition=key, metadata=metadata, tags={VERSION_TAG: version})
+                yield dg.AssetMaterialization(
+                    asset_keys.SILVER, partition=key, metadata=metadata, tags={VERSION_TAG: version}
+                )
             else:
                 failed.append(candidate)
     yield from _checks_of_other_steps(run, context)
@@ -156,14 +156,16 @@ def _checks_of_other_steps(run: "SilverRun", context: dg.AssetExecutionContext) 
     from cryptolake_assets.transform.published_count import check_published
 
     planned = checks.planned(context)
-    for key in planned.get(dg.AssetCheckKey(KEY, PUBLISHED_COUNT), ()):
+    for key in planned.get(dg.AssetCheckKey(asset_keys.SILVER, PUBLISHED_COUNT), ()):
         outcome = check_published(run.settings, hour_of(str(key)), run.world.rules)
-        yield from checks.evaluations(KEY, [PUBLISHED_COUNT], [outcome], key)
-    if partitions := planned.get(dg.AssetCheckKey(KEY, UP_TO_DATE)):
+        yield from checks.evaluations(asset_keys.SILVER, [PUBLISHED_COUNT], [outcome], key)
+    if partitions := planned.get(dg.AssetCheckKey(asset_keys.SILVER, UP_TO_DATE)):
         freshness = check_up_to_date(run.settings)
         severity = dg.AssetCheckSeverity.ERROR if freshness.is_error else dg.AssetCheckSeverity.WARN
         for key in partitions:
-            yield from checks.evaluations(KEY, [UP_TO_DATE], [freshness.outcome], key, severity, blocking=False)
+            yield from checks.evaluations(
+                asset_keys.SILVER, [UP_TO_DATE], [freshness.outcome], key, severity, blocking=False
+            )
 
 
 def _held_back(candidates: Sequence["SilverCandidate"], metadata: Metadata | None = None) -> dg.Failure:
@@ -229,7 +231,7 @@ def _metadata(candidate: "SilverCandidate") -> Metadata:
 def definitions(graph: Graph) -> dg.Definitions:
     """Return Silver's asset."""
     asset = dg.asset(
-        key=KEY,
+        key=asset_keys.SILVER,
         deps=[asset_keys.BRONZE, asset_keys.ARCHIVE],
         partitions_def=graph.partitions.hourly,
         group_name="silver",
@@ -244,8 +246,8 @@ def definitions(graph: Graph) -> dg.Definitions:
         backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
         output_required=False,
         check_specs=[
-            *checks.specs(KEY, SILVER_CHECKS, graph.partitions.hourly),
-            *checks.specs(KEY, SILVER_OBSERVATIONS, graph.partitions.hourly, blocking=False),
+            *checks.specs(asset_keys.SILVER, SILVER_CHECKS, graph.partitions.hourly),
+            *checks.specs(asset_keys.SILVER, SILVER_OBSERVATIONS, graph.partitions.hourly, blocking=False),
         ],
         description=(
             "Exact one-minute bars per symbol. Recomputed from Bronze for the touched minutes, checked in memory and "

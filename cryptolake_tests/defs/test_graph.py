@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import bronze, gold, silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.settings import Settings, load_settings
@@ -47,7 +47,7 @@ def test_partitions_and_intervals_are_those_of_the_settings(live: Settings, tmp_
     graphs = {settings.start_date: build_definitions(settings).get_repository_def() for settings in (live, other, live)}
     for settings in (live, other):
         repository = graphs[settings.start_date]
-        node = repository.asset_graph.get(gold.KEY)
+        node = repository.asset_graph.get(asset_keys.GOLD)
         assert node.partitions_def is not None
         assert node.partitions_def.get_first_partition_key() == str(settings.start_date)
         follower = repository.get_sensor_def("bronze_follower")
@@ -90,7 +90,7 @@ def test_a_stream_that_is_down_is_caught_up_and_that_is_observed(live: Settings)
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions(live, {"stream": Stopped(settings=live)}).resolve_job_def("ingest_realtime_to_bronze")
         assert job.execute_in_process(instance=instance).success
-        observed = instance.fetch_observations(bronze.KEY, limit=1).records[0].asset_observation
+        observed = instance.fetch_observations(asset_keys.BRONZE, limit=1).records[0].asset_observation
     assert observed is not None
     assert {name: value.value for name, value in observed.metadata.items()} == {
         "caught_up_by": "available-now",
@@ -103,7 +103,7 @@ def test_a_stream_that_runs_is_left_alone(live: Settings) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions(live, {"stream": Running(settings=live)}).resolve_job_def("ingest_realtime_to_bronze")
         assert job.execute_in_process(instance=instance).success
-        assert instance.fetch_observations(bronze.KEY, limit=1).records == []
+        assert instance.fetch_observations(asset_keys.BRONZE, limit=1).records == []
 
 
 @pytest.mark.parametrize(
@@ -166,5 +166,5 @@ def test_the_follower_of_other_streams_skips_where_none_is_in_use(live: Settings
 def test_jobs_run_their_asset_with_its_checks(live: Settings, name: str) -> None:
     job = build_definitions(live).resolve_job_def(name)
     (key,) = job.asset_layer.selected_asset_keys
-    assert key == {"bronze_to_silver_1m": silver.KEY, "silver_to_gold_daily": gold.KEY}[name]
+    assert key == {"bronze_to_silver_1m": asset_keys.SILVER, "silver_to_gold_daily": asset_keys.GOLD}[name]
     assert job.tags["dagster/max_runtime"] == "1800"

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import checks, silver
+from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
 from cryptolake_assets.quality.bar_checks import (
     DEPENDENCIES,
@@ -40,7 +40,9 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 def run_silver(settings: Settings, instance: dg.DagsterInstance, **selected: Any) -> dg.ExecuteInProcessResult:
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
-    return job.execute_in_process(instance=instance, asset_selection=[silver.KEY], raise_on_error=False, **selected)
+    return job.execute_in_process(
+        instance=instance, asset_selection=[asset_keys.SILVER], raise_on_error=False, **selected
+    )
 
 
 def of_range(first: datetime, last: datetime) -> dict[str, str]:

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import gold, klines, silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import EngineResource
 from cryptolake_assets.settings import Settings
@@ -34,8 +34,8 @@ class Runs:
         """The hours of klines and the days of Gold that are asked for; their runs succeed at once."""
         result = dg.evaluate_automation_conditions(self.definitions, self.instance, cursor=self.cursor)
         self.cursor = result.cursor
-        asked = tuple(set(result.get_requested_partitions(key)) for key in (klines.KEY, gold.KEY))
-        for key, partitions in zip((klines.KEY, gold.KEY), asked, strict=True):
+        asked = tuple(set(result.get_requested_partitions(key)) for key in (asset_keys.KLINES, asset_keys.GOLD))
+        for key, partitions in zip((asset_keys.KLINES, asset_keys.GOLD), asked, strict=True):
             for partition in partitions:
                 self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
         return asked[0], asked[1]
@@ -49,11 +49,11 @@ class Runs:
                 "dagster/asset_partition_range_end": hour_key(last),
             }
         job = self.definitions.resolve_implicit_global_asset_job_def()
-        assert job.execute_in_process(instance=self.instance, asset_selection=[silver.KEY], tags=tags).success
+        assert job.execute_in_process(instance=self.instance, asset_selection=[asset_keys.SILVER], tags=tags).success
 
     def materialized_at(self, hour: datetime) -> float:
         records = self.instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=silver.KEY, asset_partitions=[hour_key(hour)]), limit=1
+            dg.AssetRecordsFilter(asset_key=asset_keys.SILVER, asset_partitions=[hour_key(hour)]), limit=1
         )
         return records.records[0].timestamp
 

@@ -22,8 +22,7 @@ from cryptolake_assets import cli
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
 from cryptolake_assets.binance.rest import RetryPolicy
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import archive as archive_defs
-from cryptolake_assets.defs import silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
@@ -97,7 +96,7 @@ class World:
                 if every_hour or request.partition_key in traded:
                     assert job.execute_in_process(
                         instance=self.instance,
-                        asset_selection=[silver.KEY],
+                        asset_selection=[asset_keys.SILVER],
                         partition_key=request.partition_key,
                         run_config=request.run_config,
                         tags=dict(request.tags),
@@ -107,7 +106,7 @@ class World:
                         dg.DagsterRun(
                             job.name,
                             run_id=str(uuid.uuid4()),
-                            asset_selection={silver.KEY},
+                            asset_selection={asset_keys.SILVER},
                             tags={**request.tags, "dagster/partition": request.partition_key},
                             status=dg.DagsterRunStatus.SUCCESS,
                         )
@@ -115,10 +114,10 @@ class World:
 
     def materialize(self, day: date, **config: Any) -> dg.ExecuteInProcessResult:
         job = build_definitions().resolve_implicit_global_asset_job_def()
-        op = archive_defs.KEY.to_python_identifier()
+        op = asset_keys.ARCHIVE.to_python_identifier()
         return job.execute_in_process(
             instance=self.instance,
-            asset_selection=[archive_defs.KEY],
+            asset_selection=[asset_keys.ARCHIVE],
             partition_key=day.isoformat(),
             run_config={"ops": {op: {"config": config}}},
             raise_on_error=False,
@@ -467,7 +466,7 @@ def test_the_asset_says_what_it_loaded_what_is_missing_and_what_it_refused(world
     write_klines(world.directory, kline_file("BTCUSDT", DAY), quiet_klines(DAY, 1_440))
     done = world.materialize(DAY)
     assert done.success
-    (event,) = done.asset_materializations_for_node(archive_defs.KEY.to_python_identifier())
+    (event,) = done.asset_materializations_for_node(asset_keys.ARCHIVE.to_python_identifier())
     assert event.partition == DAY.isoformat()
     assert event.metadata["dagster/row_count"].value == len(FEW)
     assert event.metadata["klines"].value == 1_440
@@ -479,7 +478,7 @@ def test_the_asset_says_what_it_loaded_what_is_missing_and_what_it_refused(world
     write_zip(world.directory, FILE, "1,1,1,1,1,1721260800000,true\n", checksum="ab" * 32)
     refused = world.materialize(DAY, symbols=["btcusdt"])
     assert not refused.success
-    assert refused.asset_materializations_for_node(archive_defs.KEY.to_python_identifier()) == []
+    assert refused.asset_materializations_for_node(asset_keys.ARCHIVE.to_python_identifier()) == []
     failed = {item.check_name for item in refused.get_asset_check_evaluations() if not item.passed}
     assert failed == {"checksum"}
     assert by_identity(world.bronze()) == by_identity(archived(FEW))

@@ -22,8 +22,7 @@ from cryptolake_assets.binance.rest import RetryPolicy
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import archive as archive_defs
-from cryptolake_assets.defs import silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.errors import ArchiveMissingError
 from cryptolake_assets.ingest.archive_days import Outcome
@@ -225,34 +224,36 @@ def test_real_bars_of_the_archive_equal_its_klines_without_rest_and_a_re_issue_i
     for symbol, klines in OFFICIAL.items():
         write_day(world.directory, ArchiveFile(symbol, DAY), recorded_aggregates(symbol))
         write_klines(world.directory, kline_file(symbol, DAY), klines)
-    op = archive_defs.KEY.to_python_identifier()
+    op = asset_keys.ARCHIVE.to_python_identifier()
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions().resolve_implicit_global_asset_job_def()
 
         def load() -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
             done = job.execute_in_process(
                 instance=instance,
-                asset_selection=[archive_defs.KEY],
+                asset_selection=[asset_keys.ARCHIVE],
                 partition_key=DAY.isoformat(),
                 run_config={"ops": {op: {"config": {"symbols": list(OFFICIAL)}}}},
             )
             return {item.asset_check_key: item for item in done.get_asset_check_evaluations()}
 
         said = load()
-        of_day = said[dg.AssetCheckKey(archive_defs.KEY, "klines_of_the_day")]
+        of_day = said[dg.AssetCheckKey(asset_keys.ARCHIVE, "klines_of_the_day")]
         assert not of_day.passed
         assert of_day.description is not None
         assert "BTCUSDT-1m-2024-07-19.zip: 5 of 1440 minutes" in of_day.description
-        done = job.execute_in_process(instance=instance, asset_selection=[silver.KEY], partition_key=hour_key(MIDNIGHT))
+        done = job.execute_in_process(
+            instance=instance, asset_selection=[asset_keys.SILVER], partition_key=hour_key(MIDNIGHT)
+        )
         (judged,) = (item for item in done.get_asset_check_evaluations() if item.check_name == OFFICIAL_KLINES)
         assert judged.passed
         assert str(judged.description).startswith("6 of 6 complete bars equal the official klines; 4 ")
-        assert dg.AssetCheckKey(silver.KEY, OFFICIAL_KLINES) not in load()
+        assert dg.AssetCheckKey(asset_keys.SILVER, OFFICIAL_KLINES) not in load()
 
         # The trades stay as they are and a kline is issued anew: the archive's run itself says what that means.
         first, *others = OFFICIAL["ETHUSDT"]
         write_klines(world.directory, kline_file("ETHUSDT", DAY), [replace(first, high="9999.99"), *others])
-        again = load()[dg.AssetCheckKey(silver.KEY, OFFICIAL_KLINES)]
+        again = load()[dg.AssetCheckKey(asset_keys.SILVER, OFFICIAL_KLINES)]
         assert (again.passed, again.partition) == (False, hour_key(MIDNIGHT))
         assert str(again.description).startswith("6 of 7 ")
     (row,) = run_sql(world.settings, DIFFERENCES).to_pylist()

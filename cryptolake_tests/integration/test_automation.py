@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.checks import specs
 from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
 from cryptolake_assets.quality.bar_checks import SILVER_CHECKS
@@ -33,9 +33,9 @@ class Days:
         hourly = GraphPartitions.of(get_settings()).hourly
 
         @dg.asset(
-            key=silver.KEY,
+            key=asset_keys.SILVER,
             partitions_def=hourly,
-            check_specs=specs(silver.KEY, SILVER_CHECKS, hourly),
+            check_specs=specs(asset_keys.SILVER, SILVER_CHECKS, hourly),
             output_required=False,
         )
         def gated() -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
@@ -53,9 +53,9 @@ class Days:
             self.definitions, self.instance, cursor=self.cursor, evaluation_time=now
         )
         self.cursor = result.cursor
-        days = set(result.get_requested_partitions(gold.KEY))
+        days = set(result.get_requested_partitions(asset_keys.GOLD))
         for day in days:
-            self.instance.report_runless_asset_event(dg.AssetMaterialization(gold.KEY, partition=str(day)))
+            self.instance.report_runless_asset_event(dg.AssetMaterialization(asset_keys.GOLD, partition=str(day)))
         return {str(day) for day in days}
 
 

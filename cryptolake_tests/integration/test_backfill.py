@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
@@ -26,7 +26,7 @@ def run_range(instance: dg.DagsterInstance, first: datetime, last: datetime) -> 
     job = build_definitions().resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance,
-        asset_selection=[silver.KEY],
+        asset_selection=[asset_keys.SILVER],
         tags={
             "dagster/asset_partition_range_start": hour_key(first),
             "dagster/asset_partition_range_end": hour_key(last),
@@ -44,7 +44,7 @@ def test_a_run_of_many_hours(settings: Settings) -> None:
     before = len(load_table(settings, SILVER_OHLCV).snapshots())
     with dg.DagsterInstance.ephemeral() as instance:
         result = run_range(instance, HOURS[0], HOURS[-1])
-        materialized = instance.get_materialized_partitions(silver.KEY)
+        materialized = instance.get_materialized_partitions(asset_keys.SILVER)
     assert not result.success
     passed = {hour_key(hour) for hour in HOURS if hour != BAD}
     assert materialized == passed

@@ -12,7 +12,7 @@ import pytest
 
 from cryptolake_assets.bronze.offsets import bronze_lag, committed_offsets
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import StreamResource
@@ -61,7 +61,7 @@ def follow_once(settings: Settings, instance: dg.DagsterInstance) -> bool:
     for request in requests:
         assert job.execute_in_process(
             instance=instance,
-            asset_selection=[silver.KEY],
+            asset_selection=[asset_keys.SILVER],
             partition_key=request.partition_key,
             run_config=request.run_config,
             tags=dict(request.tags),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.follower import REQUEST_TAG
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.bootstrap import bootstrap
@@ -117,7 +117,12 @@ def test_a_backfill_beside_the_follower(live: tuple[Settings, list[Trade]]) -> N
     answer = ask(
         settings,
         LAUNCH,
-        {"params": {"assetSelection": [{"path": silver.KEY.path}], "partitionNames": [hour_key(one) for one in HOURS]}},
+        {
+            "params": {
+                "assetSelection": [{"path": asset_keys.SILVER.path}],
+                "partitionNames": [hour_key(one) for one in HOURS],
+            }
+        },
     )["launchPartitionBackfill"]
     assert answer["__typename"] == "LaunchBackfillSuccess", answer
     backfill = answer["backfillId"]
@@ -132,10 +137,10 @@ def test_a_backfill_beside_the_follower(live: tuple[Settings, list[Trade]]) -> N
     assert [run["status"] for run in runs] == ["SUCCESS"] * DAYS, "one run a day"
 
     # The follower saw the same trades, and Gold follows by itself.
-    wait_for(lambda: stats(settings, gold.KEY.path)["numMaterialized"] >= DAYS, timeout_s=180)
+    wait_for(lambda: stats(settings, asset_keys.GOLD.path)["numMaterialized"] >= DAYS, timeout_s=180)
     # A schedule may have added the hour that has closed on the clock meanwhile.
-    assert stats(settings, silver.KEY.path)["numMaterialized"] >= len(HOURS)
-    assert stats(settings, silver.KEY.path)["numFailed"] == 0
+    assert stats(settings, asset_keys.SILVER.path)["numMaterialized"] >= len(HOURS)
+    assert stats(settings, asset_keys.SILVER.path)["numFailed"] == 0
     got = bars(settings, FIRST, hours=24 * DAYS)
     assert {key: bar["trades"] for key, bar in got.items()} == {
         key: bar["trades"] for key, bar in reference_bars(trades).items()
@@ -147,19 +152,19 @@ def test_the_graph_a_partition_its_checks_and_its_freshness(live: tuple[Settings
     nodes = {tuple(node["assetKey"]["path"]): node for node in ask(settings, GRAPH)["assetNodes"]}
     assert {node["groupName"] for node in nodes.values()} == {"bronze", "silver", "gold", "marts", "maintenance"}
     upstream = {key: {tuple(item["path"]) for item in node["dependencyKeys"]} for key, node in nodes.items()}
-    assert upstream[tuple(gold.KEY.path)] == {tuple(silver.KEY.path)}
-    assert tuple(silver.KEY.path) in upstream["marts", "ohlcv_1h"]
+    assert upstream[tuple(asset_keys.GOLD.path)] == {tuple(asset_keys.SILVER.path)}
+    assert tuple(asset_keys.SILVER.path) in upstream["marts", "ohlcv_1h"]
 
     hour = hour_key(WITH_TRADES[0])
-    run_id = launch_asset(settings, list(silver.KEY.path), hour)
+    run_id = launch_asset(settings, list(asset_keys.SILVER.path), hour)
     wait_for(lambda: run_status(settings, run_id) in ("SUCCESS", "FAILURE", "CANCELED"), timeout_s=120)
     assert run_status(settings, run_id) == "SUCCESS"
-    answer = ask(settings, CHECKS, {"key": {"path": silver.KEY.path}, "name": "row_count"})
+    answer = ask(settings, CHECKS, {"key": {"path": asset_keys.SILVER.path}, "name": "row_count"})
     (of_run,) = [item for item in answer["assetCheckExecutions"] if item["runId"] == run_id]
     assert of_run["status"] == "SUCCEEDED"
     assert of_run["evaluation"]["description"] == "Bronze holds 8 rows; read 8, accounted for 8"
     nodes = {tuple(node["assetKey"]["path"]): node for node in ask(settings, GRAPH)["assetNodes"]}
-    assert nodes[tuple(silver.KEY.path)]["freshnessStatusInfo"]["freshnessStatus"] == "HEALTHY"
+    assert nodes[tuple(asset_keys.SILVER.path)]["freshnessStatusInfo"]["freshnessStatus"] == "HEALTHY"
 
 
 def test_the_api_tells_of_assets_and_checks(live: tuple[Settings, list[Trade]]) -> None:
@@ -182,7 +187,7 @@ def test_the_api_tells_of_assets_and_checks(live: tuple[Settings, list[Trade]]) 
 
 def test_a_run_by_hand_is_checked_before_its_launch_and_says_why_it_failed(live: tuple[Settings, list[Trade]]) -> None:
     settings, _ = live
-    silver_name, hour = silver.KEY.to_user_string(), hour_key(WITH_TRADES[0])
+    silver_name, hour = asset_keys.SILVER.to_user_string(), hour_key(WITH_TRADES[0])
     day = f"{FIRST.date()}"
 
     def said(*arguments: str) -> tuple[int, str, str]:

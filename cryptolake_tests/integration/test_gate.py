@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import EngineResource
 from cryptolake_assets.lake.catalog import load_table
@@ -98,7 +98,7 @@ def test_a_failing_run_is_never_seen(settings: Settings, spark: SparkSession, mo
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions().resolve_implicit_global_asset_job_def()
         failed = job.execute_in_process(
-            instance=instance, asset_selection=[silver.KEY], partition_key=hour_key(START), raise_on_error=False
+            instance=instance, asset_selection=[asset_keys.SILVER], partition_key=hour_key(START), raise_on_error=False
         )
         assert not failed.success
         assert during == [before]
@@ -108,9 +108,9 @@ def test_a_failing_run_is_never_seen(settings: Settings, spark: SparkSession, mo
         evaluations = {item.check_name: item for item in failed.get_asset_check_evaluations()}
         assert [name for name, item in evaluations.items() if not item.passed and item.blocking] == ["drop_ratio"]
         assert "30 of 90 trades dropped (33.33%)" in str(evaluations["drop_ratio"].description)
-        assert failed.asset_materializations_for_node(silver.KEY.to_python_identifier()) == []
-        assert instance.get_latest_materialization_event(silver.KEY) is None
-        assert dg.evaluate_automation_conditions(build_definitions(), instance).get_num_requested(gold.KEY) == 0
+        assert failed.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier()) == []
+        assert instance.get_latest_materialization_event(asset_keys.SILVER) is None
+        assert dg.evaluate_automation_conditions(build_definitions(), instance).get_num_requested(asset_keys.GOLD) == 0
     recorded = run_sql(
         settings,
         "SELECT rows_dropped, rows_written, passed, snapshot FROM cryptolake.ops.run_metrics "

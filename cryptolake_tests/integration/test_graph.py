@@ -12,8 +12,7 @@ import pytest
 
 from cryptolake_assets.bronze.offsets import lag
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import bronze as bronze_defs
-from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
@@ -48,7 +47,7 @@ def run_asset(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str, **
 def run_request(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
     assert request.partition_key is not None
     return run_asset(
-        instance, silver.KEY, request.partition_key, run_config=request.run_config, tags=dict(request.tags)
+        instance, asset_keys.SILVER, request.partition_key, run_config=request.run_config, tags=dict(request.tags)
     )
 
 
@@ -79,11 +78,13 @@ def test_the_follower_asks_for_exactly_the_touched_hours_and_strays_hold_nothing
         hour_key(HOUR + timedelta(hours=1)),
     }
     assert {(event.asset_key, event.partition) for event in result.asset_events} == {
-        (bronze_defs.KEY, hour_key(HOUR)),
-        (bronze_defs.KEY, hour_key(HOUR + timedelta(hours=1))),
+        (asset_keys.BRONZE, hour_key(HOUR)),
+        (asset_keys.BRONZE, hour_key(HOUR + timedelta(hours=1))),
     }
     for request in result.run_requests:
-        assert request.run_config["ops"][silver.KEY.to_python_identifier()]["config"]["from_sequence"] == sequence
+        assert (
+            request.run_config["ops"][asset_keys.SILVER.to_python_identifier()]["config"]["from_sequence"] == sequence
+        )
         assert run_request(instance, request).success
     assert bars(settings, HOUR, hours=2).keys() == reference_bars(sound).keys()
     quarantined = run_sql(
@@ -102,7 +103,7 @@ def test_an_hour_that_fails_its_gate_stays_pending_and_is_mended(
     hour = HOUR + timedelta(days=1)
     good = [trade(hour + timedelta(seconds=number), number) for number in range(20)]
     append(settings, good)
-    assert run_asset(instance, silver.KEY, hour_key(hour)).success
+    assert run_asset(instance, asset_keys.SILVER, hour_key(hour)).success
     published = bars(settings, hour)
 
     cursor = cursor_at_head(settings)
@@ -118,7 +119,7 @@ def test_an_hour_that_fails_its_gate_stays_pending_and_is_mended(
     evaluations = {event.check_name: event for event in failed.get_asset_check_evaluations()}
     assert not evaluations["drop_ratio"].passed
     assert evaluations["unique_key"].passed
-    assert failed.asset_materializations_for_node(silver.KEY.to_python_identifier()) == []
+    assert failed.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier()) == []
     assert bars(settings, hour) == published
 
     # More good trades bring the share of bad ones under the limit: the hour is asked for again, from its first failure.
@@ -176,9 +177,9 @@ def follow(
     for request in ticked.run_requests or []:
         assert run_request(instance, request).success
     evaluated = dg.evaluate_automation_conditions(definitions, instance, cursor=automation)
-    assert evaluated.get_requested_partitions(gold.KEY) == set(expected_days)
+    assert evaluated.get_requested_partitions(asset_keys.GOLD) == set(expected_days)
     for day in expected_days:
-        assert run_asset(instance, gold.KEY, day).success
+        assert run_asset(instance, asset_keys.GOLD, day).success
     return ticked.cursor, evaluated.cursor
 
 
@@ -191,9 +192,9 @@ def daily(settings: Settings, *days: str) -> dict[str, dict[str, Any]]:
 def test_bronze_by_hand_takes_what_kafka_holds_and_counts_the_hour(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    result = run_asset(instance, bronze_defs.KEY, hour_key(HOUR))
+    result = run_asset(instance, asset_keys.BRONZE, hour_key(HOUR))
     assert result.success
-    (materialization,) = result.asset_materializations_for_node(bronze_defs.KEY.to_python_identifier())
+    (materialization,) = result.asset_materializations_for_node(asset_keys.BRONZE.to_python_identifier())
     counted = run_sql(
         settings,
         "SELECT count(*) AS n FROM cryptolake.bronze.futures_trades "
@@ -211,7 +212,7 @@ def test_bronze_by_hand_takes_what_kafka_holds_and_counts_the_hour(
 def test_gold_by_hand_materializes_the_day(settings: Settings, instance: dg.DagsterInstance) -> None:
     hour = HOUR + timedelta(days=2)
     append(settings, [trade(hour + timedelta(minutes=number), number) for number in range(5)])
-    assert run_asset(instance, silver.KEY, hour_key(hour)).success
-    assert run_asset(instance, gold.KEY, hour.date().isoformat()).success
+    assert run_asset(instance, asset_keys.SILVER, hour_key(hour)).success
+    assert run_asset(instance, asset_keys.GOLD, hour.date().isoformat()).success
     rows = run_sql(settings, f"SELECT * FROM cryptolake.gold.futures_daily_stats WHERE trade_date = '{hour.date()}'")
     assert rows.to_pylist()[0]["minutes_with_trades"] == 5

@@ -13,8 +13,7 @@ import pytest
 from cryptolake_assets.bronze.offsets import bronze_lag, committed_offsets
 from cryptolake_assets.bronze.stream import checkpoint_lock
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import bronze as bronze_defs
-from cryptolake_assets.defs import jobs, silver
+from cryptolake_assets.defs import asset_keys, jobs
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.kafka.topics import end_offsets
@@ -48,7 +47,7 @@ def run_silver(instance: dg.DagsterInstance, hour: datetime, **config: Any) -> d
         instance,
         "bronze_to_silver_1m",
         partition_key=hour_key(hour),
-        run_config={"ops": {silver.KEY.to_python_identifier(): {"config": config}}} if config else None,
+        run_config={"ops": {asset_keys.SILVER.to_python_identifier(): {"config": config}}} if config else None,
     )
 
 
@@ -67,7 +66,7 @@ def test_silver_is_made_after_its_dependencies_and_counted_afterwards(
     assert outcomes[DEPENDENCIES]
     assert outcomes[PUBLISHED_COUNT]
     order = [event.step_key for event in result.all_events if event.is_step_success]
-    assert order.index("bronze__futures_trades_dependencies") < order.index(silver.KEY.to_python_identifier())
+    assert order.index("bronze__futures_trades_dependencies") < order.index(asset_keys.SILVER.to_python_identifier())
     got = bars(settings, HOUR)
     assert {key: bar["trades"] for key, bar in got.items()} == {
         key: bar["trades"] for key, bar in reference_bars(trades).items()
@@ -116,7 +115,7 @@ def test_symbols_window_and_engine_are_parameters(
         window_end=(hour + timedelta(minutes=8)).isoformat(),
         engine=engine,
     )
-    (materialization,) = result.asset_materializations_for_node(silver.KEY.to_python_identifier())
+    (materialization,) = result.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier())
     assert materialization.metadata["engine"].value == engine
     assert set(bars(settings, hour)) == {("ETHUSDT", hour + timedelta(minutes=minute)) for minute in (5, 6, 7)}
     assert not checked(result)[PUBLISHED_COUNT], "the rest of the hour is missing, and the count says so"
@@ -130,7 +129,7 @@ def test_a_window_that_is_no_time_is_refused(settings: Settings, instance: dg.Da
     assert not result.success
     (failure,) = result.get_step_failure_events()
     assert "window_start" in str(failure.step_failure_data.error)
-    assert result.asset_materializations_for_node(silver.KEY.to_python_identifier()) == []
+    assert result.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier()) == []
 
 
 async def test_what_kafka_holds_is_taken_when_the_stream_is_down(
@@ -141,7 +140,7 @@ async def test_what_kafka_holds_is_taken_when_the_stream_is_down(
     result = run_job(instance, "ingest_realtime_to_bronze")
     assert result.success
     assert committed_offsets(settings) == end_offsets(settings, settings.kafka_topic_futures)
-    observed = instance.fetch_observations(bronze_defs.KEY, limit=1).records[0].asset_observation
+    observed = instance.fetch_observations(asset_keys.BRONZE, limit=1).records[0].asset_observation
     assert observed is not None
     assert observed.metadata["caught_up_by"].value == "available-now"
     assert run_job(instance, "ingest_realtime_to_bronze").success

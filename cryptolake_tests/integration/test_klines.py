@@ -15,7 +15,7 @@ import pytest
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import klines, silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
@@ -82,7 +82,7 @@ def materialize(instance: dg.DagsterInstance, key: dg.AssetKey, url: str, monkey
 def judged(instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
     """What the check on Silver said last."""
     (record, *_) = instance.event_log_storage.get_asset_check_execution_history(
-        dg.AssetCheckKey(silver.KEY, OFFICIAL_KLINES), limit=1
+        dg.AssetCheckKey(asset_keys.SILVER, OFFICIAL_KLINES), limit=1
     )
     assert record.event is not None
     evaluation = record.event.asset_check_evaluation
@@ -95,19 +95,19 @@ def test_real_bars_equal_the_official_ones_and_a_drift_is_flagged_until_it_is_go
 ) -> None:
     settings, instance = captured
     with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
-        materialize(instance, silver.KEY, url, monkeypatch)
+        materialize(instance, asset_keys.SILVER, url, monkeypatch)
         assert str(judged(instance).description).startswith("no reference: ")
         assert not judged(instance).passed
-        result = materialize(instance, klines.KEY, url, monkeypatch)
+        result = materialize(instance, asset_keys.KLINES, url, monkeypatch)
         assert judged(instance).passed
         assert str(judged(instance).description).startswith("10 of 10 ")
         assert judged(instance).partition == hour_key(HOUR)
-        (event,) = result.asset_materializations_for_node(klines.KEY.to_python_identifier())
+        (event,) = result.asset_materializations_for_node(asset_keys.KLINES.to_python_identifier())
         assert event.partition == hour_key(HOUR)
         assert run_sql(settings, DIFFERENCES).num_rows == 0
         # A second time nothing is new, and nothing is written.
         snapshot = load_table(settings, BRONZE_KLINES).metadata.current_snapshot_id
-        materialize(instance, klines.KEY, url, monkeypatch)
+        materialize(instance, asset_keys.KLINES, url, monkeypatch)
         assert load_table(settings, BRONZE_KLINES).metadata.current_snapshot_id == snapshot
 
     drifted = tmp_path / "drifted"
@@ -120,14 +120,14 @@ def test_real_bars_equal_the_official_ones_and_a_drift_is_flagged_until_it_is_go
     lines[at] = ",".join([*values[:5], str(official), *values[6:]])
     path.write_text("\n".join(lines) + "\n")
     with ServedExchange(drifted, LAST_MS) as url:
-        materialize(instance, klines.KEY, url, monkeypatch)
+        materialize(instance, asset_keys.KLINES, url, monkeypatch)
     assert not judged(instance).passed
     assert str(judged(instance).description).startswith("9 of 10 ")
     (row,) = run_sql(settings, DIFFERENCES).to_pylist()
     assert (row["symbol"], row["window_start"], row["field"]) == ("ETHUSDT", HOUR.replace(minute=2), "volume")
     assert row["official"] - row["ours"] == Decimal("0.001")
     with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
-        materialize(instance, klines.KEY, url, monkeypatch)
+        materialize(instance, asset_keys.KLINES, url, monkeypatch)
     assert judged(instance).passed
     assert run_sql(settings, DIFFERENCES).num_rows == 0
 
@@ -139,8 +139,8 @@ def test_without_official_bars_nothing_passes(
     bare = tmp_path / "bare"
     shutil.copytree(DEMO_CAPTURE_DIR, bare, ignore=shutil.ignore_patterns("*.csv"))
     with ServedExchange(bare, LAST_MS) as url:
-        materialize(instance, silver.KEY, url, monkeypatch)
-        materialize(instance, klines.KEY, url, monkeypatch)
+        materialize(instance, asset_keys.SILVER, url, monkeypatch)
+        materialize(instance, asset_keys.KLINES, url, monkeypatch)
     assert not judged(instance).passed
     assert judged(instance).description is not None
     assert "no reference" in (judged(instance).description or "")
@@ -154,10 +154,10 @@ def test_symbol_that_is_no_longer_listed_holds_no_klines_of_others_back(
     gone = CoverageRow(EXCHANGE_NAME, "GONEUSDT", "trade", 1721347022000, LAST_MS, 0, 10**9, "ws://replay")
     IcebergCoverageSink(settings).write([gone])
     with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
-        materialize(instance, silver.KEY, url, monkeypatch)
-        result = materialize(instance, klines.KEY, url, monkeypatch)
+        materialize(instance, asset_keys.SILVER, url, monkeypatch)
+        result = materialize(instance, asset_keys.KLINES, url, monkeypatch)
     assert result.success
-    (made,) = result.asset_materializations_for_node(klines.KEY.to_python_identifier())
+    (made,) = result.asset_materializations_for_node(asset_keys.KLINES.to_python_identifier())
     assert made.metadata["not_listed"].value == "GONEUSDT"
     stored = load_table(settings, BRONZE_KLINES).scan().to_arrow()["symbol"].to_pylist()
     assert set(stored) == set(SYMBOLS)

@@ -20,7 +20,7 @@ from cryptolake_assets.bronze.offsets import query_ids
 from cryptolake_assets.bronze.stream import run_available_now
 from cryptolake_assets.captures import followed_symbols
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import market_streams
+from cryptolake_assets.defs import asset_keys, market_streams
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.kafka.topics import ensure_topics, ensure_topics_async
@@ -91,7 +91,7 @@ def materialize(instance: dg.DagsterInstance, of: StreamType, hour: datetime) ->
     job = build_definitions().resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance,
-        asset_selection=[market_streams.silver_key(of)],
+        asset_selection=[asset_keys.of_table(of.silver)],
         partition_key=hour_key(hour),
         raise_on_error=False,
     )

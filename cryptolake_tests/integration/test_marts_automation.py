@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions as build_main
-from cryptolake_assets.defs import gold, silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.marts import market_overview, marts_of_days
 from cryptolake_assets.defs.partitions import hour_key
@@ -69,7 +69,7 @@ class Simulation:
 
     def publish(self, hour: datetime, version: str = "") -> None:
         """Silver's bars of an hour change, unless the version is the last one's."""
-        self.report(silver.KEY, hour_key(hour.replace(minute=0, second=0)), version)
+        self.report(asset_keys.SILVER, hour_key(hour.replace(minute=0, second=0)), version)
 
     def report(self, key: dg.AssetKey, partition: str, version: str = "") -> None:
         tags = {VERSION_TAG: version or uuid4().hex}
@@ -78,7 +78,7 @@ class Simulation:
     def judge(self, hour: datetime, passed: bool) -> None:
         """A blocking check of an hour speaks, in a run of its own."""
         evaluation = dg.AssetCheckEvaluation(
-            asset_key=silver.KEY,
+            asset_key=asset_keys.SILVER,
             check_name="drop_ratio",
             passed=passed,
             blocking=True,
@@ -184,7 +184,7 @@ def test_a_day_waits_while_a_blocking_check_of_one_of_its_hours_fails(instance: 
 def test_returns_follow_gold(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7), RETURNS)
     day = CLOSED_DAY.date().isoformat()
-    simulation.report(gold.KEY, day)
+    simulation.report(asset_keys.GOLD, day)
     simulation.run(timedelta(minutes=5))
     assert simulation.counted == {day: 1}
 

@@ -15,7 +15,7 @@ import pytest
 
 from cryptolake_assets.bronze.offsets import read_report
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import bronze, silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.health import REPORT_EVERY_S, look
 from cryptolake_assets.defs.resources import StreamResource
@@ -155,7 +155,7 @@ def test_a_hung_stream_warns_fails_and_is_restarted(settings: Settings, watch: W
     job = build_definitions().resolve_job_def("restart_bronze_stream")
     assert job.execute_in_process(instance=watch._instance, run_config=request.run_config).success
     assert bronze_pid(settings) != before
-    observed = watch._instance.fetch_observations(bronze.KEY, limit=1).records[0].asset_observation
+    observed = watch._instance.fetch_observations(asset_keys.BRONZE, limit=1).records[0].asset_observation
     assert observed is not None
     metadata: dict[str, Any] = {name: value.value for name, value in observed.metadata.items()}
     assert metadata["reason"].startswith("no sign of life")
@@ -167,9 +167,9 @@ def test_a_hung_stream_warns_fails_and_is_restarted(settings: Settings, watch: W
 def test_the_checks_by_hand(settings: Settings) -> None:
     definitions = build_definitions()
     keys = [
-        dg.AssetCheckKey(bronze.KEY, HEARTBEAT),
-        dg.AssetCheckKey(bronze.KEY, FRAMES_ACCEPTED),
-        dg.AssetCheckKey(silver.KEY, UP_TO_DATE),
+        dg.AssetCheckKey(asset_keys.BRONZE, HEARTBEAT),
+        dg.AssetCheckKey(asset_keys.BRONZE, FRAMES_ACCEPTED),
+        dg.AssetCheckKey(asset_keys.SILVER, UP_TO_DATE),
     ]
     with dg.DagsterInstance.ephemeral() as instance:
         job = dg.define_asset_job("now", selection=dg.AssetSelection.checks(*keys))
