@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from cryptolake_assets.bronze.stream_health import HealthVerdict, ProgressHistory, Signs, StreamHealth
+from cryptolake_assets.bronze.stream_health import HealthVerdict, ProgressHistory, StreamHealth, StreamSignals
 from cryptolake_assets.defs import bronze, checks, silver
 from cryptolake_assets.defs.alerts import tell
 from cryptolake_assets.defs.partitions import hour_key, hourly
@@ -130,7 +130,7 @@ def stream_health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.S
 
 
 def look(
-    context: dg.SensorEvaluationContext, settings: Settings, signs: Signs, now: float
+    context: dg.SensorEvaluationContext, settings: Settings, signs: StreamSignals, now: float
 ) -> dg.SensorResult | dg.SkipReason:
     """One evaluation at `now` (epoch seconds)."""
     from cryptolake_assets.transform.freshness import check_up_to_date
