@@ -106,16 +106,16 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
     from httpx import AsyncClient
 
     from cryptolake_assets.binance.rest import AsyncExchangeRest
-    from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
+    from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
     from cryptolake_assets.lake.gap_ledger import IcebergGapSink
     from cryptolake_assets.producer.client_libraries import make_publisher
     from cryptolake_assets.producer.connection import ConnectionOptions
-    from cryptolake_assets.producer.process import Producer, ProducerOptions, collect_seldom
+    from cryptolake_assets.producer.process import Producer, ProducerOptions, raise_gc_thresholds
     from cryptolake_assets.settings import TradeStream
     from cryptolake_assets.settings.producer import ProducerIo
 
-    collect_seldom()  # as its process does
+    raise_gc_thresholds()  # as its process does
     base, warm_up = lakes.lake_settings(home), frames // 10
     stop = asyncio.Event()
     with serving(base.exchange_port, 0 if per_s else warm_up + frames) as address:

@@ -294,7 +294,7 @@ def _import_all() -> None:
     import pyiceberg.io.pyarrow  # noqa: F401
 
     from cryptolake_assets.binance import rest  # noqa: F401
-    from cryptolake_assets.captures import followed_symbols  # noqa: F401
+    from cryptolake_assets.captures import tracked_symbols  # noqa: F401
     from cryptolake_assets.transform import refresh_silver, run_context  # noqa: F401
 
 

@@ -62,7 +62,7 @@ class ExchangeError(CryptolakeError):
     """The exchange could not be reached or refused a request."""
 
 
-class AnswerShapeError(ExchangeError):
+class ResponseShapeError(ExchangeError):
     """An answer of the exchange has rows, and none of them has the known shape."""
 
 
@@ -82,7 +82,7 @@ class ArchiveRangeError(CryptolakeError):
     """A day was asked for that the lake has no partition for."""
 
 
-class AnswerRefusedError(CryptolakeError):
+class ResponseRejectedError(CryptolakeError):
     """A batch source answered in a shape that is not known, or with values that cannot be."""
 
 
@@ -90,7 +90,7 @@ class BrokerError(CryptolakeError):
     """Kafka could not be reached or refused a request."""
 
 
-class BrokerRefusedError(BrokerError):
+class BrokerAccessError(BrokerError):
     """Kafka is there and refuses for good: a right is missing or a setting does not fit. Waiting does not help."""
 
 
@@ -130,7 +130,7 @@ class SnapshotExpiredError(CryptolakeError):
     """A snapshot that was to be read has been expired."""
 
 
-class AnswerTooLargeError(CryptolakeError):
+class ResponseTooLargeError(CryptolakeError):
     """An answer would take more memory than the settings allow."""
 
 

@@ -22,7 +22,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), PACKAGE 
 MODULES = sorted(
     path for folder in (PACKAGE, ROOT / "cryptolake_tests", ROOT / "scripts") for path in folder.rglob("*.py")
 )
-MOST_LINES = 450
+MAX_LINES = 450
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -232,7 +232,7 @@ def test_no_module_is_too_long_to_read() -> None:
         for path in MODULES
         if PACKAGE in path.parents
     }
-    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
 
 
 def workflow_steps(name: str) -> list[dict[str, str]]:

@@ -48,7 +48,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CRYPTOLAKE_DROP_RATIO_LIMIT", "1.5", "less than or equal to 1"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(
+def test_a_wrong_value_is_rejected_by_name(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -66,7 +66,7 @@ def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         load_settings()
 
 
-def test_two_parts_on_one_port_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_parts_on_one_port_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "9092")
     with pytest.raises(SettingsError, match=r"CRYPTOLAKE_KAFKA_PORT and CRYPTOLAKE_DAGSTER_PORT are both 9092"):
         load_settings()

@@ -12,10 +12,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 from cryptolake_assets.api import health, lakeinfo, live, operations, problems, schemas, tables
-from cryptolake_assets.api.answers import AnswerMiddleware
 from cryptolake_assets.api.guard import GuardMiddleware
 from cryptolake_assets.api.observe import ApiMetrics, ObserveMiddleware
 from cryptolake_assets.api.reader import Reader
+from cryptolake_assets.api.response_cache import ResponseCacheMiddleware
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.settings import Settings
 
@@ -28,7 +28,7 @@ def create_app(settings: Settings) -> FastAPI:
     hub = live.Hub(reader, metrics)
 
     async def look() -> None:
-        await asyncio.to_thread(reader.heads.refresh)
+        await asyncio.to_thread(reader.table_cache.refresh)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.reader, app.state.metrics, app.state.hub = reader, metrics, hub
     app.state.health = health.new_state()
-    app.state.watched = operations.Watched(settings)
+    app.state.platform_reader = operations.PlatformReader(settings)
     metrics.registry.register(health.collector_of(reader))
     for router in (tables.router, lakeinfo.router, health.router, operations.router, live.router):
         app.include_router(router)
@@ -68,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     _describe_problems(app)
     # The last one added is the first that a request meets.
-    app.add_middleware(AnswerMiddleware, cache=reader.cache, heads=reader.heads)
+    app.add_middleware(ResponseCacheMiddleware, cache=reader.cache, table_cache=reader.table_cache)
     app.add_middleware(GuardMiddleware, settings=settings)
     if settings.api_cors_origins:
         app.add_middleware(
@@ -94,7 +94,7 @@ def _describe_problems(app: FastAPI) -> None:
             for operation in path.values():
                 answer = operation["responses"].get("422")
                 if answer is not None and "application/json" in answer.get("content", {}):
-                    operation["responses"]["422"] = schemas.refusals(422)[422]
+                    operation["responses"]["422"] = schemas.error_responses(422)[422]
         for path, example in schemas.examples().items():
             content = document["paths"][path]["get"]["responses"]["200"]["content"]
             content[schemas.kind_of_answer(content)]["example"] = example

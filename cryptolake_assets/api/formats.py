@@ -88,11 +88,11 @@ def records(rows: pa.Table) -> list[dict[str, Any]]:
 
 
 def encode(
-    rows: pa.Table, fmt: Format, name: str, envelope: Mapping[str, Any], behind: Mapping[str, Any] | None = None
+    rows: pa.Table, fmt: Format, name: str, envelope: Mapping[str, Any], trailer: Mapping[str, Any] | None = None
 ) -> bytes:
-    """The answer's body. JSON is `envelope`, the rows under `name` and `behind`; the others are the rows."""
+    """The answer's body. JSON is `envelope`, the rows under `name` and `trailer`; the others are the rows."""
     if fmt is Format.JSON:
-        return orjson.dumps({**envelope, name: records(rows), **(behind or {})})
+        return orjson.dumps({**envelope, name: records(rows), **(trailer or {})})
     if fmt is Format.NDJSON:
         return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in records(rows))
     return {Format.CSV: _csv, Format.PARQUET: _parquet, Format.ARROW: _arrow}[fmt](rows)

@@ -46,7 +46,7 @@ class GuardMiddleware:
         if scope["type"] == "websocket" and self._is_of_another_page(Headers(scope=scope)):
             await problems.other_origin().response()(scope, receive, send)
             return
-        problem = await self._refusal(scope, _key_text(scope)) if self._required else None
+        problem = await self._rejection(scope, _key_text(scope)) if self._required else None
         if problem is None:
             await self._app(scope, receive, send)
         else:
@@ -65,7 +65,7 @@ class GuardMiddleware:
             return False
         return origin.partition("://")[2] != headers.get("host")
 
-    async def _refusal(self, scope: Scope, text: str | None) -> problems.Problem | None:
+    async def _rejection(self, scope: Scope, text: str | None) -> problems.Problem | None:
         path = scope["path"]
         key = self._ring.find(text) if text is not None else None
         if key is None:

@@ -63,16 +63,16 @@ class Dependency:
 
 
 def _catalog(settings: Settings, reader: Reader) -> str | None:
-    at = reader.heads.refreshed_at
-    silent_s = None if at is None else time.monotonic() - at
-    if silent_s is None or silent_s > 10 * settings.api_refresh_s + 10:
-        return "it does not answer" if silent_s is None else f"it has not answered for {silent_s:.0f} s"
+    at = reader.table_cache.refreshed_at
+    unreachable_s = None if at is None else time.monotonic() - at
+    if unreachable_s is None or unreachable_s > 10 * settings.api_refresh_s + 10:
+        return "it does not answer" if unreachable_s is None else f"it has not answered for {unreachable_s:.0f} s"
     return None
 
 
 def _tables(_settings: Settings, reader: Reader) -> str | None:
     try:
-        reader.heads.table(SILVER_OHLCV.identifier)
+        reader.table_cache.table(SILVER_OHLCV.identifier)
     except CryptolakeError as error:
         return str(error)
     return None
@@ -153,7 +153,9 @@ def new_state() -> _Cached:
     return _Cached()
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **schemas.refusals()})
+@router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **schemas.error_responses()}
+)
 async def metrics(request: Request) -> Response:
     """Requests and latency by route; age, rows and event-time lag of the tables; the stream's lag; the cache."""
     body = await asyncio.to_thread(generate_latest, request.app.state.metrics.registry)
@@ -183,7 +185,7 @@ class LakeCollector:
         )
         rows = GaugeMetricFamily("cryptolake_table_rows", "Rows of the table.", labels=("table",))
         for spec in MEASURED:
-            snapshot = self._reader.heads.table(spec.identifier).current_snapshot()
+            snapshot = self._reader.table_cache.table(spec.identifier).current_snapshot()
             if snapshot is not None:
                 age.add_metric([spec.full_name], time.time() - snapshot.timestamp_ms / 1000)
                 summary = snapshot.summary.additional_properties if snapshot.summary else {}
@@ -198,7 +200,7 @@ class LakeCollector:
             labels=("symbol",),
         )
         if status is not None and status.exchange_time_ms is not None:
-            spans = self._reader.symbols.spans(self._reader.heads.table(SILVER_OHLCV.identifier))
+            spans = self._reader.symbols.spans(self._reader.table_cache.table(SILVER_OHLCV.identifier))
             for symbol, span in spans.items():
                 end_s = (span.last + MINUTE).timestamp()
                 lag.add_metric([symbol], max(0.0, status.exchange_time_ms / 1000 - end_s))

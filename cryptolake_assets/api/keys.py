@@ -21,7 +21,7 @@ from cryptolake_assets.model.nearest import did_you_mean
 from cryptolake_assets.settings import Settings
 
 PREFIX = "cl"
-LEAST_LENGTH = 40
+MIN_LENGTH = 40
 """Of a key that is drawn elsewhere: 160 bits, were it hexadecimal."""
 
 
@@ -71,9 +71,9 @@ def create_key(settings: Settings, name: str, scopes: tuple[Scope, ...]) -> str:
 def register_key(settings: Settings, name: str, scopes: tuple[Scope, ...], text: str) -> bool:
     """Makes a key of a text that was drawn elsewhere, in place of an earlier one of this name; False where it is there
     already, with these scopes. Raises `ApiKeyError` for a text that is easily guessed."""
-    if len(text) < LEAST_LENGTH or len(set(text)) < LEAST_LENGTH // 4:
+    if len(text) < MIN_LENGTH or len(set(text)) < MIN_LENGTH // 4:
         raise ApiKeyError(
-            f"keys: the key for {name} is no secret. Give {LEAST_LENGTH} random characters at least: `make env` does."
+            f"keys: the key for {name} is no secret. Give {MIN_LENGTH} random characters at least: `make env` does."
         )
     with _locked(settings):
         known = list_keys(settings)

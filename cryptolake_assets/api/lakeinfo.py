@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from cryptolake_assets.api import formats, problems, schemas
 from cryptolake_assets.api.params import Format, JsonOnly, StateParams, Symbol, Time
-from cryptolake_assets.api.reader import Reader, Whole, epoch_ms
+from cryptolake_assets.api.reader import Reader, UnpagedResource, epoch_ms
 from cryptolake_assets.api.tables import ReaderOf, whole_table
 from cryptolake_assets.errors import TableNotFoundError
 from cryptolake_assets.lake.coverage import gaps_of
@@ -91,8 +91,8 @@ class CatalogInfo(BaseModel):
 @router.get("/symbols", response_model=Symbols, responses=schemas.of_rows())
 async def symbols(request: Request, reader: ReaderOf, params: State) -> Response:
     """Symbols with one-minute bars, from when to when."""
-    whole = Whole("/symbols", SILVER_OHLCV.identifier, "symbols", partial(_spans, reader))
-    return await whole_table(request, reader, whole, params)
+    unpaged = UnpagedResource("/symbols", SILVER_OHLCV.identifier, "symbols", partial(_spans, reader))
+    return await whole_table(request, reader, unpaged, params)
 
 
 def _spans(reader: Reader, table: Table, snapshot_id: int | None) -> tuple[pa.Table, dict[str, Any]]:
@@ -110,8 +110,8 @@ async def gaps(
 ) -> Response:
     """Spans of exchange time between two connections of which nobody can say that every trade was received."""
     name = symbol
-    whole = Whole("/gaps", OPS_COVERAGE.identifier, "gaps", partial(_gaps, reader, name))
-    return await whole_table(request, reader, whole, params)
+    unpaged = UnpagedResource("/gaps", OPS_COVERAGE.identifier, "gaps", partial(_gaps, reader, name))
+    return await whole_table(request, reader, unpaged, params)
 
 
 def _gaps(reader: Reader, symbol: str | None, table: Table, snapshot_id: int | None) -> tuple[pa.Table, dict[str, Any]]:
@@ -132,7 +132,7 @@ def _rows(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TableSpec("", "", "", columns).arrow_schema())
 
 
-@router.get("/catalog", response_model=CatalogInfo, responses=schemas.refusals(404, 406, 422))
+@router.get("/catalog", response_model=CatalogInfo, responses=schemas.error_responses(404, 406, 422))
 async def catalog(request: Request, reader: ReaderOf, params: CatalogState) -> Response:
     """Every table: what it means, its columns, its size and its newest snapshots."""
     formats.choose(Format.JSON if params.format else None, request.headers.get("accept"), (Format.JSON,))
@@ -141,9 +141,9 @@ async def catalog(request: Request, reader: ReaderOf, params: CatalogState) -> R
 
 def _catalog(reader: Reader, as_of: datetime | None) -> bytes:
     tables = []
-    for identifier in reader.heads.identifiers():
+    for identifier in reader.table_cache.identifiers():
         try:
-            table = reader.heads.table(identifier)
+            table = reader.table_cache.table(identifier)
         except TableNotFoundError:  # dropped since the catalog was looked at
             continue
         snapshot = table.current_snapshot() if as_of is None else table.snapshot_as_of_timestamp(epoch_ms(as_of))

@@ -26,8 +26,7 @@ from cryptolake_assets.api.problems import Problem, unknown_symbol
 from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake import filters
-from cryptolake_assets.lake.pages import Page, read_page
-from cryptolake_assets.lake.pages import Query as TableQuery
+from cryptolake_assets.lake.pages import Page, PageQuery, read_page
 from cryptolake_assets.lake.windows import MINUTE
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES
@@ -52,7 +51,7 @@ MESSAGE_BARS = 1_000
 """Of one message at most: some 400 kB, and clients take 1 MiB unless told otherwise."""
 PATIENCE_S = 5.0
 """What clients have to take a part of a change before the next one."""
-LOOK_S = 0.02
+POLL_S = 0.02
 
 MAX_SYMBOLS = 200
 
@@ -79,7 +78,7 @@ SymbolList = Annotated[
 
 
 @dataclass(eq=False)
-class Client:
+class Subscriber:
     """Who listens. `None` in the queue ends it; `cut` says that it was too slow."""
 
     symbols: frozenset[str]
@@ -92,7 +91,7 @@ class Hub:
 
     def __init__(self, reader: Reader, metrics: ApiMetrics) -> None:
         self._reader, self._metrics = reader, metrics
-        self._clients: set[Client] = set()
+        self._clients: set[Subscriber] = set()
         self._snapshot: int | None = None
         self._seen: tuple[Any, ...] = ()
         """The largest `updated_at` that was sent; the writer stamps every commit's changed rows with its own time. In
@@ -100,10 +99,10 @@ class Hub:
         self._turn = asyncio.Lock()
         """A change is not looked for while somebody joins: what came after its first message would not reach it."""
 
-    async def join(self, symbols: Iterable[str]) -> Client:
+    async def join(self, symbols: Iterable[str]) -> Subscriber:
         """A new client, with its first message queued. Raises a problem for an unknown symbol, and when there are too
         many clients already; `TableNotFoundError`."""
-        client = Client(frozenset(symbols))
+        client = Subscriber(frozenset(symbols))
         async with self._turn:
             if len(self._clients) >= self._reader.settings.api_clients:
                 raise Problem(
@@ -122,7 +121,7 @@ class Hub:
     def clients(self) -> int:
         return len(self._clients)
 
-    def leave(self, client: Client) -> None:
+    def leave(self, client: Subscriber) -> None:
         self._clients.discard(client)
         self._metrics.live_clients.set(len(self._clients))
 
@@ -130,7 +129,7 @@ class Hub:
         """Sends what was committed to Silver since the last time; where that cannot be read, the next time does."""
         while True:
             async with self._turn:
-                if not self._clients or self._reader.heads.snapshot_id(SILVER_OHLCV.identifier) == self._snapshot:
+                if not self._clients or self._reader.table_cache.snapshot_id(SILVER_OHLCV.identifier) == self._snapshot:
                     return
                 self._send(*await self._reader.run(self._changes))
             await self._room()
@@ -141,7 +140,7 @@ class Hub:
         while any(client.queue.qsize() > client.queue.maxsize // 2 for client in self._clients):
             if asyncio.get_running_loop().time() > deadline:
                 return
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
     def _send(self, snapshot_id: int | None, changed: list[dict[str, Any]]) -> None:
         by_symbol: dict[str, list[dict[str, Any]]] = {}
@@ -159,7 +158,7 @@ class Hub:
                 if not client.cut.is_set():
                     self._offer(client, message)
 
-    def _offer(self, client: Client, message: bytes) -> None:
+    def _offer(self, client: Subscriber, message: bytes) -> None:
         try:
             client.queue.put_nowait(message)
         except asyncio.QueueFull:
@@ -175,7 +174,7 @@ class Hub:
             self.leave(client)
 
     def _newest(self, symbols: Sequence[str]) -> tuple[int | None, list[dict[str, Any]]]:
-        table = self._reader.heads.table(SILVER_OHLCV.identifier)
+        table = self._reader.table_cache.table(SILVER_OHLCV.identifier)
         snapshot_id = table.metadata.current_snapshot_id
         spans = self._reader.symbols.spans(table)
         bars: list[dict[str, Any]] = []
@@ -185,25 +184,25 @@ class Hub:
             where = filters.all_of(
                 filters.equal("symbol", symbol), filters.at_least("window_start", spans[symbol].last - MINUTE)
             )
-            query = TableQuery(("window_start",), where, SILVER_OHLCV.column_names, limit=FIRST_BARS, descending=True)
+            query = PageQuery(("window_start",), where, SILVER_OHLCV.column_names, limit=FIRST_BARS, descending=True)
             page = read_page(table, snapshot_id, query, self._reader.settings.api_answer_bytes)
             bars += reversed(records(page.rows))
         return snapshot_id, bars
 
     def _last_update(self) -> tuple[int | None, tuple[Any, ...]]:
-        table = self._reader.heads.table(SILVER_OHLCV.identifier)
-        newest = TableQuery(CHANGE_KEY, filters.all_of(), CHANGE_KEY, limit=1, descending=True)
+        table = self._reader.table_cache.table(SILVER_OHLCV.identifier)
+        newest = PageQuery(CHANGE_KEY, filters.all_of(), CHANGE_KEY, limit=1, descending=True)
         page = self._page(table, newest)
         return table.metadata.current_snapshot_id, tuple(page.rows.column("updated_at").to_pylist())
 
     def _changes(self) -> tuple[int | None, list[dict[str, Any]]]:
         """Bars with a later `updated_at` than any that was seen, or the next `READ_ROWS` of them, in order of (symbol,
         open time). Files whose statistics reach beyond it are few: a commit rewrites a day's one file."""
-        table = self._reader.heads.table(SILVER_OHLCV.identifier)
+        table = self._reader.table_cache.table(SILVER_OHLCV.identifier)
         within = len(self._seen) == len(CHANGE_KEY)
         where = filters.all_of(*([filters.beyond("updated_at", *self._seen)] if self._seen and not within else []))
         after = self._seen if within else ()
-        page = self._page(table, TableQuery(CHANGE_KEY, where, SILVER_OHLCV.column_names, after, READ_ROWS))
+        page = self._page(table, PageQuery(CHANGE_KEY, where, SILVER_OHLCV.column_names, after, READ_ROWS))
         if page.rows.num_rows:
             last = page.rows.slice(page.rows.num_rows - 1).to_pylist()[0]
             self._seen = tuple(last[name] for name in CHANGE_KEY)
@@ -212,7 +211,7 @@ class Hub:
         rows = page.rows.sort_by([("symbol", "ascending"), ("window_start", "ascending")])
         return table.metadata.current_snapshot_id, records(rows)
 
-    def _page(self, table: Table, query: TableQuery) -> Page:
+    def _page(self, table: Table, query: PageQuery) -> Page:
         return read_page(table, table.metadata.current_snapshot_id, query, self._reader.settings.api_answer_bytes)
 
 
@@ -288,7 +287,7 @@ async def _until_gone(socket: WebSocket) -> None:
     response_class=Response,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        **schemas.refusals(404, 422, 503),
+        **schemas.error_responses(404, 422, 503),
     },
 )
 async def sse_ohlcv(request: Request, symbols: SymbolList) -> Response:
@@ -301,7 +300,7 @@ async def sse_ohlcv(request: Request, symbols: SymbolList) -> Response:
 class _EventStream(StreamingResponse):
     """Ends at once when its client is cut, also while the client's socket takes nothing."""
 
-    def __init__(self, hub: Hub, client: Client) -> None:
+    def __init__(self, hub: Hub, client: Subscriber) -> None:
         super().__init__(_events(hub, client), media_type="text/event-stream")
         self._hub, self._client = hub, client
 
@@ -318,7 +317,7 @@ class _EventStream(StreamingResponse):
             self._hub.leave(self._client)  # the events may never have begun
 
 
-async def _events(hub: Hub, client: Client) -> AsyncIterator[bytes]:
+async def _events(hub: Hub, client: Subscriber) -> AsyncIterator[bytes]:
     try:
         while not client.cut.is_set():
             try:

@@ -18,9 +18,9 @@ from cryptolake_assets.api import check_results, schemas
 from cryptolake_assets.api.check_results import CheckHistory, CheckKey, CheckState, Result
 from cryptolake_assets.api.params import RangeParams
 from cryptolake_assets.api.present import json_of_the_present
-from cryptolake_assets.api.reader import Whole
+from cryptolake_assets.api.reader import UnpagedResource
 from cryptolake_assets.api.tables import ReaderOf, whole_table
-from cryptolake_assets.lake import reject_counts as tallies
+from cryptolake_assets.lake import reject_counts
 from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, SILVER_QUARANTINE
 from cryptolake_assets.platform import graphql
 
@@ -118,15 +118,15 @@ class Checks(BaseModel):
 
 
 From = Annotated[datetime | None, Field(description="From when on it was counted; null where nothing bounds it.")]
-Dropped = schemas.rows_model("Dropped", "reasons", schemas.row_model("Reason", tallies.COLUMNS), start=From)
+Dropped = schemas.rows_model("Dropped", "reasons", schemas.row_model("Reason", reject_counts.COLUMNS), start=From)
 
-REJECTED = tallies.Tally("ingest_ts", ("reason",), reason="split_part(reason, ':', 1)")
-QUARANTINED = tallies.Tally("event_time", ("rule", "symbol"), reason="rule", symbol="symbol")
+REJECTED = reject_counts.RejectSource("ingest_ts", ("reason",), reason="split_part(reason, ':', 1)")
+QUARANTINED = reject_counts.RejectSource("event_time", ("rule", "symbol"), reason="rule", symbol="symbol")
 Range = Annotated[RangeParams, Query()]
 PRESENT = [Depends(json_of_the_present)]
 
 
-class Watched:
+class PlatformReader:
     """What is asked of other processes, once in some seconds. One of an API."""
 
     def __init__(self, settings: Settings) -> None:
@@ -174,30 +174,34 @@ class Watched:
         return found
 
 
-@router.get("/operations/parts", response_model=Parts, responses=schemas.refusals(406, 422), dependencies=PRESENT)
+@router.get(
+    "/operations/parts", response_model=Parts, responses=schemas.error_responses(406, 422), dependencies=PRESENT
+)
 async def parts(request: Request) -> Response:
     """Every process of the platform on the API's machine: state, port, lag in records, progress."""
-    return _json({"parts": await asyncio.to_thread(_watched(request).parts)})
+    return _json({"parts": await asyncio.to_thread(_platform_reader(request).parts)})
 
 
 @router.get(
-    "/operations/assets", response_model=Assets, responses=schemas.refusals(406, 422, 503), dependencies=PRESENT
+    "/operations/assets", response_model=Assets, responses=schemas.error_responses(406, 422, 503), dependencies=PRESENT
 )
 async def assets(request: Request, reader: ReaderOf) -> Response:
     """Dagster's assets: freshness and last materialization."""
-    nodes = await asyncio.to_thread(_watched(request).nodes)
+    nodes = await asyncio.to_thread(_platform_reader(request).nodes)
     url = reader.settings.dagster_pages
     return _json({"dagster_url": url, "assets": sorted(map(_asset, nodes), key=lambda item: str(item["asset"]))})
 
 
-@router.get("/quality/checks", response_model=Checks, responses=schemas.refusals(406, 422, 503), dependencies=PRESENT)
+@router.get(
+    "/quality/checks", response_model=Checks, responses=schemas.error_responses(406, 422, 503), dependencies=PRESENT
+)
 async def checks(request: Request, reader: ReaderOf) -> Response:
     """How every asset check stands: its last finished results, over its partitions, and whether it is running.
 
     `status`, `severity`, `checked_at`, `partition`, `description`, `run_id` and `run_url` are those of the newest
     evaluation that says what `result` says; null while there is none. An evaluation without a run has no `run_id`.
     """
-    found = await asyncio.to_thread(_watched(request).checks)
+    found = await asyncio.to_thread(_platform_reader(request).checks)
     pages = reader.settings.dagster_pages
     rows = [_check(key, blocking, state, pages) for key, blocking, state in found]
     bounds = {"evaluations": check_results.EVALUATIONS, "partitions": check_results.PARTITIONS}
@@ -208,8 +212,10 @@ async def checks(request: Request, reader: ReaderOf) -> Response:
 async def rejected(request: Request, reader: ReaderOf, params: Range) -> Response:
     """Frames whose structure was refused, by the reason's code; times are those of their receipt. Without `start`, the
     30 days up to the newest one."""
-    whole = Whole("/quality/rejected", BRONZE_REJECTED.identifier, "reasons", partial(_dropped, REJECTED, params))
-    return await whole_table(request, reader, whole, params)
+    unpaged = UnpagedResource(
+        "/quality/rejected", BRONZE_REJECTED.identifier, "reasons", partial(_dropped, REJECTED, params)
+    )
+    return await whole_table(request, reader, unpaged, params)
 
 
 @router.get("/quality/quarantined", response_model=Dropped, responses=schemas.of_rows())
@@ -218,14 +224,14 @@ async def quarantined(request: Request, reader: ReaderOf, params: Range) -> Resp
     up to the newest one."""
     made = partial(_dropped, QUARANTINED, params)
     return await whole_table(
-        request, reader, Whole("/quality/quarantined", SILVER_QUARANTINE.identifier, "reasons", made), params
+        request, reader, UnpagedResource("/quality/quarantined", SILVER_QUARANTINE.identifier, "reasons", made), params
     )
 
 
 def _dropped(
-    what: tallies.Tally, params: RangeParams, table: Table, snapshot_id: int | None
+    what: reject_counts.RejectSource, params: RangeParams, table: Table, snapshot_id: int | None
 ) -> tuple[pa.Table, dict[str, Any]]:
-    found = tallies.tally(table, snapshot_id, what, params.start, params.end)
+    found = reject_counts.count_rejects(table, snapshot_id, what, params.start, params.end)
     return found.rows, {"start": None if found.start is None else _instant(found.start.timestamp())}
 
 
@@ -273,6 +279,6 @@ def _json(content: dict[str, Any]) -> Response:
     return Response(orjson.dumps(content), media_type="application/json")
 
 
-def _watched(request: Request) -> Watched:
-    found: Watched = request.app.state.watched
+def _platform_reader(request: Request) -> PlatformReader:
+    found: PlatformReader = request.app.state.platform_reader
     return found

@@ -175,7 +175,7 @@ def encode_cursor(asked: str, snapshot_id: int, place: tuple[Any, ...]) -> str:
     return base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, asked: str, kinds: tuple[str, ...]) -> tuple[int, tuple[Any, ...]]:
+def decode_cursor(cursor: str, asked: str, types: tuple[str, ...]) -> tuple[int, tuple[Any, ...]]:
     """Return the snapshot and the place, its values of these Iceberg types.
 
     Raises a problem for a text that is no cursor, or one of another request.
@@ -187,9 +187,9 @@ def decode_cursor(cursor: str, asked: str, kinds: tuple[str, ...]) -> tuple[int,
             raise ValueError("no cursor")
         if mark != _mark_of(asked):
             raise cursor_of_another_request()
-        if len(place) != len(kinds):
+        if len(place) != len(types):
             raise ValueError("not of this table")
-        return snapshot_id, tuple(_from_json(value, kind) for value, kind in zip(place, kinds, strict=True))
+        return snapshot_id, tuple(_from_json(value, kind) for value, kind in zip(place, types, strict=True))
     except (ValueError, TypeError, OverflowError):
         raise unknown_cursor() from None
 

@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from cryptolake_assets.errors import (
-    AnswerTooLargeError,
     CryptolakeError,
     PartError,
+    ResponseTooLargeError,
     SnapshotExpiredError,
     TableNotFoundError,
     TableUnreadableError,
@@ -88,7 +88,7 @@ def missing_table(error: TableNotFoundError) -> Problem:
     return Problem(503, "missing-table", "Table missing", str(error))
 
 
-def too_large(error: AnswerTooLargeError) -> Problem:
+def too_large(error: ResponseTooLargeError) -> Problem:
     return Problem(413, "answer-too-large", "Answer too large", str(error))
 
 
@@ -141,8 +141,8 @@ def install(app: FastAPI) -> None:
             503, "unavailable", "Unavailable", "Dagster does not answer; `cryptolake status` says more."
         ).response()
 
-    @app.exception_handler(AnswerTooLargeError)
-    async def _too_large(_request: Request, error: AnswerTooLargeError) -> Response:
+    @app.exception_handler(ResponseTooLargeError)
+    async def _too_large(_request: Request, error: ResponseTooLargeError) -> Response:
         return too_large(error).response()
 
     @app.exception_handler(SnapshotExpiredError)

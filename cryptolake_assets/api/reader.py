@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import structlog
 
 from cryptolake_assets.api import formats, problems
-from cryptolake_assets.api.answers import Answer, AnswerCache
 from cryptolake_assets.api.params import LIMIT, Format, Order, PageParams, StateParams, decode_cursor, encode_cursor
+from cryptolake_assets.api.response_cache import CachedResponse, ResponseCache
 from cryptolake_assets.api.symbols import SymbolIndex
 from cryptolake_assets.errors import TableUnreadableError
 from cryptolake_assets.lake import filters
-from cryptolake_assets.lake.pages import Page, Query, read_page
-from cryptolake_assets.lake.table_cache import Heads, Identifier
+from cryptolake_assets.lake.pages import Page, PageQuery, read_page
+from cryptolake_assets.lake.table_cache import Identifier, TableCache
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 
@@ -55,7 +55,7 @@ class Resource:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PageRequest:
     """One request: the page, equality filters by column, and what stands in the JSON beside the rows."""
 
     resource: Resource
@@ -74,12 +74,12 @@ class Asked:
 
 
 class Reader:
-    """One of an API: the tables' heads, finished answers, and the threads that read."""
+    """One of an API: the tables' cache, finished answers, and the threads that read."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.heads = Heads(settings)
-        self.cache = AnswerCache(settings.api_cache_bytes)
+        self.table_cache = TableCache(settings)
+        self.cache = ResponseCache(settings.api_cache_bytes)
         self.symbols = SymbolIndex()
         self._slots = asyncio.Semaphore(settings.api_readers)
 
@@ -95,7 +95,7 @@ class Reader:
             return read()
         except (FileNotFoundError, TableUnreadableError) as error:
             log.info("read_anew", cause=str(error))
-        self.heads.refresh()
+        self.table_cache.refresh()
         try:
             return read()
         except FileNotFoundError as error:
@@ -104,23 +104,23 @@ class Reader:
                 "Files of the table are not there; the API's log names them. Restore them, or make the table anew."
             ) from None
 
-    async def answer(self, asked: Asked) -> Answer:
-        """Raises a problem, `TableNotFoundError`, `AnswerTooLargeError`."""
+    async def answer(self, asked: PageRequest) -> CachedResponse:
+        """Raises a problem, `TableNotFoundError`, `ResponseTooLargeError`."""
         return await self.run(self._answer, asked)
 
-    def _answer(self, asked: Asked) -> Answer:
+    def _answer(self, asked: PageRequest) -> CachedResponse:
         resource, params = asked.resource, asked.params
-        table = self.heads.table(resource.identifier)
-        kinds = tuple(str(table.schema().find_type(name)) for name in resource.key)
-        snapshot_id, after = self._place(table, asked, kinds)
+        table = self.table_cache.table(resource.identifier)
+        types = tuple(str(table.schema().find_type(name)) for name in resource.key)
+        snapshot_id, after = self._place(table, asked, types)
         limit = params.limit or (LIMIT if asked.fmt in PAGED else None)
         columns = tuple(item.name for item in table.schema().fields)
         page = read_page(
             table,
             snapshot_id,
-            Query(
+            PageQuery(
                 key=resource.key,
-                where=_where(resource, params, asked.equal, kinds[0]),
+                where=_where(resource, params, asked.equal, types[0]),
                 columns=columns,
                 after=after,
                 limit=limit,
@@ -138,22 +138,22 @@ class Reader:
         """Imports what reading needs and looks at Silver once, so that no client waits for it."""
         first = PageParams.model_validate({"limit": 1})
         # In order of time, so that the first file is enough: by symbol it would be the whole table.
-        asked = Asked(Resource("", SILVER_OHLCV.identifier, BARS_KEY, "bars"), first, Format.JSON, "")
+        asked = PageRequest(Resource("", SILVER_OHLCV.identifier, BARS_KEY, "bars"), first, Format.JSON, "")
         self._answer(asked)
         self.known_symbols()
 
     def known_symbols(self) -> frozenset[str]:
         """Symbols that Silver has bars of. Raises `TableNotFoundError`."""
-        return frozenset(self.symbols.spans(self.heads.table(SILVER_OHLCV.identifier)))
+        return frozenset(self.symbols.spans(self.table_cache.table(SILVER_OHLCV.identifier)))
 
-    def _place(self, table: Table, asked: Asked, kinds: tuple[str, ...]) -> tuple[int | None, tuple[Any, ...]]:
+    def _place(self, table: Table, asked: PageRequest, types: tuple[str, ...]) -> tuple[int | None, tuple[Any, ...]]:
         """The snapshot to read and the place behind which the page begins. Pages stay in the snapshot of the first one
         while it is there; the order of the key makes going on in a later one miss or repeat nothing that stood."""
         params = asked.params
         snapshot_id, after = resolve_as_of(table, params.as_of), ()
         if params.cursor is None:
             return snapshot_id, after
-        of_cursor, place = decode_cursor(params.cursor, asked.page_set, kinds)
+        of_cursor, place = decode_cursor(params.cursor, asked.page_set, types)
         begun = table.snapshot_by_id(of_cursor)
         if params.as_of is not None:
             is_named = params.as_of == snapshot_id
@@ -162,7 +162,7 @@ class Reader:
                 raise problems.cursor_of_another_request()
         return snapshot_id if begun is None else of_cursor, place
 
-    def _finished(self, asked: Asked, table: Table, snapshot_id: int | None, page: Page) -> Answer:
+    def _finished(self, asked: PageRequest, table: Table, snapshot_id: int | None, page: Page) -> CachedResponse:
         resource = asked.resource
         next_cursor = None
         if page.more and snapshot_id is not None:
@@ -173,12 +173,12 @@ class Reader:
         if asked.fmt is Format.JSON:
             rows = rows.select([name for name in rows.column_names if name not in asked.envelope])
         body = formats.encode(rows, asked.fmt, resource.rows_name, envelope, {"next_cursor": next_cursor})
-        return make_answer(
+        return make_response(
             body,
             asked.fmt,
             resource.route,
             resource.identifier,
-            head=table.metadata.current_snapshot_id,
+            current_snapshot_id=table.metadata.current_snapshot_id,
             snapshot_id=snapshot_id,
             identity=asked.identity,
             next_cursor=next_cursor,
@@ -186,7 +186,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Whole:
+class UnpagedResource:
     """A table's rows that are made of what it holds, few enough to come at once."""
 
     route: str
@@ -196,27 +196,29 @@ class Whole:
     """The rows, and what JSON says beside them, of the table and a snapshot; None while the table is empty."""
 
 
-def whole_answer(reader: Reader, whole: Whole, params: StateParams, fmt: Format, identity: str) -> Answer:
+def unpaged_response(
+    reader: Reader, unpaged: UnpagedResource, params: StateParams, fmt: Format, identity: str
+) -> CachedResponse:
     """Blocks. Raises what `made` raises, a problem for an unknown snapshot, `TableNotFoundError`."""
-    table = reader.heads.table(whole.identifier)
+    table = reader.table_cache.table(unpaged.identifier)
     snapshot_id = resolve_as_of(table, params.as_of)
-    rows, beside = whole.made(table, snapshot_id)
-    envelope = {"snapshot_id": None if snapshot_id is None else str(snapshot_id), **beside}
-    body = formats.encode(rows, fmt, whole.rows_name, envelope)
-    head = table.metadata.current_snapshot_id
-    return make_answer(body, fmt, whole.route, whole.identifier, head, snapshot_id, identity)
+    rows, extra = unpaged.made(table, snapshot_id)
+    envelope = {"snapshot_id": None if snapshot_id is None else str(snapshot_id), **extra}
+    body = formats.encode(rows, fmt, unpaged.rows_name, envelope)
+    current_snapshot_id = table.metadata.current_snapshot_id
+    return make_response(body, fmt, unpaged.route, unpaged.identifier, current_snapshot_id, snapshot_id, identity)
 
 
-def make_answer(
+def make_response(
     body: bytes,
     fmt: Format,
     route: str,
     identifier: Identifier,
-    head: int | None,
+    current_snapshot_id: int | None,
     snapshot_id: int | None,
     identity: str,
     next_cursor: str | None = None,
-) -> Answer:
+) -> CachedResponse:
     """The answer with its headers. Its ETag is made of snapshot, request and format, not of the bytes."""
     digest = hashlib.blake2b(f"{fmt} {identity}".encode(), digest_size=8).hexdigest()
     etag = f'"{snapshot_id or 0:x}-{digest}"'
@@ -230,7 +232,7 @@ def make_answer(
         **({"x-next-cursor": next_cursor} if next_cursor else {}),
     }
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    return Answer(body, etag, route, identifier, head, encoded)
+    return CachedResponse(body, etag, route, identifier, current_snapshot_id, encoded)
 
 
 def resolve_as_of(table: Table, as_of: int | datetime | None) -> int | None:

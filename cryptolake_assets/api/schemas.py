@@ -81,7 +81,7 @@ def rows_model(name: str, rows_name: str, row: Any, **envelope: Any) -> type[Bas
 Responses = dict[int | str, dict[str, Any]]
 """By status, as FastAPI takes them."""
 
-REFUSALS = {
+ERROR_RESPONSES = {
     400: "The cursor belongs to another route, symbol, order or snapshot",
     401: "Key needed",
     403: "The key lacks a scope",
@@ -96,15 +96,17 @@ REFUSALS = {
 OF_EVERY_ROUTE = (401, 403, 429)
 
 
-def refusals(*statuses: int) -> Responses:
+def error_responses(*statuses: int) -> Responses:
     """A route's errors for the OpenAPI document: these, and those of every route."""
     schema = {"$ref": "#/components/schemas/ProblemDetails"}
     content = {MEDIA_TYPE: {"schema": schema}}
-    return {status: {"description": REFUSALS[status], "content": content} for status in (*OF_EVERY_ROUTE, *statuses)}
+    return {
+        status: {"description": ERROR_RESPONSES[status], "content": content} for status in (*OF_EVERY_ROUTE, *statuses)
+    }
 
 
 def problem_components() -> dict[str, Any]:
-    """The schemas that `refusals` points to, by name."""
+    """The schemas that `error_responses` points to, by name."""
     schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
     return {**schema.pop("$defs"), "ProblemDetails": schema}
 
@@ -130,7 +132,7 @@ def of_rows(*, of_a_symbol: bool = False, in_pages: bool = False) -> Responses:
     """What a route of rows may answer. Without a symbol and pages, 404 is an unknown snapshot."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     content = {kind.partition(";")[0]: binary for name, kind in MEDIA_TYPES.items() if name is not Format.JSON}
-    refused = refusals(*([400] if in_pages else []), 404, 406, *([413] if in_pages else []), 422, 503)
+    refused = error_responses(*([400] if in_pages else []), 404, 406, *([413] if in_pages else []), 422, 503)
     things = [*(["symbol"] if of_a_symbol else []), "snapshot", *(["cursor"] if in_pages else [])]
     refused[404] = {**refused[404], "description": f"Unknown {' or '.join(things)}"}
     said = "A page, or the whole range as CSV, Parquet or Arrow" if in_pages else "All rows"

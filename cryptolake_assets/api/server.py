@@ -62,7 +62,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES:
             said = f"The address and the headers may have {MAX_HEAD_BYTES >> 10} KiB together."
-            self._refuse(Problem(431, "request-too-large", "Request too large", said))
+            self._reject(Problem(431, "request-too-large", "Request too large", said))
         elif self._answered:  # what came was no request: it has only ended uvicorn's own wait for one
             self._await_request()
 
@@ -80,7 +80,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(Problem(400, "malformed-request", "Malformed request", f"{msg} HTTP/1.1 is wanted."))
+        self._reject(Problem(400, "malformed-request", "Malformed request", f"{msg} HTTP/1.1 is wanted."))
 
     @property
     def _answered(self) -> bool:
@@ -103,11 +103,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._await_request()  # it waits behind an answer
         elif self._head_bytes:
             said = f"A request must be whole within {REQUEST_S:g} s."
-            self._refuse(Problem(408, "request-too-slow", "Request too slow", said))
+            self._reject(Problem(408, "request-too-slow", "Request too slow", said))
         else:
             self.transport.close()
 
-    def _refuse(self, problem: Problem) -> None:
+    def _reject(self, problem: Problem) -> None:
         if self._answered:  # otherwise it would stand in an earlier answer
             self.transport.write(_as_http(problem))
         self.transport.close()

@@ -12,9 +12,9 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from cryptolake_assets.api import formats, schemas
-from cryptolake_assets.api.answers import SLOT, Answer, if_none_match_of
 from cryptolake_assets.api.params import Order, PageParams, StateParams, Symbol, Timeframe
-from cryptolake_assets.api.reader import BARS_KEY, Asked, Reader, Resource, Whole, whole_answer
+from cryptolake_assets.api.reader import BARS_KEY, PageRequest, Reader, Resource, UnpagedResource, unpaged_response
+from cryptolake_assets.api.response_cache import SLOT, CachedResponse, if_none_match_of
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
 from cryptolake_assets.model.derivatives_tables import (
     SILVER_FUNDING,
@@ -124,10 +124,10 @@ OneSymbol = Annotated[Symbol, Query()]
 AnySymbol = Annotated[Symbol | None, Query()]
 
 
-class Ready(Response):
+class CacheableResponse(Response):
     """An answer as it stands, or 304 when the client has it; it is left for the cache."""
 
-    def __init__(self, request: Request, answer: Answer) -> None:
+    def __init__(self, request: Request, answer: CachedResponse) -> None:
         request.scope[SLOT] = answer
         self._answer = answer
         self._if_none_match = if_none_match_of(request.headers)
@@ -142,14 +142,16 @@ async def _table(
 ) -> Response:
     fmt = formats.choose(params.format, request.headers.get("accept"))
     identity = f"{request.url.path}?{request.url.query}"
-    return Ready(request, await reader.answer(Asked(resource, params, fmt, identity, equal, envelope)))
+    return CacheableResponse(
+        request, await reader.answer(PageRequest(resource, params, fmt, identity, equal, envelope))
+    )
 
 
-async def whole_table(request: Request, reader: Reader, whole: Whole, params: StateParams) -> Response:
+async def whole_table(request: Request, reader: Reader, unpaged: UnpagedResource, params: StateParams) -> Response:
     """Rows that come at once, as the pages of the others do."""
     fmt = formats.choose(params.format, request.headers.get("accept"))
     identity = f"{request.url.path}?{request.url.query}"
-    return Ready(request, await reader.run(whole_answer, reader, whole, params, fmt, identity))
+    return CacheableResponse(request, await reader.run(unpaged_response, reader, unpaged, params, fmt, identity))
 
 
 def _route(path: str, model: type[BaseModel], *, of_a_symbol: bool) -> Callable[[Handler], Handler]:

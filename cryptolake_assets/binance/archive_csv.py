@@ -108,7 +108,9 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES, columns: Sequence[st
                 number += text.count(b"\n") + (not text.endswith(b"\n"))
     if first_bad is not None and not holds_trades:
         shown = first_bad.text[:120]
-        raise refusal(path, f"no line is an aggregate trade; line {first_bad.number} is {shown!r}: {first_bad.reason}")
+        raise format_error(
+            path, f"no line is an aggregate trade; line {first_bad.number} is {shown!r}: {first_bad.reason}"
+        )
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
@@ -127,11 +129,11 @@ def opened_csv(path: Path) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
             if len(names) != 1 or not names[0].endswith(".csv"):
-                raise refusal(path, f"it holds {names[:5]}, expected one .csv")
+                raise format_error(path, f"it holds {names[:5]}, expected one .csv")
             with archive.open(names[0]) as file:
                 yield file
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise refusal(path, f"the zip is damaged ({error})") from error
+        raise format_error(path, f"the zip is damaged ({error})") from error
 
 
 def _blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
@@ -165,7 +167,7 @@ def is_header(path: Path, line: str, columns: Sequence[str]) -> bool:
     if names == tuple(columns):
         return True
     if not set(names).isdisjoint(columns):
-        raise refusal(path, f"line 1 is {line[:100]!r}, another header than {','.join(columns)}")
+        raise format_error(path, f"line 1 is {line[:100]!r}, another header than {','.join(columns)}")
     return False
 
 
@@ -300,8 +302,8 @@ def _extremes(table: pa.Table) -> tuple[dict[str, Any], dict[str, Any]]:
     import pyarrow.compute as pc
 
     found = {name: pc.min_max(table[name]).as_py() for name in (*_INTEGERS, *_DECIMALS)}
-    least, greatest = ({name: pair[end] or 0 for name, pair in found.items()} for end in ("min", "max"))
-    return least, greatest
+    minima, maxima = ({name: pair[end] or 0 for name, pair in found.items()} for end in ("min", "max"))
+    return minima, maxima
 
 
 def _shape_problem(columns: Sequence[str], line: str) -> str:
@@ -328,7 +330,7 @@ def _meaning_problem(line: str) -> str:
     return "" if 0 <= time_us < _LAST_US else "the time is out of range"
 
 
-def refusal(path: Path, cause: str) -> ArchiveFormatError:
+def format_error(path: Path, cause: str) -> ArchiveFormatError:
     """The error of a file that is not what it should be."""
     return ArchiveFormatError(
         f"archive: {path.name}: {cause}. The file is refused and what was loaded before stays. Compare it with the "

@@ -19,7 +19,7 @@ import httpx
 import structlog
 from tenacity import RetryCallState, Retrying
 
-from cryptolake_assets.binance.rest import RetryPolicy, TryAgainError, retry_after_s_of, tls
+from cryptolake_assets.binance.rest import RetryableError, RetryPolicy, retry_after_s_of, tls
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveMissingError, ExchangeError
 from cryptolake_assets.model.markets import Family, Venue, venue_of
 
@@ -109,7 +109,7 @@ class ArchiveClient:
                     response = self._client.get(path)
                     self._judge(file, response)
                     return parse_checksum(response.text, file.name)
-        except (TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
+        except (RetryableError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._gave_up(path, error) from error
         raise AssertionError("tenacity ends by an answer or an error")
 
@@ -146,7 +146,7 @@ class ArchiveClient:
             for attempt in Retrying(**{**self._policy.arguments(), "stop": stop}):
                 with attempt:
                     self._get(file, part, progress)
-        except (TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
+        except (RetryableError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._gave_up(file.path, error, f" {part.size()} bytes are there; the next call goes on.") from error
         log.info("archive_downloaded", file=file.name, bytes=part.size(), bytes_resumed=begun)
 
@@ -161,13 +161,13 @@ class ArchiveClient:
                 if response.headers.get("Content-Range") == f"bytes */{there}" and _version(response) == version:
                     return
                 part.delete()
-                raise TryAgainError("the partial file is not a part of the archive's any more")
+                raise RetryableError("the partial file is not a part of the archive's any more")
             self._judge(file, response)
             resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
             if resumed and not (_version(response) == version and _starts_at(response, there)):
                 # Not every server heeds If-Range.
                 part.delete()
-                raise TryAgainError("the archive's file is another one than when the download began")
+                raise RetryableError("the archive's file is another one than when the download began")
             if not resumed:
                 there = 0
                 part.begin(_version(response))
@@ -181,7 +181,7 @@ class ArchiveClient:
                     there += len(data)
                     progress(there, total)
         if total is not None and there != total:
-            raise TryAgainError(f"{there} of {total} bytes came")
+            raise RetryableError(f"{there} of {total} bytes came")
 
     def _judge(self, file: ArchiveFile, response: httpx.Response) -> None:
         status = response.status_code
@@ -194,7 +194,7 @@ class ArchiveClient:
                 f"that {file.day} is not too new."
             )
         if status in _RATE_LIMITED or response.is_server_error:
-            raise TryAgainError(f"status {status}", min(retry_after_s_of(response), self._policy.max_retry_after_s))
+            raise RetryableError(f"status {status}", min(retry_after_s_of(response), self._policy.max_retry_after_s))
         raise ExchangeError(
             f"archive: {response.url} was refused with status {status}. Check CRYPTOLAKE_ARCHIVE_URL, and whether a "
             "proxy stands in between."

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryptolake_assets.binance.archive_csv import BOM, MICROSECONDS_FROM, BadLine, is_header, opened_csv, refusal
+from cryptolake_assets.binance.archive_csv import BOM, MICROSECONDS_FROM, BadLine, format_error, is_header, opened_csv
 from cryptolake_assets.binance.archive_files import ArchiveFile
 from cryptolake_assets.binance.kline_checks import sound_klines, value_problem
 from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
@@ -18,7 +18,7 @@ from cryptolake_assets.model.intervals import INTERVALS_MS
 
 INTERVAL = "1m"
 
-_MOST_BYTES = 8 << 20
+_MAX_BYTES = 8 << 20
 """A day of one-minute klines has some 200 kB."""
 
 
@@ -28,9 +28,9 @@ def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[Bad
     Raises `ArchiveFormatError` for a damaged zip and for a file without a kline, with its first bad line.
     """
     with opened_csv(path) as content:
-        text = content.read(_MOST_BYTES + 1)
-    if len(text) > _MOST_BYTES:
-        raise refusal(path, f"it has more than {_MOST_BYTES} bytes, which no day of one-minute klines has")
+        text = content.read(_MAX_BYTES + 1)
+    if len(text) > _MAX_BYTES:
+        raise format_error(path, f"it has more than {_MAX_BYTES} bytes, which no day of one-minute klines has")
     given: list[tuple[tuple[int, str], Kline | str]] = []
     for number, line in enumerate(text.removeprefix(BOM).decode("utf-8", "replace").splitlines(), 1):
         if line and not (number == 1 and is_header(path, line, KLINE_HEADER)):
@@ -40,7 +40,7 @@ def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[Bad
     set_aside = sorted((BadLine(*place, problem) for place, problem in odd), key=lambda bad: bad.number)
     if not klines:
         first = f"; line {set_aside[0].number}: {set_aside[0].reason}" if set_aside else ""
-        raise refusal(path, f"it holds no klines{first}")
+        raise format_error(path, f"it holds no klines{first}")
     return klines, set_aside
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from cryptolake_assets.model.symbols import stream_name
 
-KINDS: Final[Mapping[str, str]] = {
+STREAM_KINDS: Final[Mapping[str, str]] = {
     **{kind: kind for kind in ("trade", "aggTrade", "bookTicker", "kline", "avgPrice", "forceOrder")},
     "depthUpdate": "depth",
     "markPriceUpdate": "markPrice@1s",
@@ -32,7 +32,7 @@ _SPOT_BOOK_TICKER: Final = frozenset("usbBaA")
 
 def stream_of_event(event: str, symbol: str, order: object = None) -> str | None:
     """Return the name of the stream of an event (`e`, `s`, `o`); None for an event that is not listed."""
-    kind = KINDS.get(event)
+    kind = STREAM_KINDS.get(event)
     if kind is None:
         return None
     if not symbol and isinstance(order, dict):  # of a liquidation
@@ -49,5 +49,5 @@ def stream_of_document(document: Any) -> str | None:
     if not isinstance(document, list):
         return None
     events = {item.get("e") if isinstance(item, dict) else None for item in document}
-    kind = KINDS.get(next(iter(events)) or "") if len(events) == 1 else None
+    kind = STREAM_KINDS.get(next(iter(events)) or "") if len(events) == 1 else None
     return f"!{kind}@arr" if kind else None

@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 from tenacity.wait import wait_random_exponential
 
 from cryptolake_assets.binance.rate_limits import WeightBudget
-from cryptolake_assets.binance.rest_answers import (
+from cryptolake_assets.binance.rest_responses import (
     ExchangeInfo,
     parse_agg_trades,
     parse_exchange_info,
@@ -60,7 +60,7 @@ class RestRequest:
     wants_key: bool = False
 
 
-class TryAgainError(Exception):
+class RetryableError(Exception):
     """A failure that may pass; `retry_after_s` is what the exchange asked for, if it did."""
 
     def __init__(self, cause: str, retry_after_s: float | None = None) -> None:
@@ -80,13 +80,13 @@ class RetryPolicy:
     def wait_s(self, state: RetryCallState) -> float:
         """What the exchange asked for, and on top of it a full-jitter exponential backoff."""
         error = state.outcome.exception() if state.outcome is not None else None
-        asked_s = error.retry_after_s if isinstance(error, TryAgainError) and error.retry_after_s else 0.0
+        asked_s = error.retry_after_s if isinstance(error, RetryableError) and error.retry_after_s else 0.0
         return asked_s + wait_random_exponential(multiplier=0.1, max=self.max_backoff_s)(state)
 
     def arguments(self) -> dict[str, Any]:
         """For tenacity's `Retrying` and `AsyncRetrying`."""
         return {
-            "retry": retry_if_exception_type((TryAgainError, httpx.TransportError)),
+            "retry": retry_if_exception_type((RetryableError, httpx.TransportError)),
             "stop": stop_after_attempt(self.attempts),
             "wait": self.wait_s,
             "before_sleep": log_retry,
@@ -112,7 +112,7 @@ def volumes_request(venue: Venue) -> RestRequest:
 def klines_request(venue: Venue, symbol: str, interval: str, start_ms: int, end_ms: int) -> RestRequest:
     """Klines whose open time is in [start_ms, end_ms], a page of them."""
     params: dict[str, str | int] = {"symbol": symbol, "interval": interval, "startTime": start_ms, "endTime": end_ms}
-    limit = venue.most_klines
+    limit = venue.max_klines
     return RestRequest("/klines", params | {"limit": limit}, weight=venue.weights.of_klines(limit))
 
 
@@ -150,9 +150,9 @@ def judge(request: RestRequest, response: httpx.Response, policy: RetryPolicy) -
                 f"exchange: {request.path} is rate limited ({cause}) for {retry_after_s:.0f} s. Wait that long before "
                 "the next request; trying earlier lengthens the ban."
             )
-        raise TryAgainError(cause, retry_after_s)
+        raise RetryableError(cause, retry_after_s)
     if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        raise TryAgainError(cause)
+        raise RetryableError(cause)
     advice = (
         "Correct CRYPTOLAKE_BINANCE_API_KEY." if request.wants_key and status in _NO_RIGHT else "Correct the request."
     )
@@ -227,7 +227,7 @@ class ExchangeRest:
         """All klines whose open time is in [start_ms, end_ms], ascending, page by page."""
         found: list[Kline] = []
         # Not more than a page at a time: markets differ in which end of a longer window they answer.
-        step_ms = self._venue.most_klines * INTERVALS_MS.get(interval, MINUTE_MS)
+        step_ms = self._venue.max_klines * INTERVALS_MS.get(interval, MINUTE_MS)
         while start_ms <= end_ms:
             last_ms = min(end_ms, start_ms + step_ms - 1)
             found += parse_klines(self._get(klines_request(self._venue, symbol, interval, start_ms, last_ms)))
@@ -270,7 +270,7 @@ class ExchangeRest:
             for attempt in Retrying(**self._policy.arguments()):
                 with attempt:
                     return judge(request, self._client.get(request.path, params=request.params), self._policy)
-        except (TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
+        except (RetryableError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise _gave_up(self._base_url, request, self._policy, error) from error
         raise AssertionError("tenacity ends by an answer or an error")
 
@@ -337,7 +337,7 @@ class AsyncExchangeRest:
             async for attempt in AsyncRetrying(**self._policy.arguments()):
                 with attempt:
                     return judge(request, await self._answer(request), self._policy)
-        except (TryAgainError, httpx.HTTPError, httpx.InvalidURL) as error:
+        except (RetryableError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise _gave_up(self._base_url, request, self._policy, error) from error
         raise AssertionError("tenacity ends by an answer or an error")
 

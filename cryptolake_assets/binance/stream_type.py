@@ -114,10 +114,10 @@ class FrameReader:
         try:
             return self._bare.decode(raw)
         except (ValueError, RecursionError) as error:
-            return _refuse(raw, cause, str(error))
+            return _reject(raw, cause, str(error))
 
 
-def _refuse(raw: bytes, in_envelope: str, bare: str) -> RejectedFrame | ControlFrame:
+def _reject(raw: bytes, in_envelope: str, bare: str) -> RejectedFrame | ControlFrame:
     """By what is wrong with the frame as an envelope and as a bare data object."""
     try:
         message = msgspec.json.decode(raw)

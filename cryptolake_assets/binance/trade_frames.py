@@ -106,22 +106,22 @@ def parse_frame(
         try:
             trade = _decode_bare(raw)
         except (ValueError, RecursionError) as error:
-            return _refuse(raw, str(error))
+            return _reject(raw, str(error))
     price, qty, symbol = trade.price, trade.qty, trade.symbol
     if not (_are_decimals(f"{price}\n{qty}") and (is_symbol(symbol) or not symbol)):
-        return _refuse(raw, "price, quantity or symbol")
+        return _reject(raw, "price, quantity or symbol")
     if isinstance(trade, _Trade):
         first_id = last_id = trade.trade_id
         trade_type = trade.trade_type
         if trade_type is UNSET:
             trade_type = unnamed_trade_type
         elif not _is_printable(trade_type):
-            return _refuse(raw, "trade type")
+            return _reject(raw, "trade type")
         stream: Literal["trade", "aggTrade"] = "trade"
     else:
         first_id, last_id = trade.first_trade_id, trade.last_trade_id
         if first_id > last_id:
-            return _refuse(raw, "id order")
+            return _reject(raw, "id order")
         trade_type, stream = "MARKET", "aggTrade"
     return AcceptedFrame(
         TradeEvent(
@@ -173,7 +173,7 @@ def _is_printable(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _refuse(raw: bytes | str, cause: str) -> IdWithoutTrade | RejectedFrame | ControlFrame:
+def _reject(raw: bytes | str, cause: str) -> IdWithoutTrade | RejectedFrame | ControlFrame:
     try:
         message = _decode_any(raw)
     except RecursionError:

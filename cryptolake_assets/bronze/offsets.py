@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
-from cryptolake_assets.captures.followed_symbols import streams_in_use
+from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.lake.files import open_filesystem, read_text
 from cryptolake_assets.settings import Settings
 
@@ -25,14 +25,14 @@ TRADES_QUERY = "bronze_futures_trades"
 REJECTED_QUERY = "bronze_futures_trades_rejected"
 
 
-def query_of(of: StreamType) -> str:
+def query_of(stream_type: StreamType) -> str:
     """The query that takes a stream beside the trades into Bronze."""
-    return f"bronze_{of.bronze.name}"
+    return f"bronze_{stream_type.bronze.name}"
 
 
-def rejected_query_of(of: StreamType) -> str:
+def rejected_query_of(stream_type: StreamType) -> str:
     """The query that keeps what is no event on that stream's topic."""
-    return f"{query_of(of)}_rejected"
+    return f"{query_of(stream_type)}_rejected"
 
 
 def checkpoint(settings: Settings, query: str) -> str:
@@ -56,7 +56,9 @@ def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str 
 def query_ids(settings: Settings) -> frozenset[str]:
     """Ids of the stream's queries, as their commits carry them (`spark.sql.streaming.queryId`); none before the first
     start."""
-    others = (query for of in STREAM_TYPES for query in (query_of(of), rejected_query_of(of)))
+    others = (
+        query for stream_type in STREAM_TYPES for query in (query_of(stream_type), rejected_query_of(stream_type))
+    )
     texts = (
         read_text(settings, f"{checkpoint(settings, query)}/metadata")
         for query in (TRADES_QUERY, REJECTED_QUERY, *others)
@@ -129,7 +131,7 @@ def bronze_lags(settings: Settings, query: str = TRADES_QUERY, topic: str | None
 
 def lags_in_use(settings: Settings) -> list[PartitionLag]:
     """The same of every topic whose events are taken into Bronze: the trades, and the other streams in use."""
-    others = [(query_of(of), of.topic(settings)) for of in streams_in_use(settings)]
+    others = [(query_of(stream_type), stream_type.topic(settings)) for stream_type in streams_in_use(settings)]
     queries = [(TRADES_QUERY, settings.kafka_topic_futures), *others]
     return [lag for query, topic in queries for lag in bronze_lags(settings, query, topic)]
 

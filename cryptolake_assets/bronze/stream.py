@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.bronze.extra_queries import ExtraQueries
 from cryptolake_assets.bronze.offsets import (
     REJECTED_QUERY,
     TRADES_QUERY,
@@ -30,11 +31,17 @@ from cryptolake_assets.bronze.offsets import (
     rejected_query_of,
     report_path,
 )
-from cryptolake_assets.bronze.other_queries import OtherQueries
-from cryptolake_assets.captures.followed_symbols import streams_in_use
+from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, SparkError
 from cryptolake_assets.kafka.access import spark_options
-from cryptolake_assets.kafka.kafka_records import KAFKA_COLUMNS, VALUE, Wire, matches, sound_rows, with_event
+from cryptolake_assets.kafka.kafka_records import (
+    KAFKA_COLUMNS,
+    VALUE,
+    KafkaRecordFormat,
+    matches,
+    sound_rows,
+    with_event,
+)
 from cryptolake_assets.kafka.topics import error_of_spark
 from cryptolake_assets.lake.spark_session import connect, spark_unreachable
 from cryptolake_assets.lake.stores import hadoop_location
@@ -53,11 +60,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POLL_S = 2.0
-REJECTED_SELDOMER = 4
+REJECTED_TRIGGER_FACTOR = 4
 """How many batches of trades there are to one look for what was refused."""
 
 
-TRADES = Wire(TRADE_COLUMNS)
+TRADES = KafkaRecordFormat(TRADE_COLUMNS)
 
 
 def _kafka(spark: SparkSession, settings: Settings, topics: str, *, headers: bool = False) -> DataFrame:
@@ -89,15 +96,17 @@ def rejected(spark: SparkSession, settings: Settings) -> DataFrame:
     suspects = _kafka(spark, settings, topics, headers=True).where(
         f"{dead_letter} OR NOT coalesce({matches(VALUE, TRADES.written)}, false)"
     )
-    return with_event(suspects, TRADES).where(f"{dead_letter} OR NOT {TRADES.is_sound}").selectExpr(*_refused())
+    return (
+        with_event(suspects, TRADES).where(f"{dead_letter} OR NOT {TRADES.is_sound}").selectExpr(*_rejected_columns())
+    )
 
 
-def _rejected_rows(records: DataFrame, wire: Wire) -> DataFrame:
+def _rejected_rows(records: DataFrame, record_format: KafkaRecordFormat) -> DataFrame:
     """What is no event of a contract on its topic, as rows of `bronze.futures_trades_rejected`."""
-    return with_event(records, wire).where(f"NOT {wire.is_sound}").selectExpr(*_refused())
+    return with_event(records, record_format).where(f"NOT {record_format.is_sound}").selectExpr(*_rejected_columns())
 
 
-def _refused() -> list[str]:
+def _rejected_columns() -> list[str]:
     """The columns of `bronze.futures_trades_rejected`, of Kafka's with their headers."""
     return [
         "value AS raw",
@@ -136,26 +145,28 @@ def _start_rejected(spark: SparkSession, settings: Settings, **trigger: Any) -> 
     return _writer(frame, settings, REJECTED_QUERY).trigger(**trigger).toTable(BRONZE_REJECTED.full_name)
 
 
-def starters_of_others(
+def extra_query_starters(
     spark: SparkSession, settings: Settings, types: Sequence[StreamType], **trigger: Any
 ) -> dict[str, Callable[[], StreamingQuery]]:
     """How the queries of the streams beside the trades are started, by name: two a stream, with checkpoints of their
     own, for its events and for what is none on its topic."""
 
-    def starter(query: str, table: TableSpec, rows: Callable[[DataFrame, Wire], DataFrame], of: StreamType) -> Any:
+    def starter(
+        query: str, table: TableSpec, rows: Callable[[DataFrame, KafkaRecordFormat], DataFrame], stream_type: StreamType
+    ) -> Any:
         def start() -> StreamingQuery:
-            records = _kafka(spark, settings, of.topic(settings), headers=rows is _rejected_rows)
-            frame = rows(records, Wire(of.contract, of.optional))
+            records = _kafka(spark, settings, stream_type.topic(settings), headers=rows is _rejected_rows)
+            frame = rows(records, KafkaRecordFormat(stream_type.contract, stream_type.optional))
             return _writer(frame, settings, query).trigger(**trigger).toTable(table.full_name)
 
         return start
 
     return {
-        query: starter(query, table, rows, of)
-        for of in types
+        query: starter(query, table, rows, stream_type)
+        for stream_type in types
         for query, table, rows in (
-            (query_of(of), of.bronze, sound_rows),
-            (rejected_query_of(of), BRONZE_REJECTED, _rejected_rows),
+            (query_of(stream_type), stream_type.bronze, sound_rows),
+            (rejected_query_of(stream_type), BRONZE_REJECTED, _rejected_rows),
         )
     }
 
@@ -195,7 +206,7 @@ def run_available_now(settings: Settings) -> int:
         # One after the other: what was refused reads the trades' topic too, and would take half of the machine.
         _await(settings, _start_trades(spark, settings, availableNow=True))
         queries = [_start_rejected(spark, settings, availableNow=True)]
-        others = starters_of_others(spark, settings, streams_in_use(settings), availableNow=True)
+        others = extra_query_starters(spark, settings, streams_in_use(settings), availableNow=True)
         queries += [start() for start in others.values()]
         for query in queries:
             _await(settings, query)
@@ -258,18 +269,20 @@ class BronzeStream:
             queries = [
                 _start_trades(spark, self._settings, processingTime=f"{trigger_s} seconds"),
                 # Less often: it reads the trades' topic as well, and nobody waits for what was refused.
-                _start_rejected(spark, self._settings, processingTime=f"{REJECTED_SELDOMER * trigger_s} seconds"),
+                _start_rejected(spark, self._settings, processingTime=f"{REJECTED_TRIGGER_FACTOR * trigger_s} seconds"),
             ]
             # Less often than the trades, which have the machine.
             interval = f"{self._settings.extra_streams_trigger_s} seconds"
             types = streams_in_use(self._settings)
-            others = OtherQueries(starters_of_others(spark, self._settings, types, processingTime=interval))
+            others = ExtraQueries(extra_query_starters(spark, self._settings, types, processingTime=interval))
             log.info(
-                "bronze_stream_started", queries=[query.name for query in queries], others=[of.name for of in types]
+                "bronze_stream_started",
+                queries=[query.name for query in queries],
+                others=[stream_type.name for stream_type in types],
             )
             try:
                 while not self._stop.wait(POLL_S):
-                    others.look_after()
+                    others.supervise()
                     self._report(queries, others.running)
                 others.stop()
                 for query in queries:

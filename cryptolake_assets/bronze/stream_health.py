@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-RESTARTS_APART = 3
+RESTART_INTERVAL_FACTOR = 3
 """A restart is given so many times the limit before the next."""
 
 
@@ -24,7 +24,7 @@ class StreamHealth(StrEnum):
 
 
 @dataclass(frozen=True)
-class Signs:
+class StreamSignals:
     """What was seen: the part's state (as `cryptolake status` has it; None where no supervisor runs it), the age of its
     report, Kafka records in Bronze, and how many more Kafka holds. None is what could not be seen."""
 
@@ -36,11 +36,11 @@ class Signs:
 
 @dataclass(frozen=True)
 class HealthVerdict:
-    """`reason` is for people; `quiet_s` how long the stream has shown no life or progress."""
+    """`reason` is for people; `stalled_s` how long the stream has shown no life or progress."""
 
     health: StreamHealth
     reason: str
-    quiet_s: float
+    stalled_s: float
     restart: bool
 
 
@@ -65,7 +65,7 @@ class ProgressHistory:
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
-    def judge(self, signs: Signs, now: float, limit_s: float) -> HealthVerdict:
+    def judge(self, signs: StreamSignals, now: float, limit_s: float) -> HealthVerdict:
         """Takes the signs in; `limit_s` is how long the stream may be quiet."""
         if now - self.looked_at > limit_s:
             # Nobody looked for that long: a platform that has just come up is given its time.
@@ -75,20 +75,23 @@ class ProgressHistory:
         if trouble is None:
             self.well_at, self.committed = now, signs.committed
             return HealthVerdict(StreamHealth.GOOD, _well(signs), 0.0, restart=False)
-        quiet_s = now - self.well_at
-        reason = f"{trouble}, for {quiet_s:.0f} s"
-        if quiet_s < limit_s:
+        stalled_s = now - self.well_at
+        reason = f"{trouble}, for {stalled_s:.0f} s"
+        if stalled_s < limit_s:
             return HealthVerdict(
-                StreamHealth.WARNING if quiet_s >= limit_s / 2 else StreamHealth.GOOD, reason, quiet_s, restart=False
+                StreamHealth.WARNING if stalled_s >= limit_s / 2 else StreamHealth.GOOD,
+                reason,
+                stalled_s,
+                restart=False,
             )
         is_ours = signs.state not in (None, "stopped", "external")
-        rested = self.restarted_at is None or now - self.restarted_at >= RESTARTS_APART * limit_s
+        rested = self.restarted_at is None or now - self.restarted_at >= RESTART_INTERVAL_FACTOR * limit_s
         restart = is_ours and rested
         if restart:
             self.restarted_at = now
-        return HealthVerdict(StreamHealth.FAILED, reason, quiet_s, restart)
+        return HealthVerdict(StreamHealth.FAILED, reason, stalled_s, restart)
 
-    def _trouble(self, signs: Signs, limit_s: float) -> str | None:
+    def _trouble(self, signs: StreamSignals, limit_s: float) -> str | None:
         """What is not as it should be, if anything."""
         if signs.state not in (None, "running", "external"):
             return f"the process is {signs.state}"
@@ -101,5 +104,5 @@ class ProgressHistory:
         return None
 
 
-def _well(signs: Signs) -> str:
+def _well(signs: StreamSignals) -> str:
     return f"{signs.committed} records in Bronze, {signs.lag} to come"

@@ -28,7 +28,7 @@ def venue_of_capture(directory: Path) -> Venue:
 
 
 def check_market(directory: Path, market: Market) -> None:
-    """Raises `CaptureError` where the captures are of another market than the one that is followed."""
+    """Raises `CaptureError` where the captures are of another market than the one that is tracked."""
     recorded = venue_of_capture(directory)
     if recorded.market is not market:
         raise CaptureError(

@@ -293,7 +293,7 @@ def _parse_event(raw: str) -> tuple[str, _Event] | None:
 
 
 @dataclass
-class _Tally:
+class _SummaryBuilder:
     """Gathers a summary frame by frame; holds names and a sample, never the frames."""
 
     frame_count: int = 0
@@ -320,10 +320,10 @@ class _Tally:
             self.streams[stream] = None
         # An event counts for the symbol whose stream carried it; a frame whose two names disagree counts for none.
         if is_symbol(event.s) and (not stream or stream.startswith(stream_name(event.s, ""))):
-            kinds = self.symbols.setdefault(event.s, {})
+            streams = self.symbols.setdefault(event.s, {})
             for kind in TRADE_STREAMS:
                 if event.e == kind and event.T is not None:
-                    kinds[kind] = None
+                    streams[kind] = None
         if event.E is not None:
             self._add_event_time(event.E, frame.receive_time_ns)
 
@@ -354,30 +354,33 @@ class _Tally:
 
 @lru_cache(maxsize=8)
 def _summarise(directory: Path, _fingerprint: tuple[tuple[str, int, int], ...]) -> CaptureSummary:
-    tally = _Tally()
+    builder = _SummaryBuilder()
     for frame in read_frames(directory):
-        tally.add(frame)
-    tally.settle()
-    if tally.first_receive_ns is None:
+        builder.add(frame)
+    builder.settle()
+    if builder.first_receive_ns is None:
         raise CaptureError(
             f"capture: the files of {directory} hold no frame. Record some, or set CRYPTOLAKE_REPLAY_DIR to a "
             "directory whose captures are not empty."
         )
-    offset_ns = tally.max_skew_ns or 0  # no event time at all: the receive clock is the only one
-    first_ms = (tally.first_receive_ns + offset_ns) // 10**6 if tally.first_event_ms is None else tally.first_event_ms
-    last_ms = (tally.last_receive_ns + offset_ns) // 10**6 if tally.last_event_ms is None else tally.last_event_ms
+    offset_ns = builder.max_skew_ns or 0  # no event time at all: the receive clock is the only one
+    first_ms = (
+        (builder.first_receive_ns + offset_ns) // 10**6 if builder.first_event_ms is None else builder.first_event_ms
+    )
+    last_ms = (builder.last_receive_ns + offset_ns) // 10**6 if builder.last_event_ms is None else builder.last_event_ms
     return CaptureSummary(
         directory=directory,
-        symbols=tuple(tally.symbols),
+        symbols=tuple(builder.symbols),
         trade_streams={
-            symbol: tuple(kind for kind in TRADE_STREAMS if kind in kinds) for symbol, kinds in tally.symbols.items()
+            symbol: tuple(kind for kind in TRADE_STREAMS if kind in streams)
+            for symbol, streams in builder.symbols.items()
         },
-        stream_names=tuple(tally.streams),
-        frame_count=tally.frame_count,
+        stream_names=tuple(builder.streams),
+        frame_count=builder.frame_count,
         first_event_time_ms=first_ms,
         last_event_time_ms=last_ms,
-        first_receive_time_ns=tally.first_receive_ns,
-        last_receive_time_ns=tally.last_receive_ns,
+        first_receive_time_ns=builder.first_receive_ns,
+        last_receive_time_ns=builder.last_receive_ns,
         clock_offset_ns=offset_ns,
     )
 

@@ -87,7 +87,7 @@ class AggregateStore(RecordedStore):
 
 
 def _recorded_agg_trades(directory: Path) -> Iterator[tuple[str, AggTrade]]:
-    if not any("aggTrade" in kinds for kinds in summarise(directory).trade_streams.values()):
+    if not any("aggTrade" in streams for streams in summarise(directory).trade_streams.values()):
         return
     for frame in read_frames(directory):
         if '"aggTrade"' not in frame.raw:

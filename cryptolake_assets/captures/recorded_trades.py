@@ -40,7 +40,7 @@ class TradeStore(RecordedStore):
         ]
 
     def _recorded(self) -> Iterator[Parameters]:
-        if not any("trade" in kinds for kinds in summarise(self._directory).trade_streams.values()):
+        if not any("trade" in streams for streams in summarise(self._directory).trade_streams.values()):
             return
         unnamed = venue_of_capture(self._directory).unnamed_trade_type
         for frame in read_frames(self._directory):

@@ -68,7 +68,7 @@ def archive(
     run again."""
     from rich.console import Console
 
-    from cryptolake_assets.captures.followed_symbols import archived_to, resolve_subscriptions
+    from cryptolake_assets.captures.tracked_symbols import archived_to, resolve_subscriptions
     from cryptolake_assets.ingest.archive_days import days_between
     from cryptolake_assets.platform.lifecycle import reload_graph
     from cryptolake_assets.settings import get_settings
@@ -120,7 +120,7 @@ class _Loading:
         self, client: ArchiveClient, symbol: str, day: date, bar: Progress, task: TaskID, place: str
     ) -> dict[str, Any]:
         from cryptolake_assets.ingest.archive_days import NotLoaded
-        from cryptolake_assets.transform.archive_history import Told, load_history
+        from cryptolake_assets.transform.archive_history import LoadProgress, load_history
 
         def begun(file: ArchiveFile) -> None:
             bar.update(task, description=f"{file.name} ({place})", completed=0, total=None)
@@ -139,7 +139,7 @@ class _Loading:
             self._run_id,
             klines=self._klines,
             reload=self._reload,
-            told=Told(begun, downloaded, written),
+            progress=LoadProgress(begun, downloaded, written),
         )
         for part in (result.trades, result.klines):
             if isinstance(part, NotLoaded):

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
-from cryptolake_assets.captures.followed_symbols import resolve_subscriptions, streams_in_use
+from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions, streams_in_use
 from cryptolake_assets.errors import DemoError, PartError
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
 from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 POLL_S = 0.5
-REPLAY_SILENCE_S = 60.0
+REPLAY_IDLE_S = 60.0
 SETTLE_TIMEOUT_S = 240.0
 EVENTS_AT_ONCE = 100
 PIPE_WIDTH = 140
@@ -136,7 +136,7 @@ def frames_short(sent: Mapping[str, int], streams: Mapping[str, StreamCounts]) -
     """
     settled = Counter[str]()
     for kind in sent:
-        names = {of.name for of in STREAM_TYPES if of.recorded(f"symbol@{kind}")} or {kind}
+        names = {stream_type.name for stream_type in STREAM_TYPES if stream_type.recorded(f"symbol@{kind}")} or {kind}
         settled[kind] = sum(counts.settled for name, counts in streams.items() if name in names)
     return {kind: number - settled[kind] for kind, number in sent.items() if number > settled[kind]}
 
@@ -164,9 +164,9 @@ def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
             missing = ", ".join(f"{number:,} frames of {kind}" for kind, number in short.items())
         else:
             missing = "what the replay exchange and the producer say of themselves"
-        if time.monotonic() - last_move > REPLAY_SILENCE_S:
+        if time.monotonic() - last_move > REPLAY_IDLE_S:
             raise DemoError(
-                f"demo: the replay has not moved for {REPLAY_SILENCE_S:.0f} s; missing: {missing or 'none'}. "
+                f"demo: the replay has not moved for {REPLAY_IDLE_S:.0f} s; missing: {missing or 'none'}. "
                 f"See {settings.log_dir}/producer.log and {settings.log_dir}/exchange.log."
             )
         _check_parts(settings)
@@ -220,7 +220,7 @@ class _Settled:
         """None when settled, else what is missing. Raises `DemoError` when a run has failed."""
         import dagster as dg
 
-        from cryptolake_assets.lake.bronze_files import added_files, head_sequence
+        from cryptolake_assets.lake.bronze_files import added_files, current_sequence
         from cryptolake_assets.lake.bronze_follower import FollowerState
         from cryptolake_assets.lake.catalog import load_table
         from cryptolake_assets.model.trade_tables import BRONZE_TRADES
@@ -237,7 +237,7 @@ class _Settled:
             )
         bronze = load_table(self._settings, BRONZE_TRADES)
         state = FollowerState.from_cursor(self._cursor("bronze_follower")) or FollowerState()
-        if state.sequence < head_sequence(bronze):
+        if state.sequence < current_sequence(bronze):
             return "the sensor has not seen the newest Bronze snapshot"
         if state.pending:
             return f"{len(state.pending)} hours pending"
@@ -253,17 +253,17 @@ class _Settled:
 
     def _market_streams_pending(self) -> str | None:
         """Return what Silver of the streams that are replayed with the trades still waits for."""
-        from cryptolake_assets.lake.bronze_files import head_sequence
+        from cryptolake_assets.lake.bronze_files import current_sequence
         from cryptolake_assets.lake.bronze_follower import FollowerState
         from cryptolake_assets.lake.catalog import load_table
 
         cursors = json.loads(self._cursor("market_follower") or "{}")
-        for of in streams_in_use(self._settings):
-            state = FollowerState.from_cursor(cursors.get(of.name)) or FollowerState()
-            if state.sequence < head_sequence(load_table(self._settings, of.bronze)):
-                return f"the sensor has not seen the newest snapshot of {of.bronze.full_name}"
+        for stream_type in streams_in_use(self._settings):
+            state = FollowerState.from_cursor(cursors.get(stream_type.name)) or FollowerState()
+            if state.sequence < current_sequence(load_table(self._settings, stream_type.bronze)):
+                return f"the sensor has not seen the newest snapshot of {stream_type.bronze.full_name}"
             if state.pending:
-                return f"{len(state.pending)} hours of {of.silver.full_name} pending"
+                return f"{len(state.pending)} hours of {stream_type.silver.full_name} pending"
         return None
 
     def _coverage_to_come(self) -> str | None:

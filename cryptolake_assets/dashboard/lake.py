@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MEBIBYTE = 1024 * 1024
 KEPT_BYTES = 64 * MEBIBYTE
 TIMEOUT_S = 20.0
-MOST_ROWS = 10_000
+MAX_ROWS = 10_000
 """Of a page of the API: the bars of a chart."""
 MISSING_TABLE = "missing-table"
 

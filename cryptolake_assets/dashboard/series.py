@@ -15,7 +15,7 @@ Row = tuple[int, str, str, str, str, str, str, int, bool]
 PRICES = ("open", "high", "low", "close")
 LARGEST_FLOAT = 2.0**53
 """Browsers refuse larger whole numbers."""
-MOST_CHANGED = 500
+MAX_CHANGED = 500
 """Changed bars that are sent along with every message; more of them begin a new series."""
 
 
@@ -126,4 +126,4 @@ class Feed:
         new = [time for time, bar in now.items() if self._sent.get(time) != bar]
         first = min(now, default=None)
         gone = any(time not in now for time in self._sent if first is None or time >= first)
-        return not gone and len(self._changed) + len(new) <= MOST_CHANGED and (self._first is None) == (first is None)
+        return not gone and len(self._changed) + len(new) <= MAX_CHANGED and (self._first is None) == (first is None)

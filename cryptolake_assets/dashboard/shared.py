@@ -160,14 +160,14 @@ def exact_table(
     columns: Mapping[str, str],
     *,
     key: str,
-    most_rows: int | None = None,
+    max_rows: int | None = None,
     wide: Widths | None = None,
     links: Mapping[str, str] | None = None,
 ) -> None:
     """Rows as a table: `columns` from the API's names to headings, those of `wide` as wide as it says, those of `links`
     as links that show what the pattern finds in the address.
 
-    More rows than `most_rows` are to be scrolled to. Numbers are text, in every digit that is stored: a column of
+    More rows than `max_rows` are to be scrolled to. Numbers are text, in every digit that is stored: a column of
     decimals would be painted as floats.
     """
     import pyarrow as pa
@@ -178,7 +178,7 @@ def exact_table(
     config = {heading: st.column_config.TextColumn(alignment="right") for heading in numeric if heading not in signed}
     config |= {columns[name]: st.column_config.TextColumn(width=width) for name, width in (wide or {}).items()}
     config |= {columns[name]: st.column_config.LinkColumn(display_text=text) for name, text in (links or {}).items()}
-    height: Height = "content" if most_rows is None or len(rows) <= most_rows else ROW_PX * (most_rows + 1)
+    height: Height = "content" if max_rows is None or len(rows) <= max_rows else ROW_PX * (max_rows + 1)
     with st.container(key=key):
         table = painted(shown, signed) if signed else pa.table(shown)
         st.dataframe(table, hide_index=True, column_config=config, height=height, placeholder="")

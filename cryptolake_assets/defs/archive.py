@@ -25,7 +25,7 @@ from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 if TYPE_CHECKING:
     from cryptolake_assets.binance.archive_files import ArchiveFile
     from cryptolake_assets.settings import Settings
-    from cryptolake_assets.transform.archive_history import DayOfHistory
+    from cryptolake_assets.transform.archive_history import ArchiveDay
 
 DAYS_A_RUN = 7
 
@@ -70,12 +70,12 @@ def futures_trades_archive(
 
 def _load(
     context: dg.AssetExecutionContext, settings: "Settings", config: ArchiveConfig, day: date
-) -> Iterator["DayOfHistory"]:
+) -> Iterator["ArchiveDay"]:
     """A day's symbols, one after the other."""
     from cryptolake_assets.binance.archive_files import ArchiveClient
-    from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
+    from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
     from cryptolake_assets.ingest.archive_days import NotLoaded
-    from cryptolake_assets.transform.archive_history import Told, load_history
+    from cryptolake_assets.transform.archive_history import LoadProgress, load_history
 
     symbols = [in_capitals(symbol) for symbol in config.symbols] or resolve_subscriptions(settings).symbols
     with ArchiveClient(settings.archive_url) as client:
@@ -89,7 +89,7 @@ def _load(
                 context.run.run_id,
                 klines=config.klines,
                 reload=config.reload,
-                told=Told(told.begun, told.downloaded, told.written),
+                progress=LoadProgress(told.begun, told.downloaded, told.written),
             )
             for part in (result.klines, result.trades):
                 if isinstance(part, NotLoaded):
@@ -103,7 +103,7 @@ def _load(
 class _Day:
     """A partition's symbols as Dagster is told of them."""
 
-    def __init__(self, key: str, days: "Sequence[DayOfHistory]") -> None:
+    def __init__(self, key: str, days: "Sequence[ArchiveDay]") -> None:
         from cryptolake_assets.ingest.archive_days import NotLoaded, Outcome
 
         self.key = key

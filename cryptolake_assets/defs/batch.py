@@ -84,13 +84,13 @@ def extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Ext
         "snapshot_id": str(done.snapshot_id),
         "bytes": done.size_bytes,
         "rows_accepted": done.rows,
-        "answers_refused": len(done.refused),
+        "answers_refused": len(done.rejected),
         "rows_left_out": len(done.left_out),
     }
     if done.set_aside:
         said["set_aside"] = "; ".join(f"{url}: {reason}" for url, reason in done.set_aside)
-    if done.refused:
-        reasons = "; ".join(f"{url}: {reason}" for url, reason in done.refused)
+    if done.rejected:
+        reasons = "; ".join(f"{url}: {reason}" for url, reason in done.rejected)
         key = asset_keys.of_table(source.raw)
         context.log_event(dg.AssetObservation(key, partition=context.partition_key, description=reasons, metadata=said))
         raise dg.Failure(

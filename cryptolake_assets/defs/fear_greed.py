@@ -70,7 +70,7 @@ def fear_greed_daily(
     if not candidate.passed:
         yield from batch.held_back(candidate, results, context.partition_key)
     publication = extract.commit(settings, candidate, context.run.run_id)
-    held = extract.held(settings, SILVER_FEAR_GREED)
+    held = extract.stored_keys(settings, SILVER_FEAR_GREED)
     for changed in sorted(publication.changed_keys.column("index_date").to_pylist()):
         key = changed.strftime(DAY_FORMAT)
         # What is downstream of another day than the run's learns of it too.

@@ -27,7 +27,7 @@ from cryptolake_assets.lake.bronze_follower import (
     WHOLE_HOUR,
     FollowerState,
     RunState,
-    RunWish,
+    SilverRequest,
     rows_by_hour,
     split_hours,
 )
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from cryptolake_assets.lake.bronze_files import BronzeFile
     from cryptolake_assets.quality.completeness import CompletenessIndex
-    from cryptolake_assets.quality.world import World
+    from cryptolake_assets.quality.run_inputs import RunInputs
 
 REQUEST_TAG = "cryptolake/request"
 MOST_RUNS_IN_FLIGHT = 24
@@ -83,7 +83,7 @@ def tick(
     context: dg.SensorEvaluationContext, graph: Graph, stream: StreamResource, now: float | None = None
 ) -> dg.SensorResult | dg.SkipReason:
     """One look; see the module's text. `now` (epoch seconds) is the clock's time if not given."""
-    from cryptolake_assets.lake.bronze_files import head_sequence
+    from cryptolake_assets.lake.bronze_files import current_sequence
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.lake.files import write_text
 
@@ -91,13 +91,15 @@ def tick(
     table = load_table(settings, BRONZE_TRADES)
     state = _restore(context, table, settings)
     outside = _take_in_files(state, table, settings)
-    _take_in_coverage(state, settings, head_sequence(table))
+    _take_in_coverage(state, settings, current_sequence(table))
 
     now = time.time() if now is None else now
     runs = _SilverRuns(context)
     interval_s = settings.silver_interval_in_use_s
     state.settle(runs.state_of_request, now)
-    wishes = state.wishes(lambda hour: not is_loaded(hour) or runs.is_busy(hour), now, MOST_RUNS_IN_FLIGHT, interval_s)
+    wishes = state.due_requests(
+        lambda hour: not is_loaded(hour) or runs.is_busy(hour), now, MOST_RUNS_IN_FLIGHT, interval_s
+    )
     events = _reports(state.reports(now, MOST_EVENTS_A_TICK, interval_s), state.sequence, table, stream)
     if outside:
         context.log.warning(
@@ -124,11 +126,11 @@ def _restore(context: dg.SensorEvaluationContext, table: "Table", settings: Sett
 
 def _take_in_files(state: FollowerState, table: "Table", settings: Settings) -> dict[datetime, int]:
     """Touches the hours of the files that came; returns the rows by hour that lie outside the partitions."""
-    from cryptolake_assets.lake.bronze_files import added_files, head_sequence, oldest_sequence_by_hour
+    from cryptolake_assets.lake.bronze_files import added_files, current_sequence, oldest_sequence_by_hour
     from cryptolake_assets.transform.run_context import observe
 
     files = [*_files_before_the_old_start(state, table, settings), *added_files(table, state.sequence)]
-    state.sequence = max(state.sequence, head_sequence(table))
+    state.sequence = max(state.sequence, current_sequence(table))
     if not files:
         return {}
     world = observe(settings)
@@ -146,7 +148,7 @@ def _take_in_files(state: FollowerState, table: "Table", settings: Settings) -> 
 
 def _files_before_the_old_start(state: FollowerState, table: "Table", settings: Settings) -> list["BronzeFile"]:
     """Return the files seen earlier of hours that have come to lie in the partitions since: their start was moved."""
-    from cryptolake_assets.captures.followed_symbols import default_start_date
+    from cryptolake_assets.captures.tracked_symbols import default_start_date
     from cryptolake_assets.lake.bronze_files import added_files
 
     start = datetime.combine(default_start_date(settings), datetime.min.time(), UTC)
@@ -227,7 +229,7 @@ def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> No
     _take_in_archive(state, settings, world)
 
 
-def _take_in_archive(state: FollowerState, settings: Settings, world: "World") -> None:
+def _take_in_archive(state: FollowerState, settings: Settings, world: "RunInputs") -> None:
     """Touches every hour of the days that were loaded from the archive since it was looked at last: a re-issued file
     may lack trades that an earlier one had, which no new file tells of."""
     from cryptolake_assets.lake.coverage import archive_rows_since
@@ -242,7 +244,7 @@ def _take_in_archive(state: FollowerState, settings: Settings, world: "World") -
         state.archive = max(at for _, at in loaded).isoformat()
 
 
-def _completed(settings: Settings, world: "World", before: str, looked_at: str) -> set[datetime]:
+def _completed(settings: Settings, world: "RunInputs", before: str, looked_at: str) -> set[datetime]:
     """Hours with bars that may be marked complete: of what was covered since `before`, and now and then of all."""
     from cryptolake_assets.transform.silver_candidate import hours_to_complete
 
@@ -284,7 +286,7 @@ class _SilverRuns:
         return bool(self._runs(hour, {}, IN_FLIGHT))
 
 
-def _request(wish: RunWish) -> dg.RunRequest:
+def _request(wish: SilverRequest) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=wish.key,
         partition_key=hour_key(wish.hour),

@@ -106,15 +106,15 @@ def can_be_asked(settings: Settings, of: FuturesBatch) -> bool:
 
 
 def _held(settings: Settings, of: FuturesBatch, clock: datetime) -> dict[str, list[datetime]]:
-    from cryptolake_assets.ingest.followed_and_held import times_held
+    from cryptolake_assets.ingest.stored_times import stored_times
 
-    return times_held(settings, of.silver, of.where, None if of.reach is None else clock - of.reach)
+    return stored_times(settings, of.silver, of.where, None if of.reach is None else clock - of.reach)
 
 
 def _symbols(settings: Settings, clock: datetime) -> tuple[str, ...]:
-    from cryptolake_assets.ingest.followed_and_held import followed
+    from cryptolake_assets.ingest.stored_times import tracked_symbols
 
-    return followed(settings, clock)
+    return tracked_symbols(settings, clock)
 
 
 def _raw(graph: Graph, of: FuturesBatch) -> dg.AssetsDefinition:

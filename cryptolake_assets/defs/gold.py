@@ -65,7 +65,7 @@ def futures_daily_stats(
 def _picture(days: "pa.Table", last: date) -> dict[str, dg.MarkdownMetadataValue]:
     """The days up to this one."""
     from cryptolake_assets.lake.windows import DAY
-    from cryptolake_assets.transform.bar_pictures import Candle
+    from cryptolake_assets.transform.candlesticks import Candle
 
     candles = [
         Candle.of(row, _midnight(row["trade_date"]), volume="total_volume", turnover="total_quote_volume")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from cryptolake_assets.bronze.stream_health import HealthVerdict, ProgressHistory, Signs, StreamHealth
+from cryptolake_assets.bronze.stream_health import HealthVerdict, ProgressHistory, StreamHealth, StreamSignals
 from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.alerts import tell
 from cryptolake_assets.defs.graph import Graph
@@ -119,7 +119,7 @@ class Memory:
 
 
 def look(
-    context: dg.SensorEvaluationContext, graph: Graph, signs: Signs, now: float
+    context: dg.SensorEvaluationContext, graph: Graph, signs: StreamSignals, now: float
 ) -> dg.SensorResult | dg.SkipReason:
     """One evaluation at `now` (epoch seconds)."""
     from cryptolake_assets.transform.freshness import check_up_to_date

@@ -16,7 +16,7 @@ import dagster as dg
 
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
-from cryptolake_assets.captures.followed_symbols import streams_in_use
+from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.follower import IN_FLIGHT, REQUEST_TAG
@@ -119,7 +119,7 @@ def _silver(graph: Graph, of: StreamType) -> dg.AssetsDefinition:
             "snapshot_id": str(publication.snapshot_id),
             "bronze_snapshot_id": str(candidate.bronze_snapshot),
             "events": candidate.events,
-            "repeats": candidate.repeats,
+            "repeats": candidate.duplicates,
             "rows_changed": publication.rows_changed,
         }
         yield dg.MaterializeResult(metadata=said, check_results=results)
@@ -165,14 +165,14 @@ def _look(
     events: list[dg.AssetMaterialization],
 ) -> FollowerState:
     """Takes in what Bronze gained and adds what is to be asked for and told of."""
-    from cryptolake_assets.lake.bronze_files import added_files, head_sequence, oldest_sequence_by_hour
+    from cryptolake_assets.lake.bronze_files import added_files, current_sequence, oldest_sequence_by_hour
     from cryptolake_assets.lake.catalog import load_table
 
     is_loaded = graph.partitions.is_loaded
     table = load_table(graph.settings, of.bronze)
     state = FollowerState.restored(cursor, lambda: None, str(table.metadata.table_uuid))
     files = added_files(table, state.sequence)
-    state.sequence = max(state.sequence, head_sequence(table))
+    state.sequence = max(state.sequence, current_sequence(table))
     rows = rows_by_hour((file.hour, file.rows) for file in files)
     for hour, sequence in oldest_sequence_by_hour(files).items():
         if not is_loaded(hour) and not _has_begun(hour, graph):
@@ -200,7 +200,7 @@ def _look(
         return RunState.IN_FLIGHT if asked[0].status in IN_FLIGHT else RunState.FAILED
 
     state.settle(state_of, now)
-    wishes = state.wishes(
+    wishes = state.due_requests(
         lambda hour: not is_loaded(hour) or bool(runs({"dagster/partition": hour_key(hour)}, IN_FLIGHT)),
         now,
         MOST_RUNS_IN_FLIGHT,

@@ -10,7 +10,7 @@ import dagster as dg
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cryptolake_assets.transform.bar_pictures import Candle
+    from cryptolake_assets.transform.candlesticks import Candle
 
 MOST_ROWS = 8
 
@@ -30,7 +30,7 @@ def preview(rows: "pa.Table", columns: Sequence[str]) -> dg.MarkdownMetadataValu
 
 def picture(candles: "Iterable[Candle]", start: datetime, end: datetime, step: timedelta) -> dg.MarkdownMetadataValue:
     """Candlesticks and volume of the busiest symbols."""
-    from cryptolake_assets.transform.bar_pictures import as_markdown, candlesticks
+    from cryptolake_assets.transform.candlesticks import as_markdown, candlesticks
 
     return dg.MetadataValue.md(as_markdown(candlesticks(candles, start, end, step), "candlesticks and volume"))
 

@@ -13,7 +13,7 @@ from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from cryptolake_assets.bronze.stream_health import Signs
+    from cryptolake_assets.bronze.stream_health import StreamSignals
     from cryptolake_assets.transform.engines.engine import AggregationEngine
 
 
@@ -77,16 +77,16 @@ class StreamResource(dg.ConfigurableResource):
         part = next(part for part in status(self.settings) if part.name == "bronze")
         return {"state": part.state, "pid": part.pid, "log": part.log, "lag": self.lag()}
 
-    def signs(self) -> "Signs":
+    def signs(self) -> "StreamSignals":
         """What is seen of it from outside, for `stream.health`."""
         from cryptolake_assets.bronze.offsets import committed_offsets, report_age_s
-        from cryptolake_assets.bronze.stream_health import Signs
+        from cryptolake_assets.bronze.stream_health import StreamSignals
         from cryptolake_assets.platform.status import process_state
         from cryptolake_assets.platform.supervisor import Supervisor
 
         settings = self.settings
         process = Supervisor(settings).processes().get("bronze")
-        return Signs(
+        return StreamSignals(
             state=process_state(process) if process is not None else None,
             report_age_s=report_age_s(settings),
             committed=sum(committed_offsets(settings).values()),

@@ -157,7 +157,7 @@ def _checks_of_other_steps(run: "SilverRun", context: dg.AssetExecutionContext) 
 
     planned = checks.planned(context)
     for key in planned.get(dg.AssetCheckKey(asset_keys.SILVER, PUBLISHED_COUNT), ()):
-        outcome = check_published(run.settings, hour_of(str(key)), run.world.rules)
+        outcome = check_published(run.settings, hour_of(str(key)), run.inputs.rules)
         yield from checks.evaluations(asset_keys.SILVER, [PUBLISHED_COUNT], [outcome], key)
     if partitions := planned.get(dg.AssetCheckKey(asset_keys.SILVER, UP_TO_DATE)):
         freshness = check_up_to_date(run.settings)
@@ -183,10 +183,10 @@ def _held_back(candidates: Sequence["SilverCandidate"], metadata: Metadata | Non
 def _picture(run: "SilverRun", candidate: "SilverCandidate") -> Metadata:
     """Of an hour that is over: the open one would be drawn again every minute."""
     from cryptolake_assets.quality.minute_bars import epoch_ms
-    from cryptolake_assets.transform.bar_pictures import Candle
+    from cryptolake_assets.transform.candlesticks import Candle
 
     end = candidate.hour + HOUR
-    if not candidate.hour_bars or (run.world.exchange_time_ms or 0) < epoch_ms(end):
+    if not candidate.hour_bars or (run.inputs.exchange_time_ms or 0) < epoch_ms(end):
         return {}
     candles = [
         Candle.of(bar, bar["window_start"], volume="volume", turnover="quote_volume") for bar in candidate.hour_bars

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.errors import ResponseRejectedError
 
 if TYPE_CHECKING:
     from cryptolake_assets.model.table_spec import TableSpec
@@ -31,7 +31,7 @@ class Unreadable:
 
 
 def parse_json(body: bytes) -> Any:
-    """The document; every number is a `Decimal`. Raises `AnswerRefusedError` for what is not JSON.
+    """The document; every number is a `Decimal`. Raises `ResponseRejectedError` for what is not JSON.
 
     NaN, an object that holds a key twice and a number beyond `Decimal` are `Unreadable`: the item that has one is odd,
     and not the others of its page.
@@ -45,7 +45,7 @@ def parse_json(body: bytes) -> Any:
             object_pairs_hook=_object,
         )
     except (ValueError, RecursionError) as error:
-        raise AnswerRefusedError(f"not JSON ({type(error).__name__}); it starts {body[:_SHOWN_BYTES]!r}") from None
+        raise ResponseRejectedError(f"not JSON ({type(error).__name__}); it starts {body[:_SHOWN_BYTES]!r}") from None
 
 
 def _number(text: str) -> Decimal | Unreadable:
@@ -62,23 +62,23 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unreadable:
 
 def array_of(value: Any, place: str) -> list[Any]:
     if not isinstance(value, list):
-        raise AnswerRefusedError(f"{place} is {_kind(value)}, expected an array")
+        raise ResponseRejectedError(f"{place} is {_kind(value)}, expected an array")
     return value
 
 
 class Fields:
-    """An object's values by name; each method raises `AnswerRefusedError` naming the place. With `optional`, null and a
-    missing key are None."""
+    """An object's values by name; each method raises `ResponseRejectedError` naming the place. With `optional`, null
+    and a missing key are None."""
 
     def __init__(self, value: Any, place: str) -> None:
         if not isinstance(value, dict):
-            raise AnswerRefusedError(f"{place} is {_kind(value)}, expected an object")
+            raise ResponseRejectedError(f"{place} is {_kind(value)}, expected an object")
         self._values: Mapping[str, Any] = value
         self._place = place
 
     def raw(self, name: str) -> Any:
         if name not in self._values:
-            raise AnswerRefusedError(f"{self._place} has no {name}")
+            raise ResponseRejectedError(f"{self._place} has no {name}")
         return self._values[name]
 
     def object(self, name: str) -> Fields:
@@ -157,8 +157,8 @@ class Fields:
     def _at(self, name: str) -> str:
         return f"{self._place}.{name}"
 
-    def _wrong(self, name: str, expected: str) -> AnswerRefusedError:
-        return AnswerRefusedError(f"{self._at(name)} is {_kind(self._values[name])}, expected {expected}")
+    def _wrong(self, name: str, expected: str) -> ResponseRejectedError:
+        return ResponseRejectedError(f"{self._at(name)} is {_kind(self._values[name])}, expected {expected}")
 
 
 def _is_unicode(text: str) -> bool:
@@ -198,12 +198,12 @@ def as_type(value: Decimal, column_type: str) -> Decimal:
 
 def typed(row: dict[str, Any], table: TableSpec) -> dict[str, Any]:
     """The row with each decimal at its column's scale. Raises `ValueError` naming the column that one does not fit."""
-    kinds = {column.name: column.type for column in table.columns}
+    types = {column.name: column.type for column in table.columns}
     found = dict(row)
     for name, value in row.items():
         if isinstance(value, Decimal):
             try:
-                found[name] = as_type(value, kinds[name])
+                found[name] = as_type(value, types[name])
             except ValueError as error:
                 raise ValueError(f"{name} {error}") from None
     return found

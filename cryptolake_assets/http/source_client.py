@@ -24,12 +24,12 @@ from cryptolake_assets.http.source_request import SourceRequest
 
 log = structlog.get_logger(__name__)
 
-MOST_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 """Of a body; the longest that is known, the whole history of the index, has a fifth of a megabyte."""
 
 
 @dataclass(frozen=True)
-class SourceAnswer:
+class SourceResponse:
     """What came back. `status` is None where nothing did; `failure` says what is wrong with it before its body is
     looked at, None for a 200. `retry_after_s` is what the source asked for."""
 
@@ -52,7 +52,7 @@ class SourceAnswer:
 
 
 @dataclass(frozen=True)
-class Patience:
+class SourceRetryPolicy:
     """How often a request is made, how long is waited between two, and the longest `Retry-After` that is waited for."""
 
     attempts: int = 4
@@ -72,7 +72,7 @@ class Patience:
         return asked_s + wait_random_exponential(multiplier=0.2, max=self.max_backoff_s)(state)
 
 
-class SourceHttp:
+class SourceClient:
     """A client of one source. `get` never raises for what the source does."""
 
     def __init__(
@@ -80,33 +80,33 @@ class SourceHttp:
         base_url: str,
         headers: dict[str, str],
         calls_a_minute: int,
-        patience: Patience | None = None,
+        retry_policy: SourceRetryPolicy | None = None,
         timeout_s: float = 30.0,
     ) -> None:
         self._base_url = base_url
-        self._patience = patience or Patience()
+        self._retry_policy = retry_policy or SourceRetryPolicy()
         self._limit = RateLimitItemPerMinute(calls_a_minute)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._client = httpx.Client(
             headers={"Accept": "application/json", **headers}, timeout=timeout_s, follow_redirects=False
         )
 
-    def get(self, request: SourceRequest) -> SourceAnswer:
+    def get(self, request: SourceRequest) -> SourceResponse:
         """The last answer: a good one, one that asking again does not mend, or that of the last attempt."""
         retrying = Retrying(
             retry=retry_if_result(lambda answer: answer.may_pass),
-            stop=self._patience.is_over,
-            wait=self._patience.wait_s,
+            stop=self._retry_policy.is_over,
+            wait=self._retry_policy.wait_s,
             before_sleep=_log_retry,
             retry_error_callback=_answer_of,
         )
-        answer: SourceAnswer = retrying(self._once, request)
+        answer: SourceResponse = retrying(self._once, request)
         return answer
 
     def close(self) -> None:
         self._client.close()
 
-    def _once(self, request: SourceRequest) -> SourceAnswer:
+    def _once(self, request: SourceRequest) -> SourceResponse:
         self._wait_for_turn()
         asked = self._client.build_request("GET", self._base_url + request.path, params=dict(request.params))
         url, now = str(asked.url), datetime.now(UTC)
@@ -117,12 +117,12 @@ class SourceHttp:
             finally:
                 response.close()
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return SourceAnswer(request, now, url, failure=f"no answer: {type(error).__name__} {error}".strip())
+            return SourceResponse(request, now, url, failure=f"no answer: {type(error).__name__} {error}".strip())
         status, etag = response.status_code, response.headers.get("ETag")
-        if len(body) > MOST_BYTES:
-            return SourceAnswer(request, now, url, status, etag, body[:1024], f"body of more than {MOST_BYTES} bytes")
+        if len(body) > MAX_BYTES:
+            return SourceResponse(request, now, url, status, etag, body[:1024], f"body of more than {MAX_BYTES} bytes")
         failure = None if status == httpx.codes.OK else f"status {status}"
-        return SourceAnswer(request, now, url, status, etag, body, failure, _retry_after_s(response))
+        return SourceResponse(request, now, url, status, etag, body, failure, _retry_after_s(response))
 
     def _wait_for_turn(self) -> None:
         while not self._limiter.hit(self._limit):
@@ -131,10 +131,10 @@ class SourceHttp:
 
 
 @contextmanager
-def source_http(
-    base_url: str, headers: dict[str, str], calls_a_minute: int, patience: Patience | None = None
-) -> Iterator[SourceHttp]:
-    client = SourceHttp(base_url, headers, calls_a_minute, patience)
+def open_source_client(
+    base_url: str, headers: dict[str, str], calls_a_minute: int, retry_policy: SourceRetryPolicy | None = None
+) -> Iterator[SourceClient]:
+    client = SourceClient(base_url, headers, calls_a_minute, retry_policy)
     try:
         yield client
     finally:
@@ -147,7 +147,7 @@ def _read(response: httpx.Response) -> bytes:
     for part in response.iter_bytes():
         parts.append(part)
         size += len(part)
-        if size > MOST_BYTES:
+        if size > MAX_BYTES:
             break
     return b"".join(parts)
 
@@ -166,7 +166,7 @@ def _retry_after_s(response: httpx.Response) -> float | None:
         return None
 
 
-def _answer_of(state: RetryCallState) -> SourceAnswer | None:
+def _answer_of(state: RetryCallState) -> SourceResponse | None:
     return state.outcome.result() if state.outcome is not None else None
 
 

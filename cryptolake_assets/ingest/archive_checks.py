@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DAY_MS = 86_400_000
-MOST_HOLES = 1_000
+MAX_GAPS = 1_000
 """A file with more of them is not taken for a record of its day at all: nothing of it is covered."""
-MOST_SET_ASIDE = 10_000
+MAX_REJECTED_LINES = 10_000
 """Lines that are kept as dead letters; of more only the number is known."""
 
 CHECKSUM = "checksum"
@@ -38,7 +38,7 @@ KLINES_OF_DAY = "klines_of_the_day"
 
 
 @dataclass(frozen=True)
-class Run:
+class IdRun:
     """Ids that continue each other, both ends included, and the times of the two (µs since 1970, UTC)."""
 
     first_id: int
@@ -59,7 +59,7 @@ class Inspection:
         self.lines = 0
         self.without_trade = 0
         self.set_aside: list[BadLine] = []
-        """At most `MOST_SET_ASIDE` of them."""
+        """At most `MAX_REJECTED_LINES` of them."""
         self.set_aside_number = 0
         self._start_us = file.start_ms * 1000
         self._outside: list[BadLine] = []
@@ -67,7 +67,7 @@ class Inspection:
         self._outside_number = 0
         self._ids = 0
         self._runs: list[np.ndarray] = []
-        """Columns of `Run`, of each block."""
+        """Columns of `IdRun`, of each block."""
 
     def see(self, block: Block) -> pa.Table:
         """Take a block in; return its trades of the file's UTC day."""
@@ -105,7 +105,7 @@ class Inspection:
 
     def _put_aside(self, lines: list[BadLine]) -> None:
         self.set_aside_number += len(lines)
-        self.set_aside += lines[: MOST_SET_ASIDE - len(self.set_aside)]
+        self.set_aside += lines[: MAX_REJECTED_LINES - len(self.set_aside)]
 
     def _note_ids(self, *tables: pa.Table) -> None:
         import numpy as np
@@ -116,22 +116,22 @@ class Inspection:
         if len(ids):
             self._runs.append(_runs_of(np.stack([ids, ids, times, times], axis=1)))
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[IdRun]:
         """Return the file's ids as runs, ascending."""
         import numpy as np
 
         if not self._runs:
             return []
         self._runs = [_runs_of(np.concatenate(self._runs))]
-        return [Run(*map(int, row)) for row in self._runs[0]]
+        return [IdRun(*map(int, row)) for row in self._runs[0]]
 
     def outcomes(self, rows_written: int) -> list[CheckOutcome]:
         """`rows_written` are those that the data files hold, by their own count. The checksum was verified before."""
         accounted = self.rows + self.without_trade + self.set_aside_number
         whole = accounted == self.lines and rows_written == self.rows and self.rows + self.without_trade > 0
         runs = self.runs()
-        holes = list(pairwise(runs))
-        missing = sum(after.first_id - before.last_id - 1 for before, after in holes)
+        gaps = list(pairwise(runs))
+        missing = sum(after.first_id - before.last_id - 1 for before, after in gaps)
         sample = [
             {
                 "after_id": str(before.last_id),
@@ -139,7 +139,7 @@ class Inspection:
                 "from": _text(before.last_us),
                 "to": _text(after.first_us),
             }
-            for before, after in holes[:SAMPLE_ROWS]
+            for before, after in gaps[:SAMPLE_ROWS]
         ]
         said = f"{self.lines} lines: {self.rows} trades, {rows_written} written, {self.set_aside_number} set aside"
         if self.without_trade:
@@ -164,7 +164,7 @@ class Inspection:
             CheckOutcome(
                 IDS_CONSECUTIVE,
                 not missing,
-                f"{missing} aggregate ids missing in {len(holes)} holes",
+                f"{missing} aggregate ids missing in {len(gaps)} holes",
                 missing,
                 sample,
             ),

@@ -19,7 +19,7 @@ import structlog
 
 from cryptolake_assets.binance.archive_csv import HEADER, SPOT_HEADER, Block, ahead, read_blocks
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile, Progress
-from cryptolake_assets.captures.followed_symbols import default_start_date
+from cryptolake_assets.captures.tracked_symbols import default_start_date
 from cryptolake_assets.errors import (
     ArchiveChecksumError,
     ArchiveFormatError,
@@ -31,7 +31,7 @@ from cryptolake_assets.ingest.archive_evidence import STREAM, is_of_day, replace
 from cryptolake_assets.lake.archive_rows import count_day, replace_day
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import LOADING, CoverageRow, read_coverage
-from cryptolake_assets.lake.dead_letters import keep_set_aside
+from cryptolake_assets.lake.dead_letters import write_rejected_lines
 from cryptolake_assets.lake.hour_files import HourFiles
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.bar_checks import CheckOutcome
@@ -189,7 +189,7 @@ def _load(
         if earlier:
             replace_day_rows(settings, file, earlier)
         raise
-    keep_set_aside(settings, f"archive:{file.name}", inspection.set_aside)
+    write_rejected_lines(settings, f"archive:{file.name}", inspection.set_aside)
     replace_day_rows(settings, file, rows_of_day(file, inspection.runs(), f"{url}{SHA256_MARK}{sha256}"))
     outcome = Outcome.REPLACED if replaced.rows_removed else Outcome.LOADED
     log.info(

@@ -10,7 +10,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Final
 
 from cryptolake_assets.binance.archive_files import ArchiveFile
-from cryptolake_assets.ingest.archive_checks import DAY_MS, MOST_HOLES, Run
+from cryptolake_assets.ingest.archive_checks import DAY_MS, MAX_GAPS, IdRun
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, Evidence, change_archive_rows, read_coverage
 from cryptolake_assets.lake.duck import open_duckdb
@@ -32,24 +32,24 @@ BORDER: Final = "archive: ids that continue from one day to the next"
 MINUTES_OF_A_DAY: Final = DAY_MS // MINUTE_MS
 
 
-def rows_of_day(file: ArchiveFile, runs: Sequence[Run], source: str) -> list[CoverageRow]:
+def rows_of_day(file: ArchiveFile, runs: Sequence[IdRun], source: str) -> list[CoverageRow]:
     """Return what the ids of a day's file prove: of each run the time from after its first trade to its last.
 
     Trades of the same ms as a run's first or last one may be missing, and those of a hole anywhere between the two
     trades beside it, whose times may be out of order. A day that proves nothing is remembered all the same, by a row
     without time and ids.
     """
-    if len(runs) > MOST_HOLES + 1 or not runs:
+    if len(runs) > MAX_GAPS + 1 or not runs:
         return [_row(file, file.start_ms, file.start_ms, source)]
-    holes = [
-        (min(before.last_us, behind.first_us) // 1000, max(before.last_us, behind.first_us) // 1000 + 1)
-        for before, behind in pairwise(sorted(runs, key=lambda run: run.first_id))
+    gaps = [
+        (min(before.last_us, after.first_us) // 1000, max(before.last_us, after.first_us) // 1000 + 1)
+        for before, after in pairwise(sorted(runs, key=lambda run: run.first_id))
     ]
     found = []
     for run in runs:
         from_ms = min(run.first_us // 1000 + 1, file.start_ms + DAY_MS - 1)
         to_ms = max(run.last_us // 1000, from_ms)
-        parts = _outside(from_ms, to_ms, holes)
+        parts = _outside(from_ms, to_ms, gaps)
         if parts == [(from_ms, to_ms)]:
             found.append(_row(file, from_ms, to_ms, source, run.first_id, run.last_id))
         else:
@@ -58,10 +58,10 @@ def rows_of_day(file: ArchiveFile, runs: Sequence[Run], source: str) -> list[Cov
     return found
 
 
-def _outside(from_ms: int, to_ms: int, holes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _outside(from_ms: int, to_ms: int, gaps: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return what of the time lies in no hole."""
     parts = [(from_ms, to_ms)]
-    for begin, end in holes:
+    for begin, end in gaps:
         if begin < to_ms and end > from_ms:
             cut = [((first, min(last, begin)), (max(first, end), last)) for first, last in parts]
             parts = [part for both in cut for part in both if part[0] < part[1]]
@@ -110,14 +110,14 @@ def with_borders(rows: Iterable[CoverageRow]) -> list[CoverageRow]:
     for last, first in joins:
         # A row without time is of a run within one or two ms: at its other end, trades of that ms may be missing.
         is_known_before = last.connected_from_ms < last.connected_to_ms or last in firsts
-        is_known_behind = first.connected_from_ms < first.connected_to_ms or first in lasts
+        is_known_after = first.connected_from_ms < first.connected_to_ms or first in lasts
         kept.append(
             CoverageRow(
                 last.exchange,
                 last.symbol,
                 last.stream,
                 last.connected_to_ms - is_known_before,
-                first.connected_from_ms - (not is_known_behind),
+                first.connected_from_ms - (not is_known_after),
                 None,
                 None,
                 BORDER,
@@ -140,8 +140,8 @@ def prove_by_klines(settings: Settings, file: ArchiveFile) -> int:
     nothing = (0, Decimal(0))
     minutes = [
         start_ms
-        for start_ms, told in sorted(official.items())
-        if told == aggregates.get(start_ms, nothing)
+        for start_ms, counted in sorted(official.items())
+        if counted == aggregates.get(start_ms, nothing)
         and not by_ids.is_complete(file.symbol, STREAM, start_ms, start_ms + MINUTE_MS)
     ]
     source = f"archive: klines of {file.day.isoformat()}"

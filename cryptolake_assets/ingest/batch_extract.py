@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
-from cryptolake_assets.errors import AnswerRefusedError, ExchangeError
+from cryptolake_assets.errors import ExchangeError, ResponseRejectedError
 from cryptolake_assets.http.json_reader import parse_json
-from cryptolake_assets.http.source_client import Patience, SourceAnswer, source_http
-from cryptolake_assets.ingest.batch_source import BatchSource, Judged, Plan, Row, by_key
+from cryptolake_assets.http.source_client import SourceResponse, SourceRetryPolicy, open_source_client
+from cryptolake_assets.ingest.batch_source import BatchSource, ParsedResponse, Plan, Row, by_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish
 from cryptolake_assets.lake.windows import DAY, between, day_of
@@ -46,7 +46,7 @@ class Extraction:
     answers: int
     size_bytes: int
     rows: int
-    refused: tuple[tuple[str, str], ...]
+    rejected: tuple[tuple[str, str], ...]
     snapshot_id: int | None
     set_aside: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
@@ -87,29 +87,29 @@ def extract(
     asked_at: datetime,
     partition: date,
     run_id: str,
-    patience: Patience | None = None,
+    retry_policy: SourceRetryPolicy | None = None,
 ) -> Extraction:
-    """Makes the requests of the plan and appends each answer to Bronze by one commit, judged. Never raises for what the
+    """Makes the requests of the plan and appends each answer to Bronze by one commit, parsed. Never raises for what the
     source does."""
     records: list[Row] = []
     odd: list[tuple[str, str]] = []
     left_out: list[str] = []
     rows = 0
-    with source_http(
-        source.base_url(settings), source.headers(settings), source.calls_a_minute(settings), patience
+    with open_source_client(
+        source.base_url(settings), source.headers(settings), source.calls_a_minute(settings), retry_policy
     ) as http:
         request = next(plan, None)
         while request is not None:
             answer = http.get(request)
-            judged, reason = _judge(source, answer, asked_at)
+            parsed, reason = _parse(source, answer, asked_at)
             records.append(_record(answer, reason, asked_at, partition, run_id))
-            if judged is not None:
-                rows += sum(len(found) for found in judged.rows.values())
-                left_out += judged.left_out
+            if parsed is not None:
+                rows += sum(len(found) for found in parsed.rows.values())
+                left_out += parsed.left_out
             elif source.by_symbol and reason is not None and answer.status in _OF_ONE_SYMBOL:
                 odd.append((answer.url, reason))
             try:
-                request = plan.send(judged)
+                request = plan.send(parsed)
             except StopIteration:
                 request = None
     table = load_table(settings, source.raw)
@@ -118,9 +118,9 @@ def extract(
     said = [(row["url"], row["refused"]) for row in records if row["refused"]]
     # An answer for nobody is no partial success: something is wrong with all of them.
     set_aside = tuple(odd) if len(odd) < len(records) else ()
-    refused = tuple(item for item in said if item not in set_aside)
+    rejected = tuple(item for item in said if item not in set_aside)
     log.info(
-        "source_extracted", source=source.name, answers=len(records), rows=rows, refused=refused, set_aside=set_aside
+        "source_extracted", source=source.name, answers=len(records), rows=rows, refused=rejected, set_aside=set_aside
     )
     if left_out:
         log.warning("source_rows_left_out", source=source.name, rows=len(left_out), first=left_out[:20])
@@ -128,7 +128,7 @@ def extract(
         answers=len(records),
         size_bytes=sum(len(row["body"]) for row in records),
         rows=rows,
-        refused=refused,
+        rejected=rejected,
         snapshot_id=table.refresh().metadata.current_snapshot_id,
         set_aside=set_aside,
         left_out=tuple(left_out),
@@ -143,10 +143,10 @@ def prepare(
     rows: list[Row] = []
     left_out: list[str] = []
     for record in _accepted(settings, source, partition):
-        judged = source.judge(record["endpoint"], record["body"], record["asked_at"])
-        if spec.name in judged.rows:
-            rows += judged.rows[spec.name]
-            left_out += judged.left_out
+        parsed = source.parse(record["endpoint"], record["body"], record["asked_at"])
+        if spec.name in parsed.rows:
+            rows += parsed.rows[spec.name]
+            left_out += parsed.left_out
     candidate = _table(spec, [{**row, "updated_at": None} for row in by_key(spec, rows)])
     return BatchCandidate(spec, candidate, check_candidate(spec, candidate, rules), left_out)
 
@@ -161,35 +161,35 @@ def commit(settings: Settings, candidate: BatchCandidate, run_id: str) -> Public
 
 def newest_day(settings: Settings, spec: TableSpec) -> date | None:
     """The UTC day of the newest row; None while there is none."""
-    newest = max(held(settings, spec), default=None)
+    newest = max(stored_keys(settings, spec), default=None)
     return newest.date() if isinstance(newest, datetime) else newest
 
 
-def held(settings: Settings, spec: TableSpec) -> Sequence[Any]:
+def stored_keys(settings: Settings, spec: TableSpec) -> Sequence[Any]:
     """The values of the first key column."""
     column = spec.key[0]
     found: list[Any] = load_table(settings, spec).scan(selected_fields=(column,)).to_arrow().column(column).to_pylist()
     return found
 
 
-def _judge(source: BatchSource, answer: SourceAnswer, asked_at: datetime) -> tuple[Judged | None, str | None]:
+def _parse(source: BatchSource, answer: SourceResponse, asked_at: datetime) -> tuple[ParsedResponse | None, str | None]:
     if answer.failure is not None:
         return None, NOT_LISTED if _is_not_listed(answer) else answer.failure
     try:
-        return source.judge(answer.request.endpoint, answer.body, asked_at), None
-    except AnswerRefusedError as error:
+        return source.parse(answer.request.endpoint, answer.body, asked_at), None
+    except ResponseRejectedError as error:
         return None, str(error)
 
 
-def _is_not_listed(answer: SourceAnswer) -> bool:
+def _is_not_listed(answer: SourceResponse) -> bool:
     """Return whether the exchange says that it does not list the symbol that it was asked for."""
     try:
         return bool(parse_json(answer.body)["code"] == INVALID_SYMBOL)
-    except (AnswerRefusedError, TypeError, KeyError):
+    except (ResponseRejectedError, TypeError, KeyError):
         return False
 
 
-def _record(answer: SourceAnswer, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:
+def _record(answer: SourceResponse, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:
     """A row of Bronze."""
     return {
         "fetched_at": answer.fetched_at,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.source_request import SourceRequest
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Judged:
+class ParsedResponse:
     """An answer in the known shape: rows by table (`TableSpec.name`), without `updated_at`; `left_out` says in words
     which rows are odd: of another shape, or with a value that cannot be or that their column cannot hold."""
 
@@ -26,7 +26,7 @@ class Judged:
     left_out: tuple[str, ...] = ()
 
 
-Plan = Generator[SourceRequest, Judged | None, None]
+Plan = Generator[SourceRequest, ParsedResponse | None, None]
 """Yields requests one by one; it is sent what the answer held, None where it was refused."""
 
 
@@ -51,24 +51,24 @@ class BatchSource(Protocol):
     def calls_a_minute(self, settings: Settings) -> int:
         """The source's limit."""
 
-    def judge(self, endpoint: str, body: bytes, asked_at: datetime) -> Judged:
-        """The answer's rows; `asked_at` is by the source's clock. Raises `AnswerRefusedError` for another shape."""
+    def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
+        """The answer's rows; `asked_at` is by the source's clock. Raises `ResponseRejectedError` for another shape."""
 
 
-def judged_rows(
+def parsed_rows(
     items: Sequence[Any], key: str, read: Callable[[Any, int], Row], place: str
 ) -> tuple[list[Row], list[str]]:
     """Return the rows that `read` makes of the items and their numbers, by `key` ascending, and what is left out.
 
-    An odd item, for which `read` raises `AnswerRefusedError`, holds no other back; of a key that comes twice the first
-    row counts.
+    An odd item, for which `read` raises `ResponseRejectedError`, holds no other back; of a key that comes twice the
+    first row counts.
     """
     rows: dict[Any, Row] = {}
     left_out: list[str] = []
     for number, item in enumerate(items):
         try:
             row = read(item, number)
-        except AnswerRefusedError as error:
+        except ResponseRejectedError as error:
             left_out.append(f"{place}: {error}")
             continue
         if rows.setdefault(row[key], row) != row:

@@ -9,10 +9,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
 from cryptolake_assets.http.source_request import SourceRequest
-from cryptolake_assets.ingest.batch_source import Judged, Plan, Row
+from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row
 from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.model.source_tables import (
     BRONZE_COINGECKO_RAW,
@@ -61,7 +61,7 @@ class CoinGecko:
     def calls_a_minute(self, settings: Settings) -> int:
         return settings.coingecko_calls_a_minute
 
-    def judge(self, endpoint: str, body: bytes, asked_at: datetime) -> Judged:
+    def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
         return (parse_markets if endpoint == MARKETS else parse_global)(body, hour_of(asked_at))
 
 
@@ -77,16 +77,16 @@ def plan(pages: int) -> Plan:
             "per_page": PER_PAGE,
             "page": page,
         }
-        judged = yield SourceRequest(MARKETS, "/coins/markets", query)
-        if judged is None or len(judged.rows[SILVER_COINGECKO_MARKETS.name]) + len(judged.left_out) < PER_PAGE:
+        parsed = yield SourceRequest(MARKETS, "/coins/markets", query)
+        if parsed is None or len(parsed.rows[SILVER_COINGECKO_MARKETS.name]) + len(parsed.left_out) < PER_PAGE:
             break
     yield SourceRequest(GLOBAL, "/global")
 
 
-def parse_markets(body: bytes, hour: datetime) -> Judged:
+def parse_markets(body: bytes, hour: datetime) -> ParsedResponse:
     """Return rows of `silver.coingecko_markets`; an odd coin is left out with its reason and holds no other back.
 
-    Raises `AnswerRefusedError` when no coin can be read: the answer then has another shape.
+    Raises `ResponseRejectedError` when no coin can be read: the answer then has another shape.
     """
     rows: list[Row] = []
     left_out: list[str] = []
@@ -97,18 +97,18 @@ def parse_markets(body: bytes, hour: datetime) -> Judged:
             row = _coin(Fields(item, place), hour)
             place = str(row["coin_id"])
             if place in found:
-                raise AnswerRefusedError("it comes twice")
+                raise ResponseRejectedError("it comes twice")
             found.add(place)
             _check_signs(row)
             rows.append(typed(row, SILVER_COINGECKO_MARKETS))
-        except (AnswerRefusedError, ValueError) as error:
+        except (ResponseRejectedError, ValueError) as error:
             left_out.append(f"{place}: {error}")
     if left_out and not found:
-        raise AnswerRefusedError(left_out[0])
-    return Judged({SILVER_COINGECKO_MARKETS.name: rows}, tuple(left_out))
+        raise ResponseRejectedError(left_out[0])
+    return ParsedResponse({SILVER_COINGECKO_MARKETS.name: rows}, tuple(left_out))
 
 
-def parse_global(body: bytes, hour: datetime) -> Judged:
+def parse_global(body: bytes, hour: datetime) -> ParsedResponse:
     """The one row of `silver.coingecko_global`."""
     data = Fields(parse_json(body), "answer").object("data")
     shares = data.object("market_cap_percentage")
@@ -126,9 +126,9 @@ def parse_global(body: bytes, hour: datetime) -> Judged:
     try:
         _check_signs(row)
         _check_shares(row)
-        return Judged({SILVER_COINGECKO_GLOBAL.name: [typed(row, SILVER_COINGECKO_GLOBAL)]})
+        return ParsedResponse({SILVER_COINGECKO_GLOBAL.name: [typed(row, SILVER_COINGECKO_GLOBAL)]})
     except ValueError as error:
-        raise AnswerRefusedError(str(error)) from None
+        raise ResponseRejectedError(str(error)) from None
 
 
 def _coin(coin: Fields, hour: datetime) -> Row:

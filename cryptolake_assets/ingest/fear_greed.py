@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.json_reader import Fields, parse_json
 from cryptolake_assets.http.source_request import SourceRequest
-from cryptolake_assets.ingest.batch_source import Judged, Plan, Row, judged_rows
+from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row, parsed_rows
 from cryptolake_assets.model.source_facts import FIRST_DAY
 from cryptolake_assets.model.source_tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
 
@@ -44,7 +44,7 @@ class FearGreed:
     def calls_a_minute(self, _settings: Settings) -> int:
         return 60
 
-    def judge(self, _endpoint: str, body: bytes, asked_at: datetime) -> Judged:
+    def parse(self, _endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
         return parse_days(body, asked_at.date())
 
 
@@ -57,32 +57,32 @@ def plan(newest: date | None, wanted: date, today: date) -> Plan:
     yield SourceRequest(DAYS, "/fng/", {"limit": max(0, limit)})
 
 
-def parse_days(body: bytes, today: date) -> Judged:
+def parse_days(body: bytes, today: date) -> ParsedResponse:
     """Return rows of `silver.fear_greed_daily`, oldest first; an odd day, such as one with a value outside 0 to 100 or
     one that has not begun, is left out with its reason and holds no other back.
 
-    Raises `AnswerRefusedError` for another shape, for an error that the source itself reports, and when no day can be
-    read.
+    Raises `ResponseRejectedError` for another shape, for an error that the source itself reports, and when no day can
+    be read.
     """
     answer = Fields(parse_json(body), "answer")
     error = answer.object("metadata").raw("error")
     if error is not None:
-        raise AnswerRefusedError(f"the source says: {str(error)[:200]}")
-    days, left_out = judged_rows(
+        raise ResponseRejectedError(f"the source says: {str(error)[:200]}")
+    days, left_out = parsed_rows(
         answer.array("data"), "index_date", lambda row, number: _day(Fields(row, f"data[{number}]"), today), "days"
     )
     if left_out and not days:
-        raise AnswerRefusedError(left_out[0])
-    return Judged({SILVER_FEAR_GREED.name: days}, tuple(left_out))
+        raise ResponseRejectedError(left_out[0])
+    return ParsedResponse({SILVER_FEAR_GREED.name: days}, tuple(left_out))
 
 
 def _day(row: Fields, today: date) -> Row:
     value, second = row.digits("value"), row.digits("timestamp")
     if not LOWEST <= value <= HIGHEST:
-        raise AnswerRefusedError(f"value {value} is outside {LOWEST} to {HIGHEST}")
+        raise ResponseRejectedError(f"value {value} is outside {LOWEST} to {HIGHEST}")
     if second % _DAY_S or second > _LAST_S:
-        raise AnswerRefusedError(f"timestamp {second} is no start of a UTC day")
+        raise ResponseRejectedError(f"timestamp {second} is no start of a UTC day")
     day = datetime.fromtimestamp(second, UTC).date()
     if not FIRST_DAY <= day <= today:
-        raise AnswerRefusedError(f"day {day} is not from {FIRST_DAY} to {today}")
+        raise ResponseRejectedError(f"day {day} is not from {FIRST_DAY} to {today}")
     return {"index_date": day, "value": value, "classification": row.text("value_classification")}

@@ -12,13 +12,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.binance.rest_paths import FUNDING_PATH
-from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
 from cryptolake_assets.http.source_request import SourceRequest
-from cryptolake_assets.ingest.batch_source import Judged, Plan, Row, judged_rows
+from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row, parsed_rows
 from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.model.derivatives_tables import BRONZE_FUNDING_RAW, SILVER_FUNDING
-from cryptolake_assets.model.source_facts import MOST_FUNDING
+from cryptolake_assets.model.source_facts import MAX_FUNDING_RATE
 
 if TYPE_CHECKING:
     from cryptolake_assets.model.table_spec import TableSpec
@@ -34,7 +34,7 @@ class FundingRates(FuturesRest):
     name = "futures_funding"
     raw: TableSpec = BRONZE_FUNDING_RAW
 
-    def judge(self, endpoint: str, body: bytes, asked_at: datetime) -> Judged:
+    def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
         return parse_rates(body, symbol_of(endpoint), asked_at)
 
 
@@ -48,24 +48,24 @@ def plan(newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symb
         start = min(newest[symbol], wanted) if symbol in newest else FIRST
         while start <= clock:
             query: dict[str, str | int] = {"symbol": symbol, "startTime": epoch_ms(start), "limit": PAGE}
-            judged = yield SourceRequest(endpoint_of(FUNDING_PATH, symbol), FUNDING_PATH, query)
-            rows = judged.rows[SILVER_FUNDING.name] if judged is not None else []
-            if judged is None or not rows or len(rows) + len(judged.left_out) < PAGE:
+            parsed = yield SourceRequest(endpoint_of(FUNDING_PATH, symbol), FUNDING_PATH, query)
+            rows = parsed.rows[SILVER_FUNDING.name] if parsed is not None else []
+            if parsed is None or not rows or len(rows) + len(parsed.left_out) < PAGE:
                 break
             start = rows[-1]["funding_time"] + timedelta(milliseconds=1)
 
 
-def parse_rates(body: bytes, symbol: str, asked_at: datetime) -> Judged:
+def parse_rates(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:
     """Return rows of `silver.futures_funding_rates`, oldest first; an odd row, such as one of another symbol, of a time
     that has not come or with a rate that cannot be, is left out with its reason and holds no other back.
 
-    Raises `AnswerRefusedError` for another shape.
+    Raises `ResponseRejectedError` for another shape.
     """
     items = array_of(parse_json(body), "answer")
-    rows, left_out = judged_rows(
+    rows, left_out = parsed_rows(
         items, "funding_time", lambda item, number: _rate(Fields(item, f"answer[{number}]"), symbol, asked_at), symbol
     )
-    return Judged({SILVER_FUNDING.name: rows}, tuple(left_out))
+    return ParsedResponse({SILVER_FUNDING.name: rows}, tuple(left_out))
 
 
 FUTURE_TOLERANCE = timedelta(minutes=1)
@@ -74,17 +74,17 @@ FUTURE_TOLERANCE = timedelta(minutes=1)
 
 def _rate(item: Fields, symbol: str, asked_at: datetime) -> Row:
     if (named := item.text("symbol")) != symbol:
-        raise AnswerRefusedError(f"a row is of {named[:40]!r}, asked was {symbol}")
+        raise ResponseRejectedError(f"a row is of {named[:40]!r}, asked was {symbol}")
     moment, rate = item.milliseconds("fundingTime"), item.quoted("fundingRate")
     mark_price = item.quoted("markPrice", optional=True)
     if moment > asked_at + FUTURE_TOLERANCE:
-        raise AnswerRefusedError(f"{moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
+        raise ResponseRejectedError(f"{moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
     row = {"funding_time": moment, "symbol": symbol, "funding_rate": rate, "mark_price": mark_price}
-    if rate is not None and abs(rate) > MOST_FUNDING:
-        raise AnswerRefusedError(f"funding_rate {rate:f} of {moment.isoformat()} is more than {MOST_FUNDING}")
+    if rate is not None and abs(rate) > MAX_FUNDING_RATE:
+        raise ResponseRejectedError(f"funding_rate {rate:f} of {moment.isoformat()} is more than {MAX_FUNDING_RATE}")
     if mark_price is not None and mark_price <= 0:
-        raise AnswerRefusedError(f"mark_price {mark_price:f} of {moment.isoformat()} is not above 0")
+        raise ResponseRejectedError(f"mark_price {mark_price:f} of {moment.isoformat()} is not above 0")
     try:
         return typed(row, SILVER_FUNDING)
     except ValueError as error:
-        raise AnswerRefusedError(str(error)) from None
+        raise ResponseRejectedError(str(error)) from None

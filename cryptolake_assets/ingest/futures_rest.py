@@ -29,15 +29,15 @@ class FuturesRest:
         return settings.futures_calls_a_minute
 
 
-def bounded(plan: Plan, most: int) -> Plan:
+def bounded(plan: Plan, limit: int) -> Plan:
     """The plan's first requests, at most so many: the next run goes on where this one ends."""
     request = next(plan, None)
-    for _ in range(most):
+    for _ in range(limit):
         if request is None:
             return
-        judged = yield request
+        parsed = yield request
         try:
-            request = plan.send(judged)
+            request = plan.send(parsed)
         except StopIteration:
             return
 

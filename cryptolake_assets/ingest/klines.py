@@ -16,8 +16,8 @@ import structlog
 
 from cryptolake_assets.binance.kline_checks import sound_klines, value_problem
 from cryptolake_assets.binance.rest import ExchangeRest
-from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
-from cryptolake_assets.errors import AnswerShapeError, UnknownSymbolError
+from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
+from cryptolake_assets.errors import ResponseShapeError, UnknownSymbolError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, publish, read_window
 from cryptolake_assets.lake.coverage import read_coverage
@@ -27,7 +27,7 @@ from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
-from cryptolake_assets.quality.official_bars import Agreement, hold_against
+from cryptolake_assets.quality.official_bars import Agreement, compare_with_official
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
     """Reads the hour's klines of every symbol that is followed, as far as its minutes have closed on the exchange's
     clock and the archive did not bring them, and publishes them by one commit. A kline that cannot be one is left out.
     Raises `ExchangeError` when the exchange does not answer; it is not asked where the archive has brought all."""
-    symbols = _followed(settings, hour)
+    symbols = _tracked_symbols(settings, hour)
     archived = _archived(settings, hour)
     brought = Counter(symbol for symbol, _ in archived)
     wanted = [symbol for symbol in symbols if brought[symbol] < MINUTES_OF_AN_HOUR]
@@ -99,7 +99,7 @@ def replace_klines(
 def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Asked:
     """Return the symbols' klines of the hour, the symbols that the exchange does not list, and odd klines."""
     asked = _Asked()
-    other_shape: AnswerShapeError | None = None
+    other_shape: ResponseShapeError | None = None
     with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
         closed_ms = exchange.time_ms() // MINUTE_MS * MINUTE_MS
         last_ms = min(epoch_ms(hour + HOUR), closed_ms) - 1
@@ -112,7 +112,7 @@ def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Asked:
                 log.warning("symbol_not_listed", symbol=symbol, hour=hour.isoformat(), error=str(error))
                 asked.not_listed.append(symbol)
                 continue
-            except AnswerShapeError as error:
+            except ResponseShapeError as error:
                 other_shape = error
                 asked.left_out.append(f"{symbol}: {error}")
                 continue
@@ -142,7 +142,7 @@ def _archived(settings: Settings, hour: datetime) -> set[tuple[str, int]]:
     return {(row["symbol"], epoch_ms(row["open_time"])) for row in rows.to_arrow().to_pylist()}
 
 
-def _followed(settings: Settings, hour: datetime) -> list[str]:
+def _tracked_symbols(settings: Settings, hour: datetime) -> list[str]:
     """Symbols that the settings name, and those that were followed in the hour: a choice by pattern or by volume does
     not say which."""
     first_ms, end_ms = epoch_ms(hour), epoch_ms(hour + HOUR)
@@ -159,7 +159,7 @@ def judge_hour(settings: Settings, hour: datetime, completeness: CompletenessInd
     gone goes from the table too."""
     silver = load_table(settings, SILVER_OHLCV)
     bars = read_window(silver, between("window_start", hour, hour + HOUR)).to_pylist()
-    agreement = hold_against(
+    agreement = compare_with_official(
         hour, bars, read_klines(settings, hour, hour + HOUR), completeness, settings.kline_tolerance
     )
     of_hour = between("window_start", hour, hour + HOUR)

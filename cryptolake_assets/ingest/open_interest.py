@@ -13,10 +13,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.binance.rest_paths import OPEN_INTEREST_HISTORY_PATH, OPEN_INTEREST_PATH
-from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
 from cryptolake_assets.http.source_request import SourceRequest
-from cryptolake_assets.ingest.batch_source import Judged, Plan, Row, judged_rows
+from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row, parsed_rows
 from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.model.derivatives_tables import BRONZE_OPEN_INTEREST_RAW, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.source_facts import OPEN_INTEREST_PERIOD
@@ -38,7 +38,7 @@ class OpenInterest(FuturesRest):
     name = "futures_open_interest"
     raw: TableSpec = BRONZE_OPEN_INTEREST_RAW
 
-    def judge(self, endpoint: str, body: bytes, asked_at: datetime) -> Judged:
+    def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
         parse = parse_present if endpoint == endpoint_of(OPEN_INTEREST_PATH, symbol_of(endpoint)) else parse_history
         return parse(body, symbol_of(endpoint), asked_at)
 
@@ -70,30 +70,30 @@ def plan(newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symb
             yield SourceRequest(endpoint_of(OPEN_INTEREST_PATH, symbol), OPEN_INTEREST_PATH, {"symbol": symbol})
 
 
-def parse_history(body: bytes, symbol: str, asked_at: datetime) -> Judged:
+def parse_history(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:
     """Return rows of `silver.futures_open_interest`, oldest first; an odd row, such as one of another symbol, off the
     five minutes or of a time that has not come, is left out with its reason and holds no other back.
 
-    Raises `AnswerRefusedError` for another shape.
+    Raises `ResponseRejectedError` for another shape.
     """
 
     def read(item: Any, number: int) -> Row:
         row = Fields(item, f"answer[{number}]")
         moment = row.milliseconds("timestamp")
         if _period(moment) != moment:
-            raise AnswerRefusedError(f"{moment.isoformat()} is no start of five minutes")
+            raise ResponseRejectedError(f"{moment.isoformat()} is no start of five minutes")
         amount, value = row.quoted("sumOpenInterest"), row.quoted("sumOpenInterestValue")
         return _row(row, symbol, moment, HISTORY, amount, value, asked_at)
 
-    rows, left_out = judged_rows(array_of(parse_json(body), "answer"), "observed_at", read, symbol)
-    return Judged({SILVER_OPEN_INTEREST.name: rows}, tuple(left_out))
+    rows, left_out = parsed_rows(array_of(parse_json(body), "answer"), "observed_at", read, symbol)
+    return ParsedResponse({SILVER_OPEN_INTEREST.name: rows}, tuple(left_out))
 
 
-def parse_present(body: bytes, symbol: str, asked_at: datetime) -> Judged:
-    """Return the one row of the present value. Raises `AnswerRefusedError`."""
+def parse_present(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:
+    """Return the one row of the present value. Raises `ResponseRejectedError`."""
     answer = Fields(parse_json(body), "answer")
     moment, amount = answer.milliseconds("time"), answer.quoted("openInterest")
-    return Judged({SILVER_OPEN_INTEREST.name: [_row(answer, symbol, moment, PRESENT, amount, None, asked_at)]})
+    return ParsedResponse({SILVER_OPEN_INTEREST.name: [_row(answer, symbol, moment, PRESENT, amount, None, asked_at)]})
 
 
 def _row(
@@ -106,12 +106,12 @@ def _row(
     asked_at: datetime,
 ) -> Row:
     if moment > asked_at + FUTURE_TOLERANCE:
-        raise AnswerRefusedError(f"{moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
+        raise ResponseRejectedError(f"{moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
     for name, number in (("open_interest", amount), ("open_interest_value", value)):
         if number is not None and number < 0:
-            raise AnswerRefusedError(f"{name} {number:f} of {moment.isoformat()} is negative")
+            raise ResponseRejectedError(f"{name} {number:f} of {moment.isoformat()} is negative")
     if (named := item.text("symbol")) != symbol:
-        raise AnswerRefusedError(f"a row is of {named[:40]!r}, asked was {symbol}")
+        raise ResponseRejectedError(f"a row is of {named[:40]!r}, asked was {symbol}")
     row = {
         "observed_at": moment,
         "symbol": symbol,
@@ -122,7 +122,7 @@ def _row(
     try:
         return typed(row, SILVER_OPEN_INTEREST)
     except ValueError as error:
-        raise AnswerRefusedError(str(error)) from None
+        raise ResponseRejectedError(str(error)) from None
 
 
 def _period(moment: datetime) -> datetime:

@@ -29,7 +29,7 @@ _INTEGER_PATTERN = "(?:0|[1-9][0-9]{0,17})"
 
 
 @dataclass(frozen=True)
-class Wire:
+class KafkaRecordFormat:
     """The columns of a contract; those in `optional` may be null or missing.
 
     The SQL is about columns of the contract's names, as `with_event` makes them.
@@ -41,7 +41,7 @@ class Wire:
     @cached_property
     def schema(self) -> str:
         """Spark's schema of the JSON."""
-        return ", ".join(f"{column.name} {_wire_type(column)}" for column in self.contract)
+        return ", ".join(f"{column.name} {_json_type(column)}" for column in self.contract)
 
     @cached_property
     def values(self) -> list[str]:
@@ -72,28 +72,32 @@ def matches(text: str, pattern: str) -> str:
     return f"{text} RLIKE '{literal}'"
 
 
-def with_event(records: DataFrame, wire: Wire) -> DataFrame:
-    """Kafka's records with the contract's columns as the wire has them, all NULL where a value holds no JSON object.
+def with_event(records: DataFrame, record_format: KafkaRecordFormat) -> DataFrame:
+    """Kafka's records with the contract's columns in the record format, all NULL where a value holds no JSON object.
 
     By a generator: a filter on the fields of a struct is pushed below it, and the JSON is taken apart anew for each
     field that the filter names.
     """
-    return records.selectExpr("*", f"inline_outer(array(from_json({VALUE}, '{wire.schema}')))")
+    return records.selectExpr("*", f"inline_outer(array(from_json({VALUE}, '{record_format.schema}')))")
 
 
-def sound_rows(records: DataFrame, wire: Wire) -> DataFrame:
+def sound_rows(records: DataFrame, record_format: KafkaRecordFormat) -> DataFrame:
     """The contract's events with their Kafka coordinates; other records are left out."""
-    return with_event(records, wire).where(wire.is_sound).selectExpr(*wire.values, *KAFKA_COLUMNS)
+    return (
+        with_event(records, record_format)
+        .where(record_format.is_sound)
+        .selectExpr(*record_format.values, *KAFKA_COLUMNS)
+    )
 
 
-def _wire_type(column: Column) -> str:
+def _json_type(column: Column) -> str:
     if column.type.startswith("decimal"):
         return "string"
     return "bigint" if column.type == TIME else spark_type(column.type)
 
 
 def _value(column: Column) -> str:
-    """SQL that turns a wire value into the lake's type."""
+    """SQL that turns a value of the record format into the lake's type."""
     if column.type.startswith("decimal"):
         return f"try_cast({column.name} AS {spark_type(column.type)}) AS {column.name}"
     if column.type == TIME:
@@ -109,4 +113,4 @@ def _decimal_pattern(column: Column) -> str | None:
 def _written(column: Column) -> str:
     if pattern := _decimal_pattern(column):
         return f'"{pattern}"'
-    return _TEXT_PATTERN if _wire_type(column) == "string" else _INTEGER_PATTERN
+    return _TEXT_PATTERN if _json_type(column) == "string" else _INTEGER_PATTERN

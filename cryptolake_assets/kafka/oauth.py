@@ -45,7 +45,7 @@ class _Token(Struct):
     """Seconds; without it the token serves one connection."""
 
 
-class _Refusal(Struct):
+class _TokenRejection(Struct):
     """An error's answer (RFC 6749, section 5.2)."""
 
     error: str = ""
@@ -119,10 +119,10 @@ def _trusted() -> ssl.SSLContext:
 def _reason(body: bytes) -> str:
     """What the server says of a refusal; nothing where it does not speak OAuth."""
     try:
-        told = json.decode(body, type=_Refusal)
+        response = json.decode(body, type=_TokenRejection)
     except (ValueError, RecursionError):
         return ""
-    return "".join(f": {' '.join(text.split())[:200]}" for text in (told.error, told.error_description) if text)
+    return "".join(f": {' '.join(text.split())[:200]}" for text in (response.error, response.error_description) if text)
 
 
 class TokenHeedingConnection(AIOKafkaConnection):  # type: ignore[misc]
@@ -139,7 +139,7 @@ class TokenHeedingConnection(AIOKafkaConnection):  # type: ignore[misc]
 class _TokenHeeding(OAuthAuthenticator):  # type: ignore[misc]
     async def step(self, payload: bytes | None) -> tuple[bytes, bool] | None:
         if payload:
-            told = payload.decode("utf-8", errors="replace")[:300]
-            raise SaslAuthenticationFailed(f"the broker does not take the token: {told}")
+            response = payload.decode("utf-8", errors="replace")[:300]
+            raise SaslAuthenticationFailed(f"the broker does not take the token: {response}")
         step: tuple[bytes, bool] | None = await super().step(payload)
         return step

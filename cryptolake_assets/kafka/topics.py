@@ -1,7 +1,7 @@
 """Kafka seen from outside the data path: topics, offsets, a look at what a topic holds, the dead-letter record.
 
 The functions without `_async` may be called from anywhere, with an event loop running in the thread or without one.
-All raise `BrokerError`, which names the servers, when the brokers cannot be reached, and its kind `BrokerRefusedError`
+All raise `BrokerError`, which names the servers, when the brokers cannot be reached, and its kind `BrokerAccessError`
 when they refuse for good.
 """
 
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
-from cryptolake_assets.captures.followed_symbols import streams_in_use
-from cryptolake_assets.errors import BrokerError, BrokerRefusedError, SettingsError
+from cryptolake_assets.captures.tracked_symbols import streams_in_use
+from cryptolake_assets.errors import BrokerAccessError, BrokerError, SettingsError
 from cryptolake_assets.kafka.access import aiokafka_options
-from cryptolake_assets.kafka.refusals import broker_error, cause_of, find_problem, refused_by_java, told
+from cryptolake_assets.kafka.broker_errors import broker_error, cause_of, explained, find_problem, java_access_error
 from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.settings import Settings, env_name
 
@@ -86,7 +86,7 @@ async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
     for topic, code, *detail in answer.topic_errors:
         if code not in (0, _TOPIC_EXISTS):
             message = next((str(text) for text in detail if text), "")
-            raise BrokerRefusedError(
+            raise BrokerAccessError(
                 f"kafka: the brokers at {settings.bootstrap_servers} refused to create topic {topic} "
                 f"({for_code(code).__name__}{': ' + message if message else ''}). Check CRYPTOLAKE_KAFKA_PARTITIONS "
                 f"({settings.kafka_partitions}), CRYPTOLAKE_KAFKA_REPLICATION ({settings.kafka_replication}) and the "
@@ -167,12 +167,12 @@ def error_of_spark(settings: Settings, message: str) -> BrokerError | None:
 
     A client that got no token only says that it could not be made: then this process knocks with the same settings.
     """
-    if (refused := refused_by_java(settings, message)) is not None:
+    if (refused := java_access_error(settings, message)) is not None:
         return refused
     if _JAVA_CLIENT_NOT_MADE in message:
         with contextlib.suppress(SettingsError):
             if (problem := _run(find_problem(settings))) is not None:
-                return told(settings, "read with Spark", problem)
+                return explained(settings, "read with Spark", problem)
     return None
 
 

@@ -57,12 +57,12 @@ def _ensure_family(settings: Settings) -> None:
     table = get_catalog(settings).load_table(BRONZE_TRADES.identifier)
     family = settings.venue.family
     # Lakes that are older than the property are of futures.
-    held = table.properties.get(FAMILY_PROPERTY)
-    if held is None and table.metadata.current_snapshot_id is not None:
-        held = Family.FUTURES.value
-    if held not in (None, family):
+    known = table.properties.get(FAMILY_PROPERTY)
+    if known is None and table.metadata.current_snapshot_id is not None:
+        known = Family.FUTURES.value
+    if known not in (None, family):
         raise LakeMarketError(
-            f"lake: {settings.warehouse_location} holds trades of {held}, and CRYPTOLAKE_MARKET is {settings.market}. "
+            f"lake: {settings.warehouse_location} holds trades of {known}, and CRYPTOLAKE_MARKET is {settings.market}. "
             "Their symbols may be the same words for other things. Give this market a CRYPTOLAKE_HOME (and a "
             "CRYPTOLAKE_WAREHOUSE, where it is set) of its own."
         )

@@ -47,7 +47,7 @@ class BronzeFile:
     largest_qty: int | None = None
 
 
-def head_sequence(table: Table) -> int:
+def current_sequence(table: Table) -> int:
     """Sequence number of the current snapshot; 0 while the table is empty."""
     snapshot = table.current_snapshot()
     return (snapshot.sequence_number or 0) if snapshot else 0

@@ -16,11 +16,11 @@ from datetime import datetime
 from enum import StrEnum
 
 RETRY_FIRST_S = 30.0
-RETRY_LONGEST_S = 3_600.0
+RETRY_MAX_S = 3_600.0
 
 WHOLE_HOUR = 0
 """As a sequence number: every minute of the hour is to be recomputed, and those that have no trade any more go."""
-MOST_WHOLE_HOURS = 4
+MAX_WHOLE_HOURS = 4
 """So many of them are in flight at most: a month of history must not hold up the open hour."""
 
 
@@ -49,7 +49,7 @@ class PendingHour:
 
 
 @dataclass(frozen=True)
-class RunWish:
+class SilverRequest:
     """A Silver run to ask for. `key` is the same when the same tick is evaluated again, and never otherwise."""
 
     hour: datetime
@@ -157,12 +157,12 @@ class FollowerState:
                 entry.later_from = None
                 entry.requested = None
                 entry.attempts += 1
-                delay = min(RETRY_LONGEST_S, RETRY_FIRST_S * 2 ** min(entry.attempts - 1, 20))
+                delay = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** min(entry.attempts - 1, 20))
                 entry.retry_at = now if arrived_since else now + delay
 
-    def wishes(
-        self, is_busy: Callable[[datetime], bool], now: float, most: int, interval_s: float = 0.0
-    ) -> list[RunWish]:
+    def due_requests(
+        self, is_busy: Callable[[datetime], bool], now: float, limit: int, interval_s: float = 0.0
+    ) -> list[SilverRequest]:
         """The runs to ask for now, oldest data first and whole hours last, so that at most `most` are in flight.
 
         Hours that another run works on wait, and those that were asked for less than `interval_s` ago.
@@ -174,11 +174,11 @@ class FollowerState:
             if entry.requested is None and entry.retry_at <= now and key not in self.asked
         ]
         in_flight = [entry for entry in self.pending.values() if entry.requested is not None]
-        room = most - len(in_flight)
+        room = limit - len(in_flight)
         whole_hours = sum(entry.from_sequence == WHOLE_HOUR for entry in in_flight)
-        wishes: list[RunWish] = []
+        requests: list[SilverRequest] = []
         for is_whole, from_sequence, key, entry in sorted(due, key=lambda item: item[:3]):
-            if len(wishes) >= room or (is_whole and whole_hours >= MOST_WHOLE_HOURS):
+            if len(requests) >= room or (is_whole and whole_hours >= MAX_WHOLE_HOURS):
                 break
             hour = datetime.fromisoformat(key)
             if is_busy(hour):
@@ -187,8 +187,8 @@ class FollowerState:
             entry.requested = entry.generation
             self.asked[key] = now
             request = self._request(entry.generation)
-            wishes.append(RunWish(hour, from_sequence, request, f"{key}/{request}/{entry.attempts}"))
-        return wishes
+            requests.append(SilverRequest(hour, from_sequence, request, f"{key}/{request}/{entry.attempts}"))
+        return requests
 
     def waiting(self, is_loaded: Callable[[datetime], bool]) -> list[datetime]:
         """Return the pending hours that are no partition of the loaded definitions yet."""
@@ -200,10 +200,10 @@ class FollowerState:
             key = hour.isoformat()
             self.unreported[key] = self.unreported.get(key, 0) + number
 
-    def reports(self, now: float, most: int, interval_s: float = 0.0) -> dict[datetime, int]:
+    def reports(self, now: float, limit: int, interval_s: float = 0.0) -> dict[datetime, int]:
         """Rows by hour to tell of now: at most `most` hours, each at most once in `interval_s`, oldest first."""
         self.reported = _recent(self.reported, now, interval_s)
-        due = sorted(key for key in self.unreported if key not in self.reported)[:most]
+        due = sorted(key for key in self.unreported if key not in self.reported)[:limit]
         self.reported.update(dict.fromkeys(due, now))
         return {datetime.fromisoformat(key): self.unreported.pop(key) for key in due}
 
@@ -214,7 +214,7 @@ def _recent(times: Mapping[str, float], now: float, interval_s: float) -> dict[s
 
 
 @dataclass(frozen=True)
-class Partitioned:
+class SplitHours:
     """Touched hours, split by whether they can be a partition; `outside` is hour to rows."""
 
     inside: dict[datetime, int]
@@ -226,11 +226,11 @@ def split_hours(
     rows: Mapping[datetime, int],
     earliest: datetime,
     latest: datetime,
-) -> Partitioned:
+) -> SplitHours:
     """Hours that begin in [earliest, latest] are inside; `inside` maps to sequences, `outside` to row counts."""
     inside = {hour: sequence for hour, sequence in oldest_sequences.items() if earliest <= hour <= latest}
     outside = {hour: rows.get(hour, 0) for hour in oldest_sequences if hour not in inside}
-    return Partitioned(inside, outside)
+    return SplitHours(inside, outside)
 
 
 def rows_by_hour(files: Iterable[tuple[datetime, int]]) -> dict[datetime, int]:

@@ -197,7 +197,7 @@ def _row(item: Mapping[str, Any]) -> CoverageRow:
 
 
 @dataclass(frozen=True)
-class Gap:
+class CoverageGap:
     """A span of exchange time, ms since 1970, between two spans of coverage of one (symbol, stream)."""
 
     symbol: str
@@ -206,19 +206,19 @@ class Gap:
     to_ms: int
 
 
-def gaps_of(table: Table, snapshot_id: int | None = None) -> list[Gap]:
+def gaps_of(table: Table, snapshot_id: int | None = None) -> list[CoverageGap]:
     """What the union of the coverage rows of a snapshot (None: the current one) leaves out between each symbol's first
     and last moment, in order."""
     fields = ("symbol", "stream", "connected_from", "connected_to")
     rows = table.scan(row_filter=NOT_LOADING, selected_fields=fields, snapshot_id=snapshot_id).to_arrow()
     columns = [(name, "ascending") for name in ("symbol", "stream", "connected_from")]
-    gaps: list[Gap] = []
+    gaps: list[CoverageGap] = []
     reached: dict[tuple[str, str], int] = {}
     for row in rows.sort_by(columns).to_pylist():
         of = (row["symbol"], row["stream"])
         begin_ms, end_ms = _epoch_ms(row["connected_from"]), _epoch_ms(row["connected_to"])
         if of in reached and begin_ms > reached[of]:
-            gaps.append(Gap(*of, reached[of], begin_ms))
+            gaps.append(CoverageGap(*of, reached[of], begin_ms))
         reached[of] = max(end_ms, reached.get(of, end_ms))
     return gaps
 

@@ -15,7 +15,7 @@ from cryptolake_assets.settings import Settings
 _LINE_NUMBER = re.compile(r"\Aline [0-9]+: ")
 
 
-def keep_set_aside(settings: Settings, source: str, lines: Sequence[BadLine]) -> int:
+def write_rejected_lines(settings: Settings, source: str, lines: Sequence[BadLine]) -> int:
     """Append the lines that are not there yet, without Kafka coordinates; return how many these are.
 
     A line and its reason are kept once per file: another issue, with or without a header, moves line numbers.
@@ -26,8 +26,8 @@ def keep_set_aside(settings: Settings, source: str, lines: Sequence[BadLine]) ->
     if not lines:
         return 0
     table = load_table(settings, BRONZE_REJECTED)
-    held = table.scan(row_filter=equal("stream", source), selected_fields=("raw", "reason")).to_arrow().to_pylist()
-    known = {(row["raw"], _LINE_NUMBER.sub("", row["reason"])) for row in held}
+    stored = table.scan(row_filter=equal("stream", source), selected_fields=("raw", "reason")).to_arrow().to_pylist()
+    known = {(row["raw"], _LINE_NUMBER.sub("", row["reason"])) for row in stored}
     new: dict[tuple[bytes, str], BadLine] = {}
     for line in lines:
         new.setdefault((line.text.encode(), line.reason), line)

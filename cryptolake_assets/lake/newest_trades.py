@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 LOOK_BACK: Final = timedelta(hours=24)
 """Before the newest trade of all: a symbol without one for longer is not found."""
-MOST_ROWS: Final = 5_000_000
+MAX_ROWS: Final = 5_000_000
 """Most rows of files that are read, the newest files first."""
 
 _COLUMNS: Final = ["symbol", "stream", "exchange", "trade_id", "event_time"]
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
-def last_trades(settings: Settings, exchange: str, stream: str, symbols: Collection[str]) -> dict[str, tuple[int, int]]:
+def newest_trades(
+    settings: Settings, exchange: str, stream: str, symbols: Collection[str]
+) -> dict[str, tuple[int, int]]:
     """Id and event time (µs since 1970, UTC) of each symbol's trade with the highest id, as far as it was found.
 
     Files are read from the newest trade backwards until every symbol was met. Blocks; raises what the catalog raises.
@@ -43,7 +45,7 @@ def last_trades(settings: Settings, exchange: str, stream: str, symbols: Collect
     begins = newest + HOUR
     for file in files:
         met_all = len(found) == len(symbols) and file.latest < begins
-        if met_all or rows >= MOST_ROWS:
+        if met_all or rows >= MAX_ROWS:
             break
         if not _may_hold(file.constants.get("symbol"), symbols) or not _may_hold(
             file.constants.get("stream"), (stream,)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.errors import AnswerTooLargeError, SnapshotExpiredError
+from cryptolake_assets.errors import ResponseTooLargeError, SnapshotExpiredError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.duck import open_duckdb
 
@@ -25,7 +25,7 @@ FIRST_FILES = 2
 
 
 @dataclass(frozen=True)
-class Query:
+class PageQuery:
     """What is asked of a table. `key` orders the rows and is unique among them, or made so by `distinct`."""
 
     key: tuple[str, ...]
@@ -46,10 +46,10 @@ class Page:
     more: bool
 
 
-def read_page(table: Table, snapshot_id: int | None, query: Query, max_bytes: int) -> Page:
+def read_page(table: Table, snapshot_id: int | None, query: PageQuery, max_bytes: int) -> Page:
     """Reads a page of a snapshot (None: of an empty table). Blocks.
 
-    Raises `SnapshotExpiredError`, and `AnswerTooLargeError` once more than `max_bytes` of rows are held in memory.
+    Raises `SnapshotExpiredError`, and `ResponseTooLargeError` once more than `max_bytes` of rows are held in memory.
     """
     import pyarrow as pa
 
@@ -68,7 +68,7 @@ def read_page(table: Table, snapshot_id: int | None, query: Query, max_bytes: in
         if query.limit is not None:
             found = _in_order(found, query, query.limit + 1)
         if found.nbytes > max_bytes:
-            raise AnswerTooLargeError(
+            raise ResponseTooLargeError(
                 f"the answer is larger than {max_bytes >> 20} MiB. Ask for a shorter range, or for pages with `limit`."
             )
         if query.limit is not None and found.num_rows > query.limit and _is_before(found, rest, query):
@@ -90,7 +90,7 @@ def _schema(table: Table, columns: Sequence[str]) -> pa.Schema:
     return pa.schema([made.field(name) for name in columns])
 
 
-def _from_place(query: Query) -> BooleanExpression:
+def _from_place(query: PageQuery) -> BooleanExpression:
     """The filter, and that the key's first column is not on the wrong side of the place."""
     if not query.after:
         return query.where
@@ -105,7 +105,7 @@ class _Planned:
     """The file's first value of the key's first column in the order of the query; None where it is not known."""
 
 
-def _ordered(table: Table, scan: DataScan, query: Query) -> list[_Planned]:
+def _ordered(table: Table, scan: DataScan, query: PageQuery) -> list[_Planned]:
     """The planned files in the order in which their rows begin; those without bounds come first."""
     from pyiceberg.conversions import from_bytes
 
@@ -141,7 +141,7 @@ def read_files(table: Table, scan: DataScan, tasks: list[FileScanTask]) -> pa.Ta
     return rows.cast(_schema(table, rows.column_names))
 
 
-def _in_order(rows: pa.Table, query: Query, limit: int | None) -> pa.Table:
+def _in_order(rows: pa.Table, query: PageQuery, limit: int | None) -> pa.Table:
     """The rows behind the place, in order; of those with one key the first by all of its columns where the query says
     so, whatever the order of files and rows."""
     direction = "DESC" if query.descending else "ASC"
@@ -161,7 +161,7 @@ def _in_order(rows: pa.Table, query: Query, limit: int | None) -> pa.Table:
         return duck.sql(sql, params=values or None).to_arrow_table().cast(rows.schema)
 
 
-def _is_before(found: pa.Table, rest: _Planned | None, query: Query) -> bool:
+def _is_before(found: pa.Table, rest: _Planned | None, query: PageQuery) -> bool:
     """Whether every row that the rest of the files may hold comes behind the last one found."""
     from pyiceberg.utils.datetime import date_to_days, datetime_to_micros
 

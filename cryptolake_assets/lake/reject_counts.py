@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Tally:
+class RejectSource:
     """What is counted: the column of the time, and SQL for the reason and the symbol over `columns`."""
 
     time: str
@@ -42,57 +42,61 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Tallied:
+class RejectCounts:
     """Counts (an Arrow table of `COLUMNS`, most first), and from when on; None where nothing bounds it."""
 
     rows: pa.Table
     start: datetime | None
 
 
-def tally(table: Table, snapshot_id: int | None, what: Tally, start: datetime | None, end: datetime | None) -> Tallied:
+def count_rejects(
+    table: Table, snapshot_id: int | None, source: RejectSource, start: datetime | None, end: datetime | None
+) -> RejectCounts:
     """Counts rows of a snapshot (None: of an empty table) whose time is in [start, end]. Blocks."""
     import pyarrow as pa
 
     if snapshot_id is None:
-        return Tallied(_schema().empty_table(), start)
-    scan = _scan(table, snapshot_id, what, start, end)
+        return RejectCounts(_schema().empty_table(), start)
+    scan = _scan(table, snapshot_id, source, start, end)
     tasks = list(scan.plan_files())
-    if start is None and (newest := _newest(table, tasks, what)) is not None:
+    if start is None and (newest := _newest(table, tasks, source)) is not None:
         start = newest - RECENT
-        scan = _scan(table, snapshot_id, what, start, end)
+        scan = _scan(table, snapshot_id, source, start, end)
         tasks = list(scan.plan_files())
     counted = _schema().empty_table()
     for begin in range(0, len(tasks), FILES_AT_ONCE):
         found = pages.read_files(table, scan, tasks[begin : begin + FILES_AT_ONCE])
-        counted = _summed(pa.concat_tables([counted, _counted(found, what)]))
-    return Tallied(counted, start)
+        counted = _summed(pa.concat_tables([counted, _counted(found, source)]))
+    return RejectCounts(counted, start)
 
 
 def _schema() -> pa.Schema:
     return TableSpec("", "", "", COLUMNS).arrow_schema()
 
 
-def _scan(table: Table, snapshot_id: int, what: Tally, start: datetime | None, end: datetime | None) -> DataScan:
-    bounds = [filters.at_least(what.time, start)] if start else []
-    bounds += [filters.at_most(what.time, end)] if end else []
-    return table.scan(filters.all_of(*bounds), selected_fields=(*what.columns, what.time), snapshot_id=snapshot_id)
+def _scan(
+    table: Table, snapshot_id: int, source: RejectSource, start: datetime | None, end: datetime | None
+) -> DataScan:
+    bounds = [filters.at_least(source.time, start)] if start else []
+    bounds += [filters.at_most(source.time, end)] if end else []
+    return table.scan(filters.all_of(*bounds), selected_fields=(*source.columns, source.time), snapshot_id=snapshot_id)
 
 
-def _newest(table: Table, tasks: list[FileScanTask], what: Tally) -> datetime | None:
+def _newest(table: Table, tasks: list[FileScanTask], source: RejectSource) -> datetime | None:
     """By the files' statistics, so at most so late; None without a file, or where one has none."""
     from pyiceberg.conversions import from_bytes
     from pyiceberg.utils.datetime import micros_to_timestamptz
 
-    field = table.schema().find_field(what.time)
+    field = table.schema().find_field(source.time)
     kind: Any = field.field_type
     bounds = [(task.file.upper_bounds or {}).get(field.field_id) for task in tasks]
     known: list[Any] = [from_bytes(kind, bound) for bound in bounds if bound is not None]
     return micros_to_timestamptz(max(known)) if known and len(known) == len(bounds) else None
 
 
-def _counted(found: pa.Table, what: Tally) -> pa.Table:
-    sql = f"""SELECT {what.reason} AS reason, {what.symbol} AS symbol, count(*) AS rows, min({what.time}) AS first_at,
-      max({what.time}) AS last_at FROM found GROUP BY 1, 2"""
+def _counted(found: pa.Table, source: RejectSource) -> pa.Table:
+    sql = f"""SELECT {source.reason} AS reason, {source.symbol} AS symbol, count(*) AS rows,
+      min({source.time}) AS first_at, max({source.time}) AS last_at FROM found GROUP BY 1, 2"""
     return _run(sql, found)
 
 

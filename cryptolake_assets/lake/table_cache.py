@@ -29,18 +29,18 @@ IN_USE_S = 600.0
 
 
 @dataclass
-class _Head:
+class _CachedTable:
     location: str
     table: Table | None = None
     asked_at: float = 0.0
 
 
-class Heads:
+class TableCache:
     """What the catalog says of its tables, as of the last `refresh`. Safe for threads."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._heads: dict[Identifier, _Head] = {}
+        self._tables: dict[Identifier, _CachedTable] = {}
         self._lock = threading.Lock()
         self._looking = threading.Lock()
         self.refreshed_at: float | None = None
@@ -59,7 +59,7 @@ class Heads:
         located = self._locations(catalog)
         changed = set()
         for identifier, location in located.items():
-            known = self._heads.get(identifier)
+            known = self._tables.get(identifier)
             if known is not None and known.location == location:
                 continue
             changed.add(identifier)
@@ -67,44 +67,44 @@ class Heads:
             in_use = time.monotonic() - asked_at < IN_USE_S if asked_at else False
             table = self._loaded_ahead(catalog, identifier) if in_use else None
             with self._lock:
-                self._heads[identifier] = _Head(location, table, asked_at)
+                self._tables[identifier] = _CachedTable(location, table, asked_at)
         with self._lock:
-            for identifier in self._heads.keys() - located.keys():
-                del self._heads[identifier]
+            for identifier in self._tables.keys() - located.keys():
+                del self._tables[identifier]
                 changed.add(identifier)
         self.refreshed_at = time.monotonic()
         return frozenset(changed)
 
     def identifiers(self) -> tuple[Identifier, ...]:
         """All tables, by name."""
-        return tuple(sorted(self._heads))
+        return tuple(sorted(self._tables))
 
     def table(self, identifier: Identifier) -> Table:
         """The table as of the last `refresh`; loads it when it is asked for the first time. Raises
         `TableNotFoundError`, `TableUnreadableError`."""
         from pyiceberg.exceptions import NoSuchTableError
 
-        head = self._heads.get(identifier)
-        if head is None:
+        entry = self._tables.get(identifier)
+        if entry is None:
             raise _missing(identifier)
-        head.asked_at = time.monotonic()
-        if head.table is None:
+        entry.asked_at = time.monotonic()
+        if entry.table is None:
             try:
                 table = get_catalog(self._settings).load_table(identifier)
             except NoSuchTableError:
                 raise _missing(identifier) from None
             except FileNotFoundError:
                 raise _unreadable(identifier) from None
-            head.table = table
-        return head.table
+            entry.table = table
+        return entry.table
 
     def snapshot_id(self, identifier: Identifier) -> int | None:
         """Of the table's state if it is loaded; never blocks. None for an empty, unknown or not yet loaded table."""
-        head = self._heads.get(identifier)
-        if head is None or head.table is None:
+        entry = self._tables.get(identifier)
+        if entry is None or entry.table is None:
             return None
-        head.asked_at = time.monotonic()
-        return head.table.metadata.current_snapshot_id
+        entry.asked_at = time.monotonic()
+        return entry.table.metadata.current_snapshot_id
 
     def _loaded_ahead(self, catalog: Catalog, identifier: Identifier) -> Table | None:
         """None for one that cannot be had: who asks for it is told, and the other tables go on."""
@@ -135,7 +135,7 @@ class Heads:
         return {identifier: self._location(catalog, identifier) for identifier in listed}
 
     def _location(self, catalog: Catalog, identifier: Identifier) -> str:
-        known = self._heads.get(identifier)
+        known = self._tables.get(identifier)
         if known is not None and (not known.asked_at or time.monotonic() - known.asked_at > IN_USE_S):
             known.table = None  # not looked at any more: loaded anew when it is asked for
             return known.location

@@ -43,7 +43,7 @@ class Weights:
 
     def of_klines(self, limit: int) -> int:
         """The weight of a page of at most `limit` klines."""
-        return next((weight for most, weight in self.klines if limit <= most), self.klines[-1][1])
+        return next((weight for maximum, weight in self.klines if limit <= maximum), self.klines[-1][1])
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Venue:
     rest_path: str
     """Before every endpoint: `/fapi/v1`."""
     weights: Weights
-    most_klines: int
+    max_klines: int
     """Largest page of klines."""
     klines_newest_first: bool
     """Whether a page holds the newest klines of the window that was asked for, not the oldest."""
@@ -119,7 +119,7 @@ COIN_M = Venue(
     rest_base_url="https://dapi.binance.com",
     rest_path="/dapi/v1",
     weights=_FUTURES_WEIGHTS,
-    most_klines=1_500,
+    max_klines=1_500,
     klines_newest_first=True,
     agg_trades_window_ms=HOUR_MS,
     archive_path="/data/futures/cm",
@@ -142,7 +142,7 @@ USD_M = Venue(
     rest_base_url="https://fapi.binance.com",
     rest_path="/fapi/v1",
     weights=_FUTURES_WEIGHTS,
-    most_klines=1_500,
+    max_klines=1_500,
     klines_newest_first=False,
     agg_trades_window_ms=HOUR_MS,
     archive_path="/data/futures/um",
@@ -172,7 +172,7 @@ SPOT = Venue(
         tickers=80,
         klines=((1_000, 2),),
     ),
-    most_klines=1_000,
+    max_klines=1_000,
     klines_newest_first=False,
     agg_trades_window_ms=None,
     archive_path="/data/spot",
@@ -191,7 +191,7 @@ def venue_of(symbol: str, family: Family = Family.FUTURES) -> Venue:
     return next(venue for venue in VENUES.values() if venue.family is family and venue.symbols.fullmatch(symbol))
 
 
-def exchanges_of(followed: Venue) -> tuple[str, ...]:
+def exchanges_of(venue: Venue) -> tuple[str, ...]:
     """The `exchange` of the rows that a lake may hold in which this venue is followed; its own first."""
-    beside = (venue.exchange for venue in VENUES.values() if venue.family is followed.family)
-    return tuple(dict.fromkeys((followed.exchange, *beside)))
+    others = (other.exchange for other in VENUES.values() if other.family is venue.family)
+    return tuple(dict.fromkeys((venue.exchange, *others)))

@@ -110,7 +110,7 @@ class Measure(Column):
 
     It is aggregated from trades by `aggregate`, or from bars by `sql` (with `{closes}` for a dialect's fragment);
     `derive` makes it from the row of aggregates. A measure with none of them is a key or is set by the refresh. One
-    that is not `published` is an aggregate that others are derived from. `of` names what SQL does not: the measures
+    that is not `published` is an aggregate that others are derived from. `inputs` names what SQL does not: the measures
     that it is derived from, or the columns of a row's source.
     """
 
@@ -118,7 +118,8 @@ class Measure(Column):
     sql: str | None = None
     derive: Callable[[Row], Any] | None = None
     published: bool = True
-    of: tuple[str, ...] = ()
+
+    inputs: tuple[str, ...] = ()
 
 
 def ratio(numerator: Decimal, denominator: Decimal) -> Decimal:
@@ -166,15 +167,15 @@ def _volatility(row: Row) -> float:
 
 
 BAR_MEASURES = (
-    Measure("symbol", "string", "the exchange's symbol", of=("symbol",)),
-    Measure("window_start", TIME, "open time of the minute", of=("event_time",)),
+    Measure("symbol", "string", "the exchange's symbol", inputs=("symbol",)),
+    Measure("window_start", TIME, "open time of the minute", inputs=("event_time",)),
     Measure("open", PRICE, "price of the first trade by (event_time, trade_id)", Aggregate(Function.FIRST, "price")),
     Measure("high", PRICE, "highest price", Aggregate(Function.HIGHEST, "price")),
     Measure("low", PRICE, "lowest price", Aggregate(Function.LOWEST, "price")),
     Measure("close", PRICE, "price of the last trade by (event_time, trade_id)", Aggregate(Function.LAST, "price")),
     Measure("volume", VOLUME, "base currency", Aggregate(Function.TOTAL, "qty")),
     Measure("quote_volume", QUOTE_VOLUME, "quote currency", Aggregate(Function.TOTAL, "quote")),
-    Measure("vwap", PRICE, "quote_volume / volume, rounded half up", derive=_vwap, of=("quote_volume", "volume")),
+    Measure("vwap", PRICE, "quote_volume / volume, rounded half up", derive=_vwap, inputs=("quote_volume", "volume")),
     Measure("trades", "long", "single trades", Aggregate(Function.TOTAL, "last_trade_id - first_trade_id + 1")),
     Measure(
         "taker_buy_volume",
@@ -196,7 +197,7 @@ BAR_MEASURES = (
         "trades_dropped",
         "long",
         "order-book trades of the minute that a quality rule keeps out of the bar",
-        of=("price", "qty", "trade_type"),
+        inputs=("price", "qty", "trade_type"),
     ),
     Measure(
         "evidence",
@@ -207,8 +208,8 @@ BAR_MEASURES = (
 """Columns of `silver.futures_ohlcv_1m`, over the sound MARKET trades of one (symbol, minute), repeats removed."""
 
 DAILY_MEASURES = (
-    Measure("symbol", "string", "the exchange's symbol", of=("symbol",)),
-    Measure("trade_date", "date", "UTC day", of=("window_start",)),
+    Measure("symbol", "string", "the exchange's symbol", inputs=("symbol",)),
+    Measure("trade_date", "date", "UTC day", inputs=("window_start",)),
     Measure("open", PRICE, "open of the first bar", sql="min_by(open, window_start)"),
     Measure("high", PRICE, "highest price", sql="max(high)"),
     Measure("low", PRICE, "lowest price", sql="min(low)"),
@@ -222,23 +223,23 @@ DAILY_MEASURES = (
         PRICE,
         "total_quote_volume / total_volume, rounded half up",
         derive=_daily_vwap,
-        of=("total_quote_volume", "total_volume"),
+        inputs=("total_quote_volume", "total_volume"),
     ),
     Measure(
         "taker_buy_ratio",
         PRICE,
         "taker buy volume / volume, rounded half up",
         derive=_taker_buy_ratio,
-        of=("taker_buy_volume", "total_volume"),
+        inputs=("taker_buy_volume", "total_volume"),
     ),
     Measure(
         "realised_volatility",
         "double",
         "square root of the sum of squared log returns of minute closes",
         derive=_volatility,
-        of=("closes",),
+        inputs=("closes",),
     ),
-    Measure("minutes_with_trades", "long", "bars of the day", sql="count(*)", of=("window_start",)),
+    Measure("minutes_with_trades", "long", "bars of the day", sql="count(*)", inputs=("window_start",)),
     Measure("is_complete", "boolean", "every trade of the day is proven to be in its bars"),
     Measure("updated_at", TIME, "when the row last changed; outside all equality"),
     Measure(
@@ -257,7 +258,7 @@ DAILY_MEASURES = (
         "closes of the day's bars in order of time",
         sql="{closes}",
         published=False,
-        of=("close", "window_start"),
+        inputs=("close", "window_start"),
     ),
 )
 """Columns of `gold.futures_daily_stats`, over the bars of one (symbol, UTC day)."""
@@ -275,7 +276,7 @@ def lineage(measures: Sequence[Measure], source: Collection[str]) -> dict[str, t
 
     def found(measure: Measure) -> set[str]:
         names = {*(measure.aggregate.made_of if measure.aggregate else ()), *_names_in(measure.sql or "")}
-        for name in measure.of:
+        for name in measure.inputs:
             names |= found(by_name[name]) if measure.derive is not None else {name}
         return names & set(source)
 

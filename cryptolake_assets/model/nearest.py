@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import Final
 
-MOST_NAMED: Final = 3
+MAX_NAMED: Final = 3
 RESEMBLES: Final = 0.6  # difflib's own bound for close matches
 AS_NEAR: Final = 0.15  # a name that resembles it so much less than the nearest one only distracts
 _SEPARATOR: Final = re.compile(r"[./]")
@@ -32,7 +32,7 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     scores = {item: SequenceMatcher(None, wanted, tail).ratio() for item, tail in tails.items()}
     bound = max([RESEMBLES, *(score - AS_NEAR for score in scores.values())])
     close = [item for item, score in scores.items() if score >= bound or (wanted and wanted in tails[item])]
-    return sorted(close, key=lambda item: (-scores[item], item))[:MOST_NAMED]
+    return sorted(close, key=lambda item: (-scores[item], item))[:MAX_NAMED]
 
 
 def _parts(name: str) -> list[str]:

@@ -223,11 +223,11 @@ class FaultBoard:
         self.switches = []
         self.version += 1
 
-    def of(self, *kinds: type[msgspec.Struct]) -> Sequence[Switch]:
-        """The switches of these kinds, kind by kind."""
-        return [switch for kind in kinds for switch in self.switches if isinstance(switch.fault, kind)]
+    def switches_of(self, *types: type[msgspec.Struct]) -> Sequence[Switch]:
+        """The switches of these types, kind by kind."""
+        return [switch for kind in types for switch in self.switches if isinstance(switch.fault, kind)]
 
-    def refusal(self, path: str, now_s: float) -> RestLimit | None:
+    def rest_limit(self, path: str, now_s: float) -> RestLimit | None:
         """The limit that a request meets now, if any; counts it."""
         for switch in self.switches:
             fault = switch.fault
@@ -239,7 +239,7 @@ class FaultBoard:
                 return fault
         return None
 
-    def of_source(self, source: str) -> SourceFault | None:
+    def source_fault(self, source: str) -> SourceFault | None:
         """What the next request of a batch source meets, if anything; counts it."""
         for switch in self.switches:
             fault = switch.fault

@@ -181,7 +181,7 @@ def _check_home(settings: Settings) -> None:
 
 def _check_subscriptions(settings: Settings, chosen: tuple[Part, ...]) -> None:
     if {part.name for part in chosen} & {EXCHANGE, PRODUCER}:
-        from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
+        from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 
         resolve_subscriptions(settings)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from cryptolake_assets.bronze.offsets import report_path
-from cryptolake_assets.captures.followed_symbols import default_end_date, default_start_date, streams_in_use
+from cryptolake_assets.captures.tracked_symbols import default_end_date, default_start_date, streams_in_use
 from cryptolake_assets.errors import ArgumentError, CaptureError
 from cryptolake_assets.lake.stores import postgres_url
 from cryptolake_assets.model.nearest import did_you_mean
@@ -24,7 +24,7 @@ from cryptolake_assets.settings.exchange import ExchangeSettings
 from cryptolake_assets.settings.extra_streams import NO_STREAMS
 from cryptolake_assets.settings.graph import GraphSettings
 from cryptolake_assets.settings.kafka import KafkaSettings
-from cryptolake_assets.settings.producer import StreamSettings
+from cryptolake_assets.settings.producer import ProducerSettings
 
 INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
 """Every process of a platform carries its home in this variable; `down` finds them by it."""
@@ -38,7 +38,7 @@ GRAPH_SETTINGS = frozenset(GraphSettings.model_fields)
 API_SETTINGS = frozenset(ApiSettings.model_fields)
 """Settings that only the readers use: a change of them restarts nothing but these."""
 
-FOLLOWING = frozenset(StreamSettings.model_fields) | {"symbols"}
+FOLLOWING = frozenset(ProducerSettings.model_fields) | {"symbols"}
 """Settings of what is followed, which concern the producer and those who judge what it brings."""
 
 REPAIR_SETTINGS = frozenset(ExchangeSettings.model_fields)

@@ -26,12 +26,12 @@ log = structlog.get_logger(__name__)
 class CatchUpOptions:
     """When a symbol counts as quiet; the defaults suit the exchange."""
 
-    look_every_s: float = 1.0
-    quiet_s: float = 5.0
+    poll_s: float = 1.0
+    after_opening_s: float = 5.0
     """Without a trade for so long after a connection was opened."""
-    silent_s: float = 60.0
+    stale_s: float = 60.0
     """Without a trade for so long on a connection that stands; then after twice as long, and so on."""
-    longest_silence_s: float = 3_600.0
+    max_stale_s: float = 3_600.0
     settle_s: float = 1.0
     """How long trades that the history has are given to come by the stream."""
     retry_s: float = 5.0
@@ -71,7 +71,7 @@ class CatchUp:
     async def run(self) -> None:
         """Watches until it is cancelled."""
         while True:
-            await asyncio.sleep(self._options.look_every_s)
+            await asyncio.sleep(self._options.poll_s)
             await self.look()
 
     async def look(self) -> None:
@@ -95,9 +95,9 @@ class CatchUp:
             return
         now, options = self._monotonic(), self._options
         if is_new:
-            self._watched[symbol] = _Watched(last, now + options.quiet_s, options.silent_s)
+            self._watched[symbol] = _Watched(last, now + options.after_opening_s, options.stale_s)
         elif watched is None or watched.last != last:
-            self._watched[symbol] = _Watched(last, now + options.silent_s, options.silent_s)
+            self._watched[symbol] = _Watched(last, now + options.stale_s, options.stale_s)
 
     async def _ask(self, symbol: str, watched: _Watched) -> None:
         """Asks what the exchange has after the last known trade, and tells the tracker how far it reaches."""
@@ -110,7 +110,7 @@ class CatchUp:
         # An odd row does not say when it was; the repairer meets it in the gap that the next trade shows.
         known = [(row.trade_id, row.time_ms) for row in page if row.trade_id is not None and row.time_ms is not None]
         if not known:
-            watched.pause_s = min(self._options.longest_silence_s, watched.pause_s * 2)
+            watched.pause_s = min(self._options.max_stale_s, watched.pause_s * 2)
             watched.ask_at = self._monotonic() + watched.pause_s
             return
         if len(page) < self._history.page_size:
@@ -126,6 +126,6 @@ class CatchUp:
         # At once: behind a whole page there may be more.
         self._watched[symbol] = _Watched(
             self._tracker.last(symbol) or last,
-            self._monotonic() + (0.0 if len(page) >= self._history.page_size else self._options.silent_s),
-            self._options.silent_s,
+            self._monotonic() + (0.0 if len(page) >= self._history.page_size else self._options.stale_s),
+            self._options.stale_s,
         )

@@ -37,8 +37,8 @@ log = structlog.get_logger(__name__)
 
 MAX_STREAMS: Final = 200
 """Streams a connection: what the exchange wants clients to plan for."""
-_ANSWER_PATIENCE: Final = 5
-_LOOK_S: Final = 0.02
+_RESPONSE_RETRIES: Final = 5
+_POLL_S: Final = 0.02
 _RATE_LIMITED: Final = (403, 418, 429)
 _NOT_SENT: Final[tuple[type[Exception], ...]] = (*CONNECTION_CLOSED, TimeoutError)
 _NOT_OPENED: Final[tuple[type[Exception], ...]] = (*INVALID_HANDSHAKE, OSError)  # TimeoutError is an OSError
@@ -61,9 +61,9 @@ class ConnectionOptions:
     clock_timeout_s: float = 5.0
     ping_interval_s: float = 20.0
     ping_timeout_s: float = 20.0
-    answer_timeout_s: float = 10.0
+    response_timeout_s: float = 10.0
     """After so long without an answer, and with nothing in the queue, a barrier falls back on the frames received."""
-    silent_alarm_s: float = 60.0
+    stale_alarm_s: float = 60.0
     """A subscription without a frame for so long is worth an alarm: old URLs acknowledge and then send nothing."""
     backoff_first_s: float = 0.5
     backoff_cap_s: float = 30.0
@@ -157,12 +157,12 @@ class ExchangeConnection:
         request_id = random.getrandbits(48)  # recorded answers in a capture must not match it
         span.requests[request_id] = asked_ms
         try:
-            async with asyncio.timeout(self._options.answer_timeout_s):
+            async with asyncio.timeout(self._options.response_timeout_s):
                 await socket.send(f'{{"method":"LIST_SUBSCRIPTIONS","params":[],"id":{request_id}}}')
         except _NOT_SENT:
             span.requests.pop(request_id, None)
             return None
-        self._expect_answer(span, request_id, _ANSWER_PATIENCE)
+        self._expect_response(span, request_id, _RESPONSE_RETRIES)
         return span
 
     async def handed_over(self) -> None:
@@ -171,20 +171,20 @@ class ExchangeConnection:
         for _ in range(2):  # a barrier that is under way already may be older
             span = await self.ask()
             while span is not None and span is self.span and span.requests:  # noqa: ASYNC110 - emptied elsewhere
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_POLL_S)
 
-    def _expect_answer(self, span: ConnectionSpan, request_id: int, patience: int) -> None:
+    def _expect_response(self, span: ConnectionSpan, request_id: int, retries: int) -> None:
         asyncio.get_running_loop().call_later(
-            self._options.answer_timeout_s, self._miss_answer, span, request_id, patience
+            self._options.response_timeout_s, self._miss_response, span, request_id, retries
         )
 
-    def _miss_answer(self, span: ConnectionSpan, request_id: int, patience: int) -> None:
+    def _miss_response(self, span: ConnectionSpan, request_id: int, retries: int) -> None:
         """Falls back on the frames received, unless the answer may wait in the queue behind frames that wait for
         Kafka; then it is given some more time."""
         if request_id not in span.requests or self.span is not span:
             return
-        if patience and len(self._queue):
-            self._expect_answer(span, request_id, patience - 1)
+        if retries and len(self._queue):
+            self._expect_response(span, request_id, retries - 1)
             return
         del span.requests[request_id]
         self._log.warning("barrier_unanswered")
@@ -295,7 +295,7 @@ class ExchangeConnection:
             except CONNECTION_CLOSED:
                 return
             silent_s = time.monotonic() - reader.last_frame_at
-            if silent_s < options.silent_alarm_s or reader.waits_for_room:
+            if silent_s < options.stale_alarm_s or reader.waits_for_room:
                 self.state = "streaming"
             elif self.state != "silent":
                 self.state = "silent"

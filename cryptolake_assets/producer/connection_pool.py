@@ -22,7 +22,7 @@ from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 log = structlog.get_logger(__name__)
 
 
-class Pace:
+class ConnectionPacer:
     """Lets one connection be opened at a time, so many seconds apart."""
 
     def __init__(self, apart_s: float) -> None:
@@ -37,7 +37,7 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
-class FleetOptions:
+class ConnectionPoolOptions:
     """How long a connection lives and how it is relieved."""
 
     life_s: float
@@ -60,14 +60,14 @@ class _Shard:
 
     connection: ExchangeConnection
     task: asyncio.Task[None]
-    renew_at: float
-    relieving: asyncio.Task[None] | None = None
+    replace_at: float
+    replacing: asyncio.Task[None] | None = None
     not_before: float = 0.0
-    leaving: list[ExchangeConnection] = field(default_factory=list)
+    retiring: list[ExchangeConnection] = field(default_factory=list)
 
 
-class Fleet:
-    """Keeps every symbol of a choice on a connection.
+class ConnectionPool:
+    """Keeps every symbol of a selection on a connection.
 
     `make` builds one for some symbols, not yet running; it awaits the given turn before each opening.
     """
@@ -76,15 +76,15 @@ class Fleet:
         self,
         symbols: Sequence[str],
         make: Callable[[tuple[str, ...], Callable[[], Awaitable[None]]], ExchangeConnection],
-        options: FleetOptions,
+        options: ConnectionPoolOptions,
     ) -> None:
         self._wanted = tuple(dict.fromkeys(symbols))
         self._make = make
-        self._pace = Pace(options.connect_apart_s)
+        self._pace = ConnectionPacer(options.connect_apart_s)
         self._options = options
         self._shards: list[_Shard] = []
         self._changed = asyncio.Event()
-        self.renewals = 0
+        self.replacements = 0
         """Connections that were relieved by a successor."""
 
     @property
@@ -95,9 +95,9 @@ class Fleet:
     @property
     def connections(self) -> list[ExchangeConnection]:
         """All that are there, also those about to leave."""
-        return [connection for shard in self._shards for connection in (*shard.leaving, shard.connection)]
+        return [connection for shard in self._shards for connection in (*shard.retiring, shard.connection)]
 
-    def follow(self, symbols: Sequence[str]) -> None:
+    def track(self, symbols: Sequence[str]) -> None:
         """Changes what is followed; symbols that stay lose no trade."""
         wanted = tuple(dict.fromkeys(symbols))
         if set(wanted) != set(self._wanted):
@@ -106,30 +106,30 @@ class Fleet:
             self._wanted = wanted
             self._changed.set()
 
-    def renew(self, connection: ExchangeConnection) -> None:
+    def replace(self, connection: ExchangeConnection) -> None:
         """Has a connection relieved soon, whatever its age."""
         for shard in self._shards:
             if shard.connection is connection:
-                shard.renew_at = 0.0
+                shard.replace_at = 0.0
                 self._changed.set()
 
-    def renew_span(self, span: ConnectionSpan) -> None:
+    def replace_span(self, span: ConnectionSpan) -> None:
         """The same for the connection that has this span, if it is still there."""
         for connection in self.connections:
             if connection.span is span:
-                self.renew(connection)
+                self.replace(connection)
 
     async def run(self) -> None:
         """Runs all connections until cancelled. Raises what one of them raises."""
         try:
-            for symbols in self._shared_out():
+            for symbols in self._assigned_symbols():
                 self._add(symbols)
             while True:
-                self._arrange()
+                self._start_due()
                 await self._wait()
         finally:
-            relieving = [shard.relieving for shard in self._shards if shard.relieving is not None]
-            await cancelled([*relieving, *(shard.task for shard in self._shards)])
+            replacing = [shard.replacing for shard in self._shards if shard.replacing is not None]
+            await cancelled([*replacing, *(shard.task for shard in self._shards)])
 
     def _add(self, symbols: tuple[str, ...]) -> None:
         connection = self._make(symbols, self._pace.turn)
@@ -142,8 +142,8 @@ class Fleet:
     async def _wait(self) -> None:
         """Until something is to be done or has ended; raises what ended a connection."""
         changed = asyncio.create_task(self._changed.wait())
-        tasks = [task for shard in self._shards for task in (shard.task, shard.relieving) if task is not None]
-        due = [max(shard.renew_at, shard.not_before) for shard in self._shards if shard.relieving is None]
+        tasks = [task for shard in self._shards for task in (shard.task, shard.replacing) if task is not None]
+        due = [max(shard.replace_at, shard.not_before) for shard in self._shards if shard.replacing is None]
         timeout_s = max(0.0, min(due) - time.monotonic()) if due else None
         try:
             await asyncio.wait([changed, *tasks], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -151,13 +151,13 @@ class Fleet:
             await cancelled([changed])
         self._changed.clear()
         for shard in self._shards:
-            if shard.relieving is not None and shard.relieving.done():
-                shard.relieving.result()
-                shard.relieving = None
+            if shard.replacing is not None and shard.replacing.done():
+                shard.replacing.result()
+                shard.replacing = None
             if shard.task.done() and not shard.task.cancelled():
                 shard.task.result()
 
-    def _shared_out(self) -> list[tuple[str, ...]]:
+    def _assigned_symbols(self) -> list[tuple[str, ...]]:
         """The wanted symbols by connection: each stays where it is, new ones fill up."""
         wanted = set(self._wanted)
         shares = [[symbol for symbol in shard.connection.symbols if symbol in wanted] for shard in self._shards]
@@ -171,43 +171,43 @@ class Fleet:
                 share.append(symbol)
         return [tuple(share) for share in shares]
 
-    def _arrange(self) -> None:
+    def _start_due(self) -> None:
         """Begins what is due: connections for new symbols, and successors of old or changed ones."""
-        shares = self._shared_out()
+        shares = self._assigned_symbols()
         now = time.monotonic()
         for shard, share in list(zip(self._shards, shares, strict=False)):
-            if shard.relieving is not None:
+            if shard.replacing is not None:
                 continue  # looked at again when it has ended
             if not share:
-                shard.relieving = asyncio.create_task(self._dismiss(shard))
-            elif (share != shard.connection.symbols or now >= shard.renew_at) and now >= shard.not_before:
-                shard.relieving = asyncio.create_task(self._relieve(shard, share))
+                shard.replacing = asyncio.create_task(self._retire(shard))
+            elif (share != shard.connection.symbols or now >= shard.replace_at) and now >= shard.not_before:
+                shard.replacing = asyncio.create_task(self._replace(shard, share))
         for share in shares[len(self._shards) :]:
             self._add(share)
 
-    async def _dismiss(self, shard: _Shard) -> None:
+    async def _retire(self, shard: _Shard) -> None:
         """Closes a connection whose symbols nobody wants any more."""
         await self._leave(shard.connection, shard.task)
         self._shards.remove(shard)
         self._changed.set()
 
-    async def _relieve(self, shard: _Shard, symbols: tuple[str, ...]) -> None:
+    async def _replace(self, shard: _Shard, symbols: tuple[str, ...]) -> None:
         """Puts a successor into a connection's place; where it does not come up in time, the old one stays."""
         successor = self._make(symbols, self._pace.turn)
         task = asyncio.create_task(successor.run())
         old, old_task = shard.connection, shard.task
         if not await self._opened(successor, task):
-            shard.renew_at = shard.not_before = time.monotonic() + self._options.retry_s
+            shard.replace_at = shard.not_before = time.monotonic() + self._options.retry_s
             log.warning("connection_not_renewed", connection=old.name, retry_in_s=self._options.retry_s)
             return
-        shard.leaving.append(old)
-        shard.connection, shard.task, shard.renew_at = successor, task, self._end_of_life()
+        shard.retiring.append(old)
+        shard.connection, shard.task, shard.replace_at = successor, task, self._end_of_life()
         self._changed.set()  # the new task is to be watched
         try:
             await self._leave(old, old_task)
         finally:
-            shard.leaving.remove(old)
-        self.renewals += 1
+            shard.retiring.remove(old)
+        self.replacements += 1
         log.info("connection_renewed", connection=successor.name, in_place_of=old.name, symbols=len(symbols))
 
     async def _opened(self, connection: ExchangeConnection, task: asyncio.Task[None]) -> bool:

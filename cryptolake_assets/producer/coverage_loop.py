@@ -8,15 +8,15 @@ from collections.abc import Callable
 
 import structlog
 
-from cryptolake_assets.producer.connection_pool import Fleet
+from cryptolake_assets.producer.connection_pool import ConnectionPool
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan, CoverageWriter
 from cryptolake_assets.producer.gap_tracker import LastTrade
-from cryptolake_assets.producer.stale_symbols import SilenceWatch
+from cryptolake_assets.producer.stale_symbols import StaleSymbolWatch
 
 log = structlog.get_logger(__name__)
 
 
-class CoverageRounds:
+class CoverageLoop:
     """A round every `interval_s`, and one when a connection has ended.
 
     `last` gives a symbol's newest trade. `claim_wait_s` is how long a round waits for its
@@ -25,26 +25,26 @@ class CoverageRounds:
 
     def __init__(
         self,
-        fleet: Fleet,
+        pool: ConnectionPool,
         coverage: CoverageWriter,
         last: Callable[[str], LastTrade | None],
         *,
         interval_s: float,
         claim_wait_s: float,
     ) -> None:
-        self._fleet = fleet
+        self._pool = pool
         self._coverage = coverage
         self._last = last
         self._interval_s = interval_s
         self._claim_wait_s = claim_wait_s
-        self._silence = SilenceWatch()
+        self._stale_symbols = StaleSymbolWatch()
         self._claimed = asyncio.Event()
         self._write_now = asyncio.Event()
         self._stopping = False
 
     @property
-    def silent_symbols(self) -> tuple[str, ...]:
-        return self._silence.silent
+    def stale_symbols(self) -> tuple[str, ...]:
+        return self._stale_symbols.symbols
 
     def claim_made(self, *, ended: bool) -> None:
         """A mark of a connection was acknowledged; after its end there is no reason to wait with the writing."""
@@ -66,12 +66,12 @@ class CoverageRounds:
             self._write_now.clear()
             if self._stopping:
                 return
-            connections = self._fleet.connections
+            connections = self._pool.connections
             claims = {c.span: c.span.claims for c in connections if c.span is not None}
             asked = await asyncio.gather(*(connection.ask() for connection in connections))
             await self._claims_of({span: claims[span] for span in asked if span in claims})
             await self._coverage.write()
-            self._look_for_silence()
+            self._check_stale_symbols()
 
     async def _claims_of(self, before: dict[ConnectionSpan, int]) -> None:
         """Waits a little until each of the spans has made another claim (or has ended)."""
@@ -81,23 +81,23 @@ class CoverageRounds:
                     self._claimed.clear()
                     await self._claimed.wait()
 
-    def _look_for_silence(self) -> None:
+    def _check_stale_symbols(self) -> None:
         """Has the connection of a silent symbol renewed, in case the exchange has forgotten its subscription."""
-        self._silence.forget_all_but(frozenset(self._fleet.symbols))
-        for connection in self._fleet.connections:
+        self._stale_symbols.forget_all_but(frozenset(self._pool.symbols))
+        for connection in self._pool.connections:
             for symbol in connection.symbols:
                 arrived_to_ms = self._coverage.covered_to_ms.get(symbol)
                 if arrived_to_ms is None:
                     continue
                 last = self._last(symbol)
                 latest = None if last is None else (last.trade_id, last.event_time_us // 1000)
-                silence = self._silence.look(symbol, latest, arrived_to_ms)
-                if silence is not None:
+                stale = self._stale_symbols.look(symbol, latest, arrived_to_ms)
+                if stale is not None:
                     log.warning(
                         "symbol_silent",
                         symbol=symbol,
-                        quiet_s=round(silence.quiet_ms / 1000),
-                        limit_s=round(silence.limit_ms / 1000),
+                        quiet_s=round(stale.idle_ms / 1000),
+                        limit_s=round(stale.limit_ms / 1000),
                         connection=connection.name,
                     )
-                    self._fleet.renew(connection)
+                    self._pool.replace(connection)

@@ -1,7 +1,7 @@
 """Delivery without loss: every message is kept until Kafka has acknowledged it, and sent again when that fails.
 
 A repeat is allowed (Silver removes it by trade id), a loss is not. The number of messages under way is bounded, so a
-broker that is away stops whoever fills the outbox, and memory stays bounded.
+broker that is away stops whoever fills the delivery, and memory stays bounded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.errors import BrokerAccessError, BrokerError
 from cryptolake_assets.producer.publisher import FailureVerdict, Message, Publisher
 
 log = structlog.get_logger(__name__)
@@ -26,7 +26,7 @@ RETRY_MAX_S: Final = 5.0
 OffsetsCallback = Callable[[dict[int, int]], None]
 
 
-class _Stretch:
+class _Segment:
     """The messages between two markers."""
 
     __slots__ = ("closed_by", "waiting")
@@ -36,7 +36,7 @@ class _Stretch:
         self.closed_by: OffsetsCallback | None = None
 
 
-class Outbox:
+class ReliableDelivery:
     """Sends messages through a publisher and knows when everything before a marker is acknowledged."""
 
     def __init__(
@@ -53,33 +53,33 @@ class Outbox:
         self._max_in_flight = max_in_flight
         self._retry_first_s = retry_first_s
         self._retry_s = retry_first_s
-        self._stretches: deque[_Stretch] = deque([_Stretch()])
+        self._segments: deque[_Segment] = deque([_Segment()])
         self._failed: list[Message] = []
         self._failed_event = asyncio.Event()
         self._room = asyncio.Event()
         self._restart_needed = False
         self._went_back: set[Message] = set()
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Fails with `BrokerRefusedError` once no repetition can help."""
+        """Fails with `BrokerAccessError` once no repetition can help."""
         self.next_offsets: dict[int, int] = {}
         """Per partition of the counted topic: one past the last acknowledged offset (at first the end offset)."""
         self.in_flight = 0
         self.acked: dict[str, int] = {}
         """Acknowledged messages per topic."""
         self.repeats_sent = 0
-        self._silent_since = time.monotonic()
+        self._last_ack_at = time.monotonic()
 
     async def start(self) -> None:
         """Connects the publisher, waiting for the broker as long as it takes.
 
-        Raises `BrokerRefusedError` when the brokers refuse for good.
+        Raises `BrokerAccessError` when the brokers refuse for good.
         """
         pause_s = self._retry_first_s
         while True:
             try:
                 await self._publisher.start(self)
                 break
-            except BrokerRefusedError:
+            except BrokerAccessError:
                 raise
             except BrokerError as error:
                 log.warning("broker_not_reachable", problem=str(error), retry_in_s=round(pause_s, 1))
@@ -102,25 +102,25 @@ class Outbox:
         """Takes messages over for good, room or not: whoever adds waits for `room` before each handful."""
         if not messages:
             return
-        stretch = self._stretches[-1]
-        stretch.waiting += len(messages)
+        segment = self._segments[-1]
+        segment.waiting += len(messages)
         for message in messages:
-            message.tag = stretch
+            message.tag = segment
         if not self.in_flight:
-            self._silent_since = time.monotonic()
+            self._last_ack_at = time.monotonic()
         self.in_flight += len(messages)
         self._publisher.send(messages)
 
     @property
     def stalled_s(self) -> float:
         """Seconds for which messages have been under way without any acknowledgement; 0 when none are under way."""
-        return time.monotonic() - self._silent_since if self.in_flight else 0.0
+        return time.monotonic() - self._last_ack_at if self.in_flight else 0.0
 
     def mark(self, when_acknowledged: OffsetsCallback) -> None:
         """Calls back, with the next offset per partition, once everything put before is acknowledged."""
-        self._stretches[-1].closed_by = when_acknowledged
-        self._stretches.append(_Stretch())
-        self._finish_stretches()
+        self._segments[-1].closed_by = when_acknowledged
+        self._segments.append(_Segment())
+        self._finish_segments()
 
     async def drained(self) -> None:
         """Returns once everything put so far is acknowledged."""
@@ -145,16 +145,16 @@ class Outbox:
                     message.when_acknowledged(partition, offset)
         self.acked[topic] = self.acked.get(topic, 0) + len(messages)
         self._retry_s = self._retry_first_s
-        self._silent_since = time.monotonic()
+        self._last_ack_at = time.monotonic()
         self.in_flight -= len(messages)
         if not self._room.is_set():
             self._room.set()
-        if len(self._stretches) == 1:
-            self._stretches[0].waiting -= len(messages)
+        if len(self._segments) == 1:
+            self._segments[0].waiting -= len(messages)
             return
         for message in messages:
             message.tag.waiting -= 1
-        self._finish_stretches()
+        self._finish_segments()
 
     def _believed(self, messages: Sequence[Message], partition: int, first_offset: int) -> Sequence[Message]:
         """Those of the messages that count as acknowledged; the others are sent again.
@@ -177,7 +177,7 @@ class Outbox:
         verdict = self._publisher.judge(error)
         if verdict is FailureVerdict.FATAL:
             self._give_up(
-                BrokerRefusedError(
+                BrokerAccessError(
                     f"kafka: the brokers refuse records on topic {messages[0].topic} for good "
                     f"({type(error).__name__}: {error}). Check the user's rights and the topic's settings."
                 )
@@ -214,7 +214,7 @@ class Outbox:
         log.warning("kafka_session_restarts")
         try:
             await self._publisher.restart()
-        except BrokerRefusedError as error:
+        except BrokerAccessError as error:
             self._give_up(error)
             return False
         except BrokerError as error:
@@ -224,11 +224,11 @@ class Outbox:
         self._restart_needed = False
         return True
 
-    def _give_up(self, error: BrokerRefusedError) -> None:
+    def _give_up(self, error: BrokerAccessError) -> None:
         if not self.fatal.done():
             self.fatal.set_exception(error)
 
-    def _finish_stretches(self) -> None:
-        while not (first := self._stretches[0]).waiting and first.closed_by is not None:
-            self._stretches.popleft()
+    def _finish_segments(self) -> None:
+        while not (first := self._segments[0]).waiting and first.closed_by is not None:
+            self._segments.popleft()
             first.closed_by(dict(self.next_offsets))

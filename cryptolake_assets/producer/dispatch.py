@@ -1,4 +1,4 @@
-"""From frames to messages: the one task between the queue and the outbox, in the order in which frames were received.
+"""From frames to messages: the one task between the queue and the delivery, in the order in which frames were received.
 
 It works on handfuls of frames without waiting in between: a frame's own work is a few microseconds, and everything
 that can be done once for many is.
@@ -18,7 +18,7 @@ from cryptolake_assets.binance.trade_frames import AcceptedFrame, IdWithoutTrade
 from cryptolake_assets.kafka.topics import dead_letter
 from cryptolake_assets.model.events import RejectedFrame, TradeEvent, encode_event
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
-from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.delivery import ReliableDelivery
 from cryptolake_assets.producer.frame_accounts import FrameAccounts
 from cryptolake_assets.producer.frame_queue import FrameQueue, QueueItem, ReceivedFrames, SpanMark
 from cryptolake_assets.producer.gap_tracker import GapTracker
@@ -38,7 +38,7 @@ Mark = Callable[[ConnectionSpan, int | None, bool], None]
 
 
 class Dispatcher:
-    """Takes frames from the queue through the contract into the outbox."""
+    """Takes frames from the queue through the contract into the delivery."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Dispatcher:
         stream: str,
         *,
         queue: FrameQueue,
-        outbox: Outbox,
+        delivery: ReliableDelivery,
         gaps: GapTracker,
         fetched: ConnectionSpan,
         partition_for: Callable[[bytes], int],
@@ -61,7 +61,7 @@ class Dispatcher:
         self._rejected_topic = settings.topic_rejected
         self._stream = stream
         self._queue = queue
-        self._outbox = outbox
+        self._delivery = delivery
         self._gaps = gaps
         self._fetched = fetched
         self._mark = mark
@@ -69,13 +69,13 @@ class Dispatcher:
         # Whether a symbol was subscribed does not matter: it is kept all the same, Silver judges symbols.
         @lru_cache(MAX_ROUTES)
         def route(symbol: str) -> tuple[bytes, int]:
-            accounts.meet(symbol)
+            accounts.note_symbol(symbol)
             key = symbol.encode()
             return key, partition_for(key)
 
         self._route = route
         self._messages: list[Message] = []
-        """Made, and not yet in the outbox."""
+        """Made, and not yet in the delivery."""
         self._accounts = accounts
         self.frames = 0
         """Frames taken from the queue, of any kind."""
@@ -86,10 +86,10 @@ class Dispatcher:
         """Until `EndOfFrames`."""
         while True:
             items = await self._queue.take(FRAMES_AT_ONCE)
-            await self._outbox.room()
+            await self._delivery.room()
             if not self._dispatch(items):
                 return
-            # Neither queue nor outbox waits while there is something to do; the readers need their turn.
+            # Neither queue nor delivery waits while there is something to do; the readers need their turn.
             await asyncio.sleep(0)
 
     def _dispatch(self, items: Sequence[QueueItem]) -> bool:
@@ -152,7 +152,7 @@ class Dispatcher:
                     exchange_times_ms.clear()
                     self._mark_here(span, span.requests.pop(parsed.request_id), False)
                 else:
-                    accounts.heed(parsed, span)
+                    accounts.handle_control(parsed, span)
         span.see(*exchange_times_ms)
         accounts.accepted += len(exchange_times_ms)
         if event is not None:
@@ -202,7 +202,7 @@ class Dispatcher:
         self._mark(span, asked_ms, ended)
 
     def _send(self) -> None:
-        self._outbox.add(self._messages)
+        self._delivery.add(self._messages)
         self._messages.clear()
 
     def _dead_letter(self, frame: RejectedFrame, received_at_us: int) -> Message:

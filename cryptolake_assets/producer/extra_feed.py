@@ -1,5 +1,5 @@
 """The streams beside the trades, in the producer: connections of their own, parsed by their contracts, into the same
-outbox.
+delivery.
 
 They share nothing with the trades but what delivers to Kafka: a stream that floods or fails holds no trade up, and what
 is covered is said of trades alone.
@@ -17,12 +17,12 @@ import structlog
 
 from cryptolake_assets.binance.control_frames import ControlFrame
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.captures.followed_symbols import streams_in_use
+from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.kafka.topics import dead_letter
 from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.producer.asyncio_tasks import cancelled
 from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
-from cryptolake_assets.producer.connection_pool import Fleet, FleetOptions
+from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.frame_accounts import FrameAccounts
 from cryptolake_assets.producer.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
@@ -33,13 +33,13 @@ from cryptolake_assets.settings import Settings
 log = structlog.get_logger(__name__)
 
 _FRAMES_AT_ONCE: Final = 500
-FOLLOW_S: Final = 1.0
+SYMBOLS_POLL_S: Final = 1.0
 DRAIN_TIMEOUT_S: Final = 10.0
-"""How long a stop waits for the outbox to take the rest."""
+"""How long a stop waits for the delivery to take the rest."""
 _encode = msgspec.json.Encoder().encode
 
 
-class MarketFeed:
+class ExtraFeed:
     """All of them in one process; `put` takes a message over for good."""
 
     def __init__(
@@ -49,19 +49,21 @@ class MarketFeed:
         put: Callable[[Message], Awaitable[None]],
         clock: ExchangeClock,
         options: ConnectionOptions,
-        fleet: FleetOptions | None = None,
+        pool: ConnectionPoolOptions | None = None,
         *,
         types: Sequence[StreamType] | None = None,
     ) -> None:
         """`symbols` says which are followed at the moment; `types` are those in use unless given. Raises `CaptureError`
         when the capture cannot be read."""
         self.types = streams_in_use(settings) if types is None else tuple(types)
-        fleet = fleet or FleetOptions(settings.connection_life_s)
-        self._feeds = [_Feed(of, settings, symbols, put, clock, options, fleet) for of in self.types]
+        pool = pool or ConnectionPoolOptions(settings.connection_life_s)
+        self._feeds = [
+            _StreamFeed(stream_type, settings, symbols, put, clock, options, pool) for stream_type in self.types
+        ]
 
     @property
     def queued_frames(self) -> int:
-        """Frames that were received and wait for the outbox."""
+        """Frames that were received and wait for the delivery."""
         return sum(feed.queued_frames for feed in self._feeds)
 
     @property
@@ -78,7 +80,7 @@ class MarketFeed:
         """Until cancelled; then what was received is handed over before it returns. Raises what ends a connection."""
         if not self._feeds:
             await asyncio.Event().wait()
-        log.info("market_streams_started", streams=[of.name for of in self.types])
+        log.info("market_streams_started", streams=[stream_type.name for stream_type in self.types])
         tasks = [asyncio.create_task(feed.run()) for feed in self._feeds]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -88,43 +90,43 @@ class MarketFeed:
             await cancelled(tasks)
 
 
-class _Feed:
+class _StreamFeed:
     """One stream: its connections, its queue, and the task that empties it."""
 
     def __init__(
         self,
-        of: StreamType,
+        stream_type: StreamType,
         settings: Settings,
         symbols: Callable[[], Sequence[str]],
         put: Callable[[Message], Awaitable[None]],
         clock: ExchangeClock,
         options: ConnectionOptions,
-        fleet: FleetOptions,
+        pool: ConnectionPoolOptions,
     ) -> None:
-        self._of = of
+        self._stream_type = stream_type
         self._settings = settings
         self._symbols = symbols
         self._clock = clock
         self._options = options
-        self._topic = of.topic(settings)
+        self._topic = stream_type.topic(settings)
         self._rejected_topic = settings.topic_rejected
         self._put = put
         self._queue = FrameQueue()
         self._made = count()
-        self._fleet = Fleet(symbols(), self._connection, fleet)
-        self.accounts = FrameAccounts(of.name, self._fleet.renew_span, symbols)
+        self._pool = ConnectionPool(symbols(), self._connection, pool)
+        self.accounts = FrameAccounts(stream_type.name, self._pool.replace_span, symbols)
 
     def _connection(self, symbols: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
         return ExchangeConnection(
-            name=f"{self._of.name}-{next(self._made)}",
+            name=f"{self._stream_type.name}-{next(self._made)}",
             base_url=self._settings.ws_url,
             symbols=symbols,
-            stream=self._of.name,
+            stream=self._stream_type.name,
             queue=self._queue,
             clock=self._clock,
             options=self._options,
             turn=turn,
-            url=self._of.address(self._settings, symbols),
+            url=self._stream_type.address(self._settings, symbols),
         )
 
     @property
@@ -133,7 +135,7 @@ class _Feed:
 
     async def run(self) -> None:
         publish = asyncio.create_task(self._publish())
-        readers = [asyncio.create_task(self._fleet.run()), asyncio.create_task(self._follow())]
+        readers = [asyncio.create_task(self._pool.run()), asyncio.create_task(self._track())]
         try:
             done, _ = await asyncio.wait([publish, *readers], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -143,11 +145,11 @@ class _Feed:
             self._queue.put_mark(EndOfFrames())
             await self._drained(publish)
 
-    async def _follow(self) -> None:
+    async def _track(self) -> None:
         """Follows what the trades follow."""
         while True:
-            await asyncio.sleep(FOLLOW_S)
-            self._fleet.follow(self._symbols())
+            await asyncio.sleep(SYMBOLS_POLL_S)
+            self._pool.track(self._symbols())
 
     async def _drained(self, publish: asyncio.Task[None]) -> None:
         """Waits a while for what is left in the queue; with the brokers away it could be for ever."""
@@ -155,10 +157,10 @@ class _Feed:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 await publish
         except TimeoutError:
-            log.error("drain_incomplete", stream=self._of.name, queued_frames=len(self._queue))
+            log.error("drain_incomplete", stream=self._stream_type.name, queued_frames=len(self._queue))
 
     async def _publish(self) -> None:
-        """From the queue through the contract to the outbox, in order, until `EndOfFrames`."""
+        """From the queue through the contract to the delivery, in order, until `EndOfFrames`."""
         while True:
             for item in await self._queue.take(_FRAMES_AT_ONCE):
                 if isinstance(item, ReceivedFrames):
@@ -169,9 +171,9 @@ class _Feed:
             await asyncio.sleep(0)
 
     async def _publish_frame(self, span: ConnectionSpan, raw: bytes, received_at_us: int) -> None:
-        parsed = self._of.parse(raw, received_at_us)
+        parsed = self._stream_type.parse(raw, received_at_us)
         if isinstance(parsed, RejectedFrame):
-            value, headers = dead_letter(parsed, stream=self._of.name, received_at_us=received_at_us)
+            value, headers = dead_letter(parsed, stream=self._stream_type.name, received_at_us=received_at_us)
             self.accounts.reject(parsed, span)
             await self._put(Message(self._rejected_topic, value, headers=headers))
         elif isinstance(parsed, ControlFrame):
@@ -179,10 +181,10 @@ class _Feed:
                 # A connection that is relieved waits for its last answer to be read.
                 del span.requests[parsed.request_id]
             else:
-                self.accounts.heed(parsed, span)
+                self.accounts.handle_control(parsed, span)
         else:
             await self._put(Message(self._topic, _encode(parsed), parsed.symbol.encode()))
             self.accounts.accepted += 1
-            self.accounts.meet(parsed.symbol)
+            self.accounts.note_symbol(parsed.symbol)
             if parsed.symbol in span.rejecting:
                 self.accounts.accept_again(parsed.symbol, span, None)

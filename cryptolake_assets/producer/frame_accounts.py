@@ -20,7 +20,7 @@ LOG_INTERVAL_S: Final = 1.0
 """At most one line about rejected frames a second: a broken feed must not fill the disk."""
 
 
-MAX_SYMBOLS_MET: Final = 4_096
+MAX_SYMBOLS_NOTED: Final = 4_096
 """Symbols of frames that are remembered, so that each is logged once."""
 
 
@@ -35,7 +35,7 @@ class FrameAccounts:
         self.stream = stream
         self._replace = replace
         self._symbols = symbols
-        self._met: dict[str, None] = {}
+        self._noted: dict[str, None] = {}
         self.accepted = 0
         self.rejected = 0
         self.control = 0
@@ -48,14 +48,14 @@ class FrameAccounts:
     def counts(self) -> StreamCounts:
         return StreamCounts(self.accepted, self.rejected, self.control)
 
-    def meet(self, symbol: str) -> None:
+    def note_symbol(self, symbol: str) -> None:
         """Log a symbol that frames name and no stream was subscribed to for, once: it is spelled in another way than
         its stream's name says, or it is not followed any more. Its frames are kept all the same."""
-        if symbol in self._met:
+        if symbol in self._noted:
             return
-        self._met[symbol] = None
-        if len(self._met) > MAX_SYMBOLS_MET:
-            del self._met[next(iter(self._met))]
+        self._noted[symbol] = None
+        if len(self._noted) > MAX_SYMBOLS_NOTED:
+            del self._noted[next(iter(self._noted))]
         if symbol not in self._symbols():
             log.warning("symbol_not_subscribed", stream=self.stream, symbol=symbol)
 
@@ -65,7 +65,7 @@ class FrameAccounts:
         self.rejected += 1
         symbols = _symbols_of(frame, span)
         if frame.symbol is not None and is_symbol(frame.symbol):
-            self.meet(frame.symbol)
+            self.note_symbol(frame.symbol)
         span.reject(symbols, is_gap=is_gap)
         if len(symbols) == 1:
             known = self.rejecting.pop(symbols[0], None)
@@ -89,7 +89,7 @@ class FrameAccounts:
         span.accept_again(symbol, from_ms)
         self.rejecting.pop(symbol, None)
 
-    def heed(self, frame: ControlFrame, span: ConnectionSpan) -> None:
+    def handle_control(self, frame: ControlFrame, span: ConnectionSpan) -> None:
         """Count a control message; a shutdown notice has its connection replaced before the exchange ends it."""
         self.control += 1
         if frame.kind is ControlKind.ERROR:

@@ -17,9 +17,9 @@ from cryptolake_assets.producer.rest_history import StreamHistory
 
 log = structlog.get_logger(__name__)
 
-LOOK_EVERY_S: Final = 1.0
+POLL_S: Final = 1.0
 FIRST_PAUSE_S: Final = 5.0
-LONGEST_PAUSE_S: Final = 3_600.0
+MAX_PAUSE_S: Final = 3_600.0
 """Before a range is asked for again that the exchange did not have, or that it could not be asked for."""
 PAGES_A_TURN: Final = 20
 """A large gap is left for the others after so many pages, and gone on with at the next look."""
@@ -51,20 +51,20 @@ class GapRepairer:
         history: StreamHistory,
         put: Callable[[bytes], Awaitable[None]],
         *,
-        look_every_s: float = LOOK_EVERY_S,
+        poll_s: float = POLL_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tracker = tracker
         self._history = history
         self._put = put
-        self._look_every_s = look_every_s
+        self._poll_s = poll_s
         self._monotonic = monotonic
         self._tried: dict[MissingRange, _Tried] = {}
 
     async def run(self) -> None:
         """Repairs until it is cancelled."""
         while True:
-            await asyncio.sleep(self._look_every_s)
+            await asyncio.sleep(self._poll_s)
             await self.repair()
 
     async def repair(self) -> None:
@@ -81,7 +81,7 @@ class GapRepairer:
             if await self._repair(wanted):
                 # Also where all came: they count once they went through the queue.
                 attempts = tried.attempts + 1 if tried else 1
-                pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempts - 1))
+                pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempts - 1))
                 self._tried[wanted] = _Tried(attempts, self._monotonic() + pause_s)
 
     async def _repair(self, wanted: MissingRange) -> bool:

@@ -93,13 +93,13 @@ class GapTracker:
         exchange: str,
         stream: str,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        most_ids: int = MAX_ID,
+        max_ids: int = MAX_ID,
     ) -> None:
-        """Of a gap of more than `most_ids` the newest so many are to be repaired; the rest is a gap of its own."""
+        """Of a gap of more than `max_ids` the newest so many are to be repaired; the rest is a gap of its own."""
         self._exchange = exchange
         self._stream = stream
         self._clock = clock
-        self._most_ids = most_ids
+        self._max_ids = max_ids
         self._sequences: dict[str, _Sequence] = {}
         self._changed: dict[GapKey, TradeGap] = {}
         self._closed: list[TradeGap] = []
@@ -130,7 +130,7 @@ class GapTracker:
         known = self._sequences.get(symbol)
         return None if known is None or known.last_id is None else LastTrade(known.last_id, known.last_us)
 
-    def take_up(self, trades: Iterable[KnownTrade], last: Mapping[str, LastTrade]) -> None:
+    def resume_from(self, trades: Iterable[KnownTrade], last: Mapping[str, LastTrade]) -> None:
         """Goes on from what an earlier process left: the end of the topic, in its order, and the newest trades of
         elsewhere. Holes in the former are gaps that it may not have told of. Before the first trade comes."""
         for trade in trades:
@@ -153,7 +153,7 @@ class GapTracker:
             known = self._sequences[symbol] = _Sequence()
         last = known.last_id
         if last is not None and trade_id == last + 1 and trade_id > known.reach_id and event_time_us >= known.last_us:
-            # As nearly all do: `_go_on`, without the cost of calling it.
+            # As nearly all do: `_advance`, without the cost of calling it.
             known.last_id, known.last_us = trade_id, event_time_us
             known.doubtful_id, known.known_from_before = None, False
             return
@@ -168,13 +168,13 @@ class GapTracker:
                     if abs(rejected_id - trade_id) <= MAX_STEP_IDS:
                         self._miss(known, symbol, (rejected_id, rejected_id), (event_time_us, event_time_us))
         elif trade_id == last + 1:
-            self._go_on(known, trade_id, event_time_us)
+            self._advance(known, trade_id, event_time_us)
         elif trade_id <= last:
             return
         elif trade_id - last <= MAX_STEP_IDS or (known.doubtful_id is not None and trade_id == known.doubtful_id + 1):
             missing_to = trade_id - 1 if known.doubtful_id != trade_id - 1 else trade_id - 2
             self._miss(known, symbol, (last + 1, missing_to), (known.last_us, event_time_us))
-            self._go_on(known, trade_id, event_time_us)
+            self._advance(known, trade_id, event_time_us)
         else:
             known.doubtful_id = trade_id
 
@@ -184,7 +184,7 @@ class GapTracker:
         if known is not None and known.last_id is not None and newest.trade_id > known.last_id:
             times_us = known.last_us, newest.event_time_us
             self._miss(known, symbol, (known.last_id + 1, newest.trade_id), times_us)
-            self._go_on(known, newest.trade_id, newest.event_time_us)
+            self._advance(known, newest.trade_id, newest.event_time_us)
 
     def fill(self, symbol: str, trade_id: int, event_time_us: int) -> None:
         """Takes note of a trade that was fetched."""
@@ -322,9 +322,9 @@ class GapTracker:
 
     def _begin(self, known: _Sequence, trade_id: int, event_time_us: int) -> None:
         known.since_us = event_time_us
-        self._go_on(known, trade_id, event_time_us)
+        self._advance(known, trade_id, event_time_us)
 
-    def _go_on(self, known: _Sequence, trade_id: int, event_time_us: int) -> None:
+    def _advance(self, known: _Sequence, trade_id: int, event_time_us: int) -> None:
         known.last_id, known.last_us = trade_id, event_time_us
         known.doubtful_id, known.known_from_before = None, False
 
@@ -333,7 +333,7 @@ class GapTracker:
         # Out of order, the trade before may be younger than the one behind.
         after_us, before_us = sorted(times_us)
         for first, last in ids_outside(ids, known.open):
-            beyond = last - self._most_ids
+            beyond = last - self._max_ids
             if beyond >= first:
                 self._open(known, symbol, (first, beyond), (after_us, before_us), OpenBecause.BEYOND_LIMIT)
             self._open(known, symbol, (max(first, beyond + 1), last), (after_us, before_us))

@@ -1,6 +1,6 @@
 """The producer: trades from the exchange's sockets into Kafka, without losing one that was received.
 
-    connections (one reader each) ─► one bounded queue ─► one publisher task: parse, send ─► outbox ─► Kafka
+    connections (one reader each) ─► one bounded queue ─► one publisher task: parse, send ─► delivery ─► Kafka
                                                                  └ marks: "all before this is acknowledged" ─► coverage
 
 Run as `python -m cryptolake_assets.producer.process`. SIGTERM and SIGINT end it in order: it stops reading, sends what
@@ -27,7 +27,7 @@ import structlog
 
 from cryptolake_assets.binance.rate_limits import WeightBudget
 from cryptolake_assets.binance.rest import AsyncExchangeRest, RetryPolicy
-from cryptolake_assets.captures.followed_symbols import Subscriptions
+from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.gap_ledger import TradeGap
@@ -36,12 +36,12 @@ from cryptolake_assets.producer.asyncio_tasks import cancelled, unless
 from cryptolake_assets.producer.catch_up import CatchUp, CatchUpOptions
 from cryptolake_assets.producer.client_libraries import io_in_use, make_publisher
 from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
-from cryptolake_assets.producer.connection_pool import Fleet, FleetOptions
-from cryptolake_assets.producer.coverage_loop import CoverageRounds
+from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
+from cryptolake_assets.producer.coverage_loop import CoverageLoop
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan, CoverageSink, CoverageWriter
-from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.delivery import ReliableDelivery
 from cryptolake_assets.producer.dispatch import Dispatcher
-from cryptolake_assets.producer.extra_feed import MarketFeed
+from cryptolake_assets.producer.extra_feed import ExtraFeed
 from cryptolake_assets.producer.frame_accounts import FrameAccounts
 from cryptolake_assets.producer.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
 from cryptolake_assets.producer.gap_repair import GapRepairer
@@ -49,7 +49,7 @@ from cryptolake_assets.producer.gap_tracker import GapTracker
 from cryptolake_assets.producer.gap_writer import GapSink, GapWriter
 from cryptolake_assets.producer.publisher import Publisher
 from cryptolake_assets.producer.rest_history import StreamHistory, TradeHistory
-from cryptolake_assets.producer.resume_point import LastTrades, NewestTrades
+from cryptolake_assets.producer.resume_point import ResumePoints, StoredResumePoints
 from cryptolake_assets.producer.status_file import (
     MAX_SYMBOLS_SHOWN,
     ConnectionStatus,
@@ -57,7 +57,7 @@ from cryptolake_assets.producer.status_file import (
     status_path,
     write_status,
 )
-from cryptolake_assets.producer.subscriptions import find_subscriptions, keep_choice
+from cryptolake_assets.producer.subscriptions import find_subscriptions, refresh_symbols
 from cryptolake_assets.settings import Settings, get_settings
 
 log = structlog.get_logger(__name__)
@@ -68,7 +68,7 @@ class ProducerOptions:
     """How the producer behaves beside what the settings say."""
 
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
-    fleet: FleetOptions | None = None
+    pool: ConnectionPoolOptions | None = None
     """None: what the settings say."""
     catch_up: CatchUpOptions = field(default_factory=CatchUpOptions)
     drain_timeout_s: float = 20.0
@@ -94,37 +94,37 @@ class Producer:
         sink: CoverageSink,
         gaps: GapSink,
         history: TradeHistory,
-        last_trades: LastTrades | None = None,
+        resume_points: ResumePoints | None = None,
         options: ProducerOptions | None = None,
     ) -> None:
-        """Without `last_trades` nothing is known of what an earlier process received."""
+        """Without `resume_points` nothing is known of what an earlier process received."""
         self._settings = settings
         self._options = options or ProducerOptions()
         self._publisher = publisher
         self._stream = subscriptions.stream
         self._queue = FrameQueue()
-        self._outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
-        self._last_trades = last_trades
-        self._gaps = GapTracker(settings.venue.exchange, subscriptions.stream, most_ids=settings.gap_repair_max_ids)
+        self._delivery = ReliableDelivery(publisher, counted_topic=settings.kafka_topic_futures)
+        self._resume_points = resume_points
+        self._gaps = GapTracker(settings.venue.exchange, subscriptions.stream, max_ids=settings.gap_repair_max_ids)
         self._gap_writer = GapWriter(gaps, self._gaps)
         stream_history = StreamHistory(history, subscriptions.stream)
         self._repairer = GapRepairer(self._gaps, stream_history, self._put_fetched)
         self._catch_up = CatchUp(
             self._gaps,
             stream_history,
-            spans=lambda: [c.span for c in self.fleet.connections if c.span is not None],
+            spans=lambda: [c.span for c in self.pool.connections if c.span is not None],
             is_idle=lambda: not len(self._queue),
             options=self._options.catch_up,
         )
         self._fetched = ConnectionSpan("rest", ())
         self._accounts = FrameAccounts(
-            subscriptions.stream, lambda span: self.fleet.renew_span(span), lambda: self.fleet.symbols
+            subscriptions.stream, lambda span: self.pool.replace_span(span), lambda: self.pool.symbols
         )
         self._dispatcher = Dispatcher(
             settings,
             subscriptions.stream,
             queue=self._queue,
-            outbox=self._outbox,
+            delivery=self._delivery,
             gaps=self._gaps,
             fetched=self._fetched,
             partition_for=publisher.partition_for,
@@ -141,19 +141,21 @@ class Producer:
         )
         self._clock = clock
         self._connections_made = count()
-        self.fleet = Fleet(
-            subscriptions.symbols, self._connection, self._options.fleet or FleetOptions(settings.connection_life_s)
+        self.pool = ConnectionPool(
+            subscriptions.symbols,
+            self._connection,
+            self._options.pool or ConnectionPoolOptions(settings.connection_life_s),
         )
         """The connections; tell it when other symbols are to be followed."""
-        self._rounds = CoverageRounds(
-            self.fleet,
+        self._coverage_loop = CoverageLoop(
+            self.pool,
             self._coverage,
             self._gaps.last,
             interval_s=settings.coverage_interval_s,
             claim_wait_s=self._options.claim_wait_s,
         )
-        self._market = MarketFeed(
-            settings, lambda: self.fleet.symbols, self._outbox.put, clock, self._options.connection, self._options.fleet
+        self._extra_feed = ExtraFeed(
+            settings, lambda: self.pool.symbols, self._delivery.put, clock, self._options.connection, self._options.pool
         )
         self._working = False
         self._state = "starting"
@@ -174,12 +176,12 @@ class Producer:
     async def run(self, stop: asyncio.Event) -> bool:
         """Works until `stop` is set, then drains. Returns whether everything received was acknowledged.
 
-        Raises `BrokerRefusedError` when Kafka refuses for good and `ExchangeError` for an unusable address.
+        Raises `BrokerAccessError` when Kafka refuses for good and `ExchangeError` for an unusable address.
         """
         status = asyncio.create_task(self._keep_status())
         try:
             self._state = "waiting_for_broker"
-            if not await unless(stop, self._outbox.start()):
+            if not await unless(stop, self._delivery.start()):
                 return True
             return await self._work(stop)
         except BaseException:
@@ -196,16 +198,16 @@ class Producer:
         await self._gap_writer.resume()
         self._state = "streaming"
         self._working = True
-        log.info("producer_started", symbols=len(self.fleet.symbols), stream=self._stream, source=self._settings.ws_url)
-        readers = [self.fleet.run(), self._repairer.run(), self._catch_up.run(), self._market.run()]
+        log.info("producer_started", symbols=len(self.pool.symbols), stream=self._stream, source=self._settings.ws_url)
+        readers = [self.pool.run(), self._repairer.run(), self._catch_up.run(), self._extra_feed.run()]
         connections = [asyncio.create_task(reader) for reader in readers]
-        resend = asyncio.create_task(self._outbox.run())
+        resend = asyncio.create_task(self._delivery.run())
         publish = asyncio.create_task(self._publish())
-        coverage = asyncio.create_task(self._rounds.run())
+        coverage = asyncio.create_task(self._coverage_loop.run())
         parts: list[asyncio.Task[None]] = [*connections, resend, publish, coverage]
         stopped = asyncio.create_task(stop.wait())
         try:
-            waits: list[asyncio.Future[Any]] = [stopped, self._outbox.fatal, *parts]
+            waits: list[asyncio.Future[Any]] = [stopped, self._delivery.fatal, *parts]
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for part in done:
                 part.result()  # raises what ended a part that should not have ended
@@ -221,18 +223,18 @@ class Producer:
     ) -> bool:
         """Stops reading, sends the rest, writes the last coverage."""
         self._state, self._working = "draining", False
-        log.info("producer_stops", queued_frames=len(self._queue), in_flight=self._outbox.in_flight)
+        log.info("producer_stops", queued_frames=len(self._queue), in_flight=self._delivery.in_flight)
         await cancelled(connections)
         self._queue.put_mark(EndOfFrames())
         drained = True
         try:
             async with asyncio.timeout(self._options.drain_timeout_s):
-                await self._or_refused(publish)
-                await self._or_refused(asyncio.ensure_future(self._outbox.drained()))
+                await self._unless_fatal(publish)
+                await self._unless_fatal(asyncio.ensure_future(self._delivery.drained()))
         except TimeoutError:
             drained = False
-            log.error("drain_incomplete", queued_frames=len(self._queue), in_flight=self._outbox.in_flight)
-        self._rounds.stop()
+            log.error("drain_incomplete", queued_frames=len(self._queue), in_flight=self._delivery.in_flight)
+        self._coverage_loop.stop()
         await coverage
         for attempt in range(self._options.final_write_attempts):
             if await self._coverage.write():
@@ -244,25 +246,25 @@ class Producer:
             frames=self._dispatcher.frames,
             events_acked=self._acked(self._settings.kafka_topic_futures),
             rejected=self._acked(self._settings.topic_rejected),
-            repeats_sent=self._outbox.repeats_sent,
+            repeats_sent=self._delivery.repeats_sent,
             drained=drained,
         )
         return drained
 
-    async def _or_refused(self, work: asyncio.Future[None]) -> None:
-        await asyncio.wait([work, self._outbox.fatal], return_when=asyncio.FIRST_COMPLETED)
-        if self._outbox.fatal.done():
-            self._outbox.fatal.result()
+    async def _unless_fatal(self, work: asyncio.Future[None]) -> None:
+        await asyncio.wait([work, self._delivery.fatal], return_when=asyncio.FIRST_COMPLETED)
+        if self._delivery.fatal.done():
+            self._delivery.fatal.result()
         await work
 
     # Frames and marks.
 
     async def _publish(self) -> None:
-        """From the queue through the contract into the outbox; goes on from the trades that Kafka and Bronze hold."""
-        if self._last_trades is not None:
+        """From the queue through the contract into the delivery; goes on from the trades that Kafka and Bronze hold."""
+        if self._resume_points is not None:
             start_offsets = self._publisher.start_offsets
-            known = await self._last_trades.find(self.fleet.symbols, self._stream, start_offsets)
-            self._gaps.take_up(known.on_topic, known.in_bronze)
+            known = await self._resume_points.find(self.pool.symbols, self._stream, start_offsets)
+            self._gaps.resume_from(known.on_topic, known.in_bronze)
         await self._dispatcher.run()
 
     async def _put_fetched(self, raw: bytes) -> None:
@@ -274,7 +276,7 @@ class Producer:
         interval = span.claim_to(asked_ms)
         claims = span.claims_of(interval) if interval is not None else {}
         by_ids = self._gaps.proven_before(span.symbols, interval)
-        self._outbox.mark(partial(self._claim, span, claims, by_ids, ended, self._gaps.take_closed()))
+        self._delivery.mark(partial(self._claim, span, claims, by_ids, ended, self._gaps.take_closed()))
 
     def _claim(
         self,
@@ -292,7 +294,7 @@ class Producer:
             self._coverage.claim(symbols, claimed, next_offsets)
         span.claims += 1
         span.ended = span.ended or ended
-        self._rounds.claim_made(ended=ended)
+        self._coverage_loop.claim_made(ended=ended)
 
     # Status.
 
@@ -304,18 +306,18 @@ class Producer:
 
     def _note_stall(self) -> None:
         """Tells when the brokers stop acknowledging, and when they go on: Kafka's client waits for them silently."""
-        stalled_s = self._outbox.stalled_s
+        stalled_s = self._delivery.stalled_s
         if self._state == "streaming" and stalled_s > self._options.stall_alarm_s:
             self._state = "waiting_for_broker"
             log.warning(
                 "broker_not_answering",
                 bootstrap_servers=self._settings.bootstrap_servers,
-                in_flight=self._outbox.in_flight,
+                in_flight=self._delivery.in_flight,
                 queued_frames=len(self._queue),
             )
         elif self._state == "waiting_for_broker" and self._working and stalled_s <= self._options.stall_alarm_s:
             self._state = "streaming"
-            log.info("broker_answers_again", in_flight=self._outbox.in_flight, queued_frames=len(self._queue))
+            log.info("broker_answers_again", in_flight=self._delivery.in_flight, queued_frames=len(self._queue))
 
     def _write_status(self) -> None:
         try:
@@ -325,42 +327,42 @@ class Producer:
 
     def status(self) -> ProducerStatus:
         """The present state and counts."""
-        clocks = [c.exchange_time_ms for c in self.fleet.connections if c.exchange_time_ms is not None]
+        clocks = [c.exchange_time_ms for c in self.pool.connections if c.exchange_time_ms is not None]
         covered, last_event_us = self._coverage.covered_to_ms, self._dispatcher.last_event_time_us
         return ProducerStatus(
             state=self._state,
             pid=os.getpid(),
             stream=self._stream,
-            symbols=len(self.fleet.symbols),
+            symbols=len(self.pool.symbols),
             connections=tuple(
                 ConnectionStatus(c.name, c.state, len(c.symbols), c.span.frames if c.span else 0, c.reconnects)
-                for c in self.fleet.connections
+                for c in self.pool.connections
             ),
             frames=self._dispatcher.frames,
-            streams={self._stream: self._accounts.counts, **self._market.counts},
+            streams={self._stream: self._accounts.counts, **self._extra_feed.counts},
             events_acked=self._acked(self._settings.kafka_topic_futures),
             rejected=self._acked(self._settings.topic_rejected),
-            repeats_sent=self._outbox.repeats_sent,
-            in_flight=self._outbox.in_flight,
-            queued_frames=len(self._queue) + self._market.queued_frames,
+            repeats_sent=self._delivery.repeats_sent,
+            in_flight=self._delivery.in_flight,
+            queued_frames=len(self._queue) + self._extra_feed.queued_frames,
             last_event_time_ms=None if last_event_us is None else last_event_us // 1000,
             exchange_time_ms=max(clocks, default=None),
             coverage_to_ms={
-                symbol: covered[symbol] for symbol in self.fleet.symbols[:MAX_SYMBOLS_SHOWN] if symbol in covered
+                symbol: covered[symbol] for symbol in self.pool.symbols[:MAX_SYMBOLS_SHOWN] if symbol in covered
             },
             coverage_failures=self._coverage.failures,
             ids_missing=self._gaps.ids_missing,
-            rejecting={**self._market.rejecting, **self._accounts.rejecting},
-            silent_symbols=self._rounds.silent_symbols[:MAX_SYMBOLS_SHOWN],
-            renewals=self.fleet.renewals,
+            rejecting={**self._extra_feed.rejecting, **self._accounts.rejecting},
+            silent_symbols=self._coverage_loop.stale_symbols[:MAX_SYMBOLS_SHOWN],
+            renewals=self.pool.replacements,
             updated_at_ms=time.time_ns() // 1_000_000,
         )
 
     def _acked(self, topic: str) -> int:
-        return self._outbox.acked.get(topic, 0)
+        return self._delivery.acked.get(topic, 0)
 
 
-def collect_seldom() -> None:
+def raise_gc_thresholds() -> None:
     """Has Python look for cycles once for many thousand frames instead of for every few hundred: frames and messages
     wait some milliseconds for Kafka and are in no cycle, and to look through them costs a tenth of all that is done."""
     gc.set_threshold(50_000, 20, 100)
@@ -373,7 +375,7 @@ async def serve(settings: Settings) -> int:
 
     io = io_in_use(settings)
     log.info("producer_libraries", io=io.value)
-    collect_seldom()
+    raise_gc_thresholds()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -406,14 +408,14 @@ async def serve(settings: Settings) -> int:
             sink=IcebergCoverageSink(settings),
             gaps=IcebergGapSink(settings),
             history=history,
-            last_trades=NewestTrades(settings),
+            resume_points=StoredResumePoints(settings),
             options=ProducerOptions(ConnectionOptions(io=io)),
         )
-        choice = asyncio.create_task(keep_choice(settings, items, history, producer.fleet))
+        selection = asyncio.create_task(refresh_symbols(settings, items, history, producer.pool))
         try:
             return 0 if await producer.run(stop) else 1
         finally:
-            await cancelled([choice])
+            await cancelled([selection])
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """How messages get into Kafka: the `Publisher` interface and what its implementations have in common.
 
 A publisher takes messages and later reports on each one exactly once, as acknowledged or as failed. It decides nothing
-about what is sent again; that is the outbox's business. Messages are taken and reported many at a time: per message
+about what is sent again; that is the delivery's business. Messages are taken and reported many at a time: per message
 there is a microsecond or two.
 """
 
@@ -39,7 +39,7 @@ class Message(Struct, eq=False, gc=False):
     tag: Any = None
     """The sender's own."""
     when_acknowledged: Callable[[int, int], None] | None = None
-    """Called with partition and offset; of a message on a topic whose offsets the outbox does not report."""
+    """Called with partition and offset; of a message on a topic whose offsets the delivery does not report."""
 
 
 class FailureVerdict(Enum):
@@ -122,7 +122,7 @@ class SessionPublisher(ABC):
 
     @abstractmethod
     async def _open(self, listener: DeliveryListener) -> Session:
-        """A new session. Raises `BrokerError` when no broker can be reached, `BrokerRefusedError` when they refuse."""
+        """A new session. Raises `BrokerError` when no broker can be reached, `BrokerAccessError` when they refuse."""
 
     @abstractmethod
     def judge(self, error: BaseException) -> FailureVerdict:

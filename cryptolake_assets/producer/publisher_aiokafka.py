@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cryptolake_assets.errors import BrokerError
 from cryptolake_assets.kafka.access import aiokafka_options
-from cryptolake_assets.kafka.refusals import broker_error, is_refusal
+from cryptolake_assets.kafka.broker_errors import broker_error, is_access_error
 from cryptolake_assets.producer.asyncio_tasks import cancelled
 from cryptolake_assets.producer.publisher import (
     BATCH_BYTES,
@@ -197,7 +197,7 @@ class AiokafkaPublisher(SessionPublisher):
         from aiokafka import errors
 
         # aiokafka asserts that a partition exists: the topic has fewer of them than it had at the start.
-        if is_refusal(error) or isinstance(error, AssertionError):
+        if is_access_error(error) or isinstance(error, AssertionError):
             return FailureVerdict.FATAL
         # A batch that was given up leaves a hole in the idempotent sequence: the broker refuses what follows. A session
         # that fails for reasons unknown is not trusted either.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cryptolake_assets.errors import BrokerError
 from cryptolake_assets.kafka.access import librdkafka_options
-from cryptolake_assets.kafka.refusals import broker_error, is_refusal
+from cryptolake_assets.kafka.broker_errors import broker_error, is_access_error
 from cryptolake_assets.producer.asyncio_tasks import cancelled
 from cryptolake_assets.producer.publisher import (
     BATCH_BYTES,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.005
 MAX_BUFFERED: Final = 1_000_000
-"""More messages than ever are under way: the outbox bounds them, not the library."""
+"""More messages than ever are under way: the delivery bounds them, not the library."""
 
 
 class DeliveryError(BrokerError):
@@ -54,7 +54,7 @@ def client_configuration(settings: Settings) -> dict[str, Any]:
         "compression.type": COMPRESSION,
         "batch.size": BATCH_BYTES,
         "linger.ms": LINGER_MS,
-        # Given up by nobody: the outbox would only send it again, and out of order.
+        # Given up by nobody: the delivery would only send it again, and out of order.
         "message.timeout.ms": 0,
         "queue.buffering.max.messages": MAX_BUFFERED,
         "reconnect.backoff.max.ms": 1_000,
@@ -63,7 +63,7 @@ def client_configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
-class _UnderWay:
+class _InFlight:
     """Messages of one partition that were handed over together: acknowledged together, or failed together.
 
     The library calls back for each. Which message that was is not asked, and its record is not kept: to keep them until
@@ -125,7 +125,7 @@ class _ConfluentSession:
         self._news.set()
 
     def _produce(self, topic: str, partition: int, messages: list[Message]) -> None:
-        under_way = _UnderWay(messages, self._listener)
+        under_way = _InFlight(messages, self._listener)
         produce, told, number = self.producer.produce, under_way.told, 0
         try:
             for message in messages:
@@ -144,7 +144,7 @@ class _ConfluentSession:
                 message.value,
                 message.key,
                 headers=message.headers,  # type: ignore[arg-type] # a list is invariant
-                on_delivery=_UnderWay([message], self._listener).told,
+                on_delivery=_InFlight([message], self._listener).told,
                 **place,
             )
         except Exception as error:
@@ -211,7 +211,7 @@ class ConfluentPublisher(SessionPublisher):
             if error.error.code() in purged or (error.error.retriable() and not error.error.fatal()):
                 return FailureVerdict.RETRY
             return FailureVerdict.RESTART
-        if is_refusal(error):
+        if is_access_error(error):
             return FailureVerdict.FATAL
         # A full buffer, or a session that is not there.
         return (
@@ -220,7 +220,7 @@ class ConfluentPublisher(SessionPublisher):
 
 
 def _refusals() -> frozenset[int]:
-    """Errors that come again however often one tries: rights, settings, versions. As `kafka_refusals.is_refusal`."""
+    """Errors that come again however often one tries: rights, settings, versions. As `is_access_error`."""
     from confluent_kafka import KafkaError
 
     return frozenset(

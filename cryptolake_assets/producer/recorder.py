@@ -15,15 +15,15 @@ import structlog
 from msgspec import Struct, json
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest, ExchangeRest
-from cryptolake_assets.captures.followed_symbols import Subscriptions, streams_in_use
 from cryptolake_assets.captures.market_of_capture import write_market
 from cryptolake_assets.captures.published_files import read_klines
 from cryptolake_assets.captures.reader import summarise
+from cryptolake_assets.captures.tracked_symbols import Subscriptions, streams_in_use
 from cryptolake_assets.captures.writer import CaptureWriter
 from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
 from cryptolake_assets.producer.asyncio_tasks import cancelled
 from cryptolake_assets.producer.connection import ExchangeConnection
-from cryptolake_assets.producer.connection_pool import Fleet, FleetOptions
+from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
 from cryptolake_assets.producer.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
 from cryptolake_assets.producer.subscriptions import find_subscriptions
 from cryptolake_assets.settings import Settings
@@ -42,21 +42,21 @@ class Recorder:
     """
 
     def __init__(
-        self, settings: Settings, directory: Path, rotate_s: float, options: FleetOptions | None = None
+        self, settings: Settings, directory: Path, rotate_s: float, options: ConnectionPoolOptions | None = None
     ) -> None:
         """Raises `CaptureError` for a directory that cannot be written to."""
         self._settings, self._directory = settings, directory
         self._queue = FrameQueue()
         self._rotate_s = rotate_s
-        self._options = options or FleetOptions(settings.connection_life_s)
+        self._options = options or ConnectionPoolOptions(settings.connection_life_s)
         self._made = count()
         self.writer: CaptureWriter | None = None
-        self.fleets: list[Fleet] = []
+        self.pools: list[ConnectionPool] = []
 
     @property
     def connections(self) -> list[ExchangeConnection]:
         """All that are there."""
-        return [connection for fleet in self.fleets for connection in fleet.connections]
+        return [connection for pool in self.pools for connection in pool.connections]
 
     async def run(self, stop: asyncio.Event, tell: Callable[[], None] = lambda: None) -> None:
         """Records until `stop`; `tell` is called after every batch of frames. Raises `CaptureError`, `ExchangeError`
@@ -65,8 +65,8 @@ class Recorder:
             found = await find_subscriptions(self._settings, rest)
             self.writer = await asyncio.to_thread(CaptureWriter, self._directory, found.stream, self._rotate_s)
             write_market(self._directory, self._settings.market)
-            self.fleets = self._fleets_of(found, rest)
-            reading = [asyncio.create_task(fleet.run()) for fleet in self.fleets]
+            self.pools = self._pools_of(found, rest)
+            reading = [asyncio.create_task(pool.run()) for pool in self.pools]
             writing = asyncio.create_task(self._write(self.writer, tell))
             stopped = asyncio.create_task(stop.wait())
             try:
@@ -80,12 +80,12 @@ class Recorder:
                 await cancelled([stopped, writing, *reading])
                 self.writer.close()
 
-    def _fleets_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[Fleet]:
+    def _pools_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[ConnectionPool]:
         """Of the trades, and of the other streams in use."""
         addresses: list[tuple[str, Callable[[tuple[str, ...]], str | None]]] = [(found.stream, lambda _: None)]
         addresses += [(of.name, partial(of.address, self._settings)) for of in streams_in_use(self._settings)]
         return [
-            Fleet(found.symbols, partial(self._connection, clock, stream, address), self._options)
+            ConnectionPool(found.symbols, partial(self._connection, clock, stream, address), self._options)
             for stream, address in addresses
         ]
 

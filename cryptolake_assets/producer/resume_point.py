@@ -12,15 +12,15 @@ import structlog
 
 from cryptolake_assets.kafka.topics import PeekedRecord, read_async
 from cryptolake_assets.lake.coverage import read_coverage
-from cryptolake_assets.lake.newest_trades import last_trades
+from cryptolake_assets.lake.newest_trades import newest_trades
 from cryptolake_assets.producer.gap_tracker import KnownTrade, LastTrade
 from cryptolake_assets.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 OVERLAP: Final = 2_000
-"""Records of a partition that are read before the offset to which everything, gaps too, is known to be told."""
-MOST_BACK: Final = 25_000
+"""Records of a partition that are read before the offset to which everything, gaps too, is known to be covered."""
+MAX_RECORDS_BACK: Final = 25_000
 """Most records of a partition that are read."""
 PATIENCE_S: Final = 30.0
 """For each of the places: frames wait meanwhile."""
@@ -29,17 +29,17 @@ FETCHED_HEADERS: Final = [("source", b"rest")]
 
 
 @dataclass(frozen=True, slots=True)
-class Newest:
+class ResumePoint:
     """The end of the topic, in the order of each partition, and each symbol's newest trade in Bronze."""
 
     on_topic: Sequence[KnownTrade] = ()
     in_bronze: Mapping[str, LastTrade] = field(default_factory=dict)
 
 
-class LastTrades(Protocol):
+class ResumePoints(Protocol):
     """Where the newest known trades are looked up."""
 
-    async def find(self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int]) -> Newest:
+    async def find(self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int]) -> ResumePoint:
         """Those of the symbols; the topic is read below these offsets. What cannot be read is left out."""
 
 
@@ -53,13 +53,13 @@ class _Event(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Event).decode
 
 
-class NewestTrades:
-    """`LastTrades` of these settings' topic and lake."""
+class StoredResumePoints:
+    """`ResumePoints` of these settings' topic and lake."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    async def find(self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int]) -> Newest:
+    async def find(self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int]) -> ResumePoint:
         symbols = frozenset(symbols)
         in_bronze: dict[str, LastTrade] = {}
         on_topic: list[KnownTrade] = []
@@ -74,20 +74,20 @@ class NewestTrades:
         except Exception as error:
             log.error("last_trades_not_read", place="topic", error=f"{type(error).__name__}: {error}")
         log.info("last_trades_read", on_topic=len(on_topic), in_bronze=len(in_bronze), symbols=len(symbols))
-        return Newest(on_topic, in_bronze)
+        return ResumePoint(on_topic, in_bronze)
 
     def _in_bronze(self, symbols: Collection[str], stream: str) -> dict[str, LastTrade]:
-        found = last_trades(self._settings, self._settings.venue.exchange, stream, symbols)
+        found = newest_trades(self._settings, self._settings.venue.exchange, stream, symbols)
         return {symbol: LastTrade(*last) for symbol, last in found.items()}
 
     async def _on_topic(
         self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int], known: Collection[str]
     ) -> list[KnownTrade]:
         """From where coverage ends, which is written after the gaps; farther back for symbols that nobody knows."""
-        told = await asyncio.to_thread(self._told_offsets, symbols, stream)
-        farthest = {partition: max(0, end - MOST_BACK) for partition, end in end_offsets.items()}
+        covered = await asyncio.to_thread(self._covered_offsets, symbols, stream)
+        farthest = {partition: max(0, end - MAX_RECORDS_BACK) for partition, end in end_offsets.items()}
         start = {
-            partition: max(farthest[partition], min(told.get(partition, 0), end) - OVERLAP)
+            partition: max(farthest[partition], min(covered.get(partition, 0), end) - OVERLAP)
             for partition, end in end_offsets.items()
         }
         found = await self._read(start, end_offsets, symbols, stream)
@@ -95,18 +95,18 @@ class NewestTrades:
             found = await self._read(farthest, start, symbols, stream) + found
         return found
 
-    def _told_offsets(self, symbols: Collection[str], stream: str) -> dict[int, int]:
-        """Per partition the offset below which everything of its symbols is covered or told to be missing."""
-        of_symbol: dict[tuple[int, str], int] = {}
+    def _covered_offsets(self, symbols: Collection[str], stream: str) -> dict[int, int]:
+        """Per partition the offset below which everything of its symbols is covered or known to be missing."""
+        by_symbol: dict[tuple[int, str], int] = {}
         exchange = self._settings.venue.exchange
         for row in read_coverage(self._settings):
             if not row.of_archive and row.symbol in symbols and (row.exchange, row.stream) == (exchange, stream):
                 key = row.kafka_partition or 0, row.symbol
-                of_symbol[key] = max(of_symbol.get(key, 0), row.kafka_offset or 0)
-        told: dict[int, int] = {}
-        for (partition, _), offset in of_symbol.items():
-            told[partition] = min(told.get(partition, offset), offset)
-        return told
+                by_symbol[key] = max(by_symbol.get(key, 0), row.kafka_offset or 0)
+        covered: dict[int, int] = {}
+        for (partition, _), offset in by_symbol.items():
+            covered[partition] = min(covered.get(partition, offset), offset)
+        return covered
 
     async def _read(
         self, start: Mapping[int, int], end: Mapping[int, int], symbols: Collection[str], stream: str

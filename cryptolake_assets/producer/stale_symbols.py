@@ -11,7 +11,7 @@ from typing import Final
 
 GAPS_ALLOWED: Final = 50
 """A pause is silence from so many mean gaps between two trades on."""
-LEAST_MS: Final = 60_000
+MIN_LIMIT_MS: Final = 60_000
 """No pause below a minute is silence, however busy the symbol."""
 UNKNOWN_RATE_MS: Final = 900_000
 """The same for a symbol that has not shown its rate."""
@@ -31,22 +31,22 @@ class _Symbol:
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
-    """A symbol that has been quiet for `quiet_ms`, more than the `limit_ms` of its own rate."""
+class StaleSymbol:
+    """A symbol that has been quiet for `idle_ms`, more than the `limit_ms` of its own rate."""
 
     symbol: str
-    quiet_ms: int
+    idle_ms: int
     limit_ms: int
 
 
-class SilenceWatch:
+class StaleSymbolWatch:
     """Remembers each symbol's rate from what a look at it shows; costs nothing a trade."""
 
     def __init__(self) -> None:
         self._symbols: dict[str, _Symbol] = {}
 
     @property
-    def silent(self) -> tuple[str, ...]:
+    def symbols(self) -> tuple[str, ...]:
         """The symbols that are silent now."""
         return tuple(sorted(name for name, known in self._symbols.items() if known.alarm_at_ms is not None))
 
@@ -55,7 +55,7 @@ class SilenceWatch:
         for symbol in self._symbols.keys() - symbols:
             del self._symbols[symbol]
 
-    def look(self, symbol: str, latest: tuple[int, int] | None, arrived_to_ms: int) -> Silence | None:
+    def look(self, symbol: str, latest: tuple[int, int] | None, arrived_to_ms: int) -> StaleSymbol | None:
         """Takes in a symbol's latest trade, (id, event time in ms), and the exchange time until which all has arrived.
 
         Returns its silence when it begins, and again each time that it has doubled; None otherwise.
@@ -63,15 +63,15 @@ class SilenceWatch:
         known = self._symbols.setdefault(symbol, _Symbol(since_ms=arrived_to_ms))
         if latest is not None and (known.last_id is None or latest[0] > known.last_id):
             self._note(known, *latest)
-        quiet_ms = arrived_to_ms - max(known.since_ms, known.last_ms)
-        limit_ms = UNKNOWN_RATE_MS if known.gap_ms is None else max(LEAST_MS, round(GAPS_ALLOWED * known.gap_ms))
-        if quiet_ms < limit_ms:
+        idle_ms = arrived_to_ms - max(known.since_ms, known.last_ms)
+        limit_ms = UNKNOWN_RATE_MS if known.gap_ms is None else max(MIN_LIMIT_MS, round(GAPS_ALLOWED * known.gap_ms))
+        if idle_ms < limit_ms:
             known.alarm_at_ms = None
             return None
-        if known.alarm_at_ms is not None and quiet_ms < known.alarm_at_ms:
+        if known.alarm_at_ms is not None and idle_ms < known.alarm_at_ms:
             return None
-        known.alarm_at_ms = 2 * quiet_ms
-        return Silence(symbol, quiet_ms, limit_ms)
+        known.alarm_at_ms = 2 * idle_ms
+        return StaleSymbol(symbol, idle_ms, limit_ms)
 
     def _note(self, known: _Symbol, last_id: int, last_ms: int) -> None:
         if known.last_id is not None and last_ms > known.last_ms:

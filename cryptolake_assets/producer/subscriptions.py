@@ -10,54 +10,56 @@ from typing import Final
 import structlog
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest
-from cryptolake_assets.captures.followed_symbols import Listing, Subscriptions, resolve_subscriptions
+from cryptolake_assets.captures.tracked_symbols import Listing, Subscriptions, resolve_subscriptions
 from cryptolake_assets.errors import CryptolakeError, ExchangeError
-from cryptolake_assets.model.symbol_selection import SymbolChoice, parse_choice
-from cryptolake_assets.producer.connection_pool import Fleet
+from cryptolake_assets.model.symbol_selection import SymbolSelection, parse_selection
+from cryptolake_assets.producer.connection_pool import ConnectionPool
 from cryptolake_assets.settings import Settings, Source
 
 log = structlog.get_logger(__name__)
 
 _RETRY_S: Final = 2.0
-_LOOK_S: Final = 1.0
+_POLL_S: Final = 1.0
 
 
 async def find_subscriptions(
-    settings: Settings, rest: AsyncExchangeRest, followed: Collection[str] = ()
+    settings: Settings, rest: AsyncExchangeRest, tracked: Collection[str] = ()
 ) -> Subscriptions:
     """The subscriptions that the settings ask for; waits for an exchange that does not answer yet. Raises what
     `resolve_subscriptions` does."""
     while True:
         try:
-            listing = await _listing(settings, parse_choice(settings.symbol_items), rest)
-            return await asyncio.to_thread(resolve_subscriptions, settings, listing=listing, followed=followed)
+            listing = await _listing(settings, parse_selection(settings.symbol_items), rest)
+            return await asyncio.to_thread(resolve_subscriptions, settings, listing=listing, tracked=tracked)
         except ExchangeError as error:
             log.warning("exchange_not_reachable", error=str(error), retry_in_s=_RETRY_S)
             await asyncio.sleep(_RETRY_S)
 
 
-async def _listing(settings: Settings, choice: SymbolChoice, rest: AsyncExchangeRest) -> Listing | None:
-    if settings.source is Source.REPLAY and not choice.needs_listing:
+async def _listing(settings: Settings, selection: SymbolSelection, rest: AsyncExchangeRest) -> Listing | None:
+    if settings.source is Source.REPLAY and not selection.needs_listing:
         return None
     symbols = (await rest.exchange_info()).symbols
-    return Listing(symbols, await rest.volumes() if choice.busiest else {})
+    return Listing(symbols, await rest.volumes() if selection.busiest else {})
 
 
-async def keep_choice(settings: Settings, items: tuple[str, ...], rest: AsyncExchangeRest, fleet: Fleet) -> None:
-    """Tells the fleet what to follow whenever the symbols' file changes, and now and then where the choice depends on
-    what the exchange lists. A choice that cannot be read or resolved leaves everything as it is.
+async def refresh_symbols(
+    settings: Settings, items: tuple[str, ...], rest: AsyncExchangeRest, pool: ConnectionPool
+) -> None:
+    """Tells the pool what to follow whenever the symbols' file changes, and now and then where the selection depends on
+    what the exchange lists. A selection that cannot be read or resolved leaves everything as it is.
 
-    `items` is the choice that the fleet began with.
+    `items` is the selection that the pool began with.
     """
     looked_at, complaint = time.monotonic(), ""
     while True:
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)
         try:
             found = await asyncio.to_thread(lambda: settings.symbol_items)
             is_due = time.monotonic() - looked_at >= settings.symbols_refresh_s
-            if found != items or (is_due and parse_choice(items).needs_listing):
+            if found != items or (is_due and parse_selection(items).needs_listing):
                 items, looked_at = found, time.monotonic()
-                fleet.follow((await find_subscriptions(settings, rest, fleet.symbols)).symbols)
+                pool.track((await find_subscriptions(settings, rest, pool.symbols)).symbols)
             complaint = ""
         except CryptolakeError as error:
             if complaint != (complaint := str(error)):

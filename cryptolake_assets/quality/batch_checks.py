@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING, SILVER_OPEN_INTEREST
-from cryptolake_assets.model.source_facts import MOST_FUNDING
+from cryptolake_assets.model.source_facts import MAX_FUNDING_RATE
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS, SILVER_FEAR_GREED
 from cryptolake_assets.model.table_spec import TableSpec
 
@@ -40,7 +40,7 @@ BATCH_RULES: Mapping[str, Mapping[str, str]] = {
         "no_nulls": _none_empty(SILVER_COINGECKO_GLOBAL, "market_cap_change_percentage_24h"),
     },
     SILVER_FUNDING.name: {
-        "funding_rate_range": f"funding_rate NOT BETWEEN -{MOST_FUNDING} AND {MOST_FUNDING}",
+        "funding_rate_range": f"funding_rate NOT BETWEEN -{MAX_FUNDING_RATE} AND {MAX_FUNDING_RATE}",
         "mark_price_positive": "mark_price <= 0",
         "no_nulls": _none_empty(SILVER_FUNDING, "mark_price"),
     },
@@ -57,7 +57,7 @@ MEANINGS: Mapping[str, str] = {
     "not_negative": "Prices, market caps, volumes and supplies are >= 0.",
     "dominance_range": "Shares of the market are 0 to 100 per cent.",
     "key_present": "A row says its hour and its coin.",
-    "funding_rate_range": f"Rates are at most {MOST_FUNDING} of a position, either way.",
+    "funding_rate_range": f"Rates are at most {MAX_FUNDING_RATE} of a position, either way.",
     "mark_price_positive": "A mark price, where there is one, is above 0.",
     "open_interest_not_negative": "Open interest and its value are >= 0.",
     "value_of_history": "A statistic of the history has its value in quote currency.",

@@ -15,21 +15,21 @@ from cryptolake_assets.quality.batch_checks import FUNDING_HOLES, PERIODS_MISSIN
 
 Times = Mapping[str, Sequence[datetime]]
 
-LONGEST_FUNDING = timedelta(hours=8)
+MAX_FUNDING_INTERVAL = timedelta(hours=8)
 JITTER = timedelta(minutes=1)
 """Fundings are charged some ms after the full hour; a minute late is not missing."""
 
 
-def funding_holes(held: Times) -> CheckOutcome:
+def funding_holes(stored: Times) -> CheckOutcome:
     """Longer than eight hours, or longer than the intervals on both sides: symbols change between 8, 4 and 1 hours, and
     an interval that is alone in its length is one in which a funding is missing."""
     found = [
         {"symbol": symbol, "after": _text(start), "before": _text(end)}
-        for symbol, times in sorted(held.items())
+        for symbol, times in sorted(stored.items())
         for start, end in _holes(times)
     ]
-    rates = sum(map(len, held.values()))
-    return _outcome(FUNDING_HOLES, found, f"{rates} rates of {len(held)} symbols held, {len(found)} holes")
+    rates = sum(map(len, stored.values()))
+    return _outcome(FUNDING_HOLES, found, f"{rates} rates of {len(stored)} symbols held, {len(found)} holes")
 
 
 def _holes(times: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
@@ -37,32 +37,32 @@ def _holes(times: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
     for number, (start, end) in enumerate(pairwise(times)):
         around = [*lengths[max(0, number - 1) : number], *lengths[number + 1 : number + 2]]
         alone = len(around) == 2 and lengths[number] > max(around) + JITTER
-        if alone or lengths[number] > LONGEST_FUNDING + JITTER:
+        if alone or lengths[number] > MAX_FUNDING_INTERVAL + JITTER:
             yield start, end
 
 
-def periods_missing(held: Times) -> CheckOutcome:
+def periods_missing(stored: Times) -> CheckOutcome:
     """Statistics of five minutes between a symbol's first and newest one."""
     found = [
         {"symbol": symbol, "after": _text(start), "before": _text(end)}
-        for symbol, times in sorted(held.items())
+        for symbol, times in sorted(stored.items())
         for start, end in pairwise(times)
         if end - start > OPEN_INTEREST_PERIOD
     ]
     missing = sum(
         (end - start) // OPEN_INTEREST_PERIOD - 1
-        for times in held.values()
+        for times in stored.values()
         for start, end in pairwise(times)
         if end - start > OPEN_INTEREST_PERIOD
     )
     return _outcome(PERIODS_MISSING, found, f"{missing} periods missing in {len(found)} holes")
 
 
-def symbols_behind(held: Times, symbols: Sequence[str], clock: datetime, limit: timedelta) -> CheckOutcome:
+def symbols_behind(stored: Times, symbols: Sequence[str], clock: datetime, limit: timedelta) -> CheckOutcome:
     """Followed symbols whose newest row is further behind the exchange's clock than `limit`, or that have none."""
     found = []
     for symbol in symbols:
-        newest = held[symbol][-1] if held.get(symbol) else None
+        newest = stored[symbol][-1] if stored.get(symbol) else None
         if newest is None or clock - newest > limit:
             found.append({"symbol": symbol, "newest": "none" if newest is None else _text(newest)})
     return _outcome(SYMBOLS_BEHIND, found, f"{len(found)} of {len(symbols)} symbols more than {limit} behind {clock}")

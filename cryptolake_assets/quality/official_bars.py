@@ -40,7 +40,7 @@ class Agreement:
     differences: list[dict[str, Any]]
 
 
-def hold_against(
+def compare_with_official(
     hour: datetime, bars: Sequence[Bar], klines: Klines, completeness: CompletenessIndex, tolerance: Decimal
 ) -> Agreement:
     """The hour's complete bars beside the exchange's own in all nine fields; a bar of single trades to every digit, one

@@ -23,14 +23,14 @@ class RuleContext:
     """What the rules need to know: the listed symbols, the time range in which trades are possible, and the exchanges
     whose trades make bars, the one that is followed first: bars have no exchange, so symbols must not mean two things.
 
-    `held` are trades (symbol, stream, trade_id) that were out of range when they came: they stay so, or a bar would
-    change once the clock has passed them.
+    `quarantined` are trades (symbol, stream, trade_id) that were out of range when they came: they stay so, or a bar
+    would change once the clock has passed them.
     """
 
     symbols: tuple[str, ...]
     earliest: datetime
     latest: datetime
-    held: tuple[tuple[str, str, int], ...] = ()
+    quarantined: tuple[tuple[str, str, int], ...] = ()
     exchanges: tuple[str, ...] = exchanges_of(USD_M)
 
 
@@ -59,9 +59,9 @@ MISSING_TRADE_RULES = ("price_not_positive", "qty_negative", "qty_zero", "quote_
 
 def predicates(context: RuleContext) -> dict[str, str]:
     """Rule name to a SQL predicate over the contract's columns; true where the rule is broken."""
-    held = "".join(
+    quarantined = "".join(
         f" OR (symbol = {sql_string(symbol)} AND stream = {sql_string(stream)} AND trade_id = {trade_id})"
-        for symbol, stream, trade_id in context.held
+        for symbol, stream, trade_id in context.quarantined
         if "\\" not in symbol  # such a symbol is never known
     )
     return {
@@ -77,7 +77,7 @@ def predicates(context: RuleContext) -> dict[str, str]:
             f"qty >= {_LARGE_QTY} AND CAST(price AS double) * CAST(qty AS double) >= CAST('{_LARGEST_QUOTE}' AS double)"
         ),
         "event_time_out_of_range": (
-            f"event_time < {sql_time(context.earliest)} OR event_time > {sql_time(context.latest)}{held}"
+            f"event_time < {sql_time(context.earliest)} OR event_time > {sql_time(context.latest)}{quarantined}"
         ),
     }
 

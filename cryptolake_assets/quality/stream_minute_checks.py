@@ -13,16 +13,16 @@ MARKET_OBSERVATIONS = (MINUTES_WITHOUT_ROW,)
 """Checks that only warn."""
 
 MEANINGS: Mapping[str, str] = {
-    **{name: meaning for of in STREAM_TYPES for name, meaning in of.meanings.items()},
+    **{name: meaning for stream_type in STREAM_TYPES for name, meaning in stream_type.meanings.items()},
     ACCOUNTED: "The rows stand for every event that Bronze holds of the hour, each once.",
     MINUTES_WITHOUT_ROW: "No minute without a row between a symbol's first and last of the hour. Warns only.",
 }
 
 
-def blocking(of: StreamType) -> tuple[str, ...]:
+def blocking(stream_type: StreamType) -> tuple[str, ...]:
     """Names of the checks on a candidate, in the order of their results."""
-    return ("schema", "unique_key", *of.checks, ACCOUNTED)
+    return ("schema", "unique_key", *stream_type.checks, ACCOUNTED)
 
 
-def warning(of: StreamType) -> tuple[str, ...]:
-    return (MINUTES_WITHOUT_ROW,) if of.every_minute else ()
+def warning(stream_type: StreamType) -> tuple[str, ...]:
+    return (MINUTES_WITHOUT_ROW,) if stream_type.every_minute else ()

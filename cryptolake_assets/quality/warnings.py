@@ -17,8 +17,8 @@ from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
-from cryptolake_assets.quality.official_bars import hold_against
-from cryptolake_assets.quality.world import World
+from cryptolake_assets.quality.official_bars import compare_with_official
+from cryptolake_assets.quality.run_inputs import RunInputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,16 +31,16 @@ def observe_hour(
     hour: datetime,
     bars: Sequence[Bar],
     klines: Mapping[tuple[str, int], Kline],
-    world: World,
+    inputs: RunInputs,
     lag_limit_s: float,
     kline_tolerance: Decimal,
 ) -> list[CheckOutcome]:
     """All of them, in the order of `SILVER_OBSERVATIONS`."""
     return [
-        hold_against(hour, bars, klines, world.completeness, kline_tolerance).outcome,
-        minutes_missing(bars, world.completeness),
+        compare_with_official(hour, bars, klines, inputs.completeness, kline_tolerance).outcome,
+        minutes_missing(bars, inputs.completeness),
         id_continuity(bars),
-        event_time_lag(bars, hour, world.rules.symbols, world.exchange_time_ms, lag_limit_s),
+        event_time_lag(bars, hour, inputs.rules.symbols, inputs.exchange_time_ms, lag_limit_s),
     ]
 
 
@@ -102,14 +102,14 @@ def event_time_lag(
     for bar in bars:
         newest[bar["symbol"]] = max(newest[bar["symbol"]], bar["window_start"] + MINUTE)
     lags = {symbol: max(timedelta(0), now - newest[symbol]) for symbol in symbols}
-    behind = [
+    lagging = [
         {"symbol": symbol, "lag_s": f"{lag.total_seconds():.0f}"}
         for symbol, lag in sorted(lags.items())
         if lag.total_seconds() > limit_s
     ]
     worst = max((lag.total_seconds() for lag in lags.values()), default=0.0)
     return _outcome(
-        "event_time_lag", behind, f"largest lag {worst:.0f} s of {len(lags)} symbols; limit {limit_s:.0f} s"
+        "event_time_lag", lagging, f"largest lag {worst:.0f} s of {len(lags)} symbols; limit {limit_s:.0f} s"
     )
 
 

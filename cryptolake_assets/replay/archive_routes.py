@@ -20,7 +20,7 @@ _NAME = re.compile(r"(?P<symbol>.+)-(?P<kind>[A-Za-z0-9]+)-[0-9]{4}-[0-9]{2}(?:-
 _CHECKSUM = ".CHECKSUM"
 
 
-class ArchiveSide:
+class ArchiveRoutes:
     """Routes and answers of `/data/…`, of the markets of one family."""
 
     def __init__(self, directory: Path, family: Family) -> None:

@@ -46,7 +46,7 @@ class _Recorded:
     from_ms: int
 
 
-class BatchSide:
+class BatchRoutes:
     """Routes and answers. `clock_ms` is the replayed time; nothing later is told. `faults` says what goes wrong."""
 
     def __init__(self, directory: Path, clock_ms: Clock, faults: FaultBoard) -> None:
@@ -95,7 +95,7 @@ class BatchSide:
         """The fault's answer, if one is due; a slow answer is a good one in the end."""
         key = request.headers.get("x-cg-demo-api-key")
         self.requests.append(request.path_qs + (f" key={key}" if key else ""))
-        fault = self._faults.of_source(source)
+        fault = self._faults.source_fault(source)
         if fault is None:
             return None
         log.info("replay_fault", source=source, kind=fault.kind.value)

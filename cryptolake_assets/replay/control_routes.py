@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class ControlSide:
+class ControlRoutes:
     """Routes and answers. `status` gives the exchange's state; `flush` is called after a change of the faults."""
 
     def __init__(

@@ -215,7 +215,7 @@ class _Interrupter:
         return True
 
 
-class FaultLine:
+class FaultyLine:
     """The faults of a board on one connection. A change of the board holds from the next frame on."""
 
     def __init__(self, board: FaultBoard) -> None:
@@ -244,7 +244,7 @@ class FaultLine:
         self._version = board.version
         self._stages: list[Stage] = []
         self._interrupters: list[tuple[Cut | Stall | Shutdown, _Interrupter]] = []
-        for switch in board.of(Silent, Drop, Corrupt, Duplicate, Reorder, Cut, Stall, Shutdown):
+        for switch in board.switches_of(Silent, Drop, Corrupt, Duplicate, Reorder, Cut, Stall, Shutdown):
             match switch.fault:
                 case Silent() as fault:
                     self._stages.append(SilentStage(fault, switch))

@@ -22,7 +22,7 @@ from cryptolake_assets.captures.recorded_names import (
 )
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.model.symbols import in_capitals
-from cryptolake_assets.replay.batch_routes import BatchSide
+from cryptolake_assets.replay.batch_routes import BatchRoutes
 from cryptolake_assets.replay.rest_parameters import RestError, check_limit, integer, mandatory, window
 
 Row = Mapping[str, Any]
@@ -34,11 +34,11 @@ _FUNDING_PAGE, _STATISTICS_PAGE = 1_000, 500
 _STATISTICS_REACH_MS = 30 * 86_400_000
 
 
-class MarketSide:
+class FundingRoutes:
     """Routes and answers. `clock_ms` is the replayed time; nothing later is told. Faults are those of `batch`."""
 
     def __init__(
-        self, directory: Path, clock_ms: Callable[[], int], batch: BatchSide, add_weight: Callable[[int], None]
+        self, directory: Path, clock_ms: Callable[[], int], batch: BatchRoutes, add_weight: Callable[[int], None]
     ) -> None:
         """Reads the recorded answers; raises `CaptureError` for one that cannot be understood."""
         self._clock_ms = clock_ms
@@ -63,8 +63,8 @@ class MarketSide:
         start_ms, end_ms = window(request)
         symbol = in_capitals(request.query.get("symbol", ""))
         until_ms = min(end_ms, self._clock_ms())
-        held = self._funding.get(symbol, [])
-        found = [row for time_ms, row in held if (start_ms or 0) <= time_ms <= until_ms]
+        recorded = self._funding.get(symbol, [])
+        found = [row for time_ms, row in recorded if (start_ms or 0) <= time_ms <= until_ms]
         return _json(found[:limit] if start_ms is not None else found[-limit:])
 
     async def _get_statistics(self, request: web.Request) -> web.Response:
@@ -80,8 +80,8 @@ class MarketSide:
         if start_ms is not None and start_ms < clock_ms - _STATISTICS_REACH_MS:
             raise RestError(-1130, "parameter 'startTime' is invalid.")
         until_ms = min(end_ms, clock_ms)
-        held = self._statistics.get(symbol, [])
-        found = [row for time_ms, row in held if (start_ms or 0) <= time_ms <= until_ms]
+        recorded = self._statistics.get(symbol, [])
+        found = [row for time_ms, row in recorded if (start_ms or 0) <= time_ms <= until_ms]
         return _json(found[-limit:])
 
     async def _get_open_interest(self, request: web.Request) -> web.Response:
@@ -98,10 +98,10 @@ class MarketSide:
             ),
             *self._present.get(symbol, []),
         ]
-        told = [(time_ms, row) for time_ms, row in known if time_ms <= clock_ms]
-        if not told:
+        due = [(time_ms, row) for time_ms, row in known if time_ms <= clock_ms]
+        if not due:
             raise RestError(-1121, "Invalid symbol.")
-        return _json(max(told, key=lambda item: item[0])[1])
+        return _json(max(due, key=lambda item: item[0])[1])
 
 
 def _json(document: Any) -> web.Response:

@@ -41,6 +41,6 @@ def window(request: web.Request) -> tuple[int | None, int]:
     return start_ms, end_ms
 
 
-def check_limit(limit: int, most: int) -> None:
-    if not 1 <= limit <= most:
+def check_limit(limit: int, maximum: int) -> None:
+    if not 1 <= limit <= maximum:
         raise RestError(-1130, "Data sent for parameter 'limit' is not valid.")

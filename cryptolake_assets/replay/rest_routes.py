@@ -32,7 +32,7 @@ _INTERFACES = (*(f"{venue.rest_path}/" for venue in VENUES.values()), "/futures/
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class RestSide:
+class RestRoutes:
     """Routes and answers below the venue's path. `clock_ms` is the replayed time; nothing later is told. `faults` says
     when requests are refused."""
 
@@ -79,7 +79,7 @@ class RestSide:
         """Gives refusals the exchange's shape, and says the weight that was used."""
         if not request.path.startswith(_INTERFACES):
             return await handler(request)
-        if (limit := self._faults.refusal(request.path, time.monotonic())) is not None:
+        if (limit := self._faults.rest_limit(request.path, time.monotonic())) is not None:
             log.info("replay_rest_limit", path=request.path, status=limit.status)
             return _limited(limit)
         try:
@@ -121,7 +121,7 @@ class RestSide:
         if interval not in INTERVALS_MS:
             raise RestError(-1120, "Invalid interval.")
         start_ms, end_ms = window(request)
-        check_limit(limit, self._venue.most_klines)
+        check_limit(limit, self._venue.max_klines)
         until_ms = min(end_ms, self._clock_ms())
         rows = [
             row for row in self._klines.get((symbol, interval), []) if (start_ms or 0) <= row.open_time_ms <= until_ms

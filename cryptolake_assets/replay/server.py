@@ -20,21 +20,21 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from cryptolake_assets.captures.followed_symbols import resolve_subscriptions, streams_in_use
 from cryptolake_assets.captures.market_of_capture import venue_of_capture
 from cryptolake_assets.captures.reader import CapturedFrame, CaptureSummary, read_frames, summarise
+from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions, streams_in_use
 from cryptolake_assets.errors import CaptureError, CryptolakeError, PartError, PortInUseError
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.model.hosts import host_name, is_loopback
 from cryptolake_assets.model.replay_faults import FaultBoard, ReplayFault, parse_faults
-from cryptolake_assets.model.symbol_selection import parse_choice
+from cryptolake_assets.model.symbol_selection import parse_selection
 from cryptolake_assets.model.symbols import stream_name
-from cryptolake_assets.replay.archive_routes import ArchiveSide
-from cryptolake_assets.replay.batch_routes import BatchSide
-from cryptolake_assets.replay.control_routes import ControlSide, Handler
-from cryptolake_assets.replay.funding_routes import MarketSide
+from cryptolake_assets.replay.archive_routes import ArchiveRoutes
+from cryptolake_assets.replay.batch_routes import BatchRoutes
+from cryptolake_assets.replay.control_routes import ControlRoutes, Handler
+from cryptolake_assets.replay.funding_routes import FundingRoutes
 from cryptolake_assets.replay.replayed_clock import ReplayClock
-from cryptolake_assets.replay.rest_routes import RestSide
+from cryptolake_assets.replay.rest_routes import RestRoutes
 from cryptolake_assets.replay.websocket_client import ClientLimits, ReplayClient, Route, RoutedFrame
 from cryptolake_assets.settings import Settings, get_settings
 
@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 TICK_S = 0.005
 SUBSCRIPTION_WAIT_S = 15.0
 """Connections are opened a second apart: a client that has more to subscribe to does so well within this time."""
-_LONGEST_SLEEP_S = 0.5
+_MAX_SLEEP_S = 0.5
 _PACED_BATCH = 2_000
 _UNPACED_BATCH = 256
 _MAX_MESSAGE_BYTES = 1 << 16
@@ -77,7 +77,7 @@ class ReplayExchange:
         self._limits = limits or ClientLimits()
         self._faults = FaultBoard()
         self._faults.switch_on(faults)
-        self.control = ControlSide(directory, self._faults, self.status, self._flush_clients)
+        self.control = ControlRoutes(directory, self._faults, self.status, self._flush_clients)
         self._expected_streams = frozenset(expected_streams)
         self._clients: set[ReplayClient] = set()
         self._subscribed = asyncio.Event()
@@ -100,15 +100,15 @@ class ReplayExchange:
             self.summary.first_receive_time_ns + offset_ns, self.summary.last_receive_time_ns + offset_ns, self.speed
         )
         self.venue = venue_of_capture(self.directory)
-        self._rest = await asyncio.to_thread(RestSide, self.summary, self.clock.now_ms, self._faults, self.venue)
-        self.batch = await asyncio.to_thread(BatchSide, self.directory, self.clock.now_ms, self._faults)
+        self._rest = await asyncio.to_thread(RestRoutes, self.summary, self.clock.now_ms, self._faults, self.venue)
+        self.batch = await asyncio.to_thread(BatchRoutes, self.directory, self.clock.now_ms, self._faults)
         market = await asyncio.to_thread(
-            MarketSide, self.directory, self.clock.now_ms, self.batch, self._rest.add_weight
+            FundingRoutes, self.directory, self.clock.now_ms, self.batch, self._rest.add_weight
         )
         app = web.Application(
             middlewares=[self._own_names_only, self.control.same_origin_only, self._rest.middleware],
         )
-        archive = ArchiveSide(self.directory, self.venue.family)
+        archive = ArchiveRoutes(self.directory, self.venue.family)
         app.add_routes([*self._rest.routes(), *archive.routes(), *self.batch.routes()])
         app.add_routes([*market.routes(), *self._websocket_routes()])
         app.add_routes(self.control.routes())
@@ -175,7 +175,7 @@ class ReplayExchange:
             "frames_sent_by_kind": dict(sent),
             "clients": len(self._clients),
             "symbols": list(self.summary.symbols),
-            "trade_streams": {symbol: list(kinds) for symbol, kinds in self.summary.trade_streams.items()},
+            "trade_streams": {symbol: list(streams) for symbol, streams in self.summary.trade_streams.items()},
         }
 
     @web.middleware
@@ -298,7 +298,7 @@ class ReplayExchange:
             if upcoming is not None:
                 wait_s = self.clock.wall_seconds_until(upcoming[0])
                 # A full batch means that the replay is behind: the senders get their turn, and no time is lost.
-                await asyncio.sleep(0 if len(batch) == _PACED_BATCH else min(max(wait_s, TICK_S), _LONGEST_SLEEP_S))
+                await asyncio.sleep(0 if len(batch) == _PACED_BATCH else min(max(wait_s, TICK_S), _MAX_SLEEP_S))
 
     async def _pump_unpaced(self) -> None:
         frames = self._due_frames()
@@ -336,7 +336,7 @@ def _facts(summary: CaptureSummary) -> dict[str, Any]:
 
 def _streams_to_expect(settings: Settings) -> frozenset[str]:
     """Return the streams that the producer of these settings subscribes to; none where the listing decides on them."""
-    if parse_choice(settings.symbol_items).needs_listing:
+    if parse_selection(settings.symbol_items).needs_listing:
         return frozenset()
     try:
         trades = resolve_subscriptions(settings)
@@ -344,12 +344,12 @@ def _streams_to_expect(settings: Settings) -> frozenset[str]:
         log.warning("replay_subscriptions_unknown", error=str(error))
         return frozenset()
     recorded = summarise(settings.replay_dir).stream_names
-    followed = {stream_name(symbol, "") for symbol in trades.symbols}
+    tracked = {stream_name(symbol, "") for symbol in trades.symbols}
     extra = {
         name
         for of in streams_in_use(settings)
         for name in recorded
-        if of.recorded(name) and f"{name.partition('@')[0]}@" in followed
+        if of.recorded(name) and f"{name.partition('@')[0]}@" in tracked
     }
     return frozenset(trades.stream_names) | extra
 

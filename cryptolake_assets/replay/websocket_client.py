@@ -19,7 +19,7 @@ from aiohttp import WSMsgType, web
 from cryptolake_assets.binance.control_frames import read_control
 from cryptolake_assets.binance.raw_streams import stream_of_document, stream_of_event
 from cryptolake_assets.model.replay_faults import Cut, FaultBoard, Shutdown, Stall
-from cryptolake_assets.replay.faulty_line import FaultLine, NumberedFrame, ReplayedFrame, Step
+from cryptolake_assets.replay.faulty_line import FaultyLine, NumberedFrame, ReplayedFrame, Step
 
 log = structlog.get_logger(__name__)
 
@@ -139,7 +139,7 @@ class ReplayClient:
         self._limits = limits
         self._faults = faults
         self._clock_ms = clock_ms
-        self._line = FaultLine(faults)
+        self._line = FaultyLine(faults)
         self._stalled = False
         self._queue: deque[tuple[str, RoutedFrame | None]] = deque()  # text, and the recorded frame that it is
         self._queued_bytes = 0

@@ -19,15 +19,15 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.model.markets import USD_M
-from cryptolake_assets.model.symbol_selection import parse_choice
+from cryptolake_assets.model.symbol_selection import parse_selection
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings.api import ApiSettings
 from cryptolake_assets.settings.exchange import ExchangeSettings
-from cryptolake_assets.settings.extra_streams import MarketSettings
+from cryptolake_assets.settings.extra_streams import ExtraStreamSettings
 from cryptolake_assets.settings.graph import GraphSettings, named
 from cryptolake_assets.settings.kafka import KafkaSettings
 from cryptolake_assets.settings.lake import LakeSettings
-from cryptolake_assets.settings.producer import StreamSettings
+from cryptolake_assets.settings.producer import ProducerSettings
 from cryptolake_assets.settings.replay import ReplaySettings
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
@@ -75,8 +75,8 @@ class Settings(
     ApiSettings,
     GraphSettings,
     LakeSettings,
-    MarketSettings,
-    StreamSettings,
+    ExtraStreamSettings,
+    ProducerSettings,
     ExchangeSettings,
     ReplaySettings,
 ):
@@ -226,7 +226,7 @@ class Settings(
     @field_validator("symbols")
     @classmethod
     def _symbol_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        parse_choice(value)
+        parse_selection(value)
         return tuple(dict.fromkeys(value))
 
     @model_validator(mode="after")
@@ -248,7 +248,7 @@ class Settings(
             return self.symbols
         try:
             items = split_symbols(self.symbols_file.read_text(encoding="utf-8"))
-            parse_choice(items)
+            parse_selection(items)
         except (OSError, ValueError) as error:
             raise SettingsError(
                 f"settings: the symbols in {self.symbols_file} cannot be read ({error}). Correct the file, or "

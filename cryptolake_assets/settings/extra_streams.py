@@ -15,7 +15,7 @@ EXTRA_STREAMS = ("markPrice", "forceOrder")
 """Names that may be given; `contracts.registry` has what they stand for."""
 
 
-class MarketSettings(BaseSettings):
+class ExtraStreamSettings(BaseSettings):
     """Part of `settings.Settings`, which says where values come from."""
 
     extra_streams: Annotated[tuple[str, ...], NoDecode] = named(

@@ -11,12 +11,12 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator
 
-from cryptolake_assets.settings.ingest import BatchSettings, named
+from cryptolake_assets.settings.ingest import IngestSettings, named
 
 __all__ = ["GraphSettings", "named"]
 
 
-class GraphSettings(BatchSettings):
+class GraphSettings(IngestSettings):
     """Part of `settings.Settings`, which says where values come from."""
 
     end_date: date | None = named(

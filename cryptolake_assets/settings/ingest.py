@@ -13,7 +13,7 @@ def named(name: str, default: Any, description: str, **constraints: Any) -> Any:
     return Field(default=default, validation_alias=name, description=description, **constraints)
 
 
-class BatchSettings(BaseSettings):
+class IngestSettings(BaseSettings):
     """Part of `settings.Settings`, which says where values come from."""
 
     fear_greed_url: str = named(

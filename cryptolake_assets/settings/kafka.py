@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 from cryptolake_assets.settings.ingest import named
 
 _SERVER = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:,\[\]]+):(\d{1,5})")
-_MOST_PORT = 65_535
+_MAX_PORT = 65_535
 _TOKEN_URL = re.compile(r"https?://[^\s/@?#]+(?:/[^\s?#]*)?")
 
 
@@ -114,7 +114,7 @@ class KafkaSettings(BaseSettings):
         servers = [server.strip() for server in value.split(",") if server.strip()]
         for server in servers:
             match = _SERVER.fullmatch(server)
-            if match is None or not 1 <= int(match.group(1)) <= _MOST_PORT:
+            if match is None or not 1 <= int(match.group(1)) <= _MAX_PORT:
                 raise ValueError(f"{server!r} is not host:port, such as broker.example:9093")
         return ",".join(servers)
 

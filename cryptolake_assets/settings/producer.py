@@ -20,7 +20,7 @@ class ProducerIo(StrEnum):
     """picows and confluent-kafka, of the extra `fast`."""
 
 
-class StreamSettings(BaseSettings):
+class ProducerSettings(BaseSettings):
     """Part of `settings.Settings`, which says where values come from."""
 
     symbols_file: Path | None = named(

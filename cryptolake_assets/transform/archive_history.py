@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile, Progress
-from cryptolake_assets.captures.followed_symbols import note_archived
+from cryptolake_assets.captures.tracked_symbols import note_archived
 from cryptolake_assets.ingest.archive_days import LoadedDay, NotLoaded, Outcome, Rows, try_day
 from cryptolake_assets.ingest.archive_evidence import prove_by_klines
 from cryptolake_assets.ingest.archive_klines import LoadedKlines, kline_file, try_klines
@@ -26,7 +26,7 @@ Begun = Callable[[ArchiveFile], None]
 
 
 @dataclass(frozen=True)
-class DayOfHistory:
+class ArchiveDay:
     """What became of the day's files; `klines` is None where they were left out.
 
     `agreements` are of the hours whose klines changed while the trades did not: nobody else looks at those again.
@@ -44,7 +44,7 @@ class DayOfHistory:
 
 
 @dataclass(frozen=True)
-class Told:
+class LoadProgress:
     """Who is told how far a load is."""
 
     begun: Begun | None = None
@@ -61,29 +61,31 @@ def load_history(
     *,
     klines: bool = True,
     reload: bool = False,
-    told: Told | None = None,
-) -> DayOfHistory:
+    progress: LoadProgress | None = None,
+) -> ArchiveDay:
     """Loads the UTC day of the symbol. What is wrong with a file is an answer, and the other one is loaded all the
     same. Raises `ArchiveRangeError` and `ExchangeError`."""
-    told, family = told or Told(), settings.venue.family
+    progress, family = progress or LoadProgress(), settings.venue.family
     of_klines = None
     if klines:
         file = kline_file(symbol, day, family)
-        if told.begun is not None:
-            told.begun(file)
-        of_klines = try_klines(settings, client, file, run_id, told.downloaded)
+        if progress.begun is not None:
+            progress.begun(file)
+        of_klines = try_klines(settings, client, file, run_id, progress.downloaded)
     file = ArchiveFile(symbol, day, family=family)
-    if told.begun is not None:
-        told.begun(file)
-    trades = try_day(settings, client, file, run_id, reload=reload, downloaded=told.downloaded, written=told.written)
+    if progress.begun is not None:
+        progress.begun(file)
+    trades = try_day(
+        settings, client, file, run_id, reload=reload, downloaded=progress.downloaded, written=progress.written
+    )
     has_trades = isinstance(trades, LoadedDay) and trades.outcome is not Outcome.REFUSED
     if has_trades or isinstance(of_klines, LoadedKlines):
         prove_by_klines(settings, file)
     if has_trades:
         note_archived(settings, day)
     if not isinstance(of_klines, LoadedKlines) or trades.outcome in (Outcome.LOADED, Outcome.REPLACED):
-        return DayOfHistory(trades, of_klines)
-    return DayOfHistory(trades, of_klines, _judge(settings, of_klines, run_id))
+        return ArchiveDay(trades, of_klines)
+    return ArchiveDay(trades, of_klines, _judge(settings, of_klines, run_id))
 
 
 def _judge(settings: Settings, klines: LoadedKlines, run_id: str) -> dict[datetime, Agreement]:

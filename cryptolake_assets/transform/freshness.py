@@ -18,12 +18,12 @@ from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.settings import Settings, Source
 
 if TYPE_CHECKING:
-    from cryptolake_assets.quality.world import World
+    from cryptolake_assets.quality.run_inputs import RunInputs
 
 LOOK_BACK = DAY
 """Bars older than that are as good as none."""
 TRADES_LOOK_BACK = 2 * HOUR
-LONGEST_S = 10 * 365 * 86_400.0
+MAX_LIMIT_S = 10 * 365 * 86_400.0
 FAILS_AT = 3
 """Bars that are behind by so many times the limit fail the check; up to that they warn."""
 
@@ -34,7 +34,7 @@ class SymbolLag:
 
     symbol: str
     lag: timedelta
-    is_quiet: bool = False
+    is_idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,18 @@ def check_up_to_date(settings: Settings, clock_before_ms: int | None = None) -> 
     return Freshness(outcome, is_error, clock_ms)
 
 
-def symbol_lags(settings: Settings, world: World, clock: datetime, limit_s: float) -> list[SymbolLag]:
+def symbol_lags(settings: Settings, inputs: RunInputs, clock: datetime, limit_s: float) -> list[SymbolLag]:
     """Of every symbol that is followed, in order."""
-    limit = timedelta(seconds=min(limit_s, LONGEST_S))
+    limit = timedelta(seconds=min(limit_s, MAX_LIMIT_S))
     ends = _newest_ends(settings, clock)
-    gaps = {symbol: max(timedelta(0), clock - ends.get(symbol, clock - LOOK_BACK)) for symbol in world.rules.symbols}
-    maybe_quiet = {
-        symbol: clock - gap for symbol, gap in gaps.items() if gap > limit and _is_covered(world, symbol, clock - limit)
+    gaps = {symbol: max(timedelta(0), clock - ends.get(symbol, clock - LOOK_BACK)) for symbol in inputs.rules.symbols}
+    maybe_idle = {
+        symbol: clock - gap
+        for symbol, gap in gaps.items()
+        if gap > limit and _is_covered(inputs, symbol, clock - limit)
     }
-    quiet = maybe_quiet.keys() - _traded_since(settings, maybe_quiet, clock)
-    return [SymbolLag(symbol, gap, symbol in quiet) for symbol, gap in sorted(gaps.items())]
+    idle = maybe_idle.keys() - _traded_since(settings, maybe_idle, clock)
+    return [SymbolLag(symbol, gap, symbol in idle) for symbol, gap in sorted(gaps.items())]
 
 
 def judge(lags: Sequence[SymbolLag], clock: datetime, limit_s: float, stands_still: bool) -> CheckOutcome:
@@ -84,15 +86,15 @@ def judge(lags: Sequence[SymbolLag], clock: datetime, limit_s: float, stands_sti
         return CheckOutcome(
             UP_TO_DATE, True, f"replay finished: the exchange's clock stands still at {clock:%Y-%m-%d %H:%M:%S}"
         )
-    behind = [item for item in lags if not item.is_quiet and item.lag.total_seconds() > limit_s]
-    worst = max((item.lag.total_seconds() for item in lags if not item.is_quiet), default=0.0)
-    quiet = sum(item.is_quiet for item in lags)
+    lagging = [item for item in lags if not item.is_idle and item.lag.total_seconds() > limit_s]
+    worst = max((item.lag.total_seconds() for item in lags if not item.is_idle), default=0.0)
+    idle = sum(item.is_idle for item in lags)
     return CheckOutcome(
         UP_TO_DATE,
-        not behind,
-        f"largest lag {worst:.0f} s of {len(lags)} symbols, {quiet} without trades; limit {limit_s:.0f} s",
-        len(behind),
-        [{"symbol": item.symbol, "lag_s": f"{item.lag.total_seconds():.0f}"} for item in behind[:SAMPLE_ROWS]],
+        not lagging,
+        f"largest lag {worst:.0f} s of {len(lags)} symbols, {idle} without trades; limit {limit_s:.0f} s",
+        len(lagging),
+        [{"symbol": item.symbol, "lag_s": f"{item.lag.total_seconds():.0f}"} for item in lagging[:SAMPLE_ROWS]],
     )
 
 
@@ -121,7 +123,7 @@ def _traded_since(settings: Settings, ends: dict[str, datetime], clock: datetime
     return {symbol for symbol, newest_ms in newest if symbol in ends and newest_ms >= epoch_ms(ends[symbol])}
 
 
-def _is_covered(world: World, symbol: str, moment: datetime) -> bool:
+def _is_covered(inputs: RunInputs, symbol: str, moment: datetime) -> bool:
     """Whether the symbol's stream was received at that moment, and is in Bronze."""
     at_ms = epoch_ms(moment)
-    return world.completeness.is_complete_on_any_stream(symbol, at_ms, at_ms + 1)
+    return inputs.completeness.is_complete_on_any_stream(symbol, at_ms, at_ms + 1)

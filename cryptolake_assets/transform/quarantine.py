@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, files_between, head_sequence, scan_trades
+from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current_sequence, files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.lake.windows import DAY, HOUR, between, hour_of, silver_day
@@ -39,7 +39,7 @@ def advance_quarantine(settings: Settings, bronze: Table, context: RuleContext, 
     """Quarantines the broken trades among the files of `bronze` above the cursor; returns how many rows it wrote."""
     quarantine = load_table(settings, SILVER_QUARANTINE)
     cursor = int(quarantine.properties.get(CURSOR_PROPERTY, "0"))
-    head = head_sequence(bronze)
+    head = current_sequence(bronze)
     if head <= cursor:
         return 0
     files = added_files(bronze, cursor)
@@ -71,7 +71,7 @@ def _broken(
     return found.select(list(SILVER_QUARANTINE.column_names)).cast(SILVER_QUARANTINE.arrow_schema())
 
 
-def held_out_of_range(settings: Settings) -> tuple[tuple[str, str, int], ...]:
+def quarantined_out_of_range(settings: Settings) -> tuple[tuple[str, str, int], ...]:
     """Trades (symbol, stream, trade_id) that were out of range when they came."""
     rows = (
         load_table(settings, SILVER_QUARANTINE)
@@ -103,11 +103,11 @@ def dropped_trades(settings: Settings, day: datetime, context: RuleContext, silv
     of the same minute, those of the stream with the most count.
     """
     missing = " or ".join(f"rule = '{rule}'" for rule in MISSING_TRADE_RULES)
-    held = load_table(settings, SILVER_QUARANTINE).scan(
+    stored = load_table(settings, SILVER_QUARANTINE).scan(
         row_filter=f"{between('event_time', day, day + DAY)} and ({missing})",
         selected_fields=("exchange", "symbol", "stream", "trade_id", "event_time"),
     )
-    suspects = held.to_arrow()
+    suspects = stored.to_arrow()
     bronze = load_table(settings, BRONZE_TRADES)
     snapshot_id = bronze.metadata.current_snapshot_id
     if not suspects.num_rows or snapshot_id is None:

@@ -48,7 +48,7 @@ class GoldCandidate:
 def prepare(settings: Settings, engine: AggregationEngine, day: date) -> GoldCandidate:
     """Computes the day from the present Silver snapshot. Nothing is published."""
     started = time.monotonic()
-    world = observe(settings)
+    inputs = observe(settings)
     snapshot = load_table(settings, SILVER_OHLCV).current_snapshot()
     start = datetime.combine(day, day_time(), UTC)
     start_ms = epoch_ms(start)
@@ -57,12 +57,12 @@ def prepare(settings: Settings, engine: AggregationEngine, day: date) -> GoldCan
     present = read_window(load_table(settings, GOLD_DAILY), between("trade_date", day, day + DAY))
 
     def is_covered(symbol: str) -> bool:
-        return world.completeness.is_complete_on_any_stream(symbol, start_ms, end_ms)
+        return inputs.completeness.is_complete_on_any_stream(symbol, start_ms, end_ms)
 
     rows = GOLD_DAILY.arrow_schema().empty_table()
     if snapshot is not None:
         aggregates = engine.daily_aggregates(snapshot.snapshot_id, day)
-        dropped = dropped_trades(settings, start, world.rules, snapshot.snapshot_id)
+        dropped = dropped_trades(settings, start, inputs.rules, snapshot.snapshot_id)
         rows = daily_stats_from_aggregates(aggregates, day, dropped, is_covered, present)
     return GoldCandidate(
         day=day,

@@ -13,15 +13,15 @@ from cryptolake_assets.lake.gap_ledger import read_gaps
 from cryptolake_assets.model.markets import exchanges_of
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.rules import FUTURE_TOLERANCE_MS, RuleContext, known_symbols
-from cryptolake_assets.quality.world import World
+from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.quarantine import held_out_of_range
+from cryptolake_assets.transform.quarantine import quarantined_out_of_range
 
 
-def observe(settings: Settings) -> World:
-    """Reads the world; an exchange that does not answer is no failure, its clock is then that of the coverage."""
+def observe(settings: Settings) -> RunInputs:
+    """Reads the inputs; an exchange that does not answer is no failure, its clock is then that of the coverage."""
     from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
-    from cryptolake_assets.captures.followed_symbols import default_start_date, resolve_subscriptions
+    from cryptolake_assets.captures.tracked_symbols import default_start_date, resolve_subscriptions
 
     offsets = committed_offsets(settings)
     exchanges = exchanges_of(settings.venue)
@@ -39,10 +39,10 @@ def observe(settings: Settings) -> World:
         symbols=known_symbols(resolve_subscriptions(settings).symbols, (row.symbol for row in coverage)),
         earliest=start,
         latest=_latest(max([exchange_time_ms, *archived]) if exchange_time_ms is not None else None),
-        held=held_out_of_range(settings),
+        quarantined=quarantined_out_of_range(settings),
         exchanges=exchanges,
     )
-    return World(
+    return RunInputs(
         coverage=coverage,
         bronze_offsets=offsets,
         exchange_time_ms=exchange_time_ms,

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.ingest.klines import read_klines
-from cryptolake_assets.lake.bronze_files import added_files, files_between, head_sequence, scan_trades
+from cryptolake_assets.lake.bronze_files import added_files, current_sequence, files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, read_window
 from cryptolake_assets.lake.coverage import Evidence
@@ -30,8 +30,8 @@ from cryptolake_assets.quality.minute_bars import (
     bars_from_aggregates,
     epoch_ms,
 )
+from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.quality.warnings import Bar, bars_after, observe_hour
-from cryptolake_assets.quality.world import World
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.quarantine import advance_quarantine, quarantined_between
@@ -74,17 +74,17 @@ class SilverCandidate:
 
 
 class SilverRun:
-    """What the hours of one run share: the world as it was when the run began, and the Bronze snapshot after that."""
+    """What the hours of one run share: what was known when it began, and the Bronze snapshot after that."""
 
     def __init__(self, settings: Settings, engine: AggregationEngine, run_id: str) -> None:
         self.settings = settings
         self.engine = engine
         self.run_id = run_id
-        self.world: World = observe(settings)
+        self.inputs: RunInputs = observe(settings)
         self.bronze: Table = load_table(settings, BRONZE_TRADES)
         self.bronze_snapshot: int | None = self.bronze.metadata.current_snapshot_id
-        self.bronze_sequence: int = head_sequence(self.bronze)
-        self.quarantined: int = advance_quarantine(settings, self.bronze, self.world.rules, run_id)
+        self.bronze_sequence: int = current_sequence(self.bronze)
+        self.quarantined: int = advance_quarantine(settings, self.bronze, self.inputs.rules, run_id)
         self._day: _Day | None = None
 
     def day(self, hour: datetime) -> _Day:
@@ -157,7 +157,7 @@ def prepare(run: SilverRun, hour: datetime, from_sequence: int | None, scope: Ru
     minutes = scope.of(_touched(run, hour, from_sequence))
     if run.bronze_snapshot is None or not minutes.num_rows:
         return _candidate(run, hour, minutes, None, started)
-    ((_, aggregates),) = run.engine.minute_aggregates(run.bronze_snapshot, [hour], minutes, run.world.rules)
+    ((_, aggregates),) = run.engine.minute_aggregates(run.bronze_snapshot, [hour], minutes, run.inputs.rules)
     return _candidate(run, hour, minutes, aggregates, started)
 
 
@@ -168,7 +168,7 @@ def prepare_hours(run: SilverRun, hours: Sequence[datetime]) -> Iterator[SilverC
         for hour in hours:
             yield _candidate(run, hour, None, None, started)
         return
-    for hour, aggregates in run.engine.minute_aggregates(run.bronze_snapshot, hours, None, run.world.rules):
+    for hour, aggregates in run.engine.minute_aggregates(run.bronze_snapshot, hours, None, run.inputs.rules):
         yield _candidate(run, hour, None, aggregates, started)
         started = time.monotonic()
 
@@ -182,7 +182,7 @@ def _candidate(
     bars, counts, outcomes = SILVER_OHLCV.arrow_schema().empty_table(), RowCounts(), []
     if aggregates is not None and run.bronze_snapshot is not None:
         counts = aggregates.counts
-        bars = _keep_proven(bars_from_aggregates(aggregates.rows, _evidence_of_minutes(run.world)), present)
+        bars = _keep_proven(bars_from_aggregates(aggregates.rows, _evidence_of_minutes(run.inputs)), present)
         expected = _bronze_rows(run.bronze, run.bronze_snapshot, hour, minutes)
         outcomes = check_counts(
             counts,
@@ -204,7 +204,7 @@ def _candidate(
             hour,
             hour_bars,
             day.klines,
-            run.world,
+            run.inputs,
             run.settings.event_time_lag_limit_in_use_s,
             run.settings.kline_tolerance,
         ),
@@ -212,7 +212,9 @@ def _candidate(
     )
 
 
-def hours_to_complete(settings: Settings, world: World, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
+def hours_to_complete(
+    settings: Settings, inputs: RunInputs, start_ms: int = 0, end_ms: int | None = None
+) -> set[datetime]:
     """Hours of Silver that hold an incomplete bar whose minute is complete by what coverage says now; only of minutes
     that touch [start_ms, end_ms), so that history is not read for what has just been covered."""
     wanted = "is_complete = false"
@@ -222,7 +224,7 @@ def hours_to_complete(settings: Settings, world: World, start_ms: int = 0, end_m
         wanted += f" and window_start < '{_moment(end_ms).isoformat()}'"
     fields = ("symbol", "window_start", "trades_dropped")
     incomplete = load_table(settings, SILVER_OHLCV).scan(row_filter=wanted, selected_fields=fields)
-    return {hour_of(row["window_start"]) for row in incomplete.to_arrow().to_pylist() if _may_be_complete(row, world)}
+    return {hour_of(row["window_start"]) for row in incomplete.to_arrow().to_pylist() if _may_be_complete(row, inputs)}
 
 
 def _moment(epoch_ms: int) -> datetime:
@@ -238,7 +240,7 @@ def _touched(run: SilverRun, hour: datetime, from_sequence: int | None) -> pa.Ta
     waiting = [
         row
         for row in run.day(hour).bars_of(hour).to_pylist()
-        if from_sequence is None or (not row["is_complete"] and _may_be_complete(row, run.world))
+        if from_sequence is None or (not row["is_complete"] and _may_be_complete(row, run.inputs))
     ]
     schema = pa.schema([SILVER_OHLCV.arrow_schema().field(name) for name in SILVER_OHLCV.key])
     with open_duckdb() as duck:
@@ -266,18 +268,18 @@ def _bronze_rows(bronze: Table, snapshot_id: int, hour: datetime, minutes: pa.Ta
         )
 
 
-def _evidence_of_minutes(world: World) -> EvidenceOf:
+def _evidence_of_minutes(inputs: RunInputs) -> EvidenceOf:
     def evidence_of(symbol: str, stream: str, start_ms: int) -> Evidence | None:
-        return world.completeness.evidence(symbol, stream, start_ms, start_ms + MINUTE_MS)
+        return inputs.completeness.evidence(symbol, stream, start_ms, start_ms + MINUTE_MS)
 
     return evidence_of
 
 
-def _may_be_complete(row: dict[str, object], world: World) -> bool:
+def _may_be_complete(row: dict[str, object], inputs: RunInputs) -> bool:
     start_ms = epoch_ms(row["window_start"])  # type: ignore[arg-type]
     if row["trades_dropped"]:
         return False
-    return world.completeness.is_complete_on_any_stream(str(row["symbol"]), start_ms, start_ms + MINUTE_MS)
+    return inputs.completeness.is_complete_on_any_stream(str(row["symbol"]), start_ms, start_ms + MINUTE_MS)
 
 
 def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:

@@ -34,11 +34,11 @@ log = structlog.get_logger(__name__)
 class MinutesCandidate:
     """An hour's rows of Silver, and what the blocking checks and the observations say of them."""
 
-    of: StreamType
+    stream_type: StreamType
     hour: datetime
     rows: pa.Table
     events: int
-    repeats: int
+    duplicates: int
     bronze_snapshot: int | None
     outcomes: list[CheckOutcome]
     observations: list[CheckOutcome] = field(default_factory=list)
@@ -48,56 +48,56 @@ class MinutesCandidate:
         return all(outcome.passed for outcome in self.outcomes)
 
 
-def prepare(settings: Settings, of: StreamType, hour: datetime) -> MinutesCandidate:
+def prepare(settings: Settings, stream_type: StreamType, hour: datetime) -> MinutesCandidate:
     """Recomputes the hour from Bronze at one snapshot."""
-    bronze = load_table(settings, of.bronze)
+    bronze = load_table(settings, stream_type.bronze)
     snapshot = bronze.current_snapshot()
-    events = _events(bronze, of, hour)
-    rows, distinct = minutes_of(of, events)
-    outcomes = check_candidate(of.silver, rows, of.checks)
-    outcomes.append(_accounted(of, rows, distinct))
+    events = _events(bronze, stream_type, hour)
+    rows, distinct = minutes_of(stream_type, events)
+    outcomes = check_candidate(stream_type.silver, rows, stream_type.checks)
+    outcomes.append(_accounted(stream_type, rows, distinct))
     return MinutesCandidate(
-        of,
+        stream_type,
         hour,
         rows,
         events=distinct,
-        repeats=events.num_rows - distinct,
+        duplicates=events.num_rows - distinct,
         bronze_snapshot=snapshot.snapshot_id if snapshot else None,
         outcomes=outcomes,
-        observations=[minutes_without_row(rows.to_pylist())] if of.every_minute else [],
+        observations=[minutes_without_row(rows.to_pylist())] if stream_type.every_minute else [],
     )
 
 
 def commit(settings: Settings, candidate: MinutesCandidate, run_id: str) -> Publication:
     """Puts the candidate in the place of the hour's rows by one commit; without a difference there is none."""
-    of, hour = candidate.of, candidate.hour
-    table = load_table(settings, of.silver)
+    stream_type, hour = candidate.stream_type, candidate.hour
+    table = load_table(settings, stream_type.silver)
     present = read_window(table, between("window_start", hour, hour + HOUR))
     publication = publish(
         table,
-        of.silver,
+        stream_type.silver,
         silver_day(hour),
         candidate.rows,
-        keys_of(of.silver, present, candidate.rows),
+        keys_of(stream_type.silver, present, candidate.rows),
         {"cryptolake.run-id": run_id},
     )
     log.info(
         "market_minutes_published",
-        stream=of.name,
+        stream=stream_type.name,
         hour=hour.isoformat(),
         events=candidate.events,
-        repeats=candidate.repeats,
+        repeats=candidate.duplicates,
         rows=candidate.rows.num_rows,
         rows_changed=publication.rows_changed,
     )
     return publication
 
 
-def minutes_of(of: StreamType, events: pa.Table) -> tuple[pa.Table, int]:
+def minutes_of(stream_type: StreamType, events: pa.Table) -> tuple[pa.Table, int]:
     """Silver's rows of these events of Bronze, and how many events they are without repeats."""
-    key = ", ".join(of.identity)
-    names = [name for name in of.silver.column_names if name != "updated_at"]
-    columns = ", ".join(f"CAST({name} AS {of.silver.duckdb_type(name)}) AS {name}" for name in names)
+    key = ", ".join(stream_type.identity)
+    names = [name for name in stream_type.silver.column_names if name != "updated_at"]
+    columns = ", ".join(f"CAST({name} AS {stream_type.silver.duckdb_type(name)}) AS {name}" for name in names)
     with open_duckdb() as duck:
         duck.register("received", events)
         duck.execute(
@@ -105,11 +105,11 @@ def minutes_of(of: StreamType, events: pa.Table) -> tuple[pa.Table, int]:
         )
         (distinct,) = duck.sql("SELECT count(*) FROM events").fetchall()[0]
         rows = duck.sql(
-            f"""SELECT {columns}, CAST(NULL AS TIMESTAMPTZ) AS updated_at FROM ({of.minutes})
-            ORDER BY {", ".join(of.silver.key)}"""
+            f"""SELECT {columns}, CAST(NULL AS TIMESTAMPTZ) AS updated_at FROM ({stream_type.minutes})
+            ORDER BY {", ".join(stream_type.silver.key)}"""
         ).to_arrow_table()
         duck.execute("DROP TABLE events")
-    return rows.cast(of.silver.arrow_schema()), int(distinct)
+    return rows.cast(stream_type.silver.arrow_schema()), int(distinct)
 
 
 def minutes_without_row(rows: Sequence[Mapping[str, Any]]) -> CheckOutcome:
@@ -123,14 +123,14 @@ def minutes_without_row(rows: Sequence[Mapping[str, Any]]) -> CheckOutcome:
     return CheckOutcome(MINUTES_WITHOUT_ROW, not found, said, len(found), found[:SAMPLE_ROWS])
 
 
-def _events(bronze: Table, of: StreamType, hour: datetime) -> pa.Table:
-    names = tuple(column.name for column in of.contract)
+def _events(bronze: Table, stream_type: StreamType, hour: datetime) -> pa.Table:
+    names = tuple(column.name for column in stream_type.contract)
     return bronze.scan(row_filter=between("event_time", hour, hour + HOUR), selected_fields=names).to_arrow()
 
 
-def _accounted(of: StreamType, rows: pa.Table, distinct: int) -> CheckOutcome:
+def _accounted(stream_type: StreamType, rows: pa.Table, distinct: int) -> CheckOutcome:
     """The rows stand for every event once."""
-    stands_for = sum(rows.column(of.counted).to_pylist())
+    stands_for = sum(rows.column(stream_type.counted).to_pylist())
     said = f"{distinct} events, the rows stand for {stands_for}"
     return CheckOutcome(ACCOUNTED, stands_for == distinct, said, abs(stands_for - distinct))
 

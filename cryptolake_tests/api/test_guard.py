@@ -164,7 +164,7 @@ def refused(url: str, **headers: str) -> Response:
     return refusal.value.response
 
 
-def test_a_websocket_is_refused_with_the_same_problems(guarded: Settings) -> None:
+def test_a_websocket_is_rejected_with_the_same_problems(guarded: Settings) -> None:
     slow = guarded.model_copy(update={"api_rate_per_minute": 1})
     read, operate = (create_key(slow, scope.value, (scope,)) for scope in (Scope.READ, Scope.OPERATE))
     with serving(slow) as client:

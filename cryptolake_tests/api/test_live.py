@@ -63,13 +63,13 @@ async def test_a_client_that_does_not_read_is_cut_and_the_other_gets_everything(
     monkeypatch.setattr(live, "QUEUE", 3)
     monkeypatch.setattr(live, "PATIENCE_S", 0.2)
     reader = Reader(bars)
-    reader.heads.refresh()
+    reader.table_cache.refresh()
     hub = live.Hub(reader, ApiMetrics())
     slow, quick = await hub.join(["BTCUSDT"]), await hub.join(["BTCUSDT"])
     got = []
     for number in range(5):
         put(bars, [bar("BTCUSDT", starts()[0], close=Decimal(700 + number))])
-        reader.heads.refresh()
+        reader.table_cache.refresh()
         await hub.table_changed()
         while not quick.queue.empty():
             got.append(json.loads(quick.queue.get_nowait() or b""))
@@ -78,7 +78,7 @@ async def test_a_client_that_does_not_read_is_cut_and_the_other_gets_everything(
     assert [item["bars"][0]["close"] for item in got[1:]] == [f"{700 + number}.00000000" for number in range(5)]
 
 
-async def test_a_change_of_many_bars_comes_whole_in_bounded_messages(
+async def test_a_change_of_many_bars_comes_wgap_in_bounded_messages(
     bars: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More bars than are read at once, and more messages than a queue holds; the next change is not repeated."""
@@ -103,17 +103,17 @@ async def test_a_change_of_many_bars_comes_whole_in_bounded_messages(
             assert (last["symbol"], last["close"]) == (symbols[0], "78.00000000")
 
 
-async def test_who_takes_nothing_of_a_long_change_is_cut_and_the_other_gets_it_whole(
+async def test_who_takes_nothing_of_a_long_change_is_cut_and_the_other_gets_it_wgap(
     bars: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"QUEUE": 2, "MESSAGE_BARS": 1, "READ_ROWS": 1, "PATIENCE_S": 0.1}.items():
         monkeypatch.setattr(live, name, value)
     reader = Reader(bars)
-    reader.heads.refresh()
+    reader.table_cache.refresh()
     hub = live.Hub(reader, ApiMetrics())
     slow, quick = await hub.join(["BTCUSDT"]), await hub.join(["BTCUSDT"])
     put(bars, [bar("BTCUSDT", start, close=Decimal("77")) for start in starts()[:4]])
-    reader.heads.refresh()
+    reader.table_cache.refresh()
     sending = asyncio.create_task(hub.table_changed())
     async with asyncio.timeout(WAIT_S):
         said = [json.loads(await quick.queue.get() or b"") for _ in range(5)]
@@ -148,14 +148,14 @@ async def test_there_is_a_most_number_of_clients(bars: Settings) -> None:
 
 async def test_a_commit_while_a_client_joins_is_not_missed(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader(bars)
-    reader.heads.refresh()
+    reader.table_cache.refresh()
     hub = live.Hub(reader, ApiMetrics())
     newest, committed = hub._newest, threading.Event()
 
     def slow(*given: Any) -> Any:
         found = newest(*given)
         put(bars, [bar("BTCUSDT", starts()[-1], close=Decimal("77"))])  # after the first message was read
-        reader.heads.refresh()
+        reader.table_cache.refresh()
         committed.set()
         return found
 
@@ -228,7 +228,7 @@ async def _closed(url: str) -> tuple[int, str]:
 
 async def test_an_event_stream_whose_client_left_early_leaves_its_place(bars: Settings) -> None:
     reader = Reader(bars)
-    reader.heads.refresh()
+    reader.table_cache.refresh()
     hub = live.Hub(reader, ApiMetrics())
     stream = live._EventStream(hub, await hub.join(["BTCUSDT"]))
 

@@ -87,7 +87,7 @@ def test_the_document_says_a_routes_problems_in_one_way(shared_api: Api) -> None
         if int(status) >= 400 and path != "/health"
     }
     assert {path for path, _ in problems} == set(document["paths"]) - {"/health"}
-    assert problems == {(path, status): schemas.refusals(status)[status]["content"] for path, status in problems}
+    assert problems == {(path, status): schemas.error_responses(status)[status]["content"] for path, status in problems}
     refused = shared_api.get("/ohlcv/1m?symbol=BTCUSDT&limit=0").json()
     schema = {"$ref": "#/components/schemas/ProblemDetails", "components": document["components"]}
     assert jsonschema_rs.validator_for(schema).is_valid(refused)

@@ -37,13 +37,13 @@ def test_a_date_is_its_first_moment() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "noon", "2025-02-30", "1e3", "-5", "NaN", "2025-01-31T12:00:00+99:00"])
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_what_is_no_time_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"a time is wanted|offset"):
         parse_time(text)
 
 
 @pytest.mark.parametrize("text", [str(LATEST_MS + 1), "1738324800000000", "1738324800000000000"])
-def test_an_epoch_in_another_unit_is_refused_and_not_taken_as_the_end_of_time(text: str) -> None:
+def test_an_epoch_in_another_unit_is_rejected_and_not_taken_as_the_end_of_time(text: str) -> None:
     assert parse_time(str(LATEST_MS)) == LATEST
     with pytest.raises(ValueError, match="in ms"):
         parse_time(text)
@@ -78,10 +78,10 @@ def test_a_cursor_keeps_snapshot_and_place(
     snapshot_id: int, moment: datetime, day: date, number: int, text: str, price: Decimal
 ) -> None:
     place = (moment, day, number, text, price)
-    kinds = ("timestamptz", "date", "long", "string", "decimal(18, 8)")
-    assert decode_cursor(encode_cursor("route", snapshot_id, place), "route", kinds) == (snapshot_id, place)
+    types = ("timestamptz", "date", "long", "string", "decimal(18, 8)")
+    assert decode_cursor(encode_cursor("route", snapshot_id, place), "route", types) == (snapshot_id, place)
     with pytest.raises(Problem) as refusal:
-        decode_cursor(encode_cursor("route", snapshot_id, place), "another", kinds)
+        decode_cursor(encode_cursor("route", snapshot_id, place), "another", types)
     assert (refusal.value.status, refusal.value.title) == (400, "Cursor of another request")
 
 

@@ -21,7 +21,7 @@ def api(bars: Settings) -> Iterator[Api]:
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/catalog"])
-def test_another_format_is_refused_with_the_one_that_is_there(shared_api: Api, path: str) -> None:
+def test_another_format_is_rejected_with_the_one_that_is_there(shared_api: Api, path: str) -> None:
     for wanted in ("csv", "parquet", "xml", ""):
         refused = shared_api.get(path, params={"format": wanted})
         assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json"), wanted
@@ -32,7 +32,7 @@ def test_another_format_is_refused_with_the_one_that_is_there(shared_api: Api, p
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_an_earlier_state_is_refused(shared_api: Api, path: str) -> None:
+def test_an_earlier_state_is_rejected(shared_api: Api, path: str) -> None:
     for wanted in ("2025-01-30", "4380632660656785949", ""):
         refused = shared_api.get(path, params={"as_of": wanted})
         assert refused.status_code == 422, wanted

@@ -30,7 +30,7 @@ def everything(connection: socket.socket) -> bytes:
     return found
 
 
-def test_a_head_without_end_is_refused_while_it_comes(shared_api: Api) -> None:
+def test_a_head_without_end_is_rejected_while_it_comes(shared_api: Api) -> None:
     with connected(shared_api) as connection:
         connection.sendall(BEGIN + b"X: " + b"a" * MAX_HEAD_BYTES)
         head, _, body = everything(connection).partition(b"\r\n\r\n")

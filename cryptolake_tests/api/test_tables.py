@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from pyarrow import ipc, parquet
 
-from cryptolake_assets.lake import pages
-from cryptolake_assets.lake import reject_counts as tallies
+from cryptolake_assets.lake import pages, reject_counts
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.model.bar_tables import SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
@@ -58,7 +57,7 @@ def test_an_end_before_the_start_is_no_bars(shared_api: Api) -> None:
 
 @pytest.mark.parametrize("limit", range(1, DAYS * MINUTES + 2))
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_pages_of_any_size_are_the_whole_once(shared_api: Api, limit: int, order: str) -> None:
+def test_pages_of_any_size_are_the_wgap_once(shared_api: Api, limit: int, order: str) -> None:
     query = f"/ohlcv/1m?symbol=ETHUSDT&limit={limit}&order={order}"
     found, cursor = [], ""
     while True:
@@ -134,7 +133,7 @@ def test_one_of_the_copies_of_a_trade_is_told_whatever_the_files_are(api: Api, b
         "/stats/daily?symbol=BTCUSDT&limit=2",
     ],
 )
-def test_cursor_is_refused_by_other_requests(shared_api: Api, elsewhere: str) -> None:
+def test_cursor_is_rejected_by_other_requests(shared_api: Api, elsewhere: str) -> None:
     cursor = get(shared_api, "/ohlcv/1m?symbol=BTCUSDT&limit=2")["next_cursor"]
     refused = shared_api.get(f"{elsewhere}&cursor={cursor}")
     assert (refused.status_code, refused.json()["type"].rpartition(":")[2]) in (
@@ -193,7 +192,7 @@ def test_an_etag_belongs_to_one_format(shared_api: Api) -> None:
     assert shared_api.get(AS_FIRST_CALLED).headers["content-type"] == "application/json"
 
 
-def test_arrow_is_the_whole_range_with_exact_types(shared_api: Api) -> None:
+def test_arrow_is_the_wgap_range_with_exact_types(shared_api: Api) -> None:
     table = ipc.open_stream(shared_api.get("/ohlcv/1m?symbol=BTCUSDT&format=arrow").content).read_all()
     assert table.schema.equals(SILVER_OHLCV.arrow_schema(), check_metadata=False)
     assert table["window_start"].to_pylist() == starts()
@@ -363,7 +362,7 @@ def test_what_was_dropped_is_counted_of_a_range_and_no_other_file_is_read(
         return found
 
     monkeypatch.setattr(pages, "read_files", counted)
-    monkeypatch.setattr(tallies, "FILES_AT_ONCE", 2)
+    monkeypatch.setattr(reject_counts, "FILES_AT_ONCE", 2)
     for query, files in (
         ("", [2]),  # the last 30 days
         (f"?start={FIRST_DAY.date()}", [2, 2, 1]),

@@ -176,7 +176,7 @@ def test_the_number_of_a_bad_line_is_right_in_a_later_block_too(tmp_path: Path) 
         assert sum(block.rows.num_rows for block in blocks) == 199
 
 
-def test_file_without_an_aggregate_trade_is_refused_with_its_first_bad_line(tmp_path: Path) -> None:
+def test_file_without_an_aggregate_trade_is_rejected_with_its_first_bad_line(tmp_path: Path) -> None:
     path = write_zip(tmp_path, FILE, csv_text(["oops", "again"], header=False).replace("oops", "1"))
     with pytest.raises(ArchiveFormatError, match=r"no line is an aggregate trade; line 1 is '1': 1 columns") as refused:
         list(read_blocks(path))

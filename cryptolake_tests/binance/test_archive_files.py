@@ -175,7 +175,7 @@ def test_a_re_issued_file_is_not_glued_to_a_part_of_the_earlier_one(url: str, ca
     assert path.read_bytes() == (capture / FILE.name).read_bytes()
 
 
-def test_content_that_does_not_fit_is_refused_and_deleted(url: str, capture: Path, tmp_path: Path) -> None:
+def test_content_that_does_not_fit_is_rejected_and_deleted(url: str, capture: Path, tmp_path: Path) -> None:
     path = capture / FILE.name
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1

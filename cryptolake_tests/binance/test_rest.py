@@ -20,7 +20,7 @@ from cryptolake_assets.binance.rest import (
     ExchangeRest,
     RetryPolicy,
 )
-from cryptolake_assets.binance.rest_answers import (
+from cryptolake_assets.binance.rest_responses import (
     parse_agg_trades,
     parse_exchange_info,
     parse_historical_trades,
@@ -30,7 +30,7 @@ from cryptolake_assets.binance.rest_answers import (
 from cryptolake_assets.captures.reader import read_klines
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
-from cryptolake_assets.model.symbol_selection import parse_choice
+from cryptolake_assets.model.symbol_selection import parse_selection
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.captures import write_capture
@@ -191,7 +191,7 @@ async def test_a_long_ban_is_not_tried_again(server: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "<html>", "[]", '{"serverTime":"5"}', '{"serverTime":1.5}'])
-async def test_answers_of_another_shape_are_refused(server: ScriptedServer, text: str) -> None:
+async def test_answers_of_another_shape_are_rejected(server: ScriptedServer, text: str) -> None:
     server.script = [(200, {}, text)]
     for error in await _both(server.url):
         assert isinstance(error, ExchangeError)
@@ -267,8 +267,8 @@ def test_entries_that_are_no_symbols_are_not_chosen_by_patterns() -> None:
     volumes = parse_volumes(json.dumps(rows).encode())
     symbols = ("BTCUSDT", "币安人生USDT")
     assert (listed.symbol_names, tuple(volumes)) == (symbols, symbols)
-    for choice in (["*"], ["TOP:9"]):
-        assert set(parse_choice(choice).resolve(listed.symbols, volumes)) == set(symbols)
+    for selection in (["*"], ["TOP:9"]):
+        assert set(parse_selection(selection).resolve(listed.symbols, volumes)) == set(symbols)
 
 
 @pytest.mark.parametrize("parse", [parse_klines, parse_volumes, parse_agg_trades, parse_historical_trades])

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
-from cryptolake_assets.captures.followed_symbols import streams_in_use
+from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.errors import SettingsError
-from cryptolake_assets.kafka.kafka_records import Wire
+from cryptolake_assets.kafka.kafka_records import KafkaRecordFormat
 from cryptolake_assets.model.events import MAX_REASON_CHARS, LiquidationEvent, MarkPriceEvent, RejectedFrame
 from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
@@ -100,7 +100,7 @@ def test_the_documented_liquidation() -> None:
         (FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "z": "123456789012345678901"}}), "wrong_shape: "),
     ],
 )
-def test_a_frame_that_has_not_the_structure_is_refused_whole_and_with_its_reason(
+def test_a_frame_that_has_not_the_structure_is_rejected_wgap_and_with_its_reason(
     of: StreamType, frame: bytes, reason: str
 ) -> None:
     parsed = of.parse(frame, RECEIVED_US)
@@ -123,7 +123,7 @@ DECIMALS = {"decimal(18, 8)": (10, 8), "decimal(18, 12)": (6, 12), "decimal(28, 
 
 @pytest.mark.parametrize("of", STREAM_TYPES, ids=lambda of: of.name)
 @given(data=st.data())
-def test_a_hostile_value_is_refused_or_fits_the_columns(of: StreamType, data: st.DataObject) -> None:
+def test_a_hostile_value_is_rejected_or_fits_the_columns(of: StreamType, data: st.DataObject) -> None:
     frame = json.loads(json.dumps(FRAMES[of.name]))
     inside = data.draw(st.sampled_from([frame, *(part for part in frame.values() if isinstance(part, dict))]))
     inside[data.draw(st.sampled_from(sorted(inside)))] = data.draw(HOSTILE)
@@ -160,7 +160,7 @@ def test_some_hostile_values_are_accepted(name: str) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_refused_and_kept(frame: bytes) -> None:
+def test_any_bytes_are_rejected_and_kept(frame: bytes) -> None:
     for of in STREAM_TYPES:
         parsed = of.parse(frame, RECEIVED_US)
         assert isinstance(parsed, RejectedFrame)
@@ -168,7 +168,7 @@ def test_any_bytes_are_refused_and_kept(frame: bytes) -> None:
 
 
 @pytest.mark.parametrize("of", STREAM_TYPES, ids=lambda of: of.name)
-def test_a_stream_is_whole(of: StreamType) -> None:
+def test_a_stream_is_wgap(of: StreamType) -> None:
     """Its event is its contract; its tables are among all tables; its checks have a meaning."""
     event = of.parse(raw(FRAMES[of.name]), RECEIVED_US)
     names = [field.encode_name for field in msgspec.structs.fields(event)]  # type: ignore[arg-type]
@@ -210,7 +210,7 @@ def test_which_streams_are_in_use() -> None:
 
 
 def test_what_is_optional_may_be_null_on_the_topic_and_nothing_else() -> None:
-    sound = Wire(MARK_PRICE.contract, MARK_PRICE.optional).is_sound
+    sound = KafkaRecordFormat(MARK_PRICE.contract, MARK_PRICE.optional).is_sound
     assert "mark_price IS NOT NULL AND" in sound
     assert "funding_rate IS NOT NULL" not in sound
     assert "(funding_rate IS NULL OR funding_rate RLIKE '\\\\A-?[0-9]{1,6}(?:\\\\.[0-9]{1,12})?\\\\z')" in sound

@@ -158,7 +158,7 @@ def test_a_trade_without_a_type_is_kept_but_not_called_a_market_trade() -> None:
     ],
 )
 @pytest.mark.parametrize(("name", "code"), [("p", "price_format"), ("q", "qty_format")])
-def test_numbers_that_do_not_fit_are_refused(name: str, code: str, text: str) -> None:
+def test_numbers_that_do_not_fit_are_rejected(name: str, code: str, text: str) -> None:
     assert reason(TRADE | {name: text}).startswith(f"{code}: {name} is ")
     assert reason(AGG_TRADE | {name: text}).startswith(f"{code}: {name} is ")
 
@@ -202,17 +202,17 @@ def test_quantity_has_up_to_20_digits_and_a_price_10() -> None:
         ({"e": "bookTicker"}, "unexpected_event: bookTicker"),
     ],
 )
-def test_wrong_fields_are_refused_by_name(change: dict[str, Any], expected: str) -> None:
+def test_wrong_fields_are_rejected_by_name(change: dict[str, Any], expected: str) -> None:
     assert reason(TRADE | change) == expected
 
 
 @pytest.mark.parametrize("fields", [TRADE, AGG_TRADE])
-def test_a_missing_field_is_refused_by_name(fields: dict[str, Any]) -> None:
+def test_a_missing_field_is_rejected_by_name(fields: dict[str, Any]) -> None:
     for name in fields.keys() - {"X"}:
         assert reason(without(fields, name)) == f"missing_field: {name}"
 
 
-def test_an_aggregate_whose_ids_run_backwards_is_refused() -> None:
+def test_an_aggregate_whose_ids_run_backwards_is_rejected() -> None:
     assert reason(AGG_TRADE | {"f": 5, "l": 4}) == "id_order: f 5 is past l 4"
     raw = json.dumps(AGG_TRADE | {"f": 5, "l": 4}).encode()
     assert parse(raw) == RejectedFrame(raw, "id_order: f 5 is past l 4", "SUSHIUSDT", None, 73541)
@@ -243,7 +243,7 @@ def test_an_aggregate_may_be_of_one_trade() -> None:
         (b'{"data":[]}', "wrong_type"),
     ],
 )
-def test_frames_that_are_no_events_are_refused(frame: bytes | str, code: str) -> None:
+def test_frames_that_are_no_events_are_rejected(frame: bytes | str, code: str) -> None:
     result = parse(frame)
     assert isinstance(result, RejectedFrame)
     assert result.reason.partition(":")[0] == code

@@ -8,14 +8,20 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.bronze.stream_health import RESTARTS_APART, HealthVerdict, ProgressHistory, Signs, StreamHealth
+from cryptolake_assets.bronze.stream_health import (
+    RESTART_INTERVAL_FACTOR,
+    HealthVerdict,
+    ProgressHistory,
+    StreamHealth,
+    StreamSignals,
+)
 
 LIMIT_S = 120.0
 STEP_S = 30.0
-WELL = Signs(state="running", report_age_s=1.0, committed=100, lag=0)
+WELL = StreamSignals(state="running", report_age_s=1.0, committed=100, lag=0)
 
 
-def watch(signs: list[Signs], step_s: float = STEP_S) -> list[HealthVerdict]:
+def watch(signs: list[StreamSignals], step_s: float = STEP_S) -> list[HealthVerdict]:
     """The verdicts of looks that are `step_s` apart."""
     history = ProgressHistory.from_json(None, 0.0)
     verdicts = []
@@ -71,7 +77,7 @@ def test_restarts_keep_their_distance() -> None:
     verdicts = watch([WELL, *[replace(WELL, state="failed")] * 40])
     at = [number * STEP_S for number, verdict in enumerate(verdicts) if verdict.restart]
     assert len(at) >= 2
-    assert all(later - earlier >= RESTARTS_APART * LIMIT_S for earlier, later in pairwise(at))
+    assert all(later - earlier >= RESTART_INTERVAL_FACTOR * LIMIT_S for earlier, later in pairwise(at))
 
 
 def test_after_a_night_in_which_nobody_looked_the_stream_is_given_its_time() -> None:

@@ -40,7 +40,7 @@ def test_shipped_klines_are_verbatim_and_sorted() -> None:
     assert read_klines(DEMO_CAPTURE_DIR, "BTC", "1m") == []
 
 
-def test_several_files_agree_or_are_refused(tmp_path: Path) -> None:
+def test_several_files_agree_or_are_rejected(tmp_path: Path) -> None:
     later = ROW.replace("60000,", "120000,", 1)
     (tmp_path / "BTCUSDT-1m-a.csv").write_text(f"{HEADER}\n{later}\n{ROW}\n")
     (tmp_path / "BTCUSDT-1m-b.csv").write_text(f"{HEADER}\n{ROW}\n")

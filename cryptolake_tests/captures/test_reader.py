@@ -89,7 +89,7 @@ def test_last_line_that_was_not_finished_is_left_out(tmp_path: Path, rest: str) 
     assert [frame.raw for frame in read_frames(tmp_path)] == ['{"a":1}', '{"a":2}'], "a whole frame without a line end"
 
 
-def test_time_that_no_calendar_has_is_refused_by_name(tmp_path: Path) -> None:
+def test_time_that_no_calendar_has_is_rejected_by_name(tmp_path: Path) -> None:
     directory = _lines(tmp_path, "a.ndjson", "2023-13-15T12:00:00Z x")
     with pytest.raises(CaptureError, match=r"a\.ndjson, line 1: 2023-13-15T12:00:00 is no time"):
         list(read_frames(directory))
@@ -114,7 +114,7 @@ def test_reading_streams(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["12345 x", "x", "172134702118695458 x", f"{NOON_NS}", f"{NOON_NS}x y", "-1 x"])
-def test_a_line_without_receive_time_is_refused_by_name(tmp_path: Path, line: str) -> None:
+def test_a_line_without_receive_time_is_rejected_by_name(tmp_path: Path, line: str) -> None:
     with pytest.raises(CaptureError, match=r"a\.ndjson, line 2: no receive time .* Correct or remove the line"):
         list(read_frames(_lines(tmp_path, "a.ndjson", f"{NOON_NS} x", line)))
 
@@ -256,7 +256,7 @@ def test_summary_follows_a_changed_file(tmp_path: Path) -> None:
 def test_import_is_light() -> None:
     """The module is imported when Dagster's definitions load."""
     code = (
-        "import sys, cryptolake_assets.captures.followed_symbols; "
+        "import sys, cryptolake_assets.captures.tracked_symbols; "
         "heavy = {'aiohttp', 'httpx', 'websockets', 'pyarrow', 'pyspark', 'dagster', 'pyiceberg'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else 0)"
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptolake_assets.dashboard.series import (
-    MOST_CHANGED,
+    MAX_CHANGED,
     Feed,
     Row,
     aligned,
@@ -97,7 +97,7 @@ def test_bars_of_the_api_as_rows() -> None:
     ]
 
 
-def test_the_whole_series_is_sent_once_and_then_only_what_changed() -> None:
+def test_the_wgap_series_is_sent_once_and_then_only_what_changed() -> None:
     feed = Feed()
     first = feed.message(("BTCUSDT",), [row(1), row(2)])
     assert first["rows"] == [row(1), row(2)]
@@ -133,7 +133,7 @@ def test_another_symbol_or_range_and_a_bar_that_is_gone_begin_anew() -> None:
 def test_more_changes_than_are_carried_along_begin_anew() -> None:
     feed, browser = Feed(), Browser()
     browser.take(feed.message(("A",), [row(1)]))
-    many = [row(minute) for minute in range(1, MOST_CHANGED + 3)]
+    many = [row(minute) for minute in range(1, MAX_CHANGED + 3)]
     message = feed.message(("A",), many)
     assert message["rows"] == many
     assert browser.take(message)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
-from cryptolake_assets.captures.followed_symbols import archived_to, default_end_date, note_archived
+from cryptolake_assets.captures.tracked_symbols import archived_to, default_end_date, note_archived
 from cryptolake_assets.defs import jobs, market_streams
 from cryptolake_assets.defs.automation import VERSION_TAG, follows_upstream
 from cryptolake_assets.defs.follower import tick

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.json_reader import Fields, as_type, fits, parse_json
 
 DECIMALS = st.builds(
@@ -58,8 +58,8 @@ def test_a_monstrous_number_is_cheap_to_refuse(text: str) -> None:
         (b'{"a": 1, "a": 2}', "key twice"),
     ],
 )
-def test_what_is_not_json_is_refused(body: bytes, reason: str) -> None:
-    with pytest.raises(AnswerRefusedError, match=reason):
+def test_what_is_not_json_is_rejected(body: bytes, reason: str) -> None:
+    with pytest.raises(ResponseRejectedError, match=reason):
         Fields(parse_json(body), "answer")
 
 
@@ -69,19 +69,19 @@ def test_what_is_not_json_is_refused(body: bytes, reason: str) -> None:
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e9999999999999999999", '{"b": 1, "b": 2}', r'"\ud800"'])
 def test_no_field_takes_a_value_that_cannot_be_read(read: str, value: str) -> None:
     fields = Fields(parse_json(f'{{"a": {value}}}'.encode()), "answer")
-    with pytest.raises(AnswerRefusedError, match=r"answer\.a is "):
+    with pytest.raises(ResponseRejectedError, match=r"answer\.a is "):
         getattr(fields, read)("a")
 
 
 @given(st.binary() | st.recursive(st.none() | st.text(), st.lists).map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+def test_any_bytes_are_read_or_rejected(body: bytes) -> None:
     # Nothing else may be raised.
-    with suppress(AnswerRefusedError):
+    with suppress(ResponseRejectedError):
         Fields(parse_json(body), "answer")
 
 
 @pytest.mark.parametrize("value", ["true", '"1"', "null", "[]", "1.5", "1e30"])
-def test_a_whole_number_is_nothing_else(value: str) -> None:
+def test_a_wgap_number_is_nothing_else(value: str) -> None:
     fields = Fields(parse_json(f'{{"n": {value}}}'.encode()), "answer")
-    with pytest.raises(AnswerRefusedError, match=r"answer\.n"):
+    with pytest.raises(ResponseRejectedError, match=r"answer\.n"):
         fields.whole("n")

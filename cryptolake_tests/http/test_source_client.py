@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from cryptolake_assets.http.source_client import Patience, SourceHttp
+from cryptolake_assets.http.source_client import SourceClient, SourceRetryPolicy
 from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
@@ -17,7 +17,7 @@ from cryptolake_tests.support.exchanges import ExchangeThread
 
 AT_MS = 1_721_347_502_000
 INDEX = SourceRequest("days", "/fng/", {"limit": 3})
-QUICK = Patience(attempts=3, max_backoff_s=0.01)
+QUICK = SourceRetryPolicy(attempts=3, max_backoff_s=0.01)
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def exchange() -> Iterator[ExchangeThread]:
 
 
 @pytest.fixture
-def client(exchange: ExchangeThread) -> Iterator[SourceHttp]:
-    made = SourceHttp(exchange.url, {"x-cg-demo-api-key": "demo-key"}, 1_000, QUICK)
+def client(exchange: ExchangeThread) -> Iterator[SourceClient]:
+    made = SourceClient(exchange.url, {"x-cg-demo-api-key": "demo-key"}, 1_000, QUICK)
     yield made
     made.close()
 
@@ -39,7 +39,7 @@ def fault(exchange: ExchangeThread, kind: SourceFaultKind, times: int = 1, secon
     httpx.post(f"{exchange.url}/replay/faults", json=body, trust_env=False).raise_for_status()
 
 
-def test_the_index_is_told_as_of_the_replayed_clock(client: SourceHttp, exchange: ExchangeThread) -> None:
+def test_the_index_is_told_as_of_the_replayed_clock(client: SourceClient, exchange: ExchangeThread) -> None:
     answer = client.get(INDEX)
     assert (answer.status, answer.failure) == (200, None)
     days = json.loads(answer.body)["data"]
@@ -48,7 +48,7 @@ def test_the_index_is_told_as_of_the_replayed_clock(client: SourceHttp, exchange
     assert "demo-key" not in answer.url
 
 
-def test_a_rate_limit_is_waited_for_and_then_answered(client: SourceHttp, exchange: ExchangeThread) -> None:
+def test_a_rate_limit_is_waited_for_and_then_answered(client: SourceClient, exchange: ExchangeThread) -> None:
     fault(exchange, SourceFaultKind.RATE_LIMIT, seconds=1)
     began = time.monotonic()
     assert client.get(INDEX).failure is None
@@ -56,7 +56,7 @@ def test_a_rate_limit_is_waited_for_and_then_answered(client: SourceHttp, exchan
     assert len(exchange.replay.batch.requests) == 2
 
 
-def test_a_rate_limit_that_is_too_long_is_left_alone(client: SourceHttp, exchange: ExchangeThread) -> None:
+def test_a_rate_limit_that_is_too_long_is_left_alone(client: SourceClient, exchange: ExchangeThread) -> None:
     fault(exchange, SourceFaultKind.RATE_LIMIT, times=5, seconds=3_600)
     answer = client.get(INDEX)
     assert (answer.status, answer.failure, answer.retry_after_s) == (429, "status 429", 3_600)
@@ -64,7 +64,7 @@ def test_a_rate_limit_that_is_too_long_is_left_alone(client: SourceHttp, exchang
 
 
 def test_an_error_of_the_server_is_tried_again_and_an_html_page_is_not(
-    client: SourceHttp, exchange: ExchangeThread
+    client: SourceClient, exchange: ExchangeThread
 ) -> None:
     fault(exchange, SourceFaultKind.SERVER_ERROR, times=2)
     assert client.get(INDEX).failure is None
@@ -78,7 +78,7 @@ def test_an_error_of_the_server_is_tried_again_and_an_html_page_is_not(
 
 def test_a_slow_source_is_given_up(exchange: ExchangeThread) -> None:
     exchange.replay.control.switch_on(SourceFault("fear_greed", SourceFaultKind.SLOW, times=2, seconds=5))
-    client = SourceHttp(exchange.url, {}, 1_000, Patience(attempts=2, max_backoff_s=0.01), timeout_s=0.2)
+    client = SourceClient(exchange.url, {}, 1_000, SourceRetryPolicy(attempts=2, max_backoff_s=0.01), timeout_s=0.2)
     answer = client.get(INDEX)
     client.close()
     assert answer.status is None
@@ -86,7 +86,7 @@ def test_a_slow_source_is_given_up(exchange: ExchangeThread) -> None:
 
 
 def test_a_source_that_is_away_is_an_answer_too() -> None:
-    client = SourceHttp("http://127.0.0.1:9", {}, 1_000, QUICK)
+    client = SourceClient("http://127.0.0.1:9", {}, 1_000, QUICK)
     answer = client.get(INDEX)
     client.close()
     assert answer.status is None
@@ -103,7 +103,7 @@ def test_calls_of_a_minute_are_bounded(exchange: ExchangeThread, monkeypatch: py
         slept.append(seconds)
         raise MinuteIsOverError
 
-    client = SourceHttp(exchange.url, {}, 3, QUICK)
+    client = SourceClient(exchange.url, {}, 3, QUICK)
     for _ in range(3):
         client.get(INDEX)
     monkeypatch.setattr("cryptolake_assets.http.source_client.time.sleep", sleep)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cryptolake_assets.binance.archive_csv import BadLine, Block
 from cryptolake_assets.binance.archive_files import ArchiveFile
-from cryptolake_assets.ingest.archive_checks import DAY_MS, MOST_HOLES, Inspection, Run, contradicting_ids
+from cryptolake_assets.ingest.archive_checks import DAY_MS, MAX_GAPS, IdRun, Inspection, contradicting_ids
 from cryptolake_assets.ingest.archive_evidence import BORDER, rows_of_day, with_borders
 from cryptolake_assets.lake.coverage import CoverageRow, Evidence
 
@@ -59,7 +59,7 @@ def test_day_covers_from_after_its_first_trade_to_its_last() -> None:
     assert covered(day) == [(11, 1_000)], "neither begin nor end of a file proves anything"
 
 
-def test_around_a_hole_nothing_is_covered() -> None:
+def test_around_a_gap_nothing_is_covered() -> None:
     day = inspected([(1, 1_000), (2, 2_000), (5, 9_000), (6, 9_500), (8, 9_600)])
     assert failed(day) == {"ids_consecutive": 3}
     assert covered(day) == [(1_001, 2_000), (9_001, 9_500)]
@@ -73,15 +73,15 @@ def test_order_of_the_rows_does_not_matter() -> None:
     assert failed(inspected([(1, 1), (1, 1), (2, 2)])) == {}, "a repeated row hides nothing"
 
 
-def test_ids_without_a_trade_are_no_holes() -> None:
+def test_ids_without_a_trade_are_no_gaps() -> None:
     day = inspected([(1, 10), (3, 30), (5, 50)], without_trade=[(2, 20), (4, 40), (6, 60)])
     assert failed(day) == {}
     assert day.rows == 3
     assert covered(day) == [(11, 60)]
 
 
-def test_file_with_very_many_holes_proves_nothing_and_is_remembered() -> None:
-    day = inspected([(number * 2, number) for number in range(MOST_HOLES + 2)])
+def test_file_with_very_many_gaps_proves_nothing_and_is_remembered() -> None:
+    day = inspected([(number * 2, number) for number in range(MAX_GAPS + 2)])
     assert rows_of_day(FILE, day.runs(), "x") == [
         CoverageRow("binance_futures", "BTCUSDT", "aggTrade", START_MS, START_MS, None, None, "x", Evidence.IDS)
     ]
@@ -160,12 +160,12 @@ def test_covered_is_every_millisecond_in_which_no_missing_id_can_lie(steps: list
     assert found == set(range(ms)) - uncertain
 
 
-def days(first: Run, second: Run) -> list[CoverageRow]:
+def days(first: IdRun, second: IdRun) -> list[CoverageRow]:
     return [*rows_of_day(FILE, [first], "a"), *rows_of_day(NEXT_FILE, [second], "b")]
 
 
-def run(file: ArchiveFile, first_id: int, last_id: int, first_ms: int, last_ms: int) -> Run:
-    return Run(first_id, last_id, (file.start_ms + first_ms) * 1000, (file.start_ms + last_ms) * 1000)
+def run(file: ArchiveFile, first_id: int, last_id: int, first_ms: int, last_ms: int) -> IdRun:
+    return IdRun(first_id, last_id, (file.start_ms + first_ms) * 1000, (file.start_ms + last_ms) * 1000)
 
 
 def test_days_whose_ids_continue_cover_their_border() -> None:
@@ -192,7 +192,7 @@ def proven(rows: list[CoverageRow], moments: Iterable[int]) -> set[int]:
     return {moment for moment in moments if any(begin <= moment < end for begin, end in spans)}
 
 
-def test_border_does_not_cover_the_ms_of_a_hole_beside_a_run_of_one_ms() -> None:
+def test_border_does_not_cover_the_ms_of_a_gap_beside_a_run_of_one_ms() -> None:
     ends = [run(FILE, 1, 11, 5, DAY_MS - 50), run(FILE, 15, 15, DAY_MS - 50, DAY_MS - 50)]
     begins = [run(NEXT_FILE, 16, 16, 40, 40), run(NEXT_FILE, 25, 30, 40, 60)]
     rows = with_borders([*rows_of_day(FILE, ends, "a"), *rows_of_day(NEXT_FILE, begins, "b")])
@@ -201,7 +201,7 @@ def test_border_does_not_cover_the_ms_of_a_hole_beside_a_run_of_one_ms() -> None
     assert set(around) - proven(rows, around) == {DAY_MS - 50, DAY_MS + 40}, "ids 12 to 14 and 17 to 24 may lie there"
 
 
-def test_hole_between_trades_out_of_order_is_not_covered_by_the_runs_beside_it() -> None:
+def test_gap_between_trades_out_of_order_is_not_covered_by_the_runs_beside_it() -> None:
     rows = rows_of_day(FILE, [run(FILE, 1, 30, 5, 22), run(FILE, 32, 60, 20, 80)], "a")
     assert proven(rows, range(100)) == {*range(6, 20), *range(23, 80)}
     assert {row.first_id for row in rows} == {None}, "a clipped run joins no day"

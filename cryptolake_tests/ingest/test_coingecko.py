@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.errors import AnswerRefusedError
-from cryptolake_assets.ingest.batch_source import Judged
+from cryptolake_assets.errors import ResponseRejectedError
+from cryptolake_assets.ingest.batch_source import ParsedResponse
 from cryptolake_assets.ingest.coingecko import PER_PAGE, parse_global, parse_markets, plan
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS
 
@@ -32,14 +32,14 @@ def coins(**changes: Any) -> bytes:
 
 
 def test_the_recorded_coins_are_typed_exactly() -> None:
-    judged = parse_markets(MARKETS, HOUR)
-    (row,) = judged.rows[SILVER_COINGECKO_MARKETS.name]
+    parsed = parse_markets(MARKETS, HOUR)
+    (row,) = parsed.rows[SILVER_COINGECKO_MARKETS.name]
     assert {*row, "updated_at"} == set(SILVER_COINGECKO_MARKETS.column_names)
     assert (row["coin_id"], row["symbol"], row["snapshot_hour"], row["market_cap_rank"]) == ("bitcoin", "btc", HOUR, 1)
     assert (row["price"], row["market_cap"]) == (Decimal(77671), Decimal(1555886872303))
     assert row["price_change_percentage_24h"] == Decimal("-0.95302")
     assert row["source_updated_at"] == datetime(2026, 5, 18, 12, 49, 21, 599_000, UTC)
-    assert judged.left_out == ()
+    assert parsed.left_out == ()
 
 
 def test_the_recorded_market_is_typed_exactly() -> None:
@@ -52,25 +52,25 @@ def test_the_recorded_market_is_typed_exactly() -> None:
 
 def test_digits_that_a_float_would_lose_are_kept() -> None:
     body = coins(current_price="#0.00000000123456789012345678", market_cap="#123456789012345678.5")
-    judged = parse_markets(body, HOUR)
-    (row,) = judged.rows[SILVER_COINGECKO_MARKETS.name]
+    parsed = parse_markets(body, HOUR)
+    (row,) = parsed.rows[SILVER_COINGECKO_MARKETS.name]
     assert f"{row['price']:f}" == "0.00000000123456789012345678"
     assert row["market_cap"] == Decimal("123456789012345678.5")
 
 
 @pytest.mark.parametrize("price", ["#1e12", "#1e-27", "#1e400", "#0.123456789012345678901234567", "#-1"])
 def test_a_coin_that_does_not_fit_is_left_out_and_named(price: str) -> None:
-    judged = parse_markets(coins(current_price=price), HOUR)
-    assert judged.rows[SILVER_COINGECKO_MARKETS.name] == []
-    assert len(judged.left_out) == 1
-    assert judged.left_out[0].startswith("bitcoin: price ")
+    parsed = parse_markets(coins(current_price=price), HOUR)
+    assert parsed.rows[SILVER_COINGECKO_MARKETS.name] == []
+    assert len(parsed.left_out) == 1
+    assert parsed.left_out[0].startswith("bitcoin: price ")
 
 
 def test_a_coin_may_lack_numbers_but_not_its_id() -> None:
-    judged = parse_markets(coins(max_supply=None, current_price=None, last_updated=None), HOUR)
-    (row,) = judged.rows[SILVER_COINGECKO_MARKETS.name]
+    parsed = parse_markets(coins(max_supply=None, current_price=None, last_updated=None), HOUR)
+    (row,) = parsed.rows[SILVER_COINGECKO_MARKETS.name]
     assert (row["max_supply"], row["price"], row["source_updated_at"]) == (None, None, None)
-    with pytest.raises(AnswerRefusedError, match=r"answer\[0\]\.id"):
+    with pytest.raises(ResponseRejectedError, match=r"answer\[0\]\.id"):
         parse_markets(coins(id=None), HOUR)
 
 
@@ -84,8 +84,8 @@ def test_a_coin_may_lack_numbers_but_not_its_id() -> None:
         (coins(last_updated="yesterday"), "expected a time"),
     ],
 )
-def test_other_shapes_of_coins_are_refused(body: bytes, reason: str) -> None:
-    with pytest.raises(AnswerRefusedError, match=reason):
+def test_other_shapes_of_coins_are_rejected(body: bytes, reason: str) -> None:
+    with pytest.raises(ResponseRejectedError, match=reason):
         parse_markets(body, HOUR)
 
 
@@ -102,9 +102,9 @@ def test_other_shapes_of_coins_are_refused(body: bytes, reason: str) -> None:
 def test_odd_coin_is_named_and_holds_no_other_back(change: dict[str, object], reason: str) -> None:
     (sound,) = json.loads(MARKETS)
     page = [sound, {**sound, "id": "odd"} | change, {**sound, "id": "another"}]
-    judged = parse_markets(json.dumps(page).encode(), HOUR)
-    assert [row["coin_id"] for row in judged.rows[SILVER_COINGECKO_MARKETS.name]] == ["bitcoin", "another"]
-    (left_out,) = judged.left_out
+    parsed = parse_markets(json.dumps(page).encode(), HOUR)
+    assert [row["coin_id"] for row in parsed.rows[SILVER_COINGECKO_MARKETS.name]] == ["bitcoin", "another"]
+    (left_out,) = parsed.left_out
     assert reason in left_out
 
 
@@ -126,18 +126,18 @@ def test_coin_that_is_no_json_holds_no_other_back(old: str, new: str, reason: st
     odd = json.dumps({"current_price": 1, "name": "Odd"} | {**sound, "id": "odd", "current_price": 1, "name": "Odd"})
     assert old in odd
     page = f"[{json.dumps(sound)}, {odd.replace(old, new)}, {json.dumps({**sound, 'id': 'another'})}]"
-    judged = parse_markets(page.encode(), HOUR)
-    rows = judged.rows[SILVER_COINGECKO_MARKETS.name]
+    parsed = parse_markets(page.encode(), HOUR)
+    rows = parsed.rows[SILVER_COINGECKO_MARKETS.name]
     assert [row["coin_id"] for row in rows] == ["bitcoin", "another"]
-    (left_out,) = judged.left_out
+    (left_out,) = parsed.left_out
     assert reason in left_out
 
 
 @pytest.mark.parametrize("name", ["total_market_cap", "market_cap_percentage", "updated_at", "markets"])
-def test_other_shapes_of_the_market_are_refused(name: str) -> None:
+def test_other_shapes_of_the_market_are_rejected(name: str) -> None:
     document = json.loads(GLOBAL)
     del document["data"][name]
-    with pytest.raises(AnswerRefusedError, match=f"has no {name}"):
+    with pytest.raises(ResponseRejectedError, match=f"has no {name}"):
         parse_global(json.dumps(document).encode(), HOUR)
 
 
@@ -145,10 +145,10 @@ def test_other_shapes_of_the_market_are_refused(name: str) -> None:
     ("place", "name", "value"),
     [("market_cap_percentage", "btc", 100.5), ("market_cap_percentage", "eth", -1), ("total_volume", "usd", -1)],
 )
-def test_a_market_that_cannot_be_is_refused(place: str, name: str, value: float) -> None:
+def test_a_market_that_cannot_be_is_rejected(place: str, name: str, value: float) -> None:
     document = json.loads(GLOBAL)
     document["data"][place][name] = value
-    with pytest.raises(AnswerRefusedError, match=r"is -?1"):
+    with pytest.raises(ResponseRejectedError, match=r"is -?1"):
         parse_global(json.dumps(document).encode(), HOUR)
 
 
@@ -160,9 +160,9 @@ def test_pages_end_with_the_first_that_is_not_full_and_the_market_comes_last() -
         while request is not None:
             found.append((request.endpoint, request.params.get("page")))
             count = next(answers)
-            judged = None if count is None else Judged({SILVER_COINGECKO_MARKETS.name: [{}] * count})
+            parsed = None if count is None else ParsedResponse({SILVER_COINGECKO_MARKETS.name: [{}] * count})
             try:
-                request = requests.send(judged)
+                request = requests.send(parsed)
             except StopIteration:
                 request = None
         return found

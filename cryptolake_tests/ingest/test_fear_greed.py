@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
-from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.ingest.batch_source import Row
 from cryptolake_assets.ingest.fear_greed import parse_days, plan
 from cryptolake_assets.model.source_facts import FIRST_DAY, KNOWN_MISSING, missing_days
@@ -28,9 +28,9 @@ def answer(data: Any, error: Any = None) -> bytes:
 
 
 def days_of(body: bytes) -> list[Row]:
-    judged = parse_days(body, LAST)
-    assert judged.left_out == ()
-    return judged.rows[SILVER_FEAR_GREED.name]
+    parsed = parse_days(body, LAST)
+    assert parsed.left_out == ()
+    return parsed.rows[SILVER_FEAR_GREED.name]
 
 
 def day(number: int, value: int = 50) -> dict[str, str]:
@@ -38,7 +38,7 @@ def day(number: int, value: int = 50) -> dict[str, str]:
     return {"value": str(value), "value_classification": "Neutral", "timestamp": str(int(moment.timestamp()))}
 
 
-def test_the_whole_recorded_history() -> None:
+def test_the_wgap_recorded_history() -> None:
     rows = days_of(answer(RECORDED))
     assert len(rows) == 3_044
     assert rows[0] == {"index_date": FIRST_DAY, "value": 30, "classification": "Fear"}
@@ -81,9 +81,9 @@ def test_a_day_behind_the_sources_clock_warns_from_the_second_on() -> None:
     ],
 )
 def test_odd_day_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, reason: str) -> None:
-    judged = parse_days(answer([day(3), day(2), odd, day(0)]), LAST)
-    assert [(row["index_date"] - FIRST_DAY).days for row in judged.rows[SILVER_FEAR_GREED.name]] == [0, 2, 3]
-    (left_out,) = judged.left_out
+    parsed = parse_days(answer([day(3), day(2), odd, day(0)]), LAST)
+    assert [(row["index_date"] - FIRST_DAY).days for row in parsed.rows[SILVER_FEAR_GREED.name]] == [0, 2, 3]
+    (left_out,) = parsed.left_out
     assert reason in left_out
 
 
@@ -98,8 +98,8 @@ def test_odd_day_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, r
         (b"[]", "expected an object"),
     ],
 )
-def test_another_shape_is_refused_with_its_reason(body: bytes, reason: str) -> None:
-    with pytest.raises(AnswerRefusedError, match=reason):
+def test_another_shape_is_rejected_with_its_reason(body: bytes, reason: str) -> None:
+    with pytest.raises(ResponseRejectedError, match=reason):
         parse_days(body, LAST)
 
 
@@ -117,6 +117,6 @@ def test_days_come_back_as_they_were_sent_in_order(sent: dict[int, int], chance:
     ("newest", "wanted", "limit"),
     [(None, LAST, 0), (LAST - timedelta(days=1), LAST, 5), (LAST, LAST, 4), (LAST, LAST - timedelta(days=30), 34)],
 )
-def test_the_whole_history_first_then_the_days_since(newest: date | None, wanted: date, limit: int) -> None:
+def test_the_wgap_history_first_then_the_days_since(newest: date | None, wanted: date, limit: int) -> None:
     (request,) = plan(newest, wanted, LAST)
     assert (request.path, request.params) == ("/fng/", {"limit": limit})

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.source_request import SourceRequest
-from cryptolake_assets.ingest.batch_source import Judged, Row
+from cryptolake_assets.ingest.batch_source import ParsedResponse, Row
 from cryptolake_assets.ingest.funding import FIRST, PAGE, SOURCE, parse_rates, plan
 from cryptolake_assets.ingest.futures_rest import epoch_ms
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING
@@ -31,9 +31,9 @@ def body(*rows: Any) -> bytes:
 
 
 def rates_of(answer: bytes, symbol: str = "BTCUSDT") -> list[Row]:
-    judged = parse_rates(answer, symbol, CLOCK)
-    assert judged.left_out == ()
-    return judged.rows[SILVER_FUNDING.name]
+    parsed = parse_rates(answer, symbol, CLOCK)
+    assert parsed.left_out == ()
+    return parsed.rows[SILVER_FUNDING.name]
 
 
 def test_the_recorded_answer() -> None:
@@ -45,7 +45,7 @@ def test_the_recorded_answer() -> None:
         "mark_price": None,
     }
     assert str(row["funding_rate"]) == "0.000185340000"
-    assert SOURCE.judge("fundingRate/LTCUSDT", RECORDED.read_bytes(), CLOCK).rows == {SILVER_FUNDING.name: [row]}
+    assert SOURCE.parse("fundingRate/LTCUSDT", RECORDED.read_bytes(), CLOCK).rows == {SILVER_FUNDING.name: [row]}
 
 
 def test_a_mark_price_that_is_the_empty_text_is_none() -> None:
@@ -78,12 +78,12 @@ def test_a_mark_price_that_is_the_empty_text_is_none() -> None:
 )
 def test_odd_row_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, reason: str) -> None:
     sound = [{**FUNDING, "fundingTime": moment} for moment in (1_721_368_800_000, 1_721_340_000_000)]
-    judged = parse_rates(body(*sound, odd), "BTCUSDT", CLOCK)
-    assert [epoch_ms(row["funding_time"]) for row in judged.rows[SILVER_FUNDING.name]] == [
+    parsed = parse_rates(body(*sound, odd), "BTCUSDT", CLOCK)
+    assert [epoch_ms(row["funding_time"]) for row in parsed.rows[SILVER_FUNDING.name]] == [
         1_721_340_000_000,
         1_721_368_800_000,
     ]
-    (left_out,) = judged.left_out
+    (left_out,) = parsed.left_out
     assert re.match(f"BTCUSDT: .*{reason}", left_out)
 
 
@@ -99,8 +99,8 @@ def test_row_that_comes_twice_is_one() -> None:
         (b"\xff", "not JSON"),
     ],
 )
-def test_another_shape_is_refused_with_its_reason(answer: bytes, reason: str) -> None:
-    with pytest.raises(AnswerRefusedError, match=reason):
+def test_another_shape_is_rejected_with_its_reason(answer: bytes, reason: str) -> None:
+    with pytest.raises(ResponseRejectedError, match=reason):
         parse_rates(answer, "BTCUSDT", CLOCK)
 
 
@@ -111,9 +111,9 @@ def test_a_hostile_value_is_left_out_or_fits_its_column(name: str, value: Any) -
     answer = body({**FUNDING, name: value})
     if b"NaN" in answer or b"Infinity" in answer:
         return  # no JSON
-    judged = parse_rates(answer, "BTCUSDT", CLOCK)
-    rows = judged.rows[SILVER_FUNDING.name]
-    assert len(rows) + len(judged.left_out) == 1
+    parsed = parse_rates(answer, "BTCUSDT", CLOCK)
+    rows = parsed.rows[SILVER_FUNDING.name]
+    assert len(rows) + len(parsed.left_out) == 1
     assert rows or (name, value) not in (("fundingRate", "-0.00000550"), ("markPrice", ""))
     import pyarrow as pa
 
@@ -143,9 +143,9 @@ def requests(newest: dict[str, datetime], wanted: datetime, pages: dict[str, lis
     while request is not None:
         made.append(request)
         left = pages[str(request.params["symbol"])]
-        judged = Judged({SILVER_FUNDING.name: left.pop(0)}) if left else None
+        parsed = ParsedResponse({SILVER_FUNDING.name: left.pop(0)}) if left else None
         try:
-            request = steps.send(judged)
+            request = steps.send(parsed)
         except StopIteration:
             break
     return made
@@ -155,7 +155,7 @@ def full_page(start: datetime) -> list[Row]:
     return [{"funding_time": start + number * timedelta(hours=8)} for number in range(PAGE)]
 
 
-def test_the_whole_history_page_by_page_then_the_rates_since_the_newest() -> None:
+def test_the_wgap_history_page_by_page_then_the_rates_since_the_newest() -> None:
     first = full_page(FIRST)
     made = requests({}, CLOCK, {"BTCUSDT": [first, []], "ETHUSDT": []})
     starts = [(request.params["symbol"], request.params["startTime"]) for request in made]
@@ -172,7 +172,7 @@ def test_the_whole_history_page_by_page_then_the_rates_since_the_newest() -> Non
 def test_odd_rows_count_for_a_full_page_and_never_ask_for_the_same_again(sound: int, odd: int, more: bool) -> None:
     steps = plan({}, CLOCK, CLOCK, ("BTCUSDT",))
     next(steps)
-    answer = Judged({SILVER_FUNDING.name: full_page(FIRST)[:sound]}, ("odd",) * odd)
+    answer = ParsedResponse({SILVER_FUNDING.name: full_page(FIRST)[:sound]}, ("odd",) * odd)
     try:
         asked = steps.send(answer).params["startTime"]
     except StopIteration:

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import pytest
 
-from cryptolake_assets.binance.rest_answers import parse_klines
-from cryptolake_assets.errors import AnswerShapeError
+from cryptolake_assets.binance.rest_responses import parse_klines
+from cryptolake_assets.errors import ResponseShapeError
 from cryptolake_assets.ingest import klines
 from cryptolake_assets.ingest.klines import FetchedHour, fetch_hour, read_klines
 from cryptolake_assets.lake.windows import HOUR as AN_HOUR
@@ -96,5 +96,5 @@ def test_answer_of_another_shape_holds_back_its_symbol_alone(lake: Settings, mon
     done = fetched(lake, monkeypatch, {"BTCUSDT": [kline(0, _1=1.5)], "ETHUSDT": [kline(0)]})
     assert done.klines == 1
     assert done.left_out[0].startswith("BTCUSDT: exchange: the answer of klines is not in the known shape")
-    with pytest.raises(AnswerShapeError):
+    with pytest.raises(ResponseShapeError):
         fetched(lake, monkeypatch, {"BTCUSDT": [kline(0, _1=1.5)]})

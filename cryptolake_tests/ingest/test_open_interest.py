@@ -14,9 +14,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cryptolake_assets.errors import AnswerRefusedError
+from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.source_request import SourceRequest
-from cryptolake_assets.ingest.batch_source import Judged, Plan, Row
+from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row
 from cryptolake_assets.ingest.futures_rest import bounded, epoch_ms
 from cryptolake_assets.ingest.open_interest import PAGE, REACH, SOURCE, parse_history, parse_present, plan
 from cryptolake_assets.model.derivatives_tables import SILVER_OPEN_INTEREST
@@ -35,9 +35,9 @@ STATISTIC = {
 PRESENT = {"symbol": "BTCUSDT", "openInterest": "83782.317", "time": 1_702_244_985_273}
 
 
-def rows_of(judged: Judged) -> list[Row]:
-    assert judged.left_out == ()
-    return judged.rows[SILVER_OPEN_INTEREST.name]
+def rows_of(parsed: ParsedResponse) -> list[Row]:
+    assert parsed.left_out == ()
+    return parsed.rows[SILVER_OPEN_INTEREST.name]
 
 
 def body(document: Any) -> bytes:
@@ -65,8 +65,8 @@ def test_the_documented_history_and_one_with_times_as_numbers() -> None:
     assert rows[0]["open_interest_value"] == Decimal("150570784.07809979")
     (row,) = rows_of(parse_history(body([STATISTIC]), "BTCUSDT", CLOCK))
     assert (row["source"], row["open_interest"]) == ("history", Decimal("104882.705"))
-    judged = SOURCE.judge("openInterestHist/BTCUSDT", documented, CLOCK)
-    assert judged.rows == {SILVER_OPEN_INTEREST.name: rows}
+    parsed = SOURCE.parse("openInterestHist/BTCUSDT", documented, CLOCK)
+    assert parsed.rows == {SILVER_OPEN_INTEREST.name: rows}
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_the_documented_history_and_one_with_times_as_numbers() -> None:
 )
 def test_odd_row_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, reason: str) -> None:
     sound = [{**STATISTIC, "timestamp": moment} for moment in (1_721_340_600_000, 1_721_340_000_000)]
-    judged = parse_history(body([*sound, odd]), "BTCUSDT", CLOCK)
-    assert [epoch_ms(row["observed_at"]) for row in judged.rows[SILVER_OPEN_INTEREST.name]] == [
+    parsed = parse_history(body([*sound, odd]), "BTCUSDT", CLOCK)
+    assert [epoch_ms(row["observed_at"]) for row in parsed.rows[SILVER_OPEN_INTEREST.name]] == [
         1_721_340_000_000,
         1_721_340_600_000,
     ]
-    (left_out,) = judged.left_out
+    (left_out,) = parsed.left_out
     assert re.match(f"BTCUSDT: .*{reason}", left_out)
 
 
@@ -101,15 +101,15 @@ def test_odd_row_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, r
         (b"[1, 2", "not JSON"),
     ],
 )
-def test_another_shape_is_refused_with_its_reason(answer: bytes, reason: str) -> None:
-    with pytest.raises(AnswerRefusedError, match=reason):
+def test_another_shape_is_rejected_with_its_reason(answer: bytes, reason: str) -> None:
+    with pytest.raises(ResponseRejectedError, match=reason):
         parse_history(answer, "BTCUSDT", CLOCK)
 
 
-def test_a_present_value_of_the_future_is_refused() -> None:
+def test_a_present_value_of_the_future_is_rejected() -> None:
     late = body({**PRESENT, "time": epoch_ms(CLOCK + timedelta(hours=1))})
-    with pytest.raises(AnswerRefusedError, match="after the exchange's clock"):
-        SOURCE.judge("openInterest/BTCUSDT", late, CLOCK)
+    with pytest.raises(ResponseRejectedError, match="after the exchange's clock"):
+        SOURCE.parse("openInterest/BTCUSDT", late, CLOCK)
 
 
 @given(st.sampled_from(sorted(STATISTIC)), HOSTILE)
@@ -118,9 +118,9 @@ def test_a_hostile_value_is_left_out_or_fits_its_column(name: str, value: Any) -
     answer = body([{**STATISTIC, name: value}])
     if b"NaN" in answer or b"Infinity" in answer:
         return  # no JSON
-    judged = parse_history(answer, "BTCUSDT", CLOCK)
-    rows = judged.rows[SILVER_OPEN_INTEREST.name]
-    assert len(rows) + len(judged.left_out) == 1
+    parsed = parse_history(answer, "BTCUSDT", CLOCK)
+    rows = parsed.rows[SILVER_OPEN_INTEREST.name]
+    assert len(rows) + len(parsed.left_out) == 1
     assert rows or (name, value) != ("sumOpenInterest", "0.00000001")
     import pyarrow as pa
 
@@ -129,10 +129,10 @@ def test_a_hostile_value_is_left_out_or_fits_its_column(name: str, value: Any) -
 
 @given(st.sampled_from(sorted(PRESENT)), HOSTILE)
 @example("openInterest", "0.00000001")
-def test_a_hostile_present_value_is_refused_or_kept_whole(name: str, value: Any) -> None:
+def test_a_hostile_present_value_is_rejected_or_kept_wgap(name: str, value: Any) -> None:
     try:
         (row,) = rows_of(parse_present(body({**PRESENT, name: value}), "BTCUSDT", CLOCK))
-    except AnswerRefusedError:
+    except ResponseRejectedError:
         assert (name, value) != ("openInterest", "0.00000001")
         return
     assert row["open_interest"] == Decimal(str(value if name == "openInterest" else PRESENT["openInterest"]))
@@ -172,11 +172,11 @@ def test_the_present_value_is_asked_for_of_the_present_day_only() -> None:
 def test_a_run_is_bounded_and_keeps_what_the_answers_say() -> None:
     def asking() -> Plan:
         for number in range(5):
-            judged = yield SourceRequest("endpoint", f"/{number}")
-            said.append(judged)
+            parsed = yield SourceRequest("endpoint", f"/{number}")
+            said.append(parsed)
 
-    said: list[Judged | None] = []
-    answers = [Judged({}), None, Judged({})]
+    said: list[ParsedResponse | None] = []
+    answers = [ParsedResponse({}), None, ParsedResponse({})]
     steps = bounded(asking(), 3)
     paths = [next(steps).path, *(steps.send(answer).path for answer in answers[:2])]
     with pytest.raises(StopIteration):

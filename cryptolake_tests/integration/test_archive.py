@@ -29,7 +29,7 @@ from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveFormatError, ArchiveRangeError, ExchangeError
 from cryptolake_assets.ingest import archive_days as archive
-from cryptolake_assets.ingest.archive_checks import MOST_HOLES
+from cryptolake_assets.ingest.archive_checks import MAX_GAPS
 from cryptolake_assets.ingest.archive_days import LoadedDay, Outcome, load_day
 from cryptolake_assets.ingest.archive_klines import kline_file
 from cryptolake_assets.lake.bronze_files import local_path
@@ -279,7 +279,7 @@ def test_a_re_issue_after_files_were_joined_with_the_stream_s_takes_only_its_own
     assert by_identity(world.bronze()) == by_identity([*archived(issued), *live])
 
 
-def test_a_mismatch_is_refused_and_the_good_data_stays(world: World) -> None:
+def test_a_mismatch_is_rejected_and_the_good_data_stays(world: World) -> None:
     write_day(world.directory, FILE, FEW)
     world.load()
     world.follow()
@@ -326,7 +326,7 @@ def test_a_crash_between_the_commit_and_its_record_doubles_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(archive, "keep_set_aside", crash)
+        patched.setattr(archive, "write_rejected_lines", crash)
         with pytest.raises(KeyboardInterrupt):
             world.load()
     (row,) = read_coverage(world.settings)
@@ -360,7 +360,7 @@ def test_coverage_of_an_earlier_issue_goes_before_its_rows_do(world: World, monk
             world.load()
     assert set(read_coverage(world.settings)) == proven, "its rows are there still, and so is what they prove"
     with monkeypatch.context() as patched:
-        patched.setattr(archive, "keep_set_aside", crash)
+        patched.setattr(archive, "write_rejected_lines", crash)
         with pytest.raises(KeyboardInterrupt):
             world.load()
     world.follow()
@@ -388,7 +388,7 @@ def test_minutes_around_missing_ids_stay_incomplete(world: World) -> None:
 
 
 def test_a_file_that_is_no_record_of_its_day_is_loaded_remembered_and_completes_nothing(world: World) -> None:
-    holed = [replace(row, agg_id=number * 2) for number, row in enumerate(FEW[: MOST_HOLES + 2])]
+    holed = [replace(row, agg_id=number * 2) for number, row in enumerate(FEW[: MAX_GAPS + 2])]
     write_day(world.directory, FILE, holed)
     loaded = world.load()
     assert [item.name for item in loaded.outcomes if not item.passed] == ["ids_consecutive"]
@@ -461,7 +461,7 @@ def test_a_day_before_the_lake_s_first(world: World) -> None:
         world.load(ArchiveFile("BTCUSDT", date(2024, 7, 17)))
 
 
-def test_the_asset_says_what_it_loaded_what_is_missing_and_what_it_refused(world: World) -> None:
+def test_the_asset_says_what_it_loaded_what_is_missing_and_what_it_rejected(world: World) -> None:
     write_day(world.directory, FILE, FEW)
     write_klines(world.directory, kline_file("BTCUSDT", DAY), quiet_klines(DAY, 1_440))
     done = world.materialize(DAY)

@@ -24,7 +24,7 @@ from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 from cryptolake_assets.transform import refresh_gold
-from cryptolake_assets.transform.archive_history import DayOfHistory, load_history
+from cryptolake_assets.transform.archive_history import ArchiveDay, load_history
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.archives import Aggregate, aggregates, write_day, write_klines, write_zip
@@ -44,7 +44,7 @@ class Lake:
         assert settings.replay_dir is not None
         self.served: Path = settings.replay_dir
 
-    def load(self, symbol: str, day: date, *, klines: bool = False, reload: bool = False) -> DayOfHistory:
+    def load(self, symbol: str, day: date, *, klines: bool = False, reload: bool = False) -> ArchiveDay:
         with ArchiveClient(self._url) as client:
             return load_history(self.settings, client, symbol, day, "test", klines=klines, reload=reload)
 
@@ -201,7 +201,7 @@ def test_day_that_breaks_off_is_incomplete_from_where_it_does(lake_of_case: Lake
 
 
 @case("shuffled")
-def test_order_of_the_rows_hides_nothing_and_holes_are_counted(lake_of_case: Lake) -> None:
+def test_order_of_the_rows_hides_nothing_and_gaps_are_counted(lake_of_case: Lake) -> None:
     day = date(2023, 10, 1)
     eth, btc = (lake_of_case.trades(symbol, day) for symbol in ("ETHUSDT", "BTCUSDT"))
     assert failed(eth) == {}
@@ -225,7 +225,7 @@ def test_order_of_the_rows_hides_nothing_and_holes_are_counted(lake_of_case: Lak
 
 
 @case("holes")
-def test_holes_and_ends_are_not_complete_until_the_next_day_goes_on(lake_of_case: Lake, tmp_path: Path) -> None:
+def test_gaps_and_ends_are_not_complete_until_the_next_day_goes_on(lake_of_case: Lake, tmp_path: Path) -> None:
     day = date(2024, 7, 4)
     loaded = lake_of_case.trades("BTCUSDT", day)
     (holes,) = [outcome for outcome in loaded.outcomes if outcome.name == "ids_consecutive"]
@@ -266,7 +266,7 @@ def test_row_that_the_table_cannot_hold_is_set_aside_and_the_next_is_stored(lake
 
 
 @case("zero-qty")
-def test_minute_from_which_trades_are_dropped_does_not_read_as_whole(
+def test_minute_from_which_trades_are_dropped_does_not_read_as_wgap(
     lake_of_case: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day = date(2023, 5, 1)
@@ -314,7 +314,7 @@ def test_copies_of_an_id_that_contradict_each_other_are_set_aside(
         assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["00:00", "00:09"]
 
 
-def test_two_days_whose_ids_go_on_are_whole_at_their_border(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_days_whose_ids_go_on_are_wgap_at_their_border(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day, following = date(2024, 3, 5), date(2024, 3, 6)
     first = aggregates(day, 1_440, first_id=50_000, step_ms=60_000)
     second = aggregates(following, 3, first_id=51_440, step_ms=60_000)
@@ -400,7 +400,7 @@ def test_dropped_trade_of_the_stream_that_makes_no_bar_makes_the_day_incomplete(
     assert (stats["is_complete"], stats["trades_dropped"]) == (False, 1)
 
 
-def test_dropped_trade_of_another_stream_leaves_a_complete_bar_whole(lenient: Lake) -> None:
+def test_dropped_trade_of_another_stream_leaves_a_complete_bar_wgap(lenient: Lake) -> None:
     day = date(2022, 7, 3)
     trades = five_o_clock(day, 59)
     put(lenient, "DOTUSDT", day, trades)

@@ -37,7 +37,7 @@ from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings, load_settings
-from cryptolake_assets.transform.archive_history import DayOfHistory, load_history
+from cryptolake_assets.transform.archive_history import ArchiveDay, load_history
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_assets.transform.run_context import observe
@@ -96,7 +96,7 @@ class World:
     def __init__(self, settings: Settings, directory: Path, url: str) -> None:
         self.settings, self.directory, self.url = settings, directory, url
 
-    def load(self, symbol: str = "BTCUSDT", *, klines: bool = True, url: str = "") -> DayOfHistory:
+    def load(self, symbol: str = "BTCUSDT", *, klines: bool = True, url: str = "") -> ArchiveDay:
         with ArchiveClient(url or self.url, policy=QUICK) as client:
             return load_history(self.settings, client, symbol, DAY, "test", klines=klines)
 
@@ -197,7 +197,7 @@ def test_a_re_issue_replaces_the_archive_s_day_and_fills_what_rest_lacks(world: 
     assert world.load_klines().outcome is Outcome.UNCHANGED
 
 
-def test_a_refused_or_missing_file_changes_nothing_and_the_trades_are_loaded_all_the_same(world: World) -> None:
+def test_a_rejected_or_missing_file_changes_nothing_and_the_trades_are_loaded_all_the_same(world: World) -> None:
     file = kline_file("BTCUSDT", DAY)
     write_klines(world.directory, file, OFFICIAL["BTCUSDT"])
     world.load_klines()

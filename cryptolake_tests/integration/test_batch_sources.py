@@ -37,7 +37,7 @@ CHECKS_OF_THE_MARKET = {"schema", "unique_key", "no_nulls", "not_negative", "dom
 
 @pytest.fixture
 def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lake]:
-    monkeypatch.setattr("cryptolake_assets.http.source_client.Patience.max_backoff_s", 0.01)
+    monkeypatch.setattr("cryptolake_assets.http.source_client.SourceRetryPolicy.max_backoff_s", 0.01)
     for name, value in lake.environment().items():
         monkeypatch.setenv(name, value)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
@@ -64,7 +64,7 @@ def snapshot(lake: Lake) -> int | None:
     return load_table(lake[0], SILVER_FEAR_GREED).metadata.current_snapshot_id
 
 
-def test_the_whole_history_first_then_the_days_since_and_a_repeat_changes_nothing(
+def test_the_wgap_history_first_then_the_days_since_and_a_repeat_changes_nothing(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:
@@ -91,7 +91,7 @@ def test_the_whole_history_first_then_the_days_since_and_a_repeat_changes_nothin
     assert check(first, "days_missing").severity is dg.AssetCheckSeverity.WARN
 
 
-def test_the_shipped_history_has_no_unknown_hole_and_other_days_are_told(
+def test_the_shipped_history_has_no_unknown_gap_and_other_days_are_told(
     empty: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(DEMO_CAPTURE_DIR, SECOND_MS) as exchange:
@@ -112,7 +112,7 @@ def test_the_shipped_history_has_no_unknown_hole_and_other_days_are_told(
         (SourceFaultKind.OTHER_SHAPE, "answer has no metadata"),
     ],
 )
-def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
+def test_a_rejected_answer_is_kept_with_its_reason_and_silver_stays(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, kind: SourceFaultKind, reason: str
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:
@@ -208,7 +208,7 @@ def test_coingecko_by_the_hour_exact_and_once(empty: Lake, june: Path, monkeypat
     assert "demo-key" not in str(held)
 
 
-def test_a_page_that_is_refused_leaves_both_tables_and_the_next_run_mends_it(
+def test_a_page_that_is_rejected_leaves_both_tables_and_the_next_run_mends_it(
     empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(june, JUNE_MS) as exchange:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, files_between, head_sequence, local_path
+from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current_sequence, files_between, local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance import compaction
 from cryptolake_assets.lake.maintenance.compaction import compact_hours
@@ -115,7 +115,7 @@ def test_a_follower_at_the_head_finds_nothing_new_and_one_behind_it_finds_the_ho
     cursor = append_in_batches(platform, arrivals(hour, 2))
     compact_hours(platform, spark, hour, hour + HOUR)
     table = load_table(platform, BRONZE_TRADES)
-    assert head_sequence(table) > cursor
+    assert current_sequence(table) > cursor
     assert added_files(table, cursor) == []
     assert {file.hour for file in added_files(table, cursor - 1)} == {hour}
     late = append(platform, [trade(hour, 900)])
@@ -129,11 +129,11 @@ def test_a_second_compaction_changes_nothing_and_a_late_file_is_taken_in(
     append_in_batches(platform, arrivals(hour, 3))
     compact_hours(platform, spark, hour, hour + HOUR)
     (first,) = files(platform, hour)
-    head = head_sequence(load_table(platform, BRONZE_TRADES))
+    head = current_sequence(load_table(platform, BRONZE_TRADES))
     again = compact_hours(platform, spark, hour, hour + HOUR)
     assert (again.files_before, again.files_after) == (1, 1)
     assert files(platform, hour) == [first]
-    assert head_sequence(load_table(platform, BRONZE_TRADES)) == head
+    assert current_sequence(load_table(platform, BRONZE_TRADES)) == head
     append(platform, [trade(hour, 901)])
     third = compact_hours(platform, spark, hour, hour + HOUR)
     assert (third.files_before, third.files_after, third.rows) == (2, 1, 321)
@@ -216,6 +216,6 @@ def test_many_manifests_become_few_and_the_follower_still_finds_nothing(
     [datetime(2025, 3, 1, 10, 30, tzinfo=UTC), datetime(2025, 3, 1, 10)],
     ids=["half past", "no time zone"],
 )
-def test_only_whole_utc_hours_are_taken(platform: Settings, spark: SparkSession, bound: datetime) -> None:
+def test_only_wgap_utc_hours_are_taken(platform: Settings, spark: SparkSession, bound: datetime) -> None:
     with pytest.raises(ValueError, match="not the start of a UTC hour"):
         compact_hours(platform, spark, bound, datetime(2025, 3, 1, 11, tzinfo=UTC))

@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from cryptolake_assets.api.keys import Scope, create_key
-from cryptolake_assets.dashboard.lake import MOST_ROWS
+from cryptolake_assets.dashboard.lake import MAX_ROWS
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_KLINE_DIFFERENCES
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING
@@ -259,10 +259,10 @@ def test_zoom_is_kept_while_the_open_bar_moves(browser: Browser, tmp_path: Path)
 def test_ten_thousand_bars_are_drawn_in_less_than_two_seconds(browser: Browser, tmp_path: Path) -> None:
     lake = load_settings(home=tmp_path / "large home")
     bootstrap(lake)
-    publish(lake, "BTCUSDT", minutes(MOST_ROWS + 60))
+    publish(lake, "BTCUSDT", minutes(MAX_ROWS + 60))
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         shown.open("/?symbol=BTCUSDT&range=all")
-        shown.drawn(bars=MOST_ROWS)
+        shown.drawn(bars=MAX_ROWS)
         shown.says("the range holds more")
         drawn_ms = shown.number("drawn-ms")
         assert 0 < drawn_ms < 2_000

@@ -39,7 +39,7 @@ CONTEXT = RuleContext(
     symbols=("BTCUSDT", "ETHUSDT"),
     earliest=datetime(2024, 1, 1, tzinfo=UTC),
     latest=datetime(2026, 1, 1, tzinfo=UTC),
-    held=(("BTCUSDT", "trade", 77),),
+    quarantined=(("BTCUSDT", "trade", 77),),
 )
 
 

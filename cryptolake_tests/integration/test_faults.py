@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.bronze.stream import run_available_now
-from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
+from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, IcebergGapSink, TradeGap, read_gaps
 from cryptolake_assets.lake.query import run_sql
@@ -39,7 +39,7 @@ from cryptolake_assets.model.replay_faults import (
 )
 from cryptolake_assets.producer.catch_up import CatchUpOptions
 from cryptolake_assets.producer.connection import ConnectionOptions
-from cryptolake_assets.producer.connection_pool import FleetOptions
+from cryptolake_assets.producer.connection_pool import ConnectionPoolOptions
 from cryptolake_assets.producer.process import Producer, ProducerOptions
 from cryptolake_assets.producer.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_assets.replay.emitted_ledger import emitted_trades
@@ -57,7 +57,7 @@ SLOW = 4.0
 QUICK = ConnectionOptions(
     ping_interval_s=0.4, ping_timeout_s=0.8, close_timeout_s=0.2, backoff_first_s=0.05, backoff_cap_s=0.2
 )
-WATCHFUL = CatchUpOptions(quiet_s=1.0, silent_s=6.0)
+WATCHFUL = CatchUpOptions(after_opening_s=1.0, stale_s=6.0)
 REST = ("/fapi/v1/aggTrades",)
 
 Trade = tuple[int, Decimal, Decimal, int]
@@ -203,7 +203,9 @@ async def carry_out(drill: Drill, platform: Settings, home: Path, topic: TopicRe
                 sink=MemorySink(),
                 gaps=gaps,
                 history=rest,
-                options=ProducerOptions(QUICK, FleetOptions(drill.connection_life_s, connect_apart_s=0.05), WATCHFUL),
+                options=ProducerOptions(
+                    QUICK, ConnectionPoolOptions(drill.connection_life_s, connect_apart_s=0.05), WATCHFUL
+                ),
             )
             run = asyncio.create_task(producer.run(stop))
             try:
@@ -222,7 +224,12 @@ async def carry_out(drill: Drill, platform: Settings, home: Path, topic: TopicRe
         for trade in emitted_trades(directory, exchange.status()["frames_passed"])
     }
     return Outcome(
-        emitted, in_kafka, await asyncio.to_thread(read_gaps, settings), happened, reconnects, producer.fleet.renewals
+        emitted,
+        in_kafka,
+        await asyncio.to_thread(read_gaps, settings),
+        happened,
+        reconnects,
+        producer.pool.replacements,
     )
 
 
@@ -305,7 +312,7 @@ def test_what_a_silent_stream_held_back_was_fetched(outcomes: dict[str, Outcome]
         ("banned", list(range(100, 110))),
     ],
 )
-def test_what_was_dropped_was_fetched_also_where_rest_refused_at_first(
+def test_what_was_dropped_was_fetched_also_where_rest_rejected_at_first(
     outcomes: dict[str, Outcome], name: str, missed: list[int]
 ) -> None:
     assert outcomes[name].missed == missed
@@ -347,7 +354,7 @@ def test_connections_that_the_exchange_ends_are_opened_again(outcomes: dict[str,
     assert outcome.closed <= FETCHED
 
 
-def test_connections_are_relieved_before_the_exchange_ends_them(outcomes: dict[str, Outcome]) -> None:
+def test_connections_are_replaced_before_the_exchange_ends_them(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["relieved"]
     assert outcome.happened == {"rotation": 0}
     assert outcome.renewals >= 2

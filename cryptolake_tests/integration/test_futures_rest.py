@@ -39,7 +39,7 @@ CHECKS_OF_OPEN_INTEREST = {
 
 @pytest.fixture
 def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lake]:
-    monkeypatch.setattr("cryptolake_assets.http.source_client.Patience.max_backoff_s", 0.01)
+    monkeypatch.setattr("cryptolake_assets.http.source_client.SourceRetryPolicy.max_backoff_s", 0.01)
     for name, value in lake.environment().items():
         monkeypatch.setenv(name, value)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
@@ -91,7 +91,7 @@ def fundings(lake: Lake) -> list[dict[str, Any]]:
     return rows(lake, "SELECT * FROM cryptolake.silver.futures_funding_rates ORDER BY symbol, funding_time")
 
 
-def test_the_whole_history_page_by_page_then_the_rates_since_and_a_repeat_changes_nothing(
+def test_the_wgap_history_page_by_page_then_the_rates_since_and_a_repeat_changes_nothing(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:
@@ -116,7 +116,7 @@ def test_the_whole_history_page_by_page_then_the_rates_since_and_a_repeat_change
     assert [row["refused"] for row in answers(empty, "futures_funding_raw")] == [None] * 7
 
 
-def test_a_hole_warns_and_odd_rates_are_left_out_by_name(
+def test_a_gap_warns_and_odd_rates_are_left_out_by_name(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = capture / "funding_rate_BTCUSDT.json"
@@ -150,7 +150,7 @@ def test_a_hole_warns_and_odd_rates_are_left_out_by_name(
         (SourceFaultKind.OTHER_SHAPE, "answer is"),
     ],
 )
-def test_a_refused_answer_is_kept_with_its_reason_and_silver_stays(
+def test_a_rejected_answer_is_kept_with_its_reason_and_silver_stays(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, kind: SourceFaultKind, reason: str
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:

@@ -25,20 +25,20 @@ from pydantic import SecretStr
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
-from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
+from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
 from cryptolake_assets.model.replay_faults import Drop, RestLimit
-from cryptolake_assets.producer import resume_point as last_trades
+from cryptolake_assets.producer import resume_point
 from cryptolake_assets.producer.catch_up import CatchUpOptions
-from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.delivery import ReliableDelivery
 from cryptolake_assets.producer.gap_tracker import GapTracker, LastTrade
 from cryptolake_assets.producer.process import Producer, ProducerOptions
 from cryptolake_assets.producer.publisher import Message
 from cryptolake_assets.producer.publisher_aiokafka import AiokafkaPublisher
-from cryptolake_assets.producer.resume_point import NewestTrades
+from cryptolake_assets.producer.resume_point import StoredResumePoints
 from cryptolake_assets.producer.status_file import read_status
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.replay.emitted_ledger import emitted_trades
@@ -58,7 +58,7 @@ KILLED_AFTER = 3_600
 SPEED = 10.0
 RANGES = 8
 """Random ones of each symbol; the very last trades are missing besides."""
-QUICK = ProducerOptions(catch_up=CatchUpOptions(look_every_s=0.2, quiet_s=0.5, silent_s=1.0, settle_s=0.2))
+QUICK = ProducerOptions(catch_up=CatchUpOptions(poll_s=0.2, after_opening_s=0.5, stale_s=1.0, settle_s=0.2))
 
 
 @dataclass
@@ -159,7 +159,7 @@ async def producing(on: Scene) -> AsyncIterator[None]:
             sink=IcebergCoverageSink(settings),
             gaps=IcebergGapSink(settings),
             history=history,
-            last_trades=NewestTrades(settings),
+            resume_points=StoredResumePoints(settings),
             options=QUICK,
         )
         run = asyncio.create_task(producer.run(stop))
@@ -246,7 +246,7 @@ async def test_what_the_exchange_has_is_all_found_and_repaired(platform: Setting
     assert {gap.outcome for gap in ledger} - {GapOutcome.NOT_ORDER_BOOK} == {GapOutcome.REPAIRED}
 
 
-async def test_without_a_key_the_holes_of_single_trades_stay_and_say_so(platform: Settings, tmp_path: Path) -> None:
+async def test_without_a_key_the_gaps_of_single_trades_stay_and_say_so(platform: Settings, tmp_path: Path) -> None:
     on = scene(platform, tmp_path, "trade", seed=6)
     async with ReplayExchange(on.settings.replay_dir, SPEED, faults=on.drops).running() as exchange:
         at(exchange, on)
@@ -270,15 +270,15 @@ async def test_without_a_key_the_holes_of_single_trades_stay_and_say_so(platform
 async def put(settings: Settings, frames: Iterable[str]) -> None:
     """The frames as events on the topic."""
     publisher = AiokafkaPublisher(settings)
-    outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
-    await outbox.start()
+    delivery = ReliableDelivery(publisher, counted_topic=settings.kafka_topic_futures)
+    await delivery.start()
     for frame in frames:
         parsed = parse_frame(frame, ingest_time_us=0, exchange="binance_futures")
         assert isinstance(parsed, AcceptedFrame)
         key = parsed.event.symbol.encode()
         partition = publisher.partition_for(key)
-        await outbox.put(Message(settings.kafka_topic_futures, parsed.event.encode(), key, partition))
-    await outbox.drained()
+        await delivery.put(Message(settings.kafka_topic_futures, parsed.event.encode(), key, partition))
+    await delivery.drained()
     await publisher.stop()
 
 
@@ -287,7 +287,7 @@ async def test_a_producer_goes_on_from_the_later_one_of_topic_and_bronze(
 ) -> None:
     on = scene(platform, tmp_path, "trade", seed=1)
     settings = on.settings
-    nothing = await NewestTrades(settings).find(SYMBOLS, "trade", {0: 0, 1: 0})
+    nothing = await StoredResumePoints(settings).find(SYMBOLS, "trade", {0: 0, 1: 0})
     assert (nothing.on_topic, nothing.in_bronze) == ([], {})
     old = [trade_frame("ETHUSDT", number, NOON_MS + number) for number in range(5)]
     await put(settings, [*old, *(trade_frame("BTCUSDT", number, NOON_MS) for number in range(60) if number != 55)])
@@ -295,9 +295,9 @@ async def test_a_producer_goes_on_from_the_later_one_of_topic_and_bronze(
     await put(settings, [trade_frame("BTCUSDT", 99, NOON_MS)])
 
     async def found(*symbols: str) -> GapTracker:
-        newest = await NewestTrades(settings).find(symbols, "trade", ends)
+        newest = await StoredResumePoints(settings).find(symbols, "trade", ends)
         tracker = GapTracker("binance_futures", "trade")
-        tracker.take_up(newest.on_topic, newest.in_bronze)
+        tracker.resume_from(newest.on_topic, newest.in_bronze)
         return tracker
 
     tracker = await found(*SYMBOLS, "SOLUSDT")
@@ -312,7 +312,7 @@ async def test_a_producer_goes_on_from_the_later_one_of_topic_and_bronze(
         for partition, end in ends.items()
     ]
     IcebergCoverageSink(settings).write(covered)
-    monkeypatch.setattr(last_trades, "OVERLAP", 2)
+    monkeypatch.setattr(resume_point, "OVERLAP", 2)
     assert (await found("BTCUSDT")).missing() == [], "what is older than the coverage was told of then"
     assert (await found("BTCUSDT")).last("BTCUSDT") == LastTrade(59, NOON_MS * 1000)
 

@@ -18,7 +18,7 @@ from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.kafka.topics import end_offsets
-from cryptolake_assets.lake.bronze_files import head_sequence
+from cryptolake_assets.lake.bronze_files import current_sequence
 from cryptolake_assets.lake.bronze_follower import FollowerState
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
@@ -59,7 +59,7 @@ def evaluate(instance: dg.DagsterInstance, settings: Settings, cursor: str | Non
 def cursor_at_head(settings: Settings) -> str:
     """As of a follower that has seen all that there is, loaded days of the archive too."""
     seen = datetime.now(UTC).isoformat()
-    return FollowerState(sequence=head_sequence(load_table(settings, BRONZE_TRADES)), archive=seen).to_cursor()
+    return FollowerState(sequence=current_sequence(load_table(settings, BRONZE_TRADES)), archive=seen).to_cursor()
 
 
 def test_the_follower_asks_for_exactly_the_touched_hours_and_strays_hold_nothing_up(

@@ -124,7 +124,7 @@ def test_symbols_window_and_engine_are_parameters(
     assert len(bars(settings, hour)) == 60
 
 
-def test_a_window_that_is_no_time_is_refused(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_a_window_that_is_no_time_is_rejected(settings: Settings, instance: dg.DagsterInstance) -> None:
     result = run_silver(instance, HOUR, window_start="noon")
     assert not result.success
     (failure,) = result.get_step_failure_events()

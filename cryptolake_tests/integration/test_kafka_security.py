@@ -20,7 +20,7 @@ from cryptolake_assets.api.health import LakeCollector
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.bronze.offsets import bronze_lag, bronze_lags
 from cryptolake_assets.bronze.stream import run_available_now
-from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.errors import BrokerAccessError, BrokerError
 from cryptolake_assets.kafka import oauth
 from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.lake.query import run_sql
@@ -28,7 +28,7 @@ from cryptolake_assets.platform.parts import KAFKA, SPARK
 from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.platform.status import problems, status
 from cryptolake_assets.producer.client_libraries import make_publisher
-from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.delivery import ReliableDelivery
 from cryptolake_assets.producer.publisher import Message
 from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings, load_settings
 from cryptolake_assets.settings.producer import ProducerIo
@@ -75,19 +75,19 @@ def event(trade_id: int) -> bytes:
 
 
 async def deliver(settings: Settings, io: ProducerIo, values: Sequence[bytes]) -> dict[int, int]:
-    """Through the outbox, as the producer does; returns the next offset of each partition."""
+    """Through the delivery, as the producer does; returns the next offset of each partition."""
     publisher = make_publisher(settings, io)
-    outbox = Outbox(publisher, counted_topic=settings.kafka_topic_futures)
+    delivery = ReliableDelivery(publisher, counted_topic=settings.kafka_topic_futures)
     try:
         async with asyncio.timeout(60):
-            await outbox.start()
+            await delivery.start()
             for number, value in enumerate(values):
-                partition = number % len(outbox.next_offsets)
-                await outbox.put(Message(settings.kafka_topic_futures, value, b"BTCUSDT", partition))
-            await outbox.drained()
+                partition = number % len(delivery.next_offsets)
+                await delivery.put(Message(settings.kafka_topic_futures, value, b"BTCUSDT", partition))
+            await delivery.drained()
     finally:
         await publisher.stop()
-    return outbox.next_offsets
+    return delivery.next_offsets
 
 
 WAYS_IN = [
@@ -153,11 +153,11 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @BOTH
-async def test_a_wrong_password_is_refused_once_and_says_what_to_do(
+async def test_a_wrong_password_is_rejected_once_and_says_what_to_do(
     own: Settings, broker: SecureBroker, io: ProducerIo
 ) -> None:
     began = time.monotonic()
-    with pytest.raises(BrokerRefusedError, match=r"SaslAuthenticationFailed.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as told:
+    with pytest.raises(BrokerAccessError, match=r"SaslAuthenticationFailed.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as told:
         await deliver(other(own, **broker.access(**WRONG)), io, [b"1"])
     assert time.monotonic() - began < ROUNDS_S
     assert "another-word-77" not in str(told.value)
@@ -170,11 +170,11 @@ async def test_a_password_that_was_changed_is_noticed_by_a_new_session(
 ) -> None:
     """A publisher that was let in before asks again: the library itself would try for ever."""
     publisher = make_publisher(own, io)
-    outbox = Outbox(publisher, counted_topic=own.kafka_topic_futures)
-    await outbox.start()
+    delivery = ReliableDelivery(publisher, counted_topic=own.kafka_topic_futures)
+    await delivery.start()
     try:
         publisher._settings = other(own, **broker.access(**WRONG))  # type: ignore[attr-defined]
-        with pytest.raises(BrokerRefusedError, match="CRYPTOLAKE_KAFKA_SASL_PASSWORD"):
+        with pytest.raises(BrokerAccessError, match="CRYPTOLAKE_KAFKA_SASL_PASSWORD"):
             await publisher.restart()
     finally:
         await publisher.stop()
@@ -196,23 +196,23 @@ def test_the_producers_process_ends_with_the_message(own: Settings, broker: Secu
 
 
 @BOTH
-async def test_a_token_that_is_not_given_is_refused_once_and_says_what_to_do(
+async def test_a_token_that_is_not_given_is_rejected_once_and_says_what_to_do(
     own: Settings, broker: SecureBroker, io: ProducerIo
 ) -> None:
     began = time.monotonic()
     told = r"SaslAuthenticationFailed.*/token answered 401: invalid_client.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL"
-    with pytest.raises(BrokerRefusedError, match=told) as raised:
+    with pytest.raises(BrokerAccessError, match=told) as raised:
         await deliver(other(own, **broker.by_token(**WRONG)), io, [b"1"])
     assert time.monotonic() - began < ROUNDS_S
     assert "another-word-77" not in str(raised.value)
 
 
 @BOTH
-async def test_a_token_that_the_brokers_do_not_take_is_refused(
+async def test_a_token_that_the_brokers_do_not_take_is_rejected(
     own: Settings, broker: SecureBroker, io: ProducerIo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker.tokens, "audience", "another service")
-    with pytest.raises(BrokerRefusedError, match=r"does not take the token.*invalid_token.*audience"):
+    with pytest.raises(BrokerAccessError, match=r"does not take the token.*invalid_token.*audience"):
         await deliver(other(own, **broker.by_token()), io, [b"1"])
 
 
@@ -225,11 +225,11 @@ def test_a_token_server_that_is_away_is_not_a_refusal(
     for servers in (fields["kafka_bootstrap_servers"], one_is_down):
         with pytest.raises(BrokerError, match=r"/token answered 503.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
             kafka.ensure_topics(other(own, **(fields | {"kafka_bootstrap_servers": servers})))
-        assert not isinstance(told.value, BrokerRefusedError)
+        assert not isinstance(told.value, BrokerAccessError)
     nobody = f"http://127.0.0.1:{free_port()}/token"
     with pytest.raises(BrokerError, match=r"/token does not answer") as told:
         kafka.ensure_topics(other(own, **broker.by_token(kafka_oauth_token_url=nobody)))
-    assert not isinstance(told.value, BrokerRefusedError)
+    assert not isinstance(told.value, BrokerAccessError)
 
 
 REFUSALS = [
@@ -254,13 +254,13 @@ def test_a_refusal_names_its_cause_and_the_setting(
     own: Settings, broker: SecureBroker, listener: str, changes: dict[str, Any], message: str
 ) -> None:
     fields = {name: value for name, value in broker.access(listener, **changes).items() if value is not None}
-    with pytest.raises(BrokerRefusedError, match=message):
+    with pytest.raises(BrokerAccessError, match=message):
         kafka.ensure_topics(other(own, **fields))
 
 
-def test_a_certificate_for_another_host_is_refused(own: Settings, broker: SecureBroker) -> None:
+def test_a_certificate_for_another_host_is_rejected(own: Settings, broker: SecureBroker) -> None:
     servers = f"localhost:{broker.ports['SASL_SSL']}"
-    with pytest.raises(BrokerRefusedError, match=r"localhost.*KAFKA_SSL_CA_FILE.*KAFKA_BOOTSTRAP_SERVERS to names"):
+    with pytest.raises(BrokerAccessError, match=r"localhost.*KAFKA_SSL_CA_FILE.*KAFKA_BOOTSTRAP_SERVERS to names"):
         kafka.ensure_topics(other(own, **broker.access(kafka_bootstrap_servers=servers)))
 
 
@@ -270,7 +270,7 @@ def test_a_certificate_that_another_authority_signed_does_not_let_in(
     certificate, key = Authority(tmp_path / "others", "another CA").sign("lake-client")
     fields = broker.access("MUTUAL", kafka_ssl_cert_file=certificate, kafka_ssl_key_file=key)
     del fields["kafka_ssl_key_password"]
-    with pytest.raises(BrokerRefusedError, match="KAFKA_SSL_CERT_FILE"):
+    with pytest.raises(BrokerAccessError, match="KAFKA_SSL_CERT_FILE"):
         kafka.ensure_topics(other(own, **fields))
 
 
@@ -356,23 +356,23 @@ def test_status_and_health_say_whether_the_brokers_let_one_in(lake: Settings, br
 
 
 @pytest.mark.nightly
-def test_spark_with_a_wrong_password_is_refused_and_says_what_to_do(lake: Settings, broker: SecureBroker) -> None:
+def test_spark_with_a_wrong_password_is_rejected_and_says_what_to_do(lake: Settings, broker: SecureBroker) -> None:
     began = time.monotonic()
-    with pytest.raises(BrokerRefusedError, match=r"SaslAuthentication.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as told:
+    with pytest.raises(BrokerAccessError, match=r"SaslAuthentication.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as told:
         run_available_now(other(lake, **broker.access(**WRONG)))
     assert time.monotonic() - began < 60
     assert WRONG["kafka_sasl_password"] not in str(told.value)
 
 
 @pytest.mark.nightly
-def test_spark_without_a_token_is_refused_and_says_what_to_do(lake: Settings, broker: SecureBroker) -> None:
-    with pytest.raises(BrokerRefusedError, match=r"CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
+def test_spark_without_a_token_is_rejected_and_says_what_to_do(lake: Settings, broker: SecureBroker) -> None:
+    with pytest.raises(BrokerAccessError, match=r"CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
         run_available_now(other(lake, **broker.by_token(**WRONG)))
     assert WRONG["kafka_sasl_password"] not in str(told.value)
     nobody = f"http://127.0.0.1:{free_port()}/token"
     with pytest.raises(BrokerError, match=r"read with Spark: .*/token does not answer") as away:
         run_available_now(other(lake, **broker.by_token(kafka_oauth_token_url=nobody)))
-    assert not isinstance(away.value, BrokerRefusedError)
+    assert not isinstance(away.value, BrokerAccessError)
 
 
 @pytest.mark.nightly

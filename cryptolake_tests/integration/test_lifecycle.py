@@ -217,14 +217,14 @@ def test_status_says_where_and_since_when(settings: Settings, platform: Callable
     assert Path(row.log).exists()
 
 
-def test_a_taken_port_is_refused_before_anything_starts(settings: Settings, platform: Callable[..., None]) -> None:
+def test_a_taken_port_is_rejected_before_anything_starts(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "exchange_port"), serving("two", "kafka_port"))
     with socket.create_server(("127.0.0.1", settings.kafka_port)), pytest.raises(PortInUseError, match="two: port"):
         lifecycle.up(settings, console=quiet())
     assert not Supervisor(settings).is_running()
 
 
-def test_a_full_disk_is_refused(
+def test_a_full_disk_is_rejected(
     settings: Settings, platform: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform(serving("one", "kafka_port"))
@@ -233,7 +233,7 @@ def test_a_full_disk_is_refused(
         lifecycle.up(settings, console=quiet())
 
 
-def test_a_home_that_is_a_file_is_refused(tmp_path: Path, platform: Callable[..., None]) -> None:
+def test_a_home_that_is_a_file_is_rejected(tmp_path: Path, platform: Callable[..., None]) -> None:
     (tmp_path / "file").write_text("")
     platform(serving("one", "kafka_port"))
     with pytest.raises(HomeError, match=r"CRYPTOLAKE_HOME"):

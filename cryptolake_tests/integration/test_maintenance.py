@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cryptolake_assets.bronze.offsets import TRADES_QUERY, checkpoint, query_ids
-from cryptolake_assets.lake.bronze_files import added_files, head_sequence, local_path
+from cryptolake_assets.lake.bronze_files import added_files, current_sequence, local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance import compaction
 from cryptolake_assets.lake.maintenance.expiry import history_of
@@ -97,7 +97,7 @@ def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
         metrics.record(home, [row])
     before = rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)
     bronze = load_table(home, BRONZE_TRADES)
-    cursor = head_sequence(bronze)
+    cursor = current_sequence(bronze)
     kept = bronze.metadata.current_snapshot_id
     assert len(live_files(bronze)) == 23
 
@@ -106,7 +106,7 @@ def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
     assert changes(maintain(settings, Work.MANIFESTS, position)) == {"bronze.futures_trades": "20 small manifests"}
     assert len(manifests(load_table(home, BRONZE_TRADES))) <= 2
     assert added_files(load_table(home, BRONZE_TRADES), cursor) == []
-    cursor = head_sequence(load_table(home, BRONZE_TRADES))
+    cursor = current_sequence(load_table(home, BRONZE_TRADES))
     compacted = maintain(settings, Work.COMPACTION, position)
     # The late hour has three files only and is left for later.
     assert changes(compacted) == {"bronze.futures_trades": "1 hours", "ops.run_metrics": "1 partitions"}

@@ -18,7 +18,7 @@ from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.bronze.offsets import query_ids
 from cryptolake_assets.bronze.stream import run_available_now
-from cryptolake_assets.captures import followed_symbols
+from cryptolake_assets.captures import tracked_symbols
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys, market_streams
 from cryptolake_assets.defs.graph import Graph
@@ -29,8 +29,8 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.producer.client_libraries import io_in_use, make_publisher
 from cryptolake_assets.producer.connection import ConnectionOptions
-from cryptolake_assets.producer.delivery import Outbox
-from cryptolake_assets.producer.extra_feed import MarketFeed
+from cryptolake_assets.producer.delivery import ReliableDelivery
+from cryptolake_assets.producer.extra_feed import ExtraFeed
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import stream_minutes as market_minutes
 from cryptolake_tests.support import toy
@@ -97,7 +97,7 @@ def materialize(instance: dg.DagsterInstance, of: StreamType, hour: datetime) ->
     )
 
 
-def test_every_event_is_in_bronze_once_and_what_is_none_with_the_refused(settings: Settings, tmp_path: Path) -> None:
+def test_every_event_is_in_bronze_once_and_what_is_none_with_the_rejected(settings: Settings, tmp_path: Path) -> None:
     topic = MARK_PRICE.topic(settings)
     sound = [
         event(MARK_PRICE, mark_price_frame("BTCUSDT", HOUR_MS + at, f"64000.{at:08}", rate="-0.00000001"))
@@ -199,7 +199,7 @@ def test_the_sensor_asks_for_the_touched_hours_until_their_runs_succeed(settings
 async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(followed_symbols, "STREAM_TYPES", (*STREAM_TYPES, toy.STREAM))
+    monkeypatch.setattr(tracked_symbols, "STREAM_TYPES", (*STREAM_TYPES, toy.STREAM))
     exchange = FakeExchange()
     async with exchange.running():
         own = settings.model_copy(
@@ -209,15 +209,15 @@ async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
         for spec in (toy.STREAM.bronze, toy.STREAM.silver):
             await asyncio.to_thread(ensure_table, own, spec)
         publisher = make_publisher(own, io_in_use(own))
-        outbox = Outbox(publisher, counted_topic=own.kafka_topic_futures)
-        await outbox.start()
-        feed = MarketFeed(own, lambda: own.symbols, put=outbox.put, clock=FakeClock(), options=FAST)
+        delivery = ReliableDelivery(publisher, counted_topic=own.kafka_topic_futures)
+        await delivery.start()
+        feed = ExtraFeed(own, lambda: own.symbols, put=delivery.put, clock=FakeClock(), options=FAST)
         running = asyncio.create_task(feed.run())
         await exchange.send(
             *(json.dumps({"pair": "BTC-EUR", "at": HOUR_MS + at, "bid": f"1.{at}"}) for at in (1, 2, 60_000))
         )
         await exchange.send('{"pair": "BTC-EUR", "at": 1}')
-        await until(lambda: sum(outbox.acked.values()) == 4)
+        await until(lambda: sum(delivery.acked.values()) == 4)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await publisher.stop()

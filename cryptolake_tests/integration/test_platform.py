@@ -90,7 +90,7 @@ def test_two_homes_do_not_touch_each_other(broker: Settings, tmp_path: Path) -> 
     assert probes.port_open(broker.kafka_port)
 
 
-def test_a_port_of_another_home_is_refused_before_anything_starts(broker: Settings, tmp_path: Path) -> None:
+def test_a_port_of_another_home_is_rejected_before_anything_starts(broker: Settings, tmp_path: Path) -> None:
     ports = {field: getattr(broker, field) for field in ("kafka_port", "kafka_controller_port")}
     other = settings_for(tmp_path / "other", **ports)
     with pytest.raises(PortInUseError, match=rf"kafka: port {broker.kafka_port} .*CRYPTOLAKE_KAFKA_PORT"):

@@ -18,9 +18,9 @@ from random import Random
 import pytest
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest
-from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.captures.reader import read_frames
-from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
+from cryptolake_assets.errors import BrokerAccessError, BrokerError
 from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
@@ -30,7 +30,7 @@ from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.producer.client_libraries import make_publisher
 from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.coverage_statements import CoverageSink
-from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.producer.delivery import ReliableDelivery
 from cryptolake_assets.producer.gap_writer import GapSink
 from cryptolake_assets.producer.process import Producer, ProducerOptions
 from cryptolake_assets.producer.publisher import Message
@@ -133,7 +133,7 @@ def test_topics_are_created_once(own: Settings) -> None:
 
 
 def test_a_topic_that_cannot_be_created_says_why(own: Settings) -> None:
-    with pytest.raises(BrokerRefusedError, match=r"InvalidReplicationFactor.*CRYPTOLAKE_KAFKA_REPLICATION \(3\)"):
+    with pytest.raises(BrokerAccessError, match=r"InvalidReplicationFactor.*CRYPTOLAKE_KAFKA_REPLICATION \(3\)"):
         kafka.ensure_topics(own.model_copy(update={"kafka_replication": 3}))
 
 
@@ -305,24 +305,24 @@ async def test_nothing_is_lost_when_the_broker_is_killed(own: Settings, platform
 @BOTH
 async def test_a_restarted_session_loses_nothing(own: Settings, io: ProducerIo) -> None:
     publisher = make_publisher(own, io)
-    outbox = Outbox(publisher, counted_topic=own.kafka_topic_futures)
-    await outbox.start()
-    resend = asyncio.create_task(outbox.run())
+    delivery = ReliableDelivery(publisher, counted_topic=own.kafka_topic_futures)
+    await delivery.start()
+    resend = asyncio.create_task(delivery.run())
     count = 5_000
     try:
         for number in range(count):
-            await outbox.put(Message(own.kafka_topic_futures, b"%d" % number, b"key", 0))
+            await delivery.put(Message(own.kafka_topic_futures, b"%d" % number, b"key", 0))
             if number in (1_000, 3_000):
                 await publisher.restart()
         async with asyncio.timeout(60):
-            await outbox.drained()
+            await delivery.drained()
     finally:
         resend.cancel()
         await asyncio.gather(resend, return_exceptions=True)
         await publisher.stop()
     records = await kafka.peek_async(own, own.kafka_topic_futures, 10**9, from_end=False)
     assert {int(record.value or b"") for record in records} == set(range(count))
-    assert outbox.next_offsets[0] == len(records) == count + outbox.repeats_sent
+    assert delivery.next_offsets[0] == len(records) == count + delivery.repeats_sent
 
 
 @BOTH
@@ -363,7 +363,7 @@ def run_producer(settings: Settings) -> subprocess.Popen[bytes]:
 
 
 @BOTH
-async def test_a_killed_producer_leaves_a_hole_in_coverage_and_none_elsewhere(own: Settings, io: ProducerIo) -> None:
+async def test_a_killed_producer_leaves_a_gap_in_coverage_and_none_elsewhere(own: Settings, io: ProducerIo) -> None:
     """Killed in the middle and started again: what was sent meanwhile is missing, and coverage says so."""
     own = own.model_copy(update={"producer_io": io})
     async with ReplayExchange(own.replay_dir, speed=30).running() as exchange:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from cryptolake_assets.captures.followed_symbols import note_archived
+from cryptolake_assets.captures.tracked_symbols import note_archived
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.graphql import ask
 from cryptolake_assets.platform.parts import CODE_SERVERS, DAGSTER_WEBSERVER

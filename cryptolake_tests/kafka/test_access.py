@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from cryptolake_assets.errors import BrokerError, BrokerRefusedError, SettingsError
+from cryptolake_assets.errors import BrokerAccessError, BrokerError, SettingsError
 from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.kafka.access import aiokafka_options, librdkafka_options, spark_options, ssl_context
+from cryptolake_assets.kafka.broker_errors import broker_error, is_access_error, java_access_error
 from cryptolake_assets.kafka.oauth import ClientCredentials
-from cryptolake_assets.kafka.refusals import broker_error, is_refusal, refused_by_java
 from cryptolake_assets.platform.parts import PARTS
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.certificates import Authority
@@ -197,7 +197,7 @@ def test_a_clients_certificate_goes_to_java_with_its_key_in_the_clear_and_nothin
         ({**USER, "kafka_sasl_username": "lake\n"}, ["KAFKA_SASL_USERNAME", "line end"]),
     ],
 )
-def test_settings_that_cannot_work_together_are_refused_with_what_to_do(
+def test_settings_that_cannot_work_together_are_rejected_with_what_to_do(
     fields: dict[str, Any], named: list[str]
 ) -> None:
     with pytest.raises(SettingsError) as refusal:
@@ -214,7 +214,7 @@ def test_the_local_broker_is_not_asked_for_what_it_has_not() -> None:
 
 
 @pytest.mark.parametrize("servers", ["broker", "broker:", "broker:0", "broker:70000", "http://broker:9092", "a:1,b"])
-def test_an_address_without_a_port_is_refused(servers: str) -> None:
+def test_an_address_without_a_port_is_rejected(servers: str) -> None:
     with pytest.raises(SettingsError, match=r"KAFKA_BOOTSTRAP_SERVERS: .*host:port"):
         load_settings(kafka_bootstrap_servers=servers)
 
@@ -267,9 +267,9 @@ def test_secrets_are_not_shown_and_stay_with_those_who_need_them() -> None:
 
 
 def test_a_tls_connection_that_is_cut_is_no_refusal() -> None:
-    assert not is_refusal(ssl.SSLEOFError())
-    assert is_refusal(ssl.SSLCertVerificationError())
-    assert is_refusal(ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]"))
+    assert not is_access_error(ssl.SSLEOFError())
+    assert is_access_error(ssl.SSLCertVerificationError())
+    assert is_access_error(ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]"))
 
 
 async def test_a_refusal_says_what_to_do() -> None:
@@ -285,7 +285,7 @@ async def test_a_refusal_says_what_to_do() -> None:
         (errors.TopicAuthorizationFailedError("no"), "Give the user the right"),
     ):
         refusal = await broker_error(settings, "read", error)
-        assert isinstance(refusal, BrokerRefusedError)
+        assert isinstance(refusal, BrokerAccessError)
         assert variable in str(refusal)
         assert SERVERS in str(refusal)
 
@@ -294,7 +294,7 @@ async def test_brokers_that_are_away_are_no_refusal() -> None:
     settings = load_settings(kafka_bootstrap_servers="127.0.0.1:9")
     error = await broker_error(settings, "read", ConnectionRefusedError())
     assert isinstance(error, BrokerError)
-    assert not isinstance(error, BrokerRefusedError)
+    assert not isinstance(error, BrokerAccessError)
     assert "CRYPTOLAKE_KAFKA_SECURITY_PROTOCOL" in str(error)
     assert str(kafka.access_problem(settings)).startswith("ConnectionRefusedError")
 
@@ -302,7 +302,7 @@ async def test_brokers_that_are_away_are_no_refusal() -> None:
 def test_what_javas_client_says_is_understood() -> None:
     settings = secure(**USER, kafka_security_protocol="SASL_SSL")
     said = "terminated with exception: org.apache.kafka.common.errors.SaslAuthenticationException: invalid credentials"
-    assert "CRYPTOLAKE_KAFKA_SASL_PASSWORD" in str(refused_by_java(settings, said))
+    assert "CRYPTOLAKE_KAFKA_SASL_PASSWORD" in str(java_access_error(settings, said))
     said = "org.apache.kafka.common.errors.GroupAuthorizationException: Not authorized to access group"
-    assert "right" in str(refused_by_java(settings, said))
-    assert refused_by_java(settings, "org.apache.kafka.common.errors.TimeoutException: no answer") is None
+    assert "right" in str(java_access_error(settings, said))
+    assert java_access_error(settings, "org.apache.kafka.common.errors.TimeoutException: no answer") is None

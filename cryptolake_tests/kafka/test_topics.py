@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.errors import BrokerError, BrokerRefusedError
+from cryptolake_assets.errors import BrokerAccessError, BrokerError
 from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.producer.publisher import FailureVerdict
@@ -27,7 +27,7 @@ ASKED: list[Callable[[Settings], object]] = [
 def test_an_unreachable_broker_is_named(ask: Callable[[Settings], object]) -> None:
     with pytest.raises(BrokerError, match=r"127\.0\.0\.1:9 .*KAFKA_BOOTSTRAP_SERVERS") as caught:
         ask(load_settings(kafka_bootstrap_servers="127.0.0.1:9"))
-    assert not isinstance(caught.value, BrokerRefusedError)
+    assert not isinstance(caught.value, BrokerAccessError)
 
 
 async def test_the_blocking_functions_work_inside_a_running_loop() -> None:
@@ -65,7 +65,7 @@ def test_failures_are_judged() -> None:
         errors.TopicAuthorizationFailedError("t"),
         errors.ClusterAuthorizationFailedError(),
         errors.MessageSizeTooLargeError(),
-        BrokerRefusedError("no"),
+        BrokerAccessError("no"),
     ):
         assert publisher.judge(error) is FailureVerdict.FATAL, error
     for error in (errors.OutOfOrderSequenceNumber(), errors.ProducerFenced(), errors.UnknownError()):
@@ -88,6 +88,6 @@ def test_failures_of_librdkafka_are_judged_alike() -> None:
     assert publisher.judge(BrokerError("away")) is FailureVerdict.RETRY
     for code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_PARTITION):
         assert judged(code) is FailureVerdict.FATAL
-    assert publisher.judge(BrokerRefusedError("no")) is FailureVerdict.FATAL
+    assert publisher.judge(BrokerAccessError("no")) is FailureVerdict.FATAL
     assert judged(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, fatal=True) is FailureVerdict.RESTART
     assert judged(KafkaError.UNKNOWN) is FailureVerdict.RESTART

@@ -12,8 +12,8 @@ import pytest
 from cryptolake_assets.errors import SnapshotExpiredError
 from cryptolake_assets.lake.bronze_files import (
     added_files,
+    current_sequence,
     files_between,
-    head_sequence,
     local_path,
     quantities_fit,
     scan_trades,
@@ -103,7 +103,7 @@ def test_file_of_the_narrow_type_is_read_beside_one_of_the_wide_type_in_any_orde
 
 def test_only_files_above_the_cursor_are_new(lake: Settings, snapshot_ids: list[int]) -> None:
     table = load_table(lake, BRONZE_TRADES)
-    assert head_sequence(table) == 3
+    assert current_sequence(table) == 3
     assert {file.hour for file in added_files(table, 2)} == {START + HOUR, START + 3 * HOUR}
     assert sum(file.rows for file in added_files(table, 0)) == 6
     assert added_files(table, 3) == []

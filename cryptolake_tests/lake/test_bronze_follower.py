@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from cryptolake_assets.lake.bronze_follower import (
-    MOST_WHOLE_HOURS,
+    MAX_WHOLE_HOURS,
     WHOLE_HOUR,
     FollowerState,
     RunState,
-    RunWish,
+    SilverRequest,
     split_hours,
 )
 
@@ -32,9 +32,9 @@ def never_busy(_: datetime) -> bool:
 def test_an_hour_stays_pending_until_its_run_succeeded() -> None:
     state = FollowerState()
     state.touch(HOUR, 7)
-    (wish,) = state.wishes(never_busy, now=0, most=10)
-    assert (wish.hour, wish.from_sequence) == (HOUR, 7)
-    assert state.wishes(never_busy, now=0, most=10) == []
+    (request,) = state.due_requests(never_busy, now=0, limit=10)
+    assert (request.hour, request.from_sequence) == (HOUR, 7)
+    assert state.due_requests(never_busy, now=0, limit=10) == []
     state.settle(lambda *_: RunState.IN_FLIGHT, now=1)
     assert state.pending
     state.settle(lambda *_: RunState.SUCCEEDED, now=2)
@@ -44,26 +44,26 @@ def test_an_hour_stays_pending_until_its_run_succeeded() -> None:
 def test_what_comes_during_a_run_is_asked_for_after_it() -> None:
     state = FollowerState()
     state.touch(HOUR, 7)
-    state.wishes(never_busy, 0, 10)
+    state.due_requests(never_busy, 0, 10)
     state.touch(HOUR, 9)
     state.touch(HOUR, 11)
     state.settle(lambda *_: RunState.SUCCEEDED, 1)
-    (wish,) = state.wishes(never_busy, 1, 10)
-    assert wish.from_sequence == 9
+    (request,) = state.due_requests(never_busy, 1, 10)
+    assert request.from_sequence == 9
 
 
-def test_a_whole_hour_that_comes_during_a_run_is_asked_for_after_it_and_not_forgotten_by_a_failure() -> None:
+def test_a_wgap_hour_that_comes_during_a_run_is_asked_for_after_it_and_not_forgotten_by_a_failure() -> None:
     for outcome in (RunState.SUCCEEDED, RunState.FAILED):
         state = FollowerState()
         state.touch(HOUR, 7)
-        state.wishes(never_busy, 0, 10)
+        state.due_requests(never_busy, 0, 10)
         state.touch(HOUR, 9)
         state.touch(HOUR, WHOLE_HOUR)
         state.touch(HOUR, 11)
         state = restored(state.to_cursor())
         state.settle(lambda *_, outcome=outcome: outcome, 1)
-        (wish,) = state.wishes(never_busy, 1, 10)
-        assert wish.from_sequence == WHOLE_HOUR
+        (request,) = state.due_requests(never_busy, 1, 10)
+        assert request.from_sequence == WHOLE_HOUR
 
 
 def test_history_leaves_room_for_what_comes_now() -> None:
@@ -71,24 +71,24 @@ def test_history_leaves_room_for_what_comes_now() -> None:
     for number in range(24):
         state.touch(HOUR - timedelta(hours=number + 1), WHOLE_HOUR)
     state.touch(HOUR, 12)
-    wishes = state.wishes(never_busy, 0, 24)
-    assert wishes[0].hour == HOUR
-    assert len(wishes) == 1 + MOST_WHOLE_HOURS
+    requests = state.due_requests(never_busy, 0, 24)
+    assert requests[0].hour == HOUR
+    assert len(requests) == 1 + MAX_WHOLE_HOURS
     state.settle(lambda hour, _: RunState.SUCCEEDED if hour == HOUR else RunState.IN_FLIGHT, 1)
-    assert state.wishes(never_busy, 1, 24) == []
+    assert state.due_requests(never_busy, 1, 24) == []
     state.touch(HOUR, 13)
-    assert [wish.hour for wish in state.wishes(never_busy, 1, 24)] == [HOUR]
+    assert [request.hour for request in state.due_requests(never_busy, 1, 24)] == [HOUR]
 
 
 def test_a_failed_hour_is_tried_later_from_its_oldest_file_and_blocks_no_other() -> None:
     state = FollowerState()
     state.touch(HOUR, 3)
     state.touch(NEXT, 4)
-    keys = {wish.key for wish in state.wishes(never_busy, 0, 10)}
+    keys = {request.key for request in state.due_requests(never_busy, 0, 10)}
     state.settle(lambda hour, _: RunState.FAILED if hour == HOUR else RunState.SUCCEEDED, 0)
     assert list(state.pending) == [HOUR.isoformat()]
-    assert state.wishes(never_busy, 1, 10) == []
-    (again,) = state.wishes(never_busy, 31, 10)
+    assert state.due_requests(never_busy, 1, 10) == []
+    (again,) = state.due_requests(never_busy, 31, 10)
     assert again.from_sequence == 3
     assert again.key not in keys
 
@@ -96,39 +96,39 @@ def test_a_failed_hour_is_tried_later_from_its_oldest_file_and_blocks_no_other()
 def test_new_data_brings_a_failed_hour_forward() -> None:
     state = FollowerState()
     state.touch(HOUR, 3)
-    state.wishes(never_busy, 0, 10)
+    state.due_requests(never_busy, 0, 10)
     state.settle(lambda *_: RunState.FAILED, 0)
     state.touch(HOUR, 8)
-    (again,) = state.wishes(never_busy, 1, 10)
+    (again,) = state.due_requests(never_busy, 1, 10)
     assert again.from_sequence == 3
 
 
 def test_a_busy_hour_waits() -> None:
     state = FollowerState()
     state.touch(HOUR, 3)
-    assert state.wishes(lambda _: True, 0, 10) == []
-    assert len(state.wishes(never_busy, 0, 10)) == 1
+    assert state.due_requests(lambda _: True, 0, 10) == []
+    assert len(state.due_requests(never_busy, 0, 10)) == 1
 
 
 def test_the_same_tick_asks_for_the_same_run_and_a_new_cursor_for_another() -> None:
     state = FollowerState()
     state.touch(HOUR, 3)
     cursor = state.to_cursor()
-    first = restored(cursor).wishes(never_busy, 0, 10)
-    second = restored(cursor).wishes(never_busy, 0, 10)
+    first = restored(cursor).due_requests(never_busy, 0, 10)
+    second = restored(cursor).due_requests(never_busy, 0, 10)
     assert first == second
     lost = restored(None)
     lost.touch(HOUR, 3)
-    assert lost.wishes(never_busy, 0, 10)[0].key != first[0].key
+    assert lost.due_requests(never_busy, 0, 10)[0].key != first[0].key
 
 
 def test_a_tick_is_bounded_and_takes_the_oldest_data_first() -> None:
     state = FollowerState()
     for number in range(30):
         state.touch(HOUR + timedelta(hours=number), 100 - number)
-    wishes = state.wishes(never_busy, 0, 5)
-    assert [wish.from_sequence for wish in wishes] == [71, 72, 73, 74, 75]
-    assert len(state.wishes(never_busy, 0, 100)) == 25
+    requests = state.due_requests(never_busy, 0, 5)
+    assert [request.from_sequence for request in requests] == [71, 72, 73, 74, 75]
+    assert len(state.due_requests(never_busy, 0, 100)) == 25
 
 
 @given(st.text())
@@ -154,28 +154,30 @@ def test_an_hour_is_asked_for_once_in_an_interval() -> None:
     for second in range(0, 600, 5):  # ten minutes of ticks, with new files before each of them
         state.touch(HOUR, second + 1)
         state.settle(lambda *_: RunState.SUCCEEDED, second)
-        asked += [second for _ in state.wishes(never_busy, second, 10, interval_s=60)]
+        asked += [second for _ in state.due_requests(never_busy, second, 10, interval_s=60)]
     assert asked == list(range(0, 600, 60))
     state.touch(NEXT, 700)
-    assert [wish.hour for wish in state.wishes(never_busy, 599, 10, interval_s=60)] == [NEXT], "another hour is free"
+    assert [request.hour for request in state.due_requests(never_busy, 599, 10, interval_s=60)] == [NEXT], (
+        "another hour is free"
+    )
 
 
 def test_what_is_in_flight_is_bounded_over_many_ticks() -> None:
     state = FollowerState()
     for number in range(24 * 30):
         state.touch(HOUR + timedelta(hours=number), number + 1)
-    running: list[RunWish] = []
+    running: list[SilverRequest] = []
     done: set[str] = set()
     ticks = 0
     while state.pending:
         ticks += 1
         state.settle(lambda _, request: RunState.SUCCEEDED if request in done else RunState.IN_FLIGHT, ticks)
         state = restored(state.to_cursor())
-        running += state.wishes(never_busy, ticks, most=24)
+        running += state.due_requests(never_busy, ticks, limit=24)
         assert len(running) <= 24
-        for wish in running[:5]:
-            assert wish.request not in done, "asked for twice"
-            done.add(wish.request)
+        for request in running[:5]:
+            assert request.request not in done, "asked for twice"
+            done.add(request.request)
         running = running[5:]
     assert len(done) == 24 * 30
 
@@ -183,14 +185,14 @@ def test_what_is_in_flight_is_bounded_over_many_ticks() -> None:
 def test_rows_are_reported_once_in_bounded_portions() -> None:
     state = FollowerState()
     state.arrived({HOUR + timedelta(hours=number): 10 for number in range(5)})
-    first = state.reports(0.0, most=3, interval_s=60)
+    first = state.reports(0.0, limit=3, interval_s=60)
     assert list(first) == [HOUR + timedelta(hours=number) for number in range(3)]
     state.arrived({HOUR: 1})
-    second = state.reports(5.0, most=3, interval_s=60)
+    second = state.reports(5.0, limit=3, interval_s=60)
     assert list(second) == [HOUR + timedelta(hours=number) for number in (3, 4)]
     state.arrived({HOUR: 2})
-    assert state.reports(60.0, most=3, interval_s=60) == {HOUR: 3}
-    assert state.reports(600.0, most=3, interval_s=60) == {}
+    assert state.reports(60.0, limit=3, interval_s=60) == {HOUR: 3}
+    assert state.reports(600.0, limit=3, interval_s=60) == {}
 
 
 def test_hours_outside_the_partitions_are_split_off_with_their_rows() -> None:
@@ -233,13 +235,13 @@ class Following(RuleBasedStateMachine):
         self.now += 10_000
         before = self.state.to_cursor()
         self.state.settle(self._run_state, self.now)
-        for wish in self.state.wishes(lambda hour: any(key[0] == hour for key in self.running), self.now, 2):
-            self.running.setdefault((wish.hour, wish.request), self._readable(wish))
+        for request in self.state.due_requests(lambda hour: any(key[0] == hour for key in self.running), self.now, 2):
+            self.running.setdefault((request.hour, request.request), self._readable(request))
         if not is_saved:
             self.state = restored(before)
 
-    def _readable(self, wish: RunWish) -> set[int]:
-        return {number for number in self.files.get(wish.hour, set()) if number >= wish.from_sequence}
+    def _readable(self, request: SilverRequest) -> set[int]:
+        return {number for number in self.files.get(request.hour, set()) if number >= request.from_sequence}
 
     def _run_state(self, hour: datetime, request: str) -> RunState:
         key = (hour, request)

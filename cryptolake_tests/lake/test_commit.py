@@ -124,7 +124,7 @@ def test_another_day_is_not_rewritten(lake: Settings) -> None:
     assert len(stored(lake)) == 2
 
 
-def test_a_change_is_one_snapshot_and_one_file_so_that_time_travel_sees_no_hole(lake: Settings) -> None:
+def test_a_change_is_one_snapshot_and_one_file_so_that_time_travel_sees_no_gap(lake: Settings) -> None:
     for number in range(1, 4):
         put(lake, [bar("A", trades=number)])
     table = load_table(lake, SILVER_OHLCV)

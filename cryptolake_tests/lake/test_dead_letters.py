@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cryptolake_assets.binance.archive_csv import BadLine
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.dead_letters import keep_set_aside
+from cryptolake_assets.lake.dead_letters import write_rejected_lines
 from cryptolake_assets.model.trade_tables import BRONZE_REJECTED
 from cryptolake_assets.settings import Settings
 
@@ -18,15 +18,15 @@ def reasons(lake: Settings) -> list[str]:
 
 
 def test_line_that_another_issue_has_elsewhere_is_kept_once(lake: Settings) -> None:
-    assert keep_set_aside(lake, "archive:a", [LINE]) == 1
+    assert write_rejected_lines(lake, "archive:a", [LINE]) == 1
     for number in (4, 0, 3):
-        assert keep_set_aside(lake, "archive:a", [replace(LINE, number=number)]) == 0
+        assert write_rejected_lines(lake, "archive:a", [replace(LINE, number=number)]) == 0
     assert reasons(lake) == ["line 3: 1 columns, expected 7"]
 
 
 def test_other_lines_reasons_and_files_are_kept_too(lake: Settings) -> None:
-    keep_set_aside(lake, "archive:a", [LINE])
+    write_rejected_lines(lake, "archive:a", [LINE])
     others = [replace(LINE, text="again"), replace(LINE, reason="the time is out of range", number=0)]
-    assert keep_set_aside(lake, "archive:a", [*others, replace(others[0], number=9), LINE]) == 2
-    assert keep_set_aside(lake, "archive:b", [LINE]) == 1
+    assert write_rejected_lines(lake, "archive:a", [*others, replace(others[0], number=9), LINE]) == 2
+    assert write_rejected_lines(lake, "archive:b", [LINE]) == 1
     assert reasons(lake) == [*["line 3: 1 columns, expected 7"] * 3, "the time is out of range"]

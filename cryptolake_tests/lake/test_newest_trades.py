@@ -11,7 +11,7 @@ from pyiceberg.io import FileIO
 from cryptolake_assets.lake import newest_trades as module
 from cryptolake_assets.lake.bronze_files import newest_hour
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.newest_trades import LOOK_BACK, last_trades
+from cryptolake_assets.lake.newest_trades import LOOK_BACK, newest_trades
 from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
@@ -22,7 +22,7 @@ BOTH = ("BTCUSDT", "ETHUSDT")
 
 
 def found(lake: Settings, stream: str = "trade", symbols: tuple[str, ...] = BOTH) -> dict[str, tuple[int, int]]:
-    return last_trades(lake, "binance_futures", stream, symbols)
+    return newest_trades(lake, "binance_futures", stream, symbols)
 
 
 def us(when: datetime) -> int:
@@ -69,5 +69,5 @@ def test_the_look_back_is_bounded(lake: Settings, monkeypatch: pytest.MonkeyPatc
     assert found(lake).keys() == {"BTCUSDT"}
     append(lake, [trade(START + LOOK_BACK + HOUR, 3, symbol="ETHUSDT")])
     assert found(lake).keys() == set(BOTH)
-    monkeypatch.setattr(module, "MOST_ROWS", 1)
+    monkeypatch.setattr(module, "MAX_ROWS", 1)
     assert found(lake).keys() == {"BTCUSDT"}

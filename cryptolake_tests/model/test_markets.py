@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest, ExchangeRest
-from cryptolake_assets.binance.rest_answers import parse_exchange_info
+from cryptolake_assets.binance.rest_responses import parse_exchange_info
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
-from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
 from cryptolake_assets.captures.market_of_capture import MARKET_FILE, check_market, venue_of_capture, write_market
 from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.errors import CaptureError, SettingsError, UnknownSymbolError
 from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.model.markets import COIN_M, SPOT, USD_M, VENUES, Family, Market, Venue, exchanges_of, venue_of
@@ -212,7 +212,7 @@ def test_the_page_on_markets_says_what_the_table_says() -> None:
         assert told["weight a minute"] == f"{venue.weights.per_minute:,}"
         assert told["… of a page of aggregates"] == str(venue.weights.agg_trades)
         assert told["… of exchangeInfo"] == str(venue.weights.exchange_info)
-        assert told["largest page of klines"].startswith(f"{venue.most_klines:,}")
+        assert told["largest page of klines"].startswith(f"{venue.max_klines:,}")
         assert told["archive"] == venue.archive_path
         assert told["quantity and volume"] == venue.qty_unit
         assert told["quote volume of klines"] == venue.kline_quote_volume

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.binance.rest_answers import SymbolInfo
-from cryptolake_assets.model.symbol_selection import SymbolChoice, parse_choice
+from cryptolake_assets.binance.rest_responses import SymbolInfo
+from cryptolake_assets.model.symbol_selection import SymbolSelection, parse_selection
 
 LISTED = [
     SymbolInfo("BTCUSDT", "TRADING", quote_asset="USDT"),
@@ -50,41 +50,41 @@ VOLUMES = {
     ],
 )
 def test_what_is_chosen(items: list[str], expected: tuple[str, ...]) -> None:
-    assert parse_choice(items).resolve(LISTED, VOLUMES) == expected
+    assert parse_selection(items).resolve(LISTED, VOLUMES) == expected
 
 
 @pytest.mark.parametrize(
     "item", ["b t c", "BTC/USDT", "TOP:0", "TOP:", "TOP:5:", "top:5:usdt", "BTCUSDT:5", "", ".", "A,*", "TOP:5:U T"]
 )
-def test_what_is_no_choice(item: str) -> None:
+def test_what_is_no_selection(item: str) -> None:
     with pytest.raises(ValueError, match="is not a symbol"):
-        parse_choice([item])
+        parse_selection([item])
 
 
 def test_names_alone_need_no_listing() -> None:
-    assert parse_choice([]) == SymbolChoice()
-    assert not parse_choice(["BTCUSDT"]).needs_listing
-    assert parse_choice(["BTC*"]).needs_listing
-    assert parse_choice(["TOP:5"]).needs_listing
+    assert parse_selection([]) == SymbolSelection()
+    assert not parse_selection(["BTCUSDT"]).needs_listing
+    assert parse_selection(["BTC*"]).needs_listing
+    assert parse_selection(["TOP:5"]).needs_listing
 
 
 @given(
     volumes=st.dictionaries(st.sampled_from([f"S{number}" for number in range(30)]), st.decimals(0, 10**6, places=2)),
-    followed=st.sets(st.sampled_from([f"S{number}" for number in range(30)])),
+    tracked=st.sets(st.sampled_from([f"S{number}" for number in range(30)])),
     number=st.integers(1, 12),
 )
 def test_the_busiest_are_as_many_as_asked_and_followed_ones_stay_near_the_edge(
-    volumes: dict[str, Decimal], followed: set[str], number: int
+    volumes: dict[str, Decimal], tracked: set[str], number: int
 ) -> None:
     listed = [SymbolInfo(f"S{one}", "TRADING", quote_asset="USDT") for one in range(30)]
-    choice = parse_choice([f"TOP:{number}"])
-    found = choice.resolve(listed, volumes, followed)
+    selection = parse_selection([f"TOP:{number}"])
+    found = selection.resolve(listed, volumes, tracked)
     assert len(found) == len(set(found)) == min(number, len(volumes))
     ranked = sorted(volumes, key=lambda one: (-volumes[one], one))
     reach = set(ranked[: number + -(-number // 5)])
     assert set(found) <= reach
-    # Nobody leaves who is in reach, unless all places are taken by followed ones.
-    assert not (followed & reach) - set(found) or set(found) <= followed
-    assert choice.resolve(listed, volumes, found) == tuple(found) or set(choice.resolve(listed, volumes, found)) == set(
-        found
-    )
+    # Nobody leaves who is in reach, unless all places are taken by tracked ones.
+    assert not (tracked & reach) - set(found) or set(found) <= tracked
+    assert selection.resolve(listed, volumes, found) == tuple(found) or set(
+        selection.resolve(listed, volumes, found)
+    ) == set(found)

@@ -64,7 +64,7 @@ def test_external_brokers_and_spark_are_not_started() -> None:
     ]
 
 
-def test_an_unknown_part_is_refused(settings: Settings) -> None:
+def test_an_unknown_part_is_rejected(settings: Settings) -> None:
     with pytest.raises(ArgumentError, match="argument --only: no part is called zookeeper"):
         local_parts(settings, ["kafka", "zookeeper"])
     with pytest.raises(ArgumentError, match=r"argument part: no part is called producr\. Did you mean"):
@@ -176,7 +176,7 @@ def test_the_same_settings_make_the_same_configuration(settings: Settings) -> No
     assert supervisor.config_file.read_text() == first
 
 
-def test_a_path_that_the_supervisor_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_the_supervisor_cannot_hold_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot use a path"):
         Supervisor(load_settings(home=tmp_path / "a ;b")).write_config(PARTS)
 

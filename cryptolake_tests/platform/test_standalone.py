@@ -29,7 +29,7 @@ def test_one_that_ends_at_once_is_told_with_the_end_of_its_log(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("modules", ["java.base@17.0.15\njdk.incubator.vector@17.0.15", "java.base@17.0.15"])
-def test_a_trimmed_java_is_refused_before_anything_starts(
+def test_a_trimmed_java_is_rejected_before_anything_starts(
     modules: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     executable = tmp_path / "java"

@@ -31,7 +31,7 @@ class Stage:
         self.is_idle = True
         self.history = MemoryHistory(map(row, range(1, last_at_exchange + 1)), page)
         self.tracker = GapTracker("binance_futures", stream)
-        self.tracker.take_up((), {"BTCUSDT": LastTrade(3, (NOON_MS + 3) * 1000)})
+        self.tracker.resume_from((), {"BTCUSDT": LastTrade(3, (NOON_MS + 3) * 1000)})
         self.spans = [ConnectionSpan("one", ("BTCUSDT",))]
         self.catch_up = CatchUp(
             self.tracker,
@@ -57,10 +57,10 @@ class Stage:
         return [(wanted.first, wanted.last) for wanted in self.tracker.missing()]
 
 
-async def test_a_quiet_symbol_is_asked_for_a_little_after_the_connection_opened() -> None:
+async def test_symbol_without_trades_is_asked_for_a_little_after_the_connection_opened() -> None:
     on = Stage(last_at_exchange=6)
     assert await on.after(0) == []
-    assert await on.after(OPTIONS.quiet_s - 1) == []
+    assert await on.after(OPTIONS.after_opening_s - 1) == []
     assert await on.after(1) == [4]
     assert on.missing() == [(4, 6)]
     assert on.tracker.last("BTCUSDT") == LastTrade(6, (NOON_MS + 6) * 1000)
@@ -73,27 +73,27 @@ async def test_a_symbol_that_trades_shows_by_itself_what_is_missing() -> None:
     await on.after(0)
     on.see(6)
     assert on.missing() == [(4, 5)]
-    assert await on.after(OPTIONS.quiet_s) == []
+    assert await on.after(OPTIONS.after_opening_s) == []
 
 
-async def test_each_new_connection_is_a_reason_to_ask_and_silence_one_ever_more_rarely() -> None:
+async def test_each_new_connection_is_a_reason_to_ask_and_a_stale_symbol_ever_more_rarely() -> None:
     on = Stage(last_at_exchange=3)
     await on.after(0)
-    assert await on.after(OPTIONS.quiet_s) == [4]
-    assert await on.after(2 * OPTIONS.silent_s - 1) == []
+    assert await on.after(OPTIONS.after_opening_s) == [4]
+    assert await on.after(2 * OPTIONS.stale_s - 1) == []
     assert await on.after(1) == [4]
-    assert await on.after(4 * OPTIONS.silent_s - 1) == []
+    assert await on.after(4 * OPTIONS.stale_s - 1) == []
     on.spans = [ConnectionSpan("two", ("BTCUSDT",))]
     assert await on.after(0) == []
-    assert await on.after(OPTIONS.quiet_s) == [4]
+    assert await on.after(OPTIONS.after_opening_s) == [4]
     on.spans = []
     assert await on.after(10_000) == [], "without a connection the next one will ask"
 
 
-async def test_whole_pages_are_gone_on_with_at_once() -> None:
+async def test_wgap_pages_are_gone_on_with_at_once() -> None:
     on = Stage(last_at_exchange=1_500)
     await on.after(0)
-    assert await on.after(OPTIONS.quiet_s) == [4]
+    assert await on.after(OPTIONS.after_opening_s) == [4]
     assert await on.after(0) == [1_004]
     assert await on.after(0) == []
     assert on.missing() == [(4, 1_003), (1_004, 1_500)]
@@ -119,7 +119,7 @@ async def test_trades_on_their_way_by_the_stream_are_not_missing() -> None:
 
     on.history.agg_trades_from = meanwhile  # type: ignore[method-assign]
     await on.after(0)
-    await on.after(OPTIONS.quiet_s)
+    await on.after(OPTIONS.after_opening_s)
     assert on.missing() == []
     assert on.tracker.last("BTCUSDT") == LastTrade(7, (NOON_MS + 7) * 1000)
 
@@ -128,7 +128,7 @@ async def test_an_exchange_that_does_not_answer_is_asked_again_soon() -> None:
     on = Stage(last_at_exchange=6)
     on.history.failures_left = 1
     await on.after(0)
-    assert await on.after(OPTIONS.quiet_s) == [4]
+    assert await on.after(OPTIONS.after_opening_s) == [4]
     assert on.missing() == []
     assert await on.after(OPTIONS.retry_s) == [4]
     assert on.missing() == [(4, 6)]
@@ -138,10 +138,10 @@ async def test_single_trades_are_asked_for_with_a_key_only() -> None:
     on = Stage(last_at_exchange=6, stream="trade")
     on.history.trades = [HistoricalTrade(it, "1", "1", NOON_MS + it, is_buyer_maker=True) for it in range(1, 7)]
     await on.after(0)
-    assert await on.after(OPTIONS.quiet_s) == []
+    assert await on.after(OPTIONS.after_opening_s) == []
     on.history.has_key = True
     await on.after(0)
-    assert await on.after(OPTIONS.silent_s) == [4]
+    assert await on.after(OPTIONS.stale_s) == [4]
     assert on.missing() == [(4, 6)]
 
 
@@ -156,5 +156,5 @@ async def test_odd_rows_of_a_page_are_not_the_newest_trade(
 
     monkeypatch.setattr(on.history, "agg_trades_from", answer)
     await on.after(0)
-    await on.after(OPTIONS.quiet_s)
+    await on.after(OPTIONS.after_opening_s)
     assert on.missing() == missing

@@ -23,7 +23,7 @@ from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
 
 FAST = ConnectionOptions(
-    close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.05, answer_timeout_s=0.2, healthy_after_s=0.0
+    close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.05, response_timeout_s=0.2, healthy_after_s=0.0
 )
 
 
@@ -250,7 +250,7 @@ async def test_a_silent_connection_is_closed_and_opened_again() -> None:
 
 async def test_pongs_keep_a_quiet_connection_open_and_the_silence_is_told() -> None:
     exchange = FakeExchange()
-    options = replace(FAST, ping_interval_s=0.02, ping_timeout_s=1.0, silent_alarm_s=0.1)
+    options = replace(FAST, ping_interval_s=0.02, ping_timeout_s=1.0, stale_alarm_s=0.1)
     async with exchange.running(), connected(exchange, options=options) as (link, _):
         await exchange.connected(1)
         await until(lambda: link.state == "silent")
@@ -314,7 +314,7 @@ async def test_a_question_without_an_answer_falls_back_on_the_frames() -> None:
 async def test_only_one_question_is_open_at_a_time() -> None:
     exchange = FakeExchange()
     exchange.answers = False
-    async with exchange.running(), connected(exchange, options=replace(FAST, answer_timeout_s=5)) as (link, _):
+    async with exchange.running(), connected(exchange, options=replace(FAST, response_timeout_s=5)) as (link, _):
         await until(lambda: link.span is not None)
         await link.ask()
         await link.ask()

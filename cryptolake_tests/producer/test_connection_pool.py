@@ -13,19 +13,19 @@ from websockets.exceptions import ConnectionClosed
 
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeConnection
-from cryptolake_assets.producer.connection_pool import Fleet, FleetOptions, Pace
+from cryptolake_assets.producer.connection_pool import ConnectionPacer, ConnectionPool, ConnectionPoolOptions
 from cryptolake_assets.producer.frame_queue import FrameQueue, ReceivedFrames
 from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
 
-FAST = ConnectionOptions(close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, answer_timeout_s=0.5)
+FAST = ConnectionOptions(close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, response_timeout_s=0.5)
 
 
 @dataclass
 class Scene:
-    """A fleet, the exchange that it talks to, and what came of the frames that the exchange sends all the time."""
+    """A pool, the exchange that it talks to, and what came of the frames that the exchange sends all the time."""
 
     exchange: FakeExchange
-    fleet: Fleet
+    pool: ConnectionPool
     run: asyncio.Task[None]
     sent: int = 0
     received: set[int] = field(default_factory=set)
@@ -77,9 +77,11 @@ async def scene(symbols: tuple[str, ...], feeds: bool = True, **options: float) 
                 turn=turn,
             )
 
-        fleet = Fleet(symbols, make, FleetOptions(**{"life_s": 3_600.0, "connect_apart_s": 0.0, **options}))
-        run = asyncio.create_task(fleet.run())
-        on = Scene(exchange, fleet, run)
+        pool = ConnectionPool(
+            symbols, make, ConnectionPoolOptions(**{"life_s": 3_600.0, "connect_apart_s": 0.0, **options})
+        )
+        run = asyncio.create_task(pool.run())
+        on = Scene(exchange, pool, run)
         tasks = [run, asyncio.create_task(on.drain(queue))]
         if feeds:
             await exchange.connected()
@@ -92,9 +94,9 @@ async def scene(symbols: tuple[str, ...], feeds: bool = True, **options: float) 
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_connections_are_renewed_beside_the_old_ones_and_no_frame_is_missed() -> None:
+async def test_connections_are_replaced_beside_the_old_ones_and_no_frame_is_missed() -> None:
     async with scene(("BTCUSDT",), life_s=0.2) as on:
-        await until(lambda: on.fleet.renewals >= 4)
+        await until(lambda: on.pool.replacements >= 4)
         sent = on.sent
         await until(lambda: on.received >= set(range(sent)))
         assert len(on.exchange.sockets) >= 5
@@ -106,53 +108,53 @@ async def test_connections_are_renewed_beside_the_old_ones_and_no_frame_is_misse
 async def test_symbols_are_changed_beside_the_old_connection_and_no_frame_is_missed() -> None:
     async with scene(("BTCUSDT", "ETHUSDT")) as on:
         await until(lambda: on.sent > 20)
-        on.fleet.follow(["BTCUSDT", "SOLUSDT"])
+        on.pool.track(["BTCUSDT", "SOLUSDT"])
         await until(lambda: on.open_paths() == ["btcusdt@trade/solusdt@trade"])
-        on.fleet.follow(["SOLUSDT", "BTCUSDT"])  # the same ones: nothing is to be done
+        on.pool.track(["SOLUSDT", "BTCUSDT"])  # the same ones: nothing is to be done
         sent = on.sent
         await until(lambda: on.received >= set(range(sent)))
         assert len(on.exchange.sockets) == 2
-        assert on.fleet.symbols == ("BTCUSDT", "SOLUSDT")
+        assert on.pool.symbols == ("BTCUSDT", "SOLUSDT")
 
 
 async def test_symbols_stay_where_they_are_and_new_ones_fill_up() -> None:
     symbols = tuple(f"S{number}" for number in range(250))
     async with scene(symbols, feeds=False) as on:
         await on.exchange.connected(2)
-        assert [len(connection.symbols) for connection in on.fleet.connections] == [200, 50]
-        on.fleet.follow([*symbols[1:], "NEW"])
-        await until(lambda: on.fleet.renewals == 1)
-        shares = [connection.symbols for connection in on.fleet.connections]
+        assert [len(connection.symbols) for connection in on.pool.connections] == [200, 50]
+        on.pool.track([*symbols[1:], "NEW"])
+        await until(lambda: on.pool.replacements == 1)
+        shares = [connection.symbols for connection in on.pool.connections]
         assert shares == [(*symbols[1:200], "NEW"), symbols[200:]]
         await until(lambda: len(on.open_paths()) == 2)
-        on.fleet.follow(symbols[:200])
-        await until(lambda: on.fleet.renewals == 2 and len(on.open_paths()) == 1)
-        assert sorted(on.fleet.connections[0].symbols) == sorted(symbols[:200])
+        on.pool.track(symbols[:200])
+        await until(lambda: on.pool.replacements == 2 and len(on.open_paths()) == 1)
+        assert sorted(on.pool.connections[0].symbols) == sorted(symbols[:200])
 
 
 async def test_a_successor_that_does_not_come_up_leaves_the_old_connection_in_its_place() -> None:
     async with scene(("BTCUSDT",), open_timeout_s=0.2, retry_s=0.1) as on:
         await until(lambda: on.sent > 5)
         on.exchange.refuses = [(503, {})] * 1_000
-        on.fleet.renew(on.fleet.connections[0])
+        on.pool.replace(on.pool.connections[0])
         await until(lambda: len(on.exchange.paths) >= 3)
         assert len(on.open_paths()) == 1
-        assert on.fleet.renewals == 0
+        assert on.pool.replacements == 0
         on.exchange.refuses = []
-        await until(lambda: on.fleet.renewals == 1)
+        await until(lambda: on.pool.replacements == 1)
         sent = on.sent
         await until(lambda: on.received >= set(range(sent)))
 
 
-async def test_all_connections_end_with_the_fleet() -> None:
+async def test_all_connections_end_with_the_pool() -> None:
     async with scene(("BTCUSDT",), life_s=0.1) as on:
-        await until(lambda: on.fleet.renewals >= 1)
+        await until(lambda: on.pool.replacements >= 1)
         on.run.cancel()
         await asyncio.gather(on.run, return_exceptions=True)
         await until(lambda: on.open_paths() == [])
 
 
-async def test_an_address_that_cannot_be_right_ends_the_fleet() -> None:
+async def test_an_address_that_cannot_be_right_ends_the_pool() -> None:
     def make(share: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
         return ExchangeConnection(
             name="bad",
@@ -165,7 +167,7 @@ async def test_an_address_that_cannot_be_right_ends_the_fleet() -> None:
         )
 
     with pytest.raises(ExchangeError, match="no WebSocket address"):
-        await Fleet(("BTCUSDT",), make, FleetOptions(life_s=60.0)).run()
+        await ConnectionPool(("BTCUSDT",), make, ConnectionPoolOptions(life_s=60.0)).run()
 
 
 async def test_openings_are_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +179,7 @@ async def test_openings_are_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("cryptolake_assets.producer.connection_pool.time.monotonic", lambda: now)
     monkeypatch.setattr("cryptolake_assets.producer.connection_pool.asyncio.sleep", sleep)
-    pace = Pace(1.0)
+    pace = ConnectionPacer(1.0)
     for _ in range(3):
         await pace.turn()
     now = 110.0

@@ -1,4 +1,4 @@
-"""The outbox: nothing is lost, nothing is claimed before it is acknowledged, memory is bounded."""
+"""The delivery: nothing is lost, nothing is claimed before it is acknowledged, memory is bounded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cryptolake_assets.errors import BrokerError, BrokerRefusedError
-from cryptolake_assets.producer.delivery import Outbox
+from cryptolake_assets.errors import BrokerAccessError, BrokerError
+from cryptolake_assets.producer.delivery import ReliableDelivery
 from cryptolake_assets.producer.publisher import FailureVerdict, Message
 from cryptolake_tests.support.fakes import FakePublisher, until
 
@@ -19,12 +19,12 @@ def message(number: int, topic: str = "trades", partition: int = 0) -> Message:
 
 
 @asynccontextmanager
-async def running(publisher: FakePublisher, max_in_flight: int = 1000) -> AsyncIterator[Outbox]:
-    outbox = Outbox(publisher, counted_topic="trades", max_in_flight=max_in_flight, retry_first_s=0.001)
-    await outbox.start()
-    resend = asyncio.create_task(outbox.run())
+async def running(publisher: FakePublisher, max_in_flight: int = 1000) -> AsyncIterator[ReliableDelivery]:
+    delivery = ReliableDelivery(publisher, counted_topic="trades", max_in_flight=max_in_flight, retry_first_s=0.001)
+    await delivery.start()
+    resend = asyncio.create_task(delivery.run())
     try:
-        yield outbox
+        yield delivery
     finally:
         resend.cancel()
         await asyncio.gather(resend, return_exceptions=True)
@@ -37,45 +37,45 @@ def held(publisher: FakePublisher) -> list[bytes]:
 async def test_what_cannot_be_sent_is_sent_again() -> None:
     publisher = FakePublisher()
     publisher.fails_send = [OSError("gone"), OSError("still gone")]
-    async with running(publisher) as outbox:
-        await outbox.put(message(1))
-        await outbox.put(message(2))
-        await outbox.put(message(3))
+    async with running(publisher) as delivery:
+        await delivery.put(message(1))
+        await delivery.put(message(2))
+        await delivery.put(message(3))
         async with asyncio.timeout(5):
-            await outbox.drained()
+            await delivery.drained()
         assert sorted(held(publisher)) == [b"1", b"2", b"3"]
-        assert outbox.acked == {"trades": 3}
-        assert outbox.repeats_sent == 2
-        assert outbox.in_flight == 0
+        assert delivery.acked == {"trades": 3}
+        assert delivery.repeats_sent == 2
+        assert delivery.in_flight == 0
 
 
 async def test_a_failed_delivery_is_sent_again() -> None:
     publisher = FakePublisher()
     publisher.fails_delivery = [TimeoutError()]
-    async with running(publisher) as outbox:
-        await outbox.put(message(1))
+    async with running(publisher) as delivery:
+        await delivery.put(message(1))
         async with asyncio.timeout(5):
-            await outbox.drained()
+            await delivery.drained()
         assert held(publisher) == [b"1"]
-        assert outbox.repeats_sent == 1
+        assert delivery.repeats_sent == 1
 
 
 async def test_a_mark_waits_for_everything_before_it_and_nothing_after_it() -> None:
     publisher = FakePublisher(start_offset=100)
     publisher.holds_back = True
     marks: list[tuple[str, dict[int, int]]] = []
-    async with running(publisher) as outbox:
-        outbox.mark(lambda offsets: marks.append(("empty", offsets)))
+    async with running(publisher) as delivery:
+        delivery.mark(lambda offsets: marks.append(("empty", offsets)))
         assert marks == [("empty", {0: 100, 1: 100})]
-        await outbox.put(message(1))
-        await outbox.put(message(2, partition=1))
-        outbox.mark(lambda offsets: marks.append(("first", offsets)))
-        outbox.mark(lambda offsets: marks.append(("second", offsets)))
+        await delivery.put(message(1))
+        await delivery.put(message(2, partition=1))
+        delivery.mark(lambda offsets: marks.append(("first", offsets)))
+        delivery.mark(lambda offsets: marks.append(("second", offsets)))
         assert len(marks) == 1
         publisher.fails_delivery = [TimeoutError()]
         publisher.holds_back = False
         publisher.release()  # 1 fails, 2 is acknowledged
-        await outbox.put(message(3))
+        await delivery.put(message(3))
         assert len(marks) == 1
         await until(lambda: len(marks) == 3)
         # By now message 3 lies before the repeat of message 1, which is the last below the offset.
@@ -85,12 +85,12 @@ async def test_a_mark_waits_for_everything_before_it_and_nothing_after_it() -> N
 async def test_marks_come_in_order_even_when_later_messages_are_faster() -> None:
     publisher = FakePublisher()
     marks: list[int] = []
-    async with running(publisher) as outbox:
+    async with running(publisher) as delivery:
         publisher.fails_delivery = [TimeoutError()]
-        await outbox.put(message(1))
-        outbox.mark(lambda _: marks.append(1))
-        await outbox.put(message(2))
-        outbox.mark(lambda _: marks.append(2))
+        await delivery.put(message(1))
+        delivery.mark(lambda _: marks.append(1))
+        await delivery.put(message(2))
+        delivery.mark(lambda _: marks.append(2))
         assert marks == []
         await until(lambda: len(marks) == 2)
         assert marks == [1, 2]
@@ -100,9 +100,9 @@ async def test_messages_of_other_topics_hold_marks_back_but_do_not_count_as_offs
     publisher = FakePublisher()
     publisher.holds_back = True
     marks: list[dict[int, int]] = []
-    async with running(publisher) as outbox:
-        await outbox.put(message(1, topic="trades_rejected"))
-        outbox.mark(marks.append)
+    async with running(publisher) as delivery:
+        await delivery.put(message(1, topic="trades_rejected"))
+        delivery.mark(marks.append)
         assert marks == []
         publisher.release()
         assert marks == [{0: 0, 1: 0}]
@@ -112,37 +112,37 @@ async def test_an_acknowledgement_without_an_offset_is_not_believed() -> None:
     publisher = FakePublisher(start_offset=10)
     publisher.offsets = [-1]
     marks: list[dict[int, int]] = []
-    async with running(publisher) as outbox:
-        await outbox.put(message(1))
-        outbox.mark(marks.append)
+    async with running(publisher) as delivery:
+        await delivery.put(message(1))
+        delivery.mark(marks.append)
         assert marks == []
         await until(lambda: marks)
         assert marks == [{0: 12, 1: 10}]  # the first attempt lies at 10, the repeat at 11
-        assert outbox.repeats_sent == 1
+        assert delivery.repeats_sent == 1
 
 
 async def test_a_topic_that_was_made_anew_does_not_stop_the_stream() -> None:
     publisher = FakePublisher(start_offset=500)
     publisher.offsets = [0, 1]
-    async with running(publisher) as outbox:
-        await outbox.put(message(1))
+    async with running(publisher) as delivery:
+        await delivery.put(message(1))
         async with asyncio.timeout(5):
-            await outbox.drained()
-        assert outbox.next_offsets[0] == 2
+            await delivery.drained()
+        assert delivery.next_offsets[0] == 2
 
 
 async def test_memory_is_bounded_by_the_messages_under_way() -> None:
     publisher = FakePublisher()
     publisher.holds_back = True
-    async with running(publisher, max_in_flight=2) as outbox:
-        await outbox.put(message(1))
-        await outbox.put(message(2))
-        third = asyncio.create_task(outbox.put(message(3)))
+    async with running(publisher, max_in_flight=2) as delivery:
+        await delivery.put(message(1))
+        await delivery.put(message(2))
+        third = asyncio.create_task(delivery.put(message(3)))
         await asyncio.sleep(0)
         assert not third.done()
         publisher.release()
         await third
-        assert outbox.in_flight == 1
+        assert delivery.in_flight == 1
 
 
 async def test_a_broken_session_is_restarted_and_what_it_held_is_sent_again() -> None:
@@ -152,14 +152,14 @@ async def test_a_broken_session_is_restarted_and_what_it_held_is_sent_again() ->
     publisher = FakePublisher()
     publisher.verdicts = {SequenceError: FailureVerdict.RESTART}
     publisher.holds_back = True
-    async with running(publisher) as outbox:
-        await outbox.put(message(1))
+    async with running(publisher) as delivery:
+        await delivery.put(message(1))
         publisher.fails_delivery = [SequenceError()]
         publisher.release()
-        await outbox.put(message(2))  # the old session never answers for this one
+        await delivery.put(message(2))  # the old session never answers for this one
         publisher.holds_back = False
         async with asyncio.timeout(5):
-            await outbox.drained()
+            await delivery.drained()
         assert publisher.restarts == 1
         assert sorted(held(publisher)) == [b"1", b"2"]
 
@@ -180,10 +180,10 @@ async def test_a_restart_that_finds_no_broker_is_tried_again(monkeypatch: pytest
         await restart()
 
     monkeypatch.setattr(publisher, "restart", restart_later)
-    async with running(publisher) as outbox:
-        await outbox.put(message(1))
+    async with running(publisher) as delivery:
+        await delivery.put(message(1))
         async with asyncio.timeout(5):
-            await outbox.drained()
+            await delivery.drained()
         assert held(publisher) == [b"1"]
         assert not refusals
 
@@ -192,24 +192,24 @@ async def test_a_refusal_for_good_is_told() -> None:
     publisher = FakePublisher()
     publisher.verdicts = {PermissionError: FailureVerdict.FATAL}
     publisher.fails_delivery = [PermissionError("not yours")]
-    async with running(publisher) as outbox:
-        await outbox.put(message(1))
-        with pytest.raises(BrokerRefusedError, match=r"refuse records on topic trades .*not yours"):
-            await outbox.fatal
+    async with running(publisher) as delivery:
+        await delivery.put(message(1))
+        with pytest.raises(BrokerAccessError, match=r"refuse records on topic trades .*not yours"):
+            await delivery.fatal
 
 
 async def test_a_start_waits_for_the_broker() -> None:
     publisher = FakePublisher()
     publisher.fails_start = [BrokerError("kafka: away"), BrokerError("kafka: away")]
-    async with running(publisher) as outbox:
-        assert outbox.next_offsets == {0: 0, 1: 0}
+    async with running(publisher) as delivery:
+        assert delivery.next_offsets == {0: 0, 1: 0}
     assert not publisher.fails_start
 
 
 async def test_a_start_ends_when_the_broker_refuses() -> None:
     publisher = FakePublisher()
-    publisher.fails_start = [BrokerRefusedError("kafka: no")]
-    with pytest.raises(BrokerRefusedError, match="kafka: no"):
+    publisher.fails_start = [BrokerAccessError("kafka: no")]
+    with pytest.raises(BrokerAccessError, match="kafka: no"):
         async with running(publisher):
             pass
 
@@ -217,9 +217,9 @@ async def test_a_start_ends_when_the_broker_refuses() -> None:
 async def test_a_stall_is_visible_while_messages_are_under_way() -> None:
     publisher = FakePublisher()
     publisher.holds_back = True
-    async with running(publisher) as outbox:
-        assert outbox.stalled_s == 0
-        await outbox.put(message(1))
-        await until(lambda: outbox.stalled_s > 0.01)
+    async with running(publisher) as delivery:
+        assert delivery.stalled_s == 0
+        await delivery.put(message(1))
+        await until(lambda: delivery.stalled_s > 0.01)
         publisher.release()
-        assert outbox.stalled_s == 0
+        assert delivery.stalled_s == 0

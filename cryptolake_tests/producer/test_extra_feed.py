@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
-from cryptolake_assets.captures.followed_symbols import streams_in_use
-from cryptolake_assets.producer import extra_feed as market_feed
+from cryptolake_assets.captures.tracked_symbols import streams_in_use
+from cryptolake_assets.producer import extra_feed
 from cryptolake_assets.producer.connection import ConnectionOptions
-from cryptolake_assets.producer.connection_pool import FleetOptions
-from cryptolake_assets.producer.extra_feed import MarketFeed
+from cryptolake_assets.producer.connection_pool import ConnectionPoolOptions
+from cryptolake_assets.producer.extra_feed import ExtraFeed
 from cryptolake_assets.producer.publisher import Message
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import load_settings
@@ -81,7 +81,7 @@ async def test_what_was_received_is_handed_over_at_a_stop_and_a_lost_connection_
     exchange = FakeExchange()
     async with exchange.running():
         settings = load_settings(exchange_ws_url=exchange.url)
-        feed = MarketFeed(settings, lambda: ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST, types=(MARK_PRICE,))
+        feed = ExtraFeed(settings, lambda: ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST, types=(MARK_PRICE,))
         running = asyncio.create_task(feed.run())
         await exchange.send(mark_price_frame("BTCUSDT", NOON_MS))
         await exchange.sockets[0].close()
@@ -100,7 +100,7 @@ async def test_what_was_received_is_handed_over_at_a_stop_and_a_lost_connection_
 
 
 async def test_a_stop_does_not_wait_for_brokers_that_are_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(market_feed, "DRAIN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(extra_feed, "DRAIN_TIMEOUT_S", 0.05)
 
     async def put(message: Message) -> None:
         await asyncio.Event().wait()
@@ -108,7 +108,7 @@ async def test_a_stop_does_not_wait_for_brokers_that_are_away(monkeypatch: pytes
     exchange = FakeExchange()
     async with exchange.running():
         settings = load_settings(exchange_ws_url=exchange.url)
-        feed = MarketFeed(settings, lambda: ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST, types=(MARK_PRICE,))
+        feed = ExtraFeed(settings, lambda: ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST, types=(MARK_PRICE,))
         running = asyncio.create_task(feed.run())
         await exchange.send(mark_price_frame("BTCUSDT", NOON_MS))
         running.cancel()
@@ -132,7 +132,7 @@ async def test_a_capture_that_holds_a_stream_is_replayed_with_it(tmp_path: Path)
         ws_url = exchange.url.replace("http", "ws")
         settings = load_settings(exchange_ws_url=ws_url, replay_dir=directory)
         assert streams_in_use(settings) == (MARK_PRICE,)
-        feed = MarketFeed(settings, lambda: ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST)
+        feed = ExtraFeed(settings, lambda: ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST)
         running = asyncio.create_task(feed.run())
         await until(lambda: len(sent) == 5)
         running.cancel()
@@ -142,10 +142,10 @@ async def test_a_capture_that_holds_a_stream_is_replayed_with_it(tmp_path: Path)
     ]
 
 
-async def test_the_stream_follows_the_symbols_of_the_trades_and_a_relieved_connection_leaves(
+async def test_the_stream_follows_the_symbols_of_the_trades_and_a_replaced_connection_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(market_feed, "FOLLOW_S", 0.02)
+    monkeypatch.setattr(extra_feed, "SYMBOLS_POLL_S", 0.02)
     symbols = ["BTCUSDT"]
     sent: list[Message] = []
 
@@ -155,14 +155,14 @@ async def test_the_stream_follows_the_symbols_of_the_trades_and_a_relieved_conne
     exchange = FakeExchange()
     async with exchange.running():
         settings = load_settings(exchange_ws_url=exchange.url)
-        fleet = FleetOptions(3_600.0, connect_apart_s=0.0, handover_timeout_s=30.0)
-        feed = MarketFeed(
+        pool = ConnectionPoolOptions(3_600.0, connect_apart_s=0.0, handover_timeout_s=30.0)
+        feed = ExtraFeed(
             settings,
             lambda: tuple(symbols),
             put=put,
             clock=FakeClock(),
             options=FAST,
-            fleet=fleet,
+            pool=pool,
             types=(MARK_PRICE,),
         )
         running = asyncio.create_task(feed.run())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from cryptolake_assets.binance.rest_answers import parse_agg_trades, parse_historical_trades
+from cryptolake_assets.binance.rest_responses import parse_agg_trades, parse_historical_trades
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause
 from cryptolake_assets.model.events import MAX_ID, RejectedFrame
@@ -46,9 +46,9 @@ class JsonHistory(MemoryHistory):
 class Stage:
     """A tracker, and a repairer whose frames reach it through the contract."""
 
-    def __init__(self, history: MemoryHistory, stream: str = "aggTrade", most_ids: int = MAX_ID) -> None:
+    def __init__(self, history: MemoryHistory, stream: str = "aggTrade", max_ids: int = MAX_ID) -> None:
         self.now_s = 100.0
-        self.tracker = GapTracker("binance_futures", stream, most_ids=most_ids)
+        self.tracker = GapTracker("binance_futures", stream, max_ids=max_ids)
         self.history = history
         self.repairer = GapRepairer(
             self.tracker, StreamHistory(history, stream), self.put, monotonic=lambda: self.now_s
@@ -194,7 +194,7 @@ async def test_a_large_gap_leaves_the_others_their_turn() -> None:
 
 
 async def test_of_a_gap_beyond_the_limit_the_newest_part_is_fetched() -> None:
-    on = Stage(MemoryHistory(map(row, range(1, 200))), most_ids=10)
+    on = Stage(MemoryHistory(map(row, range(1, 200))), max_ids=10)
     on.see(1, 100)
     await on.repairer.repair()
     assert on.fetched == list(range(90, 100))

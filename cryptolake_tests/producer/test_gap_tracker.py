@@ -50,11 +50,11 @@ def gap(first: int, last: int) -> TradeGap:
     return TradeGap("binance_futures", "BTCUSDT", "trade", first, last, last - first + 1, first - 1, last + 1, NOW)
 
 
-def test_a_hole_is_between_the_trade_before_and_the_one_behind() -> None:
+def test_a_gap_is_between_the_trade_before_and_the_one_behind() -> None:
     assert list(fed([1, 2, 6, 7]).take_open().values()) == [gap(3, 5)]
 
 
-def test_repeats_and_a_replay_from_the_start_are_no_holes() -> None:
+def test_repeats_and_a_replay_from_the_start_are_no_gaps() -> None:
     assert opened(fed([1, 2, 3, 2, 3, 4, 1, 2, 3, 4, 5])) == []
 
 
@@ -116,9 +116,9 @@ def test_what_is_still_missing_in_a_replay_stays_one_gap() -> None:
     assert found.ids_missing == 3
 
 
-def test_what_an_earlier_process_had_last_makes_the_first_trade_show_a_hole() -> None:
+def test_what_an_earlier_process_had_last_makes_the_first_trade_show_a_gap() -> None:
     found = tracker()
-    found.take_up((), {"BTCUSDT": LastTrade(10, 10), "ETHUSDT": LastTrade(10, 10)})
+    found.resume_from((), {"BTCUSDT": LastTrade(10, 10), "ETHUSDT": LastTrade(10, 10)})
     fed([11, 12], found, "ETHUSDT")
     fed([20], found)
     (hole,) = found.take_open().values()
@@ -128,19 +128,19 @@ def test_what_an_earlier_process_had_last_makes_the_first_trade_show_a_hole() ->
 
 def test_a_replay_from_before_what_is_known_is_followed_from_its_first_trade() -> None:
     found = tracker()
-    found.take_up((), {"BTCUSDT": LastTrade(100, 100)})
+    found.resume_from((), {"BTCUSDT": LastTrade(100, 100)})
     fed([1, 2, 3], found)
     assert opened(found) == []
     fed([6], found)
     assert opened(found) == [(4, 5, 2)]
     another = tracker()
-    another.take_up((), {"BTCUSDT": LastTrade(100, 100_000)})
+    another.resume_from((), {"BTCUSDT": LastTrade(100, 100_000)})
     assert opened(fed([200, 201], another)) == [], "another recording, of an earlier day"
 
 
 def test_known_id_below_the_last_one_at_the_same_time_begins_a_replay() -> None:
     found = tracker()
-    found.take_up((), {"BTCUSDT": LastTrade(100, 100)})
+    found.resume_from((), {"BTCUSDT": LastTrade(100, 100)})
     found.see("BTCUSDT", 50, 100)
     found.see("BTCUSDT", 53, 100)
     assert opened(found) == [(51, 52, 2)]
@@ -148,7 +148,7 @@ def test_known_id_below_the_last_one_at_the_same_time_begins_a_replay() -> None:
 
 def test_gap_after_a_restart_is_found_when_both_trades_are_of_the_same_time() -> None:
     found = tracker()
-    found.take_up((), {"BTCUSDT": LastTrade(10, 10)})
+    found.resume_from((), {"BTCUSDT": LastTrade(10, 10)})
     found.see("BTCUSDT", 15, 10)
     assert opened(found) == [(11, 14, 4)]
 
@@ -175,11 +175,11 @@ def on_topic(*ids: int, fetched: tuple[int, ...] = ()) -> list[KnownTrade]:
     return [KnownTrade("BTCUSDT", number, number, number in fetched) for number in ids]
 
 
-def test_holes_at_the_end_of_the_topic_are_taken_up() -> None:
+def test_gaps_at_the_end_of_the_topic_are_taken_up() -> None:
     """A producer was killed before it could tell of them; of one it had fetched the trades already."""
     found = tracker()
     found.resume([gap(3, 4)])
-    found.take_up(on_topic(1, 2, 5, 9, 10, 12, 3, 4, 11, fetched=(3, 4, 11)), {"BTCUSDT": LastTrade(11, 11)})
+    found.resume_from(on_topic(1, 2, 5, 9, 10, 12, 3, 4, 11, fetched=(3, 4, 11)), {"BTCUSDT": LastTrade(11, 11)})
     assert opened(found) == [(6, 8, 3)]
     assert [(closed.first_missing_id, closed.outcome) for closed in found.take_closed()] == [
         (3, GapOutcome.REPAIRED),
@@ -190,19 +190,19 @@ def test_holes_at_the_end_of_the_topic_are_taken_up() -> None:
 
 def test_what_was_fetched_last_is_gone_on_from() -> None:
     found = tracker()
-    found.take_up(on_topic(3, 4, 50, 51, 52, 53, fetched=(3, 4, 52, 53)), {})
+    found.resume_from(on_topic(3, 4, 50, 51, 52, 53, fetched=(3, 4, 52, 53)), {})
     assert opened(fed([55], found)) == [(54, 54, 1)]
 
 
-def test_a_replay_on_the_topic_that_began_anew_has_no_hole() -> None:
+def test_a_replay_on_the_topic_that_began_anew_has_no_gap() -> None:
     found = tracker()
-    found.take_up(on_topic(90, 91, 1, 2), {})
+    found.resume_from(on_topic(90, 91, 1, 2), {})
     fed([1, 2, 3], found)
     assert opened(found) == []
     assert found.last("BTCUSDT") == LastTrade(3, 3)
 
 
-def test_trades_that_only_the_exchange_has_are_a_hole() -> None:
+def test_trades_that_only_the_exchange_has_are_a_gap() -> None:
     found = fed([1])
     found.reach("BTCUSDT", LastTrade(4, 40))
     found.reach("BTCUSDT", LastTrade(3, 30))
@@ -216,16 +216,16 @@ def test_trades_that_only_the_exchange_has_are_a_hole() -> None:
     assert opened(fed([5], found)) == []
 
 
-def test_a_hole_around_an_open_one_is_the_rest_of_it() -> None:
+def test_a_gap_around_an_open_one_is_the_rest_of_it() -> None:
     """A producer was killed before Kafka had the trade behind a gap that is in the ledger."""
     found = tracker()
     found.resume([gap(3, 5)])
-    found.take_up((), {"BTCUSDT": LastTrade(2, 2)})
+    found.resume_from((), {"BTCUSDT": LastTrade(2, 2)})
     fed([9], found)
     assert opened(found) == [(6, 8, 3)]
     found = tracker()
     found.resume([gap(4, 5)])
-    found.take_up((), {"BTCUSDT": LastTrade(2, 2)})
+    found.resume_from((), {"BTCUSDT": LastTrade(2, 2)})
     fed([9], found)
     assert opened(found) == [(3, 3, 1), (6, 8, 3)]
     assert found.ids_missing == 6
@@ -235,7 +235,7 @@ def test_open_gap_at_the_edge_of_a_new_one_keeps_its_ids() -> None:
     for resumed, expected in ((gap(3, 3), (4, 8, 5)), (gap(8, 8), (3, 7, 5)), (gap(5, 12), (3, 4, 2))):
         found = tracker()
         found.resume([resumed])
-        found.take_up((), {"BTCUSDT": LastTrade(2, 2)})
+        found.resume_from((), {"BTCUSDT": LastTrade(2, 2)})
         fed([9], found)
         assert expected in opened(found)
         ids = [trade_id for wanted in found.missing() for trade_id in range(wanted.first, wanted.last + 1)]
@@ -266,20 +266,20 @@ def test_ids_outside_of_the_order_book_close_a_gap() -> None:
 
 
 def test_of_a_gap_beyond_the_limit_the_older_part_stays_and_says_so() -> None:
-    found = GapTracker("binance_futures", "trade", lambda: NOW, most_ids=3)
+    found = GapTracker("binance_futures", "trade", lambda: NOW, max_ids=3)
     fed([1, 10], found)
     older, newer = found.take_open().values()
     assert (older.first_missing_id, older.last_missing_id, older.open_because) == (2, 6, OpenBecause.BEYOND_LIMIT)
     assert (newer.first_missing_id, newer.last_missing_id, newer.open_because) == (7, 9, None)
     assert [(wanted.first, wanted.last) for wanted in found.missing()] == [(7, 9)]
-    again = GapTracker("binance_futures", "trade", lambda: NOW, most_ids=3)
+    again = GapTracker("binance_futures", "trade", lambda: NOW, max_ids=3)
     again.resume([older, newer])
     assert [(wanted.first, wanted.last) for wanted in again.missing()] == [(7, 9)]
 
 
-def parts(most_ids: int, *ids: int) -> tuple[GapTracker, TradeGap, TradeGap]:
+def parts(max_ids: int, *ids: int) -> tuple[GapTracker, TradeGap, TradeGap]:
     """Return a tracker whose gap is larger than its limit, and the gap's older and newer part."""
-    found = fed(ids, GapTracker("binance_futures", "trade", lambda: NOW, most_ids=most_ids))
+    found = fed(ids, GapTracker("binance_futures", "trade", lambda: NOW, max_ids=max_ids))
     older, newer = found.take_open().values()
     return found, older, newer
 
@@ -337,7 +337,7 @@ def test_closed_gap_has_no_reason_to_be_open() -> None:
 
 
 def test_new_gaps_are_logged_with_their_ids() -> None:
-    found = GapTracker("binance_futures", "aggTrade", lambda: NOW, most_ids=3)
+    found = GapTracker("binance_futures", "aggTrade", lambda: NOW, max_ids=3)
     with capture_logs() as logs:
         fed([1, 10], found, "ETHUSDT")
     common = {"event": "trades_missing", "log_level": "warning", "symbol": "ETHUSDT", "stream": "aggTrade"}
@@ -376,7 +376,7 @@ def test_gaps_are_repaired_in_the_order_of_their_detection() -> None:
     ]
 
 
-def test_proven_time_is_in_whole_milliseconds_and_begins_well_before_the_connection() -> None:
+def test_proven_time_is_in_wgap_milliseconds_and_begins_well_before_the_connection() -> None:
     found = tracker()
     for trade_id, time_us in ((1, 10_000_700), (2, 60_000_900)):
         found.see("BTCUSDT", trade_id, time_us)
@@ -398,7 +398,7 @@ def test_ids_prove_nothing_within_one_millisecond() -> None:
 def test_newest_trade_of_elsewhere_that_is_on_the_topic_keeps_what_the_topic_proves() -> None:
     found = tracker()
     topic = [KnownTrade("BTCUSDT", number, number * 10_000_000, is_fetched=False) for number in (1, 2)]
-    found.take_up(topic, {"BTCUSDT": LastTrade(2, 20_000_000)})
+    found.resume_from(topic, {"BTCUSDT": LastTrade(2, 20_000_000)})
     found.see("BTCUSDT", 3, 30_000_000)
     assert found.proven_before(["BTCUSDT"], (10**6, 10**9)) == {"BTCUSDT": (10_001, 30_000)}
 
@@ -419,13 +419,13 @@ def test_ids_prove_the_time_behind_the_last_open_gap() -> None:
     at(3, 30_000_000)
     found.fill("BTCUSDT", 4, 40_000_000)
     assert proven(51) == (10_001, 60_000)
-    found.take_up((), {"BTCUSDT": LastTrade(90, 900_000_000)})
+    found.resume_from((), {"BTCUSDT": LastTrade(90, 900_000_000)})
     assert proven(1000) is None, "what lies between is not known"
     at(91, 910_000_000)
     assert proven(1000) == (900_001, 910_000)
 
 
-def test_memory_is_bounded_on_a_stream_of_holes() -> None:
+def test_memory_is_bounded_on_a_stream_of_gaps() -> None:
     found = fed(range(0, 4 * MAX_OPEN, 2))
     gaps = found.take_open()
     assert len(gaps) == MAX_OPEN
@@ -454,7 +454,7 @@ def test_one_gap_too_many_is_joined_to_the_newest_and_still_repaired() -> None:
 
 
 def test_gaps_that_are_repaired_are_not_joined_to_those_beyond_the_limit() -> None:
-    found = GapTracker("binance_futures", "trade", lambda: NOW, most_ids=3)
+    found = GapTracker("binance_futures", "trade", lambda: NOW, max_ids=3)
     fed(range(0, 2 * MAX_OPEN, 2), found)
     last = 2 * MAX_OPEN - 2
     fed([last + 10, last + 12, last + 22], found)
@@ -704,7 +704,7 @@ def test_rejected_trades_without_a_sure_dead_letter_are_asked_for_again(left: Tr
     assert found.reject("BTCUSDT", 2, REASON, was_fetched=True), "its dead letter may be lost"
 
 
-def test_gap_of_which_some_trades_came_is_asked_for_again_whole() -> None:
+def test_gap_of_which_some_trades_came_is_asked_for_again_wgap() -> None:
     found = tracker()
     found.resume([replace(REJECTED_2_3, ids_missing=1)])
     assert found.missing() == [MissingRange("BTCUSDT", 2, 3)], "which of them came is not in the ledger"

@@ -19,14 +19,14 @@ from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest
-from cryptolake_assets.errors import BrokerRefusedError
+from cryptolake_assets.errors import BrokerAccessError
 from cryptolake_assets.lake.coverage import CoverageRow, Evidence
 from cryptolake_assets.producer.asyncio_tasks import cancelled
-from cryptolake_assets.producer.connection_pool import FleetOptions
+from cryptolake_assets.producer.connection_pool import ConnectionPoolOptions
 from cryptolake_assets.producer.process import ProducerOptions
 from cryptolake_assets.producer.publisher import FailureVerdict
 from cryptolake_assets.producer.status_file import read_status
-from cryptolake_assets.producer.subscriptions import keep_choice
+from cryptolake_assets.producer.subscriptions import refresh_symbols
 from cryptolake_tests.support.fakes import (
     NOON_MS,
     FakeClock,
@@ -236,7 +236,7 @@ async def test_a_broker_that_refuses_for_good_ends_the_producer() -> None:
     publisher.fails_delivery = [PermissionError("not yours")]
     async with stage(publisher=publisher) as on:
         await on.exchange.send(trade(1, NOON_MS + 10))
-        with pytest.raises(BrokerRefusedError, match="not yours"):
+        with pytest.raises(BrokerAccessError, match="not yours"):
             await asyncio.wait_for(asyncio.shield(on.run), 10)
         status = read_status(on.settings)
         assert status is not None
@@ -323,8 +323,8 @@ def test_sigterm_ends_a_process_that_waits_for_its_broker(tmp_path: Any) -> None
     assert process.returncode == 0, errors
 
 
-async def test_a_renewed_connection_leaves_no_hole_in_the_coverage() -> None:
-    options = replace(OPTIONS, fleet=FleetOptions(life_s=0.15, connect_apart_s=0.0))
+async def test_a_replaced_connection_leaves_no_gap_in_the_coverage() -> None:
+    options = replace(OPTIONS, pool=ConnectionPoolOptions(life_s=0.15, connect_apart_s=0.0))
     async with stage(options=options) as on:
         await on.opened()
         for number in range(400):
@@ -334,7 +334,7 @@ async def test_a_renewed_connection_leaves_no_hole_in_the_coverage() -> None:
                 with suppress(ConnectionClosed):
                     await socket.send(trade(number, NOON_MS + number * 100))
             await asyncio.sleep(0.002)
-        await until(lambda: on.producer.fleet.renewals >= 2)
+        await until(lambda: on.producer.pool.replacements >= 2)
         assert await on.ended()
         assert set(on.sent()) == set(range(400))
         assert on.gaps.gaps == {}
@@ -344,7 +344,7 @@ async def test_a_renewed_connection_leaves_no_hole_in_the_coverage() -> None:
         assert spans[0][0] == NOON_MS
 
 
-async def test_a_silent_symbol_is_told_and_its_connection_renewed() -> None:
+async def test_stale_symbol_is_reported_and_its_connection_replaced() -> None:
     async with stage(symbols=("BTCUSDT", "ETHUSDT")) as on:
         await on.opened()
         for number in range(2):  # a rate is known from the second look on
@@ -354,7 +354,7 @@ async def test_a_silent_symbol_is_told_and_its_connection_renewed() -> None:
         on.clock.now_ms = NOON_MS + 120_000
         await on.exchange.send(trade(2, NOON_MS + 119_000))
         await until(lambda: on.producer.status().silent_symbols == ("ETHUSDT",))
-        await until(lambda: on.producer.fleet.renewals == 1)
+        await until(lambda: on.producer.pool.replacements == 1)
         await on.exchange.send(trade(2, NOON_MS + 119_500, "ETHUSDT"))
         await until(lambda: on.producer.status().silent_symbols == ())
         assert await on.ended()
@@ -365,12 +365,12 @@ async def test_other_symbols_are_followed_once_their_file_says_so(tmp_path: Path
     path.write_text("BTCUSDT\n")
     async with stage(symbols=("BTCUSDT",), symbols_file=path) as on, AsyncExchangeRest("http://127.0.0.1:1") as rest:
         await on.opened()
-        keeping = asyncio.create_task(keep_choice(on.settings, ("BTCUSDT",), rest, on.producer.fleet))
+        keeping = asyncio.create_task(refresh_symbols(on.settings, ("BTCUSDT",), rest, on.producer.pool))
         try:
             with capture_logs() as logs:
                 path.write_text("NOPE\n")
                 await until(lambda: [entry for entry in logs if entry["event"] == "symbols_not_changed"])
-            assert on.producer.fleet.symbols == ("BTCUSDT",)
+            assert on.producer.pool.symbols == ("BTCUSDT",)
             path.write_text("BTCUSDT\nETHUSDT\n")
             await until(lambda: on.exchange.paths[-1] == "/market/stream?streams=btcusdt@trade/ethusdt@trade")
             await until(lambda: on.exchange.sockets[0].close_code is not None)

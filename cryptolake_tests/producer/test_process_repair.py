@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from cryptolake_assets.captures.followed_symbols import Subscriptions
+from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause
 from cryptolake_assets.model.exchange_records import HistoricalTrade
 from cryptolake_assets.producer.catch_up import CatchUpOptions
 from cryptolake_assets.producer.gap_tracker import KnownTrade, LastTrade
 from cryptolake_assets.producer.process import Producer, ProducerOptions
-from cryptolake_assets.producer.resume_point import FETCHED_HEADERS, Newest
+from cryptolake_assets.producer.resume_point import FETCHED_HEADERS, ResumePoint
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.fakes import (
     NOON_MS,
@@ -31,7 +31,7 @@ from cryptolake_tests.support.fakes import (
 
 OPTIONS = ProducerOptions(
     connection=QUICK,
-    catch_up=CatchUpOptions(look_every_s=0.02, quiet_s=0.1, silent_s=60.0, settle_s=0.02),
+    catch_up=CatchUpOptions(poll_s=0.02, after_opening_s=0.1, stale_s=60.0, settle_s=0.02),
     drain_timeout_s=5.0,
     claim_wait_s=0.5,
 )
@@ -48,11 +48,11 @@ def rows(ids: Iterable[int]) -> list[HistoricalTrade]:
 
 @dataclass
 class Remembered:
-    """What an earlier producer left, as `LastTrades`."""
+    """What an earlier producer left, as `ResumePoints`."""
 
-    newest: Newest = field(default_factory=Newest)
+    newest: ResumePoint = field(default_factory=ResumePoint)
 
-    async def find(self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int]) -> Newest:
+    async def find(self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int]) -> ResumePoint:
         assert (symbols, stream) == (("BTCUSDT",), "trade")
         assert end_offsets
         return self.newest
@@ -80,7 +80,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(history: MemoryHistory, newest: Newest | None = None, at_s: int = 0) -> AsyncIterator[Stage]:
+async def stage(history: MemoryHistory, newest: ResumePoint | None = None, at_s: int = 0) -> AsyncIterator[Stage]:
     clock = FakeClock(second(at_s))
     on = Stage(FakeExchange(), FakePublisher(), MemorySink(), MemoryGaps(), clock, history, load_settings())
     async with on.exchange.running():
@@ -94,7 +94,7 @@ async def stage(history: MemoryHistory, newest: Newest | None = None, at_s: int 
             sink=on.sink,
             gaps=on.gaps,
             history=history,
-            last_trades=Remembered(newest or Newest()),
+            resume_points=Remembered(newest or ResumePoint()),
             options=OPTIONS,
         )
         run = asyncio.create_task(producer.run(stop))
@@ -107,7 +107,7 @@ async def stage(history: MemoryHistory, newest: Newest | None = None, at_s: int 
             await asyncio.gather(run, return_exceptions=True)
 
 
-async def test_a_quiet_symbol_gets_what_it_missed_while_it_was_cut_and_the_time_is_covered() -> None:
+async def test_symbol_without_trades_gets_what_it_missed_while_it_was_cut_and_the_time_is_covered() -> None:
     async with stage(MemoryHistory(has_key=True)) as on:
         await on.exchange.send(*(trade(number, second(number)) for number in range(4)))
         await until(lambda: on.sent() == [0, 1, 2, 3])
@@ -125,7 +125,7 @@ async def test_a_quiet_symbol_gets_what_it_missed_while_it_was_cut_and_the_time_
 async def test_a_start_goes_on_from_the_end_of_the_topic() -> None:
     """The earlier producer left a hole that it had no time to tell of; the first trade shows another one."""
     left = [KnownTrade("BTCUSDT", number, second(number) * 1000, is_fetched=False) for number in (10, 11, 13)]
-    async with stage(MemoryHistory(trades=rows(range(17)), has_key=True), Newest(left), at_s=20) as on:
+    async with stage(MemoryHistory(trades=rows(range(17)), has_key=True), ResumePoint(left), at_s=20) as on:
         await on.exchange.send(trade(16, second(20)))
         await until(lambda: sorted(on.sent()) == [12, 14, 15, 16])
         await until(lambda: len(on.closed()) == 2)
@@ -135,16 +135,16 @@ async def test_a_start_goes_on_from_the_end_of_the_topic() -> None:
 
 
 async def test_a_start_goes_on_from_bronze_where_nothing_trades() -> None:
-    newest = Newest(in_bronze={"BTCUSDT": LastTrade(10, second(10) * 1000)})
+    newest = ResumePoint(in_bronze={"BTCUSDT": LastTrade(10, second(10) * 1000)})
     async with stage(MemoryHistory(trades=rows(range(13)), has_key=True), newest) as on:
         await on.exchange.connected()
         await until(lambda: on.sent() == [11, 12])
         await until(lambda: on.closed() == [(11, 12, ClosedBy.REST, GapOutcome.REPAIRED)])
 
 
-async def test_without_a_key_the_hole_stays_and_its_time_is_not_covered() -> None:
+async def test_without_a_key_the_gap_stays_and_its_time_is_not_covered() -> None:
     left = [KnownTrade("BTCUSDT", number, second(number) * 1000, is_fetched=False) for number in (10, 11)]
-    async with stage(MemoryHistory(), Newest(left), at_s=20) as on:
+    async with stage(MemoryHistory(), ResumePoint(left), at_s=20) as on:
         await on.exchange.send(trade(16, second(20)), trade(17, second(30)))
         await until(lambda: on.sink.spans())
         await until(lambda: [gap.open_because for gap in on.gaps.gaps.values()] == ["needs_key"])

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError
 
 from cryptolake_assets.producer import publisher_confluent
 from cryptolake_assets.producer.publisher import Message
-from cryptolake_assets.producer.publisher_confluent import _ConfluentSession, _UnderWay, client_configuration
+from cryptolake_assets.producer.publisher_confluent import _ConfluentSession, _InFlight, client_configuration
 from cryptolake_assets.settings import load_settings
 
 TOPIC = "trades"
@@ -56,7 +56,7 @@ def messages(*numbers: int, partition: int = 0) -> list[Message]:
 def reported(*answers: KafkaError | Record) -> Told:
     """What is said of messages 0, 1, … once each has its answer."""
     listener = Told()
-    together = _UnderWay(messages(*range(len(answers))), listener)
+    together = _InFlight(messages(*range(len(answers))), listener)
     for number, answer in enumerate(answers):
         assert not listener.acknowledged_runs, f"reported before answer {number}"
         assert not listener.failures, f"reported before answer {number}"
@@ -84,7 +84,7 @@ def test_a_failure_among_them_has_all_of_them_sent_again(failing: int) -> None:
 
 
 def test_an_acknowledgement_without_an_offset_is_one_before_the_first() -> None:
-    """The outbox does not believe it before it comes a second time."""
+    """The delivery does not believe it before it comes a second time."""
     ((_, first_offset, numbers),) = reported(Record(70), Record()).acknowledged_runs
     assert first_offset < 0
     assert numbers == [0, 1]

@@ -10,7 +10,7 @@ import pytest
 
 from cryptolake_assets.captures.published_files import read_klines
 from cryptolake_assets.captures.reader import capture_files, read_frames, summarise
-from cryptolake_assets.producer.connection_pool import FleetOptions
+from cryptolake_assets.producer.connection_pool import ConnectionPoolOptions
 from cryptolake_assets.producer.recorder import Recorder, add_klines
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, load_settings
@@ -78,11 +78,11 @@ async def test_a_recording_can_be_recorded_again(tmp_path: Path) -> None:
     assert trades(tmp_path / "second") == trades(tmp_path / "first")
 
 
-async def test_connections_are_relieved_and_no_frame_is_missed(tmp_path: Path) -> None:
+async def test_connections_are_replaced_and_no_frame_is_missed(tmp_path: Path) -> None:
     """Frames of an overlap are there twice."""
     stop = asyncio.Event()
     async with ReplayExchange(DEMO_CAPTURE_DIR, speed=240).running() as exchange, asyncio.timeout(TIMEOUT_S):
-        options = FleetOptions(life_s=0.15, connect_apart_s=0.0)
+        options = ConnectionPoolOptions(life_s=0.15, connect_apart_s=0.0)
         recorder = Recorder(at(exchange), tmp_path, 3_600, options)
         recording = asyncio.create_task(recorder.run(stop))
         await until(lambda: exchange.status()["state"] == "finished", timeout_s=TIMEOUT_S)
@@ -90,8 +90,8 @@ async def test_connections_are_relieved_and_no_frame_is_missed(tmp_path: Path) -
             await connection.handed_over()
         stop.set()
         await recording
-    (fleet,) = recorder.fleets
-    assert fleet.renewals >= 3
+    (pool,) = recorder.pools
+    assert pool.replacements >= 3
     assert not [c for c in recorder.connections if c.reconnects]
     assert set(trades(tmp_path)) == {frame.raw for frame in read_frames(DEMO_CAPTURE_DIR)}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cryptolake_assets.producer.stale_symbols import LEAST_MS, UNKNOWN_RATE_MS, Silence, SilenceWatch
+from cryptolake_assets.producer.stale_symbols import MIN_LIMIT_MS, UNKNOWN_RATE_MS, StaleSymbol, StaleSymbolWatch
 
 START = 1_700_000_000_000
 MINUTE = 60_000
 
 
-def fed(watch: SilenceWatch, symbol: str, gap_ms: int, trades: int) -> tuple[int, int]:
+def fed(watch: StaleSymbolWatch, symbol: str, gap_ms: int, trades: int) -> tuple[int, int]:
     """Shows a symbol with a trade every `gap_ms`; returns its latest (id, time)."""
     for number in range(trades):
         latest = number, START + number * gap_ms
@@ -16,17 +16,17 @@ def fed(watch: SilenceWatch, symbol: str, gap_ms: int, trades: int) -> tuple[int
     return latest
 
 
-def test_a_busy_symbol_is_silent_after_a_minute() -> None:
-    watch = SilenceWatch()
+def test_busy_symbol_is_stale_after_a_minute() -> None:
+    watch = StaleSymbolWatch()
     last_id, last_ms = fed(watch, "BTCUSDT", 100, 500)
-    assert watch.look("BTCUSDT", (last_id, last_ms), last_ms + LEAST_MS - 1) is None
-    found = watch.look("BTCUSDT", (last_id, last_ms), last_ms + LEAST_MS)
-    assert found == Silence("BTCUSDT", LEAST_MS, LEAST_MS)
-    assert watch.silent == ("BTCUSDT",)
+    assert watch.look("BTCUSDT", (last_id, last_ms), last_ms + MIN_LIMIT_MS - 1) is None
+    found = watch.look("BTCUSDT", (last_id, last_ms), last_ms + MIN_LIMIT_MS)
+    assert found == StaleSymbol("BTCUSDT", MIN_LIMIT_MS, MIN_LIMIT_MS)
+    assert watch.symbols == ("BTCUSDT",)
 
 
 def test_a_slow_symbol_has_its_own_limit() -> None:
-    watch = SilenceWatch()
+    watch = StaleSymbolWatch()
     latest = fed(watch, "SLOW", MINUTE, 30)
     assert watch.look("SLOW", latest, latest[1] + 49 * MINUTE) is None
     found = watch.look("SLOW", latest, latest[1] + 51 * MINUTE)
@@ -35,25 +35,25 @@ def test_a_slow_symbol_has_its_own_limit() -> None:
 
 
 def test_the_alarm_is_given_again_each_time_that_the_pause_has_doubled_and_ends_with_a_trade() -> None:
-    watch = SilenceWatch()
+    watch = StaleSymbolWatch()
     last_id, last_ms = fed(watch, "BTCUSDT", 100, 500)
     alarms = [
         minutes for minutes in range(1, 20) if watch.look("BTCUSDT", (last_id, last_ms), last_ms + minutes * MINUTE)
     ]
     assert alarms == [1, 2, 4, 8, 16]
     assert watch.look("BTCUSDT", (last_id + 1, last_ms + 20 * MINUTE), last_ms + 20 * MINUTE) is None
-    assert watch.silent == ()
+    assert watch.symbols == ()
 
 
 def test_a_symbol_that_never_traded_is_given_its_time_from_when_it_was_followed() -> None:
-    watch = SilenceWatch()
+    watch = StaleSymbolWatch()
     assert watch.look("NEW", None, START) is None
     assert watch.look("NEW", None, START + UNKNOWN_RATE_MS - 1) is None
-    assert watch.look("NEW", None, START + UNKNOWN_RATE_MS) == Silence("NEW", UNKNOWN_RATE_MS, UNKNOWN_RATE_MS)
+    assert watch.look("NEW", None, START + UNKNOWN_RATE_MS) == StaleSymbol("NEW", UNKNOWN_RATE_MS, UNKNOWN_RATE_MS)
 
 
 def test_a_rate_follows_the_market() -> None:
-    watch = SilenceWatch()
+    watch = StaleSymbolWatch()
     last_id, last_ms = fed(watch, "BTCUSDT", 100, 500)
     for _ in range(200):  # a quiet night: a trade a minute
         last_id, last_ms = last_id + 1, last_ms + MINUTE
@@ -62,8 +62,8 @@ def test_a_rate_follows_the_market() -> None:
 
 
 def test_symbols_that_are_no_longer_followed_are_forgotten() -> None:
-    watch = SilenceWatch()
+    watch = StaleSymbolWatch()
     last_id, last_ms = fed(watch, "BTCUSDT", 100, 500)
     assert watch.look("BTCUSDT", (last_id, last_ms), last_ms + 2 * MINUTE)
     watch.forget_all_but(frozenset({"ETHUSDT"}))
-    assert watch.silent == ()
+    assert watch.symbols == ()

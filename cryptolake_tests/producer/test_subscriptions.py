@@ -1,4 +1,4 @@
-"""The choice of symbols against the replay exchange: by name, by pattern, by recorded volumes."""
+"""The selection of symbols against the replay exchange: by name, by pattern, by recorded volumes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_what_is_followed(capture: Path, symbols: str, expected: tuple[str
     assert symbols == "" or found.symbols == expected
 
 
-async def test_a_choice_that_means_nothing_is_refused(capture: Path) -> None:
+async def test_selection_that_matches_nothing_is_rejected(capture: Path) -> None:
     async with ReplayExchange(capture, 0).running() as exchange, AsyncExchangeRest(exchange.url) as rest:
         with pytest.raises(UnknownSymbolError, match="is meant by TOP:3:USDC"):
             await find_subscriptions(_settings(capture, "top:3:usdc"), rest)

@@ -82,7 +82,7 @@ def test_coverage_counts_only_once_bronze_holds_its_records() -> None:
     assert index(rows, bronze=9).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
 
 
-def test_a_hole_between_two_connections_touches_its_minutes_only() -> None:
+def test_a_gap_between_two_connections_touches_its_minutes_only() -> None:
     both = index(covered(0, 90_000), covered(95_000, 10 * MINUTE_MS))
     assert both.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
     assert not both.is_complete("BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
@@ -151,7 +151,7 @@ def test_connections_that_touch_cover_the_time_across() -> None:
     assert both.is_complete("BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
 
 
-def test_open_gap_takes_out_whole_milliseconds() -> None:
+def test_open_gap_takes_out_wgap_milliseconds() -> None:
     inside = replace(gap(0, 0), after_us=10_900, before_us=20_900)
     found = CompletenessIndex([covered(0, 100)], {1: 5}, 0, [inside])
     assert found.is_complete("BTCUSDT", "trade", 0, 10)

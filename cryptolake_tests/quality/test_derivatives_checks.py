@@ -17,7 +17,7 @@ def at(*hours: float) -> list[datetime]:
     return [START + timedelta(hours=hour) for hour in hours]
 
 
-def test_an_interval_that_changes_is_no_hole_and_one_that_stands_alone_is() -> None:
+def test_an_interval_that_changes_is_no_gap_and_one_that_stands_alone_is() -> None:
     assert funding_holes({"A": at(0, 8, 16, 20, 24, 25, 26, 30, 34)}).passed
     found = funding_holes({"A": at(0, 4, 8, 16, 20, 24), "B": at(0, 8, 16)})
     assert not found.passed
@@ -26,7 +26,7 @@ def test_an_interval_that_changes_is_no_hole_and_one_that_stands_alone_is() -> N
     ]
 
 
-def test_more_than_eight_hours_is_a_hole_wherever_it_is() -> None:
+def test_more_than_eight_hours_is_a_gap_wherever_it_is() -> None:
     assert funding_holes({"A": at(0, 16)}).failing_count == 1
     assert funding_holes({"A": at(0, 8 + 1 / 3600, 16)}).passed
     assert funding_holes({}).passed

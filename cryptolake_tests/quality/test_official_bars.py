@@ -9,7 +9,7 @@ from typing import Any
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.quality.completeness import CompletenessIndex
-from cryptolake_assets.quality.official_bars import Agreement, Bar, hold_against
+from cryptolake_assets.quality.official_bars import Agreement, Bar, compare_with_official
 from cryptolake_tests.support.hour_bars import HOUR, HOUR_MS, NOTHING_COVERED, bar
 
 MINUTE_MS = 60_000
@@ -46,7 +46,7 @@ def held(
     tolerance: Decimal = Decimal(0),
 ) -> Agreement:
     given: list[Bar] = [*bars]
-    return hold_against(HOUR, given, klines, completeness, tolerance)
+    return compare_with_official(HOUR, given, klines, completeness, tolerance)
 
 
 def test_without_a_kline_there_is_no_reference_and_no_pass() -> None:
@@ -110,7 +110,7 @@ def test_a_bar_of_single_trades_is_held_to_every_digit() -> None:
     assert not agreement.outcome.passed
 
 
-def test_a_minute_that_was_received_whole_and_has_no_bar_differs_from_a_kline_with_trades() -> None:
+def test_a_minute_that_was_received_wgap_and_has_no_bar_differs_from_a_kline_with_trades() -> None:
     klines = keyed(kline(0), kline(1, trades=7), kline(2, trades=0), kline(30, trades=9), kline(60, trades=5))
     agreement = held([bar(0)], klines, covered("trade", 10))
     assert not agreement.outcome.passed

@@ -151,26 +151,26 @@ def test_any_of_several_exchanges_is_accepted() -> None:
     assert judged(context, *trades) == [None, None, "other_exchange"]
 
 
-def test_held_trade_stays_out_of_range_after_the_clock_has_passed_it() -> None:
-    context = replace(CONTEXT, held=(("BTCUSDT", "trade", 7), ("ETHUSDT", "aggTrade", 8)))
-    held = Trade(trade_id=7), Trade(symbol="ETHUSDT", stream="aggTrade", trade_id=8)
+def test_quarantined_trade_stays_out_of_range_after_the_clock_has_passed_it() -> None:
+    context = replace(CONTEXT, quarantined=(("BTCUSDT", "trade", 7), ("ETHUSDT", "aggTrade", 8)))
+    quarantined = Trade(trade_id=7), Trade(symbol="ETHUSDT", stream="aggTrade", trade_id=8)
     others = (
         Trade(trade_id=8),
         Trade(trade_id=7, stream="aggTrade"),
         Trade(trade_id=7, symbol="ETHUSDT"),
         Trade(symbol="ETHUSDT", trade_id=8),
     )
-    assert judged(context, *held, *others) == ["event_time_out_of_range"] * 2 + [None] * 4
+    assert judged(context, *quarantined, *others) == ["event_time_out_of_range"] * 2 + [None] * 4
 
 
-def test_earlier_rule_names_a_held_trade() -> None:
-    context = replace(CONTEXT, held=(("BTCUSDT", "trade", 7),))
+def test_earlier_rule_names_a_quarantined_trade() -> None:
+    context = replace(CONTEXT, quarantined=(("BTCUSDT", "trade", 7),))
     assert judged(context, Trade(trade_id=7, qty=Decimal(0))) == ["qty_zero"]
 
 
 def test_symbol_with_quotes_is_matched_as_it_is() -> None:
     symbols = "O'NEIL", "'", "''", "') OR ('1' = '1"
-    context = replace(CONTEXT, symbols=symbols, held=(("O'NEIL", "trade", 9),))
+    context = replace(CONTEXT, symbols=symbols, quarantined=(("O'NEIL", "trade", 9),))
     assert judged(context, *(Trade(symbol=symbol) for symbol in symbols)) == [None] * 4
     assert judged(context, Trade(symbol="BTCUSDT"), Trade(symbol="ONEIL")) == ["unknown_symbol"] * 2
     assert judged(context, Trade(symbol="O'NEIL", trade_id=9)) == ["event_time_out_of_range"]
@@ -216,7 +216,7 @@ def test_known_symbols_are_sorted_and_without_duplicates_and_the_empty_one() -> 
 
 def expected_rule(context: RuleContext, trade: Trade) -> str | None:
     """Judge a trade in plain Python."""
-    is_held = (trade.symbol, trade.stream, trade.trade_id) in context.held
+    is_quarantined = (trade.symbol, trade.stream, trade.trade_id) in context.quarantined
     broken = (
         trade.exchange not in context.exchanges,
         trade.symbol not in context.symbols,
@@ -224,7 +224,7 @@ def expected_rule(context: RuleContext, trade: Trade) -> str | None:
         trade.qty < 0,
         trade.qty == 0,
         float(trade.price) * float(trade.qty) >= 1e15,
-        not context.earliest <= trade.event_time <= context.latest or is_held,
+        not context.earliest <= trade.event_time <= context.latest or is_quarantined,
     )
     return next((rule for rule, is_broken in zip(RULES, broken, strict=True) if is_broken), None)
 
@@ -251,7 +251,7 @@ trades_of_any_kind = st.builds(
 )
 @settings(max_examples=40)
 def test_sql_judges_as_plain_python_does(
-    listed: set[str], held: list[tuple[str, str, int]], trades: list[Trade]
+    listed: set[str], quarantined: list[tuple[str, str, int]], trades: list[Trade]
 ) -> None:
-    context = replace(CONTEXT, symbols=tuple(sorted(listed)), held=tuple(held))
+    context = replace(CONTEXT, symbols=tuple(sorted(listed)), quarantined=tuple(quarantined))
     assert judged(context, *trades) == [expected_rule(context, trade) for trade in trades]

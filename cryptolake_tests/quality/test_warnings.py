@@ -27,11 +27,11 @@ def test_a_minute_between_two_bars_is_missing_unless_coverage_holds_it() -> None
     assert minutes_missing([bar(0), bar(1)], NOTHING_COVERED).passed
 
 
-def test_ids_without_a_hole_pass() -> None:
+def test_ids_without_a_gap_pass() -> None:
     assert id_continuity([bar(0, 10, 14), bar(1, 15, 15), bar(0, 900, 901, "ETHUSDT")]).passed
 
 
-def test_holes_and_overlaps_of_ids_are_named() -> None:
+def test_gaps_and_overlaps_of_ids_are_named() -> None:
     inside = id_continuity([bar(0, 10, 14, trades=3)])
     assert (inside.passed, inside.failing_rows[0]["what"]) == (False, "2 ids missing inside")
     between = id_continuity([bar(0, 10, 14), bar(1, 18, 19)])

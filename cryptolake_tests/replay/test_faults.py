@@ -78,7 +78,7 @@ def test_a_limit_holds_for_so_many_requests_or_seconds_of_its_paths() -> None:
     board = FaultBoard()
     board.switch_on([RestLimit(times=2, paths=("/fapi/v1/aggTrades",)), RestLimit(status=418, for_s=10.0)])
     statuses = [
-        limit.status if (limit := board.refusal(path, now_s)) else None
+        limit.status if (limit := board.rest_limit(path, now_s)) else None
         for path, now_s in [
             ("/fapi/v1/aggTrades", 100.0),
             ("/fapi/v1/time", 100.0),

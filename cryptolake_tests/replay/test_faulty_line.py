@@ -24,7 +24,7 @@ from cryptolake_assets.model.replay_faults import (
     Silent,
     Stall,
 )
-from cryptolake_assets.replay.faulty_line import FaultLine, ReplayedFrame, garbled
+from cryptolake_assets.replay.faulty_line import FaultyLine, ReplayedFrame, garbled
 from cryptolake_tests.support.captures import agg_trade_frame
 
 SECOND_NS = 10**9
@@ -53,7 +53,7 @@ def board(*faults: ReplayFault) -> FaultBoard:
     return made
 
 
-def steps(line: FaultLine, frames: Iterable[Frame], *, flush: bool = True) -> list[str | Cut | Stall | Shutdown]:
+def steps(line: FaultyLine, frames: Iterable[Frame], *, flush: bool = True) -> list[str | Cut | Stall | Shutdown]:
     """Return what comes of the frames: the texts of those that are delivered, and faults of the connection."""
     found = [step for frame in frames for step in line.take(frame, str(frame.number))]
     found += line.flush() if flush else ()
@@ -62,63 +62,63 @@ def steps(line: FaultLine, frames: Iterable[Frame], *, flush: bool = True) -> li
 
 def sent(fault: ReplayFault, frames: Iterable[Frame]) -> list[int]:
     """The numbers of the frames that come through one fault."""
-    return [int(step) for step in steps(FaultLine(board(fault)), frames) if isinstance(step, str)]
+    return [int(step) for step in steps(FaultyLine(board(fault)), frames) if isinstance(step, str)]
 
 
-def of(count: int, stream: str | None = "a@aggTrade") -> list[Frame]:
+def frames(count: int, stream: str | None = "a@aggTrade") -> list[Frame]:
     return [Frame(number, stream) for number in range(count)]
 
 
 def test_without_a_fault_frames_pass_as_they_are() -> None:
-    line = FaultLine(FaultBoard())
+    line = FaultyLine(FaultBoard())
     assert line.idle
-    assert steps(line, of(3)) == ["0", "1", "2"]
+    assert steps(line, frames(3)) == ["0", "1", "2"]
 
 
 @given(numbers_of_frames, shares, st.integers(1, 40), seeds)
 def test_reordered_frames_are_all_there_and_not_far_away(count: int, share: float, window: int, seed: int) -> None:
-    found = sent(Reorder(share=share, window=window, seed=seed), of(count))
+    found = sent(Reorder(share=share, window=window, seed=seed), frames(count))
     assert sorted(found) == list(range(count))
     assert all(abs(place - number) <= window for place, number in enumerate(found))
 
 
 @given(numbers_of_frames, shares, st.integers(1, 40), seeds)
 def test_duplicates_come_once_more_and_behind_the_first(count: int, share: float, within: int, seed: int) -> None:
-    found = sent(Duplicate(share=share, within=within, seed=seed), of(count))
+    found = sent(Duplicate(share=share, within=within, seed=seed), frames(count))
     assert list(dict.fromkeys(found)) == list(range(count))
     assert max(Counter(found).values(), default=1) <= 2
 
 
 @given(numbers_of_frames, shares, st.integers(1, 20), seeds)
 def test_what_is_dropped_is_gone_and_the_rest_stays_in_order(count: int, share: float, run: int, seed: int) -> None:
-    found = sent(Drop(share=share, run=run, seed=seed), of(count))
+    found = sent(Drop(share=share, run=run, seed=seed), frames(count))
     assert found == sorted(set(found))
     assert set(found) <= set(range(count))
-    assert sent(Drop(share=share, run=run, seed=seed), of(count)) == found
+    assert sent(Drop(share=share, run=run, seed=seed), frames(count)) == found
 
 
 @given(st.integers(50, 300), seeds, st.integers(1, 49))
 def test_the_same_frames_are_hit_wherever_a_connection_begins(count: int, seed: int, begins: int) -> None:
     fault = Drop(share=0.3, seed=seed)
-    assert sent(fault, of(count)[begins:]) == [number for number in sent(fault, of(count)) if number >= begins]
+    assert sent(fault, frames(count)[begins:]) == [number for number in sent(fault, frames(count)) if number >= begins]
 
 
 def test_a_share_is_about_that_share() -> None:
-    assert 400 < 2_000 - len(sent(Drop(share=0.25), of(2_000))) < 600
-    assert sent(Drop(share=0.25, seed=1), of(200)) != sent(Drop(share=0.25, seed=2), of(200))
+    assert 400 < 2_000 - len(sent(Drop(share=0.25), frames(2_000))) < 600
+    assert sent(Drop(share=0.25, seed=1), frames(200)) != sent(Drop(share=0.25, seed=2), frames(200))
 
 
 def test_named_ids_of_named_streams_are_dropped() -> None:
     fault = Drop(ids=((1_002, 1_004), (1_008, 1_008)), streams=("a@aggTrade",))
-    assert sent(fault, of(10)) == [0, 1, 5, 6, 7, 9]
-    assert sent(fault, of(10, "b@aggTrade")) == list(range(10))
-    assert sent(fault, of(10, None)) == list(range(10))
+    assert sent(fault, frames(10)) == [0, 1, 5, 6, 7, 9]
+    assert sent(fault, frames(10, "b@aggTrade")) == list(range(10))
+    assert sent(fault, frames(10, None)) == list(range(10))
 
 
 def test_a_fault_happens_at_most_so_often_and_is_counted() -> None:
     made = board(Drop(share=1.0, times=3))
-    assert steps(FaultLine(made), of(6)) == ["3", "4", "5"]
-    assert steps(FaultLine(made), of(2)) == ["0", "1"], "counted over all connections"
+    assert steps(FaultyLine(made), frames(6)) == ["3", "4", "5"]
+    assert steps(FaultyLine(made), frames(2)) == ["0", "1"], "counted over all connections"
     (described,) = made.describe()
     assert (described["kind"], described["share"], described["times"], described["happened"]) == ("drop", 1.0, 3, 3)
 
@@ -126,23 +126,23 @@ def test_a_fault_happens_at_most_so_often_and_is_counted() -> None:
 def test_a_silent_stream_is_silent_from_a_frame_on_and_for_a_while() -> None:
     fault = Silent(streams=("a@aggTrade",), after_frames=2, for_s=5.0, times=1)
     made = board(fault)
-    mixed = [frame for pair in zip(of(10), of(10, "b@aggTrade"), strict=True) for frame in pair]
-    found = Counter(int(step) for step in steps(FaultLine(made), mixed) if isinstance(step, str))
+    mixed = [frame for pair in zip(frames(10), frames(10, "b@aggTrade"), strict=True) for frame in pair]
+    found = Counter(int(step) for step in steps(FaultyLine(made), mixed) if isinstance(step, str))
     assert sorted(found.elements()) == sorted([*range(10), 0, 1, 7, 8, 9])
-    assert steps(FaultLine(made), of(3)) == ["0", "1", "2"], "the second connection is well"
-    assert sent(Silent(), of(5)) == []
+    assert steps(FaultyLine(made), frames(3)) == ["0", "1", "2"], "the second connection is well"
+    assert sent(Silent(), frames(5)) == []
 
 
 def test_cuts_and_stalls_come_behind_the_frame_that_makes_them_due() -> None:
     cut, stall = Cut(every_frames=3), Stall(every_s=4.0, for_s=0.5, times=1)
-    assert steps(FaultLine(board(cut)), of(7)) == ["0", "1", "2", cut, "3", "4", "5", cut, "6"]
+    assert steps(FaultyLine(board(cut)), frames(7)) == ["0", "1", "2", cut, "3", "4", "5", cut, "6"]
     shutdown = Shutdown(every_frames=2, times=1)
-    assert steps(FaultLine(board(shutdown)), of(4)) == ["0", "1", shutdown, "2", "3"]
-    assert steps(FaultLine(board(stall)), of(10)) == ["0", "1", "2", "3", "4", stall, *"56789"]
+    assert steps(FaultyLine(board(shutdown)), frames(4)) == ["0", "1", shutdown, "2", "3"]
+    assert steps(FaultyLine(board(stall)), frames(10)) == ["0", "1", "2", "3", "4", stall, *"56789"]
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 10**6))
-def test_a_garbled_frame_is_refused_wherever_it_breaks_off(place: float, number: int) -> None:
+def test_a_garbled_frame_is_rejected_wherever_it_breaks_off(place: float, number: int) -> None:
     raw = garbled(agg_trade_frame("BTCUSDT", number, 1_700_000_000_000), place)
     assert isinstance(parse_frame(raw, ingest_time_us=0, exchange="x"), RejectedFrame)
 
@@ -150,7 +150,7 @@ def test_a_garbled_frame_is_refused_wherever_it_breaks_off(place: float, number:
 @given(seeds)
 def test_a_share_of_the_frames_is_garbled_in_place(seed: int) -> None:
     frames = [Frame(number) for number in range(100, 200)]
-    found = steps(FaultLine(board(Corrupt(share=0.2, seed=seed))), frames)
+    found = steps(FaultyLine(board(Corrupt(share=0.2, seed=seed))), frames)
     assert len(found) == 100
     whole = {str(number) for number in range(100, 200)}
     assert [text for text in found if isinstance(text, str) and text not in whole and not text.endswith("\x1a")] == []
@@ -161,7 +161,7 @@ def test_a_share_of_the_frames_is_garbled_in_place(seed: int) -> None:
 def test_faults_together_lose_only_what_is_dropped_or_garbled(count: int, seed: int) -> None:
     drop, corrupt = Drop(share=0.1, seed=seed), Corrupt(share=0.1, seed=seed)
     made = board(Reorder(share=0.5, seed=seed), Duplicate(share=0.5, seed=seed), corrupt, drop)
-    found = steps(FaultLine(made), of(count))
+    found = steps(FaultyLine(made), frames(count))
     whole = {step for step in found if isinstance(step, str) and not step.endswith("\x1a")}
     happened = {switch["kind"]: switch["happened"] for switch in made.describe()}
     assert len(whole) == count - happened["drop"] - happened["corrupt"]
@@ -169,8 +169,8 @@ def test_faults_together_lose_only_what_is_dropped_or_garbled(count: int, seed: 
 
 def test_a_change_of_the_faults_lets_go_of_what_was_held_back() -> None:
     made = board(Reorder(share=1.0, window=50))
-    line = FaultLine(made)
-    held = steps(line, of(3), flush=False)
+    line = FaultyLine(made)
+    held = steps(line, frames(3), flush=False)
     made.switch_off()
     assert not line.idle
     assert len(held) < 3

@@ -124,7 +124,7 @@ class Api(httpx.Client):
 
     def look(self) -> None:
         """The API looks at the catalog now."""
-        self.reader.heads.refresh()
+        self.reader.table_cache.refresh()
 
 
 @contextmanager

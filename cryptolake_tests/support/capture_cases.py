@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptolake_assets.bronze.offsets import bronze_lag
-from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
+from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.cli.demo import frames_short
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.query import run_sql

@@ -16,7 +16,7 @@ from cryptolake_assets.captures.reader import CapturedFrame, read_frames
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
 _ID_FIELDS = {"trade": ("t",), "aggTrade": ("a", "f", "l")}
-_MOST_DECIMALS = 8
+_MAX_DECIMALS = 8
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _encode(document: Mapping[str, Any]) -> str:
 def _plain(value: Decimal) -> str:
     """Fixed-point text; refuses what the exchange could not have sent."""
     text = format(value, "f")
-    if len(text.partition(".")[2].rstrip("0")) > _MOST_DECIMALS:
-        raise ValueError(f"{text} has more than {_MOST_DECIMALS} decimals: choose another price factor")
+    if len(text.partition(".")[2].rstrip("0")) > _MAX_DECIMALS:
+        raise ValueError(f"{text} has more than {_MAX_DECIMALS} decimals: choose another price factor")
     whole, _, fraction = text.partition(".")
-    return f"{whole}.{fraction[:_MOST_DECIMALS]}" if fraction else whole
+    return f"{whole}.{fraction[:_MAX_DECIMALS]}" if fraction else whole

@@ -22,7 +22,7 @@ NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z
 
 
 QUICK = ConnectionOptions(
-    close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, answer_timeout_s=0.3, healthy_after_s=0.0
+    close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, response_timeout_s=0.3, healthy_after_s=0.0
 )
 """Connections that come back at once."""
 

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cryptolake_assets.captures.followed_symbols import Subscriptions
+from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.model.exchange_records import TradeStreamName
-from cryptolake_assets.producer.connection_pool import FleetOptions
+from cryptolake_assets.producer.connection_pool import ConnectionPoolOptions
 from cryptolake_assets.producer.process import Producer, ProducerOptions
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.fakes import (
@@ -30,7 +30,7 @@ OPTIONS = ProducerOptions(
     claim_wait_s=0.5,
     status_interval_s=0.02,
     stall_alarm_s=0.1,
-    fleet=FleetOptions(life_s=3_600.0, connect_apart_s=0.0),
+    pool=ConnectionPoolOptions(life_s=3_600.0, connect_apart_s=0.0),
 )
 
 

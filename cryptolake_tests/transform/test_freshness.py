@@ -1,4 +1,4 @@
-"""How far bars are behind: judged by symbol, with quiet symbols and a finished replay told apart."""
+"""How far bars are behind: judged by symbol, with idle symbols and a finished replay told apart."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from cryptolake_assets.transform.freshness import SymbolLag, judge
 CLOCK = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
-def lag(symbol: str, seconds: float, *, is_quiet: bool = False) -> SymbolLag:
-    return SymbolLag(symbol, timedelta(seconds=seconds), is_quiet)
+def lag(symbol: str, seconds: float, *, is_idle: bool = False) -> SymbolLag:
+    return SymbolLag(symbol, timedelta(seconds=seconds), is_idle)
 
 
 def test_every_symbol_is_held_against_the_limit() -> None:
@@ -21,7 +21,7 @@ def test_every_symbol_is_held_against_the_limit() -> None:
 
 
 def test_a_symbol_that_nobody_trades_is_not_behind() -> None:
-    outcome = judge([lag("A", 10), lag("B", 5_000, is_quiet=True)], CLOCK, 300, stands_still=False)
+    outcome = judge([lag("A", 10), lag("B", 5_000, is_idle=True)], CLOCK, 300, stands_still=False)
     assert outcome.passed
     assert "1 without trades" in outcome.description
 

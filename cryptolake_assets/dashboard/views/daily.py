@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from cryptolake_assets.dashboard import address, drawings, palette
-from cryptolake_assets.dashboard.lake import MOST_ROWS, moment
+from cryptolake_assets.dashboard.lake import MAX_ROWS, moment
 from cryptolake_assets.dashboard.series import plain
 from cryptolake_assets.dashboard.shared import (
     NO_BARS,
@@ -86,12 +86,12 @@ def render() -> None:
         {**day, **{name: by_day.get(day["trade_date"], {}).get(name) for name in ("log_return", "drawdown")}}
         for day in days
     ]
-    exact_table(rows, TABLE, key="daily", most_rows=15)
+    exact_table(rows, TABLE, key="daily", max_rows=15)
 
 
 def _days(path: str, symbol: str | None, start: date | None, end: date | None = None) -> Days | None:
     """Newest first; None while the table does not exist."""
-    page = lake().page(path, symbol=symbol, start=start, end=end, order="desc", limit=MOST_ROWS)
+    page = lake().page(path, symbol=symbol, start=start, end=end, order="desc", limit=MAX_ROWS)
     return None if page is None else page["days"]
 
 
@@ -152,7 +152,7 @@ def _sentiment(sentiment: Days | None, colours: palette.Palette) -> None:
 
 def _funding(symbol: str, start: date | None, end: date) -> Days:
     """The funding rates that were charged, summed by UTC day; none where there are none, or none are fetched."""
-    page = lake().page("/funding", symbol=symbol, start=start, order="desc", limit=MOST_ROWS)
+    page = lake().page("/funding", symbol=symbol, start=start, order="desc", limit=MAX_ROWS)
     return [day for day in funding_days(page["rates"] if page else []) if day["trade_date"] <= end.isoformat()]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from cryptolake_assets.dashboard import address, chart
-from cryptolake_assets.dashboard.lake import MOST_ROWS, moment
+from cryptolake_assets.dashboard.lake import MAX_ROWS, moment
 from cryptolake_assets.dashboard.series import Feed, plain, price_places, rows
 from cryptolake_assets.dashboard.shared import (
     NO_BARS,
@@ -202,7 +202,7 @@ def _draw(view: View, feed: Feed, notice: Any) -> None:
     if len(bars) > TABLE_ROWS:
         said += f" · the table has the newest {TABLE_ROWS:,}"
     st.caption(f"{said} · snapshot {page['snapshot_id']}")
-    exact_table(bars[: -TABLE_ROWS - 1 : -1], TABLE, key="bars", most_rows=10)
+    exact_table(bars[: -TABLE_ROWS - 1 : -1], TABLE, key="bars", max_rows=10)
 
 
 def _page(view: View, notice: Any) -> dict[str, Any] | None:
@@ -211,10 +211,10 @@ def _page(view: View, notice: Any) -> dict[str, Any] | None:
     with notice:
         try:
             if shown is not None and shown[0] == view:
-                page = lake().page(view.path, **view.query, order="desc", limit=MOST_ROWS)
+                page = lake().page(view.path, **view.query, order="desc", limit=MAX_ROWS)
             else:
                 with st.spinner("Reading the bars …"):
-                    page = lake().page(view.path, **view.query, order="desc", limit=MOST_ROWS)
+                    page = lake().page(view.path, **view.query, order="desc", limit=MAX_ROWS)
         except ApiError as error:
             if shown is None or shown[0] != view:
                 raise

@@ -215,7 +215,7 @@ def _differences() -> None:
     if isinstance(page, ApiRefusedError):
         problem(page)
         return
-    exact_table(page["differences"], DIFFERENCE_TABLE, key="differences", most_rows=ROWS)
+    exact_table(page["differences"], DIFFERENCE_TABLE, key="differences", max_rows=ROWS)
     if page["next_cursor"]:
         st.caption(f"The newest {DIFFERENCES}; `/quality/klines` of the API has all.")
 
@@ -226,7 +226,7 @@ def _checks(checks: Checks, looked_at: dict[str, int]) -> None:
         check_rows(checks),
         CHECK_TABLE,
         key="checks",
-        most_rows=ROWS,
+        max_rows=ROWS,
         wide={"check": 200, "description": 300},
         links={"run_url": RUN_LINK},
     )
@@ -244,7 +244,7 @@ def _reasons(title: str, nothing: str, page: Read, key: str) -> None:
     if not page["reasons"]:
         st.success(nothing, icon=":material/check:")
         return
-    exact_table(page["reasons"], REASON_TABLE, key=key, most_rows=ROWS)
+    exact_table(page["reasons"], REASON_TABLE, key=key, max_rows=ROWS)
     st.caption(WINDOW)
 
 
@@ -255,7 +255,7 @@ def _gaps(page: Read) -> None:
     elif not page["gaps"]:
         st.success("No gap is open between two connections.", icon=":material/check:")
     else:
-        exact_table(page["gaps"], GAP_TABLE, key="gaps", most_rows=ROWS)
+        exact_table(page["gaps"], GAP_TABLE, key="gaps", max_rows=ROWS)
 
 
 def _missing() -> None:
@@ -267,7 +267,7 @@ def _missing() -> None:
     elif not page["gaps"]:
         st.success("No id was missing.", icon=":material/check:")
     else:
-        exact_table(page["gaps"], MISSING_TABLE, key="missing", most_rows=ROWS)
+        exact_table(page["gaps"], MISSING_TABLE, key="missing", max_rows=ROWS)
         if page["next_cursor"]:
             st.caption(f"The newest {MISSING}; `/gaps/trades` of the API has all.")
 
@@ -289,6 +289,6 @@ def _runs() -> None:
     if page is None or not page["runs"]:
         st.info("No run of Silver or Gold yet.", icon=":material/hourglass_empty:")
         return
-    exact_table(page["runs"], RUN_TABLE, key="runs", most_rows=ROWS)
+    exact_table(page["runs"], RUN_TABLE, key="runs", max_rows=ROWS)
     shown = f" {RUNS}; `/quality` of the API has all" if page["next_cursor"] else ""
     st.caption(f"Newest{shown or ' first'}; the last one ended {when(page['runs'][0]['finished_at'])} UTC")

@@ -36,7 +36,7 @@ QUERY_ID = "spark.sql.streaming.queryId"
 
 
 @dataclass(frozen=True)
-class Version:
+class SnapshotVersion:
     """A snapshot as expiry sees it; `query_id` names the streaming query that committed it, if one did."""
 
     snapshot_id: int
@@ -52,7 +52,9 @@ class Expired:
     files: int = 0
 
 
-def due_snapshots(history: Sequence[Version], cutoff_ms: int, keep: int, query_ids: Collection[str] = ()) -> list[int]:
+def due_snapshots(
+    history: Sequence[SnapshotVersion], cutoff_ms: int, keep: int, query_ids: Collection[str] = ()
+) -> list[int]:
     """Ids of the snapshots that may go, of a branch's history from the oldest to its head.
 
     Those that were replaced at or before `cutoff_ms` go, but for the newest `keep`, and nothing from the newest
@@ -70,16 +72,16 @@ def due_snapshots(history: Sequence[Version], cutoff_ms: int, keep: int, query_i
     return [version.snapshot_id for version in history[:end]]
 
 
-def history_of(table: Table) -> list[Version]:
+def history_of(table: Table) -> list[SnapshotVersion]:
     """The main branch's snapshots, oldest first, as far back as the metadata goes."""
     from pyiceberg.table.snapshots import ancestors_of
 
-    return [_version(snapshot) for snapshot in ancestors_of(table.current_snapshot(), table.metadata)][::-1]
+    return [_snapshot_version(snapshot) for snapshot in ancestors_of(table.current_snapshot(), table.metadata)][::-1]
 
 
-def _version(snapshot: Snapshot) -> Version:
+def _snapshot_version(snapshot: Snapshot) -> SnapshotVersion:
     summary = snapshot.summary
-    return Version(snapshot.snapshot_id, snapshot.timestamp_ms, summary[QUERY_ID] if summary else None)
+    return SnapshotVersion(snapshot.snapshot_id, snapshot.timestamp_ms, summary[QUERY_ID] if summary else None)
 
 
 def expire(table: Table, choose: Callable[[Table], Iterable[int]]) -> Expired:

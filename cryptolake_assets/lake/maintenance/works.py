@@ -122,7 +122,7 @@ def due_hours(
     *,
     grace: timedelta,
     min_files: int,
-    most: int,
+    limit: int,
 ) -> list[datetime]:
     """The hours to compact now, at most `most`, those with most files first.
 
@@ -135,16 +135,16 @@ def due_hours(
     due = []
     for item in hours:
         over = item.hour + HOUR + grace <= exchange_time or item.hour > exchange_time + STRAY
-        quiet = timedelta.max if item.newest is None else now - item.newest
+        idle = timedelta.max if item.newest is None else now - item.newest
         worth_it = (
             item.files >= max(min_files, MANY_FILES)
-            or (item.files >= min_files and quiet >= grace)
-            or (item.files >= 2 and quiet >= LATE)
+            or (item.files >= min_files and idle >= grace)
+            or (item.files >= 2 and idle >= LATE)
         )
         if over and worth_it:
             due.append(item)
     due.sort(key=lambda item: (-item.files, item.hour))
-    return sorted(item.hour for item in due[:most])
+    return sorted(item.hour for item in due[:limit])
 
 
 def hours_of(files: Iterable[LiveFile], committed_at: Callable[[int | None], datetime | None]) -> list[BronzeHour]:
@@ -241,7 +241,7 @@ class _Keeper:
             datetime.now(UTC),
             grace=timedelta(seconds=self._settings.compaction_grace_s),
             min_files=self._settings.compaction_min_files,
-            most=self._settings.compaction_max_hours,
+            limit=self._settings.compaction_max_hours,
         )
 
     def _rewrite_manifests(self, spec: TableSpec, table: Table) -> str:

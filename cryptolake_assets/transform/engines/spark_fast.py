@@ -113,7 +113,7 @@ def fast_sql(trades: str, context: RuleContext) -> str:
     limbs = ", ".join(f"{value} {limb} AS {value}{2 - place}" for value in "pq" for place, limb in enumerate(LIMBS))
     block = "xxhash64(symbol, stream, trade_id div 64)"
     bit = "CAST(trade_id & 63 AS int)"
-    followed = sql_string(context.exchanges[0])
+    exchange = sql_string(context.exchanges[0])
     content = "IF(slot < 0, NULL, xxhash64(place, p, q, first_trade_id, last_trade_id, flags))"
     return f"""
 WITH blocks AS (
@@ -128,7 +128,7 @@ WITH blocks AS (
   SELECT symbol, stream, trade_id, {block} AS block, unix_micros(event_time) div 60000000 AS minute,
     shiftleft(unix_micros(event_time) % 60000000, 37) | trade_id AS place,
     {_units("price")} AS p, {_units("qty")} AS q, first_trade_id, last_trade_id,
-    CASE WHEN exchange <> {followed} OR trade_id NOT BETWEEN 0 AND {LARGEST_ID} THEN raise_error('{NOT_FAST}')
+    CASE WHEN exchange <> {exchange} OR trade_id NOT BETWEEN 0 AND {LARGEST_ID} THEN raise_error('{NOT_FAST}')
       ELSE 4 * {rule_number(context)} + IF(trade_type = '{MARKET}', 2, 0) + IF(side = 'buy', 1, 0) END AS flags
   FROM {trades}
 ), slotted AS (

@@ -18,7 +18,7 @@ from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import replace_files
 from cryptolake_assets.lake.maintenance import expiry
-from cryptolake_assets.lake.maintenance.expiry import QUERY_ID, Version, due_snapshots, expire, history_of
+from cryptolake_assets.lake.maintenance.expiry import QUERY_ID, SnapshotVersion, due_snapshots, expire, history_of
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
@@ -26,9 +26,9 @@ from cryptolake_tests.support.bronze import append, trade
 HOUR = datetime(2024, 7, 19, 10, tzinfo=UTC)
 
 
-def history(*queries: str | None) -> list[Version]:
+def history(*queries: str | None) -> list[SnapshotVersion]:
     """A snapshot every 10 ms; ids from 0."""
-    return [Version(number, 10 * number, query) for number, query in enumerate(queries)]
+    return [SnapshotVersion(number, 10 * number, query) for number, query in enumerate(queries)]
 
 
 def test_a_snapshot_goes_by_when_it_was_replaced() -> None:
@@ -71,7 +71,7 @@ def test_what_stays_is_an_unbroken_history_with_all_that_is_needed(
     versions, now = [], 0
     for number, (gap, query) in enumerate(gaps):
         now += gap
-        versions.append(Version(number, now, query))
+        versions.append(SnapshotVersion(number, now, query))
     gone = due_snapshots(versions, cutoff_ms, keep, {"a", "b"})
     assert gone == list(range(len(gone)))
     stays = versions[len(gone) :]

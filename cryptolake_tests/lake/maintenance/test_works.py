@@ -41,8 +41,8 @@ GRACE = timedelta(minutes=5)
 LONG_OVER = START + timedelta(days=1)
 
 
-def due(hours: Sequence[BronzeHour], exchange_time: datetime | None = LONG_OVER, most: int = 10) -> list[datetime]:
-    return due_hours(hours, exchange_time, NOW, grace=GRACE, min_files=5, most=most)
+def due(hours: Sequence[BronzeHour], exchange_time: datetime | None = LONG_OVER, limit: int = 10) -> list[datetime]:
+    return due_hours(hours, exchange_time, NOW, grace=GRACE, min_files=5, limit=limit)
 
 
 def files(number: int, quiet: timedelta | None = GRACE, hour: datetime = START) -> BronzeHour:
@@ -87,7 +87,7 @@ def test_an_hour_is_due_when_it_is_worth_it(item: BronzeHour, is_due: bool) -> N
 
 def test_a_run_takes_those_with_most_files_and_leaves_the_rest() -> None:
     hours = [files(number, hour=START + number * HOUR) for number in (10, 7, 12, 9)]
-    assert due(hours, START + timedelta(days=9), most=2) == [START + 10 * HOUR, START + 12 * HOUR]
+    assert due(hours, START + timedelta(days=9), limit=2) == [START + 10 * HOUR, START + 12 * HOUR]
 
 
 def test_hours_know_their_files_and_when_the_newest_came() -> None:

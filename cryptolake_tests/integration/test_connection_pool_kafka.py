@@ -10,13 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest
-from cryptolake_assets.captures.followed_symbols import Subscriptions
 from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.producer.asyncio_tasks import cancelled
 from cryptolake_assets.producer.process import Producer
 from cryptolake_assets.producer.publisher_aiokafka import AiokafkaPublisher
-from cryptolake_assets.producer.subscriptions import keep_choice
+from cryptolake_assets.producer.subscriptions import refresh_symbols
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
 from cryptolake_tests.support.fakes import MemoryGaps, MemorySink, until
@@ -40,7 +40,7 @@ async def landed(settings: Settings) -> dict[str, set[int]]:
     return found
 
 
-async def test_renewals_and_a_change_of_symbols_lose_no_trade(platform: Settings, tmp_path: Path) -> None:
+async def test_replacements_and_a_change_of_symbols_lose_no_trade(platform: Settings, tmp_path: Path) -> None:
     symbols = tmp_path / "symbols.txt"
     symbols.write_text("BTCUSDT\n")
     sink, gaps, stop = MemorySink(), MemoryGaps(), asyncio.Event()
@@ -70,7 +70,7 @@ async def test_renewals_and_a_change_of_symbols_lose_no_trade(platform: Settings
             history=rest,
         )
         run = asyncio.create_task(producer.run(stop))
-        choice = asyncio.create_task(keep_choice(settings, ("BTCUSDT",), rest, producer.fleet))
+        selection = asyncio.create_task(refresh_symbols(settings, ("BTCUSDT",), rest, producer.pool))
         try:
             await until(lambda: sink.spans("BTCUSDT"), timeout_s=30)
             symbols.write_text("BTCUSDT\nETHUSDT\n")
@@ -80,11 +80,11 @@ async def test_renewals_and_a_change_of_symbols_lose_no_trade(platform: Settings
                 lambda: min(producer.status().coverage_to_ms.values()) >= exchange.summary.last_event_time_ms,
                 timeout_s=60,
             )
-            assert producer.fleet.renewals >= 4
+            assert producer.pool.replacements >= 4
             stop.set()
             assert await run
         finally:
-            await cancelled([choice, run])
+            await cancelled([selection, run])
     sent, found = emitted(), await landed(settings)
     assert found["BTCUSDT"] == set(sent["BTCUSDT"])
     first = min(found["ETHUSDT"])

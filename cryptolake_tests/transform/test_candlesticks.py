@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from xml.etree import ElementTree
 
-from cryptolake_assets.transform.bar_pictures import (
+from cryptolake_assets.transform.candlesticks import (
     FALLING,
-    MOST_SYMBOLS,
+    MAX_SYMBOLS,
     RISING,
     WIDTH,
     Candle,
@@ -60,7 +60,7 @@ def test_higher_prices_are_drawn_higher() -> None:
 
 
 def test_the_busiest_symbols_are_shown() -> None:
-    svg = draw(*(candle(0, "1", "2", f"S{number}", str(number)) for number in range(MOST_SYMBOLS + 2)))
+    svg = draw(*(candle(0, "1", "2", f"S{number}", str(number)) for number in range(MAX_SYMBOLS + 2)))
     titles = [item.text or "" for item in svg.iter() if item.tag.endswith("text")]
     assert [title.split()[0] for title in titles] == ["S5", "S4", "S3", "S2"]
 

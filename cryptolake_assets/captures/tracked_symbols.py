@@ -1,4 +1,4 @@
-"""Which symbols and which trade stream are followed, and from which day on: settings held against the source."""
+"""Which symbols and which trade stream are tracked, and from which day on: settings held against the source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cryptolake_assets.captures.reader import CaptureSummary, first_day, last_da
 from cryptolake_assets.errors import SettingsError, StreamUnavailableError, UnknownSymbolError
 from cryptolake_assets.model.exchange_records import TRADE_STREAMS, TradeStreamName
 from cryptolake_assets.model.markets import Market
-from cryptolake_assets.model.symbol_selection import TRADING, ListedSymbol, SymbolChoice, parse_choice
+from cryptolake_assets.model.symbol_selection import TRADING, ListedSymbol, SymbolSelection, parse_selection
 from cryptolake_assets.model.symbols import stream_name
 from cryptolake_assets.settings import Settings, Source, TradeStream
 from cryptolake_assets.settings.extra_streams import AUTO_STREAMS
@@ -50,25 +50,25 @@ def resolve_subscriptions(
     *,
     summary: CaptureSummary | None = None,
     listing: Listing | None = None,
-    followed: Collection[str] = (),
+    tracked: Collection[str] = (),
 ) -> Subscriptions:
-    """The subscriptions that the settings ask for; `followed` is what is followed now.
+    """The subscriptions that the settings ask for; `tracked` is what is tracked now.
 
     On the replay exchange they are held against `summary` (read from the capture's directory when not given). Live,
     symbols are held against `listing` where given; without it, only those that are chosen by name are known. Raises
     `UnknownSymbolError`, `StreamUnavailableError`, `SettingsError`, and `CaptureError` when the capture cannot be read.
     """
-    choice = parse_choice(settings.symbol_items)
-    if choice.busiest and not settings.venue.klines_count_quote:
+    selection = parse_selection(settings.symbol_items)
+    if selection.busiest and not settings.venue.klines_count_quote:
         raise SettingsError(
             f"symbols: {settings.venue.title} tells no quote volume to find the busiest by. Name symbols, or a pattern."
         )
     if settings.source is Source.REPLAY:
         check_market(settings.replay_dir, settings.market)
-        return _of_capture(settings, choice, summary or summarise(settings.replay_dir), listing, followed)
+        return _from_capture(settings, selection, summary or summarise(settings.replay_dir), listing, tracked)
     symbols: tuple[str, ...] = settings.venue.live_symbols
-    if choice != SymbolChoice():
-        symbols = choice.resolve(listing.symbols, listing.volumes, followed) if listing else choice.names
+    if selection != SymbolSelection():
+        symbols = selection.resolve(listing.symbols, listing.volumes, tracked) if listing else selection.names
     if listing is not None:
         _check_known(symbols, [entry.symbol for entry in listing.symbols], "the exchange lists")
         _check_some(symbols, settings.symbol_items, "the exchange lists")
@@ -110,22 +110,22 @@ def _archived_to(settings: Settings) -> Path:
     return settings.home / "archived-to"
 
 
-def _of_capture(
+def _from_capture(
     settings: Settings,
-    choice: SymbolChoice,
+    selection: SymbolSelection,
     summary: CaptureSummary,
     listing: Listing | None,
-    followed: Collection[str],
+    tracked: Collection[str],
 ) -> Subscriptions:
     wanted = TRADE_STREAMS if settings.trade_stream is TradeStream.AUTO else (_name(settings.trade_stream),)
-    if choice == SymbolChoice():
-        return _all_of_capture(summary, wanted)
+    if selection == SymbolSelection():
+        return _all_captured(summary, wanted)
     with_trades = tuple(symbol for symbol in summary.symbols if summary.trade_streams[symbol])
-    listed = [_OfCapture(symbol) for symbol in with_trades] if listing is None else listing.symbols
-    symbols = choice.resolve(listed, listing.volumes if listing else {}, followed)
+    listed = [_CapturedSymbol(symbol) for symbol in with_trades] if listing is None else listing.symbols
+    symbols = selection.resolve(listed, listing.volumes if listing else {}, tracked)
     holds = f"the capture {summary.directory} holds"
     _check_known(symbols, summary.symbols, holds)
-    if listing is not None or not choice.busiest:
+    if listing is not None or not selection.busiest:
         _check_some(symbols, settings.symbol_items, holds)
     for stream in wanted:
         if symbols and all(stream in summary.trade_streams[symbol] for symbol in symbols):
@@ -133,7 +133,7 @@ def _of_capture(
     raise _unavailable(summary, symbols, wanted)
 
 
-def _all_of_capture(summary: CaptureSummary, wanted: Sequence[TradeStreamName]) -> Subscriptions:
+def _all_captured(summary: CaptureSummary, wanted: Sequence[TradeStreamName]) -> Subscriptions:
     """Return every symbol that has trades of one kind of stream: the kind that most symbols have.
 
     A capture of other streams alone is replayed too: its symbols are subscribed to, and no trade comes.
@@ -161,7 +161,7 @@ def _unavailable(
 
 
 @dataclass(frozen=True)
-class _OfCapture:
+class _CapturedSymbol:
     """A symbol of a capture as one that is listed."""
 
     symbol: str
@@ -174,7 +174,7 @@ def _name(stream: TradeStream) -> TradeStreamName:
 
 
 def _holdings(summary: CaptureSummary) -> list[str]:
-    return [f"{symbol}: {' and '.join(kinds) or 'no trades'}" for symbol, kinds in summary.trade_streams.items()]
+    return [f"{symbol}: {' and '.join(streams) or 'no trades'}" for symbol, streams in summary.trade_streams.items()]
 
 
 def _check_known(symbols: Sequence[str], known: Sequence[str], who: str) -> None:
@@ -205,8 +205,8 @@ def streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
     if settings.market is not Market.USD_M:  # which is what they are of
         return ()
     if settings.extra_streams != (AUTO_STREAMS,):
-        return tuple(of for of in STREAM_TYPES if of.name in settings.extra_streams)
+        return tuple(stream_type for stream_type in STREAM_TYPES if stream_type.name in settings.extra_streams)
     if settings.source is not Source.REPLAY:
         return ()
     names = summarise(settings.replay_dir).stream_names
-    return tuple(of for of in STREAM_TYPES if any(map(of.recorded, names)))
+    return tuple(stream_type for stream_type in STREAM_TYPES if any(map(stream_type.recorded, names)))

@@ -18,7 +18,7 @@ RESTART_S: Final = 60.0
 """Between two attempts to start a query."""
 
 
-class OtherQueries:
+class ExtraQueries:
     """By name, how each is started."""
 
     def __init__(
@@ -38,7 +38,7 @@ class OtherQueries:
     def running(self) -> list[StreamingQuery]:
         return list(self._running.values())
 
-    def look_after(self) -> None:
+    def supervise(self) -> None:
         """Starts what does not run. Raises what is no failure of one query: a server that does not answer."""
         for name, start in self._starters.items():
             query = self._running.get(name)

@@ -10,7 +10,7 @@ from cryptolake_assets.quality.rules import RuleContext
 
 
 @dataclass(frozen=True)
-class World:
+class RunInputs:
     """`exchange_time_ms` is the furthest exchange time known, None when nothing is."""
 
     coverage: tuple[CoverageRow, ...]

@@ -1,6 +1,6 @@
 """Finished answers, kept as long as the table they were read from stays as it is.
 
-An answer is found by the request's own bytes (path, query, `Accept`) before anything of it is parsed, and counts while
+A response is found by the request's own bytes (path, query, `Accept`) before anything of it is parsed, and counts while
 the table's snapshot is the one that it was made from. Memory is bounded; what was used longest ago goes first.
 """
 
@@ -12,28 +12,31 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cryptolake_assets.lake.table_cache import Heads, Identifier
+from cryptolake_assets.lake.table_cache import Identifier, TableCache
 
 RequestBytes = tuple[str, bytes, str]
-SLOT = "cryptolake.answer"
-"""Where in the scope a handler leaves its answer for the cache."""
+SLOT = "cryptolake.response"
+"""Where in the scope a handler leaves its response for the cache."""
 OVERHEAD_BYTES = 2_048
 """What an entry takes beside its body and query, about."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A finished answer with status 200. `head` is the table's current snapshot when it was made."""
+class CachedResponse:
+    """A finished response with status 200. `current_snapshot_id` is the table's current snapshot when it was made."""
 
     body: bytes
     etag: str
     route: str
     identifier: Identifier
-    head: int | None
+    current_snapshot_id: int | None
     headers: list[tuple[bytes, bytes]] = field(repr=False)
 
-    def is_current(self, heads: Heads) -> bool:
-        return self.head is not None and heads.snapshot_id(self.identifier) == self.head
+    def is_current(self, table_cache: TableCache) -> bool:
+        return (
+            self.current_snapshot_id is not None
+            and table_cache.snapshot_id(self.identifier) == self.current_snapshot_id
+        )
 
     async def send(self, send: Send, if_none_match: str | None) -> None:
         """As 304 without a body when the client has it."""
@@ -56,50 +59,50 @@ def if_none_match_of(headers: Headers) -> str | None:
     return ", ".join(headers.getlist("if-none-match")) or None
 
 
-class AnswerCache:
+class ResponseCache:
     """Answers by request, bounded by bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._answers: OrderedDict[RequestBytes, Answer] = OrderedDict()
+        self._responses: OrderedDict[RequestBytes, CachedResponse] = OrderedDict()
         self.size_bytes = 0
 
-    def get(self, key: RequestBytes) -> Answer | None:
-        answer = self._answers.get(key)
-        if answer is not None:
-            self._answers.move_to_end(key)
-        return answer
+    def get(self, key: RequestBytes) -> CachedResponse | None:
+        response = self._responses.get(key)
+        if response is not None:
+            self._responses.move_to_end(key)
+        return response
 
-    def put(self, key: RequestBytes, answer: Answer) -> None:
-        """Keeps the answer, if it is not larger than a quarter of everything."""
+    def put(self, key: RequestBytes, response: CachedResponse) -> None:
+        """Keeps the response, if it is not larger than a quarter of everything."""
         self.drop(key)
-        size_bytes = _size(key, answer)
+        size_bytes = _size(key, response)
         if size_bytes > self._max_bytes // 4:
             return
-        self._answers[key] = answer
+        self._responses[key] = response
         self.size_bytes += size_bytes
         while self.size_bytes > self._max_bytes:
-            old_key, old = self._answers.popitem(last=False)
+            old_key, old = self._responses.popitem(last=False)
             self.size_bytes -= _size(old_key, old)
 
     def drop(self, key: RequestBytes) -> None:
-        answer = self._answers.pop(key, None)
-        if answer is not None:
-            self.size_bytes -= _size(key, answer)
+        response = self._responses.pop(key, None)
+        if response is not None:
+            self.size_bytes -= _size(key, response)
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return len(self._responses)
 
 
-def _size(key: RequestBytes, answer: Answer) -> int:
-    return len(answer.body) + len(key[0]) + len(key[1]) + len(key[2]) + OVERHEAD_BYTES
+def _size(key: RequestBytes, response: CachedResponse) -> int:
+    return len(response.body) + len(key[0]) + len(key[1]) + len(key[2]) + OVERHEAD_BYTES
 
 
-class AnswerMiddleware:
+class ResponseCacheMiddleware:
     """Answers from the cache where it can, and keeps what the app leaves in the scope."""
 
-    def __init__(self, app: ASGIApp, cache: AnswerCache, heads: Heads) -> None:
-        self._app, self._cache, self._heads = app, cache, heads
+    def __init__(self, app: ASGIApp, cache: ResponseCache, table_cache: TableCache) -> None:
+        self._app, self._cache, self._table_cache = app, cache, table_cache
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "GET":
@@ -107,11 +110,11 @@ class AnswerMiddleware:
             return
         headers = Headers(scope=scope)
         key = (scope["path"], scope["query_string"], headers.get("accept", ""))
-        answer = self._cache.get(key)
-        if answer is not None:
-            if answer.is_current(self._heads):
-                scope["cryptolake.route"] = answer.route
-                await answer.send(send, if_none_match_of(headers))
+        response = self._cache.get(key)
+        if response is not None:
+            if response.is_current(self._table_cache):
+                scope["cryptolake.route"] = response.route
+                await response.send(send, if_none_match_of(headers))
                 return
             self._cache.drop(key)
         await self._app(scope, receive, send)

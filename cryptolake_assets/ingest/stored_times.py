@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from cryptolake_assets.captures.followed_symbols import resolve_subscriptions
+from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.windows import DAY
@@ -13,7 +13,7 @@ from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings
 
 
-def followed(settings: Settings, clock: datetime) -> tuple[str, ...]:
+def tracked_symbols(settings: Settings, clock: datetime) -> tuple[str, ...]:
     """Symbols that the settings name, and those that were followed in the day before the exchange's clock: a choice by
     pattern or by volume does not say which."""
     since_ms = (clock - DAY).timestamp() * 1000
@@ -21,7 +21,7 @@ def followed(settings: Settings, clock: datetime) -> tuple[str, ...]:
     return tuple(sorted({*resolve_subscriptions(settings).symbols, *covered}))
 
 
-def times_held(
+def stored_times(
     settings: Settings, spec: TableSpec, where: str = "", since: datetime | None = None
 ) -> dict[str, list[datetime]]:
     """The times of the first key column by symbol, in order. `where` is a further filter as PyIceberg writes it."""

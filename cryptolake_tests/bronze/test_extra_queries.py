@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pyspark.errors.exceptions.base import PySparkException
 
-from cryptolake_assets.bronze.other_queries import OtherQueries
+from cryptolake_assets.bronze.extra_queries import ExtraQueries
 
 
 class Query:
@@ -33,7 +33,7 @@ class Stage:
         self.made: dict[str, list[Query]] = {"marks": [], "orders": []}
         self.raises: list[Exception] = []
         starters: dict[str, Any] = {name: lambda name=name: self._start(name) for name in self.made}
-        self.queries = OtherQueries(starters, restart_s=60.0, clock=lambda: self.now)
+        self.queries = ExtraQueries(starters, restart_s=60.0, clock=lambda: self.now)
 
     def _start(self, name: str) -> Query:
         if self.raises:
@@ -44,7 +44,7 @@ class Stage:
     def look(self, now: float) -> list[int]:
         """How many were started of each so far."""
         self.now = now
-        self.queries.look_after()
+        self.queries.supervise()
         return [len(found) for found in self.made.values()]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 WIDTH, PRICE_HEIGHT, VOLUME_HEIGHT, MARGIN = 640, 120, 32, 8
 PANEL = PRICE_HEIGHT + VOLUME_HEIGHT + 4 * MARGIN
 RISING, FALLING, INK, PAPER = "#26a69a", "#ef5350", "#5f6b7a", "#ffffff"
-MOST_SYMBOLS = 4
+MAX_SYMBOLS = 4
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def candlesticks(candles: Iterable[Candle], start: datetime, end: datetime, step
     busiest = sorted(by_symbol, key=lambda symbol: -sum(candle.turnover for candle in by_symbol[symbol]))
     panels = [
         _panel(by_symbol[symbol], start, end, step, number * PANEL)
-        for number, symbol in enumerate(busiest[:MOST_SYMBOLS])
+        for number, symbol in enumerate(busiest[:MAX_SYMBOLS])
     ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{max(1, len(panels)) * PANEL}" '
@@ -69,7 +69,7 @@ def as_markdown(svg: str, title: str) -> str:
 def _panel(candles: Sequence[Candle], start: datetime, end: datetime, step: timedelta, top: int) -> str:
     """One symbol; a path for each colour holds all wicks and bodies, so that a picture stays a few KB."""
     low, high = min(candle.low for candle in candles), max(candle.high for candle in candles)
-    most = max(candle.volume for candle in candles)
+    max_volume = max(candle.volume for candle in candles)
     slot = (WIDTH - 2 * MARGIN) / max(1.0, (end - start) / step)
     width = max(0.6, min(8.0, slot * 0.7))
     price_top, bottom = top + 2.5 * MARGIN, top + PANEL - MARGIN
@@ -85,7 +85,7 @@ def _panel(candles: Sequence[Candle], start: datetime, end: datetime, step: time
         upper, lower = sorted((y(candle.open), y(candle.close)))
         wicks[candle.is_rising].append(f"M{x:.1f} {y(candle.high):.1f}V{y(candle.low):.1f}")
         boxes[candle.is_rising].append(_box(x - width / 2, upper, width, max(0.8, lower - upper)))
-        tall = float(candle.volume / most) * VOLUME_HEIGHT if most else 0.0
+        tall = float(candle.volume / max_volume) * VOLUME_HEIGHT if max_volume else 0.0
         volumes.append(_box(x - width / 2, bottom - tall, width, tall))
     head = f"{escape(candles[0].symbol)}   {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}   {low:f} to {high:f}"
     shapes = [f'<text x="{MARGIN}" y="{top + 14}" fill="{INK}">{head}</text>']

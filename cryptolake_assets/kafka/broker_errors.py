@@ -11,7 +11,7 @@ import socket
 import ssl
 from typing import Final
 
-from cryptolake_assets.errors import BrokerError, BrokerRefusedError, SettingsError
+from cryptolake_assets.errors import BrokerAccessError, BrokerError, SettingsError
 from cryptolake_assets.kafka.access import aiokafka_options
 from cryptolake_assets.settings import Settings, env_name
 
@@ -20,7 +20,7 @@ PROBE_TIMEOUT_S: Final = 5.0
 ALERT_WAIT_S: Final = 1.0
 
 
-def is_refusal(error: BaseException) -> bool:
+def is_access_error(error: BaseException) -> bool:
     """Whether an error of Kafka's client will come again however often one tries: rights, settings, versions."""
     from aiokafka import errors
 
@@ -30,7 +30,7 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(
         error,
         (
-            BrokerRefusedError,
+            BrokerAccessError,
             errors.TopicAuthorizationFailedError,
             errors.ClusterAuthorizationFailedError,
             errors.SaslAuthenticationFailed,
@@ -72,9 +72,9 @@ async def find_problem(settings: Settings) -> Exception | None:
                 return None
         except (KafkaError, OSError) as error:
             is_token = isinstance(error, TokenServerAwayError)
-            if settings.kafka_security_protocol.has_tls and not is_token and not is_refusal(error):
+            if settings.kafka_security_protocol.has_tls and not is_token and not is_access_error(error):
                 error = await asyncio.to_thread(_alert, options["ssl_context"], host, port) or error
-            if found is None or is_refusal(error) or (is_token and not is_refusal(found)):
+            if found is None or is_access_error(error) or (is_token and not is_access_error(found)):
                 found = error
         finally:
             connection.close()
@@ -95,24 +95,24 @@ def _alert(context: ssl.SSLContext, host: str, port: int) -> ssl.SSLError | None
 
 
 async def broker_error(settings: Settings, purpose: str, error: Exception, *, refused: bool = False) -> BrokerError:
-    """What to raise when brokers cannot be used: a `BrokerRefusedError` where they refuse for good, and each with what
+    """What to raise when brokers cannot be used: a `BrokerAccessError` where they refuse for good, and each with what
     to do. `purpose` follows on "could not"; `refused` where the caller knows that the error is a refusal."""
     from cryptolake_assets.kafka.oauth import TokenServerAwayError
 
-    if not refused and not is_refusal(error):
+    if not refused and not is_access_error(error):
         with contextlib.suppress(SettingsError):
             problem = await find_problem(settings)
-            if problem is not None and (is_refusal(problem) or isinstance(problem, TokenServerAwayError)):
+            if problem is not None and (is_access_error(problem) or isinstance(problem, TokenServerAwayError)):
                 error = problem
-    return told(settings, purpose, error, refused=refused)
+    return explained(settings, purpose, error, refused=refused)
 
 
-def told(settings: Settings, purpose: str, error: Exception, *, refused: bool = False) -> BrokerError:
+def explained(settings: Settings, purpose: str, error: Exception, *, refused: bool = False) -> BrokerError:
     """As `broker_error`, of an error that says enough itself."""
     from cryptolake_assets.kafka.oauth import TokenServerAwayError
 
-    if refused or is_refusal(error):
-        return BrokerRefusedError(
+    if refused or is_access_error(error):
+        return BrokerAccessError(
             f"kafka: could not {purpose}: the brokers at {settings.bootstrap_servers} refuse ({cause_of(error)}). "
             f"{_remedy(settings, error)}"
         )
@@ -134,14 +134,14 @@ def cause_of(error: BaseException) -> str:
     return f"{kind}: {words}" if words else kind
 
 
-def refused_by_java(settings: Settings, message: str) -> BrokerRefusedError | None:
+def java_access_error(settings: Settings, message: str) -> BrokerAccessError | None:
     """The error for what Java's client said, by its text; None where it is no refusal."""
     remedy = next((remedy for name, remedy in _JAVA_REFUSALS.items() if name in message), None)
     if remedy is None:
         return None
     if remedy is _USER and settings.kafka_uses_oauth:
         remedy = _TOKEN
-    return BrokerRefusedError(
+    return BrokerAccessError(
         f"kafka: Spark could not read: the brokers at {settings.bootstrap_servers} refuse ({message}). {remedy}"
     )
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.binance.rest_answers import SymbolInfo
-from cryptolake_assets.captures.followed_symbols import (
+from cryptolake_assets.binance.rest_responses import SymbolInfo
+from cryptolake_assets.captures.reader import CaptureSummary
+from cryptolake_assets.captures.tracked_symbols import (
     Listing,
     Subscriptions,
     default_start_date,
     resolve_subscriptions,
 )
-from cryptolake_assets.captures.reader import CaptureSummary
 from cryptolake_assets.errors import CaptureError, SettingsError, StreamUnavailableError, UnknownSymbolError
 from cryptolake_assets.model.exchange_records import TradeStreamName
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, load_settings

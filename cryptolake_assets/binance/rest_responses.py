@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import msgspec
 import structlog
 
-from cryptolake_assets.errors import AnswerShapeError, ExchangeError
+from cryptolake_assets.errors import ExchangeError, ResponseShapeError
 from cryptolake_assets.model.events import MAX_ID
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline, OddRow
 from cryptolake_assets.model.symbols import is_symbol
@@ -152,7 +152,7 @@ def _other_shape(what: str, cause: str) -> str:
 def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
     """Return the rows of an answer; an odd one is logged with its reason and holds no other back.
 
-    Raises `AnswerShapeError` when all of them are odd: the answer is of another shape.
+    Raises `ResponseShapeError` when all of them are odd: the answer is of another shape.
     """
     found: list[T] = []
     odd: list[str] = []
@@ -162,7 +162,7 @@ def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
         except msgspec.MsgspecError as error:
             odd.append(f"{error}: {bytes(row)[:80]!r}")
     if odd and not found:
-        raise AnswerShapeError(_other_shape(what, odd[0]))
+        raise ResponseShapeError(_other_shape(what, odd[0]))
     if odd:
         log.warning("exchange_rows_left_out", answer=what, rows=len(odd), first=odd[:5])
     return found
@@ -184,7 +184,7 @@ def _named(rows: list[N], what: str) -> list[N]:
 def _rows(body: bytes, kind: type[T], id_name: str, what: str) -> list[T | OddRow]:
     """Return every row of a page in its place, an odd one as `OddRow`.
 
-    Raises `AnswerShapeError` when all of them are odd and none has an id: the answer is of another shape.
+    Raises `ResponseShapeError` when all of them are odd and none has an id: the answer is of another shape.
     """
     found: list[T | OddRow] = []
     reasons: list[str] = []
@@ -195,7 +195,7 @@ def _rows(body: bytes, kind: type[T], id_name: str, what: str) -> list[T | OddRo
             found.append(OddRow(_id_in(raw, id_name), bytes(raw)))
             reasons.append(f"{error}: {bytes(raw)[:80]!r}")
     if reasons and all(isinstance(row, OddRow) and row.row_id is None for row in found):
-        raise AnswerShapeError(_other_shape(what, reasons[0]))
+        raise ResponseShapeError(_other_shape(what, reasons[0]))
     if reasons:
         log.warning("exchange_rows_rejected", answer=what, rows=len(reasons), first=reasons[:5])
     return found
