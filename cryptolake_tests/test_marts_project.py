@@ -99,7 +99,7 @@ def test_sources_are_known_to_be_fresh_by_their_last_change(manifest: dict[str, 
 @pytest.mark.parametrize(
     ("day", "sound"), [("2024-07-18", True), ("", True), ("2024-07-18 12:00", False), ("2024-07-18' or true --", False)]
 )
-def test_a_window_is_of_wgap_days(day: str, sound: bool) -> None:
+def test_a_window_is_of_whole_days(day: str, sound: bool) -> None:
     import re
 
     said: list[str] = []

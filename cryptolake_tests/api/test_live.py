@@ -78,7 +78,7 @@ async def test_a_client_that_does_not_read_is_cut_and_the_other_gets_everything(
     assert [item["bars"][0]["close"] for item in got[1:]] == [f"{700 + number}.00000000" for number in range(5)]
 
 
-async def test_a_change_of_many_bars_comes_wgap_in_bounded_messages(
+async def test_a_change_of_many_bars_comes_whole_in_bounded_messages(
     bars: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More bars than are read at once, and more messages than a queue holds; the next change is not repeated."""
@@ -103,7 +103,7 @@ async def test_a_change_of_many_bars_comes_wgap_in_bounded_messages(
             assert (last["symbol"], last["close"]) == (symbols[0], "78.00000000")
 
 
-async def test_who_takes_nothing_of_a_long_change_is_cut_and_the_other_gets_it_wgap(
+async def test_who_takes_nothing_of_a_long_change_is_cut_and_the_other_gets_it_whole(
     bars: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"QUEUE": 2, "MESSAGE_BARS": 1, "READ_ROWS": 1, "PATIENCE_S": 0.1}.items():

@@ -57,7 +57,7 @@ def test_an_end_before_the_start_is_no_bars(shared_api: Api) -> None:
 
 @pytest.mark.parametrize("limit", range(1, DAYS * MINUTES + 2))
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_pages_of_any_size_are_the_wgap_once(shared_api: Api, limit: int, order: str) -> None:
+def test_pages_of_any_size_are_the_whole_once(shared_api: Api, limit: int, order: str) -> None:
     query = f"/ohlcv/1m?symbol=ETHUSDT&limit={limit}&order={order}"
     found, cursor = [], ""
     while True:
@@ -192,7 +192,7 @@ def test_an_etag_belongs_to_one_format(shared_api: Api) -> None:
     assert shared_api.get(AS_FIRST_CALLED).headers["content-type"] == "application/json"
 
 
-def test_arrow_is_the_wgap_range_with_exact_types(shared_api: Api) -> None:
+def test_arrow_is_the_whole_range_with_exact_types(shared_api: Api) -> None:
     table = ipc.open_stream(shared_api.get("/ohlcv/1m?symbol=BTCUSDT&format=arrow").content).read_all()
     assert table.schema.equals(SILVER_OHLCV.arrow_schema(), check_metadata=False)
     assert table["window_start"].to_pylist() == starts()

@@ -17,6 +17,7 @@ from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.kafka.kafka_records import KafkaRecordFormat
 from cryptolake_assets.model.events import MAX_REASON_CHARS, LiquidationEvent, MarkPriceEvent, RejectedFrame
+from cryptolake_assets.model.symbols import is_symbol
 from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Source, load_settings
@@ -100,7 +101,7 @@ def test_the_documented_liquidation() -> None:
         (FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "z": "123456789012345678901"}}), "wrong_shape: "),
     ],
 )
-def test_a_frame_that_has_not_the_structure_is_rejected_wgap_and_with_its_reason(
+def test_a_frame_that_has_not_the_structure_is_rejected_whole_and_with_its_reason(
     of: StreamType, frame: bytes, reason: str
 ) -> None:
     parsed = of.parse(frame, RECEIVED_US)
@@ -144,6 +145,8 @@ def test_a_hostile_value_is_rejected_or_fits_the_columns(of: StreamType, data: s
             assert -int(Decimal(value).as_tuple().exponent) <= scale
         elif column.type == "timestamptz":
             assert 0 <= value < 253_402_300_800_000_000
+        elif column.name == "symbol":
+            assert is_symbol(value)
         else:
             assert value.isascii()
 
@@ -168,7 +171,7 @@ def test_any_bytes_are_rejected_and_kept(frame: bytes) -> None:
 
 
 @pytest.mark.parametrize("of", STREAM_TYPES, ids=lambda of: of.name)
-def test_a_stream_is_wgap(of: StreamType) -> None:
+def test_a_stream_is_whole(of: StreamType) -> None:
     """Its event is its contract; its tables are among all tables; its checks have a meaning."""
     event = of.parse(raw(FRAMES[of.name]), RECEIVED_US)
     names = [field.encode_name for field in msgspec.structs.fields(event)]  # type: ignore[arg-type]

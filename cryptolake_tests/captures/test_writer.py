@@ -97,7 +97,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 20, 400, 3_000])
-def test_of_a_file_that_ends_anywhere_every_wgap_line_is_kept(tmp_path: Path, kept: int) -> None:
+def test_of_a_file_that_ends_anywhere_every_whole_line_is_kept(tmp_path: Path, kept: int) -> None:
     writer = CaptureWriter(tmp_path, "trade", 60)
     for number in range(2_000):
         writer.write(FIRST_US + number, frame(number * number))

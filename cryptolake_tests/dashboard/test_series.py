@@ -97,7 +97,7 @@ def test_bars_of_the_api_as_rows() -> None:
     ]
 
 
-def test_the_wgap_series_is_sent_once_and_then_only_what_changed() -> None:
+def test_the_whole_series_is_sent_once_and_then_only_what_changed() -> None:
     feed = Feed()
     first = feed.message(("BTCUSDT",), [row(1), row(2)])
     assert first["rows"] == [row(1), row(2)]

@@ -29,7 +29,7 @@ def test_the_pointer_is_told_every_digit_and_days_go_from_left_to_right() -> Non
     assert line[0]["log_return_text"] == ""
 
 
-def test_the_index_is_drawn_on_its_wgap_scale_from_left_to_right() -> None:
+def test_the_index_is_drawn_on_its_whole_scale_from_left_to_right() -> None:
     days = [
         {"index_date": f"2024-07-{day}", "value": value, "classification": "Greed"}
         for day, value in ((19, 60), (18, 69))

@@ -81,7 +81,7 @@ def test_any_bytes_are_read_or_rejected(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", ["true", '"1"', "null", "[]", "1.5", "1e30"])
-def test_a_wgap_number_is_nothing_else(value: str) -> None:
+def test_a_whole_number_is_nothing_else(value: str) -> None:
     fields = Fields(parse_json(f'{{"n": {value}}}'.encode()), "answer")
     with pytest.raises(ResponseRejectedError, match=r"answer\.n"):
         fields.whole("n")

@@ -38,7 +38,7 @@ def day(number: int, value: int = 50) -> dict[str, str]:
     return {"value": str(value), "value_classification": "Neutral", "timestamp": str(int(moment.timestamp()))}
 
 
-def test_the_wgap_recorded_history() -> None:
+def test_the_whole_recorded_history() -> None:
     rows = days_of(answer(RECORDED))
     assert len(rows) == 3_044
     assert rows[0] == {"index_date": FIRST_DAY, "value": 30, "classification": "Fear"}
@@ -117,6 +117,6 @@ def test_days_come_back_as_they_were_sent_in_order(sent: dict[int, int], chance:
     ("newest", "wanted", "limit"),
     [(None, LAST, 0), (LAST - timedelta(days=1), LAST, 5), (LAST, LAST, 4), (LAST, LAST - timedelta(days=30), 34)],
 )
-def test_the_wgap_history_first_then_the_days_since(newest: date | None, wanted: date, limit: int) -> None:
+def test_the_whole_history_first_then_the_days_since(newest: date | None, wanted: date, limit: int) -> None:
     (request,) = plan(newest, wanted, LAST)
     assert (request.path, request.params) == ("/fng/", {"limit": limit})

@@ -155,7 +155,7 @@ def full_page(start: datetime) -> list[Row]:
     return [{"funding_time": start + number * timedelta(hours=8)} for number in range(PAGE)]
 
 
-def test_the_wgap_history_page_by_page_then_the_rates_since_the_newest() -> None:
+def test_the_whole_history_page_by_page_then_the_rates_since_the_newest() -> None:
     first = full_page(FIRST)
     made = requests({}, CLOCK, {"BTCUSDT": [first, []], "ETHUSDT": []})
     starts = [(request.params["symbol"], request.params["startTime"]) for request in made]

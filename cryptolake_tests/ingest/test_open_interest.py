@@ -129,7 +129,7 @@ def test_a_hostile_value_is_left_out_or_fits_its_column(name: str, value: Any) -
 
 @given(st.sampled_from(sorted(PRESENT)), HOSTILE)
 @example("openInterest", "0.00000001")
-def test_a_hostile_present_value_is_rejected_or_kept_wgap(name: str, value: Any) -> None:
+def test_a_hostile_present_value_is_rejected_or_kept_whole(name: str, value: Any) -> None:
     try:
         (row,) = rows_of(parse_present(body({**PRESENT, name: value}), "BTCUSDT", CLOCK))
     except ResponseRejectedError:

@@ -266,7 +266,7 @@ def test_row_that_the_table_cannot_hold_is_set_aside_and_the_next_is_stored(lake
 
 
 @case("zero-qty")
-def test_minute_from_which_trades_are_dropped_does_not_read_as_wgap(
+def test_minute_from_which_trades_are_dropped_does_not_read_as_whole(
     lake_of_case: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     day = date(2023, 5, 1)
@@ -314,7 +314,7 @@ def test_copies_of_an_id_that_contradict_each_other_are_set_aside(
         assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["00:00", "00:09"]
 
 
-def test_two_days_whose_ids_go_on_are_wgap_at_their_border(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_days_whose_ids_go_on_are_whole_at_their_border(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day, following = date(2024, 3, 5), date(2024, 3, 6)
     first = aggregates(day, 1_440, first_id=50_000, step_ms=60_000)
     second = aggregates(following, 3, first_id=51_440, step_ms=60_000)
@@ -400,7 +400,7 @@ def test_dropped_trade_of_the_stream_that_makes_no_bar_makes_the_day_incomplete(
     assert (stats["is_complete"], stats["trades_dropped"]) == (False, 1)
 
 
-def test_dropped_trade_of_another_stream_leaves_a_complete_bar_wgap(lenient: Lake) -> None:
+def test_dropped_trade_of_another_stream_leaves_a_complete_bar_whole(lenient: Lake) -> None:
     day = date(2022, 7, 3)
     trades = five_o_clock(day, 59)
     put(lenient, "DOTUSDT", day, trades)

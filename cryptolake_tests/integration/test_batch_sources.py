@@ -64,7 +64,7 @@ def snapshot(lake: Lake) -> int | None:
     return load_table(lake[0], SILVER_FEAR_GREED).metadata.current_snapshot_id
 
 
-def test_the_wgap_history_first_then_the_days_since_and_a_repeat_changes_nothing(
+def test_the_whole_history_first_then_the_days_since_and_a_repeat_changes_nothing(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:

@@ -63,7 +63,7 @@ def next_capture(before: Replayed, case: str) -> Replayed:
     return replayed(settings)
 
 
-def test_symbols_of_every_script_and_control_messages_go_by_the_wgap_path(names: Replayed) -> None:
+def test_symbols_of_every_script_and_control_messages_go_by_the_whole_path(names: Replayed) -> None:
     assert names.problems == []
     # Those of a connection that is replaced are told to the next one too.
     assert {name: counts.control >= 4 for name, counts in names.producer.streams.items()} == dict.fromkeys(

@@ -216,6 +216,6 @@ def test_many_manifests_become_few_and_the_follower_still_finds_nothing(
     [datetime(2025, 3, 1, 10, 30, tzinfo=UTC), datetime(2025, 3, 1, 10)],
     ids=["half past", "no time zone"],
 )
-def test_only_wgap_utc_hours_are_taken(platform: Settings, spark: SparkSession, bound: datetime) -> None:
+def test_only_whole_utc_hours_are_taken(platform: Settings, spark: SparkSession, bound: datetime) -> None:
     with pytest.raises(ValueError, match="not the start of a UTC hour"):
         compact_hours(platform, spark, bound, datetime(2025, 3, 1, 11, tzinfo=UTC))

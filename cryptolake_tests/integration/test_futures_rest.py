@@ -91,7 +91,7 @@ def fundings(lake: Lake) -> list[dict[str, Any]]:
     return rows(lake, "SELECT * FROM cryptolake.silver.futures_funding_rates ORDER BY symbol, funding_time")
 
 
-def test_the_wgap_history_page_by_page_then_the_rates_since_and_a_repeat_changes_nothing(
+def test_the_whole_history_page_by_page_then_the_rates_since_and_a_repeat_changes_nothing(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:

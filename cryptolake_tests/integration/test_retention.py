@@ -285,7 +285,7 @@ def test_work_is_bounded_and_goes_on_the_next_time(instance: dg.DagsterInstance)
     assert state(instance) == told
 
 
-def test_what_is_within_the_retention_stays_wgap(instance: dg.DagsterInstance) -> None:
+def test_what_is_within_the_retention_stays_whole(instance: dg.DagsterInstance) -> None:
     recent = [record.dagster_run.run_id for record in recent_runs(instance)]
     logs = {run_id: len(instance.all_logs(run_id)) for run_id in recent}
     assert len(recent) == 7

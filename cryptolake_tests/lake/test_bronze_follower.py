@@ -52,7 +52,7 @@ def test_what_comes_during_a_run_is_asked_for_after_it() -> None:
     assert request.from_sequence == 9
 
 
-def test_a_wgap_hour_that_comes_during_a_run_is_asked_for_after_it_and_not_forgotten_by_a_failure() -> None:
+def test_a_whole_hour_that_comes_during_a_run_is_asked_for_after_it_and_not_forgotten_by_a_failure() -> None:
     for outcome in (RunState.SUCCEEDED, RunState.FAILED):
         state = FollowerState()
         state.touch(HOUR, 7)

@@ -73,7 +73,7 @@ def described(settings: Settings) -> list[tuple[str, str]]:
     return found
 
 
-def test_only_wgap_names_of_directories_are_replaced(lake: Settings, tmp_path: Path) -> None:
+def test_only_whole_names_of_directories_are_replaced(lake: Settings, tmp_path: Path) -> None:
     """A lake in `x` beside one in `xy`."""
     append(lake, [trade(AT, 1)])
     relocate(lake.home / "warehouse", lake.catalog_db, lake.warehouse_location[:-1], "file:///elsewhere")

@@ -90,7 +90,7 @@ async def test_each_new_connection_is_a_reason_to_ask_and_a_stale_symbol_ever_mo
     assert await on.after(10_000) == [], "without a connection the next one will ask"
 
 
-async def test_wgap_pages_are_gone_on_with_at_once() -> None:
+async def test_whole_pages_are_gone_on_with_at_once() -> None:
     on = Stage(last_at_exchange=1_500)
     await on.after(0)
     assert await on.after(OPTIONS.after_opening_s) == [4]

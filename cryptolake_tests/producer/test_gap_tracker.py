@@ -376,7 +376,7 @@ def test_gaps_are_repaired_in_the_order_of_their_detection() -> None:
     ]
 
 
-def test_proven_time_is_in_wgap_milliseconds_and_begins_well_before_the_connection() -> None:
+def test_proven_time_is_in_whole_milliseconds_and_begins_well_before_the_connection() -> None:
     found = tracker()
     for trade_id, time_us in ((1, 10_000_700), (2, 60_000_900)):
         found.see("BTCUSDT", trade_id, time_us)
@@ -704,7 +704,7 @@ def test_rejected_trades_without_a_sure_dead_letter_are_asked_for_again(left: Tr
     assert found.reject("BTCUSDT", 2, REASON, was_fetched=True), "its dead letter may be lost"
 
 
-def test_gap_of_which_some_trades_came_is_asked_for_again_wgap() -> None:
+def test_gap_of_which_some_trades_came_is_asked_for_again_whole() -> None:
     found = tracker()
     found.resume([replace(REJECTED_2_3, ids_missing=1)])
     assert found.missing() == [MissingRange("BTCUSDT", 2, 3)], "which of them came is not in the ledger"

@@ -151,7 +151,7 @@ def test_connections_that_touch_cover_the_time_across() -> None:
     assert both.is_complete("BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
 
 
-def test_open_gap_takes_out_wgap_milliseconds() -> None:
+def test_open_gap_takes_out_whole_milliseconds() -> None:
     inside = replace(gap(0, 0), after_us=10_900, before_us=20_900)
     found = CompletenessIndex([covered(0, 100)], {1: 5}, 0, [inside])
     assert found.is_complete("BTCUSDT", "trade", 0, 10)

@@ -110,7 +110,7 @@ def test_a_bar_of_single_trades_is_held_to_every_digit() -> None:
     assert not agreement.outcome.passed
 
 
-def test_a_minute_that_was_received_wgap_and_has_no_bar_differs_from_a_kline_with_trades() -> None:
+def test_a_minute_that_was_received_whole_and_has_no_bar_differs_from_a_kline_with_trades() -> None:
     klines = keyed(kline(0), kline(1, trades=7), kline(2, trades=0), kline(30, trades=9), kline(60, trades=5))
     agreement = held([bar(0)], klines, covered("trade", 10))
     assert not agreement.outcome.passed

@@ -32,7 +32,7 @@ from cryptolake_tests.support.sockets import (
 BOTH = "/market/stream?streams=btcusdt@trade/ethusdt@trade"
 
 
-async def test_the_shipped_capture_arrives_wgap_verbatim_and_in_order() -> None:
+async def test_the_shipped_capture_arrives_whole_verbatim_and_in_order() -> None:
     expected = [frame.raw for frame in read_frames(DEMO_CAPTURE_DIR)]
     assert len(expected) == 24_356
     async with ReplayExchange(DEMO_CAPTURE_DIR, 0).running() as exchange, open_socket(exchange, BOTH) as socket:

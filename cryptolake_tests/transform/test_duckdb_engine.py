@@ -66,7 +66,7 @@ def test_an_hour_in_parts_is_the_same_hour(
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 7, 10, 1_000])
-def test_parts_are_wgap_minutes_without_gaps(
+def test_parts_are_whole_minutes_without_gaps(
     lake: Settings, aggregated: object, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
     monkeypatch.setattr(duckdb_engine, "ROWS_AT_ONCE", rows_at_once)
