@@ -1,5 +1,5 @@
 """The sensors that tell people of failed runs, and of those that are well again. Thin adapters of
-`platform.run_alerts` and `platform.notify`."""
+`instance.run_alerts` and `platform.notify`."""
 
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ INTERVAL_S = 60
     description="Tells of failed runs of all code locations: in the log, and where CRYPTOLAKE_NOTIFY_URLS says.",
 )
 def run_failures(context: dg.RunFailureSensorContext) -> None:
-    from cryptolake_assets.platform.run_alerts import failure_alert
+    from cryptolake_assets.defs.instance.run_alerts import failure_alert
 
     settings = get_settings()
     tell(settings, failure_alert(settings, context.instance, context.dagster_run))
@@ -39,7 +39,7 @@ def run_failures(context: dg.RunFailureSensorContext) -> None:
     description="Tells when what `run_failures` told of has succeeded.",
 )
 def run_recoveries(context: dg.RunStatusSensorContext) -> None:
-    from cryptolake_assets.platform.run_alerts import recovery_alert
+    from cryptolake_assets.defs.instance.run_alerts import recovery_alert
 
     settings = get_settings()
     tell(settings, recovery_alert(settings, context.instance, context.dagster_run))
