@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs.instance.pools import ARCHIVE_POOL, MAINTENANCE_POOL
 from cryptolake_assets.ingest.archive_checks import KLINES_OF_DAY, WARNING
-from cryptolake_assets.lake.maintenance.works import POOL, Work
-from cryptolake_assets.model.tables import ARCHIVE_POOL, POOLED_TABLES, pools
-from cryptolake_assets.platform.pools import ensure_pools
+from cryptolake_assets.lake.maintenance.works import Work
+from cryptolake_assets.model.tables import POOLED_TABLES
 from cryptolake_assets.quality.bar_checks import (
     DEPENDENCIES,
     FRAMES_ACCEPTED,
@@ -27,7 +25,7 @@ from cryptolake_assets.quality.bar_checks import (
 )
 from cryptolake_assets.quality.batch_checks import BATCH_OBSERVATIONS
 from cryptolake_assets.quality.stream_minute_checks import MARKET_OBSERVATIONS
-from cryptolake_assets.settings import PROJECT_ROOT, load_settings
+from cryptolake_assets.settings import PROJECT_ROOT
 
 LIGHT = {"dagster", "filelock", "httpx", "msgspec", "pydantic", "pydantic-settings", "pyyaml", "rich", "structlog"}
 """The project's packages that the graph may load; every other one is imported inside the functions that need it."""
@@ -192,14 +190,4 @@ def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition) -> Non
 def test_every_table_that_runs_write_has_its_pool(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     named = {pool for key in graph.materializable_asset_keys for pool in graph.get(key).pools or ()}
-    assert named == {*(table.writer_pool for table in POOLED_TABLES), ARCHIVE_POOL, POOL}
-
-
-def test_a_pool_blocks_from_its_first_use_on(tmp_path: Path) -> None:
-    settings = load_settings(home=tmp_path)
-    settings.dagster_home.mkdir(parents=True)
-    shutil.copy(PROJECT_ROOT / "dagster.yaml", settings.dagster_home)
-    ensure_pools(settings)
-    with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
-        for pool in (*pools(), POOL):
-            assert instance.event_log_storage.get_concurrency_info(pool).slot_count == 1
+    assert named == {*(table.writer_pool for table in POOLED_TABLES), ARCHIVE_POOL, MAINTENANCE_POOL}

@@ -39,8 +39,8 @@ ORDER = (
     "cli",
 )
 """A room imports those before it, and its own."""
-BELOW_THE_GRAPH = ORDER[: ORDER.index("platform")]
-"""`platform` runs Dagster's processes."""
+BELOW_THE_GRAPH = ORDER[: ORDER.index("defs")]
+"""`platform` runs Dagster's processes by their commands."""
 NAMED_AFTER_ROOMS = ("settings", "defs", "cli", "api", "views")
 """Rooms whose files repeat the names of what they set, assemble or show."""
 

@@ -130,7 +130,7 @@ def materialize(
     wait: Annotated[bool, typer.Option(help="Return when the run has ended.")] = True,
 ) -> None:
     """Materialize one partition: on the running platform, or in this process when there is none."""
-    from cryptolake_assets.platform.runs import materialize_here, materialize_on_platform, platform_answers
+    from cryptolake_assets.platform.runs import materialize_on_platform, platform_answers
     from cryptolake_assets.settings import get_settings
 
     settings = get_settings()
@@ -138,6 +138,8 @@ def materialize(
         tell = partial(typer.echo, err=True)
         typer.echo(materialize_on_platform(settings, asset, partition, wait=wait, tell=tell))
     elif wait:
+        from cryptolake_assets.defs.instance.local_run import materialize_here
+
         typer.echo(materialize_here(settings, asset, partition))
     else:
         raise PartError("platform: it does not run, and --no-wait needs it. Start it with `cryptolake up`.")

@@ -1,5 +1,5 @@
 """The sensors that tell people of failed runs, and of those that are well again. Thin adapters of
-`platform.run_alerts` and `platform.notify`."""
+`instance.run_alerts` and `platform.notify`."""
 
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ def definitions(graph: Graph) -> dg.Definitions:
         description="Tells of failed runs of all code locations: in the log, and where CRYPTOLAKE_NOTIFY_URLS says.",
     )
     def run_failures(context: dg.RunFailureSensorContext) -> None:
-        from cryptolake_assets.platform.run_alerts import failure_alert
+        from cryptolake_assets.defs.instance.run_alerts import failure_alert
 
         tell(graph.settings, failure_alert(graph.settings, context.instance, context.dagster_run))
 
@@ -51,7 +51,7 @@ def definitions(graph: Graph) -> dg.Definitions:
         description="Tells when what `run_failures` told of has succeeded.",
     )
     def run_recoveries(context: dg.RunStatusSensorContext) -> None:
-        from cryptolake_assets.platform.run_alerts import recovery_alert
+        from cryptolake_assets.defs.instance.run_alerts import recovery_alert
 
         tell(graph.settings, recovery_alert(graph.settings, context.instance, context.dagster_run))
 

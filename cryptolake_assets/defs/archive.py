@@ -15,11 +15,11 @@ import pydantic
 from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.instance.pools import ARCHIVE_POOL
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest.archive_checks import BLOCKING, KLINES_OF_DAY, WARNING
 from cryptolake_assets.model.symbols import in_capitals
-from cryptolake_assets.model.tables import ARCHIVE_POOL
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
 if TYPE_CHECKING:

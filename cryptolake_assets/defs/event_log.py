@@ -1,4 +1,4 @@
-"""The retention of Dagster's own records, as an asset with a schedule. A thin adapter of `platform.retention`."""
+"""The retention of Dagster's own records, as an asset with a schedule. A thin adapter of `instance.retention`."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -27,7 +27,7 @@ WORK_S = 600.0
     ),
 )
 def dagster_event_log(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    from cryptolake_assets.platform.retention import Limits, census, purge
+    from cryptolake_assets.defs.instance.retention import Limits, census, purge
 
     before = census(context.instance)
     purged = purge(context.instance, Limits.of(lake.settings, datetime.now(UTC)), most_s=WORK_S)

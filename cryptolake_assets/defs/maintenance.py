@@ -9,9 +9,10 @@ import dagster as dg
 
 from cryptolake_assets.defs.described import OWNERS
 from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.instance.pools import MAINTENANCE_POOL
 from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.errors import CryptolakeError
-from cryptolake_assets.lake.maintenance.works import POOL, Report, Work, maintain
+from cryptolake_assets.lake.maintenance.works import Report, Work, maintain
 
 GROUP = "maintenance"
 MAX_RUNTIME_S = 1_800
@@ -65,7 +66,7 @@ def _asset(work: Work) -> dg.AssetsDefinition:
         tags={"layer": GROUP, "cadence": "day" if work is Work.ORPHANS else "hour"},
         code_version="1",
         description=DESCRIPTIONS[work],
-        pool=POOL,
+        pool=MAINTENANCE_POOL,
         freshness_policy=dg.FreshnessPolicy.time_window(
             warn_window=2 * EVERY[work] + GRACE, fail_window=4 * EVERY[work] + GRACE
         ),

@@ -16,13 +16,13 @@ from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.automation import freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS
 from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.instance.pools import MARTS_POOL
 from cryptolake_assets.defs.marts_automation import FOLLOWS_THE_MARKET, follows_its_day
 from cryptolake_assets.defs.partitions import DAY_FORMAT
 from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED
 from cryptolake_assets.model.table_spec import CATALOG
-from cryptolake_assets.model.tables import MARTS_POOL
 from cryptolake_assets.platform.dbt import EXECUTABLE, PROJECT_DIR, ensure_manifest
 from cryptolake_assets.settings import Settings
 

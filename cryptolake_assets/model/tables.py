@@ -70,17 +70,6 @@ TABLES = (
 POOLED_TABLES = tuple(table for table in TABLES if table.pooled)
 """Tables that runs of the graph write, each one run at a time."""
 
-ARCHIVE_POOL = "bronze_futures_trades_archive"
-"""The Dagster pool of the runs that load the archive into `BRONZE_TRADES`."""
-
-MARTS_POOL = MARTS_NAMESPACE
-"""The Dagster pool of dbt's runs: one of them merges at a time."""
-
-
-def pools() -> tuple[str, ...]:
-    """Every Dagster pool of the graph."""
-    return (*(table.writer_pool for table in POOLED_TABLES), ARCHIVE_POOL, MARTS_POOL)
-
 
 def namespaces() -> Iterator[str]:
     """Every namespace once, in order of the tables; dbt's comes last."""

@@ -13,20 +13,19 @@ import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import structlog
 import yaml
 
+from cryptolake_assets.errors import ArgumentError
+from cryptolake_assets.platform import probes
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
 
-if TYPE_CHECKING:
-    from dagster import DagsterInstance
-
-log = structlog.get_logger(__name__)
-
 WORKSPACE_FILE = PROJECT_ROOT / "workspace.yaml"
-PING_TIMEOUT_S = 5
+MODULE = "cryptolake_assets.defs.code_server"
+"""The module of its process, by name: `defs`, which knows Dagster, is above this room."""
+SERVICE = "DagsterApi"
+"""What Dagster's server calls itself to the health checks of gRPC."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,17 @@ def socket_path(settings: Settings, location: CodeLocation) -> Path:
     return Path(tempfile.gettempdir()) / f"cryptolake-{os.getuid()}-{digest}.code"
 
 
+def location_named(name: str) -> CodeLocation:
+    """Return the code location of this name. Raises `ArgumentError` for a name that none has."""
+    for location in locations():
+        if location.name == name:
+            return location
+    raise ArgumentError("location", f"{WORKSPACE_FILE.name} has no code location {name}.")
+
+
 def command(settings: Settings, location: CodeLocation) -> tuple[str, ...]:
-    """The server itself, without the proxy of `dagster code-server`: at rest, two proxies cost 3 % of a core."""
-    return (
-        *(sys.executable, "-m", "dagster", "api", "grpc", "--use-python-environment-entry-point"),
-        *("--lazy-load-user-code", "--log-level", "warning", *_address(settings, location)),
-        *("--location-name", location.name, "--module-name", location.module),
-        *("--working-directory", str(PROJECT_ROOT)),
-    )
+    """Return the command of its server, with the address in the words of `dagster api grpc`."""
+    return (sys.executable, "-m", MODULE, location.name, *_address(settings, location))
 
 
 def _address(settings: Settings, location: CodeLocation) -> tuple[str, ...]:
@@ -100,51 +102,16 @@ def workspace_text(settings: Settings) -> str:
 
 
 def is_ready(settings: Settings, location: CodeLocation) -> bool:
-    """Whether the location's code is loaded, or has failed to: what failed is then told by the webserver."""
-    if not settings.code_server_host and not socket_path(settings, location).exists():
-        return False
-    from dagster._core.errors import DagsterUserCodeUnreachableError
-    from dagster._grpc.client import DagsterGrpcClient
+    """Whether the location's code is loaded, or has failed to: what failed is then told by the webserver.
 
-    try:
-        DagsterGrpcClient(**_reached(settings, location)).list_repositories()
-    except DagsterUserCodeUnreachableError:
-        return False
-    return True
+    Dagster's server loads the code before it serves.
+    """
+    if settings.code_server_host:
+        return probes.grpc_serves(f"{host(settings, location)}:{port(settings, location)}", SERVICE)
+    path = socket_path(settings, location)
+    return path.exists() and probes.grpc_serves(f"unix:{path}", SERVICE)
 
 
 def prepare(settings: Settings, location: CodeLocation) -> None:
-    """Clears away what a server that was killed has left, its socket and runs that nobody works on any more, and makes
-    the instance's databases: two processes that make them at once leave them broken.
-
-    Runs are a server's children; one that a kill or a power cut left in progress would hold its pool for ever.
-    """
-    import dagster as dg
-    from filelock import FileLock, Timeout
-
+    """Clear away the socket that a server that was killed has left."""
     socket_path(settings, location).unlink(missing_ok=True)
-    with (
-        FileLock(str(settings.run_dir / "dagster-instance.lock")),
-        dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance,
-    ):
-        try:
-            with FileLock(materialize_lock(settings), timeout=0):
-                _cancel_orphans(instance, location)
-        except Timeout:  # `cryptolake materialize` is at work: the run in progress may be its own
-            return
-
-
-def materialize_lock(settings: Settings) -> str:
-    """Path of the lock that a run outside the code servers holds while it works."""
-    return str(settings.run_dir / "materialize.lock")
-
-
-def _cancel_orphans(instance: DagsterInstance, location: CodeLocation) -> None:
-    import dagster as dg
-
-    in_progress = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    for run in instance.get_runs(dg.RunsFilter(statuses=in_progress)):
-        origin = run.remote_job_origin
-        if origin is None or origin.location_name == location.name:
-            instance.report_run_canceled(run, message="The code server of this run has gone.")
-            log.info("orphaned_run_canceled", run_id=run.run_id, job=run.job_name)

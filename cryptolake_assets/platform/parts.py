@@ -182,12 +182,6 @@ def _producer_files(settings: Settings) -> dict[Path, str]:
     return {} if settings.symbols_file else {_symbols_file(settings): "".join(f"{one}\n" for one in settings.symbols)}
 
 
-def _prepare_daemon(settings: Settings) -> None:
-    from cryptolake_assets.platform.pools import ensure_pools
-
-    ensure_pools(settings)
-
-
 def _streams_of_bronze(settings: Settings) -> dict[str, str]:
     """Which streams it takes beside the trades, said by name: what is replayed is not its business, but for that.
 
@@ -306,7 +300,6 @@ PARTS: tuple[Part, ...] = (
         environment=_dagster_environment,
         ignores=lambda _: True,
         files=dagster_files,
-        prepare=_prepare_daemon,
         start_timeout_s=180,
     ),
     Part(

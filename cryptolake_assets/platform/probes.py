@@ -74,6 +74,20 @@ def reporting(path: Path, started_s: float) -> bool:
     return written_s >= started_s and time.time() - written_s < REPORT_MAX_AGE_S
 
 
+def grpc_serves(target: str, service: str) -> bool:
+    """Whether a gRPC server at `target` (`host:port`, `unix:path`) says that it serves, by gRPC's health protocol."""
+    import grpc
+    from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+    from grpc_health.v1.health_pb2_grpc import HealthStub
+
+    try:
+        with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            answer = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=TIMEOUT_S * 5)
+    except grpc.RpcError:
+        return False
+    return bool(answer.status == HealthCheckResponse.SERVING)
+
+
 def webserver_answers(dagster_address: str) -> bool:
     """Whether the Dagster webserver serves."""
     return http_ok(f"{dagster_address}/server_info")

@@ -44,6 +44,11 @@ class Target:
             raise ArgumentError("--partition", f"{partition or 'an empty text'} {problem}. {_range(self)}")
 
 
+def run_name(asset: str, partition: str | None) -> str:
+    """Return what people call the run of a partition (None: the asset has none)."""
+    return f"{asset} [{partition}]" if partition else asset
+
+
 def unknown_asset(name: str, known: Collection[str]) -> ArgumentError:
     """Return the error for a name that no asset of the graph has."""
     hint = did_you_mean(name, known) or f"Assets: {', '.join(sorted(set(known)))}."

@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.defs import asset_keys, fear_greed
+from cryptolake_assets.defs.instance.pools import MARTS_POOL
 from cryptolake_assets.marts_definitions import build_definitions
-from cryptolake_assets.model.tables import MARTS_POOL
 from cryptolake_assets.platform import graphql
 from cryptolake_assets.platform.code_servers import locations
 

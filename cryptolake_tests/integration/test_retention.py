@@ -24,7 +24,7 @@ from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs.asset_keys import EVENT_LOG
-from cryptolake_assets.platform.retention import Limits, census, purge
+from cryptolake_assets.defs.instance.retention import Limits, census, purge
 from cryptolake_assets.settings import PROJECT_ROOT, get_settings
 
 BRONZE, SILVER, GOLD = (dg.AssetKey([name]) for name in ("bronze", "silver", "gold"))

@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-POOL = "maintenance"
-"""The Dagster pool of the runs that maintain tables: one at a time."""
-
 REWRITE_BELOW_BYTES = 384 * 1024 * 1024
 """Spark joins files below three quarters of its target size, 512 MiB."""
 

@@ -21,13 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import dagster as dg
 import structlog
 
 from cryptolake_assets.errors import RetentionError
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
-    import dagster as dg
     from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
     from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
     from sqlalchemy import Connection, Table

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING
+
+import dagster as dg
 
 from cryptolake_assets.platform.graphql import RUN_URL
 from cryptolake_assets.platform.notify import Alert, AlertKind, cause_line, kind_of_failure
 from cryptolake_assets.settings import Settings
-
-if TYPE_CHECKING:
-    import dagster as dg
 
 PARTITION_TAG = "dagster/partition"
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -101,8 +99,6 @@ class _Before:
 
     def _runs(self, status: str, cursor: str | None, *, ascending: bool = False) -> Iterator[dg.RunRecord]:
         """Runs of the subject from the cursor on, newest first, or oldest first."""
-        import dagster as dg
-
         tags = {name: value for name in (PARTITION_TAG, *RANGE_TAGS) if (value := self.run.tags.get(name))}
         job_name = None if self.run.asset_selection else self.run.job_name
         filters = dg.RunsFilter(job_name=job_name, statuses=[dg.DagsterRunStatus(status)], tags=tags)
@@ -134,8 +130,6 @@ def _partition(run: dg.DagsterRun) -> str | None:
 
 def _assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, ...]:
     """The assets that the run was to materialize."""
-    import dagster as dg
-
     keys = run.asset_selection
     if not keys:
         planned = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
@@ -145,8 +139,6 @@ def _assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, ...]
 
 def failure_cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str | None, str]:
     """The step that failed first and the first line of why; no step when the run failed outside of one."""
-    import dagster as dg
-
     for event in _events(instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)):
         data = event.step_failure_data
         if data.user_failure_data is not None and data.user_failure_data.description:
@@ -163,8 +155,6 @@ def failure_cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str
 
 def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[str]:
     """The checks that failed the run; those that only warn are left out."""
-    import dagster as dg
-
     for event in _events(instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)):
         evaluation = event.asset_check_evaluation_data
         if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR:

@@ -1,0 +1,68 @@
+"""Runs in progress that no process works on any more: one would hold its pool for ever.
+
+A run is a child of its code server, and outlives a server that is killed alone: such a run finishes its work. A run
+that ends by a power cut, or with its container, reports nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+import psutil
+import structlog
+from dagster._core.events import EngineEventData
+from filelock import FileLock, Timeout
+
+from cryptolake_assets.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+def local_run_lock(settings: Settings) -> FileLock:
+    """Return the lock that a run in the process of `cryptolake materialize` holds while it works."""
+    return FileLock(settings.run_dir / "materialize.lock")
+
+
+def cancel_orphaned_runs(settings: Settings, instance: dg.DagsterInstance, location_name: str) -> None:
+    """Mark the orphaned runs of a code location as cancelled, and those that were started outside of all locations.
+
+    Does nothing while `cryptolake materialize` is at work: the run in progress may be its own.
+    """
+    try:
+        with local_run_lock(settings).acquire(timeout=0):
+            _cancel_orphaned_runs(instance, location_name)
+    except Timeout:
+        return
+
+
+def _cancel_orphaned_runs(instance: dg.DagsterInstance, location_name: str) -> None:
+    for run in instance.get_runs(dg.RunsFilter(statuses=_IN_PROGRESS)):
+        origin = run.remote_job_origin
+        if (origin is None or origin.location_name == location_name) and not _is_worked_on(instance, run):
+            instance.report_run_canceled(run, message="The process of this run has gone.")
+            log.info("orphaned_run_canceled", run_id=run.run_id, job=run.job_name)
+
+
+def _is_worked_on(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    return any(_is_alive(pid, at_s) for pid, at_s in _reported_processes(instance, run))
+
+
+def _reported_processes(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[tuple[int, float]]:
+    """Return the pids that the run's events name, each with the time of its event (epoch seconds)."""
+    for record in instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT).records:
+        event = record.event_log_entry.dagster_event
+        data = event.event_specific_data if event is not None else None
+        if isinstance(data, EngineEventData) and "pid" in data.metadata:
+            yield int(str(data.metadata["pid"].value)), record.event_log_entry.timestamp
+
+
+def _is_alive(pid: int, at_s: float) -> bool:
+    """Whether the process that had this pid at a time still runs: another one may have the pid by now."""
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() <= at_s and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

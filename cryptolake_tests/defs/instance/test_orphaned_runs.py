@@ -1,0 +1,106 @@
+"""Which runs in progress are cancelled before a code server serves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.test_utils import create_run_for_test
+
+from cryptolake_assets.defs.instance.orphaned_runs import cancel_orphaned_runs, local_run_lock
+from cryptolake_assets.settings import Settings, load_settings
+
+LOCATION = "cryptolake"
+CANCELED, STARTED = dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.STARTED
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = load_settings(home=tmp_path)
+    made.run_dir.mkdir(parents=True)
+    return made
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as one:
+        yield one
+
+
+def started_run(instance: dg.DagsterInstance, *pids: int, location: str | None = LOCATION) -> str:
+    """A run in progress whose processes reported these pids."""
+    origin = location and RemoteJobOrigin(
+        RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), "__repository__"), "a_job"
+    )
+    run: dg.DagsterRun = create_run_for_test(instance, "a_job", status=STARTED, remote_job_origin=origin or None)
+    instance.report_engine_event("Enqueued.", run)
+    for pid in pids:
+        instance.report_engine_event("Started process for run.", run, EngineEventData.in_process(pid))
+    return run.run_id
+
+
+def status_after_start(settings: Settings, instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
+    cancel_orphaned_runs(settings, instance, LOCATION)
+    run = instance.get_run_by_id(run_id)
+    assert run
+    return run.status
+
+
+@pytest.fixture
+def ended_pid() -> int:
+    """The pid of a process that was there."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        return process.pid
+
+
+def test_run_whose_process_ended_is_cancelled(settings: Settings, instance: dg.DagsterInstance, ended_pid: int) -> None:
+    assert status_after_start(settings, instance, started_run(instance, ended_pid)) is CANCELED
+
+
+def test_run_that_reported_no_process_is_cancelled(settings: Settings, instance: dg.DagsterInstance) -> None:
+    assert status_after_start(settings, instance, started_run(instance)) is CANCELED
+
+
+def test_run_that_outlives_its_code_server_goes_on(
+    settings: Settings, instance: dg.DagsterInstance, ended_pid: int
+) -> None:
+    assert status_after_start(settings, instance, started_run(instance, os.getpid(), ended_pid)) is STARTED
+
+
+def test_pid_that_another_process_has_by_now_proves_nothing(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yesterday_s = time.time() - 86_400
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: yesterday_s)
+        run_id = started_run(instance, os.getpid())
+    assert status_after_start(settings, instance, run_id) is CANCELED
+
+
+def test_zombie_works_on_nothing(settings: Settings, instance: dg.DagsterInstance) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert status_after_start(settings, instance, started_run(instance, process.pid)) is CANCELED
+    process.wait()
+
+
+def test_run_of_another_location_is_left_to_its_own_server(settings: Settings, instance: dg.DagsterInstance) -> None:
+    run_id = started_run(instance, location="cryptolake_marts")
+    assert status_after_start(settings, instance, run_id) is STARTED
+
+
+def test_run_outside_of_all_locations_is_cancelled_unless_one_is_at_work(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    run_id = started_run(instance, location=None)
+    with local_run_lock(settings):
+        assert status_after_start(settings, instance, run_id) is STARTED
+    assert status_after_start(settings, instance, run_id) is CANCELED
