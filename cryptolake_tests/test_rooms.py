@@ -44,6 +44,39 @@ BELOW_THE_GRAPH = ORDER[: ORDER.index("defs")]
 NAMED_AFTER_ROOMS = ("settings", "defs", "cli", "api", "views")
 """Rooms whose files repeat the names of what they set, assemble or show."""
 
+PURE_MODULES = frozenset(
+    (
+        "__future__",
+        "bisect",
+        "collections",
+        "collections.abc",
+        "cryptolake_assets.binance.stream_type",
+        "cryptolake_assets.binance.stream_types",
+        "cryptolake_assets.lake.windows",
+        "dataclasses",
+        "datetime",
+        "decimal",
+        "enum",
+        "itertools",
+        "typing",
+    )
+)
+"""What `quality` imports besides itself and `model`: a list of what is allowed, so that a new way to the disk, the
+network or the clock needs a line here."""
+PURE_NAMES = frozenset(
+    (
+        "cryptolake_assets.lake.coverage.CoverageRow",
+        "cryptolake_assets.lake.coverage.Evidence",
+        "cryptolake_assets.lake.coverage.LOADING",
+        "cryptolake_assets.lake.gap_ledger.TradeGap",
+    )
+)
+"""Values that it takes from modules which also read and write."""
+IO_NAMES = frozenset(("__import__", "compile", "eval", "exec", "globals", "input", "open", "print", "vars"))
+IO_ATTRIBUTES = frozenset(
+    ("OSFile", "connect", "input_stream", "memory_map", "now", "open", "output_stream", "today", "utcnow")
+)
+
 MODULES = {
     ".".join(path.relative_to(PACKAGE_DIR.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE_DIR.rglob("*.py"))
@@ -103,6 +136,56 @@ def test_rooms_below_the_graph_do_not_import_dagster(room: str) -> None:
     paths = [path for module, path in MODULES.items() if room_of(module) == room]
     assert paths
     assert [(path.name, name) for path in paths for name in imports(path) if name.startswith("dagster")] == []
+
+
+def impurities(source: str) -> Iterator[str]:
+    """Return what a module does that is not computation on what it is given. Annotations may name anything."""
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name not in PURE_MODULES | {"pyarrow"})
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            is_pure = module in PURE_MODULES or module.startswith((f"{PACKAGE}.model.", f"{PACKAGE}.quality"))
+            names = [f"{module}.{alias.name}" for alias in node.names]
+            yield from (name for name in names if not is_pure and name not in PURE_NAMES)
+        elif isinstance(node, ast.Name) and node.id in IO_NAMES:
+            yield node.id
+        elif isinstance(node, ast.Attribute) and node.attr in IO_ATTRIBUTES:
+            yield f".{node.attr}"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) == "quality"])
+def test_quality_reads_no_file_table_network_or_clock(module: str) -> None:
+    assert list(impurities(MODULES[module].read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os",
+        "import pyarrow.parquet",
+        "from pyarrow import fs",
+        "from pathlib import Path",
+        "def f():\n    import httpx",
+        "from cryptolake_assets.lake import catalog",
+        "from cryptolake_assets.lake.coverage import read_coverage",
+        "from cryptolake_assets.lake.duck import open_duckdb",
+        "from cryptolake_assets.model import *\nfrom time import time",
+        "from . import rules",
+        "if TYPE_CHECKING:\n    import duckdb\nelse:\n    import duckdb",
+        "open('file')",
+        "__import__('os')",
+        "datetime.now()",
+    ],
+)
+def test_every_way_out_of_quality_is_found(source: str) -> None:
+    assert list(impurities(source))
 
 
 def test_base_name_is_used_once() -> None:

@@ -132,7 +132,8 @@ class _Day:
     def events(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
         from cryptolake_assets.ingest.archive_checks import CHECKSUM
         from cryptolake_assets.ingest.archive_klines import check_klines
-        from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES, CheckOutcome, joined
+        from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
+        from cryptolake_assets.quality.candidate_checks import CheckOutcome, joined
 
         outcomes = joined([*(outcome for day in self.loaded for outcome in day.outcomes)])
         if self.refused:

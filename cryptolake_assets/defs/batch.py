@@ -13,8 +13,8 @@ from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import DAY_FORMAT, GraphPartitions
 from cryptolake_assets.ingest.batch_source import BatchSource
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.batch_checks import BATCH_RULES, ROWS_LEFT_OUT, blocking
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.settings import Settings, Source
 
 if TYPE_CHECKING:

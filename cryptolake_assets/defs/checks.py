@@ -11,7 +11,8 @@ from typing import Any
 import dagster as dg
 from dagster._utils.warnings import PreviewWarning
 
-from cryptolake_assets.quality.bar_checks import MEANINGS, CheckOutcome
+from cryptolake_assets.quality.bar_checks import MEANINGS
+from cryptolake_assets.quality.candidate_checks import CheckOutcome
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def fear_greed_daily(
     context: dg.AssetExecutionContext, lake: LakeResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     from cryptolake_assets.ingest import batch_extract as extract
-    from cryptolake_assets.quality import index_checks
+    from cryptolake_assets.quality import batch_checks
 
     settings = lake.settings
     day = date.fromisoformat(context.partition_key)
@@ -79,8 +79,8 @@ def fear_greed_daily(
             made_by = {"made_by": context.partition_key}
             context.log_event(dg.AssetMaterialization(KEY, partition=key, metadata=made_by, tags=tags))
     outcomes = [
-        index_checks.days_missing(held),
-        index_checks.newest_row(held, extract.source_clock(settings).date()),
+        batch_checks.days_missing(held),
+        batch_checks.newest_row(held, extract.source_clock(settings).date()),
         batch.rows_left_out(candidate),
     ]
     yield dg.MaterializeResult(

@@ -24,8 +24,8 @@ from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.quality.bar_checks import CheckOutcome
 from cryptolake_assets.quality.batch_checks import FUNDING_HOLES, PERIODS_MISSING, ROWS_LEFT_OUT, SYMBOLS_BEHIND
+from cryptolake_assets.quality.candidate_checks import CheckOutcome
 from cryptolake_assets.settings import Settings, Source
 
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=3), fail_window=timedelta(hours=12))
@@ -61,13 +61,13 @@ class FuturesBatch:
 
 
 def _funding_holes(held: Times) -> CheckOutcome:
-    from cryptolake_assets.quality.derivatives_checks import funding_holes
+    from cryptolake_assets.quality.batch_checks import funding_holes
 
     return funding_holes(held)
 
 
 def _periods_missing(held: Times) -> CheckOutcome:
-    from cryptolake_assets.quality.derivatives_checks import periods_missing
+    from cryptolake_assets.quality.batch_checks import periods_missing
 
     return periods_missing(held)
 
@@ -171,7 +171,7 @@ def _silver(graph: Graph, of: FuturesBatch) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         from cryptolake_assets.ingest.batch_extract import commit, source_clock
-        from cryptolake_assets.quality.derivatives_checks import symbols_behind
+        from cryptolake_assets.quality.batch_checks import symbols_behind
 
         settings = lake.settings
         candidate = batch.candidate_of(settings, of.source, of.silver, date.fromisoformat(context.partition_key))

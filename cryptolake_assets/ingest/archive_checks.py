@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.binance.archive_csv import BadLine, Block
 from cryptolake_assets.binance.archive_files import ArchiveFile
-from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 
 if TYPE_CHECKING:
     import numpy as np

@@ -34,7 +34,7 @@ from cryptolake_assets.lake.coverage import LOADING, CoverageRow, read_coverage
 from cryptolake_assets.lake.dead_letters import write_rejected_lines
 from cryptolake_assets.lake.hour_files import HourFiles
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
-from cryptolake_assets.quality.bar_checks import CheckOutcome
+from cryptolake_assets.quality.candidate_checks import CheckOutcome
 from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.settings import Settings
 

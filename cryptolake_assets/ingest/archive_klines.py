@@ -26,7 +26,7 @@ from cryptolake_assets.lake.filters import all_of, at_least, below, equal
 from cryptolake_assets.lake.windows import DAY, hour_of
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.model.markets import Family
-from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from cryptolake_assets.http.source_client import SourceResponse, SourceRetryPoli
 from cryptolake_assets.ingest.batch_source import BatchSource, ParsedResponse, Plan, Row, by_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish
+from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.windows import DAY, between, day_of
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.quality.bar_checks import CheckOutcome, check_candidate
+from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.settings import Settings, Source
 
 if TYPE_CHECKING:
@@ -148,7 +149,9 @@ def prepare(
             rows += parsed.rows[spec.name]
             left_out += parsed.left_out
     candidate = _table(spec, [{**row, "updated_at": None} for row in by_key(spec, rows)])
-    return BatchCandidate(spec, candidate, check_candidate(spec, candidate, rules), left_out)
+    with open_duckdb() as duck:
+        outcomes = check_candidate(duck, spec, candidate, rules)
+    return BatchCandidate(spec, candidate, outcomes, left_out)
 
 
 def commit(settings: Settings, candidate: BatchCandidate, run_id: str) -> Publication:

@@ -1,42 +1,16 @@
-"""Blocking checks: what a candidate must hold before a reader may see it. Pure; they run on the table in memory."""
+"""Checks on bars and daily stats: what their rows and counts must hold, and what every check demands. Pure."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
-from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.quality import batch_checks
-from cryptolake_assets.quality import stream_minute_checks as market_rules
+from cryptolake_assets.quality import batch_checks, stream_minute_checks
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 
 if TYPE_CHECKING:
-    import duckdb
-    import pyarrow as pa
-
     from cryptolake_assets.quality.minute_bars import RowCounts
-
-SAMPLE_ROWS = 10
-"""Failing rows that are shown with a check."""
-
-
-@dataclass(frozen=True)
-class CheckOutcome:
-    """One check's result; `failing_rows` are at most SAMPLE_ROWS, as text for people.
-
-    `counts` say what was looked at, in numbers that can be added up over partitions.
-    """
-
-    name: str
-    passed: bool
-    description: str
-    failing_count: int = 0
-    failing_rows: list[dict[str, str]] = field(default_factory=list)
-    counts: Mapping[str, int] = field(default_factory=dict)
-
 
 MAY_BE_NULL = ("updated_at", "evidence")
 
@@ -92,7 +66,7 @@ MEANINGS: Mapping[str, str] = {
     "ids_consecutive": "Aggregate ids go on without holes; around a hole minutes stay incomplete. Warns only.",
     "klines_of_the_day": "The archive has a sound official kline of every minute of the day. Warns only.",
     **batch_checks.MEANINGS,
-    **market_rules.MEANINGS,
+    **stream_minute_checks.MEANINGS,
     DEPENDENCIES: "What a refresh of Silver needs is there: catalog, tables, engine.",
 }
 """Check name to what it demands, for people."""
@@ -102,26 +76,6 @@ SILVER_OBSERVATIONS = (OFFICIAL_KLINES, "minutes_missing", "id_continuity", "eve
 """Non-blocking checks, see `transform.observations`."""
 
 GOLD_CHECKS = ("schema", "unique_key", *ROW_CHECKS["gold"])
-
-
-def check_candidate(spec: TableSpec, candidate: pa.Table, rules: Mapping[str, str] | None = None) -> list[CheckOutcome]:
-    """Schema, unique key, and the row checks: `rules`, or those of the table's namespace."""
-    schema = spec.arrow_schema()
-    same_schema = candidate.schema.equals(schema)
-    outcomes = [CheckOutcome("schema", same_schema, "columns and types are those of the table")]
-    key = ", ".join(spec.key)
-    repeated = f"SELECT {key}, count(*) AS copies FROM candidate GROUP BY ALL HAVING count(*) > 1"
-    rules = ROW_CHECKS[spec.namespace] if rules is None else rules
-    with open_duckdb() as duck:
-        duck.register("candidate", candidate)
-        failing = ", ".join(f"count(*) FILTER (WHERE {predicate})" for predicate in rules.values())
-        counts = duck.sql(f"SELECT (SELECT count(*) FROM ({repeated})), {failing} FROM candidate").fetchall()[0]
-        queries = [repeated, *(f"SELECT * FROM candidate WHERE {predicate}" for predicate in rules.values())]
-        descriptions = [f"({key}) is unique", *(f"no row where {predicate}" for predicate in rules.values())]
-        for name, count, query, description in zip(("unique_key", *rules), counts, queries, descriptions, strict=True):
-            sample = _sample(duck, query) if count else []
-            outcomes.append(CheckOutcome(name, count == 0, description, count, sample))
-    return outcomes
 
 
 def check_counts(
@@ -152,35 +106,3 @@ def check_counts(
             abs(expected_rows - accounted),
         ),
     ]
-
-
-def joined(outcomes: Sequence[CheckOutcome]) -> list[CheckOutcome]:
-    """One outcome a name, of several parts: it passes when all of them do."""
-    by_name: dict[str, list[CheckOutcome]] = {}
-    for outcome in outcomes:
-        by_name.setdefault(outcome.name, []).append(outcome)
-    return [
-        CheckOutcome(
-            name,
-            all(part.passed for part in parts),
-            "; ".join(part.description for part in parts),
-            sum(part.failing_count for part in parts),
-            [row for part in parts for row in part.failing_rows][:SAMPLE_ROWS],
-            _summed(part.counts for part in parts),
-        )
-        for name, parts in by_name.items()
-    ]
-
-
-def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)  # keeps zeros, which `+` drops
-    return dict(total)
-
-
-def _sample(duck: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = (
-        duck.sql(f"SELECT COLUMNS(*)::varchar FROM ({query}) LIMIT {SAMPLE_ROWS}").to_arrow_table().to_pylist()
-    )
-    return rows

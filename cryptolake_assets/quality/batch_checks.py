@@ -1,13 +1,32 @@
-"""What rows of the batch sources must hold: predicates that are true on a row that fails, by table and check. Pure."""
+"""Checks on the batch sources' tables. Pure.
+
+Blocking ones are predicates that are true on a row that fails, by table and check. The others look at the published
+table as a whole (what is missing, how new it is) and warn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from itertools import pairwise
 
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING, SILVER_OPEN_INTEREST
-from cryptolake_assets.model.source_facts import MAX_FUNDING_RATE
+from cryptolake_assets.model.source_facts import (
+    KNOWN_MISSING,
+    MAX_FUNDING_RATE,
+    OPEN_INTEREST_PERIOD,
+    missing_days,
+)
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS, SILVER_FEAR_GREED
 from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
+
+Times = Mapping[str, Sequence[datetime]]
+"""The stored times by symbol, in order."""
+
+MAX_FUNDING_INTERVAL = timedelta(hours=8)
+JITTER = timedelta(minutes=1)
+"""Fundings are charged some ms after the full hour; a minute late is not missing."""
 
 DAYS_MISSING = "days_missing"
 NEWEST_ROW = "newest_row"
@@ -73,3 +92,76 @@ MEANINGS: Mapping[str, str] = {
 def blocking(spec: TableSpec) -> tuple[str, ...]:
     """Names of the checks on a candidate of the table, in the order of their results."""
     return ("schema", "unique_key", *BATCH_RULES[spec.name])
+
+
+def days_missing(stored: Collection[date]) -> CheckOutcome:
+    """Up to the newest day that is stored. Days that were never published are named and do not count."""
+    missing = missing_days(stored, max(stored)) if stored else []
+    known = [day for day in missing if day in KNOWN_MISSING]
+    unknown = [day for day in missing if day not in KNOWN_MISSING]
+    said = f"{len(stored)} days held, {len(unknown)} missing; never published: {', '.join(map(str, known)) or 'none'}"
+    sample = [{"index_date": str(day)} for day in unknown[-SAMPLE_ROWS:]]
+    return CheckOutcome(DAYS_MISSING, not unknown and bool(stored), said, len(unknown), sample)
+
+
+def newest_row(stored: Collection[date], today: date) -> CheckOutcome:
+    """`today` is by the source's clock."""
+    newest = max(stored, default=None)
+    passed = newest is not None and newest >= today - timedelta(days=1)
+    return CheckOutcome(NEWEST_ROW, passed, f"the newest day is {newest or 'none'}; the source's clock says {today}")
+
+
+def funding_holes(stored: Times) -> CheckOutcome:
+    """Longer than eight hours, or longer than the intervals on both sides: symbols change between 8, 4 and 1 hours, and
+    an interval that is alone in its length is one in which a funding is missing."""
+    found = [
+        {"symbol": symbol, "after": _text(start), "before": _text(end)}
+        for symbol, times in sorted(stored.items())
+        for start, end in _holes(times)
+    ]
+    rates = sum(map(len, stored.values()))
+    return _outcome(FUNDING_HOLES, found, f"{rates} rates of {len(stored)} symbols held, {len(found)} holes")
+
+
+def _holes(times: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
+    lengths = [end - start for start, end in pairwise(times)]
+    for number, (start, end) in enumerate(pairwise(times)):
+        around = [*lengths[max(0, number - 1) : number], *lengths[number + 1 : number + 2]]
+        alone = len(around) == 2 and lengths[number] > max(around) + JITTER
+        if alone or lengths[number] > MAX_FUNDING_INTERVAL + JITTER:
+            yield start, end
+
+
+def periods_missing(stored: Times) -> CheckOutcome:
+    """Statistics of five minutes between a symbol's first and newest one."""
+    found = [
+        {"symbol": symbol, "after": _text(start), "before": _text(end)}
+        for symbol, times in sorted(stored.items())
+        for start, end in pairwise(times)
+        if end - start > OPEN_INTEREST_PERIOD
+    ]
+    missing = sum(
+        (end - start) // OPEN_INTEREST_PERIOD - 1
+        for times in stored.values()
+        for start, end in pairwise(times)
+        if end - start > OPEN_INTEREST_PERIOD
+    )
+    return _outcome(PERIODS_MISSING, found, f"{missing} periods missing in {len(found)} holes")
+
+
+def symbols_behind(stored: Times, symbols: Sequence[str], clock: datetime, limit: timedelta) -> CheckOutcome:
+    """Followed symbols whose newest row is further behind the exchange's clock than `limit`, or that have none."""
+    found = []
+    for symbol in symbols:
+        newest = stored[symbol][-1] if stored.get(symbol) else None
+        if newest is None or clock - newest > limit:
+            found.append({"symbol": symbol, "newest": "none" if newest is None else _text(newest)})
+    return _outcome(SYMBOLS_BEHIND, found, f"{len(found)} of {len(symbols)} symbols more than {limit} behind {clock}")
+
+
+def _text(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _outcome(name: str, found: list[dict[str, str]], said: str) -> CheckOutcome:
+    return CheckOutcome(name, not found, said, len(found), found[-SAMPLE_ROWS:])

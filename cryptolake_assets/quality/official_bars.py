@@ -11,13 +11,8 @@ from typing import Any
 
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.exchange_records import Kline
-from cryptolake_assets.quality.bar_checks import (
-    BARS_AGREEING,
-    BARS_COMPARED,
-    OFFICIAL_KLINES,
-    SAMPLE_ROWS,
-    CheckOutcome,
-)
+from cryptolake_assets.quality.bar_checks import BARS_AGREEING, BARS_COMPARED, OFFICIAL_KLINES
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
 from cryptolake_assets.quality.reconciliation import EXACT, Verdict, compare

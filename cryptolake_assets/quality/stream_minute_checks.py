@@ -1,11 +1,19 @@
-"""Names and meanings of the checks on Silver of the streams beside the trades. Pure."""
+"""Checks on Silver of the streams beside the trades. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.lake.windows import MINUTE
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ACCOUNTED = "events_accounted"
 MINUTES_WITHOUT_ROW = "minutes_without_row"
@@ -26,3 +34,25 @@ def blocking(stream_type: StreamType) -> tuple[str, ...]:
 
 def warning(stream_type: StreamType) -> tuple[str, ...]:
     return (MINUTES_WITHOUT_ROW,) if stream_type.every_minute else ()
+
+
+def events_accounted(stream_type: StreamType, rows: pa.Table, distinct: int) -> CheckOutcome:
+    """Check that the rows stand for every event once."""
+    stands_for = sum(rows.column(stream_type.counted).to_pylist())
+    said = f"{distinct} events, the rows stand for {stands_for}"
+    return CheckOutcome(ACCOUNTED, stands_for == distinct, said, abs(stands_for - distinct))
+
+
+def minutes_without_row(rows: Sequence[Mapping[str, Any]]) -> CheckOutcome:
+    """Minutes without a row between a symbol's first and last one."""
+    found = [
+        {"symbol": earlier["symbol"], "after": _text(earlier["window_start"]), "before": _text(later["window_start"])}
+        for earlier, later in pairwise(rows)
+        if earlier["symbol"] == later["symbol"] and later["window_start"] - earlier["window_start"] > MINUTE
+    ]
+    said = f"{len(found)} holes in the minutes"
+    return CheckOutcome(MINUTES_WITHOUT_ROW, not found, said, len(found), found[:SAMPLE_ROWS])
+
+
+def _text(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"

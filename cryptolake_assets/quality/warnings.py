@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.model.exchange_records import Kline
-from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
 from cryptolake_assets.quality.official_bars import compare_with_official

@@ -13,7 +13,8 @@ from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, between, day_of
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
-from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, UP_TO_DATE, CheckOutcome
+from cryptolake_assets.quality.bar_checks import UP_TO_DATE
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.settings import Settings, Source
 

@@ -14,7 +14,8 @@ from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
-from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SAMPLE_ROWS, CheckOutcome
+from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.quality.rules import RuleContext, sound, sql_time
 from cryptolake_assets.settings import Settings

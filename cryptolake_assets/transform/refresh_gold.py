@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish, read_window
+from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.windows import DAY, between, gold_month
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
-from cryptolake_assets.quality.bar_checks import CheckOutcome, check_candidate
+from cryptolake_assets.quality.bar_checks import ROW_CHECKS
+from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import run_metrics as metrics
@@ -64,12 +66,14 @@ def prepare(settings: Settings, engine: AggregationEngine, day: date) -> GoldCan
         aggregates = engine.daily_aggregates(snapshot.snapshot_id, day)
         dropped = dropped_trades(settings, start, inputs.rules, snapshot.snapshot_id)
         rows = daily_stats_from_aggregates(aggregates, day, dropped, is_covered, present)
+    with open_duckdb() as duck:
+        outcomes = check_candidate(duck, GOLD_DAILY, rows, ROW_CHECKS["gold"])
     return GoldCandidate(
         day=day,
         rows=rows,
         replaced_keys=keys_of(GOLD_DAILY, present, rows),
         bars_read=sum(rows["minutes_with_trades"].to_pylist()),
-        outcomes=check_candidate(GOLD_DAILY, rows),
+        outcomes=outcomes,
         engine=engine.name,
         silver_snapshot=snapshot.snapshot_id if snapshot else 0,
         duration_ms=round((time.monotonic() - started) * 1000),

@@ -21,7 +21,8 @@ from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
-from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome, check_candidate, check_counts
+from cryptolake_assets.quality.bar_checks import ROW_CHECKS, check_counts
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome, check_candidate
 from cryptolake_assets.quality.minute_bars import (
     MINUTE_MS,
     EvidenceOf,
@@ -192,6 +193,8 @@ def _candidate(
         )
     replaced_keys = keys_of(SILVER_OHLCV, present, bars) if minutes is None else minutes
     hour_bars = bars_after(present, bars, replaced_keys)
+    with open_duckdb() as duck:
+        outcomes = [*check_candidate(duck, SILVER_OHLCV, bars, ROW_CHECKS["silver"]), *outcomes]
     return SilverCandidate(
         hour=hour,
         bars=bars,
@@ -199,7 +202,7 @@ def _candidate(
         replaced_keys=replaced_keys,
         counts=counts,
         rows_rejected=day.rejected[hour],
-        outcomes=[*check_candidate(SILVER_OHLCV, bars), *outcomes],
+        outcomes=outcomes,
         observations=observe_hour(
             hour,
             hour_bars,

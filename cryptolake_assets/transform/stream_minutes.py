@@ -6,11 +6,9 @@ few thousand events a symbol.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -18,9 +16,9 @@ from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish, read_window
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.windows import HOUR, MINUTE, between, silver_day
-from cryptolake_assets.quality.bar_checks import SAMPLE_ROWS, CheckOutcome, check_candidate
-from cryptolake_assets.quality.stream_minute_checks import ACCOUNTED, MINUTES_WITHOUT_ROW
+from cryptolake_assets.lake.windows import HOUR, between, silver_day
+from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
+from cryptolake_assets.quality.stream_minute_checks import events_accounted, minutes_without_row
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -54,8 +52,9 @@ def prepare(settings: Settings, stream_type: StreamType, hour: datetime) -> Minu
     snapshot = bronze.current_snapshot()
     events = _events(bronze, stream_type, hour)
     rows, distinct = minutes_of(stream_type, events)
-    outcomes = check_candidate(stream_type.silver, rows, stream_type.checks)
-    outcomes.append(_accounted(stream_type, rows, distinct))
+    with open_duckdb() as duck:
+        outcomes = check_candidate(duck, stream_type.silver, rows, stream_type.checks)
+    outcomes.append(events_accounted(stream_type, rows, distinct))
     return MinutesCandidate(
         stream_type,
         hour,
@@ -112,28 +111,6 @@ def minutes_of(stream_type: StreamType, events: pa.Table) -> tuple[pa.Table, int
     return rows.cast(stream_type.silver.arrow_schema()), int(distinct)
 
 
-def minutes_without_row(rows: Sequence[Mapping[str, Any]]) -> CheckOutcome:
-    """Minutes without a row between a symbol's first and last one."""
-    found = [
-        {"symbol": earlier["symbol"], "after": _text(earlier["window_start"]), "before": _text(later["window_start"])}
-        for earlier, later in pairwise(rows)
-        if earlier["symbol"] == later["symbol"] and later["window_start"] - earlier["window_start"] > MINUTE
-    ]
-    said = f"{len(found)} holes in the minutes"
-    return CheckOutcome(MINUTES_WITHOUT_ROW, not found, said, len(found), found[:SAMPLE_ROWS])
-
-
 def _events(bronze: Table, stream_type: StreamType, hour: datetime) -> pa.Table:
     names = tuple(column.name for column in stream_type.contract)
     return bronze.scan(row_filter=between("event_time", hour, hour + HOUR), selected_fields=names).to_arrow()
-
-
-def _accounted(stream_type: StreamType, rows: pa.Table, distinct: int) -> CheckOutcome:
-    """The rows stand for every event once."""
-    stands_for = sum(rows.column(stream_type.counted).to_pylist())
-    said = f"{distinct} events, the rows stand for {stands_for}"
-    return CheckOutcome(ACCOUNTED, stands_for == distinct, said, abs(stands_for - distinct))
-
-
-def _text(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M}"

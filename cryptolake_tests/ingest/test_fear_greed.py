@@ -16,7 +16,7 @@ from cryptolake_assets.ingest.batch_source import Row
 from cryptolake_assets.ingest.fear_greed import parse_days, plan
 from cryptolake_assets.model.source_facts import FIRST_DAY, KNOWN_MISSING, missing_days
 from cryptolake_assets.model.source_tables import SILVER_FEAR_GREED
-from cryptolake_assets.quality.index_checks import days_missing, newest_row
+from cryptolake_assets.quality.batch_checks import days_missing, newest_row
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 
 RECORDED: list[dict[str, str]] = json.loads((DEMO_CAPTURE_DIR / FEAR_GREED_FILE).read_text())

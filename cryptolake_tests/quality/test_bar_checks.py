@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from cryptolake_assets.ingest import archive_checks
+from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
-from cryptolake_assets.quality import batch_checks
-from cryptolake_assets.quality import stream_minute_checks as market_rules
+from cryptolake_assets.quality import batch_checks, stream_minute_checks
 from cryptolake_assets.quality.bar_checks import (
     DEPENDENCIES,
     FRAMES_ACCEPTED,
@@ -20,13 +20,13 @@ from cryptolake_assets.quality.bar_checks import (
     HEARTBEAT,
     MEANINGS,
     PUBLISHED_COUNT,
+    ROW_CHECKS,
     SILVER_CHECKS,
     SILVER_OBSERVATIONS,
     UP_TO_DATE,
-    CheckOutcome,
-    check_candidate,
     check_counts,
 )
+from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.quality.minute_bars import RowCounts
 
 MINUTE = datetime(2024, 7, 19, tzinfo=UTC)
@@ -59,7 +59,13 @@ def bar(minute: int = 0, **changes: Any) -> dict[str, Any]:
 
 def failed(*bars: dict[str, Any]) -> list[CheckOutcome]:
     candidate = pa.Table.from_pylist(list(bars), schema=SILVER_OHLCV.arrow_schema())
-    return [outcome for outcome in check_candidate(SILVER_OHLCV, candidate) if not outcome.passed]
+    return failed_of(candidate)
+
+
+def failed_of(candidate: pa.Table) -> list[CheckOutcome]:
+    with open_duckdb() as duck:
+        outcomes = check_candidate(duck, SILVER_OHLCV, candidate, ROW_CHECKS["silver"])
+    return [outcome for outcome in outcomes if not outcome.passed]
 
 
 def test_sound_bars_pass_all() -> None:
@@ -93,7 +99,7 @@ def test_two_bars_of_one_minute_fail() -> None:
 def test_another_schema_fails() -> None:
     candidate = pa.Table.from_pylist([bar()], schema=SILVER_OHLCV.arrow_schema())
     widened = candidate.set_column(2, "open", candidate["open"].cast(pa.decimal128(20, 8)))
-    assert [outcome.name for outcome in check_candidate(SILVER_OHLCV, widened) if not outcome.passed] == ["schema"]
+    assert [outcome.name for outcome in failed_of(widened)] == ["schema"]
 
 
 def counts_failed(counts: RowCounts, expected_rows: int) -> list[CheckOutcome]:
@@ -118,9 +124,9 @@ def test_a_row_that_was_not_read_or_not_accounted_for_fails(rows_in: int, expect
 
 
 def test_every_check_says_what_it_demands() -> None:
-    beside = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, FRAMES_ACCEPTED, DEPENDENCIES}
-    beside |= {*archive_checks.BLOCKING, *archive_checks.WARNING}
-    beside |= {name for rules in batch_checks.BATCH_RULES.values() for name in rules}
-    beside |= {*batch_checks.BATCH_OBSERVATIONS, archive_checks.KLINES_OF_DAY}
-    beside |= set(market_rules.MEANINGS)
-    assert {*SILVER_CHECKS, *SILVER_OBSERVATIONS, *GOLD_CHECKS, *beside} == set(MEANINGS)
+    others = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, FRAMES_ACCEPTED, DEPENDENCIES}
+    others |= {*archive_checks.BLOCKING, *archive_checks.WARNING}
+    others |= {name for rules in batch_checks.BATCH_RULES.values() for name in rules}
+    others |= {*batch_checks.BATCH_OBSERVATIONS, archive_checks.KLINES_OF_DAY}
+    others |= set(stream_minute_checks.MEANINGS)
+    assert {*SILVER_CHECKS, *SILVER_OBSERVATIONS, *GOLD_CHECKS, *others} == set(MEANINGS)

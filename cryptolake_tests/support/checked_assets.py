@@ -9,7 +9,8 @@ import dagster as dg
 from dagster._core.events import DagsterEvent, DagsterEventType
 
 from cryptolake_assets.defs import checks
-from cryptolake_assets.quality.bar_checks import BARS_AGREEING, BARS_COMPARED, OFFICIAL_KLINES, CheckOutcome
+from cryptolake_assets.quality.bar_checks import BARS_AGREEING, BARS_COMPARED, OFFICIAL_KLINES
+from cryptolake_assets.quality.candidate_checks import CheckOutcome
 
 Event = dg.MaterializeResult[None] | dg.AssetCheckResult | dg.Output[None]
 

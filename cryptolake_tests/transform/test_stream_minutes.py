@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.quality.stream_minute_checks import minutes_without_row
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.stream_minutes import commit, minutes_of, minutes_without_row, prepare
+from cryptolake_assets.transform.stream_minutes import commit, minutes_of, prepare
 
 MARK_PRICE, FORCE_ORDER = STREAM_TYPES
 HOUR = datetime(2024, 7, 18, 23, tzinfo=UTC)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.quality.derivatives_checks import funding_holes, periods_missing, symbols_behind
+from cryptolake_assets.quality.batch_checks import funding_holes, periods_missing, symbols_behind
 
 START = datetime(2024, 7, 18, tzinfo=UTC)
 
