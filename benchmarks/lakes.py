@@ -12,6 +12,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.manifest import DataFile, ManifestFile
     from pyiceberg.table import Table
+
+    from cryptolake_assets.transform.engines.engine import AggregationEngine
+    from cryptolake_assets.transform.silver_candidate import SilverCandidate
 
 PORTS_FILE = "ports.json"
 SEALED = "sealed"
@@ -164,10 +168,10 @@ def link(settings: Settings, source: Settings) -> None:
 
 def follow_to_head(settings: Settings) -> None:
     """Brings the quarantine's cursor to Bronze's head, as it is when the stream was followed."""
+    from cryptolake_assets.transform.load_inputs import load_run_inputs
     from cryptolake_assets.transform.quarantine import advance_quarantine
-    from cryptolake_assets.transform.run_context import observe
 
-    advance_quarantine(settings, bronze(settings), observe(settings).rules, "benchmark")
+    advance_quarantine(settings, bronze(settings), load_run_inputs(settings).rules, "benchmark")
 
 
 def empty_silver(settings: Settings) -> None:
@@ -225,3 +229,11 @@ def _names(home: Path) -> list[str]:
 def _is_fixed(name: str) -> bool:
     """Data files are never changed once written; the server's scratch and logs do not matter."""
     return "/data/" in name or name.startswith(("spark/", "logs/")) or name == PORTS_FILE
+
+
+def rebuild(settings: Settings, engine: AggregationEngine, first: datetime, last: datetime) -> list[SilverCandidate]:
+    """Recompute every minute of Silver's hours in [first, last)."""
+    from cryptolake_assets.transform.silver_run import run_silver
+
+    hours = [first + timedelta(hours=number) for number in range((last - first) // timedelta(hours=1))]
+    return [candidate for day in run_silver(settings, engine, hours, "benchmark") for candidate in day.candidates]

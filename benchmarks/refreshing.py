@@ -96,9 +96,9 @@ class Follower:
         return trades, snapshot.sequence_number or 0
 
     def _refresh(self, sequence: int) -> None:
-        from cryptolake_assets.transform import refresh_silver
+        from cryptolake_assets.transform.silver_run import run_silver
 
-        refresh_silver.refresh(self._settings, self._engine, self._hour, sequence, "benchmark")
+        list(run_silver(self._settings, self._engine, [self._hour], "benchmark", from_sequence=sequence))
 
 
 @contextmanager

@@ -67,7 +67,6 @@ def rebuilds(
     """By the size of the day the seconds of every round and the rows read; a digest of the shared day's bars."""
     from cryptolake_assets.lake.spark_session import connect
     from cryptolake_assets.transform.engines.spark_engine import SparkEngine
-    from cryptolake_assets.transform.refresh_silver import rebuild
 
     settings = lakes.lake_settings(Path(home), clock_url)
     session = connect(settings)
@@ -77,7 +76,7 @@ def rebuilds(
     def seconds_of(size: int) -> float:
         lakes.empty_silver(settings)
         day, clock = _day(all_sizes, size), Clock()
-        candidates = rebuild(settings, engine, day, day + timedelta(days=1), "benchmark")
+        candidates = lakes.rebuild(settings, engine, day, day + timedelta(days=1))
         taken = clock.reading()["query_s"]
         failed = [outcome for candidate in candidates for outcome in candidate.outcomes if not outcome.passed]
         assert not failed, failed[:3]

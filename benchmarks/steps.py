@@ -111,7 +111,6 @@ def history(home: str, days: int, trades_a_day: int, seed: int) -> dict[str, int
 
 def history_silver(home: str, days: int, clock_url: str) -> dict[str, Any]:
     """Silver of the whole history, day by day, as it is after it was followed."""
-    from cryptolake_assets.transform.refresh_silver import rebuild as rebuild_hours
 
     settings = lakes.lake_settings(Path(home), clock_url)
     lakes.follow_to_head(settings)
@@ -119,7 +118,7 @@ def history_silver(home: str, days: int, clock_url: str) -> dict[str, Any]:
     with _engine(settings, "duckdb") as engine:
         for number in range(days):
             start = DAY - timedelta(days=days - 1 - number)
-            _require_passed(rebuild_hours(settings, engine, start, start + timedelta(days=1), f"day-{number}"))
+            _require_passed(lakes.rebuild(settings, engine, start, start + timedelta(days=1)))
             progress((number + 1) / days)
     return {"query_s": round(time.perf_counter() - started, 2), "rss_mb": peak_mb()}
 
@@ -166,7 +165,6 @@ def rebuild(home: str, clock_url: str, engine: str, out: str) -> dict[str, Any]:
     """Silver of the whole day from Bronze: from after the imports to after the last commit. On Spark it is
     rebuilt before, to warm the server up, as often as the bare script does it."""
     from benchmarks.bare.spark_local import WARM_PASSES
-    from cryptolake_assets.transform.refresh_silver import rebuild as rebuild_hours
 
     settings = lakes.lake_settings(Path(home), clock_url)
     _import_all()
@@ -175,12 +173,12 @@ def rebuild(home: str, clock_url: str, engine: str, out: str) -> dict[str, Any]:
         jvms = _jvm(settings) if engine == "spark" else []
         for _ in range(WARM_PASSES if jvms else 0):
             clock = Clock()
-            _require_passed(rebuild_hours(settings, chosen, DAY, DAY + timedelta(days=1), "benchmark-warm"))
+            _require_passed(lakes.rebuild(settings, chosen, DAY, DAY + timedelta(days=1)))
             more.setdefault("warming_s", []).append(clock.reading()["query_s"])
             lakes.empty_silver(settings)
         jvm_cpu_s = sum(_cpu_s(jvm) for jvm in jvms)
         clock = Clock()
-        candidates = rebuild_hours(settings, chosen, DAY, DAY + timedelta(days=1), "benchmark")
+        candidates = lakes.rebuild(settings, chosen, DAY, DAY + timedelta(days=1))
         reading = clock.reading()
         if jvms:
             more["jvm_cpu_s"] = round(sum(_cpu_s(jvm) for jvm in jvms) - jvm_cpu_s, 2)
@@ -295,7 +293,7 @@ def _import_all() -> None:
 
     from cryptolake_assets.binance import rest  # noqa: F401
     from cryptolake_assets.captures import tracked_symbols  # noqa: F401
-    from cryptolake_assets.transform import refresh_silver, run_context  # noqa: F401
+    from cryptolake_assets.transform import load_inputs, silver_run  # noqa: F401
 
 
 STEPS: dict[str, Callable[..., Any]] = {

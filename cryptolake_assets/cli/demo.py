@@ -269,8 +269,8 @@ class _Settled:
     def _coverage_to_come(self) -> str | None:
         """The last minutes are complete only once the producer's coverage has reached the capture's end."""
         from cryptolake_assets.lake.coverage import read_coverage
-        from cryptolake_assets.transform.run_context import observe
-        from cryptolake_assets.transform.silver_candidate import hours_to_complete
+        from cryptolake_assets.transform.load_inputs import load_run_inputs
+        from cryptolake_assets.transform.silver_run import hours_to_complete
 
         status = _replay_status(self._settings) or {}
         end_ms = int(status.get("last_event_time_ms") or 0)
@@ -282,7 +282,7 @@ class _Settled:
         short = [symbol for symbol, to_ms in reached.items() if to_ms < end_ms]
         if short:
             return f"coverage of the last minute of {', '.join(short[:5])}"
-        waiting = hours_to_complete(self._settings, observe(self._settings))
+        waiting = hours_to_complete(self._settings, load_run_inputs(self._settings))
         return "bars to be marked complete" if waiting else None
 
     def _cursor(self, sensor: str) -> str | None:

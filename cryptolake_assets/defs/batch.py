@@ -111,17 +111,12 @@ def results_of(key: dg.AssetKey, candidate: "BatchCandidate") -> list[dg.AssetCh
     return list(checks.results(key, blocking(candidate.spec), candidate.outcomes))
 
 
-def held_back(
+def rejected(
     candidate: "BatchCandidate", results: Sequence[dg.AssetCheckResult], partition: str
 ) -> Iterator[dg.AssetCheckResult]:
-    """The end of a run whose candidate failed a check."""
+    """End a run whose candidate failed a check."""
     yield from results
-    failed = ", ".join(outcome.name for outcome in candidate.outcomes if not outcome.passed)
-    raise dg.Failure(
-        f"silver: {candidate.spec.full_name} of {partition} is held back, its rows stay as they were. "
-        f"Failed checks: {failed}.",
-        allow_retries=False,
-    )
+    raise checks.candidate_rejected(candidate.spec, [partition], candidate.outcomes)
 
 
 def warnings_of(key: dg.AssetKey, outcomes: Sequence[CheckOutcome]) -> list[dg.AssetCheckResult]:

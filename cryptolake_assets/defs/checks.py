@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 from dagster._utils.warnings import PreviewWarning
 
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.quality.bar_checks import MEANINGS
 from cryptolake_assets.quality.candidate_checks import CheckOutcome
 
@@ -130,3 +131,20 @@ def _as_table(outcome: CheckOutcome) -> str:
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
     lines += [" | ".join(str(row[name]) for name in names) for row in outcome.failing_rows]
     return "\n".join(lines)
+
+
+def candidate_rejected(
+    table: TableSpec,
+    partitions: Iterable[str],
+    outcomes: Iterable[CheckOutcome],
+    metadata: Mapping[str, Any] | None = None,
+) -> dg.Failure:
+    """Return what a run ends with when a candidate failed a blocking check; trying again would not help."""
+    failed = dict.fromkeys(outcome.name for outcome in outcomes if not outcome.passed)
+    return dg.Failure(
+        f"{'.'.join(table.identifier)}: the candidate of {', '.join(partitions)} was rejected, the published rows "
+        f"stay. Failed checks: {', '.join(failed)}. Look at the checks' samples, mend the data or the rule, and "
+        "materialize again.",
+        metadata=metadata,
+        allow_retries=False,
+    )

@@ -80,7 +80,7 @@ def _silver(graph: Graph, spec: TableSpec, description: str) -> dg.AssetsDefinit
         candidate = batch.candidate_of(lake.settings, SOURCE, spec, day)
         results = batch.results_of(key, candidate)
         if not candidate.passed:
-            yield from batch.held_back(candidate, results, context.partition_key)
+            yield from batch.rejected(candidate, results, context.partition_key)
         publication = commit(lake.settings, candidate, context.run.run_id)
         yield dg.MaterializeResult(
             metadata=batch.published(candidate, publication),

@@ -68,7 +68,7 @@ def fear_greed_daily(
     candidate = batch.candidate_of(settings, SOURCE, SILVER_FEAR_GREED, day)
     results = batch.results_of(KEY, candidate)
     if not candidate.passed:
-        yield from batch.held_back(candidate, results, context.partition_key)
+        yield from batch.rejected(candidate, results, context.partition_key)
     publication = extract.commit(settings, candidate, context.run.run_id)
     held = extract.stored_keys(settings, SILVER_FEAR_GREED)
     for changed in sorted(publication.changed_keys.column("index_date").to_pylist()):

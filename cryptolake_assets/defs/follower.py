@@ -127,13 +127,13 @@ def _restore(context: dg.SensorEvaluationContext, table: "Table", settings: Sett
 def _take_in_files(state: FollowerState, table: "Table", settings: Settings) -> dict[datetime, int]:
     """Touches the hours of the files that came; returns the rows by hour that lie outside the partitions."""
     from cryptolake_assets.lake.bronze_files import added_files, current_sequence, oldest_sequence_by_hour
-    from cryptolake_assets.transform.run_context import observe
+    from cryptolake_assets.transform.load_inputs import load_run_inputs
 
     files = [*_files_before_the_old_start(state, table, settings), *added_files(table, state.sequence)]
     state.sequence = max(state.sequence, current_sequence(table))
     if not files:
         return {}
-    world = observe(settings)
+    world = load_run_inputs(settings)
     rows = rows_by_hour((file.hour, file.rows) for file in files)
     hours = split_hours(oldest_sequence_by_hour(files), rows, world.rules.earliest, world.rules.latest)
     for hour, sequence in hours.inside.items():
@@ -204,8 +204,8 @@ def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> No
     from cryptolake_assets.bronze.offsets import committed_offsets
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.quality.minute_bars import epoch_ms
-    from cryptolake_assets.transform.run_context import observe
-    from cryptolake_assets.transform.silver_candidate import hours_to_complete
+    from cryptolake_assets.transform.load_inputs import load_run_inputs
+    from cryptolake_assets.transform.silver_run import hours_to_complete
 
     snapshot_id = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id
     offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed_offsets(settings).items()))
@@ -214,7 +214,7 @@ def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> No
     owed = {hour for hour in map(datetime.fromisoformat, state.look_again) if hour.isoformat() not in state.pending}
     if looked_at == state.coverage and not owed:
         return
-    world = observe(settings)
+    world = load_run_inputs(settings)
     hours = _completed(settings, world, state.coverage, looked_at)
     for hour in owed:
         hours |= hours_to_complete(settings, world, epoch_ms(hour), epoch_ms(hour + HOUR))
@@ -246,7 +246,7 @@ def _take_in_archive(state: FollowerState, settings: Settings, world: "RunInputs
 
 def _completed(settings: Settings, world: "RunInputs", before: str, looked_at: str) -> set[datetime]:
     """Hours with bars that may be marked complete: of what was covered since `before`, and now and then of all."""
-    from cryptolake_assets.transform.silver_candidate import hours_to_complete
+    from cryptolake_assets.transform.silver_run import hours_to_complete
 
     seen = _coverage_seen.get(settings.home)
     if seen is None or seen.looked_at != before or time.monotonic() - seen.full_look_s > FULL_LOOK_S:

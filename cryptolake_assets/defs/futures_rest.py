@@ -177,7 +177,7 @@ def _silver(graph: Graph, of: FuturesBatch) -> dg.AssetsDefinition:
         candidate = batch.candidate_of(settings, of.source, of.silver, date.fromisoformat(context.partition_key))
         results = batch.results_of(key, candidate)
         if not candidate.passed:
-            yield from batch.held_back(candidate, results, context.partition_key)
+            yield from batch.rejected(candidate, results, context.partition_key)
         publication = commit(settings, candidate, context.run.run_id)
         clock = source_clock(settings)
         held = _held(settings, of, clock)

@@ -1,4 +1,4 @@
-"""Gold: daily stats from Silver. A thin adapter of `transform.refresh_gold`."""
+"""Gold: daily stats from Silver. A thin adapter of `transform.gold_run`."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
@@ -29,21 +29,16 @@ DAYS_DRAWN = 30
 def futures_daily_stats(
     context: dg.AssetExecutionContext, lake: LakeResource, engine: EngineResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    from cryptolake_assets.transform import refresh_gold
+    from cryptolake_assets.transform.gold_run import last_days, run_gold
 
     settings = lake.settings
     day = date.fromisoformat(context.partition_key)
-    candidate = refresh_gold.prepare(settings, engine.engine(), day)
+    engine_in_use = engine.engine()
+    candidate, publication = run_gold(settings, engine_in_use, day, context.run.run_id)
     check_results = list(checks.results(asset_keys.GOLD, GOLD_CHECKS, candidate.outcomes))
-    if not candidate.passed:
-        refresh_gold.record_run(settings, candidate, None, context.run.run_id)
+    if publication is None:
         yield from check_results
-        failed = ", ".join(outcome.name for outcome in candidate.outcomes if not outcome.passed)
-        raise dg.Failure(
-            f"gold: {context.partition_key} is held back, its rows stay as they were. Failed checks: {failed}.",
-            allow_retries=False,
-        )
-    publication = refresh_gold.commit(settings, candidate, context.run.run_id)
+        raise checks.candidate_rejected(GOLD_DAILY, [context.partition_key], candidate.outcomes)
     yield dg.MaterializeResult(
         metadata={
             "dagster/row_count": candidate.rows.num_rows,
@@ -53,9 +48,9 @@ def futures_daily_stats(
             "rows_changed": publication.rows_changed,
             "bars_read": candidate.bars_read,
             "duration_ms": candidate.duration_ms,
-            "engine": candidate.engine,
+            "engine": engine_in_use.name,
             "preview": previews.preview(candidate.rows, PREVIEWED),
-            **_picture(refresh_gold.last_days(settings, day, DAYS_DRAWN), day),
+            **_picture(last_days(settings, day, DAYS_DRAWN), day),
         },
         data_version=dg.DataVersion(publication.version("trade_date", day, day + timedelta(days=1))),
         check_results=check_results,

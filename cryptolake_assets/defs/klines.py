@@ -33,9 +33,9 @@ def futures_klines_1m(
     context: dg.AssetExecutionContext, lake: LakeResource
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     from cryptolake_assets.ingest.klines import fetch_hour, judge_hour
-    from cryptolake_assets.transform.run_context import observe
+    from cryptolake_assets.transform.load_inputs import load_run_inputs
 
-    completeness = observe(lake.settings).completeness
+    completeness = load_run_inputs(lake.settings).completeness
     done = [
         (
             fetch_hour(lake.settings, hour, context.run.run_id),

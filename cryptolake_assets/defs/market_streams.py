@@ -97,22 +97,18 @@ def _silver(graph: Graph, of: StreamType) -> dg.AssetsDefinition:
     def minutes(
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-        from cryptolake_assets.transform.stream_minutes import commit, prepare
+        from cryptolake_assets.transform.stream_minutes import run_stream_minutes
 
-        candidate = prepare(lake.settings, of, hour_of(context.partition_key))
+        candidate, publication = run_stream_minutes(
+            lake.settings, of, hour_of(context.partition_key), context.run.run_id
+        )
         results = [
             *checks.results(key, blocking(of), candidate.outcomes),
             *checks.results(key, warning(of), candidate.observations, dg.AssetCheckSeverity.WARN),
         ]
-        if not candidate.passed:
+        if publication is None:
             yield from results
-            failed = ", ".join(outcome.name for outcome in candidate.outcomes if not outcome.passed)
-            raise dg.Failure(
-                f"silver: {of.silver.full_name} of {context.partition_key} is held back, its rows stay as they were. "
-                f"Failed checks: {failed}. Look at the checks' samples.",
-                allow_retries=False,
-            )
-        publication = commit(lake.settings, candidate, context.run.run_id)
+            raise checks.candidate_rejected(of.silver, [context.partition_key], candidate.outcomes)
         said: dict[str, Any] = {
             "dagster/row_count": candidate.rows.num_rows,
             **table_metadata(of.silver),

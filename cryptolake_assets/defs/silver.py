@@ -1,6 +1,6 @@
-"""Silver: exact one-minute bars, checked before they are published. A thin adapter of `transform.refresh_silver`."""
+"""Silver: exact one-minute bars, checked before they are published. A thin adapter of `transform.silver_run`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,12 @@ from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_assets.settings import Engine as EngineName
+from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     from cryptolake_assets.lake.commit import Publication
-    from cryptolake_assets.transform.silver_candidate import RunScope, SilverCandidate, SilverRun
+    from cryptolake_assets.transform.silver_candidate import RunScope, SilverCandidate
+    from cryptolake_assets.transform.silver_run import DayOutcome
 
 SilverEvent = dg.MaterializeResult | dg.AssetCheckResult | dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output
 Metadata = Mapping[str, Any]
@@ -83,65 +85,75 @@ def _moment(text: str) -> datetime | None:
 def futures_ohlcv_1m(
     context: dg.AssetExecutionContext, config: SilverConfig, lake: LakeResource, engine: EngineResource
 ) -> Iterator[SilverEvent]:
-    from cryptolake_assets.transform.silver_candidate import SilverRun
+    from cryptolake_assets.transform.silver_run import run_silver
 
-    run = SilverRun(lake.settings, engine.engine(EngineName(config.engine)), context.run.run_id)
+    days = run_silver(
+        lake.settings,
+        engine.engine(EngineName(config.engine)),
+        sorted(map(hour_of, context.partition_keys)),
+        context.run.run_id,
+        from_sequence=config.from_sequence if context.has_partition_key else None,
+        scope=config.scope(),
+    )
     if context.has_partition_key:
-        yield from _refresh(run, context, config)
-    else:
-        yield from _rebuild(run, context, config.scope())
-        # The checks have spoken for their hours; Dagster waits for one output of each besides.
-        for spec in context.assets_def.check_specs:
-            if spec.key in context.selected_asset_check_keys:
-                yield dg.Output(None, output_name=spec.get_python_identifier())
+        (day,) = days
+        yield from _of_hour(context, lake.settings, day)
+        return
+    yield from _of_hours(context, lake.settings, days)
+    # The checks have spoken for their hours; Dagster waits for one output of each besides.
+    for spec in context.assets_def.check_specs:
+        if spec.key in context.selected_asset_check_keys:
+            yield dg.Output(None, output_name=spec.get_python_identifier())
 
 
-def _refresh(run: "SilverRun", context: dg.AssetExecutionContext, config: SilverConfig) -> Iterator[SilverEvent]:
-    """One hour: the minutes that are touched since the sequence number."""
-    from cryptolake_assets.transform.refresh_silver import publish_passed
-    from cryptolake_assets.transform.silver_candidate import prepare
-
-    candidate = prepare(run, hour_of(context.partition_key), config.from_sequence, config.scope())
-    publication = publish_passed(run, [candidate])
+def _of_hour(context: dg.AssetExecutionContext, settings: Settings, day: "DayOutcome") -> Iterator[SilverEvent]:
+    """The events of a run of one partition."""
+    (candidate,) = day.candidates
     check_results = [
         *checks.results(asset_keys.SILVER, SILVER_CHECKS, candidate.outcomes),
         *checks.results(asset_keys.SILVER, SILVER_OBSERVATIONS, candidate.observations, dg.AssetCheckSeverity.WARN),
     ]
-    if publication is None:
+    if day.publication is None:
         yield from check_results
-        yield from _checks_of_other_steps(run, context)
-        raise _held_back([candidate], metadata=_metadata(candidate))
+        yield from _checks_of_other_steps(context, settings, day)
+        raise checks.candidate_rejected(
+            SILVER_OHLCV, [context.partition_key], candidate.outcomes, metadata=_metadata(candidate)
+        )
     yield dg.MaterializeResult(
-        metadata=_published(run, candidate, publication, publication.rows_changed),
-        data_version=dg.DataVersion(_version(publication, candidate.hour)),
+        metadata=_published(day, candidate, day.publication, day.publication.rows_changed),
+        data_version=dg.DataVersion(_version(day.publication, candidate.hour)),
         check_results=check_results,
     )
 
 
-def _rebuild(run: "SilverRun", context: dg.AssetExecutionContext, scope: "RunScope") -> Iterator[SilverEvent]:
-    """A range of hours: all of their minutes, a commit a day. Every hour has an event and checks of its own."""
-    from cryptolake_assets.transform.refresh_silver import changed_by_hour, rebuild_days
+def _of_hours(
+    context: dg.AssetExecutionContext, settings: Settings, days: Iterable["DayOutcome"]
+) -> Iterator[SilverEvent]:
+    """The events of a run of a range: every hour has a materialization and checks of its own."""
+    from cryptolake_assets.transform.silver_run import changed_by_hour
 
-    failed = []
-    for candidates, publication in rebuild_days(run, sorted(map(hour_of, context.partition_keys)), scope):
-        changed = changed_by_hour(publication) if publication is not None else {}
-        for candidate in candidates:
+    rejected = []
+    for day in days:
+        changed = changed_by_hour(day.publication) if day.publication is not None else {}
+        for candidate in day.candidates:
             key = hour_key(candidate.hour)
             yield from checks.evaluations(asset_keys.SILVER, SILVER_CHECKS, candidate.outcomes, key)
             yield from checks.evaluations(
                 asset_keys.SILVER, SILVER_OBSERVATIONS, candidate.observations, key, dg.AssetCheckSeverity.WARN
             )
-            if publication is not None and candidate.passed:
-                metadata = _published(run, candidate, publication, changed[candidate.hour])
-                version = _version(publication, candidate.hour)
-                yield dg.AssetMaterialization(
-                    asset_keys.SILVER, partition=key, metadata=metadata, tags={VERSION_TAG: version}
-                )
+            if day.publication is not None and candidate.passed:
+                metadata = _published(day, candidate, day.publication, changed[candidate.hour])
+                tags = {VERSION_TAG: _version(day.publication, candidate.hour)}
+                yield dg.AssetMaterialization(asset_keys.SILVER, partition=key, metadata=metadata, tags=tags)
             else:
-                failed.append(candidate)
-    yield from _checks_of_other_steps(run, context)
-    if failed:
-        raise _held_back(failed)
+                rejected.append(candidate)
+    yield from _checks_of_other_steps(context, settings, day)
+    if rejected:
+        raise checks.candidate_rejected(
+            SILVER_OHLCV,
+            [hour_key(candidate.hour) for candidate in rejected],
+            [outcome for candidate in rejected for outcome in candidate.outcomes],
+        )
 
 
 def _version(publication: "Publication", hour: datetime) -> str:
@@ -149,18 +161,20 @@ def _version(publication: "Publication", hour: datetime) -> str:
     return publication.version("window_start", hour, hour + HOUR)
 
 
-def _checks_of_other_steps(run: "SilverRun", context: dg.AssetExecutionContext) -> Iterator[dg.AssetCheckEvaluation]:
+def _checks_of_other_steps(
+    context: dg.AssetExecutionContext, settings: Settings, day: "DayOutcome"
+) -> Iterator[dg.AssetCheckEvaluation]:
     """Evaluate the run's checks of Silver that are steps of their own: Dagster skips these steps, because the asset has
-    no output in a run of many hours, or of an hour that is held back."""
+    no output in a run of many hours, or of an hour whose candidate was rejected."""
     from cryptolake_assets.transform.freshness import check_up_to_date
     from cryptolake_assets.transform.published_count import check_published
 
     planned = checks.planned(context)
     for key in planned.get(dg.AssetCheckKey(asset_keys.SILVER, PUBLISHED_COUNT), ()):
-        outcome = check_published(run.settings, hour_of(str(key)), run.inputs.rules)
+        outcome = check_published(settings, hour_of(str(key)), day.inputs.known.rules)
         yield from checks.evaluations(asset_keys.SILVER, [PUBLISHED_COUNT], [outcome], key)
     if partitions := planned.get(dg.AssetCheckKey(asset_keys.SILVER, UP_TO_DATE)):
-        freshness = check_up_to_date(run.settings)
+        freshness = check_up_to_date(settings)
         severity = dg.AssetCheckSeverity.ERROR if freshness.is_error else dg.AssetCheckSeverity.WARN
         for key in partitions:
             yield from checks.evaluations(
@@ -168,25 +182,13 @@ def _checks_of_other_steps(run: "SilverRun", context: dg.AssetExecutionContext) 
             )
 
 
-def _held_back(candidates: Sequence["SilverCandidate"], metadata: Metadata | None = None) -> dg.Failure:
-    """What a run ends with when hours did not pass."""
-    hours = ", ".join(hour_key(candidate.hour) for candidate in candidates)
-    names = {outcome.name: None for candidate in candidates for outcome in candidate.outcomes if not outcome.passed}
-    return dg.Failure(
-        f"silver: {hours} held back, the bars stay as they were. Failed checks: {', '.join(names)}. "
-        "Look at the checks' samples, mend the data or the rule, and materialize again.",
-        metadata=metadata,
-        allow_retries=False,
-    )
-
-
-def _picture(run: "SilverRun", candidate: "SilverCandidate") -> Metadata:
+def _picture(day: "DayOutcome", candidate: "SilverCandidate") -> Metadata:
     """Of an hour that is over: the open one would be drawn again every minute."""
     from cryptolake_assets.quality.minute_bars import epoch_ms
     from cryptolake_assets.transform.candlesticks import Candle
 
     end = candidate.hour + HOUR
-    if not candidate.hour_bars or (run.inputs.exchange_time_ms or 0) < epoch_ms(end):
+    if not candidate.hour_bars or (day.inputs.known.exchange_time_ms or 0) < epoch_ms(end):
         return {}
     candles = [
         Candle.of(bar, bar["window_start"], volume="volume", turnover="quote_volume") for bar in candidate.hour_bars
@@ -195,18 +197,18 @@ def _picture(run: "SilverRun", candidate: "SilverCandidate") -> Metadata:
 
 
 def _published(
-    run: "SilverRun", candidate: "SilverCandidate", publication: "Publication", bars_changed: int
+    day: "DayOutcome", candidate: "SilverCandidate", publication: "Publication", bars_changed: int
 ) -> Metadata:
     return {
         **TABLE,
         "snapshot_id": str(publication.snapshot_id),
-        "bronze_snapshot_id": str(run.bronze_snapshot),
-        "bronze_sequence": run.bronze_sequence,
-        "rows_quarantined": run.quarantined,
+        "bronze_snapshot_id": str(day.inputs.bronze_snapshot),
+        "bronze_sequence": day.inputs.bronze_sequence,
+        "rows_quarantined": day.quarantined,
         "bars_changed": bars_changed,
-        "engine": run.engine.name,
+        "engine": day.engine,
         "preview": previews.preview(candidate.bars, PREVIEWED),
-        **_picture(run, candidate),
+        **_picture(day, candidate),
         **_metadata(candidate),
     }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.quality import batch_checks, stream_minute_checks
-from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
+from cryptolake_assets.quality.candidate_checks import CheckOutcome
 
 if TYPE_CHECKING:
     from cryptolake_assets.quality.minute_bars import RowCounts
@@ -73,18 +73,15 @@ MEANINGS: Mapping[str, str] = {
 
 SILVER_CHECKS = ("schema", "unique_key", *ROW_CHECKS["silver"], "drop_ratio", "row_count")
 SILVER_OBSERVATIONS = (OFFICIAL_KLINES, "minutes_missing", "id_continuity", "event_time_lag")
-"""Non-blocking checks, see `transform.observations`."""
+"""Non-blocking checks, see `quality.warnings`."""
 
 GOLD_CHECKS = ("schema", "unique_key", *ROW_CHECKS["gold"])
 
 
-def check_counts(
-    counts: RowCounts, expected_rows: int, drop_ratio_limit: float, sample: Callable[[], list[dict[str, str]]]
-) -> list[CheckOutcome]:
-    """Drop ratio under its limit; every row that Bronze holds for the window is accounted for.
+def check_counts(counts: RowCounts, expected_rows: int, drop_ratio_limit: float) -> list[CheckOutcome]:
+    """Check the drop ratio against its limit, and that every row of the window is accounted for.
 
-    `expected_rows` is Bronze's own count of the window; `sample` gives some of the dropped trades, and is asked only
-    when there are too many.
+    `expected_rows` is Bronze's own count of the window.
     """
     distinct = counts.rows_in - counts.rows_duplicate
     dropped = counts.rows_dropped / distinct if distinct else 0.0
@@ -97,7 +94,6 @@ def check_counts(
             f"{counts.rows_dropped} of {distinct} trades dropped ({dropped:.2%}); the limit is {drop_ratio_limit:.2%}"
             + "".join(f"; {rule}: {rows}" for rule, rows in counts.dropped_by_rule.items() if rows),
             counts.rows_dropped,
-            sample()[:SAMPLE_ROWS] if dropped > drop_ratio_limit else [],
         ),
         CheckOutcome(
             "row_count",

@@ -19,7 +19,7 @@ from cryptolake_assets.lake.windows import hour_of, silver_day
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.quality.official_bars import Agreement
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.run_context import observe
+from cryptolake_assets.transform.load_inputs import load_run_inputs
 
 Begun = Callable[[ArchiveFile], None]
 """Told of each file before it is fetched."""
@@ -96,5 +96,5 @@ def _judge(settings: Settings, klines: LoadedKlines, run_id: str) -> dict[dateti
     hours = [hour for hour in klines.hours if hour in published]
     if not hours:
         return {}
-    completeness = observe(settings).completeness
+    completeness = load_run_inputs(settings).completeness
     return {hour: judge_hour(settings, hour, completeness, run_id) for hour in hours}

@@ -50,7 +50,7 @@ class Freshness:
 def check_up_to_date(settings: Settings, clock_before_ms: int | None = None) -> Freshness:
     """Return the check `up_to_date` as of now; `clock_before_ms` is the exchange's clock at an earlier look."""
     from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
-    from cryptolake_assets.transform.run_context import observe
+    from cryptolake_assets.transform.load_inputs import load_run_inputs
 
     clock_ms = exchange_clock_ms(settings)
     if clock_ms is None:
@@ -58,7 +58,7 @@ def check_up_to_date(settings: Settings, clock_before_ms: int | None = None) -> 
     limit_s = settings.event_time_lag_limit_in_use_s
     clock = datetime.fromtimestamp(clock_ms / 1000, UTC)
     stands_still = settings.source is Source.REPLAY and clock_ms == clock_before_ms
-    lags = [] if stands_still else symbol_lags(settings, observe(settings), clock, limit_s)
+    lags = [] if stands_still else symbol_lags(settings, load_run_inputs(settings), clock, limit_s)
     outcome = judge(lags, clock, limit_s, stands_still)
     is_error = not judge(lags, clock, FAILS_AT * limit_s, stands_still).passed
     return Freshness(outcome, is_error, clock_ms)

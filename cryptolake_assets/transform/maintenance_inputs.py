@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from cryptolake_assets.bronze.offsets import query_ids
 from cryptolake_assets.lake.maintenance.works import StreamPosition
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.run_context import observe
+from cryptolake_assets.transform.load_inputs import load_exchange_time_ms
 
 
 def stream_position(settings: Settings) -> StreamPosition:
     """The position now; an exchange that does not answer is no failure, its clock is then that of the coverage."""
-    clock_ms = observe(settings).exchange_time_ms
+    clock_ms = load_exchange_time_ms(settings)
     exchange_time = None if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
     return StreamPosition(exchange_time, query_ids(settings))

@@ -19,8 +19,8 @@ from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.quality.rules import RuleContext, sound, sql_time
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.refresh_silver import ASSET, partition_of
-from cryptolake_assets.transform.run_context import observe
+from cryptolake_assets.transform.load_inputs import load_run_inputs
+from cryptolake_assets.transform.silver_run import ASSET, partition_of
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -33,7 +33,7 @@ def check_published(settings: Settings, hour: datetime, rules: RuleContext | Non
     Bronze is read as the hour's last publication read it, so trades that have come since are no difference. `rules` are
     those of now if not given.
     """
-    rules = rules or observe(settings).rules
+    rules = rules or load_run_inputs(settings).rules
     bronze = load_table(settings, BRONZE_TRADES)
     snapshot = _snapshot_read(settings, bronze, hour)
     files = files_between(bronze, snapshot, hour, hour + HOUR) if snapshot is not None else []

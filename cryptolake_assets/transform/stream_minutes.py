@@ -1,4 +1,6 @@
-"""Silver of the streams beside the trades: an hour's minutes from all events that Bronze holds of it, each event once.
+"""Silver of the streams beside the trades by write-audit-publish: an hour's minutes from the events of Bronze.
+
+    load_inputs → build_candidate → check → publish
 
 What makes a minute and what it must hold is said by the stream's contract. An hour is recomputed as a whole: it is a
 few thousand events a symbol.
@@ -6,15 +8,17 @@ few thousand events a symbol.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
 from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.lake import commit
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.commit import Publication, keys_of, publish, read_window
+from cryptolake_assets.lake.commit import Publication, keys_of, read_window
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.windows import HOUR, between, silver_day
 from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
@@ -29,55 +33,81 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class MinutesCandidate:
-    """An hour's rows of Silver, and what the blocking checks and the observations say of them."""
+class MinutesInputs:
+    """An hour's events at a snapshot of Bronze, duplicates included, and the hour's published rows."""
 
-    stream_type: StreamType
-    hour: datetime
+    events: pa.Table
+    bronze_snapshot: int | None
+    present: pa.Table
+
+
+@dataclass(frozen=True)
+class MinutesCandidate:
+    """An hour's rows before they are published; `outcomes` are empty until the candidate is checked."""
+
     rows: pa.Table
+    replaced_keys: pa.Table
     events: int
     duplicates: int
     bronze_snapshot: int | None
-    outcomes: list[CheckOutcome]
-    observations: list[CheckOutcome] = field(default_factory=list)
+    outcomes: Sequence[CheckOutcome] = ()
+    observations: Sequence[CheckOutcome] = ()
 
     @property
     def passed(self) -> bool:
-        return all(outcome.passed for outcome in self.outcomes)
+        return bool(self.outcomes) and all(outcome.passed for outcome in self.outcomes)
 
 
-def prepare(settings: Settings, stream_type: StreamType, hour: datetime) -> MinutesCandidate:
-    """Recomputes the hour from Bronze at one snapshot."""
-    bronze = load_table(settings, stream_type.bronze)
-    snapshot = bronze.current_snapshot()
-    events = _events(bronze, stream_type, hour)
-    rows, distinct = minutes_of(stream_type, events)
-    with open_duckdb() as duck:
-        outcomes = check_candidate(duck, stream_type.silver, rows, stream_type.checks)
-    outcomes.append(events_accounted(stream_type, rows, distinct))
+def run_stream_minutes(
+    settings: Settings, stream_type: StreamType, hour: datetime, run_id: str
+) -> tuple[MinutesCandidate, Publication | None]:
+    """Refresh the hour; the publication is None when a check failed."""
+    candidate = check(stream_type, build_candidate(stream_type, load_inputs(settings, stream_type, hour)))
+    return candidate, publish(settings, stream_type, hour, candidate, run_id) if candidate.passed else None
+
+
+def load_inputs(settings: Settings, stream_type: StreamType, hour: datetime) -> MinutesInputs:
+    """Return what the hour's run reads."""
+    bronze, silver = load_table(settings, stream_type.bronze), load_table(settings, stream_type.silver)
+    names = tuple(column.name for column in stream_type.contract)
+    events = bronze.scan(row_filter=between("event_time", hour, hour + HOUR), selected_fields=names).to_arrow()
+    present = read_window(silver, between("window_start", hour, hour + HOUR))
+    return MinutesInputs(events, bronze.metadata.current_snapshot_id, present)
+
+
+def build_candidate(stream_type: StreamType, inputs: MinutesInputs) -> MinutesCandidate:
+    """Make the hour's rows of its events, each event once."""
+    rows, distinct = minutes_of(stream_type, inputs.events)
     return MinutesCandidate(
-        stream_type,
-        hour,
-        rows,
+        rows=rows,
+        replaced_keys=keys_of(stream_type.silver, inputs.present, rows),
         events=distinct,
-        duplicates=events.num_rows - distinct,
-        bronze_snapshot=snapshot.snapshot_id if snapshot else None,
-        outcomes=outcomes,
-        observations=[minutes_without_row(rows.to_pylist())] if stream_type.every_minute else [],
+        duplicates=inputs.events.num_rows - distinct,
+        bronze_snapshot=inputs.bronze_snapshot,
     )
 
 
-def commit(settings: Settings, candidate: MinutesCandidate, run_id: str) -> Publication:
-    """Puts the candidate in the place of the hour's rows by one commit; without a difference there is none."""
-    stream_type, hour = candidate.stream_type, candidate.hour
-    table = load_table(settings, stream_type.silver)
-    present = read_window(table, between("window_start", hour, hour + HOUR))
-    publication = publish(
-        table,
+def check(stream_type: StreamType, candidate: MinutesCandidate) -> MinutesCandidate:
+    """Return the candidate with what the checks say."""
+    with open_duckdb() as duck:
+        outcomes = check_candidate(duck, stream_type.silver, candidate.rows, stream_type.checks)
+    return replace(
+        candidate,
+        outcomes=[*outcomes, events_accounted(stream_type, candidate.rows, candidate.events)],
+        observations=[minutes_without_row(candidate.rows.to_pylist())] if stream_type.every_minute else [],
+    )
+
+
+def publish(
+    settings: Settings, stream_type: StreamType, hour: datetime, candidate: MinutesCandidate, run_id: str
+) -> Publication:
+    """Put a candidate that passed in the place of the hour's rows, by one commit."""
+    publication = commit.publish(
+        load_table(settings, stream_type.silver),
         stream_type.silver,
         silver_day(hour),
         candidate.rows,
-        keys_of(stream_type.silver, present, candidate.rows),
+        candidate.replaced_keys,
         {"cryptolake.run-id": run_id},
     )
     log.info(

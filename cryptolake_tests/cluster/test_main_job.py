@@ -28,10 +28,10 @@ from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.quality.reconciliation import Verdict, compare
 from cryptolake_assets.settings import Engine, Settings
-from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.commands import cryptolake
 from cryptolake_tests.support.natives import Cluster
+from cryptolake_tests.support.silver import rebuild
 from cryptolake_tests.support.waiting import wait_for
 
 COMMAND_TIMEOUT_S = 560
@@ -153,13 +153,13 @@ def test_a_worker_lost_in_the_middle_of_a_silver_run_costs_no_bar(outcome: Outco
 
     session = connect(settings)
 
-    def rebuild() -> bool:
+    def rebuilt() -> bool:
         engine = SparkEngine(settings, session)
-        return all(made.passed for made in refresh_silver.rebuild(settings, engine, *HOURS, "test"))
+        return all(made.passed for made in rebuild(settings, engine, *HOURS))
 
     with ThreadPoolExecutor(1) as pool:
         wait_for(lambda: tasks_under_way(settings) == 0)
-        run = pool.submit(rebuild)
+        run = pool.submit(rebuilt)
         wait_for(lambda: run.done() or tasks_under_way(settings) > 0, poll_s=0.02)
         cluster.spark.workers[1].kill()
         assert not run.done()

@@ -13,8 +13,8 @@ from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import EngineResource
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.refresh_silver import refresh
 from cryptolake_tests.support.bronze import append, trade
+from cryptolake_tests.support.silver import refresh
 
 HOUR = datetime(2024, 11, 2, 22, tzinfo=UTC)
 NEXT = HOUR + timedelta(hours=1)
@@ -103,7 +103,7 @@ def test_bars_of_a_run_that_died_after_its_commit_start_what_follows(runs: Runs)
     runs.silver(HOUR)
     runs.tick()
     append(runs.settings, [trade(HOUR + timedelta(seconds=1), 2)])
-    _, publication = refresh(runs.settings, EngineResource(settings=runs.settings).engine(), HOUR, None, "died")
+    _, publication = refresh(runs.settings, EngineResource(settings=runs.settings).engine(), HOUR)
     assert publication is not None
     assert publication.committed
     assert runs.tick() == (set(), set()), "no event tells of it"

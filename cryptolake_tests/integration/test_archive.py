@@ -41,11 +41,11 @@ from cryptolake_assets.lake.windows import between
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.archives import Aggregate, aggregates, quiet_klines, write_day, write_klines, write_zip
 from cryptolake_tests.support.bronze import append, bars
 from cryptolake_tests.support.reference import Trade, reference_bars
 from cryptolake_tests.support.served import BrokenLine, ServedExchange
+from cryptolake_tests.support.silver import rebuild
 
 DAY = date(2024, 7, 18)
 MIDNIGHT = datetime(2024, 7, 18, tzinfo=UTC)
@@ -402,7 +402,7 @@ def test_a_file_that_is_no_record_of_its_day_is_loaded_remembered_and_completes_
 
 
 def test_single_trades_and_aggregates_are_never_mixed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cryptolake_assets.transform.run_context.committed_offsets", lambda _: {0: 10**9})
+    monkeypatch.setattr("cryptolake_assets.transform.load_inputs.committed_offsets", lambda _: {0: 10**9})
     single = [
         {**row.trade("BTCUSDT"), "stream": "trade", "trade_id": number, "qty": Decimal("5")}
         for number, row in enumerate(FEW[:100])
@@ -446,7 +446,7 @@ def test_a_recorded_day_of_coin_m_futures(world: World) -> None:
     assert (loaded.outcome, loaded.rows) == (Outcome.LOADED, 105_280)
     assert {outcome.name: outcome.passed for outcome in loaded.outcomes} == dict.fromkeys(CHECKS_OF_TRADES, True)
     first = datetime(2026, 5, 8, tzinfo=UTC)
-    candidates = rebuild(world.settings, DuckDBEngine(world.settings), first, first + timedelta(days=1), "test")
+    candidates = rebuild(world.settings, DuckDBEngine(world.settings), first, first + timedelta(days=1))
     assert [candidate.passed for candidate in candidates] == [True] * 24
     found = bars(world.settings, first, 24)
     assert len(found) == 1_437

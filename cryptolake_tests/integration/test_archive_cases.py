@@ -23,14 +23,13 @@ from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES
 from cryptolake_assets.settings import Settings, get_settings, load_settings
-from cryptolake_assets.transform import refresh_gold
 from cryptolake_assets.transform.archive_history import ArchiveDay, load_history
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.archives import Aggregate, aggregates, write_day, write_klines, write_zip
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.served import ServedExchange
+from cryptolake_tests.support.silver import rebuild, refresh_day
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
 Bar = dict[str, Any]
@@ -56,15 +55,13 @@ class Lake:
     def bars(self, day: date, first_hour: int = 0, hours: int = 24) -> dict[tuple[str, str], Bar]:
         """Make Silver's hours; return the bars by symbol and minute."""
         start = datetime(day.year, day.month, day.day, first_hour, tzinfo=UTC)
-        made = rebuild(self.settings, DuckDBEngine(self.settings), start, start + timedelta(hours=hours), "test")
+        made = rebuild(self.settings, DuckDBEngine(self.settings), start, start + timedelta(hours=hours))
         self.passed = [candidate.passed for candidate in made]
         return {(symbol, f"{at:%H:%M}"): bar for (symbol, at), bar in bars(self.settings, start, hours).items()}
 
     def day(self, day: date) -> dict[str, Bar]:
         """Make Gold's day; return its rows by symbol."""
-        candidate = refresh_gold.prepare(self.settings, DuckDBEngine(self.settings), day)
-        assert candidate.passed
-        refresh_gold.commit(self.settings, candidate, "test")
+        refresh_day(self.settings, DuckDBEngine(self.settings), day)
         rows = load_table(self.settings, GOLD_DAILY).scan().to_arrow().to_pylist()
         return {row["symbol"]: row for row in rows if row["trade_date"] == day}
 

@@ -39,8 +39,7 @@ from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings, load_settings
 from cryptolake_assets.transform.archive_history import ArchiveDay, load_history
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.refresh_silver import rebuild
-from cryptolake_assets.transform.run_context import observe
+from cryptolake_assets.transform.load_inputs import load_run_inputs
 from cryptolake_tests.support.archives import (
     Aggregate,
     csv_text,
@@ -53,6 +52,7 @@ from cryptolake_tests.support.archives import (
 )
 from cryptolake_tests.support.markets import spot_capture
 from cryptolake_tests.support.served import BrokenLine, ServedExchange
+from cryptolake_tests.support.silver import rebuild
 
 DAY = date(2024, 7, 19)
 MIDNIGHT = datetime(2024, 7, 19, tzinfo=UTC)
@@ -258,7 +258,7 @@ def test_real_bars_of_the_archive_equal_its_klines_without_rest_and_a_re_issue_i
         assert str(again.description).startswith("6 of 7 ")
     (row,) = run_sql(world.settings, DIFFERENCES).to_pylist()
     assert (row["symbol"], row["window_start"], row["field"]) == ("ETHUSDT", MIDNIGHT, "high")
-    agreement = judge_hour(world.settings, MIDNIGHT, observe(world.settings).completeness, "test")
+    agreement = judge_hour(world.settings, MIDNIGHT, load_run_inputs(world.settings).completeness, "test")
     assert len(agreement.differences) == 1
 
 
@@ -298,6 +298,6 @@ def test_a_day_of_spot_in_its_own_layout_and_lake(tmp_path: Path) -> None:
     assert {row["exchange"] for row in rows} == {"binance_spot"}
     assert len(rows) == len(trades)
     end = MIDNIGHT + timedelta(hours=1)
-    assert [one.passed for one in rebuild(settings, DuckDBEngine(settings), MIDNIGHT, end, "test")] == [True]
-    agreement = judge_hour(settings, MIDNIGHT, observe(settings).completeness, "test")
+    assert [one.passed for one in rebuild(settings, DuckDBEngine(settings), MIDNIGHT, end)] == [True]
+    agreement = judge_hour(settings, MIDNIGHT, load_run_inputs(settings).completeness, "test")
     assert str(agreement.outcome.description).startswith("3 of 3 ")

@@ -18,10 +18,10 @@ from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
-from cryptolake_assets.transform.silver_candidate import SilverRun, prepare_hours
 from cryptolake_tests.support.archives import aggregates, write_day
 from cryptolake_tests.support.bronze import append
 from cryptolake_tests.support.served import ServedExchange
+from cryptolake_tests.support.silver import rebuild
 from cryptolake_tests.support.sockets import numbered_capture
 
 FILE = ArchiveFile("BTCUSDT", date(2024, 7, 25))
@@ -44,7 +44,7 @@ def test_both_engines_make_the_same_bars_and_a_reload_after_compaction_replaces_
             assert load_day(settings, client, FILE, "test").outcome is Outcome.LOADED
             hours = [START + number * HOUR for number in range(3)]
             candidates = [
-                list(prepare_hours(SilverRun(settings, engine, "test"), hours))
+                rebuild(settings, engine, START, START + 3 * HOUR)
                 for engine in (DuckDBEngine(settings), SparkEngine(settings, session))
             ]
             assert [[candidate.hour for candidate in made] for made in candidates] == [hours, hours]

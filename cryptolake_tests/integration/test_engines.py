@@ -26,12 +26,12 @@ from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.minute_bars import RowCounts
 from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings
-from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.reference import Trade, reference_bars
+from cryptolake_tests.support.silver import rebuild
 
 CAPTURE_HOURS = [datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 0, tzinfo=UTC)]
 GENERATED_HOUR = datetime(2024, 12, 24, 10, tzinfo=UTC)
@@ -240,7 +240,7 @@ def test_a_day_of_silver(platform: Settings, engines: tuple[AggregationEngine, A
             for number in range(500)
         ],
     )
-    refresh_silver.rebuild(platform, engines[0], hour, hour + HOUR, "test")
+    rebuild(platform, engines[0], hour, hour + HOUR)
     snapshot = load_table(platform, SILVER_OHLCV).current_snapshot()
     assert snapshot is not None
     duckdb, spark = (engine.daily_aggregates(snapshot.snapshot_id, hour.date()).to_pylist() for engine in engines)

@@ -21,10 +21,10 @@ from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.quality.minute_bars import MinuteAggregates
 from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_tests.support.bronze import append, trade
+from cryptolake_tests.support.silver import refresh
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,7 +79,7 @@ def read(settings: Settings, spark: SparkSession) -> Reading:
 def test_a_failing_run_is_never_seen(settings: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     good = [trade(START + timedelta(seconds=20 * number), number) for number in range(30)]
     sequence = append(settings, good)
-    _, publication = refresh_silver.refresh(settings, DuckDBEngine(settings), START, sequence, "good")
+    _, publication = refresh(settings, DuckDBEngine(settings), START, sequence)
     assert publication is not None
     before = read(settings, spark)
     assert before[1] == before[2]

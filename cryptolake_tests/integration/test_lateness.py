@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform import refresh_gold, refresh_silver
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import Trade, reference_bars, reference_daily
+from cryptolake_tests.support.silver import refresh, refresh_day
 
 _examples = count()
 
@@ -79,10 +79,10 @@ def follow(lake: Settings, engine: AggregationEngine, batch: list[Trade]) -> Non
     sequence = append(lake, batch)
     hours = sorted({item["event_time"].replace(minute=0, second=0, microsecond=0) for item in batch})
     for hour in hours:
-        candidate, publication = refresh_silver.refresh(lake, engine, hour, sequence, "test")
+        candidate, publication = refresh(lake, engine, hour, sequence)
         assert publication is not None, [outcome for outcome in candidate.outcomes if not outcome.passed]
     for day in sorted({hour.date() for hour in hours}):
-        refresh_gold.commit(lake, refresh_gold.prepare(lake, engine, day), "test")
+        refresh_day(lake, engine, day)
 
 
 def assert_only_changes_moved(before: dict[Any, dict[str, Any]], after: dict[Any, dict[str, Any]]) -> None:

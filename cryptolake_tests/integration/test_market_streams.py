@@ -32,7 +32,7 @@ from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.delivery import ReliableDelivery
 from cryptolake_assets.producer.extra_feed import ExtraFeed
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform import stream_minutes as market_minutes
+from cryptolake_assets.transform.stream_minutes import run_stream_minutes
 from cryptolake_tests.support import toy
 from cryptolake_tests.support.captures import force_order_frame, mark_price_frame
 from cryptolake_tests.support.checks import passed, verdicts
@@ -223,9 +223,8 @@ async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
         await publisher.stop()
     assert exchange.paths == ["/feed/BTC-EUR"]
     await asyncio.to_thread(run_available_now, own)
-    candidate = await asyncio.to_thread(market_minutes.prepare, own, toy.STREAM, HOUR)
+    candidate, _ = await asyncio.to_thread(run_stream_minutes, own, toy.STREAM, HOUR, "toy")
     assert candidate.passed
-    await asyncio.to_thread(market_minutes.commit, own, candidate, "toy")
     found = await asyncio.to_thread(load_table, own, toy.STREAM.silver)
     minutes = found.scan().to_arrow().sort_by("window_start").to_pylist()
     assert [(row["close"], row["bids"]) for row in minutes] == [(Decimal("1.2"), 2), (Decimal("1.60000"), 1)]

@@ -20,13 +20,13 @@ from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.refresh_silver import rebuild
-from cryptolake_assets.transform.run_context import observe
+from cryptolake_assets.transform.load_inputs import load_run_inputs
 from cryptolake_tests.support.bronze import bars
 from cryptolake_tests.support.capture_cases import CASES, PARTS, agreeing, expected, replayed
 from cryptolake_tests.support.markets import COIN_SYMBOL, coin_capture, spot_capture
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.reference import Trade, reference_bars
+from cryptolake_tests.support.silver import rebuild
 from cryptolake_tests.support.waiting import wait_for
 
 
@@ -98,13 +98,13 @@ def test_every_frame_is_a_row_of_the_market_and_silver_agrees_with_its_klines(
         assert row["event_time"] == datetime.fromtimestamp(time_ms / 1000, UTC)
     hours = hours_of(rows)
     first = hours[0]
-    candidates = rebuild(settings, DuckDBEngine(settings), first, hours[-1] + timedelta(hours=1), "test")
+    candidates = rebuild(settings, DuckDBEngine(settings), first, hours[-1] + timedelta(hours=1))
     assert [(candidate.hour, candidate.passed) for candidate in candidates] == [(hour, True) for hour in hours]
     found = bars(settings, first, len(hours))
     assert found == {key: {**found[key], **bar} for key, bar in reference_bars(rows).items()}
     complete = [key for key, bar in found.items() if bar["is_complete"]]
     assert len(complete) >= 2
-    completeness = observe(settings).completeness
+    completeness = load_run_inputs(settings).completeness
     for hour in hours:
         assert fetch_hour(settings, hour, "test").klines > 0
         agreement = judge_hour(settings, hour, completeness, "test")

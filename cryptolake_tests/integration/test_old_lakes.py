@@ -20,10 +20,9 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_assets.transform import refresh_gold
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.lakes import OLD_LAKES, open_old
+from cryptolake_tests.support.silver import rebuild, refresh_day
 
 HOUR = datetime(2024, 7, 19, tzinfo=UTC)
 ORDERS = {
@@ -136,14 +135,10 @@ def test_bars_of_an_old_lake_made_anew_are_the_same_digits(
     settings, recorded = old_lake
     bootstrap(settings)
     offsets = dict.fromkeys(range(9), 10**9)
-    monkeypatch.setattr("cryptolake_assets.transform.run_context.committed_offsets", lambda _: offsets)
+    monkeypatch.setattr("cryptolake_assets.transform.load_inputs.committed_offsets", lambda _: offsets)
     engine = DuckDBEngine(settings)
-    assert [candidate.passed for candidate in rebuild(settings, engine, HOUR, HOUR + timedelta(hours=1), "now")] == [
-        True
-    ]
-    day = refresh_gold.prepare(settings, engine, HOUR.date())
-    assert day.passed
-    refresh_gold.commit(settings, day, "now")
+    assert [candidate.passed for candidate in rebuild(settings, engine, HOUR, HOUR + timedelta(hours=1))] == [True]
+    refresh_day(settings, engine, HOUR.date())
     for table in ORDERS:
         found = rows(settings, table)
         assert [without(row, "is_complete") for row in found] == [

@@ -18,13 +18,14 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.quality.rules import MISSING_TRADE_RULES
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform import refresh_gold, refresh_silver
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
-from cryptolake_assets.transform.silver_candidate import SilverRun, prepare
+from cryptolake_assets.transform.silver_run import run_silver
+from cryptolake_tests.support import silver as support_silver
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import Trade, reference_bars
+from cryptolake_tests.support.silver import refresh_day
 
 _days = count(1)
 
@@ -47,7 +48,7 @@ def engine(platform: Settings, request: pytest.FixtureRequest) -> Iterator[Aggre
 
 def refresh(settings: Settings, engine: AggregationEngine, hour: datetime, from_sequence: int | None = None) -> int:
     """A Silver run; returns the number of bars that changed."""
-    candidate, publication = refresh_silver.refresh(settings, engine, hour, from_sequence, "test")
+    candidate, publication = support_silver.refresh(settings, engine, hour, from_sequence)
     assert publication is not None, [outcome for outcome in candidate.outcomes if not outcome.passed]
     return publication.rows_changed
 
@@ -137,13 +138,14 @@ def test_trades_that_break_a_rule_are_kept_apart_once_and_reach_no_bar(
         "event_time_out_of_range": trade(datetime(2099, 1, 1, tzinfo=UTC), first_id + 5),
     }
     sequence = append(platform, [*sound, *broken.values()])
-    run = SilverRun(platform.model_copy(update={"drop_ratio_limit": 0.5}), engine, "t")
-    candidate = prepare(run, hour, sequence)
+    lenient = platform.model_copy(update={"drop_ratio_limit": 0.5})
+    (made,) = run_silver(lenient, engine, [hour], "t", from_sequence=sequence)
+    (candidate,) = made.candidates
     assert candidate.passed
-    assert run.quarantined == len(broken)
+    assert made.quarantined == len(broken)
     assert candidate.counts.dropped_by_rule == {**dict.fromkeys(broken, 1), "event_time_out_of_range": 0}
-    refresh_silver.publish_passed(run, [candidate])
-    assert SilverRun(platform, engine, "t").quarantined == 0
+    (again,) = run_silver(lenient, engine, [hour], "t", from_sequence=sequence)
+    assert again.quarantined == 0
     of_minute = [broken[rule] for rule in MISSING_TRADE_RULES]
     assert_bars_equal(platform, hour, [*sound, *of_minute])
     held = run_sql(
@@ -173,9 +175,9 @@ def test_a_candidate_that_fails_its_gate_is_not_published_and_other_hours_go_on(
     bad = [trade(hour + timedelta(minutes=2, seconds=number), 500 + number, price="-1") for number in range(10)]
     other = [trade(hour + timedelta(hours=1), 600)]
     sequence = append(platform, bad + other)
-    held_back, publication = refresh_silver.refresh(platform, engine, hour, sequence, "test")
+    rejected, publication = support_silver.refresh(platform, engine, hour, sequence)
     assert publication is None
-    assert [outcome.name for outcome in held_back.outcomes if not outcome.passed] == ["drop_ratio"]
+    assert [outcome.name for outcome in rejected.outcomes if not outcome.passed] == ["drop_ratio"]
     assert bars(platform, hour, hours=2) == before
     refresh(platform, engine, hour + timedelta(hours=1), sequence)
     assert set(bars(platform, hour, hours=2)) - set(before) == {("BTCUSDT", hour + timedelta(hours=1))}
@@ -188,9 +190,9 @@ def test_gold_is_the_days_bars_added_up_and_repeats_exactly(
     append(platform, trades)
     refresh(platform, engine, hour)
     day: date = hour.date()
-    first = refresh_gold.commit(platform, refresh_gold.prepare(platform, engine, day), "test")
+    _, first = refresh_day(platform, engine, day)
     assert first.rows_changed == 2
-    assert refresh_gold.commit(platform, refresh_gold.prepare(platform, engine, day), "test").rows_changed == 0
+    assert refresh_day(platform, engine, day)[1].rows_changed == 0
     rows = run_sql(
         platform, f"SELECT * FROM cryptolake.gold.futures_daily_stats WHERE trade_date = '{day}'"
     ).to_pylist()

@@ -103,17 +103,17 @@ def test_another_schema_fails() -> None:
 
 
 def counts_failed(counts: RowCounts, expected_rows: int) -> list[CheckOutcome]:
-    outcomes = check_counts(counts, expected_rows, 0.05, lambda: SAMPLE)
+    outcomes = check_counts(counts, expected_rows, 0.05)
     return [outcome for outcome in outcomes if not outcome.passed]
 
 
-def test_the_drop_ratio_is_of_distinct_trades_and_shows_rules_and_trades() -> None:
+def test_the_drop_ratio_is_of_distinct_trades_and_shows_rules() -> None:
     at_the_limit = RowCounts(rows_in=140, rows_valid=95, rows_duplicate=40, dropped_by_rule={"qty_zero": 5})
     assert counts_failed(at_the_limit, 140) == []
     over = RowCounts(rows_in=140, rows_valid=94, rows_duplicate=40, dropped_by_rule={"qty_zero": 6})
     (outcome,) = counts_failed(over, 140)
     assert outcome.description == "6 of 100 trades dropped (6.00%); the limit is 5.00%; qty_zero: 6"
-    assert (outcome.failing_count, outcome.failing_rows) == (6, SAMPLE)
+    assert outcome.failing_count == 6
 
 
 @pytest.mark.parametrize(("rows_in", "expected_rows"), [(10, 11), (11, 10), (11, 11)])

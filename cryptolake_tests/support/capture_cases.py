@@ -19,9 +19,9 @@ from cryptolake_assets.platform.status import problems
 from cryptolake_assets.producer.status_file import ProducerStatus, read_status
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_assets.transform.refresh_silver import rebuild
 from cryptolake_tests.support.bronze import bars
 from cryptolake_tests.support.replaying import replay
+from cryptolake_tests.support.silver import rebuild
 from cryptolake_tests.support.waiting import wait_for, wait_for_value
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
@@ -42,7 +42,7 @@ class Replayed:
     def bars(self, day: str, first_hour: int, hours: int = 1) -> dict[tuple[str, str], Bar]:
         """Make Silver's hours; return the bars by symbol and minute."""
         start = datetime.fromisoformat(f"{day}T{first_hour:02}:00:00+00:00")
-        made = rebuild(self.settings, DuckDBEngine(self.settings), start, start + timedelta(hours=hours), "test")
+        made = rebuild(self.settings, DuckDBEngine(self.settings), start, start + timedelta(hours=hours))
         assert [(candidate.hour, candidate.passed) for candidate in made] == [
             (start + timedelta(hours=number), True) for number in range(hours)
         ]

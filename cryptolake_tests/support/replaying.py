@@ -19,8 +19,8 @@ from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.quality.reconciliation import Verdict, compare
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform import refresh_silver
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
+from cryptolake_tests.support.silver import rebuild
 from cryptolake_tests.support.waiting import wait_for
 
 FRAMES = 24_356
@@ -60,7 +60,7 @@ def wait_until_all_is_in_bronze(settings: Settings) -> None:
 
 
 def refreshed_bars(settings: Settings) -> list[dict[str, Any]]:
-    candidates = refresh_silver.rebuild(settings, DuckDBEngine(settings), HOURS[0], HOURS[-1] + HOUR, "test")
+    candidates = rebuild(settings, DuckDBEngine(settings), HOURS[0], HOURS[-1] + HOUR)
     assert [(candidate.hour, candidate.passed) for candidate in candidates] == [(hour, True) for hour in HOURS]
     rows: list[dict[str, Any]] = run_sql(settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m").to_pylist()
     return rows

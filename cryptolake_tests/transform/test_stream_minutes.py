@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import Publication
 from cryptolake_assets.quality.stream_minute_checks import minutes_without_row
 from cryptolake_assets.settings import Settings
-from cryptolake_assets.transform.stream_minutes import commit, minutes_of, prepare
+from cryptolake_assets.transform.stream_minutes import minutes_of, run_stream_minutes
 
 MARK_PRICE, FORCE_ORDER = STREAM_TYPES
 HOUR = datetime(2024, 7, 18, 23, tzinfo=UTC)
@@ -90,17 +91,22 @@ def test_sums_of_liquidations_are_exact_by_side(orders: list[tuple[str, Decimal,
             assert row["notional"] == sum(qty * price for qty, price in of_side)
 
 
+def published(lake: Settings, hour: datetime = HOUR) -> Publication:
+    """Refresh an hour of mark prices, which passes."""
+    candidate, publication = run_stream_minutes(lake, MARK_PRICE, hour, "run")
+    assert publication is not None, [outcome for outcome in candidate.outcomes if not outcome.passed]
+    return publication
+
+
 def test_an_hour_is_published_by_one_commit_and_again_without_any(lake: Settings) -> None:
     put(lake, MARK_PRICE, [mark(0, "2"), mark(61, "3"), mark(3_600, "99")])  # the last is of the next hour
-    candidate = prepare(lake, MARK_PRICE, HOUR)
-    assert candidate.passed
-    assert commit(lake, candidate, "run").rows_changed == 2
+    assert published(lake).rows_changed == 2
     head = load_table(lake, MARK_PRICE.silver).metadata.current_snapshot_id
-    assert commit(lake, prepare(lake, MARK_PRICE, HOUR), "again").snapshot_id == head
+    assert published(lake).snapshot_id == head
     put(lake, MARK_PRICE, [mark(30, "8")])
-    assert commit(lake, prepare(lake, MARK_PRICE, HOUR), "more").rows_changed == 1
+    assert published(lake).rows_changed == 1
     assert [row["high"] for row in silver(lake, MARK_PRICE)] == [8, 3]
-    commit(lake, prepare(lake, MARK_PRICE, HOUR + timedelta(hours=1)), "next")
+    published(lake, HOUR + timedelta(hours=1))
     assert [row["high"] for row in silver(lake, MARK_PRICE)] == [8, 3, 99]
 
 
@@ -117,23 +123,22 @@ def test_an_hour_is_published_by_one_commit_and_again_without_any(lake: Settings
 )
 def test_what_cannot_be_fails_its_check(lake: Settings, of: StreamType, row: dict[str, Any], failed: str) -> None:
     put(lake, of, [row])
-    candidate = prepare(lake, of, HOUR)
+    candidate, publication = run_stream_minutes(lake, of, HOUR, "run")
+    assert publication is None
     assert not candidate.passed
     assert failed in [outcome.name for outcome in candidate.outcomes if not outcome.passed]
 
 
 def test_a_contract_without_funding_passes(lake: Settings) -> None:
     put(lake, MARK_PRICE, [mark(0, "2", funding_rate=None, next_funding_time=None)])
-    candidate = prepare(lake, MARK_PRICE, HOUR)
-    assert candidate.passed
-    assert commit(lake, candidate, "run").rows_changed == 1
+    assert published(lake).rows_changed == 1
 
 
 def test_a_minute_without_an_update_warns_and_one_without_a_liquidation_does_not(lake: Settings) -> None:
     put(lake, MARK_PRICE, [mark(0, "2"), mark(60, "2"), mark(240, "2"), mark(0, "2", "ETHUSDT")])
-    (outcome,) = prepare(lake, MARK_PRICE, HOUR).observations
+    (outcome,) = run_stream_minutes(lake, MARK_PRICE, HOUR, "run")[0].observations
     assert not outcome.passed
     assert outcome.failing_rows == [{"symbol": "BTCUSDT", "after": "2024-07-18 23:01", "before": "2024-07-18 23:04"}]
     put(lake, FORCE_ORDER, [order(0, "sell", "1", "1"), order(240, "sell", "1", "1")])
-    assert prepare(lake, FORCE_ORDER, HOUR).observations == []
+    assert run_stream_minutes(lake, FORCE_ORDER, HOUR, "run")[0].observations == []
     assert minutes_without_row([]).passed

@@ -1,0 +1,157 @@
+"""Gold by write-audit-publish: a UTC day's stats from Silver's bars to published rows.
+
+load_inputs → aggregate → build_candidate → check → publish → record
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from datetime import time as day_time
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake import commit
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import Publication, keys_of, read_window
+from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.windows import DAY, between, gold_month
+from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.quality.bar_checks import ROW_CHECKS
+from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
+from cryptolake_assets.quality.minute_bars import epoch_ms
+from cryptolake_assets.quality.run_inputs import RunInputs
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform import run_metrics as metrics
+from cryptolake_assets.transform.daily_stats import daily_stats_from_aggregates
+from cryptolake_assets.transform.engines.engine import AggregationEngine
+from cryptolake_assets.transform.load_inputs import load_run_inputs
+from cryptolake_assets.transform.quarantine import dropped_trades
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ASSET = "gold/futures_daily_stats"
+
+
+@dataclass(frozen=True)
+class GoldInputs:
+    """What was known when the run began, Silver's snapshot right after that, and the day's published rows.
+
+    `dropped` counts by symbol the trades that rules keep out of its bars.
+    """
+
+    day: date
+    known: RunInputs
+    silver_snapshot: int | None
+    present: pa.Table
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class GoldCandidate:
+    """A day's rows before they are published; `outcomes` are empty until the candidate is checked."""
+
+    day: date
+    rows: pa.Table
+    replaced_keys: pa.Table
+    bars_read: int
+    silver_snapshot: int
+    outcomes: Sequence[CheckOutcome] = ()
+    duration_ms: int = 0
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.outcomes) and all(outcome.passed for outcome in self.outcomes)
+
+
+def run_gold(
+    settings: Settings, engine: AggregationEngine, day: date, run_id: str
+) -> tuple[GoldCandidate, Publication | None]:
+    """Refresh the day from Silver's present snapshot; the publication is None when a check failed."""
+    started = time.monotonic()
+    inputs = load_inputs(settings, day)
+    aggregates = None if inputs.silver_snapshot is None else engine.daily_aggregates(inputs.silver_snapshot, day)
+    candidate = check(build_candidate(inputs, aggregates))
+    candidate = replace(candidate, duration_ms=round((time.monotonic() - started) * 1000))
+    publication = publish(settings, candidate, run_id) if candidate.passed else None
+    record(settings, engine.name, candidate, publication, run_id)
+    return candidate, publication
+
+
+def load_inputs(settings: Settings, day: date) -> GoldInputs:
+    """Return what the day's run reads before it computes."""
+    known = load_run_inputs(settings)
+    snapshot = load_table(settings, SILVER_OHLCV).metadata.current_snapshot_id
+    start = datetime.combine(day, day_time(), UTC)
+    return GoldInputs(
+        day=day,
+        known=known,
+        silver_snapshot=snapshot,
+        present=read_window(load_table(settings, GOLD_DAILY), between("trade_date", day, day + DAY)),
+        dropped={} if snapshot is None else dropped_trades(settings, start, known.rules, snapshot),
+    )
+
+
+def build_candidate(inputs: GoldInputs, aggregates: pa.Table | None) -> GoldCandidate:
+    """Make the day's rows of an engine's aggregates, which are None while Silver is empty."""
+    start_ms = epoch_ms(datetime.combine(inputs.day, day_time(), UTC))
+    end_ms = start_ms + round(DAY.total_seconds() * 1000)
+
+    def is_covered(symbol: str) -> bool:
+        return inputs.known.completeness.is_complete_on_any_stream(symbol, start_ms, end_ms)
+
+    rows = GOLD_DAILY.arrow_schema().empty_table()
+    if aggregates is not None:
+        rows = daily_stats_from_aggregates(aggregates, inputs.day, inputs.dropped, is_covered, inputs.present)
+    return GoldCandidate(
+        day=inputs.day,
+        rows=rows,
+        replaced_keys=keys_of(GOLD_DAILY, inputs.present, rows),
+        bars_read=sum(rows["minutes_with_trades"].to_pylist()),
+        silver_snapshot=inputs.silver_snapshot or 0,
+    )
+
+
+def check(candidate: GoldCandidate) -> GoldCandidate:
+    """Return the candidate with what the checks say."""
+    with open_duckdb() as duck:
+        return replace(candidate, outcomes=check_candidate(duck, GOLD_DAILY, candidate.rows, ROW_CHECKS["gold"]))
+
+
+def publish(settings: Settings, candidate: GoldCandidate, run_id: str) -> Publication:
+    """Publish a candidate that passed, by one commit."""
+    return commit.publish(
+        load_table(settings, GOLD_DAILY),
+        GOLD_DAILY,
+        gold_month(candidate.day),
+        candidate.rows,
+        candidate.replaced_keys,
+        {"cryptolake.silver-snapshot": str(candidate.silver_snapshot), "cryptolake.run-id": run_id},
+    )
+
+
+def record(
+    settings: Settings, engine_name: str, candidate: GoldCandidate, publication: Publication | None, run_id: str
+) -> None:
+    """Append the run's metrics; nothing is written where a check failed."""
+    row = metrics.RunMetrics(
+        run_id=run_id,
+        asset=ASSET,
+        partition=candidate.day.isoformat(),
+        engine=engine_name,
+        rows_in=candidate.bars_read,
+        rows_valid=candidate.bars_read,
+        rows_written=publication.rows_changed if publication else 0,
+        duration_ms=candidate.duration_ms,
+        source_snapshot=candidate.silver_snapshot,
+        snapshot=publication.snapshot_id if publication else None,
+        passed=candidate.passed,
+    )
+    metrics.record(settings, [row])
+
+
+def last_days(settings: Settings, day: date, number: int) -> pa.Table:
+    """Return the published rows of the days up to `day`, `number` of them."""
+    return read_window(load_table(settings, GOLD_DAILY), between("trade_date", day - (number - 1) * DAY, day + DAY))

@@ -1,0 +1,261 @@
+"""Silver by write-audit-publish, a pipe of values from Bronze's trades to published bars.
+
+    load_inputs → quarantine → plan_hour → aggregate → build_candidate → check → publish → record
+
+`load_inputs` reads what the whole run depends on, once, and `load_day` what the tables hold of a UTC day. Only
+`quarantine`, `publish` and `record` commit. An hour whose candidate is rejected stays as it was and holds back no other
+hour.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.ingest.klines import read_klines
+from cryptolake_assets.lake import commit
+from cryptolake_assets.lake.bronze_files import BronzeFile, current_sequence, files_between
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import Publication, read_window
+from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, day_of, hour_of, silver_day
+from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS
+from cryptolake_assets.quality.minute_bars import MinuteAggregates
+from cryptolake_assets.quality.run_inputs import RunInputs
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform import run_metrics as metrics
+from cryptolake_assets.transform.engines.engine import AggregationEngine
+from cryptolake_assets.transform.load_inputs import load_run_inputs
+from cryptolake_assets.transform.quarantine import advance_quarantine, quarantined_between
+from cryptolake_assets.transform.rejected_count import count_rejected
+from cryptolake_assets.transform.silver_candidate import (
+    EVERYTHING,
+    HourPlan,
+    RunScope,
+    SilverCandidate,
+    SilverDay,
+    bronze_rows,
+    build_candidate,
+    check,
+    may_be_complete,
+    plan_hour,
+)
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+ASSET = "silver/futures_ohlcv_1m"
+
+
+@dataclass(frozen=True)
+class SilverInputs:
+    """What was known when the run began, Bronze as it was right after that, and its files of the run's hours."""
+
+    known: RunInputs
+    bronze: Table
+    bronze_snapshot: int | None
+    bronze_sequence: int
+    files: Mapping[datetime, Sequence[BronzeFile]]
+    """By hour; none of an hour without trades."""
+
+
+@dataclass(frozen=True)
+class DayOutcome:
+    """What a run made of its hours of a UTC day; `publication` is None when no hour passed."""
+
+    inputs: SilverInputs
+    engine: str
+    quarantined: int
+    """Trades that the run put into quarantine."""
+    candidates: Sequence[SilverCandidate]
+    publication: Publication | None
+
+
+def run_silver(
+    settings: Settings,
+    engine: AggregationEngine,
+    hours: Sequence[datetime],
+    run_id: str,
+    *,
+    from_sequence: int | None = None,
+    scope: RunScope = EVERYTHING,
+) -> Iterator[DayOutcome]:
+    """Refresh consecutive hours and give each UTC day once its passed hours are published, by one commit.
+
+    Recomputed are the minutes that Bronze files of `from_sequence` and later touch, or all of them, within the scope.
+    """
+    inputs = load_inputs(settings, hours)
+    quarantined = advance_quarantine(settings, inputs.bronze, inputs.known.rules, run_id)
+    for start, of_day in groupby(hours, day_of):
+        day = load_day(settings, start)
+        plans = [
+            plan_hour(inputs.known, inputs.files.get(hour, ()), day.bars_of(hour), hour, from_sequence, scope)
+            for hour in of_day
+        ]
+        candidates = list(_candidates(settings, engine, inputs, day, plans))
+        publication = publish(settings, inputs, candidates, run_id)
+        record(settings, engine.name, inputs, candidates, publication, run_id)
+        yield DayOutcome(inputs, engine.name, quarantined, candidates, publication)
+
+
+def load_inputs(settings: Settings, hours: Sequence[datetime]) -> SilverInputs:
+    """Return what the run of these hours reads before it computes."""
+    known = load_run_inputs(settings)
+    bronze = load_table(settings, BRONZE_TRADES)
+    snapshot = bronze.metadata.current_snapshot_id
+    files: defaultdict[datetime, list[BronzeFile]] = defaultdict(list)
+    if snapshot is not None:
+        for file in files_between(bronze, snapshot, hours[0], hours[-1] + HOUR):
+            files[file.hour].append(file)
+    return SilverInputs(known, bronze, snapshot, current_sequence(bronze), dict(files))
+
+
+def load_day(settings: Settings, start: datetime) -> SilverDay:
+    """Return what the tables hold of the UTC day."""
+    return SilverDay(
+        start=start,
+        bars=read_window(load_table(settings, SILVER_OHLCV), silver_day(start)),
+        klines=read_klines(settings, start, start + DAY),
+        rejected=count_rejected(settings, start, start + DAY),
+    )
+
+
+def _candidates(
+    settings: Settings, engine: AggregationEngine, inputs: SilverInputs, day: SilverDay, plans: Sequence[HourPlan]
+) -> Iterator[SilverCandidate]:
+    """Build and check the hours' candidates as their aggregates come."""
+    started = time.monotonic()
+    for plan, aggregates in aggregate(engine, inputs, plans):
+        candidate = build_candidate(inputs.known, day, plan, aggregates)
+        expected = None if aggregates is None else bronze_rows(inputs.files.get(plan.hour, ()), plan.minutes)
+        candidate = check(settings, inputs.known, day, candidate, expected)
+        candidate = _with_samples(settings, candidate)
+        yield replace(candidate, duration_ms=round((time.monotonic() - started) * 1000))
+        started = time.monotonic()
+
+
+def aggregate(
+    engine: AggregationEngine, inputs: SilverInputs, plans: Sequence[HourPlan]
+) -> Iterator[tuple[HourPlan, MinuteAggregates | None]]:
+    """Aggregate the planned minutes, hour by hour; None where no minute is touched. Whole hours are one query."""
+    snapshot, rules = inputs.bronze_snapshot, inputs.known.rules
+    if snapshot is None:
+        yield from ((plan, None) for plan in plans)
+    elif all(plan.minutes is None for plan in plans):
+        found = engine.minute_aggregates(snapshot, [plan.hour for plan in plans], None, rules)
+        yield from ((plan, aggregates) for plan, (_, aggregates) in zip(plans, found, strict=True))
+    else:
+        for plan in plans:
+            if plan.is_empty:
+                yield plan, None
+            else:
+                ((_, aggregates),) = engine.minute_aggregates(snapshot, [plan.hour], plan.minutes, rules)
+                yield plan, aggregates
+
+
+def _with_samples(settings: Settings, candidate: SilverCandidate) -> SilverCandidate:
+    """Show some of the dropped trades with a drop ratio over its limit."""
+    return replace(
+        candidate,
+        outcomes=[
+            replace(
+                outcome,
+                failing_rows=quarantined_between(settings, candidate.hour, candidate.hour + HOUR, SAMPLE_ROWS),
+            )
+            if outcome.name == "drop_ratio" and not outcome.passed
+            else outcome
+            for outcome in candidate.outcomes
+        ],
+    )
+
+
+def publish(
+    settings: Settings, inputs: SilverInputs, candidates: Sequence[SilverCandidate], run_id: str
+) -> Publication | None:
+    """Publish those of a day's candidates that passed, by one commit; None when none passed."""
+    import pyarrow as pa
+
+    passed = [candidate for candidate in candidates if candidate.passed]
+    if not passed:
+        return None
+    return commit.publish(
+        load_table(settings, SILVER_OHLCV),
+        SILVER_OHLCV,
+        silver_day(passed[0].hour),
+        pa.concat_tables(candidate.bars for candidate in passed),
+        pa.concat_tables(candidate.replaced_keys for candidate in passed).combine_chunks(),
+        {"cryptolake.bronze-sequence": str(inputs.bronze_sequence), "cryptolake.run-id": run_id},
+    )
+
+
+def record(
+    settings: Settings,
+    engine_name: str,
+    inputs: SilverInputs,
+    candidates: Sequence[SilverCandidate],
+    publication: Publication | None,
+    run_id: str,
+) -> None:
+    """Append a row of metrics for each hour; an hour that failed has written nothing."""
+    changed = changed_by_hour(publication) if publication else Counter[datetime]()
+    metrics.record(
+        settings,
+        [
+            metrics.RunMetrics(
+                run_id=run_id,
+                asset=ASSET,
+                partition=partition_of(candidate.hour),
+                engine=engine_name,
+                rows_in=candidate.counts.rows_in,
+                rows_valid=candidate.counts.rows_valid,
+                rows_dropped=candidate.counts.rows_dropped,
+                rows_duplicate=candidate.counts.rows_duplicate,
+                rows_other_type=candidate.counts.rows_other_type,
+                rows_rejected=candidate.rows_rejected,
+                dropped_by_rule=candidate.counts.dropped_by_rule,
+                rows_written=changed[candidate.hour],
+                duration_ms=candidate.duration_ms,
+                source_snapshot=inputs.bronze_snapshot or 0,
+                snapshot=publication.snapshot_id if publication and candidate.passed else None,
+                passed=candidate.passed,
+            )
+            for candidate in candidates
+        ],
+    )
+
+
+def partition_of(hour: datetime) -> str:
+    """Return the hour's name in `ops.run_metrics`: that of its Dagster partition."""
+    return hour.strftime("%Y-%m-%d-%H:%M")
+
+
+def changed_by_hour(publication: Publication) -> Counter[datetime]:
+    """Count the bars that are new or differ, by their hour."""
+    return Counter(hour_of(start) for start in publication.changed_keys["window_start"].to_pylist())
+
+
+def hours_to_complete(
+    settings: Settings, known: RunInputs, start_ms: int = 0, end_ms: int | None = None
+) -> set[datetime]:
+    """Return the hours of Silver that hold an incomplete bar whose minute is complete by what coverage says now.
+
+    Only minutes that touch [start_ms, end_ms) are looked at, so that history is not read for what was just covered.
+    """
+    wanted = "is_complete = false"
+    if start_ms:
+        wanted += f" and window_start > '{(_moment(start_ms) - MINUTE).isoformat()}'"
+    if end_ms is not None:
+        wanted += f" and window_start < '{_moment(end_ms).isoformat()}'"
+    fields = ("symbol", "window_start", "trades_dropped")
+    incomplete = load_table(settings, SILVER_OHLCV).scan(row_filter=wanted, selected_fields=fields).to_arrow()
+    return {hour_of(row["window_start"]) for row in incomplete.to_pylist() if may_be_complete(row, known.completeness)}
+
+
+def _moment(epoch_ms: int) -> datetime:
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC)
