@@ -127,21 +127,21 @@ def _restore(context: dg.SensorEvaluationContext, table: "Table", settings: Sett
 def _take_in_files(state: FollowerState, table: "Table", settings: Settings) -> dict[datetime, int]:
     """Touches the hours of the files that came; returns the rows by hour that lie outside the partitions."""
     from cryptolake_assets.lake.bronze_files import added_files, current_sequence, oldest_sequence_by_hour
-    from cryptolake_assets.transform.load_inputs import load_run_inputs
+    from cryptolake_assets.transform.load_inputs import NEVER, load_run_inputs
 
     files = [*_files_before_the_old_start(state, table, settings), *added_files(table, state.sequence)]
     state.sequence = max(state.sequence, current_sequence(table))
     if not files:
         return {}
-    world = load_run_inputs(settings)
+    known = load_run_inputs(settings, NEVER, NEVER)
     rows = rows_by_hour((file.hour, file.rows) for file in files)
-    hours = split_hours(oldest_sequence_by_hour(files), rows, world.rules.earliest, world.rules.latest)
+    hours = split_hours(oldest_sequence_by_hour(files), rows, known.rules.earliest, known.rules.latest)
     for hour, sequence in hours.inside.items():
         state.touch(hour, sequence)
     if hours.outside and not hours.inside:
         # A run of the open hour takes the strays into quarantine though no hour of the graph was touched.
-        open_hour = (world.rules.latest - timedelta(minutes=1)).replace(minute=0, second=0, microsecond=0)
-        state.touch(max(open_hour, world.rules.earliest), state.sequence + 1)
+        open_hour = (known.rules.latest - timedelta(minutes=1)).replace(minute=0, second=0, microsecond=0)
+        state.touch(max(open_hour, known.rules.earliest), state.sequence + 1)
     state.arrived({hour: rows[hour] for hour in hours.inside})
     return hours.outside
 
@@ -214,11 +214,11 @@ def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> No
     owed = {hour for hour in map(datetime.fromisoformat, state.look_again) if hour.isoformat() not in state.pending}
     if looked_at == state.coverage and not owed:
         return
-    world = load_run_inputs(settings)
-    hours = _completed(settings, world, state.coverage, looked_at)
+    known = load_run_inputs(settings)
+    hours = _completed(settings, known, state.coverage, looked_at)
     for hour in owed:
-        hours |= hours_to_complete(settings, world, epoch_ms(hour), epoch_ms(hour + HOUR))
-    hours = {hour for hour in hours if world.rules.earliest <= hour <= world.rules.latest}
+        hours |= hours_to_complete(settings, known, epoch_ms(hour), epoch_ms(hour + HOUR))
+    hours = {hour for hour in hours if known.rules.earliest <= hour <= known.rules.latest}
     # The run of a pending hour may have begun before this coverage was written: such an hour is looked at after it.
     waiting = {hour.isoformat() for hour in hours}.union(state.look_again) & state.pending.keys()
     for hour in hours:
@@ -226,10 +226,10 @@ def _take_in_coverage(state: FollowerState, settings: Settings, head: int) -> No
             state.touch(hour, head + 1)
     state.look_again = sorted(waiting)
     state.coverage = looked_at
-    _take_in_archive(state, settings, world)
+    _take_in_archive(state, settings, known)
 
 
-def _take_in_archive(state: FollowerState, settings: Settings, world: "RunInputs") -> None:
+def _take_in_archive(state: FollowerState, settings: Settings, known: "RunInputs") -> None:
     """Touches every hour of the days that were loaded from the archive since it was looked at last: a re-issued file
     may lack trades that an earlier one had, which no new file tells of."""
     from cryptolake_assets.lake.coverage import archive_rows_since
@@ -238,23 +238,23 @@ def _take_in_archive(state: FollowerState, settings: Settings, world: "RunInputs
     loaded = archive_rows_since(settings, since)
     for day in sorted({day_of(datetime.fromtimestamp(row.connected_from_ms / 1000, UTC)) for row, _ in loaded}):
         for hour in (day + number * HOUR for number in range(24)):
-            if world.rules.earliest <= hour <= world.rules.latest:
+            if known.rules.earliest <= hour <= known.rules.latest:
                 state.touch(hour, WHOLE_HOUR)
     if loaded:
         state.archive = max(at for _, at in loaded).isoformat()
 
 
-def _completed(settings: Settings, world: "RunInputs", before: str, looked_at: str) -> set[datetime]:
+def _completed(settings: Settings, known: "RunInputs", before: str, looked_at: str) -> set[datetime]:
     """Hours with bars that may be marked complete: of what was covered since `before`, and now and then of all."""
     from cryptolake_assets.transform.silver_run import hours_to_complete
 
     seen = _coverage_seen.get(settings.home)
     if seen is None or seen.looked_at != before or time.monotonic() - seen.full_look_s > FULL_LOOK_S:
-        _coverage_seen[settings.home] = _CoverageSeen(looked_at, world.completeness, time.monotonic())
-        return hours_to_complete(settings, world)
-    _coverage_seen[settings.home] = replace(seen, looked_at=looked_at, completeness=world.completeness)
-    gained = world.completeness.gained(seen.completeness)
-    return hours_to_complete(settings, world, *gained) if gained else set()
+        _coverage_seen[settings.home] = _CoverageSeen(looked_at, known.completeness, time.monotonic())
+        return hours_to_complete(settings, known)
+    _coverage_seen[settings.home] = replace(seen, looked_at=looked_at, completeness=known.completeness)
+    gained = known.completeness.gained(seen.completeness)
+    return hours_to_complete(settings, known, *gained) if gained else set()
 
 
 class _SilverRuns:

@@ -16,6 +16,7 @@ from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 
@@ -35,13 +36,14 @@ def futures_klines_1m(
     from cryptolake_assets.ingest.klines import fetch_hour, judge_hour
     from cryptolake_assets.transform.load_inputs import load_run_inputs
 
-    completeness = load_run_inputs(lake.settings).completeness
+    hours = sorted(map(hour_of, context.partition_keys))
+    completeness = load_run_inputs(lake.settings, hours[0], hours[-1] + HOUR).completeness
     done = [
         (
             fetch_hour(lake.settings, hour, context.run.run_id),
             judge_hour(lake.settings, hour, completeness, context.run.run_id),
         )
-        for hour in sorted(map(hour_of, context.partition_keys))
+        for hour in hours
     ]
     # Said only when all of it is done: a run may not say a check twice, and a step that failed is tried again.
     for fetched, agreement in done:

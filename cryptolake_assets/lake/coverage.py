@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,6 +16,7 @@ from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyiceberg.table import Table
 
 
@@ -169,8 +170,45 @@ def _utc(epoch_ms: int) -> datetime:
 
 
 def read_coverage(settings: Settings) -> list[CoverageRow]:
-    """All coverage rows."""
+    """Return all coverage rows."""
     return [_row(item) for item in load_table(settings, OPS_COVERAGE).scan().to_arrow().to_pylist()]
+
+
+@dataclass(frozen=True)
+class CoverageExtent:
+    """What coverage speaks of in all: its symbols, and how far the streams and the archive reach (ms since 1970)."""
+
+    symbols: frozenset[str]
+    streamed_to_ms: int | None
+    archived_to_ms: int | None
+
+
+def read_coverage_of(
+    settings: Settings, exchanges: Collection[str], start: datetime | None, end: datetime | None
+) -> tuple[list[CoverageRow], CoverageExtent]:
+    """Return the exchanges' rows that reach into [start, end), all without bounds, and the extent of all of them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = load_table(settings, OPS_COVERAGE).scan().to_arrow()
+    rows = rows.filter(pc.is_in(rows["exchange"], value_set=pa.array(sorted(exchanges), pa.string())))
+    archived = pc.or_kleene(pc.is_null(rows["kafka_partition"]), pc.equal(rows["kafka_partition"], LOADING))
+    extent = CoverageExtent(
+        symbols=frozenset(pc.unique(rows["symbol"]).to_pylist()),
+        streamed_to_ms=_latest_ms(rows.filter(pc.invert(archived))),
+        archived_to_ms=_latest_ms(rows.filter(archived)),
+    )
+    if start is not None and end is not None:
+        inside = pc.and_(pc.greater(rows["connected_to"], start), pc.less(rows["connected_from"], end))
+        rows = rows.filter(inside)
+    return [_row(item) for item in rows.to_pylist()], extent
+
+
+def _latest_ms(rows: pa.Table) -> int | None:
+    import pyarrow.compute as pc
+
+    latest = pc.max(rows["connected_to"]).as_py()
+    return None if latest is None else _epoch_ms(latest)
 
 
 def archive_rows_since(settings: Settings, since: datetime | None) -> list[tuple[CoverageRow, datetime]]:

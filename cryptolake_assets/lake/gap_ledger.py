@@ -13,7 +13,7 @@ import structlog
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish
-from cryptolake_assets.lake.filters import all_of, at_least, below
+from cryptolake_assets.lake.filters import all_of, at_least, at_most, below
 from cryptolake_assets.model.trade_tables import BRONZE_GAPS
 from cryptolake_assets.settings import Settings
 
@@ -139,9 +139,11 @@ class IcebergGapSink:
         publish(table, BRONZE_GAPS, window, candidate, keys_of(BRONZE_GAPS, candidate), {})
 
 
-def read_gaps(settings: Settings) -> list[TradeGap]:
-    """The whole ledger."""
-    return [_gap(row) for row in load_table(settings, BRONZE_GAPS).scan().to_arrow().to_pylist()]
+def read_gaps(settings: Settings, start: datetime | None = None, end: datetime | None = None) -> list[TradeGap]:
+    """Return the gaps that reach into [start, end]; the whole ledger without bounds."""
+    bounds = [] if start is None or end is None else [at_least("missing_before", start), at_most("missing_after", end)]
+    rows = load_table(settings, BRONZE_GAPS).scan(row_filter=all_of(*bounds)).to_arrow()
+    return [_gap(row) for row in rows.to_pylist()]
 
 
 def _record(gap: TradeGap) -> dict[str, Any]:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from cryptolake_assets.model.events import UNKNOWN_TRADE_TYPE
 from cryptolake_assets.model.markets import USD_M, exchanges_of
 from cryptolake_assets.model.symbols import is_symbol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FUTURE_TOLERANCE_MS = 60_000
 """How far a trade may be ahead of the exchange's clock as it was known when Bronze was read."""
@@ -23,8 +27,8 @@ class RuleContext:
     """What the rules need to know: the listed symbols, the time range in which trades are possible, and the exchanges
     whose trades make bars, the one that is followed first: bars have no exchange, so symbols must not mean two things.
 
-    `quarantined` are trades (symbol, stream, trade_id) that were out of range when they came: they stay so, or a bar
-    would change once the clock has passed them.
+    `quarantined` are the trades (symbol, stream, trade_id) of the judged hours that were out of range when they came:
+    they stay so, or a bar would change once the clock has passed them.
     """
 
     symbols: tuple[str, ...]
@@ -57,13 +61,30 @@ MISSING_TRADE_RULES = ("price_not_positive", "qty_negative", "qty_zero", "quote_
 """Rules that keep an order-book trade of a known symbol and minute out of its bar, which is not whole then."""
 
 
+QUARANTINED_TRADES = "quarantined_trades"
+"""The relation in which an engine holds `quarantined_table`, where there are any."""
+
+
+def quarantined_table(context: RuleContext) -> pa.Table:
+    """Return the quarantined trades, each once, for an engine to join with."""
+    import pyarrow as pa
+
+    symbols, streams, trade_ids = zip(*sorted(set(context.quarantined)), strict=True)
+    return pa.table({"symbol": symbols, "stream": streams, "trade_id": pa.array(trade_ids, pa.int64())})
+
+
+def judgeable(context: RuleContext, trades: str) -> str:
+    """Return a FROM clause over the FROM clause `trades` with all columns that the predicates need."""
+    if not context.quarantined:
+        return trades
+    return f"""(SELECT trades.*, known.trade_id IS NOT NULL AS was_quarantined FROM {trades} AS trades
+      LEFT JOIN {QUARANTINED_TRADES} AS known ON trades.symbol = known.symbol AND trades.stream = known.stream
+        AND trades.trade_id = known.trade_id)"""
+
+
 def predicates(context: RuleContext) -> dict[str, str]:
-    """Rule name to a SQL predicate over the contract's columns; true where the rule is broken."""
-    quarantined = "".join(
-        f" OR (symbol = {sql_string(symbol)} AND stream = {sql_string(stream)} AND trade_id = {trade_id})"
-        for symbol, stream, trade_id in context.quarantined
-        if "\\" not in symbol  # such a symbol is never known
-    )
+    """Return rule names with a SQL predicate over what is `judgeable`; true where the rule is broken."""
+    quarantined = " OR was_quarantined" if context.quarantined else ""
     return {
         "other_exchange": f"exchange NOT IN ({', '.join(map(sql_string, context.exchanges))})",
         "unknown_symbol": (

@@ -15,7 +15,7 @@ from cryptolake_assets.ingest.archive_evidence import prove_by_klines
 from cryptolake_assets.ingest.archive_klines import LoadedKlines, kline_file, try_klines
 from cryptolake_assets.ingest.klines import judge_hour
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.windows import hour_of, silver_day
+from cryptolake_assets.lake.windows import DAY, hour_of, silver_day
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.quality.official_bars import Agreement
 from cryptolake_assets.settings import Settings
@@ -96,5 +96,5 @@ def _judge(settings: Settings, klines: LoadedKlines, run_id: str) -> dict[dateti
     hours = [hour for hour in klines.hours if hour in published]
     if not hours:
         return {}
-    completeness = load_run_inputs(settings).completeness
+    completeness = load_run_inputs(settings, start, start + DAY).completeness
     return {hour: judge_hour(settings, hour, completeness, run_id) for hour in hours}

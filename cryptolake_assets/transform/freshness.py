@@ -58,7 +58,10 @@ def check_up_to_date(settings: Settings, clock_before_ms: int | None = None) -> 
     limit_s = settings.event_time_lag_limit_in_use_s
     clock = datetime.fromtimestamp(clock_ms / 1000, UTC)
     stands_still = settings.source is Source.REPLAY and clock_ms == clock_before_ms
-    lags = [] if stands_still else symbol_lags(settings, load_run_inputs(settings), clock, limit_s)
+    limit = timedelta(seconds=min(limit_s, MAX_LIMIT_S))
+    lags = (
+        [] if stands_still else symbol_lags(settings, load_run_inputs(settings, clock - limit, clock), clock, limit_s)
+    )
     outcome = judge(lags, clock, limit_s, stands_still)
     is_error = not judge(lags, clock, FAILS_AT * limit_s, stands_still).passed
     return Freshness(outcome, is_error, clock_ms)

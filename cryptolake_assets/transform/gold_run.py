@@ -82,9 +82,9 @@ def run_gold(
 
 def load_inputs(settings: Settings, day: date) -> GoldInputs:
     """Return what the day's run reads before it computes."""
-    known = load_run_inputs(settings)
-    snapshot = load_table(settings, SILVER_OHLCV).metadata.current_snapshot_id
     start = datetime.combine(day, day_time(), UTC)
+    known = load_run_inputs(settings, start, start + DAY)
+    snapshot = load_table(settings, SILVER_OHLCV).metadata.current_snapshot_id
     return GoldInputs(
         day=day,
         known=known,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, time, timedelta
 
 from cryptolake_assets.bronze.offsets import committed_offsets
-from cryptolake_assets.lake.coverage import CoverageRow, read_coverage
+from cryptolake_assets.lake.coverage import CoverageExtent, read_coverage_of
 from cryptolake_assets.lake.gap_ledger import read_gaps
 from cryptolake_assets.model.markets import exchanges_of
 from cryptolake_assets.quality.completeness import CompletenessIndex
@@ -17,24 +17,28 @@ from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.quarantine import quarantined_out_of_range
 
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+"""A window of no time, for who needs the extent alone."""
 
-def load_run_inputs(settings: Settings) -> RunInputs:
-    """Return what is known now. An exchange that does not answer is no failure: its clock is then the coverage's."""
+
+def load_run_inputs(settings: Settings, start: datetime | None = None, end: datetime | None = None) -> RunInputs:
+    """Return what is known now, to judge trades and minutes of [start, end), or of all times.
+
+    An exchange that does not answer is no failure: its clock is then that of the coverage.
+    """
     from cryptolake_assets.captures.tracked_symbols import default_start_date, resolve_subscriptions
 
     offsets = committed_offsets(settings)
     exchanges = exchanges_of(settings.venue)
-    coverage = [row for row in read_coverage(settings) if row.exchange in exchanges]
+    coverage, extent = read_coverage_of(settings, exchanges, start, end)
     # After the coverage: a gap is written before the coverage that holds its time.
-    gaps = [gap for gap in read_gaps(settings) if gap.exchange in exchanges]
-    exchange_time_ms = _exchange_time_ms(settings, coverage)
-    # A day of the archive is over, also where the clock is a replay's.
-    archived = [row.connected_to_ms for row in coverage if row.of_archive]
+    gaps = [gap for gap in read_gaps(settings, start, end) if gap.exchange in exchanges]
+    exchange_time_ms = _exchange_time_ms(settings, extent)
     rules = RuleContext(
-        symbols=known_symbols(resolve_subscriptions(settings).symbols, (row.symbol for row in coverage)),
+        symbols=known_symbols(resolve_subscriptions(settings).symbols, extent.symbols),
         earliest=datetime.combine(default_start_date(settings), time(), UTC),
-        latest=_latest(max([exchange_time_ms, *archived]) if exchange_time_ms is not None else None),
-        quarantined=quarantined_out_of_range(settings),
+        latest=_latest(exchange_time_ms, extent.archived_to_ms),
+        quarantined=quarantined_out_of_range(settings, start, end),
         exchanges=exchanges,
     )
     completeness = CompletenessIndex(coverage, offsets, settings.watermark_grace_ms, gaps)
@@ -43,20 +47,21 @@ def load_run_inputs(settings: Settings) -> RunInputs:
 
 def load_exchange_time_ms(settings: Settings) -> int | None:
     """Return the furthest exchange time known: the exchange's clock, or what the streams were covered to."""
-    exchanges = exchanges_of(settings.venue)
-    return _exchange_time_ms(settings, [row for row in read_coverage(settings) if row.exchange in exchanges])
+    _, extent = read_coverage_of(settings, exchanges_of(settings.venue), NEVER, NEVER)
+    return _exchange_time_ms(settings, extent)
 
 
-def _exchange_time_ms(settings: Settings, coverage: list[CoverageRow]) -> int | None:
+def _exchange_time_ms(settings: Settings, extent: CoverageExtent) -> int | None:
     from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 
-    times = [row.connected_to_ms for row in coverage if not row.of_archive]
-    if (clock_ms := exchange_clock_ms(settings)) is not None:
-        times.append(clock_ms)
-    return max(times, default=None)
+    times = (extent.streamed_to_ms, exchange_clock_ms(settings))
+    return max((time_ms for time_ms in times if time_ms is not None), default=None)
 
 
-def _latest(exchange_time_ms: int | None) -> datetime:
+def _latest(exchange_time_ms: int | None, archived_to_ms: int | None) -> datetime:
+    """Return the latest time at which a trade is possible. A day of the archive is over, also where the clock is a
+    replay's."""
     if exchange_time_ms is None:
         return datetime.now(UTC) + timedelta(milliseconds=FUTURE_TOLERANCE_MS)
-    return datetime.fromtimestamp((exchange_time_ms + FUTURE_TOLERANCE_MS) / 1000, UTC)
+    latest_ms = max(exchange_time_ms, archived_to_ms or exchange_time_ms)
+    return datetime.fromtimestamp((latest_ms + FUTURE_TOLERANCE_MS) / 1000, UTC)

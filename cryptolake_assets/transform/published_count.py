@@ -17,9 +17,10 @@ from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.minute_bars import MARKET
-from cryptolake_assets.quality.rules import RuleContext, sound, sql_time
+from cryptolake_assets.quality.rules import RuleContext, judgeable, sound, sql_time
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.load_inputs import load_run_inputs
+from cryptolake_assets.transform.quarantine import register_quarantined
 from cryptolake_assets.transform.silver_run import ASSET, partition_of
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ def check_published(settings: Settings, hour: datetime, rules: RuleContext | Non
     Bronze is read as the hour's last publication read it, so trades that have come since are no difference. `rules` are
     those of now if not given.
     """
-    rules = rules or load_run_inputs(settings).rules
+    rules = rules or load_run_inputs(settings, hour, hour + HOUR).rules
     bronze = load_table(settings, BRONZE_TRADES)
     snapshot = _snapshot_read(settings, bronze, hour)
     files = files_between(bronze, snapshot, hour, hour + HOUR) if snapshot is not None else []
     with open_duckdb() as duck:
+        register_quarantined(duck, rules)
         duck.register(
             "bars", read_window(load_table(settings, SILVER_OHLCV), between("window_start", hour, hour + HOUR))
         )
@@ -45,7 +47,7 @@ def check_published(settings: Settings, hour: datetime, rules: RuleContext | Non
             f"""WITH found AS (
               SELECT symbol, stream, {DUCKDB.minute} AS window_start, trade_id,
                 min({{'first': first_trade_id, 'last': last_trade_id}}) AS ids
-              FROM {scan_trades(duck, files)}
+              FROM {judgeable(rules, scan_trades(duck, files))}
               WHERE event_time >= {sql_time(hour)} AND event_time < {sql_time(hour + HOUR)}
                 AND trade_type = '{MARKET}' AND {sound(rules)}
               GROUP BY symbol, stream, window_start, trade_id

@@ -6,21 +6,25 @@ crashed run neither loses nor doubles one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current_sequence, files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.duck import open_duckdb, scalar
-from cryptolake_assets.lake.windows import DAY, HOUR, between, hour_of, silver_day
+from cryptolake_assets.lake.duck import open_duckdb
+from cryptolake_assets.lake.windows import DAY, HOUR, between, day_of, hour_of, silver_day
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES, SILVER_QUARANTINE, TRADE_COLUMNS
 from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.quality.rules import (
     MISSING_TRADE_RULES,
+    QUARANTINED_TRADES,
     RuleContext,
     broken_rule,
+    judgeable,
+    quarantined_table,
     sound,
     sql_string,
     sql_time,
@@ -28,10 +32,13 @@ from cryptolake_assets.quality.rules import (
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
     from pyiceberg.table import Table
 
 CURSOR_PROPERTY = "cryptolake.bronze-sequence"
+MAX_DAYS_NAMED = 31
+"""Days of broken trades up to which each is looked up by itself."""
 IDENTITY = "exchange, symbol, stream, trade_id, rule"
 
 
@@ -56,13 +63,15 @@ def _broken(
 ) -> pa.Table:
     contract = ", ".join(column.name for column in TRADE_COLUMNS)
     with open_duckdb() as duck:
+        register_quarantined(duck, context)
         duck.execute(
             f"""CREATE TEMP TABLE broken AS SELECT {contract}, {broken_rule(context)} AS rule
-            FROM {scan_trades(duck, files)} WHERE NOT ({sound(context)})"""
+            FROM {judgeable(context, scan_trades(duck, files))} WHERE NOT ({sound(context)})"""
         )
-        if not scalar(duck, "SELECT count(*) FROM broken"):
+        times = duck.sql("SELECT DISTINCT date_trunc('day', event_time) FROM broken ORDER BY 1").fetchall()
+        if not times:
             return SILVER_QUARANTINE.arrow_schema().empty_table()
-        duck.register("held", quarantine.scan(selected_fields=tuple(IDENTITY.split(", "))).to_arrow())
+        duck.register("held", _identities(quarantine, [day_of(time) for (time,) in times]))
         found = duck.sql(
             f"""SELECT DISTINCT ON ({IDENTITY}) {contract}, rule, $run_id AS run_id, $snapshot AS source_snapshot
             FROM broken ANTI JOIN held USING ({IDENTITY}) ORDER BY {IDENTITY}, ingest_ts""",
@@ -71,13 +80,39 @@ def _broken(
     return found.select(list(SILVER_QUARANTINE.column_names)).cast(SILVER_QUARANTINE.arrow_schema())
 
 
-def quarantined_out_of_range(settings: Settings) -> tuple[tuple[str, str, int], ...]:
-    """Trades (symbol, stream, trade_id) that were out of range when they came."""
-    rows = (
-        load_table(settings, SILVER_QUARANTINE)
-        .scan(row_filter="rule = 'event_time_out_of_range'", selected_fields=("symbol", "stream", "trade_id"))
-        .to_arrow()
+def _identities(quarantine: Table, days: Sequence[datetime]) -> pa.Table:
+    """Return the identities of what the quarantine has of these UTC days; of all between them, if they are many."""
+    spans = [(min(days), max(days))] if len(days) > MAX_DAYS_NAMED else [(day, day) for day in days]
+    wanted = " or ".join(
+        f"(event_time >= '{first.isoformat()}' and event_time <= '{_last_moment(last).isoformat()}')"
+        for first, last in spans
     )
+    return quarantine.scan(row_filter=wanted, selected_fields=tuple(IDENTITY.split(", "))).to_arrow()
+
+
+def _last_moment(day: datetime) -> datetime:
+    """Return the last microsecond of the day; the day after the last one of all has no name."""
+    return day.replace(hour=23, minute=59, second=59, microsecond=999_999)
+
+
+def register_quarantined(duck: duckdb.DuckDBPyConnection, context: RuleContext) -> None:
+    """Have the quarantined trades on the connection, where there are any."""
+    if context.quarantined:
+        duck.register(QUARANTINED_TRADES, quarantined_table(context))
+
+
+def quarantined_out_of_range(
+    settings: Settings, start: datetime | None, end: datetime | None
+) -> tuple[tuple[str, str, int], ...]:
+    """Return the trades (symbol, stream, trade_id) of start <= event_time < end that were out of range when they came.
+
+    Without bounds, of all times.
+    """
+    wanted = "rule = 'event_time_out_of_range'"
+    if start is not None and end is not None:
+        wanted += f" and {between('event_time', start, end)}"
+    table = load_table(settings, SILVER_QUARANTINE)
+    rows = table.scan(row_filter=wanted, selected_fields=("symbol", "stream", "trade_id")).to_arrow()
     return tuple((row["symbol"], row["stream"], row["trade_id"]) for row in rows.to_pylist())
 
 
@@ -121,6 +156,7 @@ def dropped_trades(settings: Settings, day: datetime, context: RuleContext, silv
     files = files_between(bronze, snapshot_id, min(hours), max(hours) + HOUR)
     identity = "exchange, symbol, stream, trade_id"
     with open_duckdb() as duck:
+        register_quarantined(duck, context)
         duck.register("suspects", suspects)
         duck.register("complete", complete.to_arrow())
         found = duck.sql(
@@ -132,7 +168,7 @@ def dropped_trades(settings: Settings, day: datetime, context: RuleContext, silv
                           'rule': rule}}) AS trade
                   FROM (
                     SELECT *, {broken_rule(context)} AS rule
-                    FROM {scan_trades(duck, files)} SEMI JOIN suspects USING ({identity})
+                    FROM {judgeable(context, scan_trades(duck, files))} SEMI JOIN suspects USING ({identity})
                     WHERE event_time >= {sql_time(day)} AND event_time < {sql_time(day + DAY)}
                   ) GROUP BY ALL
                 ) WHERE trade.rule IN ({", ".join(map(sql_string, MISSING_TRADE_RULES))})

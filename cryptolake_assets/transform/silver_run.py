@@ -106,7 +106,7 @@ def run_silver(
 
 def load_inputs(settings: Settings, hours: Sequence[datetime]) -> SilverInputs:
     """Return what the run of these hours reads before it computes."""
-    known = load_run_inputs(settings)
+    known = load_run_inputs(settings, hours[0], hours[-1] + HOUR)
     bronze = load_table(settings, BRONZE_TRADES)
     snapshot = bronze.metadata.current_snapshot_id
     files: defaultdict[datetime, list[BronzeFile]] = defaultdict(list)

@@ -152,8 +152,8 @@ def test_the_catch_up_is_asked_for_only_while_the_stream_is_down(settings: Setti
     resources = {"stream": StreamResource(settings=settings)}
 
     def ticked() -> tuple[int, str | None]:
-        context = dg.build_schedule_context(repository_def=repository, resources=resources)
-        tick = schedule.evaluate_tick(context)
+        with dg.build_schedule_context(repository_def=repository, resources=resources) as context:
+            tick = schedule.evaluate_tick(context)
         return len(tick.run_requests or []), tick.skip_message
 
     assert ticked() == (1, None)

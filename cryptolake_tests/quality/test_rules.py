@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.quality.rules import (
+    QUARANTINED_TRADES,
     RULES,
     RuleContext,
     broken_rule,
+    judgeable,
     known_symbols,
     predicates,
+    quarantined_table,
     rule_number,
     sound,
     sql_string,
@@ -62,8 +65,11 @@ def judged(context: RuleContext, *trades: Trade) -> list[str | None]:
     rows = pa.Table.from_pylist([{"row": row, **asdict(trade)} for row, trade in enumerate(trades)], _NUMBERED)
     with open_duckdb() as duck:
         duck.register("trades", rows)
+        if context.quarantined:
+            duck.register(QUARANTINED_TRADES, quarantined_table(context))
         found = duck.sql(
-            f"SELECT {broken_rule(context)}, {rule_number(context)}, {sound(context)} FROM trades ORDER BY row"
+            f"SELECT {broken_rule(context)}, {rule_number(context)}, {sound(context)} "
+            f"FROM {judgeable(context, 'trades')} ORDER BY row"
         ).fetchall()
     for name, number, is_sound in found:
         assert number == (0 if name is None else RULES.index(name) + 1)

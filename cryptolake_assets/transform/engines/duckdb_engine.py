@@ -30,9 +30,12 @@ from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.minute_bars import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
 from cryptolake_assets.quality.rules import (
     MISSING_TRADE_RULES,
+    QUARANTINED_TRADES,
     RULES,
     RuleContext,
     broken_rule,
+    judgeable,
+    quarantined_table,
     sound,
     sql_string,
     sql_time,
@@ -135,6 +138,9 @@ def _load(
     if constants:
         source = f"(SELECT * REPLACE ({literals.removeprefix(', ')}) FROM {source})"
     read = "".join(f", {name}" for name in OFTEN_CONSTANT if name not in constants)
+    if context.quarantined:
+        duck.register(QUARANTINED_TRADES, quarantined_table(context))
+        read += ", was_quarantined"
     wanted = ""
     if minutes is not None:
         duck.register("minutes", minutes)
@@ -146,7 +152,7 @@ def _load(
         SELECT symbol, event_time, trade_id, price, qty, side, first_trade_id, last_trade_id{read},
           {DUCKDB.minute} AS window_start, hash(symbol, trade_id) AS id,
           {sound(context)} AND trade_type = '{MARKET}' AS used
-        FROM {source} AS found {wanted}
+        FROM {judgeable(context, source)} AS found {wanted}
         WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"""
     )
     duck.execute(f"CREATE TEMP VIEW trades AS SELECT *{literals} FROM loaded")

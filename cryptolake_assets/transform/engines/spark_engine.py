@@ -24,9 +24,12 @@ from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, SPARK
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.minute_bars import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
 from cryptolake_assets.quality.rules import (
+    QUARANTINED_TRADES,
     RULES,
     RuleContext,
+    judgeable,
     missing_rule_numbers,
+    quarantined_table,
     rule_number,
     sql_string,
     sql_time,
@@ -80,7 +83,7 @@ class SparkEngine:
 
         # A product of longer decimals keeps its 16 digits after the point, and raises where it does not fit.
         self._spark.conf.set("spark.sql.decimalOperations.allowPrecisionLoss", "false")
-        with self._trades(snapshot_id, hours, minutes) as trades:
+        with self._trades(snapshot_id, hours, minutes) as trades, self._quarantined(context):
             rows = self._fast(trades, context)
             if rows is None:
                 rows = self._spark.sql(careful_sql(trades, context)).toArrow()
@@ -109,6 +112,18 @@ class SparkEngine:
                 raise
             log.info("spark_goes_the_careful_way", cause=cause)
             return None
+
+    @contextmanager
+    def _quarantined(self, context: RuleContext) -> Iterator[None]:
+        """Have the quarantined trades as a view, where there are any."""
+        if not context.quarantined:
+            yield
+            return
+        self._spark.createDataFrame(quarantined_table(context)).createOrReplaceTempView(QUARANTINED_TRADES)
+        try:
+            yield
+        finally:
+            self._spark.catalog.dropTempView(QUARANTINED_TRADES)
 
     @contextmanager
     def _trades(self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None) -> Iterator[str]:
@@ -141,7 +156,7 @@ def careful_sql(trades: str, context: RuleContext) -> str:
     """The query on decimals and structs over the FROM clause `trades`: a sound copy goes before a broken one."""
     return f"""
 WITH judged AS (
-  SELECT *, {SPARK.minute} AS window_start, {rule_number(context)} AS rule_number FROM {trades}
+  SELECT *, {SPARK.minute} AS window_start, {rule_number(context)} AS rule_number FROM {judgeable(context, trades)}
 ), distinct_trades AS (
   SELECT symbol, stream, window_start, trade_id, count(*) AS copies,
     min(struct(rule_number > 0 AS is_broken, {CONTENT}, rule_number)) AS trade

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from cryptolake_assets.model.measures import BAR_MEASURES, Aggregate, Function, Measure, named
 from cryptolake_assets.quality.minute_bars import MARKET
-from cryptolake_assets.quality.rules import RULES, RuleContext, missing_rule_numbers, rule_number, sql_string
+from cryptolake_assets.quality.rules import RULES, RuleContext, judgeable, missing_rule_numbers, rule_number, sql_string
 
 NOT_FAST = "CRYPTOLAKE_NOT_FAST"
 DOES_NOT_FIT = (NOT_FAST, "ARITHMETIC_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE", "CAST_OVERFLOW")
@@ -130,7 +130,7 @@ WITH blocks AS (
     {_units("price")} AS p, {_units("qty")} AS q, first_trade_id, last_trade_id,
     CASE WHEN exchange <> {exchange} OR trade_id NOT BETWEEN 0 AND {LARGEST_ID} THEN raise_error('{NOT_FAST}')
       ELSE 4 * {rule_number(context)} + IF(trade_type = '{MARKET}', 2, 0) + IF(side = 'buy', 1, 0) END AS flags
-  FROM {trades}
+  FROM {judgeable(context, trades)}
 ), slotted AS (
   SELECT /*+ BROADCAST(repeats) */ numbers.*, {limbs},
     IF(mask IS NOT NULL AND shiftright(mask, {bit}) & 1 = 1, trade_id, -1 - flags) AS slot

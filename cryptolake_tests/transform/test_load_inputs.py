@@ -1,0 +1,113 @@
+"""Inputs of a run are bounded by its hours, and say of these hours what the whole tables say."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.coverage import CoverageRow, Evidence, IcebergCoverageSink
+from cryptolake_assets.lake.gap_ledger import IcebergGapSink, TradeGap
+from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES, SILVER_QUARANTINE
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform import load_inputs, quarantine
+from cryptolake_assets.transform.load_inputs import NEVER, load_run_inputs
+from cryptolake_assets.transform.quarantine import advance_quarantine
+from cryptolake_tests.support.bronze import append, trade
+
+START = datetime(2024, 7, 19, tzinfo=UTC)
+START_MS = round(START.timestamp() * 1000)
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def covered(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Coverage of twelve hours in spans of 40 minutes with pauses of 20, three open gaps; no exchange answers."""
+    monkeypatch.setattr(load_inputs, "committed_offsets", lambda _: {0: 10**9})
+    settings = lake.model_copy(update={"exchange_port": 1, "start_date": START.date(), "watermark_grace_ms": 2_000})
+    rows = [
+        CoverageRow(
+            *("binance_futures", "BTCUSDT", "trade"),
+            connected_from_ms=START_MS + number * HOUR_MS,
+            connected_to_ms=START_MS + number * HOUR_MS + 40 * 60_000,
+            kafka_partition=0,
+            kafka_offset=number,
+            source="ws://x",
+            evidence=Evidence.IDS if number % 2 else Evidence.BARRIER,
+        )
+        for number in range(12)
+    ]
+    IcebergCoverageSink(settings).write(rows)
+    IcebergGapSink(settings).write([gap_at(hour * HOUR + timedelta(minutes=10)) for hour in (1, 4, 9)])
+    return settings
+
+
+def gap_at(after: timedelta) -> TradeGap:
+    after_us = (START_MS + round(after.total_seconds() * 1000)) * 1000
+    return TradeGap(
+        exchange="binance_futures",
+        symbol="BTCUSDT",
+        stream="trade",
+        first_missing_id=after_us,
+        last_missing_id=after_us,
+        ids_missing=1,
+        after_us=after_us,
+        before_us=after_us + 1_000_000,
+        detected_at=START,
+    )
+
+
+@pytest.mark.parametrize("first", range(12))
+@pytest.mark.parametrize("hours", [1, 3])
+def test_minutes_are_as_complete_as_by_the_whole_tables(covered: Settings, first: int, hours: int) -> None:
+    start, end = START + first * HOUR, START + (first + hours) * HOUR
+    everything, bounded = load_run_inputs(covered), load_run_inputs(covered, start, end)
+    assert bounded.exchange_time_ms == everything.exchange_time_ms == START_MS + 11 * HOUR_MS + 40 * 60_000
+    assert bounded.rules == everything.rules
+    minutes = [START_MS + first * HOUR_MS + number * 60_000 for number in range(hours * 60)]
+    found = [bounded.completeness.evidence("BTCUSDT", "trade", minute, minute + 60_000) for minute in minutes]
+    expected = [everything.completeness.evidence("BTCUSDT", "trade", minute, minute + 60_000) for minute in minutes]
+    assert found == expected
+    assert set(found) > {None}
+
+
+def test_a_window_of_no_time_tells_the_extent_alone(covered: Settings) -> None:
+    known = load_run_inputs(covered, NEVER, NEVER)
+    assert known.rules == load_run_inputs(covered).rules
+    assert not known.completeness.is_complete_on_any_stream("BTCUSDT", START_MS, START_MS + 1)
+
+
+def test_quarantined_trades_are_those_of_the_hours(covered: Settings) -> None:
+    future = START + timedelta(days=30)
+    append(covered, [trade(future + number * HOUR, number) for number in range(3)])
+    advance(covered)
+    assert load_run_inputs(covered, future + HOUR, future + 2 * HOUR).rules.quarantined == (("BTCUSDT", "trade", 1),)
+    assert load_run_inputs(covered, START, START + HOUR).rules.quarantined == ()
+    assert len(load_run_inputs(covered).rules.quarantined) == 3
+
+
+def advance(settings: Settings) -> int:
+    rules = load_run_inputs(settings, NEVER, NEVER).rules
+    return advance_quarantine(settings, load_table(settings, BRONZE_TRADES), rules, "test")
+
+
+@pytest.mark.parametrize("max_days", [31, 2], ids=["each day", "the days between"])
+def test_a_broken_trade_is_kept_once_on_any_day(
+    covered: Settings, monkeypatch: pytest.MonkeyPatch, max_days: int
+) -> None:
+    monkeypatch.setattr(quarantine, "MAX_DAYS_NAMED", max_days)
+    last = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
+    broken = [
+        trade(START, 1, price="-1"),
+        trade(START + timedelta(days=400), 2),
+        trade(datetime(1970, 1, 1, tzinfo=UTC), 3),
+        {**trade(START, 4), "event_time": last},
+    ]
+    append(covered, broken)
+    assert advance(covered) == 4
+    append(covered, [*broken, trade(START, 5, qty="0")])
+    assert advance(covered) == 1
+    rows = load_table(covered, SILVER_QUARANTINE).scan().to_arrow()
+    assert sorted(rows["trade_id"].to_pylist()) == [1, 2, 3, 4, 5]
