@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.trades import DAY_MS, HOUR_MS, MINUTE_MS, SYMBOLS, KafkaOffsets, Trades, bronze_rows, by_arrival
-from cryptolake_assets.settings import EXCHANGE_NAME, PORT_FIELDS, Settings, load_settings
+from cryptolake_assets.model.markets import USD_M
+from cryptolake_assets.settings import PORT_FIELDS, Settings, load_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,7 +81,7 @@ def create(home: Path, first_day_ms: int, days: int) -> Settings:
     IcebergCoverageSink(settings).write(
         [
             CoverageRow(
-                exchange=EXCHANGE_NAME,
+                exchange=USD_M.exchange,
                 symbol=symbol,
                 stream="trade",
                 connected_from_ms=first_day_ms + day * DAY_MS,

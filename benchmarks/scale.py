@@ -12,7 +12,7 @@ from benchmarks.results import Figure
 from benchmarks.runner import BenchmarkError, Runner
 from benchmarks.trades import DAY, DAY_MS
 from cryptolake_assets.errors import CryptolakeError
-from cryptolake_assets.platform.standalone import spark_cluster
+from cryptolake_tests.support.standalone import spark_cluster
 
 SEED = 7
 GENERATOR = 1

@@ -72,14 +72,14 @@ def compact(home: str, days: int, leave_open_hour: bool) -> dict[str, Any]:
     """The product's compaction of the days up to the last one; the Spark server runs already."""
     from dataclasses import asdict
 
-    from cryptolake_assets.lake.maintenance.compaction import compact_hours
+    from cryptolake_tests.support.compacting import compact as compact_bronze
 
     settings = lakes.lake_settings(Path(home))
     end = DAY + timedelta(hours=23 if leave_open_hour else 24)
     with _spark_session(settings) as spark:
         (jvm,) = _jvm(settings)
         cpu_before, started = _cpu_s(jvm), time.perf_counter()
-        result = compact_hours(settings, spark, DAY - timedelta(days=days - 1), end)
+        result = compact_bronze(settings, spark, DAY - timedelta(days=days - 1), end)
         took = {"query_s": round(time.perf_counter() - started, 2), "jvm_cpu_s": round(_cpu_s(jvm) - cpu_before, 2)}
     return {**asdict(result), **took, "manifests": len(lakes.manifests(lakes.bronze(settings)))}
 

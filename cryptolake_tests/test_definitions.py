@@ -16,6 +16,7 @@ from cryptolake_assets.defs.instance.pools import ARCHIVE_POOL, MAINTENANCE_POOL
 from cryptolake_assets.ingest.archive_checks import KLINES_OF_DAY, WARNING
 from cryptolake_assets.lake.maintenance.works import Work
 from cryptolake_assets.model.tables import POOLED_TABLES
+from cryptolake_assets.quality import batch_checks
 from cryptolake_assets.quality.bar_checks import (
     DEPENDENCIES,
     FRAMES_ACCEPTED,
@@ -23,8 +24,7 @@ from cryptolake_assets.quality.bar_checks import (
     SILVER_OBSERVATIONS,
     UP_TO_DATE,
 )
-from cryptolake_assets.quality.batch_checks import BATCH_OBSERVATIONS
-from cryptolake_assets.quality.stream_minute_checks import MARKET_OBSERVATIONS
+from cryptolake_assets.quality.stream_minute_checks import MINUTES_WITHOUT_ROW
 from cryptolake_assets.settings import PROJECT_ROOT
 
 LIGHT = {"dagster", "filelock", "httpx", "msgspec", "pydantic", "pydantic-settings", "pyyaml", "rich", "structlog"}
@@ -99,6 +99,14 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
     assert daily.get_first_partition_key() == "2024-07-18"
 
 
+BATCH_OBSERVATIONS = (
+    batch_checks.DAYS_MISSING,
+    batch_checks.NEWEST_ROW,
+    batch_checks.ROWS_LEFT_OUT,
+    batch_checks.FUNDING_HOLES,
+    batch_checks.PERIODS_MISSING,
+    batch_checks.SYMBOLS_BEHIND,
+)
 OF_NOW = (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, "small_files")
 """Checks that warn of how things are at the moment."""
 SENSORS = {"bronze_follower", "market_follower", "automation", "stream_health", "run_failures", "run_recoveries"}
@@ -163,7 +171,7 @@ def test_gate_checks_block_and_every_check_has_its_assets_partitions(
     for spec in specs:
         of_all_time = spec.name in (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, DEPENDENCIES)
         warns_only = (
-            *(*SILVER_OBSERVATIONS, *BATCH_OBSERVATIONS, *MARKET_OBSERVATIONS),
+            *(*SILVER_OBSERVATIONS, *BATCH_OBSERVATIONS, MINUTES_WITHOUT_ROW),
             *(*OF_NOW, *WARNING, KLINES_OF_DAY),
         )
         assert spec.blocking == (spec.name not in warns_only)

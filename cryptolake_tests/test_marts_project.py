@@ -11,7 +11,7 @@ from jinja2 import Environment
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.model.mart_tables import BARS_OF_TIMEFRAMES, MARTS
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED
-from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.table_spec import TableSpec, spark_type
 from cryptolake_assets.model.tables import COMMON_PROPERTIES
 from cryptolake_assets.platform.dbt import PROJECT_DIR, ensure_manifest
 from cryptolake_assets.settings import get_settings
@@ -44,7 +44,7 @@ def test_the_marts_are_those_of_the_model(marts: dict[str, Any]) -> None:
 def test_marts_yml_says_what_the_model_says(marts: dict[str, Any], spec: TableSpec) -> None:
     mart = marts[spec.name]
     said = [(column["name"], column["data_type"], column["description"]) for column in mart["columns"].values()]
-    assert said == [(column.name, spec.spark_type(column.name), column.doc) for column in spec.columns]
+    assert said == [(column.name, spark_type(column.type), column.doc) for column in spec.columns]
     assert mart["description"].strip() == spec.doc
     assert tuple(mart["config"]["unique_key"]) == spec.key
     expected = [f"{spec.partition[1]}s({spec.partition[0]})"] if spec.partition else None

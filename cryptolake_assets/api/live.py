@@ -104,7 +104,7 @@ class Hub:
         many clients already; `TableNotFoundError`."""
         client = Subscriber(frozenset(symbols))
         async with self._turn:
-            if len(self._clients) >= self._reader.settings.api_clients:
+            if self.clients >= self._reader.settings.api_clients:
                 raise Problem(
                     503, "too-many-clients", "Too many clients", "All live connections are in use; try later."
                 )
@@ -114,7 +114,7 @@ class Hub:
             snapshot_id, bars = await self._reader.run(self._newest, sorted(client.symbols))
             client.queue.put_nowait(_message("snapshot", snapshot_id, bars))
             self._clients.add(client)
-        self._metrics.live_clients.set(len(self._clients))
+        self._metrics.live_clients.set(self.clients)
         return client
 
     @property
@@ -123,7 +123,7 @@ class Hub:
 
     def leave(self, client: Subscriber) -> None:
         self._clients.discard(client)
-        self._metrics.live_clients.set(len(self._clients))
+        self._metrics.live_clients.set(self.clients)
 
     async def table_changed(self) -> None:
         """Sends what was committed to Silver since the last time; where that cannot be read, the next time does."""

@@ -6,11 +6,10 @@ Both clients share how a request is made, judged and parsed; they differ only in
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import msgspec
@@ -183,17 +182,6 @@ def tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _aggregates(page: Sequence[AggTrade | OddRow]) -> list[AggTrade]:
-    return [row for row in page if isinstance(row, AggTrade)]
-
-
-def _next_id(page: Sequence[AggTrade | OddRow]) -> int:
-    """Return the id after the last one of a page, of which `parse_agg_trades` found one at least."""
-    return 1 + max(
-        row.agg_trade_id if isinstance(row, AggTrade) else -1 if row.row_id is None else row.row_id for row in page
-    )
-
-
 class ExchangeRest:
     """The blocking client. Every method raises `ExchangeError` when the exchange does not answer in time or refuses,
     and `UnknownSymbolError` for a symbol that it does not list."""
@@ -207,7 +195,7 @@ class ExchangeRest:
         self._policy = policy or RetryPolicy()
         self._client = httpx.Client(base_url=self._base_url, timeout=timeout_s, verify=tls())
 
-    def __enter__(self) -> ExchangeRest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -233,37 +221,6 @@ class ExchangeRest:
             found += parse_klines(self._get(klines_request(self._venue, symbol, interval, start_ms, last_ms)))
             start_ms = last_ms + 1
         return found
-
-    def agg_trades(self, symbol: str, first_id: int, last_id: int) -> list[AggTrade]:
-        """The aggregate trades with ids in [first_id, last_id], ascending; ids the exchange lacks and odd rows are left
-        out."""
-        found: list[AggTrade] = []
-        while first_id <= last_id:
-            page = parse_agg_trades(self._get(agg_trades_request(self._venue, symbol, fromId=first_id)))
-            found += [row for row in _aggregates(page) if row.agg_trade_id <= last_id]
-            if len(page) < AGG_TRADES_PAGE:
-                break
-            first_id = _next_id(page)
-        return found
-
-    def agg_trades_between(self, symbol: str, start_ms: int, end_ms: int) -> Iterator[AggTrade]:
-        """The aggregate trades whose time is in [start_ms, end_ms], ascending, streamed page by page."""
-        while start_ms <= end_ms:
-            window_ms = self._venue.agg_trades_window_ms
-            window_end_ms = end_ms if window_ms is None else min(end_ms, start_ms + window_ms - 1)
-            request = agg_trades_request(self._venue, symbol, startTime=start_ms, endTime=window_end_ms)
-            page = parse_agg_trades(self._get(request))
-            yield from _aggregates(page)
-            while len(page) == AGG_TRADES_PAGE:
-                # A millisecond can hold more trades than a page: from here on only ids move forward.
-                request = agg_trades_request(self._venue, symbol, fromId=_next_id(page))
-                page = parse_agg_trades(self._get(request))
-                rows = _aggregates(page)
-                inside = [row for row in rows if row.transact_time_ms <= window_end_ms]
-                yield from inside
-                if len(inside) < len(rows):
-                    break
-            start_ms = window_end_ms + 1
 
     def _get(self, request: RestRequest) -> bytes:
         try:

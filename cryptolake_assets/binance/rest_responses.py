@@ -27,8 +27,6 @@ class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
     status: str = ""
     contract_status: str = ""
     """What COIN-M calls the status; `parse_exchange_info` makes it the status."""
-    contract_type: str = ""
-    base_asset: str = ""
     quote_asset: str = ""
 
 

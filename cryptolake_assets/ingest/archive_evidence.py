@@ -29,7 +29,6 @@ STREAM: Final = "aggTrade"
 """The stream whose ids the archive's aggregates have."""
 BORDER: Final = "archive: ids that continue from one day to the next"
 """Source of a row that joins two days."""
-MINUTES_OF_A_DAY: Final = DAY_MS // MINUTE_MS
 
 
 def rows_of_day(file: ArchiveFile, runs: Sequence[IdRun], source: str) -> list[CoverageRow]:

@@ -53,11 +53,6 @@ class LoadedKlines:
     set_aside: tuple[BadLine, ...] = ()
     """Lines of the file that are no klines."""
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether every minute of the day is there: the exchange tells of minutes without trades too."""
-        return self.klines == MINUTES_OF_A_DAY
-
 
 def kline_file(symbol: str, day: date, family: Family = Family.FUTURES) -> ArchiveFile:
     """The archive's file of the symbol's one-minute klines of the UTC day."""

@@ -88,10 +88,6 @@ class TableSpec:
 
         return schema_to_pyarrow(self.iceberg_schema(), include_field_ids=False)
 
-    def spark_type(self, column: str) -> str:
-        """Spark SQL's type name of a column."""
-        return spark_type(self._type(column))
-
     def duckdb_type(self, column: str) -> str:
         """DuckDB's type name of a column."""
         kind = self._type(column)

@@ -34,8 +34,6 @@ ROWS_LEFT_OUT = "rows_left_out"
 FUNDING_HOLES = "funding_holes"
 PERIODS_MISSING = "periods_missing"
 SYMBOLS_BEHIND = "symbols_behind"
-BATCH_OBSERVATIONS = (DAYS_MISSING, NEWEST_ROW, ROWS_LEFT_OUT, FUNDING_HOLES, PERIODS_MISSING, SYMBOLS_BEHIND)
-"""Checks that only warn."""
 
 
 def _none_empty(spec: TableSpec, *but: str) -> str:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 ACCOUNTED = "events_accounted"
 MINUTES_WITHOUT_ROW = "minutes_without_row"
-MARKET_OBSERVATIONS = (MINUTES_WITHOUT_ROW,)
-"""Checks that only warn."""
 
 MEANINGS: Mapping[str, str] = {
     **{name: meaning for stream_type in STREAM_TYPES for name, meaning in stream_type.meanings.items()},

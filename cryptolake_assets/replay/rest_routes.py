@@ -14,8 +14,6 @@ from aiohttp import web
 
 from cryptolake_assets.captures.published_files import read_exchange_info, read_tickers
 from cryptolake_assets.captures.reader import CaptureSummary, read_klines
-from cryptolake_assets.captures.recorded_aggregates import AggregateStore
-from cryptolake_assets.captures.recorded_trades import TradeStore
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.intervals import INTERVALS_MS
@@ -23,6 +21,8 @@ from cryptolake_assets.model.markets import USD_M, VENUES, Venue
 from cryptolake_assets.model.replay_faults import FaultBoard, RestLimit
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.replay.listing import minimal_exchange_info, minimal_symbol
+from cryptolake_assets.replay.recorded_aggregates import AggregateStore
+from cryptolake_assets.replay.recorded_trades import TradeStore
 from cryptolake_assets.replay.rest_parameters import RestError, check_limit, integer, mandatory, window
 
 log = structlog.get_logger(__name__)

@@ -18,7 +18,6 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cryptolake_assets.errors import SettingsError
-from cryptolake_assets.model.markets import USD_M
 from cryptolake_assets.model.symbol_selection import parse_selection
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings.api import ApiSettings
@@ -33,8 +32,6 @@ from cryptolake_assets.settings.replay import ReplaySettings
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 PROJECT_ROOT = PACKAGE_DIR.parent
 DEMO_CAPTURE_DIR = PACKAGE_DIR / "captures" / "demo_capture"
-EXCHANGE_NAME = USD_M.exchange
-"""The `exchange` of every trade of the default market."""
 
 
 class Profile(StrEnum):

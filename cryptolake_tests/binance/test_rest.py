@@ -29,10 +29,11 @@ from cryptolake_assets.binance.rest_responses import (
 )
 from cryptolake_assets.captures.reader import read_klines
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade
+from cryptolake_assets.model.exchange_records import HistoricalTrade
 from cryptolake_assets.model.symbol_selection import parse_selection
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
+from cryptolake_tests.support.aggregates_rest import AggregatesRest
 from cryptolake_tests.support.captures import write_capture
 from cryptolake_tests.support.sockets import NOON_MS, numbered_capture, open_socket, until
 
@@ -84,7 +85,7 @@ async def test_both_clients_read_the_exchange() -> None:
         async with AsyncExchangeRest(exchange.url + "/") as client:
             info = await client.exchange_info()
         assert info.symbol_names == ("ETHUSDT", "BTCUSDT")
-        assert info.symbols[0].base_asset == "ETH"
+        assert info.symbols[0].quote_asset == "USDT"
         with ExchangeRest(exchange.url) as blocking:
             assert await asyncio.to_thread(blocking.exchange_info) == info
 
@@ -128,7 +129,7 @@ async def paged(tmp_path: Path) -> AsyncIterator[ReplayExchange]:
 
 
 async def test_long_ranges_come_in_pages(paged: ReplayExchange) -> None:
-    with ExchangeRest(paged.url) as client:
+    with AggregatesRest(paged.url) as client:
 
         async def call(function: Callable[..., Any], *arguments: Any) -> list[Any]:
             return await asyncio.to_thread(lambda: list(function("BTCUSDT", *arguments)))
@@ -141,21 +142,6 @@ async def test_long_ranges_come_in_pages(paged: ReplayExchange) -> None:
         by_time = await call(client.agg_trades_between, NOON_MS, NOON_MS + 2_499 * 3_000)
         assert [t.agg_trade_id for t in by_time] == [i for i in range(2_500) if i != 700]
         assert (by_time[0].price, by_time[0].qty, by_time[0].is_buyer_maker) == ("1.5", "2", True)
-
-
-async def test_pages_go_on_behind_an_odd_row(server: ScriptedServer) -> None:
-    def page(first: int, last: int, odd: dict[int, object]) -> tuple[int, dict[str, str], str]:
-        rows = [odd.get(i, AggTrade(i, "1", "1", i, i, i, True).to_rest()) for i in range(first, last + 1)]
-        return 200, {}, json.dumps(rows)
-
-    server.script = [page(1, 1_000, {500: None, 999: {"a": 999}, 1_000: None}), page(1_000, 1_200, {1_000: None})]
-    with ExchangeRest(server.url, 5, QUICK) as client:
-        found = await asyncio.to_thread(client.agg_trades, "BTCUSDT", 1, 1_200)
-        assert [row.agg_trade_id for row in found] == [i for i in range(1, 1_201) if i not in (500, 999, 1_000)]
-        server.requests = 0
-        by_time = await asyncio.to_thread(lambda: list(client.agg_trades_between("BTCUSDT", 1, 1_100)))
-        assert [row.agg_trade_id for row in by_time] == [i for i in range(1, 1_101) if i not in (500, 999, 1_000)]
-        assert server.requests == 2
 
 
 async def test_passing_failures_are_tried_again(server: ScriptedServer) -> None:

@@ -9,14 +9,15 @@ import pytest
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.bronze.stream import TRADES
 from cryptolake_assets.captures.reader import read_frames
-from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME
+from cryptolake_assets.model.markets import USD_M
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.captures import agg_trade_frame
 
 GOOD = agg_trade_frame("BTCUSDT", 17, 1_700_000_000_000)
 
 
 def written(frame: str) -> str:
-    parsed = parse_frame(frame, ingest_time_us=1_700_000_000_000_000, exchange=EXCHANGE_NAME)
+    parsed = parse_frame(frame, ingest_time_us=1_700_000_000_000_000, exchange=USD_M.exchange)
     assert isinstance(parsed, AcceptedFrame)
     return parsed.event.encode().decode()
 

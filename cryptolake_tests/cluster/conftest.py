@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from cryptolake_assets.platform import lifecycle
-from cryptolake_assets.platform.standalone import spark_cluster
 from cryptolake_assets.settings import Profile, Settings, get_settings, load_settings
 from cryptolake_tests.support import natives
 from cryptolake_tests.support.natives import Cluster
 from cryptolake_tests.support.platforms import free_ports, stop_spark_session
+from cryptolake_tests.support.standalone import spark_cluster
 
 BUCKETS = ("lake", "bronze", "silver", "gold", "ops", "marts", "checkpoints")
 WORKERS = 2

@@ -14,11 +14,11 @@ from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import SPARK
-from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.commands import run_cryptolake
 from cryptolake_tests.support.natives import Cluster
 from cryptolake_tests.support.platforms import free_ports, stop_spark_session
+from cryptolake_tests.support.servers import free_port
 from cryptolake_tests.support.token_server import TokenServer, serving
 
 

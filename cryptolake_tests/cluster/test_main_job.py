@@ -31,7 +31,7 @@ from cryptolake_assets.settings import Engine, Settings
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.commands import cryptolake
 from cryptolake_tests.support.natives import Cluster
-from cryptolake_tests.support.silver import rebuild
+from cryptolake_tests.support.silver_runs import rebuild
 from cryptolake_tests.support.waiting import wait_for
 
 COMMAND_TIMEOUT_S = 560

@@ -14,7 +14,7 @@ from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import EngineResource
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
-from cryptolake_tests.support.silver import refresh
+from cryptolake_tests.support.silver_runs import refresh
 
 HOUR = datetime(2024, 11, 2, 22, tzinfo=UTC)
 NEXT = HOUR + timedelta(hours=1)

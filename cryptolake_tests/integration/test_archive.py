@@ -45,7 +45,7 @@ from cryptolake_tests.support.archives import Aggregate, aggregates, quiet_kline
 from cryptolake_tests.support.bronze import append, bars
 from cryptolake_tests.support.reference import Trade, reference_bars
 from cryptolake_tests.support.served import BrokenLine, ServedExchange
-from cryptolake_tests.support.silver import rebuild
+from cryptolake_tests.support.silver_runs import rebuild
 
 DAY = date(2024, 7, 18)
 MIDNIGHT = datetime(2024, 7, 18, tzinfo=UTC)

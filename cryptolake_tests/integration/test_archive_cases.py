@@ -29,7 +29,7 @@ from cryptolake_tests.support.archives import Aggregate, aggregates, write_day, 
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.served import ServedExchange
-from cryptolake_tests.support.silver import rebuild, refresh_day
+from cryptolake_tests.support.silver_runs import rebuild, refresh_day
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
 Bar = dict[str, Any]

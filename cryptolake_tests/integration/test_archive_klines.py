@@ -33,10 +33,10 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.model.exchange_records import Kline
-from cryptolake_assets.model.markets import Family
+from cryptolake_assets.model.markets import USD_M, Family
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
-from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings, load_settings
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings, load_settings
 from cryptolake_assets.transform.archive_history import ArchiveDay, load_history
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.load_inputs import load_run_inputs
@@ -52,7 +52,7 @@ from cryptolake_tests.support.archives import (
 )
 from cryptolake_tests.support.markets import spot_capture
 from cryptolake_tests.support.served import BrokenLine, ServedExchange
-from cryptolake_tests.support.silver import rebuild
+from cryptolake_tests.support.silver_runs import rebuild
 
 DAY = date(2024, 7, 19)
 MIDNIGHT = datetime(2024, 7, 19, tzinfo=UTC)
@@ -68,7 +68,7 @@ def recorded_aggregates(symbol: str) -> list[Aggregate]:
     """The recorded order-book trades of the whole minutes, in their order, each as an aggregate of one trade."""
     trades = []
     for frame in read_frames(DEMO_CAPTURE_DIR):
-        parsed = parse_frame(frame.raw, ingest_time_us=0, exchange=EXCHANGE_NAME)
+        parsed = parse_frame(frame.raw, ingest_time_us=0, exchange=USD_M.exchange)
         if isinstance(parsed, AcceptedFrame) and parsed.event.symbol == symbol and parsed.event.trade_type == "MARKET":
             trades.append(parsed.event)
     last_ms = OFFICIAL[symbol][-1].close_time_ms

@@ -11,7 +11,6 @@ from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
 from cryptolake_assets.ingest.archive_days import Outcome, load_day
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import change_archive_rows
-from cryptolake_assets.lake.maintenance.compaction import compact_hours
 from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.lake.windows import DAY, HOUR, between
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
@@ -20,8 +19,9 @@ from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.archives import aggregates, write_day
 from cryptolake_tests.support.bronze import append
+from cryptolake_tests.support.compacting import compact
 from cryptolake_tests.support.served import ServedExchange
-from cryptolake_tests.support.silver import rebuild
+from cryptolake_tests.support.silver_runs import rebuild
 from cryptolake_tests.support.sockets import numbered_capture
 
 FILE = ArchiveFile("BTCUSDT", date(2024, 7, 25))
@@ -53,7 +53,7 @@ def test_both_engines_make_the_same_bars_and_a_reload_after_compaction_replaces_
                 assert theirs.passed
                 assert ours.bars.num_rows
                 assert ours.bars.sort_by("window_start").equals(theirs.bars.sort_by("window_start"))
-            done = compact_hours(settings, session, START, START + timedelta(hours=3))
+            done = compact(settings, session, START, START + timedelta(hours=3))
             assert (done.files_after, done.rows) == (3, len(ROWS) + 300)
             write_day(directory, FILE, ROWS[:1_000])
             replaced = load_day(settings, client, FILE, "test")

@@ -16,7 +16,8 @@ from cryptolake_assets.kafka.topics import dead_letter, end_offsets
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.model.events import RejectedFrame
-from cryptolake_assets.settings import EXCHANGE_NAME, Settings
+from cryptolake_assets.model.markets import USD_M
+from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.records import RECEIVED_AT_US, event, send
 
 OWN_DAY = "event_time >= '2025-01-01T00:00:00+00:00' AND event_time < '2025-01-02T00:00:00+00:00'"
@@ -47,7 +48,7 @@ async def test_every_record_is_in_bronze_once_and_exact(platform: Settings) -> N
 
 
 async def test_what_is_no_trade_is_kept_byte_for_byte_and_the_stream_goes_on(platform: Settings) -> None:
-    refused = parse_frame(TRUNCATED, ingest_time_us=RECEIVED_AT_US, exchange=EXCHANGE_NAME)
+    refused = parse_frame(TRUNCATED, ingest_time_us=RECEIVED_AT_US, exchange=USD_M.exchange)
     assert isinstance(refused, RejectedFrame)
     value, headers = dead_letter(refused, stream="trade", received_at_us=RECEIVED_AT_US)
     await send(

@@ -16,8 +16,8 @@ from dagster._grpc.client import DagsterGrpcClient
 from cryptolake_assets.defs.instance.pools import pools
 from cryptolake_assets.platform import code_servers
 from cryptolake_assets.platform.parts import dagster_files, part_named
-from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, load_settings
+from cryptolake_tests.support.servers import free_port
 from cryptolake_tests.support.waiting import wait_for
 
 LOADED_S = 120.0

@@ -19,13 +19,13 @@ from pyspark.sql import SparkSession
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current_sequence, files_between, local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance import compaction
-from cryptolake_assets.lake.maintenance.compaction import compact_hours
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
+from cryptolake_tests.support.compacting import compact
 
 _days = count(1)
 KEY = ("symbol", "event_time", "trade_id")
@@ -97,7 +97,7 @@ def test_an_hour_becomes_one_sorted_file_with_the_same_rows_and_its_neighbours_s
     neighbours = [files(platform, start) for start in (hour - HOUR, hour + HOUR)]
     assert [len(found) for found in neighbours] == [5, 5]
 
-    result = compact_hours(platform, spark, hour, hour + HOUR)
+    result = compact(platform, spark, hour, hour + HOUR)
 
     assert (result.files_before, result.files_after, result.rows) == (5, 1, 320)
     assert 0 < result.bytes_after < result.bytes_before
@@ -113,7 +113,7 @@ def test_a_follower_at_the_head_finds_nothing_new_and_one_behind_it_finds_the_ho
     platform: Settings, spark: SparkSession, hour: datetime
 ) -> None:
     cursor = append_in_batches(platform, arrivals(hour, 2))
-    compact_hours(platform, spark, hour, hour + HOUR)
+    compact(platform, spark, hour, hour + HOUR)
     table = load_table(platform, BRONZE_TRADES)
     assert current_sequence(table) > cursor
     assert added_files(table, cursor) == []
@@ -127,15 +127,15 @@ def test_a_second_compaction_changes_nothing_and_a_late_file_is_taken_in(
     platform: Settings, spark: SparkSession, hour: datetime
 ) -> None:
     append_in_batches(platform, arrivals(hour, 3))
-    compact_hours(platform, spark, hour, hour + HOUR)
+    compact(platform, spark, hour, hour + HOUR)
     (first,) = files(platform, hour)
     head = current_sequence(load_table(platform, BRONZE_TRADES))
-    again = compact_hours(platform, spark, hour, hour + HOUR)
+    again = compact(platform, spark, hour, hour + HOUR)
     assert (again.files_before, again.files_after) == (1, 1)
     assert files(platform, hour) == [first]
     assert current_sequence(load_table(platform, BRONZE_TRADES)) == head
     append(platform, [trade(hour, 901)])
-    third = compact_hours(platform, spark, hour, hour + HOUR)
+    third = compact(platform, spark, hour, hour + HOUR)
     assert (third.files_before, third.files_after, third.rows) == (2, 1, 321)
 
 
@@ -144,7 +144,7 @@ def test_old_snapshots_stay_readable(platform: Settings, spark: SparkSession, ho
     table = load_table(platform, BRONZE_TRADES)
     snapshot = table.current_snapshot()
     assert snapshot is not None
-    compact_hours(platform, spark, hour, hour + HOUR)
+    compact(platform, spark, hour, hour + HOUR)
     old = spark.sql(
         f"SELECT count(*) AS number FROM {BRONZE_TRADES.full_name} VERSION AS OF {snapshot.snapshot_id} "
         f"WHERE event_time >= '{hour.isoformat()}' AND event_time < '{(hour + HOUR).isoformat()}'"
@@ -171,7 +171,7 @@ def test_a_busy_hour_has_several_row_groups_and_every_reader_reads_them(
     bronze = load_table(platform, BRONZE_TRADES)
     for part in (table.slice(0, number // 2), table.slice(number // 2)):
         bronze.append(part)
-    compact_hours(platform, spark, hour, hour + HOUR)
+    compact(platform, spark, hour, hour + HOUR)
     (file,) = files(platform, hour)
     metadata = pq.ParquetFile(local_path(file.path)).metadata
     groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
@@ -202,20 +202,10 @@ def test_many_manifests_become_few_and_the_follower_still_finds_nothing(
     # A file in each of many hours: nothing to compact, a manifest each.
     cursor = max(append(platform, [trade(hour - number * HOUR, number)]) for number in range(8))
     before = rows(platform, hour)
-    compact_hours(platform, spark, hour, hour + HOUR)
+    compact(platform, spark, hour, hour + HOUR)
     table = load_table(platform, BRONZE_TRADES)
     snapshot = table.current_snapshot()
     assert snapshot is not None
     assert len(snapshot.manifests(table.io)) <= 3
     assert added_files(table, cursor) == []
     assert rows(platform, hour) == before
-
-
-@pytest.mark.parametrize(
-    "bound",
-    [datetime(2025, 3, 1, 10, 30, tzinfo=UTC), datetime(2025, 3, 1, 10)],
-    ids=["half past", "no time zone"],
-)
-def test_only_whole_utc_hours_are_taken(platform: Settings, spark: SparkSession, bound: datetime) -> None:
-    with pytest.raises(ValueError, match="not the start of a UTC hour"):
-        compact_hours(platform, spark, bound, datetime(2025, 3, 1, 11, tzinfo=UTC))

@@ -22,7 +22,6 @@ from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_KLINE_DIFFERENCES
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING
 from cryptolake_assets.model.source_tables import SILVER_FEAR_GREED
-from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support import checked_assets
@@ -31,6 +30,7 @@ from cryptolake_tests.support.browser import chromium
 from cryptolake_tests.support.checked_assets import BLOCKING, run
 from cryptolake_tests.support.dagster_pages import webserver
 from cryptolake_tests.support.pages import View, dashboard, view
+from cryptolake_tests.support.servers import free_port
 
 FIRST = datetime(2025, 1, 30, tzinfo=UTC)
 FEW = 40

@@ -22,16 +22,17 @@ from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import PRICE
+from cryptolake_assets.model.markets import USD_M
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.minute_bars import RowCounts
 from cryptolake_assets.quality.rules import RuleContext
-from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.reference import Trade, reference_bars
-from cryptolake_tests.support.silver import rebuild
+from cryptolake_tests.support.silver_runs import rebuild
 
 CAPTURE_HOURS = [datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 0, tzinfo=UTC)]
 GENERATED_HOUR = datetime(2024, 12, 24, 10, tzinfo=UTC)
@@ -54,7 +55,7 @@ def engines(platform: Settings) -> Iterator[tuple[AggregationEngine, Aggregation
 def captured_trades() -> Iterator[Trade]:
     """The shipped capture as Bronze has it."""
     for number, frame in enumerate(read_frames(DEMO_CAPTURE_DIR)):
-        parsed = parse_frame(frame.raw, ingest_time_us=frame.receive_time_ns // 1000, exchange=EXCHANGE_NAME)
+        parsed = parse_frame(frame.raw, ingest_time_us=frame.receive_time_ns // 1000, exchange=USD_M.exchange)
         if isinstance(parsed, AcceptedFrame):
             event = parsed.event
             when = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=event.event_time)

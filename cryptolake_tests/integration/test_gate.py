@@ -24,7 +24,7 @@ from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_tests.support.bronze import append, trade
-from cryptolake_tests.support.silver import refresh
+from cryptolake_tests.support.silver_runs import refresh
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,18 +24,19 @@ from cryptolake_assets.errors import BrokerAccessError, BrokerError
 from cryptolake_assets.kafka import oauth
 from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.markets import USD_M
 from cryptolake_assets.platform.parts import KAFKA, SPARK
-from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.platform.status import problems, status
 from cryptolake_assets.producer.client_libraries import make_publisher
 from cryptolake_assets.producer.delivery import ReliableDelivery
 from cryptolake_assets.producer.publisher import Message
-from cryptolake_assets.settings import EXCHANGE_NAME, Settings, get_settings, load_settings
+from cryptolake_assets.settings import Settings, get_settings, load_settings
 from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_tests.support.captures import trade_frame
 from cryptolake_tests.support.certificates import Authority
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.secure_broker import GUEST, PASSWORD, SecureBroker, secure_broker
+from cryptolake_tests.support.servers import free_port
 
 BOTH = pytest.mark.parametrize("io", [ProducerIo.DEFAULT, ProducerIo.FAST])
 WRONG = {"kafka_sasl_password": "another-word-77"}
@@ -69,7 +70,7 @@ def other(settings: Settings, **fields: Any) -> Settings:
 
 def event(trade_id: int) -> bytes:
     frame = trade_frame("BTCUSDT", trade_id, TRADE_TIME_MS, "0.1", "1", is_buyer_maker=True)
-    parsed = parse_frame(frame.encode(), ingest_time_us=TRADE_TIME_MS * 1000, exchange=EXCHANGE_NAME)
+    parsed = parse_frame(frame.encode(), ingest_time_us=TRADE_TIME_MS * 1000, exchange=USD_M.exchange)
     assert isinstance(parsed, AcceptedFrame)
     return parsed.event.encode()
 

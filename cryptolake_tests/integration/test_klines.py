@@ -21,8 +21,9 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES
+from cryptolake_assets.model.markets import USD_M
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
-from cryptolake_assets.settings import DEMO_CAPTURE_DIR, EXCHANGE_NAME, Settings, get_settings
+from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
 from cryptolake_tests.support.bronze import append
 from cryptolake_tests.support.served import ServedExchange
 
@@ -36,7 +37,7 @@ def bronze_rows() -> list[dict[str, Any]]:
     """The shipped capture's trades as the stream lands them."""
     rows = []
     for offset, frame in enumerate(read_frames(DEMO_CAPTURE_DIR)):
-        parsed = parse_frame(frame.raw, ingest_time_us=frame.receive_time_ns // 1000, exchange=EXCHANGE_NAME)
+        parsed = parse_frame(frame.raw, ingest_time_us=frame.receive_time_ns // 1000, exchange=USD_M.exchange)
         assert isinstance(parsed, AcceptedFrame)
         event = parsed.event
         moment = datetime.fromtimestamp(event.event_time / 1_000_000, UTC)
@@ -64,7 +65,7 @@ def captured(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
     append(lake, bronze_rows())
     first_ms = 1721347022000
     IcebergCoverageSink(lake).write(
-        [CoverageRow(EXCHANGE_NAME, name, "trade", first_ms, LAST_MS, 0, 10**9, "ws://replay") for name in SYMBOLS]
+        [CoverageRow(USD_M.exchange, name, "trade", first_ms, LAST_MS, 0, 10**9, "ws://replay") for name in SYMBOLS]
     )
     for name, value in lake.environment().items():
         monkeypatch.setenv(name, value)
@@ -151,7 +152,7 @@ def test_symbol_that_is_no_longer_listed_holds_no_klines_of_others_back(
     captured: tuple[Settings, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, instance = captured
-    gone = CoverageRow(EXCHANGE_NAME, "GONEUSDT", "trade", 1721347022000, LAST_MS, 0, 10**9, "ws://replay")
+    gone = CoverageRow(USD_M.exchange, "GONEUSDT", "trade", 1721347022000, LAST_MS, 0, 10**9, "ws://replay")
     IcebergCoverageSink(settings).write([gone])
     with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
         materialize(instance, asset_keys.SILVER, url, monkeypatch)

@@ -23,7 +23,7 @@ from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import Trade, reference_bars, reference_daily
-from cryptolake_tests.support.silver import refresh, refresh_day
+from cryptolake_tests.support.silver_runs import refresh, refresh_day
 
 _examples = count()
 

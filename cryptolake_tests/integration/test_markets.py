@@ -26,7 +26,7 @@ from cryptolake_tests.support.capture_cases import CASES, PARTS, agreeing, expec
 from cryptolake_tests.support.markets import COIN_SYMBOL, coin_capture, spot_capture
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.reference import Trade, reference_bars
-from cryptolake_tests.support.silver import rebuild
+from cryptolake_tests.support.silver_runs import rebuild
 from cryptolake_tests.support.waiting import wait_for
 
 

@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 from cryptolake_assets import cli
 from cryptolake_assets.platform import notify as module
 from cryptolake_assets.platform.notify import Alert, AlertKind, channel_urls, kind_of_failure, notify
-from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, get_settings, load_settings
+from cryptolake_tests.support.servers import free_port
 
 HIDDEN = "hunter2"
 AT = datetime(2024, 7, 18, 23, 5, tzinfo=UTC)

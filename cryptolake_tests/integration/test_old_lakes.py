@@ -22,7 +22,7 @@ from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_tests.support.lakes import OLD_LAKES, open_old
-from cryptolake_tests.support.silver import rebuild, refresh_day
+from cryptolake_tests.support.silver_runs import rebuild, refresh_day
 
 HOUR = datetime(2024, 7, 19, tzinfo=UTC)
 ORDERS = {

@@ -22,10 +22,10 @@ from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 from cryptolake_assets.transform.silver_run import run_silver
-from cryptolake_tests.support import silver as support_silver
+from cryptolake_tests.support import silver_runs
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import Trade, reference_bars
-from cryptolake_tests.support.silver import refresh_day
+from cryptolake_tests.support.silver_runs import refresh_day
 
 _days = count(1)
 
@@ -48,7 +48,7 @@ def engine(platform: Settings, request: pytest.FixtureRequest) -> Iterator[Aggre
 
 def refresh(settings: Settings, engine: AggregationEngine, hour: datetime, from_sequence: int | None = None) -> int:
     """A Silver run; returns the number of bars that changed."""
-    candidate, publication = support_silver.refresh(settings, engine, hour, from_sequence)
+    candidate, publication = silver_runs.refresh(settings, engine, hour, from_sequence)
     assert publication is not None, [outcome for outcome in candidate.outcomes if not outcome.passed]
     return publication.rows_changed
 
@@ -175,7 +175,7 @@ def test_a_candidate_that_fails_its_gate_is_not_published_and_other_hours_go_on(
     bad = [trade(hour + timedelta(minutes=2, seconds=number), 500 + number, price="-1") for number in range(10)]
     other = [trade(hour + timedelta(hours=1), 600)]
     sequence = append(platform, bad + other)
-    rejected, publication = support_silver.refresh(platform, engine, hour, sequence)
+    rejected, publication = silver_runs.refresh(platform, engine, hour, sequence)
     assert publication is None
     assert [outcome.name for outcome in rejected.outcomes if not outcome.passed] == ["drop_ratio"]
     assert bars(platform, hour, hours=2) == before

@@ -14,9 +14,9 @@ from aiokafka.errors import SaslAuthenticationFailed
 
 from cryptolake_assets.kafka import oauth
 from cryptolake_assets.kafka.oauth import ClientCredentials, TokenServerAwayError
-from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.certificates import Authority
+from cryptolake_tests.support.servers import free_port
 from cryptolake_tests.support.token_server import TokenServer, serving
 
 

@@ -13,9 +13,9 @@ from pydantic import SecretStr
 
 from cryptolake_assets.errors import CatalogUnreachableError
 from cryptolake_assets.lake.catalog import get_catalog
-from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support import web
+from cryptolake_tests.support.servers import free_port
 
 
 class _Refusing(web.QuietHandler):

@@ -19,6 +19,7 @@ from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.model.markets import COIN_M, SPOT, USD_M, VENUES, Family, Market, Venue, exchanges_of, venue_of
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, PROJECT_ROOT, load_settings
+from cryptolake_tests.support.aggregates_rest import AggregatesRest
 from cryptolake_tests.support.markets import COIN_SYMBOL, coin_capture, spot_capture
 from cryptolake_tests.support.served import ServedExchange
 from cryptolake_tests.support.sockets import open_socket
@@ -120,7 +121,7 @@ def test_rest_of_a_market_s_capture(tmp_path: Path, market: Market) -> None:
     if made is None:
         spot_capture(tmp_path)
     symbol = venue.live_symbols[0]
-    with ServedExchange(tmp_path, HISTORY_MS) as url, ExchangeRest(url, venue=venue) as rest:
+    with ServedExchange(tmp_path, HISTORY_MS) as url, AggregatesRest(url, venue=venue) as rest:
         assert rest.time_ms() == HISTORY_MS
         info = rest.exchange_info()
         assert symbol in info.symbol_names

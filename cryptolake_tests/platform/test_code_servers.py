@@ -14,8 +14,8 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from cryptolake_assets.errors import ArgumentError
 from cryptolake_assets.platform import code_servers
-from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_tests.support.servers import free_port
 
 Serve = Callable[[str], HealthServicer]
 (LOCATION, *_) = code_servers.locations()

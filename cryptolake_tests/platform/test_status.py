@@ -6,10 +6,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.platform.status import problems, status
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, PORT_FIELDS, Settings, load_settings
+from cryptolake_tests.support.servers import free_port
 
 
 def on_free_ports(home: Path, **changes: Any) -> Settings:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
+from cryptolake_tests.support.servers import free_port
 
 COMMAND = [sys.executable, "-m", "cryptolake_assets.replay.server"]
 

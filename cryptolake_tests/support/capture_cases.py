@@ -21,7 +21,7 @@ from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_tests.support.bronze import bars
 from cryptolake_tests.support.replaying import replay
-from cryptolake_tests.support.silver import rebuild
+from cryptolake_tests.support.silver_runs import rebuild
 from cryptolake_tests.support.waiting import wait_for, wait_for_value
 
 CASES = Path(__file__).parents[1] / "data" / "cases"

@@ -18,9 +18,9 @@ from typing import Final
 
 from cryptolake_assets.platform import jars
 from cryptolake_assets.platform.jvm import find_java
-from cryptolake_assets.platform.servers import LOOPBACK, free_port, running, start
-from cryptolake_assets.platform.standalone import SparkCluster
 from cryptolake_assets.settings import Settings
+from cryptolake_tests.support.servers import LOOPBACK, free_port, running, start
+from cryptolake_tests.support.standalone import SparkCluster
 
 HERE: Final = Path(__file__).parent
 CATALOG_SERVER: Final = HERE / "LoopbackCatalog.java"

@@ -14,8 +14,8 @@ from typing import Any
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 from cryptolake_assets.platform.probes import http_ok
-from cryptolake_assets.platform.servers import free_port
 from cryptolake_assets.settings import Settings
+from cryptolake_tests.support.servers import free_port
 from cryptolake_tests.support.waiting import wait_for
 
 TIMEOUT_MS = 60_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 from aiokafka import AIOKafkaProducer
 
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
-from cryptolake_assets.settings import EXCHANGE_NAME, Settings
+from cryptolake_assets.model.markets import USD_M
+from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.captures import trade_frame
 
 RECEIVED_AT_US = 1_735_689_600_123_456
@@ -21,6 +22,6 @@ async def send(settings: Settings, *records: tuple[str, bytes, list[tuple[str, b
 
 def event(trade_id: int, price: str = "0.00000001") -> bytes:
     frame = trade_frame("BTCUSDT", trade_id, TRADE_TIME_MS, price, "9999999999.99999999", is_buyer_maker=True)
-    parsed = parse_frame(frame.encode(), ingest_time_us=RECEIVED_AT_US, exchange=EXCHANGE_NAME)
+    parsed = parse_frame(frame.encode(), ingest_time_us=RECEIVED_AT_US, exchange=USD_M.exchange)
     assert isinstance(parsed, AcceptedFrame)
     return parsed.event.encode()

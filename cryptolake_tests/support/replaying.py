@@ -20,7 +20,7 @@ from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.quality.reconciliation import Verdict, compare
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_tests.support.silver import rebuild
+from cryptolake_tests.support.silver_runs import rebuild
 from cryptolake_tests.support.waiting import wait_for
 
 FRAMES = 24_356

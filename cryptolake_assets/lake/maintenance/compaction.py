@@ -9,9 +9,7 @@ because the stream's checkpoint needs its last snapshot (`lake.expiry` does, and
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +18,8 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from cryptolake_assets.errors import SparkError
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.maintenance.layout import MANIFEST_TARGET, manifests
-from cryptolake_assets.lake.windows import HOUR, between
+from cryptolake_assets.lake.maintenance.layout import MANIFEST_TARGET
+from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.table_spec import CATALOG, TableSpec
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
@@ -54,51 +52,13 @@ LAYOUT = {
 """Properties of the table: Spark takes a file's layout from nowhere else."""
 
 
-@dataclass(frozen=True)
-class Compaction:
-    """What became of the hours. `rows` are those that they hold afterwards."""
-
-    files_before: int
-    files_after: int
-    bytes_before: int
-    bytes_after: int
-    rows: int
-
-
-def compact_hours(settings: Settings, spark: SparkSession, first: datetime, last: datetime) -> Compaction:
-    """Rewrites the files of first <= event hour < last, both whole UTC hours, sorted by (symbol, event_time, trade_id).
+def compact_hours(settings: Settings, spark: SparkSession, hours: Sequence[datetime]) -> None:
+    """Rewrite the files of these whole UTC hours, each sorted by (symbol, event_time, trade_id), in one commit.
 
     An hour of a single file is left as it is, so a second call finds nothing to do. It may run beside the stream and
     other writers that only append; it is meant for hours that are over, because an open one would soon be due again.
-    Raises `ValueError` for bounds that are no whole hours, `SparkError` when Spark fails; the table is then as before.
+    Manifests are left as they come. Raises `SparkError` when Spark fails; the table is then as before.
     """
-    for bound in (first, last):
-        if bound.utcoffset() is None or bound.astimezone(UTC).replace(minute=0, second=0, microsecond=0) != bound:
-            raise ValueError(f"compaction: {bound.isoformat()} is not the start of a UTC hour")
-    started = time.monotonic()
-    table = load_table(settings, BRONZE_TRADES)
-    _set_layout(table)
-    files_before, bytes_before, _ = _extent(table, first, last)
-    call_procedure(spark, BRONZE_TRADES, _rewrite_files([(first, last)]))
-    head = table.metadata.current_snapshot_id
-    # The commit leaves the old entries as deleted ones in their manifests, and everybody reads over them.
-    if table.refresh().metadata.current_snapshot_id != head or len(manifests(table)) > MANIFESTS_ENOUGH:
-        rewrite_manifests(spark, BRONZE_TRADES)
-    files_after, bytes_after, rows = _extent(table.refresh(), first, last)
-    result = Compaction(files_before, files_after, bytes_before, bytes_after, rows)
-    log.info(
-        "bronze_compacted",
-        first=first.isoformat(),
-        last=last.isoformat(),
-        manifests=len(manifests(table)),
-        duration_s=round(time.monotonic() - started, 1),
-        **asdict(result),
-    )
-    return result
-
-
-def compact_scattered_hours(settings: Settings, spark: SparkSession, hours: Sequence[datetime]) -> None:
-    """The same for hours that need not follow each other, in one commit; manifests are left as they come."""
     _set_layout(load_table(settings, BRONZE_TRADES))
     call_procedure(spark, BRONZE_TRADES, _rewrite_files([(hour, hour + HOUR) for hour in hours]))
 
@@ -178,9 +138,3 @@ def _set_layout(table: Table) -> None:
     if any(table.properties.get(name) != value for name, value in LAYOUT.items()):
         with table.transaction() as transaction:
             transaction.set_properties(LAYOUT)
-
-
-def _extent(table: Table, first: datetime, last: datetime) -> tuple[int, int, int]:
-    """Files, bytes and rows of the hours."""
-    files = [task.file for task in table.scan(row_filter=between("event_time", first, last)).plan_files()]
-    return len(files), sum(file.file_size_in_bytes for file in files), sum(file.record_count for file in files)

@@ -220,7 +220,7 @@ class _Keeper:
         if spec is BRONZE_TRADES:
             hours = self._due_hours(files, table)
             if hours:
-                compaction.compact_scattered_hours(self._settings, self._spark, hours)
+                compaction.compact_hours(self._settings, self._spark, hours)
             return f"{len(hours)} hours" if hours else ""
         partitions = due_partitions(files, self._settings.compaction_min_files)
         if partitions:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.captures.market_of_capture import venue_of_capture
 from cryptolake_assets.captures.reader import read_frames, summarise
-from cryptolake_assets.captures.recorded_store import Parameters, RecordedStore
 from cryptolake_assets.model.exchange_records import HistoricalTrade
+from cryptolake_assets.replay.recorded_store import Parameters, RecordedStore
 
 _ORDER_BOOK = "MARKET"
 _SELECT = "SELECT id, price, qty, time_ms, maker FROM trades WHERE symbol = ? AND time_ms <= ? "

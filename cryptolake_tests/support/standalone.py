@@ -14,8 +14,8 @@ from typing import Final
 
 from cryptolake_assets.errors import JavaNotFoundError
 from cryptolake_assets.platform.jvm import find_java
-from cryptolake_assets.platform.servers import LOOPBACK, Server, free_port, running, start
 from cryptolake_assets.platform.spark_server import spark_home
+from cryptolake_tests.support.servers import LOOPBACK, Server, free_port, running, start
 
 WORKER_MEMORY: Final = "1536m"
 """Room for one executor of Spark's default size, 1 GB and what a JVM needs beside its heap."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cryptolake_assets.errors import JavaNotFoundError, PartError
-from cryptolake_assets.platform import jvm, servers, standalone
+from cryptolake_assets.platform import jvm
 from cryptolake_assets.platform.probes import port_open
+from cryptolake_tests.support import servers, standalone
 
 
 def test_a_server_is_there_once_it_listens_and_gone_after_its_block(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import msgspec
 
 from cryptolake_assets.captures.published_files import read_agg_trade_files
 from cryptolake_assets.captures.reader import read_frames, summarise
-from cryptolake_assets.captures.recorded_store import Parameters, RecordedStore
 from cryptolake_assets.model.exchange_records import AggTrade
+from cryptolake_assets.replay.recorded_store import Parameters, RecordedStore
 
 _SCHEMA = """
 CREATE TABLE agg_trades (

@@ -1,0 +1,50 @@
+"""Compaction of Bronze as maintenance does it, and what it made of the files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.maintenance import compaction
+from cryptolake_assets.lake.maintenance.layout import manifests
+from cryptolake_assets.lake.windows import HOUR, between
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+    from pyspark.sql import SparkSession
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What became of the hours. `rows` are those that they hold afterwards."""
+
+    files_before: int
+    files_after: int
+    bytes_before: int
+    bytes_after: int
+    rows: int
+
+
+def compact(settings: Settings, spark: SparkSession, first: datetime, last: datetime) -> Compaction:
+    """Compact the hours in [first, last), and join the manifests where the commit made or left many."""
+    table = load_table(settings, BRONZE_TRADES)
+    files_before, bytes_before, _ = _extent(table, first, last)
+    snapshot_id = table.metadata.current_snapshot_id
+    hours = [first + number * HOUR for number in range((last - first) // HOUR)]
+    compaction.compact_hours(settings, spark, hours)
+    # The commit leaves the old entries as deleted ones in their manifests, and everybody reads over them.
+    is_changed = table.refresh().metadata.current_snapshot_id != snapshot_id
+    if is_changed or len(manifests(table)) > compaction.MANIFESTS_ENOUGH:
+        compaction.rewrite_manifests(spark, BRONZE_TRADES)
+    files_after, bytes_after, rows = _extent(table.refresh(), first, last)
+    return Compaction(files_before, files_after, bytes_before, bytes_after, rows)
+
+
+def _extent(table: Table, first: datetime, last: datetime) -> tuple[int, int, int]:
+    """Return files, bytes and rows of the hours."""
+    files = [task.file for task in table.scan(row_filter=between("event_time", first, last)).plan_files()]
+    return len(files), sum(file.file_size_in_bytes for file in files), sum(file.record_count for file in files)
