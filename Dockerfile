@@ -21,6 +21,7 @@ RUN pip install --no-deps --require-hashes --requirement requirements/cluster.lo
 COPY pyproject.toml README.md LICENSE dagster.yaml workspace.yaml ./
 COPY dbt_project dbt_project
 COPY cryptolake_assets cryptolake_assets
+COPY docker/polaris docker/polaris
 RUN pip install --no-deps --quiet --editable . \
     && python -m compileall -q cryptolake_assets
 # The pinned jars, those of S3 and PostgreSQL too, because an endpoint is named; the manifest of the dbt project.

@@ -45,6 +45,10 @@ def test_every_command_exists(name: str) -> None:
             assert CliRunner().invoke(cli.app, [*words[1:], "--help"]).exit_code == 0, words
             if words[1] in ("run", "ready"):
                 assert words[2] in {part.name for part in PARTS}
+        elif words[0] == "python" and words[1].endswith(".py"):
+            folder = words[1].rpartition("/")[0]
+            assert (PROJECT_ROOT / words[1]).is_file()
+            assert f"COPY {folder} {folder}\n" in DOCKERFILE.read_text(encoding="utf-8"), "it is not in the image"
         elif words[0] == "python":
             assert words[1] == "-c" or importlib.util.find_spec(words[2]), words
         else:

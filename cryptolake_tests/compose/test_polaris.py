@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
+from types import ModuleType
 from urllib.parse import parse_qs
 
 import pytest
 
 from cryptolake_assets.errors import CatalogSetupError
 from cryptolake_assets.model.tables import namespaces
-from cryptolake_assets.platform.polaris import ensure_warehouse, warehouse
-from cryptolake_assets.settings import Settings, load_settings
+from cryptolake_assets.settings import PROJECT_ROOT, Settings, load_settings
 from cryptolake_tests.support import web
+
+
+def load_script() -> ModuleType:
+    """The script as a module: it belongs to the containers, not to the package."""
+    spec = importlib.util.spec_from_file_location("warehouse", PROJECT_ROOT / "docker/polaris/warehouse.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+script = load_script()
 
 
 class Polaris(ThreadingHTTPServer):
@@ -83,17 +97,17 @@ def settings_of(address: str, drawn: str = "drawn") -> Settings:
 
 def test_the_warehouse_is_made_once_and_its_tables_may_be_touched(polaris: Polaris) -> None:
     settings = settings_of(polaris.address)
-    assert ensure_warehouse(settings)
-    assert not ensure_warehouse(settings)
+    assert script.ensure_warehouse(settings)
+    assert not script.ensure_warehouse(settings)
     grants = "/api/management/v1/catalogs/cryptolake/catalog-roles/catalog_admin/grants"
     grant = {"grant": {"type": "catalog", "privilege": "CATALOG_MANAGE_CONTENT"}}
-    catalogs = ("POST", "/api/management/v1/catalogs", warehouse(settings))
+    catalogs = ("POST", "/api/management/v1/catalogs", script.warehouse(settings))
     assert polaris.asked == [catalogs, ("PUT", grants, grant)] * 2
 
 
 def test_every_namespace_lies_where_polaris_allows_it_by_name() -> None:
     settings = settings_of("http://iceberg-rest:8181/api/catalog")
-    storage = warehouse(settings)["catalog"]["storageConfigInfo"]
+    storage = script.warehouse(settings)["catalog"]["storageConfigInfo"]
     assert {"bronze", "silver", "gold", "ops", "marts"} <= set(namespaces())
     for namespace in namespaces():
         location = settings.namespace_location_of(namespace)
@@ -104,8 +118,8 @@ def test_every_namespace_lies_where_polaris_allows_it_by_name() -> None:
 
 def test_a_refusal_names_the_request_and_the_next_step(polaris: Polaris) -> None:
     with pytest.raises(CatalogSetupError, match=r"POST .*/oauth/tokens was answered with 401.*ICEBERG_REST_CREDENTIAL"):
-        ensure_warehouse(settings_of(polaris.address, "another"))
+        script.ensure_warehouse(settings_of(polaris.address, "another"))
     with pytest.raises(CatalogSetupError, match="is not the address of a Polaris catalog"):
-        ensure_warehouse(settings_of("http://iceberg-rest:8181"))
+        script.ensure_warehouse(settings_of("http://iceberg-rest:8181"))
     with pytest.raises(CatalogSetupError, match="cannot be reached"):
-        ensure_warehouse(settings_of("http://127.0.0.1:9/api/catalog"))
+        script.ensure_warehouse(settings_of("http://127.0.0.1:9/api/catalog"))

@@ -1,4 +1,4 @@
-"""Makes the warehouse at an Apache Polaris catalog: `python -m cryptolake_assets.platform.polaris`.
+"""Makes the warehouse at an Apache Polaris catalog: `python docker/polaris/warehouse.py`, with the lake's settings.
 
 Source: Polaris' management API (polaris-management-service.yml of 1.7.0). Safe to run again; a warehouse that is there
 is left as it is.
