@@ -165,13 +165,13 @@ class Dispatcher:
         rejected ones happened, which is enough where each of them is a gap. A repeat tells nothing.
         """
         gaps, symbol = self._gaps, event.symbol
-        before, ids_missing = gaps.last(symbol), gaps.ids_missing
-        gaps.see(symbol, event.trade_id, event.event_time)
+        before = gaps.last(symbol)
+        was_missing = gaps.see(symbol, event.trade_id, event.event_time)
         newest = gaps.last(symbol)
         if newest is not None and newest != before and newest.trade_id == event.trade_id:
             from_ms = event.event_time // 1000 + 1 if before is None else None
             self._accounts.accept_again(symbol, span, from_ms)
-        elif gaps.ids_missing < ids_missing and symbol not in span.unexplained:
+        elif was_missing and symbol not in span.unexplained:
             gaps.bound_rejected(symbol, max(event.event_time, exchange_time_ms * 1000))
             self._accounts.accept_again(symbol, span, None)
 

@@ -146,8 +146,8 @@ class GapTracker:
         for known in self._sequences.values():
             known.known_from_before = known.last_id is not None
 
-    def see(self, symbol: str, trade_id: int, event_time_us: int) -> None:
-        """Takes note of the next trade."""
+    def see(self, symbol: str, trade_id: int, event_time_us: int) -> bool:
+        """Take note of the next trade; return whether it was missing until now."""
         known = self._sequences.get(symbol)
         if known is None:
             known = self._sequences[symbol] = _Sequence()
@@ -156,9 +156,8 @@ class GapTracker:
             # As nearly all do: `_advance`, without the cost of calling it.
             known.last_id, known.last_us = trade_id, event_time_us
             known.doubtful_id, known.known_from_before = None, False
-            return
-        if trade_id <= known.reach_id:
-            self._came_late(known, (trade_id, trade_id), ClosedBy.STREAM)
+            return False
+        was_missing = trade_id <= known.reach_id and self._came_late(known, (trade_id, trade_id), ClosedBy.STREAM)
         # Neither ids nor times of the exchange go back: a stream that begins before what is known is a replay.
         is_replay = known.known_from_before and (trade_id <= (last or 0) or event_time_us < known.last_us)
         if last is None or is_replay:
@@ -170,13 +169,14 @@ class GapTracker:
         elif trade_id == last + 1:
             self._advance(known, trade_id, event_time_us)
         elif trade_id <= last:
-            return
+            return was_missing
         elif trade_id - last <= MAX_STEP_IDS or (known.doubtful_id is not None and trade_id == known.doubtful_id + 1):
             missing_to = trade_id - 1 if known.doubtful_id != trade_id - 1 else trade_id - 2
             self._miss(known, symbol, (last + 1, missing_to), (known.last_us, event_time_us))
             self._advance(known, trade_id, event_time_us)
         else:
             known.doubtful_id = trade_id
+        return was_missing
 
     def reach(self, symbol: str, newest: LastTrade) -> None:
         """Takes note that the exchange has trades up to this one, which the stream did not bring."""
@@ -229,7 +229,7 @@ class GapTracker:
         known = self._sequences[symbol]
         for item in known.open:
             gap = item.gap
-            if gap.after_us == gap.before_us < before_us and item.misses_only(known.rejected):
+            if item.is_pending and gap.before_us < before_us and item.misses_only(known.rejected):
                 item.gap = replace(gap, before_us=before_us)
                 self._changed[gap.key] = item.gap
 
@@ -339,8 +339,7 @@ class GapTracker:
             self._open(known, symbol, (max(first, beyond + 1), last), (after_us, before_us))
         for item in known.open:
             gap = item.gap
-            if ids[0] <= gap.first_missing_id <= ids[1] and gap.after_us == gap.before_us < before_us:
-                # It was opened by a rejected trade, before the one behind came.
+            if ids[0] <= gap.first_missing_id <= ids[1] and item.is_pending and gap.before_us < before_us:
                 item.gap = replace(gap, before_us=before_us)
                 self._changed[gap.key] = item.gap
         known.reach_id = max(known.reach_id, ids[1])
@@ -384,12 +383,17 @@ class GapTracker:
             known.open.append(newest)
         self._changed[newest.gap.key] = newest.gap
 
-    def _came_late(self, known: _Sequence, ids: tuple[int, int], by: ClosedBy, *, exist: bool = True) -> None:
-        """Takes ids out of the open gaps; `exist`: their trades came, else there are none to come."""
+    def _came_late(self, known: _Sequence, ids: tuple[int, int], by: ClosedBy, *, exist: bool = True) -> bool:
+        """Take ids out of the open gaps; return whether any of them was missing.
+
+        `exist`: their trades came, else there are none to come.
+        """
+        found = False
         for item in list(known.open):
             gap = item.gap
             if gap.last_missing_id < ids[0] or gap.first_missing_id > ids[1] or not (number := item.drop(*ids)):
                 continue
+            found = True
             if exist:
                 item.has_trades = True
             else:
@@ -401,6 +405,7 @@ class GapTracker:
             else:
                 known.open.remove(item)
                 self._close(item, by)
+        return found
 
     def _close(self, item: OpenGap, by: ClosedBy) -> None:
         if not item.has_trades:

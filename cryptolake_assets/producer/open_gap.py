@@ -19,6 +19,11 @@ class OpenGap:
     has_trades: bool = False
     """Whether any of its trades came."""
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether its time has no end yet: a rejected trade opened it, and the trade after it has not come."""
+        return self.gap.after_us == self.gap.before_us
+
     def drop(self, first: int, last: int) -> int:
         """Takes ids out of what is missing; returns how many of them were."""
         left: list[tuple[int, int]] = []

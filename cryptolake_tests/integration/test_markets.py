@@ -41,7 +41,7 @@ class Followed:
         return list(load_table(self.settings, BRONZE_TRADES).scan().to_arrow().to_pylist())
 
 
-@pytest.fixture(scope="module", params=[Market.COIN_M, Market.SPOT])
+@pytest.fixture(scope="module")
 def followed(
     start_platform: StartPlatform, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Followed]:
@@ -79,6 +79,7 @@ def hours_of(rows: list[Trade]) -> list[datetime]:
     return sorted({row["event_time"].replace(minute=0, second=0, microsecond=0) for row in rows})
 
 
+@pytest.mark.parametrize("followed", [Market.COIN_M, Market.SPOT], indirect=True)
 def test_every_frame_is_a_row_of_the_market_and_silver_agrees_with_its_klines(
     followed: Followed, settings: Settings
 ) -> None:
@@ -112,11 +113,10 @@ def test_every_frame_is_a_row_of_the_market_and_silver_agrees_with_its_klines(
         assert agreement.outcome.passed, agreement.outcome.description
 
 
+@pytest.mark.parametrize("followed", [Market.SPOT], indirect=True)
 def test_acknowledgements_and_notices_between_trades_are_no_trades_and_the_replay_ends(
     followed: Followed, settings: Settings
 ) -> None:
-    if settings.market is not Market.SPOT:
-        pytest.skip("the capture is Spot's")
     other = settings.model_copy(update={"replay_dir": CASES / "acks", "coverage_interval_s": 1})
     lifecycle.up(other, PARTS)
     acks = replayed(other)

@@ -54,6 +54,12 @@ def test_a_gap_is_between_the_trade_before_and_the_one_behind() -> None:
     assert list(fed([1, 2, 6, 7]).take_open().values()) == [gap(3, 5)]
 
 
+def test_seeing_a_trade_says_whether_it_was_missing() -> None:
+    found = GapTracker("binance_futures", "trade", lambda: NOW)
+    said = [found.see("BTCUSDT", trade_id, trade_id) for trade_id in (1, 4, 2, 2, 5, 3, 1)]
+    assert said == [False, False, True, False, False, True, False]
+
+
 def test_repeats_and_a_replay_from_the_start_are_no_gaps() -> None:
     assert opened(fed([1, 2, 3, 2, 3, 4, 1, 2, 3, 4, 5])) == []
 
