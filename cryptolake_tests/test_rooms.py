@@ -52,7 +52,6 @@ PURE_MODULES = frozenset(
         "collections.abc",
         "cryptolake_assets.binance.stream_type",
         "cryptolake_assets.binance.stream_types",
-        "cryptolake_assets.lake.windows",
         "dataclasses",
         "datetime",
         "decimal",

@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from cryptolake_assets.lake.windows import DAY, DAY_FORMAT, HOUR, HOUR_FORMAT
+from cryptolake_assets.model.windows import DAY, DAY_FORMAT, HOUR, HOUR_FORMAT
 
 EVALUATIONS = 50
 """Newest evaluations of a check that are read."""

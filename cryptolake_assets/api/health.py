@@ -22,9 +22,9 @@ from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.api.tables import ReaderOf
 from cryptolake_assets.bronze.offsets import bronze_lags, report_age_s
 from cryptolake_assets.errors import CryptolakeError
-from cryptolake_assets.lake.windows import MINUTE
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.platform import probes
 from cryptolake_assets.producer.status_file import read_status, rejecting_problem, status_path
 from cryptolake_assets.settings import Settings

@@ -27,9 +27,9 @@ from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, read_page
-from cryptolake_assets.lake.windows import MINUTE
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES
+from cryptolake_assets.model.windows import MINUTE
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table

@@ -16,13 +16,13 @@ from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest.coingecko import SOURCE, plan
-from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.model.source_tables import (
     BRONZE_COINGECKO_RAW,
     SILVER_COINGECKO_GLOBAL,
     SILVER_COINGECKO_MARKETS,
 )
 from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.windows import hour_of
 from cryptolake_assets.quality.batch_checks import ROWS_LEFT_OUT
 from cryptolake_assets.settings import Settings
 

@@ -17,8 +17,8 @@ from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest.fear_greed import SOURCE, plan
-from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.model.source_tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
+from cryptolake_assets.model.windows import hour_of
 from cryptolake_assets.quality.batch_checks import DAYS_MISSING, NEWEST_ROW, ROWS_LEFT_OUT
 from cryptolake_assets.settings import Settings
 

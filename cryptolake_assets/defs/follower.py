@@ -31,9 +31,9 @@ from cryptolake_assets.lake.bronze_follower import (
     rows_by_hour,
     split_hours,
 )
-from cryptolake_assets.lake.windows import HOUR, day_of
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.model.trade_tables import BRONZE_GAPS, BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR, day_of
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

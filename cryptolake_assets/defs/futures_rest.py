@@ -20,10 +20,10 @@ from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest import funding, open_interest
 from cryptolake_assets.ingest.batch_source import BatchSource, Plan
 from cryptolake_assets.ingest.futures_rest import bounded
-from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.windows import hour_of
 from cryptolake_assets.quality.batch_checks import FUNDING_HOLES, PERIODS_MISSING, ROWS_LEFT_OUT, SYMBOLS_BEHIND
 from cryptolake_assets.quality.candidate_checks import CheckOutcome
 from cryptolake_assets.settings import Settings, Source

@@ -59,7 +59,7 @@ def futures_daily_stats(
 
 def _picture(days: "pa.Table", last: date) -> dict[str, dg.MarkdownMetadataValue]:
     """The days up to this one."""
-    from cryptolake_assets.lake.windows import DAY
+    from cryptolake_assets.model.windows import DAY
     from cryptolake_assets.transform.candlesticks import Candle
 
     candles = [

@@ -18,7 +18,7 @@ from cryptolake_assets.defs.alerts import tell
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
-from cryptolake_assets.lake.windows import hour_of
+from cryptolake_assets.model.windows import hour_of
 from cryptolake_assets.producer.status_file import rejecting_problem
 from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED, HEARTBEAT, MEANINGS, UP_TO_DATE
 from cryptolake_assets.quality.candidate_checks import CheckOutcome

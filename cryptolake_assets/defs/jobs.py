@@ -14,7 +14,7 @@ from cryptolake_assets.defs import asset_keys, checks, silver
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
-from cryptolake_assets.lake.windows import DAY, HOUR
+from cryptolake_assets.model.windows import DAY, HOUR
 from cryptolake_assets.quality.bar_checks import DEPENDENCIES, MEANINGS, PUBLISHED_COUNT
 from cryptolake_assets.settings import Settings
 

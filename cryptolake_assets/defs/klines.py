@@ -16,8 +16,8 @@ from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 
 if TYPE_CHECKING:

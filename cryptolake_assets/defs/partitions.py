@@ -12,7 +12,7 @@ from datetime import UTC, datetime, time, timedelta
 import dagster as dg
 
 from cryptolake_assets.captures.tracked_symbols import default_end_date, default_start_date
-from cryptolake_assets.lake import windows
+from cryptolake_assets.model import windows
 from cryptolake_assets.settings import Settings
 
 HOUR_FORMAT, DAY_FORMAT = windows.HOUR_FORMAT, windows.DAY_FORMAT

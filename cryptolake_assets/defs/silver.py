@@ -13,11 +13,11 @@ from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metad
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
-from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.measures import BAR_MEASURES, definition_hash
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR, MINUTE
 from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.settings import Settings

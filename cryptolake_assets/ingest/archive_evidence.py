@@ -15,9 +15,9 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, Evidence, change_archive_rows, read_coverage
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal
-from cryptolake_assets.lake.windows import DAY
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MARKET, MINUTE_MS
 from cryptolake_assets.settings import Settings

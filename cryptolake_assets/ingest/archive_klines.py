@@ -23,9 +23,9 @@ from cryptolake_assets.ingest.archive_days import NotLoaded, Outcome
 from cryptolake_assets.ingest.klines import ARCHIVE, record, replace_klines
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal
-from cryptolake_assets.lake.windows import DAY, hour_of
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.model.markets import Family
+from cryptolake_assets.model.windows import DAY, hour_of
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.settings import Settings
 

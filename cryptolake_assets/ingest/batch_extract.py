@@ -21,8 +21,9 @@ from cryptolake_assets.ingest.batch_source import BatchSource, ParsedResponse, P
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.windows import DAY, between, day_of
+from cryptolake_assets.lake.filters import between
 from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.windows import DAY, day_of
 from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.settings import Settings, Source
 

@@ -13,12 +13,12 @@ from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
 from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row
-from cryptolake_assets.lake.windows import hour_of
 from cryptolake_assets.model.source_tables import (
     BRONZE_COINGECKO_RAW,
     SILVER_COINGECKO_GLOBAL,
     SILVER_COINGECKO_MARKETS,
 )
+from cryptolake_assets.model.windows import hour_of
 
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings

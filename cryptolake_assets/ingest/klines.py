@@ -21,10 +21,11 @@ from cryptolake_assets.errors import ResponseShapeError, UnknownSymbolError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, publish, read_window
 from cryptolake_assets.lake.coverage import read_coverage
-from cryptolake_assets.lake.windows import DAY, HOUR, between, day_of
+from cryptolake_assets.lake.filters import between
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.windows import DAY, HOUR, day_of
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
 from cryptolake_assets.quality.official_bars import Agreement, compare_with_official

@@ -8,8 +8,8 @@ from datetime import datetime
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
-from cryptolake_assets.lake.windows import DAY
 from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.settings import Settings
 
 

@@ -17,7 +17,7 @@ from cryptolake_assets.lake.commit import swap_files
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal, is_null
 from cryptolake_assets.lake.hour_files import HourFiles
 from cryptolake_assets.lake.retries import commit_attempts
-from cryptolake_assets.lake.windows import DAY
+from cryptolake_assets.model.windows import DAY
 
 if TYPE_CHECKING:
     import pyarrow as pa

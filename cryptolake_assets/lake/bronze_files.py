@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from cryptolake_assets.errors import DeleteFilesError, SnapshotExpiredError
 from cryptolake_assets.lake.duck import scan
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.columns import decimal_digits
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR
 
 if TYPE_CHECKING:
     import duckdb

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime, timedelta
 from functools import reduce
 from typing import TYPE_CHECKING, Any
+
+from cryptolake_assets.model.windows import DAY, day_of
 
 if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
@@ -54,6 +57,23 @@ def all_of(*conditions: BooleanExpression) -> BooleanExpression:
     from pyiceberg.expressions import AlwaysTrue, And
 
     return reduce(And, conditions) if conditions else AlwaysTrue()
+
+
+def between(column: str, start: datetime | date, end: datetime | date) -> str:
+    """start <= column < end, as PyIceberg's filters are written."""
+    return f"{column} >= '{start.isoformat()}' and {column} < '{end.isoformat()}'"
+
+
+def silver_day(moment: datetime) -> str:
+    """The bars of the UTC day that holds `moment`."""
+    start = day_of(moment)
+    return between("window_start", start, start + DAY)
+
+
+def gold_month(day: date) -> str:
+    """The daily rows of the month that holds `day`."""
+    start = day.replace(day=1)
+    return between("trade_date", start, (start + timedelta(days=32)).replace(day=1))
 
 
 def _made(kind: Any, column: str, value: Any) -> BooleanExpression:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from cryptolake_assets.lake.bronze_files import EPOCH, files_between, newest_hour
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

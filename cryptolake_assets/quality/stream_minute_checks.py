@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
-from cryptolake_assets.lake.windows import MINUTE
+from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 
 if TYPE_CHECKING:

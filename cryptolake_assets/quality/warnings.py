@@ -12,8 +12,8 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.windows import HOUR, MINUTE
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms

@@ -15,8 +15,9 @@ from cryptolake_assets.ingest.archive_evidence import prove_by_klines
 from cryptolake_assets.ingest.archive_klines import LoadedKlines, kline_file, try_klines
 from cryptolake_assets.ingest.klines import judge_hour
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.windows import DAY, hour_of, silver_day
+from cryptolake_assets.lake.filters import silver_day
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.windows import DAY, hour_of
 from cryptolake_assets.quality.official_bars import Agreement
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.load_inputs import load_run_inputs

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.lake.bronze_files import files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, between, day_of
+from cryptolake_assets.lake.filters import between
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import DAY, HOUR, MINUTE, day_of
 from cryptolake_assets.quality.bar_checks import UP_TO_DATE
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.minute_bars import epoch_ms

@@ -16,8 +16,9 @@ from cryptolake_assets.lake import commit
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, read_window
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.windows import DAY, between, gold_month
+from cryptolake_assets.lake.filters import between, gold_month
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.quality.bar_checks import ROW_CHECKS
 from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.quality.minute_bars import epoch_ms

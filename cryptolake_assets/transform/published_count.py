@@ -9,11 +9,12 @@ from cryptolake_assets.lake.bronze_files import files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import read_window
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.windows import HOUR, between
+from cryptolake_assets.lake.filters import between
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.minute_bars import MARKET

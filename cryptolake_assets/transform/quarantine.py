@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current_sequence, files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.windows import DAY, HOUR, between, day_of, hour_of, silver_day
+from cryptolake_assets.lake.filters import between, silver_day
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES, SILVER_QUARANTINE, TRADE_COLUMNS
+from cryptolake_assets.model.windows import DAY, HOUR, day_of, hour_of
 from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.quality.rules import (
     MISSING_TRADE_RULES,

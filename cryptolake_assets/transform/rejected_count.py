@@ -6,8 +6,9 @@ from collections import Counter
 from datetime import datetime
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.windows import between, hour_of
+from cryptolake_assets.lake.filters import between
 from cryptolake_assets.model.trade_tables import BRONZE_REJECTED
+from cryptolake_assets.model.windows import hour_of
 from cryptolake_assets.settings import Settings
 
 

@@ -15,10 +15,10 @@ from cryptolake_assets.lake.bronze_files import BronzeFile, scan_trades
 from cryptolake_assets.lake.commit import keys_of
 from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.duck import open_duckdb, scalar
-from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.measures import DUCKDB
+from cryptolake_assets.model.windows import HOUR, MINUTE
 from cryptolake_assets.quality.bar_checks import ROW_CHECKS, check_counts
 from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.quality.completeness import CompletenessIndex

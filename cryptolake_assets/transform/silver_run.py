@@ -22,9 +22,10 @@ from cryptolake_assets.lake import commit
 from cryptolake_assets.lake.bronze_files import BronzeFile, current_sequence, files_between
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, read_window
-from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, day_of, hour_of, silver_day
+from cryptolake_assets.lake.filters import silver_day
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import DAY, HOUR, MINUTE, day_of, hour_of
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS
 from cryptolake_assets.quality.minute_bars import MinuteAggregates
 from cryptolake_assets.quality.run_inputs import RunInputs

@@ -20,7 +20,8 @@ from cryptolake_assets.lake import commit
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, read_window
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.windows import HOUR, between, silver_day
+from cryptolake_assets.lake.filters import between, silver_day
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.quality.stream_minute_checks import events_accounted, minutes_without_row
 from cryptolake_assets.settings import Settings

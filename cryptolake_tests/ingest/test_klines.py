@@ -12,8 +12,8 @@ from cryptolake_assets.binance.rest_responses import parse_klines
 from cryptolake_assets.errors import ResponseShapeError
 from cryptolake_assets.ingest import klines
 from cryptolake_assets.ingest.klines import FetchedHour, fetch_hour, read_klines
-from cryptolake_assets.lake.windows import HOUR as AN_HOUR
 from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.windows import HOUR as AN_HOUR
 from cryptolake_assets.settings import Settings, Source
 
 HOUR = datetime(2023, 11, 14, 22, tzinfo=UTC)

@@ -11,9 +11,10 @@ from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
 from cryptolake_assets.ingest.archive_days import Outcome, load_day
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import change_archive_rows
+from cryptolake_assets.lake.filters import between
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.lake.windows import DAY, HOUR, between
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import DAY, HOUR
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.spark_engine import SparkEngine

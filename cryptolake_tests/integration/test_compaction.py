@@ -21,8 +21,8 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance import compaction
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.compacting import compact

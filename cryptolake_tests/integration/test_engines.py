@@ -19,11 +19,11 @@ from cryptolake_assets.lake.bootstrap import bootstrap, ensure_table
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.migrations import widen_decimals
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import PRICE
 from cryptolake_assets.model.markets import USD_M
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.minute_bars import RowCounts
 from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings

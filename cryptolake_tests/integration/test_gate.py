@@ -14,10 +14,11 @@ from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import EngineResource
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.filters import between
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.lake.windows import HOUR, between
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.minute_bars import MinuteAggregates
 from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.settings import Settings

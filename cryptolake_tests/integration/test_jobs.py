@@ -19,7 +19,7 @@ from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
-from cryptolake_assets.lake.windows import silver_day
+from cryptolake_assets.lake.filters import silver_day
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.quality.bar_checks import DEPENDENCIES, PUBLISHED_COUNT
 from cryptolake_assets.settings import Settings

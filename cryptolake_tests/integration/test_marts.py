@@ -15,10 +15,11 @@ import pytest
 
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
+from cryptolake_assets.lake.filters import between, silver_day
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.windows import DAY, between, silver_day
 from cryptolake_assets.marts_definitions import build_definitions
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import trade
 from cryptolake_tests.support.checks import verdicts

@@ -118,7 +118,7 @@ def test_a_mart_that_is_not_its_sources_is_named(settings: Settings) -> None:
 
 
 def put_gold_of(settings: Settings, bars: dict[tuple[str, datetime], dict[str, Any]], start: datetime) -> None:
-    from cryptolake_assets.lake.windows import gold_month
+    from cryptolake_assets.lake.filters import gold_month
     from cryptolake_assets.model.bar_tables import GOLD_DAILY
     from cryptolake_tests.support.reference import reference_daily
 

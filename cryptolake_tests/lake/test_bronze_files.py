@@ -20,9 +20,9 @@ from cryptolake_assets.lake.bronze_files import (
 )
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.model.columns import PRICE
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR, MINUTE
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, append_narrow, trade
 

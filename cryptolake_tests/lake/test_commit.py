@@ -25,7 +25,7 @@ from cryptolake_assets.lake.commit import (
     publish,
     replace_files,
 )
-from cryptolake_assets.lake.windows import silver_day
+from cryptolake_assets.lake.filters import silver_day
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.zones import machine_zone

@@ -12,8 +12,8 @@ from cryptolake_assets.lake import newest_trades as module
 from cryptolake_assets.lake.bronze_files import newest_hour
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.newest_trades import LOOK_BACK, newest_trades
-from cryptolake_assets.lake.windows import HOUR, MINUTE
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR, MINUTE
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
 

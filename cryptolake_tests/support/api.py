@@ -22,7 +22,7 @@ from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.api.server import OPTIONS
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.commit import publish
-from cryptolake_assets.lake.windows import silver_day
+from cryptolake_assets.lake.filters import silver_day
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import Column
 from cryptolake_assets.model.table_spec import TableSpec

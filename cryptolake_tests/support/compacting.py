@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.filters import between
 from cryptolake_assets.lake.maintenance import compaction
 from cryptolake_assets.lake.maintenance.layout import manifests
-from cryptolake_assets.lake.windows import HOUR, between
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

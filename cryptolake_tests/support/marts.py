@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish
-from cryptolake_assets.lake.windows import DAY, gold_month
+from cryptolake_assets.lake.filters import gold_month
 from cryptolake_assets.marts_definitions import build_definitions
 from cryptolake_assets.model.bar_tables import GOLD_DAILY
+from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.platform.dbt import EXECUTABLE
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.reference import Trade, reference_bars, reference_daily

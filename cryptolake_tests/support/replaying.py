@@ -14,7 +14,7 @@ from cryptolake_assets.binance.rest import ExchangeRest
 from cryptolake_assets.bronze.offsets import bronze_lag
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.quality.reconciliation import Verdict, compare

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 
 from cryptolake_assets.lake.commit import Publication
-from cryptolake_assets.lake.windows import HOUR
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.engine import AggregationEngine
 from cryptolake_assets.transform.gold_run import GoldCandidate, run_gold

@@ -13,8 +13,8 @@ import pytest
 
 from cryptolake_assets.lake.bronze_files import files_between
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.minute_bars import RowCounts
 from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.settings import Settings

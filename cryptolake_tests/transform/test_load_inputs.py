@@ -9,8 +9,8 @@ import pytest
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, Evidence, IcebergCoverageSink
 from cryptolake_assets.lake.gap_ledger import IcebergGapSink, TradeGap
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES, SILVER_QUARANTINE
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import load_inputs, quarantine
 from cryptolake_assets.transform.load_inputs import NEVER, load_run_inputs

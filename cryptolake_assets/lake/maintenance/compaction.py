@@ -19,9 +19,9 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from cryptolake_assets.errors import SparkError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance.layout import MANIFEST_TARGET
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.table_spec import CATALOG, TableSpec
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

@@ -26,10 +26,10 @@ from cryptolake_assets.lake.maintenance.expiry import due_snapshots, expire, his
 from cryptolake_assets.lake.maintenance.layout import LiveFile, TableState, live_files, small_manifests, state_of
 from cryptolake_assets.lake.maintenance.orphans import remove_lone_checksums, remove_orphans
 from cryptolake_assets.lake.marts import marts_tables
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

@@ -23,10 +23,11 @@ from cryptolake_assets.lake.bronze_files import (
 )
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb, scan
-from cryptolake_assets.lake.windows import DAY, HOUR, MINUTE, silver_day
+from cryptolake_assets.lake.filters import silver_day
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, DUCKDB, select_list
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import DAY, HOUR, MINUTE
 from cryptolake_assets.quality.minute_bars import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
 from cryptolake_assets.quality.rules import (
     MISSING_TRADE_RULES,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from cryptolake_assets.lake.windows import MINUTE
+from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.quality.minute_bars import MinuteAggregates
 from cryptolake_assets.quality.rules import RuleContext
 

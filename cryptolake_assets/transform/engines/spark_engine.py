@@ -17,11 +17,11 @@ import structlog
 
 from cryptolake_assets.lake.bronze_files import constants_of, files_between, quantities_fit
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import PRICE
 from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, select_list
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.minute_bars import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
 from cryptolake_assets.quality.rules import (
     QUARANTINED_TRADES,

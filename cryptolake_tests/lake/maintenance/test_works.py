@@ -28,9 +28,9 @@ from cryptolake_assets.lake.maintenance.works import (
     maintain,
     maintenance_lock,
 )
-from cryptolake_assets.lake.windows import HOUR
 from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
 
