@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ import dagster as dg
 
 from cryptolake_assets.defs import asset_keys, silver
 from cryptolake_assets.defs.graph import Graph
-from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
+from cryptolake_assets.defs.partitions import GraphPartitions, hour_key, hour_of
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.lake.bronze_follower import (
     WHOLE_HOUR,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from cryptolake_assets.quality.run_inputs import RunInputs
 
 REQUEST_TAG = "cryptolake/request"
+PARTITION_TAG = "dagster/partition"
+RANGE_START_TAG, RANGE_END_TAG = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 MOST_RUNS_IN_FLIGHT = 24
 MOST_EVENTS_A_TICK = 100
 """Some 60 events a second go into SQLite, and a tick may take a minute."""
@@ -94,11 +97,15 @@ def tick(
     _take_in_coverage(state, settings, current_sequence(table))
 
     now = time.time() if now is None else now
-    runs = _SilverRuns(context)
+    runs = FollowedRuns(context, asset_keys.SILVER)
     interval_s = settings.silver_interval_in_use_s
     state.settle(runs.state_of_request, now)
-    wishes = state.due_requests(
-        lambda hour: not is_loaded(hour) or runs.is_busy(hour), now, MOST_RUNS_IN_FLIGHT, interval_s
+    requests = state.due_requests(
+        lambda hour: not is_loaded(hour) or hour in runs.busy_hours,
+        now,
+        MOST_RUNS_IN_FLIGHT,
+        interval_s,
+        silver.HOURS_A_RUN,
     )
     events = _reports(state.reports(now, MOST_EVENTS_A_TICK, interval_s), state.sequence, table, stream)
     if outside:
@@ -109,10 +116,12 @@ def tick(
     cursor = state.to_cursor()
     if cursor != context.cursor:
         write_text(settings, settings.follower_location, cursor)
-    if not wishes and not events:
+    if not requests and not events:
         context.update_cursor(cursor)
         return dg.SkipReason(_summary(state, outside, graph.partitions, now))
-    return dg.SensorResult(run_requests=[_request(wish) for wish in wishes], asset_events=events, cursor=cursor)
+    return dg.SensorResult(
+        run_requests=[_run_request(request) for request in requests], asset_events=events, cursor=cursor
+    )
 
 
 def _restore(context: dg.SensorEvaluationContext, table: "Table", settings: Settings) -> FollowerState:
@@ -257,23 +266,15 @@ def _completed(settings: Settings, known: "RunInputs", before: str, looked_at: s
     return hours_to_complete(settings, known, *gained) if gained else set()
 
 
-class _SilverRuns:
-    """What Dagster knows about Silver runs. Backfills run under another job's name, so runs are found by partition."""
+class FollowedRuns:
+    """What Dagster knows about the runs of a table that follows Bronze."""
 
-    def __init__(self, context: dg.SensorEvaluationContext) -> None:
-        self._context = context
+    def __init__(self, context: dg.SensorEvaluationContext, asset: dg.AssetKey) -> None:
+        self._instance, self._asset = context.instance, asset
 
-    def _runs(
-        self, hour: datetime, tags: Mapping[str, str], statuses: list[dg.DagsterRunStatus] | None
-    ) -> list[dg.DagsterRun]:
-        filters = dg.RunsFilter(tags={"dagster/partition": hour_key(hour), **tags}, statuses=statuses)
-        return [
-            run for run in self._context.instance.get_runs(filters) if asset_keys.SILVER in (run.asset_selection or ())
-        ]
-
-    def state_of_request(self, hour: datetime, request: str) -> RunState:
-        """The newest run with that request; one that cannot be found has failed."""
-        runs = self._runs(hour, {REQUEST_TAG: request}, None)
+    def state_of_request(self, request: str) -> RunState:
+        """Return the state of the newest run with that request; one that cannot be found has failed."""
+        runs = self._instance.get_runs(dg.RunsFilter(tags={REQUEST_TAG: request}), limit=1)
         if not runs:
             return RunState.FAILED
         status = runs[0].status
@@ -281,19 +282,38 @@ class _SilverRuns:
             return RunState.SUCCEEDED
         return RunState.IN_FLIGHT if status in IN_FLIGHT else RunState.FAILED
 
-    def is_busy(self, hour: datetime) -> bool:
-        """Whether any run of the hour is queued or running, also one by hand or of a backfill."""
-        return bool(self._runs(hour, {}, IN_FLIGHT))
+    @cached_property
+    def busy_hours(self) -> frozenset[datetime]:
+        """The hours of runs that are queued or running, also of those by hand or of a backfill."""
+        runs = self._instance.get_runs(dg.RunsFilter(statuses=IN_FLIGHT))
+        return frozenset(hour for run in runs if self._asset in (run.asset_selection or ()) for hour in hours_of(run))
 
 
-def _request(wish: SilverRequest) -> dg.RunRequest:
+def hours_of(run: dg.DagsterRun) -> list[datetime]:
+    """Return the hours of a run's partition, or of its range."""
+    bounds = [run.tags.get(RANGE_START_TAG, ""), run.tags.get(RANGE_END_TAG, "")]
+    if not all(bounds):
+        bounds = [run.tags.get(PARTITION_TAG, "")] * 2
+    if not all(bounds):
+        return []
+    first, last = map(hour_of, bounds)
+    return [first + number * HOUR for number in range((last - first) // HOUR + 1)]
+
+
+def _run_request(request: SilverRequest) -> dg.RunRequest:
+    keys = [hour_key(hour) for hour in request.hours]
+    of_many = {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]} if len(keys) > 1 else {}
     return dg.RunRequest(
-        run_key=wish.key,
-        partition_key=hour_key(wish.hour),
+        run_key=request.key,
+        partition_key=None if of_many else keys[0],
         asset_selection=[asset_keys.SILVER],
         asset_check_keys=silver.CHECK_KEYS,
-        run_config=dg.RunConfig(ops={SILVER_OP: silver.SilverConfig(from_sequence=wish.from_sequence or None)}),
-        tags={REQUEST_TAG: wish.request, **({} if wish.from_sequence else {"dagster/priority": "-1"})},
+        run_config=dg.RunConfig(ops={SILVER_OP: silver.SilverConfig(from_sequence=request.from_sequence or None)}),
+        tags={
+            REQUEST_TAG: request.request,
+            **of_many,
+            **({} if request.from_sequence else {"dagster/priority": "-1"}),
+        },
     )
 
 
@@ -322,7 +342,8 @@ def definitions(graph: Graph) -> dg.Definitions:
         minimum_interval_seconds=graph.settings.follower_interval_s,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Follows the Bronze stream: one Bronze materialization a touched hour, one Silver run a pending hour."
+            "Follows the Bronze stream: a Bronze materialization for each touched hour, a Silver run for pending "
+            "hours of a day."
         ),
     )
     def bronze_follower(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

@@ -19,11 +19,11 @@ from cryptolake_assets.binance.stream_types import STREAM_TYPES
 from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.described import OWNERS, table_metadata
-from cryptolake_assets.defs.follower import IN_FLIGHT, REQUEST_TAG
+from cryptolake_assets.defs.follower import REQUEST_TAG, FollowedRuns
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
-from cryptolake_assets.lake.bronze_follower import FollowerState, RunState, rows_by_hour
+from cryptolake_assets.lake.bronze_follower import FollowerState, rows_by_hour
 from cryptolake_assets.quality.stream_minute_checks import blocking, warning
 
 MOST_RUNS_IN_FLIGHT = 2
@@ -183,33 +183,20 @@ def _look(
             dg.AssetMaterialization(asset_keys.of_table(of.bronze), partition=hour_key(hour), metadata=metadata)
         )
 
-    def runs(tags: dict[str, str], statuses: list[dg.DagsterRunStatus] | None) -> list[dg.DagsterRun]:
-        found = context.instance.get_runs(dg.RunsFilter(tags=tags, statuses=statuses))
-        return [run for run in found if asset_keys.of_table(of.silver) in (run.asset_selection or ())]
-
-    def state_of(hour: Any, request: str) -> RunState:
-        asked = runs({"dagster/partition": hour_key(hour), REQUEST_TAG: request}, None)
-        if not asked:
-            return RunState.FAILED
-        if asked[0].status is dg.DagsterRunStatus.SUCCESS:
-            return RunState.SUCCEEDED
-        return RunState.IN_FLIGHT if asked[0].status in IN_FLIGHT else RunState.FAILED
-
-    state.settle(state_of, now)
-    wishes = state.due_requests(
-        lambda hour: not is_loaded(hour) or bool(runs({"dagster/partition": hour_key(hour)}, IN_FLIGHT)),
-        now,
-        MOST_RUNS_IN_FLIGHT,
-        interval_s,
+    silver_key = asset_keys.of_table(of.silver)
+    runs = FollowedRuns(context, silver_key)
+    state.settle(runs.state_of_request, now)
+    due = state.due_requests(
+        lambda hour: not is_loaded(hour) or hour in runs.busy_hours, now, MOST_RUNS_IN_FLIGHT, interval_s
     )
     requests += [
         dg.RunRequest(
-            run_key=f"{of.name}/{wish.key}",
-            partition_key=hour_key(wish.hour),
-            asset_selection=[asset_keys.of_table(of.silver)],
-            tags={REQUEST_TAG: wish.request, "dagster/priority": "-1"},
+            run_key=f"{of.name}/{request.key}",
+            partition_key=hour_key(request.hours[0]),
+            asset_selection=[silver_key],
+            tags={REQUEST_TAG: request.request, "dagster/priority": "-1"},
         )
-        for wish in wishes
+        for request in due
     ]
     return state
 

@@ -92,7 +92,7 @@ def futures_ohlcv_1m(
         engine.engine(EngineName(config.engine)),
         sorted(map(hour_of, context.partition_keys)),
         context.run.run_id,
-        from_sequence=config.from_sequence if context.has_partition_key else None,
+        from_sequence=config.from_sequence,
         scope=config.scope(),
     )
     if context.has_partition_key:

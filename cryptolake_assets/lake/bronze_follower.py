@@ -1,9 +1,10 @@
 """How Silver follows Bronze: which hours are pending, which run is asked for next, and when an hour is done. Pure.
 
 The state is the sensor's cursor. A pending hour keeps the oldest Bronze sequence number that is not in Silver yet; it
-leaves only when the run that was asked for it succeeded. An hour whose run fails is asked for again, later and later,
-and holds up no other hour. An hour that is open is asked for at most once in an interval, and what is in flight is
-bounded, so that a day of downtime is caught up by many small ticks.
+leaves only when the run that was asked for it succeeded. Consecutive hours of one UTC day share a run, as far as they
+are not too many trades. An hour whose run failed is asked for again by itself, later and later, and holds up no other
+hour. An hour that is open is asked for at most once in an interval, and what is in flight is bounded, so that a day of
+downtime is caught up by many small ticks.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from cryptolake_assets.model.windows import HOUR
+
 RETRY_FIRST_S = 30.0
 RETRY_MAX_S = 3_600.0
 
 WHOLE_HOUR = 0
 """As a sequence number: every minute of the hour is to be recomputed, and those that have no trade any more go."""
-MAX_WHOLE_HOURS = 4
-"""So many of them are in flight at most: a month of history must not hold up the open hour."""
+MAX_WHOLE_RUNS = 2
+"""So many runs of such hours are in flight at most: a month of history must not hold up the open hour."""
+ROWS_A_RUN = 5_000_000
+"""Trades up to which hours share a run: as long as such a run takes, the open hour waits."""
 
 
 class RunState(StrEnum):
@@ -37,7 +42,8 @@ class PendingHour:
     """What Silver still owes for an hour.
 
     `from_sequence` is where the next run begins. `generation` numbers what came; `requested` is the generation that a
-    run was asked for. What came after the request waits in `later_from`.
+    run was asked for, `request` how that run knows it. What came after the request waits in `later_from`. `rows` came
+    since the last run was asked for.
     """
 
     from_sequence: int
@@ -46,13 +52,16 @@ class PendingHour:
     later_from: int | None = None
     attempts: int = 0
     retry_at: float = 0.0
+    request: str = ""
+    rows: int = 0
 
 
 @dataclass(frozen=True)
 class SilverRequest:
     """A Silver run to ask for. `key` is the same when the same tick is evaluated again, and never otherwise."""
 
-    hour: datetime
+    hours: tuple[datetime, ...]
+    """Consecutive ones of one UTC day."""
     from_sequence: int
     request: str
     key: str
@@ -135,16 +144,16 @@ class FollowerState:
         else:
             entry.later_from = sequence if entry.later_from is None else min(sequence, entry.later_from)
 
-    def _request(self, generation: int) -> str:
-        """How a run knows what it was asked for."""
-        return f"{self.epoch}.{generation}"
+    def _request(self, entry: PendingHour) -> str:
+        """Return how the run knows what it was asked for. Cursors of earlier releases do not say it."""
+        return entry.request or f"{self.epoch}.{entry.requested}"
 
-    def settle(self, run_state: Callable[[datetime, str], RunState], now: float) -> None:
-        """Takes in what became of the runs asked for: `run_state` by hour and request."""
+    def settle(self, run_state: Callable[[str], RunState], now: float) -> None:
+        """Take in what became of the runs asked for: `run_state` by request."""
         for key, entry in list(self.pending.items()):
             if entry.requested is None:
                 continue
-            state = run_state(datetime.fromisoformat(key), self._request(entry.requested))
+            state = run_state(self._request(entry))
             if state is RunState.SUCCEEDED:
                 if entry.later_from is None:
                     del self.pending[key]
@@ -155,40 +164,89 @@ class FollowerState:
                 if entry.later_from is not None:
                     entry.from_sequence = min(entry.from_sequence, entry.later_from)
                 entry.later_from = None
-                entry.requested = None
+                entry.requested, entry.request = None, ""
                 entry.attempts += 1
                 delay = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** min(entry.attempts - 1, 20))
                 entry.retry_at = now if arrived_since else now + delay
 
     def due_requests(
-        self, is_busy: Callable[[datetime], bool], now: float, limit: int, interval_s: float = 0.0
+        self,
+        is_busy: Callable[[datetime], bool],
+        now: float,
+        limit: int,
+        interval_s: float = 0.0,
+        hours_a_run: int = 1,
     ) -> list[SilverRequest]:
-        """The runs to ask for now, oldest data first and whole hours last, so that at most `most` are in flight.
+        """Return the runs to ask for now, so that at most `limit` are in flight: oldest data first, whole hours last.
 
-        Hours that another run works on wait, and those that were asked for less than `interval_s` ago.
+        Hours that another run works on wait, and those that were asked for less than `interval_s` ago. Up to
+        `hours_a_run` hours share a run.
         """
         self.asked = _recent(self.asked, now, interval_s)
-        due = [
-            (entry.from_sequence == WHOLE_HOUR, entry.from_sequence, key, entry)
+        due = {
+            key: entry
             for key, entry in self.pending.items()
             if entry.requested is None and entry.retry_at <= now and key not in self.asked
-        ]
-        in_flight = [entry for entry in self.pending.values() if entry.requested is not None]
+        }
+        in_flight = {self._request(entry): entry for entry in self.pending.values() if entry.requested is not None}
         room = limit - len(in_flight)
-        whole_hours = sum(entry.from_sequence == WHOLE_HOUR for entry in in_flight)
+        whole_runs = sum(entry.from_sequence == WHOLE_HOUR for entry in in_flight.values())
         requests: list[SilverRequest] = []
-        for is_whole, from_sequence, key, entry in sorted(due, key=lambda item: item[:3]):
-            if len(requests) >= room or (is_whole and whole_hours >= MAX_WHOLE_HOURS):
+        for key in sorted(due, key=lambda key: (due[key].from_sequence == WHOLE_HOUR, due[key].from_sequence, key)):
+            is_whole = self.pending[key].from_sequence == WHOLE_HOUR
+            if len(requests) >= room or (is_whole and whole_runs >= MAX_WHOLE_RUNS):
                 break
             hour = datetime.fromisoformat(key)
-            if is_busy(hour):
+            if key not in due or is_busy(hour):
                 continue
-            whole_hours += is_whole
-            entry.requested = entry.generation
-            self.asked[key] = now
-            request = self._request(entry.generation)
-            requests.append(SilverRequest(hour, from_sequence, request, f"{key}/{request}/{entry.attempts}"))
+            hours = self._sharing(hour, due, is_busy, hours_a_run)
+            entries = [due.pop(each.isoformat()) for each in hours]
+            whole_runs += is_whole
+            requests.append(self._asked(hours, entries, now))
         return requests
+
+    def _sharing(
+        self, hour: datetime, due: Mapping[str, PendingHour], is_busy: Callable[[datetime], bool], hours_a_run: int
+    ) -> list[datetime]:
+        """Return the hours that share a run with a due one: neighbours of its UTC day that are due as well.
+
+        The newest pending hour may be open and goes by itself, and so does one whose run failed.
+        """
+        newest = max(self.pending)
+        first = due[hour.isoformat()]
+
+        def joins(other: datetime) -> bool:
+            entry = due.get(other.isoformat())
+            return (
+                entry is not None
+                and not entry.attempts
+                and (entry.from_sequence == WHOLE_HOUR) == (first.from_sequence == WHOLE_HOUR)
+                and other.date() == hour.date()
+                and other.isoformat() != newest
+                and not is_busy(other)
+            )
+
+        hours, rows = [hour], first.rows
+        if not joins(hour):
+            return hours
+        for step in (HOUR, -HOUR):
+            other = hour + step
+            while len(hours) < hours_a_run and joins(other):
+                rows += due[other.isoformat()].rows
+                if rows > ROWS_A_RUN:
+                    break
+                hours.append(other)
+                other += step
+        return sorted(hours)
+
+    def _asked(self, hours: list[datetime], entries: list[PendingHour], now: float) -> SilverRequest:
+        """Note that a run is asked for these hours."""
+        request = f"{self.epoch}.{max(entry.generation for entry in entries)}"
+        for hour, entry in zip(hours, entries, strict=True):
+            entry.requested, entry.request, entry.rows = entry.generation, request, 0
+            self.asked[hour.isoformat()] = now
+        key = f"{hours[0].isoformat()}/{request}/{entries[0].attempts}"
+        return SilverRequest(tuple(hours), min(entry.from_sequence for entry in entries), request, key)
 
     def waiting(self, is_loaded: Callable[[datetime], bool]) -> list[datetime]:
         """Return the pending hours that are no partition of the loaded definitions yet."""
@@ -199,6 +257,8 @@ class FollowerState:
         for hour, number in rows.items():
             key = hour.isoformat()
             self.unreported[key] = self.unreported.get(key, 0) + number
+            if key in self.pending:
+                self.pending[key].rows += number
 
     def reports(self, now: float, limit: int, interval_s: float = 0.0) -> dict[datetime, int]:
         """Rows by hour to tell of now: at most `most` hours, each at most once in `interval_s`, oldest first."""

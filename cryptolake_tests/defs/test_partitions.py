@@ -20,6 +20,7 @@ from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
+from cryptolake_tests.support.run_requests import hours_asked
 
 HOUR = datetime(2024, 11, 2, 22, tzinfo=UTC)
 
@@ -42,7 +43,8 @@ def follow(graph: Graph, cursor: str | None) -> tuple[set[str], str, str]:
         result = tick(context, graph, StreamResource(settings=graph.settings))
         if isinstance(result, dg.SkipReason):
             return set(), str(context.cursor), str(result.skip_message)
-        return {str(request.partition_key) for request in result.run_requests or ()}, str(result.cursor), ""
+        hours = {hour for request in result.run_requests or () for hour in hours_asked(request)}
+        return hours, str(result.cursor), ""
 
 
 def test_the_partitions_of_a_replay_end_with_its_last_day(loaded: Loaded) -> None:

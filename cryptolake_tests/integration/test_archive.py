@@ -44,6 +44,7 @@ from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_tests.support.archives import Aggregate, aggregates, quiet_klines, write_day, write_klines, write_zip
 from cryptolake_tests.support.bronze import append, bars
 from cryptolake_tests.support.reference import Trade, reference_bars
+from cryptolake_tests.support.run_requests import hours_asked, run_silver_request
 from cryptolake_tests.support.served import BrokenLine, ServedExchange
 from cryptolake_tests.support.silver_runs import rebuild
 
@@ -91,23 +92,18 @@ class World:
                 return asked
             self.cursor = result.cursor
             for request in result.run_requests or []:
-                assert request.partition_key is not None
-                asked.add(request.partition_key)
-                if every_hour or request.partition_key in traded:
-                    assert job.execute_in_process(
-                        instance=self.instance,
-                        asset_selection=[asset_keys.SILVER],
-                        partition_key=request.partition_key,
-                        run_config=request.run_config,
-                        tags=dict(request.tags),
-                    ).success
+                hours = set(hours_asked(request))
+                asked |= hours
+                if every_hour or hours & traded:
+                    assert run_silver_request(job, self.instance, request).success
                 else:
+                    of_partition = {"dagster/partition": request.partition_key} if request.partition_key else {}
                     self.instance.add_run(
                         dg.DagsterRun(
                             job.name,
                             run_id=str(uuid.uuid4()),
                             asset_selection={asset_keys.SILVER},
-                            tags={**request.tags, "dagster/partition": request.partition_key},
+                            tags={**request.tags, **of_partition},
                             status=dg.DagsterRunStatus.SUCCESS,
                         )
                     )

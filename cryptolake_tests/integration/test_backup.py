@@ -12,7 +12,6 @@ import pytest
 
 from cryptolake_assets.bronze.offsets import bronze_lag, committed_offsets
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import StreamResource
@@ -34,6 +33,7 @@ from cryptolake_tests.support.replaying import (
     verdicts,
     wait_until_all_is_in_bronze,
 )
+from cryptolake_tests.support.run_requests import run_silver_request
 from cryptolake_tests.support.waiting import wait_for
 
 OFFSETS = """
@@ -59,13 +59,7 @@ def follow_once(settings: Settings, instance: dg.DagsterInstance) -> bool:
     requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
     job = build_definitions().resolve_implicit_global_asset_job_def()
     for request in requests:
-        assert job.execute_in_process(
-            instance=instance,
-            asset_selection=[asset_keys.SILVER],
-            partition_key=request.partition_key,
-            run_config=request.run_config,
-            tags=dict(request.tags),
-        ).success
+        assert run_silver_request(job, instance, request).success
     return bool(requests)
 
 

@@ -26,6 +26,7 @@ from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import reference_bars
+from cryptolake_tests.support.run_requests import run_silver_request
 
 HOUR = datetime(2024, 10, 5, 10, tzinfo=UTC)
 
@@ -45,10 +46,8 @@ def run_asset(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str, **
 
 
 def run_request(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
-    assert request.partition_key is not None
-    return run_asset(
-        instance, asset_keys.SILVER, request.partition_key, run_config=request.run_config, tags=dict(request.tags)
-    )
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    return run_silver_request(job, instance, request, raise_on_error=False)
 
 
 def evaluate(instance: dg.DagsterInstance, settings: Settings, cursor: str | None) -> dg.SensorResult | dg.SkipReason:

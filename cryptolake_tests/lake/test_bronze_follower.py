@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from cryptolake_assets.lake.bronze_follower import (
-    MAX_WHOLE_HOURS,
+    MAX_WHOLE_RUNS,
+    ROWS_A_RUN,
     WHOLE_HOUR,
     FollowerState,
     RunState,
@@ -33,7 +35,7 @@ def test_an_hour_stays_pending_until_its_run_succeeded() -> None:
     state = FollowerState()
     state.touch(HOUR, 7)
     (request,) = state.due_requests(never_busy, now=0, limit=10)
-    assert (request.hour, request.from_sequence) == (HOUR, 7)
+    assert (request.hours, request.from_sequence) == ((HOUR,), 7)
     assert state.due_requests(never_busy, now=0, limit=10) == []
     state.settle(lambda *_: RunState.IN_FLIGHT, now=1)
     assert state.pending
@@ -72,25 +74,26 @@ def test_history_leaves_room_for_what_comes_now() -> None:
         state.touch(HOUR - timedelta(hours=number + 1), WHOLE_HOUR)
     state.touch(HOUR, 12)
     requests = state.due_requests(never_busy, 0, 24)
-    assert requests[0].hour == HOUR
-    assert len(requests) == 1 + MAX_WHOLE_HOURS
-    state.settle(lambda hour, _: RunState.SUCCEEDED if hour == HOUR else RunState.IN_FLIGHT, 1)
+    assert requests[0].hours == (HOUR,)
+    assert len(requests) == 1 + MAX_WHOLE_RUNS
+    state.settle(lambda it: RunState.SUCCEEDED if it == requests[0].request else RunState.IN_FLIGHT, 1)
     assert state.due_requests(never_busy, 1, 24) == []
     state.touch(HOUR, 13)
-    assert [request.hour for request in state.due_requests(never_busy, 1, 24)] == [HOUR]
+    assert [request.hours for request in state.due_requests(never_busy, 1, 24)] == [(HOUR,)]
 
 
 def test_a_failed_hour_is_tried_later_from_its_oldest_file_and_blocks_no_other() -> None:
     state = FollowerState()
     state.touch(HOUR, 3)
     state.touch(NEXT, 4)
-    keys = {request.key for request in state.due_requests(never_busy, 0, 10)}
-    state.settle(lambda hour, _: RunState.FAILED if hour == HOUR else RunState.SUCCEEDED, 0)
+    asked = state.due_requests(never_busy, 0, 10)
+    (first,) = (request.request for request in asked if request.hours == (HOUR,))
+    state.settle(lambda request: RunState.FAILED if request == first else RunState.SUCCEEDED, 0)
     assert list(state.pending) == [HOUR.isoformat()]
     assert state.due_requests(never_busy, 1, 10) == []
     (again,) = state.due_requests(never_busy, 31, 10)
     assert again.from_sequence == 3
-    assert again.key not in keys
+    assert again.key not in {request.key for request in asked}
 
 
 def test_new_data_brings_a_failed_hour_forward() -> None:
@@ -157,7 +160,7 @@ def test_an_hour_is_asked_for_once_in_an_interval() -> None:
         asked += [second for _ in state.due_requests(never_busy, second, 10, interval_s=60)]
     assert asked == list(range(0, 600, 60))
     state.touch(NEXT, 700)
-    assert [request.hour for request in state.due_requests(never_busy, 599, 10, interval_s=60)] == [NEXT], (
+    assert [request.hours for request in state.due_requests(never_busy, 599, 10, interval_s=60)] == [(NEXT,)], (
         "another hour is free"
     )
 
@@ -171,7 +174,7 @@ def test_what_is_in_flight_is_bounded_over_many_ticks() -> None:
     ticks = 0
     while state.pending:
         ticks += 1
-        state.settle(lambda _, request: RunState.SUCCEEDED if request in done else RunState.IN_FLIGHT, ticks)
+        state.settle(lambda request: RunState.SUCCEEDED if request in done else RunState.IN_FLIGHT, ticks)
         state = restored(state.to_cursor())
         running += state.due_requests(never_busy, ticks, limit=24)
         assert len(running) <= 24
@@ -180,6 +183,79 @@ def test_what_is_in_flight_is_bounded_over_many_ticks() -> None:
             done.add(request.request)
         running = running[5:]
     assert len(done) == 24 * 30
+
+
+MIDNIGHT = datetime(2024, 7, 19, tzinfo=UTC)
+
+
+def day_of_history(first: int = 0, last: int = 24) -> FollowerState:
+    """A state to which hours of a day came from the archive, and a file of a later hour."""
+    state = FollowerState()
+    for number in range(first, last):
+        state.touch(MIDNIGHT + timedelta(hours=number), WHOLE_HOUR)
+    state.touch(MIDNIGHT + timedelta(days=3), 5)
+    return state
+
+
+def test_hours_of_a_day_share_a_run_and_the_newest_hour_has_its_own() -> None:
+    state = day_of_history()
+    for number in range(24, 30):
+        state.touch(MIDNIGHT + timedelta(hours=number), WHOLE_HOUR)
+    open_hour, *history = state.due_requests(never_busy, 0, 24, hours_a_run=24)
+    assert open_hour.hours == (MIDNIGHT + timedelta(days=3),)
+    assert [(request.hours[0], len(request.hours)) for request in history] == [
+        (MIDNIGHT, 24),
+        (MIDNIGHT + timedelta(days=1), 6),
+    ]
+    state = restored(state.to_cursor())
+    state.settle(lambda request: RunState.SUCCEEDED if request == history[0].request else RunState.IN_FLIGHT, 1)
+    assert len(state.pending) == 7
+
+
+def test_neighbours_share_a_run_from_their_oldest_file_on() -> None:
+    state = FollowerState()
+    for number, sequence in ((0, 9), (1, 7), (3, 8), (4, 20)):
+        state.touch(MIDNIGHT + timedelta(hours=number), sequence)
+    requests = state.due_requests(never_busy, 0, 24, hours_a_run=24)
+    assert [(request.hours[0].hour, len(request.hours), request.from_sequence) for request in requests] == [
+        (0, 2, 7),
+        (3, 1, 8),
+        (4, 1, 20),
+    ]
+
+
+def test_a_busy_hour_divides_its_neighbours() -> None:
+    state = day_of_history(0, 5)
+    busy = MIDNIGHT + timedelta(hours=2)
+    _, *history = state.due_requests(lambda hour: hour == busy, 0, 24, hours_a_run=24)
+    assert [[hour.hour for hour in request.hours] for request in history] == [[0, 1], [3, 4]]
+
+
+def test_hours_that_failed_together_are_tried_again_one_by_one() -> None:
+    state = day_of_history(0, 2)
+    state.due_requests(never_busy, 0, 24, hours_a_run=24)
+    state.settle(lambda _: RunState.FAILED, 0)
+    _, *history = state.due_requests(never_busy, 31, 24, hours_a_run=24)
+    assert [len(request.hours) for request in history] == [1, 1]
+
+
+def test_hours_with_many_trades_share_no_run() -> None:
+    state = day_of_history(0, 4)
+    state.arrived({MIDNIGHT + timedelta(hours=number): ROWS_A_RUN // 2 for number in range(4)})
+    _, *history = state.due_requests(never_busy, 0, 24, hours_a_run=24)
+    assert [[hour.hour for hour in request.hours] for request in history] == [[0, 1], [2, 3]]
+
+
+def test_a_cursor_of_an_earlier_release_finds_its_runs() -> None:
+    state = FollowerState(epoch="e")
+    state.touch(HOUR, 3)
+    state.due_requests(never_busy, 0, 24)
+    data = json.loads(state.to_cursor())
+    for entry in data["pending"].values():
+        del entry["request"], entry["rows"]
+    old = restored(json.dumps(data))
+    old.settle(lambda request: RunState.SUCCEEDED if request == "e.1" else RunState.FAILED, 1)
+    assert not old.pending
 
 
 def test_rows_are_reported_once_in_bounded_portions() -> None:
@@ -216,8 +292,8 @@ class Following(RuleBasedStateMachine):
         self.sequence = 0
         self.files: dict[datetime, set[int]] = {}
         self.in_silver: dict[datetime, set[int]] = {}
-        self.running: dict[tuple[datetime, str], set[int]] = {}
-        self.ended: dict[tuple[datetime, str], RunState] = {}
+        self.running: dict[tuple[str, str], dict[datetime, set[int]]] = {}
+        self.ended: dict[str, RunState] = {}
         self.now = 0.0
 
     @rule(target=hours, number=st.integers(0, 3))
@@ -235,19 +311,24 @@ class Following(RuleBasedStateMachine):
         self.now += 10_000
         before = self.state.to_cursor()
         self.state.settle(self._run_state, self.now)
-        for request in self.state.due_requests(lambda hour: any(key[0] == hour for key in self.running), self.now, 2):
-            self.running.setdefault((request.hour, request.request), self._readable(request))
+        for request in self.state.due_requests(self._is_busy, self.now, 2, hours_a_run=3):
+            self.running.setdefault((request.key, request.request), self._readable(request))
         if not is_saved:
             self.state = restored(before)
 
-    def _readable(self, request: SilverRequest) -> set[int]:
-        return {number for number in self.files.get(request.hour, set()) if number >= request.from_sequence}
+    def _is_busy(self, hour: datetime) -> bool:
+        return any(hour in hours for hours in self.running.values())
 
-    def _run_state(self, hour: datetime, request: str) -> RunState:
-        key = (hour, request)
-        if key in self.running:
+    def _readable(self, request: SilverRequest) -> dict[datetime, set[int]]:
+        return {
+            hour: {number for number in self.files.get(hour, set()) if number >= request.from_sequence}
+            for hour in request.hours
+        }
+
+    def _run_state(self, request: str) -> RunState:
+        if any(known == request for _, known in self.running):
             return RunState.IN_FLIGHT
-        return self.ended.get(key, RunState.FAILED)
+        return self.ended.get(request, RunState.FAILED)
 
     @rule(succeeds=st.booleans())
     def a_run_ends(self, succeeds: bool) -> None:
@@ -255,9 +336,9 @@ class Following(RuleBasedStateMachine):
             return
         key, read = next(iter(self.running.items()))
         del self.running[key]
-        self.ended[key] = RunState.SUCCEEDED if succeeds else RunState.FAILED
-        if succeeds:
-            self.in_silver.setdefault(key[0], set()).update(read)
+        self.ended[key[1]] = RunState.SUCCEEDED if succeeds else RunState.FAILED
+        for hour, files in read.items() if succeeds else ():
+            self.in_silver.setdefault(hour, set()).update(files)
 
     @invariant()
     def what_is_not_in_silver_is_pending(self) -> None:

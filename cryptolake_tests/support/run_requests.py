@@ -1,0 +1,34 @@
+"""Runs that the follower asks for: the hours that they name, and a run as the daemon launches it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+from cryptolake_assets.defs import asset_keys
+from cryptolake_assets.defs.follower import RANGE_END_TAG, RANGE_START_TAG
+from cryptolake_assets.defs.partitions import hour_key, hour_of
+from cryptolake_assets.model.windows import HOUR
+
+
+def hours_asked(request: dg.RunRequest) -> list[str]:
+    """Return the hours of the request, as partition keys."""
+    if request.partition_key is not None:
+        return [request.partition_key]
+    first, last = (hour_of(request.tags[tag]) for tag in (RANGE_START_TAG, RANGE_END_TAG))
+    return [hour_key(first + number * HOUR) for number in range((last - first) // HOUR + 1)]
+
+
+def run_silver_request(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, request: dg.RunRequest, **more: Any
+) -> dg.ExecuteInProcessResult:
+    """Run what a request of the follower asks for."""
+    return job.execute_in_process(
+        instance=instance,
+        asset_selection=[asset_keys.SILVER],
+        partition_key=request.partition_key,
+        run_config=request.run_config,
+        tags=dict(request.tags),
+        **more,
+    )
