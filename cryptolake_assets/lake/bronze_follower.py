@@ -210,19 +210,21 @@ class FollowerState:
     ) -> list[datetime]:
         """Return the hours that share a run with a due one: neighbours of its UTC day that are due as well.
 
-        The newest pending hour may be open and goes by itself, and so does one whose run failed.
+        The newest pending hour may be open and goes by itself, unless it is of the archive; so does one whose run
+        failed.
         """
         newest = max(self.pending)
         first = due[hour.isoformat()]
+        is_whole = first.from_sequence == WHOLE_HOUR
 
         def joins(other: datetime) -> bool:
             entry = due.get(other.isoformat())
             return (
                 entry is not None
                 and not entry.attempts
-                and (entry.from_sequence == WHOLE_HOUR) == (first.from_sequence == WHOLE_HOUR)
+                and (entry.from_sequence == WHOLE_HOUR) == is_whole
                 and other.date() == hour.date()
-                and other.isoformat() != newest
+                and (is_whole or other.isoformat() != newest)
                 and not is_busy(other)
             )
 
