@@ -41,8 +41,10 @@ ORDER = (
 """A room imports those before it, and its own."""
 BELOW_THE_GRAPH = ORDER[: ORDER.index("defs")]
 """`platform` runs Dagster's processes by their commands."""
-NAMED_AFTER_ROOMS = ("settings", "defs", "cli", "api", "views")
+NAMED_AFTER_ROOMS = ("settings", "defs", "cli", "views")
 """Rooms whose files repeat the names of what they set, assemble or show."""
+REPEATED = ("__init__.py", "__main__.py", "app.py")
+"""Base names with one meaning in every room that has them."""
 
 PURE_MODULES = frozenset(
     (
@@ -190,7 +192,7 @@ def test_every_way_out_of_quality_is_found(source: str) -> None:
 def test_base_name_is_used_once() -> None:
     found = defaultdict(list)
     for path in MODULES.values():
-        if path.name not in ("__init__.py", "__main__.py") and path.parent.name not in NAMED_AFTER_ROOMS:
+        if path.name not in REPEATED and path.parent.name not in NAMED_AFTER_ROOMS:
             found[path.name].append(str(path.relative_to(PACKAGE_DIR)))
     assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
 

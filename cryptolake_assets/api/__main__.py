@@ -5,7 +5,7 @@ from __future__ import annotations
 import uvicorn
 
 from cryptolake_assets.api.app import create_app
-from cryptolake_assets.api.server import OPTIONS
+from cryptolake_assets.api.http_server import OPTIONS
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.settings import get_settings
 

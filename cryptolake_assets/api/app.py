@@ -11,10 +11,10 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
-from cryptolake_assets.api import health, lakeinfo, live, operations, problems, schemas, tables
+from cryptolake_assets.api import health_routes, lakeinfo, live, operation_routes, problems, schemas, table_routes
 from cryptolake_assets.api.guard import GuardMiddleware
 from cryptolake_assets.api.observe import ApiMetrics, ObserveMiddleware
-from cryptolake_assets.api.reader import Reader
+from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.api.response_cache import ResponseCacheMiddleware
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.settings import Settings
@@ -55,10 +55,10 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.reader, app.state.metrics, app.state.hub = reader, metrics, hub
-    app.state.health = health.new_state()
-    app.state.platform_reader = operations.PlatformReader(settings)
-    metrics.registry.register(health.collector_of(reader))
-    for router in (tables.router, lakeinfo.router, health.router, operations.router, live.router):
+    app.state.health = health_routes.new_state()
+    app.state.platform_reader = operation_routes.PlatformReader(settings)
+    metrics.registry.register(health_routes.collector_of(reader))
+    for router in (table_routes.router, lakeinfo.router, health_routes.router, operation_routes.router, live.router):
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)

@@ -12,8 +12,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cryptolake_assets.api import problems
-from cryptolake_assets.api.keys import ApiKey, KeyRing
-from cryptolake_assets.api.keys import Scope as KeyScope
+from cryptolake_assets.api.api_keys import ApiKey, KeyRing
+from cryptolake_assets.api.api_keys import Scope as KeyScope
 from cryptolake_assets.model.hosts import host_name, is_loopback
 from cryptolake_assets.settings import Settings
 

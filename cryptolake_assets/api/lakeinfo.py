@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from cryptolake_assets.api import formats, problems, schemas
+from cryptolake_assets.api.page_reader import Reader, UnpagedResource, epoch_ms
 from cryptolake_assets.api.params import Format, JsonOnly, StateParams, Symbol, Time
-from cryptolake_assets.api.reader import Reader, UnpagedResource, epoch_ms
-from cryptolake_assets.api.tables import ReaderOf, whole_table
+from cryptolake_assets.api.table_routes import ReaderOf, whole_table
 from cryptolake_assets.errors import TableNotFoundError
 from cryptolake_assets.lake.coverage import gaps_of
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV

@@ -21,9 +21,9 @@ from starlette.types import Receive, Scope, Send
 from cryptolake_assets.api import schemas
 from cryptolake_assets.api.formats import records
 from cryptolake_assets.api.observe import ApiMetrics
+from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.api.params import parse_symbol
 from cryptolake_assets.api.problems import Problem, unknown_symbol
-from cryptolake_assets.api.reader import Reader
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, read_page

@@ -10,7 +10,7 @@ import typer
 from cryptolake_assets.cli.app import app
 
 if TYPE_CHECKING:
-    from cryptolake_assets.api.keys import Scope
+    from cryptolake_assets.api.api_keys import Scope
 
 keys = typer.Typer(no_args_is_help=True, help="Keys of the HTTP API: create, register, list, revoke.")
 app.add_typer(keys, name="keys")
@@ -24,7 +24,7 @@ def create(
     ] = None,
 ) -> None:
     """Make a key of a new name and print it: it is shown this once, and kept as a hash."""
-    from cryptolake_assets.api.keys import create_key
+    from cryptolake_assets.api.api_keys import create_key
     from cryptolake_assets.settings import get_settings
 
     typer.echo(create_key(get_settings(), name, _scopes(scope)))
@@ -38,7 +38,7 @@ def register(
     ] = None,
 ) -> None:
     """Make a key of the text on standard input, for a reader that was given it before: safe to run again."""
-    from cryptolake_assets.api.keys import register_key
+    from cryptolake_assets.api.api_keys import register_key
     from cryptolake_assets.settings import get_settings
 
     made = register_key(get_settings(), name, _scopes(scope), sys.stdin.read().strip())
@@ -46,7 +46,7 @@ def register(
 
 
 def _scopes(names: list[str] | None) -> tuple[Scope, ...]:
-    from cryptolake_assets.api.keys import Scope
+    from cryptolake_assets.api.api_keys import Scope
 
     try:
         return tuple(dict.fromkeys(Scope(item) for item in names or ["read"]))
@@ -61,7 +61,7 @@ def list_all() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from cryptolake_assets.api.keys import list_keys
+    from cryptolake_assets.api.api_keys import list_keys
     from cryptolake_assets.settings import get_settings
 
     table = Table("id", "name", "scopes", "created (UTC)")
@@ -75,7 +75,7 @@ def revoke(
     key: Annotated[str, typer.Argument(help="The name or the id of the key, as `cryptolake keys list` shows them.")],
 ) -> None:
     """Take a key back; a running API refuses it from now on."""
-    from cryptolake_assets.api.keys import revoke_key
+    from cryptolake_assets.api.api_keys import revoke_key
     from cryptolake_assets.settings import get_settings
 
     gone = revoke_key(get_settings(), key)

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from cryptolake_assets.api import check_results, operations
+from cryptolake_assets.api import check_results, operation_routes
 from cryptolake_assets.api.check_results import PARTITIONS, Execution, Result, older_partitions, state_of
 from cryptolake_assets.platform import graphql
 from cryptolake_assets.quality.bar_checks import BARS_AGREEING, BARS_COMPARED, OFFICIAL_KLINES
@@ -39,7 +39,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def api(instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """Asks Dagster anew for every answer."""
-    monkeypatch.setattr(operations, "CHECKS_KEPT_S", -1.0)
+    monkeypatch.setattr(operation_routes, "CHECKS_KEPT_S", -1.0)
     with (
         webserver(instance, Path(checked_assets.__file__), "DEFINITIONS") as port,
         serving(load_settings(home=tmp_path / "home", dagster_port=port)) as made,

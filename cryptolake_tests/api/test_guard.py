@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Response
 from websockets.sync.client import connect
 
-from cryptolake_assets.api.keys import KeyRing, Scope, create_key, keys_path, list_keys, register_key, revoke_key
+from cryptolake_assets.api.api_keys import KeyRing, Scope, create_key, keys_path, list_keys, register_key, revoke_key
 from cryptolake_assets.errors import ApiKeyError
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.api import serving

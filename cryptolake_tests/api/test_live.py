@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from cryptolake_assets.api import live
 from cryptolake_assets.api.observe import ApiMetrics
-from cryptolake_assets.api.reader import Reader
+from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.lake import pages
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV

@@ -10,7 +10,7 @@ import dagster as dg
 import msgspec
 import pytest
 
-from cryptolake_assets.api.health import DEPENDENCIES
+from cryptolake_assets.api.health_routes import DEPENDENCIES
 from cryptolake_assets.bronze.stream_health import StreamSignals
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.health import look

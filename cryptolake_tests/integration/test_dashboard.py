@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Browser
 
-from cryptolake_assets.api.keys import Scope, create_key
+from cryptolake_assets.api.api_keys import Scope, create_key
 from cryptolake_assets.dashboard.lake import MAX_ROWS
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_KLINE_DIFFERENCES

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cryptolake_assets import cli
-from cryptolake_assets.api.health import LakeCollector
+from cryptolake_assets.api.health_routes import LakeCollector
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.bronze.offsets import bronze_lag, bronze_lags
 from cryptolake_assets.bronze.stream import run_available_now

@@ -17,9 +17,9 @@ import yaml
 from fastapi import FastAPI
 
 from cryptolake_assets.api.app import create_app
+from cryptolake_assets.api.http_server import OPTIONS
 from cryptolake_assets.api.live import Hub
-from cryptolake_assets.api.reader import Reader
-from cryptolake_assets.api.server import OPTIONS
+from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.commit import publish
 from cryptolake_assets.lake.filters import silver_day

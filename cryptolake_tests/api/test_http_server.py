@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from cryptolake_assets.api import live, server
-from cryptolake_assets.api.server import MAX_HEAD_BYTES
+from cryptolake_assets.api import http_server, live
+from cryptolake_assets.api.http_server import MAX_HEAD_BYTES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import Api, serving
 from cryptolake_tests.support.waiting import wait_for
@@ -50,7 +50,7 @@ def test_what_is_no_http_is_told_so_as_the_other_errors_are(shared_api: Api) -> 
 
 def test_who_never_ends_a_request_is_dropped(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who says nothing, a part of a head, of a later head, nothing but blank lines, or a part of a body."""
-    monkeypatch.setattr(server, "REQUEST_S", 0.3)
+    monkeypatch.setattr(http_server, "REQUEST_S", 0.3)
     with serving(bars) as api:
         with connected(api) as connection:
             assert everything(connection) == b""
@@ -75,7 +75,7 @@ def test_who_never_ends_a_request_is_dropped(bars: Settings, monkeypatch: pytest
 def test_an_answer_without_end_is_not_cut_for_what_its_client_says(
     bars: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "REQUEST_S", 0.1)
+    monkeypatch.setattr(http_server, "REQUEST_S", 0.1)
     monkeypatch.setattr(live, "HEARTBEAT_S", 0.2)
     with serving(bars) as api, connected(api) as connection:
         connection.sendall(b"GET /sse/ohlcv?symbols=BTCUSDT HTTP/1.1\r\nHost: localhost\r\n\r\n" + BEGIN)
@@ -113,7 +113,7 @@ def test_a_cut_client_that_reads_nothing_keeps_no_connection(
     bars: Settings, monkeypatch: pytest.MonkeyPatch, begin: bytes
 ) -> None:
     """More is sent than the sockets hold, so that closing would wait for the client."""
-    monkeypatch.setattr(server, "STUCK_S", 0.2)
+    monkeypatch.setattr(http_server, "STUCK_S", 0.2)
     monkeypatch.setattr(live, "_message", lambda *_: b"x" * 20_000_000)
     with serving(bars) as api, connected(api) as connection:
         host = b"?symbols=BTCUSDT HTTP/1.1\r\nHost: localhost\r\n"
@@ -124,8 +124,8 @@ def test_a_cut_client_that_reads_nothing_keeps_no_connection(
 
 
 def test_a_slow_reader_of_a_large_answer_gets_all_of_it(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "STUCK_S", 0.2)
-    monkeypatch.setattr("cryptolake_assets.api.reader.formats.encode", lambda *_: b"x" * 20_000_000)
+    monkeypatch.setattr(http_server, "STUCK_S", 0.2)
+    monkeypatch.setattr("cryptolake_assets.api.page_reader.formats.encode", lambda *_: b"x" * 20_000_000)
     with serving(bars) as api, connected(api) as connection:
         connection.sendall(b"GET /ohlcv/1m?symbol=BTCUSDT HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         got = 0
@@ -154,7 +154,7 @@ HANDSHAKE = (
 def test_handshake_that_is_not_finished_or_too_long_is_ended(
     bars: Settings, monkeypatch: pytest.MonkeyPatch, rest: bytes
 ) -> None:
-    monkeypatch.setattr(server, "REQUEST_S", 0.3)
+    monkeypatch.setattr(http_server, "REQUEST_S", 0.3)
     with serving(bars) as api, connected(api) as connection:
         connection.settimeout(5)
         connection.sendall(HANDSHAKE + rest)

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from cryptolake_assets.api import schemas
+from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.api.present import of_the_present
-from cryptolake_assets.api.reader import Reader
-from cryptolake_assets.api.tables import ReaderOf
+from cryptolake_assets.api.table_routes import ReaderOf
 from cryptolake_assets.bronze.offsets import bronze_lags, report_age_s
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV

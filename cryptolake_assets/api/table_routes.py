@@ -12,8 +12,8 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from cryptolake_assets.api import formats, schemas
+from cryptolake_assets.api.page_reader import BARS_KEY, PageRequest, Reader, Resource, UnpagedResource, unpaged_response
 from cryptolake_assets.api.params import Order, PageParams, StateParams, Symbol, Timeframe
-from cryptolake_assets.api.reader import BARS_KEY, PageRequest, Reader, Resource, UnpagedResource, unpaged_response
 from cryptolake_assets.api.response_cache import SLOT, CachedResponse, if_none_match_of
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
 from cryptolake_assets.model.derivatives_tables import (

@@ -16,10 +16,10 @@ from starlette.responses import Response
 
 from cryptolake_assets.api import check_results, schemas
 from cryptolake_assets.api.check_results import CheckHistory, CheckKey, CheckState, Result
+from cryptolake_assets.api.page_reader import UnpagedResource
 from cryptolake_assets.api.params import RangeParams
 from cryptolake_assets.api.present import json_of_the_present
-from cryptolake_assets.api.reader import UnpagedResource
-from cryptolake_assets.api.tables import ReaderOf, whole_table
+from cryptolake_assets.api.table_routes import ReaderOf, whole_table
 from cryptolake_assets.lake import reject_counts
 from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, SILVER_QUARANTINE
 from cryptolake_assets.platform import graphql

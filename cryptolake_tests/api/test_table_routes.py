@@ -249,7 +249,7 @@ def test_a_failure_tells_the_client_nothing_of_its_cause(api: Api, monkeypatch: 
     def fail(*_: object) -> None:
         raise RuntimeError("secret path /etc/x")
 
-    monkeypatch.setattr("cryptolake_assets.api.reader.read_page", fail)
+    monkeypatch.setattr("cryptolake_assets.api.page_reader.read_page", fail)
     answer = api.get(AS_FIRST_CALLED)
     assert answer.status_code == 500
     assert "secret" not in answer.text
@@ -448,7 +448,7 @@ def test_health_and_metrics_do_not_wait_for_those_who_read(bars: Settings, monke
         return pages.read_page(*given)
 
     with serving(bars, api_readers=1) as api, ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr("cryptolake_assets.api.reader.read_page", waits)
+        monkeypatch.setattr("cryptolake_assets.api.page_reader.read_page", waits)
         slow = pool.submit(api.get, AS_FIRST_CALLED)
         try:
             assert reading.wait(60)
