@@ -20,10 +20,10 @@ from cryptolake_assets.settings import Settings
 
 def materialize_here(settings: Settings, asset: str, partition: str | None) -> str:
     """Run it; return a line about it. Raises what `materialize_on_platform` raises."""
-    definitions = _definitions(graphql.location_of(asset.split("/")))
+    definitions = _definitions(settings, graphql.location_of(asset.split("/")))
     target = _targets(definitions).get(asset)
     if target is None:
-        raise unknown_asset(asset, _all_names())
+        raise unknown_asset(asset, _all_names(settings))
     target.check(partition)
     for path, text in dagster_files(settings).items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,10 +47,10 @@ def materialize_here(settings: Settings, asset: str, partition: str | None) -> s
     return f"materialized {run_name(asset, partition)}"
 
 
-def _definitions(location_name: str) -> dg.Definitions:
-    """Return the graph of a code location, loaded as its code server loads it."""
+def _definitions(settings: Settings, location_name: str) -> dg.Definitions:
+    """Return the graph of a code location of these settings."""
     warnings.simplefilter("ignore", BetaWarning)  # a user of the command cannot act on it
-    definitions: dg.Definitions = import_module(location_named(location_name).module).defs
+    definitions: dg.Definitions = import_module(location_named(location_name).module).build_definitions(settings)
     return definitions
 
 
@@ -70,12 +70,12 @@ def _targets(definitions: dg.Definitions) -> dict[str, Target]:
     }
 
 
-def _all_names() -> list[str]:
+def _all_names(settings: Settings) -> list[str]:
     """Return the names of the assets of every code location that loads."""
     names: list[str] = []
     for location in locations():
         try:
-            names += _targets(_definitions(location.name))
+            names += _targets(_definitions(settings, location.name))
         except CryptolakeError:  # another location's fault says nothing of the name that was asked for
             continue
     return names
