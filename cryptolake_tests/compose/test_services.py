@@ -180,7 +180,8 @@ def dashboard() -> dict[str, Any]:
 
 
 def test_every_metric_of_the_dashboard_is_one_of_the_product() -> None:
-    source = "".join((PROJECT_ROOT / f"cryptolake_assets/api/{name}.py").read_text() for name in ("observe", "health"))
+    files = [PROJECT_ROOT / "cryptolake_assets" / "api" / name for name in ("observe.py", "health_routes.py")]
+    source = "".join(path.read_text(encoding="utf-8") for path in files)
     families = re.findall(r'(Counter|Gauge|Histogram|GaugeMetricFamily)\(\s*"(cryptolake_\w+)"', source)
     exported = set()
     for kind, name in families:
