@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 REQUEST_TAG = "cryptolake/request"
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG, RANGE_END_TAG = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-MOST_RUNS_IN_FLIGHT = 24
-MOST_EVENTS_A_TICK = 100
+MAX_RUNS_IN_FLIGHT = 24
+MAX_EVENTS_A_TICK = 100
 """Some 60 events a second go into SQLite, and a tick may take a minute."""
 WATCH_S = 10.0
 """How long a tick looks on while nothing comes. The daemon's end waits for a tick's."""
@@ -103,11 +103,11 @@ def tick(
     requests = state.due_requests(
         lambda hour: not is_loaded(hour) or hour in runs.busy_hours,
         now,
-        MOST_RUNS_IN_FLIGHT,
+        MAX_RUNS_IN_FLIGHT,
         interval_s,
         silver.HOURS_A_RUN,
     )
-    events = _reports(state.reports(now, MOST_EVENTS_A_TICK, interval_s), state.sequence, table, stream)
+    events = _reports(state.reports(now, MAX_EVENTS_A_TICK, interval_s), state.sequence, table, stream)
     if outside:
         context.log.warning(
             f"{sum(outside.values())} trades are dated outside the partitions and wait in quarantine: "

@@ -31,7 +31,7 @@ from cryptolake_assets.settings import Settings, Source
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=3), fail_window=timedelta(hours=12))
 """An asset that was never materialized, because nobody can be asked, is not late."""
 
-MOST_REQUESTS = 1_000
+MAX_REQUESTS = 1_000
 """Of a run: a quarter of an hour at 60 calls a minute. What is left of a long history is for the next runs."""
 
 Times = Mapping[str, Sequence[datetime]]
@@ -140,7 +140,7 @@ def _raw(graph: Graph, of: FuturesBatch) -> dg.AssetsDefinition:
         newest = {symbol: times[-1] for symbol, times in _held(settings, of, clock).items()}
         # Those of which something is held come first: a new symbol's whole history must not keep them waiting.
         symbols = tuple(sorted(_symbols(settings, clock), key=lambda symbol: symbol not in newest))
-        requests = bounded(of.plan(newest, datetime.combine(day, time(), UTC), clock, symbols), MOST_REQUESTS)
+        requests = bounded(of.plan(newest, datetime.combine(day, time(), UTC), clock, symbols), MAX_REQUESTS)
         done = extract.extract(settings, of.source, requests, clock, day, context.run.run_id)
         return batch.extracted(context, of.source, done)
 

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
     from cryptolake_assets.transform.candlesticks import Candle
 
-MOST_ROWS = 8
+MAX_ROWS = 8
 
 
 def preview(rows: "pa.Table", columns: Sequence[str]) -> dg.MarkdownMetadataValue:
     """The first and the last rows; `columns` of them."""
     picked = rows.select(list(columns))
     shown = picked.to_pylist()
-    if picked.num_rows > MOST_ROWS:
-        half = MOST_ROWS // 2
+    if picked.num_rows > MAX_ROWS:
+        half = MAX_ROWS // 2
         gap: Mapping[str, Any] = dict.fromkeys(columns, "…")
         shown = [*picked.slice(0, half).to_pylist(), gap, *picked.slice(picked.num_rows - half).to_pylist()]
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]

@@ -29,7 +29,7 @@ from cryptolake_assets.settings import Settings, env_name
 log = structlog.get_logger(__name__)
 
 LOCK_TIMEOUT_S = 180.0
-LEAST_FREE_BYTES = 1024**3
+MIN_FREE_BYTES = 1024**3
 DEATHS_ALLOWED = 2
 """How often a part may die while it starts; the next time it is reported as failed. After a crash Spark 4.1 may end
 each of Bronze's two queries once: it reports a repeated batch's progress before it has asked Kafka for offsets."""
@@ -172,9 +172,9 @@ def _check_home(settings: Settings) -> None:
         )
     if not os.access(settings.home, os.W_OK | os.X_OK):
         raise HomeError(f"home: {settings.home} cannot be written. Set CRYPTOLAKE_HOME to a directory of yours.")
-    if free_bytes < LEAST_FREE_BYTES:
+    if free_bytes < MIN_FREE_BYTES:
         raise HomeError(
-            f"home: only {free_bytes / 1e6:.0f} MB are free where {settings.home} is, and {LEAST_FREE_BYTES / 1e6:.0f} "
+            f"home: only {free_bytes / 1e6:.0f} MB are free where {settings.home} is, and {MIN_FREE_BYTES / 1e6:.0f} "
             "MB are needed. Make room, or set CRYPTOLAKE_HOME to another disk."
         )
 

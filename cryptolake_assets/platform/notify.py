@@ -29,7 +29,7 @@ DELIVERY_BUDGET_S = 9.0
 """A tick of Dagster's run status sensors takes up to 5 runs and is ended after 60 s."""
 SOCKET_TIMEOUT_S = 3.0
 FIRST_PAUSE_S = 0.5
-MOST_CAUSE_CHARACTERS = 500
+MAX_CAUSE_CHARACTERS = 500
 
 _OWN_ERROR = re.compile(r"^cryptolake_assets\.errors\.\w+: ")
 _SEPARATOR = re.compile(r"[,\s]+(?=[A-Za-z0-9]+://)")
@@ -125,7 +125,7 @@ def kind_of_failure(
 def first_line(text: str) -> str:
     """The first line that says something, cut to a length that fits a message."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return line if len(line) <= MOST_CAUSE_CHARACTERS else line[: MOST_CAUSE_CHARACTERS - 1] + "…"
+    return line if len(line) <= MAX_CAUSE_CHARACTERS else line[: MAX_CAUSE_CHARACTERS - 1] + "…"
 
 
 def cause_line(text: str) -> str:

@@ -13,7 +13,7 @@ from cryptolake_assets.platform import graphql, probes
 from cryptolake_assets.platform import parts as catalogue
 from cryptolake_assets.platform.jars import JarStore, needed_jars
 from cryptolake_assets.platform.jvm import find_java
-from cryptolake_assets.platform.lifecycle import LEAST_FREE_BYTES
+from cryptolake_assets.platform.lifecycle import MIN_FREE_BYTES
 from cryptolake_assets.platform.parts import (
     BRONZE,
     DAGSTER_WEBSERVER,
@@ -127,7 +127,7 @@ def _machine_problems(settings: Settings) -> list[str]:
             found.append(str(error))
         if not JarStore(settings.lib_dir, needed_jars(settings)).is_checked():
             found.append("jars: not all are there as pinned. Run `make setup`.")
-    if settings.home.exists() and (free := shutil.disk_usage(settings.home).free) < LEAST_FREE_BYTES:
+    if settings.home.exists() and (free := shutil.disk_usage(settings.home).free) < MIN_FREE_BYTES:
         found.append(f"home: only {free / 1e6:.0f} MB are free where {settings.home} is. Make room.")
     return found
 

@@ -86,7 +86,7 @@ def test_what_comes_meanwhile_is_answered_at_once(
     result = evaluate(settings)
     assert isinstance(result, dg.SensorResult)
     assert result.cursor == "new"
-    assert [wish.run_key for wish in result.run_requests or []] == ["k"]
+    assert [request.run_key for request in result.run_requests or []] == ["k"]
     assert found == [AT_REST.to_cursor(), later.to_cursor()], "each look begins where the last one ended"
     assert clock.now > 0
 

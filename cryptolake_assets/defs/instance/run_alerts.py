@@ -21,7 +21,7 @@ PARTITION_TAG = "dagster/partition"
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 WILL_RETRY_TAG = "dagster/will_retry"
 PAGE = 25
-MOST_PAGES = 20
+MAX_PAGES = 20
 """Runs of other assets with the same partition key stand between; beyond these none of the same asset is looked for."""
 
 
@@ -102,7 +102,7 @@ class _Before:
         tags = {name: value for name in (PARTITION_TAG, *RANGE_TAGS) if (value := self.run.tags.get(name))}
         job_name = None if self.run.asset_selection else self.run.job_name
         filters = dg.RunsFilter(job_name=job_name, statuses=[dg.DagsterRunStatus(status)], tags=tags)
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             page = self.instance.get_run_records(filters, limit=PAGE, ascending=ascending, cursor=cursor)
             for record in page:
                 other = record.dagster_run
