@@ -69,8 +69,9 @@ def quarantined_table(context: RuleContext) -> pa.Table:
     """Return the quarantined trades, each once, for an engine to join with."""
     import pyarrow as pa
 
-    symbols, streams, trade_ids = zip(*sorted(set(context.quarantined)), strict=True)
-    return pa.table({"symbol": symbols, "stream": streams, "trade_id": pa.array(trade_ids, pa.int64())})
+    schema = pa.schema({"symbol": pa.string(), "stream": pa.string(), "trade_id": pa.int64()})
+    rows = [dict(zip(schema.names, trade, strict=True)) for trade in sorted(set(context.quarantined))]
+    return pa.Table.from_pylist(rows, schema)
 
 
 def judgeable(context: RuleContext, trades: str) -> str:

@@ -86,12 +86,12 @@ async def test_connections_are_replaced_and_no_frame_is_missed(tmp_path: Path) -
         recorder = Recorder(at(exchange), tmp_path, 3_600, options)
         recording = asyncio.create_task(recorder.run(stop))
         await until(lambda: exchange.status()["state"] == "finished", timeout_s=TIMEOUT_S)
+        (pool,) = recorder.pools
+        await until(lambda: pool.replacements >= 3, timeout_s=TIMEOUT_S)
         for connection in list(recorder.connections):
             await connection.handed_over()
         stop.set()
         await recording
-    (pool,) = recorder.pools
-    assert pool.replacements >= 3
     assert not [c for c in recorder.connections if c.reconnects]
     assert set(trades(tmp_path)) == {frame.raw for frame in read_frames(DEMO_CAPTURE_DIR)}
 
