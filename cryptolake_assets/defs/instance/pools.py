@@ -28,6 +28,17 @@ def pools() -> tuple[str, ...]:
 
 
 def ensure_pools(instance: dg.DagsterInstance) -> None:
-    """Give every pool of the graph the default limit of `dagster.yaml`."""
+    """Give every pool of the graph that is new the default limit of `dagster.yaml`; a limit that was set stays."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    storage = instance.event_log_storage
+    known = storage.get_concurrency_keys()
     for pool in pools():
-        instance.event_log_storage.initialize_concurrency_limit_to_default(pool)
+        if pool in known:
+            continue
+        try:
+            storage.initialize_concurrency_limit_to_default(pool)
+        except SQLAlchemyError:
+            # Another machine's code server made it meanwhile: in PostgreSQL Dagster's insert then ends its transaction.
+            if pool not in storage.get_concurrency_keys():
+                raise
