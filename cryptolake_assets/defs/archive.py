@@ -1,5 +1,5 @@
 """History from the exchange's public archive as an asset: a UTC day of each symbol. A thin adapter of
-`transform.history`.
+`transform.archive_history`.
 
 The rows go to the tables of `bronze/futures_trades` and `bronze/futures_klines_1m`; the sensor that follows the trades
 asks for the touched hours of Silver, and Gold follows those.

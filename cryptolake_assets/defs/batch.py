@@ -13,6 +13,7 @@ from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import DAY_FORMAT, GraphPartitions
 from cryptolake_assets.ingest.batch_source import BatchSource
 from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.windows import hour_of
 from cryptolake_assets.quality.batch_checks import BATCH_RULES, ROWS_LEFT_OUT, blocking
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.settings import Settings, Source
@@ -74,6 +75,17 @@ def last_run_at(context: dg.ScheduleEvaluationContext, job: str) -> datetime:
     compared within one tick only, so what earlier ticks asked for is found here."""
     records = context.instance.get_run_records(dg.RunsFilter(job_name=job), limit=1)
     return records[0].create_timestamp.astimezone(UTC) if records else datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def once_an_hour(context: dg.ScheduleEvaluationContext, graph: Graph, job: str) -> dg.RunRequest | dg.SkipReason:
+    """Ask for a run of the job for the source's present day, unless this hour has had one."""
+    clock = clock_of(graph)
+    if isinstance(clock, dg.SkipReason):
+        return clock
+    last = last_run_at(context, job)
+    if hour_of(last) < hour_of(context.scheduled_execution_time):
+        return dg.RunRequest(partition_key=clock.strftime(DAY_FORMAT))
+    return dg.SkipReason(f"this hour has had its run at {last:%H:%M}")
 
 
 def extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Extraction") -> dg.MaterializeResult:

@@ -1,6 +1,6 @@
 """CoinGecko as assets: answers in Bronze, a snapshot an hour of coins and of the whole market in Silver.
 
-A thin adapter of `transform.extract`.
+A thin adapter of `ingest.batch_extract`.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,6 @@ from cryptolake_assets.defs import asset_keys, batch
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.jobs import run_tags
-from cryptolake_assets.defs.partitions import DAY_FORMAT
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest.coingecko import SOURCE, plan
 from cryptolake_assets.model.source_tables import (
@@ -22,7 +21,6 @@ from cryptolake_assets.model.source_tables import (
     SILVER_COINGECKO_MARKETS,
 )
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.windows import hour_of
 from cryptolake_assets.quality.batch_checks import ROWS_LEFT_OUT
 from cryptolake_assets.settings import Settings
 
@@ -96,15 +94,7 @@ def due(context: dg.ScheduleEvaluationContext, graph: Graph) -> Iterator[dg.RunR
     if not _is_asked(graph.settings):
         yield dg.SkipReason(f"the capture that is replayed has no {COINGECKO_GLOBAL_FILE}")
         return
-    clock = batch.clock_of(graph)
-    if isinstance(clock, dg.SkipReason):
-        yield clock
-        return
-    last = batch.last_run_at(context, JOB_NAME)
-    if hour_of(last) < hour_of(context.scheduled_execution_time):
-        yield dg.RunRequest(partition_key=clock.strftime(DAY_FORMAT))
-    else:
-        yield dg.SkipReason(f"this hour has had its run at {last:%H:%M}")
+    yield batch.once_an_hour(context, graph, JOB_NAME)
 
 
 def definitions(graph: Graph) -> dg.Definitions:

@@ -1,4 +1,4 @@
-"""The Fear & Greed index as assets: answers in Bronze, days in Silver. A thin adapter of `transform.extract`.
+"""The Fear & Greed index as assets: answers in Bronze, days in Silver. A thin adapter of `ingest.batch_extract`.
 
 The first run takes the whole history; later ones the days since the newest that is held.
 """

@@ -1,5 +1,5 @@
 """The sensor that follows the Bronze stream: records what the stream added, asks for Silver runs of exactly the
-touched hours. The bookkeeping is `lake.follow`; here it meets Dagster's runs and events.
+touched hours. The bookkeeping is `lake.bronze_follower`; here it meets Dagster's runs and events.
 
 A look is bounded: in what it asks for, in the events it reports, and in what it reads of history. Its cursor is
 Dagster's, with a copy beside the tables that takes over when Dagster's is lost. A look that finds nothing new asks for
@@ -22,7 +22,14 @@ import dagster as dg
 
 from cryptolake_assets.defs import asset_keys, silver
 from cryptolake_assets.defs.graph import Graph
-from cryptolake_assets.defs.partitions import GraphPartitions, hour_key, hour_of
+from cryptolake_assets.defs.partitions import (
+    PARTITION_TAG,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    GraphPartitions,
+    hour_key,
+    hour_of,
+)
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.lake.bronze_follower import (
     WHOLE_HOUR,
@@ -45,8 +52,6 @@ if TYPE_CHECKING:
     from cryptolake_assets.quality.run_inputs import RunInputs
 
 REQUEST_TAG = "cryptolake/request"
-PARTITION_TAG = "dagster/partition"
-RANGE_START_TAG, RANGE_END_TAG = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 MAX_RUNS_IN_FLIGHT = 24
 MAX_EVENTS_A_TICK = 100
 """Some 60 events a second go into SQLite, and a tick may take a minute."""

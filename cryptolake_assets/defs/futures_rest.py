@@ -1,6 +1,7 @@
 """Funding rates and open interest of the futures exchange as assets: answers in Bronze, typed rows in Silver.
 
-A thin adapter of `transform.extract`; an entry of `BATCHES` makes the two assets, the job and the schedule of a source.
+A thin adapter of `ingest.batch_extract`; an entry of `BATCHES` makes the two assets, the job and the schedule of a
+source.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,6 @@ from cryptolake_assets.defs import asset_keys, batch
 from cryptolake_assets.defs.described import OWNERS, table_metadata
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.jobs import run_tags
-from cryptolake_assets.defs.partitions import DAY_FORMAT
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest import funding, open_interest
 from cryptolake_assets.ingest.batch_source import BatchSource, Plan
@@ -23,7 +23,6 @@ from cryptolake_assets.ingest.futures_rest import bounded
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.windows import hour_of
 from cryptolake_assets.quality.batch_checks import FUNDING_HOLES, PERIODS_MISSING, ROWS_LEFT_OUT, SYMBOLS_BEHIND
 from cryptolake_assets.quality.candidate_checks import CheckOutcome
 from cryptolake_assets.settings import Settings, Source
@@ -217,15 +216,7 @@ def _schedule(graph: Graph, of: FuturesBatch, job: UnresolvedAssetJobDefinition)
         if not can_be_asked(graph.settings, of):
             yield dg.SkipReason(f"the capture that is replayed has no {of.recorded}")
             return
-        clock = batch.clock_of(graph)
-        if isinstance(clock, dg.SkipReason):
-            yield clock
-            return
-        last = batch.last_run_at(context, of.name)
-        if hour_of(last) < hour_of(context.scheduled_execution_time):
-            yield dg.RunRequest(partition_key=clock.strftime(DAY_FORMAT))
-        else:
-            yield dg.SkipReason(f"this hour has had its run at {last:%H:%M}")
+        yield batch.once_an_hour(context, graph, of.name)
 
     return hourly
 

@@ -1,5 +1,5 @@
 """The exchange's own one-minute bars as an asset, and the judgement of Silver by them. A thin adapter of
-`transform.klines`.
+`ingest.klines`.
 
 An hour is fetched after Silver has published it, so that what is judged is what readers see; Silver's own run judges
 too, by the klines that are there when it runs.

@@ -1,8 +1,8 @@
 """The streams beside the trades as assets: Bronze that the stream writes, and hours of Silver made of it.
 
-A thin adapter of `transform.market_minutes`; both assets of a stream are made from its entry in the registry. The
-sensor follows Bronze as `bronze_follower` does, with the same bookkeeping (`lake.follow`); an hour is recomputed as a
-whole, at most once in five minutes while it is open.
+A thin adapter of `transform.stream_minutes`; both assets of a stream are made from its entry in the registry. The
+sensor follows Bronze as `defs.follower` does, with the same bookkeeping (`lake.bronze_follower`); an hour is recomputed
+as a whole, at most once in five minutes while it is open.
 """
 
 import hashlib

@@ -16,6 +16,8 @@ from cryptolake_assets.model import windows
 from cryptolake_assets.settings import Settings
 
 HOUR_FORMAT, DAY_FORMAT = windows.HOUR_FORMAT, windows.DAY_FORMAT
+PARTITION_TAG = "dagster/partition"
+RANGE_START_TAG, RANGE_END_TAG = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 @dataclass(frozen=True)

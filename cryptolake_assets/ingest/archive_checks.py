@@ -34,7 +34,7 @@ IDS_CONSECUTIVE = "ids_consecutive"
 BLOCKING = (CHECKSUM, EVERY_LINE)
 WARNING = (WITHIN_THE_DAY, ROWS_SET_ASIDE, IDS_CONSECUTIVE)
 KLINES_OF_DAY = "klines_of_the_day"
-"""Of the klines beside the trades, see `transform.archive_klines`; it warns too."""
+"""Of the klines beside the trades, see `ingest.archive_klines`; it warns too."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The exchange's own one-minute bars: fetched by the hour into `bronze.futures_klines_1m`, and held against Silver.
 
-What the archive has brought (`transform.archive_klines`) is final and is not asked for again.
+What the archive has brought (`ingest.archive_klines`) is final and is not asked for again.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ class FollowerState:
                 if entry.later_from is None:
                     del self.pending[key]
                 else:
-                    self.pending[key] = PendingHour(entry.later_from, entry.generation)
+                    self.pending[key] = PendingHour(entry.later_from, entry.generation, rows=entry.rows)
             elif state is RunState.FAILED:
                 arrived_since = entry.later_from is not None
                 if entry.later_from is not None:

@@ -5,7 +5,8 @@ its row by exact arithmetic in Python, or it is set by the refresh. The tables' 
 engines' queries (`transform.engines`) are made from these lists, so a new statistic is one new entry here.
 
 SQL is the same for every engine but for the fragments of `Dialect`. Aggregates over trades are said by function and
-operand rather than in SQL, so that Spark can also make them in two steps of 64-bit numbers (`transform.spark_fast`).
+operand rather than in SQL, so that Spark can also make them in two steps of 64-bit numbers
+(`transform.engines.spark_fast`).
 Numbers that engines would round in their own ways (ratios, logarithms) are never left to SQL: both engines hand over
 sums and closes, and one function makes the number.
 """

@@ -246,6 +246,17 @@ def test_hours_with_many_trades_share_no_run() -> None:
     assert [[hour.hour for hour in request.hours] for request in history] == [[0, 1], [2, 3]]
 
 
+def test_trades_that_came_during_a_run_count_for_the_next() -> None:
+    state = day_of_history(0, 4)
+    state.due_requests(never_busy, 0, 24, hours_a_run=24)
+    for number in range(4):
+        state.touch(MIDNIGHT + timedelta(hours=number), 9)
+    state.arrived({MIDNIGHT + timedelta(hours=number): ROWS_A_RUN // 2 for number in range(4)})
+    state.settle(lambda _: RunState.SUCCEEDED, 1)
+    requests = state.due_requests(never_busy, 2, 24, hours_a_run=24)
+    assert sorted([hour.hour for hour in request.hours] for request in requests) == [[0, 1], [2], [3]]
+
+
 def test_a_cursor_of_an_earlier_release_finds_its_runs() -> None:
     state = FollowerState(epoch="e")
     state.touch(HOUR, 3)

@@ -7,8 +7,7 @@ from typing import Any
 import dagster as dg
 
 from cryptolake_assets.defs import asset_keys
-from cryptolake_assets.defs.follower import RANGE_END_TAG, RANGE_START_TAG
-from cryptolake_assets.defs.partitions import hour_key, hour_of
+from cryptolake_assets.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, hour_key, hour_of
 from cryptolake_assets.model.windows import HOUR
 
 

@@ -13,12 +13,11 @@ from functools import cached_property
 
 import dagster as dg
 
+from cryptolake_assets.defs.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
 from cryptolake_assets.platform.graphql import RUN_URL
 from cryptolake_assets.platform.notify import Alert, AlertKind, cause_line, kind_of_failure
 from cryptolake_assets.settings import Settings
 
-PARTITION_TAG = "dagster/partition"
-RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 WILL_RETRY_TAG = "dagster/will_retry"
 PAGE = 25
 MAX_PAGES = 20
@@ -99,7 +98,11 @@ class _Before:
 
     def _runs(self, status: str, cursor: str | None, *, ascending: bool = False) -> Iterator[dg.RunRecord]:
         """Runs of the subject from the cursor on, newest first, or oldest first."""
-        tags = {name: value for name in (PARTITION_TAG, *RANGE_TAGS) if (value := self.run.tags.get(name))}
+        tags = {
+            name: value
+            for name in (PARTITION_TAG, RANGE_START_TAG, RANGE_END_TAG)
+            if (value := self.run.tags.get(name))
+        }
         job_name = None if self.run.asset_selection else self.run.job_name
         filters = dg.RunsFilter(job_name=job_name, statuses=[dg.DagsterRunStatus(status)], tags=tags)
         for _ in range(MAX_PAGES):
@@ -124,7 +127,7 @@ def _ended_at(record: dg.RunRecord) -> datetime:
 def _partition(run: dg.DagsterRun) -> str | None:
     if PARTITION_TAG in run.tags:
         return run.tags[PARTITION_TAG]
-    bounds = [run.tags[name] for name in RANGE_TAGS if name in run.tags]
+    bounds = [run.tags[name] for name in (RANGE_START_TAG, RANGE_END_TAG) if name in run.tags]
     return "...".join(bounds) or None
 
 

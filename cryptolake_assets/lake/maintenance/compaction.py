@@ -4,7 +4,7 @@ for the other tables that grow by appends; and the joining of small manifests.
 Spark's `rewrite_data_files` does it in one commit of its own kind (`replace`), whose files keep the sequence number
 that the table had when it began: a follower that had seen everything finds nothing new. Repeats stay, because Bronze
 is what was received. The small files stay too, until the snapshots that hold them expire; nothing here expires one,
-because the stream's checkpoint needs its last snapshot (`lake.expiry` does, and knows).
+because the stream's checkpoint needs its last snapshot (`lake.maintenance.expiry` does, and knows).
 """
 
 from __future__ import annotations
