@@ -10,12 +10,10 @@ import dagster as dg
 from cryptolake_assets.defs import (
     alerts,
     archive,
+    batch,
     bronze,
-    coingecko,
     event_log,
-    fear_greed,
     follower,
-    futures_rest,
     gold,
     health,
     jobs,
@@ -37,9 +35,7 @@ FAMILIES = (
     silver,
     klines,
     gold,
-    fear_greed,
-    coingecko,
-    futures_rest,
+    batch,
     market_streams,
     maintenance,
     event_log,
@@ -60,7 +56,7 @@ def build_definitions(settings: Settings | None = None, resources: Mapping[str, 
     graph = Graph.of(settings)
     automation = dg.AutomationConditionSensorDefinition(
         "automation",
-        target=dg.AssetSelection.all(),
+        target=dg.AssetSelection.all() - batch.selection(),
         minimum_interval_seconds=AUTOMATION_INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )

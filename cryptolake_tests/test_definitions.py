@@ -109,15 +109,14 @@ BATCH_OBSERVATIONS = (
 )
 OF_NOW = (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, "small_files")
 """Checks that warn of how things are at the moment."""
-SENSORS = {"bronze_follower", "market_follower", "automation", "stream_health", "run_failures", "run_recoveries"}
+SENSORS = {
+    *("bronze_follower", "market_follower", "automation", "stream_health", "run_failures", "run_recoveries"),
+    "fear_greed_automation",  # the shipped capture has no answers of other sources
+}
 SCHEDULES = {
     "ingest_realtime_to_bronze_schedule",
     "bronze_to_silver_1m_hourly",
     "silver_to_gold_daily_daily",
-    "fear_greed_schedule",
-    "coingecko_schedule",
-    "futures_funding_schedule",
-    "futures_open_interest_schedule",
     "event_log_retention_daily",
     *(f"maintenance_{work.value}_schedule" for work in Work),
 }
@@ -136,8 +135,7 @@ def test_sensors_and_schedules_are_on_in_a_fresh_home(repository: dg.RepositoryD
 
 def test_every_job_that_users_know_has_a_schedule_a_timeout_and_retries(repository: dg.RepositoryDefinition) -> None:
     scheduled = {schedule.job_name for schedule in repository.schedule_defs}
-    batches = ("fear_greed", "coingecko", "futures_funding", "futures_open_interest")
-    for name in ("ingest_realtime_to_bronze", "bronze_to_silver_1m", "silver_to_gold_daily", *batches):
+    for name in ("ingest_realtime_to_bronze", "bronze_to_silver_1m", "silver_to_gold_daily"):
         assert name in scheduled
         tags = repository.get_job(name).tags
         assert int(tags["dagster/max_runtime"]) > 0

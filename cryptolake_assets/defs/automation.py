@@ -34,6 +34,20 @@ def in_open_window(partitions: GraphPartitions) -> dg.AutomationCondition:
     return latest & ~latest if partitions.have_ended else latest
 
 
+def once_an_hour() -> dg.AutomationCondition:
+    """The open partition is requested when it begins, and then at the start of each hour of this machine's clock."""
+    due = dg.AutomationCondition.missing().newly_true() | dg.AutomationCondition.cron_tick_passed("0 * * * *")
+    unanswered = due.since(dg.AutomationCondition.newly_requested())
+    is_open = dg.AutomationCondition.in_latest_time_window()
+    return (is_open & unanswered & ~dg.AutomationCondition.in_progress()).with_label("once_an_hour")
+
+
+def with_upstream() -> dg.AutomationCondition:
+    """A partition runs in the run of what it reads, or after it where that was run alone."""
+    updated = dg.AutomationCondition.any_deps_updated().since(dg.AutomationCondition.newly_requested())
+    return (updated & ~dg.AutomationCondition.in_progress()).with_label("with_upstream")
+
+
 def freshness_of_followers(settings: Settings) -> dg.FreshnessPolicy:
     """Return the policy of assets that run when what they read changes: a listed symbol is traded every day, and a
     replay comes to its end."""

@@ -1,95 +1,129 @@
-"""What the assets of every batch source share: when a source can be asked, and how a run says what came of it."""
+"""Batch sources as assets: answers in Bronze, typed rows in Silver, and the sensor that asks once an hour.
+
+A thin adapter of `ingest.batch_extract`, one factory for every entry of `ingest.batch_sources`.
+"""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from cryptolake_assets.defs import asset_keys, checks
-from cryptolake_assets.defs.described import table_metadata
+from cryptolake_assets.defs.automation import VERSION_TAG, once_an_hour, with_upstream
+from cryptolake_assets.defs.described import table_asset, table_metadata
 from cryptolake_assets.defs.graph import Graph
-from cryptolake_assets.defs.partitions import DAY_FORMAT, GraphPartitions
+from cryptolake_assets.defs.jobs import run_tags
+from cryptolake_assets.defs.partitions import DAY_FORMAT
+from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.ingest.batch_source import BatchSource
+from cryptolake_assets.ingest.batch_sources import BATCH_SOURCES
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.windows import hour_of
 from cryptolake_assets.quality.batch_checks import BATCH_RULES, ROWS_LEFT_OUT, blocking
-from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
-from cryptolake_assets.settings import Settings, Source
 
 if TYPE_CHECKING:
-    from cryptolake_assets.ingest.batch_extract import BatchCandidate, Extraction
+    from cryptolake_assets.ingest.batch_extract import Extraction
     from cryptolake_assets.lake.commit import Publication
 
-
-def can_be_asked(settings: Settings, url: str, recorded: str) -> bool:
-    """Whether there is something to ask: live, at an address of the user's (`url`), or where the replayed
-    capture has recorded answers, by their file's name."""
-    return bool(url) or settings.source is Source.BINANCE or (settings.replay_dir / recorded).is_file()
+TIMEOUT = timedelta(minutes=30)
+SENSOR_INTERVAL_S = 60
 
 
-def silver_metadata(spec: TableSpec, raw: TableSpec) -> dict[str, Any]:
-    """Name, columns and their lineage: all of it is read from the answers' bodies, and the hour from when they came."""
-    source = asset_keys.of_table(raw)
-    made_of = {name: "asked_at" if name == "snapshot_hour" else "body" for name in spec.column_names}
-    made_of.pop("updated_at")
-    lineage = {name: [dg.TableColumnDep(asset_key=source, column_name=of)] for name, of in made_of.items()}
-    return {**table_metadata(spec), "dagster/column_lineage": dg.TableColumnLineage(lineage)}
+class BatchConfig(dg.Config):
+    """`full_history` asks for the whole history again, not only for what came since the newest held row."""
+
+    full_history: bool = False
 
 
-def code_version(spec: TableSpec) -> str:
-    """Moves when a column, its type or a blocking check does."""
+def _raw(graph: Graph, source: BatchSource) -> dg.AssetsDefinition:
+    def answers(context: dg.AssetExecutionContext, config: BatchConfig, lake: LakeResource) -> dg.MaterializeResult:
+        from cryptolake_assets.ingest.batch_extract import extract, wanted_of
+
+        settings, day = lake.settings, date.fromisoformat(context.partition_key)
+        wanted = wanted_of(settings, source, day, full_history=config.full_history)
+        return _extracted(context, source, extract(settings, source, wanted, context.run.run_id))
+
+    return table_asset(
+        source.raw,
+        graph.partitions.daily,
+        cadence="hour",
+        kinds={"rest", "iceberg"},
+        freshness_policy=_fresh(source),
+        automation_condition=once_an_hour() if source.can_be_asked(graph.settings) else None,
+        description=f"Answers of {source.title}, byte for byte; rejected ones with the reason.",
+    )(answers)
+
+
+def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefinition:
+    key, warns = asset_keys.of_table(spec), (*source.warns, ROWS_LEFT_OUT)
+
+    def rows(
+        context: dg.AssetExecutionContext, lake: LakeResource
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        from cryptolake_assets.ingest.batch_extract import commit, prepare, published_warnings
+
+        settings, day = lake.settings, date.fromisoformat(context.partition_key)
+        candidate = prepare(settings, source, spec, day)
+        check_results = list(checks.results(key, blocking(spec), candidate.outcomes))
+        if not candidate.passed:
+            yield from check_results
+            raise checks.candidate_rejected(spec, [context.partition_key], candidate.outcomes)
+        publication = commit(settings, candidate, context.run.run_id)
+        _tell_other_days(context, spec, publication, day)
+        warnings = published_warnings(settings, source, candidate, day)
+        yield dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": candidate.rows.num_rows,
+                **table_metadata(spec),
+                "snapshot_id": str(publication.snapshot_id),
+                "rows_changed": publication.rows_changed,
+            },
+            data_version=dg.DataVersion(_version(publication, spec, day)),
+            check_results=[*check_results, *checks.results(key, warns, warnings, dg.AssetCheckSeverity.WARN)],
+        )
+
+    return table_asset(
+        spec,
+        graph.partitions.daily,
+        cadence="hour",
+        kinds={"duckdb", "iceberg"},
+        deps=[asset_keys.of_table(source.raw)],
+        code_version=_code_version(spec),
+        metadata={"dagster/column_lineage": _lineage(spec, source.raw)},
+        freshness_policy=_fresh(source),
+        automation_condition=with_upstream() if source.can_be_asked(graph.settings) else None,
+        check_specs=[
+            *checks.specs(key, blocking(spec), graph.partitions.daily),
+            *checks.specs(key, warns, graph.partitions.daily, blocking=False),
+        ],
+        description=f"{spec.doc} From the accepted answers; upserted by one commit.",
+    )(rows)
+
+
+def _fresh(source: BatchSource) -> dg.FreshnessPolicy:
+    """An asset that was never materialized, because its source cannot be asked, is not late."""
+    return dg.FreshnessPolicy.time_window(warn_window=source.fresh_within, fail_window=2 * source.fresh_within)
+
+
+def _code_version(spec: TableSpec) -> str:
+    """Return a text that changes with a column, its type or a blocking check."""
     said = [*(f"{column.name} {column.type}" for column in spec.columns), *BATCH_RULES[spec.name].values()]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
 
 
-def check_specs(
-    key: dg.AssetKey, spec: TableSpec, partitions: GraphPartitions, *warning: str
-) -> list[dg.AssetCheckSpec]:
-    """The blocking checks on a candidate of the table, and those that only warn."""
-    return [
-        *checks.specs(key, blocking(spec), partitions.daily),
-        *checks.specs(key, warning, partitions.daily, blocking=False),
-    ]
+def _lineage(spec: TableSpec, raw: TableSpec) -> dg.TableColumnLineage:
+    """All columns are read from the answers' bodies, and the hour from the time of the request."""
+    source = asset_keys.of_table(raw)
+    made_of = {name: "asked_at" if name == "snapshot_hour" else "body" for name in spec.column_names}
+    made_of.pop("updated_at")
+    return dg.TableColumnLineage(
+        {name: [dg.TableColumnDep(asset_key=source, column_name=of)] for name, of in made_of.items()}
+    )
 
 
-def clock_of(graph: Graph) -> datetime | dg.SkipReason:
-    """The source's clock, or why a tick has nothing to ask."""
-    from cryptolake_assets.errors import CryptolakeError
-    from cryptolake_assets.ingest.batch_extract import source_clock
-
-    try:
-        clock = source_clock(graph.settings)
-    except CryptolakeError as error:
-        return dg.SkipReason(str(error))
-    daily = graph.partitions.daily
-    if not daily.has_partition_key(clock.strftime(DAY_FORMAT)):
-        where = "before the first" if clock < daily.start else "after the last"
-        return dg.SkipReason(f"{clock:%Y-%m-%d} is {where} partition")
-    return clock
-
-
-def last_run_at(context: dg.ScheduleEvaluationContext, job: str) -> datetime:
-    """When a run of the job was made last, of whatever outcome; long ago where there is none. A schedule's run keys are
-    compared within one tick only, so what earlier ticks asked for is found here."""
-    records = context.instance.get_run_records(dg.RunsFilter(job_name=job), limit=1)
-    return records[0].create_timestamp.astimezone(UTC) if records else datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def once_an_hour(context: dg.ScheduleEvaluationContext, graph: Graph, job: str) -> dg.RunRequest | dg.SkipReason:
-    """Ask for a run of the job for the source's present day, unless this hour has had one."""
-    clock = clock_of(graph)
-    if isinstance(clock, dg.SkipReason):
-        return clock
-    last = last_run_at(context, job)
-    if hour_of(last) < hour_of(context.scheduled_execution_time):
-        return dg.RunRequest(partition_key=clock.strftime(DAY_FORMAT))
-    return dg.SkipReason(f"this hour has had its run at {last:%H:%M}")
-
-
-def extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Extraction") -> dg.MaterializeResult:
-    """What came. A refused answer fails the run, once Bronze holds it with its reason: Silver stays as it is."""
+def _extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Extraction") -> dg.MaterializeResult:
+    """Return what came. A rejected answer fails the run after Bronze holds it with its reason: Silver stays."""
     said: dict[str, Any] = {
         "dagster/row_count": done.answers,
         **table_metadata(source.raw),
@@ -107,53 +141,30 @@ def extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Ext
         context.log_event(dg.AssetObservation(key, partition=context.partition_key, description=reasons, metadata=said))
         raise dg.Failure(
             f"{source.name}: an answer was refused and is kept in {source.raw.full_name}; Silver stays as it was. "
-            f"{reasons}. The schedule asks again within the hour.",
+            f"{reasons}. It is asked again within the hour.",
             allow_retries=False,
         )
     return dg.MaterializeResult(metadata=said)
 
 
-def candidate_of(settings: Settings, source: BatchSource, spec: TableSpec, day: date) -> "BatchCandidate":
-    from cryptolake_assets.ingest.batch_extract import prepare
-
-    return prepare(settings, source, spec, day, BATCH_RULES[spec.name])
-
-
-def results_of(key: dg.AssetKey, candidate: "BatchCandidate") -> list[dg.AssetCheckResult]:
-    return list(checks.results(key, blocking(candidate.spec), candidate.outcomes))
-
-
-def rejected(
-    candidate: "BatchCandidate", results: Sequence[dg.AssetCheckResult], partition: str
-) -> Iterator[dg.AssetCheckResult]:
-    """End a run whose candidate failed a check."""
-    yield from results
-    raise checks.candidate_rejected(candidate.spec, [partition], candidate.outcomes)
+def _tell_other_days(context: dg.AssetExecutionContext, spec: TableSpec, publication: "Publication", day: date) -> None:
+    """Report the changed rows of other days than the run's, so that assets downstream of those days run too."""
+    changed = {_day_of(value) for value in publication.changed_keys.column(spec.key[0]).to_pylist()}
+    for other in sorted(changed - {day}):
+        key = other.strftime(DAY_FORMAT)
+        if context.assets_def.partitions_def.has_partition_key(key):
+            tags = {VERSION_TAG: _version(publication, spec, other)}
+            made_by = {"made_by": context.partition_key}
+            context.log_event(
+                dg.AssetMaterialization(asset_keys.of_table(spec), partition=key, metadata=made_by, tags=tags)
+            )
 
 
-def warnings_of(key: dg.AssetKey, outcomes: Sequence[CheckOutcome]) -> list[dg.AssetCheckResult]:
-    names = [outcome.name for outcome in outcomes]
-    return list(checks.results(key, names, outcomes, dg.AssetCheckSeverity.WARN))
+def _day_of(value: date) -> date:
+    return value.date() if isinstance(value, datetime) else value
 
 
-def rows_left_out(candidate: "BatchCandidate") -> CheckOutcome:
-    """Return which rows of the accepted answers are odd, each said once; the others are stored."""
-    rows = list(dict.fromkeys(candidate.left_out))
-    sample = [{"row": row} for row in rows[:SAMPLE_ROWS]]
-    return CheckOutcome(ROWS_LEFT_OUT, not rows, f"{len(rows)} rows were left out", len(rows), sample)
-
-
-def published(candidate: "BatchCandidate", publication: "Publication") -> dict[str, Any]:
-    """A Silver materialization's metadata."""
-    return {
-        "dagster/row_count": candidate.rows.num_rows,
-        **table_metadata(candidate.spec),
-        "snapshot_id": str(publication.snapshot_id),
-        "rows_changed": publication.rows_changed,
-    }
-
-
-def version(publication: "Publication", spec: TableSpec, day: date) -> str:
+def _version(publication: "Publication", spec: TableSpec, day: date) -> str:
     """Return the data version of a day's rows, by the first column of the table's key."""
     import pyarrow as pa
 
@@ -162,3 +173,30 @@ def version(publication: "Publication", spec: TableSpec, day: date) -> str:
         return publication.version(column, day, day + timedelta(days=1))
     start = datetime.combine(day, time(), UTC)
     return publication.version(column, start, start + timedelta(days=1))
+
+
+def selection() -> dg.AssetSelection:
+    """Return the assets of all sources."""
+    tables = [table for source in BATCH_SOURCES for table in (source.raw, *source.silver)]
+    return dg.AssetSelection.assets(*map(asset_keys.of_table, tables))
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return every source's assets, and a sensor for each source that can be asked."""
+    of_source = {source: [_raw(graph, source)] for source in BATCH_SOURCES}
+    for source, assets in of_source.items():
+        assets += [_silver(graph, source, spec) for spec in source.silver]
+    sensors = [
+        # One a source: a run then has the assets of one source, and a slow source delays nothing else.
+        dg.AutomationConditionSensorDefinition(
+            f"{source.name}_automation",
+            target=dg.AssetSelection.assets(*(asset.key for asset in assets)),
+            minimum_interval_seconds=SENSOR_INTERVAL_S,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            run_tags=run_tags("bronze", TIMEOUT),
+            description=f"Asks {source.title} once an hour for the present day.",
+        )
+        for source, assets in of_source.items()
+        if source.can_be_asked(graph.settings)
+    ]
+    return dg.Definitions(assets=[asset for assets in of_source.values() for asset in assets], sensors=sensors)

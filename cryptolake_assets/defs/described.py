@@ -1,14 +1,42 @@
-"""What the graph says of a table besides its rows: who owns it, its columns, and what they are made of."""
+"""What every asset that is a table says: its key, owner, layer, writer pool and columns, and what they are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from cryptolake_assets.defs import asset_keys
+from cryptolake_assets.defs.resources import RETRIES
 from cryptolake_assets.model.measures import Measure, lineage
 from cryptolake_assets.model.table_spec import TableSpec
 
 OWNERS = ["team:market-data"]
+
+
+def table_asset(
+    table: TableSpec,
+    partitions: dg.PartitionsDefinition,
+    *,
+    cadence: str,
+    kinds: Collection[str],
+    metadata: Mapping[str, Any] | None = None,
+    **of_asset: Any,
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Return `dg.asset` for a table that runs of the graph write; `of_asset` are further arguments of it."""
+    asset: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
+        key=asset_keys.of_table(table),
+        partitions_def=partitions,
+        group_name=table.namespace,
+        kinds=set(kinds),
+        owners=OWNERS,
+        tags={"layer": table.namespace, "cadence": cadence},
+        metadata={**table_metadata(table), **(metadata or {})},
+        pool=table.writer_pool,
+        output_required=False,
+        retry_policy=RETRIES,
+        **of_asset,
+    )
+    return asset
 
 
 def table_metadata(table: TableSpec) -> dict[str, Any]:

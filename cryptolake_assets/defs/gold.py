@@ -8,9 +8,9 @@ import dagster as dg
 
 from cryptolake_assets.defs import asset_keys, checks, previews
 from cryptolake_assets.defs.automation import follows_upstream, freshness_of_followers
-from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
+from cryptolake_assets.defs.described import column_lineage, table_asset, table_metadata
 from cryptolake_assets.defs.graph import Graph
-from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
+from cryptolake_assets.defs.resources import EngineResource, LakeResource
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.model.measures import DAILY_MEASURES, definition_hash
 from cryptolake_assets.quality.bar_checks import GOLD_CHECKS
@@ -78,21 +78,16 @@ def _midnight(day: date) -> datetime:
 
 def definitions(graph: Graph) -> dg.Definitions:
     """Return Gold's asset."""
-    asset = dg.asset(
-        key=asset_keys.GOLD,
-        deps=[asset_keys.SILVER],
-        partitions_def=graph.partitions.daily,
-        group_name="gold",
+    asset = table_asset(
+        GOLD_DAILY,
+        graph.partitions.daily,
+        cadence="day",
         kinds={"duckdb", "spark", "iceberg"},
-        owners=OWNERS,
-        tags={"layer": "gold", "cadence": "day"},
+        deps=[asset_keys.SILVER],
         code_version=definition_hash(DAILY_MEASURES),
         metadata=TABLE,
-        pool=GOLD_DAILY.writer_pool,
-        output_required=False,
         automation_condition=follows_upstream(graph.settings.gold_interval_min, "follows_silver", graph.partitions),
         freshness_policy=freshness_of_followers(graph.settings),
-        retry_policy=RETRIES,
         check_specs=checks.specs(asset_keys.GOLD, GOLD_CHECKS, graph.partitions.daily),
         description=(
             "Daily statistics per symbol, from the one-minute bars; published by one commit once the checks pass."

@@ -12,10 +12,10 @@ import dagster as dg
 
 from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.automation import follows_upstream, freshness_of_followers
-from cryptolake_assets.defs.described import OWNERS, table_metadata
+from cryptolake_assets.defs.described import table_asset
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
-from cryptolake_assets.defs.resources import RETRIES, LakeResource
+from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
@@ -69,21 +69,15 @@ def _metadata(fetched: "FetchedHour", agreement: "Agreement") -> dict[str, dg.Me
 
 def definitions(graph: Graph) -> dg.Definitions:
     """Return the asset of official klines."""
-    asset = dg.asset(
-        key=asset_keys.KLINES,
-        deps=[asset_keys.SILVER],
-        partitions_def=graph.partitions.hourly,
-        group_name="bronze",
+    asset = table_asset(
+        BRONZE_KLINES,
+        graph.partitions.hourly,
+        cadence="minutes",
         kinds={"rest", "iceberg"},
-        owners=OWNERS,
-        tags={"layer": "bronze", "cadence": "minutes"},
-        metadata=table_metadata(BRONZE_KLINES),
-        pool=BRONZE_KLINES.writer_pool,
+        deps=[asset_keys.SILVER],
         automation_condition=follows_upstream(INTERVAL_MIN, "follows_silver", graph.partitions),
         freshness_policy=freshness_of_followers(graph.settings),
-        retry_policy=RETRIES,
         backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
-        output_required=False,
         description=(
             "The exchange's own one-minute bars of each hour that Silver publishes, as far as its minutes have closed; "
             "what the public archive has brought is not asked for again. The run holds Silver's bars against them: the "

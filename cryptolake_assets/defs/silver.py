@@ -9,10 +9,10 @@ import pydantic
 
 from cryptolake_assets.defs import asset_keys, checks, previews
 from cryptolake_assets.defs.automation import VERSION_TAG
-from cryptolake_assets.defs.described import OWNERS, column_lineage, table_metadata
+from cryptolake_assets.defs.described import column_lineage, table_asset, table_metadata
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
-from cryptolake_assets.defs.resources import RETRIES, EngineResource, LakeResource
+from cryptolake_assets.defs.resources import EngineResource, LakeResource
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.measures import BAR_MEASURES, definition_hash
 from cryptolake_assets.model.symbols import in_capitals
@@ -232,21 +232,16 @@ def _metadata(candidate: "SilverCandidate") -> Metadata:
 
 def definitions(graph: Graph) -> dg.Definitions:
     """Return Silver's asset."""
-    asset = dg.asset(
-        key=asset_keys.SILVER,
-        deps=[asset_keys.BRONZE, asset_keys.ARCHIVE],
-        partitions_def=graph.partitions.hourly,
-        group_name="silver",
+    asset = table_asset(
+        SILVER_OHLCV,
+        graph.partitions.hourly,
+        cadence="minute",
         kinds={"duckdb", "spark", "iceberg"},
-        owners=OWNERS,
-        tags={"layer": "silver", "cadence": "minute"},
+        deps=[asset_keys.BRONZE, asset_keys.ARCHIVE],
         code_version=definition_hash(BAR_MEASURES),
         metadata=TABLE,
-        pool=SILVER_OHLCV.writer_pool,
         freshness_policy=FRESH,
-        retry_policy=RETRIES,
         backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
-        output_required=False,
         check_specs=[
             *checks.specs(asset_keys.SILVER, SILVER_CHECKS, graph.partitions.hourly),
             *checks.specs(asset_keys.SILVER, SILVER_OBSERVATIONS, graph.partitions.hourly, blocking=False),

@@ -6,7 +6,6 @@ Silver is made from Bronze alone, so it can be made again without asking; a refu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
@@ -14,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
+from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.errors import ExchangeError, ResponseRejectedError
 from cryptolake_assets.http.json_reader import parse_json
 from cryptolake_assets.http.source_client import SourceResponse, SourceRetryPolicy, open_source_client
-from cryptolake_assets.ingest.batch_source import BatchSource, ParsedResponse, Plan, Row, by_key
+from cryptolake_assets.ingest.batch_source import BatchSource, Held, ParsedResponse, Row, Wanted, by_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish
+from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.windows import DAY, day_of
+from cryptolake_assets.quality.batch_checks import BATCH_RULES, rows_left_out
 from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.settings import Settings, Source
 
@@ -82,17 +84,52 @@ def source_clock(settings: Settings) -> datetime:
     return datetime.fromtimestamp(clock_ms / 1000, UTC)
 
 
+def wanted_of(settings: Settings, source: BatchSource, day: date, *, full_history: bool = False) -> Wanted:
+    """Return what a run of the day asks the source for; with `full_history` as if nothing were held.
+
+    Raises `ExchangeError` when the replay exchange does not answer.
+    """
+    clock = source_clock(settings)
+    known = {} if full_history or not source.has_history else held(settings, source, source.silver[0], clock)
+    newest = {symbol: values[-1] for symbol, values in known.items()}
+    return Wanted(day, clock, newest, tracked_symbols(settings, clock) if source.by_symbol else ())
+
+
+def held(settings: Settings, source: BatchSource, spec: TableSpec, clock: datetime) -> Held:
+    """Return the values of the table's first key column that count as held, by symbol."""
+    column, by_symbol = spec.key[0], "symbol" in spec.column_names
+    scan = load_table(settings, spec).scan(selected_fields=(column, "symbol") if by_symbol else (column,))
+    if source.held_since is not None:
+        scan = scan.filter(f"{column} >= '{(clock - source.held_since).isoformat()}'")
+    if source.held_where:
+        scan = scan.filter(source.held_where)
+    rows = scan.to_arrow()
+    values = rows.column(column).to_pylist()
+    symbols = rows.column("symbol").to_pylist() if by_symbol else [""] * len(values)
+    found: dict[str, list[Any]] = {}
+    for symbol, value in sorted(zip(symbols, values, strict=True)):
+        found.setdefault(symbol, []).append(value)
+    return found
+
+
+def tracked_symbols(settings: Settings, clock: datetime) -> tuple[str, ...]:
+    """Return the symbols that the settings name and those that were tracked in the day before the exchange's clock: a
+    selection by pattern or by volume does not say which."""
+    since_ms = (clock - DAY).timestamp() * 1000
+    covered = {row.symbol for row in read_coverage(settings) if not row.of_archive and row.connected_to_ms > since_ms}
+    return tuple(sorted({*resolve_subscriptions(settings).symbols, *covered}))
+
+
 def extract(
     settings: Settings,
     source: BatchSource,
-    plan: Plan,
-    asked_at: datetime,
-    partition: date,
+    wanted: Wanted,
     run_id: str,
     retry_policy: SourceRetryPolicy | None = None,
 ) -> Extraction:
-    """Makes the requests of the plan and appends each answer to Bronze by one commit, parsed. Never raises for what the
-    source does."""
+    """Make the requests of the source's plan and append each answer to Bronze by one commit, parsed. Never raises for
+    what the source does."""
+    plan, asked_at, partition = source.plan(settings, wanted), wanted.clock, wanted.day
     records: list[Row] = []
     odd: list[tuple[str, str]] = []
     left_out: list[str] = []
@@ -137,9 +174,7 @@ def extract(
     )
 
 
-def prepare(
-    settings: Settings, source: BatchSource, spec: TableSpec, partition: date, rules: Mapping[str, str]
-) -> BatchCandidate:
+def prepare(settings: Settings, source: BatchSource, spec: TableSpec, partition: date) -> BatchCandidate:
     """Rows of `spec` from the accepted answers of the partition; of two answers the later one counts. Where a source
     has history, later partitions' answers are read too: making an old day again does not bring old values back."""
     rows: list[Row] = []
@@ -151,7 +186,7 @@ def prepare(
             left_out += parsed.left_out
     candidate = _table(spec, [{**row, "updated_at": None} for row in by_key(spec, rows)])
     with open_duckdb() as duck:
-        outcomes = check_candidate(duck, spec, candidate, rules)
+        outcomes = check_candidate(duck, spec, candidate, BATCH_RULES[spec.name])
     return BatchCandidate(spec, candidate, outcomes, left_out)
 
 
@@ -163,17 +198,15 @@ def commit(settings: Settings, candidate: BatchCandidate, run_id: str) -> Public
     )
 
 
-def newest_day(settings: Settings, spec: TableSpec) -> date | None:
-    """The UTC day of the newest row; None while there is none."""
-    newest = max(stored_keys(settings, spec), default=None)
-    return newest.date() if isinstance(newest, datetime) else newest
-
-
-def stored_keys(settings: Settings, spec: TableSpec) -> Sequence[Any]:
-    """The values of the first key column."""
-    column = spec.key[0]
-    found: list[Any] = load_table(settings, spec).scan(selected_fields=(column,)).to_arrow().column(column).to_pylist()
-    return found
+def published_warnings(
+    settings: Settings, source: BatchSource, candidate: BatchCandidate, day: date
+) -> list[CheckOutcome]:
+    """Return what the checks that only warn find in the published rows."""
+    outcomes = [rows_left_out(candidate.left_out)]
+    if source.warns:
+        wanted = wanted_of(settings, source, day, full_history=True)
+        outcomes += source.warnings(held(settings, source, candidate.spec, wanted.clock), wanted)
+    return outcomes
 
 
 def _parse(source: BatchSource, answer: SourceResponse, asked_at: datetime) -> tuple[ParsedResponse | None, str | None]:

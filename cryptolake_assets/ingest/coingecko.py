@@ -9,10 +9,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from cryptolake_assets.captures.recorded_names import COINGECKO_GLOBAL_FILE
 from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
 from cryptolake_assets.http.source_request import SourceRequest
-from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row
+from cryptolake_assets.ingest.batch_source import BatchSource, ParsedResponse, Plan, Row, Wanted
 from cryptolake_assets.model.source_tables import (
     BRONZE_COINGECKO_RAW,
     SILVER_COINGECKO_GLOBAL,
@@ -43,13 +44,15 @@ _NUMBERS = {
 """CoinGecko's names, and ours; a coin may lack any of them."""
 
 
-class CoinGecko:
-    """See `source.BatchSource`."""
+class CoinGecko(BatchSource):
+    """It tells the present only: a run of an earlier day asks nothing."""
 
     name = "coingecko"
+    title = "CoinGecko"
     raw = BRONZE_COINGECKO_RAW
+    silver = (SILVER_COINGECKO_MARKETS, SILVER_COINGECKO_GLOBAL)
+    recorded = COINGECKO_GLOBAL_FILE
     has_history = False
-    by_symbol = False
 
     def base_url(self, settings: Settings) -> str:
         return settings.coingecko_base_url
@@ -60,6 +63,13 @@ class CoinGecko:
 
     def calls_a_minute(self, settings: Settings) -> int:
         return settings.coingecko_calls_a_minute
+
+    def can_be_asked(self, settings: Settings) -> bool:
+        return bool(settings.coingecko_url) or super().can_be_asked(settings)
+
+    def plan(self, settings: Settings, wanted: Wanted) -> Plan:
+        if wanted.day >= wanted.clock.date():
+            yield from plan(settings.coingecko_pages)
 
     def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
         return (parse_markets if endpoint == MARKETS else parse_global)(body, hour_of(asked_at))

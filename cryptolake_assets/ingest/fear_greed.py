@@ -6,17 +6,20 @@ values and times are text.
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
 from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.json_reader import Fields, parse_json
 from cryptolake_assets.http.source_request import SourceRequest
-from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row, parsed_rows
+from cryptolake_assets.ingest.batch_source import BatchSource, Held, ParsedResponse, Plan, Row, Wanted, parsed_rows
 from cryptolake_assets.model.source_facts import FIRST_DAY
 from cryptolake_assets.model.source_tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
+from cryptolake_assets.quality.batch_checks import DAYS_MISSING, NEWEST_ROW, days_missing, newest_row
 
 if TYPE_CHECKING:
+    from cryptolake_assets.quality.candidate_checks import CheckOutcome
     from cryptolake_assets.settings import Settings
 
 DAYS = "days"
@@ -27,25 +30,35 @@ _DAY_S = 86_400
 _LAST_S = 253_402_300_799
 
 
-class FearGreed:
-    """See `source.BatchSource`."""
+class FearGreed(BatchSource):
+    """The whole history in the first run, later the days since the newest one that is held."""
 
     name = "fear_greed"
+    title = "the Fear & Greed index"
     raw = BRONZE_FEAR_GREED_RAW
-    has_history = True
-    by_symbol = False
+    silver = (SILVER_FEAR_GREED,)
+    recorded = FEAR_GREED_FILE
+    warns = (DAYS_MISSING, NEWEST_ROW)
+    fresh_within = timedelta(hours=26)
 
     def base_url(self, settings: Settings) -> str:
         return settings.fear_greed_base_url
 
-    def headers(self, _settings: Settings) -> dict[str, str]:
-        return {}
-
     def calls_a_minute(self, _settings: Settings) -> int:
         return 60
 
+    def can_be_asked(self, settings: Settings) -> bool:
+        return bool(settings.fear_greed_url) or super().can_be_asked(settings)
+
+    def plan(self, _settings: Settings, wanted: Wanted) -> Plan:
+        return plan(wanted.newest.get(""), wanted.day, wanted.clock.date())
+
     def parse(self, _endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
         return parse_days(body, asked_at.date())
+
+    def warnings(self, held: Held, wanted: Wanted) -> list[CheckOutcome]:
+        days = held.get("", ())
+        return [days_missing(days), newest_row(days, wanted.clock.date())]
 
 
 SOURCE = FearGreed()

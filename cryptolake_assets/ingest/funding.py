@@ -12,16 +12,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.binance.rest_paths import FUNDING_PATH
+from cryptolake_assets.captures.recorded_names import FUNDING_FILES
 from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
 from cryptolake_assets.http.source_request import SourceRequest
-from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row, parsed_rows
+from cryptolake_assets.ingest.batch_source import Held, ParsedResponse, Plan, Row, parsed_rows
 from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.model.derivatives_tables import BRONZE_FUNDING_RAW, SILVER_FUNDING
 from cryptolake_assets.model.source_facts import MAX_FUNDING_RATE
+from cryptolake_assets.quality.batch_checks import FUNDING_HOLES, SYMBOLS_BEHIND, funding_holes
 
 if TYPE_CHECKING:
-    from cryptolake_assets.model.table_spec import TableSpec
+    from cryptolake_assets.quality.candidate_checks import CheckOutcome
 
 PAGE = 1_000
 FIRST = datetime(2019, 9, 1, tzinfo=UTC)
@@ -29,30 +31,39 @@ FIRST = datetime(2019, 9, 1, tzinfo=UTC)
 
 
 class FundingRates(FuturesRest):
-    """See `source.BatchSource`."""
+    """The whole history of a symbol in its first run, later the rates since its newest one."""
 
     name = "futures_funding"
-    raw: TableSpec = BRONZE_FUNDING_RAW
+    title = "the exchange's funding rates"
+    raw = BRONZE_FUNDING_RAW
+    silver = (SILVER_FUNDING,)
+    recorded = FUNDING_FILES
+    warns = (FUNDING_HOLES, SYMBOLS_BEHIND)
+    behind = timedelta(hours=9)
+
+    def requests(
+        self, newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]
+    ) -> Plan:
+        """Return each symbol's whole history where nothing of it is held, otherwise what came since its newest rate or
+        the start of the wanted day, whichever is earlier; page by page."""
+        for symbol in symbols:
+            start = min(newest[symbol], wanted) if symbol in newest else FIRST
+            while start <= clock:
+                query: dict[str, str | int] = {"symbol": symbol, "startTime": epoch_ms(start), "limit": PAGE}
+                parsed = yield SourceRequest(endpoint_of(FUNDING_PATH, symbol), FUNDING_PATH, query)
+                rows = parsed.rows[SILVER_FUNDING.name] if parsed is not None else []
+                if parsed is None or not rows or len(rows) + len(parsed.left_out) < PAGE:
+                    break
+                start = rows[-1]["funding_time"] + timedelta(milliseconds=1)
 
     def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
         return parse_rates(body, symbol_of(endpoint), asked_at)
 
+    def missing(self, held: Held) -> CheckOutcome:
+        return funding_holes(held)
+
 
 SOURCE = FundingRates()
-
-
-def plan(newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]) -> Plan:
-    """Each symbol's whole history where nothing of it is held (`newest` has no time of it), otherwise from its newest
-    rate or the start of the day that is wanted, whichever is earlier, up to the clock; page by page."""
-    for symbol in symbols:
-        start = min(newest[symbol], wanted) if symbol in newest else FIRST
-        while start <= clock:
-            query: dict[str, str | int] = {"symbol": symbol, "startTime": epoch_ms(start), "limit": PAGE}
-            parsed = yield SourceRequest(endpoint_of(FUNDING_PATH, symbol), FUNDING_PATH, query)
-            rows = parsed.rows[SILVER_FUNDING.name] if parsed is not None else []
-            if parsed is None or not rows or len(rows) + len(parsed.left_out) < PAGE:
-                break
-            start = rows[-1]["funding_time"] + timedelta(milliseconds=1)
 
 
 def parse_rates(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:

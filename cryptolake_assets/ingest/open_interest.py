@@ -13,16 +13,18 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.binance.rest_paths import OPEN_INTEREST_HISTORY_PATH, OPEN_INTEREST_PATH
+from cryptolake_assets.captures.recorded_names import OPEN_INTEREST_FILES
 from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
 from cryptolake_assets.http.source_request import SourceRequest
-from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row, parsed_rows
+from cryptolake_assets.ingest.batch_source import Held, ParsedResponse, Plan, Row, parsed_rows
 from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.model.derivatives_tables import BRONZE_OPEN_INTEREST_RAW, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.source_facts import OPEN_INTEREST_PERIOD
+from cryptolake_assets.quality.batch_checks import PERIODS_MISSING, SYMBOLS_BEHIND, periods_missing
 
 if TYPE_CHECKING:
-    from cryptolake_assets.model.table_spec import TableSpec
+    from cryptolake_assets.quality.candidate_checks import CheckOutcome
 
 PRESENT, HISTORY = "present", "history"
 PAGE = 500
@@ -33,41 +35,52 @@ FUTURE_TOLERANCE = timedelta(minutes=6)
 
 
 class OpenInterest(FuturesRest):
-    """See `source.BatchSource`."""
+    """Statistics of the last 30 days, which is as far back as the exchange tells, and the present value."""
 
     name = "futures_open_interest"
-    raw: TableSpec = BRONZE_OPEN_INTEREST_RAW
+    title = "the exchange's open interest"
+    raw = BRONZE_OPEN_INTEREST_RAW
+    silver = (SILVER_OPEN_INTEREST,)
+    recorded = OPEN_INTEREST_FILES
+    warns = (PERIODS_MISSING, SYMBOLS_BEHIND)
+    behind = timedelta(hours=2)
+    held_where = f"source = '{HISTORY}'"
+    held_since = REACH
+
+    def requests(
+        self, newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]
+    ) -> Plan:
+        """Return for each symbol the statistics since its newest one or the start of the wanted day, whichever is
+        earlier, as far back as the exchange answers; and the present value, unless the day is over.
+
+        A window holds no more periods than a page: it does not matter from which end the exchange cuts a page.
+        """
+        for symbol in symbols:
+            reach = clock - REACH
+            start = max(_period(min(newest.get(symbol, reach), wanted)), _period(reach) + OPEN_INTEREST_PERIOD)
+            while start <= clock:
+                end = start + (PAGE - 1) * OPEN_INTEREST_PERIOD
+                query: dict[str, str | int] = {
+                    "symbol": symbol,
+                    "period": "5m",
+                    "limit": PAGE,
+                    "startTime": epoch_ms(start),
+                    "endTime": epoch_ms(min(end, clock)),
+                }
+                yield SourceRequest(endpoint_of(OPEN_INTEREST_HISTORY_PATH, symbol), OPEN_INTEREST_HISTORY_PATH, query)
+                start = end + OPEN_INTEREST_PERIOD
+            if clock < wanted + timedelta(days=1):
+                yield SourceRequest(endpoint_of(OPEN_INTEREST_PATH, symbol), OPEN_INTEREST_PATH, {"symbol": symbol})
 
     def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
         parse = parse_present if endpoint == endpoint_of(OPEN_INTEREST_PATH, symbol_of(endpoint)) else parse_history
         return parse(body, symbol_of(endpoint), asked_at)
 
+    def missing(self, held: Held) -> CheckOutcome:
+        return periods_missing(held)
+
 
 SOURCE = OpenInterest()
-
-
-def plan(newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]) -> Plan:
-    """For each symbol the statistics since its newest one or since the start of the day that is wanted, whichever is
-    earlier, as far back as the exchange answers; and the present value, where the day is the present one.
-
-    A window holds no more periods than a page, so that it does not matter from which end the exchange cuts a page.
-    """
-    for symbol in symbols:
-        reach = clock - REACH
-        start = max(_period(min(newest.get(symbol, reach), wanted)), _period(reach) + OPEN_INTEREST_PERIOD)
-        while start <= clock:
-            end = start + (PAGE - 1) * OPEN_INTEREST_PERIOD
-            query: dict[str, str | int] = {
-                "symbol": symbol,
-                "period": "5m",
-                "limit": PAGE,
-                "startTime": epoch_ms(start),
-                "endTime": epoch_ms(min(end, clock)),
-            }
-            yield SourceRequest(endpoint_of(OPEN_INTEREST_HISTORY_PATH, symbol), OPEN_INTEREST_HISTORY_PATH, query)
-            start = end + OPEN_INTEREST_PERIOD
-        if wanted <= clock < wanted + timedelta(days=1):
-            yield SourceRequest(endpoint_of(OPEN_INTEREST_PATH, symbol), OPEN_INTEREST_PATH, {"symbol": symbol})
 
 
 def parse_history(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:

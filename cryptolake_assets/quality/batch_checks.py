@@ -6,7 +6,7 @@ table as a whole (what is missing, how new it is) and warn.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 
@@ -107,6 +107,13 @@ def newest_row(stored: Collection[date], today: date) -> CheckOutcome:
     newest = max(stored, default=None)
     passed = newest is not None and newest >= today - timedelta(days=1)
     return CheckOutcome(NEWEST_ROW, passed, f"the newest day is {newest or 'none'}; the source's clock says {today}")
+
+
+def rows_left_out(left_out: Iterable[str]) -> CheckOutcome:
+    """Return which rows of the accepted answers are odd, each once; the others are stored."""
+    rows = list(dict.fromkeys(left_out))
+    sample = [{"row": row} for row in rows[:SAMPLE_ROWS]]
+    return CheckOutcome(ROWS_LEFT_OUT, not rows, f"{len(rows)} rows were left out", len(rows), sample)
 
 
 def funding_holes(stored: Times) -> CheckOutcome:

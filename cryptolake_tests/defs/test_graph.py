@@ -131,29 +131,6 @@ def test_a_schedule_asks_for_nothing_before_the_first_partition(live: Settings, 
     assert "is before the first partition" in str(ticked(young, schedule))
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    ["fear_greed_schedule", "coingecko_schedule", "futures_funding_schedule", "futures_open_interest_schedule"],
-)
-def test_a_source_is_not_asked_while_the_exchanges_clock_is_away(tmp_path: Path, schedule: str) -> None:
-    replay = load_settings(
-        home=tmp_path,
-        replay_dir=tmp_path,
-        start_date=date(2024, 7, 18),
-        end_date=date(2024, 7, 19),
-        exchange_rest_url="http://127.0.0.1:1",
-    )
-    recorded = {
-        "fear_greed_schedule": "fear_greed.json",
-        "coingecko_schedule": "coingecko_global.json",
-        "futures_funding_schedule": "funding_rate_BTCUSDT.json",
-        "futures_open_interest_schedule": "open_interest_history.json",
-    }[schedule]
-    assert "the capture that is replayed has no" in str(ticked(replay, schedule))
-    (tmp_path / recorded).write_text("[]")
-    assert "does not answer" in str(ticked(replay, schedule))
-
-
 def test_the_follower_of_other_streams_skips_where_none_is_in_use(live: Settings) -> None:
     definitions = build_definitions(live.model_copy(update={"extra_streams": ("none",)}))
     with dg.build_sensor_context(repository_def=definitions.get_repository_def()) as context:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import ParsedResponse, Row
-from cryptolake_assets.ingest.funding import FIRST, PAGE, SOURCE, parse_rates, plan
+from cryptolake_assets.ingest.funding import FIRST, PAGE, SOURCE, parse_rates
 from cryptolake_assets.ingest.futures_rest import epoch_ms
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING
 from cryptolake_tests.support.strategies import HOSTILE
@@ -138,7 +138,7 @@ def test_rates_come_back_exactly_in_order_of_time(sent: list[tuple[int, Decimal]
 
 def requests(newest: dict[str, datetime], wanted: datetime, pages: dict[str, list[list[Row]]]) -> list[SourceRequest]:
     """The plan's requests, each answered by the symbol's next page (refused where there is none)."""
-    steps = plan(newest, wanted, CLOCK, tuple(pages))
+    steps = SOURCE.requests(newest, wanted, CLOCK, tuple(pages))
     made, request = [], next(steps, None)
     while request is not None:
         made.append(request)
@@ -170,7 +170,7 @@ def test_the_whole_history_page_by_page_then_the_rates_since_the_newest() -> Non
 
 @pytest.mark.parametrize(("sound", "odd", "more"), [(PAGE - 1, 1, True), (PAGE - 2, 1, False), (0, PAGE, False)])
 def test_odd_rows_count_for_a_full_page_and_never_ask_for_the_same_again(sound: int, odd: int, more: bool) -> None:
-    steps = plan({}, CLOCK, CLOCK, ("BTCUSDT",))
+    steps = SOURCE.requests({}, CLOCK, CLOCK, ("BTCUSDT",))
     next(steps)
     answer = ParsedResponse({SILVER_FUNDING.name: full_page(FIRST)[:sound]}, ("odd",) * odd)
     try:

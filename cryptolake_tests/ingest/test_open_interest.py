@@ -18,7 +18,7 @@ from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row
 from cryptolake_assets.ingest.futures_rest import bounded, epoch_ms
-from cryptolake_assets.ingest.open_interest import PAGE, REACH, SOURCE, parse_history, parse_present, plan
+from cryptolake_assets.ingest.open_interest import PAGE, REACH, SOURCE, parse_history, parse_present
 from cryptolake_assets.model.derivatives_tables import SILVER_OPEN_INTEREST
 from cryptolake_assets.model.source_facts import OPEN_INTEREST_PERIOD
 from cryptolake_tests.support.strategies import HOSTILE
@@ -141,7 +141,7 @@ def test_a_hostile_present_value_is_rejected_or_kept_whole(name: str, value: Any
 def windows(newest: dict[str, datetime], wanted: datetime) -> list[tuple[datetime, datetime]]:
     return [
         tuple(datetime.fromtimestamp(int(request.params[name]) / 1000, UTC) for name in ("startTime", "endTime"))  # type: ignore[misc]
-        for request in plan(newest, wanted, CLOCK, ("BTCUSDT",))
+        for request in SOURCE.requests(newest, wanted, CLOCK, ("BTCUSDT",))
         if "period" in request.params
     ]
 
@@ -162,10 +162,10 @@ def test_windows_hold_at_most_a_page_and_leave_nothing_out(behind: timedelta | N
 
 
 def test_the_present_value_is_asked_for_of_the_present_day_only() -> None:
-    paths = [request.path for request in plan({}, DAY, CLOCK, ("BTCUSDT", "ETHUSDT"))]
+    paths = [request.path for request in SOURCE.requests({}, DAY, CLOCK, ("BTCUSDT", "ETHUSDT"))]
     assert paths.count("/fapi/v1/openInterest") == 2
     assert len(paths) == 2 * (1 + 18)
-    earlier = plan({}, DAY - timedelta(days=1), CLOCK, ("BTCUSDT",))
+    earlier = SOURCE.requests({}, DAY - timedelta(days=1), CLOCK, ("BTCUSDT",))
     assert "/fapi/v1/openInterest" not in [request.path for request in earlier]
 
 

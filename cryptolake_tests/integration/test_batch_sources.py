@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,13 +14,13 @@ import pytest
 
 from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import fear_greed
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.model.source_tables import SILVER_FEAR_GREED
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
-from cryptolake_tests.support.batch import Lake, answers, asked, check, run
+from cryptolake_tests.support.batch import Lake, answers, check, run
 from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.checks import materialized, passed, verdicts
 from cryptolake_tests.support.exchanges import ExchangeThread
@@ -169,7 +169,10 @@ def test_a_corrected_day_is_upserted_and_an_old_partition_brings_no_old_value_ba
         assert exchange.replay.batch.requests[-1] == "/fng/?limit=0"
     job = build_definitions().resolve_implicit_global_asset_job_def()
     again = job.execute_in_process(
-        instance=empty[1], asset_selection=[fear_greed.KEY], partition_key="2024-07-18", raise_on_error=False
+        instance=empty[1],
+        asset_selection=[asset_keys.of_table(SILVER_FEAR_GREED)],
+        partition_key="2024-07-18",
+        raise_on_error=False,
     )
     assert not again.success  # the replay exchange, whose clock it asks for, is gone
     assert index(empty)[date(2024, 7, 18)] == 1
@@ -241,43 +244,3 @@ def test_a_coin_that_cannot_be_is_named_and_holds_nobody_back(
     assert verdicts(result) == expected
     (row,) = run_sql(empty[0], "SELECT coin_id FROM cryptolake.silver.coingecko_markets").to_pylist()
     assert row["coin_id"] == "bitcoin"
-
-
-def test_the_index_is_asked_hourly_until_its_day_is_held_and_then_daily(
-    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    schedule, now = "fear_greed_schedule", datetime.now(UTC)
-    later, next_day = now + timedelta(hours=1), now + timedelta(hours=24, minutes=2)
-    with ExchangeThread(capture, SECOND_MS) as exchange:
-        url = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url}
-        assert asked(empty, schedule, now, monkeypatch, **url) == ["2024-07-19"]
-        exchange.replay.control.switch_on(SourceFault("fear_greed", SourceFaultKind.HTML))
-        assert not run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
-        assert "2024-07-19 is not held" in str(asked(empty, schedule, now, monkeypatch, **url))
-        assert asked(empty, schedule, later, monkeypatch, **url) == ["2024-07-19"]
-        assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19").success
-        assert "2024-07-19 is held" in str(asked(empty, schedule, later, monkeypatch, **url))
-        assert asked(empty, schedule, next_day, monkeypatch, **url) == ["2024-07-19"]
-    assert "does not answer" in str(asked(empty, schedule, next_day, monkeypatch, **url))
-
-
-def test_coins_are_asked_for_once_an_hour(empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule, now = "coingecko_schedule", datetime.now(UTC)
-    with ExchangeThread(june, JUNE_MS) as exchange:
-        variables = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url, "CRYPTOLAKE_REPLAY_DIR": june}
-        assert asked(empty, schedule, now, monkeypatch, **variables) == ["2026-06-01"]
-        assert run(empty, "coingecko", exchange, monkeypatch, "2026-06-01").success
-        (record,) = empty[1].get_run_records(limit=1)
-        assert "has had its run" in str(asked(empty, schedule, record.create_timestamp, monkeypatch))
-        assert asked(empty, schedule, record.create_timestamp + timedelta(hours=1), monkeypatch) == ["2026-06-01"]
-
-
-def test_a_capture_without_recorded_answers_asks_nobody(
-    empty: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    now = datetime.now(UTC)
-    bare = write_capture(tmp_path / "bare" / "a.ndjson", [(FIRST_MS * 10**6, trade_frame("BTCUSDT", 1, FIRST_MS))])
-    schedules = {"fear_greed.json": "fear_greed_schedule", "coingecko_": "coingecko_schedule"}
-    for name, schedule in schedules.items():
-        skipped = asked(empty, schedule, now, monkeypatch, CRYPTOLAKE_REPLAY_DIR=bare)
-        assert f"the capture that is replayed has no {name}" in str(skipped)

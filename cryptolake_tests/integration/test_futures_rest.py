@@ -19,7 +19,7 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_tests.support.batch import Lake, answers, asked, check, run
+from cryptolake_tests.support.batch import Lake, answers, check, run
 from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.checks import materialized, passed, verdicts
 from cryptolake_tests.support.exchanges import ExchangeThread
@@ -200,27 +200,6 @@ def test_open_interest_of_both_endpoints_since_the_newest(
     assert [row["observed_at"] for row in history] == [
         DAY - timedelta(hours=3) + number * timedelta(minutes=5) for number in range(38)
     ]
-
-
-SCHEDULES = ("futures_funding_schedule", "futures_open_interest_schedule")
-
-
-def test_both_are_asked_for_once_an_hour_and_not_at_all_where_nothing_is_recorded(
-    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    now = datetime.now(UTC)
-    with ExchangeThread(capture, SECOND_MS) as exchange:
-        url = {"CRYPTOLAKE_EXCHANGE_REST_URL": exchange.url}
-        assert [asked(empty, schedule, now, monkeypatch, **url) for schedule in SCHEDULES] == [[PARTITIONS[1]]] * 2
-        assert run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1]).success
-        (record,) = empty[1].get_run_records(limit=1)
-        funding = SCHEDULES[0]
-        assert "has had its run" in str(asked(empty, funding, record.create_timestamp, monkeypatch))
-        assert asked(empty, funding, record.create_timestamp + timedelta(hours=1), monkeypatch) == [PARTITIONS[1]]
-    bare = write_capture(tmp_path / "bare" / "a.ndjson", [(FIRST_MS * 10**6, trade_frame("BTCUSDT", 1, FIRST_MS))])
-    for schedule, pattern in zip(SCHEDULES, ("funding_rate", "open_interest"), strict=True):
-        skipped = asked(empty, schedule, now, monkeypatch, CRYPTOLAKE_REPLAY_DIR=bare)
-        assert f"the capture that is replayed has no {pattern}" in str(skipped)
 
 
 @pytest.mark.parametrize("job", ["futures_funding", "futures_open_interest"])

@@ -9,7 +9,7 @@ import sys
 import dagster as dg
 import pytest
 
-from cryptolake_assets.defs import asset_keys, fear_greed
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.instance.pools import MARTS_POOL
 from cryptolake_assets.marts_definitions import build_definitions
 from cryptolake_assets.platform import graphql
@@ -76,7 +76,7 @@ def test_marts_are_downstream_of_silver_and_gold(repository: dg.RepositoryDefini
     graph = repository.asset_graph
     assert graph.get(dg.AssetKey(["marts", "ohlcv_1h"])).parent_keys == {asset_keys.SILVER, asset_keys.GOLD}
     assert graph.get(dg.AssetKey(["marts", "daily_returns"])).parent_keys == {asset_keys.GOLD}
-    beside = {asset_keys.GOLD, fear_greed.KEY, dg.AssetKey(["silver", "coingecko_global"])}
+    beside = {asset_keys.GOLD, dg.AssetKey(["silver", "fear_greed_daily"]), dg.AssetKey(["silver", "coingecko_global"])}
     assert graph.get(dg.AssetKey(["marts", "sentiment_vs_market"])).parent_keys == beside
     assert graph.get(OVERVIEW).parent_keys == {asset_keys.SILVER}
 

@@ -1,14 +1,15 @@
-"""Batch sources through the graph: run a job on a lake and a replay exchange, read back what it stored."""
+"""Batch sources through the graph: run a source on a lake and a replay exchange, read back what it stored."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import asset_keys
+from cryptolake_assets.ingest.batch_sources import BATCH_SOURCES
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_tests.support.exchanges import ExchangeThread
@@ -16,15 +17,25 @@ from cryptolake_tests.support.exchanges import ExchangeThread
 Lake = tuple[Settings, dg.DagsterInstance]
 
 
+def keys_of(name: str) -> list[dg.AssetKey]:
+    """Return the assets of the source of this name."""
+    (source,) = [it for it in BATCH_SOURCES if it.name == name]
+    return [asset_keys.of_table(table) for table in (source.raw, *source.silver)]
+
+
 def run(
-    lake: Lake, job: str, exchange: ExchangeThread, monkeypatch: pytest.MonkeyPatch, day: str, **config: Any
+    lake: Lake, name: str, exchange: ExchangeThread, monkeypatch: pytest.MonkeyPatch, day: str, **config: Any
 ) -> dg.ExecuteInProcessResult:
+    """Materialize the assets of the source of this name in one run."""
     monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_REST_URL", exchange.url)
     get_settings.cache_clear()
-    return (
-        build_definitions()
-        .resolve_job_def(job)
-        .execute_in_process(instance=lake[1], partition_key=day, raise_on_error=False, run_config=config or None)
+    job = build_definitions().resolve_implicit_global_asset_job_def()
+    return job.execute_in_process(
+        instance=lake[1],
+        asset_selection=keys_of(name),
+        partition_key=day,
+        raise_on_error=False,
+        run_config=config or None,
     )
 
 
@@ -39,18 +50,3 @@ def check(result: Any, name: str) -> dg.AssetCheckEvaluation:
     (found,) = [it for it in result.get_asset_check_evaluations() if it.check_name == name]
     assert isinstance(found, dg.AssetCheckEvaluation)
     return found
-
-
-def asked(
-    lake: Lake, schedule: str, now: datetime, monkeypatch: pytest.MonkeyPatch, **variables: Any
-) -> list[str | None] | str | None:
-    """Return the partitions that a tick of the schedule of this name asks for, or why it skipped."""
-    for name, value in variables.items():
-        monkeypatch.setenv(name, str(value))
-    get_settings.cache_clear()
-    definitions = build_definitions()
-    with dg.build_schedule_context(
-        instance=lake[1], scheduled_execution_time=now, repository_def=definitions.get_repository_def()
-    ) as context:
-        ticked = definitions.resolve_schedule_def(schedule).evaluate_tick(context)
-    return [it.partition_key for it in ticked.run_requests or []] or ticked.skip_message
