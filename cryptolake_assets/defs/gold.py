@@ -1,8 +1,7 @@
 """Gold: daily stats from Silver. A thin adapter of `transform.gold_run`."""
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING
+from datetime import date, timedelta
 
 import dagster as dg
 
@@ -15,26 +14,20 @@ from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
 from cryptolake_assets.model.measures import DAILY_MEASURES, definition_hash
 from cryptolake_assets.quality.bar_checks import GOLD_CHECKS
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 TABLE = {**table_metadata(GOLD_DAILY), **column_lineage(DAILY_MEASURES, SILVER_OHLCV, asset_keys.SILVER)}
 """Name, columns and their lineage."""
 
 PREVIEWED = ("symbol", "open", "high", "low", "close", "total_volume", "vwap", "realised_volatility", "is_complete")
 
-DAYS_DRAWN = 30
-
 
 def futures_daily_stats(
     context: dg.AssetExecutionContext, lake: LakeResource, engine: EngineResource
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    from cryptolake_assets.transform.gold_run import last_days, run_gold
+    from cryptolake_assets.transform.gold_run import run_gold
 
-    settings = lake.settings
     day = date.fromisoformat(context.partition_key)
     engine_in_use = engine.engine()
-    candidate, publication = run_gold(settings, engine_in_use, day, context.run.run_id)
+    candidate, publication = run_gold(lake.settings, engine_in_use, day, context.run.run_id)
     check_results = list(checks.results(asset_keys.GOLD, GOLD_CHECKS, candidate.outcomes))
     if publication is None:
         yield from check_results
@@ -50,30 +43,10 @@ def futures_daily_stats(
             "duration_ms": candidate.duration_ms,
             "engine": engine_in_use.name,
             "preview": previews.preview(candidate.rows, PREVIEWED),
-            **_picture(last_days(settings, day, DAYS_DRAWN), day),
         },
         data_version=dg.DataVersion(publication.version("trade_date", day, day + timedelta(days=1))),
         check_results=check_results,
     )
-
-
-def _picture(days: "pa.Table", last: date) -> dict[str, dg.MarkdownMetadataValue]:
-    """The days up to this one."""
-    from cryptolake_assets.model.windows import DAY
-    from cryptolake_assets.transform.candlesticks import Candle
-
-    candles = [
-        Candle.of(row, _midnight(row["trade_date"]), volume="total_volume", turnover="total_quote_volume")
-        for row in days.to_pylist()
-    ]
-    if not candles:
-        return {}
-    end = _midnight(last) + DAY
-    return {"picture": previews.picture(candles, end - DAYS_DRAWN * DAY, end, DAY)}
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)
 
 
 def definitions(graph: Graph) -> dg.Definitions:

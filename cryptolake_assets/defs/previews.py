@@ -1,7 +1,7 @@
-"""What a materialization shows of its rows: a few of them as a Markdown table, and a picture."""
+"""What a materialization shows of its rows: a few of them as a Markdown table."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +9,6 @@ import dagster as dg
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from cryptolake_assets.transform.candlesticks import Candle
 
 MAX_ROWS = 8
 
@@ -26,13 +24,6 @@ def preview(rows: "pa.Table", columns: Sequence[str]) -> dg.MarkdownMetadataValu
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(_text(row[name]) for name in columns) for row in shown]
     return dg.MetadataValue.md("\n".join(lines) if shown else "no rows")
-
-
-def picture(candles: "Iterable[Candle]", start: datetime, end: datetime, step: timedelta) -> dg.MarkdownMetadataValue:
-    """Candlesticks and volume of the busiest symbols."""
-    from cryptolake_assets.transform.candlesticks import as_markdown, candlesticks
-
-    return dg.MetadataValue.md(as_markdown(candlesticks(candles, start, end, step), "candlesticks and volume"))
 
 
 def _text(value: Any) -> str:

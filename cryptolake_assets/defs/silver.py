@@ -17,7 +17,7 @@ from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.measures import BAR_MEASURES, definition_hash
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
-from cryptolake_assets.model.windows import HOUR, MINUTE
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.settings import Settings
@@ -182,20 +182,6 @@ def _checks_of_other_steps(
             )
 
 
-def _picture(day: "DayOutcome", candidate: "SilverCandidate") -> Metadata:
-    """Of an hour that is over: the open one would be drawn again every minute."""
-    from cryptolake_assets.quality.minute_bars import epoch_ms
-    from cryptolake_assets.transform.candlesticks import Candle
-
-    end = candidate.hour + HOUR
-    if not candidate.hour_bars or (day.inputs.known.exchange_time_ms or 0) < epoch_ms(end):
-        return {}
-    candles = [
-        Candle.of(bar, bar["window_start"], volume="volume", turnover="quote_volume") for bar in candidate.hour_bars
-    ]
-    return {"picture": previews.picture(candles, candidate.hour, end, MINUTE)}
-
-
 def _published(
     day: "DayOutcome", candidate: "SilverCandidate", publication: "Publication", bars_changed: int
 ) -> Metadata:
@@ -208,7 +194,6 @@ def _published(
         "bars_changed": bars_changed,
         "engine": day.engine,
         "preview": previews.preview(candidate.bars, PREVIEWED),
-        **_picture(day, candidate),
         **_metadata(candidate),
     }
 

@@ -151,8 +151,3 @@ def record(
         passed=candidate.passed,
     )
     metrics.record(settings, [row])
-
-
-def last_days(settings: Settings, day: date, number: int) -> pa.Table:
-    """Return the published rows of the days up to `day`, `number` of them."""
-    return read_window(load_table(settings, GOLD_DAILY), between("trade_date", day - (number - 1) * DAY, day + DAY))
