@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from cryptolake_assets.cli import app
 from cryptolake_assets.cli.output import MAX_TABLE_ROWS, OutputFormat, print_table
-from cryptolake_assets.platform.parts import DAGSTER_PARTS
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, get_settings
+from cryptolake_tests.support.platforms import DAGSTER_PARTS
 
 RUNNER = CliRunner()
 COMMANDS = (

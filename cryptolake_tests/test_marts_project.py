@@ -9,13 +9,20 @@ import pytest
 from jinja2 import Environment
 
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
-from cryptolake_assets.model.mart_tables import BARS_OF_TIMEFRAMES, MARTS
+from cryptolake_assets.model.mart_tables import (
+    BARS_OF_TIMEFRAMES,
+    DAILY_RETURNS,
+    MARKET_OVERVIEW,
+    SENTIMENT_VS_MARKET,
+    VOLUME_PROFILE_HOURLY,
+)
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED
 from cryptolake_assets.model.table_spec import TableSpec, spark_type
 from cryptolake_assets.model.tables import COMMON_PROPERTIES
 from cryptolake_assets.platform.dbt import PROJECT_DIR, ensure_manifest
 from cryptolake_assets.settings import get_settings
 
+MARTS = (*BARS_OF_TIMEFRAMES, VOLUME_PROFILE_HOURLY, DAILY_RETURNS, MARKET_OVERVIEW, SENTIMENT_VS_MARKET)
 TIMEFRAMES = ("5m", "15m", "1h", "4h", "1d")
 
 

@@ -60,7 +60,7 @@ class EngineResource(dg.ConfigurableResource):
 
 
 class StreamResource(dg.ConfigurableResource):
-    """The long-running Bronze stream: its state, its progress, and starting and stopping it."""
+    """The long-running Bronze stream: its state, its lag, its restart, and its available-now mode."""
 
     settings: dg.ResourceDependency[Settings]
     catch_up_timeout_s: float = 300.0
@@ -93,28 +93,11 @@ class StreamResource(dg.ConfigurableResource):
             lag=self.lag(),
         )
 
-    def progress(self) -> dict[str, Any]:
-        """Kafka offsets that are in Bronze, by partition, and the stream's last report (None before the first)."""
-        from cryptolake_assets.bronze.offsets import committed_offsets, read_report
-
-        settings = self.settings
-        return {"committed_offsets": committed_offsets(settings), "report": read_report(settings)}
-
-    def start(self) -> None:
-        from cryptolake_assets.platform.lifecycle import start
-
-        start(self.settings, "bronze")
-
     def restart(self) -> None:
         """Stops it, if it still lives, and returns when it serves again. Raises `PartError`."""
         from cryptolake_assets.platform.lifecycle import restart
 
         restart(self.settings, "bronze")
-
-    def stop(self) -> None:
-        from cryptolake_assets.platform.lifecycle import stop
-
-        stop(self.settings, "bronze")
 
     def lag(self) -> int | None:
         """Kafka records that are not in Bronze yet; None when the broker does not answer."""

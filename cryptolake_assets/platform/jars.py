@@ -37,8 +37,6 @@ KAFKA = "kafka"
 SPARK = "spark"
 STORE = "store"
 """Spark's clients of S3 and PostgreSQL; fetched only where the settings name one of them."""
-CATALOG = "catalog"
-"""Iceberg's own REST catalog, on which the tests of the cluster run."""
 ATTEMPTS = 3
 RETRY_WAIT_S = 3.0
 _MISSED = re.compile(r"^:: ([^ #]+#[^ ;]+;[^ :]+): (.+)")

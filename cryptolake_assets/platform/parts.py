@@ -320,8 +320,6 @@ PARTS: tuple[Part, ...] = (
     ),
 )
 
-DAGSTER_PARTS = (*(part.name for part in CODE_SERVERS), DAGSTER_WEBSERVER, DAGSTER_DAEMON)
-
 STEPS: tuple[Step, ...] = (
     Step(TOPICS, "Kafka topics", _create_topics, needs=(KAFKA,), wanted_by=(KAFKA, PRODUCER, BRONZE)),
     Step(TABLES, "Iceberg tables", _bootstrap, wanted_by=(SPARK, PRODUCER, BRONZE, DAGSTER_DAEMON, API)),

@@ -28,7 +28,6 @@ from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyiceberg.table import Table
 
 log = structlog.get_logger(__name__)
 
@@ -140,8 +139,3 @@ def minutes_of(stream_type: StreamType, events: pa.Table) -> tuple[pa.Table, int
         ).to_arrow_table()
         duck.execute("DROP TABLE events")
     return rows.cast(stream_type.silver.arrow_schema()), int(distinct)
-
-
-def _events(bronze: Table, stream_type: StreamType, hour: datetime) -> pa.Table:
-    names = tuple(column.name for column in stream_type.contract)
-    return bronze.scan(row_filter=between("event_time", hour, hour + HOUR), selected_fields=names).to_arrow()

@@ -16,13 +16,13 @@ from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.graphql import LOCATION, ask, launch_asset, run_status
-from cryptolake_assets.platform.parts import DAGSTER_DAEMON, DAGSTER_PARTS
+from cryptolake_assets.platform.parts import DAGSTER_DAEMON
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import serving
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.commands import run_cryptolake
-from cryptolake_tests.support.platforms import StartPlatform, settings_for
+from cryptolake_tests.support.platforms import DAGSTER_PARTS, StartPlatform, settings_for
 from cryptolake_tests.support.reference import Trade, reference_bars
 from cryptolake_tests.support.waiting import wait_for
 

@@ -15,6 +15,7 @@ from cryptolake_assets.errors import DownloadError
 from cryptolake_assets.platform import jars
 from cryptolake_assets.platform.jars import Jar, JarStore, describe, failure_cause, ivy_xml, locked_jars, parse_lock
 from cryptolake_assets.platform.spark_server import spark_home
+from cryptolake_tests.support.natives import CATALOG_JARS
 
 CONTENT = b"not really a jar"
 
@@ -23,7 +24,7 @@ def make_jar(name: str = "a", content: bytes = CONTENT) -> Jar:
     return Jar("kafka", "org.example", name, "1.0", hashlib.sha256(content).hexdigest(), len(content))
 
 
-GROUPS = (jars.KAFKA, jars.SPARK, jars.STORE, jars.CATALOG)
+GROUPS = (jars.KAFKA, jars.SPARK, jars.STORE, CATALOG_JARS)
 NEEDED_BY_THE_KAFKA_SOURCE = {
     *("spark-sql-kafka-0-10_2.13", "spark-token-provider-kafka-0-10_2.13", "kafka-clients", "commons-pool2"),
 }
@@ -48,7 +49,7 @@ def test_the_shipped_lock_is_complete() -> None:
     assert broker <= by_group[jars.KAFKA]
     assert by_group[jars.SPARK] >= NEEDED_BY_THE_KAFKA_SOURCE | {"iceberg-spark-runtime-4.1_2.13", "sqlite-jdbc"}
     assert {"hadoop-aws", "spark-hadoop-cloud_2.13", "s3", "postgresql"} <= by_group[jars.STORE]
-    assert by_group[jars.CATALOG] == {"iceberg-open-api"}
+    assert by_group[CATALOG_JARS] == {"iceberg-open-api"}
 
 
 def test_no_class_path_has_a_module_twice() -> None:

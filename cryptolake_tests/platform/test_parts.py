@@ -19,7 +19,6 @@ from cryptolake_assets.platform import spark_server as spark
 from cryptolake_assets.platform.parts import (
     BRONZE,
     CODE_SERVERS,
-    DAGSTER_PARTS,
     PARTS,
     PRODUCER,
     STEPS,
@@ -32,6 +31,7 @@ from cryptolake_assets.platform.supervisor import Supervisor, write_private
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.captures import mark_price_frame, write_capture
 from cryptolake_tests.support.fakes import NOON_MS
+from cryptolake_tests.support.platforms import DAGSTER_PARTS
 
 BY_NAME = {part.name: part for part in PARTS}
 CODE = {part.name for part in CODE_SERVERS}

@@ -23,6 +23,8 @@ from cryptolake_tests.support.servers import LOOPBACK, free_port, running, start
 from cryptolake_tests.support.standalone import SparkCluster
 
 HERE: Final = Path(__file__).parent
+CATALOG_JARS: Final = "catalog"
+"""The group of jars of Iceberg's own REST catalog."""
 CATALOG_SERVER: Final = HERE / "LoopbackCatalog.java"
 POSTGRES_USER: Final = "postgres"
 """PostgreSQL refuses to run as root; Debian's package has this user for it."""
@@ -133,7 +135,7 @@ def s3_store(directory: Path, buckets: Sequence[str], secret_key: str) -> Iterat
 @contextmanager
 def rest_catalog(directory: Path, settings: Settings, database: Postgres, store: Store, token: str) -> Iterator[str]:
     """Iceberg's own server over tables in PostgreSQL and files in the store; its address. It asks for the token."""
-    groups = jars.CATALOG, jars.STORE
+    groups = CATALOG_JARS, jars.STORE
     jars.ensure_jars(settings, jars=tuple(jar for jar in jars.locked_jars() if jar.group in groups))
     port = free_port()
     class_path = os.pathsep.join(str(jars.jar_dir(settings, group) / "*") for group in groups)

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.parts import CODE_SERVERS, DAGSTER_DAEMON, DAGSTER_WEBSERVER
 from cryptolake_assets.settings import PORT_FIELDS, Settings, load_settings
 from cryptolake_tests.support import part_logs
 
 StartPlatform = Callable[..., AbstractContextManager[Settings]]
 """`running`, as the fixture `start_platform` gives it."""
 SPARK_MEMORY_MB = 1536
+DAGSTER_PARTS = (*(part.name for part in CODE_SERVERS), DAGSTER_WEBSERVER, DAGSTER_DAEMON)
 FIRST_PORT, PORTS_EACH, WORKERS = 12_000, 2_000, 10
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _first = FIRST_PORT + _worker % WORKERS * PORTS_EACH
