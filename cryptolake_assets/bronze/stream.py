@@ -217,12 +217,15 @@ def run_available_now(settings: Settings) -> int:
 
 def _session(settings: Settings) -> SparkSession:
     """The stream's own Connect session: the same id for the same home, so a new process finds its queries again."""
+    from pyspark.errors.exceptions.base import PySparkException
+
     session_id = str(uuid.uuid5(uuid.NAMESPACE_URL, settings.home.as_uri()))
     try:
         return connect(settings, session_id)
     except SparkError as error:
-        # The server remembers a session that was closed and refuses its id.
-        if "SESSION_CLOSED" in str(error) or "SESSION_CHANGED" in str(error) or "INVALID_HANDLE" in str(error):
+        # The server remembers a session that was closed and refuses its id (INVALID_HANDLE.SESSION_CLOSED and others).
+        cause = error.__cause__
+        if isinstance(cause, PySparkException) and (cause.getCondition() or "").startswith("INVALID_HANDLE"):
             return connect(settings)
         raise
 

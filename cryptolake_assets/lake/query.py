@@ -22,11 +22,11 @@ from cryptolake_assets.settings import Settings
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+    from pyspark.errors.exceptions.base import PySparkException
 
 _UNKNOWN_TO_DUCKDB = re.compile(r'Table with name "?(?P<name>.+?)"? does not exist')
 _LINE = re.compile(r"LINE (?P<number>\d+): (?P<text>.*)")
 _DUCKDB_GUESS = re.compile(r'\nDid you mean ".*"\?')
-_UNKNOWN_TO_SPARK = re.compile(r"table or view (?P<name>`.+`) cannot be found")
 _SPARK_MESSAGE = re.compile(r"(?P<cause>.*?SQLSTATE: \w{5}[^\n]*)(?:\n+(?P<place>== SQL.*))?", re.DOTALL)
 _JVM_STACK = "\n\nJVM stacktrace:"
 
@@ -121,14 +121,15 @@ def _run_spark(settings: Settings, sql: str) -> pa.Table:
         return session.sql(sql).toArrow()
     except PySparkException as error:
         require_server(settings)  # it may have gone meanwhile
-        raise QueryError(f"sql: {_spark_message(settings, str(error))}") from None
+        raise QueryError(f"sql: {_spark_message(settings, error)}") from None
 
 
-def _spark_message(settings: Settings, text: str) -> str:
+def _spark_message(settings: Settings, error: PySparkException) -> str:
     """Return Spark's message with the place in the statement, without the plan and the stack of its JVM."""
-    text = text.partition(_JVM_STACK)[0].strip()
+    text = str(error).partition(_JVM_STACK)[0].strip()
     if (found := _SPARK_MESSAGE.match(text)) is not None:
         place = found["place"]
         text = found["cause"].rstrip(" ;") + (f"\n\n{place.rstrip()}" if place else "")
-    unknown = _UNKNOWN_TO_SPARK.search(text)
-    return text if unknown is None else f"{text}\n{_nearest_tables(settings, unknown['name'])}"
+    if error.getCondition() != "TABLE_OR_VIEW_NOT_FOUND":
+        return text
+    return f"{text}\n{_nearest_tables(settings, (error.getMessageParameters() or {}).get('relationName', ''))}"

@@ -41,6 +41,7 @@ ATTEMPTS = 3
 RETRY_WAIT_S = 3.0
 _MISSED = re.compile(r"^:: ([^ #]+#[^ ;]+;[^ :]+): (.+)")
 """Ivy's line about a jar that it could not get."""
+_TROUBLE = re.compile(r"error\b|exception", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -263,8 +264,6 @@ def _run_ivy(work_dir: Path, options: list[str], jars: list[Jar], fetched: Calla
         if process.returncode == 0:
             return
         cause = failure_cause(lines)
-        if attempt == ATTEMPTS or "certificate" in cause:
-            break
         log.warning("jar_download_failed", attempt=attempt, of=ATTEMPTS, cause=cause)
         time.sleep(RETRY_WAIT_S * attempt)
     raise DownloadError(f"jars: {cause}")
@@ -282,24 +281,15 @@ def _follow(
 
 
 def failure_cause(lines: Iterable[str]) -> str:
-    """What went wrong in Ivy's output, in one line that says what to do."""
-    lines = [line.strip() for line in lines if line.strip()]
-    text = "\n".join(lines)
+    """Return Ivy's own words on what went wrong, in one line that says what to do."""
+    lines = [line.strip() for line in lines]
     missed = [match for line in lines if (match := _MISSED.match(line))]
-    named = [match[1] for match in missed]
-    what = ", ".join(dict.fromkeys(named)) or "the jars"
-    if "PKIX" in text or "SSLHandshakeException" in text:
-        return (
-            f"{what} could not be fetched: the repository's certificate is not trusted. "
-            "Set SSL_CERT_FILE to the PEM bundle of your network's CA and run `make setup` again."
-        )
-    if any(word in text for word in ("UnknownHost", "timed out", "Connection refused", "unreachable")):
-        return (
-            f"{what} could not be fetched: the repository of jars cannot be reached. "
-            "Check the network (and https_proxy, if you need one) and run `make setup` again."
-        )
-    reasons = [match[2] for match in missed] or [line for line in lines if "ERROR" in line or "xception" in line]
-    return f"{what} could not be fetched: {(reasons or ['Ivy failed without a message'])[0]}. Run `make setup` again."
+    what = ", ".join(dict.fromkeys(match[1] for match in missed)) or "the jars"
+    reasons = [line for line in lines if _TROUBLE.search(line)] or [match[2] for match in missed]
+    return (
+        f"{what} could not be fetched: {(reasons or ['Ivy failed without a message'])[0]}. Run `make setup` again. "
+        "Behind a proxy set https_proxy; where the network has a CA of its own, SSL_CERT_FILE to its PEM bundle."
+    )
 
 
 class _JarProgress:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pyspark.sql.connect.client import SparkConnectClient
 
+from cryptolake_assets.bronze.stream import _session
 from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.commands import run_cryptolake
@@ -28,6 +29,14 @@ def test_a_dropped_session_is_not_closed_by_the_garbage_collector(
     assert [thing() for thing in dropped].count(None) >= 4, "nor does PySpark hold its client until the process ends"
     assert not closed
     assert connect(settings).sql("SELECT 1").collect()[0][0] == 1
+
+
+def test_the_stream_gets_another_session_where_its_own_was_closed(settings: Settings) -> None:
+    own = _session(settings)
+    own.stop()
+    another = _session(settings)
+    assert another.session_id != own.session_id
+    assert another.sql("SELECT 1").collect()[0][0] == 1
 
 
 def test_an_error_of_sql_is_sparks_message_and_nothing_else(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pyspark.errors.exceptions.connect import AnalysisException, ParseException, SparkConnectGrpcException
 
 from cryptolake_assets.errors import QueryError
 from cryptolake_assets.lake.query import _spark_message, run_sql
@@ -70,9 +71,11 @@ def test_a_statement_without_rows_says_what_to_do(lake: Settings) -> None:
 
 
 def test_sparks_message_has_the_place_and_neither_plan_nor_stack(lake: Settings) -> None:
+    unknown = {"relationName": "`cryptolake`.`silver`.`futures_ohlcv_1`"}
     for stack in ("", JVM):
-        text = _spark_message(lake, WITH_A_PLAN + stack)
+        text = _spark_message(lake, AnalysisException(WITH_A_PLAN + stack, "TABLE_OR_VIEW_NOT_FOUND", unknown))
         assert text.startswith("[TABLE_OR_VIEW_NOT_FOUND] The table or view `cryptolake`.`silver`.`futures_ohlcv_1`")
         assert text.endswith(f"SQLSTATE: 42P01; line 2 pos 5\nDid you mean {BARS}?")
-        assert _spark_message(lake, WITH_A_PLACE + stack) == WITH_A_PLACE.strip()
-        assert _spark_message(lake, f"Job aborted.\nout of memory{stack}") == "Job aborted.\nout of memory"
+        assert _spark_message(lake, ParseException(WITH_A_PLACE + stack)) == WITH_A_PLACE.strip()
+        aborted = SparkConnectGrpcException(f"Job aborted.\nout of memory{stack}")
+        assert _spark_message(lake, aborted) == "Job aborted.\nout of memory"
