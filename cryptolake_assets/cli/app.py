@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.log import configure_logging
 
 
 class _Group(TyperGroup):
@@ -47,6 +48,4 @@ app = typer.Typer(
 
 @app.callback()
 def _configure() -> None:
-    from cryptolake_assets.log import configure_logging
-
     configure_logging("WARNING")

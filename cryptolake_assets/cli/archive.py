@@ -8,17 +8,19 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import Progress, TaskID
 
+from cryptolake_assets.captures.tracked_symbols import archived_to, resolve_subscriptions
 from cryptolake_assets.cli.app import app
+from cryptolake_assets.cli.output import OutputFormat, print_table, progress_bar, to_stderr
 from cryptolake_assets.model.symbols import SYMBOL_MEANING, in_capitals, is_symbol
+from cryptolake_assets.platform.lifecycle import reload_graph
+from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
-
     from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
     from cryptolake_assets.ingest.archive_days import LoadedDay
-    from cryptolake_assets.settings import Settings
 
 MEGABYTE = 1e6
 
@@ -66,14 +68,9 @@ def archive(
 ) -> None:
     """Load days of aggregate trades, and their official klines, from the exchange's public archive into Bronze; safe to
     run again."""
-    from rich.console import Console
-
-    from cryptolake_assets.captures.tracked_symbols import archived_to, resolve_subscriptions
     from cryptolake_assets.ingest.archive_days import days_between
-    from cryptolake_assets.platform.lifecycle import reload_graph
-    from cryptolake_assets.settings import get_settings
 
-    settings, console = get_settings(), Console(stderr=True, highlight=False)
+    settings, console = get_settings(), to_stderr()
     days = days_between(first, last or first)
     if not days:
         raise typer.BadParameter(f"{last} is before {first}. Name a day after it.", param_hint="--to")
@@ -101,14 +98,11 @@ class _Loading:
         self._run_id = f"cli-{uuid.uuid4().hex[:12]}"
 
     def run(self, wanted: list[tuple[str, date]]) -> list[dict[str, Any]]:
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
         from cryptolake_assets.binance.archive_files import ArchiveClient
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
         with (
             ArchiveClient(self._settings.archive_url) as client,
-            Progress(*columns, console=self._console, transient=True, disable=not sys.stderr.isatty()) as bar,
+            progress_bar(self._console, transient=True, disable=not sys.stderr.isatty()) as bar,
         ):
             whole = bar.add_task("", total=None)
             return [
@@ -171,8 +165,6 @@ def _row(loaded: LoadedDay) -> dict[str, Any]:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
-
-    from cryptolake_assets.cli.output import OutputFormat, print_table
 
     integers = ("rows", "rows_replaced", "rows_per_s")
     fields = [("symbol", pa.string()), ("day", pa.date32()), ("outcome", pa.string())]

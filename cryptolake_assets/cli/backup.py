@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from cryptolake_assets.cli.app import app
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from cryptolake_assets.platform.backup import Manifest
+from cryptolake_assets.cli.output import print_wide, progress_bar, to_stderr
+from cryptolake_assets.platform import backup as backups
+from cryptolake_assets.platform import restore as restores
+from cryptolake_assets.platform.backup import Manifest
+from cryptolake_assets.settings import get_settings
 
 
 @app.command()
 def backup(directory: Annotated[Path, typer.Argument(help="A new directory; it appears when it is complete.")]) -> None:
     """Copy the home (tables, catalog, checkpoints, Kafka's log, Dagster's storage) while the platform runs or not."""
-    from cryptolake_assets.platform.backup import backup as make
-    from cryptolake_assets.settings import get_settings
-
-    console = _console()
+    console = to_stderr()
     with _progress(console, None) as progress:
-        manifest = make(get_settings(), directory, progress)
+        manifest = backups.backup(get_settings(), directory, progress)
     _print(manifest)
     console.print(f"backed up to {directory}", soft_wrap=True)
 
@@ -36,32 +36,19 @@ def restore(
     replace: Annotated[bool, typer.Option("--replace", help="Move the data that the home holds aside.")] = False,
 ) -> None:
     """Make the home what a backup holds, after verifying all of it. The platform must be stopped."""
-    from cryptolake_assets.platform.restore import read_manifest
-    from cryptolake_assets.platform.restore import restore as put
-    from cryptolake_assets.settings import get_settings
-
-    settings, console = get_settings(), _console()
-    total = sum(file.bytes for file in read_manifest(directory.expanduser().resolve()).files)
+    settings, console = get_settings(), to_stderr()
+    total = sum(file.bytes for file in restores.read_manifest(directory.expanduser().resolve()).files)
     with _progress(console, total) as progress:
-        restored = put(settings, directory, replace=replace, progress=progress, console=console)
+        restored = restores.restore(settings, directory, replace=replace, progress=progress, console=console)
     _print(restored.manifest)
     for path in restored.moved_aside:
         console.print(f"moved aside: {path}", soft_wrap=True)
     console.print(f"restored to {settings.home}; start it with `cryptolake up`", soft_wrap=True)
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
-
-
 @contextmanager
 def _progress(console: Console, total: int | None) -> Iterator[Callable[[str, int], None]]:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with progress_bar(console, transient=True) as bar:
         task = bar.add_task("copying", total=total)
 
         def advance(name: str, count: int) -> None:
@@ -71,14 +58,6 @@ def _progress(console: Console, total: int | None) -> Iterator[Callable[[str, in
 
 
 def _print(manifest: Manifest) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    # A name that is cut off is of no use: lines may be longer than the terminal is wide.
-    console.width = max(console.width, 120)
-    console.print(f"release {manifest.release}, {manifest.created_at}")
     parts = Table("part", box=box.SIMPLE, pad_edge=False)
     tables = Table("table", box=box.SIMPLE, pad_edge=False)
     for title in ("files", "bytes"):
@@ -90,5 +69,4 @@ def _print(manifest: Manifest) -> None:
         parts.add_row(part, f"{len(sizes):,}", f"{sum(sizes):,}")
     for table in manifest.tables:
         tables.add_row(table.name, str(table.snapshot_id or "none"), f"{table.rows:,}")
-    console.print(parts)
-    console.print(tables)
+    print_wide(f"release {manifest.release}, {manifest.created_at}", parts, tables, width=120)

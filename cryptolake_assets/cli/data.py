@@ -9,9 +9,13 @@ from typing import Annotated
 
 import typer
 
+from cryptolake_assets.bronze.offsets import lags_in_use
 from cryptolake_assets.cli.app import app
-from cryptolake_assets.cli.output import OutputFormat
+from cryptolake_assets.cli.output import OutputFormat, print_table
 from cryptolake_assets.errors import PartError
+from cryptolake_assets.lake.bootstrap import bootstrap as make_tables
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.settings import get_settings
 
 
 class SqlEngine(StrEnum):
@@ -24,9 +28,6 @@ class SqlEngine(StrEnum):
 @app.command()
 def bootstrap() -> None:
     """Make the namespaces and tables that are missing, apply pending migrations; safe to run again."""
-    from cryptolake_assets.lake.bootstrap import bootstrap as make_tables
-    from cryptolake_assets.settings import get_settings
-
     typer.echo("\n".join(make_tables(get_settings())) or "all namespaces and tables are there, in the present schema")
 
 
@@ -34,7 +35,6 @@ def bootstrap() -> None:
 def topics() -> None:
     """Create the Kafka topics that are missing, and say where others differ from the settings; safe to run again."""
     from cryptolake_assets.kafka.topics import ensure_topics, topic_differences
-    from cryptolake_assets.settings import get_settings
 
     settings = get_settings()
     for topic, created in ensure_topics(settings).items():
@@ -50,10 +50,6 @@ def lag(
     """Show how far Bronze is behind Kafka, by topic and partition: next offsets of both, and records between them."""
     import pyarrow as pa
 
-    from cryptolake_assets.bronze.offsets import lags_in_use
-    from cryptolake_assets.cli.output import print_table
-    from cryptolake_assets.settings import get_settings
-
     columns = ("topic", "partition", "end_offset", "bronze_offset", "records")
     lags = lags_in_use(get_settings())
     print_table(pa.table({name: [getattr(lag, name) for lag in lags] for name in columns}), output)
@@ -67,7 +63,6 @@ def peek(
 ) -> None:
     """Show records of the trade topic: partition, offset, Kafka's time, key, headers and value."""
     from cryptolake_assets.kafka.topics import peek as read
-    from cryptolake_assets.settings import get_settings
 
     settings = get_settings()
     topic = settings.topic_rejected if rejected else settings.kafka_topic_futures
@@ -88,10 +83,6 @@ def sql(
     engine: Annotated[SqlEngine, typer.Option(help="DuckDB in this process, or the Spark server.")] = SqlEngine.DUCKDB,
 ) -> None:
     """Run SQL over the tables, by their full names."""
-    from cryptolake_assets.cli.output import print_table
-    from cryptolake_assets.lake.query import run_sql
-    from cryptolake_assets.settings import get_settings
-
     print_table(run_sql(get_settings(), query, engine.value), output)
 
 
@@ -107,7 +98,6 @@ def run_bronze() -> None:
 def bronze_available_now() -> None:
     """Take what Kafka holds now into Bronze, and end."""
     from cryptolake_assets.bronze.stream import run_available_now
-    from cryptolake_assets.settings import get_settings
 
     typer.echo(f"{run_available_now(get_settings())} records were taken into Bronze")
 
@@ -131,7 +121,6 @@ def materialize(
 ) -> None:
     """Materialize one partition: on the running platform, or in this process when there is none."""
     from cryptolake_assets.platform.runs import materialize_on_platform, platform_answers
-    from cryptolake_assets.settings import get_settings
 
     settings = get_settings()
     if platform_answers(settings):

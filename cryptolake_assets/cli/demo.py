@@ -10,24 +10,38 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import dagster as dg
+import httpx
+from dagster._core.scheduler.instigation import SensorInstigatorData
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cryptolake_assets.binance.rest import ExchangeRest
 from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.bronze.offsets import bronze_lag
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions, streams_in_use
+from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.errors import DemoError, PartError
+from cryptolake_assets.lake.bronze_files import added_files, current_sequence
+from cryptolake_assets.lake.bronze_follower import FollowerState
+from cryptolake_assets.lake.catalog import get_catalog, load_table
+from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
+from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER
+from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.producer.status_file import StreamCounts, read_status
+from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.quality.reconciliation import Comparison, Verdict, compare
 from cryptolake_assets.settings import Settings, Source
-
-if TYPE_CHECKING:
-    from dagster import DagsterInstance
+from cryptolake_assets.transform.load_inputs import load_run_inputs
+from cryptolake_assets.transform.silver_run import hours_to_complete
 
 POLL_S = 0.5
 REPLAY_IDLE_S = 60.0
@@ -61,14 +75,12 @@ class ReplayResult:
 
 def run(settings: Settings, console: Console | None = None) -> None:
     """The whole demo. Raises a `CryptolakeError` that names the part and its log; leaves the platform running."""
-    from cryptolake_assets.platform.lifecycle import up
-
     console = console or _console()
     if settings.source is not Source.REPLAY:
         raise DemoError("demo: it replays recorded trades. Unset CRYPTOLAKE_SOURCE, or use `cryptolake up` to go live.")
     started = time.monotonic()
     already_up = _replay_state(settings) not in (None, "waiting")
-    up(settings, console=console)
+    lifecycle.up(settings, console=console)
     if already_up and _replay_state(settings) != "waiting":
         _replay_again(settings, console)
     with _progress(console) as progress:
@@ -98,13 +110,11 @@ def _console() -> Console:
 
 
 def _replay_again(settings: Settings, console: Console) -> None:
-    from cryptolake_assets.platform.lifecycle import restart, start, stop
-
     console.print("the capture was replayed before: replaying it again")
     # The replay begins with the first subscription: it must be that of the producer whose frames are counted below.
-    stop(settings, PRODUCER)
-    restart(settings, EXCHANGE, console)
-    start(settings, PRODUCER, console)
+    lifecycle.stop(settings, PRODUCER)
+    lifecycle.restart(settings, EXCHANGE, console)
+    lifecycle.start(settings, PRODUCER, console)
 
 
 @contextmanager
@@ -116,8 +126,6 @@ def _progress(console: Console) -> Iterator[Progress]:
 
 def _replay_status(settings: Settings) -> dict[str, Any] | None:
     """The replay exchange's own account; None while it does not answer."""
-    import httpx
-
     try:
         answer = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=5, trust_env=False)
         return dict(answer.json())
@@ -174,8 +182,6 @@ def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
 
 
 def _bronze_is_current(settings: Settings) -> str | None:
-    from cryptolake_assets.bronze.offsets import bronze_lag
-
     lag = bronze_lag(settings)
     return f"{lag:,} records behind" if lag else None
 
@@ -198,8 +204,6 @@ def _wait(progress: Progress, what: str, settings: Settings, unfinished: Callabl
 
 def _check_parts(settings: Settings) -> None:
     """Raises `PartError` when the supervisor has given a part up."""
-    from cryptolake_assets.platform.supervisor import Supervisor
-
     for info in Supervisor(settings).processes().values():
         if info.state in FATAL_STATES:
             raise PartError(f"{info.name}: it has ended ({info.state}). See {settings.log_dir}/{info.name}.log.")
@@ -210,21 +214,12 @@ class _Settled:
     Silver: a run that changes none starts no Gold."""
 
     def __init__(self, settings: Settings) -> None:
-        import dagster as dg
-
         self._settings = settings
-        self._instance: DagsterInstance = dg.DagsterInstance.from_config(str(settings.dagster_home))
+        self._instance = dg.DagsterInstance.from_config(str(settings.dagster_home))
         self._began = time.time()
 
     def __call__(self) -> str | None:
         """None when settled, else what is missing. Raises `DemoError` when a run has failed."""
-        import dagster as dg
-
-        from cryptolake_assets.lake.bronze_files import added_files, current_sequence
-        from cryptolake_assets.lake.bronze_follower import FollowerState
-        from cryptolake_assets.lake.catalog import load_table
-        from cryptolake_assets.model.trade_tables import BRONZE_TRADES
-
         failed = self._instance.get_runs(
             dg.RunsFilter(
                 statuses=[dg.DagsterRunStatus.FAILURE], created_after=datetime.fromtimestamp(self._began, UTC)
@@ -253,10 +248,6 @@ class _Settled:
 
     def _market_streams_pending(self) -> str | None:
         """Return what Silver of the streams that are replayed with the trades still waits for."""
-        from cryptolake_assets.lake.bronze_files import current_sequence
-        from cryptolake_assets.lake.bronze_follower import FollowerState
-        from cryptolake_assets.lake.catalog import load_table
-
         cursors = json.loads(self._cursor("market_follower") or "{}")
         for stream_type in streams_in_use(self._settings):
             state = FollowerState.from_cursor(cursors.get(stream_type.name)) or FollowerState()
@@ -268,10 +259,6 @@ class _Settled:
 
     def _coverage_to_come(self) -> str | None:
         """The last minutes are complete only once the producer's coverage has reached the capture's end."""
-        from cryptolake_assets.lake.coverage import read_coverage
-        from cryptolake_assets.transform.load_inputs import load_run_inputs
-        from cryptolake_assets.transform.silver_run import hours_to_complete
-
         status = _replay_status(self._settings) or {}
         end_ms = int(status.get("last_event_time_ms") or 0)
         # The home may know other symbols, of which this capture says nothing.
@@ -286,8 +273,6 @@ class _Settled:
         return "bars to be marked complete" if waiting else None
 
     def _cursor(self, sensor: str) -> str | None:
-        from dagster._core.scheduler.instigation import SensorInstigatorData
-
         for state in self._instance.all_instigator_state():
             data = state.instigator_data
             if state.instigator_name == sensor and isinstance(data, SensorInstigatorData):
@@ -296,10 +281,6 @@ class _Settled:
 
     def _materializations(self, key: tuple[str, str], partition: str) -> Iterator[tuple[float, str | None]]:
         """Yield time (s since 1970) and data version of the partition's materializations, the latest first."""
-        import dagster as dg
-
-        from cryptolake_assets.defs.automation import VERSION_TAG
-
         wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(list(key)), asset_partitions=[partition])
         cursor = None
         while True:
@@ -324,8 +305,6 @@ def last_change(materializations: Iterable[tuple[float, str | None]]) -> float |
 
 
 def _show_counts(settings: Settings, console: Console, replay: ReplayResult) -> None:
-    from cryptolake_assets.lake.query import run_sql
-
     (row,) = run_sql(
         settings,
         "SELECT count(*) AS total, count(DISTINCT (exchange, symbol, stream, trade_id)) AS distinct_trades "
@@ -341,8 +320,6 @@ def _show_counts(settings: Settings, console: Console, replay: ReplayResult) -> 
 
 def show_bars(settings: Settings, console: Console) -> None:
     """The bars beside the official klines that the exchange serves."""
-    from cryptolake_assets.lake.query import run_sql
-
     bars = run_sql(
         settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m ORDER BY symbol, window_start"
     ).to_pylist()
@@ -368,9 +345,6 @@ def show_bars(settings: Settings, console: Console) -> None:
 
 
 def _compare(settings: Settings, bars: list[dict[str, Any]]) -> list[Comparison]:
-    from cryptolake_assets.binance.rest import ExchangeRest
-    from cryptolake_assets.quality.minute_bars import epoch_ms
-
     klines = {}
     with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
         known = set(exchange.exchange_info().symbol_names)
@@ -382,8 +356,6 @@ def _compare(settings: Settings, bars: list[dict[str, Any]]) -> list[Comparison]
 
 
 def show_daily(settings: Settings, console: Console) -> None:
-    from cryptolake_assets.lake.query import run_sql
-
     rows = run_sql(
         settings, "SELECT * FROM cryptolake.gold.futures_daily_stats ORDER BY symbol, trade_date"
     ).to_pylist()
@@ -399,8 +371,6 @@ def show_daily(settings: Settings, console: Console) -> None:
 
 def show_marts(settings: Settings, console: Console) -> None:
     """The marts' row counts, from the tables' metadata; they come minutes after Gold and are not waited for."""
-    from cryptolake_assets.lake.catalog import get_catalog
-
     catalog = get_catalog(settings)
     counts = []
     for identifier in sorted(catalog.list_tables(MARTS_NAMESPACE)):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich import box
+from rich.table import Table
 
 from cryptolake_assets.cli.app import app
-from cryptolake_assets.lake.maintenance.works import Work
-
-if TYPE_CHECKING:
-    from cryptolake_assets.lake.maintenance.works import Report
+from cryptolake_assets.cli.output import print_wide
+from cryptolake_assets.lake.maintenance import works
+from cryptolake_assets.lake.maintenance.works import Report, Work
+from cryptolake_assets.settings import get_settings
 
 
 @app.command()
@@ -18,20 +20,14 @@ def maintain(
     only: Annotated[list[Work] | None, typer.Option(help="This work only; may be given several times.")] = None,
 ) -> None:
     """Compact, join manifests, expire snapshots and remove orphans; shows every table before and after."""
-    from cryptolake_assets.lake.maintenance.works import maintain as do
-    from cryptolake_assets.settings import get_settings
     from cryptolake_assets.transform.maintenance_inputs import stream_position
 
     settings = get_settings()
     for work in only or list(Work):
-        _print(do(settings, work, stream_position(settings)))
+        _print(works.maintain(settings, work, stream_position(settings)))
 
 
 def _print(report: Report) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     names = ("files", "small_files", "manifests", "snapshots", "disk_files", "disk_bytes")
     table = Table(box=box.SIMPLE, pad_edge=False, title=report.work.value, title_justify="left")
     for title in ("table", *(name.replace("_", " ") for name in names), "done"):
@@ -40,7 +36,4 @@ def _print(report: Report) -> None:
         pairs = ((getattr(change.before, name), getattr(change.after, name)) for name in names)
         cells = (f"{old:,}" if old == new else f"{old:,} → {new:,}" for old, new in pairs)
         table.add_row(change.before.table, *cells, change.done or "nothing was due")
-    console = Console(highlight=False)
-    # A figure that is cut off is of no use: lines may be longer than the terminal is wide.
-    console.width = max(console.width, 200)
-    console.print(table, crop=False, no_wrap=True)
+    print_wide(table, width=200)

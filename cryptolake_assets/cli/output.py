@@ -12,6 +12,12 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rich import box
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -25,6 +31,25 @@ class OutputFormat(StrEnum):
     TABLE = "table"
     CSV = "csv"
     JSON = "json"
+
+
+def to_stderr() -> Console:
+    """Return the console for what is not a result."""
+    return Console(stderr=True, highlight=False)
+
+
+def progress_bar(console: Console, **options: Any) -> Progress:
+    """Return a bar of the bytes of a task."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, **options)
+
+
+def print_wide(*shown: RenderableType, width: int) -> None:
+    """Print tables that may be wider than the terminal, up to `width`: a name that is cut off is of no use."""
+    console = Console(highlight=False)
+    console.width = max(console.width, width)
+    for item in shown:
+        console.print(item, crop=False, no_wrap=True)
 
 
 def print_table(table: pa.Table, form: OutputFormat, out: TextIO | None = None) -> None:
@@ -96,10 +121,6 @@ def _time_text(value: datetime) -> str:
 
 def _print_for_people(table: pa.Table, out: TextIO) -> None:
     import pyarrow as pa
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for field in table.schema:

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import json
-import time
+import os
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from cryptolake_assets.captures.reader import summarise
 from cryptolake_assets.cli.app import app
+from cryptolake_assets.cli.output import print_wide, to_stderr
+from cryptolake_assets.lake.migrations import lake_schema
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform import status as part_status
+from cryptolake_assets.platform.dbt import ensure_manifest
+from cryptolake_assets.platform.jars import describe, ensure_jars, needed_jars
+from cryptolake_assets.platform.jvm import find_java
+from cryptolake_assets.platform.launch import become
+from cryptolake_assets.platform.notify import Alert, AlertKind, notify
+from cryptolake_assets.platform.parts import EXCHANGE, part_named, require_part
+from cryptolake_assets.platform.status import PartStatus
+from cryptolake_assets.platform.supervisor import write_private
+from cryptolake_assets.settings import Settings, Source, get_settings, load_settings
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from cryptolake_assets.platform.status import PartStatus
-    from cryptolake_assets.settings import Settings
-
-FOLLOW_POLL_S = 0.3
 _STATE_STYLES = {"running": "green", "external": "cyan", "starting": "yellow", "stopped": "dim"}
 
 
 @app.command()
 def setup() -> None:
     """Fetch what is missing: the pinned jars, after a check that a fitting Java is there. Parse the dbt project."""
-    from cryptolake_assets.platform.dbt import ensure_manifest
-    from cryptolake_assets.platform.jars import describe, ensure_jars, needed_jars
-    from cryptolake_assets.platform.jvm import find_java
-    from cryptolake_assets.settings import get_settings
-
-    console = _console()
+    console = to_stderr()
     java = find_java()
     console.print(f"Java {java.version} ({java.origin}): {java.executable}", soft_wrap=True)
     ensure_jars(get_settings(), console)
@@ -43,22 +50,14 @@ def up(
     only: Annotated[list[str] | None, typer.Option(help="Start this part only; may be given several times.")] = None,
 ) -> None:
     """Start the platform, or bring a running one to the present settings; returns when every part serves."""
-    from cryptolake_assets.platform import lifecycle
-    from cryptolake_assets.settings import get_settings
-
     settings = get_settings()
-    lifecycle.up(settings, only, _console())
-    _print_addresses(settings, _console())
+    lifecycle.up(settings, only, to_stderr())
+    _print_addresses(settings, to_stderr())
 
 
 @app.command()
 def run(part: Annotated[str, typer.Argument(help="The part, as `cryptolake status` names it.")]) -> None:
     """Become one part, in the foreground: for containers and other supervisors than ours."""
-    from cryptolake_assets.platform.launch import become
-    from cryptolake_assets.platform.parts import part_named
-    from cryptolake_assets.platform.supervisor import write_private
-    from cryptolake_assets.settings import get_settings
-
     settings = get_settings()
     chosen = part_named(part)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
@@ -72,9 +71,6 @@ def run(part: Annotated[str, typer.Argument(help="The part, as `cryptolake statu
 @app.command()
 def ready(part: Annotated[str, typer.Argument(help="The part, as `cryptolake status` names it.")]) -> None:
     """Exit with 0 if a part serves on this machine, whoever supervises it: for health checks of containers."""
-    from cryptolake_assets.platform.parts import part_named
-    from cryptolake_assets.settings import get_settings
-
     if not part_named(part).is_ready(get_settings(), 0.0):
         typer.secho(f"{part} does not serve", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
@@ -83,21 +79,14 @@ def ready(part: Annotated[str, typer.Argument(help="The part, as `cryptolake sta
 @app.command()
 def down() -> None:
     """Stop every process of this home, and nothing else."""
-    from cryptolake_assets.platform import lifecycle
-    from cryptolake_assets.settings import get_settings
-
-    stopped = lifecycle.down(get_settings(), _console())
-    _console().print("nothing was running" if not stopped else f"stopped: {', '.join(stopped)}")
+    stopped = lifecycle.down(get_settings(), to_stderr())
+    to_stderr().print("nothing was running" if not stopped else f"stopped: {', '.join(stopped)}")
 
 
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")] = False) -> None:
     """Show every part: state, pid, port, uptime, lag, progress, log; and the schema of the lake."""
-    from cryptolake_assets.lake.migrations import lake_schema
-    from cryptolake_assets.platform.status import status as part_status
-    from cryptolake_assets.settings import get_settings
-
-    rows = part_status(get_settings())
+    rows = part_status.status(get_settings())
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return
@@ -109,10 +98,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="One JSON array 
 @app.command()
 def health() -> None:
     """Say what is wrong with the platform; exit code 0 if nothing is."""
-    from cryptolake_assets.platform.status import problems
-    from cryptolake_assets.settings import get_settings
-
-    found = problems(get_settings())
+    found = part_status.problems(get_settings())
     for problem in found:
         typer.secho(problem, fg=typer.colors.RED, err=True)
     if found:
@@ -123,11 +109,6 @@ def health() -> None:
 @app.command("notify-test")
 def notify_test() -> None:
     """Send a test alert on every channel of CRYPTOLAKE_NOTIFY_URLS and say of each whether it went."""
-    from datetime import UTC, datetime
-
-    from cryptolake_assets.platform.notify import Alert, AlertKind, notify
-    from cryptolake_assets.settings import get_settings
-
     alert = Alert(AlertKind.TEST, job="notify-test", cause="a test: nothing failed", at=datetime.now(UTC))
     deliveries = notify(get_settings(), alert)
     for delivery in deliveries:
@@ -147,18 +128,15 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last lines.")] = 50,
 ) -> None:
     """Show the last lines of a part's log."""
-    from cryptolake_assets.platform.lifecycle import tail_lines
-    from cryptolake_assets.platform.parts import require_part
-    from cryptolake_assets.settings import get_settings
-
     require_part(part, more=["supervisord"])
     path = get_settings().log_dir / f"{part}.log"
-    if not path.exists() and not follow:
-        typer.echo(f"{part} has not written a log yet ({path})", err=True)
-    for line in tail_lines(path, lines):
-        typer.echo(line)
     if follow:
-        _follow(path)
+        # `-F` opens a file anew that was rotated away.
+        os.execvp("tail", ["tail", "-n", str(lines), "-F", str(path)])  # noqa: S606
+    if not path.exists():
+        typer.echo(f"{part} has not written a log yet ({path})", err=True)
+    for line in lifecycle.tail_lines(path, lines):
+        typer.echo(line)
 
 
 @app.command()
@@ -171,12 +149,7 @@ def replay(
     ] = None,
 ) -> None:
     """Replay a directory of captures through the running platform, or start it on them."""
-    from cryptolake_assets.captures.reader import summarise
-    from cryptolake_assets.platform import lifecycle
-    from cryptolake_assets.platform.parts import EXCHANGE
-    from cryptolake_assets.settings import Source, load_settings
-
-    console = _console()
+    console = to_stderr()
     directory = directory.expanduser().resolve()
     summary = summarise(directory)
     overrides = {"source": Source.REPLAY, "replay_dir": directory, **({} if speed is None else {"replay_speed": speed})}
@@ -191,15 +164,8 @@ def replay(
 def demo() -> None:
     """Run the whole slice on the shipped capture and show its bars beside the exchange's official ones."""
     from cryptolake_assets.cli.demo import run
-    from cryptolake_assets.settings import get_settings
 
     run(get_settings())
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
 
 
 def _print_addresses(settings: Settings, console: Console) -> None:
@@ -211,11 +177,6 @@ def _print_addresses(settings: Settings, console: Console) -> None:
 
 
 def _print_status(rows: list[PartStatus]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=box.SIMPLE, pad_edge=False)
     for title in ("part", "state", "pid", "port", "uptime", "lag", "progress", "log"):
         table.add_column(title, justify="right" if title in ("pid", "port", "uptime", "lag") else "left", no_wrap=True)
@@ -226,10 +187,7 @@ def _print_status(rows: list[PartStatus]) -> None:
             Text(row.state, style=_STATE_STYLES.get(row.state, "red")),
             *("" if cell is None else Text(str(cell)) for cell in cells),
         )
-    console = Console(highlight=False)
-    # A path that is cut off is of no use: lines may be longer than the terminal is wide.
-    console.width = max(console.width, 240)
-    console.print(table, crop=False, no_wrap=True)
+    print_wide(table, width=240)
 
 
 def _duration(seconds: float | None) -> str | None:
@@ -238,20 +196,3 @@ def _duration(seconds: float | None) -> str | None:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s"
-
-
-def _follow(path: Path) -> None:
-    """Prints what is added to a file until interrupted; a file that was rotated away is opened anew."""
-    position = path.stat().st_size if path.exists() else 0
-    inode = path.stat().st_ino if path.exists() else None
-    while True:
-        if path.exists():
-            stat = path.stat()
-            if stat.st_ino != inode or stat.st_size < position:
-                inode, position = stat.st_ino, 0
-            if stat.st_size > position:
-                with path.open("rb") as file:
-                    file.seek(position)
-                    typer.echo(file.read().decode("utf-8", "replace"), nl=False)
-                    position = file.tell()
-        time.sleep(FOLLOW_POLL_S)

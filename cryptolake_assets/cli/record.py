@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.status import Status
 
 from cryptolake_assets.cli.app import app
+from cryptolake_assets.cli.output import to_stderr
+from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.settings import get_settings
 
 if TYPE_CHECKING:
-    from rich.status import Status
-
     from cryptolake_assets.producer.recorder import Recorder
 
 SHOWN_EVERY_S = 0.5
@@ -28,13 +30,9 @@ def record(
     rotate_min: Annotated[float, typer.Option(min=0.01, help="Minutes of a file.")] = 60,
 ) -> None:
     """Record the trade frames of the settings' source and symbols, for `cryptolake replay`."""
-    from rich.console import Console
-
-    from cryptolake_assets.errors import ExchangeError
     from cryptolake_assets.producer.recorder import Recorder, add_klines
-    from cryptolake_assets.settings import get_settings
 
-    settings, console = get_settings(), Console(stderr=True, highlight=False)
+    settings, console = get_settings(), to_stderr()
     directory = directory.expanduser().resolve()
     recorder = Recorder(settings, directory, rotate_min * 60)
     with console.status(f"connecting to {settings.ws_url}") as status:

@@ -39,7 +39,7 @@ def answer(*arguments: str) -> tuple[int, str]:
         (["replay", "/no/such/directory"], "'directory': dir '/no/such/directory' does not exist"),
         (["sql", "SELECT 1", "--engine", "trino"], "'--engine'"),
         (["peek", "-n", "0"], "'-n'"),
-        (["keys", "create", "ada", "--scope", "admin"], "--scope: 'admin' is not a valid Scope; scopes are read"),
+        (["keys", "create", "ada", "--scope", "admin"], "'admin' is not one of 'read', 'operate'"),
         (["keys", "revoke", "ada"], "keys: no key has the id or name ada. `cryptolake keys list` shows them."),
     ],
 )

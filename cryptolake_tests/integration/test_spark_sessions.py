@@ -32,9 +32,9 @@ def test_a_dropped_session_is_not_closed_by_the_garbage_collector(
 
 
 def test_the_stream_gets_another_session_where_its_own_was_closed(settings: Settings) -> None:
-    own = _session(settings)
+    own: Any = _session(settings)
     own.stop()
-    another = _session(settings)
+    another: Any = _session(settings)
     assert another.session_id != own.session_id
     assert another.sql("SELECT 1").collect()[0][0] == 1
 
