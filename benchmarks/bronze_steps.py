@@ -45,7 +45,8 @@ def fill(home: str, topic: str, rows: int) -> int:
 def stream(home: str, topic: str, rows: int) -> dict[str, Any]:
     """The product's stream, available-now, into empty tables: until the last trade is committed. What was refused is
     looked for behind that, and `with_rejected_s` is the time until it was."""
-    from cryptolake_assets.bronze.offsets import REJECTED_QUERY, TRADES_QUERY, checkpoint
+    from cryptolake_assets.binance.stream_types import TRADES
+    from cryptolake_assets.bronze.offsets import checkpoint, query_of, rejected_query_of
     from cryptolake_assets.bronze.stream import run_available_now
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.catalog import get_catalog
@@ -57,7 +58,7 @@ def stream(home: str, topic: str, rows: int) -> dict[str, Any]:
         location = catalog.load_table(spec.identifier).location().removeprefix("file://")
         catalog.drop_table(spec.identifier)
         shutil.rmtree(location)
-    for query in (TRADES_QUERY, REJECTED_QUERY):
+    for query in (query_of(TRADES), rejected_query_of(TRADES)):
         shutil.rmtree(checkpoint(settings, query).removeprefix("file://"), ignore_errors=True)
     bootstrap(settings)
     clock, began = Clock(), time.time()

@@ -70,7 +70,8 @@ def give_ports(home: Path) -> None:
 
 def create(home: Path, first_day_ms: int, days: int) -> Settings:
     """An empty lake with all tables; coverage and checkpoint say that its days were received whole."""
-    from cryptolake_assets.bronze.offsets import TRADES_QUERY, checkpoint
+    from cryptolake_assets.binance.stream_types import TRADES
+    from cryptolake_assets.bronze.offsets import checkpoint, query_of
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
 
@@ -94,7 +95,7 @@ def create(home: Path, first_day_ms: int, days: int) -> Settings:
             for symbol in SYMBOLS
         ]
     )
-    directory = Path(checkpoint(settings, TRADES_QUERY).removeprefix("file://"))
+    directory = Path(checkpoint(settings, query_of(TRADES)).removeprefix("file://"))
     offsets = {settings.kafka_topic_futures: {str(number): _FAR_OFFSET for number in range(_KAFKA_PARTITIONS)}}
     for folder, lines in (("offsets", ["v1", "{}", json.dumps(offsets)]), ("commits", ["v1", "{}"])):
         (directory / folder).mkdir(parents=True)

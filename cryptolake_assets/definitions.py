@@ -13,14 +13,13 @@ from cryptolake_assets.defs import (
     batch,
     bronze,
     event_log,
-    follower,
     gold,
     health,
     jobs,
     klines,
     maintenance,
-    market_streams,
     silver,
+    stream_minutes,
 )
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import resources_of
@@ -36,11 +35,10 @@ FAMILIES = (
     klines,
     gold,
     batch,
-    market_streams,
+    stream_minutes,
     maintenance,
     event_log,
     jobs,
-    follower,
     health,
     alerts,
 )

@@ -73,6 +73,8 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
     graph = repository.asset_graph
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == {
         "bronze/futures_trades",
+        "bronze/futures_mark_prices",
+        "bronze/futures_liquidations",
         "bronze/futures_trades_archive",
         "silver/futures_ohlcv_1m",
         "bronze/futures_klines_1m",
@@ -110,7 +112,7 @@ BATCH_OBSERVATIONS = (
 OF_NOW = (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, "small_files")
 """Checks that warn of how things are at the moment."""
 SENSORS = {
-    *("bronze_follower", "market_follower", "automation", "stream_health", "run_failures", "run_recoveries"),
+    *("bronze_follower", "automation", "stream_health", "run_failures", "run_recoveries"),
     "fear_greed_automation",  # the shipped capture has no answers of other sources
 }
 SCHEDULES = {

@@ -13,8 +13,17 @@ from typing import Literal
 from msgspec import Struct, field
 
 from cryptolake_assets.binance.control_frames import ControlFrame
-from cryptolake_assets.binance.stream_adapter import EXCHANGE, address_of, recorded_as
-from cryptolake_assets.binance.stream_type import FrameReader, Parsed, Price, Quantity, StreamType, Symbol, TimeMs, Word
+from cryptolake_assets.binance.stream_adapter import EXCHANGE, MARKET_PATH, combined
+from cryptolake_assets.binance.stream_type import (
+    FrameReader,
+    MinuteStream,
+    Parsed,
+    Price,
+    Quantity,
+    Symbol,
+    TimeMs,
+    Word,
+)
 from cryptolake_assets.model.derivatives_tables import BRONZE_LIQUIDATIONS, SILVER_LIQUIDATIONS
 from cryptolake_assets.model.events import LiquidationEvent, RejectedFrame
 
@@ -42,7 +51,7 @@ _reader = FrameReader(_Frame, symbol="order.symbol")
 
 
 def parse(raw: bytes, received_at_us: int) -> Parsed:
-    """A frame as an event; what it may be else says `StreamType`."""
+    """A frame as an event; or what `MinuteStream` allows."""
     frame = _reader.read(raw)
     if isinstance(frame, RejectedFrame | ControlFrame):
         return frame
@@ -64,15 +73,13 @@ def parse(raw: bytes, received_at_us: int) -> Parsed:
     )
 
 
-STREAM = StreamType(
+STREAM = MinuteStream(
     name="forceOrder",
-    exchange=EXCHANGE,
     topic_suffix="liquidations",
+    kinds=("forceOrder",),
     bronze=BRONZE_LIQUIDATIONS,
-    optional=frozenset(),
     identity=("exchange", "symbol", "event_time", "side", "qty", "price", "average_price", "filled_qty"),
-    address=address_of("forceOrder"),
-    recorded=recorded_as("forceOrder"),
+    address=combined(MARKET_PATH),
     parse=parse,
     silver=SILVER_LIQUIDATIONS,
     # DuckDB multiplies in 128 bits only where it is told that a factor is longer than 18 digits.

@@ -9,14 +9,14 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 from cryptolake_assets.binance.control_frames import ControlFrame
-from cryptolake_assets.binance.stream_adapter import EXCHANGE, address_of, recorded_as
+from cryptolake_assets.binance.stream_adapter import EXCHANGE, MARKET_PATH, combined
 from cryptolake_assets.binance.stream_type import (
     FrameReader,
+    MinuteStream,
     Parsed,
     Price,
     PriceOrNone,
     RateOrNone,
-    StreamType,
     Symbol,
     TimeMs,
 )
@@ -38,7 +38,7 @@ _reader = FrameReader(_Frame)
 
 
 def parse(raw: bytes, received_at_us: int) -> Parsed:
-    """A frame as an event; what it may be else says `StreamType`."""
+    """A frame as an event; or what `MinuteStream` allows."""
     frame = _reader.read(raw)
     if isinstance(frame, RejectedFrame | ControlFrame):
         return frame
@@ -55,15 +55,14 @@ def parse(raw: bytes, received_at_us: int) -> Parsed:
     )
 
 
-STREAM = StreamType(
+STREAM = MinuteStream(
     name="markPrice",
-    exchange=EXCHANGE,
     topic_suffix="mark_prices",
+    kinds=("markPrice@1s",),
     bronze=BRONZE_MARK_PRICES,
     optional=frozenset({"settle_price", "funding_rate", "next_funding_time"}),
     identity=("exchange", "symbol", "event_time"),
-    address=address_of("markPrice@1s"),
-    recorded=recorded_as("markPrice@1s"),
+    address=combined(MARKET_PATH),
     parse=parse,
     silver=SILVER_MARK_PRICE,
     minutes="""

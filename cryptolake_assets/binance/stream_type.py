@@ -1,8 +1,8 @@
-"""What a stream beside the trades is, and the reading of its frames. Pure: no input, no output, no clock.
+"""What a stream is, and the reading of its frames. Pure: no input, no output, no clock.
 
-A new stream is a module with such an object and a line in `registry`: producer, Kafka topics, the Bronze stream, tables
-and the graph are made of it. Here as for trades only structure is judged; what a value means is judged by the checks of
-Silver.
+A new stream is a module with a `MinuteStream` and an entry in `stream_types`: the producer's connections, Kafka topics,
+the Bronze stream, tables and the graph are made of it. Only structure is judged here; what a value means is judged by
+the checks of Silver.
 """
 
 from __future__ import annotations
@@ -43,29 +43,67 @@ Word = Annotated[str, Meta(max_length=64, pattern=r"\A[\x20-\x7e]*\Z")]
 Parsed = Event | RejectedFrame | ControlFrame
 
 
-@dataclass(frozen=True)
-class StreamType:
-    """One stream of one exchange. `parse` takes a frame's bytes and its receive time, µs since 1970; it never raises.
+Address = Callable[["Settings", tuple[str, ...], str], str]
+"""The WebSocket URL that subscribes to a kind of stream of some symbols."""
 
-    `address` is the WebSocket URL for some symbols; `minutes` the SQL of Silver's rows of a minute, over a relation
-    `events` that has the columns of the contract, each event once; `checks` are predicates that are true on a row of
-    Silver that fails.
-    """
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What can be proven of a stream besides that its events are kept."""
+
+    ids: bool = False
+    """Its events have consecutive ids: the producer finds gaps, repairs them by REST and keeps a ledger."""
+    coverage: bool = False
+    """The producer states the intervals in which it received every event, so a minute can be complete."""
+    quarantine: bool = False
+    """Silver judges each event and quarantines those that break a rule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamType:
+    """One stream of events: what topics, the Bronze stream, the follower and the graph are made of."""
 
     name: str
-    """As `CRYPTOLAKE_EXTRA_STREAMS` names it."""
-    exchange: str
     topic_suffix: str
-    """Of the Kafka topic; that of the trades stands before it."""
+    """Of the Kafka topic, after the name of the trades' topic; empty for the trades."""
+    kinds: tuple[str, ...]
+    """Names on the wire after the symbol: `markPrice@1s` in `btcusdt@markPrice@1s`. The first one is the default."""
     bronze: TableSpec
     """Made by `stream_table`; its contract has `symbol`, `event_time`, `exchange` and `ingest_ts`."""
-    optional: frozenset[str]
+    optional: frozenset[str] = frozenset()
     """Columns of the contract that may be empty."""
     identity: tuple[str, ...]
-    """Columns that two events share only when one is a repeat."""
-    address: Callable[[Settings, tuple[str, ...]], str]
-    recorded: Callable[[str], bool]
-    """Whether a stream's name in a capture is one of these."""
+    """Columns that two events share only when one is a duplicate."""
+    address: Address
+    capabilities: Capabilities = Capabilities()
+
+    @cached_property
+    def contract(self) -> tuple[Column, ...]:
+        """The columns that are fields of its events, in their order."""
+        return self.bronze.columns[: -len(kafka_columns())]
+
+    def topic(self, settings: Settings) -> str:
+        """Return the Kafka topic."""
+        return "_".join(filter(None, (settings.kafka_topic_futures, self.topic_suffix)))
+
+    def url(self, settings: Settings, symbols: tuple[str, ...], kind: str = "") -> str:
+        """Return the WebSocket URL that subscribes to the symbols, of one of the `kinds`."""
+        return self.address(settings, symbols, kind or self.kinds[0])
+
+    def is_recorded_as(self, name: str) -> bool:
+        """Return whether a stream's name in a capture, such as `btcusdt@markPrice@1s`, is one of these."""
+        return name.partition("@")[2] in self.kinds
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinuteStream(StreamType):
+    """A stream that its parser and SQL describe whole: each frame is one event, and each minute of Silver a query.
+
+    `parse` takes a frame's bytes and its receive time, µs since 1970; it never raises. `minutes` is the SQL of Silver's
+    rows of a minute, over a relation `events` with the columns of the contract, each event once; `checks` are
+    predicates that are true on a row of Silver that fails.
+    """
+
     parse: Callable[[bytes, int], Parsed]
     silver: TableSpec
     minutes: str
@@ -75,15 +113,7 @@ class StreamType:
     meanings: Mapping[str, str]
     """Check name to what it demands, for people."""
     every_minute: bool = False
-    """Whether a symbol is told of in every minute, so that one without a row is missing (a check that warns)."""
-
-    @cached_property
-    def contract(self) -> tuple[Column, ...]:
-        """The columns that are fields of its events, in their order."""
-        return self.bronze.columns[: -len(kafka_columns())]
-
-    def topic(self, settings: Settings) -> str:
-        return f"{settings.kafka_topic_futures}_{self.topic_suffix}"
+    """Whether a symbol has events in every minute, so that a minute without a row is missing (a check that warns)."""
 
 
 class FrameReader:

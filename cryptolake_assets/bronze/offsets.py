@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.binance.stream_types import STREAM_TYPES, TRADES
 from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.lake.files import open_filesystem, read_text
 from cryptolake_assets.settings import Settings
@@ -21,17 +21,14 @@ from cryptolake_assets.settings import Settings
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-TRADES_QUERY = "bronze_futures_trades"
-REJECTED_QUERY = "bronze_futures_trades_rejected"
-
 
 def query_of(stream_type: StreamType) -> str:
-    """The query that takes a stream beside the trades into Bronze."""
+    """Return the query that appends a stream to Bronze."""
     return f"bronze_{stream_type.bronze.name}"
 
 
 def rejected_query_of(stream_type: StreamType) -> str:
-    """The query that keeps what is no event on that stream's topic."""
+    """Return the query that keeps the records of that stream's topic that are no event."""
     return f"{query_of(stream_type)}_rejected"
 
 
@@ -40,28 +37,26 @@ def checkpoint(settings: Settings, query: str) -> str:
     return f"{settings.checkpoint_location}/{query}"
 
 
-def committed_offsets(settings: Settings, query: str = TRADES_QUERY, topic: str | None = None) -> dict[int, int]:
-    """Next offset per Kafka partition of the trade topic: everything below it is in the table. Empty before the first
-    batch."""
-    filesystem, path = open_filesystem(settings, checkpoint(settings, query))
+def committed_offsets(settings: Settings, stream_type: StreamType = TRADES) -> dict[int, int]:
+    """Return the next offset per Kafka partition of the stream's topic: everything below it is in the table. Empty
+    before the first batch."""
+    filesystem, path = open_filesystem(settings, checkpoint(settings, query_of(stream_type)))
     batch = max(_batches(filesystem, f"{path}/commits") & _batches(filesystem, f"{path}/offsets"), default=None)
     if batch is None:
         return {}
     with filesystem.open_input_file(f"{path}/offsets/{batch}") as file:
         lines = file.read().decode().splitlines()
     by_topic = json.loads(lines[2])
-    return {int(number): offset for number, offset in by_topic.get(topic or settings.kafka_topic_futures, {}).items()}
+    return {int(number): offset for number, offset in by_topic.get(stream_type.topic(settings), {}).items()}
 
 
 def query_ids(settings: Settings) -> frozenset[str]:
     """Ids of the stream's queries, as their commits carry them (`spark.sql.streaming.queryId`); none before the first
     start."""
-    others = (
-        query for stream_type in STREAM_TYPES for query in (query_of(stream_type), rejected_query_of(stream_type))
-    )
     texts = (
         read_text(settings, f"{checkpoint(settings, query)}/metadata")
-        for query in (TRADES_QUERY, REJECTED_QUERY, *others)
+        for stream_type in STREAM_TYPES
+        for query in (query_of(stream_type), rejected_query_of(stream_type))
     )
     return frozenset(str(json.loads(text)["id"]) for text in texts if text is not None)
 
@@ -116,26 +111,22 @@ class PartitionLag:
         return max(0, self.end_offset - self.bronze_offset)
 
 
-def bronze_lags(settings: Settings, query: str = TRADES_QUERY, topic: str | None = None) -> list[PartitionLag]:
-    """Every partition of the trade topic, or of the topic that `query` reads, in order.
-
-    Raises `BrokerError` when the brokers cannot be reached.
-    """
+def bronze_lags(settings: Settings, stream_type: StreamType = TRADES) -> list[PartitionLag]:
+    """Return every partition of the stream's topic, in order. Raises `BrokerError` when the brokers cannot be
+    reached."""
     from cryptolake_assets.kafka.topics import end_offsets
 
-    topic = topic or settings.kafka_topic_futures
+    topic = stream_type.topic(settings)
     ends = end_offsets(settings, topic)
-    committed = committed_offsets(settings, query, topic)
+    committed = committed_offsets(settings, stream_type)
     return [PartitionLag(topic, number, end, committed.get(number, 0)) for number, end in sorted(ends.items())]
 
 
 def lags_in_use(settings: Settings) -> list[PartitionLag]:
-    """The same of every topic whose events are taken into Bronze: the trades, and the other streams in use."""
-    others = [(query_of(stream_type), stream_type.topic(settings)) for stream_type in streams_in_use(settings)]
-    queries = [(TRADES_QUERY, settings.kafka_topic_futures), *others]
-    return [lag for query, topic in queries for lag in bronze_lags(settings, query, topic)]
+    """Return the same of every stream in use."""
+    return [lag for stream_type in streams_in_use(settings) for lag in bronze_lags(settings, stream_type)]
 
 
-def bronze_lag(settings: Settings) -> int:
-    """Trades in Kafka that are not in Bronze yet. Raises `BrokerError` when the broker cannot be reached."""
-    return sum(lag.records for lag in bronze_lags(settings))
+def bronze_lag(settings: Settings, stream_type: StreamType = TRADES) -> int:
+    """Return the events in Kafka that are not in Bronze yet. Raises `BrokerError` when the broker cannot be reached."""
+    return sum(lag.records for lag in bronze_lags(settings, stream_type))

@@ -1,7 +1,7 @@
-"""The Bronze stream: Kafka to `bronze.futures_trades` and `bronze.futures_trades_rejected`, by Spark Structured
-Streaming into Iceberg's native sink, which records query and batch in each commit: exactly once in effect.
+"""The Bronze stream: every stream's Kafka topic to its Bronze table and to `bronze.futures_trades_rejected`, by Spark
+Structured Streaming into Iceberg's native sink, which records query and batch in each commit: exactly once in effect.
 
-Run as `python -m cryptolake_assets.bronze.stream` it keeps both queries going until SIGTERM; `run_available_now` takes
+Run as `python -m cryptolake_assets.bronze.stream` it keeps the queries going until SIGTERM; `run_available_now` takes
 what Kafka holds and returns. Whoever runs the queries holds the checkpoint's lock.
 """
 
@@ -15,15 +15,15 @@ import time
 import uuid
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.bronze.extra_queries import ExtraQueries
 from cryptolake_assets.bronze.offsets import (
-    REJECTED_QUERY,
-    TRADES_QUERY,
     checkpoint,
     committed_offsets,
     lag,
@@ -31,7 +31,7 @@ from cryptolake_assets.bronze.offsets import (
     rejected_query_of,
     report_path,
 )
-from cryptolake_assets.captures.tracked_symbols import streams_in_use
+from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use, streams_in_use
 from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, SparkError
 from cryptolake_assets.kafka.access import spark_options
 from cryptolake_assets.kafka.kafka_records import (
@@ -47,11 +47,11 @@ from cryptolake_assets.lake.spark_session import connect, spark_unreachable
 from cryptolake_assets.lake.stores import hadoop_location
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES, TRADE_COLUMNS
+from cryptolake_assets.model.trade_tables import BRONZE_REJECTED
 from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
@@ -60,11 +60,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POLL_S = 2.0
-REJECTED_TRIGGER_FACTOR = 4
-"""How many batches of trades there are to one look for what was refused."""
-
-
-TRADES = KafkaRecordFormat(TRADE_COLUMNS)
+REJECTED_TRIGGER_FACTOR = 4  # the rejected-records query triggers once per this many trade batches
 
 
 def _kafka(spark: SparkSession, settings: Settings, topics: str, *, headers: bool = False) -> DataFrame:
@@ -79,31 +75,35 @@ def _kafka(spark: SparkSession, settings: Settings, topics: str, *, headers: boo
     )
 
 
-def trades(spark: SparkSession, settings: Settings) -> DataFrame:
-    """The trade topic as rows of `bronze.futures_trades`."""
-    return sound_rows(_kafka(spark, settings, settings.kafka_topic_futures), TRADES)
-
-
 def _header(name: str) -> str:
     return f"CAST(get(filter(headers, h -> h.key = '{name}'), 0).value AS STRING)"
 
 
-def rejected(spark: SparkSession, settings: Settings) -> DataFrame:
-    """The dead-letter topic, and what is no event of the contract on the trade topic, as rows of
-    `bronze.futures_trades_rejected`."""
-    topics = f"{settings.kafka_topic_futures},{settings.topic_rejected}"
-    dead_letter = f"topic = '{settings.topic_rejected}'"
-    suspects = _kafka(spark, settings, topics, headers=True).where(
-        f"{dead_letter} OR NOT coalesce({matches(VALUE, TRADES.written)}, false)"
-    )
+def _record_format(stream_type: StreamType) -> KafkaRecordFormat:
+    return KafkaRecordFormat(stream_type.contract, stream_type.optional)
+
+
+def events(spark: SparkSession, settings: Settings, stream_type: StreamType) -> DataFrame:
+    """Return the stream's topic as rows of its Bronze table."""
+    return sound_rows(_kafka(spark, settings, stream_type.topic(settings)), _record_format(stream_type))
+
+
+def rejected(spark: SparkSession, settings: Settings, stream_type: StreamType) -> DataFrame:
+    """Return the records of the stream's topic that are no event of its contract, as rows of
+    `bronze.futures_trades_rejected`; with those of the trades all of the dead-letter topic."""
+    topic, record_format = stream_type.topic(settings), _record_format(stream_type)
+    if stream_type is not TRADES:
+        suspects, dead_letter = _kafka(spark, settings, topic, headers=True), "false"
+    else:
+        dead_letter = f"topic = '{settings.topic_rejected}'"
+        suspects = _kafka(spark, settings, f"{topic},{settings.topic_rejected}", headers=True).where(
+            f"{dead_letter} OR NOT coalesce({matches(VALUE, record_format.written)}, false)"
+        )
     return (
-        with_event(suspects, TRADES).where(f"{dead_letter} OR NOT {TRADES.is_sound}").selectExpr(*_rejected_columns())
+        with_event(suspects, record_format)
+        .where(f"{dead_letter} OR NOT {record_format.is_sound}")
+        .selectExpr(*_rejected_columns())
     )
-
-
-def _rejected_rows(records: DataFrame, record_format: KafkaRecordFormat) -> DataFrame:
-    """What is no event of a contract on its topic, as rows of `bronze.futures_trades_rejected`."""
-    return with_event(records, record_format).where(f"NOT {record_format.is_sound}").selectExpr(*_rejected_columns())
 
 
 def _rejected_columns() -> list[str]:
@@ -135,38 +135,26 @@ def _stop_left_over(spark: SparkSession) -> None:
         left_over.stop()
 
 
-def _start_trades(spark: SparkSession, settings: Settings, **trigger: Any) -> StreamingQuery:
-    frame = trades(spark, settings)
-    return _writer(frame, settings, TRADES_QUERY).trigger(**trigger).toTable(BRONZE_TRADES.full_name)
+def query_starters(
+    spark: SparkSession, settings: Settings, stream_type: StreamType
+) -> dict[str, Callable[..., StreamingQuery]]:
+    """Return how the stream's two queries are started, by name: its events, and what is none on its topic.
 
+    Each has a checkpoint of its own; a starter takes the arguments of Spark's `trigger`.
+    """
 
-def _start_rejected(spark: SparkSession, settings: Settings, **trigger: Any) -> StreamingQuery:
-    frame = rejected(spark, settings)
-    return _writer(frame, settings, REJECTED_QUERY).trigger(**trigger).toTable(BRONZE_REJECTED.full_name)
-
-
-def extra_query_starters(
-    spark: SparkSession, settings: Settings, types: Sequence[StreamType], **trigger: Any
-) -> dict[str, Callable[[], StreamingQuery]]:
-    """How the queries of the streams beside the trades are started, by name: two a stream, with checkpoints of their
-    own, for its events and for what is none on its topic."""
-
-    def starter(
-        query: str, table: TableSpec, rows: Callable[[DataFrame, KafkaRecordFormat], DataFrame], stream_type: StreamType
-    ) -> Any:
-        def start() -> StreamingQuery:
-            records = _kafka(spark, settings, stream_type.topic(settings), headers=rows is _rejected_rows)
-            frame = rows(records, KafkaRecordFormat(stream_type.contract, stream_type.optional))
-            return _writer(frame, settings, query).trigger(**trigger).toTable(table.full_name)
+    def starter(query: str, frame: Callable[..., DataFrame], table: TableSpec) -> Callable[..., StreamingQuery]:
+        def start(**trigger: Any) -> StreamingQuery:
+            writer = _writer(frame(spark, settings, stream_type), settings, query)
+            return writer.trigger(**trigger).toTable(table.full_name)
 
         return start
 
     return {
-        query: starter(query, table, rows, stream_type)
-        for stream_type in types
-        for query, table, rows in (
-            (query_of(stream_type), stream_type.bronze, sound_rows),
-            (rejected_query_of(stream_type), BRONZE_REJECTED, _rejected_rows),
+        query: starter(query, frame, table)
+        for query, frame, table in (
+            (query_of(stream_type), events, stream_type.bronze),
+            (rejected_query_of(stream_type), rejected, BRONZE_REJECTED),
         )
     }
 
@@ -203,12 +191,12 @@ def run_available_now(settings: Settings) -> int:
         before = committed_offsets(settings)
         spark = _session(settings)
         _stop_left_over(spark)
-        # One after the other: what was refused reads the trades' topic too, and would take half of the machine.
-        _await(settings, _start_trades(spark, settings, availableNow=True))
-        queries = [_start_rejected(spark, settings, availableNow=True)]
-        others = extra_query_starters(spark, settings, streams_in_use(settings), availableNow=True)
-        queries += [start() for start in others.values()]
-        for query in queries:
+        first, *others = [
+            start for of in streams_in_use(settings) for start in query_starters(spark, settings, of).values()
+        ]
+        # The trades first: the query of what was rejected reads their topic too, and would take half of the machine.
+        _await(settings, first(availableNow=True))
+        for query in [start(availableNow=True) for start in others]:
             _await(settings, query)
         read = lag(committed_offsets(settings), before)
         log.info("available_now_finished", records=read)
@@ -269,15 +257,21 @@ class BronzeStream:
             spark = _session(self._settings)
             _stop_left_over(spark)
             trigger_s = self._settings.bronze_trigger_s
+            start_trades, start_rejected = query_starters(spark, self._settings, TRADES).values()
             queries = [
-                _start_trades(spark, self._settings, processingTime=f"{trigger_s} seconds"),
-                # Less often: it reads the trades' topic as well, and nobody waits for what was refused.
-                _start_rejected(spark, self._settings, processingTime=f"{REJECTED_TRIGGER_FACTOR * trigger_s} seconds"),
+                start_trades(processingTime=f"{trigger_s} seconds"),
+                start_rejected(processingTime=f"{REJECTED_TRIGGER_FACTOR * trigger_s} seconds"),
             ]
-            # Less often than the trades, which have the machine.
+            # Lower frequency than the trades, which have CPU priority.
             interval = f"{self._settings.extra_streams_trigger_s} seconds"
-            types = streams_in_use(self._settings)
-            others = ExtraQueries(extra_query_starters(spark, self._settings, types, processingTime=interval))
+            types = extra_streams_in_use(self._settings)
+            others = ExtraQueries(
+                {
+                    query: partial(start, processingTime=interval)
+                    for of in types
+                    for query, start in query_starters(spark, self._settings, of).items()
+                }
+            )
             log.info(
                 "bronze_stream_started",
                 queries=[query.name for query in queries],

@@ -8,8 +8,8 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
-from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.binance.stream_type import MinuteStream, StreamType
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES, TRADES
 from cryptolake_assets.captures.market_of_capture import check_market
 from cryptolake_assets.captures.reader import CaptureSummary, first_day, last_day, summarise
 from cryptolake_assets.errors import SettingsError, StreamUnavailableError, UnknownSymbolError
@@ -200,13 +200,20 @@ def _named(items: Iterable[str]) -> str:
 
 
 def streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
-    """Those that the settings name; with `auto` those that the replayed capture holds, and none when live. Raises
-    `CaptureError` when the capture cannot be read."""
+    """Return the trades and the extra streams in use. Raises as `extra_streams_in_use`."""
+    return (TRADES, *extra_streams_in_use(settings))
+
+
+def extra_streams_in_use(settings: Settings) -> tuple[MinuteStream, ...]:
+    """Return those that the settings name; with `auto` those that the replayed capture holds, and none when live.
+
+    Raises `CaptureError` when the capture cannot be read.
+    """
     if settings.market is not Market.USD_M:  # which is what they are of
         return ()
     if settings.extra_streams != (AUTO_STREAMS,):
-        return tuple(stream_type for stream_type in STREAM_TYPES if stream_type.name in settings.extra_streams)
+        return tuple(stream_type for stream_type in EXTRA_STREAM_TYPES if stream_type.name in settings.extra_streams)
     if settings.source is not Source.REPLAY:
         return ()
     names = summarise(settings.replay_dir).stream_names
-    return tuple(stream_type for stream_type in STREAM_TYPES if any(map(stream_type.recorded, names)))
+    return tuple(stream_type for stream_type in EXTRA_STREAM_TYPES if any(map(stream_type.is_recorded_as, names)))

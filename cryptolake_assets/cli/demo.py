@@ -3,7 +3,6 @@ Silver and Gold, and shows the bars beside the exchange's own. It computes nothi
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,10 +20,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from cryptolake_assets.binance.rest import ExchangeRest
-from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
 from cryptolake_assets.bronze.offsets import bronze_lag
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions, streams_in_use
 from cryptolake_assets.defs.automation import VERSION_TAG
+from cryptolake_assets.defs.follower import sensor_name
 from cryptolake_assets.errors import DemoError, PartError
 from cryptolake_assets.lake.bronze_files import added_files, current_sequence
 from cryptolake_assets.lake.bronze_follower import FollowerState
@@ -144,7 +144,9 @@ def frames_short(sent: Mapping[str, int], streams: Mapping[str, StreamCounts]) -
     """
     settled = Counter[str]()
     for kind in sent:
-        names = {stream_type.name for stream_type in STREAM_TYPES if stream_type.recorded(f"symbol@{kind}")} or {kind}
+        names = {
+            stream_type.name for stream_type in EXTRA_STREAM_TYPES if stream_type.is_recorded_as(f"symbol@{kind}")
+        } or {kind}
         settled[kind] = sum(counts.settled for name, counts in streams.items() if name in names)
     return {kind: number - settled[kind] for kind, number in sent.items() if number > settled[kind]}
 
@@ -230,32 +232,21 @@ class _Settled:
                 f"demo: a Dagster run failed (partition {failed[0].tags.get('dagster/partition', '?')}). See "
                 f"http://127.0.0.1:{self._settings.dagster_port}/runs/{failed[0].run_id}"
             )
+        for stream_type in streams_in_use(self._settings):
+            bronze = load_table(self._settings, stream_type.bronze)
+            state = FollowerState.from_cursor(self._cursor(sensor_name(stream_type))) or FollowerState()
+            if state.sequence < current_sequence(bronze):
+                return f"the sensor has not seen the newest snapshot of {stream_type.bronze.full_name}"
+            if state.pending:
+                return f"{len(state.pending)} hours of {stream_type.name} pending"
         bronze = load_table(self._settings, BRONZE_TRADES)
-        state = FollowerState.from_cursor(self._cursor("bronze_follower")) or FollowerState()
-        if state.sequence < current_sequence(bronze):
-            return "the sensor has not seen the newest Bronze snapshot"
-        if state.pending:
-            return f"{len(state.pending)} hours pending"
         hours = {file.hour for file in added_files(bronze, 0)}
         for hour in sorted(hours):
             silver = self._materializations(("silver", "futures_ohlcv_1m"), f"{hour:%Y-%m-%d-%H:%M}")
             gold = self._materializations(("gold", "futures_daily_stats"), f"{hour:%Y-%m-%d}")
             if (changed_at := last_change(silver)) is not None and next(gold, (0.0, None))[0] < changed_at:
                 return f"Gold of {hour:%Y-%m-%d}"
-        if pending := self._market_streams_pending():
-            return pending
         return self._coverage_to_come()
-
-    def _market_streams_pending(self) -> str | None:
-        """Return what Silver of the streams that are replayed with the trades still waits for."""
-        cursors = json.loads(self._cursor("market_follower") or "{}")
-        for stream_type in streams_in_use(self._settings):
-            state = FollowerState.from_cursor(cursors.get(stream_type.name)) or FollowerState()
-            if state.sequence < current_sequence(load_table(self._settings, stream_type.bronze)):
-                return f"the sensor has not seen the newest snapshot of {stream_type.bronze.full_name}"
-            if state.pending:
-                return f"{len(state.pending)} hours of {stream_type.silver.full_name} pending"
-        return None
 
     def _coverage_to_come(self) -> str | None:
         """The last minutes are complete only once the producer's coverage has reached the capture's end."""

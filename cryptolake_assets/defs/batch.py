@@ -5,12 +5,14 @@ A thin adapter of `ingest.batch_extract`, one factory for every entry of `ingest
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from cryptolake_assets.defs import asset_keys, checks
+from cryptolake_assets.defs import asset_keys, audited
+from cryptolake_assets.defs.audited import Audited, AuditedTable
 from cryptolake_assets.defs.automation import VERSION_TAG, once_an_hour, with_upstream
 from cryptolake_assets.defs.described import table_asset, table_metadata
 from cryptolake_assets.defs.graph import Graph
@@ -56,32 +58,29 @@ def _raw(graph: Graph, source: BatchSource) -> dg.AssetsDefinition:
 
 
 def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefinition:
-    key, warns = asset_keys.of_table(spec), (*source.warns, ROWS_LEFT_OUT)
+    of = AuditedTable(spec, blocking(spec), (*source.warns, ROWS_LEFT_OUT))
 
-    def rows(
-        context: dg.AssetExecutionContext, lake: LakeResource
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    def rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[audited.Event]:
         from cryptolake_assets.ingest.batch_extract import commit, prepare, published_warnings
 
         settings, day = lake.settings, date.fromisoformat(context.partition_key)
         candidate = prepare(settings, source, spec, day)
-        check_results = list(checks.results(key, blocking(spec), candidate.outcomes))
-        if not candidate.passed:
-            yield from check_results
-            raise checks.candidate_rejected(spec, [context.partition_key], candidate.outcomes)
-        publication = commit(settings, candidate, context.run.run_id)
-        _tell_other_days(context, spec, publication, day)
-        warnings = published_warnings(settings, source, candidate, day)
-        yield dg.MaterializeResult(
-            metadata={
-                "dagster/row_count": candidate.rows.num_rows,
-                **table_metadata(spec),
-                "snapshot_id": str(publication.snapshot_id),
-                "rows_changed": publication.rows_changed,
-            },
-            data_version=dg.DataVersion(_version(publication, spec, day)),
-            check_results=[*check_results, *checks.results(key, warns, warnings, dg.AssetCheckSeverity.WARN)],
-        )
+        found = Audited(context.partition_key, candidate.outcomes)
+        if candidate.passed:
+            publication = commit(settings, candidate, context.run.run_id)
+            _tell_other_days(context, spec, publication, day)
+            found = replace(
+                found,
+                observations=published_warnings(settings, source, candidate, day),
+                metadata={
+                    "dagster/row_count": candidate.rows.num_rows,
+                    **table_metadata(spec),
+                    "snapshot_id": str(publication.snapshot_id),
+                    "rows_changed": publication.rows_changed,
+                },
+                version=_version(publication, spec, day),
+            )
+        yield from audited.events(context, of, [found])
 
     return table_asset(
         spec,
@@ -93,10 +92,7 @@ def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefi
         metadata={"dagster/column_lineage": _lineage(spec, source.raw)},
         freshness_policy=_fresh(source),
         automation_condition=with_upstream() if source.can_be_asked(graph.settings) else None,
-        check_specs=[
-            *checks.specs(key, blocking(spec), graph.partitions.daily),
-            *checks.specs(key, warns, graph.partitions.daily, blocking=False),
-        ],
+        check_specs=of.check_specs(graph.partitions.daily),
         description=f"{spec.doc} From the accepted answers; upserted by one commit.",
     )(rows)
 

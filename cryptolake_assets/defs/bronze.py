@@ -1,59 +1,61 @@
-"""Bronze: the table that the stream writes, as an asset. Materializing an hour writes no trades; it makes sure that
-Kafka's are in and says what the hour holds."""
+"""Bronze: the tables that the Bronze stream writes, as assets, one a stream of the registry.
+
+Materializing an hour writes no events; it makes sure that Kafka's are in and says what the hour holds.
+"""
 
 from datetime import timedelta
 
 import dagster as dg
 
-from cryptolake_assets.defs import asset_keys
-from cryptolake_assets.defs.described import OWNERS, table_metadata
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import STREAM_TYPES, TRADES
+from cryptolake_assets.defs.described import table_asset, table_metadata
+from cryptolake_assets.defs.follower import sensor_name
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_of
-from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.defs.resources import LakeResource, StreamResource
 
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=10), fail_window=timedelta(minutes=20))
-"""While the stream lives it is reported every five minutes, with or without new trades."""
+"""While the stream lives the trades are reported every five minutes, with or without new ones."""
+FRESH_EXTRA = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
+"""An asset that was never materialized, because its stream is not in use, is not late."""
 
 
-def futures_trades(
-    context: dg.AssetExecutionContext, lake: LakeResource, stream: StreamResource
-) -> dg.MaterializeResult:
-    from cryptolake_assets.lake.bronze_files import added_files
-    from cryptolake_assets.lake.catalog import load_table
+def _asset(graph: Graph, of: StreamType) -> dg.AssetsDefinition:
+    def hour_of_stream(
+        context: dg.AssetExecutionContext, lake: LakeResource, stream: StreamResource
+    ) -> dg.MaterializeResult:
+        from cryptolake_assets.lake.bronze_files import added_files
+        from cryptolake_assets.lake.catalog import load_table
 
-    how = stream.catch_up()
-    table = load_table(lake.settings, BRONZE_TRADES)
-    hour = hour_of(context.partition_key)
-    files = [file for file in added_files(table, 0) if file.hour == hour]
-    return dg.MaterializeResult(
-        metadata={
-            "dagster/row_count": sum(file.rows for file in files),
-            **table_metadata(BRONZE_TRADES),
-            "snapshot_id": str(table.metadata.current_snapshot_id),
-            "files": len(files),
-            "caught_up_by": how,
-            "lag": stream.lag() or 0,
-        }
-    )
+        how = stream.catch_up(of)
+        table = load_table(lake.settings, of.bronze)
+        hour = hour_of(context.partition_key)
+        files = [file for file in added_files(table, 0) if file.hour == hour]
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": sum(file.rows for file in files),
+                **table_metadata(of.bronze),
+                "snapshot_id": str(table.metadata.current_snapshot_id),
+                "files": len(files),
+                "caught_up_by": how,
+                "lag": stream.lag(of) or 0,
+            }
+        )
+
+    return table_asset(
+        of.bronze,
+        graph.partitions.hourly,
+        cadence="stream",
+        kinds={"kafka", "spark", "iceberg"},
+        freshness_policy=FRESH if of is TRADES else FRESH_EXTRA,
+        description=(
+            f"{of.bronze.doc} The sensor `{sensor_name(of)}` records what the Bronze stream added. By hand: waits for "
+            "the stream, or takes what Kafka holds when it is down, then counts."
+        ),
+    )(hour_of_stream)
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return Bronze's asset."""
-    asset = dg.asset(
-        key=asset_keys.BRONZE,
-        partitions_def=graph.partitions.hourly,
-        group_name="bronze",
-        kinds={"kafka", "spark", "iceberg"},
-        owners=OWNERS,
-        tags={"layer": "bronze", "cadence": "stream"},
-        metadata=table_metadata(BRONZE_TRADES),
-        freshness_policy=FRESH,
-        retry_policy=RETRIES,
-        description=(
-            "Every trade as received, repeats included. Written by the Bronze stream; the sensor `bronze_follower` "
-            "records what it added. By hand: waits for the stream, or takes what Kafka holds when it is down, then "
-            "counts."
-        ),
-    )(futures_trades)
-    return dg.Definitions(assets=[asset])
+    """Return the asset of every stream's Bronze table."""
+    return dg.Definitions(assets=[_asset(graph, of) for of in STREAM_TYPES])

@@ -22,7 +22,7 @@ def table_asset(
     metadata: Mapping[str, Any] | None = None,
     **of_asset: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Return `dg.asset` for a table that runs of the graph write; `of_asset` are further arguments of it."""
+    """Return `dg.asset` for a table; `of_asset` are further arguments of it."""
     asset: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
         key=asset_keys.of_table(table),
         partitions_def=partitions,
@@ -31,7 +31,7 @@ def table_asset(
         owners=OWNERS,
         tags={"layer": table.namespace, "cadence": cadence},
         metadata={**table_metadata(table), **(metadata or {})},
-        pool=table.writer_pool,
+        pool=table.writer_pool if table.pooled else None,
         output_required=False,
         retry_policy=RETRIES,
         **of_asset,

@@ -5,7 +5,8 @@ from datetime import date, timedelta
 
 import dagster as dg
 
-from cryptolake_assets.defs import asset_keys, checks, previews
+from cryptolake_assets.defs import asset_keys, audited, previews
+from cryptolake_assets.defs.audited import Audited, AuditedTable
 from cryptolake_assets.defs.automation import follows_upstream, freshness_of_followers
 from cryptolake_assets.defs.described import column_lineage, table_asset, table_metadata
 from cryptolake_assets.defs.graph import Graph
@@ -17,23 +18,23 @@ from cryptolake_assets.quality.bar_checks import GOLD_CHECKS
 TABLE = {**table_metadata(GOLD_DAILY), **column_lineage(DAILY_MEASURES, SILVER_OHLCV, asset_keys.SILVER)}
 """Name, columns and their lineage."""
 
+AUDITED = AuditedTable(GOLD_DAILY, GOLD_CHECKS)
+
 PREVIEWED = ("symbol", "open", "high", "low", "close", "total_volume", "vwap", "realised_volatility", "is_complete")
 
 
 def futures_daily_stats(
     context: dg.AssetExecutionContext, lake: LakeResource, engine: EngineResource
-) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+) -> Iterator[audited.Event]:
     from cryptolake_assets.transform.gold_run import run_gold
 
     day = date.fromisoformat(context.partition_key)
     engine_in_use = engine.engine()
     candidate, publication = run_gold(lake.settings, engine_in_use, day, context.run.run_id)
-    check_results = list(checks.results(asset_keys.GOLD, GOLD_CHECKS, candidate.outcomes))
-    if publication is None:
-        yield from check_results
-        raise checks.candidate_rejected(GOLD_DAILY, [context.partition_key], candidate.outcomes)
-    yield dg.MaterializeResult(
-        metadata={
+    metadata, version = {}, None
+    if publication is not None:
+        version = publication.version("trade_date", day, day + timedelta(days=1))
+        metadata = {
             "dagster/row_count": candidate.rows.num_rows,
             **TABLE,
             "snapshot_id": str(publication.snapshot_id),
@@ -43,10 +44,9 @@ def futures_daily_stats(
             "duration_ms": candidate.duration_ms,
             "engine": engine_in_use.name,
             "preview": previews.preview(candidate.rows, PREVIEWED),
-        },
-        data_version=dg.DataVersion(publication.version("trade_date", day, day + timedelta(days=1))),
-        check_results=check_results,
-    )
+        }
+    of_day = Audited(context.partition_key, candidate.outcomes, metadata=metadata, version=version)
+    yield from audited.events(context, AUDITED, [of_day])
 
 
 def definitions(graph: Graph) -> dg.Definitions:
@@ -61,7 +61,7 @@ def definitions(graph: Graph) -> dg.Definitions:
         metadata=TABLE,
         automation_condition=follows_upstream(graph.settings.gold_interval_min, "follows_silver", graph.partitions),
         freshness_policy=freshness_of_followers(graph.settings),
-        check_specs=checks.specs(asset_keys.GOLD, GOLD_CHECKS, graph.partitions.daily),
+        check_specs=AUDITED.check_specs(graph.partitions.daily),
         description=(
             "Daily statistics per symbol, from the one-minute bars; published by one commit once the checks pass."
         ),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.errors import CryptolakeError, PartError
 from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.settings import Settings
@@ -99,25 +101,26 @@ class StreamResource(dg.ConfigurableResource):
 
         restart(self.settings, "bronze")
 
-    def lag(self) -> int | None:
-        """Kafka records that are not in Bronze yet; None when the broker does not answer."""
+    def lag(self, stream_type: StreamType = TRADES) -> int | None:
+        """Return the Kafka records of a stream that are not in Bronze yet; None when the broker does not answer."""
         from cryptolake_assets.bronze.offsets import bronze_lag
 
         try:
-            return bronze_lag(self.settings)
+            return bronze_lag(self.settings, stream_type)
         except CryptolakeError:
             return None
 
-    def catch_up(self) -> str:
-        """Returns once what Kafka holds now is in Bronze: waits for the stream, or takes it when no stream runs."""
+    def catch_up(self, stream_type: StreamType = TRADES) -> str:
+        """Return once what Kafka holds now of a stream is in Bronze: wait for the Bronze stream, or take it when none
+        runs."""
         from cryptolake_assets.bronze.offsets import committed_offsets, lag
         from cryptolake_assets.bronze.stream import run_available_now
         from cryptolake_assets.kafka.topics import end_offsets
 
         settings = self.settings
-        target = end_offsets(settings, settings.kafka_topic_futures)
+        target = end_offsets(settings, stream_type.topic(settings))
         deadline = time.monotonic() + self.catch_up_timeout_s
-        while lag(target, committed_offsets(settings)) > 0:
+        while lag(target, committed_offsets(settings, stream_type)) > 0:
             if not self.is_running():
                 run_available_now(settings)
                 return "available-now"

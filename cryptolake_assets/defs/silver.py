@@ -1,15 +1,17 @@
 """Silver: exact one-minute bars, checked before they are published. A thin adapter of `transform.silver_run`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pydantic
 
-from cryptolake_assets.defs import asset_keys, checks, previews
-from cryptolake_assets.defs.automation import VERSION_TAG
+from cryptolake_assets.binance.stream_types import TRADES
+from cryptolake_assets.defs import asset_keys, audited, checks, previews
+from cryptolake_assets.defs.audited import Audited, AuditedTable
 from cryptolake_assets.defs.described import column_lineage, table_asset, table_metadata
+from cryptolake_assets.defs.follower import Followed, follower
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import EngineResource, LakeResource
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
     from cryptolake_assets.transform.silver_candidate import RunScope, SilverCandidate
     from cryptolake_assets.transform.silver_run import DayOutcome
 
-SilverEvent = dg.MaterializeResult | dg.AssetCheckResult | dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output
 Metadata = Mapping[str, Any]
 
 
 TABLE = {**table_metadata(SILVER_OHLCV), **column_lineage(BAR_MEASURES, BRONZE_TRADES, asset_keys.BRONZE)}
 """Name, columns and their lineage."""
+
+AUDITED = AuditedTable(SILVER_OHLCV, SILVER_CHECKS, SILVER_OBSERVATIONS)
 
 PREVIEWED = ("symbol", "window_start", "open", "high", "low", "close", "volume", "trades", "is_complete")
 
@@ -44,6 +47,20 @@ CHECK_KEYS = [dg.AssetCheckKey(asset_keys.SILVER, name) for name in (*SILVER_CHE
 
 HOURS_A_RUN = 24
 """Hours of a backfill that share a run: a month is some 30 runs, not 720."""
+
+
+FOLLOWED = Followed(
+    stream=TRADES,
+    silver=asset_keys.SILVER,
+    checks=CHECK_KEYS,
+    interval_s=lambda settings: settings.silver_interval_in_use_s,
+    tick_s=lambda settings: settings.follower_interval_s,
+    max_runs_in_flight=24,
+    max_events_a_tick=100,  # SQLite takes some 60 events a second, and a tick may take a minute
+    hours_a_run=HOURS_A_RUN,
+    config=lambda request: {"from_sequence": request.from_sequence} if request.from_sequence else {},
+    has_priority=True,
+)
 
 
 class SilverConfig(dg.Config):
@@ -84,101 +101,59 @@ def _moment(text: str) -> datetime | None:
 
 def futures_ohlcv_1m(
     context: dg.AssetExecutionContext, config: SilverConfig, lake: LakeResource, engine: EngineResource
-) -> Iterator[SilverEvent]:
+) -> Iterator[audited.Event]:
     from cryptolake_assets.transform.silver_run import run_silver
 
+    hours = sorted(map(hour_of, context.partition_keys))
     days = run_silver(
         lake.settings,
         engine.engine(EngineName(config.engine)),
-        sorted(map(hour_of, context.partition_keys)),
+        hours,
         context.run.run_id,
         from_sequence=config.from_sequence,
         scope=config.scope(),
     )
-    if context.has_partition_key:
-        (day,) = days
-        yield from _of_hour(context, lake.settings, day)
-        return
-    yield from _of_hours(context, lake.settings, days)
-    # The checks have spoken for their hours; Dagster waits for one output of each besides.
-    for spec in context.assets_def.check_specs:
-        if spec.key in context.selected_asset_check_keys:
-            yield dg.Output(None, output_name=spec.get_python_identifier())
-
-
-def _of_hour(context: dg.AssetExecutionContext, settings: Settings, day: "DayOutcome") -> Iterator[SilverEvent]:
-    """The events of a run of one partition."""
-    (candidate,) = day.candidates
-    check_results = [
-        *checks.results(asset_keys.SILVER, SILVER_CHECKS, candidate.outcomes),
-        *checks.results(asset_keys.SILVER, SILVER_OBSERVATIONS, candidate.observations, dg.AssetCheckSeverity.WARN),
-    ]
-    if day.publication is None:
-        yield from check_results
-        yield from _checks_of_other_steps(context, settings, day)
-        raise checks.candidate_rejected(
-            SILVER_OHLCV, [context.partition_key], candidate.outcomes, metadata=_metadata(candidate)
-        )
-    yield dg.MaterializeResult(
-        metadata=_published(day, candidate, day.publication, day.publication.rows_changed),
-        data_version=dg.DataVersion(_version(day.publication, candidate.hour)),
-        check_results=check_results,
+    yield from audited.events(
+        context,
+        AUDITED,
+        (hour for day in days for hour in _audited(day)),
+        lambda: _checks_of_other_steps(context, lake.settings),
     )
 
 
-def _of_hours(
-    context: dg.AssetExecutionContext, settings: Settings, days: Iterable["DayOutcome"]
-) -> Iterator[SilverEvent]:
-    """The events of a run of a range: every hour has a materialization and checks of its own."""
+def _audited(day: "DayOutcome") -> Iterator[Audited]:
+    """A day's hours, each with what its checks found."""
     from cryptolake_assets.transform.silver_run import changed_by_hour
 
-    rejected = []
-    for day in days:
-        changed = changed_by_hour(day.publication) if day.publication is not None else {}
-        for candidate in day.candidates:
-            key = hour_key(candidate.hour)
-            yield from checks.evaluations(asset_keys.SILVER, SILVER_CHECKS, candidate.outcomes, key)
-            yield from checks.evaluations(
-                asset_keys.SILVER, SILVER_OBSERVATIONS, candidate.observations, key, dg.AssetCheckSeverity.WARN
-            )
-            if day.publication is not None and candidate.passed:
-                metadata = _published(day, candidate, day.publication, changed[candidate.hour])
-                tags = {VERSION_TAG: _version(day.publication, candidate.hour)}
-                yield dg.AssetMaterialization(asset_keys.SILVER, partition=key, metadata=metadata, tags=tags)
-            else:
-                rejected.append(candidate)
-    yield from _checks_of_other_steps(context, settings, day)
-    if rejected:
-        raise checks.candidate_rejected(
-            SILVER_OHLCV,
-            [hour_key(candidate.hour) for candidate in rejected],
-            [outcome for candidate in rejected for outcome in candidate.outcomes],
-        )
+    publication = day.publication
+    changed = changed_by_hour(publication) if publication is not None else {}
+    for candidate in day.candidates:
+        metadata = _metadata(candidate)
+        version: str | None = None
+        if publication is not None and candidate.passed:
+            metadata = _published(day, candidate, publication, changed[candidate.hour])
+            version = publication.version("window_start", candidate.hour, candidate.hour + HOUR)
+        yield Audited(hour_key(candidate.hour), candidate.outcomes, candidate.observations, metadata, version)
 
 
-def _version(publication: "Publication", hour: datetime) -> str:
-    """Return the data version of the hour's bars: the same as before when none of them has changed."""
-    return publication.version("window_start", hour, hour + HOUR)
-
-
-def _checks_of_other_steps(
-    context: dg.AssetExecutionContext, settings: Settings, day: "DayOutcome"
-) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate the run's checks of Silver that are steps of their own: Dagster skips these steps, because the asset has
-    no output in a run of many hours, or of an hour whose candidate was rejected."""
+def _checks_of_other_steps(context: dg.AssetExecutionContext, settings: Settings) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluate the run's checks of Silver that are steps of their own."""
     from cryptolake_assets.transform.freshness import check_up_to_date
+    from cryptolake_assets.transform.load_inputs import load_run_inputs
     from cryptolake_assets.transform.published_count import check_published
 
     planned = checks.planned(context)
-    for key in planned.get(dg.AssetCheckKey(asset_keys.SILVER, PUBLISHED_COUNT), ()):
-        outcome = check_published(settings, hour_of(str(key)), day.inputs.known.rules)
-        yield from checks.evaluations(asset_keys.SILVER, [PUBLISHED_COUNT], [outcome], key)
+    if counted := sorted(map(str, planned.get(dg.AssetCheckKey(asset_keys.SILVER, PUBLISHED_COUNT), ()))):
+        rules = load_run_inputs(settings, hour_of(counted[0]), hour_of(counted[-1]) + HOUR).rules
+        for key in counted:
+            outcome = check_published(settings, hour_of(key), rules)
+            yield from checks.evaluations(asset_keys.SILVER, [PUBLISHED_COUNT], [outcome], key)
     if partitions := planned.get(dg.AssetCheckKey(asset_keys.SILVER, UP_TO_DATE)):
         freshness = check_up_to_date(settings)
         severity = dg.AssetCheckSeverity.ERROR if freshness.is_error else dg.AssetCheckSeverity.WARN
-        for key in partitions:
+        for partition in partitions:
             yield from checks.evaluations(
-                asset_keys.SILVER, [UP_TO_DATE], [freshness.outcome], key, severity, blocking=False
+                asset_keys.SILVER, [UP_TO_DATE], [freshness.outcome], partition, severity, blocking=False
             )
 
 
@@ -216,7 +191,7 @@ def _metadata(candidate: "SilverCandidate") -> Metadata:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return Silver's asset."""
+    """Return Silver's asset, and the sensor that requests its runs."""
     asset = table_asset(
         SILVER_OHLCV,
         graph.partitions.hourly,
@@ -227,13 +202,10 @@ def definitions(graph: Graph) -> dg.Definitions:
         metadata=TABLE,
         freshness_policy=FRESH,
         backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
-        check_specs=[
-            *checks.specs(asset_keys.SILVER, SILVER_CHECKS, graph.partitions.hourly),
-            *checks.specs(asset_keys.SILVER, SILVER_OBSERVATIONS, graph.partitions.hourly, blocking=False),
-        ],
+        check_specs=AUDITED.check_specs(graph.partitions.hourly),
         description=(
             "Exact one-minute bars per symbol. Recomputed from Bronze for the touched minutes, checked in memory and "
             "published by one commit; when a check fails nothing is published and the previous bars stay."
         ),
     )(futures_ohlcv_1m)
-    return dg.Definitions(assets=[asset])
+    return dg.Definitions(assets=[asset], sensors=[follower(graph, FOLLOWED)])

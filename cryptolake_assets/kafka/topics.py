@@ -119,8 +119,8 @@ class TopicLayout:
 
 
 async def _wanted_topics(settings: Settings) -> tuple[str, ...]:
-    extra = await asyncio.to_thread(streams_in_use, settings)
-    return (settings.kafka_topic_futures, settings.topic_rejected, *(of.topic(settings) for of in extra))
+    streams = await asyncio.to_thread(streams_in_use, settings)
+    return (*(of.topic(settings) for of in streams), settings.topic_rejected)
 
 
 def _layouts(described: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> dict[str, TopicLayout]:

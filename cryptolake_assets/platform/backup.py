@@ -98,7 +98,7 @@ def places(settings: Settings) -> dict[str, Path]:
     return {
         WAREHOUSE: Path(local_path(settings.warehouse_location)),
         CHECKPOINTS: Path(local_path(settings.checkpoint_location)),
-        FOLLOWER: Path(local_path(settings.follower_location)).parent,
+        FOLLOWER: Path(local_path(settings.follower_location())).parent,
         DAGSTER: settings.dagster_home,
         KAFKA: kafka.data_dir(settings),
         KEYS: settings.home / KEYS,

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from cryptolake_assets.bronze.offsets import report_path
-from cryptolake_assets.captures.tracked_symbols import default_end_date, default_start_date, streams_in_use
+from cryptolake_assets.captures.tracked_symbols import default_end_date, default_start_date, extra_streams_in_use
 from cryptolake_assets.errors import ArgumentError, CaptureError
 from cryptolake_assets.lake.stores import postgres_url
 from cryptolake_assets.model.nearest import did_you_mean
@@ -154,6 +154,7 @@ def _code_server_environment(settings: Settings) -> dict[str, str]:
         with suppress(CaptureError):
             environment[env_name("start_date")] = default_start_date(settings).isoformat()
             environment[env_name("end_date")] = str(default_end_date(settings))
+            environment |= _extra_streams(settings)
     return environment
 
 
@@ -182,13 +183,13 @@ def _producer_files(settings: Settings) -> dict[Path, str]:
     return {} if settings.symbols_file else {_symbols_file(settings): "".join(f"{one}\n" for one in settings.symbols)}
 
 
-def _streams_of_bronze(settings: Settings) -> dict[str, str]:
-    """Which streams it takes beside the trades, said by name: what is replayed is not its business, but for that.
+def _extra_streams(settings: Settings) -> dict[str, str]:
+    """Pass the resolved stream names, so that a part does not depend on the replay settings.
 
-    What is wrong with a capture is told by the exchange.
+    The replay exchange reports what is wrong with a capture.
     """
     try:
-        names = ",".join(of.name for of in streams_in_use(settings))
+        names = ",".join(of.name for of in extra_streams_in_use(settings))
     except CaptureError:
         names = ""
     return {env_name("extra_streams"): names or NO_STREAMS}
@@ -272,7 +273,7 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, started: probes.reporting(report_path(settings), started),
         needs=(TOPICS, TABLES, SPARK),
         restarts_with=(SPARK,),
-        environment=_streams_of_bronze,
+        environment=_extra_streams,
         ignores=lambda name: (
             name.startswith("replay_") or name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING | REPAIR_SETTINGS
         ),

@@ -32,9 +32,7 @@ class Target:
     def check(self, partition: str | None) -> None:
         """Raise `ArgumentError` if no run can materialize this partition (None: none was given)."""
         if not self.is_materializable:
-            raise ArgumentError(
-                "asset", f"no run materializes {self.name}: the Bronze stream writes it. See `cryptolake status`."
-            )
+            raise ArgumentError("asset", f"no run materializes {self.name}. See its page in Dagster.")
         if self.partitions is None:
             if partition is not None:
                 raise ArgumentError("--partition", f"{self.name} has no partitions. Leave --partition out.")

@@ -17,8 +17,6 @@ from urllib.parse import urlsplit
 import structlog
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.model.markets import USD_M
-from cryptolake_assets.model.symbols import in_url, stream_name
 from cryptolake_assets.producer.asyncio_tasks import cancelled, heed_cancellation
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.frame_queue import FrameQueue, SpanMark
@@ -76,26 +74,21 @@ class ConnectionOptions:
 
 
 class ExchangeConnection:
-    """Reads the trade streams of some symbols into a queue, reconnecting for as long as it runs."""
+    """Reads a stream of some symbols into a queue, reconnecting for as long as it runs."""
 
     def __init__(
         self,
         *,
         name: str,
-        base_url: str,
-        path: str = USD_M.ws_path,
+        url: str,
         symbols: tuple[str, ...],
-        stream: str,
         queue: FrameQueue,
         clock: ExchangeClock,
         options: ConnectionOptions | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
-        url: str | None = None,
     ) -> None:
-        """`turn` is awaited before each opening: who has many connections spaces them. `url` is the whole address where
-        it is not that of the exchange's combined stream."""
-        names = "/".join(in_url(stream_name(symbol, stream)) for symbol in symbols)
-        self._url = url or f"{base_url}{path}?streams={names}"
+        """`url` subscribes to the symbols; `turn` is awaited before each opening: a connection pool spaces them."""
+        self._url = url
         self.name = name
         self.symbols = symbols
         self._queue = queue

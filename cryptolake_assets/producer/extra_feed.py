@@ -16,8 +16,8 @@ import msgspec
 import structlog
 
 from cryptolake_assets.binance.control_frames import ControlFrame
-from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.captures.tracked_symbols import streams_in_use
+from cryptolake_assets.binance.stream_type import MinuteStream
+from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use
 from cryptolake_assets.kafka.topics import dead_letter
 from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.producer.asyncio_tasks import cancelled
@@ -51,11 +51,11 @@ class ExtraFeed:
         options: ConnectionOptions,
         pool: ConnectionPoolOptions | None = None,
         *,
-        types: Sequence[StreamType] | None = None,
+        types: Sequence[MinuteStream] | None = None,
     ) -> None:
         """`symbols` says which are followed at the moment; `types` are those in use unless given. Raises `CaptureError`
         when the capture cannot be read."""
-        self.types = streams_in_use(settings) if types is None else tuple(types)
+        self.types = extra_streams_in_use(settings) if types is None else tuple(types)
         pool = pool or ConnectionPoolOptions(settings.connection_life_s)
         self._feeds = [
             _StreamFeed(stream_type, settings, symbols, put, clock, options, pool) for stream_type in self.types
@@ -95,7 +95,7 @@ class _StreamFeed:
 
     def __init__(
         self,
-        stream_type: StreamType,
+        stream_type: MinuteStream,
         settings: Settings,
         symbols: Callable[[], Sequence[str]],
         put: Callable[[Message], Awaitable[None]],
@@ -119,14 +119,12 @@ class _StreamFeed:
     def _connection(self, symbols: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
         return ExchangeConnection(
             name=f"{self._stream_type.name}-{next(self._made)}",
-            base_url=self._settings.ws_url,
+            url=self._stream_type.url(self._settings, symbols),
             symbols=symbols,
-            stream=self._stream_type.name,
             queue=self._queue,
             clock=self._clock,
             options=self._options,
             turn=turn,
-            url=self._stream_type.address(self._settings, symbols),
         )
 
     @property

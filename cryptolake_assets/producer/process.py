@@ -27,6 +27,7 @@ import structlog
 
 from cryptolake_assets.binance.rate_limits import WeightBudget
 from cryptolake_assets.binance.rest import AsyncExchangeRest, RetryPolicy
+from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.coverage import Evidence
@@ -163,10 +164,8 @@ class Producer:
     def _connection(self, symbols: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
         return ExchangeConnection(
             name=f"{self._stream}-{next(self._connections_made)}",
-            base_url=self._settings.ws_url,
-            path=self._settings.venue.ws_path,
+            url=TRADES.url(self._settings, symbols, self._stream),
             symbols=symbols,
-            stream=self._stream,
             queue=self._queue,
             clock=self._clock,
             options=self._options.connection,

@@ -15,6 +15,8 @@ import structlog
 from msgspec import Struct, json
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest, ExchangeRest
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.captures.market_of_capture import write_market
 from cryptolake_assets.captures.published_files import read_klines
 from cryptolake_assets.captures.reader import summarise
@@ -82,31 +84,30 @@ class Recorder:
 
     def _pools_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[ConnectionPool]:
         """Of the trades, and of the other streams in use."""
-        addresses: list[tuple[str, Callable[[tuple[str, ...]], str | None]]] = [(found.stream, lambda _: None)]
-        addresses += [(of.name, partial(of.address, self._settings)) for of in streams_in_use(self._settings)]
         return [
-            ConnectionPool(found.symbols, partial(self._connection, clock, stream, address), self._options)
-            for stream, address in addresses
+            ConnectionPool(
+                found.symbols,
+                partial(self._connection, clock, of, found.stream if of is TRADES else ""),
+                self._options,
+            )
+            for of in streams_in_use(self._settings)
         ]
 
     def _connection(
         self,
         clock: AsyncExchangeRest,
-        stream: str,
-        address: Callable[[tuple[str, ...]], str | None],
+        stream_type: StreamType,
+        kind: str,
         symbols: tuple[str, ...],
         turn: Callable[[], Awaitable[None]],
     ) -> ExchangeConnection:
         return ExchangeConnection(
-            name=f"record-{stream}-{next(self._made)}",
-            base_url=self._settings.ws_url,
-            path=self._settings.venue.ws_path,
+            name=f"record-{kind or stream_type.name}-{next(self._made)}",
+            url=stream_type.url(self._settings, symbols, kind),
             symbols=symbols,
-            stream=stream,
             queue=self._queue,
             clock=clock,
             turn=turn,
-            url=address(symbols),
         )
 
     async def _write(self, writer: CaptureWriter, tell: Callable[[], None]) -> None:

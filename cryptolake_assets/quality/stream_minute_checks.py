@@ -7,8 +7,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.binance.stream_type import MinuteStream
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
 from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 
@@ -19,22 +19,22 @@ ACCOUNTED = "events_accounted"
 MINUTES_WITHOUT_ROW = "minutes_without_row"
 
 MEANINGS: Mapping[str, str] = {
-    **{name: meaning for stream_type in STREAM_TYPES for name, meaning in stream_type.meanings.items()},
+    **{name: meaning for stream_type in EXTRA_STREAM_TYPES for name, meaning in stream_type.meanings.items()},
     ACCOUNTED: "The rows stand for every event that Bronze holds of the hour, each once.",
     MINUTES_WITHOUT_ROW: "No minute without a row between a symbol's first and last of the hour. Warns only.",
 }
 
 
-def blocking(stream_type: StreamType) -> tuple[str, ...]:
+def blocking(stream_type: MinuteStream) -> tuple[str, ...]:
     """Names of the checks on a candidate, in the order of their results."""
     return ("schema", "unique_key", *stream_type.checks, ACCOUNTED)
 
 
-def warning(stream_type: StreamType) -> tuple[str, ...]:
+def warning(stream_type: MinuteStream) -> tuple[str, ...]:
     return (MINUTES_WITHOUT_ROW,) if stream_type.every_minute else ()
 
 
-def events_accounted(stream_type: StreamType, rows: pa.Table, distinct: int) -> CheckOutcome:
+def events_accounted(stream_type: MinuteStream, rows: pa.Table, distinct: int) -> CheckOutcome:
     """Check that the rows stand for every event once."""
     stands_for = sum(rows.column(stream_type.counted).to_pylist())
     said = f"{distinct} events, the rows stand for {stands_for}"

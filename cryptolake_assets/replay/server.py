@@ -22,7 +22,7 @@ from aiohttp import web
 
 from cryptolake_assets.captures.market_of_capture import venue_of_capture
 from cryptolake_assets.captures.reader import CapturedFrame, CaptureSummary, read_frames, summarise
-from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions, streams_in_use
+from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use, resolve_subscriptions
 from cryptolake_assets.errors import CaptureError, CryptolakeError, PartError, PortInUseError
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.model.hosts import host_name, is_loopback
@@ -347,9 +347,9 @@ def _streams_to_expect(settings: Settings) -> frozenset[str]:
     tracked = {stream_name(symbol, "") for symbol in trades.symbols}
     extra = {
         name
-        for of in streams_in_use(settings)
+        for of in extra_streams_in_use(settings)
         for name in recorded
-        if of.recorded(name) and f"{name.partition('@')[0]}@" in tracked
+        if of.is_recorded_as(name) and f"{name.partition('@')[0]}@" in tracked
     }
     return frozenset(trades.stream_names) | extra
 

@@ -360,11 +360,11 @@ class Settings(
         locations = (self.warehouse, self.checkpoints, self.namespace_location)
         return bool(self.minio_endpoint) or any(one.startswith(("s3://", "s3a://")) for one in locations)
 
-    @property
-    def follower_location(self) -> str:
-        """Where the follower of Bronze keeps a copy of its cursor: beside the checkpoints that it follows."""
-        place = _location(self.checkpoints)
-        return f"{place or self.warehouse_location}/_follower/cursor.json"
+    def follower_location(self, stream: str = "") -> str:
+        """Return where a stream's follower keeps a copy of its cursor: beside the checkpoints. Without a name, the
+        trades'."""
+        place = _location(self.checkpoints) or self.warehouse_location
+        return f"{place}/_follower/{f'{stream}.' if stream else ''}cursor.json"
 
     @property
     def catalog_db(self) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_type import MinuteStream
 from cryptolake_assets.lake import commit
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, read_window
@@ -59,14 +59,14 @@ class MinutesCandidate:
 
 
 def run_stream_minutes(
-    settings: Settings, stream_type: StreamType, hour: datetime, run_id: str
+    settings: Settings, stream_type: MinuteStream, hour: datetime, run_id: str
 ) -> tuple[MinutesCandidate, Publication | None]:
     """Refresh the hour; the publication is None when a check failed."""
     candidate = check(stream_type, build_candidate(stream_type, load_inputs(settings, stream_type, hour)))
     return candidate, publish(settings, stream_type, hour, candidate, run_id) if candidate.passed else None
 
 
-def load_inputs(settings: Settings, stream_type: StreamType, hour: datetime) -> MinutesInputs:
+def load_inputs(settings: Settings, stream_type: MinuteStream, hour: datetime) -> MinutesInputs:
     """Return what the hour's run reads."""
     bronze, silver = load_table(settings, stream_type.bronze), load_table(settings, stream_type.silver)
     names = tuple(column.name for column in stream_type.contract)
@@ -75,7 +75,7 @@ def load_inputs(settings: Settings, stream_type: StreamType, hour: datetime) -> 
     return MinutesInputs(events, bronze.metadata.current_snapshot_id, present)
 
 
-def build_candidate(stream_type: StreamType, inputs: MinutesInputs) -> MinutesCandidate:
+def build_candidate(stream_type: MinuteStream, inputs: MinutesInputs) -> MinutesCandidate:
     """Make the hour's rows of its events, each event once."""
     rows, distinct = minutes_of(stream_type, inputs.events)
     return MinutesCandidate(
@@ -87,7 +87,7 @@ def build_candidate(stream_type: StreamType, inputs: MinutesInputs) -> MinutesCa
     )
 
 
-def check(stream_type: StreamType, candidate: MinutesCandidate) -> MinutesCandidate:
+def check(stream_type: MinuteStream, candidate: MinutesCandidate) -> MinutesCandidate:
     """Return the candidate with what the checks say."""
     with open_duckdb() as duck:
         outcomes = check_candidate(duck, stream_type.silver, candidate.rows, stream_type.checks)
@@ -99,7 +99,7 @@ def check(stream_type: StreamType, candidate: MinutesCandidate) -> MinutesCandid
 
 
 def publish(
-    settings: Settings, stream_type: StreamType, hour: datetime, candidate: MinutesCandidate, run_id: str
+    settings: Settings, stream_type: MinuteStream, hour: datetime, candidate: MinutesCandidate, run_id: str
 ) -> Publication:
     """Put a candidate that passed in the place of the hour's rows, by one commit."""
     publication = commit.publish(
@@ -122,7 +122,7 @@ def publish(
     return publication
 
 
-def minutes_of(stream_type: StreamType, events: pa.Table) -> tuple[pa.Table, int]:
+def minutes_of(stream_type: MinuteStream, events: pa.Table) -> tuple[pa.Table, int]:
     """Silver's rows of these events of Bronze, and how many events they are without repeats."""
     key = ", ".join(stream_type.identity)
     names = [name for name in stream_type.silver.column_names if name != "updated_at"]

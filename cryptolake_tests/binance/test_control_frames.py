@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cryptolake_assets.binance.control_frames import ControlFrame, ControlKind, read_control
-from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
 from cryptolake_assets.binance.trade_frames import parse_frame
 from cryptolake_assets.model.events import RejectedFrame
 
@@ -41,21 +41,21 @@ LISTED: list[tuple[dict[str, Any], ControlFrame]] = [
 def test_listed_messages_are_recognized_in_every_stream(message: dict[str, Any], expected: ControlFrame) -> None:
     raw = json.dumps(message).encode()
     assert parse_frame(raw, 1, "binance_futures") == expected
-    assert [of.parse(raw, 1) for of in STREAM_TYPES] == [expected] * len(STREAM_TYPES)
-    assert STREAM_TYPES
+    assert [of.parse(raw, 1) for of in EXTRA_STREAM_TYPES] == [expected] * len(EXTRA_STREAM_TYPES)
+    assert EXTRA_STREAM_TYPES
 
 
 @pytest.mark.parametrize("raw", [b"ping", b"pong\n", b'"ping"'])
 def test_heartbeats_as_text_are_recognized_in_every_stream(raw: bytes) -> None:
     expected = ControlFrame(ControlKind.HEARTBEAT)
     assert parse_frame(raw, 1, "binance_futures") == parse_frame(raw.decode(), 1, "binance_futures") == expected
-    assert [of.parse(raw, 1) for of in STREAM_TYPES] == [expected] * len(STREAM_TYPES)
+    assert [of.parse(raw, 1) for of in EXTRA_STREAM_TYPES] == [expected] * len(EXTRA_STREAM_TYPES)
 
 
 @pytest.mark.parametrize("raw", [b"", b"PINGED", b"ping ping", b"\xff", b'"hello"', b"1762214320000", b"{broken"])
 def test_other_texts_are_rejected_in_every_stream(raw: bytes) -> None:
-    parsed = [parse_frame(raw, 1, "binance_futures"), *(of.parse(raw, 1) for of in STREAM_TYPES)]
-    assert [type(one) for one in parsed] == [RejectedFrame] * (1 + len(STREAM_TYPES))
+    parsed = [parse_frame(raw, 1, "binance_futures"), *(of.parse(raw, 1) for of in EXTRA_STREAM_TYPES)]
+    assert [type(one) for one in parsed] == [RejectedFrame] * (1 + len(EXTRA_STREAM_TYPES))
 
 
 @pytest.mark.parametrize(
@@ -84,5 +84,5 @@ def test_other_texts_are_rejected_in_every_stream(raw: bytes) -> None:
 def test_other_messages_are_rejected_in_every_stream(message: object) -> None:
     assert read_control(message) is None
     raw = json.dumps(message).encode()
-    parsed = [parse_frame(raw, 1, "binance_futures"), *(of.parse(raw, 1) for of in STREAM_TYPES)]
-    assert [type(one) for one in parsed] == [RejectedFrame] * (1 + len(STREAM_TYPES))
+    parsed = [parse_frame(raw, 1, "binance_futures"), *(of.parse(raw, 1) for of in EXTRA_STREAM_TYPES)]
+    assert [type(one) for one in parsed] == [RejectedFrame] * (1 + len(EXTRA_STREAM_TYPES))

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from cryptolake_assets.binance import stream_adapter as binance
 from cryptolake_assets.binance import stream_type
-from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_type import MinuteStream
 from cryptolake_assets.settings import PROJECT_ROOT
 from cryptolake_tests.support import toy
 
@@ -34,17 +34,16 @@ def test_its_code_is_that_of_the_example() -> None:
 def test_its_table_has_the_fields_of_a_stream_type() -> None:
     rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", HOW_TO, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
-    assert {field.name for field in fields(StreamType)} - named == {"exchange", "address", "recorded", "parse"}
-    assert named <= {field.name for field in fields(StreamType)}
+    assert {field.name for field in fields(MinuteStream)} - named == {"address", "capabilities", "parse"}
+    assert named <= {field.name for field in fields(MinuteStream)}
 
 
 def test_its_names_and_the_test_that_it_points_to_are_there() -> None:
-    for name in ("Price", "RateOrNone", "TimeMs", "Word", "FrameReader", "StreamType"):
+    for name in ("Price", "RateOrNone", "TimeMs", "Word", "FrameReader", "MinuteStream"):
         assert name in SPANS
         assert hasattr(stream_type, name)
-    for name in ("address_of", "recorded_as"):
-        assert any(span.startswith(name) for span in SPANS)
-        assert hasattr(binance, name)
+    assert "combined" in SPANS
+    assert hasattr(binance, "combined")
     (test,) = [span for span in SPANS if span.startswith("test_a_stream")]
     text = (PROJECT_ROOT / "cryptolake_tests/integration/test_market_streams.py").read_text(encoding="utf-8")
     assert f"async def {test}(" in text

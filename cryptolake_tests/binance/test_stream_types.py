@@ -11,9 +11,10 @@ import pytest
 from hypothesis import find, given
 from hypothesis import strategies as st
 
-from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import STREAM_TYPES
-from cryptolake_assets.captures.tracked_symbols import streams_in_use
+from cryptolake_assets.binance.stream_type import MinuteStream
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES, STREAM_TYPES, TRADES
+from cryptolake_assets.bronze.offsets import query_of, rejected_query_of
+from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use, streams_in_use
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.kafka.kafka_records import KafkaRecordFormat
 from cryptolake_assets.model.events import MAX_REASON_CHARS, LiquidationEvent, MarkPriceEvent, RejectedFrame
@@ -25,7 +26,7 @@ from cryptolake_assets.settings.extra_streams import EXTRA_STREAMS
 from cryptolake_tests.support.documented_frames import FORCE_FRAME, MARK_FRAME, ORDER
 from cryptolake_tests.support.strategies import HOSTILE
 
-MARK_PRICE, FORCE_ORDER = STREAM_TYPES
+MARK_PRICE, FORCE_ORDER = EXTRA_STREAM_TYPES
 RECEIVED_US = 1_700_000_000_123_456
 
 FRAMES = {MARK_PRICE.name: MARK_FRAME, FORCE_ORDER.name: FORCE_FRAME}
@@ -102,7 +103,7 @@ def test_the_documented_liquidation() -> None:
     ],
 )
 def test_a_frame_that_has_not_the_structure_is_rejected_whole_and_with_its_reason(
-    of: StreamType, frame: bytes, reason: str
+    of: MinuteStream, frame: bytes, reason: str
 ) -> None:
     parsed = of.parse(frame, RECEIVED_US)
     assert isinstance(parsed, RejectedFrame)
@@ -122,9 +123,9 @@ def test_a_symbol_of_any_script_is_accepted(name: str) -> None:
 DECIMALS = {"decimal(18, 8)": (10, 8), "decimal(18, 12)": (6, 12), "decimal(28, 8)": (20, 8)}
 
 
-@pytest.mark.parametrize("of", STREAM_TYPES, ids=lambda of: of.name)
+@pytest.mark.parametrize("of", EXTRA_STREAM_TYPES, ids=lambda of: of.name)
 @given(data=st.data())
-def test_a_hostile_value_is_rejected_or_fits_the_columns(of: StreamType, data: st.DataObject) -> None:
+def test_a_hostile_value_is_rejected_or_fits_the_columns(of: MinuteStream, data: st.DataObject) -> None:
     frame = json.loads(json.dumps(FRAMES[of.name]))
     inside = data.draw(st.sampled_from([frame, *(part for part in frame.values() if isinstance(part, dict))]))
     inside[data.draw(st.sampled_from(sorted(inside)))] = data.draw(HOSTILE)
@@ -164,14 +165,14 @@ def test_some_hostile_values_are_accepted(name: str) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_rejected_and_kept(frame: bytes) -> None:
-    for of in STREAM_TYPES:
+    for of in EXTRA_STREAM_TYPES:
         parsed = of.parse(frame, RECEIVED_US)
         assert isinstance(parsed, RejectedFrame)
         assert parsed.raw == frame
 
 
-@pytest.mark.parametrize("of", STREAM_TYPES, ids=lambda of: of.name)
-def test_a_stream_is_whole(of: StreamType) -> None:
+@pytest.mark.parametrize("of", EXTRA_STREAM_TYPES, ids=lambda of: of.name)
+def test_a_stream_is_whole(of: MinuteStream) -> None:
     """Its event is its contract; its tables are among all tables; its checks have a meaning."""
     event = of.parse(raw(FRAMES[of.name]), RECEIVED_US)
     names = [field.encode_name for field in msgspec.structs.fields(event)]  # type: ignore[arg-type]
@@ -188,26 +189,47 @@ def test_a_stream_is_whole(of: StreamType) -> None:
 def test_streams_have_names_topics_and_tables_of_their_own() -> None:
     settings = load_settings()
     for said in (
-        [of.name for of in STREAM_TYPES],
-        [of.topic(settings) for of in STREAM_TYPES],
-        [of.bronze.name for of in STREAM_TYPES],
-        [of.silver.name for of in STREAM_TYPES],
+        [of.name for of in EXTRA_STREAM_TYPES],
+        [of.topic(settings) for of in EXTRA_STREAM_TYPES],
+        [of.bronze.name for of in EXTRA_STREAM_TYPES],
+        [of.silver.name for of in EXTRA_STREAM_TYPES],
     ):
-        assert len(set(said)) == len(STREAM_TYPES)
-    assert {of.name for of in STREAM_TYPES} == set(EXTRA_STREAMS)
+        assert len(set(said)) == len(EXTRA_STREAM_TYPES)
+    assert {of.name for of in EXTRA_STREAM_TYPES} == set(EXTRA_STREAMS)
 
 
 def test_an_address_names_each_symbols_stream() -> None:
     settings = load_settings(exchange_ws_url="ws://127.0.0.1:1/")
-    url = MARK_PRICE.address(settings, ("BTCUSDT", "ETHUSDT"))
+    url = MARK_PRICE.url(settings, ("BTCUSDT", "ETHUSDT"))
     assert url == "ws://127.0.0.1:1/market/stream?streams=btcusdt@markPrice@1s/ethusdt@markPrice@1s"
+    assert TRADES.url(settings, ("BTCUSDT",), "aggTrade").endswith("?streams=btcusdt@aggTrade")
+
+
+def test_every_stream_has_a_topic_a_table_and_queries_of_its_own() -> None:
+    settings = load_settings(source=Source.BINANCE, extra_streams="markPrice,forceOrder")
+    assert streams_in_use(settings) == STREAM_TYPES
+    for said in (
+        [of.topic(settings) for of in STREAM_TYPES],
+        [of.bronze.full_name for of in STREAM_TYPES],
+        [query for of in STREAM_TYPES for query in (query_of(of), rejected_query_of(of))],
+    ):
+        assert len(set(said)) == len(said)
+    assert [of.name for of in STREAM_TYPES if of.capabilities.coverage] == ["trades"]
+
+
+def test_trades_keep_the_names_of_existing_lakes() -> None:
+    assert (query_of(TRADES), rejected_query_of(TRADES)) == ("bronze_futures_trades", "bronze_futures_trades_rejected")
+    assert TRADES.topic(load_settings()) == "binance_futures_realtime"
 
 
 def test_which_streams_are_in_use() -> None:
-    assert streams_in_use(load_settings()) == ()  # the shipped capture has none
-    assert streams_in_use(load_settings(source=Source.BINANCE)) == ()
-    assert streams_in_use(load_settings(source=Source.BINANCE, extra_streams="forceOrder, markPrice")) == STREAM_TYPES
-    assert streams_in_use(load_settings(extra_streams="none")) == ()
+    assert extra_streams_in_use(load_settings()) == ()  # the shipped capture has none
+    assert extra_streams_in_use(load_settings(source=Source.BINANCE)) == ()
+    assert (
+        extra_streams_in_use(load_settings(source=Source.BINANCE, extra_streams="forceOrder, markPrice"))
+        == EXTRA_STREAM_TYPES
+    )
+    assert extra_streams_in_use(load_settings(extra_streams="none")) == ()
     with pytest.raises(SettingsError, match=r"CRYPTOLAKE_EXTRA_STREAMS.*'depth' is none of"):
         load_settings(extra_streams="markPrice,depth")
 

@@ -6,13 +6,15 @@ import re
 
 import pytest
 
+from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
-from cryptolake_assets.bronze.stream import TRADES
 from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.kafka.kafka_records import KafkaRecordFormat
 from cryptolake_assets.model.markets import USD_M
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.captures import agg_trade_frame
 
+TRADE_RECORDS = KafkaRecordFormat(TRADES.contract)
 GOOD = agg_trade_frame("BTCUSDT", 17, 1_700_000_000_000)
 
 
@@ -23,7 +25,7 @@ def written(frame: str) -> str:
 
 
 def test_what_the_producer_writes_is_known_by_its_looks() -> None:
-    looks = re.compile(TRADES.written).fullmatch
+    looks = re.compile(TRADE_RECORDS.written).fullmatch
     assert [bool(looks(written(frame.raw))) for frame in read_frames(DEMO_CAPTURE_DIR)] == [True] * 24_356
     assert looks(written(GOOD))
 
@@ -48,4 +50,4 @@ def test_what_the_producer_writes_is_known_by_its_looks() -> None:
 def test_anything_else_is_not(old: str, new: str) -> None:
     changed = written(GOOD).replace(old, new, 1)
     assert changed != written(GOOD)
-    assert not re.compile(TRADES.written).fullmatch(changed)
+    assert not re.compile(TRADE_RECORDS.written).fullmatch(changed)

@@ -26,7 +26,6 @@ def _no_platform(monkeypatch: pytest.MonkeyPatch) -> None:
         (["gold/futures_daily_stats", "--partition", "2999-12-31"], "is after the last partition"),
         (["gold/futures_daily_stats", "--partition", "1999-12-31"], "is before the first partition"),
         (["maintenance/compaction", "--partition", "2024-07-18"], "has no partitions. Leave --partition out."),
-        (["bronze/futures_liquidations", "--partition", "2024-07-18-23:00"], "argument asset: no run materializes"),
     ],
 )
 def test_a_wrong_asset_or_partition_is_rejected_before_a_run(arguments: list[str], cause: str) -> None:

@@ -114,7 +114,7 @@ def test_tables_and_checkpoints_lie_in_buckets_that_are_made(bare_environment: p
     settings = settings_in("bronze-stream", bare_environment)
     buckets = {word.removeprefix("lake/") for word in services()["mc"]["command"] if word.startswith("lake/")}
     locations = [settings.namespace_location_of(name) for name in namespaces()]
-    places = [*locations, settings.checkpoint_location, settings.follower_location, settings.warehouse_location]
+    places = [*locations, settings.checkpoint_location, settings.follower_location(), settings.warehouse_location]
     assert {str(place).split("/")[2] for place in places} == buckets
     assert {"bronze", "silver", "gold", "checkpoints"} <= buckets
     assert checkpoint(settings, "trades").startswith(("s3://checkpoints/", "s3a://checkpoints/"))

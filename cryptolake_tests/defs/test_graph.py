@@ -9,6 +9,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.graph import Graph
@@ -66,13 +68,13 @@ class Stopped(StreamResource):
     def is_running(self) -> bool:
         return False
 
-    def lag(self) -> int | None:
+    def lag(self, stream_type: StreamType = TRADES) -> int | None:
         return 3
 
     def status(self) -> dict[str, Any]:
         return {"state": "stopped", "pid": None, "log": None, "lag": self.lag()}
 
-    def catch_up(self) -> str:
+    def catch_up(self, stream_type: StreamType = TRADES) -> str:
         return "available-now"
 
 
@@ -82,7 +84,7 @@ class Running(Stopped):
     def is_running(self) -> bool:
         return True
 
-    def catch_up(self) -> str:
+    def catch_up(self, stream_type: StreamType = TRADES) -> str:
         raise AssertionError("the stream takes what Kafka holds")
 
 
@@ -131,12 +133,13 @@ def test_a_schedule_asks_for_nothing_before_the_first_partition(live: Settings, 
     assert "is before the first partition" in str(ticked(young, schedule))
 
 
-def test_the_follower_of_other_streams_skips_where_none_is_in_use(live: Settings) -> None:
-    definitions = build_definitions(live.model_copy(update={"extra_streams": ("none",)}))
-    with dg.build_sensor_context(repository_def=definitions.get_repository_def()) as context:
-        skipped = definitions.resolve_sensor_def("market_follower")(context)
-    assert isinstance(skipped, dg.SkipReason)
-    assert "no stream beside the trades is in use" in str(skipped.skip_message)
+def test_extra_streams_have_followers_while_they_are_in_use(live: Settings) -> None:
+    def followers(*streams: str) -> set[str]:
+        repository = build_definitions(live.model_copy(update={"extra_streams": streams})).get_repository_def()
+        return {sensor.name for sensor in repository.sensor_defs if sensor.name.endswith("_follower")}
+
+    assert followers("none") == {"bronze_follower"}
+    assert followers("markPrice", "forceOrder") == {"bronze_follower", "markPrice_follower", "forceOrder_follower"}
 
 
 @pytest.mark.parametrize("name", ["bronze_to_silver_1m", "silver_to_gold_daily"])

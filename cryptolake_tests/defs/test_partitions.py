@@ -9,14 +9,13 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
 from cryptolake_assets.captures.tracked_symbols import archived_to, default_end_date, note_archived
-from cryptolake_assets.defs import jobs, market_streams
+from cryptolake_assets.defs import jobs, silver, stream_minutes
 from cryptolake_assets.defs.automation import VERSION_TAG, follows_upstream
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
-from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
@@ -40,7 +39,7 @@ def loaded(lake: Settings) -> Loaded:
 def follow(graph: Graph, cursor: str | None) -> tuple[set[str], str, str]:
     """One look of the follower: the hours that it asks for, its cursor, and what it says."""
     with dg.DagsterInstance.ephemeral() as instance, dg.build_sensor_context(instance, cursor=cursor) as context:
-        result = tick(context, graph, StreamResource(settings=graph.settings))
+        result = tick(context, graph, silver.FOLLOWED)
         if isinstance(result, dg.SkipReason):
             return set(), str(context.cursor), str(result.skip_message)
         hours = {hour for request in result.run_requests or () for hour in hours_asked(request)}
@@ -99,7 +98,7 @@ def test_an_hour_before_the_loaded_partitions_is_asked_for_once_they_begin_earli
 
 
 def test_an_hour_of_another_stream_waits_for_its_partition_too(loaded: Loaded) -> None:
-    mark_price = STREAM_TYPES[0]
+    mark_price = EXTRA_STREAM_TYPES[0]
     graph = loaded(end_date="2024-11-01")
     row = dict.fromkeys(mark_price.bronze.column_names) | {
         **{"exchange": "binance_futures", "symbol": "币安人生USDT", "event_time": HOUR, "ingest_ts": HOUR},
@@ -111,7 +110,7 @@ def test_an_hour_of_another_stream_waits_for_its_partition_too(loaded: Loaded) -
 
     def asked(graph: Graph, cursor: str | None) -> tuple[list[str | None], str]:
         with dg.DagsterInstance.ephemeral() as instance, dg.build_sensor_context(instance, cursor=cursor) as context:
-            result = market_streams.tick(context, graph, (mark_price,))
+            result = tick(context, graph, stream_minutes.followed(mark_price))
         assert isinstance(result, dg.SensorResult)
         return [request.partition_key for request in result.run_requests or ()], str(result.cursor)
 

@@ -22,7 +22,7 @@ from cryptolake_assets import cli
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
 from cryptolake_assets.binance.rest import RetryPolicy
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import asset_keys
+from cryptolake_assets.defs import asset_keys, silver
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
@@ -85,7 +85,7 @@ class World:
         asked: set[str] = set()
         while True:
             context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
-            result = tick(context, Graph.of(self.settings), StreamResource(settings=self.settings))
+            result = tick(context, Graph.of(self.settings), silver.FOLLOWED)
             if isinstance(result, dg.SkipReason):
                 self.cursor = context.cursor
                 assert "0 hours pending" in str(result.skip_message)

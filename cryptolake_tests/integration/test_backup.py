@@ -12,9 +12,9 @@ import pytest
 
 from cryptolake_assets.bronze.offsets import bronze_lag, committed_offsets
 from cryptolake_assets.definitions import build_definitions
+from cryptolake_assets.defs import silver
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
-from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.lake.bronze_follower import FollowerState
 from cryptolake_assets.lake.query import run_sql
@@ -55,7 +55,7 @@ def dagster_of(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def follow_once(settings: Settings, instance: dg.DagsterInstance) -> bool:
     """Evaluate the follower, going on from the copy of its cursor, and run what it asks for; whether it asked."""
-    result = tick(dg.build_sensor_context(instance=instance), Graph.of(settings), StreamResource(settings=settings))
+    result = tick(dg.build_sensor_context(instance=instance), Graph.of(settings), silver.FOLLOWED)
     requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
     job = build_definitions().resolve_implicit_global_asset_job_def()
     for request in requests:
@@ -64,7 +64,7 @@ def follow_once(settings: Settings, instance: dg.DagsterInstance) -> bool:
 
 
 def cursor(settings: Settings) -> FollowerState:
-    path = Path(settings.follower_location.removeprefix("file://"))
+    path = Path(settings.follower_location().removeprefix("file://"))
     state = FollowerState.from_cursor(path.read_text())
     assert state is not None
     return state

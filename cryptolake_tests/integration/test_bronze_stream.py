@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.binance.trade_frames import parse_frame
 from cryptolake_assets.bronze.offsets import bronze_lag, committed_offsets
-from cryptolake_assets.bronze.stream import checkpoint_lock, is_running, rejected, run_available_now, trades
+from cryptolake_assets.bronze.stream import checkpoint_lock, events, is_running, rejected, run_available_now
 from cryptolake_assets.errors import CheckpointInUseError
 from cryptolake_assets.kafka.topics import dead_letter, end_offsets
 from cryptolake_assets.lake.query import run_sql
@@ -85,7 +86,7 @@ async def test_a_trade_may_be_written_in_another_way_than_the_producers(platform
 def test_each_record_is_taken_apart_once(platform: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     """Spark would do it anew for every field that a filter names."""
     spark = connect(platform)
-    for frame in (trades(spark, platform), rejected(spark, platform)):
+    for frame in (events(spark, platform, TRADES), rejected(spark, platform, TRADES)):
         capsys.readouterr()
         frame.explain()
         assert capsys.readouterr().out.count("from_json(") == 1

@@ -12,7 +12,7 @@ import pytest
 
 from cryptolake_assets.bronze.offsets import committed_offsets, lag
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import asset_keys
+from cryptolake_assets.defs import asset_keys, silver
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
@@ -52,7 +52,7 @@ def run_request(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.Exec
 
 def evaluate(instance: dg.DagsterInstance, settings: Settings, cursor: str | None) -> dg.SensorResult | dg.SkipReason:
     context = dg.build_sensor_context(instance=instance, cursor=cursor)
-    return tick(context, Graph.of(settings), StreamResource(settings=settings))
+    return tick(context, Graph.of(settings), silver.FOLLOWED)
 
 
 def cursor_at_head(settings: Settings) -> str:

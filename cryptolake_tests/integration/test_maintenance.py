@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.bronze.offsets import TRADES_QUERY, checkpoint, query_ids
+from cryptolake_assets.binance.stream_types import TRADES
+from cryptolake_assets.bronze.offsets import checkpoint, query_ids, query_of
 from cryptolake_assets.lake.bronze_files import added_files, current_sequence, local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance import compaction
@@ -123,7 +124,7 @@ def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
     # Everything is older than the retention now; what lies there is needed, but for one file.
     warehouse = Path(local_path(home.warehouse_location))
     orphan, young = (warehouse / f"bronze/futures_trades/data/{name}.parquet" for name in ("orphan", "young"))
-    progress = warehouse / "_checkpoints" / TRADES_QUERY / "commits" / "0"
+    progress = warehouse / "_checkpoints" / query_of(TRADES) / "commits" / "0"
     progress.parent.mkdir(parents=True)
     for path in (orphan, progress):
         path.write_bytes(b"left by a writer that was killed")
@@ -182,7 +183,7 @@ def test_beside_the_stream_and_after_kills_nothing_is_lost_or_doubled(
     lifecycle.stop(home, BRONZE)
     maintain_all(home, Work)
     assert len(history_of(load_table(home, BRONZE_TRADES))) < 10
-    commits = Path(local_path(checkpoint(home, TRADES_QUERY))) / "commits"
+    commits = Path(local_path(checkpoint(home, query_of(TRADES)))) / "commits"
     last = max(int(path.name) for path in commits.iterdir() if path.name.isdigit())
     for path in (commits / str(last), commits / f".{last}.crc"):
         path.unlink(missing_ok=True)

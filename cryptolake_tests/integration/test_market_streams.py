@@ -14,13 +14,14 @@ import dagster as dg
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.binance.stream_type import MinuteStream
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
 from cryptolake_assets.bronze.offsets import query_ids
 from cryptolake_assets.bronze.stream import run_available_now
 from cryptolake_assets.captures import tracked_symbols
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import asset_keys, market_streams
+from cryptolake_assets.defs import asset_keys, stream_minutes
+from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.kafka.topics import ensure_topics, ensure_topics_async
@@ -38,7 +39,7 @@ from cryptolake_tests.support.captures import force_order_frame, mark_price_fram
 from cryptolake_tests.support.checks import passed, verdicts
 from cryptolake_tests.support.fakes import FakeClock, FakeExchange, until
 
-MARK_PRICE, FORCE_ORDER = STREAM_TYPES
+MARK_PRICE, FORCE_ORDER = EXTRA_STREAM_TYPES
 HOUR = datetime(2024, 7, 19, 5, tzinfo=UTC)
 HOUR_MS = int(HOUR.timestamp()) * 1000
 GARBAGE = b'{"symbol": "BTCUSDT", "mark_price": "12x"}'
@@ -58,7 +59,7 @@ def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return changed
 
 
-def event(of: StreamType, frame: str) -> bytes:
+def event(of: MinuteStream, frame: str) -> bytes:
     import msgspec
 
     return msgspec.json.encode(of.parse(frame.encode(), HOUR_MS * 1000))
@@ -87,7 +88,7 @@ def marks(settings: Settings, hour: datetime = HOUR) -> list[dict[str, Any]]:
     )
 
 
-def materialize(instance: dg.DagsterInstance, of: StreamType, hour: datetime) -> dg.ExecuteInProcessResult:
+def materialize(instance: dg.DagsterInstance, of: MinuteStream, hour: datetime) -> dg.ExecuteInProcessResult:
     job = build_definitions().resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance,
@@ -168,7 +169,7 @@ def test_the_sensor_asks_for_the_touched_hours_until_their_runs_succeed(settings
             with dg.build_sensor_context(
                 instance, cursor=cursor, repository_def=build_definitions().get_repository_def()
             ) as context:
-                found = market_streams.tick(context, Graph.of(settings), (FORCE_ORDER,), now)
+                found = tick(context, Graph.of(settings), stream_minutes.followed(FORCE_ORDER), now)
                 if isinstance(found, dg.SkipReason):
                     return [], [], str(context.cursor)
                 return list(found.run_requests or ()), list(found.asset_events), str(found.cursor)
@@ -199,7 +200,7 @@ def test_the_sensor_asks_for_the_touched_hours_until_their_runs_succeed(settings
 async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracked_symbols, "STREAM_TYPES", (*STREAM_TYPES, toy.STREAM))
+    monkeypatch.setattr(tracked_symbols, "EXTRA_STREAM_TYPES", (*EXTRA_STREAM_TYPES, toy.STREAM))
     exchange = FakeExchange()
     async with exchange.running():
         own = settings.model_copy(

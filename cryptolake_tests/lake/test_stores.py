@@ -101,6 +101,6 @@ def test_where_things_lie(tmp_path: Path) -> None:
     assert here.namespace_location_of("bronze") is None
     own = settings(tmp_path, **S3, checkpoints="s3://checkpoints/", namespace_location="s3://{namespace}/")
     assert (own.checkpoint_location, own.namespace_location_of("gold")) == ("s3://checkpoints", "s3://gold")
-    assert own.follower_location == "s3://checkpoints/_follower/cursor.json"
+    assert own.follower_location() == "s3://checkpoints/_follower/cursor.json"
     assert hadoop_location(own.checkpoint_location) == "s3a://checkpoints"
     assert hadoop_location(settings(tmp_path).checkpoint_location) == f"file://{tmp_path}/warehouse/_checkpoints"

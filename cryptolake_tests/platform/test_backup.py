@@ -51,7 +51,7 @@ def home(lake: Settings) -> Iterator[Settings]:
         write(checkpoint / "offsets" / str(batch), f"v1\n{{}}\n{batch}")
         write(checkpoint / "commits" / str(batch), "v1\n{}")
     write(checkpoint / "offsets" / ".1.crc", "a checksum of Hadoop")
-    write(Path(lake.follower_location.removeprefix("file://")), "cursor")
+    write(Path(lake.follower_location().removeprefix("file://")), "cursor")
     write(lake.home / "api_keys.json", "[]")
     write(lake.log_dir / "bronze.log", "a log")
     partition = kafka.data_dir(lake) / "futures_trades-0"
@@ -97,7 +97,7 @@ def test_restored_home_holds_all_parts(home: Settings, tmp_path: Path, place: st
         assert connection.execute("SELECT id FROM runs").fetchall() == [("one",)]
     checkpoint = Path(target.checkpoint_location.removeprefix("file://")) / "bronze_futures_trades"
     assert set(files_of(checkpoint)) == {"metadata", "offsets/0", "offsets/1", "commits/0", "commits/1"}
-    assert Path(target.follower_location.removeprefix("file://")).read_text() == "cursor"
+    assert Path(target.follower_location().removeprefix("file://")).read_text() == "cursor"
     assert (target.home / "api_keys.json").read_text() == "[]"
     assert not target.log_dir.exists()
     assert set(files_of(kafka.data_dir(target))) == {

@@ -14,7 +14,7 @@ HOURS = Target(
 )
 DAYS = Target("gold/spot_daily_stats", True, Partitions(["2025-12-30", "2025-12-31"], "%Y-%m-%d"))
 PLAIN = Target("maintenance/compaction", True, None)
-STREAM = Target("bronze/futures_liquidations", False, HOURS.partitions)
+EXTERNAL = Target("silver/of_elsewhere", False, HOURS.partitions)
 
 
 @pytest.mark.parametrize(("target", "partition"), [(HOURS, "2025-12-31-23:00"), (DAYS, "2025-12-30"), (PLAIN, None)])
@@ -52,8 +52,8 @@ def test_any_other_partition_is_rejected_with_the_valid_range(
 def test_an_asset_that_cannot_be_materialized_so_is_named() -> None:
     with pytest.raises(ArgumentError, match="argument --partition: maintenance/compaction has no partitions"):
         PLAIN.check("2025-12-31")
-    with pytest.raises(ArgumentError, match="argument asset: no run materializes bronze/futures_liquidations"):
-        STREAM.check("2025-12-31-07:00")
+    with pytest.raises(ArgumentError, match="argument asset: no run materializes silver/of_elsewhere"):
+        EXTERNAL.check("2025-12-31-07:00")
     with pytest.raises(ArgumentError, match="There is none yet"):
         Target("silver/a", True, Partitions([], "%Y-%m-%d")).check("2025-12-31")
 

@@ -20,7 +20,7 @@ from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeCon
 from cryptolake_assets.producer.frame_queue import FrameQueue, QueueItem, ReceivedFrames, SpanMark
 from cryptolake_assets.producer.websocket_libraries import ExchangeSocket
 from cryptolake_assets.settings.producer import ProducerIo
-from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
+from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, trade_url, until
 
 FAST = ConnectionOptions(
     close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.05, response_timeout_s=0.2, healthy_after_s=0.0
@@ -46,9 +46,8 @@ async def connected(
     queue = FrameQueue() if queue is None else queue
     link = ExchangeConnection(
         name="test",
-        base_url=exchange.url,
+        url=trade_url(exchange.url, ("BTCUSDT", "ETHUSDT")),
         symbols=("BTCUSDT", "ETHUSDT"),
-        stream="trade",
         queue=queue,
         clock=clock or FakeClock(),
         options=replace(options, io=io),
@@ -228,9 +227,8 @@ async def test_an_exchange_that_is_not_there_yet_is_waited_for() -> None:
 async def test_an_address_that_cannot_be_right_is_an_error() -> None:
     link = ExchangeConnection(
         name="test",
-        base_url="http://127.0.0.1:1",
+        url="http://127.0.0.1:1",
         symbols=("X",),
-        stream="trade",
         queue=FrameQueue(),
         clock=FakeClock(),
         options=ConnectionOptions(io=io),

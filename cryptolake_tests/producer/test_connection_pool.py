@@ -15,7 +15,7 @@ from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeConnection
 from cryptolake_assets.producer.connection_pool import ConnectionPacer, ConnectionPool, ConnectionPoolOptions
 from cryptolake_assets.producer.frame_queue import FrameQueue, ReceivedFrames
-from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
+from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, trade_url, until
 
 FAST = ConnectionOptions(close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, response_timeout_s=0.5)
 
@@ -68,9 +68,8 @@ async def scene(symbols: tuple[str, ...], feeds: bool = True, **options: float) 
         def make(share: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
             return ExchangeConnection(
                 name="-".join(share[:3]),
-                base_url=exchange.url,
+                url=trade_url(exchange.url, share),
                 symbols=share,
-                stream="trade",
                 queue=queue,
                 clock=FakeClock(),
                 options=FAST,
@@ -158,9 +157,8 @@ async def test_an_address_that_cannot_be_right_ends_the_pool() -> None:
     def make(share: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
         return ExchangeConnection(
             name="bad",
-            base_url="http://127.0.0.1:1",
+            url="http://127.0.0.1:1",
             symbols=share,
-            stream="trade",
             queue=FrameQueue(),
             clock=FakeClock(),
             turn=turn,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.binance.stream_types import STREAM_TYPES
-from cryptolake_assets.captures.tracked_symbols import streams_in_use
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
+from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use
 from cryptolake_assets.producer import extra_feed
 from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.connection_pool import ConnectionPoolOptions
@@ -23,7 +23,7 @@ from cryptolake_tests.support.documented_frames import FORCE_FRAME
 from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
 from cryptolake_tests.support.producing import stage
 
-MARK_PRICE, FORCE_ORDER = STREAM_TYPES
+MARK_PRICE, FORCE_ORDER = EXTRA_STREAM_TYPES
 FAST = ConnectionOptions(backoff_first_s=0.01, backoff_cap_s=0.02, close_timeout_s=0.2)
 
 
@@ -131,7 +131,7 @@ async def test_a_capture_that_holds_a_stream_is_replayed_with_it(tmp_path: Path)
     async with ReplayExchange(directory, 0).running() as exchange:
         ws_url = exchange.url.replace("http", "ws")
         settings = load_settings(exchange_ws_url=ws_url, replay_dir=directory)
-        assert streams_in_use(settings) == (MARK_PRICE,)
+        assert extra_streams_in_use(settings) == (MARK_PRICE,)
         feed = ExtraFeed(settings, lambda: ("BTCUSDT",), put=put, clock=FakeClock(), options=FAST)
         running = asyncio.create_task(feed.run())
         await until(lambda: len(sent) == 5)

@@ -11,12 +11,14 @@ from contextlib import asynccontextmanager
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, OddRow
 from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.publisher import DeliveryListener, FailureVerdict, Message
+from cryptolake_assets.settings import load_settings
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z
 
@@ -203,6 +205,11 @@ class FakeClock:
         if self.now_ms is None:
             raise ExchangeError("exchange: no answer.")
         return self.now_ms
+
+
+def trade_url(base_url: str, symbols: tuple[str, ...]) -> str:
+    """Return the address of the combined stream of the symbols' trades."""
+    return TRADES.url(load_settings(exchange_ws_url=base_url), symbols)
 
 
 class FakeExchange:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from cryptolake_assets.binance.control_frames import ControlFrame
-from cryptolake_assets.binance.stream_type import FrameReader, Parsed, Price, StreamType, Symbol, TimeMs
+from cryptolake_assets.binance.stream_type import FrameReader, MinuteStream, Parsed, Price, Symbol, TimeMs
 from cryptolake_assets.model.columns import PRICE, TIME, Column
 from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.model.table_spec import TableSpec, stream_table
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # The adapter: where it is found, and what its frames are.
 
 
-def address(settings: Settings, symbols: tuple[str, ...]) -> str:
+def address(settings: Settings, symbols: tuple[str, ...], _kind: str) -> str:
     return f"{settings.ws_url}/feed/{','.join(symbols)}"
 
 
@@ -52,10 +52,10 @@ class ToyEvent(Struct, frozen=True, gc=False):
     ingest_ts: int
 
 
-STREAM = StreamType(
+STREAM = MinuteStream(
     name="toyBid",
-    exchange="toy",
     topic_suffix="toy_bids",
+    kinds=("toyBid",),
     bronze=stream_table(
         "toy_bids",
         "Bids as received.",
@@ -67,10 +67,8 @@ STREAM = StreamType(
             Column("ingest_ts", TIME, "when it was received"),
         ),
     ),
-    optional=frozenset(),
     identity=("exchange", "symbol", "event_time"),
     address=address,
-    recorded=lambda name: name.startswith("toy"),
     parse=parse,
     silver=TableSpec(
         namespace="silver",

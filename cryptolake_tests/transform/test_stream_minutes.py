@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import STREAM_TYPES
+from cryptolake_assets.binance.stream_type import MinuteStream
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication
 from cryptolake_assets.quality.stream_minute_checks import minutes_without_row
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.stream_minutes import minutes_of, run_stream_minutes
 
-MARK_PRICE, FORCE_ORDER = STREAM_TYPES
+MARK_PRICE, FORCE_ORDER = EXTRA_STREAM_TYPES
 HOUR = datetime(2024, 7, 18, 23, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
@@ -39,15 +39,15 @@ def order(second: float, side: str, qty: str, price: str, **changes: Any) -> dic
     return {**row, "exchange": "binance_futures", "ingest_ts": at, **changes}
 
 
-def table(of: StreamType, rows: list[dict[str, Any]]) -> pa.Table:
+def table(of: MinuteStream, rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=of.bronze.arrow_schema())
 
 
-def put(lake: Settings, of: StreamType, rows: list[dict[str, Any]]) -> None:
+def put(lake: Settings, of: MinuteStream, rows: list[dict[str, Any]]) -> None:
     load_table(lake, of.bronze).append(table(of, rows))
 
 
-def silver(lake: Settings, of: StreamType) -> list[dict[str, Any]]:
+def silver(lake: Settings, of: MinuteStream) -> list[dict[str, Any]]:
     found = load_table(lake, of.silver).scan().to_arrow().to_pylist()
     return sorted(found, key=lambda row: [row[name] for name in of.silver.key])
 
@@ -121,7 +121,7 @@ def test_an_hour_is_published_by_one_commit_and_again_without_any(lake: Settings
         (FORCE_ORDER, order(0, "both", "1", "5"), "side_known"),
     ],
 )
-def test_what_cannot_be_fails_its_check(lake: Settings, of: StreamType, row: dict[str, Any], failed: str) -> None:
+def test_what_cannot_be_fails_its_check(lake: Settings, of: MinuteStream, row: dict[str, Any], failed: str) -> None:
     put(lake, of, [row])
     candidate, publication = run_stream_minutes(lake, of, HOUR, "run")
     assert publication is None

@@ -1,0 +1,103 @@
+"""How a run tells Dagster what write-audit-publish made of its partitions: one way for every table."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from cryptolake_assets.defs import asset_keys, checks
+from cryptolake_assets.defs.automation import VERSION_TAG
+from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.quality.candidate_checks import CheckOutcome
+
+Event = dg.MaterializeResult | dg.AssetCheckResult | dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output
+
+
+@dataclass(frozen=True)
+class AuditedTable:
+    """A table, and the names of the checks that its own runs make."""
+
+    table: TableSpec
+    blocking: Sequence[str]
+    warning: Sequence[str] = ()
+
+    @property
+    def key(self) -> dg.AssetKey:
+        return asset_keys.of_table(self.table)
+
+    def check_specs(self, partitions: dg.PartitionsDefinition) -> list[dg.AssetCheckSpec]:
+        """Return the specs of the checks."""
+        return [
+            *checks.specs(self.key, self.blocking, partitions),
+            *checks.specs(self.key, self.warning, partitions, blocking=False),
+        ]
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A partition's candidate: what the checks found, and the data version of its rows once they are published."""
+
+    partition: str
+    outcomes: Sequence[CheckOutcome]
+    observations: Sequence[CheckOutcome] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    version: str | None = None
+    """None: the candidate was rejected, the published rows stay."""
+
+
+def events(
+    context: dg.AssetExecutionContext,
+    of: AuditedTable,
+    partitions: Iterable[Audited],
+    others: Callable[[], Iterable[dg.AssetCheckEvaluation]] = tuple,
+) -> Iterator[Event]:
+    """Yield the events of a run of one partition or of a range, each partition's as it comes.
+
+    `others` gives evaluations of checks that Dagster skips as steps of their own, because the asset has no output in a
+    run of a range, or of a rejected candidate. Raises `dagster.Failure` at the end if a candidate was rejected.
+    """
+    rejected = []
+    for audited in partitions:
+        if context.has_partition_key:
+            yield from _of_one(of, audited)
+        else:
+            yield from _of_many(of, audited)
+        if audited.version is None:
+            rejected.append(audited)
+    if rejected or not context.has_partition_key:
+        yield from others()
+    if rejected:
+        raise checks.candidate_rejected(
+            of.table,
+            [audited.partition for audited in rejected],
+            [outcome for audited in rejected for outcome in audited.outcomes],
+            metadata=rejected[0].metadata if len(rejected) == 1 else None,
+        )
+    if not context.has_partition_key:
+        # The checks have been evaluated for their partitions; Dagster waits for one output of each in addition.
+        for spec in context.assets_def.check_specs:
+            if spec.key in context.selected_asset_check_keys:
+                yield dg.Output(None, output_name=spec.get_python_identifier())
+
+
+def _of_one(of: AuditedTable, audited: Audited) -> Iterator[Event]:
+    results = [
+        *checks.results(of.key, of.blocking, audited.outcomes),
+        *checks.results(of.key, of.warning, audited.observations, dg.AssetCheckSeverity.WARN),
+    ]
+    if audited.version is None:
+        yield from results
+    else:
+        version = dg.DataVersion(audited.version)
+        yield dg.MaterializeResult(metadata=audited.metadata, data_version=version, check_results=results)
+
+
+def _of_many(of: AuditedTable, audited: Audited) -> Iterator[Event]:
+    yield from checks.evaluations(of.key, of.blocking, audited.outcomes, audited.partition)
+    yield from checks.evaluations(
+        of.key, of.warning, audited.observations, audited.partition, dg.AssetCheckSeverity.WARN
+    )
+    if audited.version is not None:
+        tags = {VERSION_TAG: audited.version}
+        yield dg.AssetMaterialization(of.key, partition=audited.partition, metadata=audited.metadata, tags=tags)

@@ -1,0 +1,116 @@
+"""Silver of the extra streams: hours of minutes made of each stream's Bronze. A thin adapter of
+`transform.stream_minutes`, one factory for every entry of the registry.
+
+An hour is recomputed as a whole, at most once in five minutes while it is open.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import dagster as dg
+
+from cryptolake_assets.binance.stream_type import MinuteStream
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
+from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use
+from cryptolake_assets.defs import asset_keys, audited
+from cryptolake_assets.defs.audited import Audited, AuditedTable
+from cryptolake_assets.defs.described import table_asset, table_metadata
+from cryptolake_assets.defs.follower import Followed, follower
+from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.partitions import hour_key, hour_of
+from cryptolake_assets.defs.resources import LakeResource
+from cryptolake_assets.errors import CaptureError
+from cryptolake_assets.model.windows import HOUR
+from cryptolake_assets.quality.stream_minute_checks import blocking, warning
+
+INTERVAL_S = 300.0
+"""Between two refreshes of an hour; in a faster replay as many of the exchange's seconds."""
+HOURS_A_RUN = 24
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
+"""An asset that was never materialized, because its stream is not in use, is not late."""
+
+
+def _code_version(stream: MinuteStream) -> str:
+    """Return a text that changes with a column, its type, the SQL or a blocking check."""
+    columns = [f"{column.name} {column.type}" for column in stream.silver.columns]
+    return hashlib.sha256("\n".join([*columns, stream.minutes, *stream.checks.values()]).encode()).hexdigest()[:12]
+
+
+def _lineage(stream: MinuteStream) -> dg.TableColumnLineage:
+    """Every column of Silver is made of the whole event; its SQL says how."""
+    bronze = asset_keys.of_table(stream.bronze)
+    columns = [column.name for column in stream.contract if column.name not in ("exchange", "ingest_ts")]
+    return dg.TableColumnLineage(
+        {
+            name: [dg.TableColumnDep(bronze, source) for source in ([name] if name in columns else columns)]
+            for name in stream.silver.column_names
+            if name != "updated_at"
+        }
+    )
+
+
+def _silver(graph: Graph, stream: MinuteStream) -> dg.AssetsDefinition:
+    of = AuditedTable(stream.silver, blocking(stream), warning(stream))
+
+    def minutes(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[audited.Event]:
+        hours = sorted(map(hour_of, context.partition_keys))
+        yield from audited.events(context, of, (_audited(context, lake, stream, hour) for hour in hours))
+
+    return table_asset(
+        stream.silver,
+        graph.partitions.hourly,
+        cadence="minute",
+        kinds={"duckdb", "iceberg"},
+        deps=[asset_keys.of_table(stream.bronze)],
+        code_version=_code_version(stream),
+        metadata={"dagster/column_lineage": _lineage(stream)},
+        freshness_policy=FRESH,
+        backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
+        check_specs=of.check_specs(graph.partitions.hourly),
+        description=f"{stream.silver.doc} An hour is recomputed from Bronze, checked, and published by one commit.",
+    )(minutes)
+
+
+def _audited(context: dg.AssetExecutionContext, lake: LakeResource, stream: MinuteStream, hour: datetime) -> Audited:
+    from cryptolake_assets.transform.stream_minutes import run_stream_minutes
+
+    candidate, publication = run_stream_minutes(lake.settings, stream, hour, context.run.run_id)
+    metadata, version = {}, None
+    if publication is not None:
+        version = publication.version("window_start", hour, hour + HOUR)
+        metadata = {
+            "dagster/row_count": candidate.rows.num_rows,
+            **table_metadata(stream.silver),
+            "snapshot_id": str(publication.snapshot_id),
+            "bronze_snapshot_id": str(candidate.bronze_snapshot),
+            "events": candidate.events,
+            "repeats": candidate.duplicates,
+            "rows_changed": publication.rows_changed,
+        }
+    return Audited(hour_key(hour), candidate.outcomes, candidate.observations, metadata, version)
+
+
+def followed(stream: MinuteStream) -> Followed:
+    return Followed(
+        stream=stream,
+        silver=asset_keys.of_table(stream.silver),
+        interval_s=lambda settings: INTERVAL_S / settings.clock_factor,
+        tick_s=lambda _: 10,
+        max_runs_in_flight=2,  # the trades must not wait
+        max_events_a_tick=20,
+        hours_a_run=HOURS_A_RUN,
+    )
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return the assets of every extra stream, and the sensors of those in use; none where the capture cannot be read,
+    which the replay exchange reports."""
+    try:
+        in_use = extra_streams_in_use(graph.settings)
+    except CaptureError:
+        in_use = ()
+    return dg.Definitions(
+        assets=[_silver(graph, stream) for stream in EXTRA_STREAM_TYPES],
+        sensors=[follower(graph, followed(stream)) for stream in in_use],
+    )

@@ -1,0 +1,149 @@
+"""Which hours of Silver a stream has touched since the last look: by new files of Bronze, new coverage, and days loaded
+from the archive. The bookkeeping of a look is `lake.bronze_follower`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptolake_assets.bronze.offsets import committed_offsets
+from cryptolake_assets.captures.tracked_symbols import default_start_date
+from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current_sequence, oldest_sequence_by_hour
+from cryptolake_assets.lake.bronze_follower import WHOLE_HOUR, FollowerState, rows_by_hour, split_hours
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.coverage import archive_rows_since
+from cryptolake_assets.model.ops_tables import OPS_COVERAGE
+from cryptolake_assets.model.trade_tables import BRONZE_GAPS
+from cryptolake_assets.model.windows import HOUR, day_of, hour_of
+from cryptolake_assets.quality.completeness import CompletenessIndex
+from cryptolake_assets.quality.minute_bars import epoch_ms
+from cryptolake_assets.quality.rules import RuleContext
+from cryptolake_assets.quality.run_inputs import RunInputs
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.load_inputs import NEVER, load_run_inputs
+from cryptolake_assets.transform.silver_run import hours_to_complete
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+    from cryptolake_assets.binance.stream_type import Capabilities
+
+FULL_LOOK_S = 3_600.0
+"""How often all of Silver is searched for bars that have become complete, and not only what was just covered."""
+
+
+def take_in(
+    settings: Settings, state: FollowerState, table: Table, capabilities: Capabilities
+) -> Mapping[datetime, int]:
+    """Touch the hours of a stream's Silver that something came for; return rows by hour outside the partitions."""
+    files = [*_files_before_the_old_start(settings, state, table), *added_files(table, state.sequence)]
+    state.sequence = max(state.sequence, current_sequence(table))
+    looked_at = _coverage_now(settings) if capabilities.coverage else state.coverage
+    has_coverage = looked_at != state.coverage or bool(_owed(state))
+    if not files and not has_coverage:
+        return {}
+    known = load_run_inputs(settings) if has_coverage else load_run_inputs(settings, NEVER, NEVER)
+    outside = _take_in_files(state, files, known.rules, quarantine=capabilities.quarantine)
+    if has_coverage:
+        _take_in_coverage(settings, state, known, looked_at)
+    return outside
+
+
+def _files_before_the_old_start(settings: Settings, state: FollowerState, table: Table) -> list[BronzeFile]:
+    """Return the files seen earlier of hours that have come to lie in the partitions since: their start was moved."""
+    start = datetime.combine(default_start_date(settings), datetime.min.time(), UTC)
+    before, state.start = state.start, start.isoformat()
+    if not before or start >= datetime.fromisoformat(before):
+        return []
+    return [
+        file
+        for file in added_files(table, 0)
+        if start <= file.hour < datetime.fromisoformat(before) and file.sequence <= state.sequence
+    ]
+
+
+def _take_in_files(
+    state: FollowerState, files: Sequence[BronzeFile], rules: RuleContext, *, quarantine: bool
+) -> dict[datetime, int]:
+    """Touch the hours of new files; return rows by hour outside the partitions."""
+    rows = rows_by_hour((file.hour, file.rows) for file in files)
+    hours = split_hours(oldest_sequence_by_hour(files), rows, rules.earliest, rules.latest)
+    for hour, sequence in hours.inside.items():
+        state.touch(hour, sequence)
+    if quarantine and hours.outside and not hours.inside:
+        # A run of the open hour quarantines the strays though no hour of the graph was touched.
+        open_hour = hour_of(rules.latest - timedelta(minutes=1))
+        state.touch(max(open_hour, rules.earliest), state.sequence + 1)
+    state.arrived({hour: rows[hour] for hour in hours.inside})
+    return hours.outside
+
+
+def _coverage_now(settings: Settings) -> str:
+    """Return a text that changes whenever coverage, a gap or what Bronze has committed does."""
+    coverage = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id
+    gaps = load_table(settings, BRONZE_GAPS).metadata.current_snapshot_id
+    offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed_offsets(settings).items()))
+    return f"{coverage}/{gaps}/{offsets}"
+
+
+def _owed(state: FollowerState) -> set[datetime]:
+    """Return the hours whose coverage is to be looked at again and that no run works on any more."""
+    return {hour for hour in map(datetime.fromisoformat, state.look_again) if hour.isoformat() not in state.pending}
+
+
+def _take_in_coverage(settings: Settings, state: FollowerState, known: RunInputs, looked_at: str) -> None:
+    """Touch the hours that hold bars which coverage has made complete since it was looked at last."""
+    rules = known.rules
+    hours = _completed(settings, known, state.coverage, looked_at)
+    for hour in _owed(state):
+        hours |= hours_to_complete(settings, known, epoch_ms(hour), epoch_ms(hour + HOUR))
+    hours = {hour for hour in hours if rules.earliest <= hour <= rules.latest}
+    # The run of a pending hour may have begun before this coverage was written: such an hour is looked at after it.
+    waiting = {hour.isoformat() for hour in hours}.union(state.look_again) & state.pending.keys()
+    for hour in hours:
+        if hour.isoformat() not in waiting:
+            state.touch(hour, state.sequence + 1)
+    state.look_again = sorted(waiting)
+    state.coverage = looked_at
+    _take_in_archive(settings, state, rules)
+
+
+def _take_in_archive(settings: Settings, state: FollowerState, rules: RuleContext) -> None:
+    """Touch every hour of the days loaded from the archive since the last look: a re-issued file may lack trades that
+    an earlier one had, which no new file shows."""
+    loaded = archive_rows_since(settings, datetime.fromisoformat(state.archive) if state.archive else None)
+    for day in sorted({day_of(datetime.fromtimestamp(row.connected_from_ms / 1000, UTC)) for row, _ in loaded}):
+        for hour in (day + number * HOUR for number in range(24)):
+            if rules.earliest <= hour <= rules.latest:
+                state.touch(hour, WHOLE_HOUR)
+    if loaded:
+        state.archive = max(at for _, at in loaded).isoformat()
+
+
+@dataclass(frozen=True)
+class _CoverageSeen:
+    """What coverage proved at the last look, and when all of Silver was held against it."""
+
+    looked_at: str
+    completeness: CompletenessIndex
+    full_look_s: float
+
+
+_coverage_seen: dict[Path, _CoverageSeen] = {}
+"""By home. Only saves reading, and only where it is what the cursor says was looked at: a process that has another one
+or none searches all of Silver once."""
+
+
+def _completed(settings: Settings, known: RunInputs, before: str, looked_at: str) -> set[datetime]:
+    """Return hours with bars that may be marked complete: of what was covered since `before`, now and then of all."""
+    seen = _coverage_seen.get(settings.home)
+    if seen is None or seen.looked_at != before or time.monotonic() - seen.full_look_s > FULL_LOOK_S:
+        _coverage_seen[settings.home] = _CoverageSeen(looked_at, known.completeness, time.monotonic())
+        return hours_to_complete(settings, known)
+    _coverage_seen[settings.home] = replace(seen, looked_at=looked_at, completeness=known.completeness)
+    gained = known.completeness.gained(seen.completeness)
+    return hours_to_complete(settings, known, *gained) if gained else set()
