@@ -23,6 +23,7 @@ from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, read_page
 from cryptolake_assets.lake.table_cache import Identifier, TableCache
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Resource:
     """A table as a route gives it. `key` orders the rows, its first column is the time that `start` and `end` mean."""
 
     route: str
-    identifier: Identifier
+    table: TableSpec
     key: tuple[str, ...]
     rows_name: str
     order: Order = Order.ASC
@@ -70,7 +71,7 @@ class PageRequest:
     def page_set(self) -> str:
         """What all pages of one request share: route, table, filters and order."""
         order = self.params.order or self.resource.order
-        return repr((self.resource.route, self.resource.identifier, sorted(self.equal.items()), order.value))
+        return repr((self.resource.route, self.resource.table.identifier, sorted(self.equal.items()), order.value))
 
 
 class Reader:
@@ -110,7 +111,7 @@ class Reader:
 
     def _answer(self, asked: PageRequest) -> CachedResponse:
         resource, params = asked.resource, asked.params
-        table = self.table_cache.table(resource.identifier)
+        table = self.table_cache.table(resource.table.identifier)
         types = tuple(str(table.schema().find_type(name)) for name in resource.key)
         snapshot_id, after = self._place(table, asked, types)
         limit = params.limit or (LIMIT if asked.fmt in PAGED else None)
@@ -138,7 +139,7 @@ class Reader:
         """Imports what reading needs and looks at Silver once, so that no client waits for it."""
         first = PageParams.model_validate({"limit": 1})
         # In order of time, so that the first file is enough: by symbol it would be the whole table.
-        asked = PageRequest(Resource("", SILVER_OHLCV.identifier, BARS_KEY, "bars"), first, Format.JSON, "")
+        asked = PageRequest(Resource("", SILVER_OHLCV, BARS_KEY, "bars"), first, Format.JSON, "")
         self._answer(asked)
         self.known_symbols()
 
@@ -177,7 +178,7 @@ class Reader:
             body,
             asked.fmt,
             resource.route,
-            resource.identifier,
+            resource.table.identifier,
             current_snapshot_id=table.metadata.current_snapshot_id,
             snapshot_id=snapshot_id,
             identity=asked.identity,

@@ -1,9 +1,14 @@
-"""Routes of the tables: bars, trades, daily stats and returns, volume profile, overview, quality."""
+"""Routes of the tables: bars, trades, daily stats and returns, volume profile, overview, quality.
+
+Each is an entry of `TABLE_ROUTES`; to serve another table, add one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
@@ -23,94 +28,273 @@ from cryptolake_assets.model.derivatives_tables import (
     SILVER_OPEN_INTEREST,
 )
 from cryptolake_assets.model.mart_tables import (
+    BARS_OF_TIMEFRAMES,
     DAILY_RETURNS,
     MARKET_OVERVIEW,
-    MARTS_NAMESPACE,
     SENTIMENT_VS_MARKET,
     VOLUME_PROFILE_HOURLY,
 )
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS, SILVER_FEAR_GREED
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.trade_tables import BRONZE_GAPS, BRONZE_TRADES
 
 router = APIRouter()
 
-
-def bars_of(timeframe: Timeframe) -> Resource:
-    """Silver for minutes, a mart for anything longer."""
-    identifier = SILVER_OHLCV.identifier if timeframe is Timeframe.M1 else (MARTS_NAMESPACE, f"ohlcv_{timeframe.value}")
-    return Resource("/ohlcv/{timeframe}", identifier, BARS_KEY, "bars")
+BAR_TABLES = dict(zip(Timeframe, (SILVER_OHLCV, *BARS_OF_TIMEFRAMES), strict=True))
+"""Silver for minutes, a mart for anything longer."""
 
 
-TRADES = Resource("/trades", BRONZE_TRADES.identifier, ("event_time", "trade_id", "stream"), "trades", distinct=True)
-DAILY = Resource("/stats/daily", GOLD_DAILY.identifier, ("trade_date", "symbol"), "days")
-RETURNS = Resource("/returns/daily", DAILY_RETURNS.identifier, ("trade_date", "symbol"), "days")
-PROFILE = Resource(
-    "/profile/hourly", VOLUME_PROFILE_HOURLY.identifier, ("window_start", "symbol", "bucket_low"), "buckets"
-)
-OVERVIEW = Resource("/overview", MARKET_OVERVIEW.identifier, ("latest_minute", "symbol"), "symbols")
-SENTIMENT = Resource("/sentiment", SILVER_FEAR_GREED.identifier, ("index_date",), "days")
-SENTIMENT_MARKET = Resource("/sentiment/market", SENTIMENT_VS_MARKET.identifier, ("trade_date", "symbol"), "days")
-COINS = Resource("/coins", SILVER_COINGECKO_MARKETS.identifier, ("snapshot_hour", "coin_id"), "coins")
-COINS_GLOBAL = Resource("/coins/global", SILVER_COINGECKO_GLOBAL.identifier, ("snapshot_hour",), "hours")
-FUNDING = Resource("/funding", SILVER_FUNDING.identifier, SILVER_FUNDING.key, "rates")
-OPEN_INTEREST = Resource("/open-interest", SILVER_OPEN_INTEREST.identifier, SILVER_OPEN_INTEREST.key, "values")
-MARK_PRICE = Resource("/mark-price/1m", SILVER_MARK_PRICE.identifier, ("window_start", "symbol"), "minutes")
-LIQUIDATIONS = Resource(
-    "/liquidations/1m", SILVER_LIQUIDATIONS.identifier, ("window_start", "symbol", "side"), "minutes"
-)
-QUALITY = Resource(
-    "/quality", OPS_RUN_METRICS.identifier, ("finished_at", "run_id", "partition"), "runs", order=Order.DESC
-)
-DIFFERENCES = Resource(
-    "/quality/klines",
-    SILVER_KLINE_DIFFERENCES.identifier,
-    ("window_start", "symbol", "field"),
-    "differences",
-    order=Order.DESC,
-)
+@dataclass(frozen=True)
+class TableQuery:
+    """The parameters of a request for a page.
 
-MISSING = Resource(
-    "/gaps/trades", BRONZE_GAPS.identifier, ("missing_after", "symbol", "first_missing_id"), "gaps", order=Order.DESC
-)
+    `equal` has the equality filters by column, `envelope` the JSON fields in addition to the rows. `table` is set if
+    the path selects the table.
+    """
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
+    params: PageParams
+    equal: Mapping[str, str] = field(default_factory=dict)
+    envelope: Mapping[str, str] = field(default_factory=dict)
+    table: TableSpec | None = None
 
-Row = dict[str, Any]
-"""A row of a mart; its columns are described by dbt (`/catalog` shows them)."""
-BarsPage = schemas.page_model(
-    "BarsPage", "bars", schemas.row_model("Bar", SILVER_OHLCV.columns, ("symbol",)), symbol=str, timeframe=Timeframe
+
+Params = Annotated[PageParams, Query()]
+OneSymbol = Annotated[Symbol, Query()]
+AnySymbol = Annotated[Symbol | None, Query()]
+AnyCoin = Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_.\-]{1,100}$", examples=["bitcoin"])]
+AnyAsset = Annotated[str | None, Query(pattern=r"^[a-z0-9_/]{1,100}$", examples=["silver/futures_ohlcv_1m"])]
+
+# The parameters that the routes take. Coroutines, because FastAPI runs plain functions in its thread pool.
+
+
+async def unfiltered(params: Params) -> TableQuery:
+    return TableQuery(params)
+
+
+async def by_timeframe_and_symbol(timeframe: Timeframe, symbol: OneSymbol, params: Params) -> TableQuery:
+    envelope = {"symbol": symbol, "timeframe": timeframe.value}
+    return TableQuery(params, {"symbol": symbol}, envelope, BAR_TABLES[timeframe])
+
+
+async def by_symbol(symbol: OneSymbol, params: Params) -> TableQuery:
+    return TableQuery(params, {"symbol": symbol}, {"symbol": symbol})
+
+
+async def by_any_symbol(params: Params, symbol: AnySymbol = None) -> TableQuery:
+    return TableQuery(params, _given(symbol=symbol))
+
+
+async def by_any_coin(params: Params, coin_id: AnyCoin = None) -> TableQuery:
+    return TableQuery(params, _given(coin_id=coin_id))
+
+
+async def by_any_asset(params: Params, asset: AnyAsset = None) -> TableQuery:
+    return TableQuery(params, _given(asset=asset))
+
+
+def _given(**equal: str | None) -> dict[str, str]:
+    return {name: value for name, value in equal.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRoute(Resource):
+    """A table's route: the function that reads its parameters (`query`), and its texts and schema names in OpenAPI.
+
+    `envelope` has the types of the JSON fields that `query` adds. If `row` is None, the schema leaves the columns open:
+    dbt describes those of a mart, and `/catalog` shows them.
+    """
+
+    name: str
+    doc: str
+    page: str
+    row: str | None = None
+    query: Callable[..., Awaitable[TableQuery]] = by_any_symbol
+    envelope: Mapping[str, type] = field(default_factory=dict)
+
+
+TABLE_ROUTES = (
+    TableRoute(
+        "/ohlcv/{timeframe}",
+        SILVER_OHLCV,
+        BARS_KEY,
+        "bars",
+        name="ohlcv",
+        doc="Bars of a symbol whose open time is between `start` and `end`, both included.",
+        page="BarsPage",
+        row="Bar",
+        query=by_timeframe_and_symbol,
+        envelope={"symbol": str, "timeframe": Timeframe},
+    ),
+    TableRoute(
+        "/trades",
+        BRONZE_TRADES,
+        ("event_time", "trade_id", "stream"),
+        "trades",
+        distinct=True,
+        name="trades",
+        doc="Trades of a symbol in order of (event time, id), each once.",
+        page="TradesPage",
+        row="Trade",
+        query=by_symbol,
+        envelope={"symbol": str},
+    ),
+    TableRoute(
+        "/stats/daily",
+        GOLD_DAILY,
+        ("trade_date", "symbol"),
+        "days",
+        name="daily_stats",
+        doc="Statistics of UTC days, of one symbol or all.",
+        page="DaysPage",
+        row="Day",
+    ),
+    TableRoute(
+        "/returns/daily",
+        DAILY_RETURNS,
+        ("trade_date", "symbol"),
+        "days",
+        name="daily_returns",
+        doc="Return, realised volatility and drawdown of UTC days.",
+        page="ReturnsPage",
+    ),
+    TableRoute(
+        "/profile/hourly",
+        VOLUME_PROFILE_HOURLY,
+        ("window_start", "symbol", "bucket_low"),
+        "buckets",
+        name="volume_profile",
+        doc="Volume by hour and bucket of prices.",
+        page="ProfilePage",
+    ),
+    TableRoute(
+        "/overview",
+        MARKET_OVERVIEW,
+        ("latest_minute", "symbol"),
+        "symbols",
+        name="overview",
+        doc="Latest bar, and change and volume of the last 24 h, per symbol.",
+        page="OverviewPage",
+    ),
+    TableRoute(
+        "/sentiment",
+        SILVER_FEAR_GREED,
+        ("index_date",),
+        "days",
+        name="sentiment",
+        doc="The Fear & Greed index by UTC day, 0 (extreme fear) to 100 (extreme greed).",
+        page="SentimentPage",
+        row="SentimentDay",
+        query=unfiltered,
+    ),
+    TableRoute(
+        "/sentiment/market",
+        SENTIMENT_VS_MARKET,
+        ("trade_date", "symbol"),
+        "days",
+        name="sentiment_market",
+        doc="The index, the market cap of all coins and Bitcoin's share of it beside a symbol's UTC day.",
+        page="SentimentMarketPage",
+    ),
+    TableRoute(
+        "/coins",
+        SILVER_COINGECKO_MARKETS,
+        ("snapshot_hour", "coin_id"),
+        "coins",
+        name="coins",
+        doc="CoinGecko's coins by market cap, a snapshot an hour, in US dollars.",
+        page="CoinsPage",
+        row="Coin",
+        query=by_any_coin,
+    ),
+    TableRoute(
+        "/coins/global",
+        SILVER_COINGECKO_GLOBAL,
+        ("snapshot_hour",),
+        "hours",
+        name="coins_global",
+        doc="All of CoinGecko's coins together, a snapshot an hour, in US dollars.",
+        page="CoinsGlobalPage",
+        row="CoinsHour",
+        query=unfiltered,
+    ),
+    TableRoute(
+        "/funding",
+        SILVER_FUNDING,
+        SILVER_FUNDING.key,
+        "rates",
+        name="funding",
+        doc="Funding rates that were charged, of one symbol or all.",
+        page="FundingPage",
+        row="FundingRate",
+    ),
+    TableRoute(
+        "/open-interest",
+        SILVER_OPEN_INTEREST,
+        SILVER_OPEN_INTEREST.key,
+        "values",
+        name="open_interest",
+        doc="Open interest by five minutes (`source` history), and when it was asked (present).",
+        page="OpenInterestPage",
+        row="OpenInterest",
+    ),
+    TableRoute(
+        "/mark-price/1m",
+        SILVER_MARK_PRICE,
+        ("window_start", "symbol"),
+        "minutes",
+        name="mark_price",
+        doc="Mark price, index and funding rate by the minute; nothing where that stream is not in use.",
+        page="MarkPricePage",
+        row="MarkPriceMinute",
+    ),
+    TableRoute(
+        "/liquidations/1m",
+        SILVER_LIQUIDATIONS,
+        ("window_start", "symbol", "side"),
+        "minutes",
+        name="liquidations",
+        doc=(
+            "Liquidations by minute and side: a sample, because the exchange tells of at most one a symbol and second."
+        ),
+        page="LiquidationsPage",
+        row="LiquidationsMinute",
+    ),
+    TableRoute(
+        "/quality",
+        OPS_RUN_METRICS,
+        ("finished_at", "run_id", "partition"),
+        "runs",
+        order=Order.DESC,
+        name="quality",
+        doc="What each run of Silver and Gold read, kept and dropped; newest first.",
+        page="RunsPage",
+        row="Run",
+        query=by_any_asset,
+    ),
+    TableRoute(
+        "/quality/klines",
+        SILVER_KLINE_DIFFERENCES,
+        ("window_start", "symbol", "field"),
+        "differences",
+        order=Order.DESC,
+        name="kline_differences",
+        doc="Fields in which a complete bar and the exchange's own differ, with both values; newest first.",
+        page="DifferencesPage",
+        row="Difference",
+    ),
+    TableRoute(
+        "/gaps/trades",
+        BRONZE_GAPS,
+        ("missing_after", "symbol", "first_missing_id"),
+        "gaps",
+        order=Order.DESC,
+        name="missing_trades",
+        doc="Ids of trades that the stream lacked, open gaps and closed ones; newest first.",
+        page="MissingPage",
+        row="TradeGap",
+    ),
 )
-TradesPage = schemas.page_model(
-    "TradesPage", "trades", schemas.row_model("Trade", BRONZE_TRADES.columns, ("symbol",)), symbol=str
-)
-DaysPage = schemas.page_model("DaysPage", "days", schemas.row_model("Day", GOLD_DAILY.columns))
-ReturnsPage = schemas.page_model("ReturnsPage", "days", Row)
-ProfilePage = schemas.page_model("ProfilePage", "buckets", Row)
-OverviewPage = schemas.page_model("OverviewPage", "symbols", Row)
-SentimentPage = schemas.page_model(
-    "SentimentPage", "days", schemas.row_model("SentimentDay", SILVER_FEAR_GREED.columns)
-)
-SentimentMarketPage = schemas.page_model("SentimentMarketPage", "days", Row)
-CoinsPage = schemas.page_model("CoinsPage", "coins", schemas.row_model("Coin", SILVER_COINGECKO_MARKETS.columns))
-CoinsGlobalPage = schemas.page_model(
-    "CoinsGlobalPage", "hours", schemas.row_model("CoinsHour", SILVER_COINGECKO_GLOBAL.columns)
-)
-FundingPage = schemas.page_model("FundingPage", "rates", schemas.row_model("FundingRate", SILVER_FUNDING.columns))
-OpenInterestPage = schemas.page_model(
-    "OpenInterestPage", "values", schemas.row_model("OpenInterest", SILVER_OPEN_INTEREST.columns)
-)
-MarkPricePage = schemas.page_model(
-    "MarkPricePage", "minutes", schemas.row_model("MarkPriceMinute", SILVER_MARK_PRICE.columns)
-)
-LiquidationsPage = schemas.page_model(
-    "LiquidationsPage", "minutes", schemas.row_model("LiquidationsMinute", SILVER_LIQUIDATIONS.columns)
-)
-DifferencesPage = schemas.page_model(
-    "DifferencesPage", "differences", schemas.row_model("Difference", SILVER_KLINE_DIFFERENCES.columns)
-)
-MissingPage = schemas.page_model("MissingPage", "gaps", schemas.row_model("TradeGap", BRONZE_GAPS.columns))
-RunsPage = schemas.page_model("RunsPage", "runs", schemas.row_model("Run", OPS_RUN_METRICS.columns))
 
 
 def reader_of(request: Request) -> Reader:
@@ -119,9 +303,6 @@ def reader_of(request: Request) -> Reader:
 
 
 ReaderOf = Annotated[Reader, Depends(reader_of)]
-Params = Annotated[PageParams, Query()]
-OneSymbol = Annotated[Symbol, Query()]
-AnySymbol = Annotated[Symbol | None, Query()]
 
 
 class CacheableResponse(Response):
@@ -137,16 +318,6 @@ class CacheableResponse(Response):
         await self._answer.send(send, self._if_none_match)
 
 
-async def _table(
-    request: Request, reader: Reader, resource: Resource, params: PageParams, equal: dict[str, str], **envelope: str
-) -> Response:
-    fmt = formats.choose(params.format, request.headers.get("accept"))
-    identity = f"{request.url.path}?{request.url.query}"
-    return CacheableResponse(
-        request, await reader.answer(PageRequest(resource, params, fmt, identity, equal, envelope))
-    )
-
-
 async def whole_table(request: Request, reader: Reader, unpaged: UnpagedResource, params: StateParams) -> Response:
     """Rows that come at once, as the pages of the others do."""
     fmt = formats.choose(params.format, request.headers.get("accept"))
@@ -154,128 +325,35 @@ async def whole_table(request: Request, reader: Reader, unpaged: UnpagedResource
     return CacheableResponse(request, await reader.run(unpaged_response, reader, unpaged, params, fmt, identity))
 
 
-def _route(path: str, model: type[BaseModel], *, of_a_symbol: bool) -> Callable[[Handler], Handler]:
-    responses = schemas.of_rows(of_a_symbol=of_a_symbol, in_pages=True)
-    return router.get(path, response_model=model, responses=responses, response_class=JSONResponse)
+def _add(route: TableRoute) -> None:
+    """Add the route of an entry to the router."""
+    query_of = Depends(route.query)
 
+    async def page(request: Request, reader: ReaderOf, query: TableQuery = query_of) -> Response:
+        resource = replace(route, table=query.table or route.table)
+        fmt = formats.choose(query.params.format, request.headers.get("accept"))
+        identity = f"{request.url.path}?{request.url.query}"
+        asked = PageRequest(resource, query.params, fmt, identity, query.equal, query.envelope)
+        return CacheableResponse(request, await reader.answer(asked))
 
-@_route("/ohlcv/{timeframe}", BarsPage, of_a_symbol=True)
-async def ohlcv(
-    request: Request, reader: ReaderOf, timeframe: Timeframe, symbol: OneSymbol, params: Params
-) -> Response:
-    """Bars of a symbol whose open time is between `start` and `end`, both included."""
-    name = symbol
-    return await _table(
-        request, reader, bars_of(timeframe), params, {"symbol": name}, symbol=name, timeframe=timeframe.value
+    names_a_symbol = "symbol" in inspect.signature(route.query).parameters
+    router.add_api_route(
+        route.route,
+        page,
+        name=route.name,
+        description=route.doc,
+        response_model=_page_model(route),
+        responses=schemas.of_rows(of_a_symbol=names_a_symbol, in_pages=True),
+        response_class=JSONResponse,
     )
 
 
-@_route("/trades", TradesPage, of_a_symbol=True)
-async def trades(request: Request, reader: ReaderOf, symbol: OneSymbol, params: Params) -> Response:
-    """Trades of a symbol in order of (event time, id), each once."""
-    name = symbol
-    return await _table(request, reader, TRADES, params, {"symbol": name}, symbol=name)
+def _page_model(route: TableRoute) -> type[BaseModel]:
+    row: Any = dict[str, Any]
+    if route.row is not None:
+        row = schemas.row_model(route.row, route.table.columns, without=tuple(route.envelope))
+    return schemas.page_model(route.page, route.rows_name, row, **route.envelope)
 
 
-def _maybe(symbol: str | None) -> dict[str, str]:
-    return {} if symbol is None else {"symbol": symbol}
-
-
-@_route("/stats/daily", DaysPage, of_a_symbol=True)
-async def daily_stats(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
-    """Statistics of UTC days, of one symbol or all."""
-    return await _table(request, reader, DAILY, params, _maybe(symbol))
-
-
-@_route("/returns/daily", ReturnsPage, of_a_symbol=True)
-async def daily_returns(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
-    """Return, realised volatility and drawdown of UTC days."""
-    return await _table(request, reader, RETURNS, params, _maybe(symbol))
-
-
-@_route("/profile/hourly", ProfilePage, of_a_symbol=True)
-async def volume_profile(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
-    """Volume by hour and bucket of prices."""
-    return await _table(request, reader, PROFILE, params, _maybe(symbol))
-
-
-@_route("/overview", OverviewPage, of_a_symbol=True)
-async def overview(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
-    """Latest bar, and change and volume of the last 24 h, per symbol."""
-    return await _table(request, reader, OVERVIEW, params, _maybe(symbol))
-
-
-@_route("/sentiment", SentimentPage, of_a_symbol=False)
-async def sentiment(request: Request, reader: ReaderOf, params: Params) -> Response:
-    """The Fear & Greed index by UTC day, 0 (extreme fear) to 100 (extreme greed)."""
-    return await _table(request, reader, SENTIMENT, params, {})
-
-
-@_route("/sentiment/market", SentimentMarketPage, of_a_symbol=True)
-async def sentiment_market(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
-    """The index, the market cap of all coins and Bitcoin's share of it beside a symbol's UTC day."""
-    return await _table(request, reader, SENTIMENT_MARKET, params, _maybe(symbol))
-
-
-@_route("/coins", CoinsPage, of_a_symbol=False)
-async def coins(
-    request: Request,
-    reader: ReaderOf,
-    params: Params,
-    coin_id: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_.\-]{1,100}$", examples=["bitcoin"])] = None,
-) -> Response:
-    """CoinGecko's coins by market cap, a snapshot an hour, in US dollars."""
-    return await _table(request, reader, COINS, params, {} if coin_id is None else {"coin_id": coin_id})
-
-
-@_route("/coins/global", CoinsGlobalPage, of_a_symbol=False)
-async def coins_global(request: Request, reader: ReaderOf, params: Params) -> Response:
-    """All of CoinGecko's coins together, a snapshot an hour, in US dollars."""
-    return await _table(request, reader, COINS_GLOBAL, params, {})
-
-
-@_route("/funding", FundingPage, of_a_symbol=True)
-async def funding(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
-    """Funding rates that were charged, of one symbol or all."""
-    return await _table(request, reader, FUNDING, params, _maybe(symbol))
-
-
-@_route("/open-interest", OpenInterestPage, of_a_symbol=True)
-async def open_interest(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
-    """Open interest by five minutes (`source` history), and when it was asked (present)."""
-    return await _table(request, reader, OPEN_INTEREST, params, _maybe(symbol))
-
-
-@_route("/mark-price/1m", MarkPricePage, of_a_symbol=True)
-async def mark_price(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
-    """Mark price, index and funding rate by the minute; nothing where that stream is not in use."""
-    return await _table(request, reader, MARK_PRICE, params, _maybe(symbol))
-
-
-@_route("/liquidations/1m", LiquidationsPage, of_a_symbol=True)
-async def liquidations(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
-    """Liquidations by minute and side: a sample, because the exchange tells of at most one a symbol and second."""
-    return await _table(request, reader, LIQUIDATIONS, params, _maybe(symbol))
-
-
-@_route("/quality", RunsPage, of_a_symbol=False)
-async def quality(
-    request: Request,
-    reader: ReaderOf,
-    params: Params,
-    asset: Annotated[str | None, Query(pattern=r"^[a-z0-9_/]{1,100}$", examples=["silver/futures_ohlcv_1m"])] = None,
-) -> Response:
-    """What each run of Silver and Gold read, kept and dropped; newest first."""
-    return await _table(request, reader, QUALITY, params, {} if asset is None else {"asset": asset})
-
-
-@_route("/quality/klines", DifferencesPage, of_a_symbol=True)
-async def kline_differences(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
-    """Fields in which a complete bar and the exchange's own differ, with both values; newest first."""
-    return await _table(request, reader, DIFFERENCES, params, _maybe(symbol))
-
-
-@_route("/gaps/trades", MissingPage, of_a_symbol=True)
-async def missing_trades(request: Request, reader: ReaderOf, params: Params, symbol: AnySymbol = None) -> Response:
-    """Ids of trades that the stream lacked, open gaps and closed ones; newest first."""
-    return await _table(request, reader, MISSING, params, _maybe(symbol))
+for _route in TABLE_ROUTES:
+    _add(_route)

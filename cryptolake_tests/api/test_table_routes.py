@@ -13,13 +13,27 @@ from typing import Any
 import pytest
 from pyarrow import ipc, parquet
 
+from cryptolake_assets.api.params import Timeframe
+from cryptolake_assets.api.table_routes import BAR_TABLES, TABLE_ROUTES
 from cryptolake_assets.lake import pages, reject_counts
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.model.bar_tables import SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES, SILVER_QUARANTINE
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests.support.api import DAYS, FIRST_DAY, MINUTES, Api, append, bar, put, serving, starts, trade
+from cryptolake_tests.support.api import (
+    DAYS,
+    FIRST_DAY,
+    MINUTES,
+    Api,
+    append,
+    bar,
+    make_marts,
+    put,
+    serving,
+    starts,
+    trade,
+)
 
 AS_FIRST_CALLED = "/ohlcv/1m?symbol=BTCUSDT&start=2025-01-01%2000:00:00&end=2025-12-31%2023:59:59"
 
@@ -396,6 +410,31 @@ def test_differences_from_official_klines_are_told_with_both_values(api: Api, ba
     ]
     assert (found[0]["ours"], found[0]["official"]) == ("0.0000000100000000", "1.5000000000000000")
     assert api.get("/quality/klines?symbol=NOPE").status_code == 404
+
+
+def test_every_table_route_of_the_list_is_served(api: Api, bars: Settings) -> None:
+    make_marts(bars)
+    api.look()
+    document = get(api, "/openapi.json")
+    for route in TABLE_ROUTES:
+        assert set(route.key) <= set(route.table.column_names)
+        answer = get(api, route.route.format(timeframe="1m") + "?symbol=BTCUSDT&limit=1")
+        assert list(answer) == [*route.envelope, "snapshot_id", route.rows_name, "next_cursor"]
+        operation = document["paths"][route.route]["get"]
+        assert (operation["description"], operation["summary"]) == (route.doc, route.name.replace("_", " ").title())
+        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": f"#/components/schemas/{route.page}"}
+
+
+@pytest.mark.parametrize("timeframe", [each for each in Timeframe if each is not Timeframe.M1])
+def test_longer_bars_come_from_the_mart_of_their_timeframe(api: Api, bars: Settings, timeframe: Timeframe) -> None:
+    make_marts(bars)
+    mart = BAR_TABLES[timeframe]
+    assert mart.name == f"ohlcv_{timeframe}"
+    append(bars, mart, [{"symbol": "BTCUSDT", "window_start": FIRST_DAY, "volume": Decimal(7)}])
+    api.look()
+    answer = get(api, f"/ohlcv/{timeframe}?symbol=BTCUSDT")
+    assert (answer["timeframe"], [item["volume"] for item in answer["bars"]]) == (timeframe, ["7.00000000"])
 
 
 def test_to_warm_up_one_file_is_read_and_not_the_table(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
