@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -84,14 +86,6 @@ def unknown_snapshot() -> Problem:
     )
 
 
-def missing_table(error: TableNotFoundError) -> Problem:
-    return Problem(503, "missing-table", "Table missing", str(error))
-
-
-def too_large(error: ResponseTooLargeError) -> Problem:
-    return Problem(413, "answer-too-large", "Answer too large", str(error))
-
-
 def unauthorized() -> Problem:
     problem = Problem(
         401,
@@ -119,54 +113,48 @@ def too_many_requests(retry_after_s: int) -> Problem:
     return problem
 
 
+def _part_unavailable(error: PartError) -> Problem:
+    log.info("part_unavailable", cause=str(error))
+    return Problem(503, "unavailable", "Unavailable", "Dagster does not answer; `cryptolake status` says more.")
+
+
+def _invalid_parameter(error: RequestValidationError) -> Problem:
+    errors = [
+        {"parameter": ".".join(map(str, item["loc"][1:])) or str(item["loc"][0]), "message": item["msg"]}
+        for item in error.errors()
+    ]
+    said = "A parameter is missing or does not parse."
+    return Problem(422, "invalid-parameter", "Invalid parameter", said, errors=errors)
+
+
+def _of_http(error: HTTPException) -> Problem:
+    code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "refused")
+    problem = Problem(error.status_code, code, code.replace("-", " ").capitalize(), "See /openapi.json.")
+    problem.headers |= dict(error.headers or {})
+    return problem
+
+
+PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
+    Problem: lambda problem: problem,
+    TableNotFoundError: lambda error: Problem(503, "missing-table", "Table missing", str(error)),
+    TableUnreadableError: lambda error: Problem(503, "unreadable-table", "Table unreadable", str(error)),
+    ResponseTooLargeError: lambda error: Problem(413, "answer-too-large", "Answer too large", str(error)),
+    SnapshotExpiredError: lambda _error: unknown_snapshot(),
+    PartError: _part_unavailable,
+    RequestValidationError: _invalid_parameter,
+    HTTPException: _of_http,
+}
+"""The problem of an error, by the error's class."""
+
+
 def install(app: FastAPI) -> None:
-    """Makes every error of the app a problem."""
+    """Answer every error of the app with its problem."""
+    for kind, problem_of in PROBLEMS.items():
+        app.add_exception_handler(kind, partial(_respond, problem_of))
 
-    @app.exception_handler(Problem)
-    async def _problem(_request: Request, error: Problem) -> Response:
-        return error.response()
 
-    @app.exception_handler(TableNotFoundError)
-    async def _missing(_request: Request, error: TableNotFoundError) -> Response:
-        return missing_table(error).response()
-
-    @app.exception_handler(TableUnreadableError)
-    async def _unreadable(_request: Request, error: TableUnreadableError) -> Response:
-        return Problem(503, "unreadable-table", "Table unreadable", str(error)).response()
-
-    @app.exception_handler(PartError)
-    async def _part(_request: Request, error: PartError) -> Response:
-        log.info("part_unavailable", cause=str(error))
-        return Problem(
-            503, "unavailable", "Unavailable", "Dagster does not answer; `cryptolake status` says more."
-        ).response()
-
-    @app.exception_handler(ResponseTooLargeError)
-    async def _too_large(_request: Request, error: ResponseTooLargeError) -> Response:
-        return too_large(error).response()
-
-    @app.exception_handler(SnapshotExpiredError)
-    async def _expired(_request: Request, _error: SnapshotExpiredError) -> Response:
-        return unknown_snapshot().response()
-
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(_request: Request, error: RequestValidationError) -> Response:
-        errors = [
-            {"parameter": ".".join(map(str, item["loc"][1:])) or str(item["loc"][0]), "message": item["msg"]}
-            for item in error.errors()
-        ]
-        problem = Problem(
-            422, "invalid-parameter", "Invalid parameter", "A parameter is missing or does not parse.", errors=errors
-        )
-        return problem.response()
-
-    @app.exception_handler(HTTPException)
-    async def _http(_request: Request, error: HTTPException) -> Response:
-        names = {404: "not-found", 405: "method-not-allowed"}
-        code = names.get(error.status_code, "refused")
-        problem = Problem(error.status_code, code, code.replace("-", " ").capitalize(), "See /openapi.json.")
-        problem.headers |= dict(error.headers or {})
-        return problem.response()
+async def _respond(problem_of: Callable[[Any], Problem], _request: Request, error: Exception) -> Response:
+    return problem_of(error).response()
 
 
 def unexpected(path: str, error: Exception) -> Problem:
