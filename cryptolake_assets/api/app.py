@@ -55,9 +55,9 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.reader, app.state.metrics, app.state.hub = reader, metrics, hub
-    app.state.health = health_routes.new_state()
+    app.state.health = health_routes.health_of(reader)
     app.state.platform_reader = operation_routes.PlatformReader(settings)
-    metrics.registry.register(health_routes.collector_of(reader))
+    metrics.registry.register(health_routes.LakeCollector(reader))
     for router in (table_routes.router, lakeinfo.router, health_routes.router, operation_routes.router, live.router):
         app.include_router(router)
 

@@ -18,8 +18,7 @@ from starlette.responses import Response
 
 from cryptolake_assets.api import schemas
 from cryptolake_assets.api.page_reader import Reader
-from cryptolake_assets.api.present import of_the_present
-from cryptolake_assets.api.table_routes import ReaderOf
+from cryptolake_assets.api.present import Kept, of_the_present
 from cryptolake_assets.bronze.offsets import bronze_lags, report_age_s
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
@@ -31,8 +30,6 @@ from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from prometheus_client.registry import Collector
 
 router = APIRouter()
 log = structlog.get_logger(__name__)
@@ -111,6 +108,14 @@ DEPENDENCIES = (
     Dependency("dagster", _dagster),
 )
 
+DependencyProblems = list[tuple[Dependency, str | None]]
+"""Each dependency with its problem."""
+
+
+def health_of(reader: Reader) -> Kept[DependencyProblems]:
+    """Return what `app.state.health` holds: the problems, read at most every `KEPT_S` seconds."""
+    return Kept(lambda: [(each, each.problem(reader.settings, reader)) for each in DEPENDENCIES], KEPT_S)
+
 
 @router.get(
     "/health",
@@ -118,11 +123,11 @@ DEPENDENCIES = (
     responses={503: {"model": Health, "description": "No data can be had"}},
     dependencies=[Depends(of_the_present)],
 )
-async def health(request: Request, reader: ReaderOf) -> Response:
+async def health(request: Request) -> Response:
     """`ok`; `degraded` when a part of the pipeline is down and data is served all the same; `down` (503) when no data
     can be. Each dependency's state is shown to who has a key, or to all where none is required."""
-    state: _Cached = request.app.state.health
-    found = await asyncio.to_thread(state.get, reader)
+    kept: Kept[DependencyProblems] = request.app.state.health
+    found = await asyncio.to_thread(kept.get)
     failing = [item for item in found if item[1] is not None]
     down = any(dependency.required for dependency, _ in failing)
     body: dict[str, Any] = {"status": "down" if down else "degraded" if failing else "ok"}
@@ -132,25 +137,6 @@ async def health(request: Request, reader: ReaderOf) -> Response:
             for dependency, problem in found
         ]
     return Response(orjson.dumps(body), 503 if down else 200, media_type="application/json")
-
-
-class _Cached:
-    """The dependencies' states, asked for at most every `KEPT_S` seconds."""
-
-    def __init__(self) -> None:
-        self._at = 0.0
-        self._found: list[tuple[Dependency, str | None]] = []
-
-    def get(self, reader: Reader) -> list[tuple[Dependency, str | None]]:
-        if not self._found or time.monotonic() - self._at > KEPT_S:
-            self._found = [(item, item.problem(reader.settings, reader)) for item in DEPENDENCIES]
-            self._at = time.monotonic()
-        return self._found
-
-
-def new_state() -> _Cached:
-    """What `app.state.health` is."""
-    return _Cached()
 
 
 @router.get(
@@ -207,27 +193,23 @@ class LakeCollector:
         return (lag,)
 
     def _stream_lag(self) -> Iterable[Any]:
-        records = GaugeMetricFamily("cryptolake_stream_lag_records", "Records in Kafka that are not in Bronze yet.")
+        lags = bronze_lags(self._reader.settings)
+        total = sum(lag.records for lag in lags)
+        records = GaugeMetricFamily(
+            "cryptolake_stream_lag_records", "Records in Kafka that are not in Bronze yet.", total
+        )
         partitions = GaugeMetricFamily(
             "cryptolake_stream_partition_lag_records",
             "The same, of one partition of the trade topic.",
             labels=("partition",),
         )
-        lags = bronze_lags(self._reader.settings)
-        records.add_metric([], sum(lag.records for lag in lags))
         for lag in lags:
             partitions.add_metric([str(lag.partition)], lag.records)
         return (records, partitions)
 
     def _cache(self) -> Iterable[Any]:
         cache = self._reader.cache
-        size = GaugeMetricFamily("cryptolake_api_cache_bytes", "Finished answers in memory.")
-        size.add_metric([], cache.size_bytes)
-        number = GaugeMetricFamily("cryptolake_api_cache_answers", "Finished answers in memory.")
-        number.add_metric([], len(cache))
-        return (size, number)
-
-
-def collector_of(reader: Reader) -> Collector:
-    """For the registry."""
-    return LakeCollector(reader)
+        return (
+            GaugeMetricFamily("cryptolake_api_cache_bytes", "Finished answers in memory.", cache.size_bytes),
+            GaugeMetricFamily("cryptolake_api_cache_answers", "Finished answers in memory.", len(cache)),
+        )

@@ -109,8 +109,7 @@ async def gaps(
     request: Request, reader: ReaderOf, params: State, symbol: Annotated[Symbol | None, Query()] = None
 ) -> Response:
     """Spans of exchange time between two connections of which nobody can say that every trade was received."""
-    name = symbol
-    unpaged = UnpagedResource("/gaps", OPS_COVERAGE.identifier, "gaps", partial(_gaps, reader, name))
+    unpaged = UnpagedResource("/gaps", OPS_COVERAGE.identifier, "gaps", partial(_gaps, reader, symbol))
     return await whole_table(request, reader, unpaged, params)
 
 

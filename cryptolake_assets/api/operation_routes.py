@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +17,7 @@ from cryptolake_assets.api import check_results, schemas
 from cryptolake_assets.api.check_results import CheckHistory, CheckKey, CheckState, Result
 from cryptolake_assets.api.page_reader import UnpagedResource
 from cryptolake_assets.api.params import RangeParams
-from cryptolake_assets.api.present import json_of_the_present
+from cryptolake_assets.api.present import Kept, json_of_the_present
 from cryptolake_assets.api.table_routes import ReaderOf, whole_table
 from cryptolake_assets.lake import reject_counts
 from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, SILVER_QUARANTINE
@@ -127,51 +126,35 @@ PRESENT = [Depends(json_of_the_present)]
 
 
 class PlatformReader:
-    """What is asked of other processes, once in some seconds. One of an API."""
+    """Reads the state of other processes, at most once in some seconds. One per API."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._kept: dict[str, tuple[float, Any]] = {}
         self._history = CheckHistory(partial(graphql.ask, settings))
+        self.parts = Kept(self._parts, KEPT_S).get
+        self.nodes = Kept(self._nodes, KEPT_S).get
+        self.checks = Kept(self._checks, CHECKS_KEPT_S).get
 
-    def parts(self) -> list[dict[str, Any]]:
+    def _parts(self) -> list[dict[str, Any]]:
         """Of this machine, in order; without paths and process ids."""
+        from cryptolake_assets.platform.status import status
 
-        def ask() -> list[dict[str, Any]]:
-            from cryptolake_assets.platform.status import status
+        rows = [asdict(row) for row in status(self._settings)]
+        return [{name: row[name] for name in PartInfo.model_fields} for row in rows]
 
-            rows = [asdict(row) for row in status(self._settings)]
-            return [{name: row[name] for name in PartInfo.model_fields} for row in rows]
-
-        found: list[dict[str, Any]] = self._once("parts", ask)
-        return found
-
-    def nodes(self) -> list[dict[str, Any]]:
+    def _nodes(self) -> list[dict[str, Any]]:
         """Dagster's assets with their last materialization and their checks' names. Raises `PartError`."""
-        found: list[dict[str, Any]] = self._once("nodes", lambda: graphql.ask(self._settings, _ASSETS)["assetNodes"])
-        return found
+        return list(graphql.ask(self._settings, _ASSETS)["assetNodes"])
 
-    def checks(self) -> list[tuple[CheckKey, bool, CheckState]]:
+    def _checks(self) -> list[tuple[CheckKey, bool, CheckState]]:
         """Every asset check, whether it blocks, and how it stands. Raises `PartError`."""
-
-        def ask() -> list[tuple[CheckKey, bool, CheckState]]:
-            blocking: dict[CheckKey, bool] = {
-                (tuple(node["assetKey"]["path"]), item["name"]): bool(item["blocking"])
-                for node in self.nodes()
-                for item in (node["assetChecksOrError"] or {}).get("checks", ())
-            }
-            states = self._history.states(list(blocking))
-            return [(key, blocks, state) for (key, blocks), state in zip(blocking.items(), states, strict=True)]
-
-        found: list[tuple[CheckKey, bool, CheckState]] = self._once("checks", ask, CHECKS_KEPT_S)
-        return found
-
-    def _once(self, name: str, ask: Any, kept_s: float = KEPT_S) -> Any:
-        at, found = self._kept.get(name, (0.0, None))
-        if found is None or time.monotonic() - at > kept_s:
-            found = ask()
-            self._kept[name] = (time.monotonic(), found)
-        return found
+        blocking: dict[CheckKey, bool] = {
+            (tuple(node["assetKey"]["path"]), item["name"]): bool(item["blocking"])
+            for node in self.nodes()
+            for item in (node["assetChecksOrError"] or {}).get("checks", ())
+        }
+        states = self._history.states(list(blocking))
+        return [(key, blocks, state) for (key, blocks), state in zip(blocking.items(), states, strict=True)]
 
 
 @router.get(

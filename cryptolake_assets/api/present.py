@@ -1,14 +1,33 @@
-"""Answers that are JSON of the present: who asks for another format or an earlier state is refused, not ignored."""
+"""JSON responses about the present: their values, kept for seconds, and rejection of other formats and `as_of`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import time
+from collections.abc import Callable
+from typing import Annotated, Generic, TypeVar
 
 from fastapi import Depends, Query, Request
 from pydantic import BeforeValidator
 
 from cryptolake_assets.api import formats
 from cryptolake_assets.api.params import Format, JsonOnly
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """The value of `read`, read again when it is older than `kept_s` seconds. Raises what `read` raises."""
+
+    def __init__(self, read: Callable[[], T], kept_s: float) -> None:
+        self._read, self._kept_s = read, kept_s
+        self._last: tuple[float, T] | None = None
+
+    def get(self) -> T:
+        last = self._last
+        if last is None or time.monotonic() - last[0] > self._kept_s:
+            value = self._read()
+            self._last = last = (time.monotonic(), value)
+        return last[1]
 
 
 def _no_earlier_state(_value: object) -> object:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
+from cryptolake_assets.api import present
+from cryptolake_assets.errors import PartError
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import Api, serving
 
@@ -18,6 +23,31 @@ WITH_DAGSTER = ("/operations/assets", "/quality/checks")
 def api(bars: Settings) -> Iterator[Api]:
     with serving(bars, dagster_port=9) as made:  # a platform may run on the usual one
         yield made
+
+
+def test_a_kept_value_is_read_again_when_it_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(present, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    kept = present.Kept(partial(next, count()), kept_s=2.0)
+    found = []
+    for now[0] in (10.0, 12.0, 12.5, 14.0, 15.0):
+        found.append(kept.get())
+    assert found == [0, 0, 1, 1, 2]
+
+
+def test_a_value_that_cannot_be_read_is_not_kept() -> None:
+    numbers = count()
+
+    def read() -> int:
+        number = next(numbers)
+        if number == 0:
+            raise PartError("down")
+        return number
+
+    kept = present.Kept(read, kept_s=60.0)
+    with pytest.raises(PartError):
+        kept.get()
+    assert [kept.get(), kept.get()] == [1, 1]
 
 
 @pytest.mark.parametrize("path", [*ROUTES, "/catalog"])
