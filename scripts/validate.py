@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -69,13 +70,11 @@ def locations(workspace: Path) -> dict[str, list[str]]:
 def validate_location(options: list[str]) -> None:
     """Runs Dagster's command in this process, which ends with its exit code."""
     apply_filters(PROJECT_ROOT / "pyproject.toml")
-    from dagster._cli import cli
-
     with tempfile.TemporaryDirectory() as home:
         os.environ["DAGSTER_HOME"] = home
         shutil.copy(PROJECT_ROOT / "dagster.yaml", home)
         sys.argv = ["dagster", "definitions", "validate", *options]
-        cli()
+        runpy.run_module("dagster", run_name="__main__")
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import dagster as dg
 import httpx
-from dagster._core.scheduler.instigation import SensorInstigatorData
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -24,12 +23,12 @@ from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
 from cryptolake_assets.bronze.offsets import bronze_lag
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions, streams_in_use
 from cryptolake_assets.defs.automation import VERSION_TAG
-from cryptolake_assets.defs.follower import sensor_name
 from cryptolake_assets.errors import DemoError, PartError
 from cryptolake_assets.lake.bronze_files import added_files, current_sequence
 from cryptolake_assets.lake.bronze_follower import FollowerState
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.lake.files import read_text
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
@@ -234,7 +233,8 @@ class _Settled:
             )
         for stream_type in streams_in_use(self._settings):
             bronze = load_table(self._settings, stream_type.bronze)
-            state = FollowerState.from_cursor(self._cursor(sensor_name(stream_type))) or FollowerState()
+            cursor = read_text(self._settings, self._settings.follower_location(stream_type.topic_suffix))
+            state = FollowerState.from_cursor(cursor) or FollowerState()
             if state.sequence < current_sequence(bronze):
                 return f"the sensor has not seen the newest snapshot of {stream_type.bronze.full_name}"
             if state.pending:
@@ -262,13 +262,6 @@ class _Settled:
             return f"coverage of the last minute of {', '.join(short[:5])}"
         waiting = hours_to_complete(self._settings, load_run_inputs(self._settings))
         return "bars to be marked complete" if waiting else None
-
-    def _cursor(self, sensor: str) -> str | None:
-        for state in self._instance.all_instigator_state():
-            data = state.instigator_data
-            if state.instigator_name == sensor and isinstance(data, SensorInstigatorData):
-                return data.cursor
-        return None
 
     def _materializations(self, key: tuple[str, str], partition: str) -> Iterator[tuple[float, str | None]]:
         """Yield time (s since 1970) and data version of the partition's materializations, the latest first."""

@@ -2,7 +2,7 @@
 
 import warnings
 
-from dagster._utils.warnings import BetaWarning
+from dagster import BetaWarning
 
 # Used knowingly; every load of the code location would say it again.
 warnings.filterwarnings("ignore", r"Parameter `backfill_policy`", BetaWarning)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
-from dagster._utils.warnings import PreviewWarning
 
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.quality.bar_checks import MEANINGS
@@ -20,7 +19,7 @@ from cryptolake_assets.quality.candidate_checks import CheckOutcome
 def preview_accepted() -> Iterator[None]:
     """Partitioned checks are in preview; without them one failed hour would not hold its day (docs/decisions)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PreviewWarning)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
         yield
 
 

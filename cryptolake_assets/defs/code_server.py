@@ -6,6 +6,7 @@ process of each run imports this module again before its own work: what is heavy
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -55,16 +56,14 @@ def serve(location: CodeLocation, address: Sequence[str]) -> NoReturn:
 
     Code that does not load ends no server: the webserver tells what failed.
     """
-    from dagster._cli.api import grpc_command
-
-    grpc_command.main(
-        [
-            *("--use-python-environment-entry-point", "--lazy-load-user-code", "--log-level", "warning", *address),
-            *("--location-name", location.name, "--module-name", location.module),
-            *("--working-directory", str(PROJECT_ROOT)),
-        ],
-        prog_name="dagster api grpc",
-    )
+    sys.argv = [
+        *("dagster", "api", "grpc"),
+        *("--use-python-environment-entry-point", "--lazy-load-user-code", "--log-level", "warning", *address),
+        *("--location-name", location.name, "--module-name", location.module),
+        *("--working-directory", str(PROJECT_ROOT)),
+    ]
+    runpy.run_module("dagster", run_name="__main__")
+    sys.exit(0)
 
 
 if __name__ == "__main__":

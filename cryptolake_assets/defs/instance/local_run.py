@@ -6,7 +6,6 @@ import warnings
 from importlib import import_module
 
 import dagster as dg
-from dagster._utils.warnings import BetaWarning
 
 from cryptolake_assets.defs.instance.orphaned_runs import local_run_lock
 from cryptolake_assets.defs.instance.run_alerts import failure_cause
@@ -49,7 +48,7 @@ def materialize_here(settings: Settings, asset: str, partition: str | None) -> s
 
 def _definitions(settings: Settings, location_name: str) -> dg.Definitions:
     """Return the graph of a code location of these settings."""
-    warnings.simplefilter("ignore", BetaWarning)  # a user of the command cannot act on it
+    warnings.simplefilter("ignore", dg.BetaWarning)  # a user of the command cannot act on it
     definitions: dg.Definitions = import_module(location_named(location_name).module).build_definitions(settings)
     return definitions
 

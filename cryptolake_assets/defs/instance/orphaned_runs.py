@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import dagster as dg
 import psutil
 import structlog
-from dagster._core.events import EngineEventData
 from filelock import FileLock, Timeout
 
 from cryptolake_assets.settings import Settings
@@ -54,9 +53,8 @@ def _reported_processes(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Ite
     """Return the pids that the run's events name, each with the time of its event (epoch seconds)."""
     for record in instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT).records:
         event = record.event_log_entry.dagster_event
-        data = event.event_specific_data if event is not None else None
-        if isinstance(data, EngineEventData) and "pid" in data.metadata:
-            yield int(str(data.metadata["pid"].value)), record.event_log_entry.timestamp
+        if event is not None and "pid" in (metadata := event.engine_event_data.metadata):
+            yield int(str(metadata["pid"].value)), record.event_log_entry.timestamp
 
 
 def _is_alive(pid: int, at_s: float) -> bool:
