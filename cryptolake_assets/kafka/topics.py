@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import structlog
 
@@ -41,6 +41,7 @@ MAX_REJECTED_BYTES: Final = 900_000
 
 _TOPIC_EXISTS: Final = 36
 _JAVA_CLIENT_NOT_MADE: Final = "Failed to create new KafkaAdminClient"
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -56,17 +57,12 @@ class PeekedRecord:
     headers: tuple[tuple[str, bytes], ...]
 
 
-def ensure_topics(settings: Settings) -> dict[str, bool]:
+async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
     """Creates the trade topic, the dead-letter topic and those of the other streams in use where they are missing.
 
     Returns per topic whether it was created now. An existing topic is left as it is; where it has other partitions or
     another replication than the settings say, the log tells (as `topic_differences` does).
     """
-    return _run(ensure_topics_async(settings))
-
-
-async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
-    """As `ensure_topics`."""
     from aiokafka.admin import NewTopic
     from aiokafka.errors import for_code
 
@@ -97,14 +93,9 @@ async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
     return created
 
 
-def topic_differences(settings: Settings) -> list[str]:
+async def topic_differences_async(settings: Settings) -> list[str]:
     """Where topics that are there have other partitions or another replication than the settings say: a line each,
     with what to do. A missing topic is no difference."""
-    return _run(topic_differences_async(settings))
-
-
-async def topic_differences_async(settings: Settings) -> list[str]:
-    """As `topic_differences`."""
     wanted = await _wanted_topics(settings)
     async with _asking(settings, "describe topics"), _admin(settings) as admin:
         return _differences(settings, _layouts(await admin.describe_topics(), wanted))
@@ -176,40 +167,18 @@ def error_of_spark(settings: Settings, message: str) -> BrokerError | None:
     return None
 
 
-def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """Per partition the offset that the next record will get."""
-    return _run(end_offsets_async(settings, topic))
-
-
 async def end_offsets_async(settings: Settings, topic: str) -> dict[int, int]:
-    """As `end_offsets`."""
+    """Per partition the offset that the next record will get."""
     async with _asking(settings, f"read the end offsets of {topic}"), _consumer(settings) as consumer:
         partitions = await _partitions(settings, topic)
         return {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
 
 
-def beginning_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """Per partition the offset of the oldest record that is still there."""
-    return _run(beginning_offsets_async(settings, topic))
-
-
-async def beginning_offsets_async(settings: Settings, topic: str) -> dict[int, int]:
-    """As `beginning_offsets`."""
-    async with _asking(settings, f"read the beginning offsets of {topic}"), _consumer(settings) as consumer:
-        partitions = await _partitions(settings, topic)
-        return {tp.partition: offset for tp, offset in (await consumer.beginning_offsets(partitions)).items()}
-
-
-def peek(settings: Settings, topic: str, count: int, from_end: bool = True) -> list[PeekedRecord]:
+async def peek_async(settings: Settings, topic: str, count: int, from_end: bool = True) -> list[PeekedRecord]:
     """At most `count` records of a topic: the newest, or the oldest when not `from_end`; in Kafka's time order.
 
     Reads only what is there at the call; joins no consumer group and moves no one's offsets.
     """
-    return _run(peek_async(settings, topic, count, from_end))
-
-
-async def peek_async(settings: Settings, topic: str, count: int, from_end: bool = True) -> list[PeekedRecord]:
-    """As `peek`."""
     async with _asking(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
         partitions = await _partitions(settings, topic)
         begin = await consumer.beginning_offsets(partitions)
@@ -338,3 +307,18 @@ def _loop_is_running() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _blocking(work: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
+    """Return the function for callers without an event loop, or in the thread of one."""
+
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return _run(work(*args, **kwargs))
+
+    return call
+
+
+ensure_topics = _blocking(ensure_topics_async)
+topic_differences = _blocking(topic_differences_async)
+end_offsets = _blocking(end_offsets_async)
+peek = _blocking(peek_async)

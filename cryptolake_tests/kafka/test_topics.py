@@ -18,7 +18,6 @@ from cryptolake_assets.settings import Settings, load_settings
 ASKED: list[Callable[[Settings], object]] = [
     kafka.ensure_topics,
     lambda settings: kafka.end_offsets(settings, "trades"),
-    lambda settings: kafka.beginning_offsets(settings, "trades"),
     lambda settings: kafka.peek(settings, "trades", 5),
 ]
 
