@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from cachetools import LRUCache
@@ -16,6 +16,8 @@ from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+T = TypeVar("T")
 
 MEBIBYTE = 1024 * 1024
 KEPT_BYTES = 64 * MEBIBYTE
@@ -58,12 +60,7 @@ class Lake:
 
     def page(self, path: str, **query: Any) -> dict[str, Any] | None:
         """The same; None while the table does not exist."""
-        try:
-            return self.read(path, **query)
-        except ApiRefusedError as error:
-            if error.code == MISSING_TABLE:
-                return None
-            raise
+        return _unless_missing(lambda: self.read(path, **query))
 
     def symbols(self) -> list[dict[str, Any]]:
         """Symbols that have bars, with `first_minute` and `last_minute`."""
@@ -72,12 +69,7 @@ class Lake:
 
     def table(self, path: str, **query: Any) -> pa.Table | None:
         """A whole range as an Arrow table, whatever its length; None while the table does not exist."""
-        try:
-            return self._table(path, _said(query))
-        except ApiRefusedError as error:
-            if error.code == MISSING_TABLE:
-                return None
-            raise
+        return _unless_missing(lambda: self._table(path, _said(query)))
 
     def health(self) -> dict[str, Any]:
         """`status` and `dependencies`, also while no data can be had (503)."""
@@ -103,6 +95,16 @@ class Lake:
             return
         with self._lock:
             self._kept[identity] = (etag, body)
+
+
+def _unless_missing(read: Callable[[], T]) -> T | None:
+    """Return what is read; None while its table does not exist."""
+    try:
+        return read()
+    except ApiRefusedError as error:
+        if error.code == MISSING_TABLE:
+            return None
+        raise
 
 
 def moment(text: str) -> datetime:

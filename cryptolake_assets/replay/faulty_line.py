@@ -137,20 +137,31 @@ class CorruptStage(_Passing):
         return (delivery,)
 
 
-class _Later:
-    """Frames that wait until so many others have passed."""
+class _LaterStage:
+    """A stage that holds frames back until so many others have passed: copies of them, or the frames themselves."""
 
-    def __init__(self) -> None:
+    def __init__(self, fault: Duplicate | Reorder, switch: Switch) -> None:
+        self._fault, self._switch = fault, switch
         self._passed = 0
         self._waiting: list[tuple[int, int, ReplayedFrame]] = []
 
-    def hold(self, delivery: ReplayedFrame, frames: int) -> None:
-        heapq.heappush(self._waiting, (self._passed + frames, self._passed, delivery))
+    def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
+        fault, frame = self._fault, delivery.frame
+        match fault:
+            case Duplicate():
+                name, width, frames = "duplicate", "within", fault.within
+            case Reorder():
+                name, width, frames = "reorder", "window", fault.window
+        due = self._due()
+        hit = fault.concerns(frame.stream) and chance(fault.seed, name, frame.number) < fault.share
+        if hit and self._switch.happens():
+            wait = 1 + int(chance(fault.seed, width, frame.number) * frames)
+            heapq.heappush(self._waiting, (self._passed + wait, self._passed, delivery))
+            return due if isinstance(fault, Reorder) else (delivery, *due)
+        return (delivery, *due)
 
-    def tick(self) -> None:
+    def _due(self) -> list[ReplayedFrame]:
         self._passed += 1
-
-    def due(self) -> list[ReplayedFrame]:
         found = []
         while self._waiting and self._waiting[0][0] <= self._passed:
             found.append(heapq.heappop(self._waiting)[2])
@@ -161,37 +172,6 @@ class _Later:
         found = [delivery for _, _, delivery in sorted(self._waiting)]
         self._waiting.clear()
         return found
-
-
-class DuplicateStage(_Later):
-    def __init__(self, fault: Duplicate, switch: Switch) -> None:
-        super().__init__()
-        self._fault, self._switch = fault, switch
-
-    def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
-        fault, frame = self._fault, delivery.frame
-        self.tick()
-        due = self.due()
-        hit = fault.concerns(frame.stream) and chance(fault.seed, "duplicate", frame.number) < fault.share
-        if hit and self._switch.happens():
-            self.hold(delivery, 1 + int(chance(fault.seed, "within", frame.number) * fault.within))
-        return (delivery, *due)
-
-
-class ReorderStage(_Later):
-    def __init__(self, fault: Reorder, switch: Switch) -> None:
-        super().__init__()
-        self._fault, self._switch = fault, switch
-
-    def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
-        fault, frame = self._fault, delivery.frame
-        self.tick()
-        due = self.due()
-        hit = fault.concerns(frame.stream) and chance(fault.seed, "reorder", frame.number) < fault.share
-        if hit and self._switch.happens():
-            self.hold(delivery, 1 + int(chance(fault.seed, "window", frame.number) * fault.window))
-            return due
-        return (delivery, *due)
 
 
 class _Interrupter:
@@ -252,10 +232,8 @@ class FaultyLine:
                     self._stages.append(DropStage(fault, switch))
                 case Corrupt() as fault:
                     self._stages.append(CorruptStage(fault, switch))
-                case Duplicate() as fault:
-                    self._stages.append(DuplicateStage(fault, switch))
-                case Reorder() as fault:
-                    self._stages.append(ReorderStage(fault, switch))
+                case Duplicate() | Reorder() as fault:
+                    self._stages.append(_LaterStage(fault, switch))
                 case Cut() | Stall() | Shutdown() as fault:
                     self._interrupters.append((fault, _Interrupter(fault, switch)))
 

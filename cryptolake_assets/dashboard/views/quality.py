@@ -178,7 +178,7 @@ def _draw() -> None:
         _reasons("Refused at the producer", "No frame was refused.", rejected, "rejected")
     with right:
         _reasons("Quarantined in Silver", "No trade broke a rule.", quarantined, "quarantined")
-    _gaps(gaps)
+    _listed("Gaps", gaps, "gaps", GAP_TABLE, key="gaps", nothing="No gap is open between two connections.")
     _missing()
     _runs()
 
@@ -236,48 +236,32 @@ def _checks(checks: Checks, looked_at: dict[str, int]) -> None:
     )
 
 
-def _reasons(title: str, nothing: str, page: Read, key: str) -> None:
+def _listed(title: str, page: Read, rows: str, columns: dict[str, str], *, key: str, nothing: str) -> bool:
+    """A table of what is wrong; `nothing` where it has no rows, but not where nobody can say. Return whether it has."""
     st.subheader(title, anchor=False)
-    if not isinstance(page, dict):
-        _not_there(page)
-        return
-    if not page["reasons"]:
+    if page is None:
+        st.info("**Its table is not there yet.** `cryptolake bootstrap` makes it.", icon=":material/hourglass_empty:")
+    elif isinstance(page, ApiRefusedError):
+        problem(page)
+    elif not page[rows]:
         st.success(nothing, icon=":material/check:")
-        return
-    exact_table(page["reasons"], REASON_TABLE, key=key, max_rows=ROWS)
-    st.caption(WINDOW)
-
-
-def _gaps(page: Read) -> None:
-    st.subheader("Gaps", anchor=False)
-    if not isinstance(page, dict):
-        _not_there(page)
-    elif not page["gaps"]:
-        st.success("No gap is open between two connections.", icon=":material/check:")
     else:
-        exact_table(page["gaps"], GAP_TABLE, key="gaps", max_rows=ROWS)
+        exact_table(page[rows], columns, key=key, max_rows=ROWS)
+        return True
+    return False
+
+
+def _reasons(title: str, nothing: str, page: Read, key: str) -> None:
+    if _listed(title, page, "reasons", REASON_TABLE, key=key, nothing=nothing):
+        st.caption(WINDOW)
 
 
 def _missing() -> None:
     """Trades that the stream lacked by their ids, also those that came later."""
-    st.subheader("Missing trades", anchor=False)
     page = attempt(partial(lake().page, "/gaps/trades", limit=MISSING))
-    if not isinstance(page, dict):
-        _not_there(page)
-    elif not page["gaps"]:
-        st.success("No id was missing.", icon=":material/check:")
-    else:
-        exact_table(page["gaps"], MISSING_TABLE, key="missing", max_rows=ROWS)
-        if page["next_cursor"]:
-            st.caption(f"The newest {MISSING}; `/gaps/trades` of the API has all.")
-
-
-def _not_there(page: ApiRefusedError | None) -> None:
-    """In place of what nobody can say: not that it is well."""
-    if page is None:
-        st.info("**Its table is not there yet.** `cryptolake bootstrap` makes it.", icon=":material/hourglass_empty:")
-    else:
-        problem(page)
+    shown = _listed("Missing trades", page, "gaps", MISSING_TABLE, key="missing", nothing="No id was missing.")
+    if shown and isinstance(page, dict) and page["next_cursor"]:
+        st.caption(f"The newest {MISSING}; `/gaps/trades` of the API has all.")
 
 
 def _runs() -> None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
 log = structlog.get_logger(__name__)
+S = TypeVar("S")
+T = TypeVar("T")
 
 QUERY_ID = "spark.sql.streaming.queryId"
 """Property of a snapshot that Spark's streaming sink committed."""
@@ -76,12 +78,10 @@ def history_of(table: Table) -> list[SnapshotVersion]:
     """The main branch's snapshots, oldest first, as far back as the metadata goes."""
     from pyiceberg.table.snapshots import ancestors_of
 
-    return [_snapshot_version(snapshot) for snapshot in ancestors_of(table.current_snapshot(), table.metadata)][::-1]
-
-
-def _snapshot_version(snapshot: Snapshot) -> SnapshotVersion:
-    summary = snapshot.summary
-    return SnapshotVersion(snapshot.snapshot_id, snapshot.timestamp_ms, summary[QUERY_ID] if summary else None)
+    return [
+        SnapshotVersion(one.snapshot_id, one.timestamp_ms, one.summary[QUERY_ID] if one.summary else None)
+        for one in ancestors_of(table.current_snapshot(), table.metadata)
+    ][::-1]
 
 
 def expire(table: Table, choose: Callable[[Table], Iterable[int]]) -> Expired:
@@ -114,11 +114,11 @@ def _delete_unneeded(table: Table, gone: Iterable[Snapshot]) -> int:
     present = table.metadata.snapshots
     try:
         kept = dict(chain.from_iterable(_manifests(table.io, snapshot) for snapshot in present))
-        dropped = dict(chain.from_iterable(_manifests_if_there(table.io, snapshot) for snapshot in gone))
+        dropped = dict(chain.from_iterable(_if_there(_manifests, table.io, one) for one in gone))
         dropped = {path: manifest for path, manifest in dropped.items() if path not in kept}
-        data = set(chain.from_iterable(_files_if_there(table.io, manifest) for manifest in dropped.values()))
+        data = set(chain.from_iterable(_if_there(_files, table.io, one) for one in dropped.values()))
         if data:
-            data.difference_update(*(_files(table.io, manifest, live_only=True) for manifest in kept.values()))
+            data.difference_update(*(_files(table.io, one, live_only=True) for one in kept.values()))
     except FileNotFoundError as error:
         # Another one expires snapshots at the same time. What is needed cannot be told: nothing is deleted.
         log.info("unneeded_files_left", table=".".join(table.name()), cause=str(error))
@@ -133,22 +133,17 @@ def _manifests(io: FileIO, snapshot: Snapshot) -> list[tuple[str, ManifestFile]]
     return [(local_path(manifest.manifest_path), manifest) for manifest in snapshot.manifests(io)]
 
 
-def _manifests_if_there(io: FileIO, snapshot: Snapshot) -> list[tuple[str, ManifestFile]]:
-    with suppress(FileNotFoundError):
-        return _manifests(io, snapshot)
-    return []
-
-
-def _files(io: FileIO, manifest: ManifestFile, *, live_only: bool) -> set[str]:
+def _files(io: FileIO, manifest: ManifestFile, *, live_only: bool = False) -> set[str]:
     """Data files that a manifest names; one that says a file is deleted names it too."""
     entries = manifest.fetch_manifest_entry(io, discard_deleted=live_only)
     return {local_path(entry.data_file.file_path) for entry in entries}
 
 
-def _files_if_there(io: FileIO, manifest: ManifestFile) -> set[str]:
+def _if_there(read: Callable[[FileIO, S], Iterable[T]], io: FileIO, source: S) -> Iterable[T]:
+    """Return what a file says; nothing where it is gone."""
     with suppress(FileNotFoundError):
-        return _files(io, manifest, live_only=False)
-    return set()
+        return read(io, source)
+    return ()
 
 
 def _delete(io: FileIO, path: str) -> bool:
