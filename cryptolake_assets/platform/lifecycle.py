@@ -11,19 +11,21 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import structlog
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.errors import HomeError, PartError
 from cryptolake_assets.platform import parts as catalogue
 from cryptolake_assets.platform import processes
 from cryptolake_assets.platform.jars import ensure_jars
 from cryptolake_assets.platform.jvm import find_java
 from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER, Part, Step, local_parts
-from cryptolake_assets.platform.supervisor import RUNNING_STATES, ProcessInfo, Supervisor
+from cryptolake_assets.platform.supervisor import RUNNING_STATES, Supervisor
 from cryptolake_assets.settings import Settings, env_name
 
 log = structlog.get_logger(__name__)
@@ -49,7 +51,8 @@ def up(settings: Settings, parts: Iterable[str] | None = None, console: Console 
     console = console or Console(stderr=True, highlight=False)
     chosen = local_parts(settings, parts)
     _check_home(settings)
-    _check_subscriptions(settings, chosen)
+    if {part.name for part in chosen} & {EXCHANGE, PRODUCER}:
+        resolve_subscriptions(settings)
     if any(part.needs_java for part in chosen):
         find_java()
         ensure_jars(settings, console)
@@ -58,8 +61,11 @@ def up(settings: Settings, parts: Iterable[str] | None = None, console: Console 
         if not supervisor.is_running():
             _end_leftovers(settings, console)
             supervisor.forget()
-        _check_ports(settings, chosen, supervisor)
-        supervisor.write_config(_configurable(settings, chosen, supervisor))
+        running = supervisor.processes()
+        for part in chosen:
+            if part.name not in running or not running[part.name].pid:
+                processes.check_ports(part, settings)
+        supervisor.write_config(_with(chosen, settings, supervisor.processes()))
         if not supervisor.is_running():
             supervisor.start_daemon()
         restarted = _stop_dependents(supervisor, supervisor.reload())
@@ -179,26 +185,6 @@ def _check_home(settings: Settings) -> None:
         )
 
 
-def _check_subscriptions(settings: Settings, chosen: tuple[Part, ...]) -> None:
-    if {part.name for part in chosen} & {EXCHANGE, PRODUCER}:
-        from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
-
-        resolve_subscriptions(settings)
-
-
-def _check_ports(settings: Settings, chosen: tuple[Part, ...], supervisor: Supervisor) -> None:
-    running = {info.name for info in supervisor.processes().values() if info.pid}
-    for part in chosen:
-        if part.name not in running:
-            processes.check_ports(part, settings)
-
-
-def _configurable(settings: Settings, chosen: tuple[Part, ...], supervisor: Supervisor) -> tuple[Part, ...]:
-    """The parts that get into the supervisor's configuration: the chosen ones and those that it runs already."""
-    known = {part.name for part in chosen} | set(supervisor.processes())
-    return tuple(part for part in local_parts(settings) if part.name in known)
-
-
 def _stop_dependents(supervisor: Supervisor, names: list[str]) -> list[str]:
     """Stops running parts that have to restart with those in `names`; returns both."""
     running = [info.name for info in supervisor.processes().values() if info.state in RUNNING_STATES]
@@ -263,15 +249,11 @@ class _Start:
         work |= {
             step.name: step for step in (catalogue.STEPS if steps is None else steps) if names & set(step.wanted_by)
         }
-        pending = dict(work)
+        needs = {name: [need for need in item.needs if need in work] for name, item in work.items()}
         futures: dict[str, Future[None]] = {}
         with ThreadPoolExecutor(max_workers=max(1, len(work))) as pool:
-            while pending:
-                ready = [name for name, item in pending.items() if not set(item.needs) & set(pending)]
-                for name in ready:
-                    item = pending.pop(name)
-                    needs = [futures[need] for need in item.needs if need in futures]
-                    futures[name] = pool.submit(self._after, needs, item)
+            for name in TopologicalSorter(needs).static_order():
+                futures[name] = pool.submit(self._after, [futures[need] for need in needs[name]], work[name])
         for future in futures.values():
             if (error := future.exception()) is not None and not isinstance(error, _Skipped):
                 raise error
@@ -314,16 +296,17 @@ class _Start:
         self._supervisor.start(part.name)
         started = time.monotonic()
         reminded = started
-        watch = _Deaths()
+        pids: set[int | None] = set()
         while True:
             info = self._supervisor.processes().get(part.name)
             if info is None:
                 raise PartError(f"{part.name}: the supervisor has gone. Run `cryptolake up` again.")
             if info.alive and part.is_ready(self._settings, info.started_s):
                 return
-            deaths = watch.count(info)
-            if deaths > DEATHS_ALLOWED or info.state == "FATAL":
-                self._give_up(part, f"died while starting ({_how(info)})", log_file, log_start)
+            pids.add(info.pid)
+            if len(pids - {None, info.pid}) > DEATHS_ALLOWED or info.state == "FATAL":
+                how = info.spawn_error or f"exit status {info.exit_status}"
+                self._give_up(part, f"died while starting ({how})", log_file, log_start)
             waited_s = time.monotonic() - started
             if waited_s > part.start_timeout_s:
                 self._give_up(part, f"was not ready after {waited_s:.0f} s", log_file, log_start)
@@ -344,26 +327,8 @@ class _Start:
         )
 
 
-class _Deaths:
-    """Counts how often a process that is being started died, from what the supervisor says of it."""
-
-    def __init__(self) -> None:
-        self._pid: int | None = None
-        self._deaths = 0
-
-    def count(self, info: ProcessInfo) -> int:
-        if self._pid is not None and info.pid != self._pid:
-            self._deaths += 1
-        self._pid = info.pid
-        return self._deaths
-
-
 class _Skipped(Exception):
     """Not started because something that it needs, or another part, failed."""
-
-
-def _how(info: ProcessInfo) -> str:
-    return info.spawn_error or f"exit status {info.exit_status}"
 
 
 def tail_lines(path: Path, count: int, start: int = 0) -> list[str]:

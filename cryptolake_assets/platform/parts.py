@@ -13,6 +13,8 @@ import yaml
 from cryptolake_assets.bronze.offsets import report_path
 from cryptolake_assets.captures.tracked_symbols import default_end_date, default_start_date, extra_streams_in_use
 from cryptolake_assets.errors import ArgumentError, CaptureError
+from cryptolake_assets.kafka.topics import ensure_topics
+from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.stores import postgres_url
 from cryptolake_assets.model.nearest import did_you_mean
 from cryptolake_assets.platform import code_servers, kafka, probes
@@ -38,11 +40,8 @@ GRAPH_SETTINGS = frozenset(GraphSettings.model_fields)
 API_SETTINGS = frozenset(ApiSettings.model_fields)
 """Settings that only the readers use: a change of them restarts nothing but these."""
 
-FOLLOWING = frozenset(ProducerSettings.model_fields) | {"symbols"}
-"""Settings of what is followed, which concern the producer and those who judge what it brings."""
-
-REPAIR_SETTINGS = frozenset(ExchangeSettings.model_fields)
-"""Settings that only the producer uses, for missing trades."""
+PRODUCER_SETTINGS = frozenset({"symbols", *ProducerSettings.model_fields, *ExchangeSettings.model_fields})
+"""Settings of the tracked symbols and of gap repair, which concern the producer and those who judge what it brings."""
 
 KAFKA_SETTINGS = frozenset(KafkaSettings.model_fields)
 """Settings of Kafka's clients, its secrets among them: not for a part that is none."""
@@ -131,17 +130,6 @@ def _workspace_file(settings: Settings) -> Path:
     return settings.dagster_home / "workspace.yaml"
 
 
-def _webserver_command(settings: Settings) -> tuple[str, ...]:
-    return (
-        *(sys.executable, "-m", "dagster_webserver", "-w", str(_workspace_file(settings))),
-        *("-h", settings.dagster_host, "-p", str(settings.dagster_port)),
-    )
-
-
-def _daemon_command(settings: Settings) -> tuple[str, ...]:
-    return (sys.executable, "-m", "dagster._daemon", "run", "-w", str(_workspace_file(settings)))
-
-
 def _dagster_environment(settings: Settings) -> dict[str, str]:
     return {"DAGSTER_HOME": str(settings.dagster_home)}
 
@@ -195,18 +183,6 @@ def _extra_streams(settings: Settings) -> dict[str, str]:
     return {env_name("extra_streams"): names or NO_STREAMS}
 
 
-def _create_topics(settings: Settings) -> object:
-    from cryptolake_assets.kafka.topics import ensure_topics
-
-    return ensure_topics(settings)
-
-
-def _bootstrap(settings: Settings) -> object:
-    from cryptolake_assets.lake.bootstrap import bootstrap
-
-    return bootstrap(settings)
-
-
 def _code_server(location: CodeLocation) -> Part:
     return Part(
         name=location.part,
@@ -255,7 +231,7 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.replay.server"),
         is_ready=lambda settings, _: probes.http_ok(f"http://{settings.replay_address}/replay/status"),
         port_fields=("exchange_port",),
-        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING | REPAIR_SETTINGS | KAFKA_SETTINGS,
+        ignores=lambda name: name in GRAPH_SETTINGS | API_SETTINGS | PRODUCER_SETTINGS | KAFKA_SETTINGS,
         is_local=lambda settings: settings.source is Source.REPLAY,
     ),
     Part(
@@ -274,16 +250,17 @@ PARTS: tuple[Part, ...] = (
         needs=(TOPICS, TABLES, SPARK),
         restarts_with=(SPARK,),
         environment=_extra_streams,
-        ignores=lambda name: (
-            name.startswith("replay_") or name in GRAPH_SETTINGS | API_SETTINGS | FOLLOWING | REPAIR_SETTINGS
-        ),
+        ignores=lambda name: name.startswith("replay_") or name in GRAPH_SETTINGS | API_SETTINGS | PRODUCER_SETTINGS,
         start_timeout_s=180,
         stop_timeout_s=40,
     ),
     *CODE_SERVERS,
     Part(
         name=DAGSTER_WEBSERVER,
-        command=_webserver_command,
+        command=lambda settings: (
+            *(sys.executable, "-m", "dagster_webserver", "-w", str(_workspace_file(settings))),
+            *("-h", settings.dagster_host, "-p", str(settings.dagster_port)),
+        ),
         is_ready=lambda settings, _: probes.webserver_answers(settings.dagster_address),
         needs=tuple(part.name for part in CODE_SERVERS),
         port_fields=("dagster_port",),
@@ -294,7 +271,9 @@ PARTS: tuple[Part, ...] = (
     ),
     Part(
         name=DAGSTER_DAEMON,
-        command=_daemon_command,
+        command=lambda settings: (
+            *(sys.executable, "-m", "dagster._daemon", "run", "-w", str(_workspace_file(settings))),
+        ),
         is_ready=lambda settings, started: probes.daemon_healthy(settings.dagster_address, started),
         # The webserver answers for the daemon's health; its tables are what the first sensor tick reads.
         needs=(TABLES, DAGSTER_WEBSERVER),
@@ -309,7 +288,7 @@ PARTS: tuple[Part, ...] = (
         is_ready=lambda settings, _: probes.http_answers(f"{settings.api_url}/health"),
         needs=(TABLES,),
         port_fields=("api_port",),
-        ignores=lambda name: name.startswith("replay_") or name in FOLLOWING | REPAIR_SETTINGS,
+        ignores=lambda name: name.startswith("replay_") or name in PRODUCER_SETTINGS,
     ),
     Part(
         name=DASHBOARD,
@@ -322,8 +301,8 @@ PARTS: tuple[Part, ...] = (
 )
 
 STEPS: tuple[Step, ...] = (
-    Step(TOPICS, "Kafka topics", _create_topics, needs=(KAFKA,), wanted_by=(KAFKA, PRODUCER, BRONZE)),
-    Step(TABLES, "Iceberg tables", _bootstrap, wanted_by=(SPARK, PRODUCER, BRONZE, DAGSTER_DAEMON, API)),
+    Step(TOPICS, "Kafka topics", ensure_topics, needs=(KAFKA,), wanted_by=(KAFKA, PRODUCER, BRONZE)),
+    Step(TABLES, "Iceberg tables", bootstrap, wanted_by=(SPARK, PRODUCER, BRONZE, DAGSTER_DAEMON, API)),
 )
 
 

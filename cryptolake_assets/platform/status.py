@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from cryptolake_assets.bronze.offsets import bronze_lag
 from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.kafka.topics import access_problem
 from cryptolake_assets.lake.migrations import lake_schema
 from cryptolake_assets.platform import graphql, probes
 from cryptolake_assets.platform import parts as catalogue
@@ -173,8 +175,6 @@ def _state(part: Part, settings: Settings, info: ProcessInfo) -> str:
 
 def _external_status(part: Part, settings: Settings) -> PartStatus:
     if part.name == KAFKA:
-        from cryptolake_assets.kafka.topics import access_problem
-
         problem = access_problem(settings)
         detail = f"{settings.bootstrap_servers} {'reachable' if problem is None else f'({problem}) unreachable'}"
     else:
@@ -198,8 +198,6 @@ def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
             words += f", silent: {', '.join(silent[:5])}{' …' if len(silent) > 5 else ''}"
         return _whole(report.get("queued_frames")), words
     if part.name == BRONZE:
-        from cryptolake_assets.bronze.offsets import bronze_lag
-
         try:
             return bronze_lag(settings), ""
         except CryptolakeError as error:
