@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryptolake_assets.model.columns import PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.model.columns import PRICE, QUOTE_VOLUME, SYMBOL, TIME, UPDATED_AT, VOLUME, Column
 from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, columns
 from cryptolake_assets.model.table_spec import TableSpec
 
@@ -11,7 +11,7 @@ BRONZE_KLINES = TableSpec(
     name="futures_klines_1m",
     doc="The exchange's own one-minute bars, to hold Silver against.",
     columns=(
-        Column("symbol", "string", "the exchange's symbol"),
+        SYMBOL,
         Column("open_time", TIME, "open time of the minute"),
         Column("open", PRICE, "first price"),
         Column("high", PRICE, "highest price"),
@@ -24,7 +24,7 @@ BRONZE_KLINES = TableSpec(
         Column("taker_buy_volume", VOLUME, "base currency bought by takers"),
         Column("taker_buy_quote_volume", QUOTE_VOLUME, "quote currency spent by buying takers"),
         Column("source", "string", "where it was read: rest or archive"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
     ),
     key=("symbol", "open_time"),
     partition=("open_time", "day"),
@@ -48,13 +48,13 @@ SILVER_KLINE_DIFFERENCES = TableSpec(
     name="futures_kline_differences",
     doc="Where a complete bar and the exchange's own differ: a row a field, with both values.",
     columns=(
-        Column("symbol", "string", "the exchange's symbol"),
+        SYMBOL,
         Column("window_start", TIME, "open time of the minute"),
         Column("field", "string", "name of the field; `bar` where one of the two has no bar"),
         Column("ours", QUOTE_VOLUME, "value in silver.futures_ohlcv_1m"),
         Column("official", QUOTE_VOLUME, "value in bronze.futures_klines_1m"),
         Column("tolerated", "boolean", "within the stated tolerance of bars made of aggregates"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
     ),
     key=("symbol", "window_start", "field"),
     partition=("window_start", "day"),

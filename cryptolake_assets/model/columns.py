@@ -47,3 +47,8 @@ class Column:
     name: str
     type: str
     doc: str
+
+
+EXCHANGE = Column("exchange", "string", "such as binance_futures")
+SYMBOL = Column("symbol", "string", "the exchange's symbol")
+UPDATED_AT = Column("updated_at", TIME, "when the row last changed; outside all equality")

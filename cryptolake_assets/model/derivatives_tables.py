@@ -5,12 +5,20 @@ The columns of a stream's Bronze table are the fields of its event in `events`, 
 
 from __future__ import annotations
 
-from cryptolake_assets.model.columns import FUNDING_RATE, PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.model.columns import (
+    EXCHANGE,
+    FUNDING_RATE,
+    PRICE,
+    QUANTITY,
+    QUOTE_VOLUME,
+    SYMBOL,
+    TIME,
+    UPDATED_AT,
+    VOLUME,
+    Column,
+)
 from cryptolake_assets.model.source_tables import raw_answers
 from cryptolake_assets.model.table_spec import TableSpec, stream_table
-
-_SYMBOL = Column("symbol", "string", "the exchange's symbol")
-_UPDATED_AT = Column("updated_at", TIME, "when the row last changed; outside all equality")
 
 BRONZE_FUNDING_RAW = raw_answers("futures_funding_raw", "Answers of the exchange's funding-rate history, as received.")
 
@@ -20,10 +28,10 @@ SILVER_FUNDING = TableSpec(
     doc="Funding rates that were charged, a row a symbol and funding time.",
     columns=(
         Column("funding_time", TIME, "when it was charged, as the exchange says: some ms after the full hour"),
-        _SYMBOL,
+        SYMBOL,
         Column("funding_rate", FUNDING_RATE, "share of the position's value; above 0 longs pay shorts"),
         Column("mark_price", PRICE, "mark price at that time; empty where the exchange does not tell it"),
-        _UPDATED_AT,
+        UPDATED_AT,
     ),
     key=("funding_time", "symbol"),
     partition=("funding_time", "month"),
@@ -41,11 +49,11 @@ SILVER_OPEN_INTEREST = TableSpec(
     doc="Open interest: the exchange's statistics of five minutes, and the present value when it was asked.",
     columns=(
         Column("observed_at", TIME, "the time that the exchange gives the value"),
-        _SYMBOL,
+        SYMBOL,
         Column("source", "string", "history: a statistic of five minutes; present: the value at that moment"),
         Column("open_interest", VOLUME, "open positions, base currency"),
         Column("open_interest_value", QUOTE_VOLUME, "the same in quote currency; of history only"),
-        _UPDATED_AT,
+        UPDATED_AT,
     ),
     key=("observed_at", "symbol", "source"),
     partition=("observed_at", "day"),
@@ -57,14 +65,14 @@ BRONZE_MARK_PRICES = stream_table(
     "futures_mark_prices",
     "Every mark-price update as received, repeats included; append-only.",
     (
-        Column("symbol", "string", "the exchange's symbol"),
+        SYMBOL,
         Column("event_time", TIME, "when the exchange sent it"),
         Column("mark_price", PRICE, "mark price"),
         Column("index_price", PRICE, "index price"),
         Column("settle_price", PRICE, "estimated settle price, of use in the hour before settlement; may be empty"),
         Column("funding_rate", FUNDING_RATE, "rate of the next funding; empty for a contract without funding"),
         Column("next_funding_time", TIME, "when that is; empty for a contract without funding"),
-        Column("exchange", "string", "such as binance_futures"),
+        EXCHANGE,
         Column("ingest_ts", TIME, "when the frame was received, by the receiver's clock"),
     ),
 )
@@ -74,7 +82,7 @@ SILVER_MARK_PRICE = TableSpec(
     name="futures_mark_price_1m",
     doc="Mark price, index and funding rate by the minute.",
     columns=(
-        Column("symbol", "string", "the exchange's symbol"),
+        SYMBOL,
         Column("window_start", TIME, "start of the minute"),
         Column("open", PRICE, "first mark price"),
         Column("high", PRICE, "highest mark price"),
@@ -84,7 +92,7 @@ SILVER_MARK_PRICE = TableSpec(
         Column("funding_rate", FUNDING_RATE, "last rate that was told for the next funding; empty without funding"),
         Column("next_funding_time", TIME, "when that is; empty without funding"),
         Column("updates", "long", "frames that were received, 60 where none is missing"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
     ),
     key=("symbol", "window_start"),
     partition=("window_start", "day"),
@@ -96,7 +104,7 @@ BRONZE_LIQUIDATIONS = stream_table(
     "futures_liquidations",
     "Every liquidation order as received, repeats included: a sample of at most one a symbol and second.",
     (
-        Column("symbol", "string", "the exchange's symbol"),
+        SYMBOL,
         Column("event_time", TIME, "trade time of the order"),
         Column("side", "string", "of the order: sell closes a long position, buy a short one"),
         Column("order_type", "string", "the exchange's o, such as LIMIT"),
@@ -107,7 +115,7 @@ BRONZE_LIQUIDATIONS = stream_table(
         Column("status", "string", "the exchange's X, such as FILLED"),
         Column("last_filled_qty", QUANTITY, "of the last fill, base currency"),
         Column("filled_qty", QUANTITY, "of all fills, base currency"),
-        Column("exchange", "string", "such as binance_futures"),
+        EXCHANGE,
         Column("ingest_ts", TIME, "when the frame was received, by the receiver's clock"),
     ),
 )
@@ -117,13 +125,13 @@ SILVER_LIQUIDATIONS = TableSpec(
     name="futures_liquidations_1m",
     doc="Liquidations that the exchange told of, by minute and side: a sample, never all of them.",
     columns=(
-        Column("symbol", "string", "the exchange's symbol"),
+        SYMBOL,
         Column("window_start", TIME, "start of the minute"),
         Column("side", "string", "of the order: sell closes a long position, buy a short one"),
         Column("orders", "long", "orders that the exchange told of, at most one a second"),
         Column("qty", VOLUME, "filled, base currency"),
         Column("notional", QUOTE_VOLUME, "filled, quote currency, at the average prices"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
     ),
     key=("symbol", "window_start", "side"),
     partition=("window_start", "day"),

@@ -5,14 +5,14 @@ The SQL of each is in `dbt_project/models/marts`; what `marts.yml` says of them 
 
 from __future__ import annotations
 
-from cryptolake_assets.model.columns import PERCENTAGE, PRICE, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.model.columns import PERCENTAGE, PRICE, QUOTE_VOLUME, SYMBOL, TIME, UPDATED_AT, VOLUME, Column
 from cryptolake_assets.model.table_spec import TableSpec
 
 MARTS_NAMESPACE = "marts"
 """Where dbt makes its tables."""
 
 _BAR_COLUMNS = (
-    Column("symbol", "string", "the exchange's symbol"),
+    SYMBOL,
     Column("window_start", TIME, "open time of the bar"),
     Column("open", PRICE, "open of the first minute"),
     Column("high", PRICE, "highest price"),
@@ -71,7 +71,7 @@ VOLUME_PROFILE_HOURLY = _mart(
     "Volume per symbol, hour and bucket of prices. A minute's volume is in the bucket of its vwap; a bucket holds the "
     "prices that agree in their first three digits (at BTC's 64250 it is 100 wide).",
     (
-        Column("symbol", "string", "the exchange's symbol"),
+        SYMBOL,
         Column("window_start", TIME, "start of the hour"),
         Column("bucket_low", PRICE, "lowest price of the bucket: the minutes' vwap, cut to its first three digits"),
         Column("bucket_width", PRICE, "prices from bucket_low up to, and without, bucket_low + bucket_width"),
@@ -79,7 +79,7 @@ VOLUME_PROFILE_HOURLY = _mart(
         Column("quote_volume", QUOTE_VOLUME, "quote currency"),
         Column("trades", "long", "single trades"),
         Column("minutes_with_trades", "long", "minutes whose vwap is in the bucket"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
     ),
     ("symbol", "window_start", "bucket_low"),
     ("window_start", "day"),
@@ -89,7 +89,7 @@ DAILY_RETURNS = _mart(
     "daily_returns",
     "Return, realised volatility and drawdown per symbol and day, from Gold.",
     (
-        Column("symbol", "string", "the exchange's symbol"),
+        SYMBOL,
         Column("trade_date", "date", "UTC day"),
         Column("close", PRICE, "close of the day"),
         Column("previous_close", PRICE, "close of the calendar day before; empty when Gold lacks that day"),
@@ -98,7 +98,7 @@ DAILY_RETURNS = _mart(
         Column("highest_close", PRICE, "highest close of this and all earlier days"),
         Column("drawdown", PRICE, "(highest_close - close) / highest_close, rounded half up: 0 at a new high"),
         Column("is_complete", "boolean", "coverage holds the whole day and the watermark is past its end"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
     ),
     ("symbol", "trade_date"),
     ("trade_date", "year"),
@@ -108,7 +108,7 @@ MARKET_OVERVIEW = _mart(
     "market_overview",
     "Latest bar, and change and volume of the last 24 h, per symbol that traded in them.",
     (
-        Column("symbol", "string", "the exchange's symbol"),
+        SYMBOL,
         Column("latest_minute", TIME, "open time of the symbol's latest bar"),
         Column("is_complete", "boolean", "whether the latest bar is complete"),
         Column("last_price", PRICE, "close of the latest bar"),
@@ -127,7 +127,7 @@ MARKET_OVERVIEW = _mart(
         Column("volume_24h", VOLUME, "base currency in the last 24 h"),
         Column("quote_volume_24h", QUOTE_VOLUME, "quote currency in the last 24 h"),
         Column("trades_24h", "long", "single trades in the last 24 h"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
     ),
     ("symbol",),
 )
@@ -136,7 +136,7 @@ SENTIMENT_VS_MARKET = _mart(
     "sentiment_vs_market",
     "The Fear & Greed index and the whole market beside a symbol's UTC day, from Gold.",
     (
-        Column("symbol", "string", "the exchange's symbol"),
+        SYMBOL,
         Column("trade_date", "date", "UTC day"),
         Column("close", PRICE, "close of the day"),
         Column("vwap", PRICE, "quote volume / volume of the day"),
@@ -158,7 +158,7 @@ SENTIMENT_VS_MARKET = _mart(
             "btc_dominance", PERCENTAGE, "Bitcoin's share of it in per cent, the day's last snapshot; empty without one"
         ),
         Column("is_complete", "boolean", "coverage holds the whole day and the watermark is past its end"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
     ),
     ("symbol", "trade_date"),
     ("trade_date", "year"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryptolake_assets.model.columns import TIME, Column
+from cryptolake_assets.model.columns import EXCHANGE, SYMBOL, TIME, Column
 from cryptolake_assets.model.table_spec import TableSpec
 
 OPS_COVERAGE = TableSpec(
@@ -10,8 +10,8 @@ OPS_COVERAGE = TableSpec(
     name="stream_coverage",
     doc="What was received without a hole, in exchange time, and where Kafka or the archive holds it.",
     columns=(
-        Column("exchange", "string", "such as binance_futures"),
-        Column("symbol", "string", "the exchange's symbol"),
+        EXCHANGE,
+        SYMBOL,
         Column("stream", "string", "trade or aggTrade"),
         Column("connected_from", TIME, "exchange time from which every frame was received"),
         Column("connected_to", TIME, "exchange time up to which every frame is acknowledged by Kafka"),

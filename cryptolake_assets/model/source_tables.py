@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryptolake_assets.model.columns import COIN_PRICE, PERCENTAGE, QUOTE_VOLUME, TIME, Column
+from cryptolake_assets.model.columns import COIN_PRICE, PERCENTAGE, QUOTE_VOLUME, TIME, UPDATED_AT, Column
 from cryptolake_assets.model.table_spec import TableSpec
 
 
@@ -44,7 +44,7 @@ SILVER_FEAR_GREED = TableSpec(
         Column("index_date", "date", "UTC day"),
         Column("value", "int", "0 (extreme fear) to 100 (extreme greed)"),
         Column("classification", "string", "the source's word for the value"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
     ),
     key=("index_date",),
     rewritten=True,
@@ -74,7 +74,7 @@ SILVER_COINGECKO_MARKETS = TableSpec(
         Column("all_time_high", COIN_PRICE, "highest price ever"),
         Column("all_time_low", COIN_PRICE, "lowest price ever"),
         Column("source_updated_at", TIME, "when CoinGecko last changed it"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
     ),
     key=("snapshot_hour", "coin_id"),
     partition=("snapshot_hour", "day"),
@@ -96,7 +96,7 @@ SILVER_COINGECKO_GLOBAL = TableSpec(
         Column("active_cryptocurrencies", "long", "coins that CoinGecko follows"),
         Column("markets", "long", "exchanges that CoinGecko follows"),
         Column("source_updated_at", TIME, "when CoinGecko last changed it"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
     ),
     key=("snapshot_hour",),
     partition=("snapshot_hour", "month"),

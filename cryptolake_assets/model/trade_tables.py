@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryptolake_assets.model.columns import PRICE, QUANTITY, TIME, Column
+from cryptolake_assets.model.columns import EXCHANGE, PRICE, QUANTITY, SYMBOL, TIME, UPDATED_AT, Column
 from cryptolake_assets.model.table_spec import APPENDED_BY_SPARK, TableSpec, kafka_columns, stream_table
 
 TRADE_COLUMNS = (
@@ -12,7 +12,7 @@ TRADE_COLUMNS = (
     Column("qty", QUANTITY, "base currency; contracts where the exchange is binance_futures_coin"),
     Column("side", "string", "the taker's: buy or sell"),
     Column("trade_id", "long", "id in its stream's sequence"),
-    Column("exchange", "string", "such as binance_futures"),
+    EXCHANGE,
     Column("ingest_ts", TIME, "when it was received, by the receiver's clock: a frame, or the archive's file"),
     Column("first_trade_id", "long", "first single trade of an aggregate; equals trade_id for a single trade"),
     Column("last_trade_id", "long", "last single trade of an aggregate; equals trade_id for a single trade"),
@@ -51,8 +51,8 @@ BRONZE_GAPS = TableSpec(
     name="futures_trade_gaps",
     doc="Trades that the producer saw to be missing, by the exchange's ids: a row a gap, and what became of it.",
     columns=(
-        Column("exchange", "string", "such as binance_futures"),
-        Column("symbol", "string", "the exchange's symbol"),
+        EXCHANGE,
+        SYMBOL,
         Column("stream", "string", "trade or aggTrade: whose ids they are"),
         Column("first_missing_id", "long", "first id that did not come"),
         Column("last_missing_id", "long", "last one"),
@@ -70,7 +70,7 @@ BRONZE_GAPS = TableSpec(
         ),
         Column("kafka_partition", "int", "partition of the symbol's trades; of a closed gap"),
         Column("kafka_offset", "long", "the trades that closed the gap are below this offset"),
-        Column("updated_at", TIME, "when the row last changed; outside all equality"),
+        UPDATED_AT,
         Column("ids_not_order_book", "long", "of the ids, those that are no trades of the order book"),
         Column("open_because", "string", "why it is not repaired: needs_key, beyond_limit, not_at_exchange, rejected"),
         Column("rejected_reason", "string", "why the first of its trades was rejected, as code: detail"),
