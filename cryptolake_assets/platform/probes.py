@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +25,24 @@ def port_open(port: int, host: str = "127.0.0.1") -> bool:
         return False
 
 
-def http_ok(url: str) -> bool:
-    """Whether a GET is answered with 200."""
+def _status(url: str) -> int | None:
+    """Return the status that a GET is answered with; None where nothing answers."""
     import httpx
 
     try:
-        return httpx.get(url, timeout=TIMEOUT_S, trust_env=False).status_code == httpx.codes.OK
+        return httpx.get(url, timeout=TIMEOUT_S, trust_env=False).status_code
     except httpx.HTTPError:
-        return False
+        return None
+
+
+def http_ok(url: str) -> bool:
+    """Whether a GET is answered with 200."""
+    return _status(url) == HTTPStatus.OK
 
 
 def http_answers(url: str) -> bool:
     """Whether a GET is answered, with whatever status."""
-    import httpx
-
-    try:
-        httpx.get(url, timeout=TIMEOUT_S, trust_env=False)
-    except httpx.HTTPError:
-        return False
-    return True
+    return _status(url) is not None
 
 
 def http_json(url: str) -> dict[str, Any]:
