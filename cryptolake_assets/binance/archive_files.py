@@ -11,16 +11,18 @@ import hashlib
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
+from functools import partial
 from pathlib import Path
 
 import httpx
 import structlog
 from tenacity import RetryCallState, Retrying
 
-from cryptolake_assets.binance.rest import RetryableError, RetryPolicy, retry_after_s_of, tls
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveMissingError, ExchangeError
+from cryptolake_assets.http.http_client import HttpClient, HttpResponse, RetryPolicy
+from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.model.markets import Family, Venue, venue_of
 
 log = structlog.get_logger(__name__)
@@ -29,7 +31,8 @@ AGG_TRADES = "aggTrades"
 KLINES = "klines"
 
 _CHECKSUM = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S+)\s*", re.ASCII)
-_RATE_LIMITED = (418, 429)
+_PATIENT = RetryPolicy(attempts=8)
+"""A store that is asked too much answers 503 for seconds, and says no pause."""
 
 Progress = Callable[[int, int | None], None]
 """Told of (bytes that are there, bytes of the whole file; None when the server does not say)."""
@@ -82,36 +85,22 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class ArchiveClient:
-    """Fetches files; blocking. Every method raises `ArchiveMissingError` for a file that the archive does not have and
-    `ExchangeError` when it cannot be reached."""
+class ArchiveClient(HttpClient):
+    """Fetches files; blocking. `checksum` and `fetch` raise `ArchiveMissingError` for a file that the archive does not
+    have and `ExchangeError` when it cannot be reached."""
 
     def __init__(self, base_url: str, timeout_s: float = 30.0, policy: RetryPolicy | None = None) -> None:
         self._base_url = base_url.rstrip("/")
-        self._policy = policy or RetryPolicy()
-        self._client = httpx.Client(base_url=self._base_url, timeout=timeout_s, verify=tls(), follow_redirects=True)
-
-    def __enter__(self) -> ArchiveClient:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._client.close()
+        super().__init__(self._base_url, timeout_s, policy or _PATIENT, follow_redirects=True)
 
     def url(self, file: ArchiveFile) -> str:
         return f"{self._base_url}{file.path}"
 
     def checksum(self, file: ArchiveFile) -> str:
         """The sha256 that the archive states at present."""
-        path = f"{file.path}.CHECKSUM"
-        try:
-            for attempt in Retrying(**self._policy.arguments()):
-                with attempt:
-                    response = self._client.get(path)
-                    self._judge(file, response)
-                    return parse_checksum(response.text, file.name)
-        except (RetryableError, httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._gave_up(path, error) from error
-        raise AssertionError("tenacity ends by an answer or an error")
+        response = self.get(HttpRequest(f"{file.path}.CHECKSUM"))
+        self._judge(file, response)
+        return parse_checksum(response.body.decode(errors="replace"), file.name)
 
     def fetch(self, file: ArchiveFile, sha256: str, directory: Path, progress: Progress | None = None) -> Path:
         """The file's path in `directory`, its content verified. `sha256` is what the archive stated before.
@@ -141,70 +130,35 @@ class ArchiveClient:
         begun = part.size()
         if begun:
             log.info("archive_download_resumed", file=file.name, bytes_there=begun)
-        stop = _StopWithoutProgress(part, self._policy.attempts)
-        try:
-            for attempt in Retrying(**{**self._policy.arguments(), "stop": stop}):
-                with attempt:
-                    self._get(file, part, progress)
-        except (RetryableError, httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._gave_up(file.path, error, f" {part.size()} bytes are there; the next call goes on.") from error
+        retrying = Retrying(**self.policy.arguments(_StopWithoutProgress(part, self.policy.attempts)))
+        response = retrying(self._continue, file, part, progress)
+        self._judge(file, response, f" {part.size()} bytes are there; the next call goes on.")
         log.info("archive_downloaded", file=file.name, bytes=part.size(), bytes_resumed=begun)
 
-    def _get(self, file: ArchiveFile, part: _Part, progress: Progress) -> None:
-        """One request: what is missing of the file, or all of it when it is another one than before."""
-        there, version = part.size(), part.version()
+    def _continue(self, file: ArchiveFile, part: _Part, progress: Progress) -> HttpResponse:
+        """Make one request: for what is missing of the file, or all of it when it is another one than before."""
         headers = {"Accept-Encoding": "identity"}
-        if there and version:
-            headers |= {"Range": f"bytes={there}-", "If-Range": version}
-        with self._client.stream("GET", file.path, headers=headers) as response:
-            if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-                if response.headers.get("Content-Range") == f"bytes */{there}" and _version(response) == version:
-                    return
-                part.delete()
-                raise RetryableError("the partial file is not a part of the archive's any more")
-            self._judge(file, response)
-            resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
-            if resumed and not (_version(response) == version and _starts_at(response, there)):
-                # Not every server heeds If-Range.
-                part.delete()
-                raise RetryableError("the archive's file is another one than when the download began")
-            if not resumed:
-                there = 0
-                part.begin(_version(response))
-            length = response.headers.get("Content-Length", "")
-            total = there + int(length) if length.isascii() and length.isdigit() else None
-            progress(there, total)
-            with part.path.open("ab") as out:
-                # As it comes: what is gathered to larger pieces is lost when the line breaks.
-                for data in response.iter_raw():
-                    out.write(data)
-                    there += len(data)
-                    progress(there, total)
-        if total is not None and there != total:
-            raise RetryableError(f"{there} of {total} bytes came")
+        if part.size() and part.version():
+            headers |= {"Range": f"bytes={part.size()}-", "If-Range": part.version()}
+        return self.stream(HttpRequest(file.path, headers=headers), partial(_receive, part, progress))
 
-    def _judge(self, file: ArchiveFile, response: httpx.Response) -> None:
-        status = response.status_code
-        if response.is_success:
+    def _judge(self, file: ArchiveFile, response: HttpResponse, more: str = "") -> None:
+        if response.failure is None:
             return
-        if status in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
+        if response.status in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
             raise ArchiveMissingError(
                 f"archive: {self._base_url} has no {file.path}. A day is published some hours after it has ended, and "
                 f"a symbol has files only of days on which it was listed: check that {file.symbol} is a symbol, and "
                 f"that {file.day} is not too new."
             )
-        if status in _RATE_LIMITED or response.is_server_error:
-            raise RetryableError(f"status {status}", min(retry_after_s_of(response), self._policy.max_retry_after_s))
+        if response.may_pass:
+            raise ExchangeError(
+                f"archive: {response.url} could not be fetched ({response.failure}).{more} Check that the archive is "
+                "reachable (CRYPTOLAKE_ARCHIVE_URL), then load the day again."
+            )
         raise ExchangeError(
-            f"archive: {response.url} was refused with status {status}. Check CRYPTOLAKE_ARCHIVE_URL, and whether a "
+            f"archive: {response.url} was refused with {response.failure}. Check CRYPTOLAKE_ARCHIVE_URL, and whether a "
             "proxy stands in between."
-        )
-
-    def _gave_up(self, path: str, error: Exception, more: str = "") -> ExchangeError:
-        cause = str(error) or type(error).__name__
-        return ExchangeError(
-            f"archive: {self._base_url}{path} could not be fetched ({cause}).{more} Check that the archive is "
-            "reachable (CRYPTOLAKE_ARCHIVE_URL), then load the day again."
         )
 
 
@@ -250,6 +204,38 @@ class _StopWithoutProgress:
         self._failed = 1 if size > self._size else self._failed + 1
         self._size = size
         return self._failed >= self._attempts
+
+
+def _receive(part: _Part, progress: Progress, response: HttpResponse, stream: httpx.Response) -> HttpResponse:
+    """Write what comes to the part, if it goes on where the part ends; otherwise begin the part anew."""
+    there, same = part.size(), _version(stream) == part.version()
+    if response.status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if same and stream.headers.get("Content-Range") == f"bytes */{there}":
+            return replace(response, failure=None)
+        part.delete()
+        return response.passing("the partial file is not a part of the archive's any more")
+    if response.status == httpx.codes.PARTIAL_CONTENT:
+        # Not every server heeds If-Range.
+        if not (same and _starts_at(stream, there)):
+            part.delete()
+            return response.passing("the archive's file is another one than when the download began")
+    elif response.failure is not None:
+        return response
+    else:
+        there = 0
+        part.begin(_version(stream))
+    length = stream.headers.get("Content-Length", "")
+    total = there + int(length) if length.isascii() and length.isdigit() else None
+    progress(there, total)
+    with part.path.open("ab") as out:
+        # As it comes: what is gathered to larger pieces is lost when the line breaks.
+        for data in stream.iter_raw():
+            out.write(data)
+            there += len(data)
+            progress(there, total)
+    if total is not None and there != total:
+        return response.passing(f"{there} of {total} bytes came")
+    return replace(response, failure=None)
 
 
 def _version(response: httpx.Response) -> str:

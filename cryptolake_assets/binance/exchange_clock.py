@@ -14,14 +14,12 @@ EXCHANGE_TIMEOUT_S = 2.0
 
 def exchange_clock_ms(settings: Settings) -> int | None:
     """The exchange's clock now, ms since 1970; None when the exchange does not answer."""
-    from cryptolake_assets.binance.rest import ExchangeRest, RetryPolicy
+    from cryptolake_assets.binance.rest import ExchangeRest
+    from cryptolake_assets.http.http_client import RetryPolicy
 
-    policy = RetryPolicy(attempts=2)
-    exchange = ExchangeRest(settings.rest_url, timeout_s=EXCHANGE_TIMEOUT_S, policy=policy, venue=settings.venue)
     try:
-        return exchange.time_ms()
+        with ExchangeRest(settings.rest_url, EXCHANGE_TIMEOUT_S, RetryPolicy(attempts=2), venue=settings.venue) as rest:
+            return rest.time_ms()
     except CryptolakeError as error:
         log.warning("exchange_clock_unknown", error=str(error))
         return None
-    finally:
-        exchange.close()

@@ -15,8 +15,9 @@ import structlog
 from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.errors import ExchangeError, ResponseRejectedError
+from cryptolake_assets.http.http_client import HttpResponse, RetryPolicy
 from cryptolake_assets.http.json_reader import parse_json
-from cryptolake_assets.http.source_client import SourceResponse, SourceRetryPolicy, open_source_client
+from cryptolake_assets.http.source_client import SourceClient
 from cryptolake_assets.ingest.batch_source import BatchSource, Held, ParsedResponse, Row, Wanted, by_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish
@@ -125,7 +126,7 @@ def extract(
     source: BatchSource,
     wanted: Wanted,
     run_id: str,
-    retry_policy: SourceRetryPolicy | None = None,
+    retry_policy: RetryPolicy | None = None,
 ) -> Extraction:
     """Make the requests of the source's plan and append each answer to Bronze by one commit, parsed. Never raises for
     what the source does."""
@@ -134,7 +135,7 @@ def extract(
     odd: list[tuple[str, str]] = []
     left_out: list[str] = []
     rows = 0
-    with open_source_client(
+    with SourceClient(
         source.base_url(settings), source.headers(settings), source.calls_a_minute(settings), retry_policy
     ) as http:
         request = next(plan, None)
@@ -209,7 +210,7 @@ def published_warnings(
     return outcomes
 
 
-def _parse(source: BatchSource, answer: SourceResponse, asked_at: datetime) -> tuple[ParsedResponse | None, str | None]:
+def _parse(source: BatchSource, answer: HttpResponse, asked_at: datetime) -> tuple[ParsedResponse | None, str | None]:
     if answer.failure is not None:
         return None, NOT_LISTED if _is_not_listed(answer) else answer.failure
     try:
@@ -218,7 +219,7 @@ def _parse(source: BatchSource, answer: SourceResponse, asked_at: datetime) -> t
         return None, str(error)
 
 
-def _is_not_listed(answer: SourceResponse) -> bool:
+def _is_not_listed(answer: HttpResponse) -> bool:
     """Return whether the exchange says that it does not list the symbol that it was asked for."""
     try:
         return bool(parse_json(answer.body)["code"] == INVALID_SYMBOL)
@@ -226,7 +227,7 @@ def _is_not_listed(answer: SourceResponse) -> bool:
         return False
 
 
-def _record(answer: SourceResponse, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:
+def _record(answer: HttpResponse, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:
     """A row of Bronze."""
     return {
         "fetched_at": answer.fetched_at,

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.errors import ResponseRejectedError
-from cryptolake_assets.http.source_request import SourceRequest
+from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.settings import Settings, Source
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class ParsedResponse:
     left_out: tuple[str, ...] = ()
 
 
-Plan = Generator[SourceRequest, ParsedResponse | None, None]
+Plan = Generator[HttpRequest, ParsedResponse | None, None]
 """Yields requests one by one; it is sent what the answer held, None where it was refused."""
 
 Held = Mapping[str, Sequence[Any]]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from cryptolake_assets.captures.recorded_names import COINGECKO_GLOBAL_FILE
 from cryptolake_assets.errors import ResponseRejectedError
+from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
-from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import BatchSource, ParsedResponse, Plan, Row, Wanted
 from cryptolake_assets.model.source_tables import (
     BRONZE_COINGECKO_RAW,
@@ -87,10 +87,10 @@ def plan(pages: int) -> Plan:
             "per_page": PER_PAGE,
             "page": page,
         }
-        parsed = yield SourceRequest(MARKETS, "/coins/markets", query)
+        parsed = yield HttpRequest("/coins/markets", query, endpoint=MARKETS)
         if parsed is None or len(parsed.rows[SILVER_COINGECKO_MARKETS.name]) + len(parsed.left_out) < PER_PAGE:
             break
-    yield SourceRequest(GLOBAL, "/global")
+    yield HttpRequest("/global", endpoint=GLOBAL)
 
 
 def parse_markets(body: bytes, hour: datetime) -> ParsedResponse:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
 from cryptolake_assets.errors import ResponseRejectedError
+from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.http.json_reader import Fields, parse_json
-from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import BatchSource, Held, ParsedResponse, Plan, Row, Wanted, parsed_rows
 from cryptolake_assets.model.source_facts import FIRST_DAY
 from cryptolake_assets.model.source_tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
@@ -67,7 +67,7 @@ SOURCE = FearGreed()
 def plan(newest: date | None, wanted: date, today: date) -> Plan:
     """The whole history where nothing is held (`newest` is None), otherwise the days from `newest` or `wanted` on."""
     limit = 0 if newest is None else (today - min(newest, wanted)).days + 1 + OVERLAP_DAYS
-    yield SourceRequest(DAYS, "/fng/", {"limit": max(0, limit)})
+    yield HttpRequest("/fng/", {"limit": max(0, limit)}, endpoint=DAYS)
 
 
 def parse_days(body: bytes, today: date) -> ParsedResponse:

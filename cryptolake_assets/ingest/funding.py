@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.binance.rest_paths import FUNDING_PATH
 from cryptolake_assets.captures.recorded_names import FUNDING_FILES
 from cryptolake_assets.errors import ResponseRejectedError
+from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
-from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import Held, ParsedResponse, Plan, Row, parsed_rows
 from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.model.derivatives_tables import BRONZE_FUNDING_RAW, SILVER_FUNDING
@@ -50,7 +50,7 @@ class FundingRates(FuturesRest):
             start = min(newest[symbol], wanted) if symbol in newest else FIRST
             while start <= clock:
                 query: dict[str, str | int] = {"symbol": symbol, "startTime": epoch_ms(start), "limit": PAGE}
-                parsed = yield SourceRequest(endpoint_of(FUNDING_PATH, symbol), FUNDING_PATH, query)
+                parsed = yield HttpRequest(FUNDING_PATH, query, endpoint=endpoint_of(FUNDING_PATH, symbol))
                 rows = parsed.rows[SILVER_FUNDING.name] if parsed is not None else []
                 if parsed is None or not rows or len(rows) + len(parsed.left_out) < PAGE:
                     break

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from cryptolake_assets.binance.rest_paths import OPEN_INTEREST_HISTORY_PATH, OPEN_INTEREST_PATH
 from cryptolake_assets.captures.recorded_names import OPEN_INTEREST_FILES
 from cryptolake_assets.errors import ResponseRejectedError
+from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
-from cryptolake_assets.http.source_request import SourceRequest
 from cryptolake_assets.ingest.batch_source import Held, ParsedResponse, Plan, Row, parsed_rows
 from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.model.derivatives_tables import BRONZE_OPEN_INTEREST_RAW, SILVER_OPEN_INTEREST
@@ -67,10 +67,14 @@ class OpenInterest(FuturesRest):
                     "startTime": epoch_ms(start),
                     "endTime": epoch_ms(min(end, clock)),
                 }
-                yield SourceRequest(endpoint_of(OPEN_INTEREST_HISTORY_PATH, symbol), OPEN_INTEREST_HISTORY_PATH, query)
+                yield HttpRequest(
+                    OPEN_INTEREST_HISTORY_PATH, query, endpoint=endpoint_of(OPEN_INTEREST_HISTORY_PATH, symbol)
+                )
                 start = end + OPEN_INTEREST_PERIOD
             if clock < wanted + timedelta(days=1):
-                yield SourceRequest(endpoint_of(OPEN_INTEREST_PATH, symbol), OPEN_INTEREST_PATH, {"symbol": symbol})
+                yield HttpRequest(
+                    OPEN_INTEREST_PATH, {"symbol": symbol}, endpoint=endpoint_of(OPEN_INTEREST_PATH, symbol)
+                )
 
     def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
         parse = parse_present if endpoint == endpoint_of(OPEN_INTEREST_PATH, symbol_of(endpoint)) else parse_history

@@ -26,10 +26,11 @@ from typing import Any
 import structlog
 
 from cryptolake_assets.binance.rate_limits import WeightBudget
-from cryptolake_assets.binance.rest import AsyncExchangeRest, RetryPolicy
+from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.http.http_client import RetryPolicy
 from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.log import configure_logging

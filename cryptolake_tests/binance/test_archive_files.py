@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile, parse_checksum, sha256_of
-from cryptolake_assets.binance.rest import RetryPolicy
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveMissingError, ExchangeError
+from cryptolake_assets.http.http_client import RetryPolicy
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import load_settings
 from cryptolake_tests.support.archives import aggregates, recorded_klines, write_day, write_klines

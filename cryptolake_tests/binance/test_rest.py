@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from cryptolake_assets.binance.rate_limits import WeightBudget
 from cryptolake_assets.binance.rest import (
     HISTORICAL_TRADES_PAGE,
     AsyncExchangeRest,
     ExchangeRest,
-    RetryPolicy,
 )
 from cryptolake_assets.binance.rest_responses import (
     parse_agg_trades,
@@ -29,42 +27,23 @@ from cryptolake_assets.binance.rest_responses import (
 )
 from cryptolake_assets.captures.reader import read_klines
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
+from cryptolake_assets.http.http_client import RetryPolicy
 from cryptolake_assets.model.exchange_records import HistoricalTrade
 from cryptolake_assets.model.symbol_selection import parse_selection
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.aggregates_rest import AggregatesRest
 from cryptolake_tests.support.captures import write_capture
+from cryptolake_tests.support.scripted_server import ScriptedServer
 from cryptolake_tests.support.sockets import NOON_MS, numbered_capture, open_socket, until
 
 QUICK = RetryPolicy(attempts=3, max_backoff_s=0.01, max_retry_after_s=2)
 
 
-class ScriptedServer:
-    """Answers with the next of the scripted responses, then keeps to the last one."""
-
-    def __init__(self) -> None:
-        self.script: list[tuple[int, dict[str, str], str]] = []
-        self.requests = 0
-        self.url = ""
-
-    async def handle(self, _request: web.Request) -> web.Response:
-        status, headers, text = self.script[min(self.requests, len(self.script) - 1)]
-        self.requests += 1
-        return web.Response(status=status, headers=headers, text=text)
-
-
 @pytest.fixture
 async def server() -> AsyncIterator[ScriptedServer]:
-    scripted = ScriptedServer()
-    app = web.Application()
-    app.router.add_get("/{path:.*}", scripted.handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    scripted.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield scripted
-    await runner.cleanup()
+    async with ScriptedServer().running() as running:
+        yield running
 
 
 TIME: tuple[int, dict[str, str], str] = (200, {}, '{"serverTime":5}')

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from cryptolake_assets.http.source_client import SourceClient, SourceRetryPolicy
-from cryptolake_assets.http.source_request import SourceRequest
+from cryptolake_assets.http.http_client import RetryPolicy
+from cryptolake_assets.http.http_request import HttpRequest
+from cryptolake_assets.http.source_client import SourceClient
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.exchanges import ExchangeThread
 
 AT_MS = 1_721_347_502_000
-INDEX = SourceRequest("days", "/fng/", {"limit": 3})
-QUICK = SourceRetryPolicy(attempts=3, max_backoff_s=0.01)
+INDEX = HttpRequest("/fng/", {"limit": 3}, endpoint="days")
+QUICK = RetryPolicy(attempts=3, max_backoff_s=0.01, max_retry_after_s=90)
 
 
 @pytest.fixture
@@ -28,9 +29,8 @@ def exchange() -> Iterator[ExchangeThread]:
 
 @pytest.fixture
 def client(exchange: ExchangeThread) -> Iterator[SourceClient]:
-    made = SourceClient(exchange.url, {"x-cg-demo-api-key": "demo-key"}, 1_000, QUICK)
-    yield made
-    made.close()
+    with SourceClient(exchange.url, {"x-cg-demo-api-key": "demo-key"}, 1_000, QUICK) as made:
+        yield made
 
 
 def fault(exchange: ExchangeThread, kind: SourceFaultKind, times: int = 1, seconds: int = 1) -> None:
@@ -78,17 +78,16 @@ def test_an_error_of_the_server_is_tried_again_and_an_html_page_is_not(
 
 def test_a_slow_source_is_given_up(exchange: ExchangeThread) -> None:
     exchange.replay.control.switch_on(SourceFault("fear_greed", SourceFaultKind.SLOW, times=2, seconds=5))
-    client = SourceClient(exchange.url, {}, 1_000, SourceRetryPolicy(attempts=2, max_backoff_s=0.01), timeout_s=0.2)
-    answer = client.get(INDEX)
-    client.close()
+    policy = RetryPolicy(attempts=2, max_backoff_s=0.01)
+    with SourceClient(exchange.url, {}, 1_000, policy, timeout_s=0.2) as client:
+        answer = client.get(INDEX)
     assert answer.status is None
     assert "ReadTimeout" in (answer.failure or "")
 
 
 def test_a_source_that_is_away_is_an_answer_too() -> None:
-    client = SourceClient("http://127.0.0.1:9", {}, 1_000, QUICK)
-    answer = client.get(INDEX)
-    client.close()
+    with SourceClient("http://127.0.0.1:9", {}, 1_000, QUICK) as client:
+        answer = client.get(INDEX)
     assert answer.status is None
     assert (answer.failure or "").startswith("no answer: ConnectError")
 
@@ -103,12 +102,11 @@ def test_calls_of_a_minute_are_bounded(exchange: ExchangeThread, monkeypatch: py
         slept.append(seconds)
         raise MinuteIsOverError
 
-    client = SourceClient(exchange.url, {}, 3, QUICK)
-    for _ in range(3):
-        client.get(INDEX)
-    monkeypatch.setattr("cryptolake_assets.http.source_client.time.sleep", sleep)
-    with pytest.raises(MinuteIsOverError):
-        client.get(INDEX)
-    client.close()
+    with SourceClient(exchange.url, {}, 3, QUICK) as client:
+        for _ in range(3):
+            client.get(INDEX)
+        monkeypatch.setattr("cryptolake_assets.http.source_client.time.sleep", sleep)
+        with pytest.raises(MinuteIsOverError):
+            client.get(INDEX)
     assert 50 < slept[0] <= 60
     assert len(exchange.replay.batch.requests) == 3

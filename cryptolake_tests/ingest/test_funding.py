@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cryptolake_assets.errors import ResponseRejectedError
-from cryptolake_assets.http.source_request import SourceRequest
+from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.ingest.batch_source import ParsedResponse, Row
 from cryptolake_assets.ingest.funding import FIRST, PAGE, SOURCE, parse_rates
 from cryptolake_assets.ingest.futures_rest import epoch_ms
@@ -136,7 +136,7 @@ def test_rates_come_back_exactly_in_order_of_time(sent: list[tuple[int, Decimal]
     )
 
 
-def requests(newest: dict[str, datetime], wanted: datetime, pages: dict[str, list[list[Row]]]) -> list[SourceRequest]:
+def requests(newest: dict[str, datetime], wanted: datetime, pages: dict[str, list[list[Row]]]) -> list[HttpRequest]:
     """The plan's requests, each answered by the symbol's next page (refused where there is none)."""
     steps = SOURCE.requests(newest, wanted, CLOCK, tuple(pages))
     made, request = [], next(steps, None)

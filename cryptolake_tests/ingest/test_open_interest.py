@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cryptolake_assets.errors import ResponseRejectedError
-from cryptolake_assets.http.source_request import SourceRequest
+from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row
 from cryptolake_assets.ingest.futures_rest import bounded, epoch_ms
 from cryptolake_assets.ingest.open_interest import PAGE, REACH, SOURCE, parse_history, parse_present
@@ -172,7 +172,7 @@ def test_the_present_value_is_asked_for_of_the_present_day_only() -> None:
 def test_a_run_is_bounded_and_keeps_what_the_answers_say() -> None:
     def asking() -> Plan:
         for number in range(5):
-            parsed = yield SourceRequest("endpoint", f"/{number}")
+            parsed = yield HttpRequest(f"/{number}", endpoint="endpoint")
             said.append(parsed)
 
     said: list[ParsedResponse | None] = []

@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 
 from cryptolake_assets import cli
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
-from cryptolake_assets.binance.rest import RetryPolicy
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys, silver
 from cryptolake_assets.defs.follower import tick
@@ -28,6 +27,7 @@ from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveFormatError, ArchiveRangeError, ExchangeError
+from cryptolake_assets.http.http_client import RetryPolicy
 from cryptolake_assets.ingest import archive_days as archive
 from cryptolake_assets.ingest.archive_checks import MAX_GAPS
 from cryptolake_assets.ingest.archive_days import LoadedDay, Outcome, load_day

@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 
 from cryptolake_assets import cli
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
-from cryptolake_assets.binance.rest import RetryPolicy
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.errors import ArchiveMissingError
+from cryptolake_assets.http.http_client import RetryPolicy
 from cryptolake_assets.ingest.archive_days import Outcome
 from cryptolake_assets.ingest.archive_klines import LoadedKlines, kline_file
 from cryptolake_assets.ingest.klines import fetch_hour, judge_hour, read_klines

@@ -15,6 +15,7 @@ import pytest
 from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys
+from cryptolake_assets.http.http_client import RetryPolicy
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
@@ -37,7 +38,7 @@ CHECKS_OF_THE_MARKET = {"schema", "unique_key", "no_nulls", "not_negative", "dom
 
 @pytest.fixture
 def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lake]:
-    monkeypatch.setattr("cryptolake_assets.http.source_client.SourceRetryPolicy.max_backoff_s", 0.01)
+    monkeypatch.setattr("cryptolake_assets.http.source_client.PATIENT", RetryPolicy(4, 0.01, 90.0))
     for name, value in lake.environment().items():
         monkeypatch.setenv(name, value)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:

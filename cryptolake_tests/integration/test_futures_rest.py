@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from cryptolake_assets.http.http_client import RetryPolicy
 from cryptolake_assets.ingest.futures_rest import epoch_ms
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
@@ -39,7 +40,7 @@ CHECKS_OF_OPEN_INTEREST = {
 
 @pytest.fixture
 def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lake]:
-    monkeypatch.setattr("cryptolake_assets.http.source_client.SourceRetryPolicy.max_backoff_s", 0.01)
+    monkeypatch.setattr("cryptolake_assets.http.source_client.PATIENT", RetryPolicy(4, 0.01, 90.0))
     for name, value in lake.environment().items():
         monkeypatch.setenv(name, value)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:

@@ -11,8 +11,9 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from cryptolake_assets.binance.rest import AsyncExchangeRest, RetryPolicy
+from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.errors import ExchangeError, SettingsError
+from cryptolake_assets.http.http_client import RetryPolicy
 from cryptolake_assets.model.replay_faults import (
     Corrupt,
     Cut,

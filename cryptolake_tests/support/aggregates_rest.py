@@ -41,7 +41,7 @@ class AggregatesRest(ExchangeRest):
             start_ms = window_end_ms + 1
 
     def _page(self, symbol: str, **window: int) -> Sequence[AggTrade | OddRow]:
-        return parse_agg_trades(self._get(agg_trades_request(self._venue, symbol, **window)))
+        return parse_agg_trades(self._body(agg_trades_request(self._venue, symbol, **window)))
 
 
 def _aggregates(page: Sequence[AggTrade | OddRow]) -> list[AggTrade]:

@@ -1,0 +1,21 @@
+"""What a client is asked to get. Pure; the clients are in `http_client`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """One GET below the client's base URL.
+
+    `endpoint` is its name in Bronze and tells a batch source's `parse` what to expect; `weight` is what it takes of the
+    server's rate limit.
+    """
+
+    path: str
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a key
+    endpoint: str = ""
+    weight: int = 1
