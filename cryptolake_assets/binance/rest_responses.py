@@ -74,6 +74,7 @@ class _HistoricalTradeRow(msgspec.Struct, rename="camel"):
     is_buyer_maker: bool
 
 
+_Page = list[msgspec.Raw]
 _Number = Annotated[str, msgspec.Meta(pattern=r"\A-?[0-9]+(?:\.[0-9]+)?\Z")]
 
 
@@ -109,27 +110,27 @@ def parse_exchange_info(body: bytes) -> ExchangeInfo:
 
 def parse_volumes(body: bytes) -> dict[str, Decimal]:
     """Return the quote volumes of 24 hours by symbol."""
-    rows = _parse(body, list[msgspec.Raw], "ticker/24hr")
+    rows = _parse(body, _Page, "ticker/24hr")
     tickers = _named(_sound_rows(rows, _Ticker, "ticker/24hr"), "ticker/24hr")
     return {ticker.symbol: ticker.quote_volume for ticker in tickers if ticker.quote_volume.is_finite()}
 
 
 def parse_klines(body: bytes) -> list[Kline]:
-    rows = _parse(body, list[msgspec.Raw], "klines")
+    rows = _parse(body, _Page, "klines")
     return [Kline(*msgspec.structs.astuple(row)) for row in _sound_rows(rows, _KlineRow, "klines")]
 
 
 def parse_agg_trades(body: bytes) -> list[AggTrade | OddRow]:
     return [
         row if isinstance(row, OddRow) else AggTrade(row.a, row.p, row.q, row.f, row.l, row.T, row.m)
-        for row in _rows(body, _AggTradeRow, "a", "aggTrades")
+        for row in _rows(_parse(body, _Page, "aggTrades"), _AggTradeRow, "aggTrades", "a")
     ]
 
 
 def parse_historical_trades(body: bytes) -> list[HistoricalTrade | OddRow]:
     return [
         row if isinstance(row, OddRow) else HistoricalTrade(row.id, row.price, row.qty, row.time, row.is_buyer_maker)
-        for row in _rows(body, _HistoricalTradeRow, "id", "historicalTrades")
+        for row in _rows(_parse(body, _Page, "historicalTrades"), _HistoricalTradeRow, "historicalTrades", "id")
     ]
 
 
@@ -148,22 +149,8 @@ def _other_shape(what: str, cause: str) -> str:
 
 
 def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
-    """Return the rows of an answer; an odd one is logged with its reason and holds no other back.
-
-    Raises `ResponseShapeError` when all of them are odd: the answer is of another shape.
-    """
-    found: list[T] = []
-    odd: list[str] = []
-    for row in rows:
-        try:
-            found.append(msgspec.json.decode(row, type=kind))
-        except msgspec.MsgspecError as error:
-            odd.append(f"{error}: {bytes(row)[:80]!r}")
-    if odd and not found:
-        raise ResponseShapeError(_other_shape(what, odd[0]))
-    if odd:
-        log.warning("exchange_rows_left_out", answer=what, rows=len(odd), first=odd[:5])
-    return found
+    """Return the rows of an answer without the odd ones."""
+    return [row for row in _rows(rows, kind, what) if not isinstance(row, OddRow)]
 
 
 def _named(rows: list[N], what: str) -> list[N]:
@@ -171,7 +158,7 @@ def _named(rows: list[N], what: str) -> list[N]:
     odd = [row.symbol for row in rows if not is_symbol(row.symbol)]
     if odd:
         log.warning(
-            "exchange_rows_left_out",
+            "exchange_rows_rejected",
             answer=what,
             rows=len(odd),
             first=[f"no symbol: {name[:80]!r}" for name in odd[:5]],
@@ -179,14 +166,14 @@ def _named(rows: list[N], what: str) -> list[N]:
     return [row for row in rows if is_symbol(row.symbol)]
 
 
-def _rows(body: bytes, kind: type[T], id_name: str, what: str) -> list[T | OddRow]:
-    """Return every row of a page in its place, an odd one as `OddRow`.
+def _rows(rows: list[msgspec.Raw], kind: type[T], what: str, id_name: str = "") -> list[T | OddRow]:
+    """Return every row of an answer in its place. An odd one, as `OddRow`, is logged and holds no other back.
 
     Raises `ResponseShapeError` when all of them are odd and none has an id: the answer is of another shape.
     """
     found: list[T | OddRow] = []
     reasons: list[str] = []
-    for raw in _parse(body, list[msgspec.Raw], what):
+    for raw in rows:
         try:
             found.append(msgspec.json.decode(raw, type=kind))
         except msgspec.MsgspecError as error:

@@ -1,4 +1,8 @@
-"""JSON of others, read strictly: numbers exactly as they were written, a wrong shape refused with its place. Pure."""
+"""JSON of others, read strictly: numbers exactly as they were written, a wrong shape refused with its place. Pure.
+
+Not by msgspec, which reads the exchange's own responses: it takes the last of two equal keys, and rejects a whole page
+for one NaN.
+"""
 
 from __future__ import annotations
 
