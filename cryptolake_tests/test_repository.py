@@ -27,7 +27,7 @@ MAX_LINES = 450
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _VARIABLE = re.compile(r"\b(?:CRYPTOLAKE|KAFKA|SPARK|ICEBERG|MINIO)_[A-Z0-9_]*[A-Z0-9]\b(?!…|_)")
-_TABLE_NAME = re.compile(r"\b(?:bronze|silver|gold|ops)\.[a-z][a-z0-9_]+\b")
+_TABLE_NAME = re.compile(r"(?<!/)\b(?:bronze|silver|gold|ops)\.[a-z][a-z0-9_]+\b")
 
 
 def relative(path: Path) -> str:
@@ -135,6 +135,24 @@ def test_tables_and_settings_that_a_document_names_exist(path: Path) -> None:
     assert set(_TABLE_NAME.findall(text)) <= tables
     variables = {settings.env_name(name) for name in settings.Settings.model_fields}
     assert set(_VARIABLE.findall(text)) <= variables
+
+
+def test_the_walk_of_a_trade_visits_files_that_are_there_and_few() -> None:
+    rows = re.findall(
+        r"^\| (\d+) \| `([a-z_/]+\.py)` \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE
+    )
+    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
+    assert 15 < len(rows) <= 25
+    for _, path in rows:
+        assert (PACKAGE / path).is_file(), path
+
+
+def test_private_api_of_dagster_is_used_only_where_decision_39_says() -> None:
+    found = {
+        relative(path) for path in MODULES if re.search(r"(?:from|import) dagster\._", path.read_text(encoding="utf-8"))
+    }
+    allowed = {"cryptolake_assets/defs/instance/retention.py", "scripts/validate.py"}
+    assert {path for path in found if not path.startswith("cryptolake_tests/")} == allowed
 
 
 def test_every_table_is_in_the_readme() -> None:
