@@ -296,8 +296,8 @@ def _rows_of(settings: Settings, file: ArchiveFile) -> list[CoverageRow]:
     """Return the archive's coverage rows of the file's day."""
     return [
         row
-        for row in read_coverage(settings)
-        if (row.exchange, row.symbol) == (file.venue.exchange, file.symbol) and is_of_day(row, file.start_ms)
+        for row in read_coverage(settings, symbols=[file.symbol])
+        if row.exchange == file.venue.exchange and is_of_day(row, file.start_ms)
     ]
 
 

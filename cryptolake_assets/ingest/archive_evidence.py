@@ -134,7 +134,7 @@ def prove_by_klines(settings: Settings, file: ArchiveFile) -> int:
     """
     official = _official_minutes(settings, file)
     aggregates = _minutes_of_bronze(settings, file) if official else {}
-    coverage = [row for row in read_coverage(settings) if row.symbol == file.symbol]
+    coverage = read_coverage(settings, symbols=[file.symbol])
     by_ids = CompletenessIndex((row for row in coverage if row.of_archive and row.evidence is Evidence.IDS), {}, 0)
     nothing = (0, Decimal(0))
     minutes = [

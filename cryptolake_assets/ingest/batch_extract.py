@@ -21,7 +21,7 @@ from cryptolake_assets.http.source_client import SourceClient
 from cryptolake_assets.ingest.batch_source import BatchSource, Held, ParsedResponse, Row, Wanted, by_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish
-from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.lake.coverage import streamed_symbols
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.model.table_spec import TableSpec
@@ -93,7 +93,10 @@ def wanted_of(settings: Settings, source: BatchSource, day: date, *, full_histor
     clock = source_clock(settings)
     known = {} if full_history or not source.has_history else held(settings, source, source.silver[0], clock)
     newest = {symbol: values[-1] for symbol, values in known.items()}
-    return Wanted(day, clock, newest, tracked_symbols(settings, clock) if source.by_symbol else ())
+    symbols: set[str] = set()
+    if source.by_symbol:
+        symbols = {*resolve_subscriptions(settings).symbols, *streamed_symbols(settings, clock - DAY)}
+    return Wanted(day, clock, newest, tuple(sorted(symbols)))
 
 
 def held(settings: Settings, source: BatchSource, spec: TableSpec, clock: datetime) -> Held:
@@ -111,14 +114,6 @@ def held(settings: Settings, source: BatchSource, spec: TableSpec, clock: dateti
     for symbol, value in sorted(zip(symbols, values, strict=True)):
         found.setdefault(symbol, []).append(value)
     return found
-
-
-def tracked_symbols(settings: Settings, clock: datetime) -> tuple[str, ...]:
-    """Return the symbols that the settings name and those that were tracked in the day before the exchange's clock: a
-    selection by pattern or by volume does not say which."""
-    since_ms = (clock - DAY).timestamp() * 1000
-    covered = {row.symbol for row in read_coverage(settings) if not row.of_archive and row.connected_to_ms > since_ms}
-    return tuple(sorted({*resolve_subscriptions(settings).symbols, *covered}))
 
 
 def extract(

@@ -20,7 +20,7 @@ from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.errors import ResponseShapeError, UnknownSymbolError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, publish, read_window
-from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.lake.coverage import streamed_symbols
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
 from cryptolake_assets.model.exchange_records import Kline
@@ -75,7 +75,7 @@ def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
     """Reads the hour's klines of every symbol that is followed, as far as its minutes have closed on the exchange's
     clock and the archive did not bring them, and publishes them by one commit. A kline that cannot be one is left out.
     Raises `ExchangeError` when the exchange does not answer; it is not asked where the archive has brought all."""
-    symbols = _tracked_symbols(settings, hour)
+    symbols = sorted({*resolve_subscriptions(settings).symbols, *streamed_symbols(settings, hour, hour + HOUR)})
     archived = _archived(settings, hour)
     brought = Counter(symbol for symbol, _ in archived)
     wanted = [symbol for symbol in symbols if brought[symbol] < MINUTES_OF_AN_HOUR]
@@ -141,18 +141,6 @@ def _archived(settings: Settings, hour: datetime) -> set[tuple[str, int]]:
         selected_fields=("symbol", "open_time"),
     )
     return {(row["symbol"], epoch_ms(row["open_time"])) for row in rows.to_arrow().to_pylist()}
-
-
-def _tracked_symbols(settings: Settings, hour: datetime) -> list[str]:
-    """Symbols that the settings name, and those that were followed in the hour: a choice by pattern or by volume does
-    not say which."""
-    first_ms, end_ms = epoch_ms(hour), epoch_ms(hour + HOUR)
-    covered = {
-        row.symbol
-        for row in read_coverage(settings)
-        if not row.of_archive and row.connected_from_ms < end_ms and row.connected_to_ms > first_ms
-    }
-    return sorted({*resolve_subscriptions(settings).symbols, *covered})
 
 
 def judge_hour(settings: Settings, hour: datetime, completeness: CompletenessIndex, run_id: str) -> Agreement:

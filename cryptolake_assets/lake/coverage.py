@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots, replace_files
-from cryptolake_assets.lake.filters import is_null
+from cryptolake_assets.lake.filters import all_of, below, beyond, is_null, one_of
 from cryptolake_assets.lake.retries import commit_attempts
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
@@ -169,9 +169,26 @@ def _utc(epoch_ms: int) -> datetime:
     return datetime.fromtimestamp(epoch_ms / 1000, UTC)
 
 
-def read_coverage(settings: Settings) -> list[CoverageRow]:
-    """Return all coverage rows."""
-    return [_row(item) for item in load_table(settings, OPS_COVERAGE).scan().to_arrow().to_pylist()]
+def read_coverage(
+    settings: Settings,
+    *,
+    symbols: Collection[str] | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+) -> list[CoverageRow]:
+    """Return the coverage rows of the symbols, or of all of them, that reach into [start, end); a bound that is not
+    given does not limit."""
+    conditions = [] if symbols is None else [one_of("symbol", symbols)]
+    conditions += [] if start is None else [beyond("connected_to", start)]
+    conditions += [] if end is None else [below("connected_from", end)]
+    scan = load_table(settings, OPS_COVERAGE).scan(row_filter=all_of(*conditions))
+    return [_row(item) for item in scan.to_arrow().to_pylist()]
+
+
+def streamed_symbols(settings: Settings, start: datetime, end: datetime | None = None) -> frozenset[str]:
+    """Return the symbols that a stream received in [start, end): a selection by pattern or by volume does not name
+    them."""
+    return frozenset(row.symbol for row in read_coverage(settings, start=start, end=end) if not row.of_archive)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import date, datetime, timedelta
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,14 @@ def equal(column: str, value: Any) -> BooleanExpression:
     from pyiceberg.expressions import EqualTo
 
     return _made(EqualTo, column, value)
+
+
+def one_of(column: str, values: Collection[str]) -> BooleanExpression:
+    from pyiceberg.expressions import In
+
+    made: Any = In
+    condition: BooleanExpression = made(column, frozenset(values))
+    return condition
 
 
 def at_least(column: str, value: Any) -> BooleanExpression:

@@ -99,8 +99,8 @@ class StoredResumePoints:
         """Per partition the offset below which everything of its symbols is covered or known to be missing."""
         by_symbol: dict[tuple[int, str], int] = {}
         exchange = self._settings.venue.exchange
-        for row in read_coverage(self._settings):
-            if not row.of_archive and row.symbol in symbols and (row.exchange, row.stream) == (exchange, stream):
+        for row in read_coverage(self._settings, symbols=symbols):
+            if not row.of_archive and (row.exchange, row.stream) == (exchange, stream):
                 key = row.kafka_partition or 0, row.symbol
                 by_symbol[key] = max(by_symbol.get(key, 0), row.kafka_offset or 0)
         covered: dict[int, int] = {}

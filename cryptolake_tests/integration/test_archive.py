@@ -151,7 +151,7 @@ def world(lake: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         )
         for name, value in settings.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(StreamResource, "lag", lambda _: None)
+        monkeypatch.setattr(StreamResource, "lag", lambda *_: None)
         get_settings.cache_clear()
         yield World(settings, directory, url, instance)
 
