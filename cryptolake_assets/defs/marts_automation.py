@@ -17,8 +17,6 @@ def _passed(cron: str) -> Condition:
     return Condition.cron_tick_passed(cron, "UTC")
 
 
-UPDATED = UPSTREAM_UPDATED
-
 PENDING = UNREAD_UPDATES.with_label("has_unread_updates")
 
 A_QUARTER_HOUR_BEGAN = (
@@ -26,8 +24,8 @@ A_QUARTER_HOUR_BEGAN = (
 )
 
 AT_REST = (
-    (_passed(ODD_MINUTES) & ~UPDATED.since(_passed(EVEN_MINUTES)))
-    .since(UPDATED | Condition.newly_requested())
+    (_passed(ODD_MINUTES) & ~UPSTREAM_UPDATED.since(_passed(EVEN_MINUTES)))
+    .since(UPSTREAM_UPDATED | Condition.newly_requested())
     .with_label("nothing_published_for_a_minute")
 )
 """No update between an even minute and the odd one after it: one to three minutes after the last one."""
