@@ -1,1 +1,1 @@
-"""From the exchange's sockets into Kafka: connections, delivery, gaps, coverage. Imports no orchestrator."""
+"""The producer: exchange WebSockets to Kafka, with delivery, gaps and coverage. Imports no orchestrator."""

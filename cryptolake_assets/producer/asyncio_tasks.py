@@ -1,4 +1,4 @@
-"""Small helpers for asyncio tasks that end together."""
+"""Small helpers that run and cancel asyncio tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Does the work unless a stop comes first; returns whether it was done."""
+    """Run `work` until it is done or `stop` is set; return whether it was done."""
     task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -21,16 +21,18 @@ async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
 
 
 async def cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancels the tasks and waits until they have ended, however they did."""
+    """Cancel the tasks and wait until all have ended, with whatever result."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def heed_cancellation() -> None:
-    """Raises the `CancelledError` that a library has swallowed: `asyncio.wait_for` of Python 3.11, with which picows
-    closes a connection, drops one that comes in the moment in which its work ends. To be called by a loop whose turns
-    would else go on for ever."""
+    """Raise `CancelledError` if a library has swallowed the current task's cancellation.
+
+    `asyncio.wait_for` of Python 3.11, with which picows closes a connection, drops a cancellation that arrives as its
+    work ends. Call this in loops that would otherwise run forever.
+    """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

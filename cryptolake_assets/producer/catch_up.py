@@ -1,8 +1,8 @@
-"""Asks the exchange what it has after the last trade that is known, where the stream itself does not say.
+"""Asks the exchange for trades after the last known one, where the stream does not reveal them.
 
-A symbol that trades often shows by its next trade what was missed. One that is quiet after a (re)connection, or for
-long, does not: its missed trades would be found with its next one, hours later. What is found so is a gap like any
-other, which the repairer fills.
+A busy symbol reveals missing trades by the id of its next trade. A symbol without trades for long, or since a
+(re)connection, does not: its missing trades would be found with its next trade, hours later. Trades found here become a
+regular gap, which the repairer fills.
 """
 
 from __future__ import annotations
@@ -24,16 +24,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CatchUpOptions:
-    """When a symbol counts as quiet; the defaults suit the exchange."""
+    """When to ask about a symbol without trades; the defaults suit the exchange."""
 
     poll_s: float = 1.0
-    after_opening_s: float = 5.0
-    """Without a trade for so long after a connection was opened."""
+    after_opening_s: float = 5.0  # ask after this long without a trade on a newly opened connection
+    # Ask after this long without a trade on an open connection; the pause doubles after each empty answer.
     stale_s: float = 60.0
-    """Without a trade for so long on a connection that stands; then after twice as long, and so on."""
     max_stale_s: float = 3_600.0
-    settle_s: float = 1.0
-    """How long trades that the history has are given to come by the stream."""
+    settle_s: float = 1.0  # how long to wait for the stream to deliver trades that the history has
     retry_s: float = 5.0
 
 
@@ -45,7 +43,7 @@ class _Watched:
 
 
 class CatchUp:
-    """Watches the symbols of the open connections. Nothing is asked of a symbol of which no trade was ever known."""
+    """Watches the symbols of the open connections; skips symbols without a known trade."""
 
     def __init__(
         self,
@@ -57,8 +55,10 @@ class CatchUp:
         options: CatchUpOptions | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`spans` are those of the connections that are open now; `is_idle` says that every received frame went to the
-        tracker: as long as some wait, nobody can say what is missing."""
+        """`spans` returns the spans of the open connections.
+
+        `is_idle` says whether the tracker has seen every received frame: until then, nobody knows what is missing.
+        """
         self._tracker = tracker
         self._history = history
         self._spans = spans
@@ -69,13 +69,13 @@ class CatchUp:
         self._watched: dict[str, _Watched] = {}
 
     async def run(self) -> None:
-        """Watches until it is cancelled."""
+        """Watch until cancelled."""
         while True:
             await asyncio.sleep(self._options.poll_s)
             await self.look()
 
     async def look(self) -> None:
-        """One look at all symbols; asks for those whose time has come."""
+        """Check all symbols once; ask for those that are due."""
         if not self._history.can_be_asked:
             return
         spans = set(self._spans())
@@ -100,21 +100,21 @@ class CatchUp:
             self._watched[symbol] = _Watched(last, now + options.stale_s, options.stale_s)
 
     async def _ask(self, symbol: str, watched: _Watched) -> None:
-        """Asks what the exchange has after the last known trade, and tells the tracker how far it reaches."""
+        """Ask for trades after the last known one, and tell the tracker the newest of them."""
         try:
             page = await self._history.page(symbol, watched.last.trade_id + 1)
         except ExchangeError as error:
             log.warning("newest_trades_not_known", symbol=symbol, error=str(error))
             watched.ask_at = self._monotonic() + self._options.retry_s
             return
-        # An odd row does not say when it was; the repairer meets it in the gap that the next trade shows.
+        # An odd row has no time; the repairer meets it in the gap that the next trade reveals.
         known = [(row.trade_id, row.time_ms) for row in page if row.trade_id is not None and row.time_ms is not None]
         if not known:
             watched.pause_s = min(self._options.max_stale_s, watched.pause_s * 2)
             watched.ask_at = self._monotonic() + watched.pause_s
             return
         if len(page) < self._history.page_size:
-            # The newest of them may be on their way by the stream.
+            # The stream may still deliver the newest of them.
             await asyncio.sleep(self._options.settle_s)
         last = self._tracker.last(symbol)
         if not self._is_idle() or last is None:
@@ -123,7 +123,7 @@ class CatchUp:
         if newest_id > last.trade_id:
             log.warning("newest_trades_missing", symbol=symbol, after_id=last.trade_id, newest_id=newest_id)
             self._tracker.reach(symbol, LastTrade(newest_id, newest_ms * 1000))
-        # At once: behind a whole page there may be more.
+        # Ask again at once: after a full page there may be more.
         self._watched[symbol] = _Watched(
             self._tracker.last(symbol) or last,
             self._monotonic() + (0.0 if len(page) >= self._history.page_size else self._options.stale_s),

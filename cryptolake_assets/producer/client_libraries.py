@@ -1,4 +1,4 @@
-"""Which libraries the producer reads the exchange and writes Kafka with: the default ones, or the extra `fast`."""
+"""Selects the producer's WebSocket and Kafka libraries: the default ones, or the optional extra `fast`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FAST_PACKAGES: Final = ("picows", "confluent_kafka")
 
 
 def io_in_use(settings: Settings) -> ProducerIo:
-    """What `auto` stands for here, or what was named. Raises `SettingsError` when that is not installed."""
+    """Return the libraries of the settings, with `AUTO` resolved. Raises `SettingsError` if they are not installed."""
     missing = [name for name in FAST_PACKAGES if find_spec(name) is None]
     if settings.producer_io is ProducerIo.AUTO:
-        # Who installed the extra meant it to be used.
+        # Whoever installed the extra wants to use it.
         return ProducerIo.DEFAULT if missing else ProducerIo.FAST
     if settings.producer_io is ProducerIo.FAST and missing:
         raise SettingsError(
@@ -28,7 +28,7 @@ def io_in_use(settings: Settings) -> ProducerIo:
 
 
 def make_publisher(settings: Settings, io: ProducerIo) -> Publisher:
-    """The publisher of these libraries; `io` is not `AUTO`."""
+    """Return a publisher on these libraries; `io` is not `AUTO`."""
     if io is ProducerIo.FAST:
         from cryptolake_assets.producer.publisher_confluent import ConfluentPublisher
 

@@ -1,7 +1,7 @@
-"""One WebSocket connection to the exchange, kept open: reads, watches, opens again.
+"""One WebSocket connection to the exchange: reads frames, watches for stalls, reconnects.
 
-How much of what the exchange sent is known to have arrived is the business of coverage; this module asks the two
-questions that it needs, the exchange's clock and "what have you sent so far".
+Coverage decides which frames provably arrived. This module supplies its two inputs: the exchange's clock, and a barrier
+request whose answer follows all frames sent before it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from cryptolake_assets.settings.producer import ProducerIo
 
 log = structlog.get_logger(__name__)
 
-MAX_STREAMS: Final = 200
-"""Streams a connection: what the exchange wants clients to plan for."""
+MAX_STREAMS: Final = 200  # streams per connection: the exchange asks clients to plan for this many
 _RESPONSE_RETRIES: Final = 5
 _POLL_S: Final = 0.02
 _RATE_LIMITED: Final = (403, 418, 429)
@@ -44,37 +43,35 @@ _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 class ExchangeClock(Protocol):
-    """The exchange's own clock."""
+    """The exchange's clock."""
 
     async def time_ms(self) -> int:
-        """Exchange time, ms since 1970, UTC. Raises `ExchangeError` when it cannot be asked."""
+        """Return the exchange time, ms since 1970, UTC. Raises `ExchangeError` if the request fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """How a connection behaves; the defaults suit the exchange."""
+    """Timeouts, limits and back-off of a connection; the defaults suit the exchange."""
 
     open_timeout_s: float = 10.0
     close_timeout_s: float = 2.0
     clock_timeout_s: float = 5.0
     ping_interval_s: float = 20.0
     ping_timeout_s: float = 20.0
+    # After this long without an answer, and with an empty queue, a barrier falls back on the frames received.
     response_timeout_s: float = 10.0
-    """After so long without an answer, and with nothing in the queue, a barrier falls back on the frames received."""
+    # Warn after this long without a frame: old URLs acknowledge a subscription, then send nothing.
     stale_alarm_s: float = 60.0
-    """A subscription without a frame for so long is worth an alarm: old URLs acknowledge and then send nothing."""
     backoff_first_s: float = 0.5
     backoff_cap_s: float = 30.0
-    healthy_after_s: float = 5.0
-    """A connection that brought frames and lasted so long starts the back-off anew."""
+    healthy_after_s: float = 5.0  # a connection with frames that lasted this long resets the back-off
     max_message_bytes: int = 1 << 20
     max_buffered_frames: int = 1024
-    io: ProducerIo = ProducerIo.DEFAULT
-    """The WebSocket library; not `AUTO`."""
+    io: ProducerIo = ProducerIo.DEFAULT  # WebSocket library; not `AUTO`
 
 
 class ExchangeConnection:
-    """Reads a stream of some symbols into a queue, reconnecting for as long as it runs."""
+    """Reads the streams of some symbols into a queue; reconnects until cancelled."""
 
     def __init__(
         self,
@@ -97,21 +94,20 @@ class ExchangeConnection:
         self._log = log.bind(connection=name)
         self._turn = turn
         self._live: tuple[ExchangeSocket, ConnectionSpan] | None = None
+        # Set after the first subscription was opened and the exchange's clock asked; never cleared.
         self.opened = asyncio.Event()
-        """Set for good once its subscription was open for the first time and the exchange's clock was asked since."""
+        # `connecting`, `streaming`, `silent` (subscribed, but no frames) or `closed`.
         self.state = "closed"
-        """`connecting`, `streaming`, `silent` (subscribed, but nothing comes) or `closed`."""
         self.reconnects = 0
-        self.exchange_time_ms: int | None = None
-        """The exchange's clock when it was last asked."""
+        self.exchange_time_ms: int | None = None  # the exchange's clock at the last request
 
     @property
     def span(self) -> ConnectionSpan | None:
-        """The present connection's span; None while there is no connection."""
+        """The current connection's span; None while disconnected."""
         return self._live[1] if self._live else None
 
     async def run(self) -> None:
-        """Connects and reconnects until cancelled. Raises `ExchangeError` for a URL that cannot be right."""
+        """Connect and reconnect until cancelled. Raises `ExchangeError` for an invalid URL."""
         attempt = 0
         try:
             while True:
@@ -124,7 +120,7 @@ class ExchangeConnection:
                 self.state = "closed"
                 if frames and time.monotonic() - started >= self._options.healthy_after_s:
                     attempt = 0
-                # Full jitter: many clients that were cut together must not come back together.
+                # Full jitter: clients disconnected together must not reconnect together.
                 ceiling_s = min(self._options.backoff_cap_s, self._options.backoff_first_s * 2 ** min(attempt, 16))
                 pause_s = wait_at_least_s + random.uniform(0, ceiling_s)  # noqa: S311
                 attempt += 1
@@ -135,17 +131,19 @@ class ExchangeConnection:
             self.state = "closed"
 
     async def ask(self) -> ConnectionSpan | None:
-        """Begins a barrier: asks the exchange's clock, then sends a request whose answer comes behind every frame that
-        the exchange sent before. The request's id is in the returned span's `requests` until the answer was read.
+        """Start a barrier: a request whose answer follows all frames that the exchange sent before it.
 
-        A request rather than a ping, because a pong may overtake frames that the server has queued, and because the
-        WebSocket library tells of a pong before it hands out the frames that came ahead of it.
+        The exchange's clock is read first. The request's id stays in the returned span's `requests` until the answer
+        was read. Returns None while disconnected or if the request cannot be sent.
+
+        A request, not a ping: a pong may overtake frames that the server has queued, and the WebSocket library reports
+        a pong before it hands out the frames ahead of it.
         """
         if self._live is None:
             return None
         socket, span = self._live
         if span.requests:
-            return span  # the previous one is still under way
+            return span  # the previous barrier is still under way
         asked_ms = await self._exchange_time()
         request_id = random.getrandbits(48)  # recorded answers in a capture must not match it
         span.requests[request_id] = asked_ms
@@ -159,9 +157,11 @@ class ExchangeConnection:
         return span
 
     async def handed_over(self) -> None:
-        """Returns once everything that the exchange had sent by now has been taken from the queue, and claimed up to
-        now; at once where there is no connection."""
-        for _ in range(2):  # a barrier that is under way already may be older
+        """Wait until all frames that the exchange has sent by now are taken from the queue and claimed.
+
+        Return at once while disconnected.
+        """
+        for _ in range(2):  # a barrier already under way may be older
             span = await self.ask()
             while span is not None and span is self.span and span.requests:  # noqa: ASYNC110 - emptied elsewhere
                 await asyncio.sleep(_POLL_S)
@@ -172,8 +172,10 @@ class ExchangeConnection:
         )
 
     def _miss_response(self, span: ConnectionSpan, request_id: int, retries: int) -> None:
-        """Falls back on the frames received, unless the answer may wait in the queue behind frames that wait for
-        Kafka; then it is given some more time."""
+        """Fall back on the frames received.
+
+        While the queue holds frames that wait for Kafka, the answer may be after them: then wait longer first.
+        """
         if request_id not in span.requests or self.span is not span:
             return
         if retries and len(self._queue):
@@ -193,7 +195,7 @@ class ExchangeConnection:
         return self.exchange_time_ms
 
     async def _session(self) -> tuple[int, float]:
-        """One connection from opening to end: frames received, and seconds that the exchange asks us to stay away."""
+        """Run one connection from opening to end; return its frame count and the seconds the exchange asks to wait."""
         span = ConnectionSpan(self.name, self.symbols, before_ms=await self._exchange_time())
         opened = False
         started = time.monotonic()
@@ -206,7 +208,7 @@ class ExchangeConnection:
                 try:
                     await self._stream(socket, span)
                 except asyncio.CancelledError:
-                    await socket.close()  # a stop is no error: the exchange is told 1000, not 1011
+                    await socket.close()  # a stop is no error: close with 1000, not 1011
                     raise
         except INVALID_URI as error:
             raise ExchangeError(
@@ -241,7 +243,7 @@ class ExchangeConnection:
             "max_queue": options.max_buffered_frames,
             "open_timeout": options.open_timeout_s,
             "close_timeout": options.close_timeout_s,
-            # The library's keep-alive would end a connection whose pongs wait behind frames that wait for Kafka.
+            # Under backpressure, pongs wait behind frames, and the library's keep-alive would end the connection.
             "ping_interval": None,
         }
         if urlsplit(self._url).hostname in _LOOPBACK:
@@ -254,7 +256,7 @@ class ExchangeConnection:
         return self._options.backoff_cap_s if status in _RATE_LIMITED else 0.0
 
     async def _stream(self, socket: ExchangeSocket, span: ConnectionSpan) -> None:
-        """Reads until the connection ends; raises what ended it."""
+        """Read until the connection ends; raise what ended it."""
         reader = SocketReader(socket, span, self._queue)
         tasks = [
             asyncio.create_task(reader.run()),
@@ -271,7 +273,7 @@ class ExchangeConnection:
         self.opened.set()
 
     async def _watch(self, socket: ExchangeSocket, reader: SocketReader) -> None:
-        """Closes a connection on which neither a frame nor a pong comes, and tells when only pongs do."""
+        """Close a connection that receives neither frames nor pongs; warn about one that receives only pongs."""
         options = self._options
         while True:
             await asyncio.sleep(options.ping_interval_s)
@@ -280,7 +282,7 @@ class ExchangeConnection:
                 async with asyncio.timeout(options.ping_timeout_s):
                     await (await socket.ping())
             except TimeoutError:
-                # Frames that wait for room in the queue hold back what is behind them, pongs too.
+                # Frames that wait for room in the queue also hold back the pongs after them.
                 if reader.last_frame_at < asked_at and not reader.waits_for_room:
                     self._log.warning("connection_silent", no_pong_for_s=options.ping_timeout_s)
                     await socket.close(1001, "no pong")

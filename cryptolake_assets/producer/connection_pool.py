@@ -1,7 +1,7 @@
-"""All connections of the followed symbols: shared out, renewed before the exchange ends them, changed while they run.
+"""The connection pool: assigns tracked symbols to connections, and replaces these before the exchange ends them.
 
-There is one way to change anything: a new connection is opened beside the old one, and the old one is closed once it
-has handed over everything that the exchange had sent by then. Trades of the overlap come twice, none is missed.
+Every change works the same way: the pool opens a new connection next to the old one, and closes the old one once it has
+handed over all frames that the exchange had sent by then. The overlap yields duplicates; no trade is missed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ log = structlog.get_logger(__name__)
 
 
 class ConnectionPacer:
-    """Lets one connection be opened at a time, so many seconds apart."""
+    """Spaces connection openings `apart_s` seconds apart."""
 
     def __init__(self, apart_s: float) -> None:
         self._apart_s = apart_s
         self._free_at = 0.0
 
     async def turn(self) -> None:
-        """Returns when the caller may open its connection."""
+        """Wait until the caller may open its connection."""
         now = time.monotonic()
         wait_s, self._free_at = max(0.0, self._free_at - now), max(now, self._free_at) + self._apart_s
         await asyncio.sleep(wait_s)
@@ -38,25 +38,19 @@ class ConnectionPacer:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionPoolOptions:
-    """How long a connection lives and how it is relieved."""
+    """How long connections live and how they are replaced."""
 
-    life_s: float
-    """After so long a connection is relieved."""
-    connect_apart_s: float = 1.0
-    """Between two openings: the exchange allows 300 connections in 5 minutes from one address."""
-    life_spread: float = 0.04
-    """Lives are shorter by up to this part of `life_s`, so that connections are not renewed all at once."""
-    open_timeout_s: float = 60.0
-    """A successor that is not open by then is given up, and the old connection stays."""
-    retry_s: float = 30.0
-    """Before another successor is tried."""
-    handover_timeout_s: float = 30.0
-    """An old connection that does not answer for so long is closed without its last word."""
+    life_s: float  # replace a connection at this age
+    connect_apart_s: float = 1.0  # between two openings; the exchange allows 300 connections in 5 minutes per address
+    life_spread: float = 0.04  # shorten lives by up to this fraction, so that connections are not replaced all at once
+    open_timeout_s: float = 60.0  # give up a successor that is not open by then, and keep the old connection
+    retry_s: float = 30.0  # before the next attempt to replace
+    handover_timeout_s: float = 30.0  # close an old connection that has not handed over its frames by then
 
 
 @dataclass(eq=False)
 class _Shard:
-    """The symbols of one connection; while it is renewed, of two."""
+    """The symbols of one connection; of two during a replacement."""
 
     connection: ExchangeConnection
     task: asyncio.Task[None]
@@ -67,9 +61,10 @@ class _Shard:
 
 
 class ConnectionPool:
-    """Keeps every symbol of a selection on a connection.
+    """Keeps every tracked symbol on a connection.
 
-    `make` builds one for some symbols, not yet running; it awaits the given turn before each opening.
+    `make` builds a connection for some symbols without starting it; the connection awaits the given turn before each
+    opening.
     """
 
     def __init__(
@@ -84,21 +79,20 @@ class ConnectionPool:
         self._options = options
         self._shards: list[_Shard] = []
         self._changed = asyncio.Event()
-        self.replacements = 0
-        """Connections that were relieved by a successor."""
+        self.replacements = 0  # connections replaced by a successor
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """What is to be followed."""
+        """The tracked symbols."""
         return self._wanted
 
     @property
     def connections(self) -> list[ExchangeConnection]:
-        """All that are there, also those about to leave."""
+        """All connections, including retiring ones."""
         return [connection for shard in self._shards for connection in (*shard.retiring, shard.connection)]
 
     def track(self, symbols: Sequence[str]) -> None:
-        """Changes what is followed; symbols that stay lose no trade."""
+        """Change the tracked symbols; symbols that stay lose no trade."""
         wanted = tuple(dict.fromkeys(symbols))
         if set(wanted) != set(self._wanted):
             added, removed = sorted(set(wanted) - set(self._wanted)), sorted(set(self._wanted) - set(wanted))
@@ -107,20 +101,20 @@ class ConnectionPool:
             self._changed.set()
 
     def replace(self, connection: ExchangeConnection) -> None:
-        """Has a connection relieved soon, whatever its age."""
+        """Replace a connection soon, whatever its age."""
         for shard in self._shards:
             if shard.connection is connection:
                 shard.replace_at = 0.0
                 self._changed.set()
 
     def replace_span(self, span: ConnectionSpan) -> None:
-        """The same for the connection that has this span, if it is still there."""
+        """Replace the connection of this span soon, if it still exists."""
         for connection in self.connections:
             if connection.span is span:
                 self.replace(connection)
 
     async def run(self) -> None:
-        """Runs all connections until cancelled. Raises what one of them raises."""
+        """Run all connections until cancelled. Raises what one of them raises."""
         try:
             for symbols in self._assigned_symbols():
                 self._add(symbols)
@@ -140,7 +134,7 @@ class ConnectionPool:
         return time.monotonic() + self._options.life_s * (1 - spread)
 
     async def _wait(self) -> None:
-        """Until something is to be done or has ended; raises what ended a connection."""
+        """Wait for a change, a due replacement or the end of a task; raise the error that ended a connection."""
         changed = asyncio.create_task(self._changed.wait())
         tasks = [task for shard in self._shards for task in (shard.task, shard.replacing) if task is not None]
         due = [max(shard.replace_at, shard.not_before) for shard in self._shards if shard.replacing is None]
@@ -158,7 +152,7 @@ class ConnectionPool:
                 shard.task.result()
 
     def _assigned_symbols(self) -> list[tuple[str, ...]]:
-        """The wanted symbols by connection: each stays where it is, new ones fill up."""
+        """Return the tracked symbols by connection: known ones stay where they are, new ones fill up."""
         wanted = set(self._wanted)
         shares = [[symbol for symbol in shard.connection.symbols if symbol in wanted] for shard in self._shards]
         placed = {symbol for share in shares for symbol in share}
@@ -172,12 +166,12 @@ class ConnectionPool:
         return [tuple(share) for share in shares]
 
     def _start_due(self) -> None:
-        """Begins what is due: connections for new symbols, and successors of old or changed ones."""
+        """Start what is due: connections for new symbols, and successors of old or changed ones."""
         shares = self._assigned_symbols()
         now = time.monotonic()
         for shard, share in list(zip(self._shards, shares, strict=False)):
             if shard.replacing is not None:
-                continue  # looked at again when it has ended
+                continue  # checked again when it has ended
             if not share:
                 shard.replacing = asyncio.create_task(self._retire(shard))
             elif (share != shard.connection.symbols or now >= shard.replace_at) and now >= shard.not_before:
@@ -186,13 +180,13 @@ class ConnectionPool:
             self._add(share)
 
     async def _retire(self, shard: _Shard) -> None:
-        """Closes a connection whose symbols nobody wants any more."""
+        """Close a connection that has no tracked symbols left."""
         await self._leave(shard.connection, shard.task)
         self._shards.remove(shard)
         self._changed.set()
 
     async def _replace(self, shard: _Shard, symbols: tuple[str, ...]) -> None:
-        """Puts a successor into a connection's place; where it does not come up in time, the old one stays."""
+        """Replace a connection by a successor; keep it if the successor does not open in time."""
         successor = self._make(symbols, self._pace.turn)
         task = asyncio.create_task(successor.run())
         old, old_task = shard.connection, shard.task
@@ -202,7 +196,7 @@ class ConnectionPool:
             return
         shard.retiring.append(old)
         shard.connection, shard.task, shard.replace_at = successor, task, self._end_of_life()
-        self._changed.set()  # the new task is to be watched
+        self._changed.set()  # `_wait` must watch the new task
         try:
             await self._leave(old, old_task)
         finally:
@@ -211,7 +205,7 @@ class ConnectionPool:
         log.info("connection_renewed", connection=successor.name, in_place_of=old.name, symbols=len(symbols))
 
     async def _opened(self, connection: ExchangeConnection, task: asyncio.Task[None]) -> bool:
-        """Whether a connection came up in time; one that did not is ended. Raises what it raises."""
+        """Return whether a connection opened in time; cancel it if not. Raises what it raises."""
         opened = asyncio.create_task(connection.opened.wait())
         came_up = False
         try:
@@ -226,7 +220,7 @@ class ConnectionPool:
         return came_up
 
     async def _leave(self, old: ExchangeConnection, task: asyncio.Task[None]) -> None:
-        """Ends a connection once it has handed over what the exchange had sent by now."""
+        """End a connection once it has handed over all frames that the exchange has sent by now."""
         try:
             async with asyncio.timeout(self._options.handover_timeout_s):
                 await old.handed_over()

@@ -1,4 +1,4 @@
-"""The rounds of coverage: barriers on all connections, one write of what they prove, and a look for silent symbols."""
+"""The coverage loop: sends barriers on all connections, writes what they prove, looks for stale symbols."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = structlog.get_logger(__name__)
 
 
 class CoverageLoop:
-    """A round every `interval_s`, and one when a connection has ended.
+    """Runs a round every `interval_s`, and one when a connection has ended.
 
-    `last` gives a symbol's newest trade. `claim_wait_s` is how long a round waits for its
-    barriers; late ones are written in the next round.
+    `last` returns a symbol's newest trade. A round waits up to `claim_wait_s` for its barriers; the next round writes
+    late ones.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class CoverageLoop:
         return self._stale_symbols.symbols
 
     def claim_made(self, *, ended: bool) -> None:
-        """A mark of a connection was acknowledged; after its end there is no reason to wait with the writing."""
+        """Note that a connection's mark was acknowledged; if the connection has `ended`, write at once."""
         self._claimed.set()
         if ended:
             self._write_now.set()
 
     def stop(self) -> None:
-        """Ends `run` without another round."""
+        """End `run` without another round."""
         self._stopping = True
         self._write_now.set()
 
     async def run(self) -> None:
-        """Goes round until it is stopped."""
+        """Run rounds until stopped."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
@@ -74,7 +74,7 @@ class CoverageLoop:
             self._check_stale_symbols()
 
     async def _claims_of(self, before: dict[ConnectionSpan, int]) -> None:
-        """Waits a little until each of the spans has made another claim (or has ended)."""
+        """Wait up to `claim_wait_s` until each span has made another claim or has ended."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._claim_wait_s):
                 while any(span.claims == count and not span.ended for span, count in before.items()):
@@ -82,7 +82,7 @@ class CoverageLoop:
                     await self._claimed.wait()
 
     def _check_stale_symbols(self) -> None:
-        """Has the connection of a silent symbol renewed, in case the exchange has forgotten its subscription."""
+        """Replace the connection of a stale symbol, in case the exchange has lost its subscription."""
         self._stale_symbols.forget_all_but(frozenset(self._pool.symbols))
         for connection in self._pool.connections:
             for symbol in connection.symbols:

@@ -1,6 +1,6 @@
-"""Coverage as the producer makes it: what can be said to be in Kafka without a hole.
+"""The producer's coverage claims: intervals whose frames are all in Kafka.
 
-What a row states is said at `lake.coverage.CoverageRow`. It may claim less than is true, never more.
+`lake.coverage.CoverageRow` defines what a row states. A row may claim less than is true, never more.
 """
 
 from __future__ import annotations
@@ -16,52 +16,46 @@ from cryptolake_assets.lake.coverage import CoverageRow, Evidence
 
 log = structlog.get_logger(__name__)
 
+# An exchange time this far from the others of its connection counts only once the next frame confirms it: one frame
+# with a wrong clock must not stretch a claim by years.
 MAX_STEP_MS: Final = 60_000
-"""An exchange time this far from the others of its connection counts only once the next frame confirms it: one frame
-with a wrong clock must not stretch a claim by years."""
 
 
 class CoverageSink(Protocol):
-    """Where coverage goes."""
+    """Storage of coverage rows."""
 
     def write(self, rows: Sequence[CoverageRow]) -> None:
-        """Stores the rows; a later row of the same key replaces the earlier one. Blocks; raises when it fails."""
+        """Store the rows; a later row of the same key replaces an earlier one. Blocks; raises if it fails."""
 
 
 @dataclass(eq=False)
 class ConnectionSpan:
-    """What one connection, from its opening to its end, knows about time. Fed in the order of its frames."""
+    """The coverage evidence of one connection, from its opening to its end. Fed in the order of its frames."""
 
     name: str
     symbols: tuple[str, ...]
-    before_ms: int | None = None
-    """The exchange's clock just before the subscription was opened; None when it could not be asked."""
-    after_ms: int | None = None
-    """The exchange's clock once the subscription was open; None when it could not be asked (yet)."""
-    frames: int = 0
-    """Messages received, of any kind."""
-    first_ms: int | None = None
-    last_ms: int | None = None
-    """Exchange time of the first frame and the latest one so far."""
+    before_ms: int | None = None  # exchange clock just before the subscription was opened; None if unavailable
+    after_ms: int | None = None  # exchange clock once the subscription was open; None if unavailable (yet)
+    frames: int = 0  # messages received, of any kind
+    first_ms: int | None = None  # exchange time of the first frame
+    last_ms: int | None = None  # exchange time of the latest frame
+    # Unanswered barriers: request id to the exchange clock before sending.
     requests: dict[int, int | None] = field(default_factory=dict)
-    """Unanswered barrier requests: id and the exchange's time before it was sent."""
-    claims: int = 0
-    """Claims made so far, that is, marks of this connection that were acknowledged."""
-    ended: bool = False
-    """Whether the last of them was made after the connection's end."""
+    claims: int = 0  # acknowledged marks of this connection
+    ended: bool = False  # whether the last claim was made after the connection's end
+    # Symbols with rejected frames and no accepted trade since, with the exchange time of the last frame accepted
+    # before: their coverage after it is unknown.
     rejecting: dict[str, int | None] = field(default_factory=dict)
-    """Symbols of which a frame was rejected and no trade accepted since, with the exchange time of the last frame that
-    was accepted before: what came of them after it is not known."""
+    # Those with a rejected frame that no gap records, for lack of a usable id.
     unexplained: set[str] = field(default_factory=set)
-    """Those of them with a rejected frame of which no gap tells, because its id is not known."""
+    # Symbols whose first frames were rejected: the exchange time from which their trades were accepted.
     _accepted_from_ms: dict[str, int] = field(default_factory=dict)
-    """Symbols whose first frames were rejected: the exchange time from which their trades were accepted."""
     _doubtful_ms: int | None = None
     _from_ms: int | None = None
     _to_ms: int | None = None
 
     def see(self, *exchange_times_ms: int) -> None:
-        """Takes note of the exchange times of the next frames."""
+        """Record the exchange times of the next frames."""
         if self._are_next(exchange_times_ms):
             self.last_ms, self._doubtful_ms = exchange_times_ms[-1], None
             return
@@ -69,7 +63,7 @@ class ConnectionSpan:
             self._see(exchange_time_ms)
 
     def _are_next(self, times_ms: Sequence[int]) -> bool:
-        """Whether they go on from the latest one in order, as nearly all do."""
+        """Return whether the times continue from the latest one in order, as nearly all do."""
         last = self.last_ms
         if last is None or not times_ms:
             return False
@@ -92,16 +86,16 @@ class ConnectionSpan:
         self.last_ms = max(confirmed, self.last_ms or confirmed)
 
     def reject(self, symbols: Sequence[str], *, is_gap: bool) -> None:
-        """Take note of a rejected frame that may have been one of these symbols; `is_gap`: a gap tells of its trade."""
+        """Record a rejected frame that may be of any of these symbols; `is_gap`: a gap records its trade."""
         for symbol in symbols:
             self.rejecting.setdefault(symbol, self.last_ms)
         if not is_gap:
             self.unexplained.update(symbols)
 
     def accept_again(self, symbol: str, from_ms: int | None) -> None:
-        """Take note of an accepted trade after rejected frames: its id tells whether a trade was among these.
+        """Record an accepted trade after rejected frames: its id shows whether one of them was a trade.
 
-        Without an earlier trade of the symbol it cannot tell, and coverage begins `from_ms` (exchange time).
+        Without an earlier trade of the symbol it cannot, and coverage begins at `from_ms` (exchange time).
         """
         del self.rejecting[symbol]
         self.unexplained.discard(symbol)
@@ -109,7 +103,7 @@ class ConnectionSpan:
             self._accepted_from_ms[symbol] = from_ms
 
     def claims_of(self, interval: tuple[int, int]) -> dict[tuple[int, int], list[str]]:
-        """Return the interval of `claim_to` by what of it holds for which symbols."""
+        """Return the parts of an interval of `claim_to` that hold, each with its symbols."""
         claims: dict[tuple[int, int], list[str]] = {}
         for symbol in self.symbols:
             begin, end = interval
@@ -121,19 +115,19 @@ class ConnectionSpan:
         return claims
 
     def claim_to(self, asked_ms: int | None) -> tuple[int, int] | None:
-        """The interval that holds once everything received so far is acknowledged, or None when there is none yet.
+        """Return the interval that holds once all frames received so far are acknowledged; None if there is none yet.
 
-        `asked_ms` is the exchange's clock at an instant all of whose frames have been received; None: no such instant
-        is known, and the claim ends with the latest frame.
+        `asked_ms` is the exchange's clock at an instant before which all frames were received. If it is None, the claim
+        ends with the latest frame.
         """
         if self._from_ms is None:
             known = [value for value in (self.first_ms, self.after_ms) if value is not None]
             if not known:
                 return None
-            # The subscription did not exist before it was opened, whatever time a frame names.
+            # Coverage cannot begin before the subscription, whatever time a frame names.
             self._from_ms = max(min(known), self.before_ms or 0)
         ends = [value for value in (asked_ms, self._to_ms) if value is not None]
-        # The latest frame says more than the clock's answer before it, unless its own clock is off.
+        # The latest frame is newer than the clock's answer before it, unless the frame's time is wrong.
         if self.last_ms is not None and (asked_ms is None or self.last_ms <= asked_ms + MAX_STEP_MS):
             ends.append(self.last_ms)
         if not ends or max(ends) <= self._from_ms:
@@ -143,7 +137,7 @@ class ConnectionSpan:
 
 
 class CoverageWriter:
-    """Collects statements and writes those that say something new."""
+    """Collects claims and writes the new ones."""
 
     def __init__(
         self,
@@ -155,7 +149,7 @@ class CoverageWriter:
         partition_for: Callable[[bytes], int],
         first: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        """`first` is awaited before what was claimed until then is written, and must return True for that."""
+        """`first` is awaited before each write; the claims made so far are written only if it returns True."""
         self._sink = sink
         self._exchange = exchange
         self._stream = stream
@@ -165,10 +159,8 @@ class CoverageWriter:
         self._due: dict[tuple[str, int], CoverageRow] = {}
         self._claimed: dict[tuple[str, int], int] = {}
         self._writing = asyncio.Lock()
-        self.covered_to_ms: dict[str, int] = {}
-        """Per symbol how far the coverage reaches that was written last."""
-        self.failures = 0
-        """Failed writes since the last good one."""
+        self.covered_to_ms: dict[str, int] = {}  # per symbol, the end of the coverage written last
+        self.failures = 0  # failed writes since the last success
 
     def claim(
         self,
@@ -177,7 +169,7 @@ class CoverageWriter:
         next_offsets: dict[int, int],
         evidence: Evidence = Evidence.BARRIER,
     ) -> None:
-        """States the interval (exchange time, ms) for the symbols; `next_offsets` is per partition of the topic."""
+        """Claim the interval (exchange time, ms) for the symbols; `next_offsets` is per partition of the topic."""
         for symbol in symbols:
             if self._claimed.get((symbol, interval[0])) == interval[1]:
                 continue
@@ -196,7 +188,7 @@ class CoverageWriter:
             )
 
     async def write(self) -> bool:
-        """Writes what is due, in a thread; what could not be written stays due. Returns whether nothing is left."""
+        """Write due claims in a thread; they stay due if that fails. Return whether none is left."""
         async with self._writing:
             rows, self._due = self._due, {}
             if self._first is not None and not await self._first():
@@ -217,7 +209,7 @@ class CoverageWriter:
                 )
                 return False
             self.failures = 0
-            # In the order of the claims: the newest of a symbol stays.
+            # In the order of the claims: the newest of a symbol wins.
             self.covered_to_ms |= {row.symbol: row.connected_to_ms for row in rows.values()}
             log.debug("coverage_written", rows=len(rows))
             return not self._due

@@ -1,7 +1,7 @@
-"""Delivery without loss: every message is kept until Kafka has acknowledged it, and sent again when that fails.
+"""At-least-once delivery: keeps every message until Kafka has acknowledged it, and sends it again after a failure.
 
-A repeat is allowed (Silver removes it by trade id), a loss is not. The number of messages under way is bounded, so a
-broker that is away stops whoever fills the delivery, and memory stays bounded.
+Duplicates are allowed (Silver removes them by trade id), losses are not. The number of messages in flight is bounded:
+while a broker is away, backpressure stops the callers and memory stays bounded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Segment:
 
 
 class ReliableDelivery:
-    """Sends messages through a publisher and knows when everything before a marker is acknowledged."""
+    """Sends messages through a publisher, and reports when all messages before a marker are acknowledged."""
 
     def __init__(
         self,
@@ -59,20 +59,19 @@ class ReliableDelivery:
         self._room = asyncio.Event()
         self._restart_needed = False
         self._went_back: set[Message] = set()
+        # Fails with `BrokerAccessError` once retries cannot help.
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Fails with `BrokerAccessError` once no repetition can help."""
+        # Per partition of the counted topic: one past the last acknowledged offset (at first the end offset).
         self.next_offsets: dict[int, int] = {}
-        """Per partition of the counted topic: one past the last acknowledged offset (at first the end offset)."""
         self.in_flight = 0
-        self.acked: dict[str, int] = {}
-        """Acknowledged messages per topic."""
+        self.acked: dict[str, int] = {}  # acknowledged messages per topic
         self.repeats_sent = 0
         self._last_ack_at = time.monotonic()
 
     async def start(self) -> None:
-        """Connects the publisher, waiting for the broker as long as it takes.
+        """Connect the publisher; wait for the broker for as long as it takes.
 
-        Raises `BrokerAccessError` when the brokers refuse for good.
+        Raises `BrokerAccessError` if the brokers reject the client permanently.
         """
         pause_s = self._retry_first_s
         while True:
@@ -88,18 +87,18 @@ class ReliableDelivery:
         self.next_offsets = dict(self._publisher.start_offsets)
 
     async def room(self) -> None:
-        """Waits while too many messages are under way."""
+        """Wait while too many messages are in flight."""
         while self.in_flight >= self._max_in_flight:
             self._room.clear()
             await self._room.wait()
 
     async def put(self, message: Message) -> None:
-        """Takes a message over for good, once there is room."""
+        """Take over a message, once there is room."""
         await self.room()
         self.add([message])
 
     def add(self, messages: Sequence[Message]) -> None:
-        """Takes messages over for good, room or not: whoever adds waits for `room` before each handful."""
+        """Take over messages without waiting for room: callers await `room` before each batch."""
         if not messages:
             return
         segment = self._segments[-1]
@@ -113,22 +112,22 @@ class ReliableDelivery:
 
     @property
     def stalled_s(self) -> float:
-        """Seconds for which messages have been under way without any acknowledgement; 0 when none are under way."""
+        """Seconds without any acknowledgement while messages are in flight; 0 if none are."""
         return time.monotonic() - self._last_ack_at if self.in_flight else 0.0
 
     def mark(self, when_acknowledged: OffsetsCallback) -> None:
-        """Calls back, with the next offset per partition, once everything put before is acknowledged."""
+        """Call back, with the next offset per partition, once all earlier messages are acknowledged."""
         self._segments[-1].closed_by = when_acknowledged
         self._segments.append(_Segment())
         self._finish_segments()
 
     async def drained(self) -> None:
-        """Returns once everything put so far is acknowledged."""
+        """Wait until all messages so far are acknowledged."""
         done = asyncio.get_running_loop().create_future()
         self.mark(lambda _offsets: None if done.done() else done.set_result(None))
         await done
 
-    # What the publisher reports.
+    # Reports of the publisher.
 
     def acknowledged(self, messages: Sequence[Message], partition: int, first_offset: int) -> None:
         topic = messages[0].topic
@@ -157,10 +156,10 @@ class ReliableDelivery:
         self._finish_segments()
 
     def _believed(self, messages: Sequence[Message], partition: int, first_offset: int) -> Sequence[Message]:
-        """Those of the messages that count as acknowledged; the others are sent again.
+        """Return the messages that count as acknowledged; the others are sent again.
 
-        A broker that knows a batch only as a duplicate names no offset, and a coverage statement needs one. The second
-        answer is believed even then: somebody made the topic anew.
+        A broker that knows a batch only as a duplicate reports no offset, but a coverage claim needs one. The second
+        answer counts in any case: the topic was recreated.
         """
         believed: Sequence[Message] = messages
         if first_offset < self.next_offsets.get(partition, 0):
@@ -195,7 +194,7 @@ class ReliableDelivery:
         self._failed_event.set()
 
     async def run(self) -> None:
-        """Sends failed messages again, with a growing pause, until cancelled."""
+        """Send failed messages again, with a growing pause, until cancelled."""
         while True:
             await self._failed_event.wait()
             await asyncio.sleep(self._retry_s)
@@ -220,7 +219,7 @@ class ReliableDelivery:
         except BrokerError as error:
             log.warning("broker_not_reachable", problem=str(error), retry_in_s=round(self._retry_s, 1))
             return False
-        # Cleared last: what failed meanwhile belongs to the old session.
+        # Cleared last: messages that failed meanwhile belong to the old session.
         self._restart_needed = False
         return True
 

@@ -1,7 +1,7 @@
-"""From frames to messages: the one task between the queue and the delivery, in the order in which frames were received.
+"""The dispatcher: the one task that turns queued frames into messages for the delivery, in order of receipt.
 
-It works on handfuls of frames without waiting in between: a frame's own work is a few microseconds, and everything
-that can be done once for many is.
+It handles frames in batches without awaiting in between: one frame takes a few microseconds, and shared work is done
+once per batch.
 """
 
 from __future__ import annotations
@@ -30,15 +30,14 @@ log = structlog.get_logger(__name__)
 
 FRAMES_AT_ONCE: Final = 500
 AGG_TRADE: Final = "aggTrade"
-MAX_ROUTES: Final = 4_096
-"""Symbols whose key and partition are remembered."""
+MAX_ROUTES: Final = 4_096  # symbols whose key and partition are cached
 
+# Arguments: span, exchange clock (ms) at an instant before which all frames were seen, whether the span has ended.
 Mark = Callable[[ConnectionSpan, int | None, bool], None]
-"""Span, the exchange's clock (ms) at an instant before which every frame was seen, and whether the span has ended."""
 
 
 class Dispatcher:
-    """Takes frames from the queue through the contract into the delivery."""
+    """Parses frames from the queue and hands the messages to the delivery."""
 
     def __init__(
         self,
@@ -53,8 +52,10 @@ class Dispatcher:
         mark: Mark,
         accounts: FrameAccounts,
     ) -> None:
-        """`fetched` is the span of frames that did not come over a connection; `mark` is told of the places in the
-        frames' order about which coverage is to be stated."""
+        """`fetched` is the span of frames that were not received over a connection.
+
+        `mark` is called at each point in the frames' order for which coverage is to be claimed.
+        """
         self._exchange = settings.venue.exchange
         self._unnamed_trade_type = settings.venue.unnamed_trade_type
         self._trades_topic = settings.kafka_topic_futures
@@ -66,7 +67,7 @@ class Dispatcher:
         self._fetched = fetched
         self._mark = mark
 
-        # Whether a symbol was subscribed does not matter: it is kept all the same, Silver judges symbols.
+        # Frames of unsubscribed symbols are kept as well: Silver judges symbols.
         @lru_cache(MAX_ROUTES)
         def route(symbol: str) -> tuple[bytes, int]:
             accounts.note_symbol(symbol)
@@ -74,26 +75,23 @@ class Dispatcher:
             return key, partition_for(key)
 
         self._route = route
-        self._messages: list[Message] = []
-        """Made, and not yet in the delivery."""
+        self._messages: list[Message] = []  # created, but not yet in the delivery
         self._accounts = accounts
-        self.frames = 0
-        """Frames taken from the queue, of any kind."""
-        self.last_event_time_us: int | None = None
-        """Trade time of the newest event."""
+        self.frames = 0  # frames taken from the queue, of any kind
+        self.last_event_time_us: int | None = None  # trade time of the newest event
 
     async def run(self) -> None:
-        """Until `EndOfFrames`."""
+        """Dispatch until `EndOfFrames`."""
         while True:
             items = await self._queue.take(FRAMES_AT_ONCE)
             await self._delivery.room()
             if not self._dispatch(items):
                 return
-            # Neither queue nor delivery waits while there is something to do; the readers need their turn.
+            # Queue and delivery do not yield while there is work, and the readers need a turn.
             await asyncio.sleep(0)
 
     def _dispatch(self, items: Sequence[QueueItem]) -> bool:
-        """Returns whether more can follow."""
+        """Dispatch the items; return whether more can follow."""
         for item in items:
             if isinstance(item, ReceivedFrames):
                 self.frames += len(item.raws)
@@ -110,7 +108,7 @@ class Dispatcher:
         return True
 
     def _take_streamed(self, frames: ReceivedFrames) -> None:
-        # Looked up once for many frames.
+        # Attribute lookups once per batch.
         span, received_at_us, messages = frames.span, frames.received_at_us, self._messages
         stream, topic, exchange, unnamed = self._stream, self._trades_topic, self._exchange, self._unnamed_trade_type
         route_of, see_trade, accounts = self._route, self._gaps.see, self._accounts
@@ -146,7 +144,7 @@ class Dispatcher:
                     see_trade(parsed.symbol, parsed.trade_id, parsed.event_time)
             elif type(parsed) is ControlFrame:
                 if parsed.request_id in span.requests:
-                    # What came before the answer is what it speaks of.
+                    # The answer vouches for the frames before it.
                     span.see(*exchange_times_ms)
                     accounts.accepted += len(exchange_times_ms)
                     exchange_times_ms.clear()
@@ -159,10 +157,10 @@ class Dispatcher:
             self.last_event_time_us = event.event_time
 
     def _take_after_rejected(self, event: TradeEvent, span: ConnectionSpan, exchange_time_ms: int) -> None:
-        """See a trade of a symbol of which frames were rejected.
+        """See a trade of a symbol with rejected frames.
 
-        The next trade's id shows whether one is missing. One that fills an older gap shows the time before which the
-        rejected ones happened, which is enough where each of them is a gap. A repeat tells nothing.
+        The next trade's id shows whether one is missing. A trade that fills an older gap shows the time before which
+        the rejected ones happened, which suffices if each of them is a gap. A duplicate shows nothing.
         """
         gaps, symbol = self._gaps, event.symbol
         before = gaps.last(symbol)
@@ -189,7 +187,7 @@ class Dispatcher:
                 if parsed.trade_id is not None:
                     self._gaps.settle(parsed.symbol, parsed.trade_id, parsed.trade_id)
             elif isinstance(parsed, RejectedFrame) and (
-                # Of one trade there is one dead letter, however often it is asked for.
+                # One dead letter per trade, however often it is fetched.
                 parsed.symbol is None
                 or parsed.trade_id is None
                 or self._gaps.reject(parsed.symbol, parsed.trade_id, parsed.reason, was_fetched=True)
@@ -197,7 +195,7 @@ class Dispatcher:
                 self._messages.append(self._dead_letter(parsed, frames.received_at_us))
 
     def _mark_here(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:
-        # What was received before the mark has to be under way before it.
+        # Frames received before the mark must be in flight before it.
         self._send()
         self._mark(span, asked_ms, ended)
 

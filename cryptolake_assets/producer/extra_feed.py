@@ -1,8 +1,7 @@
-"""The streams beside the trades, in the producer: connections of their own, parsed by their contracts, into the same
-delivery.
+"""The producer's streams in addition to the trades: own connections and contracts, the same delivery.
 
-They share nothing with the trades but what delivers to Kafka: a stream that floods or fails holds no trade up, and what
-is covered is said of trades alone.
+They share only the delivery to Kafka with the trades: a stream that floods or fails delays no trade, and coverage is
+claimed for trades only.
 """
 
 from __future__ import annotations
@@ -34,13 +33,12 @@ log = structlog.get_logger(__name__)
 
 _FRAMES_AT_ONCE: Final = 500
 SYMBOLS_POLL_S: Final = 1.0
-DRAIN_TIMEOUT_S: Final = 10.0
-"""How long a stop waits for the delivery to take the rest."""
+DRAIN_TIMEOUT_S: Final = 10.0  # how long a stop waits for the delivery to take the rest
 _encode = msgspec.json.Encoder().encode
 
 
 class ExtraFeed:
-    """All of them in one process; `put` takes a message over for good."""
+    """All extra streams of one process; `put` takes over a message for delivery."""
 
     def __init__(
         self,
@@ -53,8 +51,10 @@ class ExtraFeed:
         *,
         types: Sequence[MinuteStream] | None = None,
     ) -> None:
-        """`symbols` says which are followed at the moment; `types` are those in use unless given. Raises `CaptureError`
-        when the capture cannot be read."""
+        """`symbols` returns the tracked symbols; `types` defaults to the streams in use.
+
+        Raises `CaptureError` if the capture cannot be read.
+        """
         self.types = extra_streams_in_use(settings) if types is None else tuple(types)
         pool = pool or ConnectionPoolOptions(settings.connection_life_s)
         self._feeds = [
@@ -63,21 +63,21 @@ class ExtraFeed:
 
     @property
     def queued_frames(self) -> int:
-        """Frames that were received and wait for the delivery."""
+        """Received frames that wait for the delivery."""
         return sum(feed.queued_frames for feed in self._feeds)
 
     @property
     def counts(self) -> dict[str, StreamCounts]:
-        """Frames by stream and by what became of them."""
+        """Frame counts by stream."""
         return {feed.accounts.stream: feed.accounts.counts for feed in self._feeds}
 
     @property
     def rejecting(self) -> dict[str, RejectedSymbol]:
-        """Symbols of which a stream accepts nothing at the moment."""
+        """Symbols with rejected frames and none accepted since."""
         return {symbol: known for feed in self._feeds for symbol, known in feed.accounts.rejecting.items()}
 
     async def run(self) -> None:
-        """Until cancelled; then what was received is handed over before it returns. Raises what ends a connection."""
+        """Run until cancelled, then hand over the received frames. Raises what ends a connection."""
         if not self._feeds:
             await asyncio.Event().wait()
         log.info("market_streams_started", streams=[stream_type.name for stream_type in self.types])
@@ -91,7 +91,7 @@ class ExtraFeed:
 
 
 class _StreamFeed:
-    """One stream: its connections, its queue, and the task that empties it."""
+    """One stream: its connections, its queue and the task that empties it."""
 
     def __init__(
         self,
@@ -144,13 +144,13 @@ class _StreamFeed:
             await self._drained(publish)
 
     async def _track(self) -> None:
-        """Follows what the trades follow."""
+        """Track the same symbols as the trades."""
         while True:
             await asyncio.sleep(SYMBOLS_POLL_S)
             self._pool.track(self._symbols())
 
     async def _drained(self, publish: asyncio.Task[None]) -> None:
-        """Waits a while for what is left in the queue; with the brokers away it could be for ever."""
+        """Wait up to `DRAIN_TIMEOUT_S` for the queue to empty; without brokers it never would."""
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 await publish
@@ -158,7 +158,7 @@ class _StreamFeed:
             log.error("drain_incomplete", stream=self._stream_type.name, queued_frames=len(self._queue))
 
     async def _publish(self) -> None:
-        """From the queue through the contract to the delivery, in order, until `EndOfFrames`."""
+        """Parse queued frames and hand them to the delivery, in order, until `EndOfFrames`."""
         while True:
             for item in await self._queue.take(_FRAMES_AT_ONCE):
                 if isinstance(item, ReceivedFrames):
@@ -176,7 +176,7 @@ class _StreamFeed:
             await self._put(Message(self._rejected_topic, value, headers=headers))
         elif isinstance(parsed, ControlFrame):
             if parsed.request_id in span.requests:
-                # A connection that is relieved waits for its last answer to be read.
+                # A retiring connection waits until its last answer was read.
                 del span.requests[parsed.request_id]
             else:
                 self.accounts.handle_control(parsed, span)

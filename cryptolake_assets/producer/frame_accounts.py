@@ -1,4 +1,4 @@
-"""What became of the frames of one stream: accepted, rejected, or control messages of the exchange."""
+"""Frame accounting of one stream: accepted, rejected and control frames."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from cryptolake_assets.producer.status_file import MAX_SYMBOLS_SHOWN, RejectedSy
 
 log = structlog.get_logger(__name__)
 
+# At most one log line about rejected frames per second: a broken feed must not fill the disk.
 LOG_INTERVAL_S: Final = 1.0
-"""At most one line about rejected frames a second: a broken feed must not fill the disk."""
-
-
-MAX_SYMBOLS_NOTED: Final = 4_096
-"""Symbols of frames that are remembered, so that each is logged once."""
+MAX_SYMBOLS_NOTED: Final = 4_096  # symbols that are remembered, so that each is logged once
 
 
 class FrameAccounts:
-    """Counts the frames of one stream, and acts on its control messages."""
+    """Counts the frames of one stream and handles its control messages."""
 
     def __init__(
         self, stream: str, replace: Callable[[ConnectionSpan], None], symbols: Callable[[], Collection[str]]
     ) -> None:
-        """`replace` is called with the span of a connection that the exchange is about to end; `symbols` says which are
-        followed."""
+        """`replace` is called with the span of a connection that the exchange is about to end.
+
+        `symbols` returns the tracked symbols.
+        """
         self.stream = stream
         self._replace = replace
         self._symbols = symbols
@@ -39,8 +38,8 @@ class FrameAccounts:
         self.accepted = 0
         self.rejected = 0
         self.control = 0
+        # Symbols with rejected frames and none accepted since, the latest last.
         self.rejecting: dict[str, RejectedSymbol] = {}
-        """Symbols of which frames were rejected and none accepted since, the latest last."""
         self._not_logged = 0
         self._logged_at = float("-inf")
 
@@ -49,8 +48,10 @@ class FrameAccounts:
         return StreamCounts(self.accepted, self.rejected, self.control)
 
     def note_symbol(self, symbol: str) -> None:
-        """Log a symbol that frames name and no stream was subscribed to for, once: it is spelled in another way than
-        its stream's name says, or it is not followed any more. Its frames are kept all the same."""
+        """Log, once, a symbol that frames name but no stream was subscribed to.
+
+        Either it is spelled differently from its stream's name, or it is no longer tracked. Its frames are kept anyway.
+        """
         if symbol in self._noted:
             return
         self._noted[symbol] = None
@@ -60,8 +61,10 @@ class FrameAccounts:
             log.warning("symbol_not_subscribed", stream=self.stream, symbol=symbol)
 
     def reject(self, frame: RejectedFrame, span: ConnectionSpan, *, is_gap: bool = False) -> None:
-        """Count a rejected frame of a connection, and log those since the last line when one is due; `is_gap`: a gap
-        tells of its trade."""
+        """Count a rejected frame of a connection, and log those since the last line when one is due.
+
+        `is_gap`: a gap records its trade.
+        """
         self.rejected += 1
         symbols = _symbols_of(frame, span)
         if frame.symbol is not None and is_symbol(frame.symbol):
@@ -85,12 +88,12 @@ class FrameAccounts:
             self._not_logged, self._logged_at = 0, now
 
     def accept_again(self, symbol: str, span: ConnectionSpan, from_ms: int | None) -> None:
-        """Take note of an accepted frame of a symbol of which frames were rejected."""
+        """Record an accepted frame of a symbol with rejected frames."""
         span.accept_again(symbol, from_ms)
         self.rejecting.pop(symbol, None)
 
     def handle_control(self, frame: ControlFrame, span: ConnectionSpan) -> None:
-        """Count a control message; a shutdown notice has its connection replaced before the exchange ends it."""
+        """Count a control message; on a shutdown notice, replace its connection before the exchange ends it."""
         self.control += 1
         if frame.kind is ControlKind.ERROR:
             log.warning("exchange_error_received", stream=self.stream, connection=span.name, error=frame.detail[:200])
@@ -100,7 +103,7 @@ class FrameAccounts:
 
 
 def _symbols_of(frame: RejectedFrame, span: ConnectionSpan) -> tuple[str, ...]:
-    """Return the connection's symbols that a rejected frame may be of: all of them when it does not say."""
+    """Return the connection's symbols that a rejected frame may be of: all of them if it names none."""
     if frame.symbol in span.symbols:
         return (frame.symbol,)
     if (name := frame.stream_name) is not None:

@@ -1,4 +1,7 @@
-"""Fills gaps from the exchange's REST history, through the same queue, contract and topic as the stream's trades."""
+"""Gap repair from the exchange's REST history.
+
+Fetched trades pass through the same queue, contract and topic as the stream's trades.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,11 @@ log = structlog.get_logger(__name__)
 
 POLL_S: Final = 1.0
 FIRST_PAUSE_S: Final = 5.0
-MAX_PAUSE_S: Final = 3_600.0
-"""Before a range is asked for again that the exchange did not have, or that it could not be asked for."""
-PAGES_A_TURN: Final = 20
-"""A large gap is left for the others after so many pages, and gone on with at the next look."""
+MAX_PAUSE_S: Final = 3_600.0  # maximum pause before a range is requested again
+PAGES_A_TURN: Final = 20  # a large gap yields to the others after this many pages, and continues in the next round
+# Requests for single trades start this many ids before the range: a missing id is outside the order book only if the
+# exchange has trades before and after it. The history also omits, without notice, trades older than its start.
 ANCHOR_IDS: Final = 50
-"""Single trades are asked for from so many ids before a range on: only between two trades that the exchange has can an
-id be called none of the order book. What is older than its history is left out as silently."""
 
 
 @dataclass
@@ -38,12 +39,11 @@ class _Tried:
 class _Fetched:
     found: int = 0
     absent: int = 0
-    is_whole: bool = True
-    """Whether the range was asked for to its end."""
+    is_whole: bool = True  # whether the range was requested to its end
 
 
 class GapRepairer:
-    """Asks for what a tracker misses. Frames go to `put`, as the exchange's stream would have sent them."""
+    """Fetches the ids that a tracker misses; `put` receives frames as the exchange's stream would have sent them."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class GapRepairer:
         self._tried: dict[MissingRange, _Tried] = {}
 
     async def run(self) -> None:
-        """Repairs until it is cancelled."""
+        """Repair until cancelled."""
         while True:
             await asyncio.sleep(self._poll_s)
             await self.repair()
 
     async def repair(self) -> None:
-        """One look at all that is missing; what failed lately waits."""
+        """Try all missing ranges once; skip those that are pausing."""
         missing = self._tracker.missing()
         self._tried = {wanted: self._tried[wanted] for wanted in missing if wanted in self._tried}
         for wanted in missing:
@@ -79,13 +79,13 @@ class GapRepairer:
             if tried is not None and self._monotonic() < tried.not_before:
                 continue
             if await self._repair(wanted):
-                # Also where all came: they count once they went through the queue.
+                # Pause even if all trades were found: they count only after passing the queue.
                 attempts = tried.attempts + 1 if tried else 1
                 pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (attempts - 1))
                 self._tried[wanted] = _Tried(attempts, self._monotonic() + pause_s)
 
     async def _repair(self, wanted: MissingRange) -> bool:
-        """Asks for a range; returns whether it should rest now, for what is left of it is as it was."""
+        """Fetch a range; return whether to pause before the next attempt, because the rest of it would be the same."""
         try:
             fetched = await self._fetch(wanted)
         except ExchangeError as error:
@@ -104,7 +104,7 @@ class GapRepairer:
         return fetched.is_whole
 
     async def _fetch(self, wanted: MissingRange) -> _Fetched:
-        """Puts the range's trades, page by page, and settles the ids that are no trades of the order book."""
+        """Put the range's trades page by page; settle the ids that are no trades of the order book."""
         fetched = _Fetched()
         gapless = self._history.is_gapless
         next_id = wanted.first if gapless else max(0, wanted.first - ANCHOR_IDS)
@@ -113,7 +113,7 @@ class GapRepairer:
             page = await self._history.page(wanted.symbol, next_id)
             for trade in page:
                 if trade.trade_id is None:
-                    previous = None  # it may be any id up to the next trade
+                    previous = None  # its id may be any up to the next trade's
                     continue
                 if previous is not None and not gapless:
                     first, last = max(previous + 1, wanted.first), min(trade.trade_id - 1, wanted.last)

@@ -1,6 +1,6 @@
-"""Which trades are missing, by the exchange's ids: they go on by one for each symbol and stream.
+"""Gap detection: the exchange's trade ids are consecutive for each symbol and stream.
 
-`GapTracker` is pure: it is fed the trades in the order in which they came.
+`GapTracker` is pure: it is fed the trades in order of receipt.
 """
 
 from __future__ import annotations
@@ -19,44 +19,37 @@ from cryptolake_assets.producer.open_gap import OpenGap, ids_outside, is_final
 
 log = structlog.get_logger(__name__)
 
-GapKey = tuple[str, str, str, int]
-"""`TradeGap.key`."""
+GapKey = tuple[str, str, str, int]  # `TradeGap.key`
 
+# An id this far above the last one counts only once the next trade continues from it: one frame with a wrong id must
+# not open a gap that nobody can fill.
 MAX_STEP_IDS: Final = 10_000_000
-"""An id this far above the last one counts only once the next trade goes on from it: one frame with a wrong id must not
-open a gap that nobody can fill."""
+# Maximum open gaps per symbol; a further one is merged into the newest of its kind (to be repaired, or beyond the
+# limit), so that memory stays bounded on a stream with many gaps.
 MAX_OPEN: Final = 1_000
-"""Open gaps of one symbol; one more is joined to the newest of its kind (to be repaired, or beyond the limit), so that
-memory stays bounded on a stream with many."""
-
-
+# Rejected ids remembered per symbol; the oldest are forgotten, and may become dead letters again.
 MAX_REJECTED: Final = 10_000
-"""Rejected ids that are remembered of one symbol; the oldest are forgotten, and may become dead letters again."""
-BRIDGED_MS: Final = 1_000
-"""A sequence of ids that begins so long before a connection began with an earlier one."""
+BRIDGED_MS: Final = 1_000  # an id sequence that begins this long before a connection began on an earlier one
 
 
 @dataclass(slots=True)
 class _Sequence:
-    """What is known of one symbol's ids."""
+    """The id sequence of one symbol."""
 
     last_id: int | None = None
     last_us: int = 0
-    since_us: int = 0
-    """Event time of the trade from which on every id came or is in a gap."""
-    known_from_before: bool = False
-    """Whether `last_id` is of an earlier process, and nothing came since."""
+    since_us: int = 0  # event time of the trade since which every id was received or is in a gap
+    known_from_before: bool = False  # whether `last_id` is from an earlier process, and no trade was received since
     doubtful_id: int | None = None
-    reach_id: int = -1
-    """No open gap goes beyond it."""
+    reach_id: int = -1  # no open gap goes beyond it
     open: list[OpenGap] = field(default_factory=list)
+    # Ids of trades that were received and rejected, the latest last.
     rejected: dict[int, Rejection] = field(default_factory=dict)
-    """Ids of trades that came and were rejected, the latest last."""
 
 
 @dataclass(frozen=True, slots=True)
 class LastTrade:
-    """The newest trade of a symbol's stream that is known."""
+    """The newest known trade of a symbol's stream."""
 
     trade_id: int
     event_time_us: int
@@ -64,7 +57,7 @@ class LastTrade:
 
 @dataclass(frozen=True, slots=True)
 class KnownTrade:
-    """A trade that an earlier process put on the topic; `is_fetched`: from the exchange's history."""
+    """A trade that an earlier process put on the topic; `is_fetched`: from the REST history."""
 
     symbol: str
     trade_id: int
@@ -74,7 +67,7 @@ class KnownTrade:
 
 @dataclass(frozen=True, slots=True)
 class MissingRange:
-    """Ids of a symbol that did not come, both ends included."""
+    """Missing ids of a symbol, both ends included."""
 
     symbol: str
     first: int
@@ -86,7 +79,7 @@ class MissingRange:
 
 
 class GapTracker:
-    """Finds the gaps of one stream. Trades that came before, or that come again, are none."""
+    """Finds the gaps of one stream. Older trades and duplicates open none."""
 
     def __init__(
         self,
@@ -95,7 +88,7 @@ class GapTracker:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         max_ids: int = MAX_ID,
     ) -> None:
-        """Of a gap of more than `max_ids` the newest so many are to be repaired; the rest is a gap of its own."""
+        """Only the newest `max_ids` ids of a gap are to be repaired; the rest becomes a gap of its own."""
         self._exchange = exchange
         self._stream = stream
         self._clock = clock
@@ -106,14 +99,14 @@ class GapTracker:
 
     @property
     def ids_missing(self) -> int:
-        """Of all open gaps."""
+        """The number of missing ids in all open gaps."""
         return sum(item.gap.ids_missing for known in self._sequences.values() for item in known.open)
 
     def resume(self, gaps: Sequence[TradeGap]) -> None:
-        """Takes over what an earlier process left open: trades that come now may still close it."""
+        """Take over the gaps that an earlier process left open: trades received from now on may still close them."""
         for gap in sorted(gaps, key=lambda gap: gap.first_missing_id):
             if (gap.exchange, gap.stream) == (self._exchange, self._stream):
-                # Which of them came meanwhile is not in the ledger.
+                # The ledger does not say which of the ids have arrived meanwhile.
                 number = gap.last_missing_id - gap.first_missing_id + 1
                 whole = replace(gap, ids_missing=number, ids_not_order_book=0)
                 if gap.open_because is OpenBecause.REJECTED and not is_final(gap):
@@ -126,16 +119,18 @@ class GapTracker:
                 known.reach_id = max(known.reach_id, gap.last_missing_id)
 
     def last(self, symbol: str) -> LastTrade | None:
-        """The newest trade of the symbol's sequence."""
+        """Return the newest trade of the symbol's sequence; None if there is none."""
         known = self._sequences.get(symbol)
         return None if known is None or known.last_id is None else LastTrade(known.last_id, known.last_us)
 
     def resume_from(self, trades: Iterable[KnownTrade], last: Mapping[str, LastTrade]) -> None:
-        """Goes on from what an earlier process left: the end of the topic, in its order, and the newest trades of
-        elsewhere. Holes in the former are gaps that it may not have told of. Before the first trade comes."""
+        """Resume after an earlier process: from the end of the topic, in its order, and `last`, found elsewhere.
+
+        Ids missing on the topic become gaps: that process may not have recorded them. Call this before the first trade.
+        """
         for trade in trades:
             last_id = self._sequences.setdefault(trade.symbol, _Sequence()).last_id
-            # Fetched because nothing came by the stream: the sequence goes on with it.
+            # Fetched because the stream sent nothing: the sequence continues with it.
             is_newest = last_id is not None and trade.trade_id > last_id
             take = self.fill if trade.is_fetched and not is_newest else self.see
             take(trade.symbol, trade.trade_id, trade.event_time_us)
@@ -147,18 +142,18 @@ class GapTracker:
             known.known_from_before = known.last_id is not None
 
     def see(self, symbol: str, trade_id: int, event_time_us: int) -> bool:
-        """Take note of the next trade; return whether it was missing until now."""
+        """Record the next trade; return whether it was missing until now."""
         known = self._sequences.get(symbol)
         if known is None:
             known = self._sequences[symbol] = _Sequence()
         last = known.last_id
         if last is not None and trade_id == last + 1 and trade_id > known.reach_id and event_time_us >= known.last_us:
-            # As nearly all do: `_advance`, without the cost of calling it.
+            # The common case: `_advance` inlined, to save the call.
             known.last_id, known.last_us = trade_id, event_time_us
             known.doubtful_id, known.known_from_before = None, False
             return False
         was_missing = trade_id <= known.reach_id and self._came_late(known, (trade_id, trade_id), ClosedBy.STREAM)
-        # Neither ids nor times of the exchange go back: a stream that begins before what is known is a replay.
+        # The exchange's ids and times never decrease: a stream that begins before the last known trade is a replay.
         is_replay = known.known_from_before and (trade_id <= (last or 0) or event_time_us < known.last_us)
         if last is None or is_replay:
             self._begin(known, trade_id, event_time_us)
@@ -179,7 +174,7 @@ class GapTracker:
         return was_missing
 
     def reach(self, symbol: str, newest: LastTrade) -> None:
-        """Takes note that the exchange has trades up to this one, which the stream did not bring."""
+        """Record that the exchange has trades up to this one, which the stream did not deliver."""
         known = self._sequences.get(symbol)
         if known is not None and known.last_id is not None and newest.trade_id > known.last_id:
             times_us = known.last_us, newest.event_time_us
@@ -187,20 +182,20 @@ class GapTracker:
             self._advance(known, newest.trade_id, newest.event_time_us)
 
     def fill(self, symbol: str, trade_id: int, event_time_us: int) -> None:
-        """Takes note of a trade that was fetched."""
+        """Record a fetched trade."""
         if known := self._sequences.get(symbol):
             self._came_late(known, (trade_id, trade_id), ClosedBy.REST)
             for item in known.open:
                 gap = item.gap
                 if gap.last_missing_id == trade_id - 1 and gap.after_us <= event_time_us < gap.before_us:
-                    # It is the trade behind a part that is not repaired.
+                    # It is the first trade after a part that is not repaired.
                     item.gap = replace(gap, before_us=event_time_us)
                     self._changed[gap.key] = item.gap
 
     def reject(self, symbol: str, trade_id: int, reason: str, *, was_fetched: bool) -> bool:
-        """Take note of a trade that came and was rejected; return whether it was not known to be.
+        """Record a received and rejected trade; return whether its rejection is new.
 
-        One that the exchange's history sends too is not asked for again.
+        A rejected trade that the REST history sends, too, is not requested again.
         """
         known = self._sequences.setdefault(symbol, _Sequence())
         before = known.rejected.get(trade_id)
@@ -212,7 +207,7 @@ class GapTracker:
         if len(known.rejected) > MAX_REJECTED:
             del known.rejected[next(iter(known.rejected))]
         if not was_fetched and known.last_id is not None and 0 < trade_id - known.last_id <= MAX_STEP_IDS:
-            # A gap from now on: the next trade may be long in coming, and moves the end of its time.
+            # Open a gap now: the next trade may be long in coming, and will move the gap's end time.
             self._miss(known, symbol, (trade_id, trade_id), (known.last_us, known.last_us))
         for item in known.open if was_fetched else ():
             if item.spans(trade_id) and item.misses_only(known.rejected):
@@ -220,12 +215,12 @@ class GapTracker:
         return is_new
 
     def is_near(self, symbol: str, trade_id: int) -> bool:
-        """Return whether an id may be the next of the symbol, so that a gap tells of it if its trade is missing."""
+        """Return whether an id may be the symbol's next, so that a gap records it if its trade is missing."""
         last = self.last(symbol)
         return last is None or trade_id - last.trade_id <= MAX_STEP_IDS
 
     def bound_rejected(self, symbol: str, before_us: int) -> None:
-        """Take note that the symbol's rejected trades, behind which no other came, happened before this time."""
+        """Record that the symbol's rejected trades, if no other trade has followed yet, happened before this time."""
         known = self._sequences[symbol]
         for item in known.open:
             gap = item.gap
@@ -234,7 +229,7 @@ class GapTracker:
                 self._changed[gap.key] = item.gap
 
     def dead_letter_at(self, symbol: str, trade_id: int, partition: int, offset: int) -> None:
-        """Take note of where the dead letter of a rejected trade lies."""
+        """Record the partition and offset of a rejected trade's dead letter."""
         known = self._sequences.get(symbol)
         rejection = None if known is None else known.rejected.get(trade_id)
         if known is None or rejection is None or rejection.offset is not None:
@@ -245,12 +240,12 @@ class GapTracker:
                 self._explain(item, OpenBecause.REJECTED)
 
     def settle(self, symbol: str, first: int, last: int) -> None:
-        """Takes note that these ids are no trades of the order book."""
+        """Record that these ids are no trades of the order book."""
         if known := self._sequences.get(symbol):
             self._came_late(known, (first, last), ClosedBy.REST, exist=False)
 
     def explain(self, wanted: MissingRange, because: OpenBecause) -> None:
-        """Notes why a range is still missing."""
+        """Record why a range is still missing."""
         known = self._sequences[wanted.symbol]
         for item in known.open:
             if item.gap.first_missing_id <= wanted.first <= item.gap.last_missing_id:
@@ -275,32 +270,38 @@ class GapTracker:
         )
 
     def _rejection_of(self, item: OpenGap) -> Rejection | None:
-        """Return the first trade's; without coordinates while a dead letter of the gap is under way."""
+        """Return the rejection of the first missing trade.
+
+        It has no coordinates until all dead letters of the gap are acknowledged.
+        """
         rejected = self._sequences[item.gap.symbol].rejected
         first = rejected.get(item.ranges[0][0], item.gap.rejection)
-        # The latest is acknowledged last: seldom more than one is looked at.
+        # The latest is acknowledged last, so the first check usually decides.
         latest_first = map(rejected.get, item.missing_ids(backwards=True))
         if first is None or all(one is not None and one.offset is not None for one in latest_first):
             return first
         return replace(first, partition=None, offset=None)
 
     def proven_before(self, symbols: Iterable[str], interval: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
-        """The time [from, to) of which a symbol's ids say that every trade came, where that begins with an earlier
-        connection than this interval does: from behind the last gap that is open. All in ms since 1970, UTC."""
+        """Return, per symbol, the time [from, to) for which its ids prove that every trade was received.
+
+        It starts after the last open gap. Symbols are included only if it starts on an earlier connection than
+        `interval` does. All times in ms since 1970, UTC.
+        """
         found: dict[str, tuple[int, int]] = {}
         for symbol in symbols if interval is not None else ():
             known = self._sequences.get(symbol)
             if interval is None or known is None or known.last_id is None:
                 continue
             from_us = max([known.since_us, *(item.gap.before_us for item in known.open)])
-            # Trades of the same ms as the first one may be older.
+            # Trades in the same ms as the first one may be older.
             proven = from_us // 1000 + 1, known.last_us // 1000
             if proven[0] < min(proven[1], interval[0] - BRIDGED_MS):
                 found[symbol] = proven
         return found
 
     def missing(self) -> list[MissingRange]:
-        """What did not come and is to be repaired, oldest gap first."""
+        """Return the missing ids that are to be repaired, oldest gap first."""
         gaps = [
             item
             for known in self._sequences.values()
@@ -311,12 +312,12 @@ class GapTracker:
         return [MissingRange(item.gap.symbol, first, last) for item in gaps for first, last in item.ranges]
 
     def take_open(self) -> dict[GapKey, TradeGap]:
-        """The open gaps that are new or were filled a little since the last call, by key."""
+        """Return the open gaps that are new or changed since the last call, by key."""
         changed, self._changed = self._changed, {}
         return changed
 
     def take_closed(self) -> list[TradeGap]:
-        """Those that were closed since the last call. They may be told of once their trades are acknowledged."""
+        """Return the gaps closed since the last call. They may be written once their trades are acknowledged."""
         closed, self._closed = self._closed, []
         return closed
 
@@ -329,8 +330,8 @@ class GapTracker:
         known.doubtful_id, known.known_from_before = None, False
 
     def _miss(self, known: _Sequence, symbol: str, ids: tuple[int, int], times_us: tuple[int, int]) -> None:
-        """Opens gaps for the ids that no open gap has yet, in two parts where they are too many."""
-        # Out of order, the trade before may be younger than the one behind.
+        """Open gaps for the ids that no open gap has yet, in two parts if they exceed the repair limit."""
+        # Out of order, the trade before the gap may be younger than the one after it.
         after_us, before_us = sorted(times_us)
         for first, last in ids_outside(ids, known.open):
             beyond = last - self._max_ids
@@ -363,7 +364,7 @@ class GapTracker:
             ids=number,
             because=because,
         )
-        # Repaired and unrepaired gaps are never joined: the ids of one would be treated as those of the other.
+        # Gaps to be repaired and gaps beyond the limit are never merged: their ids are treated differently.
         is_beyond = because is OpenBecause.BEYOND_LIMIT
         alike = (
             item for item in reversed(known.open) if (item.gap.open_because is OpenBecause.BEYOND_LIMIT) is is_beyond
@@ -384,9 +385,9 @@ class GapTracker:
         self._changed[newest.gap.key] = newest.gap
 
     def _came_late(self, known: _Sequence, ids: tuple[int, int], by: ClosedBy, *, exist: bool = True) -> bool:
-        """Take ids out of the open gaps; return whether any of them was missing.
+        """Remove ids from the open gaps; return whether any of them was missing.
 
-        `exist`: their trades came, else there are none to come.
+        `exist`: their trades were received; otherwise the ids have no trades.
         """
         found = False
         for item in list(known.open):

@@ -1,6 +1,6 @@
-"""Writes the gaps that a tracker has found to the ledger, before the coverage of their time is written.
+"""Writes a tracker's gaps to the gap ledger, before the coverage of their time is written.
 
-So no minute is called complete whose gap the ledger does not have.
+No minute can thus be complete while the ledger lacks one of its gaps.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ log = structlog.get_logger(__name__)
 
 
 class GapSink(Protocol):
-    """Where gaps go."""
+    """Storage of the gap ledger."""
 
     def write(self, gaps: Sequence[TradeGap]) -> None:
-        """Stores the gaps; a later one of the same key replaces the earlier one. Blocks; raises when it fails."""
+        """Store the gaps; a later one of the same key replaces an earlier one. Blocks; raises if it fails."""
 
     def open_gaps(self) -> list[TradeGap]:
-        """Those that an earlier process left open. Blocks; raises when they cannot be read."""
+        """Return the gaps that an earlier process left open. Blocks; raises if they cannot be read."""
 
 
 class GapWriter:
-    """Writes what a tracker has found; what could not be written stays due."""
+    """Writes a tracker's gaps; those that could not be written stay due."""
 
     def __init__(self, sink: GapSink, tracker: GapTracker) -> None:
         self._sink = sink
@@ -41,14 +41,19 @@ class GapWriter:
     def close(
         self, gaps: Sequence[TradeGap], partition_for: Callable[[bytes], int], next_offsets: dict[int, int]
     ) -> None:
-        """Takes gaps whose late trades Kafka has acknowledged, below `next_offsets` (per partition of the topic)."""
+        """Accept closed gaps whose late trades Kafka has acknowledged.
+
+        Their offsets are below `next_offsets` (per partition of the topic).
+        """
         for gap in gaps:
             partition = partition_for(gap.symbol.encode())
             self._due[gap.key] = replace(gap, kafka_partition=partition, kafka_offset=next_offsets.get(partition, 0))
 
     async def resume(self) -> None:
-        """Takes over what an earlier process left open, before the first trade; what cannot be read now is read with
-        the first writing."""
+        """Take over the gaps that an earlier process left open, before the first trade.
+
+        If they cannot be read now, the first write reads them.
+        """
         async with self._writing:
             try:
                 await self._take_over()
@@ -61,7 +66,7 @@ class GapWriter:
             self._resumed = True
 
     async def write(self) -> bool:
-        """Writes what is due, in a thread. Returns whether nothing is left that was found before the call."""
+        """Write due gaps in a thread. Return whether all gaps found before the call are written."""
         async with self._writing:
             due: dict[GapKey, TradeGap] = {}
             try:

@@ -1,4 +1,4 @@
-"""A gap that is open, and which of its ids are still missing. Pure."""
+"""An open gap and its missing ids. Pure."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from cryptolake_assets.model.events import CONTRACT_VERSION
 
 @dataclass
 class OpenGap:
-    """An open gap, and its ids that are still missing, as ranges with both ends included, in order."""
+    """An open gap and its missing ids, as ordered ranges with both ends included."""
 
     gap: TradeGap
     ranges: list[tuple[int, int]]
-    has_trades: bool = False
-    """Whether any of its trades came."""
+    has_trades: bool = False  # whether any of its trades was received
 
     @property
     def is_pending(self) -> bool:
-        """Whether its time has no end yet: a rejected trade opened it, and the trade after it has not come."""
+        """Whether its end time is unknown: a rejected trade opened it, and no trade has followed yet."""
         return self.gap.after_us == self.gap.before_us
 
     def drop(self, first: int, last: int) -> int:
-        """Takes ids out of what is missing; returns how many of them were."""
+        """Remove ids from the missing ones; return how many of them were missing."""
         left: list[tuple[int, int]] = []
         for span in self.ranges:
             if span[1] < first or span[0] > last:
@@ -40,13 +39,13 @@ class OpenGap:
         return dropped
 
     def missing_ids(self, *, backwards: bool = False) -> Iterator[int]:
-        """Return the ids that are missing, in order or from the last one to the first."""
+        """Return the missing ids, in ascending or descending order."""
         if backwards:
             return chain.from_iterable(range(last, first - 1, -1) for first, last in reversed(self.ranges))
         return chain.from_iterable(range(first, last + 1) for first, last in self.ranges)
 
     def misses_only(self, ids: Collection[int]) -> bool:
-        """Return whether every id that is missing is one of these."""
+        """Return whether all missing ids are among these."""
         return _number(self.ranges) <= len(ids) and all(number in ids for number in self.missing_ids())
 
     def spans(self, trade_id: int) -> bool:
@@ -54,9 +53,9 @@ class OpenGap:
 
 
 def is_final(gap: TradeGap) -> bool:
-    """Return whether asking again for a gap of rejected trades would bring nothing.
+    """Return whether fetching a gap of rejected trades again would bring nothing.
 
-    Where some of its trades came, which of them is not in the ledger, and they may have been lost on their way.
+    If some of its trades were received, the ledger does not say which, and they may have been lost on their way.
     """
     is_whole = gap.ids_missing == gap.last_missing_id - gap.first_missing_id + 1
     rejection = gap.rejection
@@ -69,7 +68,7 @@ def is_final(gap: TradeGap) -> bool:
 
 
 def ids_outside(ids: tuple[int, int], gaps: Sequence[OpenGap]) -> list[tuple[int, int]]:
-    """What of the ids no gap spans."""
+    """Return the ranges of the ids that no gap spans."""
     left = [ids]
     for item in gaps:
         taken = item.gap.first_missing_id, item.gap.last_missing_id

@@ -1,11 +1,11 @@
-"""The producer: trades from the exchange's sockets into Kafka, without losing one that was received.
+"""The producer: reads trades from the exchange's sockets into Kafka, and loses none that it received.
 
     connections (one reader each) ─► one bounded queue ─► one publisher task: parse, send ─► delivery ─► Kafka
                                                                  └ marks: "all before this is acknowledged" ─► coverage
 
-Run as `python -m cryptolake_assets.producer.process`. SIGTERM and SIGINT end it in order: it stops reading, sends what
-it has, writes its coverage and exits 0. It exits 1, with a message on stderr, when settings or rights are wrong, and
-when the rest could not be delivered in time.
+Run as `python -m cryptolake_assets.producer.process`. On SIGTERM or SIGINT it stops reading, sends the rest, writes its
+coverage and exits 0. It exits 1 if settings or permissions are wrong (with a message on stderr), or if the rest could
+not be delivered in time.
 """
 
 from __future__ import annotations
@@ -67,19 +67,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProducerOptions:
-    """How the producer behaves beside what the settings say."""
+    """Options in addition to the settings."""
 
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
-    pool: ConnectionPoolOptions | None = None
-    """None: what the settings say."""
+    pool: ConnectionPoolOptions | None = None  # None: from the settings
     catch_up: CatchUpOptions = field(default_factory=CatchUpOptions)
-    drain_timeout_s: float = 20.0
-    """How long a stop waits for the brokers to acknowledge the rest."""
-    claim_wait_s: float = 2.0
-    """How long a round of coverage waits for its barriers; late ones are written in the next round."""
+    drain_timeout_s: float = 20.0  # how long a stop waits for the brokers to acknowledge the rest
+    claim_wait_s: float = 2.0  # how long a coverage round waits for its barriers; the next round writes late ones
     status_interval_s: float = 1.0
-    stall_alarm_s: float = 5.0
-    """Messages under way for so long without an acknowledgement are worth an alarm."""
+    stall_alarm_s: float = 5.0  # warn after this long without an acknowledgement while messages are in flight
     final_write_attempts: int = 3
 
 
@@ -99,7 +95,7 @@ class Producer:
         resume_points: ResumePoints | None = None,
         options: ProducerOptions | None = None,
     ) -> None:
-        """Without `resume_points` nothing is known of what an earlier process received."""
+        """Without `resume_points`, the producer does not resume from an earlier process."""
         self._settings = settings
         self._options = options or ProducerOptions()
         self._publisher = publisher
@@ -143,12 +139,12 @@ class Producer:
         )
         self._clock = clock
         self._connections_made = count()
+        # Public: callers change the tracked symbols with `pool.track`.
         self.pool = ConnectionPool(
             subscriptions.symbols,
             self._connection,
             self._options.pool or ConnectionPoolOptions(settings.connection_life_s),
         )
-        """The connections; tell it when other symbols are to be followed."""
         self._coverage_loop = CoverageLoop(
             self.pool,
             self._coverage,
@@ -174,9 +170,9 @@ class Producer:
         )
 
     async def run(self, stop: asyncio.Event) -> bool:
-        """Works until `stop` is set, then drains. Returns whether everything received was acknowledged.
+        """Work until `stop` is set, then drain. Return whether every received frame was acknowledged.
 
-        Raises `BrokerAccessError` when Kafka refuses for good and `ExchangeError` for an unusable address.
+        Raises `BrokerAccessError` if Kafka rejects the client permanently, and `ExchangeError` for an unusable address.
         """
         status = asyncio.create_task(self._keep_status())
         try:
@@ -210,7 +206,7 @@ class Producer:
             waits: list[asyncio.Future[Any]] = [stopped, self._delivery.fatal, *parts]
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for part in done:
-                part.result()  # raises what ended a part that should not have ended
+                part.result()  # raises the error of a part that should not have ended
             return await self._finish(connections, publish, coverage)
         finally:
             await cancelled([stopped, *parts])
@@ -221,7 +217,7 @@ class Producer:
         publish: asyncio.Task[None],
         coverage: asyncio.Task[None],
     ) -> bool:
-        """Stops reading, sends the rest, writes the last coverage."""
+        """Stop reading, send the rest, write the last coverage."""
         self._state, self._working = "draining", False
         log.info("producer_stops", queued_frames=len(self._queue), in_flight=self._delivery.in_flight)
         await cancelled(connections)
@@ -260,7 +256,7 @@ class Producer:
     # Frames and marks.
 
     async def _publish(self) -> None:
-        """From the queue through the contract into the delivery; goes on from the trades that Kafka and Bronze hold."""
+        """Resume from the trades that Kafka and Bronze hold, then dispatch queued frames."""
         if self._resume_points is not None:
             start_offsets = self._publisher.start_offsets
             known = await self._resume_points.find(self.pool.symbols, self._stream, start_offsets)
@@ -272,7 +268,7 @@ class Producer:
         self._queue.put(ReceivedFrames(self._fetched, time.time_ns() // 1000, [raw]))
 
     def _mark(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:
-        """Claims the connection's interval so far once everything before this point is acknowledged."""
+        """Claim the connection's interval so far, once everything before this point is acknowledged."""
         interval = span.claim_to(asked_ms)
         claims = span.claims_of(interval) if interval is not None else {}
         by_ids = self._gaps.proven_before(span.symbols, interval)
@@ -305,7 +301,7 @@ class Producer:
             await asyncio.sleep(self._options.status_interval_s)
 
     def _note_stall(self) -> None:
-        """Tells when the brokers stop acknowledging, and when they go on: Kafka's client waits for them silently."""
+        """Log when the brokers stop acknowledging, and when they resume: Kafka's client waits for them silently."""
         stalled_s = self._delivery.stalled_s
         if self._state == "streaming" and stalled_s > self._options.stall_alarm_s:
             self._state = "waiting_for_broker"
@@ -326,7 +322,7 @@ class Producer:
             log.error("status_not_written", error=str(error))
 
     def status(self) -> ProducerStatus:
-        """The present state and counts."""
+        """Return the current state and counts."""
         clocks = [c.exchange_time_ms for c in self.pool.connections if c.exchange_time_ms is not None]
         covered, last_event_us = self._coverage.covered_to_ms, self._dispatcher.last_event_time_us
         return ProducerStatus(
@@ -363,13 +359,15 @@ class Producer:
 
 
 def raise_gc_thresholds() -> None:
-    """Has Python look for cycles once for many thousand frames instead of for every few hundred: frames and messages
-    wait some milliseconds for Kafka and are in no cycle, and to look through them costs a tenth of all that is done."""
+    """Raise the GC thresholds: in-flight frames are short-lived and acyclic.
+
+    Default passes would cost about 10 % CPU for nothing.
+    """
     gc.set_threshold(50_000, 20, 100)
 
 
 async def serve(settings: Settings) -> int:
-    """Runs the producer of these settings until SIGTERM or SIGINT; returns the exit code."""
+    """Run the producer of these settings until SIGTERM or SIGINT; return the exit code."""
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
     from cryptolake_assets.lake.gap_ledger import IcebergGapSink
 
@@ -380,9 +378,9 @@ async def serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # Few attempts: a clock that answers late is of no use, and the next round asks again.
+    # Few attempts: a late clock answer is useless, and the next round asks again.
     policy = RetryPolicy(attempts=2, max_backoff_s=0.5, max_retry_after_s=1.0)
-    # The history waits for as long as the exchange asks, and holds its budget for all symbols.
+    # The history client waits as long as the exchange asks, and its weight budget covers all symbols.
     patient = RetryPolicy(max_retry_after_s=math.inf)
     venue, key = settings.venue, settings.binance_api_key.get_secret_value()
     budget = WeightBudget(settings.rest_weight_share, venue.weights.per_minute)
@@ -419,7 +417,7 @@ async def serve(settings: Settings) -> int:
 
 
 def main() -> int:
-    """The process's entry."""
+    """Entry point of the producer process."""
     try:
         settings = get_settings()
         configure_logging(settings.log_level)

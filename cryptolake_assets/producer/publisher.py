@@ -1,8 +1,7 @@
-"""How messages get into Kafka: the `Publisher` interface and what its implementations have in common.
+"""The `Publisher` interface to Kafka, and what its implementations share.
 
-A publisher takes messages and later reports on each one exactly once, as acknowledged or as failed. It decides nothing
-about what is sent again; that is the delivery's business. Messages are taken and reported many at a time: per message
-there is a microsecond or two.
+A publisher takes messages and later reports each exactly once, as acknowledged or as failed. The delivery decides what
+is sent again. Messages are taken and reported in batches: the budget per message is a microsecond or two.
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.settings import Settings
 
 BATCH_BYTES: Final = 256 * 1024
-COMPRESSION: Final = "zstd"
-"""Half the bytes of lz4 for these events, and an eighth of its CPU time as aiokafka calls it."""
-LINGER_MS: Final = 10
-"""How long a batch waits for more: of a message's way into Kafka the larger part while there is little to send."""
+COMPRESSION: Final = "zstd"  # half the bytes of lz4 for these events, at an eighth of its CPU time as aiokafka calls it
+LINGER_MS: Final = 10  # how long a batch waits for more: at low rates, most of a message's latency into Kafka
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 5.0
 
@@ -33,32 +30,29 @@ class Message(Struct, eq=False, gc=False):
     topic: str
     value: bytes
     key: bytes | None = None
-    partition: int | None = None
-    """None lets the client choose."""
+    partition: int | None = None  # None: the client chooses
     headers: list[tuple[str, bytes]] | None = None
-    tag: Any = None
-    """The sender's own."""
+    tag: Any = None  # for the sender's own use
+    # Called with partition and offset; only for topics whose offsets the delivery does not report.
     when_acknowledged: Callable[[int, int], None] | None = None
-    """Called with partition and offset; of a message on a topic whose offsets the delivery does not report."""
 
 
 class FailureVerdict(Enum):
-    """What to do after a failure."""
+    """How the delivery reacts to a failure."""
 
-    RETRY = "retry"
-    """Send again after a pause; the broker is away or busy."""
-    RESTART = "restart"
-    """Restart the publisher, then send again: its session with the broker is broken."""
-    FATAL = "fatal"
-    """No repetition can help: a right is missing or a setting of the cluster does not fit."""
+    RETRY = "retry"  # send again after a pause: the broker is away or busy
+    RESTART = "restart"  # restart the publisher, then send again: its session with the broker is broken
+    FATAL = "fatal"  # retries cannot help: a permission is missing or a cluster setting does not fit
 
 
 class DeliveryListener(Protocol):
-    """Who is told what became of the messages."""
+    """Receives the outcome of messages."""
 
     def acknowledged(self, messages: Sequence[Message], partition: int, first_offset: int) -> None:
-        """Every replica that must have these messages of one topic has them, one behind the other from this offset on
-        (-1 when the broker did not say)."""
+        """All required replicas have these messages of one topic, at consecutive offsets from `first_offset`.
+
+        `first_offset` is -1 if the broker did not report it.
+        """
 
     def failed(self, messages: Sequence[Message], error: BaseException) -> None:
         """The messages may or may not be in Kafka."""
@@ -68,41 +62,43 @@ class Publisher(Protocol):
     """Takes messages; reports each exactly once to its listener."""
 
     async def start(self, listener: DeliveryListener) -> None:
-        """Connects. Raises `BrokerError` when no broker can be reached; may be called again then."""
+        """Connect. Raises `BrokerError` if no broker can be reached; may be called again then."""
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Takes messages over, in order for each partition. Never waits: how many are under way is for the caller to
-        bound. What cannot be taken is reported as failed."""
+        """Take over messages, in order for each partition. Never waits: the caller bounds the messages in flight.
+
+        Messages that cannot be taken are reported as failed.
+        """
 
     def judge(self, error: BaseException) -> FailureVerdict:
-        """What to do after `failed` was told this error."""
+        """Return how to react to an error that was reported to `failed`."""
 
     async def restart(self) -> None:
-        """Begins a new session; messages of the old one that have no verdict yet are reported as failed."""
+        """Begin a new session; report the unanswered messages of the old one as failed."""
 
     async def stop(self) -> None:
-        """Disconnects, after a short wait for what is still under way."""
+        """Disconnect after a short wait for messages in flight."""
 
     def partition_for(self, key: bytes) -> int:
-        """The partition of the trade topic that this key goes to; known after `start`, stable until the end."""
+        """Return the trade topic's partition for this key; known after `start`, stable until the end."""
 
     @property
     def start_offsets(self) -> dict[int, int]:
-        """Per partition of the trade topic its end offset before anything was sent."""
+        """End offset of each partition of the trade topic before anything was sent."""
 
 
 class Session(Protocol):
-    """A connection to the brokers and the messages that it has not answered for yet."""
+    """A connection to the brokers and its unanswered messages."""
 
     def send(self, messages: Sequence[Message]) -> None:
         """As `Publisher.send`."""
 
     async def close(self) -> None:
-        """Ends, without waiting for ever, and reports what is left as failed."""
+        """End the session in bounded time; report the remaining messages as failed."""
 
 
 class SessionPublisher(ABC):
-    """A `Publisher` that speaks to the brokers through one session at a time."""
+    """A `Publisher` that uses one session with the brokers at a time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -122,7 +118,10 @@ class SessionPublisher(ABC):
 
     @abstractmethod
     async def _open(self, listener: DeliveryListener) -> Session:
-        """A new session. Raises `BrokerError` when no broker can be reached, `BrokerAccessError` when they refuse."""
+        """Return a new session.
+
+        Raises `BrokerError` if no broker can be reached, `BrokerAccessError` if they reject the client permanently.
+        """
 
     @abstractmethod
     def judge(self, error: BaseException) -> FailureVerdict:
@@ -132,7 +131,7 @@ class SessionPublisher(ABC):
         from aiokafka.partitioner import DefaultPartitioner
 
         numbers = sorted(self._start_offsets)
-        # Kafka's own hash of the key, so that every other producer would choose the same.
+        # Kafka's own key hash, so that any other producer would choose the same partition.
         return int(DefaultPartitioner()(key, numbers, numbers))
 
     def send(self, messages: Sequence[Message]) -> None:
@@ -146,7 +145,7 @@ class SessionPublisher(ABC):
     async def restart(self) -> None:
         if self._listener is None:
             raise BrokerError("kafka: the producer was never started. Start it first.")
-        # The new session first: while no broker answers, the old one may yet deliver.
+        # Open the new session first: while no broker answers, the old one may still deliver.
         new = await self._open(self._listener)
         old, self._session = self._session, new
         if old is not None:

@@ -1,8 +1,8 @@
 """The default publisher: aiokafka's idempotent producer, fed with whole batches.
 
-`send()` of that library makes a future and walks through the client for every message, which costs more than all the
-rest of the producer. Here every partition has a lane: messages wait in a list for a few milliseconds, then become one
-batch with one future. A lane hands over one batch after the other, so the order of a key is kept.
+aiokafka's `send()` creates a future and passes through the client for every message, which costs more than the rest of
+the producer. Here each partition has a lane: messages wait in a list for a few milliseconds, then become one batch with
+one future. A lane hands over one batch at a time, so the order per key is kept.
 """
 
 from __future__ import annotations
@@ -36,14 +36,13 @@ if TYPE_CHECKING:
 
 REQUEST_TIMEOUT_MS: Final = 30_000
 RETRY_BACKOFF_MS: Final = 250
-FULL_LANE: Final = 1_000
-"""Messages that are worth a batch at once: about what fits into one."""
+FULL_LANE: Final = 1_000  # messages that are worth a batch at once: about what fits into one
 
 _Lane = tuple[str, int | None]
 
 
 class _Batches:
-    """The messages of one partition on their way into batches."""
+    """The lane of one partition: its messages on their way into batches."""
 
     __slots__ = ("_full", "_news", "_session", "_topic", "number", "task", "waiting")
 
@@ -57,7 +56,7 @@ class _Batches:
         self.task = asyncio.create_task(self._run())
 
     def wake(self) -> None:
-        """To be called when messages were added to `waiting`."""
+        """Wake the lane after messages were added to `waiting`."""
         if not self._news.is_set():
             self._news.set()
         if len(self.waiting) >= FULL_LANE and not self._full.is_set():
@@ -78,7 +77,7 @@ class _Batches:
             self._full.clear()
 
     async def _send_one(self) -> None:
-        """One batch of the oldest messages. What it takes leaves `waiting` once the client has it, and not before."""
+        """Send a batch of the oldest messages; they leave `waiting` only when the client has taken or rejected them."""
         builder = self._session.producer.create_batch()
         append, taken = builder.append, 0
         for message in self.waiting:
@@ -102,8 +101,8 @@ class _Batches:
         from aiokafka.errors import KafkaTimeoutError
 
         while True:
-            # The client did not take it in time, as its brokers do not answer: nothing of it was sent, and the order
-            # is best kept by offering it again.
+            # After a timeout (its brokers do not answer) the client has sent nothing of the batch; offering it again
+            # keeps the order.
             with contextlib.suppress(KafkaTimeoutError):
                 future: asyncio.Future[Any] = await self._session.producer.send_batch(
                     builder, self._topic, partition=number
@@ -112,7 +111,7 @@ class _Batches:
 
 
 class _AiokafkaSession:
-    """One producer, its lanes, and the batches it has not answered for yet."""
+    """One producer, its lanes, and its unanswered batches."""
 
     def __init__(self, producer: AIOKafkaProducer, listener: DeliveryListener) -> None:
         self.producer = producer
@@ -125,7 +124,7 @@ class _AiokafkaSession:
         lane_of = self._lanes.get
         last_partition, last_topic, lane = None, None, None
         for message in messages:
-            # Neighbours often go to the same partition.
+            # Consecutive messages often go to the same partition.
             if lane is None or message.partition != last_partition or message.topic != last_topic:
                 last_partition, last_topic = message.partition, message.topic
                 lane = lane_of((last_topic, last_partition)) or self._new_lane(last_topic, last_partition)
@@ -139,11 +138,11 @@ class _AiokafkaSession:
         return lane
 
     async def any_partition(self, topic: str) -> int:
-        """For messages that may go anywhere."""
+        """Return a random partition, for messages that name none."""
         return int(random.choice(sorted(await self.producer.partitions_for(topic))))  # noqa: S311
 
     def done(self, partition: int, future: asyncio.Future[Any]) -> None:
-        """What became of a batch."""
+        """Report the outcome of a batch."""
         batch = self.under_way.pop(future, None)
         if batch is None:
             return  # already reported when the session was closed
@@ -155,7 +154,7 @@ class _AiokafkaSession:
             self.listener.acknowledged(batch, partition, future.result().offset)
 
     async def close(self) -> None:
-        """Stops the producer without waiting for ever: with the broker away its own stop never returns."""
+        """Stop the producer in bounded time: without a broker its own stop never returns."""
         await cancelled([lane.task for lane in self._lanes.values()])
         with contextlib.suppress(Exception):
             async with asyncio.timeout(STOP_TIMEOUT_S):
@@ -169,7 +168,7 @@ class _AiokafkaSession:
 
 
 class AiokafkaPublisher(SessionPublisher):
-    """A `Publisher` on aiokafka's idempotent producer: acks=all, zstd, one future a batch."""
+    """A `Publisher` on aiokafka's idempotent producer: acks=all, zstd, one future per batch."""
 
     async def _open(self, listener: DeliveryListener) -> Session:
         from aiokafka import AIOKafkaProducer
@@ -196,11 +195,11 @@ class AiokafkaPublisher(SessionPublisher):
     def judge(self, error: BaseException) -> FailureVerdict:
         from aiokafka import errors
 
-        # aiokafka asserts that a partition exists: the topic has fewer of them than it had at the start.
+        # aiokafka asserts that a partition exists; the assertion fails if the topic has fewer than at the start.
         if is_access_error(error) or isinstance(error, AssertionError):
             return FailureVerdict.FATAL
-        # A batch that was given up leaves a hole in the idempotent sequence: the broker refuses what follows. A session
-        # that fails for reasons unknown is not trusted either.
+        # An abandoned batch breaks the idempotent sequence, and the broker rejects the batches after it.
+        # Sessions with unknown errors are restarted as well.
         away = (errors.KafkaTimeoutError, errors.ProducerClosed, BrokerError, OSError)
         if isinstance(error, away) or getattr(error, "retriable", False):
             return FailureVerdict.RETRY

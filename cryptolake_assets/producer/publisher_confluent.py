@@ -1,7 +1,7 @@
-"""The publisher of the optional extra `fast`: librdkafka by confluent-kafka.
+"""The publisher of the optional extra `fast`: librdkafka through confluent-kafka.
 
-The library has threads, buffers and repetition of its own, and calls back for each message while it is polled.
-Messages that were handed over together are reported together.
+librdkafka has its own threads, buffers and retries, and calls back for each message while it is polled. Messages handed
+over together are reported together.
 """
 
 from __future__ import annotations
@@ -34,12 +34,11 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Producer
 
 POLL_S: Final = 0.005
-MAX_BUFFERED: Final = 1_000_000
-"""More messages than ever are under way: the delivery bounds them, not the library."""
+MAX_BUFFERED: Final = 1_000_000  # more than are ever in flight: the delivery bounds them, not the library
 
 
 class DeliveryError(BrokerError):
-    """What librdkafka says of a message that it did not deliver."""
+    """librdkafka's error for a message that it did not deliver."""
 
     def __init__(self, error: KafkaError) -> None:
         super().__init__(f"kafka: {error.name()}: {error.str()}")
@@ -47,27 +46,27 @@ class DeliveryError(BrokerError):
 
 
 def client_configuration(settings: Settings) -> dict[str, Any]:
-    """How librdkafka is made to do what aiokafka's producer does: acks=all, idempotent, in order, zstd."""
+    """Return librdkafka options that match aiokafka's producer: acks=all, idempotent, in order, zstd."""
     return {
         **librdkafka_options(settings),
         "enable.idempotence": True,
         "compression.type": COMPRESSION,
         "batch.size": BATCH_BYTES,
         "linger.ms": LINGER_MS,
-        # Given up by nobody: the delivery would only send it again, and out of order.
+        # No timeout: the delivery would only send the message again, and out of order.
         "message.timeout.ms": 0,
         "queue.buffering.max.messages": MAX_BUFFERED,
         "reconnect.backoff.max.ms": 1_000,
-        # The client's own log repeats itself at every attempt while a broker is away.
+        # The client logs every attempt while a broker is away.
         "log_level": 2,
     }
 
 
 class _InFlight:
-    """Messages of one partition that were handed over together: acknowledged together, or failed together.
+    """Messages of one partition that were handed over together, and are acknowledged or fail together.
 
-    The library calls back for each. Which message that was is not asked, and its record is not kept: to keep them until
-    the last one has come costs more than all the rest of the delivery.
+    The library calls back for each message. The callback only counts: to identify messages and keep their records until
+    the last one would cost more than the rest of the delivery.
     """
 
     __slots__ = ("_error", "_left", "_listener", "messages")
@@ -79,12 +78,12 @@ class _InFlight:
         self._error: KafkaError | None = None
 
     def cut(self, number: int) -> Sequence[Message]:
-        """Leaves the first so many; returns the others, which the library did not take."""
+        """Keep the first `number` messages; return the others, which the library did not take."""
         rest, self.messages, self._left = self.messages[number:], self.messages[:number], number
         return rest
 
     def told(self, error: KafkaError | None, record: Any) -> None:
-        """Called by the library, in the partition's order."""
+        """Handle the library's callback for one message; called in the partition's order."""
         self._left -= 1
         if error is not None:
             self._error = error
@@ -93,16 +92,16 @@ class _InFlight:
 
     def _report(self, last: Any) -> None:
         if self._error is not None:
-            # Sent again as a whole: a repeat is allowed, and the order is kept.
+            # Report all as failed: duplicates are allowed, and the order is kept.
             self._listener.failed(self.messages, DeliveryError(self._error))
             return
-        # Counted from the last one: what comes behind it is what its acknowledgement is about.
+        # Counted back from the last record: the next offset is the one after it.
         first_offset = last.offset() - len(self.messages) + 1
         self._listener.acknowledged(self.messages, last.partition(), first_offset)
 
 
 class _ConfluentSession:
-    """One librdkafka producer, polled for as long as messages are under way."""
+    """One librdkafka producer, polled while messages are in flight."""
 
     def __init__(self, configuration: dict[str, Any], listener: DeliveryListener) -> None:
         from confluent_kafka import Producer
@@ -132,11 +131,11 @@ class _ConfluentSession:
                 produce(topic, message.value, message.key, partition, told)
                 number += 1
         except Exception as error:
-            # Those behind it as well: they would only overtake it.
+            # Later messages fail as well: they would overtake it.
             self._listener.failed(under_way.cut(number), error)
 
     def _produce_alone(self, message: Message) -> None:
-        """For messages that may go anywhere, or that have headers."""
+        """Produce a message that names no partition or has headers."""
         place: dict[str, Any] = {} if message.partition is None else {"partition": message.partition}
         try:
             self.producer.produce(
@@ -154,7 +153,7 @@ class _ConfluentSession:
         try:
             self.producer.poll(0)
         except Exception as error:
-            # Raised by whoever is told; the other messages are to be told of all the same.
+            # A listener raised this; the other messages must still be reported.
             context = {"message": "a listener of the Kafka publisher failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
@@ -173,7 +172,7 @@ class _ConfluentSession:
                 while len(self.producer):
                     self._serve()
                     await asyncio.sleep(POLL_S)
-        # Each message that is left is called back for, as purged.
+        # The library calls back for each remaining message, as purged.
         self.producer.purge()
         while len(self.producer):
             self._serve()
@@ -189,7 +188,7 @@ class ConfluentPublisher(SessionPublisher):
         topic = self._settings.kafka_topic_futures
         session = _ConfluentSession(client_configuration(self._settings), listener)
         try:
-            # The producer itself connects when it likes; whether it can is asked here, in a thread, as it blocks.
+            # librdkafka connects lazily. This call checks that it can; it blocks, hence the thread.
             await asyncio.to_thread(session.producer.list_topics, topic, START_TIMEOUT_S)
         except KafkaException as error:
             await session.close()
@@ -206,21 +205,21 @@ class ConfluentPublisher(SessionPublisher):
         if isinstance(error, DeliveryError):
             if error.error.code() in _refusals():
                 return FailureVerdict.FATAL
-            # What a closed session left behind, and a librdkafka that is in no state to go on.
+            # Retry messages that a closed session purged, and retriable errors; after others librdkafka must restart.
             purged = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
             if error.error.code() in purged or (error.error.retriable() and not error.error.fatal()):
                 return FailureVerdict.RETRY
             return FailureVerdict.RESTART
         if is_access_error(error):
             return FailureVerdict.FATAL
-        # A full buffer, or a session that is not there.
+        # A full buffer or a missing session.
         return (
             FailureVerdict.RETRY if isinstance(error, (BufferError, BrokerError, OSError)) else FailureVerdict.RESTART
         )
 
 
 def _refusals() -> frozenset[int]:
-    """Errors that come again however often one tries: rights, settings, versions. As `is_access_error`."""
+    """Return the codes of errors that retries cannot fix: permissions, settings, versions. See `is_access_error`."""
     from confluent_kafka import KafkaError
 
     return frozenset(
@@ -237,7 +236,7 @@ def _refusals() -> frozenset[int]:
             KafkaError.UNSUPPORTED_VERSION,
             KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
             KafkaError.POLICY_VIOLATION,
-            # The topic has fewer partitions than it had at the start.
+            # The topic has fewer partitions than at the start.
             KafkaError._UNKNOWN_PARTITION,
         )
     )

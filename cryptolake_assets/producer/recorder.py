@@ -1,5 +1,7 @@
-"""Records the exchange's frames as they come into a directory that the replay exchange can serve: capture files, and
-beside them the exchange's own klines of the recorded minutes."""
+"""The recorder: writes the exchange's frames, as received, to capture files that the replay exchange can serve.
+
+It also stores the exchange's own klines of the recorded minutes next to them.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,15 @@ _FRAMES_AT_ONCE: Final = 500
 
 
 class Recorder:
-    """One recording: the connections of the settings' subscriptions, and the files that they are written to.
+    """One recording: the connections of the settings' subscriptions, and their capture files.
 
-    A connection is relieved before the exchange ends it; the frames of the overlap are recorded twice, none is missed.
+    A connection is replaced before the exchange ends it; frames of the overlap are recorded twice, none is missed.
     """
 
     def __init__(
         self, settings: Settings, directory: Path, rotate_s: float, options: ConnectionPoolOptions | None = None
     ) -> None:
-        """Raises `CaptureError` for a directory that cannot be written to."""
+        """Write to `directory`; begin a new file every `rotate_s` seconds."""
         self._settings, self._directory = settings, directory
         self._queue = FrameQueue()
         self._rotate_s = rotate_s
@@ -57,12 +59,15 @@ class Recorder:
 
     @property
     def connections(self) -> list[ExchangeConnection]:
-        """All that are there."""
+        """All connections, including retiring ones."""
         return [connection for pool in self.pools for connection in pool.connections]
 
     async def run(self, stop: asyncio.Event, tell: Callable[[], None] = lambda: None) -> None:
-        """Records until `stop`; `tell` is called after every batch of frames. Raises `CaptureError`, `ExchangeError`
-        and what is wrong with the settings."""
+        """Record until `stop`; call `tell` after every batch of frames.
+
+        Raises `CaptureError`, for example for a directory that cannot be written to, `ExchangeError`, and errors of the
+        settings.
+        """
         async with AsyncExchangeRest(self._settings.rest_url, venue=self._settings.venue) as rest:
             found = await find_subscriptions(self._settings, rest)
             self.writer = await asyncio.to_thread(CaptureWriter, self._directory, found.stream, self._rotate_s)
@@ -74,7 +79,7 @@ class Recorder:
             try:
                 done, _ = await asyncio.wait([stopped, writing, *reading], return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    task.result()  # raises what ended a part that should not have ended
+                    task.result()  # raises the error of a part that should not have ended
                 await cancelled(reading)
                 self._queue.put_mark(EndOfFrames())
                 await writing
@@ -83,7 +88,7 @@ class Recorder:
                 self.writer.close()
 
     def _pools_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[ConnectionPool]:
-        """Of the trades, and of the other streams in use."""
+        """Return a connection pool for the trades, and one for each other stream in use."""
         return [
             ConnectionPool(
                 found.symbols,
@@ -131,7 +136,7 @@ class _Answer(Struct):
 
 
 def _note_answers(frames: ReceivedFrames) -> None:
-    """A connection that is relieved waits until its last answer was read."""
+    """Remove answered requests: a retiring connection waits until its last answer was read."""
     for raw in frames.raws:
         try:
             answer = json.decode(raw, type=_Answer)
@@ -142,8 +147,10 @@ def _note_answers(frames: ReceivedFrames) -> None:
 
 
 def add_klines(settings: Settings, directory: Path) -> int:
-    """Puts the exchange's klines of the directory's minutes, as far as they have closed, beside the captures; returns
-    how many are new. Raises `ExchangeError`, and `CaptureError` for a directory without captures."""
+    """Store the exchange's closed klines of the captured minutes next to the captures; return how many are new.
+
+    Raises `ExchangeError`, and `CaptureError` for a directory without captures.
+    """
     summary = summarise(directory)
     first_ms = summary.first_event_time_ms // MINUTE_MS * MINUTE_MS
     with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
@@ -154,7 +161,10 @@ def add_klines(settings: Settings, directory: Path) -> int:
 
 
 def _add(directory: Path, symbol: str, klines: list[Kline]) -> int:
-    """Into `<SYMBOL>-1m-recorded.csv`, in the public archive's layout, beside those of earlier recordings."""
+    """Append new klines to `<SYMBOL>-1m-recorded.csv`, in the public archive's layout; return how many.
+
+    Klines of earlier recordings are not new.
+    """
     known = {kline.open_time_ms for kline in read_klines(directory, symbol, INTERVAL)}
     new = [kline for kline in klines if kline.open_time_ms not in known]
     if not new:

@@ -1,7 +1,6 @@
-"""The exchange's history of a trade stream, by id: its rows as the frames that the stream would have sent.
+"""The exchange's REST history of a trade stream, by id: its rows as the frames that the stream would have sent.
 
-Aggregates (`aggTrades`) are told to everybody. Single trades (`historicalTrades`) are told to holders of a key, and
-those of the order book only.
+Aggregates (`aggTrades`) are public. Single trades (`historicalTrades`) need an API key, and cover the order book only.
 """
 
 from __future__ import annotations
@@ -18,24 +17,25 @@ from cryptolake_assets.settings import TradeStream
 
 
 class TradeHistory(Protocol):
-    """The exchange's REST history of both streams."""
+    """The exchange's REST history of both trade streams."""
 
     @property
     def has_key(self) -> bool:
-        """Whether single trades can be asked for."""
+        """Whether single trades can be requested."""
 
     async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
-        """A page of aggregates from `first_id` on, ascending, odd rows in their places. Raises `ExchangeError`."""
+        """Return a page of aggregates from `first_id` on, ascending, odd rows in place. Raises `ExchangeError`."""
 
     async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | OddRow]:
-        """The same of single trades of the order book."""
+        """Return the same for single trades of the order book."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedTrade:
-    """A row of the history: its id, when it happened (ms since 1970, UTC), and its frame.
+    """A row of the history: its id, its time (ms since 1970, UTC) and its frame.
 
-    An odd row has no time, and perhaps no id; the contract rejects its frame."""
+    An odd row has no time, and perhaps no id; the contract rejects its frame.
+    """
 
     trade_id: int | None
     time_ms: int | None
@@ -43,7 +43,7 @@ class FetchedTrade:
 
 
 class StreamHistory:
-    """The history of one stream."""
+    """The REST history of one stream."""
 
     def __init__(self, history: TradeHistory, stream: str) -> None:
         self._history = history
@@ -55,16 +55,16 @@ class StreamHistory:
 
     @property
     def is_gapless(self) -> bool:
-        """Whether the exchange has every id: of single trades it does not tell those outside of the order book."""
+        """Whether the history has every id: that of single trades lacks those outside of the order book."""
         return self._of_aggregates
 
     @property
     def page_size(self) -> int:
-        """Rows of a page behind which there may be more."""
+        """Rows of a full page; after it there may be more."""
         return AGG_TRADES_PAGE if self._of_aggregates else HISTORICAL_TRADES_PAGE
 
     async def page(self, symbol: str, first_id: int) -> list[FetchedTrade]:
-        """Rows from `first_id` on, ascending; empty when there are none (yet). Raises `ExchangeError`."""
+        """Return rows from `first_id` on, ascending; empty if there are none (yet). Raises `ExchangeError`."""
         if self._of_aggregates:
             return [
                 _odd(symbol, row, "aggTrade", _AGGREGATE_NAMES)
@@ -80,13 +80,13 @@ class StreamHistory:
         ]
 
 
+# Field names of the stream to those of REST.
 _AGGREGATE_NAMES: Final = {"E": "T", "a": "a", "p": "p", "q": "q", "f": "f", "l": "l", "T": "T", "m": "m"}
 _TRADE_NAMES: Final = {"E": "time", "T": "time", "t": "id", "p": "price", "q": "qty", "m": "isBuyerMaker"}
-"""The stream's names of a row's values, and REST's."""
 
 
 def _odd(symbol: str, row: OddRow, kind: str, names: Mapping[str, str]) -> FetchedTrade:
-    """An odd row under the stream's names; its values stay as they were written."""
+    """Return an odd row with the stream's field names; its values stay unchanged."""
     data: dict[str, Any] = {"e": kind, "s": symbol}
     if row.row_id is not None:
         values = msgspec.json.decode(row.raw, type=dict[str, msgspec.Raw])
@@ -95,13 +95,13 @@ def _odd(symbol: str, row: OddRow, kind: str, names: Mapping[str, str]) -> Fetch
 
 
 def agg_trade_frame(symbol: str, row: AggTrade) -> bytes:
-    """An aggregate of REST as the stream sends it; its trade time stands for when it was sent."""
+    """Return a REST aggregate as the stream sends it; its trade time also stands for its send time."""
     data: dict[str, Any] = {"e": "aggTrade", "E": row.transact_time_ms, "s": symbol, "a": row.agg_trade_id}
     data |= {"p": row.price, "q": row.qty, "f": row.first_trade_id, "l": row.last_trade_id}
     return msgspec.json.encode(data | {"T": row.transact_time_ms, "m": row.is_buyer_maker})
 
 
 def trade_frame(symbol: str, row: HistoricalTrade) -> bytes:
-    """The same of a single trade: the history holds trades of the order book only, so its type is `MARKET`."""
+    """Return the same for a single trade; the history covers the order book only, so its type is `MARKET`."""
     data: dict[str, Any] = {"e": "trade", "E": row.time_ms, "T": row.time_ms, "s": symbol, "t": row.trade_id}
     return msgspec.json.encode(data | {"p": row.price, "q": row.qty, "X": "MARKET", "m": row.is_buyer_maker})

@@ -1,4 +1,4 @@
-"""What an earlier producer received last, by the end of the topic and by Bronze: where one that starts goes on."""
+"""The resume point: the newest trades of an earlier producer, from the end of the topic and from Bronze."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from cryptolake_assets.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+# Records read per partition before the offset up to which everything is covered, gaps included.
 OVERLAP: Final = 2_000
-"""Records of a partition that are read before the offset to which everything, gaps too, is known to be covered."""
-MAX_RECORDS_BACK: Final = 25_000
-"""Most records of a partition that are read."""
-PATIENCE_S: Final = 30.0
-"""For each of the places: frames wait meanwhile."""
+MAX_RECORDS_BACK: Final = 25_000  # maximum records read per partition
+PATIENCE_S: Final = 30.0  # per place (Bronze, topic): frames wait meanwhile
+# Of records on the trade topic that come from the REST history, not from the stream.
 FETCHED_HEADERS: Final = [("source", b"rest")]
-"""Of a record on the trade topic that came from the exchange's history, not from its stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +35,10 @@ class ResumePoint:
 
 
 class ResumePoints(Protocol):
-    """Where the newest known trades are looked up."""
+    """Finds the resume point."""
 
     async def find(self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int]) -> ResumePoint:
-        """Those of the symbols; the topic is read below these offsets. What cannot be read is left out."""
+        """Return the symbols' newest known trades; the topic is read below these offsets. Skip what cannot be read."""
 
 
 class _Event(msgspec.Struct):
@@ -54,7 +52,7 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 class StoredResumePoints:
-    """`ResumePoints` of these settings' topic and lake."""
+    """`ResumePoints` from the topic and the lake of these settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -83,7 +81,7 @@ class StoredResumePoints:
     async def _on_topic(
         self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int], known: Collection[str]
     ) -> list[KnownTrade]:
-        """From where coverage ends, which is written after the gaps; farther back for symbols that nobody knows."""
+        """Read from where coverage ends, which is written after the gaps; farther back for symbols found nowhere."""
         covered = await asyncio.to_thread(self._covered_offsets, symbols, stream)
         farthest = {partition: max(0, end - MAX_RECORDS_BACK) for partition, end in end_offsets.items()}
         start = {
@@ -96,7 +94,7 @@ class StoredResumePoints:
         return found
 
     def _covered_offsets(self, symbols: Collection[str], stream: str) -> dict[int, int]:
-        """Per partition the offset below which everything of its symbols is covered or known to be missing."""
+        """Return, per partition, the offset below which its symbols are covered or their gaps recorded."""
         by_symbol: dict[tuple[int, str], int] = {}
         exchange = self._settings.venue.exchange
         for row in read_coverage(self._settings, symbols=symbols):
@@ -119,7 +117,7 @@ class StoredResumePoints:
 
 
 def trades_of(records: Collection[PeekedRecord], stream: str) -> list[KnownTrade]:
-    """The records that are trades of the stream; what is no event of the contract is passed over."""
+    """Return the records that are trades of the stream; skip records that are no event of the contract."""
     found: list[KnownTrade] = []
     for record in records:
         try:

@@ -1,7 +1,7 @@
-"""Which symbols are silent: subscribed, and yet nothing comes for far longer than their own rate explains. Pure.
+"""Detects stale symbols: subscribed, but without trades for far longer than their own rate explains. Pure.
 
-Judged on the exchange's clock, up to an instant until which everything is known to have arrived: neither a slow broker
-nor a replay that has ended looks like silence.
+Judged by the exchange's clock, up to an instant up to which all trades have arrived: neither a slow broker nor a
+finished replay makes a symbol stale.
 """
 
 from __future__ import annotations
@@ -9,14 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-GAPS_ALLOWED: Final = 50
-"""A pause is silence from so many mean gaps between two trades on."""
-MIN_LIMIT_MS: Final = 60_000
-"""No pause below a minute is silence, however busy the symbol."""
-UNKNOWN_RATE_MS: Final = 900_000
-"""The same for a symbol that has not shown its rate."""
-_MEMORY_MS: Final = 600_000
-"""Rates are means of about the last ten minutes."""
+GAPS_ALLOWED: Final = 50  # a symbol is stale after this many mean intervals between two trades
+MIN_LIMIT_MS: Final = 60_000  # no symbol is stale after less than a minute, however busy it is
+UNKNOWN_RATE_MS: Final = 900_000  # the limit for a symbol of unknown rate
+_MEMORY_MS: Final = 600_000  # rates are means over about the last ten minutes
 
 
 @dataclass
@@ -24,15 +20,13 @@ class _Symbol:
     since_ms: int
     last_id: int | None = None
     last_ms: int = 0
-    gap_ms: float | None = None
-    """Mean time between two trades; None until it is known."""
-    alarm_at_ms: float | None = None
-    """While silent: the length of the pause at which the alarm is given again."""
+    gap_ms: float | None = None  # mean time between two trades; None until it is known
+    alarm_at_ms: float | None = None  # while stale: the pause at which to report it again
 
 
 @dataclass(frozen=True, slots=True)
 class StaleSymbol:
-    """A symbol that has been quiet for `idle_ms`, more than the `limit_ms` of its own rate."""
+    """A symbol without trades for `idle_ms`, more than the `limit_ms` of its own rate."""
 
     symbol: str
     idle_ms: int
@@ -40,25 +34,26 @@ class StaleSymbol:
 
 
 class StaleSymbolWatch:
-    """Remembers each symbol's rate from what a look at it shows; costs nothing a trade."""
+    """Learns each symbol's rate from periodic samples; costs nothing per trade."""
 
     def __init__(self) -> None:
         self._symbols: dict[str, _Symbol] = {}
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """The symbols that are silent now."""
+        """The symbols that are stale now."""
         return tuple(sorted(name for name, known in self._symbols.items() if known.alarm_at_ms is not None))
 
     def forget_all_but(self, symbols: frozenset[str]) -> None:
-        """Drops those that are no longer followed."""
+        """Forget symbols that are no longer tracked."""
         for symbol in self._symbols.keys() - symbols:
             del self._symbols[symbol]
 
     def look(self, symbol: str, latest: tuple[int, int] | None, arrived_to_ms: int) -> StaleSymbol | None:
-        """Takes in a symbol's latest trade, (id, event time in ms), and the exchange time until which all has arrived.
+        """Return the symbol when it becomes stale, and again each time its pause has doubled; None otherwise.
 
-        Returns its silence when it begins, and again each time that it has doubled; None otherwise.
+        `latest` is its latest trade (id, event time in ms); all trades up to `arrived_to_ms` (exchange time) have
+        arrived.
         """
         known = self._symbols.setdefault(symbol, _Symbol(since_ms=arrived_to_ms))
         if latest is not None and (known.last_id is None or latest[0] > known.last_id):

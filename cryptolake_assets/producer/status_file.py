@@ -1,4 +1,4 @@
-"""The producer's progress file, `<run_dir>/producer.json`: written by the producer every second, read by `status`."""
+"""The producer's status file, `<run_dir>/producer.json`: the producer writes it every second, `status` reads it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,16 @@ class ConnectionStatus(msgspec.Struct, frozen=True):
     name: str
     state: str
     symbols: int
-    frames: int
-    """Messages received since it was opened."""
+    frames: int  # messages received since it was opened
     reconnects: int
 
 
 class StreamCounts(msgspec.Struct, frozen=True):
-    """Frames of one stream by what became of them."""
+    """Frames of one stream by outcome."""
 
-    accepted: int
-    """Became events; Kafka has acknowledged all of them but those in flight."""
-    rejected: int
-    """Went to the dead-letter topic."""
-    control: int
-    """Control messages of the exchange; answers to the producer's own requests are not counted."""
+    accepted: int  # became events; Kafka has acknowledged all but those in flight
+    rejected: int  # sent to the dead-letter topic
+    control: int  # control messages of the exchange, without answers to the producer's own requests
 
     @property
     def settled(self) -> int:
@@ -43,55 +39,41 @@ class StreamCounts(msgspec.Struct, frozen=True):
 
 
 class RejectedSymbol(msgspec.Struct, frozen=True):
-    """A symbol of which frames were rejected and none accepted since."""
+    """A symbol with rejected frames and none accepted since."""
 
     frames: int
-    reason: str
-    """Of the latest one."""
+    reason: str  # of the latest one
 
 
 class ProducerStatus(msgspec.Struct, frozen=True):
-    """What the producer says of itself. Times are ms since 1970, UTC; counts are since the process started."""
+    """The producer's status. Times are ms since 1970, UTC; counts are since the process started."""
 
-    state: str
-    """`starting`, `waiting_for_broker`, `streaming`, `draining`, `stopped` or `failed`."""
+    state: str  # `starting`, `waiting_for_broker`, `streaming`, `draining`, `stopped` or `failed`
     pid: int
     stream: str
     symbols: int
     connections: tuple[ConnectionStatus, ...]
-    frames: int
-    """Messages taken from the connections, of any kind."""
-    streams: dict[str, StreamCounts]
-    """By stream, such as `aggTrade` and `markPrice`."""
-    events_acked: int
-    """Trades that Kafka has acknowledged."""
-    rejected: int
-    """Refused frames that Kafka has acknowledged on the dead-letter topic."""
-    repeats_sent: int
-    """Messages sent again after a failure; what of them Kafka holds twice, Silver counts once."""
+    frames: int  # messages taken from the connections, of any kind
+    streams: dict[str, StreamCounts]  # by stream, such as `aggTrade` and `markPrice`
+    events_acked: int  # trades that Kafka has acknowledged
+    rejected: int  # rejected frames that Kafka has acknowledged on the dead-letter topic
+    repeats_sent: int  # messages sent again after a failure; Silver removes the duplicates
     in_flight: int
     queued_frames: int
-    last_event_time_ms: int | None
-    """Trade time of the newest event."""
-    exchange_time_ms: int | None
-    """The exchange's clock when it was last asked."""
-    coverage_to_ms: dict[str, int]
-    """Per symbol (of the first `MAX_SYMBOLS_SHOWN`) how far the coverage reaches that was written."""
-    coverage_failures: int
-    """Failed writes of coverage since the last good one."""
-    ids_missing: int
-    """Trades that did not come, of all open gaps."""
+    last_event_time_ms: int | None  # trade time of the newest event
+    exchange_time_ms: int | None  # exchange clock at the last request
+    coverage_to_ms: dict[str, int]  # end of the written coverage per symbol (of the first `MAX_SYMBOLS_SHOWN`)
+    coverage_failures: int  # failed coverage writes since the last success
+    ids_missing: int  # missing trades of all open gaps
+    # Symbols (at most `MAX_SYMBOLS_SHOWN` per stream) whose frames are being rejected.
     rejecting: dict[str, RejectedSymbol]
-    """Symbols (at most `MAX_SYMBOLS_SHOWN` of a stream) of which nothing is accepted at the moment."""
-    silent_symbols: tuple[str, ...]
-    """Symbols (at most `MAX_SYMBOLS_SHOWN`) that are quiet for longer than their own rate explains."""
-    renewals: int
-    """Connections that were relieved by a new one beside them."""
+    silent_symbols: tuple[str, ...]  # stale symbols (at most `MAX_SYMBOLS_SHOWN`)
+    renewals: int  # connections replaced by a successor
     updated_at_ms: int
 
 
 def rejecting_problem(settings: Settings) -> str | None:
-    """Return which symbols the producer accepts nothing of at the moment, with counts and reasons; None without any."""
+    """Return the symbols whose frames are being rejected, with counts and reasons; None if there are none."""
     status = read_status(settings)
     if status is None or not status.rejecting:
         return None
@@ -104,12 +86,12 @@ def rejecting_problem(settings: Settings) -> str | None:
 
 
 def status_path(settings: Settings) -> Path:
-    """Where the producer writes its progress."""
+    """Return the path of the producer's status file."""
     return settings.run_dir / "producer.json"
 
 
 def write_status(path: Path, status: ProducerStatus) -> None:
-    """Replaces the file at once, so that a reader never sees half of it."""
+    """Replace the file atomically, so that no reader sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     draft.write_bytes(msgspec.json.format(msgspec.json.encode(status)))
@@ -117,7 +99,7 @@ def write_status(path: Path, status: ProducerStatus) -> None:
 
 
 def read_status(settings: Settings) -> ProducerStatus | None:
-    """The progress as last written; None when there is none (or of another version)."""
+    """Return the status as last written; None if there is none (or it is of another version)."""
     try:
         return msgspec.json.decode(status_path(settings).read_bytes(), type=ProducerStatus)
     except (OSError, msgspec.MsgspecError):

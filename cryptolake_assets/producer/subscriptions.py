@@ -1,4 +1,4 @@
-"""What to subscribe to, held against what the exchange lists: at the start, and again while the producer runs."""
+"""Resolves subscriptions against the exchange's listing, at the start and again while the producer runs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ _POLL_S: Final = 1.0
 async def find_subscriptions(
     settings: Settings, rest: AsyncExchangeRest, tracked: Collection[str] = ()
 ) -> Subscriptions:
-    """The subscriptions that the settings ask for; waits for an exchange that does not answer yet. Raises what
-    `resolve_subscriptions` does."""
+    """Return the subscriptions of the settings; wait for an exchange that does not answer yet.
+
+    Raises what `resolve_subscriptions` raises.
+    """
     while True:
         try:
             listing = await _listing(settings, parse_selection(settings.symbol_items), rest)
@@ -46,10 +48,9 @@ async def _listing(settings: Settings, selection: SymbolSelection, rest: AsyncEx
 async def refresh_symbols(
     settings: Settings, items: tuple[str, ...], rest: AsyncExchangeRest, pool: ConnectionPool
 ) -> None:
-    """Tells the pool what to follow whenever the symbols' file changes, and now and then where the selection depends on
-    what the exchange lists. A selection that cannot be read or resolved leaves everything as it is.
+    """Update the pool's tracked symbols when the symbols file changes, and periodically if they depend on the listing.
 
-    `items` is the selection that the pool began with.
+    A selection that cannot be read or resolved changes nothing. `items` is the selection that the pool began with.
     """
     looked_at, complaint = time.monotonic(), ""
     while True:

@@ -1,7 +1,7 @@
-"""The WebSocket client libraries that a connection can be read with, behind one interface.
+"""The WebSocket client libraries for connections, behind one interface.
 
-The default is websockets. picows, of the optional extra `fast`, offers the same calls with a reader in C; its
-exceptions are its own, so whoever uses a socket catches the groups that are named here.
+The default is websockets. picows, of the optional extra `fast`, offers the same calls with a reader in C, but its own
+exceptions, so users of a socket catch the exception groups of this module.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ except ImportError:
 
 
 def _both(name: str) -> Any:
-    """The exception of that name of each library that is there."""
+    """Return the exception of that name of each installed library."""
     found = (getattr(exceptions, name),)
     return found if _picows is None else (*found, getattr(_picows.websockets, name))
 
 
+# Has `rcvd`: the exchange's close frame or None.
 CONNECTION_CLOSED: Final[tuple[type[exceptions.ConnectionClosed], ...]] = _both("ConnectionClosed")
-"""With `rcvd`, the exchange's close frame or None."""
+# Has `response`, with `status_code` and `headers`.
 INVALID_STATUS: Final[tuple[type[exceptions.InvalidStatus], ...]] = _both("InvalidStatus")
-"""With `response`: its `status_code` and `headers`."""
 INVALID_HANDSHAKE: Final[tuple[type[exceptions.InvalidHandshake], ...]] = _both("InvalidHandshake")
 INVALID_URI: Final[tuple[type[exceptions.InvalidURI], ...]] = (
     _both("InvalidURI") if _picows is None else (*_both("InvalidURI"), _picows.WSInvalidURL)
@@ -42,23 +42,23 @@ INVALID_URI: Final[tuple[type[exceptions.InvalidURI], ...]] = (
 
 
 class ExchangeSocket(Protocol):
-    """An open connection."""
+    """An open WebSocket connection."""
 
     async def recv(self, decode: bool | None = None) -> Any:
-        """The next message; undecoded bytes when `decode` is False. Raises one of `CONNECTION_CLOSED`."""
+        """Return the next message; undecoded bytes if `decode` is False. Raises one of `CONNECTION_CLOSED`."""
 
     async def send(self, message: str) -> None:
-        """Sends a text message."""
+        """Send a text message."""
 
     async def ping(self) -> Awaitable[float]:
-        """Sends a ping; the returned awaitable ends with its pong."""
+        """Send a ping; the returned awaitable completes with its pong."""
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Says goodbye and closes."""
+        """Send a close frame and close."""
 
 
 def open_socket(io: ProducerIo, url: str, **options: Any) -> AbstractAsyncContextManager[ExchangeSocket]:
-    """Connects by the library that `io` stands for; options are those of `websockets.connect`."""
+    """Connect with the library of `io`; options are those of `websockets.connect`."""
     connect: Any = _picows.websockets.connect if io is ProducerIo.FAST else _connect_websockets
     socket: AbstractAsyncContextManager[ExchangeSocket] = connect(url, **options)
     return socket
