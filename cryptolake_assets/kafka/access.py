@@ -1,7 +1,7 @@
-"""How Kafka is connected to: the options of each client library, from one set of settings.
+"""Kafka client options: one set of settings, translated for each client library.
 
-Three clients speak to the brokers: aiokafka (topics, offsets, the default producer), librdkafka (the producer of the
-extra `fast`) and Java's (Spark's source). Every one of them gets its options here and nowhere else.
+Three clients connect to the brokers: aiokafka (topics, offsets, the default producer), librdkafka (the producer of the
+extra `fast`) and Java's (Spark's source). All of them get their options here and nowhere else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _JAVA_TOKENS: Final = "org.apache.kafka.common.security.oauthbearer.OAuthBearerL
 
 
 def aiokafka_options(settings: Settings) -> dict[str, Any]:
-    """Options of aiokafka's producer, consumer and admin client. Raises `SettingsError` for files that do not fit."""
+    """Return options of aiokafka's producer, consumer and admin client. Raises `SettingsError` for unusable files."""
     protocol = settings.kafka_security_protocol
     options: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers,
@@ -55,7 +55,7 @@ def _aiokafka_user(settings: Settings) -> dict[str, Any]:
 
 
 def librdkafka_options(settings: Settings) -> dict[str, Any]:
-    """The same for librdkafka. Raises `SettingsError` for files that do not fit."""
+    """Return the same for librdkafka. Raises `SettingsError` for unusable files."""
     protocol = settings.kafka_security_protocol
     options: dict[str, Any] = {
         "bootstrap.servers": settings.bootstrap_servers,
@@ -93,9 +93,10 @@ def _librdkafka_user(settings: Settings) -> dict[str, str]:
 
 
 def spark_options(settings: Settings) -> dict[str, str]:
-    """The same for Spark's source `kafka`. Certificates and key go along as text: no file need lie where Spark runs.
+    """Return the same for Spark's source `kafka`.
 
-    Raises `SettingsError` for files that do not fit.
+    Certificates and key are passed as text, so that Spark needs no local files. Raises `SettingsError` for unusable
+    files.
     """
     protocol = settings.kafka_security_protocol
     options = {"bootstrap.servers": settings.bootstrap_servers, "security.protocol": protocol.value}
@@ -120,20 +121,20 @@ def spark_options(settings: Settings) -> dict[str, str]:
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext:
-    """Trust in the CA's certificates, or the system's, and the client's own certificate where there is one.
+    """Return a TLS context with the trusted CAs (configured, or the system's) and any client certificate.
 
-    Raises `SettingsError`, naming the variable, for a file that cannot be read or does not hold what it should.
+    Raises `SettingsError`, naming the variable, for a file that cannot be read or has the wrong content.
     """
     try:
         context = ssl.create_default_context(cafile=settings.kafka_ssl_ca_file)
     except (OSError, ssl.SSLError) as error:
         raise _unusable("kafka_ssl_ca_file", settings.kafka_ssl_ca_file, "CA certificates", error) from error
-    # Some builds of Python leave the lower bound to the machine.
+    # Some Python builds leave the minimum version to the system.
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.kafka_ssl_cert_file is not None:
         password = settings.kafka_ssl_key_password.get_secret_value()
         try:
-            # Without a password OpenSSL would ask for one at the terminal.
+            # Without a callback OpenSSL would ask for a password at the terminal.
             context.load_cert_chain(settings.kafka_ssl_cert_file, settings.kafka_ssl_key_file, lambda: password)
         except (OSError, ssl.SSLError, ValueError) as error:
             what = f"a certificate whose key is in {env_name('kafka_ssl_key_file')} ({settings.kafka_ssl_key_file})"
@@ -151,7 +152,7 @@ def _text(path: Path) -> str:
 
 
 def _certificates(pem: str) -> str:
-    """The certificates of a PEM file, without a key that may stand beside them."""
+    """Return the certificates of a PEM file, without any private key in it."""
     from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.x509 import load_pem_x509_certificates
 
@@ -160,10 +161,10 @@ def _certificates(pem: str) -> str:
 
 
 def _java_key(settings: Settings) -> str:
-    """The client's key in the one form that Java reads, PKCS #8; the password stays here."""
+    """Return the client's key, decrypted, in the only form that Java reads: PKCS #8. The password is not passed on."""
     from cryptography.hazmat.primitives import serialization
 
-    assert settings.kafka_ssl_key_file is not None  # noqa: S101  the caller has looked
+    assert settings.kafka_ssl_key_file is not None  # noqa: S101  the caller has checked
     password = settings.kafka_ssl_key_password.get_secret_value()
     try:
         key: PrivateKeyTypes = serialization.load_pem_private_key(
@@ -188,6 +189,6 @@ def _jaas(settings: Settings) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string of a JAAS configuration: Java reads it with the escapes of C."""
+    """Quote a string for a JAAS configuration, which Java reads with C escapes."""
     text = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
     return f'"{text}"'

@@ -1,6 +1,7 @@
-"""Why Kafka does not let one in: what is a refusal and what only an outage, and what to do about either.
+"""Tells access errors from outages of Kafka, and says what to do about either.
 
-The clients' own errors mostly say that they could not begin; a knock at the brokers finds out what was answered.
+The clients' own errors mostly say only that they could not start; a probe connection finds out what the brokers
+answered.
 """
 
 from __future__ import annotations
@@ -15,17 +16,16 @@ from cryptolake_assets.errors import BrokerAccessError, BrokerError, SettingsErr
 from cryptolake_assets.kafka.access import aiokafka_options
 from cryptolake_assets.settings import Settings, env_name
 
-PROBE_TIMEOUT_S: Final = 5.0
-"""How long one broker may take to let a client in before it counts as away."""
+PROBE_TIMEOUT_S: Final = 5.0  # how long one broker may take to accept a client before it counts as unreachable
 ALERT_WAIT_S: Final = 1.0
 
 
 def is_access_error(error: BaseException) -> bool:
-    """Whether an error of Kafka's client will come again however often one tries: rights, settings, versions."""
+    """Return whether retries cannot fix an error of Kafka's client: permissions, settings, versions."""
     from aiokafka import errors
 
     if isinstance(error, ssl.SSLError):
-        # A connection that is cut meanwhile is no answer; an alert or a certificate is.
+        # A connection cut during the handshake is no answer; a TLS alert or a bad certificate is.
         return not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError))
     return isinstance(
         error,
@@ -50,9 +50,9 @@ def is_access_error(error: BaseException) -> bool:
 
 
 async def find_problem(settings: Settings) -> Exception | None:
-    """Knocks at the brokers as a client does; None when one lets it in, else the most telling error.
+    """Connect to the brokers as a client does; return None if one accepts, else the most telling error.
 
-    The clients' own errors only say that they could not begin: what a broker answered stays in their logs.
+    The clients' own errors only say that they could not start; the brokers' answers stay in their logs.
     """
     from aiokafka.errors import KafkaError
     from aiokafka.protocol.metadata import MetadataRequest
@@ -67,7 +67,7 @@ async def find_problem(settings: Settings) -> Exception | None:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await connection.connect()
-                # A broker that wants another protocol drops the first request that it may not answer.
+                # A broker that expects another protocol disconnects at the first request that it does not allow.
                 await connection.send(MetadataRequest([]))
                 return None
         except (KafkaError, OSError) as error:
@@ -82,8 +82,10 @@ async def find_problem(settings: Settings) -> Exception | None:
 
 
 def _alert(context: ssl.SSLContext, host: str, port: int) -> ssl.SSLError | None:
-    """What a broker says behind the handshake, where TLS 1.3 tells that it wants another certificate; asyncio's streams
-    show it as an end."""
+    """Return the TLS alert that a broker sends after the handshake; None if there is none.
+
+    With TLS 1.3 a broker demands another client certificate only then; asyncio's streams report that as an end.
+    """
     with contextlib.suppress(OSError), socket.create_connection((host, port), PROBE_TIMEOUT_S) as plain:
         try:
             with context.wrap_socket(plain, server_hostname=host) as secured:
@@ -95,8 +97,10 @@ def _alert(context: ssl.SSLContext, host: str, port: int) -> ssl.SSLError | None
 
 
 async def broker_error(settings: Settings, purpose: str, error: Exception, *, refused: bool = False) -> BrokerError:
-    """What to raise when brokers cannot be used: a `BrokerAccessError` where they refuse for good, and each with what
-    to do. `purpose` follows on "could not"; `refused` where the caller knows that the error is a refusal."""
+    """Return the error to raise if brokers cannot be used, with what to do; `BrokerAccessError` if retries cannot help.
+
+    `purpose` completes "could not"; `refused`: the caller knows that this is an access error.
+    """
     from cryptolake_assets.kafka.oauth import TokenServerAwayError
 
     if not refused and not is_access_error(error):
@@ -108,7 +112,7 @@ async def broker_error(settings: Settings, purpose: str, error: Exception, *, re
 
 
 def explained(settings: Settings, purpose: str, error: Exception, *, refused: bool = False) -> BrokerError:
-    """As `broker_error`, of an error that says enough itself."""
+    """Return the same as `broker_error`, for an error that needs no probe."""
     from cryptolake_assets.kafka.oauth import TokenServerAwayError
 
     if refused or is_access_error(error):
@@ -128,14 +132,14 @@ def explained(settings: Settings, purpose: str, error: Exception, *, refused: bo
 
 
 def cause_of(error: BaseException) -> str:
-    """An error's kind and words; some errors name their kind themselves."""
+    """Return an error's type and message; some messages already begin with the type."""
     kind = type(error).__name__
     words = str(error).removeprefix(f"{kind}: ")
     return f"{kind}: {words}" if words else kind
 
 
 def java_access_error(settings: Settings, message: str) -> BrokerAccessError | None:
-    """The error for what Java's client said, by its text; None where it is no refusal."""
+    """Return the error for a message of Java's client; None if it is no access error."""
     remedy = next((remedy for name, remedy in _JAVA_REFUSALS.items() if name in message), None)
     if remedy is None:
         return None
@@ -147,7 +151,7 @@ def java_access_error(settings: Settings, message: str) -> BrokerAccessError | N
 
 
 def _named(text: str) -> str:
-    """`text` with the variables of the fields that stand in it in braces."""
+    """Return `text` with field names in braces replaced by their environment variables."""
     return text.format_map({field: env_name(field) for field in Settings.model_fields})
 
 

@@ -1,7 +1,7 @@
-"""How the events of a contract stand on a Kafka topic, and the Spark SQL that makes rows of them.
+"""The record format of events on a Kafka topic, and the Spark SQL that turns records into rows.
 
-An event is a JSON object: times as µs since 1970, decimals as the exchange's own digits. A record that is none is told
-by one predicate, so that every record ends in one table or the other.
+An event is a JSON object: times as µs since 1970, decimals as the exchange's own digits. One predicate separates events
+from other records, so that every record ends in one table or the other.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ KAFKA_COLUMNS = (
     "timestamp AS kafka_timestamp",
 )
 VALUE = "CAST(value AS STRING)"
-_TEXT_PATTERN = r'"[^"\\\x00-\x1f\x7f-\x9f\ufffd]*+"'
-"""Without U+FFFD, as which Spark reads bytes that are not UTF-8."""
+_TEXT_PATTERN = r'"[^"\\\x00-\x1f\x7f-\x9f\ufffd]*+"'  # without U+FFFD, as which Spark reads bytes that are not UTF-8
 _INTEGER_PATTERN = "(?:0|[1-9][0-9]{0,17})"
 
 
 @dataclass(frozen=True)
 class KafkaRecordFormat:
-    """The columns of a contract; those in `optional` may be null or missing.
+    """The record format of a contract; columns in `optional` may be null or missing.
 
-    The SQL is about columns of the contract's names, as `with_event` makes them.
+    The SQL refers to columns with the contract's names, as `with_event` creates them.
     """
 
     contract: Sequence[Column]
@@ -45,12 +44,12 @@ class KafkaRecordFormat:
 
     @cached_property
     def values(self) -> list[str]:
-        """SQL of each column of the lake."""
+        """SQL expressions of the lake's columns."""
         return [_value(column) for column in self.contract]
 
     @cached_property
     def is_sound(self) -> str:
-        """SQL: whether a record is an event of the contract; never NULL."""
+        """SQL predicate: a record is an event of the contract; never NULL."""
         parts = [f"{column.name} IS NOT NULL" for column in self.contract if column.name not in self.optional]
         for column in self.contract:
             if pattern := _decimal_pattern(column):
@@ -60,29 +59,30 @@ class KafkaRecordFormat:
 
     @cached_property
     def written(self) -> str:
-        """What a record looks like as the producer writes it, for contracts of texts, times, decimals and ids without
-        optional columns: a pattern. A record that matches is an event of the contract, and need not be taken apart to
-        know that; any other may still be one."""
+        """Pattern of a record as the producer writes it: each match is an event, with no need to parse it.
+
+        Other records may still be events. For contracts of texts, times, decimals and ids without optional columns.
+        """
         return r"\{" + ",".join(f'"{column.name}":{_written(column)}' for column in self.contract) + r"\}"
 
 
 def matches(text: str, pattern: str) -> str:
-    """SQL: whether the whole text matches; in a literal each backslash is doubled."""
+    """Return SQL: whether the whole text matches; in a literal each backslash is doubled."""
     literal = rf"\A{pattern}\z".replace("\\", "\\\\")
     return f"{text} RLIKE '{literal}'"
 
 
 def with_event(records: DataFrame, record_format: KafkaRecordFormat) -> DataFrame:
-    """Kafka's records with the contract's columns in the record format, all NULL where a value holds no JSON object.
+    """Return Kafka's records with the contract's columns in the record format.
 
-    By a generator: a filter on the fields of a struct is pushed below it, and the JSON is taken apart anew for each
-    field that the filter names.
+    They are all NULL if a value holds no JSON object. Uses a generator: Spark would push a filter on the fields of a
+    struct below the projection, and parse the JSON again for each field in the filter.
     """
     return records.selectExpr("*", f"inline_outer(array(from_json({VALUE}, '{record_format.schema}')))")
 
 
 def sound_rows(records: DataFrame, record_format: KafkaRecordFormat) -> DataFrame:
-    """The contract's events with their Kafka coordinates; other records are left out."""
+    """Return the contract's events with their Kafka coordinates; other records are dropped."""
     return (
         with_event(records, record_format)
         .where(record_format.is_sound)
@@ -97,7 +97,7 @@ def _json_type(column: Column) -> str:
 
 
 def _value(column: Column) -> str:
-    """SQL that turns a value of the record format into the lake's type."""
+    """Return SQL that converts a value of the record format to the lake's type."""
     if column.type.startswith("decimal"):
         return f"try_cast({column.name} AS {spark_type(column.type)}) AS {column.name}"
     if column.type == TIME:
@@ -106,7 +106,7 @@ def _value(column: Column) -> str:
 
 
 def _decimal_pattern(column: Column) -> str | None:
-    """What fits the column's decimal type without rounding; None for another type."""
+    """Return the pattern of what fits the column's decimal type without rounding; None for another type."""
     return decimal_pattern(column.type) if decimal_digits(column.type) else None
 
 

@@ -1,7 +1,7 @@
 """OAUTHBEARER for aiokafka: tokens by OAuth 2's client credentials grant (RFC 6749, section 4.4).
 
-librdkafka and Java's client fetch theirs themselves, with the same settings. What goes wrong is told as aiokafka's own
-errors, because the client then does the right thing: it gives up what is refused and tries again what is away.
+librdkafka and Java's client fetch their tokens themselves, with the same settings. Failures are raised as aiokafka's
+own errors, so that the client gives up on rejections and retries after outages.
 """
 
 from __future__ import annotations
@@ -21,47 +21,44 @@ from msgspec import Struct, json
 
 from cryptolake_assets.settings import Settings
 
-# The remarks "misc" below: aiokafka has no types.
+# The `misc` ignores below: aiokafka has no types.
 
+# For the whole answer: shorter than a broker probe, so that the probe can tell which of the two does not answer.
 TIMEOUT_S: Final = 3.0
-"""For an answer in all: less than a knock at a broker may take, so that it is known who does not answer."""
+# How long one token serves new connections: many are opened at a time, and a revoked token is soon no longer presented.
 SHOWN_FOR_S: Final = 60.0
-"""How long one token serves new connections: many are opened at a time, and one that was revoked is soon not shown any
-more."""
-RENEWED_AFTER: Final = 0.8
-"""The same as a part of its life, where that is short."""
+RENEWED_AFTER: Final = 0.8  # the same as a fraction of the token's lifetime, for short lifetimes
 _WORTH_ANOTHER_TRY: Final = frozenset((httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS))
 
 
 class TokenServerAwayError(KafkaConnectionError):  # type: ignore[misc]
-    """The OAuth 2 server does not answer, or cannot just now."""
+    """The OAuth 2 server does not answer, or is unavailable for now."""
 
 
 class _Token(Struct):
-    """A successful answer (RFC 6749, section 5.1)."""
+    """A successful response (RFC 6749, section 5.1)."""
 
     access_token: str
-    expires_in: float | None = None
-    """Seconds; without it the token serves one connection."""
+    expires_in: float | None = None  # seconds; without it the token serves one connection
 
 
 class _TokenRejection(Struct):
-    """An error's answer (RFC 6749, section 5.2)."""
+    """An error response (RFC 6749, section 5.2)."""
 
     error: str = ""
     error_description: str = ""
 
 
 _Client = tuple[str, str, str, str]
+# Tokens of this process, by client: the token, and until when it is presented.
 _given: dict[_Client, tuple[str, float]] = {}
-"""Of this process, by client: its token, and until when it is shown."""
 
 
 class ClientCredentials(AbstractTokenProvider):  # type: ignore[misc]
-    """The token of the client that the settings name."""
+    """Provides tokens for the client of the settings."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` gives seconds that only grow."""
+        """`clock` returns monotonic seconds."""
         self._clock = clock
         self._url = settings.kafka_oauth_token_url
         self._id, self._secret = settings.kafka_sasl_username, settings.kafka_sasl_password.get_secret_value()
@@ -69,9 +66,10 @@ class ClientCredentials(AbstractTokenProvider):  # type: ignore[misc]
         self._lock = asyncio.Lock()
 
     async def token(self) -> str:
-        """A token that is good for now.
+        """Return a token that is valid for now.
 
-        Raises `SaslAuthenticationFailed` when the server refuses or is none, `TokenServerAwayError` when it is away.
+        Raises `SaslAuthenticationFailed` if the server rejects the client or is no token server, `TokenServerAwayError`
+        if it is unavailable.
         """
         client = self._url, self._id, self._secret, self._scope
         async with self._lock:
@@ -112,12 +110,12 @@ class ClientCredentials(AbstractTokenProvider):  # type: ignore[misc]
 
 @lru_cache(maxsize=1)
 def _trusted() -> ssl.SSLContext:
-    """The CAs that the system trusts, as for the brokers; to load them takes longer than a request."""
+    """Return a TLS context with the system's CAs, as for the brokers; loading them takes longer than a request."""
     return ssl.create_default_context()
 
 
 def _reason(body: bytes) -> str:
-    """What the server says of a refusal; nothing where it does not speak OAuth."""
+    """Return the server's reason for a rejection; empty if it does not speak OAuth."""
     try:
         response = json.decode(body, type=_TokenRejection)
     except (ValueError, RecursionError):
@@ -126,10 +124,10 @@ def _reason(body: bytes) -> str:
 
 
 class TokenHeedingConnection(AIOKafkaConnection):  # type: ignore[misc]
-    """A connection that raises when the broker does not take the token.
+    """A connection that raises if the broker rejects the token.
 
-    The broker says so in an answer without an error's code and waits for a last word (RFC 7628, section 3.2.3).
-    aiokafka takes that for a success, and is then cut off without another word.
+    The broker sends a response without an error code and waits for a final message (RFC 7628, section 3.2.3). aiokafka
+    takes that for success, and the broker then disconnects without another word.
     """
 
     def authenticator_oauth(self) -> OAuthAuthenticator:

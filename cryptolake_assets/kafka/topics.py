@@ -1,8 +1,8 @@
-"""Kafka seen from outside the data path: topics, offsets, a look at what a topic holds, the dead-letter record.
+"""Kafka outside the data path: topics, offsets, reading records of a topic, the dead-letter record.
 
-The functions without `_async` may be called from anywhere, with an event loop running in the thread or without one.
-All raise `BrokerError`, which names the servers, when the brokers cannot be reached, and its kind `BrokerAccessError`
-when they refuse for good.
+The functions without `_async` may be called from anywhere, with or without a running event loop in the thread. All
+raise `BrokerError`, naming the servers, if the brokers cannot be reached, and its subclass `BrokerAccessError` if they
+reject the client permanently.
 """
 
 from __future__ import annotations
@@ -29,15 +29,13 @@ if TYPE_CHECKING:
     from aiokafka.admin import AIOKafkaAdminClient
 
 log = structlog.get_logger(__name__)
-# The client's own log repeats itself at every attempt while a broker is away; what matters reaches ours as errors.
+# The client logs every attempt while a broker is away; our log gets the relevant errors as exceptions.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
-REQUEST_TIMEOUT_S: Final = 15.0
-"""How long one question to the brokers may take in all before they count as unreachable."""
-PEEK_TIMEOUT_S: Final = 120.0
-"""The same for a peek, which may be asked for a whole topic."""
+REQUEST_TIMEOUT_S: Final = 15.0  # how long one request may take in all before the brokers count as unreachable
+PEEK_TIMEOUT_S: Final = 120.0  # the same for a peek, which may read a whole topic
+# Maximum raw bytes stored of a rejected frame: under the brokers' default limit of 1,048,588 bytes per record.
 MAX_REJECTED_BYTES: Final = 900_000
-"""Most raw bytes of a refused frame that are kept: under the brokers' default limit of 1,048,588 bytes a record."""
 
 _TOPIC_EXISTS: Final = 36
 _JAVA_CLIENT_NOT_MADE: Final = "Failed to create new KafkaAdminClient"
@@ -47,7 +45,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class PeekedRecord:
-    """One record as it lies on a topic; `timestamp_ms` is Kafka's, ms since 1970, UTC."""
+    """One record of a topic; `timestamp_ms` is Kafka's, ms since 1970, UTC."""
 
     partition: int
     offset: int
@@ -58,17 +56,17 @@ class PeekedRecord:
 
 
 async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
-    """Creates the trade topic, the dead-letter topic and those of the other streams in use where they are missing.
+    """Create the trade topic, the dead-letter topic and those of the other streams in use, where missing.
 
-    Returns per topic whether it was created now. An existing topic is left as it is; where it has other partitions or
-    another replication than the settings say, the log tells (as `topic_differences` does).
+    Return per topic whether it was created now. Existing topics stay unchanged; if their partitions or replication
+    differ from the settings, a warning is logged (see `topic_differences`).
     """
     from aiokafka.admin import NewTopic
     from aiokafka.errors import for_code
 
     wanted = await _wanted_topics(settings)
     async with _asking(settings, "create topics"), _admin(settings) as admin:
-        # Asked for first, so that a user who may not create topics can still use those that are there.
+        # Described first, so that a user who may not create topics can still use existing ones.
         layouts = _layouts(await admin.describe_topics(), wanted)
         missing = [topic for topic in wanted if topic not in layouts]
         created = dict.fromkeys(wanted, False)
@@ -94,8 +92,10 @@ async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
 
 
 async def topic_differences_async(settings: Settings) -> list[str]:
-    """Where topics that are there have other partitions or another replication than the settings say: a line each,
-    with what to do. A missing topic is no difference."""
+    """Return where existing topics differ from the settings in partitions or replication: a line each, with what to do.
+
+    A missing topic is no difference.
+    """
     wanted = await _wanted_topics(settings)
     async with _asking(settings, "describe topics"), _admin(settings) as admin:
         return _differences(settings, _layouts(await admin.describe_topics(), wanted))
@@ -103,7 +103,7 @@ async def topic_differences_async(settings: Settings) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class TopicLayout:
-    """How many partitions a topic has, and how many replicas the partition with the fewest."""
+    """A topic's partition count, and the minimum replica count of its partitions."""
 
     partitions: int
     replication: int
@@ -115,7 +115,7 @@ async def _wanted_topics(settings: Settings) -> tuple[str, ...]:
 
 
 def _layouts(described: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> dict[str, TopicLayout]:
-    """In the order of those wanted; the brokers' own is another every time."""
+    """Return the layouts in the order of `wanted`; the brokers' own order varies."""
     partitions = {topic["topic"]: topic["partitions"] for topic in described}
     return {
         topic: TopicLayout(
@@ -145,7 +145,7 @@ def _differences(settings: Settings, layouts: Mapping[str, TopicLayout]) -> list
 
 
 def access_problem(settings: Settings) -> str | None:
-    """What keeps a client out of Kafka, in a few words; None when a broker lets one in."""
+    """Return why Kafka rejects a client, in a few words; None if a broker accepts one."""
     try:
         problem = _run(find_problem(settings))
     except SettingsError as error:
@@ -154,9 +154,9 @@ def access_problem(settings: Settings) -> str | None:
 
 
 def error_of_spark(settings: Settings, message: str) -> BrokerError | None:
-    """The error for what Java's client said in Spark; None where it is not about the brokers.
+    """Return the error for a message of Java's client in Spark; None if it is not about the brokers.
 
-    A client that got no token only says that it could not be made: then this process knocks with the same settings.
+    A client that got no token only says that it could not be created: then this process probes with the same settings.
     """
     if (refused := java_access_error(settings, message)) is not None:
         return refused
@@ -168,16 +168,16 @@ def error_of_spark(settings: Settings, message: str) -> BrokerError | None:
 
 
 async def end_offsets_async(settings: Settings, topic: str) -> dict[int, int]:
-    """Per partition the offset that the next record will get."""
+    """Return, per partition, the offset of the next record."""
     async with _asking(settings, f"read the end offsets of {topic}"), _consumer(settings) as consumer:
         partitions = await _partitions(settings, topic)
         return {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
 
 
 async def peek_async(settings: Settings, topic: str, count: int, from_end: bool = True) -> list[PeekedRecord]:
-    """At most `count` records of a topic: the newest, or the oldest when not `from_end`; in Kafka's time order.
+    """Return at most `count` records of a topic: the newest, or the oldest if not `from_end`; in Kafka's time order.
 
-    Reads only what is there at the call; joins no consumer group and moves no one's offsets.
+    Reads only the records present at the call; joins no consumer group and commits no offsets.
     """
     async with _asking(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
         partitions = await _partitions(settings, topic)
@@ -191,7 +191,7 @@ async def peek_async(settings: Settings, topic: str, count: int, from_end: bool 
 
 
 async def read_async(settings: Settings, topic: str, spans: Mapping[int, tuple[int, int]]) -> list[PeekedRecord]:
-    """What lies in [first, end) of each named partition and is still there, by partition and offset."""
+    """Return the records still present in [first, end) of each given partition, by partition and offset."""
     async with _asking(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
         named = [tp for tp in await _partitions(settings, topic) if tp.partition in spans]
         begin = await consumer.beginning_offsets(named)
@@ -203,7 +203,7 @@ async def read_async(settings: Settings, topic: str, spans: Mapping[int, tuple[i
 async def _read(
     consumer: AIOKafkaConsumer, start: Mapping[TopicPartition, int], stop: Mapping[TopicPartition, int]
 ) -> list[PeekedRecord]:
-    """What lies in [start, stop) of each partition, in no order."""
+    """Return the records in [start, stop) of each partition, in no order."""
     consumer.assign(list(start))
     for tp, offset in start.items():
         consumer.seek(tp, offset)
@@ -216,17 +216,17 @@ async def _read(
                 for item in batch
                 if item.offset < stop[tp]
             )
-        # The position also passes records that are gone (compaction, transaction markers).
+        # The position also passes removed records (compaction, transaction markers).
         open_partitions = {tp for tp in open_partitions if await consumer.position(tp) < stop[tp]}
     return records
 
 
 def dead_letter(frame: RejectedFrame, *, stream: str, received_at_us: int) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """Value and headers of the dead-letter record of a refused frame; it has no key.
+    """Return value and headers of a rejected frame's dead-letter record; it has no key.
 
-    The value is the raw frame. Headers: `reason` (see `RejectedFrame`), `stream` (the subscribed one, `trade` or
-    `aggTrade`), `received_at_us` (ASCII digits, µs since 1970, UTC). Of a frame over `MAX_REJECTED_BYTES` the first so
-    many bytes are kept, and a header `truncated_from_bytes` holds its size.
+    The value is the raw frame. Headers: `reason` (see `RejectedFrame`), `stream` (the subscribed one, such as `trade`
+    or `aggTrade`), `received_at_us` (ASCII digits, µs since 1970, UTC). A frame over `MAX_REJECTED_BYTES` is truncated
+    to that size, and a header `truncated_from_bytes` holds its original size.
     """
     headers = [
         ("reason", frame.reason.encode()),
@@ -240,7 +240,7 @@ def dead_letter(frame: RejectedFrame, *, stream: str, received_at_us: int) -> tu
 
 @contextlib.asynccontextmanager
 async def _asking(settings: Settings, purpose: str, limit_s: float = REQUEST_TIMEOUT_S) -> AsyncIterator[None]:
-    """Gives the block a time limit and turns what Kafka's client raises into a `BrokerError`."""
+    """Limit the block's time and turn errors of Kafka's client into a `BrokerError`."""
     from aiokafka.errors import KafkaError
 
     try:
@@ -283,7 +283,7 @@ async def _partitions(settings: Settings, topic: str) -> Sequence[TopicPartition
     from aiokafka import TopicPartition
 
     async with _admin(settings) as admin:
-        # All topics: asking for one by name would create it where brokers create topics by themselves.
+        # All topics: a request by name would create the topic on brokers with automatic creation.
         found = [described for described in await admin.describe_topics() if described["topic"] == topic]
     if not found:
         raise BrokerError(
@@ -296,7 +296,7 @@ async def _partitions(settings: Settings, topic: str) -> Sequence[TopicPartition
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
     if not _loop_is_running():
         return asyncio.run(work)
-    # This thread's loop is busy with the caller: the work gets a loop in a thread of its own.
+    # The caller occupies this thread's loop: the work runs in a loop of its own thread.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka") as pool:
         return pool.submit(asyncio.run, work).result()
 
@@ -310,7 +310,7 @@ def _loop_is_running() -> bool:
 
 
 def _blocking(work: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
-    """Return the function for callers without an event loop, or in the thread of one."""
+    """Return a blocking version of `work`, for callers without an event loop or in a loop's thread."""
 
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         return _run(work(*args, **kwargs))
