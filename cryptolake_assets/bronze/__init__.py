@@ -1,1 +1,1 @@
-"""From Kafka into Iceberg, by Spark Structured Streaming: queries, offsets, health. Imports no orchestrator."""
+"""The Bronze stream: Kafka to Iceberg with Spark Structured Streaming, offsets, health. Imports no orchestrator."""

@@ -1,5 +1,7 @@
-"""The Bronze queries of the streams beside the trades, kept going apart: one that fails is started again after a pause,
-and holds neither the trades' queries nor the other ones up."""
+"""Supervises the Bronze queries of the streams in addition to the trades.
+
+A query that fails is restarted after a pause, and delays neither the trades' queries nor the others.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-RESTART_S: Final = 60.0
-"""Between two attempts to start a query."""
+RESTART_S: Final = 60.0  # between two attempts to start a query
 
 
 class ExtraQueries:
-    """By name, how each is started."""
+    """Bronze queries by name, each with the function that starts it."""
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class ExtraQueries:
         return list(self._running.values())
 
     def supervise(self) -> None:
-        """Starts what does not run. Raises what is no failure of one query: a server that does not answer."""
+        """Start the queries that are not running. Raises errors of the server, e.g. if it is unreachable."""
         for name, start in self._starters.items():
             query = self._running.get(name)
             if query is not None:

@@ -1,4 +1,4 @@
-"""How far the Bronze stream is: Kafka offsets that are in Bronze, read from the stream's checkpoint.
+"""Progress of the Bronze stream: the Kafka offsets that are in Bronze, from its checkpoint, and the lag.
 
 Spark writes `offsets/N` (the end offsets of micro-batch N) before a batch and `commits/N` after its table commit, so
 the newest batch with both is in the table. Source: Spark's Structured Streaming checkpoint layout, version 1.
@@ -23,23 +23,25 @@ if TYPE_CHECKING:
 
 
 def query_of(stream_type: StreamType) -> str:
-    """Return the query that appends a stream to Bronze."""
+    """Return the name of the query that appends a stream to Bronze."""
     return f"bronze_{stream_type.bronze.name}"
 
 
 def rejected_query_of(stream_type: StreamType) -> str:
-    """Return the query that keeps the records of that stream's topic that are no event."""
+    """Return the name of the query that stores the rejected records of that stream's topic."""
     return f"{query_of(stream_type)}_rejected"
 
 
 def checkpoint(settings: Settings, query: str) -> str:
-    """The checkpoint's location of one query of the Bronze stream."""
+    """Return the checkpoint location of one query of the Bronze stream."""
     return f"{settings.checkpoint_location}/{query}"
 
 
 def committed_offsets(settings: Settings, stream_type: StreamType = TRADES) -> dict[int, int]:
-    """Return the next offset per Kafka partition of the stream's topic: everything below it is in the table. Empty
-    before the first batch."""
+    """Return the next offset per Kafka partition of the stream's topic: all records below it are in the table.
+
+    Empty before the first batch.
+    """
     filesystem, path = open_filesystem(settings, checkpoint(settings, query_of(stream_type)))
     batch = max(_batches(filesystem, f"{path}/commits") & _batches(filesystem, f"{path}/offsets"), default=None)
     if batch is None:
@@ -51,8 +53,10 @@ def committed_offsets(settings: Settings, stream_type: StreamType = TRADES) -> d
 
 
 def query_ids(settings: Settings) -> frozenset[str]:
-    """Ids of the stream's queries, as their commits carry them (`spark.sql.streaming.queryId`); none before the first
-    start."""
+    """Return the ids of the stream's queries, as in their commits (`spark.sql.streaming.queryId`).
+
+    Empty before the first start.
+    """
     texts = (
         read_text(settings, f"{checkpoint(settings, query)}/metadata")
         for stream_type in STREAM_TYPES
@@ -69,12 +73,12 @@ def _batches(filesystem: FileSystem, directory: str) -> set[int]:
 
 
 def report_path(settings: Settings) -> Path:
-    """Where the running stream writes its report, as JSON."""
+    """Return the path of the running stream's report, a JSON file."""
     return settings.run_dir / "bronze.json"
 
 
 def read_report(settings: Settings) -> dict[str, Any] | None:
-    """The last report of the stream: state, and per query batch, rows and rate. None when there is none."""
+    """Return the last report of the stream: state, and per query batch, rows and rate. None if there is none."""
     try:
         return dict(json.loads(report_path(settings).read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -82,7 +86,7 @@ def read_report(settings: Settings) -> dict[str, Any] | None:
 
 
 def report_age_s(settings: Settings) -> float | None:
-    """Seconds since the stream's last report; None when there is none."""
+    """Return the seconds since the stream's last report; None if there is none."""
     report = read_report(settings)
     try:
         written = datetime.fromisoformat(str(report["updated_at"])) if report else None
@@ -92,13 +96,13 @@ def report_age_s(settings: Settings) -> float | None:
 
 
 def lag(end_offsets: dict[int, int], committed: dict[int, int]) -> int:
-    """Kafka records that are not in the table yet."""
+    """Return the number of Kafka records that are not in the table yet."""
     return sum(max(0, end - committed.get(number, 0)) for number, end in end_offsets.items())
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionLag:
-    """How far one partition of a topic is in Bronze; offsets are those of the next record."""
+    """The lag of Bronze in one partition of a topic; offsets are those of the next record."""
 
     topic: str
     partition: int
@@ -112,8 +116,10 @@ class PartitionLag:
 
 
 def bronze_lags(settings: Settings, stream_type: StreamType = TRADES) -> list[PartitionLag]:
-    """Return every partition of the stream's topic, in order. Raises `BrokerError` when the brokers cannot be
-    reached."""
+    """Return the lag of every partition of the stream's topic, in order.
+
+    Raises `BrokerError` if the brokers cannot be reached.
+    """
     from cryptolake_assets.kafka.topics import end_offsets
 
     topic = stream_type.topic(settings)
@@ -123,10 +129,10 @@ def bronze_lags(settings: Settings, stream_type: StreamType = TRADES) -> list[Pa
 
 
 def lags_in_use(settings: Settings) -> list[PartitionLag]:
-    """Return the same of every stream in use."""
+    """Return the same for every stream in use."""
     return [lag for stream_type in streams_in_use(settings) for lag in bronze_lags(settings, stream_type)]
 
 
 def bronze_lag(settings: Settings, stream_type: StreamType = TRADES) -> int:
-    """Return the events in Kafka that are not in Bronze yet. Raises `BrokerError` when the broker cannot be reached."""
+    """Return the number of records in Kafka that are not in Bronze yet. Raises `BrokerError` like `bronze_lags`."""
     return sum(lag.records for lag in bronze_lags(settings, stream_type))

@@ -1,8 +1,10 @@
-"""The Bronze stream: every stream's Kafka topic to its Bronze table and to `bronze.futures_trades_rejected`, by Spark
-Structured Streaming into Iceberg's native sink, which records query and batch in each commit: exactly once in effect.
+"""The Bronze stream: Spark Structured Streaming from each stream's Kafka topic to its Bronze table.
 
-Run as `python -m cryptolake_assets.bronze.stream` it keeps the queries going until SIGTERM; `run_available_now` takes
-what Kafka holds and returns. Whoever runs the queries holds the checkpoint's lock.
+Rejected records go to `bronze.futures_trades_rejected`. Iceberg's native sink records query and batch in each commit,
+which makes the writes effectively exactly-once.
+
+Run as `python -m cryptolake_assets.bronze.stream`, it keeps the queries running until SIGTERM; `run_available_now`
+takes the records that Kafka holds and returns. The process that runs the queries holds the checkpoint lock.
 """
 
 from __future__ import annotations
@@ -84,13 +86,15 @@ def _record_format(stream_type: StreamType) -> KafkaRecordFormat:
 
 
 def events(spark: SparkSession, settings: Settings, stream_type: StreamType) -> DataFrame:
-    """Return the stream's topic as rows of its Bronze table."""
+    """Return the events of the stream's topic as rows of its Bronze table."""
     return sound_rows(_kafka(spark, settings, stream_type.topic(settings)), _record_format(stream_type))
 
 
 def rejected(spark: SparkSession, settings: Settings, stream_type: StreamType) -> DataFrame:
-    """Return the records of the stream's topic that are no event of its contract, as rows of
-    `bronze.futures_trades_rejected`; with those of the trades all of the dead-letter topic."""
+    """Return the rejected records of the stream's topic as rows of `bronze.futures_trades_rejected`.
+
+    These are no events of the stream's contract. For the trades, all records of the dead-letter topic are included.
+    """
     topic, record_format = stream_type.topic(settings), _record_format(stream_type)
     if stream_type is not TRADES:
         suspects, dead_letter = _kafka(spark, settings, topic, headers=True), "false"
@@ -107,7 +111,7 @@ def rejected(spark: SparkSession, settings: Settings, stream_type: StreamType) -
 
 
 def _rejected_columns() -> list[str]:
-    """The columns of `bronze.futures_trades_rejected`, of Kafka's with their headers."""
+    """Return the columns of `bronze.futures_trades_rejected`, from Kafka's columns with headers."""
     return [
         "value AS raw",
         f"coalesce({_header('reason')}, 'not_contract: no event of the contract') AS reason",
@@ -130,7 +134,7 @@ def _writer(frame: DataFrame, settings: Settings, query: str) -> DataStreamWrite
 
 def _stop_left_over(spark: SparkSession) -> None:
     for left_over in spark.streams.active:
-        # A client that was killed leaves its queries running in the server; the checkpoint is ours now.
+        # A killed client leaves its queries running in the server, but this process holds the checkpoint lock now.
         log.info("left_over_query_stopped", query=left_over.name)
         left_over.stop()
 
@@ -138,9 +142,9 @@ def _stop_left_over(spark: SparkSession) -> None:
 def query_starters(
     spark: SparkSession, settings: Settings, stream_type: StreamType
 ) -> dict[str, Callable[..., StreamingQuery]]:
-    """Return how the stream's two queries are started, by name: its events, and what is none on its topic.
+    """Return the functions that start the stream's two queries, by name: its events and its rejected records.
 
-    Each has a checkpoint of its own; a starter takes the arguments of Spark's `trigger`.
+    Each query has its own checkpoint; a starter takes the arguments of Spark's `trigger`.
     """
 
     def starter(query: str, frame: Callable[..., DataFrame], table: TableSpec) -> Callable[..., StreamingQuery]:
@@ -161,7 +165,10 @@ def query_starters(
 
 @contextmanager
 def checkpoint_lock(settings: Settings) -> Iterator[None]:
-    """Held by the one process that runs the queries. Raises `CheckpointInUseError` at once when another has it."""
+    """Hold the lock of the one process that runs the queries.
+
+    Raises `CheckpointInUseError` at once if another process holds it.
+    """
     from filelock import FileLock, Timeout
 
     settings.run_dir.mkdir(parents=True, exist_ok=True)
@@ -177,7 +184,7 @@ def checkpoint_lock(settings: Settings) -> Iterator[None]:
 
 
 def is_running(settings: Settings) -> bool:
-    """Whether some process holds the checkpoint's lock."""
+    """Return whether a process holds the checkpoint lock."""
     try:
         with checkpoint_lock(settings):
             return False
@@ -186,7 +193,7 @@ def is_running(settings: Settings) -> bool:
 
 
 def run_available_now(settings: Settings) -> int:
-    """Takes everything that Kafka holds now into Bronze and returns the number of Kafka records read."""
+    """Take all records that Kafka holds now into Bronze; return the number of records read from the trade topic."""
     with checkpoint_lock(settings):
         before = committed_offsets(settings)
         spark = _session(settings)
@@ -194,7 +201,7 @@ def run_available_now(settings: Settings) -> int:
         first, *others = [
             start for of in streams_in_use(settings) for start in query_starters(spark, settings, of).values()
         ]
-        # The trades first: the query of what was rejected reads their topic too, and would take half of the machine.
+        # Trades first: the rejected-records query also reads their topic, and would take half of the machine.
         _await(settings, first(availableNow=True))
         for query in [start(availableNow=True) for start in others]:
             _await(settings, query)
@@ -204,14 +211,14 @@ def run_available_now(settings: Settings) -> int:
 
 
 def _session(settings: Settings) -> SparkSession:
-    """The stream's own Connect session: the same id for the same home, so a new process finds its queries again."""
+    """Return the stream's own Connect session: its id depends on the home, so a new process finds its queries again."""
     from pyspark.errors.exceptions.base import PySparkException
 
     session_id = str(uuid.uuid5(uuid.NAMESPACE_URL, settings.home.as_uri()))
     try:
         return connect(settings, session_id)
     except SparkError as error:
-        # The server remembers a session that was closed and refuses its id (INVALID_HANDLE.SESSION_CLOSED and others).
+        # The server rejects the id of a closed session (INVALID_HANDLE.SESSION_CLOSED and others).
         cause = error.__cause__
         if isinstance(cause, PySparkException) and (cause.getCondition() or "").startswith("INVALID_HANDLE"):
             return connect(settings)
@@ -241,8 +248,7 @@ def _failure(settings: Settings, query: StreamingQuery, error: object) -> Crypto
 
 
 class BronzeStream:
-    """Keeps the trades' queries running, and those of the streams beside them; writes their progress to
-    `run_dir/bronze.json`."""
+    """Keeps the queries of all streams running; writes their progress to `run_dir/bronze.json`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -252,7 +258,10 @@ class BronzeStream:
         self._stop.set()
 
     def run(self) -> None:
-        """Until `stop`; raises `SparkError` when a query fails or the server goes away."""
+        """Run until `stop`.
+
+        Raises `SparkError` if a trades query fails or the server goes away, `BrokerError` if Kafka is the cause.
+        """
         with checkpoint_lock(self._settings):
             spark = _session(self._settings)
             _stop_left_over(spark)
@@ -328,7 +337,7 @@ def main() -> int:
         stream.run()
     except CryptolakeError as error:
         log.error("bronze_stream_failed", error=str(error))
-        # A server that is starting or restarting must not be asked in a tight loop by the supervisor.
+        # Keep the supervisor from restarting this in a tight loop while the server starts or restarts.
         time.sleep(1)
         return 1
     return 0

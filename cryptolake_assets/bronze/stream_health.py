@@ -1,7 +1,7 @@
-"""Whether the Bronze stream lives and gets on, judged by what can be seen of it from outside. Pure.
+"""Judges the health of the Bronze stream by what can be observed from outside. Pure.
 
-Dead is a process that has ended; stalled is one that gives no sign of life, or takes nothing though Kafka holds more.
-Both warn at half of the limit and fail, with a restart, at all of it. A stream that was stopped by hand is not
+Dead: the process has ended. Stalled: the process gives no sign of life, or commits nothing while Kafka holds more. Both
+warn at half of the limit and fail, with a restart, at the full limit. A stream that was stopped by hand is not
 restarted.
 """
 
@@ -11,12 +11,11 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-RESTART_INTERVAL_FACTOR = 3
-"""A restart is given so many times the limit before the next."""
+RESTART_INTERVAL_FACTOR = 3  # minimum time between two restarts, in limits
 
 
 class StreamHealth(StrEnum):
-    """The verdict on the stream."""
+    """The health of the stream."""
 
     GOOD = "good"
     WARNING = "warning"
@@ -25,8 +24,11 @@ class StreamHealth(StrEnum):
 
 @dataclass(frozen=True)
 class StreamSignals:
-    """What was seen: the part's state (as `cryptolake status` has it; None where no supervisor runs it), the age of its
-    report, Kafka records in Bronze, and how many more Kafka holds. None is what could not be seen."""
+    """Observations of the stream; None if unavailable.
+
+    The part's state (as `cryptolake status` has it; None if no supervisor runs it), the age of its report, Kafka
+    records in Bronze, and how many more Kafka holds.
+    """
 
     state: str | None
     report_age_s: float | None
@@ -36,7 +38,7 @@ class StreamSignals:
 
 @dataclass(frozen=True)
 class HealthVerdict:
-    """`reason` is for people; `stalled_s` how long the stream has shown no life or progress."""
+    """The verdict: `reason` is for people; `stalled_s` is the time without life or progress."""
 
     health: StreamHealth
     reason: str
@@ -46,8 +48,10 @@ class HealthVerdict:
 
 @dataclass
 class ProgressHistory:
-    """What must be remembered between two looks (epoch seconds): when the stream was last seen well, with how many
-    records in Bronze, when it was looked at, and when it was last restarted."""
+    """State kept between two checks; times are epoch seconds.
+
+    When the stream was last healthy, with how many records in Bronze, when it was checked, and last restarted.
+    """
 
     well_at: float
     committed: int = -1
@@ -56,7 +60,7 @@ class ProgressHistory:
 
     @classmethod
     def from_json(cls, text: str | None, now: float) -> ProgressHistory:
-        """Begins anew where there is nothing readable: a stream is given its time before it is judged."""
+        """Restore the history; start a new one if `text` is unreadable, so that the stream gets its full limit."""
         try:
             return cls(**json.loads(text or ""))
         except (ValueError, TypeError):
@@ -66,9 +70,9 @@ class ProgressHistory:
         return json.dumps(asdict(self))
 
     def judge(self, signs: StreamSignals, now: float, limit_s: float) -> HealthVerdict:
-        """Takes the signs in; `limit_s` is how long the stream may be quiet."""
+        """Judge the signals; `limit_s` is how long the stream may make no progress."""
         if now - self.looked_at > limit_s:
-            # Nobody looked for that long: a platform that has just come up is given its time.
+            # Not checked for that long: a platform that has just started gets its full limit.
             self.well_at = now
         self.looked_at = now
         trouble = self._trouble(signs, limit_s)
@@ -92,7 +96,7 @@ class ProgressHistory:
         return HealthVerdict(StreamHealth.FAILED, reason, stalled_s, restart)
 
     def _trouble(self, signs: StreamSignals, limit_s: float) -> str | None:
-        """What is not as it should be, if anything."""
+        """Return what is wrong, if anything."""
         if signs.state not in (None, "running", "external"):
             return f"the process is {signs.state}"
         if signs.report_age_s is None or signs.report_age_s > limit_s / 2:
