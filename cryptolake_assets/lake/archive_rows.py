@@ -1,7 +1,7 @@
-"""The archive's rows in `bronze.futures_trades`: a day of a symbol is replaced as a whole, and no other row is touched.
+"""Replace one day of a symbol's archive rows in `bronze.futures_trades`; leave all other rows unchanged.
 
-They are the rows without Kafka coordinates. They lie in files of their own until compaction joins those with the
-stream's; such a file is rewritten without them.
+Archive rows have no Kafka coordinates. They are in separate files until compaction merges them with the stream's rows;
+a merged file is rewritten without them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-MARK = "kafka_offset"
-"""Null in the archive's rows, and in no other."""
+MARK = "kafka_offset"  # null in archive rows, and in no others
 
 
 @dataclass(frozen=True)
 class ReplacedDay:
-    """What a commit did: the table's snapshot after it, and how many rows of an earlier issue went."""
+    """Result of the commit: the table's new snapshot, and the number of removed rows of an earlier issue."""
 
     snapshot_id: int
     rows_removed: int
@@ -43,10 +42,10 @@ class ReplacedDay:
 def replace_day(
     table: Table, exchange: str, symbol: str, day: date, files: Sequence[DataFile], properties: Mapping[str, str]
 ) -> ReplacedDay:
-    """Puts `files` in the place of the archive's rows of (exchange, symbol) on the UTC day, in one commit.
+    """Replace the archive rows of (exchange, symbol) on the UTC day by `files`, in one commit.
 
-    The stream, and compaction, may commit in between: what they left is planned anew. Raises PyIceberg's
-    `CommitFailedException` or `ValidationException` when that goes on; the table is then as before.
+    The stream and compaction may commit meanwhile; the replacement is then planned again. Raises PyIceberg's
+    `CommitFailedException` or `ValidationException` after the last attempt; the table is then unchanged.
     """
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
@@ -61,14 +60,14 @@ def replace_day(
                 else:
                     _append(table, files, properties)
             except (CommitFailedException, ValidationException):
-                # After any other failure the commit may stand: its files are left to the removal of orphans.
+                # After any other error the commit may have succeeded: leave its files to orphan removal.
                 plan.abort()
                 raise
     return ReplacedDay(table.metadata.current_snapshot_id or 0, plan.rows_removed, len(plan.kept))
 
 
 def count_day(table: Table, exchange: str, symbol: str, day: date) -> int:
-    """How many of the archive's rows the table holds of the day."""
+    """Count the archive rows of (exchange, symbol) on the UTC day."""
     rows = table.scan(row_filter=_of_day(exchange, symbol, day), selected_fields=("symbol",)).to_arrow_batch_reader()
     return sum(batch.num_rows for batch in rows)
 
@@ -104,7 +103,7 @@ class _Plan:
             files.abort()
 
     def _rewrite(self, file: DataFile, exchange: str, symbol: str) -> None:
-        """Batch by batch; a file that holds no such row after all is left as it is."""
+        """Rewrite the file without the symbol's archive rows, batch by batch; keep a file that has none."""
         import pyarrow.parquet as pq
 
         kept = HourFiles(self._table)
@@ -132,7 +131,10 @@ def _of_day(exchange: str, symbol: str, day: date) -> BooleanExpression:
 
 
 def _holds_nothing_else(table: Table, file: DataFile, symbol: str) -> bool:
-    """By the file's statistics. An hour lies within its day, and a symbol belongs to one exchange."""
+    """Return whether the file's statistics prove that it holds only the symbol's archive rows.
+
+    An hour lies within its day, and a symbol belongs to one exchange.
+    """
     schema = table.schema()
     text, mark = schema.find_field("symbol").field_id, schema.find_field(MARK).field_id
     lower, upper = (file.lower_bounds or {}).get(text), (file.upper_bounds or {}).get(text)

@@ -1,8 +1,7 @@
-"""Makes namespaces and tables, and brings those of earlier releases to the present schema; safe to run again and while
-the platform works. A lake belongs to a family of markets.
+"""Create namespaces and tables and migrate existing ones; idempotent, and safe while the platform runs.
 
-Bars, klines and coverage are found by symbol. `BTCUSDT` is one thing in USD-M futures and another one in Spot, so these
-two have lakes of their own; USD-M and COIN-M share no symbol and may share a lake.
+A lake belongs to one family of markets, because bars, klines and coverage are keyed by symbol: `BTCUSDT` differs
+between USD-M futures and Spot. USD-M and COIN-M share no symbol and may share a lake.
 """
 
 from __future__ import annotations
@@ -20,14 +19,13 @@ from cryptolake_assets.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-FAMILY_PROPERTY = "cryptolake.family"
-"""Of the table of trades: whose symbols the lake's are."""
+FAMILY_PROPERTY = "cryptolake.family"  # property of the trades table: the market family of the lake's symbols
 
 
 def bootstrap(settings: Settings) -> list[str]:
-    """Make what is missing and apply pending migrations; return what was done, a line each.
+    """Create missing tables and apply pending migrations; return the actions, one line each.
 
-    Raises `LakeMarketError` for a lake of other markets and `LakeSchemaError` for one of a later release.
+    Raises `LakeMarketError` if the lake is of other markets, `LakeSchemaError` if a later release migrated it.
     """
     from pyiceberg.exceptions import NamespaceAlreadyExistsError
 
@@ -43,7 +41,7 @@ def bootstrap(settings: Settings) -> list[str]:
             done.append(f"made {namespace}")
         except NamespaceAlreadyExistsError:
             continue
-    # The first table holds the number of the schema: a lake of a later release is left as it is.
+    # The trades table holds the schema number: check it before changing a lake of a later release.
     done += [f"made {BRONZE_TRADES.full_name}"] if ensure_table(settings, BRONZE_TRADES) else []
     require_known_schema(settings)
     done += [f"made {spec.full_name}" for spec in TABLES if ensure_table(settings, spec)]
@@ -56,7 +54,7 @@ def bootstrap(settings: Settings) -> list[str]:
 def _ensure_family(settings: Settings) -> None:
     table = get_catalog(settings).load_table(BRONZE_TRADES.identifier)
     family = settings.venue.family
-    # Lakes that are older than the property are of futures.
+    # Lakes older than the property hold futures.
     known = table.properties.get(FAMILY_PROPERTY)
     if known is None and table.metadata.current_snapshot_id is not None:
         known = Family.FUTURES.value
@@ -72,13 +70,13 @@ def _ensure_family(settings: Settings) -> None:
 
 
 def ensure_table(settings: Settings, spec: TableSpec) -> bool:
-    """Make the table unless it is there; return whether it was made."""
+    """Create the table unless it exists; return whether it was created."""
     from pyiceberg.exceptions import TableAlreadyExistsError
 
     catalog = get_catalog(settings)
     if catalog.table_exists(spec.identifier):
         return False
-    # Not every catalog puts a table where its namespace is.
+    # Not every catalog derives a table's location from its namespace.
     namespace = settings.namespace_location_of(spec.namespace)
     try:
         catalog.create_table(

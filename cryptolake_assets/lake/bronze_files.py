@@ -1,9 +1,9 @@
-"""Which data files Bronze gained since a sequence number, and which hold an interval of time.
+"""Find the data files that Bronze gained since a sequence number, and those that hold an interval of time.
 
-An Iceberg snapshot's sequence number grows with every commit, and every live manifest entry keeps the data sequence
-number of the commit that added its file (Iceberg table spec, "Sequence Numbers"). The live entries above a cursor are
-therefore exactly what a reader has not seen, whatever was expired, compacted or rewritten in between: compaction keeps
-the sequence number its input had, so it is not taken for new data.
+The sequence number of an Iceberg snapshot grows with every commit, and every live manifest entry keeps the data
+sequence number of the commit that added its file (Iceberg table spec, "Sequence Numbers"). The live entries above a
+cursor are therefore exactly the files a reader has not seen, whatever was expired, compacted or rewritten meanwhile.
+Compaction keeps the sequence number of its input, so compacted files are not new data.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SHORTEST_CUT_BOUND = 16
-"""Bytes from which on a bound of a text column may be a cut one (Iceberg's metrics mode `truncate(16)`)."""
+SHORTEST_CUT_BOUND = 16  # bytes; a text bound of this length may be truncated (Iceberg's metrics mode `truncate(16)`)
 
 
 @dataclass(frozen=True)
 class BronzeFile:
-    """A live data file of a table that is partitioned by the hour of `event_time`; the times are those of its rows.
+    """A live data file of a table partitioned by the hour of `event_time`, with the time range of its rows.
 
-    `constants` are the text columns that hold one value in the whole file, by the file's bounds in the manifest;
-    `largest_qty` is the largest quantity in units of 10^-8, without its sign, by the same bounds, if they are known.
+    `constants` are the text columns that hold one value in the whole file, from the file's bounds in the manifest;
+    `largest_qty` is the largest absolute quantity in units of 10^-8, from the same bounds; None if unknown.
     """
 
     path: str
@@ -48,13 +47,16 @@ class BronzeFile:
 
 
 def current_sequence(table: Table) -> int:
-    """Sequence number of the current snapshot; 0 while the table is empty."""
+    """Return the sequence number of the current snapshot; 0 if the table is empty."""
     snapshot = table.current_snapshot()
     return (snapshot.sequence_number or 0) if snapshot else 0
 
 
 def added_files(table: Table, after_sequence: int) -> list[BronzeFile]:
-    """Live files above `after_sequence`. Cost: the manifest list, and the manifests written since."""
+    """Return the live files above `after_sequence`.
+
+    Cost: the manifest list, and the manifests written since.
+    """
     snapshot = table.current_snapshot()
     if snapshot is None:
         return []
@@ -68,9 +70,10 @@ def added_files(table: Table, after_sequence: int) -> list[BronzeFile]:
 
 
 def files_between(table: Table, snapshot_id: int, first: datetime, last: datetime) -> list[BronzeFile]:
-    """Live files of a snapshot that may hold trades of first <= event_time < last.
+    """Return the snapshot's live files that may hold trades of first <= event_time < last.
 
-    Cost: the manifest list, and the manifests whose partitions reach into the interval; not the history.
+    Cost: the manifest list, and the manifests whose partitions overlap the interval; not the history. Raises
+    `SnapshotExpiredError` if the snapshot no longer exists.
     """
     snapshot = table.snapshot_by_id(snapshot_id)
     if snapshot is None:
@@ -87,7 +90,7 @@ def files_between(table: Table, snapshot_id: int, first: datetime, last: datetim
 
 
 def newest_hour(table: Table) -> datetime | None:
-    """The latest hour that holds a trade, by the manifest list alone; None while the table is empty."""
+    """Return the latest hour that holds a trade, from the manifest list alone; None if the table is empty."""
     snapshot = table.current_snapshot()
     hours = [
         _hour(_number(manifest.partitions[0].upper_bound))
@@ -98,9 +101,9 @@ def newest_hour(table: Table) -> datetime | None:
 
 
 def constants_of(files: Iterable[BronzeFile], columns: Iterable[str]) -> dict[str, str]:
-    """Return the text columns that hold one value in all of the files, with it: they need not be read.
+    """Return the text columns that hold one value in all files, with that value: they need not be read.
 
-    A value with a backslash is left out: it is not the same literal in every engine.
+    Values with a backslash are excluded, because engines read such literals differently.
     """
     all_constants = [file.constants for file in files]
     values = {name: {constants.get(name) for constants in all_constants} for name in columns}
@@ -112,27 +115,29 @@ def constants_of(files: Iterable[BronzeFile], columns: Iterable[str]) -> dict[st
 
 
 def scan_trades(connection: duckdb.DuckDBPyConnection, files: Sequence[BronzeFile]) -> str:
-    """Return what follows FROM to read these files of `bronze.futures_trades` in DuckDB.
+    """Return a FROM clause that reads these files of `bronze.futures_trades` in DuckDB.
 
-    A scan takes its types from the first file, and files from before a column was widened have the narrower one: the
-    file with the largest quantity comes first, because its type holds those of all others.
+    DuckDB takes the types from the first file, and files written before a column was widened have the narrower type.
+    The file with the largest quantity comes first, because its type holds all others.
     """
     widest_first = sorted(files, key=lambda file: -_FAR if file.largest_qty is None else -file.largest_qty)
     return scan(connection, [local_path(file.path) for file in widest_first], BRONZE_TRADES)
 
 
-_FAR = 2**127
-"""More than any quantity: a file without bounds is taken for one with large quantities."""
+_FAR = 2**127  # above any quantity; a file without bounds counts as one with large quantities
 
 
 def quantities_fit(files: Iterable[BronzeFile], kind: str) -> bool:
-    """Return whether a decimal type with 8 digits after the point holds every quantity of the files."""
+    """Return whether a decimal type with 8 fractional digits holds every quantity of the files."""
     whole, scale = decimal_digits(kind) or (0, 0)
     return all(file.largest_qty is not None and file.largest_qty < 10 ** (whole + scale) for file in files)
 
 
 def _reaches_into(manifest: ManifestFile, first: datetime, last: datetime) -> bool:
-    """By the manifest's summary of its partitions: the lowest and the highest hour since 1970, 4 bytes each."""
+    """Return whether the manifest's partitions may overlap [first, last).
+
+    The partition summary holds the lowest and the highest hour since 1970, 4 bytes each.
+    """
     if not manifest.partitions:
         return True
     lowest, highest = manifest.partitions[0].lower_bound, manifest.partitions[0].upper_bound
@@ -175,12 +180,12 @@ def _live_files(table: Table, manifest: ManifestFile) -> Iterator[BronzeFile]:
 
 
 def _is_constant(lower: bytes | None, upper: bytes | None, nulls: int | None) -> bool:
-    """Bounds of text may be cut at 16 characters, so only shorter ones say what the value is."""
+    """Return whether the bounds prove a single value; text bounds of 16 characters may be truncated."""
     return lower is not None and lower == upper and nulls == 0 and len(lower) < SHORTEST_CUT_BOUND
 
 
 def _largest(lower: bytes | None, upper: bytes | None) -> int | None:
-    """The larger of two bounds of a decimal column without their signs, in its units."""
+    """Return the larger absolute value of two bounds of a decimal column, in its units."""
     if lower is None or upper is None:
         return None
     return max(abs(int.from_bytes(bound, "big", signed=True)) for bound in (lower, upper))
@@ -191,12 +196,12 @@ def _hour(number: int) -> datetime:
 
 
 def _number(bound: bytes) -> int:
-    """A bound of an int, long or timestamp column (Iceberg table spec, "Binary single-value serialization")."""
+    """Decode a bound of an int, long or timestamp column (Iceberg table spec, "Binary single-value serialization")."""
     return int.from_bytes(bound, "little", signed=True)
 
 
 def oldest_sequence_by_hour(files: Iterable[BronzeFile]) -> dict[datetime, int]:
-    """Per touched hour the lowest sequence number among its files."""
+    """Return the lowest sequence number among the files of each hour."""
     oldest: dict[datetime, int] = {}
     for file in files:
         oldest[file.hour] = min(file.sequence, oldest.get(file.hour, file.sequence))
@@ -204,5 +209,5 @@ def oldest_sequence_by_hour(files: Iterable[BronzeFile]) -> dict[datetime, int]:
 
 
 def local_path(uri: str) -> str:
-    """A data file's path as DuckDB and PyArrow open it: `file://` is taken off, other schemes stay."""
+    """Return a data file's path for DuckDB and PyArrow: without `file://`; other schemes stay."""
     return uri.removeprefix("file://") if uri.startswith("file:///") else uri.removeprefix("file:")

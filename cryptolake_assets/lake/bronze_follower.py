@@ -1,10 +1,10 @@
-"""How Silver follows Bronze: which hours are pending, which run is asked for next, and when an hour is done. Pure.
+"""Track how Silver follows Bronze: pending hours, the next run requests, and when an hour is done. Pure.
 
 The state is the sensor's cursor. A pending hour keeps the oldest Bronze sequence number that is not in Silver yet; it
-leaves only when the run that was asked for it succeeded. Consecutive hours of one UTC day share a run, as far as they
-are not too many trades. An hour whose run failed is asked for again by itself, later and later, and holds up no other
-hour. An hour that is open is asked for at most once in an interval, and what is in flight is bounded, so that a day of
-downtime is caught up by many small ticks.
+is removed only after its requested run succeeded. Consecutive hours of one UTC day share a run, up to a number of
+trades. A failed hour is requested again alone, with growing delays, and does not block other hours. An open hour is
+requested at most once per interval, and the runs in flight are limited, so that many small ticks catch up after a day
+of downtime.
 """
 
 from __future__ import annotations
@@ -21,16 +21,13 @@ from cryptolake_assets.model.windows import HOUR
 RETRY_FIRST_S = 30.0
 RETRY_MAX_S = 3_600.0
 
-WHOLE_HOUR = 0
-"""As a sequence number: every minute of the hour is to be recomputed, and those that have no trade any more go."""
-MAX_WHOLE_RUNS = 2
-"""So many runs of such hours are in flight at most: a month of history must not hold up the open hour."""
-ROWS_A_RUN = 5_000_000
-"""Trades up to which hours share a run: as long as such a run takes, the open hour waits."""
+WHOLE_HOUR = 0  # as a sequence number: recompute every minute of the hour and remove minutes without trades
+MAX_WHOLE_RUNS = 2  # maximum whole-hour runs in flight: a month of history must not delay the open hour
+ROWS_A_RUN = 5_000_000  # maximum trades of hours that share a run: the open hour waits until such a run ends
 
 
 class RunState(StrEnum):
-    """What became of a run that was asked for."""
+    """The state of a requested run."""
 
     IN_FLIGHT = "in_flight"
     SUCCEEDED = "succeeded"
@@ -39,11 +36,11 @@ class RunState(StrEnum):
 
 @dataclass
 class PendingHour:
-    """What Silver still owes for an hour.
+    """Work that Silver still has to do for an hour.
 
-    `from_sequence` is where the next run begins. `generation` numbers what came; `requested` is the generation that a
-    run was asked for, `request` how that run knows it. What came after the request waits in `later_from`. `rows` came
-    since the last run was asked for.
+    `from_sequence` is where the next run begins. `generation` changes with every arrival; `requested` is the generation
+    that a run was requested for, `request` the id of that request. `later_from` is the lowest sequence number that
+    arrived after the request. `rows` arrived since the last request.
     """
 
     from_sequence: int
@@ -58,10 +55,9 @@ class PendingHour:
 
 @dataclass(frozen=True)
 class SilverRequest:
-    """A Silver run to ask for. `key` is the same when the same tick is evaluated again, and never otherwise."""
+    """A Silver run to request. `key` is the same if the same tick is evaluated again, and otherwise unique."""
 
-    hours: tuple[datetime, ...]
-    """Consecutive ones of one UTC day."""
+    hours: tuple[datetime, ...]  # consecutive, of one UTC day
     from_sequence: int
     request: str
     key: str
@@ -69,14 +65,14 @@ class SilverRequest:
 
 @dataclass
 class FollowerState:
-    """The cursor: everything below or at `sequence` was seen; `coverage` is the coverage that was looked at last.
+    """The cursor: files up to `sequence` were processed; `coverage` is the coverage version processed last.
 
-    `start` is the first hour that could be a partition at the last look. `look_again` are the hours whose coverage is
-    to be looked at again once they are not pending. `archive` is when the newest load of the archive was recorded that
-    was looked at. `table` is the Bronze table that the numbers belong to. `epoch` is new with every new state, so that
-    one that begins anew does not take the runs of its predecessor for its own. `unreported` holds rows by hour that
-    came and that no event has told of; `asked` and `reported` when an hour was asked for or reported last (epoch
-    seconds), as long as that matters.
+    `start` is the first hour that could be a partition at the last tick. `look_again` are hours whose coverage is
+    checked again once they are no longer pending. `archive` is when the newest processed archive load was recorded.
+    `table` is the Bronze table that the sequence numbers belong to. `epoch` is unique per new state, so that it does
+    not mistake the runs of its predecessor for its own. `unreported` are rows by hour that arrived and are in no event
+    yet; `asked` and `reported` are when an hour was last requested or reported (epoch seconds), as long as that
+    matters.
     """
 
     sequence: int = 0
@@ -94,7 +90,7 @@ class FollowerState:
 
     @classmethod
     def from_cursor(cls, cursor: str | None) -> FollowerState | None:
-        """None for a lost or unreadable cursor."""
+        """Parse the cursor; return None if it is lost or unreadable."""
         if not cursor:
             return None
         try:
@@ -106,8 +102,10 @@ class FollowerState:
 
     @classmethod
     def restored(cls, cursor: str | None, copy: Callable[[], str | None], table: str) -> FollowerState:
-        """From the cursor, or else its copy, whichever can be read and belongs to `table`. Without any it begins at the
-        beginning: every hour is recomputed, which changes nothing."""
+        """Restore the state from the cursor or its copy, whichever is readable and belongs to `table`.
+
+        Without either, start from the beginning: every hour is recomputed, with the same result.
+        """
         state = cls._of_table(cursor, table)
         if state is None:
             state = cls._of_table(copy(), table) or cls()
@@ -121,15 +119,17 @@ class FollowerState:
 
     @property
     def at_rest(self) -> bool:
-        """Whether nothing is owed: what comes next comes from outside."""
+        """Whether no work is left until new data arrives."""
         return not (self.pending or self.unreported or self.look_again)
 
     def to_cursor(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 
     def touch(self, hour: datetime, sequence: int) -> None:
-        """Something came for the hour: files from `sequence` on; with a sequence above the head, new coverage; with
-        `WHOLE_HOUR` a day of the archive."""
+        """Mark an hour as pending from `sequence` on.
+
+        A sequence number above the head stands for new coverage, `WHOLE_HOUR` for a day of the archive.
+        """
         self.generation += 1
         key = hour.isoformat()
         entry = self.pending.get(key)
@@ -139,17 +139,17 @@ class FollowerState:
         entry.generation = self.generation
         if entry.requested is None:
             entry.from_sequence = min(entry.from_sequence, sequence)
-            # New data may mend what failed.
+            # New data may fix the failure: retry at once.
             entry.retry_at = 0.0
         else:
             entry.later_from = sequence if entry.later_from is None else min(sequence, entry.later_from)
 
     def _request(self, entry: PendingHour) -> str:
-        """Return how the run knows what it was asked for. Cursors of earlier releases do not say it."""
+        """Return the id of the entry's request; cursors of earlier releases do not store it."""
         return entry.request or f"{self.epoch}.{entry.requested}"
 
     def settle(self, run_state: Callable[[str], RunState], now: float) -> None:
-        """Take in what became of the runs asked for: `run_state` by request."""
+        """Process the results of the requested runs; `run_state` maps a request to its state."""
         for key, entry in list(self.pending.items()):
             if entry.requested is None:
                 continue
@@ -177,10 +177,10 @@ class FollowerState:
         interval_s: float = 0.0,
         hours_a_run: int = 1,
     ) -> list[SilverRequest]:
-        """Return the runs to ask for now, so that at most `limit` are in flight: oldest data first, whole hours last.
+        """Return the runs to request now, with at most `limit` in flight: oldest data first, whole hours last.
 
-        Hours that another run works on wait, and those that were asked for less than `interval_s` ago. Up to
-        `hours_a_run` hours share a run.
+        Hours wait while another run processes them, and for `interval_s` after their last request. Up to `hours_a_run`
+        hours share a run.
         """
         self.asked = _recent(self.asked, now, interval_s)
         due = {
@@ -208,10 +208,9 @@ class FollowerState:
     def _sharing(
         self, hour: datetime, due: Mapping[str, PendingHour], is_busy: Callable[[datetime], bool], hours_a_run: int
     ) -> list[datetime]:
-        """Return the hours that share a run with a due one: neighbours of its UTC day that are due as well.
+        """Return the hours that share a run with a due hour: due neighbors of its UTC day.
 
-        The newest pending hour may be open and goes by itself, unless it is of the archive; so does one whose run
-        failed.
+        The newest pending hour may be open and runs alone, unless it is a whole hour; a failed hour runs alone too.
         """
         newest = max(self.pending)
         first = due[hour.isoformat()]
@@ -242,7 +241,7 @@ class FollowerState:
         return sorted(hours)
 
     def _asked(self, hours: list[datetime], entries: list[PendingHour], now: float) -> SilverRequest:
-        """Note that a run is asked for these hours."""
+        """Record that a run is requested for these hours."""
         request = f"{self.epoch}.{max(entry.generation for entry in entries)}"
         for hour, entry in zip(hours, entries, strict=True):
             entry.requested, entry.request, entry.rows = entry.generation, request, 0
@@ -251,11 +250,11 @@ class FollowerState:
         return SilverRequest(tuple(hours), min(entry.from_sequence for entry in entries), request, key)
 
     def waiting(self, is_loaded: Callable[[datetime], bool]) -> list[datetime]:
-        """Return the pending hours that are no partition of the loaded definitions yet."""
+        """Return the pending hours that are not a partition of the loaded definitions yet."""
         return [hour for hour in map(datetime.fromisoformat, sorted(self.pending)) if not is_loaded(hour)]
 
     def arrived(self, rows: Mapping[datetime, int]) -> None:
-        """Rows came for these hours; an event shall tell of them."""
+        """Add rows that arrived for these hours, for an event to report."""
         for hour, number in rows.items():
             key = hour.isoformat()
             self.unreported[key] = self.unreported.get(key, 0) + number
@@ -263,7 +262,7 @@ class FollowerState:
                 self.pending[key].rows += number
 
     def reports(self, now: float, limit: int, interval_s: float = 0.0) -> dict[datetime, int]:
-        """Rows by hour to tell of now: at most `most` hours, each at most once in `interval_s`, oldest first."""
+        """Return the rows to report now: at most `limit` hours, each at most once per `interval_s`, oldest first."""
         self.reported = _recent(self.reported, now, interval_s)
         due = sorted(key for key in self.unreported if key not in self.reported)[:limit]
         self.reported.update(dict.fromkeys(due, now))
@@ -271,13 +270,13 @@ class FollowerState:
 
 
 def _recent(times: Mapping[str, float], now: float, interval_s: float) -> dict[str, float]:
-    """Those that are less than `interval_s` ago."""
+    """Return the entries that are less than `interval_s` old."""
     return {key: then for key, then in times.items() if now - interval_s < then <= now}
 
 
 @dataclass(frozen=True)
 class SplitHours:
-    """Touched hours, split by whether they can be a partition; `outside` is hour to rows."""
+    """Touched hours, split by whether they can be a partition; `outside` maps hour to rows."""
 
     inside: dict[datetime, int]
     outside: dict[datetime, int]
@@ -289,14 +288,17 @@ def split_hours(
     earliest: datetime,
     latest: datetime,
 ) -> SplitHours:
-    """Hours that begin in [earliest, latest] are inside; `inside` maps to sequences, `outside` to row counts."""
+    """Split hours by whether they begin in [earliest, latest].
+
+    `inside` maps to sequence numbers, `outside` to row counts.
+    """
     inside = {hour: sequence for hour, sequence in oldest_sequences.items() if earliest <= hour <= latest}
     outside = {hour: rows.get(hour, 0) for hour in oldest_sequences if hour not in inside}
     return SplitHours(inside, outside)
 
 
 def rows_by_hour(files: Iterable[tuple[datetime, int]]) -> dict[datetime, int]:
-    """Adds up (hour, rows)."""
+    """Sum the rows of each hour."""
     totals: dict[datetime, int] = {}
     for hour, rows in files:
         totals[hour] = totals.get(hour, 0) + rows

@@ -1,4 +1,4 @@
-"""The Iceberg catalog for PyIceberg, and loading of tables from it."""
+"""Open the Iceberg catalog with PyIceberg, and load tables from it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def get_catalog(settings: Settings) -> Catalog:
-    """The catalog; one object a process and catalog.
+    """Return the catalog; one object per process and catalog.
 
-    Raises `CatalogUnreachableError` when a REST catalog or a database does not answer or refuses.
+    Raises `CatalogUnreachableError` if a REST catalog or a database does not respond or rejects the client.
     """
     if settings.uses_s3:
         use_store(lambda: s3_filesystem(settings))
@@ -88,7 +88,7 @@ def _sqlite(settings: Settings, properties: _Properties) -> Catalog:
 
 
 def _cause(error: BaseException) -> str:
-    """What it says first."""
+    """Return the error's type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
@@ -105,12 +105,12 @@ def _catalog(properties: _Properties) -> Catalog:
 
 
 def forget_catalogs() -> None:
-    """Have this process open its catalogs anew: their files were replaced."""
+    """Clear the catalog cache of this process, because the catalogs' files were replaced."""
     _catalog.cache_clear()
 
 
 def _enable_wal(database: Path) -> None:
-    """Readers do not block the writer in WAL mode; the mode is kept in the file."""
+    """Enable WAL mode, in which readers do not block the writer; the file stores the mode."""
     import sqlite3
 
     connection = sqlite3.connect(database, timeout=SQLITE_TIMEOUT_S)
@@ -121,7 +121,7 @@ def _enable_wal(database: Path) -> None:
 
 
 def load_table(settings: Settings, spec: TableSpec) -> Table:
-    """The table's present state. Raises `TableNotFoundError` when it was not made yet."""
+    """Return the table's current state. Raises `TableNotFoundError` if it was not created yet."""
     from pyiceberg.exceptions import NoSuchTableError
 
     try:

@@ -1,7 +1,8 @@
-"""Publishing recomputed rows: one atomic commit that replaces exactly them, or none when nothing differs.
+"""Publish recomputed rows: one atomic commit that replaces exactly them, or none if nothing differs.
 
 A window's files (a day of Silver, a month of Gold) are rewritten as one file in one `overwrite` snapshot. PyIceberg's
-own `Table.overwrite` would leave a delete snapshot and an append snapshot, and time travel would see the hole between.
+own `Table.overwrite` would commit a delete snapshot and an append snapshot, and time travel would see the table in
+between.
 """
 
 from __future__ import annotations
@@ -30,18 +31,16 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SNAPSHOTS_KEPT = 50
-"""PyIceberg's commit cost grows with the snapshots in the metadata."""
-READABLE_S = 300.0
-"""A reader of a snapshot that a commit replaces has so long at least; maintenance leaves it more."""
+SNAPSHOTS_KEPT = 50  # PyIceberg's commit cost grows with the snapshots in the metadata
+READABLE_S = 300.0  # minimum time for readers of a replaced snapshot; maintenance leaves more
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What a commit did; `snapshot_id` is the table's snapshot after it, new or not.
+    """Result of a commit; `snapshot_id` is the table's snapshot after it, new or not.
 
-    `changed_keys` are the keys of the rows that are new or differ from what was there; `stamps` are the keys and
-    `updated_at` of all rows that the window holds now.
+    `changed_keys` are the keys of new or changed rows; `stamps` are the keys and `updated_at` of all rows of the
+    window.
     """
 
     snapshot_id: int | None
@@ -58,9 +57,11 @@ class Publication:
         return self.rows_changed + self.rows_removed > 0
 
     def version(self, column: str, start: date | datetime, end: date | datetime) -> str:
-        """Return a text that is another one whenever a row of the window with start <= `column` < end is new, differs
-        or goes, and only then. It is made of the table, not of what this commit did: a run that follows one that died
-        after its commit tells of the change."""
+        """Return a hash that changes exactly when rows with start <= `column` < end are added, changed or removed.
+
+        It is computed from the table, not from this commit, so that a run after a crash between commit and report still
+        reports the change.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -72,12 +73,12 @@ class Publication:
 
 
 def read_window(table: Table, window: str | BooleanExpression) -> pa.Table:
-    """The window's present rows."""
+    """Return the current rows of the window."""
     return table.scan(row_filter=window).to_arrow()
 
 
 def keys_of(spec: TableSpec, *tables: pa.Table) -> pa.Table:
-    """The keys (columns `spec.key`) of all rows of the tables."""
+    """Return the keys (columns `spec.key`) of all rows of the tables."""
     import pyarrow as pa
 
     return pa.concat_tables([table.select(list(spec.key)) for table in tables]).combine_chunks()
@@ -91,11 +92,12 @@ def publish(
     replaced_keys: pa.Table,
     properties: Mapping[str, str],
 ) -> Publication:
-    """Replaces the rows of `replaced_keys` (columns `spec.key`) by `candidate` (all columns; `updated_at` is set here).
+    """Replace the rows of `replaced_keys` (columns `spec.key`) by `candidate`.
 
-    `window` is the partition-aligned filter whose files are rewritten. A row equal to the present one keeps its
-    `updated_at`; without any difference nothing is committed. When another writer was faster the rows are merged anew
-    into what it left. Raises PyIceberg's `CommitFailedException` or `ValidationException` when that goes on.
+    `candidate` has all columns; `updated_at` is set here. `window` is the partition-aligned filter whose files are
+    rewritten. A row equal to the current one keeps its `updated_at`; without any difference nothing is committed. After
+    a concurrent commit the rows are merged into the new table. Raises PyIceberg's `CommitFailedException` or
+    `ValidationException` after the last attempt.
     """
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
@@ -118,7 +120,7 @@ def publish(
 def _merge(
     spec: TableSpec, present: pa.Table, candidate: pa.Table, replaced_keys: pa.Table, now: datetime
 ) -> tuple[pa.Table, pa.Table, int]:
-    """All rows that the window shall hold, sorted by key; the keys of those that differ; how many went."""
+    """Return all rows of the new window sorted by key, the keys of changed rows, and the number of removed rows."""
     key = ", ".join(spec.key)
     values = [name for name in spec.column_names if name not in (*spec.key, "updated_at")]
     same = " AND ".join(f"c.{name} IS NOT DISTINCT FROM p.{name}" for name in values) + " AND p.updated_at IS NOT NULL"
@@ -151,7 +153,7 @@ def _merge(
 def replace_files(
     table: Table, window: str | BooleanExpression, rows: pa.Table, properties: Mapping[str, str] | None = None
 ) -> None:
-    """One overwrite snapshot: the window's files go, one sorted file with `rows` comes; none when there are no rows."""
+    """Replace the window's files by one file with `rows`, or by none without rows, in one overwrite snapshot."""
     from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
     old_files = [task.file for task in table.scan(row_filter=window).plan_files()]
@@ -164,8 +166,10 @@ def replace_files(
 def swap_files(
     table: Table, gone: Iterable[DataFile], come: Iterable[DataFile], properties: Mapping[str, str] | None = None
 ) -> None:
-    """One overwrite snapshot that takes the files `gone` out and `come` in. Raises PyIceberg's
-    `CommitFailedException` or `ValidationException` when another writer has changed what it builds on."""
+    """Remove the files `gone` and add the files `come` in one overwrite snapshot.
+
+    Raises PyIceberg's `CommitFailedException` or `ValidationException` after a conflicting commit of another writer.
+    """
     with table.transaction() as transaction, _overwrite(transaction, dict(properties or {})) as snapshot:
         for file in gone:
             snapshot.delete_data_file(file)
@@ -174,8 +178,10 @@ def swap_files(
 
 
 def _overwrite(transaction: Transaction, properties: dict[str, str]) -> _OverwriteFiles:
-    """PyIceberg's overwrite, without the manifests that earlier ones left: they hold nothing but deleted entries, and
-    PyIceberg (0.12) carries every one of them along for ever, where Iceberg's Java library drops them."""
+    """Return PyIceberg's overwrite without the manifests that hold only deleted entries.
+
+    PyIceberg (0.12) carries such manifests along forever; Iceberg's Java library drops them.
+    """
     from pyiceberg.manifest import ManifestFile
     from pyiceberg.table.snapshots import Operation
     from pyiceberg.table.update.snapshot import _OverwriteFiles
@@ -200,10 +206,10 @@ def _overwrite(transaction: Transaction, properties: dict[str, str]) -> _Overwri
 
 
 def expire_snapshots(table: Table, keep: int = SNAPSHOTS_KEPT, readable_s: float = READABLE_S) -> int:
-    """Drops the oldest snapshots once `keep` of them may go, down to `keep`, with the files that only they held.
-    Returns how many went; one that was replaced less than `readable_s` ago stays for its readers.
+    """Expire the oldest snapshots down to `keep`, once `keep` of them are due; return their number.
 
-    It follows a commit that stands already: when another writer is faster it is left to the next commit.
+    Files that only these snapshots held are deleted. A snapshot that was replaced less than `readable_s` ago stays for
+    its readers. The preceding commit stands already, so after a lost race expiry is left to the next commit.
     """
     from pyiceberg.exceptions import CommitFailedException
 

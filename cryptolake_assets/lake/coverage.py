@@ -1,4 +1,4 @@
-"""`ops.stream_coverage`: what the producer writes there and what completeness reads from it."""
+"""Write and read `ops.stream_coverage`: the proven coverage of streams and of the archive."""
 
 from __future__ import annotations
 
@@ -20,32 +20,28 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 
+# The `kafka_partition` of an archive row whose trades are still being written. No topic has this partition, so the row
+# covers nothing yet, but it shows that the exchange clock is past its end.
 LOADING = -1
-"""The `kafka_partition` of a row of the archive whose trades are being written: no topic has it, so it counts for
-nothing yet, but says that the exchange's clock is past its end."""
 
-NOT_LOADING = f"kafka_partition is null or kafka_partition != {LOADING}"
-"""The other rows, as a filter."""
+NOT_LOADING = f"kafka_partition is null or kafka_partition != {LOADING}"  # filter for all other rows
 
 
 class Evidence(StrEnum):
     """What proves that every trade of a span is there."""
 
-    BARRIER = "barrier"
-    """A connection's request, whose answer came after every frame that the exchange had sent before it."""
-    IDS = "ids"
-    """Ids that continue each other from one trade to another."""
-    KLINES = "klines"
-    """The exchange's own count and volume of each minute."""
+    BARRIER = "barrier"  # a connection's request, answered after every frame that the exchange had sent before
+    IDS = "ids"  # consecutive trade ids
+    KLINES = "klines"  # the exchange's own trade count and volume of each minute
 
 
 @dataclass(frozen=True, slots=True)
 class CoverageRow:
-    """One statement: every frame of (symbol, stream) that the exchange sent between `connected_from_ms` (included) and
-    `connected_to_ms` (excluded) is acknowledged by Kafka at an offset below `kafka_offset` of `kafka_partition`, or,
-    without these two, every trade of the span is in Bronze from the archive.
+    """A covered span of (symbol, stream): `connected_from_ms` inclusive, `connected_to_ms` exclusive.
 
-    Times are exchange time, ms since 1970, UTC. Key: (exchange, symbol, stream, connected_from_ms).
+    Kafka has acknowledged every frame of the span at an offset below `kafka_offset` of `kafka_partition`. Without these
+    two, every trade of the span is in Bronze from the archive. Times are exchange time, ms since 1970, UTC. Key:
+    (exchange, symbol, stream, connected_from_ms).
     """
 
     exchange: str
@@ -56,28 +52,29 @@ class CoverageRow:
     kafka_partition: int | None
     kafka_offset: int | None
     source: str
-    evidence: Evidence | None = None
-    """None in rows of earlier releases."""
+    evidence: Evidence | None = None  # None in rows of earlier releases
     first_id: int | None = None
-    last_id: int | None = None
-    """Of a row of the archive: the ids that continue each other, both ends included."""
+    last_id: int | None = None  # of archive rows: first and last of consecutive ids, both inclusive
 
     @property
     def of_archive(self) -> bool:
-        """Whether it speaks of the archive, not of the stream."""
+        """Whether the row covers the archive, not the stream."""
         return self.kafka_partition is None or self.kafka_partition == LOADING
 
 
 class IcebergCoverageSink:
-    """Writes the producer's coverage rows. A row replaces one of the same key that reaches less far; one that reaches
-    as far or farther stays, so that a repeated replay takes nothing back that is proven. A row that another one says
-    already is not written: a replay that is repeated for ever leaves no more rows than its first pass."""
+    """Writer of the producer's coverage rows.
+
+    A row replaces a row of the same key with an earlier end; otherwise the stored row stays, so that a repeated replay
+    does not shorten coverage. A row that a stored row already includes is not written: a replay that loops forever adds
+    no rows after its first pass.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def write(self, rows: Sequence[CoverageRow]) -> None:
-        """Commits the rows at once. Blocks; raises what the catalog raises."""
+        """Commit the rows at once. Blocks; raises the catalog's errors."""
         import pyarrow as pa
         from pyiceberg.expressions import AlwaysTrue
 
@@ -99,23 +96,25 @@ class IcebergCoverageSink:
                 known[key] = record
                 changed = True
         if changed:
-            # The table is a few rows a connection: it is rewritten whole, as one file.
+            # The table has a few rows per connection: rewrite it whole, as one file.
             rows_left = [*of_archive, *known.values()]
             replace_files(table, AlwaysTrue(), pa.Table.from_pylist(rows_left, OPS_COVERAGE.arrow_schema()))
             expire_snapshots(table)
 
 
 def _is_of_archive(item: Mapping[str, Any]) -> bool:
-    """`CoverageRow.of_archive` of a record."""
+    """Return `CoverageRow.of_archive` of a record."""
     return item["kafka_partition"] is None or bool(item["kafka_partition"] == LOADING)
 
 
 def change_archive_rows(
     settings: Settings, exchange: str, symbol: str, change: Callable[[list[CoverageRow]], list[CoverageRow]]
 ) -> None:
-    """Replace the archive's rows of (exchange, symbol) by what `change` makes of them; a row that stays keeps the time
-    at which it was written. The producer writes to the same table: its rows are kept. Blocks; raises what the catalog
-    raises."""
+    """Replace the archive rows of (exchange, symbol) by the result of `change`.
+
+    Unchanged rows keep their write time, and the producer's rows in the same table are kept. Blocks; raises the
+    catalog's errors.
+    """
     import pyarrow as pa
     from pyiceberg.exceptions import CommitFailedException, ValidationException
     from pyiceberg.expressions import AlwaysTrue
@@ -139,7 +138,7 @@ def change_archive_rows(
 
 
 def _says(known: dict[str, Any], record: dict[str, Any]) -> bool:
-    """Whether a known record's interval holds the other one's, and counts whenever that one would."""
+    """Return whether `known` contains the interval of `record` and counts whenever `record` would."""
     return (
         all(known[name] == record[name] for name in ("exchange", "symbol", "stream", "kafka_partition"))
         and bool(known["connected_from"] <= record["connected_from"])
@@ -176,8 +175,10 @@ def read_coverage(
     start: datetime | None = None,
     end: datetime | None = None,
 ) -> list[CoverageRow]:
-    """Return the coverage rows of the symbols, or of all of them, that reach into [start, end); a bound that is not
-    given does not limit."""
+    """Return the coverage rows of the symbols (None: all) that overlap [start, end).
+
+    A bound of None does not limit.
+    """
     conditions = [] if symbols is None else [one_of("symbol", symbols)]
     conditions += [] if start is None else [beyond("connected_to", start)]
     conditions += [] if end is None else [below("connected_from", end)]
@@ -186,14 +187,16 @@ def read_coverage(
 
 
 def streamed_symbols(settings: Settings, start: datetime, end: datetime | None = None) -> frozenset[str]:
-    """Return the symbols that a stream received in [start, end): a selection by pattern or by volume does not name
-    them."""
+    """Return the symbols that a stream received in [start, end).
+
+    A symbol selection by pattern or by volume does not name them.
+    """
     return frozenset(row.symbol for row in read_coverage(settings, start=start, end=end) if not row.of_archive)
 
 
 @dataclass(frozen=True)
 class CoverageExtent:
-    """What coverage speaks of in all: its symbols, and how far the streams and the archive reach (ms since 1970)."""
+    """The extent of all coverage: its symbols, and the ends of streams and archive (ms since 1970)."""
 
     symbols: frozenset[str]
     streamed_to_ms: int | None
@@ -203,7 +206,7 @@ class CoverageExtent:
 def read_coverage_of(
     settings: Settings, exchanges: Collection[str], start: datetime | None, end: datetime | None
 ) -> tuple[list[CoverageRow], CoverageExtent]:
-    """Return the exchanges' rows that reach into [start, end), all without bounds, and the extent of all of them."""
+    """Return the exchanges' rows that overlap [start, end), all without bounds, and the extent of all of them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -229,7 +232,7 @@ def _latest_ms(rows: pa.Table) -> int | None:
 
 
 def archive_rows_since(settings: Settings, since: datetime | None) -> list[tuple[CoverageRow, datetime]]:
-    """The archive's rows whose trades are in Bronze and that were written after `since`, and when that was."""
+    """Return the archive rows written after `since` whose trades are in Bronze, with their write times."""
     rows = load_table(settings, OPS_COVERAGE).scan(row_filter=is_null("kafka_partition")).to_arrow().to_pylist()
     return [(_row(item), item["updated_at"]) for item in rows if since is None or item["updated_at"] > since]
 
@@ -244,7 +247,7 @@ def _row(item: Mapping[str, Any]) -> CoverageRow:
         kafka_partition=item["kafka_partition"],
         kafka_offset=item["kafka_offset"],
         source=item["source"],
-        # A lake of an earlier release has these once `cryptolake bootstrap` has added them.
+        # A lake of an earlier release lacks these columns until `cryptolake bootstrap` adds them.
         evidence=None if item.get("evidence") is None else Evidence(item["evidence"]),
         first_id=item.get("first_id"),
         last_id=item.get("last_id"),
@@ -253,7 +256,7 @@ def _row(item: Mapping[str, Any]) -> CoverageRow:
 
 @dataclass(frozen=True)
 class CoverageGap:
-    """A span of exchange time, ms since 1970, between two spans of coverage of one (symbol, stream)."""
+    """A span of exchange time, ms since 1970, between two covered spans of one (symbol, stream)."""
 
     symbol: str
     stream: str
@@ -262,8 +265,10 @@ class CoverageGap:
 
 
 def gaps_of(table: Table, snapshot_id: int | None = None) -> list[CoverageGap]:
-    """What the union of the coverage rows of a snapshot (None: the current one) leaves out between each symbol's first
-    and last moment, in order."""
+    """Return the coverage gaps of a snapshot (None: the current one), in order.
+
+    A gap lies between the first and last covered moment of a (symbol, stream) and in none of its coverage rows.
+    """
     fields = ("symbol", "stream", "connected_from", "connected_to")
     rows = table.scan(row_filter=NOT_LOADING, selected_fields=fields, snapshot_id=snapshot_id).to_arrow()
     columns = [(name, "ascending") for name in ("symbol", "stream", "connected_from")]

@@ -1,4 +1,4 @@
-"""Lines of the archive's files that are no trades, kept with their reason beside the stream's rejected frames."""
+"""Store invalid lines of archive files as dead letters, with their reason, next to the stream's rejected frames."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _LINE_NUMBER = re.compile(r"\Aline [0-9]+: ")
 
 
 def write_rejected_lines(settings: Settings, source: str, lines: Sequence[BadLine]) -> int:
-    """Append the lines that are not there yet, without Kafka coordinates; return how many these are.
+    """Append the lines that are not stored yet, without Kafka coordinates; return their number.
 
-    A line and its reason are kept once per file: another issue, with or without a header, moves line numbers.
-    `source` names the file and stands for the stream. Blocks; raises what the catalog raises.
+    A line and its reason are stored once per file, without regard to the line number: another issue, with or without a
+    header, moves line numbers. `source` names the file and takes the place of the stream. Blocks; raises the catalog's
+    errors.
     """
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""In-process DuckDB connections set up for exact, offline work, and the reading of a table's files."""
+"""Open in-process DuckDB connections for exact, offline work, and read a table's files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def open_duckdb() -> duckdb.DuckDBPyConnection:
-    """A connection for temporary tables, views and registered Arrow tables: UTC, offline. Close it after use.
+    """Open a UTC, offline connection for temporary objects and Arrow tables; close it after use.
 
-    All of a process share one in-memory database, because making one costs more than a small query; whatever is not
-    temporary would be seen by the others.
+    All connections of a process share one in-memory database, because creating one costs more than a small query; other
+    connections would see anything that is not temporary.
     """
     return _set_up(_shared_database().cursor())
 
 
 def own_duckdb() -> duckdb.DuckDBPyConnection:
-    """The same with a database of its own, for tables and views that have names in it."""
+    """Open the same connection on its own database, for named tables and views."""
     return _set_up(_new_database())
 
 
@@ -37,9 +37,9 @@ def _set_up(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 
 
 def use_store(make: Callable[[], FileSystem]) -> None:
-    """Lets DuckDB read `s3://` by a file system, in all of the process's databases. The first one stays.
+    """Let DuckDB read `s3://` through a file system, in all databases of the process. The first one stays.
 
-    DuckDB's own reader of S3 is an extension, which is downloaded when it is first used.
+    DuckDB's own S3 reader is an extension, which is downloaded on first use.
     """
     if not _stores:
         _stores.append(make())
@@ -55,7 +55,7 @@ def _register(database: duckdb.DuckDBPyConnection, filesystem: FileSystem) -> No
     from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
 
     class Store(ArrowFSWrapper):  # type: ignore[misc]
-        """Takes a bucket for the first part of the path, as PyArrow does, and not for a host."""
+        """File system that reads the first part of the path as a bucket, as PyArrow does, not as a host."""
 
         @classmethod
         def _strip_protocol(cls, path: str) -> str:
@@ -65,15 +65,15 @@ def _register(database: duckdb.DuckDBPyConnection, filesystem: FileSystem) -> No
     database.register_filesystem(store)
 
     def let_go() -> None:
-        with suppress(duckdb.Error):  # it may be closed
+        with suppress(duckdb.Error):  # the database may be closed
             database.unregister_filesystem(store.protocol)
 
-    # A database that still holds one at the end makes the binding complain of leaks on stderr.
+    # A store that is still registered at exit makes the binding report leaks on stderr.
     atexit.register(let_go)
 
 
 def _new_database() -> duckdb.DuckDBPyConnection:
-    """Nothing is downloaded or loaded at run time."""
+    """Create a database that downloads and loads nothing at run time."""
     import duckdb
 
     database = duckdb.connect(config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"})
@@ -88,15 +88,15 @@ def _shared_database() -> duckdb.DuckDBPyConnection:
 
 
 def scalar(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
-    """The one whole number that a query gives."""
+    """Return the single integer that a query gives."""
     return int(connection.sql(sql).fetchall()[0][0])
 
 
 def scan(connection: duckdb.DuckDBPyConnection, paths: Sequence[str], spec: TableSpec, evolving: bool = False) -> str:
-    """What follows FROM to read these data files as rows of the table; it may be given an alias and conditions.
+    """Return a FROM clause that reads these data files as rows of the table.
 
-    With `evolving`, columns are found by Iceberg's field ids and one that a file does not have yet is NULL; DuckDB then
-    does not know how many rows to expect and orders joins badly, so only where it matters.
+    An alias and conditions may follow. With `evolving`, columns are matched by Iceberg's field ids, and a column that a
+    file lacks is NULL. DuckDB then has no row estimate and orders joins badly, so use it only where it matters.
     """
     if not paths:
         name = f"no_files_of_{spec.name}"

@@ -1,4 +1,4 @@
-"""Small files beside the tables, on whatever file system the lake is: the local disk or an S3 store."""
+"""Read and write small files next to the tables, on the local disk or an S3 store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _S3 = ("s3://", "s3a://")
 
 
 def open_filesystem(settings: Settings, location: str) -> tuple[FileSystem, str]:
-    """The file system of a location (`file://` and a path, `s3://…`) and the path on it."""
+    """Return the file system of a location (`file://` and a path, `s3://…`) and the path on it."""
     from pyarrow.fs import FileSystem, LocalFileSystem
 
     if location.startswith("file://"):
@@ -27,7 +27,7 @@ def open_filesystem(settings: Settings, location: str) -> tuple[FileSystem, str]
 
 
 def s3_filesystem(settings: Settings) -> S3FileSystem:
-    """The S3 store of the settings; without keys the environment's are found as Amazon's tools find them."""
+    """Return the configured S3 store; without keys, credentials come from AWS's default chain."""
     from pyarrow.fs import S3FileSystem
 
     arguments: dict[str, object] = {
@@ -47,7 +47,7 @@ def s3_filesystem(settings: Settings) -> S3FileSystem:
 
 
 def read_text(settings: Settings, location: str) -> str | None:
-    """The file's text; None when there is none."""
+    """Return the file's text; None if it does not exist."""
     filesystem, path = open_filesystem(settings, location)
     try:
         with filesystem.open_input_file(path) as file:
@@ -57,9 +57,9 @@ def read_text(settings: Settings, location: str) -> str | None:
 
 
 def write_text(settings: Settings, location: str, text: str) -> None:
-    """Replaces the file: a reader sees the old text or the new one. One writer at a time."""
+    """Replace the file atomically: a reader sees the old text or the new one. One writer at a time."""
     filesystem, path = open_filesystem(settings, location)
-    if location.startswith(_S3):  # an object appears when it is whole
+    if location.startswith(_S3):  # an object appears only when complete
         with filesystem.open_output_stream(path) as file:
             file.write(text.encode())
         return

@@ -1,4 +1,4 @@
-"""Conditions on a table's columns, for PyIceberg's scans."""
+"""Build conditions on a table's columns for PyIceberg scans."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def at_most(column: str, value: Any) -> BooleanExpression:
 
 
 def beyond(column: str, value: Any) -> BooleanExpression:
-    """Greater, not equal."""
+    """Return the condition `column` > `value`."""
     from pyiceberg.expressions import GreaterThan
 
     return _made(GreaterThan, column, value)
 
 
 def below(column: str, value: Any) -> BooleanExpression:
-    """Smaller, not equal."""
+    """Return the condition `column` < `value`."""
     from pyiceberg.expressions import LessThan
 
     return _made(LessThan, column, value)
@@ -62,30 +62,30 @@ def is_null(column: str) -> BooleanExpression:
 
 
 def all_of(*conditions: BooleanExpression) -> BooleanExpression:
-    """Every row without a condition."""
+    """Return the conjunction of the conditions; it is true without any."""
     from pyiceberg.expressions import AlwaysTrue, And
 
     return reduce(And, conditions) if conditions else AlwaysTrue()
 
 
 def between(column: str, start: datetime | date, end: datetime | date) -> str:
-    """start <= column < end, as PyIceberg's filters are written."""
+    """Return start <= column < end in PyIceberg's filter syntax."""
     return f"{column} >= '{start.isoformat()}' and {column} < '{end.isoformat()}'"
 
 
 def silver_day(moment: datetime) -> str:
-    """The bars of the UTC day that holds `moment`."""
+    """Return the filter for the bars of the UTC day of `moment`."""
     start = day_of(moment)
     return between("window_start", start, start + DAY)
 
 
 def gold_month(day: date) -> str:
-    """The daily rows of the month that holds `day`."""
+    """Return the filter for the daily rows of the month of `day`."""
     start = day.replace(day=1)
     return between("trade_date", start, (start + timedelta(days=32)).replace(day=1))
 
 
 def _made(kind: Any, column: str, value: Any) -> BooleanExpression:
-    """Times and dates are given to PyIceberg as ISO text."""
+    """Build a condition; PyIceberg takes times and dates as ISO text."""
     made: BooleanExpression = kind(column, value.isoformat() if hasattr(value, "isoformat") else value)
     return made

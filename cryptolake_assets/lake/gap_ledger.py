@@ -1,4 +1,4 @@
-"""`bronze.futures_trade_gaps`: the ledger of trades that the producer saw to be missing, and what became of them."""
+"""`bronze.futures_trade_gaps`: the ledger of gaps that the producer detected, and their outcomes."""
 
 from __future__ import annotations
 
@@ -24,41 +24,37 @@ log = structlog.get_logger(__name__)
 
 
 class ClosedBy(StrEnum):
-    """What brought the last of a gap's trades."""
+    """The source of a gap's last missing trade."""
 
     STREAM = "stream"
     REST = "rest"
 
 
 class GapOutcome(StrEnum):
-    """What became of a gap that is closed."""
+    """The outcome of a closed gap."""
 
-    ARRIVED = "arrived"
-    """Every missing trade came later: the exchange sent out of order, or again."""
-    REPAIRED = "repaired"
-    """They were fetched from the exchange's history."""
+    ARRIVED = "arrived"  # every missing trade arrived later: the exchange sent out of order, or again
+    REPAIRED = "repaired"  # the trades were fetched from the exchange's history
+    # The exchange has trades before and after the ids and none with them: they belong to the insurance fund or to
+    # auto-deleveraging, which its trade history omits. No order-book trade is lost.
     NOT_ORDER_BOOK = "not_order_book"
-    """The exchange has trades before and behind the ids and none with them: they belong to the insurance fund or to
-    auto-deleveraging, which its history of trades does not tell. Nothing of the order book is lost."""
 
 
 class OpenBecause(StrEnum):
     """Why a gap is not repaired."""
 
-    NEEDS_KEY = "needs_key"
-    """The history of single trades is told to holders of a key only (CRYPTOLAKE_BINANCE_API_KEY)."""
+    NEEDS_KEY = "needs_key"  # the history of single trades needs an API key (CRYPTOLAKE_BINANCE_API_KEY)
+    # The gap was larger than CRYPTOLAKE_GAP_REPAIR_MAX_IDS: this older part is left to the public archive.
     BEYOND_LIMIT = "beyond_limit"
-    """The gap was larger than CRYPTOLAKE_GAP_REPAIR_MAX_IDS: this older part is left to the public archive."""
-    NOT_AT_EXCHANGE = "not_at_exchange"
-    """The exchange was asked and did not have all of it."""
+    NOT_AT_EXCHANGE = "not_at_exchange"  # the exchange returned only a part of it, or nothing
+    # The exchange sent the trades, and the contract rejected them: their frames are dead letters. A producer with
+    # another contract version requests them again.
     REJECTED = "rejected"
-    """The exchange sent the trades, and the contract rejected them: their frames are dead letters. A producer whose
-    contract is of another version asks for them again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why the contract rejected a gap's first trade, and the dead letter of it on the topic of rejected frames.
+    """Why the contract rejected a gap's first trade, and its dead letter on the topic of rejected frames.
 
     Partition and offset are None until the dead letters of all of the gap's trades are acknowledged.
     """
@@ -71,13 +67,14 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class TradeGap:
-    """Ids of (exchange, symbol, stream) that are missing between two trades that were received.
+    """Missing ids of (exchange, symbol, stream) between two received trades.
 
     `after_us` and `before_us` are the event times of these two (µs since 1970, UTC): the missing trades happened in
-    between. `ids_missing` is how many of `first_missing_id` to `last_missing_id` did not come yet. An open gap has no
-    `closed_at`, `closed_by` and `outcome`, and says in `open_because` what hinders its repair; the trades that closed
-    one are in Kafka below `kafka_offset`. `ids_not_order_book` of the ids turned out to be none that one can have. One
-    that stays open because of `REJECTED` has a `rejection`.
+    between. `ids_missing` is how many ids from `first_missing_id` to `last_missing_id` have not arrived. An open gap
+    has no `closed_at`, `closed_by` and `outcome`; `open_because` says what prevents its repair, and a gap that is open
+    because of `REJECTED` has a `rejection`. The trades that closed a gap are in Kafka below `kafka_offset`.
+    `ids_not_order_book` counts ids that no order-book trade has.
+
     Key: (exchange, symbol, stream, first_missing_id).
     """
 
@@ -105,14 +102,17 @@ class TradeGap:
 
 
 class IcebergGapSink:
-    """Writes the producer's gaps. A gap that was closed stays as it is: a replay that is repeated finds it again, and
-    so does a producer that reads the end of the topic."""
+    """Writer of the producer's gaps.
+
+    A closed gap stays as it is: a repeated replay finds it again, and so does a producer that reads the end of the
+    topic.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def write(self, gaps: Sequence[TradeGap]) -> None:
-        """Upserts the gaps. Blocks; raises what the catalog raises. Nothing is committed that is there already."""
+        """Upsert the gaps; without a change, commit nothing. Blocks; raises the catalog's errors."""
         by_month: dict[datetime, list[TradeGap]] = defaultdict(list)
         for gap in gaps:
             by_month[_month(_time(gap.after_us))].append(gap)
@@ -120,7 +120,7 @@ class IcebergGapSink:
             self._write_month(load_table(self._settings, BRONZE_GAPS), month, of_month)
 
     def open_gaps(self) -> list[TradeGap]:
-        """Those that are open. Blocks; raises what the catalog raises."""
+        """Return the open gaps. Blocks; raises the catalog's errors."""
         return [gap for gap in read_gaps(self._settings) if gap.closed_at is None]
 
     def _write_month(self, table: Table, month: datetime, gaps: Sequence[TradeGap]) -> None:
@@ -140,7 +140,7 @@ class IcebergGapSink:
 
 
 def read_gaps(settings: Settings, start: datetime | None = None, end: datetime | None = None) -> list[TradeGap]:
-    """Return the gaps that reach into [start, end]; the whole ledger without bounds."""
+    """Return the gaps that overlap [start, end]; the whole ledger without bounds."""
     bounds = [] if start is None or end is None else [at_least("missing_before", start), at_most("missing_after", end)]
     rows = load_table(settings, BRONZE_GAPS).scan(row_filter=all_of(*bounds)).to_arrow()
     return [_gap(row) for row in rows.to_pylist()]
@@ -188,7 +188,7 @@ def _gap(row: dict[str, Any]) -> TradeGap:
         outcome=None if row["outcome"] is None else GapOutcome(row["outcome"]),
         kafka_partition=row["kafka_partition"],
         kafka_offset=row["kafka_offset"],
-        # A lake of an earlier version has these once `cryptolake bootstrap` has added them.
+        # A lake of an earlier version lacks these columns until `cryptolake bootstrap` adds them.
         ids_not_order_book=row.get("ids_not_order_book") or 0,
         open_because=None if row.get("open_because") is None else OpenBecause(row["open_because"]),
         rejection=_rejection(row),

@@ -1,7 +1,7 @@
-"""Writes rows of Bronze as data files, one an hour, in row groups as they come: memory does not grow with the day.
+"""Write Bronze rows as one data file per hour, row group by row group: memory does not grow with the day.
 
-The files are sorted as their input is and laid out as compaction leaves them; they belong to no snapshot until a
-commit takes them.
+The files keep the order of their input and have the layout that compaction produces. They belong to no snapshot until a
+commit adds them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 HOUR_US = 3_600_000_000
+# Delta-encoded: differences are small in sorted rows.
 _AS_DIFFERENCES = ("event_time", "ingest_ts", "trade_id", "first_trade_id", "last_trade_id")
-"""Stored as differences, which are small in sorted rows."""
 _BY_DICTIONARY = ("symbol", "price", "qty", "side", "exchange", "trade_type", "stream")
 
 
 class HourFiles:
-    """Takes rows in any order, best in that of time; `close()` gives the files, `abort()` deletes them.
+    """Writer of hourly files; `close()` returns them, `abort()` deletes them.
 
-    A file is finished once a row two hours later came: an open one holds some 10 MB. Rows that come for its hour after
-    that make another file.
+    It takes rows in any order, best by time. A file is finished once a row two hours later arrives; an open file holds
+    about 10 MB. Rows that arrive for its hour afterwards go to another file.
     """
 
     def __init__(self, table: Table) -> None:
@@ -46,7 +46,7 @@ class HourFiles:
         self.rows = 0
 
     def write(self, rows: pa.Table) -> None:
-        """Rows of `bronze.futures_trades`; text columns may be dictionary-encoded."""
+        """Add rows of `bronze.futures_trades`; text columns may be dictionary-encoded."""
         for hour, part in _by_hour(rows):
             waiting = self._waiting[hour]
             waiting.append(part)
@@ -62,7 +62,7 @@ class HourFiles:
         return self._finished
 
     def abort(self) -> None:
-        """Deletes what was written; what cannot be deleted is left to the removal of orphans."""
+        """Delete the written files; those that cannot be deleted are left to orphan removal."""
         for file in self._made:
             file.abort()
 
@@ -99,11 +99,11 @@ class _HourFile:
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, rows: pa.Table, schema: pa.Schema) -> None:
-        """One row group or more."""
+        """Write one row group or more."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # A dictionary of one value is written at once, a million repeats of it are compared one by one.
+        # A dictionary of one value is written at once; a million plain copies of it are compared one by one.
         columns = {name: rows[name] for name in schema.names}
         given = pa.schema([schema.field(name).with_type(column.type) for name, column in columns.items()])
         if self._writer is None:
@@ -137,7 +137,7 @@ class _HourFile:
             stats_columns=compute_statistics_plan(schema, self._table.properties),
             parquet_column_mapping=parquet_path_to_id_mapping(schema),
         )
-        self._writer = None  # with its buffers
+        self._writer = None  # free its buffers
         return DataFile.from_args(
             content=DataFileContent.DATA,
             file_path=self._path,
@@ -159,7 +159,7 @@ class _HourFile:
 
 
 def _file_schema(table: Table) -> pa.Schema:
-    """The table's Arrow schema with Iceberg's field ids, in the order of the table."""
+    """Return the table's Arrow schema with Iceberg's field ids, in table order."""
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
     schema = schema_to_pyarrow(table.schema(), include_field_ids=True)
@@ -167,7 +167,7 @@ def _file_schema(table: Table) -> pa.Schema:
 
 
 def _by_hour(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    """(hours since 1970, its rows in their order)."""
+    """Yield each run of rows of one hour, in order: (hours since 1970, rows)."""
     import numpy as np
     import pyarrow as pa
 

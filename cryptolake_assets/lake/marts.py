@@ -1,4 +1,4 @@
-"""The tables that dbt makes: what they are is said in `dbt_project/`, so here it is read from the catalog."""
+"""Read the tables that dbt creates from the catalog; `dbt_project/` defines them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def marts_tables(settings: Settings) -> tuple[TableSpec, ...]:
-    """The marts that there are, by name; none before dbt has run for the first time."""
+    """Return the existing marts, by name; none before dbt's first run."""
     from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
     catalog = get_catalog(settings)
@@ -34,7 +34,7 @@ def marts_tables(settings: Settings) -> tuple[TableSpec, ...]:
 
 
 def spec_of(table: Table) -> TableSpec:
-    """A table of the catalog as its specification: name, meaning and columns. The writer's own part is left out."""
+    """Return the specification of a catalog table: name, meaning and columns, without the writer's settings."""
     namespace, name = table.name()[-2:]
     return TableSpec(
         namespace=namespace,

@@ -1,8 +1,8 @@
-"""Numbered changes of the schema of an existing lake. `cryptolake bootstrap` applies those that are pending, in order.
+"""Numbered schema migrations of an existing lake. `cryptolake bootstrap` applies pending ones in order.
 
 To change the schema: change the table in `model/`, append a `Migration` with the next number to `MIGRATIONS`, and
 record the schema in `cryptolake_tests/lake/test_migrations.py`. A migration may run again from its start: after a
-crash, beside another one, and on a lake whose tables are new. It commits table by table and retries a lost race.
+crash, concurrently, and on a lake with new tables. It commits table by table and retries lost commit races.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+# Property of the trades table: number of the last applied migration; missing before the first.
 SCHEMA_PROPERTY: Final = "cryptolake.schema"
-"""Of the table of trades: the number of the last migration that was applied. A lake without it has had none."""
 
 
 @dataclass(frozen=True)
 class Migration:
-    """One change of the schema; `apply` is idempotent."""
+    """One schema change; `apply` is idempotent."""
 
     number: int
     name: str
@@ -62,7 +62,7 @@ MIGRATIONS: Final = (
 
 @dataclass(frozen=True)
 class LakeSchema:
-    """The number of the last migration that was applied to the lake, and the migrations that are pending."""
+    """The number of the last migration applied to the lake, and the pending migrations."""
 
     number: int
     pending: tuple[Migration, ...]
@@ -74,7 +74,7 @@ class LakeSchema:
 
 
 def lake_schema(settings: Settings) -> LakeSchema | None:
-    """Return the state of the lake's schema; None where there is no lake, or its catalog does not answer."""
+    """Return the state of the lake's schema; None if there is no lake or its catalog does not respond."""
     is_local = not settings.iceberg_rest_uri and not settings.catalog_uri.get_secret_value()
     if is_local and not settings.catalog_db.exists():
         return None
@@ -87,7 +87,7 @@ def lake_schema(settings: Settings) -> LakeSchema | None:
 
 
 def require_known_schema(settings: Settings, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Raise `LakeSchemaError` for a lake that a later release has migrated."""
+    """Raise `LakeSchemaError` if a later release has migrated the lake."""
     number, latest = _applied(load_table(settings, BRONZE_TRADES)), migrations[-1].number
     if number > latest:
         raise LakeSchemaError(
@@ -97,7 +97,10 @@ def require_known_schema(settings: Settings, migrations: Sequence[Migration] = M
 
 
 def migrate(settings: Settings, migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
-    """Apply the pending migrations, in order; return them. Raise what a migration raises: it stays pending then."""
+    """Apply the pending migrations in order and return them.
+
+    Raises what a migration raises; that migration stays pending.
+    """
     applied = []
     for migration in _after(_applied(load_table(settings, BRONZE_TRADES)), migrations):
         migration.apply(settings)
@@ -108,7 +111,7 @@ def migrate(settings: Settings, migrations: Sequence[Migration] = MIGRATIONS) ->
 
 
 def add_columns(settings: Settings, spec: TableSpec) -> None:
-    """Add the columns that `spec` has and the table lacks; they are null in the rows that are there."""
+    """Add the columns that `spec` has and the table lacks; existing rows have nulls."""
     from pyiceberg.exceptions import CommitFailedException
 
     for attempt in commit_attempts(CommitFailedException):
@@ -124,7 +127,7 @@ def add_columns(settings: Settings, spec: TableSpec) -> None:
 
 
 def widen_decimals(settings: Settings, spec: TableSpec) -> None:
-    """Give decimals the precision that `spec` has where the table's is smaller; no file is written anew."""
+    """Widen decimals to the precision of `spec` where the table's is smaller; no file is rewritten."""
     from pyiceberg.exceptions import CommitFailedException
     from pyiceberg.types import DecimalType
 
@@ -155,7 +158,7 @@ def _after(number: int, migrations: Sequence[Migration]) -> tuple[Migration, ...
 
 
 def _record(settings: Settings, number: int) -> None:
-    """Record the number; one that another process has recorded meanwhile and that is higher stays."""
+    """Record the number, unless another process has recorded a higher one meanwhile."""
     from pyiceberg.exceptions import CommitFailedException
 
     for attempt in commit_attempts(CommitFailedException):

@@ -1,4 +1,4 @@
-"""The newest trade of each symbol in Bronze, from the newest files: a few seconds' work however long the history is."""
+"""Find each symbol's newest trade in Bronze, in the newest files: a few seconds, however long the history is."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.io import FileIO
 
-LOOK_BACK: Final = timedelta(hours=24)
-"""Before the newest trade of all: a symbol without one for longer is not found."""
-MAX_ROWS: Final = 5_000_000
-"""Most rows of files that are read, the newest files first."""
+LOOK_BACK: Final = timedelta(hours=24)  # before the newest trade of all; older symbols are not found
+MAX_ROWS: Final = 5_000_000  # maximum rows of the files read, newest files first
 
 _COLUMNS: Final = ["symbol", "stream", "exchange", "trade_id", "event_time"]
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -28,9 +26,9 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 def newest_trades(
     settings: Settings, exchange: str, stream: str, symbols: Collection[str]
 ) -> dict[str, tuple[int, int]]:
-    """Id and event time (µs since 1970, UTC) of each symbol's trade with the highest id, as far as it was found.
+    """Return the id and event time (µs since 1970, UTC) of each found symbol's trade with the highest id.
 
-    Files are read from the newest trade backwards until every symbol was met. Blocks; raises what the catalog raises.
+    Reads files from the newest trade backwards until every symbol is found. Blocks; raises the catalog's errors.
     """
     table = load_table(settings, BRONZE_TRADES)
     newest = newest_hour(table)
@@ -41,7 +39,7 @@ def newest_trades(
     files.sort(key=lambda file: file.latest, reverse=True)
     found: dict[str, tuple[int, int]] = {}
     rows = 0
-    # A file may begin with trades that are older than the newest of another one: those that reach as far count too.
+    # Files overlap in time: also read those that end after the earliest start so far.
     begins = newest + HOUR
     for file in files:
         met_all = len(found) == len(symbols) and file.latest < begins

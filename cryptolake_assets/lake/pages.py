@@ -1,7 +1,7 @@
-"""Rows of a table in order of a key, a page at a time: only the files that the page needs are read.
+"""Read a table's rows in key order, one page at a time, from only the files that the page needs.
 
-Files are planned by PyIceberg (partitions and statistics), ordered by their bounds of the key's first column, and read
-until no other file can hold a row of the page. Local and S3 warehouses are read alike.
+PyIceberg plans the files (partitions and statistics). They are ordered by their bounds of the key's first column and
+read until no other file can hold a row of the page. Local and S3 warehouses are read alike.
 """
 
 from __future__ import annotations
@@ -20,19 +20,17 @@ if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import DataScan, FileScanTask, Table
 
-FIRST_FILES = 2
-"""Files that are read at first; each further time twice as many."""
+FIRST_FILES = 2  # files in the first batch; each further batch has twice as many
 
 
 @dataclass(frozen=True)
 class PageQuery:
-    """What is asked of a table. `key` orders the rows and is unique among them, or made so by `distinct`."""
+    """A query of one table. `key` orders the rows and is unique among them, or made unique by `distinct`."""
 
     key: tuple[str, ...]
     where: BooleanExpression
     columns: tuple[str, ...]
-    after: tuple[Any, ...] = ()
-    """Only rows behind this place; values of the first columns of the key."""
+    after: tuple[Any, ...] = ()  # only rows after this position; values of the key's first columns
     limit: int | None = None
     descending: bool = False
     distinct: bool = False
@@ -47,7 +45,7 @@ class Page:
 
 
 def read_page(table: Table, snapshot_id: int | None, query: PageQuery, max_bytes: int) -> Page:
-    """Reads a page of a snapshot (None: of an empty table). Blocks.
+    """Read a page of a snapshot (None: the table is empty). Blocks.
 
     Raises `SnapshotExpiredError`, and `ResponseTooLargeError` once more than `max_bytes` of rows are held in memory.
     """
@@ -91,7 +89,7 @@ def _schema(table: Table, columns: Sequence[str]) -> pa.Schema:
 
 
 def _from_place(query: PageQuery) -> BooleanExpression:
-    """The filter, and that the key's first column is not on the wrong side of the place."""
+    """Return the query's filter, bounded by the start position in the key's first column."""
     if not query.after:
         return query.where
     side = filters.at_most if query.descending else filters.at_least
@@ -101,12 +99,11 @@ def _from_place(query: PageQuery) -> BooleanExpression:
 @dataclass(frozen=True)
 class _Planned:
     task: FileScanTask
-    nearest: Any
-    """The file's first value of the key's first column in the order of the query; None where it is not known."""
+    nearest: Any  # First value of the key's first column in the order of the query; None if unknown.
 
 
 def _ordered(table: Table, scan: DataScan, query: PageQuery) -> list[_Planned]:
-    """The planned files in the order in which their rows begin; those without bounds come first."""
+    """Return the planned files in the order in which their rows begin; files without bounds come first."""
     from pyiceberg.conversions import from_bytes
 
     field = table.schema().find_field(query.key[0])
@@ -123,7 +120,10 @@ def _ordered(table: Table, scan: DataScan, query: PageQuery) -> list[_Planned]:
 
 
 def _batches(planned: list[_Planned]) -> Iterator[tuple[list[FileScanTask], _Planned | None]]:
-    """Files to read next, more each time, and the first one of the rest; files of unknown bounds are in the first."""
+    """Yield the files to read next, more each time, and the first remaining file.
+
+    Files without bounds are in the first batch.
+    """
     unknown = sum(item.nearest is None for item in planned)
     begin, number = 0, unknown + FIRST_FILES
     while begin < len(planned):
@@ -133,17 +133,19 @@ def _batches(planned: list[_Planned]) -> Iterator[tuple[list[FileScanTask], _Pla
 
 
 def read_files(table: Table, scan: DataScan, tasks: list[FileScanTask]) -> pa.Table:
-    """Rows of the files that the scan wants, with the types that the table says. Blocks."""
+    """Return the rows that the scan selects from the files, with the table's types. Blocks."""
     from pyiceberg.io.pyarrow import ArrowScan
 
     rows = ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter, scan.case_sensitive).to_table(tasks)
-    # Spark's files and PyIceberg's differ in how they say text; what is joined later must not.
+    # Spark and PyIceberg write different Arrow text types; tables that are joined later need one.
     return rows.cast(_schema(table, rows.column_names))
 
 
 def _in_order(rows: pa.Table, query: PageQuery, limit: int | None) -> pa.Table:
-    """The rows behind the place, in order; of those with one key the first by all of its columns where the query says
-    so, whatever the order of files and rows."""
+    """Return the rows after the start position, in order.
+
+    With `distinct`, keep one row per key: the first by all of its columns, whatever the order of files and rows.
+    """
     direction = "DESC" if query.descending else "ASC"
     order = ", ".join(f"{name} {direction} NULLS LAST" for name in query.key)
     if query.distinct:
@@ -162,7 +164,7 @@ def _in_order(rows: pa.Table, query: PageQuery, limit: int | None) -> pa.Table:
 
 
 def _is_before(found: pa.Table, rest: _Planned | None, query: PageQuery) -> bool:
-    """Whether every row that the rest of the files may hold comes behind the last one found."""
+    """Return whether all rows of the remaining files come after the last row found."""
     from pyiceberg.utils.datetime import date_to_days, datetime_to_micros
 
     if rest is None:

@@ -1,6 +1,6 @@
-"""SQL for people over the tables, by their full names: DuckDB on the Iceberg files, or Spark.
+"""Run users' SQL over the tables, by full name: with DuckDB on the Iceberg files, or with Spark.
 
-DuckDB reads the files that PyIceberg plans for the current snapshot; its own Iceberg extension would have to be
+DuckDB reads the files that PyIceberg plans for the current snapshot; DuckDB's own Iceberg extension would have to be
 downloaded.
 """
 
@@ -32,15 +32,17 @@ _JVM_STACK = "\n\nJVM stacktrace:"
 
 
 def run_sql(settings: Settings, sql: str, engine: str = "duckdb") -> pa.Table:
-    """The result of one statement. Raises `QueryError` with the engine's own message, `TableNotFoundError` for a
-    table that was not made yet."""
+    """Return the result of one statement.
+
+    Raises `QueryError` with the engine's own message, `TableNotFoundError` for a table that was not created yet.
+    """
     return _run_spark(settings, sql) if engine == "spark" else _run_duckdb(settings, sql)
 
 
 def _run_duckdb(settings: Settings, sql: str) -> pa.Table:
     import duckdb
 
-    # Before the database: it is made with the store that the catalog makes known.
+    # Load the catalog first: it registers the S3 store that the database is created with.
     files = [(spec, _data_files(settings, spec)) for spec in _known(settings) if _is_named(spec, sql)]
     with own_duckdb() as connection:
         connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
@@ -60,7 +62,7 @@ def _run_duckdb(settings: Settings, sql: str) -> pa.Table:
 
 
 def _with_line(connection: duckdb.DuckDBPyConnection, sql: str, error: duckdb.Error) -> str:
-    """Return an error's message with the statement's line: `sql()` leaves it out, or counts lines of its own."""
+    """Return an error's message with the statement's line, which `sql()` omits or counts differently."""
     import duckdb
 
     message = str(error)
@@ -69,7 +71,7 @@ def _with_line(connection: duckdb.DuckDBPyConnection, sql: str, error: duckdb.Er
         shown = found["text"].strip(". ")
         numbers = (number for number, line in enumerate(sql.splitlines(), start=1) if shown in line)
         return _LINE.sub(lambda _: f"LINE {next(numbers, found['number'])}: {found['text']}", message, count=1)
-    if isinstance(error, duckdb.CatalogException | duckdb.BinderException):  # it fails again before it reads anything
+    if isinstance(error, duckdb.CatalogException | duckdb.BinderException):  # it fails again before it reads any data
         try:
             connection.execute(sql)
         except duckdb.Error as again:
@@ -78,7 +80,7 @@ def _with_line(connection: duckdb.DuckDBPyConnection, sql: str, error: duckdb.Er
 
 
 def _with_nearest_tables(settings: Settings, message: str) -> str:
-    """Return DuckDB's message with the nearest tables of the lake, in place of those that DuckDB happens to know."""
+    """Return DuckDB's message with the nearest tables of the lake, in place of DuckDB's own suggestions."""
     text = message.strip()
     unknown = _UNKNOWN_TO_DUCKDB.search(text)
     if unknown is None:
@@ -100,14 +102,14 @@ def _is_named(spec: TableSpec, sql: str) -> bool:
 
 
 def _data_files(settings: Settings, spec: TableSpec) -> list[str]:
-    """Of the table's current snapshot."""
+    """Return the files of the table's current snapshot."""
     return [local_path(task.file.file_path) for task in load_table(settings, spec).scan().plan_files()]
 
 
 def _add_view(connection: duckdb.DuckDBPyConnection, spec: TableSpec, paths: list[str]) -> None:
-    """A table's files as a view of its full name."""
+    """Create a view with the table's full name over its files."""
     source = scan(connection, paths, spec, evolving=True)
-    # Registered tables live as long as the connection; a view on them is as good as one on files.
+    # Registered tables live as long as the connection, so a view on them works like one on files.
     connection.execute(f"CREATE VIEW {spec.full_name} AS SELECT * FROM {source}")
 
 
@@ -120,12 +122,12 @@ def _run_spark(settings: Settings, sql: str) -> pa.Table:
     try:
         return session.sql(sql).toArrow()
     except PySparkException as error:
-        require_server(settings)  # it may have gone meanwhile
+        require_server(settings)  # the server may have stopped meanwhile
         raise QueryError(f"sql: {_spark_message(settings, error)}") from None
 
 
 def _spark_message(settings: Settings, error: PySparkException) -> str:
-    """Return Spark's message with the place in the statement, without the plan and the stack of its JVM."""
+    """Return Spark's message with the position in the statement, without the plan and the JVM stack."""
     text = str(error).partition(_JVM_STACK)[0].strip()
     if (found := _SPARK_MESSAGE.match(text)) is not None:
         place = found["place"]

@@ -1,7 +1,7 @@
-"""Rows of a range of time counted by what is wrong with them: only files of the range, and of them three columns.
+"""Count the rows of a time range by reject reason, reading only the range's files and three columns.
 
-Files are planned by PyIceberg (partitions and statistics) and counted a few at a time, so that a table of any length
-takes the memory of a few files.
+PyIceberg plans the files (partitions and statistics). A few are counted at a time, so that memory does not grow with
+the table.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import DataScan, FileScanTask, Table
 
 FILES_AT_ONCE = 4
-RECENT = timedelta(days=30)
-"""What is counted without a start: so much up to the newest row."""
+RECENT = timedelta(days=30)  # without a start, count this long up to the newest row
 COLUMNS = (
     Column("reason", "string", "code of the reason, or name of the rule"),
     Column("symbol", "string", "the exchange's symbol, where it is known"),
@@ -33,7 +32,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class RejectSource:
-    """What is counted: the column of the time, and SQL for the reason and the symbol over `columns`."""
+    """The rows to count: their time column, and SQL for the reason and the symbol over `columns`."""
 
     time: str
     columns: tuple[str, ...]
@@ -43,7 +42,7 @@ class RejectSource:
 
 @dataclass(frozen=True)
 class RejectCounts:
-    """Counts (an Arrow table of `COLUMNS`, most first), and from when on; None where nothing bounds it."""
+    """Counts (an Arrow table of `COLUMNS`, highest first) and the start of their range; None if unbounded."""
 
     rows: pa.Table
     start: datetime | None
@@ -52,7 +51,7 @@ class RejectCounts:
 def count_rejects(
     table: Table, snapshot_id: int | None, source: RejectSource, start: datetime | None, end: datetime | None
 ) -> RejectCounts:
-    """Counts rows of a snapshot (None: of an empty table) whose time is in [start, end]. Blocks."""
+    """Count rows of a snapshot (None: the table is empty) whose time is in [start, end]. Blocks."""
     import pyarrow as pa
 
     if snapshot_id is None:
@@ -83,7 +82,7 @@ def _scan(
 
 
 def _newest(table: Table, tasks: list[FileScanTask], source: RejectSource) -> datetime | None:
-    """By the files' statistics, so at most so late; None without a file, or where one has none."""
+    """Return an upper bound of the newest time from the files' statistics; None without files or statistics."""
     from pyiceberg.conversions import from_bytes
     from pyiceberg.utils.datetime import micros_to_timestamptz
 

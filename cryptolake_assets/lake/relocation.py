@@ -1,7 +1,7 @@
-"""Moves a lake's files to another place: Iceberg's metadata names every file by its absolute path.
+"""Move a lake to another location: Iceberg's metadata names every file by its absolute path.
 
-Rewritten are the metadata files (JSON), the manifest lists and manifests (Avro, by PyIceberg's reader and writer), and
-the SQLite catalog. Row-level deletes, which also name data files, are not written by this project.
+It rewrites the metadata files (JSON), the manifest lists and manifests (Avro, with PyIceberg's reader and writer), and
+the SQLite catalog. This project writes no row-level deletes, which also name data files.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Any, Final
 
 from cryptolake_assets.lake.bronze_files import local_path
 
+# Columns of the SQLite catalog that hold locations.
 CATALOG_PATHS: Final = {
     "iceberg_tables": ("metadata_location", "previous_metadata_location"),
     "iceberg_namespace_properties": ("property_value",),
 }
-"""Columns of the SQLite catalog that hold locations."""
 
 Move = Callable[[str], str]
 
 
 def relocate(warehouse: Path, catalog_db: Path, old: str, new: str) -> None:
-    """Rewrite the lake whose files lie in `warehouse` from the location `old` to the location `new` (`file://…`).
+    """Rewrite the lake in the directory `warehouse` from the location `old` to the location `new` (`file://…`).
 
-    The files may lie anywhere meanwhile. A lake that is at `new` already is left as it is.
+    The files may lie anywhere meanwhile. A lake that is already at `new` is left as it is.
     """
     move = _move(old, new)
     lengths: dict[str, int] = {}
-    # The manifest lists (`snap-…`) last: they tell the length of each manifest, and readers rely on it.
+    # Manifest lists (`snap-…`) last: they hold the length of each manifest, and readers rely on it.
     for path in sorted(warehouse.rglob("metadata/*.avro"), key=lambda path: path.name.startswith("snap-")):
         _rewrite(path, move, lengths)
         lengths[f"{local_path(new)}/{path.relative_to(warehouse)}"] = path.stat().st_size
@@ -46,7 +46,7 @@ def relocate(warehouse: Path, catalog_db: Path, old: str, new: str) -> None:
 
 
 def _move(old: str, new: str) -> Move:
-    """Return what replaces the place of a path, however the path is written: `file:///x`, `file:/x` or `/x`."""
+    """Return a function that replaces the location in a path, written as `file:///x`, `file:/x` or `/x`."""
     old_path, new_path = local_path(old), local_path(new)
 
     def move(text: str) -> str:
@@ -59,7 +59,7 @@ def _move(old: str, new: str) -> Move:
 
 
 def _rewrite(path: Path, move: Move, lengths: Mapping[str, int]) -> None:
-    """Write a manifest or a manifest list anew, with the paths replaced and the lengths of manifests that changed."""
+    """Rewrite a manifest or a manifest list with replaced paths and changed manifest lengths."""
     from pyiceberg.avro.file import AvroFile, AvroOutputFile
     from pyiceberg.io.pyarrow import PyArrowFileIO
     from pyiceberg.typedef import Record
@@ -78,7 +78,7 @@ def _rewrite(path: Path, move: Move, lengths: Mapping[str, int]) -> None:
 
 
 def _moved(value: Any, move: Move) -> Any:
-    """Return a value of JSON or Avro with the paths in it replaced."""
+    """Return a JSON or Avro value with the paths in it replaced."""
     from pyiceberg.typedef import Record
 
     if isinstance(value, str):

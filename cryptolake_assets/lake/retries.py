@@ -1,4 +1,4 @@
-"""What a commit does when another writer of the table was faster."""
+"""Retries of commits that lost a race with another writer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ COMMIT_ATTEMPTS = 5
 
 
 def commit_attempts(*lost_race: type[Exception]) -> Retrying:
-    """Tries again after these exceptions, with growing random pauses; raises the last one when that goes on."""
+    """Retry after these exceptions, with growing random pauses; raise the last one after `COMMIT_ATTEMPTS`."""
     return Retrying(
         retry=retry_if_exception_type(lost_race),
         stop=stop_after_attempt(COMMIT_ATTEMPTS),

@@ -1,4 +1,4 @@
-"""Spark's side of the lake: the server's configuration and a client session."""
+"""Configure the Spark Connect server for the lake, and open client sessions."""
 
 from __future__ import annotations
 
@@ -14,31 +14,30 @@ from cryptolake_assets.settings import Settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-DEFAULT_PORT = 15002
-"""Spark Connect's own."""
+DEFAULT_PORT = 15002  # Spark Connect's default
 CONNECT_TIMEOUT_S = 5.0
 
 
 def spark_conf(settings: Settings) -> dict[str, str]:
-    """Configuration of the Spark Connect server: the Iceberg catalog and what exactness needs."""
+    """Return the configuration of the Spark Connect server: the Iceberg catalog and exact results."""
     return {
         "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
         "spark.sql.defaultCatalog": CATALOG,
-        # Another writer's commit must be seen by the next query.
+        # The next query must see another writer's commit.
         f"spark.sql.catalog.{CATALOG}.cache-enabled": "false",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.ansi.enabled": "true",
         "spark.sql.shuffle.partitions": str(settings.spark_shuffle_partitions),
         "spark.sql.streaming.metricsEnabled": "true",
         "spark.sql.adaptive.enabled": "true",
-        # The fast query of a large day waits for what tells repeated trades.
+        # The fast query of a large day waits for the broadcast of duplicate trades.
         "spark.sql.broadcastTimeout": "3600s",
         "spark.sql.catalogImplementation": "in-memory",
     } | spark_catalog(settings)
 
 
 def require_server(settings: Settings) -> None:
-    """Raises `SparkError` at once when nobody listens; the Connect client itself would go on trying for 10 minutes."""
+    """Raise `SparkError` at once if nothing listens; the Connect client would retry for 10 minutes."""
     host, _, port = settings.spark_connect_url.removeprefix("sc://").partition("/")[0].partition(":")
     try:
         socket.create_connection((host, int(port or DEFAULT_PORT)), timeout=CONNECT_TIMEOUT_S).close()
@@ -47,13 +46,15 @@ def require_server(settings: Settings) -> None:
 
 
 def _ask_nothing_at_exit(session: SparkSession) -> None:
-    """Of each session PySpark asks the server at the process's end to forget its models of machine learning: there are
-    none, and where the server has gone that takes ten seconds a session."""
+    """Remove the session's exit hook that makes the server forget machine-learning models.
+
+    There are none, and without a server the hook takes ten seconds per session.
+    """
     atexit.unregister(cast(Any, session).client._cleanup_ml_cache)
 
 
 def _leave_error_log_out() -> None:
-    """PySpark logs every error of a statement with the JVM's stack, as one line of JSON, before it raises it."""
+    """Disable PySpark's log of every statement error, with the JVM stack as one JSON line; it raises the error too."""
     from pyspark.logger import PySparkLogger
 
     for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
@@ -61,20 +62,20 @@ def _leave_error_log_out() -> None:
 
 
 def limit_retries(session: SparkSession) -> None:
-    """Lets a lost server be an error after some ten seconds instead of ten minutes."""
+    """Make a lost server an error after about ten seconds instead of ten minutes."""
     from pyspark.sql.connect.client.retries import DefaultPolicy
 
     policy = DefaultPolicy(max_retries=8, max_backoff=3_000)
-    # Only the Connect session has a client; the common type does not say so.
+    # Only the Connect session has a client; the common type does not declare it.
     cast(Any, session).client.set_retry_policies([policy])
 
 
 def _leave_finalizer_out() -> None:
-    """Takes away the finalizer of Connect's sessions, which closes a session that nobody holds any more.
+    """Remove the finalizer of Connect sessions, which closes an unreferenced session.
 
-    The garbage collector runs it wherever it happens to be at work, also in a thread that holds a lock of gRPC; closing
-    then waits for workers that wait for that lock, for ever (seen with PySpark 4.1). A dropped session can be left: its
-    channel goes with it, and the server forgets a session that is not used.
+    The garbage collector may run it in a thread that holds a gRPC lock; closing then waits forever for workers that
+    wait for that lock (seen with PySpark 4.1). A dropped session needs no closing: its channel goes with it, and the
+    server expires unused sessions.
     """
     from pyspark.sql.connect.session import SparkSession
 
@@ -83,9 +84,9 @@ def _leave_finalizer_out() -> None:
 
 
 def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
-    """A Spark Connect session; with `session_id` (a UUID) the same session is found again by a later process.
+    """Open a Spark Connect session; with `session_id` (a UUID), a later process finds the same session again.
 
-    Raises `SparkError` when the server cannot be reached.
+    Raises `SparkError` if the server is unreachable.
     """
     from pyspark.errors.exceptions.base import PySparkException
     from pyspark.sql import SparkSession
@@ -98,7 +99,7 @@ def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
         separator = "" if url.endswith(("/", ";")) else (";" if "/;" in url else "/;")
         url = f"{url}{separator}user_id=cryptolake;session_id={session_id}"
     try:
-        # Not getOrCreate: that would hand out a session of another server, if the process has one.
+        # Not getOrCreate: it would return a session of another server if the process has one.
         session: SparkSession = SparkSession.builder.remote(url).create()
         limit_retries(session)
         _ask_nothing_at_exit(session)
@@ -113,7 +114,7 @@ def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
 
 
 def spark_unreachable(settings: Settings, error: Exception) -> SparkError:
-    """The error for a Spark Connect server that does not answer."""
+    """Return the error for a Spark Connect server that does not respond."""
     cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return SparkError(
         f"spark: the Spark Connect server at {settings.spark_connect_url} cannot be reached ({cause}). "

@@ -1,7 +1,7 @@
-"""How each engine is told of the catalog and of the store: one set of settings, three dialects. Pure.
+"""Translate the settings of catalog and store for PyIceberg, Spark and Hadoop. Pure.
 
-PyIceberg takes properties, Spark takes a configuration, Hadoop (which writes Spark's streaming checkpoints) takes
-another one. Sources: PyIceberg's and Iceberg's documents on catalogs and FileIO, Hadoop's on S3A.
+PyIceberg takes properties, Spark a configuration, and Hadoop (which writes Spark's streaming checkpoints) another one.
+Sources: PyIceberg's and Iceberg's documents on catalogs and FileIO, Hadoop's on S3A.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from urllib.parse import unquote, urlsplit
 from cryptolake_assets.model.table_spec import CATALOG
 from cryptolake_assets.settings import Settings
 
-SQLITE_TIMEOUT_S = 30
-"""How long a writer waits for another one's lock on the SQLite catalog."""
+SQLITE_TIMEOUT_S = 30  # how long a writer waits for the lock on the SQLite catalog
 
 _SPARK = f"spark.sql.catalog.{CATALOG}"
 _S3A = "spark.hadoop.fs.s3a"
 
 
 def catalog_properties(settings: Settings) -> dict[str, str]:
-    """PyIceberg's properties of the catalog that the settings name: REST, PostgreSQL or SQLite, on a path or S3."""
+    """Return PyIceberg's properties of the configured catalog: REST, PostgreSQL or SQLite, on a path or S3."""
     if settings.iceberg_rest_uri:
         properties = {"type": "rest", "uri": settings.iceberg_rest_uri, "warehouse": _rest_warehouse(settings)}
         properties |= _rest_rights(settings)
@@ -29,7 +28,7 @@ def catalog_properties(settings: Settings) -> dict[str, str]:
 
 
 def spark_catalog(settings: Settings) -> dict[str, str]:
-    """Spark's configuration of the same catalog."""
+    """Return Spark's configuration of the same catalog."""
     conf = {_SPARK: "org.apache.iceberg.spark.SparkCatalog"}
     if settings.iceberg_rest_uri:
         named = {"type": "rest", "uri": settings.iceberg_rest_uri, "warehouse": _rest_warehouse(settings)}
@@ -45,12 +44,12 @@ def spark_catalog(settings: Settings) -> dict[str, str]:
 
 
 def hadoop_location(location: str) -> str:
-    """A location as Hadoop's file systems know it: S3 is `s3a` there."""
+    """Return a location for Hadoop's file systems, where S3 is `s3a`."""
     return f"s3a://{location.removeprefix('s3://')}" if location.startswith("s3://") else location
 
 
 def postgres_url(uri: str) -> str:
-    """A `postgresql://` address as SQLAlchemy needs it to take the driver that is installed."""
+    """Return a `postgresql://` URL with which SQLAlchemy uses the installed driver."""
     return f"postgresql+psycopg2://{uri.partition('://')[2]}"
 
 
@@ -59,7 +58,7 @@ def _rest_warehouse(settings: Settings) -> str:
 
 
 def _rest_rights(settings: Settings) -> dict[str, str]:
-    """PyIceberg and Iceberg's REST client name these alike."""
+    """Return the REST credentials; PyIceberg and Iceberg's REST client use the same names."""
     token, credential = settings.iceberg_rest_token, settings.iceberg_rest_credential
     if not (token.get_secret_value() or credential.get_secret_value()):
         return {}
@@ -111,7 +110,7 @@ def _iceberg_s3(settings: Settings) -> dict[str, str]:
     return _given(
         {
             "io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
-            "http-client.type": "urlconnection",  # the JDK's own: Iceberg's default wants a client of its own
+            "http-client.type": "urlconnection",  # the JDK's client: Iceberg's default needs a library of its own
             "s3.endpoint": settings.minio_endpoint,
             "s3.path-style-access": "true" if settings.s3_path_style else "false",
             "s3.access-key-id": settings.minio_root_user,
@@ -136,7 +135,7 @@ def _hadoop_s3(settings: Settings) -> dict[str, str]:
     )
     return {
         **{f"{_S3A}.{name}": value for name, value in found.items()},
-        # A checkpoint's file appears whole or not at all, without a rename, which an S3 store does not have.
+        # Checkpoint files appear atomically without a rename, which an S3 store does not have.
         "spark.sql.streaming.checkpointFileManagerClass": (
             "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
         ),

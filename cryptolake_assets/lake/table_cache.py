@@ -1,5 +1,7 @@
-"""The present state of every table, known without asking: one look at the catalog now and then, and only what changed
-is loaded. For readers that answer many questions a second."""
+"""Table cache: the current state of every table, for readers with many requests per second.
+
+It polls the catalog now and then and loads only changed tables.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,11 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
-Identifier = tuple[str, str]
-"""Namespace and name."""
+Identifier = tuple[str, str]  # namespace and name
 
 log = structlog.get_logger(__name__)
 
-IN_USE_S = 600.0
-"""A table that nobody asked for in this time is not loaded ahead."""
+IN_USE_S = 600.0  # a table not requested for this long is not loaded ahead
 
 
 @dataclass
@@ -36,20 +36,19 @@ class _CachedTable:
 
 
 class TableCache:
-    """What the catalog says of its tables, as of the last `refresh`. Safe for threads."""
+    """The catalog's tables as of the last `refresh`. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._tables: dict[Identifier, _CachedTable] = {}
         self._lock = threading.Lock()
         self._looking = threading.Lock()
-        self.refreshed_at: float | None = None
-        """`time.monotonic()` of the last look that the catalog answered."""
+        self.refreshed_at: float | None = None  # `time.monotonic()` of the last successful refresh
 
     def refresh(self) -> frozenset[Identifier]:
-        """Looks at the catalog and loads the tables in use that have changed; returns those that have.
+        """Poll the catalog and load the changed tables in use; return all changed tables.
 
-        Blocks; raises what the catalog raises, and then keeps what was known.
+        Blocks; raises the catalog's errors, and then keeps the previous state.
         """
         with self._looking:
             return self._refresh()
@@ -76,12 +75,14 @@ class TableCache:
         return frozenset(changed)
 
     def identifiers(self) -> tuple[Identifier, ...]:
-        """All tables, by name."""
+        """Return all tables, by name."""
         return tuple(sorted(self._tables))
 
     def table(self, identifier: Identifier) -> Table:
-        """The table as of the last `refresh`; loads it when it is asked for the first time. Raises
-        `TableNotFoundError`, `TableUnreadableError`."""
+        """Return the table as of the last `refresh`; load it on first use.
+
+        Raises `TableNotFoundError`, `TableUnreadableError`.
+        """
         from pyiceberg.exceptions import NoSuchTableError
 
         entry = self._tables.get(identifier)
@@ -99,7 +100,7 @@ class TableCache:
         return entry.table
 
     def snapshot_id(self, identifier: Identifier) -> int | None:
-        """Of the table's state if it is loaded; never blocks. None for an empty, unknown or not yet loaded table."""
+        """Return the current snapshot of a loaded table; never blocks. None if empty, unknown or not loaded yet."""
         entry = self._tables.get(identifier)
         if entry is None or entry.table is None:
             return None
@@ -107,7 +108,7 @@ class TableCache:
         return entry.table.metadata.current_snapshot_id
 
     def _loaded_ahead(self, catalog: Catalog, identifier: Identifier) -> Table | None:
-        """None for one that cannot be had: who asks for it is told, and the other tables go on."""
+        """Load a table; return None on failure: its readers get the error, and the other tables are refreshed."""
         from pyiceberg.exceptions import NoSuchTableError
 
         try:
@@ -117,7 +118,7 @@ class TableCache:
             return None
 
     def _locations(self, catalog: Catalog) -> dict[Identifier, str]:
-        """Where each table's metadata lies: one query of an SQL catalog; a request a table of another one."""
+        """Return each table's metadata location: one query of an SQL catalog, else one request per table."""
         from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
         from sqlalchemy import select
 
@@ -137,7 +138,7 @@ class TableCache:
     def _location(self, catalog: Catalog, identifier: Identifier) -> str:
         known = self._tables.get(identifier)
         if known is not None and (not known.asked_at or time.monotonic() - known.asked_at > IN_USE_S):
-            known.table = None  # not looked at any more: loaded anew when it is asked for
+            known.table = None  # no longer polled: loaded again on the next request
             return known.location
         return catalog.load_table(identifier).metadata_location
 

@@ -1,1 +1,1 @@
-"""What keeps tables small and fast: compaction, expiry of snapshots, removal of orphans."""
+"""Table maintenance: compaction, manifest rewrite, snapshot expiry, orphan removal."""

@@ -1,10 +1,11 @@
-"""Compaction: the many small files of an hour of Bronze become one sorted file, and no row changes; the same, unsorted,
-for the other tables that grow by appends; and the joining of small manifests.
+"""Compaction: join the small files of a Bronze hour into one sorted file; rows do not change.
 
-Spark's `rewrite_data_files` does it in one commit of its own kind (`replace`), whose files keep the sequence number
-that the table had when it began: a follower that had seen everything finds nothing new. Repeats stay, because Bronze
-is what was received. The small files stay too, until the snapshots that hold them expire; nothing here expires one,
-because the stream's checkpoint needs its last snapshot (`lake.maintenance.expiry` does, and knows).
+The other append-only tables are compacted without sorting, and small manifests are joined.
+
+Spark's `rewrite_data_files` commits once, as operation `replace`. The new files keep the sequence number that the table
+had when it began: a follower that has seen everything finds nothing new. Duplicates stay, because Bronze stores what
+was received. The small files stay until the snapshots that hold them expire. Nothing here expires a snapshot, because
+the stream's checkpoint needs its last one (`lake.maintenance.expiry` keeps it).
 """
 
 from __future__ import annotations
@@ -35,38 +36,37 @@ SORT_ORDER = "symbol, event_time, trade_id"
 CALL_ATTEMPTS = 8
 ROW_GROUP_ROWS = 100_000
 MANIFEST_BYTES = 64 * 1024
-MANIFESTS_ENOUGH = 50
-"""Up to so many manifests are left as they are when no file was rewritten."""
+MANIFESTS_ENOUGH = 50  # up to this many small manifests are not rewritten
 
+# Table properties; Spark takes a file's layout only from these.
 LAYOUT = {
-    # Iceberg looks at a row group's size every so many rows, and one byte is always reached: a busy hour is read by
-    # several threads, and a minute of one symbol without the rest of the file.
+    # Iceberg checks the size of a row group after this many rows, and one byte is always reached. With such row groups
+    # several threads read a busy hour, and a reader of one symbol's minute skips the rest of the file.
     "write.parquet.row-group-check-min-record-count": str(ROW_GROUP_ROWS),
     "write.parquet.row-group-check-max-record-count": str(ROW_GROUP_ROWS),
     "write.parquet.row-group-size-bytes": "1",
-    # Version 2 stores times and ids as differences: a quarter less in sorted files, and faster to read.
+    # Version 2 stores times and ids as differences: a quarter smaller in sorted files, and faster to read.
     "write.parquet.page-version": "v2",
-    # A manifest holds some days; planning a minute reads the one that has its hour, however long the history is.
+    # A manifest holds a few days; planning a minute reads only the one with its hour, however long the history is.
     MANIFEST_TARGET: str(MANIFEST_BYTES),
 }
-"""Properties of the table: Spark takes a file's layout from nowhere else."""
 
 
 def compact_hours(settings: Settings, spark: SparkSession, hours: Sequence[datetime]) -> None:
-    """Rewrite the files of these whole UTC hours, each sorted by (symbol, event_time, trade_id), in one commit.
+    """Rewrite the files of these UTC hours, each sorted by (symbol, event_time, trade_id), in one commit.
 
-    An hour of a single file is left as it is, so a second call finds nothing to do. It may run beside the stream and
-    other writers that only append; it is meant for hours that are over, because an open one would soon be due again.
-    Manifests are left as they come. Raises `SparkError` when Spark fails; the table is then as before.
+    Idempotent: an hour with a single file is left as it is. It may run alongside the stream and other append-only
+    writers; use it for closed hours, because an open one would soon be due again. Manifests are not rewritten. Raises
+    `SparkError` if Spark fails; the table is then unchanged.
     """
     _set_layout(load_table(settings, BRONZE_TRADES))
     call_procedure(spark, BRONZE_TRADES, _rewrite_files([(hour, hour + HOUR) for hour in hours]))
 
 
 def compact_table(spark: SparkSession, spec: TableSpec, min_files: int) -> None:
-    """Joins the small files of every partition of a table that holds at least `min_files`; rows keep their order.
+    """Join the small files of every partition that holds at least `min_files`; rows keep their order.
 
-    It may run beside writers that only append. Raises `SparkError` when Spark fails; the table is then as before.
+    It may run alongside append-only writers. Raises `SparkError` if Spark fails; the table is then unchanged.
     """
     call_procedure(
         spark,
@@ -78,9 +78,9 @@ def compact_table(spark: SparkSession, spec: TableSpec, min_files: int) -> None:
 
 
 def rewrite_manifests(spark: SparkSession, spec: TableSpec) -> None:
-    """Joins a table's manifests by partition, and leaves entries of deleted files out. Sequence numbers stay.
+    """Join a table's manifests by partition and drop entries of deleted files. Sequence numbers stay.
 
-    It may run beside writers that only append. Raises `SparkError` when Spark fails; the table is then as before.
+    It may run alongside append-only writers. Raises `SparkError` if Spark fails; the table is then unchanged.
     """
     procedure = f"CALL {CATALOG}.system.rewrite_manifests(table => '{_name(spec)}', use_caching => false)"
     call_procedure(spark, spec, procedure)
@@ -108,8 +108,11 @@ def _name(spec: TableSpec) -> str:
 
 
 def call_procedure(spark: SparkSession, spec: TableSpec, procedure: str) -> list[Any]:
-    """Rows of a procedure of Iceberg's. One that another writer got in the way of has changed nothing and is called
-    again; what it plans then is the present table."""
+    """Call an Iceberg procedure and return its rows.
+
+    A call that lost a race with another writer changed nothing; it is repeated on the current table. Raises
+    `SparkError`.
+    """
     from pyspark.errors.exceptions.base import PySparkException
 
     try:
@@ -130,7 +133,7 @@ def call_procedure(spark: SparkSession, spec: TableSpec, procedure: str) -> list
 
 
 def _lost_race(error: BaseException) -> bool:
-    """Spark Connect names the exception of the server in its message."""
+    """Return whether the error is a commit conflict; Spark Connect names the server's exception in its message."""
     return any(name in str(error) for name in ("iceberg.exceptions.Validation", "iceberg.exceptions.CommitFailed"))
 
 

@@ -1,12 +1,12 @@
-"""Expiry of snapshots: which may go, and the files that nobody needs once they are gone.
+"""Expire snapshots, and delete the files that no remaining snapshot needs.
 
-PyIceberg takes snapshots out of a table's metadata and leaves their files on the disk. Here the files that only the
-expired snapshots held are deleted too; what a crash in between leaves is an orphan and goes with the others.
+PyIceberg removes snapshots from a table's metadata and leaves their files on disk. This module also deletes the files
+that only the expired snapshots held; files left by a crash in between are orphans and removed as such.
 
-Two rules keep readers and the Bronze stream whole. A snapshot goes by when it was replaced, not by when it was made:
-who began to read it while it was current keeps its files for the whole retention. And snapshots go from the oldest on,
-never the stream's newest one nor any that came after it: Spark's sink walks from the head back to its own last commit
-to learn which batch is in the table, and a gap on that way would make it write a batch twice.
+Two rules protect readers and the Bronze stream. A snapshot's age counts from when it was replaced, not from when it was
+created: a reader that opened it while it was current keeps its files for the whole retention. And snapshots expire from
+the oldest on, never the stream's newest one nor any after it: Spark's sink walks from the head back to its own last
+commit to find the last batch in the table, and a missing snapshot on that way would make it write a batch twice.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ log = structlog.get_logger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
 
-QUERY_ID = "spark.sql.streaming.queryId"
-"""Property of a snapshot that Spark's streaming sink committed."""
+QUERY_ID = "spark.sql.streaming.queryId"  # snapshot property, set by Spark's streaming sink
 
 
 @dataclass(frozen=True)
 class SnapshotVersion:
-    """A snapshot as expiry sees it; `query_id` names the streaming query that committed it, if one did."""
+    """A snapshot as expiry sees it; `query_id` names the streaming query that committed it, if any."""
 
     snapshot_id: int
     timestamp_ms: int
@@ -48,7 +47,7 @@ class SnapshotVersion:
 
 @dataclass(frozen=True)
 class Expired:
-    """What went: snapshots from the metadata, files (data, manifests, manifest lists) from the disk."""
+    """The number of expired snapshots, and of deleted files (data, manifests, manifest lists)."""
 
     snapshots: int = 0
     files: int = 0
@@ -57,10 +56,10 @@ class Expired:
 def due_snapshots(
     history: Sequence[SnapshotVersion], cutoff_ms: int, keep: int, query_ids: Collection[str] = ()
 ) -> list[int]:
-    """Ids of the snapshots that may go, of a branch's history from the oldest to its head.
+    """Return the ids of the snapshots that may expire; `history` is a branch from the oldest to its head.
 
-    Those that were replaced at or before `cutoff_ms` go, but for the newest `keep`, and nothing from the newest
-    streaming snapshot on: the newest of any query, and the newest of each query in `query_ids`.
+    Due are snapshots that were replaced at or before `cutoff_ms`, except the newest `keep` and everything from the
+    newest streaming snapshot on: the newest of any query, and the newest of each query in `query_ids`.
     """
     end = max(0, len(history) - max(1, keep))
     newest: dict[str, int] = {version.query_id: index for index, version in enumerate(history) if version.query_id}
@@ -75,7 +74,7 @@ def due_snapshots(
 
 
 def history_of(table: Table) -> list[SnapshotVersion]:
-    """The main branch's snapshots, oldest first, as far back as the metadata goes."""
+    """Return the main branch's snapshots, oldest first, as far back as the metadata goes."""
     from pyiceberg.table.snapshots import ancestors_of
 
     return [
@@ -85,14 +84,14 @@ def history_of(table: Table) -> list[SnapshotVersion]:
 
 
 def expire(table: Table, choose: Callable[[Table], Iterable[int]]) -> Expired:
-    """Takes the chosen snapshots out of the metadata, then deletes the files that no snapshot left needs.
+    """Expire the chosen snapshots, then delete the files that no remaining snapshot needs.
 
-    Branches and tags keep theirs. When another writer is faster, the choice is made anew. Raises PyIceberg's
-    `CommitFailedException` when that goes on.
+    Snapshots of branches and tags stay. After a concurrent commit, `choose` is called again. Raises PyIceberg's
+    `CommitFailedException` after the last attempt.
     """
     from pyiceberg.exceptions import CommitFailedException
 
-    # ValueError: another one has expired one of the snapshots in between.
+    # ValueError: another process expired one of the snapshots meanwhile.
     for attempt in commit_attempts(CommitFailedException, ValueError):
         with attempt:
             if attempt.retry_state.attempt_number > 1:
@@ -110,7 +109,7 @@ def expire(table: Table, choose: Callable[[Table], Iterable[int]]) -> Expired:
 
 
 def _delete_unneeded(table: Table, gone: Iterable[Snapshot]) -> int:
-    """Deletes what the gone snapshots hold and no present one does; returns how many files that were."""
+    """Delete the files that only the expired snapshots hold; return their number."""
     present = table.metadata.snapshots
     try:
         kept = dict(chain.from_iterable(_manifests(table.io, snapshot) for snapshot in present))
@@ -120,12 +119,12 @@ def _delete_unneeded(table: Table, gone: Iterable[Snapshot]) -> int:
         if data:
             data.difference_update(*(_files(table.io, one, live_only=True) for one in kept.values()))
     except FileNotFoundError as error:
-        # Another one expires snapshots at the same time. What is needed cannot be told: nothing is deleted.
+        # Another process expires snapshots at the same time: the needed files are unknown, so delete nothing.
         log.info("unneeded_files_left", table=".".join(table.name()), cause=str(error))
         return 0
     lists = {local_path(snapshot.manifest_list) for snapshot in gone}
     lists -= {local_path(snapshot.manifest_list) for snapshot in present}
-    # In this order a crash leaves nothing that points to a file which is not there.
+    # In this order a crash leaves no reference to a deleted file.
     return sum(_delete(table.io, path) for paths in (lists, dropped, data) for path in paths)
 
 
@@ -134,13 +133,13 @@ def _manifests(io: FileIO, snapshot: Snapshot) -> list[tuple[str, ManifestFile]]
 
 
 def _files(io: FileIO, manifest: ManifestFile, *, live_only: bool = False) -> set[str]:
-    """Data files that a manifest names; one that says a file is deleted names it too."""
+    """Return the data files that a manifest names, those of deleted entries included unless `live_only`."""
     entries = manifest.fetch_manifest_entry(io, discard_deleted=live_only)
     return {local_path(entry.data_file.file_path) for entry in entries}
 
 
 def _if_there(read: Callable[[FileIO, S], Iterable[T]], io: FileIO, source: S) -> Iterable[T]:
-    """Return what a file says; nothing where it is gone."""
+    """Return the content of a file; nothing if it no longer exists."""
     with suppress(FileNotFoundError):
         return read(io, source)
     return ()
@@ -148,7 +147,7 @@ def _if_there(read: Callable[[FileIO, S], Iterable[T]], io: FileIO, source: S) -
 
 def _delete(io: FileIO, path: str) -> bool:
     if "://" not in path:
-        # What Spark writes on a local disk has a checksum file beside it.
+        # Spark writes a checksum file next to each file on a local disk.
         checksum_of(Path(path)).unlink(missing_ok=True)
     try:
         io.delete(path)
@@ -158,5 +157,5 @@ def _delete(io: FileIO, path: str) -> bool:
 
 
 def checksum_of(path: Path) -> Path:
-    """Where Hadoop's local file system keeps the checksums of a file."""
+    """Return the path at which Hadoop's local file system keeps a file's checksums."""
     return path.with_name(f".{path.name}.crc")

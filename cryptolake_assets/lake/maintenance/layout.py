@@ -1,6 +1,6 @@
-"""What a table consists of: live files by partition, manifests, snapshots, and what lies on the disk for it.
+"""Measure a table: live files by partition, manifests, snapshots, and files on disk.
 
-All of it is read from Iceberg's metadata by PyIceberg, and by one listing of the table's directory: no Spark.
+PyIceberg reads all of it from Iceberg's metadata and one listing of the table's directory; no Spark.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 MANIFEST_TARGET = "commit.manifest.target-size-bytes"
-MANIFEST_TARGET_DEFAULT_BYTES = 8 * 1024 * 1024
-"""Iceberg's own."""
+MANIFEST_TARGET_DEFAULT_BYTES = 8 * 1024 * 1024  # Iceberg's default
 
 
 @dataclass(frozen=True)
 class LiveFile:
-    """A data file of the current snapshot. `partition` holds the partition's values in Iceberg's numbers (hours, days
-    or months since 1970); `snapshot_id` is the commit that put the file there."""
+    """A data file of the current snapshot.
+
+    `partition` holds Iceberg's partition values (hours, days or months since 1970); `snapshot_id` is the commit that
+    added the file.
+    """
 
     partition: tuple[Any, ...]
     size_bytes: int
@@ -36,9 +38,12 @@ class LiveFile:
 
 @dataclass(frozen=True)
 class TableState:
-    """A table in figures. `small_files` are those that compaction could join: below the limit of the settings, and not
-    the only such file of their partition. `disk_*` counts everything in the table's directory: data, metadata, and
-    what no snapshot needs any more."""
+    """The figures of a table.
+
+    `small_files` counts files that compaction could join: below the configured limit, and not the only such file of
+    their partition. `disk_*` counts everything in the table's directory: data, metadata, and files that no snapshot
+    needs.
+    """
 
     table: str
     files: int
@@ -51,13 +56,13 @@ class TableState:
 
 
 def manifests(table: Table) -> list[ManifestFile]:
-    """Manifests of the current snapshot."""
+    """Return the manifests of the current snapshot."""
     snapshot = table.current_snapshot()
     return list(snapshot.manifests(table.io)) if snapshot else []
 
 
 def live_files(table: Table) -> list[LiveFile]:
-    """Data files of the current snapshot. Cost: all of its manifests."""
+    """Return the data files of the current snapshot. Cost: all of its manifests."""
     return [
         LiveFile(
             partition=tuple(entry.data_file.partition[index] for index in range(len(table.spec().fields))),
@@ -70,7 +75,7 @@ def live_files(table: Table) -> list[LiveFile]:
 
 
 def small_manifests(table: Table) -> int:
-    """Manifests that a rewrite could join: shorter than half of the table's target, or without any live file."""
+    """Count the manifests that a rewrite could join: shorter than half of the table's target, or without live files."""
     target = int(table.properties.get(MANIFEST_TARGET, MANIFEST_TARGET_DEFAULT_BYTES))
     return sum(
         manifest.manifest_length < target // 2 or not (manifest.has_added_files() or manifest.has_existing_files())
@@ -79,13 +84,13 @@ def small_manifests(table: Table) -> int:
 
 
 def count_small(files: Iterable[LiveFile], limit_bytes: int) -> int:
-    """Files below the limit that are not the only such file of their partition."""
+    """Count the files below the limit that are not the only such file of their partition."""
     by_partition = Counter(file.partition for file in files if file.size_bytes < limit_bytes)
     return sum(number for number in by_partition.values() if number > 1)
 
 
 def small_files(settings: Settings) -> dict[str, int]:
-    """Per table the small files, by the table's full name."""
+    """Return the number of small files per table, by full name."""
     return {
         spec.full_name: count_small(live_files(load_table(settings, spec)), settings.small_file_bytes)
         for spec in (*TABLES, *marts_tables(settings))
@@ -93,7 +98,7 @@ def small_files(settings: Settings) -> dict[str, int]:
 
 
 def state_of(table: Table, small_file_bytes: int) -> TableState:
-    """The table's present state in figures."""
+    """Return the table's current figures."""
     files = live_files(table)
     on_disk = _sizes_on_disk(table)
     return TableState(

@@ -1,9 +1,9 @@
-"""Removal of orphans: files in a table's directory that no snapshot needs, such as a crashed writer leaves.
+"""Remove orphans: files in a table's directory that no snapshot needs, such as those of a crashed writer.
 
-Spark's `remove_orphan_files` lists the directory and compares it with everything that the metadata names. It tells
-`file:/x`, `file:///x` and `/x` for the same file, and stops when it meets another scheme or host, rather than guess.
-The stream's checkpoints lie beside the tables' directories, so they are not looked at. It passes over hidden files,
-so the checksums that Hadoop keeps beside each local file are removed here once their file is gone.
+Spark's `remove_orphan_files` lists the directory and compares it with all files named in the metadata. It treats
+`file:/x`, `file:///x` and `/x` as the same file, and fails on another scheme or host rather than guess. The stream's
+checkpoints are outside the tables' directories, so it does not see them. It skips hidden files, so this module removes
+the checksum files that Hadoop keeps next to each local file, once that file is gone.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ DELETES_AT_ONCE = 4
 
 
 def remove_orphans(spark: SparkSession, spec: TableSpec, retention: timedelta) -> list[str]:
-    """Deletes the orphans older than `retention` (24 hours or more: Spark insists) and returns their locations.
+    """Delete the orphans older than `retention` (Spark's minimum is 24 hours) and return their locations.
 
-    A younger one stays, because a writer may be about to commit it. Raises `SparkError` when Spark fails.
+    Younger files stay, because a writer may be about to commit them. Raises `SparkError` if Spark fails.
     """
     older_than = (datetime.now(UTC) - retention).strftime("%Y-%m-%d %H:%M:%S+00:00")
     rows = call_procedure(
@@ -48,7 +48,10 @@ def remove_orphans(spark: SparkSession, spec: TableSpec, retention: timedelta) -
 
 
 def remove_lone_checksums(directory: Path, retention: timedelta) -> int:
-    """Deletes checksum files below a local directory that are older than `retention` and whose file is gone."""
+    """Delete old checksum files below a local directory whose file is gone; return their number.
+
+    Old means older than `retention`.
+    """
     youngest = time.time() - retention.total_seconds()
     lone = [
         path

@@ -1,7 +1,7 @@
-"""The four works that keep the tables small and fast: compaction, manifest rewrite, snapshot expiry, orphan removal.
+"""The four kinds of table maintenance: compaction, manifest rewrite, snapshot expiry, orphan removal.
 
-Each looks at all tables, does what is due, and finds nothing to do when it is called again. Each may run beside the
-stream and every other writer; one at a time runs, because they would undo each other's plans.
+Each checks all tables, does what is due, and is idempotent. Each may run alongside the stream and every other writer;
+only one runs at a time, because they would invalidate each other's plans.
 """
 
 from __future__ import annotations
@@ -38,21 +38,17 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-REWRITE_BELOW_BYTES = 384 * 1024 * 1024
-"""Spark joins files below three quarters of its target size, 512 MiB."""
+REWRITE_BELOW_BYTES = 384 * 1024 * 1024  # Spark joins files below three quarters of its target size, 512 MiB
 
-LATE = timedelta(hours=1)
-"""An hour with few files is compacted once nothing came for so long."""
+LATE = timedelta(hours=1)  # an hour with few files is compacted once nothing arrived for this long
 
-STRAY = HOUR
-"""An hour that begins so far ahead of the exchange's clock is a stray: nobody appends to it on purpose."""
+STRAY = HOUR  # An hour that begins this far ahead of the exchange clock is a stray: no writer appends to it on purpose.
 
-MANY_FILES = 200
-"""A closed hour with so many files is compacted though it is still appended to."""
+MANY_FILES = 200  # a closed hour with this many files is compacted even if rows still arrive
 
 
 class Work(StrEnum):
-    """The kinds of maintenance, in the order in which they help each other."""
+    """The kinds of maintenance, in the order in which each helps the next."""
 
     COMPACTION = "compaction"
     MANIFESTS = "manifest_rewrite"
@@ -62,8 +58,10 @@ class Work(StrEnum):
 
 @dataclass(frozen=True)
 class StreamPosition:
-    """What maintenance must know of the stream: the exchange's clock (None: unknown, then no hour counts as over) and
-    the ids of the streaming queries."""
+    """The exchange clock and the ids of the streaming queries.
+
+    If the clock is None (unknown), no hour counts as closed.
+    """
 
     exchange_time: datetime | None
     query_ids: frozenset[str] = frozenset()
@@ -71,7 +69,7 @@ class StreamPosition:
 
 @dataclass(frozen=True)
 class TableChange:
-    """A table before and after, and what was done to it in a few words; empty when nothing was due."""
+    """A table before and after, and a short description of the change; empty if nothing was due."""
 
     before: TableState
     after: TableState
@@ -80,7 +78,7 @@ class TableChange:
 
 @dataclass(frozen=True)
 class Report:
-    """What a work did."""
+    """The result of one kind of maintenance."""
 
     work: Work
     tables: list[TableChange]
@@ -90,7 +88,7 @@ class Report:
         return [change for change in self.tables if change.done]
 
     def totals(self) -> dict[str, int]:
-        """Sums over all tables, by `<figure>_before` and `<figure>_after`."""
+        """Return the sums over all tables, by `<figure>_before` and `<figure>_after`."""
         return {
             f"{figure}_{when}": sum(getattr(getattr(change, when), figure) for change in self.tables)
             for figure in FIGURES
@@ -99,13 +97,14 @@ class Report:
 
 
 FIGURES = tuple(field.name for field in fields(TableState) if field.name != "table")
-"""The figures of a table's state."""
 
 
 @dataclass(frozen=True)
 class BronzeHour:
-    """An hour of Bronze: how many of its files could be joined, and when the newest of them came (None: before every
-    snapshot that the table still has, so long ago)."""
+    """An hour of Bronze: the number of files that could be joined, and when the newest of them arrived.
+
+    `newest` is None if that was before the oldest snapshot in the metadata.
+    """
 
     hour: datetime
     files: int
@@ -121,11 +120,11 @@ def due_hours(
     min_files: int,
     limit: int,
 ) -> list[datetime]:
-    """The hours to compact now, at most `most`, those with most files first.
+    """Return the hours to compact now: at most `limit`, those with the most files.
 
-    An hour is over once the exchange's clock is past its end by the grace; a stray hour in the far future counts as
-    over. It is due when nothing was appended to it for the grace and it has `min_files`, or two and nothing came for
-    `LATE`; with `MANY_FILES` at once.
+    An hour is closed once the exchange clock is past its end by the grace; a stray hour in the far future counts as
+    closed. A closed hour is due with `min_files` if nothing was appended for the grace, with two files if nothing was
+    appended for `LATE`, and with `MANY_FILES` at once.
     """
     if exchange_time is None:
         return []
@@ -145,7 +144,7 @@ def due_hours(
 
 
 def hours_of(files: Iterable[LiveFile], committed_at: Callable[[int | None], datetime | None]) -> list[BronzeHour]:
-    """Bronze's files by hour; `committed_at` knows when a snapshot was committed."""
+    """Group Bronze's joinable files by hour; `committed_at` maps a snapshot to its commit time."""
     found: dict[datetime, list[datetime | None]] = {}
     for file in files:
         if file.size_bytes < REWRITE_BELOW_BYTES:
@@ -158,10 +157,10 @@ def hours_of(files: Iterable[LiveFile], committed_at: Callable[[int | None], dat
 
 
 def maintain(settings: Settings, work: Work, position: StreamPosition) -> Report:
-    """Does one kind of work on every table that needs it.
+    """Run one kind of maintenance on every table that needs it.
 
-    Raises `MaintenanceInUseError` when another process maintains the tables, `SparkError` when Spark is needed and
-    cannot be reached or fails; tables that were done before stay done.
+    Raises `MaintenanceInUseError` if another process maintains the tables, `SparkError` if Spark is needed and is
+    unreachable or fails; tables that were maintained before stay so.
     """
     with maintenance_lock(settings):
         keeper = _Keeper(settings, position)
@@ -185,7 +184,7 @@ def maintain(settings: Settings, work: Work, position: StreamPosition) -> Report
 
 
 class _Keeper:
-    """Does the works on one table; connects to Spark when the first one needs it."""
+    """Maintains one table at a time; connects to Spark on first use."""
 
     def __init__(self, settings: Settings, position: StreamPosition) -> None:
         self._settings = settings
@@ -202,7 +201,7 @@ class _Keeper:
             self._spark.stop()
 
     def does(self, work: Work, spec: TableSpec, table: Table) -> str:
-        """Does what is due and says what that was."""
+        """Do what is due and return a short description of it."""
         match work:
             case Work.COMPACTION:
                 return self._compact(spec, table)
@@ -270,7 +269,7 @@ class _Keeper:
 
 
 def due_partitions(files: Iterable[LiveFile], min_files: int) -> set[tuple[object, ...]]:
-    """Partitions with at least `min_files` files that Spark would join."""
+    """Return the partitions with at least `min_files` files that Spark would join."""
     numbers: dict[tuple[object, ...], int] = {}
     for file in files:
         if file.size_bytes < REWRITE_BELOW_BYTES:
@@ -280,9 +279,9 @@ def due_partitions(files: Iterable[LiveFile], min_files: int) -> set[tuple[objec
 
 @contextmanager
 def maintenance_lock(settings: Settings, wait_s: float = 0) -> Iterator[None]:
-    """Hold the right to maintain the tables of this home.
+    """Hold the lock for maintenance of this home's tables.
 
-    Raise `MaintenanceInUseError` when another process still has it after `wait_s`.
+    Raises `MaintenanceInUseError` if another process still holds it after `wait_s`.
     """
     from filelock import FileLock, Timeout
 
