@@ -1,1 +1,1 @@
-"""What data must hold: rules, checks, completeness, comparison with the exchange's bars. Imports no orchestrator."""
+"""Data quality: rules, checks, completeness, comparison with the exchange's bars. Imports no orchestrator."""

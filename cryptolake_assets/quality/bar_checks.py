@@ -1,4 +1,4 @@
-"""Checks on bars and daily stats: what their rows and counts must hold, and what every check demands. Pure."""
+"""Checks on bars and daily stats: row predicates, row counts, and the requirement of every check. Pure."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MAY_BE_NULL = ("updated_at", "evidence")
 
+# Namespace to check name to a DuckDB predicate that is true on a failing row.
 ROW_CHECKS: Mapping[str, Mapping[str, str]] = {
     "silver": {
         "ohlc_order": "NOT (low <= open AND low <= close AND open <= high AND close <= high)",
@@ -29,17 +30,16 @@ ROW_CHECKS: Mapping[str, Mapping[str, str]] = {
         "minutes_in_a_day": "minutes_with_trades NOT BETWEEN 1 AND 1440",
     },
 }
-"""Namespace to check name to a DuckDB predicate that is true on a row that fails."""
 
 OFFICIAL_KLINES = "official_klines"
-BARS_COMPARED, BARS_AGREEING = "bars_compared", "bars_agreeing"
-"""Counts of `official_klines`."""
+BARS_COMPARED, BARS_AGREEING = "bars_compared", "bars_agreeing"  # counts of `official_klines`
 PUBLISHED_COUNT = "published_count"
 UP_TO_DATE = "up_to_date"
 HEARTBEAT = "heartbeat"
 FRAMES_ACCEPTED = "frames_accepted"
 DEPENDENCIES = "dependencies"
 
+# Check name to its requirement, for people.
 MEANINGS: Mapping[str, str] = {
     "schema": "Columns and types are those of the table.",
     "unique_key": "One row a key.",
@@ -69,11 +69,10 @@ MEANINGS: Mapping[str, str] = {
     **stream_minute_checks.MEANINGS,
     DEPENDENCIES: "What a refresh of Silver needs is there: catalog, tables, engine.",
 }
-"""Check name to what it demands, for people."""
 
 SILVER_CHECKS = ("schema", "unique_key", *ROW_CHECKS["silver"], "drop_ratio", "row_count")
+# Non-blocking checks, see `quality.warnings`.
 SILVER_OBSERVATIONS = (OFFICIAL_KLINES, "minutes_missing", "id_continuity", "event_time_lag")
-"""Non-blocking checks, see `quality.warnings`."""
 
 GOLD_CHECKS = ("schema", "unique_key", *ROW_CHECKS["gold"])
 

@@ -1,7 +1,7 @@
 """Checks on the batch sources' tables. Pure.
 
-Blocking ones are predicates that are true on a row that fails, by table and check. The others look at the published
-table as a whole (what is missing, how new it is) and warn.
+Blocking checks are predicates, by table and check, that are true on a failing row. The others check the published table
+as a whole (missing rows, age of the newest row) and warn.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVE
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 
-Times = Mapping[str, Sequence[datetime]]
-"""The stored times by symbol, in order."""
+Times = Mapping[str, Sequence[datetime]]  # stored times by symbol, in order
 
 MAX_FUNDING_INTERVAL = timedelta(hours=8)
-JITTER = timedelta(minutes=1)
-"""Fundings are charged some ms after the full hour; a minute late is not missing."""
+JITTER = timedelta(minutes=1)  # fundings are charged some ms after the full hour; a minute late is not missing
 
 DAYS_MISSING = "days_missing"
 NEWEST_ROW = "newest_row"
@@ -40,6 +38,7 @@ def _none_empty(spec: TableSpec, *but: str) -> str:
     return " OR ".join(f"{name} IS NULL" for name in spec.column_names if name not in ("updated_at", *but))
 
 
+# A comparison with NULL is not true, so nullable columns pass.
 BATCH_RULES: Mapping[str, Mapping[str, str]] = {
     SILVER_FEAR_GREED.name: {
         "index_range": "value NOT BETWEEN 0 AND 100",
@@ -67,7 +66,6 @@ BATCH_RULES: Mapping[str, Mapping[str, str]] = {
         "value_of_history": "source = 'history' AND open_interest_value IS NULL",
     },
 }
-"""A comparison with NULL is not true, so what may be empty passes."""
 
 MEANINGS: Mapping[str, str] = {
     "index_range": "Values are 0 to 100.",
@@ -88,12 +86,15 @@ MEANINGS: Mapping[str, str] = {
 
 
 def blocking(spec: TableSpec) -> tuple[str, ...]:
-    """Names of the checks on a candidate of the table, in the order of their results."""
+    """Return the names of the checks on a candidate of the table, in the order of their results."""
     return ("schema", "unique_key", *BATCH_RULES[spec.name])
 
 
 def days_missing(stored: Collection[date]) -> CheckOutcome:
-    """Up to the newest day that is stored. Days that were never published are named and do not count."""
+    """Check for missing days up to the newest stored one.
+
+    Days that were never published are named and do not count.
+    """
     missing = missing_days(stored, max(stored)) if stored else []
     known = [day for day in missing if day in KNOWN_MISSING]
     unknown = [day for day in missing if day not in KNOWN_MISSING]
@@ -103,22 +104,25 @@ def days_missing(stored: Collection[date]) -> CheckOutcome:
 
 
 def newest_row(stored: Collection[date], today: date) -> CheckOutcome:
-    """`today` is by the source's clock."""
+    """Check the age of the newest row; `today` is by the source's clock."""
     newest = max(stored, default=None)
     passed = newest is not None and newest >= today - timedelta(days=1)
     return CheckOutcome(NEWEST_ROW, passed, f"the newest day is {newest or 'none'}; the source's clock says {today}")
 
 
 def rows_left_out(left_out: Iterable[str]) -> CheckOutcome:
-    """Return which rows of the accepted answers are odd, each once; the others are stored."""
+    """Report the odd rows of accepted responses, each once; the other rows are stored."""
     rows = list(dict.fromkeys(left_out))
     sample = [{"row": row} for row in rows[:SAMPLE_ROWS]]
     return CheckOutcome(ROWS_LEFT_OUT, not rows, f"{len(rows)} rows were left out", len(rows), sample)
 
 
 def funding_holes(stored: Times) -> CheckOutcome:
-    """Longer than eight hours, or longer than the intervals on both sides: symbols change between 8, 4 and 1 hours, and
-    an interval that is alone in its length is one in which a funding is missing."""
+    """Check for gaps in each symbol's fundings.
+
+    A gap is longer than eight hours, or longer than the intervals on both sides: symbols change between 8, 4 and 1
+    hours, and a single longer interval lacks a funding.
+    """
     found = [
         {"symbol": symbol, "after": _text(start), "before": _text(end)}
         for symbol, times in sorted(stored.items())
@@ -138,7 +142,7 @@ def _holes(times: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
 
 
 def periods_missing(stored: Times) -> CheckOutcome:
-    """Statistics of five minutes between a symbol's first and newest one."""
+    """Check for missing five-minute statistics between a symbol's first and newest one."""
     found = [
         {"symbol": symbol, "after": _text(start), "before": _text(end)}
         for symbol, times in sorted(stored.items())
@@ -155,7 +159,7 @@ def periods_missing(stored: Times) -> CheckOutcome:
 
 
 def symbols_behind(stored: Times, symbols: Sequence[str], clock: datetime, limit: timedelta) -> CheckOutcome:
-    """Followed symbols whose newest row is further behind the exchange's clock than `limit`, or that have none."""
+    """Check for tracked symbols without rows, or with a newest row more than `limit` behind the exchange clock."""
     found = []
     for symbol in symbols:
         newest = stored[symbol][-1] if stored.get(symbol) else None

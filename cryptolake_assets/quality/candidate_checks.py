@@ -1,4 +1,4 @@
-"""What every candidate must hold before a reader may see it, and how a check's result is told. Pure."""
+"""The checks that every candidate must pass before it is published, and the result of a check. Pure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SAMPLE_ROWS = 10
-"""Failing rows that are shown with a check."""
+SAMPLE_ROWS = 10  # failing rows that are shown with a check
 
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """One check's result; `failing_rows` are at most SAMPLE_ROWS, as text for people.
+    """The result of one check; `failing_rows` are at most SAMPLE_ROWS, as text for people.
 
-    `counts` say what was looked at, in numbers that can be added up over partitions.
+    `counts` are the numbers checked, which can be summed over partitions.
     """
 
     name: str
@@ -35,9 +34,10 @@ class CheckOutcome:
 def check_candidate(
     duck: duckdb.DuckDBPyConnection, spec: TableSpec, candidate: pa.Table, rules: Mapping[str, str]
 ) -> list[CheckOutcome]:
-    """Check schema, unique key and rows; `rules` are predicates by check name that are true on a row that fails.
+    """Check the candidate's schema, unique key and rows.
 
-    They are evaluated on the given connection, with the table in memory.
+    `rules` maps check names to predicates that are true on a failing row. They are evaluated on the given connection,
+    with the table in memory.
     """
     schema = spec.arrow_schema()
     same_schema = candidate.schema.equals(schema)
@@ -56,7 +56,7 @@ def check_candidate(
 
 
 def joined(outcomes: Sequence[CheckOutcome]) -> list[CheckOutcome]:
-    """One outcome a name, of several parts: it passes when all of them do."""
+    """Merge the outcomes of each name into one, which passes if all of its parts do."""
     by_name: dict[str, list[CheckOutcome]] = {}
     for outcome in outcomes:
         by_name.setdefault(outcome.name, []).append(outcome)

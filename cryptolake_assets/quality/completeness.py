@@ -1,4 +1,4 @@
-"""When a window of time is complete: coverage holds all of it and the watermark is past its end. Pure."""
+"""Decide whether a time window is complete: coverage holds all of it and the watermark is past its end. Pure."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from cryptolake_assets.lake.gap_ledger import TradeGap
 MICROSECONDS = 1_000
 
 
-Spans = defaultdict[tuple[str, str], list[tuple[int, int]]]
-"""By symbol and stream: [start, end) in ms."""
+Spans = defaultdict[tuple[str, str], list[tuple[int, int]]]  # by symbol and stream: [start, end) in ms
 
 
 class CompletenessIndex:
-    """Answers whether a symbol's window is complete.
+    """Index of covered time that tells whether a symbol's window is complete.
 
-    A coverage row counts once Bronze holds every Kafka record below its offset. Its end is drawn back by the grace:
-    trades that were still on their way when the connection's knowledge ended may be missing. A row of the archive is
-    written when its trades are in Bronze, and speaks of a day that is over. What a connection covers is without the
-    time of `gaps` that are open, or whose late trades are not in Bronze yet; the archive has what the stream lacked.
-    What klines prove is kept apart: such a minute cannot be held against the klines.
+    A coverage row counts once Bronze holds every Kafka record below its offset. Its end is moved back by the grace,
+    because trades that were in flight when the connection's coverage ended may be missing. An archive row is written
+    once its trades are in Bronze, and covers a day that is over. Stream coverage excludes the time of `gaps` that are
+    open or whose late-arriving trades are not in Bronze yet; the archive has the trades that the stream lacked. Time
+    that klines prove is kept apart: such a minute cannot be checked against the klines.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class CompletenessIndex:
         for row in rows:
             end_ms = row.connected_to_ms - (0 if row.of_archive else grace_ms)
             if _is_in_bronze(row, bronze_offsets) and end_ms > row.connected_from_ms:
-                # Rows of earlier releases do not say it: the archive's were made around missing ids.
+                # Rows of earlier releases lack it: archive rows were proven by ids, stream rows by barriers.
                 evidence = row.evidence or (Evidence.IDS if row.of_archive else Evidence.BARRIER)
                 spans = (archived if row.of_archive else streamed)[evidence]
                 spans[row.symbol, row.stream].append((row.connected_from_ms, end_ms))
@@ -56,18 +55,18 @@ class CompletenessIndex:
             }
             for evidence in Evidence
         }
+        # Without time that only klines prove.
         self._independent = _together(self._by[Evidence.IDS], self._by[Evidence.BARRIER])
-        """Without what klines prove."""
         self._spans = _together(self._independent, self._by[Evidence.KLINES])
 
     def is_complete(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> bool:
-        """Whether every trade of [start_ms, end_ms) has been received and is in Bronze."""
+        """Return whether every trade of [start_ms, end_ms) was received and is in Bronze."""
         return _hold(self._spans.get((symbol, stream), []), start_ms, end_ms)
 
     def evidence(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> Evidence | None:
-        """Return what proves that the window is complete; None when nothing does.
+        """Return what proves that the window is complete; None if nothing does.
 
-        A window of which each part is proven has the weakest evidence that it needs: ids, then barriers, then klines.
+        If its parts have different evidence, return the weakest one needed: ids, then barriers, then klines.
         """
         key = symbol, stream
         for evidence, spans in (
@@ -80,17 +79,17 @@ class CompletenessIndex:
         return None
 
     def is_by_klines(self, symbol: str, start_ms: int, end_ms: int) -> bool:
-        """Return whether nothing but the exchange's klines proves that the window is complete, on any stream."""
+        """Return whether only the exchange's klines prove that the window is complete, on any stream."""
         found = {self.evidence(*key, start_ms, end_ms) for key in self._spans if key[0] == symbol}
         return found - {None} == {Evidence.KLINES}
 
     def gained(self, earlier: CompletenessIndex) -> tuple[int, int] | None:
-        """The extent [start_ms, end_ms) of all time that is covered here and was not `earlier`; None without any."""
+        """Return the extent [start_ms, end_ms) of time that is covered here and not in `earlier`; None if empty."""
         fresh = [span for key, spans in self._spans.items() for span in _difference(spans, earlier._spans.get(key, []))]
         return (min(start for start, _ in fresh), max(end for _, end in fresh)) if fresh else None
 
     def is_complete_on_any_stream(self, symbol: str, start_ms: int, end_ms: int) -> bool:
-        """The same, whichever stream of the symbol covers it."""
+        """Return whether any one stream of the symbol covers the window."""
         return any(self.is_complete(key[0], key[1], start_ms, end_ms) for key in self._spans if key[0] == symbol)
 
 
@@ -99,12 +98,12 @@ def _is_in_bronze(row: CoverageRow, bronze_offsets: Mapping[int, int]) -> bool:
 
 
 def _holds(bronze_offsets: Mapping[int, int], partition: int | None, offset: int | None) -> bool:
-    """Whether Bronze holds every record below the offset; what did not come over Kafka is there when it is told of."""
+    """Return whether Bronze holds every record below the offset; True for rows without a Kafka offset."""
     return partition is None or offset is None or bronze_offsets.get(partition, 0) >= offset
 
 
 def _hold(spans: Sequence[tuple[int, int]], start_ms: int, end_ms: int) -> bool:
-    """Return whether one of the disjoint spans, in order, holds the window."""
+    """Return whether one of the disjoint, sorted spans contains the window."""
     position = bisect_right(spans, (start_ms, 1 << 62)) - 1
     return position >= 0 and spans[position][1] >= end_ms
 
@@ -117,7 +116,7 @@ def _together(
 
 
 def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The spans' union as disjoint spans in order."""
+    """Return the union of the spans as disjoint, sorted spans."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
@@ -128,7 +127,7 @@ def _union(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _difference(spans: Iterable[tuple[int, int]], taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """What of `spans` lies outside `taken`, both disjoint and in order."""
+    """Return the parts of `spans` outside `taken`; both are disjoint and sorted."""
     left = []
     for start, end in spans:
         for taken_start, taken_end in taken:

@@ -1,7 +1,7 @@
-"""One-minute bars from an engine's aggregates, and the account of what became of the rows read. Pure.
+"""Build one-minute bars from an engine's aggregates, and account for the rows read. Pure.
 
-A trade's repeats share its minute and are reduced to one there, a sound copy before a broken one. Single trades and
-aggregates of trades have ids of different sequences and are never mixed: a bar is made from one stream.
+Duplicates of a trade fall in the same minute and are deduplicated there; a valid copy wins over an invalid one. Single
+trades and aggregate trades have ids of different sequences and are never mixed: a bar is made from one stream.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from cryptolake_assets.quality.rules import RULES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MARKET = "MARKET"
-"""The trade type of an order-book execution; others stay in Bronze and out of the bars."""
+MARKET = "MARKET"  # trade type of an order-book execution; others stay in Bronze and out of the bars
 
+# Order of streams that are equally complete: bars of single trades equal the exchange's klines exactly.
 STREAM_PREFERENCE = ("trade", "aggTrade")
-"""Which stream makes the bar when both are equally complete: single trades equal the exchange's klines exactly."""
 
+# Text columns that mostly hold one value; if the manifests prove it, they are not read.
 OFTEN_CONSTANT = ("exchange", "stream", "trade_type")
-"""Text columns that mostly hold one value; where the manifests say so they are not read."""
 
 MINUTE_MS = 60_000
 
 
 @dataclass
 class RowCounts:
-    """What became of the rows read; rows_in = rows_valid + rows_dropped + rows_duplicate + rows_other_type."""
+    """Account of the rows read; rows_in = rows_valid + rows_dropped + rows_duplicate + rows_other_type."""
 
     rows_in: int = 0
     rows_valid: int = 0
@@ -46,7 +45,7 @@ class RowCounts:
         return sum(self.dropped_by_rule.values())
 
     def add(self, other: RowCounts) -> None:
-        """Adds the other rows' account to this one."""
+        """Add the counts of other rows to these."""
         self.rows_in += other.rows_in
         self.rows_valid += other.rows_valid
         self.rows_duplicate += other.rows_duplicate
@@ -57,21 +56,24 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class MinuteAggregates:
-    """What an engine makes of trades: `rows` holds `symbol`, `stream`, `window_start`, the aggregates of `BAR_MEASURES`
-    and `trades_dropped`, one row per (symbol, stream, minute) that has a sound MARKET trade."""
+    """An engine's aggregates of trades, and the account of the rows read.
+
+    `rows` holds `symbol`, `stream`, `window_start`, the aggregates of `BAR_MEASURES` and `trades_dropped`, one row per
+    (symbol, stream, minute) with a valid MARKET trade.
+    """
 
     rows: pa.Table
     counts: RowCounts
 
 
+# (symbol, stream, open time in ms) → evidence that the minute is complete; None without any.
 EvidenceOf = Callable[[str, str, int], Evidence | None]
-"""(symbol, stream, open time in ms) → what proves that the minute is complete; None when nothing does."""
 
 
 def bars_from_aggregates(aggregates: pa.Table, evidence_of: EvidenceOf) -> pa.Table:
-    """`MinuteAggregates.rows` as rows of `silver.futures_ohlcv_1m`, `updated_at` empty.
+    """Convert `MinuteAggregates.rows` to rows of `silver.futures_ohlcv_1m`, with `updated_at` empty.
 
-    Where both streams have the minute the complete one makes the bar, then the order of `STREAM_PREFERENCE`.
+    If both streams have the minute, the complete one makes the bar, then the order of `STREAM_PREFERENCE` decides.
     """
     import pyarrow as pa
 
@@ -95,5 +97,5 @@ def bars_from_aggregates(aggregates: pa.Table, evidence_of: EvidenceOf) -> pa.Ta
 
 
 def epoch_ms(value: datetime) -> int:
-    """Epoch milliseconds of an aware time."""
+    """Return the epoch milliseconds of an aware time."""
     return round(value.timestamp() * 1000)

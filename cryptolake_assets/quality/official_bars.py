@@ -1,4 +1,4 @@
-"""An hour of bars held against the exchange's own: the check's outcome, and every difference with both values. Pure."""
+"""Compare an hour of bars with the exchange's own: the check's outcome, and every difference. Pure."""
 
 from __future__ import annotations
 
@@ -17,19 +17,16 @@ from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
 from cryptolake_assets.quality.reconciliation import EXACT, Verdict, compare
 
-Bar = Mapping[str, Any]
-"""A row of `silver.futures_ohlcv_1m`."""
-Klines = Mapping[tuple[str, int], Kline]
-"""By (symbol, open time in ms)."""
+Bar = Mapping[str, Any]  # a row of `silver.futures_ohlcv_1m`
+Klines = Mapping[tuple[str, int], Kline]  # by (symbol, open time in ms)
 
 SINGLE_TRADES = "trade"
-NO_BAR = "bar"
-"""The `field` of a difference where one of the two has no bar at all; its values are counts of trades."""
+NO_BAR = "bar"  # the `field` of a difference if one side has no bar; its values are trade counts
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """`differences` are rows of `silver.futures_kline_differences`, without `updated_at`."""
+    """Result of the comparison; `differences` are rows of `silver.futures_kline_differences`, without `updated_at`."""
 
     outcome: CheckOutcome
     differences: list[dict[str, Any]]
@@ -38,11 +35,12 @@ class Agreement:
 def compare_with_official(
     hour: datetime, bars: Sequence[Bar], klines: Klines, completeness: CompletenessIndex, tolerance: Decimal
 ) -> Agreement:
-    """The hour's complete bars beside the exchange's own in all nine fields; a bar of single trades to every digit, one
-    of aggregates within `tolerance`. A minute that was received whole and has no bar differs from a kline with trades.
+    """Compare the hour's complete bars with the exchange's own in all nine fields.
 
-    Without any kline of a complete bar the check does not pass: it says that there is no reference. A minute that
-    nothing but its kline proves to be complete does not count as agreement: it would agree with itself.
+    A bar of single trades must be equal to every digit, a bar of aggregate trades within `tolerance`. A completely
+    received minute without a bar differs from a kline with trades. The check does not pass without any kline of a
+    complete bar: it reports that there is no reference. A minute that only its kline proves to be complete does not
+    count as agreement, because it would agree with itself.
     """
     verdicts: Counter[Verdict] = Counter()
     differences: list[dict[str, Any]] = []
@@ -87,7 +85,7 @@ def compare_with_official(
 def _without_bar(
     hour: datetime, bars: Sequence[Bar], klines: Klines, completeness: CompletenessIndex
 ) -> list[tuple[str, Kline]]:
-    """Official bars with trades in minutes that were received whole, where we have none."""
+    """Return the official bars with trades whose minute was completely received and has no bar in Silver."""
     present = {(bar["symbol"], epoch_ms(bar["window_start"])) for bar in bars}
     first_ms, last_ms = epoch_ms(hour), epoch_ms(hour + HOUR)
     return [

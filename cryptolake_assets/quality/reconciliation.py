@@ -1,4 +1,4 @@
-"""Our bars beside the exchange's own: the nine fields that both have, compared to the last digit. Pure."""
+"""Compare a bar with the exchange's own: the nine fields that both have, to the last digit. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.markets import venue_of
 
+# Names in `silver.futures_ohlcv_1m`, and the attributes of `Kline`.
 FIELDS = (
     "open",
     "high",
@@ -22,19 +23,18 @@ FIELDS = (
     "taker_buy_volume",
     "taker_buy_quote_volume",
 )
-"""Names in `silver.futures_ohlcv_1m`, and the attributes of `Kline`."""
 
+# Fields in which aggregate trades may lack trades that the klines count, such as auto-deleveraging.
 TOLERANT_FIELDS = ("volume", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
-"""What the exchange's aggregates may lack: they leave out what its klines count, such as auto-deleveraging."""
 
+# Fields comparable for COIN-M futures: its klines state base-asset volumes where others state quote volumes.
 OF_COIN_M = tuple(name for name in FIELDS if name not in ("quote_volume", "taker_buy_quote_volume"))
-"""What can be compared of COIN-M futures: where others state the quote's volume their klines state the base asset's."""
 
 EXACT = Decimal(0)
 
 
 class Verdict(StrEnum):
-    """What a comparison says."""
+    """The result of a comparison."""
 
     EQUAL = "equal"
     TOLERATED = "equal within the tolerance"
@@ -45,7 +45,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """One field that differs."""
+    """One differing field."""
 
     field: str
     ours: Decimal
@@ -55,7 +55,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One bar beside its kline."""
+    """A bar compared with its kline."""
 
     symbol: str
     verdict: Verdict
@@ -70,12 +70,12 @@ class Comparison:
 
 
 def compare(bar: Mapping[str, Any], kline: Kline | None, tolerance: Decimal = EXACT) -> Comparison:
-    """A row of Silver beside the exchange's kline of the same minute. An incomplete bar is not judged.
+    """Compare a row of Silver with the exchange's kline of the same minute. An incomplete bar is not judged.
 
-    `tolerance` is the share of the official value by which `TOLERANT_FIELDS` may differ; prices never may.
+    `tolerance` is the share of the official value by which `TOLERANT_FIELDS` may differ; prices must be equal.
     """
     symbol = str(bar["symbol"])
-    # Spot's symbols look like those of USD-M, and so do its klines.
+    # Spot symbols look like USD-M symbols, and so do their klines.
     fields = FIELDS if venue_of(symbol).klines_count_quote else OF_COIN_M
     if kline is None:
         return Comparison(symbol, Verdict.NO_REFERENCE)

@@ -1,7 +1,7 @@
-"""Quality rules of stage 2: what a trade means, judged in Silver. Pure SQL text, the same for every engine.
+"""Quality rules of stage 2, applied to trades in Silver. Pure SQL text, the same for every engine.
 
-A trade that breaks a rule stays in Bronze, is kept in `silver.futures_trades_quarantine` with the rule's name, and
-never reaches a bar. The first rule that matches gives the name.
+A trade that breaks a rule stays in Bronze, is stored in `silver.futures_trades_quarantine` with the rule's name, and
+never reaches a bar. The first matching rule gives the name.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from cryptolake_assets.model.symbols import is_symbol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FUTURE_TOLERANCE_MS = 60_000
-"""How far a trade may be ahead of the exchange's clock as it was known when Bronze was read."""
+FUTURE_TOLERANCE_MS = 60_000  # maximum time of a trade ahead of the exchange clock, as known when Bronze was read
 
 
 @dataclass(frozen=True)
 class RuleContext:
-    """What the rules need to know: the listed symbols, the time range in which trades are possible, and the exchanges
-    whose trades make bars, the one that is followed first: bars have no exchange, so symbols must not mean two things.
+    """Inputs of the rules: listed symbols, the valid time range, and the exchanges whose trades make bars.
 
-    `quarantined` are the trades (symbol, stream, trade_id) of the judged hours that were out of range when they came:
-    they stay so, or a bar would change once the clock has passed them.
+    The tracked exchange is the first. Bars have no exchange, so a symbol must not mean two things. `quarantined` are
+    the trades (symbol, stream, trade_id) of the judged hours that were out of range on arrival: they stay quarantined,
+    because otherwise a bar would change once the clock has passed them.
     """
 
     symbols: tuple[str, ...]
@@ -49,24 +48,23 @@ RULES = (
 )
 
 _LARGE_QTY = 10**5
+# Price x quantity from here on is an error: ten million such trades would overflow a quote volume, the sums of a minute
+# and of a day included.
 _LARGEST_QUOTE = "1e15"
-"""Price x quantity from which on it is an error: ten million such trades would overflow a quote volume, the sums of a
-minute and of a day included."""
 
+# An id without a trade, as futures' single-trade streams report it. Like each trade outside the order book it makes no
+# bar, and it breaks no rule.
 _NO_TRADE = f"(trade_type = '{UNKNOWN_TRADE_TYPE}' AND price = 0 AND qty = 0)"
-"""An id to which no trade belongs, as futures' single trades tell of it; like each trade outside of the order book it
-makes no bar, and it breaks no rule."""
 
+# Rules that keep an order-book trade of a known symbol and minute out of its bar, which is then incomplete.
 MISSING_TRADE_RULES = ("price_not_positive", "qty_negative", "qty_zero", "quote_out_of_range")
-"""Rules that keep an order-book trade of a known symbol and minute out of its bar, which is not whole then."""
 
 
-QUARANTINED_TRADES = "quarantined_trades"
-"""The relation in which an engine holds `quarantined_table`, where there are any."""
+QUARANTINED_TRADES = "quarantined_trades"  # the relation in which an engine holds `quarantined_table`, if there are any
 
 
 def quarantined_table(context: RuleContext) -> pa.Table:
-    """Return the quarantined trades, each once, for an engine to join with."""
+    """Return the distinct quarantined trades, for an engine to join with."""
     import pyarrow as pa
 
     schema = pa.schema({"symbol": pa.string(), "stream": pa.string(), "trade_id": pa.int64()})
@@ -75,7 +73,7 @@ def quarantined_table(context: RuleContext) -> pa.Table:
 
 
 def judgeable(context: RuleContext, trades: str) -> str:
-    """Return a FROM clause over the FROM clause `trades` with all columns that the predicates need."""
+    """Extend the FROM clause `trades` by all columns that the predicates need."""
     if not context.quarantined:
         return trades
     return f"""(SELECT trades.*, known.trade_id IS NOT NULL AS was_quarantined FROM {trades} AS trades
@@ -84,7 +82,7 @@ def judgeable(context: RuleContext, trades: str) -> str:
 
 
 def predicates(context: RuleContext) -> dict[str, str]:
-    """Return rule names with a SQL predicate over what is `judgeable`; true where the rule is broken."""
+    """Return a SQL predicate over `judgeable` trades for each rule name; true where the rule is broken."""
     quarantined = " OR was_quarantined" if context.quarantined else ""
     return {
         "other_exchange": f"exchange NOT IN ({', '.join(map(sql_string, context.exchanges))})",
@@ -105,13 +103,13 @@ def predicates(context: RuleContext) -> dict[str, str]:
 
 
 def broken_rule(context: RuleContext) -> str:
-    """A SQL expression: the name of the first rule that a trade breaks, or NULL."""
+    """Return a SQL expression for the name of the first rule that a trade breaks, or NULL."""
     cases = " ".join(f"WHEN {predicate} THEN '{rule}'" for rule, predicate in predicates(context).items())
     return f"CASE {cases} END"
 
 
 def rule_number(context: RuleContext) -> str:
-    """A SQL expression: the place in `RULES` of the first rule that a trade breaks, from 1; 0 if none."""
+    """Return a SQL expression for the position in `RULES` of the first rule that a trade breaks, from 1; 0 if none."""
     cases = " ".join(
         f"WHEN {predicate} THEN {number}" for number, predicate in enumerate(predicates(context).values(), 1)
     )
@@ -119,27 +117,27 @@ def rule_number(context: RuleContext) -> str:
 
 
 def missing_rule_numbers() -> str:
-    """Return the places in `RULES` of `MISSING_TRADE_RULES`, from 1, separated by commas."""
+    """Return the positions in `RULES` of `MISSING_TRADE_RULES`, from 1, separated by commas."""
     return ", ".join(str(number) for number, rule in enumerate(RULES, 1) if rule in MISSING_TRADE_RULES)
 
 
 def sound(context: RuleContext) -> str:
-    """A SQL predicate: true where no rule is broken."""
+    """Return a SQL predicate that is true where no rule is broken."""
     return " AND ".join(f"NOT ({predicate})" for predicate in predicates(context).values())
 
 
 def sql_string(value: str) -> str:
-    """Return a SQL string literal that all engines read alike. Raises `ValueError` for what they would not."""
+    """Return a SQL string literal that all engines read alike. Raises `ValueError` if there is none."""
     if "\\" in value:
         raise ValueError(f"{value!r} is not the same literal in every engine: a backslash is an escape to Spark alone")
     return "'" + value.replace("'", "''") + "'"
 
 
 def sql_time(value: datetime) -> str:
-    """A SQL literal of a UTC time, understood by Spark and DuckDB alike."""
+    """Return a SQL literal of a UTC time for Spark and DuckDB."""
     return f"TIMESTAMP '{value.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S.%f')}+00:00'"
 
 
 def known_symbols(*sources: Iterable[str]) -> tuple[str, ...]:
-    """Return the union of the sources' symbols, sorted; texts that are no symbols are never known."""
+    """Return the sorted union of the sources' symbols, without texts that are not valid symbols."""
     return tuple(sorted({symbol for source in sources for symbol in source if is_symbol(symbol)}))

@@ -1,4 +1,4 @@
-"""What was known when a run started, as its checks use it. Pure."""
+"""The inputs of a run's checks, as known when the run started. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryptolake_assets.quality.rules import RuleContext
 
 @dataclass(frozen=True)
 class RunInputs:
-    """`exchange_time_ms` is the furthest exchange time known, None when nothing is."""
+    """Inputs of a run; `exchange_time_ms` is the latest known exchange time, None if unknown."""
 
     exchange_time_ms: int | None
     rules: RuleContext

@@ -1,4 +1,4 @@
-"""Checks on Silver of the streams beside the trades. Pure."""
+"""Checks on Silver of the streams other than trades. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEANINGS: Mapping[str, str] = {
 
 
 def blocking(stream_type: MinuteStream) -> tuple[str, ...]:
-    """Names of the checks on a candidate, in the order of their results."""
+    """Return the names of the checks on a candidate, in the order of their results."""
     return ("schema", "unique_key", *stream_type.checks, ACCOUNTED)
 
 
@@ -35,14 +35,14 @@ def warning(stream_type: MinuteStream) -> tuple[str, ...]:
 
 
 def events_accounted(stream_type: MinuteStream, rows: pa.Table, distinct: int) -> CheckOutcome:
-    """Check that the rows stand for every event once."""
+    """Check that the rows account for every event once."""
     stands_for = sum(rows.column(stream_type.counted).to_pylist())
     said = f"{distinct} events, the rows stand for {stands_for}"
     return CheckOutcome(ACCOUNTED, stands_for == distinct, said, abs(stands_for - distinct))
 
 
 def minutes_without_row(rows: Sequence[Mapping[str, Any]]) -> CheckOutcome:
-    """Minutes without a row between a symbol's first and last one."""
+    """Check for minutes without a row between a symbol's first and last one."""
     found = [
         {"symbol": earlier["symbol"], "after": _text(earlier["window_start"]), "before": _text(later["window_start"])}
         for earlier, later in pairwise(rows)

@@ -1,6 +1,6 @@
-"""Non-blocking checks on an hour of Silver as it will be read: they warn, and hold nothing back. Pure.
+"""Non-blocking checks on an hour of Silver as readers will see it: they only warn. Pure.
 
-Each looks at the hour's bars after the publication, whichever minutes the run touched.
+Each checks all bars of the hour after publication, whichever minutes the run touched.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from cryptolake_assets.quality.run_inputs import RunInputs
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Bar = Mapping[str, Any]
-"""A row of `silver.futures_ohlcv_1m`."""
+Bar = Mapping[str, Any]  # a row of `silver.futures_ohlcv_1m`
 
 
 def observe_hour(
@@ -35,7 +34,7 @@ def observe_hour(
     lag_limit_s: float,
     kline_tolerance: Decimal,
 ) -> list[CheckOutcome]:
-    """All of them, in the order of `SILVER_OBSERVATIONS`."""
+    """Run all checks, in the order of `SILVER_OBSERVATIONS`."""
     return [
         compare_with_official(hour, bars, klines, inputs.completeness, kline_tolerance).outcome,
         minutes_missing(bars, inputs.completeness),
@@ -45,15 +44,17 @@ def observe_hour(
 
 
 def bars_after(present: pa.Table, bars: pa.Table, replaced_keys: pa.Table) -> list[Bar]:
-    """The hour's bars once `bars` have taken the place of `replaced_keys`, in order of (symbol, open time)."""
+    """Return the hour's bars once `bars` replace `replaced_keys`, ordered by (symbol, open time)."""
     gone = {(row["symbol"], row["window_start"]) for row in replaced_keys.to_pylist()}
     kept = [row for row in present.to_pylist() if (row["symbol"], row["window_start"]) not in gone]
     return sorted(kept + bars.to_pylist(), key=lambda row: (row["symbol"], row["window_start"]))
 
 
 def minutes_missing(bars: Sequence[Bar], completeness: CompletenessIndex) -> CheckOutcome:
-    """Minutes without a bar between a symbol's first and last bar of the hour, of which nobody can say that no trade
-    happened in them, because coverage does not hold them."""
+    """Check for uncovered minutes without a bar between a symbol's first and last bar of the hour.
+
+    Without coverage it is unknown whether a trade happened in them.
+    """
     missing = [
         {"symbol": earlier["symbol"], "window_start": _text(start)}
         for earlier, later in _neighbours(bars)
@@ -64,9 +65,9 @@ def minutes_missing(bars: Sequence[Bar], completeness: CompletenessIndex) -> Che
 
 
 def id_continuity(bars: Sequence[Bar]) -> CheckOutcome:
-    """Single-trade ids that are missing inside a bar or between neighbouring bars, and ids out of order of time.
+    """Check for single-trade ids missing within or between neighboring bars, and out of time order.
 
-    The exchange's single-trade ids have natural holes (insurance fund, auto-deleveraging), so this only warns.
+    The exchange's single-trade ids have natural gaps (insurance fund, auto-deleveraging), so this only warns.
     """
     found: list[dict[str, str]] = []
     total = 0
@@ -91,9 +92,9 @@ def id_continuity(bars: Sequence[Bar]) -> CheckOutcome:
 def event_time_lag(
     bars: Sequence[Bar], hour: datetime, symbols: Sequence[str], exchange_time_ms: int | None, limit_s: float
 ) -> CheckOutcome:
-    """How far each symbol's newest bar is behind the exchange's clock, or behind the hour's end once that has passed.
+    """Check how far each symbol's newest bar lags the exchange clock, or the hour's end once that has passed.
 
-    In whole minutes of bars: the end of the newest one counts.
+    The lag counts from the end of the newest bar, in whole minutes of bars.
     """
     if exchange_time_ms is None:
         return CheckOutcome("event_time_lag", False, "the exchange's clock is not known")
@@ -114,7 +115,7 @@ def event_time_lag(
 
 
 def _neighbours(bars: Sequence[Bar]) -> list[tuple[Bar, Bar]]:
-    """Consecutive bars of one symbol."""
+    """Return the pairs of consecutive bars of one symbol."""
     return [(earlier, later) for earlier, later in pairwise(bars) if earlier["symbol"] == later["symbol"]]
 
 
