@@ -1,5 +1,6 @@
-"""A day of a symbol from the public archive: its official klines, then its trades, so that whoever computes the day's
-bars finds what to hold them against.
+"""Load a symbol's day from the public archive: its official klines, then its trades.
+
+In this order, a run that computes the day's bars finds the klines to compare them with.
 """
 
 from __future__ import annotations
@@ -22,15 +23,14 @@ from cryptolake_assets.quality.official_bars import Agreement
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.load_inputs import load_run_inputs
 
-Begun = Callable[[ArchiveFile], None]
-"""Told of each file before it is fetched."""
+Begun = Callable[[ArchiveFile], None]  # called with each file before it is fetched
 
 
 @dataclass(frozen=True)
 class ArchiveDay:
-    """What became of the day's files; `klines` is None where they were left out.
+    """Results of the day's files; `klines` is None if they were not requested.
 
-    `agreements` are of the hours whose klines changed while the trades did not: nobody else looks at those again.
+    `agreements` are of the hours whose klines changed while the trades did not: no other run compares those again.
     """
 
     trades: LoadedDay | NotLoaded
@@ -46,7 +46,7 @@ class ArchiveDay:
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """Who is told how far a load is."""
+    """Callbacks for the progress of a load."""
 
     begun: Begun | None = None
     downloaded: Progress | None = None
@@ -64,8 +64,11 @@ def load_history(
     reload: bool = False,
     progress: LoadProgress | None = None,
 ) -> ArchiveDay:
-    """Loads the UTC day of the symbol. What is wrong with a file is an answer, and the other one is loaded all the
-    same. Raises `ArchiveRangeError` and `ExchangeError`."""
+    """Load the UTC day of the symbol.
+
+    A bad file is reported in the result, and the other file is loaded all the same. Raises `ArchiveRangeError` and
+    `ExchangeError`.
+    """
     progress, family = progress or LoadProgress(), settings.venue.family
     of_klines = None
     if klines:
@@ -90,7 +93,7 @@ def load_history(
 
 
 def _judge(settings: Settings, klines: LoadedKlines, run_id: str) -> dict[datetime, Agreement]:
-    """Holds the bars of the hours in which klines changed against them."""
+    """Compare the bars of the hours in which klines changed with the new klines."""
     start = datetime.fromtimestamp(klines.file.start_ms / 1000, UTC)
     bars = load_table(settings, SILVER_OHLCV).scan(row_filter=silver_day(start), selected_fields=("window_start",))
     published = {hour_of(row["window_start"]) for row in bars.to_arrow().to_pylist()}

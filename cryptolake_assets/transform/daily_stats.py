@@ -1,4 +1,4 @@
-"""Daily stats from an engine's aggregates over one-minute bars. Pure."""
+"""Build daily stats from an engine's aggregates of one-minute bars. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+# Columns that may differ between two rows of the same bars; rows of earlier releases have no count of dropped trades.
 NOT_MEASURED = ("is_complete", "updated_at", "trades_dropped")
-"""Columns that differ between two rows of the same bars; rows of earlier releases have no count of dropped trades."""
 
 
 def daily_stats_from_aggregates(
@@ -24,13 +24,14 @@ def daily_stats_from_aggregates(
     is_covered: Callable[[str], bool],
     present: pa.Table,
 ) -> pa.Table:
-    """Return rows of `gold.futures_daily_stats`, `updated_at` empty, from rows of `symbol` and the aggregates of
-    `DAILY_MEASURES`. `dropped` are the day's dropped trades by symbol: bars know only those of their own stream, and a
-    minute of which all trades are dropped has no bar.
+    """Return rows of `gold.futures_daily_stats`, with `updated_at` empty.
 
-    A day is complete if all of its bars are and coverage holds it, minutes without trades included. A `present` row
-    that was complete and has the same measures keeps its claim in place of coverage: coverage is withdrawn for a while
-    when an archive day is loaded again or a longer row waits for Bronze.
+    `aggregates` has `symbol` and the aggregates of `DAILY_MEASURES`. `dropped` are the day's dropped trades by symbol:
+    bars know only those of their own stream, and a minute with dropped trades only has no bar.
+
+    A day is complete if all of its bars are and coverage holds it, minutes without trades included. A complete
+    `present` row with the same measures stays complete without coverage: coverage is withdrawn for a while when an
+    archive day is reloaded or a longer row waits for Bronze.
     """
     import pyarrow as pa
 

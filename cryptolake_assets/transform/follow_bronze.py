@@ -1,5 +1,7 @@
-"""Which hours of Silver a stream has touched since the last look: by new files of Bronze, new coverage, and days loaded
-from the archive. The bookkeeping of a look is `lake.bronze_follower`."""
+"""Find the Silver hours that new Bronze files, new coverage and archive loads touched since the last tick.
+
+`lake.bronze_follower` keeps the state.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,13 @@ if TYPE_CHECKING:
 
     from cryptolake_assets.binance.stream_type import Capabilities
 
-FULL_LOOK_S = 3_600.0
-"""How often all of Silver is searched for bars that have become complete, and not only what was just covered."""
+FULL_LOOK_S = 3_600.0  # interval of full searches of Silver for complete bars, beyond newly covered time
 
 
 def take_in(
     settings: Settings, state: FollowerState, table: Table, capabilities: Capabilities
 ) -> Mapping[datetime, int]:
-    """Touch the hours of a stream's Silver that something came for; return rows by hour outside the partitions."""
+    """Mark the hours of a stream's Silver with new data as pending; return rows by hour outside the partitions."""
     files = [*_files_before_the_old_start(settings, state, table), *added_files(table, state.sequence)]
     state.sequence = max(state.sequence, current_sequence(table))
     looked_at = _coverage_now(settings) if capabilities.coverage else state.coverage
@@ -54,7 +55,7 @@ def take_in(
 
 
 def _files_before_the_old_start(settings: Settings, state: FollowerState, table: Table) -> list[BronzeFile]:
-    """Return the files seen earlier of hours that have come to lie in the partitions since: their start was moved."""
+    """Return processed files of hours that became partitions because their start date was moved back."""
     start = datetime.combine(default_start_date(settings), datetime.min.time(), UTC)
     before, state.start = state.start, start.isoformat()
     if not before or start >= datetime.fromisoformat(before):
@@ -69,13 +70,13 @@ def _files_before_the_old_start(settings: Settings, state: FollowerState, table:
 def _take_in_files(
     state: FollowerState, files: Sequence[BronzeFile], rules: RuleContext, *, quarantine: bool
 ) -> dict[datetime, int]:
-    """Touch the hours of new files; return rows by hour outside the partitions."""
+    """Mark the hours of new files as pending; return rows by hour outside the partitions."""
     rows = rows_by_hour((file.hour, file.rows) for file in files)
     hours = split_hours(oldest_sequence_by_hour(files), rows, rules.earliest, rules.latest)
     for hour, sequence in hours.inside.items():
         state.touch(hour, sequence)
     if quarantine and hours.outside and not hours.inside:
-        # A run of the open hour quarantines the strays though no hour of the graph was touched.
+        # A run of the open hour quarantines strays, although they touch no partition.
         open_hour = hour_of(rules.latest - timedelta(minutes=1))
         state.touch(max(open_hour, rules.earliest), state.sequence + 1)
     state.arrived({hour: rows[hour] for hour in hours.inside})
@@ -83,7 +84,7 @@ def _take_in_files(
 
 
 def _coverage_now(settings: Settings) -> str:
-    """Return a text that changes whenever coverage, a gap or what Bronze has committed does."""
+    """Return a version that changes whenever coverage, a gap or Bronze's committed offsets change."""
     coverage = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id
     gaps = load_table(settings, BRONZE_GAPS).metadata.current_snapshot_id
     offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed_offsets(settings).items()))
@@ -91,18 +92,18 @@ def _coverage_now(settings: Settings) -> str:
 
 
 def _owed(state: FollowerState) -> set[datetime]:
-    """Return the hours whose coverage is to be looked at again and that no run works on any more."""
+    """Return the hours whose coverage must be checked again and that no run processes any more."""
     return {hour for hour in map(datetime.fromisoformat, state.look_again) if hour.isoformat() not in state.pending}
 
 
 def _take_in_coverage(settings: Settings, state: FollowerState, known: RunInputs, looked_at: str) -> None:
-    """Touch the hours that hold bars which coverage has made complete since it was looked at last."""
+    """Mark as pending the hours with bars that coverage has made complete since the last check."""
     rules = known.rules
     hours = _completed(settings, known, state.coverage, looked_at)
     for hour in _owed(state):
         hours |= hours_to_complete(settings, known, epoch_ms(hour), epoch_ms(hour + HOUR))
     hours = {hour for hour in hours if rules.earliest <= hour <= rules.latest}
-    # The run of a pending hour may have begun before this coverage was written: such an hour is looked at after it.
+    # A pending hour's run may have started before this coverage was written: check the hour again afterwards.
     waiting = {hour.isoformat() for hour in hours}.union(state.look_again) & state.pending.keys()
     for hour in hours:
         if hour.isoformat() not in waiting:
@@ -113,8 +114,10 @@ def _take_in_coverage(settings: Settings, state: FollowerState, known: RunInputs
 
 
 def _take_in_archive(settings: Settings, state: FollowerState, rules: RuleContext) -> None:
-    """Touch every hour of the days loaded from the archive since the last look: a re-issued file may lack trades that
-    an earlier one had, which no new file shows."""
+    """Mark every hour of newly loaded archive days as pending.
+
+    A re-issued file may lack trades of an earlier one, which no new file shows.
+    """
     loaded = archive_rows_since(settings, datetime.fromisoformat(state.archive) if state.archive else None)
     for day in sorted({day_of(datetime.fromtimestamp(row.connected_from_ms / 1000, UTC)) for row, _ in loaded}):
         for hour in (day + number * HOUR for number in range(24)):
@@ -126,20 +129,20 @@ def _take_in_archive(settings: Settings, state: FollowerState, rules: RuleContex
 
 @dataclass(frozen=True)
 class _CoverageSeen:
-    """What coverage proved at the last look, and when all of Silver was held against it."""
+    """Coverage at the last check, and when all of Silver was last checked against it."""
 
     looked_at: str
     completeness: CompletenessIndex
     full_look_s: float
 
 
+# By home. A cache, used only if it matches the cursor's coverage version; otherwise the process searches all of Silver
+# once.
 _coverage_seen: dict[Path, _CoverageSeen] = {}
-"""By home. Only saves reading, and only where it is what the cursor says was looked at: a process that has another one
-or none searches all of Silver once."""
 
 
 def _completed(settings: Settings, known: RunInputs, before: str, looked_at: str) -> set[datetime]:
-    """Return hours with bars that may be marked complete: of what was covered since `before`, now and then of all."""
+    """Return hours with bars that may be complete: in time covered since `before`, at intervals in all of Silver."""
     seen = _coverage_seen.get(settings.home)
     if seen is None or seen.looked_at != before or time.monotonic() - seen.full_look_s > FULL_LOOK_S:
         _coverage_seen[settings.home] = _CoverageSeen(looked_at, known.completeness, time.monotonic())

@@ -1,4 +1,4 @@
-"""How far each symbol's bars are behind the exchange's clock, whether or not any run has ended."""
+"""Measure how far each symbol's bars lag the exchange clock, whether or not a run has ended."""
 
 from __future__ import annotations
 
@@ -22,17 +22,15 @@ from cryptolake_assets.settings import Settings, Source
 if TYPE_CHECKING:
     from cryptolake_assets.quality.run_inputs import RunInputs
 
-LOOK_BACK = DAY
-"""Bars older than that are as good as none."""
+LOOK_BACK = DAY  # older bars count as none
 TRADES_LOOK_BACK = 2 * HOUR
 MAX_LIMIT_S = 10 * 365 * 86_400.0
-FAILS_AT = 3
-"""Bars that are behind by so many times the limit fail the check; up to that they warn."""
+FAILS_AT = 3  # bars that lag by more than this multiple of the limit fail the check; below it they warn
 
 
 @dataclass(frozen=True)
 class SymbolLag:
-    """A symbol, how far the end of its newest bar is behind the clock, and whether nothing was traded since."""
+    """A symbol, the lag of its newest bar's end behind the clock, and whether it has not traded since."""
 
     symbol: str
     lag: timedelta
@@ -41,7 +39,7 @@ class SymbolLag:
 
 @dataclass(frozen=True)
 class Freshness:
-    """The check `up_to_date`, whether its failure is an error, and the exchange's clock (None when it is not known)."""
+    """The check `up_to_date`, whether its failure is an error, and the exchange clock (None if unknown)."""
 
     outcome: CheckOutcome
     is_error: bool
@@ -49,7 +47,7 @@ class Freshness:
 
 
 def check_up_to_date(settings: Settings, clock_before_ms: int | None = None) -> Freshness:
-    """Return the check `up_to_date` as of now; `clock_before_ms` is the exchange's clock at an earlier look."""
+    """Return the check `up_to_date` as of now; `clock_before_ms` is the exchange clock at an earlier check."""
     from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
     from cryptolake_assets.transform.load_inputs import load_run_inputs
 
@@ -69,7 +67,7 @@ def check_up_to_date(settings: Settings, clock_before_ms: int | None = None) -> 
 
 
 def symbol_lags(settings: Settings, inputs: RunInputs, clock: datetime, limit_s: float) -> list[SymbolLag]:
-    """Of every symbol that is followed, in order."""
+    """Return the lag of every tracked symbol, in order."""
     limit = timedelta(seconds=min(limit_s, MAX_LIMIT_S))
     ends = _newest_ends(settings, clock)
     gaps = {symbol: max(timedelta(0), clock - ends.get(symbol, clock - LOOK_BACK)) for symbol in inputs.rules.symbols}
@@ -83,9 +81,9 @@ def symbol_lags(settings: Settings, inputs: RunInputs, clock: datetime, limit_s:
 
 
 def judge(lags: Sequence[SymbolLag], clock: datetime, limit_s: float, stands_still: bool) -> CheckOutcome:
-    """The check `up_to_date`: it does not pass when a symbol that is traded is behind by more than the limit.
+    """Return the check `up_to_date`: it fails if a traded symbol lags by more than the limit.
 
-    `stands_still` says that the clock is a replay's and has come to its end: nothing more can come.
+    `stands_still` means that the clock is a replay's and has reached its end: no more data can arrive.
     """
     if stands_still:
         return CheckOutcome(
@@ -104,7 +102,7 @@ def judge(lags: Sequence[SymbolLag], clock: datetime, limit_s: float, stands_sti
 
 
 def _newest_ends(settings: Settings, clock: datetime) -> dict[str, datetime]:
-    """End of the newest bar by symbol."""
+    """Return the end of the newest bar by symbol."""
     recent = between("window_start", day_of(clock - LOOK_BACK), day_of(clock) + DAY)
     bars = load_table(settings, SILVER_OHLCV).scan(recent, selected_fields=("symbol", "window_start")).to_arrow()
     newest = bars.group_by("symbol").aggregate([("window_start", "max")]).to_pylist()
@@ -112,7 +110,7 @@ def _newest_ends(settings: Settings, clock: datetime) -> dict[str, datetime]:
 
 
 def _traded_since(settings: Settings, ends: dict[str, datetime], clock: datetime) -> set[str]:
-    """Symbols with trades in Bronze that are newer than `ends`; those of the last hours are looked at."""
+    """Return the symbols with trades in Bronze newer than `ends`, as far as `TRADES_LOOK_BACK` reaches."""
     bronze = load_table(settings, BRONZE_TRADES)
     snapshot = bronze.metadata.current_snapshot_id
     if snapshot is None or not ends:
@@ -129,6 +127,6 @@ def _traded_since(settings: Settings, ends: dict[str, datetime], clock: datetime
 
 
 def _is_covered(inputs: RunInputs, symbol: str, moment: datetime) -> bool:
-    """Whether the symbol's stream was received at that moment, and is in Bronze."""
+    """Return whether the symbol's stream was received at that moment and is in Bronze."""
     at_ms = epoch_ms(moment)
     return inputs.completeness.is_complete_on_any_stream(symbol, at_ms, at_ms + 1)

@@ -38,7 +38,7 @@ ASSET = "gold/futures_daily_stats"
 
 @dataclass(frozen=True)
 class GoldInputs:
-    """What was known when the run began, Silver's snapshot right after that, and the day's published rows.
+    """Inputs known when the run began, Silver's snapshot right after that, and the day's published rows.
 
     `dropped` counts by symbol the trades that rules keep out of its bars.
     """
@@ -52,7 +52,7 @@ class GoldInputs:
 
 @dataclass(frozen=True)
 class GoldCandidate:
-    """A day's rows before they are published; `outcomes` are empty until the candidate is checked."""
+    """A day's rows before publication; `outcomes` is empty until the candidate is checked."""
 
     day: date
     rows: pa.Table
@@ -70,7 +70,7 @@ class GoldCandidate:
 def run_gold(
     settings: Settings, engine: AggregationEngine, day: date, run_id: str
 ) -> tuple[GoldCandidate, Publication | None]:
-    """Refresh the day from Silver's present snapshot; the publication is None when a check failed."""
+    """Refresh the day from Silver's current snapshot; the publication is None if a check failed."""
     started = time.monotonic()
     inputs = load_inputs(settings, day)
     aggregates = None if inputs.silver_snapshot is None else engine.daily_aggregates(inputs.silver_snapshot, day)
@@ -82,7 +82,7 @@ def run_gold(
 
 
 def load_inputs(settings: Settings, day: date) -> GoldInputs:
-    """Return what the day's run reads before it computes."""
+    """Return the inputs of the day's run."""
     start = datetime.combine(day, day_time(), UTC)
     known = load_run_inputs(settings, start, start + DAY)
     snapshot = load_table(settings, SILVER_OHLCV).metadata.current_snapshot_id
@@ -96,7 +96,7 @@ def load_inputs(settings: Settings, day: date) -> GoldInputs:
 
 
 def build_candidate(inputs: GoldInputs, aggregates: pa.Table | None) -> GoldCandidate:
-    """Make the day's rows of an engine's aggregates, which are None while Silver is empty."""
+    """Build the day's rows from an engine's aggregates, which are None while Silver is empty."""
     start_ms = epoch_ms(datetime.combine(inputs.day, day_time(), UTC))
     end_ms = start_ms + round(DAY.total_seconds() * 1000)
 
@@ -116,13 +116,13 @@ def build_candidate(inputs: GoldInputs, aggregates: pa.Table | None) -> GoldCand
 
 
 def check(candidate: GoldCandidate) -> GoldCandidate:
-    """Return the candidate with what the checks say."""
+    """Return the candidate with the outcomes of its checks."""
     with open_duckdb() as duck:
         return replace(candidate, outcomes=check_candidate(duck, GOLD_DAILY, candidate.rows, ROW_CHECKS["gold"]))
 
 
 def publish(settings: Settings, candidate: GoldCandidate, run_id: str) -> Publication:
-    """Publish a candidate that passed, by one commit."""
+    """Publish a candidate that passed, in one commit."""
     return commit.publish(
         load_table(settings, GOLD_DAILY),
         GOLD_DAILY,
@@ -136,7 +136,7 @@ def publish(settings: Settings, candidate: GoldCandidate, run_id: str) -> Public
 def record(
     settings: Settings, engine_name: str, candidate: GoldCandidate, publication: Publication | None, run_id: str
 ) -> None:
-    """Append the run's metrics; nothing is written where a check failed."""
+    """Append the run's metrics; `rows_written` is 0 if a check failed."""
     row = metrics.RunMetrics(
         run_id=run_id,
         asset=ASSET,

@@ -1,6 +1,6 @@
-"""Load what a run must know before it reads Bronze: coverage, gaps, offsets, the exchange's clock, the symbols.
+"""Load a run's inputs: coverage, gaps, offsets, exchange clock, symbols.
 
-It is read before the Bronze snapshot, so that the snapshot holds at least what is said here.
+They are read before the Bronze snapshot, so that the snapshot holds at least the data that they describe.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.quarantine import quarantined_out_of_range
 
-NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-"""A window of no time, for who needs the extent alone."""
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # an empty window, for callers that need only the extent
 
 
 def load_run_inputs(settings: Settings, start: datetime | None = None, end: datetime | None = None) -> RunInputs:
-    """Return what is known now, to judge trades and minutes of [start, end), or of all times.
+    """Return the inputs known now for trades and minutes of [start, end), or of all time.
 
-    An exchange that does not answer is no failure: its clock is then that of the coverage.
+    If the exchange does not respond, its clock is the end of the coverage.
     """
     from cryptolake_assets.captures.tracked_symbols import default_start_date, resolve_subscriptions
 
@@ -46,7 +45,7 @@ def load_run_inputs(settings: Settings, start: datetime | None = None, end: date
 
 
 def load_exchange_time_ms(settings: Settings) -> int | None:
-    """Return the furthest exchange time known: the exchange's clock, or what the streams were covered to."""
+    """Return the latest known exchange time: the exchange clock, or the end of the streams' coverage."""
     _, extent = read_coverage_of(settings, exchanges_of(settings.venue), NEVER, NEVER)
     return _exchange_time_ms(settings, extent)
 
@@ -59,8 +58,10 @@ def _exchange_time_ms(settings: Settings, extent: CoverageExtent) -> int | None:
 
 
 def _latest(exchange_time_ms: int | None, archived_to_ms: int | None) -> datetime:
-    """Return the latest time at which a trade is possible. A day of the archive is over, also where the clock is a
-    replay's."""
+    """Return the latest possible time of a trade.
+
+    An archive day is over, even if a replay's clock is before it.
+    """
     if exchange_time_ms is None:
         return datetime.now(UTC) + timedelta(milliseconds=FUTURE_TOLERANCE_MS)
     latest_ms = max(exchange_time_ms, archived_to_ms or exchange_time_ms)

@@ -1,4 +1,4 @@
-"""What maintenance must know of the stream: how far the exchange's clock is, and which queries write Bronze."""
+"""Inputs of maintenance: the exchange clock, and the streaming queries that write Bronze."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryptolake_assets.transform.load_inputs import load_exchange_time_ms
 
 
 def stream_position(settings: Settings) -> StreamPosition:
-    """The position now; an exchange that does not answer is no failure, its clock is then that of the coverage."""
+    """Return the current position; if the exchange does not respond, its clock is the end of the coverage."""
     clock_ms = load_exchange_time_ms(settings)
     exchange_time = None if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
     return StreamPosition(exchange_time, query_ids(settings))

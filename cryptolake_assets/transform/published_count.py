@@ -1,4 +1,4 @@
-"""Silver as it is published, counted against Bronze by a way of its own: the last check of an hour."""
+"""Count published Silver against Bronze with an independent query: the last check of an hour."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
 
 
 def check_published(settings: Settings, hour: datetime, rules: RuleContext | None = None) -> CheckOutcome:
-    """Whether every bar of the hour stands for as many single trades as Bronze holds distinct, sound MARKET ones of its
-    minute, and no bar is missing or too many.
+    """Check each bar's count of single trades against Bronze's distinct, valid MARKET trades of its minute.
 
-    Bronze is read as the hour's last publication read it, so trades that have come since are no difference. `rules` are
-    those of now if not given.
+    No bar may be missing or extra. Bronze is read at the snapshot of the hour's last publication, so trades that
+    arrived since are no difference. `rules` defaults to the current ones.
     """
     rules = rules or load_run_inputs(settings, hour, hour + HOUR).rules
     bronze = load_table(settings, BRONZE_TRADES)
@@ -81,7 +80,7 @@ def check_published(settings: Settings, hour: datetime, rules: RuleContext | Non
 
 
 def _snapshot_read(settings: Settings, bronze: Table, hour: datetime) -> int | None:
-    """The Bronze snapshot of the hour's last publication; the present one where that is not known or has expired."""
+    """Return the Bronze snapshot of the hour's last publication; the current one if that is unknown or expired."""
     runs = load_table(settings, OPS_RUN_METRICS).scan(
         row_filter=f"asset = '{ASSET}' and partition = '{partition_of(hour)}' and passed = true",
         selected_fields=("source_snapshot", "finished_at"),

@@ -1,7 +1,7 @@
-"""Keeps every trade that broke a rule: reads what Bronze gained since its own cursor, appends the broken ones.
+"""Quarantine every trade that broke a rule: read new Bronze files from its own cursor, append broken trades.
 
-The cursor is a property of the quarantine table and moves in the same commit as the rows, so that a repeated or
-crashed run neither loses nor doubles one.
+The cursor is a property of the quarantine table and moves in the same commit as the rows, so that a repeated or crashed
+run neither loses nor duplicates a trade.
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 CURSOR_PROPERTY = "cryptolake.bronze-sequence"
-MAX_DAYS_NAMED = 31
-"""Days of broken trades up to which each is looked up by itself."""
+MAX_DAYS_NAMED = 31  # maximum days of broken trades that are looked up one by one
 IDENTITY = "exchange, symbol, stream, trade_id, rule"
 
 
 def advance_quarantine(settings: Settings, bronze: Table, context: RuleContext, run_id: str) -> int:
-    """Quarantines the broken trades among the files of `bronze` above the cursor; returns how many rows it wrote."""
+    """Quarantine the broken trades in the files of `bronze` above the cursor; return the number of rows."""
     quarantine = load_table(settings, SILVER_QUARANTINE)
     cursor = int(quarantine.properties.get(CURSOR_PROPERTY, "0"))
     head = current_sequence(bronze)
@@ -82,7 +81,7 @@ def _broken(
 
 
 def _identities(quarantine: Table, days: Sequence[datetime]) -> pa.Table:
-    """Return the identities of what the quarantine has of these UTC days; of all between them, if they are many."""
+    """Return the identities of quarantined trades of these UTC days; of the whole range, if they are many."""
     spans = [(min(days), max(days))] if len(days) > MAX_DAYS_NAMED else [(day, day) for day in days]
     wanted = " or ".join(
         f"(event_time >= '{first.isoformat()}' and event_time <= '{_last_moment(last).isoformat()}')"
@@ -92,12 +91,12 @@ def _identities(quarantine: Table, days: Sequence[datetime]) -> pa.Table:
 
 
 def _last_moment(day: datetime) -> datetime:
-    """Return the last microsecond of the day; the day after the last one of all has no name."""
+    """Return the last microsecond of the day; the start of the next day may exceed the maximum date."""
     return day.replace(hour=23, minute=59, second=59, microsecond=999_999)
 
 
 def register_quarantined(duck: duckdb.DuckDBPyConnection, context: RuleContext) -> None:
-    """Have the quarantined trades on the connection, where there are any."""
+    """Register the quarantined trades on the connection, if there are any."""
     if context.quarantined:
         duck.register(QUARANTINED_TRADES, quarantined_table(context))
 
@@ -105,9 +104,9 @@ def register_quarantined(duck: duckdb.DuckDBPyConnection, context: RuleContext) 
 def quarantined_out_of_range(
     settings: Settings, start: datetime | None, end: datetime | None
 ) -> tuple[tuple[str, str, int], ...]:
-    """Return the trades (symbol, stream, trade_id) of start <= event_time < end that were out of range when they came.
+    """Return the trades (symbol, stream, trade_id) of start <= event_time < end quarantined as out of range.
 
-    Without bounds, of all times.
+    Without bounds, return those of all time.
     """
     wanted = "rule = 'event_time_out_of_range'"
     if start is not None and end is not None:
@@ -118,7 +117,7 @@ def quarantined_out_of_range(
 
 
 def quarantined_between(settings: Settings, first: datetime, last: datetime, limit: int) -> list[dict[str, str]]:
-    """Some trades of first <= event_time < last that broke a rule, as text for people."""
+    """Return up to `limit` trades of first <= event_time < last that broke a rule, as text for people."""
     rows = (
         load_table(settings, SILVER_QUARANTINE)
         .scan(
@@ -132,11 +131,11 @@ def quarantined_between(settings: Settings, first: datetime, last: datetime, lim
 
 
 def dropped_trades(settings: Settings, day: datetime, context: RuleContext, silver_snapshot: int) -> dict[str, int]:
-    """Return by symbol how many order-book trades of the UTC day rules keep out of its bars, where any.
+    """Return by symbol how many order-book trades of the UTC day rules keep out of its bars, if any.
 
-    The quarantine says where to look and Bronze what is dropped still: a reissued archive file may have sound copies,
-    or none. A complete bar lacks no trade, whatever another stream has of its minute. Where streams have dropped trades
-    of the same minute, those of the stream with the most count.
+    The quarantine names the trades, and Bronze decides which are still dropped: a reissued archive file may have valid
+    copies, or none. A complete bar lacks no trade, whatever another stream has of its minute. If several streams
+    dropped trades of the same minute, the largest number counts.
     """
     missing = " or ".join(f"rule = '{rule}'" for rule in MISSING_TRADE_RULES)
     stored = load_table(settings, SILVER_QUARANTINE).scan(

@@ -1,4 +1,4 @@
-"""Counts the frames that the producer refused (stage 1) by the hour in which they were received."""
+"""Count the frames that the producer rejected (stage 1), by the hour in which they were received."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptolake_assets.settings import Settings
 
 
 def count_rejected(settings: Settings, first: datetime, last: datetime) -> Counter[datetime]:
-    """Refused frames of first <= ingest_ts < last, by hour of receipt: no event time of theirs could be trusted."""
+    """Count rejected frames of first <= ingest_ts < last by hour of receipt: their event times are not reliable."""
     window = between("ingest_ts", first, last)
     found = load_table(settings, BRONZE_REJECTED).scan(row_filter=window, selected_fields=("ingest_ts",)).to_arrow()
     return Counter(hour_of(moment) for moment in found["ingest_ts"].to_pylist())

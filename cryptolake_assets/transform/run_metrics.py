@@ -1,4 +1,4 @@
-"""`ops.run_metrics`: one row a run and partition of Silver and Gold."""
+"""`ops.run_metrics`: one row per run and partition of Silver and Gold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class RunMetrics:
-    """The row, but for `finished_at`, which is set when it is written."""
+    """The row without `finished_at`, which is set when it is written."""
 
     run_id: str
     asset: str
@@ -46,7 +46,7 @@ class RunMetrics:
 
 
 def record(settings: Settings, rows: Sequence[RunMetrics]) -> None:
-    """Appends the rows by one commit and logs each."""
+    """Append the rows in one commit and log each."""
     import pyarrow as pa
 
     finished_at = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""The middle of a Silver run: an hour's touched minutes, its candidate, and what the checks say of it.
+"""The middle of a Silver run: an hour's touched minutes, its candidate, and the checks on it.
 
 Every function takes values and returns values; nothing is published here.
 """
@@ -30,13 +30,13 @@ from cryptolake_assets.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Columns that may differ between two bars of the same trades; bars of earlier releases have no count of dropped trades.
 NOT_FROM_TRADES = ("is_complete", "evidence", "updated_at", "trades_dropped")
-"""Columns that tell two bars of the same trades apart; bars of earlier releases have no count of dropped trades."""
 
 
 @dataclass(frozen=True)
 class SilverDay:
-    """What the tables hold of a UTC day: the published bars, official klines, rejected frames by hour of receipt."""
+    """Stored data of a UTC day: the published bars, official klines, rejected frames by hour of receipt."""
 
     start: datetime
     bars: pa.Table
@@ -52,7 +52,7 @@ class SilverDay:
 
 @dataclass(frozen=True)
 class RunScope:
-    """A part of the bars: those of some symbols (all of them if empty) whose minutes begin in [start, end)."""
+    """A part of the bars: those of some symbols (all if empty) whose minutes begin in [start, end)."""
 
     symbols: tuple[str, ...] = ()
     start: datetime | None = None
@@ -63,7 +63,7 @@ class RunScope:
         return not self.symbols and self.start is None and self.end is None
 
     def of(self, keys: pa.Table) -> pa.Table:
-        """Return the rows of `keys` (symbol, window_start) that lie in it."""
+        """Return the rows of `keys` (symbol, window_start) in this scope."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -81,7 +81,7 @@ EVERYTHING = RunScope()
 
 @dataclass(frozen=True)
 class HourPlan:
-    """The minutes (symbol, window_start) of an hour that are to be recomputed; None: every minute."""
+    """The minutes (symbol, window_start) of an hour to recompute; None: every minute."""
 
     hour: datetime
     minutes: pa.Table | None = None
@@ -93,11 +93,11 @@ class HourPlan:
 
 @dataclass(frozen=True)
 class SilverCandidate:
-    """An hour's bars before they are published, and what is known of them.
+    """An hour's bars before publication, with their counts and checks.
 
-    `bars` are all columns of the table; `replaced_keys` the bars that go when the candidate is published; `hour_bars`
-    all bars that the hour would then have. `outcomes` are the blocking checks, `observations` the others: both are
-    empty until the candidate is checked.
+    `bars` has all columns of the table; `replaced_keys` are the bars that publication replaces; `hour_bars` are all
+    bars of the hour afterwards. `outcomes` are the blocking checks, `observations` the others: both are empty until the
+    candidate is checked.
     """
 
     hour: datetime
@@ -127,10 +127,10 @@ def plan_hour(
     from_sequence: int | None,
     scope: RunScope = EVERYTHING,
 ) -> HourPlan:
-    """Return the minutes that the hour's Bronze files of `from_sequence` and later touch; all without a sequence.
+    """Return the minutes that Bronze files of `from_sequence` and later touch; all without a sequence.
 
-    Bars that are incomplete and may be complete by now are touched too. `present` are the hour's published bars;
-    `scope` narrows all that.
+    Incomplete bars that may be complete by now are touched too. `present` are the hour's published bars; `scope`
+    restricts all of that.
     """
     if from_sequence is None and scope.is_all:
         return HourPlan(hour)
@@ -161,7 +161,7 @@ def _minutes_of(files: Sequence[BronzeFile], bars: Sequence[Bar]) -> pa.Table:
 def build_candidate(
     known: RunInputs, day: SilverDay, plan: HourPlan, aggregates: MinuteAggregates | None
 ) -> SilverCandidate:
-    """Make the hour's bars of an engine's aggregates, which are None when no minute is touched."""
+    """Build the hour's bars from an engine's aggregates, which are None if no minute is touched."""
     present = day.bars_of(plan.hour)
     bars, counts = SILVER_OHLCV.arrow_schema().empty_table(), RowCounts()
     if aggregates is not None:
@@ -184,9 +184,9 @@ def build_candidate(
 def check(
     settings: Settings, known: RunInputs, day: SilverDay, candidate: SilverCandidate, expected_rows: int | None
 ) -> SilverCandidate:
-    """Return the candidate with what the checks say.
+    """Return the candidate with the outcomes of its checks.
 
-    `expected_rows` is Bronze's own count of what the engine read; None when it read nothing.
+    `expected_rows` is Bronze's own count of the rows that the engine read; None if it read nothing.
     """
     with open_duckdb() as duck:
         outcomes = check_candidate(duck, SILVER_OHLCV, candidate.bars, ROW_CHECKS["silver"])
@@ -198,7 +198,7 @@ def check(
 
 
 def bronze_rows(files: Sequence[BronzeFile], minutes: pa.Table | None) -> int:
-    """Count the trades of an hour's files, or those of the minutes, in another way than the engines do."""
+    """Count the trades of an hour's files, or of the given minutes, independently of the engines."""
     if minutes is None:
         return sum(file.rows for file in files)
     starts = minutes["window_start"].to_pylist()
@@ -215,7 +215,7 @@ def bronze_rows(files: Sequence[BronzeFile], minutes: pa.Table | None) -> int:
 
 
 def may_be_complete(row: Bar, completeness: CompletenessIndex) -> bool:
-    """Return whether coverage holds all of an incomplete bar's minute now."""
+    """Return whether coverage now holds the whole minute of an incomplete bar, and no trade was dropped."""
     if row["trades_dropped"]:
         return False
     start_ms = epoch_ms(row["window_start"])
@@ -223,9 +223,9 @@ def may_be_complete(row: Bar, completeness: CompletenessIndex) -> bool:
 
 
 def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
-    """A bar that was complete and has not changed stays complete, also while Bronze catches up with new coverage.
+    """Keep complete bars complete if they have not changed, even while Bronze catches up with new coverage.
 
-    Not one that klines proved: they do not wait for Bronze, and a reissue of them takes back what they said.
+    Bars that klines proved are excluded: klines do not wait for Bronze, and reissued klines withdraw the proof.
     """
     import pyarrow as pa
 

@@ -1,10 +1,9 @@
-"""Silver by write-audit-publish, a pipe of values from Bronze's trades to published bars.
+"""Silver by write-audit-publish: a pipeline from Bronze trades to published bars.
 
     load_inputs → quarantine → plan_hour → aggregate → build_candidate → check → publish → record
 
-`load_inputs` reads what the whole run depends on, once, and `load_day` what the tables hold of a UTC day. Only
-`quarantine`, `publish` and `record` commit. An hour whose candidate is rejected stays as it was and holds back no other
-hour.
+`load_inputs` reads the inputs of the whole run, once, and `load_day` the stored data of a UTC day. Only `quarantine`,
+`publish` and `record` commit. An hour whose candidate is rejected stays as it was and does not block other hours.
 """
 
 from __future__ import annotations
@@ -56,24 +55,22 @@ ASSET = "silver/futures_ohlcv_1m"
 
 @dataclass(frozen=True)
 class SilverInputs:
-    """What was known when the run began, Bronze as it was right after that, and its files of the run's hours."""
+    """Inputs known when the run began, Bronze as it was right after that, and its files of the run's hours."""
 
     known: RunInputs
     bronze: Table
     bronze_snapshot: int | None
     bronze_sequence: int
-    files: Mapping[datetime, Sequence[BronzeFile]]
-    """By hour; none of an hour without trades."""
+    files: Mapping[datetime, Sequence[BronzeFile]]  # by hour; hours without trades are missing
 
 
 @dataclass(frozen=True)
 class DayOutcome:
-    """What a run made of its hours of a UTC day; `publication` is None when no hour passed."""
+    """Result of a run for its hours of a UTC day; `publication` is None if no hour passed."""
 
     inputs: SilverInputs
     engine: str
-    quarantined: int
-    """Trades that the run put into quarantine."""
+    quarantined: int  # trades that the run quarantined
     candidates: Sequence[SilverCandidate]
     publication: Publication | None
 
@@ -87,9 +84,9 @@ def run_silver(
     from_sequence: int | None = None,
     scope: RunScope = EVERYTHING,
 ) -> Iterator[DayOutcome]:
-    """Refresh consecutive hours and give each UTC day once its passed hours are published, by one commit.
+    """Refresh consecutive hours; yield each UTC day once its passed hours are published, in one commit.
 
-    Recomputed are the minutes that Bronze files of `from_sequence` and later touch, or all of them, within the scope.
+    Within the scope, it recomputes the minutes that Bronze files of `from_sequence` and later touch, or all of them.
     """
     inputs = load_inputs(settings, hours)
     quarantined = advance_quarantine(settings, inputs.bronze, inputs.known.rules, run_id)
@@ -106,7 +103,7 @@ def run_silver(
 
 
 def load_inputs(settings: Settings, hours: Sequence[datetime]) -> SilverInputs:
-    """Return what the run of these hours reads before it computes."""
+    """Return the inputs of the run of these hours."""
     known = load_run_inputs(settings, hours[0], hours[-1] + HOUR)
     bronze = load_table(settings, BRONZE_TRADES)
     snapshot = bronze.metadata.current_snapshot_id
@@ -118,7 +115,7 @@ def load_inputs(settings: Settings, hours: Sequence[datetime]) -> SilverInputs:
 
 
 def load_day(settings: Settings, start: datetime) -> SilverDay:
-    """Return what the tables hold of the UTC day."""
+    """Return the stored data of the UTC day."""
     return SilverDay(
         start=start,
         bars=read_window(load_table(settings, SILVER_OHLCV), silver_day(start)),
@@ -130,7 +127,7 @@ def load_day(settings: Settings, start: datetime) -> SilverDay:
 def _candidates(
     settings: Settings, engine: AggregationEngine, inputs: SilverInputs, day: SilverDay, plans: Sequence[HourPlan]
 ) -> Iterator[SilverCandidate]:
-    """Build and check the hours' candidates as their aggregates come."""
+    """Build and check the hours' candidates as their aggregates arrive."""
     started = time.monotonic()
     for plan, aggregates in aggregate(engine, inputs, plans):
         candidate = build_candidate(inputs.known, day, plan, aggregates)
@@ -144,7 +141,7 @@ def _candidates(
 def aggregate(
     engine: AggregationEngine, inputs: SilverInputs, plans: Sequence[HourPlan]
 ) -> Iterator[tuple[HourPlan, MinuteAggregates | None]]:
-    """Aggregate the planned minutes, hour by hour; None where no minute is touched. Whole hours are one query."""
+    """Aggregate the planned minutes, hour by hour; None if no minute is touched. Whole hours are one query."""
     snapshot, rules = inputs.bronze_snapshot, inputs.known.rules
     if snapshot is None:
         yield from ((plan, None) for plan in plans)
@@ -161,7 +158,7 @@ def aggregate(
 
 
 def _with_samples(settings: Settings, candidate: SilverCandidate) -> SilverCandidate:
-    """Show some of the dropped trades with a drop ratio over its limit."""
+    """Add a sample of the dropped trades to a drop ratio over its limit."""
     return replace(
         candidate,
         outcomes=[
@@ -179,7 +176,7 @@ def _with_samples(settings: Settings, candidate: SilverCandidate) -> SilverCandi
 def publish(
     settings: Settings, inputs: SilverInputs, candidates: Sequence[SilverCandidate], run_id: str
 ) -> Publication | None:
-    """Publish those of a day's candidates that passed, by one commit; None when none passed."""
+    """Publish those of a day's candidates that passed, in one commit; return None if none passed."""
     import pyarrow as pa
 
     passed = [candidate for candidate in candidates if candidate.passed]
@@ -203,7 +200,7 @@ def record(
     publication: Publication | None,
     run_id: str,
 ) -> None:
-    """Append a row of metrics for each hour; an hour that failed has written nothing."""
+    """Append a row of metrics for each hour; `rows_written` is 0 for an hour that failed."""
     changed = changed_by_hour(publication) if publication else Counter[datetime]()
     metrics.record(
         settings,
@@ -232,21 +229,21 @@ def record(
 
 
 def partition_of(hour: datetime) -> str:
-    """Return the hour's name in `ops.run_metrics`: that of its Dagster partition."""
+    """Return the hour's name in `ops.run_metrics`, which is that of its Dagster partition."""
     return hour.strftime("%Y-%m-%d-%H:%M")
 
 
 def changed_by_hour(publication: Publication) -> Counter[datetime]:
-    """Count the bars that are new or differ, by their hour."""
+    """Count the new or changed bars by hour."""
     return Counter(hour_of(start) for start in publication.changed_keys["window_start"].to_pylist())
 
 
 def hours_to_complete(
     settings: Settings, known: RunInputs, start_ms: int = 0, end_ms: int | None = None
 ) -> set[datetime]:
-    """Return the hours of Silver that hold an incomplete bar whose minute is complete by what coverage says now.
+    """Return the hours of Silver with an incomplete bar whose minute is complete according to current coverage.
 
-    Only minutes that touch [start_ms, end_ms) are looked at, so that history is not read for what was just covered.
+    Only minutes that overlap [start_ms, end_ms) are read, so that new coverage does not require reading history.
     """
     wanted = "is_complete = false"
     if start_ms:

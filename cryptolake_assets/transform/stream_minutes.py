@@ -1,9 +1,9 @@
-"""Silver of the streams beside the trades by write-audit-publish: an hour's minutes from the events of Bronze.
+"""Silver of the streams other than trades by write-audit-publish: an hour's minutes from Bronze events.
 
     load_inputs → build_candidate → check → publish
 
-What makes a minute and what it must hold is said by the stream's contract. An hour is recomputed as a whole: it is a
-few thousand events a symbol.
+The stream's contract defines the minutes and their checks. An hour is recomputed as a whole: it has a few thousand
+events per symbol.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MinutesInputs:
 
 @dataclass(frozen=True)
 class MinutesCandidate:
-    """An hour's rows before they are published; `outcomes` are empty until the candidate is checked."""
+    """An hour's rows before publication; `outcomes` is empty until the candidate is checked."""
 
     rows: pa.Table
     replaced_keys: pa.Table
@@ -61,13 +61,13 @@ class MinutesCandidate:
 def run_stream_minutes(
     settings: Settings, stream_type: MinuteStream, hour: datetime, run_id: str
 ) -> tuple[MinutesCandidate, Publication | None]:
-    """Refresh the hour; the publication is None when a check failed."""
+    """Refresh the hour; the publication is None if a check failed."""
     candidate = check(stream_type, build_candidate(stream_type, load_inputs(settings, stream_type, hour)))
     return candidate, publish(settings, stream_type, hour, candidate, run_id) if candidate.passed else None
 
 
 def load_inputs(settings: Settings, stream_type: MinuteStream, hour: datetime) -> MinutesInputs:
-    """Return what the hour's run reads."""
+    """Return the inputs of the hour's run."""
     bronze, silver = load_table(settings, stream_type.bronze), load_table(settings, stream_type.silver)
     names = tuple(column.name for column in stream_type.contract)
     events = bronze.scan(row_filter=between("event_time", hour, hour + HOUR), selected_fields=names).to_arrow()
@@ -76,7 +76,7 @@ def load_inputs(settings: Settings, stream_type: MinuteStream, hour: datetime) -
 
 
 def build_candidate(stream_type: MinuteStream, inputs: MinutesInputs) -> MinutesCandidate:
-    """Make the hour's rows of its events, each event once."""
+    """Build the hour's rows from its deduplicated events."""
     rows, distinct = minutes_of(stream_type, inputs.events)
     return MinutesCandidate(
         rows=rows,
@@ -88,7 +88,7 @@ def build_candidate(stream_type: MinuteStream, inputs: MinutesInputs) -> Minutes
 
 
 def check(stream_type: MinuteStream, candidate: MinutesCandidate) -> MinutesCandidate:
-    """Return the candidate with what the checks say."""
+    """Return the candidate with the outcomes of its checks."""
     with open_duckdb() as duck:
         outcomes = check_candidate(duck, stream_type.silver, candidate.rows, stream_type.checks)
     return replace(
@@ -101,7 +101,7 @@ def check(stream_type: MinuteStream, candidate: MinutesCandidate) -> MinutesCand
 def publish(
     settings: Settings, stream_type: MinuteStream, hour: datetime, candidate: MinutesCandidate, run_id: str
 ) -> Publication:
-    """Put a candidate that passed in the place of the hour's rows, by one commit."""
+    """Replace the hour's rows by a candidate that passed, in one commit."""
     publication = commit.publish(
         load_table(settings, stream_type.silver),
         stream_type.silver,
@@ -123,7 +123,7 @@ def publish(
 
 
 def minutes_of(stream_type: MinuteStream, events: pa.Table) -> tuple[pa.Table, int]:
-    """Silver's rows of these events of Bronze, and how many events they are without repeats."""
+    """Return Silver's rows of these Bronze events, and the number of distinct events."""
     key = ", ".join(stream_type.identity)
     names = [name for name in stream_type.silver.column_names if name != "updated_at"]
     columns = ", ".join(f"CAST({name} AS {stream_type.silver.duckdb_type(name)}) AS {name}" for name in names)

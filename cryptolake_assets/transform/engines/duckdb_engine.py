@@ -1,8 +1,8 @@
-"""The DuckDB engine: the aggregations in this process, over the Parquet files that the Iceberg snapshot names.
+"""DuckDB engine: aggregate in this process, over the Parquet files of the Iceberg snapshot.
 
-Removing repeats by hashing every trade would be most of the work. Trades that are repeated are few, so they are found
-first, by sorting one 64-bit number a trade; only they, and trades that break a rule or are not MARKET executions, go
-the careful way through a hash table. Everything else is aggregated as it is read.
+Deduplicating by hashing every trade would be most of the work. Duplicates are few, so they are found first, by sorting
+one 64-bit number per trade. Only duplicates, trades that break a rule, and trades that are not MARKET executions go
+through a hash table. All others are aggregated as they are read.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+# Trades held in memory at a time; a larger hour is split by minutes, which duplicates do not cross.
 ROWS_AT_ONCE = 1_000_000
-"""Trades held in memory at a time; an hour with more is cut by minutes, which repeats do not cross."""
 
+# Columns that the measures of a bar are computed from.
 MEASURED = "symbol, stream, window_start, event_time, trade_id, price, qty, side, first_trade_id, last_trade_id"
-"""The columns that the measures of a bar are made from."""
 
 
 class DuckDBEngine:
-    """Reads the files itself; needs no server."""
+    """Engine that reads the files itself; needs no server."""
 
     name = "duckdb"
 
@@ -73,7 +73,7 @@ class DuckDBEngine:
             files = files_between(bronze, snapshot_id, first, last)
             return _aggregate_files(files, first, last, minutes, context)
 
-        # Two hours are under way while the caller makes bars of a third: not more, for the memory's sake.
+        # Two hours are in progress while the caller builds bars of a third; more would take too much memory.
         with ThreadPoolExecutor(max_workers=2) as ahead:
             under_way = deque((hour, ahead.submit(of_hour, hour)) for hour in hours[:2])
             for following in hours[2:]:
@@ -111,7 +111,7 @@ def _aggregate_files(
 
 
 def _cut(files: list[BronzeFile], first: datetime, last: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """The interval in parts of whole minutes that hold about `ROWS_AT_ONCE` trades, if trades come evenly."""
+    """Split the interval into whole minutes that hold about `ROWS_AT_ONCE` trades, if trades are evenly spread."""
     parts = max(1, -(-sum(file.rows for file in files) // ROWS_AT_ONCE))
     step = max(1, (last - first) // MINUTE // parts) * MINUTE
     while first < last:
@@ -127,10 +127,10 @@ def _load(
     minutes: pa.Table | None,
     context: RuleContext,
 ) -> None:
-    """Makes the view `trades`: first <= event_time < last, of the given minutes, read once into memory.
+    """Create the view `trades` of the given minutes with first <= event_time < last, read once into memory.
 
-    `used` says that no rule is broken and the type is MARKET; `id` is one number a trade. Two trades that share it by
-    chance are both taken for repeated, and told apart by all of their identity later.
+    `used` is true for MARKET trades that break no rule; `id` is one number per trade. Two trades that share it by
+    chance both count as duplicates here; their full identity distinguishes them later.
     """
     files = [file for file in files if file.earliest < last and file.latest >= first]
     constants = constants_of(files, OFTEN_CONSTANT)
@@ -146,7 +146,7 @@ def _load(
     if minutes is not None:
         duck.register("minutes", minutes)
         wanted = f"SEMI JOIN minutes ON minutes.symbol = found.symbol AND minutes.window_start = {DUCKDB.minute}"
-    # Nothing depends on the order in which rows are read; without one to keep, less is held in memory.
+    # No result depends on the order of rows; without a fixed order DuckDB holds less in memory.
     duck.execute("SET preserve_insertion_order = false")
     duck.execute(
         f"""CREATE TEMP TABLE loaded AS
@@ -160,7 +160,7 @@ def _load(
 
 
 def _aggregate(duck: duckdb.DuckDBPyConnection, context: RuleContext) -> MinuteAggregates:
-    """Aggregates the view `trades`."""
+    """Aggregate the view `trades`."""
     duck.register("repeated", _repeated(duck))
     duck.execute(
         f"""CREATE TEMP TABLE careful AS
@@ -198,7 +198,7 @@ def _aggregate(duck: duckdb.DuckDBPyConnection, context: RuleContext) -> MinuteA
 
 
 def _repeated(duck: duckdb.DuckDBPyConnection) -> pa.Table:
-    """`id`: the numbers that more than one row of `trades` has."""
+    """Return the values of `id` that more than one row of `trades` has."""
     import numpy as np
     import pyarrow as pa
 
@@ -207,7 +207,7 @@ def _repeated(duck: duckdb.DuckDBPyConnection) -> pa.Table:
 
 
 def _count(duck: duckdb.DuckDBPyConnection, rows: pa.Table) -> RowCounts:
-    """Adds up the trades that came once (all used) and those of the table `careful`."""
+    """Sum the counts of unique trades (all used) and of the table `careful`."""
     import pyarrow.compute as pc
 
     per_rule = ", ".join(f"count(*) FILTER (WHERE rule = '{rule}')" for rule in RULES)

@@ -1,6 +1,6 @@
-"""What an engine does: DuckDB in this process (`duckdb_engine`) or Spark through a Connect session (`spark_engine`).
+"""The engine interface: DuckDB in this process (`duckdb_engine`) or Spark Connect (`spark_engine`).
 
-An engine only aggregates. Which minutes, which snapshot, what is derived, checked and committed is the same for all.
+An engine only aggregates. The choice of minutes and snapshot, derived columns, checks and commits are common to all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def narrowed(first: datetime, last: datetime, minutes: pa.Table | None) -> tuple[datetime, datetime]:
-    """The interval [first, last), cut to where the given minutes (window_start) lie, if any are given."""
+    """Return the interval [first, last), narrowed to the given minutes (window_start), if any are given."""
     if minutes is None:
         return first, last
     starts = minutes["window_start"].to_pylist()
@@ -33,12 +33,12 @@ class AggregationEngine(Protocol):
     def minute_aggregates(
         self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None, context: RuleContext
     ) -> Iterator[tuple[datetime, MinuteAggregates]]:
-        """The trades of a Bronze snapshot, aggregated: each of the consecutive `hours` with its aggregates, in order.
+        """Aggregate the trades of a Bronze snapshot; yield each of the consecutive `hours`, in order.
 
-        `minutes` (symbol, window_start) narrows them to those.
+        `minutes` (symbol, window_start) restricts the trades to those minutes.
         """
         ...
 
     def daily_aggregates(self, snapshot_id: int, day: date) -> pa.Table:
-        """`symbol` and the aggregates of `DAILY_MEASURES`, one row per symbol, of a UTC day of a Silver snapshot."""
+        """Return a UTC day of a Silver snapshot, by symbol: `symbol` and the aggregates of `DAILY_MEASURES`."""
         ...

@@ -1,8 +1,8 @@
-"""The Spark engine: the aggregations on a Spark session, in general that of the Spark Connect server.
+"""Spark engine: aggregate on a Spark session, normally that of the Spark Connect server.
 
-Two queries give the same rows. The fast one (`spark_fast`) works on 64-bit numbers; when something does not fit it
-raises, and the careful one, on decimals and structs, is run instead. Either makes the bars and the account of what
-became of the rows at once: trades that are not used keep their row, with nothing in it to measure.
+Two queries give the same rows. The fast one (`spark_fast`) works on 64-bit numbers and raises if a value does not fit;
+then the careful one runs, on decimals and structs. Each computes the bars and the row counts at once: unused trades
+keep their row, without values to measure.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+# Counts of a minute's rows.
 ACCOUNT = ",\n  ".join(
     [
         "sum(copies) AS rows_in",
@@ -54,20 +55,19 @@ ACCOUNT = ",\n  ".join(
         f"count_if(rule_number IN ({missing_rule_numbers()}) AND is_order_book) AS trades_dropped",
     ]
 )
-"""What became of the rows of a minute."""
 
+# Bronze columns that bars are made from.
 READ = (
     *("exchange", "stream", "symbol", "event_time", "trade_id", "price", "qty", "side"),
     *("first_trade_id", "last_trade_id", "trade_type"),
 )
-"""Bronze's columns that make bars."""
 
+# Columns in which all copies of a trade must agree.
 CONTENT = "event_time, price, qty, side, first_trade_id, last_trade_id, trade_type"
-"""What the copies of a trade have to agree on."""
 
 
 class SparkEngine:
-    """Runs on the given session; the table's manifests are read here."""
+    """Engine on the given session; this process reads the table's manifests."""
 
     name = "spark"
 
@@ -78,10 +78,10 @@ class SparkEngine:
     def minute_aggregates(
         self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None, context: RuleContext
     ) -> Iterator[tuple[datetime, MinuteAggregates]]:
-        """One query for all of the hours."""
+        """Aggregate all hours in one query."""
         import pyarrow.compute as pc
 
-        # A product of longer decimals keeps its 16 digits after the point, and raises where it does not fit.
+        # A product of longer decimals then keeps its 16 fractional digits, and raises if it does not fit.
         self._spark.conf.set("spark.sql.decimalOperations.allowPrecisionLoss", "false")
         with self._trades(snapshot_id, hours, minutes) as trades, self._quarantined(context):
             rows = self._fast(trades, context)
@@ -101,7 +101,7 @@ class SparkEngine:
         ).toArrow()
 
     def _fast(self, trades: str, context: RuleContext) -> pa.Table | None:
-        """The fast query's rows, or None when something does not fit."""
+        """Return the fast query's rows, or None if a value does not fit."""
         from pyspark.errors.exceptions.base import PySparkException
 
         try:
@@ -115,7 +115,7 @@ class SparkEngine:
 
     @contextmanager
     def _quarantined(self, context: RuleContext) -> Iterator[None]:
-        """Have the quarantined trades as a view, where there are any."""
+        """Provide the quarantined trades as a view, if there are any."""
         if not context.quarantined:
             yield
             return
@@ -127,13 +127,13 @@ class SparkEngine:
 
     @contextmanager
     def _trades(self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None) -> Iterator[str]:
-        """A FROM clause over the trades of the hours, or of these minutes of them."""
+        """Yield a FROM clause over the trades of the hours, or of the given minutes in them."""
         first, last = narrowed(hours[0], hours[-1] + HOUR, minutes)
         files = files_between(load_table(self._settings, BRONZE_TRADES), snapshot_id, first, last)
         constants = constants_of(files, OFTEN_CONSTANT)
         values = {name: f"{sql_string(value)} AS {name}" for name, value in constants.items()}
         if quantities_fit(files, PRICE):
-            # Spark holds decimals of up to 18 digits in 64 bits, and others as objects.
+            # Spark holds decimals of up to 18 digits in 64 bits, longer ones as objects.
             values["qty"] = f"CAST(qty AS {PRICE}) AS qty"
         read = ", ".join(values.get(name, name) for name in READ)
         source = (
@@ -153,7 +153,7 @@ class SparkEngine:
 
 
 def careful_sql(trades: str, context: RuleContext) -> str:
-    """The query on decimals and structs over the FROM clause `trades`: a sound copy goes before a broken one."""
+    """Return the query on decimals and structs over the FROM clause `trades`; a valid copy wins over an invalid one."""
     return f"""
 WITH judged AS (
   SELECT *, {SPARK.minute} AS window_start, {rule_number(context)} AS rule_number FROM {judgeable(context, trades)}
@@ -178,7 +178,7 @@ FROM measured GROUP BY symbol, stream, window_start
 
 
 def _measured(rows: pa.Table) -> pa.Table:
-    """The minutes that have a trade to make a bar of, without the account."""
+    """Return the minutes that have a trade for a bar, without the row counts."""
     import pyarrow.compute as pc
 
     account = [name for name in rows.column_names if name.startswith(("rows_", "dropped_"))]
@@ -186,7 +186,7 @@ def _measured(rows: pa.Table) -> pa.Table:
 
 
 def _count(rows: pa.Table) -> RowCounts:
-    """Adds up the account of all minutes."""
+    """Sum the row counts of all minutes."""
     import pyarrow.compute as pc
 
     def total(column: str) -> int:

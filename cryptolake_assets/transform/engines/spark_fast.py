@@ -1,9 +1,9 @@
-"""Spark's fast query, as SQL text: bars from 64-bit numbers, without sending or hashing a trade that came once.
+"""Spark's fast query, as SQL text: bars from 64-bit numbers, without sending or hashing a unique trade.
 
-Ids of a symbol's stream are dense, so the trades that came more than once are found by two bit masks for each 64 ids.
-Then every trade is added up where it is read: those that came once in the slot of their minute, copies of one trade in
-a slot of their own, whose totals are divided by its copies. What does not fit (a trade id beyond 37 bits, a sum beyond
-64, copies that differ) makes the query raise; the careful one is run instead.
+Ids of a symbol's stream are dense, so duplicates are found by two bit masks per 64 ids. Then every trade is summed
+where it is read: unique trades in the slot of their minute, copies of one trade in a slot of their own, whose totals
+are divided by the number of copies. If something does not fit (a trade id beyond 37 bits, a sum beyond 64, copies that
+differ), the query raises and the careful one runs instead.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.quality.rules import RULES, RuleContext, judgeable, missing_rule_numbers, rule_number, sql_string
 
 NOT_FAST = "CRYPTOLAKE_NOT_FAST"
+# Error texts of the fast query that call for the careful one; the query itself raises the first.
 DOES_NOT_FIT = (NOT_FAST, "ARITHMETIC_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE", "CAST_OVERFLOW")
-"""What the fast query's error says when the careful one is needed; the first is raised by the query itself."""
 
-LARGEST_ID = 2**37 - 1
-"""A trade id that fits beside the microsecond of its minute (26 bits) into 63 bits."""
+LARGEST_ID = 2**37 - 1  # a trade id that fits into 63 bits with the microsecond of its minute (26 bits)
 
+# Split units of 10^-8 into three numbers of six digits, the highest first: their products fit 64 bits, and so do sums
+# of three million products.
 LIMBS = ("div 1000000000000", "div 1000000 % 1000000", "% 1000000")
-"""What cuts units of 10^-8 into three numbers of six digits, the highest first: products of them fit 64 bits, and so
-do three million such products."""
 
+# Price x quantity from their limbs: a sum for each power of ten, and its unit.
 PRODUCTS = (
     ("p2 * q2", "100000000BD"),
     ("p2 * q1 + p1 * q2", "100BD"),
@@ -32,13 +32,13 @@ PRODUCTS = (
     ("p1 * q0 + p0 * q1", "0.0000000001BD"),
     ("p0 * q0", "0.0000000000000001BD"),
 )
-"""Price x quantity from their limbs, a sum for each power of ten and what it counts."""
 
 UNITS = {"price": "p", "qty": "q"}
 UNIT = "0.00000001BD"
+# Below 2^51 units: the double next to n / 10^8, times 10^8, is less than half a unit from n.
 NEAR = "CAST(22000000 AS decimal(18,8))"
-"""Below 2^51 units: the double next to n / 10^8, times 10^8, is less than half a unit from n."""
 
+# Counts of a minute's rows; the same columns as the careful query's.
 ACCOUNT = (
     "sum(copies) AS rows_in",
     "sum(IF(used, trades_in_slot, 0)) AS rows_valid",
@@ -47,12 +47,11 @@ ACCOUNT = (
     *(f"sum(IF(rule_number = {number}, trades_in_slot, 0)) AS dropped_{rule}" for number, rule in enumerate(RULES, 1)),
     f"sum(IF(rule_number IN ({missing_rule_numbers()}) AND flags % 4 >= 2, trades_in_slot, 0)) AS trades_dropped",
 )
-"""What became of the rows of a minute; the same columns as the careful query's."""
 
 
 @dataclass
 class _Steps:
-    """The aggregates of a slot, by their SQL; equal ones are made once."""
+    """The aggregates of a slot, by their SQL; equal ones are computed once."""
 
     parts: dict[str, str] = field(default_factory=dict)
 
@@ -60,7 +59,7 @@ class _Steps:
         return self.parts.setdefault(sql, f"part_{len(self.parts)}")
 
     def merged(self, aggregate: Aggregate) -> str:
-        """The aggregate of a minute, from parts of its slots; SQL decimals for prices and volumes."""
+        """Return the aggregate of a minute from parts of its slots; SQL decimals for prices and volumes."""
         operand = UNITS.get(aggregate.operand, aggregate.operand)
         match aggregate.function:
             case Function.TOTAL if operand == "quote":
@@ -89,19 +88,21 @@ class _Steps:
 
 
 def _units(value: str) -> str:
-    """A decimal with 8 digits after the point as a whole number of 10^-8. By a double where that is exact: Spark
-    multiplies decimals as objects, which costs as much as reading them."""
+    """Return SQL for a decimal with 8 fractional digits as a whole number of 10^-8.
+
+    It uses a double where that is exact: Spark multiplies decimals as objects, which costs as much as reading them.
+    """
     near = f"CAST(rint(CAST({value} AS double) * 1e8D) AS bigint)"
     return f"IF({value} BETWEEN -{NEAR} AND {NEAR}, {near}, CAST({value} * 100000000 AS bigint))"
 
 
 def fast_sql(trades: str, context: RuleContext) -> str:
-    """The query over the FROM clause `trades`, which it reads twice.
+    """Return the query over the FROM clause `trades`, which it reads twice.
 
     Price and quantity are units of 10^-8 (`p`, `q`) and their `LIMBS`; `place` is the microsecond of the minute with
-    the id; `flags` is 4 x rule_number + 2 if MARKET + 1 if the taker bought. A block is 64 ids, its bit of `repeats` a
-    trade that may have copies: two blocks that share a key by chance only make more of them. A slot below 0 holds the
-    trades of a minute with equal flags that came once, one from 0 the copies of a trade.
+    the id; `flags` is 4 x rule_number + 2 if MARKET + 1 if the taker bought. A block is 64 ids; a bit of its mask in
+    `repeats` is a trade that may have copies. Two blocks that share a key by chance only add to these. A slot below 0
+    holds the unique trades of a minute with equal flags, a slot from 0 on the copies of one trade.
     """
     steps = _Steps()
 
