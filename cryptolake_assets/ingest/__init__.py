@@ -1,1 +1,1 @@
-"""The batch ways into Bronze: days of the public archive, klines, and the batch sources. Imports no orchestrator."""
+"""Batch ingestion into Bronze: public archive days, klines, and batch sources. Imports no orchestrator."""

@@ -1,7 +1,7 @@
-"""What a day of the archive must hold: checked block by block while it is read, judged before it is committed. Pure.
+"""Checks on a day's archive file: block by block while it is read, judged before the commit. Pure.
 
-The rows prove the time between ids that continue each other, whatever their order in the file. Its begin and its end
-prove nothing: the neighbouring day does, or the klines of the minute.
+The rows prove the time between consecutive ids, whatever their order in the file. The file's begin and end prove
+nothing: the neighboring day does, or the klines of the minute.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DAY_MS = 86_400_000
-MAX_GAPS = 1_000
-"""A file with more of them is not taken for a record of its day at all: nothing of it is covered."""
-MAX_REJECTED_LINES = 10_000
-"""Lines that are kept as dead letters; of more only the number is known."""
+MAX_GAPS = 1_000  # a file with more gaps does not count as a record of its day: it covers nothing
+MAX_REJECTED_LINES = 10_000  # maximum lines kept as dead letters; further ones are only counted
 
 CHECKSUM = "checksum"
 EVERY_LINE = "every_line"
@@ -33,13 +31,12 @@ ROWS_SET_ASIDE = "rows_set_aside"
 IDS_CONSECUTIVE = "ids_consecutive"
 BLOCKING = (CHECKSUM, EVERY_LINE)
 WARNING = (WITHIN_THE_DAY, ROWS_SET_ASIDE, IDS_CONSECUTIVE)
-KLINES_OF_DAY = "klines_of_the_day"
-"""Of the klines beside the trades, see `ingest.archive_klines`; it warns too."""
+KLINES_OF_DAY = "klines_of_the_day"  # warning check on the klines of the day, see `ingest.archive_klines`
 
 
 @dataclass(frozen=True)
 class IdRun:
-    """Ids that continue each other, both ends included, and the times of the two (µs since 1970, UTC)."""
+    """Consecutive ids, both ends inclusive, and the times of both ends (µs since 1970, UTC)."""
 
     first_id: int
     last_id: int
@@ -48,29 +45,25 @@ class IdRun:
 
 
 class Inspection:
-    """Takes in the blocks of one file in their order."""
+    """Checks the blocks of one file, in their order."""
 
     def __init__(self, file: ArchiveFile, contradicting: pa.Array | None = None) -> None:
         """`contradicting` are ids whose rows contradict each other, see `contradicting_ids`."""
         self.file = file
         self._contradicting = contradicting
-        self.rows = 0
-        """Trades of the day."""
+        self.rows = 0  # trades of the day
         self.lines = 0
         self.without_trade = 0
-        self.set_aside: list[BadLine] = []
-        """At most `MAX_REJECTED_LINES` of them."""
+        self.set_aside: list[BadLine] = []  # at most `MAX_REJECTED_LINES`
         self.set_aside_number = 0
         self._start_us = file.start_ms * 1000
-        self._outside: list[BadLine] = []
-        """At most `SAMPLE_ROWS` of them."""
+        self._outside: list[BadLine] = []  # at most `SAMPLE_ROWS`
         self._outside_number = 0
         self._ids = 0
-        self._runs: list[np.ndarray] = []
-        """Columns of `IdRun`, of each block."""
+        self._runs: list[np.ndarray] = []  # columns of `IdRun`, an array per block
 
     def see(self, block: Block) -> pa.Table:
-        """Take a block in; return its trades of the file's UTC day."""
+        """Check a block; return its trades of the file's UTC day."""
         self.lines += block.lines
         self._put_aside(list(block.set_aside))
         rows, without_trade = self._accepted(block.rows), self._accepted(block.without_trade)
@@ -81,7 +74,7 @@ class Inspection:
 
     @property
     def may_contradict(self) -> bool:
-        """Whether an id comes more than once so far, or may do so: a line that is set aside can repeat one."""
+        """Whether an id occurred more than once so far, or may have: a line that is set aside can duplicate one."""
         return bool(self.set_aside_number) or self._ids > sum(run.last_id - run.first_id + 1 for run in self.runs())
 
     def _accepted(self, rows: pa.Table) -> pa.Table:
@@ -117,7 +110,7 @@ class Inspection:
             self._runs.append(_runs_of(np.stack([ids, ids, times, times], axis=1)))
 
     def runs(self) -> list[IdRun]:
-        """Return the file's ids as runs, ascending."""
+        """Return the file's ids as runs of consecutive ids, ascending."""
         import numpy as np
 
         if not self._runs:
@@ -126,7 +119,10 @@ class Inspection:
         return [IdRun(*map(int, row)) for row in self._runs[0]]
 
     def outcomes(self, rows_written: int) -> list[CheckOutcome]:
-        """`rows_written` are those that the data files hold, by their own count. The checksum was verified before."""
+        """Return the outcomes of all checks.
+
+        `rows_written` is the row count of the data files. The checksum was verified before.
+        """
         accounted = self.rows + self.without_trade + self.set_aside_number
         whole = accounted == self.lines and rows_written == self.rows and self.rows + self.without_trade > 0
         runs = self.runs()
@@ -176,7 +172,7 @@ class Inspection:
 
 
 def parted(rows: pa.Table, file: ArchiveFile) -> tuple[pa.Table, pa.Table]:
-    """Return the rows of the file's UTC day, and the others."""
+    """Split rows into those of the file's UTC day and the others."""
     import pyarrow.compute as pc
 
     times, start_us = rows["transact_time"], file.start_ms * 1000
@@ -188,10 +184,10 @@ def parted(rows: pa.Table, file: ArchiveFile) -> tuple[pa.Table, pa.Table]:
 
 
 def contradicting_ids(blocks: Callable[[], Iterable[Block]], file: ArchiveFile) -> pa.Array:
-    """Return the aggregate ids of the file's day that come more than once, with different values: nobody can tell which
-    are right. A line that is set aside and a row of another day are different from every row of the day.
+    """Return the aggregate ids of the file's day that occur more than once, with different values.
 
-    `blocks` reads the file; it is called twice, and only the rows of ids that come more than once are kept in memory.
+    It is unknown which values are right. A line that is set aside and a row of another day differ from every row of the
+    day. `blocks` reads the file; it is called twice, and only the rows of duplicate ids are kept in memory.
     """
     import numpy as np
     import pyarrow as pa
@@ -222,7 +218,7 @@ def contradicting_ids(blocks: Callable[[], Iterable[Block]], file: ArchiveFile) 
 
 
 def _lines(rows: pa.Table, reason: Callable[[dict[str, Any]], str]) -> list[BadLine]:
-    """Return rows that are set aside as lines; where they stood in the file is not known any more."""
+    """Return rows that are set aside as lines; their line numbers are unknown."""
     return [
         BadLine(0, ",".join(str(value) for value in row.values()), reason(row), row["agg_trade_id"])
         for row in rows.to_pylist()
@@ -234,23 +230,23 @@ def _sample(lines: Sequence[BadLine]) -> list[dict[str, str]]:
 
 
 def _runs_of(rows: np.ndarray) -> np.ndarray:
-    """Return rows of (first id, last id, time of the first, time of the last) joined where ids continue each other."""
+    """Join rows of (first id, last id, time of the first, time of the last) with consecutive ids."""
     import numpy as np
 
     if not np.all(rows[1:, 0] > rows[:-1, 1]):
-        # Out of order, or twice: by the first id, and of equal ones the longest last.
+        # Out of order or duplicate: sort by the first id; of equal ones the longest is last.
         rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     reached = np.maximum.accumulate(rows[:, 1])
     begins = np.flatnonzero(np.concatenate([[True], rows[1:, 0] > reached[:-1] + 1]))
     ends = np.concatenate([begins[1:] - 1, [len(rows) - 1]])
     last_ids = reached[ends]
-    # The time of a run's last id: of the row that reaches it, which is the run's last one unless ids come twice.
+    # The time of a run's last id is that of the row that reaches it: the run's last row, unless ids are duplicate.
     reaching = np.maximum.accumulate(np.where(rows[:, 1] == reached, np.arange(len(rows)), 0))[ends]
     return np.stack([rows[begins, 0], last_ids, rows[begins, 2], rows[reaching, 3]], axis=1)
 
 
 def _text(time_us: int) -> str:
-    """A time of any size, for people."""
+    """Format a time of any size for people."""
     try:
         return datetime.fromtimestamp(time_us / 1_000_000, UTC).isoformat()
     except (OverflowError, ValueError, OSError):

@@ -1,7 +1,7 @@
-"""History from the public archive: a day of a symbol's aggregate trades into `bronze.futures_trades`.
+"""Load history from the public archive: a day of a symbol's aggregate trades into `bronze.futures_trades`.
 
-Verified, parsed and written in blocks, checked, then committed at once in the place of the day's earlier issue. The
-trades have the ids of the live `aggTrade` stream, so Silver takes one that came from both for one.
+A file is verified, parsed and written in blocks, checked, and committed at once in place of the day's earlier issue.
+Its trades have the ids of the live `aggTrade` stream, so Silver deduplicates trades that came from both.
 """
 
 from __future__ import annotations
@@ -44,15 +44,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SHA256_MARK = "#sha256="
-"""In the source of what a file proves: before the sha256 of its zip."""
+SHA256_MARK = "#sha256="  # in the source of a file's coverage rows, before the sha256 of its zip
 
-Rows = Callable[[int], None]
-"""Told how many rows of the file are written so far."""
+Rows = Callable[[int], None]  # called with the number of rows of the file written so far
 
 
 class Outcome(StrEnum):
-    """What became of a day."""
+    """The outcome of loading a day."""
 
     LOADED = "loaded"
     REPLACED = "replaced"
@@ -63,8 +61,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class LoadedDay:
-    """`rows` are the day's rows of the archive in Bronze afterwards (in a refused file: those it has); `rows_removed`
-    those of an earlier issue that went. `outcomes` are empty for a day that was there already."""
+    """Result of loading a day.
+
+    `rows` are the day's archive rows in Bronze afterwards (of a rejected file: the rows in it); `rows_removed` are
+    removed rows of an earlier issue. `outcomes` is empty for a day that was loaded before.
+    """
 
     file: ArchiveFile
     outcome: Outcome
@@ -79,7 +80,7 @@ class LoadedDay:
 
 @dataclass(frozen=True)
 class NotLoaded:
-    """A file that the archive does not have, or that is not what it should be: `outcome` and why."""
+    """A file that the archive lacks or that is invalid: `outcome` and reason."""
 
     file: ArchiveFile
     outcome: Outcome
@@ -96,8 +97,10 @@ def try_day(
     downloaded: Progress | None = None,
     written: Rows | None = None,
 ) -> LoadedDay | NotLoaded:
-    """`load_day` for callers that go on with other files: what is wrong with this one is an answer. Raises
-    `ArchiveRangeError` and `ExchangeError`."""
+    """Call `load_day`; return a missing or invalid file as `NotLoaded`, so that callers go on with other files.
+
+    Raises `ArchiveRangeError` and `ExchangeError`.
+    """
     try:
         return load_day(settings, client, file, run_id, reload=reload, downloaded=downloaded, written=written)
     except ArchiveMissingError as error:
@@ -116,11 +119,11 @@ def load_day(
     downloaded: Progress | None = None,
     written: Rows | None = None,
 ) -> LoadedDay:
-    """Loads a day, unless this very file (by its sha256) was loaded before; with `reload` all the same.
+    """Load a day, unless the same file (by its sha256) was loaded before; `reload` loads it anyway.
 
-    A file that fails a blocking check is refused: the answer says so, and what was loaded before stays. Raises
+    A file that fails a blocking check is rejected: the result says so, and rows loaded before stay. Raises
     `ArchiveRangeError` for a day before the lake's first, `ArchiveMissingError`, `ArchiveChecksumError`,
-    `ArchiveFormatError` and `ExchangeError`; nothing is changed then either. One load at a time runs in a home.
+    `ArchiveFormatError` and `ExchangeError`; nothing is changed then either. One load at a time runs per home.
     """
     from filelock import FileLock
 
@@ -219,7 +222,7 @@ def _load(
 def write_day(
     path: Path, file: ArchiveFile, hour_files: HourFiles, inspection: Inspection, written: Rows | None = None
 ) -> list[DataFile]:
-    """Writes the zip's rows as data files, as long as they pass; one block is parsed while another is written."""
+    """Write the zip's accepted rows as data files; one block is parsed while another is written."""
     received, schema = datetime.now(UTC), BRONZE_TRADES.arrow_schema()
     for block in ahead(_read(path, file)):
         if (rows := inspection.see(block)).num_rows:
@@ -234,7 +237,7 @@ def _read(path: Path, file: ArchiveFile) -> Iterator[Block]:
 
 
 def _bronze_rows(block: pa.Table, file: ArchiveFile, received: datetime, schema: pa.Schema) -> pa.Table:
-    """Rows of `bronze.futures_trades`; text that is the same in all of them as a dictionary of one word."""
+    """Return rows of `bronze.futures_trades`; constant text is a dictionary of one word."""
     import pyarrow as pa
 
     number = block.num_rows
@@ -275,7 +278,7 @@ def _require_partition(settings: Settings, file: ArchiveFile) -> None:
 
 
 def _recorded(settings: Settings, file: ArchiveFile) -> str | None:
-    """The sha256 of the issue whose trades are in Bronze; None when none is."""
+    """Return the sha256 of the issue whose trades are in Bronze; None if there is none."""
     sources = [
         row.source for row in _rows_of(settings, file) if SHA256_MARK in row.source and row.kafka_partition != LOADING
     ]
@@ -283,8 +286,11 @@ def _recorded(settings: Settings, file: ArchiveFile) -> str | None:
 
 
 def _announce(settings: Settings, url: str, file: ArchiveFile) -> list[CoverageRow]:
-    """Make symbol and day known before the first trade can be read: who follows Bronze would take them for strays. What
-    an earlier issue proved is taken back before its rows go; return it."""
+    """Make symbol and day known before the first trade is readable; return the earlier issue's coverage.
+
+    Readers of Bronze would otherwise take the trades for strays. The earlier issue's coverage is withdrawn before its
+    rows are removed.
+    """
     earlier = [row for row in _rows_of(settings, file) if row.kafka_partition != LOADING]
     exchange, end_ms = file.venue.exchange, file.start_ms + DAY_MS
     loading = CoverageRow(exchange, file.symbol, STREAM, file.start_ms, end_ms, LOADING, 0, url)
@@ -306,5 +312,5 @@ def _since(started: float) -> int:
 
 
 def days_between(first: date, last: date) -> list[date]:
-    """Both included; empty when `last` is before `first`."""
+    """Return the days from `first` to `last`, both included; empty if `last` is before `first`."""
     return [date.fromordinal(number) for number in range(first.toordinal(), last.toordinal() + 1)]

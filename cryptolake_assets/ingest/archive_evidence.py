@@ -1,5 +1,8 @@
-"""What days of the archive prove: time between ids that continue each other, within a day and across its borders, and
-minutes whose official klines agree in count and volume."""
+"""Coverage that archive days prove: by consecutive ids, or by official klines.
+
+Ids prove the time between them, within a day and across its borders. Klines prove minutes that agree in trade count and
+volume.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +28,16 @@ from cryptolake_assets.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-STREAM: Final = "aggTrade"
-"""The stream whose ids the archive's aggregates have."""
-BORDER: Final = "archive: ids that continue from one day to the next"
-"""Source of a row that joins two days."""
+STREAM: Final = "aggTrade"  # the stream whose ids the archive's aggregates have
+BORDER: Final = "archive: ids that continue from one day to the next"  # source of a row that joins two days
 
 
 def rows_of_day(file: ArchiveFile, runs: Sequence[IdRun], source: str) -> list[CoverageRow]:
-    """Return what the ids of a day's file prove: of each run the time from after its first trade to its last.
+    """Return the coverage of a day's ids: for each run, the time from after its first trade to its last.
 
-    Trades of the same ms as a run's first or last one may be missing, and those of a hole anywhere between the two
-    trades beside it, whose times may be out of order. A day that proves nothing is remembered all the same, by a row
-    without time and ids.
+    Trades of the same ms as a run's first or last one may be missing. Trades of a gap may lie anywhere between the two
+    trades around it, whose times may be out of order. A day that proves nothing is stored too, as a row without time
+    and ids.
     """
     if len(runs) > MAX_GAPS + 1 or not runs:
         return [_row(file, file.start_ms, file.start_ms, source)]
@@ -52,13 +53,13 @@ def rows_of_day(file: ArchiveFile, runs: Sequence[IdRun], source: str) -> list[C
         if parts == [(from_ms, to_ms)]:
             found.append(_row(file, from_ms, to_ms, source, run.first_id, run.last_id))
         else:
-            # Without ids: its ends are not those of the run, so that no neighbouring day is joined to them.
+            # Without ids: the ends are not those of the run, so no neighboring day is joined to them.
             found += [_row(file, *part, source) for part in parts]
     return found
 
 
 def _outside(from_ms: int, to_ms: int, gaps: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return what of the time lies in no hole."""
+    """Return the parts of the time that lie in no gap."""
     parts = [(from_ms, to_ms)]
     for begin, end in gaps:
         if begin < to_ms and end > from_ms:
@@ -81,12 +82,12 @@ def _row(
 
 
 def is_of_day(row: CoverageRow, start_ms: int) -> bool:
-    """Return whether a row speaks of the archive's UTC day, which begins at `start_ms`."""
+    """Return whether a row is about the archive's UTC day that begins at `start_ms`."""
     return row.of_archive and row.source != BORDER and start_ms <= row.connected_from_ms < start_ms + DAY_MS
 
 
 def replace_day_rows(settings: Settings, file: ArchiveFile, rows: Sequence[CoverageRow]) -> None:
-    """Replace what is covered of the file's day, and join it with its neighbours where the ids continue."""
+    """Replace the coverage of the file's day, and join it to its neighbors where the ids continue."""
 
     def change(before: list[CoverageRow]) -> list[CoverageRow]:
         return with_borders([row for row in before if not is_of_day(row, file.start_ms)] + list(rows))
@@ -95,7 +96,7 @@ def replace_day_rows(settings: Settings, file: ArchiveFile, rows: Sequence[Cover
 
 
 def with_borders(rows: Iterable[CoverageRow]) -> list[CoverageRow]:
-    """Return the archive's rows of a symbol with those that join neighbouring days, made anew."""
+    """Return a symbol's archive rows with newly built rows that join neighboring days."""
     kept = [row for row in rows if row.source != BORDER]
     by_ids = sorted((row for row in kept if row.first_id is not None), key=lambda row: row.connected_from_ms)
     days = [(day, list(of_day)) for day, of_day in groupby(by_ids, key=lambda row: row.connected_from_ms // DAY_MS)]
@@ -107,7 +108,7 @@ def with_borders(rows: Iterable[CoverageRow]) -> list[CoverageRow]:
             joins.append((last, first))
     firsts, lasts = {first for _, first in joins}, {last for last, _ in joins}
     for last, first in joins:
-        # A row without time is of a run within one or two ms: at its other end, trades of that ms may be missing.
+        # A row without time is from a run within one or two ms: at its other end, trades of that ms may be missing.
         is_known_before = last.connected_from_ms < last.connected_to_ms or last in firsts
         is_known_after = first.connected_from_ms < first.connected_to_ms or first in lasts
         kept.append(
@@ -129,8 +130,9 @@ def with_borders(rows: Iterable[CoverageRow]) -> list[CoverageRow]:
 
 
 def prove_by_klines(settings: Settings, file: ArchiveFile) -> int:
-    """Cover the minutes of the file's day that ids do not prove and whose official klines agree with the aggregates in
-    count of trades and volume, a minute without trades included; return how many minutes these are.
+    """Cover the day's minutes whose official klines agree with the aggregates; return their number.
+
+    These are minutes that ids do not prove and that agree in trade count and volume, minutes without trades included.
     """
     official = _official_minutes(settings, file)
     aggregates = _minutes_of_bronze(settings, file) if official else {}
@@ -157,7 +159,7 @@ def prove_by_klines(settings: Settings, file: ArchiveFile) -> int:
 
 
 def _stretches(minutes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return first and last of each stretch of consecutive minutes."""
+    """Return the first and last minute of each stretch of consecutive minutes."""
     found: list[tuple[int, int]] = []
     for start_ms in minutes:
         if found and start_ms == found[-1][1] + MINUTE_MS:
@@ -168,7 +170,7 @@ def _stretches(minutes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _official_minutes(settings: Settings, file: ArchiveFile) -> Mapping[int, tuple[int, Decimal]]:
-    """Return trades and volume of the day's official klines by open time (ms)."""
+    """Return trade count and volume of the day's official klines by open time (ms)."""
     start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
     of_day = all_of(at_least("open_time", start), below("open_time", start + DAY), equal("symbol", file.symbol))
     fields = ("open_time", "trades", "volume")
@@ -177,7 +179,7 @@ def _official_minutes(settings: Settings, file: ArchiveFile) -> Mapping[int, tup
 
 
 def _minutes_of_bronze(settings: Settings, file: ArchiveFile) -> Mapping[int, tuple[int, Decimal]]:
-    """Return trades and volume of the day's aggregates, each once, by open time (ms)."""
+    """Return trade count and volume of the day's distinct aggregates by open time (ms)."""
     start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
     of_day = all_of(
         *(at_least("event_time", start), below("event_time", start + DAY), equal("symbol", file.symbol)),

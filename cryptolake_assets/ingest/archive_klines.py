@@ -1,7 +1,7 @@
-"""Official klines from the public archive: a day of a symbol's one-minute bars into `bronze.futures_klines_1m`.
+"""Load a symbol's day of official one-minute klines from the archive into `bronze.futures_klines_1m`.
 
-A day is one small file, so it is fetched and compared each time: the same issue changes nothing, another one takes the
-place of what the archive had brought, and of what REST had brought of the same minutes.
+A day is one small file, so it is fetched and compared each time: the same issue changes nothing, another one replaces
+earlier klines of the archive, and klines from REST of the same minutes.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ MINUTES_OF_A_DAY = 1_440
 
 @dataclass(frozen=True)
 class LoadedKlines:
-    """`klines` are those of the file; `changed` of them were new or other than before, `removed` had gone. `hours` are
-    those in which something changed."""
+    """Result of loading a day of klines.
+
+    `klines` are those of the file, of which `changed` were new or different; `removed` are no longer in it. `hours` are
+    those with a change.
+    """
 
     file: ArchiveFile
     outcome: Outcome
@@ -50,20 +53,21 @@ class LoadedKlines:
     removed: int = 0
     hours: tuple[datetime, ...] = ()
     duration_ms: int = 0
-    set_aside: tuple[BadLine, ...] = ()
-    """Lines of the file that are no klines."""
+    set_aside: tuple[BadLine, ...] = ()  # lines of the file that are not klines
 
 
 def kline_file(symbol: str, day: date, family: Family = Family.FUTURES) -> ArchiveFile:
-    """The archive's file of the symbol's one-minute klines of the UTC day."""
+    """Return the archive's file of the symbol's one-minute klines of the UTC day."""
     return ArchiveFile(symbol, day, INTERVAL, family)
 
 
 def try_klines(
     settings: Settings, client: ArchiveClient, file: ArchiveFile, run_id: str, downloaded: Progress | None = None
 ) -> LoadedKlines | NotLoaded:
-    """`load_klines` for callers that go on without them: what is wrong with the file is an answer. Raises
-    `ExchangeError`."""
+    """Call `load_klines`; return a missing or invalid file as `NotLoaded`, so that callers go on without it.
+
+    Raises `ExchangeError`.
+    """
     try:
         return load_klines(settings, client, file, run_id, downloaded)
     except ArchiveMissingError as error:
@@ -75,10 +79,10 @@ def try_klines(
 def load_klines(
     settings: Settings, client: ArchiveClient, file: ArchiveFile, run_id: str, downloaded: Progress | None = None
 ) -> LoadedKlines:
-    """Fetches, verifies and publishes a day of klines by one commit, or by none when it is there already.
+    """Fetch, verify and publish a day of klines in one commit, or in none if nothing changed.
 
     Raises `ArchiveMissingError`, `ArchiveChecksumError`, `ArchiveFormatError` and `ExchangeError`; nothing is changed
-    then. One load at a time runs in a home.
+    then. One load at a time runs per home.
     """
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(settings.run_dir / "archive.lock"):
@@ -120,7 +124,7 @@ def load_klines(
 
 
 def check_klines(result: LoadedKlines | NotLoaded) -> CheckOutcome:
-    """Whether the archive had a sound kline of every minute of the day."""
+    """Check that the archive had a valid kline of every minute of the day."""
     if isinstance(result, NotLoaded):
         return CheckOutcome(KLINES_OF_DAY, False, result.reason, 1)
     lacking = MINUTES_OF_A_DAY - result.klines
@@ -133,7 +137,7 @@ def check_klines(result: LoadedKlines | NotLoaded) -> CheckOutcome:
 
 
 def _archived(settings: Settings, file: ArchiveFile) -> list[dict[str, Any]]:
-    """What the archive brought of the symbol's day before."""
+    """Return the stored archive klines of the symbol's day."""
     start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
     of_day = (at_least("open_time", start), below("open_time", start + DAY))
     condition = all_of(*of_day, equal("symbol", file.symbol), equal("source", ARCHIVE))

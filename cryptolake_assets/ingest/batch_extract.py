@@ -1,6 +1,6 @@
-"""Batch sources into the lake: every answer into Bronze as it came, those in the known shape from there into Silver.
+"""Load batch sources: every response into Bronze as received, accepted ones from there into Silver.
 
-Silver is made from Bronze alone, so it can be made again without asking; a refused answer changes nothing in it.
+Silver is built from Bronze alone, so it can be rebuilt without requests; a rejected response changes nothing in it.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-INVALID_SYMBOL = -1121
-"""The exchange's code of an error."""
+INVALID_SYMBOL = -1121  # the exchange's error code for an unknown symbol
 NOT_LISTED = "the exchange does not list the symbol"
-_OF_ONE_SYMBOL = (200, 400)
-"""Statuses of an answer with which something is wrong that is no concern of other symbols; a ban is everybody's."""
+_OF_ONE_SYMBOL = (200, 400)  # statuses of an invalid response that concerns one symbol only; a ban concerns all
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What a run asked and got: (address, reason) of each answer that was refused, and of those that were set aside and
-    hold no other back; odd rows of the accepted answers."""
+    """Result of a run's requests.
+
+    `rejected` are (URL, reason) of rejected responses, `set_aside` of those that do not block others; `left_out` are
+    odd rows of accepted responses.
+    """
 
     answers: int
     size_bytes: int
@@ -59,7 +60,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class BatchCandidate:
-    """Rows of a table made from accepted answers, and what the blocking checks say of them."""
+    """Rows of a table from accepted responses, and the outcomes of the blocking checks."""
 
     spec: TableSpec
     rows: pa.Table
@@ -72,8 +73,10 @@ class BatchCandidate:
 
 
 def source_clock(settings: Settings) -> datetime:
-    """The time by which days and hours of a source count: that of the exchange that is replayed, or now. Raises
-    `ExchangeError` when the replay exchange does not answer."""
+    """Return the clock that a source's days and hours follow: that of the replayed exchange, or now.
+
+    Raises `ExchangeError` if the replay exchange does not respond.
+    """
     if settings.source is Source.BINANCE:
         return datetime.now(UTC)
     clock_ms = exchange_clock_ms(settings)
@@ -86,9 +89,9 @@ def source_clock(settings: Settings) -> datetime:
 
 
 def wanted_of(settings: Settings, source: BatchSource, day: date, *, full_history: bool = False) -> Wanted:
-    """Return what a run of the day asks the source for; with `full_history` as if nothing were held.
+    """Return the rows that a run of the day requests; `full_history` ignores stored rows.
 
-    Raises `ExchangeError` when the replay exchange does not answer.
+    Raises `ExchangeError` if the replay exchange does not respond.
     """
     clock = source_clock(settings)
     known = {} if full_history or not source.has_history else held(settings, source, source.silver[0], clock)
@@ -100,7 +103,7 @@ def wanted_of(settings: Settings, source: BatchSource, day: date, *, full_histor
 
 
 def held(settings: Settings, source: BatchSource, spec: TableSpec, clock: datetime) -> Held:
-    """Return the values of the table's first key column that count as held, by symbol."""
+    """Return the stored values of the table's first key column that count as held, by symbol."""
     column, by_symbol = spec.key[0], "symbol" in spec.column_names
     scan = load_table(settings, spec).scan(selected_fields=(column, "symbol") if by_symbol else (column,))
     if source.held_since is not None:
@@ -123,8 +126,10 @@ def extract(
     run_id: str,
     retry_policy: RetryPolicy | None = None,
 ) -> Extraction:
-    """Make the requests of the source's plan and append each answer to Bronze by one commit, parsed. Never raises for
-    what the source does."""
+    """Send the requests of the source's plan, parse the responses and append them to Bronze in one commit.
+
+    Errors of the source never raise.
+    """
     plan, asked_at, partition = source.plan(settings, wanted), wanted.clock, wanted.day
     records: list[Row] = []
     odd: list[tuple[str, str]] = []
@@ -151,7 +156,7 @@ def extract(
     if records:
         table.append(_table(source.raw, records))
     said = [(row["url"], row["refused"]) for row in records if row["refused"]]
-    # An answer for nobody is no partial success: something is wrong with all of them.
+    # If all responses are set aside, something is wrong with all of them: reject them.
     set_aside = tuple(odd) if len(odd) < len(records) else ()
     rejected = tuple(item for item in said if item not in set_aside)
     log.info(
@@ -171,8 +176,11 @@ def extract(
 
 
 def prepare(settings: Settings, source: BatchSource, spec: TableSpec, partition: date) -> BatchCandidate:
-    """Rows of `spec` from the accepted answers of the partition; of two answers the later one counts. Where a source
-    has history, later partitions' answers are read too: making an old day again does not bring old values back."""
+    """Build rows of `spec` from the partition's accepted responses; the later of two rows counts.
+
+    If the source has history, later partitions' responses are read too: rebuilding an old day does not restore old
+    values.
+    """
     rows: list[Row] = []
     left_out: list[str] = []
     for record in _accepted(settings, source, partition):
@@ -187,7 +195,7 @@ def prepare(settings: Settings, source: BatchSource, spec: TableSpec, partition:
 
 
 def commit(settings: Settings, candidate: BatchCandidate, run_id: str) -> Publication:
-    """Upserts the candidate by one commit; without a difference there is none."""
+    """Upsert the candidate in one commit, or in none without a difference."""
     spec, rows = candidate.spec, candidate.rows
     return publish(
         load_table(settings, spec), spec, _window(spec, rows), rows, keys_of(spec, rows), {"cryptolake.run-id": run_id}
@@ -197,7 +205,7 @@ def commit(settings: Settings, candidate: BatchCandidate, run_id: str) -> Public
 def published_warnings(
     settings: Settings, source: BatchSource, candidate: BatchCandidate, day: date
 ) -> list[CheckOutcome]:
-    """Return what the checks that only warn find in the published rows."""
+    """Return the outcomes of the non-blocking checks on the published rows."""
     outcomes = [rows_left_out(candidate.left_out)]
     if source.warns:
         wanted = wanted_of(settings, source, day, full_history=True)
@@ -215,7 +223,7 @@ def _parse(source: BatchSource, answer: HttpResponse, asked_at: datetime) -> tup
 
 
 def _is_not_listed(answer: HttpResponse) -> bool:
-    """Return whether the exchange says that it does not list the symbol that it was asked for."""
+    """Return whether the exchange says that it does not list the requested symbol."""
     try:
         return bool(parse_json(answer.body)["code"] == INVALID_SYMBOL)
     except (ResponseRejectedError, TypeError, KeyError):
@@ -223,7 +231,7 @@ def _is_not_listed(answer: HttpResponse) -> bool:
 
 
 def _record(answer: HttpResponse, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:
-    """A row of Bronze."""
+    """Return a row of Bronze."""
     return {
         "fetched_at": answer.fetched_at,
         "asked_at": asked_at,
@@ -240,7 +248,7 @@ def _record(answer: HttpResponse, reason: str | None, asked_at: datetime, partit
 
 
 def _accepted(settings: Settings, source: BatchSource, partition: date) -> list[Row]:
-    """Oldest first."""
+    """Return the accepted responses, oldest first."""
     operator = ">=" if source.has_history else "=="
     wanted = f"partition_date {operator} '{partition.isoformat()}' and refused is null"
     found: list[Row] = load_table(settings, source.raw).scan(row_filter=wanted).to_arrow().to_pylist()
@@ -248,7 +256,7 @@ def _accepted(settings: Settings, source: BatchSource, partition: date) -> list[
 
 
 def _window(spec: TableSpec, rows: pa.Table) -> str | BooleanExpression:
-    """The partitions that the rows are in, whole."""
+    """Return the filter for all partitions that hold the rows."""
     from pyiceberg.expressions import AlwaysTrue
 
     if spec.partition is None or not rows.num_rows:

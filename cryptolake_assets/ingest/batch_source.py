@@ -1,4 +1,4 @@
-"""What a batch source is: its requests, its table of raw answers, and its judgement of an answer. Pure."""
+"""Interface of a batch source: its requests, its table of raw responses, and its parser. Pure."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ParsedResponse:
-    """An answer in the known shape: rows by table (`TableSpec.name`), without `updated_at`; `left_out` says in words
-    which rows are odd: of another shape, or with a value that cannot be or that their column cannot hold."""
+    """An accepted response: rows by table (`TableSpec.name`), without `updated_at`.
+
+    `left_out` describes odd rows: of another shape, or with a value that is impossible or does not fit its column.
+    """
 
     rows: Mapping[str, list[Row]]
     left_out: tuple[str, ...] = ()
 
 
+# Yields requests one by one; receives the parsed response, None if it was rejected.
 Plan = Generator[HttpRequest, ParsedResponse | None, None]
-"""Yields requests one by one; it is sent what the answer held, None where it was refused."""
 
+# Values of a table's first key column by symbol, ascending; the symbol is empty in a table without symbols.
 Held = Mapping[str, Sequence[Any]]
-"""Values of a table's first key column by symbol, ascending; by the empty text in a table without symbols."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run asks for: the rows of `day` and those since the `newest` held ones (by symbol, as `Held`)."""
+    """The rows that a run requests: those of `day`, and those since the `newest` held ones (by symbol, as `Held`)."""
 
     day: date
-    clock: datetime
-    """The source's: that of the exchange that is replayed, or this machine's."""
+    clock: datetime  # the source's: that of the replayed exchange, or this machine's
     newest: Mapping[str, Any] = field(default_factory=dict)
-    symbols: tuple[str, ...] = ()
-    """Tracked symbols, of a source that is asked by symbol."""
+    symbols: tuple[str, ...] = ()  # tracked symbols, for a source with requests by symbol
 
     @property
     def start(self) -> datetime:
@@ -53,36 +53,27 @@ class Wanted:
 
 
 class BatchSource(ABC):
-    """One source. A new one is a subclass with its tables, and an entry in `batch_sources`."""
+    """A batch source. To add one, write a subclass with its tables, and an entry in `batch_sources`."""
 
-    name: str
-    """As logs, messages and the graph name it."""
-    title: str
-    """As descriptions name it."""
-    raw: TableSpec
-    """Its table of raw answers: the columns of `source_tables.raw_answers`."""
+    name: str  # name in logs, messages and the graph
+    title: str  # name in descriptions
+    raw: TableSpec  # table of raw responses: the columns of `source_tables.raw_answers`
     silver: tuple[TableSpec, ...]
-    recorded: str
-    """Pattern of the files in a capture's directory that hold answers of it."""
-    warns: tuple[str, ...] = ()
-    """Names of the outcomes of `warnings`."""
+    recorded: str  # pattern of the files in a capture's directory that hold its responses
+    warns: tuple[str, ...] = ()  # names of the outcomes of `warnings`
     fresh_within: timedelta = timedelta(hours=3)
-    has_history: bool = True
-    """Whether an answer may hold rows of days before the one on which it was asked."""
-    by_symbol: bool = False
-    """Whether each answer is of one symbol, so that an odd one holds no other back."""
-    held_where: str = ""
-    """Filter on the rows of Silver that count as held, as PyIceberg writes it."""
-    held_since: timedelta | None = None
-    """How long before the clock rows count as held; None for all of them."""
+    has_history: bool = True  # whether a response may hold rows of days before its request
+    by_symbol: bool = False  # whether each response is of one symbol, so that an odd one does not block others
+    held_where: str = ""  # filter on the rows of Silver that count as held, in PyIceberg's syntax
+    held_since: timedelta | None = None  # how long before the clock rows count as held; None for all rows
 
     @abstractmethod
     def base_url(self, settings: Settings) -> str:
-        """Return the address without a slash at the end."""
+        """Return the base URL without a trailing slash."""
 
     @abstractmethod
     def calls_a_minute(self, settings: Settings) -> int:
-        """Return the source's limit."""
+        """Return the source's request limit."""
 
     @abstractmethod
     def plan(self, settings: Settings, wanted: Wanted) -> Plan:
@@ -90,29 +81,31 @@ class BatchSource(ABC):
 
     @abstractmethod
     def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
-        """Return the answer's rows; `asked_at` is by the source's clock. Raises `ResponseRejectedError` for another
-        shape."""
+        """Return the response's rows; `asked_at` is by the source's clock.
+
+        Raises `ResponseRejectedError` for another shape.
+        """
 
     def headers(self, _settings: Settings) -> dict[str, str]:
-        """Return what a request carries, with the key if there is one."""
+        """Return the request headers, with the API key if there is one."""
         return {}
 
     def warnings(self, _held: Held, _wanted: Wanted) -> list[CheckOutcome]:
-        """Return what the checks `warns` find in the published rows."""
+        """Return the outcomes of the checks `warns` on the published rows."""
         return []
 
     def can_be_asked(self, settings: Settings) -> bool:
-        """Return whether it is there: live, or where the replayed capture has recorded answers."""
+        """Return whether the source is available: live, or with recorded responses in the replayed capture."""
         return settings.source is Source.BINANCE or any(settings.replay_dir.glob(self.recorded))
 
 
 def parsed_rows(
     items: Sequence[Any], key: str, read: Callable[[Any, int], Row], place: str
 ) -> tuple[list[Row], list[str]]:
-    """Return the rows that `read` makes of the items and their numbers, by `key` ascending, and what is left out.
+    """Return the rows that `read` makes of the items and their numbers, by `key` ascending, and the odd items.
 
-    An odd item, for which `read` raises `ResponseRejectedError`, holds no other back; of a key that comes twice the
-    first row counts.
+    An odd item, for which `read` raises `ResponseRejectedError`, does not block others; of duplicate keys the first row
+    counts.
     """
     rows: dict[Any, Row] = {}
     left_out: list[str] = []
@@ -128,5 +121,5 @@ def parsed_rows(
 
 
 def by_key(table: TableSpec, rows: list[Row]) -> list[Row]:
-    """One row a key: the last one."""
+    """Deduplicate rows by key; the last one counts."""
     return list({tuple(row[name] for name in table.key): row for row in rows}.values())

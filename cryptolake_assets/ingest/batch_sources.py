@@ -1,4 +1,4 @@
-"""Every batch source. A new one is an entry of `BATCH_SOURCES`."""
+"""The registry of batch sources. A new one is an entry of `BATCH_SOURCES`."""
 
 from __future__ import annotations
 

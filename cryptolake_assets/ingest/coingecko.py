@@ -1,6 +1,6 @@
-"""CoinGecko: coins by market cap and the whole market, as they are now. Pure.
+"""CoinGecko: current coins by market cap, and the whole market. Pure.
 
-Source: https://docs.coingecko.com (`/coins/markets`, `/global`). A snapshot belongs to the hour in which it was asked.
+Source: https://docs.coingecko.com (`/coins/markets`, `/global`). A snapshot belongs to the hour of its request.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MARKETS, GLOBAL = "markets", "global"
 PER_PAGE = 250
 KEY_HEADER = "x-cg-demo-api-key"
+# CoinGecko's names, and ours; a coin may lack any of them.
 _NUMBERS = {
     "current_price": "price",
     "market_cap": "market_cap",
@@ -41,11 +42,10 @@ _NUMBERS = {
     "ath": "all_time_high",
     "atl": "all_time_low",
 }
-"""CoinGecko's names, and ours; a coin may lack any of them."""
 
 
 class CoinGecko(BatchSource):
-    """It tells the present only: a run of an earlier day asks nothing."""
+    """Source without history: a run of an earlier day sends no request."""
 
     name = "coingecko"
     title = "CoinGecko"
@@ -79,7 +79,7 @@ SOURCE = CoinGecko()
 
 
 def plan(pages: int) -> Plan:
-    """Pages of coins until one is refused or not full, then the whole market."""
+    """Yield pages of coins until one is rejected or not full, then the whole market."""
     for page in range(1, pages + 1):
         query: dict[str, str | int] = {
             "vs_currency": "usd",
@@ -94,9 +94,9 @@ def plan(pages: int) -> Plan:
 
 
 def parse_markets(body: bytes, hour: datetime) -> ParsedResponse:
-    """Return rows of `silver.coingecko_markets`; an odd coin is left out with its reason and holds no other back.
+    """Return rows of `silver.coingecko_markets`; an odd coin is left out with its reason.
 
-    Raises `ResponseRejectedError` when no coin can be read: the answer then has another shape.
+    Raises `ResponseRejectedError` if no coin can be read: the response then has another shape.
     """
     rows: list[Row] = []
     left_out: list[str] = []
@@ -119,7 +119,7 @@ def parse_markets(body: bytes, hour: datetime) -> ParsedResponse:
 
 
 def parse_global(body: bytes, hour: datetime) -> ParsedResponse:
-    """The one row of `silver.coingecko_global`."""
+    """Return the single row of `silver.coingecko_global`. Raises `ResponseRejectedError`."""
     data = Fields(parse_json(body), "answer").object("data")
     shares = data.object("market_cap_percentage")
     row = {
@@ -152,7 +152,7 @@ def _coin(coin: Fields, hour: datetime) -> Row:
 
 
 def _check_signs(row: Row) -> None:
-    """Raises `ValueError` naming the column of a number that is negative and is no change."""
+    """Raise `ValueError` for a negative number that is not a change; the message names its column."""
     for name, value in row.items():
         if isinstance(value, Decimal | int) and "change" not in name and value < (name == "market_cap_rank"):
             raise ValueError(f"{name} is {str(value)[:60]}")

@@ -1,7 +1,7 @@
-"""The Fear & Greed index of alternative.me: a number from 0 to 100 a UTC day. Pure.
+"""The Fear & Greed index of alternative.me: a number from 0 to 100 per UTC day. Pure.
 
-Source: https://alternative.me/crypto/fear-and-greed-index/ (`/fng/`). `limit=0` is the whole history, newest day first;
-values and times are text.
+Source: https://alternative.me/crypto/fear-and-greed-index/ (`/fng/`). `limit=0` returns the whole history, newest day
+first; values and times are text.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
 
 DAYS = "days"
 LOWEST, HIGHEST = 0, 100
-OVERLAP_DAYS = 3
-"""Days that are asked for again, in case one was corrected."""
+OVERLAP_DAYS = 3  # days that are requested again, in case one was corrected
 _DAY_S = 86_400
 _LAST_S = 253_402_300_799
 
 
 class FearGreed(BatchSource):
-    """The whole history in the first run, later the days since the newest one that is held."""
+    """The whole history in the first run, later the days since the newest held one."""
 
     name = "fear_greed"
     title = "the Fear & Greed index"
@@ -65,17 +64,16 @@ SOURCE = FearGreed()
 
 
 def plan(newest: date | None, wanted: date, today: date) -> Plan:
-    """The whole history where nothing is held (`newest` is None), otherwise the days from `newest` or `wanted` on."""
+    """Yield a request for the whole history if `newest` is None, else for the days from `newest` or `wanted` on."""
     limit = 0 if newest is None else (today - min(newest, wanted)).days + 1 + OVERLAP_DAYS
     yield HttpRequest("/fng/", {"limit": max(0, limit)}, endpoint=DAYS)
 
 
 def parse_days(body: bytes, today: date) -> ParsedResponse:
-    """Return rows of `silver.fear_greed_daily`, oldest first; an odd day, such as one with a value outside 0 to 100 or
-    one that has not begun, is left out with its reason and holds no other back.
+    """Return rows of `silver.fear_greed_daily`, oldest first; an odd day is left out with its reason.
 
-    Raises `ResponseRejectedError` for another shape, for an error that the source itself reports, and when no day can
-    be read.
+    Odd days have a value outside 0 to 100, for example, or have not begun. Raises `ResponseRejectedError` for another
+    shape, for an error that the source reports, and if no day can be read.
     """
     answer = Fields(parse_json(body), "answer")
     error = answer.object("metadata").raw("error")

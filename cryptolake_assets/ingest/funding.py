@@ -1,7 +1,7 @@
-"""Funding-rate history of Binance USD-M futures: what was charged, by symbol and time. Pure.
+"""Funding-rate history of Binance USD-M futures, by symbol and time. Pure.
 
 Source: https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api (Get Funding Rate
-History): ascending from `startTime` on, both ends included, at most 1000 rows a page; 500 calls in five minutes. Rates
+History): ascending from `startTime`, both ends included, at most 1000 rows per page; 500 calls in five minutes. Rates
 and prices are text; old rows have no mark price.
 """
 
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from cryptolake_assets.quality.candidate_checks import CheckOutcome
 
 PAGE = 1_000
-FIRST = datetime(2019, 9, 1, tzinfo=UTC)
-"""Before the exchange's first funding."""
+FIRST = datetime(2019, 9, 1, tzinfo=UTC)  # before the exchange's first funding
 
 
 class FundingRates(FuturesRest):
@@ -44,8 +43,11 @@ class FundingRates(FuturesRest):
     def requests(
         self, newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]
     ) -> Plan:
-        """Return each symbol's whole history where nothing of it is held, otherwise what came since its newest rate or
-        the start of the wanted day, whichever is earlier; page by page."""
+        """Yield each symbol's requests, page by page.
+
+        They ask for the whole history if nothing is held, else for the rates since the newest one or the start of the
+        wanted day, whichever is earlier.
+        """
         for symbol in symbols:
             start = min(newest[symbol], wanted) if symbol in newest else FIRST
             while start <= clock:
@@ -67,10 +69,10 @@ SOURCE = FundingRates()
 
 
 def parse_rates(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:
-    """Return rows of `silver.futures_funding_rates`, oldest first; an odd row, such as one of another symbol, of a time
-    that has not come or with a rate that cannot be, is left out with its reason and holds no other back.
+    """Return rows of `silver.futures_funding_rates`, oldest first; an odd row is left out with its reason.
 
-    Raises `ResponseRejectedError` for another shape.
+    Odd rows are of another symbol, of a future time or have an impossible rate, for example. Raises
+    `ResponseRejectedError` for another shape.
     """
     items = array_of(parse_json(body), "answer")
     rows, left_out = parsed_rows(
@@ -79,8 +81,7 @@ def parse_rates(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:
     return ParsedResponse({SILVER_FUNDING.name: rows}, tuple(left_out))
 
 
-FUTURE_TOLERANCE = timedelta(minutes=1)
-"""The clock was read before the request was made."""
+FUTURE_TOLERANCE = timedelta(minutes=1)  # the clock was read before the request was sent
 
 
 def _rate(item: Fields, symbol: str, asked_at: datetime) -> Row:

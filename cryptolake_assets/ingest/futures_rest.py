@@ -1,4 +1,4 @@
-"""What the batch sources of the futures exchange share: its address, its limits, and one endpoint a symbol. Pure."""
+"""Base of the futures exchange's batch sources: its address, its limits, one endpoint per symbol. Pure."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-MAX_REQUESTS = 1_000
-"""Of a run: a quarter of an hour at 60 calls a minute. The next runs take the rest of a long history."""
+MAX_REQUESTS = 1_000  # Per run: a quarter of an hour at 60 calls a minute. The next runs continue a long history.
 
 
 class FuturesRest(BatchSource):
-    """What is the same for every source of the USD-M futures exchange: public market data, without a key."""
+    """Base of the USD-M futures exchange's sources: public market data, without a key."""
 
     by_symbol = True
-    behind: timedelta
-    """A symbol whose newest row is older warns."""
+    behind: timedelta  # a symbol whose newest row is older warns
 
     def base_url(self, settings: Settings) -> str:
         return settings.rest_url
@@ -51,14 +49,14 @@ class FuturesRest(BatchSource):
 
     @abstractmethod
     def missing(self, held: Held) -> CheckOutcome:
-        """Return what is missing between the held rows."""
+        """Check for missing rows between the held ones."""
 
     def warnings(self, held: Held, wanted: Wanted) -> list[CheckOutcome]:
         return [self.missing(held), symbols_behind(held, wanted.symbols, wanted.clock, self.behind)]
 
 
 def bounded(plan: Plan, limit: int) -> Plan:
-    """The plan's first requests, at most so many: the next run goes on where this one ends."""
+    """Yield at most `limit` of the plan's requests; the next run continues where this one ends."""
     request = next(plan, None)
     for _ in range(limit):
         if request is None:
@@ -71,7 +69,7 @@ def bounded(plan: Plan, limit: int) -> Plan:
 
 
 def endpoint_of(path: str, symbol: str) -> str:
-    """The name in Bronze of what was asked: the last part of the path, and the symbol."""
+    """Return a request's endpoint name in Bronze: the last part of the path, and the symbol."""
     return f"{path.rpartition('/')[2]}/{symbol}"
 
 

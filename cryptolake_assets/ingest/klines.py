@@ -1,6 +1,6 @@
-"""The exchange's own one-minute bars: fetched by the hour into `bronze.futures_klines_1m`, and held against Silver.
+"""Fetch an hour of official bars into `bronze.futures_klines_1m`, and compare Silver with them.
 
-What the archive has brought (`ingest.archive_klines`) is final and is not asked for again.
+Klines from the archive (`ingest.archive_klines`) are final and not requested again.
 """
 
 from __future__ import annotations
@@ -45,17 +45,14 @@ _MONEY = ("open", "high", "low", "close", "volume", "quote_volume", "taker_buy_v
 
 @dataclass(frozen=True)
 class FetchedHour:
-    """What a run did: official bars that were read, those that the archive had brought before and were not asked for,
-    and what was new or other than before."""
+    """Result of a run: klines read, klines from the archive, which are not requested, and the changes."""
 
     hour: datetime
     klines: int
     of_archive: int
     publication: Publication
-    not_listed: tuple[str, ...] = ()
-    """Symbols that the exchange does not know any more; they hold the others back in nothing."""
-    left_out: tuple[str, ...] = ()
-    """Klines that cannot be of the hour, each with its symbol, open time and reason."""
+    not_listed: tuple[str, ...] = ()  # symbols that the exchange no longer lists; they do not block others
+    left_out: tuple[str, ...] = ()  # klines that cannot be of the hour, each with its symbol, open time and reason
 
 
 @dataclass
@@ -66,15 +63,17 @@ class _Asked:
 
 
 def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tuple[str, int], Kline]:
-    """Klines of first <= open time < last, by (symbol, open time in ms)."""
+    """Return klines of first <= open time < last, by (symbol, open time in ms)."""
     rows = load_table(settings, BRONZE_KLINES).scan(row_filter=between("open_time", first, last)).to_arrow()
     return {(row["symbol"], epoch_ms(row["open_time"])): _kline(row) for row in rows.to_pylist()}
 
 
 def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
-    """Reads the hour's klines of every symbol that is followed, as far as its minutes have closed on the exchange's
-    clock and the archive did not bring them, and publishes them by one commit. A kline that cannot be one is left out.
-    Raises `ExchangeError` when the exchange does not answer; it is not asked where the archive has brought all."""
+    """Fetch the hour's klines of every tracked symbol, and publish them in one commit.
+
+    It skips minutes that have not closed on the exchange clock, klines from the archive, and invalid klines. Raises
+    `ExchangeError` if the exchange does not respond; it is not queried if the archive has all klines.
+    """
     symbols = sorted({*resolve_subscriptions(settings).symbols, *streamed_symbols(settings, hour, hour + HOUR)})
     archived = _archived(settings, hour)
     brought = Counter(symbol for symbol, _ in archived)
@@ -93,12 +92,12 @@ def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
 def replace_klines(
     settings: Settings, day: datetime, rows: list[dict[str, Any]], replaced: list[dict[str, Any]], run_id: str
 ) -> Publication:
-    """Publishes `rows`, all of the UTC day, in the place of those with the keys of `replaced`, by one commit."""
+    """Publish `rows`, all of the UTC day, in place of those with the keys of `replaced`, in one commit."""
     return _replace(settings, BRONZE_KLINES, between("open_time", day, day + DAY), rows, replaced, run_id)
 
 
 def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Asked:
-    """Return the symbols' klines of the hour, the symbols that the exchange does not list, and odd klines."""
+    """Fetch the symbols' klines of the hour; return them, unlisted symbols, and odd klines."""
     asked = _Asked()
     other_shape: ResponseShapeError | None = None
     with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
@@ -128,14 +127,14 @@ def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Asked:
 
 
 def _sound(klines: Sequence[Kline], first_ms: int, end_ms: int) -> tuple[list[Kline], list[str]]:
-    """Return the klines that the table can hold, by open time, and the others' open times with their reasons."""
+    """Return the klines that the table can hold, by open time, and the open times of the others with reasons."""
     given = [(kline, value_problem(list(map(str, kline.to_rest()))) or kline) for kline in klines]
     sound, odd = sound_klines(given, "the hour", first_ms, end_ms)
     return sound, [f"{kline.open_time_ms}: {problem}" for kline, problem in odd]
 
 
 def _archived(settings: Settings, hour: datetime) -> set[tuple[str, int]]:
-    """(symbol, open time in ms) of the hour's klines that the archive brought."""
+    """Return (symbol, open time in ms) of the hour's klines from the archive."""
     rows = load_table(settings, BRONZE_KLINES).scan(
         row_filter=f"{between('open_time', hour, hour + HOUR)} and source = '{ARCHIVE}'",
         selected_fields=("symbol", "open_time"),
@@ -144,8 +143,10 @@ def _archived(settings: Settings, hour: datetime) -> set[tuple[str, int]]:
 
 
 def judge_hour(settings: Settings, hour: datetime, completeness: CompletenessIndex, run_id: str) -> Agreement:
-    """Holds the hour's published bars against the klines, and publishes every difference by one commit; one that is
-    gone goes from the table too."""
+    """Compare the hour's published bars with the klines, and publish every difference in one commit.
+
+    Differences that no longer exist are removed from the table.
+    """
     silver = load_table(settings, SILVER_OHLCV)
     bars = read_window(silver, between("window_start", hour, hour + HOUR)).to_pylist()
     agreement = compare_with_official(
@@ -181,7 +182,7 @@ def _table(spec: TableSpec, rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def record(symbol: str, kline: Kline, source: str) -> dict[str, Any]:
-    """A row of `bronze.futures_klines_1m`."""
+    """Return a row of `bronze.futures_klines_1m`."""
     return {
         "symbol": symbol,
         "open_time": _moment(kline.open_time_ms),

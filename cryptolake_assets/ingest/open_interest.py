@@ -1,8 +1,8 @@
-"""Open interest of Binance USD-M futures: the present value, and statistics of five minutes. Pure.
+"""Open interest of Binance USD-M futures: the current value, and five-minute statistics. Pure.
 
 Source: https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api (Open Interest; Open
-Interest Statistics: at most 500 rows a page, the latest 30 days only, 1000 calls in five minutes). Values are text; the
-statistics' times are numbers, where the document shows text.
+Interest Statistics: at most 500 rows per page, the latest 30 days only, 1000 calls in five minutes). Values are text;
+the statistics' times are numbers, although the document shows text.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 PRESENT, HISTORY = "present", "history"
 PAGE = 500
+# How far back the exchange answers, less the duration of a run: it rejects an earlier start.
 REACH = timedelta(days=30) - timedelta(minutes=10)
-"""How far back the exchange answers, less what a run may take: it refuses an earlier start."""
+# The clock was read before the request was sent; a statistic may carry the end of its period.
 FUTURE_TOLERANCE = timedelta(minutes=6)
-"""The clock was read before the request was made; a statistic may carry the end of its period."""
 
 
 class OpenInterest(FuturesRest):
-    """Statistics of the last 30 days, which is as far back as the exchange tells, and the present value."""
+    """Statistics of the last 30 days, which is the exchange's whole history, and the current value."""
 
     name = "futures_open_interest"
     title = "the exchange's open interest"
@@ -50,10 +50,11 @@ class OpenInterest(FuturesRest):
     def requests(
         self, newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]
     ) -> Plan:
-        """Return for each symbol the statistics since its newest one or the start of the wanted day, whichever is
-        earlier, as far back as the exchange answers; and the present value, unless the day is over.
+        """Yield each symbol's requests for statistics, and for the current value unless the day is over.
 
-        A window holds no more periods than a page: it does not matter from which end the exchange cuts a page.
+        Statistics start at the newest held one or the start of the wanted day, whichever is earlier, as far back as the
+        exchange answers. A window holds no more periods than a page: it does not matter from which end the exchange
+        cuts a page.
         """
         for symbol in symbols:
             reach = clock - REACH
@@ -88,10 +89,10 @@ SOURCE = OpenInterest()
 
 
 def parse_history(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:
-    """Return rows of `silver.futures_open_interest`, oldest first; an odd row, such as one of another symbol, off the
-    five minutes or of a time that has not come, is left out with its reason and holds no other back.
+    """Return rows of `silver.futures_open_interest`, oldest first; an odd row is left out with its reason.
 
-    Raises `ResponseRejectedError` for another shape.
+    Odd rows are of another symbol, off the five-minute grid or of a future time, for example. Raises
+    `ResponseRejectedError` for another shape.
     """
 
     def read(item: Any, number: int) -> Row:
@@ -107,7 +108,7 @@ def parse_history(body: bytes, symbol: str, asked_at: datetime) -> ParsedRespons
 
 
 def parse_present(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:
-    """Return the one row of the present value. Raises `ResponseRejectedError`."""
+    """Return the single row of the current value. Raises `ResponseRejectedError`."""
     answer = Fields(parse_json(body), "answer")
     moment, amount = answer.milliseconds("time"), answer.quoted("openInterest")
     return ParsedResponse({SILVER_OPEN_INTEREST.name: [_row(answer, symbol, moment, PRESENT, amount, None, asked_at)]})
@@ -143,5 +144,5 @@ def _row(
 
 
 def _period(moment: datetime) -> datetime:
-    """Start of the five minutes."""
+    """Return the start of the five-minute period."""
     return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % OPEN_INTEREST_PERIOD
