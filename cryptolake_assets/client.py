@@ -1,4 +1,4 @@
-"""A client of the HTTP API. In three lines:
+"""Client of the HTTP API. Example:
 
 from cryptolake_assets.client import ohlcv
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+# RFC 3339 or `2025-01-31 12:00:00` (UTC), epoch ms, a date, or a datetime (UTC if it has no zone).
 Moment = str | int | date | datetime
-"""RFC 3339 or `2025-01-31 12:00:00` (UTC), epoch ms, a date, or a time (without a zone: UTC)."""
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 PAGE_ROWS = 10_000
@@ -35,11 +35,12 @@ def ohlcv(symbol: str, timeframe: str = ..., *, frame: Literal["polars"], **opti
 @overload
 def ohlcv(symbol: str, timeframe: str = ..., *, frame: Literal["arrow"], **options: Any) -> pa.Table: ...
 def ohlcv(symbol: str, timeframe: str = "1m", *, frame: str = "pandas", **options: Any) -> Any:
-    """Bars of a symbol (`1m`, `5m`, `15m`, `1h`, `4h`, `1d`) whose open time is in [start, end], oldest first.
+    """Return the bars of a symbol whose open time is in [start, end], oldest first.
 
-    `frame` is `pandas`, `polars` (where it is installed) or `arrow`; prices and volumes are decimals in all of them.
-    Options: `start`, `end`, `as_of` (a snapshot's id or a time), `url` (the API's), `key`, `timeout_s`. A range of any
-    length is fetched, in pages where it is too large for one answer. Raises `ApiError` with the API's reason.
+    `timeframe` is `1m`, `5m`, `15m`, `1h`, `4h` or `1d`. `frame` is `pandas`, `polars` (if installed) or `arrow`;
+    prices and volumes are decimals in all of them. Options: `start`, `end`, `as_of` (snapshot id or time), `url` (the
+    API's), `key`, `timeout_s`. The range may have any length; it is fetched in pages if it is too large for one
+    response. Raises `ApiError` with the API's reason.
     """
     table = _fetch(f"/ohlcv/{timeframe}", {"symbol": symbol}, **options)
     if frame == "arrow":
@@ -52,7 +53,7 @@ def ohlcv(symbol: str, timeframe: str = "1m", *, frame: str = "pandas", **option
 
 
 class ApiClient:
-    """A connection to the API. Can be shared by threads."""
+    """A connection to the API. Thread-safe."""
 
     def __init__(self, url: str = DEFAULT_URL, key: str = "", timeout_s: float = 60.0) -> None:
         import httpx
@@ -73,9 +74,9 @@ class ApiClient:
         self._http.close()
 
     def get(self, path: str, query: Mapping[str, str], *, etag: str | None = None) -> httpx.Response:
-        """The answer: a 2xx, or a 304 where the API still has what `etag` names.
+        """Return the response: a 2xx, or a 304 if `etag` is still current.
 
-        Raises `ApiUnreachableError` when nothing answers, `ApiRefusedError` with the API's reason when it refuses.
+        Raises `ApiUnreachableError` if the API does not respond, `ApiRefusedError` with its reason if it rejects.
         """
         answer = self._ask(path, query, {"If-None-Match": etag} if etag else {})
         if answer.is_success or answer.status_code == NOT_MODIFIED:
@@ -83,7 +84,7 @@ class ApiClient:
         raise _refusal(answer)
 
     def health(self) -> dict[str, Any]:
-        """What `/health` says, whatever its status. Raises `ApiUnreachableError`, `ApiRefusedError`."""
+        """Return the JSON of `/health`, also for status 503. Raises `ApiUnreachableError`, `ApiRefusedError`."""
         answer = self._ask("/health", {}, {})
         if answer.status_code not in (OK, UNAVAILABLE):
             raise _refusal(answer)
@@ -102,7 +103,7 @@ class ApiClient:
             ) from None
 
     def pages(self, path: str, query: Mapping[str, str]) -> Iterator[httpx.Response]:
-        """The whole range as answers of the format that `query` names: one, or pages where one would be too large."""
+        """Yield the whole range in the format of `query`: one response, or pages if one would be too large."""
         try:
             yield self.get(path, query)
             return
@@ -138,7 +139,7 @@ def _fetch(
 
 
 def _refusal(answer: httpx.Response) -> ApiRefusedError:
-    """What a refusal says: problem details (RFC 9457), or its status where there are none."""
+    """Return the error of a rejected request: its problem details (RFC 9457), or its status without them."""
     try:
         problem = answer.json()
         errors = [f"{item['parameter']}: {item['message']}" for item in problem.get("errors", ())]

@@ -1,33 +1,33 @@
-"""The exceptions of CryptoLake, one a failure.
+"""Exceptions of CryptoLake, one class per failure.
 
-Every message names the part, the cause and what to do next; the command line prints it and exits with 1.
+Every message names the part, the cause and the next step; the command line prints it and exits with 1.
 """
 
 
 class CryptolakeError(Exception):
-    """Base of every error that a user can act on."""
+    """Base class of all errors that a user can act on."""
 
 
 class SettingsError(CryptolakeError):
-    """A setting has a value that cannot be used."""
+    """A setting has an invalid value."""
 
     def __init__(self, problems: str) -> None:
         super().__init__(f"settings: {problems}. Correct the variable in the environment or in .env.")
 
 
 class ArgumentError(CryptolakeError):
-    """An argument of a command has a value that cannot be used."""
+    """A command's argument has an invalid value."""
 
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(f"argument {argument}: {problem}")
 
 
 class JavaNotFoundError(CryptolakeError):
-    """No Java 17 or 21 is at hand."""
+    """No Java 17 or 21 was found."""
 
 
 class DownloadError(CryptolakeError):
-    """A pinned file could not be fetched, or is not what its checksum says."""
+    """A pinned file could not be downloaded, or does not match its checksum."""
 
 
 class PartError(CryptolakeError):
@@ -35,15 +35,15 @@ class PartError(CryptolakeError):
 
 
 class PortInUseError(CryptolakeError):
-    """A port that a part needs is taken by another process."""
+    """Another process uses a port that a part needs."""
 
 
 class HomeError(CryptolakeError):
-    """CRYPTOLAKE_HOME cannot be used: not writable, its disk nearly full, or at work already."""
+    """CRYPTOLAKE_HOME is unusable: locked, not writable, nearly out of disk space, or only partly restored."""
 
 
 class BackupError(CryptolakeError):
-    """A home cannot be copied, or a backup cannot be restored."""
+    """A home cannot be backed up, or a backup cannot be restored."""
 
 
 class CaptureError(CryptolakeError):
@@ -51,19 +51,19 @@ class CaptureError(CryptolakeError):
 
 
 class UnknownSymbolError(CryptolakeError):
-    """A symbol was asked for that the exchange does not list."""
+    """The exchange does not list a requested symbol."""
 
 
 class StreamUnavailableError(CryptolakeError):
-    """A trade stream was asked for that the source does not offer."""
+    """The source does not offer a requested trade stream."""
 
 
 class ExchangeError(CryptolakeError):
-    """The exchange could not be reached or refused a request."""
+    """The exchange is unreachable or rejected a request."""
 
 
 class ResponseShapeError(ExchangeError):
-    """An answer of the exchange has rows, and none of them has the known shape."""
+    """A response of the exchange has rows, but none of them has the expected shape."""
 
 
 class ArchiveMissingError(CryptolakeError):
@@ -71,35 +71,35 @@ class ArchiveMissingError(CryptolakeError):
 
 
 class ArchiveChecksumError(CryptolakeError):
-    """A file of the public archive is not what its `.CHECKSUM` says."""
+    """A file of the public archive does not match its `.CHECKSUM`."""
 
 
 class ArchiveFormatError(CryptolakeError):
-    """A file of the public archive does not hold what it should."""
+    """A file of the public archive has unexpected content."""
 
 
 class ArchiveRangeError(CryptolakeError):
-    """A day was asked for that the lake has no partition for."""
+    """The lake has no partition for a requested day."""
 
 
 class ResponseRejectedError(CryptolakeError):
-    """A batch source answered in a shape that is not known, or with values that cannot be."""
+    """A batch source responded in an unknown shape or with impossible values."""
 
 
 class BrokerError(CryptolakeError):
-    """Kafka could not be reached or refused a request."""
+    """Kafka is unreachable or rejected a request."""
 
 
 class BrokerAccessError(BrokerError):
-    """Kafka is there and refuses for good: a right is missing or a setting does not fit. Waiting does not help."""
+    """Kafka rejects requests permanently: a permission is missing or a setting is wrong. Retrying does not help."""
 
 
 class SparkError(CryptolakeError):
-    """The Spark Connect server could not be reached or failed a query."""
+    """The Spark Connect server is unreachable or failed a query."""
 
 
 class DbtError(CryptolakeError):
-    """dbt could not read the project, or a command of it failed."""
+    """dbt could not read the project, or a dbt command failed."""
 
 
 class CheckpointInUseError(CryptolakeError):
@@ -107,7 +107,7 @@ class CheckpointInUseError(CryptolakeError):
 
 
 class MaintenanceInUseError(CryptolakeError):
-    """Another process maintains the tables."""
+    """Another process runs table maintenance."""
 
 
 class TableNotFoundError(CryptolakeError):
@@ -115,7 +115,7 @@ class TableNotFoundError(CryptolakeError):
 
 
 class LakeMarketError(CryptolakeError):
-    """The lake holds another family of markets than the one that is followed."""
+    """The lake holds another market family than the configured one."""
 
 
 class LakeSchemaError(CryptolakeError):
@@ -123,31 +123,31 @@ class LakeSchemaError(CryptolakeError):
 
 
 class TableUnreadableError(CryptolakeError):
-    """Files that belong to a table's present state are not there."""
+    """Files of a table's current state are missing."""
 
 
 class SnapshotExpiredError(CryptolakeError):
-    """A snapshot that was to be read has been expired."""
+    """The snapshot to read has expired."""
 
 
 class ResponseTooLargeError(CryptolakeError):
-    """An answer would take more memory than the settings allow."""
+    """A response would take more memory than the settings allow."""
 
 
 class ApiKeyError(CryptolakeError):
-    """A key of the HTTP API cannot be made or found."""
+    """A key of the HTTP API cannot be created or found."""
 
 
 class ApiError(CryptolakeError):
-    """The HTTP API could not be reached or refused a request."""
+    """The HTTP API is unreachable or rejected a request."""
 
 
 class ApiUnreachableError(ApiError):
-    """Nothing answers where the HTTP API should be."""
+    """Nothing responds at the address of the HTTP API."""
 
 
 class ApiRefusedError(ApiError):
-    """The HTTP API refused a request: `status` is HTTP's, `code` the end of the problem's type, where it has one."""
+    """The HTTP API rejected a request: `status` is HTTP's, `code` the last part of the problem's type or empty."""
 
     def __init__(self, message: str, status: int, code: str) -> None:
         super().__init__(message)
@@ -155,19 +155,19 @@ class ApiRefusedError(ApiError):
 
 
 class ApiAnswerError(ApiError):
-    """Something answers where the HTTP API should be, but not as the API does."""
+    """The address of the HTTP API responds, but not as the API does."""
 
 
 class CatalogUnreachableError(CryptolakeError):
-    """The Iceberg catalog cannot be reached, or refuses what it is asked with."""
+    """The Iceberg catalog is unreachable, or rejects the credentials or the request."""
 
 
 class CatalogSetupError(CryptolakeError):
-    """The warehouse could not be made at the REST catalog."""
+    """The warehouse could not be created in the REST catalog."""
 
 
 class DeleteFilesError(CryptolakeError):
-    """A table holds row-level deletes, which only Spark could apply."""
+    """A table has row-level deletes, which only Spark can apply."""
 
 
 class QueryError(CryptolakeError):
@@ -175,12 +175,12 @@ class QueryError(CryptolakeError):
 
 
 class NotificationError(CryptolakeError):
-    """An alert did not reach a notification channel."""
+    """An alert could not be delivered to a notification channel."""
 
 
 class RetentionError(CryptolakeError):
-    """Dagster's event log is kept in a storage that retention cannot work on."""
+    """Retention does not support the storage of Dagster's event log."""
 
 
 class DemoError(CryptolakeError):
-    """The demo could not be brought to its end."""
+    """The demo could not finish."""

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line in the parts' log files, coloured text on a terminal."""
+"""Structured logs: one JSON object per line in the parts' log files, colored text on a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 
 
 def configure_logging(level: str = "INFO") -> None:
-    """Sets structlog up for this process; `level` is a name of the standard library's levels."""
+    """Configure structlog for this process; `level` is the name of a standard-library level."""
     interactive = sys.stderr.isatty()
     structlog.configure(
         processors=[
@@ -18,7 +18,7 @@ def configure_logging(level: str = "INFO") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
-            # Tracebacks without the frames' local variables: they hold secrets, and drawing a table takes seconds.
+            # Omit local variables from tracebacks: they hold secrets, and rendering a table takes seconds.
             structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
             if interactive
             else structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
