@@ -1,1 +1,1 @@
-"""The HTTP API: reads the lake's tables for programs and for the dashboard. No Spark, no JVM, no writes."""
+"""The HTTP API: serves the lake's tables to programs and the dashboard. No Spark, no JVM, no writes."""

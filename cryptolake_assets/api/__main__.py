@@ -1,4 +1,4 @@
-"""`python -m cryptolake_assets.api`: serves the API where the settings say, until it is told to stop."""
+"""`python -m cryptolake_assets.api`: serve the API at the address of the settings until stopped."""
 
 from __future__ import annotations
 

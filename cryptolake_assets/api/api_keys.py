@@ -1,6 +1,6 @@
-"""API keys: made once, shown once, kept as hashes.
+"""API keys: create, register, revoke and look up keys, which are stored as hashes.
 
-A key is 256 random bits, so one round of SHA-256 hides it as well as a slow hash would.
+A key has 256 random bits, so one round of SHA-256 protects it as well as a slow hash would.
 """
 
 from __future__ import annotations
@@ -21,18 +21,16 @@ from cryptolake_assets.model.nearest import did_you_mean
 from cryptolake_assets.settings import Settings
 
 PREFIX = "cl"
-MIN_LENGTH = 40
-"""Of a key that is drawn elsewhere: 160 bits, were it hexadecimal."""
+MIN_LENGTH = 40  # minimum length of a key generated elsewhere: 160 bits if it is hexadecimal
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """Permissions of a key."""
 
-    READ = "read"
-    """Ask for data, and for what the checks said; every route that needs no `operate`."""
+    READ = "read"  # data and check results: every route that does not need `operate`
+    # State of the platform: only `/metrics`, `/operations/parts` and `/operations/assets`. The details of `/health`
+    # are shown for a key of any scope.
     OPERATE = "operate"
-    """See how the platform runs: `/metrics`, `/operations/parts` and `/operations/assets`, nothing else. The details of
-    `/health` come with a key of any scope."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def keys_path(settings: Settings) -> Path:
 
 
 def create_key(settings: Settings, name: str, scopes: tuple[Scope, ...]) -> str:
-    """Make a key and return its text, which is kept nowhere. Raises `ApiKeyError` for a name that a key has already."""
+    """Create a key and return its text, which is not stored. Raises `ApiKeyError` if the name is taken or empty."""
     name = name.strip()
     if not name:
         raise ApiKeyError("keys: a key needs a name. Give one by which you know it again.")
@@ -69,8 +67,10 @@ def create_key(settings: Settings, name: str, scopes: tuple[Scope, ...]) -> str:
 
 
 def register_key(settings: Settings, name: str, scopes: tuple[Scope, ...], text: str) -> bool:
-    """Makes a key of a text that was drawn elsewhere, in place of an earlier one of this name; False where it is there
-    already, with these scopes. Raises `ApiKeyError` for a text that is easily guessed."""
+    """Store a key that was generated elsewhere; it replaces an earlier key of this name.
+
+    Return False if the key is already stored with these scopes. Raises `ApiKeyError` if `text` is easily guessed.
+    """
     if len(text) < MIN_LENGTH or len(set(text)) < MIN_LENGTH // 4:
         raise ApiKeyError(
             f"keys: the key for {name} is no secret. Give {MIN_LENGTH} random characters at least: `make env` does."
@@ -85,9 +85,9 @@ def register_key(settings: Settings, name: str, scopes: tuple[Scope, ...], text:
 
 
 def revoke_key(settings: Settings, id_or_name: str) -> ApiKey:
-    """Take a key back; running APIs know within a second.
+    """Revoke a key and return it; running APIs reject it within a second.
 
-    Raises `ApiKeyError` for an unknown key, and for a name that several keys have: earlier releases made such keys.
+    Raises `ApiKeyError` for an unknown key, and for a name of several keys: earlier releases allowed such names.
     """
     with _locked(settings):
         known = list_keys(settings)
@@ -106,7 +106,7 @@ def revoke_key(settings: Settings, id_or_name: str) -> ApiKey:
 
 
 def list_keys(settings: Settings) -> list[ApiKey]:
-    """All keys. Raises `ApiKeyError` when the file cannot be read."""
+    """Return all keys. Raises `ApiKeyError` if the file cannot be read."""
     path = keys_path(settings)
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[ApiKey])
@@ -117,7 +117,7 @@ def list_keys(settings: Settings) -> list[ApiKey]:
 
 
 class KeyRing:
-    """The keys as a running API knows them: read again when the file has changed."""
+    """The keys of a running API; it reloads them when the file has changed."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -125,7 +125,7 @@ class KeyRing:
         self._by_hash: dict[str, ApiKey] = {}
 
     def find(self, text: str) -> ApiKey | None:
-        """The key whose text this is. The lookup is by hash, so its time tells nothing of a secret."""
+        """Return the key with this text. The lookup is by hash, so its timing leaks nothing about a secret."""
         try:
             found = keys_path(self._settings).stat()
             stamp = (found.st_mtime_ns, found.st_ino)

@@ -1,4 +1,4 @@
-"""Assembles the API: routes, errors, and what every request passes through."""
+"""Assemble the API: routes, error handlers, middleware and background tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The ASGI app. Nothing is opened before it starts."""
+    """Return the ASGI app. It opens nothing before it starts."""
     reader, metrics = Reader(settings), ApiMetrics()
     hub = live.Hub(reader, metrics)
 
@@ -35,7 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
         await _tried(look)
         with suppress(CryptolakeError):
             await reader.run(reader.warm_up)
-        # Two, because the hub waits its turn to read, and the look at the catalog waits for nobody.
+        # Two tasks: the hub waits for a read slot, which must not delay the catalog refresh.
         tasks = [asyncio.create_task(_repeat(settings.api_refresh_s, each)) for each in (look, hub.table_changed)]
         try:
             yield
@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Exact bars, trades and statistics of a crypto market-data lakehouse.",
         version="1",
         lifespan=lifespan,
-        docs_url=None,  # its page would load scripts from elsewhere
+        docs_url=None,  # its page would load scripts from a CDN
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     problems.install(app)
     _describe_problems(app)
-    # The last one added is the first that a request meets.
+    # A request passes the middleware in reverse order: the last one added comes first.
     app.add_middleware(ResponseCacheMiddleware, cache=reader.cache, table_cache=reader.table_cache)
     app.add_middleware(GuardMiddleware, settings=settings)
     if settings.api_cors_origins:
@@ -83,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _describe_problems(app: FastAPI) -> None:
-    """The shape of errors in the OpenAPI document, in place of FastAPI's own, and examples of answers."""
+    """Put the problem schema, in place of FastAPI's error schema, and example responses into the OpenAPI document."""
     generate = app.openapi
 
     def openapi() -> dict[str, object]:
@@ -106,7 +106,7 @@ def _describe_problems(app: FastAPI) -> None:
 
 
 async def _repeat(seconds: float, each: Callable[[], Awaitable[None]]) -> None:
-    """For as long as the API runs; what fails is tried again."""
+    """Call `each` every `seconds` while the API runs, also after a failed call."""
     while True:
         await asyncio.sleep(seconds)
         await _tried(each)

@@ -1,7 +1,7 @@
-"""How the asset checks stand: of each partition the last finished evaluation, and what they come to together.
+"""Results of the asset checks: the last finished evaluation of each partition, aggregated per check.
 
-Dagster tells evaluations newest first, and the open hour is evaluated every minute: the newest evaluations alone would
-hide a bad hour behind the good ones after it. So the last evaluations of the newest partitions are asked for too.
+Dagster returns evaluations newest first, and the open hour is evaluated every minute: the newest evaluations alone
+would hide a failed hour. So the last evaluations of the newest partitions are queried in addition.
 """
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ from typing import Any
 
 from cryptolake_assets.model.windows import DAY, DAY_FORMAT, HOUR, HOUR_FORMAT
 
-EVALUATIONS = 50
-"""Newest evaluations of a check that are read."""
-PARTITIONS = 24
-"""Newest hours or days of a check whose last evaluations are read too."""
-EVALUATIONS_EACH = 5
-"""Evaluations that are read of such a partition: the last finished one, after attempts that did not finish."""
+EVALUATIONS = 50  # newest evaluations read per check
+PARTITIONS = 24  # newest hours or days of a check whose last evaluations are read in addition
+EVALUATIONS_EACH = 5  # evaluations read per such partition: the last finished one may precede unfinished attempts
+# How long results of older partitions are cached. A new evaluation of one is among the newest of its check.
 OLDER_KEPT_S = 60.0
-"""How long what older partitions said is told again. A new evaluation of one is among the newest of its check."""
 
 UNITS = {"hour": (HOUR_FORMAT, HOUR), "day": (DAY_FORMAT, DAY)}
 
@@ -34,12 +31,9 @@ fragment execution on AssetCheckExecution { id status runId partition
     metadataEntries { label ... on IntMetadataEntry { intRepr } } } }
 """
 
-Ask = Callable[[str], Mapping[str, Any]]
-"""Return the `data` of a GraphQL query."""
-CheckKey = tuple[tuple[str, ...], str]
-"""Path of the asset, name of the check."""
-_Asked = tuple[CheckKey, str]
-"""A check and one of its partitions."""
+Ask = Callable[[str], Mapping[str, Any]]  # returns the `data` of a GraphQL query
+CheckKey = tuple[tuple[str, ...], str]  # asset path, check name
+_Asked = tuple[CheckKey, str]  # a check and one of its partitions
 
 
 class Result(StrEnum):
@@ -55,7 +49,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True)
 class Execution:
-    """One attempt to evaluate a check; what it found is None while it has not ended, or if it never did."""
+    """One attempt to evaluate a check; its findings are None if it has not ended or was never evaluated."""
 
     id: int
     status: str
@@ -68,7 +62,7 @@ class Execution:
 
     @property
     def is_running(self) -> bool:
-        """Also while its run waits in the queue."""
+        """Whether it is being evaluated or its run is queued."""
         return self.status == "IN_PROGRESS"
 
     @property
@@ -84,9 +78,11 @@ class Execution:
 
 @dataclass(frozen=True)
 class CheckState:
-    """A check over its partitions. `decided_by` is the newest evaluation that says what `result` says; None while none
-    has ended. `attempts` has the last word of each partition: its last finished evaluation, or what became of its
-    last attempt."""
+    """A check aggregated over its partitions.
+
+    `decided_by` is the newest ended attempt with this `result`; None if there is none. `attempts` has one execution
+    per partition: its last finished evaluation, else its last attempt.
+    """
 
     result: Result
     decided_by: Execution | None
@@ -96,7 +92,7 @@ class CheckState:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The counts of the partitions' last finished evaluations, added up."""
+        """Return the sums of the counts of the partitions' last finished evaluations."""
         total: Counter[str] = Counter()
         for each in self.attempts:
             total.update(dict(each.counts))
@@ -104,7 +100,7 @@ class CheckState:
 
     @property
     def partitions(self) -> dict[str, Any] | None:
-        """How many partitions say what; None for a check without partitions, and before the first attempt."""
+        """Return the number of partitions per result; None without partitions or before the first attempt."""
         keys = sorted(each.partition for each in self.attempts if each.partition is not None)
         if not keys:
             return None
@@ -120,7 +116,7 @@ class CheckState:
 
 
 def state_of(executions: Iterable[Execution]) -> CheckState:
-    """Aggregate a check's executions, of whatever partitions. Pure."""
+    """Aggregate the executions of a check over all partitions. Pure."""
     newest_first = sorted(executions, key=lambda each: each.id, reverse=True)
     by_partition: dict[str | None, list[Execution]] = {}
     for each in _of_one_kind(newest_first):
@@ -139,10 +135,10 @@ def state_of(executions: Iterable[Execution]) -> CheckState:
 
 
 def _of_one_kind(newest_first: Sequence[Execution]) -> list[Execution]:
-    """Executions with a partition, or those without, whichever the check was evaluated by last.
+    """Return the executions with a partition, or those without, whichever kind the last finished one has.
 
-    A run of many partitions announces a check once and evaluates it by partition, and a check may have got partitions
-    in a later release: what has none is not one more partition.
+    A run of many partitions announces a check once without a partition and evaluates it per partition, and a later
+    release may have added partitions to a check. Such executions must not count as one more partition.
     """
     finished = (each for each in newest_first if each.evaluated_at is not None)
     last = next(finished, newest_first[0] if newest_first else None)
@@ -150,23 +146,23 @@ def _of_one_kind(newest_first: Sequence[Execution]) -> list[Execution]:
 
 
 def _last_word(of_partition: Sequence[Execution]) -> Execution:
-    """Of a partition's executions, newest first: the last that finished; else the last that ended; else the last."""
+    """Return the last finished execution of a partition (given newest first); else the last ended; else the last."""
     finished = [each for each in of_partition if each.evaluated_at is not None]
     if finished:
-        # Ids are given when a run is planned, and runs may overtake each other.
+        # Ids are assigned when a run is planned, and runs may finish in another order.
         return max(finished, key=lambda each: (each.evaluated_at or 0.0, each.id))
     return next((each for each in of_partition if not each.is_running), of_partition[0])
 
 
 class CheckHistory:
-    """The checks' executions as Dagster tells them; what older partitions said is kept for `OLDER_KEPT_S`."""
+    """The checks' executions from Dagster; those of older partitions are cached for `OLDER_KEPT_S`."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._older: tuple[float, dict[_Asked, list[Execution]]] = (0.0, {})
 
     def states(self, keys: Sequence[CheckKey]) -> list[CheckState]:
-        """The state of each check, in two requests at most. Raises what `ask` raises."""
+        """Return the state of each check, in at most two requests. Raises what `ask` raises."""
         newest = self._executions([(key, None, EVALUATIONS) for key in keys])
         older = self._of_older(
             [
@@ -182,7 +178,7 @@ class CheckHistory:
         ]
 
     def _of_older(self, wanted: Sequence[_Asked]) -> dict[CheckKey, list[Execution]]:
-        """The last executions of each check's older partitions."""
+        """Return the last executions of each check's older partitions."""
         since, kept = self._older
         if time.monotonic() - since > OLDER_KEPT_S:
             kept = {}
@@ -196,7 +192,7 @@ class CheckHistory:
         return by_check
 
     def _executions(self, wanted: Sequence[tuple[CheckKey, str | None, int]]) -> list[list[Execution]]:
-        """The newest executions of each check, or of one of its partitions; in one request."""
+        """Return the newest executions of each check, or of one of its partitions, in one request."""
         if not wanted:
             return []
         fields = [f"e{number}: {_field(*each)}" for number, each in enumerate(wanted)]
@@ -214,7 +210,7 @@ def _field(key: CheckKey, partition: str | None, limit: int) -> str:
 
 
 def _literal(value: object) -> str:
-    """A text or a list of texts as GraphQL writes them, which is as JSON does."""
+    """Return a string or a list of strings as a GraphQL literal, which has JSON's syntax."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -234,8 +230,10 @@ def _execution(answer: Mapping[str, Any]) -> Execution:
 
 
 def older_partitions(found: Sequence[Execution]) -> Iterator[str]:
-    """The partitions whose last finished evaluation is not among the newest executions of a check: those of which only
-    attempts are, and the newest hours or days. Pure."""
+    """Yield the partitions whose last finished evaluation is not in `found`, the newest executions of a check.
+
+    These are the partitions with unfinished attempts only, and missing ones of the newest hours or days. Pure.
+    """
     known = dict.fromkeys(each.partition for each in found if each.partition is not None)
     finished = {each.partition for each in found if each.evaluated_at is not None}
     yield from (key for key in known if key not in finished)
@@ -246,7 +244,7 @@ def older_partitions(found: Sequence[Execution]) -> Iterator[str]:
 
 
 def _start(partition: str, form: str) -> datetime | None:
-    """When a partition of such names begins; None for another name."""
+    """Return the start of a partition whose name has this format; None for other names."""
     try:
         return datetime.strptime(partition, form)
     except ValueError:

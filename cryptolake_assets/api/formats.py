@@ -1,4 +1,4 @@
-"""Rows as bytes: JSON, NDJSON, CSV, Parquet and Arrow. Decimals are exact text, times RFC 3339 in UTC. Pure."""
+"""Encode rows as JSON, NDJSON, CSV, Parquet or Arrow. Decimals are exact text, times RFC 3339 in UTC. Pure."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ MEDIA_TYPES = {
     Format.PARQUET: "application/vnd.apache.parquet",
     Format.ARROW: "application/vnd.apache.arrow.stream",
 }
+# Formats by media type of an `Accept` header, the preferred format first.
 ACCEPTED = {
     "*/*": tuple(Format),
     "application/*": tuple(name for name in Format if name is not Format.CSV),
@@ -29,18 +30,20 @@ ACCEPTED = {
     "application/ndjson": (Format.NDJSON,),
     **{media_type.partition(";")[0]: (name,) for name, media_type in MEDIA_TYPES.items()},
 }
-"""By media type of an `Accept` header, the most wanted format first."""
 
+# Columns with whole minutes: written without a fraction of a second.
 WHOLE_SECONDS = ("window_start", "open_time", "latest_minute", "first_minute", "last_minute")
-"""Times that begin a minute: they are written without a fraction."""
 
 
+# Written as text, like `snapshot_id`: JSON parsers would round these 64-bit ids.
 SNAPSHOT_IDS = ("snapshot", "source_snapshot")
-"""Columns of ids that JSON's readers would round: text, as `snapshot_id` is."""
 
 
 def choose(wanted: Format | None, accept: str | None, offered: Collection[Format] = tuple(Format)) -> Format:
-    """`format=` first, then the most wanted media type that is offered, JSON without either. Raises a problem (406)."""
+    """Return `wanted` (`format=`), else the preferred offered media type of `accept`, else JSON.
+
+    Raises a problem (406) if no accepted format is offered.
+    """
     if wanted is not None:
         return wanted
     if not accept:
@@ -63,7 +66,7 @@ def choose(wanted: Format | None, accept: str | None, offered: Collection[Format
 
 
 def as_text(rows: pa.Table) -> pa.Table:
-    """The same rows with decimals, times and dates as text."""
+    """Return the rows with decimals, times and dates as text."""
     with open_duckdb() as duck:
         duck.register("exact", rows)
         columns = ", ".join(f'{_text(field)} AS "{field.name}"' for field in rows.schema)
@@ -82,7 +85,7 @@ def _text(field: pa.Field) -> str:
 
 
 def records(rows: pa.Table) -> list[dict[str, Any]]:
-    """Rows as JSON has them."""
+    """Return the rows as JSON objects."""
     found: list[dict[str, Any]] = as_text(rows).to_pylist()
     return found
 
@@ -90,7 +93,7 @@ def records(rows: pa.Table) -> list[dict[str, Any]]:
 def encode(
     rows: pa.Table, fmt: Format, name: str, envelope: Mapping[str, Any], trailer: Mapping[str, Any] | None = None
 ) -> bytes:
-    """The answer's body. JSON is `envelope`, the rows under `name` and `trailer`; the others are the rows."""
+    """Return the response body. JSON has `envelope`, the rows as `name`, and `trailer`; other formats only the rows."""
     if fmt is Format.JSON:
         return orjson.dumps({**envelope, name: records(rows), **(trailer or {})})
     if fmt is Format.NDJSON:

@@ -1,4 +1,4 @@
-"""Who may ask what, and how often: keys, scopes and rate limits, before anything else of a request is looked at."""
+"""Authorization: hosts, origins, keys, scopes and rate limits, checked before anything else of a request."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from cryptolake_assets.api.api_keys import Scope as KeyScope
 from cryptolake_assets.model.hosts import host_name, is_loopback
 from cryptolake_assets.settings import Settings
 
-OPEN_PATHS = frozenset({"/health", "/openapi.json", "/"})
-"""Answered without a key, and then without details."""
+OPEN_PATHS = frozenset({"/health", "/openapi.json", "/"})  # no key needed; without one `/health` omits details
 OPERATE_PATHS = frozenset({"/metrics", "/operations/parts", "/operations/assets"})
 
 
 class GuardMiddleware:
-    """Refuses what has no right. Where no key is required none is looked at: what is open to all is not closed to who
-    says more, such as a browser or proxy with credentials for something else."""
+    """Reject unauthorized requests.
+
+    If no key is required, ignore credentials: a browser or proxy may send credentials for something else.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -53,13 +54,12 @@ class GuardMiddleware:
             await problem.response()(scope, receive, send)
 
     def _is_under_another_name(self, headers: Headers) -> bool:
-        """Whether a request to a server on loopback names another host: a page of that name would be its own origin."""
+        """Whether a request to a loopback server names another host, as a page does after DNS rebinding."""
         name = host_name(headers.get("host", ""))
         return self._only_loopback and name != "" and not is_loopback(name) and name not in self._named_hosts
 
     def _is_of_another_page(self, headers: Headers) -> bool:
-        """Whether a page of an origin that is not named opens it: browsers ask nobody before a WebSocket, and let the
-        page read it."""
+        """Whether a page of a foreign origin opens the WebSocket: browsers do not apply CORS to WebSockets."""
         origin = headers.get("origin")
         if origin is None or "*" in self._origins or origin in self._origins:
             return False
@@ -84,7 +84,7 @@ class GuardMiddleware:
 
 
 def _key_text(scope: Scope) -> str | None:
-    """Of `Authorization: Bearer`, else of `X-API-Key`; credentials of another kind are somebody else's."""
+    """Return the key of `Authorization: Bearer`, else of `X-API-Key`; ignore other kinds of credentials."""
     headers = Headers(scope=scope)
     kind, _, text = headers.get("authorization", "").partition(" ")
     return text.strip() if kind.lower() == "bearer" else headers.get("x-api-key")

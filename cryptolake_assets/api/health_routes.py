@@ -1,4 +1,4 @@
-"""Routes for those who operate it: health of each dependency, and metrics for Prometheus."""
+"""Routes for operators: health of each dependency, and metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 router = APIRouter()
 log = structlog.get_logger(__name__)
 
-KEPT_S = 2.0
-"""How long an answer about the dependencies is used again."""
+KEPT_S = 2.0  # how long the state of the dependencies is cached
 MEASURED = (BRONZE_TRADES, SILVER_OHLCV, GOLD_DAILY)
 
 
@@ -52,7 +51,7 @@ class Health(BaseModel):
 
 @dataclass(frozen=True)
 class Dependency:
-    """`problem` says what is wrong, None if nothing is. Without a `required` one no data can be served."""
+    """`problem` returns what is wrong, or None. The API serves no data while a `required` dependency fails."""
 
     name: str
     problem: Callable[[Settings, Reader], str | None]
@@ -108,12 +107,11 @@ DEPENDENCIES = (
     Dependency("dagster", _dagster),
 )
 
-DependencyProblems = list[tuple[Dependency, str | None]]
-"""Each dependency with its problem."""
+DependencyProblems = list[tuple[Dependency, str | None]]  # each dependency with its problem
 
 
 def health_of(reader: Reader) -> Kept[DependencyProblems]:
-    """Return what `app.state.health` holds: the problems, read at most every `KEPT_S` seconds."""
+    """Return the value of `app.state.health`: the problems, read at most every `KEPT_S` seconds."""
     return Kept(lambda: [(each, each.problem(reader.settings, reader)) for each in DEPENDENCIES], KEPT_S)
 
 
@@ -149,7 +147,7 @@ async def metrics(request: Request) -> Response:
 
 
 class LakeCollector:
-    """The lake's figures, read when Prometheus asks."""
+    """Prometheus metrics of the lake, read at each scrape."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -158,7 +156,7 @@ class LakeCollector:
         return ()
 
     def collect(self) -> Iterable[Any]:
-        """Yields what can be had: a part that is down takes only its own figures away."""
+        """Yield the available metrics: a part that is down removes only its own."""
         for figures in (self._tables, self._event_time_lag, self._stream_lag, self._cache):
             try:
                 yield from figures()

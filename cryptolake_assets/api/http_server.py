@@ -1,7 +1,7 @@
-"""The HTTP server under the API: uvicorn, with bounds on what a request may say before it is heard, and for how long.
+"""The HTTP server of the API: uvicorn with limits on the size of a request's head and the time to receive a request.
 
-Its parser collects a request's head without end, and its work grows with the square of a header's length: one client
-without a key could keep all others waiting. Nor does it mind how long a request takes to come.
+uvicorn's parser buffers a head without limit, and its work is quadratic in the length of a header: one client without
+a key could block all others. It has no timeout for receiving a request either.
 """
 
 from __future__ import annotations
@@ -21,27 +21,24 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
     from uvicorn.server import ServerState
 
-MAX_HEAD_BYTES = 64 * 1024
-"""Of a request line with its headers, beside what the socket gives at once."""
+MAX_HEAD_BYTES = 64 * 1024  # of a request line with headers; exceeded by at most one read of the socket
+# Maximum seconds to receive a request, from the connection or its first byte on, once the previous response is sent.
 REQUEST_S = 10.0
-"""In which a request must have come, from the connection or its own first byte on, and the answer before it is out."""
-GRACE_S = 3
-"""What an open connection has to end by itself."""
-STUCK_S = 5.0
-"""A closed connection whose client has taken nothing for so long is dropped with what was left to send."""
+GRACE_S = 3  # seconds that open connections have to end by themselves at shutdown
+STUCK_S = 5.0  # a closing connection is dropped, with its unsent data, if its client reads nothing for this long
 
 
 _watched: WeakSet[ServerState] = WeakSet()
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Refuses a request whose head does not end within `MAX_HEAD_BYTES`, or that is not there within `REQUEST_S`; and
-    says what uvicorn says in plain text as the API's other errors."""
+    """Reject a request whose head exceeds `MAX_HEAD_BYTES` or that takes longer than `REQUEST_S` to receive.
 
-    _head_bytes: int | None = 0
-    """Of the head that is being received; None while it is a body."""
-    _due: asyncio.TimerHandle | None = None
-    """Ends the connection, while a request is awaited."""
+    Respond to malformed requests with a problem, instead of uvicorn's plain text.
+    """
+
+    _head_bytes: int | None = 0  # received bytes of the current head; None while a body is received
+    _due: asyncio.TimerHandle | None = None  # timeout of the request that is awaited
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -63,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES:
             said = f"The address and the headers may have {MAX_HEAD_BYTES >> 10} KiB together."
             self._reject(Problem(431, "request-too-large", "Request too large", said))
-        elif self._answered:  # what came was no request: it has only ended uvicorn's own wait for one
+        elif self._answered:  # no request yet, but the data has cancelled uvicorn's keep-alive timeout
             self._await_request()
 
     def on_message_begin(self) -> None:
@@ -100,7 +97,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
         if not self._answered:
-            self._await_request()  # it waits behind an answer
+            self._await_request()  # the previous response is still being sent
         elif self._head_bytes:
             said = f"A request must be whole within {REQUEST_S:g} s."
             self._reject(Problem(408, "request-too-slow", "Request too slow", said))
@@ -108,13 +105,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _reject(self, problem: Problem) -> None:
-        if self._answered:  # otherwise it would stand in an earlier answer
+        if self._answered:  # otherwise it would be written into the previous response
             self.transport.write(_as_http(problem))
         self.transport.close()
 
 
 def _drop_stuck(loop: asyncio.AbstractEventLoop, server: ServerState, left_before: dict[Any, int]) -> None:
-    """Closing waits until everything is sent, and for a client that does not read it would wait for ever."""
+    """Abort closing connections whose clients read nothing: closing waits until everything is sent."""
     closing = (each.transport for each in server.connections if each.transport.is_closing())
     left = {transport: transport.get_write_buffer_size() for transport in closing}
     for transport in [each for each, size in left.items() if left_before.get(each) == size]:
@@ -126,10 +123,10 @@ def _drop_stuck(loop: asyncio.AbstractEventLoop, server: ServerState, left_befor
 
 
 class QuietWebSocket(WebSocketsSansIOProtocol):
-    """Knows that a handshake is over when it was answered by an error; uvicorn's own logs a fault then.
+    """Treat a handshake that was answered by an error as complete; uvicorn's own class logs a fault then.
 
-    Closes a connection whose handshake is not over in time: its parser waits without end, for a line that is too long
-    too.
+    Close a connection whose handshake takes longer than `REQUEST_S`: the parser waits without limit, also for the end
+    of a line that is too long.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -159,6 +156,7 @@ def _as_http(problem: Problem) -> bytes:
     return b"\r\n".join([*head, b"", body])
 
 
+# Keyword arguments for `uvicorn.run`.
 OPTIONS: dict[str, Any] = {
     "http": BoundedProtocol,
     "ws": QuietWebSocket,
@@ -169,4 +167,3 @@ OPTIONS: dict[str, Any] = {
     "timeout_graceful_shutdown": GRACE_S,
     "ws_max_size": 4096,
 }
-"""For uvicorn."""

@@ -125,7 +125,7 @@ def _gaps(reader: Reader, symbol: str | None, table: Table, snapshot_id: int | N
 
 
 def _rows(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> pa.Table:
-    """As a table that has these columns gives them."""
+    """Return rows as an Arrow table with the schema of these columns."""
     import pyarrow as pa
 
     return pa.Table.from_pylist(rows, schema=TableSpec("", "", "", columns).arrow_schema())
@@ -143,7 +143,7 @@ def _catalog(reader: Reader, as_of: datetime | None) -> bytes:
     for identifier in reader.table_cache.identifiers():
         try:
             table = reader.table_cache.table(identifier)
-        except TableNotFoundError:  # dropped since the catalog was looked at
+        except TableNotFoundError:  # dropped since the table cache was refreshed
             continue
         snapshot = table.current_snapshot() if as_of is None else table.snapshot_as_of_timestamp(epoch_ms(as_of))
         if snapshot is not None or as_of is None:
@@ -154,7 +154,7 @@ def _catalog(reader: Reader, as_of: datetime | None) -> bytes:
 
 
 def _described(table: Table, shown: Snapshot | None) -> dict[str, Any]:
-    """The table as it was in the snapshot that is shown, and what had been committed by then."""
+    """Return the JSON of a table as of the snapshot `shown`, with its newest snapshots up to then."""
     summary = _summary(shown)
     by_then = [item for item in table.metadata.snapshots if shown is None or item.timestamp_ms <= shown.timestamp_ms]
     newest = sorted(by_then, key=lambda item: item.timestamp_ms, reverse=True)[:SNAPSHOTS_SHOWN]

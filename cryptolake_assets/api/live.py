@@ -1,7 +1,7 @@
-"""Bars as they change, to WebSockets and event streams: the present ones first, then what each commit of Silver moved.
+"""Live bars for WebSockets and server-sent events: the newest bars first, then the changed bars of each Silver commit.
 
-One look at the table serves all clients. Each has a bounded queue; who does not keep up is cut off, and nobody waits
-for it, but for a moment in the middle of a change of many bars.
+One read of the table serves all clients. Each client has a bounded queue. A client that is too slow is disconnected;
+the others wait for it only briefly, between the parts of a large change.
 """
 
 from __future__ import annotations
@@ -37,20 +37,15 @@ if TYPE_CHECKING:
 router = APIRouter()
 log = structlog.get_logger(__name__)
 
-QUEUE = 64
-"""Messages that a client may be behind."""
+QUEUE = 64  # maximum queued messages per client
 HEARTBEAT_S = 15.0
-FIRST_BARS = 2
-"""Newest bars of a symbol with which a client begins."""
+FIRST_BARS = 2  # newest bars per symbol in a client's first message
 CHANGE_KEY = ("updated_at", "symbol", "window_start")
 TRY_AGAIN_LATER, POLICY_VIOLATION = 1013, 1008
 UNKNOWN = 404
-READ_ROWS = 10_000
-"""Of a change that are read at once; the rest of it comes next."""
-MESSAGE_BARS = 1_000
-"""Of one message at most: some 400 kB, and clients take 1 MiB unless told otherwise."""
-PATIENCE_S = 5.0
-"""What clients have to take a part of a change before the next one."""
+READ_ROWS = 10_000  # maximum rows per read of a change; the rest is read next
+MESSAGE_BARS = 1_000  # maximum per message: about 400 kB; the default limit of WebSocket clients is 1 MiB
+PATIENCE_S = 5.0  # maximum wait for clients to drain their queues before the next part of a change is read
 POLL_S = 0.02
 
 MAX_SYMBOLS = 200
@@ -79,7 +74,7 @@ SymbolList = Annotated[
 
 @dataclass(eq=False)
 class Subscriber:
-    """Who listens. `None` in the queue ends it; `cut` says that it was too slow."""
+    """A live client. `None` in the queue ends it; `cut` is set if it was too slow or the hub closes."""
 
     symbols: frozenset[str]
     queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(QUEUE))
@@ -87,21 +82,23 @@ class Subscriber:
 
 
 class Hub:
-    """Follows Silver while somebody listens."""
+    """Send changes of Silver to the live clients; read nothing while there are none."""
 
     def __init__(self, reader: Reader, metrics: ApiMetrics) -> None:
         self._reader, self._metrics = reader, metrics
         self._clients: set[Subscriber] = set()
         self._snapshot: int | None = None
+        # The largest `updated_at` sent so far: the writer stamps all changed rows of a commit with the commit's time.
+        # Between two parts of a change, the values of all columns of `CHANGE_KEY`.
         self._seen: tuple[Any, ...] = ()
-        """The largest `updated_at` that was sent; the writer stamps every commit's changed rows with its own time. In
-        the middle of a change, the whole place in `CHANGE_KEY`."""
+        # Held while a client joins: it would miss a change sent after its first message was read.
         self._turn = asyncio.Lock()
-        """A change is not looked for while somebody joins: what came after its first message would not reach it."""
 
     async def join(self, symbols: Iterable[str]) -> Subscriber:
-        """A new client, with its first message queued. Raises a problem for an unknown symbol, and when there are too
-        many clients already; `TableNotFoundError`."""
+        """Return a new client, with its first message queued.
+
+        Raises a problem for an unknown symbol or too many clients, and `TableNotFoundError`.
+        """
         client = Subscriber(frozenset(symbols))
         async with self._turn:
             if self.clients >= self._reader.settings.api_clients:
@@ -109,7 +106,7 @@ class Hub:
                     503, "too-many-clients", "Too many clients", "All live connections are in use; try later."
                 )
             if not self._clients:
-                # Before the bars are read: what changes in between is rather sent twice than not at all.
+                # Read it before the bars: a change in between is then sent twice instead of lost.
                 self._snapshot, self._seen = await self._reader.run(self._last_update)
             snapshot_id, bars = await self._reader.run(self._newest, sorted(client.symbols))
             client.queue.put_nowait(_message("snapshot", snapshot_id, bars))
@@ -126,7 +123,7 @@ class Hub:
         self._metrics.live_clients.set(self.clients)
 
     async def table_changed(self) -> None:
-        """Sends what was committed to Silver since the last time; where that cannot be read, the next time does."""
+        """Send the bars committed to Silver since the last call; after a failed read, the next call sends them."""
         while True:
             async with self._turn:
                 if not self._clients or self._reader.table_cache.snapshot_id(SILVER_OHLCV.identifier) == self._snapshot:
@@ -135,7 +132,7 @@ class Hub:
             await self._room()
 
     async def _room(self) -> None:
-        """Until every client has taken enough for the next part, but not for ever; others may join meanwhile."""
+        """Wait until all queues have room for the next part, at most `PATIENCE_S`; clients may join meanwhile."""
         deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while any(client.queue.qsize() > client.queue.maxsize // 2 for client in self._clients):
             if asyncio.get_running_loop().time() > deadline:
@@ -168,7 +165,7 @@ class Hub:
             log.info("live_client_cut", symbols=sorted(client.symbols))
 
     def close(self) -> None:
-        """Ends every client."""
+        """Disconnect all clients."""
         for client in tuple(self._clients):
             client.cut.set()
             self.leave(client)
@@ -196,8 +193,10 @@ class Hub:
         return table.metadata.current_snapshot_id, tuple(page.rows.column("updated_at").to_pylist())
 
     def _changes(self) -> tuple[int | None, list[dict[str, Any]]]:
-        """Bars with a later `updated_at` than any that was seen, or the next `READ_ROWS` of them, in order of (symbol,
-        open time). Files whose statistics reach beyond it are few: a commit rewrites a day's one file."""
+        """Return at most `READ_ROWS` bars with a later `updated_at` than `_seen`, by (symbol, open time).
+
+        File statistics exclude most files: a commit rewrites only the one file of a day.
+        """
         table = self._reader.table_cache.table(SILVER_OHLCV.identifier)
         within = len(self._seen) == len(CHANGE_KEY)
         where = filters.all_of(*([filters.beyond("updated_at", *self._seen)] if self._seen and not within else []))
@@ -274,7 +273,7 @@ async def _send_next(socket: WebSocket, message: asyncio.Task[bytes | None]) -> 
 
 
 async def _until_gone(socket: WebSocket) -> None:
-    """Reads until the client goes; what it says is of no matter."""
+    """Read and ignore messages until the client disconnects."""
     try:
         while (await socket.receive())["type"] != "websocket.disconnect":
             pass
@@ -298,7 +297,7 @@ async def sse_ohlcv(request: Request, symbols: SymbolList) -> Response:
 
 
 class _EventStream(StreamingResponse):
-    """Ends at once when its client is cut, also while the client's socket takes nothing."""
+    """An event stream that ends as soon as its client is cut, even if the client's socket accepts no data."""
 
     def __init__(self, hub: Hub, client: Subscriber) -> None:
         super().__init__(_events(hub, client), media_type="text/event-stream")
@@ -314,7 +313,7 @@ class _EventStream(StreamingResponse):
         finally:
             streaming.cancel()
             cut.cancel()
-            self._hub.leave(self._client)  # the events may never have begun
+            self._hub.leave(self._client)  # needed if the generator was never started
 
 
 async def _events(hub: Hub, client: Subscriber) -> AsyncIterator[bytes]:

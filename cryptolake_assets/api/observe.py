@@ -1,4 +1,4 @@
-"""Requests counted and timed for Prometheus, and the headers that every answer carries."""
+"""Count and time requests for Prometheus, and add the headers of every response."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
 
 
 class ApiMetrics:
-    """The API's own figures, in a registry of their own."""
+    """Metrics of the API in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -44,7 +44,7 @@ class ApiMetrics:
 
 
 class ObserveMiddleware:
-    """Outermost: sees every answer, whoever made it."""
+    """Outermost middleware: sees every response, also those of the other middleware."""
 
     def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self._app, self._metrics = app, metrics
@@ -56,7 +56,7 @@ class ObserveMiddleware:
         began = time.perf_counter()
         status, begun = 500, False
         if scope["method"] == "HEAD" and not scope["path"].startswith(ENDLESS):
-            scope = {**scope, "method": "GET"}  # the server keeps the body back by itself
+            scope = {**scope, "method": "GET"}  # the server omits the body of a HEAD response
 
         async def observed(message: Message) -> None:
             nonlocal status, begun

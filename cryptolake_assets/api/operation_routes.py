@@ -1,4 +1,4 @@
-"""Routes for whoever watches the platform: its parts and assets, the checks' last results, and what was dropped."""
+"""Routes for operators: parts, assets, latest check results, and counts of rejected frames and quarantined trades."""
 
 from __future__ import annotations
 
@@ -31,10 +31,8 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 
-KEPT_S = 3.0
-"""How long what the parts and Dagster said is told again."""
-CHECKS_KEPT_S = 10.0
-"""The same of the checks: Dagster looks through their history, which takes it up to some seconds."""
+KEPT_S = 3.0  # how long the state of parts and assets is cached
+CHECKS_KEPT_S = 10.0  # how long check results are cached: Dagster needs up to several seconds to read their history
 
 _ASSETS = """
 { assetNodes { assetKey { path } groupName isPartitioned
@@ -126,7 +124,7 @@ PRESENT = [Depends(json_of_the_present)]
 
 
 class PlatformReader:
-    """Reads the state of other processes, at most once in some seconds. One per API."""
+    """Read the state of other processes, at most once every few seconds. One per API."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -136,18 +134,18 @@ class PlatformReader:
         self.checks = Kept(self._checks, CHECKS_KEPT_S).get
 
     def _parts(self) -> list[dict[str, Any]]:
-        """Of this machine, in order; without paths and process ids."""
+        """Return the parts of this machine in order, without paths and process ids."""
         from cryptolake_assets.platform.status import status
 
         rows = [asdict(row) for row in status(self._settings)]
         return [{name: row[name] for name in PartInfo.model_fields} for row in rows]
 
     def _nodes(self) -> list[dict[str, Any]]:
-        """Dagster's assets with their last materialization and their checks' names. Raises `PartError`."""
+        """Return Dagster's assets with their last materialization and their checks' names. Raises `PartError`."""
         return list(graphql.ask(self._settings, _ASSETS)["assetNodes"])
 
     def _checks(self) -> list[tuple[CheckKey, bool, CheckState]]:
-        """Every asset check, whether it blocks, and how it stands. Raises `PartError`."""
+        """Return every asset check, whether it blocks, and its state. Raises `PartError`."""
         blocking: dict[CheckKey, bool] = {
             (tuple(node["assetKey"]["path"]), item["name"]): bool(item["blocking"])
             for node in self.nodes()

@@ -1,6 +1,6 @@
-"""What the routes ask of the lake: pages of a table as bytes, at a snapshot, and which symbols there are.
+"""Read pages of tables at a snapshot and encode them as responses; list the known symbols.
 
-Reading is done in threads, a bounded number at a time; what they hold in memory is bounded by the settings.
+A bounded number of threads reads; the settings bound their memory.
 """
 
 from __future__ import annotations
@@ -36,46 +36,42 @@ log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BARS_KEY = ("window_start", "symbol")
-"""Order of bars in answers: by time, as their files are."""
-PAGED = (Format.JSON, Format.NDJSON)
-"""Formats that come in pages also when no limit was asked for."""
+BARS_KEY = ("window_start", "symbol")  # order of bars in responses: by time, like their files
+PAGED = (Format.JSON, Format.NDJSON)  # formats that are paged even without a `limit`
 
 
 @dataclass(frozen=True)
 class Resource:
-    """A table as a route gives it. `key` orders the rows, its first column is the time that `start` and `end` mean."""
+    """A table served by a route. `key` orders the rows; `start` and `end` filter its first column, a time."""
 
     route: str
     table: TableSpec
     key: tuple[str, ...]
     rows_name: str
     order: Order = Order.ASC
-    distinct: bool = False
-    """Whether the table may hold a row more than once."""
+    distinct: bool = False  # deduplicate rows, for tables that may have duplicates
 
 
 @dataclass(frozen=True)
 class PageRequest:
-    """One request: the page, equality filters by column, and what stands in the JSON beside the rows."""
+    """One request for a page, with equality filters by column and the JSON fields in addition to the rows."""
 
     resource: Resource
     params: PageParams
     fmt: Format
-    identity: str
-    """The request's path and query, for the ETag."""
+    identity: str  # the request's path and query, for the ETag
     equal: Mapping[str, str] = field(default_factory=dict)
     envelope: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def page_set(self) -> str:
-        """What all pages of one request share: route, table, filters and order."""
+        """Return the identity of a sequence of pages: route, table, filters and order."""
         order = self.params.order or self.resource.order
         return repr((self.resource.route, self.resource.table.identifier, sorted(self.equal.items()), order.value))
 
 
 class Reader:
-    """One of an API: the tables' cache, finished answers, and the threads that read."""
+    """The table cache, the response cache and the reader threads of an API. One per API."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -85,13 +81,16 @@ class Reader:
         self._slots = asyncio.Semaphore(settings.api_readers)
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs what reads tables in a thread, when one of the slots is free."""
+        """Run a function that reads tables in a thread, once a slot is free."""
         async with self._slots:
             return await asyncio.to_thread(self._read, lambda: function(*args, **kwargs))
 
     def _read(self, read: Callable[[], R]) -> R:
-        """Once more where files are gone: they were expired since the last look at the catalog, or while they were
-        read. Raises `TableUnreadableError` when they are missing from the present state too."""
+        """Call `read`; if files are missing, refresh the table cache and call it again.
+
+        Files may expire after the last refresh or during the read. Raises `TableUnreadableError` if files of the
+        current state are missing too.
+        """
         try:
             return read()
         except (FileNotFoundError, TableUnreadableError) as error:
@@ -106,7 +105,7 @@ class Reader:
             ) from None
 
     async def answer(self, asked: PageRequest) -> CachedResponse:
-        """Raises a problem, `TableNotFoundError`, `ResponseTooLargeError`."""
+        """Return the response with a page. Raises a problem, `TableNotFoundError`, `ResponseTooLargeError`."""
         return await self.run(self._answer, asked)
 
     def _answer(self, asked: PageRequest) -> CachedResponse:
@@ -136,20 +135,23 @@ class Reader:
         return self._finished(asked, table, snapshot_id, page)
 
     def warm_up(self) -> None:
-        """Imports what reading needs and looks at Silver once, so that no client waits for it."""
+        """Import the modules for reading and read Silver once, so that no client waits for it."""
         first = PageParams.model_validate({"limit": 1})
-        # In order of time, so that the first file is enough: by symbol it would be the whole table.
+        # Order by time, so that the read needs only the first file; by symbol it would read the whole table.
         asked = PageRequest(Resource("", SILVER_OHLCV, BARS_KEY, "bars"), first, Format.JSON, "")
         self._answer(asked)
         self.known_symbols()
 
     def known_symbols(self) -> frozenset[str]:
-        """Symbols that Silver has bars of. Raises `TableNotFoundError`."""
+        """Return the symbols with bars in Silver. Raises `TableNotFoundError`."""
         return frozenset(self.symbols.spans(self.table_cache.table(SILVER_OHLCV.identifier)))
 
     def _place(self, table: Table, asked: PageRequest, types: tuple[str, ...]) -> tuple[int | None, tuple[Any, ...]]:
-        """The snapshot to read and the place behind which the page begins. Pages stay in the snapshot of the first one
-        while it is there; the order of the key makes going on in a later one miss or repeat nothing that stood."""
+        """Return the snapshot to read and the key after which the page begins.
+
+        All pages use the snapshot of the first page. Once it has expired, a later snapshot is used: because pages are
+        ordered by the key, unchanged rows are neither missed nor repeated.
+        """
         params = asked.params
         snapshot_id, after = resolve_as_of(table, params.as_of), ()
         if params.cursor is None:
@@ -188,19 +190,22 @@ class Reader:
 
 @dataclass(frozen=True)
 class UnpagedResource:
-    """A table's rows that are made of what it holds, few enough to come at once."""
+    """Rows computed from a table, few enough for one response."""
 
     route: str
     identifier: Identifier
     rows_name: str
+    # Returns the rows and the additional JSON fields for a table and a snapshot id (None while the table is empty).
     made: Callable[[Table, int | None], tuple[pa.Table, Mapping[str, Any]]]
-    """The rows, and what JSON says beside them, of the table and a snapshot; None while the table is empty."""
 
 
 def unpaged_response(
     reader: Reader, unpaged: UnpagedResource, params: StateParams, fmt: Format, identity: str
 ) -> CachedResponse:
-    """Blocks. Raises what `made` raises, a problem for an unknown snapshot, `TableNotFoundError`."""
+    """Return the response with all rows. Blocks.
+
+    Raises what `made` raises, a problem for an unknown snapshot, `TableNotFoundError`.
+    """
     table = reader.table_cache.table(unpaged.identifier)
     snapshot_id = resolve_as_of(table, params.as_of)
     rows, extra = unpaged.made(table, snapshot_id)
@@ -220,7 +225,7 @@ def make_response(
     identity: str,
     next_cursor: str | None = None,
 ) -> CachedResponse:
-    """The answer with its headers. Its ETag is made of snapshot, request and format, not of the bytes."""
+    """Return the response with its headers. The ETag is derived from snapshot, request and format, not the body."""
     digest = hashlib.blake2b(f"{fmt} {identity}".encode(), digest_size=8).hexdigest()
     etag = f'"{snapshot_id or 0:x}-{digest}"'
     headers = {
@@ -237,9 +242,9 @@ def make_response(
 
 
 def resolve_as_of(table: Table, as_of: int | datetime | None) -> int | None:
-    """The snapshot that is meant; the current one without `as_of`. Raises a problem for one that is not there.
+    """Return the id of the snapshot selected by `as_of`; without it, of the current one.
 
-    An integer that is no snapshot of the table is epoch ms.
+    An integer that is no snapshot id of the table is epoch ms. Raises a problem for a missing snapshot.
     """
     if as_of is None:
         return table.metadata.current_snapshot_id
@@ -252,7 +257,7 @@ def resolve_as_of(table: Table, as_of: int | datetime | None) -> int | None:
 
 
 def epoch_ms(as_of: int | datetime) -> int:
-    """A time as the catalog counts it; an integer is one already."""
+    """Return a time in epoch ms, as the catalog stores it; integers are epoch ms already."""
     return as_of if isinstance(as_of, int) else round(as_of.timestamp() * 1000)
 
 

@@ -1,4 +1,4 @@
-"""What a request may say: times, symbols, pages and formats, and how each is read. Pure."""
+"""Request parameters and their parsers: times, symbols, pages, cursors and formats. Pure."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ class Format(StrEnum):
     ARROW = "arrow"
 
 
-JsonOnly = Literal["json"]
-"""Of what is no table of rows."""
+JsonOnly = Literal["json"]  # format of responses that are not rows of a table
 
 
 class Order(StrEnum):
@@ -58,10 +57,11 @@ class Timeframe(StrEnum):
 
 
 def parse_time(value: object) -> object:
-    """RFC 3339 (a blank for the `T`, and a missing zone or time of day, are understood: UTC, 00:00), or epoch ms.
+    """Parse RFC 3339 or epoch ms to a UTC datetime.
 
-    Times before 1970 or after 9999 are taken as these bounds; a leap second as the end of its minute. Raises
-    `ValueError`, also for an integer that is no time in ms: who sends µs or ns is told so.
+    Accepts a space instead of `T`, and a missing zone (UTC) or time of day (00:00). Clamps times before 1970 or after
+    9999; reads a leap second as the end of its minute. Raises `ValueError`, also for an integer out of range for ms,
+    so that clients notice that they send µs or ns.
     """
     if isinstance(value, datetime):
         return value
@@ -70,7 +70,7 @@ def parse_time(value: object) -> object:
         if int(text) > LATEST_MS:
             raise ValueError(f"a time in ms since 1970 is wanted, at most {LATEST_MS}; µs and ns are not understood")
         return EARLIEST + timedelta(milliseconds=int(text))
-    # A `+` of the zone that nobody encoded arrives as a blank.
+    # An unencoded `+` of the zone arrives as a space.
     text = re.sub(r"(?<=\d) (?=\d\d:?\d\d$)(?<=:\d\d )", "+", text) if text.count(":") > 2 else text
     try:
         moment = datetime.fromisoformat(LEAP_SECOND.sub(":59.999999", text, count=1))
@@ -85,7 +85,7 @@ def parse_time(value: object) -> object:
 
 
 def parse_as_of(value: object) -> object:
-    """A snapshot's id, epoch ms (an integer either way: the table says which) or a time."""
+    """Parse a snapshot id, epoch ms (both an integer: `resolve_as_of` decides which) or a time."""
     text = str(value).strip()
     return int(text) if DIGITS.fullmatch(text) else parse_time(text)
 
@@ -111,7 +111,7 @@ AsOf = Annotated[
 
 
 def parse_symbol(text: str) -> str:
-    """Return the symbol as the exchange spells it. Raises `ValueError` for a text that is no symbol."""
+    """Return the symbol as the exchange spells it. Raises `ValueError` if the text is not a symbol."""
     if not is_symbol(text):
         raise ValueError(f"a symbol has {SYMBOL_MEANING}")
     return in_capitals(text)
@@ -169,16 +169,16 @@ class PageParams(RangeParams):
 
 
 def encode_cursor(asked: str, snapshot_id: int, place: tuple[Any, ...]) -> str:
-    """Return where a page ended, opaque to clients; `asked` says of which request: route, filters and order."""
+    """Return an opaque cursor for the end of a page; `asked` identifies the request: route, filters and order."""
     values = [_to_json(value) for value in place]
     said = json.dumps([_mark_of(asked), snapshot_id, *values])
     return base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, asked: str, types: tuple[str, ...]) -> tuple[int, tuple[Any, ...]]:
-    """Return the snapshot and the place, its values of these Iceberg types.
+    """Return the snapshot id and the key values of a cursor, parsed as these Iceberg types.
 
-    Raises a problem for a text that is no cursor, or one of another request.
+    Raises a problem for an invalid cursor or a cursor of another request.
     """
     try:
         values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
@@ -205,7 +205,7 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any, kind: str) -> Any:
-    """Raises `ValueError` or `TypeError` for a value of another kind."""
+    """Parse a value of an Iceberg type. Raises `ValueError` or `TypeError` for a value of another type."""
     if kind == "timestamptz":
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:

@@ -1,4 +1,4 @@
-"""JSON responses about the present: their values, kept for seconds, and rejection of other formats and `as_of`."""
+"""JSON responses about the current state: values cached for seconds; other formats and `as_of` are rejected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """The value of `read`, read again when it is older than `kept_s` seconds. Raises what `read` raises."""
+    """The cached value of `read`, read again once it is older than `kept_s` seconds. Raises what `read` raises."""
 
     def __init__(self, read: Callable[[], T], kept_s: float) -> None:
         self._read, self._kept_s = read, kept_s
@@ -40,10 +40,10 @@ def of_the_present(
         str | None, BeforeValidator(_no_earlier_state), Query(alias="as_of", include_in_schema=False)
     ] = None,
 ) -> bool:
-    """A route's dependency: 422 for another `format` and for any `as_of`. Whether JSON was named."""
+    """Reject other formats and any `as_of` with 422 (a route dependency). Return whether `format=json` was given."""
     return wanted is not None
 
 
 def json_of_the_present(request: Request, named: Annotated[bool, Depends(of_the_present)]) -> None:
-    """The same, and 406 where `Accept` leaves no JSON and `format` does not name it."""
+    """Like `of_the_present`; also reject with 406 if `Accept` excludes JSON and `format` does not name it."""
     formats.choose(Format.JSON if named else None, request.headers.get("accept"), (Format.JSON,))

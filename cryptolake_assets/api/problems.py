@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): what went wrong, in fixed words; never an exception's text by accident."""
+"""Errors as problem details (RFC 9457), in fixed words: no exception text reaches a client by accident."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class Problem(Exception):
-    """An answer that is an error; `detail` is for the client's eyes."""
+    """An error response; clients see `detail`."""
 
     def __init__(self, status: int, code: str, title: str, detail: str, **more: Any) -> None:
         super().__init__(detail)
@@ -134,6 +134,7 @@ def _of_http(error: HTTPException) -> Problem:
     return problem
 
 
+# Function that returns the problem of an error, by the error's class.
 PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     Problem: lambda problem: problem,
     TableNotFoundError: lambda error: Problem(503, "missing-table", "Table missing", str(error)),
@@ -144,11 +145,10 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     RequestValidationError: _invalid_parameter,
     HTTPException: _of_http,
 }
-"""The problem of an error, by the error's class."""
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the app with its problem."""
+    """Register a handler for each class of `PROBLEMS` that responds with the problem."""
     for kind, problem_of in PROBLEMS.items():
         app.add_exception_handler(kind, partial(_respond, problem_of))
 
@@ -158,7 +158,7 @@ async def _respond(problem_of: Callable[[Any], Problem], _request: Request, erro
 
 
 def unexpected(path: str, error: Exception) -> Problem:
-    """For what nobody foresaw: the log says all, the client nothing of it."""
+    """Return the problem of an unexpected error: log its details, show the client none of them."""
     log.error("request_failed", path=path, cause=repr(error), exc_info=error)
     if isinstance(error, CryptolakeError):
         return Problem(503, "unavailable", "Unavailable", "The request failed; the API's log says why.")

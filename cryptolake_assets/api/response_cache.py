@@ -1,7 +1,7 @@
-"""Finished answers, kept as long as the table they were read from stays as it is.
+"""The response cache: finished responses, valid until the table's snapshot changes.
 
-A response is found by the request's own bytes (path, query, `Accept`) before anything of it is parsed, and counts while
-the table's snapshot is the one that it was made from. Memory is bounded; what was used longest ago goes first.
+The key is the raw request (path, query, `Accept`), so that a hit parses nothing. Memory is bounded; the least recently
+used response is evicted first.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cryptolake_assets.lake.table_cache import Identifier, TableCache
 
 RequestBytes = tuple[str, bytes, str]
-SLOT = "cryptolake.response"
-"""Where in the scope a handler leaves its response for the cache."""
-OVERHEAD_BYTES = 2_048
-"""What an entry takes beside its body and query, about."""
+SLOT = "cryptolake.response"  # key in the ASGI scope under which a handler stores its response for the cache
+OVERHEAD_BYTES = 2_048  # approximate overhead per entry, in addition to body and key
 
 
 @dataclass(frozen=True)
 class CachedResponse:
-    """A finished response with status 200. `current_snapshot_id` is the table's current snapshot when it was made."""
+    """A finished response with status 200. `current_snapshot_id` is the table's current snapshot at its creation."""
 
     body: bytes
     etag: str
@@ -39,7 +37,7 @@ class CachedResponse:
         )
 
     async def send(self, send: Send, if_none_match: str | None) -> None:
-        """As 304 without a body when the client has it."""
+        """Send the response; send 304 without a body if `if_none_match` matches its ETag."""
         unchanged = if_none_match is not None and _matches(if_none_match, self.etag)
         headers = [
             item for item in self.headers if not unchanged or item[0] not in (b"content-type", b"content-length")
@@ -55,12 +53,12 @@ def _matches(if_none_match: str, etag: str) -> bool:
 
 
 def if_none_match_of(headers: Headers) -> str | None:
-    """All lines of that name as one."""
+    """Return all `If-None-Match` headers joined as one; None without any."""
     return ", ".join(headers.getlist("if-none-match")) or None
 
 
 class ResponseCache:
-    """Answers by request, bounded by bytes."""
+    """Responses by request, bounded in bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -74,7 +72,7 @@ class ResponseCache:
         return response
 
     def put(self, key: RequestBytes, response: CachedResponse) -> None:
-        """Keeps the response, if it is not larger than a quarter of everything."""
+        """Store the response, unless it is larger than a quarter of the cache."""
         self.drop(key)
         size_bytes = _size(key, response)
         if size_bytes > self._max_bytes // 4:
@@ -99,7 +97,7 @@ def _size(key: RequestBytes, response: CachedResponse) -> int:
 
 
 class ResponseCacheMiddleware:
-    """Answers from the cache where it can, and keeps what the app leaves in the scope."""
+    """Respond from the cache if possible, and store the responses that the app leaves in the scope."""
 
     def __init__(self, app: ASGIApp, cache: ResponseCache, table_cache: TableCache) -> None:
         self._app, self._cache, self._table_cache = app, cache, table_cache

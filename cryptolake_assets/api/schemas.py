@@ -1,4 +1,4 @@
-"""The answers' shapes for the OpenAPI document, from the tables' own columns. Answers are not validated by them."""
+"""Response schemas for the OpenAPI document, derived from the tables' columns. They do not validate responses."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ProblemDetails(BaseModel):
 
 
 def row_model(name: str, columns: tuple[Column, ...], without: tuple[str, ...] = ()) -> type[BaseModel]:
-    """A row as JSON: decimals are strings, times RFC 3339."""
+    """Return the model of a row as JSON: decimals are strings, times RFC 3339."""
     fields: dict[str, Any] = {
         column.name: (_kind(column) | None, Field(description=column.doc))
         for column in columns
@@ -61,7 +61,7 @@ def _kind(column: Column) -> Any:
 
 
 def page_model(name: str, rows_name: str, row: Any, **envelope: Any) -> type[BaseModel]:
-    """A page: what stands beside the rows, the snapshot, the rows and the next page's cursor."""
+    """Return the model of a page: `envelope`, the snapshot, the rows and the next page's cursor."""
     fields: dict[str, Any] = {
         **{key: (kind, ...) for key, kind in envelope.items()},
         "snapshot_id": (SnapshotId, ...),
@@ -72,15 +72,15 @@ def page_model(name: str, rows_name: str, row: Any, **envelope: Any) -> type[Bas
 
 
 def rows_model(name: str, rows_name: str, row: Any, **envelope: Any) -> type[BaseModel]:
-    """Rows that come at once: the snapshot, what else stands beside them, and the rows."""
+    """Return the model of an unpaged response: the snapshot, `envelope` and the rows."""
     fields: dict[str, Any] = {key: (kind, ...) for key, kind in envelope.items()}
     fields = {"snapshot_id": (SnapshotId, ...), **fields, rows_name: (list[row], ...)}
     return create_model(name, **fields)
 
 
-Responses = dict[int | str, dict[str, Any]]
-"""By status, as FastAPI takes them."""
+Responses = dict[int | str, dict[str, Any]]  # by status, for FastAPI's `responses`
 
+# Meaning of each status, the same for all routes.
 ERROR_RESPONSES = {
     400: "The cursor belongs to another route, symbol, order or snapshot",
     401: "Key needed",
@@ -92,12 +92,11 @@ ERROR_RESPONSES = {
     429: "Too many requests; `Retry-After` says for how many seconds",
     503: "The table does not exist (yet) or its files are gone, a part is down, or all live connections are in use",
 }
-"""What each status means, wherever it is answered."""
 OF_EVERY_ROUTE = (401, 403, 429)
 
 
 def error_responses(*statuses: int) -> Responses:
-    """A route's errors for the OpenAPI document: these, and those of every route."""
+    """Return a route's errors for the OpenAPI document: `statuses` and those of every route."""
     schema = {"$ref": "#/components/schemas/ProblemDetails"}
     content = {MEDIA_TYPE: {"schema": schema}}
     return {
@@ -106,30 +105,28 @@ def error_responses(*statuses: int) -> Responses:
 
 
 def problem_components() -> dict[str, Any]:
-    """The schemas that `error_responses` points to, by name."""
+    """Return the schemas that `error_responses` refers to, by name."""
     schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
     return {**schema.pop("$defs"), "ProblemDetails": schema}
 
 
-EXAMPLES = Path(__file__).with_name("examples.json")
-"""Made by `scripts/api_examples.py`."""
+EXAMPLES = Path(__file__).with_name("examples.json")  # written by `scripts/api_examples.py`
 
 
 def examples() -> dict[str, Any]:
-    """Answers by path, as the API gave them on the demo's recorded trades; of lists the first ones. What is no JSON is
-    text."""
+    """Return example responses by path, recorded on the demo's trades: lists shortened, non-JSON as text."""
     found: dict[str, Any] = orjson.loads(EXAMPLES.read_bytes())
     return found
 
 
 def kind_of_answer(content: dict[str, Any]) -> str:
-    """Of what a route may answer, the media type that its example is of."""
+    """Return the media type of a route's example: JSON if the route offers it, else the first one."""
     json = MEDIA_TYPES[Format.JSON]
     return json if json in content else next(iter(content))
 
 
 def of_rows(*, of_a_symbol: bool = False, in_pages: bool = False) -> Responses:
-    """What a route of rows may answer. Without a symbol and pages, 404 is an unknown snapshot."""
+    """Return the responses of a route with rows. Without a symbol and pages, 404 means an unknown snapshot."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     content = {kind.partition(";")[0]: binary for name, kind in MEDIA_TYPES.items() if name is not Format.JSON}
     refused = error_responses(*([400] if in_pages else []), 404, 406, *([413] if in_pages else []), 422, 503)

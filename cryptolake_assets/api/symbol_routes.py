@@ -1,4 +1,4 @@
-"""Which symbols a table of bars holds, from when to when. A data file never changes, so each is read once."""
+"""Index of the symbols in a table of bars, with their time spans. Data files are immutable, so each is read once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Span:
-    """Bars of one symbol: first and last open time, and how many."""
+    """The bars of one symbol: first and last open time, and number."""
 
     first: datetime
     last: datetime
@@ -25,7 +25,7 @@ class Span:
 
 
 class SymbolIndex:
-    """Spans by symbol, file by file. Safe for threads."""
+    """Spans by symbol, cached per data file. Thread-safe."""
 
     def __init__(self) -> None:
         self._by_file: dict[str, Mapping[str, Span]] = {}
@@ -34,7 +34,7 @@ class SymbolIndex:
         self._lock = threading.Lock()
 
     def spans_as_of(self, table: Table, snapshot_id: int | None) -> Mapping[str, Span]:
-        """Of a snapshot, by symbol. Cost: the files that the current one no longer has."""
+        """Return the spans of a snapshot by symbol. Reads only files that the current snapshot no longer has."""
         if snapshot_id is None or snapshot_id == table.metadata.current_snapshot_id:
             return self.spans(table)
         with self._lock:
@@ -43,7 +43,7 @@ class SymbolIndex:
         return _joined(_read_all(table, paths, known).values())
 
     def spans(self, table: Table) -> Mapping[str, Span]:
-        """Of the table's current snapshot, by symbol. Cost: the files that came since it was asked last."""
+        """Return the spans of the current snapshot by symbol. Reads only files added since the last call."""
         snapshot_id = table.metadata.current_snapshot_id
         with self._lock:
             if snapshot_id is None:
@@ -59,7 +59,7 @@ class SymbolIndex:
 def _read_all(
     table: Table, paths: Sequence[str], known: Mapping[str, Mapping[str, Span]]
 ) -> dict[str, Mapping[str, Span]]:
-    """Spans of these files; only those that are not known are read."""
+    """Return the spans of these files; read only the files missing in `known`."""
     missing = [path for path in paths if path not in known]
     with ThreadPoolExecutor(THREADS) as pool:
         found = dict(zip(missing, pool.map(lambda path: _read(table, path), missing), strict=True))

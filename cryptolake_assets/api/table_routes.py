@@ -1,6 +1,6 @@
-"""Routes of the tables: bars, trades, daily stats and returns, volume profile, overview, quality.
+"""Routes that serve tables, such as bars, trades, daily stats and run metrics.
 
-Each is an entry of `TABLE_ROUTES`; to serve another table, add one.
+Each route is an entry of `TABLE_ROUTES`; to serve another table, add one.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from cryptolake_assets.model.trade_tables import BRONZE_GAPS, BRONZE_TRADES
 
 router = APIRouter()
 
+# Silver for one-minute bars, a mart for each longer timeframe.
 BAR_TABLES = dict(zip(Timeframe, (SILVER_OHLCV, *BARS_OF_TIMEFRAMES), strict=True))
-"""Silver for minutes, a mart for anything longer."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ AnySymbol = Annotated[Symbol | None, Query()]
 AnyCoin = Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_.\-]{1,100}$", examples=["bitcoin"])]
 AnyAsset = Annotated[str | None, Query(pattern=r"^[a-z0-9_/]{1,100}$", examples=["silver/futures_ohlcv_1m"])]
 
-# The parameters that the routes take. Coroutines, because FastAPI runs plain functions in its thread pool.
+# Dependencies that read the routes' parameters. Coroutines, because FastAPI runs plain functions in its thread pool.
 
 
 async def unfiltered(params: Params) -> TableQuery:
@@ -306,7 +306,7 @@ ReaderOf = Annotated[Reader, Depends(reader_of)]
 
 
 class CacheableResponse(Response):
-    """An answer as it stands, or 304 when the client has it; it is left for the cache."""
+    """A finished response, or 304 if the client has it. It is stored in the scope for the response cache."""
 
     def __init__(self, request: Request, answer: CachedResponse) -> None:
         request.scope[SLOT] = answer
@@ -319,7 +319,7 @@ class CacheableResponse(Response):
 
 
 async def whole_table(request: Request, reader: Reader, unpaged: UnpagedResource, params: StateParams) -> Response:
-    """Rows that come at once, as the pages of the others do."""
+    """Return all rows of `unpaged` in one response, in the requested format."""
     fmt = formats.choose(params.format, request.headers.get("accept"))
     identity = f"{request.url.path}?{request.url.query}"
     return CacheableResponse(request, await reader.run(unpaged_response, reader, unpaged, params, fmt, identity))
