@@ -1,6 +1,6 @@
 """The `cryptolake` command: thin commands over the platform, the stream and the lake.
 
-Everything heavy is imported by the command that needs it, so that `--help` answers at once.
+Each command imports its heavy modules itself, so that `--help` responds at once.
 """
 
 from cryptolake_assets.cli import archive, backup, data, keys, maintenance, platform, record  # noqa: F401  (they register their commands on `app`)

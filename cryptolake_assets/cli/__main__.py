@@ -1,4 +1,4 @@
-"""`python -m cryptolake_assets.cli`: the same as the `cryptolake` command."""
+"""`python -m cryptolake_assets.cli`: same as the `cryptolake` command."""
 
 from cryptolake_assets.cli import main
 

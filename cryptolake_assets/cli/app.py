@@ -1,4 +1,4 @@
-"""The `cryptolake` command itself: what its subcommands join, and how errors become messages."""
+"""The Typer app of the `cryptolake` command, and how it turns errors into messages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cryptolake_assets.log import configure_logging
 
 
 class _Group(TyperGroup):
-    """Turns an error that a user can act on into a red message and exit code 1, without a traceback.
+    """Turn an error that a user can act on into a red message and exit code 1, without a traceback.
 
-    A file that cannot be used is one too: a home that is not writable, or a disk that is full.
+    This includes errors with a file, such as a home that is not writable or a full disk.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -24,7 +24,7 @@ class _Group(TyperGroup):
             typer.secho(str(error), fg=typer.colors.RED, err=True)
             raise typer.Exit(1) from None
         except OSError as error:
-            if error.filename is None:  # no file of a user: a closed pipe, or a fault of ours
+            if error.filename is None:  # not about a user's file: a closed pipe, or a bug
                 raise
             cause = f"files: {error.filename} cannot be used ({error.strerror})."
             hint = "Correct the path or its rights; CRYPTOLAKE_HOME names the directory for all state."

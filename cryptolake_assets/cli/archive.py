@@ -1,4 +1,4 @@
-"""`cryptolake archive`: days of history from the exchange's public archive into Bronze."""
+"""`cryptolake archive`: load days of history from the exchange's public archive into Bronze."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEGABYTE = 1e6
 
 
 def _day(text: str) -> date:
-    """Return a UTC day that has begun. Raises `BadParameter`, which names the argument."""
+    """Parse a UTC day that has begun. Raises `BadParameter`, which names the argument."""
     try:
         day = datetime.strptime(text, "%Y-%m-%d").date()
     except ValueError:
@@ -83,14 +83,14 @@ def archive(
     _show(rows)
     after = archived_to(settings)
     if after is not None and after != before:
-        # The partitions of a replay end; the follower keeps the hours of a later day until they are loaded.
+        # A replay's partitions end at a day; the follower keeps hours of later days pending until the graph reloads.
         reload_graph(settings, after, console)
     if any(row["outcome"] in ("refused", "missing") or row["klines"] == "refused" for row in rows):
         raise typer.Exit(1)
 
 
 class _Loading:
-    """Loads one day after the other beneath a progress bar; what fails is told at once, and the others go on."""
+    """Load one day after the other with a progress bar; print a failed day at once and continue with the next."""
 
     def __init__(self, settings: Settings, console: Console, *, klines: bool, reload: bool) -> None:
         self._settings, self._console = settings, console

@@ -1,4 +1,4 @@
-"""The commands that copy a home and put the copy back."""
+"""Commands that back up a home and restore the backup."""
 
 from __future__ import annotations
 

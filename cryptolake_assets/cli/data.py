@@ -19,7 +19,7 @@ from cryptolake_assets.settings import get_settings
 
 
 class SqlEngine(StrEnum):
-    """What runs a user's SQL."""
+    """Engine that runs a user's SQL."""
 
     DUCKDB = "duckdb"
     SPARK = "spark"

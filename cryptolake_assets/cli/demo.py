@@ -1,5 +1,8 @@
-"""`cryptolake demo`: brings the platform up, replays the capture, waits until the sensor and the automation have made
-Silver and Gold, and shows the bars beside the exchange's own. It computes nothing itself: it watches and prints."""
+"""`cryptolake demo`: replay the shipped capture through the platform and compare the bars with the exchange's.
+
+It starts the platform, replays the capture, waits until the sensor and the automation have built Silver and Gold, and
+prints the bars next to the official klines. It computes no data itself.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,7 @@ SETTLE_TIMEOUT_S = 240.0
 EVENTS_AT_ONCE = 100
 PIPE_WIDTH = 140
 FATAL_STATES = ("FATAL", "EXITED")
+# Columns of Gold that the demo shows, with their headings.
 DAILY_COLUMNS = {
     "open": "open",
     "high": "high",
@@ -61,19 +65,18 @@ DAILY_COLUMNS = {
     "minutes_with_trades": "minutes",
     "is_complete": "complete",
 }
-"""Columns of Gold that the demo shows, and their headings."""
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """Frames that the exchange sent, and those of them that were control messages."""
+    """Number of frames that the exchange sent, and of control messages among them."""
 
     frames_sent: int
     control: int
 
 
 def run(settings: Settings, console: Console | None = None) -> None:
-    """The whole demo. Raises a `CryptolakeError` that names the part and its log; leaves the platform running."""
+    """Run the demo and leave the platform running. Raises a `CryptolakeError` that names the part and its log."""
     console = console or _console()
     if settings.source is not Source.REPLAY:
         raise DemoError("demo: it replays recorded trades. Unset CRYPTOLAKE_SOURCE, or use `cryptolake up` to go live.")
@@ -103,14 +106,14 @@ def run(settings: Settings, console: Console | None = None) -> None:
 
 
 def _console() -> Console:
-    """The terminal; a file or pipe gets lines that are wide enough for the tables."""
+    """Return the console; files and pipes get lines wide enough for the tables."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def _replay_again(settings: Settings, console: Console) -> None:
     console.print("the capture was replayed before: replaying it again")
-    # The replay begins with the first subscription: it must be that of the producer whose frames are counted below.
+    # The first subscription starts the replay: it must come from the producer whose frames are counted below.
     lifecycle.stop(settings, PRODUCER)
     lifecycle.restart(settings, EXCHANGE, console)
     lifecycle.start(settings, PRODUCER, console)
@@ -124,7 +127,7 @@ def _progress(console: Console) -> Iterator[Progress]:
 
 
 def _replay_status(settings: Settings) -> dict[str, Any] | None:
-    """The replay exchange's own account; None while it does not answer."""
+    """Return the replay exchange's status; None while it does not respond."""
     try:
         answer = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=5, trust_env=False)
         return dict(answer.json())
@@ -138,8 +141,10 @@ def _replay_state(settings: Settings) -> str | None:
 
 
 def frames_short(sent: Mapping[str, int], streams: Mapping[str, StreamCounts]) -> dict[str, int]:
-    """Return how many of the frames that the exchange sent have not become an event, a dead letter or a counted control
-    message yet, by the exchange's kind of stream (`aggTrade`, `markPrice@1s`); kinds without such frames are left out.
+    """Return the number of sent frames that the producer has not settled, by the exchange's kind of stream.
+
+    A settled frame became an event, a dead letter or a counted control message. Kinds are names such as `aggTrade` and
+    `markPrice@1s`; those without unsettled frames are left out.
     """
     settled = Counter[str]()
     for kind in sent:
@@ -151,7 +156,7 @@ def frames_short(sent: Mapping[str, int], streams: Mapping[str, StreamCounts]) -
 
 
 def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
-    """Until the capture is at its end and the producer's last frame is acknowledged by Kafka."""
+    """Wait until the capture has ended and Kafka has acknowledged the producer's last frame."""
     task = progress.add_task("Replay: exchange → producer → Kafka", total=None, note="")
     last_move, last_seen = time.monotonic(), (0, 0)
     while True:
@@ -188,7 +193,7 @@ def _bronze_is_current(settings: Settings) -> str | None:
 
 
 def _wait(progress: Progress, what: str, settings: Settings, unfinished: Callable[[], str | None]) -> None:
-    """Until `unfinished` returns None; what it returns is shown. A part that dies or a timeout ends the demo."""
+    """Wait until `unfinished` returns None, and show what it returns. Raises if a part dies or on timeout."""
     task = progress.add_task(what, total=None, note="")
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
     while (note := unfinished()) is not None:
@@ -204,15 +209,18 @@ def _wait(progress: Progress, what: str, settings: Settings, unfinished: Callabl
 
 
 def _check_parts(settings: Settings) -> None:
-    """Raises `PartError` when the supervisor has given a part up."""
+    """Raise `PartError` if the supervisor has given up a part."""
     for info in Supervisor(settings).processes().values():
         if info.state in FATAL_STATES:
             raise PartError(f"{info.name}: it has ended ({info.state}). See {settings.log_dir}/{info.name}.log.")
 
 
 class _Settled:
-    """Whether the follower has nothing pending and every day it touched has Gold that is newer than its rows of
-    Silver: a run that changes none starts no Gold."""
+    """Whether Silver and Gold are up to date.
+
+    The follower has nothing pending, and Gold of each day is newer than the last change of that day's Silver rows: a
+    Silver run that changes no rows triggers no Gold.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -220,7 +228,7 @@ class _Settled:
         self._began = time.time()
 
     def __call__(self) -> str | None:
-        """None when settled, else what is missing. Raises `DemoError` when a run has failed."""
+        """Return what is missing; None if nothing is. Raises `DemoError` if a run has failed."""
         failed = self._instance.get_runs(
             dg.RunsFilter(
                 statuses=[dg.DagsterRunStatus.FAILURE], created_after=datetime.fromtimestamp(self._began, UTC)
@@ -249,10 +257,10 @@ class _Settled:
         return self._coverage_to_come()
 
     def _coverage_to_come(self) -> str | None:
-        """The last minutes are complete only once the producer's coverage has reached the capture's end."""
+        """Return what the last minutes wait for: they are complete once coverage reaches the capture's end."""
         status = _replay_status(self._settings) or {}
         end_ms = int(status.get("last_event_time_ms") or 0)
-        # The home may know other symbols, of which this capture says nothing.
+        # The home may have coverage of symbols that are not in this capture.
         reached = dict.fromkeys(resolve_subscriptions(self._settings).symbols, 0)
         for row in read_coverage(self._settings):
             if row.symbol in reached:
@@ -264,7 +272,7 @@ class _Settled:
         return "bars to be marked complete" if waiting else None
 
     def _materializations(self, key: tuple[str, str], partition: str) -> Iterator[tuple[float, str | None]]:
-        """Yield time (s since 1970) and data version of the partition's materializations, the latest first."""
+        """Yield time (epoch s) and data version of the partition's materializations, the latest first."""
         wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(list(key)), asset_partitions=[partition])
         cursor = None
         while True:
@@ -278,8 +286,10 @@ class _Settled:
 
 
 def last_change(materializations: Iterable[tuple[float, str | None]]) -> float | None:
-    """Return when the present data version was first seen, of times and versions with the latest first; None without
-    a materialization."""
+    """Return the time at which the current data version first appeared; None without a materialization.
+
+    `materializations` are (time, version), the latest first.
+    """
     changed_at = present = None
     for made_at, version in materializations:
         if changed_at is not None and version != present:
@@ -303,7 +313,7 @@ def _show_counts(settings: Settings, console: Console, replay: ReplayResult) -> 
 
 
 def show_bars(settings: Settings, console: Console) -> None:
-    """The bars beside the official klines that the exchange serves."""
+    """Print the bars next to the exchange's official klines."""
     bars = run_sql(
         settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m ORDER BY symbol, window_start"
     ).to_pylist()
@@ -354,7 +364,7 @@ def show_daily(settings: Settings, console: Console) -> None:
 
 
 def show_marts(settings: Settings, console: Console) -> None:
-    """The marts' row counts, from the tables' metadata; they come minutes after Gold and are not waited for."""
+    """Print the marts' row counts, from table metadata. Do not wait for marts: they follow Gold by minutes."""
     catalog = get_catalog(settings)
     counts = []
     for identifier in sorted(catalog.list_tables(MARTS_NAMESPACE)):
@@ -374,7 +384,7 @@ def _table(title: str) -> Table:
 
 
 def _plain(value: Any) -> str:
-    """A number as people write it: no exponent, no zeros behind the last digit."""
+    """Return a number without exponent and trailing zeros."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""The command that maintains the tables by hand."""
+"""`cryptolake maintain`: run table maintenance by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prints a result exactly: decimals in fixed point, times as RFC 3339 in UTC, text as it is."""
+"""Print results without loss: decimals in fixed point, times as RFC 3339 in UTC, text unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDE = 100_000
 
 
 class OutputFormat(StrEnum):
-    """How a result is printed."""
+    """Format of a printed result."""
 
     TABLE = "table"
     CSV = "csv"
@@ -34,18 +34,18 @@ class OutputFormat(StrEnum):
 
 
 def to_stderr() -> Console:
-    """Return the console for what is not a result."""
+    """Return the console for all output except results."""
     return Console(stderr=True, highlight=False)
 
 
 def progress_bar(console: Console, **options: Any) -> Progress:
-    """Return a bar of the bytes of a task."""
+    """Return a progress bar in bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, **options)
 
 
 def print_wide(*shown: RenderableType, width: int) -> None:
-    """Print tables that may be wider than the terminal, up to `width`: a name that is cut off is of no use."""
+    """Print tables that may exceed the terminal, up to `width` columns: truncated names are useless."""
     console = Console(highlight=False)
     console.width = max(console.width, width)
     for item in shown:
@@ -53,7 +53,7 @@ def print_wide(*shown: RenderableType, width: int) -> None:
 
 
 def print_table(table: pa.Table, form: OutputFormat, out: TextIO | None = None) -> None:
-    """Prints an Arrow table. As a table for people it stops after `MAX_TABLE_ROWS` rows and says so."""
+    """Print an Arrow table to `out` (standard output). `TABLE` stops after `MAX_TABLE_ROWS` rows and says so."""
     out = out or sys.stdout
     if form is OutputFormat.CSV:
         writer = csv.writer(out, lineterminator="\n")
@@ -68,7 +68,7 @@ def print_table(table: pa.Table, form: OutputFormat, out: TextIO | None = None) 
 
 
 def rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
-    """The rows as Python values; nanoseconds, which Python's times do not have, are cut to microseconds."""
+    """Yield the rows as Python values; truncate nanoseconds to microseconds, the resolution of Python's datetime."""
     import pyarrow as pa
 
     fields = [
@@ -83,7 +83,7 @@ def rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON holds it without loss: decimals and times as text."""
+    """Return `value` as JSON can represent it without loss: decimals and times as text."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -104,7 +104,7 @@ def plain(value: Any) -> Any:
 
 
 def text(value: Any, null: str = "") -> str:
-    """`value` as a cell of text."""
+    """Return `value` as the text of a cell."""
     value = plain(value)
     if value is None:
         return null
@@ -128,7 +128,7 @@ def _print_for_people(table: pa.Table, out: TextIO) -> None:
         shown.add_column(Text(field.name), justify="right" if number else "left", no_wrap=True)
     for row in rows(table.slice(0, MAX_TABLE_ROWS)):
         shown.add_row(*(Text(text(value, "NULL")) for value in row))
-    # As wide as it needs: cells that are cut off are worse than long lines.
+    # As wide as needed: truncated cells are worse than long lines.
     Console(file=out, width=WIDE, highlight=False).print(shown, crop=False, no_wrap=True)
     count = table.num_rows
     more = f"; {MAX_TABLE_ROWS} are shown, --format csv prints all" if count > MAX_TABLE_ROWS else ""

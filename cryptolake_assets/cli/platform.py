@@ -1,4 +1,4 @@
-"""Commands that run the platform: up, down, status, logs, health, setup, replay, demo."""
+"""Commands that run the platform, such as up, down, status, logs, health, setup, replay and demo."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def logs(
     require_part(part, more=["supervisord"])
     path = get_settings().log_dir / f"{part}.log"
     if follow:
-        # `-F` opens a file anew that was rotated away.
+        # `-F` reopens a rotated file.
         os.execvp("tail", ["tail", "-n", str(lines), "-F", str(path)])  # noqa: S606
     if not path.exists():
         typer.echo(f"{part} has not written a log yet ({path})", err=True)

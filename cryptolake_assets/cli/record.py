@@ -1,4 +1,4 @@
-"""`cryptolake record`: the exchange's frames into files that can be replayed."""
+"""`cryptolake record`: record the exchange's frames into capture files for replay."""
 
 from __future__ import annotations
 
