@@ -1,1 +1,1 @@
-"""The dashboard: Streamlit pages over the HTTP API. It reads nothing else, and nothing from outside the machine."""
+"""The dashboard: Streamlit pages over the HTTP API, their only data source. It loads nothing from the internet."""

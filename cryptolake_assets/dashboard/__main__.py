@@ -1,4 +1,4 @@
-"""`python -m cryptolake_assets.dashboard`: serves the pages where the settings say, until it is told to stop."""
+"""`python -m cryptolake_assets.dashboard`: serve the pages at the address of the settings until stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).with_name("app.py")
 
 
 def options(settings: Settings) -> dict[str, object]:
-    """Streamlit's configuration. Given as options, it wins over a user's own file of it."""
+    """Return Streamlit's configuration as options, which override a user's configuration file."""
     return {
         "server.address": settings.dashboard_host,
         "server.port": settings.dashboard_port,

@@ -1,4 +1,4 @@
-"""A choice that lives in a widget and in the URL: whichever of the two was changed last says what it is."""
+"""Keep a widget and its URL parameter in sync: the one that changed last wins."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import streamlit as st
 
 T = TypeVar("T")
-WRITTEN = "written_to_url"
-"""In the session: what the pages themselves put into the URL, by parameter."""
+WRITTEN = "written_to_url"  # session key: parameters that the pages have written into the URL
 
 
 def asked(
@@ -18,10 +17,9 @@ def asked(
     query: Mapping[str, str] | None = None,
     state: MutableMapping[str, Any] | None = None,
 ) -> str | None:
-    """Before the widget with the key `name` is drawn: gives it the URL's value, if the URL is not what was written last
-    (a link, a typed address, the browser's Back).
+    """Set the widget with the key `name` to the URL's value if the URL was changed by a link, by hand or by Back.
 
-    Returns the URL's text if `parse` makes nothing of it; the widget then keeps what it has.
+    Call it before the widget is drawn. Return the URL's text if `parse` returns None; the widget then keeps its value.
     """
     query = st.query_params if query is None else query
     session: MutableMapping[str, Any] = st.session_state if state is None else state  # type: ignore[assignment]
@@ -36,7 +34,7 @@ def asked(
 
 
 def write(**texts: str | None) -> None:
-    """Puts the choices into the URL, at once: each writing is a step of the browser's Back. None takes one out."""
+    """Write parameters into the URL, all at once: each write is a history entry of the browser. None removes one."""
     changed = {name: text for name, text in texts.items() if text != st.query_params.get(name)}
     if said := {name: text for name, text in changed.items() if text is not None}:
         st.query_params.update(said)

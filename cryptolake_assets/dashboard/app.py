@@ -1,4 +1,4 @@
-"""The Streamlit script: the frame around the pages. Streamlit runs it anew for every look at a page."""
+"""The Streamlit script: navigation around the pages. Streamlit runs it for every view of a page."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ PAGES = (
         shared.guarded(operations.render), title="Operations", icon=":material/monitor_heart:", url_path="operations"
     ),
 )
+# Streamlit leaves an empty space of two headings above a page, its metrics fill a phone's screen, and wide button
+# groups need scrolling.
 _STYLE = """<style>
 .stMainBlockContainer { padding-top: 1.5rem }
 .stMetric { padding-right: 1rem }
@@ -24,8 +26,8 @@ _STYLE = """<style>
 .stButtonGroup [role="radiogroup"] { flex-wrap: wrap; row-gap: 0.25rem }
 @media (max-width: 640px) { [data-testid="stMetricValue"] { font-size: 1.25rem } }
 </style>"""
-"""Streamlit leaves the height of two headings empty above a page, its figures fill a phone, and choices that are wider
-than one are to be scrolled to."""
+# Mark the link of the current page for screen readers (`aria-current`): Streamlit only sets it in bold. The observer
+# covers links that are rendered later.
 _CURRENT = """<script>
 window.cryptolakeLinks?.disconnect()
 {
@@ -39,14 +41,11 @@ window.cryptolakeLinks?.disconnect()
   mark()
 }
 </script>"""
-"""Tells of a link that it is of the page at hand, which Streamlit tells by bold letters only; also of links that come
-later than this."""
-ADDRESSES = "addresses"
-"""In the session: the URL's parameters of each page, as they were when it was left."""
+ADDRESSES = "addresses"  # session key: the URL parameters of each page when the user left it
 
 
 def main() -> None:
-    # Before the pages are told: else the tab's icon is the page's, which Streamlit fetches from outside the machine.
+    # Before `st.navigation`: it would set the page's icon, which Streamlit loads from the internet.
     st.set_page_config(page_icon=Path(__file__).with_name("icon.svg"), layout="wide")
     page = st.navigation(PAGES, position="hidden")
     st.set_page_config(page_title=f"{page.title} · CryptoLake")
@@ -62,7 +61,7 @@ def main() -> None:
 
 
 def _address(title: str) -> dict[str, str]:
-    """Parameters of the way to a page: as it was left, and of the symbol that is chosen now."""
+    """Return the URL parameters of the link to a page: those when the user left it, with the current symbol."""
     symbol = shared.chosen_symbol() or st.query_params.get("symbol")
     left: dict[str, str] = st.session_state.get(ADDRESSES, {}).get(title, {})
     return {**left, "symbol": symbol} if symbol else left

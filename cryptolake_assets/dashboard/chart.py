@@ -1,4 +1,4 @@
-"""The candlestick chart: the Streamlit component whose JavaScript is in `chart/`."""
+"""The candlestick chart: a Streamlit component with its JavaScript in `chart/`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HTML = '<div class="frame"><div class="legend"></div><div class="chart" role="i
 
 
 def candles(feed: Feed, about: tuple[Any, ...], title: str, bars: list[Row], decimals: int) -> None:
-    """Draws bars, oldest first; of a series that the browser has, only what changed is sent."""
+    """Draw bars, oldest first; send only the changes of a series that the browser already has."""
 
     def resync() -> None:
         feed.rewind()
@@ -41,8 +41,10 @@ def candles(feed: Feed, about: tuple[Any, ...], title: str, bars: list[Row], dec
 
 @cache
 def _component() -> Any:
-    """The component. Its files are declared here: Streamlit looks for a declaration only in packages that are called
-    as their distribution is."""
+    """Return the component.
+
+    Register its files here: Streamlit finds declarations only in packages named like their distribution.
+    """
     manager = get_bidi_component_manager()
     name = f"{PACKAGE}.{NAME}"
     if manager.get_component_asset_root(name) is None:

@@ -1,6 +1,6 @@
-"""Charts of days and of volume by price, as Altair draws them. Pure.
+"""Altair charts of daily values and of volume by price. Pure.
 
-Floats are for drawing only: what the pointer shows is the exact text.
+Floats are for drawing only: tooltips show the exact text.
 """
 
 from __future__ import annotations
@@ -15,24 +15,22 @@ from cryptolake_assets.dashboard.palette import Palette
 from cryptolake_assets.dashboard.series import exact
 
 Days = Sequence[Mapping[str, Any]]
-Drawing = Any
-"""A chart of Altair's, whose methods are not typed."""
+Drawing = Any  # an Altair chart, whose methods are not typed
 
 HEIGHT_PX = 240
 SMALL_HEIGHT_PX = 120
 PROFILE_HEIGHT_PX = 360
-WIDTH_PX = 480
-"""About what a chart is wide; bars are made thinner as there are more."""
+WIDTH_PX = 480  # approximate width of a chart, from which the width of bars is computed
 WIDEST_BAR_PX = 24
 PRICES = ("open", "high", "low", "close")
 
 
 def prices(days: Days, colours: Palette) -> Drawing:
-    """Open to close as bars over low to high as lines."""
+    """Return candlesticks: bars from open to close over lines from low to high."""
     rises = alt.condition("datum.close >= datum.open", alt.value(colours.up), alt.value(colours.down))
     base = alt.Chart(_drawn(days, *PRICES), height=HEIGHT_PX).encode(_day(), color=rises, tooltip=_tooltip(*PRICES))
     scale = alt.Scale(zero=False)
-    # The outline keeps a day whose close is its open in sight.
+    # The outline keeps a day visible whose close equals its open.
     bars = base.mark_bar(size=_bar_px(days), strokeWidth=1.5).encode(
         alt.Y("open:Q", title=None, scale=scale), alt.Y2("close:Q"), stroke=rises
     )
@@ -40,21 +38,21 @@ def prices(days: Days, colours: Palette) -> Drawing:
 
 
 def returns(days: Days, colours: Palette) -> Drawing:
-    """Log returns as bars from zero."""
+    """Return log returns as bars from zero."""
     rises = alt.condition("datum.log_return >= 0", alt.value(colours.up), alt.value(colours.down))
     chart = alt.Chart(_drawn(days, "log_return"), height=HEIGHT_PX).mark_bar(size=_bar_px(days))
     return chart.encode(_day(), _share("log_return"), color=rises, tooltip=_tooltip("log_return"))
 
 
 def line(days: Days, name: str, colours: Palette) -> Drawing:
-    """A share of a day, such as its volatility."""
+    """Return a line of a daily ratio, such as volatility."""
     chart = alt.Chart(_drawn(days, name), height=HEIGHT_PX)
     point = alt.OverlayMarkDef(color=colours.accent)
     return chart.mark_line(point=point, color=colours.accent).encode(_day(), _share(name), tooltip=_tooltip(name))
 
 
 def funding(days: Days, colours: Palette) -> Drawing:
-    """What longs paid shorts in a day, as bars from zero: rows of `trade_date` and `funding_rate`."""
+    """Return what longs paid shorts per day, as bars from zero. Rows have `trade_date` and `funding_rate`."""
     rises = alt.condition("datum.funding_rate >= 0", alt.value(colours.up), alt.value(colours.down))
     chart = alt.Chart(_drawn(days, "funding_rate"), height=SMALL_HEIGHT_PX).mark_bar(size=_bar_px(days))
     axis = alt.Axis(format=".3%", tickCount=4)
@@ -64,7 +62,7 @@ def funding(days: Days, colours: Palette) -> Drawing:
 
 
 def sentiment(days: Days, colours: Palette) -> Drawing:
-    """The Fear & Greed index: rows of `index_date`, `value` and `classification`, on its whole scale."""
+    """Return the Fear & Greed index on its scale of 0 to 100. Rows have `index_date`, `value`, `classification`."""
     rows = [{"trade_date": day["index_date"], **day} for day in sorted(days, key=lambda day: str(day["index_date"]))]
     chart = alt.Chart(pd.DataFrame(rows), height=HEIGHT_PX)
     point = alt.OverlayMarkDef(color=colours.accent, size=12)
@@ -76,7 +74,7 @@ def sentiment(days: Days, colours: Palette) -> Drawing:
 
 
 def profile(buckets: Sequence[Mapping[str, Any]], colours: Palette) -> Drawing:
-    """Volume by price: rows of `low`, `high` and `volume`, decimals."""
+    """Return volume by price. Rows have the decimals `low`, `high` and `volume`."""
     rows = [
         {name: float(bucket[name]) for name in ("low", "high", "volume")}
         | {f"{name}_text": exact(f"{bucket[name]:f}") for name in ("low", "high", "volume")}
@@ -97,7 +95,7 @@ def profile(buckets: Sequence[Mapping[str, Any]], colours: Palette) -> Drawing:
 
 
 def _drawn(days: Days, *names: str) -> pd.DataFrame:
-    """Oldest first: floats to draw, and the exact text beside them."""
+    """Return days, oldest first, with floats to draw and the exact text as `<name>_text`."""
     rows = [
         {"trade_date": day["trade_date"]}
         | {name: None if day[name] is None else float(day[name]) for name in names}

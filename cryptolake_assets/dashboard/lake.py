@@ -1,4 +1,4 @@
-"""What the pages ask of the HTTP API: each answer kept with its ETag, so that asking again costs a 304."""
+"""The pages' client of the HTTP API: it caches responses with their ETag, so that an unchanged one costs a 304."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ T = TypeVar("T")
 MEBIBYTE = 1024 * 1024
 KEPT_BYTES = 64 * MEBIBYTE
 TIMEOUT_S = 20.0
-MAX_ROWS = 10_000
-"""Of a page of the API: the bars of a chart."""
+MAX_ROWS = 10_000  # maximum rows of an API page, and so of a chart
 MISSING_TABLE = "missing-table"
 
 
 class Lake:
-    """The API as the pages see it; one for all sessions. Every method raises `ApiError`."""
+    """Client of the API, one for all sessions. Every method raises `ApiError`."""
 
     def __init__(self, settings: Settings) -> None:
         self._client = ApiClient(settings.dashboard_reads, settings.dashboard_api_key.get_secret_value(), TIMEOUT_S)
@@ -40,7 +39,7 @@ class Lake:
         return self._client.url
 
     def read(self, path: str, **query: Any) -> dict[str, Any]:
-        """The JSON that a path answers. Parameters that are None are left out; times are written as RFC 3339."""
+        """Return the JSON response of a path. Omit parameters that are None; write times as RFC 3339."""
         said = _said(query)
         identity = f"{path}?{sorted(said.items())}"
         with self._lock:
@@ -59,24 +58,24 @@ class Lake:
         return found
 
     def page(self, path: str, **query: Any) -> dict[str, Any] | None:
-        """The same; None while the table does not exist."""
+        """Like `read`; return None while the table does not exist."""
         return _unless_missing(lambda: self.read(path, **query))
 
     def symbols(self) -> list[dict[str, Any]]:
-        """Symbols that have bars, with `first_minute` and `last_minute`."""
+        """Return the symbols that have bars, with `first_minute` and `last_minute`."""
         found: list[dict[str, Any]] = (self.page("/symbols") or {"symbols": []})["symbols"]
         return found
 
     def table(self, path: str, **query: Any) -> pa.Table | None:
-        """A whole range as an Arrow table, whatever its length; None while the table does not exist."""
+        """Return a whole range of any length as an Arrow table; None while the table does not exist."""
         return _unless_missing(lambda: self._table(path, _said(query)))
 
     def health(self) -> dict[str, Any]:
-        """`status` and `dependencies`, also while no data can be had (503)."""
+        """Return `status` and `dependencies`, also while no data is available (503)."""
         return self._client.health()
 
     def file(self, path: str, fmt: str, **query: Any) -> bytes:
-        """The whole range as a CSV or Parquet file, whatever its length."""
+        """Return a whole range of any length as a CSV or Parquet file."""
         said = _said(query)
         if fmt == "parquet":
             return _parquet(self._table(path, said))
@@ -98,7 +97,7 @@ class Lake:
 
 
 def _unless_missing(read: Callable[[], T]) -> T | None:
-    """Return what is read; None while its table does not exist."""
+    """Return the result of `read`; None while its table does not exist."""
     try:
         return read()
     except ApiRefusedError as error:
@@ -108,7 +107,7 @@ def _unless_missing(read: Callable[[], T]) -> T | None:
 
 
 def moment(text: str) -> datetime:
-    """A time as the API writes it."""
+    """Parse a time of the API."""
     return datetime.fromisoformat(text)
 
 
@@ -122,7 +121,7 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 def _said(query: Mapping[str, Any]) -> dict[str, str]:
-    """A query as text, without what was left open."""
+    """Return the query with values as text, without those that are None."""
     return {name: _text(value) for name, value in query.items() if value is not None}
 
 

@@ -1,6 +1,6 @@
-"""Colours of both themes, told apart by people who do not tell red from green. Pure.
+"""Colors of both themes, distinguishable with red-green color blindness. Pure.
 
-Source: the palette of M. Okabe and K. Ito, "Color Universal Design" (2008); the dark theme's are its lighter ones.
+Source: the palette of M. Okabe and K. Ito, "Color Universal Design" (2008); the dark theme uses its lighter colors.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 class Palette:
     up: str
     down: str
-    accent: str
-    """Of lines beside the candles, and of what can be chosen."""
+    accent: str  # of lines in addition to candles, and of controls
     neutral: str
 
 
@@ -22,5 +21,5 @@ DARK = Palette(up="#56b4e9", down="#e69f00", accent="#cc9ee8", neutral="#a0a0a0"
 
 
 def both() -> dict[str, dict[str, str]]:
-    """For the browser, which knows its theme."""
+    """Return both palettes; the browser picks one by its theme."""
     return {"light": asdict(LIGHT), "dark": asdict(DARK)}

@@ -1,4 +1,4 @@
-"""From the API's bars to what a chart is given: exact text, and only what has changed. Pure."""
+"""Turn the API's bars into messages for the chart, with exact text and only the changes. Pure."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+# Open time in s, open, high, low, close, volume, VWAP, trades, whether complete; see `chart/chart.js`.
 Row = tuple[int, str, str, str, str, str, str, int, bool]
-"""Open time in s, open, high, low, close, volume, VWAP, trades, whether complete; see `chart/chart.js`."""
 
 PRICES = ("open", "high", "low", "close")
-LARGEST_FLOAT = 2.0**53
-"""Browsers refuse larger whole numbers."""
-MAX_CHANGED = 500
-"""Changed bars that are sent along with every message; more of them begin a new series."""
+LARGEST_FLOAT = 2.0**53  # browsers reject larger integers
+MAX_CHANGED = 500  # maximum changed bars per message; more of them start a new series
 
 
 def plain(number: str) -> str:
-    """Without zeros behind the last digit."""
+    """Return the number without trailing zeros after the decimal point."""
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 
 def exact(number: str | float | None) -> str:
-    """A number of the API in every digit and without an exponent; empty for none."""
+    """Return a number of the API with all digits and no exponent; empty for None."""
     return "" if number is None else plain(number if isinstance(number, str) else f"{Decimal(repr(number)):f}")
 
 
 def places(numbers: Iterable[str]) -> int:
-    """The most decimals that any of the numbers needs."""
+    """Return the maximum number of decimals that any of the numbers needs."""
     return max((len(plain(number).partition(".")[2]) for number in numbers), default=0)
 
 
 def fixed(number: str, decimals: int) -> str:
-    """The number with that many decimals, of which it needs no more."""
+    """Return the number padded to this many decimals; it must not need more."""
     whole, _, rest = number.partition(".")
     return f"{whole}.{rest[:decimals].ljust(decimals, '0')}" if decimals else whole
 
 
 def upright(numbers: Sequence[str]) -> list[str]:
-    """The texts of a column of numbers, filled up from the left to one width: sorted as text, as a table's heading does
-    it, numbers that are not negative come in order."""
+    """Pad the texts of a column of numbers on the left to one width.
+
+    Tables sort by text; the padding puts non-negative numbers in order.
+    """
     width = max(map(len, numbers), default=0)
     return [number.rjust(width) if number else number for number in numbers]
 
 
 def told_apart(texts: Sequence[str]) -> dict[float, str] | None:
-    """The texts of a column of numbers by their floats; None where floats do not tell all of them apart."""
+    """Return the texts of a column of numbers by their floats; None if two share a float or one is too large."""
     by_number = {float(text): text for text in texts if text}
     small = all(abs(number) < LARGEST_FLOAT for number in by_number)
     return by_number if small and len(by_number) == len({text for text in texts if text}) else None
 
 
 def aligned(numbers: Sequence[str | None]) -> list[str]:
-    """A column of numbers with as many decimals as the one that needs most: exact, and easy to compare."""
+    """Return a column of numbers padded to the same number of decimals: exact, and easy to compare."""
     decimals = places(number for number in numbers if number is not None)
     return ["" if number is None else fixed(number, decimals) for number in numbers]
 
 
 def price_places(bars: Sequence[dict[str, Any]]) -> int:
-    """Decimals of the bars' prices."""
+    """Return the number of decimals that the bars' prices need."""
     return places(bar[name] for bar in bars for name in PRICES)
 
 
 def rows(bars: Iterable[dict[str, Any]]) -> list[Row]:
-    """Bars of the API, as rows for the chart, in the same order. A row hangs on its own bar alone."""
+    """Return the API's bars as rows for the chart, in the same order. Each row depends only on its own bar."""
     return [
         (
             int(datetime.fromisoformat(bar["window_start"]).timestamp()),
@@ -82,9 +82,9 @@ def rows(bars: Iterable[dict[str, Any]]) -> list[Row]:
 
 @dataclass
 class Feed:
-    """What a browser's chart has been given, and what it is to be given next.
+    """State of a browser's chart: what was sent, and what to send next.
 
-    A chart outlives the feed that drew it, where the dashboard was started again: no two feeds name a generation alike.
+    A chart outlives its feed if the dashboard restarts, so generation names are unique across feeds.
     """
 
     name: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -96,13 +96,13 @@ class Feed:
     _whole: bool = True
 
     def rewind(self) -> None:
-        """The next message holds the whole series: the browser may have lost it."""
+        """Send the whole series in the next message, because the browser may have lost it."""
         self._whole = True
 
     def message(self, about: tuple[Any, ...], bars: list[Row]) -> dict[str, Any]:
-        """`generation`, `about`, `rows` and `changed` for the chart, of `bars` (oldest first) of what `about` names.
+        """Return `generation`, `about`, `rows` and `changed` for the chart; `about` identifies the series of `bars`.
 
-        Messages may be lost between two that arrive: each holds all that changed since the whole series was sent.
+        `bars` are oldest first. Messages may be lost, so each has all changes since the whole series was sent.
         """
         now = {bar[0]: bar for bar in bars}
         if about != self._about or not self._follows(now):
@@ -122,7 +122,7 @@ class Feed:
         }
 
     def _follows(self, now: dict[int, Row]) -> bool:
-        """Whether the new bars can be had from those that were sent by changing some."""
+        """Whether changing some of the sent bars yields the new ones."""
         new = [time for time, bar in now.items() if self._sent.get(time) != bar]
         first = min(now, default=None)
         gone = any(time not in now for time in self._sent if first is None or time >= first)

@@ -1,4 +1,4 @@
-"""What all pages share: the API, what stands where nothing can be shown, exact tables, the choice of a symbol."""
+"""Shared by all pages: the API client, error boxes, exact tables and the symbol selector."""
 
 from __future__ import annotations
 
@@ -23,15 +23,12 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-ILL_SHAPED = (KeyError, TypeError, ValueError)
-"""What code that reads an answer raises where the answer lacks something."""
+ILL_SHAPED = (KeyError, TypeError, ValueError)  # raised by code that reads a response with an unexpected shape
 
-ROW_PX = 35
-"""Height of a row of Streamlit's tables."""
+ROW_PX = 35  # height of a row of Streamlit's tables
 UNKNOWN = "?"
 UNAUTHORIZED = (401, 403)
-CHOSEN = "chosen_symbol"
-"""In the session: Streamlit forgets what a widget holds while another page is shown."""
+CHOSEN = "chosen_symbol"  # session key: Streamlit forgets a widget's value while another page is shown
 NO_BARS = (
     "**No bars yet.** They appear here as soon as the first hour of Silver is published: `make demo` replays recorded "
     "trades, `cryptolake up` follows the live market. [Operations](/operations) shows what is running."
@@ -40,13 +37,12 @@ NO_BARS = (
 RETRY_S = 3.0
 
 Height = int | Literal["content"]
-Widths = Mapping[str, int | Literal["large"]]
-"""Of columns whose texts are longer than those of others, by the API's names; px or Streamlit's word."""
+Widths = Mapping[str, int | Literal["large"]]  # widths of wide columns, by the API's names; px or Streamlit's name
 
 
 @st.cache_resource
 def lake() -> Lake:
-    """The API, one client for all sessions."""
+    """Return the API client, one for all sessions."""
     return Lake(get_settings())
 
 
@@ -55,7 +51,7 @@ def refresh_s() -> float:
 
 
 def guarded(page: Callable[[], None]) -> Callable[[], None]:
-    """The page; in its place, while the API cannot be read, why not. It comes back by itself."""
+    """Wrap a page: while the API cannot be read, show why; show the page again by itself."""
 
     def shown() -> None:
         patiently(page, returns=True)
@@ -65,9 +61,9 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
 
 
 def patiently(part: Callable[[], None], *, returns: bool = False) -> None:
-    """A part of a page: while the API cannot be read it says so, and nothing else is lost.
+    """Draw a part of a page; if the API cannot be read, show why in its place and keep the rest of the page.
 
-    With `returns` the page is run again as soon as the API answers: for parts that Streamlit does not run by itself.
+    With `returns`, rerun the page once the API responds: for parts that Streamlit does not rerun by itself.
     """
     try:
         part()
@@ -78,7 +74,7 @@ def patiently(part: Callable[[], None], *, returns: bool = False) -> None:
 
 
 def _ill_shaped(error: Exception) -> ApiAnswerError:
-    """An answer that lacks what the pages read; the log has where."""
+    """Log an error in reading a response, and return it as an error to show."""
     log.exception("dashboard.ill_shaped_answer", url=lake().url)
     return ApiAnswerError(
         f"dashboard: an answer of {lake().url} is not shaped as this dashboard knows it ({type(error).__name__}: "
@@ -87,7 +83,7 @@ def _ill_shaped(error: Exception) -> ApiAnswerError:
 
 
 def problem(error: ApiError) -> None:
-    """Why something cannot be shown, and what to do."""
+    """Show why something is missing, and what to do."""
     if isinstance(error, ApiUnreachableError):
         st.error(
             f"**The API does not answer** at {lake().url}. `cryptolake up` starts it, `cryptolake logs api` tells why "
@@ -106,7 +102,7 @@ def problem(error: ApiError) -> None:
 
 @st.fragment(run_every=RETRY_S)
 def _until_back() -> None:
-    """Looks for the API, and runs the page again when it answers; not at once, as it has just failed."""
+    """Poll the API and rerun the page once it responds; skip the first run, because the API has just failed."""
     st.caption("Trying again every few seconds …")
     if st.session_state.pop("tried", False):
         try:
@@ -119,7 +115,7 @@ def _until_back() -> None:
 
 
 def attempt(read: Callable[[], T]) -> T | ApiRefusedError:
-    """What is read, or why the API refuses it: one table that cannot be read takes no other from the page."""
+    """Return the result of `read`, or the API's rejection, so that one unreadable table does not hide the others."""
     try:
         return read()
     except ApiRefusedError as error:
@@ -127,7 +123,7 @@ def attempt(read: Callable[[], T]) -> T | ApiRefusedError:
 
 
 def no_mart_yet(what: str) -> None:
-    """Where a table of dbt's does not exist."""
+    """Show that dbt has not built a mart yet."""
     st.info(
         f"**No {what} yet.** dbt makes them within minutes of the first one-minute bars; `make dbt` makes them now.",
         icon=":material/hourglass_empty:",
@@ -135,8 +131,11 @@ def no_mart_yet(what: str) -> None:
 
 
 def choose_symbol(symbols: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The symbol that the page is about; it stands in the URL, also where nobody chose one: a link that was shared must
-    not mean another symbol once there are more."""
+    """Draw the symbol selector and return the selected item of `symbols`.
+
+    The page writes the symbol into the URL even if it is the default: a shared link must keep its symbol when more
+    symbols exist.
+    """
     by_name = {item["symbol"]: item for item in symbols}
     unknown = address.asked("symbol", lambda text: in_capitals(text) if in_capitals(text) in by_name else None)
     if st.session_state.get("symbol") not in by_name:
@@ -150,7 +149,7 @@ def choose_symbol(symbols: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def chosen_symbol() -> str | None:
-    """The symbol that the pages are about, also where the page at hand has no choice of one."""
+    """Return the selected symbol, also on a page without a symbol selector."""
     chosen: str | None = st.session_state.get("symbol") or st.session_state.get(CHOSEN)
     return chosen
 
@@ -164,11 +163,10 @@ def exact_table(
     wide: Widths | None = None,
     links: Mapping[str, str] | None = None,
 ) -> None:
-    """Rows as a table: `columns` from the API's names to headings, those of `wide` as wide as it says, those of `links`
-    as links that show what the pattern finds in the address.
+    """Draw rows as a table; `columns` maps the API's names to headings.
 
-    More rows than `max_rows` are to be scrolled to. Numbers are text, in every digit that is stored: a column of
-    decimals would be painted as floats.
+    `wide` sets widths; `links` makes links, with a pattern for the part of the address to show. More than `max_rows`
+    rows scroll. Numbers are text with all stored digits, because Streamlit draws decimal columns as floats.
     """
     import pyarrow as pa
 
@@ -185,15 +183,17 @@ def exact_table(
 
 
 def _signed(cells: Sequence[str]) -> dict[float, str] | None:
-    """The texts of a column of numbers by their floats, if some are negative and floats tell them apart."""
+    """Return the texts of a column of numbers by their floats, if some are negative and floats are unambiguous."""
     texts = [cell.strip() for cell in cells]
     negative = any(text.startswith("-") for text in texts) and all(map(_is_number, filter(None, texts)))
     return told_apart(texts) if negative else None
 
 
 def painted(columns: Mapping[str, Sequence[str]], signed: Mapping[str, Mapping[float, str]]) -> Styler:
-    """Columns of text, those of `signed` as floats that are painted as their texts: a heading sorts text from the left
-    to the right, which puts negative numbers the wrong way round."""
+    """Return a table with the `signed` columns as floats that are displayed as their exact texts.
+
+    Tables sort text from left to right, which puts negative numbers in the wrong order.
+    """
     import pandas as pd
 
     numbers = {heading: [float(cell) if cell.strip() else None for cell in columns[heading]] for heading in signed}
@@ -228,17 +228,17 @@ def _cell(value: Any) -> str:
 
 
 def counted(number: int, name: str) -> str:
-    """`1 bar`, `2,000 bars`."""
+    """Return a number with its noun: `1 bar`, `2,000 bars`."""
     return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
 
 
 def when(text: str | None) -> str:
-    """A time of the API, to the second: `2024-07-18 23:57:00`, UTC."""
+    """Return a time of the API to the second: `2024-07-18 23:57:00`, UTC; empty for None."""
     return "" if not text else text[:19].replace("T", " ")
 
 
 def ago(text: str) -> str:
-    """How long a time of the API is past."""
+    """Return how long ago a time of the API was, such as `5 min ago`."""
     seconds = max(0, int((datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()))
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length:

@@ -1,1 +1,1 @@
-"""The pages, one a module: `render` draws it."""
+"""The pages, one per module; `render` draws it."""

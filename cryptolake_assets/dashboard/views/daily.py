@@ -1,4 +1,4 @@
-"""Daily: a symbol's UTC days: prices, returns, volatility and drawdown, the volume profile, and Gold as it stands."""
+"""Daily page: a symbol's UTC days with prices, returns, volatility, drawdown, volume profile and the Gold table."""
 
 from __future__ import annotations
 
@@ -26,11 +26,9 @@ from cryptolake_assets.errors import ApiRefusedError
 
 Days = list[dict[str, Any]]
 
-SPAN = "90d"
-"""What is shown where nothing was chosen."""
+SPAN = "90d"  # default
 SPANS: dict[str, int | None] = {"30d": 30, "90d": 90, "1y": 365, "all": None}
-EXACT_DIGITS = 60
-"""More than any sum of volumes needs."""
+EXACT_DIGITS = 60  # more than any sum of volumes needs
 TABLE = {
     "trade_date": "day (UTC)",
     "open": "open",
@@ -90,7 +88,7 @@ def render() -> None:
 
 
 def _days(path: str, symbol: str | None, start: date | None, end: date | None = None) -> Days | None:
-    """Newest first; None while the table does not exist."""
+    """Return days, newest first; None while the table does not exist."""
     page = lake().page(path, symbol=symbol, start=start, end=end, order="desc", limit=MAX_ROWS)
     return None if page is None else page["days"]
 
@@ -142,7 +140,7 @@ def _charts(days: Days, returns: Days | None, sentiment: Days | None, funding: D
 
 
 def _sentiment(sentiment: Days | None, colours: palette.Palette) -> None:
-    """The Fear & Greed index, beside the price."""
+    """Draw the Fear & Greed index."""
     st.subheader("Fear & Greed", anchor=False)
     if sentiment:
         st.altair_chart(drawings.sentiment(sentiment, colours), alt="Fear & Greed index by day, 0 to 100")
@@ -151,13 +149,13 @@ def _sentiment(sentiment: Days | None, colours: palette.Palette) -> None:
 
 
 def _funding(symbol: str, start: date | None, end: date) -> Days:
-    """The funding rates that were charged, summed by UTC day; none where there are none, or none are fetched."""
+    """Return the charged funding rates, summed by UTC day; empty if there are none or the table does not exist."""
     page = lake().page("/funding", symbol=symbol, start=start, order="desc", limit=MAX_ROWS)
     return [day for day in funding_days(page["rates"] if page else []) if day["trade_date"] <= end.isoformat()]
 
 
 def funding_days(rates: list[dict[str, Any]]) -> Days:
-    """Rows of `trade_date`, `funding_rate` (exact, as text) and `fundings`, from rows of `/funding`."""
+    """Return rows of `trade_date`, `funding_rate` (exact, as text) and `fundings`, from rows of `/funding`."""
     days: defaultdict[str, list[Decimal]] = defaultdict(list)
     for rate in rates:
         days[rate["funding_time"][:10]].append(Decimal(rate["funding_rate"]))
@@ -167,7 +165,7 @@ def funding_days(rates: list[dict[str, Any]]) -> Days:
 
 
 def _profile(symbol: str, start: date | None, colours: palette.Palette) -> None:
-    """Volume by bucket of prices over the days, summed exactly."""
+    """Draw the volume by price bucket over the days, summed exactly."""
     st.subheader("Volume profile", anchor=False)
     table = attempt(lambda: lake().table("/profile/hourly", symbol=symbol, start=start))
     if isinstance(table, ApiRefusedError):
@@ -184,9 +182,9 @@ def _profile(symbol: str, start: date | None, colours: palette.Palette) -> None:
 
 
 def buckets(rows: list[dict[str, Any]]) -> list[dict[str, Decimal]]:
-    """Rows of `bucket_low`, `bucket_width` and `volume_sum`, as buckets of one width: `low`, `high`, `volume`.
+    """Merge rows of `bucket_low`, `bucket_width` and `volume_sum` to buckets of one width: `low`, `high`, `volume`.
 
-    Widths are powers of ten that follow the price: hours of finer buckets are added to the widest ones.
+    Widths are powers of ten that depend on the price; finer buckets are added to the widest ones.
     """
     width: Decimal = max(row["bucket_width"] for row in rows)
     volumes: defaultdict[Decimal, Decimal] = defaultdict(Decimal)

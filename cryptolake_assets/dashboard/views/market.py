@@ -1,4 +1,4 @@
-"""Market: candles, volume and VWAP of a symbol, live; the same bars as an exact table and as files."""
+"""Market page: live candles, volume and VWAP of a symbol; the same bars as an exact table and as downloads."""
 
 from __future__ import annotations
 
@@ -44,15 +44,13 @@ RANGES: dict[str, timedelta | None] = {
     "all": None,
 }
 CUSTOM = "custom"
-TIMEFRAME, RANGE = "1m", "1d"
-"""What is shown where nothing was chosen."""
+TIMEFRAME, RANGE = "1m", "1d"  # defaults
 FROM, TO = "from", "to"
-EARLIEST, LATEST = datetime(2017, 1, 1), datetime(2100, 1, 1)  # the widgets take times without a zone
-"""No exchange of ours is older."""
+# No supported exchange is older. Without a zone, because the widgets take naive times.
+EARLIEST, LATEST = datetime(2017, 1, 1), datetime(2100, 1, 1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TABLE_ROWS = 1_000
-REFUSAL_S = 2.0
-"""How soon a download that failed says why."""
+REFUSAL_S = 2.0  # polling interval for the errors of failed downloads
 TABLE = {
     "window_start": "open time (UTC)",
     "open": "open",
@@ -72,7 +70,7 @@ TABLE = {
 
 @dataclass(frozen=True)
 class View:
-    """What is looked at: bars whose open time is in [start, end]; without an end it goes on with the market."""
+    """The displayed range: bars whose open time is in [start, end]; without `end` it follows the market."""
 
     symbol: str
     timeframe: str
@@ -82,7 +80,7 @@ class View:
 
     @property
     def about(self) -> tuple[Any, ...]:
-        """What the chart shows: a range that goes on with the market stays the same one while its start moves."""
+        """Return the identity of the chart's series: that of a range that follows the market omits its moving start."""
         ends = () if self.end is None and self.range != CUSTOM else (self.start, self.end)
         return (self.symbol, self.timeframe, self.range, *ends)
 
@@ -136,7 +134,7 @@ def _choose(symbols: list[dict[str, Any]]) -> tuple[View, bool]:
 
 
 def first_open_time(last: datetime, length: timedelta | None, timeframe: timedelta) -> datetime | None:
-    """Open time of the bar in which a range of that length begins, `last` being the newest minute; None for all."""
+    """Return the open time of the bar `length` before the newest minute `last`; None if `length` is None (all)."""
     if length is None:
         return None
     start = last - length
@@ -144,7 +142,7 @@ def first_open_time(last: datetime, length: timedelta | None, timeframe: timedel
 
 
 def _custom(first: datetime, last: datetime) -> tuple[datetime, datetime]:
-    """Both ends by hand, in UTC."""
+    """Draw inputs for both ends of the range and return them, in UTC."""
     for name, usual in ((FROM, first), (TO, last)):
         unread = address.asked(name, _time)
         st.session_state.setdefault(name, usual.replace(tzinfo=None))
@@ -163,7 +161,7 @@ def _custom(first: datetime, last: datetime) -> tuple[datetime, datetime]:
 
 
 def _time(text: str) -> datetime | None:
-    """A minute of the URL as the widgets take it; None for anything else."""
+    """Parse a minute of the URL to a naive UTC time, as the widgets take it; None if it is invalid."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
@@ -178,8 +176,8 @@ def _minute(time: datetime) -> str:
 
 
 def _bars(view: View, feed: Feed, *, goes_on: bool) -> None:
-    """The live part: what is new is drawn without a reload of the page. Streamlit runs it every few seconds."""
-    notice = st.container(key="notice")  # always there, so that what comes after it stays in its place
+    """Draw the live part. Streamlit reruns it every few seconds, without a reload of the page."""
+    notice = st.container(key="notice")  # always present, so that the elements after it keep their place
     patiently(lambda: _draw(view, feed, notice), returns=not goes_on)
 
 
@@ -206,7 +204,7 @@ def _draw(view: View, feed: Feed, notice: Any) -> None:
 
 
 def _page(view: View, notice: Any) -> dict[str, Any] | None:
-    """The view's bars, newest first; those of the last look, while the API cannot be read."""
+    """Return the page with the view's bars, newest first; the last one while the API cannot be read."""
     shown: tuple[View, dict[str, Any] | None] | None = st.session_state.get("shown")
     with notice:
         try:
@@ -225,7 +223,7 @@ def _page(view: View, notice: Any) -> dict[str, Any] | None:
 
 
 def _of_range(view: View, bars: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without those that were in the range when the page was opened, and are no more: its end moves on."""
+    """Drop bars before the range, whose start has moved with the newest bar since the page was opened."""
     length = RANGES.get(view.range)
     if length is None or not bars:
         return bars
@@ -235,7 +233,7 @@ def _of_range(view: View, bars: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _headline(bars: list[dict[str, Any]], of: str) -> None:
-    """The newest bar, and what the bars add up to; `of` says which they are."""
+    """Draw the newest bar and aggregates of all bars; `of` describes their range."""
     newest = bars[-1]
     rise = float(newest["close"]) / float(bars[0]["open"]) - 1
     highest = max(bars, key=lambda bar: float(bar["high"]))["high"]
@@ -266,13 +264,13 @@ def _downloads(view: View) -> None:
 
 
 def _refusals(refused: Mapping[str, ApiError]) -> None:
-    """Why files could not be had. Looked for, because files are fetched outside of the page's script."""
+    """Show why downloads failed. It is polled, because Streamlit fetches files outside of the page's script."""
     for error in tuple(refused.values()):
         problem(error)
 
 
 def _file(view: View, fmt: str, refused: dict[str, ApiError]) -> Callable[[], bytes]:
-    """Fetched when it is asked for; leaves in `refused` why it cannot be had, of which Streamlit says nothing."""
+    """Return a function that fetches the file on demand and stores an error in `refused`: Streamlit shows none."""
     at, query = lake(), dict(view.query)
 
     def fetch() -> bytes:

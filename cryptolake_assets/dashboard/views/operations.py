@@ -1,4 +1,4 @@
-"""Operations: the parts and their lag, the assets and their freshness, the tables, and the way to Dagster's pages."""
+"""Operations page: parts and their lag, assets and their freshness, tables, and links to Dagster's pages."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ STATES = {
     "stopped": "○ stopped",
     "unseen": "○ not seen",
 }
+# By Dagster's names. `UNKNOWN`: the asset was never materialized; `NOT_APPLICABLE`: it has no freshness policy.
 FRESHNESS = {
     "HEALTHY": "✓ fresh",
     "WARNING": "▲ late",
@@ -34,7 +35,6 @@ FRESHNESS = {
     "UNKNOWN": "○ not known yet",
     "NOT_APPLICABLE": "not watched",
 }
-"""By Dagster's words. Of an asset that has not been made yet it cannot say; others have no policy."""
 PART_TABLE = {
     "state": "state",
     "name": "part",

@@ -1,4 +1,4 @@
-"""Quality: what the checks said last, what was refused or dropped and why, gaps, and what each run read and kept."""
+"""Quality page: latest check results, rejected frames and quarantined trades, gaps, and the counts of each run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from cryptolake_assets.dashboard.shared import (
 from cryptolake_assets.errors import ApiRefusedError
 
 Checks = list[dict[str, Any]]
-Read = dict[str, Any] | ApiRefusedError | None
-"""An answer, why it was refused, or None while its table does not exist."""
+Read = dict[str, Any] | ApiRefusedError | None  # a response, its rejection, or None while its table does not exist
 
+# By the API's names, the worst first.
 VERDICTS = {
     "failed": "✗ failed",
     "errored": "▲ not evaluated, the run failed",
@@ -33,17 +33,14 @@ VERDICTS = {
     "skipped": "○ skipped",
     "never_run": "○ not run",
 }
-"""By the API's words, the worst first."""
 RUNNING = "◐ running"
 NOT_EVALUATED = ("errored", "skipped", "never_run")
 HEADLINE = {"Checks passed": ("passed",), "Warn": ("warned",), "Failed": ("failed",), "Not evaluated": NOT_EVALUATED}
 OFFICIAL = "official_klines"
-BARS_COMPARED, BARS_AGREEING = "bars_compared", "bars_agreeing"
-"""Counts of that check."""
+BARS_COMPARED, BARS_AGREEING = "bars_compared", "bars_agreeing"  # counts of the check `OFFICIAL`
 RUNS = 200
 DIFFERENCES = 500
-ROWS = 12
-"""Rows of a table in sight; more are to be scrolled to."""
+ROWS = 12  # visible rows of a table; more scroll
 MISSING_TABLE = {
     "symbol": "symbol",
     "stream": "stream",
@@ -59,8 +56,7 @@ MISSING_TABLE = {
 MISSING = 500
 DROPPED = ("/gaps", "/quality/rejected", "/quality/quarantined")
 WINDOW = "Of the 30 days up to the newest one; the API tells of others by `start` and `end`."
-REFRESH_FACTOR = 5
-"""Checks move with runs, not with trades: this page looks that much less often."""
+REFRESH_FACTOR = 5  # this page refreshes less often than others: checks change with runs, not with trades
 CHECK_TABLE = {
     "verdict": "result",
     "asset": "asset",
@@ -72,8 +68,7 @@ CHECK_TABLE = {
     "checked_at": "when (UTC)",
     "kind": "kind",
 }
-RUN_LINK = r"/runs/([^/]{8})"
-"""What is shown of a run's address: the first figures of its id."""
+RUN_LINK = r"/runs/([^/]{8})"  # part of a run's address that is shown: the first characters of its id
 REASON_TABLE = {
     "reason": "reason",
     "symbol": "symbol",
@@ -111,7 +106,7 @@ def render() -> None:
 
 
 def verdict(check: dict[str, Any]) -> str:
-    """A check's last finished result; that it is running besides, or that its last run failed before the check."""
+    """Return a check's last finished result, and whether it is running or its last run failed before the check."""
     said = VERDICTS[check["result"]]
     if check["running"]:
         return RUNNING if check["result"] == "never_run" else f"{said} · running"
@@ -120,7 +115,7 @@ def verdict(check: dict[str, Any]) -> str:
 
 
 def over(check: dict[str, Any]) -> str:
-    """The partitions that a check's result is about: `2 hours`, `1 of 2 hours failed`; empty without partitions."""
+    """Return the partitions of a check's result: `2 hours`, `1 of 2 hours failed`; empty without partitions."""
     partitions = check["partitions"]
     if partitions is None:
         return ""
@@ -135,7 +130,7 @@ def over(check: dict[str, Any]) -> str:
 
 
 def agreement(check: dict[str, Any]) -> str:
-    """What the comparison with the exchange's bars came to: `14 of 14 bars, 2 hours`."""
+    """Return the result of the comparison with official klines: `14 of 14 bars, 2 hours`."""
     counts, about = check["counts"], over(check)
     if BARS_COMPARED not in counts:
         said = check["description"] or VERDICTS[check["result"]].partition(" ")[2]
@@ -148,7 +143,7 @@ def agreement(check: dict[str, Any]) -> str:
 
 
 def check_rows(checks: Checks) -> Checks:
-    """The rows of the table of checks, the worst first."""
+    """Return the rows of the table of checks, the worst first."""
     ranks = list(VERDICTS)
     return [
         {
@@ -197,7 +192,7 @@ def _headline(checks: Checks | None, gaps: Read, *dropped: Read) -> None:
 
 
 def _official(checks: Checks) -> None:
-    """Whether the bars agree with the exchange's own."""
+    """Show whether the bars agree with official klines."""
     for check in checks:
         if check["check"] != OFFICIAL:
             continue
@@ -207,7 +202,7 @@ def _official(checks: Checks) -> None:
 
 
 def _differences() -> None:
-    """Where bars and the exchange's own differ; nothing where they do not."""
+    """Draw the differences between bars and official klines; nothing without differences."""
     page = attempt(partial(lake().page, "/quality/klines", limit=DIFFERENCES))
     if page is None or (isinstance(page, dict) and not page["differences"]):
         return
@@ -237,7 +232,10 @@ def _checks(checks: Checks, looked_at: dict[str, int]) -> None:
 
 
 def _listed(title: str, page: Read, rows: str, columns: dict[str, str], *, key: str, nothing: str) -> bool:
-    """A table of what is wrong; `nothing` where it has no rows, but not where nobody can say. Return whether it has."""
+    """Draw a table of problems, or the text `nothing` if it has no rows. Return whether it has rows.
+
+    If the table does not exist or cannot be read, show that instead.
+    """
     st.subheader(title, anchor=False)
     if page is None:
         st.info("**Its table is not there yet.** `cryptolake bootstrap` makes it.", icon=":material/hourglass_empty:")
@@ -257,7 +255,7 @@ def _reasons(title: str, nothing: str, page: Read, key: str) -> None:
 
 
 def _missing() -> None:
-    """Trades that the stream lacked by their ids, also those that came later."""
+    """Draw the trades missing from the stream by their ids, including those that were recovered later."""
     page = attempt(partial(lake().page, "/gaps/trades", limit=MISSING))
     shown = _listed("Missing trades", page, "gaps", MISSING_TABLE, key="missing", nothing="No id was missing.")
     if shown and isinstance(page, dict) and page["next_cursor"]:
