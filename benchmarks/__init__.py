@@ -1,1 +1,1 @@
-"""Benchmarks: each figure is a ratio taken in one run. See docs/benchmarks.md and `python -m benchmarks --help`."""
+"""Benchmarks: CryptoLake vs. bare scripts in the same run. See docs/benchmarks.md and `python -m benchmarks --help`."""

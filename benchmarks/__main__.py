@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures, writes one JSON file a part, and rewrites the results' blocks in docs."""
+"""`python -m benchmarks`: measure, write one JSON file per part, and update the result blocks in docs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from benchmarks import api, ingest, page, scale, silver
 from benchmarks.results import RESULTS, Figure, Report
 from benchmarks.runner import BenchmarkError, Runner
 
+# Approximate disk space of each part's generated data.
 NEEDED_BYTES = {"silver": 12 * 10**9, "api": 10**9, "ingest": 3 * 10**9, "scale": 10**9}
-"""Room that a part's state takes, about."""
 
 
 def _silver(runner: Runner, *, small: bool) -> list[Figure]:

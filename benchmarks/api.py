@@ -1,4 +1,4 @@
-"""Part `api`: a day of bars by HTTP, warm, conditional and cold, beside bare FastAPI routes and reading per request."""
+"""Part `api`: a day of bars over HTTP (cached, conditional, cold), compared with bare FastAPI routes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 from benchmarks.results import Figure
 from benchmarks.runner import Runner
 
-GENERATOR = 1
-"""Moves when `api_steps.make_year` makes something else of the same parameters."""
+GENERATOR = 1  # increment when `api_steps.make_year` generates other data from the same parameters
 STEPS = "benchmarks.api_steps"
 FIGURES = ("per_s", "p50_ms", "p99_ms")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the part is."""
+    """Size of the part."""
 
     days: int = 365
     symbols: int = 10
@@ -30,7 +29,7 @@ SMALL = Scale(days=10, symbols=2, rounds=1, seconds=0.5, cold_queries=20)
 
 
 def run(runner: Runner, scale: Scale) -> list[Figure]:
-    """Prepares the lake, measures, and returns the figures."""
+    """Prepare the lake, measure, and return the figures."""
     directory = runner.state / "api-year"
     key = {"days": scale.days, "symbols": scale.symbols, "generator": GENERATOR}
     if not runner.made_once(directory, key):
@@ -76,7 +75,7 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
 
 
 def _ratio(name: str, rounds: list[dict[str, Any]], ours: str, bare: str, target: str) -> Figure:
-    """Requests a second, ours by the bare route's of the same round; the median of the rounds."""
+    """Return the median over the rounds of requests per second of the API, divided by those of the bare route."""
     values = [one[ours]["per_s"] / one[bare]["per_s"] for one in rounds]
     contestants = {
         kind: {figure: round(median(one[kind][figure] for one in rounds), 3) for figure in FIGURES}

@@ -1,4 +1,4 @@
-"""What part `api` runs in processes of its own: a year of bars, the servers, and a client that asks without end."""
+"""Steps of part `api`, each in a separate process: generate a year of bars, run the servers, send requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def symbol_name(number: int) -> str:
 
 
 def make_year(home: str, days: int, symbols: int) -> int:
-    """A lake with bars of every minute, a file a day as Silver's writer leaves them; returns the rows."""
+    """Create a lake with a bar per minute, in a file per day like Silver's writer; return the number of rows."""
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.model.bar_tables import SILVER_OHLCV
@@ -53,7 +53,7 @@ def make_year(home: str, days: int, symbols: int) -> int:
 
 
 def _bars(rng: np.random.Generator, first: int, days: int, symbols: int) -> Any:
-    """Bars in order of (day, symbol, minute), with numbers of the width that real ones have."""
+    """Return bars by (day, symbol, minute), with numbers of realistic width."""
     import duckdb
     import pyarrow as pa
 
@@ -86,14 +86,14 @@ def _bars(rng: np.random.Generator, first: int, days: int, symbols: int) -> Any:
 
 
 def cold(home: str, days: int, symbols: int, queries: int, seed: int) -> dict[str, Any]:
-    """Each of many different days of a symbol asked once of the API, one after the other."""
+    """Request many different (symbol, day) from the API sequentially, each once."""
     settings = lakes.lake_settings(Path(home))
     with _server([sys.executable, "-m", "cryptolake_assets.api"], settings.api_port, home) as process:
         return _one_by_one(settings.api_port, process, _days(days, symbols, queries, seed))
 
 
 def cold_per_request(home: str, days: int, symbols: int, queries: int, seed: int) -> dict[str, Any]:
-    """The same of a server that loads the table by PyIceberg and reads the planned files by DuckDB each time."""
+    """Like `cold`, from a server that loads the table with PyIceberg and reads its files with DuckDB per request."""
     port = _free_port()
     command = [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--port", str(port)]
     with _server([*command, "benchmarks.bare.api:per_request"], port, home) as process:
@@ -101,7 +101,7 @@ def cold_per_request(home: str, days: int, symbols: int, queries: int, seed: int
 
 
 def warm(home: str, seconds: float) -> dict[str, Any]:
-    """One day of one symbol, over and over: the API with and without its ETag, and the bare routes beside it."""
+    """Request one day of one symbol repeatedly, from the API with and without its ETag and from the bare routes."""
     settings = lakes.lake_settings(Path(home))
     path = _days(1, 1, 1, 1)[0]
     bare_port = _free_port()
@@ -121,7 +121,7 @@ def warm(home: str, seconds: float) -> dict[str, Any]:
 
 
 def _days(days: int, symbols: int, number: int, seed: int) -> list[str]:
-    """Paths of that many different (symbol, day)."""
+    """Return the paths of `number` different (symbol, day)."""
     pairs = [(symbol, day) for symbol in range(symbols) for day in range(days)]
     chosen = random.Random(seed).sample(pairs, min(number, len(pairs)))  # noqa: S311
     return [
@@ -206,7 +206,7 @@ def _get(port: int, path: str) -> tuple[int, dict[str, str], bytes]:
 
 
 class _Asker(asyncio.Protocol):
-    """Sends the same request again as soon as the answer is there; as little else as can be."""
+    """A minimal client that repeats the same request as soon as it has received the response."""
 
     def __init__(self, request: bytes, status: bytes, done: Callable[[float], bool]) -> None:
         self._request, self._status, self._done = request, status, done
@@ -248,7 +248,7 @@ class _Asker(asyncio.Protocol):
 
 
 def _load(port: int, path: str, headers: dict[str, str], seconds: float, status: int) -> dict[str, float]:
-    """Requests a second over several connections, and how long each took."""
+    """Return requests per second over `CONNECTIONS` connections, and latency percentiles."""
 
     async def ask() -> dict[str, float]:
         times: list[float] = []

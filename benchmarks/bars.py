@@ -1,4 +1,4 @@
-"""Whether all contestants made the same bars: every one, to the last digit."""
+"""Compare the bars of all contestants, exactly and completely."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ _E8, _E16 = 8, 16
 
 
 def read_bars(path: Path) -> list[Bar]:
-    """The bars of a file (or of Spark's directory) as whole numbers, in order: symbol, minute in ms, open, high, low,
-    close, volume in 1e-8, quote volume in 1e-16, trades, volume bought by takers in 1e-8."""
+    """Return the sorted bars of a file (or of Spark's directory) as integers.
+
+    Fields: symbol, minute in ms; open, high, low, close, volume in 1e-8; quote volume in 1e-16; trades; taker buy
+    volume in 1e-8.
+    """
     import pyarrow.parquet as pq
 
     return sorted(
@@ -30,7 +33,7 @@ def read_bars(path: Path) -> list[Bar]:
 
 
 def _whole(value: int | str | Decimal, scale: int) -> int:
-    """A whole number is scaled already; one with decimals (also as text) is brought to units of 10^-scale."""
+    """Return a number in units of 10^-scale; integers are scaled already, decimals (also as text) are not."""
     if isinstance(value, str) and "." in value:
         value = Decimal(value)
     if isinstance(value, Decimal) and int(value.as_tuple().exponent) < 0:
@@ -41,7 +44,7 @@ def _whole(value: int | str | Decimal, scale: int) -> int:
 
 
 def compare(paths: list[Path]) -> tuple[int, int, list[str]]:
-    """Bars and trades of the first file, and what differs in the others, in words; no words when all are equal."""
+    """Return the numbers of bars and trades in the first file, and a text per file that differs from it."""
     reference = read_bars(paths[0])
     differences = []
     for path in paths[1:]:

@@ -1,4 +1,4 @@
-"""Rows a second from Kafka to Bronze, beside a bare Spark query: a figure of part `ingest`."""
+"""Rows per second from Kafka to Bronze, compared with a bare Spark query: a figure of part `ingest`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ TOPIC = "bronze"
 class BronzeScale:
     rows: int = 2_000_000
     rounds: int = 3
-    warm_up: int = 1
-    """Rounds that do not count: the server compiles what it runs."""
+    warm_up: int = 1  # unmeasured rounds, for JIT compilation in the server
 
 
 def measure(runner: Runner, home: Path, scale: BronzeScale) -> list[Figure]:
-    """Both in turns on the same Spark server. The broker of `home` runs."""
+    """Measure both in turns on one Spark server. The broker of `home` must run."""
     given = {"home": home, "topic": TOPIC, "rows": scale.rows}
     filled = runner.step_of(STEPS, f"writing {scale.rows:,} events", "fill", **given)
     assert filled == scale.rows

@@ -1,4 +1,4 @@
-"""What part `ingest` runs between Kafka and Bronze: the stream of the product, and a bare query on the same server."""
+"""Steps of part `ingest` between Kafka and Bronze: the product's stream, and a bare query on the same server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILL_AT_ONCE = 250_000
 
 
 def spark_up(home: str) -> bool:
-    """Starts the project's Spark Connect server beside the broker that runs already."""
+    """Start the project's Spark Connect server; the broker runs already."""
     from cryptolake_assets.platform import lifecycle
     from cryptolake_assets.platform.parts import KAFKA, SPARK
 
@@ -31,7 +31,7 @@ def spark_up(home: str) -> bool:
 
 
 def fill(home: str, topic: str, rows: int) -> int:
-    """The topic with so many events, as the producer writes them."""
+    """Write `rows` events to the topic in the producer's format; return the sum of its end offsets."""
     from cryptolake_assets.kafka import topics as kafka
 
     settings = lakes.lake_settings(Path(home), kafka_topic_futures=topic)
@@ -43,8 +43,10 @@ def fill(home: str, topic: str, rows: int) -> int:
 
 
 def stream(home: str, topic: str, rows: int) -> dict[str, Any]:
-    """The product's stream, available-now, into empty tables: until the last trade is committed. What was refused is
-    looked for behind that, and `with_rejected_s` is the time until it was."""
+    """Run the product's stream (available-now) into empty tables until the last trade is committed.
+
+    The query for rejected records runs after that; `with_rejected_s` is the time until it has finished.
+    """
     from cryptolake_assets.binance.stream_types import TRADES
     from cryptolake_assets.bronze.offsets import checkpoint, query_of, rejected_query_of
     from cryptolake_assets.bronze.stream import run_available_now
@@ -78,7 +80,7 @@ def stream(home: str, topic: str, rows: int) -> dict[str, Any]:
 
 
 def bare(home: str, topic: str, rows: int, out: str) -> dict[str, Any]:
-    """A streaming query that any Spark user would write: JSON by `from_json` into typed columns, to Parquet files."""
+    """Run a plain streaming query: parse JSON with `from_json` into typed columns, write Parquet files."""
     from cryptolake_assets.lake.spark_session import connect
 
     settings = lakes.lake_settings(Path(home), kafka_topic_futures=topic)

@@ -1,4 +1,4 @@
-"""Events as the producer writes them to Kafka, made of recorded trades."""
+"""Kafka events in the producer's format, from recorded trades."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from benchmarks.feed import SYMBOLS, RecordedFrames
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.model.markets import USD_M
 
-Event = tuple[bytes, bytes, int]
-"""Value, key and partition; each symbol has a partition of its own."""
+Event = tuple[bytes, bytes, int]  # value, key, partition; one partition per symbol
 
 
 def events(number: int) -> Iterator[Event]:
-    """So many, of the present."""
+    """Yield `number` events with the current time."""
     now_us = time.time_ns() // 1000
     routes = {symbol: (symbol.encode(), partition) for partition, symbol in enumerate(SYMBOLS)}
     for raw in RecordedFrames().take(number, now_us // 1000):

@@ -1,9 +1,9 @@
-"""A server that sends recorded frames as fast as they are taken, or at a steady rate, and costs little itself.
+"""A WebSocket server that sends recorded frames as fast as the client reads, or at a steady rate, at low CPU cost.
 
-Run as `python -m benchmarks.feed PORT FRAMES`. The trades are those of the shipped capture, again and again, each as
-the aggregate of one trade (`aggTrade` is what is followed live, and the only one that cryptofeed reads): ids go on by
-one for each symbol, and times are the present. It answers requests as the exchange does, tells its clock at
-`/fapi/v1/time`, and begins with `/feed?frames=…&per_s=…` (per_s 0: as fast as they are taken) on the newest connection.
+Run as `python -m benchmarks.feed PORT FRAMES`. It repeats the trades of the shipped capture, each as the aggregate of
+one trade: `aggTrade` is the stream used live, and the only one that cryptofeed reads. Ids increase by one per symbol;
+times are the current time. The server answers subscriptions like the exchange and serves its clock at `/fapi/v1/time`.
+`/feed?frames=…&per_s=…` starts sending on the newest connection (per_s 0: as fast as the client reads).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIRST_ID = 1_000_000_000
 
 
 class RecordedFrames:
-    """The shipped capture's trades without end."""
+    """An endless repetition of the shipped capture's trades."""
 
     def __init__(self) -> None:
         trades = [json.loads(frame.raw)["data"] for frame in read_frames(DEMO_CAPTURE_DIR)]
@@ -44,14 +44,14 @@ class RecordedFrames:
         self._endless = cycle(self._templates)
 
     def take(self, number: int, time_ms: int) -> Iterator[bytes]:
-        """The next frames, sent and traded at that time."""
+        """Yield the next `number` frames, with `time_ms` as event and trade time."""
         for symbol, template in islice(self._endless, number):
             trade_id = next(self._ids[symbol])
             yield template % (time_ms, trade_id, trade_id, trade_id, time_ms)
 
 
 def _template(trade: dict[str, object]) -> bytes:
-    """A frame of an aggregate, as the exchange writes it, with places for E, a, f, l and T."""
+    """Return an aggregate frame in the exchange's format, with placeholders for E, a, f, l and T."""
     symbol, price, qty, maker = trade["s"], trade["p"], trade["q"], json.dumps(trade["m"])
     return (
         f'{{"stream":"{str(symbol).lower()}@aggTrade","data":{{"e":"aggTrade","E":%d,"a":%d,"s":"{symbol}",'
@@ -61,7 +61,7 @@ def _template(trade: dict[str, object]) -> bytes:
 
 @contextmanager
 def serving(port: int, prepared: int) -> Iterator[str]:
-    """The server in a process of its own, with so many frames ready; its host and port."""
+    """Run the server in a separate process, with `prepared` frames in memory; yield its host and port."""
     command = [sys.executable, "-m", "benchmarks.feed", str(port), str(prepared)]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
@@ -74,19 +74,19 @@ def serving(port: int, prepared: int) -> Iterator[str]:
 
 
 def text_message(payload: bytes) -> bytes:
-    """A WebSocket text message as a server sends it."""
+    """Return a WebSocket text message in a server's framing."""
     size = len(payload)
     return (struct.pack("!BB", 0x81, size) if size < 126 else struct.pack("!BBH", 0x81, 126, size)) + payload
 
 
 class Feed:
-    """One plan at a time, for the newest connection."""
+    """The server's state; it runs one plan at a time, for the newest connection."""
 
     def __init__(self, prepared: int) -> None:
         self._frames = RecordedFrames()
         self._sockets: list[ServerConnection] = []
         self._task: asyncio.Task[None] | None = None
-        # Making them while they are sent would slow the sending.
+        # Prepared, because generating frames while sending would slow the sending.
         self._ready = [text_message(frame) for frame in self._frames.take(prepared, time.time_ns() // 1_000_000)]
 
     async def handle(self, socket: ServerConnection) -> None:
@@ -96,7 +96,7 @@ class Feed:
                 await socket.send(json.dumps({"result": [], "id": json.loads(text)["id"]}))
 
     def request(self, connection: ServerConnection, request: Request) -> Response | None:
-        """What is asked without a WebSocket."""
+        """Respond to plain HTTP requests; return None for a WebSocket handshake."""
         address = urlsplit(request.path)
         if address.path == "/feed":
             plan = {name: int(values[0]) for name, values in parse_qs(address.query).items()}

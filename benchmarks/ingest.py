@@ -1,4 +1,4 @@
-"""Part `ingest`: how fast data comes into Kafka and Bronze, beside bare scripts and another program."""
+"""Part `ingest`: throughput into Kafka and Bronze, compared with bare scripts and cryptofeed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from benchmarks.producer import ProducerScale
 from benchmarks.results import Figure
 from benchmarks.runner import Runner
 
-GENERATOR = 1
-"""Moves when `ingest_steps.make_archive` makes something else of the same parameters."""
+GENERATOR = 1  # increment when `ingest_steps.make_archive` generates other data from the same parameters
 STEPS = "benchmarks.ingest_steps"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the part is. `archive_rows` are the aggregates of the day that is loaded."""
+    """Size of the part. `archive_rows` is the number of aggregates in the loaded day."""
 
     archive_rows: int = 2_000_000
     rounds: int = 5
@@ -33,7 +32,7 @@ SMALL = Scale(20_000, 1, ProducerScale(20_000, 500, 2, 1, 1), BronzeScale(20_000
 
 
 def run(runner: Runner, scale: Scale) -> list[Figure]:
-    """Prepares what is missing, measures, and returns the figures."""
+    """Prepare missing data, measure, and return the figures."""
     figures = _archive(runner, scale)
     home = runner.state / "ingest" / "home"
     shutil.rmtree(home.parent, ignore_errors=True)
@@ -49,8 +48,7 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
 
 
 def _archive(runner: Runner, scale: Scale) -> list[Figure]:
-    """A day of the public archive: the whole load, from the first request to the commit, and the bare conversion of
-    the same file, in turns."""
+    """Measure in turns the load of an archive day, from first request to commit, and a bare conversion of its file."""
     directory = runner.state / f"archive-{scale.archive_rows}"
     key = {"rows": scale.archive_rows, "generator": GENERATOR}
     if not runner.made_once(directory, key):

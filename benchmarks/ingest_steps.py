@@ -1,4 +1,4 @@
-"""What part `ingest` runs in processes of its own: a day of the archive made, served and loaded."""
+"""Steps of part `ingest`, each in a separate process: generate, serve and load a day of the archive."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ START_TIMEOUT_S = 60
 
 
 def make_archive(directory: str, rows: int) -> dict[str, Any]:
-    """The zip of a day with so many aggregates, with its checksum, in a capture's directory; what it is."""
+    """Write the zip of a day with `rows` aggregates into a copy of the shipped capture; return its name and sizes."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -72,7 +72,7 @@ def make_archive(directory: str, rows: int) -> dict[str, Any]:
 
 
 def _decimal_text(units: Any, scale: int) -> Any:
-    """Whole units of 10^-scale as the exchange writes them."""
+    """Return integers in units of 10^-scale as decimal text, like the exchange writes them."""
     import pyarrow as pa
 
     whole = pa.array(units).cast(pa.decimal128(20, 0))
@@ -80,7 +80,7 @@ def _decimal_text(units: Any, scale: int) -> Any:
 
 
 def load_archive(home: str, served: str) -> dict[str, Any]:
-    """The whole load into an empty lake: request, download over loopback, checksum, conversion, checks, commit."""
+    """Load the day into an empty lake: request, download over loopback, checksum, conversion, checks, commit."""
     import pyarrow.compute
     import pyarrow.csv
     import pyarrow.parquet  # noqa: F401
@@ -104,7 +104,7 @@ def load_archive(home: str, served: str) -> dict[str, Any]:
 
 @contextmanager
 def _exchange(port: int, served: str) -> Iterator[str]:
-    """The replay exchange in a process of its own."""
+    """Run the replay exchange in a separate process; yield its URL."""
     import httpx
 
     environment = {

@@ -1,9 +1,9 @@
-"""Lakes to measure on: homes of their own with Bronze in a known layout, and their state put back after a run.
+"""Lakes for benchmarks: separate homes with Bronze in a known layout, restored between runs.
 
-Layouts: *fresh* is what the stream leaves (an unsorted file per minute of arrival and hour of event time), *linked* is
-a second table over the files of another lake (so that it can be compacted while the first stays as it is), *sorted*
-has what compaction leaves, written directly. Coverage, the stream's checkpoint and the symbols are set as they would
-be after the day was followed, so that bars are complete and no trade is unknown.
+Layouts: *fresh* has the stream's files (unsorted, one per minute of arrival and hour of event time), *linked* is a
+second table over the files of another lake (to compact it without changing the first), *sorted* has the files of a
+compaction, written directly. Coverage, the stream's checkpoint and the symbols are set as after a day of live data, so
+that bars are complete and no symbol is unknown.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ if TYPE_CHECKING:
 
 PORTS_FILE = "ports.json"
 SEALED = "sealed"
-SORTED_ROW_GROUP = 131_072
-"""Rows of a row group in directly written sorted files, near what compaction leaves."""
+SORTED_ROW_GROUP = 131_072  # rows per row group of the directly written sorted files, close to compaction's
 _FAR_OFFSET = 10**12
 _KAFKA_PARTITIONS = 4
 
 
 def lake_settings(home: Path, clock_url: str = "", **overrides: Any) -> Settings:
-    """Settings of the lake: the defaults, whatever the environment and `.env` say; ports as they were given out last.
+    """Return a lake's settings: the defaults, independent of the environment and `.env`, with the lake's stored ports.
 
-    `clock_url` is where the exchange's clock answers.
+    `clock_url` is the URL of the exchange's clock.
     """
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     ports_file = home / PORTS_FILE
@@ -57,7 +56,7 @@ def lake_settings(home: Path, clock_url: str = "", **overrides: Any) -> Settings
 
 
 def give_ports(home: Path) -> None:
-    """Chooses a free port for every port setting and keeps them with the lake."""
+    """Choose a free port for every port setting and store the ports with the lake."""
     import socket
 
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORT_FIELDS]
@@ -69,7 +68,7 @@ def give_ports(home: Path) -> None:
 
 
 def create(home: Path, first_day_ms: int, days: int) -> Settings:
-    """An empty lake with all tables; coverage and checkpoint say that its days were received whole."""
+    """Create an empty lake with all tables; coverage and checkpoint say that its days were received completely."""
     from cryptolake_assets.binance.stream_types import TRADES
     from cryptolake_assets.bronze.offsets import checkpoint, query_of
     from cryptolake_assets.lake.bootstrap import bootstrap
@@ -78,7 +77,7 @@ def create(home: Path, first_day_ms: int, days: int) -> Settings:
     give_ports(home)
     settings = lake_settings(home)
     bootstrap(settings)
-    # A connection lives a day.
+    # One row per day: a connection lives for a day.
     IcebergCoverageSink(settings).write(
         [
             CoverageRow(
@@ -111,13 +110,13 @@ def bronze(settings: Settings) -> Table:
 
 
 def manifests(table: Table) -> list[ManifestFile]:
-    """Those of the current snapshot."""
+    """Return the manifests of the current snapshot."""
     snapshot = table.current_snapshot()
     return list(snapshot.manifests(table.io)) if snapshot else []
 
 
 def data_files(table: Table, rows: pa.Table) -> list[DataFile]:
-    """Writes rows as data files of the table, one a partition, in the order given; nothing is committed."""
+    """Write rows as data files of the table, one per partition, in the given order, without a commit."""
     from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
     properties = {**table.metadata.properties, "write.parquet.row-group-limit": str(SORTED_ROW_GROUP)}
@@ -127,15 +126,17 @@ def data_files(table: Table, rows: pa.Table) -> list[DataFile]:
 
 
 def append(table: Table, files: Iterable[DataFile]) -> None:
-    """One append snapshot with these files and one new manifest, as a micro-batch of the stream leaves it."""
+    """Commit an append snapshot with these files and one new manifest, like a micro-batch of the stream."""
     with table.transaction() as transaction, transaction.update_snapshot().fast_append() as snapshot:
         for file in files:
             snapshot.append_data_file(file)
 
 
 def write_fresh(settings: Settings, trades: Trades) -> Iterator[float]:
-    """Bronze as the stream leaves it: a file per minute of arrival and hour of event time, a commit per hour of
-    arrivals. Yields the share that is done."""
+    """Write Bronze like the stream: a file per minute of arrival and hour of event time; a commit per hour of arrival.
+
+    Yields the share of written trades.
+    """
     table, offsets, done = bronze(settings), KafkaOffsets(), 0
     for _, hour in by_arrival(trades, HOUR_MS):
         files: list[DataFile] = []
@@ -147,14 +148,14 @@ def write_fresh(settings: Settings, trades: Trades) -> Iterator[float]:
 
 
 def write_minutes(settings: Settings, trades: Trades, offsets: KafkaOffsets) -> None:
-    """Micro-batches: a commit per minute of arrival."""
+    """Write micro-batches: a commit per minute of arrival."""
     table = bronze(settings)
     for _, minute in by_arrival(trades, MINUTE_MS):
         append(table, data_files(table, bronze_rows(minute, *offsets.assign(minute))))
 
 
 def write_sorted(settings: Settings, hours: Iterable[tuple[Trades, Any, Any]]) -> int:
-    """One commit with one file per hour, each of (sorted trades, Kafka partition, Kafka offset); returns the files."""
+    """Commit one file per hour, each of (sorted trades, partitions, offsets); return the number of files."""
     table = bronze(settings)
     files = [file for hour in hours for file in data_files(table, bronze_rows(*hour))]
     append(table, files)
@@ -162,14 +163,14 @@ def write_sorted(settings: Settings, hours: Iterable[tuple[Trades, Any, Any]]) -
 
 
 def link(settings: Settings, source: Settings) -> None:
-    """The files of `source`'s Bronze in this lake's empty one, without copying them, commit by commit."""
+    """Append the files of `source`'s Bronze to this lake's empty Bronze, commit by commit, without copying them."""
     table, origin = bronze(settings), bronze(source)
     for manifest in sorted(manifests(origin), key=lambda item: item.sequence_number):
         append(table, [entry.data_file for entry in manifest.fetch_manifest_entry(origin.io)])
 
 
 def follow_to_head(settings: Settings) -> None:
-    """Brings the quarantine's cursor to Bronze's head, as it is when the stream was followed."""
+    """Advance the quarantine's cursor to the current snapshot of Bronze, as after live operation."""
     from cryptolake_assets.transform.load_inputs import load_run_inputs
     from cryptolake_assets.transform.quarantine import advance_quarantine
 
@@ -177,7 +178,7 @@ def follow_to_head(settings: Settings) -> None:
 
 
 def empty_silver(settings: Settings) -> None:
-    """Makes Silver and the run metrics anew, so that a rebuild starts with nothing."""
+    """Recreate Silver and the run metrics, so that a rebuild starts with empty tables."""
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.catalog import get_catalog
     from cryptolake_assets.model.bar_tables import SILVER_OHLCV
@@ -191,11 +192,11 @@ def empty_silver(settings: Settings) -> None:
     bootstrap(settings)
 
 
-# The state of a lake, put back before each measurement. The processes that use the lake must have ended.
+# Save and restore a lake's state before measurements. No process may be using the lake.
 
 
 def seal(home: Path) -> None:
-    """Remembers the lake as it is now: which files there are, and a copy of those that change."""
+    """Save the lake's state: the names of all files, and copies of the mutable ones."""
     sealed = home.with_name(home.name + "." + SEALED)
     shutil.rmtree(sealed, ignore_errors=True)
     (sealed / "copies").mkdir(parents=True)
@@ -212,7 +213,7 @@ def is_sealed(home: Path) -> bool:
 
 
 def restore(home: Path) -> None:
-    """Makes the lake what it was when it was sealed: empty Silver, the same snapshots, nothing left of later runs."""
+    """Restore the sealed state of the lake: the same snapshots, and no files of later runs."""
     sealed = home.with_name(home.name + "." + SEALED)
     names = set(json.loads((sealed / "names.json").read_text()))
     for name in _names(home):
@@ -229,7 +230,7 @@ def _names(home: Path) -> list[str]:
 
 
 def _is_fixed(name: str) -> bool:
-    """Data files are never changed once written; the server's scratch and logs do not matter."""
+    """Whether a file needs no copy: data files are immutable; the server's scratch files and logs do not matter."""
     return "/data/" in name or name.startswith(("spark/", "logs/")) or name == PORTS_FILE
 
 

@@ -1,4 +1,4 @@
-"""The results in docs: the marked blocks of its pages and their pictures, made from the JSON files."""
+"""Generate the marked result blocks and pictures in docs from the JSON files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIDTH, _ROW, _LEFT, _RIGHT, _TOP = 760, 26, 290, 70, 34
 
 
 def rewrite(pages: Sequence[Path] = PAGES, results: Path = RESULTS, images: Path = IMAGES) -> None:
-    """Writes every part's block anew; a part without results keeps its block."""
+    """Rewrite every part's block and pictures; a part without results keeps its block."""
     texts = {page: page.read_text(encoding="utf-8") for page in pages}
     for path in sorted(results.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def _refreshes(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _picture(content: Mapping[str, Any]) -> str:
-    """A bar a contestant, by wall time; Spark is left to the table."""
+    """Return an SVG bar chart of the contestants by wall time, without Spark, which only the table shows."""
     details = {figure["figure"]: figure["detail"] for figure in content["figures"]}
     rows = {
         name: row for name, row in details["rebuild_fresh_vs_best_bare"]["contestants"].items() if "Spark" not in name

@@ -1,4 +1,4 @@
-"""The producer's figures of part `ingest`: from the exchange's socket to an acknowledgement of Kafka."""
+"""The producer's figures of part `ingest`: from the exchange's socket to Kafka's acknowledgement."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from benchmarks.runner import BenchmarkError, Runner
 
 STEPS = "benchmarks.producer_steps"
 TOPIC = "bare"
+# WebSocket and Kafka library of each setting of the producer's IO; the bare scripts use the same.
 LIBRARIES = {"default": ("websockets", "aiokafka"), "fast": ("picows", "confluent-kafka")}
-"""What the bare scripts of each set of libraries read and write with."""
 
 
 @dataclass(frozen=True)
 class ProducerScale:
-    """How many frames each contestant takes, and how long the steady rates last."""
+    """Number of frames per contestant, duration of the steady rates in seconds, and numbers of rounds."""
 
     frames: int = 600_000
     cryptofeed_frames: int = 10_000
@@ -30,7 +30,7 @@ class ProducerScale:
 
 
 def measure(runner: Runner, home: Path, servers: str, scale: ProducerScale) -> list[Figure]:
-    """All contestants in turns, then the steady rates. The broker of `home` runs."""
+    """Measure all contestants in turns, then the steady rates. The broker of `home` must run."""
     python = _cryptofeed(runner)
     port = runner.step_of(STEPS, "finding a port", "feed_port", home=home)
     runner.step_of(STEPS, f"making topic {TOPIC}", "make_topic", home=home, topic=TOPIC)
@@ -59,7 +59,7 @@ def measure(runner: Runner, home: Path, servers: str, scale: ProducerScale) -> l
 
 
 def _cryptofeed(runner: Runner) -> str:
-    """The Python of an environment with cryptofeed; empty when it cannot be made here."""
+    """Return the Python of an environment with cryptofeed; empty if it cannot be installed here."""
     directory = runner.state / "cryptofeed"
     lock = ROOT / "requirements/cryptofeed.lock"
     key = {"lock": hashlib.sha256(lock.read_bytes()).hexdigest()}
@@ -74,7 +74,7 @@ def _cryptofeed(runner: Runner) -> str:
 
 
 def _costs(result: dict[str, Any]) -> dict[str, float]:
-    """CPU seconds per million frames, frames a second, and peak memory."""
+    """Return CPU seconds per million frames, frames per second, and peak memory."""
     return {
         "cpu_s_per_million": round(result["cpu_s"] / result["frames"] * 1e6, 3),
         "frames_per_s": round(result["frames"] / result["query_s"]),
@@ -90,7 +90,7 @@ def _cpu_figures(rounds: list[dict[str, dict[str, float]]], scale: ProducerScale
     cpu = {name: costs["cpu_s_per_million"] for name, costs in medians.items()}
 
     def against_bare(io: str) -> list[float]:
-        """Of each round: the producer by the sum of the bare scripts with the same libraries."""
+        """Return, per round, the producer's CPU time divided by the sum of the bare scripts with the same libraries."""
         reader, writer = LIBRARIES[io]
         bare = ("parse, msgspec", f"receive, {reader}", f"produce, {writer}")
         return [
@@ -118,7 +118,7 @@ def _cpu_figures(rounds: list[dict[str, dict[str, float]]], scale: ProducerScale
 
 
 def _steady(runner: Runner, home: Path, scale: ProducerScale) -> list[Figure]:
-    """Latencies at rates that do not fill the process."""
+    """Measure latencies at rates below the producer's capacity."""
     figures = []
     for name, io, per_s in (("ack_p99_ms_5k", "default", 5_000), ("ack_p99_ms_20k", "fast", 20_000)):
         found = [

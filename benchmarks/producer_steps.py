@@ -1,4 +1,4 @@
-"""What part `ingest` runs of the producer, in processes of its own: from the exchange's socket to Kafka."""
+"""Steps of part `ingest` for the producer, each in a separate process: from the exchange's socket to Kafka."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BUILD_TOOLS = ("cython", "setuptools", "wheel")
 
 
 def kafka_up(home: str) -> str:
-    """Starts the project's broker for that home; its address."""
+    """Start the project's broker for a home; return its address."""
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.platform import lifecycle
     from cryptolake_assets.platform.parts import KAFKA
@@ -41,12 +41,12 @@ def kafka_up(home: str) -> str:
 
 
 def feed_port(home: str) -> int:
-    """Where frames are served."""
+    """Return the port for the server of frames."""
     return lakes.lake_settings(Path(home)).exchange_port
 
 
 def make_topic(home: str, topic: str) -> bool:
-    """A topic as those of the project."""
+    """Create a topic with the project's settings."""
     from cryptolake_assets.kafka import topics as kafka
 
     kafka.ensure_topics(lakes.lake_settings(Path(home), kafka_topic_futures=topic))
@@ -54,7 +54,7 @@ def make_topic(home: str, topic: str) -> bool:
 
 
 def down(home: str) -> bool:
-    """Stops what runs for that home."""
+    """Stop all processes of a home."""
     from cryptolake_assets.platform import lifecycle
 
     lifecycle.down(lakes.lake_settings(Path(home)))
@@ -62,7 +62,7 @@ def down(home: str) -> bool:
 
 
 class _Stopwatch:
-    """Notes when messages were acknowledged, and passes on."""
+    """Record the time of each acknowledgement and forward it to the listener."""
 
     def __init__(self, listener: DeliveryListener) -> None:
         self._listener = listener
@@ -76,7 +76,7 @@ class _Stopwatch:
         self._listener.failed(messages, error)
 
     def latencies_ms(self) -> list[float]:
-        """From the moment a frame was sent to its acknowledgement; in order of the latter."""
+        """Return the times from the sending of a frame to its acknowledgement, in order of acknowledgement."""
         return [
             (at_us - json.loads(message.value)["event_time"]) / 1000
             for at_us, messages in self.acknowledgements
@@ -85,7 +85,7 @@ class _Stopwatch:
 
 
 def _timed(publisher: Publisher) -> list[_Stopwatch]:
-    """Puts a stopwatch between the publisher and whoever starts it; it is in the list then."""
+    """Insert a stopwatch between the publisher and its listener; the list contains it once the publisher starts."""
     found: list[_Stopwatch] = []
     start = publisher.start
 
@@ -98,7 +98,7 @@ def _timed(publisher: Publisher) -> list[_Stopwatch]:
 
 
 def produce(home: str, io: str, frames: int, per_s: int) -> dict[str, Any]:
-    """The whole producer in this process: from the first frame sent to the last one acknowledged; what that took."""
+    """Run the whole producer in this process; measure from the first frame sent to the last one acknowledged."""
     return asyncio.run(_produce(Path(home), io, frames, per_s))
 
 
@@ -115,7 +115,7 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
     from cryptolake_assets.settings import TradeStream
     from cryptolake_assets.settings.producer import ProducerIo
 
-    raise_gc_thresholds()  # as its process does
+    raise_gc_thresholds()  # like the producer's own process
     base, warm_up = lakes.lake_settings(home), frames // 10
     stop = asyncio.Event()
     with serving(base.exchange_port, 0 if per_s else warm_up + frames) as address:
@@ -152,7 +152,7 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
                 await client.get(f"http://{address}/feed?frames={number}&per_s={rate}")
 
             await until(lambda status: any(item.state == "streaming" for item in status.connections))
-            # What a process does for the first time, imports for the first coverage above all, is not measured.
+            # Exclude one-time work of the process, mainly the imports for the first coverage.
             await begin(warm_up, per_s)
             await until(lambda status: status.events_acked == warm_up and bool(status.coverage_to_ms))
             clock = Clock()
@@ -173,7 +173,7 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
 
 
 def make_cryptofeed(directory: str) -> str:
-    """An environment with cryptofeed, by the hashes of its lock; its Python. It is built here: it has no wheels."""
+    """Create an environment with cryptofeed from its lock file, and return its Python. Build it: it has no wheels."""
     lock, python = ROOT / "requirements/cryptofeed.lock", Path(directory) / "bin" / "python"
     venv.EnvBuilder(clear=True, with_pip=True).create(directory)
     blocks = re.split(r"^(?=[A-Za-z0-9])", lock.read_text(), flags=re.MULTILINE)
@@ -188,7 +188,7 @@ def make_cryptofeed(directory: str) -> str:
 
 
 def cryptofeed(home: str, python: str, topic: str, frames: int) -> dict[str, Any]:
-    """The same frames and broker through cryptofeed."""
+    """Measure cryptofeed with the same frames and broker."""
     settings = lakes.lake_settings(Path(home))
     with serving(settings.exchange_port, 2 * frames) as address:
         answer = subprocess.run(

@@ -1,4 +1,4 @@
-"""One lake that is followed: a minute of new trades is appended to Bronze, and the refresh after it is timed."""
+"""Incremental refresh of a lake: append a minute of new trades to Bronze and time the refresh of Silver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IO = Path("/proc/self/io")
 
 
 class Follower:
-    """Keeps what each timed refresh took. `waiting` are the minutes to come."""
+    """Refresh one lake minute by minute and keep the cost of timed refreshes. `waiting` yields the next minutes."""
 
     def __init__(self, settings: Settings, engine: AggregationEngine, waiting: Iterator[Trades], hour_ms: int) -> None:
         self._settings = settings
@@ -32,7 +32,7 @@ class Follower:
         self._taken: list[dict[str, float]] = []
 
     def take_minute(self, *, timed: bool) -> None:
-        """Appends the next minute and refreshes; keeps what it took if `timed`."""
+        """Append the next minute and refresh; keep the cost if `timed`."""
         trades, sequence = self._append()
         wall, cpu, read = time.perf_counter(), time.process_time(), _bytes_read()
         self._refresh(sequence)
@@ -46,7 +46,7 @@ class Follower:
             self._taken.append(taken)
 
     def observed(self) -> dict[str, Any]:
-        """Medians over the timed refreshes, and every one's seconds."""
+        """Return medians over the timed refreshes, and the seconds of each."""
         medians = {name: statistics.median(taken[name] for taken in self._taken) for name in self._taken[0]}
         return {
             "median_s": round(medians["seconds"], 4),
@@ -57,7 +57,7 @@ class Follower:
         }
 
     def looked_at(self) -> dict[str, Any]:
-        """What one more refresh, not timed, reads and writes, and how large the tables are."""
+        """Run one more refresh, not timed; return what it reads and writes, and the sizes of the tables."""
         from cryptolake_assets.lake.bronze_files import files_between
         from cryptolake_assets.lake.catalog import load_table
         from cryptolake_assets.model.bar_tables import SILVER_OHLCV
@@ -87,7 +87,7 @@ class Follower:
         }
 
     def _append(self) -> tuple[Trades, int]:
-        """The next minute of trades as a micro-batch, and its sequence number."""
+        """Append the next minute of trades as a micro-batch; return them and the snapshot's sequence number."""
         trades = next(self._waiting)
         table = lakes.bronze(self._settings)
         lakes.append(table, lakes.data_files(table, bronze_rows(trades, *self._offsets.assign(trades))))
@@ -103,7 +103,7 @@ class Follower:
 
 @contextmanager
 def _counting_manifests() -> Iterator[list[str]]:
-    """The paths of the manifests that PyIceberg reads meanwhile, of all tables."""
+    """Collect the paths of the manifests that PyIceberg reads within the context, of all tables."""
     from pyiceberg.manifest import ManifestFile
 
     read: list[str] = []
@@ -121,7 +121,7 @@ def _counting_manifests() -> Iterator[list[str]]:
 
 
 def _bytes_read() -> int:
-    """Bytes that this process has read from files, as the kernel counts calls; 0 where it does not say."""
+    """Return the bytes that this process has read with read calls, by the kernel's count; 0 if unavailable."""
     if not _IO.exists():
         return 0
     return int(_IO.read_text().splitlines()[0].split()[1])

@@ -1,4 +1,4 @@
-"""Figures, and the file that a part's run leaves: figures with machine, load and commit beside them."""
+"""Figures, and the result file of a part's run: its figures with machine, load and commit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number. `target` is a comparison such as `<= 1.5`, or empty when the figure is only reported."""
+    """One measured number. `target` is a comparison such as `<= 1.5`, or empty if the figure is only reported."""
 
     figure: str
     value: float
@@ -36,7 +36,7 @@ class Figure:
 
 
 def reached(value: float, target: str) -> bool | None:
-    """Holds a value against a target: `<= 1.5`, `>= 2`; None for an empty one."""
+    """Whether a value reaches a target such as `<= 1.5` or `>= 2`; None for an empty target."""
     if not target:
         return None
     comparison, limit = target.split()
@@ -44,7 +44,7 @@ def reached(value: float, target: str) -> bool | None:
 
 
 class Report:
-    """Begins when a part does, and is written when it has ended."""
+    """The report of a part: create it when the part begins, write it when the part has ended."""
 
     def __init__(self, part: str) -> None:
         self.part = part
@@ -54,10 +54,10 @@ class Report:
         self._commit = commit()
 
     def write(self, figures: list[Figure], directory: Path) -> Path:
-        """Writes `<part>.json` into the directory and returns its path."""
+        """Write `<part>.json` into the directory and return its path."""
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{self.part}.json"
-        # What was measured is in doubt when files changed meanwhile.
+        # Name both commits if they differ: it is then uncertain which code was measured.
         at_end = commit()
         content = {
             "part": self.part,
@@ -83,12 +83,12 @@ def machine() -> dict[str, Any]:
 
 
 def load() -> list[float]:
-    """Processes that run or want to, over the last 1, 5 and 15 minutes."""
+    """Return the load averages over the last 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()]
 
 
 def commit() -> str:
-    """The commit that was measured, with `-dirty` behind it when files differ from it, but for what a run writes."""
+    """Return the current commit, with suffix `-dirty` if files differ from it, except those that a run writes."""
     written = (":!benchmarks/results", ":!docs/benchmarks.md", ":!docs/scale.md", ":!docs/images")
     head = _git("rev-parse", "--short=12", "HEAD")
     return (head or "unknown") + ("-dirty" if _git("status", "--porcelain", "--", ".", *written) else "")

@@ -1,4 +1,4 @@
-"""Part `scale`: the rebuild of Silver at 1, 2 and 4 times the trades, and by 1 and 2 workers of a Spark cluster."""
+"""Part `scale`: rebuild Silver from 1, 2 and 4 times the trades, and with 1 and 2 workers of a Spark cluster."""
 
 from __future__ import annotations
 
@@ -15,30 +15,26 @@ from cryptolake_assets.errors import CryptolakeError
 from cryptolake_tests.support.standalone import spark_cluster
 
 SEED = 7
-GENERATOR = 1
-"""Moves when `scale_steps.lake` makes something else of the same parameters."""
+GENERATOR = 1  # increment when `scale_steps.lake` generates other data from the same parameters
 STEPS = "benchmarks.scale_steps"
-SIZES = (1, 2, 4)
-"""How many times the trades of the first day each day has."""
-SHARED_SIZE = 4
-"""The day that one worker and two workers rebuild."""
+SIZES = (1, 2, 4)  # trades of each day, as multiples of the first day's
+SHARED_SIZE = 4  # the day rebuilt with one worker and with two
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the part is. `trades` are those of the smallest day."""
+    """Size of the part. `trades` is the number of trades of the smallest day."""
 
     trades: int = 4_000_000
     rounds: int = 3
-    warm_up: int = 2
-    """Rebuilds that do not count: driver and executors compile what they run."""
+    warm_up: int = 2  # unmeasured rebuilds, for JIT compilation in driver and executors
 
 
 SMALL = Scale(20_000, rounds=1, warm_up=1)
 
 
 def run(runner: Runner, scale: Scale) -> list[Figure]:
-    """Prepares the lake if it is missing, measures, and returns the figures."""
+    """Prepare the lake if it is missing, measure, and return the figures."""
     directory = runner.state / f"scale-{scale.trades}"
     home = directory / "lake"
     key = {"trades": scale.trades, "sizes": SIZES, "seed": SEED, "generator": GENERATOR}
@@ -62,7 +58,7 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
 
 
 def _measure(runner: Runner, home: Path, scale: Scale, workers: int, sizes: tuple[int, ...]) -> dict[str, Any]:
-    """All rounds on a cluster of so many workers, started for it and ended after it."""
+    """Start a cluster with `workers` workers, run all rounds on it, and stop it."""
     directory = home.parent / f"workers-{workers}"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()

@@ -1,4 +1,4 @@
-"""What part `scale` runs in processes of its own: a lake of days of different sizes, and their rebuilds."""
+"""Steps of part `scale`, each in a separate process: write days of different sizes, and rebuild them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ DRIVER_HEAP_MB = 2048
 
 
 def _day(all_sizes: Sequence[int], size: int) -> datetime:
-    """The day of that size: the largest is the last one."""
+    """Return the day of a size; the last size is `DAY`."""
     return DAY - timedelta(days=len(all_sizes) - 1 - list(all_sizes).index(size))
 
 
 def lake(home: str, trades: int, sizes: Sequence[int], seed: int) -> dict[int, dict[str, int]]:
-    """A lake with a day a size, a sorted file an hour, written directly; rows, files and bytes of each."""
+    """Create a lake with a day per size, in sorted hourly files; return rows, files and bytes by size."""
     first_ms = int(_day(sizes, sizes[0]).timestamp() * 1000)
     settings = lakes.create(Path(home), first_ms, len(sizes))
     made: dict[int, dict[str, int]] = {}
@@ -51,7 +51,7 @@ def _bronze_bytes(settings: Settings) -> int:
 
 
 def spark_up(home: str, master: str) -> bool:
-    """Starts the Connect server as the driver of an application on that cluster."""
+    """Start the Connect server as the driver of an application on the cluster `master`."""
     from cryptolake_assets.platform import lifecycle
     from cryptolake_assets.platform.parts import SPARK
 
@@ -64,7 +64,7 @@ def spark_up(home: str, master: str) -> bool:
 def rebuilds(
     home: str, clock_url: str, all_sizes: Sequence[int], sizes: Sequence[int], shared: int, warm_up: int, rounds: int
 ) -> dict[str, Any]:
-    """By the size of the day the seconds of every round and the rows read; a digest of the shared day's bars."""
+    """Rebuild the days; return seconds per round and rows read by size, and a digest of the shared day's bars."""
     from cryptolake_assets.lake.spark_session import connect
     from cryptolake_assets.transform.engines.spark_engine import SparkEngine
 
@@ -98,7 +98,7 @@ def rebuilds(
 
 
 def _digest(settings: Settings) -> str:
-    """Of all bars in Silver, without the moment at which they were written."""
+    """Return the SHA-256 of all bars in Silver, without `updated_at`."""
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 

@@ -1,4 +1,4 @@
-"""Part `silver`: rebuilding a day against bare scripts, refreshing against the length of history, bytes a trade."""
+"""Part `silver`: rebuild of a day vs. bare scripts, refresh vs. length of history, bytes per trade."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from benchmarks.runner import BenchmarkError, Runner
 from benchmarks.trades import DAY, DAY_MS
 
 SEED = 7
-GENERATOR = 1
-"""Moves when `trades.py` or `lakes.py` make something else of the same parameters."""
+GENERATOR = 1  # increment when `trades.py` or `lakes.py` generate other data from the same parameters
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the part is. `history_day` are the trades of a day of history, `long_days` its days in the long one."""
+    """Size of the part. `history_day` is the trades per day of history, `long_days` the days of the long history."""
 
     trades: int = 20_000_000
     history_day: int = 1_000_000
@@ -31,13 +30,13 @@ class Scale:
     minutes: int = 7
 
 
+# Smoke test: its figures are meaningless.
 SMALL = Scale(200_000, 20_000, 5, 200_000, rounds=1, spark_rounds=1, minutes=3)
-"""For a look at whether it works: nothing that it measures means anything."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to make the day's bars. `script` is a bare one's, `layout` and `engine` belong to this project."""
+    """One way to build the day's bars: a bare `script` with its `kind`, or this project's `engine` on a `layout`."""
 
     name: str
     script: str = ""
@@ -47,14 +46,13 @@ class Contestant:
     makes_bars: bool = True
 
 
+# Bare engines; figures are divided by the fastest of them.
 BARE = (
     Contestant("DuckDB, bare", script="duckdb_hourly"),
     Contestant("Polars, bare", script="polars_streaming"),
     Contestant("pandas, bare", script="pandas_frame"),
 )
-"""The engines; the fastest of them is what a figure is divided by."""
-KERNEL = Contestant("numpy kernel, bare", script="numpy_kernel")
-"""Made for these very integers; shown beside them."""
+KERNEL = Contestant("numpy kernel, bare", script="numpy_kernel")  # specialized to these integers; reported only
 FLOOR = Contestant("reading only", script="read_only", makes_bars=False)
 OWN = (
     Contestant("CryptoLake on DuckDB, fresh Bronze", layout="fresh", engine="duckdb"),
@@ -69,7 +67,7 @@ OWN_SPARK = (
 
 
 def run(runner: Runner, scale: Scale) -> list[Figure]:
-    """Prepares what is missing, measures, and returns the figures."""
+    """Prepare missing data, measure, and return the figures."""
     now_ms = int(DAY.timestamp() * 1000) + DAY_MS
     with runner.exchange_clock(now_ms):
         rebuild = Rebuild(runner, scale)
@@ -89,7 +87,7 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
 
 
 class Rebuild:
-    """A: the day of trades as plain files, as fresh and as compacted Bronze, and everybody who makes bars of it."""
+    """Measurement A: rebuild a day's bars from plain files, fresh Bronze and compacted Bronze, by all contestants."""
 
     def __init__(self, runner: Runner, scale: Scale) -> None:
         self._runner = runner
@@ -102,7 +100,7 @@ class Rebuild:
         return self._state / layout / "lake"
 
     def prepare(self) -> dict[str, Any]:
-        """Makes what is not there yet; returns what the compaction did."""
+        """Prepare missing data; return the result of the compaction."""
         key = {"trades": self._scale.trades, "seed": SEED, "generator": GENERATOR}
         runner, given = self._runner, {"trades": self._scale.trades, "seed": SEED}
         plain, fresh, compacted = (self._state / name for name in ("plain", "fresh", "compacted"))
@@ -123,7 +121,7 @@ class Rebuild:
         return dict(runner.recall(compacted))
 
     def measure(self) -> list[Figure]:
-        """All contestants in turn, round by round, so that what else the machine does meets all alike."""
+        """Measure all contestants in turn, round by round, so that other load on the machine affects all alike."""
         _drop(self._out)
         self._out.mkdir()
         for number in range(self._scale.rounds):
@@ -203,7 +201,7 @@ class Rebuild:
 
 
 def _cpu(taken: dict[str, Any]) -> float:
-    """CPU seconds of the process, and of the Spark server that works for it."""
+    """Return the CPU seconds of the process and of its Spark server."""
     return float(taken["cpu_s"] + taken.get("jvm_cpu_s", 0))
 
 
@@ -212,7 +210,7 @@ def _peak(taken: dict[str, Any]) -> float:
 
 
 def _refresh(runner: Runner, scale: Scale) -> Figure:
-    """B: the same minute on a short, a long and a dense history."""
+    """Measurement B: refresh after the same minute of trades on a short, a long and a dense history."""
     shapes = {
         "1m": (1, scale.history_day),
         "100m": (scale.long_days, scale.history_day),
@@ -244,7 +242,7 @@ def _refresh(runner: Runner, scale: Scale) -> Figure:
 
 
 def _history(runner: Runner, name: str, days: int, trades: int) -> Path:
-    """The home of a history, made when it is not there."""
+    """Return the home of a history; create it if it is missing."""
     directory = runner.state / f"history-{days}x{trades}"
     home = directory / "lake"
     key = {"days": days, "trades": trades, "seed": SEED, "generator": GENERATOR}
@@ -273,7 +271,7 @@ def _history(runner: Runner, name: str, days: int, trades: int) -> Path:
 
 
 def _is_new(runner: Runner, directory: Path, key: dict[str, Any]) -> bool:
-    """True when it has to be made; what another generator left is dropped then."""
+    """Whether the directory's data must be generated; if so, empty it first."""
     if runner.made_once(directory, key):
         return False
     _drop(directory)

@@ -1,4 +1,4 @@
-"""What runs in processes of its own: making data and lakes, rebuilding, refreshing. Called by `benchmarks.runner`.
+"""Steps in separate processes, started by `benchmarks.runner`: generate data and lakes, rebuild, refresh.
 
 Run as `python -m benchmarks.steps NAME ARGUMENTS`, with the arguments as a JSON object.
 """
@@ -39,22 +39,20 @@ if TYPE_CHECKING:
     from cryptolake_assets.transform.engines.engine import AggregationEngine
 
 LAST_DAY_MS = int(DAY.timestamp() * 1000)
-OPEN_HOUR_MS = LAST_DAY_MS + 23 * HOUR_MS
-"""The hour that the stream works on when a refresh is measured."""
-OPEN_MINUTES = 40
-"""Minutes of that hour that are in Bronze already; the rest is kept in WAITING."""
+OPEN_HOUR_MS = LAST_DAY_MS + 23 * HOUR_MS  # the hour that is refreshed
+OPEN_MINUTES = 40  # minutes of that hour that are in Bronze already; the rest is in the file WAITING
 WAITING = "waiting.npz"
 
 
 def plain(directory: str, trades: int, seed: int) -> int:
-    """The bare scripts' input; returns the rows."""
+    """Write the bare scripts' input; return the number of rows."""
     day = make_day(LAST_DAY_MS, trades, seed)
     write_plain(day, Path(directory))
     return len(day)
 
 
 def fresh(home: str, trades: int, seed: int) -> int:
-    """A lake whose Bronze is as the stream leaves it; returns the rows."""
+    """Create a lake with Bronze as the stream writes it; return the number of rows."""
     settings = lakes.create(Path(home), LAST_DAY_MS, 1)
     day = make_day(LAST_DAY_MS, trades, seed)
     for share in lakes.write_fresh(settings, day):
@@ -63,13 +61,13 @@ def fresh(home: str, trades: int, seed: int) -> int:
 
 
 def linked(home: str, source: str) -> None:
-    """A second lake over the same files."""
+    """Create a second lake over the same files."""
     settings = lakes.create(Path(home), LAST_DAY_MS, 1)
     lakes.link(settings, lakes.lake_settings(Path(source)))
 
 
 def compact(home: str, days: int, leave_open_hour: bool) -> dict[str, Any]:
-    """The product's compaction of the days up to the last one; the Spark server runs already."""
+    """Run the product's compaction of the days up to the last one; the Spark server runs already."""
     from dataclasses import asdict
 
     from cryptolake_tests.support.compacting import compact as compact_bronze
@@ -85,8 +83,11 @@ def compact(home: str, days: int, leave_open_hour: bool) -> dict[str, Any]:
 
 
 def history(home: str, days: int, trades_a_day: int, seed: int) -> dict[str, int]:
-    """A lake of so many days in the compacted layout; the last hour is open, a micro-batch a minute, up to
-    OPEN_MINUTES. What arrives afterwards waits in a file. Every lake's last day is the same."""
+    """Create a lake of `days` days in the compacted layout; return rows and files.
+
+    The last hour is open: it has a micro-batch per minute up to OPEN_MINUTES; later trades are saved in WAITING. The
+    last day does not depend on `days`.
+    """
     settings = lakes.create(Path(home), LAST_DAY_MS - (days - 1) * DAY_MS, days)
     rows = files = 0
     for number in range(days):
@@ -110,7 +111,7 @@ def history(home: str, days: int, trades_a_day: int, seed: int) -> dict[str, int
 
 
 def history_silver(home: str, days: int, clock_url: str) -> dict[str, Any]:
-    """Silver of the whole history, day by day, as it is after it was followed."""
+    """Build Silver of the whole history, day by day, as after live operation."""
 
     settings = lakes.lake_settings(Path(home), clock_url)
     lakes.follow_to_head(settings)
@@ -128,7 +129,7 @@ def seal(home: str) -> None:
 
 
 def restore(home: str) -> None:
-    """The lake as it was sealed, with what the schemas have gained since."""
+    """Restore the sealed lake and apply later schema migrations."""
     from cryptolake_assets.lake.bootstrap import bootstrap
 
     lakes.restore(Path(home))
@@ -136,7 +137,7 @@ def restore(home: str) -> None:
 
 
 def spark_up(home: str) -> bool:
-    """Starts the server with as much memory as the bare script's Spark has."""
+    """Start the Spark server with the heap size of the bare Spark script."""
     from benchmarks.bare.spark_local import HEAP_MB
     from cryptolake_assets.platform import lifecycle
     from cryptolake_assets.platform.parts import SPARK
@@ -155,15 +156,17 @@ def spark_down(home: str) -> bool:
 
 
 def prepare_rebuild(home: str, clock_url: str) -> None:
-    """Empties Silver and brings the quarantine to Bronze's head."""
+    """Empty Silver and advance the quarantine to the current snapshot of Bronze."""
     settings = lakes.lake_settings(Path(home), clock_url)
     lakes.empty_silver(settings)
     lakes.follow_to_head(settings)
 
 
 def rebuild(home: str, clock_url: str, engine: str, out: str) -> dict[str, Any]:
-    """Silver of the whole day from Bronze: from after the imports to after the last commit. On Spark it is
-    rebuilt before, to warm the server up, as often as the bare script does it."""
+    """Rebuild Silver of the whole day from Bronze; measure from after the imports to after the last commit.
+
+    On Spark, first warm the server up with as many rebuilds as the bare script has warm-up passes.
+    """
     from benchmarks.bare.spark_local import WARM_PASSES
 
     settings = lakes.lake_settings(Path(home), clock_url)
@@ -189,7 +192,7 @@ def rebuild(home: str, clock_url: str, engine: str, out: str) -> dict[str, Any]:
 
 
 def export_bars(settings: Settings, path: Path) -> None:
-    """Silver's bars under the names of `benchmarks.bars`."""
+    """Write Silver's bars with the column names of `benchmarks.bars`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -205,7 +208,7 @@ def export_bars(settings: Settings, path: Path) -> None:
 
 
 def refresh(homes: dict[str, str], clock_url: str, warm: int, minutes: int) -> dict[str, Any]:
-    """Appends a minute of new trades to each lake in turn and times the refresh of the open hour that follows it."""
+    """Append a minute of new trades to each lake in turn and time the refresh of the open hour."""
     from benchmarks.refreshing import Follower
 
     _import_all()
@@ -267,7 +270,7 @@ def _spark_session(settings: Settings) -> Iterator[Any]:
 
 
 def _jvm(settings: Settings) -> list[psutil.Process]:
-    """The Spark server of this lake."""
+    """Return the JVMs of this lake's Spark server."""
     from cryptolake_assets.platform.processes import instance_processes
 
     found = [process for process in instance_processes(settings.home) if "java" in process.name()]
@@ -281,7 +284,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def _import_all() -> None:
-    """What a refresh imports when it first needs it; the bare scripts' imports are not timed either."""
+    """Import what a refresh imports lazily; the bare scripts' imports are not timed either."""
     import duckdb  # noqa: F401
     import httpx  # noqa: F401
     import pyarrow.compute
@@ -306,7 +309,7 @@ STEPS: dict[str, Callable[..., Any]] = {
 
 
 def main(steps: Mapping[str, Callable[..., Any]], name: str, arguments: str) -> None:
-    """Runs a step and prints its result."""
+    """Run a step and print its result."""
     from cryptolake_assets.log import configure_logging
 
     configure_logging("WARNING")

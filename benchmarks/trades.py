@@ -1,8 +1,8 @@
-"""Seeded trades of whole UTC days, and their forms: plain Parquet for the bare scripts, rows of Bronze for the lake.
+"""Seeded trades of whole UTC days, as plain Parquet for the bare scripts and as Bronze rows for the lake.
 
-Five symbols with prices and quantities of their own sizes, trade ids in order of time, network jitter, one trade in a
-thousand up to 5 minutes late, one in two hundred delivered a second time up to 10 minutes later. Order is that of
-arrival. The same parameters give the same rows.
+Five symbols with different sizes of prices and quantities; trade ids in order of time; network jitter; 1 of 1,000
+trades up to 5 minutes late; 1 of 200 trades with a duplicate up to 10 minutes later. Rows are in order of arrival. The
+same parameters give the same rows.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class Trades:
         return len(self.trade_id)
 
     def take(self, rows: Any) -> Trades:
-        """The rows that a slice, a mask or an array of positions picks."""
+        """Return the rows selected by a slice, a mask or an array of positions."""
         return Trades(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def make_day(day_ms: int, trades: int, seed: int, first_trade_id: int = FIRST_TRADE_ID) -> Trades:
-    """One UTC day from `day_ms`, `trades` distinct trades and their repeats, in order of arrival.
+    """Return the UTC day from `day_ms`: about `trades` distinct trades and their duplicates, in order of arrival.
 
-    Every symbol's ids run from `first_trade_id`.
+    Every symbol's ids start at `first_trade_id`.
     """
     rng = np.random.default_rng(seed)
     parts: list[Trades] = []
@@ -78,7 +78,7 @@ def make_day(day_ms: int, trades: int, seed: int, first_trade_id: int = FIRST_TR
 
 
 def _symbol_day(rng: np.random.Generator, index: int, day_ms: int, number: int, first_trade_id: int) -> Trades:
-    """A symbol's distinct trades in order of event time."""
+    """Return a symbol's distinct trades in order of event time."""
     event_ms = np.sort(rng.integers(0, DAY_MS, number)) + day_ms
     walk = _PRICE[index] * np.exp(np.cumsum(rng.normal(0, 2e-6, number)))
     price = np.round(walk * 1e8 / _TICK_E8[index]).astype(np.int64) * _TICK_E8[index]
@@ -99,7 +99,7 @@ def _symbol_day(rng: np.random.Generator, index: int, day_ms: int, number: int, 
 
 
 def by_arrival(trades: Trades, width_ms: int) -> Iterator[tuple[int, Trades]]:
-    """(start in ms, trades that arrived in [start, start + width_ms)); `trades` is in order of arrival."""
+    """Yield (start in ms, trades that arrived in [start, start + width_ms)); `trades` is in order of arrival."""
     first, last = int(trades.arrival_us[0]) // 1000, int(trades.arrival_us[-1]) // 1000
     edges = np.arange(first // width_ms, last // width_ms + 2, dtype=np.int64) * width_ms
     bounds = np.searchsorted(trades.arrival_us, edges * 1000)
@@ -109,7 +109,7 @@ def by_arrival(trades: Trades, width_ms: int) -> Iterator[tuple[int, Trades]]:
 
 
 def sorted_hours(trades: Trades) -> Iterator[tuple[int, Trades]]:
-    """(event hour in ms, its trades by symbol name, event time, trade id): the order that compaction leaves."""
+    """Yield (event hour in ms, its trades by symbol name, event time, trade id), in the order of compacted files."""
     by_name = np.argsort(np.argsort(SYMBOLS))
     hour = trades.event_ms // HOUR_MS
     order = np.lexsort((trades.trade_id, trades.event_ms, by_name[trades.symbol], hour))
@@ -120,7 +120,7 @@ def sorted_hours(trades: Trades) -> Iterator[tuple[int, Trades]]:
 
 
 class KafkaOffsets:
-    """Gives trades in order of arrival their Kafka partition and offset, as a producer keyed by symbol would."""
+    """Assign Kafka partitions and offsets to trades in order of arrival, like a producer keyed by symbol."""
 
     def __init__(self) -> None:
         self._next = np.zeros(max(_KAFKA_PARTITION) + 1, np.int64)
@@ -136,7 +136,7 @@ class KafkaOffsets:
 
 
 def bronze_rows(trades: Trades, partition: NDArray[np.int32], offset: Ints) -> pa.Table:
-    """Rows of `bronze.futures_trades`, all columns; every one its own: receipt in µs, Kafka's time in ms behind it."""
+    """Return rows of `bronze.futures_trades`, all columns; Kafka's time is the receipt in whole ms plus 0 to 5 ms."""
     from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
     number = len(trades)
@@ -163,7 +163,7 @@ def bronze_rows(trades: Trades, partition: NDArray[np.int32], offset: Ints) -> p
 
 
 def write_plain(trades: Trades, directory: Path) -> None:
-    """The bare scripts' input: `int/` with prices and quantities in 1e-8 units, `dec/` with decimal(38,18)."""
+    """Write the bare scripts' input: `int/` with prices and quantities in 1e-8 units, `dec/` with decimal(38,18)."""
     import pyarrow.parquet as pq
 
     for kind in ("int", "dec"):
@@ -197,7 +197,7 @@ def _times(microseconds: Ints) -> pa.Array:
 
 
 def _decimals(units_e8: Ints, precision: int, scale: int = 8) -> pa.Array:
-    """Decimals of the given type from whole 1e-8 units, without a float in between."""
+    """Return decimals of the given type from integers in 1e-8 units, without floats."""
     whole = pa.array(units_e8).cast(pa.decimal128(20, 0))
     scaled = pa.Array.from_buffers(pa.decimal128(20, 8), len(whole), whole.buffers())
     return scaled.cast(pa.decimal128(precision, scale))

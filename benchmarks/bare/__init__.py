@@ -1,5 +1,5 @@
-"""Bare yardsticks: the exact one-minute bars of plain Parquet files, and nothing else.
+"""Bare baselines: exact one-minute bars from plain Parquet files, without catalog, checks or commits.
 
-No catalog, no check, no commit, one process each: `python -m benchmarks.bare.<name> DATA OUT` reads `DATA/int` or
-`DATA/dec`, writes the bars to the Parquet file OUT and prints what it took. All bars are equal (`benchmarks.bars`).
+Each script is one process: `python -m benchmarks.bare.<name> DATA OUT` reads `DATA/int` or `DATA/dec`, writes the bars
+to the Parquet file OUT and prints time and memory. All scripts produce equal bars (`benchmarks.bars`).
 """

@@ -1,4 +1,4 @@
-"""Bare FastAPI routes for part `api`: bytes from memory, nothing at all, and a table that is read by each request."""
+"""Bare FastAPI routes for part `api`: bytes from memory, an empty 304, and a table read by each request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _answer: list[bytes] = []
 
 
 @bare.get("/bytes")
-async def from_memory(symbol: str) -> Response:  # noqa: ARG001  (parsed, as the API has to)
+async def from_memory(symbol: str) -> Response:  # noqa: ARG001  (parsed, like the API does)
     if not _answer:
         _answer.append((HOME / "answer.json").read_bytes())
     return Response(_answer[0], media_type="application/json")

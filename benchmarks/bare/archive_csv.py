@@ -1,4 +1,4 @@
-"""A day of the archive from its zip to one Parquet file, by pyarrow alone: prices are doubles, nothing is checked."""
+"""Convert a day of the archive from zip to one Parquet file with pyarrow alone: prices as doubles, no checks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""cryptofeed's Binance Futures handler with its Kafka backend, as its documentation has it; acks=all, as ours.
+"""cryptofeed's Binance Futures handler with its Kafka backend, as in its documentation, with acks=all like ours.
 
-Runs in an environment of its own (requirements/cryptofeed.lock), and prints as the other bare scripts do.
+Runs in a separate environment (requirements/cryptofeed.lock) and prints the same result as the other bare scripts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SYMBOLS = {"BTC-USDT-PERP": "BTCUSDT", "ETH-USDT-PERP": "ETHUSDT"}
 
 
 class Backend(TradeKafka):  # type: ignore[misc]
-    """The backend, which tells when so many trades have been written."""
+    """The Kafka backend, with events that are set once the warm-up trades and all trades are acknowledged."""
 
     def __init__(self, servers: str, topic: str, frames: int, warm_up: int) -> None:
         super().__init__(bootstrap_servers=servers, acks="all")
@@ -42,7 +42,7 @@ class Backend(TradeKafka):  # type: ignore[misc]
         self._left -= 1
         if self._left in (0, self._frames):
             event = self.done if self._left == 0 else self.warm
-            # The writer awaits each acknowledgement before it takes the next trade.
+            # The writer awaits each acknowledgement before it takes the next trade from the queue.
             asyncio.get_running_loop().create_task(self.queue.join()).add_done_callback(lambda _: event.set())
 
 
@@ -63,7 +63,7 @@ async def measure(address: str, servers: str, topic: str, frames: int) -> None:
     await asyncio.to_thread(begin, frames)
     await backend.done.wait()
     report("cryptofeed, Kafka backend", clock, frames=frames)
-    # All is delivered; its loops would complain at length of being ended.
+    # Everything is delivered; a regular shutdown of its loops would log many errors.
     os._exit(0)
 
 
@@ -74,7 +74,7 @@ def _connected(address: str) -> bool:
 
 def main(address: str, servers: str, topic: str, frames: str) -> None:
     BinanceFutures.websocket_endpoints = [WebsocketEndpoint(f"wss://{address}", options={"compression": None})]
-    # It accepts no address without TLS; the frames come without, as for the others.
+    # cryptofeed accepts only wss:// addresses; connect without TLS, like the other contestants.
     connect = connection.connect
     connection.connect = lambda url, **options: connect(url.replace("wss://", "ws://", 1), proxy=None, **options)
     Symbols.set(BinanceFutures.id, SYMBOLS, {"instrument_type": dict.fromkeys(SYMBOLS, "perpetual")})

@@ -1,4 +1,4 @@
-"""DuckDB on 1e-8 integers, one event hour at a time: a trade's repeats share its event time, so memory stays small."""
+"""DuckDB on 1e-8 integers, one event hour at a time to save memory: a trade and its duplicates share the event time."""
 
 from __future__ import annotations
 

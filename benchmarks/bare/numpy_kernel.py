@@ -1,4 +1,4 @@
-"""A numpy kernel made for this task: per symbol a packed key is sorted, neighbours are compared, spans are reduced."""
+"""A numpy kernel for this task: per symbol, sort packed keys, drop equal neighbors, reduce the spans of minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames of aggregates from JSON to JSON by msgspec alone: fields typed, digits checked, an event made and written."""
+"""Parse aggregate-trade frames, check their decimals and encode events as JSON, with msgspec alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepared bytes into Kafka, by one of the libraries that the producer writes with: acks=all, idempotent, zstd."""
+"""Send prepared bytes to Kafka with one of the producer's Kafka libraries: acks=all, idempotent, zstd."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_UNDER_WAY = 50_000
 
 
 async def by_aiokafka(servers: str, topic: str, prepared: list[Event]) -> Clock:
-    """Whole batches, as its `send()` for each message costs several times as much."""
+    """Send whole batches: aiokafka's `send()` per message costs several times as much."""
     from aiokafka import AIOKafkaProducer
 
     producer = AIOKafkaProducer(

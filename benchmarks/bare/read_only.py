@@ -1,4 +1,4 @@
-"""The floor: DuckDB reads the columns and adds them up, nothing more."""
+"""Lower bound: DuckDB only reads and sums the columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages taken from a WebSocket and thrown away, by one of the libraries that the producer reads with."""
+"""Receive and discard WebSocket messages with one of the producer's WebSocket libraries."""
 
 from __future__ import annotations
 

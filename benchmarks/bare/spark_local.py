@@ -1,4 +1,4 @@
-"""Spark in a JVM of its own, on 1e-8 integers or on decimal(38,18): passes to warm it up, then the one that counts."""
+"""Spark in its own JVM, on 1e-8 integers or decimal(38,18): warm-up passes, then one measured pass."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 HEAP_MB = 6144
 PRICE = "decimal(18,8)"
 START_TIMEOUT_S = 120.0
+# JIT compilation shortens the passes up to the third one; the long-running server of a lake is warm.
 WARM_PASSES = 2
-"""The JVM compiles what it runs: passes get shorter up to the third, as the server of a lake has long had it."""
 
 
 def main(data: str, out: str, kind: str) -> None:
-    """`kind`: `int` or `dec`."""
+    """Warm up and measure; `kind` is `int` or `dec`."""
     scratch = Path(tempfile.mkdtemp(prefix="bare-spark-"))
     try:
         with gateway(scratch) as pid:
@@ -63,8 +63,10 @@ def measure(jvm: psutil.Process, spark: SparkSession, data: str, out: str, kind:
 
 @contextmanager
 def gateway(scratch: Path) -> Iterator[int]:
-    """The JVM's pid. pyspark finds it by its own variables; its launcher asks for a Java module that the trimmed
-    runtime of the project's set-up lacks."""
+    """Start the JVM and yield its pid; pyspark finds it by environment variables.
+
+    pyspark's own launcher needs a Java module that the trimmed runtime of the project's setup lacks.
+    """
     told = scratch / "gateway"
     java = subprocess.Popen(
         [
@@ -76,7 +78,7 @@ def gateway(scratch: Path) -> Iterator[int]:
             *("org.apache.spark.deploy.SparkSubmit", "pyspark-shell"),
         ],
         env={**os.environ, "_PYSPARK_DRIVER_CONN_INFO_PATH": str(told), "SPARK_LOCAL_IP": "127.0.0.1"},
-        # It ends when its standard input does.
+        # The gateway exits when its standard input closes.
         stdin=subprocess.PIPE,
     )
     try:
@@ -112,7 +114,7 @@ def session(scratch: Path) -> SparkSession:
 
 
 def bars(spark: SparkSession, data: str, out: str, kind: str) -> None:
-    """Reads, removes repeats, aggregates and writes one sorted file."""
+    """Read, deduplicate, aggregate and write one sorted file."""
     from pyspark.sql import functions as f
 
     exact = PRICE if kind == "dec" else "decimal(19,0)"
