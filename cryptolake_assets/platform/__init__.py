@@ -1,1 +1,1 @@
-"""What one machine needs to run it all: JVM, jars, and the supervised parts."""
+"""Run the platform on one machine: JVM, jars and the supervised parts."""

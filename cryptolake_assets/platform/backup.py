@@ -1,8 +1,8 @@
-"""Copies the home of a platform that may run meanwhile: `cryptolake backup`. `restore.py` puts the copy back.
+"""Online backup of a platform's home: `cryptolake backup`. `restore.py` restores it.
 
-Nothing is stopped. The copy is consistent by its order, each part at least as new as what the parts before it name:
-Dagster's storage and the follower's cursor (an older cursor repeats work), the stream's checkpoint, the catalog, the
-files of the tables, Kafka's log. See docs/decisions/0037-backup.md.
+The platform keeps running. The copy order makes the backup consistent, because each part is at least as new as the
+parts before it that refer to it: Dagster's storage and the follower's cursor (an older cursor repeats work), the
+stream's checkpoint, the catalog, the table files, Kafka's log. See docs/decisions/0037-backup.md.
 """
 
 from __future__ import annotations
@@ -46,16 +46,14 @@ ATTEMPTS: Final = 30
 PAUSE_S: Final = 0.5
 MAINTENANCE_WAIT_S: Final = 300.0
 BLOCK_BYTES: Final = 1024 * 1024
-EPOCH_ID: Final = "spark.sql.streaming.epochId"
-"""Property of a snapshot: the number of the batch that the streaming query committed."""
+EPOCH_ID: Final = "spark.sql.streaming.epochId"  # snapshot property: batch id that the streaming query committed
 
-Progress = Callable[[str, int], None]
-"""Told of each block that was copied: the file and its bytes."""
+Progress = Callable[[str, int], None]  # called for each copied block with the file's name and the block's bytes
 
 
 @dataclass(frozen=True)
 class FileCopy:
-    """A file of the backup: its path there, size and checksum."""
+    """A file of the backup: its path in the backup, size and checksum."""
 
     path: str
     bytes: int
@@ -68,7 +66,7 @@ class FileCopy:
 
 @dataclass(frozen=True)
 class TableCopy:
-    """A table as the backup holds it; no snapshot: it was empty."""
+    """A table in the backup. `snapshot_id` is None for an empty table."""
 
     name: str
     snapshot_id: int | None
@@ -77,8 +75,8 @@ class TableCopy:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a backup holds. `warehouse` is the location that the tables' paths begin with; `brokers` is empty where the
-    broker's log is part of the backup."""
+    """The contents of a backup. `warehouse` is the prefix of all table paths. `brokers` is empty if the backup
+    includes the log of the local broker."""
 
     format: int
     release: str
@@ -90,9 +88,9 @@ class Manifest:
 
 
 def places(settings: Settings) -> dict[str, Path]:
-    """Return where each part of a backup lies on this machine, a directory before what may lie in it, the catalog last.
+    """Return the local path of each part of a backup: a directory before its possible children, the catalog last.
 
-    Raise `BackupError` for a lake that is not all on this machine's disk.
+    Raises `BackupError` if any part of the lake is not on a local disk.
     """
     _require_embedded(settings)
     return {
@@ -120,9 +118,9 @@ def _require_embedded(settings: Settings) -> None:
 
 
 def backup(settings: Settings, directory: Path, progress: Progress = lambda _name, _bytes: None) -> Manifest:
-    """Copy the home into the new directory and return what it holds. The directory appears when it is complete.
+    """Copy the home into a new directory, which appears only when complete, and return the manifest.
 
-    Raise `BackupError` when the copy cannot be made, `MaintenanceInUseError` while the tables are maintained.
+    Raises `BackupError` if the copy fails, `MaintenanceInUseError` while table maintenance runs.
     """
     directory = directory.expanduser().resolve()
     found = places(settings)
@@ -141,7 +139,7 @@ def backup(settings: Settings, directory: Path, progress: Progress = lambda _nam
         try:
             manifest = _Backup(settings, partial, found, progress).make()
             _write_manifest(partial / MANIFEST, manifest)
-            # Its presence says that it is complete, after a power cut too.
+            # A directory under its final name is complete, even after a power failure.
             os.sync()
             partial.rename(directory)
         finally:
@@ -172,7 +170,7 @@ class _Table:
         return TableCopy(self.name, snapshot.snapshot_id if snapshot else None, int(rows or 0))
 
     def files(self) -> Iterator[str]:
-        """The locations of all files that the table's snapshots need: metadata, manifests, statistics, data."""
+        """Yield the locations of all files of the table's snapshots: metadata, manifests, statistics, data."""
         from pyiceberg.io.pyarrow import PyArrowFileIO
 
         io = PyArrowFileIO()
@@ -190,7 +188,7 @@ class _Table:
 
 
 class _Backup:
-    """One backup while it is made."""
+    """One backup in progress."""
 
     def __init__(self, settings: Settings, directory: Path, found: dict[str, Path], progress: Progress) -> None:
         self._settings = settings
@@ -204,7 +202,7 @@ class _Backup:
         self._copy_dagster()
         with suppress(FileNotFoundError):
             self._copy(self._places[FOLLOWER] / "cursor.json", f"{FOLLOWER}/cursor.json")
-        # Maintenance deletes files of older snapshots, which the copied catalog may name.
+        # Maintenance deletes files of older snapshots, which the copied catalog may still refer to.
         with maintenance_lock(self._settings, MAINTENANCE_WAIT_S):
             tables = self._copy_lake()
         if not self._settings.kafka_bootstrap_servers:
@@ -222,7 +220,7 @@ class _Backup:
         )
 
     def _copy(self, source: Path, name: str) -> None:
-        """Copy a file as long as it is now; one that grows goes on without us."""
+        """Copy a file up to its present length; bytes appended later are not copied."""
         target = self._directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
@@ -237,7 +235,7 @@ class _Backup:
         self._files[name] = FileCopy(name, size - left, digest.hexdigest())
 
     def _copy_database(self, source: Path, name: str) -> None:
-        """Copy an SQLite database as one transaction sees it, its write-ahead log included."""
+        """Copy a consistent state of an SQLite database, including its write-ahead log."""
         target = self._directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not source.exists():
@@ -254,12 +252,12 @@ class _Backup:
             self._copy(copy, name)
 
     def _forget(self, part: str) -> None:
-        """Remove what was copied of a part, or of a directory in it."""
+        """Remove the copied files of a part, or of a directory in it."""
         shutil.rmtree(self._directory / part, ignore_errors=True)
         self._files = {name: file for name, file in self._files.items() if not name.startswith(f"{part}/")}
 
     def _copy_dagster(self) -> None:
-        """Runs, events, ticks with the sensors' cursors, logs. What Dagster deletes meanwhile is left out."""
+        """Copy runs, events, ticks with the sensors' cursors, and logs. Skip files that Dagster deletes meanwhile."""
         for path in _regular_files(self._places[DAGSTER]):
             name = f"{DAGSTER}/{path.relative_to(self._places[DAGSTER])}"
             with suppress(FileNotFoundError):
@@ -269,11 +267,10 @@ class _Backup:
                     self._copy(path, name)
 
     def _copy_lake(self) -> list[_Table]:
-        """Copy checkpoints, catalog and the tables' files so that they fit each other.
+        """Copy checkpoints, catalog and table files in a mutually consistent state.
 
-        A table that is rewritten drops its own old snapshots, and the stream may commit between the copies of the
-        checkpoint and of the catalog: both are copied anew then. Files of tables are immutable, so that only new ones
-        are copied again.
+        Retry checkpoints and catalog if a rewritten table drops its own old snapshots, or if the stream commits
+        between the two copies. Table files are immutable, so a retry copies only new ones.
         """
         for _ in range(ATTEMPTS):
             self._forget(CHECKPOINTS)
@@ -295,7 +292,7 @@ class _Backup:
         )
 
     def _copy_checkpoints(self) -> None:
-        """Commits before offsets: Spark writes a batch's offsets first, so each copied commit has its offsets."""
+        """Copy commits before offsets: Spark writes a batch's offsets first, so each copied commit has its offsets."""
         root = self._places[CHECKPOINTS]
         for pattern in ("*/commits", "*"):
             for directory in sorted(root.glob(pattern)):
@@ -304,7 +301,7 @@ class _Backup:
                         self._copy(path, name)
 
     def _locations(self) -> list[tuple[str, str]]:
-        """Return name and metadata file of each table of the copied catalog."""
+        """Return (name, metadata file) of each table in the copied catalog."""
         with closing(sqlite3.connect(self._directory / CATALOG / self._settings.catalog_db.name)) as connection:
             return connection.execute(
                 "SELECT table_namespace || '.' || table_name, metadata_location FROM iceberg_tables "
@@ -312,7 +309,7 @@ class _Backup:
             ).fetchall()
 
     def _table(self, name: str, location: str) -> _Table:
-        """Copy a table's metadata file, which its writers keep for some twenty commits, and read the copy."""
+        """Copy a table's metadata file, which writers keep for about twenty commits, and read the copy."""
         from pyiceberg.io.pyarrow import PyArrowFileIO
         from pyiceberg.serializers import FromInputFile
 
@@ -321,11 +318,11 @@ class _Backup:
         return _Table(name, location, FromInputFile.table_metadata(file))
 
     def _copy_files(self, tables: list[_Table]) -> None:
-        """Copy what the tables need, all snapshots, and remove what an attempt before this one copied in vain."""
+        """Copy the files of all snapshots of the tables, and remove unneeded files of an earlier attempt."""
         needed = {self._copy_table_file(path) for table in tables for path in table.files()}
         for table in tables:
             for entry in table.metadata.metadata_log:
-                # Earlier metadata: no reader needs it, and the next commits remove it.
+                # Earlier metadata is optional: no reader needs it, and the next commits remove it.
                 with suppress(FileNotFoundError):
                     needed.add(self._copy_table_file(entry.metadata_file))
         for name in [name for name in self._files if name.startswith(f"{WAREHOUSE}/") and name not in needed]:
@@ -333,7 +330,7 @@ class _Backup:
             del self._files[name]
 
     def _copy_table_file(self, location: str) -> str:
-        """Copy a file of a table unless that was done, and return its name in the backup."""
+        """Copy a table's file unless it is already copied, and return its name in the backup."""
         path = Path(local_path(location))
         if not path.is_relative_to(self._places[WAREHOUSE]):
             raise BackupError(
@@ -346,11 +343,11 @@ class _Backup:
         return name
 
     def _checkpoints_fit(self, tables: list[_Table]) -> bool:
-        """Whether each query's checkpoint holds the offsets of the newest batch that its table has.
+        """Return whether each query's checkpoint has the offsets of the newest batch in its table.
 
-        Without them the query would plan this batch anew, with other offsets, and Iceberg's sink would pass it over as
-        one that it has. The other way round, a batch of the checkpoint without its rows, cannot be: the catalog is the
-        later copy.
+        Without them the query would plan that batch again with other offsets, and Iceberg's sink would skip it as
+        already committed. The reverse, a checkpointed batch without its rows, is impossible: the catalog is copied
+        later.
         """
         newest: dict[str, int] = {}
         for table in tables:
@@ -365,10 +362,10 @@ class _Backup:
         return True
 
     def _copy_kafka(self) -> None:
-        """Copy the broker's log as a power cut would leave it: the broker recovers its end when it starts.
+        """Copy the broker's log in a crash-consistent state; the broker recovers the log end when it starts.
 
-        The checkpoints of the log's files come first, so that they claim no more than is copied. Of a partition's
-        newest segment the indexes are left out; the broker makes them anew.
+        Copy the broker's checkpoint files first, so that they claim no more than is copied. Skip the indexes of a
+        partition's newest segment; the broker rebuilds them.
         """
         root = self._places[KAFKA]
         if not root.is_dir():
@@ -381,7 +378,7 @@ class _Backup:
                 try:
                     self._copy_partition(partition)
                     break
-                except FileNotFoundError:  # a segment went by retention
+                except FileNotFoundError:  # retention deleted a segment
                     self._forget(f"{KAFKA}/{partition.name}")
                     if not partition.exists():
                         break
@@ -397,7 +394,7 @@ class _Backup:
 
 
 def _regular_files(directory: Path) -> list[Path]:
-    """Return the files below a directory, in order: no sockets, no hidden ones (drafts, locks, checksums of Hadoop)."""
+    """Return the files below a directory, sorted; no sockets, no hidden files (drafts, locks, Hadoop checksums)."""
     found = []
     for folder, folders, names in os.walk(directory):
         folders[:] = [name for name in folders if not name.startswith(".")]

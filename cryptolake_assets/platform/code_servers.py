@@ -1,7 +1,7 @@
-"""Dagster's code servers: one process for each code location of `workspace.yaml`, shared by webserver and daemon.
+"""Dagster's code servers: one process per code location of `workspace.yaml`, shared by webserver and daemon.
 
-Left to themselves, both would start servers of their own, and the daemon a new one every minute: at rest, importing the
-definitions again and again would cost more than all the rest of Dagster.
+By default, each would start its own servers, and the daemon a new one every minute: when idle, importing the
+definitions again and again would cost more than the rest of Dagster.
 """
 
 from __future__ import annotations
@@ -22,28 +22,26 @@ from cryptolake_assets.platform import probes
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
 
 WORKSPACE_FILE = PROJECT_ROOT / "workspace.yaml"
-MODULE = "cryptolake_assets.defs.code_server"
-"""The module of its process, by name: `defs`, which knows Dagster, is above this room."""
-SERVICE = "DagsterApi"
-"""What Dagster's server calls itself to the health checks of gRPC."""
+MODULE = "cryptolake_assets.defs.code_server"  # by name: `defs`, which imports Dagster, is a layer above this package
+SERVICE = "DagsterApi"  # service name of Dagster's server in gRPC health checks
 
 
 @dataclass(frozen=True)
 class CodeLocation:
-    """An entry of `workspace.yaml`: a module with definitions, under the name that Dagster shows."""
+    """An entry of `workspace.yaml`: a module with definitions, and the name that Dagster shows for it."""
 
     name: str
     module: str
 
     @property
     def part(self) -> str:
-        """The name of the part that serves it."""
+        """The name of the part that serves this code location."""
         return f"code-{self.name}"
 
 
 @lru_cache(maxsize=1)
 def locations() -> tuple[CodeLocation, ...]:
-    """The code locations, in the file's order."""
+    """Return the code locations in the order of `workspace.yaml`."""
     entries = yaml.safe_load(WORKSPACE_FILE.read_text(encoding="utf-8"))["load_from"]
     return tuple(
         CodeLocation(entry["python_module"]["location_name"], entry["python_module"]["module_name"])
@@ -52,13 +50,16 @@ def locations() -> tuple[CodeLocation, ...]:
 
 
 def socket_path(settings: Settings, location: CodeLocation) -> Path:
-    """Where it is served. A Unix socket's path may have about 100 bytes: too few for a home deep in the file system."""
+    """Return the path of the server's Unix socket, in the temporary directory.
+
+    Such a path is limited to about 100 bytes, too few for a deeply nested home.
+    """
     digest = hashlib.sha256(f"{settings.home}:{location.name}".encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"cryptolake-{os.getuid()}-{digest}.code"
 
 
 def location_named(name: str) -> CodeLocation:
-    """Return the code location of this name. Raises `ArgumentError` for a name that none has."""
+    """Return the code location with this name. Raises `ArgumentError` if there is none."""
     for location in locations():
         if location.name == name:
             return location
@@ -66,7 +67,7 @@ def location_named(name: str) -> CodeLocation:
 
 
 def command(settings: Settings, location: CodeLocation) -> tuple[str, ...]:
-    """Return the command of its server, with the address in the words of `dagster api grpc`."""
+    """Return the server's command line, with the address as options of `dagster api grpc`."""
     return (sys.executable, "-m", MODULE, location.name, *_address(settings, location))
 
 
@@ -77,24 +78,24 @@ def _address(settings: Settings, location: CodeLocation) -> tuple[str, ...]:
 
 
 def host(settings: Settings, location: CodeLocation) -> str:
-    """Where webserver and daemon find it, if not on a socket."""
+    """Return the host at which webserver and daemon reach the server, if it does not use a socket."""
     return settings.code_server_host.replace("{part}", location.part)
 
 
 def port(settings: Settings, location: CodeLocation) -> int:
-    """Where it listens, if not on a socket."""
+    """Return the server's port, if it does not use a socket."""
     return settings.code_server_port + locations().index(location)
 
 
 def _reached(settings: Settings, location: CodeLocation) -> dict[str, Any]:
-    """How a client of Dagster reaches it: at its host, or on its socket."""
+    """Return the server's address for a Dagster client: host and port, or socket."""
     if settings.code_server_host:
         return {"host": host(settings, location), "port": port(settings, location)}
     return {"socket": str(socket_path(settings, location))}
 
 
 def workspace_text(settings: Settings) -> str:
-    """The workspace as webserver and daemon read it: the locations by their sockets, or by host and port."""
+    """Return the workspace file of webserver and daemon: each code location with its socket, or host and port."""
     servers = [
         {"grpc_server": {**_reached(settings, location), "location_name": location.name}} for location in locations()
     ]
@@ -102,7 +103,7 @@ def workspace_text(settings: Settings) -> str:
 
 
 def is_ready(settings: Settings, location: CodeLocation) -> bool:
-    """Whether the location's code is loaded, or has failed to: what failed is then told by the webserver.
+    """Return whether the server has loaded the code, or failed to load it; the webserver shows the error.
 
     Dagster's server loads the code before it serves.
     """
@@ -113,5 +114,5 @@ def is_ready(settings: Settings, location: CodeLocation) -> bool:
 
 
 def prepare(settings: Settings, location: CodeLocation) -> None:
-    """Clear away the socket that a server that was killed has left."""
+    """Remove the socket that a killed server left."""
     socket_path(settings, location).unlink(missing_ok=True)

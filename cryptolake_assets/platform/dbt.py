@@ -1,7 +1,7 @@
-"""dbt on the project's own settings: the `cryptolake dbt` command, and the manifest that Dagster loads.
+"""dbt with the project's settings: the `cryptolake dbt` command, and the manifest that Dagster loads.
 
-A command that reads tables gets a Spark Connect session of its own, and the snapshots of its sources that all of
-its models and tests read: what is published while it runs waits for the next one.
+A command that reads tables gets its own Spark Connect session and pinned snapshots of its sources, the same for all
+its models and tests: rows published while it runs are read by the next command.
 """
 
 from __future__ import annotations
@@ -23,26 +23,24 @@ from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, get_settings
 
 PROJECT_DIR = PROJECT_ROOT / "dbt_project"
-EXECUTABLE = Path(sys.executable).parent / "cryptolake-dbt"
-"""dbt by this module, for dagster-dbt, which runs one program."""
+EXECUTABLE = Path(sys.executable).parent / "cryptolake-dbt"  # runs this module, for dagster-dbt
 
+# Environment variables from which the macro `at_snapshot` reads the snapshot id of each source.
 SNAPSHOT_VARIABLES = {
     "CRYPTOLAKE_SILVER_SNAPSHOT": SILVER_OHLCV,
     "CRYPTOLAKE_GOLD_SNAPSHOT": GOLD_DAILY,
     "CRYPTOLAKE_FEAR_GREED_SNAPSHOT": SILVER_FEAR_GREED,
     "CRYPTOLAKE_COINGECKO_SNAPSHOT": SILVER_COINGECKO_GLOBAL,
 }
-"""Environment variables by which the macro `at_snapshot` knows what to read."""
 
-NO_SNAPSHOT = "none"
-"""Of a table that nothing was written to; the macro then reads no rows."""
+NO_SNAPSHOT = "none"  # for an empty table; the macro then reads no rows
 
 WITHOUT_SPARK = ("parse", "list", "ls", "deps", "clean", "init")
 _NOT_SOURCE = ("target", "logs", "dbt_packages", ".user.yml")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs dbt with these arguments and exits with its code."""
+    """Run dbt with these arguments and exit with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     settings = get_settings()
     for name, value in environment(settings).items():
@@ -57,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def needs_spark(arguments: Sequence[str]) -> bool:
-    """Whether the command reads or writes tables; asking for help or a version does not."""
+    """Return whether the command reads or writes tables; `--help` and `--version` do not."""
     command = next((word for word in arguments if not word.startswith("-")), None)
     return command is not None and command not in WITHOUT_SPARK and not {"--help", "-h"} & set(arguments)
 
@@ -65,7 +63,7 @@ def needs_spark(arguments: Sequence[str]) -> bool:
 def _run_with_spark(settings: Settings, arguments: list[str]) -> None:
     from cryptolake_assets.lake.spark_session import connect
 
-    # pyspark's own variable: dbt's adapter asks for "the session" and gets this one, on every thread.
+    # With pyspark's own variable, dbt's adapter gets this session on every thread.
     os.environ["SPARK_REMOTE"] = settings.spark_connect_url
     session = connect(settings)
     try:
@@ -76,18 +74,18 @@ def _run_with_spark(settings: Settings, arguments: list[str]) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    """dbt's own command line; it ends by `SystemExit`."""
+    """Run dbt's command line, which raises `SystemExit` at its end."""
     import warnings
 
     from dbt.cli.main import cli
 
-    # dbt's adapter asks every statement's session for Hive, which a running server cannot be given.
+    # For every statement dbt's adapter tries to enable Hive, which a running server does not allow.
     warnings.filterwarnings("ignore", message="Failed to set spark.sql.catalogImplementation")
     cli.main(args=arguments, prog_name="cryptolake dbt")
 
 
 def pinned_snapshots(settings: Settings) -> dict[str, str]:
-    """Snapshot ids of what is read by variable, as they are now; an empty table has none."""
+    """Return the current snapshot id of each source by environment variable, `NO_SNAPSHOT` for an empty table."""
     from cryptolake_assets.lake.catalog import load_table
 
     def current(spec: TableSpec) -> str:
@@ -98,7 +96,7 @@ def pinned_snapshots(settings: Settings) -> dict[str, str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """dbt's settings as environment variables; those of a user win."""
+    """Return dbt's settings as environment variables; variables that a user set take precedence."""
     return {
         "DBT_PROJECT_DIR": str(PROJECT_DIR),
         "DBT_PROFILES_DIR": str(PROJECT_DIR),
@@ -109,9 +107,9 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def ensure_manifest(settings: Settings) -> Path:
-    """The manifest of the project as it is now: parsed anew when a file of it, or dbt, has changed.
+    """Return the path of the current manifest; parse the project again if a file or dbt's version has changed.
 
-    Touches no network and no Spark. Raises `DbtError` with dbt's words when the project cannot be parsed.
+    Uses neither network nor Spark. Raises `DbtError` with dbt's output if the project cannot be parsed.
     """
     from filelock import FileLock
 
@@ -146,7 +144,7 @@ def _parse(settings: Settings, directory: Path) -> None:
 
 
 def fingerprint() -> str:
-    """Moves when a file of the project or the version of dbt does."""
+    """Return a hash of the project's files and of dbt's version."""
     digest = hashlib.sha256(f"{version('dbt-core')} {version('dbt-spark')}".encode())
     for path in project_files():
         digest.update(f"{path.relative_to(PROJECT_DIR)}\n".encode())
@@ -155,7 +153,7 @@ def fingerprint() -> str:
 
 
 def project_files() -> Iterator[Path]:
-    """The project's files in order, without what dbt itself leaves there."""
+    """Yield the project's files in order, without dbt's own output."""
     for path in sorted(PROJECT_DIR.rglob("*")):
         if path.is_file() and path.relative_to(PROJECT_DIR).parts[0] not in _NOT_SOURCE:
             yield path

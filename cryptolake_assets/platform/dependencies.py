@@ -1,4 +1,4 @@
-"""Whether what a refresh of Silver needs is there, asked before it begins."""
+"""Check before a Silver refresh that the tables, the engine and the exchange are available."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ TABLES = (BRONZE_TRADES, OPS_COVERAGE, SILVER_OHLCV, SILVER_QUARANTINE, OPS_RUN_
 
 
 def check_dependencies(settings: Settings) -> CheckOutcome:
-    """Fails on tables that cannot be read and on an engine that does not answer; an exchange that does not answer is
-    only told, because its clock is in the coverage too."""
+    """Fail if a table cannot be read or the engine does not answer.
+
+    An exchange that does not answer is only reported, because the coverage has its clock too.
+    """
     failing = []
     for table in TABLES:
         try:
             load_table(settings, table)
-        except Exception as error:  # whatever a catalog raises, of many kinds
+        except Exception as error:  # catalogs raise errors of many kinds
             failing.append({"part": table.full_name, "cause": f"{type(error).__name__}: {error}"[:300]})
     if settings.engine_in_use is Engine.SPARK:
         try:

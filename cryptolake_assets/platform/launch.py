@@ -1,7 +1,7 @@
-"""Becomes a part: reads its command and environment from a file, then replaces itself by it.
+"""Launcher of a part: reads command and environment from a file, then replaces itself with that command.
 
-A file carries any value, secrets too, unchanged and readable by its owner only; the supervisor's own configuration
-cannot hold quotes, percent signs or semicolons. Runs isolated (`python -I -S`), with the standard library alone.
+Unlike the supervisor's configuration, the file can hold any value, including quotes, percent signs, semicolons and
+secrets; only its owner can read it. Runs isolated (`python -I -S`), with the standard library alone.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 
 
 def main(spec_file: str) -> None:
-    """Runs what `spec_file` says, as JSON."""
+    """Run the part of a JSON spec file."""
     become(json.loads(Path(spec_file).read_text(encoding="utf-8")))
 
 
 def become(spec: dict[str, Any]) -> None:
-    """Replaces this process by a part: `command`, `environment` and `directory`."""
-    # Nothing comes on standard input. The supervisor's pipe for it stays open under another number all the same:
-    # supervisord (4.3) polls without a pause on a pipe whose reader is gone, once its number was a socket's before.
+    """Replace this process with a part. `spec` has `command`, `environment` and `directory`."""
+    # Parts read nothing from stdin. Keep the supervisor's stdin pipe open under another descriptor, because
+    # supervisord (4.3) busy-polls a pipe without a reader if its descriptor was a socket's before.
     os.set_inheritable(os.dup(0), True)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    # A shell starts what is to run in the background with these ignored, and Dagster treats a stop as an interrupt.
+    # A shell starts background processes with these signals ignored, but Dagster stops on an interrupt.
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     os.chdir(spec["directory"])

@@ -1,4 +1,4 @@
-"""Brings the platform up, takes it down, restarts a part: one call each, safe to run again."""
+"""Start and stop the platform, restart a part: one idempotent call each."""
 
 from __future__ import annotations
 
@@ -32,21 +32,20 @@ log = structlog.get_logger(__name__)
 
 LOCK_TIMEOUT_S = 180.0
 MIN_FREE_BYTES = 1024**3
+# Crashes of a part during its start before it is reported as failed. After a crash Spark 4.1 may end each of Bronze's
+# two queries once: it reports the progress of a repeated batch before it has asked Kafka for offsets.
 DEATHS_ALLOWED = 2
-"""How often a part may die while it starts; the next time it is reported as failed. After a crash Spark 4.1 may end
-each of Bronze's two queries once: it reports a repeated batch's progress before it has asked Kafka for offsets."""
 POLL_S = 0.15
 REMIND_S = 15.0
 LOG_TAIL_LINES = 15
 
 
 def up(settings: Settings, parts: Iterable[str] | None = None, console: Console | None = None) -> list[str]:
-    """Makes the running platform what the settings say, and returns when every part serves.
+    """Bring the running platform in line with the settings; return the started or restarted parts once all serve.
 
-    Returns the names of the parts that were started, for the first time or anew.
-    Parts that run already with the same configuration are left alone; those whose configuration changed are restarted.
-    `parts` limits what is started (and what is waited for) to these names. Before anything is started it refuses a
-    wrong subscription, a full disk, a missing Java and a taken port. Raises a `CryptolakeError` naming the part.
+    Running parts with an unchanged configuration are left alone; those with a changed one are restarted. `parts` limits
+    the parts that are started and waited for. Raises a `CryptolakeError` naming the part, and before anything is
+    started for a wrong subscription, a full disk, a missing Java or a port in use.
     """
     console = console or Console(stderr=True, highlight=False)
     chosen = local_parts(settings, parts)
@@ -73,7 +72,7 @@ def up(settings: Settings, parts: Iterable[str] | None = None, console: Console 
 
 
 def restart(settings: Settings, name: str, console: Console | None = None) -> None:
-    """Stops one part, starts it again, and returns when it serves. Raises `PartError` when the platform is down."""
+    """Restart one part and return when it serves. Raises `PartError` if the part does not run or does not start."""
     console = console or Console(stderr=True, highlight=False)
     (part,) = local_parts(settings, [name]) or (None,)
     supervisor = Supervisor(settings)
@@ -86,7 +85,7 @@ def restart(settings: Settings, name: str, console: Console | None = None) -> No
 
 
 def reload_graph(settings: Settings, last_day: date, console: Console | None = None) -> list[str]:
-    """Restart the code servers of this home whose partitions end before `last_day`; return their names."""
+    """Restart this home's code servers whose partitions end before `last_day`; return their names."""
     console = console or Console(stderr=True, highlight=False)
     supervisor = Supervisor(settings)
     running = {info.name for info in supervisor.processes().values() if info.alive}
@@ -101,13 +100,13 @@ def reload_graph(settings: Settings, last_day: date, console: Console | None = N
 
 
 def stop(settings: Settings, name: str) -> None:
-    """Stops one part and leaves it stopped until the next `up`."""
+    """Stop one part until the next `up`."""
     local_parts(settings, [name])
     Supervisor(settings).stop(name)
 
 
 def start(settings: Settings, name: str, console: Console | None = None) -> None:
-    """Starts one part of the running platform and returns when it serves. Raises `PartError`."""
+    """Start one part of the running platform and return when it serves. Raises `PartError`."""
     console = console or Console(stderr=True, highlight=False)
     supervisor = Supervisor(settings)
     chosen = local_parts(settings, [name])
@@ -117,10 +116,10 @@ def start(settings: Settings, name: str, console: Console | None = None) -> None
 
 
 def down(settings: Settings, console: Console | None = None) -> list[str]:
-    """Stops every process of this home and nothing else; returns what was stopped.
+    """Stop all processes of this home, and no others; return the names of the stopped ones.
 
-    Parts stop in reverse order, each with time to finish its work; what is left of a supervisor that was killed is
-    ended afterwards. With nothing running it does nothing.
+    Stop the parts in reverse order, each with time to finish its work, then processes left by a killed supervisor.
+    Do nothing if nothing runs.
     """
     console = console or Console(stderr=True, highlight=False)
     if not settings.run_dir.is_dir():
@@ -137,13 +136,16 @@ def down(settings: Settings, console: Console | None = None) -> list[str]:
 
 
 def restore_dir(settings: Settings) -> Path:
-    """Return the place of a backup's verified files; they lie there only while `cryptolake restore` moves them."""
+    """Return the directory of a backup's verified files; it exists only while `cryptolake restore` moves them."""
     return settings.home / "restoring"
 
 
 @contextmanager
 def lifecycle_lock(settings: Settings, console: Console) -> Iterator[None]:
-    """One `up` or `down` of a home at a time; waits for another and says so."""
+    """Allow one `up` or `down` of a home at a time: print a message and wait for another one.
+
+    Raises `HomeError` after `LOCK_TIMEOUT_S`.
+    """
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(settings.run_dir / "lifecycle.lock")
     try:
@@ -186,7 +188,7 @@ def _check_home(settings: Settings) -> None:
 
 
 def _stop_dependents(supervisor: Supervisor, names: list[str]) -> list[str]:
-    """Stops running parts that have to restart with those in `names`; returns both."""
+    """Stop the running parts that restart with those in `names`; return both."""
     running = [info.name for info in supervisor.processes().values() if info.state in RUNNING_STATES]
     dependents = [
         part.name
@@ -212,7 +214,7 @@ def _end_leftovers(settings: Settings, console: Console) -> list[str]:
 
 
 def _stop_all(supervisor: Supervisor, running: list[str], console: Console) -> None:
-    """Stops parts in reverse order of what they need; what does not need each other stops together."""
+    """Stop parts in reverse order of their dependencies; independent parts stop in parallel."""
     left = [part for part in catalogue.PARTS if part.name in running]
     while left:
         needed = {need for part in left for need in _needed_parts(part)}
@@ -224,13 +226,13 @@ def _stop_all(supervisor: Supervisor, running: list[str], console: Console) -> N
 
 
 def _needed_parts(part: Part) -> set[str]:
-    """Names of the parts that `part` needs, through steps too."""
+    """Return the names of the parts that `part` needs, directly or by steps."""
     steps = {step.name: step.needs for step in catalogue.STEPS}
     return {name for need in part.needs for name in steps.get(need, (need,))}
 
 
 class _Start:
-    """One run of starting parts and steps, each as soon as what it needs is there."""
+    """One start of parts and steps, each as soon as its dependencies are ready."""
 
     def __init__(self, settings: Settings, supervisor: Supervisor, console: Console) -> None:
         self._settings = settings
@@ -240,9 +242,9 @@ class _Start:
         self._started: list[str] = []
 
     def run(self, parts: tuple[Part, ...], steps: tuple[Step, ...] | None = None) -> list[str]:
-        """Returns the names of the parts that it started, once all serve.
+        """Return the names of the started parts once all serve.
 
-        Raises the first failure, after the others have stopped waiting.
+        Raises the first failure after all other waits have ended.
         """
         names = {part.name for part in parts}
         work: dict[str, Part | Step] = {part.name: part for part in parts}
@@ -328,11 +330,11 @@ class _Start:
 
 
 class _Skipped(Exception):
-    """Not started because something that it needs, or another part, failed."""
+    """The part or step was not started, because a dependency or another part failed."""
 
 
 def tail_lines(path: Path, count: int, start: int = 0) -> list[str]:
-    """The last `count` lines of a text file, of what stands behind byte `start` where the file is that long."""
+    """Return the last `count` lines of a text file; lines before byte `start` are ignored if the file is that long."""
     if not path.exists():
         return []
     with path.open("rb") as file:

@@ -1,5 +1,7 @@
-"""Tells people that something failed: a structured log line always, and every channel of the settings (webhook, mail,
-chat). The channels are apprise's; here are what an alert says, how often it is sent, and for how long it is tried."""
+"""Alerts about failures: always a log event, and a message on every channel of the settings (webhook, mail, chat).
+
+apprise implements the channels; this module defines an alert's content, how often it is sent, and the retry budget.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-DELIVERY_BUDGET_S = 9.0
-"""A tick of Dagster's run status sensors takes up to 5 runs and is ended after 60 s."""
+DELIVERY_BUDGET_S = 9.0  # a tick of Dagster's run status sensors handles up to 5 runs and times out after 60 s
 SOCKET_TIMEOUT_S = 3.0
 FIRST_PAUSE_S = 0.5
 MAX_CAUSE_CHARACTERS = 500
@@ -36,7 +37,7 @@ _SEPARATOR = re.compile(r"[,\s]+(?=[A-Za-z0-9]+://)")
 
 
 class AlertKind(StrEnum):
-    """Why an alert is sent."""
+    """The reason for an alert."""
 
     FAILED = "failed"
     STILL_FAILING = "still failing"
@@ -46,7 +47,7 @@ class AlertKind(StrEnum):
 
 @dataclass(frozen=True)
 class Alert:
-    """What is told. `partition` is a key or a range `first...last`; `at` and `since` are UTC."""
+    """An alert about a run. `partition` is a key or a range `first...last`; `at` and `since` are UTC."""
 
     kind: AlertKind
     job: str
@@ -58,12 +59,11 @@ class Alert:
     run_id: str = ""
     run_url: str = ""
     at: datetime | None = None
-    since: datetime | None = None
-    """When it began to fail."""
+    since: datetime | None = None  # end of the first failure in the series
 
     @property
     def subject(self) -> str:
-        """What failed: the assets, or the job when it has none, and the partition."""
+        """The assets, or else the job, with the partition."""
         what = ", ".join(self.assets) or self.job
         return f"{what} [{self.partition}]" if self.partition else what
 
@@ -73,7 +73,7 @@ class Alert:
 
     @property
     def text(self) -> str:
-        """The alert for people, a fact a line."""
+        """The alert as text, one `name: value` line per fact."""
         lines = {
             "assets": ", ".join(self.assets),
             "partition": self.partition,
@@ -88,7 +88,7 @@ class Alert:
         return "\n".join(f"{name}: {value}" for name, value in lines.items() if value)
 
     def fields(self) -> dict[str, Any]:
-        """The alert for programs: JSON values."""
+        """Return the alert as JSON values."""
         return {
             **asdict(self),
             "kind": self.kind.value,
@@ -101,7 +101,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of an alert on one channel; `error` is None when it went."""
+    """The result of an alert on one channel; `error` is None if it was delivered."""
 
     channel: str
     error: str | None = None
@@ -110,11 +110,11 @@ class Delivery:
 def kind_of_failure(
     at: datetime, previous: datetime | None, first: datetime | None, remind: timedelta
 ) -> AlertKind | None:
-    """Whether a failure that ended at `at` is told. Needs no memory but when the ones before it ended.
+    """Return the kind of alert for a failure that ended at `at`; None for no alert. Stateless.
 
-    `previous` is the failure right before it, `first` the one that the row of failures began with; both None when the
-    run before it was a success or there was none. Reminders are due at whole multiples of `remind` since the first
-    failure; the first failure after one is told as "still failing".
+    `previous` is the end of the preceding failure, `first` the end of the first failure in the series; both are None
+    if the preceding run succeeded or there was none. Reminders are due at whole multiples of `remind` after `first`;
+    the first failure after a due time is reported as "still failing".
     """
     if previous is None or first is None:
         return AlertKind.FAILED
@@ -123,26 +123,26 @@ def kind_of_failure(
 
 
 def first_line(text: str) -> str:
-    """The first line that says something, cut to a length that fits a message."""
+    """Return the first non-empty line, cut to `MAX_CAUSE_CHARACTERS`."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line if len(line) <= MAX_CAUSE_CHARACTERS else line[: MAX_CAUSE_CHARACTERS - 1] + "…"
 
 
 def cause_line(text: str) -> str:
-    """Return the first line of why a step failed, without the class of our own error: its message names the part."""
+    """Return the first line of a step's error, without the class of a CryptoLake error: its message names the part."""
     return first_line(_OWN_ERROR.sub("", text.lstrip()))
 
 
 def channel_urls(settings: Settings) -> list[str]:
-    """The settings' notification URLs. A comma inside a URL (two addressees) does not end it."""
+    """Return the notification URLs of the settings. A comma inside a URL (two recipients) does not end it."""
     text = settings.notify_urls.get_secret_value().strip().strip(",")
     return [url for url in _SEPARATOR.split(text) if url]
 
 
 def notify(settings: Settings, alert: Alert) -> list[Delivery]:
-    """Logs the alert and sends it on every channel; returns what became of each, in the settings' order.
+    """Log the alert and send it on every channel; return the deliveries in the settings' order.
 
-    Never raises for a channel that does not take it: after `DELIVERY_BUDGET_S` at most that is logged as an error.
+    A failed delivery does not raise: it is logged as an error, after `DELIVERY_BUDGET_S` at the latest.
     """
     level = log.info if alert.kind in (AlertKind.RECOVERED, AlertKind.TEST) else log.error
     level("alert", **{name: value for name, value in alert.fields().items() if value})
@@ -160,7 +160,7 @@ def notify(settings: Settings, alert: Alert) -> list[Delivery]:
 
 
 def _send_all(urls: list[str], alert: Alert) -> list[Delivery]:
-    """All channels side by side, so that one that hangs takes no other's time."""
+    """Send on all channels in parallel, so that a hanging one does not delay the others."""
     names = [f"{number} ({_scheme(url)})" for number, url in enumerate(urls, 1)]
     errors: dict[str, str | None] = {}
 
@@ -170,7 +170,7 @@ def _send_all(urls: list[str], alert: Alert) -> list[Delivery]:
             errors[name] = None
         except NotificationError as error:
             errors[name] = str(error)
-        except Exception as error:  # a fault of a plug-in must not hide that the others went
+        except Exception as error:  # a plug-in's fault must not hide the deliveries of other channels
             errors[name] = f"{type(error).__name__} in the notifier"
 
     threads = [threading.Thread(target=send, args=pair, daemon=True) for pair in zip(names, urls, strict=True)]
@@ -183,7 +183,7 @@ def _send_all(urls: list[str], alert: Alert) -> list[Delivery]:
 
 
 def _send_with_retries(url: str, alert: Alert) -> None:
-    """Raises `NotificationError` with the last reason when no try succeeded in time."""
+    """Send with retries. Raises `NotificationError` with the last reason if no attempt succeeds in time."""
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
     channel = _channel(url, alert)
@@ -214,7 +214,7 @@ def _send(channel: NotifyBase, url: str, alert: Alert) -> None:
 
 
 def _channel(url: str, alert: Alert) -> NotifyBase:
-    """The channel of a URL; a JSON webhook gets the alert's fields besides its text."""
+    """Return the channel of a URL; a JSON webhook gets the alert's fields in addition to its text."""
     import apprise
     from apprise.plugins.custom_json import NotifyJSON
 
@@ -231,7 +231,7 @@ def _channel(url: str, alert: Alert) -> NotifyBase:
 
 @contextmanager
 def _said() -> Iterator[list[str]]:
-    """Collects what apprise warns of in this thread, and keeps it out of all logs: it may name addresses."""
+    """Collect apprise's warnings in this thread and keep them out of all logs: they may contain addresses."""
     lines: list[str] = []
     thread = threading.get_ident()
 
@@ -251,7 +251,7 @@ def _said() -> Iterator[list[str]]:
 
 
 def _without_secrets(text: str, url: str) -> str:
-    """`text` without any part of the URL but its scheme and its host."""
+    """Return `text` without any part of the URL except its scheme and host."""
     parts = urlsplit(url)
     values = [parts.username, parts.password, *parts.path.split("/"), *(value for _, value in parse_qsl(parts.query))]
     secrets = {unquote(value) for value in values if value} | {value for value in values if value}

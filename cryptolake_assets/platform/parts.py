@@ -1,4 +1,4 @@
-"""What the platform is made of: each part's command, ports, health and what it needs before it starts."""
+"""The parts of the platform: each one's command, ports, health check and dependencies."""
 
 from __future__ import annotations
 
@@ -28,23 +28,19 @@ from cryptolake_assets.settings.graph import GraphSettings
 from cryptolake_assets.settings.kafka import KafkaSettings
 from cryptolake_assets.settings.producer import ProducerSettings
 
-INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"
-"""Every process of a platform carries its home in this variable; `down` finds them by it."""
+INSTANCE_VARIABLE = "CRYPTOLAKE_INSTANCE"  # holds the home in every process of a platform; `down` finds them by it
 
+# Settings that only Spark's own process uses: a change affects no other part.
 SERVER_SETTINGS = ("spark_memory_mb", "spark_master", "spark_connect_host", "spark_shuffle_partitions")
-"""Settings that only Spark's own process uses: a change of them concerns no other part."""
 
-GRAPH_SETTINGS = frozenset(GraphSettings.model_fields)
-"""Settings that only the graph uses: a change of them must not interrupt the stream."""
+GRAPH_SETTINGS = frozenset(GraphSettings.model_fields)  # only the graph uses them: a change must not stop the stream
 
-API_SETTINGS = frozenset(ApiSettings.model_fields)
-"""Settings that only the readers use: a change of them restarts nothing but these."""
+API_SETTINGS = frozenset(ApiSettings.model_fields)  # only API and dashboard use them: a change restarts no other part
 
+# Settings of the tracked symbols and of gap repair, used by the producer and by the parts that check its data.
 PRODUCER_SETTINGS = frozenset({"symbols", *ProducerSettings.model_fields, *ExchangeSettings.model_fields})
-"""Settings of the tracked symbols and of gap repair, which concern the producer and those who judge what it brings."""
 
-KAFKA_SETTINGS = frozenset(KafkaSettings.model_fields)
-"""Settings of Kafka's clients, its secrets among them: not for a part that is none."""
+KAFKA_SETTINGS = frozenset(KafkaSettings.model_fields)  # include secrets: only for parts that are Kafka clients
 
 KAFKA = "kafka"
 SPARK = "spark"
@@ -61,28 +57,21 @@ TABLES = "tables"
 
 @dataclass(frozen=True)
 class Part:
-    """One supervised process. What depends on the settings is a function of them."""
+    """One supervised process. Fields that depend on the settings are functions of them."""
 
     name: str
     command: Callable[[Settings], tuple[str, ...]]
-    is_ready: Callable[[Settings, float], bool]
-    """Health: settings and the process's start time (epoch seconds) to whether it serves."""
-    needs: tuple[str, ...] = ()
-    """Parts and steps that come before it."""
-    restarts_with: tuple[str, ...] = ()
-    """Parts whose deliberate restart ends what this one is doing: it is restarted with them."""
-    port_fields: tuple[str, ...] = ()
-    """Fields of `Settings` with the ports it listens on; the first is the one people use."""
+    is_ready: Callable[[Settings, float], bool]  # health check, given the process's start time in epoch seconds
+    needs: tuple[str, ...] = ()  # parts and steps that come before it
+    restarts_with: tuple[str, ...] = ()  # parts whose deliberate restart interrupts this one: it restarts with them
+    port_fields: tuple[str, ...] = ()  # fields of `Settings` with its ports, the user-facing one first
     environment: Callable[[Settings], dict[str, str]] = lambda _: {}
+    # Whether a setting (by field name) is irrelevant to it; a change of any other setting restarts it.
     ignores: Callable[[str], bool] = lambda _: False
-    """Which settings (by field name) do not concern it; a change of any other restarts it."""
-    files: Callable[[Settings], dict[Path, str]] = lambda _: {}
-    """Generated configuration; a change of it restarts the part."""
-    watched_files: Callable[[Settings], dict[Path, str]] = lambda _: {}
-    """The same, that the part itself looks at while it runs."""
+    files: Callable[[Settings], dict[Path, str]] = lambda _: {}  # generated configuration; a change restarts the part
+    watched_files: Callable[[Settings], dict[Path, str]] = lambda _: {}  # the part reloads these itself
     prepare: Callable[[Settings], None] = lambda _: None
-    is_local: Callable[[Settings], bool] = lambda _: True
-    """Whether these settings want it on this machine."""
+    is_local: Callable[[Settings], bool] = lambda _: True  # whether the part runs on this machine
     needs_java: bool = False
     start_timeout_s: float = 120
     stop_timeout_s: int = 15
@@ -94,7 +83,7 @@ class Part:
         return int(getattr(settings, self.port_fields[0])) if self.port_fields else None
 
     def spec(self, settings: Settings) -> dict[str, object]:
-        """What `launch` needs to become this part; equal specs mean that no restart is needed."""
+        """Return the spec from which `launch` starts this part. An unchanged spec needs no restart."""
         carried = {
             env_name(name) for name in Settings.model_fields if not (name in SERVER_SETTINGS or self.ignores(name))
         }
@@ -112,14 +101,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Step:
-    """Something that is done once between parts, in the process that brings the platform up."""
+    """A one-time action between parts, run in the process that starts the platform."""
 
     name: str
     title: str
     run: Callable[[Settings], object]
     needs: tuple[str, ...] = ()
-    wanted_by: tuple[str, ...] = ()
-    """Parts that make this step necessary."""
+    wanted_by: tuple[str, ...] = ()  # parts that make this step necessary
 
 
 def _module(name: str, *arguments: str) -> Callable[[Settings], tuple[str, ...]]:
@@ -135,8 +123,9 @@ def _dagster_environment(settings: Settings) -> dict[str, str]:
 
 
 def _code_server_environment(settings: Settings) -> dict[str, str]:
-    """With the partitions of a replay by name: a capture with other days restarts the code servers, which load the
-    definitions anew without reading it. What is wrong with a capture is told by the exchange."""
+    """Add a replay's partition dates: a capture with other days then restarts the code servers, which load the
+    definitions without reading it. The replay exchange reports capture errors.
+    """
     environment = _dagster_environment(settings)
     if settings.source is Source.REPLAY:
         with suppress(CaptureError):
@@ -147,7 +136,7 @@ def _code_server_environment(settings: Settings) -> dict[str, str]:
 
 
 def dagster_files(settings: Settings) -> dict[Path, str]:
-    """What DAGSTER_HOME must hold, by path."""
+    """Return the required files of DAGSTER_HOME by path."""
     text = (PROJECT_ROOT / "dagster.yaml").read_text(encoding="utf-8")
     return {
         settings.dagster_home / "dagster.yaml": text + _storage_text(settings),
@@ -156,7 +145,7 @@ def dagster_files(settings: Settings) -> dict[Path, str]:
 
 
 def _storage_text(settings: Settings) -> str:
-    """The part of dagster.yaml that names the database; nothing for SQLite."""
+    """Return the storage section of dagster.yaml; empty for SQLite."""
     url = settings.dagster_database.get_secret_value()
     storage = {"storage": {"postgres": {"postgres_url": postgres_url(url)}}}
     return f"\n{yaml.safe_dump(storage)}" if url else ""
@@ -167,14 +156,14 @@ def _symbols_file(settings: Settings) -> Path:
 
 
 def _producer_files(settings: Settings) -> dict[Path, str]:
-    """The choice of symbols, unless it stands in a file of the user's."""
+    """Return the generated symbols file; none if the user has one."""
     return {} if settings.symbols_file else {_symbols_file(settings): "".join(f"{one}\n" for one in settings.symbols)}
 
 
 def _extra_streams(settings: Settings) -> dict[str, str]:
     """Pass the resolved stream names, so that a part does not depend on the replay settings.
 
-    The replay exchange reports what is wrong with a capture.
+    The replay exchange reports capture errors.
     """
     try:
         names = ",".join(of.name for of in extra_streams_in_use(settings))
@@ -275,7 +264,7 @@ PARTS: tuple[Part, ...] = (
             *(sys.executable, "-m", "dagster._daemon", "run", "-w", str(_workspace_file(settings))),
         ),
         is_ready=lambda settings, started: probes.daemon_healthy(settings.dagster_address, started),
-        # The webserver answers for the daemon's health; its tables are what the first sensor tick reads.
+        # The webserver reports the daemon's health; the first sensor tick reads the tables.
         needs=(TABLES, DAGSTER_WEBSERVER),
         environment=_dagster_environment,
         ignores=lambda _: True,
@@ -295,7 +284,7 @@ PARTS: tuple[Part, ...] = (
         command=_module("cryptolake_assets.dashboard"),
         is_ready=lambda settings, _: probes.http_ok(f"{settings.dashboard_url}/_stcore/health"),
         port_fields=("dashboard_port",),
-        # It reads the API only, and comes up without it: its pages say that the API is not there, until it is.
+        # It reads only the API and starts without it: its pages then report that the API is unavailable.
         ignores=lambda name: name not in API_SETTINGS and name not in PORT_FIELDS,
     ),
 )
@@ -307,9 +296,9 @@ STEPS: tuple[Step, ...] = (
 
 
 def local_parts(settings: Settings, names: Iterable[str] | None = None) -> tuple[Part, ...]:
-    """The parts that these settings want on this machine, in order; only those in `names` if given.
+    """Return the parts that run on this machine, in order; only those in `names` if given.
 
-    Raises `ArgumentError` for a name that is no part.
+    Raises `ArgumentError` for an unknown name.
     """
     wanted = None if names is None else set(names)
     for name in sorted(wanted or ()):
@@ -318,7 +307,7 @@ def local_parts(settings: Settings, names: Iterable[str] | None = None) -> tuple
 
 
 def part_named(name: str) -> Part:
-    """Return the part of this name. Raises `ArgumentError` for a name that is no part."""
+    """Return the part with this name. Raises `ArgumentError` for an unknown name."""
     require_part(name)
     return next(part for part in PARTS if part.name == name)
 

@@ -1,4 +1,4 @@
-"""Small questions to a running part: does it listen, does it answer, has it reported."""
+"""Health probes of running parts: open port, HTTP or gRPC response, recent report."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 2.0
-REPORT_MAX_AGE_S = 60.0
-"""Parts write their progress about once a second: an older file is that of one that hangs."""
+REPORT_MAX_AGE_S = 60.0  # parts report about once a second: the part of an older report hangs
 
 _DAEMON_QUERY = "{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy lastHeartbeatTime } } } }"
 
 
 def port_open(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether something accepts connections there."""
+    """Return whether something accepts TCP connections on the port."""
     try:
         with socket.create_connection((host, port), timeout=TIMEOUT_S):
             return True
@@ -26,7 +25,7 @@ def port_open(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def _status(url: str) -> int | None:
-    """Return the status that a GET is answered with; None where nothing answers."""
+    """Return the status code of a GET; None without a response."""
     import httpx
 
     try:
@@ -36,17 +35,17 @@ def _status(url: str) -> int | None:
 
 
 def http_ok(url: str) -> bool:
-    """Whether a GET is answered with 200."""
+    """Return whether a GET returns 200."""
     return _status(url) == HTTPStatus.OK
 
 
 def http_answers(url: str) -> bool:
-    """Whether a GET is answered, with whatever status."""
+    """Return whether a GET returns any status."""
     return _status(url) is not None
 
 
 def http_json(url: str) -> dict[str, Any]:
-    """The JSON object that a GET answers; empty when there is none."""
+    """Return the JSON object of a GET's response; empty if there is none."""
     import httpx
 
     try:
@@ -57,7 +56,7 @@ def http_json(url: str) -> dict[str, Any]:
 
 
 def file_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a progress file; empty when there is none."""
+    """Return the JSON object in a progress file; empty if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -66,7 +65,7 @@ def file_json(path: Path) -> dict[str, Any]:
 
 
 def reporting(path: Path, started_s: float) -> bool:
-    """Whether a part that started at `started_s` (epoch seconds) has written its progress file, and lately."""
+    """Return whether a part has written its progress file recently and after `started_s` (epoch seconds)."""
     try:
         written_s = path.stat().st_mtime
     except OSError:
@@ -75,7 +74,7 @@ def reporting(path: Path, started_s: float) -> bool:
 
 
 def grpc_serves(target: str, service: str) -> bool:
-    """Whether a gRPC server at `target` (`host:port`, `unix:path`) says that it serves, by gRPC's health protocol."""
+    """Return whether a gRPC server at `target` (`host:port`, `unix:path`) serves, by gRPC's health protocol."""
     import grpc
     from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
     from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -89,12 +88,12 @@ def grpc_serves(target: str, service: str) -> bool:
 
 
 def webserver_answers(dagster_address: str) -> bool:
-    """Whether the Dagster webserver serves."""
+    """Return whether the Dagster webserver serves."""
     return http_ok(f"{dagster_address}/server_info")
 
 
 def daemon_healthy(dagster_address: str, started_s: float) -> bool:
-    """Whether the webserver has seen a heartbeat of every required daemon since `started_s` (epoch seconds)."""
+    """Return whether every required daemon is healthy and has sent a heartbeat since `started_s` (epoch seconds)."""
     import httpx
 
     url = f"{dagster_address}/graphql"

@@ -1,4 +1,4 @@
-"""Processes and ports of this machine: who listens where, and what still runs of a platform."""
+"""Processes and ports of this machine: which ports are in use, and which processes of a platform still run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TERMINATE_TIMEOUT_S = 8.0
 
 
 def check_ports(part: Part, settings: Settings) -> None:
-    """Raises `PortInUseError` naming part, port, holder and the variable to change, if one is taken."""
+    """Raise `PortInUseError`, naming part, port, holder and the variable to change, if a port is in use."""
     for field in part.port_fields:
         port = getattr(settings, field)
         cause = port_refusal(port)
@@ -32,7 +32,7 @@ def check_ports(part: Part, settings: Settings) -> None:
 
 
 def port_refusal(port: int) -> str:
-    """Why a server cannot listen on the loopback port; empty if it can."""
+    """Return the reason why a server cannot listen on the loopback port; empty if it can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -46,7 +46,7 @@ def port_refusal(port: int) -> str:
 
 
 def port_holder(port: int) -> str:
-    """Pid and command of the process that listens on `port`, as far as this user may see it."""
+    """Return pid and command of the process that listens on `port`, if this user may see them."""
     for process in psutil.process_iter():
         try:
             sockets = process.net_connections(kind="tcp")
@@ -58,13 +58,13 @@ def port_holder(port: int) -> str:
 
 
 def instance_processes(home: Path) -> list[psutil.Process]:
-    """Every process of this user that belongs to the platform of `home`, but for this one and its parents."""
+    """Return this user's processes of the platform of `home`, except the current process and its parents."""
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     return [process for process in _own_processes() if process.pid not in spared and _instance(process) == str(home)]
 
 
 def end_processes(processes: list[psutil.Process], timeout_s: float = TERMINATE_TIMEOUT_S) -> list[int]:
-    """Ends processes, by SIGTERM and after `timeout_s` by SIGKILL; returns the pids that were ended."""
+    """End processes by SIGTERM, and after `timeout_s` by SIGKILL; return their pids."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.terminate()

@@ -1,4 +1,4 @@
-"""Writes Java properties files."""
+"""Text of Java properties files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def properties_text(values: Mapping[str, object]) -> str:
-    """`values` as a properties file that Java reads back unchanged; plain ASCII."""
+    """Return `values` as an ASCII properties file that Java reads back unchanged."""
     return "".join(f"{_escape(key, key=True)}={_escape(str(value))}\n" for key, value in values.items())
 
 

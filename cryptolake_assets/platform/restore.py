@@ -1,6 +1,6 @@
-"""Puts a backup back as a home, also another one than it was made of: `cryptolake restore`.
+"""Restore a backup into a home, the original or another one: `cryptolake restore`.
 
-All files are verified before the home changes. What the home held is moved aside, never deleted.
+All files are verified before the home changes. Its earlier data is moved aside, never deleted.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Restored:
-    """What was restored, and where what the home had held lies now."""
+    """The restored backup, and the new paths of the home's earlier data."""
 
     manifest: Manifest
     moved_aside: list[Path]
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Return what a backup says that it holds. Raise `BackupError` when there is none that can be read."""
+    """Return the manifest of a backup. Raises `BackupError` if there is no readable one."""
     path = directory / MANIFEST
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
@@ -75,9 +75,9 @@ def restore(
     progress: Progress = lambda _name, _bytes: None,
     console: Console | None = None,
 ) -> Restored:
-    """Make the home what the backup holds. A home that holds a lake is moved aside if `replace`, else rejected.
+    """Restore the backup into the home. With `replace`, existing data is moved aside; without it, rejected.
 
-    Raise `BackupError`, before anything changes, for a home at work or in use and for a damaged backup.
+    Raises `BackupError`, before anything changes, for a running platform, existing data or a damaged backup.
     """
     directory = directory.expanduser().resolve()
     manifest = read_manifest(directory)
@@ -104,7 +104,7 @@ def restore(
 
 
 def _check_brokers(settings: Settings, manifest: Manifest) -> None:
-    """The checkpoints hold offsets of the broker's log: another log would be read from a wrong place."""
+    """Reject other brokers: the checkpoints hold offsets of one broker's log, which are wrong for another."""
     if bool(manifest.brokers) != bool(settings.kafka_bootstrap_servers):
         wanted = f"the brokers {manifest.brokers}" if manifest.brokers else "the home's own broker, which it holds"
         raise BackupError(
@@ -123,7 +123,7 @@ def _check_names(files: Iterable[FileCopy], targets: dict[str, Path], directory:
 def _put(
     settings: Settings, manifest: Manifest, directory: Path, targets: dict[str, Path], progress: Progress
 ) -> list[Path]:
-    """Copy beside the home's data, verify, relocate, and only then move into place. Return what was moved aside."""
+    """Copy next to the home's data, verify, relocate, then move into place. Return the paths of the earlier data."""
     staged = restore_dir(settings)
     partial = staged.with_suffix(".partial")
     for left_over in (partial, staged):
@@ -134,7 +134,7 @@ def _put(
         if manifest.warehouse != settings.warehouse_location:
             catalog_db = partial / CATALOG / settings.catalog_db.name
             relocate(partial / WAREHOUSE, catalog_db, manifest.warehouse, settings.warehouse_location)
-        # Its presence says that the files are whole and the home is in between: `up` rejects it.
+        # While this directory exists, the files are complete and the home is not: `up` rejects it.
         os.sync()
         partial.rename(staged)
     finally:

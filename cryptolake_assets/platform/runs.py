@@ -1,4 +1,4 @@
-"""Runs one partition of one asset by hand on the running platform."""
+"""Manual run of one partition of an asset on the running platform."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
 def platform_answers(settings: Settings) -> bool:
-    """Whether the Dagster webserver of these settings serves."""
+    """Return whether the Dagster webserver of these settings serves."""
     return probes.webserver_answers(settings.dagster_address)
 
 
 def materialize_on_platform(
     settings: Settings, asset: str, partition: str | None, *, wait: bool, tell: Callable[[str], object]
 ) -> str:
-    """Launch the run, which keeps its place among the others in the queue, and tell so; return a line about it.
+    """Launch the run through the run queue, and return a line about it.
 
-    With `wait`, return when the run has ended. Raises `ArgumentError` before the launch if there is no such asset or
-    partition, `PartError` with the cause if the run was no success.
+    With `wait`, pass that line to `tell` and return when the run has ended. Raises `ArgumentError` before the launch if
+    there is no such asset or partition, `PartError` with the cause if the run does not succeed.
     """
     key, name = asset.split("/"), run_name(asset, partition)
     target = graphql.find_target(settings, key)

@@ -1,4 +1,4 @@
-"""The local Spark Connect server: started from pyspark's own jars, without Spark's shell scripts."""
+"""The local Spark Connect server, started from pyspark's own jars without Spark's shell scripts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger.kafkaconf.level = error
 
 
 def work_dir(settings: Settings) -> Path:
-    """Scratch space of the server; emptied by nobody while it runs."""
+    """Return the server's scratch directory; nothing empties it while the server runs."""
     return settings.home / "spark"
 
 
@@ -39,7 +39,7 @@ def config_dir(settings: Settings) -> Path:
 
 
 def server_conf(settings: Settings) -> dict[str, str]:
-    """The server's whole configuration: the lake's, and where it binds and puts its files."""
+    """Return the server's configuration: that of the lake, with addresses, ports and directories."""
     conf = {
         **spark_conf(settings),
         "spark.master": settings.spark_master,
@@ -47,7 +47,7 @@ def server_conf(settings: Settings) -> dict[str, str]:
         "spark.connect.grpc.binding.address": settings.spark_connect_host,
         "spark.connect.grpc.binding.port": str(settings.spark_connect_port),
         "spark.ui.port": str(settings.spark_ui_port),
-        # Otherwise the next free port would be taken without a word.
+        # Otherwise Spark would silently use the next free port.
         "spark.port.maxRetries": "0",
         "spark.sql.warehouse.dir": (work_dir(settings) / "warehouse").as_uri(),
     }
@@ -61,7 +61,7 @@ def server_conf(settings: Settings) -> dict[str, str]:
 
 
 def files(settings: Settings) -> dict[Path, str]:
-    """Configuration files of the server, by path."""
+    """Return the server's configuration files by path."""
     return {
         config_dir(settings) / "spark.properties": properties_text(server_conf(settings)),
         config_dir(settings) / "log4j2.properties": LOG4J2,
@@ -92,7 +92,7 @@ def _jar_dirs(settings: Settings) -> list[Path]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Variables of the server's process; the empty ones keep a client's settings out of the server."""
+    """Return the environment variables of the server's process."""
     return {
         "SPARK_HOME": str(spark_home()),
         "SPARK_CONF_DIR": str(config_dir(settings)),
@@ -108,7 +108,7 @@ def prepare(settings: Settings) -> None:
 
 
 def spark_home() -> Path:
-    """pyspark's directory, found without importing it."""
+    """Return pyspark's directory, without importing pyspark."""
     spec = importlib.util.find_spec("pyspark")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("pyspark")

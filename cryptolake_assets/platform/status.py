@@ -1,4 +1,4 @@
-"""How each part is: state, pid, port, lag, log; and what is wrong, if anything."""
+"""Status of each part (state, pid, port, lag, log), and the platform's problems."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ EXTERNAL = "external"
 STOPPED = "stopped"
 UNSEEN = "unseen"
 UNHEALTHY = "unhealthy"
-RESTART_PAUSE_S = 120
-"""A start that soon after an end is one of a series."""
+RESTART_PAUSE_S = 120  # a part that starts within this time after its end is restarting
 _STATES = {
     "STOPPED": STOPPED,
     "BACKOFF": "restarting",
@@ -52,23 +51,22 @@ class PartStatus:
     """One row of `cryptolake status`."""
 
     name: str
+    # running, starting, unhealthy (alive, but does not respond), restarting, failed, stopping, stopped, external (under
+    # another supervisor), unseen (other parts are external, and this one does not respond).
     state: str
-    """running, starting, unhealthy (lives, but does not answer), restarting, failed, stopping, stopped, external (under
-    another supervisor), unseen (the others are, and it does not answer here)."""
     pid: int | None
     port: int | None
     uptime_s: float | None
-    lag: int | None
-    """Records behind: for bronze, trades in Kafka that are not in the table; for producer, frames in its queue."""
+    lag: int | None  # bronze: trades in Kafka that are not in the table; producer: queued frames
     detail: str
     log: str
 
 
 def status(settings: Settings) -> list[PartStatus]:
-    """Every part that these settings want, in order; with external brokers or Spark, those as `external`.
+    """Return the status of every part of these settings, in order; external brokers and Spark as `external`.
 
-    Where Dagster is on another machine and no supervisor of this home runs, another one looks after the parts: those
-    that answer are `external`.
+    If Dagster is on another machine and no supervisor of this home runs, another supervisor runs the parts: those that
+    respond are `external`.
     """
     infos = Supervisor(settings).processes()
     local = {part.name for part in local_parts(settings)}
@@ -88,7 +86,7 @@ def status(settings: Settings) -> list[PartStatus]:
 
 
 def problems(settings: Settings) -> list[str]:
-    """What is wrong with the platform, each in a line that says what to do; empty when all is well."""
+    """Return the platform's problems, each a line with the next step; empty if all is well."""
     found = [*_machine_problems(settings)]
     if (schema := lake_schema(settings)) and schema.pending:
         found.append(f"lake: {schema}. Run `cryptolake bootstrap`.")
@@ -135,7 +133,7 @@ def _machine_problems(settings: Settings) -> list[str]:
 
 
 def _local_status(part: Part, settings: Settings, info: ProcessInfo | None, *, elsewhere: bool) -> PartStatus:
-    """`elsewhere`: what the supervisor here does not know may run under another one."""
+    """Return the status of a local part. With `elsewhere`, an unknown part may run under another supervisor."""
     if info is not None:
         state = _state(part, settings, info)
     else:
@@ -159,7 +157,7 @@ def _local_status(part: Part, settings: Settings, info: ProcessInfo | None, *, e
 
 
 def process_state(info: ProcessInfo) -> str:
-    """What the supervisor knows, in the words of `PartStatus.state`; whether a running process answers is not asked."""
+    """Return the supervisor's state of a part as a `PartStatus.state`, without a health probe of the process."""
     return RUNNING if info.alive else _STATES.get(info.state, "failed")
 
 
@@ -185,7 +183,7 @@ def _external_status(part: Part, settings: Settings) -> PartStatus:
 
 
 def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
-    """Lag and a few words on how far a running part is."""
+    """Return lag and a short progress text of a running part."""
     if part.name == EXCHANGE:
         return None, _exchange_progress(settings)
     if part.name == PRODUCER:

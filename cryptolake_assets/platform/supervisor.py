@@ -1,7 +1,7 @@
 """The supervisor of one home's parts: its generated configuration, its daemon, and calls to it.
 
-supervisord (package `supervisor`) keeps the parts running and rotates their logs; it is reached over a Unix socket
-with a password of its own, so that nobody else on the machine can start or stop anything.
+supervisord (package `supervisor`) keeps the parts running and rotates their logs. It listens on a Unix socket with its
+own password, so that no other user of the machine can start or stop parts.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from cryptolake_assets.settings import Settings, env_name
 log = structlog.get_logger(__name__)
 
 LAUNCHER = Path(__file__).with_name("launch.py")
-START_SECS = 10
-"""A part that lives that long counts as started; one that dies earlier is started again after a growing pause."""
+START_SECS = 10  # a part that lives this long counts as started; one that dies earlier restarts with backoff
 LOG_BYTES = 20 * 1024**2
 LOG_BACKUPS = 3
 DAEMON_TIMEOUT_S = 20.0
@@ -43,22 +42,20 @@ RUNNING_STATES = ("STARTING", "RUNNING", "BACKOFF", "STOPPING")
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """What the supervisor knows of one part."""
+    """The supervisor's information about one part."""
 
     name: str
     state: str
     pid: int | None
-    started_s: float
-    """When it was started, epoch seconds; 0 if never."""
-    stopped_s: float
-    """When it ended the last time, epoch seconds; 0 if never."""
+    started_s: float  # last start, epoch seconds; 0 if never
+    stopped_s: float  # last end, epoch seconds; 0 if never
     now_s: float
     exit_status: int
     spawn_error: str
 
     @property
     def alive(self) -> bool:
-        """Whether its process is there and nobody has asked it to stop."""
+        """Whether its process exists and was not told to stop."""
         return self.pid is not None and self.state in ("STARTING", "RUNNING")
 
 
@@ -73,7 +70,7 @@ class Supervisor:
         self.pid_file = self._run_dir / "supervisord.pid"
 
     def write_config(self, parts: Iterable[Part]) -> None:
-        """Writes the parts' specs and the supervisor's configuration; nothing is started or stopped."""
+        """Write the parts' specs and the supervisor's configuration, without starting or stopping anything."""
         for directory in (self._run_dir, self._settings.log_dir, self._run_dir / "parts"):
             directory.mkdir(parents=True, exist_ok=True)
         self._run_dir.chmod(0o700)
@@ -86,7 +83,7 @@ class Supervisor:
         return self._run_dir / "parts" / f"{name}.json"
 
     def spec(self, name: str) -> dict[str, Any]:
-        """Return what the part was started with: `command`, `environment` and `directory`."""
+        """Return the written spec of a part: `command`, `environment` and `directory`."""
         return dict(json.loads(self._spec_file(name).read_text(encoding="utf-8")))
 
     def is_running(self) -> bool:
@@ -97,7 +94,7 @@ class Supervisor:
         return True
 
     def start_daemon(self) -> None:
-        """Starts supervisord in the background. Raises `PartError` with its log's place when it does not answer."""
+        """Start supervisord in the background. Raises `PartError` with its log's path if it does not respond."""
         settings_names = {env_name(field) for field in Settings.model_fields}
         environment = {name: value for name, value in os.environ.items() if name not in settings_names}
         answer = subprocess.run(
@@ -120,9 +117,9 @@ class Supervisor:
         )
 
     def reload(self) -> list[str]:
-        """Takes the written configuration over: new parts are added, changed ones replaced, gone ones stopped.
+        """Apply the written configuration: add new parts, replace changed ones, stop removed ones.
 
-        Returns the names of the changed parts that ran and are stopped now.
+        Return the names of the changed parts that were running and are now stopped.
         """
         (added, changed, removed) = self._call("reloadConfig")[0]
         running = [info.name for info in self.processes().values() if info.state in RUNNING_STATES]
@@ -135,7 +132,7 @@ class Supervisor:
         return [name for name in changed if name in running]
 
     def processes(self) -> dict[str, ProcessInfo]:
-        """The parts by name; empty when no supervisor runs."""
+        """Return the parts by name; empty if no supervisor runs."""
         try:
             rows = self._call("getAllProcessInfo")
         except (OSError, HTTPException, xmlrpc.client.Error):
@@ -155,15 +152,15 @@ class Supervisor:
         }
 
     def start(self, name: str) -> None:
-        """Starts a part and returns at once; one that already runs is left as it is."""
+        """Start a part without waiting; a part that already runs is left alone."""
         self._call("startProcess", name, False, accept=("ALREADY_STARTED",))
 
     def stop(self, name: str) -> None:
-        """Stops a part and waits until it is gone."""
+        """Stop a part and wait until its process has ended."""
         self._call("stopProcess", name, True, accept=("NOT_RUNNING", "BAD_NAME"))
 
     def shutdown(self, timeout_s: float = 30.0) -> None:
-        """Ends the supervisor and whatever it still runs; returns when its process is gone."""
+        """Stop the supervisor and the parts that it still runs; wait up to `timeout_s` for its process to end."""
         import psutil
 
         pid = self._call("getPID")
@@ -175,7 +172,7 @@ class Supervisor:
             return
 
     def forget(self) -> None:
-        """Removes what a supervisor that is gone left behind."""
+        """Remove the files of a supervisor that no longer runs."""
         access = self._access()
         for path in (self._access_file, self.pid_file, Path(access["socket"]) if access else None):
             if path is not None:
@@ -193,7 +190,7 @@ class Supervisor:
             return None
 
     def _new_socket(self) -> Path:
-        # The path of a Unix socket may have about 100 bytes: too few for a home deep in the file system.
+        # A Unix socket's path is limited to about 100 bytes, too few for a deeply nested home.
         digest = hashlib.sha256(str(self._settings.home).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"cryptolake-{os.getuid()}-{digest}.sock"
 
@@ -204,7 +201,7 @@ class Supervisor:
         if access is None:
             raise ConnectionRefusedError("no supervisor was started")
         transport = SupervisorTransport("cryptolake", access["password"], f"unix://{access['socket']}")
-        # The URL is a placeholder that xmlrpc.client wants; the transport knows the socket.
+        # xmlrpc.client requires a URL, but the transport uses the socket.
         try:
             proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
             return getattr(proxy.supervisor, method)(*arguments)
@@ -240,7 +237,7 @@ class Supervisor:
         return (
             f"[program:{part.name}]\n"
             f"command={_value(command)}\n"
-            # The supervisor restarts what differs in here: the digest stands for the spec and the generated files.
+            # The supervisor restarts a part whose section changed: the digest covers its spec and generated files.
             f'environment=CRYPTOLAKE_SPEC="{digest}"\n'
             "autostart=false\nautorestart=true\n"
             f"startsecs={START_SECS}\nstartretries=1000000\n"
@@ -251,7 +248,7 @@ class Supervisor:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read, all of it or nothing."""
+    """Write a file atomically, readable only by its owner."""
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
 
@@ -264,7 +261,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _value(value: str | Path) -> str:
-    """A value of the supervisor's configuration. Raises `SettingsError` for a path that its format cannot hold."""
+    """Escape a value of the supervisor's configuration. Raises `SettingsError` if its format cannot hold the value."""
     text = str(value)
     if re.search(r"\s[;#]|[\n\r]", text):
         raise SettingsError(f"the supervisor cannot use a path with a line end, ' ;' or ' #' in it: {text!r}")

@@ -1,4 +1,4 @@
-"""What `cryptolake materialize` is asked for, held against the graph before anything is launched. Pure."""
+"""Validate asset and partition of `cryptolake materialize` against the graph before a launch. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WRITTEN: Final = {"%Y": "YYYY", "%m": "MM", "%d": "DD", "%H": "HH", "%M": "MM"}
 
 @dataclass(frozen=True)
 class Partitions:
-    """An asset's partition keys, oldest first, and how they are written, for `strptime`."""
+    """An asset's partition keys, oldest first, and their `strptime` format."""
 
     keys: Sequence[str]
     time_format: str
@@ -23,14 +23,14 @@ class Partitions:
 
 @dataclass(frozen=True)
 class Target:
-    """An asset of the graph: whether a run can materialize it, and its partitions if it has any."""
+    """An asset of the graph: whether a run can materialize it, and its partitions, if any."""
 
     name: str
     is_materializable: bool
     partitions: Partitions | None
 
     def check(self, partition: str | None) -> None:
-        """Raise `ArgumentError` if no run can materialize this partition (None: none was given)."""
+        """Raise `ArgumentError` if no run can materialize this partition (None: not given)."""
         if not self.is_materializable:
             raise ArgumentError("asset", f"no run materializes {self.name}. See its page in Dagster.")
         if self.partitions is None:
@@ -43,18 +43,18 @@ class Target:
 
 
 def run_name(asset: str, partition: str | None) -> str:
-    """Return what people call the run of a partition (None: the asset has none)."""
+    """Return the display name of a partition's run (None: the asset has no partitions)."""
     return f"{asset} [{partition}]" if partition else asset
 
 
 def unknown_asset(name: str, known: Collection[str]) -> ArgumentError:
-    """Return the error for a name that no asset of the graph has."""
+    """Return the error for an unknown asset name, with suggestions."""
     hint = did_you_mean(name, known) or f"Assets: {', '.join(sorted(set(known)))}."
     return ArgumentError("asset", f"no asset is called {name}. {hint}")
 
 
 def _problem(partition: str, partitions: Partitions) -> str:
-    """Return what is wrong with a partition's key; nothing if it is one of the asset's."""
+    """Return the problem with a partition key; empty if it is one of the asset's keys."""
     keys, form = partitions.keys, partitions.time_format
     if partition in keys:
         return ""
@@ -82,7 +82,7 @@ def _range(target: Target) -> str:
 
 
 def _written(time_format: str) -> str:
-    """Return a format of `strptime` as people write it, such as YYYY-MM-DD."""
+    """Return a `strptime` format in readable form, such as YYYY-MM-DD."""
     for code, letters in _WRITTEN.items():
         time_format = time_format.replace(code, letters)
     return time_format

@@ -1,4 +1,4 @@
-"""Lets a JVM reach the network as the rest of the user's tools do: their certificates and their proxy."""
+"""Trust store and proxy options with which a JVM uses the certificates and proxy of the user's environment."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-
 
 
 def network_options(directory: Path) -> list[str]:
-    """JVM options for TLS and proxies, from the environment; a trust store is written into `directory` if needed."""
+    """Return JVM options for TLS and proxies from the environment; write a trust store into `directory` if needed."""
     return [*_trust_options(directory), *_proxy_options()]
 
 
 def ca_bundle() -> Path | None:
-    """The PEM bundle that the user's environment names, if it is a readable file."""
+    """Return the PEM bundle that the user's environment names, if it is a readable file."""
     for variable in CA_BUNDLE_VARIABLES:
         path = Path(os.environ.get(variable) or os.devnull)
         if path.is_file() and os.access(path, os.R_OK):
@@ -34,9 +34,9 @@ def ca_bundle() -> Path | None:
 
 
 def write_truststore(bundle: Path, store: Path) -> int:
-    """Writes the certificates of a PEM bundle as a PKCS12 trust store; returns how many it holds.
+    """Write the certificates of a PEM bundle as a PKCS12 trust store; return their number.
 
-    A certificate that cannot be parsed, or only with a warning, is left out: one odd CA must not cost all the others.
+    Skip certificates that fail to parse or parse with a warning: one malformed CA must not block the others.
     """
     from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
     from cryptography.x509 import load_pem_x509_certificate
@@ -83,7 +83,7 @@ def _proxy_options() -> list[str]:
         if parts.hostname:
             options += [f"-D{scheme}.proxyHost={parts.hostname}", f"-D{scheme}.proxyPort={parts.port or 80}"]
     if excluded := proxies.get("no"):
-        # The JVM wants `|` between hosts and `*` for a domain's leading dot.
+        # The JVM separates hosts with `|` and writes a domain's leading dot as `*.`.
         hosts = [host.strip() for host in excluded.split(",") if host.strip()]
         options.append("-Dhttp.nonProxyHosts=" + "|".join(f"*{h}" if h.startswith(".") else h for h in hosts))
     return options
