@@ -1,4 +1,4 @@
-"""Assembles the graph; nothing else."""
+"""Dagster definitions of the main code location, assembled from all families."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import resources_of
 from cryptolake_assets.settings import Settings, get_settings
 
-AUTOMATION_INTERVAL_S = 15
-"""Conditions speak of minutes; an evaluation that asks for nothing costs a quarter of a second."""
+AUTOMATION_INTERVAL_S = 15  # conditions have minute granularity; an evaluation without requests takes 0.25 s
 
+# Modules of the graph's assets, jobs, schedules and sensors, each with `definitions`.
 FAMILIES = (
     bronze,
     archive,
@@ -42,13 +42,12 @@ FAMILIES = (
     health,
     alerts,
 )
-"""Modules of the graph's assets, jobs, schedules and sensors, each with `definitions`."""
 
 
 def build_definitions(settings: Settings | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """Return the graph of these settings, by default of the process's.
+    """Return the graph of these settings, by default those of the process.
 
-    `resources` take the place of those of the same name that are made of the settings.
+    `resources` override the default resources by name.
     """
     settings = settings or get_settings()
     graph = Graph.of(settings)
@@ -63,7 +62,7 @@ def build_definitions(settings: Settings | None = None, resources: Mapping[str, 
         dg.Definitions(
             sensors=[automation],
             resources={**resources_of(settings), **(resources or {})},
-            # A run is one short step: a process a step would only add seconds.
+            # A run is one short step: a process per step would only add seconds.
             executor=dg.in_process_executor,
         ),
     )

@@ -1,6 +1,6 @@
-"""Assembles the marts' part of the graph, a code location of its own; nothing else.
+"""Dagster definitions of the marts' code location.
 
-The import of dagster-dbt alone takes longer than the whole of `cryptolake_assets.definitions`.
+It is separate because importing dagster-dbt alone takes longer than all of `cryptolake_assets.definitions`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.settings import Settings, get_settings
 
-AUTOMATION_INTERVAL_S = 30
-"""Conditions speak of minutes; an evaluation costs a third of a second."""
+AUTOMATION_INTERVAL_S = 30  # conditions have minute granularity; an evaluation takes a third of a second
 
 
 def build_definitions(settings: Settings | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """Return the marts' graph of these settings, by default of the process's.
+    """Return the marts' graph of these settings, by default those of the process.
 
-    `resources` take the place of those of the same name that are made of the settings.
+    `resources` override the default resources by name.
     """
     settings = settings or get_settings()
     automation = dg.AutomationConditionSensorDefinition(

@@ -4,5 +4,5 @@ import warnings
 
 from dagster import BetaWarning
 
-# Used knowingly; every load of the code location would say it again.
+# We use the beta parameter on purpose; without the filter every load of the code location would warn.
 warnings.filterwarnings("ignore", r"Parameter `backfill_policy`", BetaWarning)

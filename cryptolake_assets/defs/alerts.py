@@ -1,5 +1,4 @@
-"""The sensors that tell people of failed runs, and of those that are well again. Thin adapters of
-`instance.run_alerts` and `platform.notify`."""
+"""The sensors that alert on failed and recovered runs. Thin adapters of `instance.run_alerts` and `platform.notify`."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ INTERVAL_S = 60
 
 
 def tell(settings: "Settings", alert: "Alert | None") -> None:
-    """Send an alert, if there is one, from a sensor's process."""
+    """Send an alert, if any, from a sensor's process."""
     from cryptolake_assets.platform.notify import notify
 
     if alert is None:
@@ -28,7 +27,7 @@ def tell(settings: "Settings", alert: "Alert | None") -> None:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return the sensors of failed runs and of recoveries."""
+    """Return the sensors for failures and recoveries of runs."""
 
     @dg.run_failure_sensor(
         name="run_failures",

@@ -1,8 +1,8 @@
-"""History from the exchange's public archive as an asset: a UTC day of each symbol. A thin adapter of
+"""History from the exchange's public archive as an asset, partitioned by UTC day. A thin adapter of
 `transform.archive_history`.
 
-The rows go to the tables of `bronze/futures_trades` and `bronze/futures_klines_1m`; the sensor that follows the trades
-asks for the touched hours of Silver, and Gold follows those.
+Runs write the tables of `bronze/futures_trades` and `bronze/futures_klines_1m`; the sensor that follows the trades
+requests the touched hours of Silver, and Gold follows Silver.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 DAYS_A_RUN = 7
 
+# History is loaded on demand only, so it is practically never late.
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(days=365), fail_window=timedelta(days=3650))
-"""History is loaded when somebody asks for it: nothing is late before that is very long ago."""
 
 ArchiveEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output
 
@@ -57,7 +57,7 @@ def futures_trades_archive(
         _Day(key, list(_load(context, lake.settings, config, date.fromisoformat(key))))
         for key in sorted(context.partition_keys)
     ]
-    # Said only when all of it is done: a run may not say a check twice, and a step that failed is tried again.
+    # Yield events only after all days are loaded: a run must not report a check twice, and a failed step is retried.
     for day in days:
         yield from day.events()
     for spec in context.assets_def.check_specs:
@@ -71,7 +71,7 @@ def futures_trades_archive(
 def _load(
     context: dg.AssetExecutionContext, settings: "Settings", config: ArchiveConfig, day: date
 ) -> Iterator["ArchiveDay"]:
-    """A day's symbols, one after the other."""
+    """Load a day's symbols one after the other; yield each result."""
     from cryptolake_assets.binance.archive_files import ArchiveClient
     from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
     from cryptolake_assets.ingest.archive_days import NotLoaded
@@ -101,7 +101,7 @@ def _load(
 
 
 class _Day:
-    """A partition's symbols as Dagster is told of them."""
+    """The load results of a partition's symbols, as Dagster events."""
 
     def __init__(self, key: str, days: "Sequence[ArchiveDay]") -> None:
         from cryptolake_assets.ingest.archive_days import NotLoaded, Outcome
@@ -118,7 +118,7 @@ class _Day:
 
     @property
     def is_good(self) -> bool:
-        """Nothing was refused, and something is there: a symbol that was not listed that day has no file."""
+        """Whether a file was loaded and none was rejected; a symbol that was not listed that day has no file."""
         return bool(self.loaded) and not self.refused and not self._broken
 
     def reason(self) -> str:
@@ -179,7 +179,7 @@ class _Day:
 
 
 class _Teller:
-    """Says in the run's log how far a file is: a line a quarter of it, and one a million rows."""
+    """Logs the progress of a file in the run's log: a line per downloaded quarter and per million rows written."""
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context, self._name = context, ""

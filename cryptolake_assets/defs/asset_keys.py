@@ -1,4 +1,4 @@
-"""Keys of the assets, in one place."""
+"""Keys of the assets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
 
 def of_table(table: TableSpec) -> dg.AssetKey:
-    """Return the key of the asset that is a table: its namespace and its name."""
+    """Return the asset key of a table: its namespace and its name."""
     return dg.AssetKey(list(table.identifier))
 
 

@@ -1,4 +1,4 @@
-"""How a run tells Dagster what write-audit-publish made of its partitions: one way for every table."""
+"""Dagster events of a write-audit-publish run, for every table."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ Event = dg.MaterializeResult | dg.AssetCheckResult | dg.AssetMaterialization | d
 
 @dataclass(frozen=True)
 class AuditedTable:
-    """A table, and the names of the checks that its own runs make."""
+    """A table, and the names of the checks that its own runs evaluate."""
 
     table: TableSpec
     blocking: Sequence[str]
@@ -36,14 +36,13 @@ class AuditedTable:
 
 @dataclass(frozen=True)
 class Audited:
-    """A partition's candidate: what the checks found, and the data version of its rows once they are published."""
+    """A partition's candidate: the check outcomes, and the data version of its rows once they are published."""
 
     partition: str
     outcomes: Sequence[CheckOutcome]
     observations: Sequence[CheckOutcome] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    version: str | None = None
-    """None: the candidate was rejected, the published rows stay."""
+    version: str | None = None  # None: the candidate was rejected, the published rows stay
 
 
 def events(
@@ -52,10 +51,10 @@ def events(
     partitions: Iterable[Audited],
     others: Callable[[], Iterable[dg.AssetCheckEvaluation]] = tuple,
 ) -> Iterator[Event]:
-    """Yield the events of a run of one partition or of a range, each partition's as it comes.
+    """Yield the events of a run of one partition or of a range, partition by partition.
 
-    `others` gives evaluations of checks that Dagster skips as steps of their own, because the asset has no output in a
-    run of a range, or of a rejected candidate. Raises `dagster.Failure` at the end if a candidate was rejected.
+    `others` returns evaluations of checks whose own steps Dagster skips, because the asset has no output in a run of a
+    range or of a rejected candidate. Raises `dagster.Failure` at the end if a candidate was rejected.
     """
     rejected = []
     for audited in partitions:
@@ -75,7 +74,7 @@ def events(
             metadata=rejected[0].metadata if len(rejected) == 1 else None,
         )
     if not context.has_partition_key:
-        # The checks have been evaluated for their partitions; Dagster waits for one output of each in addition.
+        # In addition to the evaluations per partition, Dagster waits for one output of each check.
         for spec in context.assets_def.check_specs:
             if spec.key in context.selected_asset_check_keys:
                 yield dg.Output(None, output_name=spec.get_python_identifier())

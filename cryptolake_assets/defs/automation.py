@@ -1,4 +1,4 @@
-"""When assets that follow others run by themselves: after an update, gated, and not too often while a day is open."""
+"""Automation conditions of downstream assets: after an upstream update, gated by checks, rate-limited while open."""
 
 from datetime import timedelta
 
@@ -7,21 +7,17 @@ import dagster as dg
 from cryptolake_assets.defs.partitions import GraphPartitions
 from cryptolake_assets.settings import Settings, Source
 
-VERSION_TAG = "dagster/data_version"
-"""Dagster's tag of a materialization's data version, where an event is made by hand."""
+VERSION_TAG = "dagster/data_version"  # Dagster's tag of the data version, for events that we create ourselves
 
+# Upstream rows have changed. A run that publishes nothing for an hour still materializes it, to keep it fresh, but with
+# its old data version.
 UPSTREAM_UPDATED = dg.AutomationCondition.any_deps_updated().replace(
     "newly_updated", dg.AutomationCondition.data_version_changed()
 )
-"""Rows of something upstream have changed. A run that looks at an hour and publishes nothing materializes it, so that
-it stays fresh, with the data version that it had."""
 
+# Rows were published after the last request. `since_last_handled()` would lose rows that are published between two
+# ticks while a run reads the earlier ones; here only a request after the publication clears the update.
 UNREAD_UPDATES = UPSTREAM_UPDATED.since(dg.AutomationCondition.newly_requested() & ~UPSTREAM_UPDATED)
-"""Something was published after the last request.
-
-Not `since_last_handled()`: what is published between two ticks, while a run reads what was before, would be forgotten
-with that run. Only a request after the publication clears it.
-"""
 
 UPSTREAM_HELD_BACK = dg.AutomationCondition.any_deps_match(
     dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
@@ -29,13 +25,13 @@ UPSTREAM_HELD_BACK = dg.AutomationCondition.any_deps_match(
 
 
 def in_open_window(partitions: GraphPartitions) -> dg.AutomationCondition:
-    """The partition that is not over; none once the partitions have ended, where the latest one is over too."""
+    """Return the condition for the open partition; it is never true once all partitions are in the past."""
     latest = dg.AutomationCondition.in_latest_time_window()
     return latest & ~latest if partitions.have_ended else latest
 
 
 def once_an_hour() -> dg.AutomationCondition:
-    """The open partition is requested when it begins, and then at the start of each hour of this machine's clock."""
+    """Request the open partition when it begins, and then at the start of each hour of this machine's clock."""
     due = dg.AutomationCondition.missing().newly_true() | dg.AutomationCondition.cron_tick_passed("0 * * * *")
     unanswered = due.since(dg.AutomationCondition.newly_requested())
     is_open = dg.AutomationCondition.in_latest_time_window()
@@ -43,25 +39,27 @@ def once_an_hour() -> dg.AutomationCondition:
 
 
 def with_upstream() -> dg.AutomationCondition:
-    """A partition runs in the run of what it reads, or after it where that was run alone."""
+    """Request a partition in the run of its upstream, or after that run if the upstream was run alone."""
     updated = dg.AutomationCondition.any_deps_updated().since(dg.AutomationCondition.newly_requested())
     return (updated & ~dg.AutomationCondition.in_progress()).with_label("with_upstream")
 
 
 def freshness_of_followers(settings: Settings) -> dg.FreshnessPolicy:
-    """Return the policy of assets that run when what they read changes: a listed symbol is traded every day, and a
-    replay comes to its end."""
+    """Return the freshness policy of assets that run when their upstream changes.
+
+    A listed symbol is traded every day, but a replay ends.
+    """
     if settings.source is Source.REPLAY:
         return dg.FreshnessPolicy.time_window(warn_window=timedelta(days=365), fail_window=timedelta(days=3650))
     return dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50))
 
 
 def follows_upstream(interval_min: int, label: str, partitions: GraphPartitions) -> dg.AutomationCondition:
-    """A partition runs once something upstream of it was updated, and waits while a blocking check of any of its
-    upstream partitions has failed, or while it runs already.
+    """Request a partition after an upstream update, unless it is running or a blocking check of an upstream partition
+    has failed.
 
-    The open partition runs at most once in each `interval_min` minutes of the clock (a divisor of 60); closed ones at
-    once, because only a late trade or a backfill touches them.
+    The open partition runs at most once per `interval_min` minutes of the clock (a divisor of 60); closed ones run at
+    once, because only late-arriving trades and backfills touch them.
     """
     slot_began = dg.AutomationCondition.cron_tick_passed(f"*/{interval_min} * * * *")
     had_its_slot = in_open_window(partitions) & dg.AutomationCondition.newly_requested().since(slot_began)

@@ -1,6 +1,6 @@
-"""Batch sources as assets: answers in Bronze, typed rows in Silver, and the sensor that asks once an hour.
+"""Batch sources as assets: responses in Bronze, typed rows in Silver, and a sensor that requests them hourly.
 
-A thin adapter of `ingest.batch_extract`, one factory for every entry of `ingest.batch_sources`.
+A thin adapter of `ingest.batch_extract`: a factory for the entries of `ingest.batch_sources`.
 """
 
 import hashlib
@@ -98,18 +98,19 @@ def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefi
 
 
 def _fresh(source: BatchSource) -> dg.FreshnessPolicy:
-    """An asset that was never materialized, because its source cannot be asked, is not late."""
+    """Return the freshness policy of a source. An asset that was never materialized, because its source cannot be
+    reached with these settings, is not late."""
     return dg.FreshnessPolicy.time_window(warn_window=source.fresh_within, fail_window=2 * source.fresh_within)
 
 
 def _code_version(spec: TableSpec) -> str:
-    """Return a text that changes with a column, its type or a blocking check."""
+    """Return a hash of the columns, their types and the blocking checks."""
     said = [*(f"{column.name} {column.type}" for column in spec.columns), *BATCH_RULES[spec.name].values()]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
 
 
 def _lineage(spec: TableSpec, raw: TableSpec) -> dg.TableColumnLineage:
-    """All columns are read from the answers' bodies, and the hour from the time of the request."""
+    """Return the column lineage: all columns come from the response bodies, the hour from the request time."""
     source = asset_keys.of_table(raw)
     made_of = {name: "asked_at" if name == "snapshot_hour" else "body" for name in spec.column_names}
     made_of.pop("updated_at")
@@ -119,7 +120,8 @@ def _lineage(spec: TableSpec, raw: TableSpec) -> dg.TableColumnLineage:
 
 
 def _extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Extraction") -> dg.MaterializeResult:
-    """Return what came. A rejected answer fails the run after Bronze holds it with its reason: Silver stays."""
+    """Return the result of a run. Raises `dagster.Failure` for a rejected response, which Bronze keeps with its reason;
+    Silver stays."""
     said: dict[str, Any] = {
         "dagster/row_count": done.answers,
         **table_metadata(source.raw),
@@ -172,18 +174,18 @@ def _version(publication: "Publication", spec: TableSpec, day: date) -> str:
 
 
 def selection() -> dg.AssetSelection:
-    """Return the assets of all sources."""
+    """Return the selection of all sources' assets."""
     tables = [table for source in BATCH_SOURCES for table in (source.raw, *source.silver)]
     return dg.AssetSelection.assets(*map(asset_keys.of_table, tables))
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return every source's assets, and a sensor for each source that can be asked."""
+    """Return every source's assets, and a sensor for each source that these settings can reach."""
     of_source = {source: [_raw(graph, source)] for source in BATCH_SOURCES}
     for source, assets in of_source.items():
         assets += [_silver(graph, source, spec) for spec in source.silver]
     sensors = [
-        # One a source: a run then has the assets of one source, and a slow source delays nothing else.
+        # One sensor per source: each run has the assets of one source, so a slow source delays no other.
         dg.AutomationConditionSensorDefinition(
             f"{source.name}_automation",
             target=dg.AssetSelection.assets(*(asset.key for asset in assets)),

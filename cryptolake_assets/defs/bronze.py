@@ -1,6 +1,6 @@
-"""Bronze: the tables that the Bronze stream writes, as assets, one a stream of the registry.
+"""Bronze: the tables that the Bronze stream writes, as one asset per registered stream.
 
-Materializing an hour writes no events; it makes sure that Kafka's are in and says what the hour holds.
+Materializing an hour writes no events; it waits until Kafka's are in Bronze and reports the hour's rows and files.
 """
 
 from datetime import timedelta
@@ -15,10 +15,10 @@ from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_of
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
 
+# While the stream is alive, the trades are reported every five minutes, with or without new ones.
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=10), fail_window=timedelta(minutes=20))
-"""While the stream lives the trades are reported every five minutes, with or without new ones."""
+# An asset that was never materialized, because its stream is not in use, is not late.
 FRESH_EXTRA = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
-"""An asset that was never materialized, because its stream is not in use, is not late."""
 
 
 def _asset(graph: Graph, of: StreamType) -> dg.AssetsDefinition:
@@ -57,5 +57,5 @@ def _asset(graph: Graph, of: StreamType) -> dg.AssetsDefinition:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return the asset of every stream's Bronze table."""
+    """Return the Bronze assets of all streams."""
     return dg.Definitions(assets=[_asset(graph, of) for of in STREAM_TYPES])

@@ -1,4 +1,4 @@
-"""How the checks on a candidate appear in the graph: specs for an asset, results for a run."""
+"""Dagster asset checks of candidates: specs for an asset, results for a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryptolake_assets.quality.candidate_checks import CheckOutcome
 
 @contextmanager
 def preview_accepted() -> Iterator[None]:
-    """Partitioned checks are in preview; without them one failed hour would not hold its day (docs/decisions)."""
+    """Silence Dagster's preview warning: with partitioned checks a failed hour blocks its day (docs/decisions)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)
         yield
@@ -26,7 +26,7 @@ def preview_accepted() -> Iterator[None]:
 def specs(
     asset: dg.AssetKey, names: Iterable[str], partitions: dg.PartitionsDefinition, *, blocking: bool = True
 ) -> list[dg.AssetCheckSpec]:
-    """One check spec a name, partitioned as its asset is: a failed hour holds back its own day only."""
+    """Return a check spec per name, partitioned like the asset, so that a failed hour blocks only its own day."""
     with preview_accepted():
         return [
             dg.AssetCheckSpec(
@@ -42,7 +42,7 @@ def results(
     outcomes: Iterable[CheckOutcome],
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> Iterator[dg.AssetCheckResult]:
-    """A result for every name, for a run of one partition."""
+    """Yield a result for every name, for a run of one partition."""
     for said in _of_every_name(asset, names, outcomes, severity):
         yield dg.AssetCheckResult(**said)
 
@@ -56,8 +56,10 @@ def evaluations(
     *,
     blocking: bool = True,
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """The same where Dagster cannot tell of which partition a result is: in a run of many, and outside of runs (None is
-    for a check without partitions). Only an error blocks."""
+    """Yield an evaluation for every name, where Dagster cannot infer the partition: in a run of many, and outside runs.
+
+    `partition` is None for a check without partitions. Only an evaluation of severity ERROR blocks.
+    """
     blocking = blocking and severity is dg.AssetCheckSeverity.ERROR
     for said in _of_every_name(asset, names, outcomes, severity):
         yield dg.AssetCheckEvaluation(**said, blocking=blocking, partition=partition)
@@ -68,8 +70,8 @@ def planned(
 ) -> Mapping[dg.AssetCheckKey, Sequence[str | None]]:
     """Return the checks that the run plans, each with the partitions for which Dagster waits for an evaluation.
 
-    Dagster (1.13) plans a check without partitions for each partition of a partitioned run; a plain result of it
-    settles none of them, and they would stay planned for ever.
+    Dagster (1.13) plans a check without partitions for each partition of a partitioned run; a plain result completes
+    none of them, and they would stay planned forever.
     """
     found: dict[dg.AssetCheckKey, list[str | None]] = defaultdict(list)
     of_type = dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
@@ -84,7 +86,7 @@ def planned(
 def of_partitions(
     result: dg.AssetCheckResult, plan: Mapping[dg.AssetCheckKey, Sequence[str | None]], *, blocking: bool = False
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate a check without partitions for the partitions of the plan (see `planned`) too."""
+    """Yield evaluations of a check without partitions for each partition of the plan (see `planned`)."""
     if result.asset_key is None or result.check_name is None:
         return
     for partition in plan.get(dg.AssetCheckKey(result.asset_key, result.check_name), ()):
@@ -104,7 +106,7 @@ def of_partitions(
 def _of_every_name(
     asset: dg.AssetKey, names: Iterable[str], outcomes: Iterable[CheckOutcome], severity: dg.AssetCheckSeverity
 ) -> Iterator[dict[str, Any]]:
-    """What a result or an evaluation says; a check that had nothing to look at passes and says so."""
+    """Yield the arguments of a result or an evaluation for every name; a check without an outcome passes."""
     by_name = {outcome.name: outcome for outcome in outcomes}
     for name in names:
         outcome = by_name.get(name, CheckOutcome(name, True, "no rows were touched"))
@@ -123,7 +125,7 @@ def _of_every_name(
 
 
 def _as_table(outcome: CheckOutcome) -> str:
-    """The failing rows as a Markdown table."""
+    """Return the failing rows as a Markdown table."""
     if not outcome.failing_rows:
         return "none"
     names = list(outcome.failing_rows[0])
@@ -138,7 +140,7 @@ def candidate_rejected(
     outcomes: Iterable[CheckOutcome],
     metadata: Mapping[str, Any] | None = None,
 ) -> dg.Failure:
-    """Return what a run ends with when a candidate failed a blocking check; trying again would not help."""
+    """Return the failure of a run whose candidate failed a blocking check; a retry would not help."""
     failed = dict.fromkeys(outcome.name for outcome in outcomes if not outcome.passed)
     return dg.Failure(
         f"{'.'.join(table.identifier)}: the candidate of {', '.join(partitions)} was rejected, the published rows "

@@ -1,7 +1,7 @@
-"""The process of a code server: gets Dagster's instance ready, then is Dagster's gRPC server of one code location.
+"""The process of a code server: prepares Dagster's instance, then runs Dagster's gRPC server of one code location.
 
-`python -m cryptolake_assets.defs.code_server LOCATION ADDRESS…`; the address is in the words of `dagster api grpc`. The
-process of each run imports this module again before its own work: what is heavy is imported in functions.
+`python -m cryptolake_assets.defs.code_server LOCATION ADDRESS…`, with the address as options of `dagster api grpc`.
+The process of each run imports this module too, so functions import heavy packages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cryptolake_assets.settings import PROJECT_ROOT, Settings, get_settings
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Serve until the process is told to stop."""
+    """Serve until the process is stopped."""
     name, *address = arguments
     try:
         settings = get_settings()
@@ -32,9 +32,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
 
 def prepare_instance(settings: Settings, location: CodeLocation) -> None:
-    """Make the instance's databases and the pools, and cancel the location's orphaned runs.
+    """Create the instance's databases and the pools, and cancel the location's orphaned runs.
 
-    One code server at a time: two processes that make the databases at once leave them broken.
+    A lock serializes the code servers: two processes that create the databases at once corrupt them.
     """
     import dagster as dg
     from filelock import FileLock
@@ -52,9 +52,9 @@ def prepare_instance(settings: Settings, location: CodeLocation) -> None:
 
 
 def serve(location: CodeLocation, address: Sequence[str]) -> NoReturn:
-    """Become the server itself, without the proxy of `dagster code-server`: at rest, two proxies cost 3 % of a core.
+    """Run the server itself, without the proxy of `dagster code-server`: two idle proxies cost 3 % of a core.
 
-    Code that does not load ends no server: the webserver tells what failed.
+    The server keeps running if the code fails to load; the webserver shows the error.
     """
     sys.argv = [
         *("dagster", "api", "grpc"),

@@ -1,4 +1,4 @@
-"""What every asset that is a table says: its key, owner, layer, writer pool and columns, and what they are made of."""
+"""Common properties of table assets: key, owner, layer, writer pool, columns and column lineage."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def table_asset(
     metadata: Mapping[str, Any] | None = None,
     **of_asset: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Return `dg.asset` for a table; `of_asset` are further arguments of it."""
+    """Return the decorator `dg.asset` for a table; `of_asset` are further arguments of `dg.asset`."""
     asset: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
         key=asset_keys.of_table(table),
         partitions_def=partitions,
@@ -40,7 +40,7 @@ def table_asset(
 
 
 def table_metadata(table: TableSpec) -> dict[str, Any]:
-    """Name and columns, as Dagster's catalog shows them."""
+    """Return table name and columns as metadata for Dagster's catalog."""
     return {
         "dagster/table_name": table.full_name,
         "dagster/column_schema": dg.TableSchema(
@@ -59,7 +59,7 @@ def table_metadata(table: TableSpec) -> dict[str, Any]:
 
 
 def column_lineage(measures: Sequence[Measure], source: TableSpec, source_key: dg.AssetKey) -> dict[str, Any]:
-    """Which columns of the source each column is made of."""
+    """Return the source columns of each column as metadata."""
     made_of = lineage(measures, source.column_names)
     return {
         "dagster/column_lineage": dg.TableColumnLineage(

@@ -1,4 +1,4 @@
-"""The retention of Dagster's own records, as an asset with a schedule. A thin adapter of `instance.retention`."""
+"""Retention of Dagster's own records, as an asset with a schedule. A thin adapter of `instance.retention`."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,8 +9,7 @@ from cryptolake_assets.defs.described import OWNERS
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import LakeResource
 
-WORK_S = 600.0
-"""How long one run deletes; what is left waits for the next."""
+WORK_S = 600.0  # time budget of one run; the next one deletes the rest
 
 
 @dg.asset(

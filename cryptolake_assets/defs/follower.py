@@ -1,13 +1,13 @@
-"""The sensor of a table of Silver that follows the Bronze of a stream: it reports what the stream added, and requests
-runs of exactly the touched hours.
+"""The sensor of a Silver table that follows a stream's Bronze: it reports the added rows and requests runs of exactly
+the touched hours.
 
-What was touched is found by `transform.follow_bronze`, the bookkeeping is `lake.bronze_follower`; here they meet
-Dagster's runs and events. A tick is bounded: in the runs it requests, in the events it reports, and in what it reads
-of history. The cursor is Dagster's, with a copy beside the tables that takes over when Dagster's is lost. A tick that
-finds nothing new asks for neither resources nor Dagster's instance.
+`transform.follow_bronze` finds the touched hours, `lake.bronze_follower` keeps the state; this module connects them to
+Dagster's runs and events. Each tick is bounded in requested runs, reported events and history read. The cursor is
+Dagster's; a copy next to the tables replaces it if it is lost. A tick without news opens neither resources nor
+Dagster's instance.
 
-The partitions of a replay end with its capture, and the definitions are loaded once. An hour that is no partition of
-the loaded ones yet stays pending until it is.
+The partitions of a replay end with its capture, and the definitions are loaded once: an hour outside the loaded
+partitions stays pending until they include it.
 """
 
 import time
@@ -56,27 +56,24 @@ def _no_config(_request: SilverRequest) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Followed:
-    """A table of Silver, and how closely it follows the Bronze of its stream."""
+    """A Silver table, and how closely it follows the Bronze of its stream."""
 
     stream: StreamType
     silver: dg.AssetKey
-    checks: Sequence[dg.AssetCheckKey] | None = None
-    """Checks of a requested run; None for all of the asset's own."""
-    interval_s: Callable[[Settings], float]
-    """Seconds between two requests of an hour."""
+    checks: Sequence[dg.AssetCheckKey] | None = None  # checks of a requested run; None: all checks of the asset
+    interval_s: Callable[[Settings], float]  # minimum seconds between two requests of an hour
     tick_s: Callable[[Settings], int]
     max_runs_in_flight: int
     max_events_a_tick: int
     hours_a_run: int
-    config: Callable[[SilverRequest], dict[str, Any]] = _no_config
-    """The run config of the table's op for a request."""
+    config: Callable[[SilverRequest], dict[str, Any]] = _no_config  # run config of the table's op for a request
     has_priority: bool = False
 
 
 def tick(
     context: dg.SensorEvaluationContext, graph: Graph, followed: Followed, now: float | None = None
 ) -> dg.SensorResult | dg.SkipReason:
-    """Return what is to be requested and reported; `now` (epoch seconds) is the clock's time if not given."""
+    """Return the runs to request and the events to report; `now` (epoch seconds) defaults to the clock's time."""
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.lake.files import read_text, write_text
     from cryptolake_assets.transform.follow_bronze import take_in
@@ -119,7 +116,7 @@ def tick(
 def _reports(
     followed: Followed, rows: Mapping[datetime, int], sequence: int, table: "Table", resource: StreamResource
 ) -> list[dg.AssetMaterialization]:
-    """Bronze's materializations of the hours."""
+    """Return Bronze's materializations of the hours; `rows` maps hours to added rows."""
     if not rows:
         return []
     lag = resource.lag(followed.stream)
@@ -140,13 +137,13 @@ def _reports(
 
 
 class FollowedRuns:
-    """What Dagster knows about the runs of a table that follows Bronze."""
+    """Dagster's runs of a table that follows Bronze."""
 
     def __init__(self, context: dg.SensorEvaluationContext, asset: dg.AssetKey) -> None:
         self._instance, self._asset = context.instance, asset
 
     def state_of_request(self, request: str) -> RunState:
-        """Return the state of the newest run with that request; one that cannot be found has failed."""
+        """Return the state of the newest run of a request; a missing run counts as failed."""
         runs = self._instance.get_runs(dg.RunsFilter(tags={REQUEST_TAG: request}), limit=1)
         if not runs:
             return RunState.FAILED
@@ -157,13 +154,13 @@ class FollowedRuns:
 
     @cached_property
     def busy_hours(self) -> frozenset[datetime]:
-        """The hours of runs that are queued or running, also of those by hand or of a backfill."""
+        """The hours of queued and running runs, including manual ones and backfills."""
         runs = self._instance.get_runs(dg.RunsFilter(statuses=IN_FLIGHT))
         return frozenset(hour for run in runs if self._asset in (run.asset_selection or ()) for hour in hours_of(run))
 
 
 def hours_of(run: dg.DagsterRun) -> list[datetime]:
-    """Return the hours of a run's partition, or of its range."""
+    """Return the hours of a run's partition or partition range."""
     bounds = [run.tags.get(RANGE_START_TAG, ""), run.tags.get(RANGE_END_TAG, "")]
     if not all(bounds):
         bounds = [run.tags.get(PARTITION_TAG, "")] * 2
@@ -193,7 +190,7 @@ def _run_request(followed: Followed, request: SilverRequest) -> dg.RunRequest:
 
 
 def _summary(state: FollowerState, outside: Mapping[datetime, int], partitions: GraphPartitions, now: float) -> str:
-    """The tick's message when nothing is requested."""
+    """Return the message of a tick that requests nothing."""
     parts = [f"Bronze is at sequence {state.sequence}"]
     running = sum(1 for entry in state.pending.values() if entry.requested is not None)
     held = sum(1 for entry in state.pending.values() if entry.requested is None and entry.retry_at > now)

@@ -16,7 +16,6 @@ from cryptolake_assets.model.measures import DAILY_MEASURES, definition_hash
 from cryptolake_assets.quality.bar_checks import GOLD_CHECKS
 
 TABLE = {**table_metadata(GOLD_DAILY), **column_lineage(DAILY_MEASURES, SILVER_OHLCV, asset_keys.SILVER)}
-"""Name, columns and their lineage."""
 
 AUDITED = AuditedTable(GOLD_DAILY, GOLD_CHECKS)
 

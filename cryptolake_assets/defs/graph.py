@@ -1,4 +1,4 @@
-"""What a family of the graph is assembled from: the settings and the partitions that follow from them."""
+"""Inputs of every family of the graph: the settings and the partitions derived from them."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ class Graph:
 
     @classmethod
     def of(cls, settings: Settings) -> Graph:
-        """Return the inputs of a graph of these settings. Raises `CaptureError` if a replay has no capture."""
+        """Return the inputs for these settings. Raises `CaptureError` if a replay has no capture."""
         return cls(settings, GraphPartitions.of(settings))

@@ -1,7 +1,7 @@
-"""The sensor that looks after the stream: the checks `heartbeat`, `frames_accepted` and `up_to_date`.
+"""The sensor that monitors the stream by the checks `heartbeat`, `frames_accepted` and `up_to_date`.
 
-It asks for a restart of a Bronze stream that is dead or stalled, and sends an alert when the producer rejects all
-frames of a symbol, and when it accepts them again.
+It requests a restart of a dead or stalled Bronze stream, and sends an alert when the producer starts or stops rejecting
+all frames of a symbol.
 """
 
 import json
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from cryptolake_assets.transform.freshness import Freshness
 
 INTERVAL_S = 30
+# Interval for reporting unchanged outcomes again: hundreds of events a day in the event log instead of thousands.
 REPORT_EVERY_S = 300.0
-"""What has not changed is reported anew that often: some hundred events a day in the event log, not thousands."""
 
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
@@ -100,15 +100,14 @@ def stream_health_now(context: dg.AssetCheckExecutionContext, lake: LakeResource
 
 @dataclass(frozen=True)
 class Memory:
-    """The sensor's cursor: the stream's history, the exchange's clock at the last look (ms), what was reported last, by
-    check, and when (epoch seconds)."""
+    """The sensor's cursor: the stream's progress history, the exchange's clock at the last evaluation (ms), the last
+    reported outcome of each check, and the time of that report (epoch seconds)."""
 
     stream: str = ""
     clock_ms: int | None = None
     reported: tuple[str, ...] = ()
     reported_at: float = 0.0
-    rejecting: bool = False
-    """Whether the last look found symbols of which the producer accepts nothing."""
+    rejecting: bool = False  # whether the producer rejected all frames of a symbol at the last evaluation
 
     @classmethod
     def from_cursor(cls, cursor: str | None) -> "Memory":
@@ -122,7 +121,7 @@ class Memory:
 def look(
     context: dg.SensorEvaluationContext, graph: Graph, signs: StreamSignals, now: float
 ) -> dg.SensorResult | dg.SkipReason:
-    """One evaluation at `now` (epoch seconds)."""
+    """Evaluate the checks at `now` (epoch seconds); return events, a restart request if needed, and the cursor."""
     from cryptolake_assets.transform.freshness import check_up_to_date
 
     settings = graph.settings
@@ -196,7 +195,7 @@ def _evaluations(asset: dg.AssetKey, said: tuple[CheckOutcome, dg.AssetCheckSeve
 def _sign_of_life(
     partitions: GraphPartitions, clock_ms: int | None, verdict: HealthVerdict
 ) -> list[dg.AssetMaterialization]:
-    """Bronze's freshness goes by materialization: a stream that has nothing to take is fresh all the same."""
+    """Return a materialization without rows: Bronze's freshness depends on it, even if an idle stream adds nothing."""
     moment = datetime.now(UTC) if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
     hour = hour_of(moment)
     if not partitions.is_loaded(hour):
@@ -216,7 +215,7 @@ def _restart(verdict: HealthVerdict, now: float) -> dg.RunRequest:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return the sensor, the same checks by hand, and the job that restarts the stream."""
+    """Return the sensor, the checks for manual runs, and the job that restarts the stream."""
 
     @dg.sensor(
         name="stream_health",
@@ -226,7 +225,7 @@ def definitions(graph: Graph) -> dg.Definitions:
         description="Reports the stream's heartbeat and how far bars are behind; restarts a dead or stalled stream.",
     )
     def stream_health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        # A sensor that asks Dagster for resources opens Dagster's instance, which costs more than the look.
+        # Dagster's resources would open Dagster's instance, which costs more than the evaluation.
         stream = StreamResource(settings=graph.settings)
         return look(context, graph, stream.signs(), time.time())
 

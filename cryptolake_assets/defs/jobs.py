@@ -1,7 +1,7 @@
-"""The jobs under the names that users of such platforms know, and their schedules.
+"""The named jobs of the pipeline and their schedules.
 
-The sensors and conditions do the work as data comes; the schedules make sure of it: they look after the stream, and go
-over each hour and day once more when it has closed on the exchange's clock.
+Sensors and automation conditions process data as it arrives. The schedules are a safety net: they catch up with Kafka
+if the stream is down, and process each hour and day again after it has closed on the exchange's clock.
 """
 
 from collections.abc import Iterator
@@ -20,17 +20,17 @@ from cryptolake_assets.settings import Settings
 
 
 def run_tags(layer: str, timeout: timedelta) -> dict[str, str]:
-    """Of a job's runs: their layer, how long they may take, and what is tried again."""
+    """Return the tags of a job's runs: layer, maximum runtime and retries."""
     return {
         "layer": layer,
         "dagster/max_runtime": str(round(timeout.total_seconds())),
         "dagster/max_retries": "2",
-        # The step's own retries deal with what fails; a run is repeated when its process is gone.
+        # A step retries its own failures; Dagster repeats a run only if its process died.
         "dagster/retry_on_asset_or_op_failure": "false",
     }
 
 
-# Checks that the jobs have beside those of the assets.
+# Checks of the jobs in addition to those of the assets.
 
 
 @dg.asset_check(  # type: ignore[arg-type]  # a check may yield more than its result
@@ -113,8 +113,10 @@ silver_to_gold_daily = dg.define_asset_job(
 
 
 def last_closed(settings: Settings, period: timedelta, now: datetime) -> datetime:
-    """Start of the last hour or day that has ended on the exchange's clock, with the watermark's grace; by `now` where
-    the exchange does not answer."""
+    """Return the start of the last hour or day that has closed on the exchange's clock, after the watermark's grace.
+
+    Use `now` if the exchange does not answer.
+    """
     from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 
     clock_ms = exchange_clock_ms(settings)
@@ -143,12 +145,12 @@ def _request(
     description="Every ten minutes: a catch-up with Kafka while the stream is down.",
 )
 def ingest_realtime_to_bronze_schedule(stream: StreamResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    # A run is a process of some seconds; that the stream is up can be seen without one.
+    # A run costs a process of several seconds; the stream's state can be read without one.
     yield dg.SkipReason("the stream runs") if stream.is_running() else dg.RunRequest()
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return the jobs with their schedules, and the checks that only they run."""
+    """Return the jobs, their schedules, and the checks that only they run."""
 
     @dg.schedule(
         job=bronze_to_silver_1m,

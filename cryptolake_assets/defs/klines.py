@@ -1,8 +1,8 @@
-"""The exchange's own one-minute bars as an asset, and the judgement of Silver by them. A thin adapter of
+"""The exchange's official one-minute klines as an asset, and the check of Silver against them. A thin adapter of
 `ingest.klines`.
 
-An hour is fetched after Silver has published it, so that what is judged is what readers see; Silver's own run judges
-too, by the klines that are there when it runs.
+An hour is fetched after Silver has published it, so that the check reads the bars that readers see. Silver's own run
+checks them too, with the klines available at that time.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from cryptolake_assets.ingest.klines import FetchedHour
     from cryptolake_assets.quality.official_bars import Agreement
 
-INTERVAL_MIN = 5
-"""The open hour is asked for at most so often."""
+INTERVAL_MIN = 5  # minimum minutes between two requests of the open hour
 
 HOURS_A_RUN = 24
 
@@ -45,7 +44,7 @@ def futures_klines_1m(
         )
         for hour in hours
     ]
-    # Said only when all of it is done: a run may not say a check twice, and a step that failed is tried again.
+    # Yield events only after all hours are done: a run must not report a check twice, and a failed step is retried.
     for fetched, agreement in done:
         key = hour_key(fetched.hour)
         yield from checks.evaluations(

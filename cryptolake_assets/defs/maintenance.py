@@ -1,5 +1,5 @@
-"""Maintenance of the tables: an asset, a job and a schedule for each kind of work, and the check that small files stay
-few. Thin adapters of `lake.maintenance`."""
+"""Table maintenance: an asset, a job and a schedule per kind of work, and a check of the number of small files. Thin
+adapters of `lake.maintenance`."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -16,10 +16,9 @@ from cryptolake_assets.lake.maintenance.works import Report, Work, maintain
 
 GROUP = "maintenance"
 MAX_RUNTIME_S = 1_800
-GRACE = timedelta(minutes=10)
-"""For a run's own length and its place in the queue."""
+GRACE = timedelta(minutes=10)  # for a run's duration and its wait in the queue
+# Spark may be restarting: retry after about 15, 30 and 60 s.
 RETRY = dg.RetryPolicy(max_retries=3, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""Spark may be restarting: again after about 15, 30 and 60 s."""
 
 DESCRIPTIONS = {
     Work.COMPACTION: (
@@ -34,23 +33,23 @@ DESCRIPTIONS = {
     Work.ORPHANS: "Deletes files that no snapshot needs and that are too old to be part of a commit under way.",
 }
 
+# UTC. Every five seconds the Bronze stream commits a file, a manifest and a snapshot. Manifests and snapshots slow down
+# every commit and every scan, so they are reduced every quarter of an hour.
 CRON = {
     Work.COMPACTION: "12 * * * *",
     Work.MANIFESTS: "5-59/15 * * * *",
     Work.SNAPSHOTS: "9-59/15 * * * *",
     Work.ORPHANS: "40 3 * * *",
 }
-"""UTC. Every five seconds a commit adds a file, a manifest and a snapshot to Bronze: manifests and snapshots make each
-commit and each look at the table slower, so they are kept low by the quarter hour."""
 
 
+# Time between two runs by `CRON`: freshness warns if one is missing, and fails if three are.
 EVERY = {
     Work.COMPACTION: timedelta(hours=1),
     Work.MANIFESTS: timedelta(minutes=15),
     Work.SNAPSHOTS: timedelta(minutes=15),
     Work.ORPHANS: timedelta(days=1),
 }
-"""The time between two runs by `CRON`: freshness warns when one is missing, and fails when three are."""
 
 
 def key_of(work: Work) -> dg.AssetKey:
@@ -85,7 +84,7 @@ def _asset(work: Work) -> dg.AssetsDefinition:
 
 
 def _metadata(report: Report) -> dict[str, Any]:
-    """Totals as numbers, each table that changed as numbers too, and all tables to read."""
+    """Return totals and changed tables as numbers, and all tables as Markdown."""
     figures = report.totals() | {"tables_changed": len(report.changed)}
     for change in report.changed:
         for figure in ("files", "disk_files", "disk_bytes", "manifests", "snapshots"):
@@ -98,7 +97,7 @@ def _metadata(report: Report) -> dict[str, Any]:
 
 
 def as_markdown(report: Report) -> str:
-    """A line a table; a figure that changed is shown as `before → after`."""
+    """Return a Markdown table, a line per table; changed figures are shown as `before → after`."""
     titles = ["table", "done", "files", "bytes", "small files", "manifests", "snapshots", "files on disk", "on disk"]
     names = ("files", "size_bytes", "small_files", "manifests", "snapshots", "disk_files", "disk_bytes")
     lines = [_line(titles), _line(["---", "---", *("---:" for _ in names)])]
@@ -149,7 +148,8 @@ def small_files(lake: LakeResource) -> dg.AssetCheckResult:
 
 
 def _job(work: Work) -> Any:
-    """The check runs with compaction, and with snapshot expiry: a compaction that fails must not silence it."""
+    """Return the job of a kind of work. The small-files check runs after compaction, and after snapshot expiry too, so
+    that a failing compaction does not suppress it."""
     selection = dg.AssetSelection.assets(key_of(work)).without_checks()
     if work in (Work.COMPACTION, Work.SNAPSHOTS):
         selection = selection | dg.AssetSelection.checks(small_files)
@@ -178,5 +178,5 @@ SCHEDULES = [
 
 
 def definitions(_: Graph) -> dg.Definitions:
-    """Return the assets, jobs and schedules of all works, and their check."""
+    """Return the assets, jobs and schedules of all kinds of work, and the check of small files."""
     return dg.Definitions(assets=ASSETS, asset_checks=[small_files], jobs=list(JOBS.values()), schedules=SCHEDULES)

@@ -1,6 +1,6 @@
-"""The marts: dbt's models as assets, its tests as their checks. A thin adapter of the project in `dbt_project/`.
+"""The marts: dbt's models as assets, its tests as asset checks. A thin adapter of the project in `dbt_project/`.
 
-Imported by a code location of its own (`cryptolake_assets.marts_definitions`): dagster-dbt's import is slow.
+A separate code location imports this module (`cryptolake_assets.marts_definitions`): importing dagster-dbt is slow.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ from cryptolake_assets.platform.dbt import EXECUTABLE, PROJECT_DIR, ensure_manif
 from cryptolake_assets.settings import Settings
 
 OVERVIEW = "market_overview"
+# Asset keys by the part before the dot of a column's `of`.
 SOURCES = {
     "silver": asset_keys.SILVER,
     "gold": asset_keys.GOLD,
     **{spec.name: asset_keys.of_table(spec) for spec in (SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)},
 }
-"""By the first word of a column's `of`."""
 
 
 class MartsTranslator(DagsterDbtTranslator):
-    """What the graph says of a model beside what its YAML says."""
+    """Adds the graph's properties to the spec that dagster-dbt derives from a model's YAML."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class MartsTranslator(DagsterDbtTranslator):
     def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
         spec = super().get_asset_spec(manifest, unique_id, project)
         node = manifest["nodes"].get(unique_id)
-        if node is None or node["config"]["materialized"] == "ephemeral":  # a source, or staging: no table of dbt's
+        if node is None or node["config"]["materialized"] == "ephemeral":  # a source or a staging model: no dbt table
             return spec
         is_latest = node["name"] == OVERVIEW
         return spec.replace_attributes(
@@ -62,13 +62,13 @@ class MartsTranslator(DagsterDbtTranslator):
 
 
 def definition_hash(manifest: Mapping[str, Any], node: Mapping[str, Any]) -> str:
-    """Moves when a model, or a macro of the project, does."""
+    """Return a hash of a model and of the project's macros."""
     macros = [macro["macro_sql"] for macro in manifest["macros"].values() if macro["package_name"] == "cryptolake"]
     return hashlib.sha256("".join([node["raw_code"], *sorted(macros)]).encode()).hexdigest()[:12]
 
 
 def table_metadata(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Name, columns by the model's contract, and the columns of Silver and Gold that they are made of."""
+    """Return table name, columns by the model's contract, and their source columns as metadata."""
     key = node["config"]["unique_key"]
     columns = node["columns"].values()
     return {
@@ -95,7 +95,7 @@ def table_metadata(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _column(source: str) -> dg.TableColumnDep:
-    """`silver.close` as a column of Silver's asset."""
+    """Return a source column, such as `silver.close`, as a column of its asset."""
     layer, _, name = source.partition(".")
     return dg.TableColumnDep(asset_key=SOURCES[layer], column_name=name)
 
@@ -118,9 +118,9 @@ def market_overview(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake
 def build(
     context: dg.AssetExecutionContext, dbt: DbtCliResource, settings: Settings, variables: Mapping[str, str]
 ) -> Iterator[Any]:
-    """`dbt build` of the selected models and their tests; each table's event says what the table holds.
+    """Run `dbt build` for the selected models and their tests; yield events with each table's rows and snapshot.
 
-    Raises `SparkError` at once when the server is away.
+    Raises `SparkError` at once if the server is unreachable.
     """
     from cryptolake_assets.lake.spark_session import require_server
 
@@ -134,7 +134,7 @@ def build(
             if isinstance(event, dg.AssetCheckResult):
                 yield from checks.of_partitions(event, planned)
     finally:
-        # What dbt said is in the run's own log.
+        # dbt's output is in the run's own log.
         shutil.rmtree(target, ignore_errors=True)
 
 
@@ -159,7 +159,7 @@ def _with_table_state(event: Any, settings: Settings) -> Any:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return the marts. Makes dbt's manifest if it is not there."""
+    """Return the marts. Parse dbt's project if its manifest is missing or out of date."""
     manifest, translator = ensure_manifest(graph.settings), MartsTranslator(graph)
     days = dbt_assets(
         manifest=manifest,

@@ -1,5 +1,8 @@
-"""When the marts run: at most once a quarter of an hour for a day that goes on changing, once more when it has come to
-rest, not while a blocking check of what they read fails, and again after a failure. Nothing published is forgotten."""
+"""Automation conditions of the marts.
+
+A day that keeps changing runs at most once per quarter of an hour, and once more when it is quiet. A failed blocking
+check upstream blocks a run; a failed run is retried. No published update is lost.
+"""
 
 import dagster as dg
 
@@ -23,12 +26,12 @@ A_QUARTER_HOUR_BEGAN = (
     _passed(QUARTER_HOURS).since(Condition.newly_requested()).with_label("a_quarter_hour_began_since_the_last_request")
 )
 
+# No update between an even minute and the odd one after it: true one to three minutes after the last update.
 AT_REST = (
     (_passed(ODD_MINUTES) & ~UPSTREAM_UPDATED.since(_passed(EVEN_MINUTES)))
     .since(UPSTREAM_UPDATED | Condition.newly_requested())
     .with_label("nothing_published_for_a_minute")
 )
-"""No update between an even minute and the odd one after it: one to three minutes after the last one."""
 
 HELD_BACK = UPSTREAM_HELD_BACK.with_label("a_blocking_check_failed")
 
@@ -42,6 +45,8 @@ def follows_its_day(partitions: GraphPartitions) -> Condition:
     return (due & ~HELD_BACK & ~Condition.in_progress()).with_label("follows_its_day")
 
 
+# For the mart of the latest state. A failed check of an earlier hour does not block it: the mart reads published rows,
+# which have passed their checks.
 FOLLOWS_THE_MARKET = (
     (
         (PENDING & (A_QUARTER_HOUR_BEGAN | (Condition.missing() & AT_REST)))
@@ -49,5 +54,3 @@ FOLLOWS_THE_MARKET = (
     )
     & ~Condition.in_progress()
 ).with_label("follows_the_market")
-"""For what is always the latest. An hour that was held back anywhere in the past does not hold it: what it reads was
-published, so it has passed its checks."""

@@ -1,6 +1,6 @@
-"""The partitions of the graph: hours for Bronze and Silver, days for Gold; nothing else belongs here.
+"""The partitions of the graph: hours for Bronze and Silver, days for Gold.
 
-Both reach to the open hour and the open day, so that these can be materialized too; in a replay to the end of its last
+They include the open hour and the open day, so that these can be materialized too; in a replay they end with its last
 day.
 """
 
@@ -41,19 +41,19 @@ class GraphPartitions:
 
     @property
     def have_ended(self) -> bool:
-        """Whether the last partition is one of the past, as in a replay."""
+        """Whether the last partition is in the past, as in a replay."""
         return self.daily.end_offset == 0
 
     def is_loaded(self, hour: datetime) -> bool:
-        """Whether the hour is a partition."""
+        """Return whether the hour is a partition."""
         return self.hourly.has_partition_key(hour_key(hour))
 
 
 def hour_of(partition_key: str) -> datetime:
-    """Start of an hourly partition."""
+    """Return the start of an hourly partition."""
     return datetime.strptime(partition_key, HOUR_FORMAT).replace(tzinfo=UTC)
 
 
 def hour_key(hour: datetime) -> str:
-    """The hourly partition that starts at `hour`."""
+    """Return the key of the hourly partition that starts at `hour`."""
     return hour.astimezone(UTC).strftime(HOUR_FORMAT)

@@ -1,4 +1,4 @@
-"""What a materialization shows of its rows: a few of them as a Markdown table."""
+"""Previews of materialized rows as Markdown tables."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ MAX_ROWS = 8
 
 
 def preview(rows: "pa.Table", columns: Sequence[str]) -> dg.MarkdownMetadataValue:
-    """The first and the last rows; `columns` of them."""
+    """Return the given columns of the first and the last rows, at most `MAX_ROWS` rows in all."""
     picked = rows.select(list(columns))
     shown = picked.to_pylist()
     if picked.num_rows > MAX_ROWS:
@@ -29,5 +29,5 @@ def preview(rows: "pa.Table", columns: Sequence[str]) -> dg.MarkdownMetadataValu
 def _text(value: Any) -> str:
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}"
-    # Not str(): small decimals would come as 0E-8.
+    # Not str(): it formats small decimals as 0E-8.
     return f"{value:f}" if isinstance(value, Decimal) else str(value)

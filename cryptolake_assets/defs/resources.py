@@ -1,6 +1,6 @@
-"""Resources: the lake, Spark through dagster-pyspark, and the long-running stream. Thin: the work is elsewhere.
+"""Dagster resources: the lake, the engine (Spark through dagster-pyspark), and the long-running stream. Thin adapters.
 
-Heavy packages are imported in the methods that need them, so that definitions load without them.
+Methods import heavy packages, so that definitions load without them.
 """
 
 import time
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from cryptolake_assets.transform.engines.engine import AggregationEngine
 
 
+# For steps that cannot reach a service; a candidate that fails its checks is not retried.
 RETRIES = dg.RetryPolicy(max_retries=2, delay=3, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""Of a step that could not reach what it needs; data that fails its gate is not tried again."""
 
 
 class LakeResource(dg.ConfigurableResource):
@@ -36,7 +36,7 @@ class EngineResource(dg.ConfigurableResource):
     settings: dg.ResourceDependency[Settings]
 
     def engine(self, name: EngineName = EngineName.AUTO) -> "AggregationEngine":
-        """The engine of that name; with `auto` the one of the settings."""
+        """Return the engine of that name; `auto`: the one of the settings. Raises `SparkError` if Spark is down."""
         settings = self.settings
         if (settings.engine_in_use if name is EngineName.AUTO else name) is EngineName.SPARK:
             return self._spark(settings)
@@ -73,14 +73,14 @@ class StreamResource(dg.ConfigurableResource):
         return is_running(self.settings)
 
     def status(self) -> dict[str, Any]:
-        """State of the part and its lag in Kafka records."""
+        """Return the part's state, pid and log file, and its lag in Kafka records."""
         from cryptolake_assets.platform.status import status
 
         part = next(part for part in status(self.settings) if part.name == "bronze")
         return {"state": part.state, "pid": part.pid, "log": part.log, "lag": self.lag()}
 
     def signs(self) -> "StreamSignals":
-        """What is seen of it from outside, for `stream.health`."""
+        """Return the externally visible signals of the stream, for `bronze.stream_health`."""
         from cryptolake_assets.bronze.offsets import committed_offsets, report_age_s
         from cryptolake_assets.bronze.stream_health import StreamSignals
         from cryptolake_assets.platform.status import process_state
@@ -96,13 +96,13 @@ class StreamResource(dg.ConfigurableResource):
         )
 
     def restart(self) -> None:
-        """Stops it, if it still lives, and returns when it serves again. Raises `PartError`."""
+        """Restart the stream and return when it serves again. Raises `PartError`."""
         from cryptolake_assets.platform.lifecycle import restart
 
         restart(self.settings, "bronze")
 
     def lag(self, stream_type: StreamType = TRADES) -> int | None:
-        """Return the Kafka records of a stream that are not in Bronze yet; None when the broker does not answer."""
+        """Return the number of Kafka records of a stream that are not in Bronze; None if the broker does not answer."""
         from cryptolake_assets.bronze.offsets import bronze_lag
 
         try:
@@ -111,8 +111,9 @@ class StreamResource(dg.ConfigurableResource):
             return None
 
     def catch_up(self, stream_type: StreamType = TRADES) -> str:
-        """Return once what Kafka holds now of a stream is in Bronze: wait for the Bronze stream, or take it when none
-        runs."""
+        """Return once Bronze has all records that Kafka holds now: wait for the Bronze stream, or ingest them if none
+        runs. Raises `PartError` after `catch_up_timeout_s`.
+        """
         from cryptolake_assets.bronze.offsets import committed_offsets, lag
         from cryptolake_assets.bronze.stream import run_available_now
         from cryptolake_assets.kafka.topics import end_offsets

@@ -1,4 +1,4 @@
-"""Silver: exact one-minute bars, checked before they are published. A thin adapter of `transform.silver_run`."""
+"""Silver: exact one-minute bars by write-audit-publish. A thin adapter of `transform.silver_run`."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -33,20 +33,18 @@ Metadata = Mapping[str, Any]
 
 
 TABLE = {**table_metadata(SILVER_OHLCV), **column_lineage(BAR_MEASURES, BRONZE_TRADES, asset_keys.BRONZE)}
-"""Name, columns and their lineage."""
 
 AUDITED = AuditedTable(SILVER_OHLCV, SILVER_CHECKS, SILVER_OBSERVATIONS)
 
 PREVIEWED = ("symbol", "window_start", "open", "high", "low", "close", "volume", "trades", "is_complete")
 
+# The schedule runs Silver at least hourly. The check `up_to_date` reports how recent its bars are.
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=75), fail_window=timedelta(minutes=150))
-"""Silver has a run an hour at least, by schedule. How far its bars reach is what the check `up_to_date` says."""
 
+# Checks that the asset's own run evaluates at every refresh; the others count whole hours and belong to the jobs.
 CHECK_KEYS = [dg.AssetCheckKey(asset_keys.SILVER, name) for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS)]
-"""The checks that the asset makes itself, of every refresh; others count whole hours and are left to the jobs."""
 
-HOURS_A_RUN = 24
-"""Hours of a backfill that share a run: a month is some 30 runs, not 720."""
+HOURS_A_RUN = 24  # hours of a backfill per run: a month takes about 30 runs instead of 720
 
 
 FOLLOWED = Followed(
@@ -56,7 +54,7 @@ FOLLOWED = Followed(
     interval_s=lambda settings: settings.silver_interval_in_use_s,
     tick_s=lambda settings: settings.follower_interval_s,
     max_runs_in_flight=24,
-    max_events_a_tick=100,  # SQLite takes some 60 events a second, and a tick may take a minute
+    max_events_a_tick=100,  # SQLite writes about 60 events a second, and a tick may take a minute
     hours_a_run=HOURS_A_RUN,
     config=lambda request: {"from_sequence": request.from_sequence} if request.from_sequence else {},
     has_priority=True,
@@ -92,7 +90,7 @@ class SilverConfig(dg.Config):
 
 
 def _moment(text: str) -> datetime | None:
-    """A time in UTC, if it does not say otherwise; None for no text. Raises `ValueError` for what is no time."""
+    """Parse an ISO time, UTC by default; None for an empty text. Raises `ValueError` for an invalid time."""
     if not text:
         return None
     moment = datetime.fromisoformat(text)
@@ -122,7 +120,7 @@ def futures_ohlcv_1m(
 
 
 def _audited(day: "DayOutcome") -> Iterator[Audited]:
-    """A day's hours, each with what its checks found."""
+    """Yield a day's hours with their check outcomes."""
     from cryptolake_assets.transform.silver_run import changed_by_hour
 
     publication = day.publication
@@ -137,7 +135,7 @@ def _audited(day: "DayOutcome") -> Iterator[Audited]:
 
 
 def _checks_of_other_steps(context: dg.AssetExecutionContext, settings: Settings) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate the run's checks of Silver that are steps of their own."""
+    """Evaluate the run's Silver checks that have their own steps."""
     from cryptolake_assets.transform.freshness import check_up_to_date
     from cryptolake_assets.transform.load_inputs import load_run_inputs
     from cryptolake_assets.transform.published_count import check_published
@@ -174,7 +172,7 @@ def _published(
 
 
 def _metadata(candidate: "SilverCandidate") -> Metadata:
-    """What became of the rows read."""
+    """Return the counts of read, valid, dropped and rejected rows, and of bars."""
     counts = candidate.counts
     return {
         "dagster/row_count": candidate.bars.num_rows,
@@ -191,7 +189,7 @@ def _metadata(candidate: "SilverCandidate") -> Metadata:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return Silver's asset, and the sensor that requests its runs."""
+    """Return Silver's asset and the sensor that requests its runs."""
     asset = table_asset(
         SILVER_OHLCV,
         graph.partitions.hourly,

@@ -1,7 +1,7 @@
-"""Silver of the extra streams: hours of minutes made of each stream's Bronze. A thin adapter of
-`transform.stream_minutes`, one factory for every entry of the registry.
+"""Silver of the extra streams: one-minute rows from each stream's Bronze, in hourly partitions. A thin adapter of
+`transform.stream_minutes`: a factory for the entries of the registry.
 
-An hour is recomputed as a whole, at most once in five minutes while it is open.
+An hour is recomputed as a whole, at most every five minutes while it is open.
 """
 
 import hashlib
@@ -24,21 +24,20 @@ from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.stream_minute_checks import blocking, warning
 
-INTERVAL_S = 300.0
-"""Between two refreshes of an hour; in a faster replay as many of the exchange's seconds."""
+INTERVAL_S = 300.0  # minimum seconds between two refreshes of an hour (scaled by the replay speed)
 HOURS_A_RUN = 24
+# An asset that was never materialized, because its stream is not in use, is not late.
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
-"""An asset that was never materialized, because its stream is not in use, is not late."""
 
 
 def _code_version(stream: MinuteStream) -> str:
-    """Return a text that changes with a column, its type, the SQL or a blocking check."""
+    """Return a hash of the columns, their types, the SQL and the blocking checks."""
     columns = [f"{column.name} {column.type}" for column in stream.silver.columns]
     return hashlib.sha256("\n".join([*columns, stream.minutes, *stream.checks.values()]).encode()).hexdigest()[:12]
 
 
 def _lineage(stream: MinuteStream) -> dg.TableColumnLineage:
-    """Every column of Silver is made of the whole event; its SQL says how."""
+    """Return the column lineage: a column of the event comes from itself, any other from the whole event."""
     bronze = asset_keys.of_table(stream.bronze)
     columns = [column.name for column in stream.contract if column.name not in ("exchange", "ingest_ts")]
     return dg.TableColumnLineage(
@@ -97,15 +96,17 @@ def followed(stream: MinuteStream) -> Followed:
         silver=asset_keys.of_table(stream.silver),
         interval_s=lambda settings: INTERVAL_S / settings.clock_factor,
         tick_s=lambda _: 10,
-        max_runs_in_flight=2,  # the trades must not wait
+        max_runs_in_flight=2,  # leaves capacity for the trades
         max_events_a_tick=20,
         hours_a_run=HOURS_A_RUN,
     )
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return the assets of every extra stream, and the sensors of those in use; none where the capture cannot be read,
-    which the replay exchange reports."""
+    """Return the assets of all extra streams, and the sensors of those in use.
+
+    There are no sensors if the capture cannot be read; the replay exchange reports that.
+    """
     try:
         in_use = extra_streams_in_use(graph.settings)
     except CaptureError:

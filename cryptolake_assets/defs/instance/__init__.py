@@ -1,1 +1,1 @@
-"""What the graph does with Dagster's own instance: its records, its queue, its runs."""
+"""Management of Dagster's own instance: its records, pools and runs."""

@@ -1,7 +1,7 @@
-"""Runs in progress that no process works on any more: one would hold its pool for ever.
+"""Cancellation of orphaned runs: runs in progress without a process, which would hold their pools forever.
 
-A run is a child of its code server, and outlives a server that is killed alone: such a run finishes its work. A run
-that ends by a power cut, or with its container, reports nothing.
+A run's process is a child of its code server but survives if only the server is killed, and finishes its work. A run
+that ends by a power failure, or with its container, reports nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Da
 
 
 def local_run_lock(settings: Settings) -> FileLock:
-    """Return the lock that a run in the process of `cryptolake materialize` holds while it works."""
+    """Return the lock that `cryptolake materialize` holds during a run in its own process."""
     return FileLock(settings.run_dir / "materialize.lock")
 
 
 def cancel_orphaned_runs(settings: Settings, instance: dg.DagsterInstance, location_name: str) -> None:
-    """Mark the orphaned runs of a code location as cancelled, and those that were started outside of all locations.
+    """Mark the orphaned runs of a code location, and those started outside all locations, as canceled.
 
-    Does nothing while `cryptolake materialize` is at work: the run in progress may be its own.
+    Do nothing while `cryptolake materialize` runs: the run in progress may be its own.
     """
     try:
         with local_run_lock(settings).acquire(timeout=0):
@@ -50,7 +50,7 @@ def _is_worked_on(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 
 def _reported_processes(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[tuple[int, float]]:
-    """Return the pids that the run's events name, each with the time of its event (epoch seconds)."""
+    """Yield the pids in the run's events, each with the time of its event (epoch seconds)."""
     for record in instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT).records:
         event = record.event_log_entry.dagster_event
         if event is not None and "pid" in (metadata := event.engine_event_data.metadata):
@@ -58,7 +58,7 @@ def _reported_processes(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Ite
 
 
 def _is_alive(pid: int, at_s: float) -> bool:
-    """Whether the process that had this pid at a time still runs: another one may have the pid by now."""
+    """Return whether the process that had this pid at `at_s` still runs; the pid may have been reused since."""
     try:
         process = psutil.Process(pid)
         return process.create_time() <= at_s and process.status() != psutil.STATUS_ZOMBIE

@@ -1,8 +1,8 @@
-"""Dagster's pools: a table has one writer at a time, because each pool holds one run.
+"""Dagster's pools: a pool admits one run at a time, so each table has one writer at a time.
 
-The run queue makes a pool's limit when it first meets the pool, and only after it has let through every run that waits
-for it in that pass: two runs of a pool that nobody has used yet would start together. So the pools are made before a
-code server, without which no run starts, serves for the first time.
+The run queue creates a pool's limit when it first sees the pool, but only after that pass has started all waiting runs:
+two runs of an unused pool would start together. Therefore the pools are created before a code server, without which no
+run starts, serves for the first time.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ import dagster as dg
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
 from cryptolake_assets.model.tables import POOLED_TABLES
 
-ARCHIVE_POOL = "bronze_futures_trades_archive"
-"""The pool of the runs that load the archive into `BRONZE_TRADES`."""
+ARCHIVE_POOL = "bronze_futures_trades_archive"  # runs that load the archive into `BRONZE_TRADES`
 
-MARTS_POOL = MARTS_NAMESPACE
-"""The pool of dbt's runs: one of them merges at a time."""
+MARTS_POOL = MARTS_NAMESPACE  # dbt's runs: one merges at a time
 
-MAINTENANCE_POOL = "maintenance"
-"""The pool of the runs that maintain tables: they would undo each other's plans."""
+MAINTENANCE_POOL = "maintenance"  # table maintenance: concurrent runs would invalidate each other's plans
 
 
 def pools() -> tuple[str, ...]:
@@ -28,7 +25,7 @@ def pools() -> tuple[str, ...]:
 
 
 def ensure_pools(instance: dg.DagsterInstance) -> None:
-    """Give every pool of the graph that is new the default limit of `dagster.yaml`; a limit that was set stays."""
+    """Create missing pools of the graph with the default limit of `dagster.yaml`; existing limits stay."""
     from sqlalchemy.exc import SQLAlchemyError
 
     storage = instance.event_log_storage
@@ -39,6 +36,6 @@ def ensure_pools(instance: dg.DagsterInstance) -> None:
         try:
             storage.initialize_concurrency_limit_to_default(pool)
         except SQLAlchemyError:
-            # Another machine's code server made it meanwhile: in PostgreSQL Dagster's insert then ends its transaction.
+            # Another machine's code server created the pool first: in PostgreSQL Dagster's insert then fails.
             if pool not in storage.get_concurrency_keys():
                 raise

@@ -1,9 +1,9 @@
-"""Bounds Dagster's own records: finished runs, their events and logs, and events without a run.
+"""Retention of Dagster's own records: finished runs, their events and logs, and events without a run.
 
-What Dagster knows at the retention's limit stays: of each (asset, partition) the newest event of each kind before the
-limit, of each (check, partition) the newest evaluation before it, and the runs of these. Everything that happened after
-the limit stays whole. So whoever asks for the present, or for any moment since, is told the same as before; and because
-a decision rests on rows before the limit alone, it cannot be overtaken by what Dagster writes meanwhile.
+A purge keeps the state at the retention limit: the newest event of each kind per (asset, partition) before the limit,
+the newest evaluation per (check, partition) before it, and their runs. It keeps all records after the limit. Queries
+about the present, or any moment since the limit, return the same as before. A purge decides by rows before the limit
+only, so concurrent writes by Dagster cannot invalidate it.
 
 Works on the tables of Dagster's SQL storages, which SQLite and PostgreSQL share.
 """
@@ -41,8 +41,7 @@ T = TypeVar("T")
 
 BATCH = 200
 LOCK_RETRIES = 5
-PAUSE_S = 0.02
-"""Between two batches, so that whoever waits for SQLite's one writer gets its turn."""
+PAUSE_S = 0.02  # between two batches, so that other processes get SQLite's write lock
 EMPTY_TICK_LOG_AGE = timedelta(hours=1)
 RUNLESS = ""
 _TICK_LOG = re.compile(r"\d+\.(err|out|complete)")
@@ -53,7 +52,7 @@ _REPEATS = ("dagster/root_run_id", "dagster/parent_run_id")
 
 @dataclass(frozen=True)
 class Limits:
-    """Moments (UTC) before which things are deleted: runs that succeeded and superseded events; all other runs."""
+    """Retention limits (UTC): `successes` for successful runs and superseded events, `failures` for other runs."""
 
     successes: datetime
     failures: datetime
@@ -67,8 +66,8 @@ class Limits:
 
 @dataclass
 class Purged:
-    """What was deleted. `runs_trimmed` lost their logs and events, and stay because the state of a partition is
-    theirs; `is_complete` says that nothing was left for the next time."""
+    """Counts of deleted records. `runs_trimmed` lost logs and events but stay, because a partition's state refers to
+    them; `is_complete` is False if records are left for the next run."""
 
     runs: int = 0
     runs_trimmed: int = 0
@@ -82,7 +81,7 @@ class Purged:
 
 @dataclass(frozen=True)
 class Census:
-    """How much there is. `bytes_on_disk` is 0 where the storage is not on this machine."""
+    """Counts of existing records. `bytes_on_disk` is 0 if the storage is not on this machine."""
 
     runs: int
     events: int
@@ -91,7 +90,7 @@ class Census:
 
 
 def census(instance: dg.DagsterInstance) -> Census:
-    """Counts what `purge` bounds."""
+    """Count the records that `purge` limits."""
     import sqlalchemy as db
     from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
     from dagster._core.storage.runs.schema import RunsTable
@@ -111,10 +110,10 @@ def census(instance: dg.DagsterInstance) -> Census:
 
 
 def purge(instance: dg.DagsterInstance, limits: Limits, *, most_s: float = 600.0) -> Purged:
-    """Deletes what is past the limits, oldest first, for at most about `most_s` seconds; what is left waits.
+    """Delete records past the limits, oldest first, for about `most_s` seconds at most; the next run deletes the rest.
 
-    Safe beside a working daemon and webserver, and to be stopped anywhere: a run's row goes last. Raises
-    `RetentionError` for storages that are not Dagster's SQL ones.
+    Safe while daemon and webserver run, and safe to interrupt: a run's row is deleted last. Raises `RetentionError`
+    for storages other than Dagster's SQL storages.
     """
     runs, events = _storages(instance)
     work = _Purge(instance, runs, events, limits, time.monotonic() + most_s)
@@ -126,9 +125,9 @@ def purge(instance: dg.DagsterInstance, limits: Limits, *, most_s: float = 600.0
 
 @dataclass(frozen=True)
 class _State:
-    """Row ids that say what was so at a limit, and the newest ids of all.
+    """Ids of the rows that hold the state at a limit, and the newest ids of all.
 
-    SQLite gives the id of a deleted newest row a second time, and Dagster's cursors go by ids: that row always stays.
+    The newest row always stays: SQLite would reuse its id, and Dagster's cursors are ids.
     """
 
     events: frozenset[int]
@@ -147,7 +146,7 @@ class _Purge:
     purged: Purged = field(default_factory=Purged)
 
     def successes(self) -> None:
-        """Runs that succeeded, then what was reported without a run."""
+        """Delete successful runs, then superseded events without a run."""
         limit = self.limits.successes
         state = self._state_at(limit)
         self._runs(_SUCCEEDED, limit, state)
@@ -156,11 +155,11 @@ class _Purge:
             self._runless_copies(limit)
 
     def failures(self) -> None:
-        """Runs that failed or were cancelled."""
+        """Delete failed and canceled runs."""
         self._runs(_NOT_SUCCEEDED, self.limits.failures, self._state_at(self.limits.failures))
 
     def backfills(self) -> None:
-        """Finished backfills none of whose runs is left."""
+        """Delete finished backfills without remaining runs."""
         import sqlalchemy as db
         from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
         from dagster._core.storage.runs.schema import BackfillTagsTable, BulkActionsTable, RunsTable
@@ -181,7 +180,7 @@ class _Purge:
             self.purged.backfills += len(rows)
 
     def tick_logs(self) -> None:
-        """Files that Dagster makes for every tick of a sensor, and never deletes: empty ones, and old ones."""
+        """Delete empty and old log files of sensor ticks; Dagster creates them for every tick and never deletes any."""
         now, oldest = datetime.now(UTC), self.limits.failures
         for path in _tick_logs(Path(self.instance.storage_directory())):
             if self._is_late():
@@ -197,8 +196,8 @@ class _Purge:
                 continue
 
     def _state_at(self, limit: datetime) -> _State:
-        """Of each asset's partition the newest event of each kind, of each check's the newest execution and the newest
-        that was completed. An ended run may leave an execution that never was."""
+        """Return the newest event of each kind per (asset, partition), and the newest execution and newest completed
+        execution per (check, partition). A finished run may leave an execution that never completed."""
         import sqlalchemy as db
         from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 
@@ -256,8 +255,8 @@ class _Purge:
                     self.purged.runs_trimmed += 1
 
     def _owners(self, run_ids: Sequence[str]) -> set[str]:
-        """Those of the runs that something still refers to: the state of an asset or a check, a slot of a pool, or a
-        run that repeats them."""
+        """Return the runs that are still referred to: by the state of an asset or a check, a slot of a pool, or a
+        re-executed run."""
         import sqlalchemy as db
         from dagster._core.storage.event_log import schema
         from dagster._core.storage.runs.schema import RunTagsTable
@@ -281,7 +280,7 @@ class _Purge:
         )
 
     def _delete_files(self, run_id: str) -> int:
-        """Deletes what the run has on this machine's disk: its captured output, and SQLite's file of its events."""
+        """Delete the run's files on this machine: captured output and SQLite's event file; return their bytes."""
         from dagster._core.storage.event_log import SqliteEventLogStorage
 
         output = Path(self.instance.storage_directory()) / run_id
@@ -298,9 +297,9 @@ class _Purge:
     # Rows.
 
     def _superseded(self, run_ids: Sequence[str], limit: datetime, state: _State) -> None:
-        """Deletes the events and check executions of the runs before the limit that are no state.
+        """Delete the events and check executions of the runs before the limit that are not part of the state.
 
-        Events without an asset go too: of a check only its execution is state, and that has a table of its own.
+        Events without an asset are deleted too: a check's state is its execution, which has its own table.
         """
         import sqlalchemy as db
         from dagster._core.storage.event_log.schema import (
@@ -329,8 +328,7 @@ class _Purge:
                 self.purged.check_executions += len(ids)
 
     def _runless_copies(self, limit: datetime) -> None:
-        """SQLite keeps what was reported without a run a second time, in a file of its own; the state is not read
-        from there."""
+        """Delete SQLite's second copy of events without a run. It is a separate file, and no state is read from it."""
         import sqlalchemy as db
         from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 
@@ -340,7 +338,7 @@ class _Purge:
             _execute(connect, db.delete(SqlEventLogStorageTable).where(event.id.in_([row.id for row in rows])))
 
     def _pages(self, query: Select[Any], key: ColumnElement[int], connect: Connect) -> Iterator[list[Any]]:
-        """The rows of a query by rising `key`, a batch at a time, each in a transaction of its own."""
+        """Yield the rows of a query by ascending `key`, in batches, each in its own transaction."""
         after = 0
         while not self._is_late():
             statement = query.where(key > after).order_by(key).limit(BATCH)
@@ -373,14 +371,14 @@ def _storages(instance: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogS
 
 
 def _newest(table: Table) -> ScalarSelect[Any]:
-    """The largest id of a table, whatever else the query looks at."""
+    """Return a subquery for the largest id of a table."""
     import sqlalchemy as db
 
     return db.select(db.func.max(table.alias("newest").c.id)).scalar_subquery()
 
 
 def _execute(connect: Connect, *statements: Executable) -> None:
-    """The statements in one transaction."""
+    """Execute the statements in one transaction."""
 
     def work(connection: Connection) -> None:
         for statement in statements:
@@ -390,7 +388,7 @@ def _execute(connect: Connect, *statements: Executable) -> None:
 
 
 def _transact(connect: Connect, work: Callable[[Connection], T]) -> T:
-    """`work` in one transaction."""
+    """Run `work` in one transaction and return its result."""
 
     def once() -> T:
         with connect() as connection:
@@ -400,7 +398,7 @@ def _transact(connect: Connect, work: Callable[[Connection], T]) -> T:
 
 
 def _retrying(work: Callable[[], T]) -> T:
-    """Repeats what another process's lock on SQLite refused."""
+    """Run `work` and retry it if another process holds the lock on SQLite."""
     from sqlalchemy.exc import OperationalError
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -414,7 +412,7 @@ def _retrying(work: Callable[[], T]) -> T:
 
 
 def _naive(at: datetime) -> datetime:
-    """As Dagster stores times: UTC, without saying so."""
+    """Return a time as Dagster stores it: UTC without a time zone."""
     return at.astimezone(UTC).replace(tzinfo=None)
 
 
@@ -424,7 +422,7 @@ def _state_directories(instance: dg.DagsterInstance) -> list[Path]:
 
 
 def _tick_logs(storage: Path) -> Iterator[Path]:
-    """`storage/<repository>/<sensor>/<tick>.err`."""
+    """Yield the log files of ticks: `storage/<repository>/<sensor>/<tick>.err`, `.out` and `.complete`."""
     if storage.is_dir():
         for path in storage.glob("*/*/*"):
             if _TICK_LOG.fullmatch(path.name):
@@ -432,7 +430,7 @@ def _tick_logs(storage: Path) -> Iterator[Path]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a directory; 0 where there is none."""
+    """Return the bytes of a file, or of all files in a directory; 0 if there is none."""
     total = 0
     try:
         if not path.is_dir():

@@ -1,7 +1,7 @@
-"""What Dagster's records say of a finished run, as an alert: what failed and why, and whether it is news.
+"""Alerts from Dagster's records of finished runs: failed steps, causes and checks, and whether an alert is due.
 
-News is decided from the runs before it alone, so that nothing has to be remembered between two ticks: a partition that
-fails again and again is told once when it begins, then now and then, and once when it succeeds again.
+Whether an alert is due depends on earlier runs only, so ticks share no state: a partition that keeps failing is
+reported at its first failure, then at intervals, and once when it succeeds again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from cryptolake_assets.settings import Settings
 
 WILL_RETRY_TAG = "dagster/will_retry"
 PAGE = 25
-MAX_PAGES = 20
-"""Runs of other assets with the same partition key stand between; beyond these none of the same asset is looked for."""
+MAX_PAGES = 20  # limits the search, because runs of other assets with the same partition key are in between
 
 
 def failure_alert(settings: Settings, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert | None:
-    """The alert for a failed run; None when it is no news, or when Dagster tries the run again by itself."""
+    """Return the alert for a failed run; None if no alert is due, or if Dagster retries the run itself."""
     if _is_retried(run):
         return None
     before = _Before(instance, run)
@@ -39,7 +38,7 @@ def failure_alert(settings: Settings, instance: dg.DagsterInstance, run: dg.Dags
 
 
 def recovery_alert(settings: Settings, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert | None:
-    """The alert for a run that succeeded right after a failure of the same partition; None after anything else."""
+    """Return the alert for a run that succeeded right after a failure of the same partition; None otherwise."""
     before = _Before(instance, run)
     if before.last_failure_at is None:
         return None
@@ -62,9 +61,9 @@ def _of_run(settings: Settings, before: _Before, kind: AlertKind) -> Alert:
 
 @dataclass(frozen=True)
 class _Before:
-    """The runs of the same assets and partition (or the same job, where it has none) that came before a run.
+    """The runs before a run with the same assets and partition (or the same job, if it has no assets).
 
-    Runs that were cancelled, and failures that Dagster tried again by itself, count for nothing.
+    Canceled runs, and failures that Dagster retried itself, are ignored.
     """
 
     instance: dg.DagsterInstance
@@ -77,7 +76,7 @@ class _Before:
 
     @cached_property
     def last_failure_at(self) -> datetime | None:
-        """When the failure ended that came right before; None when a success did, or nothing."""
+        """The end of the directly preceding failure; None if a success or nothing preceded."""
         failure = next(self._runs("FAILURE", self.run.run_id), None)
         if failure is None or (self._last_success and self._last_success.storage_id > failure.storage_id):
             return None
@@ -85,7 +84,7 @@ class _Before:
 
     @cached_property
     def failing_since(self) -> datetime | None:
-        """When the first failure after the last success ended."""
+        """The end of the first failure after the last success."""
         if self.last_failure_at is None:
             return None
         after = self._last_success.dagster_run.run_id if self._last_success else None
@@ -97,7 +96,7 @@ class _Before:
         return next(self._runs("SUCCESS", self.run.run_id), None)
 
     def _runs(self, status: str, cursor: str | None, *, ascending: bool = False) -> Iterator[dg.RunRecord]:
-        """Runs of the subject from the cursor on, newest first, or oldest first."""
+        """Yield runs of the same subject from the cursor on, newest first, or oldest first if `ascending`."""
         tags = {
             name: value
             for name in (PARTITION_TAG, RANGE_START_TAG, RANGE_END_TAG)
@@ -132,7 +131,7 @@ def _partition(run: dg.DagsterRun) -> str | None:
 
 
 def _assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, ...]:
-    """The assets that the run was to materialize."""
+    """Return the names of the assets that the run was to materialize."""
     keys = run.asset_selection
     if not keys:
         planned = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
@@ -141,7 +140,7 @@ def _assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, ...]
 
 
 def failure_cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str | None, str]:
-    """The step that failed first and the first line of why; no step when the run failed outside of one."""
+    """Return the first failed step and the first line of its error; the step is None if the run failed outside one."""
     for event in _events(instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)):
         data = event.step_failure_data
         if data.user_failure_data is not None and data.user_failure_data.description:
@@ -157,7 +156,7 @@ def failure_cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str
 
 
 def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[str]:
-    """The checks that failed the run; those that only warn are left out."""
+    """Yield the failed checks of severity ERROR."""
     for event in _events(instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)):
         evaluation = event.asset_check_evaluation_data
         if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR:
