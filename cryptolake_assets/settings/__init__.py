@@ -1,7 +1,7 @@
-"""Every setting of CryptoLake, in one typed class.
+"""All settings of CryptoLake, in one typed class.
 
-Values come from the environment first, then from `.env` in the project's root, then from the defaults here. Whatever
-follows from a setting (a topic's name, a directory, a URL) is a property of the class, so that it is said once.
+Values come from the environment first, then from `.env` in the project's root, then from the defaults here. Values
+derived from settings (topic names, directories, URLs) are properties of the class.
 """
 
 from __future__ import annotations
@@ -236,11 +236,11 @@ class Settings(
             seen[port] = field
         return self
 
-    # What follows from the settings above.
+    # Values derived from the settings above.
 
     @property
     def symbol_items(self) -> tuple[str, ...]:
-        """The items of the choice of symbols: those of the file where there is one. Raises `SettingsError`."""
+        """The items of the symbol selection, from the symbols file if there is one. Raises `SettingsError`."""
         if self.symbols_file is None:
             return self.symbols
         try:
@@ -255,31 +255,31 @@ class Settings(
 
     @property
     def engine_in_use(self) -> Engine:
-        """The engine that `auto` stands for, or the one that was named."""
+        """The configured engine, with `auto` resolved."""
         if self.engine is not Engine.AUTO:
             return self.engine
         return Engine.DUCKDB if self.profile is Profile.LOCAL else Engine.SPARK
 
     @property
     def clock_factor(self) -> float:
-        """How many seconds of the exchange's clock may pass in one of ours: more than 1 in a fast replay."""
+        """Maximum seconds of the exchange's clock per second of this machine's: more than 1 in a fast replay."""
         if self.source is Source.BINANCE:
             return 1.0
         return max(1.0, self.replay_speed) if self.replay_speed else math.inf
 
     @property
     def silver_interval_in_use_s(self) -> float:
-        """Seconds of this machine's clock between two refreshes of an hour: a replay's minute passes faster."""
+        """Minimum seconds between two refreshes of a Silver hour (scaled by the replay speed), on our clock."""
         return self.silver_interval_s / self.clock_factor
 
     @property
     def event_time_lag_limit_in_use_s(self) -> float:
-        """Seconds of the exchange's clock: in a fast replay the same work takes more of them."""
+        """Event-time lag limit in seconds of the exchange's clock, which runs faster than ours in a fast replay."""
         return self.event_time_lag_limit_s * self.clock_factor
 
     @property
     def archive_url(self) -> str:
-        """Base URL of the public archive; `/data/…` follows."""
+        """Base URL of the public archive, without `/data/…`."""
         if self.archive_base_url:
             return self.archive_base_url.rstrip("/")
         live = self.source is Source.BINANCE
@@ -287,7 +287,7 @@ class Settings(
 
     @property
     def archive_dir(self) -> Path:
-        """Where the archive's files lie while they are fetched and loaded."""
+        """Directory of the archive's files while they are fetched and loaded."""
         return self.home / "archive"
 
     @property
@@ -332,37 +332,36 @@ class Settings(
         return self._batch_url(self.coingecko_url, "https://api.coingecko.com/api/v3", "/api/v3")
 
     def _batch_url(self, said: str, live: str, replay_path: str) -> str:
-        """Base URL of a batch source: with the replay exchange nothing outside of this machine is asked."""
+        """Return the base URL of a batch source; with the replay exchange all requests go to that exchange."""
         if said:
             return said.rstrip("/")
         return live if self.source is Source.BINANCE else f"{self.rest_url}{replay_path}"
 
     @property
     def warehouse_location(self) -> str:
-        """Where tables live: `file://` and an absolute path, or what the setting says (`s3://…`).
+        """Location of the tables: `file://` and an absolute path, or the setting's URL (`s3://…`).
 
-        The path is not percent-encoded: Hadoop's and PyIceberg's file systems take it as it stands.
+        The path is not percent-encoded, because Hadoop's and PyIceberg's file systems do not decode it.
         """
         return _location(self.warehouse) or _location(str(self.home / "warehouse"))
 
     @property
     def checkpoint_location(self) -> str:
-        """Where the Bronze stream keeps its checkpoints: beside the tables, unless a setting says otherwise."""
+        """Location of the Bronze stream's checkpoints, by default in the warehouse."""
         return _location(self.checkpoints) or f"{self.warehouse_location}/_checkpoints"
 
     def namespace_location_of(self, namespace: str) -> str | None:
-        """Where a namespace's tables lie; None: where the catalog puts them."""
+        """Return the location of a namespace's tables; None: the catalog's default."""
         return _location(self.namespace_location.replace("{namespace}", namespace)) or None
 
     @property
     def uses_s3(self) -> bool:
-        """Whether any file of the lake lies in an S3 store."""
+        """Whether any file of the lake is in an S3 store."""
         locations = (self.warehouse, self.checkpoints, self.namespace_location)
         return bool(self.minio_endpoint) or any(one.startswith(("s3://", "s3a://")) for one in locations)
 
     def follower_location(self, stream: str = "") -> str:
-        """Return where a stream's follower keeps a copy of its cursor: beside the checkpoints. Without a name, the
-        trades'."""
+        """Return the location of a follower's cursor copy, near the checkpoints; by default the trades' follower's."""
         place = _location(self.checkpoints) or self.warehouse_location
         return f"{place}/_follower/{f'{stream}.' if stream else ''}cursor.json"
 
@@ -386,11 +385,11 @@ class Settings(
 
     @property
     def lib_dir(self) -> Path:
-        """Fetched jars and the JVM's trust store: shared by all homes of this checkout, outside their state."""
+        """Directory of fetched jars and the JVM's trust store: outside the homes, shared by those of this checkout."""
         return PROJECT_ROOT / ".venv" / "cryptolake"
 
     def environment(self) -> dict[str, str]:
-        """This object as environment variables, so that a child process reads the same settings."""
+        """Return all settings as environment variables, so that a child process reads the same settings."""
         out: dict[str, str] = {}
         for field in type(self).model_fields:
             value = getattr(self, field)
@@ -403,12 +402,12 @@ class Settings(
 
 
 def split_symbols(text: str) -> tuple[str, ...]:
-    """The items of a list of symbols, separated by commas or line ends, ASCII letters in capitals."""
+    """Return the items of a list of symbols, separated by commas or line ends, in upper case (ASCII only)."""
     return tuple(in_capitals(item.strip()) for item in text.replace("\n", ",").split(",") if item.strip())
 
 
 def _location(text: str) -> str:
-    """A location as it is written in tables: `file://` and an absolute path, or a URL as it stands; empty stays so."""
+    """Return a location as tables store it: `file://` and an absolute path, or an unchanged URL; empty stays empty."""
     if not text or "://" in text:
         return text.rstrip("/")
     return f"file://{(PROJECT_ROOT / text).resolve()}"
@@ -418,18 +417,21 @@ PORT_FIELDS = tuple(name for name in Settings.model_fields if name.endswith("_po
 
 
 def env_name(field: str) -> str:
-    """The environment variable of a field of `Settings`."""
+    """Return the environment variable of a field of `Settings`."""
     return str(Settings.model_fields[field].validation_alias)
 
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The process's settings. Raises `SettingsError` naming each wrong variable and what was expected."""
+    """Return the process's settings, read once. Raises the same `SettingsError` as `load_settings`."""
     return load_settings()
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Reads the settings afresh; `overrides` (by field name) win over the environment."""
+    """Read the settings again; `overrides` (by field name) take precedence over the environment.
+
+    Raises `SettingsError` naming each invalid variable and the expected value.
+    """
     try:
         return Settings(**{env_name(field): value for field, value in overrides.items()})
     except ValidationError as error:

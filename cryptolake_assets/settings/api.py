@@ -1,6 +1,6 @@
-"""The settings that only the readers use: where the API and the dashboard listen, who may ask, what memory they take.
+"""Settings that only the HTTP API and the dashboard use: addresses, access and memory limits.
 
-A class of their own, so that a change of one restarts the readers and does not interrupt the stream or the graph.
+A separate class, so that a change restarts only these parts and does not interrupt the stream or the graph.
 """
 
 from __future__ import annotations

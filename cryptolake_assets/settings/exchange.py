@@ -1,4 +1,4 @@
-"""The settings of which market is followed, and how its REST history is asked for missing trades."""
+"""Settings of the market, and of gap repair by its REST history."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ class ExchangeSettings(BaseSettings):
 
     @property
     def venue(self) -> Venue:
-        """All that follows from the market."""
+        """The venue of the market: its URLs and paths."""
         return VENUES[self.market]

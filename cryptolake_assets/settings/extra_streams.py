@@ -1,4 +1,4 @@
-"""The settings of the streams beside the trades: which are in use, and how often they are taken into Bronze."""
+"""Settings of the streams in addition to the trades: which are in use, and how often Bronze ingests them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from cryptolake_assets.settings.ingest import named
 
 AUTO_STREAMS = "auto"
 NO_STREAMS = "none"
-EXTRA_STREAMS = ("markPrice", "forceOrder")
-"""Names that may be given; `contracts.registry` has what they stand for."""
+EXTRA_STREAMS = ("markPrice", "forceOrder")  # accepted names; `binance.stream_types` defines the streams
 
 
 class ExtraStreamSettings(BaseSettings):

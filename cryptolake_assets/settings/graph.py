@@ -1,6 +1,6 @@
-"""The settings that only the Dagster graph uses: how often it runs, what it tolerates, keeps and tells.
+"""Settings that only the Dagster graph uses: intervals, tolerances, retention, alerts and Dagster's addresses.
 
-A class of their own, so that a change of one restarts the code servers and does not interrupt the stream.
+A separate class, so that a change restarts the code servers and does not interrupt the stream.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The settings of the batch sources: where they are, and how much is asked of them."""
+"""Settings of the batch sources: base URLs, keys and request limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings
 
 
 def named(name: str, default: Any, description: str, **constraints: Any) -> Any:
-    """A field that is read from the environment variable `name`."""
+    """Return a field that is read from the environment variable `name`."""
     return Field(default=default, validation_alias=name, description=description, **constraints)
 
 

@@ -1,4 +1,4 @@
-"""The settings of Kafka: where the brokers are, how a client proves who it is, and how topics are made."""
+"""Settings of Kafka: brokers, client authentication, and topic creation."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class KafkaSettings(BaseSettings):
     @field_validator("kafka_oauth_token_url")
     @classmethod
     def _address(cls, value: str) -> str:
-        """Messages name it: there is no room for a secret in it."""
+        """Reject URLs that could contain a secret, because messages include the URL."""
         if value and not (_TOKEN_URL.fullmatch(value) and urlsplit(value).port != 0):
             raise ValueError("it is not http(s)://host[:port]/path, without a user, a query or a fragment")
         return value
@@ -135,7 +135,7 @@ class KafkaSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _access_fits_together(self) -> Self:
-        """Refuses what cannot work, or would be left unused without a word."""
+        """Reject combinations of settings that cannot work, or would silently be ignored."""
         protocol = f"{_variable('kafka_security_protocol')} is {self.kafka_security_protocol}"
         if self.kafka_security_protocol is not SecurityProtocol.PLAINTEXT and not self.kafka_bootstrap_servers:
             raise ValueError(
@@ -161,7 +161,7 @@ class KafkaSettings(BaseSettings):
 
     @property
     def kafka_uses_oauth(self) -> bool:
-        """Whether the brokers are shown a token, which an OAuth 2 server gives."""
+        """Whether clients authenticate to the brokers with a token of an OAuth 2 server."""
         return self.kafka_security_protocol.has_sasl and self.kafka_sasl_mechanism is SaslMechanism.OAUTHBEARER
 
     def _token_fits_together(self) -> None:

@@ -1,4 +1,4 @@
-"""The settings of the lake: its catalog, where its files lie, and how both are reached."""
+"""Settings of the lake: catalog, file locations, and access to both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of the exchange's live connections: what they follow while they run, and how long they live."""
+"""Settings of the producer: symbols file, symbol refresh, connection lifetime, and libraries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ class ProducerIo(StrEnum):
     """Which libraries the producer reads the exchange and writes Kafka with."""
 
     AUTO = "auto"
-    DEFAULT = "default"
-    """websockets and aiokafka."""
-    FAST = "fast"
-    """picows and confluent-kafka, of the extra `fast`."""
+    DEFAULT = "default"  # websockets and aiokafka
+    FAST = "fast"  # picows and confluent-kafka, of the extra `fast`
 
 
 class ProducerSettings(BaseSettings):

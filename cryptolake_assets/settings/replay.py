@@ -1,4 +1,4 @@
-"""The settings of the replay exchange: where it is, how fast it replays, and what it does wrong."""
+"""Settings of the replay exchange: address, replay speed and faults."""
 
 from __future__ import annotations
 
