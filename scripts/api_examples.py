@@ -1,9 +1,9 @@
-"""Writes the OpenAPI document's examples of answers, as the API of the present settings gives them.
+"""Write the example responses of the OpenAPI document, from the API of the present settings.
 
 .venv/bin/python -m scripts.api_examples             after `make demo` and `make dbt`
-.venv/bin/python -m scripts.api_examples /coins …     of these routes only; the others stay
+.venv/bin/python -m scripts.api_examples /coins …     these routes only; the others stay
 
-The demo has no answers of CoinGecko: recorded ones lie in `cryptolake_tests/ingest/recorded`.
+The demo has no responses of CoinGecko: recorded ones are in `cryptolake_tests/ingest/recorded`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from cryptolake_assets.api import schemas
 from cryptolake_assets.settings import get_settings
 
 SYMBOL, TIMEFRAME = "BTCUSDT", "1m"
-ROWS = 1
-"""Of a page."""
-ITEMS = 2
-"""Of any other list."""
+ROWS = 1  # rows per page
+ITEMS = 2  # items of any other list
 
 
 def main(wanted: list[str]) -> None:
@@ -42,7 +40,7 @@ def main(wanted: list[str]) -> None:
 
 
 def example(api: httpx.Client, path: str, said: dict[str, Any]) -> Any:
-    """A short answer of a path: JSON as it is, any other text as a string."""
+    """Return a short response of a path: parsed JSON, any other text as a string."""
     takes = {parameter["name"]: parameter.get("required", False) for parameter in said.get("parameters", ())}
     query = {"limit": str(ROWS)} if "limit" in takes else {}
     query |= {name: SYMBOL for name in ("symbol", "symbols") if takes.get(name)}
@@ -56,14 +54,14 @@ def example(api: httpx.Client, path: str, said: dict[str, Any]) -> Any:
 
 
 def shortened(value: Any) -> Any:
-    """The same with the first items of every list."""
+    """Return the value with every list cut to its first `ITEMS` items."""
     if isinstance(value, dict):
         return {name: shortened(item) for name, item in value.items()}
     return [shortened(item) for item in value[:ITEMS]] if isinstance(value, list) else value
 
 
 def first_event(answer: httpx.Response) -> str:
-    """Of a stream that has no end."""
+    """Return the first event of an endless event stream."""
     lines = []
     for line in answer.iter_lines():
         lines.append(line)
@@ -73,7 +71,7 @@ def first_event(answer: httpx.Response) -> str:
 
 
 def first_samples(metrics: str) -> str:
-    """Of each figure its help, its type and the first sample."""
+    """Return each metric's help, type and first sample."""
     lines: list[str] = []
     for line in metrics.splitlines():
         if line.startswith("#") or lines[-1].startswith("#"):

@@ -1,6 +1,6 @@
-"""Sees to a Chromium for the browser tests: the machine's own, else Playwright's, else the system's package.
+"""Find or install a Chromium for the browser tests: the machine's own, else Playwright's, else the system's package.
 
-Run by `make setup` with what tests need; `python -m scripts.browser` by itself.
+Run by `make browser`, on which `make test` depends; by itself as `python -m scripts.browser`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SIZE = "170 MB"
 
 
 def main() -> int:
-    """Exit code 1, with what to do, where no browser could be had."""
+    """Return 0 if there is a browser that starts; else print the next step and return 1."""
     for fetch in (None, _playwright, _apt):
         if fetch is not None:
             fetch()

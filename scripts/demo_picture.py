@@ -1,4 +1,4 @@
-"""Draws docs/images/demo.svg: the demo's tables, as they stand in the running platform of the present settings."""
+"""Draw docs/images/demo.svg: the demo's tables, from the running platform of the present settings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from cryptolake_assets.cli.demo import show_bars, show_daily
 from cryptolake_assets.settings import get_settings
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "demo.svg"
-WIDTH = 136
-"""Characters a line: what the widest table needs."""
+WIDTH = 136  # characters per line, for the widest table
 
-# Rich's own format asks a server for its font; a picture in a README may not, and any monospaced font will do.
+# Rich's own format loads its font from a server, which a picture in a README must not do; any monospaced font works.
 SVG_FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
     "font-family: Fira Code, monospace", "font-family: ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 )
@@ -30,7 +29,7 @@ def main() -> None:
     console.print()
     show_daily(settings, console)
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    # With a fixed id the file changes only when what it shows does.
+    # With a fixed id the file changes only if its content does.
     console.save_svg(str(PICTURE), title="make demo", code_format=SVG_FORMAT, unique_id="cryptolake-demo")
     print(f"wrote {PICTURE}")
 

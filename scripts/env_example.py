@@ -1,4 +1,4 @@
-"""Writes .env.example from the settings class: every variable, its description and its default."""
+"""Write .env.example from the settings class: every variable, its description and its default."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLUSTER_HEAD = """\
 
 
 def default_text(value: object) -> str:
-    """A default as it would stand in the environment."""
+    """Return a default as the value of an environment variable."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, tuple):
@@ -39,14 +39,14 @@ def default_text(value: object) -> str:
 
 
 def _place(name: str) -> int:
-    """The pipeline's settings, then the readers', then the graph's."""
+    """Return the sort key of a setting: the pipeline's first, then those of API and dashboard, then the graph's."""
     return 2 if name in GraphSettings.model_fields else 1 if name in ApiSettings.model_fields else 0
 
 
 def env_example() -> str:
-    """The text of .env.example."""
+    """Return the text of .env.example."""
     blocks = [HEAD]
-    # What everybody meets first stands first.
+    # The settings that every user needs come first.
     for name, field in sorted(Settings.model_fields.items(), key=lambda item: _place(item[0])):
         blocks.append(_block(str(field.description), env_name(name), default_text(field.default)))
     blocks.append(CLUSTER_HEAD)

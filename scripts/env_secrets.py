@@ -1,6 +1,6 @@
-"""Draws the secrets of docker-compose.yml into .env: what has a value there stays, and only the owner can read it.
+"""Generate the secrets of docker-compose.yml in .env; existing values stay, and only the owner can read the file.
 
-Needs nothing but Python: `make env` works before `make setup`.
+Needs only the standard library: `make env` works before `make setup`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 ENV_FILE = Path(__file__).resolve().parent.parent / ".env"
 SECRET_BYTES = 32
 
+# Generated secrets: variable to description; empty for settings, whose description is in the settings class.
 SECRETS = {
     "MINIO_ROOT_PASSWORD": "",
     "CRYPTOLAKE_DASHBOARD_API_KEY": "",
@@ -26,8 +27,8 @@ SECRETS = {
     "KAFKA_UI_PASSWORD": "Password of `cryptolake` in the Kafka UI.",
     "GRAFANA_PASSWORD": "Password of `cryptolake` in Grafana.",
 }
-"""What is drawn, by variable, with its description; that of a setting stands in the settings class."""
 
+# Other variables that are written: default and description.
 CHOICES = {
     "CLUSTER_BIND_ADDRESS": (
         "127.0.0.1",
@@ -37,15 +38,14 @@ CHOICES = {
     "COMPOSE_PROFILES": ("replay", "`replay` starts the replay exchange; empty with CRYPTOLAKE_SOURCE=binance."),
     "MINIO_ROOT_USER": ("cryptolake", ""),
 }
-"""What is written beside them: default and description."""
 
 _LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
 
 
 def completed(text: str) -> tuple[str, list[str]]:
-    """The file's text with a value for every variable that lacks one, and the names of those that were added.
+    """Return the file's text with a value for every variable that lacks one, and the names of those variables.
 
-    A line without a value gets one in its place. COMPOSE_PROFILES may be there and empty: that is an answer.
+    A line without a value is replaced. An empty COMPOSE_PROFILES is kept: it is a valid value.
     """
     lines = text.splitlines()
     found = {match[1]: number for number, line in enumerate(lines) if (match := _LINE.match(line))}
@@ -66,7 +66,7 @@ def completed(text: str) -> tuple[str, list[str]]:
 
 
 def write(path: Path) -> list[str]:
-    """Completes the file, all of it or nothing, and lets nobody but its owner read it."""
+    """Complete the file atomically, readable only by its owner; return the names of the added variables."""
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     text, added = completed(before)
     if added:

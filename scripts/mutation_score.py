@@ -1,7 +1,7 @@
-"""Prints what a run of mutmut found, module by module, and the mutants that no test noticed.
+"""Print the results of a mutmut run by module, and on request the surviving mutants.
 
 `.venv/bin/python -m scripts.mutation_score [--all]`: the score is killed / all; `--all` shows each survivor as a diff.
-Exit code 1 where the score of all modules together is below `TARGET`.
+Exit code 1 if the total score is below `TARGET`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from rich.table import Table
 
 MUTANTS = Path("mutants")
 TARGET = 0.85
-KILLED, SURVIVED, NO_TESTS = 1, 0, 33
-"""mutmut's exit codes; every other one is a time-out or a crash, which counts as killed."""
+KILLED, SURVIVED, NO_TESTS = 1, 0, 33  # mutmut's exit codes; others are timeouts or crashes and count as killed
 
 
 def verdicts() -> dict[str, dict[str, int]]:
@@ -35,7 +34,7 @@ def verdicts() -> dict[str, dict[str, int]]:
 
 
 def survivors(module: str, codes: dict[str, int]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each unnoticed mutant's name and its difference from the original, as changed lines."""
+    """Yield each surviving mutant's name and its changed lines."""
     text = (MUTANTS / module).read_text()
     lines = text.splitlines()
     bodies = {

@@ -1,8 +1,8 @@
-"""Makes the environment: .venv with the locked packages, a Java if none fits, the pinned jars.
+"""Set up the environment: .venv with the locked packages, a Java if none is suitable, the pinned jars.
 
-Needs nothing but Python 3.11 to 3.13. Safe to run again: what is there and unchanged is left alone. `--dev` adds what
-tests and checks need, `--bench` what benchmarks compare with. Downloads go through pip and Ivy, so their settings
-(PIP_*, SSL_CERT_FILE, https_proxy) count.
+Needs only Python 3.11 to 3.13. Idempotent: unchanged parts are left alone. `--dev` adds the packages of tests and
+checks, `--bench` those that benchmarks compare with. Downloads use pip and Ivy, so their settings (PIP_*,
+SSL_CERT_FILE, https_proxy) apply.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VENV = ROOT / ".venv"
 STAMPS = VENV / "cryptolake"
 OLDEST, NEWEST = (3, 11), (3, 13)
 
-# What pip fetches for the locks on Linux and Python 3.11, measured; other systems differ by a few MB.
+# Measured download sizes of the locks on Linux and Python 3.11; other systems differ by a few MB.
 PACKAGES_SIZE = "710 MB, of it Spark 455 MB"
 EXTRAS = {
     "dev": ("tests and checks", "85 MB"),
@@ -68,7 +68,7 @@ def check_python() -> None:
 
 
 def make_venv() -> None:
-    """Makes .venv where there is none, or one whose Python is gone or does not fit."""
+    """Create .venv if it is missing, or if its Python is missing or unsuitable."""
     fits = f"import pip, sys; sys.exit(not {OLDEST} <= sys.version_info[:2] <= {NEWEST})"
     if works(str(venv_python()), "-c", fits):
         return
@@ -86,7 +86,7 @@ def has_java() -> bool:
 
 
 def pip_install(lock: Path) -> None:
-    # Without --no-deps older pips refuse, in hash mode, a package that a locked one wants with an extra.
+    # Without --no-deps, older pips in hash mode reject a package that a locked one requires with an extra.
     pip("install", "--no-deps", "--require-hashes", "--requirement", str(lock))
 
 
@@ -100,7 +100,7 @@ def run(*command: str) -> None:
 
 
 def works(*command: str) -> bool:
-    """Whether a command can be run and exits with 0; what it prints is dropped."""
+    """Return whether a command exits with 0; discard its output."""
     try:
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
     except OSError:
@@ -108,7 +108,7 @@ def works(*command: str) -> bool:
 
 
 def changed(name: str, file: Path) -> bool:
-    """Whether `file` differs from what was installed the last time."""
+    """Return whether `file` has changed since the last installation."""
     stamp = STAMPS / f"{name}.sha256"
     return not stamp.exists() or stamp.read_text() != fingerprint(file)
 

@@ -1,8 +1,8 @@
-"""`dagster definitions validate` for every code location of workspace.yaml, with deprecation and supersession warnings
-as errors. Needs no network and no Java. The exceptions are those of the test suite, in pyproject.toml.
+"""Run `dagster definitions validate` for every code location of workspace.yaml, with deprecation and supersession
+warnings as errors. Needs no network and no Java. The warning filters are those of the test suite, in pyproject.toml.
 
-Each location is loaded by a process of its own, inside that process: Dagster gives several locations of one workspace
-to servers, which would not have the filters.
+Each location has its own process, which loads the code itself: for several locations of one workspace Dagster would
+start servers, which lack the filters.
 Usage: python -m scripts.validate [workspace file]"""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOCATION = "--location"
 
 
 def apply_filters(pyproject: Path) -> int:
-    """Sets this process's warning filters to pytest's, `action:message:category:module`; returns how many."""
+    """Apply pytest's warning filters, `action:message:category:module`, to this process; return their number."""
     lines = tomllib.loads(pyproject.read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]["filterwarnings"]
     for line in lines:
         action, message, category, module = [*line.split(":"), "", "", ""][:4]
@@ -34,7 +34,7 @@ def apply_filters(pyproject: Path) -> int:
 
 
 def _category(name: str) -> type[Warning]:
-    """A warning class by its name: built-in, or with its module."""
+    """Return a warning class by its name: a built-in one, or one with its module."""
     if not name:
         return Warning
     module, _, attribute = name.rpartition(".")
@@ -43,7 +43,7 @@ def _category(name: str) -> type[Warning]:
 
 
 def locations(workspace: Path) -> dict[str, list[str]]:
-    """The command that validates each code location, by the location's name."""
+    """Return the command that validates each code location, by the location's name."""
     from dagster._core.workspace.load_target import WorkspaceFileTarget
 
     commands = {}
@@ -68,7 +68,7 @@ def locations(workspace: Path) -> dict[str, list[str]]:
 
 
 def validate_location(options: list[str]) -> None:
-    """Runs Dagster's command in this process, which ends with its exit code."""
+    """Run Dagster's command in this process, which exits with the command's exit code."""
     apply_filters(PROJECT_ROOT / "pyproject.toml")
     with tempfile.TemporaryDirectory() as home:
         os.environ["DAGSTER_HOME"] = home
