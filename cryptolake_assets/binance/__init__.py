@@ -1,1 +1,1 @@
-"""The exchange's protocol: frames, REST and its limits, the public archive."""
+"""Binance protocol: WebSocket frames, REST and its rate limits, the public archive."""

@@ -1,12 +1,12 @@
-"""Reads the CSV of an archive zip of aggregate trades in blocks, as Arrow tables with exact decimals. No network.
+"""Read aggregate trades from an archive zip in blocks, as Arrow tables with exact decimals. No network.
 
 The layout is the same for every market: `agg_trade_id, price, quantity, first_trade_id, last_trade_id, transact_time,
-is_buyer_maker`, with or without that header, times in ms or µs; Spot's lines have an eighth value, `is_best_match`,
-which says nothing and is left out. A line that is not an aggregate trade is set aside with its reason, and the others
-are read: nothing is rounded or guessed. A file without any aggregate trade is refused.
+is_buyer_maker`, with or without that header, times in ms or µs. Spot lines have an eighth value, `is_best_match`,
+which carries no information and is dropped. A line that is not an aggregate trade is set aside with its reason; the
+other lines are read. Nothing is rounded or guessed. A file without any aggregate trade is rejected.
 
-An aggregate id without a trade has a line of its own, with price 0, quantity 0 and the trade ids -1: the id is there,
-and nothing was traded.
+An aggregate id without a trade has its own line, with price 0, quantity 0 and trade ids -1: the exchange used the id,
+but nothing was traded.
 """
 
 from __future__ import annotations
@@ -30,32 +30,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# The columns. In the Arrow tables, `transact_time` is µs since 1970, UTC; price and quantity have the types
+# `columns.PRICE` and `columns.QUANTITY`.
 HEADER = ("agg_trade_id", "price", "quantity", "first_trade_id", "last_trade_id", "transact_time", "is_buyer_maker")
-"""The columns. In the tables, `transact_time` is in µs since 1970, UTC, and price and quantity
-are `columns.PRICE` and `columns.QUANTITY`."""
 
-BLOCK_BYTES = 4 << 20
-"""So much text is parsed at a time."""
+BLOCK_BYTES = 4 << 20  # bytes of text parsed at a time
 
+# Times from this number on are µs (as ms they would be in the year 5138); times below are ms.
 MICROSECONDS_FROM = 10**14
-"""Times from this number on are in µs (as ms they would be in the year 5138), those below in ms."""
 
 SPOT_HEADER = (*HEADER, "is_best_match")
 
 _INTEGERS = ("agg_trade_id", "first_trade_id", "last_trade_id", "transact_time")
 _DECIMALS = {"price": PRICE, "quantity": QUANTITY}
+# Maximum digits before and after the point.
 _DIGITS = {name: decimal_digits(kind) or (0, 0) for name, kind in _DECIMALS.items()}
-"""How many before and after the point."""
 _END_OF_IDS = 10**18
 _LAST_US = 253_402_300_800_000_000
 BOM = b"\xef\xbb\xbf"
 _BOOLEANS = (b"true", b"false", b"True", b"False", b"TRUE", b"FALSE")
 _BOOLEAN = f"(?:{b'|'.join(_BOOLEANS).decode()})"
+# A point without a digit before or after it, or with more digits after it than a column has.
 _ODD_POINT = re.compile(rb"\.(?:(?<![0-9]\.)|[0-9]{9}|[^0-9])")
-"""A point without a digit on either side, or with more digits behind it than a column has."""
 _ODD_ZERO = re.compile(rb",0[0-9]")
-NO_TRADE: Final = -1
-"""First and last trade id of an aggregate id without a trade."""
+NO_TRADE: Final = -1  # first and last trade id of an aggregate id without a trade
 _ZERO = r"0(?:\.0*)?"
 _WITHOUT_TRADE = re.compile(rf"[0-9]{{1,18}},{_ZERO},{_ZERO},-1,-1,[0-9]{{1,18}},{_BOOLEAN}(?:,{_BOOLEAN})?")
 _LINE = re.compile(
@@ -65,19 +63,20 @@ _LINE = re.compile(
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that is no aggregate trade: its number in the file, its text, and why."""
+    """A rejected line: its number in the file, its text, and the reason."""
 
     number: int
     text: str
     reason: str
-    agg_trade_id: int | None = None
-    """Where it can be read."""
+    agg_trade_id: int | None = None  # if readable
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some of a file's lines. `rows` and `without_trade` have the columns of `HEADER`; the latter are aggregate ids
-    without a trade. `lines` are those that are not blank."""
+    """A block of a file's lines. `lines` counts the non-blank lines.
+
+    `rows` (trades) and `without_trade` (aggregate ids without a trade) have the columns of `HEADER`.
+    """
 
     lines: int
     rows: pa.Table
@@ -86,9 +85,9 @@ class Block:
 
 
 def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES, columns: Sequence[str] = HEADER) -> Iterator[Block]:
-    """Read the file in blocks, in its order. `columns` are those of the file: `HEADER`, or `SPOT_HEADER`.
+    """Yield the file's blocks in file order. `columns` is the file's layout: `HEADER` or `SPOT_HEADER`.
 
-    Raises `ArchiveFormatError` for a damaged zip and for a file without an aggregate trade, with its first bad line.
+    Raises `ArchiveFormatError` for a damaged zip, and for a file without any aggregate trade (with its first bad line).
     """
     first_bad: BadLine | None = None
     holds_trades = False
@@ -114,7 +113,7 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES, columns: Sequence[st
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items, two of them ahead in a thread: unpacking, parsing and writing leave the interpreter free."""
+    """Yield the items, prefetching two in a thread: unpacking, parsing and writing release the GIL."""
     with ThreadPoolExecutor(max_workers=1) as worker:
         upcoming = deque(worker.submit(next, items, None) for _ in range(2))
         while (item := upcoming.popleft().result()) is not None:
@@ -124,7 +123,7 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 
 @contextmanager
 def opened_csv(path: Path) -> Iterator[IO[bytes]]:
-    """The zip's one CSV, unpacked as it is read."""
+    """Open the only CSV of the zip for streaming. Raises `ArchiveFormatError` for a damaged zip or other contents."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
@@ -137,7 +136,7 @@ def opened_csv(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """The text in blocks that end where a line does."""
+    """Yield the text in blocks that end at a line end."""
     rest = b""
     while data := file.read(size):
         end = data.rfind(b"\n") + 1
@@ -153,15 +152,15 @@ def _blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def _header_bytes(path: Path, block: bytes, columns: Sequence[str]) -> int:
-    """How much of the first block is its header line; 0 when it has none."""
+    """Return the length of the header line at the start of the first block; 0 without a header."""
     line, newline, _ = block.partition(b"\n")
     return len(line) + len(newline) if is_header(path, line.decode("ascii", "replace"), columns) else 0
 
 
 def is_header(path: Path, line: str, columns: Sequence[str]) -> bool:
-    """Return whether the first line of a file names the columns; if it does not, it is a line like any other.
+    """Return whether the first line of a file is the header; otherwise it is a data line.
 
-    Raises `ArchiveFormatError` for a header of another layout: its lines would be read under wrong names.
+    Raises `ArchiveFormatError` for the header of another layout: values would get the wrong column names.
     """
     names = tuple(name.strip().strip('"').lower() for name in line.strip().split(","))
     if names == tuple(columns):
@@ -172,13 +171,13 @@ def is_header(path: Path, line: str, columns: Sequence[str]) -> bool:
 
 
 def _filled_lines(text: bytes, rows: int) -> int:
-    """Lines that hold something; they are counted one by one only where they are not as many as the rows."""
+    """Return the number of non-blank lines; scan line by line only if the line count differs from `rows`."""
     lines = text.count(b"\n") + (not text.endswith(b"\n"))
     return lines if lines == rows else sum(1 for line in text.splitlines() if line)
 
 
 def _parse(first_line: int, text: bytes, columns: Sequence[str]) -> Block:
-    """Read a block. Its lines are looked at one by one only when there is something odd."""
+    """Parse a block with Arrow; fall back to line-by-line parsing if any value is irregular."""
 
     table = _read_csv(text, columns) if _is_plain(text) else None
     if table is not None:
@@ -189,7 +188,7 @@ def _parse(first_line: int, text: bytes, columns: Sequence[str]) -> Block:
 
 
 def _is_plain(text: bytes) -> bool:
-    """Return whether no number can be in a notation that Arrow reads and `_LINE` does not: 1e-3, +1, .5, 0x1F, ' 1'."""
+    """Return whether the text has no notation that Arrow accepts but `_LINE` rejects: 1e-3, +1, .5, 0x1F, ' 1'."""
     rest = text.translate(None, b"0123456789,.-\r\n")
     for word in _BOOLEANS:
         rest = rest.replace(word, b"")
@@ -197,7 +196,7 @@ def _is_plain(text: bytes) -> bool:
 
 
 def _split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Return the rows of trades, and those of aggregate ids without a trade."""
+    """Split the rows into trades and aggregate ids without a trade."""
     import pyarrow.compute as pc
 
     if (pc.min(table["first_trade_id"]).as_py() or 0) >= 0:
@@ -208,7 +207,7 @@ def _split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def _parse_lines(first_line: int, text: bytes, columns: Sequence[str]) -> Block:
-    """Read a block that has an odd line: the sound ones are parsed as usual, each of the others is set aside."""
+    """Parse a block line by line: valid lines become rows, bad lines are set aside with their reasons."""
     sound: list[str] = []
     without_trade: list[str] = []
     set_aside: list[BadLine] = []
@@ -226,7 +225,7 @@ def _parse_lines(first_line: int, text: bytes, columns: Sequence[str]) -> Block:
 
 
 def _rows_of(lines: Sequence[str], columns: Sequence[str]) -> pa.Table:
-    # Without a line Arrow knows no column: one is read and left out.
+    # Arrow cannot infer columns from empty text: parse one placeholder line and slice it off.
     table = _read_csv("\n".join(lines or [_ANY_LINE[len(columns)]]).encode(), columns)
     if table is None:
         raise AssertionError("lines of the pattern are rows")
@@ -242,7 +241,7 @@ def _id_of(line: str) -> int | None:
 
 
 def _read_csv(text: bytes, columns: Sequence[str]) -> pa.Table | None:
-    """Return the lines as a table with the columns of `HEADER`, times as they stand; None when one does not fit."""
+    """Return the lines as a table with the columns of `HEADER`, times unconverted; None if a value does not fit."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -267,7 +266,7 @@ def _read_csv(text: bytes, columns: Sequence[str]) -> pa.Table | None:
 
 
 def _is_sound(table: pa.Table, *, are_trades: bool = True) -> bool:
-    """Return whether every number fits its column, and those of trades are in their order."""
+    """Return whether every number fits its column and, for trades, first_trade_id <= last_trade_id."""
     import pyarrow.compute as pc
 
     if not table.num_rows:
@@ -285,7 +284,7 @@ def _is_sound(table: pa.Table, *, are_trades: bool = True) -> bool:
 
 
 def _in_us(table: pa.Table) -> pa.Table:
-    """Return the rows with their times, ms or µs each, in µs."""
+    """Return the rows with `transact_time` (ms or µs per row) converted to µs."""
     import pyarrow.compute as pc
 
     times = table["transact_time"]
@@ -298,7 +297,7 @@ def _in_us(table: pa.Table) -> pa.Table:
 
 
 def _extremes(table: pa.Table) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Least and greatest value of each column of numbers; 0 in an empty table."""
+    """Return the minimum and maximum of each numeric column; 0 for an empty table."""
     import pyarrow.compute as pc
 
     found = {name: pc.min_max(table[name]).as_py() for name in (*_INTEGERS, *_DECIMALS)}
@@ -307,7 +306,7 @@ def _extremes(table: pa.Table) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _shape_problem(columns: Sequence[str], line: str) -> str:
-    """What is wrong with a line's values; empty when nothing is."""
+    """Return what is wrong with the format of a line's values; empty if nothing is."""
     values = line.split(",")
     if len(values) != len(columns):
         return f"{len(values)} columns, expected {len(columns)}"
@@ -331,7 +330,7 @@ def _meaning_problem(line: str) -> str:
 
 
 def format_error(path: Path, cause: str) -> ArchiveFormatError:
-    """The error of a file that is not what it should be."""
+    """Return the error for a file with invalid content."""
     return ArchiveFormatError(
         f"archive: {path.name}: {cause}. The file is refused and what was loaded before stays. Compare it with the "
         "archive's own; if that is the same, a re-issued file has to be waited for."

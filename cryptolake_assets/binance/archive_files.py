@@ -1,8 +1,8 @@
 """The exchange's public archive: names of its daily files, and their download with checksum, progress and resume.
 
-A file lies at `<base>/data/{futures/um,futures/cm,spot}/daily/<kind>/<SYMBOL>/<name>.zip`, one of klines a folder
-deeper (`…/1m/`), its sha256 beside it as `<name>.zip.CHECKSUM` (`<hex>  <name>.zip`). Files are re-issued now and then
-under the same name.
+A file is at `<base>/data/{futures/um,futures/cm,spot}/daily/<kind>/<SYMBOL>/<name>.zip`; klines are one folder deeper
+(`…/1m/`). Its sha256 is in `<name>.zip.CHECKSUM` next to it (`<hex>  <name>.zip`). The archive sometimes re-issues a
+file under the same name.
 """
 
 from __future__ import annotations
@@ -31,16 +31,15 @@ AGG_TRADES = "aggTrades"
 KLINES = "klines"
 
 _CHECKSUM = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S+)\s*", re.ASCII)
-_PATIENT = RetryPolicy(attempts=8)
-"""A store that is asked too much answers 503 for seconds, and says no pause."""
+_PATIENT = RetryPolicy(attempts=8)  # an overloaded archive answers 503 for seconds, without Retry-After
 
+# Called with (bytes downloaded, total bytes; None if the server does not state the total).
 Progress = Callable[[int, int | None], None]
-"""Told of (bytes that are there, bytes of the whole file; None when the server does not say)."""
 
 
 @dataclass(frozen=True)
 class ArchiveFile:
-    """A day of one symbol of a family of markets: its aggregate trades, or with an `interval` (`1m`) its klines."""
+    """The archive file of one symbol and UTC day: aggregate trades, or klines if `interval` is set (`1m`)."""
 
     symbol: str
     day: date
@@ -53,7 +52,7 @@ class ArchiveFile:
 
     @property
     def start_ms(self) -> int:
-        """Epoch milliseconds of the UTC day's begin."""
+        """Start of the UTC day, epoch milliseconds."""
         return round(datetime.combine(self.day, time(), UTC).timestamp() * 1000)
 
     @property
@@ -62,14 +61,16 @@ class ArchiveFile:
 
     @property
     def path(self) -> str:
-        """Below the archive's base URL."""
+        """Path below the archive's base URL."""
         folder = f"{KLINES}/{self.symbol}/{self.interval}" if self.interval else f"{AGG_TRADES}/{self.symbol}"
         return f"{self.venue.archive_path}/daily/{folder}/{self.name}"
 
 
 def parse_checksum(text: str, name: str) -> str:
-    """The sha256 (lower-case hex) that a `.CHECKSUM` file states for the file of that name. Raises
-    `ArchiveChecksumError` for any other text."""
+    """Return the sha256 (lower-case hex) that a `.CHECKSUM` file states for the file `name`.
+
+    Raises `ArchiveChecksumError` for any other text.
+    """
     found = _CHECKSUM.fullmatch(text)
     if found is None or found[2] != name:
         raise ArchiveChecksumError(
@@ -80,14 +81,17 @@ def parse_checksum(text: str, name: str) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Of the file's bytes, as lower-case hex."""
+    """Return the sha256 of the file's bytes, lower-case hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ArchiveClient(HttpClient):
-    """Fetches files; blocking. `checksum` and `fetch` raise `ArchiveMissingError` for a file that the archive does not
-    have and `ExchangeError` when it cannot be reached."""
+    """Blocking client of the archive.
+
+    `checksum` and `fetch` raise `ArchiveMissingError` for a file that the archive does not have, and `ExchangeError`
+    if the archive cannot be reached.
+    """
 
     def __init__(self, base_url: str, timeout_s: float = 30.0, policy: RetryPolicy | None = None) -> None:
         self._base_url = base_url.rstrip("/")
@@ -97,16 +101,16 @@ class ArchiveClient(HttpClient):
         return f"{self._base_url}{file.path}"
 
     def checksum(self, file: ArchiveFile) -> str:
-        """The sha256 that the archive states at present."""
+        """Return the sha256 that the archive currently states."""
         response = self.get(HttpRequest(f"{file.path}.CHECKSUM"))
         self._judge(file, response)
         return parse_checksum(response.body.decode(errors="replace"), file.name)
 
     def fetch(self, file: ArchiveFile, sha256: str, directory: Path, progress: Progress | None = None) -> Path:
-        """The file's path in `directory`, its content verified. `sha256` is what the archive stated before.
+        """Download the file into `directory`, verify it and return its path. `sha256` is the expected checksum.
 
-        What an earlier call left unfinished is gone on with, unless the archive's file is another one by now. Raises
-        `ArchiveChecksumError` for content that does not fit its checksum; what was fetched is deleted then.
+        Resumes a partial download unless the archive's file has changed since. If the content does not match the
+        checksum, deletes the partial file and raises `ArchiveChecksumError`.
         """
         directory.mkdir(parents=True, exist_ok=True)
         whole = directory / file.name
@@ -115,7 +119,7 @@ class ArchiveClient(HttpClient):
         part = _Part(directory, file.name)
         self._download(file, part, progress or (lambda _done, _total: None))
         found = sha256_of(part.path)
-        # The file and its checksum are published one after the other: a re-issue may have come in between.
+        # The archive publishes a file and its checksum separately: a re-issue may have happened in between.
         if found != sha256 and found != self.checksum(file):
             part.delete()
             raise ArchiveChecksumError(
@@ -136,7 +140,7 @@ class ArchiveClient(HttpClient):
         log.info("archive_downloaded", file=file.name, bytes=part.size(), bytes_resumed=begun)
 
     def _continue(self, file: ArchiveFile, part: _Part, progress: Progress) -> HttpResponse:
-        """Make one request: for what is missing of the file, or all of it when it is another one than before."""
+        """Make one request: for the missing bytes, or for the whole file if no resumable part exists."""
         headers = {"Accept-Encoding": "identity"}
         if part.size() and part.version():
             headers |= {"Range": f"bytes={part.size()}-", "If-Range": part.version()}
@@ -163,7 +167,7 @@ class ArchiveClient(HttpClient):
 
 
 class _Part:
-    """An unfinished file, and beside it which version of the archive's file it is a part of."""
+    """A partial download, and next to it the version of the archive's file that it belongs to."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.path = directory / f"{name}.part"
@@ -173,7 +177,7 @@ class _Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def version(self) -> str:
-        """Empty when it is not known: then it cannot be gone on with."""
+        """Return the version; empty if unknown: the download cannot be resumed then."""
         with suppress(OSError):
             return self._version.read_text(encoding="ascii")
         return ""
@@ -193,7 +197,7 @@ class _Part:
 
 
 class _StopWithoutProgress:
-    """Gives up after so many attempts that brought nothing: a slow line that breaks now and then does get there."""
+    """Stops after `attempts` consecutive attempts without progress, so that a slow, unreliable link still finishes."""
 
     def __init__(self, part: _Part, attempts: int) -> None:
         self._part, self._attempts = part, attempts
@@ -207,7 +211,7 @@ class _StopWithoutProgress:
 
 
 def _receive(part: _Part, progress: Progress, response: HttpResponse, stream: httpx.Response) -> HttpResponse:
-    """Write what comes to the part, if it goes on where the part ends; otherwise begin the part anew."""
+    """Append the body to the part if it continues where the part ends; otherwise restart the part."""
     there, same = part.size(), _version(stream) == part.version()
     if response.status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
         if same and stream.headers.get("Content-Range") == f"bytes */{there}":
@@ -215,7 +219,7 @@ def _receive(part: _Part, progress: Progress, response: HttpResponse, stream: ht
         part.delete()
         return response.passing("the partial file is not a part of the archive's any more")
     if response.status == httpx.codes.PARTIAL_CONTENT:
-        # Not every server heeds If-Range.
+        # Not every server honors If-Range.
         if not (same and _starts_at(stream, there)):
             part.delete()
             return response.passing("the archive's file is another one than when the download began")
@@ -228,7 +232,7 @@ def _receive(part: _Part, progress: Progress, response: HttpResponse, stream: ht
     total = there + int(length) if length.isascii() and length.isdigit() else None
     progress(there, total)
     with part.path.open("ab") as out:
-        # As it comes: what is gathered to larger pieces is lost when the line breaks.
+        # Write each chunk as it arrives: buffered bytes would be lost when the connection breaks.
         for data in stream.iter_raw():
             out.write(data)
             there += len(data)
@@ -239,7 +243,7 @@ def _receive(part: _Part, progress: Progress, response: HttpResponse, stream: ht
 
 
 def _version(response: httpx.Response) -> str:
-    """What tells one issue of the file from another; weak tags do not."""
+    """Return the file's version: its strong ETag, else Last-Modified. Weak ETags do not identify the bytes."""
     tag = str(response.headers.get("ETag", ""))
     return tag if tag and not tag.startswith("W/") else str(response.headers.get("Last-Modified", ""))
 

@@ -1,8 +1,8 @@
-"""Reads the CSV of an archive zip of one-minute klines; decimals stay the exchange's own digits. No network.
+"""Read one-minute klines from an archive zip; decimals stay the exchange's own digits. No network.
 
 The layout is the same for every market: `exchange_records.KLINE_HEADER`, with or without that line, times in ms or µs.
-A line that is no kline of a minute of the file's day is set aside with its reason: the exchange does not mend these
-files. So are all lines of a minute that has different klines, because nobody can tell which is right.
+A line that is not a kline of the file's day is set aside with its reason, because the exchange does not correct these
+files. If a minute has different klines, all of its lines are set aside: nothing says which one is right.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from cryptolake_assets.model.intervals import INTERVALS_MS
 
 INTERVAL = "1m"
 
-_MAX_BYTES = 8 << 20
-"""A day of one-minute klines has some 200 kB."""
+_MAX_BYTES = 8 << 20  # a day of one-minute klines has about 200 kB
 
 
 def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[BadLine]]:
-    """Return the klines of the file's UTC day, ascending by open time, and the lines that are none.
+    """Return the klines of the file's UTC day, ascending by open time, and the rejected lines.
 
-    Raises `ArchiveFormatError` for a damaged zip and for a file without a kline, with its first bad line.
+    Raises `ArchiveFormatError` for a damaged zip, and for a file without any kline (with its first bad line).
     """
     with opened_csv(path) as content:
         text = content.read(_MAX_BYTES + 1)
@@ -61,5 +60,5 @@ def _kline(values: Sequence[str]) -> Kline:
 
 
 def _ms(time: int) -> int:
-    """A time in ms or µs as ms. A kline ends with the last ms, or µs, of its minute: both are the same ms."""
+    """Convert a time in ms or µs to ms. A close time is the last ms or µs of its minute: both give the same ms."""
     return time // 1000 if time >= MICROSECONDS_FROM else time

@@ -1,6 +1,6 @@
-"""Messages of the exchange that carry no market data: answers, errors, the shutdown notice, heartbeats. Pure.
+"""Control messages of the exchange: responses, errors, the shutdown notice, heartbeats. Pure.
 
-The shapes are listed here for all streams. A message of another shape is not a control message: the producer sends it
+The shapes are the same for all streams. The producer sends a frame that is neither market data nor one of these shapes
 to the dead-letter topic. Sources:
 https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams/Live-Subscribing-Unsubscribing-to-streams,
 https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams.
@@ -17,29 +17,23 @@ from msgspec import Struct
 
 
 class ControlKind(StrEnum):
-    """What a control message is about."""
+    """Kind of a control message."""
 
-    ANSWER = "answer"
-    """To a request of the client, such as a subscription."""
-    ERROR = "error"
-    """The exchange could not carry out a request."""
-    SHUTDOWN = "shutdown"
-    """The server ends its connections soon: the client opens another one first."""
+    ANSWER = "answer"  # response to a client request, such as a subscription
+    ERROR = "error"  # the exchange could not carry out a request
+    SHUTDOWN = "shutdown"  # the server will close its connections soon: the client opens a new one first
     HEARTBEAT = "heartbeat"
+    # Recorders write client requests and REST responses (a depth snapshot) between the frames of a capture.
     REQUEST = "request"
-    """Recorders write what the client sent, such as a subscription, between the frames of a capture."""
     REST_ANSWER = "rest_answer"
-    """Recorders write answers of REST, such as a depth snapshot, between the frames of a capture."""
 
 
 class ControlFrame(Struct, frozen=True, gc=False):
     """A control message."""
 
     kind: ControlKind
-    request_id: int | None = None
-    """The id of the request that is answered; None when it was no integer."""
-    detail: str = ""
-    """Of an error: what the exchange says, on one line."""
+    request_id: int | None = None  # id of the answered request; None if it is not an integer
+    detail: str = ""  # the exchange's text for an error, on one line
 
 
 _INTEGER: Final = (int,)
@@ -50,15 +44,13 @@ _ANY: Final = (object,)
 
 @dataclass(frozen=True)
 class _Shape:
-    """The fields of a control message with their types; `optional` ones may be missing, others may not be there."""
+    """The fields of a control message with their types. Unlisted fields are not allowed unless it `is_open`."""
 
     kind: ControlKind
     required: Mapping[str, tuple[type, ...]]
     optional: Mapping[str, tuple[type, ...]]
-    is_open: bool = False
-    """Whether further fields may be there."""
-    event: str | None = None
-    """The value of `e`."""
+    is_open: bool = False  # whether unlisted fields are allowed
+    event: str | None = None  # the value of `e`
 
     def fits(self, message: Mapping[str, Any]) -> bool:
         known = {**self.required, **self.optional}
@@ -96,13 +88,13 @@ _HEARTBEAT_TEXTS: Final = ("ping", "pong")
 
 
 def read_text(raw: bytes | str) -> ControlFrame | None:
-    """Return the control message that a frame is which is no JSON; None for any other frame."""
+    """Return the control message of a plain-text (non-JSON) frame; None for any other frame."""
     text = raw.strip().decode("utf-8", "replace") if isinstance(raw, bytes) else raw.strip()
     return ControlFrame(ControlKind.HEARTBEAT) if text in _HEARTBEAT_TEXTS else None
 
 
 def read_control(message: object) -> ControlFrame | None:
-    """Return the control message that a decoded frame is, combined or raw; None for any other frame."""
+    """Return the control message of a decoded frame, combined or raw; None for any other frame."""
     if isinstance(message, str):
         return read_text(message)
     if not isinstance(message, dict):
@@ -121,5 +113,5 @@ def read_control(message: object) -> ControlFrame | None:
 
 
 def _is_of(value: object, types: tuple[type, ...]) -> bool:
-    """Return whether the value is of one of the types; true and false are no integers."""
+    """Return whether the value has one of the types; booleans do not count as integers."""
     return isinstance(value, types) and not (isinstance(value, bool) and types is not _ANY)

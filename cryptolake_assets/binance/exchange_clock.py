@@ -1,4 +1,4 @@
-"""The exchange's clock, asked by REST."""
+"""The exchange's clock, read by REST."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXCHANGE_TIMEOUT_S = 2.0
 
 
 def exchange_clock_ms(settings: Settings) -> int | None:
-    """The exchange's clock now, ms since 1970; None when the exchange does not answer."""
+    """Return the exchange's current time, ms since 1970; None if the exchange does not answer."""
     from cryptolake_assets.binance.rest import ExchangeRest
     from cryptolake_assets.http.http_client import RetryPolicy
 

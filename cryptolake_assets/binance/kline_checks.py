@@ -1,4 +1,4 @@
-"""What a one-minute kline must be, whether REST or the archive has it: its digits, its minute, its prices. Pure."""
+"""Checks of one-minute klines from REST and the archive: number formats, minute bounds, price order. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLUMNS = {name: re.compile(_PATTERNS[name], re.ASCII) for name in KLINE_HEADER
 
 
 def value_problem(values: Sequence[str]) -> str:
-    """Return what is wrong with the values of a row, in the order of `KLINE_HEADER`; empty when nothing is."""
+    """Return what is wrong with a row's values (in the order of `KLINE_HEADER`); empty if nothing is."""
     if len(values) != len(KLINE_HEADER):
         return f"{len(values)} columns, expected {len(KLINE_HEADER)}"
     for (name, pattern), value in zip(_COLUMNS.items(), values, strict=True):
@@ -39,10 +39,11 @@ def value_problem(values: Sequence[str]) -> str:
 def sound_klines(
     given: Iterable[tuple[Place, Kline | str]], window: str, first_ms: int, end_ms: int
 ) -> tuple[list[Kline], list[tuple[Place, str]]]:
-    """Return the klines by open time, and the places of the others with their reasons.
+    """Return the valid klines by open time, and the places of the rejected ones with their reasons.
 
-    Each place is given with its kline, or with what is wrong with its values. `window` names the time from `first_ms`
-    to `end_ms` (exclusive). Of different klines of one minute none is taken: nobody can tell which is right.
+    Each input is a place with its kline or with its `value_problem`. `window` is the name of the interval from
+    `first_ms` to `end_ms` (exclusive). If a minute has different klines, all of them are rejected: nothing says which
+    one is right.
     """
     found: dict[int, Kline] = {}
     places: dict[int, list[Place]] = defaultdict(list)

@@ -2,8 +2,8 @@
 
 Source:
 https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams/Liquidation-Order-Streams.
-Of the liquidations of a symbol in 1000 ms the exchange sends one. What is received is a sample: sums of it are at most
-what was liquidated, and no minute of it is ever complete.
+The exchange sends at most one liquidation per symbol and 1000 ms. The stream is a sample: its sums are lower bounds of
+the liquidated amounts, and no minute is ever complete.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _reader = FrameReader(_Frame, symbol="order.symbol")
 
 
 def parse(raw: bytes, received_at_us: int) -> Parsed:
-    """A frame as an event; or what `MinuteStream` allows."""
+    """Parse a frame into an event, a rejected frame or a control message. Never raises."""
     frame = _reader.read(raw)
     if isinstance(frame, RejectedFrame | ControlFrame):
         return frame
@@ -82,7 +82,7 @@ STREAM = MinuteStream(
     address=combined(MARKET_PATH),
     parse=parse,
     silver=SILVER_LIQUIDATIONS,
-    # DuckDB multiplies in 128 bits only where it is told that a factor is longer than 18 digits.
+    # DuckDB multiplies in 128 bits only if a factor's declared precision is above 18 digits.
     minutes="""
         SELECT symbol, date_trunc('minute', event_time) AS window_start, side, count(*) AS orders,
             CAST(sum(filled_qty) AS decimal(38, 8)) AS qty,

@@ -1,7 +1,7 @@
-"""Mark prices of Binance USD-M futures: mark, index and funding rate of a symbol, once a second. Pure.
+"""Mark prices of Binance USD-M futures: mark price, index price and funding rate per symbol and second. Pure.
 
 Source: https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams/Mark-Price-Stream.
-Contracts with a delivery date have no funding: their rate is the empty text and its time 0.
+Contracts with a delivery date have no funding: their rate is the empty string and the next funding time 0.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _reader = FrameReader(_Frame)
 
 
 def parse(raw: bytes, received_at_us: int) -> Parsed:
-    """A frame as an event; or what `MinuteStream` allows."""
+    """Parse a frame into an event, a rejected frame or a control message. Never raises."""
     frame = _reader.read(raw)
     if isinstance(frame, RejectedFrame | ControlFrame):
         return frame

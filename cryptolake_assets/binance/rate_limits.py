@@ -1,8 +1,8 @@
-"""The exchange's request weight as one budget, shared by every client of a process that asks by the same address.
+"""One request-weight budget for all REST clients of a process that share an IP address.
 
-The exchange counts weight by address and minute and says after each answer what was used
-(`X-MBX-USED-WEIGHT-1M`), also by others. Who goes on after a 429 is banned with a 418: while the exchange asks for a
-pause (`Retry-After`) nothing is asked at all.
+The exchange counts weight per IP address and minute and reports the total in each response (`X-MBX-USED-WEIGHT-1M`),
+including other processes' requests. It bans clients that keep sending after a 429 (status 418), so no request is sent
+during a requested pause (`Retry-After`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from cryptolake_assets.errors import ExchangeError
 
 log = structlog.get_logger(__name__)
 
-LIMIT_A_MINUTE: Final = 2_400
-"""Of the USD-M futures' REST interface (`rateLimits` of exchangeInfo)."""
+LIMIT_A_MINUTE: Final = 2_400  # USD-M futures REST limit (`rateLimits` of exchangeInfo)
 _MINUTE_S: Final = 60.0
 
 
 class WeightBudget:
-    """What may still be asked in the present minute, and from when on anything may."""
+    """The remaining weight of the current minute, and the end of a pause requested by the exchange."""
 
     def __init__(
         self,
@@ -34,7 +33,7 @@ class WeightBudget:
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`share` of the `limit` is used by requests that can wait; `now` is in seconds since 1970."""
+        """Let non-urgent requests use a `share` of the `limit`; `now` returns seconds since 1970."""
         self._allowed = share * limit
         self._now = now
         self._sleep = sleep
@@ -45,12 +44,15 @@ class WeightBudget:
 
     @property
     def blocked_s(self) -> float:
-        """Seconds for which the exchange wants no request."""
+        """Seconds left of the pause that the exchange requested."""
         return max(0.0, self._blocked_until - self._now())
 
     async def take(self, weight: int, patience_s: float, *, urgent: bool = False) -> None:
-        """Waits until a request of so much weight may be sent, and counts it; `urgent` ones are only held back by a
-        pause that the exchange asked for. Raises `ExchangeError` when that is longer than `patience_s`."""
+        """Wait until a request of this weight may be sent, and count it.
+
+        An `urgent` request waits only for a pause requested by the exchange. Raises `ExchangeError` if that pause is
+        longer than `patience_s`.
+        """
         while True:
             if self.blocked_s > patience_s:
                 raise ExchangeError(
@@ -68,14 +70,14 @@ class WeightBudget:
             await self._sleep(_MINUTE_S - self._now() % _MINUTE_S)
 
     def answered(self, weight: int, used: str | None = None) -> None:
-        """Notes that a request is over; `used` is what the exchange says was used in this minute."""
+        """Record the end of a request; `used` is the exchange's total for this minute."""
         self._under_way -= weight
         if used is not None and used.isascii() and used.isdigit():
             self._begin_minute()
             self._used = int(used) + self._under_way
 
     def block(self, seconds: float) -> None:
-        """Notes that the exchange wants no request for so long."""
+        """Record a pause requested by the exchange."""
         self._blocked_until = max(self._blocked_until, self._now() + seconds)
         log.warning("exchange_wants_a_pause", pause_s=round(seconds, 1))
 

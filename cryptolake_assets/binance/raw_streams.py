@@ -1,4 +1,4 @@
-"""Which stream an event belongs to that was recorded from a raw stream, without the envelope that names it. Pure."""
+"""Stream names of events recorded from raw streams, without the envelope that names the stream. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from cryptolake_assets.model.symbols import stream_name
 
+# Stream kind by the event's `e`: the documented market-data events of all markets.
 STREAM_KINDS: Final[Mapping[str, str]] = {
     **{kind: kind for kind in ("trade", "aggTrade", "bookTicker", "kline", "avgPrice", "forceOrder")},
     "depthUpdate": "depth",
@@ -24,14 +25,12 @@ STREAM_KINDS: Final[Mapping[str, str]] = {
     "compositeIndex": "compositeIndex",
     "assetIndexUpdate": "assetIndex",
 }
-"""The kind of stream by the event's `e`: the exchange's documented events of market data, of all its markets."""
 
-_SPOT_BOOK_TICKER: Final = frozenset("usbBaA")
-"""Spot's best bid and ask say no `e`."""
+_SPOT_BOOK_TICKER: Final = frozenset("usbBaA")  # Spot's bookTicker events have no `e`
 
 
 def stream_of_event(event: str, symbol: str, order: object = None) -> str | None:
-    """Return the name of the stream of an event (`e`, `s`, `o`); None for an event that is not listed."""
+    """Return the stream name of an event (`e`, `s`, `o`); None for an unknown event."""
     kind = STREAM_KINDS.get(event)
     if kind is None:
         return None
@@ -41,8 +40,10 @@ def stream_of_event(event: str, symbol: str, order: object = None) -> str | None
 
 
 def stream_of_document(document: Any) -> str | None:
-    """Return the name of the stream of a decoded frame that is no event with a symbol: an array of events, such as
-    `!miniTicker@arr` sends, or Spot's best bid and ask."""
+    """Return the stream name of a decoded frame without `e`; None if unknown.
+
+    Handles arrays of events, such as those of `!miniTicker@arr`, and Spot's bookTicker.
+    """
     if isinstance(document, dict):
         is_book_ticker = document.keys() == _SPOT_BOOK_TICKER and isinstance(document["s"], str)
         return stream_name(document["s"], "bookTicker") if is_book_ticker else None

@@ -1,6 +1,6 @@
 """Clients of the exchange's REST interface, blocking and asyncio.
 
-Both clients share how a response is judged and parsed; they differ only in who waits.
+Both share the checks and parsers of responses; they differ only in who waits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _ErrorBody(msgspec.Struct):
     msg: str = ""
 
 
-# Requests, and how a response is judged: pure.
+# Requests, and the check of responses: pure.
 
 
 def exchange_info_request(venue: Venue) -> HttpRequest:
@@ -53,27 +53,27 @@ def volumes_request(venue: Venue) -> HttpRequest:
 
 
 def klines_request(venue: Venue, symbol: str, interval: str, start_ms: int, end_ms: int) -> HttpRequest:
-    """Klines whose open time is in [start_ms, end_ms], a page of them."""
+    """Request a page of klines whose open time is in [start_ms, end_ms]."""
     params: dict[str, str | int] = {"symbol": symbol, "interval": interval, "startTime": start_ms, "endTime": end_ms}
     limit = venue.max_klines
     return HttpRequest("/klines", params | {"limit": limit}, weight=venue.weights.of_klines(limit))
 
 
 def agg_trades_request(venue: Venue, symbol: str, **window: int) -> HttpRequest:
-    """`window`: either `fromId`, or `startTime` and `endTime`."""
+    """Request a page of aggregate trades. `window` is `fromId`, or `startTime` and `endTime`."""
     params: dict[str, str | int] = {"symbol": symbol, **window, "limit": AGG_TRADES_PAGE}
     return HttpRequest("/aggTrades", params, weight=venue.weights.agg_trades)
 
 
 def historical_trades_request(venue: Venue, symbol: str, first_id: int, api_key: str) -> HttpRequest:
-    """Trades of the order book from `first_id` on."""
+    """Request a page of order-book trades from `first_id` on."""
     params: dict[str, str | int] = {"symbol": symbol, "fromId": first_id, "limit": HISTORICAL_TRADES_PAGE}
     headers = {_KEY_HEADER: api_key}
     return HttpRequest("/historicalTrades", params, headers, weight=venue.weights.historical_trades)
 
 
 def judge(response: HttpResponse, policy: RetryPolicy) -> bytes:
-    """Return the body of a good final response; raise `UnknownSymbolError` or `ExchangeError` for another."""
+    """Return the body of a successful final response; raise `UnknownSymbolError` or `ExchangeError` otherwise."""
     request, failure = response.request, response.failure
     if failure is None:
         return response.body
@@ -103,27 +103,30 @@ def judge(response: HttpResponse, policy: RetryPolicy) -> bytes:
 
 
 class ExchangeRest(HttpClient):
-    """The blocking client. Every method raises `ExchangeError` when the exchange does not answer in time or refuses,
-    and `UnknownSymbolError` for a symbol that it does not list."""
+    """The blocking client.
+
+    Every method raises `ExchangeError` if the exchange rejects the request or does not answer in time, and
+    `UnknownSymbolError` for an unlisted symbol.
+    """
 
     def __init__(
         self, base_url: str, timeout_s: float = 10.0, policy: RetryPolicy | None = None, *, venue: Venue = USD_M
     ) -> None:
-        """`venue` says below which path the interface lies and what it allows."""
+        """Create a client of the `venue`, which defines the REST path, weights and page sizes."""
         super().__init__(base_url.rstrip("/") + venue.rest_path, timeout_s, policy)
         self._venue = venue
 
     def time_ms(self) -> int:
-        """The exchange's time, epoch milliseconds."""
+        """Return the exchange's time, epoch milliseconds."""
         return parse_time_ms(self._body(_TIME))
 
     def exchange_info(self) -> ExchangeInfo:
         return parse_exchange_info(self._body(exchange_info_request(self._venue)))
 
     def klines(self, symbol: str, interval: str, start_ms: int, end_ms: int) -> list[Kline]:
-        """All klines whose open time is in [start_ms, end_ms], ascending, page by page."""
+        """Fetch all klines whose open time is in [start_ms, end_ms], ascending, page by page."""
         found: list[Kline] = []
-        # Not more than a page at a time: markets differ in which end of a longer window they answer.
+        # Request at most one page per window: for a longer one, some markets return its oldest rows, some its newest.
         step_ms = self._venue.max_klines * INTERVALS_MS.get(interval, MINUTE_MS)
         while start_ms <= end_ms:
             last_ms = min(end_ms, start_ms + step_ms - 1)
@@ -136,7 +139,7 @@ class ExchangeRest(HttpClient):
 
 
 class AsyncExchangeRest(AsyncHttpClient):
-    """The asyncio client, with what the producer needs; errors as in `ExchangeRest`."""
+    """The asyncio client, for the producer. Raises the same errors as `ExchangeRest`."""
 
     def __init__(
         self,
@@ -149,8 +152,10 @@ class AsyncExchangeRest(AsyncHttpClient):
         budget: WeightBudget | None = None,
         urgent: bool = True,
     ) -> None:
-        """`venue` says below which path the interface lies and what it allows. `budget` is shared by the clients of a
-        process; requests of one that is not `urgent` wait for their share."""
+        """Create a client of the `venue`, which defines the REST path and weights.
+
+        The clients of a process share the `budget`; a client that is not `urgent` waits for its share.
+        """
         super().__init__(base_url.rstrip("/") + venue.rest_path, timeout_s, policy)
         self._venue = venue
         self._api_key = api_key
@@ -158,32 +163,32 @@ class AsyncExchangeRest(AsyncHttpClient):
         self._urgent = urgent
 
     async def time_ms(self) -> int:
-        """The exchange's time, epoch milliseconds."""
+        """Return the exchange's time, epoch milliseconds."""
         return parse_time_ms(await self._body(_TIME))
 
     async def exchange_info(self) -> ExchangeInfo:
         return parse_exchange_info(await self._body(exchange_info_request(self._venue)))
 
     async def volumes(self) -> dict[str, Decimal]:
-        """Quote volumes of 24 hours by symbol; weighs 40."""
+        """Fetch 24-hour quote volumes by symbol; request weight 40 on futures, 80 on Spot."""
         return parse_volumes(await self._body(volumes_request(self._venue)))
 
     async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade | OddRow]:
-        """A page of aggregate trades from `first_id` on, ascending."""
+        """Fetch a page of aggregate trades from `first_id` on, ascending."""
         return parse_agg_trades(await self._body(agg_trades_request(self._venue, symbol, fromId=first_id)))
 
     @property
     def has_key(self) -> bool:
-        """Whether `historical_trades_from` can be asked."""
+        """Whether there is an API key, which `historical_trades_from` needs."""
         return bool(self._api_key)
 
     async def historical_trades_from(self, symbol: str, first_id: int) -> list[HistoricalTrade | OddRow]:
-        """A page of trades of the order book from `first_id` on, ascending; wants a key."""
+        """Fetch a page of order-book trades from `first_id` on, ascending; needs an API key."""
         request = historical_trades_request(self._venue, symbol, first_id, self._api_key)
         return parse_historical_trades(await self._body(request))
 
     async def once(self, request: HttpRequest) -> HttpResponse:
-        """Make one attempt once the budget allows it, and note what the response says of the budget."""
+        """Make one attempt when the budget allows it, and update the budget from the response."""
         budget, used = self._budget, None
         await budget.take(request.weight, self.policy.max_retry_after_s, urgent=self._urgent)
         try:

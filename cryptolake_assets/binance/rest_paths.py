@@ -1,4 +1,4 @@
-"""Paths of the futures exchange's REST interface that a batch source asks and the replay exchange answers."""
+"""REST paths of USD-M futures that batch sources request and the replay exchange serves."""
 
 FUNDING_PATH = "/fapi/v1/fundingRate"
 OPEN_INTEREST_PATH = "/fapi/v1/openInterest"

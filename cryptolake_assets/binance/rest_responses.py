@@ -1,4 +1,4 @@
-"""What the exchange's REST interface answers, as typed values; decimals stay the exchange's own strings."""
+"""Parse REST responses of the exchange into typed values; decimals stay the exchange's own strings."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ N = TypeVar("N", "SymbolInfo", "_Ticker")
 
 
 class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
-    """One listed symbol; fields of the answer that nobody here needs are left out."""
+    """One listed symbol, with the fields that the project uses."""
 
     symbol: str
     status: str = ""
-    contract_status: str = ""
-    """What COIN-M calls the status; `parse_exchange_info` makes it the status."""
+    contract_status: str = ""  # COIN-M's name for the status; `parse_exchange_info` copies it to `status`
     quote_asset: str = ""
 
 
 @dataclass(frozen=True)
 class ExchangeInfo:
-    """The answer of `exchangeInfo`; `server_time` is epoch milliseconds."""
+    """The response of `exchangeInfo`; `server_time` is epoch milliseconds."""
 
     symbols: tuple[SymbolInfo, ...]
     server_time: int = 0
@@ -79,7 +78,7 @@ _Number = Annotated[str, msgspec.Meta(pattern=r"\A-?[0-9]+(?:\.[0-9]+)?\Z")]
 
 
 class _KlineRow(msgspec.Struct, array_like=True):
-    """As `Kline`; what follows is unused."""
+    """A row with the fields of `Kline`; a trailing unused value is ignored."""
 
     open_time_ms: int
     open: _Number
@@ -109,7 +108,7 @@ def parse_exchange_info(body: bytes) -> ExchangeInfo:
 
 
 def parse_volumes(body: bytes) -> dict[str, Decimal]:
-    """Return the quote volumes of 24 hours by symbol."""
+    """Return 24-hour quote volumes by symbol."""
     rows = _parse(body, _Page, "ticker/24hr")
     tickers = _named(_sound_rows(rows, _Ticker, "ticker/24hr"), "ticker/24hr")
     return {ticker.symbol: ticker.quote_volume for ticker in tickers if ticker.quote_volume.is_finite()}
@@ -149,12 +148,12 @@ def _other_shape(what: str, cause: str) -> str:
 
 
 def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
-    """Return the rows of an answer without the odd ones."""
+    """Return the valid rows of a response."""
     return [row for row in _rows(rows, kind, what) if not isinstance(row, OddRow)]
 
 
 def _named(rows: list[N], what: str) -> list[N]:
-    """Return the rows whose name is a symbol; the others, which no pattern may choose, are logged."""
+    """Return the rows with a valid symbol; drop and log the others, which no pattern may select."""
     odd = [row.symbol for row in rows if not is_symbol(row.symbol)]
     if odd:
         log.warning(
@@ -167,9 +166,9 @@ def _named(rows: list[N], what: str) -> list[N]:
 
 
 def _rows(rows: list[msgspec.Raw], kind: type[T], what: str, id_name: str = "") -> list[T | OddRow]:
-    """Return every row of an answer in its place. An odd one, as `OddRow`, is logged and holds no other back.
+    """Return all rows of a response in order; an invalid row becomes an `OddRow` and is logged.
 
-    Raises `ResponseShapeError` when all of them are odd and none has an id: the answer is of another shape.
+    Raises `ResponseShapeError` if all rows are invalid and none has an id: the response has another shape.
     """
     found: list[T | OddRow] = []
     reasons: list[str] = []

@@ -1,4 +1,4 @@
-"""Where Binance's streams are found: the adapter that its stream types share. Pure.
+"""WebSocket addresses of Binance streams, shared by the stream types. Pure.
 
 Source: https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams.
 """
@@ -14,13 +14,11 @@ if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
 
 EXCHANGE: Final = "binance_futures"
-MARKET_PATH: Final = "/market/stream"
-"""Of USD-M futures' market data that is neither trades nor the order book."""
+MARKET_PATH: Final = "/market/stream"  # USD-M market data other than the order book
 
 
 def combined(path: str = "") -> Address:
-    """Return the address of a combined stream of `<symbol>@<kind>` of each symbol; `path` is the market's own unless
-    given."""
+    """Return an `Address` for combined streams `<symbol>@<kind>`; `path` defaults to the market's own."""
 
     def address(settings: Settings, symbols: tuple[str, ...], kind: str) -> str:
         names = "/".join(in_url(stream_name(symbol, kind)) for symbol in symbols)

@@ -1,8 +1,8 @@
-"""What a stream is, and the reading of its frames. Pure: no input, no output, no clock.
+"""Definition of a stream type, and the reader of its frames. Pure: no I/O, no clock.
 
-A new stream is a module with a `MinuteStream` and an entry in `stream_types`: the producer's connections, Kafka topics,
-the Bronze stream, tables and the graph are made of it. Only structure is judged here; what a value means is judged by
-the checks of Silver.
+To add a stream, write a module with a `MinuteStream` and an entry in `stream_types`: producer connections, Kafka
+topics, the Bronze stream, tables and the Dagster graph are derived from it. This module checks structure only; the
+Silver checks judge the values.
 """
 
 from __future__ import annotations
@@ -27,36 +27,30 @@ if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
 
 TimeMs = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
+# Prices, quantities and rates keep the exchange's digits and fit `columns.PRICE`, `QUANTITY` and `FUNDING_RATE`;
+# `…OrNone` also accepts the empty string.
 Price = Annotated[str, Meta(pattern=rf"\A{decimal_pattern(PRICE)}\Z")]
-"""The exchange's digits; fit `columns.PRICE`."""
 PriceOrNone = Annotated[str, Meta(pattern=rf"\A(?:{decimal_pattern(PRICE)})?\Z")]
-"""The same, or the empty text."""
 Quantity = Annotated[str, Meta(pattern=rf"\A{decimal_pattern(QUANTITY)}\Z")]
-"""The exchange's digits; fit `columns.QUANTITY`."""
 RateOrNone = Annotated[str, Meta(pattern=rf"\A(?:{decimal_pattern(FUNDING_RATE)})?\Z")]
-"""The exchange's digits, that fit `columns.FUNDING_RATE`, or the empty text."""
-Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_BYTES)]
-"""Held against `is_symbol` by `FrameReader`."""
-Word = Annotated[str, Meta(max_length=64, pattern=r"\A[\x20-\x7e]*\Z")]
-"""Printable ASCII."""
+Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_BYTES)]  # `FrameReader` also checks `is_symbol`
+Word = Annotated[str, Meta(max_length=64, pattern=r"\A[\x20-\x7e]*\Z")]  # printable ASCII
 
 Parsed = Event | RejectedFrame | ControlFrame
 
 
+# (settings, symbols, kind) -> the WebSocket URL that subscribes to this kind of stream of the symbols.
 Address = Callable[["Settings", tuple[str, ...], str], str]
-"""The WebSocket URL that subscribes to a kind of stream of some symbols."""
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What can be proven of a stream besides that its events are kept."""
+    """Guarantees of a stream in addition to at-least-once delivery."""
 
+    # Events have consecutive ids: the producer detects gaps, repairs them by REST and keeps the gap ledger.
     ids: bool = False
-    """Its events have consecutive ids: the producer finds gaps, repairs them by REST and keeps a ledger."""
-    coverage: bool = False
-    """The producer states the intervals in which it received every event, so a minute can be complete."""
-    quarantine: bool = False
-    """Silver judges each event and quarantines those that break a rule."""
+    coverage: bool = False  # the producer records the intervals it received in full, so a minute can be complete
+    quarantine: bool = False  # Silver checks each event and quarantines those that break a rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +85,7 @@ class StreamType:
         return self.address(settings, symbols, kind or self.kinds[0])
 
     def is_recorded_as(self, name: str) -> bool:
-        """Return whether a stream's name in a capture, such as `btcusdt@markPrice@1s`, is one of these."""
+        """Return whether a stream name in a capture, such as `btcusdt@markPrice@1s`, has this type."""
         return name.partition("@")[2] in self.kinds
 
 
@@ -117,17 +111,17 @@ class MinuteStream(StreamType):
 
 
 class FrameReader:
-    """Decodes combined-stream frames, or their bare data objects, as one kind of struct."""
+    """Decoder of combined-stream frames, or their bare data objects, into one struct type."""
 
     def __init__(self, kind: type[Struct], symbol: str = "symbol") -> None:
-        """`symbol` is the struct's attribute that holds the symbol, such as `order.symbol`."""
+        """Create a reader; `symbol` is the struct attribute with the symbol, such as `order.symbol`."""
         combined = msgspec.defstruct(f"Combined{kind.__name__}", [("data", kind)])
         self._combined = msgspec.json.Decoder(combined)
         self._bare = msgspec.json.Decoder(kind)
         self._symbol_of = attrgetter(symbol)
 
     def read(self, raw: bytes) -> Any:
-        """Return the struct; `RejectedFrame` for a frame of another structure, `ControlFrame` for a control message."""
+        """Return the struct, a `ControlFrame`, or a `RejectedFrame` for a frame of another structure."""
         frame = self._decode(raw)
         if isinstance(frame, RejectedFrame | ControlFrame) or is_symbol(symbol := self._symbol_of(frame)):
             return frame
@@ -148,7 +142,7 @@ class FrameReader:
 
 
 def _reject(raw: bytes, in_envelope: str, bare: str) -> RejectedFrame | ControlFrame:
-    """By what is wrong with the frame as an envelope and as a bare data object."""
+    """Classify a frame that failed to decode, given its errors as an envelope and as a bare data object."""
     try:
         message = msgspec.json.decode(raw)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The registry of streams. A new one is an entry of `EXTRA_STREAM_TYPES`."""
+"""The registry of stream types. To add one, append it to `EXTRA_STREAM_TYPES`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from cryptolake_assets.binance.stream_type import Capabilities, MinuteStream, St
 from cryptolake_assets.model.exchange_records import TRADE_STREAMS
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
+# Always on. `producer.dispatch` parses its frames; `transform.silver_run` builds its minutes.
 TRADES = StreamType(
     name="trades",
     topic_suffix="",
@@ -17,9 +18,8 @@ TRADES = StreamType(
     address=combined(),
     capabilities=Capabilities(ids=True, coverage=True, quarantine=True),
 )
-"""Always in use. `producer.dispatch` parses its frames, `transform.silver_run` makes its minutes."""
 
+# Enabled by the settings.
 EXTRA_STREAM_TYPES: tuple[MinuteStream, ...] = (mark_price_frames.STREAM, liquidation_frames.STREAM)
-"""In use by setting."""
 
 STREAM_TYPES: tuple[StreamType, ...] = (TRADES, *EXTRA_STREAM_TYPES)

@@ -1,8 +1,8 @@
-"""How the exchange's frames become trade events. Pure: no input, no output, no clock.
+"""Parse WebSocket frames into trade events. Pure: no I/O, no clock.
 
-`parse_frame` judges structure only (the first of the two stages at which bad data is stopped): is it JSON, is every
-field there and of its type, does it fit. What a value means, such as a negative price or an empty symbol, is Silver's
-to judge and passes here. Prices and quantities stay the exchange's own digits: no number is rounded or reformatted.
+`parse_frame` checks structure only: valid JSON, all fields present, correct types, values that fit their columns. It
+accepts a negative price or an empty symbol; Silver quarantines those. Prices and quantities stay the exchange's own
+digits: no number is rounded or reformatted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
 _PRICE_PATTERN: Final = decimal_pattern(PRICE)
 _QUANTITY_PATTERN: Final = decimal_pattern(QUANTITY)
 _FULLMATCH: Final = {"price": re.compile(_PRICE_PATTERN).fullmatch, "qty": re.compile(_QUANTITY_PATTERN).fullmatch}
-# Patterns in the decoder would cost 2 µs a frame; price and quantity joined and matched once cost 0.4 µs.
+# One match of price and quantity joined costs 0.4 µs per frame; patterns in the decoder would cost 2 µs.
 _are_decimals = re.compile(rf"{_PRICE_PATTERN}\n{_QUANTITY_PATTERN}").fullmatch
 _MAX_TRADE_TYPE_CHARS: Final = 32
 
@@ -39,21 +39,18 @@ _TradeType = Annotated[str, Meta(max_length=_MAX_TRADE_TYPE_CHARS)]
 
 
 class AcceptedFrame(Struct, frozen=True, gc=False):
-    """A frame that became a trade event."""
+    """The trade event of an accepted frame."""
 
     event: TradeEvent
-    exchange_time_ms: int
-    """`E`: when the exchange sent the frame, on its own clock."""
+    exchange_time_ms: int  # `E`: when the exchange sent the frame, by its own clock
 
 
 class IdWithoutTrade(Struct, frozen=True, gc=False):
-    """An id to which no trade belongs: price 0, quantity 0 and the ids -1 are the exchange's marker."""
+    """An id without a trade, which the exchange marks with price 0, quantity 0 and trade ids -1."""
 
     symbol: str
-    trade_id: int | None
-    """Of the aggregate; None where the frame has -1 for it too."""
-    event_time: int
-    """µs since 1970, UTC."""
+    trade_id: int | None  # the aggregate's id; None if it is -1 too
+    event_time: int  # µs since 1970, UTC
     exchange_time_ms: int
 
 
@@ -92,17 +89,17 @@ _decode_any = msgspec.json.Decoder().decode
 def parse_frame(
     raw: bytes | str, ingest_time_us: int, exchange: str, unnamed_trade_type: str = UNKNOWN_TRADE_TYPE
 ) -> AcceptedFrame | IdWithoutTrade | RejectedFrame | ControlFrame:
-    """One WebSocket message, a combined-stream envelope or its bare data object, as a trade event.
+    """Parse a `trade` or `aggTrade` frame, a combined-stream envelope or its bare data object, into a trade event.
 
-    Takes `trade` and `aggTrade`; `ingest_time_us` is the receive time, µs since 1970. Unknown fields are tolerated; a
-    missing trade type is `unnamed_trade_type` (`MARKET` for aggregates, which the exchange forms of such trades only).
-    Never raises: whatever cannot be accepted comes back as `RejectedFrame` with the raw bytes. The empty symbol is
-    accepted: Silver quarantines it as unknown.
+    `ingest_time_us` is the receive time, µs since 1970. Unknown fields are ignored. A missing trade type becomes
+    `unnamed_trade_type`; aggregates are `MARKET`, because the exchange aggregates only such trades. Never raises: a
+    rejected frame is returned as `RejectedFrame` with the raw bytes. The empty symbol is accepted: Silver quarantines
+    it as unknown.
     """
     try:
         trade = _decode_combined(raw).data
     except (ValueError, RecursionError):
-        # Either a bare data object or a frame to refuse; both are rare enough to be decoded a second time.
+        # Bare data objects and rejected frames are rare, so decoding twice is cheap enough.
         try:
             trade = _decode_bare(raw)
         except (ValueError, RecursionError) as error:
@@ -142,7 +139,7 @@ def parse_frame(
     )
 
 
-# What follows runs for refused frames only: it finds out why, in words that stay the same from release to release.
+# The code below runs for rejected frames only: it finds the reason, in codes that stay stable between releases.
 
 _FIELDS: Final[dict[str, dict[str, str]]] = {
     "trade": {
@@ -169,7 +166,7 @@ _FIELDS: Final[dict[str, dict[str, str]]] = {
 
 
 def _is_printable(text: str) -> bool:
-    """Whether the text holds printable ASCII characters only; the empty text does."""
+    """Return whether all characters are printable ASCII; true for the empty string."""
     return text.isascii() and text.isprintable()
 
 
@@ -198,7 +195,7 @@ _ZERO: Final = re.compile(r"0(?:\.0*)?")
 
 
 def _id_without_trade(data: dict[str, Any]) -> IdWithoutTrade | None:
-    """Return the id that the data object marks as one without a trade; None for any other object."""
+    """Return the id if the data object marks it as an id without a trade; None otherwise."""
     marked = {name: 0 for name in ("t", "a", "f", "l") if type(data.get(name)) is int and data[name] == -1}
     kind = data.get("e")
     if not marked.keys() >= {"trade": {"t"}, "aggTrade": {"f", "l"}}.get(str(kind), {""}):
@@ -212,7 +209,7 @@ def _id_without_trade(data: dict[str, Any]) -> IdWithoutTrade | None:
 
 
 def _structure_problem(data: dict[str, Any]) -> str | None:
-    """The first thing wrong with a data object, in the order of its fields; None when nothing was found."""
+    """Return the first problem of a data object, in field order; None if there is none."""
     if "e" not in data:
         return "missing_field: e"
     kind = data["e"]
@@ -243,7 +240,7 @@ def _value_problem(name: str, rule: str, value: object) -> str | None:
         return f"wrong_type: {name} is of type {_type_name(value)}, not an integer"
     limit = MAX_TIME_MS if rule == "time" else MAX_ID
     if not 0 <= value <= limit:
-        # A JSON integer may have more digits than Python is willing to print.
+        # A JSON integer may have more digits than Python's limit for printing integers.
         shown = str(value) if abs(value) < 2**128 else "far"
         return f"out_of_range: {name} is {shown}, outside 0 to {limit}"
     return None
@@ -258,17 +255,17 @@ def _is_text(rule: str, value: str) -> bool:
 
 
 def _type_name(value: object) -> str:
-    """The JSON name of a decoded value's type."""
+    """Return the JSON type name of a decoded value."""
     names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
     return names.get(type(value), "null")
 
 
 def rejected(raw: bytes | str, reason: str, message: object = None) -> RejectedFrame:
-    """Return the frame with a reason of printable ASCII and of bounded length, and what it names.
+    """Return the rejected frame with its reason (bounded, printable ASCII) and its symbol, stream and trade id.
 
-    `message` is the decoded frame; without it, as for a frame that is cut off, the names are looked for in its bytes.
+    `message` is the decoded frame; without it (a truncated frame), symbol and stream are searched for in the bytes.
     """
-    # Text may hold lone surrogates, which UTF-8 has no bytes for.
+    # A string may hold lone surrogates, which strict UTF-8 cannot encode.
     data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
     shown = reason[:MAX_REASON_CHARS].encode("ascii", "backslashreplace").decode("ascii")
     clean = "".join(char if char.isprintable() else "?" for char in shown)[:MAX_REASON_CHARS]
@@ -287,10 +284,10 @@ def _text_of(match: re.Match[bytes] | None) -> str | None:
 
 
 def _named_by(message: dict[str, Any]) -> tuple[str | None, str | None, int | None]:
-    """Return symbol, stream name and trade id of a decoded frame, each None where it cannot be read."""
+    """Return symbol, stream name and trade id of a decoded frame, each None if unreadable."""
     data = message.get("data", message)
     fields = data if isinstance(data, dict) else {}
-    order = fields.get("o")  # of a liquidation
+    order = fields.get("o")  # the order of a liquidation
     symbol = fields.get("s", order.get("s") if isinstance(order, dict) else None)
     name, trade_id = message.get("stream"), fields.get("t" if fields.get("e") == "trade" else "a")
     return (
