@@ -1,1 +1,1 @@
-"""Recorded frames on disk, and what the exchange published beside them."""
+"""Recorded frames on disk, and the exchange's published files for the same period."""

@@ -1,7 +1,7 @@
-"""Which market a directory of captures was recorded from: its frames alone do not always say.
+"""The market of a capture directory, which frames alone do not always identify.
 
-A file `market` beside the captures names it, as `CRYPTOLAKE_MARKET` does; without one they are of USD-M futures. One
-directory holds one market: a symbol may be another thing in another one.
+The file `market` in the directory names it, with the values of `CRYPTOLAKE_MARKET`; the default is USD-M futures. A
+directory holds one market, because the same symbol can mean different instruments in two markets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MARKET_FILE = "market"
 
 
 def venue_of_capture(directory: Path) -> Venue:
-    """The venue of the directory's captures. Raises `CaptureError` for a file that names none."""
+    """Return the venue of the directory's captures. Raises `CaptureError` if the file names no market."""
     path = directory / MARKET_FILE
     if not path.is_file():
         return VENUES[Market.USD_M]
@@ -28,7 +28,7 @@ def venue_of_capture(directory: Path) -> Venue:
 
 
 def check_market(directory: Path, market: Market) -> None:
-    """Raises `CaptureError` where the captures are of another market than the one that is tracked."""
+    """Raise `CaptureError` if the captures are from another market than `market`."""
     recorded = venue_of_capture(directory)
     if recorded.market is not market:
         raise CaptureError(
@@ -38,7 +38,7 @@ def check_market(directory: Path, market: Market) -> None:
 
 
 def write_market(directory: Path, market: Market) -> None:
-    """Names the market of captures that are about to be written. Raises `CaptureError` where others are there."""
+    """Write the market file of a new recording. Raises `CaptureError` if the directory holds another market."""
     path = directory / MARKET_FILE
     has_captures = any(item.name.endswith((".ndjson", ".ndjson.gz")) for item in directory.iterdir())
     if path.exists() or has_captures:

@@ -1,5 +1,4 @@
-"""Reads what the exchange published beside a capture: klines and aggregates as CSV, exchangeInfo and
-tickers as JSON."""
+"""Read the exchange's published files in a capture directory: klines and aggregates (CSV), exchangeInfo and tickers."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from cryptolake_assets.model.exchange_records import KLINE_HEADER, AggTrade, Kli
 
 EXCHANGE_INFO_FILE = "exchangeInfo.json"
 TICKERS_FILE = "ticker-24hr.json"
-_FIRST_KLINE_COLUMNS = 9  # what every layout has in common
+_FIRST_KLINE_COLUMNS = 9  # common to all layouts
 _KLINE_COLUMNS = 11  # a twelfth, unused one may follow
 _AGG_TRADE_COLUMNS = 7
 _DECIMAL = re.compile(r"\A-?[0-9]+(?:\.[0-9]+)?\Z", re.ASCII)
@@ -25,10 +24,10 @@ _BOOLEANS = {"true": True, "false": False}
 
 
 def read_klines(directory: Path, symbol: str, interval: str) -> list[Kline]:
-    """The official klines of a directory for one symbol and interval, sorted by open time, decimals verbatim.
+    """Read a directory's official klines of one symbol and interval, sorted by open time, decimals verbatim.
 
-    Source: every `<SYMBOL>-<interval>-….csv` in the archive's layout with its header. Without such a file the answer
-    is an empty list. Raises `CaptureError` for a row that is not a kline, or two files that contradict each other.
+    Source: every `<SYMBOL>-<interval>-….csv` in the archive's layout with its header; an empty list without such a
+    file. Raises `CaptureError` for a row that is not a kline, and for two files that contradict each other.
     """
     found: dict[int, Kline] = {}
     for path in sorted(directory.glob("*.csv")):
@@ -44,7 +43,7 @@ def read_klines(directory: Path, symbol: str, interval: str) -> list[Kline]:
 
 
 def read_agg_trade_files(directory: Path) -> Iterator[tuple[str, AggTrade]]:
-    """(symbol, aggregate trade) of every `<SYMBOL>-aggTrades-*.csv`, in file order, with or without a header line."""
+    """Yield (symbol, aggregate trade) of every `<SYMBOL>-aggTrades-*.csv`, in file order; a header line is optional."""
     for path in sorted(directory.glob("*-aggTrades-*.csv")):
         symbol = path.name.rpartition("-aggTrades-")[0]
         for line_number, row in _rows(path):
@@ -54,7 +53,7 @@ def read_agg_trade_files(directory: Path) -> Iterator[tuple[str, AggTrade]]:
 
 
 def read_exchange_info(directory: Path) -> dict[str, Any] | None:
-    """The recorded exchangeInfo document of a directory, or None without one."""
+    """Return the recorded exchangeInfo document of a directory; None without one."""
     path = directory / EXCHANGE_INFO_FILE
     if not path.is_file():
         return None
@@ -70,7 +69,7 @@ def read_exchange_info(directory: Path) -> dict[str, Any] | None:
 
 
 def read_tickers(directory: Path) -> list[dict[str, Any]]:
-    """The recorded answer of `ticker/24hr` of a directory, or an empty list without one."""
+    """Return the recorded `ticker/24hr` response of a directory; an empty list without one."""
     path = directory / TICKERS_FILE
     if not path.is_file():
         return []
@@ -84,7 +83,7 @@ def read_tickers(directory: Path) -> list[dict[str, Any]]:
 
 
 def _named_rows(rows: list[Any]) -> list[dict[str, Any]]:
-    """Return the rows that name a symbol; an odd one holds no other back. Raises `TypeError` when all are odd."""
+    """Return the rows that name a symbol; skip the others. Raises `TypeError` if no row names one."""
     named = [row for row in rows if isinstance(row, dict) and isinstance(row.get("symbol"), str)]
     if rows and not named:
         raise TypeError("no row names a symbol")
@@ -97,7 +96,7 @@ def _is_kline_file(path: Path) -> bool:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number from 1, values) of the non-empty lines."""
+    """Yield (line number from 1, values) of the non-empty lines."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
@@ -115,7 +114,7 @@ def _kline(path: Path, line_number: int, row: list[str]) -> Kline:
 
 
 def _agg_trade(path: Path, line_number: int, row: list[str]) -> AggTrade:
-    # An aggregate to which no trade belongs has -1 for the ids of its trades.
+    # An aggregate id without a trade has -1 as its first and last trade id.
     marker = [item if item != "-1" or index not in (3, 4) else "0" for index, item in enumerate(row)]
     _check_row(path, line_number, marker, _AGG_TRADE_COLUMNS, integers=(0, 3, 4, 5), decimals=(1, 2))
     is_buyer_maker = _BOOLEANS.get(row[6].lower())

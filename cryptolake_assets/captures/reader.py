@@ -1,11 +1,10 @@
-"""Reads a directory of captures: recorded WebSocket frames, and what they hold.
+"""Read a directory of captures: recorded WebSocket frames and their summary.
 
 A capture is a file of `<receive time> <frame>` lines, `.ndjson` or `.ndjson.gz`. The receive time is epoch ns, µs,
-ms or seconds, or ISO 8601 in UTC with up to nine digits after the second. Lines that hold no frame are skipped: empty
-ones, those that begin with an address, such as the `wss://… <-> time` line that recorders write at each connection, and
-a last line that the recorder did not finish. A byte order mark at the start of a line is no part of it: files that were
-put together have one in their middle. Several files of a directory are one recording: they are merged by receive time.
-Reading streams, whatever the size of the files.
+ms or seconds, or ISO 8601 in UTC with up to nine digits after the second. The reader skips lines without a frame: empty
+lines, lines that start with an address (recorders write `wss://… <-> time` at each connection), and an unfinished last
+line. It strips a byte order mark at the start of any line, because concatenated files have them in the middle. The
+files of a directory are one recording, merged by receive time. Files are streamed, so memory stays bounded.
 
 This module is imported when the Dagster definitions load: nothing heavy may be imported here.
 """
@@ -53,11 +52,10 @@ __all__ = [
 
 log = structlog.get_logger(__name__)
 
-MAX_LINE_BYTES = 1 << 20
-"""Longest line of a capture; WebSocket clients refuse larger frames by default."""
+MAX_LINE_BYTES = 1 << 20  # WebSocket clients reject larger frames by default
+# Maximum deviation of an event time's skew (event time less receive time) from the recording's median. Beyond it the
+# frame has a wrong date: it is replayed like any other, but moves no clock.
 PLAUSIBLE_SKEW_NS = 600 * 10**9
-"""An event time further than this from the recording's usual distance to the receive time is not the exchange's
-clock, but a wrong date inside a frame; such a frame is replayed like any other, and moves no clock."""
 
 _SKEW_SAMPLE = 1_001
 _HEAD_FRAMES = 1_000
@@ -67,15 +65,14 @@ _LINE = re.compile(
     rb"|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?Z)(?:: ?| )(.*)",
     re.DOTALL,
 )
-_NS_DIGITS = 19
-"""Of a time of this century in nanoseconds since 1970."""
+_NS_DIGITS = 19  # digits of a present-day time in nanoseconds since 1970
 _URL_PREFIXES = (b"ws://", b"wss://", b"http://", b"https://")
 _URL_PREFIX_BYTES = max(map(len, _URL_PREFIXES))
 
 
 @dataclass(frozen=True, slots=True)
 class CapturedFrame:
-    """One recorded frame: when it was received (epoch nanoseconds, the recorder's clock) and its text, untouched."""
+    """One recorded frame: receive time (epoch nanoseconds, the recorder's clock) and verbatim text."""
 
     receive_time_ns: int
     raw: str
@@ -83,22 +80,20 @@ class CapturedFrame:
 
 @dataclass(frozen=True)
 class CaptureSummary:
-    """What a capture directory holds. Frames that cannot be parsed count in `frame_count` and nowhere else."""
+    """Summary of a capture directory. Unparseable frames count in `frame_count` only."""
 
     directory: Path
-    symbols: tuple[str, ...]
-    """Symbols of the recorded events, in order of appearance."""
-    trade_streams: Mapping[str, tuple[TradeStreamName, ...]]
-    """Per symbol, which of `trade` and `aggTrade` were recorded; empty when neither was."""
+    symbols: tuple[str, ...]  # symbols of the recorded events, in order of appearance
+    trade_streams: Mapping[str, tuple[TradeStreamName, ...]]  # per symbol; empty if it has no trade stream
     stream_names: tuple[str, ...]
     frame_count: int
+    # First and last exchange event time (`E`), epoch milliseconds, without implausible dates.
     first_event_time_ms: int
     last_event_time_ms: int
-    """First and last exchange event time (`E`), epoch milliseconds, implausible dates left out."""
     first_receive_time_ns: int
     last_receive_time_ns: int
+    # Exchange clock minus receive clock: the smallest offset with which no frame precedes its event time.
     clock_offset_ns: int
-    """The exchange's clock less the receive clock: the smallest offset by which no frame precedes its event time."""
 
 
 _EpochMs = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
@@ -109,8 +104,7 @@ class _Event(msgspec.Struct):
     s: str = ""
     E: _EpochMs | None = None
     T: _EpochMs | None = None
-    o: Any = None
-    """Of a liquidation: the order."""
+    o: Any = None  # the order of a liquidation
 
 
 class _CombinedEvent(_Event):
@@ -124,7 +118,7 @@ _decode_event = msgspec.json.Decoder(_CombinedEvent).decode
 
 
 def capture_files(directory: Path) -> tuple[Path, ...]:
-    """The capture files of a directory, sorted by name. Raises `CaptureError` when there are none."""
+    """Return the capture files of a directory, sorted by name. Raises `CaptureError` if there are none."""
     if not directory.is_dir():
         raise CaptureError(
             f"capture: {directory} is not a directory. Set CRYPTOLAKE_REPLAY_DIR to a directory of captures."
@@ -143,10 +137,10 @@ def capture_files(directory: Path) -> tuple[Path, ...]:
 
 
 def read_frames(directory: Path) -> Iterator[CapturedFrame]:
-    """Every frame of a directory's captures in order of receive time; ties keep the order of file name, then line.
+    """Yield the frames of all captures by receive time; ties keep the order of file name, then line.
 
-    Raises `CaptureError` naming file and line when a file cannot be read or a line has no receive time. The frame
-    itself may be anything: what the exchange sent is replayed as it was.
+    Raises `CaptureError` naming file and line if a file is unreadable or a line has no receive time. The frame itself
+    may be any text: it is replayed as recorded.
     """
     files = capture_files(directory)
     if len(files) == 1:
@@ -155,22 +149,24 @@ def read_frames(directory: Path) -> Iterator[CapturedFrame]:
 
 
 def summarise(directory: Path) -> CaptureSummary:
-    """What the directory holds, in one pass over it; remembered in this process until a file changes."""
+    """Summarize the directory in one pass; cached in this process until a file changes."""
     return _summarise(directory, _fingerprint(directory))
 
 
 def first_day(directory: Path) -> date:
-    """The UTC date of the first trade (its `T`), from the head of each file only.
+    """Return the UTC date of the first trade (its `T`), from the head of each file only.
 
-    A date that is far from what the neighbouring trades say is passed over. Where a file's head holds no trade, the
-    receive time of its first frame stands in.
+    Skips implausible dates. For a file whose head has no trade, uses the receive time of its first frame.
     """
     return _first_day(directory, _fingerprint(directory))
 
 
 def last_day(directory: Path, memory: Path) -> date:
-    """Return the UTC date of the last event. It takes reading every frame, so the file `memory` keeps the answer until
-    a capture changes, if its directory is there."""
+    """Return the UTC date of the last event.
+
+    This reads every frame, so the result is cached in the file `memory` until a capture changes, if its directory
+    exists.
+    """
     fingerprint = hashlib.sha256(repr(_fingerprint(directory)).encode()).hexdigest()
     try:
         kept = json.loads(memory.read_bytes())
@@ -229,7 +225,7 @@ def _open(path: Path) -> io.BufferedReader:
 
 
 def _parse_line(path: Path, line_number: int, line: bytes) -> CapturedFrame | None:
-    """Return the frame of a line; None for a line that holds none."""
+    """Return the frame of a line; None for a line without a frame."""
     if _has_no_frame(line):
         return None
     line = line.rstrip(b"\r\n")
@@ -265,7 +261,7 @@ def _has_no_frame(line: bytes) -> bool:
 
 
 def _fraction_ns(digits: bytes | None) -> int:
-    """Return the digits after a second's point as nanoseconds."""
+    """Convert the fractional digits of a second to nanoseconds."""
     return int((digits or b"")[:9].ljust(9, b"0"))
 
 
@@ -282,7 +278,7 @@ def _line_error(path: Path, line_number: int, cause: str) -> CaptureError:
 
 
 def _parse_event(raw: str) -> tuple[str, _Event] | None:
-    """(stream name or "", event) of a frame, or None when it is not an event in the exchange's shape."""
+    """Return (stream name or "", event) of a frame; None if it is not an exchange event."""
     try:
         frame = _decode_event(raw)
     except (msgspec.MsgspecError, RecursionError):
@@ -294,7 +290,7 @@ def _parse_event(raw: str) -> tuple[str, _Event] | None:
 
 @dataclass
 class _SummaryBuilder:
-    """Gathers a summary frame by frame; holds names and a sample, never the frames."""
+    """Builder of a summary, frame by frame; it keeps names and a sample, not the frames."""
 
     frame_count: int = 0
     first_receive_ns: int | None = None
@@ -318,7 +314,7 @@ class _SummaryBuilder:
         stream, event = parsed
         if stream:
             self.streams[stream] = None
-        # An event counts for the symbol whose stream carried it; a frame whose two names disagree counts for none.
+        # Count an event only if its symbol matches its stream's symbol.
         if is_symbol(event.s) and (not stream or stream.startswith(stream_name(event.s, ""))):
             streams = self.symbols.setdefault(event.s, {})
             for kind in TRADE_STREAMS:
@@ -336,7 +332,7 @@ class _SummaryBuilder:
             self._count_event_time(event_time_ms, receive_time_ns)
 
     def settle(self) -> None:
-        """Takes the sample's median as the usual skew; called when the sample is full and at the end."""
+        """Set the usual skew to the sample's median; called when the sample is full and at the end."""
         if self.usual_skew_ns is None and self.sample:
             self.usual_skew_ns = statistics.median_low(event * 10**6 - receive for event, receive in self.sample)
             for event_time_ms, receive_time_ns in self.sample:
@@ -363,7 +359,7 @@ def _summarise(directory: Path, _fingerprint: tuple[tuple[str, int, int], ...]) 
             f"capture: the files of {directory} hold no frame. Record some, or set CRYPTOLAKE_REPLAY_DIR to a "
             "directory whose captures are not empty."
         )
-    offset_ns = builder.max_skew_ns or 0  # no event time at all: the receive clock is the only one
+    offset_ns = builder.max_skew_ns or 0  # without any event time, use the receive clock
     first_ms = (
         (builder.first_receive_ns + offset_ns) // 10**6 if builder.first_event_ms is None else builder.first_event_ms
     )
@@ -396,7 +392,7 @@ def _first_day(directory: Path, _fingerprint: tuple[tuple[str, int, int], ...]) 
 
 
 def _first_trade_time_ms(path: Path) -> int | None:
-    """The first trade's time of one file in epoch milliseconds, or None when the file holds no frame."""
+    """Return the first trade's time of one file, epoch milliseconds; None if the file has no frame."""
     first_receive_ns: int | None = None
     trades: list[tuple[int, int]] = []
     for frame in islice(_read_file(path), _HEAD_FRAMES):

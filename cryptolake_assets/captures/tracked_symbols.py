@@ -1,4 +1,4 @@
-"""Which symbols and which trade stream are tracked, and from which day on: settings held against the source."""
+"""Resolve the settings against the source: tracked symbols, streams, and the first and last day."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _NAMED_IN_MESSAGES = 20
 
 @dataclass(frozen=True)
 class Subscriptions:
-    """What the producer subscribes to: every symbol's trades, by one kind of stream."""
+    """The producer's trade subscriptions: all symbols, one kind of trade stream."""
 
     symbols: tuple[str, ...]
     stream: TradeStreamName
 
     @property
     def stream_names(self) -> tuple[str, ...]:
-        """Names on the wire, such as `btcusdt@aggTrade`."""
+        """Stream names, such as `btcusdt@aggTrade`."""
         return tuple(stream_name(symbol, self.stream) for symbol in self.symbols)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What the exchange says of its symbols; `volumes` are quote volumes of 24 hours."""
+    """The exchange's listed symbols; `volumes` are 24-hour quote volumes."""
 
     symbols: Sequence[ListedSymbol]
     volumes: Mapping[str, Decimal] = field(default_factory=dict)
@@ -52,11 +52,11 @@ def resolve_subscriptions(
     listing: Listing | None = None,
     tracked: Collection[str] = (),
 ) -> Subscriptions:
-    """The subscriptions that the settings ask for; `tracked` is what is tracked now.
+    """Return the subscriptions of the settings; `tracked` are the currently tracked symbols.
 
-    On the replay exchange they are held against `summary` (read from the capture's directory when not given). Live,
-    symbols are held against `listing` where given; without it, only those that are chosen by name are known. Raises
-    `UnknownSymbolError`, `StreamUnavailableError`, `SettingsError`, and `CaptureError` when the capture cannot be read.
+    In a replay, symbols are checked against `summary` (read from the capture directory if not given). Live, symbols are
+    checked against `listing` if given; without it, only symbols selected by name are known. Raises
+    `UnknownSymbolError`, `StreamUnavailableError`, `SettingsError`, and `CaptureError` if the capture is unreadable.
     """
     selection = parse_selection(settings.symbol_items)
     if selection.busiest and not settings.venue.klines_count_quote:
@@ -76,16 +76,20 @@ def resolve_subscriptions(
 
 
 def default_start_date(settings: Settings) -> date:
-    """The first partition: the setting, or the capture's first day, or 2026-01-01 when live. Reads at most the head
-    of each capture file; raises `CaptureError` when there is none."""
+    """Return the first partition: the setting, else the capture's first day, or 2026-01-01 when live.
+
+    Reads at most the head of each capture file. Raises `CaptureError` if there is no capture.
+    """
     if settings.start_date is not None:
         return settings.start_date
     return first_day(settings.replay_dir) if settings.source is Source.REPLAY else LIVE_START_DATE
 
 
 def default_end_date(settings: Settings) -> date | None:
-    """Return the last partition: the setting, or the capture's last day in a replay; None when there is none. In a
-    replay a later day of the archive that was loaded moves it. Raises `CaptureError` when there is no capture."""
+    """Return the last partition: the setting, else the capture's last day; None when live without the setting.
+
+    In a replay, a later loaded archive day extends it. Raises `CaptureError` if there is no capture.
+    """
     if settings.source is not Source.REPLAY:
         return settings.end_date
     end = settings.end_date or last_day(settings.replay_dir, settings.run_dir / "capture.json")
@@ -93,7 +97,7 @@ def default_end_date(settings: Settings) -> date | None:
 
 
 def archived_to(settings: Settings) -> date | None:
-    """Return the last day of the archive that was loaded into a replay's lake, None before the first."""
+    """Return the last archive day loaded into a replay's lake; None if none was."""
     try:
         return date.fromisoformat(_archived_to(settings).read_text(encoding="utf-8").strip())
     except (OSError, ValueError):
@@ -101,7 +105,7 @@ def archived_to(settings: Settings) -> date | None:
 
 
 def note_archived(settings: Settings, day: date) -> None:
-    """Keep `day` as `archived_to` if it is later."""
+    """Store `day` as `archived_to` if it is later (replay only)."""
     if settings.source is Source.REPLAY and day > (archived_to(settings) or date.min):
         _archived_to(settings).write_text(day.isoformat(), encoding="utf-8")
 
@@ -134,9 +138,9 @@ def _from_capture(
 
 
 def _all_captured(summary: CaptureSummary, wanted: Sequence[TradeStreamName]) -> Subscriptions:
-    """Return every symbol that has trades of one kind of stream: the kind that most symbols have.
+    """Subscribe to all symbols of the trade stream that most symbols have.
 
-    A capture of other streams alone is replayed too: its symbols are subscribed to, and no trade comes.
+    For a capture without trade streams, subscribe to all of its symbols; no trades will arrive.
     """
     by_stream = {
         stream: tuple(symbol for symbol in summary.symbols if stream in summary.trade_streams[symbol])
@@ -162,7 +166,7 @@ def _unavailable(
 
 @dataclass(frozen=True)
 class _CapturedSymbol:
-    """A symbol of a capture as one that is listed."""
+    """A captured symbol as a `ListedSymbol`."""
 
     symbol: str
     quote_asset: str = ""
@@ -193,23 +197,23 @@ def _check_some(symbols: Sequence[str], items: Sequence[str], who: str) -> None:
 
 
 def _named(items: Iterable[str]) -> str:
-    """The items joined, at most 20 of them."""
+    """Join at most 20 of the items for a message."""
     listed = list(items)
     more = len(listed) - _NAMED_IN_MESSAGES
     return ", ".join(listed[:_NAMED_IN_MESSAGES]) + (f" and {more} more" if more > 0 else "")
 
 
 def streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
-    """Return the trades and the extra streams in use. Raises as `extra_streams_in_use`."""
+    """Return the trades stream and the extra streams in use. Raises the errors of `extra_streams_in_use`."""
     return (TRADES, *extra_streams_in_use(settings))
 
 
 def extra_streams_in_use(settings: Settings) -> tuple[MinuteStream, ...]:
-    """Return those that the settings name; with `auto` those that the replayed capture holds, and none when live.
+    """Return the extra streams that the settings name; with `auto`, those of the replayed capture, none when live.
 
-    Raises `CaptureError` when the capture cannot be read.
+    Raises `CaptureError` if the capture cannot be read.
     """
-    if settings.market is not Market.USD_M:  # which is what they are of
+    if settings.market is not Market.USD_M:  # the extra streams exist on USD-M futures only
         return ()
     if settings.extra_streams != (AUTO_STREAMS,):
         return tuple(stream_type for stream_type in EXTRA_STREAM_TYPES if stream_type.name in settings.extra_streams)

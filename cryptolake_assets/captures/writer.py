@@ -1,7 +1,7 @@
-"""Writes frames to capture files in the format that `reader` reads: compressed, rotated, and whole also after a kill.
+"""Write frames to capture files in the format of `reader`: compressed, rotated, and recoverable after a crash.
 
-A file that is being written is called `….ndjson.gz.part`, which no reader takes; it gets its name when it is complete.
-What a killed writer left is taken over by the next one, up to the last frame that reached the disk.
+An unfinished file is named `….ndjson.gz.part`, which readers ignore; it is renamed when complete. The next writer
+recovers the unfinished files of a killed one, up to the last frame on disk.
 """
 
 from __future__ import annotations
@@ -21,23 +21,21 @@ log = structlog.get_logger(__name__)
 
 SUFFIX = ".ndjson.gz"
 PART = ".part"
-FLUSH_S = 2.0
-"""At most so much of what was received is lost with a kill of the machine."""
+FLUSH_S = 2.0  # maximum seconds of frames lost if the machine dies
 _CHUNK_BYTES = 1 << 20
 
 
 class CaptureWriter:
-    """Appends frames of one recording to files in a directory, a new one every `rotate_s` seconds."""
+    """Writer of one recording: appends frames to files in a directory, with a new file every `rotate_s` seconds."""
 
     def __init__(self, directory: Path, name: str, rotate_s: float, wall: Callable[[], float] = time.time) -> None:
-        """Makes the directory and takes over what a killed writer left in it. Raises `CaptureError`."""
+        """Create the directory and recover files of a killed writer. Raises `CaptureError` if it cannot be written."""
         self._directory, self._name, self._rotate_s, self._wall = directory, name, rotate_s, wall
         self._file: gzip.GzipFile | None = None
         self._path = directory
         self._opened_at = self._flushed_at = 0.0
         self.frames = 0
-        self.skipped = 0
-        """Frames that no text file can hold: they were not UTF-8."""
+        self.skipped = 0  # frames that are not UTF-8, which the text format cannot hold
         self.files = 0
         self.size_bytes = 0
         try:
@@ -47,7 +45,7 @@ class CaptureWriter:
         recover(directory)
 
     def write(self, received_at_us: int, raw: bytes) -> None:
-        """One frame, verbatim; a line break inside, which JSON has only between values, becomes a blank."""
+        """Append one frame verbatim; line breaks, which JSON allows only between values, become spaces."""
         try:
             raw.decode()
         except UnicodeDecodeError:
@@ -69,7 +67,7 @@ class CaptureWriter:
         self.frames += 1
 
     def close(self) -> None:
-        """Completes the present file."""
+        """Complete the current file."""
         if self._file is None:
             return
         try:
@@ -95,7 +93,7 @@ class CaptureWriter:
 
 
 def recover(directory: Path) -> list[Path]:
-    """Completes files that a killed writer left: every whole line of them; returns the files that came of it."""
+    """Recover the whole lines of files that a killed writer left; return the completed files."""
     made = []
     for part in sorted(directory.glob(f"*{SUFFIX}{PART}")):
         content = _readable(part)
@@ -112,7 +110,7 @@ def recover(directory: Path) -> list[Path]:
 
 
 def _readable(path: Path) -> bytes:
-    """What can be decompressed of a file that may end anywhere."""
+    """Return the decompressible prefix of a possibly truncated file."""
     inflate = zlib.decompressobj(wbits=31)
     found = bytearray()
     with path.open("rb") as file:
