@@ -1,1 +1,1 @@
-"""One HTTP client with its limits and retries, and one strict JSON reader."""
+"""HTTP clients with rate limits and retries, and a strict JSON reader."""

@@ -1,7 +1,7 @@
-"""HTTP clients, blocking and asyncio: bounded bodies, and retries as one policy says.
+"""HTTP clients, blocking and asyncio, with bounded bodies and one retry policy.
 
-Both share how a request is built, answered and tried again; they differ only in who waits. The result is a value for
-whatever the server does: a rejected request is as much a record as a good response.
+Both share request building, response handling and retries; they differ only in who waits. A failure is returned as a
+value, not raised, because callers also record failed responses.
 """
 
 from __future__ import annotations
@@ -27,18 +27,16 @@ log = structlog.get_logger(__name__)
 
 C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
-MAX_BYTES = 64 * 1024 * 1024
-"""Of a body; well above the longest, the spot market's exchangeInfo."""
-RATE_LIMITED = (418, 429)
-"""The exchange answers 418 to those who go on after a 429."""
+MAX_BYTES = 64 * 1024 * 1024  # maximum body; well above the largest, Spot's exchangeInfo
+RATE_LIMITED = (418, 429)  # the exchange answers 418 to clients that keep sending after a 429
 
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """What became of a request.
+    """The result of a request.
 
-    `status` is None where nothing came back. `failure` says what is wrong, None for a 200; `may_pass` whether asking
-    again may help.
+    `status` is None if there was no response. `failure` is the cause, None for a 200; `may_pass` says whether a retry
+    may succeed.
     """
 
     request: HttpRequest
@@ -56,7 +54,7 @@ class HttpResponse:
 
     @property
     def retry_after_s(self) -> float:
-        """The pause that the server asks for, in seconds or by a date; 1 s for a rate limit that does not say."""
+        """Seconds to wait by `Retry-After` (seconds or a date); without it, 1 for a rate limit, else 0."""
         text = self.headers.get("Retry-After", "").strip()
         if text.isascii() and text.isdigit():
             return float(text[:9])
@@ -65,7 +63,7 @@ class HttpResponse:
         return 1.0 if self.status in RATE_LIMITED else 0.0
 
     def begun(self, stream: httpx.Response) -> HttpResponse:
-        """Return the response with the status and the headers that came."""
+        """Return the response with the received status and headers."""
         status = stream.status_code
         return replace(
             self,
@@ -82,15 +80,15 @@ class HttpResponse:
         return replace(self, body=bytes(body))
 
     def passing(self, failure: str) -> HttpResponse:
-        """Return the response with a failure that may pass."""
+        """Return the response with a transient failure."""
         return replace(self, failure=failure, may_pass=True)
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a request is made and how long is waited between two attempts.
+    """The number of attempts and the wait between them.
 
-    A pause longer than `max_retry_after_s` ends it at once: trying earlier would only lengthen a ban.
+    A requested pause above `max_retry_after_s` ends the retries: trying earlier would only lengthen a ban.
     """
 
     attempts: int = 5
@@ -98,8 +96,10 @@ class RetryPolicy:
     max_retry_after_s: float = 60.0
 
     def arguments(self, stop: Callable[[RetryCallState], bool] | None = None) -> dict[str, Any]:
-        """For tenacity's `Retrying` and `AsyncRetrying` of a call that returns an `HttpResponse`; `stop` is asked
-        instead of counting attempts."""
+        """Return arguments for tenacity's `Retrying` and `AsyncRetrying` of a call that returns an `HttpResponse`.
+
+        `stop` replaces the limit of attempts.
+        """
         return {
             "retry": retry_if_result(attrgetter("may_pass")),
             "stop": lambda state: (
@@ -112,13 +112,13 @@ class RetryPolicy:
         }
 
     def _wait_s(self, state: RetryCallState) -> float:
-        """What the server asked for, and on top of it a full-jitter exponential backoff."""
+        """Return the requested pause plus a full-jitter exponential backoff."""
         backoff_s = wait_random_exponential(multiplier=0.1, max=self.max_backoff_s)(state)
         return _response_of(state).retry_after_s + backoff_s
 
 
 def _response_of(state: RetryCallState) -> HttpResponse:
-    """Return the response of an attempt that has ended and raised nothing: no other is tried again."""
+    """Return the response of a finished attempt. It has one: an attempt that raises is not retried."""
     return cast(HttpResponse, cast(Future, state.outcome).result())
 
 
@@ -136,25 +136,25 @@ def _log_retry(state: RetryCallState) -> None:
 
 @lru_cache(maxsize=1)
 def tls() -> ssl.SSLContext:
-    """One for the process: to load the trusted certificates takes longer than a request."""
+    """Return the process-wide TLS context: loading the trusted certificates takes longer than a request."""
     return httpx.create_ssl_context()
 
 
 class _Client(Generic[C]):
-    """What both forms share."""
+    """Shared parts of both clients."""
 
     def __init__(self, http: C, policy: RetryPolicy | None) -> None:
         self._http: C = http
         self.policy = policy or RetryPolicy()
 
     def _build(self, request: HttpRequest) -> tuple[httpx.Request, HttpResponse]:
-        """Return what is to be sent, and the response as long as there is none."""
+        """Return the httpx request and an empty response."""
         sent = self._http.build_request("GET", request.path, params=request.params, headers=request.headers)
         return sent, HttpResponse(request, str(sent.url), datetime.now(UTC))
 
 
 class HttpClient(_Client[httpx.Client]):
-    """The blocking client. `get` never raises for what the server does."""
+    """The blocking client. `get` returns server and network failures instead of raising them."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class HttpClient(_Client[httpx.Client]):
     def stream(
         self, request: HttpRequest, receive: Callable[[HttpResponse, httpx.Response], HttpResponse]
     ) -> HttpResponse:
-        """Make one attempt, whose body `receive` reads."""
+        """Make one attempt; `receive` reads the body."""
         sent, response = self._build(request)
         try:
             with closing(self._http.send(sent, stream=True)) as stream:
@@ -197,7 +197,7 @@ class HttpClient(_Client[httpx.Client]):
 
 
 class AsyncHttpClient(_Client[httpx.AsyncClient]):
-    """The asyncio client. `get` never raises for what the server does."""
+    """The asyncio client. `get` returns server and network failures instead of raising them."""
 
     def __init__(self, base_url: str, timeout_s: float, policy: RetryPolicy | None = None) -> None:
         super().__init__(httpx.AsyncClient(base_url=base_url, timeout=timeout_s, verify=tls()), policy)
@@ -229,7 +229,7 @@ class AsyncHttpClient(_Client[httpx.AsyncClient]):
 
 
 def _read(response: HttpResponse, stream: httpx.Response) -> HttpResponse:
-    """Read the body, no more of it than one chunk over the bound."""
+    """Read the body, at most one chunk beyond `MAX_BYTES`."""
     body = bytearray()
     for part in stream.iter_bytes():
         body += part

@@ -1,4 +1,4 @@
-"""What a client is asked to get. Pure; the clients are in `http_client`."""
+"""The request value of the clients in `http_client`. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 class HttpRequest:
     """One GET below the client's base URL.
 
-    `endpoint` is its name in Bronze and tells a batch source's `parse` what to expect; `weight` is what it takes of the
-    server's rate limit.
+    `endpoint` is its name in Bronze and selects how a batch source's `parse` reads the response; `weight` is its cost
+    in the server's rate limit.
     """
 
     path: str

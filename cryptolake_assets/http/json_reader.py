@@ -1,7 +1,7 @@
-"""JSON of others, read strictly: numbers exactly as they were written, a wrong shape refused with its place. Pure.
+"""Strict reader of third-party JSON: exact numbers; errors name the place of a wrong shape. Pure.
 
-Not by msgspec, which reads the exchange's own responses: it takes the last of two equal keys, and rejects a whole page
-for one NaN.
+The exchange's responses are read with msgspec, which is too lenient and too strict here: it keeps the last of duplicate
+keys, and rejects a whole page for one NaN.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LAST_SECOND = 253_402_300_799  # 9999-12-31
 
 
 class Unreadable:
-    """Stands for a value that is no JSON or has no exact reading; `Fields` and `array_of` reject it with its place."""
+    """A value that is not JSON or has no exact representation; `Fields` and `array_of` reject it with its place."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -35,10 +35,10 @@ class Unreadable:
 
 
 def parse_json(body: bytes) -> Any:
-    """The document; every number is a `Decimal`. Raises `ResponseRejectedError` for what is not JSON.
+    """Parse the document; every number is a `Decimal`. Raises `ResponseRejectedError` if it is not JSON.
 
-    NaN, an object that holds a key twice and a number beyond `Decimal` are `Unreadable`: the item that has one is odd,
-    and not the others of its page.
+    NaN, an object with a duplicate key and a number beyond `Decimal` become `Unreadable`, so that only the item that
+    contains one is rejected, not its page.
     """
     try:
         return json.loads(
@@ -71,8 +71,10 @@ def array_of(value: Any, place: str) -> list[Any]:
 
 
 class Fields:
-    """An object's values by name; each method raises `ResponseRejectedError` naming the place. With `optional`, null
-    and a missing key are None."""
+    """Typed access to an object's values by name.
+
+    Each method raises `ResponseRejectedError` naming the place. With `optional`, null and a missing key are None.
+    """
 
     def __init__(self, value: Any, place: str) -> None:
         if not isinstance(value, dict):
@@ -114,14 +116,14 @@ class Fields:
         return int(value)
 
     def digits(self, name: str) -> int:
-        """A whole number >= 0 written as text."""
+        """Return a whole number >= 0 written as text."""
         value = self.raw(name)
         if not (isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value)):
             raise self._wrong(name, "digits in quotes")
         return int(value)
 
     def quoted(self, name: str, *, optional: bool = False) -> Decimal | None:
-        """A number written as text, such as "-0.00018534". With `optional`, the empty text is None too."""
+        """Return a number written as text, such as "-0.00018534". With `optional`, the empty text is None too."""
         value = self._values.get(name) if optional else self.raw(name)
         if optional and value in (None, ""):
             return None
@@ -130,7 +132,7 @@ class Fields:
         return Decimal(value)
 
     def milliseconds(self, name: str) -> datetime:
-        """A time as milliseconds since 1970: a number, or its digits in quotes."""
+        """Return a time given as milliseconds since 1970, a number or quoted digits."""
         value = self.raw(name)
         if isinstance(value, str):
             value = Decimal(self.digits(name))
@@ -139,14 +141,14 @@ class Fields:
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(value))
 
     def seconds(self, name: str) -> datetime:
-        """A time as seconds since 1970, a number."""
+        """Return a time given as a number of seconds since 1970."""
         value = self.whole(name)
         if value is None or not 0 <= value <= _LAST_SECOND:
             raise self._wrong(name, "seconds since 1970")
         return datetime.fromtimestamp(value, UTC)
 
     def moment(self, name: str, *, optional: bool = False) -> datetime | None:
-        """A time as RFC 3339 with its zone."""
+        """Return a time given as RFC 3339 with a zone, in UTC."""
         value: Any = self._values.get(name) if optional else self.raw(name)
         if value is None and optional:
             return None
@@ -166,7 +168,7 @@ class Fields:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether UTF-8 has the text; it has no bytes for half a surrogate pair, which JSON can escape."""
+    """Return whether UTF-8 can encode the text; JSON escapes can produce lone surrogates, which it cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -175,7 +177,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def fits(value: Decimal, precision: int, scale: int) -> bool:
-    """Whether decimal(precision, scale) holds the value without losing a digit. Costs nothing for 1e400."""
+    """Return whether decimal(precision, scale) holds the value exactly. Cheap even for 1e400."""
     _, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):  # NaN or infinite
         return False
@@ -188,7 +190,7 @@ def fits(value: Decimal, precision: int, scale: int) -> bool:
 
 
 def as_type(value: Decimal, column_type: str) -> Decimal:
-    """The same number with the scale of `decimal(p, s)`. Raises `ValueError` when it does not fit."""
+    """Return the number at the scale of `decimal(p, s)`. Raises `ValueError` if it does not fit."""
     match = _DECIMAL_TYPE.fullmatch(column_type)
     if match is None:
         raise ValueError(f"{column_type} is no decimal type")
@@ -201,7 +203,7 @@ def as_type(value: Decimal, column_type: str) -> Decimal:
 
 
 def typed(row: dict[str, Any], table: TableSpec) -> dict[str, Any]:
-    """The row with each decimal at its column's scale. Raises `ValueError` naming the column that one does not fit."""
+    """Return the row with each decimal at its column's scale. Raises `ValueError` naming a column it does not fit."""
     types = {column.name: column.type for column in table.columns}
     found = dict(row)
     for name, value in row.items():
@@ -214,6 +216,6 @@ def typed(row: dict[str, Any], table: TableSpec) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    """A value for a message."""
+    """Format a value for an error message."""
     text = repr(value) if isinstance(value, str) else str(value)
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else text[:_SHOWN_BYTES]

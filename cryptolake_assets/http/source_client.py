@@ -1,4 +1,4 @@
-"""The HTTP client of a batch source: within its rate limit."""
+"""The rate-limited HTTP client of a batch source."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from limits.strategies import MovingWindowRateLimiter
 from cryptolake_assets.http.http_client import HttpClient, HttpResponse, RetryPolicy
 from cryptolake_assets.http.http_request import HttpRequest
 
+# Sources count calls per minute and request pauses of about a minute.
 PATIENT = RetryPolicy(attempts=4, max_backoff_s=20.0, max_retry_after_s=90.0)
-"""A source counts calls by the minute, and asks for a pause of as much."""
 
 
 class SourceClient(HttpClient):
-    """A client of one source, which makes no more than `calls_a_minute` attempts a minute."""
+    """A client of one source that makes at most `calls_a_minute` attempts per minute."""
 
     def __init__(
         self,
