@@ -1,1 +1,1 @@
-"""The replay exchange: serves a capture as the exchange would, with faults on demand."""
+"""The replay exchange: serves a capture over the exchange's protocol, with configurable faults."""

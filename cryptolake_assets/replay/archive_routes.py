@@ -1,7 +1,7 @@
-"""The replay exchange's archive side: recorded zips of the public archive, by the archive's own paths.
+"""Archive routes of the replay exchange: recorded zips of the public archive, under the archive's own paths.
 
-A file is looked for in the capture's directory by its name, or by its whole path. It is served as it lies there, with
-Range, ETag and Last-Modified, whatever the replayed clock shows. A `.CHECKSUM` that was not recorded is the file's own.
+A file is found in the capture directory by its full path or its name. It is served with Range, ETag and Last-Modified,
+regardless of the replayed clock. If no `.CHECKSUM` was recorded, it is computed from the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CHECKSUM = ".CHECKSUM"
 
 
 class ArchiveRoutes:
-    """Routes and answers of `/data/…`, of the markets of one family."""
+    """Route handlers of `/data/…` for the markets of one family."""
 
     def __init__(self, directory: Path, family: Family) -> None:
         self._directory = directory
@@ -44,7 +44,7 @@ class ArchiveRoutes:
         return web.FileResponse(path, headers={"Content-Type": "text/plain" if of_checksum else "application/zip"})
 
     def _find(self, request: web.Request) -> Path:
-        """Where the file is or would be; raises `HTTPNotFound` for a path that the archive cannot have."""
+        """Return the file's path, which may not exist. Raises `HTTPNotFound` for a path that the archive never has."""
         given = request.match_info
         name = given["name"].removesuffix(_CHECKSUM)
         parts = _NAME.fullmatch(name)

@@ -1,10 +1,10 @@
-"""The replay exchange's batch side: recorded answers of the Fear & Greed index and of CoinGecko.
+"""Batch-source routes of the replay exchange: recorded responses of the Fear & Greed index and CoinGecko.
 
-Answers are as of the replayed clock.
+Responses are as of the replayed clock.
 
-Files of the capture's directory: `fear_greed.json` (the answer of `/fng/?limit=0`, or its array `data`),
-`coingecko_markets_<page>.json` and `coingecko_global.json` (answers, served byte for byte). Without a file the index
-and the pages are empty, and `/global` is 404: nothing is made up.
+Files of the capture directory: `fear_greed.json` (the response of `/fng/?limit=0`, or its array `data`),
+`coingecko_markets_<page>.json` and `coingecko_global.json` (responses, served byte for byte). No data is invented:
+without a file the index and the pages are empty, and `/global` is 404.
 """
 
 from __future__ import annotations
@@ -40,24 +40,23 @@ class _Index(msgspec.Struct):
 
 @dataclass(frozen=True)
 class _Recorded:
-    """An answer, and the time from which it may be told, ms since 1970."""
+    """A recorded response, served from `from_ms` (ms since 1970) on."""
 
     body: bytes
     from_ms: int
 
 
 class BatchRoutes:
-    """Routes and answers. `clock_ms` is the replayed time; nothing later is told. `faults` says what goes wrong."""
+    """Route handlers. They return nothing later than `clock_ms`, the replayed time; `faults` configures failures."""
 
     def __init__(self, directory: Path, clock_ms: Clock, faults: FaultBoard) -> None:
-        """Reads the recorded answers; raises `CaptureError` for one that cannot be understood."""
+        """Read the recorded responses. Raises `CaptureError` for an invalid one."""
         self._clock_ms = clock_ms
         self._faults = faults
         self._index = _read_index(directory / FEAR_GREED_FILE)
         self._pages = {_page_number(path): _read_page(path) for path in sorted(directory.glob(COINGECKO_PAGE_FILES))}
         self._global = _read_global(directory / COINGECKO_GLOBAL_FILE)
-        self.requests: list[str] = []
-        """Path and query of each request so far, and its key if it had one: `/fng/?limit=0`."""
+        self.requests: list[str] = []  # path and query of each request (`/fng/?limit=0`), and its key if any
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -92,7 +91,7 @@ class BatchRoutes:
         return _json(self._global.body)
 
     async def meet(self, source: str, request: web.Request) -> web.Response | None:
-        """The fault's answer, if one is due; a slow answer is a good one in the end."""
+        """Log the request and return the response of a due fault, else None; a slow fault only waits."""
         key = request.headers.get("x-cg-demo-api-key")
         self.requests.append(request.path_qs + (f" key={key}" if key else ""))
         fault = self._faults.source_fault(source)
@@ -132,7 +131,7 @@ def _whole(request: web.Request, name: str, default: int) -> int:
 
 
 def _read_index(path: Path) -> _Index:
-    """Newest day first, as it was recorded; empty without the file."""
+    """Return the recorded index, newest day first; empty without the file."""
     if not path.is_file():
         return _Index([])
     found = _decode(path, _Index | list[Any])
@@ -140,7 +139,7 @@ def _read_index(path: Path) -> _Index:
 
 
 def _second_of(day: Any) -> int:
-    """Return when the day begins; 0 for an odd row, which is told always."""
+    """Return the start of the day, epoch seconds; 0 for an invalid row, which is always served."""
     text = day.get("timestamp") if isinstance(day, dict) else None
     return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else 0
 
@@ -151,7 +150,7 @@ def _read_page(path: Path) -> _Recorded:
 
 
 def _moment_of(coin: Any) -> datetime:
-    """Return when a coin was updated; long ago for an odd one."""
+    """Return when a coin was last updated; 1970 for an invalid entry."""
     try:
         moment = datetime.fromisoformat(coin["last_updated"])
     except (KeyError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What can be asked of a running replay exchange and done to it, under `/replay/…`: status, faults, emitted ledger."""
+"""Control routes of a running replay exchange under `/replay/…`: status, faults, emitted ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ControlRoutes:
-    """Routes and answers. `status` gives the exchange's state; `flush` is called after a change of the faults."""
+    """Route handlers. `status` returns the exchange's state; `flush` is called after a change of the faults."""
 
     def __init__(
         self, directory: Path, faults: FaultBoard, status: Callable[[], dict[str, Any]], flush: Callable[[], None]
@@ -42,7 +42,7 @@ class ControlRoutes:
     @staticmethod
     @web.middleware
     async def same_origin_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Reject changes that a page of another origin asks for."""
+        """Reject changes requested by a page of another origin."""
         origin = request.headers.get("Origin")
         is_change = request.path.startswith("/replay/") and request.method not in ("GET", "HEAD")
         if is_change and origin is not None and origin.partition("://")[2] != request.host:
@@ -50,26 +50,26 @@ class ControlRoutes:
         return await handler(request)
 
     def switch_on(self, *faults: ReplayFault) -> None:
-        """Adds faults to those that are on."""
+        """Switch on faults in addition to the active ones."""
         self._faults.switch_on(faults)
         log.info("replay_faults_switched_on", faults=[switch["kind"] for switch in self.describe()])
         self._flush()
 
     def switch_off(self) -> None:
-        """Ends all faults."""
+        """Switch off all faults."""
         self._faults.switch_off()
         log.info("replay_faults_switched_off")
         self._flush()
 
     def describe(self) -> list[dict[str, Any]]:
-        """The faults that are on, each with how often it has `happened`."""
+        """Return the active faults, each with its `happened` count."""
         return self._faults.describe()
 
     async def _get_status(self, _request: web.Request) -> web.Response:
         return web.json_response(self._status())
 
     async def _get_ledger(self, _request: web.Request) -> web.Response:
-        """Ids that were emitted by now, by stream, as ranges with both ends included."""
+        """Return the ids emitted so far per stream, as inclusive ranges."""
         status = self._status()
         frames = status["frames_passed"]
         ranges = await asyncio.to_thread(lambda: id_ranges(emitted_trades(self._directory, frames)))
@@ -79,7 +79,7 @@ class ControlRoutes:
         return web.json_response({"faults": self.describe()})
 
     async def _post_faults(self, request: web.Request) -> web.Response:
-        # A page of another site may send a form or plain text without asking; JSON the browser asks about first.
+        # A cross-site page may post a form or plain text without a CORS preflight; JSON needs one.
         if request.content_type != "application/json":
             raise web.HTTPUnsupportedMediaType(text="say Content-Type: application/json")
         try:

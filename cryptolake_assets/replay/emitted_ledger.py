@@ -1,4 +1,4 @@
-"""The emitted ledger: which trades the exchange has sent out by now, whatever a client received of them."""
+"""The emitted ledger: trades the exchange has sent so far, independent of what clients received."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from cryptolake_assets.model.symbols import stream_name
 
 
 class EmittedTrade(NamedTuple):
-    """A trade, or an aggregate of trades, as it stands in its recorded frame."""
+    """A trade or aggregate trade, as in its recorded frame."""
 
     symbol: str
     stream: str
     trade_id: int
     price: str
     qty: str
-    event_time_us: int
-    """When it happened, µs since 1970, UTC."""
+    event_time_us: int  # trade time, µs since 1970, UTC
 
 
 def emitted_trades(directory: Path, frames: int | None = None) -> Iterator[EmittedTrade]:
-    """The trades of the capture's first `frames` frames, or of all, in order; frames without a sound one are left out.
+    """Yield the trades of the capture's first `frames` frames (None: all), in order; skip frames without a valid trade.
 
-    Raises `CaptureError` when a file is damaged.
+    Raises `CaptureError` if a file is damaged.
     """
     for frame in islice(read_frames(directory), frames):
         parsed = parse_frame(frame.raw, ingest_time_us=0, exchange="")
@@ -37,7 +36,7 @@ def emitted_trades(directory: Path, frames: int | None = None) -> Iterator[Emitt
 
 
 def id_ranges(trades: Iterable[EmittedTrade]) -> dict[str, list[tuple[int, int]]]:
-    """Ids by stream (`btcusdt@aggTrade`) as ranges with both ends included, ascending."""
+    """Return the ids per stream (`btcusdt@aggTrade`) as ascending inclusive ranges."""
     by_stream: dict[str, set[int]] = {}
     for trade in trades:
         by_stream.setdefault(stream_name(trade.symbol, trade.stream), set()).add(trade.trade_id)

@@ -1,7 +1,7 @@
-"""What the faults make of the frames of one connection: lost, changed, again, later; cut, stalled. Pure.
+"""Apply the configured faults to one connection's frames: drop, corrupt, duplicate, delay, disconnect, stall. Pure.
 
-A line is fed each frame in order and gives what is to be done on the wire. It has a stage for each fault: what one
-stage lets through the next one gets.
+A `FaultyLine` takes the frames in order and returns the steps to carry out on the wire. Frame faults form a pipeline:
+each stage takes the output of the stage before it.
 """
 
 from __future__ import annotations
@@ -31,44 +31,43 @@ class NumberedFrame(Protocol):
 
     @property
     def stream(self) -> str | None:
-        """The stream that it belongs to; None: to everybody's."""
+        """Its stream; None: sent to all clients."""
 
     @property
     def number(self) -> int:
-        """Its place in the capture, from 0."""
+        """Its index in the capture, from 0."""
 
     @property
     def due_ns(self) -> int:
-        """When it was due, exchange time."""
+        """Its due time (exchange time, ns)."""
 
     @property
     def trade_id(self) -> int | None:
-        """The id of its trade or aggregate; None where it has none."""
+        """Id of the trade or aggregate; None if it has none."""
 
 
 class ReplayedFrame(NamedTuple):
-    """A frame on its way to a client, and its text so far."""
+    """A frame in the pipeline, with its current text."""
 
     frame: NumberedFrame
     text: str
 
 
-Step = ReplayedFrame | Cut | Stall | Shutdown
-"""A frame to send, or what happens to the connection."""
+Step = ReplayedFrame | Cut | Stall | Shutdown  # a frame to send, or a connection fault
 
 
 class Stage(Protocol):
-    """What one fault makes of frames."""
+    """One frame fault of the pipeline."""
 
     def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
-        """What comes of it now; may hold it back."""
+        """Return the frames to pass on now; the given frame may be dropped or delayed."""
 
     def flush(self) -> Sequence[ReplayedFrame]:
-        """What was held back."""
+        """Return the delayed frames."""
 
 
 class _Passing:
-    """A stage that holds nothing back."""
+    """A stage that delays no frame."""
 
     def flush(self) -> Sequence[ReplayedFrame]:
         return ()
@@ -104,8 +103,7 @@ class SilentStage(_Passing):
 class DropStage(_Passing):
     def __init__(self, fault: Drop, switch: Switch) -> None:
         self._fault, self._switch = fault, switch
-        self._left: dict[str | None, int] = {}
-        """Frames of a stream that still go with the first one of a run."""
+        self._left: dict[str | None, int] = {}  # remaining frames of the current run, by stream
 
     def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
         fault, frame = self._fault, delivery.frame
@@ -138,7 +136,7 @@ class CorruptStage(_Passing):
 
 
 class _LaterStage:
-    """A stage that holds frames back until so many others have passed: copies of them, or the frames themselves."""
+    """A stage that delays frames (reorder) or copies of them (duplicate) by a number of frames."""
 
     def __init__(self, fault: Duplicate | Reorder, switch: Switch) -> None:
         self._fault, self._switch = fault, switch
@@ -168,14 +166,14 @@ class _LaterStage:
         return found
 
     def flush(self) -> Sequence[ReplayedFrame]:
-        """All of them, in the order in which they would have come."""
+        """Return all delayed frames, in the order of their due positions."""
         found = [delivery for _, _, delivery in sorted(self._waiting)]
         self._waiting.clear()
         return found
 
 
 class _Interrupter:
-    """When a cut or a stall is due on a connection."""
+    """Decides when a cut, stall or shutdown is due on a connection."""
 
     def __init__(self, fault: Interruption, switch: Switch) -> None:
         self._fault, self._switch = fault, switch
@@ -196,7 +194,7 @@ class _Interrupter:
 
 
 class FaultyLine:
-    """The faults of a board on one connection. A change of the board holds from the next frame on."""
+    """The faults of a board on one connection. Changes of the board apply from the next frame on."""
 
     def __init__(self, board: FaultBoard) -> None:
         self._board = board
@@ -204,18 +202,18 @@ class FaultyLine:
 
     @property
     def idle(self) -> bool:
-        """Whether frames pass as they are."""
+        """Whether frames pass unchanged."""
         return self._version == self._board.version and not self._stages and not self._interrupters
 
     def take(self, frame: NumberedFrame, text: str) -> Iterator[Step]:
-        """What the next frame brings about, step by step."""
+        """Yield the steps for the next frame."""
         if self._version != self._board.version:
             yield from self.flush()
             self._build()
         yield from self._through((ReplayedFrame(frame, text),), self._stages)
 
     def flush(self) -> Iterator[Step]:
-        """What was held back: before an answer, and when the replay has ended."""
+        """Yield the steps for delayed frames; called before a response and at the end of the replay."""
         for number, stage in enumerate(self._stages):
             yield from self._through(stage.flush(), self._stages[number + 1 :])
 
@@ -248,5 +246,5 @@ class FaultyLine:
 
 
 def garbled(text: str, place: float) -> str:
-    """The text broken off at `place` (in [0, 1)) of it, with a character behind that ends no JSON."""
+    """Return the text truncated at the fraction `place` (in [0, 1)), plus a character that makes it invalid JSON."""
     return f"{text[: 1 + int(place * (len(text) - 1))]}\x1a"

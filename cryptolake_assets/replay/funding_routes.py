@@ -1,8 +1,8 @@
-"""The replay exchange's answers on funding and open interest, from recorded files only, as of the replayed clock.
+"""Funding and open-interest routes of the replay exchange, from recorded files only, as of the replayed clock.
 
-Files of the capture's directory, by the patterns in `recorded`: answers of the exchange, of any symbols. Nothing is
-made up: without a file of a symbol the histories are empty, and its present open interest is refused. Between two
-recorded values the present one is the last that was recorded.
+The files are recorded responses in the capture directory, of any symbols, by the patterns in `captures.recorded_names`.
+No data is invented: for a symbol without a file the histories are empty, and its present open interest is an error.
+The present open interest is the last recorded value.
 """
 
 from __future__ import annotations
@@ -25,22 +25,20 @@ from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.replay.batch_routes import BatchRoutes
 from cryptolake_assets.replay.rest_parameters import RestError, check_limit, integer, mandatory, window
 
-Row = Mapping[str, Any]
-"""One row of an answer, as it was recorded."""
-Rows = Mapping[str, list[tuple[int, Row]]]
-"""By symbol, (time in ms, row) in order of time."""
+Row = Mapping[str, Any]  # one row of a response, as recorded
+Rows = Mapping[str, list[tuple[int, Row]]]  # by symbol: (time in ms, row), ascending by time
 
 _FUNDING_PAGE, _STATISTICS_PAGE = 1_000, 500
 _STATISTICS_REACH_MS = 30 * 86_400_000
 
 
 class FundingRoutes:
-    """Routes and answers. `clock_ms` is the replayed time; nothing later is told. Faults are those of `batch`."""
+    """Route handlers. They return nothing later than `clock_ms`, the replayed time; faults come from `batch`."""
 
     def __init__(
         self, directory: Path, clock_ms: Callable[[], int], batch: BatchRoutes, add_weight: Callable[[int], None]
     ) -> None:
-        """Reads the recorded answers; raises `CaptureError` for one that cannot be understood."""
+        """Read the recorded responses. Raises `CaptureError` for an invalid one."""
         self._clock_ms = clock_ms
         self._batch = batch
         self._add_weight = add_weight
@@ -71,7 +69,7 @@ class FundingRoutes:
         if (fault := await self._batch.meet("futures_open_interest", request)) is not None:
             return fault
         symbol = in_capitals(mandatory(request, "symbol"))
-        if mandatory(request, "period") != "5m":  # no other was recorded
+        if mandatory(request, "period") != "5m":  # no other period is recorded
             return _json([])
         limit = integer(request, "limit", 30)
         check_limit(limit, _STATISTICS_PAGE)
@@ -109,7 +107,7 @@ def _json(document: Any) -> web.Response:
 
 
 def _read(directory: Path, pattern: str, time_name: str) -> Rows:
-    """Rows of recorded answers. One that says no symbol or time is told with the row before it: it was sent so."""
+    """Read the rows of recorded responses; a row without symbol or time is kept with the previous row's."""
     found: dict[str, dict[tuple[int, bytes], Row]] = {}
     for path in sorted(directory.glob(pattern)):
         try:

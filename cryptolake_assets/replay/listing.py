@@ -1,6 +1,6 @@
-"""The exchangeInfo of a capture that has none: what symbols' names alone say, in their market's own shape. Pure.
+"""A minimal exchangeInfo for a capture without one, derived from symbol names, in the market's own shape. Pure.
 
-Precisions, filters and contract sizes are not in a name, and are left out.
+Precisions, filters and contract sizes are omitted, because a name does not contain them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HEADS: dict[Market, dict[str, Any]] = {
 
 
 def minimal_exchange_info(symbols: Iterable[str], venue: Venue) -> dict[str, Any]:
-    """The document for these symbols, without `serverTime`."""
+    """Return the document for these symbols, without `serverTime`."""
     limit = {
         "rateLimitType": "REQUEST_WEIGHT",
         "interval": "MINUTE",
@@ -36,7 +36,7 @@ def minimal_exchange_info(symbols: Iterable[str], venue: Venue) -> dict[str, Any
 
 
 def minimal_symbol(symbol: str, venue: Venue) -> dict[str, Any]:
-    """One symbol's entry."""
+    """Return one symbol's entry."""
     pair, _, contract = symbol.partition("_")
     quote = next((quote for quote in _QUOTES if pair.endswith(quote) and pair != quote), "")
     base = pair.removesuffix(quote)

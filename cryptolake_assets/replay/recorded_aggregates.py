@@ -1,4 +1,4 @@
-"""Recorded aggregate trades of a capture directory, findable by id and by time. Never derived from single trades."""
+"""Recorded aggregate trades of a capture directory, indexed by id and time. Never derived from single trades."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ _SELECT = "SELECT id, price, qty, first_id, last_id, time_ms, maker FROM agg_tra
 
 _Decimal = Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
 _Integer = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
-_TradeId = Annotated[int, msgspec.Meta(ge=-1, lt=1 << 53)]
-"""-1 in an aggregate to which no trade belongs."""
+_TradeId = Annotated[int, msgspec.Meta(ge=-1, lt=1 << 53)]  # -1 in an aggregate id without a trade
 
 
 class _AggTradeEvent(msgspec.Struct, tag_field="e", tag="aggTrade"):
@@ -50,25 +49,25 @@ _decode_event = msgspec.json.Decoder(_AggTradeEvent).decode
 
 
 class AggregateStore(RecordedStore):
-    """The aggregates of a directory's CSV files and of its recorded `aggTrade` frames."""
+    """Index of the aggregates in a directory's CSV files and recorded `aggTrade` frames."""
 
     _SCHEMA = _SCHEMA
     _INSERT = "INSERT OR IGNORE INTO agg_trades VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
     def from_id(self, symbol: str, from_id: int, until_ms: int, limit: int) -> list[AggTrade]:
-        """Ascending by id from `from_id` on (inclusive), none later than `until_ms`."""
+        """Return aggregates with id >= `from_id` and time <= `until_ms`, ascending by id."""
         return self._aggregates(
             _SELECT + "AND id >= ? AND time_ms <= ? ORDER BY id LIMIT ?", (symbol, from_id, until_ms, limit)
         )
 
     def between(self, symbol: str, start_ms: int, end_ms: int, limit: int) -> list[AggTrade]:
-        """The first ones of [start_ms, end_ms], ascending."""
+        """Return the first aggregates in [start_ms, end_ms], ascending by time and id."""
         return self._aggregates(
             _SELECT + "AND time_ms BETWEEN ? AND ? ORDER BY time_ms, id LIMIT ?", (symbol, start_ms, end_ms, limit)
         )
 
     def latest(self, symbol: str, until_ms: int, limit: int) -> list[AggTrade]:
-        """The last ones up to `until_ms` (inclusive), ascending."""
+        """Return the last aggregates up to `until_ms` (inclusive), ascending by time and id."""
         rows = self._aggregates(
             _SELECT + "AND time_ms <= ? ORDER BY time_ms DESC, id DESC LIMIT ?", (symbol, until_ms, limit)
         )
@@ -81,7 +80,7 @@ class AggregateStore(RecordedStore):
         ]
 
     def _recorded(self) -> Iterator[Parameters]:
-        # A file of the exchange comes first and wins over a recorded frame of the same id.
+        # The exchange's files come first, so that they win over a recorded frame with the same id.
         for symbol, row in chain(read_agg_trade_files(self._directory), _recorded_agg_trades(self._directory)):
             yield (symbol, *astuple(row))
 
@@ -95,5 +94,5 @@ def _recorded_agg_trades(directory: Path) -> Iterator[tuple[str, AggTrade]]:
         try:
             event = _decode_combined(frame.raw).data if '"data"' in frame.raw else _decode_event(frame.raw)
         except (msgspec.MsgspecError, RecursionError):
-            continue  # a broken frame is replayed, but is no record of a trade
+            continue  # an invalid frame is replayed, but records no trade
         yield event.s, AggTrade(event.a, event.p, event.q, event.f, event.l, event.T, event.m)

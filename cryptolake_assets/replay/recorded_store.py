@@ -1,4 +1,4 @@
-"""What was recorded in a capture's directory, in a temporary SQLite file: findable, and memory stays bounded."""
+"""An index of recorded rows of a capture directory, in a temporary SQLite file to bound memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ Parameters = tuple[str | int, ...]
 
 
 class RecordedStore:
-    """One table, filled on first use. All methods block and may be called from any thread; those that read raise
-    `CaptureError` when a file is damaged."""
+    """One table, filled on first use.
+
+    All methods block and are thread-safe; reading methods raise `CaptureError` if a file is damaged.
+    """
 
     _SCHEMA: str
-    _INSERT: str
-    """Of rows that are not there yet: the first one of a key wins."""
+    _INSERT: str  # must ignore rows with an existing key: the first one wins
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -31,7 +32,7 @@ class RecordedStore:
                 self._database = None
 
     def _recorded(self) -> Iterable[Parameters]:
-        """The rows to hold; of several with one key the first."""
+        """Yield the rows to store; the first one per key is kept."""
         raise NotImplementedError
 
     def _select(self, query: str, parameters: Parameters) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Recorded single trades of a capture directory, findable by id, as REST's `historicalTrades` tells them."""
+"""Recorded single trades of a capture directory, indexed by id, for REST's `historicalTrades`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ _SELECT = "SELECT id, price, qty, time_ms, maker FROM trades WHERE symbol = ? AN
 
 
 class TradeStore(RecordedStore):
-    """The trades of a directory's recorded `trade` frames that were filled in the order book (`X` is `MARKET`, as all
-    of Spot's are): those of the insurance fund and of ADL are not told, as the exchange's document says."""
+    """Index of the order-book trades (`X` is `MARKET`, and all of Spot) in a directory's `trade` frames.
+
+    Insurance-fund and ADL trades are excluded, as the exchange documents.
+    """
 
     _SCHEMA = """
         CREATE TABLE trades (
@@ -26,11 +28,11 @@ class TradeStore(RecordedStore):
     _INSERT = "INSERT OR IGNORE INTO trades VALUES (?, ?, ?, ?, ?, ?)"
 
     def from_id(self, symbol: str, from_id: int, until_ms: int, limit: int) -> list[HistoricalTrade]:
-        """Ascending by id from `from_id` on (inclusive), none later than `until_ms`."""
+        """Return trades with id >= `from_id` and time <= `until_ms`, ascending by id."""
         return self._trades(_SELECT + "AND id >= ? ORDER BY id LIMIT ?", (symbol, until_ms, from_id, limit))
 
     def latest(self, symbol: str, until_ms: int, limit: int) -> list[HistoricalTrade]:
-        """The last ones up to `until_ms` (inclusive), ascending by id."""
+        """Return the last trades up to `until_ms` (inclusive), ascending by id."""
         return self._trades(_SELECT + "ORDER BY id DESC LIMIT ?", (symbol, until_ms, limit))[::-1]
 
     def _trades(self, query: str, parameters: Parameters) -> list[HistoricalTrade]:
@@ -45,7 +47,7 @@ class TradeStore(RecordedStore):
         unnamed = venue_of_capture(self._directory).unnamed_trade_type
         for frame in read_frames(self._directory):
             parsed = parse_frame(frame.raw, ingest_time_us=0, exchange="", unnamed_trade_type=unnamed)
-            # A broken frame is replayed, but is no record of a trade.
+            # An invalid frame is replayed, but records no trade.
             if isinstance(parsed, AcceptedFrame) and parsed.event.stream == "trade":
                 event = parsed.event
                 if event.trade_type == _ORDER_BOOK:

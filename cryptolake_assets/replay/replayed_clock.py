@@ -1,4 +1,4 @@
-"""The replayed exchange time: waits, runs at a multiple of wall time, stands still at the capture's end."""
+"""The replayed exchange time: waits for the start, runs at a multiple of wall time, stops at the capture's end."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 class ReplayClock:
     """Exchange time in epoch nanoseconds.
 
-    It waits at `first_ns` until `start()`. With a speed it then follows wall time, but never passes a frame that was
-    not handed out yet (`hold_before`): who asks for the time cannot be told of an instant whose trades are still to
-    come. With speed 0 it is where `advance_to` puts it.
+    It stays at `first_ns` until `start()`. With a speed above 0 it then follows wall time, but never passes the next
+    unsent frame (`hold_before`), so that no client reads a time whose trades are still to come. With speed 0,
+    `advance_to` sets it.
     """
 
     def __init__(self, first_ns: int, last_ns: int, speed: float, wall: Callable[[], float] = time.monotonic) -> None:
@@ -28,31 +28,31 @@ class ReplayClock:
         return self._started_at is not None
 
     def start(self) -> None:
-        """Lets the clock run from its first instant; a second call changes nothing."""
+        """Start the clock at `first_ns`. Idempotent."""
         if self._started_at is None:
             self._started_at = self._wall()
 
     def target_ns(self) -> int:
-        """Where wall time puts the clock, whatever was handed out; frames due by then are to be sent now."""
+        """Return the time by the wall clock, ignoring unsent frames; frames due by then must be sent now."""
         if self._started_at is None:
             return self.first_ns
         elapsed_ns = int((self._wall() - self._started_at) * self.speed * 1e9)
         return min(self.first_ns + elapsed_ns, self.last_ns)
 
     def wall_seconds_until(self, exchange_ns: int) -> float:
-        """Wall seconds until the clock is due to show `exchange_ns`; 0 when that is past. Needs a speed above 0."""
+        """Return the wall seconds until `exchange_ns` is due; 0 if it is past. Needs a speed above 0."""
         return max(0.0, (exchange_ns - self.target_ns()) / (self.speed * 1e9))
 
     def hold_before(self, next_due_ns: int | None) -> None:
-        """Names the next frame that was not handed out; None when there is none."""
+        """Set the due time of the next unsent frame; None if there is none."""
         self._next_due_ns = next_due_ns
 
     def advance_to(self, exchange_ns: int) -> None:
-        """Moves the clock of a replay without a speed; never backwards."""
+        """Move the clock forward, never backward; this is how it advances with speed 0."""
         self._shown_ns = max(self._shown_ns, exchange_ns)
 
     def now_ns(self) -> int:
-        """The exchange's time; never goes backwards."""
+        """Return the exchange time; it never goes backward."""
         if self.speed > 0 and self.started:
             target_ns = self.target_ns()
             if self._next_due_ns is not None:

@@ -1,4 +1,4 @@
-"""The parameters of a request to the replay exchange, and its refusals with the exchange's own codes and texts."""
+"""Request parameters of the replay exchange, and REST errors with the exchange's own codes and texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MAX_MS = (1 << 53) - 1
 
 
 class RestError(Exception):
-    """A refusal with the exchange's own code and text."""
+    """A rejected request, with the exchange's own code and text."""
 
     def __init__(self, code: int, text: str, status: int = 400) -> None:
         super().__init__(text)
@@ -33,7 +33,7 @@ def integer(request: web.Request, name: str, default: int) -> int:
 
 
 def window(request: web.Request) -> tuple[int | None, int]:
-    """(startTime or None, endTime or the largest time)."""
+    """Return (startTime or None, endTime or the maximum time). Raises `RestError` if start is after end."""
     start_ms = integer(request, "startTime", 0) if "startTime" in request.query else None
     end_ms = integer(request, "endTime", MAX_MS)
     if start_ms is not None and start_ms > end_ms:

@@ -1,4 +1,4 @@
-"""The replay exchange's REST side: answers from recorded files only, as of the replayed clock."""
+"""REST routes of the replay exchange: responses from recorded files only, as of the replayed clock."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class RestRoutes:
-    """Routes and answers below the venue's path. `clock_ms` is the replayed time; nothing later is told. `faults` says
-    when requests are refused."""
+    """Route handlers below the venue's path.
+
+    They return nothing later than `clock_ms`, the replayed time; `faults` decides which requests are rate limited.
+    """
 
     def __init__(
         self, summary: CaptureSummary, clock_ms: Callable[[], int], faults: FaultBoard, venue: Venue = USD_M
     ) -> None:
-        """Reads the klines and exchangeInfo of the capture's directory; raises `CaptureError` when one is damaged."""
+        """Read klines, exchangeInfo and tickers of the capture directory. Raises `CaptureError` for a damaged file."""
         self._clock_ms = clock_ms
         self._faults = faults
         self._venue = venue
@@ -71,12 +73,12 @@ class RestRoutes:
         self._trades.close()
 
     def add_weight(self, weight: int) -> None:
-        """Counts a request that somebody else answers."""
+        """Count the weight of a request that another class handles."""
         self._weight.add(weight)
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Gives refusals the exchange's shape, and says the weight that was used."""
+        """Return errors in the exchange's shape, and add the used-weight header."""
         if not request.path.startswith(_INTERFACES):
             return await handler(request)
         if (limit := self._faults.rest_limit(request.path, time.monotonic())) is not None:
@@ -174,7 +176,7 @@ class RestRoutes:
 
 
 class _WeightMeter:
-    """Request weight used in the present wall-clock minute."""
+    """Request weight used in the current wall-clock minute."""
 
     def __init__(self) -> None:
         self._minute = 0
@@ -206,7 +208,7 @@ def _limited(limit: RestLimit) -> web.Response:
 
 
 def _all_klines(directory: Path) -> dict[tuple[str, str], list[Kline]]:
-    # A symbol may have hyphens too.
+    # A symbol may contain hyphens.
     keys = {
         (path.name.partition(f"-{interval}-")[0], interval)
         for interval in INTERVALS_MS
@@ -217,7 +219,7 @@ def _all_klines(directory: Path) -> dict[tuple[str, str], list[Kline]]:
 
 
 def _exchange_info(summary: CaptureSummary, venue: Venue) -> dict[str, Any]:
-    """The recorded document, restricted to the capture's symbols, or a minimal one that lists them."""
+    """Return the recorded document limited to the capture's symbols, with minimal entries for missing ones."""
     recorded = read_exchange_info(summary.directory)
     if recorded is not None:
         listed = [entry for entry in recorded["symbols"] if entry["symbol"] in summary.symbols]

@@ -1,6 +1,6 @@
-"""The replay exchange: a server that speaks Binance's protocol from a directory of captures, that of their market.
+"""The replay exchange: a server that replays a capture directory over the Binance protocol of its market.
 
-Run as `python -m cryptolake_assets.replay.server`; reads the settings, which say where it listens; ends on SIGTERM.
+Run as `python -m cryptolake_assets.replay.server`. The settings define its address; it stops on SIGTERM.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ from cryptolake_assets.settings import Settings, get_settings
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.005
-SUBSCRIPTION_WAIT_S = 15.0
-"""Connections are opened a second apart: a client that has more to subscribe to does so well within this time."""
+SUBSCRIPTION_WAIT_S = 15.0  # connections open one second apart, so further subscriptions arrive well within this
 _MAX_SLEEP_S = 0.5
 _PACED_BATCH = 2_000
 _UNPACED_BATCH = 256
@@ -50,11 +49,11 @@ _MAX_MESSAGE_BYTES = 1 << 16
 
 
 class ReplayExchange:
-    """Serves one directory of captures; `start()` and `stop()` it on a running loop, or use `running()`.
+    """Server of one capture directory; `start()` and `stop()` it on a running loop, or use `running()`.
 
-    With a speed above 0 the exchange's clock runs on at that multiple of wall time whether or not anybody listens, and
-    what was sent then is missed. With speed 0 frames go out as fast as the subscribed clients take them, and the clock
-    pauses while there is none.
+    With a speed above 0, the exchange clock runs at that multiple of wall time even without clients, which miss the
+    frames sent meanwhile. With speed 0, frames are sent as fast as the subscribed clients take them, and the clock
+    pauses while there are none.
     """
 
     def __init__(
@@ -68,8 +67,11 @@ class ReplayExchange:
         faults: Iterable[ReplayFault] = (),
         expected_streams: Collection[str] = (),
     ) -> None:
-        """The replay starts once clients have subscribed to all `expected_streams` (names such as `btcusdt@aggTrade`),
-        or once no further one was subscribed to for `SUBSCRIPTION_WAIT_S`."""
+        """Create the server; it does not listen yet.
+
+        The replay starts when clients have subscribed to all `expected_streams` (such as `btcusdt@aggTrade`), or when
+        no further one was subscribed to for `SUBSCRIPTION_WAIT_S`.
+        """
         self.directory = directory
         self.speed = speed
         self.port = port
@@ -82,18 +84,18 @@ class ReplayExchange:
         self._clients: set[ReplayClient] = set()
         self._subscribed = asyncio.Event()
         self._frames_passed = 0
-        self._frames_sent_before: Counter[str] = Counter()  # by clients that left
+        self._frames_sent_before: Counter[str] = Counter()  # by disconnected clients
         self._finished = False
         self._runner: web.AppRunner | None = None
         self._pump: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
-        """REST base URL; the WebSocket's is the same with `ws://`."""
+        """REST base URL; the WebSocket URL is the same with `ws://`."""
         return f"http://{self._host}:{self.port}"
 
     async def start(self) -> None:
-        """Reads the captures' summary and listens. Raises `CaptureError` or `PortInUseError`."""
+        """Read the capture summary and listen. Raises `CaptureError`, `PortInUseError` or `PartError`."""
         self.summary: CaptureSummary = await asyncio.to_thread(summarise, self.directory)
         offset_ns = self.summary.clock_offset_ns
         self.clock = ReplayClock(
@@ -132,7 +134,7 @@ class ReplayExchange:
         log.info("replay_exchange_started", url=self.url, speed=self.speed, **_facts(self.summary))
 
     async def stop(self) -> None:
-        """Stops sending, says goodbye to the clients, and closes the port."""
+        """Stop sending, close the client connections, and close the port."""
         if self._pump is not None:
             self._pump.cancel()
             await asyncio.gather(self._pump, return_exceptions=True)
@@ -151,14 +153,14 @@ class ReplayExchange:
             await self.stop()
 
     async def wait_failed(self) -> None:
-        """Returns never while all is well; raises what ended the replay, such as a capture that changed meanwhile."""
+        """Wait forever; raise the error that ended the replay, such as a capture that changed meanwhile."""
         if self._pump is not None:
             await asyncio.wait([self._pump])
             await self._pump
         await asyncio.Event().wait()
 
     def status(self) -> dict[str, Any]:
-        """What `GET /replay/status` answers; times are epoch milliseconds of the exchange's clock."""
+        """Return the response of `GET /replay/status`; times are epoch milliseconds of the exchange clock."""
         state = "finished" if self._finished else "running" if self.clock.started else "waiting"
         sent = sum((client.frames_sent for client in self._clients), self._frames_sent_before)
         return {
@@ -180,7 +182,7 @@ class ReplayExchange:
 
     @web.middleware
     async def _own_names_only(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """On loopback, reject requests under any other name: a page of another site would be the same origin."""
+        """On loopback, reject requests for other host names, to block DNS rebinding."""
         if is_loopback(self._host) and not is_loopback(host_name(request.host)):
             raise web.HTTPMisdirectedRequest(
                 text=f"the replay exchange listens on {self._host} alone; set CRYPTOLAKE_EXCHANGE_HOST for other names"
@@ -227,7 +229,7 @@ class ReplayExchange:
         return handle
 
     async def _serve(self, client: ReplayClient) -> None:
-        """Keeps a client until it leaves or is cut."""
+        """Run a client's tasks until it disconnects."""
         self._clients.add(client)
         log.info("replay_client_joined", clients=len(self._clients), subscriptions=list(client.subscriptions))
         if client.subscribed:
@@ -267,7 +269,7 @@ class ReplayExchange:
         log.info("replay_finished", clock_ms=self.clock.now_ms(), frames_passed=self._frames_passed)
 
     async def _all_subscribed(self) -> None:
-        """Wait until the expected streams are subscribed to, for as long as clients go on subscribing."""
+        """Wait for subscriptions to all expected streams; give up `SUBSCRIPTION_WAIT_S` after the last new one."""
         missing, since = self._expected_streams, time.monotonic()
         while missing and time.monotonic() - since < SUBSCRIPTION_WAIT_S:
             left = self._expected_streams.difference(*(client.subscriptions for client in self._clients))
@@ -278,7 +280,7 @@ class ReplayExchange:
             log.warning("replay_subscriptions_missing", streams=len(missing), first=sorted(missing)[:20])
 
     def _due_frames(self) -> Iterator[tuple[int, CapturedFrame]]:
-        """(exchange time at which a frame is due, frame); never decreasing, even where the receive clock stepped."""
+        """Yield (due exchange time, frame); never decreasing, even if the receive clock stepped back."""
         due_ns = 0
         for frame in read_frames(self.directory):
             due_ns = max(due_ns, frame.receive_time_ns + self.summary.clock_offset_ns)
@@ -297,7 +299,7 @@ class ReplayExchange:
             self.clock.hold_before(upcoming[0] if upcoming is not None else None)
             if upcoming is not None:
                 wait_s = self.clock.wall_seconds_until(upcoming[0])
-                # A full batch means that the replay is behind: the senders get their turn, and no time is lost.
+                # A full batch means the replay lags: yield to the senders without sleeping.
                 await asyncio.sleep(0 if len(batch) == _PACED_BATCH else min(max(wait_s, TICK_S), _MAX_SLEEP_S))
 
     async def _pump_unpaced(self) -> None:
@@ -311,7 +313,7 @@ class ReplayExchange:
                 return
             self._hand_out(batch)
             await asyncio.gather(*(client.drained.wait() for client in self._clients))
-            await asyncio.sleep(0)  # waiting for what is already there does not let others run
+            await asyncio.sleep(0)  # awaiting events that are already set does not yield to other tasks
             self.clock.advance_to(batch[-1][0])
 
     def _hand_out(self, batch: list[tuple[int, CapturedFrame]]) -> None:
@@ -335,12 +337,12 @@ def _facts(summary: CaptureSummary) -> dict[str, Any]:
 
 
 def _streams_to_expect(settings: Settings) -> frozenset[str]:
-    """Return the streams that the producer of these settings subscribes to; none where the listing decides on them."""
+    """Return the streams the producer subscribes to with these settings; none if they depend on the listing."""
     if parse_selection(settings.symbol_items).needs_listing:
         return frozenset()
     try:
         trades = resolve_subscriptions(settings)
-    except CryptolakeError as error:  # the producer says so too, and other clients may be served
+    except CryptolakeError as error:  # the producer reports it too, and other clients can still be served
         log.warning("replay_subscriptions_unknown", error=str(error))
         return frozenset()
     recorded = summarise(settings.replay_dir).stream_names
@@ -355,7 +357,7 @@ def _streams_to_expect(settings: Settings) -> frozenset[str]:
 
 
 async def serve(settings: Settings) -> None:
-    """Runs the exchange until SIGTERM or SIGINT. Raises `CaptureError` or `PortInUseError`."""
+    """Run the exchange until SIGTERM or SIGINT. Raises `CaptureError`, `PortInUseError` or `PartError`."""
     exchange = ReplayExchange(
         settings.replay_dir,
         settings.replay_speed,
@@ -378,7 +380,7 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> int:
-    """The process's entry: 0 after SIGTERM, 1 with a message on stderr when it cannot serve."""
+    """Run the process: return 0 after SIGTERM, 1 with a message on stderr if it cannot serve."""
     try:
         settings = get_settings()
         configure_logging(settings.log_level)

@@ -1,4 +1,4 @@
-"""One WebSocket client of the replay exchange: its subscriptions, its queue, its keep-alive."""
+"""One WebSocket client of the replay exchange: subscriptions, send queue, keep-alive, faults."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS")
 
 
 class Route(Enum):
-    """The exchange's routed paths: since 2026 each serves its own kinds of stream."""
+    """The exchange's routed paths: since 2026 each path serves its own stream kinds."""
 
     MARKET = "market"
     PUBLIC = "public"
     LEGACY = "legacy"
 
     def serves(self, stream: str) -> bool:
-        """Whether frames of a stream come on this path; others are acknowledged and stay silent."""
+        """Return whether this path sends a stream's frames; other subscriptions are acknowledged but send nothing."""
         if self is Route.LEGACY:
             return True
         kind = stream.rpartition("!")[2] if stream.startswith("!") else stream.partition("@")[2]
@@ -45,7 +45,7 @@ class Route(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """What a client may cost; the defaults of the pings and of a connection's life are the exchange's."""
+    """Limits of a client. The defaults of pings and connection life are the exchange's."""
 
     ping_interval_s: float = 180.0
     pong_timeout_s: float = 600.0
@@ -56,7 +56,7 @@ class ClientLimits:
 
 class _Envelope(msgspec.Struct):
     stream: str = ""
-    data: msgspec.Raw = msgspec.Raw()  # not `Raw | None`: msgspec then refuses every object
+    data: msgspec.Raw = msgspec.Raw()  # with `Raw | None`, msgspec would reject every object
     e: str = ""
     s: str = ""
     o: Any = None
@@ -72,17 +72,16 @@ _decode_ids = msgspec.json.Decoder(_Numbered).decode
 
 
 class RoutedFrame:
-    """A recorded frame with the stream it belongs to (None: to everybody) and its two forms on the wire.
+    """A recorded frame with its stream and its two wire formats (combined and raw).
 
-    Control messages, such as `serverShutdown`, and what cannot be read as an event go to everybody.
-
-    `number` is its place in the capture, `due_ns` when it was due, exchange time.
+    `stream` is None for control messages, such as `serverShutdown`, and unparseable frames: these go to all clients.
+    `number` is its index in the capture, `due_ns` its due time (exchange time, ns).
     """
 
     __slots__ = ("combined", "due_ns", "number", "raw_stream", "stream")
 
     def __init__(self, raw: str, number: int, due_ns: int) -> None:
-        """Frames of combined streams are sent as recorded; those recorded from a raw stream get their envelope."""
+        """Keep a frame of a combined stream as recorded; wrap a frame of a raw stream in an envelope."""
         self.combined = self.raw_stream = raw
         self.number = number
         self.due_ns = due_ns
@@ -93,7 +92,7 @@ class RoutedFrame:
             envelope = _Envelope()
         if envelope.stream:
             self.raw_stream = bytes(envelope.data).decode() or raw
-            # A notice of the server may stand in an envelope, and is for every connection.
+            # A server notice in an envelope is for all connections.
             is_notice = "@" not in envelope.stream and read_control(msgspec.json.decode(raw)) is not None
             self.stream = None if is_notice else envelope.stream
             return
@@ -103,7 +102,7 @@ class RoutedFrame:
 
     @property
     def trade_id(self) -> int | None:
-        """The id of its trade or aggregate; None where it has none."""
+        """Id of the trade or aggregate; None if it has none."""
         try:
             ids = _decode_ids(self.raw_stream)
         except (msgspec.MsgspecError, RecursionError):
@@ -119,7 +118,7 @@ def _stream_of_text(raw: str) -> str | None:
 
 
 class ReplayClient:
-    """A connected client. Frames are offered to it; a task of its own sends them, so that it delays nobody else."""
+    """A connected client. It queues offered frames; its own task sends them, so a slow client delays no other."""
 
     def __init__(
         self,
@@ -141,16 +140,15 @@ class ReplayClient:
         self._clock_ms = clock_ms
         self._line = FaultyLine(faults)
         self._stalled = False
-        self._queue: deque[tuple[str, RoutedFrame | None]] = deque()  # text, and the recorded frame that it is
+        self._queue: deque[tuple[str, RoutedFrame | None]] = deque()  # (text, its recorded frame or None)
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._ponged = asyncio.Event()
-        self.drained = asyncio.Event()
-        """Set while nothing waits to be sent, and for good once the client is gone."""
+        self.drained = asyncio.Event()  # set while the queue is empty, and permanently once the client is gone
         self.drained.set()
         self.gone = False
+        # By stream kind; frames without a stream count for the kind of the client's first subscription.
         self.frames_sent: Counter[str] = Counter()
-        """By the kind of their stream; those of no stream by the kind of the client's first subscription."""
         self._ends_at = math.inf
         self._subscriptions: dict[str, None] = {}
         self._served: frozenset[str] = frozenset()
@@ -173,7 +171,7 @@ class ReplayClient:
         self._served = frozenset(filter(self._route.serves, self._subscriptions))
 
     def offer(self, frames: Sequence[RoutedFrame]) -> None:
-        """Queues the frames of this client's streams. A client whose queue is full is cut, as the exchange does."""
+        """Queue the frames of this client's streams; disconnect it if its queue is full, as the exchange does."""
         served = self._served
         for frame in frames:
             if frame.stream is None or frame.stream in served:
@@ -181,11 +179,11 @@ class ReplayClient:
         self._check_queue()
 
     def flush(self) -> None:
-        """Sends what a fault holds back, once everything before it is sent."""
+        """Queue a marker that releases frames delayed by faults after all frames queued so far."""
         self._enqueue("", None)
 
     def cut(self, reason: str) -> None:
-        """Drops the connection at once, without a closing handshake: the peer may not be reading."""
+        """Abort the connection without a closing handshake: the peer may not be reading."""
         if not self.gone:
             log.warning(
                 "replay_client_cut", reason=reason, queued=len(self._queue), frames_sent=self.frames_sent.total()
@@ -194,14 +192,14 @@ class ReplayClient:
             self._transport.abort()
 
     def leave(self) -> None:
-        """Marks the client as gone and lets go of its queue."""
+        """Mark the client as gone and clear its queue."""
         self.gone = True
         self._queue.clear()
         self._queued_bytes = 0
         self.drained.set()
 
     async def close(self) -> None:
-        """Says goodbye as the exchange does before maintenance, and gives the peer a second to answer."""
+        """Close with code 1001 as the exchange does before maintenance; wait one second for the peer's reply."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._socket.close(code=1001, message=b"going away")
@@ -209,7 +207,7 @@ class ReplayClient:
         self._transport.abort()
 
     async def send_queued(self) -> None:
-        """Sends what is queued, in order, until the client is gone."""
+        """Send the queue in order until the client is gone."""
         while not self.gone:
             await self._wake.wait()
             self._wake.clear()
@@ -217,14 +215,14 @@ class ReplayClient:
                 batch = [self._queue.popleft() for _ in range(min(_SEND_BATCH, len(self._queue)))]
                 try:
                     await self._deliver(batch)
-                except (ConnectionError, RuntimeError):  # the socket is closing: the reading side ends the client
+                except (ConnectionError, RuntimeError):  # the socket is closing: `receive` ends the client
                     self.leave()
                     return
                 self._queued_bytes = max(0, self._queued_bytes - sum(len(text) for text, _ in batch))
             self.drained.set()
 
     async def _deliver(self, batch: Sequence[tuple[str, RoutedFrame | None]]) -> None:
-        """Puts one batch on the socket. Every recorded frame passes here, once per client, and here faults are met."""
+        """Send one batch. Every recorded frame passes here once per client; faults are applied here."""
         send = self._socket.send_str
         for text, frame in batch:
             if frame is None:
@@ -258,7 +256,7 @@ class ReplayClient:
                     await self._stall(step)
 
     async def _announce_shutdown(self, fault: Shutdown) -> None:
-        """Tell the client that its connection ends soon, as the exchange does before maintenance."""
+        """Announce that the connection will close, as the exchange does before maintenance."""
         log.info("replay_shutdown_announced", notice_s=fault.notice_s)
         event = f'{{"e":"serverShutdown","E":{self._clock_ms()}}}'
         await self._socket.send_str(f'{{"stream":"!serverShutdown","data":{event}}}' if self._combined else event)
@@ -272,9 +270,9 @@ class ReplayClient:
         self._stalled = False
 
     async def end_of_life(self) -> None:
-        """Closes the connection when it has lived as long as the exchange lets one live."""
+        """Close the connection at the end of its life: the exchange's limit, a fault, or an announced shutdown."""
         began, life_s = time.monotonic(), self._limits.connection_life_s
-        while not self._life_is_over(time.monotonic() - began):  # noqa: ASYNC110 - a fault may end it
+        while not self._life_is_over(time.monotonic() - began):  # noqa: ASYNC110 - a fault may end it at any time
             await asyncio.sleep(min(_LIFE_LOOK_S, life_s / 10, self._faults.shortest_life_s / 10))
         log.info("replay_connection_life_over", lived_s=round(time.monotonic() - began, 1))
         await self.close()
@@ -284,7 +282,7 @@ class ReplayClient:
         return is_announced or self._faults.life_is_over(lived_s, self._limits.connection_life_s)
 
     async def keep_alive(self) -> None:
-        """Pings the client, and drops one that leaves pings unanswered for too long."""
+        """Ping the client; disconnect it if no pong arrives within the timeout."""
         limits = self._limits
         while not self.gone:
             await asyncio.sleep(limits.ping_interval_s)
@@ -303,7 +301,7 @@ class ReplayClient:
                 return
 
     async def receive(self, on_subscribed: asyncio.Event) -> None:
-        """Reads the client's messages until it leaves; sets `on_subscribed` when it subscribes to something."""
+        """Read the client's messages until it disconnects; set `on_subscribed` when it has a subscription."""
         async for message in self._socket:
             if message.type is WSMsgType.PING:
                 if not self._stalled:
@@ -317,7 +315,7 @@ class ReplayClient:
                     on_subscribed.set()
 
     def _execute(self, text: str) -> dict[str, Any]:
-        """Carries out one request and gives its answer, which is queued behind the frames that preceded it."""
+        """Execute one request and return its response, which is queued after the frames before it."""
         try:
             request = msgspec.json.decode(text, type=dict[str, Any])
         except msgspec.ValidationError:
