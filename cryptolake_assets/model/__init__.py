@@ -1,1 +1,1 @@
-"""What flows and where it lands. Pure."""
+"""The data model: events, tables, markets, symbols. Pure."""

@@ -1,4 +1,4 @@
-"""Tables of bars: the exchange's own and ours by the minute, their differences, and daily statistics. Pure."""
+"""Tables of bars: official klines, our one-minute bars, their differences, and daily statistics. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a column of a table is, and the types that the lake uses. Pure."""
+"""Table columns and the column types of the lake. Pure."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ import re
 from dataclasses import dataclass
 
 PRICE = "decimal(18, 8)"
-QUANTITY = "decimal(28, 8)"
-"""Of one trade or order: coins with prices below 10^-6 trade in quantities of 11 digits and more."""
+QUANTITY = "decimal(28, 8)"  # one trade or order; coins priced below 10^-6 trade in quantities of 11 or more digits
 VOLUME = "decimal(38, 8)"
 QUOTE_VOLUME = "decimal(38, 16)"
-COIN_PRICE = "decimal(38, 26)"
-"""Of any coin in US dollars: from 10^-26 to below 10^12."""
+COIN_PRICE = "decimal(38, 26)"  # any coin in US dollars: from 10^-26 to below 10^12
 PERCENTAGE = "decimal(38, 20)"
-FUNDING_RATE = "decimal(18, 12)"
-"""A share that is charged at once; the exchange says eight decimals."""
-TIME = "timestamptz"
-"""Iceberg's timestamp with zone: UTC, microseconds."""
+FUNDING_RATE = "decimal(18, 12)"  # fraction per funding; the exchange sends eight decimals
+TIME = "timestamptz"  # Iceberg's timestamp with zone: UTC, microseconds
 
 
 _DECIMAL = re.compile(r"decimal\((\d+), (\d+)\)")
 
 
 def decimal_digits(kind: str) -> tuple[int, int] | None:
-    """Return the digits before and after the point that a decimal type holds; None for another type."""
+    """Return a decimal type's digits before and after the point; None for another type."""
     match = _DECIMAL.fullmatch(kind)
     if match is None:
         return None
@@ -32,7 +28,7 @@ def decimal_digits(kind: str) -> tuple[int, int] | None:
 
 
 def decimal_pattern(kind: str) -> str:
-    """Return a pattern of the numbers that a decimal type holds exactly. Raises `ValueError` for another type."""
+    """Return a regex for the numbers that a decimal type holds exactly. Raises `ValueError` for another type."""
     digits = decimal_digits(kind)
     if digits is None:
         raise ValueError(f"{kind} is not a decimal type")
@@ -42,7 +38,7 @@ def decimal_pattern(kind: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: Iceberg type name and what it means."""
+    """One column: name, Iceberg type and meaning."""
 
     name: str
     type: str

@@ -1,6 +1,6 @@
 """Tables of derivatives: funding rates, open interest, mark prices, liquidations. Pure.
 
-The columns of a stream's Bronze table are the fields of its event in `events`, in their order.
+A stream's Bronze columns are the fields of its event in `events`, in order, followed by the Kafka position.
 """
 
 from __future__ import annotations

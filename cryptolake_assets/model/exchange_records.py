@@ -1,4 +1,4 @@
-"""The exchange's recorded facts as typed rows: klines, trades, aggregates; numbers kept as the exchange wrote them."""
+"""Typed rows of klines, trades and aggregates; decimals stay the exchange's own strings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from decimal import Decimal
 from typing import Any, Literal
 
 TradeStreamName = Literal["trade", "aggTrade"]
-TRADE_STREAMS: tuple[TradeStreamName, ...] = ("trade", "aggTrade")
-"""The trade streams of the exchange; ids of the two are different sequences."""
+TRADE_STREAMS: tuple[TradeStreamName, ...] = ("trade", "aggTrade")  # their ids are different sequences
 
+# Header of a kline file in the public archive.
 KLINE_HEADER = (
     "open_time",
     "open",
@@ -24,7 +24,6 @@ KLINE_HEADER = (
     "taker_buy_quote_volume",
     "ignore",
 )
-"""Of a file of klines in the public archive's layout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Kline:
     taker_buy_quote_volume: str
 
     def to_rest(self) -> list[Any]:
-        """The row as REST's `klines` lays it out (12 values, the last one unused)."""
+        """Return the row in the layout of REST's `klines` (12 values, the last one unused)."""
         return [
             self.open_time_ms,
             self.open,
@@ -74,7 +73,7 @@ class AggTrade:
     is_buyer_maker: bool
 
     def to_rest(self) -> dict[str, Any]:
-        """The row as REST's `aggTrades` lays it out."""
+        """Return the row in the layout of REST's `aggTrades`."""
         return {
             "a": self.agg_trade_id,
             "p": self.price,
@@ -97,7 +96,7 @@ class HistoricalTrade:
     is_buyer_maker: bool
 
     def to_rest(self) -> dict[str, Any]:
-        """The row as REST's `historicalTrades` lays it out; `isRPITrade` is no part of a recorded frame."""
+        """Return the row in the layout of REST's `historicalTrades`, without `isRPITrade`, which frames do not have."""
         return {
             "id": self.trade_id,
             "price": self.price,
@@ -110,9 +109,7 @@ class HistoricalTrade:
 
 @dataclass(frozen=True, slots=True)
 class OddRow:
-    """A row of a page of trades that is no trade. It keeps its place in the page, which pagination counts."""
+    """An invalid row of a page of trades. It keeps its place in the page, because pagination counts rows."""
 
-    row_id: int | None
-    """Where it can be read."""
-    raw: bytes
-    """Its JSON."""
+    row_id: int | None  # if readable
+    raw: bytes  # its JSON

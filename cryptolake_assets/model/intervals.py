@@ -1,9 +1,10 @@
-"""The intervals of klines that the exchange has."""
+"""The exchange's kline intervals."""
 
 from __future__ import annotations
 
 MINUTE_MS = 60_000
 
+# Interval name to length in ms; a month counts as its shortest length, 28 days.
 INTERVALS_MS = {
     "1m": 60_000,
     "3m": 180_000,
@@ -21,4 +22,3 @@ INTERVALS_MS = {
     "1w": 604_800_000,
     "1M": 2_419_200_000,
 }
-"""Name to length in ms; a month's is the shortest one's."""

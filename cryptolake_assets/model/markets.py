@@ -1,7 +1,7 @@
-"""The exchange's markets: what tells them apart, said once. Pure.
+"""The exchange's markets and their differences. Pure.
 
-Whatever depends on the market asks its `Venue`; nobody else knows an address, a path or a weight of one. Sources: the
-exchange's documents of USD-M, COIN-M and Spot (REST, WebSocket streams, public archive), looked up in 2026.
+Market-dependent code reads its `Venue`; addresses, paths and weights are defined only here. Sources: the exchange's
+documentation of USD-M, COIN-M and Spot (REST, WebSocket streams, public archive), as of 2026.
 
 This module is imported with the settings and when the Dagster definitions load: nothing heavy may be imported here.
 """
@@ -24,7 +24,7 @@ class Market(StrEnum):
 
 
 class Family(StrEnum):
-    """Markets that share no symbol, so that one lake can hold them; symbols of two families may be the same word."""
+    """A group of markets without common symbols, so that one lake can hold them; two families may share symbols."""
 
     FUTURES = "futures"
     SPOT = "spot"
@@ -32,7 +32,7 @@ class Family(StrEnum):
 
 @dataclass(frozen=True)
 class Weights:
-    """What requests weigh. `klines` are (largest limit, weight), ascending."""
+    """Request weights. `klines` holds (maximum limit, weight), ascending."""
 
     per_minute: int
     exchange_info: int
@@ -42,7 +42,7 @@ class Weights:
     klines: tuple[tuple[int, int], ...]
 
     def of_klines(self, limit: int) -> int:
-        """The weight of a page of at most `limit` klines."""
+        """Return the weight of a page of at most `limit` klines."""
         return next((weight for maximum, weight in self.klines if limit <= maximum), self.klines[-1][1])
 
 
@@ -53,41 +53,31 @@ class Venue:
     market: Market
     family: Family
     title: str
-    exchange: str
-    """The `exchange` of its rows."""
+    exchange: str  # the `exchange` column of its rows
+    # Matches its symbols among those of its family; the first matching venue in `VENUES` owns the symbol.
     symbols: re.Pattern[str]
-    """What its symbols look like, among those of its family; the first venue in `VENUES` that fits is the symbol's."""
-    live_symbols: tuple[str, ...]
-    """Followed when nothing else is said."""
+    live_symbols: tuple[str, ...]  # tracked by default
 
     ws_base_url: str
-    ws_path: str
-    """Of combined streams; `?streams=…` follows."""
-    ws_routed: bool
-    """Whether kinds of streams have paths of their own; the plain path then acknowledges and stays silent."""
+    ws_path: str  # path of combined streams; `?streams=…` follows
+    ws_routed: bool  # whether stream kinds have their own paths; the plain path then acknowledges but sends nothing
+    # Type of a `trade` frame without one (`X`). Spot's never have one; all of them are order-book executions.
     unnamed_trade_type: str
-    """Type of a `trade` frame that names none (`X`). Spot's never do, and all of them are order-book executions."""
 
     rest_base_url: str
-    rest_path: str
-    """Before every endpoint: `/fapi/v1`."""
+    rest_path: str  # prefix of every endpoint, such as `/fapi/v1`
     weights: Weights
-    max_klines: int
-    """Largest page of klines."""
-    klines_newest_first: bool
-    """Whether a page holds the newest klines of the window that was asked for, not the oldest."""
-    agg_trades_window_ms: int | None
-    """`startTime` and `endTime` of aggregates must be less than so far apart; None: no limit."""
+    max_klines: int  # maximum klines per page
+    klines_newest_first: bool  # whether a page holds the newest klines of the requested window, not the oldest
+    agg_trades_window_ms: int | None  # aggregates: `startTime` and `endTime` must be closer than this; None: no limit
 
-    archive_path: str
-    """Below the archive's base URL; `/daily/…` follows."""
-    archive_best_match: bool
-    """Whether a line of the archive's aggregates ends with an eighth column, `is_best_match`."""
+    archive_path: str  # path below the archive's base URL; `/daily/…` follows
+    archive_best_match: bool  # whether the archive's aggregates have an eighth column, `is_best_match`
 
     qty_unit: str
+    # Unit of the klines' quote volume. Only the quote currency can be compared with bars (see `reconcile`) and used to
+    # rank symbols by volume.
     kline_quote_volume: str
-    """What klines count as quote volume. Only the quote currency's can be held against bars (see `reconcile`), and
-    tells which symbols are the busiest."""
 
     @property
     def klines_count_quote(self) -> bool:
@@ -181,17 +171,20 @@ SPOT = Venue(
     kline_quote_volume=QUOTE,
 )
 
+# By market; COIN-M comes before USD-M, whose pattern matches any symbol.
 VENUES = {venue.market: venue for venue in (COIN_M, USD_M, SPOT)}
-"""By market; COIN-M ahead of USD-M, whose symbols have no form of their own."""
 
 
 def venue_of(symbol: str, family: Family = Family.FUTURES) -> Venue:
-    """The symbol's venue in a family. COIN-M symbols are quoted in USD and name their contract: `BTCUSD_PERP`,
-    `BTCUSD_250926`; all other futures are USD-M, `BTCUSDT_250926` too."""
+    """Return the symbol's venue in a family.
+
+    COIN-M symbols are quoted in USD and name their contract: `BTCUSD_PERP`, `BTCUSD_250926`. All other futures are
+    USD-M, including `BTCUSDT_250926`.
+    """
     return next(venue for venue in VENUES.values() if venue.family is family and venue.symbols.fullmatch(symbol))
 
 
 def exchanges_of(venue: Venue) -> tuple[str, ...]:
-    """The `exchange` of the rows that a lake may hold in which this venue is followed; its own first."""
+    """Return the `exchange` values that a lake tracking this venue may hold; its own first."""
     others = (other.exchange for other in VENUES.values() if other.family is venue.family)
     return tuple(dict.fromkeys((venue.exchange, *others)))

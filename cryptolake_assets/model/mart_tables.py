@@ -1,6 +1,6 @@
-"""Tables that dbt makes: bars of longer timeframes, profiles, returns, the overview. Pure.
+"""Tables built by dbt: bars of longer timeframes, volume profiles, returns, the market overview, sentiment. Pure.
 
-The SQL of each is in `dbt_project/models/marts`; what `marts.yml` says of them is tested against these columns.
+Their SQL is in `dbt_project/models/marts`; a test compares `marts.yml` with these columns.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 from cryptolake_assets.model.columns import PERCENTAGE, PRICE, QUOTE_VOLUME, SYMBOL, TIME, UPDATED_AT, VOLUME, Column
 from cryptolake_assets.model.table_spec import TableSpec
 
-MARTS_NAMESPACE = "marts"
-"""Where dbt makes its tables."""
+MARTS_NAMESPACE = "marts"  # where dbt creates its tables
 
 _BAR_COLUMNS = (
     SYMBOL,

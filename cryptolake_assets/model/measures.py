@@ -1,14 +1,13 @@
-"""What bars and daily stats measure: each column's type, meaning and computation, said here and nowhere else.
+"""The columns of bars and daily stats: type, meaning and computation of each, defined only here.
 
-A measure is an aggregate (over the trades of a minute, or over the bars of a day), or it follows from other measures of
-its row by exact arithmetic in Python, or it is set by the refresh. The tables' schemas (`bar_tables`) and both
-engines' queries (`transform.engines`) are made from these lists, so a new statistic is one new entry here.
+A measure is an aggregate (over a minute's trades or a day's bars), or derived from other measures of its row by exact
+arithmetic in Python, or set by the refresh. The table schemas (`bar_tables`) and both engines' queries
+(`transform.engines`) are built from these lists, so a new statistic is one new entry here.
 
-SQL is the same for every engine but for the fragments of `Dialect`. Aggregates over trades are said by function and
-operand rather than in SQL, so that Spark can also make them in two steps of 64-bit numbers
-(`transform.engines.spark_fast`).
-Numbers that engines would round in their own ways (ratios, logarithms) are never left to SQL: both engines hand over
-sums and closes, and one function makes the number.
+SQL is the same for every engine except for the fragments of `Dialect`. Aggregates over trades are defined by function
+and operand instead of SQL, so that Spark can also compute them in two steps of 64-bit numbers
+(`transform.engines.spark_fast`). Values that engines would round differently (ratios, logarithms) are not computed in
+SQL: both engines return sums and closes, and one Python function computes the value.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Dialect:
-    """The fragments in which the engines' SQL differs.
+    """The engine-specific SQL fragments.
 
-    Over trades (`price`, `qty`, `event_time`, `trade_id`): `minute` is the open time of a trade's minute,
-    `order` a sortable key for (event_time, trade_id) (Spark's query makes it a column), `quote` price x qty without
-    rounding or overflow. Over bars: `closes` the list of closes in order of time.
+    Over trades (`price`, `qty`, `event_time`, `trade_id`): `minute` is the open time of a trade's minute, `order` a
+    sortable key for (event_time, trade_id) (a column in Spark's query), `quote` price x qty without rounding or
+    overflow. Over bars: `closes` is the list of closes ordered by time.
     """
 
     name: str
@@ -46,17 +45,17 @@ class Dialect:
 
 DUCKDB = Dialect(
     name="duckdb",
-    # date_trunc on a time with zone costs DuckDB more than the rest of the query.
+    # In DuckDB, date_trunc on a timestamptz costs more than the rest of the query.
     minute="make_timestamptz(epoch_us(event_time) // 60000000 * 60000000)",
     order="(epoch_us(event_time)::HUGEINT * 18446744073709551616 + trade_id)",
-    # Up to 18 digits are multiplied in 64 bits, which overflows. A file from before quantities were widened has 18.
+    # DuckDB multiplies up to 18 digits in 64 bits, which overflows; older files store quantities with 18 digits.
     quote=f"(CAST(price AS decimal(19,8)) * CAST(qty AS {QUANTITY}))",
     closes="list(close ORDER BY window_start)",
 )
 
 SPARK = Dialect(
     name="spark",
-    # date_trunc asks for the time zone of every trade.
+    # date_trunc would look up the time zone for every trade.
     minute="timestamp_micros(unix_micros(event_time) div 60000000 * 60000000)",
     order="position",
     quote="(price * qty)",
@@ -65,7 +64,7 @@ SPARK = Dialect(
 
 
 class Function(StrEnum):
-    """What is made of an operand over a minute's trades; first and last are by (event_time, trade_id)."""
+    """Aggregate function over a minute's trades; first and last are by (event_time, trade_id)."""
 
     FIRST = "first"
     LAST = "last"
@@ -76,9 +75,9 @@ class Function(StrEnum):
 
 @dataclass(frozen=True)
 class Aggregate:
-    """A function of an operand: `price`, `qty`, `quote` (their product) or an SQL expression of whole numbers.
+    """A function of an operand: `price`, `qty`, `quote` (their product) or an SQL expression of integers.
 
-    `by_takers` narrows a total to trades whose taker bought.
+    `by_takers` limits a total to trades whose taker bought.
     """
 
     function: Function
@@ -87,7 +86,7 @@ class Aggregate:
 
     @property
     def made_of(self) -> tuple[str, ...]:
-        """The trades' columns that it reads."""
+        """The trade columns that it reads."""
         operand = "price * qty" if self.operand == "quote" else self.operand
         order = ("event_time", "trade_id") if self.function in (Function.FIRST, Function.LAST) else ()
         return (*_names_in(operand), *order, *(("side",) if self.by_takers else ()))
@@ -107,12 +106,12 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Measure(Column):
-    """One column of the result, see the module's text.
+    """One column of the result; see the module docstring.
 
-    It is aggregated from trades by `aggregate`, or from bars by `sql` (with `{closes}` for a dialect's fragment);
-    `derive` makes it from the row of aggregates. A measure with none of them is a key or is set by the refresh. One
-    that is not `published` is an aggregate that others are derived from. `inputs` names what SQL does not: the measures
-    that it is derived from, or the columns of a row's source.
+    `aggregate` computes it from trades, or `sql` from bars (with `{closes}` for a dialect's fragment); `derive`
+    computes it from the row of aggregates. A measure with none of them is a key or set by the refresh. A measure that
+    is not `published` is an aggregate used only to derive others. `inputs` lists inputs that the SQL does not name:
+    the measures it is derived from, or source columns.
     """
 
     aggregate: Aggregate | None = None
@@ -124,28 +123,28 @@ class Measure(Column):
 
 
 def ratio(numerator: Decimal, denominator: Decimal) -> Decimal:
-    """numerator / denominator with 8 decimals, rounded half up, by integers; both are >= 0, the second > 0."""
+    """Return numerator / denominator with 8 decimals, rounded half up, in integers; numerator >= 0, denominator > 0."""
     top, bottom = _scaled(numerator) * 10**8, _scaled(denominator)
     return Decimal(f"{(2 * top + bottom) // (2 * bottom)}E-8")
 
 
 def realised_volatility(closes: Sequence[Decimal]) -> float:
-    """Square root of the sum of squared log returns of consecutive closes (all > 0); 0.0 for fewer than two.
+    """Return the square root of the sum of squared log returns of consecutive closes (> 0); 0.0 for fewer than two.
 
-    Accurate to about 15 digits also for moves of one unit in 10^18, and the same whichever engine read the closes.
+    Accurate to about 15 digits even for moves of one unit in 10^18, and identical for all engines.
     """
     returns = (_log_return(earlier, later) for earlier, later in pairwise(closes))
     return math.sqrt(math.fsum(step * step for step in returns))
 
 
 def _log_return(earlier: Decimal, later: Decimal) -> float:
-    """ln(later / earlier). Near 1 the quotient has lost the move's digits, and far from it the difference has."""
+    """Return ln(later / earlier). Near 1 the quotient loses the move's digits; far from 1 the difference does."""
     quotient = float(later) / float(earlier)
     return math.log1p(float(later - earlier) / float(earlier)) if 0.5 < quotient < 2 else math.log(quotient)
 
 
 def _scaled(value: Decimal) -> int:
-    """value * 10^16 as an integer. Not by `Decimal.scaleb`, which rounds to the context's 28 digits."""
+    """Return value * 10^16 as an integer. `Decimal.scaleb` would round to the context's 28 digits."""
     _, digits, exponent = value.as_tuple()
     power: int = 10 ** (16 + int(exponent))
     return int("".join(map(str, digits))) * power
@@ -167,6 +166,7 @@ def _volatility(row: Row) -> float:
     return realised_volatility(row["closes"])
 
 
+# Columns of `silver.futures_ohlcv_1m`, over the valid MARKET trades of one (symbol, minute), deduplicated.
 BAR_MEASURES = (
     Measure("symbol", "string", "the exchange's symbol", inputs=("symbol",)),
     Measure("window_start", TIME, "open time of the minute", inputs=("event_time",)),
@@ -206,8 +206,8 @@ BAR_MEASURES = (
         "what proves that it is complete: ids, barrier or klines; null where nothing does, and in old bars",
     ),
 )
-"""Columns of `silver.futures_ohlcv_1m`, over the sound MARKET trades of one (symbol, minute), repeats removed."""
 
+# Columns of `gold.futures_daily_stats`, over the bars of one (symbol, UTC day).
 DAILY_MEASURES = (
     Measure("symbol", "string", "the exchange's symbol", inputs=("symbol",)),
     Measure("trade_date", "date", "UTC day", inputs=("window_start",)),
@@ -262,17 +262,18 @@ DAILY_MEASURES = (
         inputs=("close", "window_start"),
     ),
 )
-"""Columns of `gold.futures_daily_stats`, over the bars of one (symbol, UTC day)."""
 
 
 def columns(measures: Sequence[Measure]) -> tuple[Column, ...]:
-    """The published measures as a table's columns."""
+    """Return the published measures as table columns."""
     return tuple(Column(measure.name, measure.type, measure.doc) for measure in measures if measure.published)
 
 
 def lineage(measures: Sequence[Measure], source: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Of each published measure the `source` table's columns that it is made of, in that table's order; those that the
-    refresh sets from elsewhere are left out."""
+    """Return per published measure the `source` table's columns it is computed from, in that table's order.
+
+    Measures that the refresh sets from elsewhere are omitted.
+    """
     by_name = {measure.name: measure for measure in measures}
 
     def found(measure: Measure) -> set[str]:
@@ -286,7 +287,7 @@ def lineage(measures: Sequence[Measure], source: Collection[str]) -> dict[str, t
 
 
 def definition_hash(measures: Sequence[Measure]) -> str:
-    """Moves when a measure is added or defined anew; the version of the code that makes a table of them."""
+    """Return a hash that changes when a measure is added or redefined: the code version of its table."""
     said = [
         (measure.name, measure.type, str(measure.aggregate), measure.sql, getattr(measure.derive, "__name__", None))
         for measure in measures
@@ -295,12 +296,12 @@ def definition_hash(measures: Sequence[Measure]) -> str:
 
 
 def select_list(measures: Sequence[Measure], dialect: Dialect) -> str:
-    """The aggregates as a SELECT list, each in its own type, `expression AS name` by commas."""
+    """Return the aggregates as a SELECT list, each cast to its own type."""
     return named(measures, lambda measure: _sql(measure, dialect))
 
 
 def named(measures: Sequence[Measure], sql: Callable[[Measure], str | None]) -> str:
-    """A SELECT list of the measures for which `sql` has an expression, each cast to its own type."""
+    """Return a SELECT list of the measures for which `sql` returns an expression, each cast to its own type."""
     expressions = ((measure, sql(measure)) for measure in measures)
     return ",\n  ".join(f"{_cast(text, measure.type)} AS {measure.name}" for measure, text in expressions if text)
 
@@ -323,5 +324,5 @@ def _cast(expression: str, kind: str) -> str:
 
 
 def with_derived(measures: Sequence[Measure], row: Row) -> dict[str, Any]:
-    """The row of aggregates and its derived measures."""
+    """Return the row of aggregates with its derived measures added."""
     return {**row, **{measure.name: measure.derive(row) for measure in measures if measure.derive is not None}}

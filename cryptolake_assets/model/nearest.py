@@ -1,4 +1,4 @@
-"""The known names that resemble a mistyped one, for error messages. Pure."""
+"""Suggestions of known names for a mistyped one, for error messages. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final
 
 MAX_NAMED: Final = 3
 RESEMBLES: Final = 0.6  # difflib's own bound for close matches
-AS_NEAR: Final = 0.15  # a name that resembles it so much less than the nearest one only distracts
+AS_NEAR: Final = 0.15  # names with a score this far below the best one are not suggested
 _SEPARATOR: Final = re.compile(r"[./]")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `Did you mean x or y?` with the nearest names, or an empty text where none resembles it."""
+    """Return `Did you mean x or y?` with the nearest names; empty if none is similar."""
     names = nearest(name, known)
     *others, last = names or [""]
     listed = f"{', '.join(others)} or {last}" if others else last
@@ -22,10 +22,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return at most three known names that resemble a name, the nearest first.
+    """Return at most three known names similar to a name, the nearest first.
 
-    Names in parts, such as `silver/futures_ohlcv_1m` or `cryptolake.silver.futures_ohlcv_1m`, are compared in as many
-    of their last parts as were typed.
+    Names in parts, such as `silver/futures_ohlcv_1m` or `cryptolake.silver.futures_ohlcv_1m`, are compared by as many
+    trailing parts as were typed.
     """
     wanted, depth = ".".join(_parts(name)), len(_parts(name))
     tails = {item: ".".join(_parts(item)[-depth:]) for item in known}

@@ -1,4 +1,4 @@
-"""Tables of the platform's own records: coverage of the streams, and what each run read and wrote. Pure."""
+"""Operational tables: stream coverage, and row counts of each run. Pure."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The replay exchange's fault switches as typed values, and the board on which they stand. Pure.
+"""Fault switches of the replay exchange as typed values, and the board of active faults. Pure.
 
-A fault is said as JSON, `{"kind": "drop", "share": 0.01}`, one or a list of them: in `CRYPTOLAKE_REPLAY_FAULTS`, or by
-`POST /replay/faults` at run time. It concerns what clients are sent, never what was emitted: REST tells it all the
-same. Each is decided by its seed and by the number of the frame in the capture, so that a replay is hit at the same
-places every time.
+Faults are given as JSON, `{"kind": "drop", "share": 0.01}` or a list: in `CRYPTOLAKE_REPLAY_FAULTS`, or by `POST
+/replay/faults` at run time. They affect the frames that clients receive, never the emitted ledger; REST still returns
+all trades. The seed and the frame's index in the capture decide each fault, so that a replay fails at the same places
+every time.
 """
 
 from __future__ import annotations
@@ -25,20 +25,18 @@ Seconds = Annotated[float, Meta(ge=0)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 FrameWindow = Annotated[int, Meta(ge=1, le=100_000)]
-IdRange = tuple[Count, Count]
-"""Ids of trades or aggregates, both ends included."""
+IdRange = tuple[Count, Count]  # ids of trades or aggregates, inclusive
 
 
 class Fault(msgspec.Struct, tag_field="kind", forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """What all faults have."""
+    """Base of all faults."""
 
-    times: Count = 0
-    """How often it happens at most; 0: for as long as it is switched on."""
+    times: Count = 0  # maximum number of occurrences; 0: unlimited while it is on
     seed: Count = 0
 
 
 class FrameFault(Fault, frozen=True, kw_only=True):
-    """A fault of frames: of those of the named streams (`btcusdt@aggTrade`), or of all."""
+    """A fault of frames, of the named streams (`btcusdt@aggTrade`) or of all."""
 
     streams: tuple[str, ...] = ()
 
@@ -47,8 +45,10 @@ class FrameFault(Fault, frozen=True, kw_only=True):
 
 
 class Interruption(Fault, frozen=True, kw_only=True):
-    """A fault of a connection, behind every so many of its frames, or once the exchange's clock has gone on by so many
-    seconds since its first frame (or since the last time)."""
+    """A connection fault, after every `every_frames` frames or `every_s` seconds of the exchange clock.
+
+    Both count from the connection's first frame, or from the last occurrence.
+    """
 
     every_frames: Count = 0
     every_s: Seconds = 0.0
@@ -59,49 +59,54 @@ class Interruption(Fault, frozen=True, kw_only=True):
 
 
 class Cut(Interruption, tag="cut", frozen=True, kw_only=True):
-    """The connection is aborted, without a closing handshake; what was queued for it is lost."""
+    """Aborts the connection without a closing handshake; its queued frames are lost."""
 
 
 class Stall(Interruption, tag="stall", frozen=True, kw_only=True):
-    """The connection stays open, and for so many seconds of our clock nothing comes on it: no frame, no answer, no
-    ping or pong. What was queued comes afterwards, if the client is still there."""
+    """Keeps the connection open but sends nothing (no frame, response, ping or pong) for `for_s` wall seconds.
+
+    Queued frames are sent afterwards if the client is still connected.
+    """
 
     for_s: PositiveSeconds
 
 
 class Shutdown(Interruption, tag="shutdown", frozen=True, kw_only=True):
-    """The exchange announces the end of the connection (`serverShutdown`), and closes it `notice_s` seconds of our
-    clock later. Frames go on coming until then."""
+    """Announces the end of the connection (`serverShutdown`) and closes it `notice_s` wall seconds later.
+
+    Frames continue until then.
+    """
 
     notice_s: Seconds = 10.0
 
 
 class Silent(FrameFault, tag="silent", frozen=True, kw_only=True):
-    """Subscriptions are acknowledged, and no frame comes on them: from the stream's frame number `after_frames` of a
-    connection on, for `for_s` seconds of the exchange's clock (0: as long as the connection lives). Each stream of
-    each connection counts once in `times`."""
+    """Acknowledges subscriptions but sends no frames.
+
+    It starts after `after_frames` frames of a stream on a connection and lasts `for_s` seconds of the exchange clock
+    (0: the life of the connection). Each stream of each connection counts once in `times`.
+    """
 
     after_frames: Count = 0
     for_s: Seconds = 0.0
 
 
 class Duplicate(FrameFault, tag="duplicate", frozen=True, kw_only=True):
-    """A share of the frames is sent a second time, at most `within` frames later."""
+    """Sends a share of the frames a second time, at most `within` frames later."""
 
     share: Share
     within: FrameWindow = 50
 
 
 class Reorder(FrameFault, tag="reorder", frozen=True, kw_only=True):
-    """A share of the frames is held back and comes 1 to `window` frames later. An answer overtakes nothing: what is
-    held back comes before it."""
+    """Delays a share of the frames by 1 to `window` frames. Delayed frames are sent before any response."""
 
     share: Share
     window: FrameWindow = 10
 
 
 class Drop(FrameFault, tag="drop", frozen=True, kw_only=True):
-    """Frames are not sent: those of the ids, and with the chance `share` a frame and up to `run` - 1 behind it."""
+    """Drops frames: those of the `ids`, and with probability `share` a frame and up to `run` - 1 frames after it."""
 
     share: Share = 0.0
     run: FrameWindow = 1
@@ -113,20 +118,22 @@ class Drop(FrameFault, tag="drop", frozen=True, kw_only=True):
 
 
 class Corrupt(FrameFault, tag="corrupt", frozen=True, kw_only=True):
-    """A share of the frames is sent garbled in place of what was recorded, and never as JSON: for no other trade."""
+    """Sends a share of the frames garbled, never as valid JSON, so that they cannot be read as another trade."""
 
     share: Share
 
 
 class Rotation(Fault, tag="rotation", frozen=True, kw_only=True):
-    """Connections live so many seconds of our clock, instead of the exchange's 24 hours, and are then closed."""
+    """Closes connections after `connection_life_s` wall seconds instead of the exchange's 24 hours."""
 
     connection_life_s: PositiveSeconds
 
 
 class RestLimit(Fault, tag="rest_limit", frozen=True, kw_only=True):
-    """REST refuses: `times` requests, or those of `for_s` seconds of our clock from the first on; paths that begin with
-    one of `paths`, or all."""
+    """Rejects REST requests: `times` of them, or those within `for_s` wall seconds from the first.
+
+    It affects paths that start with one of `paths`, or all.
+    """
 
     status: Literal[418, 429] = 429
     retry_after_s: Annotated[int, Meta(ge=0, le=3 * 86_400)] = 1
@@ -138,7 +145,7 @@ class RestLimit(Fault, tag="rest_limit", frozen=True, kw_only=True):
 
 
 class SourceFaultKind(StrEnum):
-    """What a batch source does instead of answering."""
+    """A failure of a batch source."""
 
     RATE_LIMIT = "rate_limit"
     HTML = "html"
@@ -148,8 +155,10 @@ class SourceFaultKind(StrEnum):
 
 
 class SourceFault(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The next `times` requests of a batch source meet it, one fault after the other; `seconds` is `Retry-After`, or
-    how slow the answer is."""
+    """A fault of the next `times` requests of a batch source; several faults apply one after the other.
+
+    `seconds` is the `Retry-After`, or the delay of a slow response.
+    """
 
     source: Literal["fear_greed", "coingecko", "futures_funding", "futures_open_interest"]
     kind: SourceFaultKind
@@ -162,7 +171,7 @@ ReplayFault = _ExchangeFault | SourceFault
 
 
 def parse_faults(text: str | bytes) -> tuple[ReplayFault, ...]:
-    """One fault or a list of them as JSON; nothing for an empty text. Raises `SettingsError`."""
+    """Parse a fault or a list of faults from JSON; none for an empty text. Raises `SettingsError`."""
     if not text.strip():
         return ()
     try:
@@ -182,20 +191,20 @@ def _fault(item: dict[str, Any]) -> ReplayFault:
 
 
 def chance(seed: int, *what: object) -> float:
-    """A number in [0, 1) that is the same whenever the same is asked."""
+    """Return a deterministic pseudorandom number in [0, 1) for the arguments."""
     return int.from_bytes(blake2b(repr((seed, *what)).encode(), digest_size=6).digest()) / 2**48
 
 
 @dataclass(slots=True)
 class Switch:
-    """A fault that is on, and how often it has happened."""
+    """An active fault and its number of occurrences."""
 
     fault: ReplayFault
     happened: int = 0
     began_s: float | None = None
 
     def happens(self) -> bool:
-        """Counts it, unless it has happened as often as it may."""
+        """Count an occurrence and return True; return False once `times` is reached."""
         if self.fault.times and self.happened >= self.fault.times:
             return False
         self.happened += 1
@@ -208,27 +217,26 @@ class Switch:
 
 @dataclass(slots=True)
 class FaultBoard:
-    """What is switched on, in the order in which it came."""
+    """The active faults, in the order they were switched on."""
 
     switches: list[Switch] = field(default_factory=list)
-    version: int = 0
-    """Another one after every change."""
+    version: int = 0  # changes with every change of the board
 
     def switch_on(self, faults: Iterable[ReplayFault]) -> None:
         self.switches = [*self.switches, *(Switch(fault) for fault in faults)]
         self.version += 1
 
     def switch_off(self) -> None:
-        """All of them, with their counts."""
+        """Switch off all faults and discard their counts."""
         self.switches = []
         self.version += 1
 
     def switches_of(self, *types: type[msgspec.Struct]) -> Sequence[Switch]:
-        """The switches of these types, kind by kind."""
+        """Return the switches of these types, grouped by type."""
         return [switch for kind in types for switch in self.switches if isinstance(switch.fault, kind)]
 
     def rest_limit(self, path: str, now_s: float) -> RestLimit | None:
-        """The limit that a request meets now, if any; counts it."""
+        """Return the limit that applies to a request now, if any, and count it."""
         for switch in self.switches:
             fault = switch.fault
             if not isinstance(fault, RestLimit) or not fault.concerns(path):
@@ -240,7 +248,7 @@ class FaultBoard:
         return None
 
     def source_fault(self, source: str) -> SourceFault | None:
-        """What the next request of a batch source meets, if anything; counts it."""
+        """Return the fault of a batch source's next request, if any, and count it."""
         for switch in self.switches:
             fault = switch.fault
             if isinstance(fault, SourceFault) and fault.source == source and switch.happens():
@@ -249,12 +257,12 @@ class FaultBoard:
 
     @property
     def shortest_life_s(self) -> float:
-        """Of a connection, by the faults that are on; infinite without one."""
+        """The shortest connection life of the active faults; infinite without one."""
         lives = [switch.fault.connection_life_s for switch in self.switches if isinstance(switch.fault, Rotation)]
         return min(lives, default=math.inf)
 
     def life_is_over(self, lived_s: float, usual_life_s: float) -> bool:
-        """Whether a connection that has lived so long is to be closed now; counts it."""
+        """Return whether a connection of this age must be closed now; count a fault that closes it."""
         for switch in self.switches:
             fault = switch.fault
             if isinstance(fault, Rotation) and lived_s >= fault.connection_life_s and switch.happens():
@@ -262,5 +270,5 @@ class FaultBoard:
         return lived_s >= usual_life_s
 
     def describe(self) -> list[dict[str, Any]]:
-        """Each fault with what it was given, and `happened`."""
+        """Return each fault's parameters and its `happened` count."""
         return [switch.describe() for switch in self.switches]

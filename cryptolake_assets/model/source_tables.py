@@ -1,4 +1,4 @@
-"""Tables of batch sources: answers as received, the Fear & Greed index, CoinGecko. Pure."""
+"""Tables of batch sources: raw responses, the Fear & Greed index, CoinGecko. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cryptolake_assets.model.table_spec import TableSpec
 
 
 def raw_answers(name: str, doc: str) -> TableSpec:
-    """Return the Bronze table of a batch source: every answer, accepted or refused; append-only."""
+    """Return the append-only Bronze table of a batch source: every response, accepted or rejected."""
     return TableSpec(
         namespace="bronze",
         name=name,

@@ -1,9 +1,9 @@
-"""Which symbols are tracked: by name, by pattern, or the busiest ones. Pure.
+"""Symbol selection by name, pattern or volume rank. Pure.
 
-BTCUSDT         this one
-*USDC  1000?*   all that are traded and match (`*` and `?` as in file names)
-top:50          the 50 with the largest quote volume of 24 hours, of those quoted in USDT
-top:20:USDC     the same, quoted in USDC
+BTCUSDT         this symbol
+*USDC  1000?*   all trading symbols that match (`*` and `?` as in file names)
+top:50          the 50 symbols quoted in USDT with the highest 24-hour quote volume
+top:20:USDC     the same for 20 symbols quoted in USDC
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ TRADING: Final = "TRADING"
 _WILDCARDS: Final = re.compile(r"[*?]")
 _TOP: Final = re.compile(r"TOP:([1-9][0-9]{0,3})(?::([^:]+))?")
 _DEFAULT_QUOTE: Final = "USDT"
+# Hysteresis: a tracked symbol stays while it is in the first N + N/5, because ranks near N change all the time.
 _KEPT_SHARE: Final = 5
-"""A tracked symbol stays until it is out of the first N and a fifth: ranks near the edge change all the time."""
 
 
 class ListedSymbol(Protocol):
-    """A symbol that the exchange lists."""
+    """A symbol listed by the exchange."""
 
     @property
     def symbol(self) -> str: ...
@@ -40,7 +40,7 @@ class ListedSymbol(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TopSymbols:
-    """The first `number` by volume, of those quoted in `quote_asset`."""
+    """The top `number` symbols by volume among those quoted in `quote_asset`."""
 
     number: int
     quote_asset: str
@@ -48,7 +48,7 @@ class TopSymbols:
 
 @dataclass(frozen=True, slots=True)
 class SymbolSelection:
-    """A selection that was read by `parse_selection`."""
+    """A selection parsed by `parse_selection`."""
 
     names: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class SymbolSelection:
 
     @property
     def needs_listing(self) -> bool:
-        """Whether names alone do not say what is tracked."""
+        """Whether resolving it needs the exchange's listing (it has patterns or ranks)."""
         return bool(self.patterns or self.busiest)
 
     def resolve(
@@ -65,10 +65,10 @@ class SymbolSelection:
         volumes: Mapping[str, Decimal],
         tracked: Collection[str] = (),
     ) -> tuple[str, ...]:
-        """The symbols: names first, then patterns, then the busiest.
+        """Return the selected symbols: names first, then patterns, then ranks.
 
-        `volumes` are quote volumes of 24 hours; `tracked` is what is tracked now. Names are taken as they are,
-        whether they are listed or not.
+        `volumes` are 24-hour quote volumes; `tracked` are the currently tracked symbols. Names are kept even if they
+        are not listed.
         """
         trading = [entry for entry in listed if entry.status == TRADING]
         found = list(self.names)
@@ -80,7 +80,7 @@ class SymbolSelection:
 
 
 def parse_selection(items: Sequence[str]) -> SymbolSelection:
-    """Raises `ValueError` for an item that is none of the module's kinds."""
+    """Parse selection items. Raises `ValueError` for an item that is not a name, pattern or rank."""
     names, patterns, busiest = [], [], []
     for item in items:
         if is_symbol(item):
@@ -95,7 +95,7 @@ def parse_selection(items: Sequence[str]) -> SymbolSelection:
 
 
 def _is_pattern(item: str) -> bool:
-    """Return whether the item has wildcards, and otherwise only what a symbol may hold."""
+    """Return whether the item has wildcards and otherwise only characters of symbols."""
     without = _WILDCARDS.sub("", item)
     return without != item and (not without or is_symbol(without) or set(without) == {"."})
 
@@ -108,7 +108,7 @@ def _busiest(
     edge = ranked[wanted.number : wanted.number + -(-wanted.number // _KEPT_SHARE)]
     kept = [symbol for symbol in edge if symbol in tracked]
     first = ranked[: wanted.number]
-    # Each that is kept takes the place of the last that is new.
+    # Each kept symbol replaces the lowest-ranked new one.
     for symbol in kept:
         new = next((one for one in reversed(first) if one not in tracked), None)
         if new is None:

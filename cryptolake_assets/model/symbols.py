@@ -1,6 +1,6 @@
-"""Symbols: the exchange's names of what it trades, such as BTCUSDT, BTCUSDT_251226 or 币安人生USDT. Pure.
+"""Symbols: the exchange's instrument names, such as BTCUSDT, BTCUSDT_251226 or 币安人生USDT. Pure.
 
-The exchange chooses them. Every room that reads, checks or writes a symbol uses this definition.
+The exchange chooses them. All code that reads, checks or writes a symbol uses this definition.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _IN_CAPITALS: Final = str.maketrans(ascii_lowercase, ascii_uppercase)
 
 @lru_cache(_REMEMBERED)
 def is_symbol(text: str) -> bool:
-    """Return whether the exchange may list a symbol of this name. Names are compared as they are, never normalized."""
+    """Return whether this is a valid symbol name. Names are compared verbatim, never normalized."""
     return (
         text != ""
         and text not in _NOT_NAMES
@@ -36,9 +36,9 @@ def _is_letter_mark_or_digit(char: str) -> bool:
 
 
 def in_capitals(text: str) -> str:
-    """Return a symbol that a person typed as the exchange spells it: its symbols have no lower-case ASCII letter.
+    """Return a typed symbol in the exchange's spelling, which has no lower-case ASCII letters.
 
-    Other letters stay: their capitals may be of another length (ß), and the exchange lists symbols with either case.
+    Other letters stay: their upper case may have another length (ß), and the exchange lists symbols in either case.
     """
     return text.translate(_IN_CAPITALS)
 
@@ -46,11 +46,11 @@ def in_capitals(text: str) -> str:
 def stream_name(symbol: str, kind: str) -> str:
     """Return the name of a symbol's stream, such as `btcusdt@aggTrade`.
 
-    It does not say how the symbol is spelled: look it up among the symbols that were subscribed to.
+    The lower case loses the symbol's spelling: look it up among the subscribed symbols.
     """
     return f"{symbol.lower()}@{kind}"
 
 
 def in_url(name: str) -> str:
-    """Return a stream's name or a symbol as it stands in a URL's path or query."""
+    """Return a stream name or symbol escaped for a URL's path or query."""
     return quote(name, safe="@!")

@@ -1,6 +1,6 @@
-"""What a table is: name, columns, key and partitioning, and the schemas that are made of them.
+"""Table definition: name, columns, key and partitioning, and the schemas derived from them.
 
-The catalog's name is part of a table's full name and of the catalog's own records, so Spark and PyIceberg share
+The catalog name is part of a table's full name and of the catalog's own records, so Spark and PyIceberg share
 `CATALOG`.
 """
 
@@ -18,27 +18,26 @@ if TYPE_CHECKING:
 
 CATALOG = "cryptolake"
 
-_SPARK_TYPES = {"long": "bigint", TIME: "timestamp"}
-"""Spark's names where they are not Iceberg's."""
+_SPARK_TYPES = {"long": "bigint", TIME: "timestamp"}  # Spark type names that differ from Iceberg's
 
+# Properties of tables that Structured Streaming appends to: no shuffle, rows stay in the tasks that read them.
 APPENDED_BY_SPARK = {"write.distribution-mode": "none", "write.spark.fanout.enabled": "true"}
-"""Properties of the tables that Structured Streaming appends to: rows stay in the tasks that read them."""
 
+# DuckDB type names that differ from Iceberg's.
 DUCKDB_TYPES = {"long": "BIGINT", "int": "INTEGER", "string": "VARCHAR", "binary": "BLOB", TIME: "TIMESTAMPTZ"}
-"""DuckDB's names where they are not Iceberg's."""
 
 
 def spark_type(iceberg_type: str) -> str:
-    """Spark's name of a type."""
+    """Return Spark's name of an Iceberg type."""
     return _SPARK_TYPES.get(iceberg_type, iceberg_type.replace(" ", ""))
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table. `key` is unique in the tables that are not append-only; `partition` is (column, transform).
+    """One table. `key` is unique unless the table is append-only; `partition` is (column, transform).
 
-    A table is `rewritten` if its writer itself keeps the files few: nobody else compacts it or rewrites its manifests.
-    It is `pooled` if runs of the graph write it, one run at a time.
+    `rewritten`: its writer keeps the number of files low, so maintenance neither compacts it nor rewrites its
+    manifests. `pooled`: Dagster runs write it, one run at a time.
     """
 
     namespace: str
@@ -53,17 +52,17 @@ class TableSpec:
 
     @property
     def identifier(self) -> tuple[str, str]:
-        """As PyIceberg names it, within the catalog."""
+        """PyIceberg's identifier within the catalog."""
         return (self.namespace, self.name)
 
     @property
     def full_name(self) -> str:
-        """As SQL names it: `cryptolake.silver.futures_ohlcv_1m`."""
+        """The name in SQL: `cryptolake.silver.futures_ohlcv_1m`."""
         return f"{CATALOG}.{self.namespace}.{self.name}"
 
     @property
     def writer_pool(self) -> str:
-        """The Dagster pool of the runs that write it, if it is `pooled`."""
+        """The Dagster pool of its writing runs, if it is `pooled`."""
         return f"{self.namespace}_{self.name}"
 
     @property
@@ -71,7 +70,7 @@ class TableSpec:
         return tuple(column.name for column in self.columns)
 
     def iceberg_schema(self) -> Schema:
-        """Field ids from 1 in column order; nothing is `required`, because Spark's streaming rows are nullable."""
+        """Return the schema: field ids from 1 in column order, all optional because Spark streams nullable rows."""
         from pyiceberg.schema import Schema
         from pyiceberg.types import NestedField
 
@@ -83,13 +82,13 @@ class TableSpec:
         )
 
     def arrow_schema(self) -> pa.Schema:
-        """The Arrow schema that PyIceberg accepts for writes to this table."""
+        """Return the Arrow schema that PyIceberg accepts for writes to this table."""
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
         return schema_to_pyarrow(self.iceberg_schema(), include_field_ids=False)
 
     def duckdb_type(self, column: str) -> str:
-        """DuckDB's type name of a column."""
+        """Return DuckDB's type name of a column."""
         kind = self._type(column)
         return DUCKDB_TYPES.get(kind, kind.replace(" ", ""))
 
@@ -112,9 +111,9 @@ class TableSpec:
 
 
 def stream_table(name: str, doc: str, contract: tuple[Column, ...], kafka_note: str = "") -> TableSpec:
-    """Return the Bronze table of a stream's events: the contract and where Kafka holds the event; append-only.
+    """Return the append-only Bronze table of a stream's events: the contract's columns and the Kafka position.
 
-    `kafka_note` is added to what the columns of Kafka mean.
+    `kafka_note` is appended to the docs of the Kafka columns.
     """
     return TableSpec(
         namespace="bronze",
@@ -127,7 +126,7 @@ def stream_table(name: str, doc: str, contract: tuple[Column, ...], kafka_note: 
 
 
 def kafka_columns(note: str = "") -> tuple[Column, ...]:
-    """Return the columns that say where Kafka holds an event; `note` is added to what they mean."""
+    """Return the columns of an event's Kafka position; `note` is appended to their docs."""
     return (
         Column("kafka_partition", "int", f"Kafka partition{note}"),
         Column("kafka_offset", "long", f"Kafka offset{note}"),

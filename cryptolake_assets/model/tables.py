@@ -1,7 +1,7 @@
-"""The tables of the lake that our own code makes and writes. Pure.
+"""The registry of lake tables that this project's code creates and writes. Pure.
 
-Names, columns, keys and partitioning of a family of tables are defined in its module, `trade_tables` and those beside
-it; Iceberg, Arrow and Spark schemas are made from there (`table_spec`). dbt's marts are in `mart_tables`.
+Each group of tables is defined in its own module, such as `trade_tables`; `table_spec` derives the Iceberg, Arrow and
+Spark schemas. dbt's marts are in `mart_tables`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from cryptolake_assets.model.source_tables import (
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.trade_tables import BRONZE_GAPS, BRONZE_REJECTED, BRONZE_TRADES, SILVER_QUARANTINE
 
+# Iceberg properties of every table.
 COMMON_PROPERTIES = {
     "format-version": "2",
     "write.parquet.compression-codec": "zstd",
@@ -39,7 +40,6 @@ COMMON_PROPERTIES = {
     "commit.retry.num-retries": "20",
     "commit.retry.min-wait-ms": "50",
 }
-"""Iceberg's properties of every table."""
 
 TABLES = (
     BRONZE_TRADES,
@@ -67,15 +67,14 @@ TABLES = (
     OPS_RUN_METRICS,
 )
 
-POOLED_TABLES = tuple(table for table in TABLES if table.pooled)
-"""Tables that runs of the graph write, each one run at a time."""
+POOLED_TABLES = tuple(table for table in TABLES if table.pooled)  # written by Dagster runs, one run at a time each
 
 
 def namespaces() -> Iterator[str]:
-    """Every namespace once, in order of the tables; dbt's comes last."""
+    """Yield each namespace once, in table order; dbt's comes last."""
     yield from dict.fromkeys([*(table.namespace for table in TABLES), MARTS_NAMESPACE])
 
 
 def table_properties(spec: TableSpec) -> dict[str, str]:
-    """Iceberg table properties: the common ones and the table's own."""
+    """Return the Iceberg properties of a table: the common ones and its own."""
     return {**COMMON_PROPERTIES, "comment": spec.doc, **spec.properties}

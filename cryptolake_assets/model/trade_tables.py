@@ -1,10 +1,11 @@
-"""Tables of trades: every trade, what was rejected, the gap ledger, the quarantine. Pure."""
+"""Tables of trades: all trades, rejected frames, the gap ledger, the quarantine. Pure."""
 
 from __future__ import annotations
 
 from cryptolake_assets.model.columns import EXCHANGE, PRICE, QUANTITY, SYMBOL, TIME, UPDATED_AT, Column
 from cryptolake_assets.model.table_spec import APPENDED_BY_SPARK, TableSpec, kafka_columns, stream_table
 
+# The event contract: the fields of `events.TradeEvent`, in order, with the lake's types.
 TRADE_COLUMNS = (
     Column("symbol", "string", "the exchange's symbol, such as BTCUSDT"),
     Column("event_time", TIME, "trade time"),
@@ -19,7 +20,6 @@ TRADE_COLUMNS = (
     Column("trade_type", "string", "the exchange's X: MARKET is an order-book execution"),
     Column("stream", "string", "trade or aggTrade; their ids are different sequences"),
 )
-"""The contract of an event: the fields of `events.TradeEvent`, in their order, with the lake's types."""
 
 _KAFKA_NOTE = "; null in a trade of the archive"
 

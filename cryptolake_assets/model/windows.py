@@ -1,4 +1,4 @@
-"""Lengths and starts of time windows, and the names of partitions. Pure."""
+"""Lengths and starts of time windows, and partition name formats. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
+# Hourly and daily partition names, for `strftime`.
 HOUR_FORMAT = "%Y-%m-%d-%H:%M"
 DAY_FORMAT = "%Y-%m-%d"
-"""Names of hourly and daily partitions, for `strftime`."""
 
 
 def hour_of(moment: datetime) -> datetime:
-    """Start of the hour."""
+    """Return the start of the UTC hour."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def day_of(moment: datetime) -> datetime:
-    """Start of the UTC day."""
+    """Return the start of the UTC day."""
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
