@@ -55,19 +55,15 @@ class Capabilities:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamType:
-    """One stream of events: what topics, the Bronze stream, the follower and the graph are made of."""
+    """A stream of events: the source of its topic, Bronze queries, follower and assets."""
 
     name: str
-    topic_suffix: str
-    """Of the Kafka topic, after the name of the trades' topic; empty for the trades."""
+    topic_suffix: str  # appended to the name of the trades' topic; empty for the trades
+    # Names on the wire after the symbol: `markPrice@1s` in `btcusdt@markPrice@1s`. The first one is the default.
     kinds: tuple[str, ...]
-    """Names on the wire after the symbol: `markPrice@1s` in `btcusdt@markPrice@1s`. The first one is the default."""
-    bronze: TableSpec
-    """Made by `stream_table`; its contract has `symbol`, `event_time`, `exchange` and `ingest_ts`."""
-    optional: frozenset[str] = frozenset()
-    """Columns of the contract that may be empty."""
-    identity: tuple[str, ...]
-    """Columns that two events share only when one is a duplicate."""
+    bronze: TableSpec  # made by `stream_table`; its contract has `symbol`, `event_time`, `exchange` and `ingest_ts`
+    optional: frozenset[str] = frozenset()  # columns of the contract that may be empty
+    identity: tuple[str, ...]  # columns that only duplicates share
     address: Address
     capabilities: Capabilities = Capabilities()
 
@@ -91,23 +87,21 @@ class StreamType:
 
 @dataclass(frozen=True, kw_only=True)
 class MinuteStream(StreamType):
-    """A stream that its parser and SQL describe whole: each frame is one event, and each minute of Silver a query.
+    """A stream that its parser and SQL describe in full: each frame is one event, each minute of Silver a query.
 
-    `parse` takes a frame's bytes and its receive time, µs since 1970; it never raises. `minutes` is the SQL of Silver's
-    rows of a minute, over a relation `events` with the columns of the contract, each event once; `checks` are
-    predicates that are true on a row of Silver that fails.
+    `parse` takes the bytes of a frame and its receive time, µs since 1970; it never raises. `minutes` is the SQL of
+    Silver's rows per minute, over a relation `events` with the columns of the contract, without duplicates. `checks`
+    maps names to predicates that are true for a failing row of Silver, `meanings` to what each check demands.
     """
 
     parse: Callable[[bytes, int], Parsed]
     silver: TableSpec
     minutes: str
-    counted: str
-    """The column of Silver that says for how many events a row stands."""
+    counted: str  # the column of Silver with the number of events that a row stands for
     checks: Mapping[str, str]
     meanings: Mapping[str, str]
-    """Check name to what it demands, for people."""
+    # Whether a symbol has events in every minute, so that a minute without a row is missing (a check that warns).
     every_minute: bool = False
-    """Whether a symbol has events in every minute, so that a minute without a row is missing (a check that warns)."""
 
 
 class FrameReader:

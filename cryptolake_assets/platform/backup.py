@@ -200,8 +200,8 @@ class _Backup:
     def make(self) -> Manifest:
         created_at = datetime.now(UTC)
         self._copy_dagster()
-        with suppress(FileNotFoundError):
-            self._copy(self._places[FOLLOWER] / "cursor.json", f"{FOLLOWER}/cursor.json")
+        for cursor in sorted(self._places[FOLLOWER].glob("*cursor.json")):
+            self._copy(cursor, f"{FOLLOWER}/{cursor.name}")
         # Maintenance deletes files of older snapshots, which the copied catalog may still refer to.
         with maintenance_lock(self._settings, MAINTENANCE_WAIT_S):
             tables = self._copy_lake()

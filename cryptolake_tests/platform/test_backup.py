@@ -52,6 +52,7 @@ def home(lake: Settings) -> Iterator[Settings]:
         write(checkpoint / "commits" / str(batch), "v1\n{}")
     write(checkpoint / "offsets" / ".1.crc", "a checksum of Hadoop")
     write(Path(lake.follower_location().removeprefix("file://")), "cursor")
+    write(Path(lake.follower_location("mark_prices").removeprefix("file://")), "cursor of mark prices")
     write(lake.home / "api_keys.json", "[]")
     write(lake.log_dir / "bronze.log", "a log")
     partition = kafka.data_dir(lake) / "futures_trades-0"
@@ -98,6 +99,8 @@ def test_restored_home_holds_all_parts(home: Settings, tmp_path: Path, place: st
     checkpoint = Path(target.checkpoint_location.removeprefix("file://")) / "bronze_futures_trades"
     assert set(files_of(checkpoint)) == {"metadata", "offsets/0", "offsets/1", "commits/0", "commits/1"}
     assert Path(target.follower_location().removeprefix("file://")).read_text() == "cursor"
+    of_marks = Path(target.follower_location("mark_prices").removeprefix("file://"))
+    assert of_marks.read_text() == "cursor of mark prices"
     assert (target.home / "api_keys.json").read_text() == "[]"
     assert not target.log_dir.exists()
     assert set(files_of(kafka.data_dir(target))) == {
