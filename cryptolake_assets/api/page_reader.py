@@ -17,7 +17,7 @@ import structlog
 from cryptolake_assets.api import formats, problems
 from cryptolake_assets.api.params import LIMIT, Format, Order, PageParams, StateParams, decode_cursor, encode_cursor
 from cryptolake_assets.api.response_cache import CachedResponse, ResponseCache
-from cryptolake_assets.api.symbol_routes import SymbolIndex
+from cryptolake_assets.api.symbol_index import SymbolIndex
 from cryptolake_assets.errors import TableUnreadableError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, read_page
