@@ -19,7 +19,7 @@ UPSTREAM_UPDATED = dg.AutomationCondition.any_deps_updated().replace(
 # ticks while a run reads the earlier ones; here only a request after the publication clears the update.
 UNREAD_UPDATES = UPSTREAM_UPDATED.since(dg.AutomationCondition.newly_requested() & ~UPSTREAM_UPDATED)
 
-UPSTREAM_HELD_BACK = dg.AutomationCondition.any_deps_match(
+UPSTREAM_CHECK_FAILED = dg.AutomationCondition.any_deps_match(
     dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
 )
 
@@ -63,6 +63,6 @@ def follows_upstream(interval_min: int, label: str, partitions: GraphPartitions)
     """
     slot_began = dg.AutomationCondition.cron_tick_passed(f"*/{interval_min} * * * *")
     had_its_slot = in_open_window(partitions) & dg.AutomationCondition.newly_requested().since(slot_began)
-    return (UNREAD_UPDATES & ~UPSTREAM_HELD_BACK & ~dg.AutomationCondition.in_progress() & ~had_its_slot).with_label(
+    return (UNREAD_UPDATES & ~UPSTREAM_CHECK_FAILED & ~dg.AutomationCondition.in_progress() & ~had_its_slot).with_label(
         label
     )

@@ -6,7 +6,7 @@ check upstream blocks a run; a failed run is retried. No published update is los
 
 import dagster as dg
 
-from cryptolake_assets.defs.automation import UNREAD_UPDATES, UPSTREAM_HELD_BACK, UPSTREAM_UPDATED, in_open_window
+from cryptolake_assets.defs.automation import UNREAD_UPDATES, UPSTREAM_CHECK_FAILED, UPSTREAM_UPDATED, in_open_window
 from cryptolake_assets.defs.partitions import GraphPartitions
 
 QUARTER_HOURS = "*/15 * * * *"
@@ -33,7 +33,7 @@ AT_REST = (
     .with_label("nothing_published_for_a_minute")
 )
 
-HELD_BACK = UPSTREAM_HELD_BACK.with_label("a_blocking_check_failed")
+CHECK_FAILED = UPSTREAM_CHECK_FAILED.with_label("a_blocking_check_failed")
 
 
 def follows_its_day(partitions: GraphPartitions) -> Condition:
@@ -42,7 +42,7 @@ def follows_its_day(partitions: GraphPartitions) -> Condition:
     due = (PENDING & (A_QUARTER_HOUR_BEGAN | (closed & AT_REST))) | (
         Condition.execution_failed() & A_QUARTER_HOUR_BEGAN
     )
-    return (due & ~HELD_BACK & ~Condition.in_progress()).with_label("follows_its_day")
+    return (due & ~CHECK_FAILED & ~Condition.in_progress()).with_label("follows_its_day")
 
 
 # For the mart of the latest state. A failed check of an earlier hour does not block it: the mart reads published rows,
