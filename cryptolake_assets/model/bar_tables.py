@@ -51,14 +51,15 @@ SILVER_KLINE_DIFFERENCES = TableSpec(
         SYMBOL,
         Column("window_start", TIME, "open time of the minute"),
         Column("field", "string", "name of the field; `bar` where one of the two has no bar"),
-        Column("ours", QUOTE_VOLUME, "value in silver.futures_ohlcv_1m"),
-        Column("official", QUOTE_VOLUME, "value in bronze.futures_klines_1m"),
+        Column("ours", QUOTE_VOLUME, "value in silver.futures_ohlcv_1m", own_unit="as the field"),
+        Column("official", QUOTE_VOLUME, "value in bronze.futures_klines_1m", own_unit="as the field"),
         Column("tolerated", "boolean", "within the stated tolerance of bars made of aggregates"),
         UPDATED_AT,
     ),
     key=("symbol", "window_start", "field"),
     partition=("window_start", "day"),
     rewritten=True,
+    writers=("bronze/futures_klines_1m", "bronze/futures_trades_archive"),
 )
 
 GOLD_DAILY = TableSpec(

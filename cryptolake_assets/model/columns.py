@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 PRICE = "decimal(18, 8)"
 QUANTITY = "decimal(28, 8)"  # one trade or order; coins priced below 10^-6 trade in quantities of 11 or more digits
@@ -36,13 +36,37 @@ def decimal_pattern(kind: str) -> str:
     return rf"-?[0-9]{{1,{whole}}}(?:\.[0-9]{{1,{scale}}})?"
 
 
+# Units. Where the exchange is binance_futures_coin, base quantities and volumes are in contracts.
+FRACTION = "fraction"
+LOG_RETURN = "log return"
+USD = "USD"
+COINS = "coins"
+UNITS = {
+    PRICE: "quote currency per base unit",
+    QUANTITY: "base currency",
+    VOLUME: "base currency",
+    QUOTE_VOLUME: "quote currency",
+    COIN_PRICE: USD,
+    PERCENTAGE: "%",
+    FUNDING_RATE: FRACTION,
+    TIME: "UTC, µs",
+    "date": "UTC day",
+}
+
+
 @dataclass(frozen=True)
 class Column:
-    """One column: name, Iceberg type and meaning."""
+    """One column: name, Iceberg type, meaning, and its unit where the type does not imply it (`UNITS`)."""
 
     name: str
     type: str
     doc: str
+    own_unit: str | None = field(default=None, kw_only=True)
+
+    @property
+    def unit(self) -> str:
+        """Return the unit; empty for texts, ids, counts and flags."""
+        return UNITS.get(self.type, "") if self.own_unit is None else self.own_unit
 
 
 EXCHANGE = Column("exchange", "string", "such as binance_futures")

@@ -5,7 +5,19 @@ Their SQL is in `dbt_project/models/marts`; a test compares `marts.yml` with the
 
 from __future__ import annotations
 
-from cryptolake_assets.model.columns import PERCENTAGE, PRICE, QUOTE_VOLUME, SYMBOL, TIME, UPDATED_AT, VOLUME, Column
+from cryptolake_assets.model.columns import (
+    FRACTION,
+    LOG_RETURN,
+    PERCENTAGE,
+    PRICE,
+    QUOTE_VOLUME,
+    SYMBOL,
+    TIME,
+    UPDATED_AT,
+    USD,
+    VOLUME,
+    Column,
+)
 from cryptolake_assets.model.table_spec import TableSpec
 
 MARTS_NAMESPACE = "marts"  # where dbt creates its tables
@@ -92,10 +104,20 @@ DAILY_RETURNS = _mart(
         Column("trade_date", "date", "UTC day"),
         Column("close", PRICE, "close of the day"),
         Column("previous_close", PRICE, "close of the calendar day before; empty when Gold lacks that day"),
-        Column("log_return", "double", "ln(close / previous_close); empty without previous_close"),
-        Column("realised_volatility", "double", "square root of the sum of squared log returns of minute closes"),
+        Column("log_return", "double", "ln(close / previous_close); empty without previous_close", own_unit=LOG_RETURN),
+        Column(
+            "realised_volatility",
+            "double",
+            "square root of the sum of squared log returns of minute closes",
+            own_unit=LOG_RETURN,
+        ),
         Column("highest_close", PRICE, "highest close of this and all earlier days"),
-        Column("drawdown", PRICE, "(highest_close - close) / highest_close, rounded half up: 0 at a new high"),
+        Column(
+            "drawdown",
+            PRICE,
+            "(highest_close - close) / highest_close, rounded half up: 0 at a new high",
+            own_unit=FRACTION,
+        ),
         Column("is_complete", "boolean", "coverage holds the whole day and the watermark is past its end"),
         UPDATED_AT,
     ),
@@ -120,6 +142,7 @@ MARKET_OVERVIEW = _mart(
             "change_24h",
             PRICE,
             "(last_price - price_24h_ago) / price_24h_ago, rounded half up away from 0; empty without price_24h_ago",
+            own_unit=FRACTION,
         ),
         Column("high_24h", PRICE, "highest price of the last 24 h"),
         Column("low_24h", PRICE, "lowest price of the last 24 h"),
@@ -141,7 +164,12 @@ SENTIMENT_VS_MARKET = _mart(
         Column("vwap", PRICE, "quote volume / volume of the day"),
         Column("total_volume", VOLUME, "base currency"),
         Column("total_quote_volume", QUOTE_VOLUME, "quote currency"),
-        Column("realised_volatility", "double", "square root of the sum of squared log returns of minute closes"),
+        Column(
+            "realised_volatility",
+            "double",
+            "square root of the sum of squared log returns of minute closes",
+            own_unit=LOG_RETURN,
+        ),
         Column(
             "fear_greed",
             "int",
@@ -152,6 +180,7 @@ SENTIMENT_VS_MARKET = _mart(
             "total_market_cap",
             QUOTE_VOLUME,
             "market cap of all coins in US dollars, the day's last snapshot; empty without one",
+            own_unit=USD,
         ),
         Column(
             "btc_dominance", PERCENTAGE, "Bitcoin's share of it in per cent, the day's last snapshot; empty without one"

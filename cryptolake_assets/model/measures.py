@@ -22,7 +22,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
-from cryptolake_assets.model.columns import PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.model.columns import FRACTION, LOG_RETURN, PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
 
 Row = Mapping[str, Any]
 
@@ -232,6 +232,7 @@ DAILY_MEASURES = (
         "taker buy volume / volume, rounded half up",
         derive=_taker_buy_ratio,
         inputs=("taker_buy_volume", "total_volume"),
+        own_unit=FRACTION,
     ),
     Measure(
         "realised_volatility",
@@ -239,6 +240,7 @@ DAILY_MEASURES = (
         "square root of the sum of squared log returns of minute closes",
         derive=_volatility,
         inputs=("closes",),
+        own_unit=LOG_RETURN,
     ),
     Measure("minutes_with_trades", "long", "bars of the day", sql="count(*)", inputs=("window_start",)),
     Measure("is_complete", "boolean", "every trade of the day is proven to be in its bars"),
@@ -266,7 +268,11 @@ DAILY_MEASURES = (
 
 def columns(measures: Sequence[Measure]) -> tuple[Column, ...]:
     """Return the published measures as table columns."""
-    return tuple(Column(measure.name, measure.type, measure.doc) for measure in measures if measure.published)
+    return tuple(
+        Column(measure.name, measure.type, measure.doc, own_unit=measure.own_unit)
+        for measure in measures
+        if measure.published
+    )
 
 
 def lineage(measures: Sequence[Measure], source: Collection[str]) -> dict[str, tuple[str, ...]]:

@@ -25,6 +25,7 @@ OPS_COVERAGE = TableSpec(
     ),
     key=("exchange", "symbol", "stream", "connected_from"),
     rewritten=True,
+    writers=("producer", "bronze/futures_trades_archive"),
 )
 
 OPS_RUN_METRICS = TableSpec(
@@ -43,7 +44,7 @@ OPS_RUN_METRICS = TableSpec(
         Column("rows_other_type", "long", "trades that are not order-book executions"),
         Column("rows_dropped_by_rule", "string", "JSON: rule to rows"),
         Column("rows_written", "long", "rows changed in the table"),
-        Column("duration_ms", "long", "wall time"),
+        Column("duration_ms", "long", "wall time", own_unit="ms"),
         Column("source_snapshot", "long", "snapshot that was read"),
         Column("snapshot", "long", "snapshot that was committed, if any"),
         Column("finished_at", TIME, "when the run finished"),
@@ -51,4 +52,5 @@ OPS_RUN_METRICS = TableSpec(
         Column("passed", "boolean", "whether the blocking checks passed; nothing is written when they fail"),
     ),
     partition=("finished_at", "month"),
+    writers=("silver/futures_ohlcv_1m", "gold/futures_daily_stats"),
 )

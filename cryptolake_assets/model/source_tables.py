@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryptolake_assets.model.columns import COIN_PRICE, PERCENTAGE, QUOTE_VOLUME, TIME, UPDATED_AT, Column
+from cryptolake_assets.model.columns import COIN_PRICE, COINS, PERCENTAGE, QUOTE_VOLUME, TIME, UPDATED_AT, USD, Column
 from cryptolake_assets.model.table_spec import TableSpec
 
 
@@ -62,15 +62,15 @@ SILVER_COINGECKO_MARKETS = TableSpec(
         Column("name", "string", "the coin's name"),
         Column("market_cap_rank", "long", "1 is the largest"),
         Column("price", COIN_PRICE, "price of one coin"),
-        Column("market_cap", QUOTE_VOLUME, "price times circulating supply"),
-        Column("fully_diluted_valuation", QUOTE_VOLUME, "price times the supply there will be"),
-        Column("total_volume", QUOTE_VOLUME, "traded in 24 hours on all markets"),
+        Column("market_cap", QUOTE_VOLUME, "price times circulating supply", own_unit=USD),
+        Column("fully_diluted_valuation", QUOTE_VOLUME, "price times the supply there will be", own_unit=USD),
+        Column("total_volume", QUOTE_VOLUME, "traded in 24 hours on all markets", own_unit=USD),
         Column("high_24h", COIN_PRICE, "highest price of 24 hours"),
         Column("low_24h", COIN_PRICE, "lowest price of 24 hours"),
         Column("price_change_percentage_24h", PERCENTAGE, "change of the price in 24 hours, per cent"),
-        Column("circulating_supply", QUOTE_VOLUME, "coins in circulation"),
-        Column("total_supply", QUOTE_VOLUME, "coins made, less those destroyed"),
-        Column("max_supply", QUOTE_VOLUME, "most coins there can be, where there is such a bound"),
+        Column("circulating_supply", QUOTE_VOLUME, "coins in circulation", own_unit=COINS),
+        Column("total_supply", QUOTE_VOLUME, "coins made, less those destroyed", own_unit=COINS),
+        Column("max_supply", QUOTE_VOLUME, "most coins there can be, where there is such a bound", own_unit=COINS),
         Column("all_time_high", COIN_PRICE, "highest price ever"),
         Column("all_time_low", COIN_PRICE, "lowest price ever"),
         Column("source_updated_at", TIME, "when CoinGecko last changed it"),
@@ -88,8 +88,8 @@ SILVER_COINGECKO_GLOBAL = TableSpec(
     doc="All coins together, a snapshot an hour; in US dollars.",
     columns=(
         Column("snapshot_hour", TIME, "start of the hour in which it was asked"),
-        Column("total_market_cap", QUOTE_VOLUME, "market cap of all coins"),
-        Column("total_volume", QUOTE_VOLUME, "traded in 24 hours on all markets"),
+        Column("total_market_cap", QUOTE_VOLUME, "market cap of all coins", own_unit=USD),
+        Column("total_volume", QUOTE_VOLUME, "traded in 24 hours on all markets", own_unit=USD),
         Column("btc_dominance", PERCENTAGE, "Bitcoin's share of the market cap, per cent"),
         Column("eth_dominance", PERCENTAGE, "Ether's share of the market cap, per cent"),
         Column("market_cap_change_percentage_24h", PERCENTAGE, "change of the market cap in 24 hours, per cent"),

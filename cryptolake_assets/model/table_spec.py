@@ -32,12 +32,16 @@ def spark_type(iceberg_type: str) -> str:
     return _SPARK_TYPES.get(iceberg_type, iceberg_type.replace(" ", ""))
 
 
+BRONZE_STREAM = "Bronze stream"  # as a writer of tables
+
+
 @dataclass(frozen=True)
 class TableSpec:
     """One table. `key` is unique unless the table is append-only; `partition` is (column, transform).
 
     `rewritten`: its writer keeps the number of files low, so maintenance neither compacts it nor rewrites its
-    manifests. `pooled`: Dagster runs write it, one run at a time.
+    manifests. `pooled`: Dagster runs write it, one run at a time. `writers`: assets or parts of the platform that write
+    it, if that is not the asset with the table's name.
     """
 
     namespace: str
@@ -48,6 +52,7 @@ class TableSpec:
     partition: tuple[str, str] | None = None
     rewritten: bool = False
     pooled: bool = False
+    writers: tuple[str, ...] = ()
     properties: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -64,6 +69,11 @@ class TableSpec:
     def writer_pool(self) -> str:
         """The Dagster pool of its writing runs, if it is `pooled`."""
         return f"{self.namespace}_{self.name}"
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Return the assets, or parts of the platform, that write it."""
+        return self.writers or ("/".join(self.identifier),)
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -110,7 +120,13 @@ class TableSpec:
         )
 
 
-def stream_table(name: str, doc: str, contract: tuple[Column, ...], kafka_note: str = "") -> TableSpec:
+def stream_table(
+    name: str,
+    doc: str,
+    contract: tuple[Column, ...],
+    kafka_note: str = "",
+    writers: tuple[str, ...] = (BRONZE_STREAM,),
+) -> TableSpec:
     """Return the append-only Bronze table of a stream's events: the contract's columns and the Kafka position.
 
     `kafka_note` is appended to the docs of the Kafka columns.
@@ -121,6 +137,7 @@ def stream_table(name: str, doc: str, contract: tuple[Column, ...], kafka_note: 
         doc=doc,
         columns=(*contract, *kafka_columns(kafka_note)),
         partition=("event_time", "hour"),
+        writers=writers,
         properties=APPENDED_BY_SPARK,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cryptolake_assets.model.columns import EXCHANGE, PRICE, QUANTITY, SYMBOL, TIME, UPDATED_AT, Column
-from cryptolake_assets.model.table_spec import APPENDED_BY_SPARK, TableSpec, kafka_columns, stream_table
+from cryptolake_assets.model.table_spec import APPENDED_BY_SPARK, BRONZE_STREAM, TableSpec, kafka_columns, stream_table
 
 # The event contract: the fields of `events.TradeEvent`, in order, with the lake's types.
 TRADE_COLUMNS = (
@@ -28,6 +28,7 @@ BRONZE_TRADES = stream_table(
     "Every trade as received, repeats included: appended by the stream, and by the day from the archive.",
     TRADE_COLUMNS,
     kafka_note=_KAFKA_NOTE,
+    writers=(BRONZE_STREAM, "bronze/futures_trades_archive"),
 )
 
 BRONZE_REJECTED = TableSpec(
@@ -43,6 +44,7 @@ BRONZE_REJECTED = TableSpec(
         *kafka_columns(_KAFKA_NOTE),
     ),
     partition=("ingest_ts", "day"),
+    writers=(BRONZE_STREAM,),
     properties=APPENDED_BY_SPARK,
 )
 
@@ -81,6 +83,7 @@ BRONZE_GAPS = TableSpec(
     key=("exchange", "symbol", "stream", "first_missing_id"),
     partition=("missing_after", "month"),
     rewritten=True,
+    writers=("producer",),
 )
 
 SILVER_QUARANTINE = TableSpec(
@@ -94,4 +97,5 @@ SILVER_QUARANTINE = TableSpec(
         Column("source_snapshot", "long", "Bronze snapshot that was read"),
     ),
     partition=("event_time", "day"),
+    writers=("silver/futures_ohlcv_1m",),
 )
