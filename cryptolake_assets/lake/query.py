@@ -90,7 +90,7 @@ def _with_nearest_tables(settings: Settings, message: str) -> str:
 
 def _nearest_tables(settings: Settings, name: str) -> str:
     hint = did_you_mean(name.replace('"', "").replace("`", ""), [spec.full_name for spec in _known(settings)])
-    return hint or "README.md lists the tables; name one in full, such as cryptolake.silver.futures_ohlcv_1m."
+    return hint or "docs/dictionary.md lists the tables; name one in full, such as cryptolake.silver.futures_ohlcv_1m."
 
 
 def _known(settings: Settings) -> tuple[TableSpec, ...]:

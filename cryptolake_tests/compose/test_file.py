@@ -1,4 +1,4 @@
-"""docker-compose.yml without an engine: its schema, images, rights, ports, variables, and the README's lines on it."""
+"""docker-compose.yml without an engine: its schema, images, rights, ports, variables, and the lines of docs/cluster.md."""
 
 from __future__ import annotations
 
@@ -226,23 +226,23 @@ def test_no_profile_is_an_answer_too() -> None:
     assert text.startswith("COMPOSE_PROFILES=\n")
 
 
-# The README's check of it.
+# The document's check of it.
 
 
 def validation_lines() -> list[str]:
-    text = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
-    block = text.partition("### Validate Bronze end-to-end")[2].partition("```sh\n")[2].partition("```")[0]
+    text = (PROJECT_ROOT / "docs/cluster.md").read_text(encoding="utf-8")
+    block = text.partition("## Validate Bronze end-to-end")[2].partition("```sh\n")[2].partition("```")[0]
     return block.splitlines()
 
 
-def test_the_ci_runs_the_lines_of_the_readme() -> None:
+def test_the_ci_runs_the_lines_of_the_document() -> None:
     workflow = yaml.safe_load((PROJECT_ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     ran = [step["run"].strip() for step in workflow["jobs"]["cluster"]["steps"] if "run" in step and "if" not in step]
     assert len(ran) >= 8
     assert ran == validation_lines()
 
 
-def test_the_lines_of_the_readme_are_understood() -> None:
+def test_the_lines_of_the_document_are_understood() -> None:
     text = "\n".join(validation_lines())
     called = re.findall(r"docker compose run --rm -T cli ([^|\n]+)", text)
     assert {"topics", "bootstrap", "sql", "peek", "bronze-available-now"} == {line.split()[0] for line in called}

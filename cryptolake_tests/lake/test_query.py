@@ -59,7 +59,7 @@ def test_an_unknown_table_gets_the_nearest_ones(lake: Settings, name: str) -> No
 
 def test_a_table_that_resembles_none_is_answered_with_where_they_are_listed(lake: Settings) -> None:
     for name in ("zookeeper", "币安人生"):
-        assert "README.md lists the tables" in message(lake, f"SELECT * FROM {name}")
+        assert "docs/dictionary.md lists the tables" in message(lake, f"SELECT * FROM {name}")
 
 
 def test_a_table_may_be_named_in_quotes(lake: Settings) -> None:
