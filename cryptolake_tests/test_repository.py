@@ -158,7 +158,9 @@ def test_private_api_of_dagster_is_used_only_where_decision_39_says() -> None:
 def test_readme_is_short_and_names_the_main_tables() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 120
-    assert {"cryptolake.bronze.futures_trades", "cryptolake.silver.futures_ohlcv_1m"} <= set(re.findall(r"`(\S+)`", text))
+    assert {"cryptolake.bronze.futures_trades", "cryptolake.silver.futures_ohlcv_1m"} <= set(
+        re.findall(r"`(\S+)`", text)
+    )
 
 
 def test_every_decision_is_linked_from_somewhere() -> None:

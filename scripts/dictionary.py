@@ -94,7 +94,8 @@ def contract(spec: TableSpec) -> str:
             }
         ],
     }
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    return text
 
 
 def _property(spec: TableSpec, column: Column) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""docker-compose.yml without an engine: its schema, images, rights, ports, variables, and the lines of docs/cluster.md."""
+"""docker-compose.yml without an engine: its schema, images, rights, ports, variables; the lines of docs/cluster.md."""
 
 from __future__ import annotations
 
