@@ -31,7 +31,7 @@ AGG_TRADES_PAGE = 1_000
 HISTORICAL_TRADES_PAGE = 500
 _KEY_HEADER = "X-MBX-APIKEY"
 _USED_HEADER = "X-MBX-USED-WEIGHT-1M"
-_INVALID_SYMBOL = -1121
+INVALID_SYMBOL = -1121
 _NO_RIGHT = (401, 403)
 _TIME = HttpRequest("/time")
 
@@ -82,7 +82,7 @@ def judge(response: HttpResponse, policy: RetryPolicy) -> bytes:
     except msgspec.MsgspecError:
         error = _ErrorBody(0, response.body[:200].decode(errors="replace"))
     cause = " ".join(f"{failure.removeprefix('status ')} {error.code or ''} {error.msg}".split())
-    if error.code == _INVALID_SYMBOL:
+    if error.code == INVALID_SYMBOL:
         raise UnknownSymbolError(
             f"exchange: {request.params.get('symbol')} is not listed at {httpx.URL(response.url).host}. "
             "Correct CRYPTOLAKE_SYMBOLS or CRYPTOLAKE_MARKET; exchangeInfo lists what there is."
@@ -179,7 +179,7 @@ class AsyncExchangeRest(AsyncHttpClient):
 
     @property
     def has_key(self) -> bool:
-        """Whether there is an API key, which `historical_trades_from` needs."""
+        """Return whether there is an API key, which `historical_trades_from` needs."""
         return bool(self._api_key)
 
     async def historical_trades_from(self, symbol: str, first_id: int) -> list[HistoricalTrade | OddRow]:

@@ -3,7 +3,6 @@
 A thin adapter of `ingest.batch_extract`: a factory for the entries of `ingest.batch_sources`.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -14,7 +13,7 @@ import dagster as dg
 from cryptolake_assets.defs import asset_keys, audited
 from cryptolake_assets.defs.audited import Audited, AuditedTable
 from cryptolake_assets.defs.automation import VERSION_TAG, once_an_hour, with_upstream
-from cryptolake_assets.defs.described import table_asset, table_metadata
+from cryptolake_assets.defs.described import code_version, table_asset, table_metadata
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.jobs import run_tags
 from cryptolake_assets.defs.partitions import DAY_FORMAT
@@ -88,7 +87,7 @@ def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefi
         cadence="hour",
         kinds={"duckdb", "iceberg"},
         deps=[asset_keys.of_table(source.raw)],
-        code_version=_code_version(spec),
+        code_version=code_version(spec, *BATCH_RULES[spec.name].values()),
         metadata={"dagster/column_lineage": _lineage(spec, source.raw)},
         freshness_policy=_fresh(source),
         automation_condition=with_upstream() if source.can_be_asked(graph.settings) else None,
@@ -101,12 +100,6 @@ def _fresh(source: BatchSource) -> dg.FreshnessPolicy:
     """Return the freshness policy of a source. An asset that was never materialized, because its source cannot be
     reached with these settings, is not late."""
     return dg.FreshnessPolicy.time_window(warn_window=source.fresh_within, fail_window=2 * source.fresh_within)
-
-
-def _code_version(spec: TableSpec) -> str:
-    """Return a hash of the columns, their types and the blocking checks."""
-    said = [*(f"{column.name} {column.type}" for column in spec.columns), *BATCH_RULES[spec.name].values()]
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
 
 
 def _lineage(spec: TableSpec, raw: TableSpec) -> dg.TableColumnLineage:

@@ -1,5 +1,6 @@
 """Common properties of table assets: key, owner, layer, writer pool, columns and column lineage."""
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,12 @@ def table_asset(
         **of_asset,
     )
     return asset
+
+
+def code_version(table: TableSpec, *texts: str) -> str:
+    """Return a hash of the table's columns, their types, and the texts that define its rows and checks."""
+    columns = [f"{column.name} {column.type}" for column in table.columns]
+    return hashlib.sha256("\n".join([*columns, *texts]).encode()).hexdigest()[:12]
 
 
 def table_metadata(table: TableSpec) -> dict[str, Any]:

@@ -4,9 +4,8 @@
 An hour is recomputed as a whole, at most every five minutes while it is open.
 """
 
-import hashlib
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import dagster as dg
 
@@ -15,7 +14,8 @@ from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
 from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use
 from cryptolake_assets.defs import asset_keys, audited
 from cryptolake_assets.defs.audited import Audited, AuditedTable
-from cryptolake_assets.defs.described import table_asset, table_metadata
+from cryptolake_assets.defs.bronze import FRESH_EXTRA
+from cryptolake_assets.defs.described import code_version, table_asset, table_metadata
 from cryptolake_assets.defs.follower import Followed, follower
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
@@ -26,14 +26,6 @@ from cryptolake_assets.quality.stream_minute_checks import blocking, warning
 
 INTERVAL_S = 300.0  # minimum seconds between two refreshes of an hour (scaled by the replay speed)
 HOURS_A_RUN = 24
-# An asset that was never materialized, because its stream is not in use, is not late.
-FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=2), fail_window=timedelta(hours=6))
-
-
-def _code_version(stream: MinuteStream) -> str:
-    """Return a hash of the columns, their types, the SQL and the blocking checks."""
-    columns = [f"{column.name} {column.type}" for column in stream.silver.columns]
-    return hashlib.sha256("\n".join([*columns, stream.minutes, *stream.checks.values()]).encode()).hexdigest()[:12]
 
 
 def _lineage(stream: MinuteStream) -> dg.TableColumnLineage:
@@ -62,9 +54,9 @@ def _silver(graph: Graph, stream: MinuteStream) -> dg.AssetsDefinition:
         cadence="minute",
         kinds={"duckdb", "iceberg"},
         deps=[asset_keys.of_table(stream.bronze)],
-        code_version=_code_version(stream),
+        code_version=code_version(stream.silver, stream.minutes, *stream.checks.values()),
         metadata={"dagster/column_lineage": _lineage(stream)},
-        freshness_policy=FRESH,
+        freshness_policy=FRESH_EXTRA,
         backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
         check_specs=of.check_specs(graph.partitions.hourly),
         description=f"{stream.silver.doc} An hour is recomputed from Bronze, checked, and published by one commit.",

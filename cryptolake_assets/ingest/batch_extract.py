@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
+from cryptolake_assets.binance.rest import INVALID_SYMBOL
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.errors import ExchangeError, ResponseRejectedError
 from cryptolake_assets.http.http_client import HttpResponse, RetryPolicy
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-INVALID_SYMBOL = -1121  # the exchange's error code for an unknown symbol
 NOT_LISTED = "the exchange does not list the symbol"
 _OF_ONE_SYMBOL = (200, 400)  # statuses of an invalid response that concerns one symbol only; a ban concerns all
 
