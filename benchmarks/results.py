@@ -31,12 +31,12 @@ class Figure:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target is reached; None without one."""
+        """Return whether the target is reached; None without one."""
         return reached(self.value, self.target)
 
 
 def reached(value: float, target: str) -> bool | None:
-    """Whether a value reaches a target such as `<= 1.5` or `>= 2`; None for an empty target."""
+    """Return whether a value reaches a target such as `<= 1.5` or `>= 2`; None for an empty target."""
     if not target:
         return None
     comparison, limit = target.split()

@@ -57,7 +57,7 @@ class Runner:
         return dict(self._child(title, f"benchmarks.bare.{script}", *map(str, arguments)))
 
     def made_once(self, directory: Path, key: dict[str, Any]) -> bool:
-        """Whether the directory has the data generated with exactly these parameters."""
+        """Return whether the directory has the data generated with exactly these parameters."""
         stamp = directory / "made.json"
         return stamp.exists() and json.loads(stamp.read_text())["key"] == json.loads(json.dumps(key))
 

@@ -271,7 +271,7 @@ def _history(runner: Runner, name: str, days: int, trades: int) -> Path:
 
 
 def _is_new(runner: Runner, directory: Path, key: dict[str, Any]) -> bool:
-    """Whether the directory's data must be generated; if so, empty it first."""
+    """Return whether the directory's data must be generated; if so, empty it first."""
     if runner.made_once(directory, key):
         return False
     _drop(directory)

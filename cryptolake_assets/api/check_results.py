@@ -62,7 +62,7 @@ class Execution:
 
     @property
     def is_running(self) -> bool:
-        """Whether it is being evaluated or its run is queued."""
+        """Return whether it is being evaluated or its run is queued."""
         return self.status == "IN_PROGRESS"
 
     @property

@@ -54,12 +54,12 @@ class GuardMiddleware:
             await problem.response()(scope, receive, send)
 
     def _is_under_another_name(self, headers: Headers) -> bool:
-        """Whether a request to a loopback server names another host, as a page does after DNS rebinding."""
+        """Return whether a request to a loopback server names another host, as a page does after DNS rebinding."""
         name = host_name(headers.get("host", ""))
         return self._only_loopback and name != "" and not is_loopback(name) and name not in self._named_hosts
 
     def _is_of_another_page(self, headers: Headers) -> bool:
-        """Whether a page of a foreign origin opens the WebSocket: browsers do not apply CORS to WebSockets."""
+        """Return whether a page of a foreign origin opens the WebSocket: browsers do not apply CORS to WebSockets."""
         origin = headers.get("origin")
         if origin is None or "*" in self._origins or origin in self._origins:
             return False

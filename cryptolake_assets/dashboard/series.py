@@ -122,7 +122,7 @@ class Feed:
         }
 
     def _follows(self, now: dict[int, Row]) -> bool:
-        """Whether changing some of the sent bars yields the new ones."""
+        """Return whether changing some of the sent bars yields the new ones."""
         new = [time for time, bar in now.items() if self._sent.get(time) != bar]
         first = min(now, default=None)
         gone = any(time not in now for time in self._sent if first is None or time >= first)

@@ -118,7 +118,7 @@ class _Day:
 
     @property
     def is_good(self) -> bool:
-        """Whether a file was loaded and none was rejected; a symbol that was not listed that day has no file."""
+        """Return whether a file was loaded and none was rejected; a symbol that was not listed that day has no file."""
         return bool(self.loaded) and not self.refused and not self._broken
 
     def reason(self) -> str:

@@ -41,7 +41,7 @@ class GraphPartitions:
 
     @property
     def have_ended(self) -> bool:
-        """Whether the last partition is in the past, as in a replay."""
+        """Return whether the last partition is in the past, as in a replay."""
         return self.daily.end_offset == 0
 
     def is_loaded(self, hour: datetime) -> bool:

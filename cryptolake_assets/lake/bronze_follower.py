@@ -119,7 +119,7 @@ class FollowerState:
 
     @property
     def at_rest(self) -> bool:
-        """Whether no work is left until new data arrives."""
+        """Return whether no work is left until new data arrives."""
         return not (self.pending or self.unreported or self.look_again)
 
     def to_cursor(self) -> str:

@@ -58,7 +58,7 @@ class CoverageRow:
 
     @property
     def of_archive(self) -> bool:
-        """Whether the row covers the archive, not the stream."""
+        """Return whether the row covers the archive, not the stream."""
         return self.kafka_partition is None or self.kafka_partition == LOADING
 
 

@@ -56,7 +56,7 @@ class SymbolSelection:
 
     @property
     def needs_listing(self) -> bool:
-        """Whether resolving it needs the exchange's listing (it has patterns or ranks)."""
+        """Return whether resolving it needs the exchange's listing (it has patterns or ranks)."""
         return bool(self.patterns or self.busiest)
 
     def resolve(

@@ -55,7 +55,7 @@ class ProcessInfo:
 
     @property
     def alive(self) -> bool:
-        """Whether its process exists and was not told to stop."""
+        """Return whether its process exists and was not told to stop."""
         return self.pid is not None and self.state in ("STARTING", "RUNNING")
 
 

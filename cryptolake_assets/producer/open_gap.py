@@ -20,7 +20,7 @@ class OpenGap:
 
     @property
     def is_pending(self) -> bool:
-        """Whether its end time is unknown: a rejected trade opened it, and no trade has followed yet."""
+        """Return whether its end time is unknown: a rejected trade opened it, and no trade has followed yet."""
         return self.gap.after_us == self.gap.before_us
 
     def drop(self, first: int, last: int) -> int:

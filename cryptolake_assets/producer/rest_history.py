@@ -21,7 +21,7 @@ class TradeHistory(Protocol):
 
     @property
     def has_key(self) -> bool:
-        """Whether single trades can be requested."""
+        """Return whether single trades can be requested."""
 
     async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
         """Return a page of aggregates from `first_id` on, ascending, odd rows in place. Raises `ExchangeError`."""
@@ -55,7 +55,7 @@ class StreamHistory:
 
     @property
     def is_gapless(self) -> bool:
-        """Whether the history has every id: that of single trades lacks those outside of the order book."""
+        """Return whether the history has every id: that of single trades lacks those outside of the order book."""
         return self._of_aggregates
 
     @property

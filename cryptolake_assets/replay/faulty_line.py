@@ -202,7 +202,7 @@ class FaultyLine:
 
     @property
     def idle(self) -> bool:
-        """Whether frames pass unchanged."""
+        """Return whether frames pass unchanged."""
         return self._version == self._board.version and not self._stages and not self._interrupters
 
     def take(self, frame: NumberedFrame, text: str) -> Iterator[Step]:

@@ -356,7 +356,7 @@ class Settings(
 
     @property
     def uses_s3(self) -> bool:
-        """Whether any file of the lake is in an S3 store."""
+        """Return whether any file of the lake is in an S3 store."""
         locations = (self.warehouse, self.checkpoints, self.namespace_location)
         return bool(self.minio_endpoint) or any(one.startswith(("s3://", "s3a://")) for one in locations)
 

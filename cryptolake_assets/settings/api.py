@@ -95,7 +95,7 @@ class ApiSettings(BaseSettings):
 
     @property
     def api_on_loopback(self) -> bool:
-        """Whether only this machine can reach the API."""
+        """Return whether only this machine can reach the API."""
         return _on_loopback(self.api_host)
 
     @property

@@ -161,7 +161,7 @@ class KafkaSettings(BaseSettings):
 
     @property
     def kafka_uses_oauth(self) -> bool:
-        """Whether clients authenticate to the brokers with a token of an OAuth 2 server."""
+        """Return whether clients authenticate to the brokers with a token of an OAuth 2 server."""
         return self.kafka_security_protocol.has_sasl and self.kafka_sasl_mechanism is SaslMechanism.OAUTHBEARER
 
     def _token_fits_together(self) -> None:

@@ -39,7 +39,7 @@ class ArchiveDay:
 
     @property
     def is_missing(self) -> bool:
-        """Whether the archive has neither file: the symbol was not listed that day, or the day is too new."""
+        """Return whether the archive has neither file: the symbol was not listed that day, or the day is too new."""
         files = [self.trades, self.klines] if self.klines is not None else [self.trades]
         return all(item.outcome is Outcome.MISSING for item in files)
 
