@@ -164,7 +164,7 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
             status = producer.status()
             stop.set()
             assert await run, "the producer could not deliver what it had"
-    assert (status.rejected, status.repeats_sent, status.ids_missing) == (0, 0, 0), status
+    assert (status.rejected, status.messages_resent, status.ids_missing) == (0, 0, 0), status
     result = {**reading, "frames": frames, "cpu_s_per_million": round(reading["cpu_s"] / frames * 1e6, 3)}
     if stopwatch:
         percentiles = quantiles(stopwatch[0].latencies_ms(), n=100)

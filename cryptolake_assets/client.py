@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from cryptolake_assets.errors import ApiError, ApiRefusedError, ApiUnreachableError
+from cryptolake_assets.errors import ApiError, ApiRejectedError, ApiUnreachableError
 
 if TYPE_CHECKING:
     import httpx
@@ -76,18 +76,18 @@ class ApiClient:
     def get(self, path: str, query: Mapping[str, str], *, etag: str | None = None) -> httpx.Response:
         """Return the response: a 2xx, or a 304 if `etag` is still current.
 
-        Raises `ApiUnreachableError` if the API does not respond, `ApiRefusedError` with its reason if it rejects.
+        Raises `ApiUnreachableError` if the API does not respond, `ApiRejectedError` with its reason if it rejects.
         """
         answer = self._ask(path, query, {"If-None-Match": etag} if etag else {})
         if answer.is_success or answer.status_code == NOT_MODIFIED:
             return answer
-        raise _refusal(answer)
+        raise _rejection(answer)
 
     def health(self) -> dict[str, Any]:
-        """Return the JSON of `/health`, also for status 503. Raises `ApiUnreachableError`, `ApiRefusedError`."""
+        """Return the JSON of `/health`, also for status 503. Raises `ApiUnreachableError`, `ApiRejectedError`."""
         answer = self._ask("/health", {}, {})
         if answer.status_code not in (OK, UNAVAILABLE):
-            raise _refusal(answer)
+            raise _rejection(answer)
         found: dict[str, Any] = answer.json()
         return found
 
@@ -107,7 +107,7 @@ class ApiClient:
         try:
             yield self.get(path, query)
             return
-        except ApiRefusedError as error:
+        except ApiRejectedError as error:
             if error.status != TOO_LARGE:
                 raise
         cursor: dict[str, str] = {}
@@ -138,7 +138,7 @@ def _fetch(
         return pa.concat_tables([_table(page) for page in api.pages(path, query)])
 
 
-def _refusal(answer: httpx.Response) -> ApiRefusedError:
+def _rejection(answer: httpx.Response) -> ApiRejectedError:
     """Return the error of a rejected request: its problem details (RFC 9457), or its status without them."""
     try:
         problem = answer.json()
@@ -147,7 +147,7 @@ def _refusal(answer: httpx.Response) -> ApiRefusedError:
         code = str(problem["type"]).rpartition(":")[2]
     except (ValueError, KeyError, TypeError, AttributeError):
         said, code = f"HTTP {answer.status_code}", ""
-    return ApiRefusedError(f"api: {said}", answer.status_code, code)
+    return ApiRejectedError(f"api: {said}", answer.status_code, code)
 
 
 def _table(answer: httpx.Response) -> pa.Table:

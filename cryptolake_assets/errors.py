@@ -146,7 +146,7 @@ class ApiUnreachableError(ApiError):
     """Nothing responds at the address of the HTTP API."""
 
 
-class ApiRefusedError(ApiError):
+class ApiRejectedError(ApiError):
     """The HTTP API rejected a request: `status` is HTTP's, `code` the last part of the problem's type or empty."""
 
     def __init__(self, message: str, status: int, code: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs.instance.pools import ARCHIVE_POOL, MAINTENANCE_POOL
 from cryptolake_assets.ingest.archive_checks import KLINES_OF_DAY, WARNING
-from cryptolake_assets.lake.maintenance.works import Work
+from cryptolake_assets.lake.maintenance.tasks import Task
 from cryptolake_assets.model.tables import POOLED_TABLES
 from cryptolake_assets.quality import batch_checks
 from cryptolake_assets.quality.bar_checks import (
@@ -90,7 +90,7 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
         "silver/futures_open_interest",
         "silver/futures_mark_price_1m",
         "silver/futures_liquidations_1m",
-        *(f"maintenance/{work.value}" for work in Work),
+        *(f"maintenance/{task.value}" for task in Task),
         "maintenance/dagster_event_log",
     }
     hourly = graph.get(dg.AssetKey(["silver", "futures_ohlcv_1m"])).partitions_def
@@ -104,8 +104,8 @@ def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) ->
 BATCH_OBSERVATIONS = (
     batch_checks.DAYS_MISSING,
     batch_checks.NEWEST_ROW,
-    batch_checks.ROWS_LEFT_OUT,
-    batch_checks.FUNDING_HOLES,
+    batch_checks.ROWS_REJECTED,
+    batch_checks.FUNDING_GAPS,
     batch_checks.PERIODS_MISSING,
     batch_checks.SYMBOLS_BEHIND,
 )
@@ -120,7 +120,7 @@ SCHEDULES = {
     "bronze_to_silver_1m_hourly",
     "silver_to_gold_daily_daily",
     "event_log_retention_daily",
-    *(f"maintenance_{work.value}_schedule" for work in Work),
+    *(f"maintenance_{task.value}_schedule" for task in Task),
 }
 
 
@@ -144,21 +144,21 @@ def test_every_job_that_users_know_has_a_schedule_a_timeout_and_retries(reposito
         assert int(tags["dagster/max_retries"]) > 0
 
 
-@pytest.mark.parametrize("work", Work)
+@pytest.mark.parametrize("task", Task)
 def test_maintenance_is_scheduled_in_utc_on_in_a_fresh_home_and_ends(
-    repository: dg.RepositoryDefinition, work: Work
+    repository: dg.RepositoryDefinition, task: Task
 ) -> None:
-    schedule = repository.get_schedule_def(f"maintenance_{work.value}_schedule")
+    schedule = repository.get_schedule_def(f"maintenance_{task.value}_schedule")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     assert schedule.execution_timezone == "UTC"
-    job = repository.get_job(f"maintenance_{work.value}")
+    job = repository.get_job(f"maintenance_{task.value}")
     assert int(job.tags["dagster/max_runtime"]) > 0
     nodes = {node.name: node.definition for node in job.graph.nodes}
-    op = nodes.pop(f"maintenance__{work.value}")
+    op = nodes.pop(f"maintenance__{task.value}")
     assert isinstance(op, dg.OpDefinition)
     assert op.retry_policy is not None
     assert op.retry_policy.backoff is dg.Backoff.EXPONENTIAL
-    with_check = work in (Work.COMPACTION, Work.SNAPSHOTS)
+    with_check = task in (Task.COMPACTION, Task.SNAPSHOTS)
     assert list(nodes) == (["maintenance__compaction_small_files"] if with_check else [])
 
 

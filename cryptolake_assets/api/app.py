@@ -116,4 +116,4 @@ async def _tried(each: Callable[[], Awaitable[None]]) -> None:
     try:
         await each()
     except Exception as error:
-        log.warning("catalog_not_followed", cause=repr(error))
+        log.warning("catalog_poll_failed", cause=repr(error))

@@ -21,7 +21,7 @@ EVALUATIONS = 50  # newest evaluations read per check
 PARTITIONS = 24  # newest hours or days of a check whose last evaluations are read in addition
 EVALUATIONS_EACH = 5  # evaluations read per such partition: the last finished one may precede unfinished attempts
 # How long results of older partitions are cached. A new evaluation of one is among the newest of its check.
-OLDER_KEPT_S = 60.0
+OLDER_CACHE_S = 60.0
 
 UNITS = {"hour": (HOUR_FORMAT, HOUR), "day": (DAY_FORMAT, DAY)}
 
@@ -155,7 +155,7 @@ def _last_word(of_partition: Sequence[Execution]) -> Execution:
 
 
 class CheckHistory:
-    """The checks' executions from Dagster; those of older partitions are cached for `OLDER_KEPT_S`."""
+    """The checks' executions from Dagster; those of older partitions are cached for `OLDER_CACHE_S`."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -180,7 +180,7 @@ class CheckHistory:
     def _of_older(self, wanted: Sequence[_Asked]) -> dict[CheckKey, list[Execution]]:
         """Return the last executions of each check's older partitions."""
         since, kept = self._older
-        if time.monotonic() - since > OLDER_KEPT_S:
+        if time.monotonic() - since > OLDER_CACHE_S:
             kept = {}
             self._older = (time.monotonic(), kept)
         unknown = [asked for asked in wanted if asked not in kept]

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from cryptolake_assets.api import schemas
 from cryptolake_assets.api.page_reader import Reader
-from cryptolake_assets.api.present import Kept, of_the_present
+from cryptolake_assets.api.present import CachedValue, of_the_present
 from cryptolake_assets.bronze.offsets import bronze_lags, report_age_s
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 router = APIRouter()
 log = structlog.get_logger(__name__)
 
-KEPT_S = 2.0  # how long the state of the dependencies is cached
+CACHE_S = 2.0  # how long the state of the dependencies is cached
 MEASURED = (BRONZE_TRADES, SILVER_OHLCV, GOLD_DAILY)
 
 
@@ -110,9 +110,9 @@ DEPENDENCIES = (
 DependencyProblems = list[tuple[Dependency, str | None]]  # each dependency with its problem
 
 
-def health_of(reader: Reader) -> Kept[DependencyProblems]:
-    """Return the value of `app.state.health`: the problems, read at most every `KEPT_S` seconds."""
-    return Kept(lambda: [(each, each.problem(reader.settings, reader)) for each in DEPENDENCIES], KEPT_S)
+def health_of(reader: Reader) -> CachedValue[DependencyProblems]:
+    """Return the value of `app.state.health`: the problems, read at most every `CACHE_S` seconds."""
+    return CachedValue(lambda: [(each, each.problem(reader.settings, reader)) for each in DEPENDENCIES], CACHE_S)
 
 
 @router.get(
@@ -124,7 +124,7 @@ def health_of(reader: Reader) -> Kept[DependencyProblems]:
 async def health(request: Request) -> Response:
     """`ok`; `degraded` when a part of the pipeline is down and data is served all the same; `down` (503) when no data
     can be. Each dependency's state is shown to who has a key, or to all where none is required."""
-    kept: Kept[DependencyProblems] = request.app.state.health
+    kept: CachedValue[DependencyProblems] = request.app.state.health
     found = await asyncio.to_thread(kept.get)
     failing = [item for item in found if item[1] is not None]
     down = any(dependency.required for dependency, _ in failing)

@@ -162,7 +162,7 @@ class Hub:
             client.cut.set()
             self._metrics.cut_clients.inc()
             self.leave(client)
-            log.info("live_client_cut", symbols=sorted(client.symbols))
+            log.info("live_client_disconnected", symbols=sorted(client.symbols))
 
     def close(self) -> None:
         """Disconnect all clients."""
@@ -240,7 +240,7 @@ async def ws_ohlcv(socket: WebSocket, symbols: SymbolList) -> None:
         await socket.close(POLICY_VIOLATION if problem.status == UNKNOWN else TRY_AGAIN_LATER, problem.title)
         return
     except CryptolakeError as error:
-        log.info("live_client_refused", cause=str(error))
+        log.info("live_client_rejected", cause=str(error))
         await socket.close(TRY_AGAIN_LATER, "Table missing")
         return
     gone = asyncio.create_task(_until_gone(socket))

@@ -17,7 +17,7 @@ from cryptolake_assets.api import check_results, schemas
 from cryptolake_assets.api.check_results import CheckHistory, CheckKey, CheckState, Result
 from cryptolake_assets.api.page_reader import UnpagedResource
 from cryptolake_assets.api.params import RangeParams
-from cryptolake_assets.api.present import Kept, json_of_the_present
+from cryptolake_assets.api.present import CachedValue, json_of_the_present
 from cryptolake_assets.api.table_routes import ReaderOf, whole_table
 from cryptolake_assets.lake import reject_counts
 from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, SILVER_QUARANTINE
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 
-KEPT_S = 3.0  # how long the state of parts and assets is cached
-CHECKS_KEPT_S = 10.0  # how long check results are cached: Dagster needs up to several seconds to read their history
+CACHE_S = 3.0  # how long the state of parts and assets is cached
+CHECKS_CACHE_S = 10.0  # how long check results are cached: Dagster needs up to several seconds to read their history
 
 _ASSETS = """
 { assetNodes { assetKey { path } groupName isPartitioned
@@ -129,9 +129,9 @@ class PlatformReader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._history = CheckHistory(partial(graphql.ask, settings))
-        self.parts = Kept(self._parts, KEPT_S).get
-        self.nodes = Kept(self._nodes, KEPT_S).get
-        self.checks = Kept(self._checks, CHECKS_KEPT_S).get
+        self.parts = CachedValue(self._parts, CACHE_S).get
+        self.nodes = CachedValue(self._nodes, CACHE_S).get
+        self.checks = CachedValue(self._checks, CHECKS_CACHE_S).get
 
     def _parts(self) -> list[dict[str, Any]]:
         """Return the parts of this machine in order, without paths and process ids."""

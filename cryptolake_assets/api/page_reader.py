@@ -94,7 +94,7 @@ class Reader:
         try:
             return read()
         except (FileNotFoundError, TableUnreadableError) as error:
-            log.info("read_anew", cause=str(error))
+            log.info("read_retried", cause=str(error))
         self.table_cache.refresh()
         try:
             return read()

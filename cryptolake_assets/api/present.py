@@ -15,11 +15,11 @@ from cryptolake_assets.api.params import Format, JsonOnly
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
-    """The cached value of `read`, read again once it is older than `kept_s` seconds. Raises what `read` raises."""
+class CachedValue(Generic[T]):
+    """The cached value of `read`, read again once it is older than `max_age_s` seconds. Raises what `read` raises."""
 
-    def __init__(self, read: Callable[[], T], kept_s: float) -> None:
-        self._read, self._kept_s = read, kept_s
+    def __init__(self, read: Callable[[], T], max_age_s: float) -> None:
+        self._read, self._kept_s = read, max_age_s
         self._last: tuple[float, T] | None = None
 
     def get(self) -> T:

@@ -81,7 +81,7 @@ class Block:
     lines: int
     rows: pa.Table
     without_trade: pa.Table
-    set_aside: tuple[BadLine, ...] = ()
+    rejected_lines: tuple[BadLine, ...] = ()
 
 
 def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES, columns: Sequence[str] = HEADER) -> Iterator[Block]:
@@ -102,7 +102,7 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES, columns: Sequence[st
             if text:
                 read = _parse(number, text, columns)
                 holds_trades = holds_trades or bool(read.rows.num_rows or read.without_trade.num_rows)
-                first_bad = first_bad or next(iter(read.set_aside), None)
+                first_bad = first_bad or next(iter(read.rejected_lines), None)
                 yield read
                 number += text.count(b"\n") + (not text.endswith(b"\n"))
     if first_bad is not None and not holds_trades:
@@ -210,18 +210,18 @@ def _parse_lines(first_line: int, text: bytes, columns: Sequence[str]) -> Block:
     """Parse a block line by line: valid lines become rows, bad lines are set aside with their reasons."""
     sound: list[str] = []
     without_trade: list[str] = []
-    set_aside: list[BadLine] = []
+    rejected_lines: list[BadLine] = []
     for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), first_line):
         if not line:
             continue
         if len(line.split(",")) == len(columns) and _WITHOUT_TRADE.fullmatch(line) and not _meaning_problem(line):
             without_trade.append(line)
         elif problem := _shape_problem(columns, line) or _meaning_problem(line):
-            set_aside.append(BadLine(number, line, problem, _id_of(line)))
+            rejected_lines.append(BadLine(number, line, problem, _id_of(line)))
         else:
             sound.append(line)
-    lines = len(sound) + len(without_trade) + len(set_aside)
-    return Block(lines, _rows_of(sound, columns), _rows_of(without_trade, columns), tuple(set_aside))
+    lines = len(sound) + len(without_trade) + len(rejected_lines)
+    return Block(lines, _rows_of(sound, columns), _rows_of(without_trade, columns), tuple(rejected_lines))
 
 
 def _rows_of(lines: Sequence[str], columns: Sequence[str]) -> pa.Table:

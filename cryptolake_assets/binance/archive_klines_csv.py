@@ -36,11 +36,11 @@ def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[Bad
             values = line.split(",")
             given.append(((number, line), value_problem(values) or _kline(values)))
     klines, odd = sound_klines(given, str(file.day), file.start_ms, file.start_ms + INTERVALS_MS["1d"])
-    set_aside = sorted((BadLine(*place, problem) for place, problem in odd), key=lambda bad: bad.number)
+    rejected_lines = sorted((BadLine(*place, problem) for place, problem in odd), key=lambda bad: bad.number)
     if not klines:
-        first = f"; line {set_aside[0].number}: {set_aside[0].reason}" if set_aside else ""
+        first = f"; line {rejected_lines[0].number}: {rejected_lines[0].reason}" if rejected_lines else ""
         raise format_error(path, f"it holds no klines{first}")
-    return klines, set_aside
+    return klines, rejected_lines
 
 
 def _kline(values: Sequence[str]) -> Kline:

@@ -21,5 +21,5 @@ def exchange_clock_ms(settings: Settings) -> int | None:
         with ExchangeRest(settings.rest_url, EXCHANGE_TIMEOUT_S, RetryPolicy(attempts=2), venue=settings.venue) as rest:
             return rest.time_ms()
     except CryptolakeError as error:
-        log.warning("exchange_clock_unknown", error=str(error))
+        log.warning("exchange_clock_unreachable", error=str(error))
         return None

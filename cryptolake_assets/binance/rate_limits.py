@@ -79,7 +79,7 @@ class WeightBudget:
     def block(self, seconds: float) -> None:
         """Record a pause requested by the exchange."""
         self._blocked_until = max(self._blocked_until, self._now() + seconds)
-        log.warning("exchange_wants_a_pause", pause_s=round(seconds, 1))
+        log.warning("exchange_throttled", pause_s=round(seconds, 1))
 
     def _begin_minute(self) -> None:
         minute = int(self._now() // _MINUTE_S)

@@ -66,4 +66,4 @@ class ExtraQueries:
 
     def _note(self, name: str, error: Any) -> None:
         cause = str(error).splitlines()[0][:500] if error is not None and str(error) else "it has ended"
-        log.error("market_query_failed", query=name, error=cause, again_in_s=self._restart_s)
+        log.error("extra_query_failed", query=name, error=cause, again_in_s=self._restart_s)

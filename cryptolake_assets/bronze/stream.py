@@ -135,7 +135,7 @@ def _writer(frame: DataFrame, settings: Settings, query: str) -> DataStreamWrite
 def _stop_left_over(spark: SparkSession) -> None:
     for left_over in spark.streams.active:
         # A killed client leaves its queries running in the server, but this process holds the checkpoint lock now.
-        log.info("left_over_query_stopped", query=left_over.name)
+        log.info("leftover_query_stopped", query=left_over.name)
         left_over.stop()
 
 

@@ -208,7 +208,7 @@ def _read_file(path: Path) -> Iterator[CapturedFrame]:
                     frame = None
                 if frame is None or (not line.endswith(b"\n") and not _is_json(frame.raw)):
                     if not _has_no_frame(line):
-                        log.warning("capture_line_unfinished", file=str(path), line=line_number, size_bytes=len(line))
+                        log.warning("capture_line_truncated", file=str(path), line=line_number, size_bytes=len(line))
                     continue
                 yield frame
     except (OSError, EOFError, zlib.error) as error:

@@ -10,26 +10,26 @@ from rich.table import Table
 
 from cryptolake_assets.cli.app import app
 from cryptolake_assets.cli.output import print_wide
-from cryptolake_assets.lake.maintenance import works
-from cryptolake_assets.lake.maintenance.works import Report, Work
+from cryptolake_assets.lake.maintenance import tasks
+from cryptolake_assets.lake.maintenance.tasks import Report, Task
 from cryptolake_assets.settings import get_settings
 
 
 @app.command()
 def maintain(
-    only: Annotated[list[Work] | None, typer.Option(help="This work only; may be given several times.")] = None,
+    only: Annotated[list[Task] | None, typer.Option(help="This task only; may be given several times.")] = None,
 ) -> None:
     """Compact, join manifests, expire snapshots and remove orphans; shows every table before and after."""
     from cryptolake_assets.transform.maintenance_inputs import stream_position
 
     settings = get_settings()
-    for work in only or list(Work):
-        _print(works.maintain(settings, work, stream_position(settings)))
+    for task in only or list(Task):
+        _print(tasks.maintain(settings, task, stream_position(settings)))
 
 
 def _print(report: Report) -> None:
     names = ("files", "small_files", "manifests", "snapshots", "disk_files", "disk_bytes")
-    table = Table(box=box.SIMPLE, pad_edge=False, title=report.work.value, title_justify="left")
+    table = Table(box=box.SIMPLE, pad_edge=False, title=report.task.value, title_justify="left")
     for title in ("table", *(name.replace("_", " ") for name in names), "done"):
         table.add_column(title, justify="left" if title in ("table", "done") else "right", no_wrap=True)
     for change in report.tables:

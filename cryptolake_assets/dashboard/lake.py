@@ -11,7 +11,7 @@ import orjson
 from cachetools import LRUCache
 
 from cryptolake_assets.client import ApiClient
-from cryptolake_assets.errors import ApiAnswerError, ApiRefusedError
+from cryptolake_assets.errors import ApiAnswerError, ApiRejectedError
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _unless_missing(read: Callable[[], T]) -> T | None:
     """Return the result of `read`; None while its table does not exist."""
     try:
         return read()
-    except ApiRefusedError as error:
+    except ApiRejectedError as error:
         if error.code == MISSING_TABLE:
             return None
         raise

@@ -12,7 +12,7 @@ import structlog
 from cryptolake_assets.dashboard import address
 from cryptolake_assets.dashboard.lake import Lake
 from cryptolake_assets.dashboard.series import aligned, exact, told_apart, upright
-from cryptolake_assets.errors import ApiAnswerError, ApiError, ApiRefusedError, ApiUnreachableError
+from cryptolake_assets.errors import ApiAnswerError, ApiError, ApiRejectedError, ApiUnreachableError
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings import get_settings
 
@@ -75,7 +75,7 @@ def patiently(part: Callable[[], None], *, returns: bool = False) -> None:
 
 def _ill_shaped(error: Exception) -> ApiAnswerError:
     """Log an error in reading a response, and return it as an error to show."""
-    log.exception("dashboard.ill_shaped_answer", url=lake().url)
+    log.exception("malformed_response", url=lake().url)
     return ApiAnswerError(
         f"dashboard: an answer of {lake().url} is not shaped as this dashboard knows it ({type(error).__name__}: "
         f"{error}). Run the API and the dashboard of one version: `cryptolake up` brings both to the present one."
@@ -90,7 +90,7 @@ def problem(error: ApiError) -> None:
             "it ended. What is missing here comes back by itself.",
             icon=":material/cloud_off:",
         )
-    elif isinstance(error, ApiRefusedError) and error.status in UNAUTHORIZED:
+    elif isinstance(error, ApiRejectedError) and error.status in UNAUTHORIZED:
         st.error(
             "**The API wants a key.** Make one with `cryptolake keys create dashboard --scope read --scope operate`, "
             "set it as `CRYPTOLAKE_DASHBOARD_API_KEY`, and run `cryptolake up`.",
@@ -114,11 +114,11 @@ def _until_back() -> None:
     st.session_state["tried"] = True
 
 
-def attempt(read: Callable[[], T]) -> T | ApiRefusedError:
+def attempt(read: Callable[[], T]) -> T | ApiRejectedError:
     """Return the result of `read`, or the API's rejection, so that one unreadable table does not hide the others."""
     try:
         return read()
-    except ApiRefusedError as error:
+    except ApiRejectedError as error:
         return error
 
 

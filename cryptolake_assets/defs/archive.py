@@ -80,7 +80,7 @@ def _load(
     symbols = [in_capitals(symbol) for symbol in config.symbols] or resolve_subscriptions(settings).symbols
     with ArchiveClient(settings.archive_url) as client:
         for symbol in symbols:
-            told = _Teller(context)
+            told = _ProgressLog(context)
             result = load_history(
                 settings,
                 client,
@@ -112,9 +112,9 @@ class _Day:
         results = [day.trades for day in days]
         not_loaded = [result for result in results if isinstance(result, NotLoaded)]
         self.missing = [result.reason for result in not_loaded if result.outcome is Outcome.MISSING]
-        self.refused = [result.reason for result in not_loaded if result.outcome is Outcome.REFUSED]
+        self.refused = [result.reason for result in not_loaded if result.outcome is Outcome.REJECTED]
         self.loaded = [result for result in results if not isinstance(result, NotLoaded)]
-        self._broken = [day for day in self.loaded if day.outcome is Outcome.REFUSED]
+        self._broken = [day for day in self.loaded if day.outcome is Outcome.REJECTED]
 
     @property
     def is_good(self) -> bool:
@@ -178,7 +178,7 @@ class _Day:
         }
 
 
-class _Teller:
+class _ProgressLog:
     """Logs the progress of a file in the run's log: a line per downloaded quarter and per million rows written."""
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:

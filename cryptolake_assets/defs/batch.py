@@ -21,7 +21,7 @@ from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.ingest.batch_source import BatchSource
 from cryptolake_assets.ingest.batch_sources import BATCH_SOURCES
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.quality.batch_checks import BATCH_RULES, ROWS_LEFT_OUT, blocking
+from cryptolake_assets.quality.batch_checks import BATCH_RULES, ROWS_REJECTED, blocking
 
 if TYPE_CHECKING:
     from cryptolake_assets.ingest.batch_extract import Extraction
@@ -57,7 +57,7 @@ def _raw(graph: Graph, source: BatchSource) -> dg.AssetsDefinition:
 
 
 def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefinition:
-    of = AuditedTable(spec, blocking(spec), (*source.warns, ROWS_LEFT_OUT))
+    of = AuditedTable(spec, blocking(spec), (*source.warns, ROWS_REJECTED))
 
     def rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[audited.Event]:
         from cryptolake_assets.ingest.batch_extract import commit, prepare, published_warnings
@@ -67,7 +67,7 @@ def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefi
         found = Audited(context.partition_key, candidate.outcomes)
         if candidate.passed:
             publication = commit(settings, candidate, context.run.run_id)
-            _tell_other_days(context, spec, publication, day)
+            _report_other_days(context, spec, publication, day)
             found = replace(
                 found,
                 observations=published_warnings(settings, source, candidate, day),
@@ -121,11 +121,11 @@ def _extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Ex
         "snapshot_id": str(done.snapshot_id),
         "bytes": done.size_bytes,
         "rows_accepted": done.rows,
-        "answers_refused": len(done.rejected),
-        "rows_left_out": len(done.left_out),
+        "responses_rejected": len(done.rejected),
+        "rows_rejected": len(done.rejected_rows),
     }
-    if done.set_aside:
-        said["set_aside"] = "; ".join(f"{url}: {reason}" for url, reason in done.set_aside)
+    if done.skipped:
+        said["skipped_responses"] = "; ".join(f"{url}: {reason}" for url, reason in done.skipped)
     if done.rejected:
         reasons = "; ".join(f"{url}: {reason}" for url, reason in done.rejected)
         key = asset_keys.of_table(source.raw)
@@ -138,7 +138,9 @@ def _extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Ex
     return dg.MaterializeResult(metadata=said)
 
 
-def _tell_other_days(context: dg.AssetExecutionContext, spec: TableSpec, publication: "Publication", day: date) -> None:
+def _report_other_days(
+    context: dg.AssetExecutionContext, spec: TableSpec, publication: "Publication", day: date
+) -> None:
     """Report the changed rows of other days than the run's, so that assets downstream of those days run too."""
     changed = {_day_of(value) for value in publication.changed_keys.column(spec.key[0]).to_pylist()}
     for other in sorted(changed - {day}):

@@ -57,7 +57,11 @@ def _metadata(fetched: "FetchedHour", agreement: "Agreement") -> dict[str, dg.Me
     return {
         "dagster/row_count": dg.MetadataValue.int(fetched.klines + fetched.of_archive),
         **({"not_listed": dg.MetadataValue.text(", ".join(fetched.not_listed))} if fetched.not_listed else {}),
-        **({"left_out": dg.MetadataValue.text("\n".join(fetched.left_out[:20]))} if fetched.left_out else {}),
+        **(
+            {"rejected_rows": dg.MetadataValue.text("\n".join(fetched.rejected_rows[:20]))}
+            if fetched.rejected_rows
+            else {}
+        ),
         "klines_of_archive": dg.MetadataValue.int(fetched.of_archive),
         "snapshot_id": dg.MetadataValue.text(str(fetched.publication.snapshot_id)),
         "klines_changed": dg.MetadataValue.int(fetched.publication.rows_changed),

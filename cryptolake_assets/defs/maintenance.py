@@ -1,4 +1,4 @@
-"""Table maintenance: an asset, a job and a schedule per kind of work, and a check of the number of small files. Thin
+"""Table maintenance: an asset, a job and a schedule per task, and a check of the number of small files. Thin
 adapters of `lake.maintenance`."""
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.instance.pools import MAINTENANCE_POOL
 from cryptolake_assets.defs.resources import LakeResource
 from cryptolake_assets.errors import CryptolakeError
-from cryptolake_assets.lake.maintenance.works import Report, Work, maintain
+from cryptolake_assets.lake.maintenance.tasks import Report, Task, maintain
 
 GROUP = "maintenance"
 MAX_RUNTIME_S = 1_800
@@ -21,53 +21,53 @@ GRACE = timedelta(minutes=10)  # for a run's duration and its wait in the queue
 RETRY = dg.RetryPolicy(max_retries=3, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 DESCRIPTIONS = {
-    Work.COMPACTION: (
+    Task.COMPACTION: (
         "Joins small files: each hour of Bronze that is over becomes one sorted file, and so do the partitions of the "
         "other tables that grow by appends. No row changes, and nobody takes it for new data."
     ),
-    Work.MANIFESTS: "Joins the manifests that every commit leaves, so that planning stays as fast as in a new table.",
-    Work.SNAPSHOTS: (
+    Task.MANIFESTS: "Joins the manifests that every commit leaves, so that planning stays as fast as in a new table.",
+    Task.SNAPSHOTS: (
         "Drops snapshots that were replaced longer ago than the retention, and deletes the files that only they "
         "needed. Never one that the Bronze stream goes on from."
     ),
-    Work.ORPHANS: "Deletes files that no snapshot needs and that are too old to be part of a commit under way.",
+    Task.ORPHANS: "Deletes files that no snapshot needs and that are too old to be part of a commit under way.",
 }
 
 # UTC. Every five seconds the Bronze stream commits a file, a manifest and a snapshot. Manifests and snapshots slow down
 # every commit and every scan, so they are reduced every quarter of an hour.
 CRON = {
-    Work.COMPACTION: "12 * * * *",
-    Work.MANIFESTS: "5-59/15 * * * *",
-    Work.SNAPSHOTS: "9-59/15 * * * *",
-    Work.ORPHANS: "40 3 * * *",
+    Task.COMPACTION: "12 * * * *",
+    Task.MANIFESTS: "5-59/15 * * * *",
+    Task.SNAPSHOTS: "9-59/15 * * * *",
+    Task.ORPHANS: "40 3 * * *",
 }
 
 
 # Time between two runs by `CRON`: freshness warns if one is missing, and fails if three are.
 EVERY = {
-    Work.COMPACTION: timedelta(hours=1),
-    Work.MANIFESTS: timedelta(minutes=15),
-    Work.SNAPSHOTS: timedelta(minutes=15),
-    Work.ORPHANS: timedelta(days=1),
+    Task.COMPACTION: timedelta(hours=1),
+    Task.MANIFESTS: timedelta(minutes=15),
+    Task.SNAPSHOTS: timedelta(minutes=15),
+    Task.ORPHANS: timedelta(days=1),
 }
 
 
-def key_of(work: Work) -> dg.AssetKey:
-    return dg.AssetKey([GROUP, work.value])
+def key_of(task: Task) -> dg.AssetKey:
+    return dg.AssetKey([GROUP, task.value])
 
 
-def _asset(work: Work) -> dg.AssetsDefinition:
+def _asset(task: Task) -> dg.AssetsDefinition:
     @dg.asset(
-        key=key_of(work),
+        key=key_of(task),
         group_name=GROUP,
-        kinds={"iceberg", "python" if work is Work.SNAPSHOTS else "spark"},
+        kinds={"iceberg", "python" if task is Task.SNAPSHOTS else "spark"},
         owners=OWNERS,
-        tags={"layer": GROUP, "cadence": "day" if work is Work.ORPHANS else "hour"},
+        tags={"layer": GROUP, "cadence": "day" if task is Task.ORPHANS else "hour"},
         code_version="1",
-        description=DESCRIPTIONS[work],
+        description=DESCRIPTIONS[task],
         pool=MAINTENANCE_POOL,
         freshness_policy=dg.FreshnessPolicy.time_window(
-            warn_window=2 * EVERY[work] + GRACE, fail_window=4 * EVERY[work] + GRACE
+            warn_window=2 * EVERY[task] + GRACE, fail_window=4 * EVERY[task] + GRACE
         ),
         retry_policy=RETRY,
     )
@@ -75,7 +75,7 @@ def _asset(work: Work) -> dg.AssetsDefinition:
         from cryptolake_assets.transform.maintenance_inputs import stream_position
 
         try:
-            report = maintain(lake.settings, work, stream_position(lake.settings))
+            report = maintain(lake.settings, task, stream_position(lake.settings))
         except CryptolakeError as error:
             raise dg.Failure(str(error)) from error
         return dg.MaterializeResult(metadata=_metadata(report))
@@ -112,11 +112,11 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-ASSETS = [_asset(work) for work in Work]
+ASSETS = [_asset(task) for task in Task]
 
 
 @dg.asset_check(
-    asset=key_of(Work.COMPACTION),
+    asset=key_of(Task.COMPACTION),
     name="small_files",
     blocking=False,
     description=(
@@ -147,36 +147,36 @@ def small_files(lake: LakeResource) -> dg.AssetCheckResult:
     )
 
 
-def _job(work: Work) -> Any:
-    """Return the job of a kind of work. The small-files check runs after compaction, and after snapshot expiry too, so
+def _job(task: Task) -> Any:
+    """Return the job of a maintenance task. The small-files check runs after compaction, and after expiry too, so
     that a failing compaction does not suppress it."""
-    selection = dg.AssetSelection.assets(key_of(work)).without_checks()
-    if work in (Work.COMPACTION, Work.SNAPSHOTS):
+    selection = dg.AssetSelection.assets(key_of(task)).without_checks()
+    if task in (Task.COMPACTION, Task.SNAPSHOTS):
         selection = selection | dg.AssetSelection.checks(small_files)
     return dg.define_asset_job(
-        f"maintenance_{work.value}",
+        f"maintenance_{task.value}",
         selection=selection,
-        description=DESCRIPTIONS[work],
-        tags={"cryptolake/maintenance": work.value, "dagster/max_runtime": str(MAX_RUNTIME_S)},
+        description=DESCRIPTIONS[task],
+        tags={"cryptolake/maintenance": task.value, "dagster/max_runtime": str(MAX_RUNTIME_S)},
     )
 
 
-JOBS = {work: _job(work) for work in Work}
+JOBS = {task: _job(task) for task in Task}
 
 SCHEDULES = [
     dg.ScheduleDefinition(
-        name=f"maintenance_{work.value}_schedule",
-        job=JOBS[work],
-        cron_schedule=CRON[work],
+        name=f"maintenance_{task.value}_schedule",
+        job=JOBS[task],
+        cron_schedule=CRON[task],
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        tags={"cryptolake/maintenance": work.value},
-        description=DESCRIPTIONS[work],
+        tags={"cryptolake/maintenance": task.value},
+        description=DESCRIPTIONS[task],
     )
-    for work in Work
+    for task in Task
 ]
 
 
 def definitions(_: Graph) -> dg.Definitions:
-    """Return the assets, jobs and schedules of all kinds of work, and the check of small files."""
+    """Return the assets, jobs and schedules of all maintenance tasks, and the check of small files."""
     return dg.Definitions(assets=ASSETS, asset_checks=[small_files], jobs=list(JOBS.values()), schedules=SCHEDULES)

@@ -27,10 +27,10 @@ MAX_REJECTED_LINES = 10_000  # maximum lines kept as dead letters; further ones 
 CHECKSUM = "checksum"
 EVERY_LINE = "every_line"
 WITHIN_THE_DAY = "within_the_day"
-ROWS_SET_ASIDE = "rows_set_aside"
+LINES_REJECTED = "lines_rejected"
 IDS_CONSECUTIVE = "ids_consecutive"
 BLOCKING = (CHECKSUM, EVERY_LINE)
-WARNING = (WITHIN_THE_DAY, ROWS_SET_ASIDE, IDS_CONSECUTIVE)
+WARNING = (WITHIN_THE_DAY, LINES_REJECTED, IDS_CONSECUTIVE)
 KLINES_OF_DAY = "klines_of_the_day"  # warning check on the klines of the day, see `ingest.archive_klines`
 
 
@@ -54,8 +54,8 @@ class Inspection:
         self.rows = 0  # trades of the day
         self.lines = 0
         self.without_trade = 0
-        self.set_aside: list[BadLine] = []  # at most `MAX_REJECTED_LINES`
-        self.set_aside_number = 0
+        self.rejected_lines: list[BadLine] = []  # at most `MAX_REJECTED_LINES`
+        self.rejected_line_count = 0
         self._start_us = file.start_ms * 1000
         self._outside: list[BadLine] = []  # at most `SAMPLE_ROWS`
         self._outside_number = 0
@@ -65,7 +65,7 @@ class Inspection:
     def see(self, block: Block) -> pa.Table:
         """Check a block; return its trades of the file's UTC day."""
         self.lines += block.lines
-        self._put_aside(list(block.set_aside))
+        self._note_rejected(list(block.rejected_lines))
         rows, without_trade = self._accepted(block.rows), self._accepted(block.without_trade)
         self.rows += rows.num_rows
         self.without_trade += without_trade.num_rows
@@ -75,19 +75,19 @@ class Inspection:
     @property
     def may_contradict(self) -> bool:
         """Whether an id occurred more than once so far, or may have: a line that is set aside can duplicate one."""
-        return bool(self.set_aside_number) or self._ids > sum(run.last_id - run.first_id + 1 for run in self.runs())
+        return bool(self.rejected_line_count) or self._ids > sum(run.last_id - run.first_id + 1 for run in self.runs())
 
     def _accepted(self, rows: pa.Table) -> pa.Table:
         rows, outside = parted(rows, self.file)
         lines = _lines(outside, lambda row: f"{_text(row['transact_time'])} is not of {self.file.day}")
-        self._put_aside(lines)
+        self._note_rejected(lines)
         self._outside_number += len(lines)
         self._outside += lines[: SAMPLE_ROWS - len(self._outside)]
         if self._contradicting is not None:
             import pyarrow.compute as pc
 
             contradicts = pc.is_in(rows["agg_trade_id"], value_set=self._contradicting)
-            self._put_aside(
+            self._note_rejected(
                 _lines(
                     rows.filter(contradicts),
                     lambda row: f"aggregate id {row['agg_trade_id']} comes more than once, with other values",
@@ -96,9 +96,9 @@ class Inspection:
             rows = rows.filter(pc.invert(contradicts))
         return rows
 
-    def _put_aside(self, lines: list[BadLine]) -> None:
-        self.set_aside_number += len(lines)
-        self.set_aside += lines[: MAX_REJECTED_LINES - len(self.set_aside)]
+    def _note_rejected(self, lines: list[BadLine]) -> None:
+        self.rejected_line_count += len(lines)
+        self.rejected_lines += lines[: MAX_REJECTED_LINES - len(self.rejected_lines)]
 
     def _note_ids(self, *tables: pa.Table) -> None:
         import numpy as np
@@ -123,7 +123,7 @@ class Inspection:
 
         `rows_written` is the row count of the data files. The checksum was verified before.
         """
-        accounted = self.rows + self.without_trade + self.set_aside_number
+        accounted = self.rows + self.without_trade + self.rejected_line_count
         whole = accounted == self.lines and rows_written == self.rows and self.rows + self.without_trade > 0
         runs = self.runs()
         gaps = list(pairwise(runs))
@@ -137,7 +137,7 @@ class Inspection:
             }
             for before, after in gaps[:SAMPLE_ROWS]
         ]
-        said = f"{self.lines} lines: {self.rows} trades, {rows_written} written, {self.set_aside_number} set aside"
+        said = f"{self.lines} lines: {self.rows} trades, {rows_written} written, {self.rejected_line_count} set aside"
         if self.without_trade:
             said += f", {self.without_trade} ids without a trade"
         return [
@@ -151,11 +151,11 @@ class Inspection:
                 _sample(self._outside),
             ),
             CheckOutcome(
-                ROWS_SET_ASIDE,
-                not self.set_aside_number,
-                f"{self.set_aside_number} of {self.lines} lines are set aside; their minutes are not complete",
-                self.set_aside_number,
-                _sample(self.set_aside[:SAMPLE_ROWS]),
+                LINES_REJECTED,
+                not self.rejected_line_count,
+                f"{self.rejected_line_count} of {self.lines} lines are set aside; their minutes are not complete",
+                self.rejected_line_count,
+                _sample(self.rejected_lines[:SAMPLE_ROWS]),
             ),
             CheckOutcome(
                 IDS_CONSECUTIVE,
@@ -199,7 +199,7 @@ def contradicting_ids(blocks: Callable[[], Iterable[Block]], file: ArchiveFile) 
     of_day: list[np.ndarray] = []
     others: set[int] = set()
     for block in blocks():
-        others |= {line.agg_trade_id for line in block.set_aside if line.agg_trade_id is not None}
+        others |= {line.agg_trade_id for line in block.rejected_lines if line.agg_trade_id is not None}
         for rows, outside in tables(block):
             of_day.append(rows["agg_trade_id"].to_numpy())
             others.update(outside["agg_trade_id"].to_pylist())

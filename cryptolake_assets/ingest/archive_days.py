@@ -55,7 +55,7 @@ class Outcome(StrEnum):
     LOADED = "loaded"
     REPLACED = "replaced"
     UNCHANGED = "unchanged"
-    REFUSED = "refused"
+    REJECTED = "refused"
     MISSING = "missing"
 
 
@@ -106,7 +106,7 @@ def try_day(
     except ArchiveMissingError as error:
         return NotLoaded(file, Outcome.MISSING, str(error))
     except (ArchiveChecksumError, ArchiveFormatError) as error:
-        return NotLoaded(file, Outcome.REFUSED, str(error))
+        return NotLoaded(file, Outcome.REJECTED, str(error))
 
 
 def load_day(
@@ -134,7 +134,7 @@ def load_day(
         stated = client.checksum(file)
         if not reload and _recorded(settings, file) == stated:
             rows = count_day(load_table(settings, BRONZE_TRADES), file.venue.exchange, file.symbol, file.day)
-            log.info("archive_day_unchanged", symbol=file.symbol, day=file.day.isoformat(), rows=rows)
+            log.info("archive_day_skipped", symbol=file.symbol, day=file.day.isoformat(), rows=rows)
             return LoadedDay(file, Outcome.UNCHANGED, stated, rows)
         path = client.fetch(file, stated, settings.archive_dir, downloaded)
         loaded = _load(settings, client.url(file), file, path, stated, run_id, started, written)
@@ -169,10 +169,10 @@ def _load(
     outcomes = inspection.outcomes(sum(item.record_count for item in files))
     if not inspection.passed(outcomes):
         hour_files.abort()
-        log.error("archive_day_refused", symbol=file.symbol, day=file.day.isoformat(), file=file.name)
+        log.error("archive_day_rejected", symbol=file.symbol, day=file.day.isoformat(), file=file.name)
         return LoadedDay(
             file,
-            Outcome.REFUSED,
+            Outcome.REJECTED,
             sha256,
             inspection.rows,
             size_bytes=size_bytes,
@@ -192,7 +192,7 @@ def _load(
         if earlier:
             replace_day_rows(settings, file, earlier)
         raise
-    write_rejected_lines(settings, f"archive:{file.name}", inspection.set_aside)
+    write_rejected_lines(settings, f"archive:{file.name}", inspection.rejected_lines)
     replace_day_rows(settings, file, rows_of_day(file, inspection.runs(), f"{url}{SHA256_MARK}{sha256}"))
     outcome = Outcome.REPLACED if replaced.rows_removed else Outcome.LOADED
     log.info(

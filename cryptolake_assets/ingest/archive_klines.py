@@ -53,7 +53,7 @@ class LoadedKlines:
     removed: int = 0
     hours: tuple[datetime, ...] = ()
     duration_ms: int = 0
-    set_aside: tuple[BadLine, ...] = ()  # lines of the file that are not klines
+    rejected_lines: tuple[BadLine, ...] = ()  # lines of the file that are not klines
 
 
 def kline_file(symbol: str, day: date, family: Family = Family.FUTURES) -> ArchiveFile:
@@ -73,7 +73,7 @@ def try_klines(
     except ArchiveMissingError as error:
         return NotLoaded(file, Outcome.MISSING, str(error))
     except (ArchiveChecksumError, ArchiveFormatError) as error:
-        return NotLoaded(file, Outcome.REFUSED, str(error))
+        return NotLoaded(file, Outcome.REJECTED, str(error))
 
 
 def load_klines(
@@ -90,7 +90,7 @@ def load_klines(
         stated = client.checksum(file)
         path = client.fetch(file, stated, settings.archive_dir, downloaded)
         try:
-            klines, set_aside = read_kline_zip(path, file)
+            klines, rejected_lines = read_kline_zip(path, file)
         finally:
             path.unlink()
         rows = [record(file.symbol, kline, ARCHIVE) for kline in klines]
@@ -119,7 +119,7 @@ def load_klines(
         publication.rows_removed,
         tuple(sorted({hour_of(moment) for moment in changed})),
         round((time.monotonic() - started) * 1000),
-        tuple(set_aside),
+        tuple(rejected_lines),
     )
 
 
@@ -129,11 +129,11 @@ def check_klines(result: LoadedKlines | NotLoaded) -> CheckOutcome:
         return CheckOutcome(KLINES_OF_DAY, False, result.reason, 1)
     lacking = MINUTES_OF_A_DAY - result.klines
     said = f"{result.file.name}: {result.klines} of {MINUTES_OF_A_DAY} minutes"
-    if result.set_aside:
-        first = result.set_aside[0]
-        said += f"; {len(result.set_aside)} lines are set aside, the first is line {first.number}: {first.reason}"
-    sample = [{"line": str(line.number), "reason": line.reason} for line in result.set_aside[:SAMPLE_ROWS]]
-    return CheckOutcome(KLINES_OF_DAY, not lacking and not result.set_aside, said, lacking, sample)
+    if result.rejected_lines:
+        first = result.rejected_lines[0]
+        said += f"; {len(result.rejected_lines)} lines are set aside, the first is line {first.number}: {first.reason}"
+    sample = [{"line": str(line.number), "reason": line.reason} for line in result.rejected_lines[:SAMPLE_ROWS]]
+    return CheckOutcome(KLINES_OF_DAY, not lacking and not result.rejected_lines, said, lacking, sample)
 
 
 def _archived(settings: Settings, file: ArchiveFile) -> list[dict[str, Any]]:

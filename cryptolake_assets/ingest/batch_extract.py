@@ -27,7 +27,7 @@ from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.windows import DAY, day_of
-from cryptolake_assets.quality.batch_checks import BATCH_RULES, rows_left_out
+from cryptolake_assets.quality.batch_checks import BATCH_RULES, rows_rejected
 from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.settings import Settings, Source
 
@@ -45,7 +45,7 @@ _OF_ONE_SYMBOL = (200, 400)  # statuses of an invalid response that concerns one
 class Extraction:
     """Result of a run's requests.
 
-    `rejected` are (URL, reason) of rejected responses, `set_aside` of those that do not block others; `left_out` are
+    `rejected` are (URL, reason) of rejected responses, `skipped` of those that do not block others; `rejected_rows` are
     odd rows of accepted responses.
     """
 
@@ -54,8 +54,8 @@ class Extraction:
     rows: int
     rejected: tuple[tuple[str, str], ...]
     snapshot_id: int | None
-    set_aside: tuple[tuple[str, str], ...] = ()
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    rejected_rows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class BatchCandidate:
     spec: TableSpec
     rows: pa.Table
     outcomes: list[CheckOutcome]
-    left_out: list[str] = field(default_factory=list)
+    rejected_rows: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -106,10 +106,10 @@ def held(settings: Settings, source: BatchSource, spec: TableSpec, clock: dateti
     """Return the stored values of the table's first key column that count as held, by symbol."""
     column, by_symbol = spec.key[0], "symbol" in spec.column_names
     scan = load_table(settings, spec).scan(selected_fields=(column, "symbol") if by_symbol else (column,))
-    if source.held_since is not None:
-        scan = scan.filter(f"{column} >= '{(clock - source.held_since).isoformat()}'")
-    if source.held_where:
-        scan = scan.filter(source.held_where)
+    if source.stored_within is not None:
+        scan = scan.filter(f"{column} >= '{(clock - source.stored_within).isoformat()}'")
+    if source.stored_where:
+        scan = scan.filter(source.stored_where)
     rows = scan.to_arrow()
     values = rows.column(column).to_pylist()
     symbols = rows.column("symbol").to_pylist() if by_symbol else [""] * len(values)
@@ -133,7 +133,7 @@ def extract(
     plan, asked_at, partition = source.plan(settings, wanted), wanted.clock, wanted.day
     records: list[Row] = []
     odd: list[tuple[str, str]] = []
-    left_out: list[str] = []
+    rejected_rows: list[str] = []
     rows = 0
     with SourceClient(
         source.base_url(settings), source.headers(settings), source.calls_a_minute(settings), retry_policy
@@ -145,7 +145,7 @@ def extract(
             records.append(_record(answer, reason, asked_at, partition, run_id))
             if parsed is not None:
                 rows += sum(len(found) for found in parsed.rows.values())
-                left_out += parsed.left_out
+                rejected_rows += parsed.rejected_rows
             elif source.by_symbol and reason is not None and answer.status in _OF_ONE_SYMBOL:
                 odd.append((answer.url, reason))
             try:
@@ -157,21 +157,21 @@ def extract(
         table.append(_table(source.raw, records))
     said = [(row["url"], row["refused"]) for row in records if row["refused"]]
     # If all responses are set aside, something is wrong with all of them: reject them.
-    set_aside = tuple(odd) if len(odd) < len(records) else ()
-    rejected = tuple(item for item in said if item not in set_aside)
+    skipped = tuple(odd) if len(odd) < len(records) else ()
+    rejected = tuple(item for item in said if item not in skipped)
     log.info(
-        "source_extracted", source=source.name, answers=len(records), rows=rows, refused=rejected, set_aside=set_aside
+        "source_extracted", source=source.name, answers=len(records), rows=rows, rejected=rejected, skipped=skipped
     )
-    if left_out:
-        log.warning("source_rows_left_out", source=source.name, rows=len(left_out), first=left_out[:20])
+    if rejected_rows:
+        log.warning("source_rows_rejected", source=source.name, rows=len(rejected_rows), first=rejected_rows[:20])
     return Extraction(
         answers=len(records),
         size_bytes=sum(len(row["body"]) for row in records),
         rows=rows,
         rejected=rejected,
         snapshot_id=table.refresh().metadata.current_snapshot_id,
-        set_aside=set_aside,
-        left_out=tuple(left_out),
+        skipped=skipped,
+        rejected_rows=tuple(rejected_rows),
     )
 
 
@@ -182,16 +182,16 @@ def prepare(settings: Settings, source: BatchSource, spec: TableSpec, partition:
     values.
     """
     rows: list[Row] = []
-    left_out: list[str] = []
+    rejected_rows: list[str] = []
     for record in _accepted(settings, source, partition):
         parsed = source.parse(record["endpoint"], record["body"], record["asked_at"])
         if spec.name in parsed.rows:
             rows += parsed.rows[spec.name]
-            left_out += parsed.left_out
+            rejected_rows += parsed.rejected_rows
     candidate = _table(spec, [{**row, "updated_at": None} for row in by_key(spec, rows)])
     with open_duckdb() as duck:
         outcomes = check_candidate(duck, spec, candidate, BATCH_RULES[spec.name])
-    return BatchCandidate(spec, candidate, outcomes, left_out)
+    return BatchCandidate(spec, candidate, outcomes, rejected_rows)
 
 
 def commit(settings: Settings, candidate: BatchCandidate, run_id: str) -> Publication:
@@ -206,7 +206,7 @@ def published_warnings(
     settings: Settings, source: BatchSource, candidate: BatchCandidate, day: date
 ) -> list[CheckOutcome]:
     """Return the outcomes of the non-blocking checks on the published rows."""
-    outcomes = [rows_left_out(candidate.left_out)]
+    outcomes = [rows_rejected(candidate.rejected_rows)]
     if source.warns:
         wanted = wanted_of(settings, source, day, full_history=True)
         outcomes += source.warnings(held(settings, source, candidate.spec, wanted.clock), wanted)

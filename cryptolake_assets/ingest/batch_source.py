@@ -23,11 +23,11 @@ Row = dict[str, Any]
 class ParsedResponse:
     """An accepted response: rows by table (`TableSpec.name`), without `updated_at`.
 
-    `left_out` describes odd rows: of another shape, or with a value that is impossible or does not fit its column.
+    `rejected_rows` describes odd rows: of another shape, or with a value that is impossible or does not fit its column.
     """
 
     rows: Mapping[str, list[Row]]
-    left_out: tuple[str, ...] = ()
+    rejected_rows: tuple[str, ...] = ()
 
 
 # Yields requests one by one; receives the parsed response, None if it was rejected.
@@ -64,8 +64,8 @@ class BatchSource(ABC):
     fresh_within: timedelta = timedelta(hours=3)
     has_history: bool = True  # whether a response may hold rows of days before its request
     by_symbol: bool = False  # whether each response is of one symbol, so that an odd one does not block others
-    held_where: str = ""  # filter on the rows of Silver that count as held, in PyIceberg's syntax
-    held_since: timedelta | None = None  # how long before the clock rows count as held; None for all rows
+    stored_where: str = ""  # filter on the rows of Silver that count as held, in PyIceberg's syntax
+    stored_within: timedelta | None = None  # how long before the clock rows count as held; None for all rows
 
     @abstractmethod
     def base_url(self, settings: Settings) -> str:
@@ -108,16 +108,16 @@ def parsed_rows(
     counts.
     """
     rows: dict[Any, Row] = {}
-    left_out: list[str] = []
+    rejected_rows: list[str] = []
     for number, item in enumerate(items):
         try:
             row = read(item, number)
         except ResponseRejectedError as error:
-            left_out.append(f"{place}: {error}")
+            rejected_rows.append(f"{place}: {error}")
             continue
         if rows.setdefault(row[key], row) != row:
-            left_out.append(f"{place}: answer[{number}] is another row of {key} {row[key]}")
-    return [rows[found] for found in sorted(rows)], left_out
+            rejected_rows.append(f"{place}: answer[{number}] is another row of {key} {row[key]}")
+    return [rows[found] for found in sorted(rows)], rejected_rows
 
 
 def by_key(table: TableSpec, rows: list[Row]) -> list[Row]:

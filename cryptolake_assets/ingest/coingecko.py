@@ -88,7 +88,7 @@ def plan(pages: int) -> Plan:
             "page": page,
         }
         parsed = yield HttpRequest("/coins/markets", query, endpoint=MARKETS)
-        if parsed is None or len(parsed.rows[SILVER_COINGECKO_MARKETS.name]) + len(parsed.left_out) < PER_PAGE:
+        if parsed is None or len(parsed.rows[SILVER_COINGECKO_MARKETS.name]) + len(parsed.rejected_rows) < PER_PAGE:
             break
     yield HttpRequest("/global", endpoint=GLOBAL)
 
@@ -99,7 +99,7 @@ def parse_markets(body: bytes, hour: datetime) -> ParsedResponse:
     Raises `ResponseRejectedError` if no coin can be read: the response then has another shape.
     """
     rows: list[Row] = []
-    left_out: list[str] = []
+    rejected_rows: list[str] = []
     found: set[str] = set()
     for number, item in enumerate(array_of(parse_json(body), "answer")):
         place = f"answer[{number}]"
@@ -112,10 +112,10 @@ def parse_markets(body: bytes, hour: datetime) -> ParsedResponse:
             _check_signs(row)
             rows.append(typed(row, SILVER_COINGECKO_MARKETS))
         except (ResponseRejectedError, ValueError) as error:
-            left_out.append(f"{place}: {error}")
-    if left_out and not found:
-        raise ResponseRejectedError(left_out[0])
-    return ParsedResponse({SILVER_COINGECKO_MARKETS.name: rows}, tuple(left_out))
+            rejected_rows.append(f"{place}: {error}")
+    if rejected_rows and not found:
+        raise ResponseRejectedError(rejected_rows[0])
+    return ParsedResponse({SILVER_COINGECKO_MARKETS.name: rows}, tuple(rejected_rows))
 
 
 def parse_global(body: bytes, hour: datetime) -> ParsedResponse:

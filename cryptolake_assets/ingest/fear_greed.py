@@ -79,12 +79,12 @@ def parse_days(body: bytes, today: date) -> ParsedResponse:
     error = answer.object("metadata").raw("error")
     if error is not None:
         raise ResponseRejectedError(f"the source says: {str(error)[:200]}")
-    days, left_out = parsed_rows(
+    days, rejected_rows = parsed_rows(
         answer.array("data"), "index_date", lambda row, number: _day(Fields(row, f"data[{number}]"), today), "days"
     )
-    if left_out and not days:
-        raise ResponseRejectedError(left_out[0])
-    return ParsedResponse({SILVER_FEAR_GREED.name: days}, tuple(left_out))
+    if rejected_rows and not days:
+        raise ResponseRejectedError(rejected_rows[0])
+    return ParsedResponse({SILVER_FEAR_GREED.name: days}, tuple(rejected_rows))
 
 
 def _day(row: Fields, today: date) -> Row:

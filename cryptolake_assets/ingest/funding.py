@@ -20,7 +20,7 @@ from cryptolake_assets.ingest.batch_source import Held, ParsedResponse, Plan, Ro
 from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.model.derivatives_tables import BRONZE_FUNDING_RAW, SILVER_FUNDING
 from cryptolake_assets.model.source_facts import MAX_FUNDING_RATE
-from cryptolake_assets.quality.batch_checks import FUNDING_HOLES, SYMBOLS_BEHIND, funding_holes
+from cryptolake_assets.quality.batch_checks import FUNDING_GAPS, SYMBOLS_BEHIND, funding_gaps
 
 if TYPE_CHECKING:
     from cryptolake_assets.quality.candidate_checks import CheckOutcome
@@ -37,7 +37,7 @@ class FundingRates(FuturesRest):
     raw = BRONZE_FUNDING_RAW
     silver = (SILVER_FUNDING,)
     recorded = FUNDING_FILES
-    warns = (FUNDING_HOLES, SYMBOLS_BEHIND)
+    warns = (FUNDING_GAPS, SYMBOLS_BEHIND)
     behind = timedelta(hours=9)
 
     def requests(
@@ -54,7 +54,7 @@ class FundingRates(FuturesRest):
                 query: dict[str, str | int] = {"symbol": symbol, "startTime": epoch_ms(start), "limit": PAGE}
                 parsed = yield HttpRequest(FUNDING_PATH, query, endpoint=endpoint_of(FUNDING_PATH, symbol))
                 rows = parsed.rows[SILVER_FUNDING.name] if parsed is not None else []
-                if parsed is None or not rows or len(rows) + len(parsed.left_out) < PAGE:
+                if parsed is None or not rows or len(rows) + len(parsed.rejected_rows) < PAGE:
                     break
                 start = rows[-1]["funding_time"] + timedelta(milliseconds=1)
 
@@ -62,7 +62,7 @@ class FundingRates(FuturesRest):
         return parse_rates(body, symbol_of(endpoint), asked_at)
 
     def missing(self, held: Held) -> CheckOutcome:
-        return funding_holes(held)
+        return funding_gaps(held)
 
 
 SOURCE = FundingRates()
@@ -75,10 +75,10 @@ def parse_rates(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:
     `ResponseRejectedError` for another shape.
     """
     items = array_of(parse_json(body), "answer")
-    rows, left_out = parsed_rows(
+    rows, rejected_rows = parsed_rows(
         items, "funding_time", lambda item, number: _rate(Fields(item, f"answer[{number}]"), symbol, asked_at), symbol
     )
-    return ParsedResponse({SILVER_FUNDING.name: rows}, tuple(left_out))
+    return ParsedResponse({SILVER_FUNDING.name: rows}, tuple(rejected_rows))
 
 
 FUTURE_TOLERANCE = timedelta(minutes=1)  # the clock was read before the request was sent

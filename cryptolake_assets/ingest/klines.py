@@ -52,14 +52,14 @@ class FetchedHour:
     of_archive: int
     publication: Publication
     not_listed: tuple[str, ...] = ()  # symbols that the exchange no longer lists; they do not block others
-    left_out: tuple[str, ...] = ()  # klines that cannot be of the hour, each with its symbol, open time and reason
+    rejected_rows: tuple[str, ...] = ()  # klines that cannot be of the hour, each with its symbol, open time and reason
 
 
 @dataclass
 class _Asked:
     klines: list[tuple[str, Kline]] = field(default_factory=list)
     not_listed: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    rejected_rows: list[str] = field(default_factory=list)
 
 
 def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tuple[str, int], Kline]:
@@ -85,7 +85,7 @@ def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
     publication = replace_klines(settings, day_of(hour), found, found, run_id)
     log.info("klines_fetched", hour=hour.isoformat(), klines=len(found), changed=publication.rows_changed)
     return FetchedHour(
-        hour, len(found), len(archived), publication, tuple(asked.not_listed), left_out=tuple(asked.left_out)
+        hour, len(found), len(archived), publication, tuple(asked.not_listed), rejected_rows=tuple(asked.rejected_rows)
     )
 
 
@@ -114,15 +114,17 @@ def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Asked:
                 continue
             except ResponseShapeError as error:
                 other_shape = error
-                asked.left_out.append(f"{symbol}: {error}")
+                asked.rejected_rows.append(f"{symbol}: {error}")
                 continue
             sound, odd = _sound(klines, epoch_ms(hour), last_ms + 1)
             asked.klines += [(symbol, kline) for kline in sound]
-            asked.left_out += [f"{symbol} {reason}" for reason in odd]
+            asked.rejected_rows += [f"{symbol} {reason}" for reason in odd]
     if other_shape is not None and not asked.klines:
         raise other_shape
-    if asked.left_out:
-        log.warning("klines_left_out", hour=hour.isoformat(), klines=len(asked.left_out), first=asked.left_out[:5])
+    if asked.rejected_rows:
+        log.warning(
+            "klines_rejected", hour=hour.isoformat(), klines=len(asked.rejected_rows), first=asked.rejected_rows[:5]
+        )
     return asked
 
 

@@ -44,8 +44,8 @@ class OpenInterest(FuturesRest):
     recorded = OPEN_INTEREST_FILES
     warns = (PERIODS_MISSING, SYMBOLS_BEHIND)
     behind = timedelta(hours=2)
-    held_where = f"source = '{HISTORY}'"
-    held_since = REACH
+    stored_where = f"source = '{HISTORY}'"
+    stored_within = REACH
 
     def requests(
         self, newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]
@@ -103,8 +103,8 @@ def parse_history(body: bytes, symbol: str, asked_at: datetime) -> ParsedRespons
         amount, value = row.quoted("sumOpenInterest"), row.quoted("sumOpenInterestValue")
         return _row(row, symbol, moment, HISTORY, amount, value, asked_at)
 
-    rows, left_out = parsed_rows(array_of(parse_json(body), "answer"), "observed_at", read, symbol)
-    return ParsedResponse({SILVER_OPEN_INTEREST.name: rows}, tuple(left_out))
+    rows, rejected_rows = parsed_rows(array_of(parse_json(body), "answer"), "observed_at", read, symbol)
+    return ParsedResponse({SILVER_OPEN_INTEREST.name: rows}, tuple(rejected_rows))
 
 
 def parse_present(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:

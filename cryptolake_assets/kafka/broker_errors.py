@@ -96,26 +96,28 @@ def _alert(context: ssl.SSLContext, host: str, port: int) -> ssl.SSLError | None
     return None
 
 
-async def broker_error(settings: Settings, purpose: str, error: Exception, *, refused: bool = False) -> BrokerError:
+async def broker_error(
+    settings: Settings, purpose: str, error: Exception, *, access_error: bool = False
+) -> BrokerError:
     """Return the error to raise if brokers cannot be used, with what to do; `BrokerAccessError` if retries cannot help.
 
-    `purpose` completes "could not"; `refused`: the caller knows that this is an access error.
+    `purpose` completes "could not"; `access_error`: the caller knows that this is an access error.
     """
     from cryptolake_assets.kafka.oauth import TokenServerAwayError
 
-    if not refused and not is_access_error(error):
+    if not access_error and not is_access_error(error):
         with contextlib.suppress(SettingsError):
             problem = await find_problem(settings)
             if problem is not None and (is_access_error(problem) or isinstance(problem, TokenServerAwayError)):
                 error = problem
-    return explained(settings, purpose, error, refused=refused)
+    return explained(settings, purpose, error, access_error=access_error)
 
 
-def explained(settings: Settings, purpose: str, error: Exception, *, refused: bool = False) -> BrokerError:
+def explained(settings: Settings, purpose: str, error: Exception, *, access_error: bool = False) -> BrokerError:
     """Return the same as `broker_error`, for an error that needs no probe."""
     from cryptolake_assets.kafka.oauth import TokenServerAwayError
 
-    if refused or is_access_error(error):
+    if access_error or is_access_error(error):
         return BrokerAccessError(
             f"kafka: could not {purpose}: the brokers at {settings.bootstrap_servers} refuse ({cause_of(error)}). "
             f"{_remedy(settings, error)}"
@@ -140,7 +142,7 @@ def cause_of(error: BaseException) -> str:
 
 def java_access_error(settings: Settings, message: str) -> BrokerAccessError | None:
     """Return the error for a message of Java's client; None if it is no access error."""
-    remedy = next((remedy for name, remedy in _JAVA_REFUSALS.items() if name in message), None)
+    remedy = next((remedy for name, remedy in _JAVA_ACCESS_ERRORS.items() if name in message), None)
     if remedy is None:
         return None
     if remedy is _USER and settings.kafka_uses_oauth:
@@ -176,7 +178,7 @@ _TLS: Final = _named(
 )
 _RIGHTS: Final = "Give the user the right, or correct the setting that it is about."
 
-_JAVA_REFUSALS: Final = {
+_JAVA_ACCESS_ERRORS: Final = {
     "SaslAuthenticationException": _USER,
     "UnsupportedSaslMechanismException": _MECHANISM,
     "IllegalSaslStateException": _LISTENER,

@@ -104,7 +104,7 @@ def publish(
     for attempt in commit_attempts(CommitFailedException, ValidationException):
         with attempt:
             if attempt.retry_state.attempt_number > 1:
-                log.info("publication_merged_anew", table=spec.full_name, attempt=attempt.retry_state.attempt_number)
+                log.info("publish_retried", table=spec.full_name, attempt=attempt.retry_state.attempt_number)
                 table = table.refresh()
             present = read_window(table, window)
             rows, changed, removed = _merge(spec, present, candidate, replaced_keys, datetime.now(UTC))
@@ -221,5 +221,5 @@ def expire_snapshots(table: Table, keep: int = SNAPSHOTS_KEPT, readable_s: float
     try:
         return expire(table, choose).snapshots
     except CommitFailedException as error:
-        log.info("snapshots_not_expired", table=".".join(table.name()), cause=str(error))
+        log.info("snapshot_expiry_failed", table=".".join(table.name()), cause=str(error))
         return 0

@@ -114,7 +114,7 @@ class TableCache:
         try:
             return catalog.load_table(identifier)
         except (NoSuchTableError, FileNotFoundError) as error:
-            log.warning("table_not_loaded", table=".".join(identifier), cause=str(error))
+            log.warning("table_load_failed", table=".".join(identifier), cause=str(error))
             return None
 
     def _locations(self, catalog: Catalog) -> dict[Identifier, str]:

@@ -22,7 +22,7 @@ _WILDCARDS: Final = re.compile(r"[*?]")
 _TOP: Final = re.compile(r"TOP:([1-9][0-9]{0,3})(?::([^:]+))?")
 _DEFAULT_QUOTE: Final = "USDT"
 # Hysteresis: a tracked symbol stays while it is in the first N + N/5, because ranks near N change all the time.
-_KEPT_SHARE: Final = 5
+_HYSTERESIS_DIVISOR: Final = 5
 
 
 class ListedSymbol(Protocol):
@@ -105,7 +105,7 @@ def _busiest(
 ) -> list[str]:
     candidates = [entry.symbol for entry in trading if entry.quote_asset == wanted.quote_asset]
     ranked = sorted((symbol for symbol in candidates if symbol in volumes), key=lambda one: (-volumes[one], one))
-    edge = ranked[wanted.number : wanted.number + -(-wanted.number // _KEPT_SHARE)]
+    edge = ranked[wanted.number : wanted.number + -(-wanted.number // _HYSTERESIS_DIVISOR)]
     kept = [symbol for symbol in edge if symbol in tracked]
     first = ranked[: wanted.number]
     # Each kept symbol replaces the lowest-ranked new one.

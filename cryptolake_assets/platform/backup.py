@@ -27,7 +27,7 @@ import structlog
 from cryptolake_assets.errors import BackupError
 from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.maintenance.expiry import QUERY_ID
-from cryptolake_assets.lake.maintenance.works import maintenance_lock
+from cryptolake_assets.lake.maintenance.tasks import maintenance_lock
 from cryptolake_assets.lake.stores import SQLITE_TIMEOUT_S
 from cryptolake_assets.platform import kafka
 from cryptolake_assets.settings import Settings, env_name

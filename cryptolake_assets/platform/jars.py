@@ -186,7 +186,7 @@ class JarStore:
             return False
         if path.stat().st_size == jar.size_bytes and sha256_of(path) == jar.sha256:
             return True
-        log.warning("jar_not_as_pinned", jar=jar.coordinate, path=str(path))
+        log.warning("jar_checksum_mismatched", jar=jar.coordinate, path=str(path))
         path.unlink()
         return False
 

@@ -150,7 +150,7 @@ def notify(settings: Settings, alert: Alert) -> list[Delivery]:
     for delivery in deliveries:
         if delivery.error is not None:
             log.error(
-                "alert_not_delivered",
+                "alert_delivery_failed",
                 channel=delivery.channel,
                 error=delivery.error,
                 run_id=alert.run_id,

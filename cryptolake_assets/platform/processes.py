@@ -24,14 +24,14 @@ def check_ports(part: Part, settings: Settings) -> None:
     """Raise `PortInUseError`, naming part, port, holder and the variable to change, if a port is in use."""
     for field in part.port_fields:
         port = getattr(settings, field)
-        cause = port_refusal(port)
+        cause = bind_problem(port)
         if cause:
             raise PortInUseError(
                 f"{part.name}: port {port} {cause}. End that process, or set {env_name(field)} to a free port."
             )
 
 
-def port_refusal(port: int) -> str:
+def bind_problem(port: int) -> str:
     """Return the reason why a server cannot listen on the loopback port; empty if it can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

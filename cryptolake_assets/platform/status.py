@@ -192,7 +192,7 @@ def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
         words = f"{report.get('state', '')}, {', '.join(f'{n} {key}' for key, n in counts.items())}".replace("_", " ")
         if rejecting := rejecting_problem(settings):
             words += f", not accepted: {rejecting}"
-        if silent := report.get("silent_symbols"):
+        if silent := report.get("stale_symbols"):
             words += f", silent: {', '.join(silent[:5])}{' …' if len(silent) > 5 else ''}"
         return _whole(report.get("queued_frames")), words
     if part.name == BRONZE:

@@ -48,7 +48,7 @@ def write_truststore(bundle: Path, store: Path) -> int:
                 warnings.simplefilter("error")
                 certificate = load_pem_x509_certificate(pem)
         except (ValueError, Warning) as error:
-            log.debug("certificate_left_out", bundle=str(bundle), number=number, cause=str(error))
+            log.debug("certificate_skipped", bundle=str(bundle), number=number, cause=str(error))
             continue
         entries.append(pkcs12.PKCS12Certificate(certificate, f"ca-{number}".encode()))
     if entries:
@@ -65,7 +65,7 @@ def _trust_options(directory: Path) -> list[str]:
         return []
     store = directory / "truststore.p12"
     if not write_truststore(bundle, store):
-        log.warning("no_certificate_in_bundle", bundle=str(bundle))
+        log.warning("certificates_missing", bundle=str(bundle))
         return []
     return [
         f"-Djavax.net.ssl.trustStore={store}",

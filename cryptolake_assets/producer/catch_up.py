@@ -104,7 +104,7 @@ class CatchUp:
         try:
             page = await self._history.page(symbol, watched.last.trade_id + 1)
         except ExchangeError as error:
-            log.warning("newest_trades_not_known", symbol=symbol, error=str(error))
+            log.warning("newest_trades_unknown", symbol=symbol, error=str(error))
             watched.ask_at = self._monotonic() + self._options.retry_s
             return
         # An odd row has no time; the repairer meets it in the gap that the next trade reveals.

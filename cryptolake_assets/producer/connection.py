@@ -125,7 +125,7 @@ class ExchangeConnection:
                 pause_s = wait_at_least_s + random.uniform(0, ceiling_s)  # noqa: S311
                 attempt += 1
                 self.reconnects += 1
-                self._log.info("reconnects", in_s=round(pause_s, 2), attempt=attempt)
+                self._log.info("reconnect_scheduled", in_s=round(pause_s, 2), attempt=attempt)
                 await asyncio.sleep(pause_s)
         finally:
             self.state = "closed"
@@ -182,7 +182,7 @@ class ExchangeConnection:
             self._expect_response(span, request_id, retries - 1)
             return
         del span.requests[request_id]
-        self._log.warning("barrier_unanswered")
+        self._log.warning("barrier_timed_out")
         self._queue.put_mark(SpanMark(span, ended=False))
 
     async def _exchange_time(self) -> int | None:
@@ -190,7 +190,7 @@ class ExchangeConnection:
             async with asyncio.timeout(self._options.clock_timeout_s):
                 self.exchange_time_ms = await self._clock.time_ms()
         except (ExchangeError, TimeoutError) as error:
-            self._log.warning("exchange_clock_not_reachable", error=str(error) or type(error).__name__)
+            self._log.warning("exchange_clock_unreachable", error=str(error) or type(error).__name__)
             return None
         return self.exchange_time_ms
 
@@ -217,7 +217,7 @@ class ExchangeConnection:
         except INVALID_STATUS as error:
             status = error.response.status_code
             wait_s = self._asked_to_wait_s(status, error.response.headers.get("Retry-After"))
-            self._log.warning("connection_refused", status=status, wait_s=wait_s)
+            self._log.warning("connection_rejected", status=status, wait_s=wait_s)
             return 0, wait_s
         except CONNECTION_CLOSED as closed:
             self._log.warning(
@@ -284,14 +284,14 @@ class ExchangeConnection:
             except TimeoutError:
                 # Frames that wait for room in the queue also hold back the pongs after them.
                 if reader.last_frame_at < asked_at and not reader.waits_for_room:
-                    self._log.warning("connection_silent", no_pong_for_s=options.ping_timeout_s)
+                    self._log.warning("connection_timed_out", no_pong_for_s=options.ping_timeout_s)
                     await socket.close(1001, "no pong")
                     return
             except CONNECTION_CLOSED:
                 return
-            silent_s = time.monotonic() - reader.last_frame_at
-            if silent_s < options.stale_alarm_s or reader.waits_for_room:
+            idle_s = time.monotonic() - reader.last_frame_at
+            if idle_s < options.stale_alarm_s or reader.waits_for_room:
                 self.state = "streaming"
             elif self.state != "silent":
                 self.state = "silent"
-                self._log.warning("subscribed_but_silent", silent_s=round(silent_s), url=self._url[:200])
+                self._log.warning("connection_stale", idle_s=round(idle_s), url=self._url[:200])

@@ -192,7 +192,7 @@ class ConnectionPool:
         old, old_task = shard.connection, shard.task
         if not await self._opened(successor, task):
             shard.replace_at = shard.not_before = time.monotonic() + self._options.retry_s
-            log.warning("connection_not_renewed", connection=old.name, retry_in_s=self._options.retry_s)
+            log.warning("connection_replacement_failed", connection=old.name, retry_in_s=self._options.retry_s)
             return
         shard.retiring.append(old)
         shard.connection, shard.task, shard.replace_at = successor, task, self._end_of_life()
@@ -202,7 +202,7 @@ class ConnectionPool:
         finally:
             shard.retiring.remove(old)
         self.replacements += 1
-        log.info("connection_renewed", connection=successor.name, in_place_of=old.name, symbols=len(symbols))
+        log.info("connection_replaced", connection=successor.name, in_place_of=old.name, symbols=len(symbols))
 
     async def _opened(self, connection: ExchangeConnection, task: asyncio.Task[None]) -> bool:
         """Return whether a connection opened in time; cancel it if not. Raises what it raises."""
@@ -225,6 +225,6 @@ class ConnectionPool:
             async with asyncio.timeout(self._options.handover_timeout_s):
                 await old.handed_over()
         except (TimeoutError, ExchangeError):
-            log.warning("handover_unfinished", connection=old.name)
+            log.warning("handover_timed_out", connection=old.name)
         finally:
             await cancelled([task])

@@ -94,9 +94,9 @@ class CoverageLoop:
                 stale = self._stale_symbols.look(symbol, latest, arrived_to_ms)
                 if stale is not None:
                     log.warning(
-                        "symbol_silent",
+                        "symbol_stale",
                         symbol=symbol,
-                        quiet_s=round(stale.idle_ms / 1000),
+                        idle_s=round(stale.idle_ms / 1000),
                         limit_s=round(stale.limit_ms / 1000),
                         connection=connection.name,
                     )

@@ -202,7 +202,7 @@ class CoverageWriter:
                 self.failures += 1
                 self._due = rows | self._due
                 log.error(
-                    "coverage_not_written",
+                    "coverage_write_failed",
                     rows=len(self._due),
                     failures=self.failures,
                     error=f"{type(error).__name__}: {error}",

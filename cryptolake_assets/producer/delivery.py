@@ -65,7 +65,7 @@ class ReliableDelivery:
         self.next_offsets: dict[int, int] = {}
         self.in_flight = 0
         self.acked: dict[str, int] = {}  # acknowledged messages per topic
-        self.repeats_sent = 0
+        self.messages_resent = 0
         self._last_ack_at = time.monotonic()
 
     async def start(self) -> None:
@@ -81,7 +81,7 @@ class ReliableDelivery:
             except BrokerAccessError:
                 raise
             except BrokerError as error:
-                log.warning("broker_not_reachable", problem=str(error), retry_in_s=round(pause_s, 1))
+                log.warning("broker_unreachable", problem=str(error), retry_in_s=round(pause_s, 1))
                 await asyncio.sleep(pause_s)
                 pause_s = min(RETRY_MAX_S, pause_s * 2)
         self.next_offsets = dict(self._publisher.start_offsets)
@@ -205,19 +205,19 @@ class ReliableDelivery:
                 continue
             again, self._failed = self._failed, []
             if again:
-                log.info("sending_again", messages=len(again))
-                self.repeats_sent += len(again)
+                log.info("batch_resent", messages=len(again))
+                self.messages_resent += len(again)
                 self._publisher.send(again)
 
     async def _restarted(self) -> bool:
-        log.warning("kafka_session_restarts")
+        log.warning("kafka_session_restarted")
         try:
             await self._publisher.restart()
         except BrokerAccessError as error:
             self._give_up(error)
             return False
         except BrokerError as error:
-            log.warning("broker_not_reachable", problem=str(error), retry_in_s=round(self._retry_s, 1))
+            log.warning("broker_unreachable", problem=str(error), retry_in_s=round(self._retry_s, 1))
             return False
         # Cleared last: messages that failed meanwhile belong to the old session.
         self._restart_needed = False

@@ -80,7 +80,7 @@ class ExtraFeed:
         """Run until cancelled, then hand over the received frames. Raises what ends a connection."""
         if not self._feeds:
             await asyncio.Event().wait()
-        log.info("market_streams_started", streams=[stream_type.name for stream_type in self.types])
+        log.info("extra_streams_started", streams=[stream_type.name for stream_type in self.types])
         tasks = [asyncio.create_task(feed.run()) for feed in self._feeds]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

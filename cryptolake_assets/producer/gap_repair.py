@@ -89,7 +89,7 @@ class GapRepairer:
         try:
             fetched = await self._fetch(wanted)
         except ExchangeError as error:
-            log.warning("gap_not_repaired", symbol=wanted.symbol, first_missing_id=wanted.first, error=str(error))
+            log.warning("gap_repair_failed", symbol=wanted.symbol, first_missing_id=wanted.first, error=str(error))
             return True
         log.info(
             "gap_fetched",

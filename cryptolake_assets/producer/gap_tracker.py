@@ -261,7 +261,7 @@ class GapTracker:
         if gap.open_because is because:
             return
         log.warning(
-            "gap_stays_open",
+            "gap_kept_open",
             because=because.value,
             symbol=gap.symbol,
             stream=self._stream,

@@ -58,7 +58,7 @@ class GapWriter:
             try:
                 await self._take_over()
             except Exception as error:
-                log.error("gaps_not_read", error=f"{type(error).__name__}: {error}")
+                log.error("gap_ledger_read_failed", error=f"{type(error).__name__}: {error}")
 
     async def _take_over(self) -> None:
         if not self._resumed:
@@ -76,6 +76,6 @@ class GapWriter:
                     await asyncio.to_thread(self._sink.write, list(due.values()))
             except Exception as error:
                 self._due = due | self._due
-                log.error("gaps_not_written", gaps=len(self._due), error=f"{type(error).__name__}: {error}")
+                log.error("gap_ledger_write_failed", gaps=len(self._due), error=f"{type(error).__name__}: {error}")
                 return False
             return True

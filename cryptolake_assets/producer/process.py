@@ -170,7 +170,7 @@ class Producer:
         )
 
     async def run(self, stop: asyncio.Event) -> bool:
-        """Work until `stop` is set, then drain. Return whether every received frame was acknowledged.
+        """Task until `stop` is set, then drain. Return whether every received frame was acknowledged.
 
         Raises `BrokerAccessError` if Kafka rejects the client permanently, and `ExchangeError` for an unusable address.
         """
@@ -219,7 +219,7 @@ class Producer:
     ) -> bool:
         """Stop reading, send the rest, write the last coverage."""
         self._state, self._working = "draining", False
-        log.info("producer_stops", queued_frames=len(self._queue), in_flight=self._delivery.in_flight)
+        log.info("producer_stopping", queued_frames=len(self._queue), in_flight=self._delivery.in_flight)
         await cancelled(connections)
         self._queue.put_mark(EndOfFrames())
         drained = True
@@ -242,7 +242,7 @@ class Producer:
             frames=self._dispatcher.frames,
             events_acked=self._acked(self._settings.kafka_topic_futures),
             rejected=self._acked(self._settings.topic_rejected),
-            repeats_sent=self._delivery.repeats_sent,
+            messages_resent=self._delivery.messages_resent,
             drained=drained,
         )
         return drained
@@ -306,20 +306,20 @@ class Producer:
         if self._state == "streaming" and stalled_s > self._options.stall_alarm_s:
             self._state = "waiting_for_broker"
             log.warning(
-                "broker_not_answering",
+                "broker_stalled",
                 bootstrap_servers=self._settings.bootstrap_servers,
                 in_flight=self._delivery.in_flight,
                 queued_frames=len(self._queue),
             )
         elif self._state == "waiting_for_broker" and self._working and stalled_s <= self._options.stall_alarm_s:
             self._state = "streaming"
-            log.info("broker_answers_again", in_flight=self._delivery.in_flight, queued_frames=len(self._queue))
+            log.info("broker_recovered", in_flight=self._delivery.in_flight, queued_frames=len(self._queue))
 
     def _write_status(self) -> None:
         try:
             write_status(status_path(self._settings), self.status())
         except OSError as error:
-            log.error("status_not_written", error=str(error))
+            log.error("status_write_failed", error=str(error))
 
     def status(self) -> ProducerStatus:
         """Return the current state and counts."""
@@ -338,7 +338,7 @@ class Producer:
             streams={self._stream: self._accounts.counts, **self._extra_feed.counts},
             events_acked=self._acked(self._settings.kafka_topic_futures),
             rejected=self._acked(self._settings.topic_rejected),
-            repeats_sent=self._delivery.repeats_sent,
+            messages_resent=self._delivery.messages_resent,
             in_flight=self._delivery.in_flight,
             queued_frames=len(self._queue) + self._extra_feed.queued_frames,
             last_event_time_ms=None if last_event_us is None else last_event_us // 1000,
@@ -349,7 +349,7 @@ class Producer:
             coverage_failures=self._coverage.failures,
             ids_missing=self._gaps.ids_missing,
             rejecting={**self._extra_feed.rejecting, **self._accounts.rejecting},
-            silent_symbols=self._coverage_loop.stale_symbols[:MAX_SYMBOLS_SHOWN],
+            stale_symbols=self._coverage_loop.stale_symbols[:MAX_SYMBOLS_SHOWN],
             renewals=self.pool.replacements,
             updated_at_ms=time.time_ns() // 1_000_000,
         )

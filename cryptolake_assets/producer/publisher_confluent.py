@@ -193,8 +193,10 @@ class ConfluentPublisher(SessionPublisher):
         except KafkaException as error:
             await session.close()
             cause = DeliveryError(error.args[0])
-            refused = self.judge(cause) is FailureVerdict.FATAL
-            raise await broker_error(self._settings, "connect the producer", cause, refused=refused) from error
+            access_error = self.judge(cause) is FailureVerdict.FATAL
+            raise await broker_error(
+                self._settings, "connect the producer", cause, access_error=access_error
+            ) from error
         return session
 
     def judge(self, error: BaseException) -> FailureVerdict:
@@ -203,7 +205,7 @@ class ConfluentPublisher(SessionPublisher):
         if isinstance(error, KafkaException):
             error = DeliveryError(error.args[0])
         if isinstance(error, DeliveryError):
-            if error.error.code() in _refusals():
+            if error.error.code() in _access_error_codes():
                 return FailureVerdict.FATAL
             # Retry messages that a closed session purged, and retriable errors; after others librdkafka must restart.
             purged = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
@@ -218,7 +220,7 @@ class ConfluentPublisher(SessionPublisher):
         )
 
 
-def _refusals() -> frozenset[int]:
+def _access_error_codes() -> frozenset[int]:
     """Return the codes of errors that retries cannot fix: permissions, settings, versions. See `is_access_error`."""
     from confluent_kafka import KafkaError
 

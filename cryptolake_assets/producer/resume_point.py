@@ -65,13 +65,13 @@ class StoredResumePoints:
             async with asyncio.timeout(PATIENCE_S):
                 in_bronze = await asyncio.to_thread(self._in_bronze, symbols, stream)
         except Exception as error:
-            log.error("last_trades_not_read", place="bronze", error=f"{type(error).__name__}: {error}")
+            log.error("resume_points_read_failed", place="bronze", error=f"{type(error).__name__}: {error}")
         try:
             async with asyncio.timeout(PATIENCE_S):
                 on_topic = await self._on_topic(symbols, stream, end_offsets, in_bronze.keys())
         except Exception as error:
-            log.error("last_trades_not_read", place="topic", error=f"{type(error).__name__}: {error}")
-        log.info("last_trades_read", on_topic=len(on_topic), in_bronze=len(in_bronze), symbols=len(symbols))
+            log.error("resume_points_read_failed", place="topic", error=f"{type(error).__name__}: {error}")
+        log.info("resume_points_read", on_topic=len(on_topic), in_bronze=len(in_bronze), symbols=len(symbols))
         return ResumePoint(on_topic, in_bronze)
 
     def _in_bronze(self, symbols: Collection[str], stream: str) -> dict[str, LastTrade]:

@@ -12,7 +12,7 @@ from cryptolake_assets.producer.websocket_libraries import ExchangeSocket
 
 # Maximum frames per batch, with one receive time and one queue item: they are read within 0.3 ms. The work per frame
 # between socket and queue is a sixth of the work of reading it.
-HANDFUL: Final = 64
+MAX_FRAMES_PER_DRAIN: Final = 64
 
 
 class SocketReader:
@@ -41,7 +41,7 @@ class SocketReader:
                     # Runs once the socket has no more frames for now.
                     call_soon(self._hand_over)
                 raws.append(raw)
-                if len(raws) == HANDFUL:
+                if len(raws) == MAX_FRAMES_PER_DRAIN:
                     self._hand_over()
         finally:
             self._hand_over()

@@ -57,7 +57,7 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     streams: dict[str, StreamCounts]  # by stream, such as `aggTrade` and `markPrice`
     events_acked: int  # trades that Kafka has acknowledged
     rejected: int  # rejected frames that Kafka has acknowledged on the dead-letter topic
-    repeats_sent: int  # messages sent again after a failure; Silver removes the duplicates
+    messages_resent: int  # messages sent again after a failure; Silver removes the duplicates
     in_flight: int
     queued_frames: int
     last_event_time_ms: int | None  # trade time of the newest event
@@ -67,7 +67,7 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     ids_missing: int  # missing trades of all open gaps
     # Symbols (at most `MAX_SYMBOLS_SHOWN` per stream) whose frames are being rejected.
     rejecting: dict[str, RejectedSymbol]
-    silent_symbols: tuple[str, ...]  # stale symbols (at most `MAX_SYMBOLS_SHOWN`)
+    stale_symbols: tuple[str, ...]  # stale symbols (at most `MAX_SYMBOLS_SHOWN`)
     renewals: int  # connections replaced by a successor
     updated_at_ms: int
 

@@ -34,7 +34,7 @@ async def find_subscriptions(
             listing = await _listing(settings, parse_selection(settings.symbol_items), rest)
             return await asyncio.to_thread(resolve_subscriptions, settings, listing=listing, tracked=tracked)
         except ExchangeError as error:
-            log.warning("exchange_not_reachable", error=str(error), retry_in_s=_RETRY_S)
+            log.warning("exchange_unreachable", error=str(error), retry_in_s=_RETRY_S)
             await asyncio.sleep(_RETRY_S)
 
 
@@ -64,4 +64,4 @@ async def refresh_symbols(
             complaint = ""
         except CryptolakeError as error:
             if complaint != (complaint := str(error)):
-                log.error("symbols_not_changed", error=complaint)
+                log.error("symbol_refresh_rejected", error=complaint)

@@ -62,7 +62,7 @@ MEANINGS: Mapping[str, str] = {
     "checksum": "The file of the archive is what its .CHECKSUM says and holds aggregate trades only.",
     "every_line": "Every line of the file is a trade that was written, an id without a trade, or set aside.",
     "within_the_day": "Every trade of the file is of its UTC day. Warns only.",
-    "rows_set_aside": "Every line of the file is a trade that the table can hold. Warns only.",
+    "lines_rejected": "Every line of the file is a trade that the table can hold. Warns only.",
     "ids_consecutive": "Aggregate ids go on without holes; around a hole minutes stay incomplete. Warns only.",
     "klines_of_the_day": "The archive has a sound official kline of every minute of the day. Warns only.",
     **batch_checks.MEANINGS,

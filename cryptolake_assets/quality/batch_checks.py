@@ -28,8 +28,8 @@ JITTER = timedelta(minutes=1)  # fundings are charged some ms after the full hou
 
 DAYS_MISSING = "days_missing"
 NEWEST_ROW = "newest_row"
-ROWS_LEFT_OUT = "rows_left_out"
-FUNDING_HOLES = "funding_holes"
+ROWS_REJECTED = "rows_rejected"
+FUNDING_GAPS = "funding_gaps"
 PERIODS_MISSING = "periods_missing"
 SYMBOLS_BEHIND = "symbols_behind"
 
@@ -76,12 +76,12 @@ MEANINGS: Mapping[str, str] = {
     "mark_price_positive": "A mark price, where there is one, is above 0.",
     "open_interest_not_negative": "Open interest and its value are >= 0.",
     "value_of_history": "A statistic of the history has its value in quote currency.",
-    FUNDING_HOLES: "No funding is missing between a symbol's first and newest. Warns only.",
+    FUNDING_GAPS: "No funding is missing between a symbol's first and newest. Warns only.",
     PERIODS_MISSING: "No five minutes of the reach of the exchange's history are missing. Warns only.",
     SYMBOLS_BEHIND: "Each symbol's newest row is close to the exchange's clock. Warns only.",
     DAYS_MISSING: "No day is missing but those for which the index was never published. Warns only.",
     NEWEST_ROW: "The newest row is of the source's present day, or of the day before. Warns only.",
-    ROWS_LEFT_OUT: "Every row that the source sent has its shape, and values that can be and that fit. Warns only.",
+    ROWS_REJECTED: "Every row that the source sent has its shape, and values that can be and that fit. Warns only.",
 }
 
 
@@ -110,14 +110,14 @@ def newest_row(stored: Collection[date], today: date) -> CheckOutcome:
     return CheckOutcome(NEWEST_ROW, passed, f"the newest day is {newest or 'none'}; the source's clock says {today}")
 
 
-def rows_left_out(left_out: Iterable[str]) -> CheckOutcome:
+def rows_rejected(rejected_rows: Iterable[str]) -> CheckOutcome:
     """Report the odd rows of accepted responses, each once; the other rows are stored."""
-    rows = list(dict.fromkeys(left_out))
+    rows = list(dict.fromkeys(rejected_rows))
     sample = [{"row": row} for row in rows[:SAMPLE_ROWS]]
-    return CheckOutcome(ROWS_LEFT_OUT, not rows, f"{len(rows)} rows were left out", len(rows), sample)
+    return CheckOutcome(ROWS_REJECTED, not rows, f"{len(rows)} rows were left out", len(rows), sample)
 
 
-def funding_holes(stored: Times) -> CheckOutcome:
+def funding_gaps(stored: Times) -> CheckOutcome:
     """Check for gaps in each symbol's fundings.
 
     A gap is longer than eight hours, or longer than the intervals on both sides: symbols change between 8, 4 and 1
@@ -129,7 +129,7 @@ def funding_holes(stored: Times) -> CheckOutcome:
         for start, end in _holes(times)
     ]
     rates = sum(map(len, stored.values()))
-    return _outcome(FUNDING_HOLES, found, f"{rates} rates of {len(stored)} symbols held, {len(found)} holes")
+    return _outcome(FUNDING_GAPS, found, f"{rates} rates of {len(stored)} symbols held, {len(found)} holes")
 
 
 def _holes(times: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:

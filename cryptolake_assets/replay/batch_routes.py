@@ -97,7 +97,7 @@ class BatchRoutes:
         fault = self._faults.source_fault(source)
         if fault is None:
             return None
-        log.info("replay_fault", source=source, kind=fault.kind.value)
+        log.info("replay_fault_applied", source=source, kind=fault.kind.value)
         if fault.kind is SourceFaultKind.SLOW:
             await asyncio.sleep(fault.seconds)
             return None

@@ -82,7 +82,7 @@ class RestRoutes:
         if not request.path.startswith(_INTERFACES):
             return await handler(request)
         if (limit := self._faults.rest_limit(request.path, time.monotonic())) is not None:
-            log.info("replay_rest_limit", path=request.path, status=limit.status)
+            log.info("replay_rest_limit_applied", path=request.path, status=limit.status)
             return _limited(limit)
         try:
             response = await handler(request)
@@ -91,7 +91,7 @@ class RestRoutes:
         except web.HTTPNotFound:
             response = _json({"code": -5000, "msg": f"Path {request.path}, Method {request.method} is invalid"}, 404)
         except CaptureError as error:
-            log.error("replay_answer_failed", path=request.path, error=str(error))
+            log.error("replay_response_failed", path=request.path, error=str(error))
             response = _json({"code": -1000, "msg": str(error)}, 500)
         response.headers["X-MBX-USED-WEIGHT-1M"] = str(self._weight.used())
         return response

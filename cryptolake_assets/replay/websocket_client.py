@@ -186,7 +186,10 @@ class ReplayClient:
         """Abort the connection without a closing handshake: the peer may not be reading."""
         if not self.gone:
             log.warning(
-                "replay_client_cut", reason=reason, queued=len(self._queue), frames_sent=self.frames_sent.total()
+                "replay_client_disconnected",
+                reason=reason,
+                queued=len(self._queue),
+                frames_sent=self.frames_sent.total(),
             )
             self.leave()
             self._transport.abort()
@@ -274,7 +277,7 @@ class ReplayClient:
         began, life_s = time.monotonic(), self._limits.connection_life_s
         while not self._life_is_over(time.monotonic() - began):  # noqa: ASYNC110 - a fault may end it at any time
             await asyncio.sleep(min(_LIFE_LOOK_S, life_s / 10, self._faults.shortest_life_s / 10))
-        log.info("replay_connection_life_over", lived_s=round(time.monotonic() - began, 1))
+        log.info("replay_connection_expired", lived_s=round(time.monotonic() - began, 1))
         await self.close()
 
     def _life_is_over(self, lived_s: float) -> bool:

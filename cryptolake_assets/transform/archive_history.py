@@ -82,7 +82,7 @@ def load_history(
     trades = try_day(
         settings, client, file, run_id, reload=reload, downloaded=progress.downloaded, written=progress.written
     )
-    has_trades = isinstance(trades, LoadedDay) and trades.outcome is not Outcome.REFUSED
+    has_trades = isinstance(trades, LoadedDay) and trades.outcome is not Outcome.REJECTED
     if has_trades or isinstance(of_klines, LoadedKlines):
         prove_by_klines(settings, file)
     if has_trades:

@@ -44,7 +44,7 @@ def take_in(
     files = [*_files_before_the_old_start(settings, state, table), *added_files(table, state.sequence)]
     state.sequence = max(state.sequence, current_sequence(table))
     looked_at = _coverage_now(settings) if capabilities.coverage else state.coverage
-    has_coverage = looked_at != state.coverage or bool(_owed(state))
+    has_coverage = looked_at != state.coverage or bool(_hours_to_recheck(state))
     if not files and not has_coverage:
         return {}
     known = load_run_inputs(settings) if has_coverage else load_run_inputs(settings, NEVER, NEVER)
@@ -91,7 +91,7 @@ def _coverage_now(settings: Settings) -> str:
     return f"{coverage}/{gaps}/{offsets}"
 
 
-def _owed(state: FollowerState) -> set[datetime]:
+def _hours_to_recheck(state: FollowerState) -> set[datetime]:
     """Return the hours whose coverage must be checked again and that no run processes any more."""
     return {hour for hour in map(datetime.fromisoformat, state.look_again) if hour.isoformat() not in state.pending}
 
@@ -100,7 +100,7 @@ def _take_in_coverage(settings: Settings, state: FollowerState, known: RunInputs
     """Mark as pending the hours with bars that coverage has made complete since the last check."""
     rules = known.rules
     hours = _completed(settings, known, state.coverage, looked_at)
-    for hour in _owed(state):
+    for hour in _hours_to_recheck(state):
         hours |= hours_to_complete(settings, known, epoch_ms(hour), epoch_ms(hour + HOUR))
     hours = {hour for hour in hours if rules.earliest <= hour <= rules.latest}
     # A pending hour's run may have started before this coverage was written: check the hour again afterwards.

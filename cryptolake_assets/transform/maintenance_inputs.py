@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from cryptolake_assets.bronze.offsets import query_ids
-from cryptolake_assets.lake.maintenance.works import StreamPosition
+from cryptolake_assets.lake.maintenance.tasks import StreamPosition
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.load_inputs import load_exchange_time_ms
 

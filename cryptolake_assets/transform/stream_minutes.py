@@ -111,7 +111,7 @@ def publish(
         {"cryptolake.run-id": run_id},
     )
     log.info(
-        "market_minutes_published",
+        "stream_minutes_published",
         stream=stream_type.name,
         hour=hour.isoformat(),
         events=candidate.events,

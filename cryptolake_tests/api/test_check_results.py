@@ -39,7 +39,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def api(instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """Asks Dagster anew for every answer."""
-    monkeypatch.setattr(operation_routes, "CHECKS_KEPT_S", -1.0)
+    monkeypatch.setattr(operation_routes, "CHECKS_CACHE_S", -1.0)
     with (
         webserver(instance, Path(checked_assets.__file__), "DEFINITIONS") as port,
         serving(load_settings(home=tmp_path / "home", dagster_port=port)) as made,

@@ -28,7 +28,7 @@ def api(bars: Settings) -> Iterator[Api]:
 def test_a_kept_value_is_read_again_when_it_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(present, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    kept = present.Kept(partial(next, count()), kept_s=2.0)
+    kept = present.CachedValue(partial(next, count()), max_age_s=2.0)
     found = []
     for now[0] in (10.0, 12.0, 12.5, 14.0, 15.0):
         found.append(kept.get())
@@ -44,7 +44,7 @@ def test_a_value_that_cannot_be_read_is_not_kept() -> None:
             raise PartError("down")
         return number
 
-    kept = present.Kept(read, kept_s=60.0)
+    kept = present.CachedValue(read, max_age_s=60.0)
     with pytest.raises(PartError):
         kept.get()
     assert [kept.get(), kept.get()] == [1, 1]

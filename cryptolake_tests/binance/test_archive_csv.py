@@ -27,7 +27,7 @@ def read(directory: Path, text: str, block_bytes: int = 1 << 20) -> pa.Table:
     blocks = list(read_blocks(write_zip(directory, FILE, text), block_bytes))
     for block in blocks:
         assert block.lines == block.rows.num_rows
-        assert (block.without_trade.num_rows, block.set_aside) == (0, ())
+        assert (block.without_trade.num_rows, block.rejected_lines) == (0, ())
     return pa.concat_tables(block.rows for block in blocks)
 
 
@@ -85,7 +85,7 @@ def test_spot_s_eighth_value_says_nothing_and_is_asked_for(tmp_path: Path) -> No
         path = write_zip(tmp_path, FILE, csv_text([lines[0], bad], header=False))
         (block,) = read_blocks(path, columns=SPOT_HEADER)
         assert block.rows.to_pylist() == as_read(SOUND[:1])
-        assert [(line.number, line.text) for line in block.set_aside] == [(2, bad)]
+        assert [(line.number, line.text) for line in block.rejected_lines] == [(2, bad)]
 
 
 _amounts = st.decimals(0, Decimal("9999999999"), places=8).map(lambda value: f"{value:f}")
@@ -144,7 +144,7 @@ def test_line_that_is_no_aggregate_trade_is_set_aside_and_the_others_are_read(tm
     (block,) = read_blocks(path)
     assert block.rows.to_pylist() == as_read(SOUND)
     assert block.lines == len(SOUND) + 1
-    (bad,) = block.set_aside
+    (bad,) = block.rejected_lines
     assert (bad.number, bad.text) == (5, line)
     assert cause in bad.reason
     assert bad.agg_trade_id == (3 if line.startswith("3,") else None)
@@ -164,7 +164,7 @@ def test_a_number_s_notation_is_judged_without_regard_to_its_neighbours(
     (alone,) = read_blocks(write_zip(tmp_path, FILE, csv_text(lines)))
     (beside,) = read_blocks(write_zip(tmp_path, FILE, csv_text([*lines, "oops"])))
     assert alone.rows.to_pylist() == beside.rows.to_pylist()
-    assert alone.set_aside == beside.set_aside[:-1]
+    assert alone.rejected_lines == beside.rejected_lines[:-1]
 
 
 def test_the_number_of_a_bad_line_is_right_in_a_later_block_too(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_number_of_a_bad_line_is_right_in_a_later_block_too(tmp_path: Path) 
     rows[150] = "oops"
     for header, number in ((True, 152), (False, 151)):
         blocks = list(read_blocks(write_zip(tmp_path, FILE, csv_text(rows, header=header)), block_bytes=500))
-        assert [line.number for block in blocks for line in block.set_aside] == [number]
+        assert [line.number for block in blocks for line in block.rejected_lines] == [number]
         assert sum(block.rows.num_rows for block in blocks) == 199
 
 
@@ -193,7 +193,7 @@ def test_ids_without_a_trade_are_told_from_trades(tmp_path: Path, columns: tuple
     assert block.rows.to_pylist() == as_read(SOUND)
     assert block.without_trade["agg_trade_id"].to_pylist() == [7, 8]
     assert block.without_trade["transact_time"].to_pylist() == [1721260800002000] * 2
-    assert (block.lines, block.set_aside) == (len(SOUND) + 2, ())
+    assert (block.lines, block.rejected_lines) == (len(SOUND) + 2, ())
 
 
 @pytest.mark.parametrize("first", ["x,1,1,1,1,1,true", "-7,1,1,-1,-1,5,true", "", "<html>", "NaN" + SOUND[0].line()])
@@ -201,7 +201,7 @@ def test_odd_first_line_is_set_aside_like_any_other(tmp_path: Path, first: str) 
     lines = [row.line() for row in SOUND]
     (block,) = read_blocks(write_zip(tmp_path, FILE, csv_text([first, *lines], header=False)))
     assert block.rows.to_pylist() == as_read(SOUND)
-    assert [(bad.number, bad.text) for bad in block.set_aside] == ([(1, first)] if first else [])
+    assert [(bad.number, bad.text) for bad in block.rejected_lines] == ([(1, first)] if first else [])
 
 
 def test_header_of_another_layout_refuses_the_file(tmp_path: Path) -> None:

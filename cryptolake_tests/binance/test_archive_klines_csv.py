@@ -89,10 +89,10 @@ def test_order_and_repeats_of_lines_do_not_matter(tmp_path: Path) -> None:
 def test_different_klines_of_one_minute_are_all_set_aside(tmp_path: Path) -> None:
     other = with_value("volume", "7.5")
     path = write_zip(tmp_path, FILE, text_of([*LINES, other, LINES[0], LINES[1]]))
-    klines, set_aside = read_kline_zip(path, FILE)
+    klines, rejected_lines = read_kline_zip(path, FILE)
     assert klines == [REAL[0], *REAL[2:]], "the repeat of the first minute is equal"
-    assert [(bad.number, bad.text) for bad in set_aside] == [(3, LINES[1]), (6, other), (8, LINES[1])]
-    assert {bad.reason for bad in set_aside} == {"there is another kline of the same minute"}
+    assert [(bad.number, bad.text) for bad in rejected_lines] == [(3, LINES[1]), (6, other), (8, LINES[1])]
+    assert {bad.reason for bad in rejected_lines} == {"there is another kline of the same minute"}
 
 
 def test_files_that_are_no_klines_at_all(tmp_path: Path) -> None:

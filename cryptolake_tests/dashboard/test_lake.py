@@ -6,7 +6,7 @@ import pytest
 
 from cryptolake_assets import client
 from cryptolake_assets.dashboard.lake import Lake
-from cryptolake_assets.errors import ApiRefusedError, ApiUnreachableError
+from cryptolake_assets.errors import ApiRejectedError, ApiUnreachableError
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import FIRST_DAY, Api, bar, make_marts, put, serving, starts
 
@@ -43,7 +43,7 @@ def test_a_table_that_is_not_there_is_none_and_other_refusals_are_raised(bars: S
     make_marts(bars)
     api.look()
     assert lake.page("/ohlcv/1h", symbol="BTCUSDT") is not None
-    with pytest.raises(ApiRefusedError, match="no data of NOPE") as refused:
+    with pytest.raises(ApiRejectedError, match="no data of NOPE") as refused:
         lake.page("/ohlcv/1m", symbol="NOPE")
     assert (refused.value.status, refused.value.code) == (404, "unknown-symbol")
 

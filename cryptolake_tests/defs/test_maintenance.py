@@ -12,7 +12,7 @@ from cryptolake_assets.cli import app
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs.maintenance import CRON, as_markdown, key_of
 from cryptolake_assets.lake.maintenance.layout import TableState
-from cryptolake_assets.lake.maintenance.works import Report, TableChange, Work
+from cryptolake_assets.lake.maintenance.tasks import Report, TableChange, Task
 from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_tests.support.bronze import append, trade
@@ -26,8 +26,8 @@ def settings(lake: Settings) -> Settings:
     return lake.model_copy(update={"exchange_port": 1, "snapshots_kept": 1})
 
 
-def run(settings: Settings, work: Work) -> dg.ExecuteInProcessResult:
-    job = build_definitions(settings).get_repository_def().get_job(f"maintenance_{work.value}")
+def run(settings: Settings, task: Task) -> dg.ExecuteInProcessResult:
+    job = build_definitions(settings).get_repository_def().get_job(f"maintenance_{task.value}")
     with dg.DagsterInstance.ephemeral() as instance:
         return job.execute_in_process(instance=instance, raise_on_error=False)
 
@@ -36,10 +36,10 @@ def run(settings: Settings, work: Work) -> dg.ExecuteInProcessResult:
 def test_a_run_shows_figures_and_counts_small_files(settings: Settings, limit: int, passed: bool) -> None:
     for number in range(3):
         append(settings, [trade(HOUR, number)])
-    result = run(settings.model_copy(update={"small_file_limit": limit}), Work.SNAPSHOTS)
+    result = run(settings.model_copy(update={"small_file_limit": limit}), Task.SNAPSHOTS)
     assert result.success, "a check that warns holds nothing up"
     (event,) = result.asset_materializations_for_node("maintenance__snapshot_expiry")
-    assert event.asset_key == key_of(Work.SNAPSHOTS)
+    assert event.asset_key == key_of(Task.SNAPSHOTS)
     figures = {name: value.value for name, value in event.metadata.items()}
     assert (figures["files_before"], figures["files_after"], figures["small_files_after"]) == (3, 3, 3)
     assert (figures["snapshots_before"], figures["snapshots_after"]) == (3, 3), "they are younger than the retention"
@@ -55,7 +55,7 @@ def test_a_run_shows_figures_and_counts_small_files(settings: Settings, limit: i
 def test_a_changed_figure_is_shown_before_and_after() -> None:
     before = TableState("bronze.t", 1200, 5000, 1200, 700, 700, 4000, 90000)
     after = TableState("bronze.t", 2, 4000, 0, 700, 701, 4010, 95000)
-    text = as_markdown(Report(Work.COMPACTION, [TableChange(before, after, "2 hours")]))
+    text = as_markdown(Report(Task.COMPACTION, [TableChange(before, after, "2 hours")]))
     assert text.splitlines()[-1] == (
         "| bronze.t | 2 hours | 1,200 → 2 | 5,000 → 4,000 | 1,200 → 0 | 700 | 700 → 701 | 4,000 → 4,010 "
         "| 90,000 → 95,000 |"
@@ -63,7 +63,7 @@ def test_a_changed_figure_is_shown_before_and_after() -> None:
 
 
 def test_no_two_works_start_in_the_same_minute() -> None:
-    assert set(CRON) == set(Work)
+    assert set(CRON) == set(Task)
     minutes: list[int] = []
     for cron in CRON.values():
         minute = cron.split()[0]

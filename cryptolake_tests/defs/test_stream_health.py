@@ -26,7 +26,7 @@ def report(settings: Settings, **rejecting: RejectedSymbol) -> None:
     """Write a producer's status in which nothing but `rejecting` matters."""
     fields: dict[str, Any] = dict.fromkeys(ProducerStatus.__struct_fields__, 0)
     fields |= {"state": "streaming", "stream": "trade", "connections": [], "streams": {}, "coverage_to_ms": {}}
-    fields |= {"silent_symbols": [], "rejecting": msgspec.to_builtins(rejecting)}
+    fields |= {"stale_symbols": [], "rejecting": msgspec.to_builtins(rejecting)}
     write_status(status_path(settings), msgspec.convert(fields, ProducerStatus))
 
 

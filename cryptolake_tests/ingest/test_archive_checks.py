@@ -90,19 +90,19 @@ def test_file_with_very_many_gaps_proves_nothing_and_is_remembered() -> None:
 def test_trades_of_another_day_are_set_aside() -> None:
     assert failed(inspected([(1, 0), (2, DAY_MS - 1)])) == {}
     day = inspected([(1, -1), (2, 5), (3, 6), (4, DAY_MS)])
-    assert failed(day) == {"within_the_day": 2, "rows_set_aside": 2}
-    assert [line.agg_trade_id for line in day.set_aside] == [1, 4]
+    assert failed(day) == {"within_the_day": 2, "lines_rejected": 2}
+    assert [line.agg_trade_id for line in day.rejected_lines] == [1, 4]
     assert covered(day) == [(6, 6)] or covered(day) == []
-    assert failed(inspected([(1, 10**13)])) == {"every_line": 1, "within_the_day": 1, "rows_set_aside": 1}
+    assert failed(inspected([(1, 10**13)])) == {"every_line": 1, "within_the_day": 1, "lines_rejected": 1}
 
 
 def test_line_that_is_set_aside_is_told_and_its_time_is_not_covered() -> None:
     day = Inspection(FILE)
     rows = table([(1, 10), (3, 30), (4, 40)])
     day.see(Block(4, rows, table([]), (BadLine(2, "2,oops", "2 columns, expected 7", 2),)))
-    assert failed(day) == {"rows_set_aside": 1, "ids_consecutive": 1}
+    assert failed(day) == {"lines_rejected": 1, "ids_consecutive": 1}
     assert covered(day) == [(31, 40)]
-    (outcome,) = [item for item in day.outcomes(3) if item.name == "rows_set_aside"]
+    (outcome,) = [item for item in day.outcomes(3) if item.name == "lines_rejected"]
     assert outcome.failing_rows == [{"line": "2", "reason": "2 columns, expected 7", "text": "2,oops"}]
 
 
@@ -122,7 +122,7 @@ def test_ids_with_different_values_contradict_each_other_in_any_block() -> None:
     assert first.may_contradict
     assert [run.first_id for run in day.runs()] == [1, 5]
     assert covered(day) == [(11, 20)]
-    assert [line.agg_trade_id for line in day.set_aside] == [3, 3, 4, 4, 4]
+    assert [line.agg_trade_id for line in day.rejected_lines] == [3, 3, 4, 4, 4]
     assert not inspected([(3, 3), (1, 1), (2, 2)], cut=2).may_contradict
 
 

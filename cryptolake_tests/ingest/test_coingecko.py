@@ -39,7 +39,7 @@ def test_the_recorded_coins_are_typed_exactly() -> None:
     assert (row["price"], row["market_cap"]) == (Decimal(77671), Decimal(1555886872303))
     assert row["price_change_percentage_24h"] == Decimal("-0.95302")
     assert row["source_updated_at"] == datetime(2026, 5, 18, 12, 49, 21, 599_000, UTC)
-    assert parsed.left_out == ()
+    assert parsed.rejected_rows == ()
 
 
 def test_the_recorded_market_is_typed_exactly() -> None:
@@ -62,8 +62,8 @@ def test_digits_that_a_float_would_lose_are_kept() -> None:
 def test_a_coin_that_does_not_fit_is_left_out_and_named(price: str) -> None:
     parsed = parse_markets(coins(current_price=price), HOUR)
     assert parsed.rows[SILVER_COINGECKO_MARKETS.name] == []
-    assert len(parsed.left_out) == 1
-    assert parsed.left_out[0].startswith("bitcoin: price ")
+    assert len(parsed.rejected_rows) == 1
+    assert parsed.rejected_rows[0].startswith("bitcoin: price ")
 
 
 def test_a_coin_may_lack_numbers_but_not_its_id() -> None:
@@ -104,8 +104,8 @@ def test_odd_coin_is_named_and_holds_no_other_back(change: dict[str, object], re
     page = [sound, {**sound, "id": "odd"} | change, {**sound, "id": "another"}]
     parsed = parse_markets(json.dumps(page).encode(), HOUR)
     assert [row["coin_id"] for row in parsed.rows[SILVER_COINGECKO_MARKETS.name]] == ["bitcoin", "another"]
-    (left_out,) = parsed.left_out
-    assert reason in left_out
+    (rejected_rows,) = parsed.rejected_rows
+    assert reason in rejected_rows
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_coin_that_is_no_json_holds_no_other_back(old: str, new: str, reason: st
     parsed = parse_markets(page.encode(), HOUR)
     rows = parsed.rows[SILVER_COINGECKO_MARKETS.name]
     assert [row["coin_id"] for row in rows] == ["bitcoin", "another"]
-    (left_out,) = parsed.left_out
-    assert reason in left_out
+    (rejected_rows,) = parsed.rejected_rows
+    assert reason in rejected_rows
 
 
 @pytest.mark.parametrize("name", ["total_market_cap", "market_cap_percentage", "updated_at", "markets"])

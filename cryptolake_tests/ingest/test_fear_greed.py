@@ -29,7 +29,7 @@ def answer(data: Any, error: Any = None) -> bytes:
 
 def days_of(body: bytes) -> list[Row]:
     parsed = parse_days(body, LAST)
-    assert parsed.left_out == ()
+    assert parsed.rejected_rows == ()
     return parsed.rows[SILVER_FEAR_GREED.name]
 
 
@@ -83,8 +83,8 @@ def test_a_day_behind_the_sources_clock_warns_from_the_second_on() -> None:
 def test_odd_day_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, reason: str) -> None:
     parsed = parse_days(answer([day(3), day(2), odd, day(0)]), LAST)
     assert [(row["index_date"] - FIRST_DAY).days for row in parsed.rows[SILVER_FEAR_GREED.name]] == [0, 2, 3]
-    (left_out,) = parsed.left_out
-    assert reason in left_out
+    (rejected_rows,) = parsed.rejected_rows
+    assert reason in rejected_rows
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def body(*rows: Any) -> bytes:
 
 def rates_of(answer: bytes, symbol: str = "BTCUSDT") -> list[Row]:
     parsed = parse_rates(answer, symbol, CLOCK)
-    assert parsed.left_out == ()
+    assert parsed.rejected_rows == ()
     return parsed.rows[SILVER_FUNDING.name]
 
 
@@ -83,8 +83,8 @@ def test_odd_row_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, r
         1_721_340_000_000,
         1_721_368_800_000,
     ]
-    (left_out,) = parsed.left_out
-    assert re.match(f"BTCUSDT: .*{reason}", left_out)
+    (rejected_rows,) = parsed.rejected_rows
+    assert re.match(f"BTCUSDT: .*{reason}", rejected_rows)
 
 
 def test_row_that_comes_twice_is_one() -> None:
@@ -113,7 +113,7 @@ def test_a_hostile_value_is_left_out_or_fits_its_column(name: str, value: Any) -
         return  # no JSON
     parsed = parse_rates(answer, "BTCUSDT", CLOCK)
     rows = parsed.rows[SILVER_FUNDING.name]
-    assert len(rows) + len(parsed.left_out) == 1
+    assert len(rows) + len(parsed.rejected_rows) == 1
     assert rows or (name, value) not in (("fundingRate", "-0.00000550"), ("markPrice", ""))
     import pyarrow as pa
 

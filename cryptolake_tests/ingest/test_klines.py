@@ -75,7 +75,7 @@ def test_odd_kline_is_left_out_and_the_others_are_stored(
     odd, cause = ODD[name]
     done = fetched(lake, monkeypatch, {"BTCUSDT": [kline(0), odd, kline(2)], "ETHUSDT": [kline(0)]})
     assert done.klines == 3
-    (reason,) = done.left_out
+    (reason,) = done.rejected_rows
     assert reason.startswith(f"BTCUSDT {odd[0]}: ")
     assert cause in reason
     assert sorted(read_klines(lake, HOUR, HOUR + AN_HOUR)) == [
@@ -88,13 +88,13 @@ def test_odd_kline_is_left_out_and_the_others_are_stored(
 def test_different_klines_of_one_minute_are_all_left_out(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = {"BTCUSDT": [kline(0), kline(0, _5="11"), kline(2), kline(2)]}
     done = fetched(lake, monkeypatch, pages)
-    assert done.left_out == (f"BTCUSDT {FIRST_MS}: there is another kline of the same minute",) * 2
+    assert done.rejected_rows == (f"BTCUSDT {FIRST_MS}: there is another kline of the same minute",) * 2
     assert sorted(read_klines(lake, HOUR, HOUR + AN_HOUR)) == [("BTCUSDT", FIRST_MS + 120_000)], "a repeat is one"
 
 
 def test_answer_of_another_shape_holds_back_its_symbol_alone(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     done = fetched(lake, monkeypatch, {"BTCUSDT": [kline(0, _1=1.5)], "ETHUSDT": [kline(0)]})
     assert done.klines == 1
-    assert done.left_out[0].startswith("BTCUSDT: exchange: the answer of klines is not in the known shape")
+    assert done.rejected_rows[0].startswith("BTCUSDT: exchange: the answer of klines is not in the known shape")
     with pytest.raises(ResponseShapeError):
         fetched(lake, monkeypatch, {"BTCUSDT": [kline(0, _1=1.5)]})

@@ -36,7 +36,7 @@ PRESENT = {"symbol": "BTCUSDT", "openInterest": "83782.317", "time": 1_702_244_9
 
 
 def rows_of(parsed: ParsedResponse) -> list[Row]:
-    assert parsed.left_out == ()
+    assert parsed.rejected_rows == ()
     return parsed.rows[SILVER_OPEN_INTEREST.name]
 
 
@@ -90,8 +90,8 @@ def test_odd_row_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, r
         1_721_340_000_000,
         1_721_340_600_000,
     ]
-    (left_out,) = parsed.left_out
-    assert re.match(f"BTCUSDT: .*{reason}", left_out)
+    (rejected_rows,) = parsed.rejected_rows
+    assert re.match(f"BTCUSDT: .*{reason}", rejected_rows)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_hostile_value_is_left_out_or_fits_its_column(name: str, value: Any) -
         return  # no JSON
     parsed = parse_history(answer, "BTCUSDT", CLOCK)
     rows = parsed.rows[SILVER_OPEN_INTEREST.name]
-    assert len(rows) + len(parsed.left_out) == 1
+    assert len(rows) + len(parsed.rejected_rows) == 1
     assert rows or (name, value) != ("sumOpenInterest", "0.00000001")
     import pyarrow as pa
 

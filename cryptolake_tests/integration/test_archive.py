@@ -56,7 +56,7 @@ RECORDED = Path(__file__).parents[1] / "data"
 QUICK = RetryPolicy(attempts=3, max_backoff_s=0.01, max_retry_after_s=1)
 HOURS = 3
 FEW = aggregates(DAY, 1_500, step_ms=7_001)
-CHECKS_OF_TRADES = {"checksum", "every_line", "within_the_day", "rows_set_aside", "ids_consecutive"}
+CHECKS_OF_TRADES = {"checksum", "every_line", "within_the_day", "lines_rejected", "ids_consecutive"}
 """Nearly three hours from midnight on."""
 
 
@@ -289,11 +289,11 @@ def test_a_mismatch_is_rejected_and_the_good_data_stays(world: World) -> None:
     # Trades of another day alone, and a file without any.
     write_day(world.directory, FILE, aggregates(date(2024, 7, 19), 3, first_id=90_000))
     refused = world.load()
-    assert (refused.outcome, refused.rows) == (Outcome.REFUSED, 0)
+    assert (refused.outcome, refused.rows) == (Outcome.REJECTED, 0)
     failed = {item.name: item.failing_count for item in refused.outcomes if not item.passed}
     assert failed["within_the_day"] == 3
     write_day(world.directory, FILE, [])
-    assert world.load().outcome is Outcome.REFUSED
+    assert world.load().outcome is Outcome.REJECTED
     assert by_identity(world.bronze()) == before
     world.follow()
     assert bars(world.settings, MIDNIGHT, HOURS) == published

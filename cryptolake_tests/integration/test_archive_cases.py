@@ -250,7 +250,7 @@ def test_gaps_and_ends_are_not_complete_until_the_next_day_goes_on(lake_of_case:
 def test_row_that_the_table_cannot_hold_is_set_aside_and_the_next_is_stored(lake_of_case: Lake) -> None:
     day = date(2023, 3, 21)
     loaded = lake_of_case.trades("BTCUSDT", day)
-    assert (failed(loaded), loaded.rows) == ({"rows_set_aside": 1}, 1)
+    assert (failed(loaded), loaded.rows) == ({"lines_rejected": 1}, 1)
     stored = load_table(lake_of_case.settings, BRONZE_TRADES).scan().to_arrow().to_pylist()
     assert [(row["trade_id"], row["qty"]) for row in stored] == [(2, Decimal("0.5"))]
     (letter,) = load_table(lake_of_case.settings, BRONZE_REJECTED).scan().to_arrow().to_pylist()
@@ -292,7 +292,7 @@ def test_copies_of_an_id_that_contradict_each_other_are_set_aside(
     with lake_of(tmp_path / "nothing", Market.USD_M, tmp_path, monkeypatch) as lake:
         write_day(tmp_path / "served", file, [*made, made[3], *other])
         loaded = lake.trades("SOLUSDT", day)
-        assert failed(loaded) == {"rows_set_aside": 4, "ids_consecutive": 2}
+        assert failed(loaded) == {"lines_rejected": 4, "ids_consecutive": 2}
         assert loaded.rows == 19, "the repeat agrees with its first copy"
         stored = load_table(lake.settings, BRONZE_TRADES).scan().to_arrow()["trade_id"].to_pylist()
         assert set(stored) == {item.agg_id for item in made} - {705, 712}
@@ -331,7 +331,7 @@ def test_kline_that_is_off_the_minute_holds_no_other_back(lake_of_case: Lake) ->
     day = date(2017, 12, 4)
     loaded = lake_of_case.load("BTCUSDT", day, klines=True).klines
     assert isinstance(loaded, LoadedKlines)
-    assert [bad.text.split(",")[0] for bad in loaded.set_aside] == ["1512378374789", "1512378434789"]
+    assert [bad.text.split(",")[0] for bad in loaded.rejected_lines] == ["1512378374789", "1512378434789"]
     outcome = check_klines(loaded)
     assert not outcome.passed
     assert "bounds of a minute" in outcome.description
@@ -439,7 +439,7 @@ def test_different_klines_of_one_minute_prove_nothing(futures: Lake) -> None:
     put(futures, "LTCUSDT", day, trades, [*klines, replace(klines[300], trades=99, volume="99"), klines[301]])
     loaded = futures.load("LTCUSDT", day, klines=True).klines
     assert isinstance(loaded, LoadedKlines)
-    assert (loaded.klines, len(loaded.set_aside)) == (1_439, 2)
+    assert (loaded.klines, len(loaded.rejected_lines)) == (1_439, 2)
     found = futures.bars(day, 5, 1)
     assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["05:00"]
 
@@ -451,7 +451,7 @@ def test_copy_of_an_id_that_is_bad_or_of_another_day_contradicts_it(futures: Lak
     of_the_day_before = replace(trades[44], price="99", time_ms=ArchiveFile("ANY", day).start_ms - 1)
     put(futures, "XRPUSDT", day, [of_the_day_before, *trades[:20], bad, *trades[20:]], klines_of(day, trades))
     loaded = futures.trades("XRPUSDT", day)
-    assert failed(loaded) == {"within_the_day": 1, "rows_set_aside": 4, "ids_consecutive": 2}
+    assert failed(loaded) == {"within_the_day": 1, "lines_rejected": 4, "ids_consecutive": 2}
     assert loaded.rows == 57
     found = futures.bars(day, 5, 1)
     incomplete = [minute for (_, minute), bar in found.items() if not bar["is_complete"]]

@@ -206,12 +206,12 @@ def test_a_rejected_or_missing_file_changes_nothing_and_the_trades_are_loaded_al
     write_zip(world.directory, file, "1,2,3\n")
     result = world.load()
     assert result.klines is not None
-    assert (result.klines.outcome, result.trades.outcome) == (Outcome.REFUSED, Outcome.LOADED)
+    assert (result.klines.outcome, result.trades.outcome) == (Outcome.REJECTED, Outcome.LOADED)
     write_klines(world.directory, file, OFFICIAL["BTCUSDT"][:2])
     (world.directory / f"{file.name}.CHECKSUM").write_text(f"{'ab' * 32}  {file.name}\n")
     result = world.load()
     assert result.klines is not None
-    assert (result.klines.outcome, result.trades.outcome) == (Outcome.REFUSED, Outcome.UNCHANGED)
+    assert (result.klines.outcome, result.trades.outcome) == (Outcome.REJECTED, Outcome.UNCHANGED)
     (world.directory / file.name).unlink()
     (world.directory / f"{file.name}.CHECKSUM").unlink()
     result = world.load()
@@ -266,8 +266,8 @@ def test_the_command_loads_klines_and_leaves_them_out_when_told(world: World) ->
     write_day(world.directory, ArchiveFile("BTCUSDT", DAY), recorded_aggregates("BTCUSDT"))
     write_klines(world.directory, kline_file("BTCUSDT", DAY), OFFICIAL["BTCUSDT"])
     words = ["archive", "--symbol", "BTCUSDT", "--from", "2024-07-19"]
-    left_out = CliRunner().invoke(cli.app, [*words, "--no-klines"], env={"COLUMNS": "200"})
-    assert left_out.exit_code == 0, left_out.output
+    rejected_rows = CliRunner().invoke(cli.app, [*words, "--no-klines"], env={"COLUMNS": "200"})
+    assert rejected_rows.exit_code == 0, rejected_rows.output
     assert world.rows() == {}
     done = CliRunner().invoke(cli.app, words, env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output

@@ -30,10 +30,10 @@ RECORDED = Path(__file__).parents[1] / "ingest" / "recorded"
 FIRST_MS, SECOND_MS = 1_721_260_900_000, 1_721_347_502_000  # in 2024-07-18 and in 2024-07-19
 JUNE_MS = 1_780_315_200_000  # 2026-06-01T12:00:00Z
 CHECKS_OF_THE_INDEX = {
-    *("schema", "unique_key", "no_nulls", "index_range", "days_missing", "newest_row", "rows_left_out"),
+    *("schema", "unique_key", "no_nulls", "index_range", "days_missing", "newest_row", "rows_rejected"),
 }
-CHECKS_OF_COINS = {"schema", "unique_key", "key_present", "not_negative", "rows_left_out"}
-CHECKS_OF_THE_MARKET = {"schema", "unique_key", "no_nulls", "not_negative", "dominance_range", "rows_left_out"}
+CHECKS_OF_COINS = {"schema", "unique_key", "key_present", "not_negative", "rows_rejected"}
+CHECKS_OF_THE_MARKET = {"schema", "unique_key", "no_nulls", "not_negative", "dominance_range", "rows_rejected"}
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_odd_days_are_named_and_hold_no_other_back(empty: Lake, capture: Path, m
         done = run(empty, "fear_greed", exchange, monkeypatch, "2024-07-18")
     assert done.success
     assert sorted(index(empty)) == [date(2024, 7, day) for day in (10, 11, *range(14, 19))]
-    told = check(done, "rows_left_out")
+    told = check(done, "rows_rejected")
     assert (told.passed, told.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "value 101 is outside 0 to 100" in str(told.metadata)
 
@@ -241,7 +241,7 @@ def test_a_coin_that_cannot_be_is_named_and_holds_nobody_back(
         result = run(empty, "coingecko", exchange, monkeypatch, "2026-06-01")
     assert result.success
     expected = passed(coingecko_markets=CHECKS_OF_COINS, coingecko_global=CHECKS_OF_THE_MARKET)
-    expected["coingecko_markets"]["rows_left_out"] = False
+    expected["coingecko_markets"]["rows_rejected"] = False
     assert verdicts(result) == expected
     (row,) = run_sql(empty[0], "SELECT coin_id FROM cryptolake.silver.coingecko_markets").to_pylist()
     assert row["coin_id"] == "bitcoin"

@@ -30,11 +30,11 @@ FIRST_MS, SECOND_MS = epoch_ms(DAY - timedelta(hours=2)), epoch_ms(DAY + timedel
 PARTITIONS = ("2024-07-18", "2024-07-19")
 CHECKS_OF_FUNDING = {
     *("schema", "unique_key", "no_nulls", "funding_rate_range", "mark_price_positive"),
-    *("funding_holes", "symbols_behind", "rows_left_out"),
+    *("funding_gaps", "symbols_behind", "rows_rejected"),
 }
 CHECKS_OF_OPEN_INTEREST = {
     *("schema", "unique_key", "no_nulls", "open_interest_not_negative", "value_of_history"),
-    *("periods_missing", "symbols_behind", "rows_left_out"),
+    *("periods_missing", "symbols_behind", "rows_rejected"),
 }
 
 
@@ -126,15 +126,15 @@ def test_a_gap_warns_and_odd_rates_are_left_out_by_name(
     with ExchangeThread(capture, FIRST_MS) as exchange:
         first = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[0])
     assert first.success
-    assert not check(first, "funding_holes").passed
-    assert check(first, "funding_holes").severity is dg.AssetCheckSeverity.WARN
+    assert not check(first, "funding_gaps").passed
+    assert check(first, "funding_gaps").severity is dg.AssetCheckSeverity.WARN
     good = fundings(empty)
     rates[0]["fundingRate"] = "1.00000000"  # a percentage, not a share
     path.write_text(json.dumps([*rates, None, {"symbol": "BTCUSDT", "fundingRate": "0.1"}]))
     with ExchangeThread(capture, SECOND_MS) as exchange:
         second = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
     assert second.success
-    told = check(second, "rows_left_out")
+    told = check(second, "rows_rejected")
     assert (told.passed, told.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "BTCUSDT: funding_rate 1.00000000" in str(told.metadata)
     assert check(second, "funding_rate_range").passed
@@ -229,4 +229,4 @@ def test_answer_of_another_shape_of_one_symbol_holds_no_others_back(
     assert [row["symbol"] for row in fundings(empty)] == ["ETHUSDT"] * 3
     assert not check(done, "symbols_behind").passed
     (told,) = done.asset_materializations_for_node("bronze__futures_funding_raw")
-    assert "symbol=BTCUSDT" in str(told.metadata["set_aside"].value)
+    assert "symbol=BTCUSDT" in str(told.metadata["skipped_responses"].value)

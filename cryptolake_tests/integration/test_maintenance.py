@@ -22,7 +22,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance import compaction
 from cryptolake_assets.lake.maintenance.expiry import history_of
 from cryptolake_assets.lake.maintenance.layout import live_files, manifests
-from cryptolake_assets.lake.maintenance.works import Report, StreamPosition, Work, maintain
+from cryptolake_assets.lake.maintenance.tasks import Report, StreamPosition, Task, maintain
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
@@ -104,18 +104,18 @@ def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
 
     position = LONG_OVER
     settings = home.model_copy(update={"snapshot_retention_s": 0, "snapshots_kept": 3})
-    assert changes(maintain(settings, Work.MANIFESTS, position)) == {"bronze.futures_trades": "20 small manifests"}
+    assert changes(maintain(settings, Task.MANIFESTS, position)) == {"bronze.futures_trades": "20 small manifests"}
     assert len(manifests(load_table(home, BRONZE_TRADES))) <= 2
     assert added_files(load_table(home, BRONZE_TRADES), cursor) == []
     cursor = current_sequence(load_table(home, BRONZE_TRADES))
-    compacted = maintain(settings, Work.COMPACTION, position)
+    compacted = maintain(settings, Task.COMPACTION, position)
     # The late hour has three files only and is left for later.
     assert changes(compacted) == {"bronze.futures_trades": "1 hours", "ops.run_metrics": "1 partitions"}
     assert len(live_files(load_table(home, BRONZE_TRADES))) == 4
     assert len(live_files(load_table(home, OPS_RUN_METRICS))) == 1
     (change,) = [
         change
-        for change in maintain(settings, Work.SNAPSHOTS, position).changed
+        for change in maintain(settings, Task.SNAPSHOTS, position).changed
         if change.before.table == "bronze.futures_trades"
     ]
     assert (change.before.snapshots, change.after.snapshots) == (22, 3)
@@ -135,7 +135,7 @@ def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
     spellings = {task.file.file_path.partition("/own")[0][:7] for task in bronze.scan().plan_files()}
     assert len(spellings) == 2, "the test needs both `file:/` and `file:///`"
     files = {path for path in warehouse.rglob("*") if path.is_file()}
-    removed = maintain(settings, Work.ORPHANS, position)
+    removed = maintain(settings, Task.ORPHANS, position)
     gone = files - {path for path in warehouse.rglob("*") if path.is_file()}
     assert orphan in gone
     assert young.exists()
@@ -152,14 +152,14 @@ def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
     assert sorted(travelled["trade_id"].to_pylist()) == sorted(row["trade_id"] for row in before[0])
     assert added_files(load_table(home, BRONZE_TRADES), cursor) == []
     # The commits of the late hour's files are forgotten: it is old now.
-    assert changes(maintain(settings, Work.COMPACTION, position)) == {"bronze.futures_trades": "1 hours"}
-    maintain(settings, Work.SNAPSHOTS, position)
+    assert changes(maintain(settings, Task.COMPACTION, position)) == {"bronze.futures_trades": "1 hours"}
+    maintain(settings, Task.SNAPSHOTS, position)
     checksums = [path for path in warehouse.rglob(".*.crc") if ".metadata.json" not in path.name]
     assert checksums
     assert [path for path in checksums if not path.with_name(path.name[1:-4]).exists()] == []
     assert (rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)) == before
-    for work in Work:
-        assert changes(maintain(settings, work, position)) == {}, work
+    for task in Task:
+        assert changes(maintain(settings, task, position)) == {}, task
 
 
 def test_beside_the_stream_and_after_kills_nothing_is_lost_or_doubled(
@@ -181,7 +181,7 @@ def test_beside_the_stream_and_after_kills_nothing_is_lost_or_doubled(
 
     # The stream loses the note that its last batch is in the table, and the table as much history as may go.
     lifecycle.stop(home, BRONZE)
-    maintain_all(home, Work)
+    maintain_all(home, Task)
     assert len(history_of(load_table(home, BRONZE_TRADES))) < 10
     commits = Path(local_path(checkpoint(home, query_of(TRADES)))) / "commits"
     last = max(int(path.name) for path in commits.iterdir() if path.name.isdigit())
@@ -199,9 +199,9 @@ def test_beside_the_stream_and_after_kills_nothing_is_lost_or_doubled(
     assert (found.count(Verdict.EQUAL), found.count(Verdict.INCOMPLETE)) == (14, len(bars) - 14)
 
 
-def maintain_all(settings: Settings, works: Iterable[Work]) -> list[str]:
+def maintain_all(settings: Settings, tasks: Iterable[Task]) -> list[str]:
     position = StreamPosition(LONG_OVER.exchange_time, query_ids(settings))
-    return [item for work in works for item in changes(maintain(eager(settings), work, position)).values()]
+    return [item for task in tasks for item in changes(maintain(eager(settings), task, position)).values()]
 
 
 class Maintaining:
@@ -224,6 +224,6 @@ class Maintaining:
     def _work(self) -> None:
         try:
             while not self._stop.is_set():
-                self._done += maintain_all(self._settings, (Work.COMPACTION, Work.MANIFESTS, Work.SNAPSHOTS))
+                self._done += maintain_all(self._settings, (Task.COMPACTION, Task.MANIFESTS, Task.SNAPSHOTS))
         except BaseException as error:
             self._errors.append(error)

@@ -173,7 +173,7 @@ def test_one_dead_channel_holds_up_no_other_and_is_logged_without_its_url(
         deliveries = notify(settings_with(dead, json_url(server), hanging, "unknown://hunter2"), ALERT)
     assert [delivery.error is None for delivery in deliveries] == [False, True, False, False]
     assert len(server.received) == 1
-    failed = [entry for entry in logs if entry["event"] == "alert_not_delivered"]
+    failed = [entry for entry in logs if entry["event"] == "alert_delivery_failed"]
     assert [entry["channel"] for entry in failed[:2]] == ["1 (json)", "3 (json)"]
     assert all(entry["log_level"] == "error" for entry in failed)
     shown = json.dumps(logs) + root_log.getvalue() + "".join(str(delivery) for delivery in deliveries)

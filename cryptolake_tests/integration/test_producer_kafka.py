@@ -192,13 +192,13 @@ async def test_every_deleted_range_is_in_the_ledger_and_closed_when_its_trades_c
 ) -> None:
     """The exchange leaves ranges out; then it sends the same hours again, whole."""
     ranges = deleted_ranges(seed=7, number=12)
-    left_out = {
+    rejected_rows = {
         (symbol, it) for symbol, spans in ranges.items() for first, last in spans for it in range(first, last + 1)
     }
     kept, missing_ms = [], set()
     for frame in read_frames(DEMO_CAPTURE_DIR):
         data = json.loads(frame.raw)["data"]
-        if (data["s"], data["t"]) in left_out:
+        if (data["s"], data["t"]) in rejected_rows:
             missing_ms.add((data["s"], data["T"] // MINUTE_MS * MINUTE_MS))
         else:
             kept.append((frame.receive_time_ns, frame.raw))
@@ -247,12 +247,12 @@ async def test_gaps_of_aggregates_are_fetched_from_the_exchange_and_published(ow
     chance = Random(11)  # noqa: S311
     starts = sorted(chance.sample(range(50, number - 100, 60), 15))
     ranges = [(first, first + chance.randrange(40)) for first in starts]
-    left_out = {agg_id for first, last in ranges for agg_id in range(first, last + 1)}
+    rejected_rows = {agg_id for first, last in ranges for agg_id in range(first, last + 1)}
     times_ms = [start_ms + 40 * agg_id for agg_id in range(number)]
     frames = [
         (times_ms[agg_id] * 10**6, agg_trade_frame("BTCUSDT", agg_id, times_ms[agg_id]))
         for agg_id in range(number)
-        if agg_id not in left_out
+        if agg_id not in rejected_rows
     ]
     capture = write_capture(tmp_path / "capture" / "left-out.ndjson.gz", frames)
     lines = [f"{agg_id},100.0,1,{2 * agg_id},{2 * agg_id + 1},{times_ms[agg_id]},false" for agg_id in range(number)]
@@ -323,7 +323,7 @@ async def test_a_restarted_session_loses_nothing(own: Settings, io: ProducerIo) 
         await publisher.stop()
     records = await kafka.peek_async(own, own.kafka_topic_futures, 10**9, from_end=False)
     assert {int(record.value or b"") for record in records} == set(range(count))
-    assert delivery.next_offsets[0] == len(records) == count + delivery.repeats_sent
+    assert delivery.next_offsets[0] == len(records) == count + delivery.messages_resent
 
 
 @BOTH

@@ -220,7 +220,7 @@ def test_lost_race_is_logged_and_the_commit_retried(
     assert {key[0] for key in stored(lake)} == {"A", "B"}
     assert logs == [
         {
-            "event": "publication_merged_anew",
+            "event": "publish_retried",
             "log_level": "info",
             "table": SILVER_OHLCV.full_name,
             "attempt": 2,
@@ -257,7 +257,7 @@ def test_expiry_that_loses_the_race_is_left_to_the_next_commit(lake: Settings, m
         assert expire_snapshots(load_table(lake, SILVER_OHLCV)) == 0
     assert logs == [
         {
-            "event": "snapshots_not_expired",
+            "event": "snapshot_expiry_failed",
             "log_level": "info",
             "table": "silver.futures_ohlcv_1m",
             "cause": "another writer was faster",

@@ -15,7 +15,7 @@ from pyiceberg.types import DateType, DecimalType, DoubleType, NestedField, Stri
 from cryptolake_assets.errors import QueryError
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.lake.maintenance.layout import small_files
-from cryptolake_assets.lake.maintenance.works import StreamPosition, Work, maintain
+from cryptolake_assets.lake.maintenance.tasks import StreamPosition, Task, maintain
 from cryptolake_assets.lake.marts import marts_tables
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.settings import Settings, load_settings
@@ -76,11 +76,11 @@ def test_old_snapshots_of_marts_are_dropped(lake: Settings, mart: Table) -> None
     assert small_files(lake)[NAME] == 2
     settings = load_settings(home=lake.home, snapshot_retention_s=600, snapshots_kept=1)
     assert mart.refresh().metadata.snapshots
-    fresh = next(item for item in maintain(settings, Work.SNAPSHOTS, POSITION).tables if item.before.table in NAME)
+    fresh = next(item for item in maintain(settings, Task.SNAPSHOTS, POSITION).tables if item.before.table in NAME)
     assert fresh.done == ""
     hour_later = time.time() + 3_600
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cryptolake_assets.lake.maintenance.works.time.time", lambda: hour_later)
-        late = next(item for item in maintain(settings, Work.SNAPSHOTS, POSITION).tables if item.before.table in NAME)
+        patch.setattr("cryptolake_assets.lake.maintenance.tasks.time.time", lambda: hour_later)
+        late = next(item for item in maintain(settings, Task.SNAPSHOTS, POSITION).tables if item.before.table in NAME)
     assert (late.before.snapshots, late.after.snapshots) == (2, 1)
     assert run_sql(settings, f"SELECT count(*) AS number FROM {NAME}").to_pylist() == [{"number": 2}]

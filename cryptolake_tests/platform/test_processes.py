@@ -64,7 +64,7 @@ def test_a_port_that_was_just_closed_is_free() -> None:
         with socket.create_connection(("127.0.0.1", port)):
             accepted, _ = server.accept()
             accepted.close()
-    assert processes.port_refusal(port) == ""
+    assert processes.bind_problem(port) == ""
 
 
 def test_only_processes_of_the_home_are_found_and_ended(tmp_path: Path) -> None:

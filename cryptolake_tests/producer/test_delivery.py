@@ -45,7 +45,7 @@ async def test_what_cannot_be_sent_is_sent_again() -> None:
             await delivery.drained()
         assert sorted(held(publisher)) == [b"1", b"2", b"3"]
         assert delivery.acked == {"trades": 3}
-        assert delivery.repeats_sent == 2
+        assert delivery.messages_resent == 2
         assert delivery.in_flight == 0
 
 
@@ -57,7 +57,7 @@ async def test_a_failed_delivery_is_sent_again() -> None:
         async with asyncio.timeout(5):
             await delivery.drained()
         assert held(publisher) == [b"1"]
-        assert delivery.repeats_sent == 1
+        assert delivery.messages_resent == 1
 
 
 async def test_a_mark_waits_for_everything_before_it_and_nothing_after_it() -> None:
@@ -118,7 +118,7 @@ async def test_an_acknowledgement_without_an_offset_is_not_believed() -> None:
         assert marks == []
         await until(lambda: marks)
         assert marks == [{0: 12, 1: 10}]  # the first attempt lies at 10, the repeat at 11
-        assert delivery.repeats_sent == 1
+        assert delivery.messages_resent == 1
 
 
 async def test_a_topic_that_was_made_anew_does_not_stop_the_stream() -> None:

@@ -328,7 +328,7 @@ def test_reason_is_noted_on_the_gap_that_holds_the_range() -> None:
         assert found.take_open() == {later.key: replace(later, open_because=OpenBecause.NOT_AT_EXCHANGE)}
         found.explain(MissingRange("BTCUSDT", 5, 5), OpenBecause.NEEDS_KEY)
         assert found.take_open() == {}, "no gap holds it"
-    common = {"event": "gap_stays_open", "log_level": "warning", "symbol": "BTCUSDT", "stream": "trade"}
+    common = {"event": "gap_kept_open", "log_level": "warning", "symbol": "BTCUSDT", "stream": "trade"}
     assert logs == [
         {**common, "because": "needs_key", "first_missing_id": 2, "last_missing_id": 4},
         {**common, "because": "not_at_exchange", "first_missing_id": 6, "last_missing_id": 8},
@@ -555,7 +555,7 @@ async def test_open_gaps_are_read_with_the_first_write_when_the_ledger_could_not
     writer = GapWriter(sink, found)
     with capture_logs() as logs:
         await writer.resume()
-    assert logs == [{"event": "gaps_not_read", "log_level": "error", "error": "OSError: the catalog is down"}]
+    assert logs == [{"event": "gap_ledger_read_failed", "log_level": "error", "error": "OSError: the catalog is down"}]
     assert found.ids_missing == 0
     assert await writer.write()
     assert found.ids_missing == 3
@@ -566,7 +566,7 @@ async def test_nothing_is_lost_when_the_ledger_can_neither_be_read_nor_written()
     sink.failures_left = 1
     writer = GapWriter(sink, found)
     fed([1, 3, 5], found)
-    common = {"event": "gaps_not_written", "log_level": "error"}
+    common = {"event": "gap_ledger_write_failed", "log_level": "error"}
     with capture_logs() as logs:
         assert not await writer.write()
         assert not await writer.write()

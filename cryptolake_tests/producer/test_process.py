@@ -281,7 +281,7 @@ async def test_the_status_counts_what_happened() -> None:
         assert await on.ended()
         status = read_status(on.settings)
         assert status is not None
-        assert (status.events_acked, status.rejected, status.repeats_sent) == (2, 1, 1)
+        assert (status.events_acked, status.rejected, status.messages_resent) == (2, 1, 1)
         assert (status.last_event_time_ms, status.exchange_time_ms) == (NOON_MS + 40, NOON_MS + 700)
         assert status.coverage_to_ms == {"BTCUSDT": NOON_MS + 700}
         assert [(link.name, link.symbols) for link in status.connections] == [("trade-0", 1)]
@@ -316,7 +316,7 @@ def test_sigterm_ends_a_process_that_waits_for_its_broker(tmp_path: Any) -> None
     process = run_module(KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9", CRYPTOLAKE_HOME=str(tmp_path))
     assert process.stderr is not None
     for line in process.stderr:
-        if "broker_not_reachable" in line:
+        if "broker_unreachable" in line:
             process.send_signal(signal.SIGTERM)
             break
     _, errors = process.communicate(timeout=60)
@@ -353,10 +353,10 @@ async def test_stale_symbol_is_reported_and_its_connection_replaced() -> None:
             await until(lambda: on.producer.status().coverage_to_ms.get("ETHUSDT") == on.clock.now_ms)
         on.clock.now_ms = NOON_MS + 120_000
         await on.exchange.send(trade(2, NOON_MS + 119_000))
-        await until(lambda: on.producer.status().silent_symbols == ("ETHUSDT",))
+        await until(lambda: on.producer.status().stale_symbols == ("ETHUSDT",))
         await until(lambda: on.producer.pool.replacements == 1)
         await on.exchange.send(trade(2, NOON_MS + 119_500, "ETHUSDT"))
-        await until(lambda: on.producer.status().silent_symbols == ())
+        await until(lambda: on.producer.status().stale_symbols == ())
         assert await on.ended()
 
 
@@ -369,7 +369,7 @@ async def test_other_symbols_are_followed_once_their_file_says_so(tmp_path: Path
         try:
             with capture_logs() as logs:
                 path.write_text("NOPE\n")
-                await until(lambda: [entry for entry in logs if entry["event"] == "symbols_not_changed"])
+                await until(lambda: [entry for entry in logs if entry["event"] == "symbol_refresh_rejected"])
             assert on.producer.pool.symbols == ("BTCUSDT",)
             path.write_text("BTCUSDT\nETHUSDT\n")
             await until(lambda: on.exchange.paths[-1] == "/market/stream?streams=btcusdt@trade/ethusdt@trade")

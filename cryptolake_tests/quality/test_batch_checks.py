@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.quality.batch_checks import funding_holes, periods_missing, symbols_behind
+from cryptolake_assets.quality.batch_checks import funding_gaps, periods_missing, symbols_behind
 
 START = datetime(2024, 7, 18, tzinfo=UTC)
 
@@ -18,8 +18,8 @@ def at(*hours: float) -> list[datetime]:
 
 
 def test_an_interval_that_changes_is_no_gap_and_one_that_stands_alone_is() -> None:
-    assert funding_holes({"A": at(0, 8, 16, 20, 24, 25, 26, 30, 34)}).passed
-    found = funding_holes({"A": at(0, 4, 8, 16, 20, 24), "B": at(0, 8, 16)})
+    assert funding_gaps({"A": at(0, 8, 16, 20, 24, 25, 26, 30, 34)}).passed
+    found = funding_gaps({"A": at(0, 4, 8, 16, 20, 24), "B": at(0, 8, 16)})
     assert not found.passed
     assert found.failing_rows == [
         {"symbol": "A", "after": "2024-07-18 08:00:00", "before": "2024-07-18 16:00:00"},
@@ -27,15 +27,15 @@ def test_an_interval_that_changes_is_no_gap_and_one_that_stands_alone_is() -> No
 
 
 def test_more_than_eight_hours_is_a_gap_wherever_it_is() -> None:
-    assert funding_holes({"A": at(0, 16)}).failing_count == 1
-    assert funding_holes({"A": at(0, 8 + 1 / 3600, 16)}).passed
-    assert funding_holes({}).passed
+    assert funding_gaps({"A": at(0, 16)}).failing_count == 1
+    assert funding_gaps({"A": at(0, 8 + 1 / 3600, 16)}).passed
+    assert funding_gaps({}).passed
 
 
 @given(st.sets(st.integers(1, 48), max_size=20))
 def test_every_funding_that_is_taken_out_of_eight_hours_is_found(gone: set[int]) -> None:
     kept = [number for number in range(50) if number not in gone]
-    found = funding_holes({"A": at(*(8 * number for number in kept))})
+    found = funding_gaps({"A": at(*(8 * number for number in kept))})
     holes = sum(later - earlier > 1 for earlier, later in pairwise(kept))
     assert (found.failing_count, found.passed) == (holes, not holes)
 

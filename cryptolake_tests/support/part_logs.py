@@ -34,8 +34,8 @@ def excerpt(lines: list[str]) -> list[str]:
     """Return the last lines, and before them the last ones that look like trouble."""
     head, tail = lines[:-LAST_LINES], lines[-LAST_LINES:]
     chosen = [line for line in head if _worrying(line)][-WORRYING_LINES:]
-    left_out = len(head) - len(chosen)
-    note = [f"({left_out} lines left out)"] if left_out else []
+    rejected_rows = len(head) - len(chosen)
+    note = [f"({rejected_rows} lines left out)"] if rejected_rows else []
     return [line[:MAX_LINE_CHARS] for line in (*note, *chosen, *tail)]
 
 

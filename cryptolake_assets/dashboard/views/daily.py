@@ -22,7 +22,7 @@ from cryptolake_assets.dashboard.shared import (
     no_mart_yet,
     problem,
 )
-from cryptolake_assets.errors import ApiRefusedError
+from cryptolake_assets.errors import ApiRejectedError
 
 Days = list[dict[str, Any]]
 
@@ -168,7 +168,7 @@ def _profile(symbol: str, start: date | None, colours: palette.Palette) -> None:
     """Draw the volume by price bucket over the days, summed exactly."""
     st.subheader("Volume profile", anchor=False)
     table = attempt(lambda: lake().table("/profile/hourly", symbol=symbol, start=start))
-    if isinstance(table, ApiRefusedError):
+    if isinstance(table, ApiRejectedError):
         problem(table)
         return
     if table is None:

@@ -50,7 +50,7 @@ FROM, TO = "from", "to"
 EARLIEST, LATEST = datetime(2017, 1, 1), datetime(2100, 1, 1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TABLE_ROWS = 1_000
-REFUSAL_S = 2.0  # polling interval for the errors of failed downloads
+ERROR_POLL_S = 2.0  # polling interval for the errors of failed downloads
 TABLE = {
     "window_start": "open time (UTC)",
     "open": "open",
@@ -260,10 +260,10 @@ def _downloads(view: View) -> None:
                 key=f"download-{fmt}",
                 help="Every bar of the range, with every digit.",
             )
-    st.fragment(_refusals, run_every=REFUSAL_S)(refused)
+    st.fragment(_download_errors, run_every=ERROR_POLL_S)(refused)
 
 
-def _refusals(refused: Mapping[str, ApiError]) -> None:
+def _download_errors(refused: Mapping[str, ApiError]) -> None:
     """Show why downloads failed. It is polled, because Streamlit fetches files outside of the page's script."""
     for error in tuple(refused.values()):
         problem(error)

@@ -18,7 +18,7 @@ from cryptolake_assets.dashboard.shared import (
     refresh_s,
     when,
 )
-from cryptolake_assets.errors import ApiRefusedError
+from cryptolake_assets.errors import ApiRejectedError
 
 STATES = {
     "running": "● running",
@@ -103,7 +103,7 @@ def _duration(seconds: int) -> str:
 def _assets() -> None:
     st.subheader("Assets", anchor=False)
     found = attempt(lambda: lake().read("/operations/assets"))
-    if isinstance(found, ApiRefusedError):
+    if isinstance(found, ApiRejectedError):
         st.warning(f"**Dagster cannot be asked:** {found}", icon=":material/warning:")
         return
     url = found["dagster_url"]

@@ -19,10 +19,10 @@ from cryptolake_assets.dashboard.shared import (
     refresh_s,
     when,
 )
-from cryptolake_assets.errors import ApiRefusedError
+from cryptolake_assets.errors import ApiRejectedError
 
 Checks = list[dict[str, Any]]
-Read = dict[str, Any] | ApiRefusedError | None  # a response, its rejection, or None while its table does not exist
+Read = dict[str, Any] | ApiRejectedError | None  # a response, its rejection, or None while its table does not exist
 
 # By the API's names, the worst first.
 VERDICTS = {
@@ -159,7 +159,7 @@ def check_rows(checks: Checks) -> Checks:
 def _draw() -> None:
     read = attempt(lambda: lake().read("/quality/checks"))
     checks: Checks | None = read["checks"] if isinstance(read, dict) else None
-    if isinstance(read, ApiRefusedError):
+    if isinstance(read, ApiRejectedError):
         st.warning(f"**The checks' results cannot be had:** {read}", icon=":material/warning:")
     gaps, rejected, quarantined = (attempt(partial(lake().page, path)) for path in DROPPED)
     _headline(checks, gaps, rejected, quarantined)
@@ -207,7 +207,7 @@ def _differences() -> None:
     if page is None or (isinstance(page, dict) and not page["differences"]):
         return
     st.subheader("Differences from official klines", anchor=False)
-    if isinstance(page, ApiRefusedError):
+    if isinstance(page, ApiRejectedError):
         problem(page)
         return
     exact_table(page["differences"], DIFFERENCE_TABLE, key="differences", max_rows=ROWS)
@@ -239,7 +239,7 @@ def _listed(title: str, page: Read, rows: str, columns: dict[str, str], *, key: 
     st.subheader(title, anchor=False)
     if page is None:
         st.info("**Its table is not there yet.** `cryptolake bootstrap` makes it.", icon=":material/hourglass_empty:")
-    elif isinstance(page, ApiRefusedError):
+    elif isinstance(page, ApiRejectedError):
         problem(page)
     elif not page[rows]:
         st.success(nothing, icon=":material/check:")
@@ -265,7 +265,7 @@ def _missing() -> None:
 def _runs() -> None:
     st.subheader("Runs", anchor=False)
     page = attempt(partial(lake().page, "/quality", limit=RUNS))
-    if isinstance(page, ApiRefusedError):
+    if isinstance(page, ApiRejectedError):
         problem(page)
         return
     if page is None or not page["runs"]:

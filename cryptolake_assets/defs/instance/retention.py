@@ -47,7 +47,7 @@ RUNLESS = ""
 _TICK_LOG = re.compile(r"\d+\.(err|out|complete)")
 _SUCCEEDED = ("SUCCESS",)
 _NOT_SUCCEEDED = ("FAILURE", "CANCELED")
-_REPEATS = ("dagster/root_run_id", "dagster/parent_run_id")
+_RERUN_TAGS = ("dagster/root_run_id", "dagster/parent_run_id")
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ class _Purge:
             return {str(row[0]) for query in queries for row in connection.execute(query)}
 
         tags = RunTagsTable.c
-        repeated = db.select(tags.value).where(tags.key.in_(_REPEATS), tags.value.in_(run_ids))
+        repeated = db.select(tags.value).where(tags.key.in_(_RERUN_TAGS), tags.value.in_(run_ids))
         return _transact(self.event_storage.index_connection, owners) | _transact(
             self.run_storage.connect, lambda connection: {str(row[0]) for row in connection.execute(repeated)}
         )

@@ -120,7 +120,7 @@ def _delete_unneeded(table: Table, gone: Iterable[Snapshot]) -> int:
             data.difference_update(*(_files(table.io, one, live_only=True) for one in kept.values()))
     except FileNotFoundError as error:
         # Another process expires snapshots at the same time: the needed files are unknown, so delete nothing.
-        log.info("unneeded_files_left", table=".".join(table.name()), cause=str(error))
+        log.info("file_deletion_failed", table=".".join(table.name()), cause=str(error))
         return 0
     lists = {local_path(snapshot.manifest_list) for snapshot in gone}
     lists -= {local_path(snapshot.manifest_list) for snapshot in present}

@@ -110,7 +110,7 @@ class SparkEngine:
             cause = next((name for name in DOES_NOT_FIT if name in str(error)), None)
             if cause is None:
                 raise
-            log.info("spark_goes_the_careful_way", cause=cause)
+            log.info("spark_fallback_used", cause=cause)
             return None
 
     @contextmanager

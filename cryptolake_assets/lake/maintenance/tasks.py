@@ -47,7 +47,7 @@ STRAY = HOUR  # An hour that begins this far ahead of the exchange clock is a st
 MANY_FILES = 200  # a closed hour with this many files is compacted even if rows still arrive
 
 
-class Work(StrEnum):
+class Task(StrEnum):
     """The kinds of maintenance, in the order in which each helps the next."""
 
     COMPACTION = "compaction"
@@ -80,7 +80,7 @@ class TableChange:
 class Report:
     """The result of one kind of maintenance."""
 
-    work: Work
+    task: Task
     tables: list[TableChange]
 
     @property
@@ -156,7 +156,7 @@ def hours_of(files: Iterable[LiveFile], committed_at: Callable[[int | None], dat
     ]
 
 
-def maintain(settings: Settings, work: Work, position: StreamPosition) -> Report:
+def maintain(settings: Settings, task: Task, position: StreamPosition) -> Report:
     """Run one kind of maintenance on every table that needs it.
 
     Raises `MaintenanceInUseError` if another process maintains the tables, `SparkError` if Spark is needed and is
@@ -170,15 +170,15 @@ def maintain(settings: Settings, work: Work, position: StreamPosition) -> Report
                 started = time.monotonic()
                 table = load_table(settings, spec)
                 before = state_of(table, settings.small_file_bytes)
-                done = keeper.does(work, spec, table)
+                done = keeper.run(task, spec, table)
                 after = state_of(table.refresh(), settings.small_file_bytes) if done else before
                 changes.append(TableChange(before, after, done))
                 if done:
                     duration_s = round(time.monotonic() - started, 1)
                     log.info(
-                        "table_maintained", work=work.value, table=spec.full_name, done=done, duration_s=duration_s
+                        "table_maintained", task=task.value, table=spec.full_name, done=done, duration_s=duration_s
                     )
-            return Report(work, changes)
+            return Report(task, changes)
         finally:
             keeper.close()
 
@@ -200,16 +200,16 @@ class _Keeper:
         if "_spark" in self.__dict__:
             self._spark.stop()
 
-    def does(self, work: Work, spec: TableSpec, table: Table) -> str:
+    def run(self, task: Task, spec: TableSpec, table: Table) -> str:
         """Do what is due and return a short description of it."""
-        match work:
-            case Work.COMPACTION:
+        match task:
+            case Task.COMPACTION:
                 return self._compact(spec, table)
-            case Work.MANIFESTS:
+            case Task.MANIFESTS:
                 return self._rewrite_manifests(spec, table)
-            case Work.SNAPSHOTS:
+            case Task.SNAPSHOTS:
                 return self._expire(table)
-            case Work.ORPHANS:
+            case Task.ORPHANS:
                 return self._remove_orphans(spec, table)
 
     def _compact(self, spec: TableSpec, table: Table) -> str:

@@ -14,14 +14,14 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance import compaction
 from cryptolake_assets.lake.maintenance.layout import LiveFile, count_small, live_files, small_files, small_manifests
 from cryptolake_assets.lake.maintenance.orphans import remove_lone_checksums
-from cryptolake_assets.lake.maintenance.works import (
+from cryptolake_assets.lake.maintenance.tasks import (
     FIGURES,
     LATE,
     MANY_FILES,
     REWRITE_BELOW_BYTES,
     BronzeHour,
     StreamPosition,
-    Work,
+    Task,
     due_hours,
     due_partitions,
     hours_of,
@@ -121,9 +121,9 @@ def test_layout_is_read_from_the_metadata(lake: Settings) -> None:
 
 def test_without_anything_due_nothing_asks_for_spark(lake: Settings) -> None:
     append(lake, [trade(START, 1)])
-    for work in Work:
-        if work is not Work.ORPHANS:
-            assert maintain(lake, work, StreamPosition(LONG_OVER)).changed == []
+    for task in Task:
+        if task is not Task.ORPHANS:
+            assert maintain(lake, task, StreamPosition(LONG_OVER)).changed == []
 
 
 def test_without_spark_compaction_says_so_and_the_table_is_as_it_was(lake: Settings) -> None:
@@ -132,16 +132,16 @@ def test_without_spark_compaction_says_so_and_the_table_is_as_it_was(lake: Setti
     eager = lake.model_copy(update={"compaction_grace_s": 0, "spark_connect_port": 1})
     before = load_table(lake, BRONZE_TRADES).metadata.current_snapshot_id
     with pytest.raises(SparkError, match="cryptolake up"):
-        maintain(eager, Work.COMPACTION, StreamPosition(LONG_OVER))
+        maintain(eager, Task.COMPACTION, StreamPosition(LONG_OVER))
     assert load_table(lake, BRONZE_TRADES).metadata.current_snapshot_id == before
 
 
 def test_snapshots_expire_without_spark_and_the_report_says_it(lake: Settings) -> None:
     for number in range(6):
         append(lake, [trade(START, number)])
-    assert maintain(lake, Work.SNAPSHOTS, StreamPosition(None)).changed == [], "younger than the retention"
+    assert maintain(lake, Task.SNAPSHOTS, StreamPosition(None)).changed == [], "younger than the retention"
     eager = lake.model_copy(update={"snapshot_retention_s": 0, "snapshots_kept": 2})
-    report = maintain(eager, Work.SNAPSHOTS, StreamPosition(None))
+    report = maintain(eager, Task.SNAPSHOTS, StreamPosition(None))
     (change,) = report.changed
     assert change.before.table == "bronze.futures_trades"
     assert (change.before.snapshots, change.after.snapshots) == (6, 2)
@@ -151,13 +151,13 @@ def test_snapshots_expire_without_spark_and_the_report_says_it(lake: Settings) -
     totals = report.totals()
     assert set(totals) == {f"{figure}_{when}" for figure in FIGURES for when in ("before", "after")}
     assert (totals["snapshots_before"], totals["snapshots_after"]) == (6, 2)
-    assert maintain(eager, Work.SNAPSHOTS, StreamPosition(None)).changed == []
+    assert maintain(eager, Task.SNAPSHOTS, StreamPosition(None)).changed == []
 
 
 def test_one_process_at_a_time_maintains(lake: Settings) -> None:
     with maintenance_lock(lake), pytest.raises(MaintenanceInUseError, match="another process"):
-        maintain(lake, Work.SNAPSHOTS, StreamPosition(None))
-    assert maintain(lake, Work.SNAPSHOTS, StreamPosition(None)).changed == []
+        maintain(lake, Task.SNAPSHOTS, StreamPosition(None))
+    assert maintain(lake, Task.SNAPSHOTS, StreamPosition(None)).changed == []
 
 
 def test_manifests_are_due_from_a_number_on(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_manifests_are_due_from_a_number_on(lake: Settings, monkeypatch: pytest.
         append(lake, [trade(START, number)])
     monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 2)
     with pytest.raises(SparkError, match=r"sc://127\.0\.0\.1:1"):
-        maintain(lake.model_copy(update={"spark_connect_port": 1}), Work.MANIFESTS, StreamPosition(None))
+        maintain(lake.model_copy(update={"spark_connect_port": 1}), Task.MANIFESTS, StreamPosition(None))
 
 
 def test_checksums_go_once_their_file_is_gone_and_they_are_old(tmp_path: Path) -> None:
