@@ -36,7 +36,7 @@ class RunState(StrEnum):
 
 @dataclass
 class PendingHour:
-    """Task that Silver still has to do for an hour.
+    """Work that Silver still has to do for an hour.
 
     `from_sequence` is where the next run begins. `generation` changes with every arrival; `requested` is the generation
     that a run was requested for, `request` the id of that request. `later_from` is the lowest sequence number that

@@ -170,7 +170,7 @@ class Producer:
         )
 
     async def run(self, stop: asyncio.Event) -> bool:
-        """Task until `stop` is set, then drain. Return whether every received frame was acknowledged.
+        """Work until `stop` is set, then drain. Return whether every received frame was acknowledged.
 
         Raises `BrokerAccessError` if Kafka rejects the client permanently, and `ExchangeError` for an unusable address.
         """
