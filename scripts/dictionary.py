@@ -1,4 +1,5 @@
-"""Write docs/dictionary.md and a data contract per table (docs/contracts) from the table specs."""
+"""Write docs/dictionary.md and a data contract per table (docs/contracts) from the table specs, and docs/checks.md from
+the asset graph."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from cryptolake_assets.settings import PROJECT_ROOT
 
 DICTIONARY = PROJECT_ROOT / "docs" / "dictionary.md"
 CONTRACTS = PROJECT_ROOT / "docs" / "contracts"
+CHECKS = PROJECT_ROOT / "docs" / "checks.md"
 
 HEAD = """\
 # Data dictionary
@@ -27,6 +29,16 @@ Every table of the lake with its columns: type, unit, meaning. Generated from `c
 Types are Iceberg's. All decimals are exact. Volumes and quantities are in base currency; where `exchange` is
 `binance_futures_coin` they are contracts. A key is unique; a table without a key is append-only and may hold
 duplicates.
+"""
+CHECKS_HEAD = """\
+# Checks
+
+What each asset check requires, and whether it blocks: a candidate that fails a blocking check is not published, and
+downstream assets wait. Generated from the asset graph by `make dictionary`. Each test of a dbt model is a blocking check of
+its mart (`dbt_project/models`). Results: [quality](quality.md).
+
+| check | blocks | requirement | assets |
+|---|---|---|---|
 """
 LOGICAL_TYPES = {
     "string": "string",
@@ -116,10 +128,26 @@ def _property(spec: TableSpec, column: Column) -> dict[str, Any]:
     return found
 
 
+def checks() -> str:
+    """Return docs/checks.md."""
+    from cryptolake_assets.definitions import build_definitions
+
+    graph = build_definitions().resolve_asset_graph()
+    assets: dict[tuple[str, str, bool], list[str]] = {}
+    for key in graph.asset_check_keys:
+        spec = graph.get_check_spec(key)
+        assets.setdefault((key.name, spec.description or "", spec.blocking), []).append(key.asset_key.to_user_string())
+    parts = [CHECKS_HEAD]
+    for (name, requirement, blocks), names in sorted(assets.items(), key=lambda item: (not item[0][2], item[0])):
+        listed = ", ".join(f"`{asset}`" for asset in sorted(names))
+        parts.append(f"| `{name}` | {'yes' if blocks else 'no'} | {requirement} | {listed} |\n")
+    return "".join(parts)
+
+
 def documents() -> dict[Path, str]:
     """Return every generated document by its path."""
     contracts = {CONTRACTS / f"{'.'.join(spec.identifier)}.yaml": contract(spec) for spec in tables()}
-    return {DICTIONARY: dictionary(), **contracts}
+    return {DICTIONARY: dictionary(), CHECKS: checks(), **contracts}
 
 
 def main() -> None:
