@@ -32,7 +32,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 SILVER := silver/futures_ohlcv_1m
 GOLD := gold/futures_daily_stats
 
-.PHONY: help setup archive browser fast pictures demo up down status health notify-test logs test test-unit test-integration nightly mutate cluster-tools test-cluster fuzz lint format types validate bench lock \
+.PHONY: help setup archive browser fast pictures demo up down status health notify-test logs test test-unit test-integration test-docs nightly mutate cluster-tools test-cluster fuzz lint format types validate bench lock \
 	dictionary env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
 	run-silver run-gold trigger-silver maintain spark-sql-check dbt dbt-docs need-partition \
 	env cluster-up cluster-down cluster-status need-docker
@@ -172,12 +172,12 @@ need-partition:
 # Modules go to workers as they become free, the longest first (cryptolake_tests/support/progress.py). Three workers keep
 # two cores busy, because platforms wait a good deal; each takes about 3 GB.
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
-UNIT := $(PYTEST) -m "not integration and not component and not cluster and not nightly" -n 3 --durations=20 \
-	--ignore cryptolake_tests/integration --ignore cryptolake_tests/cluster
+UNIT := $(PYTEST) -m "not integration and not component and not cluster and not documents and not nightly" -n 3 --durations=20 \
+	--ignore cryptolake_tests/integration --ignore cryptolake_tests/cluster --ignore cryptolake_tests/documents
 INTEGRATION := $(PYTEST) -m "(integration or component) and not nightly" -n $(WORKERS) --durations=40
 
 test: browser ## Run all tests: unit, then the broker, Spark and catalog; ONLY=producer or ONLY=lake/test_commit.py for a part
-	@if [ -n "$(ONLY)" ]; then $(PYTEST) -m "not cluster" -n 2 "cryptolake_tests/$(ONLY)"; \
+	@if [ -n "$(ONLY)" ]; then $(PYTEST) -m "not cluster and not documents" -n 2 "cryptolake_tests/$(ONLY)"; \
 	else $(UNIT) && $(INTEGRATION); fi
 
 test-unit: $(DEV_READY) ## Run the unit tests; ONLY=producer for a room
@@ -204,6 +204,9 @@ cluster-tools: $(DEV_READY) $(CLUSTER_READY) ## Fetch what the cluster's tests r
 
 test-cluster: cluster-tools ## Run the main job on a cluster of native processes: Spark, S3, REST catalog, PostgreSQL
 	@CRYPTOLAKE_VERSITYGW=$(CURDIR)/$(CLUSTER_TOOLS)/versitygw $(BIN)/pytest -m cluster
+
+test-docs: $(DEV_READY) ## Run the documents' code blocks on the running platform, after `make demo`
+	@$(BIN)/pytest -m documents cryptolake_tests/documents --durations=10
 
 fuzz: $(DEV_READY) ## Send 10,000 made-up requests to the API and hold the answers against its OpenAPI document
 	@CRYPTOLAKE_FUZZ_CASES=10000 $(BIN)/pytest cryptolake_tests/api/test_fuzz.py

@@ -207,10 +207,10 @@ def test_the_page_on_markets_says_what_the_table_says() -> None:
         told = {name: cells[number].strip("`") for name, cells in said.items()}
         assert told["market"] == venue.title
         assert told["`exchange` of the rows"] == venue.exchange
-        assert told["followed when nothing is said"] == ", ".join(venue.live_symbols)
+        assert told["default symbols"] == ", ".join(venue.live_symbols)
         assert told["streams"] == f"{venue.ws_base_url}{venue.ws_path}"
         assert told["REST"] == f"{venue.rest_base_url}{venue.rest_path}"
-        assert told["weight a minute"] == f"{venue.weights.per_minute:,}"
+        assert told["weight per minute"] == f"{venue.weights.per_minute:,}"
         assert told["… of a page of aggregates"] == str(venue.weights.agg_trades)
         assert told["… of exchangeInfo"] == str(venue.weights.exchange_info)
         assert told["largest page of klines"].startswith(f"{venue.max_klines:,}")
