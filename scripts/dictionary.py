@@ -34,8 +34,8 @@ CHECKS_HEAD = """\
 # Checks
 
 What each asset check requires, and whether it blocks: a candidate that fails a blocking check is not published, and
-downstream assets wait. Generated from the asset graph by `make dictionary`. Each test of a dbt model is a blocking check
-of its mart (`dbt_project/models`). Results: [quality](quality.md).
+downstream assets wait. Generated from the asset graph by `make dictionary`. Each test of a dbt model is a blocking
+check of its mart (`dbt_project/models`). Results: [quality](quality.md).
 
 | check | blocks | requirement | assets |
 |---|---|---|---|

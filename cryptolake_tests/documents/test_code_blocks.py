@@ -77,8 +77,8 @@ def run_shell(block: CodeBlock, directory: Path) -> None:
 
 
 def run_python(block: CodeBlock, directory: Path) -> None:
-    shown = "assert len(bars), bars" if "bars = " in block.text else ""
-    run(sys.executable, "-c", f"{block.text}\n{shown}", directory=directory)
+    code = block.text.replace('"1m"', f'"1m", url="{PLATFORM.api_url}"')
+    run(sys.executable, "-c", f"{code}\nassert len(bars), bars", directory=directory)
 
 
 def run_queries(block: CodeBlock) -> None:
