@@ -1,1 +1,1 @@
-"""Data quality: rules, checks, completeness, comparison with the exchange's bars. Imports no orchestrator."""
+"""Data quality: rules, checks, completeness, comparison with official klines. Does not import Dagster."""

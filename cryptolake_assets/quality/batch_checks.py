@@ -1,7 +1,7 @@
 """Checks on the batch sources' tables. Pure.
 
-Blocking checks are predicates, by table and check, that are true on a failing row. The others check the published table
-as a whole (missing rows, age of the newest row) and warn.
+Blocking checks are predicates, by table and check, that are true on a failing row. The others check the published
+table for missing rows and the age of its newest row, and warn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 Times = Mapping[str, Sequence[datetime]]  # stored times by symbol, in order
 
 MAX_FUNDING_INTERVAL = timedelta(hours=8)
-JITTER = timedelta(minutes=1)  # fundings are charged some ms after the full hour; a minute late is not missing
+JITTER = timedelta(minutes=1)  # the exchange charges funding some ms after the full hour; up to a minute is not a gap
 
 DAYS_MISSING = "days_missing"
 NEWEST_ROW = "newest_row"
@@ -68,20 +68,20 @@ BATCH_RULES: Mapping[str, Mapping[str, str]] = {
 }
 
 MEANINGS: Mapping[str, str] = {
-    "index_range": "Values are 0 to 100.",
+    "index_range": "Index values are 0 to 100.",
     "not_negative": "Prices, market caps, volumes and supplies are >= 0.",
-    "dominance_range": "Shares of the market are 0 to 100 per cent.",
-    "key_present": "A row says its hour and its coin.",
-    "funding_rate_range": f"Rates are at most {MAX_FUNDING_RATE} of a position, either way.",
-    "mark_price_positive": "A mark price, where there is one, is above 0.",
+    "dominance_range": "Market shares are 0 to 100 %.",
+    "key_present": "Every row has its hour and its coin id.",
+    "funding_rate_range": f"Funding rates are between -{MAX_FUNDING_RATE} and {MAX_FUNDING_RATE}.",
+    "mark_price_positive": "Mark prices are NULL or above 0.",
     "open_interest_not_negative": "Open interest and its value are >= 0.",
-    "value_of_history": "A statistic of the history has its value in quote currency.",
-    FUNDING_GAPS: "No funding is missing between a symbol's first and newest. Warns only.",
-    PERIODS_MISSING: "No five minutes of the reach of the exchange's history are missing. Warns only.",
-    SYMBOLS_BEHIND: "Each symbol's newest row is close to the exchange's clock. Warns only.",
-    DAYS_MISSING: "No day is missing but those for which the index was never published. Warns only.",
-    NEWEST_ROW: "The newest row is of the source's present day, or of the day before. Warns only.",
-    ROWS_REJECTED: "Every row that the source sent has its shape, and values that can be and that fit. Warns only.",
+    "value_of_history": "Every row of the exchange's history has a value in quote currency.",
+    FUNDING_GAPS: "No funding rate is missing between a symbol's first and newest row. Warns only.",
+    PERIODS_MISSING: "No five-minute statistic of the exchange's available history is missing. Warns only.",
+    SYMBOLS_BEHIND: "Each symbol's newest row lags the exchange clock by at most the limit. Warns only.",
+    DAYS_MISSING: "No day is missing, except days without a published index. Warns only.",
+    NEWEST_ROW: "The newest row is of the source's current day or the day before. Warns only.",
+    ROWS_REJECTED: "No row of the source was rejected: every row is well-formed and its values are valid. Warns only.",
 }
 
 
@@ -93,51 +93,52 @@ def blocking(spec: TableSpec) -> tuple[str, ...]:
 def days_missing(stored: Collection[date]) -> CheckOutcome:
     """Check for missing days up to the newest stored one.
 
-    Days that were never published are named and do not count.
+    The description lists days without a published index; they do not count.
     """
     missing = missing_days(stored, max(stored)) if stored else []
     known = [day for day in missing if day in KNOWN_MISSING]
     unknown = [day for day in missing if day not in KNOWN_MISSING]
-    said = f"{len(stored)} days held, {len(unknown)} missing; never published: {', '.join(map(str, known)) or 'none'}"
+    unpublished = ", ".join(map(str, known)) or "none"
+    description = f"{len(stored)} days stored, {len(unknown)} missing; never published: {unpublished}"
     sample = [{"index_date": str(day)} for day in unknown[-SAMPLE_ROWS:]]
-    return CheckOutcome(DAYS_MISSING, not unknown and bool(stored), said, len(unknown), sample)
+    return CheckOutcome(DAYS_MISSING, not unknown and bool(stored), description, len(unknown), sample)
 
 
 def newest_row(stored: Collection[date], today: date) -> CheckOutcome:
     """Check the age of the newest row; `today` is by the source's clock."""
     newest = max(stored, default=None)
     passed = newest is not None and newest >= today - timedelta(days=1)
-    return CheckOutcome(NEWEST_ROW, passed, f"the newest day is {newest or 'none'}; the source's clock says {today}")
+    return CheckOutcome(NEWEST_ROW, passed, f"newest day: {newest or 'none'}; source clock: {today}")
 
 
 def rows_rejected(rejected_rows: Iterable[str]) -> CheckOutcome:
-    """Report the odd rows of accepted responses, each once; the other rows are stored."""
+    """Report the rejected rows of accepted responses, without duplicates; the other rows are stored."""
     rows = list(dict.fromkeys(rejected_rows))
     sample = [{"row": row} for row in rows[:SAMPLE_ROWS]]
-    return CheckOutcome(ROWS_REJECTED, not rows, f"{len(rows)} rows were left out", len(rows), sample)
+    return CheckOutcome(ROWS_REJECTED, not rows, f"{len(rows)} rows rejected", len(rows), sample)
 
 
 def funding_gaps(stored: Times) -> CheckOutcome:
     """Check for gaps in each symbol's fundings.
 
-    A gap is longer than eight hours, or longer than the intervals on both sides: symbols change between 8, 4 and 1
-    hours, and a single longer interval lacks a funding.
+    A gap is an interval longer than eight hours, or longer than the intervals on both sides: symbols change between
+    intervals of 8, 4 and 1 hours, so a single longer interval means that a funding is missing.
     """
     found = [
         {"symbol": symbol, "after": _text(start), "before": _text(end)}
         for symbol, times in sorted(stored.items())
-        for start, end in _holes(times)
+        for start, end in _gaps(times)
     ]
     rates = sum(map(len, stored.values()))
-    return _outcome(FUNDING_GAPS, found, f"{rates} rates of {len(stored)} symbols held, {len(found)} holes")
+    return _outcome(FUNDING_GAPS, found, f"{rates} rates of {len(stored)} symbols stored, {len(found)} gaps")
 
 
-def _holes(times: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
+def _gaps(times: Sequence[datetime]) -> Iterator[tuple[datetime, datetime]]:
     lengths = [end - start for start, end in pairwise(times)]
     for number, (start, end) in enumerate(pairwise(times)):
         around = [*lengths[max(0, number - 1) : number], *lengths[number + 1 : number + 2]]
-        alone = len(around) == 2 and lengths[number] > max(around) + JITTER
-        if alone or lengths[number] > MAX_FUNDING_INTERVAL + JITTER:
+        is_single = len(around) == 2 and lengths[number] > max(around) + JITTER
+        if is_single or lengths[number] > MAX_FUNDING_INTERVAL + JITTER:
             yield start, end
 
 
@@ -155,22 +156,25 @@ def periods_missing(stored: Times) -> CheckOutcome:
         for start, end in pairwise(times)
         if end - start > OPEN_INTEREST_PERIOD
     )
-    return _outcome(PERIODS_MISSING, found, f"{missing} periods missing in {len(found)} holes")
+    return _outcome(PERIODS_MISSING, found, f"{missing} periods missing in {len(found)} gaps")
 
 
 def symbols_behind(stored: Times, symbols: Sequence[str], clock: datetime, limit: timedelta) -> CheckOutcome:
-    """Check for tracked symbols without rows, or with a newest row more than `limit` behind the exchange clock."""
+    """Check for tracked symbols without rows, or whose newest row lags the exchange clock by more than `limit`."""
     found = []
     for symbol in symbols:
         newest = stored[symbol][-1] if stored.get(symbol) else None
         if newest is None or clock - newest > limit:
             found.append({"symbol": symbol, "newest": "none" if newest is None else _text(newest)})
-    return _outcome(SYMBOLS_BEHIND, found, f"{len(found)} of {len(symbols)} symbols more than {limit} behind {clock}")
+    description = (
+        f"{len(found)} of {len(symbols)} symbols lag the clock ({clock:%Y-%m-%dT%H:%M:%SZ}) by more than {limit}"
+    )
+    return _outcome(SYMBOLS_BEHIND, found, description)
 
 
 def _text(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def _outcome(name: str, found: list[dict[str, str]], said: str) -> CheckOutcome:
-    return CheckOutcome(name, not found, said, len(found), found[-SAMPLE_ROWS:])
+def _outcome(name: str, found: list[dict[str, str]], description: str) -> CheckOutcome:
+    return CheckOutcome(name, not found, description, len(found), found[-SAMPLE_ROWS:])

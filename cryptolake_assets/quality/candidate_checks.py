@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SAMPLE_ROWS = 10  # failing rows that are shown with a check
+SAMPLE_ROWS = 10  # maximum failing rows shown with a check
 
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """The result of one check; `failing_rows` are at most SAMPLE_ROWS, as text for people.
+    """The result of one check; `failing_rows` are at most SAMPLE_ROWS, formatted as text.
 
     `counts` are the numbers checked, which can be summed over partitions.
     """
@@ -41,7 +41,7 @@ def check_candidate(
     """
     schema = spec.arrow_schema()
     same_schema = candidate.schema.equals(schema)
-    outcomes = [CheckOutcome("schema", same_schema, "columns and types are those of the table")]
+    outcomes = [CheckOutcome("schema", same_schema, "columns and types match the table")]
     key = ", ".join(spec.key)
     repeated = f"SELECT {key}, count(*) AS copies FROM candidate GROUP BY ALL HAVING count(*) > 1"
     duck.register("candidate", candidate)
@@ -56,7 +56,7 @@ def check_candidate(
 
 
 def joined(outcomes: Sequence[CheckOutcome]) -> list[CheckOutcome]:
-    """Merge the outcomes of each name into one, which passes if all of its parts do."""
+    """Merge the outcomes of each name into one, which passes if all of them pass."""
     by_name: dict[str, list[CheckOutcome]] = {}
     for outcome in outcomes:
         by_name.setdefault(outcome.name, []).append(outcome)

@@ -16,13 +16,13 @@ Spans = defaultdict[tuple[str, str], list[tuple[int, int]]]  # by symbol and str
 
 
 class CompletenessIndex:
-    """Index of covered time that tells whether a symbol's window is complete.
+    """Index of covered time, for deciding whether a symbol's window is complete.
 
     A coverage row counts once Bronze holds every Kafka record below its offset. Its end is moved back by the grace,
-    because trades that were in flight when the connection's coverage ended may be missing. An archive row is written
-    once its trades are in Bronze, and covers a day that is over. Stream coverage excludes the time of `gaps` that are
-    open or whose late-arriving trades are not in Bronze yet; the archive has the trades that the stream lacked. Time
-    that klines prove is kept apart: such a minute cannot be checked against the klines.
+    because trades in flight when the connection's coverage ended may be missing. An archive row is written once its
+    trades are in Bronze, and covers a closed day. Stream coverage excludes the time of `gaps` that are open or whose
+    late-arriving trades are not in Bronze yet; archive coverage includes it, because the archive has those trades. Time
+    proven only by klines is tracked separately: such a minute cannot be checked against the klines.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class CompletenessIndex:
         for row in rows:
             end_ms = row.connected_to_ms - (0 if row.of_archive else grace_ms)
             if _is_in_bronze(row, bronze_offsets) and end_ms > row.connected_from_ms:
-                # Rows of earlier releases lack it: archive rows were proven by ids, stream rows by barriers.
+                # Rows of earlier releases have no evidence: archive rows were proven by ids, stream rows by barriers.
                 evidence = row.evidence or (Evidence.IDS if row.of_archive else Evidence.BARRIER)
                 spans = (archived if row.of_archive else streamed)[evidence]
                 spans[row.symbol, row.stream].append((row.connected_from_ms, end_ms))
         for gap in gaps:
-            if gap.closed_at is None or not _holds(bronze_offsets, gap.kafka_partition, gap.kafka_offset):
+            if gap.closed_at is None or not _is_reached(bronze_offsets, gap.kafka_partition, gap.kafka_offset):
                 span = gap.after_us // MICROSECONDS, gap.before_us // MICROSECONDS + 1
                 missing[gap.symbol, gap.stream].append(span)
-        self._by = {
+        self._by_evidence = {
             evidence: {
                 key: _union(
                     [*archived[evidence][key], *_difference(_union(streamed[evidence][key]), _union(missing[key]))]
@@ -55,26 +55,26 @@ class CompletenessIndex:
             }
             for evidence in Evidence
         }
-        # Without time that only klines prove.
-        self._independent = _together(self._by[Evidence.IDS], self._by[Evidence.BARRIER])
-        self._spans = _together(self._independent, self._by[Evidence.KLINES])
+        # Excludes time proven only by klines.
+        self._independent = _merged(self._by_evidence[Evidence.IDS], self._by_evidence[Evidence.BARRIER])
+        self._spans = _merged(self._independent, self._by_evidence[Evidence.KLINES])
 
     def is_complete(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> bool:
         """Return whether every trade of [start_ms, end_ms) was received and is in Bronze."""
-        return _hold(self._spans.get((symbol, stream), []), start_ms, end_ms)
+        return _contains(self._spans.get((symbol, stream), []), start_ms, end_ms)
 
     def evidence(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> Evidence | None:
-        """Return what proves that the window is complete; None if nothing does.
+        """Return the evidence that the window is complete; None if there is none.
 
         If its parts have different evidence, return the weakest one needed: ids, then barriers, then klines.
         """
         key = symbol, stream
         for evidence, spans in (
-            (Evidence.IDS, self._by[Evidence.IDS]),
+            (Evidence.IDS, self._by_evidence[Evidence.IDS]),
             (Evidence.BARRIER, self._independent),
             (Evidence.KLINES, self._spans),
         ):
-            if _hold(spans.get(key, []), start_ms, end_ms):
+            if _contains(spans.get(key, []), start_ms, end_ms):
                 return evidence
         return None
 
@@ -94,21 +94,21 @@ class CompletenessIndex:
 
 
 def _is_in_bronze(row: CoverageRow, bronze_offsets: Mapping[int, int]) -> bool:
-    return row.kafka_partition != LOADING and _holds(bronze_offsets, row.kafka_partition, row.kafka_offset)
+    return row.kafka_partition != LOADING and _is_reached(bronze_offsets, row.kafka_partition, row.kafka_offset)
 
 
-def _holds(bronze_offsets: Mapping[int, int], partition: int | None, offset: int | None) -> bool:
+def _is_reached(bronze_offsets: Mapping[int, int], partition: int | None, offset: int | None) -> bool:
     """Return whether Bronze holds every record below the offset; True for rows without a Kafka offset."""
     return partition is None or offset is None or bronze_offsets.get(partition, 0) >= offset
 
 
-def _hold(spans: Sequence[tuple[int, int]], start_ms: int, end_ms: int) -> bool:
+def _contains(spans: Sequence[tuple[int, int]], start_ms: int, end_ms: int) -> bool:
     """Return whether one of the disjoint, sorted spans contains the window."""
     position = bisect_right(spans, (start_ms, 1 << 62)) - 1
     return position >= 0 and spans[position][1] >= end_ms
 
 
-def _together(
+def _merged(
     some: Mapping[tuple[str, str], list[tuple[int, int]]], others: Mapping[tuple[str, str], list[tuple[int, int]]]
 ) -> dict[tuple[str, str], list[tuple[int, int]]]:
     """Return the union of both by symbol and stream."""

@@ -19,12 +19,12 @@ from cryptolake_assets.quality.rules import RULES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MARKET = "MARKET"  # trade type of an order-book execution; others stay in Bronze and out of the bars
+MARKET = "MARKET"  # trade type of an order-book execution; other types stay in Bronze but make no bar
 
 # Order of streams that are equally complete: bars of single trades equal the exchange's klines exactly.
 STREAM_PREFERENCE = ("trade", "aggTrade")
 
-# Text columns that mostly hold one value; if the manifests prove it, they are not read.
+# Text columns with mostly one value; if the manifests prove it, engines do not read them.
 OFTEN_CONSTANT = ("exchange", "stream", "trade_type")
 
 MINUTE_MS = 60_000
@@ -73,7 +73,7 @@ EvidenceOf = Callable[[str, str, int], Evidence | None]
 def bars_from_aggregates(aggregates: pa.Table, evidence_of: EvidenceOf) -> pa.Table:
     """Convert `MinuteAggregates.rows` to rows of `silver.futures_ohlcv_1m`, with `updated_at` empty.
 
-    If both streams have the minute, the complete one makes the bar, then the order of `STREAM_PREFERENCE` decides.
+    If both streams have the minute, prefer the complete one, then the order of `STREAM_PREFERENCE`.
     """
     import pyarrow as pa
 

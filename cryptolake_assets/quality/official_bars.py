@@ -1,4 +1,4 @@
-"""Compare an hour of bars with the exchange's own: the check's outcome, and every difference. Pure."""
+"""Compare an hour of bars with the exchange's official klines: check outcome and all differences. Pure."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Agreement:
 def compare_with_official(
     hour: datetime, bars: Sequence[Bar], klines: Klines, completeness: CompletenessIndex, tolerance: Decimal
 ) -> Agreement:
-    """Compare the hour's complete bars with the exchange's own in all nine fields.
+    """Compare the hour's complete bars with the official klines in all nine fields.
 
-    A bar of single trades must be equal to every digit, a bar of aggregate trades within `tolerance`. A completely
-    received minute without a bar differs from a kline with trades. The check does not pass without any kline of a
-    complete bar: it reports that there is no reference. A minute that only its kline proves to be complete does not
-    count as agreement, because it would agree with itself.
+    Bars of single trades must be equal to every digit, bars of aggregate trades within `tolerance`. A covered minute
+    without a bar differs from a kline with trades. Without a kline of any complete bar the check fails and reports that
+    there is no reference. A minute proven complete only by its kline does not count as agreement, because the kline
+    would be compared with itself.
     """
     verdicts: Counter[Verdict] = Counter()
     differences: list[dict[str, Any]] = []
@@ -67,25 +67,25 @@ def compare_with_official(
         failing.append(_sample(symbol, kline.open_time_ms, f"no bar, official {kline.trades} trades"))
     judged = verdicts[Verdict.EQUAL] + verdicts[Verdict.TOLERATED] + verdicts[Verdict.DIFFERS]
     if not judged:
-        said = "no reference: there is no official kline for a complete bar"
+        description = "no reference: no complete bar has an official kline"
         if by_klines:
-            said = f"no reference: {by_klines} bars are complete by nothing but the official klines"
+            description = f"no reference: {by_klines} bars are proven complete only by the official klines"
         nothing = {BARS_COMPARED: 0, BARS_AGREEING: 0}
-        return Agreement(CheckOutcome(OFFICIAL_KLINES, False, said, counts=nothing), [])
-    said = f"{verdicts[Verdict.EQUAL]} of {judged} complete bars equal the official klines"
+        return Agreement(CheckOutcome(OFFICIAL_KLINES, False, description, counts=nothing), [])
+    description = f"{verdicts[Verdict.EQUAL]} of {judged} complete bars equal the official klines"
     if verdicts[Verdict.TOLERATED]:
-        said += f", {verdicts[Verdict.TOLERATED]} more within {tolerance:f} of them"
+        description += f", {verdicts[Verdict.TOLERATED]} more within {tolerance:f} of them"
     if by_klines:
-        said += f"; {by_klines} bars that nothing but their klines proves do not count"
+        description += f"; {by_klines} bars proven complete only by klines do not count"
     counts = {BARS_COMPARED: judged, BARS_AGREEING: judged - verdicts[Verdict.DIFFERS]}
-    outcome = CheckOutcome(OFFICIAL_KLINES, not failing, said, len(failing), failing[:SAMPLE_ROWS], counts)
+    outcome = CheckOutcome(OFFICIAL_KLINES, not failing, description, len(failing), failing[:SAMPLE_ROWS], counts)
     return Agreement(outcome, differences)
 
 
 def _without_bar(
     hour: datetime, bars: Sequence[Bar], klines: Klines, completeness: CompletenessIndex
 ) -> list[tuple[str, Kline]]:
-    """Return the official bars with trades whose minute was completely received and has no bar in Silver."""
+    """Return the official klines with trades whose minute is covered but has no bar in Silver."""
     present = {(bar["symbol"], epoch_ms(bar["window_start"])) for bar in bars}
     first_ms, last_ms = epoch_ms(hour), epoch_ms(hour + HOUR)
     return [

@@ -1,4 +1,4 @@
-"""Compare a bar with the exchange's own: the nine fields that both have, to the last digit. Pure."""
+"""Compare a bar with the exchange's official kline in the nine common fields, to the last digit. Pure."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FIELDS = (
     "taker_buy_quote_volume",
 )
 
-# Fields in which aggregate trades may lack trades that the klines count, such as auto-deleveraging.
+# Fields that may differ for aggregate trades, which exclude some trades of the klines, such as auto-deleveraging.
 TOLERANT_FIELDS = ("volume", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume")
 
-# Fields comparable for COIN-M futures: its klines state base-asset volumes where others state quote volumes.
-OF_COIN_M = tuple(name for name in FIELDS if name not in ("quote_volume", "taker_buy_quote_volume"))
+# Fields comparable for COIN-M futures: COIN-M klines have base-asset volumes instead of quote volumes.
+COIN_M_FIELDS = tuple(name for name in FIELDS if name not in ("quote_volume", "taker_buy_quote_volume"))
 
 EXACT = Decimal(0)
 
@@ -70,13 +70,13 @@ class Comparison:
 
 
 def compare(bar: Mapping[str, Any], kline: Kline | None, tolerance: Decimal = EXACT) -> Comparison:
-    """Compare a row of Silver with the exchange's kline of the same minute. An incomplete bar is not judged.
+    """Compare a row of Silver with the exchange's kline of the same minute. An incomplete bar is not compared.
 
     `tolerance` is the share of the official value by which `TOLERANT_FIELDS` may differ; prices must be equal.
     """
     symbol = str(bar["symbol"])
-    # Spot symbols look like USD-M symbols, and so do their klines.
-    fields = FIELDS if venue_of(symbol).klines_count_quote else OF_COIN_M
+    # Spot symbols and klines have the format of USD-M ones.
+    fields = FIELDS if venue_of(symbol).klines_count_quote else COIN_M_FIELDS
     if kline is None:
         return Comparison(symbol, Verdict.NO_REFERENCE)
     if not bar["is_complete"]:

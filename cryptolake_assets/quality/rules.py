@@ -18,16 +18,16 @@ from cryptolake_assets.model.symbols import is_symbol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FUTURE_TOLERANCE_MS = 60_000  # maximum time of a trade ahead of the exchange clock, as known when Bronze was read
+FUTURE_TOLERANCE_MS = 60_000  # maximum time of a trade ahead of the exchange clock
 
 
 @dataclass(frozen=True)
 class RuleContext:
     """Inputs of the rules: listed symbols, the valid time range, and the exchanges whose trades make bars.
 
-    The tracked exchange is the first. Bars have no exchange, so a symbol must not mean two things. `quarantined` are
-    the trades (symbol, stream, trade_id) of the judged hours that were out of range on arrival: they stay quarantined,
-    because otherwise a bar would change once the clock has passed them.
+    The tracked exchange is the first. Bars have no exchange column, so symbols must be unique among the exchanges.
+    `quarantined` are the trades (symbol, stream, trade_id) of the evaluated hours that were out of range on arrival:
+    they stay quarantined, because otherwise a bar would change once the clock has passed them.
     """
 
     symbols: tuple[str, ...]
@@ -48,19 +48,18 @@ RULES = (
 )
 
 _LARGE_QTY = 10**5
-# Price x quantity from here on is an error: ten million such trades would overflow a quote volume, the sums of a minute
-# and of a day included.
+# Minimum price x quantity that is rejected: ten million such trades would overflow the quote volume of a minute or day.
 _LARGEST_QUOTE = "1e15"
 
-# An id without a trade, as futures' single-trade streams report it. Like each trade outside the order book it makes no
-# bar, and it breaks no rule.
+# An id without a trade, as futures' single-trade streams report it. It breaks no rule and, like every trade outside the
+# order book, makes no bar.
 _NO_TRADE = f"(trade_type = '{UNKNOWN_TRADE_TYPE}' AND price = 0 AND qty = 0)"
 
 # Rules that keep an order-book trade of a known symbol and minute out of its bar, which is then incomplete.
 MISSING_TRADE_RULES = ("price_not_positive", "qty_negative", "qty_zero", "quote_out_of_range")
 
 
-QUARANTINED_TRADES = "quarantined_trades"  # the relation in which an engine holds `quarantined_table`, if there are any
+QUARANTINED_TRADES = "quarantined_trades"  # relation of `quarantined_table` in an engine, if there are any
 
 
 def quarantined_table(context: RuleContext) -> pa.Table:
@@ -73,7 +72,7 @@ def quarantined_table(context: RuleContext) -> pa.Table:
 
 
 def judgeable(context: RuleContext, trades: str) -> str:
-    """Extend the FROM clause `trades` by all columns that the predicates need."""
+    """Return the FROM clause `trades` extended by the columns that the predicates need."""
     if not context.quarantined:
         return trades
     return f"""(SELECT trades.*, known.trade_id IS NOT NULL AS was_quarantined FROM {trades} AS trades
@@ -92,7 +91,7 @@ def predicates(context: RuleContext) -> dict[str, str]:
         "price_not_positive": f"price <= 0 AND NOT {_NO_TRADE}",
         "qty_negative": "qty < 0",
         "qty_zero": f"qty = 0 AND NOT {_NO_TRADE}",
-        # Prices are below 10^10, so only a large quantity can reach it. No decimal type holds every product.
+        # Prices are below 10^10, so only a large quantity can reach it. No decimal type fits every product.
         "quote_out_of_range": (
             f"qty >= {_LARGE_QTY} AND CAST(price AS double) * CAST(qty AS double) >= CAST('{_LARGEST_QUOTE}' AS double)"
         ),
@@ -122,14 +121,16 @@ def missing_rule_numbers() -> str:
 
 
 def sound(context: RuleContext) -> str:
-    """Return a SQL predicate that is true where no rule is broken."""
+    """Return a SQL predicate that is true for trades that break no rule."""
     return " AND ".join(f"NOT ({predicate})" for predicate in predicates(context).values())
 
 
 def sql_string(value: str) -> str:
-    """Return a SQL string literal that all engines read alike. Raises `ValueError` if there is none."""
+    """Return a SQL string literal with the same value in all engines. Raises `ValueError` if there is none."""
     if "\\" in value:
-        raise ValueError(f"{value!r} is not the same literal in every engine: a backslash is an escape to Spark alone")
+        raise ValueError(
+            f"sql: {value!r} has no literal common to all engines: only Spark treats a backslash as an escape"
+        )
     return "'" + value.replace("'", "''") + "'"
 
 
@@ -139,5 +140,5 @@ def sql_time(value: datetime) -> str:
 
 
 def known_symbols(*sources: Iterable[str]) -> tuple[str, ...]:
-    """Return the sorted union of the sources' symbols, without texts that are not valid symbols."""
+    """Return the sorted union of the sources' symbols, without invalid symbols."""
     return tuple(sorted({symbol for source in sources for symbol in source if is_symbol(symbol)}))

@@ -1,4 +1,4 @@
-"""The inputs of a run's checks, as known when the run started. Pure."""
+"""Inputs of a run's checks, as of the start of the run. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryptolake_assets.quality.rules import RuleContext
 
 @dataclass(frozen=True)
 class RunInputs:
-    """Inputs of a run; `exchange_time_ms` is the latest known exchange time, None if unknown."""
+    """Inputs of a run; `exchange_time_ms` is the latest known exchange time (None if unknown)."""
 
     exchange_time_ms: int | None
     rules: RuleContext

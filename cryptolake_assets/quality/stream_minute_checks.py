@@ -1,4 +1,4 @@
-"""Checks on Silver of the streams other than trades. Pure."""
+"""Checks on the Silver tables of the extra streams (all but trades). Pure."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MINUTES_WITHOUT_ROW = "minutes_without_row"
 
 MEANINGS: Mapping[str, str] = {
     **{name: meaning for stream_type in EXTRA_STREAM_TYPES for name, meaning in stream_type.meanings.items()},
-    ACCOUNTED: "The rows stand for every event that Bronze holds of the hour, each once.",
-    MINUTES_WITHOUT_ROW: "No minute without a row between a symbol's first and last of the hour. Warns only.",
+    ACCOUNTED: "The rows count every distinct Bronze event of the hour once.",
+    MINUTES_WITHOUT_ROW: "No minute without a row between a symbol's first and last row of the hour. Warns only.",
 }
 
 
@@ -31,14 +31,15 @@ def blocking(stream_type: MinuteStream) -> tuple[str, ...]:
 
 
 def warning(stream_type: MinuteStream) -> tuple[str, ...]:
+    """Return the names of the non-blocking checks, in the order of their results."""
     return (MINUTES_WITHOUT_ROW,) if stream_type.every_minute else ()
 
 
 def events_accounted(stream_type: MinuteStream, rows: pa.Table, distinct: int) -> CheckOutcome:
-    """Check that the rows account for every event once."""
-    stands_for = sum(rows.column(stream_type.counted).to_pylist())
-    said = f"{distinct} events, the rows stand for {stands_for}"
-    return CheckOutcome(ACCOUNTED, stands_for == distinct, said, abs(stands_for - distinct))
+    """Check that the rows count every distinct event once."""
+    counted = sum(rows.column(stream_type.counted).to_pylist())
+    description = f"{distinct} distinct events, {counted} counted in rows"
+    return CheckOutcome(ACCOUNTED, counted == distinct, description, abs(counted - distinct))
 
 
 def minutes_without_row(rows: Sequence[Mapping[str, Any]]) -> CheckOutcome:
@@ -48,8 +49,8 @@ def minutes_without_row(rows: Sequence[Mapping[str, Any]]) -> CheckOutcome:
         for earlier, later in pairwise(rows)
         if earlier["symbol"] == later["symbol"] and later["window_start"] - earlier["window_start"] > MINUTE
     ]
-    said = f"{len(found)} holes in the minutes"
-    return CheckOutcome(MINUTES_WITHOUT_ROW, not found, said, len(found), found[:SAMPLE_ROWS])
+    description = f"{len(found)} gaps in the minutes"
+    return CheckOutcome(MINUTES_WITHOUT_ROW, not found, description, len(found), found[:SAMPLE_ROWS])
 
 
 def _text(moment: datetime) -> str:

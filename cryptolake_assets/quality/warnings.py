@@ -1,6 +1,6 @@
-"""Non-blocking checks on an hour of Silver as readers will see it: they only warn. Pure.
+"""Non-blocking checks on an hour of Silver as it will be after publication. Pure.
 
-Each checks all bars of the hour after publication, whichever minutes the run touched.
+Each checks all bars of the hour, not only the minutes that the run touched.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def observe_hour(
 
 def bars_after(present: pa.Table, bars: pa.Table, replaced_keys: pa.Table) -> list[Bar]:
     """Return the hour's bars once `bars` replace `replaced_keys`, ordered by (symbol, open time)."""
-    gone = {(row["symbol"], row["window_start"]) for row in replaced_keys.to_pylist()}
-    kept = [row for row in present.to_pylist() if (row["symbol"], row["window_start"]) not in gone]
-    return sorted(kept + bars.to_pylist(), key=lambda row: (row["symbol"], row["window_start"]))
+    replaced = {(row["symbol"], row["window_start"]) for row in replaced_keys.to_pylist()}
+    remaining = [row for row in present.to_pylist() if (row["symbol"], row["window_start"]) not in replaced]
+    return sorted(remaining + bars.to_pylist(), key=lambda row: (row["symbol"], row["window_start"]))
 
 
 def minutes_missing(bars: Sequence[Bar], completeness: CompletenessIndex) -> CheckOutcome:
@@ -72,20 +72,22 @@ def id_continuity(bars: Sequence[Bar]) -> CheckOutcome:
     found: list[dict[str, str]] = []
     total = 0
 
-    def note(bar: Bar, kind: str, number: int) -> None:
+    def add(bar: Bar, kind: str, number: int) -> None:
         nonlocal total
         total += number
         found.append(
-            {"symbol": bar["symbol"], "window_start": _text(bar["window_start"]), "what": f"{number} ids {kind}"}
+            {"symbol": bar["symbol"], "window_start": _text(bar["window_start"]), "problem": f"{number} ids {kind}"}
         )
 
     for bar in bars:
         if inside := bar["last_trade_id"] - bar["first_trade_id"] + 1 - bar["trades"]:
-            note(bar, "missing inside", inside) if inside > 0 else note(bar, "too many inside", -inside)
+            add(bar, "missing within the bar", inside) if inside > 0 else add(bar, "in excess within the bar", -inside)
     for earlier, later in _neighbours(bars):
         between = later["first_trade_id"] - earlier["last_trade_id"] - 1
         if between:
-            note(later, "missing before", between) if between > 0 else note(later, "overlap the bar before", -between)
+            add(later, "missing before the bar", between) if between > 0 else add(
+                later, "overlap the previous bar", -between
+            )
     return _outcome("id_continuity", found, f"{total} single-trade ids missing or out of order")
 
 
@@ -94,10 +96,10 @@ def event_time_lag(
 ) -> CheckOutcome:
     """Check how far each symbol's newest bar lags the exchange clock, or the hour's end once that has passed.
 
-    The lag counts from the end of the newest bar, in whole minutes of bars.
+    The lag counts from the end of the newest bar, in steps of one minute.
     """
     if exchange_time_ms is None:
-        return CheckOutcome("event_time_lag", False, "the exchange's clock is not known")
+        return CheckOutcome("event_time_lag", False, "the exchange clock is unknown")
     now = min(datetime.fromtimestamp(exchange_time_ms / 1000, UTC), hour + HOUR)
     newest: dict[str, datetime] = defaultdict(lambda: hour)
     for bar in bars:

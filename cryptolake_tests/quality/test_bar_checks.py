@@ -1,4 +1,4 @@
-"""Every blocking check passes on sound bars and fails on the one thing that it is there for."""
+"""Blocking checks on bars: each passes valid bars and fails on its own violation."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def failed_of(candidate: pa.Table) -> list[CheckOutcome]:
     return [outcome for outcome in outcomes if not outcome.passed]
 
 
-def test_sound_bars_pass_all() -> None:
+def test_valid_bars_pass_all_checks() -> None:
     assert failed(bar(), bar(1, is_complete=False, evidence=None), bar(2, open=Decimal(9), close=Decimal(12))) == []
 
 
@@ -86,17 +86,17 @@ def test_sound_bars_pass_all() -> None:
         ("no_nulls", {"vwap": None}),
     ],
 )
-def test_one_bad_bar_is_found_and_shown(check: str, changes: dict[str, Any]) -> None:
+def test_invalid_bar_fails_its_check_and_is_sampled(check: str, changes: dict[str, Any]) -> None:
     by_name = {outcome.name: outcome for outcome in failed(bar(), bar(1, **changes))}
     assert by_name[check].failing_count == 1
     assert by_name[check].failing_rows[0]["window_start"].startswith("2024-07-19 00:01")
 
 
-def test_two_bars_of_one_minute_fail() -> None:
+def test_duplicate_bars_fail_unique_key() -> None:
     assert [(outcome.name, outcome.failing_count) for outcome in failed(bar(), bar())] == [("unique_key", 1)]
 
 
-def test_another_schema_fails() -> None:
+def test_different_column_type_fails_schema() -> None:
     candidate = pa.Table.from_pylist([bar()], schema=SILVER_OHLCV.arrow_schema())
     widened = candidate.set_column(2, "open", candidate["open"].cast(pa.decimal128(20, 8)))
     assert [outcome.name for outcome in failed_of(widened)] == ["schema"]
@@ -107,7 +107,7 @@ def counts_failed(counts: RowCounts, expected_rows: int) -> list[CheckOutcome]:
     return [outcome for outcome in outcomes if not outcome.passed]
 
 
-def test_the_drop_ratio_is_of_distinct_trades_and_shows_rules() -> None:
+def test_drop_ratio_counts_distinct_trades_and_lists_rules() -> None:
     at_the_limit = RowCounts(rows_in=140, rows_valid=95, rows_duplicate=40, dropped_by_rule={"qty_zero": 5})
     assert counts_failed(at_the_limit, 140) == []
     over = RowCounts(rows_in=140, rows_valid=94, rows_duplicate=40, dropped_by_rule={"qty_zero": 6})
@@ -117,13 +117,13 @@ def test_the_drop_ratio_is_of_distinct_trades_and_shows_rules() -> None:
 
 
 @pytest.mark.parametrize(("rows_in", "expected_rows"), [(10, 11), (11, 10), (11, 11)])
-def test_a_row_that_was_not_read_or_not_accounted_for_fails(rows_in: int, expected_rows: int) -> None:
+def test_unread_or_uncounted_row_fails_row_count(rows_in: int, expected_rows: int) -> None:
     counts = RowCounts(rows_in=rows_in, rows_valid=8, rows_duplicate=1, rows_other_type=1)
     assert [outcome.name for outcome in counts_failed(counts, expected_rows)] == ["row_count"]
     assert counts_failed(RowCounts(rows_in=10, rows_valid=8, rows_duplicate=1, rows_other_type=1), 10) == []
 
 
-def test_every_check_says_what_it_demands() -> None:
+def test_every_check_has_a_description() -> None:
     others = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, FRAMES_ACCEPTED, DEPENDENCIES}
     others |= {*archive_checks.BLOCKING, *archive_checks.WARNING}
     others |= {name for rules in batch_checks.BATCH_RULES.values() for name in rules}

@@ -1,4 +1,4 @@
-"""What is missing in funding rates and open interest, and what is behind."""
+"""Gaps in funding rates and open interest, and symbols that lag."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def at(*hours: float) -> list[datetime]:
     return [START + timedelta(hours=hour) for hour in hours]
 
 
-def test_an_interval_that_changes_is_no_gap_and_one_that_stands_alone_is() -> None:
+def test_changed_funding_interval_passes_and_single_longer_interval_is_a_gap() -> None:
     assert funding_gaps({"A": at(0, 8, 16, 20, 24, 25, 26, 30, 34)}).passed
     found = funding_gaps({"A": at(0, 4, 8, 16, 20, 24), "B": at(0, 8, 16)})
     assert not found.passed
@@ -26,29 +26,29 @@ def test_an_interval_that_changes_is_no_gap_and_one_that_stands_alone_is() -> No
     ]
 
 
-def test_more_than_eight_hours_is_a_gap_wherever_it_is() -> None:
+def test_more_than_eight_hours_is_a_gap_at_any_position() -> None:
     assert funding_gaps({"A": at(0, 16)}).failing_count == 1
     assert funding_gaps({"A": at(0, 8 + 1 / 3600, 16)}).passed
     assert funding_gaps({}).passed
 
 
 @given(st.sets(st.integers(1, 48), max_size=20))
-def test_every_funding_that_is_taken_out_of_eight_hours_is_found(gone: set[int]) -> None:
-    kept = [number for number in range(50) if number not in gone]
-    found = funding_gaps({"A": at(*(8 * number for number in kept))})
-    holes = sum(later - earlier > 1 for earlier, later in pairwise(kept))
-    assert (found.failing_count, found.passed) == (holes, not holes)
+def test_every_funding_missing_from_eight_hour_intervals_is_found(missing: set[int]) -> None:
+    stored = [number for number in range(50) if number not in missing]
+    found = funding_gaps({"A": at(*(8 * number for number in stored))})
+    gaps = sum(later - earlier > 1 for earlier, later in pairwise(stored))
+    assert (found.failing_count, found.passed) == (gaps, not gaps)
 
 
-def test_periods_that_are_missing_are_counted() -> None:
+def test_missing_periods_are_counted() -> None:
     times = [START + timedelta(minutes=5 * number) for number in (0, 1, 2, 5, 6)]
     found = periods_missing({"A": times, "B": times[:3]})
-    assert "2 periods missing in 1 holes" in found.description
+    assert "2 periods missing in 1 gaps" in found.description
     assert not found.passed
     assert periods_missing({"B": times[:3]}).passed
 
 
-def test_a_symbol_without_rows_or_behind_the_clock_is_named() -> None:
+def test_symbol_without_rows_or_with_lag_is_listed() -> None:
     clock = START + timedelta(hours=10)
     limit = timedelta(hours=9)
     assert symbols_behind({"A": at(1)}, ["A"], clock, limit).passed

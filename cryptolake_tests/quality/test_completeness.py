@@ -1,4 +1,4 @@
-"""When a minute is complete."""
+"""Completeness of a minute: coverage, watermark, Bronze offsets, gaps and evidence."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def index(*rows: CoverageRow, bronze: int = 5) -> CompletenessIndex:
     return CompletenessIndex(rows, {1: bronze}, GRACE_MS)
 
 
-def test_a_minute_inside_coverage_is_complete_once_the_watermark_is_past_it() -> None:
+def test_covered_minute_is_complete_once_the_watermark_is_past_its_end() -> None:
     complete = index(covered(0, MINUTE_MS + GRACE_MS))
     assert complete.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
     assert not index(covered(0, MINUTE_MS + GRACE_MS - 1)).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
 
 
-def test_window_names_the_weakest_evidence_that_it_needs() -> None:
+def test_window_has_the_weakest_evidence_of_its_parts() -> None:
     def by(evidence: Evidence | None, minute: int, *, of_archive: bool = False) -> CoverageRow:
         row = replace(covered(minute * MINUTE_MS, (minute + 1) * MINUTE_MS + GRACE_MS), evidence=evidence)
         if not of_archive:
@@ -64,7 +64,7 @@ def test_window_names_the_weakest_evidence_that_it_needs() -> None:
     assert by_klines == [False, False, True, False]
 
 
-def test_window_that_ids_of_another_stream_prove_is_not_by_klines() -> None:
+def test_window_proven_by_ids_of_another_stream_is_not_proven_by_klines() -> None:
     by_klines = replace(covered(0, MINUTE_MS + GRACE_MS), evidence=Evidence.KLINES)
     assert index(by_klines).is_by_klines("BTCUSDT", 0, MINUTE_MS)
     other = replace(by_klines, evidence=Evidence.IDS, stream="aggTrade")
@@ -72,17 +72,17 @@ def test_window_that_ids_of_another_stream_prove_is_not_by_klines() -> None:
     assert not index(by_klines, replace(other, symbol="ETHUSDT")).is_by_klines("ETHUSDT", 0, MINUTE_MS)
 
 
-def test_a_minute_that_began_before_the_connection_is_not() -> None:
+def test_minute_that_began_before_the_connection_is_incomplete() -> None:
     assert not index(covered(1, 10 * MINUTE_MS)).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
 
 
-def test_coverage_counts_only_once_bronze_holds_its_records() -> None:
+def test_coverage_counts_once_bronze_has_its_records() -> None:
     rows = covered(0, 10 * MINUTE_MS, offset=9)
     assert not index(rows, bronze=8).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
     assert index(rows, bronze=9).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
 
 
-def test_a_gap_between_two_connections_touches_its_minutes_only() -> None:
+def test_time_between_two_connections_makes_only_its_minutes_incomplete() -> None:
     both = index(covered(0, 90_000), covered(95_000, 10 * MINUTE_MS))
     assert both.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
     assert not both.is_complete("BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
@@ -94,7 +94,7 @@ def gap(after_ms: int, before_ms: int) -> TradeGap:
     return TradeGap("binance_futures", "BTCUSDT", "trade", 5, 9, 5, after_ms * 1000, before_ms * 1000, seen)
 
 
-def test_an_open_gap_touches_the_minutes_from_the_trade_before_to_the_one_behind() -> None:
+def test_open_gap_makes_minutes_from_previous_to_next_trade_incomplete() -> None:
     rows = [covered(0, 10 * MINUTE_MS)]
     found = CompletenessIndex(rows, {1: 5}, 0, [gap(MINUTE_MS, 2 * MINUTE_MS - 1)])
     complete = [found.is_complete("BTCUSDT", "trade", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)]
@@ -104,27 +104,27 @@ def test_an_open_gap_touches_the_minutes_from_the_trade_before_to_the_one_behind
     assert complete == [False, False, False, True]
 
 
-def test_a_closed_gap_counts_until_bronze_holds_its_late_trades() -> None:
+def test_closed_gap_counts_until_bronze_has_its_late_trades() -> None:
     late = replace(gap(10, 20), closed_at=datetime(2024, 7, 18, tzinfo=UTC), kafka_partition=1, kafka_offset=8)
     for bronze, complete in ((7, False), (8, True)):
         found = CompletenessIndex([covered(0, 10 * MINUTE_MS)], {1: bronze}, 0, [late])
         assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS) == complete
 
 
-def test_the_archive_has_what_the_stream_lacked() -> None:
+def test_archive_coverage_includes_a_gap_of_the_stream() -> None:
     day = CoverageRow("binance_futures", "BTCUSDT", "trade", 0, 10 * MINUTE_MS, None, None, "http://archive")
     found = CompletenessIndex([covered(0, 10 * MINUTE_MS), day], {1: 5}, 0, [gap(10, 20)])
     assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
 
 
-def test_symbols_and_streams_are_apart() -> None:
+def test_coverage_is_separate_per_symbol_and_stream() -> None:
     complete = index(covered(0, 10 * MINUTE_MS))
     assert not complete.is_complete("ETHUSDT", "trade", 0, MINUTE_MS)
     assert not complete.is_complete("BTCUSDT", "aggTrade", 0, MINUTE_MS)
     assert complete.is_complete_on_any_stream("BTCUSDT", 0, MINUTE_MS)
 
 
-def test_a_day_of_the_archive_counts_without_kafka_and_without_grace() -> None:
+def test_archive_day_counts_without_kafka_offset_and_grace() -> None:
     day = CoverageRow("binance_futures", "BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS, None, None, "http://archive")
     complete = index(day, bronze=0)
     assert complete.is_complete("BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS)
@@ -138,7 +138,7 @@ def test_a_day_of_the_archive_counts_without_kafka_and_without_grace() -> None:
     start=st.integers(0, 60),
     length=st.integers(1, 10),
 )
-def test_equals_the_definition_second_by_second(spans: list[tuple[int, int]], start: int, length: int) -> None:
+def test_coverage_equals_the_definition_per_millisecond(spans: list[tuple[int, int]], start: int, length: int) -> None:
     rows = [covered(begin, begin + size) for begin, size in spans]
     known = {moment for begin, size in spans for moment in range(begin, begin + size)}
     expected = all(moment in known for moment in range(start, start + length))
@@ -146,12 +146,12 @@ def test_equals_the_definition_second_by_second(spans: list[tuple[int, int]], st
     assert got == expected
 
 
-def test_connections_that_touch_cover_the_time_across() -> None:
+def test_adjacent_connections_cover_a_minute_across_both() -> None:
     both = CompletenessIndex([covered(0, 90_000), covered(90_000, 200_000)], {1: 5}, 0)
     assert both.is_complete("BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
 
 
-def test_open_gap_takes_out_whole_milliseconds() -> None:
+def test_open_gap_excludes_full_milliseconds() -> None:
     inside = replace(gap(0, 0), after_us=10_900, before_us=20_900)
     found = CompletenessIndex([covered(0, 100)], {1: 5}, 0, [inside])
     assert found.is_complete("BTCUSDT", "trade", 0, 10)
@@ -160,27 +160,27 @@ def test_open_gap_takes_out_whole_milliseconds() -> None:
     assert found.is_complete("BTCUSDT", "trade", 21, 30)
 
 
-def test_partition_of_which_bronze_holds_nothing_covers_nothing() -> None:
+def test_partition_without_records_in_bronze_covers_nothing() -> None:
     for offset, complete in ((0, True), (1, False)):
         row = replace(covered(0, MINUTE_MS, offset=offset), kafka_partition=2)
         assert CompletenessIndex([row], {1: 5}, 0).is_complete("BTCUSDT", "trade", 0, MINUTE_MS) == complete
 
 
-def test_closed_gap_counts_no_more_when_its_trades_did_not_come_over_kafka() -> None:
+def test_closed_gap_without_kafka_offset_is_covered() -> None:
     closed = replace(gap(10, 20), closed_at=datetime(2024, 7, 18, tzinfo=UTC))
     for late in (closed, replace(closed, kafka_partition=1), replace(closed, kafka_offset=8)):
         found = CompletenessIndex([covered(0, MINUTE_MS)], {1: 5}, 0, [late])
         assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
 
 
-def test_gained_time_spans_all_that_is_newly_covered() -> None:
+def test_gained_time_spans_all_newly_covered_time() -> None:
     earlier = CompletenessIndex([covered(100, 200)], {1: 5}, 0)
     later = CompletenessIndex([covered(50, 210), covered(70, 90, symbol="ETHUSDT")], {1: 5}, 0)
     assert later.gained(earlier) == (50, 210)
     assert earlier.gained(later) is None
     assert later.gained(later) is None
     other = CompletenessIndex([covered(100, 200), covered(150, 300, symbol="ETHUSDT")], {1: 5}, 0)
-    assert other.gained(earlier) == (150, 300), "time of another symbol counts"
+    assert other.gained(earlier) == (150, 300), "newly covered time of another symbol counts"
 
 
 def test_repaired_gap_is_gained() -> None:
@@ -205,15 +205,15 @@ def built(streamed: Windows, archived: Windows, missing: Windows) -> Completenes
 
 def covered_ms(streamed: Windows, archived: Windows, missing: Windows) -> set[int]:
     """Return the covered milliseconds one by one."""
-    lacking = {ms for after, length in missing for ms in range(after // 1000, (after + length) // 1000 + 1)}
+    in_gaps = {ms for after, length in missing for ms in range(after // 1000, (after + length) // 1000 + 1)}
     of_stream, of_archive = (
         {ms for start, length in spans for ms in range(start, start + length)} for spans in (streamed, archived)
     )
-    return of_stream - lacking | of_archive
+    return of_stream - in_gaps | of_archive
 
 
 @given(windows, windows, gaps_us, st.integers(0, 60), st.integers(1, 10))
-def test_window_is_complete_when_each_of_its_milliseconds_is_covered(
+def test_window_is_complete_if_every_millisecond_is_covered(
     streamed: Windows, archived: Windows, missing: Windows, start: int, length: int
 ) -> None:
     expected = set(range(start, start + length)) <= covered_ms(streamed, archived, missing)
@@ -226,7 +226,7 @@ ledgers = st.tuples(windows, windows, gaps_us)
 
 
 @given(ledgers, ledgers)
-def test_gained_time_is_the_extent_of_the_milliseconds_that_were_not_covered(
+def test_gained_time_is_the_extent_of_newly_covered_milliseconds(
     now: tuple[Windows, Windows, Windows], earlier: tuple[Windows, Windows, Windows]
 ) -> None:
     fresh = covered_ms(*now) - covered_ms(*earlier)

@@ -1,4 +1,4 @@
-"""An hour of bars beside the exchange's own."""
+"""Comparison of an hour of bars with the official klines."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def keyed(*klines: Kline) -> dict[tuple[str, int], Kline]:
 
 
 def covered(stream: str, minutes: int) -> CompletenessIndex:
-    """The first minutes of the hour were received whole, by single trades or by aggregates."""
+    """Return coverage of the first minutes of the hour by a stream."""
     end_ms = HOUR_MS + minutes * MINUTE_MS
     row = CoverageRow("binance_futures", "BTCUSDT", stream, HOUR_MS, end_ms, 0, 10, "ws://exchange")
     return CompletenessIndex([row], {0: 10}, 0)
 
 
-def held(
+def compared(
     bars: list[dict[str, Any]],
     klines: dict[tuple[str, int], Kline],
     completeness: CompletenessIndex = NOTHING_COVERED,
     tolerance: Decimal = Decimal(0),
 ) -> Agreement:
-    given: list[Bar] = [*bars]
-    return compare_with_official(HOUR, given, klines, completeness, tolerance)
+    rows: list[Bar] = [*bars]
+    return compare_with_official(HOUR, rows, klines, completeness, tolerance)
 
 
-def test_without_a_kline_there_is_no_reference_and_no_pass() -> None:
-    outcome = held([bar(0)], {}).outcome
+def test_check_fails_without_a_kline_as_reference() -> None:
+    outcome = compared([bar(0)], {}).outcome
     assert (outcome.passed, outcome.description.startswith("no reference")) == (False, True)
 
 
-def test_bars_that_were_compared_and_those_that_agree_are_counted() -> None:
+def test_compared_and_agreeing_bars_are_counted() -> None:
     counts = [
-        held(bars, klines).outcome.counts
+        compared(bars, klines).outcome.counts
         for bars, klines in (
             ([bar(0), bar(1), bar(2, is_complete=False)], keyed(kline(0), kline(1, high="1"), kline(2))),
             ([bar(0)], {}),
@@ -65,14 +65,14 @@ def test_bars_that_were_compared_and_those_that_agree_are_counted() -> None:
     assert counts == [{"bars_compared": 2, "bars_agreeing": 1}, {"bars_compared": 0, "bars_agreeing": 0}]
 
 
-def test_an_incomplete_bar_is_not_judged() -> None:
-    assert not held([bar(0, is_complete=False)], keyed(kline(0, high="1"))).outcome.passed
-    assert held([bar(0, is_complete=False), bar(1)], keyed(kline(0, high="1"), kline(1))).outcome.passed
+def test_incomplete_bar_is_not_compared() -> None:
+    assert not compared([bar(0, is_complete=False)], keyed(kline(0, high="1"))).outcome.passed
+    assert compared([bar(0, is_complete=False), bar(1)], keyed(kline(0, high="1"), kline(1))).outcome.passed
 
 
-def test_equal_bars_pass_and_one_digit_is_seen() -> None:
-    assert held([bar(0), bar(1)], keyed(kline(0), kline(1))).outcome.description.startswith("2 of 2")
-    agreement = held([bar(0), bar(1)], keyed(kline(0), kline(1, volume="1.50000001")))
+def test_equal_bars_pass_and_one_different_digit_fails() -> None:
+    assert compared([bar(0), bar(1)], keyed(kline(0), kline(1))).outcome.description.startswith("2 of 2")
+    agreement = compared([bar(0), bar(1)], keyed(kline(0), kline(1, volume="1.50000001")))
     assert (agreement.outcome.passed, agreement.outcome.failing_count) == (False, 1)
     assert agreement.outcome.failing_rows[0]["window_start"] == "2024-07-19 00:01"
     assert "volume 1.50000000, official 1.50000001" in agreement.outcome.failing_rows[0]["difference"]
@@ -88,31 +88,31 @@ def test_equal_bars_pass_and_one_digit_is_seen() -> None:
     ]
 
 
-def test_a_bar_of_aggregates_may_lack_a_little_volume_which_is_listed_all_the_same() -> None:
+def test_tolerated_difference_of_an_aggregate_bar_passes_and_is_listed() -> None:
     near = keyed(kline(0, volume="1.5010"), kline(1))
-    agreement = held([bar(0), bar(1)], near, covered("aggTrade", 2), TOLERANCE)
+    agreement = compared([bar(0), bar(1)], near, covered("aggTrade", 2), TOLERANCE)
     assert agreement.outcome.passed
     assert (
         agreement.outcome.description == "1 of 2 complete bars equal the official klines, 1 more within 0.001 of them"
     )
     assert [(row["field"], row["tolerated"]) for row in agreement.differences] == [("volume", True)]
-    far = held([bar(0)], keyed(kline(0, volume="1.6")), covered("aggTrade", 2), TOLERANCE)
+    far = compared([bar(0)], keyed(kline(0, volume="1.6")), covered("aggTrade", 2), TOLERANCE)
     assert not far.outcome.passed
 
 
-def test_prices_are_held_to_every_digit_whatever_the_bar_is_made_of() -> None:
-    agreement = held([bar(0)], keyed(kline(0, high="64000.11")), covered("aggTrade", 2), TOLERANCE)
+def test_price_difference_of_an_aggregate_bar_is_not_tolerated() -> None:
+    agreement = compared([bar(0)], keyed(kline(0, high="64000.11")), covered("aggTrade", 2), TOLERANCE)
     assert not agreement.outcome.passed
 
 
-def test_a_bar_of_single_trades_is_held_to_every_digit() -> None:
-    agreement = held([bar(0)], keyed(kline(0, volume="1.50000001")), covered("trade", 2), TOLERANCE)
+def test_volume_difference_of_a_single_trade_bar_is_not_tolerated() -> None:
+    agreement = compared([bar(0)], keyed(kline(0, volume="1.50000001")), covered("trade", 2), TOLERANCE)
     assert not agreement.outcome.passed
 
 
-def test_a_minute_that_was_received_whole_and_has_no_bar_differs_from_a_kline_with_trades() -> None:
+def test_covered_minute_without_bar_differs_from_a_kline_with_trades() -> None:
     klines = keyed(kline(0), kline(1, trades=7), kline(2, trades=0), kline(30, trades=9), kline(60, trades=5))
-    agreement = held([bar(0)], klines, covered("trade", 10))
+    agreement = compared([bar(0)], klines, covered("trade", 10))
     assert not agreement.outcome.passed
     assert [(row["window_start"].minute, row["field"], row["official"]) for row in agreement.differences] == [
         (1, "bar", Decimal(7))

@@ -1,4 +1,4 @@
-"""Quality rules: DuckDB evaluates the SQL over trades that break each rule."""
+"""Quality rules, evaluated by DuckDB over trades that break each rule."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Trade:
-    """The columns that the rules read; a sound trade unless told otherwise."""
+    """The columns that the rules read; by default a trade that breaks no rule."""
 
     exchange: str = "binance_futures"
     symbol: str = "BTCUSDT"
@@ -61,7 +61,7 @@ class Trade:
 
 
 def judged(context: RuleContext, *trades: Trade) -> list[str | None]:
-    """Return the broken rule of each trade; the name, the number and the predicate must say the same."""
+    """Return the broken rule of each trade; assert that name, number and predicate agree."""
     rows = pa.Table.from_pylist([{"row": row, **asdict(trade)} for row, trade in enumerate(trades)], _NUMBERED)
     with open_duckdb() as duck:
         duck.register("trades", rows)
@@ -80,7 +80,7 @@ def judged(context: RuleContext, *trades: Trade) -> list[str | None]:
 _NUMBERED = SCHEMA.insert(0, pa.field("row", pa.int64()))
 
 
-def test_every_rule_has_a_predicate_in_the_order_of_precedence() -> None:
+def test_predicates_are_in_the_order_of_rules() -> None:
     assert tuple(predicates(CONTEXT)) == RULES
 
 
@@ -99,7 +99,7 @@ def test_id_without_a_trade_breaks_no_rule() -> None:
     ]
 
 
-def test_sound_trade_breaks_no_rule() -> None:
+def test_valid_trade_breaks_no_rule() -> None:
     assert judged(CONTEXT, Trade(), Trade(symbol="ETHUSDT", stream="aggTrade")) == [None, None]
 
 
@@ -123,24 +123,24 @@ def test_sound_trade_breaks_no_rule() -> None:
         (Trade(event_time=LATEST + MICROSECOND), "event_time_out_of_range"),
     ],
 )
-def test_trade_that_breaks_one_rule_gets_its_name(trade: Trade, rule: str) -> None:
+def test_broken_rule_is_named(trade: Trade, rule: str) -> None:
     assert judged(CONTEXT, trade) == [rule]
 
 
-def test_smallest_price_and_quantity_and_times_at_the_bounds_are_sound() -> None:
+def test_minimum_price_and_quantity_and_times_at_the_bounds_are_valid() -> None:
     smallest = Decimal("0.00000001")
     trades = Trade(price=smallest, qty=smallest), Trade(event_time=EARLIEST), Trade(event_time=LATEST)
     assert judged(CONTEXT, *trades) == [None, None, None]
 
 
-def test_large_quantities_are_sound_while_their_quote_fits_a_bar() -> None:
+def test_large_quantity_is_valid_if_its_quote_fits_a_bar() -> None:
     largest = Decimal("99999999999999999999.99999999")
     trades = Trade(price=Decimal("0.00000123"), qty=largest), Trade(price=Decimal(9), qty=Decimal(10**14))
     assert judged(CONTEXT, *trades) == [None, None]
     assert judged(CONTEXT, Trade(price=Decimal("9999999999.99999999"), qty=Decimal("99999.99999999"))) == [None]
 
 
-def test_first_rule_names_a_trade_that_breaks_several() -> None:
+def test_first_of_several_broken_rules_is_named() -> None:
     late = Trade(event_time=LATEST + MICROSECOND)
     large = replace(late, price=Decimal(10**9), qty=Decimal(10**19))
     empty = replace(late, qty=Decimal(0))
@@ -151,7 +151,7 @@ def test_first_rule_names_a_trade_that_breaks_several() -> None:
     assert judged(CONTEXT, foreign, unknown, free, negative, empty, large, late) == list(RULES)
 
 
-def test_any_of_several_exchanges_is_accepted() -> None:
+def test_every_listed_exchange_is_accepted() -> None:
     context = replace(CONTEXT, exchanges=("binance_futures", "binance_spot"))
     trades = Trade(), Trade(exchange="binance_spot"), Trade(exchange="other")
     assert judged(context, *trades) == [None, None, "other_exchange"]
@@ -169,12 +169,12 @@ def test_quarantined_trade_stays_out_of_range_after_the_clock_has_passed_it() ->
     assert judged(context, *quarantined, *others) == ["event_time_out_of_range"] * 2 + [None] * 4
 
 
-def test_earlier_rule_names_a_quarantined_trade() -> None:
+def test_earlier_rule_takes_precedence_for_a_quarantined_trade() -> None:
     context = replace(CONTEXT, quarantined=(("BTCUSDT", "trade", 7),))
     assert judged(context, Trade(trade_id=7, qty=Decimal(0))) == ["qty_zero"]
 
 
-def test_symbol_with_quotes_is_matched_as_it_is() -> None:
+def test_symbol_with_quotes_is_matched_exactly() -> None:
     symbols = "O'NEIL", "'", "''", "') OR ('1' = '1"
     context = replace(CONTEXT, symbols=symbols, quarantined=(("O'NEIL", "trade", 9),))
     assert judged(context, *(Trade(symbol=symbol) for symbol in symbols)) == [None] * 4
@@ -189,12 +189,12 @@ def test_string_literal_keeps_every_character(text: str) -> None:
         assert duck.sql(f"SELECT {sql_string(text)}").fetchall() == [(text,)]
 
 
-def test_text_with_a_backslash_is_no_literal_of_every_engine() -> None:
-    with pytest.raises(ValueError, match="Spark alone"):
+def test_text_with_a_backslash_is_rejected_as_literal() -> None:
+    with pytest.raises(ValueError, match="only Spark treats a backslash"):
         sql_string("A\\B")
 
 
-def test_every_symbol_is_unknown_when_none_is_listed() -> None:
+def test_every_symbol_is_unknown_if_none_is_listed() -> None:
     context = replace(CONTEXT, symbols=())
     assert judged(context, Trade(), Trade(symbol="XXXX"), Trade(symbol=" "), Trade(symbol="")) == ["unknown_symbol"] * 4
 
@@ -206,7 +206,7 @@ def test_every_symbol_is_unknown_when_none_is_listed() -> None:
         (EARLIEST.astimezone(timezone(timedelta(hours=-7))), LATEST.astimezone(timezone(timedelta(hours=5.5)))),
         (datetime(2024, 7, 18, 9), datetime(2024, 7, 19, 21, 30, 15, 250_000)),
     ],
-    ids=["UTC", "other zones", "naive, which means the machine's zone"],
+    ids=["UTC", "other zones", "naive (the machine's zone)"],
 )
 def test_bounds_are_instants_in_any_zone(earliest: datetime, latest: datetime) -> None:
     trades = [Trade(event_time=time) for time in (EARLIEST - MICROSECOND, EARLIEST, LATEST, LATEST + MICROSECOND)]
@@ -215,13 +215,13 @@ def test_bounds_are_instants_in_any_zone(earliest: datetime, latest: datetime) -
     assert found == ["event_time_out_of_range", None, None, "event_time_out_of_range"]
 
 
-def test_known_symbols_are_sorted_and_without_duplicates_and_the_empty_one() -> None:
+def test_known_symbols_are_sorted_without_duplicates_and_empty_text() -> None:
     assert known_symbols(["ETHUSDT", "", "BTCUSDT"], ("BTCUSDT", "ADAUSDT")) == ("ADAUSDT", "BTCUSDT", "ETHUSDT")
     assert known_symbols() == ()
 
 
 def expected_rule(context: RuleContext, trade: Trade) -> str | None:
-    """Judge a trade in plain Python."""
+    """Return the first rule that a trade breaks, computed in Python."""
     is_quarantined = (trade.symbol, trade.stream, trade.trade_id) in context.quarantined
     broken = (
         trade.exchange not in context.exchanges,
@@ -256,7 +256,7 @@ trades_of_any_kind = st.builds(
     st.lists(trades_of_any_kind, min_size=1, max_size=20),
 )
 @settings(max_examples=40)
-def test_sql_judges_as_plain_python_does(
+def test_sql_and_python_find_the_same_broken_rule(
     listed: set[str], quarantined: list[tuple[str, str, int]], trades: list[Trade]
 ) -> None:
     context = replace(CONTEXT, symbols=tuple(sorted(listed)), quarantined=tuple(quarantined))

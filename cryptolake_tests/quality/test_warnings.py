@@ -1,4 +1,4 @@
-"""Checks that warn: klines, missing minutes, ids, lag."""
+"""Non-blocking checks: missing minutes, id continuity, lag."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryptolake_assets.quality.warnings import (
 from cryptolake_tests.support.hour_bars import HOUR, HOUR_MS, NOTHING_COVERED, bar
 
 
-def test_a_minute_between_two_bars_is_missing_unless_coverage_holds_it() -> None:
+def test_minute_between_two_bars_is_missing_unless_covered() -> None:
     bars = [bar(0), bar(3), bar(0, symbol="ETHUSDT")]
     outcome = minutes_missing(bars, NOTHING_COVERED)
     assert [row["window_start"] for row in outcome.failing_rows] == ["2024-07-19 00:01", "2024-07-19 00:02"]
@@ -27,19 +27,21 @@ def test_a_minute_between_two_bars_is_missing_unless_coverage_holds_it() -> None
     assert minutes_missing([bar(0), bar(1)], NOTHING_COVERED).passed
 
 
-def test_ids_without_a_gap_pass() -> None:
+def test_continuous_ids_pass() -> None:
     assert id_continuity([bar(0, 10, 14), bar(1, 15, 15), bar(0, 900, 901, "ETHUSDT")]).passed
 
 
-def test_gaps_and_overlaps_of_ids_are_named() -> None:
+def test_gaps_and_overlaps_of_ids_are_sampled() -> None:
     inside = id_continuity([bar(0, 10, 14, trades=3)])
-    assert (inside.passed, inside.failing_rows[0]["what"]) == (False, "2 ids missing inside")
+    assert (inside.passed, inside.failing_rows[0]["problem"]) == (False, "2 ids missing within the bar")
     between = id_continuity([bar(0, 10, 14), bar(1, 18, 19)])
-    assert (between.failing_rows[0]["window_start"], between.failing_rows[0]["what"]) == (
+    assert (between.failing_rows[0]["window_start"], between.failing_rows[0]["problem"]) == (
         "2024-07-19 00:01",
-        "3 ids missing before",
+        "3 ids missing before the bar",
     )
-    assert id_continuity([bar(0, 10, 14), bar(1, 14, 19)]).failing_rows[0]["what"] == "1 ids overlap the bar before"
+    assert (
+        id_continuity([bar(0, 10, 14), bar(1, 14, 19)]).failing_rows[0]["problem"] == "1 ids overlap the previous bar"
+    )
 
 
 def lag(clock: timedelta, symbols: tuple[str, ...] = ("BTCUSDT",)) -> tuple[bool, str]:
@@ -47,22 +49,22 @@ def lag(clock: timedelta, symbols: tuple[str, ...] = ("BTCUSDT",)) -> tuple[bool
     return outcome.passed, outcome.description
 
 
-def test_the_lag_counts_from_the_end_of_the_newest_bar_to_the_exchanges_clock() -> None:
+def test_lag_is_exchange_clock_minus_end_of_the_newest_bar() -> None:
     assert lag(timedelta(minutes=5)) == (True, "largest lag 0 s of 1 symbols; limit 120 s")
     assert lag(timedelta(minutes=7))[0]
     assert not lag(timedelta(minutes=7, seconds=1))[0]
     assert not lag(timedelta(minutes=5), ("BTCUSDT", "ETHUSDT"))[0]
 
 
-def test_the_lag_of_a_past_hour_ends_with_the_hour() -> None:
+def test_lag_of_a_past_hour_ends_with_the_hour() -> None:
     assert lag(timedelta(days=30)) == (False, "largest lag 3300 s of 1 symbols; limit 120 s")
 
 
-def test_an_unknown_clock_does_not_pass() -> None:
+def test_unknown_exchange_clock_fails() -> None:
     assert not event_time_lag([bar(4)], HOUR, ("BTCUSDT",), None, limit_s=120).passed
 
 
-def test_the_hour_as_it_will_be_read() -> None:
+def test_bars_after_publication_replace_published_bars() -> None:
     present = pa.Table.from_pylist([bar(0, 1, 1), bar(1, 2, 2)])
     candidate = pa.Table.from_pylist([bar(1, 2, 9), bar(2, 10, 10)])
     keys = pa.Table.from_pylist([bar(1), bar(2)]).select(["symbol", "window_start"])
