@@ -1,1 +1,1 @@
-"""Silver and Gold runs. Imports no orchestrator."""
+"""Silver and Gold runs. Does not import Dagster."""

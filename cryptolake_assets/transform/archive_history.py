@@ -1,6 +1,6 @@
 """Load a symbol's day from the public archive: its official klines, then its trades.
 
-In this order, a run that computes the day's bars finds the klines to compare them with.
+In this order, the klines are available to a run that computes the day's bars and compares them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from cryptolake_assets.quality.official_bars import Agreement
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.load_inputs import load_run_inputs
 
-Begun = Callable[[ArchiveFile], None]  # called with each file before it is fetched
+Begun = Callable[[ArchiveFile], None]  # called with each file before its download
 
 
 @dataclass(frozen=True)
 class ArchiveDay:
     """Results of the day's files; `klines` is None if they were not requested.
 
-    `agreements` are of the hours whose klines changed while the trades did not: no other run compares those again.
+    `agreements` are the comparisons for hours whose klines changed but whose trades did not: no other run repeats them.
     """
 
     trades: LoadedDay | NotLoaded
@@ -46,7 +46,7 @@ class ArchiveDay:
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """Callbacks for the progress of a load."""
+    """Callbacks that receive the progress of a load."""
 
     begun: Begun | None = None
     downloaded: Progress | None = None
@@ -66,7 +66,7 @@ def load_history(
 ) -> ArchiveDay:
     """Load the UTC day of the symbol.
 
-    A bad file is reported in the result, and the other file is loaded all the same. Raises `ArchiveRangeError` and
+    If one file is rejected, the result reports it and the other file is still loaded. Raises `ArchiveRangeError` and
     `ExchangeError`.
     """
     progress, family = progress or LoadProgress(), settings.venue.family

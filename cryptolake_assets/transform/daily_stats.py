@@ -26,12 +26,13 @@ def daily_stats_from_aggregates(
 ) -> pa.Table:
     """Return rows of `gold.futures_daily_stats`, with `updated_at` empty.
 
-    `aggregates` has `symbol` and the aggregates of `DAILY_MEASURES`. `dropped` are the day's dropped trades by symbol:
-    bars know only those of their own stream, and a minute with dropped trades only has no bar.
+    `aggregates` has `symbol` and the aggregates of `DAILY_MEASURES`. `dropped` maps
+    symbols to the day's dropped trades: a bar counts only those of its own stream, and a minute whose trades were all
+    dropped has no bar.
 
-    A day is complete if all of its bars are and coverage holds it, minutes without trades included. A complete
-    `present` row with the same measures stays complete without coverage: coverage is withdrawn for a while when an
-    archive day is reloaded or a longer row waits for Bronze.
+    A day is complete if all of its bars are complete and coverage contains the full day, including minutes without
+    trades. A complete `present` row with the same measures stays complete without coverage: coverage is temporarily
+    withdrawn while an archive day is reloaded or a longer coverage row waits for Bronze.
     """
     import pyarrow as pa
 

@@ -34,23 +34,23 @@ if TYPE_CHECKING:
 
     from cryptolake_assets.binance.stream_type import Capabilities
 
-FULL_LOOK_S = 3_600.0  # interval of full searches of Silver for complete bars, beyond newly covered time
+FULL_SEARCH_S = 3_600.0  # interval of searches of all of Silver for complete bars, not only newly covered time
 
 
-def take_in(
+def mark_touched_hours(
     settings: Settings, state: FollowerState, table: Table, capabilities: Capabilities
 ) -> Mapping[datetime, int]:
     """Mark the hours of a stream's Silver with new data as pending; return rows by hour outside the partitions."""
     files = [*_files_before_the_old_start(settings, state, table), *added_files(table, state.sequence)]
     state.sequence = max(state.sequence, current_sequence(table))
-    looked_at = _coverage_now(settings) if capabilities.coverage else state.coverage
-    has_coverage = looked_at != state.coverage or bool(_hours_to_recheck(state))
+    coverage_version = _coverage_version(settings) if capabilities.coverage else state.coverage
+    has_coverage = coverage_version != state.coverage or bool(_hours_to_recheck(state))
     if not files and not has_coverage:
         return {}
     known = load_run_inputs(settings) if has_coverage else load_run_inputs(settings, NEVER, NEVER)
-    outside = _take_in_files(state, files, known.rules, quarantine=capabilities.quarantine)
+    outside = _mark_hours_of_files(state, files, known.rules, quarantine=capabilities.quarantine)
     if has_coverage:
-        _take_in_coverage(settings, state, known, looked_at)
+        _mark_completed_hours(settings, state, known, coverage_version)
     return outside
 
 
@@ -67,7 +67,7 @@ def _files_before_the_old_start(settings: Settings, state: FollowerState, table:
     ]
 
 
-def _take_in_files(
+def _mark_hours_of_files(
     state: FollowerState, files: Sequence[BronzeFile], rules: RuleContext, *, quarantine: bool
 ) -> dict[datetime, int]:
     """Mark the hours of new files as pending; return rows by hour outside the partitions."""
@@ -76,15 +76,15 @@ def _take_in_files(
     for hour, sequence in hours.inside.items():
         state.touch(hour, sequence)
     if quarantine and hours.outside and not hours.inside:
-        # A run of the open hour quarantines strays, although they touch no partition.
+        # A run of the open hour quarantines these events, although they touch no partition.
         open_hour = hour_of(rules.latest - timedelta(minutes=1))
         state.touch(max(open_hour, rules.earliest), state.sequence + 1)
     state.arrived({hour: rows[hour] for hour in hours.inside})
     return hours.outside
 
 
-def _coverage_now(settings: Settings) -> str:
-    """Return a version that changes whenever coverage, a gap or Bronze's committed offsets change."""
+def _coverage_version(settings: Settings) -> str:
+    """Return a version text that changes with coverage, gaps and Bronze's committed offsets."""
     coverage = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id
     gaps = load_table(settings, BRONZE_GAPS).metadata.current_snapshot_id
     offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed_offsets(settings).items()))
@@ -92,14 +92,14 @@ def _coverage_now(settings: Settings) -> str:
 
 
 def _hours_to_recheck(state: FollowerState) -> set[datetime]:
-    """Return the hours whose coverage must be checked again and that no run processes any more."""
+    """Return the hours whose coverage must be checked again and that are no longer pending."""
     return {hour for hour in map(datetime.fromisoformat, state.look_again) if hour.isoformat() not in state.pending}
 
 
-def _take_in_coverage(settings: Settings, state: FollowerState, known: RunInputs, looked_at: str) -> None:
+def _mark_completed_hours(settings: Settings, state: FollowerState, known: RunInputs, coverage_version: str) -> None:
     """Mark as pending the hours with bars that coverage has made complete since the last check."""
     rules = known.rules
-    hours = _completed(settings, known, state.coverage, looked_at)
+    hours = _completed(settings, known, state.coverage, coverage_version)
     for hour in _hours_to_recheck(state):
         hours |= hours_to_complete(settings, known, epoch_ms(hour), epoch_ms(hour + HOUR))
     hours = {hour for hour in hours if rules.earliest <= hour <= rules.latest}
@@ -109,11 +109,11 @@ def _take_in_coverage(settings: Settings, state: FollowerState, known: RunInputs
         if hour.isoformat() not in waiting:
             state.touch(hour, state.sequence + 1)
     state.look_again = sorted(waiting)
-    state.coverage = looked_at
-    _take_in_archive(settings, state, rules)
+    state.coverage = coverage_version
+    _mark_archive_hours(settings, state, rules)
 
 
-def _take_in_archive(settings: Settings, state: FollowerState, rules: RuleContext) -> None:
+def _mark_archive_hours(settings: Settings, state: FollowerState, rules: RuleContext) -> None:
     """Mark every hour of newly loaded archive days as pending.
 
     A re-issued file may lack trades of an earlier one, which no new file shows.
@@ -128,25 +128,33 @@ def _take_in_archive(settings: Settings, state: FollowerState, rules: RuleContex
 
 
 @dataclass(frozen=True)
-class _CoverageSeen:
-    """Coverage at the last check, and when all of Silver was last checked against it."""
+class _CheckedCoverage:
+    """Coverage at the last check, and the time of the last search of all of Silver."""
 
-    looked_at: str
+    coverage_version: str
     completeness: CompletenessIndex
-    full_look_s: float
+    searched_at_s: float
 
 
-# By home. A cache, used only if it matches the cursor's coverage version; otherwise the process searches all of Silver
-# once.
-_coverage_seen: dict[Path, _CoverageSeen] = {}
+# Cache by home, used only if it matches the cursor's coverage version; otherwise one tick searches all of Silver.
+_checked_coverage: dict[Path, _CheckedCoverage] = {}
 
 
-def _completed(settings: Settings, known: RunInputs, before: str, looked_at: str) -> set[datetime]:
-    """Return hours with bars that may be complete: in time covered since `before`, at intervals in all of Silver."""
-    seen = _coverage_seen.get(settings.home)
-    if seen is None or seen.looked_at != before or time.monotonic() - seen.full_look_s > FULL_LOOK_S:
-        _coverage_seen[settings.home] = _CoverageSeen(looked_at, known.completeness, time.monotonic())
+def _completed(settings: Settings, known: RunInputs, before: str, coverage_version: str) -> set[datetime]:
+    """Return hours with bars that may be complete: in newly covered time, or in all of Silver at intervals.
+
+    `before` is the version of the coverage checked last.
+    """
+    checked = _checked_coverage.get(settings.home)
+    if (
+        checked is None
+        or checked.coverage_version != before
+        or time.monotonic() - checked.searched_at_s > FULL_SEARCH_S
+    ):
+        _checked_coverage[settings.home] = _CheckedCoverage(coverage_version, known.completeness, time.monotonic())
         return hours_to_complete(settings, known)
-    _coverage_seen[settings.home] = replace(seen, looked_at=looked_at, completeness=known.completeness)
-    gained = known.completeness.gained(seen.completeness)
+    _checked_coverage[settings.home] = replace(
+        checked, coverage_version=coverage_version, completeness=known.completeness
+    )
+    gained = known.completeness.gained(checked.completeness)
     return hours_to_complete(settings, known, *gained) if gained else set()

@@ -1,4 +1,4 @@
-"""Measure how far each symbol's bars lag the exchange clock, whether or not a run has ended."""
+"""Measure how far each symbol's bars lag the exchange clock, independently of runs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from cryptolake_assets.settings import Settings, Source
 if TYPE_CHECKING:
     from cryptolake_assets.quality.run_inputs import RunInputs
 
-LOOK_BACK = DAY  # older bars count as none
+LOOK_BACK = DAY  # older bars are ignored
 TRADES_LOOK_BACK = 2 * HOUR
 MAX_LIMIT_S = 10 * 365 * 86_400.0
-FAILS_AT = 3  # bars that lag by more than this multiple of the limit fail the check; below it they warn
+FAILS_AT = 3  # a lag above this multiple of the limit is an error, a smaller one a warning
 
 
 @dataclass(frozen=True)
 class SymbolLag:
-    """A symbol, the lag of its newest bar's end behind the clock, and whether it has not traded since."""
+    """A symbol's lag: exchange clock minus the end of its newest bar. `is_idle`: no trades since that bar."""
 
     symbol: str
     lag: timedelta
@@ -53,16 +53,18 @@ def check_up_to_date(settings: Settings, clock_before_ms: int | None = None) -> 
 
     clock_ms = exchange_clock_ms(settings)
     if clock_ms is None:
-        return Freshness(CheckOutcome(UP_TO_DATE, False, "the exchange's clock is not known"), False, None)
+        return Freshness(CheckOutcome(UP_TO_DATE, False, "the exchange clock is unknown"), False, None)
     limit_s = settings.event_time_lag_limit_in_use_s
     clock = datetime.fromtimestamp(clock_ms / 1000, UTC)
-    stands_still = settings.source is Source.REPLAY and clock_ms == clock_before_ms
+    replay_finished = settings.source is Source.REPLAY and clock_ms == clock_before_ms
     limit = timedelta(seconds=min(limit_s, MAX_LIMIT_S))
     lags = (
-        [] if stands_still else symbol_lags(settings, load_run_inputs(settings, clock - limit, clock), clock, limit_s)
+        []
+        if replay_finished
+        else symbol_lags(settings, load_run_inputs(settings, clock - limit, clock), clock, limit_s)
     )
-    outcome = judge(lags, clock, limit_s, stands_still)
-    is_error = not judge(lags, clock, FAILS_AT * limit_s, stands_still).passed
+    outcome = judge(lags, clock, limit_s, replay_finished)
+    is_error = not judge(lags, clock, FAILS_AT * limit_s, replay_finished).passed
     return Freshness(outcome, is_error, clock_ms)
 
 
@@ -80,14 +82,14 @@ def symbol_lags(settings: Settings, inputs: RunInputs, clock: datetime, limit_s:
     return [SymbolLag(symbol, gap, symbol in idle) for symbol, gap in sorted(gaps.items())]
 
 
-def judge(lags: Sequence[SymbolLag], clock: datetime, limit_s: float, stands_still: bool) -> CheckOutcome:
+def judge(lags: Sequence[SymbolLag], clock: datetime, limit_s: float, replay_finished: bool) -> CheckOutcome:
     """Return the check `up_to_date`: it fails if a traded symbol lags by more than the limit.
 
-    `stands_still` means that the clock is a replay's and has reached its end: no more data can arrive.
+    `replay_finished` means that a replay's clock has reached its end: no more data can arrive.
     """
-    if stands_still:
+    if replay_finished:
         return CheckOutcome(
-            UP_TO_DATE, True, f"replay finished: the exchange's clock stands still at {clock:%Y-%m-%d %H:%M:%S}"
+            UP_TO_DATE, True, f"replay finished: the exchange clock stopped at {clock:%Y-%m-%dT%H:%M:%SZ}"
         )
     lagging = [item for item in lags if not item.is_idle and item.lag.total_seconds() > limit_s]
     worst = max((item.lag.total_seconds() for item in lags if not item.is_idle), default=0.0)
@@ -110,7 +112,7 @@ def _newest_ends(settings: Settings, clock: datetime) -> dict[str, datetime]:
 
 
 def _traded_since(settings: Settings, ends: dict[str, datetime], clock: datetime) -> set[str]:
-    """Return the symbols with trades in Bronze newer than `ends`, as far as `TRADES_LOOK_BACK` reaches."""
+    """Return the symbols with trades in Bronze newer than `ends`, at most `TRADES_LOOK_BACK` old."""
     bronze = load_table(settings, BRONZE_TRADES)
     snapshot = bronze.metadata.current_snapshot_id
     if snapshot is None or not ends:
@@ -127,6 +129,6 @@ def _traded_since(settings: Settings, ends: dict[str, datetime], clock: datetime
 
 
 def _is_covered(inputs: RunInputs, symbol: str, moment: datetime) -> bool:
-    """Return whether the symbol's stream was received at that moment and is in Bronze."""
+    """Return whether coverage contains that moment for the symbol."""
     at_ms = epoch_ms(moment)
     return inputs.completeness.is_complete_on_any_stream(symbol, at_ms, at_ms + 1)

@@ -1,4 +1,4 @@
-"""Gold by write-audit-publish: a UTC day's stats from Silver's bars to published rows.
+"""Gold by write-audit-publish: a pipeline from Silver bars to a UTC day's published stats.
 
 load_inputs → aggregate → build_candidate → check → publish → record
 """
@@ -40,7 +40,7 @@ ASSET = "gold/futures_daily_stats"
 class GoldInputs:
     """Inputs known when the run began, Silver's snapshot right after that, and the day's published rows.
 
-    `dropped` counts by symbol the trades that rules keep out of its bars.
+    `dropped` maps symbols to the number of trades that rules excluded from their bars.
     """
 
     day: date

@@ -1,6 +1,6 @@
 """Load a run's inputs: coverage, gaps, offsets, exchange clock, symbols.
 
-They are read before the Bronze snapshot, so that the snapshot holds at least the data that they describe.
+They are read before the Bronze snapshot, so that the snapshot contains at least the data that they describe.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def load_run_inputs(settings: Settings, start: datetime | None = None, end: date
     offsets = committed_offsets(settings)
     exchanges = exchanges_of(settings.venue)
     coverage, extent = read_coverage_of(settings, exchanges, start, end)
-    # After the coverage: a gap is written before the coverage that holds its time.
+    # Read after the coverage: a gap is written before the coverage that contains its time.
     gaps = [gap for gap in read_gaps(settings, start, end) if gap.exchange in exchanges]
     exchange_time_ms = _exchange_time_ms(settings, extent)
     rules = RuleContext(
@@ -60,7 +60,7 @@ def _exchange_time_ms(settings: Settings, extent: CoverageExtent) -> int | None:
 def _latest(exchange_time_ms: int | None, archived_to_ms: int | None) -> datetime:
     """Return the latest possible time of a trade.
 
-    An archive day is over, even if a replay's clock is before it.
+    An archive day counts as closed, even if a replay's clock is before it.
     """
     if exchange_time_ms is None:
         return datetime.now(UTC) + timedelta(milliseconds=FUTURE_TOLERANCE_MS)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 def check_published(settings: Settings, hour: datetime, rules: RuleContext | None = None) -> CheckOutcome:
     """Check each bar's count of single trades against Bronze's distinct, valid MARKET trades of its minute.
 
-    No bar may be missing or extra. Bronze is read at the snapshot of the hour's last publication, so trades that
-    arrived since are no difference. `rules` defaults to the current ones.
+    No bar may be missing or extra. Reads Bronze at the snapshot of the hour's last publication, so that later trades do
+    not count as differences. `rules` defaults to the current ones.
     """
     rules = rules or load_run_inputs(settings, hour, hour + HOUR).rules
     bronze = load_table(settings, BRONZE_TRADES)
@@ -72,7 +72,7 @@ def check_published(settings: Settings, hour: datetime, rules: RuleContext | Non
                 "symbol": row["symbol"],
                 "window_start": f"{row['window_start']:%Y-%m-%d %H:%M}",
                 "trades in Silver": str(row["in_silver"]),
-                "in Bronze": " or ".join(map(str, row["in_bronze"] or ["none"])),
+                "trades in Bronze": " or ".join(map(str, row["in_bronze"] or ["none"])),
             }
             for row in differing[:SAMPLE_ROWS]
         ],

@@ -1,4 +1,4 @@
-"""Quarantine every trade that broke a rule: read new Bronze files from its own cursor, append broken trades.
+"""Quarantine the trades that break a rule: read Bronze files above the quarantine's cursor, append broken trades.
 
 The cursor is a property of the quarantine table and moves in the same commit as the rows, so that a repeated or crashed
 run neither loses nor duplicates a trade.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 CURSOR_PROPERTY = "cryptolake.bronze-sequence"
-MAX_DAYS_NAMED = 31  # maximum days of broken trades that are looked up one by one
+MAX_SINGLE_DAYS = 31  # maximum days whose quarantined trades are looked up day by day
 IDENTITY = "exchange, symbol, stream, trade_id, rule"
 
 
@@ -81,13 +81,13 @@ def _broken(
 
 
 def _identities(quarantine: Table, days: Sequence[datetime]) -> pa.Table:
-    """Return the identities of quarantined trades of these UTC days; of the whole range, if they are many."""
-    spans = [(min(days), max(days))] if len(days) > MAX_DAYS_NAMED else [(day, day) for day in days]
-    wanted = " or ".join(
+    """Return the identities of quarantined trades of these UTC days, or of their range if they are many."""
+    spans = [(min(days), max(days))] if len(days) > MAX_SINGLE_DAYS else [(day, day) for day in days]
+    row_filter = " or ".join(
         f"(event_time >= '{first.isoformat()}' and event_time <= '{_last_moment(last).isoformat()}')"
         for first, last in spans
     )
-    return quarantine.scan(row_filter=wanted, selected_fields=tuple(IDENTITY.split(", "))).to_arrow()
+    return quarantine.scan(row_filter=row_filter, selected_fields=tuple(IDENTITY.split(", "))).to_arrow()
 
 
 def _last_moment(day: datetime) -> datetime:
@@ -108,16 +108,16 @@ def quarantined_out_of_range(
 
     Without bounds, return those of all time.
     """
-    wanted = "rule = 'event_time_out_of_range'"
+    row_filter = "rule = 'event_time_out_of_range'"
     if start is not None and end is not None:
-        wanted += f" and {between('event_time', start, end)}"
+        row_filter += f" and {between('event_time', start, end)}"
     table = load_table(settings, SILVER_QUARANTINE)
-    rows = table.scan(row_filter=wanted, selected_fields=("symbol", "stream", "trade_id")).to_arrow()
+    rows = table.scan(row_filter=row_filter, selected_fields=("symbol", "stream", "trade_id")).to_arrow()
     return tuple((row["symbol"], row["stream"], row["trade_id"]) for row in rows.to_pylist())
 
 
 def quarantined_between(settings: Settings, first: datetime, last: datetime, limit: int) -> list[dict[str, str]]:
-    """Return up to `limit` trades of first <= event_time < last that broke a rule, as text for people."""
+    """Return up to `limit` trades of first <= event_time < last that broke a rule, formatted as text."""
     rows = (
         load_table(settings, SILVER_QUARANTINE)
         .scan(
@@ -131,11 +131,11 @@ def quarantined_between(settings: Settings, first: datetime, last: datetime, lim
 
 
 def dropped_trades(settings: Settings, day: datetime, context: RuleContext, silver_snapshot: int) -> dict[str, int]:
-    """Return by symbol how many order-book trades of the UTC day rules keep out of its bars, if any.
+    """Return the number of the UTC day's order-book trades that rules excluded from bars, by symbol, without zeros.
 
-    The quarantine names the trades, and Bronze decides which are still dropped: a reissued archive file may have valid
-    copies, or none. A complete bar lacks no trade, whatever another stream has of its minute. If several streams
-    dropped trades of the same minute, the largest number counts.
+    The quarantine lists the trades, and Bronze decides which are still dropped: a reissued archive file may have valid
+    copies, or none. Minutes with a complete bar are excluded. If several streams dropped trades of the same minute, the
+    largest number counts.
     """
     missing = " or ".join(f"rule = '{rule}'" for rule in MISSING_TRADE_RULES)
     stored = load_table(settings, SILVER_QUARANTINE).scan(

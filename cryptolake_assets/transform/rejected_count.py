@@ -13,7 +13,7 @@ from cryptolake_assets.settings import Settings
 
 
 def count_rejected(settings: Settings, first: datetime, last: datetime) -> Counter[datetime]:
-    """Count rejected frames of first <= ingest_ts < last by hour of receipt: their event times are not reliable."""
+    """Count rejected frames of first <= ingest_ts < last by hour of receipt; their event times are unreliable."""
     window = between("ingest_ts", first, last)
     found = load_table(settings, BRONZE_REJECTED).scan(row_filter=window, selected_fields=("ingest_ts",)).to_arrow()
     return Counter(hour_of(moment) for moment in found["ingest_ts"].to_pylist())

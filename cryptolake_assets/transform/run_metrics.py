@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class RunMetrics:
-    """The row without `finished_at`, which is set when it is written."""
+    """A row without `finished_at`, which is set when the row is written."""
 
     run_id: str
     asset: str
@@ -50,13 +50,13 @@ def record(settings: Settings, rows: Sequence[RunMetrics]) -> None:
     import pyarrow as pa
 
     finished_at = datetime.now(UTC)
-    made = [row.as_row() for row in rows]
-    for row in made:
+    records = [row.as_row() for row in rows]
+    for row in records:
         log.info("run_finished", **row)
     table = load_table(settings, OPS_RUN_METRICS)
     table.append(
         pa.Table.from_pylist(
-            [{**row, "finished_at": finished_at} for row in made], schema=OPS_RUN_METRICS.arrow_schema()
+            [{**row, "finished_at": finished_at} for row in records], schema=OPS_RUN_METRICS.arrow_schema()
         )
     )
     expire_snapshots(table)

@@ -1,6 +1,6 @@
-"""The middle of a Silver run: an hour's touched minutes, its candidate, and the checks on it.
+"""Plan, build and check the candidate of a Silver hour.
 
-Every function takes values and returns values; nothing is published here.
+Every function takes values and returns values; none publishes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SilverDay:
 
 @dataclass(frozen=True)
 class RunScope:
-    """A part of the bars: those of some symbols (all if empty) whose minutes begin in [start, end)."""
+    """A subset of the bars: of the given symbols (all if empty), with minutes that begin in [start, end)."""
 
     symbols: tuple[str, ...] = ()
     start: datetime | None = None
@@ -96,8 +96,8 @@ class SilverCandidate:
     """An hour's bars before publication, with their counts and checks.
 
     `bars` has all columns of the table; `replaced_keys` are the bars that publication replaces; `hour_bars` are all
-    bars of the hour afterwards. `outcomes` are the blocking checks, `observations` the others: both are empty until the
-    candidate is checked.
+    bars of the hour afterwards. `outcomes` are the blocking checks, `observations` the non-blocking ones: both are
+    empty until the candidate is checked.
     """
 
     hour: datetime
@@ -127,20 +127,20 @@ def plan_hour(
     from_sequence: int | None,
     scope: RunScope = EVERYTHING,
 ) -> HourPlan:
-    """Return the minutes that Bronze files of `from_sequence` and later touch; all without a sequence.
+    """Return the minutes that Bronze files of `from_sequence` and later touch; all minutes if it is None.
 
-    Incomplete bars that may be complete by now are touched too. `present` are the hour's published bars; `scope`
-    restricts all of that.
+    Includes the minutes of incomplete bars that coverage has completed. `present` are the hour's published bars;
+    `scope` restricts the minutes.
     """
     if from_sequence is None and scope.is_all:
         return HourPlan(hour)
     touching = [file for file in files if file.sequence >= (from_sequence or 0)]
-    waiting = [
+    recomputed = [
         row
         for row in present.to_pylist()
         if from_sequence is None or (not row["is_complete"] and may_be_complete(row, known.completeness))
     ]
-    return HourPlan(hour, scope.of(_minutes_of(touching, waiting)))
+    return HourPlan(hour, scope.of(_minutes_of(touching, recomputed)))
 
 
 def _minutes_of(files: Sequence[BronzeFile], bars: Sequence[Bar]) -> pa.Table:
@@ -215,7 +215,7 @@ def bronze_rows(files: Sequence[BronzeFile], minutes: pa.Table | None) -> int:
 
 
 def may_be_complete(row: Bar, completeness: CompletenessIndex) -> bool:
-    """Return whether coverage now holds the whole minute of an incomplete bar, and no trade was dropped."""
+    """Return whether coverage contains the full minute of an incomplete bar without dropped trades."""
     if row["trades_dropped"]:
         return False
     start_ms = epoch_ms(row["window_start"])
@@ -223,9 +223,9 @@ def may_be_complete(row: Bar, completeness: CompletenessIndex) -> bool:
 
 
 def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
-    """Keep complete bars complete if they have not changed, even while Bronze catches up with new coverage.
+    """Keep unchanged complete bars complete, even while Bronze catches up with new coverage.
 
-    Bars that klines proved are excluded: klines do not wait for Bronze, and reissued klines withdraw the proof.
+    Bars proven by klines are excluded: klines do not wait for Bronze, and reissued klines withdraw the evidence.
     """
     import pyarrow as pa
 

@@ -2,8 +2,8 @@
 
     load_inputs → quarantine → plan_hour → aggregate → build_candidate → check → publish → record
 
-`load_inputs` reads the inputs of the whole run, once, and `load_day` the stored data of a UTC day. Only `quarantine`,
-`publish` and `record` commit. An hour whose candidate is rejected stays as it was and does not block other hours.
+`load_inputs` reads the inputs once per run, `load_day` the stored data once per UTC day. Only `quarantine`, `publish`
+and `record` commit. If an hour's candidate is rejected, its published bars stay and other hours are not blocked.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ASSET = "silver/futures_ohlcv_1m"
 
 @dataclass(frozen=True)
 class SilverInputs:
-    """Inputs known when the run began, Bronze as it was right after that, and its files of the run's hours."""
+    """Inputs known when the run began, the Bronze snapshot right after that, and its files of the run's hours."""
 
     known: RunInputs
     bronze: Table
@@ -86,7 +86,7 @@ def run_silver(
 ) -> Iterator[DayOutcome]:
     """Refresh consecutive hours; yield each UTC day once its passed hours are published, in one commit.
 
-    Within the scope, it recomputes the minutes that Bronze files of `from_sequence` and later touch, or all of them.
+    Recomputes the minutes in scope that Bronze files of `from_sequence` and later touch; all minutes if it is None.
     """
     inputs = load_inputs(settings, hours)
     quarantined = advance_quarantine(settings, inputs.bronze, inputs.known.rules, run_id)
@@ -141,7 +141,7 @@ def _candidates(
 def aggregate(
     engine: AggregationEngine, inputs: SilverInputs, plans: Sequence[HourPlan]
 ) -> Iterator[tuple[HourPlan, MinuteAggregates | None]]:
-    """Aggregate the planned minutes, hour by hour; None if no minute is touched. Whole hours are one query."""
+    """Aggregate the planned minutes, hour by hour; None if no minute is touched. Full hours share one query."""
     snapshot, rules = inputs.bronze_snapshot, inputs.known.rules
     if snapshot is None:
         yield from ((plan, None) for plan in plans)
@@ -158,7 +158,7 @@ def aggregate(
 
 
 def _with_samples(settings: Settings, candidate: SilverCandidate) -> SilverCandidate:
-    """Add a sample of the dropped trades to a drop ratio over its limit."""
+    """Add a sample of the dropped trades to a failed `drop_ratio`."""
     return replace(
         candidate,
         outcomes=[
@@ -176,7 +176,7 @@ def _with_samples(settings: Settings, candidate: SilverCandidate) -> SilverCandi
 def publish(
     settings: Settings, inputs: SilverInputs, candidates: Sequence[SilverCandidate], run_id: str
 ) -> Publication | None:
-    """Publish those of a day's candidates that passed, in one commit; return None if none passed."""
+    """Publish the passed candidates of a day in one commit; return None if none passed."""
     import pyarrow as pa
 
     passed = [candidate for candidate in candidates if candidate.passed]
@@ -200,7 +200,7 @@ def record(
     publication: Publication | None,
     run_id: str,
 ) -> None:
-    """Append a row of metrics for each hour; `rows_written` is 0 for an hour that failed."""
+    """Append a row of metrics per hour; `rows_written` is 0 for an hour with a rejected candidate."""
     changed = changed_by_hour(publication) if publication else Counter[datetime]()
     metrics.record(
         settings,
@@ -229,7 +229,7 @@ def record(
 
 
 def partition_of(hour: datetime) -> str:
-    """Return the hour's name in `ops.run_metrics`, which is that of its Dagster partition."""
+    """Return the hour's partition key, as in `ops.run_metrics` and Dagster."""
     return hour.strftime("%Y-%m-%d-%H:%M")
 
 
@@ -241,17 +241,17 @@ def changed_by_hour(publication: Publication) -> Counter[datetime]:
 def hours_to_complete(
     settings: Settings, known: RunInputs, start_ms: int = 0, end_ms: int | None = None
 ) -> set[datetime]:
-    """Return the hours of Silver with an incomplete bar whose minute is complete according to current coverage.
+    """Return the hours of Silver with an incomplete bar whose minute is now covered.
 
-    Only minutes that overlap [start_ms, end_ms) are read, so that new coverage does not require reading history.
+    Reads only minutes that overlap [start_ms, end_ms), so that new coverage does not require reading all history.
     """
-    wanted = "is_complete = false"
+    row_filter = "is_complete = false"
     if start_ms:
-        wanted += f" and window_start > '{(_moment(start_ms) - MINUTE).isoformat()}'"
+        row_filter += f" and window_start > '{(_moment(start_ms) - MINUTE).isoformat()}'"
     if end_ms is not None:
-        wanted += f" and window_start < '{_moment(end_ms).isoformat()}'"
+        row_filter += f" and window_start < '{_moment(end_ms).isoformat()}'"
     fields = ("symbol", "window_start", "trades_dropped")
-    incomplete = load_table(settings, SILVER_OHLCV).scan(row_filter=wanted, selected_fields=fields).to_arrow()
+    incomplete = load_table(settings, SILVER_OHLCV).scan(row_filter=row_filter, selected_fields=fields).to_arrow()
     return {hour_of(row["window_start"]) for row in incomplete.to_pylist() if may_be_complete(row, known.completeness)}
 
 

@@ -1,8 +1,8 @@
-"""Silver of the streams other than trades by write-audit-publish: an hour's minutes from Bronze events.
+"""Silver of the extra streams (all but trades) by write-audit-publish: an hour's minutes from Bronze events.
 
     load_inputs → build_candidate → check → publish
 
-The stream's contract defines the minutes and their checks. An hour is recomputed as a whole: it has a few thousand
+The stream's contract defines the minutes and their checks. An hour is recomputed in full: it has a few thousand
 events per symbol.
 """
 
@@ -101,7 +101,7 @@ def check(stream_type: MinuteStream, candidate: MinutesCandidate) -> MinutesCand
 def publish(
     settings: Settings, stream_type: MinuteStream, hour: datetime, candidate: MinutesCandidate, run_id: str
 ) -> Publication:
-    """Replace the hour's rows by a candidate that passed, in one commit."""
+    """Replace the hour's rows by those of a passed candidate, in one commit."""
     publication = commit.publish(
         load_table(settings, stream_type.silver),
         stream_type.silver,
@@ -115,7 +115,7 @@ def publish(
         stream=stream_type.name,
         hour=hour.isoformat(),
         events=candidate.events,
-        repeats=candidate.duplicates,
+        duplicates=candidate.duplicates,
         rows=candidate.rows.num_rows,
         rows_changed=publication.rows_changed,
     )

@@ -1,4 +1,4 @@
-"""A day's row from its aggregates: when it is complete."""
+"""A day's row from its aggregates: completeness and dropped trades."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def is_complete(aggregates: pa.Table, present: pa.Table = NOTHING, *, covered: b
     return bool(row["is_complete"])
 
 
-def test_day_is_complete_if_coverage_holds_it_and_all_bars_are() -> None:
+def test_day_is_complete_if_covered_and_all_bars_are_complete() -> None:
     assert is_complete(aggregate(), covered=True)
     assert not is_complete(aggregate(), covered=False)
     assert not is_complete(aggregate(bars_complete=False), covered=True)
@@ -44,19 +44,19 @@ def test_day_is_complete_if_coverage_holds_it_and_all_bars_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "kept"),
+    ("changes", "complete"),
     [({}, True), ({"trades": 3}, False), ({"bars_complete": False}, False), ({"trades_dropped": 1}, False)],
 )
-def test_unchanged_day_keeps_its_claim_while_coverage_is_withdrawn(changes: dict[str, Any], kept: bool) -> None:
+def test_unchanged_day_stays_complete_while_coverage_is_withdrawn(changes: dict[str, Any], complete: bool) -> None:
     present = daily_stats_from_aggregates(aggregate(), DAY, {}, lambda _: True, NOTHING)
-    assert is_complete(aggregate(**changes), present, covered=False) is kept
+    assert is_complete(aggregate(**changes), present, covered=False) is complete
     incomplete = daily_stats_from_aggregates(aggregate(), DAY, {}, lambda _: False, NOTHING)
     assert not is_complete(aggregate(), incomplete, covered=False)
 
 
-@pytest.mark.parametrize(("of_bars", "of_day", "told"), [(0, 2, 2), (3, 2, 3), (0, 0, 0)])
-def test_day_tells_of_dropped_trades_that_no_bar_knows_of(of_bars: int, of_day: int, told: int) -> None:
+@pytest.mark.parametrize(("of_bars", "of_day", "expected"), [(0, 2, 2), (3, 2, 3), (0, 0, 0)])
+def test_day_counts_dropped_trades_of_minutes_without_bars(of_bars: int, of_day: int, expected: int) -> None:
     dropped = {"BTCUSDT": of_day, "ETHUSDT": 9}
     rows = daily_stats_from_aggregates(aggregate(trades_dropped=of_bars), DAY, dropped, lambda _: True, NOTHING)
     (row,) = rows.to_pylist()
-    assert (row["trades_dropped"], row["is_complete"]) == (told, not told)
+    assert (row["trades_dropped"], row["is_complete"]) == (expected, not expected)

@@ -1,4 +1,4 @@
-"""What follows from a bar's sums, and which stream makes the bar."""
+"""Columns derived from a bar's sums, and the choice of the stream that makes the bar."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ quotes = st.decimals(min_value=0, max_value="999999999999999999999", places=16)
 
 
 @given(quotes, volumes)
-def test_ratio_rounds_half_up_as_decimal_does(numerator: Decimal, denominator: Decimal) -> None:
+def test_ratio_rounds_half_up_like_decimal(numerator: Decimal, denominator: Decimal) -> None:
     with localcontext() as context:
         context.prec = 120
         expected = (numerator / denominator).quantize(Decimal("1e-8"), ROUND_HALF_UP)
-    # Outside the wide context: the product code runs under Python's own 28 digits.
+    # Outside the wide context: the product code runs with Python's default of 28 digits.
     assert ratio(numerator, denominator) == expected
 
 
@@ -34,12 +34,12 @@ def test_ratio_rounds_half_up_as_decimal_does(numerator: Decimal, denominator: D
     ("numerator", "denominator", "expected"),
     [("1", "3", "0.33333333"), ("2", "3", "0.66666667"), ("0.000000005", "1", "0.00000001"), ("0", "5", "0")],
 )
-def test_ratio_by_hand(numerator: str, denominator: str, expected: str) -> None:
+def test_ratio_examples(numerator: str, denominator: str, expected: str) -> None:
     assert ratio(Decimal(numerator), Decimal(denominator)) == Decimal(expected)
 
 
 @given(st.lists(st.decimals(min_value="0.00000001", max_value="9999999999", places=8), max_size=30))
-def test_realised_volatility_keeps_twelve_digits(closes: list[Decimal]) -> None:
+def test_realised_volatility_is_exact_to_twelve_digits(closes: list[Decimal]) -> None:
     with localcontext() as context:
         context.prec = 60
         steps = [later.ln() - earlier.ln() for earlier, later in pairwise(closes)]
@@ -73,11 +73,11 @@ def bars(*rows: dict[str, Any], complete: tuple[str, ...] = ()) -> list[dict[str
     return made
 
 
-def test_streams_are_never_mixed_and_single_trades_come_first() -> None:
+def test_single_trades_take_precedence_and_streams_are_not_mixed() -> None:
     (bar,) = bars(aggregate("aggTrade", trades=7), aggregate("trade", trades=5))
     assert bar["trades"] == 5
 
 
-def test_the_complete_stream_makes_the_bar() -> None:
+def test_complete_stream_takes_precedence() -> None:
     (bar,) = bars(aggregate("aggTrade", trades=7), aggregate("trade", trades=5), complete=("aggTrade",))
     assert (bar["trades"], bar["is_complete"], bar["evidence"]) == (7, True, "barrier")

@@ -1,4 +1,4 @@
-"""The DuckDB engine cuts hours that are too large for memory, and the result is the same."""
+"""The DuckDB engine splits hours that are too large for memory, with the same result."""
 
 from __future__ import annotations
 
@@ -53,26 +53,26 @@ def aggregated(lake: Settings) -> Callable[[], tuple[list[dict[str, Any]], RowCo
     return aggregate
 
 
-def test_an_hour_in_parts_is_the_same_hour(
+def test_split_hour_has_the_same_result(
     aggregated: Callable[[], tuple[list[dict[str, Any]], RowCounts]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = aggregated()
+    unsplit = aggregated()
     monkeypatch.setattr(duckdb_engine, "ROWS_AT_ONCE", 50)
-    assert aggregated() == whole
-    rows, counts = whole
+    assert aggregated() == unsplit
+    rows, counts = unsplit
     assert len(rows) > 40
     assert counts.rows_in == 700
     assert counts.rows_duplicate == 100
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 7, 10, 1_000])
-def test_parts_are_whole_minutes_without_gaps(
+def test_parts_are_full_minutes_without_gaps(
     lake: Settings, aggregated: object, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
     monkeypatch.setattr(duckdb_engine, "ROWS_AT_ONCE", rows_at_once)
     table = load_table(lake, BRONZE_TRADES)
     files = files_between(table, table.metadata.current_snapshot_id or 0, START, START + HOUR)
-    parts = list(duckdb_engine._cut(files, START, START + HOUR))
+    parts = list(duckdb_engine._split(files, START, START + HOUR))
     assert (parts[0][0], parts[-1][1]) == (START, START + HOUR)
     assert all(earlier[1] == later[0] for earlier, later in pairwise(parts))
     assert all(first < last and first.second == 0 for first, last in parts)
@@ -80,7 +80,7 @@ def test_parts_are_whole_minutes_without_gaps(
 
 
 @pytest.mark.parametrize("exchanges", [{"binance_futures"}, {"binance_futures", "binance_spot"}, {"binance_spot"}])
-def test_another_market_s_trades_of_the_same_symbol_make_no_bar(lake: Settings, exchanges: set[str]) -> None:
+def test_trades_of_another_market_with_the_same_symbol_make_no_bar(lake: Settings, exchanges: set[str]) -> None:
     moment = START + timedelta(minutes=1)
     of_futures = [trade(moment, number, price="10") for number in range(3)]
     of_spot = [trade(moment, number, price="99", qty="5", exchange="binance_spot") for number in range(7)]
@@ -89,10 +89,10 @@ def test_another_market_s_trades_of_the_same_symbol_make_no_bar(lake: Settings, 
     for context, own in ((CONTEXT, of_futures), (SPOT_CONTEXT, of_spot)):
         made = DuckDBEngine(lake).minute_aggregates(table.metadata.current_snapshot_id or 0, [START], None, context)
         ((_, aggregates),) = made
-        followed = own[0]["exchange"] in exchanges
-        assert [row["high"] for row in aggregates.rows.to_pylist()] == ([own[0]["price"]] if followed else [])
+        is_present = own[0]["exchange"] in exchanges
+        assert [row["high"] for row in aggregates.rows.to_pylist()] == ([own[0]["price"]] if is_present else [])
         others = sum(
             len(rows) for rows in (of_futures, of_spot) if rows is not own and rows[0]["exchange"] in exchanges
         )
         assert aggregates.counts.dropped_by_rule["other_exchange"] == others
-        assert aggregates.counts.rows_valid == (len(own) if followed else 0)
+        assert aggregates.counts.rows_valid == (len(own) if is_present else 0)

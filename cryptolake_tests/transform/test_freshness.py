@@ -1,4 +1,4 @@
-"""How far bars are behind: judged by symbol, with idle symbols and a finished replay told apart."""
+"""Lag of bars per symbol, with idle symbols and finished replays excluded."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ def lag(symbol: str, seconds: float, *, is_idle: bool = False) -> SymbolLag:
     return SymbolLag(symbol, timedelta(seconds=seconds), is_idle)
 
 
-def test_every_symbol_is_held_against_the_limit() -> None:
-    outcome = judge([lag("A", 10), lag("B", 301), lag("C", 900)], CLOCK, 300, stands_still=False)
+def test_every_symbol_is_compared_with_the_limit() -> None:
+    outcome = judge([lag("A", 10), lag("B", 301), lag("C", 900)], CLOCK, 300, replay_finished=False)
     assert not outcome.passed
     assert outcome.failing_rows == [{"symbol": "B", "lag_s": "301"}, {"symbol": "C", "lag_s": "900"}]
     assert "largest lag 900 s of 3 symbols" in outcome.description
 
 
-def test_a_symbol_that_nobody_trades_is_not_behind() -> None:
-    outcome = judge([lag("A", 10), lag("B", 5_000, is_idle=True)], CLOCK, 300, stands_still=False)
+def test_idle_symbol_does_not_lag() -> None:
+    outcome = judge([lag("A", 10), lag("B", 5_000, is_idle=True)], CLOCK, 300, replay_finished=False)
     assert outcome.passed
     assert "1 without trades" in outcome.description
 
 
-def test_at_the_end_of_a_replay_nothing_is_behind() -> None:
-    outcome = judge([], CLOCK, 300, stands_still=True)
+def test_nothing_lags_after_a_replay_has_finished() -> None:
+    outcome = judge([], CLOCK, 300, replay_finished=True)
     assert outcome.passed
     assert "replay finished" in outcome.description

@@ -1,4 +1,4 @@
-"""Inputs of a run are bounded by its hours, and say of these hours what the whole tables say."""
+"""Inputs of a run are bounded by its hours, and equal those of the full tables within these hours."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture
 def covered(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Coverage of twelve hours in spans of 40 minutes with pauses of 20, three open gaps; no exchange answers."""
+    """Write coverage of twelve hours, 40 minutes each, and three open gaps; the exchange is unreachable."""
     monkeypatch.setattr(load_inputs, "committed_offsets", lambda _: {0: 10**9})
     settings = lake.model_copy(update={"exchange_port": 1, "start_date": START.date(), "watermark_grace_ms": 2_000})
     rows = [
@@ -61,7 +61,7 @@ def gap_at(after: timedelta) -> TradeGap:
 
 @pytest.mark.parametrize("first", range(12))
 @pytest.mark.parametrize("hours", [1, 3])
-def test_minutes_are_as_complete_as_by_the_whole_tables(covered: Settings, first: int, hours: int) -> None:
+def test_bounded_inputs_prove_the_same_minutes_as_the_full_tables(covered: Settings, first: int, hours: int) -> None:
     start, end = START + first * HOUR, START + (first + hours) * HOUR
     everything, bounded = load_run_inputs(covered), load_run_inputs(covered, start, end)
     assert bounded.exchange_time_ms == everything.exchange_time_ms == START_MS + 11 * HOUR_MS + 40 * 60_000
@@ -73,13 +73,13 @@ def test_minutes_are_as_complete_as_by_the_whole_tables(covered: Settings, first
     assert set(found) > {None}
 
 
-def test_a_window_of_no_time_tells_the_extent_alone(covered: Settings) -> None:
+def test_empty_window_loads_only_the_extent(covered: Settings) -> None:
     known = load_run_inputs(covered, NEVER, NEVER)
     assert known.rules == load_run_inputs(covered).rules
     assert not known.completeness.is_complete_on_any_stream("BTCUSDT", START_MS, START_MS + 1)
 
 
-def test_quarantined_trades_are_those_of_the_hours(covered: Settings) -> None:
+def test_quarantined_trades_are_limited_to_the_hours(covered: Settings) -> None:
     future = START + timedelta(days=30)
     append(covered, [trade(future + number * HOUR, number) for number in range(3)])
     advance(covered)
@@ -93,11 +93,11 @@ def advance(settings: Settings) -> int:
     return advance_quarantine(settings, load_table(settings, BRONZE_TRADES), rules, "test")
 
 
-@pytest.mark.parametrize("max_days", [31, 2], ids=["each day", "the days between"])
-def test_a_broken_trade_is_kept_once_on_any_day(
+@pytest.mark.parametrize("max_days", [31, 2], ids=["each day", "range of days"])
+def test_broken_trade_is_quarantined_once_on_any_day(
     covered: Settings, monkeypatch: pytest.MonkeyPatch, max_days: int
 ) -> None:
-    monkeypatch.setattr(quarantine, "MAX_DAYS_NAMED", max_days)
+    monkeypatch.setattr(quarantine, "MAX_SINGLE_DAYS", max_days)
     last = datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)
     broken = [
         trade(START, 1, price="-1"),

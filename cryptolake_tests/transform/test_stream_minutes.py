@@ -1,4 +1,4 @@
-"""Minutes of mark prices and liquidations from Bronze, on a real catalog: exact, each event once, gated."""
+"""Minutes of mark prices and liquidations from Bronze on a real catalog: exact, deduplicated, checked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def table(of: MinuteStream, rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=of.bronze.arrow_schema())
 
 
-def put(lake: Settings, of: MinuteStream, rows: list[dict[str, Any]]) -> None:
+def append_events(lake: Settings, of: MinuteStream, rows: list[dict[str, Any]]) -> None:
     load_table(lake, of.bronze).append(table(of, rows))
 
 
@@ -52,9 +52,15 @@ def silver(lake: Settings, of: MinuteStream) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: [row[name] for name in of.silver.key])
 
 
-def test_open_and_close_go_by_time_whatever_the_order_and_a_repeat_counts_once() -> None:
-    late = [mark(59.9, "3"), mark(0, "2"), mark(30, "9", funding_rate=Decimal("-0.1")), mark(20, "1"), mark(60, "7")]
-    events = [*late, mark(0, "2", ingest_ts=HOUR + 9 * SECOND), mark(5, "4", "ETHUSDT")]
+def test_open_and_close_follow_event_time_and_duplicates_count_once() -> None:
+    out_of_order = [
+        mark(59.9, "3"),
+        mark(0, "2"),
+        mark(30, "9", funding_rate=Decimal("-0.1")),
+        mark(20, "1"),
+        mark(60, "7"),
+    ]
+    events = [*out_of_order, mark(0, "2", ingest_ts=HOUR + 9 * SECOND), mark(5, "4", "ETHUSDT")]
     rows, distinct = minutes_of(MARK_PRICE, table(MARK_PRICE, events))
     assert distinct == 6
     first, second, other = rows.to_pylist()
@@ -92,18 +98,18 @@ def test_sums_of_liquidations_are_exact_by_side(orders: list[tuple[str, Decimal,
 
 
 def published(lake: Settings, hour: datetime = HOUR) -> Publication:
-    """Refresh an hour of mark prices, which passes."""
+    """Refresh an hour of mark prices; assert that it passes."""
     candidate, publication = run_stream_minutes(lake, MARK_PRICE, hour, "run")
     assert publication is not None, [outcome for outcome in candidate.outcomes if not outcome.passed]
     return publication
 
 
-def test_an_hour_is_published_by_one_commit_and_again_without_any(lake: Settings) -> None:
-    put(lake, MARK_PRICE, [mark(0, "2"), mark(61, "3"), mark(3_600, "99")])  # the last is of the next hour
+def test_hour_is_published_by_one_commit_and_unchanged_hour_by_none(lake: Settings) -> None:
+    append_events(lake, MARK_PRICE, [mark(0, "2"), mark(61, "3"), mark(3_600, "99")])  # the last is in the next hour
     assert published(lake).rows_changed == 2
     head = load_table(lake, MARK_PRICE.silver).metadata.current_snapshot_id
     assert published(lake).snapshot_id == head
-    put(lake, MARK_PRICE, [mark(30, "8")])
+    append_events(lake, MARK_PRICE, [mark(30, "8")])
     assert published(lake).rows_changed == 1
     assert [row["high"] for row in silver(lake, MARK_PRICE)] == [8, 3]
     published(lake, HOUR + timedelta(hours=1))
@@ -121,24 +127,24 @@ def test_an_hour_is_published_by_one_commit_and_again_without_any(lake: Settings
         (FORCE_ORDER, order(0, "both", "1", "5"), "side_known"),
     ],
 )
-def test_what_cannot_be_fails_its_check(lake: Settings, of: MinuteStream, row: dict[str, Any], failed: str) -> None:
-    put(lake, of, [row])
+def test_invalid_value_fails_its_check(lake: Settings, of: MinuteStream, row: dict[str, Any], failed: str) -> None:
+    append_events(lake, of, [row])
     candidate, publication = run_stream_minutes(lake, of, HOUR, "run")
     assert publication is None
     assert not candidate.passed
     assert failed in [outcome.name for outcome in candidate.outcomes if not outcome.passed]
 
 
-def test_a_contract_without_funding_passes(lake: Settings) -> None:
-    put(lake, MARK_PRICE, [mark(0, "2", funding_rate=None, next_funding_time=None)])
+def test_mark_price_without_funding_rate_passes(lake: Settings) -> None:
+    append_events(lake, MARK_PRICE, [mark(0, "2", funding_rate=None, next_funding_time=None)])
     assert published(lake).rows_changed == 1
 
 
-def test_a_minute_without_an_update_warns_and_one_without_a_liquidation_does_not(lake: Settings) -> None:
-    put(lake, MARK_PRICE, [mark(0, "2"), mark(60, "2"), mark(240, "2"), mark(0, "2", "ETHUSDT")])
+def test_minute_without_mark_price_warns_and_minute_without_liquidation_does_not(lake: Settings) -> None:
+    append_events(lake, MARK_PRICE, [mark(0, "2"), mark(60, "2"), mark(240, "2"), mark(0, "2", "ETHUSDT")])
     (outcome,) = run_stream_minutes(lake, MARK_PRICE, HOUR, "run")[0].observations
     assert not outcome.passed
     assert outcome.failing_rows == [{"symbol": "BTCUSDT", "after": "2024-07-18 23:01", "before": "2024-07-18 23:04"}]
-    put(lake, FORCE_ORDER, [order(0, "sell", "1", "1"), order(240, "sell", "1", "1")])
+    append_events(lake, FORCE_ORDER, [order(0, "sell", "1", "1"), order(240, "sell", "1", "1")])
     assert run_stream_minutes(lake, FORCE_ORDER, HOUR, "run")[0].observations == []
     assert minutes_without_row([]).passed

@@ -1,8 +1,8 @@
 """DuckDB engine: aggregate in this process, over the Parquet files of the Iceberg snapshot.
 
-Deduplicating by hashing every trade would be most of the work. Duplicates are few, so they are found first, by sorting
-one 64-bit number per trade. Only duplicates, trades that break a rule, and trades that are not MARKET executions go
-through a hash table. All others are aggregated as they are read.
+Deduplication by hashing every trade would dominate the cost. Duplicates are few, so the engine finds them first, by
+sorting one 64-bit number per trade. Only duplicates, trades that break a rule, and trades that are not MARKET
+executions go through a hash table. All others are aggregated as they are read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-# Trades held in memory at a time; a larger hour is split by minutes, which duplicates do not cross.
+# Maximum trades in memory; a larger hour is split by minutes, because duplicates are always in the same minute.
 ROWS_AT_ONCE = 1_000_000
 
 # Columns that the measures of a bar are computed from.
@@ -56,7 +56,7 @@ MEASURED = "symbol, stream, window_start, event_time, trade_id, price, qty, side
 
 
 class DuckDBEngine:
-    """Engine that reads the files itself; needs no server."""
+    """Engine in this process, without a server."""
 
     name = "duckdb"
 
@@ -73,14 +73,14 @@ class DuckDBEngine:
             files = files_between(bronze, snapshot_id, first, last)
             return _aggregate_files(files, first, last, minutes, context)
 
-        # Two hours are in progress while the caller builds bars of a third; more would take too much memory.
+        # Two hours are aggregated while the caller builds the bars of a third; more would take too much memory.
         with ThreadPoolExecutor(max_workers=2) as ahead:
-            under_way = deque((hour, ahead.submit(of_hour, hour)) for hour in hours[:2])
+            in_flight = deque((hour, ahead.submit(of_hour, hour)) for hour in hours[:2])
             for following in hours[2:]:
-                under_way.append((following, ahead.submit(of_hour, following)))
-                hour, aggregates = under_way.popleft()
+                in_flight.append((following, ahead.submit(of_hour, following)))
+                hour, aggregates = in_flight.popleft()
                 yield hour, aggregates.result()
-            for hour, aggregates in under_way:
+            for hour, aggregates in in_flight:
                 yield hour, aggregates.result()
 
     def daily_aggregates(self, snapshot_id: int, day: date) -> pa.Table:
@@ -101,7 +101,7 @@ def _aggregate_files(
     import pyarrow as pa
 
     tables, counts = [], RowCounts()
-    for start, end in _cut(files, first, last):
+    for start, end in _split(files, first, last):
         with open_duckdb() as duck:
             _load(duck, files, start, end, minutes, context)
             part = _aggregate(duck, context)
@@ -110,8 +110,8 @@ def _aggregate_files(
     return MinuteAggregates(pa.concat_tables(tables), counts)
 
 
-def _cut(files: list[BronzeFile], first: datetime, last: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """Split the interval into whole minutes that hold about `ROWS_AT_ONCE` trades, if trades are evenly spread."""
+def _split(files: list[BronzeFile], first: datetime, last: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Split the interval at full minutes into parts of about `ROWS_AT_ONCE` trades, assuming an even distribution."""
     parts = max(1, -(-sum(file.rows for file in files) // ROWS_AT_ONCE))
     step = max(1, (last - first) // MINUTE // parts) * MINUTE
     while first < last:
@@ -129,8 +129,8 @@ def _load(
 ) -> None:
     """Create the view `trades` of the given minutes with first <= event_time < last, read once into memory.
 
-    `used` is true for MARKET trades that break no rule; `id` is one number per trade. Two trades that share it by
-    chance both count as duplicates here; their full identity distinguishes them later.
+    `used` is true for MARKET trades that break no rule; `id` is a 64-bit hash of the trade's identity. Trades whose
+    hashes collide are handled as duplicates here; `_aggregate` distinguishes them by their full identity.
     """
     files = [file for file in files if file.earliest < last and file.latest >= first]
     constants = constants_of(files, OFTEN_CONSTANT)
@@ -142,18 +142,18 @@ def _load(
     if context.quarantined:
         duck.register(QUARANTINED_TRADES, quarantined_table(context))
         read += ", was_quarantined"
-    wanted = ""
+    semi_join = ""
     if minutes is not None:
         duck.register("minutes", minutes)
-        wanted = f"SEMI JOIN minutes ON minutes.symbol = found.symbol AND minutes.window_start = {DUCKDB.minute}"
-    # No result depends on the order of rows; without a fixed order DuckDB holds less in memory.
+        semi_join = f"SEMI JOIN minutes ON minutes.symbol = found.symbol AND minutes.window_start = {DUCKDB.minute}"
+    # Results do not depend on the order of rows, and without a fixed order DuckDB needs less memory.
     duck.execute("SET preserve_insertion_order = false")
     duck.execute(
         f"""CREATE TEMP TABLE loaded AS
         SELECT symbol, event_time, trade_id, price, qty, side, first_trade_id, last_trade_id{read},
           {DUCKDB.minute} AS window_start, hash(symbol, trade_id) AS id,
           {sound(context)} AND trade_type = '{MARKET}' AS used
-        FROM {judgeable(context, source)} AS found {wanted}
+        FROM {judgeable(context, source)} AS found {semi_join}
         WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"""
     )
     duck.execute(f"CREATE TEMP VIEW trades AS SELECT *{literals} FROM loaded")
@@ -198,7 +198,7 @@ def _aggregate(duck: duckdb.DuckDBPyConnection, context: RuleContext) -> MinuteA
 
 
 def _repeated(duck: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Return the values of `id` that more than one row of `trades` has."""
+    """Return the values of `id` that occur more than once in `trades`."""
     import numpy as np
     import pyarrow as pa
 

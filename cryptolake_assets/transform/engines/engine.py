@@ -1,6 +1,6 @@
 """The engine interface: DuckDB in this process (`duckdb_engine`) or Spark Connect (`spark_engine`).
 
-An engine only aggregates. The choice of minutes and snapshot, derived columns, checks and commits are common to all.
+An engine only aggregates. The choice of minutes and snapshot, derived columns, checks and commits are common to both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def narrowed(first: datetime, last: datetime, minutes: pa.Table | None) -> tuple[datetime, datetime]:
-    """Return the interval [first, last), narrowed to the given minutes (window_start), if any are given."""
+    """Return the interval [first, last), narrowed to the extent of the given minutes."""
     if minutes is None:
         return first, last
     starts = minutes["window_start"].to_pylist()

@@ -1,8 +1,8 @@
 """Spark engine: aggregate on a Spark session, normally that of the Spark Connect server.
 
-Two queries give the same rows. The fast one (`spark_fast`) works on 64-bit numbers and raises if a value does not fit;
-then the careful one runs, on decimals and structs. Each computes the bars and the row counts at once: unused trades
-keep their row, without values to measure.
+Two queries return the same rows. The fast one (`spark_fast`) works on 64-bit numbers and raises if a value does not
+fit; then the careful one runs, on decimals and structs. Each computes bars and row counts in one pass: unused trades
+keep their row, with NULL measures.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ READ = (
     *("first_trade_id", "last_trade_id", "trade_type"),
 )
 
-# Columns in which all copies of a trade must agree.
+# Columns that must be equal in all duplicates of a trade.
 CONTENT = "event_time, price, qty, side, first_trade_id, last_trade_id, trade_type"
 
 
 class SparkEngine:
-    """Engine on the given session; this process reads the table's manifests."""
+    """Engine on the given Spark session; this process reads the table's manifests."""
 
     name = "spark"
 
@@ -81,7 +81,7 @@ class SparkEngine:
         """Aggregate all hours in one query."""
         import pyarrow.compute as pc
 
-        # A product of longer decimals then keeps its 16 fractional digits, and raises if it does not fit.
+        # Keeps the 16 fractional digits of products of long decimals; a product that does not fit raises.
         self._spark.conf.set("spark.sql.decimalOperations.allowPrecisionLoss", "false")
         with self._trades(snapshot_id, hours, minutes) as trades, self._quarantined(context):
             rows = self._fast(trades, context)
@@ -146,14 +146,14 @@ class SparkEngine:
         name = f"touched_{uuid.uuid4().hex}"
         self._spark.createDataFrame(minutes).createOrReplaceTempView(name)
         try:
-            wanted = f"SELECT /*+ BROADCAST */ symbol, window_start FROM {name}"
-            yield f"({source} AND (symbol, {SPARK.minute}) IN ({wanted}))"
+            touched = f"SELECT /*+ BROADCAST */ symbol, window_start FROM {name}"
+            yield f"({source} AND (symbol, {SPARK.minute}) IN ({touched}))"
         finally:
             self._spark.catalog.dropTempView(name)
 
 
 def careful_sql(trades: str, context: RuleContext) -> str:
-    """Return the query on decimals and structs over the FROM clause `trades`; a valid copy wins over an invalid one."""
+    """Return the query on decimals and structs over the FROM clause `trades`; a valid duplicate wins."""
     return f"""
 WITH judged AS (
   SELECT *, {SPARK.minute} AS window_start, {rule_number(context)} AS rule_number FROM {judgeable(context, trades)}

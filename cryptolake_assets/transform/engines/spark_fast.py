@@ -1,9 +1,9 @@
-"""Spark's fast query, as SQL text: bars from 64-bit numbers, without sending or hashing a unique trade.
+"""Spark's fast query, as SQL text: bars from 64-bit numbers, without shuffling or hashing unique trades.
 
-Ids of a symbol's stream are dense, so duplicates are found by two bit masks per 64 ids. Then every trade is summed
-where it is read: unique trades in the slot of their minute, copies of one trade in a slot of their own, whose totals
-are divided by the number of copies. If something does not fit (a trade id beyond 37 bits, a sum beyond 64, copies that
-differ), the query raises and the careful one runs instead.
+Trade ids of a stream are dense, so two bit masks per 64 ids find the duplicates. Every trade is then summed where it is
+read: unique trades in the slot of their minute, copies of one trade in a separate slot, whose totals are divided by the
+number of copies. If a value does not fit (a trade id above 37 bits, a sum above 64 bits, copies that differ), the query
+raises and the careful query runs instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.quality.rules import RULES, RuleContext, judgeable, missing_rule_numbers, rule_number, sql_string
 
 NOT_FAST = "CRYPTOLAKE_NOT_FAST"
-# Error texts of the fast query that call for the careful one; the query itself raises the first.
+# Error texts that trigger the careful query; the fast query itself raises the first.
 DOES_NOT_FIT = (NOT_FAST, "ARITHMETIC_OVERFLOW", "NUMERIC_VALUE_OUT_OF_RANGE", "CAST_OVERFLOW")
 
 LARGEST_ID = 2**37 - 1  # a trade id that fits into 63 bits with the microsecond of its minute (26 bits)
@@ -51,7 +51,7 @@ ACCOUNT = (
 
 @dataclass
 class _Steps:
-    """The aggregates of a slot, by their SQL; equal ones are computed once."""
+    """The aggregates of a slot, by SQL text; equal ones are computed once."""
 
     parts: dict[str, str] = field(default_factory=dict)
 
@@ -90,7 +90,7 @@ class _Steps:
 def _units(value: str) -> str:
     """Return SQL for a decimal with 8 fractional digits as a whole number of 10^-8.
 
-    It uses a double where that is exact: Spark multiplies decimals as objects, which costs as much as reading them.
+    Uses a double where that is exact: Spark multiplies decimals as objects, which costs as much as reading them.
     """
     near = f"CAST(rint(CAST({value} AS double) * 1e8D) AS bigint)"
     return f"IF({value} BETWEEN -{NEAR} AND {NEAR}, {near}, CAST({value} * 100000000 AS bigint))"
@@ -101,7 +101,7 @@ def fast_sql(trades: str, context: RuleContext) -> str:
 
     Price and quantity are units of 10^-8 (`p`, `q`) and their `LIMBS`; `place` is the microsecond of the minute with
     the id; `flags` is 4 x rule_number + 2 if MARKET + 1 if the taker bought. A block is 64 ids; a bit of its mask in
-    `repeats` is a trade that may have copies. Two blocks that share a key by chance only add to these. A slot below 0
+    `repeats` is a trade that may have copies. A hash collision of two blocks only adds to these. A slot below 0
     holds the unique trades of a minute with equal flags, a slot from 0 on the copies of one trade.
     """
     steps = _Steps()
