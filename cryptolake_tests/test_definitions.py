@@ -1,4 +1,4 @@
-"""The graph loads fast, touches neither network nor JVM, and is on in a fresh home."""
+"""The graph loads fast without network and JVM; its sensors and schedules run in a new home."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from cryptolake_assets.quality.stream_minute_checks import MINUTES_WITHOUT_ROW
 from cryptolake_assets.settings import PROJECT_ROOT
 
 LIGHT = {"dagster", "filelock", "httpx", "msgspec", "pydantic", "pydantic-settings", "pyyaml", "rich", "structlog"}
-"""The project's packages that the graph may load; every other one is imported inside the functions that need it."""
+"""Packages of the project that the graph may load; functions import all others."""
 LIGHT_BY_DAGSTER = {"tenacity"}
-"""Loaded by the light ones themselves."""
+"""Packages that the light packages load."""
 PROBE = """
 import importlib.metadata, json, socket, sys, time
-def refuse(*_): raise AssertionError("the network was touched")
-socket.socket.connect = refuse
+def fail(*_): raise AssertionError("a module opened a network connection")
+socket.socket.connect = fail
 began = time.process_time()
 import cryptolake_assets.definitions
 seconds = time.process_time() - began
@@ -45,20 +45,20 @@ print(json.dumps([seconds, sorted({name for module in loaded for name in package
 
 
 def packages_of_the_project() -> set[str]:
-    """Return the names of every package that pyproject.toml asks for, extras included."""
+    """Return the names of all packages that pyproject.toml requires, including extras."""
     project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [
+    requirements = [
         *project["dependencies"],
         *(name for extra in project["optional-dependencies"].values() for name in extra),
     ]
-    return {re.split(r"[\[=<>~! ;]", requirement)[0].lower() for requirement in wanted}
+    return {re.split(r"[\[=<>~! ;]", requirement)[0].lower() for requirement in requirements}
 
 
 def test_definitions_load_in_under_two_seconds_without_network_jvm_or_heavy_packages() -> None:
-    answer = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
-    seconds, names = json.loads(answer.stdout.splitlines()[-1])
+    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    seconds, names = json.loads(probe.stdout.splitlines()[-1])
     loaded = {name.lower().replace("_", "-") for name in names}
-    assert loaded >= LIGHT, "the list names what is not loaded any more"
+    assert loaded >= LIGHT, "LIGHT lists packages that are no longer loaded"
     assert loaded & packages_of_the_project() - LIGHT - LIGHT_BY_DAGSTER == set()
     assert loaded & {"pandas", "numpy", "py4j", "sqlglot"} == set()
     assert seconds < 2.0
@@ -69,7 +69,7 @@ def repository() -> dg.RepositoryDefinition:
     return build_definitions().get_repository_def()
 
 
-def test_the_assets_and_their_partitions(repository: dg.RepositoryDefinition) -> None:
+def test_graph_has_the_documented_assets_and_partitions(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == {
         "bronze/futures_trades",
@@ -110,10 +110,10 @@ BATCH_OBSERVATIONS = (
     batch_checks.SYMBOLS_BEHIND,
 )
 OF_NOW = (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, "small_files")
-"""Checks that warn of how things are at the moment."""
+"""Non-blocking checks of the current state."""
 SENSORS = {
     *("bronze_follower", "automation", "stream_health", "run_failures", "run_recoveries"),
-    "fear_greed_automation",  # the shipped capture has no answers of other sources
+    "fear_greed_automation",  # the shipped capture has no responses of other sources
 }
 SCHEDULES = {
     "ingest_realtime_to_bronze_schedule",
@@ -124,7 +124,7 @@ SCHEDULES = {
 }
 
 
-def test_sensors_and_schedules_are_on_in_a_fresh_home(repository: dg.RepositoryDefinition) -> None:
+def test_sensors_and_schedules_run_by_default(repository: dg.RepositoryDefinition) -> None:
     assert {sensor.name for sensor in repository.sensor_defs} == SENSORS
     for sensor in repository.sensor_defs:
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
@@ -135,7 +135,7 @@ def test_sensors_and_schedules_are_on_in_a_fresh_home(repository: dg.RepositoryD
         assert schedule.execution_timezone == "UTC"
 
 
-def test_every_job_that_users_know_has_a_schedule_a_timeout_and_retries(repository: dg.RepositoryDefinition) -> None:
+def test_every_documented_job_has_a_schedule_a_timeout_and_retries(repository: dg.RepositoryDefinition) -> None:
     scheduled = {schedule.job_name for schedule in repository.schedule_defs}
     for name in ("ingest_realtime_to_bronze", "bronze_to_silver_1m", "silver_to_gold_daily"):
         assert name in scheduled
@@ -145,7 +145,7 @@ def test_every_job_that_users_know_has_a_schedule_a_timeout_and_retries(reposito
 
 
 @pytest.mark.parametrize("task", Task)
-def test_maintenance_is_scheduled_in_utc_on_in_a_fresh_home_and_ends(
+def test_maintenance_is_scheduled_in_utc_by_default_with_timeout_and_retries(
     repository: dg.RepositoryDefinition, task: Task
 ) -> None:
     schedule = repository.get_schedule_def(f"maintenance_{task.value}_schedule")
@@ -162,23 +162,23 @@ def test_maintenance_is_scheduled_in_utc_on_in_a_fresh_home_and_ends(
     assert list(nodes) == (["maintenance__compaction_small_files"] if with_check else [])
 
 
-def test_gate_checks_block_and_every_check_has_its_assets_partitions(
+def test_audit_checks_block_and_checks_have_the_partitions_of_their_asset(
     repository: dg.RepositoryDefinition,
 ) -> None:
     graph = repository.asset_graph
     specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
     assert specs
     for spec in specs:
-        of_all_time = spec.name in (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, DEPENDENCIES)
+        is_unpartitioned = spec.name in (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, DEPENDENCIES)
         warns_only = (
             *(*SILVER_OBSERVATIONS, *BATCH_OBSERVATIONS, MINUTES_WITHOUT_ROW),
             *(*OF_NOW, *WARNING, KLINES_OF_DAY),
         )
         assert spec.blocking == (spec.name not in warns_only)
-        assert spec.partitions_def == (None if of_all_time else graph.get(spec.asset_key).partitions_def)
+        assert spec.partitions_def == (None if is_unpartitioned else graph.get(spec.asset_key).partitions_def)
 
 
-def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition) -> None:
+def test_every_asset_has_owner_kind_description_and_freshness(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     for key in graph.materializable_asset_keys:
         node = graph.get(key)
@@ -187,15 +187,15 @@ def test_every_asset_says_what_it_is(repository: dg.RepositoryDefinition) -> Non
         assert node.tags["layer"] == node.group_name
         assert node.description, key
         assert node.freshness_policy, key
-        if node.group_name == "maintenance":  # which is of all tables
+        if node.group_name == "maintenance":  # an asset of all tables
             continue
         assert {"dagster/table_name", "dagster/column_schema"} <= set(node.metadata), key
-        if node.group_name != "bronze":  # which is not computed from a table
+        if node.group_name != "bronze":  # Bronze is not computed from a table
             assert node.code_version, key
             assert "dagster/column_lineage" in node.metadata
 
 
-def test_every_table_that_runs_write_has_its_pool(repository: dg.RepositoryDefinition) -> None:
+def test_every_table_written_by_runs_has_a_pool(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     named = {pool for key in graph.materializable_asset_keys for pool in graph.get(key).pools or ()}
     assert named == {*(table.writer_pool for table in POOLED_TABLES), ARCHIVE_POOL, MAINTENANCE_POOL}

@@ -4,5 +4,5 @@ import warnings
 
 from dagster import BetaWarning
 
-# We use the beta parameter on purpose; without the filter every load of the code location would warn.
+# The beta parameter is used on purpose; without the filter every load of the code location warns.
 warnings.filterwarnings("ignore", r"Parameter `backfill_policy`", BetaWarning)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 INTERVAL_S = 60
 
 
-def tell(settings: "Settings", alert: "Alert | None") -> None:
-    """Send an alert, if any, from a sensor's process."""
+def send_alert(settings: "Settings", alert: "Alert | None") -> None:
+    """Send the alert, if any, from a sensor's process."""
     from cryptolake_assets.platform.notify import notify
 
     if alert is None:
@@ -27,19 +27,19 @@ def tell(settings: "Settings", alert: "Alert | None") -> None:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return the sensors for failures and recoveries of runs."""
+    """Return the sensors for failed and recovered runs."""
 
     @dg.run_failure_sensor(
         name="run_failures",
         minimum_interval_seconds=INTERVAL_S,
         monitor_all_code_locations=True,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells of failed runs of all code locations: in the log, and where CRYPTOLAKE_NOTIFY_URLS says.",
+        description="Alerts on failed runs of all code locations: in the log and at CRYPTOLAKE_NOTIFY_URLS.",
     )
     def run_failures(context: dg.RunFailureSensorContext) -> None:
         from cryptolake_assets.defs.instance.run_alerts import failure_alert
 
-        tell(graph.settings, failure_alert(graph.settings, context.instance, context.dagster_run))
+        send_alert(graph.settings, failure_alert(graph.settings, context.instance, context.dagster_run))
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
@@ -47,11 +47,11 @@ def definitions(graph: Graph) -> dg.Definitions:
         minimum_interval_seconds=INTERVAL_S,
         monitor_all_code_locations=True,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells when what `run_failures` told of has succeeded.",
+        description="Alerts when a run that `run_failures` reported succeeds again.",
     )
     def run_recoveries(context: dg.RunStatusSensorContext) -> None:
         from cryptolake_assets.defs.instance.run_alerts import recovery_alert
 
-        tell(graph.settings, recovery_alert(graph.settings, context.instance, context.dagster_run))
+        send_alert(graph.settings, recovery_alert(graph.settings, context.instance, context.dagster_run))
 
     return dg.Definitions(sensors=[run_failures, run_recoveries])

@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
 DAYS_A_RUN = 7
 
-# History is loaded on demand only, so it is practically never late.
+# History is loaded on demand only, so freshness practically never fails.
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(days=365), fail_window=timedelta(days=3650))
 
 ArchiveEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output
 
 
 class ArchiveConfig(dg.Config):
-    """What a run loads of its days."""
+    """Symbols and files that a run loads for its days."""
 
     symbols: list[str] = pydantic.Field(
         default=[],
-        description="Symbols, such as BTCUSDT or BTCUSD_PERP; without any those that are followed.",
+        description="Symbols, such as BTCUSDT or BTCUSD_PERP; default: the tracked symbols.",
     )
     reload: bool = pydantic.Field(
-        default=False, description="Load a file again though the same one (by its sha256) was loaded before."
+        default=False, description="Load a file again even if the same file (by SHA-256) is already loaded."
     )
     klines: bool = pydantic.Field(
-        default=True, description="With the official one-minute klines of the day, to hold Silver against."
+        default=True, description="Also load the day's official one-minute klines, to compare Silver with."
     )
 
 
@@ -71,7 +71,7 @@ def futures_trades_archive(
 def _load(
     context: dg.AssetExecutionContext, settings: "Settings", config: ArchiveConfig, day: date
 ) -> Iterator["ArchiveDay"]:
-    """Load a day's symbols one after the other; yield each result."""
+    """Load the symbols of a day one by one; yield each result."""
     from cryptolake_assets.binance.archive_files import ArchiveClient
     from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
     from cryptolake_assets.ingest.archive_days import NotLoaded
@@ -80,7 +80,7 @@ def _load(
     symbols = [in_capitals(symbol) for symbol in config.symbols] or resolve_subscriptions(settings).symbols
     with ArchiveClient(settings.archive_url) as client:
         for symbol in symbols:
-            told = _ProgressLog(context)
+            progress_log = _ProgressLog(context)
             result = load_history(
                 settings,
                 client,
@@ -89,7 +89,7 @@ def _load(
                 context.run.run_id,
                 klines=config.klines,
                 reload=config.reload,
-                progress=LoadProgress(told.begun, told.downloaded, told.written),
+                progress=LoadProgress(progress_log.begun, progress_log.downloaded, progress_log.written),
             )
             for part in (result.klines, result.trades):
                 if isinstance(part, NotLoaded):
@@ -112,22 +112,23 @@ class _Day:
         results = [day.trades for day in days]
         not_loaded = [result for result in results if isinstance(result, NotLoaded)]
         self.missing = [result.reason for result in not_loaded if result.outcome is Outcome.MISSING]
-        self.refused = [result.reason for result in not_loaded if result.outcome is Outcome.REJECTED]
+        self.rejected = [result.reason for result in not_loaded if result.outcome is Outcome.REJECTED]
         self.loaded = [result for result in results if not isinstance(result, NotLoaded)]
-        self._broken = [day for day in self.loaded if day.outcome is Outcome.REJECTED]
+        self._failed = [day for day in self.loaded if day.outcome is Outcome.REJECTED]
 
     @property
     def is_good(self) -> bool:
-        """Return whether a file was loaded and none was rejected; a symbol that was not listed that day has no file."""
-        return bool(self.loaded) and not self.refused and not self._broken
+        """Return whether a file was loaded and none was rejected; symbols not listed that day have no file."""
+        return bool(self.loaded) and not self.rejected and not self._failed
 
     def reason(self) -> str:
+        """Return the causes of the failure of a day that is not good."""
         failed = [
-            f"{day.file.name} is refused, what was loaded before stays. Failed checks: "
+            f"archive: {day.file.name} was rejected; the rows loaded before stay. Failed checks: "
             + ", ".join(outcome.name for outcome in day.outcomes if not outcome.passed)
-            for day in self._broken
+            for day in self._failed
         ]
-        return "; ".join([*self.refused, *failed, *([] if self.loaded else self.missing)])
+        return "; ".join([*self.rejected, *failed, *([] if self.loaded else self.missing)])
 
     def events(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
         from cryptolake_assets.ingest.archive_checks import CHECKSUM
@@ -136,10 +137,9 @@ class _Day:
         from cryptolake_assets.quality.candidate_checks import CheckOutcome, joined
 
         outcomes = joined([*(outcome for day in self.loaded for outcome in day.outcomes)])
-        if self.refused:
+        if self.rejected:
             outcomes = [item for item in outcomes if item.name != CHECKSUM]
-            said = "; ".join(self.refused)
-            outcomes.append(CheckOutcome(CHECKSUM, False, said, len(self.refused)))
+            outcomes.append(CheckOutcome(CHECKSUM, False, "; ".join(self.rejected), len(self.rejected)))
         yield from checks.evaluations(asset_keys.ARCHIVE, BLOCKING, outcomes, self.key)
         yield from checks.evaluations(asset_keys.ARCHIVE, WARNING, outcomes, self.key, dg.AssetCheckSeverity.WARN)
         of_klines = joined([check_klines(result) for result in self._klines])
@@ -220,10 +220,10 @@ def definitions(graph: Graph) -> dg.Definitions:
             *checks.specs(asset_keys.ARCHIVE, (*WARNING, KLINES_OF_DAY), graph.partitions.daily, blocking=False),
         ],
         description=(
-            "A UTC day of aggregate trades from the exchange's public archive, checksum verified, into "
-            "bronze.futures_trades: one commit a symbol, in the place of an earlier issue of the file. A trade that "
-            "the stream brought too stays one trade in Silver. A file that fails a check is refused and the good data "
-            "stays. With it come the day's official klines, which Silver is held against."
+            "A UTC day of aggregate trades from the exchange's public archive, loaded into bronze.futures_trades after "
+            "checksum verification: one commit per symbol, which replaces an earlier version of the file. Silver "
+            "deduplicates trades that the stream delivered too. A file that fails a check is rejected and the rows "
+            "loaded before stay. The run also loads the day's official klines, to compare Silver with."
         ),
     )(futures_trades_archive)
     return dg.Definitions(assets=[asset])

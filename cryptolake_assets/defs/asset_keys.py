@@ -10,7 +10,7 @@ from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
 
 def of_table(table: TableSpec) -> dg.AssetKey:
-    """Return the asset key of a table: its namespace and its name."""
+    """Return the asset key of a table: namespace and name."""
     return dg.AssetKey(list(table.identifier))
 
 

@@ -16,7 +16,7 @@ Event = dg.MaterializeResult | dg.AssetCheckResult | dg.AssetMaterialization | d
 
 @dataclass(frozen=True)
 class AuditedTable:
-    """A table, and the names of the checks that its own runs evaluate."""
+    """A table, and the names of the checks that its runs evaluate."""
 
     table: TableSpec
     blocking: Sequence[str]
@@ -36,7 +36,7 @@ class AuditedTable:
 
 @dataclass(frozen=True)
 class Audited:
-    """A partition's candidate: the check outcomes, and the data version of its rows once they are published."""
+    """A partition's candidate: the check outcomes, and the data version of the published rows."""
 
     partition: str
     outcomes: Sequence[CheckOutcome]
@@ -47,28 +47,28 @@ class Audited:
 
 def events(
     context: dg.AssetExecutionContext,
-    of: AuditedTable,
+    audited_table: AuditedTable,
     partitions: Iterable[Audited],
     others: Callable[[], Iterable[dg.AssetCheckEvaluation]] = tuple,
 ) -> Iterator[Event]:
     """Yield the events of a run of one partition or of a range, partition by partition.
 
-    `others` returns evaluations of checks whose own steps Dagster skips, because the asset has no output in a run of a
-    range or of a rejected candidate. Raises `dagster.Failure` at the end if a candidate was rejected.
+    `others` returns evaluations of checks with separate steps. Dagster skips these steps in a run of a range or of a
+    rejected candidate, because the asset has no output. Raises `dagster.Failure` at the end if one was rejected.
     """
     rejected = []
     for audited in partitions:
         if context.has_partition_key:
-            yield from _of_one(of, audited)
+            yield from _single_partition(audited_table, audited)
         else:
-            yield from _of_many(of, audited)
+            yield from _partition_of_range(audited_table, audited)
         if audited.version is None:
             rejected.append(audited)
     if rejected or not context.has_partition_key:
         yield from others()
     if rejected:
         raise checks.candidate_rejected(
-            of.table,
+            audited_table.table,
             [audited.partition for audited in rejected],
             [outcome for audited in rejected for outcome in audited.outcomes],
             metadata=rejected[0].metadata if len(rejected) == 1 else None,
@@ -80,10 +80,10 @@ def events(
                 yield dg.Output(None, output_name=spec.get_python_identifier())
 
 
-def _of_one(of: AuditedTable, audited: Audited) -> Iterator[Event]:
+def _single_partition(audited_table: AuditedTable, audited: Audited) -> Iterator[Event]:
     results = [
-        *checks.results(of.key, of.blocking, audited.outcomes),
-        *checks.results(of.key, of.warning, audited.observations, dg.AssetCheckSeverity.WARN),
+        *checks.results(audited_table.key, audited_table.blocking, audited.outcomes),
+        *checks.results(audited_table.key, audited_table.warning, audited.observations, dg.AssetCheckSeverity.WARN),
     ]
     if audited.version is None:
         yield from results
@@ -92,11 +92,13 @@ def _of_one(of: AuditedTable, audited: Audited) -> Iterator[Event]:
         yield dg.MaterializeResult(metadata=audited.metadata, data_version=version, check_results=results)
 
 
-def _of_many(of: AuditedTable, audited: Audited) -> Iterator[Event]:
-    yield from checks.evaluations(of.key, of.blocking, audited.outcomes, audited.partition)
+def _partition_of_range(audited_table: AuditedTable, audited: Audited) -> Iterator[Event]:
+    yield from checks.evaluations(audited_table.key, audited_table.blocking, audited.outcomes, audited.partition)
     yield from checks.evaluations(
-        of.key, of.warning, audited.observations, audited.partition, dg.AssetCheckSeverity.WARN
+        audited_table.key, audited_table.warning, audited.observations, audited.partition, dg.AssetCheckSeverity.WARN
     )
     if audited.version is not None:
         tags = {VERSION_TAG: audited.version}
-        yield dg.AssetMaterialization(of.key, partition=audited.partition, metadata=audited.metadata, tags=tags)
+        yield dg.AssetMaterialization(
+            audited_table.key, partition=audited.partition, metadata=audited.metadata, tags=tags
+        )

@@ -7,10 +7,10 @@ import dagster as dg
 from cryptolake_assets.defs.partitions import GraphPartitions
 from cryptolake_assets.settings import Settings, Source
 
-VERSION_TAG = "dagster/data_version"  # Dagster's tag of the data version, for events that we create ourselves
+VERSION_TAG = "dagster/data_version"  # Dagster's tag of the data version, for events that this code creates
 
-# Upstream rows have changed. A run that publishes nothing for an hour still materializes it, to keep it fresh, but with
-# its old data version.
+# Upstream rows have changed. A run that changes no row of an hour still materializes it, to keep it fresh, but with the
+# previous data version.
 UPSTREAM_UPDATED = dg.AutomationCondition.any_deps_updated().replace(
     "newly_updated", dg.AutomationCondition.data_version_changed()
 )
@@ -31,11 +31,11 @@ def in_open_window(partitions: GraphPartitions) -> dg.AutomationCondition:
 
 
 def once_an_hour() -> dg.AutomationCondition:
-    """Request the open partition when it begins, and then at the start of each hour of this machine's clock."""
+    """Request the open partition when it begins, then at the start of each hour of this machine's clock."""
     due = dg.AutomationCondition.missing().newly_true() | dg.AutomationCondition.cron_tick_passed("0 * * * *")
-    unanswered = due.since(dg.AutomationCondition.newly_requested())
+    is_unrequested = due.since(dg.AutomationCondition.newly_requested())
     is_open = dg.AutomationCondition.in_latest_time_window()
-    return (is_open & unanswered & ~dg.AutomationCondition.in_progress()).with_label("once_an_hour")
+    return (is_open & is_unrequested & ~dg.AutomationCondition.in_progress()).with_label("once_an_hour")
 
 
 def with_upstream() -> dg.AutomationCondition:
@@ -62,7 +62,7 @@ def follows_upstream(interval_min: int, label: str, partitions: GraphPartitions)
     once, because only late-arriving trades and backfills touch them.
     """
     slot_began = dg.AutomationCondition.cron_tick_passed(f"*/{interval_min} * * * *")
-    had_its_slot = in_open_window(partitions) & dg.AutomationCondition.newly_requested().since(slot_began)
-    return (UNREAD_UPDATES & ~UPSTREAM_CHECK_FAILED & ~dg.AutomationCondition.in_progress() & ~had_its_slot).with_label(
+    ran_in_slot = in_open_window(partitions) & dg.AutomationCondition.newly_requested().since(slot_began)
+    return (UNREAD_UPDATES & ~UPSTREAM_CHECK_FAILED & ~dg.AutomationCondition.in_progress() & ~ran_in_slot).with_label(
         label
     )

@@ -1,4 +1,4 @@
-"""Batch sources as assets: responses in Bronze, typed rows in Silver, and a sensor that requests them hourly.
+"""Batch sources as assets: responses in Bronze, typed rows in Silver, and a sensor with hourly requests.
 
 A thin adapter of `ingest.batch_extract`: a factory for the entries of `ingest.batch_sources`.
 """
@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pydantic
 
 from cryptolake_assets.defs import asset_keys, audited
 from cryptolake_assets.defs.audited import Audited, AuditedTable
@@ -32,13 +33,15 @@ SENSOR_INTERVAL_S = 60
 
 
 class BatchConfig(dg.Config):
-    """`full_history` asks for the whole history again, not only for what came since the newest held row."""
+    """Extent of the request."""
 
-    full_history: bool = False
+    full_history: bool = pydantic.Field(
+        default=False, description="Request the full history again, not only rows after the newest stored one."
+    )
 
 
 def _raw(graph: Graph, source: BatchSource) -> dg.AssetsDefinition:
-    def answers(context: dg.AssetExecutionContext, config: BatchConfig, lake: LakeResource) -> dg.MaterializeResult:
+    def responses(context: dg.AssetExecutionContext, config: BatchConfig, lake: LakeResource) -> dg.MaterializeResult:
         from cryptolake_assets.ingest.batch_extract import extract, wanted_of
 
         settings, day = lake.settings, date.fromisoformat(context.partition_key)
@@ -52,12 +55,12 @@ def _raw(graph: Graph, source: BatchSource) -> dg.AssetsDefinition:
         kinds={"rest", "iceberg"},
         freshness_policy=_fresh(source),
         automation_condition=once_an_hour() if source.can_be_asked(graph.settings) else None,
-        description=f"Answers of {source.title}, byte for byte; rejected ones with the reason.",
-    )(answers)
+        description=f"Responses of {source.title}, byte for byte; rejected responses with the reason.",
+    )(responses)
 
 
 def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefinition:
-    of = AuditedTable(spec, blocking(spec), (*source.warns, ROWS_REJECTED))
+    audited_table = AuditedTable(spec, blocking(spec), (*source.warns, ROWS_REJECTED))
 
     def rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[audited.Event]:
         from cryptolake_assets.ingest.batch_extract import commit, prepare, published_warnings
@@ -79,7 +82,7 @@ def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefi
                 },
                 version=_version(publication, spec, day),
             )
-        yield from audited.events(context, of, [found])
+        yield from audited.events(context, audited_table, [found])
 
     return table_asset(
         spec,
@@ -91,31 +94,31 @@ def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefi
         metadata={"dagster/column_lineage": _lineage(spec, source.raw)},
         freshness_policy=_fresh(source),
         automation_condition=with_upstream() if source.can_be_asked(graph.settings) else None,
-        check_specs=of.check_specs(graph.partitions.daily),
-        description=f"{spec.doc} From the accepted answers; upserted by one commit.",
+        check_specs=audited_table.check_specs(graph.partitions.daily),
+        description=f"{spec.doc} From accepted responses, by write-audit-publish; upserted by one commit.",
     )(rows)
 
 
 def _fresh(source: BatchSource) -> dg.FreshnessPolicy:
-    """Return the freshness policy of a source. An asset that was never materialized, because its source cannot be
-    reached with these settings, is not late."""
+    """Return the freshness policy of a source. It does not fail for assets that were never materialized because their
+    source cannot be reached with these settings."""
     return dg.FreshnessPolicy.time_window(warn_window=source.fresh_within, fail_window=2 * source.fresh_within)
 
 
 def _lineage(spec: TableSpec, raw: TableSpec) -> dg.TableColumnLineage:
     """Return the column lineage: all columns come from the response bodies, the hour from the request time."""
     source = asset_keys.of_table(raw)
-    made_of = {name: "asked_at" if name == "snapshot_hour" else "body" for name in spec.column_names}
-    made_of.pop("updated_at")
+    source_columns = {name: "asked_at" if name == "snapshot_hour" else "body" for name in spec.column_names}
+    source_columns.pop("updated_at")
     return dg.TableColumnLineage(
-        {name: [dg.TableColumnDep(asset_key=source, column_name=of)] for name, of in made_of.items()}
+        {name: [dg.TableColumnDep(asset_key=source, column_name=column)] for name, column in source_columns.items()}
     )
 
 
 def _extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Extraction") -> dg.MaterializeResult:
-    """Return the result of a run. Raises `dagster.Failure` for a rejected response, which Bronze keeps with its reason;
-    Silver stays."""
-    said: dict[str, Any] = {
+    """Return the result of a run. Raises `dagster.Failure` for a rejected response, which Bronze stores with its
+    reason; Silver stays unchanged."""
+    metadata: dict[str, Any] = {
         "dagster/row_count": done.answers,
         **table_metadata(source.raw),
         "snapshot_id": str(done.snapshot_id),
@@ -125,17 +128,19 @@ def _extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Ex
         "rows_rejected": len(done.rejected_rows),
     }
     if done.skipped:
-        said["skipped_responses"] = "; ".join(f"{url}: {reason}" for url, reason in done.skipped)
+        metadata["skipped_responses"] = "; ".join(f"{url}: {reason}" for url, reason in done.skipped)
     if done.rejected:
         reasons = "; ".join(f"{url}: {reason}" for url, reason in done.rejected)
         key = asset_keys.of_table(source.raw)
-        context.log_event(dg.AssetObservation(key, partition=context.partition_key, description=reasons, metadata=said))
+        context.log_event(
+            dg.AssetObservation(key, partition=context.partition_key, description=reasons, metadata=metadata)
+        )
         raise dg.Failure(
-            f"{source.name}: an answer was refused and is kept in {source.raw.full_name}; Silver stays as it was. "
-            f"{reasons}. It is asked again within the hour.",
+            f"{source.name}: a response was rejected and stored in {source.raw.full_name}; Silver stays unchanged. "
+            f"{reasons}. The sensor requests it again within the hour.",
             allow_retries=False,
         )
-    return dg.MaterializeResult(metadata=said)
+    return dg.MaterializeResult(metadata=metadata)
 
 
 def _report_other_days(
@@ -147,9 +152,9 @@ def _report_other_days(
         key = other.strftime(DAY_FORMAT)
         if context.assets_def.partitions_def.has_partition_key(key):
             tags = {VERSION_TAG: _version(publication, spec, other)}
-            made_by = {"made_by": context.partition_key}
+            metadata = {"changed_by_run_of": context.partition_key}
             context.log_event(
-                dg.AssetMaterialization(asset_keys.of_table(spec), partition=key, metadata=made_by, tags=tags)
+                dg.AssetMaterialization(asset_keys.of_table(spec), partition=key, metadata=metadata, tags=tags)
             )
 
 
@@ -187,7 +192,7 @@ def definitions(graph: Graph) -> dg.Definitions:
             minimum_interval_seconds=SENSOR_INTERVAL_S,
             default_status=dg.DefaultSensorStatus.RUNNING,
             run_tags=run_tags("bronze", TIMEOUT),
-            description=f"Asks {source.title} once an hour for the present day.",
+            description=f"Requests {source.title} once an hour for the current day.",
         )
         for source, assets in of_source.items()
         if source.can_be_asked(graph.settings)

@@ -43,8 +43,8 @@ def results(
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> Iterator[dg.AssetCheckResult]:
     """Yield a result for every name, for a run of one partition."""
-    for said in _of_every_name(asset, names, outcomes, severity):
-        yield dg.AssetCheckResult(**said)
+    for arguments in _arguments(asset, names, outcomes, severity):
+        yield dg.AssetCheckResult(**arguments)
 
 
 def evaluations(
@@ -56,13 +56,14 @@ def evaluations(
     *,
     blocking: bool = True,
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Yield an evaluation for every name, where Dagster cannot infer the partition: in a run of many, and outside runs.
+    """Yield an evaluation for every name, with its partition.
 
-    `partition` is None for a check without partitions. Only an evaluation of severity ERROR blocks.
+    Needed where Dagster cannot infer the partition: in a run of many partitions, and outside runs. `partition` is None
+    for a check without partitions. Only an evaluation of severity ERROR blocks.
     """
     blocking = blocking and severity is dg.AssetCheckSeverity.ERROR
-    for said in _of_every_name(asset, names, outcomes, severity):
-        yield dg.AssetCheckEvaluation(**said, blocking=blocking, partition=partition)
+    for arguments in _arguments(asset, names, outcomes, severity):
+        yield dg.AssetCheckEvaluation(**arguments, blocking=blocking, partition=partition)
 
 
 def planned(
@@ -103,13 +104,13 @@ def of_partitions(
             )
 
 
-def _of_every_name(
+def _arguments(
     asset: dg.AssetKey, names: Iterable[str], outcomes: Iterable[CheckOutcome], severity: dg.AssetCheckSeverity
 ) -> Iterator[dict[str, Any]]:
-    """Yield the arguments of a result or an evaluation for every name; a check without an outcome passes."""
+    """Yield the arguments of a result or evaluation for every name; a check without an outcome passes."""
     by_name = {outcome.name: outcome for outcome in outcomes}
     for name in names:
-        outcome = by_name.get(name, CheckOutcome(name, True, "no rows were touched"))
+        outcome = by_name.get(name, CheckOutcome(name, True, "no rows to check"))
         yield {
             "asset_key": asset,
             "check_name": name,
@@ -143,9 +144,9 @@ def candidate_rejected(
     """Return the failure of a run whose candidate failed a blocking check; a retry would not help."""
     failed = dict.fromkeys(outcome.name for outcome in outcomes if not outcome.passed)
     return dg.Failure(
-        f"{'.'.join(table.identifier)}: the candidate of {', '.join(partitions)} was rejected, the published rows "
-        f"stay. Failed checks: {', '.join(failed)}. Look at the checks' samples, mend the data or the rule, and "
-        "materialize again.",
+        f"{'.'.join(table.identifier)}: the candidate of {', '.join(partitions)} was rejected; the published rows "
+        f"stay. Failed checks: {', '.join(failed)}. See the samples of the failed checks, fix the data or the rule, "
+        "and materialize again.",
         metadata=metadata,
         allow_retries=False,
     )

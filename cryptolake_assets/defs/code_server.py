@@ -1,7 +1,7 @@
 """The process of a code server: prepares Dagster's instance, then runs Dagster's gRPC server of one code location.
 
 `python -m cryptolake_assets.defs.code_server LOCATION ADDRESS…`, with the address as options of `dagster api grpc`.
-The process of each run imports this module too, so functions import heavy packages.
+Each run's process imports this module too, so heavy packages are imported inside functions.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ def table_asset(
     cadence: str,
     kinds: Collection[str],
     metadata: Mapping[str, Any] | None = None,
-    **of_asset: Any,
+    **asset_arguments: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Return the decorator `dg.asset` for a table; `of_asset` are further arguments of `dg.asset`."""
+    """Return the decorator `dg.asset` for a table; `asset_arguments` are passed to `dg.asset`."""
     asset: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
         key=asset_keys.of_table(table),
         partitions_def=partitions,
@@ -35,7 +35,7 @@ def table_asset(
         pool=table.writer_pool if table.pooled else None,
         output_required=False,
         retry_policy=RETRIES,
-        **of_asset,
+        **asset_arguments,
     )
     return asset
 
@@ -67,12 +67,12 @@ def table_metadata(table: TableSpec) -> dict[str, Any]:
 
 def column_lineage(measures: Sequence[Measure], source: TableSpec, source_key: dg.AssetKey) -> dict[str, Any]:
     """Return the source columns of each column as metadata."""
-    made_of = lineage(measures, source.column_names)
+    source_columns = lineage(measures, source.column_names)
     return {
         "dagster/column_lineage": dg.TableColumnLineage(
             {
                 name: [dg.TableColumnDep(asset_key=source_key, column_name=column) for column in columns]
-                for name, columns in made_of.items()
+                for name, columns in source_columns.items()
             }
         )
     }

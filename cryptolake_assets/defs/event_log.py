@@ -21,15 +21,15 @@ WORK_S = 600.0  # time budget of one run; the next one deletes the rest
     freshness_policy=dg.FreshnessPolicy.time_window(warn_window=timedelta(hours=26), fail_window=timedelta(hours=50)),
     retry_policy=dg.RetryPolicy(max_retries=3, delay=30, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
     description=(
-        "Dagster's runs, events and logs within their retention. What says how a partition or a check is now, or was "
-        "at any moment within the retention, stays."
+        "Deletes Dagster's runs, events and logs that are older than their retention. Keeps the state of every "
+        "partition and check, now and at any time within the retention."
     ),
 )
 def dagster_event_log(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     from cryptolake_assets.defs.instance.retention import Limits, census, purge
 
     before = census(context.instance)
-    purged = purge(context.instance, Limits.of(lake.settings, datetime.now(UTC)), most_s=WORK_S)
+    purged = purge(context.instance, Limits.of(lake.settings, datetime.now(UTC)), max_s=WORK_S)
     after = census(context.instance)
     return dg.MaterializeResult(
         metadata={
@@ -41,7 +41,7 @@ def dagster_event_log(context: dg.AssetExecutionContext, lake: LakeResource) -> 
             "check_executions_deleted": purged.check_executions,
             "backfills_deleted": purged.backfills,
             "tick_logs_deleted": purged.tick_logs,
-            "bytes_of_files_deleted": purged.bytes_of_files,
+            "file_bytes_deleted": purged.file_bytes,
             "complete": purged.is_complete,
         }
     )
@@ -51,7 +51,7 @@ event_log_retention = dg.define_asset_job(
     "event_log_retention",
     selection=dg.AssetSelection.assets(asset_keys.EVENT_LOG),
     tags={"dagster/max_runtime": "1800"},
-    description="Bounds Dagster's own records; see CRYPTOLAKE_RUN_RETENTION_DAYS.",
+    description="Deletes old runs, events and logs of Dagster; see CRYPTOLAKE_RUN_RETENTION_DAYS.",
 )
 
 event_log_retention_daily = dg.ScheduleDefinition(
@@ -60,7 +60,7 @@ event_log_retention_daily = dg.ScheduleDefinition(
     cron_schedule="17 3 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="At 03:17 UTC every day.",
+    description="Daily at 03:17 UTC.",
 )
 
 

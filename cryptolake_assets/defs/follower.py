@@ -1,10 +1,10 @@
-"""The sensor of a Silver table that follows a stream's Bronze: it reports the added rows and requests runs of exactly
-the touched hours.
+"""The sensor of a Silver table that follows a stream's Bronze table: it reports added rows and requests runs of
+exactly the touched hours.
 
 `transform.follow_bronze` finds the touched hours, `lake.bronze_follower` keeps the state; this module connects them to
 Dagster's runs and events. Each tick is bounded in requested runs, reported events and history read. The cursor is
-Dagster's; a copy next to the tables replaces it if it is lost. A tick without news opens neither resources nor
-Dagster's instance.
+Dagster's; a copy next to the tables replaces it if it is lost. A tick without new data opens neither resources
+nor Dagster's instance.
 
 The partitions of a replay end with its capture, and the definitions are loaded once: an hour outside the loaded
 partitions stays pending until they include it.
@@ -56,7 +56,7 @@ def _no_config(_request: SilverRequest) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Followed:
-    """A Silver table, and how closely it follows the Bronze of its stream."""
+    """A Silver table that follows its stream's Bronze table, with the limits of its sensor."""
 
     stream: StreamType
     silver: dg.AssetKey
@@ -76,13 +76,13 @@ def tick(
     """Return the runs to request and the events to report; `now` (epoch seconds) defaults to the clock's time."""
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.lake.files import read_text, write_text
-    from cryptolake_assets.transform.follow_bronze import take_in
+    from cryptolake_assets.transform.follow_bronze import mark_touched_hours
 
     settings, is_loaded = graph.settings, graph.partitions.is_loaded
     table = load_table(settings, followed.stream.bronze)
     copy = settings.follower_location(followed.stream.topic_suffix)
     state = FollowerState.restored(context.cursor, lambda: read_text(settings, copy), str(table.metadata.table_uuid))
-    outside = take_in(settings, state, table, followed.stream.capabilities)
+    outside = mark_touched_hours(settings, state, table, followed.stream.capabilities)
 
     now = time.time() if now is None else now
     runs = FollowedRuns(context, followed.silver)
@@ -99,7 +99,7 @@ def tick(
     events = _reports(followed, rows, state.sequence, table, StreamResource(settings=settings))
     if outside:
         context.log.warning(
-            f"{followed.stream.name}: {sum(outside.values())} events are dated outside the partitions: "
+            f"{followed.stream.name}: {sum(outside.values())} events have an event time outside the partitions: "
             + ", ".join(f"{hour:%Y-%m-%d %H:00} ({rows})" for hour, rows in sorted(outside.items())[:10])
         )
     cursor = state.to_cursor()
@@ -116,7 +116,7 @@ def tick(
 def _reports(
     followed: Followed, rows: Mapping[datetime, int], sequence: int, table: "Table", resource: StreamResource
 ) -> list[dg.AssetMaterialization]:
-    """Return Bronze's materializations of the hours; `rows` maps hours to added rows."""
+    """Return the materializations of Bronze; `rows` maps hours to added rows."""
     if not rows:
         return []
     lag = resource.lag(followed.stream)
@@ -137,13 +137,13 @@ def _reports(
 
 
 class FollowedRuns:
-    """Dagster's runs of a table that follows Bronze."""
+    """Dagster's runs of a Silver table."""
 
     def __init__(self, context: dg.SensorEvaluationContext, asset: dg.AssetKey) -> None:
         self._instance, self._asset = context.instance, asset
 
     def state_of_request(self, request: str) -> RunState:
-        """Return the state of the newest run of a request; a missing run counts as failed."""
+        """Return the state of the newest run of a request; `FAILED` if there is no run."""
         runs = self._instance.get_runs(dg.RunsFilter(tags={REQUEST_TAG: request}), limit=1)
         if not runs:
             return RunState.FAILED
@@ -172,18 +172,18 @@ def hours_of(run: dg.DagsterRun) -> list[datetime]:
 
 def _run_request(followed: Followed, request: SilverRequest) -> dg.RunRequest:
     keys = [hour_key(hour) for hour in request.hours]
-    of_many = {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]} if len(keys) > 1 else {}
+    range_tags = {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]} if len(keys) > 1 else {}
     config = followed.config(request)
     has_priority = followed.has_priority and request.from_sequence
     return dg.RunRequest(
         run_key=request.key,
-        partition_key=None if of_many else keys[0],
+        partition_key=None if range_tags else keys[0],
         asset_selection=[followed.silver],
         asset_check_keys=followed.checks,
         run_config={"ops": {followed.silver.to_python_identifier(): {"config": config}}} if config else None,
         tags={
             REQUEST_TAG: request.request,
-            **of_many,
+            **range_tags,
             **({} if has_priority else {"dagster/priority": "-1"}),
         },
     )
@@ -193,25 +193,25 @@ def _summary(state: FollowerState, outside: Mapping[datetime, int], partitions: 
     """Return the message of a tick that requests nothing."""
     parts = [f"Bronze is at sequence {state.sequence}"]
     running = sum(1 for entry in state.pending.values() if entry.requested is not None)
-    held = sum(1 for entry in state.pending.values() if entry.requested is None and entry.retry_at > now)
-    parts.append(f"{len(state.pending)} hours pending, {running} with a run, {held} waiting for a retry")
+    delayed = sum(1 for entry in state.pending.values() if entry.requested is None and entry.retry_at > now)
+    parts.append(f"{len(state.pending)} hours pending, {running} with a run, {delayed} waiting for a retry")
     if waiting := state.waiting(partitions.is_loaded):
         parts.append(
-            f"{len(waiting)} from {hour_key(waiting[0])} on are no partitions of the loaded definitions: "
-            "`cryptolake up` loads them"
+            f"{len(waiting)} hours from {hour_key(waiting[0])} on are not in the loaded partitions; "
+            "`cryptolake up` reloads them"
         )
     if outside:
-        parts.append(f"{sum(outside.values())} events outside the partitions")
+        parts.append(f"{sum(outside.values())} events with an event time outside the partitions")
     return "; ".join(parts)
 
 
 def sensor_name(stream: StreamType) -> str:
-    """Return the name of the sensor that follows a stream's Bronze."""
+    """Return the name of the sensor that follows a stream's Bronze table."""
     return "bronze_follower" if stream is TRADES else f"{stream.name}_follower"
 
 
 def follower(graph: Graph, followed: Followed) -> dg.SensorDefinition:
-    """Return the sensor of a table that follows Bronze."""
+    """Return the sensor of a followed table."""
 
     @dg.sensor(
         name=sensor_name(followed.stream),
@@ -219,8 +219,8 @@ def follower(graph: Graph, followed: Followed) -> dg.SensorDefinition:
         minimum_interval_seconds=followed.tick_s(graph.settings),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Follows {followed.stream.bronze.full_name}: a materialization of Bronze for each touched hour, a run of "
-            "Silver for pending hours of a day."
+            f"Follows {followed.stream.bronze.full_name}: reports a Bronze materialization per touched hour and "
+            "requests Silver runs of the pending hours."
         ),
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

@@ -62,7 +62,7 @@ def definitions(graph: Graph) -> dg.Definitions:
         freshness_policy=freshness_of_followers(graph.settings),
         check_specs=AUDITED.check_specs(graph.partitions.daily),
         description=(
-            "Daily statistics per symbol, from the one-minute bars; published by one commit once the checks pass."
+            "Daily statistics per symbol from one-minute bars, by write-audit-publish: one commit once all checks pass."
         ),
     )(futures_daily_stats)
     return dg.Definitions(assets=[asset])

@@ -1,4 +1,4 @@
-"""The sensor that monitors the stream by the checks `heartbeat`, `frames_accepted` and `up_to_date`.
+"""The sensor that evaluates the stream's checks `heartbeat`, `frames_accepted` and `up_to_date`.
 
 It requests a restart of a dead or stalled Bronze stream, and sends an alert when the producer starts or stops rejecting
 all frames of a symbol.
@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pydantic
 
 from cryptolake_assets.bronze.stream_health import HealthVerdict, ProgressHistory, StreamHealth, StreamSignals
 from cryptolake_assets.defs import asset_keys, checks
-from cryptolake_assets.defs.alerts import tell
+from cryptolake_assets.defs.alerts import send_alert
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
 from cryptolake_assets.defs.resources import LakeResource, StreamResource
@@ -42,12 +43,12 @@ HEALTH_CHECKS = [
 
 
 class RestartConfig(dg.Config):
-    """Why a restart was asked for."""
+    """Reason of a restart."""
 
-    reason: str = "by hand"
+    reason: str = pydantic.Field(default="manual", description="Reason, for the log and the observation.")
 
 
-@dg.op(description="Restarts the Bronze stream, waits until it serves, and records that on its asset.")
+@dg.op(description="Restarts the Bronze stream, waits until it serves, and records an observation of its asset.")
 def restart_stream(context: dg.OpExecutionContext, config: RestartConfig, stream: StreamResource) -> None:
     before = stream.status()
     began = time.monotonic()
@@ -72,7 +73,7 @@ def restart_stream(context: dg.OpExecutionContext, config: RestartConfig, stream
 
 @dg.job(
     tags={"layer": "bronze", "dagster/max_runtime": "900"},
-    description="Stops the Bronze stream, if it still lives, and starts it again.",
+    description="Restarts the Bronze stream; starts it if it does not run.",
 )
 def restart_bronze_stream() -> None:
     restart_stream()
@@ -80,11 +81,11 @@ def restart_bronze_stream() -> None:
 
 @dg.multi_asset_check(name="stream_health_now", specs=HEALTH_CHECKS, can_subset=True)
 def stream_health_now(context: dg.AssetCheckExecutionContext, lake: LakeResource, stream: StreamResource) -> Any:
-    """The same checks by hand: as they are at this moment, with no history to tell a standstill from a pause."""
+    """Run the same checks manually. Without progress history, a stalled stream looks like a paused one."""
     from cryptolake_assets.transform.freshness import check_up_to_date
 
     now = time.time()
-    verdict = ProgressHistory(well_at=now).judge(stream.signs(), now, lake.settings.stream_stall_s)
+    verdict = ProgressHistory(well_at=now).judge(stream.signals(), now, lake.settings.stream_stall_s)
     found = {
         HEARTBEAT: _heartbeat(verdict),
         FRAMES_ACCEPTED: _frames_accepted(lake.settings),
@@ -118,8 +119,8 @@ class Memory:
             return cls()
 
 
-def look(
-    context: dg.SensorEvaluationContext, graph: Graph, signs: StreamSignals, now: float
+def evaluate(
+    context: dg.SensorEvaluationContext, graph: Graph, signals: StreamSignals, now: float
 ) -> dg.SensorResult | dg.SkipReason:
     """Evaluate the checks at `now` (epoch seconds); return events, a restart request if needed, and the cursor."""
     from cryptolake_assets.transform.freshness import check_up_to_date
@@ -127,7 +128,7 @@ def look(
     settings = graph.settings
     memory = Memory.from_cursor(context.cursor)
     history = ProgressHistory.from_json(memory.stream, now)
-    verdict = history.judge(signs, now, settings.stream_stall_s)
+    verdict = history.judge(signals, now, settings.stream_stall_s)
     heartbeat = _heartbeat(verdict)
     freshness = check_up_to_date(settings, memory.clock_ms)
     up_to_date, clock_ms = _up_to_date(freshness), freshness.clock_ms
@@ -135,21 +136,21 @@ def look(
     accepted = _frames_accepted(settings)
     rejecting = not accepted[0].passed
     if rejecting != memory.rejecting:
-        tell(settings, _alert(accepted[0], now))
+        send_alert(settings, _alert(accepted[0], now))
 
-    judged = (heartbeat, accepted, up_to_date)
-    said = tuple(f"{outcome.name}:{outcome.passed}:{severity.value}" for outcome, severity in judged)
+    results = (heartbeat, accepted, up_to_date)
+    verdicts = tuple(f"{outcome.name}:{outcome.passed}:{severity.value}" for outcome, severity in results)
     memory = replace(memory, stream=history.to_json(), clock_ms=clock_ms, rejecting=rejecting)
     events: list[Event] = []
-    if said != memory.reported or now - memory.reported_at >= REPORT_EVERY_S:
-        memory = replace(memory, reported=said, reported_at=now)
+    if verdicts != memory.reported or now - memory.reported_at >= REPORT_EVERY_S:
+        memory = replace(memory, reported=verdicts, reported_at=now)
         events = [
             *_evaluations(asset_keys.BRONZE, heartbeat),
             *_evaluations(asset_keys.BRONZE, accepted),
             *_evaluations(asset_keys.SILVER, up_to_date),
         ]
         if verdict.health is StreamHealth.GOOD:
-            events += _sign_of_life(graph.partitions, clock_ms, verdict)
+            events += _heartbeat_event(graph.partitions, clock_ms, verdict)
     cursor = json.dumps(asdict(memory))
     requests = [_restart(verdict, now)] if verdict.restart else []
     if not events and not requests:
@@ -187,15 +188,17 @@ def _up_to_date(freshness: "Freshness") -> tuple[CheckOutcome, dg.AssetCheckSeve
     return freshness.outcome, severity
 
 
-def _evaluations(asset: dg.AssetKey, said: tuple[CheckOutcome, dg.AssetCheckSeverity]) -> list[dg.AssetCheckEvaluation]:
-    outcome, severity = said
+def _evaluations(
+    asset: dg.AssetKey, result: tuple[CheckOutcome, dg.AssetCheckSeverity]
+) -> list[dg.AssetCheckEvaluation]:
+    outcome, severity = result
     return list(checks.evaluations(asset, [outcome.name], [outcome], None, severity))
 
 
-def _sign_of_life(
+def _heartbeat_event(
     partitions: GraphPartitions, clock_ms: int | None, verdict: HealthVerdict
 ) -> list[dg.AssetMaterialization]:
-    """Return a materialization without rows: Bronze's freshness depends on it, even if an idle stream adds nothing."""
+    """Return a materialization without rows, so that Bronze stays fresh while an idle stream adds no rows."""
     moment = datetime.now(UTC) if clock_ms is None else datetime.fromtimestamp(clock_ms / 1000, UTC)
     hour = hour_of(moment)
     if not partitions.is_loaded(hour):
@@ -222,11 +225,11 @@ def definitions(graph: Graph) -> dg.Definitions:
         minimum_interval_seconds=INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         job=restart_bronze_stream,
-        description="Reports the stream's heartbeat and how far bars are behind; restarts a dead or stalled stream.",
+        description="Reports heartbeat, rejected frames and the lag of bars; restarts a dead or stalled stream.",
     )
     def stream_health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        # Dagster's resources would open Dagster's instance, which costs more than the evaluation.
+        # A resource injected by Dagster would open Dagster's instance, which costs more than the evaluation.
         stream = StreamResource(settings=graph.settings)
-        return look(context, graph, stream.signs(), time.time())
+        return evaluate(context, graph, stream.signals(), time.time())
 
     return dg.Definitions(asset_checks=[stream_health_now], jobs=[restart_bronze_stream], sensors=[stream_health])

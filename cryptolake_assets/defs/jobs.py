@@ -25,12 +25,12 @@ def run_tags(layer: str, timeout: timedelta) -> dict[str, str]:
         "layer": layer,
         "dagster/max_runtime": str(round(timeout.total_seconds())),
         "dagster/max_retries": "2",
-        # A step retries its own failures; Dagster repeats a run only if its process died.
+        # A step retries its own failures; Dagster retries a run only if its process died.
         "dagster/retry_on_asset_or_op_failure": "false",
     }
 
 
-# Checks of the jobs in addition to those of the assets.
+# Checks that only the jobs run.
 
 
 @dg.asset_check(  # type: ignore[arg-type]  # a check may yield more than its result
@@ -56,7 +56,7 @@ def published_count(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
 # Jobs.
 
 
-@dg.op(description="How the Bronze stream is: its state, and its lag in Kafka records.")
+@dg.op(description="Reports the Bronze stream's state and its lag in Kafka records.")
 def check_stream_health(context: dg.OpExecutionContext, stream: StreamResource) -> dict[str, Any]:
     status = stream.status()
     context.add_output_metadata({name: str(value) for name, value in status.items()})
@@ -64,23 +64,24 @@ def check_stream_health(context: dg.OpExecutionContext, stream: StreamResource) 
     return status
 
 
-@dg.op(retry_policy=RETRIES, description="Takes what Kafka holds into Bronze, if no stream does.")
+@dg.op(retry_policy=RETRIES, description="Ingests Kafka's records into Bronze if the stream is down.")
 def catch_up_when_down(context: dg.OpExecutionContext, stream: StreamResource, status: dict[str, Any]) -> None:
     if stream.is_running():
         context.log.info("the stream runs: nothing to do")
         return
-    how = stream.catch_up()
+    method = stream.catch_up()
     context.log_event(
         dg.AssetObservation(
             asset_keys.BRONZE,
-            description="The stream was down: what Kafka held was taken by a run.",
-            metadata={"caught_up_by": how, "state": status["state"], "lag_before": status["lag"] or 0},
+            description="The stream was down: a run ingested Kafka's records.",
+            metadata={"caught_up_by": method, "state": status["state"], "lag_before": status["lag"] or 0},
         )
     )
 
 
 @dg.job(
-    tags=run_tags("bronze", timedelta(minutes=30)), description="Stream health, then a catch-up if the stream is down."
+    tags=run_tags("bronze", timedelta(minutes=30)),
+    description="Checks the stream; catches up with Kafka if it is down.",
 )
 def ingest_realtime_to_bronze() -> None:
     catch_up_when_down(check_stream_health())
@@ -96,8 +97,8 @@ bronze_to_silver_1m = dg.define_asset_job(
     ),
     tags=run_tags("silver", timedelta(minutes=30)),
     description=(
-        "Dependencies, then an hour of Silver, then the published bars counted against Bronze. Run config: symbols, "
-        "window, engine."
+        "Checks the dependencies, refreshes an hour of Silver, and counts the published bars against Bronze. Run "
+        "config: symbols, window, engine."
     ),
 )
 
@@ -105,7 +106,7 @@ silver_to_gold_daily = dg.define_asset_job(
     "silver_to_gold_daily",
     selection=dg.AssetSelection.assets(asset_keys.GOLD),
     tags=run_tags("gold", timedelta(minutes=30)),
-    description="A day of Gold.",
+    description="Refreshes a day of Gold.",
 )
 
 
@@ -115,7 +116,7 @@ silver_to_gold_daily = dg.define_asset_job(
 def last_closed(settings: Settings, period: timedelta, now: datetime) -> datetime:
     """Return the start of the last hour or day that has closed on the exchange's clock, after the watermark's grace.
 
-    Use `now` if the exchange does not answer.
+    Use `now` if the exchange does not respond.
     """
     from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 
@@ -132,8 +133,8 @@ def _request(
     if partitions.has_partition_key(key):
         yield dg.RunRequest(partition_key=key)
     else:
-        where = "before the first" if start < partitions.start else "after the last"
-        yield dg.SkipReason(f"{key} is {where} partition")
+        position = "before the first" if start < partitions.start else "after the last"
+        yield dg.SkipReason(f"{key} is {position} partition")
 
 
 @dg.schedule(
@@ -142,10 +143,10 @@ def _request(
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     tags={"cadence": "ten minutes"},
-    description="Every ten minutes: a catch-up with Kafka while the stream is down.",
+    description="Every 10 minutes: catches up with Kafka while the stream is down.",
 )
 def ingest_realtime_to_bronze_schedule(stream: StreamResource) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    # A run costs a process of several seconds; the stream's state can be read without one.
+    # A run starts a process for several seconds; reading the stream's state does not need one.
     yield dg.SkipReason("the stream runs") if stream.is_running() else dg.RunRequest()
 
 
@@ -158,7 +159,7 @@ def definitions(graph: Graph) -> dg.Definitions:
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         tags={"cadence": "hour"},
-        description="Five minutes past each hour: the hour that closed last on the exchange's clock.",
+        description="Hourly at minute 5: the last hour that closed on the exchange clock.",
     )
     def bronze_to_silver_1m_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         hour = last_closed(graph.settings, HOUR, context.scheduled_execution_time)
@@ -170,7 +171,7 @@ def definitions(graph: Graph) -> dg.Definitions:
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         tags={"cadence": "day"},
-        description="A quarter past midnight UTC: the day that closed last on the exchange's clock.",
+        description="Daily at 00:15 UTC: the last day that closed on the exchange clock.",
     )
     def silver_to_gold_daily_daily(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         day = last_closed(graph.settings, DAY, context.scheduled_execution_time)

@@ -1,8 +1,8 @@
-"""The exchange's official one-minute klines as an asset, and the check of Silver against them. A thin adapter of
+"""The exchange's official one-minute klines as an asset, and the comparison of Silver with them. A thin adapter of
 `ingest.klines`.
 
-An hour is fetched after Silver has published it, so that the check reads the bars that readers see. Silver's own run
-checks them too, with the klines available at that time.
+An hour is fetched after Silver has published it, so that the check reads the published bars. Silver's run compares them
+too, with the klines available at that time.
 """
 
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ def _metadata(fetched: "FetchedHour", agreement: "Agreement") -> dict[str, dg.Me
             if fetched.rejected_rows
             else {}
         ),
-        "klines_of_archive": dg.MetadataValue.int(fetched.of_archive),
+        "klines_from_archive": dg.MetadataValue.int(fetched.of_archive),
         "snapshot_id": dg.MetadataValue.text(str(fetched.publication.snapshot_id)),
         "klines_changed": dg.MetadataValue.int(fetched.publication.rows_changed),
         "differences": dg.MetadataValue.int(len(agreement.differences)),
@@ -82,9 +82,9 @@ def definitions(graph: Graph) -> dg.Definitions:
         freshness_policy=freshness_of_followers(graph.settings),
         backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
         description=(
-            "The exchange's own one-minute bars of each hour that Silver publishes, as far as its minutes have closed; "
-            "what the public archive has brought is not asked for again. The run holds Silver's bars against them: the "
-            "check `official_klines`, and silver.futures_kline_differences."
+            "The exchange's official one-minute klines of each hour that Silver publishes, closed minutes only; klines "
+            "from the public archive are not requested again. The run compares Silver's bars with them: check "
+            "`official_klines`, table silver.futures_kline_differences."
         ),
     )(futures_klines_1m)
     return dg.Definitions(assets=[asset])

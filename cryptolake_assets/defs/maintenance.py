@@ -22,19 +22,19 @@ RETRY = dg.RetryPolicy(max_retries=3, delay=15, backoff=dg.Backoff.EXPONENTIAL, 
 
 DESCRIPTIONS = {
     Task.COMPACTION: (
-        "Joins small files: each hour of Bronze that is over becomes one sorted file, and so do the partitions of the "
-        "other tables that grow by appends. No row changes, and nobody takes it for new data."
+        "Compaction: rewrites small files. Each closed hour of Bronze becomes one sorted file, and so do the "
+        "partitions of other append-only tables. No row changes, and followers do not process the files as new data."
     ),
-    Task.MANIFESTS: "Joins the manifests that every commit leaves, so that planning stays as fast as in a new table.",
+    Task.MANIFESTS: "Rewrites the manifests of many commits into few, so that scan planning stays fast.",
     Task.SNAPSHOTS: (
-        "Drops snapshots that were replaced longer ago than the retention, and deletes the files that only they "
-        "needed. Never one that the Bronze stream goes on from."
+        "Expiry: removes snapshots that were replaced longer ago than the retention, and the files that only they "
+        "reference. Keeps the snapshots that the Bronze stream resumes from."
     ),
-    Task.ORPHANS: "Deletes files that no snapshot needs and that are too old to be part of a commit under way.",
+    Task.ORPHANS: "Deletes orphan files: not referenced by a snapshot and too old to belong to a running commit.",
 }
 
 # UTC. Every five seconds the Bronze stream commits a file, a manifest and a snapshot. Manifests and snapshots slow down
-# every commit and every scan, so they are reduced every quarter of an hour.
+# every commit and every scan, so they are reduced every 15 minutes.
 CRON = {
     Task.COMPACTION: "12 * * * *",
     Task.MANIFESTS: "5-59/15 * * * *",
@@ -71,7 +71,7 @@ def _asset(task: Task) -> dg.AssetsDefinition:
         ),
         retry_policy=RETRY,
     )
-    def work_on_all_tables(lake: LakeResource) -> dg.MaterializeResult:
+    def maintain_all_tables(lake: LakeResource) -> dg.MaterializeResult:
         from cryptolake_assets.transform.maintenance_inputs import stream_position
 
         try:
@@ -80,7 +80,7 @@ def _asset(task: Task) -> dg.AssetsDefinition:
             raise dg.Failure(str(error)) from error
         return dg.MaterializeResult(metadata=_metadata(report))
 
-    return work_on_all_tables
+    return maintain_all_tables
 
 
 def _metadata(report: Report) -> dict[str, Any]:
@@ -98,7 +98,17 @@ def _metadata(report: Report) -> dict[str, Any]:
 
 def as_markdown(report: Report) -> str:
     """Return a Markdown table, a line per table; changed figures are shown as `before → after`."""
-    titles = ["table", "done", "files", "bytes", "small files", "manifests", "snapshots", "files on disk", "on disk"]
+    titles = [
+        "table",
+        "done",
+        "files",
+        "bytes",
+        "small files",
+        "manifests",
+        "snapshots",
+        "files on disk",
+        "bytes on disk",
+    ]
     names = ("files", "size_bytes", "small_files", "manifests", "snapshots", "disk_files", "disk_bytes")
     lines = [_line(titles), _line(["---", "---", *("---:" for _ in names)])]
     for change in report.tables:
@@ -120,8 +130,8 @@ ASSETS = [_asset(task) for task in Task]
     name="small_files",
     blocking=False,
     description=(
-        "No table has more small files than CRYPTOLAKE_SMALL_FILE_LIMIT. A file is small below "
-        "CRYPTOLAKE_SMALL_FILE_BYTES if its partition has another such file: those are what compaction can join."
+        "Every table has at most CRYPTOLAKE_SMALL_FILE_LIMIT small files: files below CRYPTOLAKE_SMALL_FILE_BYTES "
+        "whose partition has another such file, so that compaction can join them. Warns only."
     ),
 )
 def small_files(lake: LakeResource) -> dg.AssetCheckResult:
@@ -136,12 +146,14 @@ def small_files(lake: LakeResource) -> dg.AssetCheckResult:
         passed=not too_many,
         severity=dg.AssetCheckSeverity.WARN,
         description=(
-            f"more than {limit:,} small files in {', '.join(too_many)}: is compaction running?" if too_many else None
+            f"more than {limit:,} small files in {', '.join(too_many)}. Check the runs of maintenance_compaction."
+            if too_many
+            else None
         ),
         metadata={
             "limit": dg.MetadataValue.int(limit),
             "small_files": dg.MetadataValue.int(sum(numbers.values())),
-            "most_in_a_table": dg.MetadataValue.int(max(numbers.values())),
+            "max_per_table": dg.MetadataValue.int(max(numbers.values())),
             "tables": dg.MetadataValue.md("\n".join(lines)),
         },
     )

@@ -1,4 +1,4 @@
-"""The marts: dbt's models as assets, its tests as asset checks. A thin adapter of the project in `dbt_project/`.
+"""The marts: dbt models as assets, dbt tests as asset checks. A thin adapter of the project in `dbt_project/`.
 
 A separate code location imports this module (`cryptolake_assets.marts_definitions`): importing dagster-dbt is slow.
 """
@@ -105,7 +105,7 @@ def dbt_resource() -> DbtCliResource:
 
 
 def marts_of_days(context: dg.AssetExecutionContext, dbt: DbtCliResource, lake: LakeResource) -> Iterator[Any]:
-    """One dbt command for the run's day, or its whole range of days."""
+    """Run one dbt command for the run's day or range of days."""
     window = context.partition_time_window
     days = {"window_start": window.start.strftime(DAY_FORMAT), "window_end": window.end.strftime(DAY_FORMAT)}
     yield from build(context, dbt, lake.settings, days)

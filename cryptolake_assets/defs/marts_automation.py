@@ -1,7 +1,7 @@
 """Automation conditions of the marts.
 
-A day that keeps changing runs at most once per quarter of an hour, and once more when it is quiet. A failed blocking
-check upstream blocks a run; a failed run is retried. No published update is lost.
+A changing day runs at most once per quarter of an hour, and once more after the last update. A failed blocking check
+upstream blocks a run; a failed run is retried. No published update is lost.
 """
 
 import dagster as dg

@@ -1,7 +1,6 @@
 """The partitions of the graph: hours for Bronze and Silver, days for Gold.
 
-They include the open hour and the open day, so that these can be materialized too; in a replay they end with its last
-day.
+They include the open hour and day, so that these can be materialized too; in a replay they end with its last day.
 """
 
 from __future__ import annotations

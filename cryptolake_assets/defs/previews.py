@@ -14,13 +14,13 @@ MAX_ROWS = 8
 
 
 def preview(rows: "pa.Table", columns: Sequence[str]) -> dg.MarkdownMetadataValue:
-    """Return the given columns of the first and the last rows, at most `MAX_ROWS` rows in all."""
-    picked = rows.select(list(columns))
-    shown = picked.to_pylist()
-    if picked.num_rows > MAX_ROWS:
+    """Return the given columns of the first and the last rows, at most `MAX_ROWS` rows in total."""
+    selected = rows.select(list(columns))
+    shown = selected.to_pylist()
+    if selected.num_rows > MAX_ROWS:
         half = MAX_ROWS // 2
         gap: Mapping[str, Any] = dict.fromkeys(columns, "…")
-        shown = [*picked.slice(0, half).to_pylist(), gap, *picked.slice(picked.num_rows - half).to_pylist()]
+        shown = [*selected.slice(0, half).to_pylist(), gap, *selected.slice(selected.num_rows - half).to_pylist()]
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(_text(row[name]) for name in columns) for row in shown]
     return dg.MetadataValue.md("\n".join(lines) if shown else "no rows")

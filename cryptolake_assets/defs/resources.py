@@ -24,19 +24,19 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=3, backoff=dg.Backoff.EXPONENTIAL,
 
 
 class LakeResource(dg.ConfigurableResource):
-    """The lake as the settings describe it."""
+    """The lake described by the settings."""
 
     settings: dg.ResourceDependency[Settings]
 
 
 class EngineResource(dg.ConfigurableResource):
-    """What computes Silver and Gold: DuckDB in the run's own process, or Spark by dagster-pyspark's resource on the
-    Spark Connect server."""
+    """The engine of Silver and Gold: DuckDB in the run's process, or Spark (dagster-pyspark) on the Spark Connect
+    server."""
 
     settings: dg.ResourceDependency[Settings]
 
     def engine(self, name: EngineName = EngineName.AUTO) -> "AggregationEngine":
-        """Return the engine of that name; `auto`: the one of the settings. Raises `SparkError` if Spark is down."""
+        """Return the engine of that name; for `auto`, that of the settings. Raises `SparkError` if Spark is down."""
         settings = self.settings
         if (settings.engine_in_use if name is EngineName.AUTO else name) is EngineName.SPARK:
             return self._spark(settings)
@@ -79,7 +79,7 @@ class StreamResource(dg.ConfigurableResource):
         part = next(part for part in status(self.settings) if part.name == "bronze")
         return {"state": part.state, "pid": part.pid, "log": part.log, "lag": self.lag()}
 
-    def signs(self) -> "StreamSignals":
+    def signals(self) -> "StreamSignals":
         """Return the externally visible signals of the stream, for `bronze.stream_health`."""
         from cryptolake_assets.bronze.offsets import committed_offsets, report_age_s
         from cryptolake_assets.bronze.stream_health import StreamSignals
@@ -102,7 +102,7 @@ class StreamResource(dg.ConfigurableResource):
         restart(self.settings, "bronze")
 
     def lag(self, stream_type: StreamType = TRADES) -> int | None:
-        """Return the number of Kafka records of a stream that are not in Bronze; None if the broker does not answer."""
+        """Return the number of a stream's Kafka records that are not in Bronze; None if the broker does not respond."""
         from cryptolake_assets.bronze.offsets import bronze_lag
 
         try:
@@ -111,8 +111,8 @@ class StreamResource(dg.ConfigurableResource):
             return None
 
     def catch_up(self, stream_type: StreamType = TRADES) -> str:
-        """Return once Bronze has all records that Kafka holds now: wait for the Bronze stream, or ingest them if none
-        runs. Raises `PartError` after `catch_up_timeout_s`.
+        """Wait until Bronze has all records that are in Kafka now; ingest them if the stream does not run. Return the
+        method: `stream` or `available-now`. Raises `PartError` after `catch_up_timeout_s`.
         """
         from cryptolake_assets.bronze.offsets import committed_offsets, lag
         from cryptolake_assets.bronze.stream import run_available_now
@@ -127,15 +127,15 @@ class StreamResource(dg.ConfigurableResource):
                 return "available-now"
             if time.monotonic() > deadline:
                 raise PartError(
-                    f"bronze: the stream runs but did not reach Kafka's end within {self.catch_up_timeout_s:.0f} s. "
-                    "See `cryptolake status` and `cryptolake logs bronze`."
+                    f"bronze: the stream runs but did not reach Kafka's end offsets within "
+                    f"{self.catch_up_timeout_s:.0f} s. See `cryptolake status` and `cryptolake logs bronze`."
                 )
             time.sleep(0.5)
         return "stream"
 
 
 def resources_of(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
-    """Return the resources of the graph, by the names that assets ask for."""
+    """Return the resources of the graph, by the names that assets request."""
     return {
         "lake": LakeResource(settings=settings),
         "engine": EngineResource(settings=settings),

@@ -41,7 +41,7 @@ PREVIEWED = ("symbol", "window_start", "open", "high", "low", "close", "volume",
 # The schedule runs Silver at least hourly. The check `up_to_date` reports how recent its bars are.
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=75), fail_window=timedelta(minutes=150))
 
-# Checks that the asset's own run evaluates at every refresh; the others count whole hours and belong to the jobs.
+# Checks that the asset's run evaluates at every refresh; the others count full hours and run in the jobs.
 CHECK_KEYS = [dg.AssetCheckKey(asset_keys.SILVER, name) for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS)]
 
 HOURS_A_RUN = 24  # hours of a backfill per run: a month takes about 30 runs instead of 720
@@ -62,23 +62,25 @@ FOLLOWED = Followed(
 
 
 class SilverConfig(dg.Config):
-    """What a Silver run recomputes of its hours, and with what: everything and by the settings without it."""
+    """Scope and engine of a Silver run; default: all minutes of its hours, with the engine of the settings."""
 
     from_sequence: int | None = pydantic.Field(
-        default=None, ge=0, description="Bronze sequence number from which files count as new; without it all of them."
+        default=None, ge=0, description="Bronze sequence number from which files count as new; default: all files."
     )
-    symbols: list[str] = pydantic.Field(default=[], description="Only the bars of these symbols.")
-    window_start: str = pydantic.Field(default="", description="Only minutes from this time on: 2026-01-31T09:00:00Z.")
-    window_end: str = pydantic.Field(default="", description="Only minutes before this time.")
+    symbols: list[str] = pydantic.Field(default=[], description="Recompute only these symbols.")
+    window_start: str = pydantic.Field(
+        default="", description="Recompute only minutes from this time on, such as 2026-01-31T09:00:00Z."
+    )
+    window_end: str = pydantic.Field(default="", description="Recompute only minutes before this time.")
     engine: str = pydantic.Field(
         default=EngineName.AUTO.value,
         pattern=f"^({'|'.join(EngineName)})$",
-        description=f"{', '.join(EngineName)}; auto: as the settings say.",
+        description=f"{', '.join(EngineName)}; auto: the engine of the settings.",
     )
 
     @pydantic.field_validator("window_start", "window_end")
     @classmethod
-    def _a_time(cls, value: str) -> str:
+    def _check_time(cls, value: str) -> str:
         _moment(value)
         return value
 
@@ -135,7 +137,7 @@ def _audited(day: "DayOutcome") -> Iterator[Audited]:
 
 
 def _checks_of_other_steps(context: dg.AssetExecutionContext, settings: Settings) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate the run's Silver checks that have their own steps."""
+    """Evaluate the run's Silver checks that have separate steps."""
     from cryptolake_assets.transform.freshness import check_up_to_date
     from cryptolake_assets.transform.load_inputs import load_run_inputs
     from cryptolake_assets.transform.published_count import check_published
@@ -172,7 +174,7 @@ def _published(
 
 
 def _metadata(candidate: "SilverCandidate") -> Metadata:
-    """Return the counts of read, valid, dropped and rejected rows, and of bars."""
+    """Return the counts of bars and of read, valid, dropped and rejected rows."""
     counts = candidate.counts
     return {
         "dagster/row_count": candidate.bars.num_rows,
@@ -202,8 +204,9 @@ def definitions(graph: Graph) -> dg.Definitions:
         backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
         check_specs=AUDITED.check_specs(graph.partitions.hourly),
         description=(
-            "Exact one-minute bars per symbol. Recomputed from Bronze for the touched minutes, checked in memory and "
-            "published by one commit; when a check fails nothing is published and the previous bars stay."
+            "Exact one-minute bars per symbol, by write-audit-publish: recomputed from Bronze for the touched minutes, "
+            "checked as a candidate and published by one commit. If a check fails, the candidate is rejected and the "
+            "published bars stay."
         ),
     )(futures_ohlcv_1m)
     return dg.Definitions(assets=[asset], sensors=[follower(graph, FOLLOWED)])

@@ -1,7 +1,7 @@
 """Silver of the extra streams: one-minute rows from each stream's Bronze, in hourly partitions. A thin adapter of
 `transform.stream_minutes`: a factory for the entries of the registry.
 
-An hour is recomputed as a whole, at most every five minutes while it is open.
+An hour is recomputed in full, at most every five minutes while it is open.
 """
 
 from collections.abc import Iterator
@@ -24,12 +24,12 @@ from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.stream_minute_checks import blocking, warning
 
-INTERVAL_S = 300.0  # minimum seconds between two refreshes of an hour (scaled by the replay speed)
+INTERVAL_S = 300.0  # minimum time between two refreshes of an hour (scaled by the replay speed)
 HOURS_A_RUN = 24
 
 
 def _lineage(stream: MinuteStream) -> dg.TableColumnLineage:
-    """Return the column lineage: a column of the event comes from itself, any other from the whole event."""
+    """Return the column lineage: a column of the event comes from itself, any other from all columns of the event."""
     bronze = asset_keys.of_table(stream.bronze)
     columns = [column.name for column in stream.contract if column.name not in ("exchange", "ingest_ts")]
     return dg.TableColumnLineage(
@@ -42,11 +42,11 @@ def _lineage(stream: MinuteStream) -> dg.TableColumnLineage:
 
 
 def _silver(graph: Graph, stream: MinuteStream) -> dg.AssetsDefinition:
-    of = AuditedTable(stream.silver, blocking(stream), warning(stream))
+    audited_table = AuditedTable(stream.silver, blocking(stream), warning(stream))
 
     def minutes(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[audited.Event]:
         hours = sorted(map(hour_of, context.partition_keys))
-        yield from audited.events(context, of, (_audited(context, lake, stream, hour) for hour in hours))
+        yield from audited.events(context, audited_table, (_audited(context, lake, stream, hour) for hour in hours))
 
     return table_asset(
         stream.silver,
@@ -58,8 +58,11 @@ def _silver(graph: Graph, stream: MinuteStream) -> dg.AssetsDefinition:
         metadata={"dagster/column_lineage": _lineage(stream)},
         freshness_policy=FRESH_EXTRA,
         backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
-        check_specs=of.check_specs(graph.partitions.hourly),
-        description=f"{stream.silver.doc} An hour is recomputed from Bronze, checked, and published by one commit.",
+        check_specs=audited_table.check_specs(graph.partitions.hourly),
+        description=(
+            f"{stream.silver.doc} By write-audit-publish: an hour is recomputed from Bronze, checked and published by "
+            "one commit."
+        ),
     )(minutes)
 
 
@@ -76,13 +79,14 @@ def _audited(context: dg.AssetExecutionContext, lake: LakeResource, stream: Minu
             "snapshot_id": str(publication.snapshot_id),
             "bronze_snapshot_id": str(candidate.bronze_snapshot),
             "events": candidate.events,
-            "repeats": candidate.duplicates,
+            "duplicates": candidate.duplicates,
             "rows_changed": publication.rows_changed,
         }
     return Audited(hour_key(hour), candidate.outcomes, candidate.observations, metadata, version)
 
 
 def followed(stream: MinuteStream) -> Followed:
+    """Return the follower's limits for the Silver table of a stream."""
     return Followed(
         stream=stream,
         silver=asset_keys.of_table(stream.silver),

@@ -1,4 +1,4 @@
-"""When batch sources are asked: the conditions on an ephemeral instance with a simulated clock."""
+"""Request times of batch sources: the conditions on an ephemeral instance with a simulated clock."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ RECORDED = {
 }
 
 
-class Asked:
-    """The ticks of a source's sensor; what is requested is materialized at once, unless it `fails`."""
+class SensorTicks:
+    """Ticks of a source's sensor; requested days are materialized at once, unless `fails` is set."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance, name: str) -> None:
         self.instance, self.keys = instance, keys_of(name)
@@ -36,7 +36,7 @@ class Asked:
         self.fails = False
 
     def tick(self, now: datetime) -> set[str]:
-        """Return the days that are asked for; of Silver the same ones are."""
+        """Return the requested days; assert that they are the same for Bronze and Silver."""
         result = dg.evaluate_automation_conditions(
             self.definitions,
             self.instance,
@@ -64,45 +64,45 @@ def live(home: Path) -> Settings:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_source_is_asked_at_the_start_then_once_an_hour(
+def test_source_is_requested_at_start_and_then_once_an_hour(
     tmp_path: Path, instance: dg.DagsterInstance, name: str
 ) -> None:
-    asked = Asked(live(tmp_path), instance, name)
-    assert asked.tick(NOW) == {"2026-03-01"}
-    found = [now for number in range(1, 180) if asked.tick(now := NOW + number * timedelta(minutes=1))]
+    ticks = SensorTicks(live(tmp_path), instance, name)
+    assert ticks.tick(NOW) == {"2026-03-01"}
+    found = [now for number in range(1, 180) if ticks.tick(now := NOW + number * timedelta(minutes=1))]
     assert [f"{now:%H:%M}" for now in found] == ["13:00", "14:00", "15:00"]
 
 
-def test_new_day_is_asked_for_when_it_begins(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    asked = Asked(live(tmp_path), instance, "fear_greed")
+def test_new_day_is_requested_when_it_begins(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    ticks = SensorTicks(live(tmp_path), instance, "fear_greed")
     midnight = datetime(2026, 3, 2, tzinfo=UTC)
-    assert asked.tick(midnight - timedelta(minutes=2)) == {"2026-03-01"}
-    assert asked.tick(midnight - timedelta(minutes=1)) == set()
-    assert asked.tick(midnight) == {"2026-03-02"}
-    assert asked.tick(midnight + timedelta(minutes=1)) == set()
+    assert ticks.tick(midnight - timedelta(minutes=2)) == {"2026-03-01"}
+    assert ticks.tick(midnight - timedelta(minutes=1)) == set()
+    assert ticks.tick(midnight) == {"2026-03-02"}
+    assert ticks.tick(midnight + timedelta(minutes=1)) == set()
 
 
-def test_failed_request_is_repeated_within_the_hour(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    asked = Asked(live(tmp_path), instance, "coingecko")
-    asked.fails = True
-    assert asked.tick(NOW) == {"2026-03-01"}
-    assert asked.tick(NOW + timedelta(minutes=10)) == set()
-    assert asked.tick(NOW + HOUR) == {"2026-03-01"}
+def test_failed_run_is_requested_again_within_the_hour(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    ticks = SensorTicks(live(tmp_path), instance, "coingecko")
+    ticks.fails = True
+    assert ticks.tick(NOW) == {"2026-03-01"}
+    assert ticks.tick(NOW + timedelta(minutes=10)) == set()
+    assert ticks.tick(NOW + HOUR) == {"2026-03-01"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_source_of_a_replay_is_asked_only_where_its_answers_are_recorded(
+def test_replay_requests_only_sources_with_recorded_responses(
     tmp_path: Path, instance: dg.DagsterInstance, name: str
 ) -> None:
     replay = load_settings(home=tmp_path, replay_dir=tmp_path, start_date=date(2024, 7, 18), end_date=date(2024, 7, 19))
-    assert Asked(replay, instance, name).tick(NOW) == set()
+    assert SensorTicks(replay, instance, name).tick(NOW) == set()
     assert f"{name}_automation" not in sensors(replay)
     (tmp_path / RECORDED[name]).write_text("[]")
-    assert Asked(replay, instance, name).tick(NOW) == {"2024-07-19"}
+    assert SensorTicks(replay, instance, name).tick(NOW) == {"2024-07-19"}
     assert f"{name}_automation" in sensors(replay)
 
 
-def test_futures_sources_are_not_asked_of_other_markets(tmp_path: Path) -> None:
+def test_futures_sources_are_not_requested_on_other_markets(tmp_path: Path) -> None:
     assert set(sensors(live(tmp_path))) >= {f"{name}_automation" for name in NAMES}
     spot = live(tmp_path).model_copy(update={"market": Market.SPOT})
     assert {name for name in NAMES if f"{name}_automation" in sensors(spot)} == {"fear_greed", "coingecko"}
@@ -112,5 +112,5 @@ def sensors(settings: Settings) -> list[str]:
     return [sensor.name for sensor in build_definitions(settings).get_repository_def().sensor_defs]
 
 
-def test_no_asset_is_left_to_a_sensor_of_dagsters_own(tmp_path: Path) -> None:
+def test_every_automated_asset_has_a_sensor_of_the_graph(tmp_path: Path) -> None:
     assert "default_automation_condition_sensor" not in sensors(live(tmp_path))

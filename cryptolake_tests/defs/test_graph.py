@@ -1,4 +1,4 @@
-"""The graph is assembled from settings and resources that are handed in: nothing is read from the environment."""
+"""The graph is assembled from the given settings and resources, without reading the environment."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NOW = datetime(2026, 3, 1, 0, 20, tzinfo=UTC)
 
 @pytest.fixture
 def live(tmp_path: Path) -> Settings:
-    """A home of its own, live, with an exchange that nobody reaches."""
+    """Live settings with a separate home and an unreachable exchange."""
     return load_settings(
         home=tmp_path, source="binance", start_date=date(2026, 1, 1), exchange_rest_url="http://127.0.0.1:1"
     )
 
 
 def ticked(settings: Settings, schedule: str, **resources: Any) -> list[str | None] | str | None:
-    """Return the partitions that a tick asks for, or why it skipped."""
+    """Return the partitions that a tick requests, or the reason of a skip."""
     definitions = build_definitions(settings, resources)
     with (
         dg.DagsterInstance.ephemeral() as instance,
@@ -44,7 +44,7 @@ def ticked(settings: Settings, schedule: str, **resources: Any) -> list[str | No
     return [request.partition_key for request in result.run_requests or []] or result.skip_message
 
 
-def test_partitions_and_intervals_are_those_of_the_settings(live: Settings, tmp_path: Path) -> None:
+def test_partitions_and_intervals_follow_the_settings(live: Settings, tmp_path: Path) -> None:
     other = load_settings(home=tmp_path, start_date=date(2024, 7, 18), follower_interval_s=7, gold_interval_min=30)
     graphs = {settings.start_date: build_definitions(settings).get_repository_def() for settings in (live, other, live)}
     for settings in (live, other):
@@ -57,7 +57,7 @@ def test_partitions_and_intervals_are_those_of_the_settings(live: Settings, tmp_
         assert f"*/{settings.gold_interval_min} * * * *" in str(node.automation_condition)
 
 
-def test_a_graph_of_a_replay_ends_with_its_capture_and_a_live_one_does_not(live: Settings, tmp_path: Path) -> None:
+def test_replay_partitions_end_and_live_partitions_do_not(live: Settings, tmp_path: Path) -> None:
     assert Graph.of(load_settings(home=tmp_path, end_date=date(2024, 7, 19))).partitions.have_ended
     assert not Graph.of(live).partitions.have_ended
 
@@ -79,16 +79,16 @@ class Stopped(StreamResource):
 
 
 class Running(Stopped):
-    """A stream that runs, and must not be caught up."""
+    """A running stream that must not be caught up."""
 
     def is_running(self) -> bool:
         return True
 
     def catch_up(self, stream_type: StreamType = TRADES) -> str:
-        raise AssertionError("the stream takes what Kafka holds")
+        raise AssertionError("a running stream must not be caught up")
 
 
-def test_a_stream_that_is_down_is_caught_up_and_that_is_observed(live: Settings) -> None:
+def test_catch_up_of_a_stopped_stream_is_recorded_as_an_observation(live: Settings) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions(live, {"stream": Stopped(settings=live)}).resolve_job_def("ingest_realtime_to_bronze")
         assert job.execute_in_process(instance=instance).success
@@ -101,7 +101,7 @@ def test_a_stream_that_is_down_is_caught_up_and_that_is_observed(live: Settings)
     }
 
 
-def test_a_stream_that_runs_is_left_alone(live: Settings) -> None:
+def test_running_stream_is_not_caught_up(live: Settings) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions(live, {"stream": Running(settings=live)}).resolve_job_def("ingest_realtime_to_bronze")
         assert job.execute_in_process(instance=instance).success
@@ -111,7 +111,7 @@ def test_a_stream_that_runs_is_left_alone(live: Settings) -> None:
 @pytest.mark.parametrize(
     ("stream", "expected"), [(Stopped, [None]), (Running, "the stream runs")], ids=["stopped", "running"]
 )
-def test_a_catch_up_is_asked_for_only_while_the_stream_is_down(
+def test_catch_up_is_requested_only_while_the_stream_is_down(
     live: Settings, stream: type[StreamResource], expected: list[None] | str
 ) -> None:
     assert ticked(live, "ingest_realtime_to_bronze_schedule", stream=stream(settings=live)) == expected
@@ -121,19 +121,19 @@ def test_a_catch_up_is_asked_for_only_while_the_stream_is_down(
     ("schedule", "partition"),
     [("bronze_to_silver_1m_hourly", "2026-02-28-23:00"), ("silver_to_gold_daily_daily", "2026-02-28")],
 )
-def test_what_closed_last_is_asked_for_by_this_machines_clock_where_the_exchange_is_away(
+def test_last_closed_partition_follows_the_local_clock_if_the_exchange_is_unreachable(
     live: Settings, schedule: str, partition: str
 ) -> None:
     assert ticked(live, schedule) == [partition]
 
 
 @pytest.mark.parametrize("schedule", ["bronze_to_silver_1m_hourly", "silver_to_gold_daily_daily"])
-def test_a_schedule_asks_for_nothing_before_the_first_partition(live: Settings, schedule: str) -> None:
+def test_schedule_skips_partitions_before_the_first(live: Settings, schedule: str) -> None:
     young = live.model_copy(update={"start_date": date(2026, 3, 2)})
     assert "is before the first partition" in str(ticked(young, schedule))
 
 
-def test_extra_streams_have_followers_while_they_are_in_use(live: Settings) -> None:
+def test_only_extra_streams_in_use_have_followers(live: Settings) -> None:
     def followers(*streams: str) -> set[str]:
         repository = build_definitions(live.model_copy(update={"extra_streams": streams})).get_repository_def()
         return {sensor.name for sensor in repository.sensor_defs if sensor.name.endswith("_follower")}

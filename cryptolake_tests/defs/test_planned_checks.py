@@ -1,4 +1,4 @@
-"""Every check that a run plans is evaluated, for each partition that the run names."""
+"""Every planned check of a run is evaluated, for each partition of the run."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ OF_SILVER = {*SILVER_CHECKS, *SILVER_OBSERVATIONS, PUBLISHED_COUNT, UP_TO_DATE}
 
 @pytest.fixture
 def settings(lake: Settings) -> Settings:
-    """The lake's settings; no exchange answers."""
+    """The lake's settings; the exchange is unreachable."""
     return lake.model_copy(update={"exchange_port": 1})
 
 
@@ -46,7 +46,7 @@ def run_silver(settings: Settings, instance: dg.DagsterInstance, **selected: Any
 
 
 def of_range(first: datetime, last: datetime) -> dict[str, str]:
-    """Tags of a backfill's run of many hours."""
+    """Return the tags of a backfill run of a range of hours."""
     return {
         "dagster/asset_partition_range_start": hour_key(first),
         "dagster/asset_partition_range_end": hour_key(last),
@@ -54,7 +54,7 @@ def of_range(first: datetime, last: datetime) -> dict[str, str]:
 
 
 def statuses(settings: Settings, instance: dg.DagsterInstance, run_id: str) -> dict[tuple[str, str | None], str]:
-    """Return what Dagster's storage says of every check of the run, by name and partition."""
+    """Return the status in Dagster's storage of every check of the run, by name and partition."""
     graph = build_definitions(settings).resolve_asset_graph()
     records = [
         record
@@ -65,7 +65,7 @@ def statuses(settings: Settings, instance: dg.DagsterInstance, run_id: str) -> d
     return {(record.key.name, record.partition): record.status.value for record in records}
 
 
-def test_a_range_of_hours_evaluates_every_planned_check_of_every_hour(
+def test_range_run_evaluates_every_planned_check_of_every_hour(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     append(settings, [trade(hour + timedelta(minutes=minute), minute) for hour in HOURS for minute in (1, 30)])
@@ -77,7 +77,7 @@ def test_a_range_of_hours_evaluates_every_planned_check_of_every_hour(
     assert {found[PUBLISHED_COUNT, key] for key in KEYS} == {"SUCCEEDED"}
 
 
-def test_a_range_with_an_hour_held_back_evaluates_every_planned_check_too(
+def test_range_run_with_a_rejected_hour_evaluates_every_planned_check(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     bad = HOURS[1]
@@ -88,12 +88,12 @@ def test_a_range_with_an_hour_held_back_evaluates_every_planned_check_too(
     found = statuses(settings, instance, result.run_id)
     assert set(found) == {(name, key) for name in OF_SILVER for key in KEYS}
     assert "PLANNED" not in found.values()
-    assert found[PUBLISHED_COUNT, hour_key(bad)] == "FAILED", "Bronze has a sound trade of which no bar is published"
+    assert found[PUBLISHED_COUNT, hour_key(bad)] == "FAILED", "Bronze has a valid trade without a published bar"
     assert found[PUBLISHED_COUNT, hour_key(HOURS[0])] == "SUCCEEDED"
 
 
 @pytest.mark.parametrize("price", ["100.5", "-1"])
-def test_an_hour_by_hand_evaluates_every_planned_check(
+def test_manual_run_of_an_hour_evaluates_every_planned_check(
     settings: Settings, instance: dg.DagsterInstance, price: str
 ) -> None:
     append(settings, [trade(FIRST, 1, price=price)])
@@ -104,7 +104,7 @@ def test_an_hour_by_hand_evaluates_every_planned_check(
     assert "PLANNED" not in found.values()
 
 
-def test_the_jobs_check_without_partitions_settles_its_plan(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_unpartitioned_check_of_the_job_completes_its_plan(settings: Settings, instance: dg.DagsterInstance) -> None:
     append(settings, [trade(FIRST, 1)])
     job = build_definitions(settings).resolve_job_def("bronze_to_silver_1m")
     result = job.execute_in_process(instance=instance, partition_key=hour_key(FIRST), raise_on_error=False)
@@ -112,7 +112,7 @@ def test_the_jobs_check_without_partitions_settles_its_plan(settings: Settings, 
     assert found[DEPENDENCIES, hour_key(FIRST)] == found[DEPENDENCIES, None] != "PLANNED"
 
 
-def test_a_check_without_partitions_is_evaluated_for_each_day_of_a_range(
+def test_unpartitioned_check_is_evaluated_for_each_day_of_a_range(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     key = dg.AssetKey("table")

@@ -1,4 +1,4 @@
-"""The check of rejected frames: it fails with names, counts and reasons, and an alert is sent once either way."""
+"""The check of rejected frames: it fails with symbols, counts and reasons, and one alert is sent per change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from cryptolake_assets.api.health_routes import DEPENDENCIES
 from cryptolake_assets.bronze.stream_health import StreamSignals
 from cryptolake_assets.defs.graph import Graph
-from cryptolake_assets.defs.health import look
+from cryptolake_assets.defs.health import evaluate
 from cryptolake_assets.platform.notify import Alert, AlertKind
 from cryptolake_assets.producer.status_file import ProducerStatus, RejectedSymbol, status_path, write_status
 from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED
@@ -23,14 +23,14 @@ WELL = StreamSignals(state="running", report_age_s=1.0, committed=100, lag=0)
 
 
 def report(settings: Settings, **rejecting: RejectedSymbol) -> None:
-    """Write a producer's status in which nothing but `rejecting` matters."""
+    """Write a producer's status; only `rejecting` matters."""
     fields: dict[str, Any] = dict.fromkeys(ProducerStatus.__struct_fields__, 0)
     fields |= {"state": "streaming", "stream": "trade", "connections": [], "streams": {}, "coverage_to_ms": {}}
     fields |= {"stale_symbols": [], "rejecting": msgspec.to_builtins(rejecting)}
     write_status(status_path(settings), msgspec.convert(fields, ProducerStatus))
 
 
-def test_symbol_whose_frames_are_rejected_fails_the_check_and_is_alerted(
+def test_symbol_with_rejected_frames_fails_the_check_and_alerts_once(
     lake: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alerts: list[Alert] = []
@@ -48,7 +48,7 @@ def test_symbol_whose_frames_are_rejected_fails_the_check_and_is_alerted(
         for number, rejecting in enumerate(steps):
             report(lake, **rejecting)
             context = dg.build_sensor_context(instance=instance, cursor=cursor)
-            result = look(context, graph, WELL, time.time() + number)
+            result = evaluate(context, graph, WELL, time.time() + number)
             cursor = context.cursor if isinstance(result, dg.SkipReason) else result.cursor
             events = [] if isinstance(result, dg.SkipReason) else result.asset_events
             verdicts += [
@@ -57,19 +57,19 @@ def test_symbol_whose_frames_are_rejected_fails_the_check_and_is_alerted(
                 if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == FRAMES_ACCEPTED
             ]
     assert json.loads(cursor or "{}")["rejecting"] is False
-    said = "币安人生USDT: 60 frames rejected since the last accepted one (symbol_format: s is ...)"
+    problem = "币安人生USDT: 60 frames rejected since the last accepted one (symbol_format: s is ...)"
     assert verdicts == [
         (True, "frames of every symbol are accepted"),
-        (False, said),
+        (False, problem),
         (True, "frames of every symbol are accepted"),
     ]
     assert [(alert.kind, alert.cause) for alert in alerts] == [
-        (AlertKind.FAILED, said),
+        (AlertKind.FAILED, problem),
         (AlertKind.RECOVERED, "frames of every symbol are accepted"),
     ]
 
 
-def test_health_of_the_api_names_the_symbol(lake: Settings) -> None:
+def test_api_health_names_the_symbol(lake: Settings) -> None:
     (producer,) = [dependency for dependency in DEPENDENCIES if dependency.name == "producer"]
     report(lake, ETHUSDT=RejectedSymbol(2, "price_format: p is '6.21e-2'"))
     problem = producer.problem(lake, None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A run of Silver that changes no bar starts nothing downstream, and the hour stays fresh all the same."""
+"""A Silver run that changes no bar requests no downstream run, and still keeps the hour fresh."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAY = HOUR.date().isoformat()
 
 
 class Runs:
-    """Runs of Silver on an ephemeral instance, and the ticks of the automation after them."""
+    """Silver runs on an ephemeral instance, and the automation's ticks after them."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
         self.settings, self.instance = settings, instance
@@ -31,17 +31,17 @@ class Runs:
         self.tick()
 
     def tick(self) -> tuple[set[str | None], set[str | None]]:
-        """The hours of klines and the days of Gold that are asked for; their runs succeed at once."""
+        """Return the requested hours of klines and days of Gold; their runs succeed at once."""
         result = dg.evaluate_automation_conditions(self.definitions, self.instance, cursor=self.cursor)
         self.cursor = result.cursor
-        asked = tuple(set(result.get_requested_partitions(key)) for key in (asset_keys.KLINES, asset_keys.GOLD))
-        for key, partitions in zip((asset_keys.KLINES, asset_keys.GOLD), asked, strict=True):
+        requested = tuple(set(result.get_requested_partitions(key)) for key in (asset_keys.KLINES, asset_keys.GOLD))
+        for key, partitions in zip((asset_keys.KLINES, asset_keys.GOLD), requested, strict=True):
             for partition in partitions:
                 self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
-        return asked[0], asked[1]
+        return requested[0], requested[1]
 
     def silver(self, first: datetime, last: datetime | None = None) -> None:
-        """A run of an hour, or of a range of hours."""
+        """Run an hour, or a range of hours."""
         tags = {"dagster/partition": hour_key(first)}
         if last is not None:
             tags = {
@@ -60,13 +60,13 @@ class Runs:
 
 @pytest.fixture
 def runs(lake: Settings) -> Iterator[Runs]:
-    """On an empty lake; no exchange answers."""
+    """Runs on an empty lake; the exchange is unreachable."""
     with dg.DagsterInstance.ephemeral() as instance:
         yield Runs(lake.model_copy(update={"exchange_port": 1}), instance)
 
 
 @pytest.mark.parametrize("last", [None, HOUR], ids=["hour", "range"])
-def test_only_a_run_that_changes_bars_starts_what_follows(runs: Runs, last: datetime | None) -> None:
+def test_only_a_run_that_changes_bars_requests_downstream_runs(runs: Runs, last: datetime | None) -> None:
     append(runs.settings, [trade(HOUR, 1)])
     runs.silver(HOUR, last)
     assert runs.tick() == ({hour_key(HOUR)}, {DAY})
@@ -74,14 +74,14 @@ def test_only_a_run_that_changes_bars_starts_what_follows(runs: Runs, last: date
     before = runs.materialized_at(HOUR)
     runs.silver(HOUR, last)
     assert runs.tick() == (set(), set())
-    assert runs.materialized_at(HOUR) > before, "the hour was looked at, and is fresh"
+    assert runs.materialized_at(HOUR) > before, "the hour was materialized again and is fresh"
 
     append(runs.settings, [trade(HOUR + timedelta(seconds=1), 2)])
     runs.silver(HOUR, last)
     assert runs.tick() == ({hour_key(HOUR)}, {DAY})
 
 
-def test_a_range_starts_what_follows_its_changed_hours_only(runs: Runs) -> None:
+def test_range_run_requests_downstream_runs_of_changed_hours_only(runs: Runs) -> None:
     append(runs.settings, [trade(HOUR, 1), trade(NEXT, 2)])
     runs.silver(HOUR, NEXT)
     assert runs.tick()[0] == {hour_key(HOUR), hour_key(NEXT)}
@@ -90,7 +90,7 @@ def test_a_range_starts_what_follows_its_changed_hours_only(runs: Runs) -> None:
     assert runs.tick() == ({hour_key(NEXT)}, {DAY})
 
 
-def test_an_hour_without_trades_starts_nothing_the_second_time(runs: Runs) -> None:
+def test_second_run_of_an_empty_hour_requests_no_downstream_run(runs: Runs) -> None:
     append(runs.settings, [trade(HOUR, 1)])
     runs.silver(NEXT)
     runs.tick()
@@ -98,7 +98,7 @@ def test_an_hour_without_trades_starts_nothing_the_second_time(runs: Runs) -> No
     assert runs.tick() == (set(), set())
 
 
-def test_bars_of_a_run_that_died_after_its_commit_start_what_follows(runs: Runs) -> None:
+def test_bars_of_a_run_that_died_after_its_commit_request_downstream_runs(runs: Runs) -> None:
     append(runs.settings, [trade(HOUR, 1)])
     runs.silver(HOUR)
     runs.tick()
@@ -106,6 +106,6 @@ def test_bars_of_a_run_that_died_after_its_commit_start_what_follows(runs: Runs)
     _, publication = refresh(runs.settings, EngineResource(settings=runs.settings).engine(), HOUR)
     assert publication is not None
     assert publication.committed
-    assert runs.tick() == (set(), set()), "no event tells of it"
+    assert runs.tick() == (set(), set()), "no event reports the publication"
     runs.silver(HOUR)
     assert runs.tick() == ({hour_key(HOUR)}, {DAY})

@@ -146,7 +146,7 @@ def test_an_hour_goes_through_the_graph_and_one_that_fails_its_gate_stays(settin
         assert (first["open"], first["close"], first["updates"]) == (3_000, 4_000, 2)
         assert (second["open"], second["index_close"]) == (63_000, Decimal("99.5"))
         (told,) = done.asset_materializations_for_node("silver__futures_mark_price_1m")
-        assert (told.metadata["events"].value, told.metadata["repeats"].value) == (3, 1)
+        assert (told.metadata["events"].value, told.metadata["duplicates"].value) == (3, 1)
         send(settings, (topic, event(MARK_PRICE, mark_price_frame("ETHUSDT", hour_ms + 2_000, "0"))))
         run_available_now(settings)
         failed = materialize(instance, MARK_PRICE, hour)

@@ -252,7 +252,7 @@ def test_the_counts_go_down_and_the_state_stays(instance: dg.DagsterInstance) ->
     assert after.events < before.events / 2
     assert after.check_executions <= 2 * (len(HOURS) + 2) + 3 + 3 + 2
     assert after.bytes_on_disk < before.bytes_on_disk / 2
-    assert purged.bytes_of_files > 0
+    assert purged.file_bytes > 0
     assert purged.tick_logs == 2
 
 
@@ -279,7 +279,7 @@ def test_a_run_that_stays_for_its_state_has_no_log_and_no_file(instance: dg.Dags
 
 def test_work_is_bounded_and_goes_on_the_next_time(instance: dg.DagsterInstance) -> None:
     told = state(instance)
-    nothing = purge(instance, limits(), most_s=0.0)
+    nothing = purge(instance, limits(), max_s=0.0)
     assert (nothing.is_complete, nothing.runs) == (False, 0)
     assert purge(instance, limits()).is_complete
     assert state(instance) == told

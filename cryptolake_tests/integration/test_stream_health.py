@@ -17,7 +17,7 @@ from cryptolake_assets.bronze.offsets import read_report
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.graph import Graph
-from cryptolake_assets.defs.health import REPORT_EVERY_S, look
+from cryptolake_assets.defs.health import REPORT_EVERY_S, evaluate
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
@@ -75,7 +75,7 @@ class Watch:
 
     def look(self, later_s: float = 0.0) -> list[dg.RunRequest]:
         context = dg.build_sensor_context(instance=self._instance, cursor=self._cursor)
-        result = look(context, self._graph, self._stream.signs(), time.time() + later_s)
+        result = evaluate(context, self._graph, self._stream.signals(), time.time() + later_s)
         if isinstance(result, dg.SkipReason):
             self._cursor = context.cursor
             return []

@@ -18,7 +18,7 @@ from cryptolake_assets.settings import Settings
 
 
 def materialize_here(settings: Settings, asset: str, partition: str | None) -> str:
-    """Run one partition of an asset; return a line about it. Raises the same errors as `materialize_on_platform`."""
+    """Run one partition of an asset; return a message. Raises the same errors as `materialize_on_platform`."""
     definitions = _definitions(settings, graphql.location_of(asset.split("/")))
     target = _targets(definitions).get(asset)
     if target is None:
@@ -48,7 +48,7 @@ def materialize_here(settings: Settings, asset: str, partition: str | None) -> s
 
 def _definitions(settings: Settings, location_name: str) -> dg.Definitions:
     """Return the definitions of a code location for these settings."""
-    warnings.simplefilter("ignore", dg.BetaWarning)  # a user of the command cannot act on it
+    warnings.simplefilter("ignore", dg.BetaWarning)  # users of the command cannot act on it
     definitions: dg.Definitions = import_module(location_named(location_name).module).build_definitions(settings)
     return definitions
 
@@ -75,6 +75,6 @@ def _all_names(settings: Settings) -> list[str]:
     for location in locations():
         try:
             names += _targets(_definitions(settings, location.name))
-        except CryptolakeError:  # a fault of another location is irrelevant to the requested name
+        except CryptolakeError:  # an error of another location does not matter for the requested name
             continue
     return names

@@ -40,12 +40,12 @@ def cancel_orphaned_runs(settings: Settings, instance: dg.DagsterInstance, locat
 def _cancel_orphaned_runs(instance: dg.DagsterInstance, location_name: str) -> None:
     for run in instance.get_runs(dg.RunsFilter(statuses=_IN_PROGRESS)):
         origin = run.remote_job_origin
-        if (origin is None or origin.location_name == location_name) and not _is_worked_on(instance, run):
-            instance.report_run_canceled(run, message="The process of this run has gone.")
+        if (origin is None or origin.location_name == location_name) and not _has_live_process(instance, run):
+            instance.report_run_canceled(run, message="The process of this run no longer exists.")
             log.info("orphaned_run_canceled", run_id=run.run_id, job=run.job_name)
 
 
-def _is_worked_on(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+def _has_live_process(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     return any(_is_alive(pid, at_s) for pid, at_s in _reported_processes(instance, run))
 
 

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 BATCH = 200
 LOCK_RETRIES = 5
-PAUSE_S = 0.02  # between two batches, so that other processes get SQLite's write lock
+PAUSE_S = 0.02  # between two batches, so that other processes can take SQLite's write lock
 EMPTY_TICK_LOG_AGE = timedelta(hours=1)
 RUNLESS = ""
 _TICK_LOG = re.compile(r"\d+\.(err|out|complete)")
@@ -75,7 +75,7 @@ class Purged:
     check_executions: int = 0
     backfills: int = 0
     tick_logs: int = 0
-    bytes_of_files: int = 0
+    file_bytes: int = 0
     is_complete: bool = True
 
 
@@ -109,14 +109,14 @@ def census(instance: dg.DagsterInstance) -> Census:
     return Census(run_count, event_count, check_count, sum(_size(path) for path in _state_directories(instance)))
 
 
-def purge(instance: dg.DagsterInstance, limits: Limits, *, most_s: float = 600.0) -> Purged:
-    """Delete records past the limits, oldest first, for about `most_s` seconds at most; the next run deletes the rest.
+def purge(instance: dg.DagsterInstance, limits: Limits, *, max_s: float = 600.0) -> Purged:
+    """Delete records past the limits, oldest first, for about `max_s` seconds; the next run deletes the rest.
 
     Safe while daemon and webserver run, and safe to interrupt: a run's row is deleted last. Raises `RetentionError`
     for storages other than Dagster's SQL storages.
     """
     runs, events = _storages(instance)
-    work = _Purge(instance, runs, events, limits, time.monotonic() + most_s)
+    work = _Purge(instance, runs, events, limits, time.monotonic() + max_s)
     for step in (work.successes, work.failures, work.backfills, work.tick_logs):
         step()
     log.info("event_log_purged", **vars(work.purged))
@@ -183,7 +183,7 @@ class _Purge:
         """Delete empty and old log files of sensor ticks; Dagster creates them for every tick and never deletes any."""
         now, oldest = datetime.now(UTC), self.limits.failures
         for path in _tick_logs(Path(self.instance.storage_directory())):
-            if self._is_late():
+            if self._deadline_passed():
                 return
             try:
                 stat = path.stat()
@@ -191,7 +191,7 @@ class _Purge:
                 if changed < oldest or (stat.st_size == 0 and changed < now - EMPTY_TICK_LOG_AGE):
                     path.unlink()
                     self.purged.tick_logs += 1
-                    self.purged.bytes_of_files += stat.st_size
+                    self.purged.file_bytes += stat.st_size
             except FileNotFoundError:
                 continue
 
@@ -242,21 +242,21 @@ class _Purge:
         for rows in self._pages(ended, table.id, self.run_storage.connect):
             run_ids = [str(row.run_id) for row in rows]
             self._superseded(run_ids, limit, state)
-            if self._is_late():
+            if self._deadline_passed():
                 return
-            kept = self._owners(run_ids)
+            referenced = self._referenced(run_ids)
             for run_id in run_ids:
                 bytes_deleted = self._delete_files(run_id)
-                if run_id not in kept:
+                if run_id not in referenced:
                     self.instance.compute_log_manager.delete_logs(prefix=[run_id])
                     _retrying(partial(self.run_storage.delete_run, run_id))
                     self.purged.runs += 1
                 elif bytes_deleted:
                     self.purged.runs_trimmed += 1
 
-    def _owners(self, run_ids: Sequence[str]) -> set[str]:
-        """Return the runs that are still referred to: by the state of an asset or a check, a slot of a pool, or a
-        re-executed run."""
+    def _referenced(self, run_ids: Sequence[str]) -> set[str]:
+        """Return the runs that are still referenced: by the state of an asset or check, a pool slot, or a re-executed
+        run."""
         import sqlalchemy as db
         from dagster._core.storage.event_log import schema
         from dagster._core.storage.runs.schema import RunTagsTable
@@ -269,14 +269,14 @@ class _Purge:
             schema.PendingStepsTable.c.run_id,
         ]
 
-        def owners(connection: Connection) -> set[str]:
+        def of_events(connection: Connection) -> set[str]:
             queries = [db.select(column).where(column.in_(run_ids)).distinct() for column in columns]
             return {str(row[0]) for query in queries for row in connection.execute(query)}
 
         tags = RunTagsTable.c
-        repeated = db.select(tags.value).where(tags.key.in_(_RERUN_TAGS), tags.value.in_(run_ids))
-        return _transact(self.event_storage.index_connection, owners) | _transact(
-            self.run_storage.connect, lambda connection: {str(row[0]) for row in connection.execute(repeated)}
+        reexecuted = db.select(tags.value).where(tags.key.in_(_RERUN_TAGS), tags.value.in_(run_ids))
+        return _transact(self.event_storage.index_connection, of_events) | _transact(
+            self.run_storage.connect, lambda connection: {str(row[0]) for row in connection.execute(reexecuted)}
         )
 
     def _delete_files(self, run_id: str) -> int:
@@ -291,7 +291,7 @@ class _Purge:
             for path in (shard, *(shard.with_name(shard.name + end) for end in ("-wal", "-shm"))):
                 found += _size(path)
                 path.unlink(missing_ok=True)
-        self.purged.bytes_of_files += found
+        self.purged.file_bytes += found
         return found
 
     # Rows.
@@ -340,7 +340,7 @@ class _Purge:
     def _pages(self, query: Select[Any], key: ColumnElement[int], connect: Connect) -> Iterator[list[Any]]:
         """Yield the rows of a query by ascending `key`, in batches, each in its own transaction."""
         after = 0
-        while not self._is_late():
+        while not self._deadline_passed():
             statement = query.where(key > after).order_by(key).limit(BATCH)
             rows: list[Any] = _transact(connect, lambda connection, of=statement: list(connection.execute(of)))  # type: ignore[misc]
             if rows:
@@ -350,7 +350,7 @@ class _Purge:
                 return
             time.sleep(PAUSE_S)
 
-    def _is_late(self) -> bool:
+    def _deadline_passed(self) -> bool:
         if time.monotonic() < self.deadline:
             return False
         self.purged.is_complete = False
@@ -364,8 +364,8 @@ def _storages(instance: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogS
     runs, events = instance.run_storage, instance.event_log_storage
     if not (isinstance(runs, SqlRunStorage) and isinstance(events, SqlEventLogStorage)):
         raise RetentionError(
-            f"dagster: {type(events).__name__} is no SQL storage of Dagster's, so its records cannot be bounded here. "
-            "Use SQLite or PostgreSQL in dagster.yaml, or turn the schedule off."
+            f"dagster: {type(events).__name__} is not one of Dagster's SQL storages, so its records cannot be deleted. "
+            "Use SQLite or PostgreSQL in dagster.yaml, or turn off the schedule event_log_retention_daily."
         )
     return runs, events
 
@@ -398,7 +398,7 @@ def _transact(connect: Connect, work: Callable[[Connection], T]) -> T:
 
 
 def _retrying(work: Callable[[], T]) -> T:
-    """Run `work` and retry it if another process holds the lock on SQLite."""
+    """Run `work`; retry it while another process holds SQLite's lock."""
     from sqlalchemy.exc import OperationalError
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 

@@ -20,7 +20,7 @@ from cryptolake_assets.settings import Settings
 
 WILL_RETRY_TAG = "dagster/will_retry"
 PAGE = 25
-MAX_PAGES = 20  # limits the search, because runs of other assets with the same partition key are in between
+MAX_PAGES = 20  # bounds the search through runs of other assets with the same partition key
 
 
 def failure_alert(settings: Settings, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Alert | None:
@@ -76,7 +76,7 @@ class _Before:
 
     @cached_property
     def last_failure_at(self) -> datetime | None:
-        """The end of the directly preceding failure; None if a success or nothing preceded."""
+        """The end of the preceding run if it failed; None if it succeeded or there is none."""
         failure = next(self._runs("FAILURE", self.run.run_id), None)
         if failure is None or (self._last_success and self._last_success.storage_id > failure.storage_id):
             return None
@@ -152,7 +152,7 @@ def failure_cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str
     for event in _events(instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)):
         error = event.job_failure_data.error
         return None, cause_line(error.message if error else event.message or "")
-    return None, "Dagster has no record of why"
+    return None, "Dagster recorded no cause"
 
 
 def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[str]:
@@ -160,8 +160,8 @@ def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator
     for event in _events(instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)):
         evaluation = event.asset_check_evaluation_data
         if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR:
-            where = f" [{evaluation.partition}]" if evaluation.partition and not _partition(run) else ""
-            yield f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}{where}"
+            suffix = f" [{evaluation.partition}]" if evaluation.partition and not _partition(run) else ""
+            yield f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}{suffix}"
 
 
 def _events(records: dg.EventLogConnection) -> Iterator[dg.DagsterEvent]:

@@ -1,4 +1,4 @@
-"""Which runs in progress are cancelled before a code server serves."""
+"""Cancellation of orphaned runs before a code server serves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 def started_run(instance: dg.DagsterInstance, *pids: int, location: str | None = LOCATION) -> str:
-    """A run in progress whose processes reported these pids."""
+    """Create a run in progress whose processes reported these pids; return its id."""
     origin = location and RemoteJobOrigin(
         RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), "__repository__"), "a_job"
     )
@@ -56,26 +56,28 @@ def status_after_start(settings: Settings, instance: dg.DagsterInstance, run_id:
 
 @pytest.fixture
 def ended_pid() -> int:
-    """The pid of a process that was there."""
+    """Return the pid of an ended process."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         return process.pid
 
 
-def test_run_whose_process_ended_is_cancelled(settings: Settings, instance: dg.DagsterInstance, ended_pid: int) -> None:
+def test_run_with_an_ended_process_is_canceled(
+    settings: Settings, instance: dg.DagsterInstance, ended_pid: int
+) -> None:
     assert status_after_start(settings, instance, started_run(instance, ended_pid)) is CANCELED
 
 
-def test_run_that_reported_no_process_is_cancelled(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_run_without_a_reported_process_is_canceled(settings: Settings, instance: dg.DagsterInstance) -> None:
     assert status_after_start(settings, instance, started_run(instance)) is CANCELED
 
 
-def test_run_that_outlives_its_code_server_goes_on(
+def test_run_that_outlives_its_code_server_continues(
     settings: Settings, instance: dg.DagsterInstance, ended_pid: int
 ) -> None:
     assert status_after_start(settings, instance, started_run(instance, os.getpid(), ended_pid)) is STARTED
 
 
-def test_pid_that_another_process_has_by_now_proves_nothing(
+def test_run_with_a_reused_pid_is_canceled(
     settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     yesterday_s = time.time() - 86_400
@@ -85,19 +87,19 @@ def test_pid_that_another_process_has_by_now_proves_nothing(
     assert status_after_start(settings, instance, run_id) is CANCELED
 
 
-def test_zombie_works_on_nothing(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_run_of_a_zombie_process_is_canceled(settings: Settings, instance: dg.DagsterInstance) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert status_after_start(settings, instance, started_run(instance, process.pid)) is CANCELED
     process.wait()
 
 
-def test_run_of_another_location_is_left_to_its_own_server(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_run_of_another_code_location_continues(settings: Settings, instance: dg.DagsterInstance) -> None:
     run_id = started_run(instance, location="cryptolake_marts")
     assert status_after_start(settings, instance, run_id) is STARTED
 
 
-def test_run_outside_of_all_locations_is_cancelled_unless_one_is_at_work(
+def test_run_without_location_is_canceled_unless_materialize_runs(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     run_id = started_run(instance, location=None)
