@@ -2,11 +2,11 @@
 
 The layout is the same for every market: `agg_trade_id, price, quantity, first_trade_id, last_trade_id, transact_time,
 is_buyer_maker`, with or without that header, times in ms or µs. Spot lines have an eighth value, `is_best_match`,
-which carries no information and is dropped. A line that is not an aggregate trade is set aside with its reason; the
-other lines are read. Nothing is rounded or guessed. A file without any aggregate trade is rejected.
+which carries no information and is dropped. A line that is not an aggregate trade is rejected with a reason; the other
+lines are read. No value is rounded or guessed. A file without any aggregate trade is rejected.
 
-An aggregate id without a trade has its own line, with price 0, quantity 0 and trade ids -1: the exchange used the id,
-but nothing was traded.
+An aggregate id without a trade has a line with price 0, quantity 0 and trade ids -1: the exchange used the id, but
+executed no trade.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HEADER = ("agg_trade_id", "price", "quantity", "first_trade_id", "last_trade_id"
 
 BLOCK_BYTES = 4 << 20  # bytes of text parsed at a time
 
-# Times from this number on are µs (as ms they would be in the year 5138); times below are ms.
+# Times of at least this number are µs (as ms they would be in the year 5138); smaller times are ms.
 MICROSECONDS_FROM = 10**14
 
 SPOT_HEADER = (*HEADER, "is_best_match")
@@ -51,8 +51,8 @@ BOM = b"\xef\xbb\xbf"
 _BOOLEANS = (b"true", b"false", b"True", b"False", b"TRUE", b"FALSE")
 _BOOLEAN = f"(?:{b'|'.join(_BOOLEANS).decode()})"
 # A point without a digit before or after it, or with more digits after it than a column has.
-_ODD_POINT = re.compile(rb"\.(?:(?<![0-9]\.)|[0-9]{9}|[^0-9])")
-_ODD_ZERO = re.compile(rb",0[0-9]")
+_IRREGULAR_POINT = re.compile(rb"\.(?:(?<![0-9]\.)|[0-9]{9}|[^0-9])")
+_LEADING_ZERO = re.compile(rb",0[0-9]")
 NO_TRADE: Final = -1  # first and last trade id of an aggregate id without a trade
 _ZERO = r"0(?:\.0*)?"
 _WITHOUT_TRADE = re.compile(rf"[0-9]{{1,18}},{_ZERO},{_ZERO},-1,-1,[0-9]{{1,18}},{_BOOLEAN}(?:,{_BOOLEAN})?")
@@ -90,30 +90,30 @@ def read_blocks(path: Path, block_bytes: int = BLOCK_BYTES, columns: Sequence[st
     Raises `ArchiveFormatError` for a damaged zip, and for a file without any aggregate trade (with its first bad line).
     """
     first_bad: BadLine | None = None
-    holds_trades = False
-    with opened_csv(path) as file:
+    has_trades = False
+    with open_csv(path) as file:
         number = 1
-        for block in ahead(_blocks(file, block_bytes)):
+        for block in prefetch(_blocks(file, block_bytes)):
             text = block
             if number == 1:
                 text = block.removeprefix(BOM)
                 text = text[_header_bytes(path, text, columns) :]
                 number += block.count(b"\n") - text.count(b"\n")
             if text:
-                read = _parse(number, text, columns)
-                holds_trades = holds_trades or bool(read.rows.num_rows or read.without_trade.num_rows)
-                first_bad = first_bad or next(iter(read.rejected_lines), None)
-                yield read
+                parsed = _parse(number, text, columns)
+                has_trades = has_trades or bool(parsed.rows.num_rows or parsed.without_trade.num_rows)
+                first_bad = first_bad or next(iter(parsed.rejected_lines), None)
+                yield parsed
                 number += text.count(b"\n") + (not text.endswith(b"\n"))
-    if first_bad is not None and not holds_trades:
+    if first_bad is not None and not has_trades:
         shown = first_bad.text[:120]
         raise format_error(
             path, f"no line is an aggregate trade; line {first_bad.number} is {shown!r}: {first_bad.reason}"
         )
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield the items, prefetching two in a thread: unpacking, parsing and writing release the GIL."""
+def prefetch(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items, with two prefetched in a thread: decompression, parsing and writing release the GIL."""
     with ThreadPoolExecutor(max_workers=1) as worker:
         upcoming = deque(worker.submit(next, items, None) for _ in range(2))
         while (item := upcoming.popleft().result()) is not None:
@@ -122,13 +122,13 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 @contextmanager
-def opened_csv(path: Path) -> Iterator[IO[bytes]]:
-    """Open the only CSV of the zip for streaming. Raises `ArchiveFormatError` for a damaged zip or other contents."""
+def open_csv(path: Path) -> Iterator[IO[bytes]]:
+    """Open the zip's only CSV for streaming. Raises `ArchiveFormatError` for a damaged zip or other contents."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
             if len(names) != 1 or not names[0].endswith(".csv"):
-                raise format_error(path, f"it holds {names[:5]}, expected one .csv")
+                raise format_error(path, f"the zip contains {names[:5]}, expected one .csv")
             with archive.open(names[0]) as file:
                 yield file
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
@@ -143,7 +143,9 @@ def _blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
         if not end:
             rest += data
             if len(rest) > size:
-                raise ArchiveFormatError(f"archive: {file.name}: a line is longer than {size} bytes. It is no CSV.")
+                raise ArchiveFormatError(
+                    f"archive: {file.name}: a line is longer than {size} bytes. Download the file again."
+                )
             continue
         yield rest + data[:end]
         rest = data[end:]
@@ -158,19 +160,19 @@ def _header_bytes(path: Path, block: bytes, columns: Sequence[str]) -> int:
 
 
 def is_header(path: Path, line: str, columns: Sequence[str]) -> bool:
-    """Return whether the first line of a file is the header; otherwise it is a data line.
+    """Return whether the first line of a file is the header, not a data line.
 
-    Raises `ArchiveFormatError` for the header of another layout: values would get the wrong column names.
+    Raises `ArchiveFormatError` for the header of another layout, whose values would get the wrong column names.
     """
     names = tuple(name.strip().strip('"').lower() for name in line.strip().split(","))
     if names == tuple(columns):
         return True
     if not set(names).isdisjoint(columns):
-        raise format_error(path, f"line 1 is {line[:100]!r}, another header than {','.join(columns)}")
+        raise format_error(path, f"line 1 is {line[:100]!r}, expected the header {','.join(columns)}")
     return False
 
 
-def _filled_lines(text: bytes, rows: int) -> int:
+def _count_lines(text: bytes, rows: int) -> int:
     """Return the number of non-blank lines; scan line by line only if the line count differs from `rows`."""
     lines = text.count(b"\n") + (not text.endswith(b"\n"))
     return lines if lines == rows else sum(1 for line in text.splitlines() if line)
@@ -178,12 +180,11 @@ def _filled_lines(text: bytes, rows: int) -> int:
 
 def _parse(first_line: int, text: bytes, columns: Sequence[str]) -> Block:
     """Parse a block with Arrow; fall back to line-by-line parsing if any value is irregular."""
-
     table = _read_csv(text, columns) if _is_plain(text) else None
     if table is not None:
         rows, without_trade = _split(table)
-        if _is_sound(rows) and _is_sound(without_trade, are_trades=False):
-            return Block(_filled_lines(text, table.num_rows), _in_us(rows), _in_us(without_trade))
+        if _fits_columns(rows) and _fits_columns(without_trade, are_trades=False):
+            return Block(_count_lines(text, table.num_rows), _in_us(rows), _in_us(without_trade))
     return _parse_lines(first_line, text, columns)
 
 
@@ -192,7 +193,7 @@ def _is_plain(text: bytes) -> bool:
     rest = text.translate(None, b"0123456789,.-\r\n")
     for word in _BOOLEANS:
         rest = rest.replace(word, b"")
-    return not (rest or _ODD_POINT.search(text) or _ODD_ZERO.search(text) or (b"-" in text and b"-0" in text))
+    return not (rest or _IRREGULAR_POINT.search(text) or _LEADING_ZERO.search(text) or (b"-" in text and b"-0" in text))
 
 
 def _split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -207,28 +208,28 @@ def _split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def _parse_lines(first_line: int, text: bytes, columns: Sequence[str]) -> Block:
-    """Parse a block line by line: valid lines become rows, bad lines are set aside with their reasons."""
-    sound: list[str] = []
+    """Parse a block line by line: valid lines become rows, other lines are rejected with a reason."""
+    trades: list[str] = []
     without_trade: list[str] = []
     rejected_lines: list[BadLine] = []
     for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), first_line):
         if not line:
             continue
-        if len(line.split(",")) == len(columns) and _WITHOUT_TRADE.fullmatch(line) and not _meaning_problem(line):
+        if len(line.split(",")) == len(columns) and _WITHOUT_TRADE.fullmatch(line) and not _value_problem(line):
             without_trade.append(line)
-        elif problem := _shape_problem(columns, line) or _meaning_problem(line):
+        elif problem := _format_problem(columns, line) or _value_problem(line):
             rejected_lines.append(BadLine(number, line, problem, _id_of(line)))
         else:
-            sound.append(line)
-    lines = len(sound) + len(without_trade) + len(rejected_lines)
-    return Block(lines, _rows_of(sound, columns), _rows_of(without_trade, columns), tuple(rejected_lines))
+            trades.append(line)
+    lines = len(trades) + len(without_trade) + len(rejected_lines)
+    return Block(lines, _rows_of(trades, columns), _rows_of(without_trade, columns), tuple(rejected_lines))
 
 
 def _rows_of(lines: Sequence[str], columns: Sequence[str]) -> pa.Table:
     # Arrow cannot infer columns from empty text: parse one placeholder line and slice it off.
     table = _read_csv("\n".join(lines or [_ANY_LINE[len(columns)]]).encode(), columns)
     if table is None:
-        raise AssertionError("lines of the pattern are rows")
+        raise AssertionError("lines that match the pattern are valid CSV rows")
     return _in_us(table.slice(0, len(lines)))
 
 
@@ -246,7 +247,7 @@ def _read_csv(text: bytes, columns: Sequence[str]) -> pa.Table | None:
     from pyarrow import csv
 
     types = {**dict.fromkeys(_INTEGERS, pa.int64())}
-    types |= {name: pa.decimal128(whole + scale, scale) for name, (whole, scale) in _DIGITS.items()}
+    types |= {name: pa.decimal128(integer_digits + scale, scale) for name, (integer_digits, scale) in _DIGITS.items()}
     types |= {name: pa.bool_() for name in columns if name not in types}
     try:
         table = csv.read_csv(
@@ -265,7 +266,7 @@ def _read_csv(text: bytes, columns: Sequence[str]) -> pa.Table | None:
     return table.select(HEADER)
 
 
-def _is_sound(table: pa.Table, *, are_trades: bool = True) -> bool:
+def _fits_columns(table: pa.Table, *, are_trades: bool = True) -> bool:
     """Return whether every number fits its column and, for trades, first_trade_id <= last_trade_id."""
     import pyarrow.compute as pc
 
@@ -278,7 +279,7 @@ def _is_sound(table: pa.Table, *, are_trades: bool = True) -> bool:
         return False
     return not are_trades or bool(
         low["first_trade_id"] >= 0
-        and all(max(-low[name], high[name]) < 10**whole for name, (whole, _) in _DIGITS.items())
+        and all(max(-low[name], high[name]) < 10**integer_digits for name, (integer_digits, _) in _DIGITS.items())
         and pc.all(pc.less_equal(table["first_trade_id"], table["last_trade_id"])).as_py()
     )
 
@@ -305,8 +306,8 @@ def _extremes(table: pa.Table) -> tuple[dict[str, Any], dict[str, Any]]:
     return minima, maxima
 
 
-def _shape_problem(columns: Sequence[str], line: str) -> str:
-    """Return what is wrong with the format of a line's values; empty if nothing is."""
+def _format_problem(columns: Sequence[str], line: str) -> str:
+    """Return the first format problem of a line's values; empty if there is none."""
     values = line.split(",")
     if len(values) != len(columns):
         return f"{len(values)} columns, expected {len(columns)}"
@@ -315,16 +316,17 @@ def _shape_problem(columns: Sequence[str], line: str) -> str:
     for name, kind in _DECIMALS.items():
         value = values[HEADER.index(name)]
         if not re.fullmatch(decimal_pattern(kind), value):
-            whole, scale = _DIGITS[name]
-            return f"{name} {value!r} is no number with at most {whole} digits before and {scale} after the point"
-    return "expected whole numbers for ids and time, decimals for price and quantity, true or false at the end"
+            digits, scale = _DIGITS[name]
+            return f"{name} {value!r} is not a number with at most {digits} digits before and {scale} after the point"
+    return "expected integers for ids and time, decimals for price and quantity, true or false at the end"
 
 
-def _meaning_problem(line: str) -> str:
+def _value_problem(line: str) -> str:
+    """Return the first problem of a line's well-formed values; empty if there is none."""
     values = line.split(",")
     first, last, time = (int(values[HEADER.index(name)]) for name in ("first_trade_id", "last_trade_id", _INTEGERS[3]))
     if first > last:
-        return f"first_trade_id {first} is past last_trade_id {last}"
+        return f"first_trade_id {first} is greater than last_trade_id {last}"
     time_us = time if time >= MICROSECONDS_FROM else time * 1000
     return "" if 0 <= time_us < _LAST_US else "the time is out of range"
 
@@ -332,6 +334,6 @@ def _meaning_problem(line: str) -> str:
 def format_error(path: Path, cause: str) -> ArchiveFormatError:
     """Return the error for a file with invalid content."""
     return ArchiveFormatError(
-        f"archive: {path.name}: {cause}. The file is refused and what was loaded before stays. Compare it with the "
-        "archive's own; if that is the same, a re-issued file has to be waited for."
+        f"archive: {path.name}: {cause}. The file was rejected; previously loaded data is unchanged. Compare it with "
+        "the archive's file; if they are equal, wait for a re-issued file."
     )

@@ -31,7 +31,7 @@ AGG_TRADES = "aggTrades"
 KLINES = "klines"
 
 _CHECKSUM = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S+)\s*", re.ASCII)
-_PATIENT = RetryPolicy(attempts=8)  # an overloaded archive answers 503 for seconds, without Retry-After
+_DEFAULT_POLICY = RetryPolicy(attempts=8)  # an overloaded archive answers 503 for seconds, without Retry-After
 
 # Called with (bytes downloaded, total bytes; None if the server does not state the total).
 Progress = Callable[[int, int | None], None]
@@ -67,15 +67,15 @@ class ArchiveFile:
 
 
 def parse_checksum(text: str, name: str) -> str:
-    """Return the sha256 (lower-case hex) that a `.CHECKSUM` file states for the file `name`.
+    """Return the sha256 (lower-case hex) of the file `name` from the text of its `.CHECKSUM` file.
 
     Raises `ArchiveChecksumError` for any other text.
     """
     found = _CHECKSUM.fullmatch(text)
     if found is None or found[2] != name:
         raise ArchiveChecksumError(
-            f"archive: {name}.CHECKSUM does not state the sha256 of {name}; it says {text[:100]!r}. Check that "
-            "CRYPTOLAKE_ARCHIVE_URL is the archive's; without a checksum the file is not loaded."
+            f"archive: {name}.CHECKSUM does not contain the sha256 of {name}, but {text[:100]!r}. The file was not "
+            "loaded. Check that CRYPTOLAKE_ARCHIVE_URL is the archive's address."
         )
     return found[1].lower()
 
@@ -95,15 +95,15 @@ class ArchiveClient(HttpClient):
 
     def __init__(self, base_url: str, timeout_s: float = 30.0, policy: RetryPolicy | None = None) -> None:
         self._base_url = base_url.rstrip("/")
-        super().__init__(self._base_url, timeout_s, policy or _PATIENT, follow_redirects=True)
+        super().__init__(self._base_url, timeout_s, policy or _DEFAULT_POLICY, follow_redirects=True)
 
     def url(self, file: ArchiveFile) -> str:
         return f"{self._base_url}{file.path}"
 
     def checksum(self, file: ArchiveFile) -> str:
-        """Return the sha256 that the archive currently states."""
+        """Return the sha256 that the archive currently publishes."""
         response = self.get(HttpRequest(f"{file.path}.CHECKSUM"))
-        self._judge(file, response)
+        self._check(file, response)
         return parse_checksum(response.body.decode(errors="replace"), file.name)
 
     def fetch(self, file: ArchiveFile, sha256: str, directory: Path, progress: Progress | None = None) -> Path:
@@ -113,61 +113,62 @@ class ArchiveClient(HttpClient):
         checksum, deletes the partial file and raises `ArchiveChecksumError`.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        whole = directory / file.name
-        if whole.exists() and sha256_of(whole) == sha256:
-            return whole
-        part = _Part(directory, file.name)
+        target = directory / file.name
+        if target.exists() and sha256_of(target) == sha256:
+            return target
+        part = _PartialFile(directory, file.name)
         self._download(file, part, progress or (lambda _done, _total: None))
         found = sha256_of(part.path)
         # The archive publishes a file and its checksum separately: a re-issue may have happened in between.
         if found != sha256 and found != self.checksum(file):
             part.delete()
             raise ArchiveChecksumError(
-                f"archive: {file.name} does not fit its checksum: sha256 {found}, stated {sha256}. It is refused and "
-                "what was loaded before stays. Load it again; if that goes on, the archive's file is damaged, and a "
-                "re-issued one has to be waited for."
+                f"archive: {file.name} does not match its checksum: sha256 {found}, expected {sha256}. The file was "
+                "rejected; previously loaded data is unchanged. Load it again; if the error repeats, the archive's "
+                "file is damaged: wait for a re-issued one."
             )
-        part.become(whole)
-        return whole
+        part.complete(target)
+        return target
 
-    def _download(self, file: ArchiveFile, part: _Part, progress: Progress) -> None:
-        begun = part.size()
-        if begun:
-            log.info("archive_download_resumed", file=file.name, bytes_there=begun)
+    def _download(self, file: ArchiveFile, part: _PartialFile, progress: Progress) -> None:
+        resumed_from = part.size()
+        if resumed_from:
+            log.info("archive_download_resumed", file=file.name, bytes_stored=resumed_from)
         retrying = Retrying(**self.policy.arguments(_StopWithoutProgress(part, self.policy.attempts)))
         response = retrying(self._continue, file, part, progress)
-        self._judge(file, response, f" {part.size()} bytes are there; the next call goes on.")
-        log.info("archive_downloaded", file=file.name, bytes=part.size(), bytes_resumed=begun)
+        self._check(file, response, f" {part.size()} bytes are stored; the next call resumes the download.")
+        log.info("archive_downloaded", file=file.name, bytes=part.size(), bytes_resumed=resumed_from)
 
-    def _continue(self, file: ArchiveFile, part: _Part, progress: Progress) -> HttpResponse:
-        """Make one request: for the missing bytes, or for the whole file if no resumable part exists."""
+    def _continue(self, file: ArchiveFile, part: _PartialFile, progress: Progress) -> HttpResponse:
+        """Make one request: for the missing bytes, or for the full file if no download can be resumed."""
         headers = {"Accept-Encoding": "identity"}
         if part.size() and part.version():
             headers |= {"Range": f"bytes={part.size()}-", "If-Range": part.version()}
         return self.stream(HttpRequest(file.path, headers=headers), partial(_receive, part, progress))
 
-    def _judge(self, file: ArchiveFile, response: HttpResponse, more: str = "") -> None:
+    def _check(self, file: ArchiveFile, response: HttpResponse, hint: str = "") -> None:
+        """Raise `ArchiveMissingError` or `ExchangeError` for a failed response."""
         if response.failure is None:
             return
         if response.status in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
             raise ArchiveMissingError(
-                f"archive: {self._base_url} has no {file.path}. A day is published some hours after it has ended, and "
-                f"a symbol has files only of days on which it was listed: check that {file.symbol} is a symbol, and "
-                f"that {file.day} is not too new."
+                f"archive: {self._base_url} has no {file.path}. Files are published some hours after the day has "
+                f"ended, and only for symbols listed on that day. Check the symbol {file.symbol} and the day "
+                f"{file.day}."
             )
         if response.may_pass:
             raise ExchangeError(
-                f"archive: {response.url} could not be fetched ({response.failure}).{more} Check that the archive is "
+                f"archive: {response.url} could not be fetched ({response.failure}).{hint} Check that the archive is "
                 "reachable (CRYPTOLAKE_ARCHIVE_URL), then load the day again."
             )
         raise ExchangeError(
-            f"archive: {response.url} was refused with {response.failure}. Check CRYPTOLAKE_ARCHIVE_URL, and whether a "
-            "proxy stands in between."
+            f"archive: the request for {response.url} was rejected ({response.failure}). Check CRYPTOLAKE_ARCHIVE_URL "
+            "and the settings of any HTTP proxy."
         )
 
 
-class _Part:
-    """A partial download, and next to it the version of the archive's file that it belongs to."""
+class _PartialFile:
+    """A partial download, and the version of the archive's file that it belongs to."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.path = directory / f"{name}.part"
@@ -177,7 +178,7 @@ class _Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def version(self) -> str:
-        """Return the version; empty if unknown: the download cannot be resumed then."""
+        """Return the version; empty if unknown, so that the download cannot be resumed."""
         with suppress(OSError):
             return self._version.read_text(encoding="ascii")
         return ""
@@ -187,8 +188,8 @@ class _Part:
         self._version.write_text(version, encoding="ascii")
         self.path.touch()
 
-    def become(self, whole: Path) -> None:
-        self.path.replace(whole)
+    def complete(self, target: Path) -> None:
+        self.path.replace(target)
         self._version.unlink(missing_ok=True)
 
     def delete(self) -> None:
@@ -197,9 +198,9 @@ class _Part:
 
 
 class _StopWithoutProgress:
-    """Stops after `attempts` consecutive attempts without progress, so that a slow, unreliable link still finishes."""
+    """Stop after `attempts` consecutive attempts without progress, so that a slow, unreliable link still finishes."""
 
-    def __init__(self, part: _Part, attempts: int) -> None:
+    def __init__(self, part: _PartialFile, attempts: int) -> None:
         self._part, self._attempts = part, attempts
         self._size, self._failed = part.size(), 0
 
@@ -210,35 +211,35 @@ class _StopWithoutProgress:
         return self._failed >= self._attempts
 
 
-def _receive(part: _Part, progress: Progress, response: HttpResponse, stream: httpx.Response) -> HttpResponse:
-    """Append the body to the part if it continues where the part ends; otherwise restart the part."""
-    there, same = part.size(), _version(stream) == part.version()
+def _receive(part: _PartialFile, progress: Progress, response: HttpResponse, stream: httpx.Response) -> HttpResponse:
+    """Append the body to the partial file if it continues there; otherwise start the file again."""
+    received, is_same_version = part.size(), _version(stream) == part.version()
     if response.status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-        if same and stream.headers.get("Content-Range") == f"bytes */{there}":
+        if is_same_version and stream.headers.get("Content-Range") == f"bytes */{received}":
             return replace(response, failure=None)
         part.delete()
-        return response.passing("the partial file is not a part of the archive's any more")
+        return response.passing("the partial file does not match the archive's file any more")
     if response.status == httpx.codes.PARTIAL_CONTENT:
         # Not every server honors If-Range.
-        if not (same and _starts_at(stream, there)):
+        if not (is_same_version and _starts_at(stream, received)):
             part.delete()
-            return response.passing("the archive's file is another one than when the download began")
+            return response.passing("the archive's file changed during the download")
     elif response.failure is not None:
         return response
     else:
-        there = 0
+        received = 0
         part.begin(_version(stream))
     length = stream.headers.get("Content-Length", "")
-    total = there + int(length) if length.isascii() and length.isdigit() else None
-    progress(there, total)
+    total = received + int(length) if length.isascii() and length.isdigit() else None
+    progress(received, total)
     with part.path.open("ab") as out:
         # Write each chunk as it arrives: buffered bytes would be lost when the connection breaks.
         for data in stream.iter_raw():
             out.write(data)
-            there += len(data)
-            progress(there, total)
-    if total is not None and there != total:
-        return response.passing(f"{there} of {total} bytes came")
+            received += len(data)
+            progress(received, total)
+    if total is not None and received != total:
+        return response.passing(f"received {received} of {total} bytes")
     return replace(response, failure=None)
 
 

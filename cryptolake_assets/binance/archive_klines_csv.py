@@ -1,8 +1,8 @@
 """Read one-minute klines from an archive zip; decimals stay the exchange's own digits. No network.
 
 The layout is the same for every market: `exchange_records.KLINE_HEADER`, with or without that line, times in ms or µs.
-A line that is not a kline of the file's day is set aside with its reason, because the exchange does not correct these
-files. If a minute has different klines, all of its lines are set aside: nothing says which one is right.
+A line that is not a kline of the file's day is rejected with a reason, because the exchange does not correct these
+files. If a minute has different klines, all of its lines are rejected, because the correct one is unknown.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryptolake_assets.binance.archive_csv import BOM, MICROSECONDS_FROM, BadLine, format_error, is_header, opened_csv
+from cryptolake_assets.binance.archive_csv import BOM, MICROSECONDS_FROM, BadLine, format_error, is_header, open_csv
 from cryptolake_assets.binance.archive_files import ArchiveFile
-from cryptolake_assets.binance.kline_checks import sound_klines, value_problem
+from cryptolake_assets.binance.kline_checks import valid_klines, value_problem
 from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
 from cryptolake_assets.model.intervals import INTERVALS_MS
 
@@ -26,20 +26,22 @@ def read_kline_zip(path: Path, file: ArchiveFile) -> tuple[list[Kline], list[Bad
 
     Raises `ArchiveFormatError` for a damaged zip, and for a file without any kline (with its first bad line).
     """
-    with opened_csv(path) as content:
+    with open_csv(path) as content:
         text = content.read(_MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
-        raise format_error(path, f"it has more than {_MAX_BYTES} bytes, which no day of one-minute klines has")
-    given: list[tuple[tuple[int, str], Kline | str]] = []
+        raise format_error(
+            path, f"the CSV has more than {_MAX_BYTES} bytes, the maximum for a day of one-minute klines"
+        )
+    parsed: list[tuple[tuple[int, str], Kline | str]] = []
     for number, line in enumerate(text.removeprefix(BOM).decode("utf-8", "replace").splitlines(), 1):
         if line and not (number == 1 and is_header(path, line, KLINE_HEADER)):
             values = line.split(",")
-            given.append(((number, line), value_problem(values) or _kline(values)))
-    klines, odd = sound_klines(given, str(file.day), file.start_ms, file.start_ms + INTERVALS_MS["1d"])
-    rejected_lines = sorted((BadLine(*place, problem) for place, problem in odd), key=lambda bad: bad.number)
+            parsed.append(((number, line), value_problem(values) or _kline(values)))
+    klines, rejected = valid_klines(parsed, str(file.day), file.start_ms, file.start_ms + INTERVALS_MS["1d"])
+    rejected_lines = sorted((BadLine(*place, problem) for place, problem in rejected), key=lambda bad: bad.number)
     if not klines:
         first = f"; line {rejected_lines[0].number}: {rejected_lines[0].reason}" if rejected_lines else ""
-        raise format_error(path, f"it holds no klines{first}")
+        raise format_error(path, f"the file contains no klines{first}")
     return klines, rejected_lines
 
 

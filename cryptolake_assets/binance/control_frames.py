@@ -19,20 +19,20 @@ from msgspec import Struct
 class ControlKind(StrEnum):
     """Kind of a control message."""
 
-    ANSWER = "answer"  # response to a client request, such as a subscription
+    RESPONSE = "answer"  # response to a client request, such as a subscription
     ERROR = "error"  # the exchange could not carry out a request
     SHUTDOWN = "shutdown"  # the server will close its connections soon: the client opens a new one first
     HEARTBEAT = "heartbeat"
     # Recorders write client requests and REST responses (a depth snapshot) between the frames of a capture.
     REQUEST = "request"
-    REST_ANSWER = "rest_answer"
+    REST_RESPONSE = "rest_answer"
 
 
 class ControlFrame(Struct, frozen=True, gc=False):
     """A control message."""
 
     kind: ControlKind
-    request_id: int | None = None  # id of the answered request; None if it is not an integer
+    request_id: int | None = None  # id of the request that it responds to; None if it is not an integer
     detail: str = ""  # the exchange's text for an error, on one line
 
 
@@ -44,7 +44,7 @@ _ANY: Final = (object,)
 
 @dataclass(frozen=True)
 class _Shape:
-    """The fields of a control message with their types. Unlisted fields are not allowed unless it `is_open`."""
+    """The fields of a control message with their types."""
 
     kind: ControlKind
     required: Mapping[str, tuple[type, ...]]
@@ -64,7 +64,7 @@ class _Shape:
 
 _STATUS: Final = {"id": _ID, "status": _INTEGER, "rateLimits": _LIST}
 _SHAPES: Final = (
-    _Shape(ControlKind.ANSWER, {"result": _ANY, "id": _ID}, _STATUS),
+    _Shape(ControlKind.RESPONSE, {"result": _ANY, "id": _ID}, _STATUS),
     _Shape(ControlKind.ERROR, {"error": (dict, str)}, {**_STATUS, "code": _INTEGER, "msg": (str,)}),
     _Shape(ControlKind.ERROR, {"code": _INTEGER, "msg": (str,)}, _STATUS),
     _Shape(ControlKind.SHUTDOWN, {"e": (str,)}, {"E": _INTEGER}, event="serverShutdown"),
@@ -74,13 +74,13 @@ _SHAPES: Final = (
     _Shape(ControlKind.REQUEST, {"method": (str,), "id": _ID}, {"params": (list, dict)}),
     # REST: depth, time, exchangeInfo, openInterest.
     _Shape(
-        ControlKind.REST_ANSWER,
+        ControlKind.REST_RESPONSE,
         {"lastUpdateId": _INTEGER, "bids": _LIST, "asks": _LIST},
         {"E": _INTEGER, "T": _INTEGER, "symbol": (str,), "pair": (str,)},
     ),
-    _Shape(ControlKind.REST_ANSWER, {"serverTime": _INTEGER}, {}),
-    _Shape(ControlKind.REST_ANSWER, {"timezone": (str,), "serverTime": _INTEGER, "symbols": _LIST}, {}, is_open=True),
-    _Shape(ControlKind.REST_ANSWER, {"symbol": (str,), "openInterest": (str,), "time": _INTEGER}, {}, is_open=True),
+    _Shape(ControlKind.REST_RESPONSE, {"serverTime": _INTEGER}, {}),
+    _Shape(ControlKind.REST_RESPONSE, {"timezone": (str,), "serverTime": _INTEGER, "symbols": _LIST}, {}, is_open=True),
+    _Shape(ControlKind.REST_RESPONSE, {"symbol": (str,), "openInterest": (str,), "time": _INTEGER}, {}, is_open=True),
 )
 
 

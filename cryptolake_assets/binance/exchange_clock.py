@@ -13,7 +13,7 @@ EXCHANGE_TIMEOUT_S = 2.0
 
 
 def exchange_clock_ms(settings: Settings) -> int | None:
-    """Return the exchange's current time, ms since 1970; None if the exchange does not answer."""
+    """Return the exchange's current time, ms since 1970; None if the exchange does not respond."""
     from cryptolake_assets.binance.rest import ExchangeRest
     from cryptolake_assets.http.http_client import RetryPolicy
 

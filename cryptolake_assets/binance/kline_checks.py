@@ -27,45 +27,45 @@ _COLUMNS = {name: re.compile(_PATTERNS[name], re.ASCII) for name in KLINE_HEADER
 
 
 def value_problem(values: Sequence[str]) -> str:
-    """Return what is wrong with a row's values (in the order of `KLINE_HEADER`); empty if nothing is."""
+    """Return the first problem of a row's values (in the order of `KLINE_HEADER`); empty if there is none."""
     if len(values) != len(KLINE_HEADER):
         return f"{len(values)} columns, expected {len(KLINE_HEADER)}"
     for (name, pattern), value in zip(_COLUMNS.items(), values, strict=True):
         if not pattern.fullmatch(value):
-            return f"{name} {value[:60]!r} is no number that fits its column"
+            return f"{name} {value[:60]!r} is not a number that fits its column"
     return ""
 
 
-def sound_klines(
-    given: Iterable[tuple[Place, Kline | str]], window: str, first_ms: int, end_ms: int
+def valid_klines(
+    rows: Iterable[tuple[Place, Kline | str]], window: str, first_ms: int, end_ms: int
 ) -> tuple[list[Kline], list[tuple[Place, str]]]:
     """Return the valid klines by open time, and the places of the rejected ones with their reasons.
 
     Each input is a place with its kline or with its `value_problem`. `window` is the name of the interval from
-    `first_ms` to `end_ms` (exclusive). If a minute has different klines, all of them are rejected: nothing says which
-    one is right.
+    `first_ms` to `end_ms` (exclusive). If a minute has different klines, all of them are rejected, because the correct
+    one is unknown.
     """
     found: dict[int, Kline] = {}
     places: dict[int, list[Place]] = defaultdict(list)
-    contradicting: set[int] = set()
-    odd = []
-    for place, kline in given:
+    conflicting: set[int] = set()
+    rejected = []
+    for place, kline in rows:
         problem = kline if isinstance(kline, str) else _problem(kline, window, first_ms, end_ms)
         if isinstance(kline, str) or problem:
-            odd.append((place, problem))
+            rejected.append((place, problem))
             continue
         places[kline.open_time_ms].append(place)
         if found.setdefault(kline.open_time_ms, kline) != kline:
-            contradicting.add(kline.open_time_ms)
-    for open_time_ms in contradicting:
+            conflicting.add(kline.open_time_ms)
+    for open_time_ms in conflicting:
         del found[open_time_ms]
-        odd += [(place, "there is another kline of the same minute") for place in places[open_time_ms]]
-    return [found[open_time_ms] for open_time_ms in sorted(found)], odd
+        rejected += [(place, "the minute has different klines") for place in places[open_time_ms]]
+    return [found[open_time_ms] for open_time_ms in sorted(found)], rejected
 
 
 def _problem(kline: Kline, window: str, first_ms: int, end_ms: int) -> str:
     if not first_ms <= kline.open_time_ms < end_ms:
-        return f"it is not of {window}"
+        return f"the kline is not in {window}"
     if kline.open_time_ms % MINUTE_MS or kline.close_time_ms != kline.open_time_ms + MINUTE_MS - 1:
         return "open_time and close_time are not the bounds of a minute"
     low, high, *inner = map(Decimal, (kline.low, kline.high, kline.open, kline.close))

@@ -3,7 +3,7 @@
 Source:
 https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams/Liquidation-Order-Streams.
 The exchange sends at most one liquidation per symbol and 1000 ms. The stream is a sample: its sums are lower bounds of
-the liquidated amounts, and no minute is ever complete.
+the liquidated amounts, and no minute is complete.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ STREAM = MinuteStream(
         "no_nulls": " OR ".join(f"{name} IS NULL" for name in SILVER_LIQUIDATIONS.column_names if name != "updated_at"),
     },
     meanings={
-        "orders_at_least_one": "A row stands for at least one order.",
+        "orders_at_least_one": "A row counts at least one order.",
         "liquidations_not_negative": "Quantities and values are >= 0.",
-        "side_known": "A side is buy or sell.",
+        "side_known": "The side is buy or sell.",
     },
 )

@@ -83,10 +83,10 @@ STREAM = MinuteStream(
         ),
     },
     meanings={
-        "mark_ohlc_order": "low <= open, close <= high.",
-        "prices_positive": "Mark and index are above 0.",
-        "rate_range": "Rates are at most a tenth of a position, either way.",
-        "updates_at_least_one": "A minute stands for at least one update.",
+        "mark_ohlc_order": "low <= open <= high and low <= close <= high.",
+        "prices_positive": "Mark and index prices are above 0.",
+        "rate_range": "Funding rates are between -0.1 and 0.1.",
+        "updates_at_least_one": "A row counts at least one update.",
     },
     every_minute=True,
 )

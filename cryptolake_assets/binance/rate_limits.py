@@ -18,7 +18,7 @@ from cryptolake_assets.errors import ExchangeError
 
 log = structlog.get_logger(__name__)
 
-LIMIT_A_MINUTE: Final = 2_400  # USD-M futures REST limit (`rateLimits` of exchangeInfo)
+LIMIT_PER_MINUTE: Final = 2_400  # USD-M futures REST limit (`rateLimits` of exchangeInfo)
 _MINUTE_S: Final = 60.0
 
 
@@ -28,7 +28,7 @@ class WeightBudget:
     def __init__(
         self,
         share: float = 0.5,
-        limit: int = LIMIT_A_MINUTE,
+        limit: int = LIMIT_PER_MINUTE,
         *,
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -39,7 +39,7 @@ class WeightBudget:
         self._sleep = sleep
         self._minute = -1
         self._used = 0
-        self._under_way = 0
+        self._in_flight = 0
         self._blocked_until = 0.0
 
     @property
@@ -56,8 +56,8 @@ class WeightBudget:
         while True:
             if self.blocked_s > patience_s:
                 raise ExchangeError(
-                    f"exchange: it wants no request for another {self.blocked_s:.0f} s (429 or 418). Wait; asking "
-                    "earlier lengthens the ban."
+                    f"exchange: requests are paused for another {self.blocked_s:.0f} s (status 429 or 418). Wait; "
+                    "earlier requests extend the ban."
                 )
             if self.blocked_s > 0:
                 await self._sleep(self.blocked_s)
@@ -65,16 +65,16 @@ class WeightBudget:
             self._begin_minute()
             if urgent or not self._used or self._used + weight <= self._allowed:
                 self._used += weight
-                self._under_way += weight
+                self._in_flight += weight
                 return
             await self._sleep(_MINUTE_S - self._now() % _MINUTE_S)
 
-    def answered(self, weight: int, used: str | None = None) -> None:
+    def finish(self, weight: int, used: str | None = None) -> None:
         """Record the end of a request; `used` is the exchange's total for this minute."""
-        self._under_way -= weight
+        self._in_flight -= weight
         if used is not None and used.isascii() and used.isdigit():
             self._begin_minute()
-            self._used = int(used) + self._under_way
+            self._used = int(used) + self._in_flight
 
     def block(self, seconds: float) -> None:
         """Record a pause requested by the exchange."""
@@ -84,4 +84,4 @@ class WeightBudget:
     def _begin_minute(self) -> None:
         minute = int(self._now() // _MINUTE_S)
         if minute != self._minute:
-            self._minute, self._used = minute, self._under_way
+            self._minute, self._used = minute, self._in_flight

@@ -1,4 +1,4 @@
-"""Stream names of events recorded from raw streams, without the envelope that names the stream. Pure."""
+"""Stream names of events recorded from raw streams, which have no envelope with the stream name. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Clients of the exchange's REST interface, blocking and asyncio.
 
-Both share the checks and parsers of responses; they differ only in who waits.
+Both share the checks and parsers of responses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HISTORICAL_TRADES_PAGE = 500
 _KEY_HEADER = "X-MBX-APIKEY"
 _USED_HEADER = "X-MBX-USED-WEIGHT-1M"
 INVALID_SYMBOL = -1121
-_NO_RIGHT = (401, 403)
+_UNAUTHORIZED = (401, 403)
 _TIME = HttpRequest("/time")
 
 
@@ -41,7 +41,7 @@ class _ErrorBody(msgspec.Struct):
     msg: str = ""
 
 
-# Requests, and the check of responses: pure.
+# Requests, and the check of responses; without I/O.
 
 
 def exchange_info_request(venue: Venue) -> HttpRequest:
@@ -72,7 +72,7 @@ def historical_trades_request(venue: Venue, symbol: str, first_id: int, api_key:
     return HttpRequest("/historicalTrades", params, headers, weight=venue.weights.historical_trades)
 
 
-def judge(response: HttpResponse, policy: RetryPolicy) -> bytes:
+def checked_body(response: HttpResponse, policy: RetryPolicy) -> bytes:
     """Return the body of a successful final response; raise `UnknownSymbolError` or `ExchangeError` otherwise."""
     request, failure = response.request, response.failure
     if failure is None:
@@ -85,27 +85,27 @@ def judge(response: HttpResponse, policy: RetryPolicy) -> bytes:
     if error.code == INVALID_SYMBOL:
         raise UnknownSymbolError(
             f"exchange: {request.params.get('symbol')} is not listed at {httpx.URL(response.url).host}. "
-            "Correct CRYPTOLAKE_SYMBOLS or CRYPTOLAKE_MARKET; exchangeInfo lists what there is."
+            "Correct CRYPTOLAKE_SYMBOLS or CRYPTOLAKE_MARKET; exchangeInfo lists the symbols."
         )
     if response.retry_after_s > policy.max_retry_after_s:
         raise ExchangeError(
             f"exchange: {request.path} is rate limited ({cause}) for {response.retry_after_s:.0f} s. Wait that long "
-            "before the next request; trying earlier lengthens the ban."
+            "before the next request; earlier requests extend the ban."
         )
     if response.may_pass:
         raise ExchangeError(
-            f"exchange: {response.url} did not answer after {policy.attempts} attempts ({cause}). "
+            f"exchange: {response.url} failed after {policy.attempts} attempts ({cause}). "
             "Check that the exchange is reachable; `cryptolake status` shows whether the replay exchange is up."
         )
-    keyed = _KEY_HEADER in request.headers and response.status in _NO_RIGHT
-    advice = "Correct CRYPTOLAKE_BINANCE_API_KEY." if keyed else "Correct the request."
-    raise ExchangeError(f"exchange: {request.path} was refused ({cause}); query {request.params}. {advice}")
+    needs_key = _KEY_HEADER in request.headers and response.status in _UNAUTHORIZED
+    advice = "Correct CRYPTOLAKE_BINANCE_API_KEY." if needs_key else "Correct the request."
+    raise ExchangeError(f"exchange: {request.path} was rejected ({cause}); parameters: {request.params}. {advice}")
 
 
 class ExchangeRest(HttpClient):
     """The blocking client.
 
-    Every method raises `ExchangeError` if the exchange rejects the request or does not answer in time, and
+    Every method raises `ExchangeError` if the exchange rejects the request or does not respond in time, and
     `UnknownSymbolError` for an unlisted symbol.
     """
 
@@ -135,7 +135,7 @@ class ExchangeRest(HttpClient):
         return found
 
     def _body(self, request: HttpRequest) -> bytes:
-        return judge(self.get(request), self.policy)
+        return checked_body(self.get(request), self.policy)
 
 
 class AsyncExchangeRest(AsyncHttpClient):
@@ -195,10 +195,10 @@ class AsyncExchangeRest(AsyncHttpClient):
             response = await super().once(request)
             used = response.headers.get(_USED_HEADER)
         finally:
-            budget.answered(request.weight, used)
+            budget.finish(request.weight, used)
         if response.status in RATE_LIMITED:
             budget.block(response.retry_after_s)
         return response
 
     async def _body(self, request: HttpRequest) -> bytes:
-        return judge(await self.get(request), self.policy)
+        return checked_body(await self.get(request), self.policy)

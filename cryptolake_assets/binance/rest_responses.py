@@ -41,7 +41,7 @@ class ExchangeInfo:
         return tuple(entry.symbol for entry in self.symbols)
 
 
-class _ExchangeInfoAnswer(msgspec.Struct, rename="camel"):
+class _ExchangeInfoResponse(msgspec.Struct, rename="camel"):
     symbols: list[msgspec.Raw]
     server_time: int = 0
 
@@ -98,25 +98,24 @@ def parse_time_ms(body: bytes) -> int:
 
 
 def parse_exchange_info(body: bytes) -> ExchangeInfo:
-    answer = _parse(body, _ExchangeInfoAnswer, "exchangeInfo")
+    response = _parse(body, _ExchangeInfoResponse, "exchangeInfo")
     symbols = [
         msgspec.structs.replace(entry, status=entry.status or entry.contract_status)
-        for entry in _sound_rows(answer.symbols, SymbolInfo, "exchangeInfo")
+        for entry in _valid_rows(response.symbols, SymbolInfo, "exchangeInfo")
     ]
-    named = _named(symbols, "exchangeInfo")
-    return ExchangeInfo(tuple(named), answer.server_time)
+    return ExchangeInfo(tuple(_with_symbols(symbols, "exchangeInfo")), response.server_time)
 
 
 def parse_volumes(body: bytes) -> dict[str, Decimal]:
     """Return 24-hour quote volumes by symbol."""
     rows = _parse(body, _Page, "ticker/24hr")
-    tickers = _named(_sound_rows(rows, _Ticker, "ticker/24hr"), "ticker/24hr")
+    tickers = _with_symbols(_valid_rows(rows, _Ticker, "ticker/24hr"), "ticker/24hr")
     return {ticker.symbol: ticker.quote_volume for ticker in tickers if ticker.quote_volume.is_finite()}
 
 
 def parse_klines(body: bytes) -> list[Kline]:
     rows = _parse(body, _Page, "klines")
-    return [Kline(*msgspec.structs.astuple(row)) for row in _sound_rows(rows, _KlineRow, "klines")]
+    return [Kline(*msgspec.structs.astuple(row)) for row in _valid_rows(rows, _KlineRow, "klines")]
 
 
 def parse_agg_trades(body: bytes) -> list[AggTrade | OddRow]:
@@ -133,42 +132,42 @@ def parse_historical_trades(body: bytes) -> list[HistoricalTrade | OddRow]:
     ]
 
 
-def _parse(body: bytes, kind: type[T], what: str) -> T:
+def _parse(body: bytes, kind: type[T], endpoint: str) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as error:
-        raise ExchangeError(_other_shape(what, f"{error}; it starts {body[:80]!r}")) from error
+        raise ExchangeError(_format_error_text(endpoint, f"{error}; it starts {body[:80]!r}")) from error
 
 
-def _other_shape(what: str, cause: str) -> str:
+def _format_error_text(endpoint: str, cause: str) -> str:
     return (
-        f"exchange: the answer of {what} is not in the known shape ({cause}). "
-        "Check that the REST URL is the exchange's (CRYPTOLAKE_EXCHANGE_REST_URL)."
+        f"exchange: the response of {endpoint} has an unknown format ({cause}). "
+        "Check that CRYPTOLAKE_EXCHANGE_REST_URL is the exchange's REST address."
     )
 
 
-def _sound_rows(rows: list[msgspec.Raw], kind: type[T], what: str) -> list[T]:
+def _valid_rows(rows: list[msgspec.Raw], kind: type[T], endpoint: str) -> list[T]:
     """Return the valid rows of a response."""
-    return [row for row in _rows(rows, kind, what) if not isinstance(row, OddRow)]
+    return [row for row in _rows(rows, kind, endpoint) if not isinstance(row, OddRow)]
 
 
-def _named(rows: list[N], what: str) -> list[N]:
-    """Return the rows with a valid symbol; drop and log the others, which no pattern may select."""
-    odd = [row.symbol for row in rows if not is_symbol(row.symbol)]
-    if odd:
+def _with_symbols(rows: list[N], endpoint: str) -> list[N]:
+    """Return the rows with a valid symbol; log and drop the others, so that no pattern selects them."""
+    invalid = [row.symbol for row in rows if not is_symbol(row.symbol)]
+    if invalid:
         log.warning(
             "exchange_rows_rejected",
-            answer=what,
-            rows=len(odd),
-            first=[f"no symbol: {name[:80]!r}" for name in odd[:5]],
+            endpoint=endpoint,
+            rows=len(invalid),
+            first=[f"invalid symbol: {name[:80]!r}" for name in invalid[:5]],
         )
     return [row for row in rows if is_symbol(row.symbol)]
 
 
-def _rows(rows: list[msgspec.Raw], kind: type[T], what: str, id_name: str = "") -> list[T | OddRow]:
+def _rows(rows: list[msgspec.Raw], kind: type[T], endpoint: str, id_name: str = "") -> list[T | OddRow]:
     """Return all rows of a response in order; an invalid row becomes an `OddRow` and is logged.
 
-    Raises `ResponseShapeError` if all rows are invalid and none has an id: the response has another shape.
+    Raises `ResponseShapeError` if all rows are invalid and none has an id: the response has another format.
     """
     found: list[T | OddRow] = []
     reasons: list[str] = []
@@ -179,9 +178,9 @@ def _rows(rows: list[msgspec.Raw], kind: type[T], what: str, id_name: str = "") 
             found.append(OddRow(_id_in(raw, id_name), bytes(raw)))
             reasons.append(f"{error}: {bytes(raw)[:80]!r}")
     if reasons and all(isinstance(row, OddRow) and row.row_id is None for row in found):
-        raise ResponseShapeError(_other_shape(what, reasons[0]))
+        raise ResponseShapeError(_format_error_text(endpoint, reasons[0]))
     if reasons:
-        log.warning("exchange_rows_rejected", answer=what, rows=len(reasons), first=reasons[:5])
+        log.warning("exchange_rows_rejected", endpoint=endpoint, rows=len(reasons), first=reasons[:5])
     return found
 
 

@@ -1,8 +1,8 @@
 """Definition of a stream type, and the reader of its frames. Pure: no I/O, no clock.
 
 To add a stream, write a module with a `MinuteStream` and an entry in `stream_types`: producer connections, Kafka
-topics, the Bronze stream, tables and the Dagster graph are derived from it. This module checks structure only; the
-Silver checks judge the values.
+topics, the Bronze stream, tables and the Dagster graph are derived from it. This module checks structure only; Silver
+checks the values.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class StreamType:
 
     name: str
     topic_suffix: str  # appended to the name of the trades' topic; empty for the trades
-    # Names on the wire after the symbol: `markPrice@1s` in `btcusdt@markPrice@1s`. The first one is the default.
+    # Stream kinds, after the symbol in a stream name: `markPrice@1s` in `btcusdt@markPrice@1s`. The default is first.
     kinds: tuple[str, ...]
     bronze: TableSpec  # made by `stream_table`; its contract has `symbol`, `event_time`, `exchange` and `ingest_ts`
-    optional: frozenset[str] = frozenset()  # columns of the contract that may be empty
-    identity: tuple[str, ...]  # columns that only duplicates share
+    optional: frozenset[str] = frozenset()  # nullable columns of the contract
+    identity: tuple[str, ...]  # columns that identify an event; duplicates have equal values
     address: Address
     capabilities: Capabilities = Capabilities()
 
@@ -87,20 +87,20 @@ class StreamType:
 
 @dataclass(frozen=True, kw_only=True)
 class MinuteStream(StreamType):
-    """A stream that its parser and SQL describe in full: each frame is one event, each minute of Silver a query.
+    """A stream whose frames are single events and whose Silver minutes are a SQL query.
 
     `parse` takes the bytes of a frame and its receive time, µs since 1970; it never raises. `minutes` is the SQL of
     Silver's rows per minute, over a relation `events` with the columns of the contract, without duplicates. `checks`
-    maps names to predicates that are true for a failing row of Silver, `meanings` to what each check demands.
+    maps names to predicates that are true for a failing row of Silver, `meanings` maps them to descriptions.
     """
 
     parse: Callable[[bytes, int], Parsed]
     silver: TableSpec
     minutes: str
-    counted: str  # the column of Silver with the number of events that a row stands for
+    counted: str  # the column of Silver with the number of events that a row aggregates
     checks: Mapping[str, str]
     meanings: Mapping[str, str]
-    # Whether a symbol has events in every minute, so that a minute without a row is missing (a check that warns).
+    # Whether a symbol has events in every minute, so that a check warns of a minute without a row.
     every_minute: bool = False
 
 
@@ -144,5 +144,5 @@ def _reject(raw: bytes, in_envelope: str, bare: str) -> RejectedFrame | ControlF
     if control := read_control(message):
         return control
     if not isinstance(message, dict):
-        return rejected(raw, "not_an_object: the frame is no object")
+        return rejected(raw, "not_an_object: the frame is not an object")
     return rejected(raw, f"wrong_shape: {in_envelope if 'data' in message else bare}", message)

@@ -139,7 +139,7 @@ def parse_frame(
     )
 
 
-# The code below runs for rejected frames only: it finds the reason, in codes that stay stable between releases.
+# The code below runs for rejected frames only. It finds the reason; reason codes stay stable between releases.
 
 _FIELDS: Final[dict[str, dict[str, str]]] = {
     "trade": {
@@ -225,7 +225,7 @@ def _structure_problem(data: dict[str, Any]) -> str | None:
             return problem
     if kind == "aggTrade":
         first_id, last_id = data["f"], data["l"]
-        return f"id_order: f {first_id} is past l {last_id}" if first_id > last_id else None
+        return f"id_order: f {first_id} is greater than l {last_id}" if first_id > last_id else None
     return _value_problem("X", "trade_type", data["X"]) if "X" in data else None
 
 
@@ -241,7 +241,7 @@ def _value_problem(name: str, rule: str, value: object) -> str | None:
     limit = MAX_TIME_MS if rule == "time" else MAX_ID
     if not 0 <= value <= limit:
         # A JSON integer may have more digits than Python's limit for printing integers.
-        shown = str(value) if abs(value) < 2**128 else "far"
+        shown = str(value) if abs(value) < 2**128 else "beyond 128 bits"
         return f"out_of_range: {name} is {shown}, outside 0 to {limit}"
     return None
 
@@ -270,7 +270,7 @@ def rejected(raw: bytes | str, reason: str, message: object = None) -> RejectedF
     shown = reason[:MAX_REASON_CHARS].encode("ascii", "backslashreplace").decode("ascii")
     clean = "".join(char if char.isprintable() else "?" for char in shown)[:MAX_REASON_CHARS]
     if isinstance(message, dict):
-        return RejectedFrame(data, clean, *_named_by(message))
+        return RejectedFrame(data, clean, *_identifiers_of(message))
     name, symbol = _STREAM_IN_BYTES.search(data), _SYMBOL_IN_BYTES.search(data)
     return RejectedFrame(data, clean, _text_of(symbol), _text_of(name))
 
@@ -283,7 +283,7 @@ def _text_of(match: re.Match[bytes] | None) -> str | None:
     return None if match is None else match[1].decode("utf-8", "replace")
 
 
-def _named_by(message: dict[str, Any]) -> tuple[str | None, str | None, int | None]:
+def _identifiers_of(message: dict[str, Any]) -> tuple[str | None, str | None, int | None]:
     """Return symbol, stream name and trade id of a decoded frame, each None if unreadable."""
     data = message.get("data", message)
     fields = data if isinstance(data, dict) else {}

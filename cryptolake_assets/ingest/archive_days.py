@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cryptolake_assets.binance.archive_csv import HEADER, SPOT_HEADER, Block, ahead, read_blocks
+from cryptolake_assets.binance.archive_csv import HEADER, SPOT_HEADER, Block, prefetch, read_blocks
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile, Progress
 from cryptolake_assets.captures.tracked_symbols import default_start_date
 from cryptolake_assets.errors import (
@@ -224,7 +224,7 @@ def write_day(
 ) -> list[DataFile]:
     """Write the zip's accepted rows as data files; one block is parsed while another is written."""
     received, schema = datetime.now(UTC), BRONZE_TRADES.arrow_schema()
-    for block in ahead(_read(path, file)):
+    for block in prefetch(_read(path, file)):
         if (rows := inspection.see(block)).num_rows:
             hour_files.write(_bronze_rows(rows, file, received, schema))
         if written is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from cryptolake_assets.binance.kline_checks import sound_klines, value_problem
+from cryptolake_assets.binance.kline_checks import valid_klines, value_problem
 from cryptolake_assets.binance.rest import ExchangeRest
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.errors import ResponseShapeError, UnknownSymbolError
@@ -131,7 +131,7 @@ def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Asked:
 def _sound(klines: Sequence[Kline], first_ms: int, end_ms: int) -> tuple[list[Kline], list[str]]:
     """Return the klines that the table can hold, by open time, and the open times of the others with reasons."""
     given = [(kline, value_problem(list(map(str, kline.to_rest()))) or kline) for kline in klines]
-    sound, odd = sound_klines(given, "the hour", first_ms, end_ms)
+    sound, odd = valid_klines(given, "the hour", first_ms, end_ms)
     return sound, [f"{kline.open_time_ms}: {problem}" for kline, problem in odd]
 
 

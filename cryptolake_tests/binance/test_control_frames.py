@@ -1,4 +1,4 @@
-"""Control messages: the listed shapes are recognized in every stream, anything else is not."""
+"""Control messages: the known shapes are recognized in every stream, other messages are rejected."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cryptolake_assets.binance.trade_frames import parse_frame
 from cryptolake_assets.model.events import RejectedFrame
 
 SHUTDOWN = {"e": "serverShutdown", "E": 1762214320000}
-LISTED: list[tuple[dict[str, Any], ControlFrame]] = [
-    ({"result": None, "id": 1}, ControlFrame(ControlKind.ANSWER, 1)),
-    ({"result": ["btcusdt@trade"], "id": 7}, ControlFrame(ControlKind.ANSWER, 7)),
-    ({"result": None, "id": "a"}, ControlFrame(ControlKind.ANSWER)),
-    ({"id": 3, "status": 200, "result": {}, "rateLimits": []}, ControlFrame(ControlKind.ANSWER, 3)),
+KNOWN: list[tuple[dict[str, Any], ControlFrame]] = [
+    ({"result": None, "id": 1}, ControlFrame(ControlKind.RESPONSE, 1)),
+    ({"result": ["btcusdt@trade"], "id": 7}, ControlFrame(ControlKind.RESPONSE, 7)),
+    ({"result": None, "id": "a"}, ControlFrame(ControlKind.RESPONSE)),
+    ({"id": 3, "status": 200, "result": {}, "rateLimits": []}, ControlFrame(ControlKind.RESPONSE, 3)),
     (
         {"error": {"code": 2, "msg": "Invalid request"}, "id": 1},
         ControlFrame(ControlKind.ERROR, 1, "{'code': 2, 'msg': 'Invalid request'}"),
@@ -30,32 +30,35 @@ LISTED: list[tuple[dict[str, Any], ControlFrame]] = [
     ({"ping": 1762214320000}, ControlFrame(ControlKind.HEARTBEAT)),
     ({"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1}, ControlFrame(ControlKind.REQUEST, 1)),
     ({"method": "LIST_SUBSCRIPTIONS", "id": None}, ControlFrame(ControlKind.REQUEST)),
-    ({"lastUpdateId": 5, "bids": [], "asks": []}, ControlFrame(ControlKind.REST_ANSWER)),
-    ({"lastUpdateId": 5, "E": 1, "T": 1, "bids": [["1", "2"]], "asks": []}, ControlFrame(ControlKind.REST_ANSWER)),
-    ({"timezone": "UTC", "serverTime": 1, "symbols": [], "assets": []}, ControlFrame(ControlKind.REST_ANSWER)),
-    ({"serverTime": 1}, ControlFrame(ControlKind.REST_ANSWER)),
+    ({"lastUpdateId": 5, "bids": [], "asks": []}, ControlFrame(ControlKind.REST_RESPONSE)),
+    ({"lastUpdateId": 5, "E": 1, "T": 1, "bids": [["1", "2"]], "asks": []}, ControlFrame(ControlKind.REST_RESPONSE)),
+    ({"timezone": "UTC", "serverTime": 1, "symbols": [], "assets": []}, ControlFrame(ControlKind.REST_RESPONSE)),
+    ({"serverTime": 1}, ControlFrame(ControlKind.REST_RESPONSE)),
 ]
 
 
-@pytest.mark.parametrize(("message", "expected"), LISTED)
-def test_listed_messages_are_recognized_in_every_stream(message: dict[str, Any], expected: ControlFrame) -> None:
+@pytest.mark.parametrize(("message", "expected"), KNOWN)
+def test_known_messages_are_recognized_in_every_stream(message: dict[str, Any], expected: ControlFrame) -> None:
     raw = json.dumps(message).encode()
     assert parse_frame(raw, 1, "binance_futures") == expected
-    assert [of.parse(raw, 1) for of in EXTRA_STREAM_TYPES] == [expected] * len(EXTRA_STREAM_TYPES)
+    assert [stream_type.parse(raw, 1) for stream_type in EXTRA_STREAM_TYPES] == [expected] * len(EXTRA_STREAM_TYPES)
     assert EXTRA_STREAM_TYPES
 
 
 @pytest.mark.parametrize("raw", [b"ping", b"pong\n", b'"ping"'])
-def test_heartbeats_as_text_are_recognized_in_every_stream(raw: bytes) -> None:
+def test_text_heartbeats_are_recognized_in_every_stream(raw: bytes) -> None:
     expected = ControlFrame(ControlKind.HEARTBEAT)
     assert parse_frame(raw, 1, "binance_futures") == parse_frame(raw.decode(), 1, "binance_futures") == expected
-    assert [of.parse(raw, 1) for of in EXTRA_STREAM_TYPES] == [expected] * len(EXTRA_STREAM_TYPES)
+    assert [stream_type.parse(raw, 1) for stream_type in EXTRA_STREAM_TYPES] == [expected] * len(EXTRA_STREAM_TYPES)
 
 
 @pytest.mark.parametrize("raw", [b"", b"PINGED", b"ping ping", b"\xff", b'"hello"', b"1762214320000", b"{broken"])
 def test_other_texts_are_rejected_in_every_stream(raw: bytes) -> None:
-    parsed = [parse_frame(raw, 1, "binance_futures"), *(of.parse(raw, 1) for of in EXTRA_STREAM_TYPES)]
-    assert [type(one) for one in parsed] == [RejectedFrame] * (1 + len(EXTRA_STREAM_TYPES))
+    parsed = [
+        parse_frame(raw, 1, "binance_futures"),
+        *(stream_type.parse(raw, 1) for stream_type in EXTRA_STREAM_TYPES),
+    ]
+    assert [type(result) for result in parsed] == [RejectedFrame] * (1 + len(EXTRA_STREAM_TYPES))
 
 
 @pytest.mark.parametrize(
@@ -84,5 +87,8 @@ def test_other_texts_are_rejected_in_every_stream(raw: bytes) -> None:
 def test_other_messages_are_rejected_in_every_stream(message: object) -> None:
     assert read_control(message) is None
     raw = json.dumps(message).encode()
-    parsed = [parse_frame(raw, 1, "binance_futures"), *(of.parse(raw, 1) for of in EXTRA_STREAM_TYPES)]
-    assert [type(one) for one in parsed] == [RejectedFrame] * (1 + len(EXTRA_STREAM_TYPES))
+    parsed = [
+        parse_frame(raw, 1, "binance_futures"),
+        *(stream_type.parse(raw, 1) for stream_type in EXTRA_STREAM_TYPES),
+    ]
+    assert [type(result) for result in parsed] == [RejectedFrame] * (1 + len(EXTRA_STREAM_TYPES))

@@ -1,4 +1,4 @@
-"""What docs/add-a-stream.md says is so: its files and names are there, its code is the example's."""
+"""docs/add-a-stream.md matches the code: its files and names exist, its code is that of the example."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ HOW_TO = (PROJECT_ROOT / "docs" / "add-a-stream.md").read_text(encoding="utf-8")
 SPANS = set(re.findall(r"`([^`\n]+)`", HOW_TO))
 
 
-def test_its_files_are_there() -> None:
+def test_files_of_the_how_to_exist() -> None:
     paths = {span for span in SPANS if span.endswith(".py")}
     assert len(paths) >= 8
     for path in paths:
         assert any((PROJECT_ROOT / above / path).is_file() for above in ("", "cryptolake_assets")), path
 
 
-def test_its_code_is_that_of_the_example() -> None:
+def test_code_of_the_how_to_equals_the_example() -> None:
     blocks = re.findall(r"```python\n(.*?)```", HOW_TO, re.DOTALL)
     example = (PROJECT_ROOT / "cryptolake_tests" / "support" / "toy.py").read_text(encoding="utf-8")
     assert len(blocks) == 2
@@ -31,20 +31,20 @@ def test_its_code_is_that_of_the_example() -> None:
             assert part in example
 
 
-def test_its_table_has_the_fields_of_a_stream_type() -> None:
+def test_table_of_the_how_to_lists_the_fields_of_a_stream_type() -> None:
     rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", HOW_TO, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
     assert {field.name for field in fields(MinuteStream)} - named == {"address", "capabilities", "parse"}
     assert named <= {field.name for field in fields(MinuteStream)}
 
 
-def test_its_names_and_the_test_that_it_points_to_are_there() -> None:
+def test_names_and_the_test_of_the_how_to_exist() -> None:
     for name in ("Price", "RateOrNone", "TimeMs", "Word", "FrameReader", "MinuteStream"):
         assert name in SPANS
         assert hasattr(stream_type, name)
     assert "combined" in SPANS
     assert hasattr(binance, "combined")
-    (test,) = [span for span in SPANS if span.startswith("test_a_stream")]
+    (test,) = [span for span in SPANS if span.startswith("test_")]
     text = (PROJECT_ROOT / "cryptolake_tests/integration/test_market_streams.py").read_text(encoding="utf-8")
     assert f"async def {test}(" in text
     assert toy.STREAM.address is toy.address

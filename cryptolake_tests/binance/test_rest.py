@@ -1,4 +1,4 @@
-"""The REST clients: against the replay exchange, and against a server that fails by script."""
+"""The REST clients, against the replay exchange and against a server with scripted failures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ TIME: tuple[int, dict[str, str], str] = (200, {}, '{"serverTime":5}')
 
 
 async def _both(url: str) -> list[Any]:
-    """time_ms of both clients; errors are returned."""
+    """Return the `time_ms` of both clients; errors are returned, not raised."""
     with ExchangeRest(url, 5, QUICK) as client:
         blocking = (await asyncio.gather(asyncio.to_thread(client.time_ms), return_exceptions=True))[0]
     async with AsyncExchangeRest(url, 5, QUICK) as other:
@@ -69,7 +69,7 @@ async def test_both_clients_read_the_exchange() -> None:
             assert await asyncio.to_thread(blocking.exchange_info) == info
 
 
-async def test_klines_equal_the_files_and_unknown_symbols_are_named() -> None:
+async def test_klines_equal_the_files_and_unknown_symbols_raise_errors() -> None:
     exchange = ReplayExchange(DEMO_CAPTURE_DIR, 0)
     async with exchange.running():
         async with open_socket(exchange, "/stream?streams=x@y"):
@@ -88,7 +88,7 @@ async def test_klines_equal_the_files_and_unknown_symbols_are_named() -> None:
 
 @pytest.fixture
 async def paged(tmp_path: Path) -> AsyncIterator[ReplayExchange]:
-    """3,200 klines, and 2,500 aggregates of which 1,200 share one millisecond, over 2 h."""
+    """An exchange with 3,200 klines, and 2,499 aggregates over 2 h, of which 1,199 share one millisecond."""
     step_ms, count = 3, 2_500
     span_ms = 3_200 * 60_000
     numbered_capture(tmp_path, 2, span_ms)
@@ -107,7 +107,7 @@ async def paged(tmp_path: Path) -> AsyncIterator[ReplayExchange]:
         yield exchange
 
 
-async def test_long_ranges_come_in_pages(paged: ReplayExchange) -> None:
+async def test_long_ranges_are_fetched_in_pages(paged: ReplayExchange) -> None:
     with AggregatesRest(paged.url) as client:
 
         async def call(function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -123,21 +123,21 @@ async def test_long_ranges_come_in_pages(paged: ReplayExchange) -> None:
         assert (by_time[0].price, by_time[0].qty, by_time[0].is_buyer_maker) == ("1.5", "2", True)
 
 
-async def test_passing_failures_are_tried_again(server: ScriptedServer) -> None:
+async def test_temporary_failures_are_retried(server: ScriptedServer) -> None:
     server.script = [(503, {}, "down"), (502, {}, ""), TIME]
     assert await _both(server.url) == [5, 5]
     assert server.requests == 3 + 1
 
 
-async def test_lasting_failures_end_with_an_error_that_says_what_to_do(server: ScriptedServer) -> None:
+async def test_permanent_failures_raise_an_error_after_the_last_attempt(server: ScriptedServer) -> None:
     server.script = [(503, {}, '{"code":-1001,"msg":"Internal error"}')]
     for error in await _both(server.url):
         assert isinstance(error, ExchangeError)
-        assert "/fapi/v1/time did not answer after 3 attempts (503 -1001 Internal error)" in str(error)
+        assert "/fapi/v1/time failed after 3 attempts (503 -1001 Internal error)" in str(error)
     assert server.requests == 6
 
 
-async def test_retry_after_is_honoured(server: ScriptedServer) -> None:
+async def test_client_waits_for_retry_after(server: ScriptedServer) -> None:
     server.script = [(429, {"Retry-After": "1"}, '{"code":-1003,"msg":"Too many requests"}'), TIME]
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -147,7 +147,7 @@ async def test_retry_after_is_honoured(server: ScriptedServer) -> None:
     assert server.requests == 2
 
 
-async def test_a_long_ban_is_not_tried_again(server: ScriptedServer) -> None:
+async def test_long_ban_is_not_retried(server: ScriptedServer) -> None:
     server.script = [(418, {"Retry-After": "7200"}, '{"code":-1003,"msg":"banned"}')]
     for error in await _both(server.url):
         assert isinstance(error, ExchangeError)
@@ -156,21 +156,21 @@ async def test_a_long_ban_is_not_tried_again(server: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "<html>", "[]", '{"serverTime":"5"}', '{"serverTime":1.5}'])
-async def test_answers_of_another_shape_are_rejected(server: ScriptedServer, text: str) -> None:
+async def test_responses_of_another_format_are_rejected(server: ScriptedServer, text: str) -> None:
     server.script = [(200, {}, text)]
     for error in await _both(server.url):
         assert isinstance(error, ExchangeError)
-        assert "not in the known shape" in str(error)
+        assert "has an unknown format" in str(error)
 
 
-async def test_an_exchange_that_is_not_there(server: ScriptedServer) -> None:
+async def test_unreachable_exchange_raises_an_error(server: ScriptedServer) -> None:
     for url in ("http://127.0.0.1:1", "nonsense"):
         for error in await _both(url):
             assert isinstance(error, ExchangeError), error
-            assert "did not answer after 3 attempts" in str(error)
+            assert "failed after 3 attempts" in str(error)
 
 
-async def test_single_trades_are_told_to_holders_of_a_key(tmp_path: Path) -> None:
+async def test_historical_trades_require_an_api_key(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 1_200, 60_000)
     async with ReplayExchange(tmp_path, 0).running() as exchange:
         async with open_socket(exchange, "/stream?streams=btcusdt@trade"):
@@ -188,7 +188,7 @@ async def test_single_trades_are_told_to_holders_of_a_key(tmp_path: Path) -> Non
                 await client.historical_trades_from("NOPE", 1)
 
 
-async def test_a_pause_that_the_exchange_asks_for_is_kept_by_all_clients_of_a_budget(server: ScriptedServer) -> None:
+async def test_all_clients_of_a_budget_observe_a_requested_pause(server: ScriptedServer) -> None:
     server.script = [(429, {"Retry-After": "1"}, '{"code":-1003,"msg":"Too many requests"}'), (200, {}, "[]"), TIME]
     budget = WeightBudget()
     loop = asyncio.get_running_loop()
@@ -199,18 +199,18 @@ async def test_a_pause_that_the_exchange_asks_for_is_kept_by_all_clients_of_a_bu
     ):
         waiting = asyncio.create_task(history.agg_trades_from("BTCUSDT", 1))
         await until(lambda: budget.blocked_s > 0)
-        with pytest.raises(ExchangeError, match="wants no request for another 1 s"):
+        with pytest.raises(ExchangeError, match="paused for another 1 s"):
             await clock.time_ms()
-        assert server.requests == 1, "nothing was sent meanwhile"
+        assert server.requests == 1, "no request was sent during the pause"
         assert await waiting == []
         assert loop.time() - started >= 1
         assert await clock.time_ms() == 5
 
 
-def test_odd_row_of_an_answer_holds_no_other_back() -> None:
+def test_invalid_row_does_not_affect_the_others() -> None:
     kline = [60_000, "1", "1", "1", "1.5", "2", 119_999, "3", 4, "1", "1.5", "0"]
-    odd_klines = [kline[:5], [*kline[:4], 1.5, *kline[5:]], [*kline[:4], "NaN", *kline[5:]], None]
-    assert [row.open_time_ms for row in parse_klines(json.dumps([*odd_klines, kline]).encode())] == [60_000]
+    invalid_klines = [kline[:5], [*kline[:4], 1.5, *kline[5:]], [*kline[:4], "NaN", *kline[5:]], None]
+    assert [row.open_time_ms for row in parse_klines(json.dumps([*invalid_klines, kline]).encode())] == [60_000]
     symbols = [
         {"status": "TRADING"},
         None,
@@ -225,7 +225,7 @@ def test_odd_row_of_an_answer_holds_no_other_back() -> None:
     }
 
 
-def test_entries_that_are_no_symbols_are_not_chosen_by_patterns() -> None:
+def test_invalid_symbols_are_not_selected_by_patterns() -> None:
     names = ["BTCUSDT", "", "A/B", "..", "X" * 70, "币安人生USDT"]
     rows = [{"symbol": name, "status": "TRADING", "quoteAsset": "USDT", "quoteVolume": "1"} for name in names]
     listed = parse_exchange_info(json.dumps({"symbols": rows}).encode())
@@ -237,7 +237,7 @@ def test_entries_that_are_no_symbols_are_not_chosen_by_patterns() -> None:
 
 
 @pytest.mark.parametrize("parse", [parse_klines, parse_volumes, parse_agg_trades, parse_historical_trades])
-def test_answer_without_a_sound_row_is_of_another_shape(parse: Callable[[bytes], object]) -> None:
+def test_response_without_a_valid_row_is_rejected(parse: Callable[[bytes], object]) -> None:
     assert not parse(b"[]")
-    with pytest.raises(ExchangeError, match="not in the known shape"):
+    with pytest.raises(ExchangeError, match="has an unknown format"):
         parse(b"[1,2]")

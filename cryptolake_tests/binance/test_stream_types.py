@@ -1,4 +1,4 @@
-"""The contracts of the streams beside the trades: the exchange's documented frames, hostile ones, and their tables."""
+"""Contracts of the extra streams: the exchange's documented frames, hostile frames, and their tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def raw(data: Any, stream: str | None = None) -> bytes:
     return json.dumps(data if stream is None else {"stream": stream, "data": data}).encode()
 
 
-def test_the_documented_mark_price_bare_and_in_its_envelope() -> None:
+def test_documented_mark_price_is_parsed_bare_and_in_its_envelope() -> None:
     event = MARK_PRICE.parse(raw(MARK_FRAME), RECEIVED_US)
     assert event == MarkPriceEvent(
         symbol="BTCUSDT",
@@ -49,17 +49,17 @@ def test_the_documented_mark_price_bare_and_in_its_envelope() -> None:
         exchange="binance_futures",
         ingest_ts=RECEIVED_US,
     )
-    newer = {**MARK_FRAME, "ap": "11794.15000000", "st": 1}  # fields that came later are tolerated
+    newer = {**MARK_FRAME, "ap": "11794.15000000", "st": 1}  # fields that the exchange added later are ignored
     assert MARK_PRICE.parse(raw(newer, "btcusdt@markPrice@1s"), RECEIVED_US) == event
 
 
-def test_a_contract_with_a_delivery_date_has_no_funding() -> None:
+def test_contract_with_a_delivery_date_has_no_funding() -> None:
     event = MARK_PRICE.parse(raw({**MARK_FRAME, "r": "", "T": 0}), RECEIVED_US)
     assert isinstance(event, MarkPriceEvent)
     assert (event.funding_rate, event.next_funding_time) == (None, None)
 
 
-def test_the_documented_liquidation() -> None:
+def test_documented_liquidation_is_parsed() -> None:
     event = FORCE_ORDER.parse(raw(FORCE_FRAME, "btcusdt@forceOrder"), RECEIVED_US)
     assert event == LiquidationEvent(
         symbol="BTCUSDT",
@@ -79,7 +79,7 @@ def test_the_documented_liquidation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("of", "frame", "reason"),
+    ("stream_type", "frame", "reason"),
     [
         (MARK_PRICE, b"{", "not_json: "),
         (MARK_PRICE, b"\xff", "not_json: "),
@@ -102,17 +102,17 @@ def test_the_documented_liquidation() -> None:
         (FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "z": "123456789012345678901"}}), "wrong_shape: "),
     ],
 )
-def test_a_frame_that_has_not_the_structure_is_rejected_whole_and_with_its_reason(
-    of: MinuteStream, frame: bytes, reason: str
+def test_frame_of_another_structure_is_rejected_unchanged_with_a_reason(
+    stream_type: MinuteStream, frame: bytes, reason: str
 ) -> None:
-    parsed = of.parse(frame, RECEIVED_US)
+    parsed = stream_type.parse(frame, RECEIVED_US)
     assert isinstance(parsed, RejectedFrame)
     assert parsed.raw == frame
     assert parsed.reason.startswith(reason)
 
 
 @pytest.mark.parametrize("name", ["币安人生USDT", "BTCUSDT_251226", "ÜSDT"])
-def test_a_symbol_of_any_script_is_accepted(name: str) -> None:
+def test_symbol_of_any_script_is_accepted(name: str) -> None:
     liquidation = FORCE_ORDER.parse(raw({**FORCE_FRAME, "o": {**ORDER, "s": name}}), RECEIVED_US)
     mark_price = MARK_PRICE.parse(raw({**MARK_FRAME, "s": name}), RECEIVED_US)
     assert isinstance(liquidation, LiquidationEvent)
@@ -123,26 +123,26 @@ def test_a_symbol_of_any_script_is_accepted(name: str) -> None:
 DECIMALS = {"decimal(18, 8)": (10, 8), "decimal(18, 12)": (6, 12), "decimal(28, 8)": (20, 8)}
 
 
-@pytest.mark.parametrize("of", EXTRA_STREAM_TYPES, ids=lambda of: of.name)
+@pytest.mark.parametrize("stream_type", EXTRA_STREAM_TYPES, ids=lambda stream_type: stream_type.name)
 @given(data=st.data())
-def test_a_hostile_value_is_rejected_or_fits_the_columns(of: MinuteStream, data: st.DataObject) -> None:
-    frame = json.loads(json.dumps(FRAMES[of.name]))
+def test_hostile_value_is_rejected_or_fits_the_columns(stream_type: MinuteStream, data: st.DataObject) -> None:
+    frame = json.loads(json.dumps(FRAMES[stream_type.name]))
     inside = data.draw(st.sampled_from([frame, *(part for part in frame.values() if isinstance(part, dict))]))
     inside[data.draw(st.sampled_from(sorted(inside)))] = data.draw(HOSTILE)
-    parsed = of.parse(raw(frame, "x@y"), RECEIVED_US)
+    parsed = stream_type.parse(raw(frame, "x@y"), RECEIVED_US)
     if isinstance(parsed, RejectedFrame):
         assert parsed.reason.isascii()
         assert parsed.reason.isprintable()
         assert len(parsed.reason) <= MAX_REASON_CHARS
         return
     sent = json.loads(msgspec.json.encode(parsed))
-    for column in of.contract:
+    for column in stream_type.contract:
         value = sent[column.name]
         if value is None:
-            assert column.name in of.optional
+            assert column.name in stream_type.optional
         elif column.type in DECIMALS:
-            whole, scale = DECIMALS[column.type]
-            assert abs(Decimal(value)) < 10**whole
+            digits, scale = DECIMALS[column.type]
+            assert abs(Decimal(value)) < 10**digits
             assert -int(Decimal(value).as_tuple().exponent) <= scale
         elif column.type == "timestamptz":
             assert 0 <= value < 253_402_300_800_000_000
@@ -154,7 +154,7 @@ def test_a_hostile_value_is_rejected_or_fits_the_columns(of: MinuteStream, data:
 
 @pytest.mark.parametrize("name", ["p", "r"])
 def test_some_hostile_values_are_accepted(name: str) -> None:
-    """Or the test above would never look at a column."""
+    """Otherwise the test above would never check a column."""
 
     def is_accepted(value: object) -> bool:
         return isinstance(MARK_PRICE.parse(raw({**MARK_FRAME, name: value}), RECEIVED_US), MarkPriceEvent)
@@ -164,65 +164,66 @@ def test_some_hostile_values_are_accepted(name: str) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_rejected_and_kept(frame: bytes) -> None:
-    for of in EXTRA_STREAM_TYPES:
-        parsed = of.parse(frame, RECEIVED_US)
+def test_random_bytes_are_rejected_unchanged(frame: bytes) -> None:
+    for stream_type in EXTRA_STREAM_TYPES:
+        parsed = stream_type.parse(frame, RECEIVED_US)
         assert isinstance(parsed, RejectedFrame)
         assert parsed.raw == frame
 
 
-@pytest.mark.parametrize("of", EXTRA_STREAM_TYPES, ids=lambda of: of.name)
-def test_a_stream_is_whole(of: MinuteStream) -> None:
-    """Its event is its contract; its tables are among all tables; its checks have a meaning."""
-    event = of.parse(raw(FRAMES[of.name]), RECEIVED_US)
+@pytest.mark.parametrize("stream_type", EXTRA_STREAM_TYPES, ids=lambda stream_type: stream_type.name)
+def test_stream_is_fully_defined(stream_type: MinuteStream) -> None:
+    """Its event has the fields of its contract, and its tables are registered."""
+    event = stream_type.parse(raw(FRAMES[stream_type.name]), RECEIVED_US)
     names = [field.encode_name for field in msgspec.structs.fields(event)]  # type: ignore[arg-type]
-    assert names == [column.name for column in of.contract]
-    assert {"symbol", "event_time", "exchange", "ingest_ts", *of.identity, *of.optional} <= set(names)
-    assert of.bronze in TABLES
-    assert of.silver in TABLES
-    assert of.bronze.columns[-3:] != BRONZE_TRADES.columns[-3:]  # their meaning differs, their names do not
-    assert of.bronze.column_names[-3:] == BRONZE_TRADES.column_names[-3:]
-    assert of.counted in of.silver.column_names
-    assert of.name in EXTRA_STREAMS
+    assert names == [column.name for column in stream_type.contract]
+    assert {"symbol", "event_time", "exchange", "ingest_ts", *stream_type.identity, *stream_type.optional} <= set(names)
+    assert stream_type.bronze in TABLES
+    assert stream_type.silver in TABLES
+    # The names of the Kafka columns are equal, their descriptions are not.
+    assert stream_type.bronze.columns[-3:] != BRONZE_TRADES.columns[-3:]
+    assert stream_type.bronze.column_names[-3:] == BRONZE_TRADES.column_names[-3:]
+    assert stream_type.counted in stream_type.silver.column_names
+    assert stream_type.name in EXTRA_STREAMS
 
 
-def test_streams_have_names_topics_and_tables_of_their_own() -> None:
+def test_extra_streams_have_unique_names_topics_and_tables() -> None:
     settings = load_settings()
-    for said in (
-        [of.name for of in EXTRA_STREAM_TYPES],
-        [of.topic(settings) for of in EXTRA_STREAM_TYPES],
-        [of.bronze.name for of in EXTRA_STREAM_TYPES],
-        [of.silver.name for of in EXTRA_STREAM_TYPES],
+    for names in (
+        [stream_type.name for stream_type in EXTRA_STREAM_TYPES],
+        [stream_type.topic(settings) for stream_type in EXTRA_STREAM_TYPES],
+        [stream_type.bronze.name for stream_type in EXTRA_STREAM_TYPES],
+        [stream_type.silver.name for stream_type in EXTRA_STREAM_TYPES],
     ):
-        assert len(set(said)) == len(EXTRA_STREAM_TYPES)
-    assert {of.name for of in EXTRA_STREAM_TYPES} == set(EXTRA_STREAMS)
+        assert len(set(names)) == len(EXTRA_STREAM_TYPES)
+    assert {stream_type.name for stream_type in EXTRA_STREAM_TYPES} == set(EXTRA_STREAMS)
 
 
-def test_an_address_names_each_symbols_stream() -> None:
+def test_url_contains_the_stream_of_each_symbol() -> None:
     settings = load_settings(exchange_ws_url="ws://127.0.0.1:1/")
     url = MARK_PRICE.url(settings, ("BTCUSDT", "ETHUSDT"))
     assert url == "ws://127.0.0.1:1/market/stream?streams=btcusdt@markPrice@1s/ethusdt@markPrice@1s"
     assert TRADES.url(settings, ("BTCUSDT",), "aggTrade").endswith("?streams=btcusdt@aggTrade")
 
 
-def test_every_stream_has_a_topic_a_table_and_queries_of_its_own() -> None:
+def test_every_stream_has_a_unique_topic_table_and_queries() -> None:
     settings = load_settings(source=Source.BINANCE, extra_streams="markPrice,forceOrder")
     assert streams_in_use(settings) == STREAM_TYPES
-    for said in (
-        [of.topic(settings) for of in STREAM_TYPES],
-        [of.bronze.full_name for of in STREAM_TYPES],
-        [query for of in STREAM_TYPES for query in (query_of(of), rejected_query_of(of))],
+    for names in (
+        [stream_type.topic(settings) for stream_type in STREAM_TYPES],
+        [stream_type.bronze.full_name for stream_type in STREAM_TYPES],
+        [query for stream_type in STREAM_TYPES for query in (query_of(stream_type), rejected_query_of(stream_type))],
     ):
-        assert len(set(said)) == len(said)
-    assert [of.name for of in STREAM_TYPES if of.capabilities.coverage] == ["trades"]
+        assert len(set(names)) == len(names)
+    assert [stream_type.name for stream_type in STREAM_TYPES if stream_type.capabilities.coverage] == ["trades"]
 
 
-def test_trades_keep_the_names_of_existing_lakes() -> None:
+def test_trades_use_the_names_of_existing_lakes() -> None:
     assert (query_of(TRADES), rejected_query_of(TRADES)) == ("bronze_futures_trades", "bronze_futures_trades_rejected")
     assert TRADES.topic(load_settings()) == "binance_futures_realtime"
 
 
-def test_which_streams_are_in_use() -> None:
+def test_extra_streams_follow_the_settings() -> None:
     assert extra_streams_in_use(load_settings()) == ()  # the shipped capture has none
     assert extra_streams_in_use(load_settings(source=Source.BINANCE)) == ()
     assert (
@@ -234,8 +235,8 @@ def test_which_streams_are_in_use() -> None:
         load_settings(extra_streams="markPrice,depth")
 
 
-def test_what_is_optional_may_be_null_on_the_topic_and_nothing_else() -> None:
-    sound = KafkaRecordFormat(MARK_PRICE.contract, MARK_PRICE.optional).is_sound
-    assert "mark_price IS NOT NULL AND" in sound
-    assert "funding_rate IS NOT NULL" not in sound
-    assert "(funding_rate IS NULL OR funding_rate RLIKE '\\\\A-?[0-9]{1,6}(?:\\\\.[0-9]{1,12})?\\\\z')" in sound
+def test_only_optional_fields_may_be_null_on_the_topic() -> None:
+    predicate = KafkaRecordFormat(MARK_PRICE.contract, MARK_PRICE.optional).is_sound
+    assert "mark_price IS NOT NULL AND" in predicate
+    assert "funding_rate IS NOT NULL" not in predicate
+    assert "(funding_rate IS NULL OR funding_rate RLIKE '\\\\A-?[0-9]{1,6}(?:\\\\.[0-9]{1,12})?\\\\z')" in predicate

@@ -1,4 +1,4 @@
-"""The contract: real frames become exact events, hostile ones are refused with a stable reason, nothing raises."""
+"""The trade contract: real frames become exact events, hostile ones are rejected with a stable reason code."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def without(fields: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key != name}
 
 
-def test_every_frame_of_the_demo_capture_becomes_its_event() -> None:
+def test_every_frame_of_the_demo_capture_becomes_an_event() -> None:
     path = next(DEMO_CAPTURE_DIR.glob("usdm-trade-frames-*.ndjson.gz"))
     count = 0
     with gzip.open(path, "rt") as lines:
@@ -104,7 +104,7 @@ def test_every_frame_of_the_demo_capture_becomes_its_event() -> None:
     assert count == 24_356
 
 
-def test_an_event_is_encoded_with_its_fields_in_order() -> None:
+def test_event_is_encoded_with_its_fields_in_order() -> None:
     assert accepted(TRADE).encode() == (
         b'{"symbol":"ETHUSDT","event_time":1721347022707000,"price":"3424.98","qty":"0.007","side":"sell",'
         b'"trade_id":4217896584,"exchange":"binance_futures","ingest_ts":1721347021186954,'
@@ -112,14 +112,14 @@ def test_an_event_is_encoded_with_its_fields_in_order() -> None:
     )
 
 
-def test_an_aggregate_keeps_the_ids_of_its_trades() -> None:
+def test_aggregate_keeps_the_ids_of_its_trades() -> None:
     event = accepted(AGG_TRADE)
     assert (event.trade_id, event.first_trade_id, event.last_trade_id) == (73541, 94480, 94483)
     assert (event.stream, event.trade_type, event.side) == ("aggTrade", "MARKET", "buy")
 
 
 @pytest.mark.parametrize("fields", [TRADE, AGG_TRADE])
-def test_the_bare_object_is_the_same_as_the_combined_one(fields: dict[str, Any]) -> None:
+def test_bare_object_is_parsed_like_the_combined_one(fields: dict[str, Any]) -> None:
     assert accepted(fields, combined=False) == accepted(fields)
 
 
@@ -142,11 +142,11 @@ def test_the_bare_object_is_the_same_as_the_combined_one(fields: dict[str, Any])
         ({"X": "INSURANCE_FUND"}, "trade_type", "INSURANCE_FUND"),
     ],
 )
-def test_what_is_strange_but_well_formed_passes(change: dict[str, Any], field: str, value: object) -> None:
+def test_unusual_but_well_formed_values_are_accepted(change: dict[str, Any], field: str, value: object) -> None:
     assert getattr(accepted(TRADE | change), field) == value
 
 
-def test_a_trade_without_a_type_is_kept_but_not_called_a_market_trade() -> None:
+def test_trade_without_a_type_is_not_a_market_trade() -> None:
     assert accepted(without(TRADE, "X")).trade_type == "NA"
 
 
@@ -163,7 +163,7 @@ def test_numbers_that_do_not_fit_are_rejected(name: str, code: str, text: str) -
     assert reason(AGG_TRADE | {name: text}).startswith(f"{code}: {name} is ")
 
 
-def test_quantity_has_up_to_20_digits_and_a_price_10() -> None:
+def test_quantity_has_up_to_20_integer_digits_and_price_10() -> None:
     large = "12345678901234567890.12345678"
     assert accepted(TRADE | {"q": large, "p": "1234567890.12345678"}).qty == large
     assert accepted(AGG_TRADE | {"q": "-" + large}).qty == "-" + large
@@ -191,7 +191,7 @@ def test_quantity_has_up_to_20_digits_and_a_price_10() -> None:
         ({"E": MAX_TIME_MS + 1}, f"out_of_range: E is {MAX_TIME_MS + 1}, outside 0 to {MAX_TIME_MS}"),
         ({"t": -1}, f"out_of_range: t is -1, outside 0 to {MAX_ID}"),
         ({"t": MAX_ID + 1}, f"out_of_range: t is {MAX_ID + 1}, outside 0 to {MAX_ID}"),
-        ({"t": 10**300}, f"out_of_range: t is far, outside 0 to {MAX_ID}"),
+        ({"t": 10**300}, f"out_of_range: t is beyond 128 bits, outside 0 to {MAX_ID}"),
         ({"s": "BTC\n"}, "symbol_format: s is 'BTC\\n'"),
         ({"s": "BTC💥"}, "symbol_format: s is 'BTC\\U0001f4a5'"),
         ({"s": "币" * 22}, "symbol_format: s is '" + "\\u5e01" * 22 + "'"),
@@ -202,23 +202,23 @@ def test_quantity_has_up_to_20_digits_and_a_price_10() -> None:
         ({"e": "bookTicker"}, "unexpected_event: bookTicker"),
     ],
 )
-def test_wrong_fields_are_rejected_by_name(change: dict[str, Any], expected: str) -> None:
+def test_rejection_names_the_wrong_field(change: dict[str, Any], expected: str) -> None:
     assert reason(TRADE | change) == expected
 
 
 @pytest.mark.parametrize("fields", [TRADE, AGG_TRADE])
-def test_a_missing_field_is_rejected_by_name(fields: dict[str, Any]) -> None:
+def test_rejection_names_the_missing_field(fields: dict[str, Any]) -> None:
     for name in fields.keys() - {"X"}:
         assert reason(without(fields, name)) == f"missing_field: {name}"
 
 
-def test_an_aggregate_whose_ids_run_backwards_is_rejected() -> None:
-    assert reason(AGG_TRADE | {"f": 5, "l": 4}) == "id_order: f 5 is past l 4"
+def test_aggregate_with_descending_ids_is_rejected() -> None:
+    assert reason(AGG_TRADE | {"f": 5, "l": 4}) == "id_order: f 5 is greater than l 4"
     raw = json.dumps(AGG_TRADE | {"f": 5, "l": 4}).encode()
-    assert parse(raw) == RejectedFrame(raw, "id_order: f 5 is past l 4", "SUSHIUSDT", None, 73541)
+    assert parse(raw) == RejectedFrame(raw, "id_order: f 5 is greater than l 4", "SUSHIUSDT", None, 73541)
 
 
-def test_an_aggregate_may_be_of_one_trade() -> None:
+def test_aggregate_may_have_one_trade() -> None:
     event = accepted(AGG_TRADE | {"f": 5, "l": 5})
     assert (event.first_trade_id, event.last_trade_id) == (5, 5)
 
@@ -243,7 +243,7 @@ def test_an_aggregate_may_be_of_one_trade() -> None:
         (b'{"data":[]}', "wrong_type"),
     ],
 )
-def test_frames_that_are_no_events_are_rejected(frame: bytes | str, code: str) -> None:
+def test_frames_without_an_event_are_rejected(frame: bytes | str, code: str) -> None:
     result = parse(frame)
     assert isinstance(result, RejectedFrame)
     assert result.reason.partition(":")[0] == code
@@ -251,7 +251,7 @@ def test_frames_that_are_no_events_are_rejected(frame: bytes | str, code: str) -
 
 
 def check_outcome(result: AcceptedFrame | IdWithoutTrade | RejectedFrame | ControlFrame, raw: bytes) -> None:
-    """What holds for every frame whatsoever."""
+    """Assert the properties of every result."""
     if isinstance(result, RejectedFrame):
         assert result.raw == raw
         assert result.reason.isascii()
@@ -267,12 +267,12 @@ def check_outcome(result: AcceptedFrame | IdWithoutTrade | RejectedFrame | Contr
 
 
 @given(st.binary())
-def test_no_bytes_raise(raw: bytes) -> None:
+def test_bytes_never_raise(raw: bytes) -> None:
     check_outcome(parse(raw), raw)
 
 
 @given(st.text(alphabet=st.characters(codec=None)))
-def test_no_text_raises(text: str) -> None:
+def test_text_never_raises(text: str) -> None:
     check_outcome(parse(text), text.encode("utf-8", "surrogatepass"))
 
 
@@ -288,7 +288,7 @@ json_values = st.recursive(
     st.dictionaries(st.sampled_from([*TRADE, *AGG_TRADE]), json_values, max_size=3),
     st.booleans(),
 )
-def test_no_value_of_a_field_raises(fields: dict[str, Any], change: dict[str, Any], combined: bool) -> None:
+def test_field_values_never_raise(fields: dict[str, Any], change: dict[str, Any], combined: bool) -> None:
     frame = fields | change
     raw = json.dumps({"data": frame} if combined else frame).encode()
     result = parse(raw)
@@ -298,7 +298,7 @@ def test_no_value_of_a_field_raises(fields: dict[str, Any], change: dict[str, An
 
 @given(st.from_regex(DECIMAL, fullmatch=True), st.from_regex(DECIMAL, fullmatch=True))
 @example("-0.10", "0000000001.00000000")
-def test_a_number_that_fits_is_forwarded_digit_by_digit(price: str, qty: str) -> None:
+def test_number_that_fits_keeps_its_digits(price: str, qty: str) -> None:
     event = accepted(TRADE | {"p": price, "q": qty})
     assert (event.price, event.qty) == (price, qty)
     sent = json.loads(event.encode())
@@ -307,7 +307,7 @@ def test_a_number_that_fits_is_forwarded_digit_by_digit(price: str, qty: str) ->
 
 
 @given(st.text(alphabet="0123456789.-+eE \n|٣", max_size=24))
-def test_a_number_is_accepted_exactly_when_it_fits(text: str) -> None:
+def test_number_is_accepted_only_if_it_fits(text: str) -> None:
     fits = DECIMAL.fullmatch(text) is not None
     assert isinstance(parse(TRADE | {"p": text}), AcceptedFrame) is fits
     assert isinstance(parse(TRADE | {"q": text}), AcceptedFrame) is fits
@@ -327,20 +327,20 @@ def test_a_number_is_accepted_exactly_when_it_fits(text: str) -> None:
         (b'{"data":"e"}', "wrong_type: data is of type string, not an object"),
     ],
 )
-def test_reason_names_the_type_of_a_frame_that_is_no_event(frame: bytes, expected: str) -> None:
+def test_reason_names_the_type_of_a_frame_without_an_event(frame: bytes, expected: str) -> None:
     assert reason(frame) == expected
 
 
 @pytest.mark.parametrize("frame", [b'{"code":-1121}', b'{"msg":"Hello."}', b'{"id":1}', b'{"result":null}'])
-def test_half_an_answer_is_neither_an_error_nor_an_answer(frame: bytes) -> None:
+def test_incomplete_response_is_rejected(frame: bytes) -> None:
     assert reason(frame) == "missing_field: e"
 
 
-@pytest.mark.parametrize("answer", [{"error": "busy"}, {"code": 1, "msg": "Wait."}, {"result": None, "id": 1}])
-def test_event_with_the_fields_of_an_answer_is_judged_as_an_event(answer: dict[str, Any]) -> None:
-    assert reason(json.dumps({"e": "kline"} | answer)) == "unexpected_event: kline"
-    assert reason(json.dumps({"data": {"e": "kline"}} | answer)) == "unexpected_event: kline"
-    assert accepted(json.dumps(TRADE | answer)) == accepted(TRADE)
+@pytest.mark.parametrize("response", [{"error": "busy"}, {"code": 1, "msg": "Wait."}, {"result": None, "id": 1}])
+def test_event_with_the_fields_of_a_response_is_parsed_as_an_event(response: dict[str, Any]) -> None:
+    assert reason(json.dumps({"e": "kline"} | response)) == "unexpected_event: kline"
+    assert reason(json.dumps({"data": {"e": "kline"}} | response)) == "unexpected_event: kline"
+    assert accepted(json.dumps(TRADE | response)) == accepted(TRADE)
 
 
 @pytest.mark.parametrize(
@@ -356,10 +356,10 @@ def test_reason_names_the_wrong_field_and_not_one_at_its_bounds(change: dict[str
     assert reason(TRADE | change | {"p": 5}) == "wrong_type: p is of type integer, not a string"
 
 
-def test_reason_shows_numbers_of_128_bits_and_the_beginning_of_long_texts() -> None:
+def test_reason_shows_numbers_up_to_128_bits_and_the_start_of_long_texts() -> None:
     bounds = f"outside 0 to {MAX_ID}"
     assert reason(TRADE | {"t": 2**128 - 1}) == f"out_of_range: t is {2**128 - 1}, {bounds}"
-    assert reason(TRADE | {"t": 2**128}) == f"out_of_range: t is far, {bounds}"
+    assert reason(TRADE | {"t": 2**128}) == f"out_of_range: t is beyond 128 bits, {bounds}"
     assert reason(TRADE | {"s": "x" * 500}) == f"symbol_format: s is '{'x' * 65}'"
 
 
@@ -368,14 +368,14 @@ def test_reason_is_one_printable_line() -> None:
 
 
 @pytest.mark.parametrize("fields", [without(TRADE, "X"), AGG_TRADE | {"X": 5}, TRADE | {"X": "x" * 32}])
-def test_field_that_comes_twice_is_rejected_with_the_decoders_reason(fields: dict[str, Any]) -> None:
-    """The decoder stops at the first value, which is wrong; the last one, which JSON means, is not."""
+def test_duplicate_field_is_rejected_with_the_reason_of_the_decoder(fields: dict[str, Any]) -> None:
+    """The decoder stops at the first value, which is wrong; the last one, which counts in JSON, is valid."""
     frame = json.dumps(fields).replace('"p":', '"p": 5, "p":')
     assert reason(frame).startswith("not_accepted: Expected `str`, got `int`")
 
 
 @pytest.mark.parametrize(
-    ("frame", "named"),
+    ("frame", "identifiers"),
     [
         ({"stream": "btcusdt@trade", "data": TRADE | {"p": "1e2"}}, ("ETHUSDT", "btcusdt@trade", 4217896584)),
         (AGG_TRADE | {"q": 5}, ("SUSHIUSDT", None, 73541)),
@@ -383,17 +383,17 @@ def test_field_that_comes_twice_is_rejected_with_the_decoders_reason(fields: dic
         ({"stream": "a@b", "data": []}, (None, "a@b", None)),
     ],
 )
-def test_rejected_frame_keeps_what_it_names(frame: dict[str, Any], named: tuple[object, ...]) -> None:
+def test_rejected_frame_keeps_its_symbol_stream_and_id(frame: dict[str, Any], identifiers: tuple[object, ...]) -> None:
     result = parse(json.dumps(frame))
     assert isinstance(result, RejectedFrame)
-    assert (result.symbol, result.stream_name, result.trade_id) == named
+    assert (result.symbol, result.stream_name, result.trade_id) == identifiers
 
 
-def test_frame_that_is_cut_off_keeps_what_it_names() -> None:
-    whole = json.dumps(
+def test_truncated_frame_keeps_its_symbol_and_stream() -> None:
+    frame = json.dumps(
         {"stream": "币安人生usdt@trade", "data": TRADE | {"s": "币安人生USDT"}}, ensure_ascii=False
     ).encode()
-    result = parse(whole[:-4])
+    result = parse(frame[:-4])
     assert isinstance(result, RejectedFrame)
     assert (result.symbol, result.stream_name, result.trade_id) == ("币安人生USDT", "币安人生usdt@trade", None)
 
@@ -401,7 +401,7 @@ def test_frame_that_is_cut_off_keeps_what_it_names() -> None:
 WITHOUT_TRADE = AGG_TRADE | {"p": "0.00000000", "q": "0", "f": -1, "l": -1}
 
 
-def test_aggregate_id_without_a_trade_is_told_from_a_trade() -> None:
+def test_id_without_a_trade_is_not_a_trade() -> None:
     found = IdWithoutTrade("SUSHIUSDT", 73541, 1626992741166000, 1626992741321)
     assert parse(WITHOUT_TRADE) == parse(WITHOUT_TRADE, combined=False) == found
     assert parse(WITHOUT_TRADE | {"a": -1}) == IdWithoutTrade("SUSHIUSDT", None, 1626992741166000, 1626992741321)
@@ -411,12 +411,12 @@ def test_aggregate_id_without_a_trade_is_told_from_a_trade() -> None:
 
 
 @pytest.mark.parametrize("change", [{"p": "1"}, {"q": "0.1"}, {"f": 3}, {"l": 3}, {"s": ""}, {"a": -2}, {"p": "zero"}])
-def test_half_a_marker_is_rejected(change: dict[str, Any]) -> None:
+def test_incomplete_marker_of_an_id_without_a_trade_is_rejected(change: dict[str, Any]) -> None:
     assert isinstance(parse(WITHOUT_TRADE | change), RejectedFrame)
 
 
 CONTRACTS = {2: "805004131eff83d5"}
-"""Of a version of the contract, a hash of the frames' fields, their types and limits."""
+"""Hash of the frames' fields, types and limits, by contract version."""
 
 
 def contract_hash() -> str:
@@ -425,7 +425,7 @@ def contract_hash() -> str:
     return hashlib.sha256(msgspec.json.encode([frames, patterns], order="deterministic")).hexdigest()[:16]
 
 
-def test_change_of_what_is_accepted_has_a_version() -> None:
+def test_contract_change_requires_a_new_version() -> None:
     assert contract_hash() == CONTRACTS[CONTRACT_VERSION], (
-        "the contract has changed: raise CONTRACT_VERSION if it accepts what was rejected, and record its hash here"
+        "the contract changed: raise CONTRACT_VERSION if it accepts frames that were rejected, and add its hash"
     )

@@ -59,8 +59,8 @@ ODD = {
     "a volume of 31 digits": (kline(1, _5="1" * 31), "volume"),
     "a negative volume": (kline(1, _5="-1"), "volume"),
     "a negative count": (kline(1, _8=-1), "count"),
-    "times in µs": (kline(1, _0=(FIRST_MS + 60_000) * 1000, _6=(FIRST_MS + 119_999) * 1000), "not of the hour"),
-    "another hour": (kline(60), "not of the hour"),
+    "times in µs": (kline(1, _0=(FIRST_MS + 60_000) * 1000, _6=(FIRST_MS + 119_999) * 1000), "not in the hour"),
+    "another hour": (kline(60), "not in the hour"),
     "a close time that is no year": (kline(1, _6=10**18), "close_time"),
     "another close time": (kline(1, _6=FIRST_MS + 1_000_000), "bounds of a minute"),
     "an open time in the midst": (kline(1, _0=FIRST_MS + 61_000), "bounds of a minute"),
@@ -88,13 +88,13 @@ def test_odd_kline_is_left_out_and_the_others_are_stored(
 def test_different_klines_of_one_minute_are_all_left_out(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = {"BTCUSDT": [kline(0), kline(0, _5="11"), kline(2), kline(2)]}
     done = fetched(lake, monkeypatch, pages)
-    assert done.rejected_rows == (f"BTCUSDT {FIRST_MS}: there is another kline of the same minute",) * 2
+    assert done.rejected_rows == (f"BTCUSDT {FIRST_MS}: the minute has different klines",) * 2
     assert sorted(read_klines(lake, HOUR, HOUR + AN_HOUR)) == [("BTCUSDT", FIRST_MS + 120_000)], "a repeat is one"
 
 
 def test_answer_of_another_shape_holds_back_its_symbol_alone(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     done = fetched(lake, monkeypatch, {"BTCUSDT": [kline(0, _1=1.5)], "ETHUSDT": [kline(0)]})
     assert done.klines == 1
-    assert done.rejected_rows[0].startswith("BTCUSDT: exchange: the answer of klines is not in the known shape")
+    assert done.rejected_rows[0].startswith("BTCUSDT: exchange: the response of klines has an unknown format")
     with pytest.raises(ResponseShapeError):
         fetched(lake, monkeypatch, {"BTCUSDT": [kline(0, _1=1.5)]})
