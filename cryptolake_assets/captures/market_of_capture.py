@@ -15,7 +15,7 @@ MARKET_FILE = "market"
 
 
 def venue_of_capture(directory: Path) -> Venue:
-    """Return the venue of the directory's captures. Raises `CaptureError` if the file names no market."""
+    """Return the venue of the directory's captures. Raises `CaptureError` if the file does not name a market."""
     path = directory / MARKET_FILE
     if not path.is_file():
         return VENUES[Market.USD_M]
@@ -23,7 +23,8 @@ def venue_of_capture(directory: Path) -> Venue:
         return VENUES[Market(path.read_text(encoding="utf-8").strip())]
     except (OSError, ValueError) as error:
         raise CaptureError(
-            f"capture: {path} names no market ({error}). Write {', '.join(Market)} into it: whose frames these are."
+            f"capture: {path} does not name a market ({error}). Write the captures' market to it, one of "
+            f"{', '.join(Market)}."
         ) from error
 
 
@@ -32,8 +33,8 @@ def check_market(directory: Path, market: Market) -> None:
     recorded = venue_of_capture(directory)
     if recorded.market is not market:
         raise CaptureError(
-            f"capture: {directory} was recorded from {recorded.title}, and CRYPTOLAKE_MARKET is {market}. Set it to "
-            f"{recorded.market}, in a CRYPTOLAKE_HOME of its own, or CRYPTOLAKE_REPLAY_DIR to other captures."
+            f"capture: {directory} was recorded from {recorded.title}, but CRYPTOLAKE_MARKET is {market}. Set it to "
+            f"{recorded.market} with a separate CRYPTOLAKE_HOME, or set CRYPTOLAKE_REPLAY_DIR to other captures."
         )
 
 

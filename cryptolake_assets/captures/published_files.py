@@ -27,7 +27,7 @@ def read_klines(directory: Path, symbol: str, interval: str) -> list[Kline]:
     """Read a directory's official klines of one symbol and interval, sorted by open time, decimals verbatim.
 
     Source: every `<SYMBOL>-<interval>-….csv` in the archive's layout with its header; an empty list without such a
-    file. Raises `CaptureError` for a row that is not a kline, and for two files that contradict each other.
+    file. Raises `CaptureError` for a row that is not a kline, and for files with different klines for one open time.
     """
     found: dict[int, Kline] = {}
     for path in sorted(directory.glob("*.csv")):
@@ -62,8 +62,8 @@ def read_exchange_info(directory: Path) -> dict[str, Any] | None:
         entries = _named_rows(document["symbols"])
     except (OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
         raise CaptureError(
-            f"capture: {path} is not an exchangeInfo document ({error!r}). Replace the file by the answer of "
-            "exchangeInfo, or remove it: a minimal one is then made from the capture's symbols."
+            f"capture: {path} is not an exchangeInfo document ({error!r}). Replace it with a response of "
+            "exchangeInfo, or remove it: a minimal one is then derived from the capture's symbols."
         ) from error
     return {**document, "symbols": entries}
 
@@ -77,7 +77,7 @@ def read_tickers(directory: Path) -> list[dict[str, Any]]:
         return _named_rows(msgspec.json.decode(path.read_bytes(), type=list[Any]))
     except (OSError, msgspec.MsgspecError, TypeError) as error:
         raise CaptureError(
-            f"capture: {path} is not a list of tickers ({error!r}). Replace the file by the answer of "
+            f"capture: {path} is not a list of tickers ({error!r}). Replace it with a response of "
             "ticker/24hr, or remove it."
         ) from error
 
@@ -138,5 +138,5 @@ def _check_row(
 
 def _row_error(path: Path, line_number: int, cause: str) -> CaptureError:
     return CaptureError(
-        f"capture: {path}, line {line_number}: {cause}. Replace the file by the exchange's own, or remove it."
+        f"capture: {path}, line {line_number}: {cause}. Replace it with the exchange's own file, or remove it."
     )

@@ -53,8 +53,8 @@ __all__ = [
 log = structlog.get_logger(__name__)
 
 MAX_LINE_BYTES = 1 << 20  # WebSocket clients reject larger frames by default
-# Maximum deviation of an event time's skew (event time less receive time) from the recording's median. Beyond it the
-# frame has a wrong date: it is replayed like any other, but moves no clock.
+# Maximum deviation of a frame's skew (event time minus receive time) from the recording's median. A frame beyond it
+# has a wrong date: it is replayed, but does not affect the clock.
 PLAUSIBLE_SKEW_NS = 600 * 10**9
 
 _SKEW_SAMPLE = 1_001
@@ -129,9 +129,9 @@ def capture_files(directory: Path) -> tuple[Path, ...]:
         raise CaptureError(f"capture: {directory} cannot be listed ({error}). Make it readable.") from error
     if not files:
         raise CaptureError(
-            f"capture: {directory} holds no *.ndjson or *.ndjson.gz file. Put captures there "
-            "(lines of `<receive time in µs or ns> <frame>`), or name the directory that "
-            "holds them, in CRYPTOLAKE_REPLAY_DIR or to `cryptolake replay`."
+            f"capture: {directory} contains no *.ndjson or *.ndjson.gz file. Put captures there "
+            "(lines of `<receive time in µs or ns> <frame>`), or pass another directory in CRYPTOLAKE_REPLAY_DIR or to "
+            "`cryptolake replay`."
         )
     return tuple(files)
 
@@ -161,24 +161,23 @@ def first_day(directory: Path) -> date:
     return _first_day(directory, _fingerprint(directory))
 
 
-def last_day(directory: Path, memory: Path) -> date:
+def last_day(directory: Path, cache_file: Path) -> date:
     """Return the UTC date of the last event.
 
-    This reads every frame, so the result is cached in the file `memory` until a capture changes, if its directory
-    exists.
+    This reads every frame, so the result is cached in `cache_file` (if its directory exists) until a capture changes.
     """
     fingerprint = hashlib.sha256(repr(_fingerprint(directory)).encode()).hexdigest()
     try:
-        kept = json.loads(memory.read_bytes())
-        if kept["captures"] == fingerprint:
-            return date.fromisoformat(kept["last_day"])
+        cached = json.loads(cache_file.read_bytes())
+        if cached["captures"] == fingerprint:
+            return date.fromisoformat(cached["last_day"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     day = datetime.fromtimestamp(summarise(directory).last_event_time_ms // 1_000, UTC).date()
-    if memory.parent.is_dir():
-        written = memory.with_name(f"{memory.name}.{os.getpid()}")
-        written.write_text(json.dumps({"captures": fingerprint, "last_day": day.isoformat()}), encoding="utf-8")
-        written.replace(memory)
+    if cache_file.parent.is_dir():
+        temporary = cache_file.with_name(f"{cache_file.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"captures": fingerprint, "last_day": day.isoformat()}), encoding="utf-8")
+        temporary.replace(cache_file)
     return day
 
 
@@ -241,7 +240,7 @@ def _parse_line(path: Path, line_number: int, line: bytes) -> CapturedFrame | No
     try:
         raw = text.decode()
     except UnicodeDecodeError as error:
-        raise _line_error(path, line_number, f"the frame is not UTF-8 ({error.reason}), no text frame can be") from None
+        raise _line_error(path, line_number, f"the frame is not UTF-8 ({error.reason})") from None
     if epoch:
         receive_time_ns = int(epoch) * 10 ** (_NS_DIGITS - len(epoch))
     elif seconds:
@@ -250,7 +249,7 @@ def _parse_line(path: Path, line_number: int, line: bytes) -> CapturedFrame | No
         try:
             epoch_s = int(datetime.fromisoformat(f"{moment.decode()}+00:00").timestamp())
         except ValueError as error:
-            raise _line_error(path, line_number, f"{moment.decode()} is no time ({error})") from None
+            raise _line_error(path, line_number, f"{moment.decode()} is not a valid time ({error})") from None
         receive_time_ns = epoch_s * 10**9 + _fraction_ns(moment_fraction)
     return CapturedFrame(receive_time_ns, raw)
 
@@ -327,11 +326,11 @@ class _SummaryBuilder:
         if self.usual_skew_ns is None:
             self.sample.append((event_time_ms, receive_time_ns))
             if len(self.sample) == _SKEW_SAMPLE:
-                self.settle()
+                self.estimate_skew()
         else:
             self._count_event_time(event_time_ms, receive_time_ns)
 
-    def settle(self) -> None:
+    def estimate_skew(self) -> None:
         """Set the usual skew to the sample's median; called when the sample is full and at the end."""
         if self.usual_skew_ns is None and self.sample:
             self.usual_skew_ns = statistics.median_low(event * 10**6 - receive for event, receive in self.sample)
@@ -353,11 +352,11 @@ def _summarise(directory: Path, _fingerprint: tuple[tuple[str, int, int], ...]) 
     builder = _SummaryBuilder()
     for frame in read_frames(directory):
         builder.add(frame)
-    builder.settle()
+    builder.estimate_skew()
     if builder.first_receive_ns is None:
         raise CaptureError(
-            f"capture: the files of {directory} hold no frame. Record some, or set CRYPTOLAKE_REPLAY_DIR to a "
-            "directory whose captures are not empty."
+            f"capture: the files in {directory} contain no frames. Record frames with `cryptolake record`, or set "
+            "CRYPTOLAKE_REPLAY_DIR to other captures."
         )
     offset_ns = builder.max_skew_ns or 0  # without any event time, use the receive clock
     first_ms = (
@@ -386,7 +385,8 @@ def _first_day(directory: Path, _fingerprint: tuple[tuple[str, int, int], ...]) 
     starts = [start for path in capture_files(directory) if (start := _first_trade_time_ms(path)) is not None]
     if not starts:
         raise CaptureError(
-            f"capture: the files of {directory} hold no frame. Record some, or set CRYPTOLAKE_REPLAY_DIR."
+            f"capture: the files in {directory} contain no frames. Record frames with `cryptolake record`, or set "
+            "CRYPTOLAKE_REPLAY_DIR to other captures."
         )
     return datetime.fromtimestamp(min(starts) // 1_000, UTC).date()
 

@@ -21,7 +21,7 @@ from cryptolake_assets.settings import Settings, Source, TradeStream
 from cryptolake_assets.settings.extra_streams import AUTO_STREAMS
 
 LIVE_START_DATE = date(2026, 1, 1)
-_NAMED_IN_MESSAGES = 20
+_MAX_ITEMS_IN_MESSAGE = 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def resolve_subscriptions(
     selection = parse_selection(settings.symbol_items)
     if selection.busiest and not settings.venue.klines_count_quote:
         raise SettingsError(
-            f"symbols: {settings.venue.title} tells no quote volume to find the busiest by. Name symbols, or a pattern."
+            f"symbols: {settings.venue.title} reports no quote volume to rank symbols by. Use names or patterns."
         )
     if settings.source is Source.REPLAY:
         check_market(settings.replay_dir, settings.market)
@@ -71,7 +71,7 @@ def resolve_subscriptions(
         symbols = selection.resolve(listing.symbols, listing.volumes, tracked) if listing else selection.names
     if listing is not None:
         _check_known(symbols, [entry.symbol for entry in listing.symbols], "the exchange lists")
-        _check_some(symbols, settings.symbol_items, "the exchange lists")
+        _check_not_empty(symbols, settings.symbol_items, "listed by the exchange")
     return Subscriptions(symbols, "trade" if settings.trade_stream is TradeStream.TRADE else "aggTrade")
 
 
@@ -88,29 +88,29 @@ def default_start_date(settings: Settings) -> date:
 def default_end_date(settings: Settings) -> date | None:
     """Return the last partition: the setting, else the capture's last day; None when live without the setting.
 
-    In a replay, a later loaded archive day extends it. Raises `CaptureError` if there is no capture.
+    In a replay, it is extended to the last loaded archive day. Raises `CaptureError` if there is no capture.
     """
     if settings.source is not Source.REPLAY:
         return settings.end_date
     end = settings.end_date or last_day(settings.replay_dir, settings.run_dir / "capture.json")
-    return max(end, archived_to(settings) or end)
+    return max(end, last_archived_day(settings) or end)
 
 
-def archived_to(settings: Settings) -> date | None:
+def last_archived_day(settings: Settings) -> date | None:
     """Return the last archive day loaded into a replay's lake; None if none was."""
     try:
-        return date.fromisoformat(_archived_to(settings).read_text(encoding="utf-8").strip())
+        return date.fromisoformat(_last_archived_day_path(settings).read_text(encoding="utf-8").strip())
     except (OSError, ValueError):
         return None
 
 
-def note_archived(settings: Settings, day: date) -> None:
-    """Store `day` as `archived_to` if it is later (replay only)."""
-    if settings.source is Source.REPLAY and day > (archived_to(settings) or date.min):
-        _archived_to(settings).write_text(day.isoformat(), encoding="utf-8")
+def store_last_archived_day(settings: Settings, day: date) -> None:
+    """Store `day` as the last archive day if it is later (replay only)."""
+    if settings.source is Source.REPLAY and day > (last_archived_day(settings) or date.min):
+        _last_archived_day_path(settings).write_text(day.isoformat(), encoding="utf-8")
 
 
-def _archived_to(settings: Settings) -> Path:
+def _last_archived_day_path(settings: Settings) -> Path:
     return settings.home / "archived-to"
 
 
@@ -121,46 +121,45 @@ def _from_capture(
     listing: Listing | None,
     tracked: Collection[str],
 ) -> Subscriptions:
-    wanted = TRADE_STREAMS if settings.trade_stream is TradeStream.AUTO else (_name(settings.trade_stream),)
+    streams = TRADE_STREAMS if settings.trade_stream is TradeStream.AUTO else (_name(settings.trade_stream),)
     if selection == SymbolSelection():
-        return _all_captured(summary, wanted)
+        return _all_captured(summary, streams)
     with_trades = tuple(symbol for symbol in summary.symbols if summary.trade_streams[symbol])
     listed = [_CapturedSymbol(symbol) for symbol in with_trades] if listing is None else listing.symbols
     symbols = selection.resolve(listed, listing.volumes if listing else {}, tracked)
-    holds = f"the capture {summary.directory} holds"
-    _check_known(symbols, summary.symbols, holds)
+    _check_known(symbols, summary.symbols, f"the capture {summary.directory} contains")
     if listing is not None or not selection.busiest:
-        _check_some(symbols, settings.symbol_items, holds)
-    for stream in wanted:
+        _check_not_empty(symbols, settings.symbol_items, f"in the capture {summary.directory}")
+    for stream in streams:
         if symbols and all(stream in summary.trade_streams[symbol] for symbol in symbols):
             return Subscriptions(symbols, stream)
-    raise _unavailable(summary, symbols, wanted)
+    raise _unavailable(summary, symbols, streams)
 
 
-def _all_captured(summary: CaptureSummary, wanted: Sequence[TradeStreamName]) -> Subscriptions:
+def _all_captured(summary: CaptureSummary, streams: Sequence[TradeStreamName]) -> Subscriptions:
     """Subscribe to all symbols of the trade stream that most symbols have.
 
     For a capture without trade streams, subscribe to all of its symbols; no trades will arrive.
     """
     by_stream = {
         stream: tuple(symbol for symbol in summary.symbols if stream in summary.trade_streams[symbol])
-        for stream in wanted
+        for stream in streams
     }
-    stream = max(wanted, key=lambda name: len(by_stream[name]))
+    stream = max(streams, key=lambda name: len(by_stream[name]))
     symbols = by_stream[stream] if any(summary.trade_streams.values()) else summary.symbols
     if not symbols:
-        raise _unavailable(summary, symbols, wanted)
+        raise _unavailable(summary, symbols, streams)
     return Subscriptions(symbols, stream)
 
 
 def _unavailable(
-    summary: CaptureSummary, symbols: Sequence[str], wanted: Sequence[TradeStreamName]
+    summary: CaptureSummary, symbols: Sequence[str], streams: Sequence[TradeStreamName]
 ) -> StreamUnavailableError:
     return StreamUnavailableError(
-        f"capture: {summary.directory} does not hold {' or '.join(wanted)} frames of every symbol that is asked for "
-        f"({_named(symbols) or 'none'}). It holds {_named(_holdings(summary)) or 'no trades'}. Set "
-        "CRYPTOLAKE_TRADE_STREAM=auto, or CRYPTOLAKE_SYMBOLS to symbols of one stream, or another "
-        "CRYPTOLAKE_REPLAY_DIR."
+        f"capture: {summary.directory} does not contain {' or '.join(streams)} frames of all requested symbols "
+        f"({_joined(symbols) or 'none'}). It contains {_joined(_streams_by_symbol(summary)) or 'no trades'}. Set "
+        "CRYPTOLAKE_TRADE_STREAM=auto, or CRYPTOLAKE_SYMBOLS to symbols of one stream, or CRYPTOLAKE_REPLAY_DIR to "
+        "other captures."
     )
 
 
@@ -177,30 +176,29 @@ def _name(stream: TradeStream) -> TradeStreamName:
     return "trade" if stream is TradeStream.TRADE else "aggTrade"
 
 
-def _holdings(summary: CaptureSummary) -> list[str]:
+def _streams_by_symbol(summary: CaptureSummary) -> list[str]:
     return [f"{symbol}: {' and '.join(streams) or 'no trades'}" for symbol, streams in summary.trade_streams.items()]
 
 
-def _check_known(symbols: Sequence[str], known: Sequence[str], who: str) -> None:
+def _check_known(symbols: Sequence[str], known: Sequence[str], source: str) -> None:
     unknown = [symbol for symbol in symbols if symbol not in known]
     if unknown:
         raise UnknownSymbolError(
-            f"symbols: {_named(unknown)} unknown; {who} {_named(known) or 'none'}. Correct CRYPTOLAKE_SYMBOLS."
+            f"symbols: unknown symbol {_joined(unknown)}; {source} {_joined(known) or 'none'}. Correct "
+            "CRYPTOLAKE_SYMBOLS."
         )
 
 
-def _check_some(symbols: Sequence[str], items: Sequence[str], who: str) -> None:
+def _check_not_empty(symbols: Sequence[str], items: Sequence[str], place: str) -> None:
     if items and not symbols:
-        raise UnknownSymbolError(
-            f"symbols: none of those that {who} is meant by {_named(items)}. Correct CRYPTOLAKE_SYMBOLS."
-        )
+        raise UnknownSymbolError(f"symbols: {_joined(items)} matches no symbol {place}. Correct CRYPTOLAKE_SYMBOLS.")
 
 
-def _named(items: Iterable[str]) -> str:
+def _joined(items: Iterable[str]) -> str:
     """Join at most 20 of the items for a message."""
     listed = list(items)
-    more = len(listed) - _NAMED_IN_MESSAGES
-    return ", ".join(listed[:_NAMED_IN_MESSAGES]) + (f" and {more} more" if more > 0 else "")
+    more = len(listed) - _MAX_ITEMS_IN_MESSAGE
+    return ", ".join(listed[:_MAX_ITEMS_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")
 
 
 def streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
@@ -209,7 +207,7 @@ def streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
 
 
 def extra_streams_in_use(settings: Settings) -> tuple[MinuteStream, ...]:
-    """Return the extra streams that the settings name; with `auto`, those of the replayed capture, none when live.
+    """Return the extra streams of the settings; with `auto`, those of the replayed capture, none when live.
 
     Raises `CaptureError` if the capture cannot be read.
     """

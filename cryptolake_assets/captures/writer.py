@@ -1,4 +1,4 @@
-"""Write frames to capture files in the format of `reader`: compressed, rotated, and recoverable after a crash.
+"""Write frames to capture files in the format of `reader`: compressed, rotated, recoverable after a crash.
 
 An unfinished file is named `….ndjson.gz.part`, which readers ignore; it is renamed when complete. The next writer
 recovers the unfinished files of a killed one, up to the last frame on disk.
@@ -41,7 +41,7 @@ class CaptureWriter:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot(directory, error) from error
+            raise _write_error(directory, error) from error
         recover(directory)
 
     def write(self, received_at_us: int, raw: bytes) -> None:
@@ -63,7 +63,7 @@ class CaptureWriter:
                 file.flush(zlib.Z_SYNC_FLUSH)
                 self._flushed_at = now
         except OSError as error:
-            raise _cannot(self._path, error) from error
+            raise _write_error(self._path, error) from error
         self.frames += 1
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class CaptureWriter:
             self.size_bytes += self._path.stat().st_size
             self._path.rename(self._path.with_name(self._path.name.removesuffix(PART)))
         except OSError as error:
-            raise _cannot(self._path, error) from error
+            raise _write_error(self._path, error) from error
         self._file = None
 
     def _open(self, now: float) -> gzip.GzipFile:
@@ -85,7 +85,7 @@ class CaptureWriter:
         try:
             file = gzip.GzipFile(self._path, "wb", compresslevel=6)
         except OSError as error:
-            raise _cannot(self._path, error) from error
+            raise _write_error(self._path, error) from error
         self._file = file
         self._opened_at = self._flushed_at = now
         self.files += 1
@@ -93,20 +93,20 @@ class CaptureWriter:
 
 
 def recover(directory: Path) -> list[Path]:
-    """Recover the whole lines of files that a killed writer left; return the completed files."""
-    made = []
+    """Recover the complete lines of the unfinished files of a killed writer; return the recovered files."""
+    recovered = []
     for part in sorted(directory.glob(f"*{SUFFIX}{PART}")):
         content = _readable(part)
-        whole = content[: content.rfind(b"\n") + 1]
+        lines = content[: content.rfind(b"\n") + 1]
         target = part.with_name(part.name.removesuffix(PART))
-        if whole:
+        if lines:
             draft = part.with_suffix(".recovering")
-            draft.write_bytes(gzip.compress(whole, 6))
+            draft.write_bytes(gzip.compress(lines, 6))
             draft.rename(target)
-            made.append(target)
+            recovered.append(target)
         part.unlink()
-        log.warning("capture_recovered", file=str(target), frames=whole.count(b"\n"))
-    return made
+        log.warning("capture_recovered", file=str(target), frames=lines.count(b"\n"))
+    return recovered
 
 
 def _readable(path: Path) -> bytes:
@@ -122,7 +122,5 @@ def _readable(path: Path) -> bytes:
     return bytes(found)
 
 
-def _cannot(path: Path, error: OSError) -> CaptureError:
-    return CaptureError(
-        f"capture: {path} cannot be written ({error}). Name a directory with room that you may write to."
-    )
+def _write_error(path: Path, error: OSError) -> CaptureError:
+    return CaptureError(f"capture: {path} cannot be written ({error}). Use a writable directory with free space.")

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from cryptolake_assets.captures.tracked_symbols import archived_to, resolve_subscriptions
+from cryptolake_assets.captures.tracked_symbols import last_archived_day, resolve_subscriptions
 from cryptolake_assets.cli.app import app
 from cryptolake_assets.cli.output import OutputFormat, print_table, progress_bar, to_stderr
 from cryptolake_assets.model.symbols import SYMBOL_MEANING, in_capitals, is_symbol
@@ -78,10 +78,10 @@ def archive(
     if not wanted:
         raise typer.BadParameter("CRYPTOLAKE_SYMBOLS names no symbol; name those to load", param_hint="--symbol")
     loading = _Loading(settings, console, klines=klines, reload=reload)
-    before = archived_to(settings)
+    before = last_archived_day(settings)
     rows = loading.run([(symbol, day) for symbol in dict.fromkeys(wanted) for day in days])
     _show(rows)
-    after = archived_to(settings)
+    after = last_archived_day(settings)
     if after is not None and after != before:
         # A replay's partitions end at a day; the follower keeps hours of later days pending until the graph reloads.
         reload_graph(settings, after, console)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile, Progress
-from cryptolake_assets.captures.tracked_symbols import note_archived
+from cryptolake_assets.captures.tracked_symbols import store_last_archived_day
 from cryptolake_assets.ingest.archive_days import LoadedDay, NotLoaded, Outcome, Rows, try_day
 from cryptolake_assets.ingest.archive_evidence import prove_by_klines
 from cryptolake_assets.ingest.archive_klines import LoadedKlines, kline_file, try_klines
@@ -86,7 +86,7 @@ def load_history(
     if has_trades or isinstance(of_klines, LoadedKlines):
         prove_by_klines(settings, file)
     if has_trades:
-        note_archived(settings, day)
+        store_last_archived_day(settings, day)
     if not isinstance(of_klines, LoadedKlines) or trades.outcome in (Outcome.LOADED, Outcome.REPLACED):
         return ArchiveDay(trades, of_klines)
     return ArchiveDay(trades, of_klines, _judge(settings, of_klines, run_id))

@@ -1,4 +1,4 @@
-"""The makers of test captures keep what they promise."""
+"""The helpers that build test captures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.captures import HostileFrame, joined_captures, shifted_capture, with_changed_trade
 
 
-def test_shifted(tmp_path: Path) -> None:
+def test_shifted_capture_maps_symbols_days_ids_and_prices(tmp_path: Path) -> None:
     shifted_capture(DEMO_CAPTURE_DIR, tmp_path, {"BTCUSDT": "ADAUSDT"}, 30, 7, "0.001")
     summary, source = summarise(tmp_path), summarise(DEMO_CAPTURE_DIR)
     assert (summary.symbols, summary.frame_count) == (("ADAUSDT",), 10_701)
@@ -30,7 +30,7 @@ def test_shifted(tmp_path: Path) -> None:
         shifted_capture(DEMO_CAPTURE_DIR, tmp_path, {"BTCUSDT": "ADAUSDT"}, 30, 7, "0.00000000001")
 
 
-def test_changed_trade(tmp_path: Path) -> None:
+def test_changed_trade_makes_a_new_high(tmp_path: Path) -> None:
     changed = with_changed_trade(DEMO_CAPTURE_DIR, tmp_path)
     before, after = list(read_frames(DEMO_CAPTURE_DIR)), list(read_frames(tmp_path))
     (pair,) = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
@@ -41,7 +41,7 @@ def test_changed_trade(tmp_path: Path) -> None:
     assert Decimal(changed.price) > Decimal(kline.high)
 
 
-def test_joined_captures_hold_every_frame_in_order_of_receipt(tmp_path: Path) -> None:
+def test_joined_captures_contain_all_frames_in_receive_order(tmp_path: Path) -> None:
     other = shifted_capture(DEMO_CAPTURE_DIR, tmp_path / "other", {"BTCUSDT": "SOLUSDT"}, 0, 7, "0.002")
     joined = list(read_frames(joined_captures(tmp_path / "joined", DEMO_CAPTURE_DIR, other)))
     parts = [*read_frames(DEMO_CAPTURE_DIR), *read_frames(other)]
@@ -53,7 +53,9 @@ def test_joined_captures_hold_every_frame_in_order_of_receipt(tmp_path: Path) ->
     }
 
 
-def test_hostile_frames(hostile_capture: tuple[Path, list[HostileFrame]]) -> None:
+def test_hostile_capture_adds_hostile_frames_and_changes_no_other(
+    hostile_capture: tuple[Path, list[HostileFrame]],
+) -> None:
     directory, hostile = hostile_capture
     assert {frame.kind for frame in hostile if not frame.structural} == {
         "far_future",
@@ -63,6 +65,6 @@ def test_hostile_frames(hostile_capture: tuple[Path, list[HostileFrame]]) -> Non
     }
     assert len(hostile) == len({frame.kind for frame in hostile}) == 12
     inserted = {frame.raw for frame in hostile}
-    kept = [frame for frame in read_frames(directory) if frame.raw not in inserted]
-    assert kept == list(read_frames(DEMO_CAPTURE_DIR))
+    recorded = [frame for frame in read_frames(directory) if frame.raw not in inserted]
+    assert recorded == list(read_frames(DEMO_CAPTURE_DIR))
     assert read_klines(directory, "BTCUSDT", "1m") == read_klines(DEMO_CAPTURE_DIR, "BTCUSDT", "1m")

@@ -1,4 +1,4 @@
-"""Official klines, aggregates and exchangeInfo beside a capture."""
+"""The exchange's published files in a capture directory: klines, aggregates and exchangeInfo."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_shipped_klines_are_verbatim_and_sorted() -> None:
     assert read_klines(DEMO_CAPTURE_DIR, "BTC", "1m") == []
 
 
-def test_several_files_agree_or_are_rejected(tmp_path: Path) -> None:
+def test_conflicting_kline_files_are_rejected(tmp_path: Path) -> None:
     later = ROW.replace("60000,", "120000,", 1)
     (tmp_path / "BTCUSDT-1m-a.csv").write_text(f"{HEADER}\n{later}\n{ROW}\n")
     (tmp_path / "BTCUSDT-1m-b.csv").write_text(f"{HEADER}\n{ROW}\n")
@@ -52,13 +52,13 @@ def test_several_files_agree_or_are_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ["60000,1.10", ROW.replace("1.10", "NaN"), ROW.replace("60000", "6e4"), "x" + ROW])
-def test_rows_that_are_no_klines(tmp_path: Path, row: str) -> None:
+def test_invalid_kline_row_is_rejected(tmp_path: Path, row: str) -> None:
     (tmp_path / "BTCUSDT-1m-a.csv").write_text(f"{HEADER}\n{ROW}\n{row}\n")
     with pytest.raises(CaptureError, match=r"BTCUSDT-1m-a\.csv, line 3: .*expected"):
         read_klines(tmp_path, "BTCUSDT", "1m")
 
 
-def test_aggregates_with_and_without_header(tmp_path: Path) -> None:
+def test_aggregates_are_read_with_and_without_header(tmp_path: Path) -> None:
     (tmp_path / "ETHUSDT-aggTrades-2024-07-18.csv").write_text("7,3424.98,0.007,11,12,1721347022707,true\n")
     (tmp_path / "BTCUSDT-aggTrades-2024-07-18.csv").write_text(
         "agg_trade_id,price,quantity,first_trade_id,last_trade_id,transact_time,is_buyer_maker\n"
@@ -77,7 +77,7 @@ def test_aggregates_with_and_without_header(tmp_path: Path) -> None:
         list(read_agg_trade_files(tmp_path))
 
 
-def test_exchange_info_file(tmp_path: Path) -> None:
+def test_exchange_info_keeps_rows_with_a_symbol_and_rejects_damaged_files(tmp_path: Path) -> None:
     assert read_exchange_info(tmp_path) is None
     path = tmp_path / "exchangeInfo.json"
     path.write_text('{"symbols":[{"symbol":"BTCUSDT"}]}')

@@ -1,4 +1,4 @@
-"""Reading captures: line formats, merging, summaries, first day, and what is said of damaged files."""
+"""The capture reader: line formats, merging, summaries, first and last day, errors of damaged files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _lines(directory: Path, name: str, *lines: str) -> Path:
         ("2023-11-15T12:00:00.123456789Z x", NOON_NS + 123_456_789),
     ],
 )
-def test_receive_times_in_every_unit(tmp_path: Path, text: str, expected_ns: int) -> None:
+def test_receive_times_are_read_in_every_unit(tmp_path: Path, text: str, expected_ns: int) -> None:
     (frame,) = read_frames(_lines(tmp_path, "a.ndjson", text))
     assert (frame.receive_time_ns, frame.raw) == (expected_ns, "x")
 
@@ -49,15 +49,15 @@ def test_frames_are_verbatim(tmp_path: Path) -> None:
     assert [frame.raw for frame in read_frames(directory)] == raws
 
 
-def test_lines_of_urls_and_empty_lines_are_skipped_anywhere(tmp_path: Path) -> None:
+def test_lines_with_urls_and_empty_lines_are_skipped(tmp_path: Path) -> None:
     url = "wss://host/stream?streams=a <-> 1626992740.1"
-    asked = "https://host/fapi/v1/depth?symbol=BTCUSDT -> 1626992740.1"
-    directory = _lines(tmp_path, "a.ndjson", url, "", f"{NOON_NS} x", "  ", url, asked, "\r", f"{NOON_NS} y\r", url)
+    request = "https://host/fapi/v1/depth?symbol=BTCUSDT -> 1626992740.1"
+    directory = _lines(tmp_path, "a.ndjson", url, "", f"{NOON_NS} x", "  ", url, request, "\r", f"{NOON_NS} y\r", url)
     assert [frame.raw for frame in read_frames(directory)] == ["x", "y"]
 
 
 @pytest.mark.parametrize("name", ["a.ndjson", "a.ndjson.gz"])
-def test_byte_order_mark_of_a_file_is_no_part_of_its_first_line(tmp_path: Path, name: str) -> None:
+def test_byte_order_mark_of_a_file_is_removed(tmp_path: Path, name: str) -> None:
     text = b"\xef\xbb\xbf" + f"{NOON_NS} x\r\n{NOON_NS} y\r\n".encode()
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
     assert [frame.raw for frame in read_frames(tmp_path)] == ["x", "y"]
@@ -66,10 +66,10 @@ def test_byte_order_mark_of_a_file_is_no_part_of_its_first_line(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["a.ndjson", "a.ndjson.gz"])
-def test_files_that_were_put_together_have_byte_order_marks_in_their_middle(tmp_path: Path, name: str) -> None:
+def test_byte_order_marks_within_concatenated_files_are_removed(tmp_path: Path, name: str) -> None:
     parts = [b"\xef\xbb\xbfwss://x <-> 1\n", f"\ufeff{NOON_NS} x\n".encode(), f"\ufeff{NOON_NS} y\n".encode()]
-    pack = gzip.compress if name.endswith(".gz") else bytes
-    (tmp_path / name).write_bytes(b"".join(map(pack, parts)))
+    encode = gzip.compress if name.endswith(".gz") else bytes
+    (tmp_path / name).write_bytes(b"".join(map(encode, parts)))
     assert [frame.raw for frame in read_frames(tmp_path)] == ["x", "y"]
 
 
@@ -79,19 +79,21 @@ def test_address_is_recognized_in_capitals_and_after_blanks(tmp_path: Path, line
 
 
 @pytest.mark.parametrize("rest", ['{"e":"tra', "", '{"a":1}x'])
-def test_last_line_that_was_not_finished_is_left_out(tmp_path: Path, rest: str) -> None:
+def test_unfinished_last_line_is_skipped(tmp_path: Path, rest: str) -> None:
     path = tmp_path / "a.ndjson"
     path.write_text(f'{NOON_NS} {{"a":1}}\n{NOON_NS} {rest}')
     assert [frame.raw for frame in read_frames(tmp_path)] == ['{"a":1}']
     path.write_text(f'{NOON_NS} {{"a":1}}\n{NOON_NS // 10**6}')
     assert [frame.raw for frame in read_frames(tmp_path)] == ['{"a":1}']
     path.write_text(f'{NOON_NS} {{"a":1}}\n{NOON_NS} {{"a":2}}')
-    assert [frame.raw for frame in read_frames(tmp_path)] == ['{"a":1}', '{"a":2}'], "a whole frame without a line end"
+    assert [frame.raw for frame in read_frames(tmp_path)] == ['{"a":1}', '{"a":2}'], (
+        "a complete frame without a line end"
+    )
 
 
-def test_time_that_no_calendar_has_is_rejected_by_name(tmp_path: Path) -> None:
+def test_invalid_date_is_rejected_with_its_line(tmp_path: Path) -> None:
     directory = _lines(tmp_path, "a.ndjson", "2023-13-15T12:00:00Z x")
-    with pytest.raises(CaptureError, match=r"a\.ndjson, line 1: 2023-13-15T12:00:00 is no time"):
+    with pytest.raises(CaptureError, match=r"a\.ndjson, line 1: 2023-13-15T12:00:00 is not a valid time"):
         list(read_frames(directory))
 
 
@@ -103,8 +105,8 @@ def test_files_are_merged_by_receive_time_with_mixed_units(tmp_path: Path) -> No
     assert [frame.raw for frame in read_frames(tmp_path)] == ["a0", "b0", "a1", "b2", "a3", "b4"]
 
 
-def test_reading_streams(tmp_path: Path) -> None:
-    """The first frames come before a damaged later line is met."""
+def test_frames_are_streamed(tmp_path: Path) -> None:
+    """The first frames arrive before the reader reaches a damaged line."""
     _lines(tmp_path, "a.ndjson", f"{NOON_NS} x", "damaged")
     _lines(tmp_path, "b.ndjson", f"{NOON_NS + 1} y")
     frames = read_frames(tmp_path)
@@ -114,12 +116,12 @@ def test_reading_streams(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["12345 x", "x", "172134702118695458 x", f"{NOON_NS}", f"{NOON_NS}x y", "-1 x"])
-def test_a_line_without_receive_time_is_rejected_by_name(tmp_path: Path, line: str) -> None:
+def test_line_without_receive_time_is_rejected_with_its_number(tmp_path: Path, line: str) -> None:
     with pytest.raises(CaptureError, match=r"a\.ndjson, line 2: no receive time .* Correct or remove the line"):
         list(read_frames(_lines(tmp_path, "a.ndjson", f"{NOON_NS} x", line)))
 
 
-def test_damaged_files(tmp_path: Path) -> None:
+def test_damaged_files_raise_errors_with_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "a.ndjson.gz"
     data = gzip.compress("".join(f"{NOON_NS + i} frame {i}\n" for i in range(50_000)).encode())
     path.write_bytes(data[: len(data) // 2])
@@ -137,19 +139,19 @@ def test_damaged_files(tmp_path: Path) -> None:
         summarise(tmp_path)
 
 
-def test_directories_without_captures(tmp_path: Path) -> None:
+def test_directories_without_captures_raise_errors(tmp_path: Path) -> None:
     for call in (read_frames, summarise, first_day):
-        with pytest.raises(CaptureError, match=r"holds no \*\.ndjson .*CRYPTOLAKE_REPLAY_DIR"):
+        with pytest.raises(CaptureError, match=r"contains no \*\.ndjson .*CRYPTOLAKE_REPLAY_DIR"):
             call(tmp_path)
         with pytest.raises(CaptureError, match="is not a directory"):
             call(tmp_path / "missing")
     _lines(tmp_path, "a.ndjson", "")
     for call in (summarise, first_day):
-        with pytest.raises(CaptureError, match="hold no frame"):
+        with pytest.raises(CaptureError, match="contain no frames"):
             call(tmp_path)
 
 
-def test_the_shipped_capture() -> None:
+def test_summary_of_the_shipped_capture() -> None:
     summary = summarise(DEMO_CAPTURE_DIR)
     assert summary.frame_count == 24_356
     assert summary.symbols == ("ETHUSDT", "BTCUSDT")
@@ -164,14 +166,14 @@ def test_summary_of_mixed_streams(tmp_path: Path) -> None:
     depth = f'{{"stream":"btcusdt@depth","data":{{"e":"depthUpdate","E":{NOON_MS},"s":"BTCUSDT"}}}}'
     raw_stream = f'{{"e":"aggTrade","E":{NOON_MS + 5},"T":{NOON_MS + 5},"s":"ETHUSDT","a":1}}'
     raw_order = f'{{"e":"forceOrder","E":{NOON_MS},"o":{{"s":"币安人生USDT"}}}}'
-    odd = '{"stream":"btcusdt@trade","data":{"e":"trade","E":1,"T":1,"s":"OTHER"}}'
+    mismatched = '{"stream":"btcusdt@trade","data":{"e":"trade","E":1,"T":1,"s":"OTHER"}}'
     frames = [
         depth,
         agg_trade_frame("ADAUSDT", 1, NOON_MS + 1),
         trade_frame("ADAUSDT", 1, NOON_MS + 2),
         raw_stream,
         raw_order,
-        odd,
+        mismatched,
     ]
     write_capture(tmp_path / "a.ndjson", ((NOON_NS + i, raw) for i, raw in enumerate(frames)))
     summary = summarise(tmp_path)
@@ -184,7 +186,7 @@ def test_summary_of_mixed_streams(tmp_path: Path) -> None:
     assert (summary.first_event_time_ms, summary.last_event_time_ms) == (NOON_MS, NOON_MS + 5)
 
 
-def test_hostile_frames_are_read_and_move_no_clock(hostile_capture: tuple[Path, list[HostileFrame]]) -> None:
+def test_hostile_frames_do_not_affect_the_clock(hostile_capture: tuple[Path, list[HostileFrame]]) -> None:
     directory, hostile = hostile_capture
     clean, summary = summarise(DEMO_CAPTURE_DIR), summarise(directory)
     assert summary.frame_count == clean.frame_count + len(hostile)
@@ -198,7 +200,7 @@ def test_hostile_frames_are_read_and_move_no_clock(hostile_capture: tuple[Path, 
     assert raws >= {frame.raw for frame in hostile}
 
 
-def test_wrong_dates_in_the_head_move_neither_clock_nor_first_day(tmp_path: Path) -> None:
+def test_wrong_dates_in_the_head_affect_neither_clock_nor_first_day(tmp_path: Path) -> None:
     times = [4_070_908_800_000, 1_546_300_800_000, *(NOON_MS + i for i in range(20))]
     write_capture(
         tmp_path / "a.ndjson", ((NOON_NS + i, trade_frame("BTCUSDT", i, time)) for i, time in enumerate(times))
@@ -208,9 +210,9 @@ def test_wrong_dates_in_the_head_move_neither_clock_nor_first_day(tmp_path: Path
     assert (summary.first_event_time_ms, summary.last_event_time_ms) == (NOON_MS, NOON_MS + 19)
 
 
-def test_first_day_is_the_trades_own_day_and_the_earliest_of_the_files(tmp_path: Path) -> None:
+def test_first_day_is_the_earliest_trade_day_of_all_files(tmp_path: Path) -> None:
     midnight_ms = 1_700_092_800_000  # 2023-11-16T00:00:00Z
-    before = (midnight_ms - 1_000) * 10**6  # the receive clock is behind
+    before = (midnight_ms - 1_000) * 10**6  # the receive clock is 1 s slow
     write_capture(tmp_path / "z.ndjson", [(before, trade_frame("BTCUSDT", 1, midnight_ms))])
     assert first_day(tmp_path) == date(2023, 11, 16)
     write_capture(tmp_path / "y.ndjson", [(before - 10**9, trade_frame("BTCUSDT", 2, midnight_ms - 1))])
@@ -223,37 +225,37 @@ def test_first_day_reads_only_the_head(tmp_path: Path) -> None:
     assert first_day(tmp_path) == date(2023, 11, 15)
 
 
-def test_last_day_is_that_of_the_last_event_and_is_kept_until_a_capture_changes(tmp_path: Path) -> None:
+def test_last_day_is_cached_until_a_capture_changes(tmp_path: Path) -> None:
     midnight_ms = 1_700_092_800_000  # 2023-11-16T00:00:00Z
-    after = (midnight_ms + 1_000) * 10**6  # the receive clock is ahead
+    after = (midnight_ms + 1_000) * 10**6  # the receive clock is 1 s fast
     captures = tmp_path / "captures"
     captures.mkdir()
     write_capture(captures / "a.ndjson", [(after, trade_frame("币安人生USDT", 1, midnight_ms - 1))])
-    memory = tmp_path / "run" / "capture.json"
-    assert last_day(captures, memory) == date(2023, 11, 15)
-    assert not memory.exists(), "there is no home yet"
-    memory.parent.mkdir()
-    assert last_day(captures, memory) == date(2023, 11, 15)
-    memory.write_text(memory.read_text().replace("2023-11-15", "2023-11-20"))
-    assert last_day(captures, memory) == date(2023, 11, 20), "the captures were not read again"
+    cache_file = tmp_path / "run" / "capture.json"
+    assert last_day(captures, cache_file) == date(2023, 11, 15)
+    assert not cache_file.exists(), "the directory of the cache file does not exist yet"
+    cache_file.parent.mkdir()
+    assert last_day(captures, cache_file) == date(2023, 11, 15)
+    cache_file.write_text(cache_file.read_text().replace("2023-11-15", "2023-11-20"))
+    assert last_day(captures, cache_file) == date(2023, 11, 20), "the cached day is used"
     write_capture(captures / "b.ndjson", [(after + 10**9, trade_frame("币安人生USDT", 2, midnight_ms))])
-    assert last_day(captures, memory) == date(2023, 11, 16)
-    memory.write_text("{")
-    assert last_day(captures, memory) == date(2023, 11, 16)
+    assert last_day(captures, cache_file) == date(2023, 11, 16)
+    cache_file.write_text("{")
+    assert last_day(captures, cache_file) == date(2023, 11, 16)
 
 
 def test_first_day_without_trades_is_the_receive_day(tmp_path: Path) -> None:
     assert first_day(_lines(tmp_path, "a.ndjson", f"{NOON_NS} not json")) == date(2023, 11, 15)
 
 
-def test_summary_follows_a_changed_file(tmp_path: Path) -> None:
+def test_summary_is_cached_until_a_file_changes(tmp_path: Path) -> None:
     directory = write_capture(tmp_path / "a.ndjson", [(NOON_NS, trade_frame("BTCUSDT", 1, NOON_MS))])
     assert summarise(directory) is summarise(directory)
     write_capture(tmp_path / "b.ndjson", [(NOON_NS, trade_frame("ETHUSDT", 1, NOON_MS))])
     assert summarise(directory).symbols == ("BTCUSDT", "ETHUSDT")
 
 
-def test_import_is_light() -> None:
+def test_import_loads_no_heavy_packages() -> None:
     """The module is imported when Dagster's definitions load."""
     code = (
         "import sys, cryptolake_assets.captures.tracked_symbols; "

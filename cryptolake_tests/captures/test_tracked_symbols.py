@@ -1,4 +1,4 @@
-"""Symbols, stream and first day, from settings held against the source."""
+"""Symbols, stream and first day, resolved from the settings and the source."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def _summary(**trade_streams: tuple[TradeStreamName, ...]) -> CaptureSummary:
     )
 
 
-def test_the_shipped_capture() -> None:
+def test_subscriptions_of_the_shipped_capture() -> None:
     found = resolve_subscriptions(_settings())
     assert found == Subscriptions(("ETHUSDT", "BTCUSDT"), "trade")
     assert found.stream_names == ("ethusdt@trade", "btcusdt@trade")
 
 
 @pytest.mark.parametrize(
-    ("held", "symbols", "stream", "expected"),
+    ("recorded", "symbols", "stream", "expected"),
     [
         ({"A": ("trade", "aggTrade")}, "", "auto", Subscriptions(("A",), "trade")),
         ({"A": ("trade", "aggTrade")}, "", "aggTrade", Subscriptions(("A",), "aggTrade")),
@@ -62,15 +62,15 @@ def test_the_shipped_capture() -> None:
         ({"A": (), "B": ()}, "", "auto", Subscriptions(("A", "B"), "trade")),
     ],
 )
-def test_what_the_capture_holds(
-    held: dict[str, tuple[TradeStreamName, ...]], symbols: str, stream: str, expected: Subscriptions
+def test_subscriptions_follow_the_recorded_streams(
+    recorded: dict[str, tuple[TradeStreamName, ...]], symbols: str, stream: str, expected: Subscriptions
 ) -> None:
     settings = _settings(symbols=symbols, trade_stream=stream)
-    assert resolve_subscriptions(settings, summary=_summary(**held)) == expected
+    assert resolve_subscriptions(settings, summary=_summary(**recorded)) == expected
 
 
 @pytest.mark.parametrize(
-    ("held", "symbols", "stream"),
+    ("recorded", "symbols", "stream"),
     [
         ({"A": ("trade",)}, "", "aggTrade"),
         ({"A": ("trade",), "B": ("aggTrade",)}, "A,B", "auto"),
@@ -78,46 +78,46 @@ def test_what_the_capture_holds(
         ({"A": ()}, "A", "auto"),
     ],
 )
-def test_a_stream_that_the_capture_lacks(
-    held: dict[str, tuple[TradeStreamName, ...]], symbols: str, stream: str
+def test_stream_missing_in_the_capture_raises_an_error(
+    recorded: dict[str, tuple[TradeStreamName, ...]], symbols: str, stream: str
 ) -> None:
-    with pytest.raises(StreamUnavailableError, match=r"It holds A: .*CRYPTOLAKE_TRADE_STREAM"):
-        resolve_subscriptions(_settings(symbols=symbols, trade_stream=stream), summary=_summary(**held))
+    with pytest.raises(StreamUnavailableError, match=r"It contains A: .*CRYPTOLAKE_TRADE_STREAM"):
+        resolve_subscriptions(_settings(symbols=symbols, trade_stream=stream), summary=_summary(**recorded))
 
 
-def test_unknown_symbols_are_named_with_a_bounded_list_of_known_ones() -> None:
-    held: dict[str, tuple[TradeStreamName, ...]] = {f"S{i}": ("trade",) for i in range(500)}
-    with pytest.raises(UnknownSymbolError, match=r"NOPE unknown; .* S0, .* S19 and 480 more\. Correct"):
-        resolve_subscriptions(_settings(symbols="S1,NOPE"), summary=_summary(**held))
+def test_error_of_unknown_symbols_lists_at_most_20_known_ones() -> None:
+    recorded: dict[str, tuple[TradeStreamName, ...]] = {f"S{i}": ("trade",) for i in range(500)}
+    with pytest.raises(UnknownSymbolError, match=r"unknown symbol NOPE; .* S0, .* S19 and 480 more\. Correct"):
+        resolve_subscriptions(_settings(symbols="S1,NOPE"), summary=_summary(**recorded))
 
 
 def _listing(*symbols: str, volumes: dict[str, Decimal] | None = None) -> Listing:
     return Listing([SymbolInfo(symbol, "TRADING", quote_asset="USDT") for symbol in symbols], volumes or {})
 
 
-def test_live() -> None:
+def test_live_symbols_follow_settings_and_listing() -> None:
     live = {"source": "binance"}
     assert resolve_subscriptions(_settings(**live)) == Subscriptions(("BTCUSDT", "ETHUSDT"), "aggTrade")
     explicit = _settings(**live, symbols="ADAUSDT", trade_stream="trade")
     assert resolve_subscriptions(explicit, listing=_listing("ADAUSDT")) == Subscriptions(("ADAUSDT",), "trade")
-    with pytest.raises(UnknownSymbolError, match="ADAUSDT unknown; the exchange lists BTCUSDT"):
+    with pytest.raises(UnknownSymbolError, match="unknown symbol ADAUSDT; the exchange lists BTCUSDT"):
         resolve_subscriptions(explicit, listing=_listing("BTCUSDT"))
-    chosen = _settings(**live, symbols="SOLUSDT,B*,top:1")
-    assert resolve_subscriptions(chosen).symbols == ("SOLUSDT",)  # what needs a listing is not known without one
+    selected = _settings(**live, symbols="SOLUSDT,B*,top:1")
+    assert resolve_subscriptions(selected).symbols == ("SOLUSDT",)  # patterns and TOP need a listing
     listing = _listing("BTCUSDT", "BNBUSDT", "ETHUSDT", "SOLUSDT", volumes={"ETHUSDT": Decimal(1)})
-    assert resolve_subscriptions(chosen, listing=listing).symbols == ("SOLUSDT", "BNBUSDT", "BTCUSDT", "ETHUSDT")
-    with pytest.raises(UnknownSymbolError, match=r"none of those that the exchange lists is meant by \*USDC"):
+    assert resolve_subscriptions(selected, listing=listing).symbols == ("SOLUSDT", "BNBUSDT", "BTCUSDT", "ETHUSDT")
+    with pytest.raises(UnknownSymbolError, match=r"\*USDC matches no symbol listed by the exchange"):
         resolve_subscriptions(_settings(**live, symbols="*usdc"), listing=listing)
 
 
-def test_patterns_on_a_capture() -> None:
+def test_patterns_select_recorded_symbols() -> None:
     summary = _summary(BTCUSDT=("trade",), BTCUSDC=("trade",), ETHUSDT=("trade",))
     assert resolve_subscriptions(_settings(symbols="BTC*"), summary=summary).symbols == ("BTCUSDC", "BTCUSDT")
-    with pytest.raises(UnknownSymbolError, match=r"is meant by X\*"):
+    with pytest.raises(UnknownSymbolError, match=r"X\* matches no symbol in the capture"):
         resolve_subscriptions(_settings(symbols="X*"), summary=summary)
 
 
-def test_the_symbols_file_stands_for_the_setting(tmp_path: Path) -> None:
+def test_symbols_file_replaces_the_setting(tmp_path: Path) -> None:
     path = tmp_path / "symbols.txt"
     path.write_text("ethusdt,\n  btcusdt\n")
     settings = _settings(symbols="ADAUSDT", symbols_file=path)

@@ -1,4 +1,4 @@
-"""Capture files as they are written: verbatim, rotated, whole after a kill."""
+"""The capture writer: verbatim frames, rotation, recovery after a kill."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def numbers(directory: Path) -> list[int]:
     return [item.receive_time_ns // 1000 - FIRST_US for item in read_frames(directory)]
 
 
-def test_what_was_written_is_read_back_verbatim(tmp_path: Path) -> None:
+def test_written_frames_are_read_back_verbatim(tmp_path: Path) -> None:
     writer = CaptureWriter(tmp_path / "new" / "place", "trade", 60)
     for number in range(100):
         writer.write(FIRST_US + number, frame(number))
@@ -45,7 +45,7 @@ def test_what_was_written_is_read_back_verbatim(tmp_path: Path) -> None:
     assert writer.size_bytes == sum(path.stat().st_size for path in capture_files(tmp_path / "new" / "place"))
 
 
-def test_a_file_is_complete_before_it_has_its_name(tmp_path: Path) -> None:
+def test_file_gets_its_name_when_complete(tmp_path: Path) -> None:
     wall = Wall()
     writer = CaptureWriter(tmp_path, "trade", 60, wall)
     for number in range(4):
@@ -59,7 +59,7 @@ def test_a_file_is_complete_before_it_has_its_name(tmp_path: Path) -> None:
     assert list(tmp_path.glob(f"*{PART}")) == []
 
 
-def test_frames_that_would_break_the_format_do_not(tmp_path: Path) -> None:
+def test_line_breaks_become_spaces_and_frames_without_utf_8_are_skipped(tmp_path: Path) -> None:
     writer = CaptureWriter(tmp_path, "trade", 60)
     writer.write(FIRST_US, b'{\n "a": 1,\r\n "b": 2\n}')
     writer.write(FIRST_US + 1, b"\xff\xfe")
@@ -69,7 +69,7 @@ def test_frames_that_would_break_the_format_do_not(tmp_path: Path) -> None:
     assert writer.skipped == 1
 
 
-def test_a_killed_writer_loses_nothing_that_was_flushed_and_the_next_one_takes_it_over(tmp_path: Path) -> None:
+def test_next_writer_recovers_the_flushed_frames_of_a_killed_one(tmp_path: Path) -> None:
     code = f"""
 import sys, time
 from pathlib import Path
@@ -86,7 +86,7 @@ time.sleep(60)
     assert process.stdout.readline() == b"written\n"
     os.kill(process.pid, signal.SIGKILL)
     process.wait(10)
-    with pytest.raises(CaptureError, match="holds no"):
+    with pytest.raises(CaptureError, match="contains no"):
         capture_files(tmp_path)
     writer = CaptureWriter(tmp_path, "trade", 60)
     assert len(capture_files(tmp_path)) == 1
@@ -96,24 +96,24 @@ time.sleep(60)
     assert numbers(tmp_path) == list(range(5001))
 
 
-@pytest.mark.parametrize("kept", [0, 5, 20, 400, 3_000])
-def test_of_a_file_that_ends_anywhere_every_whole_line_is_kept(tmp_path: Path, kept: int) -> None:
+@pytest.mark.parametrize("bytes_left", [0, 5, 20, 400, 3_000])
+def test_every_complete_line_of_a_truncated_file_is_recovered(tmp_path: Path, bytes_left: int) -> None:
     writer = CaptureWriter(tmp_path, "trade", 60)
     for number in range(2_000):
         writer.write(FIRST_US + number, frame(number * number))
     writer.close()
     (path,) = capture_files(tmp_path)
     part = path.with_name(path.name + PART)
-    part.write_bytes(path.read_bytes()[:kept])
+    part.write_bytes(path.read_bytes()[:bytes_left])
     path.unlink()
-    made = recover(tmp_path)
+    recovered = recover(tmp_path)
     assert not part.exists()
-    found = numbers(tmp_path) if made else []
+    found = numbers(tmp_path) if recovered else []
     assert found == list(range(len(found)))
-    assert bool(made) == (kept >= 400)
+    assert bool(recovered) == (bytes_left >= 400)
 
 
-def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_directory_that_cannot_be_created_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CaptureError, match="cannot be written"):
         CaptureWriter(tmp_path / "file" / "directory", "trade", 60)

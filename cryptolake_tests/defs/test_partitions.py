@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
-from cryptolake_assets.captures.tracked_symbols import archived_to, default_end_date, note_archived
+from cryptolake_assets.captures.tracked_symbols import default_end_date, last_archived_day, store_last_archived_day
 from cryptolake_assets.defs import jobs, silver, stream_minutes
 from cryptolake_assets.defs.automation import VERSION_TAG, follows_upstream
 from cryptolake_assets.defs.follower import tick
@@ -61,9 +61,9 @@ def test_live_partitions_include_the_open_hour(loaded: Loaded) -> None:
 
 def test_later_archive_day_extends_replay_partitions(loaded: Loaded) -> None:
     settings = loaded(end_date=None).settings
-    note_archived(settings, date(2024, 9, 1))
-    note_archived(settings, date(2024, 8, 1))
-    assert archived_to(settings) == default_end_date(settings) == date(2024, 9, 1)
+    store_last_archived_day(settings, date(2024, 9, 1))
+    store_last_archived_day(settings, date(2024, 8, 1))
+    assert last_archived_day(settings) == default_end_date(settings) == date(2024, 9, 1)
     assert loaded(end_date=None).partitions.daily.get_last_partition_key() == "2024-09-01"
     assert loaded(end_date="2024-10-01").partitions.daily.get_last_partition_key() == "2024-10-01"
 

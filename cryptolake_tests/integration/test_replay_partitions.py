@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from cryptolake_assets.captures.tracked_symbols import note_archived
+from cryptolake_assets.captures.tracked_symbols import store_last_archived_day
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.graphql import ask
 from cryptolake_assets.platform.parts import CODE_SERVERS, DAGSTER_WEBSERVER
@@ -41,7 +41,7 @@ def test_partitions_end_with_the_capture_that_is_replayed(tmp_path: Path) -> Non
         lifecycle.up(replayed, PARTS)
         wait_for(lambda: days(replayed) == ["2025-02-10"], timeout_s=60)
 
-        note_archived(replayed, date(2025, 2, 12))
+        store_last_archived_day(replayed, date(2025, 2, 12))
         assert lifecycle.reload_graph(replayed, date(2025, 2, 12)) == [part.name for part in CODE_SERVERS]
         wait_for(lambda: days(replayed) == ["2025-02-10", "2025-02-11", "2025-02-12"], timeout_s=60)
         assert lifecycle.reload_graph(replayed, date(2025, 2, 10)) == []

@@ -85,7 +85,7 @@ def test_a_capture_says_its_market_and_is_followed_as_no_other(tmp_path: Path) -
     with pytest.raises(CaptureError, match="recorded from Binance COIN-M"):
         write_market(tmp_path, Market.USD_M)
     (tmp_path / MARKET_FILE).write_text("options")
-    with pytest.raises(CaptureError, match="names no market"):
+    with pytest.raises(CaptureError, match="does not name a market"):
         check_market(tmp_path, Market.SPOT)
 
 

@@ -299,8 +299,8 @@ def run_module(**environment: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("CRYPTOLAKE_SYMBOLS", "NOPEUSDT", "NOPEUSDT unknown"),
-        ("CRYPTOLAKE_TRADE_STREAM", "aggTrade", "does not hold aggTrade frames"),
+        ("CRYPTOLAKE_SYMBOLS", "NOPEUSDT", "unknown symbol NOPEUSDT"),
+        ("CRYPTOLAKE_TRADE_STREAM", "aggTrade", "does not contain aggTrade frames"),
         ("CRYPTOLAKE_COVERAGE_INTERVAL_S", "-1", "CRYPTOLAKE_COVERAGE_INTERVAL_S"),
     ],
 )

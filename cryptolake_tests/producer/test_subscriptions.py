@@ -54,7 +54,7 @@ async def test_what_is_followed(capture: Path, symbols: str, expected: tuple[str
 
 async def test_selection_that_matches_nothing_is_rejected(capture: Path) -> None:
     async with ReplayExchange(capture, 0).running() as exchange, AsyncExchangeRest(exchange.url) as rest:
-        with pytest.raises(UnknownSymbolError, match="is meant by TOP:3:USDC"):
+        with pytest.raises(UnknownSymbolError, match="TOP:3:USDC matches no symbol"):
             await find_subscriptions(_settings(capture, "top:3:usdc"), rest)
 
 
