@@ -33,28 +33,31 @@ class ArchiveRoutes:
         return [web.get(f"{below}/{{name}}", self._get), web.get(f"{below}/{{interval}}/{{name}}", self._get)]
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
-        of_checksum = request.match_info["name"].endswith(_CHECKSUM)
+        is_checksum = request.match_info["name"].endswith(_CHECKSUM)
         path = self._find(request)
-        if of_checksum and not path.is_file():
+        if is_checksum and not path.is_file():
             path = path.with_name(path.name.removesuffix(_CHECKSUM))
             if path.is_file():
                 return web.Response(text=f"{await asyncio.to_thread(sha256_of, path)}  {path.name}\n")
         if not path.is_file():
-            raise web.HTTPNotFound(text=f"there is no {request.path} in the capture's directory")
-        return web.FileResponse(path, headers={"Content-Type": "text/plain" if of_checksum else "application/zip"})
+            raise web.HTTPNotFound(text=f"replay: {request.path} is not in the capture directory.")
+        return web.FileResponse(path, headers={"Content-Type": "text/plain" if is_checksum else "application/zip"})
 
     def _find(self, request: web.Request) -> Path:
-        """Return the file's path, which may not exist. Raises `HTTPNotFound` for a path that the archive never has."""
-        given = request.match_info
-        name = given["name"].removesuffix(_CHECKSUM)
+        """Return the file's path, which may not exist.
+
+        Raises `HTTPNotFound` for a path outside the archive's layout.
+        """
+        matched = request.match_info
+        name = matched["name"].removesuffix(_CHECKSUM)
         parts = _NAME.fullmatch(name)
-        kind = given.get("interval", given["kind"])
+        kind = matched.get("interval", matched["kind"])
         if (
             parts is None
             or not is_symbol(parts["symbol"])
-            or (parts["symbol"], parts["kind"]) != (given["symbol"], kind)
-            or f"/{given['market']}" != venue_of(given["symbol"], self._family).archive_path
+            or (parts["symbol"], parts["kind"]) != (matched["symbol"], kind)
+            or f"/{matched['market']}" != venue_of(matched["symbol"], self._family).archive_path
         ):
-            raise web.HTTPNotFound(text=f"{request.path} is no path of the archive")
-        whole = self._directory / request.path.lstrip("/")
-        return whole if whole.is_file() else self._directory / given["name"]
+            raise web.HTTPNotFound(text=f"replay: {request.path} is not a path of the archive.")
+        full_path = self._directory / request.path.lstrip("/")
+        return full_path if full_path.is_file() else self._directory / matched["name"]

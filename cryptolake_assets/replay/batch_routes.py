@@ -66,32 +66,32 @@ class BatchRoutes:
         ]
 
     async def _get_index(self, request: web.Request) -> web.Response:
-        if (fault := await self.meet("fear_greed", request)) is not None:
+        if (fault := await self.apply_fault("fear_greed", request)) is not None:
             return fault
-        limit = _whole(request, "limit", 1)
+        limit = _integer(request, "limit", 1)
         seconds = self._clock_ms() // 1000
         days = [day for day in self._index.data if _second_of(day) <= seconds]
         days = days[:limit] if limit else days
-        answer = {"name": self._index.name, "data": days, "metadata": {"error": None}}
-        return _json(msgspec.json.encode(answer))
+        document = {"name": self._index.name, "data": days, "metadata": {"error": None}}
+        return _json(msgspec.json.encode(document))
 
     async def _get_markets(self, request: web.Request) -> web.Response:
-        if (fault := await self.meet("coingecko", request)) is not None:
+        if (fault := await self.apply_fault("coingecko", request)) is not None:
             return fault
         if request.query.get("vs_currency") != "usd":
             return _error(422, "Missing parameter vs_currency")
-        page = self._pages.get(_whole(request, "page", 1))
+        page = self._pages.get(_integer(request, "page", 1))
         return _json(page.body if page is not None and page.from_ms <= self._clock_ms() else b"[]")
 
     async def _get_global(self, request: web.Request) -> web.Response:
-        if (fault := await self.meet("coingecko", request)) is not None:
+        if (fault := await self.apply_fault("coingecko", request)) is not None:
             return fault
         if self._global is None or self._global.from_ms > self._clock_ms():
-            return _error(404, "nothing was recorded for this time")
+            return _error(404, "No response was recorded for this time.")
         return _json(self._global.body)
 
-    async def meet(self, source: str, request: web.Request) -> web.Response | None:
-        """Log the request and return the response of a due fault, else None; a slow fault only waits."""
+    async def apply_fault(self, source: str, request: web.Request) -> web.Response | None:
+        """Record the request; return the response of an active fault, else None. A slow fault only waits."""
         key = request.headers.get("x-cg-demo-api-key")
         self.requests.append(request.path_qs + (f" key={key}" if key else ""))
         fault = self._faults.source_fault(source)
@@ -101,14 +101,14 @@ class BatchRoutes:
         if fault.kind is SourceFaultKind.SLOW:
             await asyncio.sleep(fault.seconds)
             return None
-        return _faulty(fault)
+        return _fault_response(fault)
 
 
-def _faulty(fault: SourceFault) -> web.Response:
+def _fault_response(fault: SourceFault) -> web.Response:
     if fault.kind is SourceFaultKind.RATE_LIMIT:
-        answer = _error(429, "You've exceeded the Rate Limit.")
-        answer.headers["Retry-After"] = str(fault.seconds)
-        return answer
+        response = _error(429, "You've exceeded the Rate Limit.")
+        response.headers["Retry-After"] = str(fault.seconds)
+        return response
     if fault.kind is SourceFaultKind.HTML:
         return web.Response(text=_HTML, content_type="text/html")
     if fault.kind is SourceFaultKind.SERVER_ERROR:
@@ -125,7 +125,7 @@ def _error(status: int, text: str) -> web.Response:
     return web.json_response(body, status=status)
 
 
-def _whole(request: web.Request, name: str, default: int) -> int:
+def _integer(request: web.Request, name: str, default: int) -> int:
     text = request.query.get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
 
@@ -163,14 +163,14 @@ def _read_global(path: Path) -> _Recorded | None:
         return None
     data = _decode(path, dict[str, Any]).get("data")
     if not isinstance(data, dict) or not isinstance(data.get("updated_at"), int):
-        raise _not_recorded(path, "it has no data.updated_at")
+        raise _recording_error(path, "data.updated_at is missing")
     return _Recorded(path.read_bytes(), data["updated_at"] * 1000)
 
 
 def _page_number(path: Path) -> int:
     text = path.stem.rpartition("_")[2]
     if not (text.isascii() and text.isdigit()):
-        raise _not_recorded(path, "its name does not end in the number of a page")
+        raise _recording_error(path, "the file name does not end in a page number")
     return int(text)
 
 
@@ -178,8 +178,10 @@ def _decode(path: Path, kind: Any) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError) as error:
-        raise _not_recorded(path, str(error)) from error
+        raise _recording_error(path, str(error)) from error
 
 
-def _not_recorded(path: Path, cause: str) -> CaptureError:
-    return CaptureError(f"capture: {path} is no recorded answer of its source ({cause}). Replace or remove the file.")
+def _recording_error(path: Path, cause: str) -> CaptureError:
+    return CaptureError(
+        f"capture: {path} is not a recorded response of its source ({cause}). Replace or remove the file."
+    )

@@ -20,7 +20,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ControlRoutes:
-    """Route handlers. `status` returns the exchange's state; `flush` is called after a change of the faults."""
+    """Route handlers. `status` returns the exchange's state; `flush` is called after each change of the faults."""
 
     def __init__(
         self, directory: Path, faults: FaultBoard, status: Callable[[], dict[str, Any]], flush: Callable[[], None]
@@ -46,7 +46,9 @@ class ControlRoutes:
         origin = request.headers.get("Origin")
         is_change = request.path.startswith("/replay/") and request.method not in ("GET", "HEAD")
         if is_change and origin is not None and origin.partition("://")[2] != request.host:
-            raise web.HTTPForbidden(text=f"a page of {origin[:200]} may not change the replay")
+            raise web.HTTPForbidden(
+                text=f"replay: a page of {origin[:200]} must not change the replay. Use the replay exchange's origin."
+            )
         return await handler(request)
 
     def switch_on(self, *faults: ReplayFault) -> None:
@@ -81,7 +83,9 @@ class ControlRoutes:
     async def _post_faults(self, request: web.Request) -> web.Response:
         # A cross-site page may post a form or plain text without a CORS preflight; JSON needs one.
         if request.content_type != "application/json":
-            raise web.HTTPUnsupportedMediaType(text="say Content-Type: application/json")
+            raise web.HTTPUnsupportedMediaType(
+                text="replay: faults must be sent as JSON. Set Content-Type: application/json."
+            )
         try:
             self.switch_on(*parse_faults(await request.read()))
         except SettingsError as error:

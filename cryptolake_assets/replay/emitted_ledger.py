@@ -1,4 +1,4 @@
-"""The emitted ledger: trades the exchange has sent so far, independent of what clients received."""
+"""The emitted ledger: trades the exchange has sent so far, whether or not clients received them."""
 
 from __future__ import annotations
 

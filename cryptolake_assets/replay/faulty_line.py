@@ -31,7 +31,7 @@ class NumberedFrame(Protocol):
 
     @property
     def stream(self) -> str | None:
-        """Its stream; None: sent to all clients."""
+        """Its stream; None if it is sent to all clients."""
 
     @property
     def number(self) -> int:
@@ -43,7 +43,7 @@ class NumberedFrame(Protocol):
 
     @property
     def trade_id(self) -> int | None:
-        """Id of the trade or aggregate; None if it has none."""
+        """Its id as a trade or aggregate; None if it has none."""
 
 
 class ReplayedFrame(NamedTuple):
@@ -66,14 +66,16 @@ class Stage(Protocol):
         """Return the delayed frames."""
 
 
-class _Passing:
-    """A stage that delays no frame."""
+class _ImmediateStage:
+    """A stage that does not delay frames."""
 
     def flush(self) -> Sequence[ReplayedFrame]:
         return ()
 
 
-class SilentStage(_Passing):
+class SilentStage(_ImmediateStage):
+    """Drop all frames of a stream from a frame on, for a time."""
+
     def __init__(self, fault: Silent, switch: Switch) -> None:
         self._fault, self._switch = fault, switch
         self._seen: dict[str | None, int] = {}
@@ -100,30 +102,34 @@ class SilentStage(_Passing):
         return ()
 
 
-class DropStage(_Passing):
+class DropStage(_ImmediateStage):
+    """Drop frames by id, or a share of them."""
+
     def __init__(self, fault: Drop, switch: Switch) -> None:
         self._fault, self._switch = fault, switch
-        self._left: dict[str | None, int] = {}  # remaining frames of the current run, by stream
+        self._remaining: dict[str | None, int] = {}  # remaining frames of the current run, by stream
 
     def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
         fault, frame = self._fault, delivery.frame
         if not fault.concerns(frame.stream):
             return (delivery,)
-        left = self._left.get(frame.stream, 0)
-        if not left and chance(fault.seed, "drop", frame.number) < fault.share:
-            left = 1 + int(chance(fault.seed, "run", frame.number) * fault.run)
-        self._left[frame.stream] = max(0, left - 1)
-        if (left or self._named(frame)) and self._switch.happens():
+        remaining = self._remaining.get(frame.stream, 0)
+        if not remaining and chance(fault.seed, "drop", frame.number) < fault.share:
+            remaining = 1 + int(chance(fault.seed, "run", frame.number) * fault.run)
+        self._remaining[frame.stream] = max(0, remaining - 1)
+        if (remaining or self._is_selected(frame)) and self._switch.happens():
             return ()
         return (delivery,)
 
-    def _named(self, frame: NumberedFrame) -> bool:
+    def _is_selected(self, frame: NumberedFrame) -> bool:
         if not self._fault.ids or (trade_id := frame.trade_id) is None:
             return False
         return any(first <= trade_id <= last for first, last in self._fault.ids)
 
 
-class CorruptStage(_Passing):
+class CorruptStage(_ImmediateStage):
+    """Corrupt a share of the frames."""
+
     def __init__(self, fault: Corrupt, switch: Switch) -> None:
         self._fault, self._switch = fault, switch
 
@@ -131,11 +137,11 @@ class CorruptStage(_Passing):
         fault, frame = self._fault, delivery.frame
         hit = fault.concerns(frame.stream) and chance(fault.seed, "corrupt", frame.number) < fault.share
         if hit and self._switch.happens():
-            return (ReplayedFrame(frame, garbled(delivery.text, chance(fault.seed, "place", frame.number))),)
+            return (ReplayedFrame(frame, corrupted(delivery.text, chance(fault.seed, "place", frame.number))),)
         return (delivery,)
 
 
-class _LaterStage:
+class _DelayStage:
     """A stage that delays frames (reorder) or copies of them (duplicate) by a number of frames."""
 
     def __init__(self, fault: Duplicate | Reorder, switch: Switch) -> None:
@@ -202,7 +208,7 @@ class FaultyLine:
 
     @property
     def idle(self) -> bool:
-        """Return whether frames pass unchanged."""
+        """Return whether no fault applies, so that frames pass unchanged."""
         return self._version == self._board.version and not self._stages and not self._interrupters
 
     def take(self, frame: NumberedFrame, text: str) -> Iterator[Step]:
@@ -210,12 +216,12 @@ class FaultyLine:
         if self._version != self._board.version:
             yield from self.flush()
             self._build()
-        yield from self._through((ReplayedFrame(frame, text),), self._stages)
+        yield from self._run_stages((ReplayedFrame(frame, text),), self._stages)
 
     def flush(self) -> Iterator[Step]:
         """Yield the steps for delayed frames; called before a response and at the end of the replay."""
         for number, stage in enumerate(self._stages):
-            yield from self._through(stage.flush(), self._stages[number + 1 :])
+            yield from self._run_stages(stage.flush(), self._stages[number + 1 :])
 
     def _build(self) -> None:
         board = self._board
@@ -231,11 +237,11 @@ class FaultyLine:
                 case Corrupt() as fault:
                     self._stages.append(CorruptStage(fault, switch))
                 case Duplicate() | Reorder() as fault:
-                    self._stages.append(_LaterStage(fault, switch))
+                    self._stages.append(_DelayStage(fault, switch))
                 case Cut() | Stall() | Shutdown() as fault:
                     self._interrupters.append((fault, _Interrupter(fault, switch)))
 
-    def _through(self, deliveries: Sequence[ReplayedFrame], stages: Sequence[Stage]) -> Iterator[Step]:
+    def _run_stages(self, deliveries: Sequence[ReplayedFrame], stages: Sequence[Stage]) -> Iterator[Step]:
         for stage in stages:
             deliveries = [out for delivery in deliveries for out in stage.take(delivery)]
         for delivery in deliveries:
@@ -245,6 +251,6 @@ class FaultyLine:
                     yield fault
 
 
-def garbled(text: str, place: float) -> str:
-    """Return the text truncated at the fraction `place` (in [0, 1)), plus a character that makes it invalid JSON."""
+def corrupted(text: str, place: float) -> str:
+    """Truncate the text at the fraction `place` (in [0, 1)); append a character that makes it invalid JSON."""
     return f"{text[: 1 + int(place * (len(text) - 1))]}\x1a"

@@ -29,7 +29,7 @@ Row = Mapping[str, Any]  # one row of a response, as recorded
 Rows = Mapping[str, list[tuple[int, Row]]]  # by symbol: (time in ms, row), ascending by time
 
 _FUNDING_PAGE, _STATISTICS_PAGE = 1_000, 500
-_STATISTICS_REACH_MS = 30 * 86_400_000
+_STATISTICS_MAX_AGE_MS = 30 * 86_400_000
 
 
 class FundingRoutes:
@@ -54,7 +54,7 @@ class FundingRoutes:
         ]
 
     async def _get_funding(self, request: web.Request) -> web.Response:
-        if (fault := await self._batch.meet("futures_funding", request)) is not None:
+        if (fault := await self._batch.apply_fault("futures_funding", request)) is not None:
             return fault
         limit = integer(request, "limit", 100)
         check_limit(limit, _FUNDING_PAGE)
@@ -66,7 +66,7 @@ class FundingRoutes:
         return _json(found[:limit] if start_ms is not None else found[-limit:])
 
     async def _get_statistics(self, request: web.Request) -> web.Response:
-        if (fault := await self._batch.meet("futures_open_interest", request)) is not None:
+        if (fault := await self._batch.apply_fault("futures_open_interest", request)) is not None:
             return fault
         symbol = in_capitals(mandatory(request, "symbol"))
         if mandatory(request, "period") != "5m":  # no other period is recorded
@@ -75,7 +75,7 @@ class FundingRoutes:
         check_limit(limit, _STATISTICS_PAGE)
         start_ms, end_ms = window(request)
         clock_ms = self._clock_ms()
-        if start_ms is not None and start_ms < clock_ms - _STATISTICS_REACH_MS:
+        if start_ms is not None and start_ms < clock_ms - _STATISTICS_MAX_AGE_MS:
             raise RestError(-1130, "parameter 'startTime' is invalid.")
         until_ms = min(end_ms, clock_ms)
         recorded = self._statistics.get(symbol, [])
@@ -84,7 +84,7 @@ class FundingRoutes:
 
     async def _get_open_interest(self, request: web.Request) -> web.Response:
         self._add_weight(1)
-        if (fault := await self._batch.meet("futures_open_interest", request)) is not None:
+        if (fault := await self._batch.apply_fault("futures_open_interest", request)) is not None:
             return fault
         symbol = in_capitals(mandatory(request, "symbol"))
         clock_ms = self._clock_ms()
@@ -96,10 +96,10 @@ class FundingRoutes:
             ),
             *self._present.get(symbol, []),
         ]
-        due = [(time_ms, row) for time_ms, row in known if time_ms <= clock_ms]
-        if not due:
+        published = [(time_ms, row) for time_ms, row in known if time_ms <= clock_ms]
+        if not published:
             raise RestError(-1121, "Invalid symbol.")
-        return _json(max(due, key=lambda item: item[0])[1])
+        return _json(max(published, key=lambda item: item[0])[1])
 
 
 def _json(document: Any) -> web.Response:
@@ -107,18 +107,18 @@ def _json(document: Any) -> web.Response:
 
 
 def _read(directory: Path, pattern: str, time_name: str) -> Rows:
-    """Read the rows of recorded responses; a row without symbol or time is kept with the previous row's."""
+    """Read the rows of recorded responses; a row without symbol or time gets the previous row's."""
     found: dict[str, dict[tuple[int, bytes], Row]] = {}
     for path in sorted(directory.glob(pattern)):
         try:
             recorded = msgspec.json.decode(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise _not_recorded(path, error) from error
+            raise _recording_error(path, error) from error
         rows = recorded if isinstance(recorded, list) else [recorded]
         places = [_place(row, time_name) for row in rows]
         symbol, time_ms = next(filter(None, places), ("", 0))
         if rows and not symbol:
-            raise _not_recorded(path, ValueError(f"no row has a symbol and a {time_name}"))
+            raise _recording_error(path, ValueError(f"no row has a symbol and a {time_name}"))
         for row, place in zip(rows, places, strict=True):
             symbol, time_ms = place or (symbol, time_ms)
             found.setdefault(symbol, {})[time_ms, msgspec.json.encode(row)] = row
@@ -132,7 +132,7 @@ def _place(row: Any, time_name: str) -> tuple[str, int] | None:
         return None
 
 
-def _not_recorded(path: Path, error: Exception) -> CaptureError:
+def _recording_error(path: Path, error: Exception) -> CaptureError:
     return CaptureError(
-        f"capture: {path} is no recorded answer of the exchange ({error!r}). Replace or remove the file."
+        f"capture: {path} is not a recorded response of the exchange ({error!r}). Replace or remove the file."
     )

@@ -80,7 +80,7 @@ class AggregateStore(RecordedStore):
         ]
 
     def _recorded(self) -> Iterator[Parameters]:
-        # The exchange's files come first, so that they win over a recorded frame with the same id.
+        # The exchange's files come first, so that they take precedence over recorded frames with the same id.
         for symbol, row in chain(read_agg_trade_files(self._directory), _recorded_agg_trades(self._directory)):
             yield (symbol, *astuple(row))
 

@@ -18,7 +18,7 @@ class RecordedStore:
     """
 
     _SCHEMA: str
-    _INSERT: str  # must ignore rows with an existing key: the first one wins
+    _INSERT: str  # must ignore rows with an existing key, so that the first one is stored
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -32,7 +32,7 @@ class RecordedStore:
                 self._database = None
 
     def _recorded(self) -> Iterable[Parameters]:
-        """Yield the rows to store; the first one per key is kept."""
+        """Yield the rows to store; only the first one per key is stored."""
         raise NotImplementedError
 
     def _select(self, query: str, parameters: Parameters) -> list[Any]:

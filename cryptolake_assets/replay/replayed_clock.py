@@ -1,4 +1,4 @@
-"""The replayed exchange time: waits for the start, runs at a multiple of wall time, stops at the capture's end."""
+"""The replayed exchange time: starts on request, runs at a multiple of wall time, stops at the capture's end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class ReplayClock:
     """Exchange time in epoch nanoseconds.
 
     It stays at `first_ns` until `start()`. With a speed above 0 it then follows wall time, but never passes the next
-    unsent frame (`hold_before`), so that no client reads a time whose trades are still to come. With speed 0,
+    unsent frame (`set_next_due`), so that no client reads a time whose trades are unsent. With speed 0,
     `advance_to` sets it.
     """
 
@@ -43,7 +43,7 @@ class ReplayClock:
         """Return the wall seconds until `exchange_ns` is due; 0 if it is past. Needs a speed above 0."""
         return max(0.0, (exchange_ns - self.target_ns()) / (self.speed * 1e9))
 
-    def hold_before(self, next_due_ns: int | None) -> None:
+    def set_next_due(self, next_due_ns: int | None) -> None:
         """Set the due time of the next unsent frame; None if there is none."""
         self._next_due_ns = next_due_ns
 

@@ -53,7 +53,7 @@ class RestRoutes:
         }
         self._symbols = {*summary.symbols, *(symbol for symbol, _ in self._klines), *aggregate_symbols}
         self._exchange_info = _exchange_info(summary, venue)
-        self._tickers = [one for one in read_tickers(summary.directory) if one["symbol"] in self._symbols]
+        self._tickers = [row for row in read_tickers(summary.directory) if row["symbol"] in self._symbols]
         self._weight = _WeightMeter()
 
     def routes(self) -> list[web.RouteDef]:
@@ -143,16 +143,16 @@ class RestRoutes:
         if "fromId" in request.query:
             if start_ms is not None or "endTime" in request.query:
                 raise RestError(-1128, "Combination of optional parameters invalid.")
-            answer = asyncio.to_thread(store.from_id, symbol, integer(request, "fromId", 0), clock_ms, limit)
+            rows = asyncio.to_thread(store.from_id, symbol, integer(request, "fromId", 0), clock_ms, limit)
         elif start_ms is not None:
             if (window_ms := self._venue.agg_trades_window_ms) is not None:
                 if "endTime" in request.query and end_ms - start_ms > window_ms:
                     raise RestError(-1127, "More than 1 hours between startTime and endTime.")
                 until_ms = min(until_ms, start_ms + window_ms)
-            answer = asyncio.to_thread(store.between, symbol, start_ms, until_ms, limit)
+            rows = asyncio.to_thread(store.between, symbol, start_ms, until_ms, limit)
         else:
-            answer = asyncio.to_thread(store.latest, symbol, until_ms, limit)
-        return _json([row.to_rest() for row in await answer])
+            rows = asyncio.to_thread(store.latest, symbol, until_ms, limit)
+        return _json([row.to_rest() for row in await rows])
 
     async def _get_historical_trades(self, request: web.Request) -> web.Response:
         self._weight.add(self._venue.weights.historical_trades)
@@ -163,10 +163,10 @@ class RestRoutes:
         check_limit(limit, 500)
         clock_ms, store = self._clock_ms(), self._trades
         if "fromId" in request.query:
-            answer = asyncio.to_thread(store.from_id, symbol, integer(request, "fromId", 0), clock_ms, limit)
+            rows = asyncio.to_thread(store.from_id, symbol, integer(request, "fromId", 0), clock_ms, limit)
         else:
-            answer = asyncio.to_thread(store.latest, symbol, clock_ms, limit)
-        return _json([row.to_rest() for row in await answer])
+            rows = asyncio.to_thread(store.latest, symbol, clock_ms, limit)
+        return _json([row.to_rest() for row in await rows])
 
     def _symbol(self, request: web.Request) -> str:
         symbol = in_capitals(mandatory(request, "symbol"))

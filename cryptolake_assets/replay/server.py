@@ -52,8 +52,8 @@ class ReplayExchange:
     """Server of one capture directory; `start()` and `stop()` it on a running loop, or use `running()`.
 
     With a speed above 0, the exchange clock runs at that multiple of wall time even without clients, which miss the
-    frames sent meanwhile. With speed 0, frames are sent as fast as the subscribed clients take them, and the clock
-    pauses while there are none.
+    frames sent meanwhile. With speed 0, frames are sent as fast as the subscribed clients read them, and the clock
+    pauses without subscribed clients.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ReplayExchange:
         """Create the server; it does not listen yet.
 
         The replay starts when clients have subscribed to all `expected_streams` (such as `btcusdt@aggTrade`), or when
-        no further one was subscribed to for `SUBSCRIPTION_WAIT_S`.
+        no new subscription arrived for `SUBSCRIPTION_WAIT_S`.
         """
         self.directory = directory
         self.speed = speed
@@ -108,7 +108,7 @@ class ReplayExchange:
             FundingRoutes, self.directory, self.clock.now_ms, self.batch, self._rest.add_weight
         )
         app = web.Application(
-            middlewares=[self._own_names_only, self.control.same_origin_only, self._rest.middleware],
+            middlewares=[self._known_hosts_only, self.control.same_origin_only, self._rest.middleware],
         )
         archive = ArchiveRoutes(self.directory, self.venue.family)
         app.add_routes([*self._rest.routes(), *archive.routes(), *self.batch.routes()])
@@ -122,16 +122,16 @@ class ReplayExchange:
             await self._runner.cleanup()
             if error.errno == errno.EADDRINUSE:
                 raise PortInUseError(
-                    f"replay exchange: port {self.port} of {self._host} is taken by another process. End that process, "
+                    f"replay exchange: port {self.port} of {self._host} is used by another process. Stop that process, "
                     "or set CRYPTOLAKE_EXCHANGE_PORT to a free port."
                 ) from error
             raise PartError(
                 f"replay exchange: cannot listen on {self._host}:{self.port} ({error}). "
-                "Set CRYPTOLAKE_EXCHANGE_PORT to a port that this user may open."
+                "Set CRYPTOLAKE_EXCHANGE_PORT to a port that this user may use."
             ) from error
         self.port = int(self._runner.addresses[0][1])
         self._pump = asyncio.create_task(self._run_pump(), name="replay-pump")
-        log.info("replay_exchange_started", url=self.url, speed=self.speed, **_facts(self.summary))
+        log.info("replay_exchange_started", url=self.url, speed=self.speed, **_summary_fields(self.summary))
 
     async def stop(self) -> None:
         """Stop sending, close the client connections, and close the port."""
@@ -153,7 +153,7 @@ class ReplayExchange:
             await self.stop()
 
     async def wait_failed(self) -> None:
-        """Wait forever; raise the error that ended the replay, such as a capture that changed meanwhile."""
+        """Wait forever; raise the error that ended the replay, such as a capture that has become unreadable."""
         if self._pump is not None:
             await asyncio.wait([self._pump])
             await self._pump
@@ -181,11 +181,11 @@ class ReplayExchange:
         }
 
     @web.middleware
-    async def _own_names_only(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _known_hosts_only(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """On loopback, reject requests for other host names, to block DNS rebinding."""
         if is_loopback(self._host) and not is_loopback(host_name(request.host)):
             raise web.HTTPMisdirectedRequest(
-                text=f"the replay exchange listens on {self._host} alone; set CRYPTOLAKE_EXCHANGE_HOST for other names"
+                text=f"replay: {request.host[:200]} is not a loopback host. Set CRYPTOLAKE_EXCHANGE_HOST to allow it."
             )
         return await handler(request)
 
@@ -235,7 +235,8 @@ class ReplayExchange:
         if client.subscribed:
             self._subscribed.set()
         tasks = [
-            asyncio.create_task(work) for work in (client.send_queued(), client.keep_alive(), client.end_of_life())
+            asyncio.create_task(work)
+            for work in (client.send_queued(), client.keep_alive(), client.close_at_end_of_life())
         ]
         try:
             await client.receive(self._subscribed)
@@ -252,11 +253,11 @@ class ReplayExchange:
         for client in self._clients:
             client.flush()
 
-    # The pump: from the capture to the clients' queues.
+    # The pump: moves frames from the capture to the clients' queues.
 
     async def _run_pump(self) -> None:
         await self._subscribed.wait()
-        await self._all_subscribed()
+        await self._wait_for_subscriptions()
         self.clock.start()
         log.info("replay_started", clock_ms=self.clock.now_ms())
         try:
@@ -268,13 +269,13 @@ class ReplayExchange:
         self._finished = True
         log.info("replay_finished", clock_ms=self.clock.now_ms(), frames_passed=self._frames_passed)
 
-    async def _all_subscribed(self) -> None:
+    async def _wait_for_subscriptions(self) -> None:
         """Wait for subscriptions to all expected streams; give up `SUBSCRIPTION_WAIT_S` after the last new one."""
         missing, since = self._expected_streams, time.monotonic()
         while missing and time.monotonic() - since < SUBSCRIPTION_WAIT_S:
-            left = self._expected_streams.difference(*(client.subscriptions for client in self._clients))
-            if left != missing:
-                missing, since = left, time.monotonic()
+            remaining = self._expected_streams.difference(*(client.subscriptions for client in self._clients))
+            if remaining != missing:
+                missing, since = remaining, time.monotonic()
             await asyncio.sleep(TICK_S)
         if missing:
             log.warning("replay_subscriptions_missing", streams=len(missing), first=sorted(missing)[:20])
@@ -295,8 +296,8 @@ class ReplayExchange:
             while upcoming is not None and upcoming[0] <= target_ns and len(batch) < _PACED_BATCH:
                 batch.append(upcoming)
                 upcoming = next(frames, None)
-            self._hand_out(batch)
-            self.clock.hold_before(upcoming[0] if upcoming is not None else None)
+            self._distribute(batch)
+            self.clock.set_next_due(upcoming[0] if upcoming is not None else None)
             if upcoming is not None:
                 wait_s = self.clock.wall_seconds_until(upcoming[0])
                 # A full batch means the replay lags: yield to the senders without sleeping.
@@ -311,12 +312,12 @@ class ReplayExchange:
             batch = list(islice(frames, _UNPACED_BATCH))
             if not batch:
                 return
-            self._hand_out(batch)
+            self._distribute(batch)
             await asyncio.gather(*(client.drained.wait() for client in self._clients))
             await asyncio.sleep(0)  # awaiting events that are already set does not yield to other tasks
             self.clock.advance_to(batch[-1][0])
 
-    def _hand_out(self, batch: list[tuple[int, CapturedFrame]]) -> None:
+    def _distribute(self, batch: list[tuple[int, CapturedFrame]]) -> None:
         first = self._frames_passed
         self._frames_passed += len(batch)
         clients = [client for client in self._clients if client.subscribed]
@@ -326,7 +327,7 @@ class ReplayExchange:
                 client.offer(routed)
 
 
-def _facts(summary: CaptureSummary) -> dict[str, Any]:
+def _summary_fields(summary: CaptureSummary) -> dict[str, Any]:
     return {
         "directory": str(summary.directory),
         "frames": summary.frame_count,
@@ -336,8 +337,8 @@ def _facts(summary: CaptureSummary) -> dict[str, Any]:
     }
 
 
-def _streams_to_expect(settings: Settings) -> frozenset[str]:
-    """Return the streams the producer subscribes to with these settings; none if they depend on the listing."""
+def _producer_streams(settings: Settings) -> frozenset[str]:
+    """Return the streams that the producer will subscribe to; empty if they depend on the exchange's listing."""
     if parse_selection(settings.symbol_items).needs_listing:
         return frozenset()
     try:
@@ -349,9 +350,9 @@ def _streams_to_expect(settings: Settings) -> frozenset[str]:
     tracked = {stream_name(symbol, "") for symbol in trades.symbols}
     extra = {
         name
-        for of in extra_streams_in_use(settings)
+        for stream_type in extra_streams_in_use(settings)
         for name in recorded
-        if of.is_recorded_as(name) and f"{name.partition('@')[0]}@" in tracked
+        if stream_type.is_recorded_as(name) and f"{name.partition('@')[0]}@" in tracked
     }
     return frozenset(trades.stream_names) | extra
 
@@ -364,7 +365,7 @@ async def serve(settings: Settings) -> None:
         host=settings.exchange_bind_host,
         port=settings.exchange_port,
         faults=parse_faults(settings.replay_faults),
-        expected_streams=await asyncio.to_thread(_streams_to_expect, settings),
+        expected_streams=await asyncio.to_thread(_producer_streams, settings),
     )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

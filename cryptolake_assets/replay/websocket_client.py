@@ -24,7 +24,7 @@ from cryptolake_assets.replay.faulty_line import FaultyLine, NumberedFrame, Repl
 log = structlog.get_logger(__name__)
 
 _SEND_BATCH = 256
-_LIFE_LOOK_S = 1.0
+_LIFE_CHECK_S = 1.0
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS")
 
 
@@ -81,7 +81,7 @@ class RoutedFrame:
     __slots__ = ("combined", "due_ns", "number", "raw_stream", "stream")
 
     def __init__(self, raw: str, number: int, due_ns: int) -> None:
-        """Keep a frame of a combined stream as recorded; wrap a frame of a raw stream in an envelope."""
+        """Use a frame of a combined stream as recorded; wrap a frame of a raw stream in an envelope."""
         self.combined = self.raw_stream = raw
         self.number = number
         self.due_ns = due_ns
@@ -92,7 +92,7 @@ class RoutedFrame:
             envelope = _Envelope()
         if envelope.stream:
             self.raw_stream = bytes(envelope.data).decode() or raw
-            # A server notice in an envelope is for all connections.
+            # A server notice in an envelope goes to all connections.
             is_notice = "@" not in envelope.stream and read_control(msgspec.json.decode(raw)) is not None
             self.stream = None if is_notice else envelope.stream
             return
@@ -118,7 +118,7 @@ def _stream_of_text(raw: str) -> str | None:
 
 
 class ReplayClient:
-    """A connected client. It queues offered frames; its own task sends them, so a slow client delays no other."""
+    """A connected client. Its own task sends its queued frames, so that a slow client does not delay others."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class ReplayClient:
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._ponged = asyncio.Event()
-        self.drained = asyncio.Event()  # set while the queue is empty, and permanently once the client is gone
+        self.drained = asyncio.Event()  # set while the queue is empty, and permanently once the client has left
         self.drained.set()
         self.gone = False
         # By stream kind; frames without a stream count for the kind of the client's first subscription.
@@ -182,7 +182,7 @@ class ReplayClient:
         """Queue a marker that releases frames delayed by faults after all frames queued so far."""
         self._enqueue("", None)
 
-    def cut(self, reason: str) -> None:
+    def abort(self, reason: str) -> None:
         """Abort the connection without a closing handshake: the peer may not be reading."""
         if not self.gone:
             log.warning(
@@ -229,14 +229,14 @@ class ReplayClient:
         send = self._socket.send_str
         for text, frame in batch:
             if frame is None:
-                await self._carry_out(self._line.flush())
+                await self._execute_steps(self._line.flush())
                 if text and not self.gone:
                     await send(text)
             elif self._line.idle:
                 await send(text)
                 self._count(frame)
             else:
-                await self._carry_out(self._line.take(frame, text))
+                await self._execute_steps(self._line.take(frame, text))
             if self.gone:
                 return
 
@@ -244,14 +244,14 @@ class ReplayClient:
         stream = frame.stream or next(iter(self._subscriptions), "")
         self.frames_sent[stream.partition("@")[2]] += 1
 
-    async def _carry_out(self, steps: Iterable[Step]) -> None:
+    async def _execute_steps(self, steps: Iterable[Step]) -> None:
         for step in steps:
             match step:
                 case ReplayedFrame():
                     await self._socket.send_str(step.text)
                     self._count(step.frame)
                 case Cut():
-                    self.cut("fault")
+                    self.abort("fault")
                     return
                 case Shutdown():
                     await self._announce_shutdown(step)
@@ -272,17 +272,17 @@ class ReplayClient:
         await asyncio.sleep(fault.for_s)
         self._stalled = False
 
-    async def end_of_life(self) -> None:
+    async def close_at_end_of_life(self) -> None:
         """Close the connection at the end of its life: the exchange's limit, a fault, or an announced shutdown."""
         began, life_s = time.monotonic(), self._limits.connection_life_s
         while not self._life_is_over(time.monotonic() - began):  # noqa: ASYNC110 - a fault may end it at any time
-            await asyncio.sleep(min(_LIFE_LOOK_S, life_s / 10, self._faults.shortest_life_s / 10))
-        log.info("replay_connection_expired", lived_s=round(time.monotonic() - began, 1))
+            await asyncio.sleep(min(_LIFE_CHECK_S, life_s / 10, self._faults.shortest_life_s / 10))
+        log.info("replay_connection_expired", age_s=round(time.monotonic() - began, 1))
         await self.close()
 
-    def _life_is_over(self, lived_s: float) -> bool:
+    def _life_is_over(self, age_s: float) -> bool:
         is_announced = time.monotonic() >= self._ends_at
-        return is_announced or self._faults.life_is_over(lived_s, self._limits.connection_life_s)
+        return is_announced or self._faults.life_is_over(age_s, self._limits.connection_life_s)
 
     async def keep_alive(self) -> None:
         """Ping the client; disconnect it if no pong arrives within the timeout."""
@@ -299,7 +299,7 @@ class ReplayClient:
                             async with asyncio.timeout(limits.ping_interval_s):
                                 await self._ponged.wait()
             except TimeoutError:
-                self.cut("no_pong")
+                self.abort("no_pong")
             except ConnectionError:
                 return
 
@@ -352,9 +352,9 @@ class ReplayClient:
 
     def _check_queue(self) -> None:
         if len(self._queue) > self._limits.max_queue_frames or self._queued_bytes > self._limits.max_queue_bytes:
-            self.cut("queue_full")
+            self.abort("queue_full")
 
 
 def _error(code: int, text: str, request_id: int | None = None) -> dict[str, Any]:
-    answer: dict[str, Any] = {"error": {"code": code, "msg": text}}
-    return answer if request_id is None else answer | {"id": request_id}
+    response: dict[str, Any] = {"error": {"code": code, "msg": text}}
+    return response if request_id is None else response | {"id": request_id}

@@ -1,4 +1,4 @@
-"""The fault switches: how they are said, and what they do to clients of the replay exchange over real sockets."""
+"""Faults of the replay exchange: their JSON, and their effect on clients over real sockets."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from cryptolake_tests.support.sockets import ask, numbered_capture, open_socket,
 STREAM = "/market/stream?streams=btcusdt@trade"
 
 
-def test_switches_are_said_as_json() -> None:
+def test_faults_are_parsed_from_json() -> None:
     assert parse_faults(" ") == ()
     assert parse_faults('{"kind": "cut", "every_frames": 10, "times": 2}') == (Cut(every_frames=10, times=2),)
-    said = [
+    document = [
         {"kind": "drop", "ids": [[1, 2]], "streams": ["btcusdt@trade"], "seed": 3},
         {"kind": "rest_limit", "status": 418, "retry_after_s": 60, "for_s": 5, "paths": ["/fapi/v1/aggTrades"]},
         {"kind": "html", "source": "coingecko", "times": 3},
     ]
-    assert parse_faults(json.dumps(said)) == (
+    assert parse_faults(json.dumps(document)) == (
         Drop(ids=((1, 2),), streams=("btcusdt@trade",), seed=3),
         RestLimit(status=418, retry_after_s=60, for_s=5.0, paths=("/fapi/v1/aggTrades",)),
         SourceFault("coingecko", SourceFaultKind.HTML, times=3),
@@ -68,14 +68,14 @@ def test_switches_are_said_as_json() -> None:
         ("[1]", "object"),
     ],
 )
-def test_a_wrong_switch_is_named(text: str, cause: str) -> None:
+def test_invalid_fault_raises_an_error(text: str, cause: str) -> None:
     with pytest.raises(SettingsError, match=cause):
         parse_faults(text)
     with pytest.raises(SettingsError, match=r"CRYPTOLAKE_REPLAY_FAULTS: .*not a fault switch"):
         load_settings(replay_faults=text)
 
 
-def test_a_limit_holds_for_so_many_requests_or_seconds_of_its_paths() -> None:
+def test_rest_limit_applies_to_its_paths_for_a_number_of_requests_or_seconds() -> None:
     board = FaultBoard()
     board.switch_on([RestLimit(times=2, paths=("/fapi/v1/aggTrades",)), RestLimit(status=418, for_s=10.0)])
     statuses = [
@@ -92,7 +92,7 @@ def test_a_limit_holds_for_so_many_requests_or_seconds_of_its_paths() -> None:
 
 
 async def received(exchange: ReplayExchange, path: str = STREAM) -> list[str]:
-    """What one connection brings until the capture has ended and its frames are sent."""
+    """Return the frames that one connection receives until the end of the capture."""
     async with open_socket(exchange, path) as socket:
         await until(lambda: exchange.status()["state"] == "finished")
         await socket.send('{"method":"LIST_SUBSCRIPTIONS","id":1}')
@@ -103,7 +103,7 @@ async def received(exchange: ReplayExchange, path: str = STREAM) -> list[str]:
         return texts
 
 
-async def test_dropped_duplicated_reordered_and_garbled_frames(tmp_path: Path) -> None:
+async def test_frames_are_dropped_duplicated_reordered_and_corrupted(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 500, 1)
     faults = (Drop(ids=((100, 149),)), Duplicate(share=0.1), Reorder(share=0.1), Corrupt(share=0.05, seed=7))
     async with ReplayExchange(tmp_path, 0, faults=faults).running() as exchange:
@@ -113,22 +113,22 @@ async def test_dropped_duplicated_reordered_and_garbled_frames(tmp_path: Path) -
                 fault["kind"]: fault["happened"] for fault in (await client.get("/replay/faults")).json()["faults"]
             }
             ledger = (await client.get("/replay/ledger")).json()
-    whole = [text for text in texts if not text.endswith("\x1a")]
-    ids = trade_ids(whole)
+    intact = [text for text in texts if not text.endswith("\x1a")]
+    ids = trade_ids(intact)
     assert happened["drop"] == 50
     assert (
         0
         < happened["corrupt"]
-        == len(texts) - len(whole) - sum(texts.count(text) - 1 for text in set(texts) - set(whole))
+        == len(texts) - len(intact) - sum(texts.count(text) - 1 for text in set(texts) - set(intact))
     )
     assert len(set(ids)) == 450 - happened["corrupt"]
     assert set(ids).isdisjoint(range(100, 150))
     assert len(texts) == 450 + happened["duplicate"]
     assert ids != sorted(ids)
-    assert ledger["emitted"] == {"btcusdt@trade": [[0, 499]]}, "lost on the way, and emitted all the same"
+    assert ledger["emitted"] == {"btcusdt@trade": [[0, 499]]}, "the ledger includes dropped frames"
 
 
-async def test_what_is_held_back_comes_before_an_answer(tmp_path: Path) -> None:
+async def test_delayed_frames_are_sent_before_a_response(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 20, 1)
     async with (
         ReplayExchange(tmp_path, 0, faults=[Reorder(share=1.0, window=1_000)]).running() as exchange,
@@ -139,7 +139,7 @@ async def test_what_is_held_back_comes_before_an_answer(tmp_path: Path) -> None:
         assert (await ask(socket, method="LIST_SUBSCRIPTIONS", id=1))["id"] == 1
 
 
-async def test_a_cut_aborts_and_the_client_may_come_back(tmp_path: Path) -> None:
+async def test_cut_aborts_the_connection_and_the_client_may_reconnect(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 600, 1)
     async with ReplayExchange(tmp_path, 0, faults=[Cut(every_frames=100, times=2)]).running() as exchange:
         for _ in range(2):
@@ -148,10 +148,10 @@ async def test_a_cut_aborts_and_the_client_may_come_back(tmp_path: Path) -> None
                     await take(socket, 600)
                 assert closed.value.rcvd is None, "no closing handshake"
         texts = await received(exchange)
-    assert trade_ids(texts) == list(range(512, 600)), "a batch is handed out at once, and a cut loses the rest of it"
+    assert trade_ids(texts) == list(range(512, 600)), "a batch is queued at once, and a cut discards the rest of it"
 
 
-async def test_a_stall_is_open_and_mute_and_then_goes_on(tmp_path: Path) -> None:
+async def test_stalled_connection_stays_open_and_resumes(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 300, 1)
     async with (
         ReplayExchange(tmp_path, 0, faults=[Stall(every_frames=50, for_s=1.0, times=1)]).running() as exchange,
@@ -172,7 +172,7 @@ async def test_a_stall_is_open_and_mute_and_then_goes_on(tmp_path: Path) -> None
             await (await socket.ping())
 
 
-async def test_a_silent_stream_is_acknowledged(tmp_path: Path) -> None:
+async def test_silent_stream_sends_no_frames(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 100, 1)
     numbered_capture(tmp_path, 100, 1, symbol="ETHUSDT")
     silent = Silent(streams=("btcusdt@trade",))
@@ -182,7 +182,7 @@ async def test_a_silent_stream_is_acknowledged(tmp_path: Path) -> None:
     assert trade_ids(texts) == list(range(100))
 
 
-async def test_a_connection_lives_as_long_as_the_exchange_lets_it(tmp_path: Path) -> None:
+async def test_connection_closes_at_the_end_of_its_life(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 1, 1)
     limits = ClientLimits(connection_life_s=0.2)
     exchange = ReplayExchange(tmp_path, 1.0, limits=limits)
@@ -193,37 +193,39 @@ async def test_a_connection_lives_as_long_as_the_exchange_lets_it(tmp_path: Path
         assert closed.value.rcvd.code == 1001
 
 
-async def test_rotation_is_switched_at_run_time_and_ends_with_the_switch(tmp_path: Path) -> None:
+async def test_rotation_is_switched_on_and_off_at_run_time(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 1, 1)
     async with ReplayExchange(tmp_path, 1.0).running() as exchange, httpx.AsyncClient(base_url=exchange.url) as client:
         async with open_socket(exchange, "/stream") as socket:
             await ask(socket, method="LIST_SUBSCRIPTIONS", id=1)
             body = {"kind": "rotation", "connection_life_s": 0.1, "times": 1}
-            answer = await client.post("/replay/faults", json=body)
-            assert answer.json() == {"faults": [body | {"seed": 0, "happened": 0}]}
+            response = await client.post("/replay/faults", json=body)
+            assert response.json() == {"faults": [body | {"seed": 0, "happened": 0}]}
             with pytest.raises(ConnectionClosed) as closed:
                 await take(socket, 1)
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1001
         assert (await client.get("/replay/faults")).json()["faults"][0]["happened"] == 1
         assert (await client.delete("/replay/faults")).json() == {"faults": []}
-        refused = await client.post("/replay/faults", json={})
-        assert refused.status_code == 400
-        assert "not a fault switch" in refused.text
+        rejected = await client.post("/replay/faults", json={})
+        assert rejected.status_code == 400
+        assert "not a fault switch" in rejected.text
         async with open_socket(exchange, "/stream") as socket:
             assert (await ask(socket, method="LIST_SUBSCRIPTIONS", id=1))["id"] == 1
 
 
 @pytest.mark.parametrize(("status", "text"), [(429, "Too many requests"), (418, "IP banned until")])
-async def test_rest_is_limited_and_the_client_waits_for_what_it_is_told(tmp_path: Path, status: Any, text: str) -> None:
+async def test_rest_is_rate_limited_and_the_client_waits_for_retry_after(
+    tmp_path: Path, status: Any, text: str
+) -> None:
     numbered_capture(tmp_path, 1, 1)
     async with ReplayExchange(tmp_path, 1.0).running() as exchange:
         exchange.control.switch_on(RestLimit(status=status, retry_after_s=30, times=1))
         async with httpx.AsyncClient(base_url=exchange.url) as client:
-            refused = await client.get("/fapi/v1/time")
-            assert (refused.status_code, refused.headers["Retry-After"]) == (status, "30")
-            assert refused.json()["code"] == -1003
-            assert text in refused.json()["msg"]
+            rejected = await client.get("/fapi/v1/time")
+            assert (rejected.status_code, rejected.headers["Retry-After"]) == (status, "30")
+            assert rejected.json()["code"] == -1003
+            assert text in rejected.json()["msg"]
             assert (await client.get("/fapi/v1/time")).status_code == 200
         exchange.control.switch_on(RestLimit(status=status, retry_after_s=1, times=1))
         async with AsyncExchangeRest(exchange.url) as rest:
@@ -236,7 +238,7 @@ async def test_rest_is_limited_and_the_client_waits_for_what_it_is_told(tmp_path
                 await rest.time_ms()
 
 
-async def test_the_ledger_goes_with_the_clock(tmp_path: Path) -> None:
+async def test_ledger_follows_the_clock(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 300, 1)
     async with ReplayExchange(tmp_path, 0).running() as exchange, httpx.AsyncClient(base_url=exchange.url) as client:
         assert (await client.get("/replay/ledger")).json()["emitted"] == {}
@@ -249,13 +251,13 @@ async def test_the_ledger_goes_with_the_clock(tmp_path: Path) -> None:
         }
 
 
-def test_a_rotation_counts_the_connections_that_it_ends() -> None:
+def test_rotation_counts_the_connections_that_it_closes() -> None:
     board = FaultBoard()
     board.switch_on([Rotation(connection_life_s=5.0, times=1)])
     assert [board.life_is_over(lived, 100.0) for lived in (4.9, 5.0, 5.0, 100.0)] == [False, True, False, True]
 
 
-async def test_shutdown_is_announced_and_frames_come_until_the_connection_ends(tmp_path: Path) -> None:
+async def test_frames_continue_between_shutdown_notice_and_close(tmp_path: Path) -> None:
     capture = numbered_capture(tmp_path, 1_000, 5)
     fault = Shutdown(every_frames=20, notice_s=0.2, times=1)
     async with (
@@ -291,7 +293,7 @@ async def test_shutdown_is_announced_and_frames_come_until_the_connection_ends(t
         ({"Content-Type": "application/json", "Host": "evil.example"}, 421),
     ],
 )
-async def test_replay_is_changed_by_json_of_its_own_origin_alone(
+async def test_faults_are_changed_only_by_json_from_the_same_origin(
     tmp_path: Path, headers: dict[str, str], status: int
 ) -> None:
     numbered_capture(tmp_path, 3, 1)
@@ -299,9 +301,9 @@ async def test_replay_is_changed_by_json_of_its_own_origin_alone(
         ReplayExchange(tmp_path, 0).running() as exchange,
         httpx.AsyncClient(base_url=exchange.url, trust_env=False) as client,
     ):
-        answer = await client.post("/replay/faults", content='{"kind": "drop", "share": 0.5}', headers=headers)
-        assert answer.status_code == status
-        left = (await client.get("/replay/faults")).json()["faults"]
-        assert len(left) == (status == 200)
+        response = await client.post("/replay/faults", content='{"kind": "drop", "share": 0.5}', headers=headers)
+        assert response.status_code == status
+        active = (await client.get("/replay/faults")).json()["faults"]
+        assert len(active) == (status == 200)
         own = {"Origin": exchange.url}
         assert (await client.delete("/replay/faults", headers=own)).status_code == 200

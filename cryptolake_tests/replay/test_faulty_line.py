@@ -1,4 +1,4 @@
-"""What the faults make of a connection's frames, without a connection."""
+"""The fault pipeline of a connection, without a connection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cryptolake_assets.model.replay_faults import (
     Silent,
     Stall,
 )
-from cryptolake_assets.replay.faulty_line import FaultyLine, ReplayedFrame, garbled
+from cryptolake_assets.replay.faulty_line import FaultyLine, ReplayedFrame, corrupted
 from cryptolake_tests.support.captures import agg_trade_frame
 
 SECOND_NS = 10**9
@@ -48,20 +48,20 @@ class Frame:
 
 
 def board(*faults: ReplayFault) -> FaultBoard:
-    made = FaultBoard()
-    made.switch_on(faults)
-    return made
+    active = FaultBoard()
+    active.switch_on(faults)
+    return active
 
 
 def steps(line: FaultyLine, frames: Iterable[Frame], *, flush: bool = True) -> list[str | Cut | Stall | Shutdown]:
-    """Return what comes of the frames: the texts of those that are delivered, and faults of the connection."""
+    """Return the texts of the delivered frames, and the connection faults."""
     found = [step for frame in frames for step in line.take(frame, str(frame.number))]
     found += line.flush() if flush else ()
     return [step.text if isinstance(step, ReplayedFrame) else step for step in found]
 
 
 def sent(fault: ReplayFault, frames: Iterable[Frame]) -> list[int]:
-    """The numbers of the frames that come through one fault."""
+    """Return the numbers of the frames that one fault delivers."""
     return [int(step) for step in steps(FaultyLine(board(fault)), frames) if isinstance(step, str)]
 
 
@@ -69,28 +69,30 @@ def frames(count: int, stream: str | None = "a@aggTrade") -> list[Frame]:
     return [Frame(number, stream) for number in range(count)]
 
 
-def test_without_a_fault_frames_pass_as_they_are() -> None:
+def test_frames_pass_unchanged_without_faults() -> None:
     line = FaultyLine(FaultBoard())
     assert line.idle
     assert steps(line, frames(3)) == ["0", "1", "2"]
 
 
 @given(numbers_of_frames, shares, st.integers(1, 40), seeds)
-def test_reordered_frames_are_all_there_and_not_far_away(count: int, share: float, window: int, seed: int) -> None:
+def test_reordered_frames_are_complete_and_within_the_window(count: int, share: float, window: int, seed: int) -> None:
     found = sent(Reorder(share=share, window=window, seed=seed), frames(count))
     assert sorted(found) == list(range(count))
     assert all(abs(place - number) <= window for place, number in enumerate(found))
 
 
 @given(numbers_of_frames, shares, st.integers(1, 40), seeds)
-def test_duplicates_come_once_more_and_behind_the_first(count: int, share: float, within: int, seed: int) -> None:
+def test_duplicates_are_sent_at_most_once_and_after_the_original(
+    count: int, share: float, within: int, seed: int
+) -> None:
     found = sent(Duplicate(share=share, within=within, seed=seed), frames(count))
     assert list(dict.fromkeys(found)) == list(range(count))
     assert max(Counter(found).values(), default=1) <= 2
 
 
 @given(numbers_of_frames, shares, st.integers(1, 20), seeds)
-def test_what_is_dropped_is_gone_and_the_rest_stays_in_order(count: int, share: float, run: int, seed: int) -> None:
+def test_frames_that_are_not_dropped_stay_in_order(count: int, share: float, run: int, seed: int) -> None:
     found = sent(Drop(share=share, run=run, seed=seed), frames(count))
     assert found == sorted(set(found))
     assert set(found) <= set(range(count))
@@ -98,12 +100,12 @@ def test_what_is_dropped_is_gone_and_the_rest_stays_in_order(count: int, share: 
 
 
 @given(st.integers(50, 300), seeds, st.integers(1, 49))
-def test_the_same_frames_are_hit_wherever_a_connection_begins(count: int, seed: int, begins: int) -> None:
+def test_fault_affects_the_same_frames_from_any_start(count: int, seed: int, start: int) -> None:
     fault = Drop(share=0.3, seed=seed)
-    assert sent(fault, frames(count)[begins:]) == [number for number in sent(fault, frames(count)) if number >= begins]
+    assert sent(fault, frames(count)[start:]) == [number for number in sent(fault, frames(count)) if number >= start]
 
 
-def test_a_share_is_about_that_share() -> None:
+def test_share_of_dropped_frames_is_approximately_met() -> None:
     assert 400 < 2_000 - len(sent(Drop(share=0.25), frames(2_000))) < 600
     assert sent(Drop(share=0.25, seed=1), frames(200)) != sent(Drop(share=0.25, seed=2), frames(200))
 
@@ -115,25 +117,25 @@ def test_named_ids_of_named_streams_are_dropped() -> None:
     assert sent(fault, frames(10, None)) == list(range(10))
 
 
-def test_a_fault_happens_at_most_so_often_and_is_counted() -> None:
-    made = board(Drop(share=1.0, times=3))
-    assert steps(FaultyLine(made), frames(6)) == ["3", "4", "5"]
-    assert steps(FaultyLine(made), frames(2)) == ["0", "1"], "counted over all connections"
-    (described,) = made.describe()
+def test_fault_occurs_at_most_times_and_is_counted() -> None:
+    faults = board(Drop(share=1.0, times=3))
+    assert steps(FaultyLine(faults), frames(6)) == ["3", "4", "5"]
+    assert steps(FaultyLine(faults), frames(2)) == ["0", "1"], "counted over all connections"
+    (described,) = faults.describe()
     assert (described["kind"], described["share"], described["times"], described["happened"]) == ("drop", 1.0, 3, 3)
 
 
-def test_a_silent_stream_is_silent_from_a_frame_on_and_for_a_while() -> None:
+def test_silent_stream_pauses_after_a_frame_for_a_time() -> None:
     fault = Silent(streams=("a@aggTrade",), after_frames=2, for_s=5.0, times=1)
-    made = board(fault)
+    faults = board(fault)
     mixed = [frame for pair in zip(frames(10), frames(10, "b@aggTrade"), strict=True) for frame in pair]
-    found = Counter(int(step) for step in steps(FaultyLine(made), mixed) if isinstance(step, str))
+    found = Counter(int(step) for step in steps(FaultyLine(faults), mixed) if isinstance(step, str))
     assert sorted(found.elements()) == sorted([*range(10), 0, 1, 7, 8, 9])
-    assert steps(FaultyLine(made), frames(3)) == ["0", "1", "2"], "the second connection is well"
+    assert steps(FaultyLine(faults), frames(3)) == ["0", "1", "2"], "the second connection is not affected"
     assert sent(Silent(), frames(5)) == []
 
 
-def test_cuts_and_stalls_come_behind_the_frame_that_makes_them_due() -> None:
+def test_connection_faults_follow_the_frame_that_makes_them_due() -> None:
     cut, stall = Cut(every_frames=3), Stall(every_s=4.0, for_s=0.5, times=1)
     assert steps(FaultyLine(board(cut)), frames(7)) == ["0", "1", "2", cut, "3", "4", "5", cut, "6"]
     shutdown = Shutdown(every_frames=2, times=1)
@@ -142,42 +144,42 @@ def test_cuts_and_stalls_come_behind_the_frame_that_makes_them_due() -> None:
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 10**6))
-def test_a_garbled_frame_is_rejected_wherever_it_breaks_off(place: float, number: int) -> None:
-    raw = garbled(agg_trade_frame("BTCUSDT", number, 1_700_000_000_000), place)
+def test_corrupted_frame_is_rejected_for_any_truncation(place: float, number: int) -> None:
+    raw = corrupted(agg_trade_frame("BTCUSDT", number, 1_700_000_000_000), place)
     assert isinstance(parse_frame(raw, ingest_time_us=0, exchange="x"), RejectedFrame)
 
 
 @given(seeds)
-def test_a_share_of_the_frames_is_garbled_in_place(seed: int) -> None:
+def test_share_of_the_frames_is_corrupted_in_place(seed: int) -> None:
     frames = [Frame(number) for number in range(100, 200)]
     found = steps(FaultyLine(board(Corrupt(share=0.2, seed=seed))), frames)
     assert len(found) == 100
-    whole = {str(number) for number in range(100, 200)}
-    assert [text for text in found if isinstance(text, str) and text not in whole and not text.endswith("\x1a")] == []
-    assert 0 < sum(text not in whole for text in found) < 60
+    intact = {str(number) for number in range(100, 200)}
+    assert [text for text in found if isinstance(text, str) and text not in intact and not text.endswith("\x1a")] == []
+    assert 0 < sum(text not in intact for text in found) < 60
 
 
 @given(numbers_of_frames, seeds)
-def test_faults_together_lose_only_what_is_dropped_or_garbled(count: int, seed: int) -> None:
+def test_combined_faults_lose_only_dropped_or_corrupted_frames(count: int, seed: int) -> None:
     drop, corrupt = Drop(share=0.1, seed=seed), Corrupt(share=0.1, seed=seed)
-    made = board(Reorder(share=0.5, seed=seed), Duplicate(share=0.5, seed=seed), corrupt, drop)
-    found = steps(FaultyLine(made), frames(count))
-    whole = {step for step in found if isinstance(step, str) and not step.endswith("\x1a")}
-    happened = {switch["kind"]: switch["happened"] for switch in made.describe()}
-    assert len(whole) == count - happened["drop"] - happened["corrupt"]
+    faults = board(Reorder(share=0.5, seed=seed), Duplicate(share=0.5, seed=seed), corrupt, drop)
+    found = steps(FaultyLine(faults), frames(count))
+    intact = {step for step in found if isinstance(step, str) and not step.endswith("\x1a")}
+    happened = {switch["kind"]: switch["happened"] for switch in faults.describe()}
+    assert len(intact) == count - happened["drop"] - happened["corrupt"]
 
 
-def test_a_change_of_the_faults_lets_go_of_what_was_held_back() -> None:
-    made = board(Reorder(share=1.0, window=50))
-    line = FaultyLine(made)
-    held = steps(line, frames(3), flush=False)
-    made.switch_off()
+def test_change_of_the_faults_releases_delayed_frames() -> None:
+    faults = board(Reorder(share=1.0, window=50))
+    line = FaultyLine(faults)
+    sent_before = steps(line, frames(3), flush=False)
+    faults.switch_off()
     assert not line.idle
-    assert len(held) < 3
-    assert Counter([*held, *steps(line, [Frame(3)])]) == Counter("0123")
+    assert len(sent_before) < 3
+    assert Counter([*sent_before, *steps(line, [Frame(3)])]) == Counter("0123")
     assert line.idle
 
 
 @pytest.mark.parametrize("place", [0.0, 0.999])
-def test_garbling_leaves_something_and_not_everything(place: float) -> None:
-    assert 1 <= len(garbled("{}", place).removesuffix("\x1a")) < 2
+def test_corruption_keeps_a_part_of_the_frame(place: float) -> None:
+    assert 1 <= len(corrupted("{}", place).removesuffix("\x1a")) < 2

@@ -1,4 +1,4 @@
-"""The replay exchange's funding rates and open interest over real sockets: the exchange's shapes and refusals."""
+"""The replay exchange's funding rates and open interest over real sockets: the exchange's formats and errors."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def statistic(number: int) -> dict[str, Any]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """The clock stands at noon; three rows of each history before it, two after it."""
+    """A capture whose clock is at noon, with three rows of each history up to noon and two after it."""
     frames = [(NOON_MS * 10**6, trade_frame("BTCUSDT", 1, NOON_MS))]
-    made = write_capture(tmp_path / "frames.ndjson", frames)
-    (made / "funding_rate.json").write_text(json.dumps([rate(number) for number in range(-2, 3)]))
-    (made / "open_interest_history.json").write_text(json.dumps([statistic(number) for number in range(-2, 3)]))
-    return made
+    capture = write_capture(tmp_path / "frames.ndjson", frames)
+    (capture / "funding_rate.json").write_text(json.dumps([rate(number) for number in range(-2, 3)]))
+    (capture / "open_interest_history.json").write_text(json.dumps([statistic(number) for number in range(-2, 3)]))
+    return capture
 
 
 @pytest.fixture
 async def client(directory: Path) -> AsyncIterator[httpx.AsyncClient]:
     exchange = ReplayExchange(directory, 0)
-    async with exchange.running(), httpx.AsyncClient(base_url=exchange.url) as made:
-        yield made
+    async with exchange.running(), httpx.AsyncClient(base_url=exchange.url) as http:
+        yield http
 
 
-async def test_fundings_from_a_time_on_up_to_the_clock(client: httpx.AsyncClient) -> None:
+async def test_funding_rates_are_served_up_to_the_clock(client: httpx.AsyncClient) -> None:
     async def get(**params: Any) -> Any:
         response = await client.get("/fapi/v1/fundingRate", params={"symbol": "BTCUSDT", **params})
         return response.json()
@@ -59,7 +59,7 @@ async def test_fundings_from_a_time_on_up_to_the_clock(client: httpx.AsyncClient
     assert (await get(limit=1_001))["code"] == -1130
 
 
-async def test_statistics_of_five_minutes_of_the_last_thirty_days(client: httpx.AsyncClient) -> None:
+async def test_open_interest_history_is_served_for_five_minutes_and_thirty_days(client: httpx.AsyncClient) -> None:
     async def get(**params: Any) -> Any:
         query = {"symbol": "BTCUSDT", "period": "5m", **params}
         response = await client.get("/futures/data/openInterestHist", params=query)
@@ -72,7 +72,7 @@ async def test_statistics_of_five_minutes_of_the_last_thirty_days(client: httpx.
     assert (await get(symbol=""))["code"] == -1102
 
 
-async def test_the_present_value_is_the_last_that_was_recorded(directory: Path, client: httpx.AsyncClient) -> None:
+async def test_present_open_interest_is_the_last_recorded_value(directory: Path, client: httpx.AsyncClient) -> None:
     async def get(client: httpx.AsyncClient, symbol: str) -> Any:
         return (await client.get("/fapi/v1/openInterest", params={"symbol": symbol})).json()
 
@@ -87,20 +87,20 @@ async def test_the_present_value_is_the_last_that_was_recorded(directory: Path, 
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '[{"symbol": "BTCUSDT"}]', '[{"symbol": "A", "fundingTime": "x"}]'])
-async def test_a_file_that_is_no_answer_is_named(directory: Path, content: str) -> None:
+async def test_invalid_recording_raises_an_error(directory: Path, content: str) -> None:
     (directory / "funding_rate.json").write_text(content)
-    with pytest.raises(CaptureError, match=r"funding_rate\.json is no recorded answer"):
+    with pytest.raises(CaptureError, match=r"funding_rate\.json is not a recorded response"):
         await ReplayExchange(directory, 0).start()
 
 
-async def test_odd_row_among_others_is_told_as_it_was_recorded(directory: Path) -> None:
-    odd = [{"symbol": "BTCUSDT", "fundingRate": "0.1"}, None, {**rate(-1), "fundingRate": "x"}]
-    (directory / "funding_rate.json").write_text(json.dumps([rate(-2), *odd, rate(0)]))
+async def test_invalid_rows_are_served_as_recorded(directory: Path) -> None:
+    invalid = [{"symbol": "BTCUSDT", "fundingRate": "0.1"}, None, {**rate(-1), "fundingRate": "x"}]
+    (directory / "funding_rate.json").write_text(json.dumps([rate(-2), *invalid, rate(0)]))
     (directory / "open_interest_history.json").write_text(json.dumps([statistic(-1), {"timestamp": NOON_MS}, None]))
     exchange = ReplayExchange(directory, 0)
-    async with exchange.running(), httpx.AsyncClient(base_url=exchange.url) as made:
-        told = (await made.get("/fapi/v1/fundingRate", params={"symbol": "BTCUSDT"})).json()
-        assert all(row in told for row in [rate(-2), *odd, rate(0)])
-        assert len(told) == 5
-        present = (await made.get("/fapi/v1/openInterest", params={"symbol": "BTCUSDT"})).json()
+    async with exchange.running(), httpx.AsyncClient(base_url=exchange.url) as http:
+        served = (await http.get("/fapi/v1/fundingRate", params={"symbol": "BTCUSDT"})).json()
+        assert all(row in served for row in [rate(-2), *invalid, rate(0)])
+        assert len(served) == 5
+        present = (await http.get("/fapi/v1/openInterest", params={"symbol": "BTCUSDT"})).json()
         assert present["openInterest"] == "-1"

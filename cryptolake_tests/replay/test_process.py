@@ -1,4 +1,4 @@
-"""The replay exchange as a process of its own: settings, logs, exit codes."""
+"""The replay exchange as a process: settings, logs, exit codes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def _environment(port: int, directory: Path) -> dict[str, str]:
     }
 
 
-def test_serves_until_sigterm(tmp_path: Path) -> None:
+def test_exchange_serves_until_sigterm(tmp_path: Path) -> None:
     port = free_port()
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(COMMAND, env=_environment(port, DEMO_CAPTURE_DIR), stderr=log, cwd=tmp_path)
         try:
             transport = httpx.HTTPTransport(retries=0)
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport) as client:
-                status = _first_answer(client, process)
+                status = _first_status(client, process)
                 assert (status["state"], status["speed"]) == ("waiting", 10.0)
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
@@ -48,17 +48,17 @@ def test_serves_until_sigterm(tmp_path: Path) -> None:
     assert events[0]["frames"] == 24_356
 
 
-def _first_answer(client: httpx.Client, process: subprocess.Popen[bytes]) -> dict[str, object]:
+def _first_status(client: httpx.Client, process: subprocess.Popen[bytes]) -> dict[str, object]:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        assert process.poll() is None, "the exchange ended before it served"
+        assert process.poll() is None, "the exchange exited before its first response"
         try:
-            answer: dict[str, object] = client.get("/replay/status").json()
+            status: dict[str, object] = client.get("/replay/status").json()
         except httpx.ConnectError:
             time.sleep(0.02)
         else:
-            return answer
-    raise AssertionError("the exchange did not serve within 30 s")
+            return status
+    raise AssertionError("the exchange did not respond within 30 s")
 
 
 def _run(port: int, directory: Path) -> subprocess.CompletedProcess[str]:
@@ -67,19 +67,19 @@ def _run(port: int, directory: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_directory_without_captures(tmp_path: Path) -> None:
+def test_directory_without_captures_ends_the_process(tmp_path: Path) -> None:
     done = _run(free_port(), tmp_path)
     assert done.returncode == 1
-    assert "holds no *.ndjson" in done.stderr
+    assert "contains no *.ndjson" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_busy_port() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        done = _run(taken.getsockname()[1], DEMO_CAPTURE_DIR)
+def test_port_in_use_ends_the_process() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        done = _run(listener.getsockname()[1], DEMO_CAPTURE_DIR)
     assert done.returncode == 1
-    assert "is taken by another process" in done.stderr
+    assert "is used by another process" in done.stderr
     assert "CRYPTOLAKE_EXCHANGE_PORT" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""The replay exchange's REST side over real sockets: the exchange's shapes, from recorded files only."""
+"""The replay exchange's REST routes over real sockets: the exchange's formats, from recorded files only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def demo() -> AsyncIterator[tuple[ReplayExchange, httpx.AsyncClient]]:
 
 
 async def _play(exchange: ReplayExchange) -> None:
-    """Takes the whole capture, so that the clock is at its end."""
+    """Receive the full capture, so that the clock is at its end."""
     streams = "/".join(f"{symbol.lower()}@none" for symbol in exchange.summary.symbols)
     async with open_socket(exchange, f"/stream?streams={streams}"):
         await until(lambda: exchange.status()["state"] == "finished")
@@ -69,16 +69,15 @@ async def test_klines_are_the_official_rows_up_to_the_clock(demo: tuple[ReplayEx
     assert await _get(client, "klines", symbol="BTCUSDT", interval="5m") == []
 
 
-async def test_aggregates_are_never_made_from_trades(demo: tuple[ReplayExchange, httpx.AsyncClient]) -> None:
+async def test_aggregates_are_never_derived_from_trades(demo: tuple[ReplayExchange, httpx.AsyncClient]) -> None:
     exchange, client = demo
     await _play(exchange)
     assert await _get(client, "aggTrades", symbol="BTCUSDT") == []
     assert await _get(client, "aggTrades", symbol="BTCUSDT", fromId=0) == []
 
 
-async def test_aggregates_of_frames_and_files(tmp_path: Path) -> None:
-    """Ids 0 to 9 were recorded as frames; 5 to 14 are in the exchange's file, whose 12 to 14 are later than the
-    capture's end."""
+async def test_aggregates_are_served_from_frames_and_files(tmp_path: Path) -> None:
+    """Frames have the ids 0 to 9, the exchange's file 5 to 14; 12 to 14 are later than the end of the capture."""
     frames: list[tuple[int, str]] = []
     for i in range(10):
         frames += [((NOON_MS + i * 10) * 10**6, agg_trade_frame("BTCUSDT", i, NOON_MS + i * 10))]
@@ -108,7 +107,7 @@ async def test_aggregates_of_frames_and_files(tmp_path: Path) -> None:
         assert row == {"a": 3, "p": "100.0", "q": "1", "f": 6, "l": 7, "T": NOON_MS + 30, "m": False}
 
 
-async def test_aggregate_without_a_trade_is_told_as_it_was_recorded(tmp_path: Path) -> None:
+async def test_aggregate_id_without_a_trade_is_served_as_recorded(tmp_path: Path) -> None:
     sentinel = {"e": "aggTrade", "E": NOON_MS, "s": "BTCUSDT", "a": 2, "p": "0.00", "q": "0", "f": -1, "l": -1}
     frames = [agg_trade_frame("BTCUSDT", 1, NOON_MS), json.dumps(sentinel | {"T": NOON_MS, "m": False})]
     write_capture(tmp_path / "a.ndjson", [(NOON_MS * 10**6, raw) for raw in frames])
@@ -121,12 +120,12 @@ async def test_aggregate_without_a_trade_is_told_as_it_was_recorded(tmp_path: Pa
 
 async def _historical(client: httpx.AsyncClient, **params: Any) -> Any:
     params = {"symbol": "BTCUSDT"} | params
-    answer = await client.get("/fapi/v1/historicalTrades", params=params, headers={"X-MBX-APIKEY": "any"})
-    return answer.json()
+    response = await client.get("/fapi/v1/historicalTrades", params=params, headers={"X-MBX-APIKEY": "any"})
+    return response.json()
 
 
-async def test_trades_of_the_order_book_by_id_for_who_has_a_key(tmp_path: Path) -> None:
-    """Trades 0 to 9; 3 is the insurance fund's, 4 names no kind, 5 is broken; 9 happened after the capture's end."""
+async def test_historical_trades_require_a_key_and_exclude_other_trade_types(tmp_path: Path) -> None:
+    """Trades 0 to 9: 3 is of the insurance fund, 4 has no type, 5 is invalid, 9 is later than the capture."""
     frames = [trade_frame("BTCUSDT", i, NOON_MS + i * 10, "0.1", "0.00000003", is_buyer_maker=i == 1) for i in range(9)]
     frames[3] = frames[3].replace('"MARKET"', '"INSURANCE_FUND"')
     frames[4] = frames[4].replace('"X":"MARKET",', "")
@@ -152,10 +151,10 @@ async def test_trades_of_the_order_book_by_id_for_who_has_a_key(tmp_path: Path) 
         assert (await _historical(client, limit=501))["code"] == -1130
         assert (await _historical(client, symbol="NOPE"))["code"] == -1121
         for headers in ({}, {"X-MBX-APIKEY": ""}):
-            refused = await client.get("/fapi/v1/historicalTrades", params={"symbol": "BTCUSDT"}, headers=headers)
-            assert refused.status_code == 401
-            assert refused.json() == {"code": -2014, "msg": "API-key format invalid."}
-        assert int(refused.headers["X-MBX-USED-WEIGHT-1M"]) >= 20
+            rejected = await client.get("/fapi/v1/historicalTrades", params={"symbol": "BTCUSDT"}, headers=headers)
+            assert rejected.status_code == 401
+            assert rejected.json() == {"code": -2014, "msg": "API-key format invalid."}
+        assert int(rejected.headers["X-MBX-USED-WEIGHT-1M"]) >= 20
 
 
 @pytest.mark.parametrize(
@@ -178,7 +177,7 @@ async def test_trades_of_the_order_book_by_id_for_who_has_a_key(tmp_path: Path) 
         ("aggTrades", {"symbol": "BTCUSDT", "startTime": 0, "endTime": 3_600_001}, -1127),
     ],
 )
-async def test_refusals_have_the_exchanges_shape(
+async def test_errors_have_the_format_of_the_exchange(
     demo: tuple[ReplayExchange, httpx.AsyncClient], path: str, params: dict[str, Any], code: int
 ) -> None:
     response = await demo[1].get(f"/fapi/v1/{path}", params=params)
@@ -187,7 +186,9 @@ async def test_refusals_have_the_exchanges_shape(
     assert response.json()["msg"]
 
 
-async def test_unknown_path_and_weight(demo: tuple[ReplayExchange, httpx.AsyncClient]) -> None:
+async def test_unknown_path_is_404_and_responses_report_the_used_weight(
+    demo: tuple[ReplayExchange, httpx.AsyncClient],
+) -> None:
     response = await demo[1].get("/fapi/v1/dance")
     assert (response.status_code, response.json()["code"]) == (404, -5000)
     response = await demo[1].get("/fapi/v1/aggTrades", params={"symbol": "BTCUSDT"})
@@ -208,7 +209,7 @@ async def test_exchange_info_lists_the_capture(tmp_path: Path, demo: tuple[Repla
         assert (await _get(client, "exchangeInfo"))["symbols"] == [{"symbol": "BTCUSDT", "pricePrecision": 2}]
 
 
-async def test_status(demo: tuple[ReplayExchange, httpx.AsyncClient]) -> None:
+async def test_status_reports_capture_clock_and_frames(demo: tuple[ReplayExchange, httpx.AsyncClient]) -> None:
     exchange, client = demo
     status = (await client.get("/replay/status")).json()
     assert status == {
@@ -234,7 +235,7 @@ async def test_status(demo: tuple[ReplayExchange, httpx.AsyncClient]) -> None:
     assert (status["state"], status["frames_passed"], status["frames_sent"]) == ("finished", 24_356, 10_701)
 
 
-async def test_damaged_klines_stop_the_start(tmp_path: Path) -> None:
+async def test_damaged_klines_prevent_the_start(tmp_path: Path) -> None:
     shutil.copytree(DEMO_CAPTURE_DIR, tmp_path, dirs_exist_ok=True)
     with (tmp_path / "BTCUSDT-1m-2024-07-18.official.csv").open("a") as file:
         file.write("1,2\n")

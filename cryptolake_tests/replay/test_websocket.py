@@ -1,4 +1,4 @@
-"""The replay exchange's WebSocket side over real sockets: frames, routes, requests, clock, keep-alive, slow clients."""
+"""The replay exchange's WebSockets over real sockets: frames, routes, requests, clock, keep-alive, slow clients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cryptolake_tests.support.sockets import (
 BOTH = "/market/stream?streams=btcusdt@trade/ethusdt@trade"
 
 
-async def test_the_shipped_capture_arrives_whole_verbatim_and_in_order() -> None:
+async def test_shipped_capture_arrives_complete_verbatim_and_in_order() -> None:
     expected = [frame.raw for frame in read_frames(DEMO_CAPTURE_DIR)]
     assert len(expected) == 24_356
     async with ReplayExchange(DEMO_CAPTURE_DIR, 0).running() as exchange, open_socket(exchange, BOTH) as socket:
@@ -40,14 +40,14 @@ async def test_the_shipped_capture_arrives_whole_verbatim_and_in_order() -> None
         await until(lambda: exchange.status()["state"] == "finished")
         status = exchange.status()
         assert (status["frames_total"], status["frames_passed"], status["frames_sent"]) == (24_356, 24_356, 24_356)
-        # Nothing comes after the last frame: the next message is the answer to this request.
+        # No frame follows the last one: the next message is the response to this request.
         assert await ask(socket, method="LIST_SUBSCRIPTIONS", id=1) == {
             "result": ["btcusdt@trade", "ethusdt@trade"],
             "id": 1,
         }
 
 
-async def test_two_clients_get_only_their_streams(tmp_path: Path) -> None:
+async def test_clients_receive_only_their_streams(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 300, 1)
     numbered_capture(tmp_path, 200, 1, symbol="ETHUSDT")
     async with (
@@ -64,7 +64,7 @@ async def test_two_clients_get_only_their_streams(tmp_path: Path) -> None:
         assert await ask(idle, method="LIST_SUBSCRIPTIONS", id=7) == {"result": [], "id": 7}
 
 
-async def test_raw_streams_carry_the_event_alone() -> None:
+async def test_raw_streams_send_events_without_envelope() -> None:
     first = [frame.raw for frame in read_frames(DEMO_CAPTURE_DIR) if '"btcusdt@trade"' in frame.raw][:5]
     expected = [raw.removeprefix('{"stream":"btcusdt@trade","data":').removesuffix("}") for raw in first]
     for path in ("/market/ws/btcusdt@trade", "/ws/btcusdt@trade"):
@@ -72,7 +72,7 @@ async def test_raw_streams_carry_the_event_alone() -> None:
             assert await take(socket, 5) == expected
 
 
-async def test_a_capture_of_raw_streams_gets_its_envelope(tmp_path: Path) -> None:
+async def test_frames_recorded_from_raw_streams_get_an_envelope(tmp_path: Path) -> None:
     event = json.dumps(json.loads(trade_frame("BTCUSDT", 7, NOON_MS))["data"])
     write_capture(tmp_path / "a.ndjson", [(NOON_MS * 10**6, event)])
     async with ReplayExchange(tmp_path, 0).running() as exchange, open_socket(exchange, BOTH) as socket:
@@ -94,7 +94,7 @@ async def test_a_capture_of_raw_streams_gets_its_envelope(tmp_path: Path) -> Non
         (Route.LEGACY, "btcusdt@bookTicker", True),
     ],
 )
-def test_each_path_serves_its_kinds(route: Route, stream: str, served: bool) -> None:
+def test_each_path_serves_its_stream_kinds(route: Route, stream: str, served: bool) -> None:
     assert route.serves(stream) is served
 
 
@@ -110,7 +110,7 @@ async def test_public_path_acknowledges_trades_and_sends_depth_only(tmp_path: Pa
             assert (await ask(socket, method="LIST_SUBSCRIPTIONS", id=2))["id"] == 2
 
 
-async def test_subscribe_and_unsubscribe(tmp_path: Path) -> None:
+async def test_client_subscribes_and_unsubscribes(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 100, 10)
     async with ReplayExchange(tmp_path, 1.0).running() as exchange, open_socket(exchange, "/market/ws") as socket:
         assert exchange.status()["state"] == "waiting"
@@ -121,7 +121,7 @@ async def test_subscribe_and_unsubscribe(tmp_path: Path) -> None:
             while json.loads(await socket.recv()) != {"result": None, "id": 5}:
                 pass
         passed = exchange.status()["frames_passed"]
-        await until(lambda: exchange.status()["frames_passed"] > passed)  # the clock runs on
+        await until(lambda: exchange.status()["frames_passed"] > passed)  # the clock continues
         assert await ask(socket, method="LIST_SUBSCRIPTIONS", id=6) == {"result": ["x@y"], "id": 6}
 
 
@@ -141,14 +141,16 @@ async def test_subscribe_and_unsubscribe(tmp_path: Path) -> None:
         ('{"id":3}', 2, 3),
     ],
 )
-async def test_wrong_requests_are_answered(tmp_path: Path, text: str, code: int, request_id: int | None) -> None:
+async def test_invalid_requests_get_an_error_response(
+    tmp_path: Path, text: str, code: int, request_id: int | None
+) -> None:
     numbered_capture(tmp_path, 1, 1)
     async with ReplayExchange(tmp_path, 0).running() as exchange, open_socket(exchange, "/stream") as socket:
         await socket.send(text)
-        answer = json.loads((await take(socket, 1))[0])
-        assert answer["error"]["code"] == code
-        assert answer["error"]["msg"]
-        assert answer.get("id") == request_id
+        response = json.loads((await take(socket, 1))[0])
+        assert response["error"]["code"] == code
+        assert response["error"]["msg"]
+        assert response.get("id") == request_id
         assert exchange.status()["state"] == "waiting"
 
 
@@ -170,7 +172,7 @@ async def test_hostile_frames_are_replayed_verbatim_to_every_subscriber(
         await until(lambda: exchange.status()["state"] == "finished")
 
 
-async def test_clock_waits_then_runs_and_no_frame_precedes_its_event_time(tmp_path: Path) -> None:
+async def test_clock_starts_with_a_subscription_and_no_frame_precedes_its_event_time(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 60, 10)
     async with ReplayExchange(tmp_path, 1.0).running() as exchange:
         async with open_socket(exchange, "/stream"):
@@ -185,7 +187,7 @@ async def test_clock_waits_then_runs_and_no_frame_precedes_its_event_time(tmp_pa
         assert exchange.status()["clock_ms"] == exchange.status()["last_event_time_ms"]
 
 
-async def test_frames_due_while_nobody_listens_are_missed(tmp_path: Path) -> None:
+async def test_frames_due_without_clients_are_missed(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 100, 10)
     async with ReplayExchange(tmp_path, 2.0).running() as exchange:
         async with open_socket(exchange, "/stream?streams=btcusdt@trade") as socket:
@@ -201,7 +203,7 @@ async def test_frames_due_while_nobody_listens_are_missed(tmp_path: Path) -> Non
         assert exchange.status()["frames_sent"] < exchange.status()["frames_passed"] == 100
 
 
-async def test_without_speed_the_replay_pauses_while_nobody_listens(tmp_path: Path) -> None:
+async def test_replay_without_speed_pauses_without_clients(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 1_500, 1, padding=20_000)
     async with ReplayExchange(tmp_path, 0).running() as exchange:
         async with open_socket(exchange, "/stream?streams=btcusdt@trade") as socket:
@@ -209,7 +211,7 @@ async def test_without_speed_the_replay_pauses_while_nobody_listens(tmp_path: Pa
         await until(lambda: exchange.status()["clients"] == 0)
         status = exchange.status()
         assert 0 < status["frames_passed"] < 1_500
-        async with open_socket(exchange, "/stream"):  # a client without a subscription moves nothing
+        async with open_socket(exchange, "/stream"):  # a client without a subscription does not start the replay
             await until(lambda: exchange.status()["clients"] == 1)
             assert exchange.status()["frames_passed"] == status["frames_passed"]
             assert exchange.status()["clock_ms"] <= NOON_MS + status["frames_passed"]
@@ -218,7 +220,7 @@ async def test_without_speed_the_replay_pauses_while_nobody_listens(tmp_path: Pa
         assert rest == list(range(status["frames_passed"], 1_500))
 
 
-async def test_receive_clock_that_steps_back_never_turns_the_clock(tmp_path: Path) -> None:
+async def test_receive_time_that_steps_back_does_not_turn_the_clock_back(tmp_path: Path) -> None:
     times = [0, 50, 20, 60]
     frames = [((NOON_MS - SKEW_MS + at) * 10**6, trade_frame("BTCUSDT", i, NOON_MS + at)) for i, at in enumerate(times)]
     write_capture(tmp_path / "a.ndjson", frames)
@@ -227,12 +229,12 @@ async def test_receive_clock_that_steps_back_never_turns_the_clock(tmp_path: Pat
         await until(lambda: exchange.clock.now_ms() == NOON_MS + 60)
 
 
-async def test_a_client_that_leaves_pings_unanswered_is_dropped(tmp_path: Path) -> None:
+async def test_client_without_pongs_is_disconnected(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 1, 1)
     limits = ClientLimits(ping_interval_s=0.05, pong_timeout_s=0.3)
     async with (
         ReplayExchange(tmp_path, 1.0, limits=limits).running() as exchange,
-        open_socket(exchange, "/stream") as answering,
+        open_socket(exchange, "/stream") as responsive,
         aiohttp.ClientSession() as session,
         session.ws_connect(f"{exchange.url}/stream", autoping=False) as mute,
     ):
@@ -243,17 +245,17 @@ async def test_a_client_that_leaves_pings_unanswered_is_dropped(tmp_path: Path) 
         assert pings >= 2
         assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR, aiohttp.WSMsgType.CLOSE)
         await until(lambda: exchange.status()["clients"] == 1)
-        assert await ask(answering, method="LIST_SUBSCRIPTIONS", id=1) == {"result": [], "id": 1}
+        assert await ask(responsive, method="LIST_SUBSCRIPTIONS", id=1) == {"result": [], "id": 1}
 
 
-async def test_pings_of_a_client_are_answered(tmp_path: Path) -> None:
+async def test_exchange_responds_to_pings(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 1, 1)
     async with ReplayExchange(tmp_path, 1.0).running() as exchange, open_socket(exchange, "/stream") as socket:
         async with asyncio.timeout(10):
             await (await socket.ping(b"payload"))
 
 
-async def test_a_slow_client_is_cut_and_delays_nobody(tmp_path: Path) -> None:
+async def test_slow_client_is_disconnected_and_does_not_delay_others(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 500, 1, padding=40_000)
     limits = ClientLimits(max_queue_bytes=4 << 20)
     narrow = std_socket.socket()
@@ -264,17 +266,17 @@ async def test_a_slow_client_is_cut_and_delays_nobody(tmp_path: Path) -> None:
         path = "/stream?streams=btcusdt@trade"
         async with (
             open_socket(exchange, path, sock=narrow, max_queue=1) as slow,
-            open_socket(exchange, path) as good,
+            open_socket(exchange, path) as fast,
         ):
-            ids = trade_ids(await take(good, 1))
-            ids += trade_ids(await take(good, 499 - ids[0]))
+            ids = trade_ids(await take(fast, 1))
+            ids += trade_ids(await take(fast, 499 - ids[0]))
             assert ids == list(range(ids[0], 500))
             await until(lambda: exchange.status()["clients"] == 1)
             with pytest.raises(ConnectionClosed):
                 await take(slow, 500)
 
 
-async def test_stop_says_goodbye(tmp_path: Path) -> None:
+async def test_stop_closes_connections_with_code_1001(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 10, 1_000)
     exchange = ReplayExchange(tmp_path, 1.0)
     await exchange.start()
@@ -287,7 +289,7 @@ async def test_stop_says_goodbye(tmp_path: Path) -> None:
         assert closed.value.rcvd.code == 1001
 
 
-async def test_the_replay_starts_once_all_expected_streams_are_subscribed(tmp_path: Path) -> None:
+async def test_replay_starts_when_all_expected_streams_are_subscribed(tmp_path: Path) -> None:
     numbered_capture(tmp_path, 50, 1)
     numbered_capture(tmp_path, 50, 1, symbol="币安人生USDT")
     expected = ("btcusdt@trade", "币安人生usdt@trade")
@@ -307,7 +309,7 @@ async def test_the_replay_starts_once_all_expected_streams_are_subscribed(tmp_pa
             assert exchange.status()["frames_sent_by_kind"] == {"trade": 100}
 
 
-async def test_the_replay_does_not_wait_for_ever_for_a_stream_that_nobody_wants(
+async def test_replay_starts_after_a_timeout_without_an_expected_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cryptolake_assets.replay.server.SUBSCRIPTION_WAIT_S", 0.1)
@@ -319,7 +321,7 @@ async def test_the_replay_does_not_wait_for_ever_for_a_stream_that_nobody_wants(
         assert trade_ids(await take(socket, 5)) == list(range(5))
 
 
-async def test_frames_recorded_from_raw_streams_go_to_the_subscribers_of_their_stream(tmp_path: Path) -> None:
+async def test_raw_frames_are_sent_to_the_subscribers_of_their_stream(tmp_path: Path) -> None:
     events = [
         {"e": "trade", "s": "BTCUSDT", "t": 1},
         {"e": "depthUpdate", "s": "BTCUSDT", "U": 1, "u": 2},
@@ -334,10 +336,10 @@ async def test_frames_recorded_from_raw_streams_go_to_the_subscribers_of_their_s
     paths = ("btcusdt@trade", "btcusdt@depth", "btcusdt@markPrice@1s", "币安人生usdt@forceOrder")
     async with (
         ReplayExchange(tmp_path, 0, expected_streams=paths).running() as exchange,
-        contextlib.AsyncExitStack() as at,
+        contextlib.AsyncExitStack() as stack,
     ):
         sockets = [
-            await at.enter_async_context(open_socket(exchange, f"/stream?streams={quote(path)}")) for path in paths
+            await stack.enter_async_context(open_socket(exchange, f"/stream?streams={quote(path)}")) for path in paths
         ]
         for socket, event in zip(sockets, events, strict=False):
             own, *to_all = map(json.loads, await take(socket, 4))
@@ -345,7 +347,7 @@ async def test_frames_recorded_from_raw_streams_go_to_the_subscribers_of_their_s
             assert to_all == events[5:]
 
 
-async def test_frames_of_streams_that_nobody_subscribed_to_go_to_nobody(tmp_path: Path) -> None:
+async def test_frames_of_streams_without_subscribers_are_not_sent(tmp_path: Path) -> None:
     mini = {"e": "24hrMiniTicker", "E": NOON_MS, "s": "BTCUSDT", "c": "1"}
     mark = {"e": "markPriceUpdate", "E": NOON_MS, "s": "BTCUSDT", "p": "1", "i": "1"}
     candle = {"e": "kline", "E": NOON_MS, "s": "BTCUSDT", "k": {"i": "1m"}}
@@ -375,10 +377,13 @@ async def test_frames_of_streams_that_nobody_subscribed_to_go_to_nobody(tmp_path
         {"stream": "btcusdt@depth20", "data": {"lastUpdateId": 1, "bids": [], "asks": []}},
         {"stream": "btcusd_perp@indexPrice", "data": {"e": "indexPriceUpdate", "i": "BTCUSD"}},
     ]
-    odd = [[], [mini, {"e": "trade"}], [1], {"e": "trades", "s": "BTCUSDT"}, {"s": "BTCUSDT"}, "text"]
+    unrecognized = [[], [mini, {"e": "trade"}], [1], {"e": "trades", "s": "BTCUSDT"}, {"s": "BTCUSDT"}, "text"]
     trade = json.loads(trade_frame("BTCUSDT", 1, NOON_MS))
-    write_capture(tmp_path / "a.ndjson", [(NOON_MS * 10**6, json.dumps(one)) for one in [*raw, *combined, *odd, trade]])
+    write_capture(
+        tmp_path / "a.ndjson",
+        [(NOON_MS * 10**6, json.dumps(frame)) for frame in [*raw, *combined, *unrecognized, trade]],
+    )
     async with ReplayExchange(tmp_path, 0).running() as exchange, open_socket(exchange, BOTH) as socket:
-        assert [json.loads(text) for text in await take(socket, len(odd) + 1)] == [*odd, trade]
+        assert [json.loads(text) for text in await take(socket, len(unrecognized) + 1)] == [*unrecognized, trade]
         await until(lambda: exchange.status()["state"] == "finished")
-        assert exchange.status()["frames_sent"] == len(odd) + 1
+        assert exchange.status()["frames_sent"] == len(unrecognized) + 1
