@@ -1,7 +1,6 @@
-"""Tells access errors from outages of Kafka, and says what to do about either.
+"""Distinguish Kafka access errors from outages, and give the next step for each.
 
-The clients' own errors mostly say only that they could not start; a probe connection finds out what the brokers
-answered.
+The clients' own errors mostly report only that they could not start; a probe connection finds the brokers' response.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from cryptolake_assets.errors import BrokerAccessError, BrokerError, SettingsErr
 from cryptolake_assets.kafka.access import aiokafka_options
 from cryptolake_assets.settings import Settings, env_name
 
-PROBE_TIMEOUT_S: Final = 5.0  # how long one broker may take to accept a client before it counts as unreachable
+PROBE_TIMEOUT_S: Final = 5.0  # a broker that accepts no client within this time counts as unreachable
 ALERT_WAIT_S: Final = 1.0
 
 
@@ -25,7 +24,7 @@ def is_access_error(error: BaseException) -> bool:
     from aiokafka import errors
 
     if isinstance(error, ssl.SSLError):
-        # A connection cut during the handshake is no answer; a TLS alert or a bad certificate is.
+        # A disconnect during the handshake may be an outage; a TLS alert or a bad certificate is a rejection.
         return not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError))
     return isinstance(
         error,
@@ -50,20 +49,20 @@ def is_access_error(error: BaseException) -> bool:
 
 
 async def find_problem(settings: Settings) -> Exception | None:
-    """Connect to the brokers as a client does; return None if one accepts, else the most telling error.
+    """Connect to the brokers as a client does; return the most specific error, or None if a broker accepts.
 
-    The clients' own errors only say that they could not start; the brokers' answers stay in their logs.
+    The clients' own errors only report that they could not start; the brokers' responses stay in the clients' logs.
     """
     from aiokafka.errors import KafkaError
     from aiokafka.protocol.metadata import MetadataRequest
 
-    from cryptolake_assets.kafka.oauth import TokenHeedingConnection, TokenServerAwayError
+    from cryptolake_assets.kafka.oauth import TokenCheckingConnection, TokenServerUnavailableError
 
     options = aiokafka_options(settings)
     del options["bootstrap_servers"]
-    found: Exception | None = None
+    problem: Exception | None = None
     for host, port in settings.bootstrap_addresses:
-        connection = TokenHeedingConnection(host, port, **options, request_timeout_ms=int(PROBE_TIMEOUT_S * 1000))
+        connection = TokenCheckingConnection(host, port, **options, request_timeout_ms=int(PROBE_TIMEOUT_S * 1000))
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await connection.connect()
@@ -71,20 +70,20 @@ async def find_problem(settings: Settings) -> Exception | None:
                 await connection.send(MetadataRequest([]))
                 return None
         except (KafkaError, OSError) as error:
-            is_token = isinstance(error, TokenServerAwayError)
+            is_token = isinstance(error, TokenServerUnavailableError)
             if settings.kafka_security_protocol.has_tls and not is_token and not is_access_error(error):
-                error = await asyncio.to_thread(_alert, options["ssl_context"], host, port) or error
-            if found is None or is_access_error(error) or (is_token and not is_access_error(found)):
-                found = error
+                error = await asyncio.to_thread(_read_tls_alert, options["ssl_context"], host, port) or error
+            if problem is None or is_access_error(error) or (is_token and not is_access_error(problem)):
+                problem = error
         finally:
             connection.close()
-    return found
+    return problem
 
 
-def _alert(context: ssl.SSLContext, host: str, port: int) -> ssl.SSLError | None:
+def _read_tls_alert(context: ssl.SSLContext, host: str, port: int) -> ssl.SSLError | None:
     """Return the TLS alert that a broker sends after the handshake; None if there is none.
 
-    With TLS 1.3 a broker demands another client certificate only then; asyncio's streams report that as an end.
+    With TLS 1.3, a broker rejects a client certificate only then; asyncio's streams report that as a disconnect.
     """
     with contextlib.suppress(OSError), socket.create_connection((host, port), PROBE_TIMEOUT_S) as plain:
         try:
@@ -99,91 +98,98 @@ def _alert(context: ssl.SSLContext, host: str, port: int) -> ssl.SSLError | None
 async def broker_error(
     settings: Settings, purpose: str, error: Exception, *, access_error: bool = False
 ) -> BrokerError:
-    """Return the error to raise if brokers cannot be used, with what to do; `BrokerAccessError` if retries cannot help.
+    """Return the error to raise for unusable brokers, with the next step; `BrokerAccessError` if retries cannot help.
 
     `purpose` completes "could not"; `access_error`: the caller knows that this is an access error.
     """
-    from cryptolake_assets.kafka.oauth import TokenServerAwayError
+    from cryptolake_assets.kafka.oauth import TokenServerUnavailableError
 
     if not access_error and not is_access_error(error):
         with contextlib.suppress(SettingsError):
             problem = await find_problem(settings)
-            if problem is not None and (is_access_error(problem) or isinstance(problem, TokenServerAwayError)):
+            if problem is not None and (is_access_error(problem) or isinstance(problem, TokenServerUnavailableError)):
                 error = problem
-    return explained(settings, purpose, error, access_error=access_error)
+    return broker_error_without_probe(settings, purpose, error, access_error=access_error)
 
 
-def explained(settings: Settings, purpose: str, error: Exception, *, access_error: bool = False) -> BrokerError:
-    """Return the same as `broker_error`, for an error that needs no probe."""
-    from cryptolake_assets.kafka.oauth import TokenServerAwayError
+def broker_error_without_probe(
+    settings: Settings, purpose: str, error: Exception, *, access_error: bool = False
+) -> BrokerError:
+    """Return the same as `broker_error`, without a probe connection."""
+    from cryptolake_assets.kafka.oauth import TokenServerUnavailableError
 
     if access_error or is_access_error(error):
         return BrokerAccessError(
-            f"kafka: could not {purpose}: the brokers at {settings.bootstrap_servers} refuse ({cause_of(error)}). "
+            f"kafka: could not {purpose}: the brokers at {settings.bootstrap_servers} rejected the client "
+            f"({cause_of(error)}). "
             f"{_remedy(settings, error)}"
         )
-    if isinstance(error, TokenServerAwayError):
+    if isinstance(error, TokenServerUnavailableError):
         return BrokerError(
-            f"kafka: could not {purpose}: {error}. Is that server up, and is {env_name('kafka_oauth_token_url')} right?"
+            f"kafka: could not {purpose}: {error}. Check that the token server is up and that "
+            f"{env_name('kafka_oauth_token_url')} is right."
         )
     return BrokerError(
-        f"kafka: could not {purpose} at {settings.bootstrap_servers} ({cause_of(error)}). Is the broker up "
-        "(`cryptolake status`), is KAFKA_BOOTSTRAP_SERVERS right, and does that listener speak "
-        f"{settings.kafka_security_protocol} ({env_name('kafka_security_protocol')})?"
+        f"kafka: could not {purpose} at {settings.bootstrap_servers} ({cause_of(error)}). Check that the broker is up "
+        "(`cryptolake status`), that KAFKA_BOOTSTRAP_SERVERS is right, and that the listener uses "
+        f"{settings.kafka_security_protocol} ({env_name('kafka_security_protocol')})."
     )
 
 
 def cause_of(error: BaseException) -> str:
     """Return an error's type and message; some messages already begin with the type."""
     kind = type(error).__name__
-    words = str(error).removeprefix(f"{kind}: ")
-    return f"{kind}: {words}" if words else kind
+    message = str(error).removeprefix(f"{kind}: ")
+    return f"{kind}: {message}" if message else kind
 
 
 def java_access_error(settings: Settings, message: str) -> BrokerAccessError | None:
-    """Return the error for a message of Java's client; None if it is no access error."""
+    """Return the error for a message of Java's client; None if it is not an access error."""
     remedy = next((remedy for name, remedy in _JAVA_ACCESS_ERRORS.items() if name in message), None)
     if remedy is None:
         return None
     if remedy is _USER and settings.kafka_uses_oauth:
         remedy = _TOKEN
     return BrokerAccessError(
-        f"kafka: Spark could not read: the brokers at {settings.bootstrap_servers} refuse ({message}). {remedy}"
+        f"kafka: Spark could not read: the brokers at {settings.bootstrap_servers} rejected the client "
+        f"({message}). {remedy}"
     )
 
 
-def _named(text: str) -> str:
-    """Return `text` with field names in braces replaced by their environment variables."""
+def _with_env_names(text: str) -> str:
+    """Replace field names in braces by their environment variables."""
     return text.format_map({field: env_name(field) for field in Settings.model_fields})
 
 
-_USER: Final = _named(
-    "Correct {kafka_sasl_username} or {kafka_sasl_password}; {kafka_sasl_mechanism} must be one that the user was made "
-    "for."
+_USER: Final = _with_env_names(
+    "Correct {kafka_sasl_username} or {kafka_sasl_password}; set {kafka_sasl_mechanism} to a mechanism for which the "
+    "user has credentials."
 )
-_TOKEN: Final = _named(
+_TOKEN: Final = _with_env_names(
     "Correct {kafka_sasl_username} (the client's id), {kafka_sasl_password} (its secret), {kafka_oauth_token_url} or "
-    "{kafka_oauth_scope}; where a token was given and the brokers do not take it, look at the issuer, audience and "
-    "claims that they ask for."
+    "{kafka_oauth_scope}; if the brokers reject a token that the server issued, check the issuer, audience and claims "
+    "that they require."
 )
-_MECHANISM: Final = _named("Set {kafka_sasl_mechanism} to one that the brokers' listener offers.")
-_LISTENER: Final = _named("Set {kafka_security_protocol} to what the listener at {kafka_bootstrap_servers} speaks.")
-_CA: Final = _named(
-    "Set {kafka_ssl_ca_file} to the CA of the brokers' certificates, and {kafka_bootstrap_servers} to names that stand "
-    "in them."
+_MECHANISM: Final = _with_env_names("Set {kafka_sasl_mechanism} to a mechanism that the brokers' listener supports.")
+_LISTENER: Final = _with_env_names(
+    "Set {kafka_security_protocol} to the protocol of the listener at {kafka_bootstrap_servers}."
 )
-_TLS: Final = _named(
-    "Set {kafka_security_protocol} to what the listener speaks, and {kafka_ssl_cert_file} and {kafka_ssl_key_file} "
-    "where it asks for a client's certificate."
+_CA: Final = _with_env_names(
+    "Set {kafka_ssl_ca_file} to the CA of the brokers' certificates, and {kafka_bootstrap_servers} to host names "
+    "that they contain."
 )
-_RIGHTS: Final = "Give the user the right, or correct the setting that it is about."
+_TLS: Final = _with_env_names(
+    "Set {kafka_security_protocol} to the listener's protocol, and {kafka_ssl_cert_file} and {kafka_ssl_key_file} if "
+    "it requires a client certificate."
+)
+_PERMISSION: Final = "Grant the user the permission, or correct the related setting."
 
 _JAVA_ACCESS_ERRORS: Final = {
     "SaslAuthenticationException": _USER,
     "UnsupportedSaslMechanismException": _MECHANISM,
     "IllegalSaslStateException": _LISTENER,
     "SslAuthenticationException": f"{_CA} {_TLS}",
-    "AuthorizationException": _RIGHTS,
+    "AuthorizationException": _PERMISSION,
 }
 
 
@@ -200,4 +206,4 @@ def _remedy(settings: Settings, error: BaseException) -> str:
     ):
         if isinstance(error, kind):
             return remedy
-    return _RIGHTS
+    return _PERMISSION

@@ -1,7 +1,7 @@
 """The record format of events on a Kafka topic, and the Spark SQL that turns records into rows.
 
-An event is a JSON object: times as µs since 1970, decimals as the exchange's own digits. One predicate separates events
-from other records, so that every record ends in one table or the other.
+An event is a JSON object: times as µs since 1970, decimals with the exchange's own digits. One predicate separates
+events from other records, so that every record lands in exactly one table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KAFKA_COLUMNS = (
     "timestamp AS kafka_timestamp",
 )
 VALUE = "CAST(value AS STRING)"
-_TEXT_PATTERN = r'"[^"\\\x00-\x1f\x7f-\x9f\ufffd]*+"'  # without U+FFFD, as which Spark reads bytes that are not UTF-8
+_TEXT_PATTERN = r'"[^"\\\x00-\x1f\x7f-\x9f\ufffd]*+"'  # without U+FFFD: Spark reads invalid UTF-8 as it
 _INTEGER_PATTERN = "(?:0|[1-9][0-9]{0,17})"
 
 
@@ -53,21 +53,21 @@ class KafkaRecordFormat:
         parts = [f"{column.name} IS NOT NULL" for column in self.contract if column.name not in self.optional]
         for column in self.contract:
             if pattern := _decimal_pattern(column):
-                fits = matches(column.name, pattern)
-                parts.append(f"({column.name} IS NULL OR {fits})" if column.name in self.optional else fits)
+                is_valid = matches(column.name, pattern)
+                parts.append(f"({column.name} IS NULL OR {is_valid})" if column.name in self.optional else is_valid)
         return f"coalesce({' AND '.join(parts)}, false)"
 
     @cached_property
     def written(self) -> str:
-        """Pattern of a record as the producer writes it: each match is an event, with no need to parse it.
+        """Pattern of a record as the producer writes it: each match is an event and needs no parsing.
 
-        Other records may still be events. For contracts of texts, times, decimals and ids without optional columns.
+        Other records may still be events. For contracts of strings, times, decimals and ids without optional columns.
         """
         return r"\{" + ",".join(f'"{column.name}":{_written(column)}' for column in self.contract) + r"\}"
 
 
 def matches(text: str, pattern: str) -> str:
-    """Return SQL: whether the whole text matches; in a literal each backslash is doubled."""
+    """Return SQL that matches the entire text; backslashes are doubled in the literal."""
     literal = rf"\A{pattern}\z".replace("\\", "\\\\")
     return f"{text} RLIKE '{literal}'"
 
@@ -75,14 +75,14 @@ def matches(text: str, pattern: str) -> str:
 def with_event(records: DataFrame, record_format: KafkaRecordFormat) -> DataFrame:
     """Return Kafka's records with the contract's columns in the record format.
 
-    They are all NULL if a value holds no JSON object. Uses a generator: Spark would push a filter on the fields of a
-    struct below the projection, and parse the JSON again for each field in the filter.
+    They are all NULL if a value is not a JSON object. Uses a generator: Spark would push a filter on struct fields
+    below the projection, and parse the JSON again for each field in the filter.
     """
     return records.selectExpr("*", f"inline_outer(array(from_json({VALUE}, '{record_format.schema}')))")
 
 
 def sound_rows(records: DataFrame, record_format: KafkaRecordFormat) -> DataFrame:
-    """Return the contract's events with their Kafka coordinates; other records are dropped."""
+    """Return the contract's events with their Kafka coordinates; drop other records."""
     return (
         with_event(records, record_format)
         .where(record_format.is_sound)
@@ -106,7 +106,7 @@ def _value(column: Column) -> str:
 
 
 def _decimal_pattern(column: Column) -> str | None:
-    """Return the pattern of what fits the column's decimal type without rounding; None for another type."""
+    """Return the pattern of values that fit the decimal type without rounding; None for other types."""
     return decimal_pattern(column.type) if decimal_digits(column.type) else None
 
 

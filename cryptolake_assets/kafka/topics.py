@@ -1,4 +1,4 @@
-"""Kafka outside the data path: topics, offsets, reading records of a topic, the dead-letter record.
+"""Kafka access outside the data path: topics, offsets, records of a topic, the dead-letter record.
 
 The functions without `_async` may be called from anywhere, with or without a running event loop in the thread. All
 raise `BrokerError`, naming the servers, if the brokers cannot be reached, and its subclass `BrokerAccessError` if they
@@ -20,7 +20,13 @@ import structlog
 from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.errors import BrokerAccessError, BrokerError, SettingsError
 from cryptolake_assets.kafka.access import aiokafka_options
-from cryptolake_assets.kafka.broker_errors import broker_error, cause_of, explained, find_problem, java_access_error
+from cryptolake_assets.kafka.broker_errors import (
+    broker_error,
+    broker_error_without_probe,
+    cause_of,
+    find_problem,
+    java_access_error,
+)
 from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.settings import Settings, env_name
 
@@ -29,23 +35,23 @@ if TYPE_CHECKING:
     from aiokafka.admin import AIOKafkaAdminClient
 
 log = structlog.get_logger(__name__)
-# The client logs every attempt while a broker is away; our log gets the relevant errors as exceptions.
+# The client logs every attempt while a broker is unavailable; this process logs the relevant errors itself.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
-REQUEST_TIMEOUT_S: Final = 15.0  # how long one request may take in all before the brokers count as unreachable
-PEEK_TIMEOUT_S: Final = 120.0  # the same for a peek, which may read a whole topic
+REQUEST_TIMEOUT_S: Final = 15.0  # maximum duration of a request; after it, the brokers count as unreachable
+PEEK_TIMEOUT_S: Final = 120.0  # the same for a peek, which may read an entire topic
 # Maximum raw bytes stored of a rejected frame: under the brokers' default limit of 1,048,588 bytes per record.
 MAX_REJECTED_BYTES: Final = 900_000
 
 _TOPIC_EXISTS: Final = 36
-_JAVA_CLIENT_NOT_MADE: Final = "Failed to create new KafkaAdminClient"
+_JAVA_CLIENT_FAILED: Final = "Failed to create new KafkaAdminClient"
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class PeekedRecord:
-    """One record of a topic; `timestamp_ms` is Kafka's, ms since 1970, UTC."""
+    """One record of a topic; `timestamp_ms` is Kafka's record timestamp, ms since 1970, UTC."""
 
     partition: int
     offset: int
@@ -58,33 +64,33 @@ class PeekedRecord:
 async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
     """Create the trade topic, the dead-letter topic and those of the other streams in use, where missing.
 
-    Return per topic whether it was created now. Existing topics stay unchanged; if their partitions or replication
+    Return, per topic, whether this call created it. Existing topics stay unchanged; if their partitions or replication
     differ from the settings, a warning is logged (see `topic_differences`).
     """
     from aiokafka.admin import NewTopic
     from aiokafka.errors import for_code
 
-    wanted = await _wanted_topics(settings)
-    async with _asking(settings, "create topics"), _admin(settings) as admin:
-        # Described first, so that a user who may not create topics can still use existing ones.
-        layouts = _layouts(await admin.describe_topics(), wanted)
-        missing = [topic for topic in wanted if topic not in layouts]
-        created = dict.fromkeys(wanted, False)
+    required = await _required_topics(settings)
+    async with _broker_request(settings, "create topics"), _admin(settings) as admin:
+        # Describe first: a user without the permission to create topics can still use existing ones.
+        layouts = _layouts(await admin.describe_topics(), required)
+        missing = [topic for topic in required if topic not in layouts]
+        created = dict.fromkeys(required, False)
         for difference in _differences(settings, layouts):
-            log.warning("topic_differs", difference=difference)
+            log.warning("topic_difference_found", difference=difference)
         if not missing:
             return created
-        answer = await admin.create_topics(
+        response = await admin.create_topics(
             [NewTopic(topic, settings.kafka_partitions, settings.kafka_replication) for topic in missing]
         )
-    for topic, code, *detail in answer.topic_errors:
+    for topic, code, *detail in response.topic_errors:
         if code not in (0, _TOPIC_EXISTS):
             message = next((str(text) for text in detail if text), "")
             raise BrokerAccessError(
-                f"kafka: the brokers at {settings.bootstrap_servers} refused to create topic {topic} "
+                f"kafka: the brokers at {settings.bootstrap_servers} rejected the creation of topic {topic} "
                 f"({for_code(code).__name__}{': ' + message if message else ''}). Check CRYPTOLAKE_KAFKA_PARTITIONS "
                 f"({settings.kafka_partitions}), CRYPTOLAKE_KAFKA_REPLICATION ({settings.kafka_replication}) and the "
-                "user's right to create topics."
+                "user's permission to create topics."
             )
         created[topic] = code == 0
     log.info("topics_created", topics=[topic for topic, now in created.items() if now])
@@ -92,13 +98,13 @@ async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
 
 
 async def topic_differences_async(settings: Settings) -> list[str]:
-    """Return where existing topics differ from the settings in partitions or replication: a line each, with what to do.
+    """Return the differences of existing topics from the settings in partitions or replication, with the next step.
 
-    A missing topic is no difference.
+    One line per difference. Missing topics are ignored.
     """
-    wanted = await _wanted_topics(settings)
-    async with _asking(settings, "describe topics"), _admin(settings) as admin:
-        return _differences(settings, _layouts(await admin.describe_topics(), wanted))
+    required = await _required_topics(settings)
+    async with _broker_request(settings, "describe topics"), _admin(settings) as admin:
+        return _differences(settings, _layouts(await admin.describe_topics(), required))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +115,19 @@ class TopicLayout:
     replication: int
 
 
-async def _wanted_topics(settings: Settings) -> tuple[str, ...]:
+async def _required_topics(settings: Settings) -> tuple[str, ...]:
     streams = await asyncio.to_thread(streams_in_use, settings)
     return (*(of.topic(settings) for of in streams), settings.topic_rejected)
 
 
-def _layouts(described: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> dict[str, TopicLayout]:
-    """Return the layouts in the order of `wanted`; the brokers' own order varies."""
+def _layouts(described: Sequence[Mapping[str, Any]], required: Sequence[str]) -> dict[str, TopicLayout]:
+    """Return the layouts in the order of `required`; the brokers' own order varies."""
     partitions = {topic["topic"]: topic["partitions"] for topic in described}
     return {
         topic: TopicLayout(
             len(partitions[topic]), min((len(part["replicas"]) for part in partitions[topic]), default=0)
         )
-        for topic in wanted
+        for topic in required
         if topic in partitions
     }
 
@@ -131,21 +137,22 @@ def _differences(settings: Settings, layouts: Mapping[str, TopicLayout]) -> list
     for topic, layout in layouts.items():
         if layout.partitions != settings.kafka_partitions:
             found.append(
-                f"{topic} has {layout.partitions} partitions, and {env_name('kafka_partitions')} is "
-                f"{settings.kafka_partitions}. It is used as it is: with another number a symbol's trades would go to "
-                "another partition. Set the variable to what the topic has, or name a new topic."
+                f"topic {topic}: it has {layout.partitions} partitions, but {env_name('kafka_partitions')} is "
+                f"{settings.kafka_partitions}. The topic stays unchanged, because another partition count would move a "
+                f"symbol's trades to another partition. Set the variable to {layout.partitions}, or configure a new "
+                "topic."
             )
         if layout.replication != settings.kafka_replication:
             found.append(
-                f"{topic} has {layout.replication} replicas, and {env_name('kafka_replication')} is "
-                f"{settings.kafka_replication}. It is used as it is. Reassign its partitions with Kafka's own tools, "
-                "or set the variable to what the topic has."
+                f"topic {topic}: it has {layout.replication} replicas, but {env_name('kafka_replication')} is "
+                f"{settings.kafka_replication}. The topic stays unchanged. Reassign its partitions with Kafka's own "
+                f"tools, or set the variable to {layout.replication}."
             )
     return found
 
 
 def access_problem(settings: Settings) -> str | None:
-    """Return why Kafka rejects a client, in a few words; None if a broker accepts one."""
+    """Return a short reason why Kafka rejects a client; None if a broker accepts one."""
     try:
         problem = _run(find_problem(settings))
     except SettingsError as error:
@@ -156,20 +163,20 @@ def access_problem(settings: Settings) -> str | None:
 def error_of_spark(settings: Settings, message: str) -> BrokerError | None:
     """Return the error for a message of Java's client in Spark; None if it is not about the brokers.
 
-    A client that got no token only says that it could not be created: then this process probes with the same settings.
+    A client without a token only reports that it could not be created. This process then probes with the same settings.
     """
-    if (refused := java_access_error(settings, message)) is not None:
-        return refused
-    if _JAVA_CLIENT_NOT_MADE in message:
+    if (access_error := java_access_error(settings, message)) is not None:
+        return access_error
+    if _JAVA_CLIENT_FAILED in message:
         with contextlib.suppress(SettingsError):
             if (problem := _run(find_problem(settings))) is not None:
-                return explained(settings, "read with Spark", problem)
+                return broker_error_without_probe(settings, "read with Spark", problem)
     return None
 
 
 async def end_offsets_async(settings: Settings, topic: str) -> dict[int, int]:
     """Return, per partition, the offset of the next record."""
-    async with _asking(settings, f"read the end offsets of {topic}"), _consumer(settings) as consumer:
+    async with _broker_request(settings, f"read the end offsets of {topic}"), _consumer(settings) as consumer:
         partitions = await _partitions(settings, topic)
         return {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
 
@@ -179,7 +186,7 @@ async def peek_async(settings: Settings, topic: str, count: int, from_end: bool 
 
     Reads only the records present at the call; joins no consumer group and commits no offsets.
     """
-    async with _asking(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
+    async with _broker_request(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
         partitions = await _partitions(settings, topic)
         begin = await consumer.beginning_offsets(partitions)
         end = await consumer.end_offsets(partitions)
@@ -192,18 +199,18 @@ async def peek_async(settings: Settings, topic: str, count: int, from_end: bool 
 
 async def read_async(settings: Settings, topic: str, spans: Mapping[int, tuple[int, int]]) -> list[PeekedRecord]:
     """Return the records still present in [first, end) of each given partition, by partition and offset."""
-    async with _asking(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
-        named = [tp for tp in await _partitions(settings, topic) if tp.partition in spans]
-        begin = await consumer.beginning_offsets(named)
-        start = {tp: max(begin[tp], spans[tp.partition][0]) for tp in named}
-        records = await _read(consumer, start, {tp: spans[tp.partition][1] for tp in named})
+    async with _broker_request(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
+        partitions = [tp for tp in await _partitions(settings, topic) if tp.partition in spans]
+        begin = await consumer.beginning_offsets(partitions)
+        start = {tp: max(begin[tp], spans[tp.partition][0]) for tp in partitions}
+        records = await _read(consumer, start, {tp: spans[tp.partition][1] for tp in partitions})
     return sorted(records, key=lambda record: (record.partition, record.offset))
 
 
 async def _read(
     consumer: AIOKafkaConsumer, start: Mapping[TopicPartition, int], stop: Mapping[TopicPartition, int]
 ) -> list[PeekedRecord]:
-    """Return the records in [start, stop) of each partition, in no order."""
+    """Return the records in [start, stop) of each partition, unordered."""
     consumer.assign(list(start))
     for tp, offset in start.items():
         consumer.seek(tp, offset)
@@ -224,9 +231,9 @@ async def _read(
 def dead_letter(frame: RejectedFrame, *, stream: str, received_at_us: int) -> tuple[bytes, list[tuple[str, bytes]]]:
     """Return value and headers of a rejected frame's dead-letter record; it has no key.
 
-    The value is the raw frame. Headers: `reason` (see `RejectedFrame`), `stream` (the subscribed one, such as `trade`
-    or `aggTrade`), `received_at_us` (ASCII digits, µs since 1970, UTC). A frame over `MAX_REJECTED_BYTES` is truncated
-    to that size, and a header `truncated_from_bytes` holds its original size.
+    The value is the raw frame. Headers: `reason` (see `RejectedFrame`), `stream` (the subscribed stream, such as
+    `trade` or `aggTrade`), `received_at_us` (ASCII digits, µs since 1970, UTC). A frame over `MAX_REJECTED_BYTES` is
+    truncated to that size, and a header `truncated_from_bytes` holds its original size.
     """
     headers = [
         ("reason", frame.reason.encode()),
@@ -239,8 +246,8 @@ def dead_letter(frame: RejectedFrame, *, stream: str, received_at_us: int) -> tu
 
 
 @contextlib.asynccontextmanager
-async def _asking(settings: Settings, purpose: str, limit_s: float = REQUEST_TIMEOUT_S) -> AsyncIterator[None]:
-    """Limit the block's time and turn errors of Kafka's client into a `BrokerError`."""
+async def _broker_request(settings: Settings, purpose: str, limit_s: float = REQUEST_TIMEOUT_S) -> AsyncIterator[None]:
+    """Limit the block's duration; raise errors of Kafka's client as a `BrokerError`."""
     from aiokafka.errors import KafkaError
 
     try:
@@ -296,7 +303,7 @@ async def _partitions(settings: Settings, topic: str) -> Sequence[TopicPartition
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
     if not _loop_is_running():
         return asyncio.run(work)
-    # The caller occupies this thread's loop: the work runs in a loop of its own thread.
+    # The caller occupies this thread's event loop: run the work in a loop on another thread.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka") as pool:
         return pool.submit(asyncio.run, work).result()
 
@@ -310,7 +317,7 @@ def _loop_is_running() -> bool:
 
 
 def _blocking(work: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
-    """Return a blocking version of `work`, for callers without an event loop or in a loop's thread."""
+    """Return a blocking version of `work`, callable with or without a running event loop."""
 
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         return _run(work(*args, **kwargs))

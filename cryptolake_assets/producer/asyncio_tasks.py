@@ -1,4 +1,4 @@
-"""Small helpers that run and cancel asyncio tasks."""
+"""Helpers that run and cancel asyncio tasks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 
-async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Run `work` until it is done or `stop` is set; return whether it was done."""
+async def run_until_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Run `work` until it is done or `stop` is set; return whether it completed."""
     task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -17,21 +17,21 @@ async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
             return True
         return False
     finally:
-        await cancelled([task, stopped])
+        await cancel_and_wait([task, stopped])
 
 
-async def cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks and wait until all have ended, with whatever result."""
+async def cancel_and_wait(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks and wait until all have ended; ignore their results."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def heed_cancellation() -> None:
+def raise_if_cancelled() -> None:
     """Raise `CancelledError` if a library has swallowed the current task's cancellation.
 
-    `asyncio.wait_for` of Python 3.11, with which picows closes a connection, drops a cancellation that arrives as its
-    work ends. Call this in loops that would otherwise run forever.
+    picows closes a connection with `asyncio.wait_for`, which in Python 3.11 drops a cancellation that arrives as its
+    work ends. Call this in endless loops.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

@@ -1,8 +1,8 @@
-"""Asks the exchange for trades after the last known one, where the stream does not reveal them.
+"""Requests trades after the last known one if the stream does not reveal them.
 
-A busy symbol reveals missing trades by the id of its next trade. A symbol without trades for long, or since a
-(re)connection, does not: its missing trades would be found with its next trade, hours later. Trades found here become a
-regular gap, which the repairer fills.
+A busy symbol reveals missing trades by the id of its next trade. A stale symbol, or one without trades
+since a (re)connection, does not: its missing trades would be found with its next trade, hours later. Trades found here
+become a regular gap, which the repairer fills.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CatchUpOptions:
-    """When to ask about a symbol without trades; the defaults suit the exchange."""
+    """When to request the newest trades of a symbol; the defaults suit the exchange."""
 
     poll_s: float = 1.0
-    after_opening_s: float = 5.0  # ask after this long without a trade on a newly opened connection
-    # Ask after this long without a trade on an open connection; the pause doubles after each empty answer.
+    after_opening_s: float = 5.0  # request after this long without a trade on a new connection
+    # Request after this long without a trade on an open connection; the pause doubles after each empty response.
     stale_s: float = 60.0
     max_stale_s: float = 3_600.0
-    settle_s: float = 1.0  # how long to wait for the stream to deliver trades that the history has
+    settle_s: float = 1.0  # wait this long for the stream to deliver the newest trades of the history
     retry_s: float = 5.0
 
 
 @dataclass
 class _Watched:
     last: LastTrade
-    ask_at: float
+    request_at: float
     pause_s: float
 
 
@@ -57,7 +57,7 @@ class CatchUp:
     ) -> None:
         """`spans` returns the spans of the open connections.
 
-        `is_idle` says whether the tracker has seen every received frame: until then, nobody knows what is missing.
+        `is_idle` returns whether the tracker has seen every received frame; before that, missing trades are unknown.
         """
         self._tracker = tracker
         self._history = history
@@ -72,11 +72,11 @@ class CatchUp:
         """Watch until cancelled."""
         while True:
             await asyncio.sleep(self._options.poll_s)
-            await self.look()
+            await self.check()
 
-    async def look(self) -> None:
-        """Check all symbols once; ask for those that are due."""
-        if not self._history.can_be_asked:
+    async def check(self) -> None:
+        """Check all symbols once; request the newest trades of those that are due."""
+        if not self._history.is_available:
             return
         spans = set(self._spans())
         opened = spans - self._known_spans
@@ -86,8 +86,8 @@ class CatchUp:
         for symbol in sorted(symbols):
             self._watch(symbol, is_new=any(symbol in span.symbols for span in opened))
         for symbol, watched in list(self._watched.items()):
-            if self._monotonic() >= watched.ask_at and self._is_idle():
-                await self._ask(symbol, watched)
+            if self._monotonic() >= watched.request_at and self._is_idle():
+                await self._request(symbol, watched)
 
     def _watch(self, symbol: str, *, is_new: bool) -> None:
         last, watched = self._tracker.last(symbol), self._watched.get(symbol)
@@ -99,19 +99,19 @@ class CatchUp:
         elif watched is None or watched.last != last:
             self._watched[symbol] = _Watched(last, now + options.stale_s, options.stale_s)
 
-    async def _ask(self, symbol: str, watched: _Watched) -> None:
-        """Ask for trades after the last known one, and tell the tracker the newest of them."""
+    async def _request(self, symbol: str, watched: _Watched) -> None:
+        """Request trades after the last known one, and report the newest to the tracker."""
         try:
             page = await self._history.page(symbol, watched.last.trade_id + 1)
         except ExchangeError as error:
             log.warning("newest_trades_unknown", symbol=symbol, error=str(error))
-            watched.ask_at = self._monotonic() + self._options.retry_s
+            watched.request_at = self._monotonic() + self._options.retry_s
             return
-        # An odd row has no time; the repairer meets it in the gap that the next trade reveals.
+        # A malformed row has no time; the repairer handles it in the gap that the next trade reveals.
         known = [(row.trade_id, row.time_ms) for row in page if row.trade_id is not None and row.time_ms is not None]
         if not known:
             watched.pause_s = min(self._options.max_stale_s, watched.pause_s * 2)
-            watched.ask_at = self._monotonic() + watched.pause_s
+            watched.request_at = self._monotonic() + watched.pause_s
             return
         if len(page) < self._history.page_size:
             # The stream may still deliver the newest of them.
@@ -122,8 +122,8 @@ class CatchUp:
         newest_id, newest_ms = known[-1]
         if newest_id > last.trade_id:
             log.warning("newest_trades_missing", symbol=symbol, after_id=last.trade_id, newest_id=newest_id)
-            self._tracker.reach(symbol, LastTrade(newest_id, newest_ms * 1000))
-        # Ask again at once: after a full page there may be more.
+            self._tracker.extend_to(symbol, LastTrade(newest_id, newest_ms * 1000))
+        # After a full page more may follow: request again at once.
         self._watched[symbol] = _Watched(
             self._tracker.last(symbol) or last,
             self._monotonic() + (0.0 if len(page) >= self._history.page_size else self._options.stale_s),

@@ -17,12 +17,12 @@ def io_in_use(settings: Settings) -> ProducerIo:
     """Return the libraries of the settings, with `AUTO` resolved. Raises `SettingsError` if they are not installed."""
     missing = [name for name in FAST_PACKAGES if find_spec(name) is None]
     if settings.producer_io is ProducerIo.AUTO:
-        # Whoever installed the extra wants to use it.
+        # An installed extra is meant to be used.
         return ProducerIo.DEFAULT if missing else ProducerIo.FAST
     if settings.producer_io is ProducerIo.FAST and missing:
         raise SettingsError(
             f"producer: CRYPTOLAKE_PRODUCER_IO is `fast`, but {' and '.join(missing)} cannot be imported. Install the "
-            "extra (`make fast`, or `pip install 'cryptolake[fast]'`), or say `default`."
+            "extra (`make fast`, or `pip install 'cryptolake[fast]'`), or set it to `default`."
         )
     return settings.producer_io
 

@@ -1,7 +1,7 @@
 """One WebSocket connection to the exchange: reads frames, watches for stalls, reconnects.
 
-Coverage decides which frames provably arrived. This module supplies its two inputs: the exchange's clock, and a barrier
-request whose answer follows all frames sent before it.
+Coverage decides which frames provably arrived. This module supplies its two inputs: the exchange's clock, and barriers.
+A barrier is a request whose response follows all frames that the exchange sent before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.producer.asyncio_tasks import cancelled, heed_cancellation
+from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait, raise_if_cancelled
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.frame_queue import FrameQueue, SpanMark
 from cryptolake_assets.producer.socket_reader import SocketReader
@@ -33,7 +33,7 @@ from cryptolake_assets.settings.producer import ProducerIo
 
 log = structlog.get_logger(__name__)
 
-MAX_STREAMS: Final = 200  # streams per connection: the exchange asks clients to plan for this many
+MAX_STREAMS: Final = 200  # streams per connection, as the exchange recommends
 _RESPONSE_RETRIES: Final = 5
 _POLL_S: Final = 0.02
 _RATE_LIMITED: Final = (403, 418, 429)
@@ -58,16 +58,16 @@ class ConnectionOptions:
     clock_timeout_s: float = 5.0
     ping_interval_s: float = 20.0
     ping_timeout_s: float = 20.0
-    # After this long without an answer, and with an empty queue, a barrier falls back on the frames received.
+    # A barrier without a response for this long, with an empty queue, falls back to the frames received.
     response_timeout_s: float = 10.0
-    # Warn after this long without a frame: old URLs acknowledge a subscription, then send nothing.
+    # Warn after this long without a frame: outdated URLs acknowledge a subscription, then send nothing.
     stale_alarm_s: float = 60.0
     backoff_first_s: float = 0.5
     backoff_cap_s: float = 30.0
     healthy_after_s: float = 5.0  # a connection with frames that lasted this long resets the back-off
     max_message_bytes: int = 1 << 20
     max_buffered_frames: int = 1024
-    io: ProducerIo = ProducerIo.DEFAULT  # WebSocket library; not `AUTO`
+    io: ProducerIo = ProducerIo.DEFAULT  # the WebSocket library; not `AUTO`
 
 
 class ExchangeConnection:
@@ -84,7 +84,7 @@ class ExchangeConnection:
         options: ConnectionOptions | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`url` subscribes to the symbols; `turn` is awaited before each opening: a connection pool spaces them."""
+        """`url` subscribes to the symbols. `turn` is awaited before each opening, so that a pool can space them."""
         self._url = url
         self.name = name
         self.symbols = symbols
@@ -94,9 +94,9 @@ class ExchangeConnection:
         self._log = log.bind(connection=name)
         self._turn = turn
         self._live: tuple[ExchangeSocket, ConnectionSpan] | None = None
-        # Set after the first subscription was opened and the exchange's clock asked; never cleared.
+        # Set once the first subscription is open and the exchange's clock was requested; never cleared.
         self.opened = asyncio.Event()
-        # `connecting`, `streaming`, `silent` (subscribed, but no frames) or `closed`.
+        # `connecting`, `streaming`, `stale` (subscribed, but no frames) or `closed`.
         self.state = "closed"
         self.reconnects = 0
         self.exchange_time_ms: int | None = None  # the exchange's clock at the last request
@@ -115,14 +115,14 @@ class ExchangeConnection:
                 if self._turn is not None:
                     await self._turn()
                 started = time.monotonic()
-                frames, wait_at_least_s = await self._session()
-                heed_cancellation()
+                frames, min_wait_s = await self._session()
+                raise_if_cancelled()
                 self.state = "closed"
                 if frames and time.monotonic() - started >= self._options.healthy_after_s:
                     attempt = 0
                 # Full jitter: clients disconnected together must not reconnect together.
                 ceiling_s = min(self._options.backoff_cap_s, self._options.backoff_first_s * 2 ** min(attempt, 16))
-                pause_s = wait_at_least_s + random.uniform(0, ceiling_s)  # noqa: S311
+                pause_s = min_wait_s + random.uniform(0, ceiling_s)  # noqa: S311
                 attempt += 1
                 self.reconnects += 1
                 self._log.info("reconnect_scheduled", in_s=round(pause_s, 2), attempt=attempt)
@@ -130,23 +130,23 @@ class ExchangeConnection:
         finally:
             self.state = "closed"
 
-    async def ask(self) -> ConnectionSpan | None:
-        """Start a barrier: a request whose answer follows all frames that the exchange sent before it.
+    async def send_barrier(self) -> ConnectionSpan | None:
+        """Send a barrier: a request whose response follows all frames that the exchange sent before it.
 
-        The exchange's clock is read first. The request's id stays in the returned span's `requests` until the answer
+        The exchange's clock is read first. The request's id stays in the returned span's `requests` until the response
         was read. Returns None while disconnected or if the request cannot be sent.
 
         A request, not a ping: a pong may overtake frames that the server has queued, and the WebSocket library reports
-        a pong before it hands out the frames ahead of it.
+        a pong before it returns earlier frames.
         """
         if self._live is None:
             return None
         socket, span = self._live
         if span.requests:
-            return span  # the previous barrier is still under way
-        asked_ms = await self._exchange_time()
-        request_id = random.getrandbits(48)  # recorded answers in a capture must not match it
-        span.requests[request_id] = asked_ms
+            return span  # the previous barrier is still open
+        barrier_ms = await self._exchange_time()
+        request_id = random.getrandbits(48)  # random: recorded responses in a capture must not match it
+        span.requests[request_id] = barrier_ms
         try:
             async with asyncio.timeout(self._options.response_timeout_s):
                 await socket.send(f'{{"method":"LIST_SUBSCRIPTIONS","params":[],"id":{request_id}}}')
@@ -156,25 +156,25 @@ class ExchangeConnection:
         self._expect_response(span, request_id, _RESPONSE_RETRIES)
         return span
 
-    async def handed_over(self) -> None:
-        """Wait until all frames that the exchange has sent by now are taken from the queue and claimed.
+    async def wait_until_handed_over(self) -> None:
+        """Wait until all frames that the exchange has sent so far are taken from the queue and claimed.
 
         Return at once while disconnected.
         """
-        for _ in range(2):  # a barrier already under way may be older
-            span = await self.ask()
+        for _ in range(2):  # the first barrier may have been sent before this call
+            span = await self.send_barrier()
             while span is not None and span is self.span and span.requests:  # noqa: ASYNC110 - emptied elsewhere
                 await asyncio.sleep(_POLL_S)
 
     def _expect_response(self, span: ConnectionSpan, request_id: int, retries: int) -> None:
         asyncio.get_running_loop().call_later(
-            self._options.response_timeout_s, self._miss_response, span, request_id, retries
+            self._options.response_timeout_s, self._handle_missing_response, span, request_id, retries
         )
 
-    def _miss_response(self, span: ConnectionSpan, request_id: int, retries: int) -> None:
-        """Fall back on the frames received.
+    def _handle_missing_response(self, span: ConnectionSpan, request_id: int, retries: int) -> None:
+        """Fall back to the frames received.
 
-        While the queue holds frames that wait for Kafka, the answer may be after them: then wait longer first.
+        While frames wait in the queue, the response may be behind them: then extend the wait first.
         """
         if request_id not in span.requests or self.span is not span:
             return
@@ -195,7 +195,7 @@ class ExchangeConnection:
         return self.exchange_time_ms
 
     async def _session(self) -> tuple[int, float]:
-        """Run one connection from opening to end; return its frame count and the seconds the exchange asks to wait."""
+        """Run one connection from opening to end; return its frame count and the exchange's requested wait in s."""
         span = ConnectionSpan(self.name, self.symbols, before_ms=await self._exchange_time())
         opened = False
         started = time.monotonic()
@@ -208,15 +208,15 @@ class ExchangeConnection:
                 try:
                     await self._stream(socket, span)
                 except asyncio.CancelledError:
-                    await socket.close()  # a stop is no error: close with 1000, not 1011
+                    await socket.close()  # a stop is not an error: close with 1000, not 1011
                     raise
         except INVALID_URI as error:
             raise ExchangeError(
-                f"exchange: {self._url[:200]} is no WebSocket address ({error}). Correct CRYPTOLAKE_EXCHANGE_WS_URL."
+                f"exchange: {self._url[:200]} is not a WebSocket URL ({error}). Correct CRYPTOLAKE_EXCHANGE_WS_URL."
             ) from error
         except INVALID_STATUS as error:
             status = error.response.status_code
-            wait_s = self._asked_to_wait_s(status, error.response.headers.get("Retry-After"))
+            wait_s = self._requested_wait_s(status, error.response.headers.get("Retry-After"))
             self._log.warning("connection_rejected", status=status, wait_s=wait_s)
             return 0, wait_s
         except CONNECTION_CLOSED as closed:
@@ -243,14 +243,14 @@ class ExchangeConnection:
             "max_queue": options.max_buffered_frames,
             "open_timeout": options.open_timeout_s,
             "close_timeout": options.close_timeout_s,
-            # Under backpressure, pongs wait behind frames, and the library's keep-alive would end the connection.
+            # Under backpressure, pongs wait after frames, and the library's keep-alive would end the connection.
             "ping_interval": None,
         }
         if urlsplit(self._url).hostname in _LOOPBACK:
             arguments["proxy"] = None
         return arguments
 
-    def _asked_to_wait_s(self, status: int, retry_after: str | None) -> float:
+    def _requested_wait_s(self, status: int, retry_after: str | None) -> float:
         if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
             return float(retry_after)
         return self._options.backoff_cap_s if status in _RATE_LIMITED else 0.0
@@ -261,14 +261,14 @@ class ExchangeConnection:
         tasks = [
             asyncio.create_task(reader.run()),
             asyncio.create_task(self._watch(socket, reader)),
-            asyncio.create_task(self._note_opening(span)),
+            asyncio.create_task(self._record_opening(span)),
         ]
         try:
             await tasks[0]
         finally:
-            await cancelled(tasks)
+            await cancel_and_wait(tasks)
 
-    async def _note_opening(self, span: ConnectionSpan) -> None:
+    async def _record_opening(self, span: ConnectionSpan) -> None:
         span.after_ms = await self._exchange_time()
         self.opened.set()
 
@@ -277,13 +277,13 @@ class ExchangeConnection:
         options = self._options
         while True:
             await asyncio.sleep(options.ping_interval_s)
-            asked_at = time.monotonic()
+            pinged_at = time.monotonic()
             try:
                 async with asyncio.timeout(options.ping_timeout_s):
                     await (await socket.ping())
             except TimeoutError:
-                # Frames that wait for room in the queue also hold back the pongs after them.
-                if reader.last_frame_at < asked_at and not reader.waits_for_room:
+                # Frames that wait for room in the queue also delay the pongs after them.
+                if reader.last_frame_at < pinged_at and not reader.waits_for_room:
                     self._log.warning("connection_timed_out", no_pong_for_s=options.ping_timeout_s)
                     await socket.close(1001, "no pong")
                     return
@@ -292,6 +292,6 @@ class ExchangeConnection:
             idle_s = time.monotonic() - reader.last_frame_at
             if idle_s < options.stale_alarm_s or reader.waits_for_room:
                 self.state = "streaming"
-            elif self.state != "silent":
-                self.state = "silent"
+            elif self.state != "stale":
+                self.state = "stale"
                 self._log.warning("connection_stale", idle_s=round(idle_s), url=self._url[:200])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.connection import MAX_STREAMS, ExchangeConnection
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 
@@ -42,9 +42,9 @@ class ConnectionPoolOptions:
 
     life_s: float  # replace a connection at this age
     connect_apart_s: float = 1.0  # between two openings; the exchange allows 300 connections in 5 minutes per address
-    life_spread: float = 0.04  # shorten lives by up to this fraction, so that connections are not replaced all at once
-    open_timeout_s: float = 60.0  # give up a successor that is not open by then, and keep the old connection
-    retry_s: float = 30.0  # before the next attempt to replace
+    life_spread: float = 0.04  # shorten lifetimes by up to this fraction: connections are not all replaced at once
+    open_timeout_s: float = 60.0  # cancel a successor that is not open by then, and keep the old connection
+    retry_s: float = 30.0  # before the next replacement attempt
     handover_timeout_s: float = 30.0  # close an old connection that has not handed over its frames by then
 
 
@@ -73,7 +73,7 @@ class ConnectionPool:
         make: Callable[[tuple[str, ...], Callable[[], Awaitable[None]]], ExchangeConnection],
         options: ConnectionPoolOptions,
     ) -> None:
-        self._wanted = tuple(dict.fromkeys(symbols))
+        self._tracked = tuple(dict.fromkeys(symbols))
         self._make = make
         self._pace = ConnectionPacer(options.connect_apart_s)
         self._options = options
@@ -84,7 +84,7 @@ class ConnectionPool:
     @property
     def symbols(self) -> tuple[str, ...]:
         """The tracked symbols."""
-        return self._wanted
+        return self._tracked
 
     @property
     def connections(self) -> list[ExchangeConnection]:
@@ -92,12 +92,12 @@ class ConnectionPool:
         return [connection for shard in self._shards for connection in (*shard.retiring, shard.connection)]
 
     def track(self, symbols: Sequence[str]) -> None:
-        """Change the tracked symbols; symbols that stay lose no trade."""
-        wanted = tuple(dict.fromkeys(symbols))
-        if set(wanted) != set(self._wanted):
-            added, removed = sorted(set(wanted) - set(self._wanted)), sorted(set(self._wanted) - set(wanted))
-            log.info("symbols_changed", symbols=len(wanted), added=added[:20], removed=removed[:20])
-            self._wanted = wanted
+        """Change the tracked symbols; symbols that remain tracked lose no trade."""
+        tracked = tuple(dict.fromkeys(symbols))
+        if set(tracked) != set(self._tracked):
+            added, removed = sorted(set(tracked) - set(self._tracked)), sorted(set(self._tracked) - set(tracked))
+            log.info("symbols_changed", symbols=len(tracked), added=added[:20], removed=removed[:20])
+            self._tracked = tracked
             self._changed.set()
 
     def replace(self, connection: ExchangeConnection) -> None:
@@ -123,7 +123,7 @@ class ConnectionPool:
                 await self._wait()
         finally:
             replacing = [shard.replacing for shard in self._shards if shard.replacing is not None]
-            await cancelled([*replacing, *(shard.task for shard in self._shards)])
+            await cancel_and_wait([*replacing, *(shard.task for shard in self._shards)])
 
     def _add(self, symbols: tuple[str, ...]) -> None:
         connection = self._make(symbols, self._pace.turn)
@@ -142,7 +142,7 @@ class ConnectionPool:
         try:
             await asyncio.wait([changed, *tasks], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancelled([changed])
+            await cancel_and_wait([changed])
         self._changed.clear()
         for shard in self._shards:
             if shard.replacing is not None and shard.replacing.done():
@@ -152,12 +152,12 @@ class ConnectionPool:
                 shard.task.result()
 
     def _assigned_symbols(self) -> list[tuple[str, ...]]:
-        """Return the tracked symbols by connection: known ones stay where they are, new ones fill up."""
-        wanted = set(self._wanted)
-        shares = [[symbol for symbol in shard.connection.symbols if symbol in wanted] for shard in self._shards]
-        placed = {symbol for share in shares for symbol in share}
-        for symbol in self._wanted:
-            if symbol not in placed:
+        """Return the tracked symbols by connection: assigned ones keep their connection, new ones fill free places."""
+        tracked = set(self._tracked)
+        shares = [[symbol for symbol in shard.connection.symbols if symbol in tracked] for shard in self._shards]
+        assigned = {symbol for share in shares for symbol in share}
+        for symbol in self._tracked:
+            if symbol not in assigned:
                 share = next((share for share in shares if len(share) < MAX_STREAMS), None)
                 if share is None:
                     share = []
@@ -166,12 +166,12 @@ class ConnectionPool:
         return [tuple(share) for share in shares]
 
     def _start_due(self) -> None:
-        """Start what is due: connections for new symbols, and successors of old or changed ones."""
+        """Start connections for new symbols, and due successors of old or changed connections."""
         shares = self._assigned_symbols()
         now = time.monotonic()
         for shard, share in list(zip(self._shards, shares, strict=False)):
             if shard.replacing is not None:
-                continue  # checked again when it has ended
+                continue  # checked again once it has ended
             if not share:
                 shard.replacing = asyncio.create_task(self._retire(shard))
             elif (share != shard.connection.symbols or now >= shard.replace_at) and now >= shard.not_before:
@@ -180,8 +180,8 @@ class ConnectionPool:
             self._add(share)
 
     async def _retire(self, shard: _Shard) -> None:
-        """Close a connection that has no tracked symbols left."""
-        await self._leave(shard.connection, shard.task)
+        """Close a connection without tracked symbols."""
+        await self._close_after_handover(shard.connection, shard.task)
         self._shards.remove(shard)
         self._changed.set()
 
@@ -190,7 +190,7 @@ class ConnectionPool:
         successor = self._make(symbols, self._pace.turn)
         task = asyncio.create_task(successor.run())
         old, old_task = shard.connection, shard.task
-        if not await self._opened(successor, task):
+        if not await self._wait_until_open(successor, task):
             shard.replace_at = shard.not_before = time.monotonic() + self._options.retry_s
             log.warning("connection_replacement_failed", connection=old.name, retry_in_s=self._options.retry_s)
             return
@@ -198,33 +198,33 @@ class ConnectionPool:
         shard.connection, shard.task, shard.replace_at = successor, task, self._end_of_life()
         self._changed.set()  # `_wait` must watch the new task
         try:
-            await self._leave(old, old_task)
+            await self._close_after_handover(old, old_task)
         finally:
             shard.retiring.remove(old)
         self.replacements += 1
-        log.info("connection_replaced", connection=successor.name, in_place_of=old.name, symbols=len(symbols))
+        log.info("connection_replaced", connection=successor.name, replaced=old.name, symbols=len(symbols))
 
-    async def _opened(self, connection: ExchangeConnection, task: asyncio.Task[None]) -> bool:
-        """Return whether a connection opened in time; cancel it if not. Raises what it raises."""
+    async def _wait_until_open(self, connection: ExchangeConnection, task: asyncio.Task[None]) -> bool:
+        """Return whether a connection opened in time; cancel it otherwise. Raises what it raises."""
         opened = asyncio.create_task(connection.opened.wait())
-        came_up = False
+        is_open = False
         try:
             await asyncio.wait(
                 [opened, task], timeout=self._options.open_timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
             if task.done():
                 task.result()
-            came_up = opened.done()
+            is_open = opened.done()
         finally:
-            await cancelled([opened] if came_up else [opened, task])
-        return came_up
+            await cancel_and_wait([opened] if is_open else [opened, task])
+        return is_open
 
-    async def _leave(self, old: ExchangeConnection, task: asyncio.Task[None]) -> None:
-        """End a connection once it has handed over all frames that the exchange has sent by now."""
+    async def _close_after_handover(self, old: ExchangeConnection, task: asyncio.Task[None]) -> None:
+        """Close a connection once it has handed over all frames that the exchange has sent so far."""
         try:
             async with asyncio.timeout(self._options.handover_timeout_s):
-                await old.handed_over()
+                await old.wait_until_handed_over()
         except (TimeoutError, ExchangeError):
             log.warning("handover_timed_out", connection=old.name)
         finally:
-            await cancelled([task])
+            await cancel_and_wait([task])

@@ -1,4 +1,4 @@
-"""The coverage loop: sends barriers on all connections, writes what they prove, looks for stale symbols."""
+"""The coverage loop: sends barriers on all connections, writes the proven coverage, checks for stale symbols."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CoverageLoop:
     """Runs a round every `interval_s`, and one when a connection has ended.
 
     `last` returns a symbol's newest trade. A round waits up to `claim_wait_s` for its barriers; the next round writes
-    late ones.
+    late claims.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class CoverageLoop:
                 return
             connections = self._pool.connections
             claims = {c.span: c.span.claims for c in connections if c.span is not None}
-            asked = await asyncio.gather(*(connection.ask() for connection in connections))
-            await self._claims_of({span: claims[span] for span in asked if span in claims})
+            spans = await asyncio.gather(*(connection.send_barrier() for connection in connections))
+            await self._wait_for_claims({span: claims[span] for span in spans if span in claims})
             await self._coverage.write()
             self._check_stale_symbols()
 
-    async def _claims_of(self, before: dict[ConnectionSpan, int]) -> None:
-        """Wait up to `claim_wait_s` until each span has made another claim or has ended."""
+    async def _wait_for_claims(self, before: dict[ConnectionSpan, int]) -> None:
+        """Wait up to `claim_wait_s` until each span has another claim or has ended."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._claim_wait_s):
                 while any(span.claims == count and not span.ended for span, count in before.items()):
@@ -91,7 +91,7 @@ class CoverageLoop:
                     continue
                 last = self._last(symbol)
                 latest = None if last is None else (last.trade_id, last.event_time_us // 1000)
-                stale = self._stale_symbols.look(symbol, latest, arrived_to_ms)
+                stale = self._stale_symbols.check(symbol, latest, arrived_to_ms)
                 if stale is not None:
                     log.warning(
                         "symbol_stale",

@@ -1,6 +1,6 @@
 """The producer's coverage claims: intervals whose frames are all in Kafka.
 
-`lake.coverage.CoverageRow` defines what a row states. A row may claim less than is true, never more.
+`lake.coverage.CoverageRow` defines the meaning of a row. A row may claim a shorter interval, never a longer one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from cryptolake_assets.lake.coverage import CoverageRow, Evidence
 
 log = structlog.get_logger(__name__)
 
-# An exchange time this far from the others of its connection counts only once the next frame confirms it: one frame
-# with a wrong clock must not stretch a claim by years.
+# An exchange time this far from the others of its connection counts only once the next frame confirms it: a single
+# frame with a wrong time must not extend a claim by years.
 MAX_STEP_MS: Final = 60_000
 
 
@@ -25,45 +25,47 @@ class CoverageSink(Protocol):
     """Storage of coverage rows."""
 
     def write(self, rows: Sequence[CoverageRow]) -> None:
-        """Store the rows; a later row of the same key replaces an earlier one. Blocks; raises if it fails."""
+        """Store the rows; a later row of the same key replaces an earlier one. Blocks; raises on failure."""
 
 
 @dataclass(eq=False)
 class ConnectionSpan:
-    """The coverage evidence of one connection, from its opening to its end. Fed in the order of its frames."""
+    """The coverage evidence of one connection, from its opening to its end; updated in frame order."""
 
     name: str
     symbols: tuple[str, ...]
-    before_ms: int | None = None  # exchange clock just before the subscription was opened; None if unavailable
-    after_ms: int | None = None  # exchange clock once the subscription was open; None if unavailable (yet)
+    before_ms: int | None = None  # exchange clock just before the subscription was opened; None if unreachable
+    after_ms: int | None = (
+        None  # exchange clock once the subscription was open; None if unreachable or not requested yet
+    )
     frames: int = 0  # messages received, of any kind
     first_ms: int | None = None  # exchange time of the first frame
     last_ms: int | None = None  # exchange time of the latest frame
-    # Unanswered barriers: request id to the exchange clock before sending.
+    # Open barriers: request id -> exchange clock before sending.
     requests: dict[int, int | None] = field(default_factory=dict)
     claims: int = 0  # acknowledged marks of this connection
-    ended: bool = False  # whether the last claim was made after the connection's end
+    ended: bool = False  # the last claim was made after the connection's end
     # Symbols with rejected frames and no accepted trade since, with the exchange time of the last frame accepted
-    # before: their coverage after it is unknown.
+    # before; their coverage after that time is unknown.
     rejecting: dict[str, int | None] = field(default_factory=dict)
-    # Those with a rejected frame that no gap records, for lack of a usable id.
+    # Of those, symbols with a rejected frame without a usable id: no gap records it.
     unexplained: set[str] = field(default_factory=set)
     # Symbols whose first frames were rejected: the exchange time from which their trades were accepted.
     _accepted_from_ms: dict[str, int] = field(default_factory=dict)
-    _doubtful_ms: int | None = None
+    _unconfirmed_ms: int | None = None
     _from_ms: int | None = None
     _to_ms: int | None = None
 
     def see(self, *exchange_times_ms: int) -> None:
         """Record the exchange times of the next frames."""
         if self._are_next(exchange_times_ms):
-            self.last_ms, self._doubtful_ms = exchange_times_ms[-1], None
+            self.last_ms, self._unconfirmed_ms = exchange_times_ms[-1], None
             return
         for exchange_time_ms in exchange_times_ms:
             self._see(exchange_time_ms)
 
     def _are_next(self, times_ms: Sequence[int]) -> bool:
-        """Return whether the times continue from the latest one in order, as nearly all do."""
+        """Return whether the times follow the latest one in order, the common case."""
         last = self.last_ms
         if last is None or not times_ms:
             return False
@@ -74,13 +76,13 @@ class ConnectionSpan:
         reference = last if last is not None else self.before_ms
         if reference is not None and abs(exchange_time_ms - reference) <= MAX_STEP_MS:
             confirmed = exchange_time_ms
-        elif self._doubtful_ms is not None and abs(exchange_time_ms - self._doubtful_ms) <= MAX_STEP_MS:
+        elif self._unconfirmed_ms is not None and abs(exchange_time_ms - self._unconfirmed_ms) <= MAX_STEP_MS:
             confirmed = exchange_time_ms
-            exchange_time_ms = min(exchange_time_ms, self._doubtful_ms)
+            exchange_time_ms = min(exchange_time_ms, self._unconfirmed_ms)
         else:
-            self._doubtful_ms = exchange_time_ms
+            self._unconfirmed_ms = exchange_time_ms
             return
-        self._doubtful_ms = None
+        self._unconfirmed_ms = None
         if self.first_ms is None:
             self.first_ms = exchange_time_ms
         self.last_ms = max(confirmed, self.last_ms or confirmed)
@@ -95,7 +97,7 @@ class ConnectionSpan:
     def accept_again(self, symbol: str, from_ms: int | None) -> None:
         """Record an accepted trade after rejected frames: its id shows whether one of them was a trade.
 
-        Without an earlier trade of the symbol it cannot, and coverage begins at `from_ms` (exchange time).
+        Without an earlier trade of the symbol, coverage begins at `from_ms` (exchange time).
         """
         del self.rejecting[symbol]
         self.unexplained.discard(symbol)
@@ -103,7 +105,7 @@ class ConnectionSpan:
             self._accepted_from_ms[symbol] = from_ms
 
     def claims_of(self, interval: tuple[int, int]) -> dict[tuple[int, int], list[str]]:
-        """Return the parts of an interval of `claim_to` that hold, each with its symbols."""
+        """Return the proven parts of an interval from `claim_to`, each with its symbols."""
         claims: dict[tuple[int, int], list[str]] = {}
         for symbol in self.symbols:
             begin, end = interval
@@ -114,21 +116,21 @@ class ConnectionSpan:
                 claims.setdefault((begin, end), []).append(symbol)
         return claims
 
-    def claim_to(self, asked_ms: int | None) -> tuple[int, int] | None:
-        """Return the interval that holds once all frames received so far are acknowledged; None if there is none yet.
+    def claim_to(self, barrier_ms: int | None) -> tuple[int, int] | None:
+        """Return the interval to claim once all frames so far are acknowledged; None if none is proven yet.
 
-        `asked_ms` is the exchange's clock at an instant before which all frames were received. If it is None, the claim
-        ends with the latest frame.
+        `barrier_ms` is the exchange's clock at an instant before which all frames were received. If it is None, the
+        claim ends with the latest frame.
         """
         if self._from_ms is None:
             known = [value for value in (self.first_ms, self.after_ms) if value is not None]
             if not known:
                 return None
-            # Coverage cannot begin before the subscription, whatever time a frame names.
+            # Coverage cannot begin before the subscription, whatever the frames' times.
             self._from_ms = max(min(known), self.before_ms or 0)
-        ends = [value for value in (asked_ms, self._to_ms) if value is not None]
-        # The latest frame is newer than the clock's answer before it, unless the frame's time is wrong.
-        if self.last_ms is not None and (asked_ms is None or self.last_ms <= asked_ms + MAX_STEP_MS):
+        ends = [value for value in (barrier_ms, self._to_ms) if value is not None]
+        # The latest frame is newer than the clock reading before it, unless the frame's time is wrong.
+        if self.last_ms is not None and (barrier_ms is None or self.last_ms <= barrier_ms + MAX_STEP_MS):
             ends.append(self.last_ms)
         if not ends or max(ends) <= self._from_ms:
             return None
@@ -149,7 +151,7 @@ class CoverageWriter:
         partition_for: Callable[[bytes], int],
         first: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        """`first` is awaited before each write; the claims made so far are written only if it returns True."""
+        """`first` is awaited before each write; the claims are written only if it returns True."""
         self._sink = sink
         self._exchange = exchange
         self._stream = stream
@@ -188,7 +190,7 @@ class CoverageWriter:
             )
 
     async def write(self) -> bool:
-        """Write due claims in a thread; they stay due if that fails. Return whether none is left."""
+        """Write due claims in a thread; they stay due on failure. Return whether all are written."""
         async with self._writing:
             rows, self._due = self._due, {}
             if self._first is not None and not await self._first():

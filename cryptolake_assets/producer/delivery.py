@@ -1,7 +1,7 @@
-"""At-least-once delivery: keeps every message until Kafka has acknowledged it, and sends it again after a failure.
+"""At-least-once delivery: keeps every message until Kafka has acknowledged it, and resends it after a failure.
 
 Duplicates are allowed (Silver removes them by trade id), losses are not. The number of messages in flight is bounded:
-while a broker is away, backpressure stops the callers and memory stays bounded.
+while a broker is unavailable, backpressure stops the callers and memory stays bounded.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ class ReliableDelivery:
         self._failed_event = asyncio.Event()
         self._room = asyncio.Event()
         self._restart_needed = False
-        self._went_back: set[Message] = set()
+        # Messages that are resent, because the offset of their first acknowledgement was below an earlier one.
+        self._unconfirmed: set[Message] = set()
         # Fails with `BrokerAccessError` once retries cannot help.
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # Per partition of the counted topic: one past the last acknowledged offset (at first the end offset).
+        # Per partition of the counted topic: the last acknowledged offset + 1 (initially the end offset).
         self.next_offsets: dict[int, int] = {}
         self.in_flight = 0
         self.acked: dict[str, int] = {}  # acknowledged messages per topic
@@ -69,7 +70,7 @@ class ReliableDelivery:
         self._last_ack_at = time.monotonic()
 
     async def start(self) -> None:
-        """Connect the publisher; wait for the broker for as long as it takes.
+        """Connect the publisher; wait for the broker without a time limit.
 
         Raises `BrokerAccessError` if the brokers reject the client permanently.
         """
@@ -81,24 +82,24 @@ class ReliableDelivery:
             except BrokerAccessError:
                 raise
             except BrokerError as error:
-                log.warning("broker_unreachable", problem=str(error), retry_in_s=round(pause_s, 1))
+                log.warning("broker_unreachable", error=str(error), retry_in_s=round(pause_s, 1))
                 await asyncio.sleep(pause_s)
                 pause_s = min(RETRY_MAX_S, pause_s * 2)
         self.next_offsets = dict(self._publisher.start_offsets)
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait while too many messages are in flight."""
         while self.in_flight >= self._max_in_flight:
             self._room.clear()
             await self._room.wait()
 
     async def put(self, message: Message) -> None:
-        """Take over a message, once there is room."""
-        await self.room()
+        """Wait for room, then take over a message."""
+        await self.wait_for_room()
         self.add([message])
 
     def add(self, messages: Sequence[Message]) -> None:
-        """Take over messages without waiting for room: callers await `room` before each batch."""
+        """Take over messages without waiting for room: callers await `wait_for_room` before each batch."""
         if not messages:
             return
         segment = self._segments[-1]
@@ -112,7 +113,7 @@ class ReliableDelivery:
 
     @property
     def stalled_s(self) -> float:
-        """Seconds without any acknowledgement while messages are in flight; 0 if none are."""
+        """Seconds since the last acknowledgement while messages are in flight; 0 if none are."""
         return time.monotonic() - self._last_ack_at if self.in_flight else 0.0
 
     def mark(self, when_acknowledged: OffsetsCallback) -> None:
@@ -133,8 +134,8 @@ class ReliableDelivery:
         topic = messages[0].topic
         if topic == self._topic:
             next_offset = first_offset + len(messages)
-            if self._went_back or first_offset < self.next_offsets.get(partition, 0):
-                messages = self._believed(messages, partition, first_offset)
+            if self._unconfirmed or first_offset < self.next_offsets.get(partition, 0):
+                messages = self._confirmed(messages, partition, first_offset)
                 if not messages:
                     return
             self.next_offsets[partition] = next_offset
@@ -155,30 +156,33 @@ class ReliableDelivery:
             message.tag.waiting -= 1
         self._finish_segments()
 
-    def _believed(self, messages: Sequence[Message], partition: int, first_offset: int) -> Sequence[Message]:
-        """Return the messages that count as acknowledged; the others are sent again.
+    def _confirmed(self, messages: Sequence[Message], partition: int, first_offset: int) -> Sequence[Message]:
+        """Return the messages that count as acknowledged; the others are resent.
 
-        A broker that knows a batch only as a duplicate reports no offset, but a coverage claim needs one. The second
-        answer counts in any case: the topic was recreated.
+        A broker that recognizes a batch as a duplicate reports no offset, but a coverage claim needs one. The second
+        acknowledgement always counts: in that case the topic was recreated.
         """
-        believed: Sequence[Message] = messages
+        confirmed: Sequence[Message] = messages
         if first_offset < self.next_offsets.get(partition, 0):
-            believed = [message for message in messages if message in self._went_back]
-            doubted = [message for message in messages if message not in self._went_back]
-            if doubted:
-                self._went_back.update(doubted)
-                error = BrokerError(f"kafka: offset {first_offset} of partition {partition} is an old one.")
-                self.failed(doubted, error)
-        self._went_back.difference_update(believed)
-        return believed
+            confirmed = [message for message in messages if message in self._unconfirmed]
+            unconfirmed = [message for message in messages if message not in self._unconfirmed]
+            if unconfirmed:
+                self._unconfirmed.update(unconfirmed)
+                error = BrokerError(
+                    f"kafka: partition {partition} acknowledged offset {first_offset}, which is below the next offset "
+                    f"{self.next_offsets.get(partition, 0)}. The producer resends the messages."
+                )
+                self.failed(unconfirmed, error)
+        self._unconfirmed.difference_update(confirmed)
+        return confirmed
 
     def failed(self, messages: Sequence[Message], error: BaseException) -> None:
         verdict = self._publisher.judge(error)
         if verdict is FailureVerdict.FATAL:
             self._give_up(
                 BrokerAccessError(
-                    f"kafka: the brokers refuse records on topic {messages[0].topic} for good "
-                    f"({type(error).__name__}: {error}). Check the user's rights and the topic's settings."
+                    f"kafka: the brokers permanently reject records on topic {messages[0].topic} "
+                    f"({type(error).__name__}: {error}). Check the user's permissions and the topic's settings."
                 )
             )
             return
@@ -194,22 +198,23 @@ class ReliableDelivery:
         self._failed_event.set()
 
     async def run(self) -> None:
-        """Send failed messages again, with a growing pause, until cancelled."""
+        """Resend failed messages, with a growing pause, until cancelled."""
         while True:
             await self._failed_event.wait()
             await asyncio.sleep(self._retry_s)
             self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
             self._failed_event.clear()
-            if self._restart_needed and not await self._restarted():
+            if self._restart_needed and not await self._restart():
                 self._failed_event.set()
                 continue
-            again, self._failed = self._failed, []
-            if again:
-                log.info("batch_resent", messages=len(again))
-                self.messages_resent += len(again)
-                self._publisher.send(again)
+            failed, self._failed = self._failed, []
+            if failed:
+                log.info("batch_resent", messages=len(failed))
+                self.messages_resent += len(failed)
+                self._publisher.send(failed)
 
-    async def _restarted(self) -> bool:
+    async def _restart(self) -> bool:
+        """Restart the publisher's session; return whether it succeeded."""
         log.warning("kafka_session_restarted")
         try:
             await self._publisher.restart()
@@ -217,9 +222,9 @@ class ReliableDelivery:
             self._give_up(error)
             return False
         except BrokerError as error:
-            log.warning("broker_unreachable", problem=str(error), retry_in_s=round(self._retry_s, 1))
+            log.warning("broker_unreachable", error=str(error), retry_in_s=round(self._retry_s, 1))
             return False
-        # Cleared last: messages that failed meanwhile belong to the old session.
+        # Cleared last: messages that failed during the restart belong to the old session.
         self._restart_needed = False
         return True
 

@@ -1,6 +1,6 @@
-"""The dispatcher: the one task that turns queued frames into messages for the delivery, in order of receipt.
+"""The dispatcher: the single task that turns queued frames into messages for the delivery, in order of receipt.
 
-It handles frames in batches without awaiting in between: one frame takes a few microseconds, and shared work is done
+It handles frames in batches without awaiting in between: one frame takes a few microseconds, and shared work runs
 once per batch.
 """
 
@@ -32,7 +32,7 @@ FRAMES_AT_ONCE: Final = 500
 AGG_TRADE: Final = "aggTrade"
 MAX_ROUTES: Final = 4_096  # symbols whose key and partition are cached
 
-# Arguments: span, exchange clock (ms) at an instant before which all frames were seen, whether the span has ended.
+# Arguments: span, exchange clock (ms) of the barrier (all earlier frames were seen), whether the span has ended.
 Mark = Callable[[ConnectionSpan, int | None, bool], None]
 
 
@@ -52,9 +52,9 @@ class Dispatcher:
         mark: Mark,
         accounts: FrameAccounts,
     ) -> None:
-        """`fetched` is the span of frames that were not received over a connection.
+        """`fetched` is the span of frames from the REST history.
 
-        `mark` is called at each point in the frames' order for which coverage is to be claimed.
+        `mark` is called at each point in the frame order for which coverage is to be claimed.
         """
         self._exchange = settings.venue.exchange
         self._unnamed_trade_type = settings.venue.unnamed_trade_type
@@ -67,15 +67,15 @@ class Dispatcher:
         self._fetched = fetched
         self._mark = mark
 
-        # Frames of unsubscribed symbols are kept as well: Silver judges symbols.
+        # Frames of untracked symbols are published as well: Silver validates symbols.
         @lru_cache(MAX_ROUTES)
         def route(symbol: str) -> tuple[bytes, int]:
-            accounts.note_symbol(symbol)
+            accounts.check_subscribed(symbol)
             key = symbol.encode()
             return key, partition_for(key)
 
         self._route = route
-        self._messages: list[Message] = []  # created, but not yet in the delivery
+        self._messages: list[Message] = []  # created, not yet in the delivery
         self._accounts = accounts
         self.frames = 0  # frames taken from the queue, of any kind
         self.last_event_time_us: int | None = None  # trade time of the newest event
@@ -84,14 +84,14 @@ class Dispatcher:
         """Dispatch until `EndOfFrames`."""
         while True:
             items = await self._queue.take(FRAMES_AT_ONCE)
-            await self._delivery.room()
+            await self._delivery.wait_for_room()
             if not self._dispatch(items):
                 return
             # Queue and delivery do not yield while there is work, and the readers need a turn.
             await asyncio.sleep(0)
 
     def _dispatch(self, items: Sequence[QueueItem]) -> bool:
-        """Dispatch the items; return whether more can follow."""
+        """Dispatch the items; return False after the last one."""
         for item in items:
             if isinstance(item, ReceivedFrames):
                 self.frames += len(item.raws)
@@ -144,7 +144,7 @@ class Dispatcher:
                     see_trade(parsed.symbol, parsed.trade_id, parsed.event_time)
             elif type(parsed) is ControlFrame:
                 if parsed.request_id in span.requests:
-                    # The answer vouches for the frames before it.
+                    # The response proves that all frames before it were received.
                     span.see(*exchange_times_ms)
                     accounts.accepted += len(exchange_times_ms)
                     exchange_times_ms.clear()
@@ -157,10 +157,10 @@ class Dispatcher:
             self.last_event_time_us = event.event_time
 
     def _take_after_rejected(self, event: TradeEvent, span: ConnectionSpan, exchange_time_ms: int) -> None:
-        """See a trade of a symbol with rejected frames.
+        """Record a trade of a symbol with rejected frames.
 
-        The next trade's id shows whether one is missing. A trade that fills an older gap shows the time before which
-        the rejected ones happened, which suffices if each of them is a gap. A duplicate shows nothing.
+        The next trade's id shows whether a trade is missing. A trade that fills an older gap bounds the time of the
+        rejected ones, which suffices if a gap records each of them. A duplicate shows nothing.
         """
         gaps, symbol = self._gaps, event.symbol
         before = gaps.last(symbol)
@@ -185,7 +185,7 @@ class Dispatcher:
                 self._messages.append(Message(self._trades_topic, value, key, partition, FETCHED_HEADERS))
             elif isinstance(parsed, IdWithoutTrade):
                 if parsed.trade_id is not None:
-                    self._gaps.settle(parsed.symbol, parsed.trade_id, parsed.trade_id)
+                    self._gaps.mark_not_order_book(parsed.symbol, parsed.trade_id, parsed.trade_id)
             elif isinstance(parsed, RejectedFrame) and (
                 # One dead letter per trade, however often it is fetched.
                 parsed.symbol is None
@@ -194,10 +194,10 @@ class Dispatcher:
             ):
                 self._messages.append(self._dead_letter(parsed, frames.received_at_us))
 
-    def _mark_here(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:
+    def _mark_here(self, span: ConnectionSpan, barrier_ms: int | None, ended: bool) -> None:
         # Frames received before the mark must be in flight before it.
         self._send()
-        self._mark(span, asked_ms, ended)
+        self._mark(span, barrier_ms, ended)
 
     def _send(self) -> None:
         self._delivery.add(self._messages)
@@ -205,7 +205,7 @@ class Dispatcher:
 
     def _dead_letter(self, frame: RejectedFrame, received_at_us: int) -> Message:
         value, headers = dead_letter(frame, stream=self._stream, received_at_us=received_at_us)
-        told = None
+        on_acknowledged = None
         if frame.symbol is not None and frame.trade_id is not None:
-            told = partial(self._gaps.dead_letter_at, frame.symbol, frame.trade_id)
-        return Message(self._rejected_topic, value, headers=headers, when_acknowledged=told)
+            on_acknowledged = partial(self._gaps.dead_letter_at, frame.symbol, frame.trade_id)
+        return Message(self._rejected_topic, value, headers=headers, when_acknowledged=on_acknowledged)

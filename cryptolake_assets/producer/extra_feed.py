@@ -1,7 +1,7 @@
 """The producer's streams in addition to the trades: own connections and contracts, the same delivery.
 
-They share only the delivery to Kafka with the trades: a stream that floods or fails delays no trade, and coverage is
-claimed for trades only.
+They share only the delivery to Kafka with the trades: a stream with too many frames or errors delays no trade.
+Coverage is claimed for trades only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cryptolake_assets.binance.stream_type import MinuteStream
 from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use
 from cryptolake_assets.kafka.topics import dead_letter
 from cryptolake_assets.model.events import RejectedFrame
-from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
 from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 _FRAMES_AT_ONCE: Final = 500
 SYMBOLS_POLL_S: Final = 1.0
-DRAIN_TIMEOUT_S: Final = 10.0  # how long a stop waits for the delivery to take the rest
+DRAIN_TIMEOUT_S: Final = 10.0  # maximum wait at a stop for the delivery to take over the remaining frames
 _encode = msgspec.json.Encoder().encode
 
 
@@ -63,7 +63,7 @@ class ExtraFeed:
 
     @property
     def queued_frames(self) -> int:
-        """Received frames that wait for the delivery."""
+        """Number of received frames that wait for the delivery."""
         return sum(feed.queued_frames for feed in self._feeds)
 
     @property
@@ -74,7 +74,7 @@ class ExtraFeed:
     @property
     def rejecting(self) -> dict[str, RejectedSymbol]:
         """Symbols with rejected frames and none accepted since."""
-        return {symbol: known for feed in self._feeds for symbol, known in feed.accounts.rejecting.items()}
+        return {symbol: entry for feed in self._feeds for symbol, entry in feed.accounts.rejecting.items()}
 
     async def run(self) -> None:
         """Run until cancelled, then hand over the received frames. Raises what ends a connection."""
@@ -87,7 +87,7 @@ class ExtraFeed:
             for task in done:
                 task.result()
         finally:
-            await cancelled(tasks)
+            await cancel_and_wait(tasks)
 
 
 class _StreamFeed:
@@ -139,7 +139,7 @@ class _StreamFeed:
             for task in done:
                 task.result()
         finally:
-            await cancelled(readers)
+            await cancel_and_wait(readers)
             self._queue.put_mark(EndOfFrames())
             await self._drained(publish)
 
@@ -150,7 +150,7 @@ class _StreamFeed:
             self._pool.track(self._symbols())
 
     async def _drained(self, publish: asyncio.Task[None]) -> None:
-        """Wait up to `DRAIN_TIMEOUT_S` for the queue to empty; without brokers it never would."""
+        """Wait up to `DRAIN_TIMEOUT_S` for the queue to empty; without brokers it never does."""
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 await publish
@@ -176,13 +176,13 @@ class _StreamFeed:
             await self._put(Message(self._rejected_topic, value, headers=headers))
         elif isinstance(parsed, ControlFrame):
             if parsed.request_id in span.requests:
-                # A retiring connection waits until its last answer was read.
+                # A retiring connection waits until its last response was read.
                 del span.requests[parsed.request_id]
             else:
                 self.accounts.handle_control(parsed, span)
         else:
             await self._put(Message(self._topic, _encode(parsed), parsed.symbol.encode()))
             self.accounts.accepted += 1
-            self.accounts.note_symbol(parsed.symbol)
+            self.accounts.check_subscribed(parsed.symbol)
             if parsed.symbol in span.rejecting:
                 self.accounts.accept_again(parsed.symbol, span, None)

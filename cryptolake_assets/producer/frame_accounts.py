@@ -16,9 +16,9 @@ from cryptolake_assets.producer.status_file import MAX_SYMBOLS_SHOWN, RejectedSy
 
 log = structlog.get_logger(__name__)
 
-# At most one log line about rejected frames per second: a broken feed must not fill the disk.
+# Minimum interval between log lines about rejected frames: a broken feed must not fill the disk.
 LOG_INTERVAL_S: Final = 1.0
-MAX_SYMBOLS_NOTED: Final = 4_096  # symbols that are remembered, so that each is logged once
+MAX_SYMBOLS_CHECKED: Final = 4_096  # symbols remembered, so that each is checked and logged once
 
 
 class FrameAccounts:
@@ -34,7 +34,7 @@ class FrameAccounts:
         self.stream = stream
         self._replace = replace
         self._symbols = symbols
-        self._noted: dict[str, None] = {}
+        self._checked: dict[str, None] = {}
         self.accepted = 0
         self.rejected = 0
         self.control = 0
@@ -47,32 +47,32 @@ class FrameAccounts:
     def counts(self) -> StreamCounts:
         return StreamCounts(self.accepted, self.rejected, self.control)
 
-    def note_symbol(self, symbol: str) -> None:
-        """Log, once, a symbol that frames name but no stream was subscribed to.
+    def check_subscribed(self, symbol: str) -> None:
+        """Log, once, a symbol in a frame that is not subscribed.
 
-        Either it is spelled differently from its stream's name, or it is no longer tracked. Its frames are kept anyway.
+        It differs in spelling from its stream's name, or is no longer tracked. Its frames are published anyway.
         """
-        if symbol in self._noted:
+        if symbol in self._checked:
             return
-        self._noted[symbol] = None
-        if len(self._noted) > MAX_SYMBOLS_NOTED:
-            del self._noted[next(iter(self._noted))]
+        self._checked[symbol] = None
+        if len(self._checked) > MAX_SYMBOLS_CHECKED:
+            del self._checked[next(iter(self._checked))]
         if symbol not in self._symbols():
             log.warning("symbol_not_subscribed", stream=self.stream, symbol=symbol)
 
     def reject(self, frame: RejectedFrame, span: ConnectionSpan, *, is_gap: bool = False) -> None:
-        """Count a rejected frame of a connection, and log those since the last line when one is due.
+        """Count a rejected frame of a connection; log those since the last log line, if one is due.
 
         `is_gap`: a gap records its trade.
         """
         self.rejected += 1
         symbols = _symbols_of(frame, span)
         if frame.symbol is not None and is_symbol(frame.symbol):
-            self.note_symbol(frame.symbol)
+            self.check_subscribed(frame.symbol)
         span.reject(symbols, is_gap=is_gap)
         if len(symbols) == 1:
-            known = self.rejecting.pop(symbols[0], None)
-            self.rejecting[symbols[0]] = RejectedSymbol(1 + (known.frames if known else 0), frame.reason)
+            previous = self.rejecting.pop(symbols[0], None)
+            self.rejecting[symbols[0]] = RejectedSymbol(1 + (previous.frames if previous else 0), frame.reason)
             while len(self.rejecting) > MAX_SYMBOLS_SHOWN:
                 del self.rejecting[next(iter(self.rejecting))]
         self._not_logged += 1
@@ -103,7 +103,7 @@ class FrameAccounts:
 
 
 def _symbols_of(frame: RejectedFrame, span: ConnectionSpan) -> tuple[str, ...]:
-    """Return the connection's symbols that a rejected frame may be of: all of them if it names none."""
+    """Return the symbols of the connection to which a rejected frame may belong: all, if it names none."""
     if frame.symbol in span.symbols:
         return (frame.symbol,)
     if (name := frame.stream_name) is not None:

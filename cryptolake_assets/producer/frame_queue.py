@@ -1,7 +1,7 @@
 """The queue between the socket readers and the publisher task, bounded in frames and in bytes.
 
 Backpressure: when the queue is full, the readers wait, the socket buffers fill, and TCP slows the exchange down. Memory
-stays bounded whatever the broker does.
+stays bounded even without a broker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SpanMark(Struct, frozen=True, eq=False):
     """A point in a connection's frame order for which coverage is to be claimed."""
 
     span: ConnectionSpan
-    ended: bool  # whether no frame of the connection follows
+    ended: bool  # no frame of the connection follows
 
 
 class EndOfFrames(Struct, frozen=True, eq=False):
@@ -45,13 +45,13 @@ class FrameQueue:
     """A FIFO queue: many readers put, one publisher task takes."""
 
     def __init__(self, max_frames: int = MAX_FRAMES, max_bytes: int = MAX_BYTES) -> None:
-        self._items: deque[tuple[QueueItem, int]] = deque()  # each with its bytes
+        self._items: deque[tuple[QueueItem, int]] = deque()  # each with its size in bytes
         self._frames = 0
         self._bytes = 0
         self._max_frames = max_frames
         self._max_bytes = max_bytes
         self._room = asyncio.Event()
-        self._news = asyncio.Event()
+        self._has_items = asyncio.Event()
 
     def __len__(self) -> int:
         """Return the number of waiting frames."""
@@ -61,30 +61,30 @@ class FrameQueue:
     def is_full(self) -> bool:
         return self._frames >= self._max_frames or self._bytes >= self._max_bytes
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait while the queue is full."""
         while self.is_full:
             self._room.clear()
             await self._room.wait()
 
     def put(self, frames: ReceivedFrames) -> None:
-        """Add frames without waiting for room: readers await `room` before each batch."""
+        """Add frames without waiting for room: readers await `wait_for_room` before each batch."""
         size_bytes = sum(map(len, frames.raws))
         self._frames += len(frames.raws)
         self._bytes += size_bytes
         self._items.append((frames, size_bytes))
-        self._news.set()
+        self._has_items.set()
 
     def put_mark(self, mark: SpanMark | EndOfFrames) -> None:
         """Add a mark at once, even to a full queue: marks are few and small, and must not be lost at a stop."""
         self._items.append((mark, 0))
-        self._news.set()
+        self._has_items.set()
 
     async def take(self, enough: int) -> list[QueueItem]:
         """Pop the oldest items, about `enough` frames; wait until there is at least one."""
         while not self._items:
-            self._news.clear()
-            await self._news.wait()
+            self._has_items.clear()
+            await self._has_items.wait()
         items: list[QueueItem] = []
         frames = 0
         while self._items and frames < enough:

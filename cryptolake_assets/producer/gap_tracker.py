@@ -1,6 +1,6 @@
 """Gap detection: the exchange's trade ids are consecutive for each symbol and stream.
 
-`GapTracker` is pure: it is fed the trades in order of receipt.
+`GapTracker` is pure. Its caller passes the trades in order of receipt.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ log = structlog.get_logger(__name__)
 
 GapKey = tuple[str, str, str, int]  # `TradeGap.key`
 
-# An id this far above the last one counts only once the next trade continues from it: one frame with a wrong id must
-# not open a gap that nobody can fill.
+# An id this far above the last one counts only once the next trade continues from it: a single frame with a wrong id
+# must not open a gap that cannot be repaired.
 MAX_STEP_IDS: Final = 10_000_000
 # Maximum open gaps per symbol; a further one is merged into the newest of its kind (to be repaired, or beyond the
 # limit), so that memory stays bounded on a stream with many gaps.
 MAX_OPEN: Final = 1_000
 # Rejected ids remembered per symbol; the oldest are forgotten, and may become dead letters again.
 MAX_REJECTED: Final = 10_000
-BRIDGED_MS: Final = 1_000  # an id sequence that begins this long before a connection began on an earlier one
+BRIDGED_MS: Final = 1_000  # a sequence that starts this long before a connection started on an earlier connection
 
 
 @dataclass(slots=True)
@@ -38,12 +38,13 @@ class _Sequence:
 
     last_id: int | None = None
     last_us: int = 0
-    since_us: int = 0  # event time of the trade since which every id was received or is in a gap
-    known_from_before: bool = False  # whether `last_id` is from an earlier process, and no trade was received since
-    doubtful_id: int | None = None
-    reach_id: int = -1  # no open gap goes beyond it
+    since_us: int = 0  # event time of the first trade after which every id was received or is in a gap
+    is_resumed: bool = False  # `last_id` is from an earlier process, and no trade was received since
+    # An id more than `MAX_STEP_IDS` above the last one; it counts once the next trade follows it.
+    unconfirmed_id: int | None = None
+    highest_missing_id: int = -1  # upper bound of the ids of all open gaps
     open: list[OpenGap] = field(default_factory=list)
-    # Ids of trades that were received and rejected, the latest last.
+    # Received and rejected trades by id, the latest last.
     rejected: dict[int, Rejection] = field(default_factory=dict)
 
 
@@ -79,7 +80,7 @@ class MissingRange:
 
 
 class GapTracker:
-    """Finds the gaps of one stream. Older trades and duplicates open none."""
+    """Finds the gaps of one stream. Older trades and duplicates open no gap."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class GapTracker:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         max_ids: int = MAX_ID,
     ) -> None:
-        """Only the newest `max_ids` ids of a gap are to be repaired; the rest becomes a gap of its own."""
+        """Only the newest `max_ids` ids of a gap are repaired; the older ids become a separate gap."""
         self._exchange = exchange
         self._stream = stream
         self._clock = clock
@@ -100,156 +101,165 @@ class GapTracker:
     @property
     def ids_missing(self) -> int:
         """The number of missing ids in all open gaps."""
-        return sum(item.gap.ids_missing for known in self._sequences.values() for item in known.open)
+        return sum(item.gap.ids_missing for sequence in self._sequences.values() for item in sequence.open)
 
     def resume(self, gaps: Sequence[TradeGap]) -> None:
-        """Take over the gaps that an earlier process left open: trades received from now on may still close them."""
+        """Take over the gaps that an earlier process left open: trades received later may still close them."""
         for gap in sorted(gaps, key=lambda gap: gap.first_missing_id):
             if (gap.exchange, gap.stream) == (self._exchange, self._stream):
-                # The ledger does not say which of the ids have arrived meanwhile.
-                number = gap.last_missing_id - gap.first_missing_id + 1
-                whole = replace(gap, ids_missing=number, ids_not_order_book=0)
+                # The ledger does not name the ids that have arrived since.
+                ids_missing = gap.last_missing_id - gap.first_missing_id + 1
+                restored = replace(gap, ids_missing=ids_missing, ids_not_order_book=0)
                 if gap.open_because is OpenBecause.REJECTED and not is_final(gap):
-                    whole = replace(whole, open_because=None, rejection=None)
-                item = OpenGap(whole, [(gap.first_missing_id, gap.last_missing_id)])
-                known = self._sequences.setdefault(gap.symbol, _Sequence())
+                    restored = replace(restored, open_because=None, rejection=None)
+                item = OpenGap(restored, [(gap.first_missing_id, gap.last_missing_id)])
+                sequence = self._sequences.setdefault(gap.symbol, _Sequence())
                 if gap.rejection is not None and gap.rejection.offset is not None:
-                    known.rejected |= dict.fromkeys(islice(item.missing_ids(), MAX_REJECTED), gap.rejection)
-                known.open.append(item)
-                known.reach_id = max(known.reach_id, gap.last_missing_id)
+                    sequence.rejected |= dict.fromkeys(islice(item.missing_ids(), MAX_REJECTED), gap.rejection)
+                sequence.open.append(item)
+                sequence.highest_missing_id = max(sequence.highest_missing_id, gap.last_missing_id)
 
     def last(self, symbol: str) -> LastTrade | None:
         """Return the newest trade of the symbol's sequence; None if there is none."""
-        known = self._sequences.get(symbol)
-        return None if known is None or known.last_id is None else LastTrade(known.last_id, known.last_us)
+        sequence = self._sequences.get(symbol)
+        return None if sequence is None or sequence.last_id is None else LastTrade(sequence.last_id, sequence.last_us)
 
     def resume_from(self, trades: Iterable[KnownTrade], last: Mapping[str, LastTrade]) -> None:
-        """Resume after an earlier process: from the end of the topic, in its order, and `last`, found elsewhere.
+        """Resume after an earlier process: from the trades at the end of the topic, in order, and `last` of Bronze.
 
         Ids missing on the topic become gaps: that process may not have recorded them. Call this before the first trade.
         """
         for trade in trades:
             last_id = self._sequences.setdefault(trade.symbol, _Sequence()).last_id
-            # Fetched because the stream sent nothing: the sequence continues with it.
+            # A fetched trade newer than the last one continues the sequence: the stream had sent nothing.
             is_newest = last_id is not None and trade.trade_id > last_id
-            take = self.fill if trade.is_fetched and not is_newest else self.see
-            take(trade.symbol, trade.trade_id, trade.event_time_us)
+            record = self.fill if trade.is_fetched and not is_newest else self.see
+            record(trade.symbol, trade.trade_id, trade.event_time_us)
         for symbol, newest in last.items():
-            known = self._sequences.setdefault(symbol, _Sequence())
-            if known.last_id is None or newest.trade_id > known.last_id:
-                self._begin(known, newest.trade_id, newest.event_time_us)
-        for known in self._sequences.values():
-            known.known_from_before = known.last_id is not None
+            sequence = self._sequences.setdefault(symbol, _Sequence())
+            if sequence.last_id is None or newest.trade_id > sequence.last_id:
+                self._begin(sequence, newest.trade_id, newest.event_time_us)
+        for sequence in self._sequences.values():
+            sequence.is_resumed = sequence.last_id is not None
 
     def see(self, symbol: str, trade_id: int, event_time_us: int) -> bool:
         """Record the next trade; return whether it was missing until now."""
-        known = self._sequences.get(symbol)
-        if known is None:
-            known = self._sequences[symbol] = _Sequence()
-        last = known.last_id
-        if last is not None and trade_id == last + 1 and trade_id > known.reach_id and event_time_us >= known.last_us:
+        sequence = self._sequences.get(symbol)
+        if sequence is None:
+            sequence = self._sequences[symbol] = _Sequence()
+        last = sequence.last_id
+        if (
+            last is not None
+            and trade_id == last + 1
+            and trade_id > sequence.highest_missing_id
+            and event_time_us >= sequence.last_us
+        ):
             # The common case: `_advance` inlined, to save the call.
-            known.last_id, known.last_us = trade_id, event_time_us
-            known.doubtful_id, known.known_from_before = None, False
+            sequence.last_id, sequence.last_us = trade_id, event_time_us
+            sequence.unconfirmed_id, sequence.is_resumed = None, False
             return False
-        was_missing = trade_id <= known.reach_id and self._came_late(known, (trade_id, trade_id), ClosedBy.STREAM)
-        # The exchange's ids and times never decrease: a stream that begins before the last known trade is a replay.
-        is_replay = known.known_from_before and (trade_id <= (last or 0) or event_time_us < known.last_us)
+        was_missing = trade_id <= sequence.highest_missing_id and self._remove_missing(
+            sequence, (trade_id, trade_id), ClosedBy.STREAM
+        )
+        # The exchange's ids and times never decrease: a stream that starts before the last known trade is a replay.
+        is_replay = sequence.is_resumed and (trade_id <= (last or 0) or event_time_us < sequence.last_us)
         if last is None or is_replay:
-            self._begin(known, trade_id, event_time_us)
+            self._begin(sequence, trade_id, event_time_us)
             if last is None:
-                for rejected_id in known.rejected:
+                for rejected_id in sequence.rejected:
                     if abs(rejected_id - trade_id) <= MAX_STEP_IDS:
-                        self._miss(known, symbol, (rejected_id, rejected_id), (event_time_us, event_time_us))
+                        self._add_missing(sequence, symbol, (rejected_id, rejected_id), (event_time_us, event_time_us))
         elif trade_id == last + 1:
-            self._advance(known, trade_id, event_time_us)
+            self._advance(sequence, trade_id, event_time_us)
         elif trade_id <= last:
             return was_missing
-        elif trade_id - last <= MAX_STEP_IDS or (known.doubtful_id is not None and trade_id == known.doubtful_id + 1):
-            missing_to = trade_id - 1 if known.doubtful_id != trade_id - 1 else trade_id - 2
-            self._miss(known, symbol, (last + 1, missing_to), (known.last_us, event_time_us))
-            self._advance(known, trade_id, event_time_us)
+        elif trade_id - last <= MAX_STEP_IDS or (
+            sequence.unconfirmed_id is not None and trade_id == sequence.unconfirmed_id + 1
+        ):
+            missing_to = trade_id - 1 if sequence.unconfirmed_id != trade_id - 1 else trade_id - 2
+            self._add_missing(sequence, symbol, (last + 1, missing_to), (sequence.last_us, event_time_us))
+            self._advance(sequence, trade_id, event_time_us)
         else:
-            known.doubtful_id = trade_id
+            sequence.unconfirmed_id = trade_id
         return was_missing
 
-    def reach(self, symbol: str, newest: LastTrade) -> None:
-        """Record that the exchange has trades up to this one, which the stream did not deliver."""
-        known = self._sequences.get(symbol)
-        if known is not None and known.last_id is not None and newest.trade_id > known.last_id:
-            times_us = known.last_us, newest.event_time_us
-            self._miss(known, symbol, (known.last_id + 1, newest.trade_id), times_us)
-            self._advance(known, newest.trade_id, newest.event_time_us)
+    def extend_to(self, symbol: str, newest: LastTrade) -> None:
+        """Extend the sequence to a trade that the exchange has and the stream did not deliver."""
+        sequence = self._sequences.get(symbol)
+        if sequence is not None and sequence.last_id is not None and newest.trade_id > sequence.last_id:
+            times_us = sequence.last_us, newest.event_time_us
+            self._add_missing(sequence, symbol, (sequence.last_id + 1, newest.trade_id), times_us)
+            self._advance(sequence, newest.trade_id, newest.event_time_us)
 
     def fill(self, symbol: str, trade_id: int, event_time_us: int) -> None:
         """Record a fetched trade."""
-        if known := self._sequences.get(symbol):
-            self._came_late(known, (trade_id, trade_id), ClosedBy.REST)
-            for item in known.open:
+        if sequence := self._sequences.get(symbol):
+            self._remove_missing(sequence, (trade_id, trade_id), ClosedBy.REST)
+            for item in sequence.open:
                 gap = item.gap
                 if gap.last_missing_id == trade_id - 1 and gap.after_us <= event_time_us < gap.before_us:
-                    # It is the first trade after a part that is not repaired.
+                    # The first trade after a part beyond the repair limit.
                     item.gap = replace(gap, before_us=event_time_us)
                     self._changed[gap.key] = item.gap
 
     def reject(self, symbol: str, trade_id: int, reason: str, *, was_fetched: bool) -> bool:
         """Record a received and rejected trade; return whether its rejection is new.
 
-        A rejected trade that the REST history sends, too, is not requested again.
+        A rejected trade that the REST history returns too is not requested again.
         """
-        known = self._sequences.setdefault(symbol, _Sequence())
-        before = known.rejected.get(trade_id)
+        sequence = self._sequences.setdefault(symbol, _Sequence())
+        before = sequence.rejected.get(trade_id)
         is_new = before is None
         rejection = Rejection(reason, CONTRACT_VERSION)
         if before is not None:
             rejection = replace(rejection, partition=before.partition, offset=before.offset)
-        known.rejected[trade_id] = rejection
-        if len(known.rejected) > MAX_REJECTED:
-            del known.rejected[next(iter(known.rejected))]
-        if not was_fetched and known.last_id is not None and 0 < trade_id - known.last_id <= MAX_STEP_IDS:
-            # Open a gap now: the next trade may be long in coming, and will move the gap's end time.
-            self._miss(known, symbol, (trade_id, trade_id), (known.last_us, known.last_us))
-        for item in known.open if was_fetched else ():
-            if item.spans(trade_id) and item.misses_only(known.rejected):
+        sequence.rejected[trade_id] = rejection
+        if len(sequence.rejected) > MAX_REJECTED:
+            del sequence.rejected[next(iter(sequence.rejected))]
+        if not was_fetched and sequence.last_id is not None and 0 < trade_id - sequence.last_id <= MAX_STEP_IDS:
+            # Open a gap now: the next trade may arrive much later, and moves the gap's end time.
+            self._add_missing(sequence, symbol, (trade_id, trade_id), (sequence.last_us, sequence.last_us))
+        for item in sequence.open if was_fetched else ():
+            if item.spans(trade_id) and item.misses_only(sequence.rejected):
                 self._explain(item, OpenBecause.REJECTED)
         return is_new
 
     def is_near(self, symbol: str, trade_id: int) -> bool:
-        """Return whether an id may be the symbol's next, so that a gap records it if its trade is missing."""
+        """Return whether an id is close enough to the symbol's last one for a gap to record it."""
         last = self.last(symbol)
         return last is None or trade_id - last.trade_id <= MAX_STEP_IDS
 
     def bound_rejected(self, symbol: str, before_us: int) -> None:
-        """Record that the symbol's rejected trades, if no other trade has followed yet, happened before this time."""
-        known = self._sequences[symbol]
-        for item in known.open:
+        """Bound the time of the symbol's rejected trades that no other trade has followed."""
+        sequence = self._sequences[symbol]
+        for item in sequence.open:
             gap = item.gap
-            if item.is_pending and gap.before_us < before_us and item.misses_only(known.rejected):
+            if item.is_pending and gap.before_us < before_us and item.misses_only(sequence.rejected):
                 item.gap = replace(gap, before_us=before_us)
                 self._changed[gap.key] = item.gap
 
     def dead_letter_at(self, symbol: str, trade_id: int, partition: int, offset: int) -> None:
         """Record the partition and offset of a rejected trade's dead letter."""
-        known = self._sequences.get(symbol)
-        rejection = None if known is None else known.rejected.get(trade_id)
-        if known is None or rejection is None or rejection.offset is not None:
+        sequence = self._sequences.get(symbol)
+        rejection = None if sequence is None else sequence.rejected.get(trade_id)
+        if sequence is None or rejection is None or rejection.offset is not None:
             return
-        known.rejected[trade_id] = replace(rejection, partition=partition, offset=offset)
-        for item in known.open:
+        sequence.rejected[trade_id] = replace(rejection, partition=partition, offset=offset)
+        for item in sequence.open:
             if item.gap.rejection is not None and item.spans(trade_id):
                 self._explain(item, OpenBecause.REJECTED)
 
-    def settle(self, symbol: str, first: int, last: int) -> None:
-        """Record that these ids are no trades of the order book."""
-        if known := self._sequences.get(symbol):
-            self._came_late(known, (first, last), ClosedBy.REST, exist=False)
+    def mark_not_order_book(self, symbol: str, first: int, last: int) -> None:
+        """Record that these ids are not trades of the order book."""
+        if sequence := self._sequences.get(symbol):
+            self._remove_missing(sequence, (first, last), ClosedBy.REST, has_trades=False)
 
-    def explain(self, wanted: MissingRange, because: OpenBecause) -> None:
+    def explain(self, missing: MissingRange, because: OpenBecause) -> None:
         """Record why a range is still missing."""
-        known = self._sequences[wanted.symbol]
-        for item in known.open:
-            if item.gap.first_missing_id <= wanted.first <= item.gap.last_missing_id:
-                self._explain(item, OpenBecause.REJECTED if item.misses_only(known.rejected) else because)
+        sequence = self._sequences[missing.symbol]
+        for item in sequence.open:
+            if item.gap.first_missing_id <= missing.first <= item.gap.last_missing_id:
+                self._explain(item, OpenBecause.REJECTED if item.misses_only(sequence.rejected) else because)
 
     def _explain(self, item: OpenGap, because: OpenBecause) -> None:
         gap = item.gap
@@ -276,7 +286,7 @@ class GapTracker:
         """
         rejected = self._sequences[item.gap.symbol].rejected
         first = rejected.get(item.ranges[0][0], item.gap.rejection)
-        # The latest is acknowledged last, so the first check usually decides.
+        # The latest dead letter is acknowledged last, so the first check usually decides.
         latest_first = map(rejected.get, item.missing_ids(backwards=True))
         if first is None or all(one is not None and one.offset is not None for one in latest_first):
             return first
@@ -285,27 +295,27 @@ class GapTracker:
     def proven_before(self, symbols: Iterable[str], interval: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
         """Return, per symbol, the time [from, to) for which its ids prove that every trade was received.
 
-        It starts after the last open gap. Symbols are included only if it starts on an earlier connection than
-        `interval` does. All times in ms since 1970, UTC.
+        It starts after the last open gap. Only symbols for which it starts on an earlier connection than `interval` are
+        included. All times in ms since 1970, UTC.
         """
         found: dict[str, tuple[int, int]] = {}
         for symbol in symbols if interval is not None else ():
-            known = self._sequences.get(symbol)
-            if interval is None or known is None or known.last_id is None:
+            sequence = self._sequences.get(symbol)
+            if interval is None or sequence is None or sequence.last_id is None:
                 continue
-            from_us = max([known.since_us, *(item.gap.before_us for item in known.open)])
+            from_us = max([sequence.since_us, *(item.gap.before_us for item in sequence.open)])
             # Trades in the same ms as the first one may be older.
-            proven = from_us // 1000 + 1, known.last_us // 1000
+            proven = from_us // 1000 + 1, sequence.last_us // 1000
             if proven[0] < min(proven[1], interval[0] - BRIDGED_MS):
                 found[symbol] = proven
         return found
 
     def missing(self) -> list[MissingRange]:
-        """Return the missing ids that are to be repaired, oldest gap first."""
+        """Return the missing ids to repair, oldest gap first."""
         gaps = [
             item
-            for known in self._sequences.values()
-            for item in known.open
+            for sequence in self._sequences.values()
+            for item in sequence.open
             if item.gap.open_because not in (OpenBecause.BEYOND_LIMIT, OpenBecause.REJECTED)
         ]
         gaps.sort(key=lambda item: item.gap.detected_at)
@@ -317,94 +327,98 @@ class GapTracker:
         return changed
 
     def take_closed(self) -> list[TradeGap]:
-        """Return the gaps closed since the last call. They may be written once their trades are acknowledged."""
+        """Return the gaps closed since the last call. Write them once their trades are acknowledged."""
         closed, self._closed = self._closed, []
         return closed
 
-    def _begin(self, known: _Sequence, trade_id: int, event_time_us: int) -> None:
-        known.since_us = event_time_us
-        self._advance(known, trade_id, event_time_us)
+    def _begin(self, sequence: _Sequence, trade_id: int, event_time_us: int) -> None:
+        sequence.since_us = event_time_us
+        self._advance(sequence, trade_id, event_time_us)
 
-    def _advance(self, known: _Sequence, trade_id: int, event_time_us: int) -> None:
-        known.last_id, known.last_us = trade_id, event_time_us
-        known.doubtful_id, known.known_from_before = None, False
+    def _advance(self, sequence: _Sequence, trade_id: int, event_time_us: int) -> None:
+        sequence.last_id, sequence.last_us = trade_id, event_time_us
+        sequence.unconfirmed_id, sequence.is_resumed = None, False
 
-    def _miss(self, known: _Sequence, symbol: str, ids: tuple[int, int], times_us: tuple[int, int]) -> None:
-        """Open gaps for the ids that no open gap has yet, in two parts if they exceed the repair limit."""
-        # Out of order, the trade before the gap may be younger than the one after it.
+    def _add_missing(self, sequence: _Sequence, symbol: str, ids: tuple[int, int], times_us: tuple[int, int]) -> None:
+        """Open gaps for ids that no open gap has yet, in two parts if they exceed the repair limit."""
+        # Trades may arrive out of order: the trade before the gap may be newer than the one after it.
         after_us, before_us = sorted(times_us)
-        for first, last in ids_outside(ids, known.open):
+        for first, last in ids_outside(ids, sequence.open):
             beyond = last - self._max_ids
             if beyond >= first:
-                self._open(known, symbol, (first, beyond), (after_us, before_us), OpenBecause.BEYOND_LIMIT)
-            self._open(known, symbol, (max(first, beyond + 1), last), (after_us, before_us))
-        for item in known.open:
+                self._open(sequence, symbol, (first, beyond), (after_us, before_us), OpenBecause.BEYOND_LIMIT)
+            self._open(sequence, symbol, (max(first, beyond + 1), last), (after_us, before_us))
+        for item in sequence.open:
             gap = item.gap
             if ids[0] <= gap.first_missing_id <= ids[1] and item.is_pending and gap.before_us < before_us:
                 item.gap = replace(gap, before_us=before_us)
                 self._changed[gap.key] = item.gap
-        known.reach_id = max(known.reach_id, ids[1])
+        sequence.highest_missing_id = max(sequence.highest_missing_id, ids[1])
 
     def _open(
         self,
-        known: _Sequence,
+        sequence: _Sequence,
         symbol: str,
         ids: tuple[int, int],
         times_us: tuple[int, int],
         because: OpenBecause | None = None,
     ) -> None:
         first, last = ids
-        number = last - first + 1
+        ids_missing = last - first + 1
         log.warning(
             "trades_missing",
             symbol=symbol,
             stream=self._stream,
             first_missing_id=first,
             last_missing_id=last,
-            ids=number,
+            ids=ids_missing,
             because=because,
         )
-        # Gaps to be repaired and gaps beyond the limit are never merged: their ids are treated differently.
-        is_beyond = because is OpenBecause.BEYOND_LIMIT
-        alike = (
-            item for item in reversed(known.open) if (item.gap.open_because is OpenBecause.BEYOND_LIMIT) is is_beyond
+        # Gaps to repair and gaps beyond the limit are never merged: their ids are handled differently.
+        is_beyond_limit = because is OpenBecause.BEYOND_LIMIT
+        same_kind = (
+            item
+            for item in reversed(sequence.open)
+            if (item.gap.open_because is OpenBecause.BEYOND_LIMIT) is is_beyond_limit
         )
-        if len(known.open) >= MAX_OPEN and (newest := next(alike, None)) is not None:
+        if len(sequence.open) >= MAX_OPEN and (newest := next(same_kind, None)) is not None:
             newest.ranges.append(ids)
             newest.gap = replace(
                 newest.gap,
                 last_missing_id=last,
-                ids_missing=newest.gap.ids_missing + number,
+                ids_missing=newest.gap.ids_missing + ids_missing,
                 before_us=max(newest.gap.before_us, times_us[1]),
             )
         else:
             now = self._clock()
-            gap = TradeGap(self._exchange, symbol, self._stream, first, last, number, *times_us, now)
+            gap = TradeGap(self._exchange, symbol, self._stream, first, last, ids_missing, *times_us, now)
             newest = OpenGap(replace(gap, open_because=because), [ids])
-            known.open.append(newest)
+            sequence.open.append(newest)
         self._changed[newest.gap.key] = newest.gap
 
-    def _came_late(self, known: _Sequence, ids: tuple[int, int], by: ClosedBy, *, exist: bool = True) -> bool:
+    def _remove_missing(
+        self, sequence: _Sequence, ids: tuple[int, int], by: ClosedBy, *, has_trades: bool = True
+    ) -> bool:
         """Remove ids from the open gaps; return whether any of them was missing.
 
-        `exist`: their trades were received; otherwise the ids have no trades.
+        `has_trades`: their trades were received; otherwise the ids have no trades.
         """
         found = False
-        for item in list(known.open):
+        for item in list(sequence.open):
             gap = item.gap
-            if gap.last_missing_id < ids[0] or gap.first_missing_id > ids[1] or not (number := item.drop(*ids)):
+            if gap.last_missing_id < ids[0] or gap.first_missing_id > ids[1] or not (ids_missing := item.drop(*ids)):
                 continue
             found = True
-            if exist:
+            if has_trades:
                 item.has_trades = True
             else:
-                item.gap = replace(item.gap, ids_not_order_book=gap.ids_not_order_book + number)
+                item.gap = replace(item.gap, ids_not_order_book=gap.ids_not_order_book + ids_missing)
             if item.ranges:
                 if gap.rejection is not None:
                     item.gap = replace(item.gap, rejection=self._rejection_of(item))
                 self._changed[gap.key] = item.gap
             else:
-                known.open.remove(item)
+                sequence.open.remove(item)
                 self._close(item, by)
         return found
 

@@ -1,6 +1,6 @@
 """Writes a tracker's gaps to the gap ledger, before the coverage of their time is written.
 
-No minute can thus be complete while the ledger lacks one of its gaps.
+Therefore no minute counts as complete while the ledger lacks one of its gaps.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class GapSink(Protocol):
     """Storage of the gap ledger."""
 
     def write(self, gaps: Sequence[TradeGap]) -> None:
-        """Store the gaps; a later one of the same key replaces an earlier one. Blocks; raises if it fails."""
+        """Store the gaps; a later gap of the same key replaces an earlier one. Blocks; raises on failure."""
 
     def open_gaps(self) -> list[TradeGap]:
-        """Return the gaps that an earlier process left open. Blocks; raises if they cannot be read."""
+        """Return the gaps that an earlier process left open. Blocks; raises on failure."""
 
 
 class GapWriter:
-    """Writes a tracker's gaps; those that could not be written stay due."""
+    """Writes a tracker's gaps; after a failed write they stay due."""
 
     def __init__(self, sink: GapSink, tracker: GapTracker) -> None:
         self._sink = sink
@@ -66,7 +66,7 @@ class GapWriter:
             self._resumed = True
 
     async def write(self) -> bool:
-        """Write due gaps in a thread. Return whether all gaps found before the call are written."""
+        """Write due gaps in a thread. Return whether all gaps found before the call are stored."""
         async with self._writing:
             due: dict[GapKey, TradeGap] = {}
             try:

@@ -16,25 +16,25 @@ class OpenGap:
 
     gap: TradeGap
     ranges: list[tuple[int, int]]
-    has_trades: bool = False  # whether any of its trades was received
+    has_trades: bool = False  # at least one of its trades was received
 
     @property
     def is_pending(self) -> bool:
-        """Return whether its end time is unknown: a rejected trade opened it, and no trade has followed yet."""
+        """Return whether its end time is unknown: a rejected trade opened it, and no trade has followed."""
         return self.gap.after_us == self.gap.before_us
 
     def drop(self, first: int, last: int) -> int:
         """Remove ids from the missing ones; return how many of them were missing."""
-        left: list[tuple[int, int]] = []
+        remaining: list[tuple[int, int]] = []
         for span in self.ranges:
             if span[1] < first or span[0] > last:
-                left.append(span)
+                remaining.append(span)
             else:
                 parts = (span[0], first - 1), (last + 1, span[1])
-                left += [part for part in parts if part[0] <= part[1]]
-        dropped = _number(self.ranges) - _number(left)
+                remaining += [part for part in parts if part[0] <= part[1]]
+        dropped = _count(self.ranges) - _count(remaining)
         if dropped:
-            self.ranges = left
+            self.ranges = remaining
             self.gap = replace(self.gap, ids_missing=self.gap.ids_missing - dropped)
         return dropped
 
@@ -46,21 +46,22 @@ class OpenGap:
 
     def misses_only(self, ids: Collection[int]) -> bool:
         """Return whether all missing ids are among these."""
-        return _number(self.ranges) <= len(ids) and all(number in ids for number in self.missing_ids())
+        return _count(self.ranges) <= len(ids) and all(trade_id in ids for trade_id in self.missing_ids())
 
     def spans(self, trade_id: int) -> bool:
+        """Return whether the id is between the gap's first and last missing id."""
         return self.gap.first_missing_id <= trade_id <= self.gap.last_missing_id
 
 
 def is_final(gap: TradeGap) -> bool:
-    """Return whether fetching a gap of rejected trades again would bring nothing.
+    """Return whether a gap of rejected trades needs no further requests.
 
-    If some of its trades were received, the ledger does not say which, and they may have been lost on their way.
+    If some of its trades were received, the ledger does not name them, and they may have been lost before Kafka.
     """
-    is_whole = gap.ids_missing == gap.last_missing_id - gap.first_missing_id + 1
+    misses_all = gap.ids_missing == gap.last_missing_id - gap.first_missing_id + 1
     rejection = gap.rejection
     return (
-        is_whole
+        misses_all
         and rejection is not None
         and rejection.contract_version == CONTRACT_VERSION
         and rejection.offset is not None
@@ -69,14 +70,14 @@ def is_final(gap: TradeGap) -> bool:
 
 def ids_outside(ids: tuple[int, int], gaps: Sequence[OpenGap]) -> list[tuple[int, int]]:
     """Return the ranges of the ids that no gap spans."""
-    left = [ids]
+    remaining = [ids]
     for item in gaps:
         taken = item.gap.first_missing_id, item.gap.last_missing_id
         if taken[1] >= ids[0] and taken[0] <= ids[1]:
-            parts = [((first, min(last, taken[0] - 1)), (max(first, taken[1] + 1), last)) for first, last in left]
-            left = [part for both in parts for part in both if part[0] <= part[1]]
-    return left
+            parts = [((first, min(last, taken[0] - 1)), (max(first, taken[1] + 1), last)) for first, last in remaining]
+            remaining = [part for both in parts for part in both if part[0] <= part[1]]
+    return remaining
 
 
-def _number(ranges: Sequence[tuple[int, int]]) -> int:
+def _count(ranges: Sequence[tuple[int, int]]) -> int:
     return sum(last - first + 1 for first, last in ranges)

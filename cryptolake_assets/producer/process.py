@@ -1,11 +1,11 @@
-"""The producer: reads trades from the exchange's sockets into Kafka, and loses none that it received.
+"""The producer: reads trades from the exchange's sockets into Kafka, and loses no received trade.
 
     connections (one reader each) ─► one bounded queue ─► one publisher task: parse, send ─► delivery ─► Kafka
                                                                  └ marks: "all before this is acknowledged" ─► coverage
 
-Run as `python -m cryptolake_assets.producer.process`. On SIGTERM or SIGINT it stops reading, sends the rest, writes its
-coverage and exits 0. It exits 1 if settings or permissions are wrong (with a message on stderr), or if the rest could
-not be delivered in time.
+Run as `python -m cryptolake_assets.producer.process`. On SIGTERM or SIGINT it stops reading, sends the remaining
+messages, writes its coverage and exits with code 0. It exits with code 1 if settings or permissions are wrong (with a
+message on stderr), or if the remaining messages could not be delivered in time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cryptolake_assets.http.http_client import RetryPolicy
 from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.log import configure_logging
-from cryptolake_assets.producer.asyncio_tasks import cancelled, unless
+from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait, run_until_stopped
 from cryptolake_assets.producer.catch_up import CatchUp, CatchUpOptions
 from cryptolake_assets.producer.client_libraries import io_in_use, make_publisher
 from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
@@ -72,8 +72,8 @@ class ProducerOptions:
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     pool: ConnectionPoolOptions | None = None  # None: from the settings
     catch_up: CatchUpOptions = field(default_factory=CatchUpOptions)
-    drain_timeout_s: float = 20.0  # how long a stop waits for the brokers to acknowledge the rest
-    claim_wait_s: float = 2.0  # how long a coverage round waits for its barriers; the next round writes late ones
+    drain_timeout_s: float = 20.0  # maximum wait at a stop for the brokers' acknowledgements
+    claim_wait_s: float = 2.0  # maximum wait of a coverage round for its barriers; the next round writes late claims
     status_interval_s: float = 1.0
     stall_alarm_s: float = 5.0  # warn after this long without an acknowledgement while messages are in flight
     final_write_attempts: int = 3
@@ -170,21 +170,21 @@ class Producer:
         )
 
     async def run(self, stop: asyncio.Event) -> bool:
-        """Work until `stop` is set, then drain. Return whether every received frame was acknowledged.
+        """Run until `stop` is set, then drain. Return whether every received frame was acknowledged.
 
-        Raises `BrokerAccessError` if Kafka rejects the client permanently, and `ExchangeError` for an unusable address.
+        Raises `BrokerAccessError` if Kafka rejects the client permanently, and `ExchangeError` for an invalid URL.
         """
         status = asyncio.create_task(self._keep_status())
         try:
             self._state = "waiting_for_broker"
-            if not await unless(stop, self._delivery.start()):
+            if not await run_until_stopped(stop, self._delivery.start()):
                 return True
             return await self._work(stop)
         except BaseException:
             self._state = "failed"
             raise
         finally:
-            await cancelled([status])
+            await cancel_and_wait([status])
             await self._publisher.stop()
             if self._state != "failed":
                 self._state = "stopped"
@@ -206,10 +206,10 @@ class Producer:
             waits: list[asyncio.Future[Any]] = [stopped, self._delivery.fatal, *parts]
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for part in done:
-                part.result()  # raises the error of a part that should not have ended
+                part.result()  # raises the error of a part that must not end
             return await self._finish(connections, publish, coverage)
         finally:
-            await cancelled([stopped, *parts])
+            await cancel_and_wait([stopped, *parts])
 
     async def _finish(
         self,
@@ -217,10 +217,10 @@ class Producer:
         publish: asyncio.Task[None],
         coverage: asyncio.Task[None],
     ) -> bool:
-        """Stop reading, send the rest, write the last coverage."""
+        """Stop reading, send the remaining messages, write the last coverage."""
         self._state, self._working = "draining", False
         log.info("producer_stopping", queued_frames=len(self._queue), in_flight=self._delivery.in_flight)
-        await cancelled(connections)
+        await cancel_and_wait(connections)
         self._queue.put_mark(EndOfFrames())
         drained = True
         try:
@@ -256,7 +256,7 @@ class Producer:
     # Frames and marks.
 
     async def _publish(self) -> None:
-        """Resume from the trades that Kafka and Bronze hold, then dispatch queued frames."""
+        """Resume from the newest trades in Kafka and Bronze, then dispatch queued frames."""
         if self._resume_points is not None:
             start_offsets = self._publisher.start_offsets
             known = await self._resume_points.find(self.pool.symbols, self._stream, start_offsets)
@@ -264,12 +264,12 @@ class Producer:
         await self._dispatcher.run()
 
     async def _put_fetched(self, raw: bytes) -> None:
-        await self._queue.room()
+        await self._queue.wait_for_room()
         self._queue.put(ReceivedFrames(self._fetched, time.time_ns() // 1000, [raw]))
 
-    def _mark(self, span: ConnectionSpan, asked_ms: int | None, ended: bool) -> None:
+    def _mark(self, span: ConnectionSpan, barrier_ms: int | None, ended: bool) -> None:
         """Claim the connection's interval so far, once everything before this point is acknowledged."""
-        interval = span.claim_to(asked_ms)
+        interval = span.claim_to(barrier_ms)
         claims = span.claims_of(interval) if interval is not None else {}
         by_ids = self._gaps.proven_before(span.symbols, interval)
         self._delivery.mark(partial(self._claim, span, claims, by_ids, ended, self._gaps.take_closed()))
@@ -296,12 +296,12 @@ class Producer:
 
     async def _keep_status(self) -> None:
         while True:
-            self._note_stall()
+            self._check_stall()
             self._write_status()
             await asyncio.sleep(self._options.status_interval_s)
 
-    def _note_stall(self) -> None:
-        """Log when the brokers stop acknowledging, and when they resume: Kafka's client waits for them silently."""
+    def _check_stall(self) -> None:
+        """Log when the brokers stop acknowledging, and when they resume: Kafka's client logs neither."""
         stalled_s = self._delivery.stalled_s
         if self._state == "streaming" and stalled_s > self._options.stall_alarm_s:
             self._state = "waiting_for_broker"
@@ -372,22 +372,22 @@ async def serve(settings: Settings) -> int:
     from cryptolake_assets.lake.gap_ledger import IcebergGapSink
 
     io = io_in_use(settings)
-    log.info("producer_libraries", io=io.value)
+    log.info("producer_libraries_selected", io=io.value)
     raise_gc_thresholds()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # Few attempts: a late clock answer is useless, and the next round asks again.
-    policy = RetryPolicy(attempts=2, max_backoff_s=0.5, max_retry_after_s=1.0)
-    # The history client waits as long as the exchange asks, and its weight budget covers all symbols.
-    patient = RetryPolicy(max_retry_after_s=math.inf)
+    # Few attempts: a late clock response is useless, and the next round requests the clock again.
+    clock_policy = RetryPolicy(attempts=2, max_backoff_s=0.5, max_retry_after_s=1.0)
+    # The history client waits as long as the exchange requests; its weight budget covers all symbols.
+    history_policy = RetryPolicy(max_retry_after_s=math.inf)
     venue, key = settings.venue, settings.binance_api_key.get_secret_value()
     budget = WeightBudget(settings.rest_weight_share, venue.weights.per_minute)
     async with (
-        AsyncExchangeRest(settings.rest_url, timeout_s=3.0, policy=policy, venue=venue, budget=budget) as rest,
+        AsyncExchangeRest(settings.rest_url, timeout_s=3.0, policy=clock_policy, venue=venue, budget=budget) as rest,
         AsyncExchangeRest(
-            settings.rest_url, policy=patient, venue=venue, api_key=key, budget=budget, urgent=False
+            settings.rest_url, policy=history_policy, venue=venue, api_key=key, budget=budget, urgent=False
         ) as history,
     ):
         found: list[Subscriptions] = []
@@ -396,7 +396,7 @@ async def serve(settings: Settings) -> int:
         async def find() -> None:
             found.append(await find_subscriptions(settings, rest))
 
-        if not await unless(stop, find()):
+        if not await run_until_stopped(stop, find()):
             return 0
         producer = Producer(
             settings,
@@ -413,7 +413,7 @@ async def serve(settings: Settings) -> int:
         try:
             return 0 if await producer.run(stop) else 1
         finally:
-            await cancelled([selection])
+            await cancel_and_wait([selection])
 
 
 def main() -> int:

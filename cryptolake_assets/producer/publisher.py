@@ -1,7 +1,7 @@
-"""The `Publisher` interface to Kafka, and what its implementations share.
+"""The `Publisher` interface to Kafka, and the base class of its implementations.
 
-A publisher takes messages and later reports each exactly once, as acknowledged or as failed. The delivery decides what
-is sent again. Messages are taken and reported in batches: the budget per message is a microsecond or two.
+A publisher takes messages and later reports each exactly once, as acknowledged or as failed. The delivery decides which
+messages to resend. Messages are taken and reported in batches: the budget per message is a microsecond or two.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.settings import Settings
 
 BATCH_BYTES: Final = 256 * 1024
-COMPRESSION: Final = "zstd"  # half the bytes of lz4 for these events, at an eighth of its CPU time as aiokafka calls it
-LINGER_MS: Final = 10  # how long a batch waits for more: at low rates, most of a message's latency into Kafka
+COMPRESSION: Final = "zstd"  # half the bytes of lz4 for these events, at an eighth of its CPU time in aiokafka
+LINGER_MS: Final = 10  # how long a batch waits for more messages; at low rates, most of the latency into Kafka
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 5.0
 
@@ -40,8 +40,8 @@ class Message(Struct, eq=False, gc=False):
 class FailureVerdict(Enum):
     """How the delivery reacts to a failure."""
 
-    RETRY = "retry"  # send again after a pause: the broker is away or busy
-    RESTART = "restart"  # restart the publisher, then send again: its session with the broker is broken
+    RETRY = "retry"  # resend after a pause: the broker is unavailable or busy
+    RESTART = "restart"  # restart the publisher, then resend: its session with the broker is broken
     FATAL = "fatal"  # retries cannot help: a permission is missing or a cluster setting does not fit
 
 
@@ -62,25 +62,25 @@ class Publisher(Protocol):
     """Takes messages; reports each exactly once to its listener."""
 
     async def start(self, listener: DeliveryListener) -> None:
-        """Connect. Raises `BrokerError` if no broker can be reached; may be called again then."""
+        """Connect. Raises `BrokerError` if no broker can be reached; the caller may retry."""
 
     def send(self, messages: Sequence[Message]) -> None:
         """Take over messages, in order for each partition. Never waits: the caller bounds the messages in flight.
 
-        Messages that cannot be taken are reported as failed.
+        Messages that cannot be taken over are reported as failed.
         """
 
     def judge(self, error: BaseException) -> FailureVerdict:
         """Return how to react to an error that was reported to `failed`."""
 
     async def restart(self) -> None:
-        """Begin a new session; report the unanswered messages of the old one as failed."""
+        """Begin a new session; report the unacknowledged messages of the old one as failed."""
 
     async def stop(self) -> None:
         """Disconnect after a short wait for messages in flight."""
 
     def partition_for(self, key: bytes) -> int:
-        """Return the trade topic's partition for this key; known after `start`, stable until the end."""
+        """Return the trade topic's partition for this key; known after `start`, then stable."""
 
     @property
     def start_offsets(self) -> dict[int, int]:
@@ -88,7 +88,7 @@ class Publisher(Protocol):
 
 
 class Session(Protocol):
-    """A connection to the brokers and its unanswered messages."""
+    """A connection to the brokers and its unacknowledged messages."""
 
     def send(self, messages: Sequence[Message]) -> None:
         """As `Publisher.send`."""
@@ -131,7 +131,7 @@ class SessionPublisher(ABC):
         from aiokafka.partitioner import DefaultPartitioner
 
         numbers = sorted(self._start_offsets)
-        # Kafka's own key hash, so that any other producer would choose the same partition.
+        # Kafka's own key hash, so that other producers choose the same partition.
         return int(DefaultPartitioner()(key, numbers, numbers))
 
     def send(self, messages: Sequence[Message]) -> None:
@@ -139,13 +139,13 @@ class SessionPublisher(ABC):
             self._session.send(messages)
         elif self._listener is not None:
             self._listener.failed(
-                messages, BrokerError("kafka: the producer is not connected. Wait for it to connect again.")
+                messages, BrokerError("kafka: the producer is not connected. Wait until it reconnects.")
             )
 
     async def restart(self) -> None:
         if self._listener is None:
-            raise BrokerError("kafka: the producer was never started. Start it first.")
-        # Open the new session first: while no broker answers, the old one may still deliver.
+            raise BrokerError("kafka: the producer was not started. Start it first.")
+        # Open the new session first: while no broker responds, the old one may still deliver.
         new = await self._open(self._listener)
         old, self._session = self._session, new
         if old is not None:

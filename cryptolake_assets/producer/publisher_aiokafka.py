@@ -2,7 +2,7 @@
 
 aiokafka's `send()` creates a future and passes through the client for every message, which costs more than the rest of
 the producer. Here each partition has a lane: messages wait in a list for a few milliseconds, then become one batch with
-one future. A lane hands over one batch at a time, so the order per key is kept.
+one future. A lane sends one batch at a time, so the order per key is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cryptolake_assets.errors import BrokerError
 from cryptolake_assets.kafka.access import aiokafka_options
 from cryptolake_assets.kafka.broker_errors import broker_error, is_access_error
-from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.publisher import (
     BATCH_BYTES,
     COMPRESSION,
@@ -36,73 +36,72 @@ if TYPE_CHECKING:
 
 REQUEST_TIMEOUT_MS: Final = 30_000
 RETRY_BACKOFF_MS: Final = 250
-FULL_LANE: Final = 1_000  # messages that are worth a batch at once: about what fits into one
+FULL_BATCH_MESSAGES: Final = 1_000  # send without waiting from this many messages on: about the size of a batch
 
-_Lane = tuple[str, int | None]
+_LaneKey = tuple[str, int | None]
 
 
-class _Batches:
-    """The lane of one partition: its messages on their way into batches."""
+class _PartitionLane:
+    """The lane of one partition: turns its messages into batches."""
 
-    __slots__ = ("_full", "_news", "_session", "_topic", "number", "task", "waiting")
+    __slots__ = ("_full", "_session", "_topic", "_wake", "number", "task", "waiting")
 
     def __init__(self, session: _AiokafkaSession, topic: str, number: int | None) -> None:
         self._session = session
         self._topic = topic
         self.number = number
         self.waiting: list[Message] = []
-        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
         self._full = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
     def wake(self) -> None:
         """Wake the lane after messages were added to `waiting`."""
-        if not self._news.is_set():
-            self._news.set()
-        if len(self.waiting) >= FULL_LANE and not self._full.is_set():
+        if not self._wake.is_set():
+            self._wake.set()
+        if len(self.waiting) >= FULL_BATCH_MESSAGES and not self._full.is_set():
             self._full.set()
 
     async def _run(self) -> None:
         while True:
-            await self._news.wait()
+            await self._wake.wait()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_MS / 1000):
                     await self._full.wait()
             while self.waiting:
                 await self._send_one()
-                if len(self.waiting) < FULL_LANE:
+                if len(self.waiting) < FULL_BATCH_MESSAGES:
                     break
             if not self.waiting:
-                self._news.clear()
+                self._wake.clear()
             self._full.clear()
 
     async def _send_one(self) -> None:
-        """Send a batch of the oldest messages; they leave `waiting` only when the client has taken or rejected them."""
+        """Send a batch of the oldest messages; they leave `waiting` once the client has accepted or rejected them."""
         builder = self._session.producer.create_batch()
-        append, taken = builder.append, 0
+        append, accepted = builder.append, 0
         for message in self.waiting:
             if append(timestamp=None, key=message.key, value=message.value, headers=message.headers) is None:
                 break
-            taken += 1
+            accepted += 1
         builder.close()
         number = self.number if self.number is not None else await self._session.any_partition(self._topic)
-        batch = self.waiting[:taken]
+        batch = self.waiting[:accepted]
         try:
             future = await self._hand_over(builder, number)
         except Exception as error:
-            del self.waiting[:taken]
+            del self.waiting[:accepted]
             self._session.listener.failed(batch, error)
             return
-        del self.waiting[:taken]
-        self._session.under_way[future] = batch
+        del self.waiting[:accepted]
+        self._session.in_flight[future] = batch
         future.add_done_callback(partial(self._session.done, number))
 
     async def _hand_over(self, builder: Any, number: int) -> asyncio.Future[Any]:
         from aiokafka.errors import KafkaTimeoutError
 
         while True:
-            # After a timeout (its brokers do not answer) the client has sent nothing of the batch; offering it again
-            # keeps the order.
+            # After a timeout (no broker responds) the client has sent nothing of the batch; a retry keeps the order.
             with contextlib.suppress(KafkaTimeoutError):
                 future: asyncio.Future[Any] = await self._session.producer.send_batch(
                     builder, self._topic, partition=number
@@ -111,16 +110,16 @@ class _Batches:
 
 
 class _AiokafkaSession:
-    """One producer, its lanes, and its unanswered batches."""
+    """One producer, its lanes, and its unacknowledged batches."""
 
     def __init__(self, producer: AIOKafkaProducer, listener: DeliveryListener) -> None:
         self.producer = producer
         self.listener = listener
-        self.under_way: dict[asyncio.Future[Any], list[Message]] = {}
-        self._lanes: dict[_Lane, _Batches] = {}
+        self.in_flight: dict[asyncio.Future[Any], list[Message]] = {}
+        self._lanes: dict[_LaneKey, _PartitionLane] = {}
 
     def send(self, messages: Sequence[Message]) -> None:
-        touched: set[_Batches] = set()
+        touched: set[_PartitionLane] = set()
         lane_of = self._lanes.get
         last_partition, last_topic, lane = None, None, None
         for message in messages:
@@ -133,17 +132,17 @@ class _AiokafkaSession:
         for lane in touched:
             lane.wake()
 
-    def _new_lane(self, topic: str, partition: int | None) -> _Batches:
-        lane = self._lanes[topic, partition] = _Batches(self, topic, partition)
+    def _new_lane(self, topic: str, partition: int | None) -> _PartitionLane:
+        lane = self._lanes[topic, partition] = _PartitionLane(self, topic, partition)
         return lane
 
     async def any_partition(self, topic: str) -> int:
-        """Return a random partition, for messages that name none."""
+        """Return a random partition, for messages without one."""
         return int(random.choice(sorted(await self.producer.partitions_for(topic))))  # noqa: S311
 
     def done(self, partition: int, future: asyncio.Future[Any]) -> None:
         """Report the outcome of a batch."""
-        batch = self.under_way.pop(future, None)
+        batch = self.in_flight.pop(future, None)
         if batch is None:
             return  # already reported when the session was closed
         if future.cancelled():
@@ -154,17 +153,20 @@ class _AiokafkaSession:
             self.listener.acknowledged(batch, partition, future.result().offset)
 
     async def close(self) -> None:
-        """Stop the producer in bounded time: without a broker its own stop never returns."""
-        await cancelled([lane.task for lane in self._lanes.values()])
+        """Stop the producer in bounded time: without a broker, aiokafka's own stop never returns."""
+        await cancel_and_wait([lane.task for lane in self._lanes.values()])
         with contextlib.suppress(Exception):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self.producer.stop()
-        under_way, self.under_way = self.under_way, {}
-        left = [message for batch in under_way.values() for message in batch]
+        in_flight, self.in_flight = self.in_flight, {}
+        unsent = [message for batch in in_flight.values() for message in batch]
         for lane in self._lanes.values():
-            left += lane.waiting
-        if left:
-            self.listener.failed(left, BrokerError("kafka: the producer's session was closed."))
+            unsent += lane.waiting
+        if unsent:
+            self.listener.failed(
+                unsent,
+                BrokerError("kafka: the producer's session was closed before the brokers acknowledged the messages."),
+            )
 
 
 class AiokafkaPublisher(SessionPublisher):
@@ -200,7 +202,7 @@ class AiokafkaPublisher(SessionPublisher):
             return FailureVerdict.FATAL
         # An abandoned batch breaks the idempotent sequence, and the broker rejects the batches after it.
         # Sessions with unknown errors are restarted as well.
-        away = (errors.KafkaTimeoutError, errors.ProducerClosed, BrokerError, OSError)
-        if isinstance(error, away) or getattr(error, "retriable", False):
+        unavailable = (errors.KafkaTimeoutError, errors.ProducerClosed, BrokerError, OSError)
+        if isinstance(error, unavailable) or getattr(error, "retriable", False):
             return FailureVerdict.RETRY
         return FailureVerdict.RESTART

@@ -1,7 +1,7 @@
 """The publisher of the optional extra `fast`: librdkafka through confluent-kafka.
 
-librdkafka has its own threads, buffers and retries, and calls back for each message while it is polled. Messages handed
-over together are reported together.
+librdkafka has its own threads, buffers and retries, and calls back for each message while it is polled. Messages of a
+batch are reported as a batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cryptolake_assets.errors import BrokerError
 from cryptolake_assets.kafka.access import librdkafka_options
 from cryptolake_assets.kafka.broker_errors import broker_error, is_access_error
-from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.publisher import (
     BATCH_BYTES,
     COMPRESSION,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Producer
 
 POLL_S: Final = 0.005
-MAX_BUFFERED: Final = 1_000_000  # more than are ever in flight: the delivery bounds them, not the library
+MAX_BUFFERED: Final = 1_000_000  # above the delivery's own bound, so that the library never applies one
 
 
 class DeliveryError(BrokerError):
@@ -53,20 +53,20 @@ def client_configuration(settings: Settings) -> dict[str, Any]:
         "compression.type": COMPRESSION,
         "batch.size": BATCH_BYTES,
         "linger.ms": LINGER_MS,
-        # No timeout: the delivery would only send the message again, and out of order.
+        # No timeout: the delivery would only resend the message, and out of order.
         "message.timeout.ms": 0,
         "queue.buffering.max.messages": MAX_BUFFERED,
         "reconnect.backoff.max.ms": 1_000,
-        # The client logs every attempt while a broker is away.
+        # The client logs every attempt while a broker is unavailable.
         "log_level": 2,
     }
 
 
 class _InFlight:
-    """Messages of one partition that were handed over together, and are acknowledged or fail together.
+    """A batch of messages of one partition, acknowledged or failed as a batch.
 
-    The library calls back for each message. The callback only counts: to identify messages and keep their records until
-    the last one would cost more than the rest of the delivery.
+    The library calls back for each message. The callback only counts: identifying messages and keeping their records
+    would cost more than the rest of the delivery.
     """
 
     __slots__ = ("_error", "_left", "_listener", "messages")
@@ -77,12 +77,12 @@ class _InFlight:
         self._left = len(messages)
         self._error: KafkaError | None = None
 
-    def cut(self, number: int) -> Sequence[Message]:
-        """Keep the first `number` messages; return the others, which the library did not take."""
+    def truncate(self, number: int) -> Sequence[Message]:
+        """Keep the first `number` messages; return the others, which the library did not accept."""
         rest, self.messages, self._left = self.messages[number:], self.messages[:number], number
         return rest
 
-    def told(self, error: KafkaError | None, record: Any) -> None:
+    def on_delivery(self, error: KafkaError | None, record: Any) -> None:
         """Handle the library's callback for one message; called in the partition's order."""
         self._left -= 1
         if error is not None:
@@ -92,10 +92,10 @@ class _InFlight:
 
     def _report(self, last: Any) -> None:
         if self._error is not None:
-            # Report all as failed: duplicates are allowed, and the order is kept.
+            # Report the entire batch as failed: duplicates are allowed, and the order is kept.
             self._listener.failed(self.messages, DeliveryError(self._error))
             return
-        # Counted back from the last record: the next offset is the one after it.
+        # Counted back from the last record: the next offset is then the one after the batch.
         first_offset = last.offset() - len(self.messages) + 1
         self._listener.acknowledged(self.messages, last.partition(), first_offset)
 
@@ -108,74 +108,74 @@ class _ConfluentSession:
 
         self.producer: Producer = Producer(configuration)
         self._listener = listener
-        self._news = asyncio.Event()
-        self._polling = asyncio.create_task(self._poll())
+        self._wake = asyncio.Event()
+        self._poll_task = asyncio.create_task(self._poll())
 
     def send(self, messages: Sequence[Message]) -> None:
-        by_place: defaultdict[tuple[str, int], list[Message]] = defaultdict(list)
+        by_partition: defaultdict[tuple[str, int], list[Message]] = defaultdict(list)
         for message in messages:
             partition = message.partition
             if partition is None or message.headers is not None:
                 self._produce_alone(message)
             else:
-                by_place[message.topic, partition].append(message)
-        for (topic, partition), together in by_place.items():
-            self._produce(topic, partition, together)
-        self._news.set()
+                by_partition[message.topic, partition].append(message)
+        for (topic, partition), batch in by_partition.items():
+            self._produce(topic, partition, batch)
+        self._wake.set()
 
     def _produce(self, topic: str, partition: int, messages: list[Message]) -> None:
-        under_way = _InFlight(messages, self._listener)
-        produce, told, number = self.producer.produce, under_way.told, 0
+        in_flight = _InFlight(messages, self._listener)
+        produce, on_delivery, number = self.producer.produce, in_flight.on_delivery, 0
         try:
             for message in messages:
-                produce(topic, message.value, message.key, partition, told)
+                produce(topic, message.value, message.key, partition, on_delivery)
                 number += 1
         except Exception as error:
-            # Later messages fail as well: they would overtake it.
-            self._listener.failed(under_way.cut(number), error)
+            # The later messages fail as well: otherwise they would overtake this one.
+            self._listener.failed(in_flight.truncate(number), error)
 
     def _produce_alone(self, message: Message) -> None:
-        """Produce a message that names no partition or has headers."""
-        place: dict[str, Any] = {} if message.partition is None else {"partition": message.partition}
+        """Produce a message that has no partition or has headers."""
+        partition_argument: dict[str, Any] = {} if message.partition is None else {"partition": message.partition}
         try:
             self.producer.produce(
                 message.topic,
                 message.value,
                 message.key,
                 headers=message.headers,  # type: ignore[arg-type] # a list is invariant
-                on_delivery=_InFlight([message], self._listener).told,
-                **place,
+                on_delivery=_InFlight([message], self._listener).on_delivery,
+                **partition_argument,
             )
         except Exception as error:
             self._listener.failed([message], error)
 
-    def _serve(self) -> None:
+    def _poll_once(self) -> None:
         try:
             self.producer.poll(0)
         except Exception as error:
-            # A listener raised this; the other messages must still be reported.
+            # A listener raised this; other messages must still be reported.
             context = {"message": "a listener of the Kafka publisher failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
     async def _poll(self) -> None:
         while True:
-            self._news.clear()
+            self._wake.clear()
             while len(self.producer):
                 await asyncio.sleep(POLL_S)
-                self._serve()
-            await self._news.wait()
+                self._poll_once()
+            await self._wake.wait()
 
     async def close(self) -> None:
-        await cancelled([self._polling])
+        await cancel_and_wait([self._poll_task])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 while len(self.producer):
-                    self._serve()
+                    self._poll_once()
                     await asyncio.sleep(POLL_S)
-        # The library calls back for each remaining message, as purged.
+        # The library calls back for each remaining message with a purge error.
         self.producer.purge()
         while len(self.producer):
-            self._serve()
+            self._poll_once()
             await asyncio.sleep(0)
 
 
@@ -188,7 +188,7 @@ class ConfluentPublisher(SessionPublisher):
         topic = self._settings.kafka_topic_futures
         session = _ConfluentSession(client_configuration(self._settings), listener)
         try:
-            # librdkafka connects lazily. This call checks that it can; it blocks, hence the thread.
+            # librdkafka connects lazily. This blocking call verifies the connection, hence the thread.
             await asyncio.to_thread(session.producer.list_topics, topic, START_TIMEOUT_S)
         except KafkaException as error:
             await session.close()
@@ -221,7 +221,7 @@ class ConfluentPublisher(SessionPublisher):
 
 
 def _access_error_codes() -> frozenset[int]:
-    """Return the codes of errors that retries cannot fix: permissions, settings, versions. See `is_access_error`."""
+    """Return the error codes that retries cannot fix: permissions, settings, versions. See `is_access_error`."""
     from confluent_kafka import KafkaError
 
     return frozenset(

@@ -25,7 +25,7 @@ from cryptolake_assets.captures.reader import summarise
 from cryptolake_assets.captures.tracked_symbols import Subscriptions, streams_in_use
 from cryptolake_assets.captures.writer import CaptureWriter
 from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
-from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.connection import ExchangeConnection
 from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
 from cryptolake_assets.producer.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
@@ -42,7 +42,7 @@ _FRAMES_AT_ONCE: Final = 500
 class Recorder:
     """One recording: the connections of the settings' subscriptions, and their capture files.
 
-    A connection is replaced before the exchange ends it; frames of the overlap are recorded twice, none is missed.
+    A connection is replaced before the exchange ends it; frames of the overlap are recorded twice, and none is missed.
     """
 
     def __init__(
@@ -62,11 +62,10 @@ class Recorder:
         """All connections, including retiring ones."""
         return [connection for pool in self.pools for connection in pool.connections]
 
-    async def run(self, stop: asyncio.Event, tell: Callable[[], None] = lambda: None) -> None:
-        """Record until `stop`; call `tell` after every batch of frames.
+    async def run(self, stop: asyncio.Event, notify: Callable[[], None] = lambda: None) -> None:
+        """Record until `stop`; call `notify` after every batch of frames.
 
-        Raises `CaptureError`, for example for a directory that cannot be written to, `ExchangeError`, and errors of the
-        settings.
+        Raises `CaptureError` (for example for a read-only directory), `ExchangeError`, and errors of the settings.
         """
         async with AsyncExchangeRest(self._settings.rest_url, venue=self._settings.venue) as rest:
             found = await find_subscriptions(self._settings, rest)
@@ -74,17 +73,17 @@ class Recorder:
             write_market(self._directory, self._settings.market)
             self.pools = self._pools_of(found, rest)
             reading = [asyncio.create_task(pool.run()) for pool in self.pools]
-            writing = asyncio.create_task(self._write(self.writer, tell))
+            writing = asyncio.create_task(self._write(self.writer, notify))
             stopped = asyncio.create_task(stop.wait())
             try:
                 done, _ = await asyncio.wait([stopped, writing, *reading], return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()  # raises the error of a part that should not have ended
-                await cancelled(reading)
+                await cancel_and_wait(reading)
                 self._queue.put_mark(EndOfFrames())
                 await writing
             finally:
-                await cancelled([stopped, writing, *reading])
+                await cancel_and_wait([stopped, writing, *reading])
                 self.writer.close()
 
     def _pools_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[ConnectionPool]:
@@ -92,10 +91,10 @@ class Recorder:
         return [
             ConnectionPool(
                 found.symbols,
-                partial(self._connection, clock, of, found.stream if of is TRADES else ""),
+                partial(self._connection, clock, stream_type, found.stream if stream_type is TRADES else ""),
                 self._options,
             )
-            for of in streams_in_use(self._settings)
+            for stream_type in streams_in_use(self._settings)
         ]
 
     def _connection(
@@ -115,35 +114,35 @@ class Recorder:
             turn=turn,
         )
 
-    async def _write(self, writer: CaptureWriter, tell: Callable[[], None]) -> None:
+    async def _write(self, writer: CaptureWriter, notify: Callable[[], None]) -> None:
         while True:
             for item in await self._queue.take(_FRAMES_AT_ONCE):
                 if isinstance(item, ReceivedFrames):
                     for raw in item.raws:
                         writer.write(item.received_at_us, raw)
                     if item.span.requests:
-                        _note_answers(item)
+                        _remove_answered_requests(item)
                 elif isinstance(item, EndOfFrames):
                     return
-            tell()
+            notify()
             await asyncio.sleep(0)
 
 
-class _Answer(Struct):
-    """The exchange's answer to a request; frames of a stream have no `id`."""
+class _Response(Struct):
+    """The exchange's response to a request; frames of a stream have no `id`."""
 
     id: int | None = None
 
 
-def _note_answers(frames: ReceivedFrames) -> None:
-    """Remove answered requests: a retiring connection waits until its last answer was read."""
+def _remove_answered_requests(frames: ReceivedFrames) -> None:
+    """Remove answered requests: a retiring connection waits until its last response was read."""
     for raw in frames.raws:
         try:
-            answer = json.decode(raw, type=_Answer)
+            response = json.decode(raw, type=_Response)
         except (ValueError, RecursionError):
             continue
-        if answer.id is not None:
-            frames.span.requests.pop(answer.id, None)
+        if response.id is not None:
+            frames.span.requests.pop(response.id, None)
 
 
 def add_klines(settings: Settings, directory: Path) -> int:

@@ -1,6 +1,7 @@
-"""The exchange's REST history of a trade stream, by id: its rows as the frames that the stream would have sent.
+"""The exchange's REST history of a trade stream, by id, as the frames that the stream would have sent.
 
-Aggregates (`aggTrades`) are public. Single trades (`historicalTrades`) need an API key, and cover the order book only.
+Aggregates (`aggTrades`) are public. Single trades (`historicalTrades`) require an API key, and cover only the order
+book.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ class TradeHistory(Protocol):
 
     @property
     def has_key(self) -> bool:
-        """Return whether single trades can be requested."""
+        """Return whether an API key for single trades is set."""
 
     async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
-        """Return a page of aggregates from `first_id` on, ascending, odd rows in place. Raises `ExchangeError`."""
+        """Return a page of aggregates from `first_id`, ascending, malformed rows in place. Raises `ExchangeError`."""
 
     async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | OddRow]:
         """Return the same for single trades of the order book."""
@@ -34,7 +35,7 @@ class TradeHistory(Protocol):
 class FetchedTrade:
     """A row of the history: its id, its time (ms since 1970, UTC) and its frame.
 
-    An odd row has no time, and perhaps no id; the contract rejects its frame.
+    A malformed row has no time, and perhaps no id; the contract rejects its frame.
     """
 
     trade_id: int | None
@@ -50,30 +51,31 @@ class StreamHistory:
         self._of_aggregates = stream == TradeStream.AGG_TRADE.value
 
     @property
-    def can_be_asked(self) -> bool:
+    def is_available(self) -> bool:
+        """Return whether the history can be requested."""
         return self._of_aggregates or self._history.has_key
 
     @property
     def is_gapless(self) -> bool:
-        """Return whether the history has every id: that of single trades lacks those outside of the order book."""
+        """Return whether the history has every id; that of single trades lacks ids outside the order book."""
         return self._of_aggregates
 
     @property
     def page_size(self) -> int:
-        """Rows of a full page; after it there may be more."""
+        """Rows of a full page; more may follow it."""
         return AGG_TRADES_PAGE if self._of_aggregates else HISTORICAL_TRADES_PAGE
 
     async def page(self, symbol: str, first_id: int) -> list[FetchedTrade]:
-        """Return rows from `first_id` on, ascending; empty if there are none (yet). Raises `ExchangeError`."""
+        """Return rows from `first_id`, ascending; empty if none exist (yet). Raises `ExchangeError`."""
         if self._of_aggregates:
             return [
-                _odd(symbol, row, "aggTrade", _AGGREGATE_NAMES)
+                _malformed(symbol, row, "aggTrade", _AGGREGATE_NAMES)
                 if isinstance(row, OddRow)
                 else FetchedTrade(row.agg_trade_id, row.transact_time_ms, agg_trade_frame(symbol, row))
                 for row in await self._history.agg_trades_from(symbol, first_id)
             ]
         return [
-            _odd(symbol, row, "trade", _TRADE_NAMES)
+            _malformed(symbol, row, "trade", _TRADE_NAMES)
             if isinstance(row, OddRow)
             else FetchedTrade(row.trade_id, row.time_ms, trade_frame(symbol, row))
             for row in await self._history.historical_trades_from(symbol, first_id)
@@ -85,23 +87,23 @@ _AGGREGATE_NAMES: Final = {"E": "T", "a": "a", "p": "p", "q": "q", "f": "f", "l"
 _TRADE_NAMES: Final = {"E": "time", "T": "time", "t": "id", "p": "price", "q": "qty", "m": "isBuyerMaker"}
 
 
-def _odd(symbol: str, row: OddRow, kind: str, names: Mapping[str, str]) -> FetchedTrade:
-    """Return an odd row with the stream's field names; its values stay unchanged."""
+def _malformed(symbol: str, row: OddRow, kind: str, names: Mapping[str, str]) -> FetchedTrade:
+    """Return a malformed row with the stream's field names; its values stay unchanged."""
     data: dict[str, Any] = {"e": kind, "s": symbol}
     if row.row_id is not None:
         values = msgspec.json.decode(row.raw, type=dict[str, msgspec.Raw])
-        data |= {ours: values[theirs] for ours, theirs in names.items() if theirs in values}
+        data |= {stream_name: values[rest_name] for stream_name, rest_name in names.items() if rest_name in values}
     return FetchedTrade(row.row_id, None, msgspec.json.encode(data))
 
 
 def agg_trade_frame(symbol: str, row: AggTrade) -> bytes:
-    """Return a REST aggregate as the stream sends it; its trade time also stands for its send time."""
+    """Return a REST aggregate as the stream sends it; its trade time also serves as its send time."""
     data: dict[str, Any] = {"e": "aggTrade", "E": row.transact_time_ms, "s": symbol, "a": row.agg_trade_id}
     data |= {"p": row.price, "q": row.qty, "f": row.first_trade_id, "l": row.last_trade_id}
     return msgspec.json.encode(data | {"T": row.transact_time_ms, "m": row.is_buyer_maker})
 
 
 def trade_frame(symbol: str, row: HistoricalTrade) -> bytes:
-    """Return the same for a single trade; the history covers the order book only, so its type is `MARKET`."""
+    """Return a REST single trade as the stream sends it; always of type `MARKET`: the history is the order book's."""
     data: dict[str, Any] = {"e": "trade", "E": row.time_ms, "T": row.time_ms, "s": symbol, "t": row.trade_id}
     return msgspec.json.encode(data | {"p": row.price, "q": row.qty, "X": "MARKET", "m": row.is_buyer_maker})

@@ -18,17 +18,17 @@ from cryptolake_assets.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-# Records read per partition before the offset up to which everything is covered, gaps included.
+# Records read per partition below the covered offset: everything before it is covered or a recorded gap.
 OVERLAP: Final = 2_000
 MAX_RECORDS_BACK: Final = 25_000  # maximum records read per partition
-PATIENCE_S: Final = 30.0  # per place (Bronze, topic): frames wait meanwhile
-# Of records on the trade topic that come from the REST history, not from the stream.
+READ_TIMEOUT_S: Final = 30.0  # per source (Bronze, topic); received frames wait meanwhile
+# Headers of trade records that come from the REST history, not from the stream.
 FETCHED_HEADERS: Final = [("source", b"rest")]
 
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """The end of the topic, in the order of each partition, and each symbol's newest trade in Bronze."""
+    """The trades at the end of the topic, in partition order, and each symbol's newest trade in Bronze."""
 
     on_topic: Sequence[KnownTrade] = ()
     in_bronze: Mapping[str, LastTrade] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class ResumePoints(Protocol):
     """Finds the resume point."""
 
     async def find(self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int]) -> ResumePoint:
-        """Return the symbols' newest known trades; the topic is read below these offsets. Skip what cannot be read."""
+        """Return the symbols' newest known trades; read the topic below these offsets. Skip unreadable sources."""
 
 
 class _Event(msgspec.Struct):
@@ -62,15 +62,15 @@ class StoredResumePoints:
         in_bronze: dict[str, LastTrade] = {}
         on_topic: list[KnownTrade] = []
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(READ_TIMEOUT_S):
                 in_bronze = await asyncio.to_thread(self._in_bronze, symbols, stream)
         except Exception as error:
-            log.error("resume_points_read_failed", place="bronze", error=f"{type(error).__name__}: {error}")
+            log.error("resume_points_read_failed", source="bronze", error=f"{type(error).__name__}: {error}")
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(READ_TIMEOUT_S):
                 on_topic = await self._on_topic(symbols, stream, end_offsets, in_bronze.keys())
         except Exception as error:
-            log.error("resume_points_read_failed", place="topic", error=f"{type(error).__name__}: {error}")
+            log.error("resume_points_read_failed", source="topic", error=f"{type(error).__name__}: {error}")
         log.info("resume_points_read", on_topic=len(on_topic), in_bronze=len(in_bronze), symbols=len(symbols))
         return ResumePoint(on_topic, in_bronze)
 
@@ -81,16 +81,16 @@ class StoredResumePoints:
     async def _on_topic(
         self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int], known: Collection[str]
     ) -> list[KnownTrade]:
-        """Read from where coverage ends, which is written after the gaps; farther back for symbols found nowhere."""
+        """Read from the end of coverage, which is written after the gaps; read further back for symbols not found."""
         covered = await asyncio.to_thread(self._covered_offsets, symbols, stream)
-        farthest = {partition: max(0, end - MAX_RECORDS_BACK) for partition, end in end_offsets.items()}
+        earliest = {partition: max(0, end - MAX_RECORDS_BACK) for partition, end in end_offsets.items()}
         start = {
-            partition: max(farthest[partition], min(covered.get(partition, 0), end) - OVERLAP)
+            partition: max(earliest[partition], min(covered.get(partition, 0), end) - OVERLAP)
             for partition, end in end_offsets.items()
         }
         found = await self._read(start, end_offsets, symbols, stream)
         if set(symbols) - {trade.symbol for trade in found} - set(known):
-            found = await self._read(farthest, start, symbols, stream) + found
+            found = await self._read(earliest, start, symbols, stream) + found
         return found
 
     def _covered_offsets(self, symbols: Collection[str], stream: str) -> dict[int, int]:
@@ -117,7 +117,7 @@ class StoredResumePoints:
 
 
 def trades_of(records: Collection[PeekedRecord], stream: str) -> list[KnownTrade]:
-    """Return the records that are trades of the stream; skip records that are no event of the contract."""
+    """Return the records that are trades of the stream; skip records that are not events of the contract."""
     found: list[KnownTrade] = []
     for record in records:
         try:

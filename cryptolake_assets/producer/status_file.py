@@ -28,9 +28,9 @@ class ConnectionStatus(msgspec.Struct, frozen=True):
 class StreamCounts(msgspec.Struct, frozen=True):
     """Frames of one stream by outcome."""
 
-    accepted: int  # became events; Kafka has acknowledged all but those in flight
+    accepted: int  # converted to events; Kafka has acknowledged all that are not in flight
     rejected: int  # sent to the dead-letter topic
-    control: int  # control messages of the exchange, without answers to the producer's own requests
+    control: int  # control messages of the exchange, without responses to the producer's own requests
 
     @property
     def settled(self) -> int:
@@ -57,7 +57,7 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     streams: dict[str, StreamCounts]  # by stream, such as `aggTrade` and `markPrice`
     events_acked: int  # trades that Kafka has acknowledged
     rejected: int  # rejected frames that Kafka has acknowledged on the dead-letter topic
-    messages_resent: int  # messages sent again after a failure; Silver removes the duplicates
+    messages_resent: int  # messages resent after a failure; Silver removes the duplicates
     in_flight: int
     queued_frames: int
     last_event_time_ms: int | None  # trade time of the newest event
@@ -67,7 +67,7 @@ class ProducerStatus(msgspec.Struct, frozen=True):
     ids_missing: int  # missing trades of all open gaps
     # Symbols (at most `MAX_SYMBOLS_SHOWN` per stream) whose frames are being rejected.
     rejecting: dict[str, RejectedSymbol]
-    stale_symbols: tuple[str, ...]  # stale symbols (at most `MAX_SYMBOLS_SHOWN`)
+    stale_symbols: tuple[str, ...]  # at most `MAX_SYMBOLS_SHOWN`
     renewals: int  # connections replaced by a successor
     updated_at_ms: int
 
@@ -77,12 +77,12 @@ def rejecting_problem(settings: Settings) -> str | None:
     status = read_status(settings)
     if status is None or not status.rejecting:
         return None
-    named = [
-        f"{symbol}: {known.frames:,} frames rejected since the last accepted one ({known.reason})"
-        for symbol, known in islice(reversed(status.rejecting.items()), NAMED_IN_MESSAGES)
+    messages = [
+        f"{symbol}: {entry.frames:,} frames rejected since the last accepted one ({entry.reason})"
+        for symbol, entry in islice(reversed(status.rejecting.items()), NAMED_IN_MESSAGES)
     ]
-    more = len(status.rejecting) - len(named)
-    return "; ".join(named) + (f"; and {more} more symbols" if more > 0 else "")
+    omitted = len(status.rejecting) - len(messages)
+    return "; ".join(messages) + (f"; and {omitted} more symbols" if omitted > 0 else "")
 
 
 def status_path(settings: Settings) -> Path:
@@ -91,7 +91,7 @@ def status_path(settings: Settings) -> Path:
 
 
 def write_status(path: Path, status: ProducerStatus) -> None:
-    """Replace the file atomically, so that no reader sees half of it."""
+    """Replace the file atomically, so that readers never see a partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     draft.write_bytes(msgspec.json.format(msgspec.json.encode(status)))
@@ -99,7 +99,7 @@ def write_status(path: Path, status: ProducerStatus) -> None:
 
 
 def read_status(settings: Settings) -> ProducerStatus | None:
-    """Return the status as last written; None if there is none (or it is of another version)."""
+    """Return the last written status; None if the file is missing or of another version."""
     try:
         return msgspec.json.decode(status_path(settings).read_bytes(), type=ProducerStatus)
     except (OSError, msgspec.MsgspecError):

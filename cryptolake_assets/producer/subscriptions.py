@@ -1,4 +1,4 @@
-"""Resolves subscriptions against the exchange's listing, at the start and again while the producer runs."""
+"""Resolves subscriptions against the exchange's listing, at the start and while the producer runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POLL_S: Final = 1.0
 async def find_subscriptions(
     settings: Settings, rest: AsyncExchangeRest, tracked: Collection[str] = ()
 ) -> Subscriptions:
-    """Return the subscriptions of the settings; wait for an exchange that does not answer yet.
+    """Return the subscriptions of the settings; wait while the exchange is unreachable.
 
     Raises what `resolve_subscriptions` raises.
     """
@@ -50,18 +50,18 @@ async def refresh_symbols(
 ) -> None:
     """Update the pool's tracked symbols when the symbols file changes, and periodically if they depend on the listing.
 
-    A selection that cannot be read or resolved changes nothing. `items` is the selection that the pool began with.
+    A selection that cannot be read or resolved changes nothing. `items` is the pool's initial selection.
     """
-    looked_at, complaint = time.monotonic(), ""
+    checked_at, last_error = time.monotonic(), ""
     while True:
         await asyncio.sleep(_POLL_S)
         try:
             found = await asyncio.to_thread(lambda: settings.symbol_items)
-            is_due = time.monotonic() - looked_at >= settings.symbols_refresh_s
+            is_due = time.monotonic() - checked_at >= settings.symbols_refresh_s
             if found != items or (is_due and parse_selection(items).needs_listing):
-                items, looked_at = found, time.monotonic()
+                items, checked_at = found, time.monotonic()
                 pool.track((await find_subscriptions(settings, rest, pool.symbols)).symbols)
-            complaint = ""
+            last_error = ""
         except CryptolakeError as error:
-            if complaint != (complaint := str(error)):
-                log.error("symbol_refresh_rejected", error=complaint)
+            if last_error != (last_error := str(error)):
+                log.error("symbol_refresh_rejected", error=last_error)

@@ -25,19 +25,19 @@ except ImportError:
     pass  # the extra is not installed
 
 
-def _both(name: str) -> Any:
-    """Return the exception of that name of each installed library."""
-    found = (getattr(exceptions, name),)
-    return found if _picows is None else (*found, getattr(_picows.websockets, name))
+def _from_libraries(name: str) -> Any:
+    """Return the exception of this name from each installed library."""
+    classes = (getattr(exceptions, name),)
+    return classes if _picows is None else (*classes, getattr(_picows.websockets, name))
 
 
-# Has `rcvd`: the exchange's close frame or None.
-CONNECTION_CLOSED: Final[tuple[type[exceptions.ConnectionClosed], ...]] = _both("ConnectionClosed")
-# Has `response`, with `status_code` and `headers`.
-INVALID_STATUS: Final[tuple[type[exceptions.InvalidStatus], ...]] = _both("InvalidStatus")
-INVALID_HANDSHAKE: Final[tuple[type[exceptions.InvalidHandshake], ...]] = _both("InvalidHandshake")
+# Attribute `rcvd`: the exchange's close frame or None.
+CONNECTION_CLOSED: Final[tuple[type[exceptions.ConnectionClosed], ...]] = _from_libraries("ConnectionClosed")
+# Attribute `response`, with `status_code` and `headers`.
+INVALID_STATUS: Final[tuple[type[exceptions.InvalidStatus], ...]] = _from_libraries("InvalidStatus")
+INVALID_HANDSHAKE: Final[tuple[type[exceptions.InvalidHandshake], ...]] = _from_libraries("InvalidHandshake")
 INVALID_URI: Final[tuple[type[exceptions.InvalidURI], ...]] = (
-    _both("InvalidURI") if _picows is None else (*_both("InvalidURI"), _picows.WSInvalidURL)
+    _from_libraries("InvalidURI") if _picows is None else (*_from_libraries("InvalidURI"), _picows.WSInvalidURL)
 )
 
 
@@ -58,7 +58,7 @@ class ExchangeSocket(Protocol):
 
 
 def open_socket(io: ProducerIo, url: str, **options: Any) -> AbstractAsyncContextManager[ExchangeSocket]:
-    """Connect with the library of `io`; options are those of `websockets.connect`."""
+    """Connect with the library of `io`; takes the options of `websockets.connect`."""
     connect: Any = _picows.websockets.connect if io is ProducerIo.FAST else _connect_websockets
     socket: AbstractAsyncContextManager[ExchangeSocket] = connect(url, **options)
     return socket

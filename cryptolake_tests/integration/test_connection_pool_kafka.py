@@ -13,7 +13,7 @@ from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.kafka import topics as kafka
-from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.process import Producer
 from cryptolake_assets.producer.publisher_aiokafka import AiokafkaPublisher
 from cryptolake_assets.producer.subscriptions import refresh_symbols
@@ -84,7 +84,7 @@ async def test_replacements_and_a_change_of_symbols_lose_no_trade(platform: Sett
             stop.set()
             assert await run
         finally:
-            await cancelled([selection, run])
+            await cancel_and_wait([selection, run])
     sent, found = emitted(), await landed(settings)
     assert found["BTCUSDT"] == set(sent["BTCUSDT"])
     first = min(found["ETHUSDT"])

@@ -1,4 +1,4 @@
-"""How each client is told to connect, and which settings cannot work; what brokers say is in the integration tests."""
+"""Client options and invalid settings; the integration tests cover the brokers' responses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def secure(**fields: Any) -> Settings:
     return load_settings(kafka_bootstrap_servers=SERVERS, **fields)
 
 
-def test_without_security_the_clients_are_told_where_the_brokers_are() -> None:
+def test_without_security_options_contain_only_the_servers() -> None:
     settings = load_settings(kafka_port=19092)
     assert aiokafka_options(settings)["bootstrap_servers"] == "127.0.0.1:19092"
     assert aiokafka_options(settings)["security_protocol"] == "PLAINTEXT"
@@ -44,7 +44,7 @@ def test_without_security_the_clients_are_told_where_the_brokers_are() -> None:
     }
 
 
-def test_every_client_shows_the_same_user_to_the_same_brokers(authority: Authority) -> None:
+def test_every_client_uses_the_same_user_and_servers(authority: Authority) -> None:
     settings = secure(
         **USER,
         kafka_security_protocol="SASL_SSL",
@@ -90,14 +90,14 @@ CLIENT = {
 
 
 @pytest.mark.parametrize("scope", ["", "kafka.read kafka.write"])
-def test_every_client_fetches_its_token_at_the_same_place(scope: str) -> None:
+def test_every_client_uses_the_same_token_endpoint(scope: str) -> None:
     settings = secure(**CLIENT, kafka_oauth_scope=scope)
     options = aiokafka_options(settings)
     assert isinstance(options["sasl_oauth_token_provider"], ClientCredentials)
     assert options["sasl_mechanism"] == "OAUTHBEARER"
     assert "sasl_plain_username" not in options
-    in_c = librdkafka_options(settings)
-    assert {name: value for name, value in in_c.items() if name.startswith("sasl.")} == {
+    librdkafka = librdkafka_options(settings)
+    assert {name: value for name, value in librdkafka.items() if name.startswith("sasl.")} == {
         "sasl.mechanism": "OAUTHBEARER",
         "sasl.oauthbearer.method": "oidc",
         "sasl.oauthbearer.client.id": "lake",
@@ -105,8 +105,8 @@ def test_every_client_fetches_its_token_at_the_same_place(scope: str) -> None:
         "sasl.oauthbearer.token.endpoint.url": "https://identity.example/token",
         **({"sasl.oauthbearer.scope": scope} if scope else {}),
     }
-    in_java = spark_options(settings)
-    assert {name: value for name, value in in_java.items() if ".sasl." in name} == {
+    spark = spark_options(settings)
+    assert {name: value for name, value in spark.items() if ".sasl." in name} == {
         "kafka.sasl.mechanism": "OAUTHBEARER",
         "kafka.sasl.jaas.config": "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required "
         'clientId="lake" clientSecret="p\\"a\\\\ss"' + (f' scope="{scope}"' if scope else "") + ";",
@@ -117,7 +117,7 @@ def test_every_client_fetches_its_token_at_the_same_place(scope: str) -> None:
 
 
 @pytest.mark.parametrize("one_file", [False, True])
-def test_a_clients_certificate_goes_to_java_with_its_key_in_the_clear_and_nothing_else(
+def test_spark_gets_the_client_certificate_and_its_decrypted_key_only(
     authority: Authority, tmp_path: Path, one_file: bool
 ) -> None:
     certificate, key = authority.sign("client", sealed_with="secret")
@@ -139,15 +139,15 @@ def test_a_clients_certificate_goes_to_java_with_its_key_in_the_clear_and_nothin
     assert "KEY" not in chain
     java_key = options["kafka.ssl.keystore.key"]
     assert java_key.splitlines()[0].strip("-") == "BEGIN PRIVATE KEY"
-    # It is the same key.
-    mine = load_pem_private_key(key.read_bytes(), b"secret").public_key()
-    assert load_pem_private_key(java_key.encode(), None).public_key() == mine
+    # The same key.
+    public_key = load_pem_private_key(key.read_bytes(), b"secret").public_key()
+    assert load_pem_private_key(java_key.encode(), None).public_key() == public_key
     assert librdkafka_options(settings)["ssl.key.location"] == str(key)
     assert librdkafka_options(settings)["ssl.key.password"] == "secret"
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"),
+    ("fields", "expected"),
     [
         ({"kafka_security_protocol": "SASL_SSL"}, ["SASL_SSL", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD"]),
         (
@@ -197,42 +197,38 @@ def test_a_clients_certificate_goes_to_java_with_its_key_in_the_clear_and_nothin
         ({**USER, "kafka_sasl_username": "lake\n"}, ["KAFKA_SASL_USERNAME", "line end"]),
     ],
 )
-def test_settings_that_cannot_work_together_are_rejected_with_what_to_do(
-    fields: dict[str, Any], named: list[str]
-) -> None:
-    with pytest.raises(SettingsError) as refusal:
+def test_incompatible_settings_are_rejected_with_the_next_step(fields: dict[str, Any], expected: list[str]) -> None:
+    with pytest.raises(SettingsError) as rejection:
         secure(**fields)
-    # Whole words: the protocol SSL is not told by SASL_SSL.
-    words = set(re.findall(r"[\w-]+", str(refusal.value).replace("CRYPTOLAKE_KAFKA_", "KAFKA_")))
-    assert set(" ".join(named).split()) <= words
-    assert USER["kafka_sasl_password"] not in str(refusal.value)
+    # Entire words: SASL_SSL does not count as the protocol SSL.
+    words = set(re.findall(r"[\w-]+", str(rejection.value).replace("CRYPTOLAKE_KAFKA_", "KAFKA_")))
+    assert set(" ".join(expected).split()) <= words
+    assert USER["kafka_sasl_password"] not in str(rejection.value)
 
 
-def test_the_local_broker_is_not_asked_for_what_it_has_not() -> None:
+def test_tls_without_bootstrap_servers_is_rejected() -> None:
     with pytest.raises(SettingsError, match=r"SECURITY_PROTOCOL is SSL, but KAFKA_BOOTSTRAP_SERVERS is empty"):
         load_settings(kafka_security_protocol="SSL")
 
 
 @pytest.mark.parametrize("servers", ["broker", "broker:", "broker:0", "broker:70000", "http://broker:9092", "a:1,b"])
-def test_an_address_without_a_port_is_rejected(servers: str) -> None:
+def test_invalid_server_address_is_rejected(servers: str) -> None:
     with pytest.raises(SettingsError, match=r"KAFKA_BOOTSTRAP_SERVERS: .*host:port"):
         load_settings(kafka_bootstrap_servers=servers)
 
 
-def test_addresses_are_taken_apart() -> None:
+def test_server_addresses_are_parsed() -> None:
     settings = load_settings(kafka_bootstrap_servers="a.example:9092, [::1]:9093,")
     assert settings.bootstrap_servers == "a.example:9092,[::1]:9093"
     assert settings.bootstrap_addresses == (("a.example", 9092), ("::1", 9093))
 
 
 @pytest.mark.parametrize("options", [aiokafka_options, librdkafka_options, spark_options])
-def test_files_that_do_not_fit_are_named_with_their_variable(
-    options: Any, authority: Authority, tmp_path: Path
-) -> None:
+def test_unusable_file_is_reported_with_its_variable(options: Any, authority: Authority, tmp_path: Path) -> None:
     empty = tmp_path / "empty.pem"
     empty.write_text("")
     for ca_file in (tmp_path / "nowhere.pem", empty):
-        with pytest.raises(SettingsError, match=rf"CRYPTOLAKE_KAFKA_SSL_CA_FILE: {ca_file} does not give"):
+        with pytest.raises(SettingsError, match=rf"CRYPTOLAKE_KAFKA_SSL_CA_FILE: {ca_file} contains no usable"):
             options(secure(kafka_security_protocol="SSL", kafka_ssl_ca_file=ca_file))
     certificate, key = authority.sign("client", sealed_with="secret")
     _, another_key = authority.sign("another")
@@ -243,36 +239,38 @@ def test_files_that_do_not_fit_are_named_with_their_variable(
         {"kafka_ssl_key_file": tmp_path / "nowhere.pem"},
     ):
         settings = secure(kafka_security_protocol="SSL", kafka_ssl_cert_file=certificate, **fields)
-        with pytest.raises(SettingsError, match=r"CRYPTOLAKE_KAFKA_SSL_CERT_FILE: .* whose key is in CRYPTOLAKE_KAFKA"):
+        with pytest.raises(
+            SettingsError, match=r"CRYPTOLAKE_KAFKA_SSL_CERT_FILE: .* certificate for the key in CRYPTOLAKE_KAFKA"
+        ):
             options(settings)
 
 
-def test_a_certificate_is_held_against_its_host() -> None:
+def test_broker_certificate_is_verified_against_its_host() -> None:
     context = ssl_context(secure(kafka_security_protocol="SSL"))
     assert context.check_hostname
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
-def test_secrets_are_not_shown_and_stay_with_those_who_need_them() -> None:
+def test_secrets_are_hidden_and_only_passed_to_parts_that_use_kafka() -> None:
     settings = secure(**USER, kafka_security_protocol="SASL_SSL")
     assert USER["kafka_sasl_password"] not in repr(settings) + str(settings)
-    carrying = {
+    parts = {
         part.name
         for part in PARTS
         if "CRYPTOLAKE_KAFKA_SASL_PASSWORD" in part.spec(settings)["environment"]  # type: ignore[operator]
     }
-    assert {"producer", "bronze", "api"} <= carrying
-    assert not carrying & {"kafka", "spark", "exchange", "dashboard", "dagster-webserver", "dagster-daemon"}
+    assert {"producer", "bronze", "api"} <= parts
+    assert not parts & {"kafka", "spark", "exchange", "dashboard", "dagster-webserver", "dagster-daemon"}
 
 
-def test_a_tls_connection_that_is_cut_is_no_refusal() -> None:
+def test_disconnect_during_the_tls_handshake_is_no_access_error() -> None:
     assert not is_access_error(ssl.SSLEOFError())
     assert is_access_error(ssl.SSLCertVerificationError())
     assert is_access_error(ssl.SSLError(1, "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED]"))
 
 
-async def test_a_refusal_says_what_to_do() -> None:
+async def test_access_error_names_the_setting_to_correct() -> None:
     from aiokafka import errors
 
     settings = secure(**USER, kafka_security_protocol="SASL_SSL")
@@ -282,15 +280,15 @@ async def test_a_refusal_says_what_to_do() -> None:
         (errors.IllegalSaslStateError("no"), "CRYPTOLAKE_KAFKA_SECURITY_PROTOCOL"),
         (ssl.SSLCertVerificationError("no"), "CRYPTOLAKE_KAFKA_SSL_CA_FILE"),
         (ssl.SSLError("no"), "CRYPTOLAKE_KAFKA_SSL_CERT_FILE"),
-        (errors.TopicAuthorizationFailedError("no"), "Give the user the right"),
+        (errors.TopicAuthorizationFailedError("no"), "Grant the user the permission"),
     ):
-        refusal = await broker_error(settings, "read", error)
-        assert isinstance(refusal, BrokerAccessError)
-        assert variable in str(refusal)
-        assert SERVERS in str(refusal)
+        rejection = await broker_error(settings, "read", error)
+        assert isinstance(rejection, BrokerAccessError)
+        assert variable in str(rejection)
+        assert SERVERS in str(rejection)
 
 
-async def test_brokers_that_are_away_are_no_refusal() -> None:
+async def test_unreachable_brokers_are_no_access_error() -> None:
     settings = load_settings(kafka_bootstrap_servers="127.0.0.1:9")
     error = await broker_error(settings, "read", ConnectionRefusedError())
     assert isinstance(error, BrokerError)
@@ -299,10 +297,12 @@ async def test_brokers_that_are_away_are_no_refusal() -> None:
     assert str(kafka.access_problem(settings)).startswith("ConnectionRefusedError")
 
 
-def test_what_javas_client_says_is_understood() -> None:
+def test_access_errors_of_javas_client_are_recognized() -> None:
     settings = secure(**USER, kafka_security_protocol="SASL_SSL")
-    said = "terminated with exception: org.apache.kafka.common.errors.SaslAuthenticationException: invalid credentials"
-    assert "CRYPTOLAKE_KAFKA_SASL_PASSWORD" in str(java_access_error(settings, said))
-    said = "org.apache.kafka.common.errors.GroupAuthorizationException: Not authorized to access group"
-    assert "right" in str(java_access_error(settings, said))
+    message = (
+        "terminated with exception: org.apache.kafka.common.errors.SaslAuthenticationException: invalid credentials"
+    )
+    assert "CRYPTOLAKE_KAFKA_SASL_PASSWORD" in str(java_access_error(settings, message))
+    message = "org.apache.kafka.common.errors.GroupAuthorizationException: Not authorized to access group"
+    assert "permission" in str(java_access_error(settings, message))
     assert java_access_error(settings, "org.apache.kafka.common.errors.TimeoutException: no answer") is None

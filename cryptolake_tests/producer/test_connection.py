@@ -287,7 +287,7 @@ async def test_a_question_is_answered_behind_the_frames_that_were_sent_before_it
     async with FakeExchange().running() as exchange, connected(exchange, clock=clock) as (link, queue):
         await exchange.send("1", "2")
         await until(lambda: link.span is not None)
-        span = await link.ask()
+        span = await link.send_barrier()
         assert span is not None
         assert list(span.requests.values()) == [NOON_MS + 7]
         items = await taken(queue, 3)
@@ -301,7 +301,7 @@ async def test_a_question_without_an_answer_falls_back_on_the_frames() -> None:
     async with exchange.running(), connected(exchange) as (link, queue):
         await exchange.send("1")
         await taken(queue, 1)
-        span = await link.ask()
+        span = await link.send_barrier()
         assert span is not None
         (mark,) = await taken(queue, 1)
         assert isinstance(mark, SpanMark)
@@ -314,8 +314,8 @@ async def test_only_one_question_is_open_at_a_time() -> None:
     exchange.answers = False
     async with exchange.running(), connected(exchange, options=replace(FAST, response_timeout_s=5)) as (link, _):
         await until(lambda: link.span is not None)
-        await link.ask()
-        await link.ask()
+        await link.send_barrier()
+        await link.send_barrier()
         await until(lambda: exchange.requests == 1)
         assert link.span is not None
         assert len(link.span.requests) == 1
@@ -326,7 +326,7 @@ async def test_nothing_is_asked_without_a_connection() -> None:
     exchange.refuses = [(503, {})] * 1000
     async with exchange.running(), connected(exchange) as (link, _):
         await until(lambda: link.reconnects >= 1)
-        assert await link.ask() is None
+        assert await link.send_barrier() is None
 
 
 async def test_the_clock_is_noted_before_and_after_the_opening() -> None:

@@ -29,11 +29,11 @@ async def test_items_come_out_in_order_until_there_are_enough_frames() -> None:
 
 async def test_a_full_queue_makes_the_reader_wait_until_there_is_room() -> None:
     queue = FrameQueue(max_frames=2)
-    await queue.room()
+    await queue.wait_for_room()
     queue.put(frames(b"1"))
-    await queue.room()
+    await queue.wait_for_room()
     queue.put(frames(b"2", b"3"))
-    waiting = asyncio.create_task(queue.room())
+    waiting = asyncio.create_task(queue.wait_for_room())
     await asyncio.sleep(0)
     assert queue.is_full
     assert not waiting.done()
@@ -48,9 +48,9 @@ async def test_a_full_queue_makes_the_reader_wait_until_there_is_room() -> None:
 async def test_the_bound_in_bytes_holds_for_large_frames() -> None:
     queue = FrameQueue(max_frames=1000, max_bytes=10)
     queue.put(frames(b"x" * 9))
-    await queue.room()
+    await queue.wait_for_room()
     queue.put(frames(b"y"))
-    waiting = asyncio.create_task(queue.room())
+    waiting = asyncio.create_task(queue.wait_for_room())
     await asyncio.sleep(0)
     assert not waiting.done()
     await queue.take(1)

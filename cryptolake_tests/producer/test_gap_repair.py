@@ -187,7 +187,7 @@ async def test_a_large_gap_leaves_the_others_their_turn() -> None:
     on = Stage(MemoryHistory(map(row, range(1, 200)), page=2))
     on.see(1, 100, 102)
     await on.repairer.repair()
-    assert on.fetched == [*range(2, 2 + 2 * repair.PAGES_A_TURN), 101]
+    assert on.fetched == [*range(2, 2 + 2 * repair.PAGES_PER_ROUND), 101]
     await on.repairer.repair()
     await on.repairer.repair()
     assert sorted(on.fetched) == [*range(2, 100), 101]

@@ -171,7 +171,7 @@ def test_resumed_gap_counts_all_its_ids_again() -> None:
     found = tracker()
     found.resume([replace(gap(3, 5), ids_missing=1, ids_not_order_book=2)])
     assert found.ids_missing == 3
-    found.settle("BTCUSDT", 3, 4)
+    found.mark_not_order_book("BTCUSDT", 3, 4)
     assert [(open_gap.ids_missing, open_gap.ids_not_order_book) for open_gap in found.take_open().values()] == [(1, 2)]
     found.fill("BTCUSDT", 5, 5)
     assert [(closed.ids_missing, closed.ids_not_order_book) for closed in found.take_closed()] == [(0, 2)]
@@ -210,10 +210,10 @@ def test_a_replay_on_the_topic_that_began_anew_has_no_gap() -> None:
 
 def test_trades_that_only_the_exchange_has_are_a_gap() -> None:
     found = fed([1])
-    found.reach("BTCUSDT", LastTrade(4, 40))
-    found.reach("BTCUSDT", LastTrade(3, 30))
-    found.reach("BTCUSDT", LastTrade(4, 40))
-    found.reach("ETHUSDT", LastTrade(3, 30))
+    found.extend_to("BTCUSDT", LastTrade(4, 40))
+    found.extend_to("BTCUSDT", LastTrade(3, 30))
+    found.extend_to("BTCUSDT", LastTrade(4, 40))
+    found.extend_to("ETHUSDT", LastTrade(3, 30))
     (hole,) = found.take_open().values()
     assert (hole.first_missing_id, hole.last_missing_id, hole.after_us, hole.before_us) == (2, 4, 1, 40)
     assert hole.symbol == "BTCUSDT"
@@ -250,9 +250,9 @@ def test_open_gap_at_the_edge_of_a_new_one_keeps_its_ids() -> None:
 
 def test_settled_ids_may_reach_beyond_both_ends_of_a_gap() -> None:
     found = fed([1, 6])
-    found.settle("BTCUSDT", 4, 10)
+    found.mark_not_order_book("BTCUSDT", 4, 10)
     assert [(wanted.first, wanted.last) for wanted in found.missing()] == [(2, 3)]
-    found.settle("BTCUSDT", 0, 3)
+    found.mark_not_order_book("BTCUSDT", 0, 3)
     assert [(closed.outcome, closed.ids_not_order_book) for closed in found.take_closed()] == [
         (GapOutcome.NOT_ORDER_BOOK, 4)
     ]
@@ -260,14 +260,14 @@ def test_settled_ids_may_reach_beyond_both_ends_of_a_gap() -> None:
 
 def test_ids_outside_of_the_order_book_close_a_gap() -> None:
     found = fed([1, 6])
-    found.settle("BTCUSDT", 3, 4)
+    found.mark_not_order_book("BTCUSDT", 3, 4)
     assert opened(found) == [(2, 5, 2)]
     fed([5], found)
-    found.settle("BTCUSDT", 1, 2)
+    found.mark_not_order_book("BTCUSDT", 1, 2)
     (closed,) = found.take_closed()
     assert (closed.outcome, closed.ids_not_order_book, closed.closed_by) == (GapOutcome.REPAIRED, 3, ClosedBy.REST)
     fed([8], found)
-    found.settle("BTCUSDT", 7, 7)
+    found.mark_not_order_book("BTCUSDT", 7, 7)
     assert [gap.outcome for gap in found.take_closed()] == [GapOutcome.NOT_ORDER_BOOK]
 
 
@@ -359,7 +359,7 @@ def test_closed_gaps_are_logged_with_their_outcome() -> None:
         fed([2], found)
         found.fill("BTCUSDT", 4, 4)
         found.fill("BTCUSDT", 5, 5)
-        found.settle("BTCUSDT", 7, 7)
+        found.mark_not_order_book("BTCUSDT", 7, 7)
     common = {"event": "gap_closed", "log_level": "info", "symbol": "BTCUSDT", "stream": "trade"}
     assert logs == [
         {**common, "closed_by": "stream", "outcome": "arrived", "first_missing_id": 2, "last_missing_id": 2},

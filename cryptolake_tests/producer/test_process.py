@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.errors import BrokerAccessError
 from cryptolake_assets.lake.coverage import CoverageRow, Evidence
-from cryptolake_assets.producer.asyncio_tasks import cancelled
+from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.connection_pool import ConnectionPoolOptions
 from cryptolake_assets.producer.process import ProducerOptions
 from cryptolake_assets.producer.publisher import FailureVerdict
@@ -378,5 +378,5 @@ async def test_other_symbols_are_followed_once_their_file_says_so(tmp_path: Path
             await until(lambda: on.sent() == [1])
             assert on.producer.status().symbols == 2
         finally:
-            await cancelled([keeping])
+            await cancel_and_wait([keeping])
         assert await on.ended()

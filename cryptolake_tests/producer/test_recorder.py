@@ -89,7 +89,7 @@ async def test_connections_are_replaced_and_no_frame_is_missed(tmp_path: Path) -
         (pool,) = recorder.pools
         await until(lambda: pool.replacements >= 3, timeout_s=TIMEOUT_S)
         for connection in list(recorder.connections):
-            await connection.handed_over()
+            await connection.wait_until_handed_over()
         stop.set()
         await recording
     assert not [c for c in recorder.connections if c.reconnects]
