@@ -1,4 +1,4 @@
-"""Quiet symbols: what the stream does not show is asked for, and nothing is asked for without need."""
+"""Catch-up of symbols without trades: requests trades that the stream does not reveal, and no others."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def row(agg_id: int) -> AggTrade:
     return AggTrade(agg_id, "1", "1", agg_id, agg_id, NOON_MS + agg_id, is_buyer_maker=True)
 
 
-ODD = [OddRow(6, b'{"a":6}'), OddRow(None, b"null")]
+MALFORMED = [OddRow(6, b'{"a":6}'), OddRow(None, b"null")]
 
 
 class Stage:
-    """One symbol on one connection, whose last trade of an earlier process was number 3."""
+    """One symbol on one connection; its last trade in an earlier process had id 3."""
 
     def __init__(self, last_at_exchange: int, *, page: int = 1_000, stream: str = "aggTrade") -> None:
         self.now_s = 0.0
@@ -47,17 +47,17 @@ class Stage:
             self.tracker.see("BTCUSDT", trade_id, (NOON_MS + trade_id) * 1000)
 
     async def after(self, seconds: float) -> list[int]:
-        """Looks so many seconds later; the ids asked from."""
+        """Check after this many seconds; return the first ids of the requests."""
         self.now_s += seconds
-        asked = len(self.history.asked)
-        await self.catch_up.look()
-        return self.history.asked[asked:]
+        before = len(self.history.asked)
+        await self.catch_up.check()
+        return self.history.asked[before:]
 
     def missing(self) -> list[tuple[int, int]]:
-        return [(wanted.first, wanted.last) for wanted in self.tracker.missing()]
+        return [(gap.first, gap.last) for gap in self.tracker.missing()]
 
 
-async def test_symbol_without_trades_is_asked_for_a_little_after_the_connection_opened() -> None:
+async def test_symbol_without_trades_is_requested_shortly_after_the_connection_opens() -> None:
     on = Stage(last_at_exchange=6)
     assert await on.after(0) == []
     assert await on.after(OPTIONS.after_opening_s - 1) == []
@@ -68,7 +68,7 @@ async def test_symbol_without_trades_is_asked_for_a_little_after_the_connection_
     assert (gap.after_us, gap.before_us) == ((NOON_MS + 3) * 1000, (NOON_MS + 6) * 1000)
 
 
-async def test_a_symbol_that_trades_shows_by_itself_what_is_missing() -> None:
+async def test_symbol_with_trades_reveals_its_gap_without_a_request() -> None:
     on = Stage(last_at_exchange=9)
     await on.after(0)
     on.see(6)
@@ -76,7 +76,7 @@ async def test_a_symbol_that_trades_shows_by_itself_what_is_missing() -> None:
     assert await on.after(OPTIONS.after_opening_s) == []
 
 
-async def test_each_new_connection_is_a_reason_to_ask_and_a_stale_symbol_ever_more_rarely() -> None:
+async def test_new_connection_triggers_a_request_and_a_stale_symbol_ever_fewer() -> None:
     on = Stage(last_at_exchange=3)
     await on.after(0)
     assert await on.after(OPTIONS.after_opening_s) == [4]
@@ -87,10 +87,10 @@ async def test_each_new_connection_is_a_reason_to_ask_and_a_stale_symbol_ever_mo
     assert await on.after(0) == []
     assert await on.after(OPTIONS.after_opening_s) == [4]
     on.spans = []
-    assert await on.after(10_000) == [], "without a connection the next one will ask"
+    assert await on.after(10_000) == [], "without a connection, no request"
 
 
-async def test_whole_pages_are_gone_on_with_at_once() -> None:
+async def test_full_page_is_followed_by_the_next_request_at_once() -> None:
     on = Stage(last_at_exchange=1_500)
     await on.after(0)
     assert await on.after(OPTIONS.after_opening_s) == [4]
@@ -99,7 +99,7 @@ async def test_whole_pages_are_gone_on_with_at_once() -> None:
     assert on.missing() == [(4, 1_003), (1_004, 1_500)]
 
 
-async def test_frames_that_wait_are_waited_for() -> None:
+async def test_request_waits_for_queued_frames() -> None:
     on = Stage(last_at_exchange=6)
     on.is_idle = False
     await on.after(0)
@@ -108,23 +108,23 @@ async def test_frames_that_wait_are_waited_for() -> None:
     assert await on.after(0) == [4]
 
 
-async def test_trades_on_their_way_by_the_stream_are_not_missing() -> None:
+async def test_trades_delivered_during_the_request_are_not_missing() -> None:
     on = Stage(last_at_exchange=6)
-    answer = on.history.agg_trades_from
+    request = on.history.agg_trades_from
 
-    async def meanwhile(symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
-        page = await answer(symbol, first_id)
+    async def deliver_meanwhile(symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
+        page = await request(symbol, first_id)
         on.see(4, 5, 6, 7)
         return page
 
-    on.history.agg_trades_from = meanwhile  # type: ignore[method-assign]
+    on.history.agg_trades_from = deliver_meanwhile  # type: ignore[method-assign]
     await on.after(0)
     await on.after(OPTIONS.after_opening_s)
     assert on.missing() == []
     assert on.tracker.last("BTCUSDT") == LastTrade(7, (NOON_MS + 7) * 1000)
 
 
-async def test_an_exchange_that_does_not_answer_is_asked_again_soon() -> None:
+async def test_failed_request_is_retried_soon() -> None:
     on = Stage(last_at_exchange=6)
     on.history.failures_left = 1
     await on.after(0)
@@ -134,7 +134,7 @@ async def test_an_exchange_that_does_not_answer_is_asked_again_soon() -> None:
     assert on.missing() == [(4, 6)]
 
 
-async def test_single_trades_are_asked_for_with_a_key_only() -> None:
+async def test_single_trades_are_requested_only_with_a_key() -> None:
     on = Stage(last_at_exchange=6, stream="trade")
     on.history.trades = [HistoricalTrade(it, "1", "1", NOON_MS + it, is_buyer_maker=True) for it in range(1, 7)]
     await on.after(0)
@@ -145,16 +145,16 @@ async def test_single_trades_are_asked_for_with_a_key_only() -> None:
     assert on.missing() == [(4, 6)]
 
 
-@pytest.mark.parametrize(("page", "missing"), [([row(4), row(5), *ODD], [(4, 5)]), (ODD, [])])
-async def test_odd_rows_of_a_page_are_not_the_newest_trade(
+@pytest.mark.parametrize(("page", "missing"), [([row(4), row(5), *MALFORMED], [(4, 5)]), (MALFORMED, [])])
+async def test_malformed_rows_are_not_the_newest_trade(
     monkeypatch: pytest.MonkeyPatch, page: list[AggTrade | OddRow], missing: list[tuple[int, int]]
 ) -> None:
     on = Stage(last_at_exchange=5)
 
-    async def answer(*_: object) -> list[AggTrade | OddRow]:
+    async def return_page(*_: object) -> list[AggTrade | OddRow]:
         return page
 
-    monkeypatch.setattr(on.history, "agg_trades_from", answer)
+    monkeypatch.setattr(on.history, "agg_trades_from", return_page)
     await on.after(0)
     await on.after(OPTIONS.after_opening_s)
     assert on.missing() == missing

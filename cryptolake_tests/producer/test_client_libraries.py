@@ -1,4 +1,4 @@
-"""Which libraries the producer takes, by the setting and by what is installed."""
+"""Selection of the producer's libraries, by the setting and the installed packages."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cryptolake_assets.settings.producer import ProducerIo
 
 
 @pytest.mark.parametrize("io", [ProducerIo.DEFAULT, ProducerIo.FAST])
-def test_a_named_choice_is_taken(io: ProducerIo) -> None:
+def test_configured_libraries_are_used(io: ProducerIo) -> None:
     assert io_in_use(load_settings(producer_io=io)) is io
 
 
-def test_what_is_installed_is_used_unless_something_else_is_said() -> None:
+def test_auto_uses_the_installed_extra() -> None:
     assert io_in_use(load_settings(producer_io="auto")) is ProducerIo.FAST
 
 
-def test_without_the_extra_the_default_libraries_are_used_and_naming_it_is_an_error(
+def test_missing_extra_selects_the_default_and_rejects_fast(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(producer_io, "find_spec", lambda name: None if name == "picows" else object())
@@ -31,7 +31,7 @@ def test_without_the_extra_the_default_libraries_are_used_and_naming_it_is_an_er
         io_in_use(load_settings(producer_io="fast"))
 
 
-def test_each_choice_has_its_publisher() -> None:
+def test_each_library_setting_has_its_publisher() -> None:
     settings = load_settings()
     assert isinstance(make_publisher(settings, ProducerIo.DEFAULT), AiokafkaPublisher)
     assert isinstance(make_publisher(settings, ProducerIo.FAST), ConfluentPublisher)

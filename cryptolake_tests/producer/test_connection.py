@@ -1,4 +1,4 @@
-"""One connection against a real WebSocket server: reads everything, watches, and comes back with patience."""
+"""One connection against a real WebSocket server: reads frames, detects stalls, reconnects with back-off."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def connected(
 
 
 async def taken(queue: FrameQueue, count: int) -> list[QueueItem]:
-    """As many frames and marks; frames that came together are one item."""
+    """Take this many frames and marks; frames of one batch are one item."""
     items: list[QueueItem] = []
     async with asyncio.timeout(10):
         while count > 0:
@@ -75,7 +75,7 @@ def raws(items: list[QueueItem]) -> list[bytes]:
 
 
 def record_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The ceilings of the pauses between two connections; the pauses themselves become short."""
+    """Return the upper bounds of the pauses between two connections; the pauses themselves become short."""
     ceilings: list[float] = []
 
     def uniform(_low: float, high: float) -> float:
@@ -86,10 +86,10 @@ def record_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return ceilings
 
 
-async def test_frames_arrive_in_order_stamped_and_as_they_were_sent() -> None:
+async def test_frames_arrive_unchanged_in_order_with_receive_times() -> None:
     async with FakeExchange().running() as exchange, connected(exchange) as (link, queue):
         before_us = time.time_ns() // 1000
-        # Text that is not UTF-8 is a frame like others: it must reach the dead letters, not end the connection.
+        # Invalid UTF-8 is a frame like any other: it must become a dead letter, not end the connection.
         frames = [trade(number, NOON_MS).encode() for number in range(100)] + [b'{"data":"\xff"}', b""]
         await exchange.send(*frames)
         items = await taken(queue, len(frames))
@@ -101,7 +101,7 @@ async def test_frames_arrive_in_order_stamped_and_as_they_were_sent() -> None:
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011])
-async def test_a_closed_connection_is_opened_again_and_its_end_is_marked(code: int) -> None:
+async def test_closed_connection_is_reopened_and_its_end_is_marked(code: int) -> None:
     async with FakeExchange().running() as exchange, connected(exchange) as (link, queue):
         await exchange.send("first")
         await exchange.sockets[0].close(code, "maintenance")
@@ -118,16 +118,17 @@ async def test_a_closed_connection_is_opened_again_and_its_end_is_marked(code: i
         assert link.reconnects == 1
 
 
-async def test_a_stop_says_goodbye_to_the_exchange() -> None:
+async def test_stop_sends_a_close_frame() -> None:
     async with FakeExchange().running() as exchange:
         async with connected(exchange) as (link, _):
-            # The exchange has a socket before the client has read the handshake's answer; cut there, it hears nothing.
+            # The exchange has a socket before the client has read the handshake response; a stop before that sends no
+            # close frame.
             await until(lambda: link.span is not None)
         await until(lambda: exchange.sockets[0].close_code is not None)
         assert exchange.sockets[0].close_code == 1000
 
 
-async def test_a_connection_that_breaks_without_goodbye_is_opened_again() -> None:
+async def test_aborted_connection_is_reopened() -> None:
     async with FakeExchange().running() as exchange, connected(exchange) as (_, queue):
         await exchange.send(*(f"frame {number}" for number in range(50)))
         await until(lambda: len(queue) == 50)
@@ -147,7 +148,7 @@ async def test_pauses_grow_to_a_cap_while_the_exchange_accepts_and_closes(monkey
     assert ceilings[:6] == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
 
 
-async def test_pauses_begin_anew_only_after_healthy_data(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pauses_reset_only_after_a_healthy_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     ceilings = record_pauses(monkeypatch)
     exchange = FakeExchange()
     exchange.refuses = [(503, {})] * 3
@@ -159,11 +160,11 @@ async def test_pauses_begin_anew_only_after_healthy_data(monkeypatch: pytest.Mon
     exchange.on_open = one_frame
     async with exchange.running(), connected(exchange, options=replace(FAST, backoff_first_s=0.5, backoff_cap_s=30.0)):
         await until(lambda: len(ceilings) >= 5)
-    # Three refusals, then connections that brought a frame.
+    # Three rejections, then connections with a frame.
     assert ceilings[:5] == [0.5, 1.0, 2.0, 0.5, 0.5]
 
 
-async def test_data_that_came_too_briefly_is_not_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_short_lived_connection_does_not_reset_the_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     ceilings = record_pauses(monkeypatch)
     exchange = FakeExchange()
 
@@ -178,12 +179,12 @@ async def test_data_that_came_too_briefly_is_not_healthy(monkeypatch: pytest.Mon
     assert ceilings[:3] == [0.5, 1.0, 2.0]
 
 
-async def test_a_stop_that_the_library_swallows_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `asyncio.wait_for` of Python 3.11 does, with which picows closes, if the stop comes as its work ends."""
+async def test_cancellation_that_the_library_swallows_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """picows closes with `asyncio.wait_for`, which in Python 3.11 can swallow a cancellation."""
     closing = asyncio.Event()
 
     @asynccontextmanager
-    async def deaf(*arguments: Any, **options: Any) -> AsyncIterator[ExchangeSocket]:
+    async def swallowing_socket(*arguments: Any, **options: Any) -> AsyncIterator[ExchangeSocket]:
         try:
             async with sockets.open_socket(*arguments, **options) as socket:
                 yield socket
@@ -192,7 +193,7 @@ async def test_a_stop_that_the_library_swallows_is_heeded(monkeypatch: pytest.Mo
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(10)
 
-    monkeypatch.setattr(connection, "open_socket", deaf)
+    monkeypatch.setattr(connection, "open_socket", swallowing_socket)
     async with FakeExchange().running() as exchange, connected(exchange) as (link, _):
         await exchange.connected(1)
         await exchange.sockets[0].close(1001)
@@ -202,7 +203,7 @@ async def test_a_stop_that_the_library_swallows_is_heeded(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("status", [429, 418])
-async def test_a_rate_limit_is_obeyed(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retry_after_of_a_rate_limit_is_respected(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     record_pauses(monkeypatch)
     exchange = FakeExchange()
     exchange.refuses = [(status, {"Retry-After": "1"})]
@@ -213,10 +214,10 @@ async def test_a_rate_limit_is_obeyed(status: int, monkeypatch: pytest.MonkeyPat
         assert time.monotonic() - started >= 1.0
 
 
-async def test_an_exchange_that_is_not_there_yet_is_waited_for() -> None:
+async def test_unreachable_exchange_is_retried_until_it_is_up() -> None:
     exchange = FakeExchange()
     async with exchange.running():
-        pass  # the port is free again, and known
+        pass  # the port is known and free again
     async with connected(exchange) as (link, queue):
         await until(lambda: link.reconnects >= 2)
         async with exchange.running():
@@ -224,7 +225,7 @@ async def test_an_exchange_that_is_not_there_yet_is_waited_for() -> None:
             assert raws(await taken(queue, 1)) == [b"frame"]
 
 
-async def test_an_address_that_cannot_be_right_is_an_error() -> None:
+async def test_invalid_url_is_an_error() -> None:
     link = ExchangeConnection(
         name="test",
         url="http://127.0.0.1:1",
@@ -237,7 +238,7 @@ async def test_an_address_that_cannot_be_right_is_an_error() -> None:
         await link.run()
 
 
-async def test_a_silent_connection_is_closed_and_opened_again() -> None:
+async def test_connection_without_pongs_is_closed_and_reopened() -> None:
     exchange = FakeExchange()
     options = replace(FAST, ping_interval_s=0.05, ping_timeout_s=0.1)
     async with exchange.running(), connected(exchange, options=options):
@@ -246,18 +247,18 @@ async def test_a_silent_connection_is_closed_and_opened_again() -> None:
         await exchange.connected(2)
 
 
-async def test_pongs_keep_a_quiet_connection_open_and_the_silence_is_told() -> None:
+async def test_pongs_keep_a_connection_without_frames_open_and_stale() -> None:
     exchange = FakeExchange()
     options = replace(FAST, ping_interval_s=0.02, ping_timeout_s=1.0, stale_alarm_s=0.1)
     async with exchange.running(), connected(exchange, options=options) as (link, _):
         await exchange.connected(1)
-        await until(lambda: link.state == "silent")
+        await until(lambda: link.state == "stale")
         await exchange.send("frame")
         await until(lambda: link.state == "streaming")
         assert len(exchange.sockets) == 1
 
 
-async def test_a_full_queue_slows_the_exchange_down_but_loses_nothing() -> None:
+async def test_full_queue_slows_the_exchange_down_without_loss() -> None:
     exchange = FakeExchange()
     options = replace(FAST, ping_interval_s=0.02, ping_timeout_s=0.05, max_buffered_frames=8)
     count = 3_000
@@ -273,7 +274,7 @@ async def test_a_full_queue_slows_the_exchange_down_but_loses_nothing() -> None:
     queue = FrameQueue(max_frames=10)
     async with exchange.running(), connected(exchange, queue, options) as (link, _):
         await until(lambda: queue.is_full)
-        # Pongs now wait behind frames that wait for Kafka; for all of ten ping timeouts that is no reason to hang up.
+        # Pongs now wait after frames that wait for room; even ten ping timeouts must not close the connection.
         await asyncio.sleep(0.5)
         assert sent < count
         assert link.reconnects == 0
@@ -282,7 +283,7 @@ async def test_a_full_queue_slows_the_exchange_down_but_loses_nothing() -> None:
         assert link.reconnects == 0
 
 
-async def test_a_question_is_answered_behind_the_frames_that_were_sent_before_it() -> None:
+async def test_barrier_response_follows_the_frames_sent_before_it() -> None:
     clock = FakeClock(NOON_MS + 7)
     async with FakeExchange().running() as exchange, connected(exchange, clock=clock) as (link, queue):
         await exchange.send("1", "2")
@@ -295,7 +296,7 @@ async def test_a_question_is_answered_behind_the_frames_that_were_sent_before_it
         assert str(next(iter(span.requests))).encode() in raws(items)[2]
 
 
-async def test_a_question_without_an_answer_falls_back_on_the_frames() -> None:
+async def test_barrier_without_a_response_falls_back_to_the_frames() -> None:
     exchange = FakeExchange()
     exchange.answers = False
     async with exchange.running(), connected(exchange) as (link, queue):
@@ -309,7 +310,7 @@ async def test_a_question_without_an_answer_falls_back_on_the_frames() -> None:
         assert not span.requests
 
 
-async def test_only_one_question_is_open_at_a_time() -> None:
+async def test_only_one_barrier_is_open_at_a_time() -> None:
     exchange = FakeExchange()
     exchange.answers = False
     async with exchange.running(), connected(exchange, options=replace(FAST, response_timeout_s=5)) as (link, _):
@@ -321,7 +322,7 @@ async def test_only_one_question_is_open_at_a_time() -> None:
         assert len(link.span.requests) == 1
 
 
-async def test_nothing_is_asked_without_a_connection() -> None:
+async def test_no_barrier_is_sent_without_a_connection() -> None:
     exchange = FakeExchange()
     exchange.refuses = [(503, {})] * 1000
     async with exchange.running(), connected(exchange) as (link, _):
@@ -329,21 +330,21 @@ async def test_nothing_is_asked_without_a_connection() -> None:
         assert await link.send_barrier() is None
 
 
-async def test_the_clock_is_noted_before_and_after_the_opening() -> None:
+async def test_clock_is_read_before_and_after_the_opening() -> None:
     clock = FakeClock(NOON_MS)
     exchange = FakeExchange()
 
-    def moves(_socket: object) -> None:
+    def move_clock(_socket: object) -> None:
         clock.now_ms = NOON_MS + 40
 
-    exchange.on_open = moves
+    exchange.on_open = move_clock
     async with exchange.running(), connected(exchange, clock=clock) as (link, _):
         await until(lambda: link.span is not None and link.span.after_ms is not None)
         assert link.span is not None
         assert (link.span.before_ms, link.span.after_ms) == (NOON_MS, NOON_MS + 40)
 
 
-async def test_a_clock_that_cannot_be_asked_does_not_keep_the_connection_from_opening() -> None:
+async def test_unreachable_clock_does_not_prevent_the_connection() -> None:
     async with FakeExchange().running() as exchange, connected(exchange, clock=FakeClock(None)) as (link, queue):
         await exchange.send("frame")
         assert raws(await taken(queue, 1)) == [b"frame"]

@@ -1,4 +1,4 @@
-"""The connections of many symbols on a real socket: renewed and changed beside each other, without a missed frame."""
+"""A connection pool on real sockets: replaces and changes connections without missing a frame."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAST = ConnectionOptions(close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_
 
 @dataclass
 class Scene:
-    """A pool, the exchange that it talks to, and what came of the frames that the exchange sends all the time."""
+    """A pool, its exchange, and the ids of the frames that the exchange sends continuously."""
 
     exchange: FakeExchange
     pool: ConnectionPool
@@ -31,12 +31,12 @@ class Scene:
     received: set[int] = field(default_factory=set)
 
     def open_paths(self) -> list[str]:
-        """The streams of the connections that are open."""
+        """Return the streams of the open connections."""
         sockets = zip(self.exchange.sockets, self.exchange.paths, strict=False)
         return [path.partition("streams=")[2] for socket, path in sockets if socket.close_code is None]
 
     async def feed(self) -> None:
-        """Sends numbered frames to whoever is connected; none counts as sent that nobody could have got."""
+        """Send numbered frames to all open connections; a frame counts as sent only if one was open."""
         while True:
             open_sockets = [socket for socket in self.exchange.sockets if socket.close_code is None]
             frame = trade(self.sent, NOON_MS)
@@ -47,7 +47,7 @@ class Scene:
             await asyncio.sleep(0.002)
 
     async def drain(self, queue: FrameQueue) -> None:
-        """Takes the part of the publisher task: answers end barriers."""
+        """Act as the publisher task: record frames, and end barriers on their responses."""
         while True:
             for item in await queue.take(100):
                 if not isinstance(item, ReceivedFrames):
@@ -93,30 +93,30 @@ async def scene(symbols: tuple[str, ...], feeds: bool = True, **options: float) 
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_connections_are_replaced_beside_the_old_ones_and_no_frame_is_missed() -> None:
+async def test_connections_are_replaced_without_missing_a_frame() -> None:
     async with scene(("BTCUSDT",), life_s=0.2) as on:
         await until(lambda: on.pool.replacements >= 4)
         sent = on.sent
         await until(lambda: on.received >= set(range(sent)))
         assert len(on.exchange.sockets) >= 5
         codes = [socket.close_code for socket in on.exchange.sockets[:4]]
-        assert codes == [1000] * 4  # ended by us, in order
+        assert codes == [1000] * 4  # closed by the pool, in order
         assert {path.partition("streams=")[2] for path in on.exchange.paths} == {"btcusdt@trade"}
 
 
-async def test_symbols_are_changed_beside_the_old_connection_and_no_frame_is_missed() -> None:
+async def test_tracked_symbols_change_without_missing_a_frame() -> None:
     async with scene(("BTCUSDT", "ETHUSDT")) as on:
         await until(lambda: on.sent > 20)
         on.pool.track(["BTCUSDT", "SOLUSDT"])
         await until(lambda: on.open_paths() == ["btcusdt@trade/solusdt@trade"])
-        on.pool.track(["SOLUSDT", "BTCUSDT"])  # the same ones: nothing is to be done
+        on.pool.track(["SOLUSDT", "BTCUSDT"])  # the same symbols: no change
         sent = on.sent
         await until(lambda: on.received >= set(range(sent)))
         assert len(on.exchange.sockets) == 2
         assert on.pool.symbols == ("BTCUSDT", "SOLUSDT")
 
 
-async def test_symbols_stay_where_they_are_and_new_ones_fill_up() -> None:
+async def test_symbols_keep_their_connection_and_new_ones_fill_free_places() -> None:
     symbols = tuple(f"S{number}" for number in range(250))
     async with scene(symbols, feeds=False) as on:
         await on.exchange.connected(2)
@@ -131,7 +131,7 @@ async def test_symbols_stay_where_they_are_and_new_ones_fill_up() -> None:
         assert sorted(on.pool.connections[0].symbols) == sorted(symbols[:200])
 
 
-async def test_a_successor_that_does_not_come_up_leaves_the_old_connection_in_its_place() -> None:
+async def test_failed_successor_keeps_the_old_connection() -> None:
     async with scene(("BTCUSDT",), open_timeout_s=0.2, retry_s=0.1) as on:
         await until(lambda: on.sent > 5)
         on.exchange.refuses = [(503, {})] * 1_000
@@ -145,7 +145,7 @@ async def test_a_successor_that_does_not_come_up_leaves_the_old_connection_in_it
         await until(lambda: on.received >= set(range(sent)))
 
 
-async def test_all_connections_end_with_the_pool() -> None:
+async def test_cancelled_pool_closes_all_connections() -> None:
     async with scene(("BTCUSDT",), life_s=0.1) as on:
         await until(lambda: on.pool.replacements >= 1)
         on.run.cancel()
@@ -153,7 +153,7 @@ async def test_all_connections_end_with_the_pool() -> None:
         await until(lambda: on.open_paths() == [])
 
 
-async def test_an_address_that_cannot_be_right_ends_the_pool() -> None:
+async def test_invalid_url_ends_the_pool() -> None:
     def make(share: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
         return ExchangeConnection(
             name="bad",
@@ -164,11 +164,11 @@ async def test_an_address_that_cannot_be_right_ends_the_pool() -> None:
             turn=turn,
         )
 
-    with pytest.raises(ExchangeError, match="no WebSocket address"):
+    with pytest.raises(ExchangeError, match="not a WebSocket URL"):
         await ConnectionPool(("BTCUSDT",), make, ConnectionPoolOptions(life_s=60.0)).run()
 
 
-async def test_openings_are_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_openings_are_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     now = 100.0
 
@@ -177,9 +177,9 @@ async def test_openings_are_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("cryptolake_assets.producer.connection_pool.time.monotonic", lambda: now)
     monkeypatch.setattr("cryptolake_assets.producer.connection_pool.asyncio.sleep", sleep)
-    pace = ConnectionPacer(1.0)
+    pacer = ConnectionPacer(1.0)
     for _ in range(3):
-        await pace.turn()
+        await pacer.turn()
     now = 110.0
-    await pace.turn()
+    await pacer.turn()
     assert waits == [0.0, 1.0, 2.0, 0.0]

@@ -1,4 +1,4 @@
-"""Coverage never claims more than is known, whatever the frames' clocks say."""
+"""Coverage claims only proven intervals, whatever the frames' times."""
 
 from __future__ import annotations
 
@@ -22,70 +22,70 @@ def fed(connection: ConnectionSpan, *times_ms: int) -> ConnectionSpan:
     return connection
 
 
-def test_it_begins_at_the_first_frame_when_that_came_before_the_clocks_answer() -> None:
+def test_claim_begins_at_a_first_frame_older_than_the_clock_reading() -> None:
     assert fed(span(), NOON_MS + 20, NOON_MS + 500).claim_to(NOON_MS + 900) == (NOON_MS + 20, NOON_MS + 900)
 
 
-def test_it_begins_at_the_clocks_answer_on_a_quiet_market() -> None:
+def test_claim_without_frames_begins_at_the_clock_reading() -> None:
     assert span().claim_to(NOON_MS + 900) == (NOON_MS + 50, NOON_MS + 900)
 
 
-def test_it_never_begins_before_the_subscription_existed() -> None:
+def test_claim_never_begins_before_the_subscription() -> None:
     assert fed(span(), NOON_MS - 30_000).claim_to(NOON_MS + 900) == (NOON_MS, NOON_MS + 900)
 
 
-def test_it_keeps_its_beginning() -> None:
+def test_claim_keeps_its_beginning() -> None:
     connection = span()
     connection.claim_to(NOON_MS + 100)
     assert fed(connection, NOON_MS + 10).claim_to(NOON_MS + 200) == (NOON_MS + 50, NOON_MS + 200)
 
 
-def test_it_ends_with_the_latest_frame_when_no_clock_answers() -> None:
+def test_claim_without_a_clock_ends_with_the_latest_frame() -> None:
     connection = fed(span(None, None), NOON_MS, NOON_MS + 700)
     assert connection.claim_to(None) == (NOON_MS, NOON_MS + 700)
 
 
-def test_it_never_shrinks() -> None:
+def test_claim_never_shrinks() -> None:
     connection = fed(span(), NOON_MS + 20)
     connection.claim_to(NOON_MS + 900)
     assert connection.claim_to(None) == (NOON_MS + 20, NOON_MS + 900)
 
 
-def test_nothing_is_claimed_without_knowledge() -> None:
+def test_nothing_is_claimed_without_frames_or_clock() -> None:
     assert span(None, None).claim_to(None) is None
     assert span(None, None).claim_to(NOON_MS) is None
     assert span(NOON_MS, None).claim_to(NOON_MS + 5) is None
 
 
-def test_an_empty_interval_is_no_claim() -> None:
+def test_empty_interval_is_not_claimed() -> None:
     assert fed(span(NOON_MS, NOON_MS), NOON_MS).claim_to(NOON_MS) is None
 
 
 @pytest.mark.parametrize("wrong_ms", [YEAR_2099_MS, YEAR_2019_MS, 0])
 @pytest.mark.parametrize("position", [0, 1, 3])
 @pytest.mark.parametrize("clock", [True, False])
-def test_one_frame_with_a_wrong_clock_stretches_nothing(wrong_ms: int, position: int, clock: bool) -> None:
+def test_single_frame_with_a_wrong_time_does_not_extend_a_claim(wrong_ms: int, position: int, clock: bool) -> None:
     times = [NOON_MS + 100, NOON_MS + 200, NOON_MS + 300]
     times.insert(position, wrong_ms)
     connection = fed(span() if clock else span(None, None), *times)
-    # Without a clock the first frame is not believed until the next one confirms it: less is claimed, never more.
+    # Without a clock, the first frame counts only once the next one confirms it: the claim is shorter, never longer.
     begin = NOON_MS + 50 if clock else NOON_MS + 200 if position == 1 else NOON_MS + 100
     assert connection.claim_to(None) == (begin, NOON_MS + 300)
 
 
-def test_a_real_jump_counts_once_the_next_frame_confirms_it() -> None:
+def test_time_jump_counts_once_the_next_frame_confirms_it() -> None:
     late_ms = NOON_MS + 10 * MAX_STEP_MS
     connection = fed(span(), NOON_MS + 100, late_ms)
     assert connection.last_ms == NOON_MS + 100
     assert fed(connection, late_ms + 5).last_ms == late_ms + 5
 
 
-def test_frames_far_ahead_of_the_clock_do_not_stretch_a_claim() -> None:
+def test_frames_far_ahead_of_the_clock_do_not_extend_a_claim() -> None:
     connection = fed(span(), NOON_MS + 100, YEAR_2099_MS, YEAR_2099_MS + 1)
     assert connection.claim_to(NOON_MS + 900) == (NOON_MS + 50, NOON_MS + 900)
 
 
-def test_frames_out_of_order_do_not_move_the_end_back() -> None:
+def test_out_of_order_frames_do_not_move_the_end_back() -> None:
     assert fed(span(), NOON_MS + 500, NOON_MS + 400).last_ms == NOON_MS + 500
 
 
@@ -95,7 +95,7 @@ def writer(sink: MemorySink) -> CoverageWriter:
     )
 
 
-async def test_a_row_names_partition_and_offset_of_its_symbol() -> None:
+async def test_row_contains_partition_and_offset_of_its_symbol() -> None:
     sink = MemorySink()
     coverage = writer(sink)
     coverage.claim(["BTCUSDT", "X"], (10, 20), {3: 77, 1: 5})
@@ -108,7 +108,7 @@ async def test_a_row_names_partition_and_offset_of_its_symbol() -> None:
     ]
 
 
-async def test_only_what_is_new_is_written() -> None:
+async def test_only_new_claims_are_written() -> None:
     sink = MemorySink()
     coverage = writer(sink)
     coverage.claim(["BTCUSDT"], (10, 20), {3: 1})
@@ -122,7 +122,7 @@ async def test_only_what_is_new_is_written() -> None:
     assert [(row.connected_to_ms, row.kafka_offset) for row in sink.writes[1]] == [(40, 10)]
 
 
-async def test_a_failed_write_is_made_up_for_by_the_next_one() -> None:
+async def test_claims_of_a_failed_write_are_written_next_time() -> None:
     sink = MemorySink()
     sink.failures_left = 2
     coverage = writer(sink)

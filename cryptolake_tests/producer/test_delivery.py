@@ -1,4 +1,4 @@
-"""The delivery: nothing is lost, nothing is claimed before it is acknowledged, memory is bounded."""
+"""The delivery: no message is lost, marks wait for acknowledgements, memory is bounded."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ async def running(publisher: FakePublisher, max_in_flight: int = 1000) -> AsyncI
         await asyncio.gather(resend, return_exceptions=True)
 
 
-def held(publisher: FakePublisher) -> list[bytes]:
+def sent_values(publisher: FakePublisher) -> list[bytes]:
     return [sent.value for sent in publisher.log]
 
 
-async def test_what_cannot_be_sent_is_sent_again() -> None:
+async def test_message_that_cannot_be_sent_is_resent() -> None:
     publisher = FakePublisher()
     publisher.fails_send = [OSError("gone"), OSError("still gone")]
     async with running(publisher) as delivery:
@@ -43,24 +43,24 @@ async def test_what_cannot_be_sent_is_sent_again() -> None:
         await delivery.put(message(3))
         async with asyncio.timeout(5):
             await delivery.drained()
-        assert sorted(held(publisher)) == [b"1", b"2", b"3"]
+        assert sorted(sent_values(publisher)) == [b"1", b"2", b"3"]
         assert delivery.acked == {"trades": 3}
         assert delivery.messages_resent == 2
         assert delivery.in_flight == 0
 
 
-async def test_a_failed_delivery_is_sent_again() -> None:
+async def test_message_without_acknowledgement_is_resent() -> None:
     publisher = FakePublisher()
     publisher.fails_delivery = [TimeoutError()]
     async with running(publisher) as delivery:
         await delivery.put(message(1))
         async with asyncio.timeout(5):
             await delivery.drained()
-        assert held(publisher) == [b"1"]
+        assert sent_values(publisher) == [b"1"]
         assert delivery.messages_resent == 1
 
 
-async def test_a_mark_waits_for_everything_before_it_and_nothing_after_it() -> None:
+async def test_mark_waits_for_earlier_messages_only() -> None:
     publisher = FakePublisher(start_offset=100)
     publisher.holds_back = True
     marks: list[tuple[str, dict[int, int]]] = []
@@ -78,11 +78,11 @@ async def test_a_mark_waits_for_everything_before_it_and_nothing_after_it() -> N
         await delivery.put(message(3))
         assert len(marks) == 1
         await until(lambda: len(marks) == 3)
-        # By now message 3 lies before the repeat of message 1, which is the last below the offset.
+        # Message 3 now precedes the resent message 1, which is the last one below the offset.
         assert marks[1:] == [("first", {0: 102, 1: 101}), ("second", {0: 102, 1: 101})]
 
 
-async def test_marks_come_in_order_even_when_later_messages_are_faster() -> None:
+async def test_marks_are_called_in_order_even_if_later_messages_are_faster() -> None:
     publisher = FakePublisher()
     marks: list[int] = []
     async with running(publisher) as delivery:
@@ -96,7 +96,7 @@ async def test_marks_come_in_order_even_when_later_messages_are_faster() -> None
         assert marks == [1, 2]
 
 
-async def test_messages_of_other_topics_hold_marks_back_but_do_not_count_as_offsets() -> None:
+async def test_messages_of_other_topics_delay_marks_but_do_not_advance_offsets() -> None:
     publisher = FakePublisher()
     publisher.holds_back = True
     marks: list[dict[int, int]] = []
@@ -108,7 +108,7 @@ async def test_messages_of_other_topics_hold_marks_back_but_do_not_count_as_offs
         assert marks == [{0: 0, 1: 0}]
 
 
-async def test_an_acknowledgement_without_an_offset_is_not_believed() -> None:
+async def test_message_acknowledged_without_an_offset_is_resent() -> None:
     publisher = FakePublisher(start_offset=10)
     publisher.offsets = [-1]
     marks: list[dict[int, int]] = []
@@ -117,11 +117,11 @@ async def test_an_acknowledgement_without_an_offset_is_not_believed() -> None:
         delivery.mark(marks.append)
         assert marks == []
         await until(lambda: marks)
-        assert marks == [{0: 12, 1: 10}]  # the first attempt lies at 10, the repeat at 11
+        assert marks == [{0: 12, 1: 10}]  # the first attempt is at offset 10, the duplicate at 11
         assert delivery.messages_resent == 1
 
 
-async def test_a_topic_that_was_made_anew_does_not_stop_the_stream() -> None:
+async def test_recreated_topic_does_not_stop_the_delivery() -> None:
     publisher = FakePublisher(start_offset=500)
     publisher.offsets = [0, 1]
     async with running(publisher) as delivery:
@@ -131,7 +131,7 @@ async def test_a_topic_that_was_made_anew_does_not_stop_the_stream() -> None:
         assert delivery.next_offsets[0] == 2
 
 
-async def test_memory_is_bounded_by_the_messages_under_way() -> None:
+async def test_full_delivery_makes_the_caller_wait() -> None:
     publisher = FakePublisher()
     publisher.holds_back = True
     async with running(publisher, max_in_flight=2) as delivery:
@@ -145,7 +145,7 @@ async def test_memory_is_bounded_by_the_messages_under_way() -> None:
         assert delivery.in_flight == 1
 
 
-async def test_a_broken_session_is_restarted_and_what_it_held_is_sent_again() -> None:
+async def test_broken_session_is_restarted_and_its_messages_are_resent() -> None:
     class SequenceError(Exception):
         pass
 
@@ -156,15 +156,15 @@ async def test_a_broken_session_is_restarted_and_what_it_held_is_sent_again() ->
         await delivery.put(message(1))
         publisher.fails_delivery = [SequenceError()]
         publisher.release()
-        await delivery.put(message(2))  # the old session never answers for this one
+        await delivery.put(message(2))  # the old session never acknowledges this one
         publisher.holds_back = False
         async with asyncio.timeout(5):
             await delivery.drained()
         assert publisher.restarts == 1
-        assert sorted(held(publisher)) == [b"1", b"2"]
+        assert sorted(sent_values(publisher)) == [b"1", b"2"]
 
 
-async def test_a_restart_that_finds_no_broker_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_restart_without_a_broker_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     class SequenceError(Exception):
         pass
 
@@ -172,11 +172,11 @@ async def test_a_restart_that_finds_no_broker_is_tried_again(monkeypatch: pytest
     publisher.verdicts = {SequenceError: FailureVerdict.RESTART}
     publisher.fails_delivery = [SequenceError()]
     restart = publisher.restart
-    refusals = [BrokerError("kafka: away"), BrokerError("kafka: away")]
+    failures = [BrokerError("kafka: unavailable"), BrokerError("kafka: unavailable")]
 
     async def restart_later() -> None:
-        if refusals:
-            raise refusals.pop()
+        if failures:
+            raise failures.pop()
         await restart()
 
     monkeypatch.setattr(publisher, "restart", restart_later)
@@ -184,29 +184,29 @@ async def test_a_restart_that_finds_no_broker_is_tried_again(monkeypatch: pytest
         await delivery.put(message(1))
         async with asyncio.timeout(5):
             await delivery.drained()
-        assert held(publisher) == [b"1"]
-        assert not refusals
+        assert sent_values(publisher) == [b"1"]
+        assert not failures
 
 
-async def test_a_refusal_for_good_is_told() -> None:
+async def test_permanent_rejection_is_raised() -> None:
     publisher = FakePublisher()
     publisher.verdicts = {PermissionError: FailureVerdict.FATAL}
     publisher.fails_delivery = [PermissionError("not yours")]
     async with running(publisher) as delivery:
         await delivery.put(message(1))
-        with pytest.raises(BrokerAccessError, match=r"refuse records on topic trades .*not yours"):
+        with pytest.raises(BrokerAccessError, match=r"permanently reject records on topic trades .*not yours"):
             await delivery.fatal
 
 
-async def test_a_start_waits_for_the_broker() -> None:
+async def test_start_waits_for_the_broker() -> None:
     publisher = FakePublisher()
-    publisher.fails_start = [BrokerError("kafka: away"), BrokerError("kafka: away")]
+    publisher.fails_start = [BrokerError("kafka: unavailable"), BrokerError("kafka: unavailable")]
     async with running(publisher) as delivery:
         assert delivery.next_offsets == {0: 0, 1: 0}
     assert not publisher.fails_start
 
 
-async def test_a_start_ends_when_the_broker_refuses() -> None:
+async def test_start_raises_if_the_broker_rejects_the_client() -> None:
     publisher = FakePublisher()
     publisher.fails_start = [BrokerAccessError("kafka: no")]
     with pytest.raises(BrokerAccessError, match="kafka: no"):
@@ -214,7 +214,7 @@ async def test_a_start_ends_when_the_broker_refuses() -> None:
             pass
 
 
-async def test_a_stall_is_visible_while_messages_are_under_way() -> None:
+async def test_stall_is_reported_while_messages_are_in_flight() -> None:
     publisher = FakePublisher()
     publisher.holds_back = True
     async with running(publisher) as delivery:

@@ -1,4 +1,4 @@
-"""The streams beside the trades on real sockets: into topics of their own, apart from the trades, drained at a stop."""
+"""The extra streams on real sockets: own topics, separate from the trades, drained at a stop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def events(messages: list[Message], topic: str) -> list[dict[str, Any]]:
     return [json.loads(message.value) for message in messages if message.topic == topic]
 
 
-async def test_each_stream_has_a_connection_and_a_topic_and_the_trades_go_on() -> None:
+async def test_each_extra_stream_has_its_own_connection_and_topic() -> None:
     async with stage(extra_streams="markPrice,forceOrder") as on:
         await on.exchange.connected(3)
         by_path = {socket.request.path: socket for socket in on.exchange.sockets if socket.request is not None}
@@ -54,23 +54,23 @@ async def test_each_stream_has_a_connection_and_a_topic_and_the_trades_go_on() -
         assert (mark["symbol"], mark["event_time"], mark["funding_rate"]) == ("BTCUSDT", NOON_MS * 1000, "0.0001")
         (order,) = events(on.publisher.log, FORCE_ORDER.topic(on.settings))
         assert (order["side"], order["filled_qty"]) == ("sell", "0.014")
-        (refused,) = [message for message in on.publisher.log if message.topic == on.settings.topic_rejected]
-        assert refused.value == b'{"e":"markPriceUpdate"}'
-        assert dict(refused.headers or ())["stream"] == b"markPrice"
-        # Coverage is said of the trades' stream alone.
+        (dead_letter,) = [message for message in on.publisher.log if message.topic == on.settings.topic_rejected]
+        assert dead_letter.value == b'{"e":"markPriceUpdate"}'
+        assert dict(dead_letter.headers or ())["stream"] == b"markPrice"
+        # Coverage is claimed for the trade stream only.
         on.clock.now_ms = NOON_MS + 1_000
         await until(lambda: on.sink.rows)
         assert {row.stream for row in on.sink.rows.values()} == {"trade"}
         assert await on.ended()
 
 
-async def test_nothing_is_subscribed_to_where_the_capture_has_none() -> None:
+async def test_extra_streams_missing_in_the_capture_are_not_subscribed() -> None:
     async with stage() as on:
         await on.opened()
         assert on.exchange.paths == ["/market/stream?streams=btcusdt@trade"]
 
 
-async def test_what_was_received_is_handed_over_at_a_stop_and_a_lost_connection_comes_back() -> None:
+async def test_received_frames_survive_a_stop_and_a_lost_connection_reconnects() -> None:
     sent: list[Message] = []
     gate = asyncio.Event()
 
@@ -99,7 +99,7 @@ async def test_what_was_received_is_handed_over_at_a_stop_and_a_lost_connection_
     assert running.cancelled()
 
 
-async def test_a_stop_does_not_wait_for_brokers_that_are_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stop_does_not_wait_for_unavailable_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extra_feed, "DRAIN_TIMEOUT_S", 0.05)
 
     async def put(message: Message) -> None:
@@ -116,7 +116,7 @@ async def test_a_stop_does_not_wait_for_brokers_that_are_away(monkeypatch: pytes
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_a_capture_that_holds_a_stream_is_replayed_with_it(tmp_path: Path) -> None:
+async def test_extra_stream_of_a_capture_is_replayed(tmp_path: Path) -> None:
     frames = [(NOON_MS * 10**6, trade_frame("BTCUSDT", 1, NOON_MS))]
     frames += [
         ((NOON_MS + at) * 10**6, mark_price_frame("BTCUSDT", NOON_MS + at, f"{100 + at}.5"))
@@ -142,7 +142,7 @@ async def test_a_capture_that_holds_a_stream_is_replayed_with_it(tmp_path: Path)
     ]
 
 
-async def test_the_stream_follows_the_symbols_of_the_trades_and_a_replaced_connection_leaves(
+async def test_extra_stream_tracks_the_symbols_of_the_trades_and_closes_replaced_connections(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(extra_feed, "SYMBOLS_POLL_S", 0.02)
@@ -169,7 +169,7 @@ async def test_the_stream_follows_the_symbols_of_the_trades_and_a_replaced_conne
         old = await exchange.connected()
         symbols.append("ETHUSDT")
         await exchange.connected(2)
-        # The old one is asked for its last word, and closed once the answer was read: long before the time is over.
+        # The old connection closes once the response to its barrier was read, long before the handover timeout.
         async with asyncio.timeout(10):
             await old.wait_closed()
         await exchange.send(mark_price_frame("ETHUSDT", NOON_MS))

@@ -1,4 +1,4 @@
-"""What becomes of control messages and of rejected frames, with the whole producer on a real socket."""
+"""Control messages and rejected frames, with the entire producer on a real socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryptolake_tests.support.producing import stage
 SHUTDOWN = {"e": "serverShutdown", "E": NOON_MS}
 
 
-async def test_control_messages_are_counted_and_no_dead_letters() -> None:
+async def test_control_messages_are_counted_and_are_no_dead_letters() -> None:
     with capture_logs() as logs:
         async with stage() as on:
             await on.exchange.send(
@@ -38,37 +38,37 @@ async def test_control_messages_are_counted_and_no_dead_letters() -> None:
     ]
 
 
-async def test_shutdown_notice_has_its_connection_replaced_before_it_ends() -> None:
+async def test_shutdown_notice_replaces_its_connection_before_it_ends() -> None:
     async with stage() as on:
         await on.exchange.send(trade(1, NOON_MS), json.dumps({"stream": "!serverShutdown", "data": SHUTDOWN}))
         await until(lambda: len(on.exchange.sockets) == 2)
-        assert on.exchange.sockets[0].close_code is None, "the old connection stays until the new one is open"
+        assert on.exchange.sockets[0].close_code is None, "the old connection stays open until the new one is open"
         await until(lambda: on.producer.status().renewals == 1)
         assert [socket.close_code is None for socket in on.exchange.sockets] == [False, True]
         assert await on.ended()
 
 
-def odd(symbol: str, trade_id: int, event_ms: int) -> str:
+def malformed(symbol: str, trade_id: int, event_ms: int) -> str:
     return trade(trade_id, event_ms, symbol, price="6.21e-2")
 
 
-async def test_symbol_whose_frames_are_rejected_is_not_covered_and_is_told() -> None:
+async def test_symbol_with_rejected_frames_is_not_covered_and_is_reported() -> None:
     async with stage(symbols=("BTCUSDT", "ETHUSDT")) as on:
         await on.opened()
-        await on.exchange.send(trade(1, NOON_MS + 10), odd("ETHUSDT", 1, NOON_MS + 20), trade(2, NOON_MS + 30))
-        await on.exchange.send(odd("ETHUSDT", 2, NOON_MS + 40))
+        await on.exchange.send(trade(1, NOON_MS + 10), malformed("ETHUSDT", 1, NOON_MS + 20), trade(2, NOON_MS + 30))
+        await on.exchange.send(malformed("ETHUSDT", 2, NOON_MS + 40))
         on.clock.now_ms = NOON_MS + 1_000
         await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
         assert on.sink.spans("ETHUSDT") == [(NOON_MS, NOON_MS + 10)], "up to the last frame before the rejected ones"
-        (told,) = on.producer.status().rejecting.items()
-        assert told == ("ETHUSDT", RejectedSymbol(2, "price_format: p is '6.21e-2'"))
+        (entry,) = on.producer.status().rejecting.items()
+        assert entry == ("ETHUSDT", RejectedSymbol(2, "price_format: p is '6.21e-2'"))
         assert await on.ended()
 
 
-async def test_coverage_of_a_symbol_begins_with_its_first_accepted_trade_after_rejected_ones() -> None:
+async def test_coverage_begins_with_the_first_accepted_trade_after_rejected_ones() -> None:
     async with stage(symbols=("BTCUSDT", "ETHUSDT")) as on:
         await on.opened()
-        await on.exchange.send(odd("ETHUSDT", 1, NOON_MS + 20), trade(2, NOON_MS + 30, "ETHUSDT"))
+        await on.exchange.send(malformed("ETHUSDT", 1, NOON_MS + 20), trade(2, NOON_MS + 30, "ETHUSDT"))
         await on.exchange.send(trade(1, NOON_MS + 35))
         on.clock.now_ms = NOON_MS + 1_000
         await until(lambda: on.sink.spans("ETHUSDT") == [(NOON_MS + 31, NOON_MS + 1_000)])
@@ -79,13 +79,13 @@ async def test_coverage_of_a_symbol_begins_with_its_first_accepted_trade_after_r
 
 @pytest.mark.parametrize(
     "next_id",
-    [pytest.param(1, id="a repeat"), pytest.param(0, id="an older trade"), pytest.param(10**12, id="a doubtful id")],
+    [pytest.param(1, id="duplicate"), pytest.param(0, id="older trade"), pytest.param(10**12, id="unconfirmed id")],
 )
-async def test_coverage_goes_on_after_a_rejected_frame_only_with_the_next_trade(next_id: int) -> None:
+async def test_coverage_resumes_after_a_rejected_frame_only_with_the_next_trade(next_id: int) -> None:
     async with stage(symbols=("BTCUSDT", "ETHUSDT")) as on:
         await on.opened()
         await on.exchange.send(trade(1, NOON_MS + 10), trade(1, NOON_MS + 20, "ETHUSDT"))
-        await on.exchange.send(odd("ETHUSDT", 2, NOON_MS + 30), trade(next_id, NOON_MS + 40, "ETHUSDT"))
+        await on.exchange.send(malformed("ETHUSDT", 2, NOON_MS + 30), trade(next_id, NOON_MS + 40, "ETHUSDT"))
         await on.exchange.send(trade(2, NOON_MS + 50))
         on.clock.now_ms = NOON_MS + 1_000
         await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
@@ -99,7 +99,7 @@ async def test_coverage_goes_on_after_a_rejected_frame_only_with_the_next_trade(
 async def test_trade_that_fills_an_older_gap_bounds_the_time_of_the_rejected_ones() -> None:
     async with stage() as on:
         await on.opened()
-        await on.exchange.send(trade(1, NOON_MS + 10), trade(5, NOON_MS + 20), odd("BTCUSDT", 6, NOON_MS + 30))
+        await on.exchange.send(trade(1, NOON_MS + 10), trade(5, NOON_MS + 20), malformed("BTCUSDT", 6, NOON_MS + 30))
         await on.exchange.send(trade(2, NOON_MS + 40))
         on.clock.now_ms = NOON_MS + 1_000
         await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
@@ -126,7 +126,7 @@ async def test_trade_that_fills_an_older_gap_does_not_explain_a_frame_without_an
 async def test_rejected_trade_between_accepted_ones_is_a_gap() -> None:
     async with stage() as on:
         await on.opened()
-        await on.exchange.send(trade(1, NOON_MS + 10), odd("BTCUSDT", 2, NOON_MS + 20), trade(3, NOON_MS + 30))
+        await on.exchange.send(trade(1, NOON_MS + 10), malformed("BTCUSDT", 2, NOON_MS + 20), trade(3, NOON_MS + 30))
         on.clock.now_ms = NOON_MS + 1_000
         await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
         (gap,) = on.gaps.gaps.values()
@@ -134,7 +134,7 @@ async def test_rejected_trade_between_accepted_ones_is_a_gap() -> None:
         assert await on.ended()
 
 
-async def test_frame_that_names_no_symbol_leaves_all_symbols_open_until_their_next_trade() -> None:
+async def test_rejected_frame_without_a_symbol_stops_coverage_of_all_until_their_next_trade() -> None:
     async with stage(symbols=("BTCUSDT", "ETHUSDT")) as on:
         await on.opened()
         await on.exchange.send(trade(1, NOON_MS + 10), trade(1, NOON_MS + 10, "ETHUSDT"), "{broken")
@@ -151,7 +151,7 @@ def without_trade(agg_id: int, event_ms: int, **changes: object) -> str:
     return json.dumps(frame)
 
 
-async def test_aggregate_without_a_trade_is_covered_and_neither_an_event_nor_a_dead_letter() -> None:
+async def test_aggregate_without_a_trade_is_covered_and_is_neither_event_nor_dead_letter() -> None:
     async with stage(stream="aggTrade") as on:
         await on.opened()
         await on.exchange.send(agg_trade_frame("BTCUSDT", 1, NOON_MS + 10), without_trade(2, NOON_MS + 20))
@@ -165,7 +165,7 @@ async def test_aggregate_without_a_trade_is_covered_and_neither_an_event_nor_a_d
         assert await on.ended()
 
 
-async def test_single_trade_with_the_marks_of_none_is_covered_and_no_dead_letter() -> None:
+async def test_frame_marked_as_no_trade_is_covered_and_is_no_dead_letter() -> None:
     mark = json.loads(trade(-1, NOON_MS + 20, price="0"))
     mark["data"]["q"] = "0"
     async with stage() as on:
@@ -193,20 +193,22 @@ async def test_fetched_aggregate_without_a_trade_closes_its_gap() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"l": 5}, {"p": "0.01"}, {"q": "0.001"}, {"s": ""}, {"f": -1.0}, {"a": -2}])
-async def test_other_frames_with_ids_below_zero_are_dead_letters(changes: dict[str, object]) -> None:
+async def test_other_frames_with_negative_ids_are_dead_letters(changes: dict[str, object]) -> None:
     async with stage(stream="aggTrade") as on:
         await on.exchange.send(without_trade(2, NOON_MS, **changes))
         await until(lambda: [message.topic for message in on.publisher.log] == [on.settings.topic_rejected])
         assert await on.ended()
 
 
-async def test_symbol_without_a_subscription_is_logged_once_and_its_trades_are_kept() -> None:
+async def test_symbol_without_a_subscription_is_logged_once_and_its_trades_are_published() -> None:
     with capture_logs() as logs:
         async with stage(symbols=("BTCUSDT", "币安人生USDT")) as on:
             frames = [trade(number, NOON_MS, symbol) for number in range(3) for symbol in ("btcusdt", "币安人生USDT")]
-            await on.exchange.send(*frames, odd("ETHUSDT", 1, NOON_MS), odd("ETHUSDT", 2, NOON_MS), "{broken")
+            await on.exchange.send(
+                *frames, malformed("ETHUSDT", 1, NOON_MS), malformed("ETHUSDT", 2, NOON_MS), "{broken"
+            )
             await until(lambda: on.producer.status().streams == {"trade": StreamCounts(6, 3, 0)})
             assert on.sent() == [0, 0, 1, 1, 2, 2]
             assert await on.ended()
-    told = [(line["stream"], line["symbol"]) for line in logs if line["event"] == "symbol_not_subscribed"]
-    assert told == [("trade", "btcusdt"), ("trade", "ETHUSDT")]
+    logged = [(line["stream"], line["symbol"]) for line in logs if line["event"] == "symbol_not_subscribed"]
+    assert logged == [("trade", "btcusdt"), ("trade", "ETHUSDT")]

@@ -1,4 +1,4 @@
-"""The queue is bounded in frames and bytes, keeps the order, and never refuses a mark."""
+"""The queue is bounded in frames and bytes, keeps the order, and accepts marks even when full."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def frames(*raws: bytes) -> ReceivedFrames:
     return ReceivedFrames(SPAN, 0, list(raws))
 
 
-async def test_items_come_out_in_order_until_there_are_enough_frames() -> None:
+async def test_take_returns_items_in_order_up_to_enough_frames() -> None:
     queue = FrameQueue()
     first, mark, second, third = frames(b"1"), SpanMark(SPAN, ended=False), frames(b"2", b"3"), frames(b"4")
     queue.put(first)
@@ -27,7 +27,7 @@ async def test_items_come_out_in_order_until_there_are_enough_frames() -> None:
     assert await queue.take(2) == [third]
 
 
-async def test_a_full_queue_makes_the_reader_wait_until_there_is_room() -> None:
+async def test_full_queue_makes_the_reader_wait_for_room() -> None:
     queue = FrameQueue(max_frames=2)
     await queue.wait_for_room()
     queue.put(frames(b"1"))
@@ -39,13 +39,13 @@ async def test_a_full_queue_makes_the_reader_wait_until_there_is_room() -> None:
     assert not waiting.done()
     assert [item.raws for item in await queue.take(1) if isinstance(item, ReceivedFrames)] == [[b"1"]]
     await asyncio.sleep(0)
-    assert not waiting.done()  # two are as many as it holds
+    assert not waiting.done()  # two frames still fill the queue
     await queue.take(1)
     await waiting
     assert len(queue) == 0
 
 
-async def test_the_bound_in_bytes_holds_for_large_frames() -> None:
+async def test_byte_limit_applies_to_large_frames() -> None:
     queue = FrameQueue(max_frames=1000, max_bytes=10)
     queue.put(frames(b"x" * 9))
     await queue.wait_for_room()
@@ -57,7 +57,7 @@ async def test_the_bound_in_bytes_holds_for_large_frames() -> None:
     await waiting
 
 
-async def test_marks_are_taken_even_when_full() -> None:
+async def test_full_queue_accepts_marks() -> None:
     queue = FrameQueue(max_frames=1)
     queue.put(frames(b"1"))
     queue.put_mark(EndOfFrames())

@@ -1,4 +1,4 @@
-"""Gaps are filled from the exchange's history, and what it does not have stays missing and says why."""
+"""Gaps are filled from the exchange's history; ids that it lacks stay missing, with a reason."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def single(trade_id: int) -> HistoricalTrade:
 
 
 class JsonHistory(MemoryHistory):
-    """Answers with JSON, as REST does; `odd` is the JSON of rows that are no trades, by the id of their place."""
+    """Returns JSON, as REST does; `malformed` is the JSON of malformed rows, by the id of the row they replace."""
 
-    odd: dict[int, str]
+    malformed: dict[int, str]
 
     async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
         rows = [row for row in self.rows if row.agg_trade_id >= first_id][: self.page]
-        texts = [self.odd.get(row.agg_trade_id) or json.dumps(row.to_rest()) for row in rows]
+        texts = [self.malformed.get(row.agg_trade_id) or json.dumps(row.to_rest()) for row in rows]
         return parse_agg_trades(f"[{','.join(texts)}]".encode())
 
     async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | OddRow]:
         rows = [row for row in self.trades if row.trade_id >= first_id][: self.page]
-        texts = [self.odd.get(row.trade_id) or json.dumps(row.to_rest()) for row in rows]
+        texts = [self.malformed.get(row.trade_id) or json.dumps(row.to_rest()) for row in rows]
         return parse_historical_trades(f"[{','.join(texts)}]".encode())
 
 
 class Stage:
-    """A tracker, and a repairer whose frames reach it through the contract."""
+    """A tracker, and a repairer whose frames pass through the contract to the tracker."""
 
     def __init__(self, history: MemoryHistory, stream: str = "aggTrade", max_ids: int = MAX_ID) -> None:
         self.now_s = 100.0
@@ -71,11 +71,11 @@ class Stage:
         self.tracker.fill(event.symbol, event.trade_id, event.event_time)
 
     def reasons(self) -> dict[int, OpenBecause | None]:
-        """Why each open gap that changed is open, by its first id."""
+        """Return the reason of each changed open gap, by its first id."""
         return {gap.first_missing_id: gap.open_because for gap in self.tracker.take_open().values()}
 
 
-async def test_what_is_missing_is_fetched_page_by_page_and_no_more() -> None:
+async def test_missing_trades_only_are_fetched_page_by_page() -> None:
     on = Stage(MemoryHistory(map(row, range(1, 40)), page=4))
     on.see(1, 12, 13, 20)
     await on.repairer.repair()
@@ -86,24 +86,24 @@ async def test_what_is_missing_is_fetched_page_by_page_and_no_more() -> None:
     assert [gap.first_missing_id for gap in closed] == [2, 14]
 
 
-async def test_what_the_exchange_does_not_have_stays_missing_and_is_asked_for_less_and_less_often() -> None:
+async def test_trades_missing_at_the_exchange_are_requested_with_growing_pauses() -> None:
     on = Stage(MemoryHistory([row(1), row(2), row(6)]))
     on.see(1, 6)
     await on.repairer.repair()
     assert on.tracker.missing() == [MissingRange("BTCUSDT", 3, 5)]
     assert on.reasons() == {2: OpenBecause.NOT_AT_EXCHANGE}
-    asked = len(on.history.asked)
-    await on.repairer.repair()  # the range that is left is another one
-    assert len(on.history.asked) == asked + 1
+    requested = len(on.history.asked)
+    await on.repairer.repair()  # the remaining range is a new one
+    assert len(on.history.asked) == requested + 1
     for waited_s, more in ((0, 1), (repair.FIRST_PAUSE_S, 2), (repair.FIRST_PAUSE_S, 2), (repair.FIRST_PAUSE_S, 3)):
         on.now_s += waited_s
         await on.repairer.repair()
-        assert len(on.history.asked) == asked + more
+        assert len(on.history.asked) == requested + more
     assert on.tracker.take_closed() == []
 
 
 @pytest.mark.parametrize("stream", ["aggTrade", "trade"])
-async def test_a_history_that_cannot_be_asked_is_asked_again(stream: str) -> None:
+async def test_failed_request_is_retried_after_a_pause(stream: str) -> None:
     on = Stage(MemoryHistory(map(row, range(1, 9)), trades=map(single, range(1, 9)), has_key=True), stream)
     on.history.failures_left = 1
     on.see(1, 4)
@@ -114,20 +114,20 @@ async def test_a_history_that_cannot_be_asked_is_asked_again(stream: str) -> Non
     assert on.fetched == [2, 3]
 
 
-async def test_single_trades_without_a_key_stay_missing_and_say_so() -> None:
+async def test_single_trades_without_a_key_stay_missing_with_that_reason() -> None:
     on = Stage(MemoryHistory(trades=map(single, range(1, 9))), "trade")
     on.see(1, 4)
     await on.repairer.repair()
     assert on.history.asked == []
     assert on.reasons() == {2: OpenBecause.NEEDS_KEY}
     await on.repairer.repair()
-    assert on.reasons() == {}, "told once"
+    assert on.reasons() == {}, "reported once"
     on.see(2, 3)
     (closed,) = on.tracker.take_closed()
     assert (closed.outcome, closed.open_because) == (GapOutcome.ARRIVED, None)
 
 
-async def test_ids_that_the_exchange_passes_over_are_no_trades_of_the_order_book() -> None:
+async def test_ids_skipped_by_the_history_are_not_order_book_trades() -> None:
     on = Stage(MemoryHistory(trades=map(single, (1, 2, 5, 8, 9)), has_key=True, page=2), "trade")
     on.see(1, 2, 5, 9)
     await on.repairer.repair()
@@ -138,8 +138,8 @@ async def test_ids_that_the_exchange_passes_over_are_no_trades_of_the_order_book
     assert on.tracker.missing() == []
 
 
-async def test_what_is_older_than_the_exchanges_history_is_not_taken_for_something_else() -> None:
-    """The history begins in the middle of the gap, or behind it: nobody can say what was before."""
+async def test_ids_older_than_the_history_stay_missing() -> None:
+    """The history begins inside the gap, so it does not show what the older ids are."""
     on = Stage(MemoryHistory(trades=map(single, range(6, 20)), has_key=True), "trade")
     on.see(1, 9)
     await on.repairer.repair()
@@ -148,7 +148,7 @@ async def test_what_is_older_than_the_exchanges_history_is_not_taken_for_somethi
     assert on.reasons() == {2: OpenBecause.NOT_AT_EXCHANGE}
 
 
-async def test_what_the_exchange_does_not_have_yet_is_not_settled() -> None:
+async def test_ids_newer_than_the_history_stay_missing() -> None:
     on = Stage(MemoryHistory(trades=map(single, (1, 2)), has_key=True), "trade")
     on.see(1, 5)
     await on.repairer.repair()
@@ -157,33 +157,37 @@ async def test_what_the_exchange_does_not_have_yet_is_not_settled() -> None:
     assert on.tracker.take_closed() == []
 
 
-ODD_ROWS = {
-    "a number instead of text": ('{"a":5,"id":5,"p":1.10,"price":1.10,"q":"1","qty":"1","T":7,"time":7}', 5),
-    "an id and no more": ('{"a":5,"id":5}', 5),
+MALFORMED_ROWS = {
+    "number instead of string": ('{"a":5,"id":5,"p":1.10,"price":1.10,"q":"1","qty":"1","T":7,"time":7}', 5),
+    "id only": ('{"a":5,"id":5}', 5),
     "null": ("null", None),
-    "an id that is text": ('{"a":"5","id":"5"}', None),
-    "an id out of range": ('{"a":-5,"id":9223372036854775808}', None),
+    "id as a string": ('{"a":"5","id":"5"}', None),
+    "id out of range": ('{"a":-5,"id":9223372036854775808}', None),
 }
 
 
 @pytest.mark.parametrize("stream", ["aggTrade", "trade"])
 @pytest.mark.parametrize("page", [3, 4, 1_000])
-@pytest.mark.parametrize("name", ODD_ROWS)
-async def test_odd_row_of_a_page_holds_no_other_back(stream: str, page: int, name: str) -> None:
+@pytest.mark.parametrize("name", MALFORMED_ROWS)
+async def test_malformed_row_does_not_affect_other_rows_of_its_page(stream: str, page: int, name: str) -> None:
     history = JsonHistory(map(row, range(1, 12)), page, map(single, range(1, 12)), has_key=True)
-    text, odd_id = ODD_ROWS[name]
-    history.odd = {5: text}
+    text, malformed_id = MALFORMED_ROWS[name]
+    history.malformed = {5: text}
     on = Stage(history, stream)
     on.see(1, 10)
     await on.repairer.repair()
     assert on.fetched == [2, 3, 4, 6, 7, 8, 9]
-    assert on.tracker.missing() == [MissingRange("BTCUSDT", 5, 5)], "what cannot be read is not called absent"
-    assert [(frame.symbol, frame.trade_id) for frame in on.rejected] == ([] if odd_id is None else [("BTCUSDT", 5)])
+    assert on.tracker.missing() == [MissingRange("BTCUSDT", 5, 5)], (
+        "a malformed row is not an id outside the order book"
+    )
+    assert [(frame.symbol, frame.trade_id) for frame in on.rejected] == (
+        [] if malformed_id is None else [("BTCUSDT", 5)]
+    )
     if "1.10" in text:
-        assert b'"p":1.10' in on.rejected[0].raw, "as it was written"
+        assert b'"p":1.10' in on.rejected[0].raw, "the raw value stays unchanged"
 
 
-async def test_a_large_gap_leaves_the_others_their_turn() -> None:
+async def test_large_gap_does_not_block_other_gaps() -> None:
     on = Stage(MemoryHistory(map(row, range(1, 200)), page=2))
     on.see(1, 100, 102)
     await on.repairer.repair()
@@ -193,7 +197,7 @@ async def test_a_large_gap_leaves_the_others_their_turn() -> None:
     assert sorted(on.fetched) == [*range(2, 100), 101]
 
 
-async def test_of_a_gap_beyond_the_limit_the_newest_part_is_fetched() -> None:
+async def test_newest_part_of_a_gap_beyond_the_limit_is_fetched() -> None:
     on = Stage(MemoryHistory(map(row, range(1, 200))), max_ids=10)
     on.see(1, 100)
     await on.repairer.repair()
@@ -201,10 +205,12 @@ async def test_of_a_gap_beyond_the_limit_the_newest_part_is_fetched() -> None:
     assert on.tracker.missing() == []
     (left,) = on.tracker.take_open().values()
     assert (left.first_missing_id, left.last_missing_id, left.open_because) == (2, 89, OpenBecause.BEYOND_LIMIT)
-    assert (left.after_us, left.before_us) == ((NOON_MS + 1) * 1000, (NOON_MS + 90) * 1000), "up to what was fetched"
+    assert (left.after_us, left.before_us) == ((NOON_MS + 1) * 1000, (NOON_MS + 90) * 1000), (
+        "up to the first fetched trade"
+    )
 
 
-def test_a_fetched_aggregate_is_the_same_event_as_the_streams() -> None:
+def test_fetched_aggregate_is_the_same_event_as_the_streamed_one() -> None:
     parsed = parse_frame(agg_trade_frame("BTCUSDT", row(7)), ingest_time_us=5, exchange="binance_futures")
     assert isinstance(parsed, AcceptedFrame)
     event = parsed.event
@@ -213,7 +219,7 @@ def test_a_fetched_aggregate_is_the_same_event_as_the_streams() -> None:
     assert (event.event_time, event.trade_type) == ((NOON_MS + 7) * 1000, "MARKET")
 
 
-def test_a_fetched_trade_is_one_of_the_order_book() -> None:
+def test_fetched_trade_has_type_market() -> None:
     parsed = parse_frame(trade_frame("BTCUSDT", single(7)), ingest_time_us=5, exchange="binance_futures")
     assert isinstance(parsed, AcceptedFrame)
     event = parsed.event

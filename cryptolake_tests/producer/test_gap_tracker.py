@@ -1,4 +1,4 @@
-"""Which trades are missing: every hole in the ids, none that is none, and closed when they come after all."""
+"""The gap tracker finds every gap in the ids, no false ones, and closes gaps when their trades arrive."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tracker() -> GapTracker:
 
 
 def fed(ids: Iterable[int], into: GapTracker | None = None, symbol: str = "BTCUSDT") -> GapTracker:
-    """The event time of each trade is its id in µs."""
+    """Feed trades whose event time in µs is their id."""
     found = into or tracker()
     for trade_id in ids:
         found.see(symbol, trade_id, trade_id)
@@ -50,26 +50,26 @@ def gap(first: int, last: int) -> TradeGap:
     return TradeGap("binance_futures", "BTCUSDT", "trade", first, last, last - first + 1, first - 1, last + 1, NOW)
 
 
-def test_a_gap_is_between_the_trade_before_and_the_one_behind() -> None:
+def test_gap_is_between_the_trades_before_and_after_it() -> None:
     assert list(fed([1, 2, 6, 7]).take_open().values()) == [gap(3, 5)]
 
 
-def test_seeing_a_trade_says_whether_it_was_missing() -> None:
+def test_see_returns_whether_the_trade_was_missing() -> None:
     found = GapTracker("binance_futures", "trade", lambda: NOW)
-    said = [found.see("BTCUSDT", trade_id, trade_id) for trade_id in (1, 4, 2, 2, 5, 3, 1)]
-    assert said == [False, False, True, False, False, True, False]
+    was_missing = [found.see("BTCUSDT", trade_id, trade_id) for trade_id in (1, 4, 2, 2, 5, 3, 1)]
+    assert was_missing == [False, False, True, False, False, True, False]
 
 
-def test_repeats_and_a_replay_from_the_start_are_no_gaps() -> None:
+def test_duplicates_and_a_replay_from_the_start_open_no_gap() -> None:
     assert opened(fed([1, 2, 3, 2, 3, 4, 1, 2, 3, 4, 5])) == []
 
 
-def test_symbols_have_sequences_of_their_own() -> None:
+def test_each_symbol_has_its_own_sequence() -> None:
     found = fed([1, 3], fed([100, 101], symbol="ETHUSDT"))
     assert [gap.symbol for gap in found.take_open().values()] == ["BTCUSDT"]
 
 
-def test_a_gap_is_closed_by_its_last_trade() -> None:
+def test_gap_closes_with_its_last_missing_trade() -> None:
     found = fed([1, 5, 3])
     assert opened(found) == [(2, 4, 2)]
     assert found.take_closed() == []
@@ -81,40 +81,40 @@ def test_a_gap_is_closed_by_its_last_trade() -> None:
     assert found.ids_missing == 0
 
 
-def test_one_id_out_of_all_reason_opens_nothing_unless_the_next_goes_on_from_it() -> None:
+def test_implausible_id_opens_a_gap_only_if_the_next_trade_continues_from_it() -> None:
     far = 5 + MAX_STEP_IDS * 10
     assert opened(fed([4, 5, far, 6, 8])) == [(7, 7, 1)]
     assert opened(fed([4, 5, far, far + 1])) == [(6, far - 1, far - 6)]
 
 
-def test_largest_step_that_opens_a_gap_at_once() -> None:
+def test_step_up_to_the_limit_opens_a_gap_at_once() -> None:
     first = 4_217_896_584
     assert opened(fed([first, first + MAX_STEP_IDS])) == [(first + 1, first + MAX_STEP_IDS - 1, MAX_STEP_IDS - 1)]
     assert opened(fed([first, first + MAX_STEP_IDS + 1])) == []
 
 
-def test_duplicate_of_the_trade_before_at_the_same_time_is_no_gap() -> None:
+def test_duplicate_at_the_same_time_opens_no_gap() -> None:
     found = tracker()
     for trade_id in (5, 6, 5, 7):
         found.see("BTCUSDT", trade_id, 10)
     assert opened(found) == []
 
 
-def test_trade_older_than_the_one_before_continues_the_sequence() -> None:
+def test_trade_with_an_earlier_time_continues_the_sequence() -> None:
     found = tracker()
     for trade_id, time_us in ((1, 10), (2, 5), (5, 12)):
         found.see("BTCUSDT", trade_id, time_us)
     assert opened(found) == [(3, 4, 2)]
 
 
-def test_what_an_earlier_process_left_open_is_closed_by_a_replay() -> None:
+def test_replay_closes_a_gap_of_an_earlier_process() -> None:
     found = tracker()
     found.resume([gap(3, 5), TradeGap("other", "BTCUSDT", "trade", 2, 2, 1, 1, 3, NOW)])
     fed(range(1, 9), found)
     assert [closed.first_missing_id for closed in found.take_closed()] == [3]
 
 
-def test_what_is_still_missing_in_a_replay_stays_one_gap() -> None:
+def test_gap_that_a_replay_does_not_fill_stays_one_gap() -> None:
     found = tracker()
     found.resume([gap(3, 5)])
     fed([1, 2, 6, 7], found)
@@ -122,17 +122,17 @@ def test_what_is_still_missing_in_a_replay_stays_one_gap() -> None:
     assert found.ids_missing == 3
 
 
-def test_what_an_earlier_process_had_last_makes_the_first_trade_show_a_gap() -> None:
+def test_first_trade_after_a_restart_reveals_the_gap_since_the_last_one() -> None:
     found = tracker()
     found.resume_from((), {"BTCUSDT": LastTrade(10, 10), "ETHUSDT": LastTrade(10, 10)})
     fed([11, 12], found, "ETHUSDT")
     fed([20], found)
-    (hole,) = found.take_open().values()
-    assert (hole.symbol, hole.first_missing_id, hole.last_missing_id) == ("BTCUSDT", 11, 19)
-    assert (hole.after_us, hole.before_us) == (10, 20)
+    (found_gap,) = found.take_open().values()
+    assert (found_gap.symbol, found_gap.first_missing_id, found_gap.last_missing_id) == ("BTCUSDT", 11, 19)
+    assert (found_gap.after_us, found_gap.before_us) == (10, 20)
 
 
-def test_a_replay_from_before_what_is_known_is_followed_from_its_first_trade() -> None:
+def test_replay_from_before_the_last_trade_starts_a_new_sequence() -> None:
     found = tracker()
     found.resume_from((), {"BTCUSDT": LastTrade(100, 100)})
     fed([1, 2, 3], found)
@@ -144,7 +144,7 @@ def test_a_replay_from_before_what_is_known_is_followed_from_its_first_trade() -
     assert opened(fed([200, 201], another)) == [], "another recording, of an earlier day"
 
 
-def test_known_id_below_the_last_one_at_the_same_time_begins_a_replay() -> None:
+def test_lower_id_at_the_same_time_starts_a_new_sequence() -> None:
     found = tracker()
     found.resume_from((), {"BTCUSDT": LastTrade(100, 100)})
     found.see("BTCUSDT", 50, 100)
@@ -152,7 +152,7 @@ def test_known_id_below_the_last_one_at_the_same_time_begins_a_replay() -> None:
     assert opened(found) == [(51, 52, 2)]
 
 
-def test_gap_after_a_restart_is_found_when_both_trades_are_of_the_same_time() -> None:
+def test_gap_after_a_restart_is_found_if_both_trades_have_the_same_time() -> None:
     found = tracker()
     found.resume_from((), {"BTCUSDT": LastTrade(10, 10)})
     found.see("BTCUSDT", 15, 10)
@@ -181,8 +181,8 @@ def on_topic(*ids: int, fetched: tuple[int, ...] = ()) -> list[KnownTrade]:
     return [KnownTrade("BTCUSDT", number, number, number in fetched) for number in ids]
 
 
-def test_gaps_at_the_end_of_the_topic_are_taken_up() -> None:
-    """A producer was killed before it could tell of them; of one it had fetched the trades already."""
+def test_gaps_at_the_end_of_the_topic_are_opened() -> None:
+    """A producer was killed before it recorded them; it had already fetched the trades of one gap."""
     found = tracker()
     found.resume([gap(3, 4)])
     found.resume_from(on_topic(1, 2, 5, 9, 10, 12, 3, 4, 11, fetched=(3, 4, 11)), {"BTCUSDT": LastTrade(11, 11)})
@@ -194,13 +194,13 @@ def test_gaps_at_the_end_of_the_topic_are_taken_up() -> None:
     assert found.last("BTCUSDT") == LastTrade(12, 12)
 
 
-def test_what_was_fetched_last_is_gone_on_from() -> None:
+def test_sequence_continues_from_the_last_fetched_trade() -> None:
     found = tracker()
     found.resume_from(on_topic(3, 4, 50, 51, 52, 53, fetched=(3, 4, 52, 53)), {})
     assert opened(fed([55], found)) == [(54, 54, 1)]
 
 
-def test_a_replay_on_the_topic_that_began_anew_has_no_gap() -> None:
+def test_restarted_replay_on_the_topic_has_no_gap() -> None:
     found = tracker()
     found.resume_from(on_topic(90, 91, 1, 2), {})
     fed([1, 2, 3], found)
@@ -208,22 +208,27 @@ def test_a_replay_on_the_topic_that_began_anew_has_no_gap() -> None:
     assert found.last("BTCUSDT") == LastTrade(3, 3)
 
 
-def test_trades_that_only_the_exchange_has_are_a_gap() -> None:
+def test_newer_trades_at_the_exchange_open_a_gap() -> None:
     found = fed([1])
     found.extend_to("BTCUSDT", LastTrade(4, 40))
     found.extend_to("BTCUSDT", LastTrade(3, 30))
     found.extend_to("BTCUSDT", LastTrade(4, 40))
     found.extend_to("ETHUSDT", LastTrade(3, 30))
-    (hole,) = found.take_open().values()
-    assert (hole.first_missing_id, hole.last_missing_id, hole.after_us, hole.before_us) == (2, 4, 1, 40)
-    assert hole.symbol == "BTCUSDT"
+    (found_gap,) = found.take_open().values()
+    assert (found_gap.first_missing_id, found_gap.last_missing_id, found_gap.after_us, found_gap.before_us) == (
+        2,
+        4,
+        1,
+        40,
+    )
+    assert found_gap.symbol == "BTCUSDT"
     assert found.last("BTCUSDT") == LastTrade(4, 40)
     assert found.last("ETHUSDT") is None
     assert opened(fed([5], found)) == []
 
 
-def test_a_gap_around_an_open_one_is_the_rest_of_it() -> None:
-    """A producer was killed before Kafka had the trade behind a gap that is in the ledger."""
+def test_gap_around_an_open_gap_contains_only_the_other_ids() -> None:
+    """A producer was killed before Kafka had the trade after a gap of the ledger."""
     found = tracker()
     found.resume([gap(3, 5)])
     found.resume_from((), {"BTCUSDT": LastTrade(2, 2)})
@@ -244,21 +249,21 @@ def test_open_gap_at_the_edge_of_a_new_one_keeps_its_ids() -> None:
         found.resume_from((), {"BTCUSDT": LastTrade(2, 2)})
         fed([9], found)
         assert expected in opened(found)
-        ids = [trade_id for wanted in found.missing() for trade_id in range(wanted.first, wanted.last + 1)]
+        ids = [trade_id for missing in found.missing() for trade_id in range(missing.first, missing.last + 1)]
         assert sorted(ids) == [trade_id for trade_id in range(3, max(8, resumed.last_missing_id) + 1) if trade_id != 9]
 
 
-def test_settled_ids_may_reach_beyond_both_ends_of_a_gap() -> None:
+def test_ids_outside_the_order_book_may_extend_beyond_a_gap() -> None:
     found = fed([1, 6])
     found.mark_not_order_book("BTCUSDT", 4, 10)
-    assert [(wanted.first, wanted.last) for wanted in found.missing()] == [(2, 3)]
+    assert [(missing.first, missing.last) for missing in found.missing()] == [(2, 3)]
     found.mark_not_order_book("BTCUSDT", 0, 3)
     assert [(closed.outcome, closed.ids_not_order_book) for closed in found.take_closed()] == [
         (GapOutcome.NOT_ORDER_BOOK, 4)
     ]
 
 
-def test_ids_outside_of_the_order_book_close_a_gap() -> None:
+def test_ids_outside_the_order_book_close_a_gap() -> None:
     found = fed([1, 6])
     found.mark_not_order_book("BTCUSDT", 3, 4)
     assert opened(found) == [(2, 5, 2)]
@@ -271,16 +276,16 @@ def test_ids_outside_of_the_order_book_close_a_gap() -> None:
     assert [gap.outcome for gap in found.take_closed()] == [GapOutcome.NOT_ORDER_BOOK]
 
 
-def test_of_a_gap_beyond_the_limit_the_older_part_stays_and_says_so() -> None:
+def test_older_part_of_a_gap_beyond_the_limit_stays_open_with_that_reason() -> None:
     found = GapTracker("binance_futures", "trade", lambda: NOW, max_ids=3)
     fed([1, 10], found)
     older, newer = found.take_open().values()
     assert (older.first_missing_id, older.last_missing_id, older.open_because) == (2, 6, OpenBecause.BEYOND_LIMIT)
     assert (newer.first_missing_id, newer.last_missing_id, newer.open_because) == (7, 9, None)
-    assert [(wanted.first, wanted.last) for wanted in found.missing()] == [(7, 9)]
-    again = GapTracker("binance_futures", "trade", lambda: NOW, max_ids=3)
-    again.resume([older, newer])
-    assert [(wanted.first, wanted.last) for wanted in again.missing()] == [(7, 9)]
+    assert [(missing.first, missing.last) for missing in found.missing()] == [(7, 9)]
+    resumed = GapTracker("binance_futures", "trade", lambda: NOW, max_ids=3)
+    resumed.resume([older, newer])
+    assert [(missing.first, missing.last) for missing in resumed.missing()] == [(7, 9)]
 
 
 def parts(max_ids: int, *ids: int) -> tuple[GapTracker, TradeGap, TradeGap]:
@@ -290,14 +295,14 @@ def parts(max_ids: int, *ids: int) -> tuple[GapTracker, TradeGap, TradeGap]:
     return found, older, newer
 
 
-def test_one_id_beyond_the_limit_is_a_gap_of_its_own() -> None:
+def test_single_id_beyond_the_limit_is_a_separate_gap() -> None:
     found, older, newer = parts(3, 1, 6)
     assert (older.symbol, older.first_missing_id, older.last_missing_id) == ("BTCUSDT", 2, 2)
     assert (newer.symbol, newer.first_missing_id, newer.last_missing_id) == ("BTCUSDT", 3, 5)
     assert found.ids_missing == 4
 
 
-def test_first_fetched_trade_bounds_the_part_that_is_not_repaired() -> None:
+def test_first_fetched_trade_bounds_the_part_beyond_the_limit() -> None:
     found, older, newer = parts(3, 1, 10)
     found.fill("BTCUSDT", 8, 8)
     assert older.key not in found.take_open(), "trade 7 is still missing"
@@ -308,7 +313,7 @@ def test_first_fetched_trade_bounds_the_part_that_is_not_repaired() -> None:
     }
 
 
-def test_time_of_a_fetched_trade_bounds_a_gap_only_from_within() -> None:
+def test_fetched_trade_bounds_a_gap_only_with_a_time_inside_it() -> None:
     for time_us, before_us in ((0, None), (1, 1), (9, 9), (10, None), (11, None)):
         found, older, _ = parts(3, 1, 10)
         found.fill("BTCUSDT", 7, time_us)
@@ -316,18 +321,18 @@ def test_time_of_a_fetched_trade_bounds_a_gap_only_from_within() -> None:
         assert (changed and changed.before_us) == before_us
 
 
-def test_reason_is_noted_on_the_gap_that_holds_the_range() -> None:
+def test_explain_sets_the_reason_of_the_gap_with_the_range() -> None:
     found = fed([1, 5, 9])
     earlier, later = found.take_open().values()
     with capture_logs() as logs:
         found.explain(MissingRange("BTCUSDT", 2, 3), OpenBecause.NEEDS_KEY)
         assert found.take_open() == {earlier.key: replace(earlier, open_because=OpenBecause.NEEDS_KEY)}
         found.explain(MissingRange("BTCUSDT", 4, 4), OpenBecause.NEEDS_KEY)
-        assert found.take_open() == {}, "it is known already"
+        assert found.take_open() == {}, "the reason is already set"
         found.explain(MissingRange("BTCUSDT", 8, 8), OpenBecause.NOT_AT_EXCHANGE)
         assert found.take_open() == {later.key: replace(later, open_because=OpenBecause.NOT_AT_EXCHANGE)}
         found.explain(MissingRange("BTCUSDT", 5, 5), OpenBecause.NEEDS_KEY)
-        assert found.take_open() == {}, "no gap holds it"
+        assert found.take_open() == {}, "no gap contains the id"
     common = {"event": "gap_kept_open", "log_level": "warning", "symbol": "BTCUSDT", "stream": "trade"}
     assert logs == [
         {**common, "because": "needs_key", "first_missing_id": 2, "last_missing_id": 4},
@@ -335,7 +340,7 @@ def test_reason_is_noted_on_the_gap_that_holds_the_range() -> None:
     ]
 
 
-def test_closed_gap_has_no_reason_to_be_open() -> None:
+def test_closed_gap_has_no_open_reason() -> None:
     found = fed([1, 3])
     found.explain(MissingRange("BTCUSDT", 2, 2), OpenBecause.NEEDS_KEY)
     fed([2], found)
@@ -382,7 +387,7 @@ def test_gaps_are_repaired_in_the_order_of_their_detection() -> None:
     ]
 
 
-def test_proven_time_is_in_whole_milliseconds_and_begins_well_before_the_connection() -> None:
+def test_proven_time_is_in_full_ms_and_begins_well_before_the_connection() -> None:
     found = tracker()
     for trade_id, time_us in ((1, 10_000_700), (2, 60_000_900)):
         found.see("BTCUSDT", trade_id, time_us)
@@ -401,7 +406,7 @@ def test_ids_prove_nothing_within_one_millisecond() -> None:
     assert found.proven_before(["BTCUSDT"], (10**6, 10**9)) == {}
 
 
-def test_newest_trade_of_elsewhere_that_is_on_the_topic_keeps_what_the_topic_proves() -> None:
+def test_newest_bronze_trade_that_is_on_the_topic_keeps_the_proven_time() -> None:
     found = tracker()
     topic = [KnownTrade("BTCUSDT", number, number * 10_000_000, is_fetched=False) for number in (1, 2)]
     found.resume_from(topic, {"BTCUSDT": LastTrade(2, 20_000_000)})
@@ -409,7 +414,7 @@ def test_newest_trade_of_elsewhere_that_is_on_the_topic_keeps_what_the_topic_pro
     assert found.proven_before(["BTCUSDT"], (10**6, 10**9)) == {"BTCUSDT": (10_001, 30_000)}
 
 
-def test_ids_prove_the_time_behind_the_last_open_gap() -> None:
+def test_ids_prove_the_time_after_the_last_open_gap() -> None:
     found = tracker()
     at = partial(found.see, "BTCUSDT")
     for number, second in ((1, 10), (2, 20), (5, 50), (6, 60)):
@@ -420,18 +425,18 @@ def test_ids_prove_the_time_behind_the_last_open_gap() -> None:
         return found.proven_before(["BTCUSDT", "ETHUSDT"], interval).get("BTCUSDT")
 
     assert proven(100) == (50_001, 60_000)
-    assert proven(51) is None, "the connection covers it by itself"
+    assert proven(51) is None, "the connection itself covers it"
     assert found.proven_before(["BTCUSDT"], None) == {}
     at(3, 30_000_000)
     found.fill("BTCUSDT", 4, 40_000_000)
     assert proven(51) == (10_001, 60_000)
     found.resume_from((), {"BTCUSDT": LastTrade(90, 900_000_000)})
-    assert proven(1000) is None, "what lies between is not known"
+    assert proven(1000) is None, "the ids in between are unknown"
     at(91, 910_000_000)
     assert proven(1000) == (900_001, 910_000)
 
 
-def test_memory_is_bounded_on_a_stream_of_gaps() -> None:
+def test_number_of_open_gaps_is_bounded() -> None:
     found = fed(range(0, 4 * MAX_OPEN, 2))
     gaps = found.take_open()
     assert len(gaps) == MAX_OPEN
@@ -439,15 +444,15 @@ def test_memory_is_bounded_on_a_stream_of_gaps() -> None:
     assert max(gap.last_missing_id for gap in gaps.values()) == 4 * MAX_OPEN - 3
 
 
-def test_one_gap_too_many_is_joined_to_the_newest_and_still_repaired() -> None:
+def test_gap_above_the_maximum_is_merged_into_the_newest_and_still_repaired() -> None:
     found = fed(range(0, 2 * MAX_OPEN + 2, 2))
     last = 2 * MAX_OPEN
     opened_before = found.take_open()
     fed([last + 4], found)
     newest = gap(last - 1, last - 1)
-    joined = replace(newest, last_missing_id=last + 3, ids_missing=4, before_us=last + 4)
+    merged = replace(newest, last_missing_id=last + 3, ids_missing=4, before_us=last + 4)
     assert opened_before[newest.key] == newest
-    assert found.take_open() == {newest.key: joined}
+    assert found.take_open() == {newest.key: merged}
     assert found.missing()[-2:] == [
         MissingRange("BTCUSDT", last - 1, last - 1),
         MissingRange("BTCUSDT", last + 1, last + 3),
@@ -459,7 +464,7 @@ def test_one_gap_too_many_is_joined_to_the_newest_and_still_repaired() -> None:
     assert found.ids_missing == MAX_OPEN - 1
 
 
-def test_gaps_that_are_repaired_are_not_joined_to_those_beyond_the_limit() -> None:
+def test_gaps_to_repair_are_not_merged_with_gaps_beyond_the_limit() -> None:
     found = GapTracker("binance_futures", "trade", lambda: NOW, max_ids=3)
     fed(range(0, 2 * MAX_OPEN, 2), found)
     last = 2 * MAX_OPEN - 2
@@ -478,17 +483,15 @@ def test_gaps_that_are_repaired_are_not_joined_to_those_beyond_the_limit() -> No
     ]
 
 
-def test_joined_gap_never_ends_before_a_younger_trade() -> None:
+def test_merged_gap_never_ends_before_a_newer_trade() -> None:
     found = fed(range(0, 2 * MAX_OPEN + 2, 2))
     newest = list(found.take_open().values())[-1]
     found.see("BTCUSDT", 2 * MAX_OPEN + 2, 5)
-    assert [joined.before_us for joined in found.take_open().values()] == [newest.before_us]
+    assert [merged.before_us for merged in found.take_open().values()] == [newest.before_us]
 
 
 @given(st.sets(st.integers(1, 60), min_size=1), st.randoms(use_true_random=False))
-def test_every_deleted_range_is_found_and_closed_when_its_trades_come_in_any_order(
-    deleted: set[int], random: object
-) -> None:
+def test_every_deleted_range_is_found_and_closed_by_its_trades_in_any_order(deleted: set[int], random: object) -> None:
     emitted = range(62)
     found = fed(trade_id for trade_id in emitted if trade_id not in deleted)
     missing = {
@@ -505,7 +508,7 @@ def test_every_deleted_range_is_found_and_closed_when_its_trades_come_in_any_ord
     assert {gap.ids_missing for gap in found.take_closed()} == {0}
 
 
-async def test_what_could_not_be_written_stays_due_and_a_closed_gap_stays_closed() -> None:
+async def test_gap_of_a_failed_write_stays_due_and_a_closed_gap_stays_closed() -> None:
     sink, found = MemoryGaps(), tracker()
     writer = GapWriter(sink, found)
     fed([1, 3], found)
@@ -518,7 +521,7 @@ async def test_what_could_not_be_written_stays_due_and_a_closed_gap_stays_closed
     assert (written.outcome, written.kafka_partition, written.kafka_offset) == (GapOutcome.ARRIVED, 1, 7)
 
 
-async def test_nothing_is_written_where_nothing_is_missing() -> None:
+async def test_nothing_is_written_without_gaps() -> None:
     sink, found = MemoryGaps(), tracker()
     fed([1, 2], found)
     assert await GapWriter(sink, found).write()
@@ -526,7 +529,7 @@ async def test_nothing_is_written_where_nothing_is_missing() -> None:
 
 
 class FailingReads(MemoryGaps):
-    """A ledger that cannot be read as often as told to."""
+    """A ledger whose first `reads_left_to_fail` reads fail."""
 
     reads_left_to_fail = 1
 
@@ -549,7 +552,7 @@ async def test_open_gaps_of_an_earlier_process_are_taken_over_once() -> None:
     assert found.missing() == [MissingRange("BTCUSDT", 3, 5)]
 
 
-async def test_open_gaps_are_read_with_the_first_write_when_the_ledger_could_not_be_read() -> None:
+async def test_open_gaps_are_read_at_the_first_write_after_a_failed_read() -> None:
     sink, found = FailingReads(), tracker()
     sink.write([gap(3, 5)])
     writer = GapWriter(sink, found)
@@ -561,7 +564,7 @@ async def test_open_gaps_are_read_with_the_first_write_when_the_ledger_could_not
     assert found.ids_missing == 3
 
 
-async def test_nothing_is_lost_when_the_ledger_can_neither_be_read_nor_written() -> None:
+async def test_no_gap_is_lost_if_ledger_reads_and_writes_fail() -> None:
     sink, found = FailingReads(), tracker()
     sink.failures_left = 1
     writer = GapWriter(sink, found)
@@ -578,7 +581,7 @@ async def test_nothing_is_lost_when_the_ledger_can_neither_be_read_nor_written()
     assert list(sink.gaps.values()) == [gap(2, 2), gap(4, 4)]
 
 
-async def test_closed_gap_names_the_partition_of_its_symbol_and_the_offset_of_its_trades() -> None:
+async def test_closed_gap_contains_the_partition_and_offset_of_its_trades() -> None:
     sink, found = MemoryGaps(), tracker()
     writer = GapWriter(sink, found)
     fed([1, 3, 2], found)
@@ -591,19 +594,19 @@ async def test_closed_gap_names_the_partition_of_its_symbol_and_the_offset_of_it
     }
 
 
-def test_trade_that_history_sends_and_the_contract_rejects_is_not_asked_for_again() -> None:
+def test_fetched_trade_that_the_contract_rejects_is_not_requested_again() -> None:
     found = fed([1, 4])
     assert found.reject("BTCUSDT", 2, REASON, was_fetched=True)
-    assert found.missing() == [MissingRange("BTCUSDT", 2, 3)], "id 3 is still to be had"
+    assert found.missing() == [MissingRange("BTCUSDT", 2, 3)], "id 3 can still be fetched"
     assert found.reject("BTCUSDT", 3, "qty_format: x", was_fetched=True)
     assert found.missing() == []
     (gap,) = found.take_open().values()
     assert (gap.open_because, gap.ids_missing, gap.closed_at) == (OpenBecause.REJECTED, 2, None)
     assert gap.rejection == Rejection(REASON, CONTRACT_VERSION)
-    assert not found.reject("BTCUSDT", 3, "qty_format: x", was_fetched=True), "known: no second dead letter"
+    assert not found.reject("BTCUSDT", 3, "qty_format: x", was_fetched=True), "already rejected: no second dead letter"
 
 
-def test_rejected_trade_is_a_gap_before_the_next_trade_comes() -> None:
+def test_rejected_trade_opens_a_gap_before_the_next_trade() -> None:
     found = fed([1])
     assert found.reject("BTCUSDT", 3, REASON, was_fetched=False)
     assert found.missing() == [MissingRange("BTCUSDT", 3, 3)]
@@ -615,10 +618,10 @@ def test_rejected_trade_is_a_gap_before_the_next_trade_comes() -> None:
         (4, 1, 5),
     }
     assert found.reject("BTCUSDT", 5 + MAX_STEP_IDS + 1, REASON, was_fetched=False)
-    assert found.ids_missing == 3, "an id out of all reason opens nothing"
+    assert found.ids_missing == 3, "an implausible id opens no gap"
 
 
-def test_trades_rejected_before_the_first_accepted_one_are_gaps_of_its_time() -> None:
+def test_trades_rejected_before_the_first_accepted_one_are_gaps_at_its_time() -> None:
     found = tracker()
     found.reject("BTCUSDT", 2, REASON, was_fetched=False)
     found.reject("BTCUSDT", 3, REASON, was_fetched=False)
@@ -630,7 +633,7 @@ def test_trades_rejected_before_the_first_accepted_one_are_gaps_of_its_time() ->
     ]
 
 
-def test_gap_names_its_dead_letter_once_those_of_all_its_trades_are_acknowledged() -> None:
+def test_gap_gets_dead_letter_coordinates_once_all_its_dead_letters_are_acknowledged() -> None:
     found = fed([1, 4])
     for trade_id in (2, 3):
         found.reject("BTCUSDT", trade_id, REASON, was_fetched=True)
@@ -643,25 +646,27 @@ def test_gap_names_its_dead_letter_once_those_of_all_its_trades_are_acknowledged
     found.dead_letter_at("BTCUSDT", 3, 6, 81)
     found.dead_letter_at("BTCUSDT", 9, 6, 82)
     found.dead_letter_at("ETHUSDT", 3, 6, 83)
-    assert found.take_open() == {}, "the first dead letter counts; others are of no gap"
+    assert found.take_open() == {}, "the first dead letter counts; the others belong to no gap"
     found.see("BTCUSDT", 2, 2)
     (gap,) = found.take_open().values()
-    assert gap.rejection == Rejection(REASON, CONTRACT_VERSION, partition=6, offset=80), "of what is still missing"
+    assert gap.rejection == Rejection(REASON, CONTRACT_VERSION, partition=6, offset=80), (
+        "of the first trade still missing"
+    )
     found.see("BTCUSDT", 3, 3)
     (closed,) = found.take_closed()
     assert (closed.open_because, closed.rejection) == (None, None)
 
 
-def test_trade_that_the_stream_sent_and_history_lacks_is_rejected_not_missing_at_the_exchange() -> None:
+def test_rejected_trade_that_the_history_lacks_is_rejected_not_missing_at_the_exchange() -> None:
     found = tracker()
     fed([1], found)
     assert found.reject("BTCUSDT", 2, REASON, was_fetched=False)
     fed([3, 5], found)
     assert found.missing() == [MissingRange("BTCUSDT", 2, 2), MissingRange("BTCUSDT", 4, 4)], (
-        "history may have it sound"
+        "the history may have a valid version"
     )
-    for wanted in found.missing():
-        found.explain(wanted, OpenBecause.NOT_AT_EXCHANGE)
+    for missing in found.missing():
+        found.explain(missing, OpenBecause.NOT_AT_EXCHANGE)
     assert {gap.first_missing_id: gap.open_because for gap in found.take_open().values()} == {
         2: OpenBecause.REJECTED,
         4: OpenBecause.NOT_AT_EXCHANGE,
@@ -674,7 +679,7 @@ REJECTED_2_3 = replace(
 )
 
 
-def test_next_process_asks_for_rejected_trades_only_if_its_contract_is_another() -> None:
+def test_next_process_requests_rejected_trades_only_with_another_contract_version() -> None:
     found = tracker()
     found.resume([REJECTED_2_3])
     assert found.missing() == []
@@ -684,7 +689,7 @@ def test_next_process_asks_for_rejected_trades_only_if_its_contract_is_another()
     found = tracker()
     found.resume([replace(REJECTED_2_3, rejection=older)])
     assert found.missing() == [MissingRange("BTCUSDT", 2, 3)]
-    assert not found.reject("BTCUSDT", 2, REASON, was_fetched=True), "known: no second dead letter"
+    assert not found.reject("BTCUSDT", 2, REASON, was_fetched=True), "already rejected: no second dead letter"
     assert not found.reject("BTCUSDT", 3, REASON, was_fetched=True)
     assert found.missing() == []
     (left,) = found.take_open().values()
@@ -697,21 +702,21 @@ def test_next_process_asks_for_rejected_trades_only_if_its_contract_is_another()
 @pytest.mark.parametrize(
     "left",
     [
-        pytest.param(replace(REJECTED_2_3, rejection=None), id="of a release without coordinates"),
+        pytest.param(replace(REJECTED_2_3, rejection=None), id="release without coordinates"),
         pytest.param(
             replace(REJECTED_2_3, rejection=Rejection(REASON, CONTRACT_VERSION)), id="dead letter not acknowledged"
         ),
     ],
 )
-def test_rejected_trades_without_a_sure_dead_letter_are_asked_for_again(left: TradeGap) -> None:
+def test_rejected_trades_without_an_acknowledged_dead_letter_are_requested_again(left: TradeGap) -> None:
     found = tracker()
     found.resume([left])
     assert found.missing() == [MissingRange("BTCUSDT", 2, 3)]
     assert found.reject("BTCUSDT", 2, REASON, was_fetched=True), "its dead letter may be lost"
 
 
-def test_gap_of_which_some_trades_came_is_asked_for_again_whole() -> None:
+def test_partly_filled_gap_of_an_earlier_process_is_requested_in_full() -> None:
     found = tracker()
     found.resume([replace(REJECTED_2_3, ids_missing=1)])
-    assert found.missing() == [MissingRange("BTCUSDT", 2, 3)], "which of them came is not in the ledger"
+    assert found.missing() == [MissingRange("BTCUSDT", 2, 3)], "the ledger does not name the ids that arrived"
     assert not found.reject("BTCUSDT", 2, REASON, was_fetched=True)

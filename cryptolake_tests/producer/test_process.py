@@ -1,4 +1,4 @@
-"""The producer as a whole, on a real socket: what it sends, what it claims, how it ends."""
+"""The entire producer on a real socket: sent messages, claimed coverage, shutdown."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_trades_go_to_the_trade_topic_keyed_by_symbol() -> None:
         assert await on.ended()
 
 
-async def test_refused_frames_go_to_the_dead_letters_and_the_stream_goes_on() -> None:
+async def test_rejected_frames_become_dead_letters_and_the_stream_continues() -> None:
     async with stage() as on:
         broken = trade(2, NOON_MS)[:-9]
         await on.exchange.send(trade(1, NOON_MS), broken, b'{"data":{"e":"trade","\xff', trade(3, NOON_MS))
@@ -67,35 +67,35 @@ async def test_refused_frames_go_to_the_dead_letters_and_the_stream_goes_on() ->
         assert await on.ended()
 
 
-async def test_missing_ids_are_told_of_before_the_coverage_of_their_time() -> None:
+async def test_gap_is_written_before_the_coverage_of_its_time() -> None:
     async with stage() as on:
         on.gaps.failures_left = 3
         await on.exchange.send(
             trade(1, NOON_MS), trade(2, NOON_MS + 10), trade(5, NOON_MS + 900), trade(6, NOON_MS + 901)
         )
         await until(lambda: on.sink.rows)
-        assert on.gaps.failures_left == 0, "no coverage while the ledger cannot be written"
+        assert on.gaps.failures_left == 0, "no coverage while the ledger write fails"
         (gap,) = on.gaps.gaps.values()
         assert (gap.first_missing_id, gap.last_missing_id, gap.closed_at) == (3, 4, None)
         assert (gap.after_us, gap.before_us) == ((NOON_MS + 10) * 1000, (NOON_MS + 900) * 1000)
         await on.exchange.send(trade(4, NOON_MS + 20), trade(3, NOON_MS + 20))
         await until(lambda: not on.gaps.open_gaps())
         (gap,) = on.gaps.gaps.values()
-        assert gap.kafka_offset == 6, "below it are all that came"
+        assert gap.kafka_offset == 6, "all late trades are below it"
         assert await on.ended()
 
 
-async def test_a_symbol_nobody_subscribed_is_kept_for_silver_to_judge() -> None:
+async def test_trade_of_an_unsubscribed_symbol_is_published_without_coverage() -> None:
     async with stage() as on:
         await on.exchange.send(trade(1, NOON_MS, ""), trade(2, NOON_MS, "DOGEUSDT"))
         await until(lambda: len(on.publisher.log) == 2)
         assert [message.key for message in on.publisher.log] == [b"", b"DOGEUSDT"]
         assert await on.ended()
         assert {message.topic for message in on.publisher.log} == {on.topic}
-        assert on.sink.rows == {}, "nobody claims to cover it"
+        assert on.sink.rows == {}, "no coverage is claimed"
 
 
-async def test_coverage_runs_from_the_first_frame_to_the_exchanges_clock() -> None:
+async def test_coverage_spans_the_first_frame_to_the_exchange_clock() -> None:
     async with stage(publisher=FakePublisher(start_offset=40)) as on:
         await on.opened()
         await on.exchange.send(trade(1, NOON_MS + 5), trade(2, NOON_MS + 90))
@@ -117,7 +117,7 @@ async def test_coverage_runs_from_the_first_frame_to_the_exchanges_clock() -> No
         assert on.publisher.stopped
 
 
-async def test_a_symbol_without_a_trade_is_covered_up_to_the_offset_it_began_with() -> None:
+async def test_symbol_without_trades_is_covered_at_its_start_offset() -> None:
     async with stage(publisher=FakePublisher(start_offset=7), symbols=("BTCUSDT", "B")) as on:
         await on.opened()
         await on.exchange.connected()
@@ -127,7 +127,7 @@ async def test_a_symbol_without_a_trade_is_covered_up_to_the_offset_it_began_wit
         assert await on.ended()
 
 
-async def test_nothing_is_claimed_that_kafka_has_not_acknowledged() -> None:
+async def test_unacknowledged_trades_are_not_claimed() -> None:
     async with stage() as on:
         await on.opened()
         await on.exchange.send(trade(1, NOON_MS + 10))
@@ -135,10 +135,10 @@ async def test_nothing_is_claimed_that_kafka_has_not_acknowledged() -> None:
         await until(lambda: on.sink.spans() or on.exchange.requests)
         on.publisher.holds_back = True
         await on.exchange.send(trade(2, NOON_MS + 20))
-        asked = on.exchange.requests
+        requests = on.exchange.requests
         on.clock.now_ms = NOON_MS + 1_000
-        await until(lambda: on.exchange.requests > asked)
-        await asyncio.sleep(0.2)  # several intervals: none may claim past the frame that is under way
+        await until(lambda: on.exchange.requests > requests)
+        await asyncio.sleep(0.2)  # several intervals: no claim may extend past the frame in flight
         assert all(end < NOON_MS + 1_000 for _, end in on.sink.spans())
         on.publisher.holds_back = False
         on.publisher.release()
@@ -147,12 +147,12 @@ async def test_nothing_is_claimed_that_kafka_has_not_acknowledged() -> None:
         assert await on.ended()
 
 
-async def test_a_cut_ends_the_claim_at_the_last_frame_and_begins_another() -> None:
+async def test_disconnect_ends_the_claim_at_the_last_frame_and_begins_another() -> None:
     async with stage(coverage_interval_s=30.0) as on:
         await on.opened()
         await on.exchange.send(trade(1, NOON_MS + 10), trade(2, NOON_MS + 200))
         await until(lambda: on.sent() == [1, 2])
-        on.clock.now_ms = NOON_MS + 9_000  # what was sent between 200 and 9,000 is not known
+        on.clock.now_ms = NOON_MS + 9_000  # frames sent between 200 and 9,000 ms are unknown
         on.exchange.sockets[0].transport.abort()
         await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 200)])
         await on.exchange.connected(2)
@@ -162,7 +162,7 @@ async def test_a_cut_ends_the_claim_at_the_last_frame_and_begins_another() -> No
         assert on.sink.spans() == [(NOON_MS, NOON_MS + 200), (NOON_MS + 9_000, NOON_MS + 9_100)]
 
 
-async def test_an_exchange_that_answers_no_requests_is_covered_by_its_frames() -> None:
+async def test_coverage_without_responses_ends_with_the_latest_frame() -> None:
     async with stage() as on:
         await on.opened()
         on.exchange.answers = False
@@ -172,14 +172,14 @@ async def test_an_exchange_that_answers_no_requests_is_covered_by_its_frames() -
         assert await on.ended()
 
 
-async def test_without_a_clock_the_frames_tell_the_time() -> None:
+async def test_coverage_without_a_clock_uses_the_frame_times() -> None:
     async with stage(clock=FakeClock(None)) as on:
         await on.exchange.send(trade(1, NOON_MS + 10), trade(2, NOON_MS + 300))
         await until(lambda: on.sink.spans() == [(NOON_MS + 10, NOON_MS + 300)])
         assert await on.ended()
 
 
-async def test_a_recorded_answer_is_not_taken_for_one() -> None:
+async def test_recorded_response_does_not_complete_a_barrier() -> None:
     async with stage(coverage_interval_s=30.0) as on:
         await on.exchange.send('{"result":null,"id":1}', trade(1, NOON_MS + 10))
         await until(lambda: on.sent() == [1])
@@ -187,7 +187,7 @@ async def test_a_recorded_answer_is_not_taken_for_one() -> None:
         assert await on.ended()
 
 
-async def test_coverage_that_cannot_be_written_stops_nothing_and_is_made_up_for() -> None:
+async def test_failed_coverage_write_is_retried_without_stopping_the_stream() -> None:
     async with stage() as on:
         await on.opened()
         on.sink.failures_left = 2
@@ -198,7 +198,7 @@ async def test_coverage_that_cannot_be_written_stops_nothing_and_is_made_up_for(
         assert await on.ended()
 
 
-async def test_a_stop_sends_what_was_read_and_claims_it() -> None:
+async def test_stop_delivers_and_claims_all_received_trades() -> None:
     publisher = FakePublisher()
     async with stage(publisher=publisher, coverage_interval_s=30.0) as on:
         publisher.holds_back = True
@@ -218,7 +218,7 @@ async def test_a_stop_sends_what_was_read_and_claims_it() -> None:
         assert (status.state, status.events_acked, status.queued_frames) == ("stopped", count, 0)
 
 
-async def test_a_stop_that_cannot_deliver_says_so_and_claims_nothing() -> None:
+async def test_stop_without_delivery_reports_failure_and_claims_nothing() -> None:
     options = ProducerOptions(connection=OPTIONS.connection, drain_timeout_s=0.1, claim_wait_s=0.1)
     publisher = FakePublisher()
     async with stage(publisher=publisher, options=options, coverage_interval_s=30.0) as on:
@@ -230,7 +230,7 @@ async def test_a_stop_that_cannot_deliver_says_so_and_claims_nothing() -> None:
         assert on.sink.spans() == []
 
 
-async def test_a_broker_that_refuses_for_good_ends_the_producer() -> None:
+async def test_permanent_rejection_by_the_broker_ends_the_producer() -> None:
     publisher = FakePublisher()
     publisher.verdicts = {PermissionError: FailureVerdict.FATAL}
     publisher.fails_delivery = [PermissionError("not yours")]
@@ -244,18 +244,18 @@ async def test_a_broker_that_refuses_for_good_ends_the_producer() -> None:
         assert publisher.stopped
 
 
-async def test_a_stop_before_the_broker_is_there_ends_at_once() -> None:
-    class Nowhere(FakePublisher):
+async def test_stop_while_waiting_for_the_broker_ends_at_once() -> None:
+    class UnreachablePublisher(FakePublisher):
         async def start(self, listener: object) -> None:
             await asyncio.Event().wait()
 
-    async with stage(publisher=Nowhere()) as on:
+    async with stage(publisher=UnreachablePublisher()) as on:
         await until(lambda: (status := read_status(on.settings)) is not None and status.state == "waiting_for_broker")
         assert await on.ended()
         assert on.exchange.sockets == []
 
 
-async def test_the_status_tells_of_a_broker_that_does_not_answer() -> None:
+async def test_status_shows_a_stalled_broker() -> None:
     def state() -> str | None:
         status = read_status(on.settings)
         return status.state if status else None
@@ -271,7 +271,7 @@ async def test_the_status_tells_of_a_broker_that_does_not_answer() -> None:
         assert await on.ended()
 
 
-async def test_the_status_counts_what_happened() -> None:
+async def test_status_counts_messages_and_times() -> None:
     async with stage() as on:
         await on.opened()
         on.publisher.fails_delivery = [TimeoutError()]
@@ -312,7 +312,7 @@ def test_wrong_settings_end_the_process_with_a_message(variable: str, value: str
     assert "Traceback" not in errors
 
 
-def test_sigterm_ends_a_process_that_waits_for_its_broker(tmp_path: Any) -> None:
+def test_sigterm_ends_a_process_waiting_for_its_broker(tmp_path: Any) -> None:
     process = run_module(KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:9", CRYPTOLAKE_HOME=str(tmp_path))
     assert process.stderr is not None
     for line in process.stderr:
@@ -323,7 +323,7 @@ def test_sigterm_ends_a_process_that_waits_for_its_broker(tmp_path: Any) -> None
     assert process.returncode == 0, errors
 
 
-async def test_a_replaced_connection_leaves_no_gap_in_the_coverage() -> None:
+async def test_replaced_connection_leaves_no_gap_in_the_coverage() -> None:
     options = replace(OPTIONS, pool=ConnectionPoolOptions(life_s=0.15, connect_apart_s=0.0))
     async with stage(options=options) as on:
         await on.opened()
@@ -347,7 +347,7 @@ async def test_a_replaced_connection_leaves_no_gap_in_the_coverage() -> None:
 async def test_stale_symbol_is_reported_and_its_connection_replaced() -> None:
     async with stage(symbols=("BTCUSDT", "ETHUSDT")) as on:
         await on.opened()
-        for number in range(2):  # a rate is known from the second look on
+        for number in range(2):  # a rate is known from the second check on
             now_ms = on.clock.now_ms = NOON_MS + 1_000 * (number + 1)
             await on.exchange.send(trade(number, now_ms - 1), trade(number, now_ms - 1, "ETHUSDT"))
             await until(lambda: on.producer.status().coverage_to_ms.get("ETHUSDT") == on.clock.now_ms)
@@ -360,12 +360,12 @@ async def test_stale_symbol_is_reported_and_its_connection_replaced() -> None:
         assert await on.ended()
 
 
-async def test_other_symbols_are_followed_once_their_file_says_so(tmp_path: Path) -> None:
+async def test_changed_symbols_file_changes_the_tracked_symbols(tmp_path: Path) -> None:
     path = tmp_path / "symbols.txt"
     path.write_text("BTCUSDT\n")
     async with stage(symbols=("BTCUSDT",), symbols_file=path) as on, AsyncExchangeRest("http://127.0.0.1:1") as rest:
         await on.opened()
-        keeping = asyncio.create_task(refresh_symbols(on.settings, ("BTCUSDT",), rest, on.producer.pool))
+        refreshing = asyncio.create_task(refresh_symbols(on.settings, ("BTCUSDT",), rest, on.producer.pool))
         try:
             with capture_logs() as logs:
                 path.write_text("NOPE\n")
@@ -378,5 +378,5 @@ async def test_other_symbols_are_followed_once_their_file_says_so(tmp_path: Path
             await until(lambda: on.sent() == [1])
             assert on.producer.status().symbols == 2
         finally:
-            await cancel_and_wait([keeping])
+            await cancel_and_wait([refreshing])
         assert await on.ended()

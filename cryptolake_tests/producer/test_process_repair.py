@@ -1,4 +1,4 @@
-"""The producer with a history to ask: what a cut, a start and a quiet symbol cost is fetched, and covered."""
+"""The producer with a REST history: trades missed at disconnects, restarts and stale symbols are fetched."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def second(number: int) -> int:
 
 
 def rows(ids: Iterable[int]) -> list[HistoricalTrade]:
-    """One trade a second."""
+    """Return one trade per second."""
     return [HistoricalTrade(number, "1.50", "1", second(number), is_buyer_maker=False) for number in ids]
 
 
 @dataclass
-class Remembered:
-    """What an earlier producer left, as `ResumePoints`."""
+class FixedResumePoint:
+    """`ResumePoints` with the resume point that an earlier producer left."""
 
     newest: ResumePoint = field(default_factory=ResumePoint)
 
@@ -94,7 +94,7 @@ async def stage(history: MemoryHistory, newest: ResumePoint | None = None, at_s:
             sink=on.sink,
             gaps=on.gaps,
             history=history,
-            resume_points=Remembered(newest or ResumePoint()),
+            resume_points=FixedResumePoint(newest or ResumePoint()),
             options=OPTIONS,
         )
         run = asyncio.create_task(producer.run(stop))
@@ -107,7 +107,7 @@ async def stage(history: MemoryHistory, newest: ResumePoint | None = None, at_s:
             await asyncio.gather(run, return_exceptions=True)
 
 
-async def test_symbol_without_trades_gets_what_it_missed_while_it_was_cut_and_the_time_is_covered() -> None:
+async def test_trades_missed_by_a_disconnect_are_fetched_and_their_time_is_covered() -> None:
     async with stage(MemoryHistory(has_key=True)) as on:
         await on.exchange.send(*(trade(number, second(number)) for number in range(4)))
         await until(lambda: on.sent() == [0, 1, 2, 3])
@@ -122,8 +122,8 @@ async def test_symbol_without_trades_gets_what_it_missed_while_it_was_cut_and_th
         await until(lambda: (second(0) + 1, second(25)) in on.sink.spans())
 
 
-async def test_a_start_goes_on_from_the_end_of_the_topic() -> None:
-    """The earlier producer left a hole that it had no time to tell of; the first trade shows another one."""
+async def test_start_resumes_from_the_end_of_the_topic() -> None:
+    """The earlier producer left a gap that it had not recorded; the first trade shows another one."""
     left = [KnownTrade("BTCUSDT", number, second(number) * 1000, is_fetched=False) for number in (10, 11, 13)]
     async with stage(MemoryHistory(trades=rows(range(17)), has_key=True), ResumePoint(left), at_s=20) as on:
         await on.exchange.send(trade(16, second(20)))
@@ -134,7 +134,7 @@ async def test_a_start_goes_on_from_the_end_of_the_topic() -> None:
         await until(lambda: (second(10) + 1, second(20)) in on.sink.spans())
 
 
-async def test_a_start_goes_on_from_bronze_where_nothing_trades() -> None:
+async def test_start_without_new_trades_resumes_from_bronze() -> None:
     newest = ResumePoint(in_bronze={"BTCUSDT": LastTrade(10, second(10) * 1000)})
     async with stage(MemoryHistory(trades=rows(range(13)), has_key=True), newest) as on:
         await on.exchange.connected()
@@ -142,7 +142,7 @@ async def test_a_start_goes_on_from_bronze_where_nothing_trades() -> None:
         await until(lambda: on.closed() == [(11, 12, ClosedBy.REST, GapOutcome.REPAIRED)])
 
 
-async def test_without_a_key_the_gap_stays_and_its_time_is_not_covered() -> None:
+async def test_without_a_key_the_gap_stays_open_and_its_time_is_not_covered() -> None:
     left = [KnownTrade("BTCUSDT", number, second(number) * 1000, is_fetched=False) for number in (10, 11)]
     async with stage(MemoryHistory(), ResumePoint(left), at_s=20) as on:
         await on.exchange.send(trade(16, second(20)), trade(17, second(30)))
@@ -151,15 +151,15 @@ async def test_without_a_key_the_gap_stays_and_its_time_is_not_covered() -> None
         assert min(span[0] for span in on.sink.spans()) == second(20)
 
 
-async def test_fetched_trade_that_is_rejected_is_one_dead_letter_and_asked_for_once() -> None:
-    sound, odd, last = rows([1, 2, 3])
-    history = MemoryHistory(trades=[sound, replace(odd, qty="5.551115123125783e-17"), last], has_key=True)
+async def test_rejected_fetched_trade_is_one_dead_letter_and_requested_once() -> None:
+    first, malformed, last = rows([1, 2, 3])
+    history = MemoryHistory(trades=[first, replace(malformed, qty="5.551115123125783e-17"), last], has_key=True)
     async with stage(history) as on:
         await on.exchange.send(trade(1, second(1)), trade(3, second(3)))
         await until(lambda: [gap.open_because for gap in on.gaps.gaps.values()] == [OpenBecause.REJECTED])
-        asked = list(history.asked)
-        await asyncio.sleep(0.2)  # several looks
-        assert history.asked == asked
+        requested = list(history.asked)
+        await asyncio.sleep(0.2)  # several rounds
+        assert history.asked == requested
         letters = [message for message in on.publisher.log if message.topic == on.settings.topic_rejected]
         assert [json.loads(letter.value)["t"] for letter in letters] == [2]
         (gap,) = on.gaps.gaps.values()

@@ -1,4 +1,4 @@
-"""A recording of the replay exchange, over real sockets: the same frames, the same klines, and a capture to replay."""
+"""Recordings of the replay exchange over real sockets: the same frames and klines, as a capture to replay."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ FRAMES = 24_356
 TIMEOUT_S = 120
 
 
-def at(exchange: ReplayExchange) -> Settings:
+def settings_for(exchange: ReplayExchange) -> Settings:
     return load_settings(exchange_rest_url=exchange.url, exchange_ws_url=exchange.url.replace("http", "ws"))
 
 
 async def record(settings: Settings, directory: Path, frames: int, rotate_s: float = 3_600) -> Recorder:
-    """Until so many frames were written."""
+    """Record until this many frames are written."""
     recorder, stop = Recorder(settings, directory, rotate_s), asyncio.Event()
 
-    def tell() -> None:
+    def stop_when_done() -> None:
         if recorder.writer is not None and recorder.writer.frames >= frames:
             stop.set()
 
     async with asyncio.timeout(TIMEOUT_S):
-        await recorder.run(stop, tell)
+        await recorder.run(stop, stop_when_done)
     return recorder
 
 
 def trades(directory: Path) -> list[str]:
-    """The recorded trade frames; the exchange's answer to a request is none."""
+    """Return the recorded trade frames, without responses to requests."""
     return [frame.raw for frame in read_frames(directory) if '"data"' in frame.raw]
 
 
-async def test_a_recording_is_the_capture_again_with_the_official_bars(tmp_path: Path) -> None:
+async def test_recording_equals_the_capture_and_adds_official_klines(tmp_path: Path) -> None:
     async with ReplayExchange(DEMO_CAPTURE_DIR, speed=0).running() as exchange:
-        settings = at(exchange)
+        settings = settings_for(exchange)
         await record(settings, tmp_path, FRAMES)
         added = await asyncio.to_thread(add_klines, settings, tmp_path)
         again = await asyncio.to_thread(add_klines, settings, tmp_path)
@@ -60,30 +60,30 @@ async def test_a_recording_is_the_capture_again_with_the_official_bars(tmp_path:
     assert again == 0
 
 
-async def test_files_are_rotated_while_the_recording_goes_on(tmp_path: Path) -> None:
+async def test_files_are_rotated_during_the_recording(tmp_path: Path) -> None:
     async with ReplayExchange(DEMO_CAPTURE_DIR, speed=240).running() as exchange:
-        recorder = await record(at(exchange), tmp_path, FRAMES, rotate_s=0.5)
+        recorder = await record(settings_for(exchange), tmp_path, FRAMES, rotate_s=0.5)
     assert recorder.writer is not None
     assert recorder.writer.files == len(capture_files(tmp_path)) > 1
     assert len(trades(tmp_path)) == FRAMES
     assert json.loads(trades(tmp_path)[0])["stream"].endswith("@trade")
 
 
-async def test_a_recording_can_be_recorded_again(tmp_path: Path) -> None:
+async def test_recording_can_be_replayed_and_recorded_again(tmp_path: Path) -> None:
     async with ReplayExchange(DEMO_CAPTURE_DIR, speed=0).running() as exchange:
-        await record(at(exchange), tmp_path / "first", FRAMES)
+        await record(settings_for(exchange), tmp_path / "first", FRAMES)
     async with ReplayExchange(tmp_path / "first", speed=0).running() as exchange:
-        settings = at(exchange).model_copy(update={"replay_dir": tmp_path / "first"})
+        settings = settings_for(exchange).model_copy(update={"replay_dir": tmp_path / "first"})
         await record(settings, tmp_path / "second", FRAMES)
     assert trades(tmp_path / "second") == trades(tmp_path / "first")
 
 
-async def test_connections_are_replaced_and_no_frame_is_missed(tmp_path: Path) -> None:
-    """Frames of an overlap are there twice."""
+async def test_connections_are_replaced_without_missing_a_frame(tmp_path: Path) -> None:
+    """Frames of an overlap are recorded twice."""
     stop = asyncio.Event()
     async with ReplayExchange(DEMO_CAPTURE_DIR, speed=240).running() as exchange, asyncio.timeout(TIMEOUT_S):
         options = ConnectionPoolOptions(life_s=0.15, connect_apart_s=0.0)
-        recorder = Recorder(at(exchange), tmp_path, 3_600, options)
+        recorder = Recorder(settings_for(exchange), tmp_path, 3_600, options)
         recording = asyncio.create_task(recorder.run(stop))
         await until(lambda: exchange.status()["state"] == "finished", timeout_s=TIMEOUT_S)
         (pool,) = recorder.pools
@@ -96,10 +96,10 @@ async def test_connections_are_replaced_and_no_frame_is_missed(tmp_path: Path) -
     assert set(trades(tmp_path)) == {frame.raw for frame in read_frames(DEMO_CAPTURE_DIR)}
 
 
-async def test_what_cannot_be_written_ends_the_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unwritable_directory_ends_the_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cryptolake_assets.errors import CaptureError
 
     (tmp_path / "file").write_text("")
     async with ReplayExchange(DEMO_CAPTURE_DIR, speed=0).running() as exchange:
         with pytest.raises(CaptureError, match="cannot be written"):
-            await record(at(exchange), tmp_path / "file" / "below", 1)
+            await record(settings_for(exchange), tmp_path / "file" / "below", 1)

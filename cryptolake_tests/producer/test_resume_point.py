@@ -1,4 +1,4 @@
-"""What the topic's records say of the trades that an earlier producer received."""
+"""Parsing the topic's records into the trades of an earlier producer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def record(frame: str, *, is_fetched: bool = False) -> PeekedRecord:
     return PeekedRecord(0, 0, 0, None, parsed.event.encode(), tuple(FETCHED_HEADERS) if is_fetched else ())
 
 
-def test_trades_of_the_stream_in_their_order_and_how_they_came() -> None:
+def test_trades_of_the_stream_keep_their_order_and_source() -> None:
     records = [record(trade_frame("BTCUSDT", 9, NOON_MS)), record(trade_frame("BTCUSDT", 7, NOON_MS), is_fetched=True)]
     records += [record(agg_trade_frame("BTCUSDT", 99, NOON_MS)), record(trade_frame("ETHUSDT", 1, NOON_MS))]
     records += [PeekedRecord(0, 0, 0, None, value, ()) for value in (None, b"", b"{}", b"\xff", b'{"symbol":1}')]

@@ -1,4 +1,4 @@
-"""The selection of symbols against the replay exchange: by name, by pattern, by recorded volumes."""
+"""Symbol selection against the replay exchange: by name, by pattern, by recorded volume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDC")
 
 @pytest.fixture
 def capture(tmp_path: Path) -> Path:
-    """Trades of three symbols, and the exchange's tickers of two of them and of one that was not recorded."""
+    """A capture with trades of three symbols, and tickers of two of them and of one that was not recorded."""
     frames = [(NOON_MS * 10**6 + number, trade_frame(symbol, number, NOON_MS)) for number, symbol in enumerate(SYMBOLS)]
     directory = write_capture(tmp_path / "capture" / "three.ndjson.gz", frames)
     tickers = [("BTCUSDT", "10.5"), ("ETHUSDT", "1000"), ("ADAUSDT", "99999")]
@@ -45,7 +45,7 @@ def _settings(capture: Path, symbols: str) -> Settings:
         ("top:5,*USDC", ("SOLUSDC", "ETHUSDT", "BTCUSDT")),
     ],
 )
-async def test_what_is_followed(capture: Path, symbols: str, expected: tuple[str, ...]) -> None:
+async def test_selection_resolves_to_symbols(capture: Path, symbols: str, expected: tuple[str, ...]) -> None:
     async with ReplayExchange(capture, 0).running() as exchange, AsyncExchangeRest(exchange.url) as rest:
         found = await find_subscriptions(_settings(capture, symbols), rest)
     assert set(found.symbols) == set(expected)
@@ -58,7 +58,7 @@ async def test_selection_that_matches_nothing_is_rejected(capture: Path) -> None
             await find_subscriptions(_settings(capture, "top:3:usdc"), rest)
 
 
-async def test_tickers_are_the_recorded_ones_of_the_captures_symbols(capture: Path) -> None:
+async def test_replay_serves_recorded_tickers_of_captured_symbols_only(capture: Path) -> None:
     async with ReplayExchange(capture, 0).running() as exchange, httpx.AsyncClient(base_url=exchange.url) as client:
         everything = (await client.get("/fapi/v1/ticker/24hr")).json()
         assert [ticker["symbol"] for ticker in everything] == ["BTCUSDT", "ETHUSDT"]
