@@ -174,7 +174,7 @@ class ExchangeConnection:
     def _handle_missing_response(self, span: ConnectionSpan, request_id: int, retries: int) -> None:
         """Fall back to the frames received.
 
-        While frames wait in the queue, the response may be behind them: then extend the wait first.
+        While frames wait in the queue, the response may follow them: then extend the wait first.
         """
         if request_id not in span.requests or self.span is not span:
             return

@@ -25,7 +25,7 @@ STOP_TIMEOUT_S: Final = 5.0
 
 
 class Message(Struct, eq=False, gc=False):
-    """One record on its way to Kafka."""
+    """One record to send to Kafka."""
 
     topic: str
     value: bytes

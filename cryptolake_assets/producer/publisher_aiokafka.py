@@ -1,4 +1,4 @@
-"""The default publisher: aiokafka's idempotent producer, fed with whole batches.
+"""The default publisher: aiokafka's idempotent producer, which gets complete batches.
 
 aiokafka's `send()` creates a future and passes through the client for every message, which costs more than the rest of
 the producer. Here each partition has a lane: messages wait in a list for a few milliseconds, then become one batch with

@@ -53,15 +53,15 @@ def messages(*numbers: int, partition: int = 0) -> list[Message]:
     return [Message(TOPIC, b"%d" % number, b"key", partition) for number in numbers]
 
 
-def outcome_of(*answers: KafkaError | Record) -> RecordingListener:
-    """Return the listener after messages 0, 1, … got these answers."""
+def outcome_of(*results: KafkaError | Record) -> RecordingListener:
+    """Return the listener after messages 0, 1, … got these results."""
     listener = RecordingListener()
-    batch = _InFlight(messages(*range(len(answers))), listener)
-    for number, answer in enumerate(answers):
-        assert not listener.acknowledged_runs, f"reported before answer {number}"
-        assert not listener.failures, f"reported before answer {number}"
-        record = Record() if isinstance(answer, KafkaError) else answer
-        batch.told(answer if isinstance(answer, KafkaError) else None, record)
+    batch = _InFlight(messages(*range(len(results))), listener)
+    for number, result in enumerate(results):
+        assert not listener.acknowledged_runs, f"reported before result {number}"
+        assert not listener.failures, f"reported before result {number}"
+        record = Record() if isinstance(result, KafkaError) else result
+        batch.on_delivery(result if isinstance(result, KafkaError) else None, record)
     return listener
 
 
@@ -76,9 +76,9 @@ def test_first_offset_is_counted_back_from_the_last_record() -> None:
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_single_failure_fails_the_entire_batch(failing: int) -> None:
-    answers: list[KafkaError | Record] = [Record(70), Record(71), Record(72)]
-    answers[failing] = BROKEN
-    listener = outcome_of(*answers)
+    results: list[KafkaError | Record] = [Record(70), Record(71), Record(72)]
+    results[failing] = BROKEN
+    listener = outcome_of(*results)
     assert listener.acknowledged_runs == []
     assert listener.failures == [[0, 1, 2]]
 
