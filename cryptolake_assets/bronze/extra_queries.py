@@ -1,6 +1,6 @@
-"""Supervises the Bronze queries of the streams in addition to the trades.
+"""Supervise the Bronze queries of the extra streams, those other than the trades.
 
-A query that fails is restarted after a pause, and delays neither the trades' queries nor the others.
+A query that fails is restarted after a pause, and delays neither the trades queries nor the others.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-RESTART_S: Final = 60.0  # between two attempts to start a query
+RESTART_S: Final = 60.0  # minimum time between two attempts to start a query
 
 
 class ExtraQueries:
-    """Bronze queries by name, each with the function that starts it."""
+    """The extra Bronze queries by name, each with the function that starts it."""
 
     def __init__(
         self,
@@ -40,13 +40,13 @@ class ExtraQueries:
         return list(self._running.values())
 
     def supervise(self) -> None:
-        """Start the queries that are not running. Raises errors of the server, e.g. if it is unreachable."""
+        """Start the queries that are not running. Raises server errors, for example if it is unreachable."""
         for name, start in self._starters.items():
             query = self._running.get(name)
             if query is not None:
                 if query.isActive:
                     continue
-                self._note(name, query.exception())
+                self._log_failure(name, query.exception())
                 del self._running[name]
             if self._clock() >= self._not_before[name]:
                 self._start(name, start)
@@ -62,8 +62,10 @@ class ExtraQueries:
         try:
             self._running[name] = start()
         except PySparkException as error:
-            self._note(name, error)
+            self._log_failure(name, error)
 
-    def _note(self, name: str, error: Any) -> None:
-        cause = str(error).splitlines()[0][:500] if error is not None and str(error) else "it has ended"
-        log.error("extra_query_failed", query=name, error=cause, again_in_s=self._restart_s)
+    def _log_failure(self, name: str, error: Any) -> None:
+        cause = (
+            str(error).splitlines()[0][:500] if error is not None and str(error) else "the query ended without an error"
+        )
+        log.error("extra_query_failed", query=name, error=cause, retry_in_s=self._restart_s)

@@ -1,4 +1,4 @@
-"""Progress of the Bronze stream: the Kafka offsets that are in Bronze, from its checkpoint, and the lag.
+"""Read the Bronze stream's committed Kafka offsets from its checkpoint, and compute its lag.
 
 Spark writes `offsets/N` (the end offsets of micro-batch N) before a batch and `commits/N` after its table commit, so
 the newest batch with both is in the table. Source: Spark's Structured Streaming checkpoint layout, version 1.
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def query_of(stream_type: StreamType) -> str:
-    """Return the name of the query that appends a stream to Bronze."""
+    """Return the name of the query that appends the stream's events to Bronze."""
     return f"bronze_{stream_type.bronze.name}"
 
 
 def rejected_query_of(stream_type: StreamType) -> str:
-    """Return the name of the query that stores the rejected records of that stream's topic."""
+    """Return the name of the query that stores the rejected records of the stream's topic."""
     return f"{query_of(stream_type)}_rejected"
 
 
@@ -53,7 +53,7 @@ def committed_offsets(settings: Settings, stream_type: StreamType = TRADES) -> d
 
 
 def query_ids(settings: Settings) -> frozenset[str]:
-    """Return the ids of the stream's queries, as in their commits (`spark.sql.streaming.queryId`).
+    """Return the ids of all Bronze queries, as in their commits (`spark.sql.streaming.queryId`).
 
     Empty before the first start.
     """
@@ -102,7 +102,7 @@ def lag(end_offsets: dict[int, int], committed: dict[int, int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PartitionLag:
-    """The lag of Bronze in one partition of a topic; offsets are those of the next record."""
+    """The lag of Bronze in one partition of a topic; each offset is that of the next record."""
 
     topic: str
     partition: int
@@ -129,7 +129,7 @@ def bronze_lags(settings: Settings, stream_type: StreamType = TRADES) -> list[Pa
 
 
 def lags_in_use(settings: Settings) -> list[PartitionLag]:
-    """Return the same for every stream in use."""
+    """Return the lag of every partition of every stream in use."""
     return [lag for stream_type in streams_in_use(settings) for lag in bronze_lags(settings, stream_type)]
 
 

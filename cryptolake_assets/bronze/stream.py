@@ -4,7 +4,7 @@ Rejected records go to `bronze.futures_trades_rejected`. Iceberg's native sink r
 which makes the writes effectively exactly-once.
 
 Run as `python -m cryptolake_assets.bronze.stream`, it keeps the queries running until SIGTERM; `run_available_now`
-takes the records that Kafka holds and returns. The process that runs the queries holds the checkpoint lock.
+processes the records that Kafka holds now and returns. The process that runs the queries holds the checkpoint lock.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def events(spark: SparkSession, settings: Settings, stream_type: StreamType) -> 
 def rejected(spark: SparkSession, settings: Settings, stream_type: StreamType) -> DataFrame:
     """Return the rejected records of the stream's topic as rows of `bronze.futures_trades_rejected`.
 
-    These are no events of the stream's contract. For the trades, all records of the dead-letter topic are included.
+    These are the records that do not match the stream's contract and, for the trades, all records of the dead-letter
+    topic.
     """
     topic, record_format = stream_type.topic(settings), _record_format(stream_type)
     if stream_type is not TRADES:
@@ -114,7 +115,7 @@ def _rejected_columns() -> list[str]:
     """Return the columns of `bronze.futures_trades_rejected`, from Kafka's columns with headers."""
     return [
         "value AS raw",
-        f"coalesce({_header('reason')}, 'not_contract: no event of the contract') AS reason",
+        f"coalesce({_header('reason')}, 'not_contract: not an event of the contract') AS reason",
         f"{_header('stream')} AS stream",
         f"coalesce(timestamp_micros(try_cast({_header('received_at_us')} AS BIGINT)), timestamp) AS ingest_ts",
         "topic AS kafka_topic",
@@ -132,11 +133,11 @@ def _writer(frame: DataFrame, settings: Settings, query: str) -> DataStreamWrite
     )
 
 
-def _stop_left_over(spark: SparkSession) -> None:
-    for left_over in spark.streams.active:
-        # A killed client leaves its queries running in the server, but this process holds the checkpoint lock now.
-        log.info("leftover_query_stopped", query=left_over.name)
-        left_over.stop()
+def _stop_leftover_queries(spark: SparkSession) -> None:
+    for query in spark.streams.active:
+        # The queries of a killed client keep running in the server; this process holds the checkpoint lock now.
+        log.info("leftover_query_stopped", query=query.name)
+        query.stop()
 
 
 def query_starters(
@@ -179,7 +180,7 @@ def checkpoint_lock(settings: Settings) -> Iterator[None]:
     except Timeout:
         raise CheckpointInUseError(
             f"bronze: another process runs the Bronze stream and holds its checkpoint ({path}). "
-            "Stop it with `cryptolake down`, or leave the work to it."
+            "Stop it with `cryptolake down`, or let it continue."
         ) from None
 
 
@@ -193,15 +194,17 @@ def is_running(settings: Settings) -> bool:
 
 
 def run_available_now(settings: Settings) -> int:
-    """Take all records that Kafka holds now into Bronze; return the number of records read from the trade topic."""
+    """Append all records that Kafka holds now to Bronze; return the number of records read from the trade topic."""
     with checkpoint_lock(settings):
         before = committed_offsets(settings)
         spark = _session(settings)
-        _stop_left_over(spark)
+        _stop_leftover_queries(spark)
         first, *others = [
-            start for of in streams_in_use(settings) for start in query_starters(spark, settings, of).values()
+            start
+            for stream_type in streams_in_use(settings)
+            for start in query_starters(spark, settings, stream_type).values()
         ]
-        # Trades first: the rejected-records query also reads their topic, and would take half of the machine.
+        # Trades first: the rejected-records query also reads their topic, and would take half of the CPU.
         _await(settings, first(availableNow=True))
         for query in [start(availableNow=True) for start in others]:
             _await(settings, query)
@@ -211,7 +214,7 @@ def run_available_now(settings: Settings) -> int:
 
 
 def _session(settings: Settings) -> SparkSession:
-    """Return the stream's own Connect session: its id depends on the home, so a new process finds its queries again."""
+    """Return the stream's own Connect session: its id is derived from the home, so a new process finds its queries."""
     from pyspark.errors.exceptions.base import PySparkException
 
     session_id = str(uuid.uuid5(uuid.NAMESPACE_URL, settings.home.as_uri()))
@@ -243,12 +246,12 @@ def _raise_failure(settings: Settings, query: StreamingQuery) -> None:
 def _failure(settings: Settings, query: StreamingQuery, error: object) -> CryptolakeError:
     first_line = str(error).splitlines()[0][:500]
     return error_of_spark(settings, first_line) or SparkError(
-        f"bronze: the query {query.name} failed: {first_line}. See the log of part `spark`."
+        f"bronze: the query {query.name} failed: {first_line}. See `cryptolake logs spark`."
     )
 
 
 class BronzeStream:
-    """Keeps the queries of all streams running; writes their progress to `run_dir/bronze.json`."""
+    """Keep the queries of all streams running; write their progress to `run_dir/bronze.json`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -260,37 +263,37 @@ class BronzeStream:
     def run(self) -> None:
         """Run until `stop`.
 
-        Raises `SparkError` if a trades query fails or the server goes away, `BrokerError` if Kafka is the cause.
+        Raises `SparkError` if a trades query fails or the server is lost, `BrokerError` if Kafka is the cause.
         """
         with checkpoint_lock(self._settings):
             spark = _session(self._settings)
-            _stop_left_over(spark)
+            _stop_leftover_queries(spark)
             trigger_s = self._settings.bronze_trigger_s
             start_trades, start_rejected = query_starters(spark, self._settings, TRADES).values()
             queries = [
                 start_trades(processingTime=f"{trigger_s} seconds"),
                 start_rejected(processingTime=f"{REJECTED_TRIGGER_FACTOR * trigger_s} seconds"),
             ]
-            # Lower frequency than the trades, which have CPU priority.
+            # Triggered less often than the trades queries, which have CPU priority.
             interval = f"{self._settings.extra_streams_trigger_s} seconds"
-            types = extra_streams_in_use(self._settings)
-            others = ExtraQueries(
+            extra_types = extra_streams_in_use(self._settings)
+            extra = ExtraQueries(
                 {
                     query: partial(start, processingTime=interval)
-                    for of in types
-                    for query, start in query_starters(spark, self._settings, of).items()
+                    for stream_type in extra_types
+                    for query, start in query_starters(spark, self._settings, stream_type).items()
                 }
             )
             log.info(
                 "bronze_stream_started",
                 queries=[query.name for query in queries],
-                others=[stream_type.name for stream_type in types],
+                extra_streams=[stream_type.name for stream_type in extra_types],
             )
             try:
                 while not self._stop.wait(POLL_S):
-                    others.supervise()
-                    self._report(queries, others.running)
-                others.stop()
+                    extra.supervise()
+                    self._report(queries, extra.running)
+                extra.stop()
                 for query in queries:
                     query.stop()
                 self._write_progress({"state": "stopped"})
@@ -302,13 +305,13 @@ class BronzeStream:
                     raise spark_unreachable(self._settings, error) from error
                 raise
 
-    def _report(self, queries: list[StreamingQuery], others: list[StreamingQuery]) -> None:
+    def _report(self, queries: list[StreamingQuery], extra: list[StreamingQuery]) -> None:
         progress: dict[str, Any] = {"state": "running"}
         for query in queries:
             if not query.isActive:
                 _raise_failure(self._settings, query)
-                raise SparkError(f"bronze: the query {query.name} has ended. See the log of part `spark`.")
-        for query in (*queries, *others):
+                raise SparkError(f"bronze: the query {query.name} ended. See `cryptolake logs spark`.")
+        for query in (*queries, *extra):
             last = query.lastProgress
             if last is not None:
                 progress[str(query.name)] = {
@@ -337,7 +340,7 @@ def main() -> int:
         stream.run()
     except CryptolakeError as error:
         log.error("bronze_stream_failed", error=str(error))
-        # Keep the supervisor from restarting this in a tight loop while the server starts or restarts.
+        # The supervisor must not restart this process in a tight loop while the Spark server starts.
         time.sleep(1)
         return 1
     return 0

@@ -1,7 +1,7 @@
-"""Judges the health of the Bronze stream by what can be observed from outside. Pure.
+"""Judge the health of the Bronze stream from outside: process state, report age, commits and lag. Pure.
 
-Dead: the process has ended. Stalled: the process gives no sign of life, or commits nothing while Kafka holds more. Both
-warn at half of the limit and fail, with a restart, at the full limit. A stream that was stopped by hand is not
+Dead: the process has ended. Stalled: the process writes no reports, or commits nothing while Kafka holds more records.
+Both warn at half of the limit, and fail with a restart at the full limit. A stream that was stopped by hand is not
 restarted.
 """
 
@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-RESTART_INTERVAL_FACTOR = 3  # minimum time between two restarts, in limits
+RESTART_INTERVAL_FACTOR = 3  # minimum time between two restarts, as a multiple of the limit
 
 
 class StreamHealth(StrEnum):
@@ -26,8 +26,8 @@ class StreamHealth(StrEnum):
 class StreamSignals:
     """Observations of the stream; None if unavailable.
 
-    The part's state (as `cryptolake status` has it; None if no supervisor runs it), the age of its report, Kafka
-    records in Bronze, and how many more Kafka holds.
+    The state of the part (as in `cryptolake status`; None if no supervisor runs it), the age of its report, the number
+    of records in Bronze, and the lag in records.
     """
 
     state: str | None
@@ -38,7 +38,7 @@ class StreamSignals:
 
 @dataclass(frozen=True)
 class HealthVerdict:
-    """The verdict: `reason` is for people; `stalled_s` is the time without life or progress."""
+    """The verdict; `reason` is a text for users, `stalled_s` the seconds since the stream was last healthy."""
 
     health: StreamHealth
     reason: str
@@ -50,7 +50,7 @@ class HealthVerdict:
 class ProgressHistory:
     """State kept between two checks; times are epoch seconds.
 
-    When the stream was last healthy, with how many records in Bronze, when it was checked, and last restarted.
+    `well_at` is when the stream was last healthy, `committed` the records in Bronze then, `looked_at` the last check.
     """
 
     well_at: float
@@ -60,7 +60,7 @@ class ProgressHistory:
 
     @classmethod
     def from_json(cls, text: str | None, now: float) -> ProgressHistory:
-        """Restore the history; start a new one if `text` is unreadable, so that the stream gets its full limit."""
+        """Restore the history; start a new one if `text` is unreadable; the stream then gets the full limit."""
         try:
             return cls(**json.loads(text or ""))
         except (ValueError, TypeError):
@@ -69,18 +69,18 @@ class ProgressHistory:
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
-    def judge(self, signs: StreamSignals, now: float, limit_s: float) -> HealthVerdict:
-        """Judge the signals; `limit_s` is how long the stream may make no progress."""
+    def judge(self, signals: StreamSignals, now: float, limit_s: float) -> HealthVerdict:
+        """Judge the signals; `limit_s` is the maximum time without progress."""
         if now - self.looked_at > limit_s:
-            # Not checked for that long: a platform that has just started gets its full limit.
+            # No check for that long: the platform has just started, so the stream gets the full limit.
             self.well_at = now
         self.looked_at = now
-        trouble = self._trouble(signs, limit_s)
-        if trouble is None:
-            self.well_at, self.committed = now, signs.committed
-            return HealthVerdict(StreamHealth.GOOD, _well(signs), 0.0, restart=False)
+        problem = self._problem(signals, limit_s)
+        if problem is None:
+            self.well_at, self.committed = now, signals.committed
+            return HealthVerdict(StreamHealth.GOOD, _healthy_reason(signals), 0.0, restart=False)
         stalled_s = now - self.well_at
-        reason = f"{trouble}, for {stalled_s:.0f} s"
+        reason = f"{problem}, for {stalled_s:.0f} s"
         if stalled_s < limit_s:
             return HealthVerdict(
                 StreamHealth.WARNING if stalled_s >= limit_s / 2 else StreamHealth.GOOD,
@@ -88,25 +88,25 @@ class ProgressHistory:
                 stalled_s,
                 restart=False,
             )
-        is_ours = signs.state not in (None, "stopped", "external")
-        rested = self.restarted_at is None or now - self.restarted_at >= RESTART_INTERVAL_FACTOR * limit_s
-        restart = is_ours and rested
+        is_supervised = signals.state not in (None, "stopped", "external")
+        is_restart_allowed = self.restarted_at is None or now - self.restarted_at >= RESTART_INTERVAL_FACTOR * limit_s
+        restart = is_supervised and is_restart_allowed
         if restart:
             self.restarted_at = now
         return HealthVerdict(StreamHealth.FAILED, reason, stalled_s, restart)
 
-    def _trouble(self, signs: StreamSignals, limit_s: float) -> str | None:
-        """Return what is wrong, if anything."""
-        if signs.state not in (None, "running", "external"):
-            return f"the process is {signs.state}"
-        if signs.report_age_s is None or signs.report_age_s > limit_s / 2:
-            return "no sign of life"
-        if signs.lag is None:
-            return "Kafka does not answer"
-        if signs.lag and signs.committed <= self.committed:
-            return f"no progress while Kafka holds {signs.lag} more records"
+    def _problem(self, signals: StreamSignals, limit_s: float) -> str | None:
+        """Return a description of the problem; None if the stream is healthy."""
+        if signals.state not in (None, "running", "external"):
+            return f"the process is {signals.state}"
+        if signals.report_age_s is None or signals.report_age_s > limit_s / 2:
+            return "no recent report"
+        if signals.lag is None:
+            return "Kafka does not respond"
+        if signals.lag and signals.committed <= self.committed:
+            return f"no progress while Kafka holds {signals.lag} more records"
         return None
 
 
-def _well(signs: StreamSignals) -> str:
-    return f"{signs.committed} records in Bronze, {signs.lag} to come"
+def _healthy_reason(signals: StreamSignals) -> str:
+    return f"{signals.committed} records in Bronze, lag {signals.lag} records"

@@ -1,4 +1,4 @@
-"""Queries beside the trades: what fails is started again after a pause, and ends nobody else."""
+"""Extra queries: a failed query is restarted after a pause and does not affect the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryptolake_assets.bronze.extra_queries import ExtraQueries
 
 
 class Query:
-    """A query as its server tells of it."""
+    """A streaming query as its server reports it."""
 
     def __init__(self) -> None:
         self.isActive = True
@@ -26,52 +26,52 @@ class Query:
 
 
 class Stage:
-    """Two queries, a clock that is set by hand, and what the next start raises."""
+    """Two queries, a clock that the test sets, and the errors of the next starts."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.made: dict[str, list[Query]] = {"marks": [], "orders": []}
-        self.raises: list[Exception] = []
-        starters: dict[str, Any] = {name: lambda name=name: self._start(name) for name in self.made}
+        self.started: dict[str, list[Query]] = {"marks": [], "orders": []}
+        self.start_errors: list[Exception] = []
+        starters: dict[str, Any] = {name: lambda name=name: self._start(name) for name in self.started}
         self.queries = ExtraQueries(starters, restart_s=60.0, clock=lambda: self.now)
 
     def _start(self, name: str) -> Query:
-        if self.raises:
-            raise self.raises.pop(0)
-        self.made[name].append(Query())
-        return self.made[name][-1]
+        if self.start_errors:
+            raise self.start_errors.pop(0)
+        self.started[name].append(Query())
+        return self.started[name][-1]
 
-    def look(self, now: float) -> list[int]:
-        """How many were started of each so far."""
+    def supervise(self, now: float) -> list[int]:
+        """Supervise at this time; return the number of starts of each query so far."""
         self.now = now
         self.queries.supervise()
-        return [len(found) for found in self.made.values()]
+        return [len(started) for started in self.started.values()]
 
 
-def test_one_that_ends_is_started_again_after_a_pause_and_the_other_goes_on() -> None:
+def test_ended_query_is_restarted_after_a_pause_and_the_other_continues() -> None:
     stage = Stage()
-    assert stage.look(0.0) == [1, 1]
-    assert stage.look(1.0) == [1, 1]
-    stage.made["marks"][0].isActive = False
-    stage.made["marks"][0].failure = ValueError("no such topic\nat ...")
-    assert stage.look(2.0) == [1, 1]
+    assert stage.supervise(0.0) == [1, 1]
+    assert stage.supervise(1.0) == [1, 1]
+    stage.started["marks"][0].isActive = False
+    stage.started["marks"][0].failure = ValueError("no such topic\nat ...")
+    assert stage.supervise(2.0) == [1, 1]
     assert len(stage.queries.running) == 1
-    assert stage.look(59.0) == [1, 1]
-    assert stage.look(60.0) == [2, 1]
+    assert stage.supervise(59.0) == [1, 1]
+    assert stage.supervise(60.0) == [2, 1]
     assert len(stage.queries.running) == 2
     stage.queries.stop()
-    assert [query.stopped for query in (*stage.made["marks"], *stage.made["orders"])] == [False, True, True]
+    assert [query.stopped for query in (*stage.started["marks"], *stage.started["orders"])] == [False, True, True]
 
 
-def test_one_that_cannot_be_started_holds_nobody_up() -> None:
+def test_query_that_cannot_start_does_not_block_the_other() -> None:
     stage = Stage()
-    stage.raises = [PySparkException("the table is not there")]
-    assert stage.look(0.0) == [0, 1]
-    assert stage.look(61.0) == [1, 1]
+    stage.start_errors = [PySparkException("the table does not exist")]
+    assert stage.supervise(0.0) == [0, 1]
+    assert stage.supervise(61.0) == [1, 1]
 
 
-def test_what_is_no_failure_of_a_query_is_raised() -> None:
+def test_server_error_is_raised() -> None:
     stage = Stage()
-    stage.raises = [ConnectionError("the server is gone")]
+    stage.start_errors = [ConnectionError("the server is gone")]
     with pytest.raises(ConnectionError, match="the server is gone"):
-        stage.look(0.0)
+        stage.supervise(0.0)

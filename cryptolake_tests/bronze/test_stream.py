@@ -1,4 +1,4 @@
-"""What the Bronze stream knows of records without Spark."""
+"""The pattern of producer records, tested without Spark."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def written(frame: str) -> str:
     return parsed.event.encode().decode()
 
 
-def test_what_the_producer_writes_is_known_by_its_looks() -> None:
-    looks = re.compile(TRADE_RECORDS.written).fullmatch
-    assert [bool(looks(written(frame.raw))) for frame in read_frames(DEMO_CAPTURE_DIR)] == [True] * 24_356
-    assert looks(written(GOOD))
+def test_pattern_matches_every_record_of_the_producer() -> None:
+    matches = re.compile(TRADE_RECORDS.written).fullmatch
+    assert [bool(matches(written(frame.raw))) for frame in read_frames(DEMO_CAPTURE_DIR)] == [True] * 24_356
+    assert matches(written(GOOD))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_what_the_producer_writes_is_known_by_its_looks() -> None:
         ("}", "}\n"),
     ],
 )
-def test_anything_else_is_not(old: str, new: str) -> None:
+def test_pattern_rejects_other_records(old: str, new: str) -> None:
     changed = written(GOOD).replace(old, new, 1)
     assert changed != written(GOOD)
     assert not re.compile(TRADE_RECORDS.written).fullmatch(changed)

@@ -1,4 +1,4 @@
-"""The verdict on the stream: it warns, then fails and is restarted, and never while it is well or stopped by hand."""
+"""Stream health: warning, then failure with a restart; no restart of a healthy or manually stopped stream."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from cryptolake_assets.bronze.stream_health import (
 
 LIMIT_S = 120.0
 STEP_S = 30.0
-WELL = StreamSignals(state="running", report_age_s=1.0, committed=100, lag=0)
+HEALTHY = StreamSignals(state="running", report_age_s=1.0, committed=100, lag=0)
 
 
-def watch(signs: list[StreamSignals], step_s: float = STEP_S) -> list[HealthVerdict]:
-    """The verdicts of looks that are `step_s` apart."""
+def watch(signals: list[StreamSignals], step_s: float = STEP_S) -> list[HealthVerdict]:
+    """Return the verdicts of checks `step_s` apart."""
     history = ProgressHistory.from_json(None, 0.0)
     verdicts = []
-    for number, seen in enumerate(signs):
+    for number, current in enumerate(signals):
         now = number * step_s
-        verdicts.append(history.judge(seen, now, LIMIT_S))
+        verdicts.append(history.judge(current, now, LIMIT_S))
         history = ProgressHistory.from_json(history.to_json(), now)
     return verdicts
 
@@ -36,14 +36,14 @@ def healths(verdicts: list[HealthVerdict]) -> list[StreamHealth]:
     return [verdict.health for verdict in verdicts]
 
 
-def test_an_idle_stream_and_one_that_gets_on_are_well() -> None:
-    busy = [replace(WELL, committed=100 + number, lag=50) for number in range(20)]
-    assert set(healths(watch([WELL] * 20))) == {StreamHealth.GOOD}
+def test_idle_and_progressing_streams_are_healthy() -> None:
+    busy = [replace(HEALTHY, committed=100 + number, lag=50) for number in range(20)]
+    assert set(healths(watch([HEALTHY] * 20))) == {StreamHealth.GOOD}
     assert set(healths(watch(busy))) == {StreamHealth.GOOD}
 
 
-def test_a_dead_stream_warns_then_fails_and_is_restarted_once() -> None:
-    verdicts = watch([WELL, *[replace(WELL, state="failed")] * 6])
+def test_dead_stream_warns_then_fails_and_is_restarted_once() -> None:
+    verdicts = watch([HEALTHY, *[replace(HEALTHY, state="failed")] * 6])
     assert healths(verdicts) == [
         StreamHealth.GOOD,
         StreamHealth.GOOD,
@@ -54,40 +54,40 @@ def test_a_dead_stream_warns_then_fails_and_is_restarted_once() -> None:
     assert "the process is failed, for 120 s" in verdicts[4].reason
 
 
-def test_a_stream_without_progress_while_kafka_holds_more_is_stalled() -> None:
-    stalled = replace(WELL, committed=100, lag=7)
-    verdicts = watch([WELL, *[stalled] * 5])
+def test_stream_with_lag_and_without_progress_is_stalled() -> None:
+    stalled = replace(HEALTHY, committed=100, lag=7)
+    verdicts = watch([HEALTHY, *[stalled] * 5])
     assert verdicts[-1].restart or verdicts[-2].restart
     assert "no progress while Kafka holds 7 more" in verdicts[-1].reason
 
 
-def test_a_stream_that_gives_no_sign_of_life_is_stalled() -> None:
-    silent = [replace(WELL, report_age_s=STEP_S * number) for number in range(1, 8)]
-    assert watch([WELL, *silent])[-1].health is StreamHealth.FAILED
-    assert watch([WELL, *[replace(WELL, report_age_s=None)] * 6])[-1].health is StreamHealth.FAILED
+def test_stream_without_reports_is_stalled() -> None:
+    stale = [replace(HEALTHY, report_age_s=STEP_S * number) for number in range(1, 8)]
+    assert watch([HEALTHY, *stale])[-1].health is StreamHealth.FAILED
+    assert watch([HEALTHY, *[replace(HEALTHY, report_age_s=None)] * 6])[-1].health is StreamHealth.FAILED
 
 
-def test_a_stream_stopped_by_hand_fails_and_is_left_alone() -> None:
-    verdicts = watch([WELL, *[replace(WELL, state="stopped")] * 20])
+def test_manually_stopped_stream_fails_and_is_not_restarted() -> None:
+    verdicts = watch([HEALTHY, *[replace(HEALTHY, state="stopped")] * 20])
     assert verdicts[-1].health is StreamHealth.FAILED
     assert not any(verdict.restart for verdict in verdicts)
 
 
-def test_restarts_keep_their_distance() -> None:
-    verdicts = watch([WELL, *[replace(WELL, state="failed")] * 40])
+def test_restarts_are_a_minimum_time_apart() -> None:
+    verdicts = watch([HEALTHY, *[replace(HEALTHY, state="failed")] * 40])
     at = [number * STEP_S for number, verdict in enumerate(verdicts) if verdict.restart]
     assert len(at) >= 2
     assert all(later - earlier >= RESTART_INTERVAL_FACTOR * LIMIT_S for earlier, later in pairwise(at))
 
 
-def test_after_a_night_in_which_nobody_looked_the_stream_is_given_its_time() -> None:
+def test_stream_gets_the_full_limit_after_a_long_time_without_checks() -> None:
     history = ProgressHistory.from_json(None, 0.0)
-    history.judge(WELL, 0.0, LIMIT_S)
+    history.judge(HEALTHY, 0.0, LIMIT_S)
     night = 8 * 3600.0
-    verdict = history.judge(replace(WELL, state="restarting"), night, LIMIT_S)
+    verdict = history.judge(replace(HEALTHY, state="restarting"), night, LIMIT_S)
     assert (verdict.health, verdict.restart) == (StreamHealth.GOOD, False)
 
 
 @given(st.text())
-def test_an_unreadable_memory_begins_anew(text: str) -> None:
+def test_unreadable_history_starts_a_new_one(text: str) -> None:
     assert ProgressHistory.from_json(text, 5.0).well_at == 5.0

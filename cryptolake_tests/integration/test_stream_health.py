@@ -158,7 +158,7 @@ def test_a_hung_stream_warns_fails_and_is_restarted(settings: Settings, watch: W
     observed = watch._instance.fetch_observations(asset_keys.BRONZE, limit=1).records[0].asset_observation
     assert observed is not None
     metadata: dict[str, Any] = {name: value.value for name, value in observed.metadata.items()}
-    assert metadata["reason"].startswith("no sign of life")
+    assert metadata["reason"].startswith("no recent report")
     assert metadata["pid_before"] == str(before)
     assert metadata["pid_after"] == str(bronze_pid(settings))
     wait_for(lambda: not watch.look() and watch.said[HEARTBEAT][-1][0], timeout_s=60)
