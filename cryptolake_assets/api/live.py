@@ -199,7 +199,7 @@ class Hub:
         """
         table = self._reader.table_cache.table(SILVER_OHLCV.identifier)
         within = len(self._seen) == len(CHANGE_KEY)
-        where = filters.all_of(*([filters.beyond("updated_at", *self._seen)] if self._seen and not within else []))
+        where = filters.all_of(*([filters.above("updated_at", *self._seen)] if self._seen and not within else []))
         after = self._seen if within else ()
         page = self._page(table, PageQuery(CHANGE_KEY, where, SILVER_OHLCV.column_names, after, READ_ROWS))
         if page.rows.num_rows:

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-MARK = "kafka_offset"  # null in archive rows, and in no others
+ARCHIVE_MARKER = "kafka_offset"  # null in archive rows, and in no others
 
 
 @dataclass(frozen=True)
 class ReplacedDay:
-    """Result of the commit: the table's new snapshot, and the number of removed rows of an earlier issue."""
+    """Result of the commit: the new snapshot, the removed rows of an earlier issue, and the rewritten files."""
 
     snapshot_id: int
     rows_removed: int
@@ -55,20 +55,22 @@ def replace_day(
                 table = table.refresh()
             plan = _Plan(table, exchange, symbol, day)
             try:
-                if plan.gone:
-                    swap_files(table, plan.gone, [*files, *plan.kept], properties)
+                if plan.removed:
+                    swap_files(table, plan.removed, [*files, *plan.added], properties)
                 else:
                     _append(table, files, properties)
             except (CommitFailedException, ValidationException):
                 # After any other error the commit may have succeeded: leave its files to orphan removal.
                 plan.abort()
                 raise
-    return ReplacedDay(table.metadata.current_snapshot_id or 0, plan.rows_removed, len(plan.kept))
+    return ReplacedDay(table.metadata.current_snapshot_id or 0, plan.rows_removed, len(plan.added))
 
 
 def count_day(table: Table, exchange: str, symbol: str, day: date) -> int:
     """Count the archive rows of (exchange, symbol) on the UTC day."""
-    rows = table.scan(row_filter=_of_day(exchange, symbol, day), selected_fields=("symbol",)).to_arrow_batch_reader()
+    rows = table.scan(
+        row_filter=_archive_rows_of_day(exchange, symbol, day), selected_fields=("symbol",)
+    ).to_arrow_batch_reader()
     return sum(batch.num_rows for batch in rows)
 
 
@@ -82,18 +84,18 @@ def _append(table: Table, files: Sequence[DataFile], properties: Mapping[str, st
 
 
 class _Plan:
-    """The files that hold rows of the day's earlier issue (`gone`), and their other rows as new files (`kept`)."""
+    """The files with rows of the day's earlier issue (`removed`), and new files with their other rows (`added`)."""
 
     def __init__(self, table: Table, exchange: str, symbol: str, day: date) -> None:
         self._table = table
-        self.gone: list[DataFile] = []
-        self.kept: list[DataFile] = []
+        self.removed: list[DataFile] = []
+        self.added: list[DataFile] = []
         self.rows_removed = 0
         self._rewritten: list[HourFiles] = []
-        of_day = _of_day(exchange, symbol, day)
-        for task in table.scan(row_filter=of_day).plan_files():
-            if _holds_nothing_else(table, task.file, symbol):
-                self.gone.append(task.file)
+        day_filter = _archive_rows_of_day(exchange, symbol, day)
+        for task in table.scan(row_filter=day_filter).plan_files():
+            if _holds_only_archive_rows(table, task.file, symbol):
+                self.removed.append(task.file)
                 self.rows_removed += task.file.record_count
             else:
                 self._rewrite(task.file, exchange, symbol)
@@ -103,42 +105,42 @@ class _Plan:
             files.abort()
 
     def _rewrite(self, file: DataFile, exchange: str, symbol: str) -> None:
-        """Rewrite the file without the symbol's archive rows, batch by batch; keep a file that has none."""
+        """Rewrite the file without the symbol's archive rows, batch by batch; leave a file without any unchanged."""
         import pyarrow.parquet as pq
 
-        kept = HourFiles(self._table)
-        self._rewritten.append(kept)
+        rest = HourFiles(self._table)
+        self._rewritten.append(rest)
         with self._table.io.new_input(file.file_path).open() as source:
             for batch in pq.ParquetFile(source).iter_batches():
-                kept.write(_without(batch, exchange, symbol))
-        if kept.rows == file.record_count:
-            kept.abort()
+                rest.write(_without(batch, exchange, symbol))
+        if rest.rows == file.record_count:
+            rest.abort()
             return
-        self.gone.append(file)
-        self.kept += kept.close()
-        self.rows_removed += file.record_count - kept.rows
+        self.removed.append(file)
+        self.added += rest.close()
+        self.rows_removed += file.record_count - rest.rows
 
 
-def _of_day(exchange: str, symbol: str, day: date) -> BooleanExpression:
+def _archive_rows_of_day(exchange: str, symbol: str, day: date) -> BooleanExpression:
     start = datetime.combine(day, time(), UTC)
     return all_of(
         at_least("event_time", start),
         below("event_time", start + DAY),
         equal("symbol", symbol),
         equal("exchange", exchange),
-        is_null(MARK),
+        is_null(ARCHIVE_MARKER),
     )
 
 
-def _holds_nothing_else(table: Table, file: DataFile, symbol: str) -> bool:
+def _holds_only_archive_rows(table: Table, file: DataFile, symbol: str) -> bool:
     """Return whether the file's statistics prove that it holds only the symbol's archive rows.
 
     An hour lies within its day, and a symbol belongs to one exchange.
     """
     schema = table.schema()
-    text, mark = schema.find_field("symbol").field_id, schema.find_field(MARK).field_id
-    lower, upper = (file.lower_bounds or {}).get(text), (file.upper_bounds or {}).get(text)
-    nulls = (file.null_value_counts or {}).get(mark)
+    symbol_id, marker_id = schema.find_field("symbol").field_id, schema.find_field(ARCHIVE_MARKER).field_id
+    lower, upper = (file.lower_bounds or {}).get(symbol_id), (file.upper_bounds or {}).get(symbol_id)
+    nulls = (file.null_value_counts or {}).get(marker_id)
     return lower == upper == symbol.encode() and nulls == file.record_count
 
 
@@ -147,7 +149,8 @@ def _without(batch: pa.RecordBatch, exchange: str, symbol: str) -> pa.Table:
     import pyarrow.compute as pc
 
     rows = pa.Table.from_batches([batch])
-    of_archive = pc.and_(
-        pc.and_(pc.equal(rows["symbol"], symbol), pc.equal(rows["exchange"], exchange)), pc.is_null(rows[MARK])
+    is_archive_row = pc.and_(
+        pc.and_(pc.equal(rows["symbol"], symbol), pc.equal(rows["exchange"], exchange)),
+        pc.is_null(rows[ARCHIVE_MARKER]),
     )
-    return rows.filter(pc.invert(of_archive))
+    return rows.filter(pc.invert(is_archive_row))

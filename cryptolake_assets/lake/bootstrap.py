@@ -25,12 +25,12 @@ FAMILY_PROPERTY = "cryptolake.family"  # property of the trades table: the marke
 def bootstrap(settings: Settings) -> list[str]:
     """Create missing tables and apply pending migrations; return the actions, one line each.
 
-    Raises `LakeMarketError` if the lake is of other markets, `LakeSchemaError` if a later release migrated it.
+    Raises `LakeMarketError` if the lake holds another market family, `LakeSchemaError` if a later release migrated it.
     """
     from pyiceberg.exceptions import NamespaceAlreadyExistsError
 
     catalog = get_catalog(settings)
-    done: list[str] = []
+    actions: list[str] = []
     existing = {".".join(name) for name in catalog.list_namespaces()}
     for namespace in namespaces():
         if namespace in existing:
@@ -38,31 +38,32 @@ def bootstrap(settings: Settings) -> list[str]:
         try:
             location = settings.namespace_location_of(namespace)
             catalog.create_namespace(namespace, {"location": location} if location else {})
-            done.append(f"made {namespace}")
+            actions.append(f"created {namespace}")
         except NamespaceAlreadyExistsError:
             continue
-    # The trades table holds the schema number: check it before changing a lake of a later release.
-    done += [f"made {BRONZE_TRADES.full_name}"] if ensure_table(settings, BRONZE_TRADES) else []
+    # The trades table holds the schema number: check it first, to leave a lake of a later release unchanged.
+    actions += [f"created {BRONZE_TRADES.full_name}"] if ensure_table(settings, BRONZE_TRADES) else []
     require_known_schema(settings)
-    done += [f"made {spec.full_name}" for spec in TABLES if ensure_table(settings, spec)]
+    actions += [f"created {spec.full_name}" for spec in TABLES if ensure_table(settings, spec)]
     _ensure_family(settings)
-    done += [f"applied {migration}" for migration in migrate(settings)]
-    log.info("bootstrap_finished", done=done)
-    return done
+    actions += [f"applied {migration}" for migration in migrate(settings)]
+    log.info("bootstrap_finished", actions=actions)
+    return actions
 
 
 def _ensure_family(settings: Settings) -> None:
     table = get_catalog(settings).load_table(BRONZE_TRADES.identifier)
     family = settings.venue.family
     # Lakes older than the property hold futures.
-    known = table.properties.get(FAMILY_PROPERTY)
-    if known is None and table.metadata.current_snapshot_id is not None:
-        known = Family.FUTURES.value
-    if known not in (None, family):
+    stored = table.properties.get(FAMILY_PROPERTY)
+    if stored is None and table.metadata.current_snapshot_id is not None:
+        stored = Family.FUTURES.value
+    if stored not in (None, family):
         raise LakeMarketError(
-            f"lake: {settings.warehouse_location} holds trades of {known}, and CRYPTOLAKE_MARKET is {settings.market}. "
-            "Their symbols may be the same words for other things. Give this market a CRYPTOLAKE_HOME (and a "
-            "CRYPTOLAKE_WAREHOUSE, where it is set) of its own."
+            f"lake: {settings.warehouse_location} holds trades of {stored}, "
+            f"but CRYPTOLAKE_MARKET is {settings.market}: "
+            "the same symbol names different instruments in the two. Use a separate CRYPTOLAKE_HOME for this market "
+            "(and a separate CRYPTOLAKE_WAREHOUSE, if it is set)."
         )
     if FAMILY_PROPERTY not in table.properties:
         with table.transaction() as transaction:

@@ -1,8 +1,8 @@
-"""Find the data files that Bronze gained since a sequence number, and those that hold an interval of time.
+"""Find the data files that were added to Bronze after a sequence number, or that overlap a time interval.
 
 The sequence number of an Iceberg snapshot grows with every commit, and every live manifest entry keeps the data
 sequence number of the commit that added its file (Iceberg table spec, "Sequence Numbers"). The live entries above a
-cursor are therefore exactly the files a reader has not seen, whatever was expired, compacted or rewritten meanwhile.
+cursor are therefore exactly the files that a reader has not read, after any expiry, compaction or manifest rewrite.
 Compaction keeps the sequence number of its input, so compacted files are not new data.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SHORTEST_CUT_BOUND = 16  # bytes; a text bound of this length may be truncated (Iceberg's metrics mode `truncate(16)`)
+TRUNCATED_BOUND_BYTES = 16  # a text bound of this length may be truncated (Iceberg's metrics mode `truncate(16)`)
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ def files_between(table: Table, snapshot_id: int, first: datetime, last: datetim
     snapshot = table.snapshot_by_id(snapshot_id)
     if snapshot is None:
         raise SnapshotExpiredError(
-            f"bronze: snapshot {snapshot_id} is no longer there. Run the refresh again; it reads the present one."
+            f"bronze: snapshot {snapshot_id} no longer exists. Run the refresh again; it reads the current snapshot."
         )
     return [
         file
         for manifest in snapshot.manifests(table.io)
-        if _reaches_into(manifest, first, last)
+        if _may_overlap(manifest, first, last)
         for file in _live_files(table, manifest)
         if file.earliest < last and file.latest >= first
     ]
@@ -101,7 +101,7 @@ def newest_hour(table: Table) -> datetime | None:
 
 
 def constants_of(files: Iterable[BronzeFile], columns: Iterable[str]) -> dict[str, str]:
-    """Return the text columns that hold one value in all files, with that value: they need not be read.
+    """Return the text columns that hold one value in all files, with that value. Readers can skip these columns.
 
     Values with a backslash are excluded, because engines read such literals differently.
     """
@@ -120,20 +120,20 @@ def scan_trades(connection: duckdb.DuckDBPyConnection, files: Sequence[BronzeFil
     DuckDB takes the types from the first file, and files written before a column was widened have the narrower type.
     The file with the largest quantity comes first, because its type holds all others.
     """
-    widest_first = sorted(files, key=lambda file: -_FAR if file.largest_qty is None else -file.largest_qty)
+    widest_first = sorted(files, key=lambda file: -_UNBOUNDED_QTY if file.largest_qty is None else -file.largest_qty)
     return scan(connection, [local_path(file.path) for file in widest_first], BRONZE_TRADES)
 
 
-_FAR = 2**127  # above any quantity; a file without bounds counts as one with large quantities
+_UNBOUNDED_QTY = 2**127  # larger than any quantity; stands for a file without bounds
 
 
 def quantities_fit(files: Iterable[BronzeFile], kind: str) -> bool:
     """Return whether a decimal type with 8 fractional digits holds every quantity of the files."""
-    whole, scale = decimal_digits(kind) or (0, 0)
-    return all(file.largest_qty is not None and file.largest_qty < 10 ** (whole + scale) for file in files)
+    digits, scale = decimal_digits(kind) or (0, 0)
+    return all(file.largest_qty is not None and file.largest_qty < 10 ** (digits + scale) for file in files)
 
 
-def _reaches_into(manifest: ManifestFile, first: datetime, last: datetime) -> bool:
+def _may_overlap(manifest: ManifestFile, first: datetime, last: datetime) -> bool:
     """Return whether the manifest's partitions may overlap [first, last).
 
     The partition summary holds the lowest and the highest hour since 1970, 4 bytes each.
@@ -158,8 +158,8 @@ def _live_files(table: Table, manifest: ManifestFile) -> Iterator[BronzeFile]:
         file = entry.data_file
         if file.content is not DataFileContent.DATA:
             raise DeleteFilesError(
-                f"{'.'.join(table.name())}: {file.file_path} holds row-level deletes, which nothing here writes or "
-                "reads. Rewrite the table without them: `CALL cryptolake.system.rewrite_data_files(...)` in Spark."
+                f"{'.'.join(table.name())}: {file.file_path} has row-level deletes, which this project does not "
+                "support. Rewrite the table without them: `CALL cryptolake.system.rewrite_data_files(...)` in Spark."
             )
         hour = _hour(file.partition[0])
         lower, upper = file.lower_bounds or {}, file.upper_bounds or {}
@@ -180,8 +180,8 @@ def _live_files(table: Table, manifest: ManifestFile) -> Iterator[BronzeFile]:
 
 
 def _is_constant(lower: bytes | None, upper: bytes | None, nulls: int | None) -> bool:
-    """Return whether the bounds prove a single value; text bounds of 16 characters may be truncated."""
-    return lower is not None and lower == upper and nulls == 0 and len(lower) < SHORTEST_CUT_BOUND
+    """Return whether the bounds prove a single value; text bounds of 16 bytes may be truncated."""
+    return lower is not None and lower == upper and nulls == 0 and len(lower) < TRUNCATED_BOUND_BYTES
 
 
 def _largest(lower: bytes | None, upper: bytes | None) -> int | None:
@@ -209,5 +209,5 @@ def oldest_sequence_by_hour(files: Iterable[BronzeFile]) -> dict[datetime, int]:
 
 
 def local_path(uri: str) -> str:
-    """Return a data file's path for DuckDB and PyArrow: without `file://`; other schemes stay."""
+    """Return a data file's path for DuckDB and PyArrow: strip `file://`, keep other schemes."""
     return uri.removeprefix("file://") if uri.startswith("file:///") else uri.removeprefix("file:")

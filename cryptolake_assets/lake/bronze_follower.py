@@ -3,8 +3,8 @@
 The state is the sensor's cursor. A pending hour keeps the oldest Bronze sequence number that is not in Silver yet; it
 is removed only after its requested run succeeded. Consecutive hours of one UTC day share a run, up to a number of
 trades. A failed hour is requested again alone, with growing delays, and does not block other hours. An open hour is
-requested at most once per interval, and the runs in flight are limited, so that many small ticks catch up after a day
-of downtime.
+requested at most once per interval. The number of runs in flight is limited, so after a day of downtime many small
+ticks catch up.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from cryptolake_assets.model.windows import HOUR
 RETRY_FIRST_S = 30.0
 RETRY_MAX_S = 3_600.0
 
-WHOLE_HOUR = 0  # as a sequence number: recompute every minute of the hour and remove minutes without trades
-MAX_WHOLE_RUNS = 2  # maximum whole-hour runs in flight: a month of history must not delay the open hour
-ROWS_A_RUN = 5_000_000  # maximum trades of hours that share a run: the open hour waits until such a run ends
+FULL_HOUR = 0  # as a sequence number: recompute every minute of the hour and remove minutes without trades
+MAX_FULL_HOUR_RUNS = 2  # full-hour runs in flight: a month of history must not delay the open hour
+MAX_ROWS_PER_RUN = 5_000_000  # trades of the hours that share a run: the open hour waits for such a run
 
 
 class RunState(StrEnum):
@@ -36,11 +36,11 @@ class RunState(StrEnum):
 
 @dataclass
 class PendingHour:
-    """Work that Silver still has to do for an hour.
+    """An hour that Silver must still recompute.
 
-    `from_sequence` is where the next run begins. `generation` changes with every arrival; `requested` is the generation
-    that a run was requested for, `request` the id of that request. `later_from` is the lowest sequence number that
-    arrived after the request. `rows` arrived since the last request.
+    The next run reads from `from_sequence`. `generation` increases with every arrival; `requested` is the generation of
+    the last requested run, `request` the id of that request. `later_from` is the lowest sequence number that
+    arrived after the request. `rows` counts the arrivals since the last request.
     """
 
     from_sequence: int
@@ -67,12 +67,11 @@ class SilverRequest:
 class FollowerState:
     """The cursor: files up to `sequence` were processed; `coverage` is the coverage version processed last.
 
-    `start` is the first hour that could be a partition at the last tick. `look_again` are hours whose coverage is
-    checked again once they are no longer pending. `archive` is when the newest processed archive load was recorded.
-    `table` is the Bronze table that the sequence numbers belong to. `epoch` is unique per new state, so that it does
-    not mistake the runs of its predecessor for its own. `unreported` are rows by hour that arrived and are in no event
-    yet; `asked` and `reported` are when an hour was last requested or reported (epoch seconds), as long as that
-    matters.
+    `start` is the first hour that could be a partition at the last tick. `look_again` lists hours whose coverage is
+    checked again once they are no longer pending. `archive` is the record time of the newest processed archive load.
+    `table` is the Bronze table of the sequence numbers. `epoch` is unique per new state, so that a new state ignores
+    the runs of its predecessor. `unreported` counts arrived rows by hour that no event has reported yet. `asked` and
+    `reported` are the times of an hour's last request and report (epoch seconds), kept for one interval.
     """
 
     sequence: int = 0
@@ -118,7 +117,7 @@ class FollowerState:
         return state if state is not None and state.table in ("", table) else None
 
     @property
-    def at_rest(self) -> bool:
+    def is_idle(self) -> bool:
         """Return whether no work is left until new data arrives."""
         return not (self.pending or self.unreported or self.look_again)
 
@@ -128,7 +127,7 @@ class FollowerState:
     def touch(self, hour: datetime, sequence: int) -> None:
         """Mark an hour as pending from `sequence` on.
 
-        A sequence number above the head stands for new coverage, `WHOLE_HOUR` for a day of the archive.
+        A sequence number above the head stands for new coverage, `FULL_HOUR` for an archive day.
         """
         self.generation += 1
         key = hour.isoformat()
@@ -139,7 +138,7 @@ class FollowerState:
         entry.generation = self.generation
         if entry.requested is None:
             entry.from_sequence = min(entry.from_sequence, sequence)
-            # New data may fix the failure: retry at once.
+            # New data may fix the failure: retry immediately.
             entry.retry_at = 0.0
         else:
             entry.later_from = sequence if entry.later_from is None else min(sequence, entry.later_from)
@@ -177,7 +176,7 @@ class FollowerState:
         interval_s: float = 0.0,
         hours_a_run: int = 1,
     ) -> list[SilverRequest]:
-        """Return the runs to request now, with at most `limit` in flight: oldest data first, whole hours last.
+        """Return the runs to request now, with at most `limit` in flight: oldest data first, full hours last.
 
         Hours wait while another run processes them, and for `interval_s` after their last request. Up to `hours_a_run`
         hours share a run.
@@ -189,41 +188,41 @@ class FollowerState:
             if entry.requested is None and entry.retry_at <= now and key not in self.asked
         }
         in_flight = {self._request(entry): entry for entry in self.pending.values() if entry.requested is not None}
-        room = limit - len(in_flight)
-        whole_runs = sum(entry.from_sequence == WHOLE_HOUR for entry in in_flight.values())
+        free = limit - len(in_flight)
+        full_hour_runs = sum(entry.from_sequence == FULL_HOUR for entry in in_flight.values())
         requests: list[SilverRequest] = []
-        for key in sorted(due, key=lambda key: (due[key].from_sequence == WHOLE_HOUR, due[key].from_sequence, key)):
-            is_whole = self.pending[key].from_sequence == WHOLE_HOUR
-            if len(requests) >= room or (is_whole and whole_runs >= MAX_WHOLE_RUNS):
+        for key in sorted(due, key=lambda key: (due[key].from_sequence == FULL_HOUR, due[key].from_sequence, key)):
+            is_full_hour = self.pending[key].from_sequence == FULL_HOUR
+            if len(requests) >= free or (is_full_hour and full_hour_runs >= MAX_FULL_HOUR_RUNS):
                 break
             hour = datetime.fromisoformat(key)
             if key not in due or is_busy(hour):
                 continue
-            hours = self._sharing(hour, due, is_busy, hours_a_run)
+            hours = self._hours_sharing_run(hour, due, is_busy, hours_a_run)
             entries = [due.pop(each.isoformat()) for each in hours]
-            whole_runs += is_whole
-            requests.append(self._asked(hours, entries, now))
+            full_hour_runs += is_full_hour
+            requests.append(self._mark_requested(hours, entries, now))
         return requests
 
-    def _sharing(
+    def _hours_sharing_run(
         self, hour: datetime, due: Mapping[str, PendingHour], is_busy: Callable[[datetime], bool], hours_a_run: int
     ) -> list[datetime]:
         """Return the hours that share a run with a due hour: due neighbors of its UTC day.
 
-        The newest pending hour may be open and runs alone, unless it is a whole hour; a failed hour runs alone too.
+        The newest pending hour may be open and runs alone, unless it is a full hour; a failed hour runs alone too.
         """
         newest = max(self.pending)
         first = due[hour.isoformat()]
-        is_whole = first.from_sequence == WHOLE_HOUR
+        is_full_hour = first.from_sequence == FULL_HOUR
 
         def joins(other: datetime) -> bool:
             entry = due.get(other.isoformat())
             return (
                 entry is not None
                 and not entry.attempts
-                and (entry.from_sequence == WHOLE_HOUR) == is_whole
+                and (entry.from_sequence == FULL_HOUR) == is_full_hour
                 and other.date() == hour.date()
-                and (is_whole or other.isoformat() != newest)
+                and (is_full_hour or other.isoformat() != newest)
                 and not is_busy(other)
             )
 
@@ -234,14 +233,14 @@ class FollowerState:
             other = hour + step
             while len(hours) < hours_a_run and joins(other):
                 rows += due[other.isoformat()].rows
-                if rows > ROWS_A_RUN:
+                if rows > MAX_ROWS_PER_RUN:
                     break
                 hours.append(other)
                 other += step
         return sorted(hours)
 
-    def _asked(self, hours: list[datetime], entries: list[PendingHour], now: float) -> SilverRequest:
-        """Record that a run is requested for these hours."""
+    def _mark_requested(self, hours: list[datetime], entries: list[PendingHour], now: float) -> SilverRequest:
+        """Mark these hours as requested; return the request."""
         request = f"{self.epoch}.{max(entry.generation for entry in entries)}"
         for hour, entry in zip(hours, entries, strict=True):
             entry.requested, entry.request, entry.rows = entry.generation, request, 0
@@ -254,7 +253,7 @@ class FollowerState:
         return [hour for hour in map(datetime.fromisoformat, sorted(self.pending)) if not is_loaded(hour)]
 
     def arrived(self, rows: Mapping[datetime, int]) -> None:
-        """Add rows that arrived for these hours, for an event to report."""
+        """Count rows that arrived for these hours; `reports` returns them later."""
         for hour, number in rows.items():
             key = hour.isoformat()
             self.unreported[key] = self.unreported.get(key, 0) + number
@@ -271,12 +270,12 @@ class FollowerState:
 
 def _recent(times: Mapping[str, float], now: float, interval_s: float) -> dict[str, float]:
     """Return the entries that are less than `interval_s` old."""
-    return {key: then for key, then in times.items() if now - interval_s < then <= now}
+    return {key: time for key, time in times.items() if now - interval_s < time <= now}
 
 
 @dataclass(frozen=True)
 class SplitHours:
-    """Touched hours, split by whether they can be a partition; `outside` maps hour to rows."""
+    """Touched hours inside the partitions (hour to sequence number) and outside of them (hour to rows)."""
 
     inside: dict[datetime, int]
     outside: dict[datetime, int]

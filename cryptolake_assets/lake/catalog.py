@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.errors import CatalogUnreachableError, TableNotFoundError
-from cryptolake_assets.lake.duck import use_store
+from cryptolake_assets.lake.duck import register_store
 from cryptolake_assets.lake.files import s3_filesystem
 from cryptolake_assets.lake.stores import SQLITE_TIMEOUT_S, catalog_properties
 from cryptolake_assets.model.table_spec import CATALOG, TableSpec
@@ -24,7 +24,7 @@ def get_catalog(settings: Settings) -> Catalog:
     Raises `CatalogUnreachableError` if a REST catalog or a database does not respond or rejects the client.
     """
     if settings.uses_s3:
-        use_store(lambda: s3_filesystem(settings))
+        register_store(lambda: s3_filesystem(settings))
     properties = tuple(sorted(catalog_properties(settings).items()))
     if settings.iceberg_rest_uri:
         return _rest(settings, properties)
@@ -40,17 +40,17 @@ def _rest(settings: Settings, properties: _Properties) -> Catalog:
     from pyiceberg.exceptions import RESTError
     from requests import RequestException
 
-    where = f"catalog: the REST catalog at {settings.iceberg_rest_uri}"
+    catalog = f"catalog: the REST catalog at {settings.iceberg_rest_uri}"
     try:
         return _catalog(properties)
     except RequestException as error:
         raise CatalogUnreachableError(
-            f"{where} cannot be reached ({_cause(error)}). Start it, or correct ICEBERG_REST_URI."
+            f"{catalog} cannot be reached ({_cause(error)}). Start it, or correct ICEBERG_REST_URI."
         ) from error
     except RESTError as error:
         raise CatalogUnreachableError(
-            f"{where} refuses ({_cause(error)}). Look at ICEBERG_REST_TOKEN or ICEBERG_REST_CREDENTIAL with "
-            "ICEBERG_REST_SCOPE, and at the warehouse's name in ICEBERG_REST_WAREHOUSE."
+            f"{catalog} rejected the request ({_cause(error)}). Check ICEBERG_REST_TOKEN, or ICEBERG_REST_CREDENTIAL "
+            "and ICEBERG_REST_SCOPE, and the warehouse name in ICEBERG_REST_WAREHOUSE."
         ) from error
 
 
@@ -62,14 +62,14 @@ def _postgres(settings: Settings, properties: _Properties) -> Catalog:
         return _catalog(properties)
     except NotInstalledError as error:
         raise CatalogUnreachableError(
-            f"catalog: PostgreSQL's driver is not installed ({error.__cause__ or error}). Install the extra: "
+            f"catalog: the PostgreSQL driver is not installed ({error.__cause__ or error}). Install the extra: "
             "pip install 'cryptolake[cluster]'."
         ) from error
     except SQLAlchemyError as error:
-        where = settings.catalog_uri.get_secret_value().rpartition("@")[2]
+        address = settings.catalog_uri.get_secret_value().rpartition("@")[2]
         cause = _cause(getattr(error, "orig", None) or error)
         raise CatalogUnreachableError(
-            f"catalog: PostgreSQL at {where} cannot be used ({cause}). Start it, or correct CRYPTOLAKE_CATALOG_URI."
+            f"catalog: PostgreSQL at {address} cannot be used ({cause}). Start it, or correct CRYPTOLAKE_CATALOG_URI."
         ) from error
 
 
@@ -82,7 +82,7 @@ def _sqlite(settings: Settings, properties: _Properties) -> Catalog:
     except SQLAlchemyError as error:
         cause = _cause(getattr(error, "orig", None) or error)
         raise CatalogUnreachableError(
-            f"catalog: {settings.catalog_db} cannot be used ({cause}). Restore the file from a copy, or set "
+            f"catalog: {settings.catalog_db} cannot be used ({cause}). Restore the file from a backup, or set "
             "CRYPTOLAKE_HOME to another directory."
         ) from error
 
@@ -128,5 +128,5 @@ def load_table(settings: Settings, spec: TableSpec) -> Table:
         return get_catalog(settings).load_table(spec.identifier)
     except NoSuchTableError:
         raise TableNotFoundError(
-            f"catalog: table {spec.full_name} does not exist. Run `cryptolake bootstrap` to make the tables."
+            f"catalog: table {spec.full_name} does not exist. Run `cryptolake bootstrap` to create the tables."
         ) from None

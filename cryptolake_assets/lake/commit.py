@@ -1,8 +1,8 @@
-"""Publish recomputed rows: one atomic commit that replaces exactly them, or none if nothing differs.
+"""Publish recomputed rows: one atomic commit that replaces exactly these rows, or none if nothing differs.
 
 A window's files (a day of Silver, a month of Gold) are rewritten as one file in one `overwrite` snapshot. PyIceberg's
-own `Table.overwrite` would commit a delete snapshot and an append snapshot, and time travel would see the table in
-between.
+own `Table.overwrite` would commit a delete snapshot and an append snapshot; time travel could then read the table
+without these rows.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 SNAPSHOTS_KEPT = 50  # PyIceberg's commit cost grows with the snapshots in the metadata
-READABLE_S = 300.0  # minimum time for readers of a replaced snapshot; maintenance leaves more
+READABLE_S = 300.0  # minimum time that a replaced snapshot stays readable; maintenance keeps it longer
 
 
 @dataclass(frozen=True)
 class Publication:
-    """Result of a commit; `snapshot_id` is the table's snapshot after it, new or not.
+    """Result of a commit; `snapshot_id` is the table's current snapshot afterwards.
 
     `changed_keys` are the keys of new or changed rows; `stamps` are the keys and `updated_at` of all rows of the
     window.
@@ -106,8 +106,8 @@ def publish(
             if attempt.retry_state.attempt_number > 1:
                 log.info("publish_retried", table=spec.full_name, attempt=attempt.retry_state.attempt_number)
                 table = table.refresh()
-            present = read_window(table, window)
-            rows, changed, removed = _merge(spec, present, candidate, replaced_keys, datetime.now(UTC))
+            current = read_window(table, window)
+            rows, changed, removed = _merge(spec, current, candidate, replaced_keys, datetime.now(UTC))
             if changed.num_rows + removed > 0:
                 replace_files(table, window, rows, properties)
     if changed.num_rows + removed > 0:
@@ -118,7 +118,7 @@ def publish(
 
 
 def _merge(
-    spec: TableSpec, present: pa.Table, candidate: pa.Table, replaced_keys: pa.Table, now: datetime
+    spec: TableSpec, current: pa.Table, candidate: pa.Table, replaced_keys: pa.Table, now: datetime
 ) -> tuple[pa.Table, pa.Table, int]:
     """Return all rows of the new window sorted by key, the keys of changed rows, and the number of removed rows."""
     key = ", ".join(spec.key)
@@ -127,7 +127,7 @@ def _merge(
     columns = ", ".join(f"c.{name}" for name in (*spec.key, *values))
     ordered = ", ".join(spec.column_names)
     with open_duckdb() as duck:
-        duck.register("present", present)
+        duck.register("present", current)
         duck.register("candidate", candidate)
         duck.register("replaced_keys", replaced_keys)
         duck.execute(
@@ -164,23 +164,23 @@ def replace_files(
 
 
 def swap_files(
-    table: Table, gone: Iterable[DataFile], come: Iterable[DataFile], properties: Mapping[str, str] | None = None
+    table: Table, removed: Iterable[DataFile], added: Iterable[DataFile], properties: Mapping[str, str] | None = None
 ) -> None:
-    """Remove the files `gone` and add the files `come` in one overwrite snapshot.
+    """Replace the files `removed` by the files `added` in one overwrite snapshot.
 
     Raises PyIceberg's `CommitFailedException` or `ValidationException` after a conflicting commit of another writer.
     """
     with table.transaction() as transaction, _overwrite(transaction, dict(properties or {})) as snapshot:
-        for file in gone:
+        for file in removed:
             snapshot.delete_data_file(file)
-        for file in come:
+        for file in added:
             snapshot.append_data_file(file)
 
 
 def _overwrite(transaction: Transaction, properties: dict[str, str]) -> _OverwriteFiles:
     """Return PyIceberg's overwrite without the manifests that hold only deleted entries.
 
-    PyIceberg (0.12) carries such manifests along forever; Iceberg's Java library drops them.
+    PyIceberg (0.12) keeps such manifests forever; Iceberg's Java library drops them.
     """
     from pyiceberg.manifest import ManifestFile
     from pyiceberg.table.snapshots import Operation
@@ -208,8 +208,8 @@ def _overwrite(transaction: Transaction, properties: dict[str, str]) -> _Overwri
 def expire_snapshots(table: Table, keep: int = SNAPSHOTS_KEPT, readable_s: float = READABLE_S) -> int:
     """Expire the oldest snapshots down to `keep`, once `keep` of them are due; return their number.
 
-    Files that only these snapshots held are deleted. A snapshot that was replaced less than `readable_s` ago stays for
-    its readers. The preceding commit stands already, so after a lost race expiry is left to the next commit.
+    Files that only these snapshots hold are deleted. A snapshot that was replaced less than `readable_s` ago stays
+    readable. The preceding commit has succeeded already, so after a lost race the next commit expires the snapshots.
     """
     from pyiceberg.exceptions import CommitFailedException
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots, replace_files
-from cryptolake_assets.lake.filters import all_of, below, beyond, is_null, one_of
+from cryptolake_assets.lake.filters import above, all_of, below, is_null, one_of
 from cryptolake_assets.lake.retries import commit_attempts
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 
 
 # The `kafka_partition` of an archive row whose trades are still being written. No topic has this partition, so the row
-# covers nothing yet, but it shows that the exchange clock is past its end.
+# covers no time yet; it only shows that the exchange clock is past its end.
 LOADING = -1
 
 NOT_LOADING = f"kafka_partition is null or kafka_partition != {LOADING}"  # filter for all other rows
 
 
 class Evidence(StrEnum):
-    """What proves that every trade of a span is there."""
+    """The evidence that no trade of a span is missing."""
 
-    BARRIER = "barrier"  # a connection's request, answered after every frame that the exchange had sent before
+    BARRIER = (
+        "barrier"  # the response to a request on the connection, which follows all frames that the exchange sent before
+    )
     IDS = "ids"  # consecutive trade ids
     KLINES = "klines"  # the exchange's own trade count and volume of each minute
 
@@ -54,7 +56,7 @@ class CoverageRow:
     source: str
     evidence: Evidence | None = None  # None in rows of earlier releases
     first_id: int | None = None
-    last_id: int | None = None  # of archive rows: first and last of consecutive ids, both inclusive
+    last_id: int | None = None  # in archive rows: the first and last of consecutive ids, both inclusive
 
     @property
     def of_archive(self) -> bool:
@@ -65,9 +67,9 @@ class CoverageRow:
 class IcebergCoverageSink:
     """Writer of the producer's coverage rows.
 
-    A row replaces a row of the same key with an earlier end; otherwise the stored row stays, so that a repeated replay
-    does not shorten coverage. A row that a stored row already includes is not written: a replay that loops forever adds
-    no rows after its first pass.
+    A row replaces a row of the same key with an earlier end; otherwise the stored row stays, so a repeated replay does
+    not shorten coverage. A row that a stored row already includes is not written, so a looping replay adds no
+    rows after its first pass.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -79,31 +81,31 @@ class IcebergCoverageSink:
         from pyiceberg.expressions import AlwaysTrue
 
         table = load_table(self._settings, OPS_COVERAGE)
-        present = table.scan().to_arrow().to_pylist()
-        of_archive = [item for item in present if _is_of_archive(item)]
+        stored = table.scan().to_arrow().to_pylist()
+        of_archive = [item for item in stored if _is_of_archive(item)]
         known = {
             (item["exchange"], item["symbol"], item["stream"], item["connected_from"]): item
-            for item in present
+            for item in stored
             if not _is_of_archive(item)
         }
         changed = False
         for row in rows:
             record = _record(row)
             key = (record["exchange"], record["symbol"], record["stream"], record["connected_from"])
-            if not any(_says(other, record) for other in known.values()) and (
+            if not any(_includes(other, record) for other in known.values()) and (
                 key not in known or known[key]["connected_to"] < record["connected_to"]
             ):
                 known[key] = record
                 changed = True
         if changed:
-            # The table has a few rows per connection: rewrite it whole, as one file.
-            rows_left = [*of_archive, *known.values()]
-            replace_files(table, AlwaysTrue(), pa.Table.from_pylist(rows_left, OPS_COVERAGE.arrow_schema()))
+            # The table has a few rows per connection: rewrite all of it as one file.
+            records = [*of_archive, *known.values()]
+            replace_files(table, AlwaysTrue(), pa.Table.from_pylist(records, OPS_COVERAGE.arrow_schema()))
             expire_snapshots(table)
 
 
 def _is_of_archive(item: Mapping[str, Any]) -> bool:
-    """Return `CoverageRow.of_archive` of a record."""
+    """Return whether a record covers the archive, like `CoverageRow.of_archive`."""
     return item["kafka_partition"] is None or bool(item["kafka_partition"] == LOADING)
 
 
@@ -122,22 +124,22 @@ def change_archive_rows(
     for attempt in commit_attempts(CommitFailedException, ValidationException):
         with attempt:
             table = load_table(settings, OPS_COVERAGE)
-            present = table.scan().to_arrow().to_pylist()
+            stored = table.scan().to_arrow().to_pylist()
             before = {
                 _row(item): item
-                for item in present
+                for item in stored
                 if _is_of_archive(item) and (item["exchange"], item["symbol"]) == (exchange, symbol)
             }
             after = change(list(before))
             if set(after) == before.keys():
                 return
-            kept = [item for item in present if _row(item) not in before]
-            records = [*kept, *(before.get(row) or _record(row) for row in after)]
+            others = [item for item in stored if _row(item) not in before]
+            records = [*others, *(before.get(row) or _record(row) for row in after)]
             replace_files(table, AlwaysTrue(), pa.Table.from_pylist(records, OPS_COVERAGE.arrow_schema()))
     expire_snapshots(table)
 
 
-def _says(known: dict[str, Any], record: dict[str, Any]) -> bool:
+def _includes(known: dict[str, Any], record: dict[str, Any]) -> bool:
     """Return whether `known` contains the interval of `record` and counts whenever `record` would."""
     return (
         all(known[name] == record[name] for name in ("exchange", "symbol", "stream", "kafka_partition"))
@@ -177,10 +179,10 @@ def read_coverage(
 ) -> list[CoverageRow]:
     """Return the coverage rows of the symbols (None: all) that overlap [start, end).
 
-    A bound of None does not limit.
+    None means no bound.
     """
     conditions = [] if symbols is None else [one_of("symbol", symbols)]
-    conditions += [] if start is None else [beyond("connected_to", start)]
+    conditions += [] if start is None else [above("connected_to", start)]
     conditions += [] if end is None else [below("connected_from", end)]
     scan = load_table(settings, OPS_COVERAGE).scan(row_filter=all_of(*conditions))
     return [_row(item) for item in scan.to_arrow().to_pylist()]
@@ -189,7 +191,7 @@ def read_coverage(
 def streamed_symbols(settings: Settings, start: datetime, end: datetime | None = None) -> frozenset[str]:
     """Return the symbols that a stream received in [start, end).
 
-    A symbol selection by pattern or by volume does not name them.
+    Read from coverage, because a symbol selection by pattern or volume does not name its symbols.
     """
     return frozenset(row.symbol for row in read_coverage(settings, start=start, end=end) if not row.of_archive)
 
@@ -206,7 +208,7 @@ class CoverageExtent:
 def read_coverage_of(
     settings: Settings, exchanges: Collection[str], start: datetime | None, end: datetime | None
 ) -> tuple[list[CoverageRow], CoverageExtent]:
-    """Return the exchanges' rows that overlap [start, end), all without bounds, and the extent of all of them."""
+    """Return the exchanges' rows that overlap [start, end) (all rows without bounds), and the extent of all rows."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -273,13 +275,13 @@ def gaps_of(table: Table, snapshot_id: int | None = None) -> list[CoverageGap]:
     rows = table.scan(row_filter=NOT_LOADING, selected_fields=fields, snapshot_id=snapshot_id).to_arrow()
     columns = [(name, "ascending") for name in ("symbol", "stream", "connected_from")]
     gaps: list[CoverageGap] = []
-    reached: dict[tuple[str, str], int] = {}
+    ends: dict[tuple[str, str], int] = {}
     for row in rows.sort_by(columns).to_pylist():
-        of = (row["symbol"], row["stream"])
+        key = (row["symbol"], row["stream"])
         begin_ms, end_ms = _epoch_ms(row["connected_from"]), _epoch_ms(row["connected_to"])
-        if of in reached and begin_ms > reached[of]:
-            gaps.append(CoverageGap(*of, reached[of], begin_ms))
-        reached[of] = max(end_ms, reached.get(of, end_ms))
+        if key in ends and begin_ms > ends[key]:
+            gaps.append(CoverageGap(*key, ends[key], begin_ms))
+        ends[key] = max(end_ms, ends.get(key, end_ms))
     return gaps
 
 

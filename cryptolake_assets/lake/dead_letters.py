@@ -18,9 +18,9 @@ _LINE_NUMBER = re.compile(r"\Aline [0-9]+: ")
 def write_rejected_lines(settings: Settings, source: str, lines: Sequence[BadLine]) -> int:
     """Append the lines that are not stored yet, without Kafka coordinates; return their number.
 
-    A line and its reason are stored once per file, without regard to the line number: another issue, with or without a
-    header, moves line numbers. `source` names the file and takes the place of the stream. Blocks; raises the catalog's
-    errors.
+    A line and its reason are stored once per file, whatever the line number, because another issue of the file, with or
+    without a header, shifts line numbers. `source` names the file and is stored as the stream. Blocks; raises the
+    catalog's errors.
     """
     import pyarrow as pa
 
@@ -28,7 +28,7 @@ def write_rejected_lines(settings: Settings, source: str, lines: Sequence[BadLin
         return 0
     table = load_table(settings, BRONZE_REJECTED)
     stored = table.scan(row_filter=equal("stream", source), selected_fields=("raw", "reason")).to_arrow().to_pylist()
-    known = {(row["raw"], _LINE_NUMBER.sub("", row["reason"])) for row in stored}
+    stored_lines = {(row["raw"], _LINE_NUMBER.sub("", row["reason"])) for row in stored}
     new: dict[tuple[bytes, str], BadLine] = {}
     for line in lines:
         new.setdefault((line.text.encode(), line.reason), line)
@@ -37,7 +37,7 @@ def write_rejected_lines(settings: Settings, source: str, lines: Sequence[BadLin
     rows = [
         {**dict.fromkeys(schema.names), "raw": key[0], "reason": _reason(line), "stream": source, "ingest_ts": received}
         for key, line in new.items()
-        if key not in known
+        if key not in stored_lines
     ]
     if rows:
         table.append(pa.Table.from_pylist(rows, schema))

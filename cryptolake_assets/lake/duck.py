@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 def open_duckdb() -> duckdb.DuckDBPyConnection:
     """Open a UTC, offline connection for temporary objects and Arrow tables; close it after use.
 
-    All connections of a process share one in-memory database, because creating one costs more than a small query; other
-    connections would see anything that is not temporary.
+    All connections of a process share one in-memory database, because creating one costs more than a small query.
+    Anything that is not temporary would be visible to the other connections.
     """
     return _set_up(_shared_database().cursor())
 
 
-def own_duckdb() -> duckdb.DuckDBPyConnection:
-    """Open the same connection on its own database, for named tables and views."""
+def open_private_duckdb() -> duckdb.DuckDBPyConnection:
+    """Open such a connection on a separate database, for named tables and views."""
     return _set_up(_new_database())
 
 
 def _set_up(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     connection.execute("SET TimeZone = 'UTC'")
-    # Arrow tables are registered by name, never picked up from a caller's variables.
+    # Arrow tables must be registered by name; DuckDB must not read the caller's variables.
     connection.execute("SET python_enable_replacements = false")
     return connection
 
 
-def use_store(make: Callable[[], FileSystem]) -> None:
-    """Let DuckDB read `s3://` through a file system, in all databases of the process. The first one stays.
+def register_store(make: Callable[[], FileSystem]) -> None:
+    """Let DuckDB read `s3://` through a file system, in all databases of the process; a second call does nothing.
 
     DuckDB's own S3 reader is an extension, which is downloaded on first use.
     """
@@ -64,12 +64,12 @@ def _register(database: duckdb.DuckDBPyConnection, filesystem: FileSystem) -> No
     store = Store(filesystem)
     database.register_filesystem(store)
 
-    def let_go() -> None:
+    def unregister() -> None:
         with suppress(duckdb.Error):  # the database may be closed
             database.unregister_filesystem(store.protocol)
 
-    # A store that is still registered at exit makes the binding report leaks on stderr.
-    atexit.register(let_go)
+    # If a store is still registered at exit, the binding reports leaks on stderr.
+    atexit.register(unregister)
 
 
 def _new_database() -> duckdb.DuckDBPyConnection:
@@ -88,7 +88,7 @@ def _shared_database() -> duckdb.DuckDBPyConnection:
 
 
 def scalar(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
-    """Return the single integer that a query gives."""
+    """Return the single integer of the query's result."""
     return int(connection.sql(sql).fetchall()[0][0])
 
 
@@ -96,7 +96,8 @@ def scan(connection: duckdb.DuckDBPyConnection, paths: Sequence[str], spec: Tabl
     """Return a FROM clause that reads these data files as rows of the table.
 
     An alias and conditions may follow. With `evolving`, columns are matched by Iceberg's field ids, and a column that a
-    file lacks is NULL. DuckDB then has no row estimate and orders joins badly, so use it only where it matters.
+    file lacks is NULL. DuckDB then has no row estimate and orders joins badly, so use it only for files of different
+    schemas.
     """
     if not paths:
         name = f"no_files_of_{spec.name}"

@@ -16,53 +16,53 @@ if TYPE_CHECKING:
 def equal(column: str, value: Any) -> BooleanExpression:
     from pyiceberg.expressions import EqualTo
 
-    return _made(EqualTo, column, value)
+    return _condition(EqualTo, column, value)
 
 
 def one_of(column: str, values: Collection[str]) -> BooleanExpression:
     from pyiceberg.expressions import In
 
-    made: Any = In
-    condition: BooleanExpression = made(column, frozenset(values))
+    kind: Any = In
+    condition: BooleanExpression = kind(column, frozenset(values))
     return condition
 
 
 def at_least(column: str, value: Any) -> BooleanExpression:
     from pyiceberg.expressions import GreaterThanOrEqual
 
-    return _made(GreaterThanOrEqual, column, value)
+    return _condition(GreaterThanOrEqual, column, value)
 
 
 def at_most(column: str, value: Any) -> BooleanExpression:
     from pyiceberg.expressions import LessThanOrEqual
 
-    return _made(LessThanOrEqual, column, value)
+    return _condition(LessThanOrEqual, column, value)
 
 
-def beyond(column: str, value: Any) -> BooleanExpression:
+def above(column: str, value: Any) -> BooleanExpression:
     """Return the condition `column` > `value`."""
     from pyiceberg.expressions import GreaterThan
 
-    return _made(GreaterThan, column, value)
+    return _condition(GreaterThan, column, value)
 
 
 def below(column: str, value: Any) -> BooleanExpression:
     """Return the condition `column` < `value`."""
     from pyiceberg.expressions import LessThan
 
-    return _made(LessThan, column, value)
+    return _condition(LessThan, column, value)
 
 
 def is_null(column: str) -> BooleanExpression:
     from pyiceberg.expressions import IsNull
 
-    made: Any = IsNull
-    condition: BooleanExpression = made(column)
+    kind: Any = IsNull
+    condition: BooleanExpression = kind(column)
     return condition
 
 
 def all_of(*conditions: BooleanExpression) -> BooleanExpression:
-    """Return the conjunction of the conditions; it is true without any."""
+    """Return the conjunction of the conditions; always true without conditions."""
     from pyiceberg.expressions import AlwaysTrue, And
 
     return reduce(And, conditions) if conditions else AlwaysTrue()
@@ -85,7 +85,7 @@ def gold_month(day: date) -> str:
     return between("trade_date", start, (start + timedelta(days=32)).replace(day=1))
 
 
-def _made(kind: Any, column: str, value: Any) -> BooleanExpression:
-    """Build a condition; PyIceberg takes times and dates as ISO text."""
-    made: BooleanExpression = kind(column, value.isoformat() if hasattr(value, "isoformat") else value)
-    return made
+def _condition(kind: Any, column: str, value: Any) -> BooleanExpression:
+    """Build a condition; PyIceberg requires times and dates as ISO text."""
+    condition: BooleanExpression = kind(column, value.isoformat() if hasattr(value, "isoformat") else value)
+    return condition

@@ -1,4 +1,4 @@
-"""`bronze.futures_trade_gaps`: the ledger of gaps that the producer detected, and their outcomes."""
+"""Read and write the gap ledger, `bronze.futures_trade_gaps`: detected gaps and their outcomes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ClosedBy(StrEnum):
 class GapOutcome(StrEnum):
     """The outcome of a closed gap."""
 
-    ARRIVED = "arrived"  # every missing trade arrived later: the exchange sent out of order, or again
+    ARRIVED = "arrived"  # every missing trade arrived later: the exchange sent it out of order or again
     REPAIRED = "repaired"  # the trades were fetched from the exchange's history
     # The exchange has trades before and after the ids and none with them: they belong to the insurance fund or to
     # auto-deleveraging, which its trade history omits. No order-book trade is lost.
@@ -44,9 +44,9 @@ class OpenBecause(StrEnum):
     """Why a gap is not repaired."""
 
     NEEDS_KEY = "needs_key"  # the history of single trades needs an API key (CRYPTOLAKE_BINANCE_API_KEY)
-    # The gap was larger than CRYPTOLAKE_GAP_REPAIR_MAX_IDS: this older part is left to the public archive.
+    # The gap was larger than CRYPTOLAKE_GAP_REPAIR_MAX_IDS: only the public archive can fill this older part.
     BEYOND_LIMIT = "beyond_limit"
-    NOT_AT_EXCHANGE = "not_at_exchange"  # the exchange returned only a part of it, or nothing
+    NOT_AT_EXCHANGE = "not_at_exchange"  # the exchange returned only a part of the gap, or nothing
     # The exchange sent the trades, and the contract rejected them: their frames are dead letters. A producer with
     # another contract version requests them again.
     REJECTED = "rejected"
@@ -70,9 +70,9 @@ class TradeGap:
     """Missing ids of (exchange, symbol, stream) between two received trades.
 
     `after_us` and `before_us` are the event times of these two (µs since 1970, UTC): the missing trades happened in
-    between. `ids_missing` is how many ids from `first_missing_id` to `last_missing_id` have not arrived. An open gap
-    has no `closed_at`, `closed_by` and `outcome`; `open_because` says what prevents its repair, and a gap that is open
-    because of `REJECTED` has a `rejection`. The trades that closed a gap are in Kafka below `kafka_offset`.
+    between. `ids_missing` counts the ids from `first_missing_id` to `last_missing_id` that have not arrived. An open
+    gap has no `closed_at`, `closed_by` and `outcome`; `open_because` is the reason why it is not repaired, and with
+    the reason `REJECTED` it has a `rejection`. The trades that closed a gap are in Kafka below `kafka_offset`.
     `ids_not_order_book` counts ids that no order-book trade has.
 
     Key: (exchange, symbol, stream, first_missing_id).
@@ -104,8 +104,8 @@ class TradeGap:
 class IcebergGapSink:
     """Writer of the producer's gaps.
 
-    A closed gap stays as it is: a repeated replay finds it again, and so does a producer that reads the end of the
-    topic.
+    A closed gap does not change, because a repeated replay, or a producer that reads the end of the topic, detects it
+    again.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -140,7 +140,7 @@ class IcebergGapSink:
 
 
 def read_gaps(settings: Settings, start: datetime | None = None, end: datetime | None = None) -> list[TradeGap]:
-    """Return the gaps that overlap [start, end]; the whole ledger without bounds."""
+    """Return the gaps that overlap [start, end]; the full ledger without bounds."""
     bounds = [] if start is None or end is None else [at_least("missing_before", start), at_most("missing_after", end)]
     rows = load_table(settings, BRONZE_GAPS).scan(row_filter=all_of(*bounds)).to_arrow()
     return [_gap(row) for row in rows.to_pylist()]

@@ -1,7 +1,7 @@
 """Write Bronze rows as one data file per hour, row group by row group: memory does not grow with the day.
 
-The files keep the order of their input and have the layout that compaction produces. They belong to no snapshot until a
-commit adds them.
+The files keep the order of their input and have the same layout as compacted files. They belong to no snapshot until
+a commit adds them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 HOUR_US = 3_600_000_000
-# Delta-encoded: differences are small in sorted rows.
-_AS_DIFFERENCES = ("event_time", "ingest_ts", "trade_id", "first_trade_id", "last_trade_id")
-_BY_DICTIONARY = ("symbol", "price", "qty", "side", "exchange", "trade_type", "stream")
+# In sorted rows the differences are small.
+_DELTA_ENCODED = ("event_time", "ingest_ts", "trade_id", "first_trade_id", "last_trade_id")
+_DICTIONARY_ENCODED = ("symbol", "price", "qty", "side", "exchange", "trade_type", "stream")
 
 
 class HourFiles:
     """Writer of hourly files; `close()` returns them, `abort()` deletes them.
 
-    It takes rows in any order, best by time. A file is finished once a row two hours later arrives; an open file holds
-    about 10 MB. Rows that arrive for its hour afterwards go to another file.
+    Rows may be in any order; order by time needs the fewest files. A file is finished once a row two hours later
+    arrives; an open file buffers about 10 MB. Later rows of its hour go to another file.
     """
 
     def __init__(self, table: Table) -> None:
@@ -62,7 +62,7 @@ class HourFiles:
         return self._finished
 
     def abort(self) -> None:
-        """Delete the written files; those that cannot be deleted are left to orphan removal."""
+        """Delete the written files; orphan removal deletes any that remain."""
         for file in self._made:
             file.abort()
 
@@ -103,21 +103,21 @@ class _HourFile:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # A dictionary of one value is written at once; a million plain copies of it are compared one by one.
+        # Keep dictionary columns: writing a dictionary of one value is much faster than a million plain copies of it.
         columns = {name: rows[name] for name in schema.names}
-        given = pa.schema([schema.field(name).with_type(column.type) for name, column in columns.items()])
+        file_schema = pa.schema([schema.field(name).with_type(column.type) for name, column in columns.items()])
         if self._writer is None:
             self._writer = pq.ParquetWriter(
                 cast(IO[Any], self._stream),
-                given,
+                file_schema,
                 compression="zstd",
                 store_schema=False,
                 store_decimal_as_integer=True,
                 data_page_version="2.0",
-                use_dictionary=list(_BY_DICTIONARY),
-                column_encoding=dict.fromkeys(_AS_DIFFERENCES, "DELTA_BINARY_PACKED"),
+                use_dictionary=list(_DICTIONARY_ENCODED),
+                column_encoding=dict.fromkeys(_DELTA_ENCODED, "DELTA_BINARY_PACKED"),
             )
-        self._writer.write_table(pa.table(columns, schema=given), row_group_size=ROW_GROUP_ROWS)
+        self._writer.write_table(pa.table(columns, schema=file_schema), row_group_size=ROW_GROUP_ROWS)
 
     def close(self) -> DataFile:
         from pyiceberg.io.pyarrow import (
@@ -128,7 +128,7 @@ class _HourFile:
         from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 
         if self._writer is None:
-            raise ValueError(f"{self._path}: no row was written")
+            raise ValueError(f"{self._path}: no row was written. Write rows before closing the file")
         self._writer.close()
         self._stream.close()
         schema = self._table.schema()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def marts_tables(settings: Settings) -> tuple[TableSpec, ...]:
-    """Return the existing marts, by name; none before dbt's first run."""
+    """Return the existing marts, sorted by name; empty before dbt's first run."""
     from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
     catalog = get_catalog(settings)
@@ -34,7 +34,7 @@ def marts_tables(settings: Settings) -> tuple[TableSpec, ...]:
 
 
 def spec_of(table: Table) -> TableSpec:
-    """Return the specification of a catalog table: name, meaning and columns, without the writer's settings."""
+    """Return the specification of a catalog table: name, meaning and columns, without write properties."""
     namespace, name = table.name()[-2:]
     return TableSpec(
         namespace=namespace,

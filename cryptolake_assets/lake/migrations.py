@@ -2,7 +2,7 @@
 
 To change the schema: change the table in `model/`, append a `Migration` with the next number to `MIGRATIONS`, and
 record the schema in `cryptolake_tests/lake/test_migrations.py`. A migration may run again from its start: after a
-crash, concurrently, and on a lake with new tables. It commits table by table and retries lost commit races.
+crash, in two processes at once, and on a lake with new tables. It commits table by table and retries lost races.
 """
 
 from __future__ import annotations
@@ -91,15 +91,15 @@ def require_known_schema(settings: Settings, migrations: Sequence[Migration] = M
     number, latest = _applied(load_table(settings, BRONZE_TRADES)), migrations[-1].number
     if number > latest:
         raise LakeSchemaError(
-            f"lake: its schema {number} is newer than {latest}, the latest that this release knows. Install the "
-            "release that migrated it, or a later one."
+            f"lake: schema {number} is newer than {latest}, the latest schema of this release. Install the release "
+            "that migrated the lake, or a later one."
         )
 
 
 def migrate(settings: Settings, migrations: Sequence[Migration] = MIGRATIONS) -> list[Migration]:
     """Apply the pending migrations in order and return them.
 
-    Raises what a migration raises; that migration stays pending.
+    If a migration raises an error, the error propagates and the migration stays pending.
     """
     applied = []
     for migration in _after(_applied(load_table(settings, BRONZE_TRADES)), migrations):
@@ -117,8 +117,8 @@ def add_columns(settings: Settings, spec: TableSpec) -> None:
     for attempt in commit_attempts(CommitFailedException):
         with attempt:
             table = load_table(settings, spec)
-            present = table.schema().column_names
-            missing = [field for field in spec.iceberg_schema().fields if field.name not in present]
+            existing = table.schema().column_names
+            missing = [field for field in spec.iceberg_schema().fields if field.name not in existing]
             if missing:
                 with table.update_schema() as update:
                     for field in missing:
@@ -134,12 +134,12 @@ def widen_decimals(settings: Settings, spec: TableSpec) -> None:
     for attempt in commit_attempts(CommitFailedException):
         with attempt:
             table = load_table(settings, spec)
-            wanted = {field.name: field.field_type for field in spec.iceberg_schema().fields}
+            required = {field.name: field.field_type for field in spec.iceberg_schema().fields}
             wider = {
                 field.name: kind
                 for field in table.schema().fields
                 if isinstance(field.field_type, DecimalType)
-                and isinstance(kind := wanted.get(field.name), DecimalType)
+                and isinstance(kind := required.get(field.name), DecimalType)
                 and kind.precision > field.field_type.precision
             }
             if wider:

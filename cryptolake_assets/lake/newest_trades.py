@@ -1,4 +1,4 @@
-"""Find each symbol's newest trade in Bronze, in the newest files: a few seconds, however long the history is."""
+"""Find each symbol's newest trade in Bronze's newest files; takes a few seconds for any length of history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.io import FileIO
 
-LOOK_BACK: Final = timedelta(hours=24)  # before the newest trade of all; older symbols are not found
+LOOK_BACK: Final = timedelta(hours=24)  # before the newest trade of all symbols; older trades are not found
 MAX_ROWS: Final = 5_000_000  # maximum rows of the files read, newest files first
 
 _COLUMNS: Final = ["symbol", "stream", "exchange", "trade_id", "event_time"]
@@ -39,25 +39,25 @@ def newest_trades(
     files.sort(key=lambda file: file.latest, reverse=True)
     found: dict[str, tuple[int, int]] = {}
     rows = 0
-    # Files overlap in time: also read those that end after the earliest start so far.
-    begins = newest + HOUR
+    # Files overlap in time: also read files that end after the earliest start so far.
+    earliest = newest + HOUR
     for file in files:
-        met_all = len(found) == len(symbols) and file.latest < begins
-        if met_all or rows >= MAX_ROWS:
+        found_all = len(found) == len(symbols) and file.latest < earliest
+        if found_all or rows >= MAX_ROWS:
             break
         if not _may_hold(file.constants.get("symbol"), symbols) or not _may_hold(
             file.constants.get("stream"), (stream,)
         ):
             continue
         rows += file.rows
-        begins = min(begins, file.earliest)
+        earliest = min(earliest, file.earliest)
         for symbol, last in _newest(_read(table.io, file.path), exchange, stream, symbols).items():
             found[symbol] = max(found.get(symbol, last), last)
     return found
 
 
-def _may_hold(constant: str | None, wanted: Collection[str]) -> bool:
-    return constant is None or constant in wanted
+def _may_hold(constant: str | None, values: Collection[str]) -> bool:
+    return constant is None or constant in values
 
 
 def _read(io: FileIO, path: str) -> pa.Table:

@@ -38,7 +38,7 @@ class PageQuery:
 
 @dataclass(frozen=True)
 class Page:
-    """Rows in order (an Arrow table of the query's columns); `more` says whether others follow."""
+    """Rows in order (an Arrow table of the query's columns); `more` is true if further rows follow."""
 
     rows: pa.Table
     more: bool
@@ -47,7 +47,7 @@ class Page:
 def read_page(table: Table, snapshot_id: int | None, query: PageQuery, max_bytes: int) -> Page:
     """Read a page of a snapshot (None: the table is empty). Blocks.
 
-    Raises `SnapshotExpiredError`, and `ResponseTooLargeError` once more than `max_bytes` of rows are held in memory.
+    Raises `SnapshotExpiredError`, and `ResponseTooLargeError` when the rows in memory exceed `max_bytes`.
     """
     import pyarrow as pa
 
@@ -55,9 +55,11 @@ def read_page(table: Table, snapshot_id: int | None, query: PageQuery, max_bytes
     if snapshot_id is None:
         return Page(schema.empty_table(), False)
     if table.snapshot_by_id(snapshot_id) is None:
-        raise SnapshotExpiredError(f"snapshot {snapshot_id} of {'.'.join(table.name())} is no longer there.")
+        raise SnapshotExpiredError(
+            f"{'.'.join(table.name())}: snapshot {snapshot_id} no longer exists. Read the current snapshot."
+        )
     scan = table.scan(
-        row_filter=_from_place(query), selected_fields=tuple({*query.columns, *query.key}), snapshot_id=snapshot_id
+        row_filter=_from_start(query), selected_fields=tuple({*query.columns, *query.key}), snapshot_id=snapshot_id
     )
     found = None
     for tasks, rest in _batches(_ordered(table, scan, query)):
@@ -67,7 +69,7 @@ def read_page(table: Table, snapshot_id: int | None, query: PageQuery, max_bytes
             found = _in_order(found, query, query.limit + 1)
         if found.nbytes > max_bytes:
             raise ResponseTooLargeError(
-                f"the answer is larger than {max_bytes >> 20} MiB. Ask for a shorter range, or for pages with `limit`."
+                f"the response is larger than {max_bytes >> 20} MiB. Request a shorter range, or pages with `limit`."
             )
         if query.limit is not None and found.num_rows > query.limit and _is_before(found, rest, query):
             break
@@ -84,11 +86,11 @@ def _schema(table: Table, columns: Sequence[str]) -> pa.Schema:
     import pyarrow as pa
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
-    made = schema_to_pyarrow(table.schema().select(*columns), include_field_ids=False)
-    return pa.schema([made.field(name) for name in columns])
+    full = schema_to_pyarrow(table.schema().select(*columns), include_field_ids=False)
+    return pa.schema([full.field(name) for name in columns])
 
 
-def _from_place(query: PageQuery) -> BooleanExpression:
+def _from_start(query: PageQuery) -> BooleanExpression:
     """Return the query's filter, bounded by the start position in the key's first column."""
     if not query.after:
         return query.where
@@ -99,7 +101,7 @@ def _from_place(query: PageQuery) -> BooleanExpression:
 @dataclass(frozen=True)
 class _Planned:
     task: FileScanTask
-    nearest: Any  # First value of the key's first column in the order of the query; None if unknown.
+    nearest: Any  # first value of the key's first column in the query's order; None if unknown
 
 
 def _ordered(table: Table, scan: DataScan, query: PageQuery) -> list[_Planned]:
@@ -120,7 +122,7 @@ def _ordered(table: Table, scan: DataScan, query: PageQuery) -> list[_Planned]:
 
 
 def _batches(planned: list[_Planned]) -> Iterator[tuple[list[FileScanTask], _Planned | None]]:
-    """Yield the files to read next, more each time, and the first remaining file.
+    """Yield growing batches of files, each with the first remaining file.
 
     Files without bounds are in the first batch.
     """
@@ -144,7 +146,7 @@ def read_files(table: Table, scan: DataScan, tasks: list[FileScanTask]) -> pa.Ta
 def _in_order(rows: pa.Table, query: PageQuery, limit: int | None) -> pa.Table:
     """Return the rows after the start position, in order.
 
-    With `distinct`, keep one row per key: the first by all of its columns, whatever the order of files and rows.
+    With `distinct`, keep one row per key: the first by all of its columns, independent of the order of files and rows.
     """
     direction = "DESC" if query.descending else "ASC"
     order = ", ".join(f"{name} {direction} NULLS LAST" for name in query.key)
@@ -154,7 +156,7 @@ def _in_order(rows: pa.Table, query: PageQuery, limit: int | None) -> pa.Table:
     where, values = "", {}
     if query.after:
         names = query.key[: len(query.after)]
-        values = {f"place_{number}": value for number, value in enumerate(query.after)}
+        values = {f"start_{number}": value for number, value in enumerate(query.after)}
         side = "<" if query.descending else ">"
         where = f"WHERE ({', '.join(names)}) {side} ({', '.join(f'${name}' for name in values)})"
     with open_duckdb() as duck:

@@ -1,7 +1,7 @@
 """Run users' SQL over the tables, by full name: with DuckDB on the Iceberg files, or with Spark.
 
-DuckDB reads the files that PyIceberg plans for the current snapshot; DuckDB's own Iceberg extension would have to be
-downloaded.
+DuckDB reads the files that PyIceberg plans for the current snapshot, because DuckDB's own Iceberg extension would need
+a download.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.errors import QueryError
 from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.duck import own_duckdb, scan
+from cryptolake_assets.lake.duck import open_private_duckdb, scan
 from cryptolake_assets.lake.marts import marts_tables
 from cryptolake_assets.model.nearest import did_you_mean
 from cryptolake_assets.model.table_spec import CATALOG, TableSpec
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.errors.exceptions.base import PySparkException
 
-_UNKNOWN_TO_DUCKDB = re.compile(r'Table with name "?(?P<name>.+?)"? does not exist')
+_DUCKDB_UNKNOWN_TABLE = re.compile(r'Table with name "?(?P<name>.+?)"? does not exist')
 _LINE = re.compile(r"LINE (?P<number>\d+): (?P<text>.*)")
-_DUCKDB_GUESS = re.compile(r'\nDid you mean ".*"\?')
+_DUCKDB_SUGGESTION = re.compile(r'\nDid you mean ".*"\?')
 _SPARK_MESSAGE = re.compile(r"(?P<cause>.*?SQLSTATE: \w{5}[^\n]*)(?:\n+(?P<place>== SQL.*))?", re.DOTALL)
 _JVM_STACK = "\n\nJVM stacktrace:"
 
@@ -43,8 +43,8 @@ def _run_duckdb(settings: Settings, sql: str) -> pa.Table:
     import duckdb
 
     # Load the catalog first: it registers the S3 store that the database is created with.
-    files = [(spec, _data_files(settings, spec)) for spec in _known(settings) if _is_named(spec, sql)]
-    with own_duckdb() as connection:
+    files = [(spec, _data_files(settings, spec)) for spec in _all_tables(settings) if _is_named(spec, sql)]
+    with open_private_duckdb() as connection:
         connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
         for namespace in namespaces():
             connection.execute(f"CREATE SCHEMA {CATALOG}.{namespace}")
@@ -54,7 +54,9 @@ def _run_duckdb(settings: Settings, sql: str) -> pa.Table:
         try:
             relation = connection.sql(sql)
             if relation is None:
-                raise QueryError("sql: the statement gives no rows. Ask for rows, for example with SELECT.")
+                raise QueryError(
+                    "sql: the statement returns no rows. Use a statement that returns rows, such as SELECT."
+                )
             return relation.to_arrow_table()
         except duckdb.Error as error:
             text = _with_line(connection, sql, error)
@@ -71,7 +73,7 @@ def _with_line(connection: duckdb.DuckDBPyConnection, sql: str, error: duckdb.Er
         shown = found["text"].strip(". ")
         numbers = (number for number, line in enumerate(sql.splitlines(), start=1) if shown in line)
         return _LINE.sub(lambda _: f"LINE {next(numbers, found['number'])}: {found['text']}", message, count=1)
-    if isinstance(error, duckdb.CatalogException | duckdb.BinderException):  # it fails again before it reads any data
+    if isinstance(error, duckdb.CatalogException | duckdb.BinderException):  # it fails again before reading any data
         try:
             connection.execute(sql)
         except duckdb.Error as again:
@@ -82,18 +84,18 @@ def _with_line(connection: duckdb.DuckDBPyConnection, sql: str, error: duckdb.Er
 def _with_nearest_tables(settings: Settings, message: str) -> str:
     """Return DuckDB's message with the nearest tables of the lake, in place of DuckDB's own suggestions."""
     text = message.strip()
-    unknown = _UNKNOWN_TO_DUCKDB.search(text)
+    unknown = _DUCKDB_UNKNOWN_TABLE.search(text)
     if unknown is None:
         return text
-    return f"{_DUCKDB_GUESS.sub('', text)}\n{_nearest_tables(settings, unknown['name'])}"
+    return f"{_DUCKDB_SUGGESTION.sub('', text)}\n{_nearest_tables(settings, unknown['name'])}"
 
 
 def _nearest_tables(settings: Settings, name: str) -> str:
-    hint = did_you_mean(name.replace('"', "").replace("`", ""), [spec.full_name for spec in _known(settings)])
-    return hint or "docs/dictionary.md lists the tables; name one in full, such as cryptolake.silver.futures_ohlcv_1m."
+    hint = did_you_mean(name.replace('"', "").replace("`", ""), [spec.full_name for spec in _all_tables(settings)])
+    return hint or "docs/dictionary.md lists the tables. Use a full name, such as cryptolake.silver.futures_ohlcv_1m."
 
 
-def _known(settings: Settings) -> tuple[TableSpec, ...]:
+def _all_tables(settings: Settings) -> tuple[TableSpec, ...]:
     return (*TABLES, *marts_tables(settings))
 
 

@@ -1,7 +1,7 @@
 """Count the rows of a time range by reject reason, reading only the range's files and three columns.
 
-PyIceberg plans the files (partitions and statistics). A few are counted at a time, so that memory does not grow with
-the table.
+PyIceberg plans the files (partitions and statistics). They are read in small groups, so memory does not grow with the
+table.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from pyiceberg.table import DataScan, FileScanTask, Table
 
 FILES_AT_ONCE = 4
-RECENT = timedelta(days=30)  # without a start, count this long up to the newest row
+RECENT = timedelta(days=30)  # without a start, count this long before the newest row
 COLUMNS = (
-    Column("reason", "string", "code of the reason, or name of the rule"),
-    Column("symbol", "string", "the exchange's symbol, where it is known"),
-    Column("rows", "long", "how many"),
-    Column("first_at", TIME, "time of the first one"),
-    Column("last_at", TIME, "time of the last one"),
+    Column("reason", "string", "reason code, or rule name"),
+    Column("symbol", "string", "the exchange's symbol, if known"),
+    Column("rows", "long", "number of rows"),
+    Column("first_at", TIME, "time of the first row"),
+    Column("last_at", TIME, "time of the last row"),
 )
 
 

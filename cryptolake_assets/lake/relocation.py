@@ -1,7 +1,7 @@
 """Move a lake to another location: Iceberg's metadata names every file by its absolute path.
 
 It rewrites the metadata files (JSON), the manifest lists and manifests (Avro, with PyIceberg's reader and writer), and
-the SQLite catalog. This project writes no row-level deletes, which also name data files.
+the SQLite catalog. Row-level deletes, which also name data files, are not handled: this project writes none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Move = Callable[[str], str]
 def relocate(warehouse: Path, catalog_db: Path, old: str, new: str) -> None:
     """Rewrite the lake in the directory `warehouse` from the location `old` to the location `new` (`file://…`).
 
-    The files may lie anywhere meanwhile. A lake that is already at `new` is left as it is.
+    The files may be in any directory meanwhile. A lake whose metadata already names `new` is not changed.
     """
     move = _move(old, new)
     lengths: dict[str, int] = {}

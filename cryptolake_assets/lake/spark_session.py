@@ -30,7 +30,7 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.shuffle.partitions": str(settings.spark_shuffle_partitions),
         "spark.sql.streaming.metricsEnabled": "true",
         "spark.sql.adaptive.enabled": "true",
-        # The fast query of a large day waits for the broadcast of duplicate trades.
+        # The fast query of a large day needs more than the default 5 minutes to broadcast duplicate trades.
         "spark.sql.broadcastTimeout": "3600s",
         "spark.sql.catalogImplementation": "in-memory",
     } | spark_catalog(settings)
@@ -45,16 +45,16 @@ def require_server(settings: Settings) -> None:
         raise spark_unreachable(settings, error) from None
 
 
-def _ask_nothing_at_exit(session: SparkSession) -> None:
-    """Remove the session's exit hook that makes the server forget machine-learning models.
+def _remove_exit_hook(session: SparkSession) -> None:
+    """Remove the session's exit hook, which deletes machine-learning models on the server.
 
-    There are none, and without a server the hook takes ten seconds per session.
+    There are none, and if the server is gone the hook takes ten seconds per session.
     """
     atexit.unregister(cast(Any, session).client._cleanup_ml_cache)
 
 
-def _leave_error_log_out() -> None:
-    """Disable PySpark's log of every statement error, with the JVM stack as one JSON line; it raises the error too."""
+def _disable_error_log() -> None:
+    """Disable PySpark's log of every statement error, with the JVM stack as one JSON line; the error is raised too."""
     from pyspark.logger import PySparkLogger
 
     for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
@@ -62,7 +62,7 @@ def _leave_error_log_out() -> None:
 
 
 def limit_retries(session: SparkSession) -> None:
-    """Make a lost server an error after about ten seconds instead of ten minutes."""
+    """Raise an error after about ten seconds without a server, instead of ten minutes."""
     from pyspark.sql.connect.client.retries import DefaultPolicy
 
     policy = DefaultPolicy(max_retries=8, max_backoff=3_000)
@@ -70,12 +70,12 @@ def limit_retries(session: SparkSession) -> None:
     cast(Any, session).client.set_retry_policies([policy])
 
 
-def _leave_finalizer_out() -> None:
+def _remove_finalizer() -> None:
     """Remove the finalizer of Connect sessions, which closes an unreferenced session.
 
     The garbage collector may run it in a thread that holds a gRPC lock; closing then waits forever for workers that
-    wait for that lock (seen with PySpark 4.1). A dropped session needs no closing: its channel goes with it, and the
-    server expires unused sessions.
+    wait for that lock (seen with PySpark 4.1). A dropped session needs no closing: its channel is closed with it, and
+    the server expires unused sessions.
     """
     from pyspark.sql.connect.session import SparkSession
 
@@ -92,8 +92,8 @@ def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
     from pyspark.sql import SparkSession
 
     require_server(settings)
-    _leave_finalizer_out()
-    _leave_error_log_out()
+    _remove_finalizer()
+    _disable_error_log()
     url = settings.spark_connect_url
     if session_id is not None:
         separator = "" if url.endswith(("/", ";")) else (";" if "/;" in url else "/;")
@@ -102,7 +102,7 @@ def connect(settings: Settings, session_id: str | None = None) -> SparkSession:
         # Not getOrCreate: it would return a session of another server if the process has one.
         session: SparkSession = SparkSession.builder.remote(url).create()
         limit_retries(session)
-        _ask_nothing_at_exit(session)
+        _remove_exit_hook(session)
         session.version  # noqa: B018  the first call reaches the server
     except (PySparkException, OSError) as error:
         raise spark_unreachable(settings, error) from error

@@ -1,6 +1,6 @@
 """Translate the settings of catalog and store for PyIceberg, Spark and Hadoop. Pure.
 
-PyIceberg takes properties, Spark a configuration, and Hadoop (which writes Spark's streaming checkpoints) another one.
+PyIceberg takes properties, Spark a configuration, and Hadoop (which writes Spark's streaming checkpoints) its own.
 Sources: PyIceberg's and Iceberg's documents on catalogs and FileIO, Hadoop's on S3A.
 """
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from cryptolake_assets.model.table_spec import CATALOG
 from cryptolake_assets.settings import Settings
 
-SQLITE_TIMEOUT_S = 30  # how long a writer waits for the lock on the SQLite catalog
+SQLITE_TIMEOUT_S = 30  # maximum time that a writer waits for the lock on the SQLite catalog
 
 _SPARK = f"spark.sql.catalog.{CATALOG}"
 _S3A = "spark.hadoop.fs.s3a"
@@ -21,7 +21,7 @@ def catalog_properties(settings: Settings) -> dict[str, str]:
     """Return PyIceberg's properties of the configured catalog: REST, PostgreSQL or SQLite, on a path or S3."""
     if settings.iceberg_rest_uri:
         properties = {"type": "rest", "uri": settings.iceberg_rest_uri, "warehouse": _rest_warehouse(settings)}
-        properties |= _rest_rights(settings)
+        properties |= _rest_credentials(settings)
     else:
         properties = {"type": "sql", "uri": _sqlalchemy_uri(settings), "warehouse": settings.warehouse_location}
     return properties | _pyiceberg_s3(settings) if settings.uses_s3 else properties
@@ -31,16 +31,16 @@ def spark_catalog(settings: Settings) -> dict[str, str]:
     """Return Spark's configuration of the same catalog."""
     conf = {_SPARK: "org.apache.iceberg.spark.SparkCatalog"}
     if settings.iceberg_rest_uri:
-        named = {"type": "rest", "uri": settings.iceberg_rest_uri, "warehouse": _rest_warehouse(settings)}
-        if rights := _rest_rights(settings):
-            named |= {"rest.auth.type": "oauth2", **rights}
+        catalog = {"type": "rest", "uri": settings.iceberg_rest_uri, "warehouse": _rest_warehouse(settings)}
+        if credentials := _rest_credentials(settings):
+            catalog |= {"rest.auth.type": "oauth2", **credentials}
     else:
-        named = {"type": "jdbc", "jdbc.schema-version": "V1", "warehouse": settings.warehouse_location}
-        named |= _jdbc(settings)
+        catalog = {"type": "jdbc", "jdbc.schema-version": "V1", "warehouse": settings.warehouse_location}
+        catalog |= _jdbc(settings)
     if settings.uses_s3:
-        named |= _iceberg_s3(settings)
+        catalog |= _iceberg_s3(settings)
         conf |= _hadoop_s3(settings)
-    return conf | {f"{_SPARK}.{name}": value for name, value in named.items()}
+    return conf | {f"{_SPARK}.{name}": value for name, value in catalog.items()}
 
 
 def hadoop_location(location: str) -> str:
@@ -57,12 +57,12 @@ def _rest_warehouse(settings: Settings) -> str:
     return settings.iceberg_rest_warehouse or settings.warehouse
 
 
-def _rest_rights(settings: Settings) -> dict[str, str]:
+def _rest_credentials(settings: Settings) -> dict[str, str]:
     """Return the REST credentials; PyIceberg and Iceberg's REST client use the same names."""
     token, credential = settings.iceberg_rest_token, settings.iceberg_rest_credential
     if not (token.get_secret_value() or credential.get_secret_value()):
         return {}
-    return _given(
+    return _without_empty(
         {
             "token": token.get_secret_value(),
             "credential": credential.get_secret_value(),
@@ -94,7 +94,7 @@ def _jdbc(settings: Settings) -> dict[str, str]:
 
 
 def _pyiceberg_s3(settings: Settings) -> dict[str, str]:
-    return _given(
+    return _without_empty(
         {
             "s3.endpoint": settings.minio_endpoint,
             "s3.access-key-id": settings.minio_root_user,
@@ -107,10 +107,10 @@ def _pyiceberg_s3(settings: Settings) -> dict[str, str]:
 
 
 def _iceberg_s3(settings: Settings) -> dict[str, str]:
-    return _given(
+    return _without_empty(
         {
             "io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
-            "http-client.type": "urlconnection",  # the JDK's client: Iceberg's default needs a library of its own
+            "http-client.type": "urlconnection",  # the JDK's client: Iceberg's default needs another library
             "s3.endpoint": settings.minio_endpoint,
             "s3.path-style-access": "true" if settings.s3_path_style else "false",
             "s3.access-key-id": settings.minio_root_user,
@@ -122,7 +122,7 @@ def _iceberg_s3(settings: Settings) -> dict[str, str]:
 
 
 def _hadoop_s3(settings: Settings) -> dict[str, str]:
-    found = _given(
+    s3a = _without_empty(
         {
             "endpoint": settings.minio_endpoint,
             "endpoint.region": settings.s3_region,
@@ -134,13 +134,13 @@ def _hadoop_s3(settings: Settings) -> dict[str, str]:
         }
     )
     return {
-        **{f"{_S3A}.{name}": value for name, value in found.items()},
-        # Checkpoint files appear atomically without a rename, which an S3 store does not have.
+        **{f"{_S3A}.{name}": value for name, value in s3a.items()},
+        # S3 has no atomic rename: this manager makes checkpoint files appear atomically on upload.
         "spark.sql.streaming.checkpointFileManagerClass": (
             "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
         ),
     }
 
 
-def _given(properties: dict[str, str]) -> dict[str, str]:
+def _without_empty(properties: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in properties.items() if value}

@@ -1,6 +1,6 @@
 """Table cache: the current state of every table, for readers with many requests per second.
 
-It polls the catalog now and then and loads only changed tables.
+Each `refresh` polls the catalog and reloads only changed tables.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Identifier = tuple[str, str]  # namespace and name
 
 log = structlog.get_logger(__name__)
 
-IN_USE_S = 600.0  # a table not requested for this long is not loaded ahead
+IN_USE_S = 600.0  # a table that was not requested for this long is not preloaded
 
 
 @dataclass
 class _CachedTable:
     location: str
     table: Table | None = None
-    asked_at: float = 0.0
+    requested_at: float = 0.0
 
 
 class TableCache:
@@ -42,7 +42,7 @@ class TableCache:
         self._settings = settings
         self._tables: dict[Identifier, _CachedTable] = {}
         self._lock = threading.Lock()
-        self._looking = threading.Lock()
+        self._refreshing = threading.Lock()
         self.refreshed_at: float | None = None  # `time.monotonic()` of the last successful refresh
 
     def refresh(self) -> frozenset[Identifier]:
@@ -50,7 +50,7 @@ class TableCache:
 
         Blocks; raises the catalog's errors, and then keeps the previous state.
         """
-        with self._looking:
+        with self._refreshing:
             return self._refresh()
 
     def _refresh(self) -> frozenset[Identifier]:
@@ -62,11 +62,11 @@ class TableCache:
             if known is not None and known.location == location:
                 continue
             changed.add(identifier)
-            asked_at = known.asked_at if known else 0.0
-            in_use = time.monotonic() - asked_at < IN_USE_S if asked_at else False
-            table = self._loaded_ahead(catalog, identifier) if in_use else None
+            requested_at = known.requested_at if known else 0.0
+            in_use = time.monotonic() - requested_at < IN_USE_S if requested_at else False
+            table = self._preload(catalog, identifier) if in_use else None
             with self._lock:
-                self._tables[identifier] = _CachedTable(location, table, asked_at)
+                self._tables[identifier] = _CachedTable(location, table, requested_at)
         with self._lock:
             for identifier in self._tables.keys() - located.keys():
                 del self._tables[identifier]
@@ -88,7 +88,7 @@ class TableCache:
         entry = self._tables.get(identifier)
         if entry is None:
             raise _missing(identifier)
-        entry.asked_at = time.monotonic()
+        entry.requested_at = time.monotonic()
         if entry.table is None:
             try:
                 table = get_catalog(self._settings).load_table(identifier)
@@ -104,11 +104,11 @@ class TableCache:
         entry = self._tables.get(identifier)
         if entry is None or entry.table is None:
             return None
-        entry.asked_at = time.monotonic()
+        entry.requested_at = time.monotonic()
         return entry.table.metadata.current_snapshot_id
 
-    def _loaded_ahead(self, catalog: Catalog, identifier: Identifier) -> Table | None:
-        """Load a table; return None on failure: its readers get the error, and the other tables are refreshed."""
+    def _preload(self, catalog: Catalog, identifier: Identifier) -> Table | None:
+        """Load a table; return None on failure, so that only its readers get the error."""
         from pyiceberg.exceptions import NoSuchTableError
 
         try:
@@ -137,21 +137,21 @@ class TableCache:
 
     def _location(self, catalog: Catalog, identifier: Identifier) -> str:
         known = self._tables.get(identifier)
-        if known is not None and (not known.asked_at or time.monotonic() - known.asked_at > IN_USE_S):
-            known.table = None  # no longer polled: loaded again on the next request
+        if known is not None and (not known.requested_at or time.monotonic() - known.requested_at > IN_USE_S):
+            known.table = None  # not polled any more; the next request loads it again
             return known.location
         return catalog.load_table(identifier).metadata_location
 
 
 def _unreadable(identifier: Identifier) -> TableUnreadableError:
     return TableUnreadableError(
-        f"catalog: files of table {CATALOG}.{'.'.join(identifier)} are not there. The log of the reader names them; "
-        "restore them, or drop the table and make it anew."
+        f"catalog: files of table {CATALOG}.{'.'.join(identifier)} are missing; the reader's log names them. "
+        "Restore the files, or drop and recreate the table."
     )
 
 
 def _missing(identifier: Identifier) -> TableNotFoundError:
     return TableNotFoundError(
-        f"catalog: table {CATALOG}.{'.'.join(identifier)} does not exist (yet). `cryptolake bootstrap` makes the "
-        "tables of the lake, dbt those of the marts once Silver has bars."
+        f"catalog: table {CATALOG}.{'.'.join(identifier)} does not exist yet. Run `cryptolake bootstrap` to create the "
+        "lake's tables; dbt creates the marts once Silver has bars."
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.bronze.offsets import committed_offsets
 from cryptolake_assets.captures.tracked_symbols import default_start_date
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current_sequence, oldest_sequence_by_hour
-from cryptolake_assets.lake.bronze_follower import WHOLE_HOUR, FollowerState, rows_by_hour, split_hours
+from cryptolake_assets.lake.bronze_follower import FULL_HOUR, FollowerState, rows_by_hour, split_hours
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import archive_rows_since
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
@@ -122,7 +122,7 @@ def _mark_archive_hours(settings: Settings, state: FollowerState, rules: RuleCon
     for day in sorted({day_of(datetime.fromtimestamp(row.connected_from_ms / 1000, UTC)) for row, _ in loaded}):
         for hour in (day + number * HOUR for number in range(24)):
             if rules.earliest <= hour <= rules.latest:
-                state.touch(hour, WHOLE_HOUR)
+                state.touch(hour, FULL_HOUR)
     if loaded:
         state.archive = max(at for _, at in loaded).isoformat()
 

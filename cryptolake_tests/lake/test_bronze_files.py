@@ -1,4 +1,4 @@
-"""Which files hold an interval, which are new, and what the manifests say of their columns."""
+"""Data files of an interval, new data files, and the column values known from manifests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ START = datetime(2024, 7, 19, 10, tzinfo=UTC)
 
 @pytest.fixture
 def snapshot_ids(lake: Settings) -> list[int]:
-    """Three commits: two in the first hour, one over the second and the fourth."""
+    """Make three commits: two in the first hour, one in the second and the fourth."""
     ids = []
     for trades in (
         [trade(START, 1), trade(START + 9 * MINUTE, 2, symbol="ETHUSDT")],
@@ -50,7 +50,7 @@ def between(lake: Settings, snapshot_id: int, first: datetime, last: datetime) -
     return sorted((file.earliest, file.latest) for file in files)
 
 
-def test_an_interval_needs_the_files_that_reach_into_it(lake: Settings, snapshot_ids: list[int]) -> None:
+def test_interval_selects_the_files_that_overlap_it(lake: Settings, snapshot_ids: list[int]) -> None:
     head = snapshot_ids[-1]
     early, late = (START, START + 9 * MINUTE), (START + 30 * MINUTE, START + 59 * MINUTE)
     assert between(lake, head, START, START + HOUR) == [early, late]
@@ -61,7 +61,7 @@ def test_an_interval_needs_the_files_that_reach_into_it(lake: Settings, snapshot
     assert between(lake, snapshot_ids[0], START, START + HOUR) == [early]
 
 
-def test_columns_of_one_value_are_known_from_the_manifests(lake: Settings, snapshot_ids: list[int]) -> None:
+def test_manifests_show_columns_with_a_single_value(lake: Settings, snapshot_ids: list[int]) -> None:
     table = load_table(lake, BRONZE_TRADES)
     early, late = sorted(files_between(table, snapshot_ids[-1], START, START + HOUR), key=lambda file: file.earliest)
     assert early.constants["trade_type"] == "MARKET"
@@ -71,14 +71,14 @@ def test_columns_of_one_value_are_known_from_the_manifests(lake: Settings, snaps
     assert "trade_type" not in late.constants
 
 
-def test_a_value_that_a_bound_may_have_cut_is_not_taken_for_constant(lake: Settings) -> None:
+def test_possibly_truncated_bound_is_not_a_constant(lake: Settings) -> None:
     append(lake, [trade(START, 1, exchange="binance_futures_a"), trade(START, 2, exchange="binance_futures_b")])
     table = load_table(lake, BRONZE_TRADES)
     (file,) = files_between(table, table.metadata.current_snapshot_id or 0, START, START + HOUR)
     assert "exchange" not in file.constants
 
 
-def test_file_of_the_narrow_type_is_read_beside_one_of_the_wide_type_in_any_order(lake: Settings) -> None:
+def test_files_of_narrow_and_wide_quantities_are_read_together_in_any_order(lake: Settings) -> None:
     wide, narrow = "12345678901.00000001", "9999999999.99999999"
     append(lake, [trade(START, 1, qty=wide), trade(START, 2, qty="-1")])
     append_narrow(lake, [trade(START, 3, qty=narrow)])
@@ -89,9 +89,9 @@ def test_file_of_the_narrow_type_is_read_beside_one_of_the_wide_type_in_any_orde
         pa.decimal128(28, 8),
     }
     assert sorted(file.largest_qty or 0 for file in files) == [10**18 - 1, 1_234_567_890_100_000_001]
-    for listed in (files, files[::-1]):
+    for ordered in (files, files[::-1]):
         with open_duckdb() as duck:
-            rows = duck.sql(f"SELECT qty::VARCHAR FROM {scan_trades(duck, listed)} ORDER BY trade_id").fetchall()
+            rows = duck.sql(f"SELECT qty::VARCHAR FROM {scan_trades(duck, ordered)} ORDER BY trade_id").fetchall()
         assert rows == [(wide,), ("-1.00000000",), (narrow,)]
     assert [quantities_fit([file], PRICE) for file in sorted(files, key=lambda file: file.largest_qty or 0)] == [
         True,
@@ -109,6 +109,6 @@ def test_only_files_above_the_cursor_are_new(lake: Settings, snapshot_ids: list[
     assert added_files(table, 3) == []
 
 
-def test_an_expired_snapshot_says_so(lake: Settings) -> None:
+def test_expired_snapshot_raises_an_error_with_the_next_step(lake: Settings) -> None:
     with pytest.raises(SnapshotExpiredError, match="Run the refresh again"):
         files_between(load_table(lake, BRONZE_TRADES), 12345, START, START + timedelta(hours=1))

@@ -1,4 +1,4 @@
-"""The follower's bookkeeping: whatever comes, fails or is lost, every file reaches a successful run."""
+"""The follower's state: every file reaches a successful run, after failures and lost cursors too."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from cryptolake_assets.lake.bronze_follower import (
-    MAX_WHOLE_RUNS,
-    ROWS_A_RUN,
-    WHOLE_HOUR,
+    FULL_HOUR,
+    MAX_FULL_HOUR_RUNS,
+    MAX_ROWS_PER_RUN,
     FollowerState,
     RunState,
     SilverRequest,
@@ -31,7 +31,7 @@ def never_busy(_: datetime) -> bool:
     return False
 
 
-def test_an_hour_stays_pending_until_its_run_succeeded() -> None:
+def test_hour_stays_pending_until_its_run_succeeds() -> None:
     state = FollowerState()
     state.touch(HOUR, 7)
     (request,) = state.due_requests(never_busy, now=0, limit=10)
@@ -43,7 +43,7 @@ def test_an_hour_stays_pending_until_its_run_succeeded() -> None:
     assert not state.pending
 
 
-def test_what_comes_during_a_run_is_asked_for_after_it() -> None:
+def test_files_that_arrive_during_a_run_are_requested_after_it() -> None:
     state = FollowerState()
     state.touch(HOUR, 7)
     state.due_requests(never_busy, 0, 10)
@@ -54,66 +54,66 @@ def test_what_comes_during_a_run_is_asked_for_after_it() -> None:
     assert request.from_sequence == 9
 
 
-def test_a_whole_hour_that_comes_during_a_run_is_asked_for_after_it_and_not_forgotten_by_a_failure() -> None:
+def test_full_hour_touched_during_a_run_is_requested_after_success_and_failure() -> None:
     for outcome in (RunState.SUCCEEDED, RunState.FAILED):
         state = FollowerState()
         state.touch(HOUR, 7)
         state.due_requests(never_busy, 0, 10)
         state.touch(HOUR, 9)
-        state.touch(HOUR, WHOLE_HOUR)
+        state.touch(HOUR, FULL_HOUR)
         state.touch(HOUR, 11)
         state = restored(state.to_cursor())
         state.settle(lambda *_, outcome=outcome: outcome, 1)
         (request,) = state.due_requests(never_busy, 1, 10)
-        assert request.from_sequence == WHOLE_HOUR
+        assert request.from_sequence == FULL_HOUR
 
 
-def test_history_leaves_room_for_what_comes_now() -> None:
+def test_history_does_not_delay_the_open_hour() -> None:
     state = FollowerState()
     for number in range(24):
-        state.touch(HOUR - timedelta(hours=number + 1), WHOLE_HOUR)
+        state.touch(HOUR - timedelta(hours=number + 1), FULL_HOUR)
     state.touch(HOUR, 12)
     requests = state.due_requests(never_busy, 0, 24)
     assert requests[0].hours == (HOUR,)
-    assert len(requests) == 1 + MAX_WHOLE_RUNS
-    state.settle(lambda it: RunState.SUCCEEDED if it == requests[0].request else RunState.IN_FLIGHT, 1)
+    assert len(requests) == 1 + MAX_FULL_HOUR_RUNS
+    state.settle(lambda request: RunState.SUCCEEDED if request == requests[0].request else RunState.IN_FLIGHT, 1)
     assert state.due_requests(never_busy, 1, 24) == []
     state.touch(HOUR, 13)
     assert [request.hours for request in state.due_requests(never_busy, 1, 24)] == [(HOUR,)]
 
 
-def test_a_failed_hour_is_tried_later_from_its_oldest_file_and_blocks_no_other() -> None:
+def test_failed_hour_is_retried_later_from_its_oldest_file_and_blocks_no_other() -> None:
     state = FollowerState()
     state.touch(HOUR, 3)
     state.touch(NEXT, 4)
-    asked = state.due_requests(never_busy, 0, 10)
-    (first,) = (request.request for request in asked if request.hours == (HOUR,))
+    requests = state.due_requests(never_busy, 0, 10)
+    (first,) = (request.request for request in requests if request.hours == (HOUR,))
     state.settle(lambda request: RunState.FAILED if request == first else RunState.SUCCEEDED, 0)
     assert list(state.pending) == [HOUR.isoformat()]
     assert state.due_requests(never_busy, 1, 10) == []
-    (again,) = state.due_requests(never_busy, 31, 10)
-    assert again.from_sequence == 3
-    assert again.key not in {request.key for request in asked}
+    (retry,) = state.due_requests(never_busy, 31, 10)
+    assert retry.from_sequence == 3
+    assert retry.key not in {request.key for request in requests}
 
 
-def test_new_data_brings_a_failed_hour_forward() -> None:
+def test_new_data_retries_a_failed_hour_immediately() -> None:
     state = FollowerState()
     state.touch(HOUR, 3)
     state.due_requests(never_busy, 0, 10)
     state.settle(lambda *_: RunState.FAILED, 0)
     state.touch(HOUR, 8)
-    (again,) = state.due_requests(never_busy, 1, 10)
-    assert again.from_sequence == 3
+    (retry,) = state.due_requests(never_busy, 1, 10)
+    assert retry.from_sequence == 3
 
 
-def test_a_busy_hour_waits() -> None:
+def test_busy_hour_is_not_requested() -> None:
     state = FollowerState()
     state.touch(HOUR, 3)
     assert state.due_requests(lambda _: True, 0, 10) == []
     assert len(state.due_requests(never_busy, 0, 10)) == 1
 
 
-def test_the_same_tick_asks_for_the_same_run_and_a_new_cursor_for_another() -> None:
+def test_same_tick_requests_the_same_run_and_a_new_cursor_another() -> None:
     state = FollowerState()
     state.touch(HOUR, 3)
     cursor = state.to_cursor()
@@ -125,7 +125,7 @@ def test_the_same_tick_asks_for_the_same_run_and_a_new_cursor_for_another() -> N
     assert lost.due_requests(never_busy, 0, 10)[0].key != first[0].key
 
 
-def test_a_tick_is_bounded_and_takes_the_oldest_data_first() -> None:
+def test_tick_is_bounded_and_requests_the_oldest_data_first() -> None:
     state = FollowerState()
     for number in range(30):
         state.touch(HOUR + timedelta(hours=number), 100 - number)
@@ -135,11 +135,11 @@ def test_a_tick_is_bounded_and_takes_the_oldest_data_first() -> None:
 
 
 @given(st.text())
-def test_an_unreadable_cursor_begins_at_the_beginning(cursor: str) -> None:
+def test_unreadable_cursor_restarts_from_the_beginning(cursor: str) -> None:
     assert restored(cursor).sequence == 0
 
 
-def test_the_copy_takes_over_for_a_lost_cursor_and_only_for_the_same_table() -> None:
+def test_copy_replaces_a_lost_cursor_of_the_same_table_only() -> None:
     state = FollowerState(sequence=7, table="a")
     state.touch(HOUR, 7)
     copy = state.to_cursor()
@@ -151,21 +151,21 @@ def test_the_copy_takes_over_for_a_lost_cursor_and_only_for_the_same_table() -> 
     assert (other_table.sequence, other_table.table) == (0, "b")
 
 
-def test_an_hour_is_asked_for_once_in_an_interval() -> None:
+def test_hour_is_requested_once_per_interval() -> None:
     state = FollowerState()
-    asked = []
+    requested_at = []
     for second in range(0, 600, 5):  # ten minutes of ticks, with new files before each of them
         state.touch(HOUR, second + 1)
         state.settle(lambda *_: RunState.SUCCEEDED, second)
-        asked += [second for _ in state.due_requests(never_busy, second, 10, interval_s=60)]
-    assert asked == list(range(0, 600, 60))
+        requested_at += [second for _ in state.due_requests(never_busy, second, 10, interval_s=60)]
+    assert requested_at == list(range(0, 600, 60))
     state.touch(NEXT, 700)
     assert [request.hours for request in state.due_requests(never_busy, 599, 10, interval_s=60)] == [(NEXT,)], (
-        "another hour is free"
+        "another hour has its own interval"
     )
 
 
-def test_what_is_in_flight_is_bounded_over_many_ticks() -> None:
+def test_number_of_runs_in_flight_is_bounded_over_many_ticks() -> None:
     state = FollowerState()
     for number in range(24 * 30):
         state.touch(HOUR + timedelta(hours=number), number + 1)
@@ -179,7 +179,7 @@ def test_what_is_in_flight_is_bounded_over_many_ticks() -> None:
         running += state.due_requests(never_busy, ticks, limit=24)
         assert len(running) <= 24
         for request in running[:5]:
-            assert request.request not in done, "asked for twice"
+            assert request.request not in done, "requested twice"
             done.add(request.request)
         running = running[5:]
     assert len(done) == 24 * 30
@@ -189,18 +189,18 @@ MIDNIGHT = datetime(2024, 7, 19, tzinfo=UTC)
 
 
 def day_of_history(first: int = 0, last: int = 24) -> FollowerState:
-    """A state to which hours of a day came from the archive, and a file of a later hour."""
+    """Return a state with archive hours of a day, and a file of a later hour."""
     state = FollowerState()
     for number in range(first, last):
-        state.touch(MIDNIGHT + timedelta(hours=number), WHOLE_HOUR)
+        state.touch(MIDNIGHT + timedelta(hours=number), FULL_HOUR)
     state.touch(MIDNIGHT + timedelta(days=3), 5)
     return state
 
 
-def test_hours_of_a_day_share_a_run_and_the_newest_hour_has_its_own() -> None:
+def test_hours_of_a_day_share_a_run_and_the_newest_hour_runs_alone() -> None:
     state = day_of_history()
     for number in range(24, 30):
-        state.touch(MIDNIGHT + timedelta(hours=number), WHOLE_HOUR)
+        state.touch(MIDNIGHT + timedelta(hours=number), FULL_HOUR)
     open_hour, *history = state.due_requests(never_busy, 0, 24, hours_a_run=24)
     assert open_hour.hours == (MIDNIGHT + timedelta(days=3),)
     assert [(request.hours[0], len(request.hours)) for request in history] == [
@@ -212,7 +212,7 @@ def test_hours_of_a_day_share_a_run_and_the_newest_hour_has_its_own() -> None:
     assert len(state.pending) == 7
 
 
-def test_neighbours_share_a_run_from_their_oldest_file_on() -> None:
+def test_neighboring_hours_share_a_run_from_their_oldest_file_on() -> None:
     state = FollowerState()
     for number, sequence in ((0, 9), (1, 7), (3, 8), (4, 20)):
         state.touch(MIDNIGHT + timedelta(hours=number), sequence)
@@ -224,14 +224,14 @@ def test_neighbours_share_a_run_from_their_oldest_file_on() -> None:
     ]
 
 
-def test_a_busy_hour_divides_its_neighbours() -> None:
+def test_busy_hour_splits_a_shared_run() -> None:
     state = day_of_history(0, 5)
     busy = MIDNIGHT + timedelta(hours=2)
     _, *history = state.due_requests(lambda hour: hour == busy, 0, 24, hours_a_run=24)
     assert [[hour.hour for hour in request.hours] for request in history] == [[0, 1], [3, 4]]
 
 
-def test_hours_that_failed_together_are_tried_again_one_by_one() -> None:
+def test_hours_that_failed_together_are_retried_one_by_one() -> None:
     state = day_of_history(0, 2)
     state.due_requests(never_busy, 0, 24, hours_a_run=24)
     state.settle(lambda _: RunState.FAILED, 0)
@@ -239,25 +239,25 @@ def test_hours_that_failed_together_are_tried_again_one_by_one() -> None:
     assert [len(request.hours) for request in history] == [1, 1]
 
 
-def test_hours_with_many_trades_share_no_run() -> None:
+def test_hours_with_many_trades_do_not_share_a_run() -> None:
     state = day_of_history(0, 4)
-    state.arrived({MIDNIGHT + timedelta(hours=number): ROWS_A_RUN // 2 for number in range(4)})
+    state.arrived({MIDNIGHT + timedelta(hours=number): MAX_ROWS_PER_RUN // 2 for number in range(4)})
     _, *history = state.due_requests(never_busy, 0, 24, hours_a_run=24)
     assert [[hour.hour for hour in request.hours] for request in history] == [[0, 1], [2, 3]]
 
 
-def test_trades_that_came_during_a_run_count_for_the_next() -> None:
+def test_trades_that_arrive_during_a_run_count_for_the_next_run() -> None:
     state = day_of_history(0, 4)
     state.due_requests(never_busy, 0, 24, hours_a_run=24)
     for number in range(4):
         state.touch(MIDNIGHT + timedelta(hours=number), 9)
-    state.arrived({MIDNIGHT + timedelta(hours=number): ROWS_A_RUN // 2 for number in range(4)})
+    state.arrived({MIDNIGHT + timedelta(hours=number): MAX_ROWS_PER_RUN // 2 for number in range(4)})
     state.settle(lambda _: RunState.SUCCEEDED, 1)
     requests = state.due_requests(never_busy, 2, 24, hours_a_run=24)
     assert sorted([hour.hour for hour in request.hours] for request in requests) == [[0, 1], [2], [3]]
 
 
-def test_a_cursor_of_an_earlier_release_finds_its_runs() -> None:
+def test_cursor_of_an_earlier_release_finds_its_runs() -> None:
     state = FollowerState(epoch="e")
     state.touch(HOUR, 3)
     state.due_requests(never_busy, 0, 24)
@@ -269,7 +269,7 @@ def test_a_cursor_of_an_earlier_release_finds_its_runs() -> None:
     assert not old.pending
 
 
-def test_rows_are_reported_once_in_bounded_portions() -> None:
+def test_rows_are_reported_once_in_bounded_batches() -> None:
     state = FollowerState()
     state.arrived({HOUR + timedelta(hours=number): 10 for number in range(5)})
     first = state.reports(0.0, limit=3, interval_s=60)
@@ -282,7 +282,7 @@ def test_rows_are_reported_once_in_bounded_portions() -> None:
     assert state.reports(600.0, limit=3, interval_s=60) == {}
 
 
-def test_hours_outside_the_partitions_are_split_off_with_their_rows() -> None:
+def test_hours_outside_the_partitions_are_separated_with_their_rows() -> None:
     stray = datetime(2099, 1, 1, tzinfo=UTC)
     split = split_hours({HOUR: 4, stray: 5}, {HOUR: 10, stray: 1}, HOUR, NEXT)
     assert split.inside == {HOUR: 4}
@@ -290,9 +290,9 @@ def test_hours_outside_the_partitions_are_split_off_with_their_rows() -> None:
 
 
 class Following(RuleBasedStateMachine):
-    """Files arrive, runs are asked for, succeed and fail, the daemon forgets a tick: no file is ever left out.
+    """Files arrive, runs are requested, succeed and fail, a cursor is not saved: no file is ever skipped.
 
-    A run reads the files that exist when it is asked for, from its `from_sequence` on; a real one reads more.
+    A run reads the files that exist at its request, from its `from_sequence` on; a real run may read more.
     """
 
     hours = Bundle("hours")
@@ -308,11 +308,11 @@ class Following(RuleBasedStateMachine):
         self.now = 0.0
 
     @rule(target=hours, number=st.integers(0, 3))
-    def an_hour(self, number: int) -> datetime:
+    def choose_hour(self, number: int) -> datetime:
         return HOUR + timedelta(hours=number)
 
     @rule(hour=hours)
-    def files_come(self, hour: datetime) -> None:
+    def add_file(self, hour: datetime) -> None:
         self.sequence += 1
         self.files.setdefault(hour, set()).add(self.sequence)
         self.state.touch(hour, self.sequence)
@@ -342,7 +342,7 @@ class Following(RuleBasedStateMachine):
         return self.ended.get(request, RunState.FAILED)
 
     @rule(succeeds=st.booleans())
-    def a_run_ends(self, succeeds: bool) -> None:
+    def end_run(self, succeeds: bool) -> None:
         if not self.running:
             return
         key, read = next(iter(self.running.items()))
@@ -352,7 +352,7 @@ class Following(RuleBasedStateMachine):
             self.in_silver.setdefault(hour, set()).update(files)
 
     @invariant()
-    def what_is_not_in_silver_is_pending(self) -> None:
+    def files_not_in_silver_are_pending(self) -> None:
         for hour, files in self.files.items():
             missing = files - self.in_silver.get(hour, set())
             if missing:

@@ -1,4 +1,4 @@
-"""Publishing: one commit that replaces exactly the recomputed rows, or none."""
+"""Publication: one commit that replaces exactly the recomputed rows, or none."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def stored(lake: Settings) -> dict[tuple[str, datetime], dict[str, Any]]:
     return by_key
 
 
-def test_the_same_rows_again_commit_nothing_and_keep_updated_at(lake: Settings) -> None:
+def test_equal_rows_commit_nothing_and_keep_updated_at(lake: Settings) -> None:
     first = put(lake, [bar("A"), bar("B")])
     before = stored(lake)
     again = put(lake, [bar("A"), bar("B")])
@@ -65,7 +65,7 @@ def test_the_same_rows_again_commit_nothing_and_keep_updated_at(lake: Settings) 
     assert stored(lake) == before
 
 
-def test_when_every_row_goes_the_table_is_empty_and_can_be_filled_again(lake: Settings) -> None:
+def test_table_can_be_emptied_and_filled_again(lake: Settings) -> None:
     put(lake, [bar("A"), bar("B")])
     publication = put(lake, [], replaced=[bar("A"), bar("B")])
     assert (publication.rows_changed, publication.rows_removed) == (0, 2)
@@ -74,7 +74,7 @@ def test_when_every_row_goes_the_table_is_empty_and_can_be_filled_again(lake: Se
     assert len(stored(lake)) == 1
 
 
-def test_only_the_row_that_differs_moves(lake: Settings) -> None:
+def test_only_the_changed_row_gets_a_new_updated_at(lake: Settings) -> None:
     put(lake, [bar("A"), bar("B"), bar("B", 1)])
     before = stored(lake)
     publication = put(lake, [bar("B", high=Decimal("2.00000000"))])
@@ -86,7 +86,7 @@ def test_only_the_row_that_differs_moves(lake: Settings) -> None:
     assert after == before
 
 
-def test_a_replaced_key_without_a_row_goes(lake: Settings) -> None:
+def test_replaced_key_without_a_new_row_is_removed(lake: Settings) -> None:
     put(lake, [bar("A"), bar("B")])
     publication = put(lake, [bar("A")], replaced=[bar("A"), bar("B")])
     assert (publication.rows_changed, publication.rows_removed) == (0, 1)
@@ -94,25 +94,25 @@ def test_a_replaced_key_without_a_row_goes(lake: Settings) -> None:
 
 
 def versions(publication: Publication) -> tuple[str, str]:
-    """Of two minutes after each other."""
+    """Return the versions of two consecutive minutes."""
     starts = (MINUTE, MINUTE + timedelta(minutes=1))
     first, second = (publication.version("window_start", start, start + timedelta(minutes=1)) for start in starts)
     return first, second
 
 
-def test_the_version_of_a_part_moves_with_its_rows_and_only_with_them(lake: Settings) -> None:
+def test_version_changes_exactly_when_rows_of_its_interval_change(lake: Settings) -> None:
     before = versions(put(lake, [bar("A"), bar("B"), bar("A", 1)]))
     assert versions(put(lake, [bar("A"), bar("B")])) == before
     changed = versions(put(lake, [bar("B", high=Decimal("2.00000000"))]))
     assert changed[0] != before[0]
     assert changed[1] == before[1]
     restored = versions(put(lake, [bar("B")]))
-    assert restored[0] not in (before[0], changed[0]), "a reader may have seen the rows in between"
+    assert restored[0] not in (before[0], changed[0]), "a reader may have read the rows of the commit in between"
     assert versions(put(lake, [bar("A")], replaced=[bar("A"), bar("B")]))[0] not in (before[0], restored[0])
     assert versions(put(lake, [], replaced=[bar("A", 1)]))[1] != before[1]
 
 
-def test_another_day_is_not_rewritten(lake: Settings) -> None:
+def test_files_of_another_day_are_not_rewritten(lake: Settings) -> None:
     next_day = bar("A", 5)
     candidate = pa.Table.from_pylist([next_day], schema=SILVER_OHLCV.arrow_schema())
     keys = candidate.select(list(SILVER_OHLCV.key))
@@ -124,7 +124,7 @@ def test_another_day_is_not_rewritten(lake: Settings) -> None:
     assert len(stored(lake)) == 2
 
 
-def test_a_change_is_one_snapshot_and_one_file_so_that_time_travel_sees_no_gap(lake: Settings) -> None:
+def test_change_is_one_snapshot_so_time_travel_always_finds_the_row(lake: Settings) -> None:
     for number in range(1, 4):
         put(lake, [bar("A", trades=number)])
     table = load_table(lake, SILVER_OHLCV)
@@ -135,31 +135,31 @@ def test_a_change_is_one_snapshot_and_one_file_so_that_time_travel_sees_no_gap(l
     assert len(list(table.scan().plan_files())) == 1
 
 
-def test_snapshots_stay_bounded(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_snapshots_is_bounded(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(6):
         put(lake, [bar("A", trades=number + 1)])
     table = load_table(lake, SILVER_OHLCV)
     assert expire_snapshots(table) == 0
     assert SNAPSHOTS_KEPT > 6
-    assert expire_snapshots(table, keep=2) == 0, "whoever reads them has some minutes"
+    assert expire_snapshots(table, keep=2) == 0, "replaced snapshots stay readable for some minutes"
     assert expire_snapshots(table, keep=2, readable_s=0) == 4
     assert len(load_table(lake, SILVER_OHLCV).metadata.snapshots) == 2
     assert stored(lake)["A", MINUTE]["trades"] == 6
 
 
-def test_a_writer_that_lost_the_race_merges_into_what_the_other_left(
+def test_writer_that_lost_the_race_merges_with_the_other_writers_rows(
     lake: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(lake, [bar("A")])
     read = commit.read_window
 
-    def read_and_let_another_be_faster(table: Table, window: str) -> pa.Table:
+    def read_before_a_concurrent_commit(table: Table, window: str) -> pa.Table:
         rows = read(table, window)
         monkeypatch.setattr(commit, "read_window", read)
         put(lake, [bar("B")])
         return rows
 
-    monkeypatch.setattr(commit, "read_window", read_and_let_another_be_faster)
+    monkeypatch.setattr(commit, "read_window", read_before_a_concurrent_commit)
     put(lake, [bar("C")])
     assert {key[0] for key in stored(lake)} == {"A", "B", "C"}
 
@@ -168,7 +168,7 @@ def bars_table(*rows: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=SILVER_OHLCV.arrow_schema())
 
 
-def test_keys_are_those_of_all_tables_in_order() -> None:
+def test_keys_of_concatenates_the_keys_of_all_tables_in_order() -> None:
     keys = keys_of(SILVER_OHLCV, bars_table(bar("A"), bar("B", 1)), bars_table(bar("C", 2)))
     assert keys.column_names == ["symbol", "window_start"]
     assert [(row["symbol"], row["window_start"] - MINUTE) for row in keys.to_pylist()] == [
@@ -178,16 +178,16 @@ def test_keys_are_those_of_all_tables_in_order() -> None:
     ]
 
 
-def test_publication_names_the_snapshot_that_the_table_has_after_it(lake: Settings) -> None:
-    nothing = put(lake, [])
-    assert (nothing.snapshot_id, nothing.committed) == (None, False)
-    made = put(lake, [bar("A")])
+def test_publication_has_the_snapshot_id_of_its_commit(lake: Settings) -> None:
+    empty = put(lake, [])
+    assert (empty.snapshot_id, empty.committed) == (None, False)
+    changed = put(lake, [bar("A")])
     snapshot = load_table(lake, SILVER_OHLCV).current_snapshot()
     assert snapshot is not None
-    assert (made.snapshot_id, made.committed) == (snapshot.snapshot_id, True)
+    assert (changed.snapshot_id, changed.committed) == (snapshot.snapshot_id, True)
 
 
-def test_snapshot_carries_the_properties_of_its_publication(lake: Settings) -> None:
+def test_snapshot_has_the_properties_of_its_publication(lake: Settings) -> None:
     for number in (1, 2):
         put(lake, [bar("A", trades=number)])
         snapshot = load_table(lake, SILVER_OHLCV).current_snapshot()
@@ -196,7 +196,7 @@ def test_snapshot_carries_the_properties_of_its_publication(lake: Settings) -> N
         assert snapshot.summary["run"] == "1"
 
 
-def test_updated_at_is_the_time_of_the_commit_in_any_zone(lake: Settings) -> None:
+def test_updated_at_is_the_commit_time_in_utc_in_any_time_zone(lake: Settings) -> None:
     before = datetime.now(UTC)
     with machine_zone("Asia/Tokyo"):
         put(lake, [bar("A")])
@@ -207,11 +207,11 @@ def test_updated_at_is_the_time_of_the_commit_in_any_zone(lake: Settings) -> Non
 def test_lost_race_is_logged_and_the_commit_retried(
     lake: Settings, monkeypatch: pytest.MonkeyPatch, lost_race: type[Exception]
 ) -> None:
-    replace_really = commit.replace_files
+    original = commit.replace_files
 
     def lose(*_: object) -> None:
-        monkeypatch.setattr(commit, "replace_files", replace_really)
-        raise lost_race("another writer was faster")
+        monkeypatch.setattr(commit, "replace_files", original)
+        raise lost_race("another writer committed first")
 
     monkeypatch.setattr(commit, "replace_files", lose)
     with capture_logs() as logs:
@@ -228,7 +228,7 @@ def test_lost_race_is_logged_and_the_commit_retried(
     ]
 
 
-def test_every_commit_expires_old_snapshots_and_none_is_expired_without_one(
+def test_snapshots_are_expired_after_every_commit_and_only_then(
     lake: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expired: list[int] = []
@@ -237,20 +237,20 @@ def test_every_commit_expires_old_snapshots_and_none_is_expired_without_one(
     put(lake, [bar("A")])
     assert expired == [1]
     put(lake, [bar("B")], replaced=[bar("A"), bar("B")])
-    assert expired == [1, 2], "one row is new and one is gone"
+    assert expired == [1, 2], "one row is new and one is removed"
 
 
-def test_snapshots_expire_once_as_many_may_go_as_are_kept(lake: Settings) -> None:
+def test_snapshots_expire_once_as_many_are_due_as_are_kept(lake: Settings) -> None:
     for number in range(4):
         table = load_table(lake, SILVER_OHLCV)
-        assert expire_snapshots(table, keep=2, readable_s=0) == 0, "fewer than two may go"
+        assert expire_snapshots(table, keep=2, readable_s=0) == 0, "fewer than two are due"
         put(lake, [bar("A", trades=number + 1)])
     assert expire_snapshots(load_table(lake, SILVER_OHLCV), keep=2, readable_s=0) == 2
 
 
-def test_expiry_that_loses_the_race_is_left_to_the_next_commit(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expiry_that_loses_the_race_does_nothing(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(*_: object) -> None:
-        raise CommitFailedException("another writer was faster")
+        raise CommitFailedException("another writer committed first")
 
     monkeypatch.setattr(commit, "expire", lose)
     with capture_logs() as logs:
@@ -260,12 +260,12 @@ def test_expiry_that_loses_the_race_is_left_to_the_next_commit(lake: Settings, m
             "event": "snapshot_expiry_failed",
             "log_level": "info",
             "table": "silver.futures_ohlcv_1m",
-            "cause": "another writer was faster",
+            "cause": "another writer committed first",
         }
     ]
 
 
-def test_files_that_share_a_manifest_with_a_replaced_one_stay(lake: Settings) -> None:
+def test_file_that_shares_a_manifest_with_a_replaced_file_stays(lake: Settings) -> None:
     replace_files(load_table(lake, SILVER_OHLCV), AlwaysTrue(), bars_table(bar("A"), bar("A", 5)))
     for number in (2, 3, 4):
         put(lake, [bar("A", trades=number)])
@@ -275,7 +275,7 @@ def test_files_that_share_a_manifest_with_a_replaced_one_stay(lake: Settings) ->
     }
 
 
-def test_snapshot_names_the_file_that_it_deleted_and_none_that_earlier_ones_did(lake: Settings) -> None:
+def test_snapshot_lists_only_the_file_that_its_own_commit_deleted(lake: Settings) -> None:
     files = []
     for number in range(1, 5):
         put(lake, [bar("A", trades=number)])

@@ -1,4 +1,4 @@
-"""`ops.stream_coverage`: what a repeated replay must not take back."""
+"""`ops.stream_coverage`: rows only extend, and a repeated replay does not shorten coverage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROW = CoverageRow(
 )
 
 
-def test_a_row_moves_forward_and_never_back(lake: Settings) -> None:
+def test_row_is_extended_and_never_shortened(lake: Settings) -> None:
     sink = IcebergCoverageSink(lake)
     sink.write([ROW])
     sink.write([replace(ROW, connected_to_ms=9_000, kafka_offset=20)])
@@ -31,7 +31,7 @@ def test_a_row_moves_forward_and_never_back(lake: Settings) -> None:
     assert (row.connected_to_ms, row.kafka_offset) == (9_000, 20)
 
 
-def test_connections_and_symbols_are_rows_of_their_own(lake: Settings) -> None:
+def test_each_connection_and_symbol_has_its_own_row(lake: Settings) -> None:
     sink = IcebergCoverageSink(lake)
     sink.write([ROW, replace(ROW, symbol="ETHUSDT")])
     sink.write([replace(ROW, connected_from_ms=6_000, connected_to_ms=8_000)])
@@ -42,25 +42,25 @@ def test_connections_and_symbols_are_rows_of_their_own(lake: Settings) -> None:
     }
 
 
-def test_what_a_known_row_says_is_not_written_again(lake: Settings) -> None:
+def test_row_included_in_a_stored_row_is_not_written(lake: Settings) -> None:
     sink = IcebergCoverageSink(lake)
     sink.write([ROW])
     repeated = replace(ROW, connected_from_ms=2_000, connected_to_ms=4_000, kafka_offset=15)
     sink.write([repeated, replace(repeated, connected_from_ms=2_500, connected_to_ms=5_000)])
     assert read_coverage(lake) == [ROW]
-    # These say more: a later end, a lower offset, another partition.
-    more = [
+    # Not included: a later end, a lower offset, another partition.
+    wider = [
         replace(repeated, connected_to_ms=5_001),
         replace(repeated, connected_from_ms=2_100, kafka_offset=9),
         replace(repeated, connected_from_ms=2_200, kafka_partition=3),
     ]
-    sink.write(more)
+    sink.write(wider)
     assert sorted(read_coverage(lake), key=lambda row: row.connected_from_ms) == sorted(
-        [ROW, *more], key=lambda row: row.connected_from_ms
+        [ROW, *wider], key=lambda row: row.connected_from_ms
     )
 
 
-def test_a_commit_leaves_one_file_and_two_manifests_however_many_came_before(lake: Settings) -> None:
+def test_commit_leaves_one_file_and_two_manifests_after_many_commits(lake: Settings) -> None:
     sink = IcebergCoverageSink(lake)
     for number in range(6):
         sink.write([replace(ROW, connected_to_ms=5_000 + number, kafka_offset=10 + number)])
@@ -69,7 +69,7 @@ def test_a_commit_leaves_one_file_and_two_manifests_however_many_came_before(lak
     assert sorted(found) == [(0, 1), (1, 0)]
 
 
-def test_another_market_s_symbol_of_the_same_name_is_another_one(lake: Settings) -> None:
+def test_same_symbol_of_another_market_has_its_own_row(lake: Settings) -> None:
     spot = replace(ROW, exchange="binance_spot", connected_to_ms=9_000, kafka_offset=99)
     sink = IcebergCoverageSink(lake)
     sink.write([ROW])

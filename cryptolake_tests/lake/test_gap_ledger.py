@@ -1,4 +1,4 @@
-"""`bronze.futures_trade_gaps`: gaps are opened, filled and closed, and no replay opens one again."""
+"""`bronze.futures_trade_gaps`: gaps are opened and closed, and a replay does not reopen them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLOSED = replace(
 )
 
 
-def test_a_gap_is_read_as_it_was_written_and_closed(lake: Settings) -> None:
+def test_gap_is_read_back_as_written_and_as_closed(lake: Settings) -> None:
     sink = IcebergGapSink(lake)
     other = replace(GAP, symbol="ETHUSDT", after_us=LAST_OF_JULY_US + 1)
     sink.write([GAP, other])
@@ -34,7 +34,7 @@ def test_a_gap_is_read_as_it_was_written_and_closed(lake: Settings) -> None:
     assert sink.open_gaps() == [other]
 
 
-def test_a_closed_gap_is_not_opened_again_and_nothing_new_is_no_commit(lake: Settings) -> None:
+def test_closed_gap_is_not_reopened_and_unchanged_gaps_commit_nothing(lake: Settings) -> None:
     sink = IcebergGapSink(lake)
     sink.write([CLOSED])
     before = load_table(lake, BRONZE_GAPS).metadata.current_snapshot_id
@@ -44,7 +44,7 @@ def test_a_closed_gap_is_not_opened_again_and_nothing_new_is_no_commit(lake: Set
     assert load_table(lake, BRONZE_GAPS).metadata.current_snapshot_id == before
 
 
-def test_a_gap_that_goes_beyond_the_closed_one_is_told(lake: Settings) -> None:
+def test_gap_wider_than_the_closed_one_is_stored_as_open(lake: Settings) -> None:
     sink = IcebergGapSink(lake)
     sink.write([CLOSED])
     wider = replace(GAP, last_missing_id=GAP.last_missing_id + 5, open_because=OpenBecause.NEEDS_KEY)

@@ -1,4 +1,4 @@
-"""dbt's tables as the catalog knows them: listed, queried and maintained beside the lake's own."""
+"""dbt's tables in the catalog are listed, queried and maintained like the lake's own tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POSITION = StreamPosition(datetime(2024, 7, 19, tzinfo=UTC))
 
 @pytest.fixture
 def mart(lake: Settings) -> Table:
-    """A table as dbt leaves one behind: two commits, a row each."""
+    """Create a table like dbt does: two commits with one row each."""
     catalog = get_catalog(lake)
     catalog.create_namespace_if_not_exists("marts")
     schema = Schema(
@@ -50,12 +50,12 @@ def mart(lake: Settings) -> Table:
     return table
 
 
-def test_without_marts_there_are_none(lake: Settings) -> None:
+def test_marts_are_empty_before_dbts_first_run(lake: Settings) -> None:
     assert marts_tables(lake) == ()
 
 
 @pytest.mark.usefixtures("mart")
-def test_a_mart_is_described_by_the_catalog(lake: Settings) -> None:
+def test_specification_of_a_mart_comes_from_the_catalog(lake: Settings) -> None:
     (spec,) = marts_tables(lake)
     assert spec.full_name == NAME
     assert spec.doc == "Some bars."
@@ -64,7 +64,7 @@ def test_a_mart_is_described_by_the_catalog(lake: Settings) -> None:
 
 
 @pytest.mark.usefixtures("mart")
-def test_sql_reads_marts_to_the_last_digit_and_names_them(lake: Settings) -> None:
+def test_sql_reads_marts_exactly_and_suggests_their_names(lake: Settings) -> None:
     rows = run_sql(lake, f"SELECT * FROM {NAME} ORDER BY window_start DESC").to_pylist()
     assert [row["close"] for row in rows] == [Decimal("64000.10000001"), Decimal("64000.00000001")]
     assert rows[0]["window_start"] == datetime(2024, 7, 18, 10, 1, tzinfo=UTC)
@@ -72,7 +72,7 @@ def test_sql_reads_marts_to_the_last_digit_and_names_them(lake: Settings) -> Non
         run_sql(lake, "SELECT * FROM marts.no_bars")
 
 
-def test_old_snapshots_of_marts_are_dropped(lake: Settings, mart: Table) -> None:
+def test_old_snapshots_of_marts_expire(lake: Settings, mart: Table) -> None:
     assert small_files(lake)[NAME] == 2
     settings = load_settings(home=lake.home, snapshot_retention_s=600, snapshots_kept=1)
     assert mart.refresh().metadata.snapshots

@@ -1,4 +1,4 @@
-"""Pending migrations are applied once, in order, and go on where a failure or another process left them."""
+"""Pending migrations are applied once, in order, and continue after a failure or another process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cryptolake_assets.settings import Settings, load_settings
 
 LATEST = MIGRATIONS[-1].number
 SCHEMAS = {1: "ff95e4617f8eebd8", 2: "a1b8747d0726aa88", 3: "0fdc20a91f749de0", 4: "b8c050ea0d01ceb0"}
-"""Of each migration, the schema of the tables in `model/` after it: a hash of all tables' columns and types."""
+"""A hash of the columns and types of all tables in `model/` after each migration."""
 
 
 def schema_hash() -> str:
@@ -44,25 +44,25 @@ def set_number(settings: Settings, number: int | None) -> None:
             transaction.set_properties({SCHEMA_PROPERTY: str(number)})
 
 
-def test_change_of_the_tables_has_a_migration() -> None:
+def test_every_schema_change_has_a_migration() -> None:
     assert [migration.number for migration in MIGRATIONS] == list(range(1, LATEST + 1))
     assert list(SCHEMAS) == list(range(1, LATEST + 1))
-    assert schema_hash() == SCHEMAS[LATEST], "the tables have changed: append a migration, and its hash here"
+    assert schema_hash() == SCHEMAS[LATEST], "the tables have changed: append a migration, and add its hash here"
 
 
-def test_new_lake_is_of_the_latest_schema(lake: Settings) -> None:
+def test_new_lake_has_the_latest_schema(lake: Settings) -> None:
     schema = lake_schema(lake)
     assert schema is not None
     assert (schema.number, schema.pending, str(schema)) == (LATEST, (), f"schema {LATEST}")
 
 
-def test_home_without_a_lake_has_no_schema_and_gets_none(tmp_path: Path) -> None:
+def test_home_without_a_lake_has_no_schema_and_no_catalog_is_created(tmp_path: Path) -> None:
     settings = load_settings(home=tmp_path / "home")
     assert lake_schema(settings) is None
     assert not settings.catalog_db.exists()
 
 
-def test_lake_without_a_number_gains_the_present_columns(lake: Settings) -> None:
+def test_lake_without_a_schema_number_gets_the_current_columns(lake: Settings) -> None:
     for spec, columns in ((SILVER_OHLCV, ("trades_dropped",)), (OPS_COVERAGE, ("evidence", "first_id", "last_id"))):
         with load_table(lake, spec).update_schema() as update:
             for column in columns:
@@ -80,34 +80,34 @@ def test_lake_without_a_number_gains_the_present_columns(lake: Settings) -> None
     assert bootstrap(lake) == []
 
 
-def noting(calls: list[int], number: int, fails: Callable[[], bool] = lambda: False) -> Migration:
+def recording(calls: list[int], number: int, fails: Callable[[], bool] = lambda: False) -> Migration:
     def apply(_: Settings) -> None:
         calls.append(number)
         if fails():
-            raise OSError("no answer")
+            raise OSError("no response")
 
     return Migration(number, f"change {number}", apply)
 
 
-def test_failed_migration_stays_pending_and_holds_later_ones_back(lake: Settings) -> None:
+def test_failed_migration_stays_pending_and_blocks_later_ones(lake: Settings) -> None:
     calls: list[int] = []
     broken = [True]
     first, second, third = LATEST + 1, LATEST + 2, LATEST + 3
     changes = [
         *MIGRATIONS,
-        noting(calls, first),
-        noting(calls, second, lambda: broken.pop() if broken else False),
-        noting(calls, third),
+        recording(calls, first),
+        recording(calls, second, lambda: broken.pop() if broken else False),
+        recording(calls, third),
     ]
-    with pytest.raises(OSError, match="no answer"):
+    with pytest.raises(OSError, match="no response"):
         migrate(lake, changes)
     assert calls == [first, second]
     assert [migration.number for migration in migrate(lake, changes)] == [second, third]
-    assert calls == [first, second, second, third], "what was applied is not applied again"
+    assert calls == [first, second, second, third], "an applied migration does not run again"
     assert migrate(lake, changes) == []
 
 
-def test_number_that_another_process_recorded_is_not_lowered(lake: Settings) -> None:
+def test_schema_number_of_another_process_is_not_lowered(lake: Settings) -> None:
     def overtaken(settings: Settings) -> None:
         set_number(settings, LATEST + 5)
 
@@ -115,10 +115,10 @@ def test_number_that_another_process_recorded_is_not_lowered(lake: Settings) -> 
     assert load_table(lake, BRONZE_TRADES).properties[SCHEMA_PROPERTY] == str(LATEST + 5)
 
 
-def test_lake_of_a_later_release_is_left_alone(lake: Settings) -> None:
+def test_lake_of_a_later_release_is_not_changed(lake: Settings) -> None:
     set_number(lake, LATEST + 1)
     before = load_table(lake, OPS_COVERAGE).metadata_location
     with pytest.raises(LakeSchemaError, match=rf"schema {LATEST + 1} is newer than {LATEST}.*Install the release"):
         bootstrap(lake)
     assert load_table(lake, OPS_COVERAGE).metadata_location == before
-    require_known_schema(lake, [*MIGRATIONS, noting([], LATEST + 1)])
+    require_known_schema(lake, [*MIGRATIONS, recording([], LATEST + 1)])

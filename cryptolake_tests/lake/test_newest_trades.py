@@ -1,4 +1,4 @@
-"""The newest trade of each symbol, from the newest files."""
+"""Each symbol's newest trade, read from the newest files."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def us(when: datetime) -> int:
     return round(when.timestamp() * 1_000_000)
 
 
-def test_an_empty_table_has_none(lake: Settings) -> None:
+def test_empty_table_has_no_newest_trade(lake: Settings) -> None:
     assert newest_hour(load_table(lake, BRONZE_TRADES)) is None
     assert found(lake) == {}
 
 
-def test_the_highest_id_counts_not_the_newest_row(lake: Settings) -> None:
+def test_newest_trade_is_the_one_with_the_highest_id(lake: Settings) -> None:
     append(lake, [trade(START, 7), trade(START + MINUTE, 9), trade(START, 3, symbol="ETHUSDT")])
     append(lake, [trade(START + 2 * MINUTE, 8)])
     assert found(lake) == {"BTCUSDT": (9, us(START + MINUTE)), "ETHUSDT": (3, us(START))}
 
 
-def test_another_stream_exchange_or_symbol_is_not_taken_for_it(lake: Settings) -> None:
+def test_trades_of_another_stream_exchange_or_symbol_are_ignored(lake: Settings) -> None:
     append(lake, [trade(START, 5), trade(START, 90, stream="aggTrade"), trade(START, 91, exchange="other")])
     append(lake, [trade(START + HOUR, 92, symbol="SOLUSDT")])
     assert found(lake) == {"BTCUSDT": (5, us(START))}
@@ -51,11 +51,11 @@ def test_only_the_newest_files_are_read(lake: Settings, monkeypatch: pytest.Monk
     paths: list[str] = []
     read = module._read
 
-    def noted(io: FileIO, path: str) -> pa.Table:
+    def recorded_read(io: FileIO, path: str) -> pa.Table:
         paths.append(path)
         return read(io, path)
 
-    monkeypatch.setattr(module, "_read", noted)
+    monkeypatch.setattr(module, "_read", recorded_read)
     for hour in range(8):
         append(lake, [trade(START + hour * HOUR, hour), trade(START + hour * HOUR, hour, symbol="ETHUSDT")])
     assert found(lake) == {"BTCUSDT": (7, us(START + 7 * HOUR)), "ETHUSDT": (7, us(START + 7 * HOUR))}
@@ -63,7 +63,7 @@ def test_only_the_newest_files_are_read(lake: Settings, monkeypatch: pytest.Monk
     assert newest_hour(load_table(lake, BRONZE_TRADES)) == START + 7 * HOUR
 
 
-def test_the_look_back_is_bounded(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_is_bounded_in_time_and_rows(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     append(lake, [trade(START, 1, symbol="ETHUSDT")])
     append(lake, [trade(START + LOOK_BACK + timedelta(hours=2), 2)])
     assert found(lake).keys() == {"BTCUSDT"}

@@ -1,4 +1,4 @@
-"""A user's SQL: messages of DuckDB and Spark show the line and the nearest names."""
+"""User SQL: error messages of DuckDB and Spark show the line and the nearest table names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLACE = "== SQL ==\nSELEC 1\n^^^"
 WITH_A_PLACE = f"\n[PARSE_SYNTAX_ERROR] Syntax error at or near 'SELEC'. SQLSTATE: 42601 (line 1, pos 0)\n\n{PLACE}\n"
 
 
-def message(settings: Settings, sql: str) -> str:
+def error_message(settings: Settings, sql: str) -> str:
     with pytest.raises(QueryError) as error:
         run_sql(settings, sql)
     text = str(error.value)
@@ -40,8 +40,8 @@ def message(settings: Settings, sql: str) -> str:
         ("SELECT 1,\n  CAST(word AS INTEGER) FROM (SELECT 'BTCUSDT' AS word)", "LINE 2:   CAST(word AS INTEGER)"),
     ],
 )
-def test_an_error_shows_the_statements_line(lake: Settings, sql: str, line: str) -> None:
-    assert f"\n{line}" in message(lake, sql)
+def test_error_shows_the_line_of_the_statement(lake: Settings, sql: str, line: str) -> None:
+    assert f"\n{line}" in error_message(lake, sql)
 
 
 @pytest.mark.parametrize(
@@ -51,26 +51,26 @@ def test_an_error_shows_the_statements_line(lake: Settings, sql: str, line: str)
         *("gold.futures_ohlcv_1m", "crypto.silver.futures_ohlcv_1m", '"silver"."futures_ohlcv1m"'),
     ],
 )
-def test_an_unknown_table_gets_the_nearest_ones(lake: Settings, name: str) -> None:
-    text = message(lake, f"SELECT * FROM {name}")
+def test_unknown_table_suggests_the_nearest_one(lake: Settings, name: str) -> None:
+    text = error_message(lake, f"SELECT * FROM {name}")
     assert text.endswith(f"Did you mean {BARS}?")
     assert text.count("Did you mean") == 1
 
 
-def test_a_table_that_resembles_none_is_answered_with_where_they_are_listed(lake: Settings) -> None:
+def test_table_name_without_a_near_match_refers_to_the_dictionary(lake: Settings) -> None:
     for name in ("zookeeper", "币安人生"):
-        assert "docs/dictionary.md lists the tables" in message(lake, f"SELECT * FROM {name}")
+        assert "docs/dictionary.md lists the tables" in error_message(lake, f"SELECT * FROM {name}")
 
 
-def test_a_table_may_be_named_in_quotes(lake: Settings) -> None:
+def test_quoted_table_name_is_accepted(lake: Settings) -> None:
     assert run_sql(lake, 'SELECT * FROM "cryptolake"."silver"."futures_ohlcv_1m"').num_rows == 0
 
 
-def test_a_statement_without_rows_says_what_to_do(lake: Settings) -> None:
-    assert "Ask for rows" in message(lake, "")
+def test_statement_without_rows_raises_an_error_with_the_next_step(lake: Settings) -> None:
+    assert "Use a statement that returns rows" in error_message(lake, "")
 
 
-def test_sparks_message_has_the_place_and_neither_plan_nor_stack(lake: Settings) -> None:
+def test_spark_message_has_the_position_but_no_plan_or_stack(lake: Settings) -> None:
     unknown = {"relationName": "`cryptolake`.`silver`.`futures_ohlcv_1`"}
     for stack in ("", JVM):
         text = _spark_message(lake, AnalysisException(WITH_A_PLAN + stack, "TABLE_OR_VIEW_NOT_FOUND", unknown))

@@ -1,4 +1,4 @@
-"""A lake that is moved to another directory: every path follows, no value changes."""
+"""Relocation of a lake replaces every path and changes no other value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT = datetime(2024, 7, 19, 10, tzinfo=UTC)
 
 
 def moved(source: Settings, home: Path) -> Settings:
-    """Move the lake's files and return the settings of the home where they are then."""
+    """Move the lake's files to `home` and return its settings."""
     shutil.move(source.home, home)
     settings = load_settings(home=home, market=source.market)
     relocate(home / "warehouse", settings.catalog_db, source.warehouse_location, settings.warehouse_location)
@@ -29,7 +29,7 @@ def moved(source: Settings, home: Path) -> Settings:
 
 
 @pytest.mark.parametrize("home", ["b", "a much longer name with spaces and 币安人生", "in/a/deeper/place"])
-def test_moved_lake_has_its_rows_and_takes_more(lake: Settings, tmp_path: Path, home: str) -> None:
+def test_moved_lake_keeps_its_rows_and_accepts_new_ones(lake: Settings, tmp_path: Path, home: str) -> None:
     append(lake, [trade(AT, 1)])
     append(lake, [trade(AT, 2)])
     first = load_table(lake, BRONZE_TRADES).metadata.snapshots[0].snapshot_id
@@ -43,19 +43,19 @@ def test_moved_lake_has_its_rows_and_takes_more(lake: Settings, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("market", ["usdm", "spot"])
-def test_manifests_of_spark_and_pyiceberg_keep_every_value_but_the_paths(tmp_path: Path, market: str) -> None:
+def test_manifests_of_spark_and_pyiceberg_change_only_their_paths(tmp_path: Path, market: str) -> None:
     settings = open_old(market, tmp_path / "a")
     entries = described(settings)
     assert entries
     assert all(local_path(path).startswith(f"{settings.home}/warehouse/") for path, _ in entries)
-    again = moved(settings, tmp_path / "some other place")
-    assert [text for _, text in described(again)] == [text for _, text in entries]
-    (count,) = run_sql(again, "SELECT count(*) AS n FROM cryptolake.bronze.futures_trades").to_pylist()
+    relocated = moved(settings, tmp_path / "some other place")
+    assert [text for _, text in described(relocated)] == [text for _, text in entries]
+    (count,) = run_sql(relocated, "SELECT count(*) AS n FROM cryptolake.bronze.futures_trades").to_pylist()
     assert count["n"] == (7001 if market == "usdm" else 4000)
 
 
 def described(settings: Settings) -> list[tuple[str, str]]:
-    """Path and everything else of every manifest and data file of the table of trades, all snapshots."""
+    """Return the path and the other values of every manifest and data file of the trades table, all snapshots."""
     table = load_table(settings, BRONZE_TRADES)
     found = []
     for snapshot in table.metadata.snapshots:
@@ -73,8 +73,8 @@ def described(settings: Settings) -> list[tuple[str, str]]:
     return found
 
 
-def test_only_whole_names_of_directories_are_replaced(lake: Settings, tmp_path: Path) -> None:
-    """A lake in `x` beside one in `xy`."""
+def test_path_with_a_longer_directory_name_is_not_replaced(lake: Settings, tmp_path: Path) -> None:
+    """The location `x` is not a prefix of the location `xy`."""
     append(lake, [trade(AT, 1)])
     relocate(lake.home / "warehouse", lake.catalog_db, lake.warehouse_location[:-1], "file:///elsewhere")
     assert load_table(lake, BRONZE_TRADES).scan().to_arrow().num_rows == 1

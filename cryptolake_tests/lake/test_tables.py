@@ -1,4 +1,4 @@
-"""The tables are made as they are said, and bootstrap may run again."""
+"""Bootstrap creates the tables as specified, and is idempotent."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def test_every_table_is_in_the_catalog_with_its_columns_and_partitioning(lake: S
         assert tuple(str(part.transform) for part in table.spec().fields) == expected
 
 
-def test_bootstrap_again_makes_nothing(lake: Settings) -> None:
+def test_second_bootstrap_creates_nothing(lake: Settings) -> None:
     assert bootstrap(lake) == []
 
 
-def test_the_contract_is_the_event_that_the_producer_sends() -> None:
+def test_contract_columns_equal_the_producers_event_fields() -> None:
     fields = [field.encode_name for field in msgspec.structs.fields(TradeEvent)]
     assert fields == [column.name for column in TRADE_COLUMNS]
 
 
-def test_a_lake_of_futures_takes_both_futures_and_no_spot(lake: Settings) -> None:
+def test_lake_of_futures_accepts_both_futures_markets_and_rejects_spot(lake: Settings) -> None:
     assert bootstrap(lake.model_copy(update={"market": Market.COIN_M})) == []
-    with pytest.raises(LakeMarketError, match="holds trades of futures, and CRYPTOLAKE_MARKET is spot"):
+    with pytest.raises(LakeMarketError, match="holds trades of futures, but CRYPTOLAKE_MARKET is spot"):
         bootstrap(lake.model_copy(update={"market": Market.SPOT}))
 
 
-def test_a_lake_of_spot_takes_nothing_else(tmp_path: Path) -> None:
+def test_lake_of_spot_rejects_the_futures_markets(tmp_path: Path) -> None:
     spot = load_settings(home=tmp_path, market="spot")
     bootstrap(spot)
     assert bootstrap(spot) == []
@@ -51,7 +51,7 @@ def test_a_lake_of_spot_takes_nothing_else(tmp_path: Path) -> None:
             bootstrap(load_settings(home=tmp_path, market=market))
 
 
-def test_a_lake_that_is_older_than_the_choice_of_markets_is_of_futures(lake: Settings) -> None:
+def test_lake_without_the_family_property_is_a_lake_of_futures(lake: Settings) -> None:
     append(lake, [trade(datetime(2024, 7, 19, tzinfo=UTC), 1)])
     with load_table(lake, BRONZE_TRADES).transaction() as transaction:
         transaction.remove_properties(FAMILY_PROPERTY)

@@ -2,10 +2,10 @@
 
 The other append-only tables are compacted without sorting, and small manifests are joined.
 
-Spark's `rewrite_data_files` commits once, as operation `replace`. The new files keep the sequence number that the table
-had when it began: a follower that has seen everything finds nothing new. Duplicates stay, because Bronze stores what
-was received. The small files stay until the snapshots that hold them expire. Nothing here expires a snapshot, because
-the stream's checkpoint needs its last one (`lake.maintenance.expiry` keeps it).
+Spark's `rewrite_data_files` commits once, as operation `replace`. The new files get the table's sequence number at the
+start of the rewrite, so a follower that has read everything finds no new files. Duplicates stay, because Bronze stores
+all received trades. The small files stay until the snapshots that hold them expire. This module expires no snapshot,
+because the stream's checkpoint needs its last one (`lake.maintenance.expiry` keeps it).
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ SORT_ORDER = "symbol, event_time, trade_id"
 CALL_ATTEMPTS = 8
 ROW_GROUP_ROWS = 100_000
 MANIFEST_BYTES = 64 * 1024
-MANIFESTS_ENOUGH = 50  # up to this many small manifests are not rewritten
+MANIFESTS_ENOUGH = 50  # no rewrite up to this many small manifests
 
 # Table properties; Spark takes a file's layout only from these.
 LAYOUT = {
-    # Iceberg checks the size of a row group after this many rows, and one byte is always reached. With such row groups
-    # several threads read a busy hour, and a reader of one symbol's minute skips the rest of the file.
+    # Iceberg checks a row group's size after this many rows, and a size of one byte is always exceeded. With such row
+    # groups several threads can read a busy hour, and a reader of one symbol's minute skips the rest of the file.
     "write.parquet.row-group-check-min-record-count": str(ROW_GROUP_ROWS),
     "write.parquet.row-group-check-max-record-count": str(ROW_GROUP_ROWS),
     "write.parquet.row-group-size-bytes": "1",
     # Version 2 stores times and ids as differences: a quarter smaller in sorted files, and faster to read.
     "write.parquet.page-version": "v2",
-    # A manifest holds a few days; planning a minute reads only the one with its hour, however long the history is.
+    # A manifest holds a few days; planning a minute reads only the manifest of its hour, for any length of history.
     MANIFEST_TARGET: str(MANIFEST_BYTES),
 }
 
@@ -55,8 +55,8 @@ LAYOUT = {
 def compact_hours(settings: Settings, spark: SparkSession, hours: Sequence[datetime]) -> None:
     """Rewrite the files of these UTC hours, each sorted by (symbol, event_time, trade_id), in one commit.
 
-    Idempotent: an hour with a single file is left as it is. It may run alongside the stream and other append-only
-    writers; use it for closed hours, because an open one would soon be due again. Manifests are not rewritten. Raises
+    Idempotent: an hour with a single file is not rewritten. It may run alongside the stream and other append-only
+    writers; use it for closed hours, because an open hour would soon be due again. Manifests are not rewritten. Raises
     `SparkError` if Spark fails; the table is then unchanged.
     """
     _set_layout(load_table(settings, BRONZE_TRADES))
@@ -110,7 +110,7 @@ def _name(spec: TableSpec) -> str:
 def call_procedure(spark: SparkSession, spec: TableSpec, procedure: str) -> list[Any]:
     """Call an Iceberg procedure and return its rows.
 
-    A call that lost a race with another writer changed nothing; it is repeated on the current table. Raises
+    A call that loses a race with another writer changes nothing and is retried on the current table. Raises
     `SparkError`.
     """
     from pyspark.errors.exceptions.base import PySparkException
@@ -127,7 +127,7 @@ def call_procedure(spark: SparkSession, spec: TableSpec, procedure: str) -> list
     except PySparkException as error:
         raise SparkError(
             f"spark: maintenance of {spec.full_name} failed ({str(error).splitlines()[0][:200]}). The "
-            "table is as it was; see `cryptolake logs spark`, then run it again."
+            "table is unchanged. See `cryptolake logs spark`, then retry."
         ) from error
     return rows
 

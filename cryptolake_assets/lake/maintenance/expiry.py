@@ -4,9 +4,9 @@ PyIceberg removes snapshots from a table's metadata and leaves their files on di
 that only the expired snapshots held; files left by a crash in between are orphans and removed as such.
 
 Two rules protect readers and the Bronze stream. A snapshot's age counts from when it was replaced, not from when it was
-created: a reader that opened it while it was current keeps its files for the whole retention. And snapshots expire from
-the oldest on, never the stream's newest one nor any after it: Spark's sink walks from the head back to its own last
-commit to find the last batch in the table, and a missing snapshot on that way would make it write a batch twice.
+created: a reader that opened it while it was current keeps its files for the full retention. And snapshots expire from
+the oldest on, never the stream's newest one nor any after it: Spark's sink walks back from the head to its own last
+commit to find the last batch in the table; if a snapshot on that path were missing, it would write a batch twice.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ QUERY_ID = "spark.sql.streaming.queryId"  # snapshot property, set by Spark's st
 
 @dataclass(frozen=True)
 class SnapshotVersion:
-    """A snapshot as expiry sees it; `query_id` names the streaming query that committed it, if any."""
+    """The properties of a snapshot that expiry needs; `query_id` is the streaming query that committed it, if any."""
 
     snapshot_id: int
     timestamp_ms: int
@@ -74,7 +74,7 @@ def due_snapshots(
 
 
 def history_of(table: Table) -> list[SnapshotVersion]:
-    """Return the main branch's snapshots, oldest first, as far back as the metadata goes."""
+    """Return the main branch's snapshots, oldest first, as far back as the metadata reaches."""
     from pyiceberg.table.snapshots import ancestors_of
 
     return [
@@ -100,30 +100,30 @@ def expire(table: Table, choose: Callable[[Table], Iterable[int]]) -> Expired:
             ids = set(choose(table)) - protected
             if not ids:
                 return Expired()
-            gone = [snapshot for snapshot in table.metadata.snapshots if snapshot.snapshot_id in ids]
+            expired = [snapshot for snapshot in table.metadata.snapshots if snapshot.snapshot_id in ids]
             table.maintenance.expire_snapshots().by_ids(sorted(ids)).commit()
     table.refresh()
-    deleted = _delete_unneeded(table, gone)
-    log.info("snapshots_expired", table=".".join(table.name()), snapshots=len(gone), files=deleted)
-    return Expired(len(gone), deleted)
+    deleted = _delete_unneeded(table, expired)
+    log.info("snapshots_expired", table=".".join(table.name()), snapshots=len(expired), files=deleted)
+    return Expired(len(expired), deleted)
 
 
-def _delete_unneeded(table: Table, gone: Iterable[Snapshot]) -> int:
+def _delete_unneeded(table: Table, expired: Iterable[Snapshot]) -> int:
     """Delete the files that only the expired snapshots hold; return their number."""
-    present = table.metadata.snapshots
+    remaining = table.metadata.snapshots
     try:
-        kept = dict(chain.from_iterable(_manifests(table.io, snapshot) for snapshot in present))
-        dropped = dict(chain.from_iterable(_if_there(_manifests, table.io, one) for one in gone))
+        kept = dict(chain.from_iterable(_manifests(table.io, snapshot) for snapshot in remaining))
+        dropped = dict(chain.from_iterable(_if_exists(_manifests, table.io, one) for one in expired))
         dropped = {path: manifest for path, manifest in dropped.items() if path not in kept}
-        data = set(chain.from_iterable(_if_there(_files, table.io, one) for one in dropped.values()))
+        data = set(chain.from_iterable(_if_exists(_files, table.io, one) for one in dropped.values()))
         if data:
             data.difference_update(*(_files(table.io, one, live_only=True) for one in kept.values()))
     except FileNotFoundError as error:
-        # Another process expires snapshots at the same time: the needed files are unknown, so delete nothing.
+        # Another process is expiring snapshots: the needed files are unknown, so delete nothing.
         log.info("file_deletion_failed", table=".".join(table.name()), cause=str(error))
         return 0
-    lists = {local_path(snapshot.manifest_list) for snapshot in gone}
-    lists -= {local_path(snapshot.manifest_list) for snapshot in present}
+    lists = {local_path(snapshot.manifest_list) for snapshot in expired}
+    lists -= {local_path(snapshot.manifest_list) for snapshot in remaining}
     # In this order a crash leaves no reference to a deleted file.
     return sum(_delete(table.io, path) for paths in (lists, dropped, data) for path in paths)
 
@@ -138,7 +138,7 @@ def _files(io: FileIO, manifest: ManifestFile, *, live_only: bool = False) -> se
     return {local_path(entry.data_file.file_path) for entry in entries}
 
 
-def _if_there(read: Callable[[FileIO, S], Iterable[T]], io: FileIO, source: S) -> Iterable[T]:
+def _if_exists(read: Callable[[FileIO, S], Iterable[T]], io: FileIO, source: S) -> Iterable[T]:
     """Return the content of a file; nothing if it no longer exists."""
     with suppress(FileNotFoundError):
         return read(io, source)

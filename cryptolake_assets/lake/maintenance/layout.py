@@ -1,6 +1,6 @@
 """Measure a table: live files by partition, manifests, snapshots, and files on disk.
 
-PyIceberg reads all of it from Iceberg's metadata and one listing of the table's directory; no Spark.
+Uses PyIceberg to read Iceberg's metadata and one listing of the table's directory; no Spark.
 """
 
 from __future__ import annotations

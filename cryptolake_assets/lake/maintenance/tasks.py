@@ -40,9 +40,9 @@ log = structlog.get_logger(__name__)
 
 REWRITE_BELOW_BYTES = 384 * 1024 * 1024  # Spark joins files below three quarters of its target size, 512 MiB
 
-LATE = timedelta(hours=1)  # an hour with few files is compacted once nothing arrived for this long
+LATE = timedelta(hours=1)  # an hour with few files is compacted if no file arrived for this long
 
-STRAY = HOUR  # An hour that begins this far ahead of the exchange clock is a stray: no writer appends to it on purpose.
+STRAY = HOUR  # an hour that begins more than this ahead of the exchange clock comes from trades with a wrong time
 
 MANY_FILES = 200  # a closed hour with this many files is compacted even if rows still arrive
 
@@ -69,7 +69,7 @@ class StreamPosition:
 
 @dataclass(frozen=True)
 class TableChange:
-    """A table before and after, and a short description of the change; empty if nothing was due."""
+    """A table before and after a task, and a short description of the change; empty if nothing was due."""
 
     before: TableState
     after: TableState
@@ -130,14 +130,14 @@ def due_hours(
         return []
     due = []
     for item in hours:
-        over = item.hour + HOUR + grace <= exchange_time or item.hour > exchange_time + STRAY
+        is_closed = item.hour + HOUR + grace <= exchange_time or item.hour > exchange_time + STRAY
         idle = timedelta.max if item.newest is None else now - item.newest
-        worth_it = (
+        is_worthwhile = (
             item.files >= max(min_files, MANY_FILES)
             or (item.files >= min_files and idle >= grace)
             or (item.files >= 2 and idle >= LATE)
         )
-        if over and worth_it:
+        if is_closed and is_worthwhile:
             due.append(item)
     due.sort(key=lambda item: (-item.files, item.hour))
     return sorted(item.hour for item in due[:limit])
@@ -160,30 +160,30 @@ def maintain(settings: Settings, task: Task, position: StreamPosition) -> Report
     """Run one kind of maintenance on every table that needs it.
 
     Raises `MaintenanceInUseError` if another process maintains the tables, `SparkError` if Spark is needed and is
-    unreachable or fails; tables that were maintained before stay so.
+    unreachable or fails; the tables maintained before that keep their changes.
     """
     with maintenance_lock(settings):
-        keeper = _Keeper(settings, position)
+        maintainer = _TableMaintainer(settings, position)
         try:
             changes = []
             for spec in (*TABLES, *marts_tables(settings)):
                 started = time.monotonic()
                 table = load_table(settings, spec)
                 before = state_of(table, settings.small_file_bytes)
-                done = keeper.run(task, spec, table)
+                done = maintainer.run(task, spec, table)
                 after = state_of(table.refresh(), settings.small_file_bytes) if done else before
                 changes.append(TableChange(before, after, done))
                 if done:
                     duration_s = round(time.monotonic() - started, 1)
                     log.info(
-                        "table_maintained", task=task.value, table=spec.full_name, done=done, duration_s=duration_s
+                        "table_maintained", task=task.value, table=spec.full_name, change=done, duration_s=duration_s
                     )
             return Report(task, changes)
         finally:
-            keeper.close()
+            maintainer.close()
 
 
-class _Keeper:
+class _TableMaintainer:
     """Maintains one table at a time; connects to Spark on first use."""
 
     def __init__(self, settings: Settings, position: StreamPosition) -> None:
@@ -292,5 +292,5 @@ def maintenance_lock(settings: Settings, wait_s: float = 0) -> Iterator[None]:
             yield
     except Timeout:
         raise MaintenanceInUseError(
-            f"maintenance: another process maintains the tables ({path}). Wait for it, then run this again."
+            f"maintenance: another process maintains the tables ({path}). Wait until it ends, then retry."
         ) from None

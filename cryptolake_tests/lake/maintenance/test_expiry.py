@@ -1,4 +1,4 @@
-"""Which snapshots may go, and that nothing goes from the disk that a present snapshot needs."""
+"""Selection of snapshots to expire; no file that a remaining snapshot needs is deleted."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ HOUR = datetime(2024, 7, 19, 10, tzinfo=UTC)
 
 
 def history(*queries: str | None) -> list[SnapshotVersion]:
-    """A snapshot every 10 ms; ids from 0."""
+    """Return one snapshot every 10 ms, with ids from 0."""
     return [SnapshotVersion(number, 10 * number, query) for number, query in enumerate(queries)]
 
 
-def test_a_snapshot_goes_by_when_it_was_replaced() -> None:
+def test_age_of_a_snapshot_counts_from_its_replacement() -> None:
     versions = history(None, None, None, None)
     assert due_snapshots(versions, 19, keep=1) == [0]
-    assert due_snapshots(versions, 20, keep=1) == [0, 1], "1 was current until 2 came, at 20"
+    assert due_snapshots(versions, 20, keep=1) == [0, 1], "1 was current until 20, when 2 replaced it"
     assert due_snapshots(versions, 1_000, keep=1) == [0, 1, 2], "the head is current"
 
 
-def test_the_newest_stay() -> None:
+def test_newest_snapshots_stay() -> None:
     assert due_snapshots(history(None, None, None, None), 1_000, keep=3) == [0]
     assert due_snapshots(history(None, None), 1_000, keep=3) == []
     assert due_snapshots([], 1_000, keep=3) == []
@@ -52,9 +52,9 @@ def test_the_newest_stay() -> None:
         (["a", "b", "b", None], ("a",), []),
         ([None, "a", "b", "b"], ("a", "b", "unseen"), [0]),
     ],
-    ids=["newest streaming one", "of any query", "of a query that goes on", "of each of them"],
+    ids=["newest streaming snapshot", "any query", "a running query", "each running query"],
 )
-def test_nothing_goes_from_the_streams_newest_snapshot_on(
+def test_streams_newest_snapshot_and_all_later_ones_stay(
     queries: list[str | None], ids: Iterable[str], expected: list[int]
 ) -> None:
     assert due_snapshots(history(*queries), 1_000, keep=1, query_ids=list(ids)) == expected
@@ -65,38 +65,38 @@ def test_nothing_goes_from_the_streams_newest_snapshot_on(
     cutoff_ms=st.integers(0, 800),
     keep=st.integers(1, 8),
 )
-def test_what_stays_is_an_unbroken_history_with_all_that_is_needed(
+def test_remaining_history_is_contiguous_and_has_all_needed_snapshots(
     gaps: list[tuple[int, str | None]], cutoff_ms: int, keep: int
 ) -> None:
     versions, now = [], 0
     for number, (gap, query) in enumerate(gaps):
         now += gap
         versions.append(SnapshotVersion(number, now, query))
-    gone = due_snapshots(versions, cutoff_ms, keep, {"a", "b"})
-    assert gone == list(range(len(gone)))
-    stays = versions[len(gone) :]
-    assert len(stays) >= min(keep, len(versions))
+    expired = due_snapshots(versions, cutoff_ms, keep, {"a", "b"})
+    assert expired == list(range(len(expired)))
+    remaining = versions[len(expired) :]
+    assert len(remaining) >= min(keep, len(versions))
     for query in ("a", "b"):
         newest = [version for version in versions if version.query_id == query][-1:]
-        assert set(newest) <= set(stays)
+        assert set(newest) <= set(remaining)
     current_at_cutoff = [version for version in versions if version.timestamp_ms <= cutoff_ms][-1:]
-    assert set(current_at_cutoff) <= set(stays)
-    # As much goes as may: the oldest one left is needed.
-    if gone or len(stays) > 1:
-        oldest = stays[0]
+    assert set(current_at_cutoff) <= set(remaining)
+    # Nothing more could expire: the oldest remaining snapshot is needed.
+    if expired or len(remaining) > 1:
+        oldest = remaining[0]
         newest_of = {version.query_id: version for version in versions if version.query_id}
-        replaced = stays[1].timestamp_ms <= cutoff_ms if len(stays) > 1 else False
-        assert not replaced or len(stays) <= keep or oldest in newest_of.values()
+        replaced = remaining[1].timestamp_ms <= cutoff_ms if len(remaining) > 1 else False
+        assert not replaced or len(remaining) <= keep or oldest in newest_of.values()
 
 
 def on_disk(table: Table) -> set[str]:
-    """Every file of the table but its metadata.json files."""
+    """Return every file of the table except its metadata.json files."""
     folder = Path(local_path(table.location()))
     return {str(path) for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".metadata.json")}
 
 
 def needed(table: Table) -> set[str]:
-    """What the present snapshots name."""
+    """Return the files that the current snapshots reference."""
     paths: set[str] = set()
     for snapshot in table.metadata.snapshots:
         paths.add(local_path(snapshot.manifest_list))
@@ -114,7 +114,7 @@ def rows(table: Table, snapshot_id: int) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def table(lake: Settings) -> Table:
-    """Appends, an overwrite of all of them by one file, and two more appends: eight snapshots."""
+    """Make eight snapshots: five appends, an overwrite of all their files by one, and two more appends."""
     for number in range(5):
         append(lake, [trade(HOUR, number)])
     bronze = load_table(lake, BRONZE_TRADES)
@@ -129,7 +129,7 @@ def oldest(table: Table, number: int) -> list[int]:
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_exactly_what_no_snapshot_needs_is_deleted(table: Table, number: int) -> None:
+def test_exactly_the_files_that_no_snapshot_needs_are_deleted(table: Table, number: int) -> None:
     kept = {version.snapshot_id: rows(table, version.snapshot_id) for version in history_of(table)[number:]}
     assert on_disk(table) == needed(table)
     before = len(on_disk(table))
@@ -141,7 +141,7 @@ def test_exactly_what_no_snapshot_needs_is_deleted(table: Table, number: int) ->
     assert (result.files > 0) == (number > 0)
 
 
-def test_the_files_of_replaced_rows_go_with_the_last_snapshot_that_holds_them(table: Table) -> None:
+def test_files_of_replaced_rows_are_deleted_with_the_last_snapshot_that_holds_them(table: Table) -> None:
     data = {path for path in on_disk(table) if path.endswith(".parquet")}
     expire(table, lambda table: oldest(table, 4))
     assert {path for path in on_disk(table) if path.endswith(".parquet")} == data
@@ -149,7 +149,7 @@ def test_the_files_of_replaced_rows_go_with_the_last_snapshot_that_holds_them(ta
     assert len(data) - len({path for path in on_disk(table) if path.endswith(".parquet")}) == 5
 
 
-def test_the_head_and_tagged_snapshots_stay(table: Table) -> None:
+def test_head_and_tagged_snapshots_stay(table: Table) -> None:
     first = oldest(table, 1)[0]
     table.manage_snapshots().create_tag(first, "audit").commit()
     expire(table, lambda table: [snapshot.snapshot_id for snapshot in table.metadata.snapshots])
@@ -161,7 +161,7 @@ def test_the_head_and_tagged_snapshots_stay(table: Table) -> None:
     assert on_disk(table) == needed(table)
 
 
-def test_two_that_expire_at_once_delete_nothing_that_is_needed(lake: Settings, table: Table) -> None:
+def test_concurrent_expiry_deletes_no_needed_file(lake: Settings, table: Table) -> None:
     other = load_table(lake, BRONZE_TRADES)
 
     def choose_after_the_other(mine: Table) -> list[int]:
@@ -177,20 +177,20 @@ def test_two_that_expire_at_once_delete_nothing_that_is_needed(lake: Settings, t
     assert len(rows(table, table.metadata.current_snapshot_id or 0)) == 7
 
 
-def test_a_manifest_that_is_gone_means_that_nothing_is_deleted(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_manifest_prevents_file_deletion(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     before = on_disk(table)
 
-    def gone(*_: Any) -> None:
-        raise FileNotFoundError("expired by another one")
+    def missing(*_: Any) -> None:
+        raise FileNotFoundError("expired by another process")
 
-    monkeypatch.setattr(expiry, "_manifests", gone)
+    monkeypatch.setattr(expiry, "_manifests", missing)
     assert expire(table, lambda table: oldest(table, 7)) == expiry.Expired(7, 0)
     assert on_disk(table) - {path for path in on_disk(table) if "snap-" in path} >= {
         path for path in before if "snap-" not in path
     }
 
 
-def test_writers_beside_expiry_lose_nothing(lake: Settings, table: Table) -> None:
+def test_writers_concurrent_with_expiry_lose_no_rows(lake: Settings, table: Table) -> None:
     stop = threading.Event()
 
     def keep_expiring() -> None:
@@ -212,7 +212,7 @@ def test_writers_beside_expiry_lose_nothing(lake: Settings, table: Table) -> Non
     assert needed(table) <= on_disk(table)
 
 
-def test_a_streams_commit_is_known_by_its_property(lake: Settings) -> None:
+def test_streaming_commit_is_identified_by_its_property(lake: Settings) -> None:
     append(lake, [trade(HOUR, 1)])
     bronze = load_table(lake, BRONZE_TRADES)
     bronze.append(bronze.scan().to_arrow(), snapshot_properties={QUERY_ID: "a-query"})

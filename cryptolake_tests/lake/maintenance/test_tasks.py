@@ -1,4 +1,4 @@
-"""What is due for compaction and manifest rewrite, and what maintenance does without Spark."""
+"""Due compaction and manifest rewrites, and maintenance without Spark."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from cryptolake_tests.support.bronze import append, trade
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 START = datetime(2024, 7, 19, 10, tzinfo=UTC)
-"""An hour of a replay: the exchange's clock is not the one on the wall."""
+"""An hour of a replay: the exchange clock differs from this machine's clock."""
 GRACE = timedelta(minutes=5)
-LONG_OVER = START + timedelta(days=1)
+LONG_CLOSED = START + timedelta(days=1)
 
 
-def due(hours: Sequence[BronzeHour], exchange_time: datetime | None = LONG_OVER, limit: int = 10) -> list[datetime]:
+def due(hours: Sequence[BronzeHour], exchange_time: datetime | None = LONG_CLOSED, limit: int = 10) -> list[datetime]:
     return due_hours(hours, exchange_time, NOW, grace=GRACE, min_files=5, limit=limit)
 
 
-def files(number: int, quiet: timedelta | None = GRACE, hour: datetime = START) -> BronzeHour:
-    return BronzeHour(hour, number, None if quiet is None else NOW - quiet)
+def files(number: int, idle: timedelta | None = GRACE, hour: datetime = START) -> BronzeHour:
+    return BronzeHour(hour, number, None if idle is None else NOW - idle)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def files(number: int, quiet: timedelta | None = GRACE, hour: datetime = START) 
         (START - HOUR - timedelta(milliseconds=1), [START]),
         (None, []),
     ],
-    ids=["over", "within the grace", "open", "next", "a stray from the future", "no clock is known"],
+    ids=["closed", "within the grace", "open", "next hour", "stray future hour", "unknown clock"],
 )
-def test_an_hour_is_due_when_the_exchanges_clock_is_past_it(
+def test_hour_is_due_once_the_exchange_clock_has_passed_it(
     exchange_time: datetime | None, expected: list[datetime]
 ) -> None:
     assert due([files(700)], exchange_time) == expected
@@ -79,18 +79,18 @@ def test_an_hour_is_due_when_the_exchanges_clock_is_past_it(
         (files(2, None), True),
         (files(1, None), False),
     ],
-    ids=["quiet", "being appended to", "too many to wait", "few", "few and late", "few", "few and old", "one"],
+    ids=["idle", "active", "very many files", "few files", "few, idle long", "few, idle short", "few, old", "one file"],
 )
-def test_an_hour_is_due_when_it_is_worth_it(item: BronzeHour, is_due: bool) -> None:
+def test_hour_is_due_by_its_number_of_files_and_idle_time(item: BronzeHour, is_due: bool) -> None:
     assert bool(due([item])) == is_due
 
 
-def test_a_run_takes_those_with_most_files_and_leaves_the_rest() -> None:
+def test_run_compacts_the_hours_with_most_files_up_to_its_limit() -> None:
     hours = [files(number, hour=START + number * HOUR) for number in (10, 7, 12, 9)]
     assert due(hours, START + timedelta(days=9), limit=2) == [START + 10 * HOUR, START + 12 * HOUR]
 
 
-def test_hours_know_their_files_and_when_the_newest_came() -> None:
+def test_hours_have_their_joinable_files_and_the_newest_commit_time() -> None:
     number = int(START.timestamp()) // 3600
     big = LiveFile((number,), REWRITE_BELOW_BYTES, 3)
     found = [LiveFile((number,), 10, 1), LiveFile((number,), 10, 2), big, LiveFile((number + 1,), 10, None)]
@@ -98,12 +98,12 @@ def test_hours_know_their_files_and_when_the_newest_came() -> None:
     assert hours_of(found, known.get) == [BronzeHour(START, 2, NOW), BronzeHour(START + HOUR, 1, None)]
 
 
-def test_a_partition_is_due_by_its_joinable_files() -> None:
+def test_partition_is_due_by_its_joinable_files() -> None:
     found = [*[LiveFile((1,), 10, 1)] * 3, *[LiveFile((2,), 10, 1)] * 2, LiveFile((2,), REWRITE_BELOW_BYTES, 1)]
     assert due_partitions(found, 3) == {(1,)}
 
 
-def test_a_file_is_small_if_its_partition_has_another_one() -> None:
+def test_file_is_small_if_its_partition_has_another_small_file() -> None:
     found = [LiveFile((1,), 10, 1), LiveFile((2,), 10, 1), LiveFile((2,), 99, 1), LiveFile((2,), 100, 1)]
     assert count_small(found, 100) == 2
 
@@ -119,24 +119,24 @@ def test_layout_is_read_from_the_metadata(lake: Settings) -> None:
     assert small_manifests(table) == 2
 
 
-def test_without_anything_due_nothing_asks_for_spark(lake: Settings) -> None:
+def test_maintenance_without_due_work_needs_no_spark(lake: Settings) -> None:
     append(lake, [trade(START, 1)])
     for task in Task:
         if task is not Task.ORPHANS:
-            assert maintain(lake, task, StreamPosition(LONG_OVER)).changed == []
+            assert maintain(lake, task, StreamPosition(LONG_CLOSED)).changed == []
 
 
-def test_without_spark_compaction_says_so_and_the_table_is_as_it_was(lake: Settings) -> None:
+def test_compaction_without_spark_raises_an_error_and_changes_nothing(lake: Settings) -> None:
     for number in range(5):
         append(lake, [trade(START, number)])
     eager = lake.model_copy(update={"compaction_grace_s": 0, "spark_connect_port": 1})
     before = load_table(lake, BRONZE_TRADES).metadata.current_snapshot_id
     with pytest.raises(SparkError, match="cryptolake up"):
-        maintain(eager, Task.COMPACTION, StreamPosition(LONG_OVER))
+        maintain(eager, Task.COMPACTION, StreamPosition(LONG_CLOSED))
     assert load_table(lake, BRONZE_TRADES).metadata.current_snapshot_id == before
 
 
-def test_snapshots_expire_without_spark_and_the_report_says_it(lake: Settings) -> None:
+def test_snapshots_expire_without_spark_and_are_reported(lake: Settings) -> None:
     for number in range(6):
         append(lake, [trade(START, number)])
     assert maintain(lake, Task.SNAPSHOTS, StreamPosition(None)).changed == [], "younger than the retention"
@@ -154,13 +154,13 @@ def test_snapshots_expire_without_spark_and_the_report_says_it(lake: Settings) -
     assert maintain(eager, Task.SNAPSHOTS, StreamPosition(None)).changed == []
 
 
-def test_one_process_at_a_time_maintains(lake: Settings) -> None:
+def test_second_maintenance_process_is_rejected(lake: Settings) -> None:
     with maintenance_lock(lake), pytest.raises(MaintenanceInUseError, match="another process"):
         maintain(lake, Task.SNAPSHOTS, StreamPosition(None))
     assert maintain(lake, Task.SNAPSHOTS, StreamPosition(None)).changed == []
 
 
-def test_manifests_are_due_from_a_number_on(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifest_rewrite_is_due_above_the_limit(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         append(lake, [trade(START, number)])
     monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 2)
@@ -168,7 +168,7 @@ def test_manifests_are_due_from_a_number_on(lake: Settings, monkeypatch: pytest.
         maintain(lake.model_copy(update={"spark_connect_port": 1}), Task.MANIFESTS, StreamPosition(None))
 
 
-def test_checksums_go_once_their_file_is_gone_and_they_are_old(tmp_path: Path) -> None:
+def test_old_checksum_without_its_file_is_removed(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for name in ("here", ".here.crc", ".gone.crc", ".young.crc", ".other"):
         (tmp_path / "data" / name).write_bytes(b"")
