@@ -85,7 +85,7 @@ def archive(
     if after is not None and after != before:
         # A replay's partitions end at a day; the follower keeps hours of later days pending until the graph reloads.
         reload_graph(settings, after, console)
-    if any(row["outcome"] in ("refused", "missing") or row["klines"] == "refused" for row in rows):
+    if any(row["outcome"] in ("rejected", "missing") or row["klines"] == "rejected" for row in rows):
         raise typer.Exit(1)
 
 

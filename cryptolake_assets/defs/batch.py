@@ -42,11 +42,11 @@ class BatchConfig(dg.Config):
 
 def _raw(graph: Graph, source: BatchSource) -> dg.AssetsDefinition:
     def responses(context: dg.AssetExecutionContext, config: BatchConfig, lake: LakeResource) -> dg.MaterializeResult:
-        from cryptolake_assets.ingest.batch_extract import extract, wanted_of
+        from cryptolake_assets.ingest.batch_extract import extract, request_scope
 
         settings, day = lake.settings, date.fromisoformat(context.partition_key)
-        wanted = wanted_of(settings, source, day, full_history=config.full_history)
-        return _extracted(context, source, extract(settings, source, wanted, context.run.run_id))
+        scope = request_scope(settings, source, day, full_history=config.full_history)
+        return _extracted(context, source, extract(settings, source, scope, context.run.run_id))
 
     return table_asset(
         source.raw,
@@ -54,13 +54,13 @@ def _raw(graph: Graph, source: BatchSource) -> dg.AssetsDefinition:
         cadence="hour",
         kinds={"rest", "iceberg"},
         freshness_policy=_fresh(source),
-        automation_condition=once_an_hour() if source.can_be_asked(graph.settings) else None,
+        automation_condition=once_an_hour() if source.is_available(graph.settings) else None,
         description=f"Responses of {source.title}, byte for byte; rejected responses with the reason.",
     )(responses)
 
 
 def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefinition:
-    audited_table = AuditedTable(spec, blocking(spec), (*source.warns, ROWS_REJECTED))
+    audited_table = AuditedTable(spec, blocking(spec), (*source.warning_checks, ROWS_REJECTED))
 
     def rows(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[audited.Event]:
         from cryptolake_assets.ingest.batch_extract import commit, prepare, published_warnings
@@ -93,7 +93,7 @@ def _silver(graph: Graph, source: BatchSource, spec: TableSpec) -> dg.AssetsDefi
         code_version=code_version(spec, *BATCH_RULES[spec.name].values()),
         metadata={"dagster/column_lineage": _lineage(spec, source.raw)},
         freshness_policy=_fresh(source),
-        automation_condition=with_upstream() if source.can_be_asked(graph.settings) else None,
+        automation_condition=with_upstream() if source.is_available(graph.settings) else None,
         check_specs=audited_table.check_specs(graph.partitions.daily),
         description=f"{spec.doc} From accepted responses, by write-audit-publish; upserted by one commit.",
     )(rows)
@@ -119,7 +119,7 @@ def _extracted(context: dg.AssetExecutionContext, source: BatchSource, done: "Ex
     """Return the result of a run. Raises `dagster.Failure` for a rejected response, which Bronze stores with its
     reason; Silver stays unchanged."""
     metadata: dict[str, Any] = {
-        "dagster/row_count": done.answers,
+        "dagster/row_count": done.responses,
         **table_metadata(source.raw),
         "snapshot_id": str(done.snapshot_id),
         "bytes": done.size_bytes,
@@ -195,6 +195,6 @@ def definitions(graph: Graph) -> dg.Definitions:
             description=f"Requests {source.title} once an hour for the current day.",
         )
         for source, assets in of_source.items()
-        if source.can_be_asked(graph.settings)
+        if source.is_available(graph.settings)
     ]
     return dg.Definitions(assets=[asset for assets in of_source.values() for asset in assets], sensors=sensors)

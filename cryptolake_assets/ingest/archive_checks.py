@@ -1,7 +1,7 @@
-"""Checks on a day's archive file: block by block while it is read, judged before the commit. Pure.
+"""Check a day's archive file block by block while it is read; judge the results before the commit. Pure.
 
-The rows prove the time between consecutive ids, whatever their order in the file. The file's begin and end prove
-nothing: the neighboring day does, or the klines of the minute.
+Consecutive ids prove that the time between them is complete, in any order of rows. The start and end of the file prove
+nothing; the neighboring day or the klines of the minute do.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DAY_MS = 86_400_000
-MAX_GAPS = 1_000  # a file with more gaps does not count as a record of its day: it covers nothing
-MAX_REJECTED_LINES = 10_000  # maximum lines kept as dead letters; further ones are only counted
+MAX_GAPS = 1_000  # a file with more gaps covers nothing
+MAX_REJECTED_LINES = 10_000  # maximum rejected lines stored as dead letters; further ones are only counted
 
 CHECKSUM = "checksum"
 EVERY_LINE = "every_line"
@@ -57,50 +57,50 @@ class Inspection:
         self.rejected_lines: list[BadLine] = []  # at most `MAX_REJECTED_LINES`
         self.rejected_line_count = 0
         self._start_us = file.start_ms * 1000
-        self._outside: list[BadLine] = []  # at most `SAMPLE_ROWS`
-        self._outside_number = 0
+        self._outside_sample: list[BadLine] = []  # at most `SAMPLE_ROWS`
+        self._outside_count = 0
         self._ids = 0
         self._runs: list[np.ndarray] = []  # columns of `IdRun`, an array per block
 
-    def see(self, block: Block) -> pa.Table:
+    def add_block(self, block: Block) -> pa.Table:
         """Check a block; return its trades of the file's UTC day."""
         self.lines += block.lines
-        self._note_rejected(list(block.rejected_lines))
+        self._add_rejected(list(block.rejected_lines))
         rows, without_trade = self._accepted(block.rows), self._accepted(block.without_trade)
         self.rows += rows.num_rows
         self.without_trade += without_trade.num_rows
-        self._note_ids(rows, without_trade)
+        self._add_ids(rows, without_trade)
         return rows
 
     @property
     def may_contradict(self) -> bool:
-        """Whether an id occurred more than once so far, or may have: a line that is set aside can duplicate one."""
+        """Return whether an id may occur more than once; a rejected line can hold a duplicate id."""
         return bool(self.rejected_line_count) or self._ids > sum(run.last_id - run.first_id + 1 for run in self.runs())
 
     def _accepted(self, rows: pa.Table) -> pa.Table:
-        rows, outside = parted(rows, self.file)
-        lines = _lines(outside, lambda row: f"{_text(row['transact_time'])} is not of {self.file.day}")
-        self._note_rejected(lines)
-        self._outside_number += len(lines)
-        self._outside += lines[: SAMPLE_ROWS - len(self._outside)]
+        rows, outside = split_by_day(rows, self.file)
+        lines = _lines(outside, lambda row: f"time {_text(row['transact_time'])} is outside {self.file.day}")
+        self._add_rejected(lines)
+        self._outside_count += len(lines)
+        self._outside_sample += lines[: SAMPLE_ROWS - len(self._outside_sample)]
         if self._contradicting is not None:
             import pyarrow.compute as pc
 
             contradicts = pc.is_in(rows["agg_trade_id"], value_set=self._contradicting)
-            self._note_rejected(
+            self._add_rejected(
                 _lines(
                     rows.filter(contradicts),
-                    lambda row: f"aggregate id {row['agg_trade_id']} comes more than once, with other values",
+                    lambda row: f"aggregate id {row['agg_trade_id']} occurs more than once, with different values",
                 )
             )
             rows = rows.filter(pc.invert(contradicts))
         return rows
 
-    def _note_rejected(self, lines: list[BadLine]) -> None:
+    def _add_rejected(self, lines: list[BadLine]) -> None:
         self.rejected_line_count += len(lines)
         self.rejected_lines += lines[: MAX_REJECTED_LINES - len(self.rejected_lines)]
 
-    def _note_ids(self, *tables: pa.Table) -> None:
+    def _add_ids(self, *tables: pa.Table) -> None:
         import numpy as np
 
         ids = np.concatenate([table["agg_trade_id"].to_numpy() for table in tables])
@@ -123,8 +123,8 @@ class Inspection:
 
         `rows_written` is the row count of the data files. The checksum was verified before.
         """
-        accounted = self.rows + self.without_trade + self.rejected_line_count
-        whole = accounted == self.lines and rows_written == self.rows and self.rows + self.without_trade > 0
+        lines_accounted = self.rows + self.without_trade + self.rejected_line_count
+        is_complete = lines_accounted == self.lines and rows_written == self.rows and self.rows + self.without_trade > 0
         runs = self.runs()
         gaps = list(pairwise(runs))
         missing = sum(after.first_id - before.last_id - 1 for before, after in gaps)
@@ -137,30 +137,32 @@ class Inspection:
             }
             for before, after in gaps[:SAMPLE_ROWS]
         ]
-        said = f"{self.lines} lines: {self.rows} trades, {rows_written} written, {self.rejected_line_count} set aside"
+        description = (
+            f"{self.lines} lines: {self.rows} trades, {rows_written} written, {self.rejected_line_count} lines rejected"
+        )
         if self.without_trade:
-            said += f", {self.without_trade} ids without a trade"
+            description += f", {self.without_trade} ids without a trade"
         return [
-            CheckOutcome(CHECKSUM, True, f"the content of {self.file.name} fits its .CHECKSUM"),
-            CheckOutcome(EVERY_LINE, whole, said, not whole),
+            CheckOutcome(CHECKSUM, True, f"the content of {self.file.name} matches its .CHECKSUM"),
+            CheckOutcome(EVERY_LINE, is_complete, description, not is_complete),
             CheckOutcome(
                 WITHIN_THE_DAY,
-                not self._outside_number,
-                f"{self._outside_number} of {self.lines} trades are not of {self.file.day}",
-                self._outside_number,
-                _sample(self._outside),
+                not self._outside_count,
+                f"{self._outside_count} of {self.lines} trades are outside {self.file.day}",
+                self._outside_count,
+                _sample(self._outside_sample),
             ),
             CheckOutcome(
                 LINES_REJECTED,
                 not self.rejected_line_count,
-                f"{self.rejected_line_count} of {self.lines} lines are set aside; their minutes are not complete",
+                f"{self.rejected_line_count} of {self.lines} lines are rejected; their minutes are incomplete",
                 self.rejected_line_count,
                 _sample(self.rejected_lines[:SAMPLE_ROWS]),
             ),
             CheckOutcome(
                 IDS_CONSECUTIVE,
                 not missing,
-                f"{missing} aggregate ids missing in {len(gaps)} holes",
+                f"{missing} aggregate ids missing in {len(gaps)} gaps",
                 missing,
                 sample,
             ),
@@ -171,7 +173,7 @@ class Inspection:
         return all(outcome.passed for outcome in outcomes if outcome.name in BLOCKING)
 
 
-def parted(rows: pa.Table, file: ArchiveFile) -> tuple[pa.Table, pa.Table]:
+def split_by_day(rows: pa.Table, file: ArchiveFile) -> tuple[pa.Table, pa.Table]:
     """Split rows into those of the file's UTC day and the others."""
     import pyarrow.compute as pc
 
@@ -186,15 +188,15 @@ def parted(rows: pa.Table, file: ArchiveFile) -> tuple[pa.Table, pa.Table]:
 def contradicting_ids(blocks: Callable[[], Iterable[Block]], file: ArchiveFile) -> pa.Array:
     """Return the aggregate ids of the file's day that occur more than once, with different values.
 
-    It is unknown which values are right. A line that is set aside and a row of another day differ from every row of the
-    day. `blocks` reads the file; it is called twice, and only the rows of duplicate ids are kept in memory.
+    No evidence shows which values are right. A rejected line or a row of another day contradicts any row of the day
+    with the same id. `blocks` reads the file and is called twice; only the rows of duplicate ids are kept in memory.
     """
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     def tables(block: Block) -> list[tuple[pa.Table, pa.Table]]:
-        return [parted(table, file) for table in (block.rows, block.without_trade)]
+        return [split_by_day(table, file) for table in (block.rows, block.without_trade)]
 
     of_day: list[np.ndarray] = []
     others: set[int] = set()
@@ -204,21 +206,21 @@ def contradicting_ids(blocks: Callable[[], Iterable[Block]], file: ArchiveFile) 
             of_day.append(rows["agg_trade_id"].to_numpy())
             others.update(outside["agg_trade_id"].to_pylist())
     ids, counts = np.unique(np.concatenate(of_day), return_counts=True)
-    repeated = pa.array(ids[counts > 1])
+    duplicate_ids = pa.array(ids[counts > 1])
     copies = pa.concat_tables(
-        rows.filter(pc.is_in(rows["agg_trade_id"], value_set=repeated))
+        rows.filter(pc.is_in(rows["agg_trade_id"], value_set=duplicate_ids))
         for block in blocks()
         for rows, _ in tables(block)
     )
-    readings = (
+    variants = (
         copies.group_by(copies.column_names).aggregate([]).group_by("agg_trade_id").aggregate([([], "count_all")])
     )
-    differing = readings.filter(pc.greater(readings["count_all"], 1))["agg_trade_id"].to_numpy()
+    differing = variants.filter(pc.greater(variants["count_all"], 1))["agg_trade_id"].to_numpy()
     return pa.array(np.union1d(differing, np.intersect1d(ids, np.array(sorted(others), ids.dtype))))
 
 
 def _lines(rows: pa.Table, reason: Callable[[dict[str, Any]], str]) -> list[BadLine]:
-    """Return rows that are set aside as lines; their line numbers are unknown."""
+    """Return rejected rows as lines; their line numbers are unknown."""
     return [
         BadLine(0, ",".join(str(value) for value in row.values()), reason(row), row["agg_trade_id"])
         for row in rows.to_pylist()
@@ -234,19 +236,19 @@ def _runs_of(rows: np.ndarray) -> np.ndarray:
     import numpy as np
 
     if not np.all(rows[1:, 0] > rows[:-1, 1]):
-        # Out of order or duplicate: sort by the first id; of equal ones the longest is last.
+        # Out of order or duplicate: sort by the first id, and equal first ids by the last id.
         rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     reached = np.maximum.accumulate(rows[:, 1])
     begins = np.flatnonzero(np.concatenate([[True], rows[1:, 0] > reached[:-1] + 1]))
     ends = np.concatenate([begins[1:] - 1, [len(rows) - 1]])
     last_ids = reached[ends]
-    # The time of a run's last id is that of the row that reaches it: the run's last row, unless ids are duplicate.
+    # The time of a run's last id is that of the row that reaches it: the run's last row, unless ids occur twice.
     reaching = np.maximum.accumulate(np.where(rows[:, 1] == reached, np.arange(len(rows)), 0))[ends]
     return np.stack([rows[begins, 0], last_ids, rows[begins, 2], rows[reaching, 3]], axis=1)
 
 
 def _text(time_us: int) -> str:
-    """Format a time of any size for people."""
+    """Format a time as UTC ISO text; as a number if it is out of range."""
     try:
         return datetime.fromtimestamp(time_us / 1_000_000, UTC).isoformat()
     except (OverflowError, ValueError, OSError):

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SHA256_MARK = "#sha256="  # in the source of a file's coverage rows, before the sha256 of its zip
+SHA256_MARK = "#sha256="  # precedes the zip's sha256 in the source of a file's coverage rows
 
-Rows = Callable[[int], None]  # called with the number of rows of the file written so far
+RowsWritten = Callable[[int], None]  # called with the number of the file's rows written so far
 
 
 class Outcome(StrEnum):
@@ -55,7 +55,7 @@ class Outcome(StrEnum):
     LOADED = "loaded"
     REPLACED = "replaced"
     UNCHANGED = "unchanged"
-    REJECTED = "refused"
+    REJECTED = "rejected"
     MISSING = "missing"
 
 
@@ -63,8 +63,8 @@ class Outcome(StrEnum):
 class LoadedDay:
     """Result of loading a day.
 
-    `rows` are the day's archive rows in Bronze afterwards (of a rejected file: the rows in it); `rows_removed` are
-    removed rows of an earlier issue. `outcomes` is empty for a day that was loaded before.
+    `rows` counts the day's archive rows in Bronze afterwards (for a rejected file: the rows in the file),
+    `rows_removed` the removed rows of an earlier issue. `outcomes` is empty for a day that was loaded before.
     """
 
     file: ArchiveFile
@@ -80,7 +80,7 @@ class LoadedDay:
 
 @dataclass(frozen=True)
 class NotLoaded:
-    """A file that the archive lacks or that is invalid: `outcome` and reason."""
+    """A missing or invalid archive file, with its outcome and reason."""
 
     file: ArchiveFile
     outcome: Outcome
@@ -95,9 +95,9 @@ def try_day(
     *,
     reload: bool = False,
     downloaded: Progress | None = None,
-    written: Rows | None = None,
+    written: RowsWritten | None = None,
 ) -> LoadedDay | NotLoaded:
-    """Call `load_day`; return a missing or invalid file as `NotLoaded`, so that callers go on with other files.
+    """Call `load_day`; return a missing or invalid file as `NotLoaded`, so that callers continue with other files.
 
     Raises `ArchiveRangeError` and `ExchangeError`.
     """
@@ -117,13 +117,13 @@ def load_day(
     *,
     reload: bool = False,
     downloaded: Progress | None = None,
-    written: Rows | None = None,
+    written: RowsWritten | None = None,
 ) -> LoadedDay:
     """Load a day, unless the same file (by its sha256) was loaded before; `reload` loads it anyway.
 
-    A file that fails a blocking check is rejected: the result says so, and rows loaded before stay. Raises
-    `ArchiveRangeError` for a day before the lake's first, `ArchiveMissingError`, `ArchiveChecksumError`,
-    `ArchiveFormatError` and `ExchangeError`; nothing is changed then either. One load at a time runs per home.
+    A file that fails a blocking check has the outcome `REJECTED`, and rows loaded before stay. Raises
+    `ArchiveRangeError` for a day before the lake's first day, `ArchiveMissingError`, `ArchiveChecksumError`,
+    `ArchiveFormatError` and `ExchangeError`; these leave the lake unchanged. One load at a time runs per home.
     """
     from filelock import FileLock
 
@@ -131,13 +131,13 @@ def load_day(
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(settings.run_dir / "archive.lock"):
         started = time.monotonic()
-        stated = client.checksum(file)
-        if not reload and _recorded(settings, file) == stated:
+        sha256 = client.checksum(file)
+        if not reload and _recorded(settings, file) == sha256:
             rows = count_day(load_table(settings, BRONZE_TRADES), file.venue.exchange, file.symbol, file.day)
             log.info("archive_day_skipped", symbol=file.symbol, day=file.day.isoformat(), rows=rows)
-            return LoadedDay(file, Outcome.UNCHANGED, stated, rows)
-        path = client.fetch(file, stated, settings.archive_dir, downloaded)
-        loaded = _load(settings, client.url(file), file, path, stated, run_id, started, written)
+            return LoadedDay(file, Outcome.UNCHANGED, sha256, rows)
+        path = client.fetch(file, sha256, settings.archive_dir, downloaded)
+        loaded = _load(settings, client.url(file), file, path, sha256, run_id, started, written)
         path.unlink()
         return loaded
 
@@ -150,7 +150,7 @@ def _load(
     sha256: str,
     run_id: str,
     started: float,
-    written: Rows | None,
+    written: RowsWritten | None,
 ) -> LoadedDay:
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
@@ -176,10 +176,10 @@ def _load(
             sha256,
             inspection.rows,
             size_bytes=size_bytes,
-            duration_ms=_since(started),
+            duration_ms=_ms_since(started),
             outcomes=tuple(outcomes),
         )
-    earlier = _announce(settings, url, file)
+    earlier = _record_loading(settings, url, file)
     properties = {
         "cryptolake.run-id": run_id,
         "cryptolake.archive-file": file.name,
@@ -214,18 +214,18 @@ def _load(
         replaced.rows_removed,
         size_bytes,
         replaced.snapshot_id,
-        _since(started),
+        _ms_since(started),
         tuple(outcomes),
     )
 
 
 def write_day(
-    path: Path, file: ArchiveFile, hour_files: HourFiles, inspection: Inspection, written: Rows | None = None
+    path: Path, file: ArchiveFile, hour_files: HourFiles, inspection: Inspection, written: RowsWritten | None = None
 ) -> list[DataFile]:
     """Write the zip's accepted rows as data files; one block is parsed while another is written."""
     received, schema = datetime.now(UTC), BRONZE_TRADES.arrow_schema()
     for block in prefetch(_read(path, file)):
-        if (rows := inspection.see(block)).num_rows:
+        if (rows := inspection.add_block(block)).num_rows:
             hour_files.write(_bronze_rows(rows, file, received, schema))
         if written is not None:
             written(inspection.rows)
@@ -237,7 +237,7 @@ def _read(path: Path, file: ArchiveFile) -> Iterator[Block]:
 
 
 def _bronze_rows(block: pa.Table, file: ArchiveFile, received: datetime, schema: pa.Schema) -> pa.Table:
-    """Return rows of `bronze.futures_trades`; constant text is a dictionary of one word."""
+    """Return rows of `bronze.futures_trades`; constant text columns are dictionaries of one value."""
     import pyarrow as pa
 
     number = block.num_rows
@@ -273,7 +273,7 @@ def _require_partition(settings: Settings, file: ArchiveFile) -> None:
     if file.day < first:
         raise ArchiveRangeError(
             f"archive: {file.day} is before the lake's first day, {first}. Set CRYPTOLAKE_START_DATE={file.day} (or an "
-            "earlier day) and start the platform again, then load it."
+            "earlier day), restart the platform, then load the day again."
         )
 
 
@@ -285,11 +285,11 @@ def _recorded(settings: Settings, file: ArchiveFile) -> str | None:
     return sources[0].rpartition(SHA256_MARK)[2] if sources else None
 
 
-def _announce(settings: Settings, url: str, file: ArchiveFile) -> list[CoverageRow]:
-    """Make symbol and day known before the first trade is readable; return the earlier issue's coverage.
+def _record_loading(settings: Settings, url: str, file: ArchiveFile) -> list[CoverageRow]:
+    """Replace the day's coverage by a `LOADING` row before the first trade is readable; return the earlier coverage.
 
-    Readers of Bronze would otherwise take the trades for strays. The earlier issue's coverage is withdrawn before its
-    rows are removed.
+    Without that row, readers of Bronze would treat the trades as strays. The coverage of an earlier issue must be
+    removed before its rows are.
     """
     earlier = [row for row in _rows_of(settings, file) if row.kafka_partition != LOADING]
     exchange, end_ms = file.venue.exchange, file.start_ms + DAY_MS
@@ -307,7 +307,7 @@ def _rows_of(settings: Settings, file: ArchiveFile) -> list[CoverageRow]:
     ]
 
 
-def _since(started: float) -> int:
+def _ms_since(started: float) -> int:
     return round((time.monotonic() - started) * 1000)
 
 

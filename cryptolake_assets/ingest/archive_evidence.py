@@ -1,7 +1,7 @@
-"""Coverage that archive days prove: by consecutive ids, or by official klines.
+"""Derive coverage from archive days, by consecutive ids or by official klines.
 
-Ids prove the time between them, within a day and across its borders. Klines prove minutes that agree in trade count and
-volume.
+Consecutive ids cover the time between them, within a day and across midnight. Klines cover minutes with equal trade
+count and volume.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ BORDER: Final = "archive: ids that continue from one day to the next"  # source 
 def rows_of_day(file: ArchiveFile, runs: Sequence[IdRun], source: str) -> list[CoverageRow]:
     """Return the coverage of a day's ids: for each run, the time from after its first trade to its last.
 
-    Trades of the same ms as a run's first or last one may be missing. Trades of a gap may lie anywhere between the two
-    trades around it, whose times may be out of order. A day that proves nothing is stored too, as a row without time
-    and ids.
+    Trades of the same ms as a run's first or last trade may be missing. The missing trades of a gap may lie anywhere
+    between the two trades around it, whose times may be out of order. A day without evidence is stored too, as a row
+    without time and ids.
     """
     if len(runs) > MAX_GAPS + 1 or not runs:
         return [_row(file, file.start_ms, file.start_ms, source)]
@@ -53,13 +53,13 @@ def rows_of_day(file: ArchiveFile, runs: Sequence[IdRun], source: str) -> list[C
         if parts == [(from_ms, to_ms)]:
             found.append(_row(file, from_ms, to_ms, source, run.first_id, run.last_id))
         else:
-            # Without ids: the ends are not those of the run, so no neighboring day is joined to them.
+            # Without ids: the run is clipped here, so its ids must not join a neighboring day.
             found += [_row(file, *part, source) for part in parts]
     return found
 
 
 def _outside(from_ms: int, to_ms: int, gaps: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return the parts of the time that lie in no gap."""
+    """Return the parts of the interval that are in no gap."""
     parts = [(from_ms, to_ms)]
     for begin, end in gaps:
         if begin < to_ms and end > from_ms:
@@ -82,7 +82,7 @@ def _row(
 
 
 def is_of_day(row: CoverageRow, start_ms: int) -> bool:
-    """Return whether a row is about the archive's UTC day that begins at `start_ms`."""
+    """Return whether the row covers the archive's UTC day that begins at `start_ms`."""
     return row.of_archive and row.source != BORDER and start_ms <= row.connected_from_ms < start_ms + DAY_MS
 
 
@@ -97,8 +97,8 @@ def replace_day_rows(settings: Settings, file: ArchiveFile, rows: Sequence[Cover
 
 def with_borders(rows: Iterable[CoverageRow]) -> list[CoverageRow]:
     """Return a symbol's archive rows with newly built rows that join neighboring days."""
-    kept = [row for row in rows if row.source != BORDER]
-    by_ids = sorted((row for row in kept if row.first_id is not None), key=lambda row: row.connected_from_ms)
+    result = [row for row in rows if row.source != BORDER]
+    by_ids = sorted((row for row in result if row.first_id is not None), key=lambda row: row.connected_from_ms)
     days = [(day, list(of_day)) for day, of_day in groupby(by_ids, key=lambda row: row.connected_from_ms // DAY_MS)]
     joins = []
     for (day, earlier), (next_day, later) in pairwise(days):
@@ -108,10 +108,10 @@ def with_borders(rows: Iterable[CoverageRow]) -> list[CoverageRow]:
             joins.append((last, first))
     firsts, lasts = {first for _, first in joins}, {last for last, _ in joins}
     for last, first in joins:
-        # A row without time is from a run within one or two ms: at its other end, trades of that ms may be missing.
+        # A row without time comes from a run of one or two ms; trades of the ms at its other end may be missing.
         is_known_before = last.connected_from_ms < last.connected_to_ms or last in firsts
         is_known_after = first.connected_from_ms < first.connected_to_ms or first in lasts
-        kept.append(
+        result.append(
             CoverageRow(
                 last.exchange,
                 last.symbol,
@@ -126,40 +126,41 @@ def with_borders(rows: Iterable[CoverageRow]) -> list[CoverageRow]:
                 first.first_id,
             )
         )
-    return kept
+    return result
 
 
 def prove_by_klines(settings: Settings, file: ArchiveFile) -> int:
     """Cover the day's minutes whose official klines agree with the aggregates; return their number.
 
-    These are minutes that ids do not prove and that agree in trade count and volume, minutes without trades included.
+    These are the minutes that ids do not cover and whose trade count and volume are equal, including minutes without
+    trades.
     """
-    official = _official_minutes(settings, file)
-    aggregates = _minutes_of_bronze(settings, file) if official else {}
+    klines = _official_minutes(settings, file)
+    aggregates = _minutes_of_bronze(settings, file) if klines else {}
     coverage = read_coverage(settings, symbols=[file.symbol])
     by_ids = CompletenessIndex((row for row in coverage if row.of_archive and row.evidence is Evidence.IDS), {}, 0)
     nothing = (0, Decimal(0))
     minutes = [
         start_ms
-        for start_ms, counted in sorted(official.items())
+        for start_ms, counted in sorted(klines.items())
         if counted == aggregates.get(start_ms, nothing)
         and not by_ids.is_complete(file.symbol, STREAM, start_ms, start_ms + MINUTE_MS)
     ]
     source = f"archive: klines of {file.day.isoformat()}"
     rows = [
-        _row(file, first, last + MINUTE_MS, source, evidence=Evidence.KLINES) for first, last in _stretches(minutes)
+        _row(file, first, last + MINUTE_MS, source, evidence=Evidence.KLINES) for first, last in _consecutive(minutes)
     ]
 
     def change(before: list[CoverageRow]) -> list[CoverageRow]:
-        is_old = [row for row in before if row.evidence is Evidence.KLINES and is_of_day(row, file.start_ms)]
-        return [row for row in before if row not in is_old] + rows
+        replaced = [row for row in before if row.evidence is Evidence.KLINES and is_of_day(row, file.start_ms)]
+        return [row for row in before if row not in replaced] + rows
 
     change_archive_rows(settings, file.venue.exchange, file.symbol, change)
     return len(minutes)
 
 
-def _stretches(minutes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the first and last minute of each stretch of consecutive minutes."""
+def _consecutive(minutes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the first and last minute of each run of consecutive minutes."""
     found: list[tuple[int, int]] = []
     for start_ms in minutes:
         if found and start_ms == found[-1][1] + MINUTE_MS:

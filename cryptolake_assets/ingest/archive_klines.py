@@ -1,7 +1,7 @@
 """Load a symbol's day of official one-minute klines from the archive into `bronze.futures_klines_1m`.
 
-A day is one small file, so it is fetched and compared each time: the same issue changes nothing, another one replaces
-earlier klines of the archive, and klines from REST of the same minutes.
+A day is one small file, so each load fetches and compares it. The same issue changes nothing; another issue replaces
+earlier archive klines, and REST klines of the same minutes.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ MINUTES_OF_A_DAY = 1_440
 class LoadedKlines:
     """Result of loading a day of klines.
 
-    `klines` are those of the file, of which `changed` were new or different; `removed` are no longer in it. `hours` are
-    those with a change.
+    `klines` counts the file's klines, `changed` those that were new or different, `removed` those that are no longer in
+    the file. `hours` lists the hours with a change.
     """
 
     file: ArchiveFile
@@ -64,7 +64,7 @@ def kline_file(symbol: str, day: date, family: Family = Family.FUTURES) -> Archi
 def try_klines(
     settings: Settings, client: ArchiveClient, file: ArchiveFile, run_id: str, downloaded: Progress | None = None
 ) -> LoadedKlines | NotLoaded:
-    """Call `load_klines`; return a missing or invalid file as `NotLoaded`, so that callers go on without it.
+    """Call `load_klines`; return a missing or invalid file as `NotLoaded`, so that callers continue without it.
 
     Raises `ExchangeError`.
     """
@@ -81,14 +81,14 @@ def load_klines(
 ) -> LoadedKlines:
     """Fetch, verify and publish a day of klines in one commit, or in none if nothing changed.
 
-    Raises `ArchiveMissingError`, `ArchiveChecksumError`, `ArchiveFormatError` and `ExchangeError`; nothing is changed
-    then. One load at a time runs per home.
+    Raises `ArchiveMissingError`, `ArchiveChecksumError`, `ArchiveFormatError` and `ExchangeError`; these leave the
+    table unchanged. One load at a time runs per home.
     """
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(settings.run_dir / "archive.lock"):
         started = time.monotonic()
-        stated = client.checksum(file)
-        path = client.fetch(file, stated, settings.archive_dir, downloaded)
+        sha256 = client.checksum(file)
+        path = client.fetch(file, sha256, settings.archive_dir, downloaded)
         try:
             klines, rejected_lines = read_kline_zip(path, file)
         finally:
@@ -97,8 +97,8 @@ def load_klines(
         before = _archived(settings, file)
         start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
         publication = replace_klines(settings, start, rows, [*before, *rows], run_id)
-    gone = {row["open_time"] for row in before} - {row["open_time"] for row in rows}
-    changed = {row["open_time"] for row in publication.changed_keys.to_pylist()} | gone
+    removed = {row["open_time"] for row in before} - {row["open_time"] for row in rows}
+    changed = {row["open_time"] for row in publication.changed_keys.to_pylist()} | removed
     outcome = (Outcome.REPLACED if before else Outcome.LOADED) if publication.committed else Outcome.UNCHANGED
     log.info(
         "archive_klines_loaded",
@@ -113,7 +113,7 @@ def load_klines(
     return LoadedKlines(
         file,
         outcome,
-        stated,
+        sha256,
         len(rows),
         publication.rows_changed,
         publication.rows_removed,
@@ -124,16 +124,16 @@ def load_klines(
 
 
 def check_klines(result: LoadedKlines | NotLoaded) -> CheckOutcome:
-    """Check that the archive had a valid kline of every minute of the day."""
+    """Check that the archive has a valid kline for every minute of the day."""
     if isinstance(result, NotLoaded):
         return CheckOutcome(KLINES_OF_DAY, False, result.reason, 1)
-    lacking = MINUTES_OF_A_DAY - result.klines
-    said = f"{result.file.name}: {result.klines} of {MINUTES_OF_A_DAY} minutes"
+    missing = MINUTES_OF_A_DAY - result.klines
+    description = f"{result.file.name}: {result.klines} of {MINUTES_OF_A_DAY} minutes"
     if result.rejected_lines:
         first = result.rejected_lines[0]
-        said += f"; {len(result.rejected_lines)} lines are set aside, the first is line {first.number}: {first.reason}"
+        description += f"; {len(result.rejected_lines)} lines rejected, first: line {first.number}: {first.reason}"
     sample = [{"line": str(line.number), "reason": line.reason} for line in result.rejected_lines[:SAMPLE_ROWS]]
-    return CheckOutcome(KLINES_OF_DAY, not lacking and not result.rejected_lines, said, lacking, sample)
+    return CheckOutcome(KLINES_OF_DAY, not missing and not result.rejected_lines, description, missing, sample)
 
 
 def _archived(settings: Settings, file: ArchiveFile) -> list[dict[str, Any]]:

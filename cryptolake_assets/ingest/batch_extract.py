@@ -19,7 +19,7 @@ from cryptolake_assets.errors import ExchangeError, ResponseRejectedError
 from cryptolake_assets.http.http_client import HttpResponse, RetryPolicy
 from cryptolake_assets.http.json_reader import parse_json
 from cryptolake_assets.http.source_client import SourceClient
-from cryptolake_assets.ingest.batch_source import BatchSource, Held, ParsedResponse, Row, Wanted, by_key
+from cryptolake_assets.ingest.batch_source import BatchSource, ParsedResponse, RequestScope, Row, StoredKeys, by_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, publish
 from cryptolake_assets.lake.coverage import streamed_symbols
@@ -38,18 +38,19 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 NOT_LISTED = "the exchange does not list the symbol"
-_OF_ONE_SYMBOL = (200, 400)  # statuses of an invalid response that concerns one symbol only; a ban concerns all
+# With these statuses a rejected response concerns only its symbol; with others, such as a ban, all symbols.
+_ONE_SYMBOL_STATUSES = (200, 400)
 
 
 @dataclass(frozen=True)
 class Extraction:
     """Result of a run's requests.
 
-    `rejected` are (URL, reason) of rejected responses, `skipped` of those that do not block others; `rejected_rows` are
-    odd rows of accepted responses.
+    `rejected` lists (URL, reason) of the rejected responses that fail the run, `skipped` of those that concern a single
+    symbol and do not; `rejected_rows` describes the rejected rows of accepted responses.
     """
 
-    answers: int
+    responses: int
     size_bytes: int
     rows: int
     rejected: tuple[tuple[str, str], ...]
@@ -73,7 +74,7 @@ class BatchCandidate:
 
 
 def source_clock(settings: Settings) -> datetime:
-    """Return the clock that a source's days and hours follow: that of the replayed exchange, or now.
+    """Return the current time of a source: the replayed exchange's clock, or this machine's.
 
     Raises `ExchangeError` if the replay exchange does not respond.
     """
@@ -82,28 +83,28 @@ def source_clock(settings: Settings) -> datetime:
     clock_ms = exchange_clock_ms(settings)
     if clock_ms is None:
         raise ExchangeError(
-            f"exchange: {settings.rest_url} does not answer, so the replayed time is not known. "
-            "See `cryptolake status` and `cryptolake logs exchange`."
+            f"exchange: {settings.rest_url} does not respond, so the replayed time is unknown. "
+            "Check `cryptolake status` and `cryptolake logs exchange`."
         )
     return datetime.fromtimestamp(clock_ms / 1000, UTC)
 
 
-def wanted_of(settings: Settings, source: BatchSource, day: date, *, full_history: bool = False) -> Wanted:
+def request_scope(settings: Settings, source: BatchSource, day: date, *, full_history: bool = False) -> RequestScope:
     """Return the rows that a run of the day requests; `full_history` ignores stored rows.
 
     Raises `ExchangeError` if the replay exchange does not respond.
     """
     clock = source_clock(settings)
-    known = {} if full_history or not source.has_history else held(settings, source, source.silver[0], clock)
-    newest = {symbol: values[-1] for symbol, values in known.items()}
+    stored = {} if full_history or not source.has_history else stored_keys(settings, source, source.silver[0], clock)
+    newest = {symbol: values[-1] for symbol, values in stored.items()}
     symbols: set[str] = set()
     if source.by_symbol:
         symbols = {*resolve_subscriptions(settings).symbols, *streamed_symbols(settings, clock - DAY)}
-    return Wanted(day, clock, newest, tuple(sorted(symbols)))
+    return RequestScope(day, clock, newest, tuple(sorted(symbols)))
 
 
-def held(settings: Settings, source: BatchSource, spec: TableSpec, clock: datetime) -> Held:
-    """Return the stored values of the table's first key column that count as held, by symbol."""
+def stored_keys(settings: Settings, source: BatchSource, spec: TableSpec, clock: datetime) -> StoredKeys:
+    """Return the stored values of the table's first key column, by symbol, within the source's filter and age limit."""
     column, by_symbol = spec.key[0], "symbol" in spec.column_names
     scan = load_table(settings, spec).scan(selected_fields=(column, "symbol") if by_symbol else (column,))
     if source.stored_within is not None:
@@ -122,17 +123,17 @@ def held(settings: Settings, source: BatchSource, spec: TableSpec, clock: dateti
 def extract(
     settings: Settings,
     source: BatchSource,
-    wanted: Wanted,
+    scope: RequestScope,
     run_id: str,
     retry_policy: RetryPolicy | None = None,
 ) -> Extraction:
     """Send the requests of the source's plan, parse the responses and append them to Bronze in one commit.
 
-    Errors of the source never raise.
+    Errors of the source are recorded in the result and not raised.
     """
-    plan, asked_at, partition = source.plan(settings, wanted), wanted.clock, wanted.day
+    plan, asked_at, partition = source.plan(settings, scope), scope.clock, scope.day
     records: list[Row] = []
-    odd: list[tuple[str, str]] = []
+    skippable: list[tuple[str, str]] = []
     rejected_rows: list[str] = []
     rows = 0
     with SourceClient(
@@ -140,14 +141,14 @@ def extract(
     ) as http:
         request = next(plan, None)
         while request is not None:
-            answer = http.get(request)
-            parsed, reason = _parse(source, answer, asked_at)
-            records.append(_record(answer, reason, asked_at, partition, run_id))
+            response = http.get(request)
+            parsed, reason = _parse(source, response, asked_at)
+            records.append(_record(response, reason, asked_at, partition, run_id))
             if parsed is not None:
                 rows += sum(len(found) for found in parsed.rows.values())
                 rejected_rows += parsed.rejected_rows
-            elif source.by_symbol and reason is not None and answer.status in _OF_ONE_SYMBOL:
-                odd.append((answer.url, reason))
+            elif source.by_symbol and reason is not None and response.status in _ONE_SYMBOL_STATUSES:
+                skippable.append((response.url, reason))
             try:
                 request = plan.send(parsed)
             except StopIteration:
@@ -155,17 +156,17 @@ def extract(
     table = load_table(settings, source.raw)
     if records:
         table.append(_table(source.raw, records))
-    said = [(row["url"], row["refused"]) for row in records if row["refused"]]
-    # If all responses are set aside, something is wrong with all of them: reject them.
-    skipped = tuple(odd) if len(odd) < len(records) else ()
-    rejected = tuple(item for item in said if item not in skipped)
+    reasons = [(row["url"], row["refused"]) for row in records if row["refused"]]
+    # If no response was accepted, the cause is not a single symbol: fail the run.
+    skipped = tuple(skippable) if len(skippable) < len(records) else ()
+    rejected = tuple(item for item in reasons if item not in skipped)
     log.info(
-        "source_extracted", source=source.name, answers=len(records), rows=rows, rejected=rejected, skipped=skipped
+        "source_extracted", source=source.name, responses=len(records), rows=rows, rejected=rejected, skipped=skipped
     )
     if rejected_rows:
-        log.warning("source_rows_rejected", source=source.name, rows=len(rejected_rows), first=rejected_rows[:20])
+        log.warning("source_rows_rejected", source=source.name, rows=len(rejected_rows), sample=rejected_rows[:20])
     return Extraction(
-        answers=len(records),
+        responses=len(records),
         size_bytes=sum(len(row["body"]) for row in records),
         rows=rows,
         rejected=rejected,
@@ -176,10 +177,10 @@ def extract(
 
 
 def prepare(settings: Settings, source: BatchSource, spec: TableSpec, partition: date) -> BatchCandidate:
-    """Build rows of `spec` from the partition's accepted responses; the later of two rows counts.
+    """Build rows of `spec` from the partition's accepted responses; of rows with the same key the last one is used.
 
-    If the source has history, later partitions' responses are read too: rebuilding an old day does not restore old
-    values.
+    If the source has history, later partitions' responses are read too, so rebuilding an old day does not restore
+    outdated values.
     """
     rows: list[Row] = []
     rejected_rows: list[str] = []
@@ -195,7 +196,7 @@ def prepare(settings: Settings, source: BatchSource, spec: TableSpec, partition:
 
 
 def commit(settings: Settings, candidate: BatchCandidate, run_id: str) -> Publication:
-    """Upsert the candidate in one commit, or in none without a difference."""
+    """Upsert the candidate in one commit, or in none if nothing changed."""
     spec, rows = candidate.spec, candidate.rows
     return publish(
         load_table(settings, spec), spec, _window(spec, rows), rows, keys_of(spec, rows), {"cryptolake.run-id": run_id}
@@ -207,41 +208,41 @@ def published_warnings(
 ) -> list[CheckOutcome]:
     """Return the outcomes of the non-blocking checks on the published rows."""
     outcomes = [rows_rejected(candidate.rejected_rows)]
-    if source.warns:
-        wanted = wanted_of(settings, source, day, full_history=True)
-        outcomes += source.warnings(held(settings, source, candidate.spec, wanted.clock), wanted)
+    if source.warning_checks:
+        scope = request_scope(settings, source, day, full_history=True)
+        outcomes += source.warnings(stored_keys(settings, source, candidate.spec, scope.clock), scope)
     return outcomes
 
 
-def _parse(source: BatchSource, answer: HttpResponse, asked_at: datetime) -> tuple[ParsedResponse | None, str | None]:
-    if answer.failure is not None:
-        return None, NOT_LISTED if _is_not_listed(answer) else answer.failure
+def _parse(source: BatchSource, response: HttpResponse, asked_at: datetime) -> tuple[ParsedResponse | None, str | None]:
+    if response.failure is not None:
+        return None, NOT_LISTED if _is_not_listed(response) else response.failure
     try:
-        return source.parse(answer.request.endpoint, answer.body, asked_at), None
+        return source.parse(response.request.endpoint, response.body, asked_at), None
     except ResponseRejectedError as error:
         return None, str(error)
 
 
-def _is_not_listed(answer: HttpResponse) -> bool:
-    """Return whether the exchange says that it does not list the requested symbol."""
+def _is_not_listed(response: HttpResponse) -> bool:
+    """Return whether the exchange reported that it does not list the requested symbol."""
     try:
-        return bool(parse_json(answer.body)["code"] == INVALID_SYMBOL)
+        return bool(parse_json(response.body)["code"] == INVALID_SYMBOL)
     except (ResponseRejectedError, TypeError, KeyError):
         return False
 
 
-def _record(answer: HttpResponse, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:
-    """Return a row of Bronze."""
+def _record(response: HttpResponse, reason: str | None, asked_at: datetime, partition: date, run_id: str) -> Row:
+    """Return the response as a row of Bronze."""
     return {
-        "fetched_at": answer.fetched_at,
+        "fetched_at": response.fetched_at,
         "asked_at": asked_at,
         "partition_date": partition,
-        "endpoint": answer.request.endpoint,
-        "url": answer.url,
-        "status": answer.status,
-        "etag": answer.etag,
-        "sha256": hashlib.sha256(answer.body).hexdigest(),
-        "body": answer.body,
+        "endpoint": response.request.endpoint,
+        "url": response.url,
+        "status": response.status,
+        "etag": response.etag,
+        "sha256": hashlib.sha256(response.body).hexdigest(),
+        "body": response.body,
         "refused": reason,
         "run_id": run_id,
     }
@@ -250,13 +251,13 @@ def _record(answer: HttpResponse, reason: str | None, asked_at: datetime, partit
 def _accepted(settings: Settings, source: BatchSource, partition: date) -> list[Row]:
     """Return the accepted responses, oldest first."""
     operator = ">=" if source.has_history else "=="
-    wanted = f"partition_date {operator} '{partition.isoformat()}' and refused is null"
-    found: list[Row] = load_table(settings, source.raw).scan(row_filter=wanted).to_arrow().to_pylist()
+    condition = f"partition_date {operator} '{partition.isoformat()}' and refused is null"
+    found: list[Row] = load_table(settings, source.raw).scan(row_filter=condition).to_arrow().to_pylist()
     return sorted(found, key=lambda row: (row["fetched_at"], row["url"]))
 
 
 def _window(spec: TableSpec, rows: pa.Table) -> str | BooleanExpression:
-    """Return the filter for all partitions that hold the rows."""
+    """Return the filter for the partitions of the rows."""
     from pyiceberg.expressions import AlwaysTrue
 
     if spec.partition is None or not rows.num_rows:

@@ -23,28 +23,29 @@ Row = dict[str, Any]
 class ParsedResponse:
     """An accepted response: rows by table (`TableSpec.name`), without `updated_at`.
 
-    `rejected_rows` describes odd rows: of another shape, or with a value that is impossible or does not fit its column.
+    `rejected_rows` describes the rejected rows: of another shape, or with an impossible value or one that does not fit
+    its column.
     """
 
     rows: Mapping[str, list[Row]]
     rejected_rows: tuple[str, ...] = ()
 
 
-# Yields requests one by one; receives the parsed response, None if it was rejected.
+# Yields requests one by one; receives each parsed response, None if it was rejected.
 Plan = Generator[HttpRequest, ParsedResponse | None, None]
 
-# Values of a table's first key column by symbol, ascending; the symbol is empty in a table without symbols.
-Held = Mapping[str, Sequence[Any]]
+# Stored values of a table's first key column by symbol, ascending; the symbol is "" in a table without symbols.
+StoredKeys = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The rows that a run requests: those of `day`, and those since the `newest` held ones (by symbol, as `Held`)."""
+class RequestScope:
+    """The rows that a run requests: those of `day`, and those after the `newest` stored keys (by symbol)."""
 
     day: date
-    clock: datetime  # the source's: that of the replayed exchange, or this machine's
+    clock: datetime  # the source's clock: the replayed exchange's, or this machine's
     newest: Mapping[str, Any] = field(default_factory=dict)
-    symbols: tuple[str, ...] = ()  # tracked symbols, for a source with requests by symbol
+    symbols: tuple[str, ...] = ()  # tracked symbols, for a source with one request per symbol
 
     @property
     def start(self) -> datetime:
@@ -53,19 +54,19 @@ class Wanted:
 
 
 class BatchSource(ABC):
-    """A batch source. To add one, write a subclass with its tables, and an entry in `batch_sources`."""
+    """A batch source. To add one, write a subclass with its tables and add it to `batch_sources`."""
 
     name: str  # name in logs, messages and the graph
     title: str  # name in descriptions
     raw: TableSpec  # table of raw responses: the columns of `source_tables.raw_answers`
     silver: tuple[TableSpec, ...]
-    recorded: str  # pattern of the files in a capture's directory that hold its responses
-    warns: tuple[str, ...] = ()  # names of the outcomes of `warnings`
+    recorded: str  # pattern of the files with its responses in a capture's directory
+    warning_checks: tuple[str, ...] = ()  # check names of the outcomes of `warnings`
     fresh_within: timedelta = timedelta(hours=3)
     has_history: bool = True  # whether a response may hold rows of days before its request
-    by_symbol: bool = False  # whether each response is of one symbol, so that an odd one does not block others
-    stored_where: str = ""  # filter on the rows of Silver that count as held, in PyIceberg's syntax
-    stored_within: timedelta | None = None  # how long before the clock rows count as held; None for all rows
+    by_symbol: bool = False  # whether each response is of one symbol, so that a rejected one does not block others
+    stored_where: str = ""  # filter for the Silver rows that count as stored, in PyIceberg's syntax
+    stored_within: timedelta | None = None  # maximum age of rows that count as stored; None for no limit
 
     @abstractmethod
     def base_url(self, settings: Settings) -> str:
@@ -73,28 +74,28 @@ class BatchSource(ABC):
 
     @abstractmethod
     def calls_a_minute(self, settings: Settings) -> int:
-        """Return the source's request limit."""
+        """Return the maximum number of requests per minute."""
 
     @abstractmethod
-    def plan(self, settings: Settings, wanted: Wanted) -> Plan:
+    def plan(self, settings: Settings, scope: RequestScope) -> Plan:
         """Return the requests of a run."""
 
     @abstractmethod
     def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
-        """Return the response's rows; `asked_at` is by the source's clock.
+        """Return the response's rows; `asked_at` is the request time by the source's clock.
 
-        Raises `ResponseRejectedError` for another shape.
+        Raises `ResponseRejectedError` for a response of another shape.
         """
 
     def headers(self, _settings: Settings) -> dict[str, str]:
         """Return the request headers, with the API key if there is one."""
         return {}
 
-    def warnings(self, _held: Held, _wanted: Wanted) -> list[CheckOutcome]:
-        """Return the outcomes of the checks `warns` on the published rows."""
+    def warnings(self, _stored: StoredKeys, _scope: RequestScope) -> list[CheckOutcome]:
+        """Return the outcomes of `warning_checks` on the published rows."""
         return []
 
-    def can_be_asked(self, settings: Settings) -> bool:
+    def is_available(self, settings: Settings) -> bool:
         """Return whether the source is available: live, or with recorded responses in the replayed capture."""
         return settings.source is Source.BINANCE or any(settings.replay_dir.glob(self.recorded))
 
@@ -102,10 +103,10 @@ class BatchSource(ABC):
 def parsed_rows(
     items: Sequence[Any], key: str, read: Callable[[Any, int], Row], place: str
 ) -> tuple[list[Row], list[str]]:
-    """Return the rows that `read` makes of the items and their numbers, by `key` ascending, and the odd items.
+    """Parse items with `read(item, number)`; return the rows, ascending by `key`, and descriptions of rejected items.
 
-    An odd item, for which `read` raises `ResponseRejectedError`, does not block others; of duplicate keys the first row
-    counts.
+    An item for which `read` raises `ResponseRejectedError` is rejected and does not block others. Of rows with the same
+    key the first one is used.
     """
     rows: dict[Any, Row] = {}
     rejected_rows: list[str] = []
@@ -116,10 +117,12 @@ def parsed_rows(
             rejected_rows.append(f"{place}: {error}")
             continue
         if rows.setdefault(row[key], row) != row:
-            rejected_rows.append(f"{place}: answer[{number}] is another row of {key} {row[key]}")
+            rejected_rows.append(
+                f"{place}: response[{number}] has other values for {key} {row[key]} than an earlier row"
+            )
     return [rows[found] for found in sorted(rows)], rejected_rows
 
 
 def by_key(table: TableSpec, rows: list[Row]) -> list[Row]:
-    """Deduplicate rows by key; the last one counts."""
+    """Deduplicate rows by key; keep the last row of each key."""
     return list({tuple(row[name] for name in table.key): row for row in rows}.values())

@@ -1,4 +1,4 @@
-"""CoinGecko: current coins by market cap, and the whole market. Pure.
+"""CoinGecko: current coins by market cap, and totals of the crypto market. Pure.
 
 Source: https://docs.coingecko.com (`/coins/markets`, `/global`). A snapshot belongs to the hour of its request.
 """
@@ -13,7 +13,7 @@ from cryptolake_assets.captures.recorded_names import COINGECKO_GLOBAL_FILE
 from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
-from cryptolake_assets.ingest.batch_source import BatchSource, ParsedResponse, Plan, Row, Wanted
+from cryptolake_assets.ingest.batch_source import BatchSource, ParsedResponse, Plan, RequestScope, Row
 from cryptolake_assets.model.source_tables import (
     BRONZE_COINGECKO_RAW,
     SILVER_COINGECKO_GLOBAL,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MARKETS, GLOBAL = "markets", "global"
 PER_PAGE = 250
 KEY_HEADER = "x-cg-demo-api-key"
-# CoinGecko's names, and ours; a coin may lack any of them.
+# CoinGecko's field names and the table's column names; each may be missing.
 _NUMBERS = {
     "current_price": "price",
     "market_cap": "market_cap",
@@ -45,7 +45,7 @@ _NUMBERS = {
 
 
 class CoinGecko(BatchSource):
-    """Source without history: a run of an earlier day sends no request."""
+    """Source without history: a run for an earlier day sends no request."""
 
     name = "coingecko"
     title = "CoinGecko"
@@ -64,11 +64,11 @@ class CoinGecko(BatchSource):
     def calls_a_minute(self, settings: Settings) -> int:
         return settings.coingecko_calls_a_minute
 
-    def can_be_asked(self, settings: Settings) -> bool:
-        return bool(settings.coingecko_url) or super().can_be_asked(settings)
+    def is_available(self, settings: Settings) -> bool:
+        return bool(settings.coingecko_url) or super().is_available(settings)
 
-    def plan(self, settings: Settings, wanted: Wanted) -> Plan:
-        if wanted.day >= wanted.clock.date():
+    def plan(self, settings: Settings, scope: RequestScope) -> Plan:
+        if scope.day >= scope.clock.date():
             yield from plan(settings.coingecko_pages)
 
     def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
@@ -79,7 +79,7 @@ SOURCE = CoinGecko()
 
 
 def plan(pages: int) -> Plan:
-    """Yield pages of coins until one is rejected or not full, then the whole market."""
+    """Request pages of coins until one is rejected or not full, then the market totals."""
     for page in range(1, pages + 1):
         query: dict[str, str | int] = {
             "vs_currency": "usd",
@@ -94,33 +94,33 @@ def plan(pages: int) -> Plan:
 
 
 def parse_markets(body: bytes, hour: datetime) -> ParsedResponse:
-    """Return rows of `silver.coingecko_markets`; an odd coin is left out with its reason.
+    """Return rows of `silver.coingecko_markets`; a malformed coin is rejected with its reason.
 
-    Raises `ResponseRejectedError` if no coin can be read: the response then has another shape.
+    Raises `ResponseRejectedError` if no coin can be parsed, because the response then has another shape.
     """
     rows: list[Row] = []
     rejected_rows: list[str] = []
-    found: set[str] = set()
-    for number, item in enumerate(array_of(parse_json(body), "answer")):
-        place = f"answer[{number}]"
+    coin_ids: set[str] = set()
+    for number, item in enumerate(array_of(parse_json(body), "response")):
+        place = f"response[{number}]"
         try:
             row = _coin(Fields(item, place), hour)
             place = str(row["coin_id"])
-            if place in found:
-                raise ResponseRejectedError("it comes twice")
-            found.add(place)
+            if place in coin_ids:
+                raise ResponseRejectedError("duplicate coin id")
+            coin_ids.add(place)
             _check_signs(row)
             rows.append(typed(row, SILVER_COINGECKO_MARKETS))
         except (ResponseRejectedError, ValueError) as error:
             rejected_rows.append(f"{place}: {error}")
-    if rejected_rows and not found:
+    if rejected_rows and not coin_ids:
         raise ResponseRejectedError(rejected_rows[0])
     return ParsedResponse({SILVER_COINGECKO_MARKETS.name: rows}, tuple(rejected_rows))
 
 
 def parse_global(body: bytes, hour: datetime) -> ParsedResponse:
     """Return the single row of `silver.coingecko_global`. Raises `ResponseRejectedError`."""
-    data = Fields(parse_json(body), "answer").object("data")
+    data = Fields(parse_json(body), "response").object("data")
     shares = data.object("market_cap_percentage")
     row = {
         "snapshot_hour": hour,
@@ -144,15 +144,15 @@ def parse_global(body: bytes, hour: datetime) -> ParsedResponse:
 def _coin(coin: Fields, hour: datetime) -> Row:
     return {
         "snapshot_hour": hour,
-        **{ours: coin.text(theirs) for theirs, ours in (("id", "coin_id"), ("symbol", "symbol"), ("name", "name"))},
+        **{column: coin.text(name) for name, column in (("id", "coin_id"), ("symbol", "symbol"), ("name", "name"))},
         "market_cap_rank": coin.whole("market_cap_rank", optional=True),
-        **{ours: coin.number(theirs, optional=True) for theirs, ours in _NUMBERS.items()},
+        **{column: coin.number(name, optional=True) for name, column in _NUMBERS.items()},
         "source_updated_at": coin.moment("last_updated", optional=True),
     }
 
 
 def _check_signs(row: Row) -> None:
-    """Raise `ValueError` for a negative number that is not a change; the message names its column."""
+    """Raise `ValueError` with the column for a negative number that is not a change, or a rank below 1."""
     for name, value in row.items():
         if isinstance(value, Decimal | int) and "change" not in name and value < (name == "market_cap_rank"):
             raise ValueError(f"{name} is {str(value)[:60]}")
@@ -161,4 +161,4 @@ def _check_signs(row: Row) -> None:
 def _check_shares(row: Row) -> None:
     for name in ("btc_dominance", "eth_dominance"):
         if row[name] > 100:
-            raise ValueError(f"{name} is {str(row[name])[:60]}, more than 100 per cent")
+            raise ValueError(f"{name} is {str(row[name])[:60]}, more than 100 percent")

@@ -1,6 +1,6 @@
 """The Fear & Greed index of alternative.me: a number from 0 to 100 per UTC day. Pure.
 
-Source: https://alternative.me/crypto/fear-and-greed-index/ (`/fng/`). `limit=0` returns the whole history, newest day
+Source: https://alternative.me/crypto/fear-and-greed-index/ (`/fng/`). `limit=0` returns the full history, newest day
 first; values and times are text.
 """
 
@@ -13,7 +13,15 @@ from cryptolake_assets.captures.recorded_names import FEAR_GREED_FILE
 from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.http.json_reader import Fields, parse_json
-from cryptolake_assets.ingest.batch_source import BatchSource, Held, ParsedResponse, Plan, Row, Wanted, parsed_rows
+from cryptolake_assets.ingest.batch_source import (
+    BatchSource,
+    ParsedResponse,
+    Plan,
+    RequestScope,
+    Row,
+    StoredKeys,
+    parsed_rows,
+)
 from cryptolake_assets.model.source_facts import FIRST_DAY
 from cryptolake_assets.model.source_tables import BRONZE_FEAR_GREED_RAW, SILVER_FEAR_GREED
 from cryptolake_assets.quality.batch_checks import DAYS_MISSING, NEWEST_ROW, days_missing, newest_row
@@ -30,14 +38,14 @@ _LAST_S = 253_402_300_799
 
 
 class FearGreed(BatchSource):
-    """The whole history in the first run, later the days since the newest held one."""
+    """The first run requests the full history, later runs the days since the newest stored one."""
 
     name = "fear_greed"
     title = "the Fear & Greed index"
     raw = BRONZE_FEAR_GREED_RAW
     silver = (SILVER_FEAR_GREED,)
     recorded = FEAR_GREED_FILE
-    warns = (DAYS_MISSING, NEWEST_ROW)
+    warning_checks = (DAYS_MISSING, NEWEST_ROW)
     fresh_within = timedelta(hours=26)
 
     def base_url(self, settings: Settings) -> str:
@@ -46,41 +54,41 @@ class FearGreed(BatchSource):
     def calls_a_minute(self, _settings: Settings) -> int:
         return 60
 
-    def can_be_asked(self, settings: Settings) -> bool:
-        return bool(settings.fear_greed_url) or super().can_be_asked(settings)
+    def is_available(self, settings: Settings) -> bool:
+        return bool(settings.fear_greed_url) or super().is_available(settings)
 
-    def plan(self, _settings: Settings, wanted: Wanted) -> Plan:
-        return plan(wanted.newest.get(""), wanted.day, wanted.clock.date())
+    def plan(self, _settings: Settings, scope: RequestScope) -> Plan:
+        return plan(scope.newest.get(""), scope.day, scope.clock.date())
 
     def parse(self, _endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
         return parse_days(body, asked_at.date())
 
-    def warnings(self, held: Held, wanted: Wanted) -> list[CheckOutcome]:
-        days = held.get("", ())
-        return [days_missing(days), newest_row(days, wanted.clock.date())]
+    def warnings(self, stored: StoredKeys, scope: RequestScope) -> list[CheckOutcome]:
+        days = stored.get("", ())
+        return [days_missing(days), newest_row(days, scope.clock.date())]
 
 
 SOURCE = FearGreed()
 
 
-def plan(newest: date | None, wanted: date, today: date) -> Plan:
-    """Yield a request for the whole history if `newest` is None, else for the days from `newest` or `wanted` on."""
-    limit = 0 if newest is None else (today - min(newest, wanted)).days + 1 + OVERLAP_DAYS
+def plan(newest: date | None, day: date, today: date) -> Plan:
+    """Request the full history if `newest` is None, else the days from the earlier of `newest` and `day` on."""
+    limit = 0 if newest is None else (today - min(newest, day)).days + 1 + OVERLAP_DAYS
     yield HttpRequest("/fng/", {"limit": max(0, limit)}, endpoint=DAYS)
 
 
 def parse_days(body: bytes, today: date) -> ParsedResponse:
-    """Return rows of `silver.fear_greed_daily`, oldest first; an odd day is left out with its reason.
+    """Return rows of `silver.fear_greed_daily`, oldest first; a malformed day is rejected with its reason.
 
-    Odd days have a value outside 0 to 100, for example, or have not begun. Raises `ResponseRejectedError` for another
-    shape, for an error that the source reports, and if no day can be read.
+    Malformed days have a value outside 0 to 100, for example, or are in the future. Raises `ResponseRejectedError` for
+    another shape, for an error that the source reports, and if no day can be parsed.
     """
-    answer = Fields(parse_json(body), "answer")
-    error = answer.object("metadata").raw("error")
+    response = Fields(parse_json(body), "response")
+    error = response.object("metadata").raw("error")
     if error is not None:
-        raise ResponseRejectedError(f"the source says: {str(error)[:200]}")
+        raise ResponseRejectedError(f"the source reported an error: {str(error)[:200]}")
     days, rejected_rows = parsed_rows(
-        answer.array("data"), "index_date", lambda row, number: _day(Fields(row, f"data[{number}]"), today), "days"
+        response.array("data"), "index_date", lambda row, number: _day(Fields(row, f"data[{number}]"), today), "days"
     )
     if rejected_rows and not days:
         raise ResponseRejectedError(rejected_rows[0])
@@ -92,8 +100,8 @@ def _day(row: Fields, today: date) -> Row:
     if not LOWEST <= value <= HIGHEST:
         raise ResponseRejectedError(f"value {value} is outside {LOWEST} to {HIGHEST}")
     if second % _DAY_S or second > _LAST_S:
-        raise ResponseRejectedError(f"timestamp {second} is no start of a UTC day")
+        raise ResponseRejectedError(f"timestamp {second} is not the start of a UTC day")
     day = datetime.fromtimestamp(second, UTC).date()
     if not FIRST_DAY <= day <= today:
-        raise ResponseRejectedError(f"day {day} is not from {FIRST_DAY} to {today}")
+        raise ResponseRejectedError(f"day {day} is outside {FIRST_DAY} to {today}")
     return {"index_date": day, "value": value, "classification": row.text("value_classification")}

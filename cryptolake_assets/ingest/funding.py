@@ -16,7 +16,7 @@ from cryptolake_assets.captures.recorded_names import FUNDING_FILES
 from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
-from cryptolake_assets.ingest.batch_source import Held, ParsedResponse, Plan, Row, parsed_rows
+from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row, StoredKeys, parsed_rows
 from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.model.derivatives_tables import BRONZE_FUNDING_RAW, SILVER_FUNDING
 from cryptolake_assets.model.source_facts import MAX_FUNDING_RATE
@@ -30,26 +30,26 @@ FIRST = datetime(2019, 9, 1, tzinfo=UTC)  # before the exchange's first funding
 
 
 class FundingRates(FuturesRest):
-    """The whole history of a symbol in its first run, later the rates since its newest one."""
+    """The first run requests a symbol's full history, later runs the rates since its newest one."""
 
     name = "futures_funding"
     title = "the exchange's funding rates"
     raw = BRONZE_FUNDING_RAW
     silver = (SILVER_FUNDING,)
     recorded = FUNDING_FILES
-    warns = (FUNDING_GAPS, SYMBOLS_BEHIND)
-    behind = timedelta(hours=9)
+    warning_checks = (FUNDING_GAPS, SYMBOLS_BEHIND)
+    max_age = timedelta(hours=9)
 
     def requests(
-        self, newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]
+        self, newest: Mapping[str, datetime], day_start: datetime, clock: datetime, symbols: tuple[str, ...]
     ) -> Plan:
         """Yield each symbol's requests, page by page.
 
-        They ask for the whole history if nothing is held, else for the rates since the newest one or the start of the
-        wanted day, whichever is earlier.
+        They request the full history if nothing is stored, else the rates since the newest one or since `day_start`,
+        whichever is earlier.
         """
         for symbol in symbols:
-            start = min(newest[symbol], wanted) if symbol in newest else FIRST
+            start = min(newest[symbol], day_start) if symbol in newest else FIRST
             while start <= clock:
                 query: dict[str, str | int] = {"symbol": symbol, "startTime": epoch_ms(start), "limit": PAGE}
                 parsed = yield HttpRequest(FUNDING_PATH, query, endpoint=endpoint_of(FUNDING_PATH, symbol))
@@ -61,22 +61,22 @@ class FundingRates(FuturesRest):
     def parse(self, endpoint: str, body: bytes, asked_at: datetime) -> ParsedResponse:
         return parse_rates(body, symbol_of(endpoint), asked_at)
 
-    def missing(self, held: Held) -> CheckOutcome:
-        return funding_gaps(held)
+    def check_gaps(self, stored: StoredKeys) -> CheckOutcome:
+        return funding_gaps(stored)
 
 
 SOURCE = FundingRates()
 
 
 def parse_rates(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:
-    """Return rows of `silver.futures_funding_rates`, oldest first; an odd row is left out with its reason.
+    """Return rows of `silver.futures_funding_rates`, oldest first; a malformed row is rejected with its reason.
 
-    Odd rows are of another symbol, of a future time or have an impossible rate, for example. Raises
+    Malformed rows have another symbol, a future time or an impossible rate, for example. Raises
     `ResponseRejectedError` for another shape.
     """
-    items = array_of(parse_json(body), "answer")
+    items = array_of(parse_json(body), "response")
     rows, rejected_rows = parsed_rows(
-        items, "funding_time", lambda item, number: _rate(Fields(item, f"answer[{number}]"), symbol, asked_at), symbol
+        items, "funding_time", lambda item, number: _rate(Fields(item, f"response[{number}]"), symbol, asked_at), symbol
     )
     return ParsedResponse({SILVER_FUNDING.name: rows}, tuple(rejected_rows))
 
@@ -86,16 +86,16 @@ FUTURE_TOLERANCE = timedelta(minutes=1)  # the clock was read before the request
 
 def _rate(item: Fields, symbol: str, asked_at: datetime) -> Row:
     if (named := item.text("symbol")) != symbol:
-        raise ResponseRejectedError(f"a row is of {named[:40]!r}, asked was {symbol}")
+        raise ResponseRejectedError(f"symbol is {named[:40]!r}, expected {symbol}")
     moment, rate = item.milliseconds("fundingTime"), item.quoted("fundingRate")
     mark_price = item.quoted("markPrice", optional=True)
     if moment > asked_at + FUTURE_TOLERANCE:
-        raise ResponseRejectedError(f"{moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
+        raise ResponseRejectedError(f"time {moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
     row = {"funding_time": moment, "symbol": symbol, "funding_rate": rate, "mark_price": mark_price}
     if rate is not None and abs(rate) > MAX_FUNDING_RATE:
-        raise ResponseRejectedError(f"funding_rate {rate:f} of {moment.isoformat()} is more than {MAX_FUNDING_RATE}")
+        raise ResponseRejectedError(f"funding_rate {rate:f} at {moment.isoformat()} is outside ±{MAX_FUNDING_RATE}")
     if mark_price is not None and mark_price <= 0:
-        raise ResponseRejectedError(f"mark_price {mark_price:f} of {moment.isoformat()} is not above 0")
+        raise ResponseRejectedError(f"mark_price {mark_price:f} at {moment.isoformat()} is not positive")
     try:
         return typed(row, SILVER_FUNDING)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Base of the futures exchange's batch sources: its address, its limits, one endpoint per symbol. Pure."""
+"""Base of the futures exchange's batch sources: address, limits, one endpoint per symbol. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.ingest.batch_source import BatchSource, Held, Plan, Wanted
+from cryptolake_assets.ingest.batch_source import BatchSource, Plan, RequestScope, StoredKeys
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.quality.batch_checks import symbols_behind
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-MAX_REQUESTS = 1_000  # Per run: a quarter of an hour at 60 calls a minute. The next runs continue a long history.
+MAX_REQUESTS = 1_000  # per run: about 17 minutes at 60 requests per minute; the next runs continue a long history
 
 
 class FuturesRest(BatchSource):
     """Base of the USD-M futures exchange's sources: public market data, without a key."""
 
     by_symbol = True
-    behind: timedelta  # a symbol whose newest row is older warns
+    max_age: timedelta  # a check warns if a symbol's newest row is older
 
     def base_url(self, settings: Settings) -> str:
         return settings.rest_url
@@ -33,30 +33,30 @@ class FuturesRest(BatchSource):
     def calls_a_minute(self, settings: Settings) -> int:
         return settings.futures_calls_a_minute
 
-    def can_be_asked(self, settings: Settings) -> bool:
-        return settings.market is Market.USD_M and super().can_be_asked(settings)
+    def is_available(self, settings: Settings) -> bool:
+        return settings.market is Market.USD_M and super().is_available(settings)
 
-    def plan(self, _settings: Settings, wanted: Wanted) -> Plan:
-        # Known symbols first: they do not wait for the whole history of a new one.
-        symbols = sorted(wanted.symbols, key=lambda symbol: symbol not in wanted.newest)
-        return bounded(self.requests(wanted.newest, wanted.start, wanted.clock, tuple(symbols)), MAX_REQUESTS)
+    def plan(self, _settings: Settings, scope: RequestScope) -> Plan:
+        # Known symbols first, so that they do not wait for the full history of a new symbol.
+        symbols = sorted(scope.symbols, key=lambda symbol: symbol not in scope.newest)
+        return bounded(self.requests(scope.newest, scope.start, scope.clock, tuple(symbols)), MAX_REQUESTS)
 
     @abstractmethod
     def requests(
-        self, newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]
+        self, newest: Mapping[str, datetime], day_start: datetime, clock: datetime, symbols: tuple[str, ...]
     ) -> Plan:
-        """Return all requests for the symbols, from the newest held row or the start of the wanted day."""
+        """Return all requests for the symbols, from the newest stored row or from `day_start`, whichever is earlier."""
 
     @abstractmethod
-    def missing(self, held: Held) -> CheckOutcome:
-        """Check for missing rows between the held ones."""
+    def check_gaps(self, stored: StoredKeys) -> CheckOutcome:
+        """Check for missing rows between the stored ones."""
 
-    def warnings(self, held: Held, wanted: Wanted) -> list[CheckOutcome]:
-        return [self.missing(held), symbols_behind(held, wanted.symbols, wanted.clock, self.behind)]
+    def warnings(self, stored: StoredKeys, scope: RequestScope) -> list[CheckOutcome]:
+        return [self.check_gaps(stored), symbols_behind(stored, scope.symbols, scope.clock, self.max_age)]
 
 
 def bounded(plan: Plan, limit: int) -> Plan:
-    """Yield at most `limit` of the plan's requests; the next run continues where this one ends."""
+    """Yield at most `limit` of the plan's requests; the next run continues from there."""
     request = next(plan, None)
     for _ in range(limit):
         if request is None:

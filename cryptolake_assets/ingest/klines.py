@@ -45,18 +45,18 @@ _MONEY = ("open", "high", "low", "close", "volume", "quote_volume", "taker_buy_v
 
 @dataclass(frozen=True)
 class FetchedHour:
-    """Result of a run: klines read, klines from the archive, which are not requested, and the changes."""
+    """Result of a run: number of fetched klines, of archive klines (not requested), and the commit."""
 
     hour: datetime
     klines: int
     of_archive: int
     publication: Publication
     not_listed: tuple[str, ...] = ()  # symbols that the exchange no longer lists; they do not block others
-    rejected_rows: tuple[str, ...] = ()  # klines that cannot be of the hour, each with its symbol, open time and reason
+    rejected_rows: tuple[str, ...] = ()  # rejected klines, each with symbol, open time and reason
 
 
 @dataclass
-class _Asked:
+class _Fetched:
     klines: list[tuple[str, Kline]] = field(default_factory=list)
     not_listed: list[str] = field(default_factory=list)
     rejected_rows: list[str] = field(default_factory=list)
@@ -71,68 +71,76 @@ def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tup
 def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
     """Fetch the hour's klines of every tracked symbol, and publish them in one commit.
 
-    It skips minutes that have not closed on the exchange clock, klines from the archive, and invalid klines. Raises
-    `ExchangeError` if the exchange does not respond; it is not queried if the archive has all klines.
+    Skips minutes that have not closed by the exchange clock, klines that the archive has, and invalid klines. Sends no
+    request if the archive has all klines. Raises `ExchangeError` if the exchange does not respond.
     """
     symbols = sorted({*resolve_subscriptions(settings).symbols, *streamed_symbols(settings, hour, hour + HOUR)})
     archived = _archived(settings, hour)
-    brought = Counter(symbol for symbol, _ in archived)
-    wanted = [symbol for symbol in symbols if brought[symbol] < MINUTES_OF_AN_HOUR]
-    asked = _ask(settings, hour, wanted) if wanted else _Asked()
+    archive_counts = Counter(symbol for symbol, _ in archived)
+    incomplete = [symbol for symbol in symbols if archive_counts[symbol] < MINUTES_OF_AN_HOUR]
+    fetched = _fetch(settings, hour, incomplete) if incomplete else _Fetched()
     found = [
-        record(symbol, kline, REST) for symbol, kline in asked.klines if (symbol, kline.open_time_ms) not in archived
+        record(symbol, kline, REST) for symbol, kline in fetched.klines if (symbol, kline.open_time_ms) not in archived
     ]
     publication = replace_klines(settings, day_of(hour), found, found, run_id)
     log.info("klines_fetched", hour=hour.isoformat(), klines=len(found), changed=publication.rows_changed)
     return FetchedHour(
-        hour, len(found), len(archived), publication, tuple(asked.not_listed), rejected_rows=tuple(asked.rejected_rows)
+        hour,
+        len(found),
+        len(archived),
+        publication,
+        tuple(fetched.not_listed),
+        rejected_rows=tuple(fetched.rejected_rows),
     )
 
 
 def replace_klines(
     settings: Settings, day: datetime, rows: list[dict[str, Any]], replaced: list[dict[str, Any]], run_id: str
 ) -> Publication:
-    """Publish `rows`, all of the UTC day, in place of those with the keys of `replaced`, in one commit."""
+    """Publish `rows`, all of the UTC day, in place of the rows with the keys of `replaced`, in one commit."""
     return _replace(settings, BRONZE_KLINES, between("open_time", day, day + DAY), rows, replaced, run_id)
 
 
-def _ask(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Asked:
-    """Fetch the symbols' klines of the hour; return them, unlisted symbols, and odd klines."""
-    asked = _Asked()
-    other_shape: ResponseShapeError | None = None
+def _fetch(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Fetched:
+    """Fetch the symbols' klines of the hour; return them, the unlisted symbols, and the rejected klines."""
+    fetched = _Fetched()
+    shape_error: ResponseShapeError | None = None
     with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
         closed_ms = exchange.time_ms() // MINUTE_MS * MINUTE_MS
         last_ms = min(epoch_ms(hour + HOUR), closed_ms) - 1
         if last_ms < epoch_ms(hour):
-            return asked
+            return fetched
         for symbol in symbols:
             try:
                 klines = exchange.klines(symbol, INTERVAL, epoch_ms(hour), last_ms)
             except UnknownSymbolError as error:
                 log.warning("symbol_not_listed", symbol=symbol, hour=hour.isoformat(), error=str(error))
-                asked.not_listed.append(symbol)
+                fetched.not_listed.append(symbol)
                 continue
             except ResponseShapeError as error:
-                other_shape = error
-                asked.rejected_rows.append(f"{symbol}: {error}")
+                shape_error = error
+                fetched.rejected_rows.append(f"{symbol}: {error}")
                 continue
-            sound, odd = _sound(klines, epoch_ms(hour), last_ms + 1)
-            asked.klines += [(symbol, kline) for kline in sound]
-            asked.rejected_rows += [f"{symbol} {reason}" for reason in odd]
-    if other_shape is not None and not asked.klines:
-        raise other_shape
-    if asked.rejected_rows:
+            valid, rejected = _split_valid(klines, epoch_ms(hour), last_ms + 1)
+            fetched.klines += [(symbol, kline) for kline in valid]
+            fetched.rejected_rows += [f"{symbol} {reason}" for reason in rejected]
+    if shape_error is not None and not fetched.klines:
+        raise shape_error
+    if fetched.rejected_rows:
         log.warning(
-            "klines_rejected", hour=hour.isoformat(), klines=len(asked.rejected_rows), first=asked.rejected_rows[:5]
+            "klines_rejected",
+            hour=hour.isoformat(),
+            klines=len(fetched.rejected_rows),
+            sample=fetched.rejected_rows[:5],
         )
-    return asked
+    return fetched
 
 
-def _sound(klines: Sequence[Kline], first_ms: int, end_ms: int) -> tuple[list[Kline], list[str]]:
-    """Return the klines that the table can hold, by open time, and the open times of the others with reasons."""
-    given = [(kline, value_problem(list(map(str, kline.to_rest()))) or kline) for kline in klines]
-    sound, odd = valid_klines(given, "the hour", first_ms, end_ms)
-    return sound, [f"{kline.open_time_ms}: {problem}" for kline, problem in odd]
+def _split_valid(klines: Sequence[Kline], first_ms: int, end_ms: int) -> tuple[list[Kline], list[str]]:
+    """Return the valid klines, by open time, and the open times of the rejected ones with reasons."""
+    checked = [(kline, value_problem(list(map(str, kline.to_rest()))) or kline) for kline in klines]
+    valid, rejected = valid_klines(checked, "the hour", first_ms, end_ms)
+    return valid, [f"{kline.open_time_ms}: {problem}" for kline, problem in rejected]
 
 
 def _archived(settings: Settings, hour: datetime) -> set[tuple[str, int]]:
@@ -172,7 +180,7 @@ def _replace(
     replaced: list[dict[str, Any]],
     run_id: str,
 ) -> Publication:
-    """Publishes `rows` in place of those with the keys of `replaced`."""
+    """Publish `rows` in place of the rows with the keys of `replaced`."""
     keys = _table(spec, replaced).select(list(spec.key))
     return publish(load_table(settings, spec), spec, window, _table(spec, rows), keys, {"cryptolake.run-id": run_id})
 

@@ -2,7 +2,7 @@
 
 Source: https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api (Open Interest; Open
 Interest Statistics: at most 500 rows per page, the latest 30 days only, 1000 calls in five minutes). Values are text;
-the statistics' times are numbers, although the document shows text.
+the statistics' times are numbers, although the documentation shows text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptolake_assets.captures.recorded_names import OPEN_INTEREST_FILES
 from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.http.json_reader import Fields, array_of, parse_json, typed
-from cryptolake_assets.ingest.batch_source import Held, ParsedResponse, Plan, Row, parsed_rows
+from cryptolake_assets.ingest.batch_source import ParsedResponse, Plan, Row, StoredKeys, parsed_rows
 from cryptolake_assets.ingest.futures_rest import FuturesRest, endpoint_of, epoch_ms, symbol_of
 from cryptolake_assets.model.derivatives_tables import BRONZE_OPEN_INTEREST_RAW, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.source_facts import OPEN_INTEREST_PERIOD
@@ -28,37 +28,36 @@ if TYPE_CHECKING:
 
 PRESENT, HISTORY = "present", "history"
 PAGE = 500
-# How far back the exchange answers, less the duration of a run: it rejects an earlier start.
-REACH = timedelta(days=30) - timedelta(minutes=10)
+# The exchange rejects a start more than 30 days back; the margin allows for the duration of a run.
+MAX_HISTORY = timedelta(days=30) - timedelta(minutes=10)
 # The clock was read before the request was sent; a statistic may carry the end of its period.
 FUTURE_TOLERANCE = timedelta(minutes=6)
 
 
 class OpenInterest(FuturesRest):
-    """Statistics of the last 30 days, which is the exchange's whole history, and the current value."""
+    """Statistics of the last 30 days, which is the exchange's full history, and the current value."""
 
     name = "futures_open_interest"
     title = "the exchange's open interest"
     raw = BRONZE_OPEN_INTEREST_RAW
     silver = (SILVER_OPEN_INTEREST,)
     recorded = OPEN_INTEREST_FILES
-    warns = (PERIODS_MISSING, SYMBOLS_BEHIND)
-    behind = timedelta(hours=2)
+    warning_checks = (PERIODS_MISSING, SYMBOLS_BEHIND)
+    max_age = timedelta(hours=2)
     stored_where = f"source = '{HISTORY}'"
-    stored_within = REACH
+    stored_within = MAX_HISTORY
 
     def requests(
-        self, newest: Mapping[str, datetime], wanted: datetime, clock: datetime, symbols: tuple[str, ...]
+        self, newest: Mapping[str, datetime], day_start: datetime, clock: datetime, symbols: tuple[str, ...]
     ) -> Plan:
         """Yield each symbol's requests for statistics, and for the current value unless the day is over.
 
-        Statistics start at the newest held one or the start of the wanted day, whichever is earlier, as far back as the
-        exchange answers. A window holds no more periods than a page: it does not matter from which end the exchange
-        cuts a page.
+        Statistics start at the newest stored one or at `day_start`, whichever is earlier, within the exchange's
+        history. A window has no more periods than a page, so the exchange never truncates a page.
         """
         for symbol in symbols:
-            reach = clock - REACH
-            start = max(_period(min(newest.get(symbol, reach), wanted)), _period(reach) + OPEN_INTEREST_PERIOD)
+            oldest = clock - MAX_HISTORY
+            start = max(_period(min(newest.get(symbol, oldest), day_start)), _period(oldest) + OPEN_INTEREST_PERIOD)
             while start <= clock:
                 end = start + (PAGE - 1) * OPEN_INTEREST_PERIOD
                 query: dict[str, str | int] = {
@@ -72,7 +71,7 @@ class OpenInterest(FuturesRest):
                     OPEN_INTEREST_HISTORY_PATH, query, endpoint=endpoint_of(OPEN_INTEREST_HISTORY_PATH, symbol)
                 )
                 start = end + OPEN_INTEREST_PERIOD
-            if clock < wanted + timedelta(days=1):
+            if clock < day_start + timedelta(days=1):
                 yield HttpRequest(
                     OPEN_INTEREST_PATH, {"symbol": symbol}, endpoint=endpoint_of(OPEN_INTEREST_PATH, symbol)
                 )
@@ -81,37 +80,39 @@ class OpenInterest(FuturesRest):
         parse = parse_present if endpoint == endpoint_of(OPEN_INTEREST_PATH, symbol_of(endpoint)) else parse_history
         return parse(body, symbol_of(endpoint), asked_at)
 
-    def missing(self, held: Held) -> CheckOutcome:
-        return periods_missing(held)
+    def check_gaps(self, stored: StoredKeys) -> CheckOutcome:
+        return periods_missing(stored)
 
 
 SOURCE = OpenInterest()
 
 
 def parse_history(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:
-    """Return rows of `silver.futures_open_interest`, oldest first; an odd row is left out with its reason.
+    """Return rows of `silver.futures_open_interest`, oldest first; a malformed row is rejected with its reason.
 
-    Odd rows are of another symbol, off the five-minute grid or of a future time, for example. Raises
+    Malformed rows have another symbol, a time off the five-minute grid or a future time, for example. Raises
     `ResponseRejectedError` for another shape.
     """
 
     def read(item: Any, number: int) -> Row:
-        row = Fields(item, f"answer[{number}]")
+        row = Fields(item, f"response[{number}]")
         moment = row.milliseconds("timestamp")
         if _period(moment) != moment:
-            raise ResponseRejectedError(f"{moment.isoformat()} is no start of five minutes")
+            raise ResponseRejectedError(f"{moment.isoformat()} is not the start of a five-minute period")
         amount, value = row.quoted("sumOpenInterest"), row.quoted("sumOpenInterestValue")
         return _row(row, symbol, moment, HISTORY, amount, value, asked_at)
 
-    rows, rejected_rows = parsed_rows(array_of(parse_json(body), "answer"), "observed_at", read, symbol)
+    rows, rejected_rows = parsed_rows(array_of(parse_json(body), "response"), "observed_at", read, symbol)
     return ParsedResponse({SILVER_OPEN_INTEREST.name: rows}, tuple(rejected_rows))
 
 
 def parse_present(body: bytes, symbol: str, asked_at: datetime) -> ParsedResponse:
     """Return the single row of the current value. Raises `ResponseRejectedError`."""
-    answer = Fields(parse_json(body), "answer")
-    moment, amount = answer.milliseconds("time"), answer.quoted("openInterest")
-    return ParsedResponse({SILVER_OPEN_INTEREST.name: [_row(answer, symbol, moment, PRESENT, amount, None, asked_at)]})
+    response = Fields(parse_json(body), "response")
+    moment, amount = response.milliseconds("time"), response.quoted("openInterest")
+    return ParsedResponse(
+        {SILVER_OPEN_INTEREST.name: [_row(response, symbol, moment, PRESENT, amount, None, asked_at)]}
+    )
 
 
 def _row(
@@ -124,12 +125,12 @@ def _row(
     asked_at: datetime,
 ) -> Row:
     if moment > asked_at + FUTURE_TOLERANCE:
-        raise ResponseRejectedError(f"{moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
+        raise ResponseRejectedError(f"time {moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
     for name, number in (("open_interest", amount), ("open_interest_value", value)):
         if number is not None and number < 0:
-            raise ResponseRejectedError(f"{name} {number:f} of {moment.isoformat()} is negative")
+            raise ResponseRejectedError(f"{name} {number:f} at {moment.isoformat()} is negative")
     if (named := item.text("symbol")) != symbol:
-        raise ResponseRejectedError(f"a row is of {named[:40]!r}, asked was {symbol}")
+        raise ResponseRejectedError(f"symbol is {named[:40]!r}, expected {symbol}")
     row = {
         "observed_at": moment,
         "symbol": symbol,

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile, Progress
 from cryptolake_assets.captures.tracked_symbols import store_last_archived_day
-from cryptolake_assets.ingest.archive_days import LoadedDay, NotLoaded, Outcome, Rows, try_day
+from cryptolake_assets.ingest.archive_days import LoadedDay, NotLoaded, Outcome, RowsWritten, try_day
 from cryptolake_assets.ingest.archive_evidence import prove_by_klines
 from cryptolake_assets.ingest.archive_klines import LoadedKlines, kline_file, try_klines
 from cryptolake_assets.ingest.klines import judge_hour
@@ -50,7 +50,7 @@ class LoadProgress:
 
     begun: Begun | None = None
     downloaded: Progress | None = None
-    written: Rows | None = None
+    written: RowsWritten | None = None
 
 
 def load_history(

@@ -1,4 +1,4 @@
-"""What a day of the archive is held to, and what its rows prove, whatever their blocks and their order."""
+"""Checks of an archive day and the coverage of its rows, in any blocks and any order."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def table(rows: list[tuple[int, int]]) -> pa.Table:
 def inspected(
     rows: list[tuple[int, int]], cut: int = 1_000, without_trade: list[tuple[int, int]] | None = None
 ) -> Inspection:
-    """Of (id, ms of the day), in blocks of `cut` rows."""
+    """Return the inspection of rows (id, ms of the day), added in blocks of `cut` rows."""
     inspection = Inspection(FILE)
     for first in range(0, len(rows), cut):
         block = rows[first : first + cut]
-        inspection.see(Block(len(block), table(block), table([])))
+        inspection.add_block(Block(len(block), table(block), table([])))
     if without_trade:
-        inspection.see(Block(len(without_trade), table([]), table(without_trade)))
+        inspection.add_block(Block(len(without_trade), table([]), table(without_trade)))
     return inspection
 
 
@@ -47,47 +47,47 @@ def failed(inspection: Inspection) -> dict[str, int]:
 
 
 def covered(inspection: Inspection) -> list[tuple[int, int]]:
-    """In ms of the day, without what is empty."""
+    """Return the covered spans in ms of the day, without empty ones."""
     rows = rows_of_day(FILE, inspection.runs(), "x")
     spans = [(row.connected_from_ms - START_MS, row.connected_to_ms - START_MS) for row in rows]
     return [(begin, end) for begin, end in spans if end > begin]
 
 
-def test_day_covers_from_after_its_first_trade_to_its_last() -> None:
+def test_day_covers_the_time_from_after_its_first_trade_to_its_last() -> None:
     day = inspected([(number, number * 10) for number in range(1, 101)], cut=7)
     assert failed(day) == {}
-    assert covered(day) == [(11, 1_000)], "neither begin nor end of a file proves anything"
+    assert covered(day) == [(11, 1_000)], "the start and end of a file prove nothing"
 
 
-def test_around_a_gap_nothing_is_covered() -> None:
+def test_gap_is_not_covered() -> None:
     day = inspected([(1, 1_000), (2, 2_000), (5, 9_000), (6, 9_500), (8, 9_600)])
     assert failed(day) == {"ids_consecutive": 3}
     assert covered(day) == [(1_001, 2_000), (9_001, 9_500)]
 
 
-def test_order_of_the_rows_does_not_matter() -> None:
+def test_order_of_rows_does_not_matter() -> None:
     rows = [(number, number * 10) for number in range(1, 200) if number not in (50, 51, 120)]
     shuffled = random.Random(5).sample(rows, len(rows))  # noqa: S311
     assert inspected(shuffled, cut=13).runs() == inspected(rows).runs()
     assert failed(inspected(shuffled, cut=13)) == {"ids_consecutive": 3}
-    assert failed(inspected([(1, 1), (1, 1), (2, 2)])) == {}, "a repeated row hides nothing"
+    assert failed(inspected([(1, 1), (1, 1), (2, 2)])) == {}, "a duplicate row is no gap"
 
 
-def test_ids_without_a_trade_are_no_gaps() -> None:
+def test_ids_without_a_trade_are_not_gaps() -> None:
     day = inspected([(1, 10), (3, 30), (5, 50)], without_trade=[(2, 20), (4, 40), (6, 60)])
     assert failed(day) == {}
     assert day.rows == 3
     assert covered(day) == [(11, 60)]
 
 
-def test_file_with_very_many_gaps_proves_nothing_and_is_remembered() -> None:
+def test_file_with_too_many_gaps_is_stored_with_empty_coverage() -> None:
     day = inspected([(number * 2, number) for number in range(MAX_GAPS + 2)])
     assert rows_of_day(FILE, day.runs(), "x") == [
         CoverageRow("binance_futures", "BTCUSDT", "aggTrade", START_MS, START_MS, None, None, "x", Evidence.IDS)
     ]
 
 
-def test_trades_of_another_day_are_set_aside() -> None:
+def test_trades_of_another_day_are_rejected() -> None:
     assert failed(inspected([(1, 0), (2, DAY_MS - 1)])) == {}
     day = inspected([(1, -1), (2, 5), (3, 6), (4, DAY_MS)])
     assert failed(day) == {"within_the_day": 2, "lines_rejected": 2}
@@ -96,29 +96,29 @@ def test_trades_of_another_day_are_set_aside() -> None:
     assert failed(inspected([(1, 10**13)])) == {"every_line": 1, "within_the_day": 1, "lines_rejected": 1}
 
 
-def test_line_that_is_set_aside_is_told_and_its_time_is_not_covered() -> None:
+def test_rejected_line_is_reported_and_its_time_is_not_covered() -> None:
     day = Inspection(FILE)
     rows = table([(1, 10), (3, 30), (4, 40)])
-    day.see(Block(4, rows, table([]), (BadLine(2, "2,oops", "2 columns, expected 7", 2),)))
+    day.add_block(Block(4, rows, table([]), (BadLine(2, "2,oops", "2 columns, expected 7", 2),)))
     assert failed(day) == {"lines_rejected": 1, "ids_consecutive": 1}
     assert covered(day) == [(31, 40)]
     (outcome,) = [item for item in day.outcomes(3) if item.name == "lines_rejected"]
     assert outcome.failing_rows == [{"line": "2", "reason": "2 columns, expected 7", "text": "2,oops"}]
 
 
-def test_ids_with_different_values_contradict_each_other_in_any_block() -> None:
+def test_ids_with_different_values_are_contradicting_across_blocks() -> None:
     blocks = [
         Block(4, table([(1, 10), (2, 20), (3, 30), (2, 20)]), table([])),
         Block(3, table([(3, 31), (4, 40)]), table([(5, 50)])),
-        # Equal, and as an id without a trade too.
+        # Equal rows, and an id that also occurs without a trade.
         Block(3, table([(4, 40), (5, 50)]), table([(4, 41)])),
     ]
     assert contradicting_ids(lambda: blocks, FILE).to_pylist() == [3, 4]
     day = Inspection(FILE, contradicting_ids(lambda: blocks, FILE))
     first = Inspection(FILE)
     for block in blocks:
-        day.see(block)
-        first.see(block)
+        day.add_block(block)
+        first.add_block(block)
     assert first.may_contradict
     assert [run.first_id for run in day.runs()] == [1, 5]
     assert covered(day) == [(11, 20)]
@@ -126,7 +126,7 @@ def test_ids_with_different_values_contradict_each_other_in_any_block() -> None:
     assert not inspected([(3, 3), (1, 1), (2, 2)], cut=2).may_contradict
 
 
-def test_line_that_is_set_aside_and_a_row_of_another_day_contradict_the_id_of_a_row() -> None:
+def test_rejected_line_and_row_of_another_day_contradict_a_row_with_their_id() -> None:
     blocks = [
         Block(5, table([(1, 10), (2, 20), (3, 30), (9, DAY_MS)]), table([]), (BadLine(5, "2,oops", "why", 2),)),
         Block(3, table([(1, -1)]), table([(4, 40)]), (BadLine(7, "4,oops", "why", 4), BadLine(8, "oops", "why"))),
@@ -136,11 +136,11 @@ def test_line_that_is_set_aside_and_a_row_of_another_day_contradict_the_id_of_a_
     assert contradicting_ids(lambda: [only_bad], FILE).to_pylist() == []
     for block in blocks:
         inspection = Inspection(FILE)
-        inspection.see(block)
+        inspection.add_block(block)
         assert inspection.may_contradict
 
 
-def test_an_empty_file_and_lost_rows_fail() -> None:
+def test_empty_file_and_lost_rows_fail_the_check() -> None:
     assert failed(inspected([])) == {"every_line": 1}
     day = inspected([(1, 1), (2, 2)])
     assert not day.passed(day.outcomes(1))
@@ -148,7 +148,7 @@ def test_an_empty_file_and_lost_rows_fail() -> None:
 
 
 @given(steps=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5)), min_size=1, max_size=30), cut=st.integers(1, 8))
-def test_covered_is_every_millisecond_in_which_no_missing_id_can_lie(steps: list[tuple[int, int]], cut: int) -> None:
+def test_every_millisecond_that_cannot_have_a_missing_id_is_covered(steps: list[tuple[int, int]], cut: int) -> None:
     rows, number, ms = [(0, 0)], 0, 0
     uncertain: set[int] = {0}
     for step, wait in steps:
@@ -168,17 +168,17 @@ def run(file: ArchiveFile, first_id: int, last_id: int, first_ms: int, last_ms: 
     return IdRun(first_id, last_id, (file.start_ms + first_ms) * 1000, (file.start_ms + last_ms) * 1000)
 
 
-def test_days_whose_ids_continue_cover_their_border() -> None:
+def test_days_with_consecutive_ids_cover_midnight() -> None:
     rows = days(run(FILE, 1, 9, 5_000, DAY_MS - 700), run(NEXT_FILE, 10, 20, 900, 9_000))
     joined = with_borders(rows)
     (border,) = [row for row in joined if row.source == BORDER]
     assert border.connected_from_ms <= FILE.start_ms + DAY_MS - 700
     assert border.connected_to_ms == NEXT_FILE.start_ms + 901
     assert (border.evidence, border.first_id, border.last_id) == (Evidence.IDS, 9, 10)
-    assert set(with_borders(joined)) == set(joined), "made anew, it is the same"
+    assert set(with_borders(joined)) == set(joined), "building the borders again changes nothing"
 
 
-def test_days_whose_ids_do_not_continue_cover_nothing_between_them() -> None:
+def test_days_without_consecutive_ids_do_not_cover_midnight() -> None:
     for first_id in (9, 11):
         assert with_borders(days(run(FILE, 1, 9, 5, 10), run(NEXT_FILE, first_id, 20, 5, 10)))[2:] == []
     later = ArchiveFile("BTCUSDT", date(2024, 7, 20))
@@ -186,28 +186,30 @@ def test_days_whose_ids_do_not_continue_cover_nothing_between_them() -> None:
     assert with_borders(apart) == apart
 
 
-def proven(rows: list[CoverageRow], moments: Iterable[int]) -> set[int]:
-    """Return those of the ms since the first day's start that rows cover."""
+def covered_moments(rows: list[CoverageRow], moments: Iterable[int]) -> set[int]:
+    """Return the moments (ms since the first day's start) that the rows cover."""
     spans = [(row.connected_from_ms - FILE.start_ms, row.connected_to_ms - FILE.start_ms) for row in rows]
     return {moment for moment in moments if any(begin <= moment < end for begin, end in spans)}
 
 
-def test_border_does_not_cover_the_ms_of_a_gap_beside_a_run_of_one_ms() -> None:
+def test_border_does_not_cover_a_gap_next_to_a_run_of_one_ms() -> None:
     ends = [run(FILE, 1, 11, 5, DAY_MS - 50), run(FILE, 15, 15, DAY_MS - 50, DAY_MS - 50)]
     begins = [run(NEXT_FILE, 16, 16, 40, 40), run(NEXT_FILE, 25, 30, 40, 60)]
     rows = with_borders([*rows_of_day(FILE, ends, "a"), *rows_of_day(NEXT_FILE, begins, "b")])
     assert [row.source for row in rows].count(BORDER) == 1
     around = range(DAY_MS - 60, DAY_MS + 60)
-    assert set(around) - proven(rows, around) == {DAY_MS - 50, DAY_MS + 40}, "ids 12 to 14 and 17 to 24 may lie there"
+    assert set(around) - covered_moments(rows, around) == {DAY_MS - 50, DAY_MS + 40}, (
+        "ids 12 to 14 and 17 to 24 may be there"
+    )
 
 
-def test_gap_between_trades_out_of_order_is_not_covered_by_the_runs_beside_it() -> None:
+def test_gap_between_unordered_trades_is_not_covered_by_neighboring_runs() -> None:
     rows = rows_of_day(FILE, [run(FILE, 1, 30, 5, 22), run(FILE, 32, 60, 20, 80)], "a")
-    assert proven(rows, range(100)) == {*range(6, 20), *range(23, 80)}
+    assert covered_moments(rows, range(100)) == {*range(6, 20), *range(23, 80)}
     assert {row.first_id for row in rows} == {None}, "a clipped run joins no day"
 
 
-def test_border_goes_with_the_day_that_proved_it() -> None:
+def test_border_is_removed_with_the_day_that_proved_it() -> None:
     joined = with_borders(days(run(FILE, 1, 9, 5, 10), run(NEXT_FILE, 10, 20, 5, 10)))
     assert len(joined) == 3
     reissued = [row for row in joined if row.source != "b"] + rows_of_day(
@@ -216,7 +218,7 @@ def test_border_goes_with_the_day_that_proved_it() -> None:
     assert [row.source for row in with_borders(reissued)] == ["a", "c"]
 
 
-def test_single_trade_of_a_day_joins_both_neighbours() -> None:
+def test_day_with_a_single_trade_joins_both_neighboring_days() -> None:
     third = ArchiveFile("BTCUSDT", date(2024, 7, 20))
     rows = [
         *rows_of_day(FILE, [run(FILE, 1, 9, 5, 10)], "a"),

@@ -1,4 +1,4 @@
-"""CoinGecko's own example answers as rows, numbers at the edge of their columns, and the pages that are asked for."""
+"""CoinGecko's example responses as rows, numbers at the limits of their columns, and the requested pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOUR = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 def coins(**changes: Any) -> bytes:
-    """The recorded coin with other values; text starting with `#` stands for a number as it is written."""
+    """Return the recorded coin with other values; text after `#` is written as a number, digit by digit."""
     text = json.dumps([{**json.loads(MARKETS)[0], **changes}])
     for value in changes.values():
         if isinstance(value, str) and value.startswith("#"):
@@ -31,7 +31,7 @@ def coins(**changes: Any) -> bytes:
     return text.encode()
 
 
-def test_the_recorded_coins_are_typed_exactly() -> None:
+def test_recorded_coins_are_parsed_exactly() -> None:
     parsed = parse_markets(MARKETS, HOUR)
     (row,) = parsed.rows[SILVER_COINGECKO_MARKETS.name]
     assert {*row, "updated_at"} == set(SILVER_COINGECKO_MARKETS.column_names)
@@ -42,7 +42,7 @@ def test_the_recorded_coins_are_typed_exactly() -> None:
     assert parsed.rejected_rows == ()
 
 
-def test_the_recorded_market_is_typed_exactly() -> None:
+def test_recorded_market_is_parsed_exactly() -> None:
     (row,) = parse_global(GLOBAL, HOUR).rows[SILVER_COINGECKO_GLOBAL.name]
     assert {*row, "updated_at"} == set(SILVER_COINGECKO_GLOBAL.column_names)
     assert row["total_market_cap"] == Decimal("2621040321355.0405")
@@ -50,7 +50,7 @@ def test_the_recorded_market_is_typed_exactly() -> None:
     assert row["source_updated_at"] == datetime(2026, 5, 27, 10, 39, 11, tzinfo=UTC)
 
 
-def test_digits_that_a_float_would_lose_are_kept() -> None:
+def test_digits_beyond_a_floats_precision_are_kept() -> None:
     body = coins(current_price="#0.00000000123456789012345678", market_cap="#123456789012345678.5")
     parsed = parse_markets(body, HOUR)
     (row,) = parsed.rows[SILVER_COINGECKO_MARKETS.name]
@@ -59,18 +59,18 @@ def test_digits_that_a_float_would_lose_are_kept() -> None:
 
 
 @pytest.mark.parametrize("price", ["#1e12", "#1e-27", "#1e400", "#0.123456789012345678901234567", "#-1"])
-def test_a_coin_that_does_not_fit_is_left_out_and_named(price: str) -> None:
+def test_coin_with_a_number_that_does_not_fit_is_rejected_with_its_id(price: str) -> None:
     parsed = parse_markets(coins(current_price=price), HOUR)
     assert parsed.rows[SILVER_COINGECKO_MARKETS.name] == []
     assert len(parsed.rejected_rows) == 1
     assert parsed.rejected_rows[0].startswith("bitcoin: price ")
 
 
-def test_a_coin_may_lack_numbers_but_not_its_id() -> None:
+def test_coin_needs_an_id_but_no_numbers() -> None:
     parsed = parse_markets(coins(max_supply=None, current_price=None, last_updated=None), HOUR)
     (row,) = parsed.rows[SILVER_COINGECKO_MARKETS.name]
     assert (row["max_supply"], row["price"], row["source_updated_at"]) == (None, None, None)
-    with pytest.raises(ResponseRejectedError, match=r"answer\[0\]\.id"):
+    with pytest.raises(ResponseRejectedError, match=r"response\[0\]\.id"):
         parse_markets(coins(id=None), HOUR)
 
 
@@ -84,7 +84,7 @@ def test_a_coin_may_lack_numbers_but_not_its_id() -> None:
         (coins(last_updated="yesterday"), "expected a time"),
     ],
 )
-def test_other_shapes_of_coins_are_rejected(body: bytes, reason: str) -> None:
+def test_coins_of_another_shape_are_rejected(body: bytes, reason: str) -> None:
     with pytest.raises(ResponseRejectedError, match=reason):
         parse_markets(body, HOUR)
 
@@ -92,16 +92,16 @@ def test_other_shapes_of_coins_are_rejected(body: bytes, reason: str) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"symbol": ""}, "answer[1].symbol"),
-        ({"current_price": "64000.5"}, "answer[1].current_price"),
-        ({"last_updated": "2026-05-08T12:00:00"}, "answer[1].last_updated"),
-        ({"id": None}, "answer[1].id"),
-        ({"id": "bitcoin"}, "bitcoin: it comes twice"),
+        ({"symbol": ""}, "response[1].symbol"),
+        ({"current_price": "64000.5"}, "response[1].current_price"),
+        ({"last_updated": "2026-05-08T12:00:00"}, "response[1].last_updated"),
+        ({"id": None}, "response[1].id"),
+        ({"id": "bitcoin"}, "bitcoin: duplicate coin id"),
     ],
 )
-def test_odd_coin_is_named_and_holds_no_other_back(change: dict[str, object], reason: str) -> None:
+def test_malformed_coin_is_rejected_and_does_not_block_others(change: dict[str, object], reason: str) -> None:
     (sound,) = json.loads(MARKETS)
-    page = [sound, {**sound, "id": "odd"} | change, {**sound, "id": "another"}]
+    page = [sound, {**sound, "id": "malformed"} | change, {**sound, "id": "another"}]
     parsed = parse_markets(json.dumps(page).encode(), HOUR)
     assert [row["coin_id"] for row in parsed.rows[SILVER_COINGECKO_MARKETS.name]] == ["bitcoin", "another"]
     (rejected_rows,) = parsed.rejected_rows
@@ -111,21 +111,24 @@ def test_odd_coin_is_named_and_holds_no_other_back(change: dict[str, object], re
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ('"current_price": 1,', '"current_price": NaN,', "answer[1].current_price is NaN"),
-        ('"current_price": 1,', '"current_price": 1e9999999999999999999,', "answer[1].current_price is 1e9999"),
+        ('"current_price": 1,', '"current_price": NaN,', "response[1].current_price is NaN"),
+        ('"current_price": 1,', '"current_price": 1e9999999999999999999,', "response[1].current_price is 1e9999"),
         (
             '"current_price": 1,',
             '"current_price": 1, "current_price": 2,',
-            "answer[1] is an object that has a key twice",
+            "response[1] is an object that has a key twice",
         ),
-        ('"name": "Odd"', r'"name": "\ud800"', r"answer[1].name is '\ud800'"),
+        ('"name": "Malformed"', r'"name": "\ud800"', r"response[1].name is '\ud800'"),
     ],
 )
-def test_coin_that_is_no_json_holds_no_other_back(old: str, new: str, reason: str) -> None:
+def test_coin_with_invalid_json_does_not_block_others(old: str, new: str, reason: str) -> None:
     (sound,) = json.loads(MARKETS)
-    odd = json.dumps({"current_price": 1, "name": "Odd"} | {**sound, "id": "odd", "current_price": 1, "name": "Odd"})
-    assert old in odd
-    page = f"[{json.dumps(sound)}, {odd.replace(old, new)}, {json.dumps({**sound, 'id': 'another'})}]"
+    malformed = json.dumps(
+        {"current_price": 1, "name": "Malformed"}
+        | {**sound, "id": "malformed", "current_price": 1, "name": "Malformed"}
+    )
+    assert old in malformed
+    page = f"[{json.dumps(sound)}, {malformed.replace(old, new)}, {json.dumps({**sound, 'id': 'another'})}]"
     parsed = parse_markets(page.encode(), HOUR)
     rows = parsed.rows[SILVER_COINGECKO_MARKETS.name]
     assert [row["coin_id"] for row in rows] == ["bitcoin", "another"]
@@ -134,7 +137,7 @@ def test_coin_that_is_no_json_holds_no_other_back(old: str, new: str, reason: st
 
 
 @pytest.mark.parametrize("name", ["total_market_cap", "market_cap_percentage", "updated_at", "markets"])
-def test_other_shapes_of_the_market_are_rejected(name: str) -> None:
+def test_market_of_another_shape_is_rejected(name: str) -> None:
     document = json.loads(GLOBAL)
     del document["data"][name]
     with pytest.raises(ResponseRejectedError, match=f"has no {name}"):
@@ -145,28 +148,28 @@ def test_other_shapes_of_the_market_are_rejected(name: str) -> None:
     ("place", "name", "value"),
     [("market_cap_percentage", "btc", 100.5), ("market_cap_percentage", "eth", -1), ("total_volume", "usd", -1)],
 )
-def test_a_market_that_cannot_be_is_rejected(place: str, name: str, value: float) -> None:
+def test_market_with_impossible_values_is_rejected(place: str, name: str, value: float) -> None:
     document = json.loads(GLOBAL)
     document["data"][place][name] = value
     with pytest.raises(ResponseRejectedError, match=r"is -?1"):
         parse_global(json.dumps(document).encode(), HOUR)
 
 
-def test_pages_end_with_the_first_that_is_not_full_and_the_market_comes_last() -> None:
-    def asked(held: Sequence[int | None]) -> list[tuple[str, Any]]:
-        requests, found = plan(3), []
-        answers = iter(held)
-        request = next(requests, None)
+def test_pages_end_after_the_first_partial_one_and_the_market_is_last() -> None:
+    def requested(counts: Sequence[int | None]) -> list[tuple[str, Any]]:
+        steps, found = plan(3), []
+        remaining = iter(counts)
+        request = next(steps, None)
         while request is not None:
             found.append((request.endpoint, request.params.get("page")))
-            count = next(answers)
+            count = next(remaining)
             parsed = None if count is None else ParsedResponse({SILVER_COINGECKO_MARKETS.name: [{}] * count})
             try:
-                request = requests.send(parsed)
+                request = steps.send(parsed)
             except StopIteration:
                 request = None
         return found
 
-    assert asked([PER_PAGE] * 3 + [1]) == [("markets", 1), ("markets", 2), ("markets", 3), ("global", None)]
-    assert asked([PER_PAGE, 3, 1]) == [("markets", 1), ("markets", 2), ("global", None)]
-    assert asked([None, 1]) == [("markets", 1), ("global", None)]
+    assert requested([PER_PAGE] * 3 + [1]) == [("markets", 1), ("markets", 2), ("markets", 3), ("global", None)]
+    assert requested([PER_PAGE, 3, 1]) == [("markets", 1), ("markets", 2), ("global", None)]
+    assert requested([None, 1]) == [("markets", 1), ("global", None)]

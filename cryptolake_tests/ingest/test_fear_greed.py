@@ -1,4 +1,4 @@
-"""The index on its real recorded history, and answers that are refused."""
+"""The index with its recorded history, and rejected responses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORDED: list[dict[str, str]] = json.loads((DEMO_CAPTURE_DIR / FEAR_GREED_FILE)
 LAST = date(2026, 6, 6)
 
 
-def answer(data: Any, error: Any = None) -> bytes:
+def response(data: Any, error: Any = None) -> bytes:
     return json.dumps({"name": "Fear and Greed Index", "data": data, "metadata": {"error": error}}).encode()
 
 
@@ -38,8 +38,8 @@ def day(number: int, value: int = 50) -> dict[str, str]:
     return {"value": str(value), "value_classification": "Neutral", "timestamp": str(int(moment.timestamp()))}
 
 
-def test_the_whole_recorded_history() -> None:
-    rows = days_of(answer(RECORDED))
+def test_full_recorded_history_is_parsed() -> None:
+    rows = days_of(response(RECORDED))
     assert len(rows) == 3_044
     assert rows[0] == {"index_date": FIRST_DAY, "value": 30, "classification": "Fear"}
     assert rows[-1] == {"index_date": LAST, "value": 12, "classification": "Extreme Fear"}
@@ -48,40 +48,40 @@ def test_the_whole_recorded_history() -> None:
         assert by_day[datetime.fromtimestamp(int(item["timestamp"]), UTC).date()] == int(item["value"])
 
 
-def test_the_days_that_were_never_published_are_known_and_one_more_warns() -> None:
-    held = [row["index_date"] for row in days_of(answer(RECORDED))]
-    assert set(missing_days(held, LAST)) == KNOWN_MISSING
-    assert days_missing(held).passed
-    assert "2018-04-14" in days_missing(held).description
-    outcome = days_missing([it for it in held if it != date(2021, 5, 3)])
+def test_known_missing_days_pass_and_another_missing_day_warns() -> None:
+    stored = [row["index_date"] for row in days_of(response(RECORDED))]
+    assert set(missing_days(stored, LAST)) == KNOWN_MISSING
+    assert days_missing(stored).passed
+    assert "2018-04-14" in days_missing(stored).description
+    outcome = days_missing([day for day in stored if day != date(2021, 5, 3)])
     assert not outcome.passed
     assert outcome.failing_rows == [{"index_date": "2021-05-03"}]
     assert not days_missing([]).passed
 
 
-def test_a_day_behind_the_sources_clock_warns_from_the_second_on() -> None:
+def test_newest_row_warns_from_two_days_behind_the_sources_clock_on() -> None:
     assert newest_row([LAST], LAST + timedelta(days=1)).passed
     assert not newest_row([LAST], LAST + timedelta(days=2)).passed
 
 
 @pytest.mark.parametrize(
-    ("odd", "reason"),
+    ("malformed", "reason"),
     [
         (day(1, 101), "outside 0 to 100"),
         ({**day(1), "value": "-1"}, "digits in quotes"),
         ({**day(1), "value": 50}, "digits in quotes"),
         ({**day(1), "value": "\u0665\u0660"}, "digits in quotes"),
-        (day(2, 60), "another row of index_date 2018-02-03"),
-        (day(-1), "is not from 2018-02-01"),
-        (day(100_000), "is not from 2018-02-01"),
-        ({**day(1), "timestamp": "1517529601"}, "no start of a UTC day"),
-        ({**day(1), "timestamp": "9" * 18}, "no start of a UTC day"),
+        (day(2, 60), "has other values for index_date 2018-02-03"),
+        (day(-1), "is outside 2018-02-01"),
+        (day(100_000), "is outside 2018-02-01"),
+        ({**day(1), "timestamp": "1517529601"}, "is not the start of a UTC day"),
+        ({**day(1), "timestamp": "9" * 18}, "is not the start of a UTC day"),
         ({"value": "1", "timestamp": "1517529600"}, "has no value_classification"),
         (None, "expected an object"),
     ],
 )
-def test_odd_day_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, reason: str) -> None:
-    parsed = parse_days(answer([day(3), day(2), odd, day(0)]), LAST)
+def test_malformed_day_is_rejected_and_does_not_block_others(malformed: Any, reason: str) -> None:
+    parsed = parse_days(response([day(3), day(2), malformed, day(0)]), LAST)
     assert [(row["index_date"] - FIRST_DAY).days for row in parsed.rows[SILVER_FEAR_GREED.name]] == [0, 2, 3]
     (rejected_rows,) = parsed.rejected_rows
     assert reason in rejected_rows
@@ -90,33 +90,35 @@ def test_odd_day_is_left_out_with_its_reason_and_holds_no_other_back(odd: Any, r
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (answer([day(1, 101), day(2, 101)]), "outside 0 to 100"),
-        (answer({"0": day(1)}), "expected an array"),
-        (answer([], error="Rate limit"), "Rate limit"),
+        (response([day(1, 101), day(2, 101)]), "outside 0 to 100"),
+        (response({"0": day(1)}), "expected an array"),
+        (response([], error="Rate limit"), "Rate limit"),
         (b'{"result": [], "version": 2}', "has no metadata"),
         (b"<!DOCTYPE html><title>Just a moment...</title>", "not JSON"),
         (b"[]", "expected an object"),
     ],
 )
-def test_another_shape_is_rejected_with_its_reason(body: bytes, reason: str) -> None:
+def test_response_of_another_shape_is_rejected_with_its_reason(body: bytes, reason: str) -> None:
     with pytest.raises(ResponseRejectedError, match=reason):
         parse_days(body, LAST)
 
 
 @given(st.dictionaries(st.integers(0, 3_000), st.integers(0, 100)), st.randoms())
-def test_days_come_back_as_they_were_sent_in_order(sent: dict[int, int], chance: Any) -> None:
+def test_days_are_returned_unchanged_and_in_order(sent: dict[int, int], chance: Any) -> None:
     items = [day(number, value) for number, value in sent.items()]
     chance.shuffle(items)
-    rows = days_of(answer(items))
+    rows = days_of(response(items))
     assert [(row["index_date"], row["value"]) for row in rows] == [
         (FIRST_DAY + timedelta(days=number), value) for number, value in sorted(sent.items())
     ]
 
 
 @pytest.mark.parametrize(
-    ("newest", "wanted", "limit"),
+    ("newest", "requested", "limit"),
     [(None, LAST, 0), (LAST - timedelta(days=1), LAST, 5), (LAST, LAST, 4), (LAST, LAST - timedelta(days=30), 34)],
 )
-def test_the_whole_history_first_then_the_days_since(newest: date | None, wanted: date, limit: int) -> None:
-    (request,) = plan(newest, wanted, LAST)
+def test_first_run_requests_the_full_history_and_later_runs_the_days_since(
+    newest: date | None, requested: date, limit: int
+) -> None:
+    (request,) = plan(newest, requested, LAST)
     assert (request.path, request.params) == ("/fng/", {"limit": limit})

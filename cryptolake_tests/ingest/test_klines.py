@@ -1,4 +1,4 @@
-"""Klines by REST: an odd one is left out with its reason, and every other kline of the hour is stored."""
+"""REST klines: a malformed one is rejected with its reason, and the others of the hour are stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROW = [FIRST_MS, "1", "2", "0.5", "1.5", "10", FIRST_MS + 59_999, "15", 3, "1", 
 
 
 def kline(minute: int = 0, **values: object) -> list[object]:
-    """A row of REST; `values` are those at `_<position>`."""
+    """Return a REST row; `values` replace those at `_<position>`."""
     row = [*ROW]
     row[0], row[6] = FIRST_MS + minute * 60_000, FIRST_MS + minute * 60_000 + 59_999
     for place, value in values.items():
@@ -31,7 +31,7 @@ def kline(minute: int = 0, **values: object) -> list[object]:
 
 
 def fetched(lake: Settings, monkeypatch: pytest.MonkeyPatch, pages: dict[str, list[list[object]]]) -> FetchedHour:
-    """What a run does with these answers of REST."""
+    """Return the result of a run with these REST responses."""
 
     class Exchange:
         def __init__(self, *_: Any, **__: Any) -> None: ...
@@ -52,7 +52,7 @@ def fetched(lake: Settings, monkeypatch: pytest.MonkeyPatch, pages: dict[str, li
     return fetch_hour(settings, HOUR, "run")
 
 
-ODD = {
+MALFORMED = {
     "a price with nine decimals": (kline(1, _1="1.123456789"), "open"),
     "a price of eleven digits": (kline(1, _2="12345678901"), "high"),
     "a volume with nine decimals": (kline(1, _5="1.123456789"), "volume"),
@@ -63,20 +63,20 @@ ODD = {
     "another hour": (kline(60), "not in the hour"),
     "a close time that is no year": (kline(1, _6=10**18), "close_time"),
     "another close time": (kline(1, _6=FIRST_MS + 1_000_000), "bounds of a minute"),
-    "an open time in the midst": (kline(1, _0=FIRST_MS + 61_000), "bounds of a minute"),
+    "an open time within a minute": (kline(1, _0=FIRST_MS + 61_000), "bounds of a minute"),
     "a low above the open": (kline(1, _3="1.2"), "between low and high"),
 }
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_odd_kline_is_left_out_and_the_others_are_stored(
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_kline_is_rejected_and_the_others_are_stored(
     lake: Settings, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    odd, cause = ODD[name]
-    done = fetched(lake, monkeypatch, {"BTCUSDT": [kline(0), odd, kline(2)], "ETHUSDT": [kline(0)]})
-    assert done.klines == 3
-    (reason,) = done.rejected_rows
-    assert reason.startswith(f"BTCUSDT {odd[0]}: ")
+    malformed, cause = MALFORMED[name]
+    result = fetched(lake, monkeypatch, {"BTCUSDT": [kline(0), malformed, kline(2)], "ETHUSDT": [kline(0)]})
+    assert result.klines == 3
+    (reason,) = result.rejected_rows
+    assert reason.startswith(f"BTCUSDT {malformed[0]}: ")
     assert cause in reason
     assert sorted(read_klines(lake, HOUR, HOUR + AN_HOUR)) == [
         ("BTCUSDT", FIRST_MS),
@@ -85,7 +85,7 @@ def test_odd_kline_is_left_out_and_the_others_are_stored(
     ]
 
 
-def test_different_klines_of_one_minute_are_all_left_out(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_different_klines_of_the_same_minute_are_all_rejected(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = {"BTCUSDT": [kline(0), kline(0, _5="11"), kline(2), kline(2)]}
     done = fetched(lake, monkeypatch, pages)
     assert done.rejected_rows == (f"BTCUSDT {FIRST_MS}: the minute has different klines",) * 2

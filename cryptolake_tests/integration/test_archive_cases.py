@@ -203,7 +203,7 @@ def test_order_of_the_rows_hides_nothing_and_gaps_are_counted(lake_of_case: Lake
     eth, btc = (lake_of_case.trades(symbol, day) for symbol in ("ETHUSDT", "BTCUSDT"))
     assert failed(eth) == {}
     assert failed(btc) == {"ids_consecutive": 795}
-    assert "795 aggregate ids missing in 1 holes" in {outcome.description for outcome in btc.outcomes}
+    assert "795 aggregate ids missing in 1 gaps" in {outcome.description for outcome in btc.outcomes}
     found = lake_of_case.bars(day)
     names = ("open", "close", "volume", "quote_volume")
     assert numbers(found["BTCUSDT", "00:00"], *names) == [
@@ -298,7 +298,7 @@ def test_copies_of_an_id_that_contradict_each_other_are_set_aside(
         assert set(stored) == {item.agg_id for item in made} - {705, 712}
         letters = load_table(lake.settings, BRONZE_REJECTED).scan().to_arrow().to_pylist()
         assert {letter["reason"] for letter in letters} == {
-            f"aggregate id {number} comes more than once, with other values" for number in (705, 712)
+            f"aggregate id {number} occurs more than once, with different values" for number in (705, 712)
         }
         assert len(letters) == 4
         found = lake.bars(day, 0, 1)
@@ -409,7 +409,7 @@ def test_dropped_trade_of_another_stream_leaves_a_complete_bar_whole(lenient: La
     assert (stats["is_complete"], stats["trades_dropped"]) == (True, 0)
 
 
-@pytest.mark.parametrize("trades_file", ["unchanged", "missing", "refused"])
+@pytest.mark.parametrize("trades_file", ["unchanged", "missing", "rejected"])
 def test_reissued_klines_take_back_what_they_proved(futures: Lake, trades_file: str) -> None:
     day = date(2022, 6, 2)
     trades = five_o_clock(day, 59)
@@ -424,7 +424,7 @@ def test_reissued_klines_take_back_what_they_proved(futures: Lake, trades_file: 
     if trades_file == "missing":
         (futures.served / file.name).unlink()
         (futures.served / f"{file.name}.CHECKSUM").unlink()
-    elif trades_file == "refused":
+    elif trades_file == "rejected":
         write_zip(futures.served, file, "no trades")
     futures.load("LTCUSDT", day, klines=True)
     found = futures.bars(day, 5, 1)

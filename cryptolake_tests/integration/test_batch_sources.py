@@ -110,7 +110,7 @@ def test_the_shipped_history_has_no_unknown_gap_and_other_days_are_told(
         (SourceFaultKind.RATE_LIMIT, "status 429"),
         (SourceFaultKind.SERVER_ERROR, "status 502"),
         (SourceFaultKind.HTML, "not JSON"),
-        (SourceFaultKind.OTHER_SHAPE, "answer has no metadata"),
+        (SourceFaultKind.OTHER_SHAPE, "response has no metadata"),
     ],
 )
 def test_a_rejected_answer_is_kept_with_its_reason_and_silver_stays(

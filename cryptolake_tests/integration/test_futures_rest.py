@@ -148,7 +148,7 @@ def test_a_gap_warns_and_odd_rates_are_left_out_by_name(
         (SourceFaultKind.RATE_LIMIT, "status 429"),
         (SourceFaultKind.SERVER_ERROR, "status 502"),
         (SourceFaultKind.HTML, "not JSON"),
-        (SourceFaultKind.OTHER_SHAPE, "answer is"),
+        (SourceFaultKind.OTHER_SHAPE, "response is"),
     ],
 )
 def test_a_rejected_answer_is_kept_with_its_reason_and_silver_stays(
