@@ -32,7 +32,7 @@ TRUNCATED_BOUND_BYTES = 16  # a text bound of this length may be truncated (Iceb
 class BronzeFile:
     """A live data file of a table partitioned by the hour of `event_time`, with the time range of its rows.
 
-    `constants` are the text columns that hold one value in the whole file, from the file's bounds in the manifest;
+    `constants` are the text columns that hold one value in the entire file, from the file's bounds in the manifest;
     `largest_qty` is the largest absolute quantity in units of 10^-8, from the same bounds; None if unknown.
     """
 

@@ -1,7 +1,7 @@
 """Expire snapshots, and delete the files that no remaining snapshot needs.
 
 PyIceberg removes snapshots from a table's metadata and leaves their files on disk. This module also deletes the files
-that only the expired snapshots held; files left by a crash in between are orphans and removed as such.
+that only the expired snapshots reference; files left by a crash in between are orphans and removed as such.
 
 Two rules protect readers and the Bronze stream. A snapshot's age counts from when it was replaced, not from when it was
 created: a reader that opened it while it was current keeps its files for the full retention. And snapshots expire from
@@ -112,12 +112,12 @@ def _delete_unneeded(table: Table, expired: Iterable[Snapshot]) -> int:
     """Delete the files that only the expired snapshots hold; return their number."""
     remaining = table.metadata.snapshots
     try:
-        kept = dict(chain.from_iterable(_manifests(table.io, snapshot) for snapshot in remaining))
-        dropped = dict(chain.from_iterable(_if_exists(_manifests, table.io, one) for one in expired))
-        dropped = {path: manifest for path, manifest in dropped.items() if path not in kept}
-        data = set(chain.from_iterable(_if_exists(_files, table.io, one) for one in dropped.values()))
+        needed = dict(chain.from_iterable(_manifests(table.io, snapshot) for snapshot in remaining))
+        unneeded = dict(chain.from_iterable(_if_exists(_manifests, table.io, one) for one in expired))
+        unneeded = {path: manifest for path, manifest in unneeded.items() if path not in needed}
+        data = set(chain.from_iterable(_if_exists(_files, table.io, one) for one in unneeded.values()))
         if data:
-            data.difference_update(*(_files(table.io, one, live_only=True) for one in kept.values()))
+            data.difference_update(*(_files(table.io, one, live_only=True) for one in needed.values()))
     except FileNotFoundError as error:
         # Another process is expiring snapshots: the needed files are unknown, so delete nothing.
         log.info("file_deletion_failed", table=".".join(table.name()), cause=str(error))
@@ -125,7 +125,7 @@ def _delete_unneeded(table: Table, expired: Iterable[Snapshot]) -> int:
     lists = {local_path(snapshot.manifest_list) for snapshot in expired}
     lists -= {local_path(snapshot.manifest_list) for snapshot in remaining}
     # In this order a crash leaves no reference to a deleted file.
-    return sum(_delete(table.io, path) for paths in (lists, dropped, data) for path in paths)
+    return sum(_delete(table.io, path) for paths in (lists, unneeded, data) for path in paths)
 
 
 def _manifests(io: FileIO, snapshot: Snapshot) -> list[tuple[str, ManifestFile]]:
