@@ -62,7 +62,7 @@ def build_definitions(settings: Settings | None = None, resources: Mapping[str, 
         dg.Definitions(
             sensors=[automation],
             resources={**resources_of(settings), **(resources or {})},
-            # A run is one short step: a process per step would only add seconds.
+            # A run has one short step: a separate process would only add seconds.
             executor=dg.in_process_executor,
         ),
     )

@@ -23,7 +23,7 @@ class ArgumentError(CryptolakeError):
 
 
 class JavaNotFoundError(CryptolakeError):
-    """No Java 17 or 21 was found."""
+    """Java 17 or 21 was not found."""
 
 
 class DownloadError(CryptolakeError):
@@ -119,7 +119,7 @@ class LakeMarketError(CryptolakeError):
 
 
 class LakeSchemaError(CryptolakeError):
-    """A later release has migrated the lake."""
+    """A later release has migrated the lake's schema."""
 
 
 class TableUnreadableError(CryptolakeError):
@@ -143,7 +143,7 @@ class ApiError(CryptolakeError):
 
 
 class ApiUnreachableError(ApiError):
-    """Nothing responds at the address of the HTTP API."""
+    """No server responds at the address of the HTTP API."""
 
 
 class ApiRejectedError(ApiError):
@@ -154,8 +154,8 @@ class ApiRejectedError(ApiError):
         self.status, self.code = status, code
 
 
-class ApiAnswerError(ApiError):
-    """The address of the HTTP API responds, but not as the API does."""
+class ApiResponseError(ApiError):
+    """The server at the address of the HTTP API responds, but is not this API."""
 
 
 class CatalogUnreachableError(CryptolakeError):

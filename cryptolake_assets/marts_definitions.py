@@ -30,10 +30,12 @@ def build_definitions(settings: Settings | None = None, resources: Mapping[str, 
         minimum_interval_seconds=AUTOMATION_INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
-    made = {"dbt": marts.dbt_resource(), "lake": LakeResource(settings=settings)}
+    defaults = {"dbt": marts.dbt_resource(), "lake": LakeResource(settings=settings)}
     return dg.Definitions.merge(
         marts.definitions(Graph.of(settings)),
-        dg.Definitions(sensors=[automation], resources={**made, **(resources or {})}, executor=dg.in_process_executor),
+        dg.Definitions(
+            sensors=[automation], resources={**defaults, **(resources or {})}, executor=dg.in_process_executor
+        ),
     )
 
 

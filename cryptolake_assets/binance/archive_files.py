@@ -156,7 +156,7 @@ class ArchiveClient(HttpClient):
                 f"ended, and only for symbols listed on that day. Check the symbol {file.symbol} and the day "
                 f"{file.day}."
             )
-        if response.may_pass:
+        if response.is_transient:
             raise ExchangeError(
                 f"archive: {response.url} could not be fetched ({response.failure}).{hint} Check that the archive is "
                 "reachable (CRYPTOLAKE_ARCHIVE_URL), then load the day again."
@@ -218,12 +218,12 @@ def _receive(part: _PartialFile, progress: Progress, response: HttpResponse, str
         if is_same_version and stream.headers.get("Content-Range") == f"bytes */{received}":
             return replace(response, failure=None)
         part.delete()
-        return response.passing("the partial file does not match the archive's file any more")
+        return response.with_transient_failure("the partial file does not match the archive's file any more")
     if response.status == httpx.codes.PARTIAL_CONTENT:
         # Not every server honors If-Range.
         if not (is_same_version and _starts_at(stream, received)):
             part.delete()
-            return response.passing("the archive's file changed during the download")
+            return response.with_transient_failure("the archive's file changed during the download")
     elif response.failure is not None:
         return response
     else:
@@ -239,7 +239,7 @@ def _receive(part: _PartialFile, progress: Progress, response: HttpResponse, str
             received += len(data)
             progress(received, total)
     if total is not None and received != total:
-        return response.passing(f"received {received} of {total} bytes")
+        return response.with_transient_failure(f"received {received} of {total} bytes")
     return replace(response, failure=None)
 
 

@@ -23,7 +23,7 @@ from cryptolake_assets.binance.rest_responses import (
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
 from cryptolake_assets.http.http_client import RATE_LIMITED, AsyncHttpClient, HttpClient, HttpResponse, RetryPolicy
 from cryptolake_assets.http.http_request import HttpRequest
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline, OddRow
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline, MalformedRow
 from cryptolake_assets.model.intervals import INTERVALS_MS, MINUTE_MS
 from cryptolake_assets.model.markets import USD_M, Venue
 
@@ -92,7 +92,7 @@ def checked_body(response: HttpResponse, policy: RetryPolicy) -> bytes:
             f"exchange: {request.path} is rate limited ({cause}) for {response.retry_after_s:.0f} s. Wait that long "
             "before the next request; earlier requests extend the ban."
         )
-    if response.may_pass:
+    if response.is_transient:
         raise ExchangeError(
             f"exchange: {response.url} failed after {policy.attempts} attempts ({cause}). "
             "Check that the exchange is reachable; `cryptolake status` shows whether the replay exchange is up."
@@ -173,7 +173,7 @@ class AsyncExchangeRest(AsyncHttpClient):
         """Fetch 24-hour quote volumes by symbol; request weight 40 on futures, 80 on Spot."""
         return parse_volumes(await self._body(volumes_request(self._venue)))
 
-    async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade | OddRow]:
+    async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade | MalformedRow]:
         """Fetch a page of aggregate trades from `first_id` on, ascending."""
         return parse_agg_trades(await self._body(agg_trades_request(self._venue, symbol, fromId=first_id)))
 
@@ -182,7 +182,7 @@ class AsyncExchangeRest(AsyncHttpClient):
         """Return whether there is an API key, which `historical_trades_from` needs."""
         return bool(self._api_key)
 
-    async def historical_trades_from(self, symbol: str, first_id: int) -> list[HistoricalTrade | OddRow]:
+    async def historical_trades_from(self, symbol: str, first_id: int) -> list[HistoricalTrade | MalformedRow]:
         """Fetch a page of order-book trades from `first_id` on, ascending; needs an API key."""
         request = historical_trades_request(self._venue, symbol, first_id, self._api_key)
         return parse_historical_trades(await self._body(request))

@@ -11,7 +11,7 @@ import structlog
 
 from cryptolake_assets.errors import ExchangeError, ResponseShapeError
 from cryptolake_assets.model.events import MAX_ID
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline, OddRow
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline, MalformedRow
 from cryptolake_assets.model.symbols import is_symbol
 
 log = structlog.get_logger(__name__)
@@ -118,16 +118,18 @@ def parse_klines(body: bytes) -> list[Kline]:
     return [Kline(*msgspec.structs.astuple(row)) for row in _valid_rows(rows, _KlineRow, "klines")]
 
 
-def parse_agg_trades(body: bytes) -> list[AggTrade | OddRow]:
+def parse_agg_trades(body: bytes) -> list[AggTrade | MalformedRow]:
     return [
-        row if isinstance(row, OddRow) else AggTrade(row.a, row.p, row.q, row.f, row.l, row.T, row.m)
+        row if isinstance(row, MalformedRow) else AggTrade(row.a, row.p, row.q, row.f, row.l, row.T, row.m)
         for row in _rows(_parse(body, _Page, "aggTrades"), _AggTradeRow, "aggTrades", "a")
     ]
 
 
-def parse_historical_trades(body: bytes) -> list[HistoricalTrade | OddRow]:
+def parse_historical_trades(body: bytes) -> list[HistoricalTrade | MalformedRow]:
     return [
-        row if isinstance(row, OddRow) else HistoricalTrade(row.id, row.price, row.qty, row.time, row.is_buyer_maker)
+        row
+        if isinstance(row, MalformedRow)
+        else HistoricalTrade(row.id, row.price, row.qty, row.time, row.is_buyer_maker)
         for row in _rows(_parse(body, _Page, "historicalTrades"), _HistoricalTradeRow, "historicalTrades", "id")
     ]
 
@@ -148,7 +150,7 @@ def _format_error_text(endpoint: str, cause: str) -> str:
 
 def _valid_rows(rows: list[msgspec.Raw], kind: type[T], endpoint: str) -> list[T]:
     """Return the valid rows of a response."""
-    return [row for row in _rows(rows, kind, endpoint) if not isinstance(row, OddRow)]
+    return [row for row in _rows(rows, kind, endpoint) if not isinstance(row, MalformedRow)]
 
 
 def _with_symbols(rows: list[N], endpoint: str) -> list[N]:
@@ -164,20 +166,20 @@ def _with_symbols(rows: list[N], endpoint: str) -> list[N]:
     return [row for row in rows if is_symbol(row.symbol)]
 
 
-def _rows(rows: list[msgspec.Raw], kind: type[T], endpoint: str, id_name: str = "") -> list[T | OddRow]:
-    """Return all rows of a response in order; an invalid row becomes an `OddRow` and is logged.
+def _rows(rows: list[msgspec.Raw], kind: type[T], endpoint: str, id_name: str = "") -> list[T | MalformedRow]:
+    """Return all rows of a response in order; an invalid row becomes a `MalformedRow` and is logged.
 
     Raises `ResponseShapeError` if all rows are invalid and none has an id: the response has another format.
     """
-    found: list[T | OddRow] = []
+    found: list[T | MalformedRow] = []
     reasons: list[str] = []
     for raw in rows:
         try:
             found.append(msgspec.json.decode(raw, type=kind))
         except msgspec.MsgspecError as error:
-            found.append(OddRow(_id_in(raw, id_name), bytes(raw)))
+            found.append(MalformedRow(_id_in(raw, id_name), bytes(raw)))
             reasons.append(f"{error}: {bytes(raw)[:80]!r}")
-    if reasons and all(isinstance(row, OddRow) and row.row_id is None for row in found):
+    if reasons and all(isinstance(row, MalformedRow) and row.row_id is None for row in found):
         raise ResponseShapeError(_format_error_text(endpoint, reasons[0]))
     if reasons:
         log.warning("exchange_rows_rejected", endpoint=endpoint, rows=len(reasons), first=reasons[:5])

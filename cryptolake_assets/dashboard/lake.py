@@ -11,7 +11,7 @@ import orjson
 from cachetools import LRUCache
 
 from cryptolake_assets.client import ApiClient
-from cryptolake_assets.errors import ApiAnswerError, ApiRejectedError
+from cryptolake_assets.errors import ApiRejectedError, ApiResponseError
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Lake:
         try:
             found: dict[str, Any] = orjson.loads(body)
         except ValueError:
-            raise ApiAnswerError(
+            raise ApiResponseError(
                 f"dashboard: what {self._client.url}{path} answers is not of CryptoLake's API. Set "
                 "`CRYPTOLAKE_DASHBOARD_API_URL` to the API's address, or take away what stands before it."
             ) from None

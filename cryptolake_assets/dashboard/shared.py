@@ -12,7 +12,7 @@ import structlog
 from cryptolake_assets.dashboard import address
 from cryptolake_assets.dashboard.lake import Lake
 from cryptolake_assets.dashboard.series import aligned, exact, told_apart, upright
-from cryptolake_assets.errors import ApiAnswerError, ApiError, ApiRejectedError, ApiUnreachableError
+from cryptolake_assets.errors import ApiError, ApiRejectedError, ApiResponseError, ApiUnreachableError
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings import get_settings
 
@@ -73,10 +73,10 @@ def patiently(part: Callable[[], None], *, returns: bool = False) -> None:
             _until_back()
 
 
-def _ill_shaped(error: Exception) -> ApiAnswerError:
+def _ill_shaped(error: Exception) -> ApiResponseError:
     """Log an error in reading a response, and return it as an error to show."""
     log.exception("malformed_response", url=lake().url)
-    return ApiAnswerError(
+    return ApiResponseError(
         f"dashboard: an answer of {lake().url} is not shaped as this dashboard knows it ({type(error).__name__}: "
         f"{error}). Run the API and the dashboard of one version: `cryptolake up` brings both to the present one."
     )

@@ -1,7 +1,7 @@
 """HTTP clients, blocking and asyncio, with bounded bodies and one retry policy.
 
-Both share request building, response handling and retries; they differ only in who waits. A failure is returned as a
-value, not raised, because callers also record failed responses.
+Both share request building, response handling and retries. A failure is returned as a value, not raised, because
+callers also record failed responses.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ RATE_LIMITED = (418, 429)  # the exchange answers 418 to clients that keep sendi
 class HttpResponse:
     """The result of a request.
 
-    `status` is None if there was no response. `failure` is the cause, None for a 200; `may_pass` says whether a retry
-    may succeed.
+    `status` is None if there was no response. `failure` is the cause, None for a 200; `is_transient`: a retry may
+    succeed.
     """
 
     request: HttpRequest
@@ -46,7 +46,7 @@ class HttpResponse:
     headers: Mapping[str, str] = field(default_factory=httpx.Headers)
     body: bytes = b""
     failure: str | None = None
-    may_pass: bool = False
+    is_transient: bool = False
 
     @property
     def etag(self) -> str | None:
@@ -62,7 +62,7 @@ class HttpResponse:
             return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
         return 1.0 if self.status in RATE_LIMITED else 0.0
 
-    def begun(self, stream: httpx.Response) -> HttpResponse:
+    def with_status(self, stream: httpx.Response) -> HttpResponse:
         """Return the response with the received status and headers."""
         status = stream.status_code
         return replace(
@@ -71,17 +71,17 @@ class HttpResponse:
             status=status,
             headers=stream.headers,
             failure=None if status == httpx.codes.OK else f"status {status}",
-            may_pass=status in (httpx.codes.REQUEST_TIMEOUT, *RATE_LIMITED) or status >= 500,
+            is_transient=status in (httpx.codes.REQUEST_TIMEOUT, *RATE_LIMITED) or status >= 500,
         )
 
     def with_body(self, body: bytearray) -> HttpResponse:
         if len(body) > MAX_BYTES:
-            return replace(self, body=bytes(body[:1024]), failure=f"body of more than {MAX_BYTES} bytes")
+            return replace(self, body=bytes(body[:1024]), failure=f"body larger than {MAX_BYTES} bytes")
         return replace(self, body=bytes(body))
 
-    def passing(self, failure: str) -> HttpResponse:
+    def with_transient_failure(self, failure: str) -> HttpResponse:
         """Return the response with a transient failure."""
-        return replace(self, failure=failure, may_pass=True)
+        return replace(self, failure=failure, is_transient=True)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class RetryPolicy:
         `stop` replaces the limit of attempts.
         """
         return {
-            "retry": retry_if_result(attrgetter("may_pass")),
+            "retry": retry_if_result(attrgetter("is_transient")),
             "stop": lambda state: (
                 _response_of(state).retry_after_s > self.max_retry_after_s
                 or (stop or stop_after_attempt(self.attempts))(state)
@@ -118,7 +118,7 @@ class RetryPolicy:
 
 
 def _response_of(state: RetryCallState) -> HttpResponse:
-    """Return the response of a finished attempt. It has one: an attempt that raises is not retried."""
+    """Return the response of a finished attempt; attempts that raise are not retried."""
     return cast(HttpResponse, cast(Future, state.outcome).result())
 
 
@@ -191,9 +191,9 @@ class HttpClient(_Client[httpx.Client]):
         sent, response = self._build(request)
         try:
             with closing(self._http.send(sent, stream=True)) as stream:
-                return receive(response.begun(stream), stream)
+                return receive(response.with_status(stream), stream)
         except httpx.HTTPError as error:
-            return response.passing(_no_answer(error))
+            return response.with_transient_failure(_no_response(error))
 
 
 class AsyncHttpClient(_Client[httpx.AsyncClient]):
@@ -223,9 +223,9 @@ class AsyncHttpClient(_Client[httpx.AsyncClient]):
                     body += part
                     if len(body) > MAX_BYTES:
                         break
-                return response.begun(stream).with_body(body)
+                return response.with_status(stream).with_body(body)
         except httpx.HTTPError as error:
-            return response.passing(_no_answer(error))
+            return response.with_transient_failure(_no_response(error))
 
 
 def _read(response: HttpResponse, stream: httpx.Response) -> HttpResponse:
@@ -238,5 +238,5 @@ def _read(response: HttpResponse, stream: httpx.Response) -> HttpResponse:
     return response.with_body(body)
 
 
-def _no_answer(error: httpx.HTTPError) -> str:
-    return f"no answer: {type(error).__name__} {error}".strip()
+def _no_response(error: httpx.HTTPError) -> str:
+    return f"no response: {type(error).__name__} {error}".strip()

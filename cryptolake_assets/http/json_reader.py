@@ -1,7 +1,7 @@
-"""Strict reader of third-party JSON: exact numbers; errors name the place of a wrong shape. Pure.
+"""Strict reader of third-party JSON: exact numbers; errors name the location of an unexpected value. Pure.
 
 The exchange's responses are read with msgspec, which is too lenient and too strict here: it keeps the last of duplicate
-keys, and rejects a whole page for one NaN.
+keys, and rejects an entire page for one NaN.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LAST_SECOND = 253_402_300_799  # 9999-12-31
 
 
 class Unreadable:
-    """A value that is not JSON or has no exact representation; `Fields` and `array_of` reject it with its place."""
+    """A value that is not JSON or has no exact representation; `Fields` and `array_of` reject it with its location."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -37,8 +37,8 @@ class Unreadable:
 def parse_json(body: bytes) -> Any:
     """Parse the document; every number is a `Decimal`. Raises `ResponseRejectedError` if it is not JSON.
 
-    NaN, an object with a duplicate key and a number beyond `Decimal` become `Unreadable`, so that only the item that
-    contains one is rejected, not its page.
+    NaN, an object with a duplicate key and a number beyond `Decimal` become `Unreadable`, so that only the affected
+    item is rejected, not its page.
     """
     try:
         return json.loads(
@@ -49,7 +49,7 @@ def parse_json(body: bytes) -> Any:
             object_pairs_hook=_object,
         )
     except (ValueError, RecursionError) as error:
-        raise ResponseRejectedError(f"not JSON ({type(error).__name__}); it starts {body[:_SHOWN_BYTES]!r}") from None
+        raise ResponseRejectedError(f"not JSON ({type(error).__name__}); starts with {body[:_SHOWN_BYTES]!r}") from None
 
 
 def _number(text: str) -> Decimal | Unreadable:
@@ -61,7 +61,7 @@ def _number(text: str) -> Decimal | Unreadable:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unreadable:
     found = dict(pairs)
-    return found if len(found) == len(pairs) else Unreadable("an object that has a key twice")
+    return found if len(found) == len(pairs) else Unreadable("an object with a duplicate key")
 
 
 def array_of(value: Any, place: str) -> list[Any]:
@@ -73,7 +73,7 @@ def array_of(value: Any, place: str) -> list[Any]:
 class Fields:
     """Typed access to an object's values by name.
 
-    Each method raises `ResponseRejectedError` naming the place. With `optional`, null and a missing key are None.
+    Each method raises `ResponseRejectedError` naming the location. With `optional`, null and a missing key are None.
     """
 
     def __init__(self, value: Any, place: str) -> None:
@@ -96,7 +96,7 @@ class Fields:
     def text(self, name: str) -> str:
         value = self.raw(name)
         if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
-            raise self._wrong(name, "text")
+            raise self._unexpected(name, "text")
         return value
 
     def number(self, name: str, *, optional: bool = False) -> Decimal | None:
@@ -104,22 +104,22 @@ class Fields:
         if value is None and optional:
             return None
         if not isinstance(value, Decimal):
-            raise self._wrong(name, "a number")
+            raise self._unexpected(name, "a number")
         return value
 
-    def whole(self, name: str, *, optional: bool = False) -> int | None:
+    def integer(self, name: str, *, optional: bool = False) -> int | None:
         value = self.number(name, optional=optional)
         if value is None:
             return None
         if not fits(value, 18, 0):
-            raise self._wrong(name, "a whole number of at most 18 digits")
+            raise self._unexpected(name, "an integer of at most 18 digits")
         return int(value)
 
     def digits(self, name: str) -> int:
-        """Return a whole number >= 0 written as text."""
+        """Return an integer >= 0 written as text."""
         value = self.raw(name)
         if not (isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value)):
-            raise self._wrong(name, "digits in quotes")
+            raise self._unexpected(name, "digits in quotes")
         return int(value)
 
     def quoted(self, name: str, *, optional: bool = False) -> Decimal | None:
@@ -128,7 +128,7 @@ class Fields:
         if optional and value in (None, ""):
             return None
         if not (isinstance(value, str) and _QUOTED.fullmatch(value)):
-            raise self._wrong(name, "a number in quotes")
+            raise self._unexpected(name, "a number in quotes")
         return Decimal(value)
 
     def milliseconds(self, name: str) -> datetime:
@@ -137,14 +137,14 @@ class Fields:
         if isinstance(value, str):
             value = Decimal(self.digits(name))
         if not (isinstance(value, Decimal) and fits(value, 18, 0) and 0 <= value <= _LAST_SECOND * 1000):
-            raise self._wrong(name, "milliseconds since 1970")
+            raise self._unexpected(name, "milliseconds since 1970")
         return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=int(value))
 
     def seconds(self, name: str) -> datetime:
         """Return a time given as a number of seconds since 1970."""
-        value = self.whole(name)
+        value = self.integer(name)
         if value is None or not 0 <= value <= _LAST_SECOND:
-            raise self._wrong(name, "seconds since 1970")
+            raise self._unexpected(name, "seconds since 1970")
         return datetime.fromtimestamp(value, UTC)
 
     def moment(self, name: str, *, optional: bool = False) -> datetime | None:
@@ -158,12 +158,12 @@ class Fields:
                 raise ValueError
             return found.astimezone(UTC)
         except (TypeError, ValueError, OverflowError):
-            raise self._wrong(name, "a time such as 2026-05-18T12:49:21.599Z") from None
+            raise self._unexpected(name, "a time such as 2026-05-18T12:49:21.599Z") from None
 
     def _at(self, name: str) -> str:
         return f"{self._place}.{name}"
 
-    def _wrong(self, name: str, expected: str) -> ResponseRejectedError:
+    def _unexpected(self, name: str, expected: str) -> ResponseRejectedError:
         return ResponseRejectedError(f"{self._at(name)} is {_kind(self._values[name])}, expected {expected}")
 
 
@@ -193,7 +193,7 @@ def as_type(value: Decimal, column_type: str) -> Decimal:
     """Return the number at the scale of `decimal(p, s)`. Raises `ValueError` if it does not fit."""
     match = _DECIMAL_TYPE.fullmatch(column_type)
     if match is None:
-        raise ValueError(f"{column_type} is no decimal type")
+        raise ValueError(f"{column_type} is not a decimal type")
     precision, scale = map(int, match.groups())
     if not fits(value, precision, scale):
         raise ValueError(f"{str(value)[:60]} does not fit {column_type}")
@@ -203,7 +203,7 @@ def as_type(value: Decimal, column_type: str) -> Decimal:
 
 
 def typed(row: dict[str, Any], table: TableSpec) -> dict[str, Any]:
-    """Return the row with each decimal at its column's scale. Raises `ValueError` naming a column it does not fit."""
+    """Return the row with each decimal at its column's scale. Raises `ValueError` naming a column that overflows."""
     types = {column.name: column.type for column in table.columns}
     found = dict(row)
     for name, value in row.items():

@@ -13,11 +13,11 @@ from cryptolake_assets.http.http_client import HttpClient, HttpResponse, RetryPo
 from cryptolake_assets.http.http_request import HttpRequest
 
 # Sources count calls per minute and request pauses of about a minute.
-PATIENT = RetryPolicy(attempts=4, max_backoff_s=20.0, max_retry_after_s=90.0)
+RETRY_POLICY = RetryPolicy(attempts=4, max_backoff_s=20.0, max_retry_after_s=90.0)
 
 
 class SourceClient(HttpClient):
-    """A client of one source that makes at most `calls_a_minute` attempts per minute."""
+    """A client of one source; it makes at most `calls_a_minute` attempts per minute."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class SourceClient(HttpClient):
         policy: RetryPolicy | None = None,
         timeout_s: float = 30.0,
     ) -> None:
-        super().__init__(base_url, timeout_s, policy or PATIENT, {"Accept": "application/json", **headers})
+        super().__init__(base_url, timeout_s, policy or RETRY_POLICY, {"Accept": "application/json", **headers})
         self._limit = RateLimitItemPerMinute(calls_a_minute)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 

@@ -129,8 +129,8 @@ def parse_global(body: bytes, hour: datetime) -> ParsedResponse:
         "btc_dominance": shares.number("btc"),
         "eth_dominance": shares.number("eth"),
         "market_cap_change_percentage_24h": data.number("market_cap_change_percentage_24h_usd", optional=True),
-        "active_cryptocurrencies": data.whole("active_cryptocurrencies"),
-        "markets": data.whole("markets"),
+        "active_cryptocurrencies": data.integer("active_cryptocurrencies"),
+        "markets": data.integer("markets"),
         "source_updated_at": data.seconds("updated_at"),
     }
     try:
@@ -145,7 +145,7 @@ def _coin(coin: Fields, hour: datetime) -> Row:
     return {
         "snapshot_hour": hour,
         **{column: coin.text(name) for name, column in (("id", "coin_id"), ("symbol", "symbol"), ("name", "name"))},
-        "market_cap_rank": coin.whole("market_cap_rank", optional=True),
+        "market_cap_rank": coin.integer("market_cap_rank", optional=True),
         **{column: coin.number(name, optional=True) for name, column in _NUMBERS.items()},
         "source_updated_at": coin.moment("last_updated", optional=True),
     }

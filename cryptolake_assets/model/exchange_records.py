@@ -1,4 +1,4 @@
-"""Typed rows of klines, trades and aggregates; decimals stay the exchange's own strings."""
+"""Typed rows of klines, trades and aggregates; decimals remain the exchange's own strings."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ class HistoricalTrade:
 
 
 @dataclass(frozen=True, slots=True)
-class OddRow:
-    """An invalid row of a page of trades. It keeps its place in the page, because pagination counts rows."""
+class MalformedRow:
+    """A malformed row in a page of trades. It keeps its position, because pagination counts rows."""
 
     row_id: int | None  # if readable
-    raw: bytes  # its JSON
+    raw: bytes  # JSON of the row

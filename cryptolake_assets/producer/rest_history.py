@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from cryptolake_assets.binance.rest import AGG_TRADES_PAGE, HISTORICAL_TRADES_PAGE
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, OddRow
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, MalformedRow
 from cryptolake_assets.settings import TradeStream
 
 
@@ -24,10 +24,10 @@ class TradeHistory(Protocol):
     def has_key(self) -> bool:
         """Return whether an API key for single trades is set."""
 
-    async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
+    async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | MalformedRow]:
         """Return a page of aggregates from `first_id`, ascending, malformed rows in place. Raises `ExchangeError`."""
 
-    async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | OddRow]:
+    async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | MalformedRow]:
         """Return the same for single trades of the order book."""
 
 
@@ -70,13 +70,13 @@ class StreamHistory:
         if self._of_aggregates:
             return [
                 _malformed(symbol, row, "aggTrade", _AGGREGATE_NAMES)
-                if isinstance(row, OddRow)
+                if isinstance(row, MalformedRow)
                 else FetchedTrade(row.agg_trade_id, row.transact_time_ms, agg_trade_frame(symbol, row))
                 for row in await self._history.agg_trades_from(symbol, first_id)
             ]
         return [
             _malformed(symbol, row, "trade", _TRADE_NAMES)
-            if isinstance(row, OddRow)
+            if isinstance(row, MalformedRow)
             else FetchedTrade(row.trade_id, row.time_ms, trade_frame(symbol, row))
             for row in await self._history.historical_trades_from(symbol, first_id)
         ]
@@ -87,7 +87,7 @@ _AGGREGATE_NAMES: Final = {"E": "T", "a": "a", "p": "p", "q": "q", "f": "f", "l"
 _TRADE_NAMES: Final = {"E": "time", "T": "time", "t": "id", "p": "price", "q": "qty", "m": "isBuyerMaker"}
 
 
-def _malformed(symbol: str, row: OddRow, kind: str, names: Mapping[str, str]) -> FetchedTrade:
+def _malformed(symbol: str, row: MalformedRow, kind: str, names: Mapping[str, str]) -> FetchedTrade:
     """Return a malformed row with the stream's field names; its values stay unchanged."""
     data: dict[str, Any] = {"e": kind, "s": symbol}
     if row.row_id is not None:

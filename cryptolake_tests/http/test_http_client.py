@@ -44,11 +44,11 @@ async def test_success_is_a_response_without_failure(server: ScriptedServer) -> 
     response = await _both(server.url + "/v1/")
     assert (response.request, response.url) == (ASKED, f"{server.url}/v1/days?limit=3")
     assert (response.status, response.etag, response.body) == (200, '"a"', b"text")
-    assert (response.failure, response.may_pass) == (None, False)
+    assert (response.failure, response.is_transient) == (None, False)
 
 
 @pytest.mark.parametrize("status", [408, 418, 429, 500, 503])
-async def test_failure_that_may_pass_is_tried_again(server: ScriptedServer, status: int) -> None:
+async def test_failure_that_is_transient_is_tried_again(server: ScriptedServer, status: int) -> None:
     server.script = [(status, {"Retry-After": "0"}, "wait"), (200, {}, "text")]
     with capture_logs() as logs:
         assert (await _both(server.url)).failure is None
@@ -61,7 +61,7 @@ async def test_failure_that_may_pass_is_tried_again(server: ScriptedServer, stat
 async def test_last_attempt_is_the_response(server: ScriptedServer) -> None:
     server.script = [(502, {}, "down")]
     response = await _both(server.url)
-    assert (response.status, response.failure, response.may_pass) == (502, "status 502", True)
+    assert (response.status, response.failure, response.is_transient) == (502, "status 502", True)
     assert response.body == b"down"
     assert server.requests == 3 + 3
 
@@ -70,7 +70,7 @@ async def test_last_attempt_is_the_response(server: ScriptedServer) -> None:
 async def test_lasting_failure_is_not_tried_again(server: ScriptedServer, status: int) -> None:
     server.script = [(status, {"Location": "/elsewhere"}, "")]
     response = await _both(server.url)
-    assert (response.status, response.failure, response.may_pass) == (status, f"status {status}", False)
+    assert (response.status, response.failure, response.is_transient) == (status, f"status {status}", False)
     assert server.requests == 1 + 1
 
 
@@ -99,13 +99,13 @@ async def test_body_is_bounded(server: ScriptedServer, monkeypatch: pytest.Monke
     assert (await _both(server.url)).failure is None
     server.script = [(200, {}, "x" * 2_001)]
     response = await _both(server.url)
-    assert (response.failure, response.may_pass) == ("body of more than 2000 bytes", False)
+    assert (response.failure, response.is_transient) == ("body larger than 2000 bytes", False)
     assert response.body == b"x" * 1_024
 
 
 async def test_server_that_is_away_is_a_response_too() -> None:
     for url, error in (("http://127.0.0.1:9", "ConnectError"), ("nonsense", "UnsupportedProtocol")):
         response = await _both(url)
-        assert (response.status, response.body, response.may_pass) == (None, b"", True)
-        assert (response.failure or "").startswith(f"no answer: {error}")
+        assert (response.status, response.body, response.is_transient) == (None, b"", True)
+        assert (response.failure or "").startswith(f"no response: {error}")
         assert response.url == f"{url}/days?limit=3"

@@ -89,7 +89,7 @@ def test_a_source_that_is_away_is_an_answer_too() -> None:
     with SourceClient("http://127.0.0.1:9", {}, 1_000, QUICK) as client:
         answer = client.get(INDEX)
     assert answer.status is None
-    assert (answer.failure or "").startswith("no answer: ConnectError")
+    assert (answer.failure or "").startswith("no response: ConnectError")
 
 
 def test_calls_of_a_minute_are_bounded(exchange: ExchangeThread, monkeypatch: pytest.MonkeyPatch) -> None:

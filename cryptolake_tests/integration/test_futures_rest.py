@@ -40,7 +40,7 @@ CHECKS_OF_OPEN_INTEREST = {
 
 @pytest.fixture
 def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Lake]:
-    monkeypatch.setattr("cryptolake_assets.http.source_client.PATIENT", RetryPolicy(4, 0.01, 90.0))
+    monkeypatch.setattr("cryptolake_assets.http.source_client.RETRY_POLICY", RetryPolicy(4, 0.01, 90.0))
     for name, value in lake.environment().items():
         monkeypatch.setenv(name, value)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, OddRow
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, MalformedRow
 from cryptolake_assets.producer.catch_up import CatchUp, CatchUpOptions
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.gap_tracker import GapTracker, LastTrade
@@ -20,7 +20,7 @@ def row(agg_id: int) -> AggTrade:
     return AggTrade(agg_id, "1", "1", agg_id, agg_id, NOON_MS + agg_id, is_buyer_maker=True)
 
 
-MALFORMED = [OddRow(6, b'{"a":6}'), OddRow(None, b"null")]
+MALFORMED = [MalformedRow(6, b'{"a":6}'), MalformedRow(None, b"null")]
 
 
 class Stage:
@@ -112,7 +112,7 @@ async def test_trades_delivered_during_the_request_are_not_missing() -> None:
     on = Stage(last_at_exchange=6)
     request = on.history.agg_trades_from
 
-    async def deliver_meanwhile(symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
+    async def deliver_meanwhile(symbol: str, first_id: int) -> Sequence[AggTrade | MalformedRow]:
         page = await request(symbol, first_id)
         on.see(4, 5, 6, 7)
         return page
@@ -147,11 +147,11 @@ async def test_single_trades_are_requested_only_with_a_key() -> None:
 
 @pytest.mark.parametrize(("page", "missing"), [([row(4), row(5), *MALFORMED], [(4, 5)]), (MALFORMED, [])])
 async def test_malformed_rows_are_not_the_newest_trade(
-    monkeypatch: pytest.MonkeyPatch, page: list[AggTrade | OddRow], missing: list[tuple[int, int]]
+    monkeypatch: pytest.MonkeyPatch, page: list[AggTrade | MalformedRow], missing: list[tuple[int, int]]
 ) -> None:
     on = Stage(last_at_exchange=5)
 
-    async def return_page(*_: object) -> list[AggTrade | OddRow]:
+    async def return_page(*_: object) -> list[AggTrade | MalformedRow]:
         return page
 
     monkeypatch.setattr(on.history, "agg_trades_from", return_page)

@@ -11,7 +11,7 @@ from cryptolake_assets.binance.rest_responses import parse_agg_trades, parse_his
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause
 from cryptolake_assets.model.events import MAX_ID, RejectedFrame
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, OddRow
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, MalformedRow
 from cryptolake_assets.producer import gap_repair as repair
 from cryptolake_assets.producer.gap_repair import GapRepairer
 from cryptolake_assets.producer.gap_tracker import GapTracker, MissingRange
@@ -32,12 +32,12 @@ class JsonHistory(MemoryHistory):
 
     malformed: dict[int, str]
 
-    async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
+    async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | MalformedRow]:
         rows = [row for row in self.rows if row.agg_trade_id >= first_id][: self.page]
         texts = [self.malformed.get(row.agg_trade_id) or json.dumps(row.to_rest()) for row in rows]
         return parse_agg_trades(f"[{','.join(texts)}]".encode())
 
-    async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | OddRow]:
+    async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | MalformedRow]:
         rows = [row for row in self.trades if row.trade_id >= first_id][: self.page]
         texts = [self.malformed.get(row.trade_id) or json.dumps(row.to_rest()) for row in rows]
         return parse_historical_trades(f"[{','.join(texts)}]".encode())

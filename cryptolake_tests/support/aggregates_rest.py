@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from cryptolake_assets.binance.rest import AGG_TRADES_PAGE, ExchangeRest, agg_trades_request
 from cryptolake_assets.binance.rest_responses import parse_agg_trades
-from cryptolake_assets.model.exchange_records import AggTrade, OddRow
+from cryptolake_assets.model.exchange_records import AggTrade, MalformedRow
 
 
 class AggregatesRest(ExchangeRest):
@@ -40,15 +40,15 @@ class AggregatesRest(ExchangeRest):
                     break
             start_ms = window_end_ms + 1
 
-    def _page(self, symbol: str, **window: int) -> Sequence[AggTrade | OddRow]:
+    def _page(self, symbol: str, **window: int) -> Sequence[AggTrade | MalformedRow]:
         return parse_agg_trades(self._body(agg_trades_request(self._venue, symbol, **window)))
 
 
-def _aggregates(page: Sequence[AggTrade | OddRow]) -> list[AggTrade]:
+def _aggregates(page: Sequence[AggTrade | MalformedRow]) -> list[AggTrade]:
     return [row for row in page if isinstance(row, AggTrade)]
 
 
-def _next_id(page: Sequence[AggTrade | OddRow]) -> int:
+def _next_id(page: Sequence[AggTrade | MalformedRow]) -> int:
     """Return the id after the last one of a page, of which `parse_agg_trades` found one at least."""
     return 1 + max(
         row.agg_trade_id if isinstance(row, AggTrade) else -1 if row.row_id is None else row.row_id for row in page

@@ -15,7 +15,7 @@ from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.lake.gap_ledger import TradeGap
-from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, OddRow
+from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, MalformedRow
 from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.publisher import DeliveryListener, FailureVerdict, Message
 from cryptolake_assets.settings import load_settings
@@ -176,11 +176,11 @@ class MemoryHistory:
         self.asked: list[int] = []
         self.failures_left = 0
 
-    async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | OddRow]:
+    async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | MalformedRow]:
         self._ask(symbol, first_id)
         return [row for row in self.rows if row.agg_trade_id >= first_id][: self.page]
 
-    async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | OddRow]:
+    async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | MalformedRow]:
         assert self.has_key
         self._ask(symbol, first_id)
         return [row for row in self.trades if row.trade_id >= first_id][: self.page]
