@@ -241,5 +241,5 @@ lock: ## Write the lock files anew from pyproject.toml (needs uv)
 dictionary: $(READY) ## Generate docs/dictionary.md, docs/contracts and docs/checks.md
 	@$(BIN)/python -m scripts.dictionary
 
-env-example: $(READY) ## Write .env.example anew from the settings class
+env-example: $(READY) ## Regenerate .env.example from the settings class
 	@$(BIN)/python -m scripts.env_example

@@ -14,14 +14,14 @@ from cryptolake_assets.settings.graph import GraphSettings
 from scripts.env_secrets import CHOICES, SECRETS
 
 HEAD = """\
-# Settings of CryptoLake. Copy this file to .env and take the `#` away from what you change.
-# The environment wins over .env, .env over the defaults below.
+# Settings of CryptoLake. Copy this file to .env and uncomment the variables that you change.
+# The environment takes precedence over .env, and .env over the defaults below.
 """
 
 
 CLUSTER_HEAD = """\
-# What only docker-compose.yml reads. `make env` gives each of these a value in .env, and MINIO_ROOT_USER,
-# MINIO_ROOT_PASSWORD and CRYPTOLAKE_DASHBOARD_API_KEY too; secrets are drawn.
+# Variables of docker-compose.yml only. `make env` sets them in .env, and also MINIO_ROOT_USER, MINIO_ROOT_PASSWORD and
+# CRYPTOLAKE_DASHBOARD_API_KEY; secrets are random.
 """
 
 

@@ -18,22 +18,22 @@ SECRET_BYTES = 32
 SECRETS = {
     "MINIO_ROOT_PASSWORD": "",
     "CRYPTOLAKE_DASHBOARD_API_KEY": "",
-    "PROMETHEUS_API_KEY": "Prometheus' key of the HTTP API, for its metrics.",
-    "POSTGRES_PASSWORD": "Password of PostgreSQL's owner.",
+    "PROMETHEUS_API_KEY": "API key of Prometheus for the metrics of the HTTP API.",
+    "POSTGRES_PASSWORD": "Password of the PostgreSQL owner.",
     "POLARIS_DB_PASSWORD": "Password of the catalog's database.",
     "DAGSTER_DB_PASSWORD": "Password of Dagster's database.",
     "POLARIS_CLIENT_SECRET": "Secret of `cryptolake`, the client of the REST catalog.",
-    "POLARIS_TOKEN_KEY": "What the REST catalog signs its tokens with.",
+    "POLARIS_TOKEN_KEY": "Signing key for the tokens of the REST catalog.",
     "KAFKA_UI_PASSWORD": "Password of `cryptolake` in the Kafka UI.",
     "GRAFANA_PASSWORD": "Password of `cryptolake` in Grafana.",
 }
 
-# Other variables that are written: default and description.
+# Other generated variables: default and description.
 CHOICES = {
     "CLUSTER_BIND_ADDRESS": (
         "127.0.0.1",
-        "Address of this machine that the services' pages are published on. Several ask nobody for a password: on any "
-        "other address put a proxy before them that does.",
+        "Address of this machine for the published pages of the services. Several have no login: on any other address, "
+        "put a proxy with authentication in front of them.",
     ),
     "COMPOSE_PROFILES": ("replay", "`replay` starts the replay exchange; empty with CRYPTOLAKE_SOURCE=binance."),
     "MINIO_ROOT_USER": ("cryptolake", ""),
@@ -43,7 +43,7 @@ _LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$"
 
 
 def completed(text: str) -> tuple[str, list[str]]:
-    """Return the file's text with a value for every variable that lacks one, and the names of those variables.
+    """Return the file's text with a value for every variable without one, and the names of these variables.
 
     A line without a value is replaced. An empty COMPOSE_PROFILES is kept: it is a valid value.
     """

@@ -35,21 +35,21 @@ DEMO_CAPTURE_DIR = PACKAGE_DIR / "captures" / "demo_capture"
 
 
 class Profile(StrEnum):
-    """Where the platform runs; each value is a set of defaults, never a branch in the code."""
+    """Deployment of the platform. A profile only selects defaults."""
 
     LOCAL = "local"
     CLUSTER = "cluster"
 
 
 class Source(StrEnum):
-    """Which exchange the producer talks to."""
+    """Exchange that the producer connects to."""
 
     REPLAY = "replay"
     BINANCE = "binance"
 
 
 class TradeStream(StrEnum):
-    """Which trade stream is subscribed; ids of the two are different sequences."""
+    """Subscribed trade stream; each of the two has its own sequence of ids."""
 
     AUTO = "auto"
     AGG_TRADE = "aggTrade"
@@ -57,7 +57,7 @@ class TradeStream(StrEnum):
 
 
 class Engine(StrEnum):
-    """What computes Silver and Gold."""
+    """Engine that computes Silver and Gold."""
 
     AUTO = "auto"
     DUCKDB = "duckdb"
@@ -89,7 +89,7 @@ class Settings(
     profile: Profile = named(
         "CRYPTOLAKE_PROFILE",
         Profile.LOCAL,
-        "`local` (everything on this machine) or `cluster` (your Kafka, Spark, catalog and object store).",
+        "Deployment: `local` (all parts on this machine) or `cluster` (your Kafka, Spark, catalog and object store).",
     )
     home: Path = named(
         "CRYPTOLAKE_HOME",
@@ -100,81 +100,83 @@ class Settings(
     source: Source = named(
         "CRYPTOLAKE_SOURCE",
         Source.REPLAY,
-        "`replay` (the replay exchange, from recorded data) or `binance` (the live exchange).",
+        "Exchange: `replay` (the replay exchange, with recorded data) or `binance` (the live exchange).",
     )
     symbols: Annotated[tuple[str, ...], NoDecode] = named(
         "CRYPTOLAKE_SYMBOLS",
         (),
-        "Symbols to follow, separated by commas: names, patterns (`*USDC`), or the busiest ones (`top:50`). Empty: all "
-        "that the capture holds, or those of BTC and ETH when live.",
+        "Tracked symbols, separated by commas: names, patterns (`*USDC`), or the top N by volume (`top:50`). Empty: "
+        "all symbols of the capture, or BTC and ETH when live.",
     )
     trade_stream: TradeStream = named(
         "CRYPTOLAKE_TRADE_STREAM",
         TradeStream.AUTO,
-        "`auto` (what the capture holds; `aggTrade` when live), `aggTrade` or `trade`.",
+        "Trade stream: `aggTrade`, `trade`, or `auto` (the stream of the capture; `aggTrade` when live).",
     )
     replay_dir: Path = named(
         "CRYPTOLAKE_REPLAY_DIR",
         DEMO_CAPTURE_DIR,
-        "Directory of captures that the replay exchange serves. Relative paths start at the project's root.",
+        "Directory of the captures for the replay exchange. Relative paths start at the project's root.",
     )
     exchange_ws_url: str = named(
         "CRYPTOLAKE_EXCHANGE_WS_URL",
         "",
-        "WebSocket base URL of the exchange. Empty: the replay exchange's, or Binance's when live.",
+        "WebSocket base URL of the exchange. Empty: that of the replay exchange, or of Binance when live.",
     )
     exchange_rest_url: str = named(
         "CRYPTOLAKE_EXCHANGE_REST_URL",
         "",
-        "REST base URL of the exchange. Empty: the replay exchange's, or Binance's when live.",
+        "REST base URL of the exchange. Empty: that of the replay exchange, or of Binance when live.",
     )
     archive_base_url: str = named(
         "CRYPTOLAKE_ARCHIVE_URL",
         "",
-        "Base URL of the public archive's daily zips. Empty: the replay exchange's, or Binance's when live.",
+        "Base URL of the public archive. Empty: that of the replay exchange, or of Binance when live.",
     )
     start_date: date | None = named(
         "CRYPTOLAKE_START_DATE",
         None,
-        "First partition, as YYYY-MM-DD. Empty: the capture's first day, or 2026-01-01 when live.",
+        "First UTC day of the partitions, YYYY-MM-DD. Empty: the capture's first day, or 2026-01-01 when live.",
     )
     watermark_grace_ms: int = named(
         "CRYPTOLAKE_WATERMARK_GRACE_MS",
         2_000,
-        "How far the watermark stays behind the exchange's clock: trades that late are still expected.",
+        "Delay of the watermark after the exchange's clock in milliseconds, for late-arriving trades.",
         ge=0,
         le=3_600_000,
     )
     coverage_interval_s: float = named(
         "CRYPTOLAKE_COVERAGE_INTERVAL_S",
         5.0,
-        "Seconds between two writes of the producer's coverage to ops.stream_coverage.",
+        "Seconds between writes of the producer's coverage to ops.stream_coverage.",
         gt=0,
         le=3_600,
     )
 
     spark_remote: str = named(
-        "SPARK_REMOTE", "", "Spark Connect server, sc://host:port. Empty: the local one that CryptoLake starts."
+        "SPARK_REMOTE",
+        "",
+        "URL of the Spark Connect server, sc://host:port. Empty: a local server started by CryptoLake.",
     )
-    spark_master: str = named("SPARK_MASTER", "local[*]", "Master of the Spark Connect server that CryptoLake starts.")
+    spark_master: str = named("SPARK_MASTER", "local[*]", "Master URL for the local Spark Connect server.")
     spark_memory_mb: int = named(
-        "CRYPTOLAKE_SPARK_MEMORY_MB", 2_048, "Heap of the local Spark Connect server, MiB.", ge=512
+        "CRYPTOLAKE_SPARK_MEMORY_MB", 2_048, "Heap size of the local Spark Connect server in MiB.", ge=512
     )
     spark_shuffle_partitions: int = named(
-        "CRYPTOLAKE_SPARK_SHUFFLE_PARTITIONS", 4, "Most Spark tasks of one aggregation: some two a core.", ge=1
+        "CRYPTOLAKE_SPARK_SHUFFLE_PARTITIONS", 4, "Spark tasks per aggregation; about two per core.", ge=1
     )
     bronze_trigger_s: float = named(
-        "CRYPTOLAKE_BRONZE_TRIGGER_S", 5.0, "Seconds between two micro-batches of the Bronze stream.", gt=0, le=3_600
+        "CRYPTOLAKE_BRONZE_TRIGGER_S", 5.0, "Seconds between micro-batches of the Bronze stream.", gt=0, le=3_600
     )
     bronze_max_offsets: int = named(
-        "CRYPTOLAKE_BRONZE_MAX_OFFSETS", 1_000_000, "Most Kafka records in one micro-batch of the Bronze stream.", ge=1
+        "CRYPTOLAKE_BRONZE_MAX_OFFSETS", 1_000_000, "Maximum Kafka records per micro-batch of the Bronze stream.", ge=1
     )
 
     engine: Engine = named(
         "CRYPTOLAKE_ENGINE",
         Engine.AUTO,
-        "What computes Silver and Gold: `duckdb` (in process), `spark`, or `auto` (DuckDB in the profile `local`, "
-        "Spark in `cluster`).",
+        "Engine for Silver and Gold: `duckdb` (in process), `spark`, or `auto` (DuckDB in the profile `local`, Spark "
+        "in `cluster`).",
     )
 
     kafka_port: Port = named("CRYPTOLAKE_KAFKA_PORT", 9092, "Port of the local Kafka broker.")
@@ -182,14 +184,14 @@ class Settings(
     spark_connect_host: str = named(
         "CRYPTOLAKE_SPARK_CONNECT_HOST",
         "127.0.0.1",
-        "Address that the local Spark Connect server listens on. It asks nobody for a password.",
+        "Listen address of the local Spark Connect server, which has no login.",
     )
     spark_connect_port: Port = named("CRYPTOLAKE_SPARK_CONNECT_PORT", 15002, "Port of the local Spark Connect server.")
     spark_ui_port: Port = named("CRYPTOLAKE_SPARK_UI_PORT", 4040, "Port of the local Spark UI.")
     code_server_port: int = named(
         "CRYPTOLAKE_CODE_SERVER_PORT",
         4000,
-        "Port of the first code server, where CRYPTOLAKE_CODE_SERVER_HOST is set; the next one has the next port.",
+        "Port of the first code server if CRYPTOLAKE_CODE_SERVER_HOST is set; each further one uses the next port.",
         ge=1,
         le=65_000,
     )
@@ -197,7 +199,7 @@ class Settings(
     log_level: str = named(
         "CRYPTOLAKE_LOG_LEVEL",
         "INFO",
-        "Least severe log level that is written.",
+        "Minimum log level: DEBUG, INFO, WARNING or ERROR.",
         pattern=r"^(DEBUG|INFO|WARNING|ERROR)$",
     )
 
@@ -232,7 +234,7 @@ class Settings(
         for field in PORT_FIELDS:
             port = getattr(self, field)
             if port in seen:
-                raise ValueError(f"{env_name(field)} and {env_name(seen[port])} are both {port}: give each its own")
+                raise ValueError(f"{env_name(field)} and {env_name(seen[port])} are both {port}; set different ports")
             seen[port] = field
         return self
 
@@ -287,7 +289,7 @@ class Settings(
 
     @property
     def archive_dir(self) -> Path:
-        """Directory of the archive's files while they are fetched and loaded."""
+        """Directory of archive files during download and load."""
         return self.home / "archive"
 
     @property
@@ -331,10 +333,10 @@ class Settings(
     def coingecko_base_url(self) -> str:
         return self._batch_url(self.coingecko_url, "https://api.coingecko.com/api/v3", "/api/v3")
 
-    def _batch_url(self, said: str, live: str, replay_path: str) -> str:
-        """Return the base URL of a batch source; with the replay exchange all requests go to that exchange."""
-        if said:
-            return said.rstrip("/")
+    def _batch_url(self, configured: str, live: str, replay_path: str) -> str:
+        """Return the base URL of a batch source; the replay exchange serves all batch sources itself."""
+        if configured:
+            return configured.rstrip("/")
         return live if self.source is Source.BINANCE else f"{self.rest_url}{replay_path}"
 
     @property
@@ -356,14 +358,14 @@ class Settings(
 
     @property
     def uses_s3(self) -> bool:
-        """Return whether any file of the lake is in an S3 store."""
+        """Return whether the lake stores any file in an S3 store."""
         locations = (self.warehouse, self.checkpoints, self.namespace_location)
         return bool(self.minio_endpoint) or any(one.startswith(("s3://", "s3a://")) for one in locations)
 
     def follower_location(self, stream: str = "") -> str:
-        """Return the location of a follower's cursor copy, near the checkpoints; by default the trades' follower's."""
-        place = _location(self.checkpoints) or self.warehouse_location
-        return f"{place}/_follower/{f'{stream}.' if stream else ''}cursor.json"
+        """Return the location of a follower's cursor copy, next to the checkpoints; default: the trades' follower."""
+        base = _location(self.checkpoints) or self.warehouse_location
+        return f"{base}/_follower/{f'{stream}.' if stream else ''}cursor.json"
 
     @property
     def catalog_db(self) -> Path:
@@ -380,29 +382,29 @@ class Settings(
 
     @property
     def run_dir(self) -> Path:
-        """Generated configuration, locks and progress files of the running parts."""
+        """Directory of generated configuration, locks and status files of the running parts."""
         return self.home / "run"
 
     @property
     def lib_dir(self) -> Path:
-        """Directory of fetched jars and the JVM's trust store: outside the homes, shared by those of this checkout."""
+        """Directory of the jars and the JVM's trust store, shared by all homes of this checkout."""
         return PROJECT_ROOT / ".venv" / "cryptolake"
 
     def environment(self) -> dict[str, str]:
         """Return all settings as environment variables, so that a child process reads the same settings."""
-        out: dict[str, str] = {}
+        variables: dict[str, str] = {}
         for field in type(self).model_fields:
             value = getattr(self, field)
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()
             elif isinstance(value, tuple):
                 value = ",".join(value)
-            out[env_name(field)] = "" if value is None else str(value)
-        return out
+            variables[env_name(field)] = "" if value is None else str(value)
+        return variables
 
 
 def split_symbols(text: str) -> tuple[str, ...]:
-    """Return the items of a list of symbols, separated by commas or line ends, in upper case (ASCII only)."""
+    """Return the items of a list of symbols, separated by commas or newlines, in upper case (ASCII only)."""
     return tuple(in_capitals(item.strip()) for item in text.replace("\n", ",").split(",") if item.strip())
 
 
@@ -428,7 +430,7 @@ def get_settings() -> Settings:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings again; `overrides` (by field name) take precedence over the environment.
+    """Read the settings; `overrides` (by field name) take precedence over the environment.
 
     Raises `SettingsError` naming each invalid variable and the expected value.
     """

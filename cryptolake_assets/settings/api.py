@@ -17,70 +17,68 @@ MEBIBYTE = 1024 * 1024
 
 
 class ApiSettings(BaseSettings):
-    """Part of `settings.Settings`, which says where values come from."""
+    """Part of `settings.Settings`, which documents the sources of values."""
 
     api_host: str = named(
         "CRYPTOLAKE_API_HOST",
         "127.0.0.1",
-        "Address that the HTTP API listens on. On any other than loopback every request needs a key.",
+        "Listen address of the HTTP API. If it is not loopback, every request needs a key.",
     )
     api_port: Annotated[int, Field(ge=1, le=65535)] = named("CRYPTOLAKE_API_PORT", 8000, "Port of the HTTP API.")
-    api_require_keys: bool = named(
-        "CRYPTOLAKE_API_REQUIRE_KEYS", False, "Whether the HTTP API asks for a key on loopback too."
-    )
+    api_require_keys: bool = named("CRYPTOLAKE_API_REQUIRE_KEYS", False, "Require an API key on loopback, too.")
     api_rate_per_minute: int = named(
-        "CRYPTOLAKE_API_RATE_PER_MINUTE", 6_000, "Requests a minute that one key of the HTTP API may make.", ge=1
+        "CRYPTOLAKE_API_RATE_PER_MINUTE", 6_000, "Maximum requests per minute for each key of the HTTP API.", ge=1
     )
     api_cors_origins: Annotated[tuple[str, ...], NoDecode] = named(
         "CRYPTOLAKE_API_CORS_ORIGINS",
         (),
-        "Origins whose pages may call the HTTP API from a browser, separated by commas. Empty: none.",
+        "CORS origins that may call the HTTP API from a browser, separated by commas. Empty: none.",
     )
     api_refresh_s: float = named(
         "CRYPTOLAKE_API_REFRESH_S",
         1.0,
-        "Seconds between two looks of the HTTP API at the catalog: an answer is at most so much older than the table.",
+        "Seconds between catalog polls of the HTTP API: the maximum age of a response relative to its table.",
         gt=0,
         le=60,
     )
     api_cache_mb: int = named(
-        "CRYPTOLAKE_API_CACHE_MB", 128, "Memory of the HTTP API for finished answers, MiB.", ge=1, le=65_536
+        "CRYPTOLAKE_API_CACHE_MB", 128, "Maximum size of the response cache of the HTTP API in MiB.", ge=1, le=65_536
     )
     api_answer_mb: int = named(
         "CRYPTOLAKE_API_ANSWER_MB",
         32,
-        "Largest answer of the HTTP API as CSV, Parquet or Arrow, MiB; JSON comes in pages.",
+        "Maximum response size of the HTTP API as CSV, Parquet or Arrow in MiB; JSON is paged.",
         ge=1,
         le=4_096,
     )
     api_readers: int = named(
-        "CRYPTOLAKE_API_READERS", 2, "Most queries of the HTTP API that read tables at the same time.", ge=1, le=64
+        "CRYPTOLAKE_API_READERS", 2, "Maximum concurrent table queries of the HTTP API.", ge=1, le=64
     )
     api_clients: int = named(
-        "CRYPTOLAKE_API_CLIENTS", 200, "Most WebSocket and event-stream clients of the HTTP API at the same time.", ge=1
+        "CRYPTOLAKE_API_CLIENTS", 200, "Maximum concurrent WebSocket and event-stream clients of the HTTP API.", ge=1
     )
 
     dashboard_host: str = named(
         "CRYPTOLAKE_DASHBOARD_HOST",
         "127.0.0.1",
-        "Address that the dashboard listens on. It asks nobody for a password: beyond loopback put a proxy before it "
-        "that does.",
+        "Listen address of the dashboard, which has no login: beyond loopback, put a proxy with authentication in "
+        "front of it.",
     )
     dashboard_port: Annotated[int, Field(ge=1, le=65535)] = named(
         "CRYPTOLAKE_DASHBOARD_PORT", 8501, "Port of the dashboard."
     )
     dashboard_api_url: str = named(
-        "CRYPTOLAKE_DASHBOARD_API_URL", "", "Base URL of the HTTP API that the dashboard reads. Empty: the local one."
+        "CRYPTOLAKE_DASHBOARD_API_URL", "", "Base URL of the HTTP API for the dashboard. Empty: the local API."
     )
     dashboard_api_key: SecretStr = named(
         "CRYPTOLAKE_DASHBOARD_API_KEY",
         SecretStr(""),
-        "The dashboard's key of the HTTP API, with the scopes read and operate, where the API asks for keys.",
+        "API key of the dashboard, with the scopes `read` and `operate`; needed if the API requires keys.",
     )
     dashboard_refresh_s: float = named(
         "CRYPTOLAKE_DASHBOARD_REFRESH_S",
         2.0,
-        "Seconds between two looks of an open dashboard page at the API.",
+        "Seconds between API polls of an open dashboard page.",
         gt=0,
         le=3_600,
     )
@@ -104,12 +102,12 @@ class ApiSettings(BaseSettings):
 
     @property
     def api_url(self) -> str:
-        """Base URL of the API for a reader on this machine."""
+        """Base URL of the API for clients on this machine."""
         return _local_url(self.api_host, self.api_port)
 
     @property
     def dashboard_url(self) -> str:
-        """Address of the dashboard for a browser on this machine."""
+        """URL of the dashboard for a browser on this machine."""
         return _local_url(self.dashboard_host, self.dashboard_port)
 
     @property

@@ -10,30 +10,30 @@ from cryptolake_assets.settings.graph import named
 
 
 class ExchangeSettings(BaseSettings):
-    """Part of `settings.Settings`, which says where values come from."""
+    """Part of `settings.Settings`, which documents the sources of values."""
 
     market: Market = named(
         "CRYPTOLAKE_MARKET",
         Market.USD_M,
-        "Market that is followed: `usdm` (USD-M futures), `coinm` (COIN-M futures) or `spot`; docs/markets.md.",
+        "Tracked market: `usdm` (USD-M futures), `coinm` (COIN-M futures) or `spot`; see docs/markets.md.",
     )
     binance_api_key: SecretStr = named(
         "CRYPTOLAKE_BINANCE_API_KEY",
         SecretStr(""),
-        "API key of the exchange, without any right: the history of single trades is not told without one. Empty: "
-        "missing single trades stay missing; aggregates need no key.",
+        "API key of the exchange, without any permission; the history of single trades requires one. Empty: gaps of "
+        "single trades are not repaired; aggregates need no key.",
     )
     rest_weight_share: float = named(
         "CRYPTOLAKE_REST_WEIGHT_SHARE",
         0.5,
-        "Share of the exchange's request weight (2,400 a minute for futures) that the repair of gaps uses.",
+        "Maximum share of the exchange's request weight (2,400 per minute for futures) for gap repair.",
         gt=0,
         le=1,
     )
     gap_repair_max_ids: int = named(
         "CRYPTOLAKE_GAP_REPAIR_MAX_IDS",
         500_000,
-        "Most ids of one gap that are asked for, the newest ones; the rest stays an open gap, for the public archive.",
+        "Maximum ids of a gap to repair, the newest ones; the rest remains an open gap, for the public archive.",
         ge=1,
     )
 

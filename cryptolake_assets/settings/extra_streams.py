@@ -1,4 +1,4 @@
-"""Settings of the streams in addition to the trades: which are in use, and how often Bronze ingests them."""
+"""Settings of the streams in addition to the trades: their selection, and the trigger interval in Bronze."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ EXTRA_STREAMS = ("markPrice", "forceOrder")  # accepted names; `binance.stream_t
 
 
 class ExtraStreamSettings(BaseSettings):
-    """Part of `settings.Settings`, which says where values come from."""
+    """Part of `settings.Settings`, which documents the sources of values."""
 
     extra_streams: Annotated[tuple[str, ...], NoDecode] = named(
         "CRYPTOLAKE_EXTRA_STREAMS",
         (AUTO_STREAMS,),
-        "Streams beside the trades, separated by commas: `markPrice` (mark, index and funding rate by the second), "
-        "`forceOrder` (liquidations); or `none`, or `auto` (what the capture holds; none when live).",
+        "Streams in addition to the trades, separated by commas: `markPrice` (mark price, index price and funding rate "
+        "per second), `forceOrder` (liquidations); or `none`, or `auto` (the streams of the capture; none when live).",
     )
     extra_streams_trigger_s: int = named(
         "CRYPTOLAKE_EXTRA_STREAMS_TRIGGER_S",
         20,
-        "Seconds between two batches of those streams into Bronze.",
+        "Seconds between micro-batches of the additional streams into Bronze.",
         ge=1,
         le=3_600,
     )
@@ -43,5 +43,5 @@ class ExtraStreamSettings(BaseSettings):
     def _known_streams(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [name for name in value if name not in EXTRA_STREAMS]
         if unknown and value not in ((AUTO_STREAMS,), (NO_STREAMS,)):
-            raise ValueError(f"{unknown[0]!r} is none of {', '.join(EXTRA_STREAMS)}, `none` or `auto`")
+            raise ValueError(f"{unknown[0]!r} is not one of {', '.join(EXTRA_STREAMS)}, `none` or `auto`")
         return tuple(dict.fromkeys(value))

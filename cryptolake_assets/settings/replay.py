@@ -15,13 +15,13 @@ LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class ReplaySettings(BaseSettings):
-    """Part of `settings.Settings`, which says where values come from."""
+    """Part of `settings.Settings`, which documents the sources of values."""
 
     exchange_host: str = named(
         "CRYPTOLAKE_EXCHANGE_HOST",
         "127.0.0.1",
-        "Host of the replay exchange. Of another one than loopback it listens on all addresses; it asks nobody for a "
-        "password.",
+        "Host of the replay exchange, which has no login. If it is not loopback, the replay exchange listens on all "
+        "addresses.",
     )
     exchange_port: Annotated[int, Field(ge=1, le=65535)] = named(
         "CRYPTOLAKE_EXCHANGE_PORT", 8090, "Port of the replay exchange."
@@ -29,14 +29,14 @@ class ReplaySettings(BaseSettings):
     replay_speed: float = named(
         "CRYPTOLAKE_REPLAY_SPEED",
         60.0,
-        "Replay speed: 1 is real time, 60 a minute a second, 0 as fast as the reader takes it.",
+        "Replay speed: 1 is real time, 60 is one minute per second, 0 is as fast as the client reads.",
         ge=0,
     )
     replay_faults: str = named(
         "CRYPTOLAKE_REPLAY_FAULTS",
         "",
-        'Faults of the replay exchange, as JSON: `[{"kind": "drop", "share": 0.01}]`. Empty: none. The switches are in '
-        "docs/operations.md.",
+        'Faults of the replay exchange, as JSON: `[{"kind": "drop", "share": 0.01}]`. Empty: none. See '
+        "docs/operations.md for all faults.",
     )
 
     @property
@@ -47,7 +47,7 @@ class ReplaySettings(BaseSettings):
     @property
     def exchange_bind_host(self) -> str:
         """Address that the replay exchange listens on."""
-        return "127.0.0.1" if self.exchange_host in LOOPBACK else "0.0.0.0"  # noqa: S104 - other machines ask it
+        return "127.0.0.1" if self.exchange_host in LOOPBACK else "0.0.0.0"  # noqa: S104 - for clients on other machines
 
     @field_validator("replay_faults")
     @classmethod

@@ -231,7 +231,7 @@ def test_extra_streams_follow_the_settings() -> None:
         == EXTRA_STREAM_TYPES
     )
     assert extra_streams_in_use(load_settings(extra_streams="none")) == ()
-    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_EXTRA_STREAMS.*'depth' is none of"):
+    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_EXTRA_STREAMS.*'depth' is not one of"):
         load_settings(extra_streams="markPrice,depth")
 
 

@@ -194,7 +194,7 @@ def test_spark_gets_the_client_certificate_and_its_decrypted_key_only(
         ({**CLIENT, "kafka_sasl_username": "la:ke"}, ["KAFKA_SASL_USERNAME", "colon"]),
         ({"kafka_security_protocol": "TLS"}, ["KAFKA_SECURITY_PROTOCOL", "PLAINTEXT", "SSL", "SASL_PLAINTEXT"]),
         ({**USER, "kafka_sasl_mechanism": "GSSAPI"}, ["KAFKA_SASL_MECHANISM", "SCRAM-SHA-512", "OAUTHBEARER"]),
-        ({**USER, "kafka_sasl_username": "lake\n"}, ["KAFKA_SASL_USERNAME", "line end"]),
+        ({**USER, "kafka_sasl_username": "lake\n"}, ["KAFKA_SASL_USERNAME", "control characters"]),
     ],
 )
 def test_incompatible_settings_are_rejected_with_the_next_step(fields: dict[str, Any], expected: list[str]) -> None:
