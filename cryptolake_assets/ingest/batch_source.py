@@ -58,7 +58,7 @@ class BatchSource(ABC):
 
     name: str  # name in logs, messages and the graph
     title: str  # name in descriptions
-    raw: TableSpec  # table of raw responses: the columns of `source_tables.raw_answers`
+    raw: TableSpec  # table of raw responses: the columns of `source_tables.raw_responses`
     silver: tuple[TableSpec, ...]
     recorded: str  # pattern of the files with its responses in a capture's directory
     warning_checks: tuple[str, ...] = ()  # check names of the outcomes of `warnings`

@@ -19,7 +19,7 @@ _DECIMAL = re.compile(r"decimal\((\d+), (\d+)\)")
 
 
 def decimal_digits(kind: str) -> tuple[int, int] | None:
-    """Return a decimal type's digits before and after the point; None for another type."""
+    """Return the digits before and after the decimal point; None if the type is not decimal."""
     match = _DECIMAL.fullmatch(kind)
     if match is None:
         return None
@@ -32,8 +32,8 @@ def decimal_pattern(kind: str) -> str:
     digits = decimal_digits(kind)
     if digits is None:
         raise ValueError(f"{kind} is not a decimal type")
-    whole, scale = digits
-    return rf"-?[0-9]{{1,{whole}}}(?:\.[0-9]{{1,{scale}}})?"
+    integer_digits, scale = digits
+    return rf"-?[0-9]{{1,{integer_digits}}}(?:\.[0-9]{{1,{scale}}})?"
 
 
 # Units. Where the exchange is binance_futures_coin, base quantities and volumes are in contracts.
@@ -56,7 +56,7 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: name, Iceberg type, meaning, and its unit where the type does not imply it (`UNITS`)."""
+    """One column: name, Iceberg type, description, and its unit unless the type implies it (`UNITS`)."""
 
     name: str
     type: str
@@ -65,10 +65,11 @@ class Column:
 
     @property
     def unit(self) -> str:
-        """Return the unit; empty for texts, ids, counts and flags."""
+        """Return the unit; empty for text, ids, counts and flags."""
         return UNITS.get(self.type, "") if self.own_unit is None else self.own_unit
 
 
-EXCHANGE = Column("exchange", "string", "such as binance_futures")
-SYMBOL = Column("symbol", "string", "the exchange's symbol")
-UPDATED_AT = Column("updated_at", TIME, "when the row last changed; outside all equality")
+EXCHANGE = Column("exchange", "string", "exchange and market, such as binance_futures")
+SYMBOL = Column("symbol", "string", "the exchange's symbol, such as BTCUSDT")
+UPDATED_AT_DOC = "time of the row's last change; excluded from row comparisons"
+UPDATED_AT = Column("updated_at", TIME, UPDATED_AT_DOC)

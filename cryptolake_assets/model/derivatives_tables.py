@@ -17,20 +17,22 @@ from cryptolake_assets.model.columns import (
     VOLUME,
     Column,
 )
-from cryptolake_assets.model.source_tables import raw_answers
+from cryptolake_assets.model.source_tables import raw_responses
 from cryptolake_assets.model.table_spec import TableSpec, stream_table
 
-BRONZE_FUNDING_RAW = raw_answers("futures_funding_raw", "Answers of the exchange's funding-rate history, as received.")
+BRONZE_FUNDING_RAW = raw_responses(
+    "futures_funding_raw", "Responses of the exchange's funding-rate history, as received."
+)
 
 SILVER_FUNDING = TableSpec(
     namespace="silver",
     name="futures_funding_rates",
-    doc="Funding rates that were charged, a row a symbol and funding time.",
+    doc="Charged funding rates: one row per symbol and funding time.",
     columns=(
-        Column("funding_time", TIME, "when it was charged, as the exchange says: some ms after the full hour"),
+        Column("funding_time", TIME, "time of the charge by the exchange; a few ms after the full hour"),
         SYMBOL,
-        Column("funding_rate", FUNDING_RATE, "share of the position's value; above 0 longs pay shorts"),
-        Column("mark_price", PRICE, "mark price at that time; empty where the exchange does not tell it"),
+        Column("funding_rate", FUNDING_RATE, "fraction of the position's value; if positive, longs pay shorts"),
+        Column("mark_price", PRICE, "mark price at the funding time; empty if the exchange does not report it"),
         UPDATED_AT,
     ),
     key=("funding_time", "symbol"),
@@ -39,20 +41,20 @@ SILVER_FUNDING = TableSpec(
     pooled=True,
 )
 
-BRONZE_OPEN_INTEREST_RAW = raw_answers(
-    "futures_open_interest_raw", "Answers of the exchange's open interest, present and history, as received."
+BRONZE_OPEN_INTEREST_RAW = raw_responses(
+    "futures_open_interest_raw", "Responses of the exchange's open interest, present and history, as received."
 )
 
 SILVER_OPEN_INTEREST = TableSpec(
     namespace="silver",
     name="futures_open_interest",
-    doc="Open interest: the exchange's statistics of five minutes, and the present value when it was asked.",
+    doc="Open interest: five-minute statistics of the exchange, and the present value at each request.",
     columns=(
-        Column("observed_at", TIME, "the time that the exchange gives the value"),
+        Column("observed_at", TIME, "time of the value by the exchange"),
         SYMBOL,
-        Column("source", "string", "history: a statistic of five minutes; present: the value at that moment"),
-        Column("open_interest", VOLUME, "open positions, base currency"),
-        Column("open_interest_value", QUOTE_VOLUME, "the same in quote currency; of history only"),
+        Column("source", "string", "history: five-minute statistic; present: value at the time of the request"),
+        Column("open_interest", VOLUME, "open interest, base currency"),
+        Column("open_interest_value", QUOTE_VOLUME, "open interest, quote currency; empty for present values"),
         UPDATED_AT,
     ),
     key=("observed_at", "symbol", "source"),
@@ -63,24 +65,28 @@ SILVER_OPEN_INTEREST = TableSpec(
 
 BRONZE_MARK_PRICES = stream_table(
     "futures_mark_prices",
-    "Every mark-price update as received, repeats included; append-only.",
+    "All mark-price updates as received, including duplicates; append-only.",
     (
         SYMBOL,
-        Column("event_time", TIME, "when the exchange sent it"),
+        Column("event_time", TIME, "send time by the exchange"),
         Column("mark_price", PRICE, "mark price"),
         Column("index_price", PRICE, "index price"),
-        Column("settle_price", PRICE, "estimated settle price, of use in the hour before settlement; may be empty"),
-        Column("funding_rate", FUNDING_RATE, "rate of the next funding; empty for a contract without funding"),
-        Column("next_funding_time", TIME, "when that is; empty for a contract without funding"),
+        Column(
+            "settle_price",
+            PRICE,
+            "estimated settlement price, meaningful in the last hour before settlement; may be empty",
+        ),
+        Column("funding_rate", FUNDING_RATE, "rate of the next funding; empty for contracts without funding"),
+        Column("next_funding_time", TIME, "time of the next funding; empty for contracts without funding"),
         EXCHANGE,
-        Column("ingest_ts", TIME, "when the frame was received, by the receiver's clock"),
+        Column("ingest_ts", TIME, "receive time of the frame, by the receiver's clock"),
     ),
 )
 
 SILVER_MARK_PRICE = TableSpec(
     namespace="silver",
     name="futures_mark_price_1m",
-    doc="Mark price, index and funding rate by the minute.",
+    doc="Mark price, index price and funding rate per symbol and minute.",
     columns=(
         SYMBOL,
         Column("window_start", TIME, "start of the minute"),
@@ -89,9 +95,11 @@ SILVER_MARK_PRICE = TableSpec(
         Column("low", PRICE, "lowest mark price"),
         Column("close", PRICE, "last mark price"),
         Column("index_close", PRICE, "last index price"),
-        Column("funding_rate", FUNDING_RATE, "last rate that was told for the next funding; empty without funding"),
-        Column("next_funding_time", TIME, "when that is; empty without funding"),
-        Column("updates", "long", "frames that were received, 60 where none is missing"),
+        Column(
+            "funding_rate", FUNDING_RATE, "last reported rate of the next funding; empty for contracts without funding"
+        ),
+        Column("next_funding_time", TIME, "time of the next funding; empty for contracts without funding"),
+        Column("updates", "long", "number of received frames; 60 if none is missing"),
         UPDATED_AT,
     ),
     key=("symbol", "window_start"),
@@ -102,35 +110,35 @@ SILVER_MARK_PRICE = TableSpec(
 
 BRONZE_LIQUIDATIONS = stream_table(
     "futures_liquidations",
-    "Every liquidation order as received, repeats included: a sample of at most one a symbol and second.",
+    "All liquidation orders as received, including duplicates: a sample of at most one per symbol and second.",
     (
         SYMBOL,
         Column("event_time", TIME, "trade time of the order"),
-        Column("side", "string", "of the order: sell closes a long position, buy a short one"),
-        Column("order_type", "string", "the exchange's o, such as LIMIT"),
-        Column("time_in_force", "string", "the exchange's f, such as IOC"),
-        Column("qty", QUANTITY, "ordered, base currency"),
-        Column("price", PRICE, "limit of the order, quote currency per unit"),
-        Column("average_price", PRICE, "of what was filled"),
-        Column("status", "string", "the exchange's X, such as FILLED"),
-        Column("last_filled_qty", QUANTITY, "of the last fill, base currency"),
-        Column("filled_qty", QUANTITY, "of all fills, base currency"),
+        Column("side", "string", "side of the order: sell closes a long position, buy a short one"),
+        Column("order_type", "string", "order type (the exchange's field `o`), such as LIMIT"),
+        Column("time_in_force", "string", "time in force (the exchange's field `f`), such as IOC"),
+        Column("qty", QUANTITY, "ordered quantity, base currency"),
+        Column("price", PRICE, "limit price of the order"),
+        Column("average_price", PRICE, "average price of all fills"),
+        Column("status", "string", "order status (the exchange's field `X`), such as FILLED"),
+        Column("last_filled_qty", QUANTITY, "quantity of the last fill, base currency"),
+        Column("filled_qty", QUANTITY, "quantity of all fills, base currency"),
         EXCHANGE,
-        Column("ingest_ts", TIME, "when the frame was received, by the receiver's clock"),
+        Column("ingest_ts", TIME, "receive time of the frame, by the receiver's clock"),
     ),
 )
 
 SILVER_LIQUIDATIONS = TableSpec(
     namespace="silver",
     name="futures_liquidations_1m",
-    doc="Liquidations that the exchange told of, by minute and side: a sample, never all of them.",
+    doc="Reported liquidations per symbol, minute and side: a sample, never all liquidations.",
     columns=(
         SYMBOL,
         Column("window_start", TIME, "start of the minute"),
-        Column("side", "string", "of the order: sell closes a long position, buy a short one"),
-        Column("orders", "long", "orders that the exchange told of, at most one a second"),
-        Column("qty", VOLUME, "filled, base currency"),
-        Column("notional", QUOTE_VOLUME, "filled, quote currency, at the average prices"),
+        Column("side", "string", "side of the order: sell closes a long position, buy a short one"),
+        Column("orders", "long", "number of reported orders, at most one per second"),
+        Column("qty", VOLUME, "filled quantity, base currency"),
+        Column("notional", QUOTE_VOLUME, "filled value at average prices, quote currency"),
         UPDATED_AT,
     ),
     key=("symbol", "window_start", "side"),

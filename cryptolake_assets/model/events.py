@@ -11,17 +11,17 @@ from typing import Final, Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-# Increased with every change that accepts formerly rejected frames: the gaps of rejected trades are then requested
-# again. 2: symbols of every script, quantities of 20 digits, ids without a trade. 1: the release before.
+# Increment when formerly rejected frames become accepted: gaps of rejected trades are then requested again.
+# 2: symbols in any script, quantities of 20 digits, ids without a trade. 1: earlier releases.
 CONTRACT_VERSION: Final = 2
 
 MAX_TIME_MS: Final = 253_402_300_799_999  # last millisecond of the year 9999, the latest time all engines can hold
 MAX_ID: Final = 2**63 - 1
 MAX_REASON_CHARS: Final = 200
 
-# Trade type of a futures `trade` frame without one, in the exchange's own word. The trade is kept; like every type
-# other than `MARKET`, it is not in the exchange's klines. `MARKET` would be a guess. Spot frames never have a type, and
-# all Spot trades are order-book executions.
+# Type stored for futures `trade` frames without one; the exchange uses this value itself. The trade is stored, but like
+# every type other than `MARKET` it is not in the exchange's klines. Not `MARKET`, which would be a guess. Spot frames
+# never have a type, and all Spot trades are order-book executions.
 UNKNOWN_TRADE_TYPE: Final = "NA"
 
 
@@ -71,7 +71,7 @@ class MarkPriceEvent(Struct, frozen=True, gc=False):
 
 
 class LiquidationEvent(Struct, frozen=True, gc=False):
-    """A liquidation order, by which the exchange closes a position."""
+    """A liquidation order; the exchange closes a position with it."""
 
     symbol: str
     event_time: int
@@ -98,7 +98,7 @@ class RejectedFrame(Struct, frozen=True, gc=False):
 
     raw: bytes
     reason: str
-    # Symbol, stream (such as `btcusdt@trade`) and trade or aggregate id that the frame names, if readable.
+    # Symbol, stream (such as `btcusdt@trade`) and trade or aggregate id of the frame, if readable.
     symbol: str | None = None
     stream_name: str | None = None
     trade_id: int | None = None

@@ -16,7 +16,7 @@ HOUR_MS = 3_600_000
 
 
 class Market(StrEnum):
-    """A market of Binance, as `CRYPTOLAKE_MARKET` names it."""
+    """A market of Binance; the values are those of `CRYPTOLAKE_MARKET`."""
 
     USD_M = "usdm"
     COIN_M = "coinm"
@@ -60,19 +60,19 @@ class Venue:
 
     ws_base_url: str
     ws_path: str  # path of combined streams; `?streams=…` follows
-    ws_routed: bool  # whether stream kinds have their own paths; the plain path then acknowledges but sends nothing
-    # Type of a `trade` frame without one (`X`). Spot's never have one; all of them are order-book executions.
+    ws_routed: bool  # stream kinds have their own paths; the plain path acknowledges subscriptions but sends nothing
+    # Trade type stored for `trade` frames without `X`. Spot frames never have it; all are order-book executions.
     unnamed_trade_type: str
 
     rest_base_url: str
     rest_path: str  # prefix of every endpoint, such as `/fapi/v1`
     weights: Weights
     max_klines: int  # maximum klines per page
-    klines_newest_first: bool  # whether a page holds the newest klines of the requested window, not the oldest
+    klines_newest_first: bool  # a page holds the newest klines of the requested window, not the oldest
     agg_trades_window_ms: int | None  # aggregates: `startTime` and `endTime` must be closer than this; None: no limit
 
     archive_path: str  # path below the archive's base URL; `/daily/…` follows
-    archive_best_match: bool  # whether the archive's aggregates have an eighth column, `is_best_match`
+    archive_best_match: bool  # the archive's aggregates have an eighth column, `is_best_match`
 
     qty_unit: str
     # Unit of the klines' quote volume. Only the quote currency can be compared with bars (see `reconcile`) and used to
@@ -81,6 +81,7 @@ class Venue:
 
     @property
     def klines_count_quote(self) -> bool:
+        """Return whether the klines' quote volume is in quote currency."""
         return self.kline_quote_volume == QUOTE
 
 
@@ -185,6 +186,6 @@ def venue_of(symbol: str, family: Family = Family.FUTURES) -> Venue:
 
 
 def exchanges_of(venue: Venue) -> tuple[str, ...]:
-    """Return the `exchange` values that a lake tracking this venue may hold; its own first."""
+    """Return the valid `exchange` values of a lake that tracks this venue; its own first."""
     others = (other.exchange for other in VENUES.values() if other.family is venue.family)
     return tuple(dict.fromkeys((venue.exchange, *others)))

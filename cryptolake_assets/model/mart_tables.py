@@ -20,35 +20,35 @@ from cryptolake_assets.model.columns import (
 )
 from cryptolake_assets.model.table_spec import TableSpec
 
-MARTS_NAMESPACE = "marts"  # where dbt creates its tables
+MARTS_NAMESPACE = "marts"  # of the tables that dbt creates
 
 _BAR_COLUMNS = (
     SYMBOL,
-    Column("window_start", TIME, "open time of the bar"),
-    Column("open", PRICE, "open of the first minute"),
+    Column("window_start", TIME, "start of the bar"),
+    Column("open", PRICE, "price of the first trade"),
     Column("high", PRICE, "highest price"),
     Column("low", PRICE, "lowest price"),
-    Column("close", PRICE, "close of the last minute"),
-    Column("volume", VOLUME, "base currency"),
-    Column("quote_volume", QUOTE_VOLUME, "quote currency"),
+    Column("close", PRICE, "price of the last trade"),
+    Column("volume", VOLUME, "traded volume, base currency"),
+    Column("quote_volume", QUOTE_VOLUME, "traded volume, quote currency"),
     Column("vwap", PRICE, "quote_volume / volume, rounded half up"),
-    Column("trades", "long", "single trades"),
-    Column("taker_buy_volume", VOLUME, "base currency bought by takers"),
-    Column("taker_buy_quote_volume", QUOTE_VOLUME, "quote currency spent by buying takers"),
+    Column("trades", "long", "number of single trades"),
+    Column("taker_buy_volume", VOLUME, "volume bought by takers, base currency"),
+    Column("taker_buy_quote_volume", QUOTE_VOLUME, "volume bought by takers, quote currency"),
     Column("first_trade_id", "long", "lowest single-trade id"),
     Column("last_trade_id", "long", "highest single-trade id"),
     Column(
         "is_complete",
         "boolean",
-        "all minutes have a complete bar; or those with trades have and Gold says that the whole day is complete",
+        "true if every minute has a complete bar, or if all its bars and the day in Gold are complete",
     ),
-    Column("updated_at", TIME, "when the bar last changed; outside all equality"),
-    Column("trades_dropped", "long", "order-book trades of the window that a quality rule keeps out of the bar"),
+    UPDATED_AT,
+    Column("trades_dropped", "long", "number of order-book trades excluded from the bar by a quality rule"),
     Column(
         "evidence",
         "string",
-        "the weakest of what proves its minutes (ids, barrier, klines); null where it is not complete, and of minutes "
-        "of earlier releases",
+        "weakest proof of completeness of its minutes: ids, barrier or klines; null if the bar is incomplete, or a "
+        "minute is from an earlier release",
     ),
 )
 
@@ -62,7 +62,7 @@ def _mart(
 def _bars(timeframe: str, title: str, transform: str) -> TableSpec:
     return _mart(
         f"ohlcv_{timeframe}",
-        f"{title} bars per symbol, re-aggregated exactly from one-minute bars.",
+        f"{title} bars per symbol, aggregated exactly from one-minute bars.",
         _BAR_COLUMNS,
         ("symbol", "window_start"),
         ("window_start", transform),
@@ -79,17 +79,23 @@ BARS_OF_TIMEFRAMES = (
 
 VOLUME_PROFILE_HOURLY = _mart(
     "volume_profile_hourly",
-    "Volume per symbol, hour and bucket of prices. A minute's volume is in the bucket of its vwap; a bucket holds the "
-    "prices that agree in their first three digits (at BTC's 64250 it is 100 wide).",
+    "Volume per symbol, hour and price bucket. A minute's volume is in the bucket of its vwap; a bucket holds the "
+    "prices with the same first three digits (around 64250 it is 100 wide).",
     (
         SYMBOL,
         Column("window_start", TIME, "start of the hour"),
-        Column("bucket_low", PRICE, "lowest price of the bucket: the minutes' vwap, cut to its first three digits"),
-        Column("bucket_width", PRICE, "prices from bucket_low up to, and without, bucket_low + bucket_width"),
-        Column("volume", VOLUME, "base currency"),
-        Column("quote_volume", QUOTE_VOLUME, "quote currency"),
-        Column("trades", "long", "single trades"),
-        Column("minutes_with_trades", "long", "minutes whose vwap is in the bucket"),
+        Column(
+            "bucket_low", PRICE, "lowest price of the bucket: vwap of a minute, truncated to three significant digits"
+        ),
+        Column(
+            "bucket_width",
+            PRICE,
+            "width of the bucket: prices from bucket_low (inclusive) to bucket_low + bucket_width (exclusive)",
+        ),
+        Column("volume", VOLUME, "traded volume, base currency"),
+        Column("quote_volume", QUOTE_VOLUME, "traded volume, quote currency"),
+        Column("trades", "long", "number of single trades"),
+        Column("minutes_with_trades", "long", "number of minutes with their vwap in the bucket"),
         UPDATED_AT,
     ),
     ("symbol", "window_start", "bucket_low"),
@@ -102,23 +108,25 @@ DAILY_RETURNS = _mart(
     (
         SYMBOL,
         Column("trade_date", "date", "UTC day"),
-        Column("close", PRICE, "close of the day"),
-        Column("previous_close", PRICE, "close of the calendar day before; empty when Gold lacks that day"),
-        Column("log_return", "double", "ln(close / previous_close); empty without previous_close", own_unit=LOG_RETURN),
+        Column("close", PRICE, "price of the last trade of the day"),
+        Column("previous_close", PRICE, "close of the previous calendar day; empty if Gold has no row for it"),
+        Column(
+            "log_return", "double", "ln(close / previous_close); empty if previous_close is empty", own_unit=LOG_RETURN
+        ),
         Column(
             "realised_volatility",
             "double",
             "square root of the sum of squared log returns of minute closes",
             own_unit=LOG_RETURN,
         ),
-        Column("highest_close", PRICE, "highest close of this and all earlier days"),
+        Column("highest_close", PRICE, "highest close up to and including this day"),
         Column(
             "drawdown",
             PRICE,
-            "(highest_close - close) / highest_close, rounded half up: 0 at a new high",
+            "(highest_close - close) / highest_close, rounded half up; 0 at a new high",
             own_unit=FRACTION,
         ),
-        Column("is_complete", "boolean", "coverage holds the whole day and the watermark is past its end"),
+        Column("is_complete", "boolean", "true if every trade of the day is proven to be in its bars"),
         UPDATED_AT,
     ),
     ("symbol", "trade_date"),
@@ -127,28 +135,28 @@ DAILY_RETURNS = _mart(
 
 MARKET_OVERVIEW = _mart(
     "market_overview",
-    "Latest bar, and change and volume of the last 24 h, per symbol that traded in them.",
+    "Latest bar, and price change and volume of the last 24 h, per symbol with trades in that time.",
     (
         SYMBOL,
-        Column("latest_minute", TIME, "open time of the symbol's latest bar"),
-        Column("is_complete", "boolean", "whether the latest bar is complete"),
+        Column("latest_minute", TIME, "start of the symbol's latest bar"),
+        Column("is_complete", "boolean", "true if the latest bar is complete"),
         Column("last_price", PRICE, "close of the latest bar"),
         Column(
             "price_24h_ago",
             PRICE,
-            "last close at least 24 h before the newest minute of any symbol, if there is one in the 24 h before that",
+            "last close 24 to 48 h before the newest minute of any symbol; empty if there is none",
         ),
         Column(
             "change_24h",
             PRICE,
-            "(last_price - price_24h_ago) / price_24h_ago, rounded half up away from 0; empty without price_24h_ago",
+            "(last_price - price_24h_ago) / price_24h_ago, rounded half away from 0; empty if price_24h_ago is empty",
             own_unit=FRACTION,
         ),
         Column("high_24h", PRICE, "highest price of the last 24 h"),
         Column("low_24h", PRICE, "lowest price of the last 24 h"),
-        Column("volume_24h", VOLUME, "base currency in the last 24 h"),
-        Column("quote_volume_24h", QUOTE_VOLUME, "quote currency in the last 24 h"),
-        Column("trades_24h", "long", "single trades in the last 24 h"),
+        Column("volume_24h", VOLUME, "traded volume of the last 24 h, base currency"),
+        Column("quote_volume_24h", QUOTE_VOLUME, "traded volume of the last 24 h, quote currency"),
+        Column("trades_24h", "long", "number of single trades of the last 24 h"),
         UPDATED_AT,
     ),
     ("symbol",),
@@ -156,14 +164,14 @@ MARKET_OVERVIEW = _mart(
 
 SENTIMENT_VS_MARKET = _mart(
     "sentiment_vs_market",
-    "The Fear & Greed index and the whole market beside a symbol's UTC day, from Gold.",
+    "Gold's daily statistics per symbol, with the day's Fear & Greed index and total crypto market cap.",
     (
         SYMBOL,
         Column("trade_date", "date", "UTC day"),
-        Column("close", PRICE, "close of the day"),
-        Column("vwap", PRICE, "quote volume / volume of the day"),
-        Column("total_volume", VOLUME, "base currency"),
-        Column("total_quote_volume", QUOTE_VOLUME, "quote currency"),
+        Column("close", PRICE, "price of the last trade of the day"),
+        Column("vwap", PRICE, "total_quote_volume / total_volume, rounded half up"),
+        Column("total_volume", VOLUME, "traded volume, base currency"),
+        Column("total_quote_volume", QUOTE_VOLUME, "traded volume, quote currency"),
         Column(
             "realised_volatility",
             "double",
@@ -173,19 +181,21 @@ SENTIMENT_VS_MARKET = _mart(
         Column(
             "fear_greed",
             "int",
-            "the index of that day, 0 (extreme fear) to 100 (extreme greed); empty where it was not published",
+            "index of the day, 0 (extreme fear) to 100 (extreme greed); empty if not published",
         ),
-        Column("fear_greed_classification", "string", "the source's word for it"),
+        Column("fear_greed_classification", "string", "the source's label of the index value"),
         Column(
             "total_market_cap",
             QUOTE_VOLUME,
-            "market cap of all coins in US dollars, the day's last snapshot; empty without one",
+            "market cap of all coins in US dollars, from the day's last snapshot; empty without a snapshot",
             own_unit=USD,
         ),
         Column(
-            "btc_dominance", PERCENTAGE, "Bitcoin's share of it in per cent, the day's last snapshot; empty without one"
+            "btc_dominance",
+            PERCENTAGE,
+            "Bitcoin's share of the market cap in percent, from the day's last snapshot; empty without a snapshot",
         ),
-        Column("is_complete", "boolean", "coverage holds the whole day and the watermark is past its end"),
+        Column("is_complete", "boolean", "true if every trade of the day is proven to be in its bars"),
         UPDATED_AT,
     ),
     ("symbol", "trade_date"),

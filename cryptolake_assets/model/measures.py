@@ -1,4 +1,4 @@
-"""The columns of bars and daily stats: type, meaning and computation of each, defined only here.
+"""The columns of bars and daily stats: type, description and computation of each, defined only here.
 
 A measure is an aggregate (over a minute's trades or a day's bars), or derived from other measures of its row by exact
 arithmetic in Python, or set by the refresh. The table schemas (`bar_tables`) and both engines' queries
@@ -22,7 +22,18 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
-from cryptolake_assets.model.columns import FRACTION, LOG_RETURN, PRICE, QUANTITY, QUOTE_VOLUME, TIME, VOLUME, Column
+from cryptolake_assets.model.columns import (
+    FRACTION,
+    LOG_RETURN,
+    PRICE,
+    QUANTITY,
+    QUOTE_VOLUME,
+    SYMBOL,
+    TIME,
+    UPDATED_AT_DOC,
+    VOLUME,
+    Column,
+)
 
 Row = Mapping[str, Any]
 
@@ -77,7 +88,7 @@ class Function(StrEnum):
 class Aggregate:
     """A function of an operand: `price`, `qty`, `quote` (their product) or an SQL expression of integers.
 
-    `by_takers` limits a total to trades whose taker bought.
+    `by_takers` limits a total to trades with a buying taker.
     """
 
     function: Function
@@ -85,8 +96,8 @@ class Aggregate:
     by_takers: bool = False
 
     @property
-    def made_of(self) -> tuple[str, ...]:
-        """The trade columns that it reads."""
+    def input_columns(self) -> tuple[str, ...]:
+        """The trade columns that the aggregate reads."""
         operand = "price * qty" if self.operand == "quote" else self.operand
         order = ("event_time", "trade_id") if self.function in (Function.FIRST, Function.LAST) else ()
         return (*_names_in(operand), *order, *(("side",) if self.by_takers else ()))
@@ -168,57 +179,59 @@ def _volatility(row: Row) -> float:
 
 # Columns of `silver.futures_ohlcv_1m`, over the valid MARKET trades of one (symbol, minute), deduplicated.
 BAR_MEASURES = (
-    Measure("symbol", "string", "the exchange's symbol", inputs=("symbol",)),
-    Measure("window_start", TIME, "open time of the minute", inputs=("event_time",)),
+    Measure("symbol", "string", SYMBOL.doc, inputs=("symbol",)),
+    Measure("window_start", TIME, "start of the minute", inputs=("event_time",)),
     Measure("open", PRICE, "price of the first trade by (event_time, trade_id)", Aggregate(Function.FIRST, "price")),
     Measure("high", PRICE, "highest price", Aggregate(Function.HIGHEST, "price")),
     Measure("low", PRICE, "lowest price", Aggregate(Function.LOWEST, "price")),
     Measure("close", PRICE, "price of the last trade by (event_time, trade_id)", Aggregate(Function.LAST, "price")),
-    Measure("volume", VOLUME, "base currency", Aggregate(Function.TOTAL, "qty")),
-    Measure("quote_volume", QUOTE_VOLUME, "quote currency", Aggregate(Function.TOTAL, "quote")),
+    Measure("volume", VOLUME, "traded volume, base currency", Aggregate(Function.TOTAL, "qty")),
+    Measure("quote_volume", QUOTE_VOLUME, "traded volume, quote currency", Aggregate(Function.TOTAL, "quote")),
     Measure("vwap", PRICE, "quote_volume / volume, rounded half up", derive=_vwap, inputs=("quote_volume", "volume")),
-    Measure("trades", "long", "single trades", Aggregate(Function.TOTAL, "last_trade_id - first_trade_id + 1")),
+    Measure(
+        "trades", "long", "number of single trades", Aggregate(Function.TOTAL, "last_trade_id - first_trade_id + 1")
+    ),
     Measure(
         "taker_buy_volume",
         VOLUME,
-        "base currency bought by takers",
+        "volume bought by takers, base currency",
         Aggregate(Function.TOTAL, "qty", by_takers=True),
     ),
     Measure(
         "taker_buy_quote_volume",
         QUOTE_VOLUME,
-        "quote currency spent by buying takers",
+        "volume bought by takers, quote currency",
         Aggregate(Function.TOTAL, "quote", by_takers=True),
     ),
     Measure("first_trade_id", "long", "lowest single-trade id", Aggregate(Function.LOWEST, "first_trade_id")),
     Measure("last_trade_id", "long", "highest single-trade id", Aggregate(Function.HIGHEST, "last_trade_id")),
-    Measure("is_complete", "boolean", "every trade of the minute is proven to be in the bar"),
-    Measure("updated_at", TIME, "when the bar last changed; outside all equality"),
+    Measure("is_complete", "boolean", "true if every trade of the minute is proven to be in the bar"),
+    Measure("updated_at", TIME, UPDATED_AT_DOC),
     Measure(
         "trades_dropped",
         "long",
-        "order-book trades of the minute that a quality rule keeps out of the bar",
+        "number of order-book trades excluded from the bar by a quality rule",
         inputs=("price", "qty", "trade_type"),
     ),
     Measure(
         "evidence",
         "string",
-        "what proves that it is complete: ids, barrier or klines; null where nothing does, and in old bars",
+        "proof of completeness: ids, barrier or klines; null if the bar is incomplete or from an earlier release",
     ),
 )
 
 # Columns of `gold.futures_daily_stats`, over the bars of one (symbol, UTC day).
 DAILY_MEASURES = (
-    Measure("symbol", "string", "the exchange's symbol", inputs=("symbol",)),
+    Measure("symbol", "string", SYMBOL.doc, inputs=("symbol",)),
     Measure("trade_date", "date", "UTC day", inputs=("window_start",)),
-    Measure("open", PRICE, "open of the first bar", sql="min_by(open, window_start)"),
+    Measure("open", PRICE, "price of the first trade of the day", sql="min_by(open, window_start)"),
     Measure("high", PRICE, "highest price", sql="max(high)"),
     Measure("low", PRICE, "lowest price", sql="min(low)"),
-    Measure("close", PRICE, "close of the last bar", sql="max_by(close, window_start)"),
-    Measure("total_volume", VOLUME, "base currency", sql="sum(volume)"),
-    Measure("total_quote_volume", QUOTE_VOLUME, "quote currency", sql="sum(quote_volume)"),
+    Measure("close", PRICE, "price of the last trade of the day", sql="max_by(close, window_start)"),
+    Measure("total_volume", VOLUME, "traded volume, base currency", sql="sum(volume)"),
+    Measure("total_quote_volume", QUOTE_VOLUME, "traded volume, quote currency", sql="sum(quote_volume)"),
     Measure("price_range", PRICE, "high - low", sql="max(high) - min(low)"),
-    Measure("trades", "long", "single trades", sql="sum(trades)"),
+    Measure("trades", "long", "number of single trades", sql="sum(trades)"),
     Measure(
         "vwap",
         PRICE,
@@ -229,7 +242,7 @@ DAILY_MEASURES = (
     Measure(
         "taker_buy_ratio",
         PRICE,
-        "taker buy volume / volume, rounded half up",
+        "taker_buy_volume / total_volume, rounded half up",
         derive=_taker_buy_ratio,
         inputs=("taker_buy_volume", "total_volume"),
         own_unit=FRACTION,
@@ -242,23 +255,33 @@ DAILY_MEASURES = (
         inputs=("closes",),
         own_unit=LOG_RETURN,
     ),
-    Measure("minutes_with_trades", "long", "bars of the day", sql="count(*)", inputs=("window_start",)),
-    Measure("is_complete", "boolean", "every trade of the day is proven to be in its bars"),
-    Measure("updated_at", TIME, "when the row last changed; outside all equality"),
+    Measure("minutes_with_trades", "long", "number of minutes with a bar", sql="count(*)", inputs=("window_start",)),
+    Measure("is_complete", "boolean", "true if every trade of the day is proven to be in its bars"),
+    Measure("updated_at", TIME, UPDATED_AT_DOC),
     Measure(
         "trades_dropped",
         "long",
-        "order-book trades of the day that a quality rule keeps out of its bars",
+        "number of order-book trades excluded from the day's bars by a quality rule",
         sql="coalesce(sum(trades_dropped), 0)",
     ),
-    Measure("taker_buy_volume", VOLUME, "base currency bought by takers", sql="sum(taker_buy_volume)", published=False),
     Measure(
-        "bars_complete", "boolean", "every bar of the day is complete", sql="bool_and(is_complete)", published=False
+        "taker_buy_volume",
+        VOLUME,
+        "volume bought by takers, base currency",
+        sql="sum(taker_buy_volume)",
+        published=False,
+    ),
+    Measure(
+        "bars_complete",
+        "boolean",
+        "true if every bar of the day is complete",
+        sql="bool_and(is_complete)",
+        published=False,
     ),
     Measure(
         "closes",
         f"list<{PRICE}>",
-        "closes of the day's bars in order of time",
+        "closes of the day's bars, ordered by time",
         sql="{closes}",
         published=False,
         inputs=("close", "window_start"),
@@ -276,29 +299,29 @@ def columns(measures: Sequence[Measure]) -> tuple[Column, ...]:
 
 
 def lineage(measures: Sequence[Measure], source: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Return per published measure the `source` table's columns it is computed from, in that table's order.
+    """Return, per published measure, its input columns of the `source` table, in that table's order.
 
-    Measures that the refresh sets from elsewhere are omitted.
+    Measures that the refresh sets from other data are omitted.
     """
     by_name = {measure.name: measure for measure in measures}
 
     def found(measure: Measure) -> set[str]:
-        names = {*(measure.aggregate.made_of if measure.aggregate else ()), *_names_in(measure.sql or "")}
+        names = {*(measure.aggregate.input_columns if measure.aggregate else ()), *_names_in(measure.sql or "")}
         for name in measure.inputs:
             names |= found(by_name[name]) if measure.derive is not None else {name}
         return names & set(source)
 
-    made_of = {measure.name: found(measure) for measure in measures if measure.published}
-    return {name: tuple(column for column in source if column in names) for name, names in made_of.items() if names}
+    inputs = {measure.name: found(measure) for measure in measures if measure.published}
+    return {name: tuple(column for column in source if column in names) for name, names in inputs.items() if names}
 
 
 def definition_hash(measures: Sequence[Measure]) -> str:
     """Return a hash that changes when a measure is added or redefined: the code version of its table."""
-    said = [
+    definitions = [
         (measure.name, measure.type, str(measure.aggregate), measure.sql, getattr(measure.derive, "__name__", None))
         for measure in measures
     ]
-    return hashlib.sha256(repr(said).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(definitions).encode()).hexdigest()[:12]
 
 
 def select_list(measures: Sequence[Measure], dialect: Dialect) -> str:

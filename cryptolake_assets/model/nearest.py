@@ -8,8 +8,8 @@ from difflib import SequenceMatcher
 from typing import Final
 
 MAX_NAMED: Final = 3
-RESEMBLES: Final = 0.6  # difflib's own bound for close matches
-AS_NEAR: Final = 0.15  # names with a score this far below the best one are not suggested
+MIN_SCORE: Final = 0.6  # difflib's default cutoff for close matches
+MAX_SCORE_DROP: Final = 0.15  # names that score lower than the best one by more than this are not suggested
 _SEPARATOR: Final = re.compile(r"[./]")
 
 
@@ -27,11 +27,11 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     Names in parts, such as `silver/futures_ohlcv_1m` or `cryptolake.silver.futures_ohlcv_1m`, are compared by as many
     trailing parts as were typed.
     """
-    wanted, depth = ".".join(_parts(name)), len(_parts(name))
+    typed, depth = ".".join(_parts(name)), len(_parts(name))
     tails = {item: ".".join(_parts(item)[-depth:]) for item in known}
-    scores = {item: SequenceMatcher(None, wanted, tail).ratio() for item, tail in tails.items()}
-    bound = max([RESEMBLES, *(score - AS_NEAR for score in scores.values())])
-    close = [item for item, score in scores.items() if score >= bound or (wanted and wanted in tails[item])]
+    scores = {item: SequenceMatcher(None, typed, tail).ratio() for item, tail in tails.items()}
+    bound = max([MIN_SCORE, *(score - MAX_SCORE_DROP for score in scores.values())])
+    close = [item for item, score in scores.items() if score >= bound or (typed and typed in tails[item])]
     return sorted(close, key=lambda item: (-scores[item], item))[:MAX_NAMED]
 
 

@@ -1,4 +1,4 @@
-"""Fault switches of the replay exchange as typed values, and the board of active faults. Pure.
+"""Fault switches of the replay exchange as typed values, and the state of the active ones. Pure.
 
 Faults are given as JSON, `{"kind": "drop", "share": 0.01}` or a list: in `CRYPTOLAKE_REPLAY_FAULTS`, or by `POST
 /replay/faults` at run time. They affect the frames that clients receive, never the emitted ledger; REST still returns
@@ -36,7 +36,7 @@ class Fault(msgspec.Struct, tag_field="kind", forbid_unknown_fields=True, frozen
 
 
 class FrameFault(Fault, frozen=True, kw_only=True):
-    """A fault of frames, of the named streams (`btcusdt@aggTrade`) or of all."""
+    """A fault of frames: of the given streams (`btcusdt@aggTrade`), or of all."""
 
     streams: tuple[str, ...] = ()
 
@@ -55,7 +55,7 @@ class Interruption(Fault, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not self.every_frames and not self.every_s:
-            raise ValueError("say when: `every_frames` or `every_s` (seconds of the exchange's clock)")
+            raise ValueError("`every_frames` or `every_s` (seconds of the exchange's clock) is required")
 
 
 class Cut(Interruption, tag="cut", frozen=True, kw_only=True):
@@ -114,7 +114,7 @@ class Drop(FrameFault, tag="drop", frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not self.share and not self.ids:
-            raise ValueError("say what: a `share`, or `ids` such as [[100, 120]]")
+            raise ValueError("`share` or `ids` (such as [[100, 120]]) is required")
 
 
 class Corrupt(FrameFault, tag="corrupt", frozen=True, kw_only=True):
@@ -190,9 +190,9 @@ def _fault(item: dict[str, Any]) -> ReplayFault:
     return fault
 
 
-def chance(seed: int, *what: object) -> float:
+def chance(seed: int, *key: object) -> float:
     """Return a deterministic pseudorandom number in [0, 1) for the arguments."""
-    return int.from_bytes(blake2b(repr((seed, *what)).encode(), digest_size=6).digest()) / 2**48
+    return int.from_bytes(blake2b(repr((seed, *key)).encode(), digest_size=6).digest()) / 2**48
 
 
 @dataclass(slots=True)

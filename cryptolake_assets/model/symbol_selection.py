@@ -21,7 +21,7 @@ TRADING: Final = "TRADING"
 _WILDCARDS: Final = re.compile(r"[*?]")
 _TOP: Final = re.compile(r"TOP:([1-9][0-9]{0,3})(?::([^:]+))?")
 _DEFAULT_QUOTE: Final = "USDT"
-# Hysteresis: a tracked symbol stays while it is in the first N + N/5, because ranks near N change all the time.
+# Hysteresis: a tracked symbol stays while it ranks in the first N + N/5, because ranks near N change often.
 _HYSTERESIS_DIVISOR: Final = 5
 
 
@@ -74,8 +74,8 @@ class SymbolSelection:
         found = list(self.names)
         for pattern in self.patterns:
             found += sorted(entry.symbol for entry in trading if fnmatchcase(entry.symbol, pattern))
-        for wanted in self.busiest:
-            found += _busiest(wanted, trading, volumes, tracked)
+        for top in self.busiest:
+            found += _busiest(top, trading, volumes, tracked)
         return tuple(dict.fromkeys(found))
 
 
@@ -96,20 +96,20 @@ def parse_selection(items: Sequence[str]) -> SymbolSelection:
 
 def _is_pattern(item: str) -> bool:
     """Return whether the item has wildcards and otherwise only characters of symbols."""
-    without = _WILDCARDS.sub("", item)
-    return without != item and (not without or is_symbol(without) or set(without) == {"."})
+    literal = _WILDCARDS.sub("", item)
+    return literal != item and (not literal or is_symbol(literal) or set(literal) == {"."})
 
 
 def _busiest(
-    wanted: TopSymbols, trading: Sequence[ListedSymbol], volumes: Mapping[str, Decimal], tracked: Collection[str]
+    top: TopSymbols, trading: Sequence[ListedSymbol], volumes: Mapping[str, Decimal], tracked: Collection[str]
 ) -> list[str]:
-    candidates = [entry.symbol for entry in trading if entry.quote_asset == wanted.quote_asset]
+    candidates = [entry.symbol for entry in trading if entry.quote_asset == top.quote_asset]
     ranked = sorted((symbol for symbol in candidates if symbol in volumes), key=lambda one: (-volumes[one], one))
-    edge = ranked[wanted.number : wanted.number + -(-wanted.number // _HYSTERESIS_DIVISOR)]
-    kept = [symbol for symbol in edge if symbol in tracked]
-    first = ranked[: wanted.number]
-    # Each kept symbol replaces the lowest-ranked new one.
-    for symbol in kept:
+    edge = ranked[top.number : top.number + -(-top.number // _HYSTERESIS_DIVISOR)]
+    retained = [symbol for symbol in edge if symbol in tracked]
+    first = ranked[: top.number]
+    # Each retained symbol replaces the lowest-ranked new one.
+    for symbol in retained:
         new = next((one for one in reversed(first) if one not in tracked), None)
         if new is None:
             break

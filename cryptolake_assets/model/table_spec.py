@@ -20,7 +20,7 @@ CATALOG = "cryptolake"
 
 _SPARK_TYPES = {"long": "bigint", TIME: "timestamp"}  # Spark type names that differ from Iceberg's
 
-# Properties of tables that Structured Streaming appends to: no shuffle, rows stay in the tasks that read them.
+# Properties of tables that Structured Streaming appends to: no shuffle, each task writes the rows that it reads.
 APPENDED_BY_SPARK = {"write.distribution-mode": "none", "write.spark.fanout.enabled": "true"}
 
 # DuckDB type names that differ from Iceberg's.
@@ -32,7 +32,7 @@ def spark_type(iceberg_type: str) -> str:
     return _SPARK_TYPES.get(iceberg_type, iceberg_type.replace(" ", ""))
 
 
-BRONZE_STREAM = "Bronze stream"  # as a writer of tables
+BRONZE_STREAM = "Bronze stream"  # its name in `TableSpec.writers`
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class TableSpec:
     """One table. `key` is unique unless the table is append-only; `partition` is (column, transform).
 
     `rewritten`: its writer keeps the number of files low, so maintenance neither compacts it nor rewrites its
-    manifests. `pooled`: Dagster runs write it, one run at a time. `writers`: assets or parts of the platform that write
-    it, if that is not the asset with the table's name.
+    manifests. `pooled`: Dagster runs write it, one run at a time. `writers`: the writing assets or parts of the
+    platform, unless the writer is the asset with the table's name.
     """
 
     namespace: str
@@ -67,7 +67,7 @@ class TableSpec:
 
     @property
     def writer_pool(self) -> str:
-        """The Dagster pool of its writing runs, if it is `pooled`."""
+        """The Dagster pool of the runs that write it, if it is `pooled`."""
         return f"{self.namespace}_{self.name}"
 
     @property
@@ -145,7 +145,7 @@ def stream_table(
 def kafka_columns(note: str = "") -> tuple[Column, ...]:
     """Return the columns of an event's Kafka position; `note` is appended to their docs."""
     return (
-        Column("kafka_partition", "int", f"Kafka partition{note}"),
-        Column("kafka_offset", "long", f"Kafka offset{note}"),
-        Column("kafka_timestamp", TIME, f"Kafka record time{note}"),
+        Column("kafka_partition", "int", f"Kafka partition of the record{note}"),
+        Column("kafka_offset", "long", f"Kafka offset of the record{note}"),
+        Column("kafka_timestamp", TIME, f"Kafka timestamp of the record{note}"),
     )

@@ -58,8 +58,8 @@ def test_faults_are_parsed_from_json() -> None:
     [
         ("drop", "malformed"),
         ('{"kind": "dance"}', "dance"),
-        ('{"kind": "drop"}', "say what"),
-        ('{"kind": "cut"}', "say when"),
+        ('{"kind": "drop"}', "`share` or `ids`"),
+        ('{"kind": "cut"}', "`every_frames` or `every_s`"),
         ('{"kind": "drop", "share": 1.5}', "<= 1"),
         ('{"kind": "drop", "share": 0.5, "shar": 1}', "shar"),
         ('{"kind": "stall", "every_frames": 5}', "for_s"),

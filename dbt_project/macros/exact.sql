@@ -1,7 +1,7 @@
 {#-
-  Exact arithmetic on decimals. Spark rounds a product or quotient to what fits its result type, without a word, and
-  with ANSI mode off (as dbt-spark has it) an overflow is NULL. So ratios are long division of whole numbers, which
-  loses nothing, and what reaches a table goes through `fits`, which fails the statement on NULL.
+  Exact arithmetic on decimals. Spark rounds a product or quotient to its result type without an error, and with ANSI
+  mode off (as in dbt-spark) an overflow is NULL. So ratios use long division of integers, which is exact, and every
+  stored value goes through `fits`, which fails the statement on NULL.
 -#}
 
 {% macro fits(expression, type, name) -%}
@@ -13,16 +13,16 @@
 {%- endmacro %}
 
 {% macro unscaled(value, scale) -%}
-  {#- value >= 0 with `scale` decimals, times 10^scale, as decimal(38,0); NULL when it has more than 38 digits. -#}
+  {#- Return value * 10^scale as decimal(38,0), for a value >= 0 with `scale` decimals; NULL beyond 38 digits. -#}
   {%- set typed = 'cast(' ~ value ~ ' as decimal(38, ' ~ scale ~ '))' -%}
   (cast(floor({{ typed }}) as decimal({{ 38 - scale }}, 0)) * {{ power_of_ten(scale) }}
     + cast((({{ typed }}) % cast(1 as decimal(1, 0))) * {{ power_of_ten(scale) }} as decimal(38, 0)))
 {%- endmacro %}
 
 {% macro exact_ratio(numerator, numerator_scale, denominator, denominator_scale) -%}
-  {#- numerator / denominator with 8 decimals, rounded half up, as decimal(18,8); both >= 0, the second > 0.
-      Scales are those of the values; NULL where a step does not fit. Equals `cryptolake_assets.model.measures.ratio`.
-      The arrays of one element give names to numbers that would otherwise be computed many times. -#}
+  {#- Return numerator / denominator with 8 decimals, rounded half up, as decimal(18,8); numerator >= 0, denominator > 0.
+      The scales are those of the values; NULL if a step overflows. Equals `cryptolake_assets.model.measures.ratio`.
+      The one-element arrays name intermediate results, which would otherwise be computed many times. -#}
   transform(
     transform(
       array(named_struct(
@@ -39,7 +39,7 @@
 {%- endmacro %}
 
 {% macro bucket_width(price) -%}
-  {#- The step of the price's third leading digit, at least 0.00000001: 100 for 64250.5, 1 for 345.6, 0.001 for 0.345. -#}
+  {#- Return the unit of the price's third significant digit, at least 0.00000001: 100 for 64250.5, 0.001 for 0.345. -#}
   case
   {%- for exponent in range(9, -6, -1) %}
     when {{ price }} >= {{ decimal_power(exponent) }} then {{ decimal_power(exponent - 2) }}

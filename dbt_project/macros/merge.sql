@@ -1,8 +1,8 @@
 {#-
-  How an incremental model changes its table: one MERGE that updates the rows whose values differ, inserts new ones and
-  deletes those of the window that have no source any more. `updated_at` is kept where nothing else moved. The window is
-  said by `incremental_predicates`, on `present`: files outside it are not read. Where nothing differs nothing is
-  committed; otherwise every row of the window is a source, so that its files are replaced as a whole and stay few.
+  Update an incremental model with one MERGE: update rows with different values, insert new rows, and delete rows of the
+  window without a source row. `updated_at` changes only together with another column. `incremental_predicates` on
+  `present` limit the window: files outside it are not read. Without a difference nothing is committed; otherwise every
+  row of the window is a source row, so that its files are replaced completely and remain few.
 -#}
 {% macro spark__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) %}
   {%- set columns = model.columns.keys() | list -%}
@@ -49,15 +49,15 @@
 {% endmacro %}
 
 {#-
-  For marts whose partitions hold many windows: each new window adds a file to its partition. It joins them once there
-  are more than `most_files`, in the run itself, because nobody else may write where a MERGE could be under way.
+  For marts with many windows per partition: each new window adds a file to its partition. Compact a partition with more
+  than `most_files` files, within the run, because no other writer may change a table during a MERGE.
 -#}
 {% macro join_files() -%}
   {%- if execute -%}
     {%- set numbers = 'select max(files) from (select count(*) as files from ' ~ this ~ '.files group by partition)' -%}
     {%- set files = run_query(numbers).rows[0][0] or 0 -%}
     {%- if files > var('most_files') | int -%}
-      {{- log(this ~ ': ' ~ files ~ ' files in a partition are joined', info=true) -}}
+      {{- log(this ~ ': ' ~ files ~ ' files in a partition; compacting', info=true) -}}
       call cryptolake.system.rewrite_data_files(
         table => '{{ this.schema }}.{{ this.identifier }}',
         strategy => 'sort',
@@ -69,7 +69,7 @@
 {%- endmacro %}
 
 {% macro order_files() -%}
-  {#- After the table was made: one sorted file a partition. The table keeps it; later runs have nothing to do. -#}
+  {#- After table creation: write one sorted file per partition. The table stores this; later runs do nothing. -#}
   {%- if execute and (flags.FULL_REFRESH or not load_relation(this)) -%}
     alter table {{ this }} write distributed by partition locally ordered by {{ config.get('unique_key') | join(', ') }}
   {%- endif -%}

@@ -1,4 +1,4 @@
 {% macro generate_schema_name(custom_schema_name, node) -%}
-  {#- Namespaces have the names that the models give, without the profile's before them. -#}
+  {#- Use the models' schema name as it is, without the profile's schema as prefix. -#}
   {{ custom_schema_name or target.schema }}
 {%- endmacro %}

@@ -1,5 +1,5 @@
 {% macro ohlcv_bars(minutes) %}
-{#- One-minute bars as bars of `minutes` that start at multiples of it since midnight UTC. -#}
+{#- Aggregate one-minute bars to bars of `minutes`, which start at multiples of it since midnight UTC. -#}
 {%- set micros = minutes * 60 * 1000000 -%}
 with minutes as (
   select
@@ -42,7 +42,7 @@ complete_days as (
 judged as (
   select
     bars.*,
-    -- A minute without a bar is known to be empty only once the whole day is covered.
+    -- A minute without a bar is proven to be empty only when the entire day is covered.
     bars.minutes_are_complete and (bars.minutes_with_trades = {{ minutes }} or complete_days.symbol is not null)
       as is_complete
   from bars

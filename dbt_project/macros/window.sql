@@ -1,14 +1,14 @@
 {% macro window_day(name) -%}
-  {#- The variable as YYYY-MM-DD, or nothing. A window of whole days cuts no bar in two. -#}
+  {#- Return the variable as YYYY-MM-DD, or empty. Windows are full days, so that no bar is split. -#}
   {%- set day = var(name) | string | trim -%}
   {%- if day and not modules.re.fullmatch('[0-9]{4}-[0-9]{2}-[0-9]{2}', day) -%}
-    {{ exceptions.raise_compiler_error(name ~ ": '" ~ day ~ "' is no UTC day such as 2024-07-18") }}
+    {{ exceptions.raise_compiler_error(name ~ ": '" ~ day ~ "' is not a UTC day such as 2024-07-18") }}
   {%- endif -%}
   {{- return(day) -}}
 {%- endmacro %}
 
 {% macro in_window(column, kind='timestamp', open_ended=false) -%}
-  {#- Whether a time (or a date: kind='date') is in the window of the variables. -#}
+  {#- Return a predicate: a timestamp (or a date, with kind='date') is in the window of the variables. -#}
   {%- set start, end = window_day('window_start'), window_day('window_end') -%}
   {%- set zone = ' 00:00:00Z' if kind == 'timestamp' else '' -%}
   {%- set bounds = [] -%}
@@ -22,8 +22,8 @@
 {%- endmacro %}
 
 {% macro at_snapshot(relation, variable) -%}
-  {#- The source at the snapshot that the environment names: all models and tests of one command read the same rows.
-      Of a table that had no snapshot they read none, also if it gets one meanwhile. -#}
+  {#- Return the source at the snapshot given by the environment: all models and tests of a command read the same rows.
+      A table without a snapshot at the command's start is read as empty, even if it receives one meanwhile. -#}
   {%- set snapshot = env_var(variable, '') -%}
   {%- if snapshot == 'none' -%}
   (select * from {{ relation }} where false)

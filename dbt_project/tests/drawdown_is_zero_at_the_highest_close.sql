@@ -1,4 +1,4 @@
--- Days at their highest close with a drawdown, and days below it that are said to be above.
+-- Days at the highest close with a drawdown, closes above the highest close, and drawdowns outside [0, 1).
 {{ config(meta={'dagster': {'ref': {'name': 'daily_returns'}}}) }}
 select *
 from {{ ref('daily_returns') }}

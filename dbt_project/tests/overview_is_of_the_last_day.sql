@@ -1,4 +1,4 @@
--- Symbols whose latest bar is over a day behind the newest one, or whose price is outside the day's range.
+-- Symbols with a latest bar more than a day older than the newest one, or a price outside the day's range.
 {{ config(meta={'dagster': {'ref': {'name': 'market_overview'}}}) }}
 select *
 from {{ ref('market_overview') }}

@@ -1,4 +1,4 @@
--- Days of the window whose index differs from the source's, is outside 0 to 100, or is missing though the source has it.
+-- Days of the window with an index that differs from the source's, is outside 0 to 100, or is missing unlike in the source.
 {{ config(meta={'dagster': {'ref': {'name': 'sentiment_vs_market'}}}) }}
 select mart.symbol, mart.trade_date, mart.fear_greed, sentiment.value
 from {{ ref('sentiment_vs_market') }} as mart

@@ -1,5 +1,5 @@
--- A corrected day moves the return of the next one and the drawdown of all that follow: from the window's start on,
--- every day is computed anew, to the end. Gold has one row a symbol and day.
+-- A corrected day changes the return of the next day and the drawdown of all later days, so every day from the window's
+-- start to the last one is recomputed. Gold has one row per symbol and day.
 {{ config(
   unique_key=['symbol', 'trade_date'],
   incremental_predicates=[in_window('present.trade_date', kind='date', open_ended=true)],
@@ -31,7 +31,7 @@ select
   trade_date,
   close,
   previous_close,
-  -- Near 1 the quotient has lost the move's digits, and far from it the difference has.
+  -- Near 1 the quotient loses the digits of the move; far from 1 the difference does.
   case
     when quotient > 0.5 and quotient < 2
       then log1p(cast(close - previous_close as double) / cast(previous_close as double))

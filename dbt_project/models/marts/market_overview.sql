@@ -1,4 +1,5 @@
--- "Now" is the newest minute of any symbol, so that all are compared at one time. It takes no window: it is the latest.
+-- "Now" is the newest minute of any symbol, so that all symbols are compared at one time. The window variables do not
+-- apply: the table always shows the latest state.
 {{ config(unique_key=['symbol']) }}
 with newest as (
   select max(window_start) as minute from {{ ref('stg_ohlcv_1m') }}

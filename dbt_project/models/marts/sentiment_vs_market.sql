@@ -1,4 +1,4 @@
--- Every value is one of Gold's or of a source's, as it stands there: nothing is computed, so nothing is rounded.
+-- All values are copied from Gold or a batch source unchanged: nothing is computed or rounded.
 {{ config(
   unique_key=['symbol', 'trade_date'],
   incremental_predicates=[in_window('present.trade_date', kind='date')],

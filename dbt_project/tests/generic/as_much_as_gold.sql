@@ -1,5 +1,5 @@
 {% test as_much_as_gold(model) %}
-{#- Days of the window that Gold has and the mart has not, or the other way round, or with another close or volume. -#}
+{#- Days of the window that are missing in the mart or in Gold, or differ in close or volume. -#}
 select gold.symbol, gold.trade_date, gold.close, mart.close as mart_close
 from (select * from {{ model }} where {{ in_window('trade_date', kind='date') }}) as mart
 full outer join (

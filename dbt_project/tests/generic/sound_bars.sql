@@ -1,5 +1,5 @@
 {% test sound_bars(model) %}
-{#- Bars of the window that contradict themselves, or lack a value. -#}
+{#- Bars of the window with contradictory or missing values. -#}
 select *
 from {{ model }}
 where {{ in_window('window_start') }} and not coalesce(

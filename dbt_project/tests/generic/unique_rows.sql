@@ -1,5 +1,5 @@
 {% test unique_rows(model, key, column='window_start', kind='timestamp') %}
-{#- Keys that more than one row of the window has. -#}
+{#- Duplicate keys within the window. -#}
 select {{ key | join(', ') }}, count(*) as copies
 from {{ model }}
 {% if column %}where {{ in_window(column, kind=kind) }}{% endif %}
