@@ -49,24 +49,26 @@ console = Console(stderr=True, highlight=False)
 
 
 def main(
-    only: Annotated[str, typer.Option(help=f"One part: {', '.join(PARTS)}. All of them without it.")] = "",
+    only: Annotated[str, typer.Option(help=f"Part to run: {', '.join(PARTS)}. Default: all parts.")] = "",
     directory: Annotated[
         Path | None,
         typer.Option(
             "--dir",
             envvar="CRYPTOLAKE_BENCH_DIR",
-            help="Where generated data and lakes are kept, to be used again. Without it in the system's temporary "
+            help="Directory of generated data and lakes, which later runs reuse. Default: in the system's temporary "
             "directory.",
         ),
     ] = None,
     small: Annotated[
-        bool, typer.Option(help="A hundredth of the size, to see that it works; results stay in the directory.")
+        bool, typer.Option(help="Smoke test with 1 % of the size; results are written to the directory only.")
     ] = False,
-    only_page: Annotated[bool, typer.Option("--page", help="Measure nothing; rewrite the pages of docs.")] = False,
+    only_page: Annotated[
+        bool, typer.Option("--page", help="Only regenerate the result blocks in docs, without measuring.")
+    ] = False,
 ) -> None:
-    """Measures CryptoLake against bare scripts on this machine."""
+    """Compare CryptoLake with bare scripts on this machine."""
     if only and only not in PARTS:
-        raise typer.BadParameter(f"no part is called {only}; there are {', '.join(PARTS)}")
+        raise typer.BadParameter(f"unknown part {only}; the parts are {', '.join(PARTS)}")
     if only_page:
         page.rewrite()
         return
@@ -74,7 +76,7 @@ def main(
     state = (state / "small" if small else state).expanduser().resolve()
     state.mkdir(parents=True, exist_ok=True)
     for part in [only] if only else PARTS:
-        _check_room(state, part, small)
+        _check_disk_space(state, part, small)
         console.print(f"[bold]{part}[/bold], in {state}, on {os.cpu_count()} cores")
         report = Report(part)
         try:
@@ -84,26 +86,26 @@ def main(
             sys.exit(1)
         path = report.write(figures, state / "results" if small else RESULTS)
         _show(figures)
-        console.print(f"written: {path}", soft_wrap=True)
+        console.print(f"Results: {path}", soft_wrap=True)
     if not small:
         page.rewrite()
 
 
-def _check_room(state: Path, part: str, small: bool) -> None:
+def _check_disk_space(state: Path, part: str, small: bool) -> None:
     free, needed = shutil.disk_usage(state).free, 0 if small else NEEDED_BYTES[part]
     if free < needed:
         console.print(
-            f"[red]{part}[/red]: it keeps about {needed / 1e9:.0f} GB in {state}, and {free / 1e9:.1f} GB are free "
-            "there. Name another directory with --dir."
+            f"[red]{part}[/red]: needs about {needed / 1e9:.0f} GB in {state}, but only {free / 1e9:.1f} GB are free. "
+            "Select another directory with --dir."
         )
         sys.exit(1)
 
 
 def _show(figures: list[Figure]) -> None:
-    table = Table("figure", "value", "unit", "target", "reached")
+    table = Table("Figure", "Value", "Unit", "Target", "Reached")
     for figure in figures:
-        answer = {True: "[green]yes", False: "[red]no", None: ""}[figure.reached]
-        table.add_row(figure.figure, f"{figure.value:g}", figure.unit, figure.target, answer)
+        reached = {True: "[green]yes", False: "[red]no", None: ""}[figure.reached]
+        table.add_row(figure.figure, f"{figure.value:g}", figure.unit, figure.target, reached)
     console.print(table)
 
 

@@ -32,10 +32,10 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
     """Prepare the lake, measure, and return the figures."""
     directory = runner.state / "api-year"
     key = {"days": scale.days, "symbols": scale.symbols, "generator": GENERATOR}
-    if not runner.made_once(directory, key):
+    if not runner.is_generated(directory, key):
         rows = runner.step_of(
             STEPS,
-            "a year of bars",
+            "generating a year of bars",
             "make_year",
             home=directory / "home",
             days=scale.days,
@@ -43,23 +43,23 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
         )
         runner.remember(directory, key, rows)
     home = directory / "home"
-    asked = {"days": scale.days, "symbols": scale.symbols}
+    scope = {"days": scale.days, "symbols": scale.symbols}
     cold = runner.step_of(
-        STEPS, "different days, each asked once", "cold", home=home, **asked, queries=scale.cold_queries, seed=7
+        STEPS, "different days, one request each", "cold", home=home, **scope, queries=scale.cold_queries, seed=7
     )
     per_request = runner.step_of(
         STEPS,
-        "different days, the table read by each request",
+        "different days, reading the table per request",
         "cold_per_request",
         home=home,
-        **asked,
+        **scope,
         queries=min(100, scale.cold_queries),
         seed=7,
     )
     rounds = [
         runner.step_of(
             STEPS,
-            f"the same day again and again, round {number + 1} of {scale.rounds}",
+            f"the same day repeatedly, round {number + 1} of {scale.rounds}",
             "warm",
             home=home,
             seconds=scale.seconds,

@@ -175,7 +175,7 @@ def _server(command: list[str], port: int, home: str) -> Iterator[subprocess.Pop
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
                 break
             except OSError:
-                assert process.poll() is None, f"it ended with {process.returncode}"
+                assert process.poll() is None, f"the server exited with code {process.returncode}"
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
         yield process
@@ -199,48 +199,48 @@ def _get(port: int, path: str) -> tuple[int, dict[str, str], bytes]:
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path)
-    answer = connection.getresponse()
-    found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    response = connection.getresponse()
+    result = response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
     connection.close()
-    return found
+    return result
 
 
-class _Asker(asyncio.Protocol):
+class _Client(asyncio.Protocol):
     """A minimal client that repeats the same request as soon as it has received the response."""
 
     def __init__(self, request: bytes, status: bytes, done: Callable[[float], bool]) -> None:
         self._request, self._status, self._done = request, status, done
         self._head = b""
-        self._left: int | None = None
+        self._remaining: int | None = None
         self._sent = 0.0
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._ask()
+        self._send()
 
-    def _ask(self) -> None:
-        self._head, self._left = b"", None
+    def _send(self) -> None:
+        self._head, self._remaining = b"", None
         self._sent = time.perf_counter()
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        if self._left is None:
+        if self._remaining is None:
             self._head += data
-            head, found, body = self._head.partition(b"\r\n\r\n")
-            if not found:
+            head, separator, body = self._head.partition(b"\r\n\r\n")
+            if not separator:
                 return
             assert head.split(b" ", 2)[1] == self._status, head
             lines = head.lower().split(b"\r\n")
             lengths = [int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:")]
-            self._left = (lengths[0] if lengths and self._status != b"304" else 0) - len(body)
+            self._remaining = (lengths[0] if lengths and self._status != b"304" else 0) - len(body)
         else:
-            self._left -= len(data)
-        if self._left <= 0:
+            self._remaining -= len(data)
+        if self._remaining <= 0:
             if self._done(time.perf_counter() - self._sent):
                 self._transport.close()
             else:
-                self._ask()
+                self._send()
 
     def connection_lost(self, _: Exception | None) -> None:
         if not self.ended.done():
@@ -250,7 +250,7 @@ class _Asker(asyncio.Protocol):
 def _load(port: int, path: str, headers: dict[str, str], seconds: float, status: int) -> dict[str, float]:
     """Return requests per second over `CONNECTIONS` connections, and latency percentiles."""
 
-    async def ask() -> dict[str, float]:
+    async def run() -> dict[str, float]:
         times: list[float] = []
         warm_until = time.perf_counter() + seconds / 4
         until = warm_until + seconds
@@ -263,14 +263,14 @@ def _load(port: int, path: str, headers: dict[str, str], seconds: float, status:
 
         loop = asyncio.get_running_loop()
         request = _request(path, headers)
-        askers = [
-            (await loop.create_connection(lambda: _Asker(request, str(status).encode(), done), "127.0.0.1", port))[1]
+        clients = [
+            (await loop.create_connection(lambda: _Client(request, str(status).encode(), done), "127.0.0.1", port))[1]
             for _ in range(CONNECTIONS)
         ]
-        await asyncio.gather(*(asker.ended for asker in askers))
+        await asyncio.gather(*(client.ended for client in clients))
         return {"per_s": len(times) / seconds, **_percentiles(times)}
 
-    return asyncio.run(ask())
+    return asyncio.run(run())
 
 
 STEPS: dict[str, Callable[..., Any]] = {step.__name__: step for step in (make_year, cold, cold_per_request, warm)}

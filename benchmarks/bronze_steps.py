@@ -17,11 +17,11 @@ from benchmarks.runner import progress
 from benchmarks.steps import main
 
 HEAP_MB = 4096
-FILL_AT_ONCE = 250_000
+FILL_CHUNK = 250_000
 
 
 def spark_up(home: str) -> bool:
-    """Start the project's Spark Connect server; the broker runs already."""
+    """Start the project's Spark Connect server; the broker is already running."""
     from cryptolake_assets.platform import lifecycle
     from cryptolake_assets.platform.parts import KAFKA, SPARK
 
@@ -36,8 +36,8 @@ def fill(home: str, topic: str, rows: int) -> int:
 
     settings = lakes.lake_settings(Path(home), kafka_topic_futures=topic)
     kafka.ensure_topics(settings)
-    for done in range(0, rows, FILL_AT_ONCE):
-        by_confluent(settings.bootstrap_servers, topic, list(events(min(FILL_AT_ONCE, rows - done))))
+    for done in range(0, rows, FILL_CHUNK):
+        by_confluent(settings.bootstrap_servers, topic, list(events(min(FILL_CHUNK, rows - done))))
         progress(done / rows)
     return sum(kafka.end_offsets(settings, topic).values())
 

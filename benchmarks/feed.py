@@ -28,7 +28,7 @@ from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
-FRAMES_A_WRITE = 256
+FRAMES_PER_WRITE = 256
 MAX_UNSENT_BYTES = 1 << 20
 TICK_S = 0.005
 FIRST_ID = 1_000_000_000
@@ -66,7 +66,7 @@ def serving(port: int, prepared: int) -> Iterator[str]:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
-        assert process.stdout.readline(), "the server of frames ended"
+        assert process.stdout.readline(), "the frame server exited"
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -86,7 +86,7 @@ class Feed:
         self._frames = RecordedFrames()
         self._sockets: list[ServerConnection] = []
         self._task: asyncio.Task[None] | None = None
-        # Prepared, because generating frames while sending would slow the sending.
+        # Generate frames in advance, because doing so while sending would slow the sending.
         self._ready = [text_message(frame) for frame in self._frames.take(prepared, time.time_ns() // 1_000_000)]
 
     async def handle(self, socket: ServerConnection) -> None:
@@ -111,9 +111,9 @@ class Feed:
     async def _send_all(self, socket: ServerConnection, frames: int, per_s: int) -> None:
         assert not per_s
         ready, self._ready = self._ready[:frames], self._ready[frames:]
-        assert len(ready) == frames, "more frames were asked for than were prepared"
-        for start in range(0, frames, FRAMES_A_WRITE):
-            socket.transport.write(b"".join(ready[start : start + FRAMES_A_WRITE]))
+        assert len(ready) == frames, "more frames requested than prepared"
+        for start in range(0, frames, FRAMES_PER_WRITE):
+            socket.transport.write(b"".join(ready[start : start + FRAMES_PER_WRITE]))
             while socket.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:  # noqa: ASYNC110
                 await asyncio.sleep(0.0005)
             await asyncio.sleep(0)

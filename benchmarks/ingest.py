@@ -48,10 +48,10 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
 
 
 def _archive(runner: Runner, scale: Scale) -> list[Figure]:
-    """Measure in turns the load of an archive day, from first request to commit, and a bare conversion of its file."""
+    """Measure alternately the load of an archive day, from request to commit, and a bare conversion of its file."""
     directory = runner.state / f"archive-{scale.archive_rows}"
     key = {"rows": scale.archive_rows, "generator": GENERATOR}
-    if not runner.made_once(directory, key):
+    if not runner.is_generated(directory, key):
         title = f"generating {scale.archive_rows:,} aggregates"
         runner.remember(
             directory, key, runner.step_of(STEPS, title, "make_archive", directory=directory, rows=scale.archive_rows)
@@ -60,9 +60,9 @@ def _archive(runner: Runner, scale: Scale) -> list[Figure]:
     served = directory / "served"
     rounds: list[dict[str, Any]] = []
     for number in range(scale.rounds):
-        place = f"round {number + 1} of {scale.rounds}"
-        bare = runner.bare(f"bare conversion, {place}", "archive_csv", served / made["name"], directory / "out.parquet")
-        ours = runner.step_of(STEPS, f"load of the day, {place}", "load_archive", home=_fresh(directory), served=served)
+        label = f"round {number + 1} of {scale.rounds}"
+        bare = runner.bare(f"bare conversion, {label}", "archive_csv", served / made["name"], directory / "out.parquet")
+        ours = runner.step_of(STEPS, f"load of the day, {label}", "load_archive", home=_fresh(directory), served=served)
         rounds.append({"bare": bare, "ours": ours})
     ratios = [one["bare"]["query_s"] / one["ours"]["query_s"] for one in rounds]
     contestants = {

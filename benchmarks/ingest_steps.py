@@ -75,8 +75,8 @@ def _decimal_text(units: Any, scale: int) -> Any:
     """Return integers in units of 10^-scale as decimal text, like the exchange writes them."""
     import pyarrow as pa
 
-    whole = pa.array(units).cast(pa.decimal128(20, 0))
-    return pa.Array.from_buffers(pa.decimal128(20, scale), len(whole), whole.buffers()).cast(pa.string())
+    integers = pa.array(units).cast(pa.decimal128(20, 0))
+    return pa.Array.from_buffers(pa.decimal128(20, scale), len(integers), integers.buffers()).cast(pa.string())
 
 
 def load_archive(home: str, served: str) -> dict[str, Any]:
@@ -123,8 +123,8 @@ def _exchange(port: int, served: str) -> Iterator[str]:
                 httpx.get(f"{url}/replay/status").raise_for_status()
                 break
             except httpx.HTTPError:
-                assert process.poll() is None, "the replay exchange ended"
-                assert time.monotonic() < deadline, "the replay exchange did not answer"
+                assert process.poll() is None, "the replay exchange exited"
+                assert time.monotonic() < deadline, "the replay exchange did not respond"
                 time.sleep(0.1)
         yield url
     finally:

@@ -68,7 +68,7 @@ def give_ports(home: Path) -> None:
 
 
 def create(home: Path, first_day_ms: int, days: int) -> Settings:
-    """Create an empty lake with all tables; coverage and checkpoint say that its days were received completely."""
+    """Create an empty lake with all tables; by coverage and checkpoint its days were received completely."""
     from cryptolake_assets.binance.stream_types import TRADES
     from cryptolake_assets.bronze.offsets import checkpoint, query_of
     from cryptolake_assets.lake.bootstrap import bootstrap
@@ -230,7 +230,7 @@ def _names(home: Path) -> list[str]:
 
 
 def _is_fixed(name: str) -> bool:
-    """Whether a file needs no copy: data files are immutable; the server's scratch files and logs do not matter."""
+    """Return whether a file needs no copy: immutable data files, and the server's scratch files and logs."""
     return "/data/" in name or name.startswith(("spark/", "logs/")) or name == PORTS_FILE
 
 

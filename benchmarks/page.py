@@ -27,7 +27,7 @@ def rewrite(pages: Sequence[Path] = PAGES, results: Path = RESULTS, images: Path
         pattern = rf"<!-- {part}: written by `make bench` -->.*?<!-- {part}: end -->"
         page = next((page for page, text in texts.items() if re.search(pattern, text, re.DOTALL)), None)
         if page is None:
-            raise ValueError(f"no page has a block for the results of {part}: {', '.join(map(str, pages))}")
+            raise ValueError(f"no result block for part {part} in {', '.join(map(str, pages))}")
         texts[page] = re.sub(pattern, lambda _, block=block: block, texts[page], flags=re.DOTALL)  # type: ignore[misc]
         for name, picture in PICTURES.get(part, {}).items():
             (images / name).write_text(picture(content), encoding="utf-8")
@@ -41,17 +41,17 @@ def _block(content: Mapping[str, Any]) -> str:
     lines = [
         f"Commit `{content['commit']}`, {content['began_at'][:10]}; {machine['cores']} cores of {machine['cpu']}, "
         f"{machine['memory_bytes'] / 1e9:.0f} GB, {machine['os']}, Python {machine['python']}; load "
-        f"{loads['begin'][0]:.1f} at the begin and {loads['end'][0]:.1f} at the end; {content['took_s'] / 60:.0f} "
+        f"{loads['begin'][0]:.1f} at the start and {loads['end'][0]:.1f} at the end; {content['took_s'] / 60:.0f} "
         "minutes.",
         "",
-        "| figure | measured | target | reached |",
+        "| Figure | Measured | Target | Reached |",
         "|---|---:|---:|---|",
     ]
     for figure in content["figures"]:
-        answer = {True: "yes", False: "**no**", None: ""}[reached(figure["value"], figure["target"])]
+        result = {True: "yes", False: "**no**", None: ""}[reached(figure["value"], figure["target"])]
         unit = "" if figure["unit"] == "ratio" else f" {figure['unit']}"
         target = figure["target"].replace("<=", "at most").replace(">=", "at least")
-        lines.append(f"| `{figure['figure']}` | {figure['value']:g}{unit} | {target} | {answer} |")
+        lines.append(f"| `{figure['figure']}` | {figure['value']:g}{unit} | {target} | {result} |")
     for table in TABLES.get(content["part"], ()):
         if rows := table({figure["figure"]: figure["detail"] for figure in content["figures"]}):
             lines += ["", *rows]
@@ -60,25 +60,25 @@ def _block(content: Mapping[str, Any]) -> str:
 
 def _contestants(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows = details["rebuild_fresh_vs_best_bare"]["contestants"]
-    lines = ["| 20 million trades to one-minute bars | seconds | CPU seconds | peak MB |", "|---|---:|---:|---:|"]
+    lines = ["| 20 million trades to one-minute bars | Seconds | CPU seconds | Peak MB |", "|---|---:|---:|---:|"]
     for name, row in sorted(rows.items(), key=lambda item: float(item[1]["seconds"])):
         lines.append(f"| {name} | {row['seconds']:.2f} | {row['cpu_s']:.2f} | {row['peak_mb']:.0f} |")
     return lines
 
 
 _REFRESH_ROWS = {
-    "bronze_rows": "trades in Bronze",
-    "median_s": "seconds, median",
+    "bronze_rows": "Trades in Bronze",
+    "median_s": "Seconds, median",
     "cpu_s": "CPU seconds, median",
-    "new_trades": "new trades",
-    "windows_touched": "bars recomputed",
+    "new_trades": "New trades",
+    "windows_touched": "Recomputed bars",
     "bronze_files_read": "Bronze files read",
-    "manifests_read": "manifests read, of all tables",
-    "bytes_read": "bytes read",
+    "manifests_read": "Manifests read, all tables",
+    "bytes_read": "Bytes read",
     "silver_rows_written": "Silver rows written",
-    "bronze_files": "files in Bronze",
-    "bronze_manifests": "manifests of Bronze",
-    "silver_rows": "bars in Silver",
+    "bronze_files": "Files in Bronze",
+    "bronze_manifests": "Manifests of Bronze",
+    "silver_rows": "Bars in Silver",
 }
 
 
@@ -86,7 +86,7 @@ def _refreshes(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     found = details["refresh_100m_vs_1m"]["lakes"]
     names = {"1m": "1 million", "100m": "100 million", "dense": "one dense day"}
     lines = [
-        "| refresh after a minute of new trades | " + " | ".join(names[name] for name in found) + " |",
+        "| Refresh after a minute of new trades | " + " | ".join(names[name] for name in found) + " |",
         "|---|" + "---:|" * len(found),
     ]
     for key, title in _REFRESH_ROWS.items():
@@ -96,7 +96,7 @@ def _refreshes(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _picture(content: Mapping[str, Any]) -> str:
-    """Return an SVG bar chart of the contestants by wall time, without Spark, which only the table shows."""
+    """Return an SVG bar chart of the contestants by wall time, without Spark."""
     details = {figure["figure"]: figure["detail"] for figure in content["figures"]}
     rows = {
         name: row for name, row in details["rebuild_fresh_vs_best_bare"]["contestants"].items() if "Spark" not in name
@@ -126,18 +126,18 @@ def _picture(content: Mapping[str, Any]) -> str:
 
 def _requests(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     names = {
-        "warm": "the API, the day is in memory",
+        "warm": "API, cached day",
         "bare": "bare route, the same bytes from memory",
-        "conditional": "the API, `If-None-Match`",
-        "bare_empty": "bare route, 304 and nothing else",
+        "conditional": "API, `If-None-Match`",
+        "bare_empty": "bare route, empty 304",
     }
-    lines = ["| a day of one symbol, 8 connections | requests a second | p50 ms | p99 ms |", "|---|---:|---:|---:|"]
+    lines = ["| A day of one symbol, 8 connections | Requests per second | p50 ms | p99 ms |", "|---|---:|---:|---:|"]
     for figure in ("warm_vs_bare", "conditional_vs_bare"):
         for kind, row in details[figure]["contestants"].items():
             lines.append(f"| {names[kind]} | {row['per_s']:,.0f} | {row['p50_ms']:.1f} | {row['p99_ms']:.1f} |")
-    lines += ["", "| different days, one after the other | queries | p50 ms | p99 ms | peak MB |"]
+    lines += ["", "| Different days, sequentially | Requests | p50 ms | p99 ms | Peak MB |"]
     lines.append("|---|---:|---:|---:|---:|")
-    for kind, title in (("api", "the API, each day for the first time"), ("per_request", "table and files read anew")):
+    for kind, title in (("api", "API, first request of each day"), ("per_request", "table and files read per request")):
         row = details["cold_p99_ms"][kind]
         times = f"{row['p50_ms']:.1f} | {row['p99_ms']:.1f}"
         lines.append(f"| {title} | {row['queries']} | {times} | {row['peak_mb']:.0f} |")
@@ -147,10 +147,10 @@ def _requests(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _archive_day(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     found = details["archive_vs_bare"]
     names = {
-        "ours": "CryptoLake, from the request to the commit",
-        "bare": "pyarrow, bare, from the zip to a Parquet file",
+        "ours": "CryptoLake, from request to commit",
+        "bare": "pyarrow, bare, from zip to Parquet file",
     }
-    lines = [f"| a day of {found['rows']:,} aggregates | seconds | CPU seconds | peak MB |", "|---|---:|---:|---:|"]
+    lines = [f"| A day of {found['rows']:,} aggregates | Seconds | CPU seconds | Peak MB |", "|---|---:|---:|---:|"]
     for kind, row in found["contestants"].items():
         lines.append(f"| {names[kind]} | {row['query_s']:.2f} | {row['cpu_s']:.2f} | {row['rss_mb']:.0f} |")
     return lines
@@ -161,23 +161,23 @@ def _producers(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     found = details["producer_cpu_s_per_million"]
     names = {
-        "default": "CryptoLake, socket to acknowledged, websockets and aiokafka",
-        "fast": "CryptoLake, socket to acknowledged, picows and confluent-kafka",
+        "default": "CryptoLake with websockets and aiokafka, socket to acknowledgement",
+        "fast": "CryptoLake with picows and confluent-kafka, socket to acknowledgement",
         "cryptofeed": "cryptofeed, Binance Futures handler and Kafka backend",
         "parse, msgspec": "bare: JSON to JSON by msgspec",
     }
-    lines = ["| one process | CPU seconds per million | frames a second | peak MB |", "|---|---:|---:|---:|"]
+    lines = ["| One process | CPU seconds per million | Frames per second | Peak MB |", "|---|---:|---:|---:|"]
     for kind, row in sorted(found["contestants"].items(), key=lambda item: float(item[1]["cpu_s_per_million"])):
         cells = f"{row['cpu_s_per_million']:.2f} | {row['frames_per_s']:,.0f} | {row['rss_mb']:.0f}"
         lines.append(f"| {names.get(kind, f'bare: {kind}')} | {cells} |")
-    lines += ["", "| a steady rate | p50 ms | p99 ms | share of a core |", "|---|---:|---:|---:|"]
+    lines += ["", "| Steady rate | p50 ms | p99 ms | Share of a core |", "|---|---:|---:|---:|"]
     for figure in ("ack_p99_ms_5k", "ack_p99_ms_20k"):
         row = details[figure]
-        title = f"{row['per_s']:,} frames a second, {'picows' if row['io'] == 'fast' else 'websockets'}"
+        title = f"{row['per_s']:,} frames per second, {'picows' if row['io'] == 'fast' else 'websockets'}"
         cells = f"{row['p50_ms']:.1f} | {sorted(row['p99_ms'])[len(row['p99_ms']) // 2]:.1f} | {row['cpu_share']:.2f}"
         lines.append(f"| {title} | {cells} |")
     rates = details["bronze_vs_bare_spark"]["rows_per_s"]
-    lines += ["", "| from Kafka, on one Spark server | rows a second |", "|---|---:|"]
+    lines += ["", "| From Kafka, on one Spark server | Rows per second |", "|---|---:|"]
     lines.append(f"| bare query to Parquet files | {rates['bare']:,} |")
     lines.append(f"| CryptoLake to Bronze, until the last trade is committed | {rates['ours']:,} |")
     return lines
@@ -185,7 +185,7 @@ def _producers(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _rebuilds(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
-        "| rows of a day | workers of one core | seconds | rows a second |",
+        "| Rows of a day | Workers (one core each) | Seconds | Rows per second |",
         "|---:|---:|---:|---:|",
         *(
             f"| {row['rows']:,} | {row['workers']} | {row['seconds']:.2f} | {row['rows_per_s']:,} |"

@@ -30,10 +30,10 @@ class ProducerScale:
 
 
 def measure(runner: Runner, home: Path, servers: str, scale: ProducerScale) -> list[Figure]:
-    """Measure all contestants in turns, then the steady rates. The broker of `home` must run."""
+    """Measure all contestants in turn, then the steady rates. The broker of `home` must be running."""
     python = _cryptofeed(runner)
-    port = runner.step_of(STEPS, "finding a port", "feed_port", home=home)
-    runner.step_of(STEPS, f"making topic {TOPIC}", "make_topic", home=home, topic=TOPIC)
+    port = runner.step_of(STEPS, "choosing a port", "feed_port", home=home)
+    runner.step_of(STEPS, f"creating topic {TOPIC}", "make_topic", home=home, topic=TOPIC)
     contestants: dict[str, Callable[[str], dict[str, Any]]] = {
         "parse, msgspec": lambda title: runner.bare(title, "parse", str(scale.frames)),
     }
@@ -63,11 +63,11 @@ def _cryptofeed(runner: Runner) -> str:
     directory = runner.state / "cryptofeed"
     lock = ROOT / "requirements/cryptofeed.lock"
     key = {"lock": hashlib.sha256(lock.read_bytes()).hexdigest()}
-    if not runner.made_once(directory, key):
+    if not runner.is_generated(directory, key):
         try:
             python = runner.step_of(STEPS, "installing cryptofeed", "make_cryptofeed", directory=directory)
         except BenchmarkError as error:
-            runner.say(f"  cryptofeed is left out, as it could not be installed (it needs a C compiler): {error}")
+            runner.say(f"  skipping cryptofeed: its installation failed (it needs a C compiler): {error}")
             return ""
         runner.remember(directory, key, python)
     return str(runner.recall(directory))
@@ -124,7 +124,7 @@ def _steady(runner: Runner, home: Path, scale: ProducerScale) -> list[Figure]:
         found = [
             runner.step_of(
                 STEPS,
-                f"{per_s:,} frames a second, {io}, round {number + 1} of {scale.steady_rounds}",
+                f"{per_s:,} frames per second, {io}, round {number + 1} of {scale.steady_rounds}",
                 "produce",
                 home=home,
                 io=io,

@@ -41,7 +41,7 @@ def kafka_up(home: str) -> str:
 
 
 def feed_port(home: str) -> int:
-    """Return the port for the server of frames."""
+    """Return the port of the frame server."""
     return lakes.lake_settings(Path(home)).exchange_port
 
 
@@ -98,7 +98,7 @@ def _timed(publisher: Publisher) -> list[_Stopwatch]:
 
 
 def produce(home: str, io: str, frames: int, per_s: int) -> dict[str, Any]:
-    """Run the whole producer in this process; measure from the first frame sent to the last one acknowledged."""
+    """Run the complete producer in this process; measure from the first sent to the last acknowledged frame."""
     return asyncio.run(_produce(Path(home), io, frames, per_s))
 
 
@@ -145,7 +145,7 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
             async def until(done: Callable[[ProducerStatus], bool]) -> None:
                 async with asyncio.timeout(LIMIT_S):
                     while not done(producer.status()):
-                        assert not run.done(), "the producer ended"
+                        assert not run.done(), "the producer exited"
                         await asyncio.sleep(POLL_S)
 
             async def begin(number: int, rate: int) -> None:
@@ -163,7 +163,7 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
             reading = clock.reading()
             status = producer.status()
             stop.set()
-            assert await run, "the producer could not deliver what it had"
+            assert await run, "the producer did not deliver all events"
     assert (status.rejected, status.messages_resent, status.ids_missing) == (0, 0, 0), status
     result = {**reading, "frames": frames, "cpu_s_per_million": round(reading["cpu_s"] / frames * 1e6, 3)}
     if stopwatch:
@@ -182,8 +182,8 @@ def make_cryptofeed(directory: str) -> str:
         "".join(block for block in blocks if block.lower().startswith(("cython==", "setuptools==", "wheel==")))
     )
     install = (str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps")
-    for what in ((str(tools),), (str(lock), "--no-build-isolation")):
-        subprocess.run([*install, "--require-hashes", "-r", *what], check=True, stdout=sys.stderr)
+    for arguments in ((str(tools),), (str(lock), "--no-build-isolation")):
+        subprocess.run([*install, "--require-hashes", "-r", *arguments], check=True, stdout=sys.stderr)
     return str(python)
 
 
@@ -191,7 +191,7 @@ def cryptofeed(home: str, python: str, topic: str, frames: int) -> dict[str, Any
     """Measure cryptofeed with the same frames and broker."""
     settings = lakes.lake_settings(Path(home))
     with serving(settings.exchange_port, 2 * frames) as address:
-        answer = subprocess.run(
+        completed = subprocess.run(
             [python, "-m", "benchmarks.bare.cryptofeed_kafka", address, settings.bootstrap_servers, topic, str(frames)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -199,7 +199,7 @@ def cryptofeed(home: str, python: str, topic: str, frames: int) -> dict[str, Any
             timeout=LIMIT_S,
             check=True,
         )
-    result: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])["result"]
+    result: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])["result"]
     return result
 
 

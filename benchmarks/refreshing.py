@@ -21,42 +21,42 @@ _IO = Path("/proc/self/io")
 
 
 class Follower:
-    """Refresh one lake minute by minute and keep the cost of timed refreshes. `waiting` yields the next minutes."""
+    """Refresh one lake minute by minute and store the cost of timed refreshes. `pending` yields the next minutes."""
 
-    def __init__(self, settings: Settings, engine: AggregationEngine, waiting: Iterator[Trades], hour_ms: int) -> None:
+    def __init__(self, settings: Settings, engine: AggregationEngine, pending: Iterator[Trades], hour_ms: int) -> None:
         self._settings = settings
         self._engine = engine
-        self._waiting = waiting
+        self._pending = pending
         self._hour = datetime.fromtimestamp(hour_ms / 1000, UTC)
         self._offsets = KafkaOffsets()
-        self._taken: list[dict[str, float]] = []
+        self._costs: list[dict[str, float]] = []
 
     def take_minute(self, *, timed: bool) -> None:
-        """Append the next minute and refresh; keep the cost if `timed`."""
+        """Append the next minute and refresh; store the cost if `timed`."""
         trades, sequence = self._append()
         wall, cpu, read = time.perf_counter(), time.process_time(), _bytes_read()
         self._refresh(sequence)
-        taken = {
+        cost = {
             "seconds": time.perf_counter() - wall,
             "cpu_s": time.process_time() - cpu,
             "bytes_read": _bytes_read() - read,
             "trades": len(trades),
         }
         if timed:
-            self._taken.append(taken)
+            self._costs.append(cost)
 
     def observed(self) -> dict[str, Any]:
         """Return medians over the timed refreshes, and the seconds of each."""
-        medians = {name: statistics.median(taken[name] for taken in self._taken) for name in self._taken[0]}
+        medians = {name: statistics.median(cost[name] for cost in self._costs) for name in self._costs[0]}
         return {
             "median_s": round(medians["seconds"], 4),
             "cpu_s": round(medians["cpu_s"], 4),
             "bytes_read": int(medians["bytes_read"]),
             "new_trades": int(medians["trades"]),
-            "all_s": [round(taken["seconds"], 4) for taken in self._taken],
+            "all_s": [round(cost["seconds"], 4) for cost in self._costs],
         }
 
-    def looked_at(self) -> dict[str, Any]:
+    def inspected(self) -> dict[str, Any]:
         """Run one more refresh, not timed; return what it reads and writes, and the sizes of the tables."""
         from cryptolake_assets.lake.bronze_files import files_between
         from cryptolake_assets.lake.catalog import load_table
@@ -88,7 +88,7 @@ class Follower:
 
     def _append(self) -> tuple[Trades, int]:
         """Append the next minute of trades as a micro-batch; return them and the snapshot's sequence number."""
-        trades = next(self._waiting)
+        trades = next(self._pending)
         table = lakes.bronze(self._settings)
         lakes.append(table, lakes.data_files(table, bronze_rows(trades, *self._offsets.assign(trades))))
         snapshot = table.current_snapshot()

@@ -27,7 +27,7 @@ LOG_TAIL_LINES = 25
 
 
 class BenchmarkError(Exception):
-    """A child failed, or its results are wrong."""
+    """A child process failed, or its results are wrong."""
 
 
 class Runner:
@@ -56,7 +56,7 @@ class Runner:
         """Run a bare script and return its printed result: name, query_s, cpu_s, rss_mb, …"""
         return dict(self._child(title, f"benchmarks.bare.{script}", *map(str, arguments)))
 
-    def made_once(self, directory: Path, key: dict[str, Any]) -> bool:
+    def is_generated(self, directory: Path, key: dict[str, Any]) -> bool:
         """Return whether the directory has the data generated with exactly these parameters."""
         stamp = directory / "made.json"
         return stamp.exists() and json.loads(stamp.read_text())["key"] == json.loads(json.dumps(key))
@@ -98,7 +98,7 @@ class Runner:
                 raise
         if process.returncode != 0 or result is None:
             tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
-            raise BenchmarkError(f"{title}: exit code {process.returncode}. Log: {self._log}; its last lines:\n{tail}")
+            raise BenchmarkError(f"{title}: exit code {process.returncode}. Last lines of {self._log}:\n{tail}")
         return result["result"]
 
     def _bar(self) -> Progress:

@@ -38,7 +38,7 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
     directory = runner.state / f"scale-{scale.trades}"
     home = directory / "lake"
     key = {"trades": scale.trades, "sizes": SIZES, "seed": SEED, "generator": GENERATOR}
-    if not runner.made_once(directory, key):
+    if not runner.is_generated(directory, key):
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         title = f"writing {sum(SIZES) * scale.trades:,} trades"
@@ -50,10 +50,10 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
         one = _measure(runner, home, scale, workers=1, sizes=(SHARED_SIZE,))
     read = {**one["rows"], **two["rows"]}
     if any(read[size] != made[size]["rows"] for size in read):
-        raise BenchmarkError(f"not all rows were read: {read}, of {made}")
+        raise BenchmarkError(f"rows are missing: read {read}, expected {made}")
     if two["bars_sha256"] != one["bars_sha256"]:
-        raise BenchmarkError("one worker and two made different bars of the same trades")
-    runner.say("  the bars by one worker and by two are equal")
+        raise BenchmarkError("one and two workers built different bars from the same trades")
+    runner.say("  one and two workers built equal bars")
     return _figures(scale, made, two, one)
 
 
@@ -62,16 +62,16 @@ def _measure(runner: Runner, home: Path, scale: Scale, workers: int, sizes: tupl
     directory = home.parent / f"workers-{workers}"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
-    where = {"home": home, "clock_url": runner.clock_url}
+    lake = {"home": home, "clock_url": runner.clock_url}
     try:
         with spark_cluster(directory, workers) as cluster:
-            runner.step_of(STEPS, f"starting Spark on {workers} workers", "spark_up", home=home, master=cluster.url)
+            runner.step_of(STEPS, f"starting Spark with {workers} workers", "spark_up", home=home, master=cluster.url)
             try:
-                runner.step("emptying Silver", "prepare_rebuild", **where)
-                given = {"all_sizes": SIZES, "sizes": sizes, "shared": SHARED_SIZE}
-                how_often = {"warm_up": scale.warm_up, "rounds": scale.rounds}
-                title = f"rebuilding Silver by {workers} workers"
-                return dict(runner.step_of(STEPS, title, "rebuilds", **where, **given, **how_often))
+                runner.step("emptying Silver", "prepare_rebuild", **lake)
+                days = {"all_sizes": SIZES, "sizes": sizes, "shared": SHARED_SIZE}
+                repetitions = {"warm_up": scale.warm_up, "rounds": scale.rounds}
+                title = f"rebuilding Silver with {workers} workers"
+                return dict(runner.step_of(STEPS, title, "rebuilds", **lake, **days, **repetitions))
             finally:
                 runner.step("stopping Spark", "spark_down", home=home)
     except CryptolakeError as error:
@@ -93,7 +93,7 @@ def _figures(scale: Scale, made: dict[str, Any], two: dict[str, Any], one: dict[
         for size, all_seconds in taken["seconds"].items()
     ]
     seconds = {(row["workers"], row["size"]): row["seconds"] for row in rows}
-    rule = f"medians of {scale.rounds} rounds, the days in turn"
+    rule = f"medians of {scale.rounds} rounds, days in turn"
     detail = {"rule": rule, "rebuilds": rows, "executor_cores": 1}
     data = round(seconds[2, 4] / seconds[2, 1], 3)
     workers = round(seconds[1, SHARED_SIZE] / seconds[2, SHARED_SIZE], 3)

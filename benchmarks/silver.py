@@ -36,7 +36,7 @@ SMALL = Scale(200_000, 20_000, 5, 200_000, rounds=1, spark_rounds=1, minutes=3)
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to build the day's bars: a bare `script` with its `kind`, or this project's `engine` on a `layout`."""
+    """One method to build the day's bars: a bare `script` with its `kind`, or this project's `engine` on a `layout`."""
 
     name: str
     script: str = ""
@@ -135,8 +135,8 @@ class Rebuild:
         self._take(BARE_SPARK_DECIMAL, 0)
         bars, trades, differences = compare(sorted(self._out.glob("*.parquet")))
         if differences:
-            raise BenchmarkError(f"the bars are not equal: {'; '.join(differences)}")
-        self._runner.say(f"  {bars:,} bars of {trades:,} trades are equal in all results")
+            raise BenchmarkError(f"the bars differ: {'; '.join(differences)}")
+        self._runner.say(f"  all results are equal: {bars:,} bars of {trades:,} trades")
         return self._figures(bars, trades)
 
     def _take(self, contestant: Contestant, number: int) -> None:
@@ -146,9 +146,9 @@ class Rebuild:
             kind = (contestant.kind,) if contestant.kind else ()
             taken = self._runner.bare(title, contestant.script, self._state / "plain", out, *kind)
         else:
-            where = {"home": self._home(contestant.layout), "clock_url": self._runner.clock_url}
-            self._runner.step("emptying Silver", "prepare_rebuild", **where)
-            taken = dict(self._runner.step(title, "rebuild", **where, engine=contestant.engine, out=out))
+            lake = {"home": self._home(contestant.layout), "clock_url": self._runner.clock_url}
+            self._runner.step("emptying Silver", "prepare_rebuild", **lake)
+            taken = dict(self._runner.step(title, "rebuild", **lake, engine=contestant.engine, out=out))
         self._taken.setdefault(contestant.name, []).append(taken)
         self._runner.say(f"  {title:<52} {taken['query_s']:8.2f} s {_cpu(taken):8.2f} CPU-s {_peak(taken):8.0f} MB")
 
@@ -175,14 +175,14 @@ class Rebuild:
             return {"numerator": own.name, "denominator": bare, "ratio_of_cpu_seconds": cpu, **more}
 
         def figure(name: str, own: Contestant, target: str, **more: Any) -> Figure:
-            rule = "the least of the rounds, everybody taken in turn"
+            rule = "minimum of the rounds, contestants in turn"
             kernel = {"against_numpy_kernel": against(own, KERNEL.name)}
             return Figure(name, against(own, best), "ratio", target, detail(own, best, rule=rule, **kernel, **more))
 
         return [
             figure("rebuild_fresh_vs_best_bare", OWN[0], "<= 1.5", bars=bars, trades=trades, contestants=table),
             figure("rebuild_compacted_vs_best_bare", OWN[1], "<= 1.0"),
-            Figure("rebuild_peak_mb", max(peaks.values()), "MB", "<= 600", {"rule": "the most of all rounds", **peaks}),
+            Figure("rebuild_peak_mb", max(peaks.values()), "MB", "<= 600", {"rule": "maximum of all rounds", **peaks}),
             Figure(
                 "rebuild_spark_vs_bare_spark",
                 against(OWN_SPARK[0], best_spark),
@@ -191,7 +191,7 @@ class Rebuild:
                 detail(
                     OWN_SPARK[0],
                     best_spark,
-                    rule="the third pass of a JVM; the faster bare script; the least of the rounds",
+                    rule="third pass of a JVM; faster bare script; minimum of the rounds",
                     compacted=against(OWN_SPARK[1], best_spark),
                     against_bare_decimal=against(OWN_SPARK[0], BARE_SPARK_DECIMAL.name),
                     passes={name: all_taken for name, all_taken in self._taken.items() if "Spark" in name},
@@ -218,7 +218,7 @@ def _refresh(runner: Runner, scale: Scale) -> Figure:
     }
     homes = {name: _history(runner, name, days, trades) for name, (days, trades) in shapes.items()}
     for home in homes.values():
-        runner.step("putting the histories back", "restore", home=home)
+        runner.step("restoring the histories", "restore", home=home)
     taken = runner.step(
         "refreshing after a minute of new trades",
         "refresh",
@@ -231,7 +231,7 @@ def _refresh(runner: Runner, scale: Scale) -> Figure:
     for name, row in found.items():
         runner.say(f"  refresh, {name:<6} {row['median_s']:8.3f} s {row['cpu_s']:8.3f} CPU-s")
     detail = {
-        "rule": f"median of {scale.minutes} refreshes, the lakes in turn in one warm process",
+        "rule": f"median of {scale.minutes} refreshes, lakes in turn, in one warm process",
         "peak_mb": taken["rss_mb"],
         "dense_vs_1m": round(found["dense"]["median_s"] / found["1m"]["median_s"], 3),
         "lakes": found,
@@ -256,15 +256,15 @@ def _history(runner: Runner, name: str, days: int, trades: int) -> Path:
             seed=SEED,
         )
         with runner.spark(home):
-            runner.step("compacting it", "compact", home=home, days=days, leave_open_hour=True)
+            runner.step(f"compacting history {name}", "compact", home=home, days=days, leave_open_hour=True)
         silver = runner.step(
-            f"making Silver of {days * trades:,} trades",
+            f"building Silver from {days * trades:,} trades",
             "history_silver",
             home=home,
             days=days,
             clock_url=runner.clock_url,
         )
-        runner.step("sealing it", "seal", home=home)
+        runner.step(f"sealing history {name}", "seal", home=home)
         runner.remember(directory, key, {**made, "silver": silver})
         runner.say(f"  history {name}: {silver['query_s']:.1f} s for Silver, {silver['rss_mb']:.0f} MB")
     return home
@@ -272,7 +272,7 @@ def _history(runner: Runner, name: str, days: int, trades: int) -> Path:
 
 def _is_new(runner: Runner, directory: Path, key: dict[str, Any]) -> bool:
     """Return whether the directory's data must be generated; if so, empty it first."""
-    if runner.made_once(directory, key):
+    if runner.is_generated(directory, key):
         return False
     _drop(directory)
     directory.mkdir(parents=True)

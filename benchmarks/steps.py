@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 LAST_DAY_MS = int(DAY.timestamp() * 1000)
 OPEN_HOUR_MS = LAST_DAY_MS + 23 * HOUR_MS  # the hour that is refreshed
-OPEN_MINUTES = 40  # minutes of that hour that are in Bronze already; the rest is in the file WAITING
-WAITING = "waiting.npz"
+OPEN_MINUTES = 40  # minutes of that hour in Bronze; the other trades are in the file PENDING_FILE
+PENDING_FILE = "waiting.npz"
 
 
 def plain(directory: str, trades: int, seed: int) -> int:
@@ -67,7 +67,7 @@ def linked(home: str, source: str) -> None:
 
 
 def compact(home: str, days: int, leave_open_hour: bool) -> dict[str, Any]:
-    """Run the product's compaction of the days up to the last one; the Spark server runs already."""
+    """Run the product's compaction on the days up to the last one; the Spark server is already running."""
     from dataclasses import asdict
 
     from cryptolake_tests.support.compacting import compact as compact_bronze
@@ -85,7 +85,7 @@ def compact(home: str, days: int, leave_open_hour: bool) -> dict[str, Any]:
 def history(home: str, days: int, trades_a_day: int, seed: int) -> dict[str, int]:
     """Create a lake of `days` days in the compacted layout; return rows and files.
 
-    The last hour is open: it has a micro-batch per minute up to OPEN_MINUTES; later trades are saved in WAITING. The
+    The last hour is open: it has a micro-batch per minute up to OPEN_MINUTES; PENDING_FILE stores its later trades. The
     last day does not depend on `days`.
     """
     settings = lakes.create(Path(home), LAST_DAY_MS - (days - 1) * DAY_MS, days)
@@ -93,26 +93,25 @@ def history(home: str, days: int, trades_a_day: int, seed: int) -> dict[str, int
     for number in range(days):
         ago = days - 1 - number
         day = make_day(LAST_DAY_MS - ago * DAY_MS, trades_a_day, seed + ago, 5_000_000_000 - ago * trades_a_day)
-        waiting = None
+        pending = None
         if ago == 0:
             is_open = day.event_ms >= OPEN_HOUR_MS
             opened, day = day.take(is_open), day.take(~is_open)
-            is_waiting = opened.arrival_us >= (OPEN_HOUR_MS + OPEN_MINUTES * MINUTE_MS) * 1000
-            opened, waiting = opened.take(~is_waiting), opened.take(is_waiting)
+            is_pending = opened.arrival_us >= (OPEN_HOUR_MS + OPEN_MINUTES * MINUTE_MS) * 1000
+            opened, pending = opened.take(~is_pending), opened.take(is_pending)
         offsets = KafkaOffsets()
         files += lakes.write_sorted(settings, ((hour, *offsets.assign(hour)) for _, hour in sorted_hours(day)))
         rows += len(day)
-        if waiting is not None:
+        if pending is not None:
             lakes.write_minutes(settings, opened, offsets)
             rows += len(opened)
-            np.savez(Path(home).parent / WAITING, **vars(waiting))
+            np.savez(Path(home).parent / PENDING_FILE, **vars(pending))
         progress((number + 1) / days)
     return {"rows": rows, "files": files}
 
 
 def history_silver(home: str, days: int, clock_url: str) -> dict[str, Any]:
-    """Build Silver of the whole history, day by day, as after live operation."""
-
+    """Build Silver of the entire history, day by day, as after live operation."""
     settings = lakes.lake_settings(Path(home), clock_url)
     lakes.follow_to_head(settings)
     started = time.perf_counter()
@@ -163,7 +162,7 @@ def prepare_rebuild(home: str, clock_url: str) -> None:
 
 
 def rebuild(home: str, clock_url: str, engine: str, out: str) -> dict[str, Any]:
-    """Rebuild Silver of the whole day from Bronze; measure from after the imports to after the last commit.
+    """Rebuild Silver of the entire day from Bronze; measure from after the imports to after the last commit.
 
     On Spark, first warm the server up with as many rebuilds as the bare script has warm-up passes.
     """
@@ -216,21 +215,21 @@ def refresh(homes: dict[str, str], clock_url: str, warm: int, minutes: int) -> d
     for name, home in homes.items():
         settings = lakes.lake_settings(Path(home), clock_url)
         engine = _make_engine(settings)
-        waiting = _waiting(Path(home))
-        followers[name] = Follower(settings, engine, waiting, OPEN_HOUR_MS)
+        pending = _pending(Path(home))
+        followers[name] = Follower(settings, engine, pending, OPEN_HOUR_MS)
     for number in range(warm + minutes):
         names = list(followers) if number % 2 else list(reversed(followers))
         for name in names:
             followers[name].take_minute(timed=number >= warm)
         progress((number + 1) / (warm + minutes + 1))
     return {
-        "lakes": {name: {**follower.observed(), **follower.looked_at()} for name, follower in followers.items()},
+        "lakes": {name: {**follower.observed(), **follower.inspected()} for name, follower in followers.items()},
         "rss_mb": peak_mb(),
     }
 
 
-def _waiting(home: Path) -> Iterator[Trades]:
-    with np.load(home.parent / WAITING) as arrays:
+def _pending(home: Path) -> Iterator[Trades]:
+    with np.load(home.parent / PENDING_FILE) as arrays:
         trades = Trades(**{name: arrays[name] for name in arrays.files})
     return (minute for _, minute in by_arrival(trades, MINUTE_MS))
 
@@ -274,7 +273,7 @@ def _jvm(settings: Settings) -> list[psutil.Process]:
     from cryptolake_assets.platform.processes import instance_processes
 
     found = [process for process in instance_processes(settings.home) if "java" in process.name()]
-    assert found, "the Spark server does not run"
+    assert found, "the Spark server is not running"
     return found
 
 

@@ -1,4 +1,4 @@
-"""Seeded trades of whole UTC days, as plain Parquet for the bare scripts and as Bronze rows for the lake.
+"""Seeded trades of full UTC days, as plain Parquet for the bare scripts and as Bronze rows for the lake.
 
 Five symbols with different sizes of prices and quantities; trade ids in order of time; network jitter; 1 of 1,000
 trades up to 5 minutes late; 1 of 200 trades with a duplicate up to 10 minutes later. Rows are in order of arrival. The
@@ -34,7 +34,7 @@ _KAFKA_PARTITION = (0, 1, 2, 3, 0)
 _KAFKA_DELAY_MS = 6
 _JITTER_MS = 60.0
 _LATE_SHARE, _LATE_MS = 0.001, 300_000
-_AGAIN_SHARE, _AGAIN_MS = 0.005, 600_000
+_DUPLICATE_SHARE, _DUPLICATE_MS = 0.005, 600_000
 
 Ints = NDArray[np.int64]
 
@@ -67,10 +67,10 @@ def make_day(day_ms: int, trades: int, seed: int, first_trade_id: int = FIRST_TR
     rng = np.random.default_rng(seed)
     parts: list[Trades] = []
     for index in range(len(SYMBOLS)):
-        once = _symbol_day(rng, index, day_ms, int(trades * _SHARE[index]), first_trade_id)
-        again = once.take(rng.choice(len(once), int(len(once) * _AGAIN_SHARE), replace=False))
-        delay_us = (rng.uniform(0, _AGAIN_MS, len(again)) * 1000).astype(np.int64)
-        parts += [once, Trades(**{**vars(again), "arrival_us": again.arrival_us + delay_us})]
+        distinct = _symbol_day(rng, index, day_ms, int(trades * _SHARE[index]), first_trade_id)
+        duplicates = distinct.take(rng.choice(len(distinct), int(len(distinct) * _DUPLICATE_SHARE), replace=False))
+        delay_us = (rng.uniform(0, _DUPLICATE_MS, len(duplicates)) * 1000).astype(np.int64)
+        parts += [distinct, Trades(**{**vars(duplicates), "arrival_us": duplicates.arrival_us + delay_us})]
     columns = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Trades)}
     day = Trades(**columns)
     del parts, columns
@@ -198,6 +198,6 @@ def _times(microseconds: Ints) -> pa.Array:
 
 def _decimals(units_e8: Ints, precision: int, scale: int = 8) -> pa.Array:
     """Return decimals of the given type from integers in 1e-8 units, without floats."""
-    whole = pa.array(units_e8).cast(pa.decimal128(20, 0))
-    scaled = pa.Array.from_buffers(pa.decimal128(20, 8), len(whole), whole.buffers())
+    integers = pa.array(units_e8).cast(pa.decimal128(20, 0))
+    scaled = pa.Array.from_buffers(pa.decimal128(20, 8), len(integers), integers.buffers())
     return scaled.cast(pa.decimal128(precision, scale))

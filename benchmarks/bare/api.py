@@ -13,14 +13,14 @@ HOME = Path(os.environ.get("BENCH_HOME", "."))
 
 bare = FastAPI(openapi_url=None)
 per_request = FastAPI(openapi_url=None)
-_answer: list[bytes] = []
+_cached: list[bytes] = []
 
 
 @bare.get("/bytes")
 async def from_memory(symbol: str) -> Response:  # noqa: ARG001  (parsed, like the API does)
-    if not _answer:
-        _answer.append((HOME / "answer.json").read_bytes())
-    return Response(_answer[0], media_type="application/json")
+    if not _cached:
+        _cached.append((HOME / "answer.json").read_bytes())
+    return Response(_cached[0], media_type="application/json")
 
 
 @bare.get("/empty")
@@ -30,7 +30,7 @@ async def empty(symbol: str) -> Response:  # noqa: ARG001
 
 @per_request.get("/ohlcv/1m")
 def read_each_time(symbol: str, start: str, end: str, limit: int) -> Any:
-    """PyIceberg plans, DuckDB reads, FastAPI encodes."""
+    """Plan with PyIceberg, read with DuckDB, encode with FastAPI."""
     import duckdb
 
     from cryptolake_assets.lake.bronze_files import local_path

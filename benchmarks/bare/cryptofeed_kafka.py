@@ -63,13 +63,13 @@ async def measure(address: str, servers: str, topic: str, frames: int) -> None:
     await asyncio.to_thread(begin, frames)
     await backend.done.wait()
     report("cryptofeed, Kafka backend", clock, frames=frames)
-    # Everything is delivered; a regular shutdown of its loops would log many errors.
+    # All trades are delivered; a regular shutdown of the event loops would log many errors.
     os._exit(0)
 
 
 def _connected(address: str) -> bool:
-    answer: bytes = urllib.request.urlopen(f"http://{address}/connections").read()
-    return answer != b"0"
+    body: bytes = urllib.request.urlopen(f"http://{address}/connections").read()
+    return body != b"0"
 
 
 def main(address: str, servers: str, topic: str, frames: str) -> None:

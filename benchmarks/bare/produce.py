@@ -12,11 +12,11 @@ from benchmarks.events import Event, events
 
 BATCH_BYTES = 256 * 1024
 LINGER_MS = 10
-MAX_UNDER_WAY = 50_000
+MAX_IN_FLIGHT = 50_000
 
 
 async def by_aiokafka(servers: str, topic: str, prepared: list[Event]) -> Clock:
-    """Send whole batches: aiokafka's `send()` per message costs several times as much."""
+    """Send full batches: aiokafka's `send()` per message costs several times as much."""
     from aiokafka import AIOKafkaProducer
 
     producer = AIOKafkaProducer(
@@ -62,7 +62,7 @@ def by_confluent(servers: str, topic: str, prepared: list[Event]) -> Clock:
             "compression.type": "zstd",
             "batch.size": BATCH_BYTES,
             "linger.ms": LINGER_MS,
-            "queue.buffering.max.messages": 2 * MAX_UNDER_WAY,
+            "queue.buffering.max.messages": 2 * MAX_IN_FLIGHT,
             "on_delivery": note,
         }
     )
@@ -74,7 +74,7 @@ def by_confluent(servers: str, topic: str, prepared: list[Event]) -> Clock:
         produce(topic, value, key, partition)
         if number % 500 == 0:
             producer.poll(0)
-            while len(producer) > MAX_UNDER_WAY:
+            while len(producer) > MAX_IN_FLIGHT:
                 producer.poll(0.005)
     producer.flush()
     assert delivered == len(prepared)

@@ -67,7 +67,7 @@ def gateway(scratch: Path) -> Iterator[int]:
 
     pyspark's own launcher needs a Java module that the trimmed runtime of the project's setup lacks.
     """
-    told = scratch / "gateway"
+    connection_info = scratch / "gateway"
     java = subprocess.Popen(
         [
             str(find_java().executable),
@@ -77,19 +77,19 @@ def gateway(scratch: Path) -> Iterator[int]:
             *("-cp", str(spark_home() / "jars" / "*")),
             *("org.apache.spark.deploy.SparkSubmit", "pyspark-shell"),
         ],
-        env={**os.environ, "_PYSPARK_DRIVER_CONN_INFO_PATH": str(told), "SPARK_LOCAL_IP": "127.0.0.1"},
+        env={**os.environ, "_PYSPARK_DRIVER_CONN_INFO_PATH": str(connection_info), "SPARK_LOCAL_IP": "127.0.0.1"},
         # The gateway exits when its standard input closes.
         stdin=subprocess.PIPE,
     )
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not told.exists():
+        while not connection_info.exists():
             if java.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the JVM of the bare Spark script did not start (exit code {java.poll()})")
             time.sleep(0.1)
-        port, length = struct.unpack("!ii", told.read_bytes()[:8])
+        port, length = struct.unpack("!ii", connection_info.read_bytes()[:8])
         os.environ["PYSPARK_GATEWAY_PORT"] = str(port)
-        os.environ["PYSPARK_GATEWAY_SECRET"] = told.read_bytes()[8 : 8 + length].decode()
+        os.environ["PYSPARK_GATEWAY_SECRET"] = connection_info.read_bytes()[8 : 8 + length].decode()
         yield java.pid
     finally:
         java.terminate()
